@@ -1,0 +1,3 @@
+//! The aggregator thread.
+
+pub mod export;

@@ -1,0 +1,3 @@
+//! The command line of varta-fleet.
+
+fn main() {}

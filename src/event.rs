@@ -1,0 +1,261 @@
+//! What the fleet tells: one [`Event`] a fact, `Copy` and of fixed size, so that queues of them are bounded memory.
+
+use crate::time::{MonoNs, WallNs};
+use crate::wire::{DecodeError, Status};
+
+/// One told fact.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Event {
+    /// Gapless over the run, from 1, in the order told. 0 where none is given: beats and [`EventKind::Lost`].
+    pub seq: u64,
+    /// When it was told, `CLOCK_REALTIME`. For display only.
+    pub wall: WallNs,
+    /// When it happened, `CLOCK_MONOTONIC`.
+    pub mono: MonoNs,
+    /// Index of the shard it concerns; `None` for the fleet as a whole.
+    pub shard: Option<u16>,
+    /// The agent it concerns.
+    pub agent: Option<Agent>,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// The agent an event concerns, as last seen when it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Process id in the observer's pid namespace, attested by the kernel.
+    pub pid: u32,
+    /// Process id inside the agent's own pid namespace, where that differs and is known.
+    pub ns_pid: Option<u32>,
+    /// Counts the sessions of this pid in this run, from 1.
+    pub session: u32,
+    /// Nonce of the last accepted frame.
+    pub nonce: u64,
+    /// Status of the last accepted frame.
+    pub status: Status,
+    /// Payload of the last accepted frame, whole.
+    pub payload: u64,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// First session of a pid in this run or after its exit.
+    Up,
+    /// A silence reached the agent's threshold.
+    Stall {
+        /// From the last beat's arrival to the instant it was judged, ns.
+        silent_ns: u64,
+        /// Nonce of the last accepted frame before the silence.
+        last_nonce: u64,
+        /// False when we were blind for part of the silence, or another shard could not be asked.
+        certain: bool,
+        /// How much of the silence we were blind, ns.
+        blind_ns: u64,
+        /// Stalls told by this one event; more than 1 if the agent was faster than the telling.
+        coalesced: u32,
+    },
+    /// The silence ended with a beat.
+    Resume {
+        /// Length of the silence, ns.
+        silent_ns: u64,
+        /// Beats lost before us during the silence, from the gap in the nonce: a lower bound.
+        lost: u64,
+        /// Resumes told by this one event.
+        coalesced: u32,
+    },
+    /// The kernel says the process is gone.
+    Exit {
+        /// From the last beat's arrival to the instant the exit was known, ns.
+        silent_ns: u64,
+        /// How it ended, where the kernel says.
+        how: Option<ExitHow>,
+    },
+    /// A crash hook reported a panic or unhandled exception. The process may live on.
+    Terminal,
+    /// The agent's status changed.
+    Status,
+    /// A later session or stream of a known agent.
+    Session {
+        /// What began it.
+        why: SessionWhy,
+    },
+    /// Three streams at once, or both wire versions in turn: life is known, loss is not counted any more.
+    Mixed,
+    /// A datagram was refused by the decoder. At most 10 a second per shard; the rest is counted.
+    Decode {
+        /// Sender attested by the kernel.
+        attested: u32,
+        /// The first failed check.
+        error: DecodeError,
+    },
+    /// A frame claimed a pid that is not its sender's. At most 10 a second per shard; the rest is counted.
+    Auth {
+        /// The pid in the frame.
+        claimed: u32,
+        /// The sender attested by the kernel.
+        attested: u32,
+        /// The sender's user id attested by the kernel.
+        uid: u32,
+    },
+    /// The shard could not see.
+    Blind {
+        /// Begin or end.
+        phase: BlindPhase,
+        /// What blinded it.
+        why: BlindWhy,
+        /// Blind windows told by this one event.
+        coalesced: u32,
+    },
+    /// The agent table is full. At most once a second per shard.
+    Full {
+        /// Frames refused for it since the last such event.
+        refused: u64,
+    },
+    /// The agent beats on this event's shard now.
+    Moved {
+        /// The shard it left.
+        from: u16,
+    },
+    /// Input or output failed.
+    Io {
+        /// Where.
+        place: IoPlace,
+        /// The kernel's error number.
+        errno: i32,
+    },
+    /// The fleet began to observe.
+    Start {
+        /// Number of shards.
+        shards: u16,
+    },
+    /// The fleet stopped observing; the last event of a run.
+    Stop,
+    /// This subscriber was too slow: the events of this range did not reach it.
+    Lost {
+        /// First missing `seq`.
+        from_seq: u64,
+        /// Last missing `seq`.
+        to_seq: u64,
+    },
+    /// One accepted frame, only for a subscriber that asked for beats. Has no `seq`.
+    Beat,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitHow {
+    /// It returned this exit status, 0..=255.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+/// What began a later session or stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionWhy {
+    /// The pid belongs to another process now.
+    NewProcess,
+    /// The process executed another program.
+    Exec,
+    /// The wire version changed.
+    Version,
+    /// A nonce that continues no known stream: a reconnect or another handle.
+    Nonce,
+}
+
+/// Begin or end of a blind window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlindPhase {
+    /// It began at the event's `mono`.
+    Begin,
+    /// It ended at the event's `mono`.
+    End {
+        /// Its length, ns.
+        for_ns: u64,
+    },
+}
+
+/// What blinded a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlindWhy {
+    /// The observer did not run.
+    Paused,
+    /// The kernel's queue was full, so beats may have been refused.
+    Full,
+}
+
+/// Where input or output failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoPlace {
+    /// A shard's socket.
+    Receive,
+    /// The event output.
+    Events,
+    /// A shard thread ended by a panic.
+    Shard,
+}
+
+impl EventKind {
+    /// The word of the event schema.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Stall { .. } => "stall",
+            Self::Resume { .. } => "resume",
+            Self::Exit { .. } => "exit",
+            Self::Terminal => "terminal",
+            Self::Status => "status",
+            Self::Session { .. } => "session",
+            Self::Mixed => "mixed",
+            Self::Decode { .. } => "decode",
+            Self::Auth { .. } => "auth",
+            Self::Blind { .. } => "blind",
+            Self::Full { .. } => "full",
+            Self::Moved { .. } => "moved",
+            Self::Io { .. } => "io",
+            Self::Start { .. } => "start",
+            Self::Stop => "stop",
+            Self::Lost { .. } => "lost",
+            Self::Beat => "beat",
+        }
+    }
+}
+
+impl SessionWhy {
+    /// The word of the event schema.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NewProcess => "new-process",
+            Self::Exec => "exec",
+            Self::Version => "version",
+            Self::Nonce => "nonce",
+        }
+    }
+}
+
+impl BlindWhy {
+    /// The word of the event schema.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Paused => "paused",
+            Self::Full => "full",
+        }
+    }
+}
+
+impl IoPlace {
+    /// The word of the event schema.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Receive => "receive",
+            Self::Events => "events",
+            Self::Shard => "shard",
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Knows, for every process of a very large fleet on one Linux host, whether it is alive.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("varta-fleet runs on Linux only: it rests on SCM_CREDENTIALS, pidfds and sealed memfds");
+
+// Shared words: plain data, no I/O.
+pub mod event;
+mod route;
+pub mod time;
+pub mod wire;
+
+// What the operator wrote, what will run, what can go wrong.
+pub mod config;
+pub mod plan;
+
+// Files in the runtime directory.
+mod binding;
+mod rundir;
+
+// On a shard thread.
+mod shard;
+
+// On the aggregator thread.
+mod aggregator;
+
+// The only unsafe.
+#[expect(unsafe_code, reason = "system calls and shared memory; every block carries its argument")]
+mod sys;
+
+pub use route::{MANIFEST, Manifest, ManifestShard, shard_for, socket_for};

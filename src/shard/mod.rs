@@ -1,0 +1,3 @@
+//! The thread of one shard.
+
+pub mod transport;

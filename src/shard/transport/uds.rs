@@ -1,0 +1,1 @@
+//! Datagrams from a Unix socket.

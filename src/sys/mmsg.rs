@@ -1,0 +1,1 @@
+//! recvmmsg into preallocated memory.
