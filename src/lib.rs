@@ -17,6 +17,10 @@ pub mod plan;
 mod binding;
 mod rundir;
 
+// Shared by the threads: what the shard remembers, and the queues out of and into it.
+mod table;
+mod lane;
+
 // On a shard thread.
 mod shard;
 

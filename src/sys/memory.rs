@@ -1,0 +1,157 @@
+//! Zeroed memory seen as atomics: anonymous, or a sealed memfd that another process can map.
+//!
+//! The kernel hands out its pages when they are first touched, so reserving a large table costs
+//! address space only.
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+/// An integer that may live in memory shared with other threads and processes.
+///
+/// # Safety
+/// The type is an atomic integer: every bit pattern is a valid value, zeroes included, and its
+/// alignment is at most 8.
+pub unsafe trait SharedWord: Sync + Send + 'static {}
+// SAFETY: an atomic integer of 4 bytes, alignment 4.
+unsafe impl SharedWord for AtomicU32 {}
+// SAFETY: an atomic integer of 8 bytes, alignment 8.
+unsafe impl SharedWord for AtomicU64 {}
+
+/// A mapping of zeroed words, unmapped on drop.
+#[derive(Debug)]
+pub struct Words<T: SharedWord> {
+    start: NonNull<T>,
+    words: usize,
+    memfd: Option<OwnedFd>,
+}
+
+// SAFETY: the mapping is owned by this value and reached only through `&[T]`, whose elements are
+// atomics; moving or sharing the owner between threads moves or shares nothing else.
+unsafe impl<T: SharedWord> Send for Words<T> {}
+// SAFETY: as above.
+unsafe impl<T: SharedWord> Sync for Words<T> {}
+
+impl<T: SharedWord> Words<T> {
+    /// Maps `words` zeroed words of private memory.
+    ///
+    /// # Errors
+    /// `OutOfMemory` when the kernel grants no address space, `InvalidInput` for a size beyond it.
+    pub fn anonymous(words: usize) -> io::Result<Self> {
+        let bytes = byte_length::<T>(words)?;
+        // SAFETY: a new mapping at an address the kernel chooses overlaps nothing (mmap(2)).
+        let start = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        Self::from_mapping(start, words, None)
+    }
+
+    /// Maps `words` zeroed words of a new memfd, sealed against any change of its size.
+    ///
+    /// `name` shows in `/proc/PID/maps`.
+    ///
+    /// # Errors
+    /// The kernel's, from memfd_create, ftruncate, F_ADD_SEALS and mmap.
+    pub fn sealed(name: &str, words: usize) -> io::Result<Self> {
+        let bytes = byte_length::<T>(words)?;
+        let file = File::from(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+        file.set_len(bytes as u64)?;
+        // Size is fixed from here on: nobody who holds the descriptor can make our reads fault.
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        // SAFETY: a new mapping at an address the kernel chooses overlaps nothing (mmap(2)); the file
+        // is `bytes` long and sealed, so no access inside the mapping can raise SIGBUS.
+        let start = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::NORESERVE,
+                &file,
+                0,
+            )
+        }?;
+        Self::from_mapping(start, words, Some(file.into()))
+    }
+
+    fn from_mapping(start: *mut core::ffi::c_void, words: usize, memfd: Option<OwnedFd>) -> io::Result<Self> {
+        let start = NonNull::new(start.cast::<T>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { start, words, memfd })
+    }
+
+    /// The memfd behind the mapping, if there is one.
+    pub fn memfd(&self) -> Option<BorrowedFd<'_>> {
+        self.memfd.as_ref().map(AsFd::as_fd)
+    }
+}
+
+fn byte_length<T>(words: usize) -> io::Result<usize> {
+    words.max(1).checked_mul(size_of::<T>()).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+impl<T: SharedWord> Deref for Words<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        // SAFETY: the mapping is page-aligned, `words` elements long, zeroed (valid for T by
+        // `SharedWord`), lives as long as self, and is only ever reached as shared atomics.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
+    }
+}
+
+impl<T: SharedWord> Drop for Words<T> {
+    fn drop(&mut self) {
+        let bytes = self.words.max(1) * size_of::<T>();
+        // SAFETY: exactly the range that mmap returned; no borrow of it outlives self. An error could
+        // only leave the range mapped.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use rustix::fs::fcntl_get_seals;
+
+    use super::*;
+
+    #[test]
+    fn anonymous_words_start_at_zero_and_keep_what_is_stored() {
+        let words = Words::<AtomicU32>::anonymous(3000).expect("map");
+        assert_eq!(words.len(), 3000);
+        assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+        words[2999].store(7, Ordering::Relaxed);
+        assert_eq!(words[2999].load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn a_memfd_is_sealed_against_growing_shrinking_and_unsealing() {
+        let words = Words::<AtomicU64>::sealed("test", 1000).expect("map");
+        let fd = words.memfd().expect("has a memfd");
+        let seals = fcntl_get_seals(fd).expect("seals");
+        assert!(seals.contains(SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL));
+        assert!(rustix::fs::ftruncate(fd, 0).is_err(), "shrinking must be refused");
+    }
+
+    #[test]
+    fn two_mappings_of_one_memfd_show_the_same_words() {
+        let words = Words::<AtomicU64>::sealed("test", 16).expect("map");
+        words[3].store(42, Ordering::Relaxed);
+        let file = File::from(words.memfd().expect("memfd").try_clone_to_owned().expect("dup"));
+        let mut bytes = [0; 8];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 24).expect("read");
+        assert_eq!(u64::from_ne_bytes(bytes), 42);
+    }
+}

@@ -1,0 +1,320 @@
+//! The slot table of one shard: shared data, written by the shard alone, readable by any thread.
+//!
+//! In: what the shard remembers. Out: consistent copies of single slots. Thread: the writer belongs to
+//! the shard; readers anywhere. Blocks: never. Allocates: at creation only.
+//!
+//! The table lives in one sealed memfd: a header page, the hot halves, the cold halves. It is plain
+//! data, so a successor can map it, and index, free list and timers can be rebuilt from it alone.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::sys::memory::Words;
+use crate::time::MonoNs;
+
+pub mod sequence;
+pub mod slot;
+pub mod word;
+
+use sequence::{begin, end, high, read_once, repair};
+use slot::{COLD_WORDS, Cold, HOT_WORDS, Hot};
+
+/// Words of the header: one page.
+const HEADER_WORDS: usize = 512;
+/// `vartaflt` in the order of bytes.
+const MAGIC: u64 = u64::from_le_bytes(*b"vartaflt");
+/// Changes whenever the meaning of a word changes.
+const LAYOUT: u64 = 1;
+/// A reader that meets the writer this often gives up and says busy.
+const READ_ATTEMPTS: u32 = 64;
+
+/// What the header says of the whole table; written once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Which boot's clocks the instants belong to.
+    pub boot_id: u128,
+    /// Inode of the pid namespace the pids belong to.
+    pub pid_namespace: u64,
+    /// Index of the shard.
+    pub shard: u16,
+    /// Number of shards of the fleet.
+    pub shards: u16,
+}
+
+/// Indices of the header's words.
+mod header {
+    pub const MAGIC: usize = 0;
+    pub const LAYOUT: usize = 1;
+    pub const SLOT_BYTES: usize = 2;
+    pub const CAPACITY: usize = 3;
+    pub const BOOT_ID: [usize; 2] = [4, 5];
+    pub const PID_NAMESPACE: usize = 6;
+    pub const SHARD: usize = 7;
+    pub const SHARDS: usize = 8;
+    pub const GENERATION: usize = 9;
+    pub const IS_CLEAN: usize = 10;
+    pub const LAST_ALIVE: usize = 11;
+}
+
+/// The reading half; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Table {
+    words: Arc<Words<AtomicU64>>,
+    capacity: u32,
+}
+
+/// The writing half: there is one, and it cannot be cloned.
+#[derive(Debug)]
+pub struct TableWriter {
+    table: Table,
+}
+
+/// The writer was inside the slot at every attempt to read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;
+
+/// Reserves a table of `capacity` slots. Touches only the header.
+///
+/// # Errors
+/// The kernel's, when it grants no memfd or no address space.
+pub fn create(capacity: u32, origin: Origin) -> io::Result<(TableWriter, Table)> {
+    let words = HEADER_WORDS + capacity as usize * (HOT_WORDS + COLD_WORDS);
+    let words = Words::<AtomicU64>::sealed(&format!("varta-shard-{}", origin.shard), words)?;
+    let put = |index: usize, value: u64| words[index].store(value, Ordering::Relaxed);
+    put(header::LAYOUT, LAYOUT);
+    put(header::SLOT_BYTES, ((HOT_WORDS + COLD_WORDS) * size_of::<u64>()) as u64);
+    put(header::CAPACITY, u64::from(capacity));
+    put(header::BOOT_ID[0], (origin.boot_id >> 64) as u64);
+    put(header::BOOT_ID[1], (origin.boot_id & u128::from(u64::MAX)) as u64);
+    put(header::PID_NAMESPACE, origin.pid_namespace);
+    put(header::SHARD, u64::from(origin.shard));
+    put(header::SHARDS, u64::from(origin.shards));
+    put(header::GENERATION, 1);
+    // Last, so that a half-made header is never taken for a table.
+    words[header::MAGIC].store(MAGIC, Ordering::Release);
+    let table = Table { words: Arc::new(words), capacity };
+    Ok((TableWriter { table: table.clone() }, table))
+}
+
+impl Table {
+    /// Number of slots.
+    #[inline]
+    #[must_use]
+    pub const fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    #[inline]
+    fn hot(&self, slot: u32) -> &[AtomicU64; HOT_WORDS] {
+        let start = HEADER_WORDS + slot as usize * HOT_WORDS;
+        fixed(&self.words[start..start + HOT_WORDS])
+    }
+
+    #[inline]
+    fn cold(&self, slot: u32) -> &[AtomicU64; COLD_WORDS] {
+        let start = HEADER_WORDS + self.capacity as usize * HOT_WORDS + slot as usize * COLD_WORDS;
+        fixed(&self.words[start..start + COLD_WORDS])
+    }
+
+    /// A consistent copy of both halves of a slot.
+    ///
+    /// # Errors
+    /// [`Busy`] when the writer was met inside 64 times: look again later.
+    pub fn read(&self, slot: u32) -> Result<(Hot, Cold), Busy> {
+        let (hot, cold) = (self.hot(slot), self.cold(slot));
+        self.read_words(slot, || (load_tail(hot), load_all(cold)))
+            .map(|(frame_pid, (hot, cold))| (Hot::from_words(frame_pid, hot), Cold::from_words(cold)))
+    }
+
+    /// A consistent copy of the hot half of a slot.
+    ///
+    /// # Errors
+    /// As [`Table::read`].
+    pub fn read_hot(&self, slot: u32) -> Result<Hot, Busy> {
+        let hot = self.hot(slot);
+        self.read_words(slot, || load_tail(hot)).map(|(frame_pid, words)| Hot::from_words(frame_pid, words))
+    }
+
+    fn read_words<T>(&self, slot: u32, read: impl Fn() -> T) -> Result<(u32, T), Busy> {
+        let sequence = &self.hot(slot)[0];
+        for _ in 0..READ_ATTEMPTS {
+            if let Some((first, value)) = read_once(sequence, &read) {
+                return Ok((high(first), value));
+            }
+            std::hint::spin_loop();
+        }
+        Err(Busy)
+    }
+
+    /// The instant the writer last said it was alive.
+    #[must_use]
+    pub fn last_alive(&self) -> MonoNs {
+        MonoNs(self.words[header::LAST_ALIVE].load(Ordering::Relaxed))
+    }
+}
+
+impl TableWriter {
+    /// The reading half.
+    #[must_use]
+    pub const fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The hot half, as the writer left it. One cache line.
+    #[inline]
+    #[must_use]
+    pub fn hot(&self, slot: u32) -> Hot {
+        let words = self.table.hot(slot);
+        Hot::from_words(high(words[0].load(Ordering::Relaxed)), load_tail(words))
+    }
+
+    /// The cold half, as the writer left it.
+    #[must_use]
+    pub fn cold(&self, slot: u32) -> Cold {
+        Cold::from_words(load_all(self.table.cold(slot)))
+    }
+
+    /// Replaces the hot half. One cache line.
+    #[inline]
+    pub fn write_hot(&mut self, slot: u32, hot: &Hot) {
+        let words = self.table.hot(slot);
+        begin(&words[0]);
+        store_all(&words[1..], &hot.to_words());
+        end(&words[0], hot.frame_pid);
+    }
+
+    /// Replaces both halves at once: no reader sees one without the other.
+    pub fn write(&mut self, slot: u32, hot: &Hot, cold: &Cold) {
+        let words = self.table.hot(slot);
+        begin(&words[0]);
+        store_all(&words[1..], &hot.to_words());
+        store_all(self.table.cold(slot), &cold.to_words());
+        end(&words[0], hot.frame_pid);
+    }
+
+    /// Makes readable again what a writer that died inside left open. Call before a rebuild.
+    pub fn repair(&mut self) {
+        for slot in 0..self.table.capacity {
+            repair(&self.table.hot(slot)[0]);
+        }
+    }
+
+    /// Says in the header that the writer is alive.
+    #[inline]
+    pub fn mark_alive(&mut self, at: MonoNs) {
+        self.table.words[header::LAST_ALIVE].store(at.0, Ordering::Relaxed);
+    }
+
+    /// Says in the header that the writer stopped in order and nothing is half done.
+    pub fn mark_clean(&mut self) {
+        self.table.words[header::IS_CLEAN].store(1, Ordering::Release);
+    }
+}
+
+#[inline]
+fn fixed<const N: usize>(words: &[AtomicU64]) -> &[AtomicU64; N] {
+    match words.try_into() {
+        Ok(words) => words,
+        Err(_) => unreachable!("the slice was cut to length"),
+    }
+}
+
+#[inline]
+fn load_all<const N: usize>(words: &[AtomicU64; N]) -> [u64; N] {
+    std::array::from_fn(|index| words[index].load(Ordering::Relaxed))
+}
+
+/// Everything after the first word, which the sequence protocol owns.
+#[inline]
+fn load_tail(words: &[AtomicU64; HOT_WORDS]) -> [u64; HOT_WORDS - 1] {
+    std::array::from_fn(|index| words[index + 1].load(Ordering::Relaxed))
+}
+
+#[inline]
+fn store_all(words: &[AtomicU64], values: &[u64]) {
+    for (word, value) in words.iter().zip(values) {
+        word.store(*value, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::slot::State;
+    use super::*;
+    use crate::wire::Status;
+
+    const ORIGIN: Origin = Origin { boot_id: 5 << 64 | 6, pid_namespace: 7, shard: 1, shards: 4 };
+
+    #[test]
+    fn what_is_written_is_read_and_neighbours_stay() {
+        let (mut writer, table) = create(3, ORIGIN).expect("table");
+        let hot = Hot {
+            frame_pid: 9,
+            pid: 8,
+            status: Status::Degraded,
+            state: State::Stalled,
+            beats: 4,
+            ..Hot::default()
+        };
+        let cold = Cold { generation: 2, stalls: 3, ..Cold::default() };
+        writer.write(1, &hot, &cold);
+        assert_eq!(table.read(1), Ok((hot, cold)));
+        assert_eq!((writer.hot(1), writer.cold(1)), (hot, cold));
+        for other in [0, 2] {
+            assert_eq!(table.read(other), Ok((Hot::default(), Cold::default())));
+        }
+    }
+
+    #[test]
+    fn the_header_says_whose_table_it_is() {
+        let (mut writer, table) = create(3, ORIGIN).expect("table");
+        let word = |index: usize| table.words[index].load(Ordering::Relaxed);
+        assert_eq!(word(header::MAGIC).to_le_bytes(), *b"vartaflt");
+        assert_eq!(word(header::LAYOUT), LAYOUT);
+        assert_eq!(word(header::SLOT_BYTES), 224);
+        assert_eq!(word(header::CAPACITY), 3);
+        assert_eq!((word(header::BOOT_ID[0]), word(header::BOOT_ID[1])), (5, 6));
+        assert_eq!((word(header::PID_NAMESPACE), word(header::SHARD), word(header::SHARDS)), (7, 1, 4));
+        assert_eq!((word(header::GENERATION), word(header::IS_CLEAN)), (1, 0));
+        writer.mark_alive(MonoNs(77));
+        writer.mark_clean();
+        assert_eq!(table.last_alive(), MonoNs(77));
+        assert_eq!(word(header::IS_CLEAN), 1);
+    }
+
+    #[test]
+    fn a_slot_left_open_reads_busy_until_repaired() {
+        let (mut writer, table) = create(2, ORIGIN).expect("table");
+        begin(&writer.table.hot(1)[0]);
+        assert_eq!(table.read(1), Err(Busy));
+        assert!(table.read(0).is_ok());
+        writer.repair();
+        assert!(table.read(1).is_ok());
+    }
+
+    #[test]
+    fn readers_in_other_threads_never_see_a_torn_slot() {
+        let (mut writer, table) = create(1, ORIGIN).expect("table");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut seen = 0_u64;
+                while !done.load(Ordering::Relaxed) || seen == 0 {
+                    if let Ok((hot, cold)) = table.read(0) {
+                        assert_eq!(hot.beats, hot.payload);
+                        assert_eq!(hot.beats, cold.beats_lost);
+                        seen = seen.max(hot.beats);
+                    }
+                }
+                seen
+            });
+            for n in 1..=200_000 {
+                let hot = Hot { beats: n, payload: n, ..Hot::default() };
+                writer.write(0, &hot, &Cold { beats_lost: n, ..Cold::default() });
+            }
+            done.store(true, Ordering::Relaxed);
+            assert!(reader.join().expect("reader") > 0);
+        });
+    }
+}

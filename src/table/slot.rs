@@ -1,0 +1,313 @@
+//! What is remembered of one agent, and how it lies in shared memory: plain words, no pointers.
+//!
+//! The hot half is one cache line and all that an ordinary beat touches. The cold half changes with
+//! the agent's state: sessions, stalls, losses. Ordinals count what happened; whoever tells it keeps
+//! the ordinals told so far and tells the difference, so nothing is lost by being looked at late.
+
+use crate::time::MonoNs;
+use crate::wire::Status;
+
+/// Words of a hot half: 64 bytes, one cache line.
+pub const HOT_WORDS: usize = 8;
+/// Words of a cold half: 160 bytes.
+pub const COLD_WORDS: usize = 20;
+
+/// Whether a slot holds an agent, and what was judged of it last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// Holds nobody.
+    #[default]
+    Free = 0,
+    /// The agent beats.
+    Up = 1,
+    /// A silence reached its threshold and no beat has ended it.
+    Stalled = 2,
+}
+
+/// What else is true of an agent; a set of bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    /// The current stream is the second of the two remembered.
+    pub const SECOND_CURRENT: u8 = 1;
+    /// The stream that is not current has been in use.
+    pub const OTHER_USED: u8 = 1 << 1;
+    /// The session speaks wire version 0.2.
+    pub const V02: u8 = 1 << 2;
+    /// One frame of version 0.1 came in a 0.2 session and was refused; the next one decides.
+    pub const DOWNGRADE: u8 = 1 << 3;
+    /// Streams or versions alternate: frames are life, loss is not counted.
+    pub const MIXED: u8 = 1 << 4;
+    /// Frames claim another pid than their sender's, and nobody has looked yet whether they may.
+    pub const UNVERIFIED: u8 = 1 << 5;
+    /// Frames that claim another pid are forged: looked up and refused.
+    pub const FORGER: u8 = 1 << 6;
+
+    /// Whether every bit of `flags` is set.
+    #[inline]
+    #[must_use]
+    pub const fn has(self, flags: u8) -> bool {
+        self.0 & flags == flags
+    }
+
+    /// Sets or clears the bits of `flags`.
+    #[inline]
+    pub const fn set(&mut self, flags: u8, on: bool) {
+        if on { self.0 |= flags } else { self.0 &= !flags }
+    }
+}
+
+/// The half of a slot that every beat reads and writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hot {
+    /// The pid the agent's frames carry: its own, or the one inside its pid namespace.
+    pub frame_pid: u32,
+    /// Attested process id; 0 in a free slot.
+    pub pid: u32,
+    /// Status of the last beat.
+    pub status: Status,
+    /// What was judged last.
+    pub state: State,
+    /// What else is true.
+    pub flags: Flags,
+    /// Which threshold holds: an index into the fleet's classes.
+    pub class: u8,
+    /// Arrival of the last beat.
+    pub last_arrival: MonoNs,
+    /// How long the shard had been paused in all before that arrival, ns.
+    pub paused_before: u64,
+    /// Last nonce of each of the two streams remembered.
+    pub nonces: [u64; 2],
+    /// Payload of the last beat.
+    pub payload: u64,
+    /// Beats accepted since the slot's generation began.
+    pub beats: u64,
+}
+
+/// The half of a slot that changes with the agent's state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cold {
+    /// How often the slot was given to an agent: tells one holder from the next.
+    pub generation: u32,
+    /// User id attested with the first beat.
+    pub uid: u32,
+    /// Arrival of the first beat.
+    pub first_arrival: MonoNs,
+    /// Last arrival on the stream that is not current.
+    pub other_seen: MonoNs,
+    /// Nonce before the last jump of the current stream, while that jump may still be another stream.
+    pub jump_from: u64,
+    /// Beats the jump would mean lost; 0 when no jump is pending.
+    pub jump_lost: u64,
+    /// Beats lost before us, from gaps in the nonce: a lower bound.
+    pub beats_lost: u64,
+    /// Stalls judged.
+    pub stalls: u32,
+    /// Silences that ended after a stall.
+    pub resumes: u32,
+    /// Streams begun after the first.
+    pub streams: u32,
+    /// Changes of status.
+    pub statuses: u32,
+    /// Terminal frames.
+    pub terminals: u32,
+    /// Sessions begun by a change of the wire version.
+    pub versions: u32,
+    /// Length of the last stalled silence when it was judged, ns.
+    pub stall_silent_ns: u64,
+    /// The watermark that the last stall was judged by.
+    pub stall_at: MonoNs,
+    /// How much of that silence the shard was blind, ns.
+    pub stall_blind_ns: u64,
+    /// Whether the last stall was judged without a whole threshold of sight.
+    pub is_stall_uncertain: bool,
+    /// Arrival of the beat that ended the last stalled silence.
+    pub resume_at: MonoNs,
+    /// Length of that silence, ns.
+    pub resume_silent_ns: u64,
+    /// Beats lost in it.
+    pub resume_lost: u64,
+    /// Nonce of the refused 0.1 frame in a 0.2 session.
+    pub downgrade_nonce: u64,
+    /// Last nonce before the last stalled silence.
+    pub stall_nonce: u64,
+    /// Arrival of the last terminal frame.
+    pub terminal_at: MonoNs,
+    /// Arrival of the frame that last changed status, stream or version.
+    pub changed_at: MonoNs,
+}
+
+impl Hot {
+    /// Index of the current stream.
+    #[inline]
+    #[must_use]
+    pub const fn current(&self) -> usize {
+        self.flags.has(Flags::SECOND_CURRENT) as usize
+    }
+
+    /// Last nonce of the current stream.
+    #[inline]
+    #[must_use]
+    pub const fn nonce(&self) -> u64 {
+        self.nonces[self.current()]
+    }
+
+    /// The words after the first, in the order they are stored.
+    #[inline]
+    pub(super) const fn to_words(self) -> [u64; HOT_WORDS - 1] {
+        let identity = (self.pid as u64) << 32
+            | (self.class as u64) << 24
+            | (self.flags.0 as u64) << 16
+            | (self.state as u64) << 8
+            | self.status as u64;
+        [
+            identity,
+            self.last_arrival.0,
+            self.paused_before,
+            self.nonces[0],
+            self.nonces[1],
+            self.payload,
+            self.beats,
+        ]
+    }
+
+    #[inline]
+    pub(super) const fn from_words(frame_pid: u32, words: [u64; HOT_WORDS - 1]) -> Self {
+        let [identity, last_arrival, paused_before, first, second, payload, beats] = words;
+        let [status, state, flags, class, ..] = identity.to_le_bytes();
+        Self {
+            frame_pid,
+            pid: (identity >> 32) as u32,
+            // A torn read is thrown away by the sequence, so what stands in for it does not matter.
+            status: match Status::from_byte(status) {
+                Some(status) => status,
+                None => Status::Ok,
+            },
+            state: match state {
+                1 => State::Up,
+                2 => State::Stalled,
+                _ => State::Free,
+            },
+            flags: Flags(flags),
+            class,
+            last_arrival: MonoNs(last_arrival),
+            paused_before,
+            nonces: [first, second],
+            payload,
+            beats,
+        }
+    }
+}
+
+const fn pair(high: u32, low: u32) -> u64 {
+    (high as u64) << 32 | low as u64
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "takes the two halves apart")]
+const fn unpair(word: u64) -> (u32, u32) {
+    ((word >> 32) as u32, word as u32)
+}
+
+/// The top bit of the blind time carries the uncertainty: 2^63 ns are 292 years.
+const UNCERTAIN: u64 = 1 << 63;
+
+impl Cold {
+    pub(super) const fn to_words(self) -> [u64; COLD_WORDS] {
+        let uncertain = if self.is_stall_uncertain { UNCERTAIN } else { 0 };
+        [
+            pair(self.generation, self.uid),
+            self.first_arrival.0,
+            self.other_seen.0,
+            self.jump_from,
+            self.jump_lost,
+            self.beats_lost,
+            pair(self.stalls, self.resumes),
+            pair(self.streams, self.statuses),
+            pair(self.terminals, self.versions),
+            self.stall_silent_ns,
+            self.stall_at.0,
+            self.stall_blind_ns & !UNCERTAIN | uncertain,
+            self.resume_at.0,
+            self.resume_silent_ns,
+            self.resume_lost,
+            self.downgrade_nonce,
+            self.stall_nonce,
+            self.terminal_at.0,
+            self.changed_at.0,
+            0,
+        ]
+    }
+
+    pub(super) const fn from_words(words: [u64; COLD_WORDS]) -> Self {
+        let (generation, uid) = unpair(words[0]);
+        let (stalls, resumes) = unpair(words[6]);
+        let (streams, statuses) = unpair(words[7]);
+        let (terminals, versions) = unpair(words[8]);
+        Self {
+            generation,
+            uid,
+            first_arrival: MonoNs(words[1]),
+            other_seen: MonoNs(words[2]),
+            jump_from: words[3],
+            jump_lost: words[4],
+            beats_lost: words[5],
+            stalls,
+            resumes,
+            streams,
+            statuses,
+            terminals,
+            versions,
+            stall_silent_ns: words[9],
+            stall_at: MonoNs(words[10]),
+            stall_blind_ns: words[11] & !UNCERTAIN,
+            is_stall_uncertain: words[11] & UNCERTAIN != 0,
+            resume_at: MonoNs(words[12]),
+            resume_silent_ns: words[13],
+            resume_lost: words[14],
+            downgrade_nonce: words[15],
+            stall_nonce: words[16],
+            terminal_at: MonoNs(words[17]),
+            changed_at: MonoNs(words[18]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn both_halves_survive_their_words(
+            numbers in prop::array::uniform8(any::<u64>()),
+            small in prop::array::uniform8(any::<u32>()),
+            status in 0u8..4, state in 0u8..3, flags: u8, class: u8, uncertain: bool,
+        ) {
+            let hot = Hot {
+                frame_pid: small[0], pid: small[1],
+                status: Status::from_byte(status).expect("below 4"),
+                state: [State::Free, State::Up, State::Stalled][usize::from(state)],
+                flags: Flags(flags), class,
+                last_arrival: MonoNs(numbers[0]), paused_before: numbers[1],
+                nonces: [numbers[2], numbers[3]], payload: numbers[4], beats: numbers[5],
+            };
+            prop_assert_eq!(Hot::from_words(small[0], hot.to_words()), hot);
+            let cold = Cold {
+                generation: small[0], uid: small[1], first_arrival: MonoNs(numbers[0]),
+                other_seen: MonoNs(numbers[1]), jump_from: numbers[2], jump_lost: numbers[3],
+                beats_lost: numbers[4], stalls: small[2], resumes: small[3], streams: small[4],
+                statuses: small[5], terminals: small[6], versions: small[7],
+                stall_silent_ns: numbers[5], stall_at: MonoNs(numbers[6]),
+                stall_blind_ns: numbers[7] >> 1, is_stall_uncertain: uncertain,
+                resume_at: MonoNs(numbers[1]), resume_silent_ns: numbers[2], resume_lost: numbers[3],
+                downgrade_nonce: numbers[4], stall_nonce: numbers[5],
+                terminal_at: MonoNs(numbers[6]), changed_at: MonoNs(numbers[7]),
+            };
+            prop_assert_eq!(Cold::from_words(cold.to_words()), cold);
+        }
+    }
+}
