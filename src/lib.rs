@@ -5,6 +5,7 @@ compile_error!("varta-fleet runs on Linux only: it rests on SCM_CREDENTIALS, pid
 
 // Shared words: plain data, no I/O.
 pub mod event;
+mod refusal;
 mod route;
 pub mod time;
 pub mod wire;
@@ -16,6 +17,9 @@ pub mod plan;
 // Files in the runtime directory.
 mod binding;
 mod rundir;
+
+// When is an agent stalled? Read this file first.
+mod rules;
 
 // Shared by the threads: what the shard remembers, and the queues out of and into it.
 mod table;
@@ -31,4 +35,5 @@ mod aggregator;
 #[expect(unsafe_code, reason = "system calls and shared memory; every block carries its argument")]
 mod sys;
 
+pub use refusal::Refusal;
 pub use route::{MANIFEST, Manifest, ManifestShard, shard_for, socket_for};

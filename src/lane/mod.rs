@@ -1,7 +1,270 @@
 //! What crosses between a shard and the aggregator: facts and reports outwards, answers inwards.
 //!
-//! Everything here is bounded and allocated at start. Facts cannot overflow; reports and samples drop
-//! and are counted. What crosses is proportional to changes and batches, never to frames.
+//! Everything here is bounded and allocated at start. Facts and answers cannot overflow; reports,
+//! samples and beat notes drop and are counted. What crosses is proportional to changes and batches,
+//! never to frames, unless somebody asked for every beat.
+
+use std::io;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::thread::Thread;
+
+use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
+
+use crate::counters::ShardCounters;
+use crate::kick::Kick;
+use crate::refusal::Refusal;
+use crate::shard::sight::BlindNews;
+use crate::sys::memory::Words;
+use crate::table::Table;
+use crate::time::MonoNs;
+use crate::wire::{DecodeError, Status};
 
 pub mod index;
 pub mod report;
+
+use index::IndexLane;
+use report::ReportLane;
+
+/// Words of a report lane: at 10 000 full batches a second it holds a fifth of a second.
+const REPORT_WORDS: usize = 1 << 17;
+/// Samples of refused frames that wait to be told.
+const SAMPLES: usize = 16;
+/// Blind windows that wait to be told; the shard keeps (and merges) what does not fit.
+const BLIND_NEWS: usize = 64;
+/// Beats that wait to be told, where somebody asked for them.
+const BEAT_NOTES: usize = 1 << 16;
+
+/// What an answer says; a set of bits.
+pub mod answer {
+    /// The slot's holder is gone as of the answer's instant: give the slot back.
+    pub const RELEASE: u32 = 1;
+    /// With [`RELEASE`]: only if it did not beat since; it lives on another shard.
+    pub const IF_SILENT: u32 = 1 << 1;
+    /// The claimed pid is not the sender's.
+    pub const FORGED: u32 = 1 << 2;
+    /// The claimed pid is one of the sender's inner pids, or the sender is gone and nobody can tell.
+    pub const INNER_PID: u32 = 1 << 3;
+    /// The agent's class of threshold is known.
+    pub const CLASS: u32 = 1 << 4;
+}
+
+/// The values of an answer; which of them count is in its bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Until when the slot's holder is known to be gone.
+    pub as_of: MonoNs,
+    /// The pid that the agent's frames carry.
+    pub inner_pid: u32,
+    /// The class of threshold.
+    pub class: u8,
+}
+
+/// Answers to one shard: cannot overflow, one place a slot.
+#[derive(Debug)]
+pub struct Inbox {
+    lane: IndexLane<AtomicU32, Words<AtomicU32>>,
+    /// Per slot: the instant; the inner pid and the class.
+    values: Words<AtomicU64>,
+}
+
+impl Inbox {
+    fn new(slots: u32) -> io::Result<Self> {
+        Ok(Self { lane: index_lane(slots)?, values: Words::anonymous(slots as usize * 2)? })
+    }
+
+    /// Leaves an answer for a slot. Aggregator only; the shard is to be kicked afterwards.
+    pub fn post(&self, slot: u32, bits: u32, answer: Answer) {
+        let [as_of, rest] = self.values(slot);
+        if bits & answer::RELEASE != 0 {
+            as_of.store(answer.as_of.0, Ordering::Relaxed);
+        }
+        let mut word = rest.load(Ordering::Relaxed);
+        if bits & answer::INNER_PID != 0 {
+            word = word & 0xFF | u64::from(answer.inner_pid) << 32;
+        }
+        if bits & answer::CLASS != 0 {
+            word = word & !0xFF | u64::from(answer.class);
+        }
+        rest.store(word, Ordering::Relaxed);
+        self.lane.push(slot, bits);
+    }
+
+    /// Takes the next answer. Shard only.
+    #[inline]
+    pub fn take(&self) -> Option<(u32, u32, Answer)> {
+        let (slot, bits) = self.lane.pop()?;
+        let [as_of, rest] = self.values(slot);
+        let word = rest.load(Ordering::Relaxed);
+        let [class, ..] = word.to_le_bytes();
+        let inner_pid = (word >> 32) as u32;
+        Some((slot, bits, Answer { as_of: MonoNs(as_of.load(Ordering::Relaxed)), inner_pid, class }))
+    }
+
+    fn values(&self, slot: u32) -> [&AtomicU64; 2] {
+        let start = slot as usize * 2;
+        [&self.values[start], &self.values[start + 1]]
+    }
+}
+
+/// A refused frame, as an example of those counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// When it arrived.
+    pub arrival: MonoNs,
+    /// Attested sender.
+    pub attested: u32,
+    /// Attested user.
+    pub uid: u32,
+    /// What was wrong.
+    pub what: SampleOf,
+}
+
+/// What was wrong with a sampled frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SampleOf {
+    /// The decoder refused it.
+    Decode(DecodeError),
+    /// It claimed this pid.
+    Forged(u32),
+}
+
+impl SampleOf {
+    /// The sample of a refusal, if refusals of this kind are told.
+    pub const fn of(refusal: Refusal, error: Option<DecodeError>, claimed: u32) -> Option<Self> {
+        match (refusal, error) {
+            (_, Some(error)) => Some(Self::Decode(error)),
+            (Refusal::Forged, None) => Some(Self::Forged(claimed)),
+            _ => None,
+        }
+    }
+}
+
+/// One accepted frame, where somebody asked for every beat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BeatNote {
+    /// When it arrived.
+    pub arrival: MonoNs,
+    /// Attested sender.
+    pub pid: u32,
+    /// The pid in the frame.
+    pub frame_pid: u32,
+    /// Its nonce.
+    pub nonce: u64,
+    /// Its status.
+    pub status: Status,
+    /// Its payload.
+    pub payload: u64,
+}
+
+/// Everything others may touch of one shard.
+#[derive(Debug)]
+pub struct Port {
+    /// The slots, readable.
+    pub table: Table,
+    /// Slots that have something to tell.
+    pub facts: IndexLane<AtomicU32, Words<AtomicU32>>,
+    /// One report a batch.
+    pub reports: ReportLane<AtomicU32, Words<AtomicU32>>,
+    /// Examples of refused frames.
+    pub samples: ArrayQueue<Sample>,
+    /// Blind windows to tell.
+    pub blind: ArrayQueue<BlindNews>,
+    /// Every beat, if asked for.
+    pub beats: Option<ArrayQueue<BeatNote>>,
+    /// Answers for the shard.
+    pub inbox: Inbox,
+    /// What it counted.
+    pub counters: ShardCounters,
+    /// Ends the shard's wait.
+    pub kick: std::sync::Arc<Kick>,
+    /// When the shard was kicked; 0 = not since it last looked.
+    kicked_at: CachePadded<AtomicU64>,
+}
+
+impl Port {
+    /// The port of a shard with this table.
+    ///
+    /// # Errors
+    /// The kernel's, when it grants no address space.
+    pub fn new(table: Table, kick: std::sync::Arc<Kick>, with_beats: bool) -> io::Result<Self> {
+        let slots = table.capacity();
+        Ok(Self {
+            facts: index_lane(slots)?,
+            reports: ReportLane::new(Words::anonymous(REPORT_WORDS)?),
+            samples: ArrayQueue::new(SAMPLES),
+            blind: ArrayQueue::new(BLIND_NEWS),
+            beats: with_beats.then(|| ArrayQueue::new(BEAT_NOTES)),
+            inbox: Inbox::new(slots)?,
+            counters: ShardCounters::default(),
+            kick,
+            kicked_at: CachePadded::new(AtomicU64::new(0)),
+            table,
+        })
+    }
+
+    /// Ends the shard's wait, at `now`.
+    pub fn kick(&self, now: MonoNs) {
+        let _ = self.kicked_at.compare_exchange(0, now.0.max(1), Ordering::Relaxed, Ordering::Relaxed);
+        self.kick.kick();
+    }
+
+    /// When the shard was kicked, once. Shard only.
+    #[inline]
+    pub fn take_kick(&self) -> Option<MonoNs> {
+        if self.kicked_at.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        Some(MonoNs(self.kicked_at.swap(0, Ordering::Relaxed)))
+    }
+}
+
+fn index_lane(slots: u32) -> io::Result<IndexLane<AtomicU32, Words<AtomicU32>>> {
+    let places = (slots as usize).next_power_of_two();
+    Ok(IndexLane::new(Words::anonymous(slots as usize)?, Words::anonymous(places)?))
+}
+
+/// Wakes the aggregator. Facts always ring; reports only while it sleeps without a tick.
+#[derive(Debug, Default)]
+pub struct Doorbell {
+    aggregator: OnceLock<Thread>,
+    is_tickless: CachePadded<AtomicBool>,
+}
+
+impl Doorbell {
+    /// Says whom to wake; until then ringing does nothing.
+    pub fn answer(&self, aggregator: Thread) {
+        let _ = self.aggregator.set(aggregator);
+    }
+
+    /// Wakes the aggregator. Neither locks nor allocates; a system call only if it sleeps.
+    #[inline]
+    pub fn ring(&self) {
+        if let Some(thread) = self.aggregator.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Wakes the aggregator if it sleeps without a tick. What was queued before is seen by it.
+    #[inline]
+    pub fn ring_if_tickless(&self) {
+        // Either we see that it is going to sleep, or it sees what we queued.
+        fence(Ordering::SeqCst);
+        if self.is_tickless.load(Ordering::Relaxed) {
+            self.is_tickless.store(false, Ordering::Relaxed);
+            self.ring();
+        }
+    }
+
+    /// The aggregator says that it sleeps without a tick; it must look for work once more after this.
+    pub fn sleep_tickless(&self) {
+        self.is_tickless.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The aggregator is awake or ticks.
+    pub fn wake(&self) {
+        self.is_tickless.store(false, Ordering::Relaxed);
+    }
+}

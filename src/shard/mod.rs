@@ -1,3 +1,274 @@
-//! The thread of one shard.
+//! The thread of one shard: wait, receive, decode, track, judge, publish. Read this first.
+//!
+//! In: datagrams of its socket; answers in its inbox. Out: facts, reports and samples on its port.
+//! Thread: shard. Blocks: only in [`Core::wait`]. Allocates, locks, logs: never after [`Shard::new`].
 
+use std::io;
+use std::sync::Arc;
+
+use crate::lane::report::{Report, SAMPLES_MAX};
+use crate::lane::{BeatNote, Doorbell, Port, Sample, SampleOf};
+use crate::refusal::Refusal;
+use crate::time::{Clock, MonoNs};
+
+pub mod arrival;
+pub mod core;
+pub mod pace;
+pub mod sight;
+pub mod tracker;
 pub mod transport;
+pub mod wheel;
+
+use self::core::{Batch, Core, Heard};
+use pace::Pace;
+use tracker::Outcome;
+use transport::Transport;
+
+/// Receive calls of one turn: bounded, so that a flood cannot starve judgements.
+const BATCHES_PER_TURN: u32 = 16;
+/// Timer entries handled between two receive calls.
+const JUDGE_BUDGET: u32 = 4096;
+/// Answers taken a turn.
+const ANSWERS_PER_TURN: u32 = 1024;
+/// A shard with nothing to do wakes this often, to say that it lives.
+const IDLE_NS: u64 = 1_000_000_000;
+/// Examples of refused frames told a second.
+const SAMPLES_PER_SECOND: u32 = 10;
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// One shard.
+#[derive(Debug)]
+pub struct Shard<T, C> {
+    core: Core<T, C>,
+    port: Arc<Port>,
+    doorbell: Arc<Doorbell>,
+    pace: Pace,
+    queue_ns: [u32; SAMPLES_MAX],
+    samples_left: u32,
+    samples_since: MonoNs,
+    /// More is known to be waiting: do not sleep.
+    is_behind: bool,
+}
+
+impl<T: Transport, C: Clock> Shard<T, C> {
+    /// A shard that speaks through `port` and sleeps at most `max_delay_ns` before it drains.
+    pub fn new(core: Core<T, C>, port: Arc<Port>, doorbell: Arc<Doorbell>, max_delay_ns: u64) -> Self {
+        let now = core.now();
+        port.counters.queue_limit.set(u64::from(core.queue_limit()));
+        Self {
+            pace: Pace::new(max_delay_ns, core.queue_limit(), now),
+            core,
+            port,
+            doorbell,
+            queue_ns: [0; SAMPLES_MAX],
+            samples_left: SAMPLES_PER_SECOND,
+            samples_since: now,
+            is_behind: true,
+        }
+    }
+
+    /// One turn: sleep unless more is waiting, drain, judge, publish.
+    ///
+    /// # Errors
+    /// The socket cannot be waited for or received from any more. Errors that pass are counted.
+    pub fn turn(&mut self) -> io::Result<()> {
+        if !self.is_behind {
+            self.wait()?;
+        }
+        if let Some(kicked_at) = self.port.take_kick() {
+            self.core.sight.kicked(kicked_at);
+        }
+        self.drain()?;
+        self.take_answers();
+        self.judge();
+        self.tell_blindness();
+        self.publish();
+        Ok(())
+    }
+
+    /// The last turn before the shard's end: everything that is queued is taken, nothing is judged.
+    pub fn finish(mut self) {
+        while self.is_behind || !self.port.facts.is_empty() {
+            if self.drain().is_err() || !self.is_behind {
+                break;
+            }
+        }
+        self.publish();
+        self.core.tracker.writer().mark_clean();
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        let now = self.core.now();
+        let due = [self.core.tracker.next_due(), self.core.sight.news_due(), Some(now + IDLE_NS)];
+        let until = due.into_iter().flatten().min().unwrap_or(now);
+        match self.pace.delay() {
+            Some(delay_ns) => self.core.wait(until.min(now + delay_ns), false),
+            None => self.core.wait(until, true),
+        }
+    }
+
+    fn drain(&mut self) -> io::Result<()> {
+        let mut frames = 0;
+        self.is_behind = true;
+        for _ in 0..BATCHES_PER_TURN {
+            self.port.counters.receive_calls.add(1);
+            let batch = match self.core.receive() {
+                Ok(batch) => batch,
+                Err(error) => return self.failed(error),
+            };
+            for index in 0..batch.len {
+                let heard = self.core.hear(&batch, index);
+                self.count(&heard, index);
+            }
+            self.end_batch(&batch);
+            frames += batch.len as u64;
+            if batch.is_last {
+                self.is_behind = false;
+                break;
+            }
+        }
+        self.pace.on_turn(frames, self.core.sight.take_depth(), self.core.now());
+        Ok(())
+    }
+
+    #[inline]
+    fn count(&mut self, heard: &Heard, index: usize) {
+        let counters = &self.port.counters;
+        counters.frames.add(1);
+        if let Some(place) = self.queue_ns.get_mut(index) {
+            *place = heard.queue_ns;
+        }
+        match heard.outcome {
+            Outcome::Beat(_) => counters.beats.add(1),
+            Outcome::Changed(slot) => {
+                counters.beats.add(1);
+                self.tell(slot);
+            }
+            Outcome::Refused(refusal) => {
+                counters.refuse(refusal);
+                self.refused(heard, refusal);
+            }
+        }
+        if self.port.beats.is_some() {
+            self.note_beat(heard);
+        }
+    }
+
+    fn tell(&self, slot: u32) {
+        if self.port.facts.push(slot, 1) {
+            self.doorbell.ring();
+        }
+    }
+
+    /// Refusals are counted; a few a second are told.
+    #[cold]
+    fn refused(&mut self, heard: &Heard, refusal: Refusal) {
+        if refusal == Refusal::TableFull {
+            self.doorbell.ring_if_tickless();
+        }
+        let claimed = heard.frame.map_or(0, |frame| frame.pid);
+        let Some(what) = SampleOf::of(refusal, heard.error, claimed) else { return };
+        if heard.arrival.since(self.samples_since) >= SECOND_NS {
+            self.samples_since = heard.arrival;
+            self.samples_left = SAMPLES_PER_SECOND;
+        }
+        let sample = Sample { arrival: heard.arrival, attested: heard.pid, uid: heard.uid, what };
+        if self.samples_left == 0 || self.port.samples.push(sample).is_err() {
+            self.port.counters.samples_dropped.add(1);
+            return;
+        }
+        self.samples_left -= 1;
+        self.doorbell.ring();
+    }
+
+    #[cold]
+    fn note_beat(&self, heard: &Heard) {
+        let (Some(frame), Outcome::Beat(_) | Outcome::Changed(_)) = (heard.frame, heard.outcome) else { return };
+        let Some(beats) = &self.port.beats else { return };
+        let note = BeatNote {
+            arrival: heard.arrival,
+            pid: heard.pid,
+            frame_pid: frame.pid,
+            nonce: frame.nonce,
+            status: frame.status,
+            payload: frame.payload,
+        };
+        if beats.push(note).is_err() {
+            self.port.counters.beats_untold.add(1);
+        }
+    }
+
+    fn end_batch(&mut self, batch: &Batch) {
+        let took_ns = self.core.end_batch(batch);
+        let Ok(frames) = u32::try_from(batch.len) else { return };
+        if frames == 0 {
+            return;
+        }
+        let decode_ns = u32::try_from(took_ns / u64::from(frames)).unwrap_or(u32::MAX);
+        let queue_ns = &self.queue_ns[..batch.len.min(SAMPLES_MAX)];
+        if !self.port.reports.push(&Report { frames, decode_ns, queue_ns }) {
+            self.port.counters.reports_dropped.add(1);
+        }
+        self.doorbell.ring_if_tickless();
+        if self.port.reports.is_half_full() {
+            self.doorbell.ring();
+        }
+    }
+
+    /// A socket that is out of memory recovers; a closed one does not.
+    #[cold]
+    fn failed(&mut self, error: io::Error) -> io::Result<()> {
+        let counters = &self.port.counters;
+        counters.io_errors.add(1);
+        counters.io_errno.set(u64::from(error.raw_os_error().unwrap_or(0).unsigned_abs()));
+        self.doorbell.ring();
+        self.is_behind = false;
+        match error.raw_os_error() {
+            Some(libc::ENOMEM | libc::ENOBUFS | libc::ECONNREFUSED | libc::ECONNRESET) => Ok(()),
+            _ => Err(error),
+        }
+    }
+
+    fn take_answers(&mut self) {
+        for _ in 0..ANSWERS_PER_TURN {
+            let Some((slot, bits, answer)) = self.port.inbox.take() else { return };
+            if self.core.tracker.on_answer(slot, bits, answer) {
+                self.tell(slot);
+            }
+        }
+        self.is_behind = true;
+    }
+
+    fn judge(&mut self) {
+        let (port, doorbell) = (&self.port, &self.doorbell);
+        let mut is_stall_found = false;
+        let is_budget_spent = self.core.judge(JUDGE_BUDGET, |slot| {
+            is_stall_found |= port.facts.push(slot, 1);
+        });
+        if is_stall_found {
+            doorbell.ring();
+        }
+        self.is_behind |= is_budget_spent;
+    }
+
+    fn tell_blindness(&mut self) {
+        let sight = &mut self.core.sight;
+        while !self.port.blind.is_full() {
+            let Some(news) = sight.take_news() else { return };
+            let _ = self.port.blind.push(news);
+            self.doorbell.ring();
+        }
+    }
+
+    fn publish(&mut self) {
+        let counters = &self.port.counters;
+        let sight = &self.core.sight;
+        counters.is_blind.set(u64::from(sight.is_blind()));
+        counters.blind_ns.set(sight.blind_total_ns());
+        counters.clock_steps.set(self.core.clock_steps());
+        counters.set_watermark(sight.watermark());
+        counters.turned_at.set(self.core.now().0);
+        let now = self.core.now();
+        self.core.tracker.writer().mark_alive(now);
+    }
+}

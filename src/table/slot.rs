@@ -9,8 +9,8 @@ use crate::wire::Status;
 
 /// Words of a hot half: 64 bytes, one cache line.
 pub const HOT_WORDS: usize = 8;
-/// Words of a cold half: 160 bytes.
-pub const COLD_WORDS: usize = 20;
+/// Words of a cold half: 168 bytes.
+pub const COLD_WORDS: usize = 21;
 
 /// Whether a slot holds an agent, and what was judged of it last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum State {
     Up = 1,
     /// A silence reached its threshold and no beat has ended it.
     Stalled = 2,
+    /// Only terminal frames so far: they open no deadline, an ordinary beat will.
+    Waiting = 3,
 }
 
 /// What else is true of an agent; a set of bits.
@@ -44,6 +46,8 @@ impl Flags {
     pub const UNVERIFIED: u8 = 1 << 5;
     /// Frames that claim another pid are forged: looked up and refused.
     pub const FORGER: u8 = 1 << 6;
+    /// The current stream jumped ahead: loss, or another stream. The next frame tells.
+    pub const JUMP: u8 = 1 << 7;
 
     /// Whether every bit of `flags` is set.
     #[inline]
@@ -99,7 +103,7 @@ pub struct Cold {
     pub other_seen: MonoNs,
     /// Nonce before the last jump of the current stream, while that jump may still be another stream.
     pub jump_from: u64,
-    /// Beats the jump would mean lost; 0 when no jump is pending.
+    /// Beats the jump would mean lost.
     pub jump_lost: u64,
     /// Beats lost before us, from gaps in the nonce: a lower bound.
     pub beats_lost: u64,
@@ -135,6 +139,12 @@ pub struct Cold {
     pub stall_nonce: u64,
     /// Arrival of the last terminal frame.
     pub terminal_at: MonoNs,
+    /// Its payload.
+    pub terminal_payload: u64,
+    /// The pid that frames claim instead of the sender's, while that waits to be looked up.
+    pub claimed_pid: u32,
+    /// Changes back to wire version 0.1.
+    pub downgrades: u32,
     /// Arrival of the frame that last changed status, stream or version.
     pub changed_at: MonoNs,
 }
@@ -188,6 +198,7 @@ impl Hot {
             state: match state {
                 1 => State::Up,
                 2 => State::Stalled,
+                3 => State::Waiting,
                 _ => State::Free,
             },
             flags: Flags(flags),
@@ -236,7 +247,8 @@ impl Cold {
             self.stall_nonce,
             self.terminal_at.0,
             self.changed_at.0,
-            0,
+            self.terminal_payload,
+            pair(self.claimed_pid, self.downgrades),
         ]
     }
 
@@ -245,6 +257,7 @@ impl Cold {
         let (stalls, resumes) = unpair(words[6]);
         let (streams, statuses) = unpair(words[7]);
         let (terminals, versions) = unpair(words[8]);
+        let (claimed_pid, downgrades) = unpair(words[20]);
         Self {
             generation,
             uid,
@@ -270,6 +283,9 @@ impl Cold {
             stall_nonce: words[16],
             terminal_at: MonoNs(words[17]),
             changed_at: MonoNs(words[18]),
+            terminal_payload: words[19],
+            claimed_pid,
+            downgrades,
         }
     }
 }
@@ -285,12 +301,12 @@ mod tests {
         fn both_halves_survive_their_words(
             numbers in prop::array::uniform8(any::<u64>()),
             small in prop::array::uniform8(any::<u32>()),
-            status in 0u8..4, state in 0u8..3, flags: u8, class: u8, uncertain: bool,
+            status in 0u8..4, state in 0u8..4, flags: u8, class: u8, uncertain: bool,
         ) {
             let hot = Hot {
                 frame_pid: small[0], pid: small[1],
                 status: Status::from_byte(status).expect("below 4"),
-                state: [State::Free, State::Up, State::Stalled][usize::from(state)],
+                state: [State::Free, State::Up, State::Stalled, State::Waiting][usize::from(state)],
                 flags: Flags(flags), class,
                 last_arrival: MonoNs(numbers[0]), paused_before: numbers[1],
                 nonces: [numbers[2], numbers[3]], payload: numbers[4], beats: numbers[5],
@@ -306,6 +322,7 @@ mod tests {
                 resume_at: MonoNs(numbers[1]), resume_silent_ns: numbers[2], resume_lost: numbers[3],
                 downgrade_nonce: numbers[4], stall_nonce: numbers[5],
                 terminal_at: MonoNs(numbers[6]), changed_at: MonoNs(numbers[7]),
+                terminal_payload: numbers[0], claimed_pid: small[0], downgrades: small[1],
             };
             prop_assert_eq!(Cold::from_words(cold.to_words()), cold);
         }

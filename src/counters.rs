@@ -1,0 +1,93 @@
+//! What one shard counted. One writer, the shard, by load and store; anybody reads.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::utils::CachePadded;
+
+use crate::refusal::Refusal;
+use crate::time::MonoNs;
+
+/// A number with one writer.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Writer only: a plain load and store.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Replaces the number. Writer only. What was written before is visible to whoever reads it.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Release);
+    }
+
+    /// The number.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// One shard's counters and gauges.
+#[derive(Debug, Default)]
+pub struct ShardCounters {
+    /// Datagrams received, accepted or not.
+    pub frames: CachePadded<Counter>,
+    /// Accepted frames.
+    pub beats: Counter,
+    /// Calls of recvmmsg.
+    pub receive_calls: Counter,
+    /// Reports that found their lane full.
+    pub reports_dropped: Counter,
+    /// Beat notes that found their queue full.
+    pub beats_untold: Counter,
+    /// Examples of refused frames that were counted only.
+    pub samples_dropped: Counter,
+    /// Failed calls on the socket.
+    pub io_errors: Counter,
+    /// Error number of the last of them.
+    pub io_errno: Counter,
+    /// Steps of the wall clock.
+    pub clock_steps: Counter,
+    /// Length of all blind windows that ended, ns.
+    pub blind_ns: Counter,
+    /// 1 while the queue is full.
+    pub is_blind: Counter,
+    /// Beats lost before us, from gaps in nonces: a lower bound.
+    pub beats_lost: Counter,
+    /// Limit of the socket's queue.
+    pub queue_limit: Counter,
+    refused: [Counter; Refusal::ALL.len()],
+    /// Everything that arrived until here has been processed and its facts are queued.
+    watermark: CachePadded<Counter>,
+    /// When the shard last finished a turn.
+    pub turned_at: Counter,
+}
+
+impl ShardCounters {
+    /// Counts a refused datagram.
+    #[inline]
+    pub fn refuse(&self, refusal: Refusal) {
+        self.refused[refusal as usize].add(1);
+    }
+
+    /// Datagrams refused for this reason.
+    pub fn refused(&self, refusal: Refusal) -> u64 {
+        self.refused[refusal as usize].get()
+    }
+
+    /// Publishes the watermark.
+    #[inline]
+    pub fn set_watermark(&self, at: MonoNs) {
+        self.watermark.set(at.0);
+    }
+
+    /// The published watermark.
+    #[inline]
+    pub fn watermark(&self) -> MonoNs {
+        MonoNs(self.watermark.get())
+    }
+}

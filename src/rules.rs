@@ -1,0 +1,433 @@
+//! The rules: when is a process alive, when is it silent, and what do we owe it before we say so.
+//!
+//! Pure functions over instants that others read; nothing here asks a clock or does I/O.
+//!
+//! 1. A frame that the kernel attests is life, whatever its nonce. ([`next_beat`])
+//! 2. A silence is judged against the watermark: the instant up to which everything that arrived has
+//!    been processed. A beat that lies in our queue cannot be called missing. ([`judge`])
+//! 3. While we were blind the agent may have beaten. It gets a whole threshold of our sight before it
+//!    is called stalled, but nobody may switch stalls off: after three thresholds in which we were
+//!    awake the stall is told, marked as uncertain. ([`judge`])
+//! 4. A nonce tells what was lost before us, and never whether somebody lives. ([`next_beat`])
+//! 5. A stall whose lost beats, evenly spread, would have left no silence is refuted: we keep score
+//!    against ourselves. ([`is_refuted`])
+//! 6. Alive anywhere is alive. ([`outlives`])
+
+use crate::refusal::Refusal;
+use crate::table::slot::{Cold, Flags, Hot, State};
+use crate::time::MonoNs;
+use crate::wire::{DecodeError, Frame, NONCE_MAX, Status, Version};
+
+/// A nonce further ahead than this does not continue its stream.
+const STREAM_REACH: u64 = 1 << 16;
+/// Awake thresholds after which a stall is told whatever blinded us.
+const AWAKE_THRESHOLDS: u64 = 3;
+/// Changes back to 0.1 within one incarnation after which both versions are life.
+const DOWNGRADES_MAX: u32 = 2;
+
+/// What the kernel and the shard say of one datagram, beside its frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// Attested process id.
+    pub pid: u32,
+    /// Attested user id.
+    pub uid: u32,
+    /// When the kernel queued the datagram: the latest instant that can be true.
+    pub arrival: MonoNs,
+    /// How long the shard had been paused in all before that, ns.
+    pub paused_before: u64,
+}
+
+/// What a frame of a known agent amounted to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beat {
+    /// Life, and nothing to tell.
+    Life,
+    /// Life, and something changed that must be told.
+    Changed,
+    /// Not life. `changed`: something must be looked up or told all the same.
+    Refused(Refusal),
+}
+
+/// What 0.2 forbids and 0.1 lets through the decoder is refused for both alike.
+///
+/// # Errors
+/// The check that 0.2 would have failed.
+#[inline]
+pub fn forbid_in_v01(frame: &Frame) -> Result<(), DecodeError> {
+    if frame.version == Version::V02 {
+        return Ok(());
+    }
+    if frame.status == Status::Stall {
+        return Err(DecodeError::StallOnWire);
+    }
+    if frame.timestamp == u64::MAX {
+        return Err(DecodeError::BadTimestamp(frame.timestamp));
+    }
+    if frame.is_terminal() && frame.status != Status::Critical {
+        return Err(DecodeError::BadNonce { nonce: frame.nonce, status: frame.status });
+    }
+    Ok(())
+}
+
+/// How far `nonce` is ahead of `last` in one stream; `None` if it does not continue it.
+///
+/// A stream goes 1, 2, 3…; gaps up to 2^16 continue it. At the end 0.2 goes on at 0 and 0.1 repeats.
+#[inline]
+#[must_use]
+pub fn follows(last: u64, nonce: u64, version: Version) -> Option<u64> {
+    let ahead = if nonce > last {
+        nonce - last
+    } else {
+        match version {
+            // The nonces are 0..=NONCE_MAX, so the cycle is NONCE_MAX + 1 long.
+            Version::V02 => (NONCE_MAX - last).saturating_add(1).saturating_add(nonce),
+            Version::V01 if last == NONCE_MAX && nonce == NONCE_MAX => 1,
+            Version::V01 => return None,
+        }
+    };
+    (1..=STREAM_REACH).contains(&ahead).then_some(ahead)
+}
+
+/// The slot of an agent that was not known: its first frame opens a session, whatever its nonce.
+///
+/// A terminal frame alone opens no deadline: the slot then waits for an ordinary beat.
+#[must_use]
+pub fn first_beat(frame: &Frame, sender: &Sender, generation: u32, class: u8) -> (Hot, Cold) {
+    let mut flags = Flags::default();
+    flags.set(Flags::V02, frame.version == Version::V02);
+    let mut hot = Hot {
+        frame_pid: sender.pid,
+        pid: sender.pid,
+        status: frame.status,
+        state: State::Up,
+        flags,
+        class,
+        last_arrival: sender.arrival,
+        paused_before: sender.paused_before,
+        nonces: [frame.nonce, 0],
+        payload: frame.payload,
+        beats: 1,
+    };
+    let mut cold = Cold { generation, uid: sender.uid, first_arrival: sender.arrival, ..Cold::default() };
+    claim(&mut hot, &mut cold, frame);
+    if frame.is_terminal() {
+        hot.state = State::Waiting;
+        hot.nonces[0] = 0;
+        note_terminal(&mut cold, frame, sender);
+    }
+    (hot, cold)
+}
+
+/// Whether the frame is the ordinary next beat of the agent: nothing changes but the hot half.
+#[inline]
+#[must_use]
+pub fn is_ordinary(hot: &Hot, frame: &Frame) -> bool {
+    let expected = match frame.version {
+        Version::V01 => 0,
+        Version::V02 => Flags::V02,
+    };
+    let flags = hot.flags.0 & !(Flags::SECOND_CURRENT | Flags::OTHER_USED | Flags::FORGER);
+    frame.nonce == hot.nonce().wrapping_add(1)
+        && frame.nonce <= NONCE_MAX
+        && frame.pid == hot.frame_pid
+        && frame.status == hot.status
+        && hot.state == State::Up
+        && flags == expected
+}
+
+/// Takes the ordinary next beat into the hot half. What every beat costs.
+#[inline]
+pub fn ordinary_beat(hot: &mut Hot, frame: &Frame, sender: &Sender) {
+    let current = hot.current();
+    hot.nonces[current] = frame.nonce;
+    live(hot, frame, sender);
+}
+
+/// Takes any further frame of a known agent: life, or the reason why not.
+pub fn next_beat(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender, threshold_ns: u64) -> Beat {
+    let mut changed = false;
+    if frame.pid != hot.frame_pid && frame.pid != hot.pid {
+        if hot.flags.has(Flags::FORGER) {
+            return Beat::Refused(Refusal::Forged);
+        }
+        changed |= claim(hot, cold, frame);
+    }
+    match version_rule(hot, cold, frame, sender) {
+        VersionRule::Same => {}
+        VersionRule::Changed => changed = true,
+        VersionRule::Refused => return Beat::Refused(Refusal::Downgrade),
+    }
+    if frame.is_terminal() {
+        note_terminal(cold, frame, sender);
+        changed = true;
+        if hot.state == State::Waiting {
+            hot.last_arrival = sender.arrival;
+            return Beat::Changed;
+        }
+        changed |= end_silence(hot, cold, sender, 0);
+        let payload = hot.payload;
+        live(hot, frame, sender);
+        hot.payload = payload;
+        return Beat::Changed;
+    }
+    if hot.state == State::Waiting {
+        hot.state = State::Up;
+        hot.status = frame.status;
+        hot.nonces[hot.current()] = frame.nonce;
+        live(hot, frame, sender);
+        return Beat::Changed;
+    }
+    let before = cold.streams;
+    let was_mixed = hot.flags.has(Flags::MIXED);
+    let ahead = place(hot, cold, frame, sender, threshold_ns);
+    changed |= cold.streams != before || hot.flags.has(Flags::MIXED) != was_mixed;
+    changed |= end_silence(hot, cold, sender, ahead.saturating_sub(1));
+    if frame.status != hot.status {
+        hot.status = frame.status;
+        cold.statuses = cold.statuses.wrapping_add(1);
+        cold.changed_at = sender.arrival;
+        changed = true;
+    }
+    live(hot, frame, sender);
+    if changed { Beat::Changed } else { Beat::Life }
+}
+
+#[inline]
+fn live(hot: &mut Hot, frame: &Frame, sender: &Sender) {
+    hot.last_arrival = sender.arrival;
+    hot.paused_before = sender.paused_before;
+    hot.payload = frame.payload;
+    hot.beats = hot.beats.wrapping_add(1);
+}
+
+/// Remembers that frames claim a pid other than the sender's, until somebody has looked it up.
+fn claim(hot: &mut Hot, cold: &mut Cold, frame: &Frame) -> bool {
+    if frame.pid == hot.frame_pid || hot.flags.has(Flags::UNVERIFIED) {
+        return false;
+    }
+    hot.flags.set(Flags::UNVERIFIED, true);
+    cold.claimed_pid = frame.pid;
+    true
+}
+
+fn note_terminal(cold: &mut Cold, frame: &Frame, sender: &Sender) {
+    cold.terminals = cold.terminals.wrapping_add(1);
+    cold.terminal_at = sender.arrival;
+    cold.terminal_payload = frame.payload;
+}
+
+/// Ends a stalled silence. True if there was one.
+fn end_silence(hot: &mut Hot, cold: &mut Cold, sender: &Sender, lost: u64) -> bool {
+    if hot.state != State::Stalled {
+        return false;
+    }
+    hot.state = State::Up;
+    cold.resumes = cold.resumes.wrapping_add(1);
+    cold.resume_at = sender.arrival;
+    cold.resume_silent_ns = sender.arrival.since(hot.last_arrival);
+    cold.resume_lost = lost;
+    true
+}
+
+enum VersionRule {
+    Same,
+    Changed,
+    Refused,
+}
+
+/// A frame of 0.2 has a checksum and is always life. A frame of 0.1 in a 0.2 session may be two flipped
+/// bits: the first is refused, a second in a row with a rising nonce is believed.
+fn version_rule(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender) -> VersionRule {
+    let is_v02_session = hot.flags.has(Flags::V02);
+    match frame.version {
+        Version::V02 => {
+            hot.flags.set(Flags::DOWNGRADE, false);
+            if is_v02_session {
+                return VersionRule::Same;
+            }
+            hot.flags.set(Flags::V02, true);
+            if hot.flags.has(Flags::MIXED) {
+                return VersionRule::Same;
+            }
+        }
+        Version::V01 => {
+            if !is_v02_session {
+                return VersionRule::Same;
+            }
+            if hot.flags.has(Flags::MIXED) {
+                hot.flags.set(Flags::V02, false);
+                return VersionRule::Same;
+            }
+            let is_second = hot.flags.has(Flags::DOWNGRADE) && frame.nonce > cold.downgrade_nonce;
+            if !is_second || frame.is_terminal() {
+                if !frame.is_terminal() {
+                    hot.flags.set(Flags::DOWNGRADE, true);
+                    cold.downgrade_nonce = frame.nonce;
+                }
+                return VersionRule::Refused;
+            }
+            hot.flags.set(Flags::DOWNGRADE | Flags::V02, false);
+            cold.downgrades = cold.downgrades.saturating_add(1);
+            if cold.downgrades >= DOWNGRADES_MAX {
+                hot.flags.set(Flags::MIXED, true);
+                cold.changed_at = sender.arrival;
+                return VersionRule::Changed;
+            }
+        }
+    }
+    // Another version is another connection: its nonces continue nothing of before.
+    cold.versions = cold.versions.wrapping_add(1);
+    cold.changed_at = sender.arrival;
+    hot.flags.set(Flags::OTHER_USED | Flags::JUMP, false);
+    hot.nonces[hot.current()] = if frame.is_terminal() { 0 } else { frame.nonce };
+    VersionRule::Changed
+}
+
+/// Finds the stream the frame continues, or opens a new one. Returns how far it was ahead: 1 is the
+/// next beat, k means that k - 1 were lost before us, 0 that nothing can be said.
+///
+/// Two streams are remembered (two connection handles in one process are ordinary). A jump counts as
+/// loss only once the next frame follows it and none continued from before it: else it was another
+/// handle all along.
+fn place(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender, threshold_ns: u64) -> u64 {
+    let current = hot.current();
+    let other = 1 - current;
+    if hot.flags.has(Flags::MIXED) {
+        hot.nonces[current] = frame.nonce;
+        return 0;
+    }
+    let ahead_of = |last: u64| follows(last, frame.nonce, frame.version);
+    let is_jump_pending = hot.flags.has(Flags::JUMP);
+    let by_current = ahead_of(hot.nonces[current]);
+    let by_other = hot.flags.has(Flags::OTHER_USED).then(|| ahead_of(hot.nonces[other])).flatten();
+    let by_before_jump = is_jump_pending.then(|| ahead_of(cold.jump_from)).flatten();
+    let distance = |ahead: Option<u64>| ahead.unwrap_or(u64::MAX);
+    let closest = distance(by_current).min(distance(by_other)).min(distance(by_before_jump));
+
+    if closest == u64::MAX {
+        let is_repeat = frame.nonce == hot.nonces[current]
+            || hot.flags.has(Flags::OTHER_USED) && frame.nonce == hot.nonces[other];
+        if !is_repeat {
+            cold.streams = cold.streams.wrapping_add(1);
+            cold.changed_at = sender.arrival;
+            open_stream(hot, cold, frame.nonce, sender, threshold_ns);
+        }
+        return 0;
+    }
+    if by_current == Some(closest) {
+        if is_jump_pending {
+            cold.beats_lost = cold.beats_lost.saturating_add(cold.jump_lost);
+        }
+        advance(hot, cold, current, frame.nonce, closest);
+    } else if by_other == Some(closest) {
+        cold.other_seen = hot.last_arrival;
+        hot.flags.set(Flags::SECOND_CURRENT, other == 1);
+        advance(hot, cold, other, frame.nonce, closest);
+    } else {
+        // The frame continues from before the jump: what jumped is a stream of its own.
+        let jumped = hot.nonces[current];
+        cold.streams = cold.streams.wrapping_add(1);
+        cold.changed_at = sender.arrival;
+        hot.nonces[current] = cold.jump_from;
+        hot.flags.set(Flags::JUMP, false);
+        open_stream(hot, cold, jumped, sender, threshold_ns);
+        // The frame at hand belongs to the stream that just became the other one.
+        hot.flags.set(Flags::SECOND_CURRENT, current == 1);
+        advance(hot, cold, current, frame.nonce, closest);
+    }
+    closest
+}
+
+/// Moves a stream to `nonce`; a gap waits to be believed.
+fn advance(hot: &mut Hot, cold: &mut Cold, stream: usize, nonce: u64, ahead: u64) {
+    hot.flags.set(Flags::JUMP, ahead > 1);
+    if ahead > 1 {
+        cold.jump_from = hot.nonces[stream];
+        cold.jump_lost = ahead - 1;
+    }
+    hot.nonces[stream] = nonce;
+}
+
+/// Replaces the stream that was silent longer, which is never the current one. If it has beaten within
+/// the threshold there are three at once: from then on only life is known.
+fn open_stream(hot: &mut Hot, cold: &mut Cold, nonce: u64, sender: &Sender, threshold_ns: u64) {
+    let other = 1 - hot.current();
+    let is_recent = |seen: MonoNs| sender.arrival.since(seen) < threshold_ns;
+    if hot.flags.has(Flags::OTHER_USED) && is_recent(cold.other_seen) && is_recent(hot.last_arrival) {
+        hot.flags.set(Flags::MIXED, true);
+    }
+    cold.other_seen = hot.last_arrival;
+    hot.nonces[other] = nonce;
+    hot.flags.set(Flags::SECOND_CURRENT, other == 1);
+    hot.flags.set(Flags::OTHER_USED, true);
+    hot.flags.set(Flags::JUMP, false);
+}
+
+/// What a shard can say of its own sight at one instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// Everything that arrived until here has been processed.
+    pub watermark: MonoNs,
+    /// How long the shard had been paused in all before the watermark, ns.
+    pub paused_before: u64,
+    /// End of the last blind window; the origin of time if there was none.
+    pub last_blind_end: MonoNs,
+    /// The shard is blind right now: its queue is full.
+    pub is_blind: bool,
+}
+
+/// What is to be said of a silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// Nothing before this instant; look again then.
+    NotBefore(MonoNs),
+    /// The agent is stalled. `certain` is false if we never had a whole threshold of sight.
+    Stalled {
+        /// Whether the shard saw for a whole threshold and no beat came.
+        is_certain: bool,
+    },
+}
+
+/// Judges the silence of an agent whose last beat arrived at `last_arrival`, when the shard had been
+/// paused for `paused_before` ns in all.
+#[inline]
+#[must_use]
+pub fn judge(last_arrival: MonoNs, paused_before: u64, threshold_ns: u64, sight: &Sight) -> Judgement {
+    let deadline = last_arrival + threshold_ns;
+    if sight.watermark < deadline {
+        return Judgement::NotBefore(deadline);
+    }
+    let was_blind = sight.is_blind || sight.last_blind_end > last_arrival;
+    if !was_blind {
+        return Judgement::Stalled { is_certain: true };
+    }
+    let excused_until = sight.last_blind_end + threshold_ns;
+    if !sight.is_blind && sight.watermark >= excused_until {
+        return Judgement::Stalled { is_certain: true };
+    }
+    let paused = sight.paused_before.saturating_sub(paused_before);
+    let awake = sight.watermark.since(last_arrival).saturating_sub(paused);
+    let awake_max = threshold_ns.saturating_mul(AWAKE_THRESHOLDS);
+    if awake >= awake_max {
+        return Judgement::Stalled { is_certain: false };
+    }
+    let switched_off_until = sight.watermark + (awake_max - awake);
+    // While blind the end of the blindness is unknown: look again soon enough to be on time after it.
+    let again = if sight.is_blind { sight.watermark + threshold_ns / 4 } else { excused_until };
+    Judgement::NotBefore(again.min(switched_off_until))
+}
+
+/// Whether the beats lost during a stalled silence, evenly spread, would have left no silence of a
+/// whole threshold: then the stall was ours, not the agent's.
+#[must_use]
+pub const fn is_refuted(silent_ns: u64, lost: u64, threshold_ns: u64) -> bool {
+    silent_ns / lost.saturating_add(1) < threshold_ns
+}
+
+/// Of two slots of one agent, whether the first is where it lives: it beat there later. With equal
+/// arrivals the lower shard wins, so that exactly one does.
+#[must_use]
+pub fn outlives(one: (MonoNs, u16), other: (MonoNs, u16)) -> bool {
+    (one.0, std::cmp::Reverse(one.1)) > (other.0, std::cmp::Reverse(other.1))
+}

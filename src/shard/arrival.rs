@@ -1,0 +1,266 @@
+//! From the kernel's stamp (REALTIME) to an instant of MONOTONIC that a step of the wall clock cannot
+//! bend.
+//!
+//! In: one reading of REALTIME a batch, between two of MONOTONIC that the loop takes anyway. Out: for
+//! each stamp the earliest and the latest instant that can be true. Time is an argument.
+//!
+//! The offset REALTIME - MONOTONIC lies between (wall - later mono) and (wall - earlier mono): each
+//! batch narrows it, and slewing moves it along. Outside that by more than a millisecond the wall clock
+//! stepped, or we were preempted between the readings; a tight second reading tells. After a step the
+//! queue holds stamps of both ages until it was seen empty, so both offsets are kept until then.
+
+use crate::time::{Clock, MonoNs, WallNs};
+
+/// A smaller move of the offset is slewing and reading noise.
+const STEP_NS: i64 = 1_000_000;
+/// Two readings of MONOTONIC closer than this pin the REALTIME reading between them.
+const TIGHT_NS: u64 = 100_000;
+/// Attempts at a tight reading; a machine too busy for all of them is asked again at the next batch.
+const TIGHT_ATTEMPTS: u32 = 8;
+
+/// When one datagram arrived: the kernel's stamp leaves room only after a step of the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The earliest instant that can be true: what the watermark may claim.
+    pub earliest: MonoNs,
+    /// The latest: what life is granted.
+    pub latest: MonoNs,
+}
+
+/// Converts the stamps of one socket, in the order of its queue.
+#[derive(Clone, Debug)]
+pub struct Arrivals {
+    /// REALTIME - MONOTONIC, ns.
+    offset: i64,
+    /// The offset before the last step, until the queue was seen empty after it.
+    old_offset: Option<i64>,
+    /// The previous frame's arrival: the queue is in order of arrival.
+    previous: Arrival,
+    steps: u64,
+}
+
+impl Arrivals {
+    /// Reads the clock for the first offset.
+    pub fn new(clock: &impl Clock) -> Self {
+        let before = clock.mono();
+        let offset = tight_offset(clock).unwrap_or_else(|| difference(clock.wall(), clock.mono()));
+        Self { offset, old_offset: None, previous: Arrival { earliest: before, latest: before }, steps: 0 }
+    }
+
+    /// Steps of the wall clock seen so far.
+    pub const fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Takes the batch's reading of REALTIME, made after `before` (MONOTONIC). Call before its stamps.
+    #[inline]
+    pub fn begin_batch(&mut self, clock: &impl Clock, before: MonoNs, wall: WallNs) {
+        let highest = difference(wall, before);
+        if self.offset > highest {
+            if self.offset - highest > STEP_NS {
+                self.step(clock);
+            } else {
+                self.offset = highest;
+            }
+        }
+    }
+
+    /// Takes the reading of MONOTONIC after the batch; `wall` as in [`Arrivals::begin_batch`].
+    #[inline]
+    pub fn end_batch(&mut self, clock: &impl Clock, wall: WallNs, after: MonoNs, is_queue_empty: bool) {
+        if is_queue_empty {
+            self.old_offset = None;
+        }
+        let lowest = difference(wall, after);
+        if self.offset < lowest {
+            if lowest - self.offset > STEP_NS {
+                self.step(clock);
+            } else {
+                self.offset = lowest;
+            }
+        }
+    }
+
+    #[cold]
+    fn step(&mut self, clock: &impl Clock) {
+        let Some(offset) = tight_offset(clock) else { return };
+        if (offset - self.offset).abs() <= STEP_NS {
+            return;
+        }
+        self.steps += 1;
+        self.old_offset = Some(self.offset);
+        self.offset = offset;
+    }
+
+    /// The instant of a reading of REALTIME made now.
+    #[inline]
+    pub fn instant(&self, wall: WallNs) -> MonoNs {
+        mono(wall, self.offset)
+    }
+
+    /// When the next datagram of the queue arrived, given its stamp and an instant after its receipt.
+    ///
+    /// Without a stamp it may have arrived at any time since the previous one.
+    #[inline]
+    pub fn arrival(&mut self, stamp: Option<WallNs>, now: MonoNs) -> Arrival {
+        let from = self.previous.earliest;
+        let until = now.max(self.previous.latest);
+        let arrival = match stamp {
+            Some(stamp) => match self.old_offset {
+                None => {
+                    let at = mono(stamp, self.offset).clamp(self.previous.latest.min(until), until);
+                    Arrival { earliest: at, latest: at }
+                }
+                Some(old) => self.after_step(stamp, old, from, until),
+            },
+            None => Arrival { earliest: from, latest: until },
+        };
+        self.previous = arrival;
+        arrival
+    }
+
+    #[cold]
+    fn after_step(&self, stamp: WallNs, old: i64, from: MonoNs, until: MonoNs) -> Arrival {
+        let (one, other) = (mono(stamp, self.offset), mono(stamp, old));
+        let is_admissible = |at: MonoNs| (from..=until).contains(&at);
+        let (earliest, latest) = match (is_admissible(one), is_admissible(other)) {
+            (true, false) => (one, one),
+            (false, true) => (other, other),
+            _ => (one.min(other), one.max(other)),
+        };
+        Arrival {
+            earliest: earliest.clamp(from, until),
+            latest: latest.clamp(self.previous.latest.min(until), until),
+        }
+    }
+}
+
+/// The offset, if REALTIME can be read between two close readings of MONOTONIC.
+fn tight_offset(clock: &impl Clock) -> Option<i64> {
+    (0..TIGHT_ATTEMPTS).find_map(|_| {
+        let before = clock.mono();
+        let wall = clock.wall();
+        let after = clock.mono();
+        let width = after.since(before);
+        (width < TIGHT_NS).then(|| difference(wall, before + width / 2))
+    })
+}
+
+#[inline]
+const fn difference(wall: WallNs, mono: MonoNs) -> i64 {
+    wall.0.wrapping_sub(mono.0).cast_signed()
+}
+
+#[inline]
+fn mono(stamp: WallNs, offset: i64) -> MonoNs {
+    if offset >= 0 {
+        MonoNs(stamp.0.saturating_sub(offset.unsigned_abs()))
+    } else {
+        MonoNs(stamp.0.saturating_add(offset.unsigned_abs()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::ManualClock;
+
+    const START: MonoNs = MonoNs(1_000_000_000_000);
+    const AHEAD: i64 = 1_700_000_000_000_000_000;
+    const MS: u64 = 1_000_000;
+
+    fn wall_of(clock: &ManualClock) -> WallNs {
+        clock.wall()
+    }
+
+    /// One batch read at the clock's present, of datagrams with these stamps.
+    fn batch(
+        arrivals: &mut Arrivals,
+        clock: &ManualClock,
+        stamps: &[Option<WallNs>],
+        is_queue_empty: bool,
+    ) -> Vec<Arrival> {
+        let before = clock.mono();
+        let wall = clock.wall();
+        arrivals.begin_batch(clock, before, wall);
+        let found = stamps.iter().map(|stamp| arrivals.arrival(*stamp, clock.mono())).collect();
+        arrivals.end_batch(clock, wall, clock.mono(), is_queue_empty);
+        found
+    }
+
+    #[test]
+    fn without_a_step_a_stamp_is_one_instant() {
+        let clock = ManualClock::new(START, AHEAD);
+        let mut arrivals = Arrivals::new(&clock);
+        clock.advance(5 * MS);
+        let stamp = wall_of(&clock);
+        clock.advance(20 * MS);
+        let found = batch(&mut arrivals, &clock, &[Some(stamp)], true);
+        assert_eq!(found, [Arrival { earliest: START + 5 * MS, latest: START + 5 * MS }]);
+    }
+
+    #[test]
+    fn slewing_is_followed_and_is_no_step() {
+        let clock = ManualClock::new(START, AHEAD);
+        let mut arrivals = Arrivals::new(&clock);
+        for _ in 0..10_000 {
+            clock.advance(MS);
+            clock.step_wall(-500);
+            batch(&mut arrivals, &clock, &[], true);
+        }
+        for _ in 0..20_000 {
+            clock.advance(MS);
+            clock.step_wall(500);
+            batch(&mut arrivals, &clock, &[], true);
+        }
+        let stamp = wall_of(&clock);
+        let found = batch(&mut arrivals, &clock, &[Some(stamp)], true);
+        assert_eq!(arrivals.steps(), 0);
+        assert!(clock.mono().since(found[0].latest) < MS, "5 ms of slewing were followed");
+    }
+
+    #[test]
+    fn after_a_step_life_gets_the_latest_and_the_watermark_the_earliest() {
+        for step in [-86_400_000 * 1_000_000_i64, 3_600_000 * 1_000_000, -500_000_000, 500_000_000, 10_000_000] {
+            let clock = ManualClock::new(START, AHEAD);
+            let mut arrivals = Arrivals::new(&clock);
+            batch(&mut arrivals, &clock, &[], true);
+            clock.advance(1000 * MS);
+            let sent_before = (clock.mono(), wall_of(&clock));
+            clock.step_wall(step);
+            clock.advance(50 * MS);
+            let sent_after = (clock.mono(), wall_of(&clock));
+            clock.advance(50 * MS);
+            let found = batch(&mut arrivals, &clock, &[Some(sent_before.1), Some(sent_after.1)], true);
+            assert_eq!(arrivals.steps(), 1, "step {step}");
+            for (arrival, truth) in found.iter().zip([sent_before.0, sent_after.0]) {
+                assert!(arrival.earliest <= truth && truth <= arrival.latest, "step {step}: {arrival:?} {truth:?}");
+                assert!(arrival.latest <= clock.mono(), "never in the future");
+            }
+            // The queue was seen empty: stamps are of one age again.
+            clock.advance(MS);
+            let stamp = wall_of(&clock);
+            let found = batch(&mut arrivals, &clock, &[Some(stamp)], true);
+            assert_eq!(found, [Arrival { earliest: clock.mono(), latest: clock.mono() }], "step {step}");
+        }
+    }
+
+    #[test]
+    fn arrivals_never_run_backwards_nor_ahead_whatever_the_stamps_say() {
+        let clock = ManualClock::new(START, AHEAD);
+        let mut arrivals = Arrivals::new(&clock);
+        let mut last = MonoNs(0);
+        for n in 0..1000_u64 {
+            clock.advance(n % 7 * MS);
+            if n % 50 == 0 {
+                clock.step_wall(if n % 100 == 0 { 1 << 50 } else { -(1 << 50) });
+            }
+            let stamps = [Some(WallNs(n.wrapping_mul(0x9E37_79B9_7F4A_7C15))), None, Some(wall_of(&clock))];
+            for arrival in batch(&mut arrivals, &clock, &stamps, n % 3 == 0) {
+                assert!(arrival.earliest <= arrival.latest);
+                assert!(arrival.latest >= last && arrival.latest <= clock.mono());
+                last = arrival.latest;
+            }
+        }
+    }
+}

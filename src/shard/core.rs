@@ -1,0 +1,242 @@
+//! One socket's observer without its surroundings: receive, decode, track, judge. Every shard is made of
+//! one, and so is the single-socket [`Observer`](crate::Observer).
+//!
+//! In: datagrams. Out: what each amounted to, and which slots have something to tell. Thread: its owner's.
+//! Blocks: only in [`Core::wait`]. Allocates: never after [`Core::new`].
+
+use std::io;
+
+use crate::plan::Plan;
+use crate::refusal::Refusal;
+use crate::rules::{self, Sender};
+use crate::shard::arrival::Arrivals;
+use crate::shard::sight::Sight;
+use crate::shard::tracker::{Outcome, Tracker};
+use crate::shard::transport::{Datagram, Transport};
+use crate::time::{Clock, MonoNs, WallNs};
+use crate::wire::{self, DecodeError, FRAME_BYTES, Frame};
+
+/// One datagram, judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard {
+    /// What it amounted to.
+    pub outcome: Outcome,
+    /// When it arrived.
+    pub arrival: MonoNs,
+    /// From its arrival to being read, ns.
+    pub queue_ns: u32,
+    /// Attested sender; 0 if there is none.
+    pub pid: u32,
+    /// Attested user.
+    pub uid: u32,
+    /// The frame, if it decoded.
+    pub frame: Option<Frame>,
+    /// Why it did not decode.
+    pub error: Option<DecodeError>,
+}
+
+/// One receive call.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    /// Datagrams in it.
+    pub len: usize,
+    /// Whether the queue was empty at some instant during the call.
+    pub is_last: bool,
+    wall: WallNs,
+    t_pre: MonoNs,
+}
+
+/// Socket, sight and agents of one shard.
+#[derive(Debug)]
+pub struct Core<T, C> {
+    transport: T,
+    clock: C,
+    /// The agents.
+    pub tracker: Tracker,
+    /// What was and was not seen.
+    pub sight: Sight,
+    arrivals: Arrivals,
+    /// Users that may beat here, sorted; `None` = all that the socket's mode lets in.
+    allow_uids: Option<Box<[u32]>>,
+    /// The last reading of the clock: after the last batch, or before the wait.
+    now: MonoNs,
+    /// The last wait ended, and the clock was not read since.
+    is_now_stale: bool,
+}
+
+/// What of a plan a core needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Smallest threshold there is, ns.
+    pub threshold_min_ns: u64,
+    /// Resolution of judgements, ns.
+    pub tick_ns: u64,
+}
+
+impl From<&Plan> for Limits {
+    fn from(plan: &Plan) -> Self {
+        Self { threshold_min_ns: plan.threshold_min_ns(), tick_ns: plan.tick_ns }
+    }
+}
+
+impl<T: Transport, C: Clock> Core<T, C> {
+    /// A core that starts to see now.
+    pub fn new(
+        transport: T,
+        clock: C,
+        tracker: Tracker,
+        limits: Limits,
+        allow_uids: Option<&[u32]>,
+    ) -> Self {
+        let now = clock.mono();
+        let allow_uids = allow_uids.map(|uids| {
+            let mut uids: Box<[u32]> = uids.into();
+            uids.sort_unstable();
+            uids
+        });
+        Self {
+            sight: Sight::new(transport.queue_limit(), limits.threshold_min_ns, limits.tick_ns, now),
+            arrivals: Arrivals::new(&clock),
+            transport,
+            clock,
+            tracker,
+            allow_uids,
+            now,
+            is_now_stale: false,
+        }
+    }
+
+    /// The last reading of the clock.
+    pub const fn now(&self) -> MonoNs {
+        self.now
+    }
+
+    /// Steps of the wall clock seen so far.
+    pub const fn clock_steps(&self) -> u64 {
+        self.arrivals.steps()
+    }
+
+    /// The socket's queue limit.
+    pub fn queue_limit(&self) -> u32 {
+        self.transport.queue_limit()
+    }
+
+    /// Sleeps until `until` at the latest; a datagram ends it only if `for_datagrams`. The only place
+    /// where a shard blocks.
+    ///
+    /// # Errors
+    /// The transport's.
+    pub fn wait(&mut self, until: MonoNs, for_datagrams: bool) -> io::Result<()> {
+        self.sight.begin_wait(until, for_datagrams);
+        self.is_now_stale = true;
+        self.transport.wait(for_datagrams, until.since(self.now))
+    }
+
+    /// Receives one batch. Two clock reads, and a third in [`Core::end_batch`].
+    ///
+    /// # Errors
+    /// The transport's; the batch is then empty and nothing is concluded from it.
+    pub fn receive(&mut self) -> io::Result<Batch> {
+        if self.is_now_stale {
+            self.now = self.clock.mono();
+            self.is_now_stale = false;
+        }
+        // Before the call: what the watermark may claim if the queue turns out empty.
+        let t_pre = self.now;
+        self.sight.begin_receive(t_pre);
+        let len = self.transport.receive()?;
+        let wall = self.clock.wall();
+        self.arrivals.begin_batch(&self.clock, t_pre, wall);
+        Ok(Batch { len, is_last: len < self.transport.batch_max(), wall, t_pre })
+    }
+
+    /// Takes datagram `index` of the batch.
+    #[inline]
+    pub fn hear(&mut self, batch: &Batch, index: usize) -> Heard {
+        let datagram = self.transport.datagram(index);
+        // Received by `wall`, so it arrived by then; what converts is this batch's clock reading.
+        let until = self.arrivals.instant(batch.wall).max(batch.t_pre);
+        let arrival = self.arrivals.arrival(datagram.stamp, until);
+        self.sight.on_datagram(arrival.earliest);
+        let sender = Sender {
+            pid: datagram.credentials.map_or(0, |credentials| credentials.pid),
+            uid: datagram.credentials.map_or(0, |credentials| credentials.uid),
+            arrival: arrival.latest,
+            paused_before: self.sight.paused_before(arrival.latest),
+        };
+        let queue_ns = datagram.stamp.map_or(0, |stamp| batch.wall.0.saturating_sub(stamp.0));
+        let mut heard = Heard {
+            outcome: Outcome::Refused(Refusal::Probe),
+            arrival: arrival.latest,
+            queue_ns: u32::try_from(queue_ns).unwrap_or(u32::MAX),
+            pid: sender.pid,
+            uid: sender.uid,
+            frame: None,
+            error: None,
+        };
+        let frame = match admissible(&datagram, self.allow_uids.as_deref()) {
+            Ok(bytes) => wire::decode_attested(bytes, sender.pid)
+                .and_then(|frame| rules::forbid_in_v01(&frame).map(|()| frame)),
+            Err(refusal) => {
+                heard.outcome = Outcome::Refused(refusal);
+                return heard;
+            }
+        };
+        match frame {
+            Ok(frame) => {
+                heard.outcome = self.tracker.on_frame(&frame, &sender);
+                heard.frame = Some(frame);
+            }
+            Err(error) => {
+                heard.outcome = Outcome::Refused(error.into());
+                heard.error = Some(error);
+            }
+        }
+        heard
+    }
+
+    /// The batch's datagrams were all taken. Returns how long that took, ns.
+    #[inline]
+    pub fn end_batch(&mut self, batch: &Batch) -> u64 {
+        self.now = self.clock.mono();
+        self.arrivals.end_batch(&self.clock, batch.wall, self.now, batch.is_last);
+        self.sight.end_receive(batch.is_last);
+        self.now.since(self.arrivals.instant(batch.wall).max(batch.t_pre))
+    }
+
+    /// Judges at most `budget` agents; `on_stall` is told each that is found stalled. True if there may
+    /// be more.
+    pub fn judge(&mut self, budget: u32, on_stall: impl FnMut(u32)) -> bool {
+        let sight = &self.sight;
+        self.tracker.judge(&sight.view(), budget, |since| sight.blind_since(since), on_stall)
+    }
+}
+
+/// The 32 bytes of a datagram whose sender the kernel attests and we let in.
+#[inline]
+fn admissible<'a>(
+    datagram: &Datagram<'a>,
+    allow_uids: Option<&[u32]>,
+) -> Result<&'a [u8; FRAME_BYTES], Refusal> {
+    if datagram.bytes.is_empty() && !datagram.is_truncated {
+        return Err(Refusal::Probe);
+    }
+    let bytes = match <&[u8; FRAME_BYTES]>::try_from(datagram.bytes) {
+        Ok(bytes) if !datagram.is_truncated => bytes,
+        _ => return Err(Refusal::WrongSize),
+    };
+    if datagram.has_foreign_fds {
+        return Err(Refusal::ForeignFds);
+    }
+    if datagram.is_control_truncated {
+        return Err(Refusal::TruncatedControl);
+    }
+    let Some(credentials) = datagram.credentials else { return Err(Refusal::Unattested) };
+    if credentials.pid == 0 {
+        return Err(Refusal::Unattested);
+    }
+    match allow_uids {
+        Some(uids) if uids.binary_search(&credentials.uid).is_err() => Err(Refusal::Uid),
+        _ => Ok(bytes),
+    }
+}

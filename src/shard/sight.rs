@@ -1,0 +1,394 @@
+//! What a shard has seen and when it could not see: the watermark, pauses, a full queue.
+//!
+//! In: the instants of each wait and receive call, the arrivals of frames. Out: [`rules::Sight`] for
+//! judgements, and the blind windows to tell. Thread: shard. Allocates: at start only. Time is an
+//! argument.
+
+use crate::event::BlindWhy;
+use crate::rules;
+use crate::time::MonoNs;
+
+/// A gap this short is never a pause, whatever the threshold.
+const PAUSE_MIN_NS: u64 = 100_000_000;
+/// Blind windows that ended within one turn and wait to be told; more merge into the last.
+const FINISHED_MAX: usize = 8;
+/// Pause windows remembered until the queue was seen empty after them; more merge into the last.
+const WINDOWS_MAX: usize = 32;
+
+/// A time in which the shard could not see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// First instant in which a beat could be missed.
+    pub start: MonoNs,
+    /// First instant of sight again.
+    pub end: MonoNs,
+}
+
+impl Window {
+    const fn length(self) -> u64 {
+        self.end.since(self.start)
+    }
+
+    fn length_before(self, instant: MonoNs) -> u64 {
+        self.end.min(instant).since(self.start)
+    }
+}
+
+/// A blind window as it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blindness {
+    /// The window; `end` is meaningless while it is open.
+    pub window: Window,
+    /// What blinded the shard.
+    pub why: BlindWhy,
+    /// It goes on.
+    pub is_open: bool,
+    /// Its begin was told already.
+    pub is_begin_told: bool,
+}
+
+/// What to tell of blindness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlindNews {
+    /// It began at `start` and goes on.
+    Began(Window, BlindWhy),
+    /// A window whose begin was told ended.
+    Ended(Window, BlindWhy),
+    /// A window that was noticed only afterwards: begin and end are told together.
+    Both(Window, BlindWhy),
+}
+
+/// Why the shard waited, and what should have ended the wait.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    /// The earliest of its own timeout and a kick.
+    should_end: MonoNs,
+    /// A datagram would have ended it, too.
+    is_for_datagrams: bool,
+}
+
+/// How full the queue was at the begin of one receive call, counted as its frames come out.
+#[derive(Clone, Copy, Debug)]
+struct DepthMeasure {
+    at: MonoNs,
+    frames: u32,
+}
+
+/// One shard's sight.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    places: u32,
+    pause_ns: u64,
+    tick_ns: u64,
+    watermark: MonoNs,
+    wait: Option<Wait>,
+    last_t_pre: Option<MonoNs>,
+    t_pre: MonoNs,
+    is_first_frame_due: bool,
+    depth: Option<DepthMeasure>,
+    measured: Option<u32>,
+    full_since: Option<MonoNs>,
+    /// Pause windows that frames still queued may have arrived in, oldest first.
+    windows: [Window; WINDOWS_MAX],
+    windows_len: usize,
+    /// Length of all pause windows no longer remembered one by one.
+    paused_ns: u64,
+    last_blind_end: MonoNs,
+    /// The blind window that may still grow.
+    blindness: Option<Blindness>,
+    /// Windows that cannot grow any more, oldest first, and are not told yet.
+    finished: [Option<Blindness>; FINISHED_MAX],
+    /// The last windows told, for the blind part of a silence.
+    recent: [Window; WINDOWS_MAX],
+    recent_next: usize,
+    blind_total_ns: u64,
+}
+
+impl Sight {
+    /// The sight of a shard whose socket holds `queue_limit` + 1 datagrams, judging nothing shorter than
+    /// `threshold_ns` (the smallest threshold there is), from `now` on.
+    pub fn new(queue_limit: u32, threshold_ns: u64, tick_ns: u64, now: MonoNs) -> Self {
+        Self {
+            places: queue_limit.saturating_add(1),
+            pause_ns: PAUSE_MIN_NS.max(threshold_ns / 4),
+            tick_ns,
+            watermark: now,
+            wait: None,
+            last_t_pre: None,
+            t_pre: now,
+            is_first_frame_due: false,
+            depth: None,
+            measured: None,
+            full_since: None,
+            windows: [Window::default(); WINDOWS_MAX],
+            windows_len: 0,
+            paused_ns: 0,
+            last_blind_end: MonoNs(0),
+            blindness: None,
+            finished: [None; FINISHED_MAX],
+            recent: [Window::default(); WINDOWS_MAX],
+            recent_next: 0,
+            blind_total_ns: 0,
+        }
+    }
+
+    /// The shard is about to wait, until `timeout_at` at the latest.
+    pub fn begin_wait(&mut self, timeout_at: MonoNs, is_for_datagrams: bool) {
+        self.wait = Some(Wait { should_end: timeout_at, is_for_datagrams });
+        self.last_t_pre = None;
+    }
+
+    /// The wait was ended by a kick that another thread gave at `kicked_at`.
+    pub fn kicked(&mut self, kicked_at: MonoNs) {
+        if let Some(wait) = &mut self.wait {
+            wait.should_end = wait.should_end.min(kicked_at);
+        }
+    }
+
+    /// The shard is about to call receive, at `t_pre`.
+    #[inline]
+    pub fn begin_receive(&mut self, t_pre: MonoNs) {
+        if let Some(last) = self.last_t_pre
+            && t_pre.since(last) > self.pause_ns
+        {
+            self.paused(Window { start: last, end: t_pre });
+        }
+        self.last_t_pre = Some(t_pre);
+        self.t_pre = t_pre;
+        self.is_first_frame_due = self.wait.is_some();
+        if self.depth.is_none() {
+            self.depth = Some(DepthMeasure { at: t_pre, frames: 0 });
+        }
+    }
+
+    /// A datagram of the present call arrived at `arrival` (the earliest instant that can be true).
+    ///
+    /// To be called for every datagram, refused ones included, before [`Sight::paused_before`].
+    #[inline]
+    pub fn on_datagram(&mut self, arrival: MonoNs) {
+        if self.is_first_frame_due {
+            self.end_wait(Some(arrival));
+        }
+        if let Some(depth) = &mut self.depth {
+            if arrival <= depth.at {
+                depth.frames += 1;
+                if depth.frames >= self.places {
+                    self.decided(arrival);
+                }
+            } else {
+                self.decided(arrival);
+            }
+        }
+        self.watermark = self.watermark.max(arrival);
+    }
+
+    /// The present call is over; `is_queue_empty` if it found less than it had room for.
+    #[inline]
+    pub fn end_receive(&mut self, is_queue_empty: bool) {
+        if self.is_first_frame_due {
+            self.end_wait(None);
+        }
+        if !is_queue_empty {
+            return;
+        }
+        if self.depth.is_some() {
+            self.decided(self.t_pre);
+        }
+        self.watermark = self.watermark.max(self.t_pre);
+        self.forget_windows();
+    }
+
+    /// How long the shard had been paused in all before `instant`, ns.
+    #[inline]
+    pub fn paused_before(&self, instant: MonoNs) -> u64 {
+        if self.windows_len == 0 {
+            return self.paused_ns;
+        }
+        let windows = &self.windows[..self.windows_len];
+        self.paused_ns + windows.iter().map(|window| window.length_before(instant)).sum::<u64>()
+    }
+
+    /// What rules need to judge.
+    #[inline]
+    pub fn view(&self) -> rules::Sight {
+        rules::Sight {
+            watermark: self.watermark,
+            paused_before: self.paused_before(self.watermark),
+            last_blind_end: self.last_blind_end,
+            is_blind: self.full_since.is_some(),
+        }
+    }
+
+    /// The instant up to which everything that arrived has been processed. Never goes back.
+    #[inline]
+    pub const fn watermark(&self) -> MonoNs {
+        self.watermark
+    }
+
+    /// Depth of the queue at the begin of the receive call measured last, once.
+    pub const fn take_depth(&mut self) -> Option<u32> {
+        self.measured.take()
+    }
+
+    /// Whether the queue is full at present.
+    pub const fn is_blind(&self) -> bool {
+        self.full_since.is_some()
+    }
+
+    /// Length of all blind windows ended so far, ns.
+    pub const fn blind_total_ns(&self) -> u64 {
+        self.blind_total_ns
+    }
+
+    /// How much of the silence since `last_arrival` the shard was blind, ns. Exact for the last 32 windows.
+    pub fn blind_since(&self, last_arrival: MonoNs) -> u64 {
+        let within = |window: &Window| window.end.since(window.start.max(last_arrival));
+        let ended: u64 = self.recent.iter().map(within).sum();
+        let now = self.blindness.map_or(0, |blindness| {
+            let end = if blindness.is_open { self.watermark } else { blindness.window.end };
+            within(&Window { start: blindness.window.start, end })
+        });
+        ended + now
+    }
+
+    /// What there is to tell of blindness, one at a time. A window that ended is told once nothing can
+    /// merge with it any more: a tick later.
+    pub fn take_news(&mut self) -> Option<BlindNews> {
+        if let Some(blindness) = &mut self.blindness
+            && !blindness.is_open
+            && self.watermark >= blindness.window.end + self.tick_ns
+        {
+            self.finish();
+        }
+        if let Some(Blindness { window, why, is_begin_told, .. }) = self.finished[0] {
+            self.finished.copy_within(1.., 0);
+            self.finished[FINISHED_MAX - 1] = None;
+            return Some(if is_begin_told { BlindNews::Ended(window, why) } else { BlindNews::Both(window, why) });
+        }
+        let blindness = self.blindness.as_mut()?;
+        if !blindness.is_open || blindness.is_begin_told || blindness.why == BlindWhy::Paused {
+            return None;
+        }
+        blindness.is_begin_told = true;
+        Some(BlindNews::Began(blindness.window, blindness.why))
+    }
+
+    /// The present window cannot grow any more.
+    fn finish(&mut self) {
+        let Some(blindness) = self.blindness.take() else { return };
+        self.recent[self.recent_next] = blindness.window;
+        self.recent_next = (self.recent_next + 1) % WINDOWS_MAX;
+        self.blind_total_ns += blindness.window.length();
+        match self.finished.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(blindness),
+            None => {
+                if let Some(last) = &mut self.finished[FINISHED_MAX - 1] {
+                    last.window.end = blindness.window.end;
+                }
+            }
+        }
+    }
+
+    /// When [`Sight::take_news`] will have something to say without any further input.
+    pub fn news_due(&self) -> Option<MonoNs> {
+        let blindness = self.blindness?;
+        (!blindness.is_open).then(|| blindness.window.end + self.tick_ns)
+    }
+
+    /// The first receive call after a wait found its oldest frame, or none: was the wait longer than
+    /// anything that should have ended it? Waiting for nothing is not a pause.
+    fn end_wait(&mut self, oldest: Option<MonoNs>) {
+        self.is_first_frame_due = false;
+        let Some(wait) = self.wait.take() else { return };
+        let should_end = match oldest {
+            Some(arrival) if wait.is_for_datagrams => wait.should_end.min(arrival),
+            _ => wait.should_end,
+        };
+        if self.t_pre.since(should_end) > self.pause_ns {
+            self.paused(Window { start: should_end, end: self.t_pre });
+        }
+    }
+
+    #[cold]
+    fn paused(&mut self, window: Window) {
+        if self.windows_len == WINDOWS_MAX {
+            // Older frames than these windows cannot be queued in numbers that matter; the total stays true.
+            self.paused_ns += self.windows[0].length();
+            self.windows.copy_within(1.., 0);
+            self.windows_len -= 1;
+        }
+        // Windows never overlap, else a time would be taken off twice.
+        let start = match self.windows_len.checked_sub(1) {
+            Some(last) => window.start.max(self.windows[last].end),
+            None => window.start,
+        };
+        self.windows[self.windows_len] = Window { start, end: window.end };
+        self.windows_len += 1;
+        self.last_blind_end = self.last_blind_end.max(window.end);
+        match &mut self.blindness {
+            Some(blindness) if blindness.is_open || window.start <= blindness.window.end + self.tick_ns => {
+                blindness.why = BlindWhy::Paused;
+                if !blindness.is_begin_told {
+                    blindness.window.start = blindness.window.start.min(window.start);
+                }
+                blindness.window.end = window.end;
+            }
+            _ => {
+                self.finish();
+                self.blindness = Some(Blindness {
+                    window,
+                    why: BlindWhy::Paused,
+                    is_open: false,
+                    is_begin_told: false,
+                });
+            }
+        }
+    }
+
+    /// The depth at `depth.at` is known; `last` is the arrival that decided it.
+    fn decided(&mut self, last: MonoNs) {
+        let Some(depth) = self.depth.take() else { return };
+        self.measured = Some(depth.frames);
+        if depth.frames >= self.places {
+            if self.full_since.is_none() {
+                // It was full from the arrival that took the last place.
+                self.full_since = Some(last);
+                self.open_full(last);
+            }
+        } else if self.full_since.take().is_some() {
+            self.last_blind_end = self.last_blind_end.max(depth.at);
+            if let Some(blindness) = &mut self.blindness
+                && blindness.is_open
+            {
+                blindness.is_open = false;
+                blindness.window.end = blindness.window.end.max(depth.at);
+            }
+        }
+    }
+
+    #[cold]
+    fn open_full(&mut self, since: MonoNs) {
+        match &mut self.blindness {
+            Some(blindness) if since <= blindness.window.end + self.tick_ns => blindness.is_open = true,
+            _ => {
+                self.finish();
+                self.blindness = Some(Blindness {
+                    window: Window { start: since, end: since },
+                    why: BlindWhy::Full,
+                    is_open: true,
+                    is_begin_told: false,
+                });
+            }
+        }
+    }
+
+    /// The queue was seen empty: nothing that arrives from here on lies in one of the windows.
+    #[inline]
+    fn forget_windows(&mut self) {
+        if self.windows_len == 0 {
+            return;
+        }
+        self.paused_ns += self.windows[..self.windows_len].iter().map(|window| window.length()).sum::<u64>();
+        self.windows_len = 0;
+    }
+}

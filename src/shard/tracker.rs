@@ -1,0 +1,326 @@
+//! Who beats on this shard: the table's writer, the index from pids to slots, and the timers.
+//!
+//! In: decoded frames with the kernel's word on their senders; answers from the aggregator. Out: which
+//! slots have something to tell. Thread: shard. Blocks: never. Allocates: at start only. Time is an
+//! argument; what a beat means is decided in [`rules`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::lane::{Answer, answer};
+use crate::refusal::Refusal;
+use crate::rules::{self, Beat, Judgement, Sender, Sight};
+use crate::shard::wheel::Wheel;
+use crate::table::TableWriter;
+use crate::table::slot::{Cold, Flags, Hot, State};
+use crate::time::MonoNs;
+use crate::wire::Frame;
+
+/// Largest process id Linux gives out (PID_MAX_LIMIT), plus one.
+const PIDS: usize = 4_194_304 + 1;
+const NOBODY: u32 = 0;
+
+/// One count of tracked agents for all shards; touched only when an agent comes or goes.
+#[derive(Debug)]
+pub struct Admission {
+    tracked: AtomicU32,
+    agents_max: u32,
+}
+
+impl Admission {
+    /// Room for `agents_max` agents.
+    #[must_use]
+    pub fn new(agents_max: u32) -> Arc<Self> {
+        Arc::new(Self { tracked: AtomicU32::new(0), agents_max })
+    }
+
+    /// Takes a place, if there is one.
+    fn enter(&self) -> bool {
+        let room = |tracked: u32| (tracked < self.agents_max).then_some(tracked + 1);
+        self.tracked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
+    }
+
+    fn leave(&self) {
+        self.tracked.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Agents tracked at present, on all shards together.
+    #[must_use]
+    pub fn tracked(&self) -> u32 {
+        self.tracked.load(Ordering::Relaxed)
+    }
+}
+
+/// What one frame amounted to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Life; nothing to tell.
+    Beat(u32),
+    /// Life, and this slot has something to tell.
+    Changed(u32),
+    /// Not life.
+    Refused(Refusal),
+}
+
+/// The agents of one shard.
+#[derive(Debug)]
+pub struct Tracker {
+    writer: TableWriter,
+    /// Slot + 1 of each pid; 0 = not tracked here. One probe, whatever the pids: there is nothing to
+    /// collide. 16 MiB of address space, of which pages are touched as their pids appear.
+    slot_of_pid: Vec<u32>,
+    /// Slots given back, used first.
+    free: Vec<u32>,
+    /// Slots from here on were never used.
+    unused_from: u32,
+    wheel: Wheel,
+    admission: Arc<Admission>,
+    /// Threshold of each class, ns.
+    thresholds_ns: Box<[u64]>,
+    /// The class of an agent that was not looked up yet.
+    first_class: u8,
+}
+
+impl Tracker {
+    /// Tracks into an empty table.
+    pub fn new(
+        writer: TableWriter,
+        thresholds_ns: &[u64],
+        first_class: u8,
+        tick_ns: u64,
+        admission: Arc<Admission>,
+        now: MonoNs,
+    ) -> Self {
+        let slots = writer.table().capacity();
+        Self {
+            writer,
+            slot_of_pid: vec![NOBODY; PIDS],
+            free: Vec::with_capacity(slots as usize),
+            unused_from: 0,
+            wheel: Wheel::new(slots, tick_ns, now),
+            admission,
+            thresholds_ns: thresholds_ns.into(),
+            first_class,
+        }
+    }
+
+    /// Finds index, free slots and timers again from the table alone, as after a restart of the thread.
+    ///
+    /// The admission count must not include the table's agents yet. Visits every slot.
+    pub fn rebuild(&mut self) {
+        self.writer.repair();
+        let slots = self.writer.table().capacity();
+        self.slot_of_pid.fill(NOBODY);
+        self.free.clear();
+        self.unused_from = slots;
+        for slot in (0..slots).rev() {
+            let hot = self.writer.hot(slot);
+            if hot.state == State::Free {
+                self.free.push(slot);
+                continue;
+            }
+            self.admission.enter();
+            self.slot_of_pid[hot.pid as usize] = slot + 1;
+            if hot.state == State::Up {
+                self.wheel.set(slot, hot.last_arrival + self.threshold_of(&hot));
+            }
+        }
+    }
+
+    /// Takes one frame whose sender the kernel attests. The cost of an ordinary beat: one probe, one
+    /// read and one write of a cache line.
+    #[inline]
+    pub fn on_frame(&mut self, frame: &Frame, sender: &Sender) -> Outcome {
+        let Some(place) = self.slot_of_pid.get(sender.pid as usize) else {
+            return Outcome::Refused(Refusal::Unattested);
+        };
+        if *place == NOBODY {
+            return self.admit(frame, sender);
+        }
+        let slot = place - 1;
+        let mut hot = self.writer.hot(slot);
+        if rules::is_ordinary(&hot, frame) {
+            rules::ordinary_beat(&mut hot, frame, sender);
+            self.writer.write_hot(slot, &hot);
+            return Outcome::Beat(slot);
+        }
+        self.on_other_frame(slot, hot, frame, sender)
+    }
+
+    /// Anything but the ordinary next beat.
+    #[cold]
+    fn on_other_frame(&mut self, slot: u32, mut hot: Hot, frame: &Frame, sender: &Sender) -> Outcome {
+        let mut cold = self.writer.cold(slot);
+        let before = hot.state;
+        let threshold_ns = self.threshold_of(&hot);
+        let beat = rules::next_beat(&mut hot, &mut cold, frame, sender, threshold_ns);
+        self.writer.write(slot, &hot, &cold);
+        if before != State::Up && hot.state == State::Up {
+            self.wheel.set(slot, hot.last_arrival + threshold_ns);
+        }
+        match beat {
+            Beat::Life => Outcome::Beat(slot),
+            Beat::Changed => Outcome::Changed(slot),
+            Beat::Refused(refusal) => Outcome::Refused(refusal),
+        }
+    }
+
+    #[cold]
+    fn admit(&mut self, frame: &Frame, sender: &Sender) -> Outcome {
+        if !self.admission.enter() {
+            return Outcome::Refused(Refusal::TableFull);
+        }
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.unused_from < self.writer.table().capacity() => {
+                self.unused_from += 1;
+                self.unused_from - 1
+            }
+            None => {
+                self.admission.leave();
+                return Outcome::Refused(Refusal::TableFull);
+            }
+        };
+        self.slot_of_pid[sender.pid as usize] = slot + 1;
+        self.settle(slot, frame, sender);
+        Outcome::Changed(slot)
+    }
+
+    /// Gives the slot to the sender of `frame`, under a new generation.
+    fn settle(&mut self, slot: u32, frame: &Frame, sender: &Sender) {
+        let generation = self.writer.cold(slot).generation.wrapping_add(1);
+        let (hot, cold) = rules::first_beat(frame, sender, generation, self.first_class);
+        self.writer.write(slot, &hot, &cold);
+        if hot.state == State::Up {
+            self.wheel.set(slot, hot.last_arrival + self.threshold_of(&hot));
+        }
+    }
+
+    /// Judges agents whose deadline may have come, `budget` of them at most; `on_stall` is told each slot
+    /// found stalled, `blind_since` says how much of a silence the shard was blind. True if the budget
+    /// was spent: call again after the next receive.
+    pub fn judge(
+        &mut self,
+        sight: &Sight,
+        budget: u32,
+        blind_since: impl Fn(MonoNs) -> u64,
+        mut on_stall: impl FnMut(u32),
+    ) -> bool {
+        for _ in 0..budget {
+            let Some(slot) = self.wheel.pop_due(sight.watermark) else { return false };
+            let hot = self.writer.hot(slot);
+            if hot.state != State::Up {
+                continue;
+            }
+            let threshold_ns = self.threshold_of(&hot);
+            match rules::judge(hot.last_arrival, hot.paused_before, threshold_ns, sight) {
+                Judgement::NotBefore(at) => self.wheel.set(slot, at),
+                Judgement::Stalled { is_certain } => {
+                    self.stall(slot, hot, is_certain, sight.watermark, blind_since(hot.last_arrival));
+                    on_stall(slot);
+                }
+            }
+        }
+        true
+    }
+
+    fn stall(&mut self, slot: u32, mut hot: Hot, is_certain: bool, at: MonoNs, blind_ns: u64) {
+        let mut cold = self.writer.cold(slot);
+        hot.state = State::Stalled;
+        cold.stalls = cold.stalls.wrapping_add(1);
+        cold.stall_at = at;
+        cold.stall_silent_ns = at.since(hot.last_arrival);
+        cold.stall_blind_ns = blind_ns;
+        cold.is_stall_uncertain = !is_certain;
+        cold.stall_nonce = hot.nonce();
+        self.writer.write(slot, &hot, &cold);
+    }
+
+    /// Takes an answer of the aggregator. True if the slot has something to tell.
+    pub fn on_answer(&mut self, slot: u32, bits: u32, answer: Answer) -> bool {
+        let mut hot = self.writer.hot(slot);
+        if hot.state == State::Free {
+            return false;
+        }
+        if bits & answer::RELEASE != 0 {
+            return self.release(slot, hot, answer.as_of, bits & answer::IF_SILENT != 0);
+        }
+        let before = hot;
+        if bits & answer::FORGED != 0 {
+            hot.flags.set(Flags::UNVERIFIED, false);
+            hot.flags.set(Flags::FORGER, true);
+        }
+        if bits & answer::INNER_PID != 0 {
+            hot.flags.set(Flags::UNVERIFIED, false);
+            hot.frame_pid = answer.inner_pid;
+        }
+        if bits & answer::CLASS != 0 && usize::from(answer.class) < self.thresholds_ns.len() {
+            hot.class = answer.class;
+        }
+        if hot != before {
+            self.writer.write_hot(slot, &hot);
+            if hot.state == State::Up {
+                self.wheel.set(slot, hot.last_arrival + self.threshold_of(&hot));
+            }
+        }
+        false
+    }
+
+    /// The holder of the slot is gone as of an instant. What beat later is somebody else, or the same
+    /// agent after all (`if_silent`), and stays.
+    fn release(&mut self, slot: u32, hot: Hot, as_of: MonoNs, if_silent: bool) -> bool {
+        let mut cold = self.writer.cold(slot);
+        if hot.last_arrival > as_of {
+            if if_silent {
+                return true;
+            }
+            let mut heir = hot;
+            heir.state = State::Up;
+            heir.frame_pid = hot.pid;
+            heir.flags = Flags::default();
+            heir.flags.set(Flags::V02, hot.flags.has(Flags::V02));
+            heir.nonces = [hot.nonce(), 0];
+            heir.beats = 1;
+            heir.class = self.first_class;
+            let generation = cold.generation.wrapping_add(1);
+            cold = Cold { generation, uid: cold.uid, first_arrival: hot.last_arrival, ..Cold::default() };
+            self.writer.write(slot, &heir, &cold);
+            self.wheel.set(slot, heir.last_arrival + self.threshold_of(&heir));
+            return true;
+        }
+        self.wheel.remove(slot);
+        self.slot_of_pid[hot.pid as usize] = NOBODY;
+        let generation = cold.generation.wrapping_add(1);
+        self.writer.write(slot, &Hot::default(), &Cold { generation, ..Cold::default() });
+        self.free.push(slot);
+        self.admission.leave();
+        true
+    }
+
+    /// When the next agent may come due.
+    #[inline]
+    pub fn next_due(&self) -> Option<MonoNs> {
+        self.wheel.next_due()
+    }
+
+    /// The hot half of a slot.
+    #[inline]
+    pub fn hot(&self, slot: u32) -> Hot {
+        self.writer.hot(slot)
+    }
+
+    /// The cold half of a slot.
+    pub fn cold(&self, slot: u32) -> Cold {
+        self.writer.cold(slot)
+    }
+
+    /// The table's writer.
+    pub fn writer(&mut self) -> &mut TableWriter {
+        &mut self.writer
+    }
+
+    /// The threshold that holds for an agent, ns.
+    pub fn threshold_of(&self, hot: &Hot) -> u64 {
+        self.thresholds_ns.get(usize::from(hot.class)).or(self.thresholds_ns.first()).copied().unwrap_or(u64::MAX)
+    }
+}
