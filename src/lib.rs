@@ -17,9 +17,10 @@ pub mod plan;
 mod binding;
 mod rundir;
 
-// Shared by the threads: what the shard remembers, and the queues out of and into it.
+// Shared by the threads: what the shard remembers, the queues out of and into it, and how it is woken.
 mod table;
 mod lane;
+mod kick;
 
 // On a shard thread.
 mod shard;
