@@ -8,7 +8,9 @@ use crate::shard::transport::{Credentials, Datagram};
 use crate::time::WallNs;
 
 /// Most datagrams one call returns. Beyond this the cost of the call itself is spread thin enough.
-pub const BATCH_MAX: usize = 64;
+pub const BATCH_MAX: usize = HEADERS_MAX as usize;
+/// The same as recvmmsg(2) takes it.
+const HEADERS_MAX: libc::c_uint = 64;
 
 /// Room for one datagram: more than a frame, so that a longer one is seen as such and not cut to fit.
 const DATA_BYTES: usize = 64;
@@ -155,9 +157,8 @@ impl Batch {
         // with one slice of DATA_BYTES and CONTROL_BYTES of control room in the same allocation, which
         // lives as long as self and is unaliased under `&mut self`. recvmmsg(2) writes at most that
         // many headers, and in each at most iov_len and msg_controllen bytes.
-        let filled = unsafe {
-            libc::recvmmsg(fd.as_raw_fd(), headers, BATCH_MAX as _, flags as _, std::ptr::null_mut())
-        };
+        let filled =
+            unsafe { libc::recvmmsg(fd.as_raw_fd(), headers, HEADERS_MAX, flags as _, std::ptr::null_mut()) };
         usize::try_from(filled).map_err(|_| io::Error::last_os_error())
     }
 

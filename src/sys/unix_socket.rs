@@ -90,12 +90,13 @@ fn datagram_socket() -> io::Result<OwnedFd> {
 
 /// Sets a boolean option of level SOL_SOCKET, for those rustix does not know.
 fn set_option(fd: BorrowedFd<'_>, option: libc::c_int, on: bool) -> io::Result<()> {
+    const VALUE_BYTES: libc::socklen_t = 4;
+    const _: () = assert!(size_of::<libc::c_int>() == 4);
     let value = libc::c_int::from(on);
-    let value_bytes = const { size_of::<libc::c_int>() as libc::socklen_t };
-    // SAFETY: `fd` is open while it is borrowed. setsockopt(2) only reads `value_bytes` bytes at the
+    // SAFETY: `fd` is open while it is borrowed. setsockopt(2) only reads VALUE_BYTES bytes at the
     // pointer: exactly the initialised `value`, which outlives the call.
     let code = unsafe {
-        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), value_bytes)
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), VALUE_BYTES)
     };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
