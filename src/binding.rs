@@ -1,1 +1,716 @@
-//! Binding a socket path.
+//! Binding a socket path: right mode from the first moment, nobody alive displaced, nothing foreign removed.
+//!
+//! The socket is bound to a temporary name beside the path, gets its mode there, and then takes the
+//! path in one step: by link(2) where nothing is (EEXIST: somebody else was faster), by rename(2)
+//! over a stale socket. So agents see the old socket or the new one, never none and never one they
+//! may not connect to. Whether a socket is stale is asked by connecting to it: ECONNREFUSED means
+//! that nobody has it open.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Stat, Uid};
+use rustix::io::Errno;
+
+use crate::sys::unix_socket::{self, PATH_BYTES_MAX};
+
+/// The mode of a socket unless configured: its owner's agents only.
+pub const DEFAULT_MODE: u32 = 0o600;
+
+/// A temporary name ends in this and [`TAG_BYTES`] random characters.
+const TAG_MARK: u8 = b'~';
+const TAG_BYTES: usize = 4;
+/// Names tried before giving up; only names of one or two bytes ever need several.
+const NAMES_MAX: u64 = 64;
+/// Times the path may change hands under us before we give up.
+const ROUNDS_MAX: usize = 16;
+/// How long others may take to replace a stale socket in the same directory; it takes them microseconds.
+const LOCK_PATIENCE: (u32, Duration) = (200, Duration::from_millis(1));
+
+/// Who owns a socket file. `None`: as the kernel makes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// User id.
+    pub uid: Option<u32>,
+    /// Group id.
+    pub gid: Option<u32>,
+}
+
+/// Which file a name led to when we looked. Unlike a name it does not come to mean another file
+/// while that file exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Device of the file system.
+    pub dev: u64,
+    /// Inode in it.
+    pub inode: u64,
+}
+
+impl From<&Stat> for Identity {
+    fn from(stat: &Stat) -> Self {
+        Self { dev: stat.st_dev, inode: stat.st_ino }
+    }
+}
+
+/// A receiving socket at its path. Dropping it removes the path, if it is still ours.
+#[derive(Debug)]
+pub struct BoundSocket {
+    fd: Arc<OwnedFd>,
+    path: PathBuf,
+    identity: Identity,
+    queue_limit: u32,
+}
+
+impl BoundSocket {
+    /// The socket, for the thread that receives from it.
+    pub fn fd(&self) -> &Arc<OwnedFd> {
+        &self.fd
+    }
+
+    /// Absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Device and inode of the path.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// `net.unix.max_dgram_qlen` when the socket was made: its queue holds one datagram more.
+    pub fn queue_limit(&self) -> u32 {
+        self.queue_limit
+    }
+
+    /// Removes the path, unless another socket or file has taken its place. Returns whether it did.
+    ///
+    /// Done before the socket is closed: until then nobody who asks first takes the path.
+    pub fn unlink_if_ours(&self) -> bool {
+        let is_ours = rustix::fs::lstat(&self.path).is_ok_and(|stat| Identity::from(&stat) == self.identity);
+        is_ours && rustix::fs::unlink(&self.path).is_ok()
+    }
+}
+
+impl Drop for BoundSocket {
+    fn drop(&mut self) {
+        self.unlink_if_ours();
+    }
+}
+
+/// Why a path could not be bound. Whatever was at the path is still there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Agents could not connect to so long a path.
+    #[error(
+        "cannot bind {}: the path has {} bytes, and {PATH_BYTES_MAX} is the limit for sockets; choose a shorter one",
+        path.display(), path.as_os_str().len()
+    )]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The path ends in no file name, or holds a NUL.
+    #[error("cannot bind {path:?}: it names no file; give the path of a socket")]
+    NoName {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A live socket is there.
+    #[error("another observer is already running at {}; stop it, or choose another path", path.display())]
+    InUse {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Something is there that is not a socket of ours to replace.
+    #[error("cannot bind {}: {what} is in the way; remove it, or choose another path", path.display())]
+    InTheWay {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        what: InTheWay,
+    },
+    /// We could not find out whether the socket that is there is live.
+    #[error(
+        "cannot tell whether an observer is running at {}: {source}; nothing was removed; run as its owner, or remove it",
+        path.display()
+    )]
+    Probe {
+        /// The path.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Others kept binding and removing the same path, or kept its directory locked.
+    #[error("cannot bind {}: others are binding it at the same time; let one of them finish", path.display())]
+    Contended {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The kernel refused.
+    #[error("cannot bind {}: {source}{}", path.display(), advice(source))]
+    Refused {
+        /// The path.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+/// What is in the way of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InTheWay {
+    /// A symlink, dangling or not.
+    Symlink,
+    /// A directory.
+    Directory,
+    /// A live socket that takes no datagrams.
+    OtherSocket,
+    /// A regular file, device or pipe.
+    File,
+}
+
+impl fmt::Display for InTheWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Symlink => "a symlink",
+            Self::Directory => "a directory",
+            Self::OtherSocket => "a live socket of another program",
+            Self::File => "a file that is not a socket",
+        })
+    }
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; create its directory first",
+        io::ErrorKind::PermissionDenied => "; run as a user who may write to its directory",
+        io::ErrorKind::ReadOnlyFilesystem => "; choose a path on a writable file system",
+        _ => "",
+    }
+}
+
+impl BindError {
+    /// The kind of error the standard library would report: `AddrInUse` for a live socket,
+    /// `PermissionDenied` where we may not ask or not write, and so on.
+    pub fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::PathTooLong { .. } | Self::NoName { .. } => io::ErrorKind::InvalidInput,
+            Self::InUse { .. } | Self::Contended { .. } => io::ErrorKind::AddrInUse,
+            Self::InTheWay { .. } => io::ErrorKind::AlreadyExists,
+            Self::Probe { source, .. } | Self::Refused { source, .. } => source.kind(),
+        }
+    }
+}
+
+/// Binds a receiving socket to `path` with exactly the permission bits of `mode`, replacing a stale
+/// socket there.
+///
+/// Waits for nobody but others who replace a stale socket in the same directory, a fifth of a second at most.
+/// Leaves the process's umask alone. Whether the directory is safe is not asked here.
+///
+/// # Errors
+/// See [`BindError`]. Nothing is left behind then.
+pub fn bind(path: &Path, mode: u32) -> Result<BoundSocket, BindError> {
+    bind_as(path, mode, Owner::default())
+}
+
+/// As [`bind`], for an owner other than us, who has the file from the first moment.
+///
+/// # Errors
+/// As [`bind`].
+pub fn bind_as(path: &Path, mode: u32, owner: Owner) -> Result<BoundSocket, BindError> {
+    let refused = |source: io::Error| BindError::Refused { path: path.to_owned(), source };
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() > PATH_BYTES_MAX {
+        return Err(BindError::PathTooLong { path: path.to_owned() });
+    }
+    let is_name = !bytes.contains(&0) && !bytes.ends_with(b"/") && !bytes.ends_with(b"/.");
+    let (Some(name), true) = (path.file_name(), is_name) else {
+        return Err(BindError::NoName { path: path.to_owned() });
+    };
+    let absolute = std::path::absolute(path).map_err(refused)?;
+    probe(path)?; // before anything is made
+    let (fd, queue_limit) = unix_socket::open_receiver().map_err(refused)?;
+    let mut temporary = Temporary::bind(&fd, path, name, mode, owner).map_err(refused)?;
+    let identity = temporary.identity;
+    for _ in 0..ROUNDS_MAX {
+        match probe(path)? {
+            Found::Nothing => match rustix::fs::link(&temporary.path, path) {
+                Err(Errno::EXIST) => continue,
+                other => other.map_err(|errno| refused(errno.into()))?,
+            },
+            stale @ Found::Stale(_) => {
+                // Two who both saw it stale must not rename over each other.
+                let _lock = lock_directory(path)?;
+                if probe(path)? != stale {
+                    continue;
+                }
+                temporary.rename_to(path).map_err(refused)?;
+            }
+        }
+        return Ok(BoundSocket { fd: Arc::new(fd), path: absolute, identity, queue_limit });
+    }
+    Err(BindError::Contended { path: path.to_owned() })
+}
+
+/// Whether `name` is one that [`bind`] uses for a moment. A crash may leave such a socket behind.
+pub fn is_temporary(name: &OsStr) -> bool {
+    let bytes = name.as_bytes();
+    bytes.len() > TAG_BYTES && bytes[bytes.len() - TAG_BYTES - 1] == TAG_MARK
+}
+
+/// What may be at a path that we can bind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// A socket that nobody has open.
+    Stale(Identity),
+}
+
+/// Looks at `path` without following a symlink, sending anything, or blocking.
+///
+/// # Errors
+/// [`BindError`] for everything that may not be replaced.
+pub fn probe(path: &Path) -> Result<Found, BindError> {
+    let unknown = |source: io::Error| BindError::Probe { path: path.to_owned(), source };
+    let stat = match rustix::fs::lstat(path) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(Found::Nothing),
+        Err(errno) => return Err(unknown(errno.into())),
+    };
+    let what = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Socket => match unix_socket::connect_probe(path) {
+            Ok(()) => return Err(BindError::InUse { path: path.to_owned() }),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return Ok(Found::Stale(Identity::from(&stat)));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => InTheWay::OtherSocket,
+            Err(error) => return Err(unknown(error)),
+        },
+        FileType::Symlink => InTheWay::Symlink,
+        FileType::Directory => InTheWay::Directory,
+        _ => InTheWay::File,
+    };
+    Err(BindError::InTheWay { path: path.to_owned(), what })
+}
+
+/// A socket's file under a name nobody looks for. Dropping it removes that name.
+struct Temporary {
+    path: PathBuf,
+    identity: Identity,
+    is_there: bool,
+}
+
+impl Temporary {
+    /// Binds `fd` beside `path` under a free name as long as `name`, with mode and owner in place.
+    fn bind(fd: &OwnedFd, path: &Path, name: &OsStr, mode: u32, owner: Owner) -> io::Result<Self> {
+        let mode = Mode::from_raw_mode(mode & 0o777);
+        // The file gets the mode of the descriptor less the umask: too little at worst, never too much.
+        rustix::fs::fchmod(fd, mode)?;
+        let random = RandomState::new();
+        let names = (0..NAMES_MAX).map(|attempt| temporary_name(name, random.hash_one(attempt)));
+        let mut last = Errno::ADDRINUSE.into();
+        for candidate in names.filter(|candidate| candidate != name) {
+            let path = path.with_file_name(candidate);
+            match unix_socket::bind(fd.as_fd(), &path) {
+                Ok(()) => return Self::finish(path, mode, owner),
+                // Somebody's, or left by a crash.
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    fn finish(path: PathBuf, mode: Mode, owner: Owner) -> io::Result<Self> {
+        // From here on the name is removed whatever goes wrong.
+        let mut temporary = Self { path, identity: Identity { dev: 0, inode: 0 }, is_there: true };
+        // A descriptor, since chmod(2) follows symlinks; O_PATH, since a socket cannot be opened (ENXIO).
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&temporary.path, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&file)?;
+        temporary.identity = Identity::from(&stat);
+        let (uid, gid) = (owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw));
+        if uid.is_some() || gid.is_some() {
+            rustix::fs::chownat(&file, "", uid, gid, AtFlags::EMPTY_PATH)?;
+        }
+        if Mode::from_raw_mode(stat.st_mode) != mode {
+            // fchmod(2) refuses an O_PATH descriptor; the way through /proc is the documented one.
+            rustix::fs::chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), mode)?;
+        }
+        Ok(temporary)
+    }
+
+    fn rename_to(&mut self, path: &Path) -> io::Result<()> {
+        rustix::fs::rename(&self.path, path)?;
+        self.is_there = false; // and free for others
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if self.is_there {
+            // Ours, since bind(2) made it. What cannot be removed now is as harmless as after a crash.
+            let _ = rustix::fs::unlink(&self.path);
+        }
+    }
+}
+
+/// As long as `name`, so that it fits where that fits, and alike, so that ss(8) shows which it is:
+/// a socket keeps the name it was bound to. `shard-0.sock` is `shard-0~k3fa` for a moment.
+fn temporary_name(name: &OsStr, random: u64) -> OsString {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let random = random.to_ne_bytes();
+    let mut bytes = name.as_bytes().to_vec();
+    for (position, byte) in bytes.iter_mut().rev().take(TAG_BYTES + 1).enumerate() {
+        let letter = ALPHABET[usize::from(random[position]) % ALPHABET.len()];
+        *byte = if position == TAG_BYTES { TAG_MARK } else { letter };
+    }
+    OsString::from_vec(bytes)
+}
+
+/// Locks the directory of `path` until the descriptor is dropped, or the process dies.
+fn lock_directory(path: &Path) -> Result<OwnedFd, BindError> {
+    let refused = |errno: Errno| BindError::Refused { path: path.to_owned(), source: errno.into() };
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(CWD, directory, flags, Mode::empty()).map_err(refused)?;
+    let (times, pause) = LOCK_PATIENCE;
+    for _ in 0..times {
+        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(directory),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(pause),
+            Err(errno) => return Err(refused(errno)),
+        }
+    }
+    Err(BindError::Contended { path: path.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    fn mode_of(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    fn names_in(dir: &Path) -> Vec<OsString> {
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    }
+
+    fn leave_stale(path: &Path) {
+        drop(UnixDatagram::bind(path).unwrap());
+        assert!(path.exists());
+    }
+
+    /// Runs `what` as a user whom file modes bind. If we are root, on a thread that is nobody.
+    fn unprivileged<T: Send>(what: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                if rustix::process::geteuid().is_root() {
+                    // The system call itself: this thread only, unlike libc's setuid.
+                    let nobody = Uid::from_raw(65534);
+                    rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+                }
+                what()
+            });
+            thread.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn free_path_is_bound_and_removed_with_the_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let bound = bind(&path, 0o600).unwrap();
+        assert_eq!(bound.path(), path);
+        assert_eq!(names_in(dir.path()), ["s.sock"]);
+        let stat = std::fs::symlink_metadata(&path).unwrap();
+        assert_eq!(bound.identity(), Identity { dev: stat.dev(), inode: stat.ino() });
+        assert_eq!(bound.queue_limit(), unix_socket::queue_limit().unwrap());
+        UnixDatagram::unbound().unwrap().send_to(b"beat", &path).unwrap();
+        drop(bound);
+        assert!(names_in(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn every_mode_is_exact() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o000, 0o600, 0o660, 0o666, 0o777, 0o622] {
+            let bound = bind(&dir.path().join("s.sock"), mode).unwrap();
+            assert_eq!(mode_of(bound.path()), mode, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn mode_is_right_from_the_first_moment_and_no_name_ever_has_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..300 {
+                    if round % 2 == 0 {
+                        leave_stale(&dir.path().join("t.sock"));
+                        std::fs::set_permissions(dir.path().join("t.sock"), PermissionsExt::from_mode(0o620))
+                            .unwrap();
+                        std::fs::rename(dir.path().join("t.sock"), &path).unwrap();
+                    }
+                    drop(bind(&path, 0o620).unwrap());
+                }
+                is_done.store(true, Ordering::Release);
+            });
+            while !is_done.load(Ordering::Acquire) {
+                if let Ok(stat) = std::fs::symlink_metadata(&path) {
+                    assert_eq!(stat.permissions().mode() & 0o777, 0o620);
+                }
+                for entry in std::fs::read_dir(dir.path()).unwrap().flatten() {
+                    let is_ours = is_temporary(&entry.file_name());
+                    let mode = entry.metadata().map_or(0, |stat| stat.permissions().mode() & 0o777);
+                    assert!(!is_ours || mode & !0o620 == 0, "{entry:?} {mode:o}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn owner_is_set_where_we_may() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let owner = Owner { uid: Some(1234), gid: Some(4321) };
+        match bind_as(&path, 0o660, owner) {
+            Ok(bound) => {
+                let stat = std::fs::symlink_metadata(bound.path()).unwrap();
+                assert_eq!((stat.uid(), stat.gid(), mode_of(&path)), (1234, 4321, 0o660));
+            }
+            Err(error) => {
+                assert!(!rustix::process::geteuid().is_root());
+                assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+                assert!(names_in(dir.path()).is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn stale_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        leave_stale(&path);
+        let bound = bind(&path, 0o600).unwrap();
+        UnixDatagram::unbound().unwrap().send_to(b"beat", &path).unwrap();
+        assert_eq!(mode_of(&path), 0o600);
+        assert_eq!(names_in(dir.path()), ["s.sock"]);
+        drop(bound);
+        assert!(names_in(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn live_socket_is_refused_even_when_its_queue_is_full() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let first = bind(&path, 0o600).unwrap();
+        for _ in 0..2 {
+            let error = bind(&path, 0o600).unwrap_err();
+            assert!(matches!(error, BindError::InUse { .. }), "{error}");
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+            assert!(error.to_string().starts_with("another observer is already running at /"), "{error}");
+            // The second time its queue is full, whichever limit is met first.
+            let sender = UnixDatagram::unbound().unwrap();
+            sender.set_nonblocking(true).unwrap();
+            while sender.send_to(&[0; 32], &path).is_ok() {}
+        }
+        assert!(first.unlink_if_ours());
+    }
+
+    #[test]
+    fn live_socket_of_others_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let _incumbent = UnixDatagram::bind(&path).unwrap();
+        assert!(matches!(bind(&path, 0o600), Err(BindError::InUse { .. })));
+        let path = dir.path().join("t.sock");
+        let _stream = UnixListener::bind(&path).unwrap();
+        let what = InTheWay::OtherSocket;
+        assert!(matches!(bind(&path, 0o600), Err(BindError::InTheWay { what: found, .. }) if found == what));
+        assert_eq!(names_in(dir.path()), ["s.sock", "t.sock"]);
+    }
+
+    #[test]
+    fn not_allowed_to_ask_means_nothing_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        // Whoever probes may write here: only the probe stands in the way.
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        let path = dir.path().join("s.sock");
+        leave_stale(&path);
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o000)).unwrap();
+        let error = unprivileged(|| bind(&path, 0o600).unwrap_err());
+        assert!(matches!(error, BindError::Probe { .. }), "{error}");
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert!(error.to_string().contains("nothing was removed"), "{error}");
+        assert_eq!(names_in(dir.path()), ["s.sock"]);
+    }
+
+    #[test]
+    fn directory_we_may_not_write_to_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o555)).unwrap();
+        let error = unprivileged(|| bind(&dir.path().join("s.sock"), 0o600).unwrap_err());
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert!(names_in(dir.path()).is_empty());
+        let error = bind(&dir.path().join("absent/s.sock"), 0o600).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().ends_with("; create its directory first"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_a_socket_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "precious").unwrap();
+        std::fs::create_dir(dir.path().join("directory")).unwrap();
+        leave_stale(&dir.path().join("stale"));
+        std::os::unix::fs::symlink("nowhere", dir.path().join("dangling")).unwrap();
+        std::os::unix::fs::symlink("file", dir.path().join("link-file")).unwrap();
+        std::os::unix::fs::symlink("stale", dir.path().join("link-stale")).unwrap();
+        let before = names_in(dir.path());
+        for (name, expected) in [
+            ("file", InTheWay::File),
+            ("directory", InTheWay::Directory),
+            ("dangling", InTheWay::Symlink),
+            ("link-file", InTheWay::Symlink),
+            ("link-stale", InTheWay::Symlink),
+        ] {
+            let error = bind(&dir.path().join(name), 0o600).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{error}");
+            assert!(matches!(error, BindError::InTheWay { what, .. } if what == expected), "{error}");
+        }
+        assert_eq!(names_in(dir.path()), before);
+        assert_eq!(std::fs::read_to_string(dir.path().join("file")).unwrap(), "precious");
+    }
+
+    #[test]
+    fn path_that_is_no_name_is_refused() {
+        for path in ["", "/", "..", "/tmp/..", "/tmp/x/", "/tmp/x/.", "a\0b"] {
+            let error = bind(Path::new(path), 0o600).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{path:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn longest_path_is_bound_and_a_longer_one_names_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = |path_bytes: usize| "x".repeat(path_bytes - dir.path().as_os_str().len() - 1);
+        let path = dir.path().join(name(PATH_BYTES_MAX));
+        let bound = bind(&path, 0o600).unwrap();
+        UnixDatagram::unbound().unwrap().send_to(b"beat", &path).unwrap();
+        drop(bound);
+        let error = bind(&dir.path().join(name(PATH_BYTES_MAX + 1)), 0o600).unwrap_err();
+        assert!(error.to_string().contains("has 108 bytes, and 107 is the limit"), "{error}");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn leftover_names_of_a_crash_do_not_block() {
+        let dir = tempfile::tempdir().unwrap();
+        // The shortest name has the fewest temporary ones: leave half of them behind.
+        for letter in "abcdefghijklmnop".chars() {
+            leave_stale(&dir.path().join(letter.to_string()));
+        }
+        let bound = bind(&dir.path().join("0"), 0o600).unwrap();
+        assert_eq!(names_in(dir.path()).len(), 17);
+        drop(bound);
+        assert_eq!(names_in(dir.path()).len(), 16);
+    }
+
+    #[test]
+    fn temporary_names_are_as_long_and_recognised() {
+        for name in ["s", "ab", "abcd", "abcde", "shard-0.sock"] {
+            for random in [0, 1, u64::MAX, 0x1234_5678_9abc_def0] {
+                let temporary = temporary_name(OsStr::new(name), random);
+                assert_eq!(temporary.len(), name.len());
+                assert_eq!(is_temporary(&temporary), name.len() > TAG_BYTES);
+            }
+        }
+        assert!(!is_temporary(OsStr::new("shard-0.sock")));
+        assert!(temporary_name(OsStr::new("shard-0.sock"), 7).as_bytes().starts_with(b"shard-0~"));
+    }
+
+    #[test]
+    fn of_many_binders_exactly_one_wins() {
+        const BINDERS: usize = 4;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        for round in 0..100 {
+            if round % 2 == 0 {
+                leave_stale(&path);
+            }
+            let barrier = Barrier::new(BINDERS);
+            let results: Vec<_> = std::thread::scope(|scope| {
+                let binder = || {
+                    barrier.wait();
+                    bind(&path, 0o600)
+                };
+                let threads: Vec<_> = (0..BINDERS).map(|_| scope.spawn(binder)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            let (winners, losers): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+            assert_eq!(winners.len(), 1, "round {round}: {losers:?}");
+            for loser in losers {
+                assert!(matches!(loser, Err(BindError::InUse { .. })), "{loser:?}");
+            }
+            assert_eq!(names_in(dir.path()), ["s.sock"]);
+            drop(winners);
+            assert!(names_in(dir.path()).is_empty());
+        }
+    }
+
+    #[test]
+    fn only_our_own_path_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let bound = bind(&path, 0o600).unwrap();
+        let _successor = UnixDatagram::bind(dir.path().join("t.sock")).unwrap();
+        std::fs::rename(dir.path().join("t.sock"), &path).unwrap();
+        assert!(!bound.unlink_if_ours());
+        drop(bound);
+        assert_eq!(names_in(dir.path()), ["s.sock"]);
+        UnixDatagram::unbound().unwrap().send_to(b"beat", &path).unwrap();
+    }
+
+    #[test]
+    fn every_refusal_cleans_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        leave_stale(&path);
+        // Somebody keeps the directory locked: the stale socket cannot be replaced.
+        let held = std::fs::File::open(dir.path()).unwrap();
+        rustix::fs::flock(&held, FlockOperation::LockExclusive).unwrap();
+        let error = bind(&path, 0o600).unwrap_err();
+        assert!(matches!(error, BindError::Contended { .. }), "{error}");
+        assert_eq!(names_in(dir.path()), ["s.sock"]);
+        drop(held);
+        bind(&path, 0o600).unwrap();
+    }
+}

@@ -5,6 +5,7 @@ compile_error!("varta-fleet runs on Linux only: it rests on SCM_CREDENTIALS, pid
 
 // Shared words: plain data, no I/O.
 pub mod event;
+mod counters;
 mod refusal;
 mod route;
 pub mod time;
@@ -21,9 +22,10 @@ mod rundir;
 // When is an agent stalled? Read this file first.
 mod rules;
 
-// Shared by the threads: what the shard remembers, and the queues out of and into it.
+// Shared by the threads: what the shard remembers, the queues out of and into it, and how it is woken.
 mod table;
 mod lane;
+mod kick;
 
 // On a shard thread.
 mod shard;

@@ -1,1 +1,902 @@
-//! The runtime directory.
+//! The runtime directory: one observer at a time, sockets, and where agents look them up.
+//!
+//! | Name | What |
+//! |---|---|
+//! | `lock` | held by flock(2) from before the first bind until after the last removal; holds our pid |
+//! | `shard-<i>.sock` | socket of shard i, unless configured elsewhere |
+//! | `fleet.json` | the [`Manifest`] |
+//! | `varta.sock` | symlink to the socket of shard 0, for agents that know nothing of shards |
+//!
+//! The directory is opened once and everything but bind(2) goes through that descriptor, so it cannot
+//! be exchanged under us. Nothing that is removed or replaced is reached through a symlink.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::binding::{self, BindError, BoundSocket, Found, Identity, Owner};
+use crate::route::{MANIFEST, Manifest};
+
+/// The symlink to the socket of shard 0.
+pub const SYMLINK: &str = "varta.sock";
+/// The lock file.
+pub const LOCK: &str = "lock";
+
+/// Both are replaced by renaming these over them. Only the holder of the lock touches them.
+const MANIFEST_NEW: &str = "fleet.json.new";
+const SYMLINK_NEW: &str = "varta.sock.new";
+
+const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
+const LOCK_MODE: Mode = Mode::from_raw_mode(0o600);
+const MANIFEST_MODE: Mode = Mode::from_raw_mode(0o644);
+const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
+const OTHERS_WRITE: u32 = 0o002;
+const STICKY: u32 = 0o1000;
+
+/// The runtime directory unless configured: `/run/varta` for root, else `$XDG_RUNTIME_DIR/varta`.
+/// `None` if there is no such variable.
+pub fn default_dir() -> Option<PathBuf> {
+    default_dir_for(rustix::process::geteuid().is_root(), std::env::var_os("XDG_RUNTIME_DIR"))
+}
+
+fn default_dir_for(is_root: bool, user_dir: Option<OsString>) -> Option<PathBuf> {
+    if is_root {
+        return Some(PathBuf::from("/run/varta"));
+    }
+    // The XDG base directory specification: a relative path is to be ignored.
+    user_dir.map(PathBuf::from).filter(|dir| dir.is_absolute()).map(|dir| dir.join("varta"))
+}
+
+/// Path of the socket of shard `index` in `dir`, unless configured elsewhere.
+pub fn socket_path(dir: &Path, index: usize) -> PathBuf {
+    dir.join(format!("shard-{index}.sock"))
+}
+
+/// A runtime directory that is ours until this is dropped.
+///
+/// Drop the [`BoundSocket`]s first: the lock should be the last thing to go.
+#[derive(Debug)]
+pub struct RunDir {
+    dir: PathBuf,
+    fd: OwnedFd,
+    manifest: Option<Identity>,
+    symlink: Option<Identity>,
+    lock: File,
+}
+
+/// What is wrong with a runtime directory. Nothing foreign was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunDirError {
+    /// Another observer has it.
+    #[error(
+        "another observer{} is already running in {}; stop it, or choose another directory",
+        holder.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), dir.display()
+    )]
+    Busy {
+        /// The directory.
+        dir: PathBuf,
+        /// Who holds the lock, as it wrote itself.
+        holder: Option<u32>,
+    },
+    /// It does not exist and could not be made.
+    #[error("cannot create directory {}: {source}{}", dir.display(), advice(source))]
+    Create {
+        /// The directory.
+        dir: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// It could not be opened, or one of its parents not be looked at.
+    #[error("cannot open directory {}: {source}{}", dir.display(), advice(source))]
+    Open {
+        /// The directory.
+        dir: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// We may not make files in it.
+    #[error("cannot write to directory {}: {source}{}", dir.display(), advice(source))]
+    Write {
+        /// The directory.
+        dir: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// It is something else.
+    #[error("{} is not a directory; remove it, or choose another directory", dir.display())]
+    NotADirectory {
+        /// The path.
+        dir: PathBuf,
+    },
+    /// It is a symlink that somebody else than root or we made.
+    #[error("{} is a symlink made by user {uid}, who could point it elsewhere; name the directory itself", dir.display())]
+    ForeignSymlink {
+        /// The path.
+        dir: PathBuf,
+        /// Who owns the symlink.
+        uid: u32,
+    },
+    /// Somebody else than root or we could replace everything in it.
+    #[error("directory {} is owned by user {uid}, neither root nor us; chown it, or choose another", dir.display())]
+    ForeignOwner {
+        /// The directory.
+        dir: PathBuf,
+        /// Its owner.
+        uid: u32,
+    },
+    /// Others could replace the sockets in it.
+    #[error("directory {} is writable by its group or others (mode {mode:04o}); chmod go-w it", dir.display())]
+    Writable {
+        /// The directory.
+        dir: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// Others could replace a directory above it.
+    #[error(
+        "directory {} is below {}, which everybody may write to without the sticky bit (mode {mode:04o}); chmod +t or o-w it",
+        dir.display(), parent.display()
+    )]
+    ExposedParent {
+        /// The directory.
+        dir: PathBuf,
+        /// The directory above it.
+        parent: PathBuf,
+        /// Mode of that.
+        mode: u32,
+    },
+    /// The lock could not be taken for another reason than that somebody has it.
+    #[error("cannot lock {}: {source}{}", path.display(), advice(source))]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// There is something else where one of our files belongs.
+    #[error("{} is in the way: it is not {expected}; remove it, or choose another directory", path.display())]
+    InTheWay {
+        /// The path.
+        path: PathBuf,
+        /// What belongs there.
+        expected: &'static str,
+    },
+    /// The manifest or the symlink could not be written.
+    #[error("cannot write {}: {source}{}", path.display(), advice(source))]
+    Publish {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; create the directory above it first",
+        io::ErrorKind::PermissionDenied => "; run as its owner, or choose a directory of your own",
+        io::ErrorKind::ReadOnlyFilesystem => "; choose a directory on a writable file system",
+        _ => "",
+    }
+}
+
+impl RunDirError {
+    /// `AddrInUse` if another observer is there, `PermissionDenied` if we may not, else what is wrong
+    /// with the configured directory: `InvalidInput`, or the kernel's kind.
+    pub fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Busy { .. } => io::ErrorKind::AddrInUse,
+            Self::Create { source, .. }
+            | Self::Open { source, .. }
+            | Self::Write { source, .. }
+            | Self::Lock { source, .. }
+            | Self::Publish { source, .. } => source.kind(),
+            Self::NotADirectory { .. } => io::ErrorKind::NotADirectory,
+            Self::InTheWay { .. } => io::ErrorKind::AlreadyExists,
+            Self::ForeignSymlink { .. }
+            | Self::ForeignOwner { .. }
+            | Self::Writable { .. }
+            | Self::ExposedParent { .. } => io::ErrorKind::InvalidInput,
+        }
+    }
+}
+
+impl RunDir {
+    /// Makes `dir` ours: creates it (mode 0755) if only it is missing, refuses it if others could
+    /// replace what is in it, and takes the lock. Removes sockets that a crash left under temporary
+    /// names. Does not block.
+    ///
+    /// # Errors
+    /// See [`RunDirError`]; the first thing that is wrong. [`inspect`] tells them all.
+    pub fn open(dir: &Path) -> Result<Self, RunDirError> {
+        let dir = absolute(dir)?;
+        let mut problems = Vec::new();
+        if let Err(Errno::NOENT) = rustix::fs::lstat(&dir) {
+            examine_parents(&dir, &mut problems);
+            first(&mut problems)?; // before anything is made
+            create(&dir)?;
+        }
+        let fd = examine(&dir, &mut problems);
+        first(&mut problems)?;
+        let Some(fd) = fd else { return Err(RunDirError::NotADirectory { dir }) };
+        let lock = take_lock(&dir, &fd)?;
+        let opened = Self { dir, fd, manifest: None, symlink: None, lock };
+        opened.remove_leftovers();
+        Ok(opened)
+    }
+
+    /// Absolute path of the directory.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Binds the socket of one shard, here or elsewhere; see [`binding::bind_as`].
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind_shard(&self, path: &Path, mode: u32, owner: Owner) -> Result<BoundSocket, BindError> {
+        binding::bind_as(path, mode, owner)
+    }
+
+    /// Tells agents where the sockets are: writes the manifest, then points `varta.sock` at the first
+    /// socket, unless one of them is bound there. To be called once every shard receives. Each of
+    /// the two is replaced in one step, so a reader sees the old or the new one.
+    ///
+    /// Not synced to the disk: after a crash of the host there is no fleet to be found.
+    ///
+    /// # Errors
+    /// `InTheWay` if there is something else than a symlink at `varta.sock`; `Publish`. Then neither
+    /// of the two is left behind.
+    pub fn publish(&mut self, sockets: &[PathBuf]) -> Result<(), RunDirError> {
+        let published = self.publish_manifest(sockets).and_then(|()| self.publish_symlink(sockets));
+        if published.is_err() {
+            self.withdraw();
+        }
+        published
+    }
+
+    /// Removes manifest and symlink, if they are still ours. Done by drop; earlier if agents should stop
+    /// coming before the sockets are closed.
+    pub fn withdraw(&mut self) {
+        for (name, identity) in [(MANIFEST, self.manifest.take()), (SYMLINK, self.symlink.take())] {
+            if identity.is_some() && self.identity(name) == identity {
+                let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
+            }
+        }
+    }
+
+    fn publish_manifest(&mut self, sockets: &[PathBuf]) -> Result<(), RunDirError> {
+        let path = self.dir.join(MANIFEST);
+        let failed = |source: io::Error| RunDirError::Publish { path: path.clone(), source };
+        let sockets: io::Result<Vec<_>> = sockets.iter().map(std::path::absolute).collect();
+        let manifest = Manifest::new(&sockets.map_err(failed)?, std::process::id());
+        let mut text = serde_json::to_vec(&manifest).map_err(|error| failed(error.into()))?;
+        text.push(b'\n');
+        let written = (|| {
+            self.remove_if_there(MANIFEST_NEW)?;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mut file = File::from(rustix::fs::openat(&self.fd, MANIFEST_NEW, flags, MANIFEST_MODE)?);
+            rustix::fs::fchmod(&file, MANIFEST_MODE)?; // whatever the umask
+            file.write_all(&text)?;
+            rustix::fs::renameat(&self.fd, MANIFEST_NEW, &self.fd, MANIFEST)?;
+            Ok(Identity::from(&rustix::fs::fstat(&file)?))
+        })();
+        if written.is_err() {
+            let _ = self.remove_if_there(MANIFEST_NEW);
+        }
+        self.manifest = Some(written.map_err(failed)?);
+        Ok(())
+    }
+
+    fn publish_symlink(&mut self, sockets: &[PathBuf]) -> Result<(), RunDirError> {
+        let path = self.dir.join(SYMLINK);
+        let failed = |source: io::Error| RunDirError::Publish { path: path.clone(), source };
+        let Some(first) = sockets.first() else { return Ok(()) };
+        if sockets.iter().any(|socket| self.is_symlink_path(socket)) {
+            return Ok(()); // agents that know only this path reach that shard
+        }
+        let target = std::path::absolute(first).map_err(failed)?;
+        match self.lstat(SYMLINK) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink => {
+                return Err(RunDirError::InTheWay { path, expected: "a symlink" });
+            }
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        let linked = (|| {
+            self.remove_if_there(SYMLINK_NEW)?;
+            rustix::fs::symlinkat(&target, &self.fd, SYMLINK_NEW)?;
+            let identity = Identity::from(&self.lstat(SYMLINK_NEW)?);
+            rustix::fs::renameat(&self.fd, SYMLINK_NEW, &self.fd, SYMLINK)?;
+            Ok(identity)
+        })();
+        if linked.is_err() {
+            let _ = self.remove_if_there(SYMLINK_NEW);
+        }
+        self.symlink = Some(linked.map_err(failed)?);
+        Ok(())
+    }
+
+    /// Whether `socket` is `varta.sock` of this directory, however its path is written.
+    fn is_symlink_path(&self, socket: &Path) -> bool {
+        let same_directory = || {
+            let parent = socket.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let theirs = rustix::fs::stat(parent.unwrap_or(Path::new("."))).ok()?;
+            let ours = rustix::fs::fstat(&self.fd).ok()?;
+            Some(Identity::from(&theirs) == Identity::from(&ours))
+        };
+        socket.file_name() == Some(OsStr::new(SYMLINK)) && same_directory() == Some(true)
+    }
+
+    fn remove_if_there(&self, name: &str) -> Result<(), Errno> {
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes dead sockets with temporary names. Nobody binds such a name here while we hold the lock,
+    /// and one that nobody has open will never be open again. Those that cannot be removed do no harm.
+    fn remove_leftovers(&self) {
+        let Ok(entries) = Dir::read_from(&self.fd) else { return };
+        for entry in entries.flatten() {
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if binding::is_temporary(name)
+                && let Ok(Found::Stale(found)) = binding::probe(&self.dir.join(name))
+                && self.lstat(name).is_ok_and(|stat| Identity::from(&stat) == found)
+            {
+                let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
+            }
+        }
+    }
+
+    fn identity(&self, name: &str) -> Option<Identity> {
+        self.lstat(name).ok().as_ref().map(Identity::from)
+    }
+
+    fn lstat(&self, name: impl rustix::path::Arg) -> Result<Stat, Errno> {
+        rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        self.withdraw();
+        // Nobody is named who does not hold it. The file stays: removing it could leave two observers
+        // with a lock each, one on the file removed and one on the next.
+        let _ = rustix::fs::ftruncate(&self.lock, 0);
+        // Then `lock` is closed, which releases it.
+    }
+}
+
+/// Everything that would keep an observer from using `dir`, except that one is running there.
+/// Changes nothing; a directory that [`RunDir::open`] could create is in order. An empty list promises
+/// nothing: the directory may change.
+pub fn inspect(dir: &Path) -> Vec<RunDirError> {
+    let mut problems = Vec::new();
+    let dir = match absolute(dir) {
+        Ok(dir) => dir,
+        Err(problem) => return vec![problem],
+    };
+    if let Err(Errno::NOENT) = rustix::fs::lstat(&dir) {
+        let parent = dir.parent().unwrap_or(Path::new("/"));
+        if let Err(errno) = may_make_files_in(CWD, parent) {
+            problems.push(RunDirError::Create { dir: dir.clone(), source: errno.into() });
+        }
+        examine_parents(&dir, &mut problems);
+        return problems;
+    }
+    let Some(fd) = examine(&dir, &mut problems) else { return problems };
+    if let Err(errno) = may_make_files_in(fd.as_fd(), Path::new(".")) {
+        problems.push(RunDirError::Write { dir: dir.clone(), source: errno.into() });
+    }
+    for (name, expected, has_to_be) in [
+        (LOCK, "a regular file", Some(FileType::RegularFile)),
+        (SYMLINK, "a symlink", Some(FileType::Symlink)),
+        (MANIFEST, "a file", None),
+    ] {
+        let Ok(stat) = rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let found = FileType::from_raw_mode(stat.st_mode);
+        // A socket there is a shard's own, which is allowed if configured.
+        let is_own_socket = name == SYMLINK && found == FileType::Socket;
+        if found == FileType::Directory || has_to_be.is_some_and(|wanted| wanted != found && !is_own_socket) {
+            problems.push(RunDirError::InTheWay { path: dir.join(name), expected });
+        } else if name == LOCK
+            && let Err(errno) = rustix::fs::accessat(
+                &fd,
+                name,
+                rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK,
+                AtFlags::EACCESS,
+            )
+        {
+            problems.push(RunDirError::Lock { path: dir.join(name), source: errno.into() });
+        }
+    }
+    problems
+}
+
+fn may_make_files_in(at: impl AsFd, dir: &Path) -> Result<(), Errno> {
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::accessat(at, dir, access, AtFlags::EACCESS)
+}
+
+fn absolute(dir: &Path) -> Result<PathBuf, RunDirError> {
+    std::path::absolute(dir).map_err(|source| RunDirError::Open { dir: dir.to_owned(), source })
+}
+
+fn first(problems: &mut Vec<RunDirError>) -> Result<(), RunDirError> {
+    if problems.is_empty() { Ok(()) } else { Err(problems.swap_remove(0)) }
+}
+
+/// Creates `dir` with its mode, whatever the umask.
+fn create(dir: &Path) -> Result<(), RunDirError> {
+    let failed = |errno: Errno| RunDirError::Create { dir: dir.to_owned(), source: errno.into() };
+    match rustix::fs::mkdir(dir, DIRECTORY_MODE) {
+        Err(Errno::EXIST) => return Ok(()), // somebody was faster; whether we may use it is asked next
+        other => other.map_err(failed)?,
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(failed)?;
+    rustix::fs::fchmod(&fd, DIRECTORY_MODE).map_err(failed)
+}
+
+/// Opens `dir` and judges what was opened. `None` if it could not be; the problem is told then.
+fn examine(dir: &Path, problems: &mut Vec<RunDirError>) -> Option<OwnedFd> {
+    let unusable = |source: Errno| match source {
+        Errno::NOTDIR | Errno::LOOP => RunDirError::NotADirectory { dir: dir.to_owned() },
+        errno => RunDirError::Open { dir: dir.to_owned(), source: errno.into() },
+    };
+    let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    // A symlink is followed if those made it whom we trust with the directory itself.
+    match rustix::fs::lstat(dir) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
+            if !is_trusted(stat.st_uid) {
+                problems.push(RunDirError::ForeignSymlink { dir: dir.to_owned(), uid: stat.st_uid });
+                return None;
+            }
+            flags.remove(OFlags::NOFOLLOW);
+        }
+        _ => {}
+    }
+    let opened = rustix::fs::open(dir, flags, Mode::empty());
+    let (fd, stat) = match opened.and_then(|fd| rustix::fs::fstat(&fd).map(|stat| (fd, stat))) {
+        Ok(opened) => opened,
+        Err(errno) => {
+            problems.push(unusable(errno));
+            return None;
+        }
+    };
+    let mode = stat.st_mode & 0o7777;
+    if !is_trusted(stat.st_uid) {
+        problems.push(RunDirError::ForeignOwner { dir: dir.to_owned(), uid: stat.st_uid });
+    }
+    if mode & GROUP_OR_OTHERS_WRITE != 0 {
+        problems.push(RunDirError::Writable { dir: dir.to_owned(), mode });
+    }
+    examine_parents(dir, problems);
+    Some(fd)
+}
+
+fn is_trusted(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
+}
+
+/// Judges the directories above `dir`, as it is written and as symlinks lead to it.
+fn examine_parents(dir: &Path, problems: &mut Vec<RunDirError>) {
+    let real = std::fs::canonicalize(dir).unwrap_or_default();
+    let mut parents: Vec<&Path> = dir.ancestors().skip(1).chain(real.ancestors().skip(1)).collect();
+    parents.sort();
+    parents.dedup();
+    for parent in parents {
+        // One that cannot be looked at cannot be passed either: opening `dir` tells.
+        let Ok(stat) = rustix::fs::stat(parent) else { continue };
+        let mode = stat.st_mode & 0o7777;
+        if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
+            let parent = parent.to_owned();
+            problems.push(RunDirError::ExposedParent { dir: dir.to_owned(), parent, mode });
+        }
+    }
+}
+
+/// Takes the lock and writes our pid into it.
+fn take_lock(dir: &Path, fd: &OwnedFd) -> Result<File, RunDirError> {
+    let path = dir.join(LOCK);
+    let failed = |source: io::Error| RunDirError::Lock { path: path.clone(), source };
+    // NONBLOCK: opening a pipe somebody put there must not wait for its other end.
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    loop {
+        let opened = rustix::fs::openat(fd, LOCK, flags, LOCK_MODE);
+        let in_the_way = || RunDirError::InTheWay { path: path.clone(), expected: "a regular file" };
+        let mut lock = match opened {
+            Ok(lock) => File::from(lock),
+            Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => return Err(in_the_way()),
+            Err(errno) => return Err(failed(errno.into())),
+        };
+        let stat = rustix::fs::fstat(&lock).map_err(|errno| failed(errno.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(in_the_way());
+        }
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Err(RunDirError::Busy { dir: dir.to_owned(), holder: holder(&mut lock) });
+            }
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        // Somebody may have removed the file meanwhile; the next observer would lock another one.
+        let now = rustix::fs::statat(fd, LOCK, AtFlags::SYMLINK_NOFOLLOW);
+        if now.is_ok_and(|now| Identity::from(&now) == Identity::from(&stat)) {
+            let text = format!("{}\n", std::process::id());
+            lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes())).map_err(failed)?;
+            return Ok(lock);
+        }
+    }
+}
+
+/// The pid in a lock file. `None` while its holder has not written it yet.
+fn holder(lock: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    lock.rewind().ok()?;
+    lock.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::net::UnixDatagram;
+
+    use rustix::fs::Uid;
+
+    use super::*;
+
+    /// One that is safe whatever the umask.
+    fn tempdir() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        chmod(dir.path(), 0o755);
+        dir
+    }
+
+    fn create_dir(path: &Path) {
+        std::fs::create_dir(path).unwrap();
+        chmod(path, 0o755);
+    }
+
+    fn chmod(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    fn mode_of(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    fn names_in(dir: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn bind_all(run: &RunDir, count: usize) -> (Vec<BoundSocket>, Vec<PathBuf>) {
+        let paths: Vec<_> = (0..count).map(|index| socket_path(run.path(), index)).collect();
+        let bound = paths.iter().map(|path| run.bind_shard(path, 0o600, Owner::default()).unwrap()).collect();
+        (bound, paths)
+    }
+
+    /// Problems of `dir`, first told by `open`, then all by `inspect`.
+    fn problems(dir: &Path) -> (RunDirError, Vec<RunDirError>) {
+        (RunDir::open(dir).unwrap_err(), inspect(dir))
+    }
+
+    #[test]
+    fn whole_life_leaves_only_the_lock() {
+        let parent = tempdir();
+        let dir = parent.path().join("varta");
+        assert!(inspect(&dir).is_empty());
+        assert!(!dir.exists());
+        let mut run = RunDir::open(&dir).unwrap();
+        assert_eq!(mode_of(&dir), 0o755);
+        assert_eq!(mode_of(&dir.join(LOCK)), 0o600);
+        assert_eq!(std::fs::read_to_string(dir.join(LOCK)).unwrap(), format!("{}\n", std::process::id()));
+        let (bound, paths) = bind_all(&run, 3);
+        run.publish(&paths).unwrap();
+        assert_eq!(
+            names_in(&dir),
+            ["fleet.json", "lock", "shard-0.sock", "shard-1.sock", "shard-2.sock", "varta.sock"]
+        );
+        assert!(inspect(&dir).is_empty(), "a running fleet is no problem");
+
+        let manifest = Manifest::read(&dir).unwrap();
+        assert_eq!(manifest, Manifest::new(&paths, std::process::id()));
+        assert_eq!(mode_of(&dir.join(MANIFEST)), 0o644);
+        assert_eq!(std::fs::read_link(dir.join(SYMLINK)).unwrap(), paths[0]);
+        UnixDatagram::unbound().unwrap().send_to(b"beat", dir.join(SYMLINK)).unwrap();
+
+        drop(bound);
+        drop(run);
+        assert_eq!(names_in(&dir), ["lock"]);
+        assert_eq!(std::fs::read_to_string(dir.join(LOCK)).unwrap(), "");
+        RunDir::open(&dir).unwrap();
+    }
+
+    #[test]
+    fn second_observer_is_told_who_holds_the_lock() {
+        let dir = tempdir();
+        let first = RunDir::open(dir.path()).unwrap();
+        let error = RunDir::open(dir.path()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        let pid = std::process::id();
+        assert!(
+            error.to_string().starts_with(&format!("another observer (pid {pid}) is already running in /"))
+        );
+        assert!(matches!(error, RunDirError::Busy { holder: Some(holder), .. } if holder == pid));
+        drop(first);
+        // The name of somebody dead is not believed: what counts is the lock.
+        std::fs::write(dir.path().join(LOCK), "1\n and more text than ever belongs here").unwrap();
+        let _second = RunDir::open(dir.path()).unwrap();
+        assert!(
+            matches!(RunDir::open(dir.path()), Err(RunDirError::Busy { holder: Some(holder), .. }) if holder == pid)
+        );
+        std::fs::write(dir.path().join(LOCK), "").unwrap();
+        assert!(matches!(RunDir::open(dir.path()), Err(RunDirError::Busy { holder: None, .. })));
+    }
+
+    #[test]
+    fn lock_outlives_the_removal_of_its_file_only_for_its_holder() {
+        let dir = tempdir();
+        let _first = RunDir::open(dir.path()).unwrap();
+        std::fs::rename(dir.path().join(LOCK), dir.path().join("moved")).unwrap();
+        // Nothing can be done about an administrator; but the sockets still protect themselves.
+        let (second, path) = (RunDir::open(dir.path()).unwrap(), dir.path().join("s.sock"));
+        let _bound = second.bind_shard(&path, 0o600, Owner::default()).unwrap();
+        assert!(matches!(binding::bind(&path, 0o600), Err(BindError::InUse { .. })));
+    }
+
+    #[test]
+    fn lock_must_be_a_regular_file() {
+        for make in [
+            (|path| symlink("elsewhere", path).unwrap()) as fn(&Path),
+            |path| std::fs::create_dir(path).unwrap(),
+            |path| rustix::fs::mkfifoat(CWD, path, LOCK_MODE).unwrap(),
+            |path| drop(UnixDatagram::bind(path).unwrap()),
+        ] {
+            let dir = tempdir();
+            make(&dir.path().join(LOCK));
+            let (error, all) = problems(dir.path());
+            assert!(matches!(error, RunDirError::InTheWay { .. }), "{error}");
+            assert!(matches!(all[..], [RunDirError::InTheWay { .. }]), "{all:?}");
+            assert_eq!(names_in(dir.path()), ["lock"]);
+        }
+    }
+
+    #[test]
+    fn directory_others_can_write_to_is_refused() {
+        for mode in [0o775, 0o757, 0o777, 0o1777] {
+            let parent = tempdir();
+            let dir = parent.path().join("varta");
+            create_dir(&dir);
+            chmod(&dir, mode);
+            let (error, all) = problems(&dir);
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+            assert!(error.to_string().contains(&format!("(mode {mode:04o})")), "{error}");
+            assert!(matches!(all[..], [RunDirError::Writable { .. }]), "{all:?}");
+            assert!(names_in(&dir).is_empty());
+        }
+    }
+
+    #[test]
+    fn parents_are_judged_only_by_what_everybody_may_do() {
+        let parent = tempdir();
+        let dir = parent.path().join("middle/varta");
+        create_dir(dir.parent().unwrap());
+        create_dir(&dir);
+        for (mode, is_exposed) in [(0o755, false), (0o775, false), (0o1777, false), (0o777, true)] {
+            chmod(parent.path(), mode);
+            let all = inspect(&dir);
+            assert_eq!(
+                matches!(all[..], [RunDirError::ExposedParent { .. }]),
+                is_exposed,
+                "{mode:o} {all:?}"
+            );
+            assert_eq!(RunDir::open(&dir).is_err(), is_exposed, "{mode:o}");
+        }
+        assert!(RunDir::open(&parent.path().join("new")).is_err());
+        assert!(!parent.path().join("new").exists(), "made where it may not be used");
+        // Also a parent that only a symlink leads below.
+        let linked = tempdir();
+        symlink(parent.path().join("middle"), linked.path().join("alias")).unwrap();
+        let (error, _) = problems(&linked.path().join("alias/varta"));
+        assert!(
+            matches!(&error, RunDirError::ExposedParent { parent: found, .. } if found == parent.path()),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn foreign_directories_and_symlinks_are_refused_and_ours_taken() {
+        let parent = tempdir();
+        let dir = parent.path().join("varta");
+        create_dir(&dir);
+        let alias = parent.path().join("alias");
+        symlink(&dir, &alias).unwrap();
+        let mut run = RunDir::open(&alias).unwrap();
+        let (_bound, paths) = bind_all(&run, 1);
+        run.publish(&paths).unwrap();
+        assert_eq!(Manifest::read(&dir).unwrap(), Manifest::read(&alias).unwrap());
+        drop(run);
+        symlink("nowhere", parent.path().join("dangling")).unwrap();
+        assert!(RunDir::open(&parent.path().join("dangling")).is_err());
+        assert!(!parent.path().join("nowhere").exists());
+
+        // Another user's: ours if we are root, else root's file system would be needed to try.
+        if rustix::process::geteuid().is_root() {
+            let stranger = Some(Uid::from_raw(1234));
+            rustix::fs::chownat(CWD, &alias, stranger, None, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+            let (error, all) = problems(&alias);
+            assert!(matches!(error, RunDirError::ForeignSymlink { uid: 1234, .. }), "{error}");
+            assert!(matches!(all[..], [RunDirError::ForeignSymlink { .. }]), "{all:?}");
+            rustix::fs::chownat(CWD, &dir, stranger, None, AtFlags::empty()).unwrap();
+            let (error, all) = problems(&dir);
+            assert!(matches!(error, RunDirError::ForeignOwner { uid: 1234, .. }), "{error}");
+            assert!(matches!(all[..], [RunDirError::ForeignOwner { .. }]), "{all:?}");
+        } else {
+            assert!(is_trusted(0) && !is_trusted(rustix::process::geteuid().as_raw() + 1));
+        }
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_and_nothing_is_changed() {
+        let parent = tempdir();
+        chmod(parent.path(), 0o777);
+        let dir = parent.path().join("varta");
+        create_dir(&dir);
+        chmod(&dir, 0o777);
+        std::fs::create_dir(dir.join(LOCK)).unwrap();
+        std::fs::create_dir(dir.join(MANIFEST)).unwrap();
+        std::fs::write(dir.join(SYMLINK), "precious").unwrap();
+        let all = inspect(&dir);
+        let told: Vec<_> = all.iter().map(ToString::to_string).collect();
+        assert_eq!(all.len(), 5, "{told:#?}");
+        assert_eq!(names_in(&dir), [MANIFEST, LOCK, SYMLINK]);
+        assert_eq!(mode_of(&dir), 0o777);
+        for message in told {
+            assert!(message.contains("; ") && !message.ends_with('.'), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_directory_is_refused() {
+        let parent = tempdir();
+        let file = parent.path().join("file");
+        std::fs::write(&file, "precious").unwrap();
+        let (error, all) = problems(&file);
+        assert!(matches!(error, RunDirError::NotADirectory { .. }), "{error}");
+        assert!(matches!(all[..], [RunDirError::NotADirectory { .. }]), "{all:?}");
+        let (error, all) = problems(&parent.path().join("absent/varta"));
+        assert!(matches!(error, RunDirError::Create { .. }), "{error}");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(matches!(all[..], [RunDirError::Create { .. }]), "{all:?}");
+    }
+
+    #[test]
+    fn not_being_allowed_is_a_permission_error() {
+        let parent = tempdir();
+        let (dir, absent) = (parent.path().join("varta"), parent.path().join("absent"));
+        create_dir(&dir);
+        chmod(&dir, 0o555);
+        chmod(parent.path(), 0o555);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                if rustix::process::geteuid().is_root() {
+                    let nobody = Uid::from_raw(65534);
+                    rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+                }
+                for dir in [&dir, &absent] {
+                    let (error, all) = problems(dir);
+                    assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
+                    assert_eq!(all.len(), 1, "{all:?}");
+                    assert_eq!(all[0].kind(), io::ErrorKind::PermissionDenied, "{all:?}");
+                }
+            });
+        });
+        chmod(parent.path(), 0o755);
+    }
+
+    #[test]
+    fn symlink_is_replaced_but_nothing_else_is() {
+        let dir = tempdir();
+        let alias = dir.path().join(SYMLINK);
+        symlink("left-by-a-crash", &alias).unwrap();
+        symlink("left-by-a-crash", dir.path().join(SYMLINK_NEW)).unwrap();
+        std::fs::write(dir.path().join(MANIFEST_NEW), "left by a crash").unwrap();
+        std::fs::write(dir.path().join(MANIFEST), "left by a crash").unwrap();
+        let mut run = RunDir::open(dir.path()).unwrap();
+        let (_bound, paths) = bind_all(&run, 2);
+        run.publish(&paths).unwrap();
+        run.publish(&paths).unwrap();
+        assert_eq!(std::fs::read_link(&alias).unwrap(), paths[0]);
+        assert_eq!(
+            names_in(dir.path()),
+            ["fleet.json", "lock", "shard-0.sock", "shard-1.sock", "varta.sock"]
+        );
+        run.withdraw();
+        assert_eq!(names_in(dir.path()), ["lock", "shard-0.sock", "shard-1.sock"]);
+
+        std::fs::write(&alias, "precious").unwrap();
+        let error = run.publish(&paths).unwrap_err();
+        assert!(matches!(error, RunDirError::InTheWay { .. }), "{error}");
+        assert_eq!(std::fs::read_to_string(&alias).unwrap(), "precious");
+        assert!(!dir.path().join(MANIFEST).exists(), "half a publication");
+    }
+
+    #[test]
+    fn no_symlink_where_a_shard_is_bound() {
+        let dir = tempdir();
+        let mut run = RunDir::open(dir.path()).unwrap();
+        let own = dir.path().join(SYMLINK);
+        let bound = run.bind_shard(&own, 0o600, Owner::default()).unwrap();
+        // The same path, written otherwise.
+        let alias = tempdir();
+        symlink(dir.path(), alias.path().join("d")).unwrap();
+        for written in [own.clone(), alias.path().join("d").join(SYMLINK)] {
+            run.publish(&[socket_path(dir.path(), 0), written]).unwrap();
+            assert_eq!(mode_of(&own), 0o600);
+            UnixDatagram::unbound().unwrap().send_to(b"beat", &own).unwrap();
+        }
+        assert!(inspect(dir.path()).is_empty());
+        drop(run);
+        assert_eq!(names_in(dir.path()), ["lock", "varta.sock"]);
+        drop(bound);
+        assert_eq!(names_in(dir.path()), ["lock"]);
+    }
+
+    #[test]
+    fn only_our_own_files_are_withdrawn() {
+        let dir = tempdir();
+        let mut run = RunDir::open(dir.path()).unwrap();
+        let (_bound, paths) = bind_all(&run, 1);
+        run.publish(&paths).unwrap();
+        for name in [MANIFEST, SYMLINK] {
+            std::fs::write(dir.path().join("theirs"), "theirs").unwrap();
+            std::fs::rename(dir.path().join("theirs"), dir.path().join(name)).unwrap();
+        }
+        drop(run);
+        for name in [MANIFEST, SYMLINK] {
+            assert_eq!(std::fs::read_to_string(dir.path().join(name)).unwrap(), "theirs");
+        }
+    }
+
+    #[test]
+    fn leftovers_of_a_crash_are_removed_and_nothing_alike() {
+        let dir = tempdir();
+        let path = |name: &str| dir.path().join(name);
+        drop(UnixDatagram::bind(path("shard-0~abcd")).unwrap());
+        drop(UnixDatagram::bind(path("shard-0.sock")).unwrap());
+        let _live = UnixDatagram::bind(path("shard-1~abcd")).unwrap();
+        std::fs::write(path("notes~abcd"), "precious").unwrap();
+        symlink("shard-0.sock", path("alias-0~abcd")).unwrap();
+        let _run = RunDir::open(dir.path()).unwrap();
+        assert_eq!(
+            names_in(dir.path()),
+            ["alias-0~abcd", "lock", "notes~abcd", "shard-0.sock", "shard-1~abcd"]
+        );
+    }
+
+    #[test]
+    fn default_directory_follows_the_user() {
+        assert_eq!(default_dir_for(true, Some("/run/user/0".into())), Some("/run/varta".into()));
+        assert_eq!(default_dir_for(false, Some("/run/user/7".into())), Some("/run/user/7/varta".into()));
+        assert_eq!(default_dir_for(false, Some("relative".into())), None);
+        assert_eq!(default_dir_for(false, Some("".into())), None);
+        assert_eq!(default_dir_for(false, None), None);
+    }
+}

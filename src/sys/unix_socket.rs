@@ -1,1 +1,190 @@
 //! The receiving Unix datagram socket, its options set before it has a name.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+
+/// Bytes a socket path may have. `sun_path` holds 108; the kernel takes all of them, but agents keep the
+/// last for the NUL as unix(7) advises, and could not connect.
+pub const PATH_BYTES_MAX: usize = 107;
+
+/// How many datagrams a queue holds, less one, is set here per network namespace.
+const QUEUE_LIMIT: &str = "/proc/sys/net/unix/max_dgram_qlen";
+
+/// Whether senders may attach descriptors. Linux 6.16; asm-generic, so the same number on x86_64 and aarch64.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// Opens the socket a shard receives on: datagrams, non-blocking, closed on exec, not bound yet.
+///
+/// The kernel will attach sender credentials and arrival stamps, and refuses descriptors with EPERM
+/// at the sender where it knows how (elsewhere [`Batch`](super::mmsg::Batch) leaves no room for them).
+/// These are set here because a datagram queued before SO_PASSCRED was on carries pid 0 for ever.
+///
+/// Also returns `net.unix.max_dgram_qlen`, read just before the socket is made, for then it is fixed:
+/// the queue holds one datagram more. SO_RCVBUF does nothing for Unix sockets (unix(7)).
+///
+/// # Errors
+/// The kernel's; also when the queue limit cannot be read, since a full queue could not be told then.
+pub fn open_receiver() -> io::Result<(OwnedFd, u32)> {
+    let limit = queue_limit()?;
+    let fd = datagram_socket()?;
+    sockopt::set_socket_passcred(&fd, true)?;
+    set_option(fd.as_fd(), libc::SO_TIMESTAMPNS, true)?;
+    match set_option(fd.as_fd(), SO_PASSRIGHTS, false) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {} // before Linux 6.16
+        other => other?,
+    }
+    Ok((fd, limit))
+}
+
+/// `net.unix.max_dgram_qlen` of this network namespace, as it is now.
+///
+/// # Errors
+/// The file cannot be read, or holds no number.
+pub fn queue_limit() -> io::Result<u32> {
+    let text = std::fs::read_to_string(QUEUE_LIMIT).map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot read {QUEUE_LIMIT}: {error}; is /proc mounted?"))
+    })?;
+    text.trim().parse().map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{QUEUE_LIMIT} holds {:?}, not a number", text.trim()),
+        )
+    })
+}
+
+/// Gives the socket a path, which must be free: a file there, even a dangling symlink, is EADDRINUSE.
+///
+/// The file's mode is the mode of the descriptor (fchmod(2), 0777 unless changed) less the umask.
+///
+/// # Errors
+/// The kernel's.
+pub fn bind(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    Ok(rustix::net::bind(fd, &SocketAddrUnix::new(path)?)?)
+}
+
+/// Asks whether a socket is open behind `path`, by connecting to it. Sends nothing and does not
+/// block, however full the queue there is.
+///
+/// # Errors
+/// `ConnectionRefused`: nobody has it open. `PermissionDenied`: we may not ask. `NotFound`: no file.
+/// EPROTOTYPE: open, but not a datagram socket. And the kernel's others.
+pub fn connect_probe(path: &Path) -> io::Result<()> {
+    let address = SocketAddrUnix::new(path)?;
+    let fd = datagram_socket()?;
+    loop {
+        match rustix::net::connect(&fd, &address) {
+            Err(Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+fn datagram_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?)
+}
+
+/// Sets a boolean option of level SOL_SOCKET, for those rustix does not know.
+fn set_option(fd: BorrowedFd<'_>, option: libc::c_int, on: bool) -> io::Result<()> {
+    const VALUE_BYTES: libc::socklen_t = 4;
+    const _: () = assert!(size_of::<libc::c_int>() == 4);
+    let value = libc::c_int::from(on);
+    // SAFETY: `fd` is open while it is borrowed. setsockopt(2) only reads VALUE_BYTES bytes at the
+    // pointer: exactly the initialised `value`, which outlives the call.
+    let code = unsafe {
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), VALUE_BYTES)
+    };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What an older kernel does, for tests: accepts descriptors from senders, and with `bare` attaches
+/// neither credentials nor stamps, so that there is room for descriptors.
+#[cfg(test)]
+pub fn behave_like_an_older_kernel(fd: BorrowedFd<'_>, bare: bool) -> io::Result<()> {
+    match set_option(fd, SO_PASSRIGHTS, true) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {} // it is one
+        other => other?,
+    }
+    if bare {
+        sockopt::set_socket_passcred(fd, false)?;
+        set_option(fd, libc::SO_TIMESTAMPNS, false)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[test]
+    fn receiver_options_are_set_before_it_has_a_name() {
+        let (fd, limit) = open_receiver().unwrap();
+        assert!(sockopt::socket_passcred(&fd).unwrap());
+        assert!(rustix::fs::fcntl_getfl(&fd).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
+        assert!(rustix::io::fcntl_getfd(&fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        assert_eq!(limit, queue_limit().unwrap());
+    }
+
+    #[test]
+    fn queue_holds_one_datagram_more_than_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let (fd, limit) = open_receiver().unwrap();
+        bind(fd.as_fd(), &path).unwrap();
+        let mut queued = 0;
+        // One sender is held back by its own SO_SNDBUF after 278 datagrams, so take fresh ones.
+        'full: loop {
+            let sender = UnixDatagram::unbound().unwrap();
+            sender.set_nonblocking(true).unwrap();
+            for _ in 0..200 {
+                if sender.send_to(&[0; 32], &path).is_err() {
+                    break 'full;
+                }
+                queued += 1;
+            }
+            if queued > 4000 {
+                return; // a host with a large limit: enough seen
+            }
+        }
+        assert_eq!(queued, limit + 1);
+    }
+
+    #[test]
+    fn probe_tells_live_stale_and_absent_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let kind = |path: &Path| connect_probe(path).map_err(|error| error.kind());
+        assert_eq!(kind(&path), Err(io::ErrorKind::NotFound));
+        let (fd, _) = open_receiver().unwrap();
+        bind(fd.as_fd(), &path).unwrap();
+        assert_eq!(kind(&path), Ok(()));
+        drop(fd);
+        assert_eq!(kind(&path), Err(io::ErrorKind::ConnectionRefused));
+        let _stream = std::os::unix::net::UnixListener::bind(dir.path().join("t")).unwrap();
+        assert_eq!(connect_probe(&dir.path().join("t")).unwrap_err().raw_os_error(), Some(libc::EPROTOTYPE));
+    }
+
+    #[test]
+    fn bind_follows_no_symlink() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &path).unwrap();
+        let (fd, _) = open_receiver().unwrap();
+        assert_eq!(bind(fd.as_fd(), &path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert!(!dir.path().join("elsewhere").exists());
+    }
+
+    #[test]
+    fn longest_path_is_the_longest_that_agents_can_connect_to() {
+        let path = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
+        std::os::unix::net::SocketAddr::from_pathname(path(PATH_BYTES_MAX)).unwrap();
+        std::os::unix::net::SocketAddr::from_pathname(path(PATH_BYTES_MAX + 1)).unwrap_err();
+        SocketAddrUnix::new(path(PATH_BYTES_MAX)).unwrap();
+    }
+}
