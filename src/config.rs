@@ -1,1 +1,600 @@
-//! What the operator wrote.
+//! What the operator wrote: kebab-case keys, a unit on every duration, unknown keys refused.
+//!
+//! A [`Config`] is put together from a file, the environment and flags by [`Layers`], or built in
+//! code from [`Config::default`] and its public fields. [`Config::plan`] turns it into what will run.
+
+mod layers;
+mod problem;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+
+pub use layers::Layers;
+pub use problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
+
+/// What the operator wrote. Fields that are not given hold their defaults.
+///
+/// ```
+/// use std::time::Duration;
+/// use varta_fleet::config::{Config, RuleConfig, RuleMatch};
+///
+/// let mut config = Config::default();
+/// config.dir = Some("/tmp/varta".into());
+/// config.shards = Some(2);
+/// config.threshold = Duration::from_millis(500);
+/// config.rules.push(RuleConfig::new(RuleMatch::comm("batch-*"), Duration::from_secs(30)));
+/// assert_eq!(config.plan()?.shards.len(), 2);
+/// # Ok::<(), varta_fleet::config::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct Config {
+    /// Runtime directory. `None`: `/run/varta` for root, else `$XDG_RUNTIME_DIR/varta`.
+    pub dir: Option<PathBuf>,
+    /// Number of shards. `None`: as many as there are shard blocks, else half of the allowed cores.
+    pub shards: Option<u32>,
+    /// Silence that is a stall, for agents no rule matches.
+    #[serde(deserialize_with = "duration")]
+    pub threshold: Duration,
+    /// Resolution of detection: a stall is told at most this much late.
+    #[serde(deserialize_with = "duration")]
+    pub tick: Duration,
+    /// Longest coalescing sleep of a shard; zero wakes it for every datagram.
+    #[serde(deserialize_with = "duration")]
+    pub max_delay: Duration,
+    /// Most agents tracked at once by the whole fleet; address space for them is reserved at start.
+    pub agents_max: u32,
+    /// Where events are written. `None`: nowhere.
+    pub events: Option<Output>,
+    /// How events are written.
+    pub events_format: EventsFormat,
+    /// Whether every accepted beat is written among the events.
+    pub events_beats: bool,
+    /// One block per shard, `[[shard]]`; empty: every shard has the defaults.
+    #[serde(rename = "shard")]
+    pub shard_blocks: Vec<ShardConfig>,
+    /// Classes of agents with their own threshold, `[[rule]]`; the first match wins.
+    #[serde(rename = "rule")]
+    pub rules: Vec<RuleConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            dir: None,
+            shards: None,
+            threshold: Duration::from_secs(2),
+            tick: Duration::from_millis(10),
+            max_delay: Duration::from_millis(1),
+            agents_max: 131_072,
+            events: None,
+            events_format: EventsFormat::default(),
+            events_beats: false,
+            shard_blocks: Vec::new(),
+            rules: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a TOML file. May block on the disk.
+    ///
+    /// # Errors
+    /// Everything that is wrong with how the file is written, at once, with its lines. What the values
+    /// mean together is judged by [`Config::plan`]; [`Layers`] tells both together.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let mut layers = Layers::default();
+        layers.file(path);
+        layers.into_config()
+    }
+}
+
+/// One `[[shard]]` block.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct ShardConfig {
+    /// Path of its socket; a relative one starts in the runtime directory. `None`: `shard-<i>.sock`.
+    pub socket: Option<PathBuf>,
+    /// Core its thread is pinned to.
+    pub core: CoreChoice,
+    /// Permission bits of its socket: who may send.
+    #[serde(deserialize_with = "octal")]
+    pub mode: u32,
+    /// User ids whose frames are accepted. `None`: whoever `mode` lets in.
+    pub allow_uids: Option<Vec<u32>>,
+}
+
+impl Default for ShardConfig {
+    fn default() -> Self {
+        Self { socket: None, core: CoreChoice::Auto, mode: 0o600, allow_uids: None }
+    }
+}
+
+/// One `[[rule]]` block.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RuleConfig {
+    /// Which agents it is for.
+    #[serde(rename = "match")]
+    pub matches: RuleMatch,
+    /// Silence that is a stall for them.
+    #[serde(deserialize_with = "duration")]
+    pub threshold: Duration,
+}
+
+impl RuleConfig {
+    /// A rule that gives `threshold` to the agents it matches.
+    #[must_use]
+    pub const fn new(matches: RuleMatch, threshold: Duration) -> Self {
+        Self { matches, threshold }
+    }
+}
+
+/// Which agents a rule is for: everything given must hold, and something must be given.
+///
+/// In patterns `*` stands for any characters, also `/` and none at all, and `?` for one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct RuleMatch {
+    /// Pattern for the name of the process, `/proc/PID/comm`: 15 bytes, and chosen by the process itself.
+    pub comm: Option<String>,
+    /// User id of the process.
+    pub uid: Option<u32>,
+    /// Pattern for the absolute path of the program, `/proc/PID/exe`.
+    pub exe: Option<String>,
+}
+
+impl RuleMatch {
+    /// Matches by the name of the process.
+    #[must_use]
+    pub fn comm(pattern: &str) -> Self {
+        Self { comm: Some(pattern.to_owned()), ..Self::default() }
+    }
+
+    /// Matches by the user id of the process.
+    #[must_use]
+    pub fn uid(uid: u32) -> Self {
+        Self { uid: Some(uid), ..Self::default() }
+    }
+
+    /// Matches by the path of the program.
+    #[must_use]
+    pub fn exe(pattern: &str) -> Self {
+        Self { exe: Some(pattern.to_owned()), ..Self::default() }
+    }
+}
+
+/// Which core a shard's thread is pinned to: a number, `"auto"` or `"none"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CoreChoice {
+    /// A core of its own, if more are allowed than there are shards; else not pinned.
+    #[default]
+    Auto,
+    /// Not pinned.
+    None,
+    /// This core, numbered as the kernel does.
+    Core(u32),
+}
+
+impl fmt::Display for CoreChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::None => f.write_str("none"),
+            Self::Core(n) => n.fmt(f),
+        }
+    }
+}
+
+/// Where events are written: a path, or `-` for standard output.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(from = "String")]
+pub enum Output {
+    /// Standard output.
+    Stdout,
+    /// This file, appended to.
+    File(PathBuf),
+}
+
+impl From<String> for Output {
+    fn from(text: String) -> Self {
+        if text == "-" { Self::Stdout } else { Self::File(text.into()) }
+    }
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("-"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// How events are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EventsFormat {
+    /// One JSON object a line.
+    #[default]
+    Jsonl,
+    /// Tab-separated: `observer_ns kind pid nonce status payload`.
+    Tsv,
+}
+
+impl EventsFormat {
+    /// The word that selects it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Jsonl => "jsonl",
+            Self::Tsv => "tsv",
+        }
+    }
+}
+
+/// One key of the file. Those with `set` are also a flag and an environment variable.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Key {
+    /// As in the file: `max-delay`. The flag is `--max-delay`.
+    pub name: &'static str,
+    /// Its environment variable: `VARTA_MAX_DELAY`; empty if it has none.
+    pub variable: &'static str,
+    /// What it takes, for messages: `a duration, such as …`.
+    pub takes: &'static str,
+    /// What it takes, for help: `DURATION`.
+    pub value_name: &'static str,
+    /// What it means, for help; one line.
+    pub help: &'static str,
+    set: Option<Setter>,
+}
+
+type Setter = fn(&mut Config, &str) -> Result<(), Refused>;
+
+impl Key {
+    /// Whether it is also a flag and an environment variable, rather than of the file alone.
+    #[must_use]
+    pub const fn is_settable(&self) -> bool {
+        self.set.is_some()
+    }
+
+    const fn in_file(name: &'static str, takes: &'static str) -> Self {
+        Self { name, variable: "", takes, value_name: "", help: "", set: None }
+    }
+}
+
+const DURATION: &str = "a duration, such as \"500ms\", \"2s\" or \"1m30s\"";
+
+/// Every key at the top of the file. Flags, variables, help and messages are made from this list.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "dir",
+        variable: "VARTA_DIR",
+        takes: "a path in quotes, such as \"/run/varta\"",
+        value_name: "DIR",
+        help: "Runtime directory: sockets, lock and manifest [default: /run/varta, or $XDG_RUNTIME_DIR/varta when not root]",
+        set: Some(|config, text| {
+            config.dir = Some(text.into());
+            Ok(())
+        }),
+    },
+    Key {
+        name: "shards",
+        variable: "VARTA_SHARDS",
+        takes: "a whole number from 1 to 64",
+        value_name: "N",
+        help: "Number of shards: threads, each with its own socket [default: half of the allowed cores]",
+        set: Some(|config, text| parse_number(text).map(|value| config.shards = Some(value))),
+    },
+    Key {
+        name: "threshold",
+        variable: "VARTA_THRESHOLD",
+        takes: DURATION,
+        value_name: "DURATION",
+        help: "Silence that is a stall [default: 2s]",
+        set: Some(|config, text| parse_duration(text).map(|value| config.threshold = value)),
+    },
+    Key {
+        name: "tick",
+        variable: "VARTA_TICK",
+        takes: DURATION,
+        value_name: "DURATION",
+        help: "Resolution of detection [default: 10ms]",
+        set: Some(|config, text| parse_duration(text).map(|value| config.tick = value)),
+    },
+    Key {
+        name: "max-delay",
+        variable: "VARTA_MAX_DELAY",
+        takes: DURATION,
+        value_name: "DURATION",
+        help: "Longest coalescing sleep of a shard; 0 wakes it for every datagram [default: 1ms]",
+        set: Some(|config, text| parse_duration(text).map(|value| config.max_delay = value)),
+    },
+    Key {
+        name: "agents-max",
+        variable: "VARTA_AGENTS_MAX",
+        takes: "a whole number from 1 to 4194304",
+        value_name: "N",
+        help: "Most agents tracked at once by the whole fleet [default: 131072]",
+        set: Some(|config, text| parse_number(text).map(|value| config.agents_max = value)),
+    },
+    Key {
+        name: "events",
+        variable: "VARTA_EVENTS",
+        takes: "a path in quotes, or \"-\" for standard output",
+        value_name: "PATH",
+        help: "Write events to this file, - for standard output [default: nowhere]",
+        set: Some(|config, text| {
+            config.events = Some(text.to_owned().into());
+            Ok(())
+        }),
+    },
+    Key {
+        name: "events-format",
+        variable: "VARTA_EVENTS_FORMAT",
+        takes: "\"jsonl\" or \"tsv\"",
+        value_name: "FORMAT",
+        help: "How events are written: jsonl or tsv [default: jsonl]",
+        set: Some(|config, text| parse_events_format(text).map(|value| config.events_format = value)),
+    },
+    Key {
+        name: "events-beats",
+        variable: "VARTA_EVENTS_BEATS",
+        takes: "true or false",
+        value_name: "BOOL",
+        help: "Write every accepted beat among the events [default: false]",
+        set: Some(|config, text| parse_bool(text).map(|value| config.events_beats = value)),
+    },
+    Key::in_file("shard", "blocks, each headed [[shard]]"),
+    Key::in_file("rule", "blocks, each headed [[rule]]"),
+];
+
+const SHARD_KEYS: &[Key] = &[
+    Key::in_file("socket", "a path in quotes, such as \"/run/varta/shard-0.sock\""),
+    Key::in_file("core", "the number of a core, \"auto\" or \"none\""),
+    Key::in_file("mode", MODE),
+    Key::in_file("allow-uids", "a list of user ids, such as [1000, 1001]"),
+];
+
+const RULE_KEYS: &[Key] = &[
+    Key::in_file("match", "what to match, such as { comm = \"batch-*\" }"),
+    Key::in_file("threshold", DURATION),
+];
+
+const MATCH_KEYS: &[Key] = &[
+    Key::in_file("comm", "a pattern in quotes, such as \"batch-*\""),
+    Key::in_file("uid", "the number of a user"),
+    Key::in_file("exe", "a pattern in quotes, such as \"/opt/batch/*\""),
+];
+
+const MODE: &str = "an octal number in quotes, such as \"0660\"";
+
+/// Why a value was not understood and what to write instead: the text after `cannot use …:`.
+#[derive(Debug, PartialEq, Eq)]
+struct Refused {
+    why: String,
+    fix: String,
+}
+
+impl Refused {
+    fn new(why: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { why: why.into(), fix: fix.into() }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.why, self.fix)
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, Refused> {
+    let bare = text.trim();
+    if bare == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if !bare.is_empty() && bare.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Err(Refused::new(format!("{bare} has no unit"), format!("write {bare}s or {bare}ms")));
+    }
+    humantime::parse_duration(bare)
+        .map_err(|_| Refused::new("it is not a duration", "write it like 500ms, 2s or 1m30s"))
+}
+
+fn parse_number(text: &str) -> Result<u32, Refused> {
+    text.trim().parse().map_err(|_| Refused::new("it is not a whole number", "write digits only, such as 4"))
+}
+
+fn parse_bool(text: &str) -> Result<bool, Refused> {
+    text.trim().parse().map_err(|_| Refused::new("it is neither true nor false", "write true or false"))
+}
+
+fn parse_events_format(text: &str) -> Result<EventsFormat, Refused> {
+    match text.trim() {
+        "jsonl" => Ok(EventsFormat::Jsonl),
+        "tsv" => Ok(EventsFormat::Tsv),
+        _ => Err(Refused::new("there is no such format", "write jsonl or tsv")),
+    }
+}
+
+/// As the operator would write it: `1m30s`, `24h`, `0`.
+#[must_use]
+pub fn written(duration: Duration) -> String {
+    if duration.is_zero() {
+        return "0".to_owned();
+    }
+    let (seconds, nanos) = (duration.as_secs(), u64::from(duration.subsec_nanos()));
+    let parts = [
+        (seconds / 3600, "h"),
+        (seconds / 60 % 60, "m"),
+        (seconds % 60, "s"),
+        (nanos / 1_000_000, "ms"),
+        (nanos / 1000 % 1000, "us"),
+        (nanos % 1000, "ns"),
+    ];
+    parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect()
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    struct DurationVisitor;
+    impl Visitor<'_> for DurationVisitor {
+        type Value = Duration;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(DURATION)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+            parse_duration(text).map_err(E::custom)
+        }
+        fn visit_i64<E: de::Error>(self, n: i64) -> Result<Duration, E> {
+            match n {
+                0 => Ok(Duration::ZERO),
+                n => Err(E::custom(Refused::new(
+                    "it has no unit",
+                    format!("write \"{n}s\" or \"{n}ms\", in quotes"),
+                ))),
+            }
+        }
+        fn visit_u64<E: de::Error>(self, n: u64) -> Result<Duration, E> {
+            self.visit_i64(i64::try_from(n).unwrap_or(i64::MAX))
+        }
+    }
+    deserializer.deserialize_any(DurationVisitor)
+}
+
+fn octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    struct OctalVisitor;
+    impl Visitor<'_> for OctalVisitor {
+        type Value = u32;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(MODE)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<u32, E> {
+            u32::from_str_radix(text.trim_start_matches("0o"), 8)
+                .map_err(|_| E::custom(Refused::new("it is not an octal number", "write it like \"0660\"")))
+        }
+    }
+    deserializer.deserialize_str(OctalVisitor)
+}
+
+impl<'de> Deserialize<'de> for CoreChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct CoreVisitor;
+        impl Visitor<'_> for CoreVisitor {
+            type Value = CoreChoice;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the number of a core, \"auto\" or \"none\"")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<CoreChoice, E> {
+                match text {
+                    "auto" => Ok(CoreChoice::Auto),
+                    "none" => Ok(CoreChoice::None),
+                    _ => Err(E::custom(Refused::new(
+                        "it is neither a number nor \"auto\" nor \"none\"",
+                        "write core = 2, core = \"auto\" or core = \"none\"",
+                    ))),
+                }
+            }
+            fn visit_i64<E: de::Error>(self, n: i64) -> Result<CoreChoice, E> {
+                u32::try_from(n).map(CoreChoice::Core).map_err(|_| {
+                    E::custom(Refused::new(
+                        "no core has such a number",
+                        "write one of those that nproc counts, from 0",
+                    ))
+                })
+            }
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<CoreChoice, E> {
+                self.visit_i64(i64::try_from(n).unwrap_or(i64::MAX))
+            }
+        }
+        deserializer.deserialize_any(CoreVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration(" 1m30s "), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
+        assert_eq!(parse_duration("5").unwrap_err().to_string(), "5 has no unit; write 5s or 5ms");
+        for bad in ["", "-1s", "2 parsecs", "s", "1e9s", "99999999999999999999s"] {
+            assert!(parse_duration(bad).unwrap_err().to_string().contains("1m30s"), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn durations_are_written_as_they_are_read() {
+        for text in ["10ms", "2s", "1m30s", "24h", "0", "1h1m1s1ms1us1ns"] {
+            let duration = parse_duration(text).unwrap();
+            assert_eq!(written(duration), text);
+        }
+    }
+
+    #[test]
+    fn every_key_of_the_list_is_a_key_of_the_file() {
+        for (keys, head) in [(KEYS, ""), (SHARD_KEYS, "[[shard]]"), (RULE_KEYS, "[[rule]]")] {
+            for key in keys {
+                // A value of the wrong type everywhere: serde must know the key, not like the value.
+                let text = format!("{head}\n{} = 1979-05-27", key.name);
+                let error = toml::from_str::<Config>(&text).unwrap_err().to_string();
+                assert!(!error.contains(&format!("unknown field `{}`", key.name)), "{error}");
+            }
+        }
+        for (known, head) in [("dir", ""), ("socket", "[[shard]]\n"), ("match", "[[rule]]\n")] {
+            let error = toml::from_str::<Config>(&format!("{head}{known}x = 1")).unwrap_err().to_string();
+            let keys = [KEYS, SHARD_KEYS, RULE_KEYS]
+                .into_iter()
+                .find(|keys| keys.iter().any(|key| key.name == known));
+            let told = error.split("expected").nth(1).unwrap().matches('`').count() / 2;
+            assert_eq!(told, keys.unwrap().len(), "serde knows other keys than the list: {error}");
+        }
+    }
+
+    #[test]
+    fn variables_and_defaults_are_as_the_help_says() {
+        let mut config = Config::default();
+        for key in KEYS {
+            let variable = format!("VARTA_{}", key.name.to_uppercase().replace('-', "_"));
+            assert!(key.variable == variable || !key.is_settable(), "{key:?}");
+            let default = key
+                .help
+                .split_once("[default: ")
+                .and_then(|(_, rest)| rest.split_once(']'))
+                .map(|pair| pair.0);
+            if let (Some(set), Some(default)) = (key.set, default)
+                && !["dir", "shards", "events"].contains(&key.name)
+            {
+                set(&mut config, default).unwrap();
+            }
+        }
+        assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn leaves_of_a_shard_block() {
+        let text =
+            "[[shard]]\ncore = 3\nmode = \"0660\"\nallow-uids = [7]\n[[shard]]\ncore = \"none\"\n[[shard]]";
+        let config: Config = toml::from_str(text).unwrap();
+        let [first, second, third] = &config.shard_blocks[..] else { panic!("{config:?}") };
+        assert_eq!(
+            (first.core, first.mode, first.allow_uids.as_deref()),
+            (CoreChoice::Core(3), 0o660, Some(&[7][..]))
+        );
+        assert_eq!(second.core, CoreChoice::None);
+        assert_eq!(*third, ShardConfig::default());
+        for bad in ["mode = 660", "mode = \"0689\"", "core = -1", "core = \"two\""] {
+            assert!(toml::from_str::<Config>(&format!("[[shard]]\n{bad}")).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,1 +1,743 @@
-//! What will run.
+//! What will run: a [`Config`] validated, its defaults derived, its paths made absolute.
+
+use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use crate::config::{Config, ConfigError, ConfigProblem, RuleMatch, ShardConfig, written};
+pub use crate::config::{CoreChoice, EventsFormat, Output};
+use crate::route::MANIFEST;
+use crate::time::duration_ns;
+
+/// Longest path a socket can have, in bytes: `sun_path` of unix(7) less the NUL.
+pub const SOCKET_PATH_MAX: usize = 107;
+/// Most shards of one fleet.
+pub const SHARDS_MAX: u32 = 64;
+/// Most agents one fleet tracks.
+pub const AGENTS_MAX: u32 = 4_194_304;
+/// Most rules: each agent carries the number of its rule in one byte.
+pub const RULES_MAX: usize = 200;
+/// Runtime directory of an observer that runs as root.
+pub const DIR_OF_ROOT: &str = "/run/varta";
+
+const THRESHOLD_MIN: Duration = Duration::from_millis(10);
+const THRESHOLD_MAX: Duration = Duration::from_secs(24 * 3600);
+const TICK_MIN: Duration = Duration::from_millis(1);
+const TICK_MAX: Duration = Duration::from_secs(1);
+const MAX_DELAY_MAX: Duration = Duration::from_millis(100);
+
+/// What will run. Made by [`Config::plan`], which keeps its fields in agreement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Plan {
+    /// Runtime directory, absolute.
+    pub dir: PathBuf,
+    /// Every shard, in the order of its index; 1..=64, each with a socket of its own.
+    pub shards: Vec<ShardPlan>,
+    /// Silence that is a stall for agents no rule matches, ns; 10 ms..=24 h.
+    pub threshold_ns: u64,
+    /// Resolution of detection, ns; 1 ms..=1 s and at most half of every threshold.
+    pub tick_ns: u64,
+    /// Longest coalescing sleep of a shard, ns; 0..=100 ms and at most a quarter of every threshold.
+    pub max_delay_ns: u64,
+    /// Most agents tracked by the whole fleet; at least one a shard.
+    pub agents_max: u32,
+    /// Classes of agents; the first match wins. At most 200.
+    pub rules: Vec<Rule>,
+    /// Where and how events are written, if anywhere.
+    pub events: Option<EventsPlan>,
+}
+
+/// One shard of a [`Plan`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShardPlan {
+    /// Absolute path of its socket, at most 107 bytes.
+    pub socket: PathBuf,
+    /// Permission bits of its socket.
+    pub mode: u32,
+    /// Core its thread is pinned to.
+    pub core: CoreChoice,
+    /// User ids whose frames are accepted, sorted. `None`: all.
+    pub allow_uids: Option<Vec<u32>>,
+}
+
+/// Where and how events are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EventsPlan {
+    /// Standard output, or a file by its absolute path.
+    pub output: Output,
+    /// How each is written.
+    pub format: EventsFormat,
+    /// Whether every accepted beat is written, too.
+    pub beats: bool,
+}
+
+/// A class of agents and its threshold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rule {
+    /// Which agents are in it.
+    pub matcher: RuleMatch,
+    /// Silence that is a stall for them, ns; 10 ms..=24 h.
+    pub threshold_ns: u64,
+}
+
+/// What rules look at in a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity<'a> {
+    /// Its name, at most 15 bytes, which it chose itself.
+    pub comm: &'a str,
+    /// Its user id.
+    pub uid: u32,
+    /// Absolute path of its program.
+    pub exe: &'a str,
+}
+
+impl Plan {
+    /// Index of the first rule that matches; `None`: the default threshold holds.
+    #[must_use]
+    pub fn rule_for(&self, identity: &Identity<'_>) -> Option<usize> {
+        self.rules.iter().position(|rule| rule.matches(identity))
+    }
+
+    /// The smallest of all thresholds, ns.
+    #[must_use]
+    pub fn threshold_min_ns(&self) -> u64 {
+        self.rules.iter().map(|rule| rule.threshold_ns).fold(self.threshold_ns, u64::min)
+    }
+
+    /// The largest of all thresholds, ns: it holds for an agent until its identity is known.
+    #[must_use]
+    pub fn threshold_max_ns(&self) -> u64 {
+        self.rules.iter().map(|rule| rule.threshold_ns).fold(self.threshold_ns, u64::max)
+    }
+}
+
+impl Rule {
+    /// Whether everything this rule asks for holds for the process.
+    #[must_use]
+    pub fn matches(&self, identity: &Identity<'_>) -> bool {
+        let RuleMatch { comm, uid, exe } = &self.matcher;
+        uid.is_none_or(|uid| uid == identity.uid)
+            && comm.as_deref().is_none_or(|pattern| matches_pattern(pattern, identity.comm))
+            && exe.as_deref().is_none_or(|pattern| matches_pattern(pattern, identity.exe))
+    }
+}
+
+/// `*` stands for any characters and `?` for one. At most `pattern` x `text` steps.
+fn matches_pattern(pattern: &str, text: &str) -> bool {
+    let (mut pattern, mut text) = (pattern.chars(), text.chars());
+    // After a mismatch the latest star takes one character more.
+    let mut retry = None;
+    loop {
+        let mut ahead = pattern.clone();
+        let mut rest = text.clone();
+        match (ahead.next(), rest.next()) {
+            (Some('*'), _) => {
+                pattern = ahead;
+                retry = Some((pattern.clone(), text.clone()));
+            }
+            (None, None) => return true,
+            (Some(wanted), Some(found)) if wanted == '?' || wanted == found => {
+                (pattern, text) = (ahead, rest)
+            }
+            _ => {
+                let Some((after_star, taken)) = &mut retry else { return false };
+                if taken.next().is_none() {
+                    return false;
+                }
+                (pattern, text) = (after_star.clone(), taken.clone());
+            }
+        }
+    }
+}
+
+/// The runtime directory of an observer that is not told another.
+///
+/// # Errors
+/// Not root, and no `XDG_RUNTIME_DIR` to use.
+pub fn default_dir() -> Result<PathBuf, ConfigError> {
+    Host::here().dir()
+}
+
+/// What defaults depend on.
+#[derive(Clone, Debug)]
+struct Host {
+    is_root: bool,
+    xdg_runtime_dir: Option<PathBuf>,
+    cores_allowed: u32,
+}
+
+impl Host {
+    fn here() -> Self {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            is_root: rustix::process::geteuid().is_root(),
+            xdg_runtime_dir: std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
+            cores_allowed: u32::try_from(cores).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn dir(&self) -> Result<PathBuf, ConfigError> {
+        if self.is_root {
+            return Ok(DIR_OF_ROOT.into());
+        }
+        match &self.xdg_runtime_dir {
+            Some(base) if base.is_absolute() => Ok(base.join("varta")),
+            _ => Err(ConfigError::from(ConfigProblem::refused(
+                "dir",
+                "$XDG_RUNTIME_DIR/varta",
+                "XDG_RUNTIME_DIR is not set to an absolute path, and this user is not root",
+                "write dir = \"…\" or give --dir or VARTA_DIR, a directory of this user",
+            ))),
+        }
+    }
+}
+
+impl Config {
+    /// Validates, derives what was not written and resolves paths.
+    ///
+    /// Reads the environment (`XDG_RUNTIME_DIR`), the current directory for relative paths, the user id
+    /// and the number of allowed cores; touches no file.
+    ///
+    /// # Errors
+    /// Everything that is out of range or does not go together, at once.
+    pub fn plan(&self) -> Result<Plan, ConfigError> {
+        self.plan_on(&Host::here())
+    }
+
+    fn plan_on(&self, host: &Host) -> Result<Plan, ConfigError> {
+        let mut problems = Vec::new();
+        self.judge_times(&mut problems);
+        self.judge_rules(&mut problems);
+        if !(1..=AGENTS_MAX).contains(&self.agents_max) {
+            problems.push(ConfigProblem::refused(
+                "agents-max",
+                self.agents_max.to_string(),
+                if self.agents_max == 0 { "a fleet of none" } else { "it is more than one fleet can track" },
+                format!("write a whole number from 1 to {AGENTS_MAX}"),
+            ));
+        }
+        let blocks = self.resolve_blocks(host, &mut problems);
+        let dir = match &self.dir {
+            Some(dir) => absolute("dir", dir, &mut problems),
+            None => host.dir().unwrap_or_else(|error| {
+                problems.extend_from_slice(error.problems());
+                PathBuf::new()
+            }),
+        };
+        let shards = self.resolve_shards(&dir, &blocks, &mut problems);
+        let events = self.events.as_ref().map(|output| EventsPlan {
+            output: match output {
+                Output::Stdout => Output::Stdout,
+                Output::File(path) => Output::File(absolute("events", path, &mut problems)),
+            },
+            format: self.events_format,
+            beats: self.events_beats,
+        });
+        ConfigError::check(problems)?;
+        Ok(Plan {
+            dir,
+            shards,
+            threshold_ns: duration_ns(self.threshold),
+            tick_ns: duration_ns(self.tick),
+            max_delay_ns: duration_ns(self.max_delay),
+            agents_max: self.agents_max,
+            rules: self
+                .rules
+                .iter()
+                .map(|rule| Rule { matcher: rule.matches.clone(), threshold_ns: duration_ns(rule.threshold) })
+                .collect(),
+            events,
+        })
+    }
+
+    fn judge_times(&self, problems: &mut Vec<ConfigProblem>) {
+        let of_rules = (0..)
+            .zip(&self.rules)
+            .map(|(i, rule): (usize, _)| (format!("rule[{i}].threshold"), rule.threshold));
+        let thresholds: Vec<_> =
+            std::iter::once(("threshold".to_owned(), self.threshold)).chain(of_rules).collect();
+        for (key, threshold) in &thresholds {
+            in_range(key, *threshold, THRESHOLD_MIN..=THRESHOLD_MAX, problems);
+        }
+        // What is out of range itself is told once.
+        let judged =
+            thresholds.iter().filter(|(_, threshold)| (THRESHOLD_MIN..=THRESHOLD_MAX).contains(threshold));
+        let smallest = judged.min_by_key(|(_, threshold)| *threshold);
+        for (key, value, range, part, name) in [
+            ("tick", self.tick, TICK_MIN..=TICK_MAX, 2, "half"),
+            ("max-delay", self.max_delay, Duration::ZERO..=MAX_DELAY_MAX, 4, "a quarter"),
+        ] {
+            let Some((of, threshold)) = smallest.filter(|_| in_range(key, value, range, problems)) else {
+                continue;
+            };
+            if value * part > *threshold {
+                let why = format!(
+                    "a {key} of {} is more than {name} of the smallest threshold, {}",
+                    written(value),
+                    written(*threshold)
+                );
+                let most =
+                    Duration::from_millis(u64::try_from((*threshold / part).as_millis()).unwrap_or(u64::MAX));
+                let fix = format!(
+                    "write {key} = \"{}\" or less, or a threshold of at least {}",
+                    written(most),
+                    written(value * part)
+                );
+                problems.push(ConfigProblem::refused(key, written(value), why, fix).against(of));
+            }
+        }
+    }
+
+    fn judge_rules(&self, problems: &mut Vec<ConfigProblem>) {
+        if self.rules.len() > RULES_MAX {
+            problems.push(ConfigProblem::refused(
+                "rule",
+                format!("{} blocks", self.rules.len()),
+                format!("there are more than {RULES_MAX} rules"),
+                "merge rules that give the same threshold",
+            ));
+        }
+        for (i, rule) in self.rules.iter().enumerate() {
+            let RuleMatch { comm, uid, exe } = &rule.matches;
+            if comm.is_none() && uid.is_none() && exe.is_none() {
+                problems.push(ConfigProblem::refused(
+                    &format!("rule[{i}].match"),
+                    "{}",
+                    "it matches every agent",
+                    "name a comm, uid or exe, or set the threshold at the top of the file instead",
+                ));
+            }
+            if let Some(pattern) = comm {
+                let key = format!("rule[{i}].match.comm");
+                let refused = |why, fix| ConfigProblem::refused(&key, format!("{pattern:?}"), why, fix);
+                if pattern.is_empty() {
+                    problems.push(refused(
+                        "it is empty and matches nothing",
+                        "write a name or a pattern, such as \"batch-*\"",
+                    ));
+                } else if pattern.len() > 15 {
+                    problems.push(refused(
+                        "it is longer than 15 bytes, and the kernel keeps only 15 of a name, so it matches nothing",
+                        "shorten it and end it with *, or match by exe",
+                    ));
+                }
+            }
+            if let Some(pattern) = exe
+                && !pattern.starts_with(['/', '*', '?'])
+            {
+                problems.push(ConfigProblem::refused(
+                    &format!("rule[{i}].match.exe"),
+                    format!("{pattern:?}"),
+                    "exe is an absolute path, so it matches nothing",
+                    "begin it with / or *",
+                ));
+            }
+        }
+    }
+
+    /// One block per shard, the written ones or as many defaults as there are to be shards.
+    fn resolve_blocks(&self, host: &Host, problems: &mut Vec<ConfigProblem>) -> Vec<ShardConfig> {
+        let blocks = u32::try_from(self.shard_blocks.len()).unwrap_or(u32::MAX);
+        let key = if self.shards.is_some() { "shards" } else { "shard" };
+        let count = match self.shards {
+            Some(shards) if blocks != 0 && shards != blocks => {
+                problems.push(
+                    ConfigProblem::refused(
+                        "shards",
+                        shards.to_string(),
+                        format!("there are {blocks} [[shard]] blocks"),
+                        format!("write a block for each shard, or leave out shards or the blocks (shards = {blocks} fits)"),
+                    )
+                    .against("shard"),
+                );
+                return self.shard_blocks.clone();
+            }
+            Some(shards) => shards,
+            None if blocks != 0 => blocks,
+            None => (host.cores_allowed / 2).min(SHARDS_MAX).min(self.agents_max).max(1),
+        };
+        let refused = |why: String, fix: String| ConfigProblem::refused(key, count.to_string(), why, fix);
+        if count == 0 || count > SHARDS_MAX {
+            let why = if count == 0 { "nobody would receive" } else { "it is more than one fleet can have" };
+            problems.push(refused(why.to_owned(), format!("write a whole number from 1 to {SHARDS_MAX}")));
+        } else if count > self.agents_max && self.agents_max > 0 {
+            let why = format!("it is more than agents-max = {}", self.agents_max);
+            problems.push(
+                refused(why, "write fewer shards, or a larger agents-max".to_owned()).against("agents-max"),
+            );
+        }
+        if blocks == 0 {
+            vec![ShardConfig::default(); count.min(SHARDS_MAX) as usize]
+        } else {
+            self.shard_blocks.clone()
+        }
+    }
+
+    fn resolve_shards(
+        &self,
+        dir: &Path,
+        blocks: &[ShardConfig],
+        problems: &mut Vec<ConfigProblem>,
+    ) -> Vec<ShardPlan> {
+        let mut taken: HashMap<PathBuf, String> = HashMap::new();
+        for (name, whose) in [("lock", "lock"), (MANIFEST, "manifest"), ("control.sock", "control socket")] {
+            taken.insert(dir.join(name), format!("the observer's own {whose}"));
+        }
+        let mut shards = Vec::with_capacity(blocks.len());
+        for (i, block) in blocks.iter().enumerate() {
+            let key = |name: &str| format!("shard[{i}].{name}");
+            let socket = match &block.socket {
+                Some(path) if path.is_relative() && !path.as_os_str().is_empty() => dir.join(path),
+                Some(path) => absolute(&key("socket"), path, problems),
+                None => dir.join(format!("shard-{i}.sock")),
+            };
+            let bytes = socket.as_os_str().len();
+            // An overlong directory is told once, not for every shard in it.
+            let by_dir = block.socket.is_none();
+            let told = by_dir && problems.iter().any(|problem| problem.key == "dir");
+            if bytes > SOCKET_PATH_MAX && !told {
+                let (key, value) = if by_dir { ("dir".to_owned(), dir) } else { (key("socket"), &*socket) };
+                let why = format!(
+                    "the path of the socket of shard {i} has {bytes} bytes, and the kernel takes {SOCKET_PATH_MAX} at most"
+                );
+                let fix = format!("use a path shorter by {}", bytes - SOCKET_PATH_MAX);
+                problems.push(ConfigProblem::refused(&key, format!("{value:?}"), why, fix));
+            }
+            if let Some(other) = taken.insert(socket.clone(), format!("the socket of shard {i}")) {
+                let why = format!("it is {other}, too");
+                let fix = "give each shard a socket of its own";
+                problems.push(ConfigProblem::refused(&key("socket"), format!("{socket:?}"), why, fix));
+            }
+            self.judge_access(i, block, problems);
+            let allow_uids = block.allow_uids.clone().map(|mut uids| {
+                uids.sort_unstable();
+                uids.dedup();
+                uids
+            });
+            shards.push(ShardPlan { socket, mode: block.mode, core: block.core, allow_uids });
+        }
+        shards
+    }
+
+    fn judge_access(&self, i: usize, block: &ShardConfig, problems: &mut Vec<ConfigProblem>) {
+        let mode = block.mode;
+        if mode > 0o777 || mode & 0o222 == 0 {
+            problems.push(ConfigProblem::refused(
+                &format!("shard[{i}].mode"),
+                format!("\"{mode:04o}\""),
+                if mode > 0o777 {
+                    "a socket has no such bits"
+                } else {
+                    "nobody may write, so nobody can beat"
+                },
+                "write \"0600\" for the same user, \"0660\" for its group too, \"0666\" for everybody",
+            ));
+        }
+        if block.allow_uids.as_ref().is_some_and(Vec::is_empty) {
+            problems.push(ConfigProblem::refused(
+                &format!("shard[{i}].allow-uids"),
+                "[]",
+                "it lets nobody beat",
+                "name user ids, or leave it out to accept whoever the mode lets in",
+            ));
+        }
+    }
+}
+
+/// Whether the duration is in the range; if not, it is reported.
+fn in_range(
+    key: &str,
+    value: Duration,
+    range: std::ops::RangeInclusive<Duration>,
+    problems: &mut Vec<ConfigProblem>,
+) -> bool {
+    if range.contains(&value) {
+        return true;
+    }
+    let (least, most) = (written(*range.start()), written(*range.end()));
+    let why = if value < *range.start() {
+        format!("it is shorter than {least}")
+    } else {
+        format!("it is longer than {most}")
+    };
+    let value = format!("\"{}\"", written(value));
+    problems.push(ConfigProblem::refused(
+        key,
+        value,
+        why,
+        format!("write a duration from {least} to {most}"),
+    ));
+    false
+}
+
+/// The path, starting in the current directory if it is relative.
+fn absolute(key: &str, path: &Path, problems: &mut Vec<ConfigProblem>) -> PathBuf {
+    let mut refused = |why: String, fix: &str| {
+        problems.push(ConfigProblem::refused(key, format!("{path:?}"), why, fix));
+        path.to_owned()
+    };
+    if path.as_os_str().is_empty() {
+        return refused("it is empty".to_owned(), "write a path, or leave it out");
+    }
+    if path.as_os_str().as_bytes().contains(&0) {
+        return refused("it contains a NUL byte, and no path can".to_owned(), "take it out");
+    }
+    match std::path::absolute(path) {
+        Ok(path) => path,
+        Err(error) => refused(
+            format!("it is relative to a directory that cannot be found: {error}"),
+            "write it from / on",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RuleConfig;
+
+    const ROOT: Host = Host { is_root: true, xdg_runtime_dir: None, cores_allowed: 8 };
+
+    fn plan(change: impl FnOnce(&mut Config)) -> Result<Plan, Vec<String>> {
+        plan_on(&ROOT, change)
+    }
+
+    fn plan_on(host: &Host, change: impl FnOnce(&mut Config)) -> Result<Plan, Vec<String>> {
+        let mut config = Config::default();
+        change(&mut config);
+        config.plan_on(host).map_err(|error| error.problems().iter().map(ToString::to_string).collect())
+    }
+
+    fn only_problem(change: impl FnOnce(&mut Config)) -> String {
+        let told = plan(change).unwrap_err();
+        assert_eq!(told.len(), 1, "{told:#?}");
+        told.into_iter().next().unwrap()
+    }
+
+    fn block(socket: &str) -> ShardConfig {
+        ShardConfig { socket: Some(socket.into()), ..ShardConfig::default() }
+    }
+
+    #[test]
+    fn defaults() {
+        let plan = plan(|_| ()).unwrap();
+        assert_eq!(plan.dir, Path::new("/run/varta"));
+        assert_eq!(plan.shards.len(), 4);
+        assert_eq!(plan.shards[3].socket, Path::new("/run/varta/shard-3.sock"));
+        assert_eq!((plan.shards[0].mode, plan.shards[0].core), (0o600, CoreChoice::Auto));
+        assert_eq!(
+            (plan.threshold_ns, plan.tick_ns, plan.max_delay_ns),
+            (2_000_000_000, 10_000_000, 1_000_000)
+        );
+        assert_eq!(plan.agents_max, 131_072);
+    }
+
+    #[test]
+    fn default_shards_follow_the_cores() {
+        for (cores_allowed, agents_max, shards) in
+            [(1, 10, 1), (2, 10, 1), (3, 10, 1), (9, 10, 4), (999, 999, 64), (64, 3, 3)]
+        {
+            let host = Host { cores_allowed, ..ROOT };
+            assert_eq!(plan_on(&host, |config| config.agents_max = agents_max).unwrap().shards.len(), shards);
+        }
+    }
+
+    #[test]
+    fn default_dir_of_a_user() {
+        let user =
+            |dir: Option<&str>| Host { is_root: false, xdg_runtime_dir: dir.map(PathBuf::from), ..ROOT };
+        assert_eq!(plan_on(&user(Some("/run/user/7")), |_| ()).unwrap().dir, Path::new("/run/user/7/varta"));
+        for host in [user(None), user(Some("")), user(Some("run"))] {
+            let told = plan_on(&host, |_| ()).unwrap_err();
+            assert!(
+                told.len() == 1
+                    && told[0].contains("XDG_RUNTIME_DIR is not set")
+                    && told[0].contains("--dir"),
+                "{told:?}"
+            );
+            assert!(plan_on(&host, |config| config.dir = Some("/x".into())).is_ok());
+        }
+    }
+
+    #[test]
+    fn relative_paths_are_resolved() {
+        let plan = plan(|config| {
+            config.dir = Some("here".into());
+            config.shard_blocks = vec![block("a.sock"), block("/b.sock")];
+            config.events = Some(Output::File("events.jsonl".into()));
+        });
+        let plan = plan.unwrap();
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(plan.dir, here.join("here"));
+        assert_eq!(plan.shards[0].socket, here.join("here/a.sock"));
+        assert_eq!(plan.shards[1].socket, Path::new("/b.sock"));
+        assert_eq!(plan.events.unwrap().output, Output::File(here.join("events.jsonl")));
+    }
+
+    #[test]
+    fn ranges_of_times() {
+        let ms = Duration::from_millis;
+        for (threshold, tick, delay, fine) in [
+            (ms(10), ms(5), ms(2), true),
+            (ms(86_400_000), ms(1000), ms(100), true),
+            (ms(2000), ms(1), ms(0), true),
+            (ms(9), ms(1), ms(0), false),
+            (ms(0), ms(1), ms(0), false),
+            (ms(86_400_001), ms(1), ms(0), false),
+            (ms(2000), ms(0), ms(0), false),
+            (ms(9000), ms(1001), ms(0), false),
+            (ms(9000), ms(10), ms(101), false),
+            (ms(20), ms(11), ms(0), false),
+            (ms(20), ms(10), ms(6), false),
+        ] {
+            let planned = plan(|config| {
+                (config.threshold, config.tick, config.max_delay) = (threshold, tick, delay);
+            });
+            assert_eq!(planned.is_ok(), fine, "{threshold:?} {tick:?} {delay:?}: {planned:?}");
+            assert!(planned.err().is_none_or(|told| told.len() == 1));
+        }
+        assert_eq!(
+            only_problem(|config| config.threshold = ms(15)),
+            "cannot use tick = 10ms: a tick of 10ms is more than half of the smallest threshold, 15ms; \
+             write tick = \"7ms\" or less, or a threshold of at least 20ms"
+        );
+        let rule = only_problem(|config| config.rules.push(RuleConfig::new(RuleMatch::uid(7), ms(19))));
+        assert!(rule.contains("smallest threshold, 19ms"), "{rule}");
+    }
+
+    #[test]
+    fn counts() {
+        for shards in [0, 65, u32::MAX] {
+            assert!(only_problem(|config| config.shards = Some(shards)).contains("from 1 to 64"));
+        }
+        for agents_max in [0, AGENTS_MAX + 1] {
+            assert!(only_problem(|config| config.agents_max = agents_max).contains("from 1 to 4194304"));
+        }
+        let crowded = only_problem(|config| (config.shards, config.agents_max) = (Some(4), 3));
+        assert!(crowded.contains("agents-max = 3"), "{crowded}");
+        let split = only_problem(|config| {
+            (config.shards, config.shard_blocks) = (Some(3), vec![block("a"), block("b")])
+        });
+        assert!(split.contains("shards = 3: there are 2 [[shard]] blocks"), "{split}");
+        assert!(
+            plan(|config| (config.shards, config.shard_blocks) = (Some(2), vec![block("a"), block("b")]))
+                .is_ok()
+        );
+        assert!(
+            only_problem(
+                |config| config.rules = vec![RuleConfig::new(RuleMatch::uid(7), config.threshold); 201]
+            )
+            .contains("200")
+        );
+        assert!(
+            plan(|config| config.rules = vec![RuleConfig::new(RuleMatch::uid(7), config.threshold); 200])
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn sockets() {
+        let twice = only_problem(|config| {
+            config.shard_blocks = vec![block("/run/varta/shard-1.sock"), ShardConfig::default()]
+        });
+        assert!(twice.contains("it is the socket of shard 0, too"), "{twice}");
+        assert!(
+            only_problem(|config| config.shard_blocks = vec![block("lock")]).contains("observer's own lock")
+        );
+        assert!(plan(|config| config.shard_blocks = vec![block("varta.sock")]).is_ok());
+
+        let path = |bytes: usize| format!("/{}", "s".repeat(bytes - 1));
+        assert!(plan(|config| config.shard_blocks = vec![block(&path(107))]).is_ok());
+        let long = only_problem(|config| config.shard_blocks = vec![block(&path(110))]);
+        assert!(
+            long.contains("110 bytes") && long.contains("107 at most") && long.contains("shorter by 3"),
+            "{long}"
+        );
+        let long = only_problem(|config| config.dir = Some(path(100).into()));
+        assert!(long.starts_with("cannot use dir = ") && long.contains("107 at most"), "{long}");
+        assert!(only_problem(|config| config.shard_blocks = vec![block("")]).contains("it is empty"));
+    }
+
+    #[test]
+    fn access() {
+        let shard = |mode, allow_uids| vec![ShardConfig { mode, allow_uids, ..ShardConfig::default() }];
+        assert!(only_problem(|config| config.shard_blocks = shard(0o444, None)).contains("nobody may write"));
+        assert!(only_problem(|config| config.shard_blocks = shard(0o1666, None)).contains("no such bits"));
+        assert!(
+            only_problem(|config| config.shard_blocks = shard(0o600, Some(vec![])))
+                .contains("lets nobody beat")
+        );
+        let plan = plan(|config| config.shard_blocks = shard(0o600, Some(vec![9, 7, 9]))).unwrap();
+        assert_eq!(plan.shards[0].allow_uids, Some(vec![7, 9]));
+    }
+
+    #[test]
+    fn patterns_that_match_nothing_are_refused() {
+        let rule = |matches: RuleMatch| {
+            only_problem(|config| config.rules.push(RuleConfig::new(matches, config.threshold)))
+        };
+        assert!(rule(RuleMatch::default()).contains("matches every agent"));
+        assert!(rule(RuleMatch::comm("")).contains("is empty"));
+        assert!(rule(RuleMatch::comm("sixteen-bytes-xx")).contains("longer than 15 bytes"));
+        assert!(rule(RuleMatch::exe("bin/x")).contains("absolute"));
+        assert!(
+            plan(|config| config
+                .rules
+                .push(RuleConfig::new(RuleMatch::comm("fifteen-bytes-x"), config.threshold)))
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn the_first_matching_rule_wins() {
+        let second = Duration::from_secs(1);
+        let plan = plan(|config| {
+            config.rules = vec![
+                RuleConfig::new(RuleMatch { uid: Some(7), ..RuleMatch::comm("batch-*") }, second * 30),
+                RuleConfig::new(RuleMatch::comm("batch-*"), second * 9),
+                RuleConfig::new(RuleMatch::exe("/opt/*/agent"), second),
+            ];
+        })
+        .unwrap();
+        let rule = |comm, uid, exe| plan.rule_for(&Identity { comm, uid, exe });
+        assert_eq!(rule("batch-1", 7, "/opt/a/agent"), Some(0));
+        assert_eq!(rule("batch-1", 8, "/opt/a/agent"), Some(1));
+        assert_eq!(rule("web", 7, "/opt/a/b/agent"), Some(2));
+        assert_eq!(rule("web", 7, "/usr/agent"), None);
+        assert_eq!((plan.threshold_min_ns(), plan.threshold_max_ns()), (1_000_000_000, 30_000_000_000));
+    }
+
+    #[test]
+    fn patterns() {
+        for (pattern, text, expected) in [
+            ("", "", true),
+            ("", "a", false),
+            ("*", "", true),
+            ("**", "abc", true),
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("ab", "a", false),
+            ("?", "", false),
+            ("?", "é", true),
+            ("b*h", "batch", true),
+            ("b*h", "batches", false),
+            ("*-?", "a-b-c", true),
+            ("*ab", "aab", true),
+            ("*a*b", "xxabxb", true),
+            ("*a*b", "xxabxbc", false),
+            ("/opt/*", "/opt/a/b", true),
+            ("a?c*", "abc", true),
+            ("A*", "a", false),
+        ] {
+            assert_eq!(matches_pattern(pattern, text), expected, "{pattern:?} {text:?}");
+        }
+        // The worst case is quadratic, not exponential.
+        assert!(!matches_pattern(&"*a".repeat(500), &"a".repeat(499)));
+    }
+}

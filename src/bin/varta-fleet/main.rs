@@ -1,3 +1,46 @@
-//! The command line of varta-fleet.
+//! The command line of varta-fleet: parse, load, call one function per command, map to an exit code.
 
-fn main() {}
+mod args;
+mod check;
+mod demo;
+mod exit;
+mod route;
+mod run;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use args::{Cli, Command};
+use exit::{CliError, Exit};
+
+fn main() -> ExitCode {
+    let cli = Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let outcome = match cli {
+        Ok(cli) => execute(cli.command),
+        Err(help_or_usage) => {
+            // A reader that hung up has seen enough of it.
+            let _ = help_or_usage.print();
+            return if help_or_usage.use_stderr() { Exit::Usage.into() } else { Exit::Clean.into() };
+        }
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(error) if error.is_broken_pipe() => Exit::Clean.into(),
+        Err(error) => {
+            // Nothing is left to tell it to if standard error is closed.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            error.exit().into()
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<Exit, CliError> {
+    match command {
+        Command::Run(args) => run::run(args.config.plan()?, args.options),
+        Command::Demo => demo::demo(),
+        Command::Check(args) => check::check(&args.config),
+        Command::Route(args) => route::route(&args),
+    }
+}

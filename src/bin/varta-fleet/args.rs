@@ -1,0 +1,185 @@
+//! What was typed. Parsing never acts; what it means is decided by [`Layers`].
+
+use std::path::PathBuf;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+use varta_fleet::config::{ConfigError, KEYS, Layers, Origin};
+use varta_fleet::plan::Plan;
+
+use crate::exit::EXIT_CODES;
+use crate::run::RunOptions;
+
+const EXAMPLES: &str = "\
+Examples:
+  varta-fleet check                    what stands in the way of a good start, and what to type
+  varta-fleet run                      observe; every setting has a default
+  varta-fleet run --threshold 500ms --events - | jq .
+  varta-fleet route --pid 4711         the socket that process sends to";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  varta-fleet run --config /etc/varta.toml
+  varta-fleet run --dir /tmp/varta --shards 2 --threshold 500ms --events -
+  VARTA_THRESHOLD=5s varta-fleet run --print-ready
+
+Each setting is taken from its flag, else its environment variable, else the file, else the default.
+Durations are written 500ms, 2s or 1m30s.";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  varta-fleet check --config /etc/varta.toml
+  varta-fleet check --agents-max 20000 --shards 4     would this host carry that fleet?
+
+A problem keeps the fleet from working as configured: exit code 78. A note does not.
+Run it as the user, and with the limits, that the observer will have.";
+
+const ROUTE_EXAMPLES: &str = "\
+Examples:
+  varta-fleet route                    for the process that calls it
+  varta-fleet route --pid $$           for a shell script itself
+  varta-fleet route --dir /tmp/varta --pid 4711";
+
+/// Knows, for every process of a very large fleet on one Linux host, whether it is alive.
+#[derive(Debug, Parser)]
+#[command(name = "varta-fleet", version, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One variant per command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Observe the fleet until told to stop
+    #[command(after_help = format!("{RUN_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Run(RunArgs),
+    /// Show a small fleet of its own at work: beats, a stall, a crash, an exit
+    #[command(after_help = EXIT_CODES)]
+    Demo,
+    /// Check configuration, kernel limits and permissions; print every problem and its fix
+    #[command(after_help = format!("{CHECK_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Check(CheckArgs),
+    /// Print the path of the socket that a process sends its beats to
+    #[command(after_help = format!("{ROUTE_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Route(RouteArgs),
+}
+
+/// Arguments of `run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// What to observe.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// What only the command line says.
+    #[command(flatten)]
+    pub options: RunOptions,
+}
+
+/// Arguments of `check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// What to check.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// Arguments of `route`.
+#[derive(Args, Debug)]
+pub struct RouteArgs {
+    /// Runtime directory of the fleet [default: /run/varta, or $XDG_RUNTIME_DIR/varta when not root]
+    #[arg(long, env = "VARTA_DIR", hide_env_values = true)]
+    pub dir: Option<PathBuf>,
+    /// Process id of the agent [default: the parent of this process, so whoever calls it]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: Option<u32>,
+}
+
+/// The configuration as flags and environment variables give it: one of each for every settable key.
+#[derive(Clone, Debug)]
+pub struct ConfigArgs {
+    file: Option<PathBuf>,
+    written: Vec<(&'static str, String, Origin)>,
+}
+
+impl ConfigArgs {
+    /// File, environment and flags, each over the one before.
+    pub fn layers(&self) -> Layers {
+        let mut layers = Layers::default();
+        if let Some(path) = &self.file {
+            layers.file(path);
+        }
+        for (key, text, origin) in &self.written {
+            layers.set(key, text, origin.clone());
+        }
+        layers
+    }
+
+    /// What they come to.
+    pub fn plan(&self) -> Result<Plan, ConfigError> {
+        self.layers().plan()
+    }
+}
+
+impl FromArgMatches for ConfigArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let written = KEYS.iter().filter(|key| key.is_settable()).filter_map(|key| {
+            let text = matches.get_one::<String>(key.name)?;
+            let origin = match matches.value_source(key.name)? {
+                ValueSource::EnvVariable => Origin::Environment,
+                _ => Origin::Flag,
+            };
+            Some((key.name, text.clone(), origin))
+        });
+        Ok(Self { file: matches.get_one("config").cloned(), written: written.collect() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for ConfigArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let file = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .help("Read settings from this TOML file [default: none]")
+            .value_parser(clap::value_parser!(PathBuf));
+        let keys = KEYS.iter().filter(|key| key.is_settable()).map(|key| {
+            let arg = Arg::new(key.name)
+                .long(key.name)
+                .value_name(key.value_name)
+                .help(key.help)
+                .env(key.variable)
+                .hide_env_values(true)
+                .allow_negative_numbers(true)
+                .action(ArgAction::Set);
+            if key.value_name == "BOOL" {
+                arg.num_args(0..=1).require_equals(true).default_missing_value("true")
+            } else {
+                arg
+            }
+        });
+        command.arg(file).args(keys)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,499 @@
+//! `check`: everything that stands in the way of a good start, at once, each with its fix.
+//!
+//! A *problem* lies with the configuration or the host and keeps the fleet from working as configured.
+//! A *note* lies with this very process (its user, limits, cores): the observer may be started with others.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::Access;
+use rustix::process::Resource;
+use varta_fleet::config::{KEYS, Layers, Origin, written};
+use varta_fleet::plan::{CoreChoice, Output, Plan, ShardPlan};
+
+use crate::args::ConfigArgs;
+use crate::exit::{CliError, Exit};
+
+/// Where the kernel says how many datagrams wait before it refuses more; of this network namespace.
+const QUEUE_LIMIT_PATH: &str = "/proc/sys/net/unix/max_dgram_qlen";
+/// Kernel memory charged for one waiting frame, bytes (measured on Linux 6.18).
+const QUEUED_FRAME_BYTES: u64 = 768;
+/// Descriptors needed beside one pidfd per agent: sockets, event queues, files, standard streams.
+const DESCRIPTORS_BESIDE: u64 = 64;
+
+/// Whether the fleet works as configured while it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// It does not: exit code 78.
+    Problem,
+    /// It works, less well or perhaps.
+    Note,
+}
+
+/// One thing worth telling, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub level: Level,
+    /// What, where and why.
+    pub text: String,
+    /// What to do; commands to type, where there are any. May have several lines, or none.
+    pub fix: String,
+}
+
+impl Finding {
+    fn problem(text: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { level: Level::Problem, text: text.into(), fix: fix.into() }
+    }
+
+    fn note(text: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { level: Level::Note, text: text.into(), fix: fix.into() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = match self.level {
+            Level::Problem => "problem",
+            Level::Note => "note",
+        };
+        write!(f, "{level}: {}", self.text)?;
+        let mut lead = "fix: ";
+        for line in self.fix.lines() {
+            write!(f, "\n    {lead}{line}")?;
+            lead = "     ";
+        }
+        Ok(())
+    }
+}
+
+/// Prints the resolved plan and every finding.
+pub fn check(args: &ConfigArgs) -> Result<Exit, CliError> {
+    let layers = args.layers();
+    let mut out = io::stdout().lock();
+    let mut findings = Vec::new();
+    match layers.plan() {
+        Ok(plan) => {
+            print_plan(&mut out, &plan, &layers)?;
+            findings.extend(host_findings(&plan));
+            if layers.config().events_beats && plan.events.is_none() {
+                findings.push(Finding::note(
+                    "events-beats is true, but no events are written",
+                    "name a file with events",
+                ));
+            }
+        }
+        Err(error) => {
+            let failed = CliError::from(error.clone());
+            if failed.exit() == Exit::Usage {
+                return Err(failed);
+            }
+            findings.extend(error.problems().iter().map(|problem| Finding::problem(problem.to_string(), "")));
+            findings.push(Finding::note(
+                "queue limit, directories, cores and descriptors were not checked: what they must carry follows from the configuration",
+                "correct the configuration and check again",
+            ));
+        }
+    }
+    findings.extend(priority_finding());
+    findings.sort_by_key(|finding| finding.level == Level::Note);
+    for finding in &findings {
+        writeln!(out, "{finding}")?;
+    }
+    let problems = findings.iter().filter(|finding| finding.level == Level::Problem).count();
+    let notes = findings.len() - problems;
+    writeln!(out, "{}, {}", counted(problems, "problem"), counted(notes, "note"))?;
+    Ok(if problems > 0 { Exit::Config } else { Exit::Clean })
+}
+
+fn counted(n: usize, what: &str) -> String {
+    match n {
+        0 => format!("no {what}s"),
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}
+
+fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<()> {
+    let ns = |ns| written(Duration::from_nanos(ns));
+    let blocks = if layers.config().shard_blocks.is_empty() { "shards" } else { "shard" };
+    let events = plan.events.as_ref();
+    let rows = [
+        ("dir", "dir", plan.dir.display().to_string()),
+        ("shards", blocks, plan.shards.len().to_string()),
+        ("threshold", "threshold", ns(plan.threshold_ns)),
+        ("tick", "tick", ns(plan.tick_ns)),
+        ("max-delay", "max-delay", ns(plan.max_delay_ns)),
+        ("agents-max", "agents-max", plan.agents_max.to_string()),
+        ("events", "events", events.map_or("nowhere".to_owned(), |events| events.output.to_string())),
+        ("events-format", "events-format", layers.config().events_format.as_str().to_owned()),
+        ("events-beats", "events-beats", layers.config().events_beats.to_string()),
+    ];
+    writeln!(out, "plan:")?;
+    for (name, key, value) in rows {
+        let origin = match layers.origin(key) {
+            Origin::Flag => format!("--{key}"),
+            Origin::Environment => {
+                KEYS.iter().find(|known| known.name == key).map_or("", |key| key.variable).to_owned()
+            }
+            origin => origin.to_string(),
+        };
+        writeln!(out, "    {name:<13} {value:<24} ({origin})")?;
+    }
+    for (i, ShardPlan { socket, mode, core, allow_uids, .. }) in plan.shards.iter().enumerate() {
+        let uids = allow_uids.as_ref().map(|uids| format!(", uids {}", listed(uids))).unwrap_or_default();
+        writeln!(out, "    shard {i:<7} {} (mode {mode:04o}, core {core}{uids})", socket.display())?;
+    }
+    for (i, rule) in plan.rules.iter().enumerate() {
+        let matcher = &rule.matcher;
+        let asked = [
+            matcher.comm.as_ref().map(|comm| format!("comm {comm}")),
+            matcher.uid.map(|uid| format!("uid {uid}")),
+            matcher.exe.as_ref().map(|exe| format!("exe {exe}")),
+        ];
+        let asked: Vec<_> = asked.into_iter().flatten().collect();
+        writeln!(out, "    rule {i:<8} {}: {}", asked.join(" and "), ns(rule.threshold_ns))?;
+    }
+    Ok(())
+}
+
+/// What of this host and this process does not go with the plan.
+fn host_findings(plan: &Plan) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    match fs::read_to_string(QUEUE_LIMIT_PATH).map(|text| text.trim().parse()) {
+        Ok(Ok(limit)) => findings.extend(queue_finding(plan, limit)),
+        _ => findings.push(Finding::note(
+            format!("cannot read {QUEUE_LIMIT_PATH}, so nobody knows how many beats a shard's queue holds"),
+            format!("where it can be read, set it to {} or more", queue_limit_needed(plan)),
+        )),
+    }
+    findings.extend(directory_findings(&plan.dir));
+    findings.extend(other_directory_findings(plan));
+    if let Some(cores) = core_affinity::get_core_ids() {
+        let cores: Vec<_> = cores.iter().filter_map(|core| u32::try_from(core.id).ok()).collect();
+        findings.extend(core_findings(plan, &cores));
+    }
+    findings.extend(descriptor_finding(plan, rustix::process::getrlimit(Resource::Nofile).maximum));
+    findings
+}
+
+/// Twice what a shard would be sent if all its agents beat at once.
+fn queue_limit_needed(plan: &Plan) -> u64 {
+    2 * agents_per_shard(plan)
+}
+
+fn agents_per_shard(plan: &Plan) -> u64 {
+    u64::from(plan.agents_max).div_ceil(plan.shards.len().max(1) as u64)
+}
+
+/// Whether the kernel's queue carries the fleet; it holds one datagram more than its limit.
+fn queue_finding(plan: &Plan, limit: u64) -> Option<Finding> {
+    let needed = queue_limit_needed(plan);
+    if limit >= needed {
+        return None;
+    }
+    let (agents, shards) = (plan.agents_max, plan.shards.len());
+    let text = format!(
+        "net.unix.max_dgram_qlen is {limit} in this network namespace: the kernel keeps {} beats for a shard and \
+         refuses the rest, so living agents may look stalled; {agents} agents on {} need {needed}, 2 for each agent \
+         of a shard",
+        limit.saturating_add(1),
+        counted(shards, "shard"),
+    );
+    let mut fix = format!(
+        "sysctl -w net.unix.max_dgram_qlen={needed}\n\
+         then restart the observer: the limit is read when a socket is made\n\
+         to keep it: echo 'net.unix.max_dgram_qlen = {needed}' > /etc/sysctl.d/60-varta-fleet.conf\n\
+         it costs memory only while beats wait, {} a shard at most",
+        mebibytes(needed * QUEUED_FRAME_BYTES),
+    );
+    let carried = limit / 2 * shards as u64;
+    if carried >= shards as u64 {
+        fix.push_str(&format!("\nor, if there are no more agents than that: agents-max = {carried}"));
+    }
+    Some(Finding::problem(text, fix))
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
+/// Whether the runtime directory can be used, and by nobody else.
+pub fn directory_findings(dir: &Path) -> Vec<Finding> {
+    let shown = dir.display();
+    let mut findings = Vec::new();
+    let (judged, what) = match fs::metadata(dir) {
+        Ok(found) if !found.is_dir() => {
+            let fix = format!("move it away, or name another directory: mv {0} {0}.old", quoted(dir));
+            return vec![Finding::problem(format!("{shown} is not a directory, and dir must be one"), fix)];
+        }
+        Ok(found) => {
+            if found.mode() & 0o022 != 0 {
+                findings.push(Finding::problem(
+                    format!(
+                        "{shown} is writable by group or others (mode {:04o}): they could put sockets of their own in place of ours",
+                        found.mode() & 0o7777
+                    ),
+                    format!("chmod go-w {}", quoted(dir)),
+                ));
+            }
+            let us = rustix::process::geteuid().as_raw();
+            if found.uid() != 0 && found.uid() != us {
+                findings.push(Finding::problem(
+                    format!("{shown} is owned by user {}, neither root nor this user ({us}): its owner could replace our sockets", found.uid()),
+                    format!("chown {us} {}", quoted(dir)),
+                ));
+            }
+            (dir, "write in")
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = dir.parent().unwrap_or(dir);
+            if !parent.is_dir() {
+                return vec![Finding::problem(
+                    format!(
+                        "{shown} does not exist and cannot be made, because {} does not exist either",
+                        parent.display()
+                    ),
+                    format!("mkdir -p {}", quoted(parent)),
+                )];
+            }
+            (parent, "make a directory in")
+        }
+        Err(error) => {
+            let fix = "let this user reach it, or run as one who may";
+            return vec![Finding::problem(format!("cannot look at {shown}: {error}"), fix)];
+        }
+    };
+    findings.extend(access_finding(judged, what));
+    let real = fs::canonicalize(judged).unwrap_or_else(|_| judged.to_owned());
+    for parent in real.ancestors().skip(usize::from(judged == dir)) {
+        let Ok(found) = fs::metadata(parent) else { continue };
+        if found.mode() & 0o1002 == 0o0002 {
+            findings.push(Finding::problem(
+                format!("{}, above the sockets, is writable by everybody and not sticky: anybody could replace what is below", parent.display()),
+                format!("chmod +t {}", quoted(parent)),
+            ));
+        }
+    }
+    findings
+}
+
+fn access_finding(dir: &Path, what: &str) -> Option<Finding> {
+    let error = rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK).err()?;
+    let us = rustix::process::geteuid().as_raw();
+    let text = format!("user {us} cannot {what} {}: {}", dir.display(), io::Error::from(error));
+    Some(Finding::problem(text, "run as its owner, or name a directory of this user with dir"))
+}
+
+/// Directories the plan writes in beside its own. The observer makes none of them.
+fn other_directory_findings(plan: &Plan) -> Vec<Finding> {
+    let sockets = plan.shards.iter().map(|shard| shard.socket.as_path());
+    let events = plan.events.as_ref().and_then(|events| match &events.output {
+        Output::File(path) => Some(path.as_path()),
+        Output::Stdout => None,
+    });
+    let mut dirs: Vec<_> =
+        sockets.chain(events).filter_map(Path::parent).filter(|dir| *dir != plan.dir).collect();
+    dirs.sort_unstable();
+    dirs.dedup();
+    let judge = |dir: &Path| {
+        if dir.is_dir() {
+            return access_finding(dir, "write in");
+        }
+        let text = format!("{} is to hold a socket or the events, and is no directory", dir.display());
+        Some(Finding::problem(text, format!("mkdir -p {}", quoted(dir))))
+    };
+    dirs.into_iter().filter_map(judge).collect()
+}
+
+/// Whether the threads get the cores they are to have.
+fn core_findings(plan: &Plan, allowed: &[u32]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (i, shard) in plan.shards.iter().enumerate() {
+        if let CoreChoice::Core(core) = shard.core
+            && !allowed.contains(&core)
+        {
+            findings.push(Finding::note(
+                format!("shard {i} is to be pinned to core {core}, which this process may not use"),
+                format!("choose one of the allowed cores ({}), \"auto\" or \"none\"", ranges(allowed)),
+            ));
+        }
+    }
+    let shards = plan.shards.len();
+    if shards > allowed.len() {
+        findings.push(Finding::note(
+            format!(
+                "there are more shards ({shards}) than cores this process may use ({}): they take turns and gain nothing from each other",
+                allowed.len()
+            ),
+            format!("write shards = {} or less, or allow more cores", allowed.len().max(1)),
+        ));
+    }
+    findings
+}
+
+/// Whether every agent can be watched for its exit: that takes one descriptor each.
+fn descriptor_finding(plan: &Plan, maximum: Option<u64>) -> Option<Finding> {
+    let needed = u64::from(plan.agents_max) + DESCRIPTORS_BESIDE;
+    let maximum = maximum.filter(|maximum| *maximum < needed)?;
+    Some(Finding::note(
+        format!(
+            "this process may have {maximum} descriptors open (RLIMIT_NOFILE, hard limit), and {} agents need {needed}: \
+             the exit of agents beyond that is seen only when their threshold has passed",
+            plan.agents_max
+        ),
+        format!("LimitNOFILE={needed} in the unit of the observer, or ulimit -Hn {needed} in its shell"),
+    ))
+}
+
+/// Whether this process may raise its priority, found out by trying: capabilities do not tell, in a
+/// user namespace they may be there and mean nothing.
+fn priority_finding() -> Option<Finding> {
+    let before = rustix::process::getpriority_process(None).ok()?;
+    let tried = rustix::process::setpriority_process(None, -20);
+    // Going back down is always allowed.
+    let _ = rustix::process::setpriority_process(None, before);
+    let error = tried.err()?;
+    Some(Finding::note(
+        format!(
+            "this process may not raise its priority to nice -20 ({}): under load the shards wait behind the agents, and beats are refused",
+            io::Error::from(error)
+        ),
+        "AmbientCapabilities=CAP_SYS_NICE in the unit of the observer, or LimitNICE=-20, or run it as root",
+    ))
+}
+
+fn listed(numbers: &[u32]) -> String {
+    numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// `0-3, 6`, as cpuset files write it.
+fn ranges(numbers: &[u32]) -> String {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_unstable();
+    let runs = sorted.chunk_by(|a, b| a + 1 == *b);
+    let shown = runs.map(|run| match run {
+        [one] => one.to_string(),
+        run => format!("{}-{}", run[0], run[run.len() - 1]),
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+/// The path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c)) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use varta_fleet::config::{Config, ShardConfig};
+
+    use super::*;
+
+    fn plan(agents_max: u32, shards: u32) -> Plan {
+        let mut config = Config::default();
+        (config.dir, config.agents_max, config.shards) =
+            (Some("/tmp/varta".into()), agents_max, Some(shards));
+        config.plan().unwrap()
+    }
+
+    #[test]
+    fn the_queue_limit_is_judged_by_the_fullest_shard() {
+        let finding = queue_finding(&plan(131_072, 2), 10).unwrap();
+        assert_eq!(finding.level, Level::Problem);
+        assert!(finding.text.contains("is 10 in this network namespace"), "{finding}");
+        assert!(finding.text.contains("keeps 11 beats"), "{finding}");
+        assert!(finding.fix.starts_with("sysctl -w net.unix.max_dgram_qlen=131072\n"), "{finding}");
+        assert!(finding.fix.contains("96 MiB"), "{finding}");
+        assert!(finding.fix.contains("restart the observer"), "{finding}");
+        assert!(finding.fix.ends_with("agents-max = 10"), "{finding}");
+
+        // 100 on 3 shards: 34 on the fullest.
+        assert_eq!(queue_finding(&plan(100, 3), 68), None);
+        assert!(queue_finding(&plan(100, 3), 67).unwrap().fix.contains("qlen=68\n"));
+        assert!(!queue_finding(&plan(100, 3), 1).unwrap().fix.contains("agents-max"));
+    }
+
+    #[test]
+    fn what_a_smaller_fleet_is_advised_passes() {
+        for limit in [2, 3, 10, 11, 512] {
+            for shards in [1, 2, 3, 7] {
+                let fix = queue_finding(&plan(4_194_304, shards), limit).unwrap().fix;
+                let advised = fix.rsplit("agents-max = ").next().unwrap().parse().unwrap();
+                assert_eq!(queue_finding(&plan(advised, shards), limit), None);
+            }
+        }
+    }
+
+    #[test]
+    fn cores() {
+        let mut config = Config::default();
+        config.dir = Some("/tmp/varta".into());
+        let mut pinned = ShardConfig::default();
+        pinned.core = CoreChoice::Core(5);
+        config.shard_blocks = vec![pinned, ShardConfig::default()];
+        let plan = config.plan().unwrap();
+        assert!(core_findings(&plan, &[0, 1, 5]).is_empty());
+        let findings = core_findings(&plan, &[3, 0, 1]);
+        assert_eq!(findings.len(), 1);
+        assert!(findings[0].text.contains("core 5") && findings[0].fix.contains("0-1, 3"), "{}", findings[0]);
+        assert_eq!(core_findings(&plan, &[5]).len(), 1);
+    }
+
+    #[test]
+    fn descriptors() {
+        assert_eq!(descriptor_finding(&plan(100, 1), None), None);
+        assert_eq!(descriptor_finding(&plan(100, 1), Some(164)), None);
+        assert!(descriptor_finding(&plan(100, 1), Some(163)).unwrap().fix.contains("164"));
+    }
+
+    #[test]
+    fn directories() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = base.path().join("it's here");
+        assert_eq!(directory_findings(&dir), []);
+        assert!(directory_findings(&dir.join("deeper"))[0].fix.starts_with("mkdir -p '"));
+        fs::create_dir(&dir).unwrap();
+        for (mode, found) in [(0o755, 0), (0o700, 0), (0o775, 1), (0o1777, 1)] {
+            fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+            let findings = directory_findings(&dir);
+            assert_eq!(findings.len(), found, "{mode:o}: {findings:?}");
+            assert!(
+                findings.iter().all(|finding| finding.fix.starts_with("chmod go-w '")
+                    && finding.fix.ends_with(r"it'\''s here'"))
+            );
+        }
+        // Parents are not judged, but for one where anybody can replace anything.
+        let below = dir.join("run");
+        fs::create_dir(&below).unwrap();
+        for (mode, found) in [(0o775, 0), (0o1777, 0), (0o777, 1)] {
+            fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+            for judged in [below.clone(), dir.join("absent")] {
+                let findings = directory_findings(&judged);
+                assert_eq!(findings.len(), found, "{mode:o}: {findings:?}");
+                assert!(findings.iter().all(|finding| finding.fix.starts_with("chmod +t '")));
+            }
+        }
+        let file = base.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(directory_findings(&file)[0].text.contains("is not a directory"));
+    }
+
+    #[test]
+    fn cores_are_listed_in_ranges() {
+        assert_eq!(ranges(&[]), "");
+        assert_eq!(ranges(&[7]), "7");
+        assert_eq!(ranges(&[2, 0, 1, 3, 6]), "0-3, 6");
+    }
+}

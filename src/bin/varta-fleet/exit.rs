@@ -1,0 +1,101 @@
+//! How the program ends: one exit code for each kind of end, one message for each failure.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use varta_fleet::config::{ConfigError, Origin, ProblemKind};
+
+/// The exit codes, as `--help` lists them.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0   clean
+  1   something failed while running
+  2   the command line is not understood
+  69  a socket is in use by another observer, or there is no fleet to talk to
+  77  permission denied
+  78  the configuration is refused, or check found problems";
+
+/// How the program ends; the numbers follow sysexits.h where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All went well.
+    Clean = 0,
+    /// Something failed while running.
+    Runtime = 1,
+    /// The command line is not understood.
+    Usage = 2,
+    /// A socket is in use by another observer, or there is no fleet to talk to.
+    Unavailable = 69,
+    /// Permission denied.
+    Permission = 77,
+    /// The configuration is refused, or `check` found problems.
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command failed, and the exit code that says so.
+#[derive(Debug)]
+pub struct CliError {
+    exit: Exit,
+    message: String,
+    source: Option<Box<dyn Error + 'static>>,
+}
+
+impl CliError {
+    /// A failure told by `message`: what, on what, why, what to do.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), source: None }
+    }
+
+    /// The exit code of this failure.
+    pub const fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// Whether the reader of standard output hung up: `varta-fleet … | head` is no failure.
+    pub fn is_broken_pipe(&self) -> bool {
+        let source = self.source.as_deref().and_then(|source| source.downcast_ref::<io::Error>());
+        source.is_some_and(|source| source.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+impl fmt::Display for CliError {
+    /// The message and everything that caused it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        let mut cause = self.source.as_deref().map(|source| source as &dyn Error);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl From<ConfigError> for CliError {
+    fn from(error: ConfigError) -> Self {
+        // A flag whose value cannot be read is a slip of the hand; a value that makes no sense is configuration.
+        let mistyped =
+            |kind, origin: &Option<Origin>| kind == ProblemKind::Unreadable && *origin == Some(Origin::Flag);
+        let is_usage = error.problems().iter().any(|problem| mistyped(problem.kind, &problem.origin));
+        Self::new(if is_usage { Exit::Usage } else { Exit::Config }, error.to_string())
+    }
+}
+
+/// Standard output failed.
+impl From<io::Error> for CliError {
+    fn from(error: io::Error) -> Self {
+        Self {
+            exit: Exit::Runtime,
+            message: "cannot write to standard output".to_owned(),
+            source: Some(Box::new(error)),
+        }
+    }
+}

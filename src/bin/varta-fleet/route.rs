@@ -1,0 +1,46 @@
+//! `route`: the socket a process sends its beats to.
+
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+
+use varta_fleet::plan::default_dir;
+use varta_fleet::{MANIFEST, socket_for};
+
+use crate::args::RouteArgs;
+use crate::exit::{CliError, Exit};
+
+/// Prints the path, and nothing else, for use in scripts.
+pub fn route(args: &RouteArgs) -> Result<Exit, CliError> {
+    let dir = match &args.dir {
+        Some(dir) => dir.clone(),
+        None => default_dir()?,
+    };
+    let pid = args.pid.unwrap_or_else(std::os::unix::process::parent_id);
+    let socket = socket_for(&dir, pid).map_err(|error| {
+        let shown = dir.display();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => CliError::new(
+                Exit::Unavailable,
+                format!(
+                    "cannot route pid {pid}: no fleet runs in {shown}, there is no {MANIFEST}; \
+                     start one with `varta-fleet run`, or name its directory with --dir or VARTA_DIR"
+                ),
+            ),
+            io::ErrorKind::PermissionDenied => CliError::new(
+                Exit::Permission,
+                format!(
+                    "cannot route pid {pid}: permission denied on {}; let this user read it, or run as one who may",
+                    dir.join(MANIFEST).display()
+                ),
+            ),
+            _ => CliError::new(
+                Exit::Runtime,
+                format!("cannot route pid {pid}: {error}; restart the observer to have it written again"),
+            ),
+        }
+    })?;
+    let mut out = io::stdout().lock();
+    out.write_all(socket.as_os_str().as_bytes())?;
+    out.write_all(b"\n")?;
+    Ok(Exit::Clean)
+}

@@ -1,0 +1,515 @@
+//! From a file, the environment and flags to one [`Config`], and back to who wrote what.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeArray, DeTable, DeValue};
+
+use super::{
+    Config, ConfigError, ConfigProblem, KEYS, Key, MATCH_KEYS, Origin, ProblemKind, RULE_KEYS, SHARD_KEYS,
+};
+use crate::plan::Plan;
+
+/// A [`Config`] put together from layers, which remembers who wrote what.
+///
+/// Later layers win: read the file first, then set what the environment says, then the flags. What
+/// cannot be understood is kept until the end and told with everything else.
+///
+/// ```
+/// use varta_fleet::config::{Layers, Origin};
+///
+/// let mut layers = Layers::default();
+/// layers.toml("threshold = \"5s\"\ntick = \"20\"", "varta.toml".as_ref());
+/// layers.set("dir", "/tmp/varta", Origin::Flag);
+/// let error = layers.plan().unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "cannot use tick = \"20\" (varta.toml line 2): 20 has no unit; write 20s or 20ms"
+/// );
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    config: Config,
+    written: BTreeMap<String, Written>,
+    problems: Vec<ConfigProblem>,
+    /// Keys whose values were not understood: what their defaults lead to is nobody's mistake.
+    unread: BTreeSet<String>,
+}
+
+/// What somebody wrote for a key.
+#[derive(Clone, Debug)]
+struct Written {
+    origin: Origin,
+    text: String,
+}
+
+impl Layers {
+    /// Reads a TOML file. May block on the disk. What is wrong with it is told by [`Layers::plan`].
+    pub fn file(&mut self, path: &Path) {
+        match std::fs::read_to_string(path) {
+            Ok(text) => self.toml(&text, path),
+            Err(error) => self.problems.push(unreadable_file(path, &error)),
+        }
+    }
+
+    /// Takes the text of a TOML file, as if read from `path`. Replaces what was set before.
+    pub fn toml(&mut self, text: &str, path: &Path) {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        let reader = Reader { text, path };
+        if !errors.is_empty() {
+            // One mistake often leads to several errors on its line: the first of them says it best.
+            let mut syntax: Vec<_> = errors.iter().map(|error| reader.syntax(error)).collect();
+            syntax.dedup_by(|later, earlier| later.origin == earlier.origin);
+            self.problems.extend(syntax);
+            return;
+        }
+        let (span, mut table) = (root.span(), root.into_inner());
+        let mut problems = Vec::new();
+        reader.drop_unknown(&mut table, &TOP, "", &mut problems);
+        self.unread.extend(problems.iter().map(|problem| problem.key.clone()));
+        // Serde stops at the first value it cannot read: take that out, and ask again.
+        self.config = loop {
+            let document = toml::Deserializer::from(Spanned::new(span.clone(), table.clone()));
+            let error = match Config::deserialize(document) {
+                Ok(config) => break config,
+                Err(error) => error,
+            };
+            let Some(taken) = error.span().and_then(|span| take(&mut table, &TOP, "", &span)) else {
+                problems.push(reader.syntax(&error));
+                break Config::default();
+            };
+            self.unread.insert(taken.key.clone());
+            // A block may only miss what was just taken out of it.
+            let missing = missing_field(error.message()).map(|name| joined(&taken.key, name));
+            if !missing.is_some_and(|key| self.unread.contains(&key)) {
+                problems.push(reader.unreadable(taken, error.message()));
+            }
+        };
+        reader.remember(&table, "", &mut self.written);
+        problems.sort_by_key(|problem| match problem.origin {
+            Some(Origin::File { line, .. }) => line,
+            _ => 0,
+        });
+        self.problems.extend(problems);
+    }
+
+    /// Sets a key of [`KEYS`] to what the environment or a flag says.
+    pub fn set(&mut self, key: &str, text: &str, origin: Origin) {
+        let set = KEYS.iter().find(|known| known.name == key).and_then(|known| known.set);
+        let problem = match set.map(|set| set(&mut self.config, text)) {
+            Some(Ok(())) => None,
+            Some(Err(refused)) => Some((ProblemKind::Unreadable, refused.why, refused.fix)),
+            None => Some((ProblemKind::Unknown, "there is no such key".to_owned(), suggestion(key, &TOP))),
+        };
+        self.written.insert(key.to_owned(), Written { origin: origin.clone(), text: shortened(text) });
+        let Some((kind, why, fix)) = problem else { return };
+        self.unread.insert(key.to_owned());
+        let value = Some(shortened(text));
+        let origin = Some(origin);
+        self.problems.push(ConfigProblem {
+            key: key.to_owned(),
+            value,
+            origin,
+            kind,
+            why,
+            fix,
+            against: None,
+        });
+    }
+
+    /// What the layers come to. Keys that were not understood hold their defaults.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Who wrote the value of this key.
+    #[must_use]
+    pub fn origin(&self, key: &str) -> Origin {
+        self.written.get(key).map_or(Origin::Default, |written| written.origin.clone())
+    }
+
+    /// Validates and resolves what the layers come to.
+    ///
+    /// # Errors
+    /// Everything that is wrong in any layer or between them, at once.
+    pub fn plan(&self) -> Result<Plan, ConfigError> {
+        let planned = self.config.plan();
+        let refused = planned.as_ref().err().map(ConfigError::problems).unwrap_or_default();
+        let refused = refused.iter().filter(|problem| !self.follows(problem)).cloned();
+        let problems = self.problems.iter().cloned().chain(refused.map(|problem| self.located(problem)));
+        ConfigError::check(problems.collect())?;
+        planned
+    }
+
+    /// The configuration alone, not yet judged by [`Config::plan`].
+    pub(super) fn into_config(self) -> Result<Config, ConfigError> {
+        ConfigError::check(self.problems)?;
+        Ok(self.config)
+    }
+
+    /// Whether a problem only follows from something that was not understood.
+    fn follows(&self, problem: &ConfigProblem) -> bool {
+        // Of a block, only what became of it as a whole counts: its presence, not the keys in it.
+        let concerns = |unread: &String, key: &str| match unread.strip_prefix(key) {
+            Some(rest) => {
+                rest.is_empty() || rest.starts_with('.') || (rest.starts_with('[') && rest.ends_with(']'))
+            }
+            None => false,
+        };
+        let unread = |key: &str| self.unread.iter().any(|unread| concerns(unread, key));
+        unread(&problem.key) || problem.against.as_deref().is_some_and(unread)
+    }
+
+    /// The problem with its origin. A default is blamed only where nobody wrote the other key either.
+    fn located(&self, mut problem: ConfigProblem) -> ConfigProblem {
+        let other = problem.against.as_ref().filter(|_| !self.written.contains_key(&problem.key));
+        if let Some(other) = other.filter(|other| self.written.contains_key(*other)) {
+            problem.key.clone_from(other);
+        }
+        match self.written.get(&problem.key) {
+            Some(written) => {
+                problem.value = Some(written.text.clone());
+                problem.origin = Some(written.origin.clone());
+            }
+            None => problem.origin = Some(Origin::Default),
+        }
+        problem
+    }
+}
+
+/// The keys of one kind of table, and the tables among them.
+struct Level {
+    head: &'static str,
+    keys: &'static [Key],
+    tables: &'static [(&'static str, &'static Level)],
+}
+
+static TOP: Level =
+    Level { head: "the top of the file", keys: KEYS, tables: &[("shard", &SHARD), ("rule", &RULE)] };
+static SHARD: Level = Level { head: "[[shard]]", keys: SHARD_KEYS, tables: &[] };
+static RULE: Level = Level { head: "[[rule]]", keys: RULE_KEYS, tables: &[("match", &MATCH)] };
+static MATCH: Level = Level { head: "match of [[rule]]", keys: MATCH_KEYS, tables: &[] };
+
+impl Level {
+    fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    fn below(&self, name: &str) -> Option<&'static Self> {
+        self.tables.iter().find(|(table, _)| *table == name).map(|(_, level)| *level)
+    }
+}
+
+/// What was taken out of the tree because it cannot be read.
+struct Taken {
+    key: String,
+    takes: &'static str,
+    type_name: &'static str,
+    name_span: Option<Range<usize>>,
+    value_span: Range<usize>,
+}
+
+/// Takes out the innermost key or block that an error at `span` is about.
+fn take(table: &mut DeTable<'_>, level: &Level, prefix: &str, span: &Range<usize>) -> Option<Taken> {
+    let covers = |outer: Range<usize>| outer.start <= span.start && span.end <= outer.end;
+    let names: Vec<String> = table.keys().map(|name| name.get_ref().to_string()).collect();
+    for name in names {
+        let key = joined(prefix, &name);
+        let below = level.below(&name);
+        let value = table.get_mut(name.as_str())?;
+        let value_span = value.span();
+        let type_name = value.get_ref().type_str();
+        match (value.get_mut(), below) {
+            (DeValue::Table(inner), Some(below)) => {
+                if let Some(taken) = take(inner, below, &key, span) {
+                    return Some(taken);
+                }
+            }
+            (DeValue::Array(blocks), Some(below)) => {
+                let mut hit = None;
+                for (index, block) in blocks.iter_mut().enumerate() {
+                    let key = format!("{key}[{index}]");
+                    let value_span = block.span();
+                    let type_name = block.get_ref().type_str();
+                    let DeValue::Table(inner) = block.get_mut() else { continue };
+                    if let Some(taken) = take(inner, below, &key, span) {
+                        return Some(taken);
+                    }
+                    if covers(value_span.clone()) {
+                        hit = Some((index, Taken { key, takes: "", type_name, name_span: None, value_span }));
+                    }
+                }
+                if let Some((index, taken)) = hit {
+                    let all = std::mem::replace(blocks, DeArray::new());
+                    let others = (0..).zip(all).filter(|(other, _)| *other != index);
+                    *blocks = others.map(|(_, block)| block).collect();
+                    return Some(taken);
+                }
+            }
+            _ => {}
+        }
+        let name_span = table.get_key_value(name.as_str())?.0.span();
+        if covers(name_span.clone()) || covers(value_span.clone()) {
+            table.remove(name.as_str());
+            let takes = level.key(&name).map_or("something else", |key| key.takes);
+            return Some(Taken { key, takes, type_name, name_span: Some(name_span), value_span });
+        }
+    }
+    None
+}
+
+/// Where the pieces of one file are.
+struct Reader<'a> {
+    text: &'a str,
+    path: &'a Path,
+}
+
+impl Reader<'_> {
+    fn origin(&self, span: &Range<usize>) -> Origin {
+        let before = self.text.get(..span.start).unwrap_or(self.text);
+        Origin::File { path: self.path.to_owned(), line: before.matches('\n').count() + 1 }
+    }
+
+    fn value(&self, span: &Range<usize>) -> String {
+        shortened(self.text.get(span.clone()).unwrap_or_default())
+    }
+
+    fn syntax(&self, error: &toml::de::Error) -> ConfigProblem {
+        let at = error.span().unwrap_or(0..0);
+        ConfigProblem {
+            origin: Some(self.origin(&at)),
+            kind: ProblemKind::File,
+            value: None,
+            ..ConfigProblem::refused("", "", error.message().replace('\n', ", "), "correct the TOML there")
+        }
+    }
+
+    fn unreadable(&self, taken: Taken, message: &str) -> ConfigProblem {
+        let at = taken.name_span.as_ref().unwrap_or(&taken.value_span);
+        let (why, fix) = if let Some(name) = missing_field(message) {
+            let takes = RULE.key(name).map_or("something", |key| key.takes);
+            (format!("it has no {name}"), format!("add {name}: {takes}"))
+        } else if message.starts_with("invalid type") {
+            let article = if taken.type_name.starts_with(['a', 'i']) { "an" } else { "a" };
+            (format!("it is {article} {}", taken.type_name), format!("write {}", taken.takes))
+        } else if let Some((why, fix)) = message.rsplit_once("; ") {
+            (why.to_owned(), fix.to_owned())
+        } else {
+            ("there is no such value".to_owned(), format!("write {}", taken.takes))
+        };
+        ConfigProblem {
+            origin: Some(self.origin(at)),
+            kind: ProblemKind::Unreadable,
+            value: taken.name_span.is_some().then(|| self.value(&taken.value_span)),
+            ..ConfigProblem::refused(&taken.key, "", why, fix)
+        }
+    }
+
+    /// Takes every unknown key out of the tree and reports it.
+    fn drop_unknown(
+        &self,
+        table: &mut DeTable<'_>,
+        level: &Level,
+        prefix: &str,
+        problems: &mut Vec<ConfigProblem>,
+    ) {
+        let names: Vec<_> = table.keys().map(|name| (name.get_ref().to_string(), name.span())).collect();
+        for (name, span) in names {
+            let key = joined(prefix, &name);
+            if level.key(&name).is_none() {
+                table.remove(name.as_str());
+                let within = if prefix.is_empty() { String::new() } else { format!(" in {}", level.head) };
+                problems.push(ConfigProblem {
+                    origin: Some(self.origin(&span)),
+                    kind: ProblemKind::Unknown,
+                    value: None,
+                    ..ConfigProblem::refused(
+                        &key,
+                        "",
+                        format!("there is no such key{within}"),
+                        suggestion(&name, level),
+                    )
+                });
+                continue;
+            }
+            match (table.get_mut(name.as_str()).map(Spanned::get_mut), level.below(&name)) {
+                (Some(DeValue::Table(inner)), Some(below)) => self.drop_unknown(inner, below, &key, problems),
+                (Some(DeValue::Array(blocks)), Some(below)) => {
+                    for (index, block) in blocks.iter_mut().enumerate() {
+                        if let DeValue::Table(inner) = block.get_mut() {
+                            self.drop_unknown(inner, below, &format!("{key}[{index}]"), problems);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Notes line and text of every key in the tree.
+    fn remember(&self, table: &DeTable<'_>, prefix: &str, written: &mut BTreeMap<String, Written>) {
+        for (name, value) in table.iter() {
+            let key = joined(prefix, name.get_ref());
+            match value.get_ref() {
+                DeValue::Table(inner) => self.remember(inner, &key, written),
+                DeValue::Array(blocks) => {
+                    for (index, block) in blocks.iter().enumerate() {
+                        if let DeValue::Table(inner) = block.get_ref() {
+                            self.remember(inner, &format!("{key}[{index}]"), written);
+                        }
+                    }
+                }
+                _ => {}
+            }
+            let origin = self.origin(&name.span());
+            written.insert(key, Written { origin, text: self.value(&value.span()) });
+        }
+    }
+}
+
+/// The name of the key that serde misses.
+fn missing_field(message: &str) -> Option<&str> {
+    message.strip_prefix("missing field `")?.split('`').next()
+}
+
+/// What to write instead of an unknown key.
+fn suggestion(name: &str, level: &Level) -> String {
+    if TOP.key(name).is_some() {
+        return format!("{name} belongs at {}, before the first [[…]] block", TOP.head);
+    }
+    let elsewhere = [&SHARD, &RULE, &MATCH].into_iter().find(|other| other.key(name).is_some());
+    if let Some(other) = elsewhere {
+        return format!("{name} belongs in {}", other.head);
+    }
+    let near = level.keys.iter().map(|key| (strsim::damerau_levenshtein(name, key.name), key.name)).min();
+    match near {
+        Some((distance, nearest)) if distance <= 1 + name.len() / 3 => format!("did you mean {nearest}?"),
+        _ => {
+            let names: Vec<_> = level.keys.iter().map(|key| key.name).collect();
+            format!("the keys here are {}", names.join(", "))
+        }
+    }
+}
+
+fn joined(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
+}
+
+/// One short line of what was written, fit for a message.
+fn shortened(text: &str) -> String {
+    const CHARS_MAX: usize = 60;
+    let line = text.trim().lines().next().unwrap_or_default();
+    let mut short: String =
+        line.chars().take(CHARS_MAX).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if short.len() < text.trim().len() {
+        short.push('…');
+    }
+    short
+}
+
+fn unreadable_file(path: &Path, error: &std::io::Error) -> ConfigProblem {
+    let (why, fix) = match error.kind() {
+        std::io::ErrorKind::NotFound => ("there is no such file", "correct the path"),
+        std::io::ErrorKind::PermissionDenied => ("permission denied", "let this user read it"),
+        std::io::ErrorKind::IsADirectory => ("it is a directory", "name a file in it"),
+        std::io::ErrorKind::InvalidData => ("it is not UTF-8 text", "save it as UTF-8"),
+        _ => ("", "check the file"),
+    };
+    let why = if why.is_empty() { error.to_string() } else { why.to_owned() };
+    ConfigProblem {
+        origin: Some(Origin::File { path: path.to_owned(), line: 0 }),
+        kind: ProblemKind::File,
+        value: None,
+        ..ConfigProblem::refused("", "", why, fix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: &str) -> Vec<String> {
+        let mut layers = Layers::default();
+        layers.toml(text, "f.toml".as_ref());
+        layers.set("dir", "/tmp/varta", Origin::Flag);
+        match layers.plan() {
+            Ok(_) => Vec::new(),
+            Err(error) => error.problems().iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn every_problem_is_told_with_its_line() {
+        let text = "treshold = \"1s\"\nshards = \"4\"\ntick = 10\nagents-max = -1\n\
+                    [[shard]]\nmode = 660\nsokcet = \"/x\"\n[[rule]]\nthreshold = \"3s\"\n\
+                    [[rule]]\nmatch = { com = \"x\", uid = 1 }\nthreshold = \"1ms\"\n[http]\nlisten = \"x\"\n";
+        let expected = [
+            "cannot use treshold (f.toml line 1): there is no such key; did you mean threshold?",
+            "cannot use shards = \"4\" (f.toml line 2): it is a string; write a whole number from 1 to 64",
+            "cannot use tick = 10 (f.toml line 3): it has no unit; write \"10s\" or \"10ms\", in quotes",
+            "cannot use agents-max = -1 (f.toml line 4): there is no such value; write a whole number from 1 to 4194304",
+            "cannot use mode = 660 (in [[shard]], f.toml line 6): it is an integer; write an octal number in quotes, such as \"0660\"",
+            "cannot use sokcet (in [[shard]], f.toml line 7): there is no such key in [[shard]]; did you mean socket?",
+            "cannot use [[rule]] (f.toml line 8): it has no match; add match: what to match, such as { comm = \"batch-*\" }",
+            "cannot use com (in [[rule]], f.toml line 11): there is no such key in match of [[rule]]; did you mean comm?",
+            "cannot use http (f.toml line 13): there is no such key; the keys here are dir, shards, threshold, tick, \
+             max-delay, agents-max, events, events-format, events-beats, shard, rule",
+            "cannot use threshold = \"1ms\" (in [[rule]], f.toml line 12): it is shorter than 10ms; write a duration from 10ms to 24h",
+        ];
+        assert_eq!(told(text), expected);
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_place_is_sent_home() {
+        assert!(told("[[shard]]\nthreshold = \"1s\"")[0].contains("belongs at the top of the file"));
+        assert!(told("socket = \"/x\"")[0].contains("socket belongs in [[shard]]"));
+    }
+
+    #[test]
+    fn what_follows_from_an_unreadable_value_is_not_told() {
+        // A tick of 1s would be too much for a threshold of 1s, but nobody knows what was meant.
+        assert_eq!(told("threshold = 9\ntick = \"1s\"\nmax-delay = \"100ms\"").len(), 1);
+        // Nor that a block misses what was taken out of it.
+        assert_eq!(told("[[rule]]\nmatch = { uid = 7 }\nthreshold = 1").len(), 1);
+        assert_eq!(told("[[rule]]\nmatch = { com = 7 }\nthreshold = \"1s\"").len(), 1);
+        assert_eq!(told("[[rule]]\nthreshold = 1").len(), 2);
+        assert_eq!(told("shards = 2\n[[shard]]\nmode = 1").len(), 2);
+        assert_eq!(told("shards = 2\nshard = 1").len(), 1);
+    }
+
+    #[test]
+    fn syntax_errors_have_lines_and_hide_the_rest() {
+        let told = told("tick = \"1s\"\nthreshold = = 3\nshards =\n");
+        assert_eq!(told.len(), 2, "{told:#?}");
+        assert!(told[0].starts_with("cannot read f.toml line 2: "), "{told:#?}");
+        assert!(told[1].starts_with("cannot read f.toml line 3: "), "{told:#?}");
+    }
+
+    #[test]
+    fn the_key_that_was_written_is_blamed() {
+        let told = told("threshold = \"12ms\"");
+        let [tick] = &told[..] else { panic!("{told:#?}") };
+        assert!(
+            tick.starts_with(
+                "cannot use threshold = \"12ms\" (f.toml line 1): a tick of 10ms is more than half"
+            ),
+            "{tick}"
+        );
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let mut layers = Layers::default();
+        layers.toml("threshold = \"5s\"\ntick = \"20ms\"", "f.toml".as_ref());
+        layers.set("threshold", "6s", Origin::Environment);
+        layers.set("threshold", "7s", Origin::Flag);
+        assert_eq!(layers.config().threshold.as_secs(), 7);
+        assert_eq!(layers.origin("threshold"), Origin::Flag);
+        assert_eq!(layers.origin("tick"), Origin::File { path: "f.toml".into(), line: 2 });
+        assert_eq!(layers.origin("shards"), Origin::Default);
+    }
+}

@@ -1,0 +1,176 @@
+//! What is wrong with a configuration, told to the person who wrote it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::KEYS;
+
+/// Everything that is wrong with a configuration, never only the first of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    problems: Vec<ConfigProblem>,
+}
+
+impl ConfigError {
+    /// What is wrong; at least one.
+    #[must_use]
+    pub fn problems(&self) -> &[ConfigProblem] {
+        &self.problems
+    }
+
+    /// `Err` with the problems, if there are any.
+    pub(crate) fn check(problems: Vec<ConfigProblem>) -> Result<(), Self> {
+        if problems.is_empty() { Ok(()) } else { Err(Self { problems }) }
+    }
+}
+
+impl From<ConfigProblem> for ConfigError {
+    fn from(problem: ConfigProblem) -> Self {
+        Self { problems: vec![problem] }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    /// One problem as it is; several as a list, one a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [problem] = &self.problems[..] {
+            return problem.fmt(f);
+        }
+        write!(f, "{} problems with the configuration", self.problems.len())?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+/// One thing that is wrong: what, where, why, what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConfigProblem {
+    /// Full name of the key, such as `threshold` or `rule[0].match.comm`; empty: the file as a whole.
+    pub key: String,
+    /// The value, as written where that is known.
+    pub value: Option<String>,
+    /// Who wrote it. `None`: the program that built the [`Config`](super::Config).
+    pub origin: Option<Origin>,
+    /// In what way it is wrong.
+    pub kind: ProblemKind,
+    /// Why it cannot be used.
+    pub why: String,
+    /// What to do about it.
+    pub fix: String,
+    /// The other key it does not agree with: blamed instead where only that one was written.
+    pub(crate) against: Option<String>,
+}
+
+/// In what way something is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProblemKind {
+    /// The file cannot be read, or is not TOML.
+    File,
+    /// There is no such key.
+    Unknown,
+    /// The value is not of the form the key takes.
+    Unreadable,
+    /// The value is understood and cannot be used: out of range, or at odds with another.
+    Refused,
+}
+
+/// Who wrote a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// Nobody: it is the default.
+    Default,
+    /// A file.
+    File {
+        /// Its path, as given.
+        path: PathBuf,
+        /// The line, from 1; 0: the file as a whole.
+        line: usize,
+    },
+    /// The environment variable of the key.
+    Environment,
+    /// The flag of the key.
+    Flag,
+}
+
+impl ConfigProblem {
+    /// A problem with a value, its origin yet unknown.
+    pub(crate) fn refused(
+        key: &str,
+        value: impl Into<String>,
+        why: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            key: key.to_owned(),
+            value: Some(value.into()),
+            origin: None,
+            kind: ProblemKind::Refused,
+            why: why.into(),
+            fix: fix.into(),
+            against: None,
+        }
+    }
+
+    pub(crate) fn against(mut self, key: &str) -> Self {
+        self.against = Some(key.to_owned());
+        self
+    }
+
+    /// The last part of the key, as it stands in the file.
+    fn leaf(&self) -> &str {
+        self.key.rsplit('.').next().unwrap_or(&self.key)
+    }
+
+    /// What and where: `threshold = "5" (in [[rule]], varta.toml line 3)`.
+    fn subject(&self) -> String {
+        let assigned = |key: &str| match &self.value {
+            Some(value) => format!("{key} = {value}"),
+            None => key.to_owned(),
+        };
+        match &self.origin {
+            _ if self.key.is_empty() => String::new(),
+            Some(Origin::Flag) => format!("--{} {}", self.key, self.value.as_deref().unwrap_or_default()),
+            Some(Origin::Environment) => {
+                let variable = KEYS.iter().find(|key| key.name == self.key).map_or("", |key| key.variable);
+                format!("{variable}={}", self.value.as_deref().unwrap_or_default())
+            }
+            Some(origin @ Origin::File { .. }) => {
+                // The index of a block says less than its line.
+                let block = self.key.split_once('[').filter(|(_, rest)| rest.contains("]."));
+                let within = block.map(|(block, _)| format!("in [[{block}]], ")).unwrap_or_default();
+                let leaf = match self.key.split_once('[') {
+                    Some((block, index)) if index.ends_with(']') => format!("[[{block}]]"),
+                    _ => assigned(self.leaf()),
+                };
+                format!("{leaf} ({within}{origin})")
+            }
+            Some(Origin::Default) => format!("{} (the default)", assigned(&self.key)),
+            None => assigned(&self.key),
+        }
+    }
+}
+
+impl fmt::Display for ConfigProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.origin, self.key.is_empty()) {
+            (Some(origin), true) => write!(f, "cannot read {origin}: {}; {}", self.why, self.fix),
+            _ => write!(f, "cannot use {}: {}; {}", self.subject(), self.why, self.fix),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line: 0 } => write!(f, "{}", path.display()),
+            Self::File { path, line } => write!(f, "{} line {line}", path.display()),
+            Self::Environment => f.write_str("environment"),
+            Self::Flag => f.write_str("flag"),
+        }
+    }
+}

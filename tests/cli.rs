@@ -1,0 +1,616 @@
+//! The built binary, as an operator meets it: what it prints, and how it exits.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+use varta_fleet::{MANIFEST, Manifest, shard_for};
+
+const CLEAN: i32 = 0;
+const RUNTIME: i32 = 1;
+const USAGE: i32 = 2;
+const UNAVAILABLE: i32 = 69;
+const PERMISSION: i32 = 77;
+const CONFIG: i32 = 78;
+
+/// A directory of its own and a command in it with an empty environment.
+struct Scene {
+    dir: TempDir,
+    env: Vec<(&'static str, String)>,
+}
+
+/// How a command ended and what it said.
+#[derive(Debug)]
+struct Outcome {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("it is ours");
+        Self { dir, env: Vec::new() }
+    }
+
+    fn env(mut self, name: &'static str, value: &str) -> Self {
+        self.env.push((name, value.to_owned()));
+        self
+    }
+
+    /// Writes a file and returns its path.
+    fn file(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::write(&path, text).expect("the directory is ours");
+        path
+    }
+
+    fn command(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.args(args).current_dir(self.dir.path()).env_clear().envs(self.env.iter().cloned());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Outcome {
+        Outcome::of(self.command(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), args))
+    }
+
+    /// As [`Scene::run`], but as a user who is not root. Root may read everything, whatever its mode.
+    fn run_unprivileged(&self, args: &[&str]) -> Outcome {
+        if !rustix::process::geteuid().is_root() {
+            return self.run(args);
+        }
+        // The build directory may be closed to others.
+        let program = self.dir.path().join("varta-fleet");
+        fs::copy(env!("CARGO_BIN_EXE_varta-fleet"), &program).expect("room for a copy");
+        let mut command = self.command(&program, args);
+        command.uid(65534).gid(65534);
+        Outcome::of(command)
+    }
+
+    /// `check` in a runtime directory that is fine, of a fleet small enough for any queue.
+    fn check(&self, args: &[&str]) -> Outcome {
+        let small = ["check", "--dir", "run", "--shards", "1", "--agents-max", "1"];
+        self.run(&[&small, args].concat())
+    }
+
+    /// `check` of a configuration file with this text; the file is `varta.toml`.
+    fn check_file(&self, text: impl AsRef<[u8]>) -> Outcome {
+        self.file("varta.toml", text);
+        self.run(&["check", "--dir", "run", "--config", "varta.toml"])
+    }
+}
+
+impl Outcome {
+    fn of(mut command: Command) -> Self {
+        let output = command.stdin(Stdio::null()).output().expect("the binary starts");
+        let text = |bytes| String::from_utf8(bytes).expect("what it prints is UTF-8");
+        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    /// The exit code, and every word where it belongs: on stderr, if anything is there.
+    #[track_caller]
+    fn says(&self, code: i32, words: &[&str]) -> &Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        let said = if self.stderr.is_empty() { &self.stdout } else { &self.stderr };
+        for word in words {
+            assert!(said.contains(word), "{word:?} is missing in\n{said}");
+        }
+        self
+    }
+
+    /// What the plan gives for a key: value and origin.
+    #[track_caller]
+    fn planned(&self, key: &str) -> String {
+        let row = self.stdout.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix(' '));
+        let row = row.unwrap_or_else(|| panic!("no {key} in the plan: {self:#?}"));
+        row.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// `net.unix.max_dgram_qlen` of this machine, which tests must not depend on.
+fn queue_limit() -> Option<u64> {
+    fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").ok()?.trim().parse().ok()
+}
+
+/// How `check` is to end for a fleet with this many agents on its fullest shard and nothing else amiss.
+fn code_of_check(agents_per_shard: u64) -> i32 {
+    if queue_limit().is_some_and(|limit| limit < 2 * agents_per_shard) { CONFIG } else { CLEAN }
+}
+
+// Help.
+
+#[test]
+fn help_tells_purpose_examples_and_exit_codes() {
+    let scene = Scene::new();
+    let all = ["run", "demo", "check", "route", "Examples:", "Exit codes:", "69", "77", "78"];
+    scene.run(&["--help"]).says(CLEAN, &all);
+    scene
+        .run(&["run", "--help"])
+        .says(CLEAN, &["--config", "--print-ready", "VARTA_MAX_DELAY", "Examples:", "Exit codes:"]);
+    scene
+        .run(&["check", "--help"])
+        .says(CLEAN, &["--config", "VARTA_AGENTS_MAX", "Examples:", "Exit codes:", "A note does not"]);
+    scene
+        .run(&["route", "--help"])
+        .says(CLEAN, &["--pid", "the parent of this process", "VARTA_DIR", "Exit codes:"]);
+    scene.run(&["demo", "--help"]).says(CLEAN, &["Usage: varta-fleet demo", "Exit codes:"]);
+    scene.run(&["--version"]).says(CLEAN, &["varta-fleet "]);
+    scene.run(&[]).says(USAGE, &["Usage:", "Examples:"]);
+}
+
+#[test]
+fn help_names_every_key_as_flag_and_variable() {
+    for command in ["run", "check"] {
+        let help = Scene::new().run(&[command, "--help"]).stdout;
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for key in varta_fleet::config::KEYS.iter().filter(|key| key.is_settable()) {
+            assert!(help.contains(&format!("--{}", key.name)), "{}", key.name);
+            assert!(help.contains(&format!("[env: {}]", key.variable)), "{}", key.variable);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_a_command_or_flag_is_usage() {
+    let scene = Scene::new();
+    scene.run(&["rout"]).says(USAGE, &["unrecognized subcommand 'rout'", "'route'", "--help"]);
+    scene.run(&["run", "--treshold", "1s"]).says(USAGE, &["'--treshold'", "'--threshold'"]);
+    scene.run(&["run", "--http", "127.0.0.1:1"]).says(USAGE, &["unexpected argument '--http'"]);
+    scene.run(&["check", "--print-ready"]).says(USAGE, &["unexpected argument '--print-ready'"]);
+    scene.run(&["demo", "--dir", "x"]).says(USAGE, &["unexpected argument '--dir'"]);
+    scene.run(&["run", "--shards"]).says(USAGE, &["a value is required", "--shards <N>"]);
+    scene.run(&["run", "--tick", "1ms", "--tick", "2ms"]).says(USAGE, &["cannot be used multiple times"]);
+}
+
+// Flags and variables.
+
+#[test]
+fn a_flag_that_cannot_be_read_is_usage() {
+    for (flag, value, words) in [
+        (
+            "--threshold",
+            "soon",
+            ["cannot use --threshold soon: it is not a duration", "write it like 500ms, 2s or 1m30s"],
+        ),
+        ("--threshold", "5", ["cannot use --threshold 5: 5 has no unit", "write 5s or 5ms"]),
+        ("--tick", "-1s", ["cannot use --tick -1s: it is not a duration", "500ms"]),
+        ("--max-delay", "1", ["cannot use --max-delay 1: 1 has no unit", "1ms"]),
+        ("--shards", "four", ["cannot use --shards four: it is not a whole number", "such as 4"]),
+        ("--shards", "-1", ["cannot use --shards -1: it is not a whole number", "such as 4"]),
+        ("--agents-max", "1e6", ["cannot use --agents-max 1e6: it is not a whole number", "digits only"]),
+        (
+            "--events-format",
+            "xml",
+            ["cannot use --events-format xml: there is no such format", "jsonl or tsv"],
+        ),
+        (
+            "--events-beats",
+            "maybe",
+            ["cannot use --events-beats maybe: it is neither true nor false", "write true"],
+        ),
+    ] {
+        for command in ["run", "check"] {
+            let outcome = Scene::new().run(&[command, "--dir", "run", &format!("{flag}={value}")]);
+            outcome.says(USAGE, &words).says(USAGE, &["error: "]);
+            assert_eq!(outcome.stdout, "");
+        }
+    }
+}
+
+#[test]
+fn a_flag_that_makes_no_sense_is_configuration() {
+    for (flags, words) in [
+        (["--shards=0", ""], ["cannot use --shards 0: nobody would receive", "from 1 to 64"]),
+        (["--shards=65", ""], ["cannot use --shards 65: it is more than one fleet can have", "from 1 to 64"]),
+        (
+            ["--shards=9", "--agents-max=8"],
+            ["cannot use --shards 9: it is more than agents-max = 8", "fewer shards"],
+        ),
+        (["--agents-max=0", ""], ["cannot use --agents-max 0", "from 1 to 4194304"]),
+        (["--agents-max=4194305", ""], ["cannot use --agents-max 4194305", "from 1 to 4194304"]),
+        (["--threshold=0", ""], ["cannot use --threshold 0: it is shorter than 10ms", "from 10ms to 24h"]),
+        (["--threshold=25h", ""], ["cannot use --threshold 25h: it is longer than 24h", "from 10ms to 24h"]),
+        (["--tick=0", ""], ["cannot use --tick 0: it is shorter than 1ms", "from 1ms to 1s"]),
+        (
+            ["--tick=900ms", "--threshold=1s"],
+            ["more than half of the smallest threshold, 1s", "write tick = \"500ms\" or less"],
+        ),
+        (
+            ["--max-delay=101ms", ""],
+            ["cannot use --max-delay 101ms: it is longer than 100ms", "from 0 to 100ms"],
+        ),
+        (
+            ["--max-delay=90ms", "--threshold=200ms"],
+            ["more than a quarter of the smallest threshold", "\"50ms\" or less"],
+        ),
+        (["--events=", ""], ["cannot use --events : it is empty", "leave it out"]),
+    ] {
+        let args = [&["run", "--dir", "run"], &flags[..]].concat();
+        let args: Vec<_> = args.into_iter().filter(|arg| !arg.is_empty()).collect();
+        Scene::new().run(&args).says(CONFIG, &words);
+    }
+}
+
+#[test]
+fn a_variable_that_cannot_be_read_is_configuration() {
+    let outcome =
+        Scene::new().env("VARTA_MAX_DELAY", "5").env("VARTA_SHARDS", "").run(&["run", "--dir", "run"]);
+    outcome.says(CONFIG, &["2 problems with the configuration"]);
+    outcome.says(CONFIG, &["cannot use VARTA_MAX_DELAY=5: 5 has no unit; write 5s or 5ms"]);
+    outcome.says(CONFIG, &["cannot use VARTA_SHARDS=: it is not a whole number"]);
+}
+
+#[test]
+fn variables_of_others_are_left_alone() {
+    Scene::new()
+        .env("VARTA_SOMETHING", "else")
+        .env("VARTA_CONFIG", "/nowhere")
+        .check(&[])
+        .says(code_of_check(1), &[]);
+}
+
+#[test]
+fn an_overlong_path_is_told_its_limit() {
+    let dir = format!("/tmp/{}", "d".repeat(100));
+    let outcome = Scene::new().run(&["run", "--dir", &dir]);
+    outcome.says(CONFIG, &["cannot use --dir /tmp/ddd", "has 118 bytes", "107 at most", "shorter by 11"]);
+}
+
+#[test]
+fn without_root_and_runtime_directory_one_must_be_named() {
+    let outcome = Scene::new().run_unprivileged(&["run"]);
+    outcome.says(CONFIG, &["XDG_RUNTIME_DIR is not set", "not root", "--dir or VARTA_DIR"]);
+    let outcome = Scene::new().run_unprivileged(&["route"]);
+    outcome.says(CONFIG, &["XDG_RUNTIME_DIR is not set", "--dir or VARTA_DIR"]);
+    let outcome = Scene::new().env("XDG_RUNTIME_DIR", "/tmp").run_unprivileged(&["check"]);
+    assert_eq!(outcome.planned("dir"), "/tmp/varta (default)");
+}
+
+// The file.
+
+#[test]
+fn each_sort_of_bad_file_is_explained() {
+    for (text, words) in [
+        (
+            "treshold = \"1s\"",
+            ["cannot use treshold (varta.toml line 1): there is no such key", "did you mean threshold?"],
+        ),
+        (
+            "\n\n[[shard]]\nsokcet = \"x\"",
+            ["cannot use sokcet (in [[shard]], varta.toml line 4)", "did you mean socket?"],
+        ),
+        (
+            "[http]\nlisten = \"x\"",
+            ["cannot use http (varta.toml line 1): there is no such key", "the keys here are dir, shards"],
+        ),
+        (
+            "[[shard]]\nthreshold = \"1s\"",
+            [
+                "no such key in [[shard]]",
+                "threshold belongs at the top of the file, before the first [[…]] block",
+            ],
+        ),
+        (
+            "[[rule]]\nmatch = { com = \"x\" }\nthreshold = \"1s\"",
+            ["cannot use com (in [[rule]], varta.toml line 2)", "did you mean comm?"],
+        ),
+        (
+            "shards = \"4\"",
+            [
+                "cannot use shards = \"4\" (varta.toml line 1): it is a string",
+                "write a whole number from 1 to 64",
+            ],
+        ),
+        (
+            "threshold = 5",
+            [
+                "cannot use threshold = 5 (varta.toml line 1): it has no unit",
+                "write \"5s\" or \"5ms\", in quotes",
+            ],
+        ),
+        (
+            "threshold = true",
+            ["cannot use threshold = true (varta.toml line 1): it is a boolean", "such as \"500ms\""],
+        ),
+        (
+            "events-format = \"xml\"",
+            ["cannot use events-format = \"xml\" (varta.toml line 1)", "write \"jsonl\" or \"tsv\""],
+        ),
+        (
+            "shard = 2",
+            [
+                "cannot use shard = 2 (varta.toml line 1): it is an integer",
+                "write blocks, each headed [[shard]]",
+            ],
+        ),
+        (
+            "[[shard]]\ncore = \"two\"",
+            ["cannot use core = \"two\" (in [[shard]], varta.toml line 2)", "write core = 2"],
+        ),
+        ("[[shard]]\nmode = 660", ["cannot use mode = 660", "an octal number in quotes, such as \"0660\""]),
+        ("[[shard]]\nmode = \"0888\"", ["it is not an octal number", "write it like \"0660\""]),
+        (
+            "[[shard]]\nmode = \"0440\"",
+            ["nobody may write, so nobody can beat", "\"0660\" for its group too"],
+        ),
+        (
+            "[[shard]]\nallow-uids = [\"root\"]",
+            ["cannot use allow-uids = [\"root\"]", "a list of user ids, such as [1000, 1001]"],
+        ),
+        (
+            "[[rule]]\nthreshold = \"1s\"",
+            ["cannot use [[rule]] (varta.toml line 1): it has no match", "add match: what to match"],
+        ),
+        ("[[rule]]\nmatch = {}\nthreshold = \"1s\"", ["it matches every agent", "name a comm, uid or exe"]),
+        (
+            "[[rule]]\nmatch = { comm = \"sixteen-letters-\" }\nthreshold = \"1s\"",
+            [
+                "cannot use comm = \"sixteen-letters-\" (in [[rule]], varta.toml line 2): it is longer than 15 bytes",
+                "match by exe",
+            ],
+        ),
+        (
+            "shards = 3\n[[shard]]\n[[shard]]",
+            ["cannot use shards = 3 (varta.toml line 1): there are 2 [[shard]] blocks", "shards = 2 fits"],
+        ),
+        (
+            "[[shard]]\nsocket = \"a.sock\"\n[[shard]]\nsocket = \"./a.sock\"",
+            [
+                "(in [[shard]], varta.toml line 4): it is the socket of shard 0, too",
+                "give each shard a socket of its own",
+            ],
+        ),
+        ("shards = \n", ["cannot read varta.toml line 1: ", "correct the TOML there"]),
+        (
+            "tick = \"1ms\"\ntick = \"2ms\"",
+            ["cannot read varta.toml line 2: duplicate key", "correct the TOML there"],
+        ),
+    ] {
+        let scene = Scene::new();
+        scene.check_file(text).says(CONFIG, &words).says(CONFIG, &["problem: ", "1 problem, "]);
+        scene
+            .run(&["run", "--dir", "run", "--config", "varta.toml"])
+            .says(CONFIG, &words)
+            .says(CONFIG, &["error: "]);
+    }
+}
+
+#[test]
+fn every_problem_is_told_at_once() {
+    let text = "threshold = 5\nshard = []\nagents-max = 0\n[[rule]]\nmatch = { uid = 7 }\nthreshold = \"1ms\"\nmtach = 1\n";
+    let scene = Scene::new().env("VARTA_SHARDS", "99");
+    let file = scene.file("varta.toml", text);
+    let outcome = scene.run(&["run", "--dir", "run", "--config", &file.to_string_lossy()]);
+    outcome.says(
+        CONFIG,
+        &[
+            "5 problems with the configuration",
+            "cannot use threshold = 5 (",
+            "varta.toml line 1): it has no unit",
+            "cannot use agents-max = 0 (",
+            "cannot use threshold = \"1ms\" (in [[rule]], ",
+            "cannot use mtach (in [[rule]], ",
+            "did you mean match?",
+            "cannot use VARTA_SHARDS=99",
+        ],
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_explained() {
+    let scene = Scene::new();
+    let run = |path: &str| scene.run(&["run", "--dir", "run", "--config", path]);
+    run("absent.toml").says(CONFIG, &["cannot read absent.toml: there is no such file", "correct the path"]);
+    run(".").says(CONFIG, &["cannot read .: it is a directory", "name a file in it"]);
+    scene.file("latin1.toml", b"dir = \"/tmp/\xe9\"");
+    run("latin1.toml").says(CONFIG, &["cannot read latin1.toml: it is not UTF-8 text", "save it as UTF-8"]);
+
+    let secret = scene.file("secret.toml", "");
+    fs::set_permissions(secret, Permissions::from_mode(0o000)).unwrap();
+    let outcome = scene.run_unprivileged(&["run", "--dir", "run", "--config", "secret.toml"]);
+    outcome.says(CONFIG, &["cannot read secret.toml: permission denied", "let this user read it"]);
+}
+
+#[test]
+fn flag_beats_variable_beats_file_beats_default() {
+    let planned = |env: &[(&'static str, &str)], text: &str, flags: &[&str]| {
+        let mut scene = Scene::new();
+        for (name, value) in env {
+            scene = scene.env(name, value);
+        }
+        scene.file("varta.toml", text);
+        scene.check(&[&["--config", "varta.toml"], flags].concat()).planned("threshold")
+    };
+    let (file, env) = ("tick = \"5ms\"\nthreshold = \"3s\"", [("VARTA_THRESHOLD", "4s")]);
+    assert_eq!(planned(&[], "", &[]), "2s (default)");
+    assert_eq!(planned(&[], file, &[]), "3s (varta.toml line 2)");
+    assert_eq!(planned(&env, file, &[]), "4s (VARTA_THRESHOLD)");
+    assert_eq!(planned(&env, "", &[]), "4s (VARTA_THRESHOLD)");
+    assert_eq!(planned(&env, file, &["--threshold", "1m30s"]), "1m30s (--threshold)");
+    assert_eq!(planned(&[], file, &["--threshold", "5s"]), "5s (--threshold)");
+}
+
+#[test]
+fn every_key_can_be_set_in_every_way() {
+    for (key, value, in_file) in [
+        ("dir", "/tmp", "\"/tmp\""),
+        ("shards", "3", "3"),
+        ("threshold", "9s", "\"9s\""),
+        ("tick", "7ms", "\"7ms\""),
+        ("max-delay", "3ms", "\"3ms\""),
+        ("agents-max", "77", "77"),
+        ("events", "-", "\"-\""),
+        ("events-format", "tsv", "\"tsv\""),
+        ("events-beats", "true", "true"),
+    ] {
+        let variable = varta_fleet::config::KEYS.iter().find(|known| known.name == key).unwrap().variable;
+        let base: &[&str] = if key == "dir" { &["check"] } else { &["check", "--dir", "run"] };
+        let by_flag = Scene::new().run(&[base, &[&format!("--{key}={value}")]].concat());
+        assert_eq!(by_flag.planned(key), format!("{value} (--{key})"));
+        let by_variable = Scene::new().env(variable, value).run(base);
+        assert_eq!(by_variable.planned(key), format!("{value} ({variable})"));
+        let scene = Scene::new();
+        scene.file("varta.toml", format!("{key} = {in_file}"));
+        let by_file = scene.run(&[base, &["--config", "varta.toml"]].concat());
+        assert_eq!(by_file.planned(key), format!("{value} (varta.toml line 1)"));
+    }
+    assert_eq!(Scene::new().check(&["--events-beats"]).planned("events-beats"), "true (--events-beats)");
+}
+
+// check.
+
+#[test]
+fn check_prints_the_plan() {
+    let text = "threshold = \"30s\"\nagents-max = 2\n\
+                [[shard]]\nsocket = \"a.sock\"\nmode = \"0660\"\nallow-uids = [8, 7]\n[[shard]]\ncore = \"none\"\n\
+                [[rule]]\nmatch = { comm = \"batch-*\", uid = 7 }\nthreshold = \"90s\"\n";
+    let scene = Scene::new();
+    let outcome = scene.check_file(text);
+    outcome.says(code_of_check(1), &["plan:\n"]);
+    let run = scene.dir.path().join("run");
+    assert_eq!(outcome.planned("dir"), format!("{} (--dir)", run.display()));
+    assert_eq!(outcome.planned("shards"), "2 (varta.toml line 3)");
+    assert_eq!(outcome.planned("events"), "nowhere (default)");
+    assert_eq!(
+        outcome.planned("shard 0"),
+        format!("{}/a.sock (mode 0660, core auto, uids 7, 8)", run.display())
+    );
+    assert_eq!(outcome.planned("shard 1"), format!("{}/shard-1.sock (mode 0600, core none)", run.display()));
+    assert_eq!(outcome.planned("rule 0"), "comm batch-* and uid 7: 1m30s");
+}
+
+#[test]
+fn check_judges_the_queue_limit() {
+    // The largest fleet there is on one shard: more than any host carries by default.
+    let outcome = Scene::new().run(&["check", "--dir", "run", "--shards", "1", "--agents-max", "4194304"]);
+    let Some(limit) = queue_limit() else {
+        outcome.says(CLEAN, &["note: cannot read /proc/sys/net/unix/max_dgram_qlen"]);
+        return;
+    };
+    let code = code_of_check(4_194_304);
+    outcome.says(code, &[]);
+    if code == CONFIG {
+        let told = format!("problem: net.unix.max_dgram_qlen is {limit} in this network namespace");
+        let kept = format!("keeps {} beats", limit + 1);
+        outcome.says(
+            CONFIG,
+            &[&told, &kept, "fix: sysctl -w net.unix.max_dgram_qlen=8388608\n", "restart the observer"],
+        );
+    }
+    let small = Scene::new().check(&[]);
+    small.says(code_of_check(1), &[]);
+    assert_eq!(small.stdout.contains("problem: net.unix"), code_of_check(1) == CONFIG);
+}
+
+#[test]
+fn check_judges_the_directory() {
+    let scene = Scene::new();
+    let run = scene.dir.path().join("run");
+    fs::create_dir(&run).unwrap();
+    fs::set_permissions(&run, Permissions::from_mode(0o775)).unwrap();
+    let fix = format!("fix: chmod go-w {}", run.display());
+    scene.check(&[]).says(CONFIG, &["run is writable by group or others (mode 0775)", &fix]);
+    fs::set_permissions(&run, Permissions::from_mode(0o755)).unwrap();
+    scene.check(&[]).says(code_of_check(1), &[]);
+    scene
+        .run(&["check", "--dir", "absent/run"])
+        .says(CONFIG, &["absent/run does not exist", "fix: mkdir -p "]);
+    scene
+        .check(&["--events", "absent/events"])
+        .says(CONFIG, &["absent is to hold a socket or the events", "mkdir -p "]);
+    if rustix::process::geteuid().is_root() {
+        let outcome = scene.run_unprivileged(&["check", "--dir", "run"]);
+        outcome.says(CONFIG, &["problem: user 65534 cannot write in", "run as its owner"]);
+        outcome.says(CONFIG, &["note: this process may not raise its priority", "CAP_SYS_NICE"]);
+    }
+}
+
+#[test]
+fn check_judges_cores_as_a_note() {
+    let text = "agents-max = 1\n[[shard]]\ncore = 65000\n";
+    Scene::new()
+        .check_file(text)
+        .says(code_of_check(1), &["note: shard 0 is to be pinned to core 65000", "allowed cores ("]);
+}
+
+#[test]
+fn a_reader_that_hangs_up_is_no_error() {
+    let scene = Scene::new();
+    for args in [&["check", "--dir", "run"][..], &["--help"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = scene.command(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), args);
+        let output =
+            command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!((output.status.code(), &*output.stderr), (Some(CLEAN), &b""[..]));
+    }
+}
+
+#[test]
+fn an_output_that_fails_is_an_error() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let scene = Scene::new();
+    let mut command = scene.command(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), &["check", "--dir", "run"]);
+    let output = command.stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(RUNTIME), "{said}");
+    assert!(said.starts_with("error: cannot write to standard output: "), "{said}");
+}
+
+// route.
+
+fn fleet_of(scene: &Scene, shards: usize) -> Vec<PathBuf> {
+    let sockets: Vec<_> = (0..shards).map(|i| scene.dir.path().join(format!("shard-{i}.sock"))).collect();
+    scene.file(MANIFEST, serde_json::to_string(&Manifest::new(&sockets, 1)).expect("plain data"));
+    sockets
+}
+
+#[test]
+fn route_prints_the_socket_of_a_pid() {
+    let scene = Scene::new();
+    let sockets = fleet_of(&scene, 4);
+    for pid in [1, 2, 3, 4711, u32::MAX] {
+        let expected = format!("{}\n", sockets[shard_for(pid, 4) as usize].display());
+        let outcome = scene.run(&["route", "--dir", ".", "--pid", &pid.to_string()]);
+        assert_eq!((outcome.code, outcome.stdout), (Some(CLEAN), expected));
+    }
+    // Without a pid it is for its caller.
+    let expected = format!("{}\n", sockets[shard_for(std::process::id(), 4) as usize].display());
+    assert_eq!(scene.run(&["route", "--dir", "."]).stdout, expected);
+    let by_variable = Scene::new().env("VARTA_DIR", &scene.dir.path().to_string_lossy()).run(&["route"]);
+    assert_eq!(by_variable.stdout, expected);
+}
+
+#[test]
+fn route_without_a_fleet() {
+    let scene = Scene::new();
+    let words = [
+        "cannot route pid 7: no fleet runs in ",
+        "there is no fleet.json",
+        "varta-fleet run",
+        "--dir or VARTA_DIR",
+    ];
+    scene.run(&["route", "--dir", ".", "--pid", "7"]).says(UNAVAILABLE, &words);
+    scene.run(&["route", "--dir", "absent", "--pid", "7"]).says(UNAVAILABLE, &words);
+    scene.run(&["route", "--pid", "0"]).says(USAGE, &["invalid value '0' for '--pid <PID>'"]);
+    scene.run(&["route", "--pid", "me"]).says(USAGE, &["invalid value 'me' for '--pid <PID>'"]);
+}
+
+#[test]
+fn route_with_a_manifest_it_cannot_use() {
+    let scene = Scene::new();
+    let manifest = scene.file(MANIFEST, "{}");
+    let args = ["route", "--dir", ".", "--pid", "7"];
+    scene
+        .run(&args)
+        .says(RUNTIME, &["cannot route pid 7: ", "is not a fleet manifest", "restart the observer"]);
+    fs::set_permissions(manifest, Permissions::from_mode(0o000)).unwrap();
+    scene
+        .run_unprivileged(&args)
+        .says(PERMISSION, &["cannot route pid 7: permission denied on ", "fleet.json"]);
+}
