@@ -49,7 +49,8 @@ impl Manifest {
     /// The manifest of an observer `pid` with these sockets, in the order of the shards.
     #[must_use]
     pub fn new(sockets: &[PathBuf], pid: u32) -> Self {
-        let shards = (0..).zip(sockets).map(|(index, socket)| ManifestShard { index, socket: socket.clone() });
+        let shards =
+            (0..).zip(sockets).map(|(index, socket)| ManifestShard { index, socket: socket.clone() });
         Self { version: MANIFEST_VERSION, hash: HASH.to_owned(), shards: shards.collect(), pid }
     }
 
@@ -61,14 +62,23 @@ impl Manifest {
     pub fn read(dir: &Path) -> io::Result<Self> {
         let path = dir.join(MANIFEST);
         let text = std::fs::read_to_string(&path).map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot read {}: {error}; is a fleet running there?", path.display()))
+            io::Error::new(
+                error.kind(),
+                format!("cannot read {}: {error}; is a fleet running there?", path.display()),
+            )
         })?;
         let invalid = |why: String| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{} is not a fleet manifest: {why}", path.display()))
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{} is not a fleet manifest: {why}", path.display()),
+            )
         };
         let manifest: Self = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
         if manifest.version != MANIFEST_VERSION {
-            return Err(invalid(format!("version {} (this program knows {MANIFEST_VERSION})", manifest.version)));
+            return Err(invalid(format!(
+                "version {} (this program knows {MANIFEST_VERSION})",
+                manifest.version
+            )));
         }
         if manifest.hash != HASH {
             return Err(invalid(format!("hash {:?} (this program knows {HASH:?})", manifest.hash)));

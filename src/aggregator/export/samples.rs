@@ -1,0 +1,182 @@
+//! Events for the tests of this folder.
+
+use proptest::prelude::*;
+
+use crate::event::{Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, IoPlace, SessionWhy};
+use crate::time::{MonoNs, WallNs};
+use crate::wire::{DecodeError, Status};
+
+const AGENT: Agent =
+    Agent { pid: 4711, ns_pid: Some(7), session: 3, nonce: 42, status: Status::Degraded, payload: u64::MAX };
+
+/// Every kind, and every shape its line can have; `seq` counts from 1 where one is given.
+pub fn one_of_each() -> Vec<Event> {
+    use EventKind as Kind;
+    let (agent, shard) = (Some(AGENT), Some(1));
+    let outside = Some(Agent { ns_pid: None, ..AGENT });
+    let (silent_ns, last_nonce, lost) = (2_000_000_000, 41, 5);
+    let kinds = [
+        (None, None, Kind::Start { shards: 4 }),
+        (shard, agent, Kind::Up),
+        (shard, outside, Kind::Up),
+        (shard, agent, Kind::Stall { silent_ns, last_nonce, certain: true, blind_ns: 0, coalesced: 1 }),
+        (shard, agent, Kind::Stall { silent_ns, last_nonce, certain: false, blind_ns: 9, coalesced: 2 }),
+        (shard, agent, Kind::Resume { silent_ns, lost, coalesced: 1 }),
+        (shard, agent, Kind::Resume { silent_ns, lost, coalesced: 3 }),
+        (shard, agent, Kind::Exit { silent_ns: 1, how: Some(ExitHow::Code(3)) }),
+        (shard, agent, Kind::Exit { silent_ns: 1, how: Some(ExitHow::Signal(9)) }),
+        (shard, agent, Kind::Exit { silent_ns: 1, how: None }),
+        (shard, agent, Kind::Terminal),
+        (shard, agent, Kind::Status),
+        (shard, agent, Kind::Session { why: SessionWhy::NewProcess }),
+        (shard, agent, Kind::Mixed),
+        (
+            shard,
+            None,
+            Kind::Decode { attested: 815, error: DecodeError::BadCrc { computed: 1, received: 2 } },
+        ),
+        (shard, None, Kind::Auth { claimed: 1, attested: 815, uid: 1000 }),
+        (shard, None, Kind::Blind { phase: BlindPhase::Begin, why: BlindWhy::Paused, coalesced: 1 }),
+        (
+            shard,
+            None,
+            Kind::Blind { phase: BlindPhase::End { for_ns: 8 }, why: BlindWhy::Full, coalesced: 2 },
+        ),
+        (shard, None, Kind::Full { refused: 12 }),
+        (shard, agent, Kind::Moved { from: 3 }),
+        (None, None, Kind::Io { place: IoPlace::Events, errno: 28 }),
+        (shard, None, Kind::Io { place: IoPlace::Shard, errno: 0 }),
+        (None, None, Kind::Lost { from_seq: 5, to_seq: 9 }),
+        (shard, agent, Kind::Beat),
+        (None, None, Kind::Stop),
+    ];
+    let mut seq = 0;
+    let event = |(shard, agent, kind)| {
+        let has_seq = !matches!(kind, Kind::Lost { .. } | Kind::Beat);
+        seq += u64::from(has_seq);
+        Event {
+            seq: if has_seq { seq } else { 0 },
+            wall: WallNs(1_772_366_400_000_000_007),
+            mono: MonoNs(2_500_000_000),
+            shard,
+            agent,
+            kind,
+        }
+    };
+    kinds.into_iter().map(event).collect()
+}
+
+/// An `up` event with this `seq`.
+pub fn up(seq: u64) -> Event {
+    Event {
+        seq,
+        wall: WallNs(1_772_366_400_000_000_000 + seq),
+        mono: MonoNs(seq),
+        shard: Some(0),
+        agent: Some(AGENT),
+        kind: EventKind::Up,
+    }
+}
+
+/// Any event at all, also ones that no shard tells.
+pub fn any_event() -> impl Strategy<Value = Event> {
+    (extreme(), extreme(), extreme(), proptest::option::of(any::<u16>()), any_agent(), any_kind()).prop_map(
+        |(seq, wall, mono, shard, agent, kind)| Event {
+            seq,
+            wall: WallNs(wall),
+            mono: MonoNs(mono),
+            shard,
+            agent,
+            kind,
+        },
+    )
+}
+
+/// All 64 bits, with the ends and the borders of doubles more often than chance has them.
+fn extreme() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        2 => any::<u64>(),
+        1 => prop::sample::select(vec![0, 1, (1 << 53) - 1, (1 << 53) + 1, i64::MAX as u64, 1 << 63, u64::MAX - 1, u64::MAX]),
+    ]
+}
+
+fn any_status() -> impl Strategy<Value = Status> {
+    prop::sample::select(vec![Status::Ok, Status::Degraded, Status::Critical, Status::Stall])
+}
+
+fn any_agent() -> impl Strategy<Value = Option<Agent>> {
+    let agent = (any::<u32>(), any::<Option<u32>>(), any::<u32>(), extreme(), any_status(), extreme())
+        .prop_map(|(pid, ns_pid, session, nonce, status, payload)| Agent {
+            pid,
+            ns_pid,
+            session,
+            nonce,
+            status,
+            payload,
+        });
+    proptest::option::of(agent)
+}
+
+fn any_decode_error() -> impl Strategy<Value = DecodeError> {
+    prop_oneof![
+        any::<[u8; 2]>().prop_map(DecodeError::BadMagic),
+        any::<u8>().prop_map(DecodeError::BadVersion),
+        any::<(u32, u32)>().prop_map(|(computed, received)| DecodeError::BadCrc { computed, received }),
+        any::<u8>().prop_map(DecodeError::BadStatus),
+        Just(DecodeError::StallOnWire),
+        any::<u32>().prop_map(DecodeError::BadPid),
+        any::<u64>().prop_map(DecodeError::BadTimestamp),
+        (extreme(), any_status()).prop_map(|(nonce, status)| DecodeError::BadNonce { nonce, status }),
+    ]
+}
+
+fn any_kind() -> impl Strategy<Value = EventKind> {
+    use EventKind as Kind;
+    let how = prop_oneof![
+        Just(None),
+        any::<i32>().prop_map(|code| Some(ExitHow::Code(code))),
+        any::<i32>().prop_map(|signal| Some(ExitHow::Signal(signal))),
+    ];
+    let session_why = vec![SessionWhy::NewProcess, SessionWhy::Exec, SessionWhy::Version, SessionWhy::Nonce];
+    let phase = prop_oneof![Just(BlindPhase::Begin), extreme().prop_map(|for_ns| BlindPhase::End { for_ns })];
+    let blind_why = prop::sample::select(vec![BlindWhy::Paused, BlindWhy::Full]);
+    let place = prop::sample::select(vec![IoPlace::Receive, IoPlace::Events, IoPlace::Shard]);
+    prop_oneof![
+        prop::sample::select(vec![
+            Kind::Up,
+            Kind::Terminal,
+            Kind::Status,
+            Kind::Mixed,
+            Kind::Stop,
+            Kind::Beat
+        ]),
+        (extreme(), extreme(), any::<bool>(), extreme(), any::<u32>()).prop_map(
+            |(silent_ns, last_nonce, certain, blind_ns, coalesced)| Kind::Stall {
+                silent_ns,
+                last_nonce,
+                certain,
+                blind_ns,
+                coalesced
+            }
+        ),
+        (extreme(), extreme(), any::<u32>()).prop_map(|(silent_ns, lost, coalesced)| Kind::Resume {
+            silent_ns,
+            lost,
+            coalesced
+        }),
+        (extreme(), how).prop_map(|(silent_ns, how)| Kind::Exit { silent_ns, how }),
+        prop::sample::select(session_why).prop_map(|why| Kind::Session { why }),
+        (any::<u32>(), any_decode_error()).prop_map(|(attested, error)| Kind::Decode { attested, error }),
+        any::<(u32, u32, u32)>().prop_map(|(claimed, attested, uid)| Kind::Auth { claimed, attested, uid }),
+        (phase, blind_why, any::<u32>()).prop_map(|(phase, why, coalesced)| Kind::Blind {
+            phase,
+            why,
+            coalesced
+        }),
+        extreme().prop_map(|refused| Kind::Full { refused }),
+        any::<u16>().prop_map(|from| Kind::Moved { from }),
+        (place, any::<i32>()).prop_map(|(place, errno)| Kind::Io { place, errno }),
+        any::<u16>().prop_map(|shards| Kind::Start { shards }),
+        (extreme(), extreme()).prop_map(|(from_seq, to_seq)| Kind::Lost { from_seq, to_seq }),
+    ]
+}

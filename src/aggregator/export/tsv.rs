@@ -1,0 +1,196 @@
+//! Events as the tab-separated lines of varta-watch, for readers that already know them.
+//!
+//! ```text
+//! observer_ns  kind      pid   nonce  status  payload
+//! 2500000000   beat      4711  42     ok      7
+//! 4600000000   stall     4711  42     stall   -
+//! 4700000000   decode    -     -      -       BadMagic
+//! 4800000000   mismatch  4712  -      -       auth_failure
+//! 4900000000   io        -     -      -       No space left on device (os error 28)
+//! 5000000000   exit      4711  42     ok      7
+//! 5100000000   blind     -     -      -       end paused 1500000000
+//! 5200000000   lost      -     -      -       118-240
+//! ```
+//!
+//! Always six columns and no header; `-` is an empty one; `observer_ns` counts from the start of the
+//! observer. The first five kinds are written as varta-watch 0.2 writes them: a stall has status
+//! `stall` and no payload, `mismatch` (our `auth`) names the pid that was claimed. Every other kind
+//! goes by its name in [`EventKind`] and shows what its agent said last. A line about no agent has
+//! its detail in the last column: `blind` its phase, reason and length, `full` the refused frames,
+//! `start` the shards, `lost` the first and the last `seq` that this output had to drop. There is no
+//! room for more; [`jsonl`](super::jsonl) says everything.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use crate::event::{BlindPhase, Event, EventKind, IoPlace};
+use crate::time::MonoNs;
+use crate::wire::DecodeError;
+
+/// Appends the event's six columns and a newline to `out`. `start`: when the observer started.
+///
+/// Allocates nothing once `out` has room, except for the text of an error number.
+pub fn write_line(event: &Event, start: MonoNs, out: &mut Vec<u8>) {
+    let written = write!(out, "{}\t{}\t{}", event.mono.since(start), name(&event.kind), Columns(event));
+    debug_assert!(written.is_ok(), "a Vec takes every byte: {written:?}");
+    out.push(b'\n');
+}
+
+fn name(kind: &EventKind) -> &'static str {
+    match kind {
+        EventKind::Auth { .. } => "mismatch",
+        other => other.name(),
+    }
+}
+
+/// The columns `pid`, `nonce`, `status` and `payload`.
+struct Columns<'a>(&'a Event);
+
+impl fmt::Display for Columns<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let agent = self.0.agent;
+        match self.0.kind {
+            EventKind::Stall { last_nonce, .. } => match agent {
+                Some(agent) => write!(f, "{}\t{last_nonce}\tstall\t-", agent.pid),
+                None => write!(f, "-\t{last_nonce}\tstall\t-"),
+            },
+            EventKind::Auth { claimed, .. } => write!(f, "{claimed}\t-\t-\tauth_failure"),
+            EventKind::Decode { error, .. } => write!(f, "-\t-\t-\t{}", DecodeWord(error)),
+            EventKind::Io { place: IoPlace::Shard, .. } => {
+                f.write_str("-\t-\t-\tthe shard's thread panicked")
+            }
+            EventKind::Io { errno, .. } => write!(f, "-\t-\t-\t{}", io::Error::from_raw_os_error(errno)),
+            EventKind::Blind { phase: BlindPhase::Begin, why, .. } => {
+                write!(f, "-\t-\t-\tbegin {}", why.as_str())
+            }
+            EventKind::Blind { phase: BlindPhase::End { for_ns }, why, .. } => {
+                write!(f, "-\t-\t-\tend {} {for_ns}", why.as_str())
+            }
+            EventKind::Full { refused } => write!(f, "-\t-\t-\t{refused}"),
+            EventKind::Start { shards } => write!(f, "-\t-\t-\t{shards}"),
+            EventKind::Lost { from_seq, to_seq } => write!(f, "-\t-\t-\t{from_seq}-{to_seq}"),
+            _ => match agent {
+                Some(agent) => {
+                    write!(f, "{}\t{}\t{}\t{}", agent.pid, agent.nonce, agent.status, agent.payload)
+                }
+                None => f.write_str("-\t-\t-\t-"),
+            },
+        }
+    }
+}
+
+/// A refusal as varta-watch 0.2 spells it.
+struct DecodeWord(DecodeError);
+
+impl fmt::Display for DecodeWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            DecodeError::BadMagic(_) => f.write_str("BadMagic"),
+            DecodeError::BadVersion(_) => f.write_str("BadVersion"),
+            DecodeError::BadCrc { computed, received } => {
+                write!(f, "BadCrc {{ expected: {computed}, actual: {received} }}")
+            }
+            DecodeError::BadStatus(byte) => write!(f, "BadStatus({byte})"),
+            DecodeError::StallOnWire => f.write_str("StallOnWire"),
+            DecodeError::BadPid(pid) => write!(f, "BadPid({pid})"),
+            DecodeError::BadTimestamp(timestamp) => write!(f, "BadTimestamp({timestamp})"),
+            DecodeError::BadNonce { nonce, status } => {
+                write!(f, "BadNonce {{ nonce: {nonce}, status: {status:?} }}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::samples::{any_event, one_of_each};
+    use super::*;
+    use crate::wire::{Frame, Status, Version};
+
+    fn line_of(event: &Event, start: MonoNs) -> String {
+        let mut out = Vec::new();
+        write_line(event, start, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn every_kind_has_its_line() {
+        let lines: String = one_of_each().iter().map(|event| line_of(event, MonoNs(1_000_000_000))).collect();
+        let expected = [
+            "start\t-\t-\t-\t4",
+            "up\t4711\t42\tdegraded\t18446744073709551615",
+            "up\t4711\t42\tdegraded\t18446744073709551615",
+            "stall\t4711\t41\tstall\t-",
+            "stall\t4711\t41\tstall\t-",
+            "resume\t4711\t42\tdegraded\t18446744073709551615",
+            "resume\t4711\t42\tdegraded\t18446744073709551615",
+            "exit\t4711\t42\tdegraded\t18446744073709551615",
+            "exit\t4711\t42\tdegraded\t18446744073709551615",
+            "exit\t4711\t42\tdegraded\t18446744073709551615",
+            "terminal\t4711\t42\tdegraded\t18446744073709551615",
+            "status\t4711\t42\tdegraded\t18446744073709551615",
+            "session\t4711\t42\tdegraded\t18446744073709551615",
+            "mixed\t4711\t42\tdegraded\t18446744073709551615",
+            "decode\t-\t-\t-\tBadCrc { expected: 1, actual: 2 }",
+            "mismatch\t1\t-\t-\tauth_failure",
+            "blind\t-\t-\t-\tbegin paused",
+            "blind\t-\t-\t-\tend full 8",
+            "full\t-\t-\t-\t12",
+            "moved\t4711\t42\tdegraded\t18446744073709551615",
+            "io\t-\t-\t-\tNo space left on device (os error 28)",
+            "io\t-\t-\t-\tthe shard's thread panicked",
+            "lost\t-\t-\t-\t5-9",
+            "beat\t4711\t42\tdegraded\t18446744073709551615",
+            "stop\t-\t-\t-\t-",
+        ]
+        .map(|columns| format!("1500000000\t{columns}"));
+        assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn refusals_are_spelled_as_the_incumbents_own_decoder_does() {
+        let good =
+            Frame { version: Version::V02, status: Status::Ok, pid: 7, timestamp: 1, nonce: 1, payload: 0 };
+        let mut bad_status = good.encode();
+        bad_status[3] = 9;
+        let crc = crc32c::crc32c(&bad_status[..28]);
+        bad_status[28..].copy_from_slice(&crc.to_le_bytes());
+        let mut bad_magic = good.encode();
+        bad_magic[0] = 0;
+        let mut bad_version = good.encode();
+        bad_version[2] = 7;
+        let mut bad_crc = good.encode();
+        bad_crc[28] ^= 1;
+        let frames = [
+            bad_magic,
+            bad_version,
+            bad_crc,
+            bad_status,
+            Frame { status: Status::Stall, ..good }.encode(),
+            Frame { pid: 1, ..good }.encode(),
+            Frame { timestamp: u64::MAX, ..good }.encode(),
+            Frame { nonce: u64::MAX, ..good }.encode(),
+        ];
+        for bytes in frames {
+            let ours = crate::wire::decode(&bytes).unwrap_err();
+            let theirs = varta_vlp_02::Frame::decode(&bytes).unwrap_err();
+            assert_eq!(DecodeWord(ours).to_string(), format!("{theirs:?}"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn one_event_is_one_line_of_six_columns(event in any_event(), start in any::<u64>()) {
+            let line = line_of(&event, MonoNs(start));
+            prop_assert!(line.ends_with('\n'));
+            prop_assert_eq!(line.matches(|c: char| c.is_control() && c != '\t').count(), 1);
+            let columns: Vec<&str> = line.trim_end_matches('\n').split('\t').collect();
+            prop_assert_eq!(columns.len(), 6);
+            prop_assert!(columns.iter().all(|column| !column.is_empty()));
+            prop_assert_eq!(columns[0].parse::<u64>().unwrap(), event.mono.0.saturating_sub(start));
+        }
+    }
+}
