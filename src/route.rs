@@ -14,12 +14,17 @@ const MANIFEST_VERSION: u32 = 1;
 /// The shard, in `0..shards`, that the key maps to.
 ///
 /// `key` is the agent's pid, or any other stable number where pids repeat (in containers). Multiplies
-/// by 2^32 over the golden ratio and scales: neighbouring, even and strided keys spread alike, the
-/// busiest shard carries at most 1.12 times the mean. 0 for `shards` = 0. A few ns.
+/// by 2^32 over the golden ratio and scales, in any language with integers of 64 bits:
+/// `((key * 2654435769 & 4294967295) * shards) >> 32`. 0 for `shards` = 0. A few ns.
+///
+/// Over 2 to 32 shards the busiest carries at most 1.12 times the mean of a thousand sequential or
+/// even keys, of 4096 keys a power of two apart (up to 1024), of 16 384 keys any other step up to 64
+/// apart. Few steps resonate with the constant: 4096 keys exactly 615 apart load one shard of 32 three
+/// times the mean. Random keys fall like dice: 50 000 of them keep within 1.12 (`tests/route.rs`).
 #[inline]
 #[must_use]
 pub const fn shard_for(key: u32, shards: u32) -> u32 {
-    let hash = key.wrapping_mul(0x9E37_79B1) as u64;
+    let hash = key.wrapping_mul(2_654_435_769) as u64;
     ((hash * shards as u64) >> 32) as u32
 }
 
@@ -43,6 +48,12 @@ pub struct ManifestShard {
     pub index: u32,
     /// Absolute path of its socket.
     pub socket: PathBuf,
+}
+
+/// What every version of the manifest has.
+#[derive(Deserialize)]
+struct Layout {
+    version: u32,
 }
 
 impl Manifest {
@@ -73,18 +84,20 @@ impl Manifest {
                 format!("{} is not a fleet manifest: {why}", path.display()),
             )
         };
-        let manifest: Self = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
-        if manifest.version != MANIFEST_VERSION {
-            return Err(invalid(format!(
-                "version {} (this program knows {MANIFEST_VERSION})",
-                manifest.version
-            )));
+        let not_json = |error: serde_json::Error| invalid(error.to_string());
+        // The version first: another version may have another shape, and that is not what is wrong.
+        let Layout { version } = serde_json::from_str(&text).map_err(not_json)?;
+        if version != MANIFEST_VERSION {
+            return Err(invalid(format!("version {version} (this program knows {MANIFEST_VERSION})")));
         }
+        let manifest: Self = serde_json::from_str(&text).map_err(not_json)?;
         if manifest.hash != HASH {
             return Err(invalid(format!("hash {:?} (this program knows {HASH:?})", manifest.hash)));
         }
-        let in_order = (0..).zip(&manifest.shards).all(|(index, shard)| shard.index == index);
-        if manifest.shards.is_empty() || !in_order {
+        if manifest.shards.is_empty() {
+            return Err(invalid("it names no shard".to_owned()));
+        }
+        if !(0..).zip(&manifest.shards).all(|(index, shard)| shard.index == index) {
             return Err(invalid("its shards are not numbered 0, 1, 2…".to_owned()));
         }
         Ok(manifest)

@@ -1,0 +1,373 @@
+//! Rules of the tree that no compiler checks: what may be where, and what may be nowhere.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+// --- rules of the sources -------------------------------------------------------------------------
+
+/// Pure rules: every instant is an argument, every effect is returned. Each stands for all files that its
+/// path begins.
+const PURE: [&str; 3] = ["src/wire.rs", "src/rules.rs", "src/shard/tracker"];
+
+/// Names that read a clock or reach outside wherever they stand in code.
+const IMPURE: [&str; 7] =
+    ["Instant", "SystemTime", "SystemClock", "Clock", "clock_gettime", "println", "eprintln"];
+/// Modules that do, when named in a path or imported; a variable may be called so. `io` is judged by what
+/// follows it.
+const IMPURE_MODULES: [&str; 9] = ["fs", "net", "os", "env", "process", "thread", "libc", "rustix", "sys"];
+/// What is left of `std::io` when nothing is read or written.
+const PLAIN_IO: [&str; 3] = ["Error", "ErrorKind", "Result"];
+
+#[test]
+fn every_source_file_says_what_it_is() {
+    let mut findings = String::new();
+    for file in sources() {
+        if !file.text.starts_with("//! ") {
+            let _ = writeln!(findings, "{}: does not begin with a `//!` line", file.path);
+        }
+    }
+    assert_none(&findings);
+}
+
+#[test]
+fn unsafe_code_is_in_sys_only() {
+    let mut findings = String::new();
+    for file in sources().iter().filter(|file| !file.path.starts_with("src/sys/")) {
+        for (number, line) in code(&file.text) {
+            if words(&line).any(|word| word == "unsafe") {
+                let _ = writeln!(findings, "{}:{number}: unsafe outside src/sys", file.path);
+            }
+        }
+    }
+    assert_none(&findings);
+}
+
+#[test]
+fn pure_rules_read_no_clock_and_do_no_input_or_output() {
+    let mut findings = String::new();
+    let sources = sources();
+    let pure = |file: &&File| PURE.iter().any(|prefix| file.path.starts_with(prefix));
+    assert!(sources.iter().any(|file| pure(&file)), "none of {PURE:?} exists: has it moved?");
+    for file in sources.iter().filter(pure) {
+        // A file's own tests may do as they like.
+        let rules = file.text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (number, line) in code(rules) {
+            if let Some(word) = impure(&line) {
+                let _ = writeln!(findings, "{}:{number}: `{word}` in a pure rule", file.path);
+            }
+        }
+    }
+    assert_none(&findings);
+}
+
+fn impure(line: &str) -> Option<&str> {
+    let imports = line.trim_start().starts_with("use ");
+    let in_path = |word: &str| {
+        let end = word.as_ptr() as usize - line.as_ptr() as usize + word.len();
+        line[end..].starts_with("::")
+    };
+    let reaches_out =
+        |word: &&str| IMPURE.contains(word) || IMPURE_MODULES.contains(word) && (imports || in_path(word));
+    if let Some(word) = words(line).find(reaches_out) {
+        return Some(word);
+    }
+    let mut from_io = words(line).skip_while(|word| *word != "io");
+    let io = from_io.next().filter(|io| imports || in_path(io))?;
+    match from_io.next() {
+        // `use std::io;` alone does nothing.
+        None => None,
+        Some(next) if PLAIN_IO.contains(&next) => None,
+        Some(_) => Some(io),
+    }
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    // Put together here, so that this file does not find itself.
+    let markers = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("XX", "X:"),
+        concat!("to", "do!("),
+        concat!("unimpl", "emented!("),
+        concat!("#[ig", "nore"),
+        concat!("dbg", "!("),
+    ];
+    let mut findings = String::new();
+    for file in files() {
+        for (number, line) in numbered(&file.text) {
+            for marker in markers.iter().filter(|marker| line.contains(**marker)) {
+                let _ = writeln!(findings, "{}:{number}: {marker}", file.path);
+            }
+        }
+    }
+    assert_none(&findings);
+}
+
+#[test]
+fn no_code_is_commented_out() {
+    let mut findings = String::new();
+    for file in files().iter().filter(|file| file.path.ends_with(".rs")) {
+        for (number, line) in numbered(&file.text) {
+            if looks_commented_out(line) {
+                let _ = writeln!(findings, "{}:{number}: {}", file.path, line.trim());
+            }
+        }
+    }
+    assert_none(&findings);
+}
+
+/// A plain comment (not documentation, which may show code) that reads as a statement or an item.
+fn looks_commented_out(line: &str) -> bool {
+    let Some(comment) = line.trim_start().strip_prefix("//") else { return false };
+    if comment.starts_with(['/', '!']) {
+        return false;
+    }
+    let comment = comment.trim();
+    let statement = comment.ends_with(';') && comment.contains(['(', '=', ':']);
+    let block = comment.ends_with('{') || comment == "}" || comment == "});";
+    let item = ["let ", "use ", "fn ", "pub ", "mod ", "impl ", "#["]
+        .iter()
+        .any(|start| comment.starts_with(start) && comment.ends_with([';', '{', '}', ']', ',']));
+    statement || block || item
+}
+
+// --- rules of everything else ---------------------------------------------------------------------
+
+#[test]
+fn no_path_of_a_developers_machine_is_written_down() {
+    // Homes, and wherever this clone lies. Put together so that this file does not find itself.
+    let mut places = vec![
+        concat!("/ho", "me/").to_owned(),
+        concat!("/Us", "ers/").to_owned(),
+        concat!("/ro", "ot/").to_owned(),
+    ];
+    let here = env!("CARGO_MANIFEST_DIR");
+    if Path::new(here).components().count() > 2 {
+        places.push(here.to_owned());
+    }
+    let mut findings = String::new();
+    for file in files() {
+        for (number, line) in numbered(&file.text) {
+            for place in places.iter().filter(|place| line.contains(place.as_str())) {
+                let _ = writeln!(findings, "{}:{number}: {place}", file.path);
+            }
+        }
+    }
+    assert_none(&findings);
+}
+
+#[test]
+fn scripts_are_executable_and_explain_themselves() {
+    let mut findings = String::new();
+    let scripts: Vec<_> = files()
+        .into_iter()
+        .filter(|file| file.path.starts_with("scripts/") && file.text.starts_with("#!"))
+        .collect();
+    assert!(!scripts.is_empty(), "there is no script: have they moved?");
+    for file in scripts {
+        let path = root().join(&file.path);
+        let mode = fs::metadata(&path).expect("listed a moment ago").permissions().mode();
+        if mode & 0o111 == 0 {
+            let _ = writeln!(findings, "{}: not executable", file.path);
+            continue;
+        }
+        let output = Command::new(&path).arg("--help").output().expect("run a script");
+        let text = String::from_utf8_lossy(&output.stdout).to_lowercase();
+        if !output.status.success() || !text.starts_with("usage: ") {
+            let _ = writeln!(findings, "{}: --help gives no usage: {output:?}", file.path);
+        }
+        if file.text.contains("bash\n") && !file.text.contains("\nset -euo pipefail\n") {
+            let _ = writeln!(findings, "{}: runs on after a failed command", file.path);
+        }
+    }
+    assert_none(&findings);
+}
+
+#[test]
+fn relative_links_of_the_documents_lead_somewhere() {
+    let mut findings = String::new();
+    for file in files().iter().filter(|file| file.path.ends_with(".md")) {
+        let directory = root().join(&file.path).parent().expect("a file is in a directory").to_owned();
+        for target in links(&file.text) {
+            let target = target.split('#').next().unwrap_or_default();
+            let elsewhere = target.is_empty() || target.contains("://") || target.starts_with("mailto:");
+            if !elsewhere && !directory.join(target).exists() {
+                let _ = writeln!(findings, "{}: {target} does not exist", file.path);
+            }
+        }
+    }
+    assert_none(&findings);
+}
+
+/// The targets of `[text](target)` and `[name]: target`.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let inline = text.split("](").skip(1).filter_map(|rest| rest.split([')', ' ', '\n']).next());
+    let named = text
+        .lines()
+        .filter(|line| line.starts_with('['))
+        .filter_map(|line| line.split_once("]: "))
+        .map(|(_, target)| target.trim());
+    inline.chain(named)
+}
+
+// --- the rules themselves -------------------------------------------------------------------------
+
+/// A rule that finds nothing may be a rule that cannot find anything.
+#[test]
+fn the_rules_find_what_they_look_for() {
+    let text = "let a = 1; // unsafe\n/* unsafe\nunsafe */ let b = \"unsafe \\\" unsafe\";\n\
+                let c = r#\"unsafe\"#; let d = '\"'; unsafe { e() }\nlet f: &'static str;\n";
+    let found: Vec<_> = code(text)
+        .filter(|(_, line)| words(line).any(|word| word == "unsafe"))
+        .map(|(number, _)| number)
+        .collect();
+    assert_eq!(found, [4]);
+
+    for line in [
+        "let now = Instant::now();",
+        "use std::{collections::HashMap, fs};",
+        "let x = std::io::stdin();",
+        "rustix::time::clock_gettime(id)",
+        "use std::io::Read;",
+        "use crate::sys::mmsg;",
+    ] {
+        assert!(impure(line).is_some(), "{line}");
+    }
+    for line in ["use std::io;", "fn f() -> io::Result<()>", "use std::fmt;", "let process = io + fs;"] {
+        assert_eq!(impure(line), None, "{line}");
+    }
+
+    for line in ["    // let x = 3;", "// foo(bar);", "// } else {", "//use std::fmt;", "// }"] {
+        assert!(looks_commented_out(line), "{line}");
+    }
+    for line in ["// Same cost; the table is full.", "/// let x = 3;", "// use what is there", "x(); // y"] {
+        assert!(!looks_commented_out(line), "{line}");
+    }
+
+    let text = "[a](b.md#c) ![d](e.png \"f\")\n[g]: h.md\n";
+    assert_eq!(links(text).collect::<Vec<_>>(), ["b.md#c", "e.png", "h.md"]);
+}
+
+// --- reading the tree -----------------------------------------------------------------------------
+
+struct File {
+    /// Relative to the root of the project.
+    path: String,
+    text: String,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources() -> Vec<File> {
+    files().into_iter().filter(|file| file.path.starts_with("src/") && file.path.ends_with(".rs")).collect()
+}
+
+/// Every text file of the project. Left out: the lock file, and what git, cargo and editors keep.
+fn files() -> Vec<File> {
+    let mut files = Vec::new();
+    let mut directories = vec![root().to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).expect("read a directory of the project") {
+            let path: PathBuf = entry.expect("read a directory of the project").path();
+            let name = path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
+            let kept_by_tools = name.starts_with('.') && !name.starts_with(".ci");
+            if kept_by_tools || name.starts_with("target") || name == "Cargo.lock" || path.is_symlink() {
+                continue;
+            }
+            if path.is_dir() {
+                directories.push(path);
+            } else if let Ok(text) = fs::read_to_string(&path) {
+                files.push(File { path: name, text });
+            }
+        }
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    files
+}
+
+fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    (1..).zip(text.lines())
+}
+
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty())
+}
+
+/// The lines of a Rust file without comments and without what is inside literals.
+fn code(text: &str) -> impl Iterator<Item = (usize, String)> {
+    let mut bare = String::new();
+    let mut rest = text;
+    while let Some(next) = rest.chars().next() {
+        let skipped = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            rest.find("*/").map_or(rest.len(), |end| end + 2)
+        } else if next == '"' {
+            string(rest)
+        } else if next == 'r' && !bare.ends_with(|c: char| c.is_alphanumeric() || c == '_') {
+            raw_string(rest)
+        } else if next == '\'' {
+            character(rest)
+        } else {
+            0
+        };
+        if skipped == 0 {
+            bare.push(next);
+            rest = &rest[next.len_utf8()..];
+        } else {
+            // Line numbers stay what they were.
+            bare.extend(rest[..skipped].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
+            rest = &rest[skipped..];
+        }
+    }
+    let lines: Vec<String> = bare.lines().map(str::to_owned).collect();
+    (1..).zip(lines)
+}
+
+/// Bytes of the string literal that `rest` begins with.
+fn string(rest: &str) -> usize {
+    let mut escaped = false;
+    for (at, c) in rest.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return at + 1,
+            _ => {}
+        }
+    }
+    rest.len()
+}
+
+/// Bytes of the raw string literal that `rest` begins with; 0 if it begins with something else.
+fn raw_string(rest: &str) -> usize {
+    let hashes = rest[1..].chars().take_while(|c| *c == '#').count();
+    if !rest[1 + hashes..].starts_with('"') {
+        return 0;
+    }
+    let end = format!("\"{}", "#".repeat(hashes));
+    let start = hashes + 2;
+    rest[start..].find(&end).map_or(rest.len(), |at| start + at + end.len())
+}
+
+/// Bytes of the character literal that `rest` begins with; 0 if it is a lifetime.
+fn character(rest: &str) -> usize {
+    let mut chars = rest.char_indices().skip(1);
+    match (chars.next(), chars.next()) {
+        (Some((_, '\\')), Some((at, c))) => {
+            let from = at + c.len_utf8();
+            rest[from..].find('\'').map_or(0, |end| from + end + 1)
+        }
+        (Some(_), Some((at, '\''))) => at + 1,
+        _ => 0,
+    }
+}
+
+fn assert_none(findings: &str) {
+    assert!(findings.is_empty(), "\n{findings}");
+}
