@@ -56,12 +56,12 @@ impl Arrivals {
     #[inline]
     pub fn begin_batch(&mut self, clock: &impl Clock, before: MonoNs, wall: WallNs) {
         let highest = difference(wall, before);
-        if self.offset > highest {
-            if self.offset - highest > STEP_NS {
-                self.step(clock);
-            } else {
-                self.offset = highest;
-            }
+        let moved = highest - self.offset;
+        if !(-STEP_NS..=STEP_NS).contains(&moved) {
+            // Backwards it stepped; forwards it stepped, or the call took long.
+            self.step(clock);
+        } else if moved < 0 {
+            self.offset = highest;
         }
     }
 
@@ -108,8 +108,14 @@ impl Arrivals {
         let arrival = match stamp {
             Some(stamp) => match self.old_offset {
                 None => {
-                    let at = mono(stamp, self.offset).clamp(self.previous.latest.min(until), until);
-                    Arrival { earliest: at, latest: at }
+                    let at = mono(stamp, self.offset);
+                    if at > until + STEP_NS.unsigned_abs() {
+                        // A step nobody could confirm yet.
+                        Arrival { earliest: from, latest: until }
+                    } else {
+                        let at = at.clamp(self.previous.latest.min(until), until);
+                        Arrival { earliest: at, latest: at }
+                    }
                 }
                 Some(old) => self.after_step(stamp, old, from, until),
             },
@@ -221,7 +227,9 @@ mod tests {
 
     #[test]
     fn after_a_step_life_gets_the_latest_and_the_watermark_the_earliest() {
-        for step in [-86_400_000 * 1_000_000_i64, 3_600_000 * 1_000_000, -500_000_000, 500_000_000, 10_000_000] {
+        for step in
+            [-86_400_000 * 1_000_000_i64, 3_600_000 * 1_000_000, -500_000_000, 500_000_000, 10_000_000]
+        {
             let clock = ManualClock::new(START, AHEAD);
             let mut arrivals = Arrivals::new(&clock);
             batch(&mut arrivals, &clock, &[], true);
@@ -234,7 +242,10 @@ mod tests {
             let found = batch(&mut arrivals, &clock, &[Some(sent_before.1), Some(sent_after.1)], true);
             assert_eq!(arrivals.steps(), 1, "step {step}");
             for (arrival, truth) in found.iter().zip([sent_before.0, sent_after.0]) {
-                assert!(arrival.earliest <= truth && truth <= arrival.latest, "step {step}: {arrival:?} {truth:?}");
+                assert!(
+                    arrival.earliest <= truth && truth <= arrival.latest,
+                    "step {step}: {arrival:?} {truth:?}"
+                );
                 assert!(arrival.latest <= clock.mono(), "never in the future");
             }
             // The queue was seen empty: stamps are of one age again.

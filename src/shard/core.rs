@@ -81,13 +81,7 @@ impl From<&Plan> for Limits {
 
 impl<T: Transport, C: Clock> Core<T, C> {
     /// A core that starts to see now.
-    pub fn new(
-        transport: T,
-        clock: C,
-        tracker: Tracker,
-        limits: Limits,
-        allow_uids: Option<&[u32]>,
-    ) -> Self {
+    pub fn new(transport: T, clock: C, tracker: Tracker, limits: Limits, allow_uids: Option<&[u32]>) -> Self {
         let now = clock.mono();
         let allow_uids = allow_uids.map(|uids| {
             let mut uids: Box<[u32]> = uids.into();

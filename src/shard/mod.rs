@@ -183,7 +183,9 @@ impl<T: Transport, C: Clock> Shard<T, C> {
 
     #[cold]
     fn note_beat(&self, heard: &Heard) {
-        let (Some(frame), Outcome::Beat(_) | Outcome::Changed(_)) = (heard.frame, heard.outcome) else { return };
+        let (Some(frame), Outcome::Beat(_) | Outcome::Changed(_)) = (heard.frame, heard.outcome) else {
+            return;
+        };
         let Some(beats) = &self.port.beats else { return };
         let note = BeatNote {
             arrival: heard.arrival,

@@ -263,7 +263,11 @@ impl Sight {
         if let Some(Blindness { window, why, is_begin_told, .. }) = self.finished[0] {
             self.finished.copy_within(1.., 0);
             self.finished[FINISHED_MAX - 1] = None;
-            return Some(if is_begin_told { BlindNews::Ended(window, why) } else { BlindNews::Both(window, why) });
+            return Some(if is_begin_told {
+                BlindNews::Ended(window, why)
+            } else {
+                BlindNews::Both(window, why)
+            });
         }
         let blindness = self.blindness.as_mut()?;
         if !blindness.is_open || blindness.is_begin_told || blindness.why == BlindWhy::Paused {
@@ -335,12 +339,8 @@ impl Sight {
             }
             _ => {
                 self.finish();
-                self.blindness = Some(Blindness {
-                    window,
-                    why: BlindWhy::Paused,
-                    is_open: false,
-                    is_begin_told: false,
-                });
+                self.blindness =
+                    Some(Blindness { window, why: BlindWhy::Paused, is_open: false, is_begin_told: false });
             }
         }
     }

@@ -321,6 +321,10 @@ impl Tracker {
 
     /// The threshold that holds for an agent, ns.
     pub fn threshold_of(&self, hot: &Hot) -> u64 {
-        self.thresholds_ns.get(usize::from(hot.class)).or(self.thresholds_ns.first()).copied().unwrap_or(u64::MAX)
+        self.thresholds_ns
+            .get(usize::from(hot.class))
+            .or(self.thresholds_ns.first())
+            .copied()
+            .unwrap_or(u64::MAX)
     }
 }
