@@ -65,6 +65,18 @@ pub struct ShardCounters {
     watermark: CachePadded<Counter>,
     /// When the shard last finished a turn.
     pub turned_at: Counter,
+    health: Counter,
+}
+
+/// Whether a shard's thread runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShardHealth {
+    /// It does.
+    Alive,
+    /// It panicked.
+    Panicked,
+    /// Its socket failed for good.
+    SocketFailed,
 }
 
 impl ShardCounters {
@@ -89,5 +101,23 @@ impl ShardCounters {
     #[inline]
     pub fn watermark(&self) -> MonoNs {
         MonoNs(self.watermark.get())
+    }
+
+    /// Says how the thread ended.
+    pub fn set_health(&self, health: ShardHealth) {
+        self.health.set(match health {
+            ShardHealth::Alive => 0,
+            ShardHealth::Panicked => 1,
+            ShardHealth::SocketFailed => 2,
+        });
+    }
+
+    /// Whether the thread runs.
+    pub fn health(&self) -> ShardHealth {
+        match self.health.get() {
+            0 => ShardHealth::Alive,
+            1 => ShardHealth::Panicked,
+            _ => ShardHealth::SocketFailed,
+        }
     }
 }

@@ -27,7 +27,7 @@ pub struct Agent {
     pub pid: u32,
     /// Process id inside the agent's own pid namespace, where that differs and is known.
     pub ns_pid: Option<u32>,
-    /// Counts the sessions of this pid in this run, from 1.
+    /// Number of the session, unique in this run, from 1.
     pub session: u32,
     /// Nonce of the last accepted frame.
     pub nonce: u64,
@@ -105,8 +105,6 @@ pub enum EventKind {
         phase: BlindPhase,
         /// What blinded it.
         why: BlindWhy,
-        /// Blind windows told by this one event.
-        coalesced: u32,
     },
     /// The agent table is full. At most once a second per shard.
     Full {

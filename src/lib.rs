@@ -30,6 +30,9 @@ mod kick;
 // On a shard thread.
 mod shard;
 
+// On the lookup thread.
+mod lookup;
+
 // On the aggregator thread.
 mod aggregator;
 

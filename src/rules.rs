@@ -127,7 +127,7 @@ pub fn is_ordinary(hot: &Hot, frame: &Frame) -> bool {
         Version::V01 => 0,
         Version::V02 => Flags::V02,
     };
-    let flags = hot.flags.0 & !(Flags::SECOND_CURRENT | Flags::OTHER_USED | Flags::FORGER);
+    let flags = hot.flags.0 & !(Flags::SECOND_CURRENT | Flags::OTHER_USED);
     frame.nonce == hot.nonce().wrapping_add(1)
         && frame.nonce <= NONCE_MAX
         && frame.pid == hot.frame_pid
@@ -152,6 +152,10 @@ pub fn next_beat(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender,
             return Beat::Refused(Refusal::Forged);
         }
         changed |= claim(hot, cold, frame);
+    } else if hot.flags.has(Flags::FORGER) && cold.claimed_pid != 0 {
+        // A forger's first honest frame: from here on it is an agent, too.
+        cold.claimed_pid = 0;
+        changed = true;
     }
     match version_rule(hot, cold, frame, sender) {
         VersionRule::Same => {}

@@ -141,7 +141,7 @@ pub struct Cold {
     pub terminal_at: MonoNs,
     /// Its payload.
     pub terminal_payload: u64,
-    /// The pid that frames claim instead of the sender's, while that waits to be looked up.
+    /// The pid that frames claimed instead of the sender's. Of a forger: 0 once an honest frame came.
     pub claimed_pid: u32,
     /// Changes back to wire version 0.1.
     pub downgrades: u32,

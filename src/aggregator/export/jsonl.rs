@@ -116,8 +116,6 @@ enum Detail {
         why: &'static str,
         #[serde(skip_serializing_if = "Option::is_none")]
         for_ns: Option<u64>,
-        #[serde(skip_serializing_if = "is_single")]
-        coalesced: u32,
     },
     Full {
         refused: u64,
@@ -185,12 +183,12 @@ impl Detail {
             EventKind::Session { why } => Self::Session { why: why.as_str() },
             EventKind::Decode { error, .. } => Self::Decode { error: error.reason() },
             EventKind::Auth { claimed, attested, uid } => Self::Auth { claimed, attested, uid },
-            EventKind::Blind { phase, why, coalesced } => {
+            EventKind::Blind { phase, why } => {
                 let (phase, for_ns) = match phase {
                     BlindPhase::Begin => ("begin", None),
                     BlindPhase::End { for_ns } => ("end", Some(for_ns)),
                 };
-                Self::Blind { phase, why: why.as_str(), for_ns, coalesced }
+                Self::Blind { phase, why: why.as_str(), for_ns }
             }
             EventKind::Full { refused } => Self::Full { refused },
             EventKind::Moved { from } => Self::Moved { from },
@@ -272,7 +270,7 @@ mod tests {
             format!(r#"{{{}:"auth","shard":1,"claimed":1,"attested":815,"uid":1000}}"#, common(16)),
             format!(r#"{{{}:"blind","shard":1,"phase":"begin","why":"paused"}}"#, common(17)),
             format!(
-                r#"{{{}:"blind","shard":1,"phase":"end","why":"full","for_ns":8,"coalesced":2}}"#,
+                r#"{{{}:"blind","shard":1,"phase":"end","why":"full","for_ns":8}}"#,
                 common(18)
             ),
             format!(r#"{{{}:"full","shard":1,"refused":12}}"#, common(19)),

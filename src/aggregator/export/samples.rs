@@ -36,11 +36,11 @@ pub fn one_of_each() -> Vec<Event> {
             Kind::Decode { attested: 815, error: DecodeError::BadCrc { computed: 1, received: 2 } },
         ),
         (shard, None, Kind::Auth { claimed: 1, attested: 815, uid: 1000 }),
-        (shard, None, Kind::Blind { phase: BlindPhase::Begin, why: BlindWhy::Paused, coalesced: 1 }),
+        (shard, None, Kind::Blind { phase: BlindPhase::Begin, why: BlindWhy::Paused }),
         (
             shard,
             None,
-            Kind::Blind { phase: BlindPhase::End { for_ns: 8 }, why: BlindWhy::Full, coalesced: 2 },
+            Kind::Blind { phase: BlindPhase::End { for_ns: 8 }, why: BlindWhy::Full },
         ),
         (shard, None, Kind::Full { refused: 12 }),
         (shard, agent, Kind::Moved { from: 3 }),
@@ -168,11 +168,7 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
         prop::sample::select(session_why).prop_map(|why| Kind::Session { why }),
         (any::<u32>(), any_decode_error()).prop_map(|(attested, error)| Kind::Decode { attested, error }),
         any::<(u32, u32, u32)>().prop_map(|(claimed, attested, uid)| Kind::Auth { claimed, attested, uid }),
-        (phase, blind_why, any::<u32>()).prop_map(|(phase, why, coalesced)| Kind::Blind {
-            phase,
-            why,
-            coalesced
-        }),
+        (phase, blind_why).prop_map(|(phase, why)| Kind::Blind { phase, why }),
         extreme().prop_map(|refused| Kind::Full { refused }),
         any::<u16>().prop_map(|from| Kind::Moved { from }),
         (place, any::<i32>()).prop_map(|(place, errno)| Kind::Io { place, errno }),
