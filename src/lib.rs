@@ -15,6 +15,11 @@ pub mod wire;
 pub mod config;
 pub mod plan;
 
+// The wiring, and what a caller sees of it.
+mod error;
+mod fleet;
+mod snapshot;
+
 // Files in the runtime directory.
 mod binding;
 mod rundir;
@@ -40,5 +45,10 @@ mod aggregator;
 #[expect(unsafe_code, reason = "system calls and shared memory; every block carries its argument")]
 mod sys;
 
+pub use error::{StartError, Warning};
+pub use fleet::{Fleet, Handle, StopReport, Subscription};
 pub use refusal::Refusal;
+pub use snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
+pub use binding::BindError;
+pub use rundir::RunDirError;
 pub use route::{MANIFEST, Manifest, ManifestShard, shard_for, socket_for};

@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod memory;
 pub mod mmsg;
+pub mod thread;
 pub mod unix_socket;

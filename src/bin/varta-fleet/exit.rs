@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
+use varta_fleet::StartError;
 use varta_fleet::config::{ConfigError, Origin, ProblemKind};
 
 /// The exit codes, as `--help` lists them.
@@ -86,6 +87,18 @@ impl From<ConfigError> for CliError {
             |kind, origin: &Option<Origin>| kind == ProblemKind::Unreadable && *origin == Some(Origin::Flag);
         let is_usage = error.problems().iter().any(|problem| mistyped(problem.kind, &problem.origin));
         Self::new(if is_usage { Exit::Usage } else { Exit::Config }, error.to_string())
+    }
+}
+
+impl From<StartError> for CliError {
+    fn from(error: StartError) -> Self {
+        let exit = match (&error, error.kind()) {
+            (_, io::ErrorKind::AddrInUse) => Exit::Unavailable,
+            (_, io::ErrorKind::PermissionDenied) => Exit::Permission,
+            (StartError::Config(_) | StartError::RunDir(_) | StartError::Bind { .. }, _) => Exit::Config,
+            _ => Exit::Runtime,
+        };
+        Self::new(exit, error.to_string())
     }
 }
 

@@ -1,8 +1,24 @@
 //! `run`: observes the fleet until told to stop.
 
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::flag;
+use signal_hook::iterator::Signals;
 use varta_fleet::plan::Plan;
+use varta_fleet::{Fleet, StopReport};
 
 use crate::exit::{CliError, Exit};
+
+/// How often the health of the threads is looked at while nothing happens.
+const HEALTH_TICK: Duration = Duration::from_millis(500);
+/// How long a stop waits for the event output.
+const FLUSH: Duration = Duration::from_millis(700);
 
 /// What only the command line of `run` says.
 #[derive(clap::Args, Clone, Copy, Debug)]
@@ -14,9 +30,77 @@ pub struct RunOptions {
 
 /// Runs the plan until a signal ends it.
 pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
-    let _ = (plan, options.print_ready);
-    Err(CliError::new(
-        Exit::Runtime,
-        "cannot run: this version does not observe yet; use check and route meanwhile",
-    ))
+    // Before any thread starts, so that no signal can find us half-way.
+    let signals = signals()?;
+    let shards = plan.shards.len();
+    let fleet = Fleet::start_plan(plan)?;
+    for warning in fleet.warnings() {
+        note(&format!("warning: {warning}"));
+    }
+    if options.print_ready {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "ready shards={shards} dir={}", fleet.dir().display())?;
+        stdout.flush()?;
+    }
+    let handle = fleet.handle();
+    loop {
+        match signals.recv_timeout(HEALTH_TICK) {
+            Ok(SIGUSR1) => note(handle.table().trim_end()),
+            Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) if handle.is_healthy() => {}
+            Err(RecvTimeoutError::Timeout) => break,
+        }
+    }
+    let report = fleet.stop(FLUSH);
+    note(handle.table().trim_end());
+    conclude(&report)
+}
+
+/// A fleet that lost a shard or events must not look like one that ended well.
+fn conclude(report: &StopReport) -> Result<Exit, CliError> {
+    let mut failures = Vec::new();
+    if report.shards_dead > 0 {
+        failures.push(format!(
+            "{} shard threads died, their agents were not observed; see the io events",
+            report.shards_dead
+        ));
+    }
+    if report.events_unwritten > 0 {
+        let torn = if report.ends_mid_line { ", and the output ends in the middle of a line" } else { "" };
+        failures.push(format!(
+            "{} events could not be written before the stop{torn}; the output is full or nobody reads it",
+            report.events_unwritten
+        ));
+    }
+    if failures.is_empty() { Ok(Exit::Clean) } else { Err(CliError::new(Exit::Runtime, failures.join("; "))) }
+}
+
+/// The signals that concern us, as they come. A second one that stops ends the process at once.
+fn signals() -> Result<Receiver<i32>, CliError> {
+    let failed = |error: io::Error| {
+        CliError::new(Exit::Runtime, format!("cannot handle signals: {error}; the kernel refuses, stop here"))
+    };
+    let is_stopping = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        // In this order: the first signal finds the flag unset and sets it.
+        flag::register_conditional_shutdown(signal, Exit::Runtime as i32, Arc::clone(&is_stopping))
+            .map_err(failed)?;
+        flag::register(signal, Arc::clone(&is_stopping)).map_err(failed)?;
+    }
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(failed)?;
+    let (sender, receiver) = mpsc::channel();
+    let forward = move || {
+        for signal in signals.forever() {
+            if sender.send(signal).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("varta-signals".into()).spawn(forward).map_err(failed)?;
+    Ok(receiver)
+}
+
+/// To standard error, which may be closed.
+fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }

@@ -1,0 +1,84 @@
+//! Only what a caller of the library can receive.
+
+use std::io;
+
+use crate::binding::BindError;
+use crate::config::ConfigError;
+use crate::rundir::RunDirError;
+
+/// Why a fleet did not start. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The runtime directory cannot be used.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// A shard's socket cannot be bound.
+    #[error("cannot start shard {shard}: {source}")]
+    Bind {
+        /// Index of the shard.
+        shard: usize,
+        /// Why.
+        source: BindError,
+    },
+    /// The event output cannot be opened.
+    #[error(transparent)]
+    Events(io::Error),
+    /// The kernel grants no memory, descriptor or thread.
+    #[error("cannot {what}: {source}; lower agents-max or shards, or raise the limits of this process")]
+    Resources {
+        /// What was asked for.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    /// What kind of failure it is: `AddrInUse` another observer runs, `PermissionDenied`, `InvalidInput`
+    /// the configuration, others at run time.
+    #[must_use]
+    pub fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Config(_) => io::ErrorKind::InvalidInput,
+            Self::RunDir(error) => error.kind(),
+            Self::Bind { source, .. } => source.kind(),
+            Self::Events(error) => error.kind(),
+            Self::Resources { source, .. } => source.kind(),
+        }
+    }
+}
+
+/// Something that works less well than it should; the fleet runs all the same.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Warning {
+    /// A thread runs at ordinary priority.
+    #[error(
+        "cannot raise the priority of {thread}: {why}; under load beats may be refused by the kernel; \
+         grant CAP_SYS_NICE or set LimitNICE=-20"
+    )]
+    Priority {
+        /// Which threads.
+        thread: &'static str,
+        /// The kernel's answer.
+        why: String,
+    },
+    /// A shard is not pinned to the core it was given.
+    #[error("cannot pin shard {shard} to core {core}: this process may not use it; it runs unpinned")]
+    Pinning {
+        /// Index of the shard.
+        shard: usize,
+        /// The core.
+        core: usize,
+    },
+    /// We are inside a pid namespace.
+    #[error(
+        "this observer runs inside a pid namespace: agents outside of it cannot be attested and are \
+         refused as unattested; run the observer on the host to see them"
+    )]
+    PidNamespace,
+}

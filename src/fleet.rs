@@ -1,0 +1,462 @@
+//! The wiring: config -> fleet -> handle. Binds, spawns, publishes; stops in order.
+//!
+//! Start: lock, bind all sockets, shards receive, manifest, symlink. Stop: shards drain, the aggregator
+//! tells what is left, outputs flush, files go, the lock last.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
+use parking_lot::Mutex;
+
+use crate::aggregator::export::{self, EventWriter, WriteTrouble, WriterReport};
+use crate::aggregator::fanout::Subscriber;
+use crate::aggregator::tally::{Histograms, Tally};
+use crate::aggregator::{Aggregator, Next, Policy, Request};
+use crate::binding::{BoundSocket, Owner};
+use crate::config::Config;
+use crate::counters::ShardHealth;
+use crate::error::{StartError, Warning};
+use crate::event::Event;
+use crate::kick::Kick;
+use crate::lane::{Doorbell, Port};
+use crate::lookup::Lookups;
+use crate::plan::{CoreChoice, EventsFormat, Output, Plan, ShardPlan};
+use crate::rundir::RunDir;
+use crate::shard::Shard;
+use crate::shard::core::{Core, Limits};
+use crate::shard::tracker::{Admission, Tracker};
+use crate::shard::transport::uds::Uds;
+use crate::snapshot::{Latencies, Snapshot, Table};
+use crate::sys::clock::SystemClock;
+use crate::sys::thread::{allowed_cores, pin_to, set_own_nice};
+use crate::table::{self, Origin};
+use crate::time::Clock;
+
+const SHARD_NICE: i32 = -20;
+const AGGREGATOR_NICE: i32 = -10;
+/// The queue behind an event output holds this many events beyond one for each agent.
+const EVENTS_SLACK: usize = 65_536;
+
+/// A running fleet. Dropping it stops it.
+#[derive(Debug)]
+pub struct Fleet {
+    handle: Handle,
+    stop: Arc<AtomicBool>,
+    shards: Vec<JoinHandle<()>>,
+    aggregator: Option<JoinHandle<()>>,
+    lookup: Option<JoinHandle<()>>,
+    writer: Option<EventWriter>,
+    sockets: Vec<BoundSocket>,
+    dir: Option<RunDir>,
+    warnings: Vec<Warning>,
+}
+
+/// What a running fleet can be asked, from any thread. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    ports: Arc<[Arc<Port>]>,
+    tally: Arc<Mutex<Tally>>,
+    requests: Sender<Request>,
+    doorbell: Arc<Doorbell>,
+    agents_max: u32,
+}
+
+/// Events, in order, without gaps that are not told.
+#[derive(Debug)]
+pub struct Subscription {
+    events: Receiver<Event>,
+}
+
+/// How a fleet stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StopReport {
+    /// Shards whose threads had died before.
+    pub shards_dead: usize,
+    /// Events that could not be written to the output in time.
+    pub events_unwritten: u64,
+    /// The output ends in the middle of a line.
+    pub ends_mid_line: bool,
+}
+
+impl Fleet {
+    /// Starts to observe as configured. Returns once every shard receives and agents can find it.
+    ///
+    /// Installs no signal handler and no logger, changes nothing of the process but its threads.
+    ///
+    /// # Errors
+    /// The first thing that cannot be had; nothing is left behind.
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        Self::start_plan(config.plan()?)
+    }
+
+    /// As [`Fleet::start`], of a plan made before.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub fn start_plan(plan: Plan) -> Result<Self, StartError> {
+        let mut dir = RunDir::open(&plan.dir)?;
+        let owner = Owner { uid: None, gid: None };
+        let mut sockets = Vec::with_capacity(plan.shards.len());
+        for (shard, of) in plan.shards.iter().enumerate() {
+            let bound = dir.bind_shard(&of.socket, of.mode, owner);
+            sockets.push(bound.map_err(|source| StartError::Bind { shard, source })?);
+        }
+        let mut warnings = Vec::new();
+        if is_inside_pid_namespace() {
+            warnings.push(Warning::PidNamespace);
+        }
+        let mut fleet = Self::spawn(&plan, sockets, warnings)?;
+        let paths: Vec<PathBuf> = plan.shards.iter().map(|shard| shard.socket.clone()).collect();
+        dir.publish(&paths)?;
+        fleet.dir = Some(dir);
+        Ok(fleet)
+    }
+
+    fn spawn(plan: &Plan, sockets: Vec<BoundSocket>, warnings: Vec<Warning>) -> Result<Self, StartError> {
+        let doorbell = Arc::new(Doorbell::default());
+        let with_beats = plan.events.as_ref().is_some_and(|events| events.beats);
+        let mut cores = Vec::new();
+        let mut ports = Vec::new();
+        let admission = Admission::new(plan.agents_max);
+        for (index, (shard, socket)) in plan.shards.iter().zip(&sockets).enumerate() {
+            let (core, port) = make_shard(plan, index, shard, socket, &admission, with_beats)
+                .map_err(|source| StartError::Resources { what: "reserve memory for a shard", source })?;
+            cores.push(core);
+            ports.push(port);
+        }
+        let thread = |source| StartError::Resources { what: "start a thread", source };
+        let (requests, requests_of) = unbounded();
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let (lookups, lookup) = Lookups::spawn(SystemClock, Arc::clone(&doorbell)).map_err(thread)?;
+        let handle = Handle {
+            ports: ports.into(),
+            tally: Arc::clone(&tally),
+            requests,
+            doorbell: Arc::clone(&doorbell),
+            agents_max: plan.agents_max,
+        };
+        let mut fleet = Self {
+            handle: handle.clone(),
+            stop: Arc::new(AtomicBool::new(false)),
+            shards: Vec::new(),
+            aggregator: None,
+            lookup: Some(lookup),
+            writer: None,
+            sockets,
+            dir: None,
+            warnings,
+        };
+        // Subscribed before the first event is told, so that its file begins with `start`.
+        fleet.writer = open_writer(plan, &handle)?;
+        let policy = Policy { thresholds_ns: thresholds(plan), rules: plan.rules.clone() };
+        let aggregator =
+            Aggregator::new(&handle.ports, policy, lookups, requests_of, Arc::clone(&doorbell), tally);
+        let (said, raised) = unbounded();
+        let body = aggregate(aggregator, Arc::clone(&doorbell), said.clone());
+        let aggregator = thread::Builder::new().name("varta-aggregate".into()).spawn(body).map_err(thread)?;
+        doorbell.answer(aggregator.thread().clone());
+        fleet.aggregator = Some(aggregator);
+        let pins = pins(&plan.shards);
+        for (index, core) in cores.into_iter().enumerate() {
+            let port = Arc::clone(&handle.ports[index]);
+            let shard = Shard::new(core, port, Arc::clone(&doorbell), plan.max_delay_ns);
+            let stop = Arc::clone(&fleet.stop);
+            let body = observe(shard, Arc::clone(&handle.ports[index]), index, pins[index], stop, said.clone());
+            let thread = thread::Builder::new().name(format!("varta-shard-{index}")).spawn(body).map_err(thread)?;
+            fleet.shards.push(thread);
+        }
+        drop(said);
+        // Each thread says how it is set up, then that it runs; all have spoken when the channel closes.
+        fleet.warnings.extend(raised);
+        fleet.warnings.dedup_by(|one, other| {
+            matches!((&*one, &*other), (Warning::Priority { thread: a, .. }, Warning::Priority { thread: b, .. }) if a == b)
+        });
+        Ok(fleet)
+    }
+
+    /// What works less well than it should.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// To be asked from any thread.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// The runtime directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.as_ref().map_or_else(|| Path::new(""), RunDir::path)
+    }
+
+    /// Stops: shards drain what is queued, what is left is told, outputs flush, the files go. `within`
+    /// bounds the flushing of the event output; the rest takes milliseconds.
+    #[must_use]
+    pub fn stop(mut self, within: Duration) -> StopReport {
+        self.stop_now(within)
+    }
+
+    fn stop_now(&mut self, within: Duration) -> StopReport {
+        let until = Instant::now() + within;
+        self.stop.store(true, Ordering::Release);
+        let now = SystemClock.mono();
+        for port in &*self.handle.ports {
+            port.kick(now);
+        }
+        for shard in self.shards.drain(..) {
+            let _ = shard.join();
+        }
+        if let Some(dir) = &mut self.dir {
+            dir.withdraw();
+        }
+        let _ = self.handle.requests.send(Request::Stop);
+        self.handle.doorbell.ring();
+        for thread in [self.aggregator.take(), self.lookup.take()].into_iter().flatten() {
+            let _ = thread.join();
+        }
+        let written: Option<WriterReport> =
+            self.writer.take().map(|writer| writer.close(until.saturating_duration_since(Instant::now())));
+        self.sockets.clear();
+        self.dir = None;
+        let is_dead = |port: &&Arc<Port>| port.counters.health() != ShardHealth::Alive;
+        StopReport {
+            shards_dead: self.handle.ports.iter().filter(is_dead).count(),
+            events_unwritten: written.as_ref().map_or(0, |report| report.events_unwritten),
+            ends_mid_line: written.is_some_and(|report| report.ends_mid_line),
+        }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if self.aggregator.is_some() || !self.shards.is_empty() {
+            self.stop_now(Duration::from_millis(500));
+        }
+    }
+}
+
+impl Handle {
+    /// Events told from now on. `capacity`: how many wait at most, at least 2; a slower reader loses
+    /// events and gets `Lost` with their range.
+    #[must_use]
+    pub fn subscribe(&self, capacity: usize) -> Subscription {
+        let (subscriber, events) = Subscriber::new(capacity, false);
+        let _ = self.requests.send(Request::Subscribe(subscriber));
+        self.doorbell.ring();
+        Subscription { events }
+    }
+
+    /// The counts of this moment. Copies histograms: about 0.1 ms; never waits for a shard.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::take(&self.ports, &self.tally.lock(), self.agents_max)
+    }
+
+    /// Histograms and counters as a table for people.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let snapshot = self.snapshot();
+        let mut merged = Histograms::default();
+        for shard in &self.tally.lock().shards {
+            merged.merge(&shard.histograms);
+        }
+        Table { snapshot: &snapshot, merged: Latencies::from(&merged) }.to_string()
+    }
+
+    /// Whether every shard's thread runs.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.ports.iter().all(|port| port.counters.health() == ShardHealth::Alive)
+    }
+}
+
+impl Subscription {
+    /// The next event; waits for it up to `timeout`. `None` when that has passed or the fleet stopped.
+    #[must_use]
+    pub fn next_within(&self, timeout: Duration) -> Option<Event> {
+        match self.events.recv_timeout(timeout) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    /// The next event if there is one.
+    #[must_use]
+    pub fn try_next(&self) -> Option<Event> {
+        match self.events.try_recv() {
+            Ok(event) => Some(event),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+        }
+    }
+}
+
+impl Iterator for Subscription {
+    type Item = Event;
+
+    /// The next event; waits for it. `None` when the fleet stopped.
+    fn next(&mut self) -> Option<Event> {
+        self.events.recv().ok()
+    }
+}
+
+/// Class 0 is the default, class i + 1 is rule i; after them, if there are rules, the largest of all: it
+/// holds until the lookup is done.
+fn thresholds(plan: &Plan) -> Vec<u64> {
+    let mut thresholds = vec![plan.threshold_ns];
+    if !plan.rules.is_empty() {
+        thresholds.extend(plan.rules.iter().map(|rule| rule.threshold_ns));
+        thresholds.push(plan.threshold_max_ns());
+    }
+    thresholds
+}
+
+fn make_shard(
+    plan: &Plan,
+    index: usize,
+    shard: &ShardPlan,
+    socket: &BoundSocket,
+    admission: &Arc<Admission>,
+    with_beats: bool,
+) -> io::Result<(Core<Uds, SystemClock>, Arc<Port>)> {
+    let number = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
+    let origin = Origin {
+        boot_id: boot_id(),
+        pid_namespace: pid_namespace(),
+        shard: number(index),
+        shards: number(plan.shards.len()),
+    };
+    let (writer, table) = table::create(plan.agents_max, origin)?;
+    let kick = Arc::new(Kick::new()?);
+    let port = Arc::new(Port::new(table, Arc::clone(&kick), with_beats)?);
+    let thresholds = thresholds(plan);
+    let first_class = u8::try_from(thresholds.len() - 1).unwrap_or(u8::MAX);
+    let now = SystemClock.mono();
+    let tracker = Tracker::new(writer, &thresholds, first_class, plan.tick_ns, Arc::clone(admission), now);
+    let transport = Uds::new(Arc::clone(socket.fd()), socket.queue_limit(), kick);
+    let core = Core::new(transport, SystemClock, tracker, Limits::from(plan), shard.allow_uids.as_deref());
+    Ok((core, port))
+}
+
+fn open_writer(plan: &Plan, handle: &Handle) -> Result<Option<EventWriter>, StartError> {
+    let Some(events) = &plan.events else { return Ok(None) };
+    let (subscriber, source) = Subscriber::new(plan.agents_max as usize + EVENTS_SLACK, events.beats);
+    let _ = handle.requests.send(Request::Subscribe(subscriber));
+    let output = match &events.output {
+        Output::Stdout => export::Output::Stdout,
+        Output::File(path) => export::Output::File(path.clone()),
+    };
+    let format = match events.format {
+        EventsFormat::Jsonl => export::Format::Jsonl,
+        EventsFormat::Tsv => export::Format::Tsv { start: SystemClock.mono() },
+    };
+    let (requests, doorbell) = (handle.requests.clone(), Arc::clone(&handle.doorbell));
+    let on_trouble = move |trouble: WriteTrouble| {
+        if let WriteTrouble::Failing { errno } | WriteTrouble::Gone { errno } = trouble {
+            let _ = requests.send(Request::WriteFailed(errno));
+            doorbell.ring();
+        }
+    };
+    EventWriter::spawn(source, output, format, on_trouble).map(Some).map_err(StartError::Events)
+}
+
+/// The aggregator's thread.
+fn aggregate(
+    mut aggregator: Aggregator,
+    doorbell: Arc<Doorbell>,
+    said: Sender<Warning>,
+) -> impl FnOnce() + Send {
+    move || {
+        if let Err(error) = set_own_nice(AGGREGATOR_NICE) {
+            let _ = said.send(Warning::Priority { thread: "the aggregator", why: error.to_string() });
+        }
+        drop(said);
+        let clock = SystemClock;
+        aggregator.start(clock.mono(), clock.wall());
+        loop {
+            match aggregator.turn(clock.mono(), clock.wall()) {
+                Next::Now => {}
+                Next::At(at) => thread::park_timeout(Duration::from_nanos(at.since(clock.mono()))),
+                Next::WhenRung => thread::park(),
+                Next::Stopped => break,
+            }
+        }
+        // Ringing a thread that is gone does nothing.
+        drop(doorbell);
+    }
+}
+
+/// One shard's thread.
+fn observe(
+    mut shard: Shard<Uds, SystemClock>,
+    port: Arc<Port>,
+    index: usize,
+    pin: Option<usize>,
+    stop: Arc<AtomicBool>,
+    said: Sender<Warning>,
+) -> impl FnOnce() + Send {
+    move || {
+        if let Err(error) = set_own_nice(SHARD_NICE) {
+            let _ = said.send(Warning::Priority { thread: "the shards", why: error.to_string() });
+        }
+        if let Some(core) = pin
+            && !pin_to(core)
+        {
+            let _ = said.send(Warning::Pinning { shard: index, core });
+        }
+        drop(said);
+        let lived = catch_unwind(AssertUnwindSafe(|| {
+            while !stop.load(Ordering::Acquire) {
+                shard.turn()?;
+            }
+            shard.finish();
+            io::Result::Ok(())
+        }));
+        match lived {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => port.counters.set_health(ShardHealth::SocketFailed),
+            Err(_) => port.counters.set_health(ShardHealth::Panicked),
+        }
+    }
+}
+
+/// The core of each shard. `auto` pins only if there are more cores than shards: a pinned shard on a
+/// busy core would be worse off than one that may move.
+fn pins(shards: &[ShardPlan]) -> Vec<Option<usize>> {
+    let cores = allowed_cores();
+    let is_room = cores.len() > shards.len();
+    let mut free = cores.iter().copied();
+    shards
+        .iter()
+        .map(|shard| match shard.core {
+            CoreChoice::Core(core) => Some(core as usize),
+            CoreChoice::Auto if is_room => free.next(),
+            CoreChoice::Auto | CoreChoice::None => None,
+        })
+        .collect()
+}
+
+fn boot_id() -> u128 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0)
+}
+
+fn pid_namespace() -> u64 {
+    rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
+}
+
+/// Whether processes exist that we cannot see.
+fn is_inside_pid_namespace() -> bool {
+    /// `PROC_PID_INIT_INO`: the inode of the initial pid namespace, fixed by the kernel.
+    const INITIAL: u64 = 0xEFFF_FFFC;
+    pid_namespace() != INITIAL
+}

@@ -1,0 +1,334 @@
+//! What every reader sees of a running fleet: owned, a copy of one moment's counts.
+
+use std::fmt;
+use std::sync::Arc;
+
+use hdrhistogram::Histogram;
+
+use crate::aggregator::tally::{Histograms, Tally};
+use crate::counters::ShardHealth;
+use crate::lane::Port;
+use crate::refusal::Refusal;
+
+/// The fleet's counts at one moment. Numbers of different shards are not of the same instant.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// One a shard, in the order of their index.
+    pub shards: Vec<ShardSnapshot>,
+    /// Most agents the fleet tracks.
+    pub agents_max: u32,
+    /// Events told.
+    pub events: u64,
+    /// Events that a slow subscriber missed, and was told of.
+    pub events_dropped: u64,
+    /// Beats that a subscriber that asked for every beat missed.
+    pub beats_untold: u64,
+    /// Lookups that the kernel would not answer.
+    pub lookups_failed: u64,
+    /// Times a slot had to be read again because its shard was writing it.
+    pub slot_reads_busy: u64,
+    /// Failures of event outputs.
+    pub event_write_errors: u64,
+}
+
+/// One shard's counts. Times in ns of `CLOCK_MONOTONIC`; counts since the start.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ShardSnapshot {
+    /// Agents that beat.
+    pub up: u64,
+    /// Agents that are stalled.
+    pub stalled: u64,
+    /// Agents whose pid does not hash to this shard.
+    pub off_hash: u64,
+    /// Datagrams received; the sum of `beats` and all `refused`.
+    pub frames: u64,
+    /// Accepted frames.
+    pub beats: u64,
+    /// Refused datagrams by reason, every reason once.
+    pub refused: Vec<(Refusal, u64)>,
+    /// Stalls told for certain.
+    pub stalls_certain: u64,
+    /// Stalls told without a whole threshold of sight.
+    pub stalls_uncertain: u64,
+    /// Stalls that turned out to be lost beats.
+    pub stalls_refuted: u64,
+    /// Resumes told.
+    pub resumes: u64,
+    /// Exits told.
+    pub exits: u64,
+    /// Calls of recvmmsg.
+    pub receive_calls: u64,
+    /// Reports that found their lane full.
+    pub reports_dropped: u64,
+    /// How long the shard was blind in all.
+    pub blind_ns: u64,
+    /// Its queue is full.
+    pub is_blind: bool,
+    /// Steps of the wall clock seen.
+    pub clock_steps: u64,
+    /// Failed calls on the socket.
+    pub io_errors: u64,
+    /// Limit of the socket's queue; it holds one datagram more.
+    pub queue_limit: u64,
+    /// Its thread runs.
+    pub is_alive: bool,
+    /// Its distributions.
+    pub latencies: Latencies,
+}
+
+/// Distributions, as far as a table of them needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Latencies {
+    /// Time to decode and track one frame, ns.
+    pub decode_ns: Quantiles,
+    /// From arrival in the kernel's queue to being read, ns.
+    pub queue_ns: Quantiles,
+    /// Datagrams of one receive call.
+    pub batch_frames: Quantiles,
+    /// From the deadline to the telling of a stall, ns.
+    pub lateness_ns: Quantiles,
+}
+
+/// One distribution; values are exact to 1 %.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Quantiles {
+    /// Values recorded.
+    pub count: u64,
+    /// Median.
+    pub p50: u64,
+    /// 90 % are at most this.
+    pub p90: u64,
+    /// 99 % are at most this.
+    pub p99: u64,
+    /// 99.9 % are at most this.
+    pub p999: u64,
+    /// The largest.
+    pub max: u64,
+}
+
+impl From<&Histogram<u64>> for Quantiles {
+    fn from(histogram: &Histogram<u64>) -> Self {
+        Self {
+            count: histogram.len(),
+            p50: histogram.value_at_quantile(0.5),
+            p90: histogram.value_at_quantile(0.9),
+            p99: histogram.value_at_quantile(0.99),
+            p999: histogram.value_at_quantile(0.999),
+            max: histogram.max(),
+        }
+    }
+}
+
+impl From<&Histograms> for Latencies {
+    fn from(histograms: &Histograms) -> Self {
+        Self {
+            decode_ns: (&histograms.decode_ns).into(),
+            queue_ns: (&histograms.queue_ns).into(),
+            batch_frames: (&histograms.batch_frames).into(),
+            lateness_ns: (&histograms.lateness_ns).into(),
+        }
+    }
+}
+
+impl Snapshot {
+    pub(crate) fn take(ports: &[Arc<Port>], tally: &Tally, agents_max: u32) -> Self {
+        let shards = ports.iter().zip(&tally.shards).map(|(port, tally)| {
+            let counters = &port.counters;
+            let refused: Vec<(Refusal, u64)> =
+                Refusal::ALL.iter().map(|refusal| (*refusal, counters.refused(*refusal))).collect();
+            let beats = counters.beats.get();
+            ShardSnapshot {
+                up: tally.up,
+                stalled: tally.stalled,
+                off_hash: tally.off_hash,
+                frames: beats + refused.iter().map(|(_, count)| count).sum::<u64>(),
+                beats,
+                refused,
+                stalls_certain: tally.stalls_certain,
+                stalls_uncertain: tally.stalls_uncertain,
+                stalls_refuted: tally.stalls_refuted,
+                resumes: tally.resumes,
+                exits: tally.exits,
+                receive_calls: counters.receive_calls.get(),
+                reports_dropped: counters.reports_dropped.get(),
+                blind_ns: counters.blind_ns.get(),
+                is_blind: counters.is_blind.get() != 0,
+                clock_steps: counters.clock_steps.get(),
+                io_errors: counters.io_errors.get(),
+                queue_limit: counters.queue_limit.get(),
+                is_alive: counters.health() == ShardHealth::Alive,
+                latencies: (&tally.histograms).into(),
+            }
+        });
+        let beats_untold = ports.iter().map(|port| port.counters.beats_untold.get()).sum::<u64>();
+        Self {
+            shards: shards.collect(),
+            agents_max,
+            events: tally.events,
+            events_dropped: tally.events_dropped,
+            beats_untold: tally.beats_untold + beats_untold,
+            lookups_failed: tally.lookups_failed,
+            slot_reads_busy: tally.slot_reads_busy,
+            event_write_errors: tally.event_write_errors,
+        }
+    }
+
+    /// Agents tracked.
+    #[must_use]
+    pub fn agents(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.up + shard.stalled).sum()
+    }
+
+    /// Agents that are stalled.
+    #[must_use]
+    pub fn stalled(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.stalled).sum()
+    }
+}
+
+/// The plain table of SIGUSR1 and of the end of a run.
+#[derive(Clone, Debug)]
+pub struct Table<'a> {
+    /// What to show.
+    pub snapshot: &'a Snapshot,
+    /// The distributions of all shards merged.
+    pub merged: Latencies,
+}
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { snapshot, merged } = self;
+        writeln!(
+            f,
+            "{:<22}{:>9}{:>9}{:>9}{:>9}{:>9}{:>12}",
+            "histogram", "p50", "p90", "p99", "p99.9", "max", "count"
+        )?;
+        let mut rows = |name: &str, latencies: &Latencies| -> fmt::Result {
+            time_row(f, &format!("decode {name}"), &latencies.decode_ns)?;
+            time_row(f, &format!("queue {name}"), &latencies.queue_ns)?;
+            count_row(f, &format!("batch frames {name}"), &latencies.batch_frames)?;
+            time_row(f, &format!("stall late {name}"), &latencies.lateness_ns)
+        };
+        for (index, shard) in snapshot.shards.iter().enumerate() {
+            rows(&format!("shard {index}"), &shard.latencies)?;
+        }
+        if snapshot.shards.len() > 1 {
+            rows("all", merged)?;
+        }
+        writeln!(f)?;
+        writeln!(
+            f,
+            "{:<6}{:>7}{:>8}{:>12}{:>10}{:>8}{:>9}{:>8}{:>7}{:>11}{:>9}",
+            "shard",
+            "up",
+            "stalled",
+            "beats",
+            "refused",
+            "stalls",
+            "refuted",
+            "resumes",
+            "exits",
+            "blind",
+            "limit"
+        )?;
+        for (index, shard) in snapshot.shards.iter().enumerate() {
+            let refused: u64 = shard.refused.iter().map(|(_, count)| count).sum();
+            writeln!(
+                f,
+                "{:<6}{:>7}{:>8}{:>12}{:>10}{:>8}{:>9}{:>8}{:>7}{:>11}{:>9}",
+                index,
+                shard.up,
+                shard.stalled,
+                shard.beats,
+                refused,
+                shard.stalls_certain + shard.stalls_uncertain,
+                shard.stalls_refuted,
+                shard.resumes,
+                shard.exits,
+                written(shard.blind_ns),
+                shard.queue_limit,
+            )?;
+        }
+        for (index, shard) in snapshot.shards.iter().enumerate() {
+            let reasons: Vec<String> = shard
+                .refused
+                .iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(refusal, count)| format!("{} {count}", refusal.as_str()))
+                .collect();
+            if !reasons.is_empty() {
+                writeln!(f, "shard {index} refused: {}", reasons.join(", "))?;
+            }
+            if shard.reports_dropped > 0 {
+                writeln!(f, "shard {index} dropped {} reports: its histograms miss them", shard.reports_dropped)?;
+            }
+            if !shard.is_alive {
+                writeln!(f, "shard {index} is DEAD: its agents are not observed")?;
+            }
+        }
+        writeln!(f, "events {}, dropped {}", snapshot.events, snapshot.events_dropped)
+    }
+}
+
+fn time_row(f: &mut fmt::Formatter<'_>, name: &str, quantiles: &Quantiles) -> fmt::Result {
+    row(f, name, quantiles, written)
+}
+
+fn count_row(f: &mut fmt::Formatter<'_>, name: &str, quantiles: &Quantiles) -> fmt::Result {
+    row(f, name, quantiles, |count| count.to_string())
+}
+
+fn row(f: &mut fmt::Formatter<'_>, name: &str, q: &Quantiles, show: impl Fn(u64) -> String) -> fmt::Result {
+    let cell = |value: u64| if q.count == 0 { "-".to_owned() } else { show(value) };
+    writeln!(
+        f,
+        "{name:<22}{:>9}{:>9}{:>9}{:>9}{:>9}{:>12}",
+        cell(q.p50),
+        cell(q.p90),
+        cell(q.p99),
+        cell(q.p999),
+        cell(q.max),
+        q.count
+    )
+}
+
+/// A time with three digits and its unit.
+fn written(ns: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let value = ns as f64;
+    match ns {
+        0..1_000 => format!("{ns}ns"),
+        1_000..1_000_000 => format!("{:.3}us", Digits(value / 1e3)),
+        1_000_000..1_000_000_000 => format!("{:.3}ms", Digits(value / 1e6)),
+        _ => format!("{:.3}s", Digits(value / 1e9)),
+    }
+}
+
+/// Shows about as many significant digits as the precision asks for.
+struct Digits(f64);
+
+impl fmt::Display for Digits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let decimals = match self.0 {
+            value if value < 10.0 => 2,
+            value if value < 100.0 => 1,
+            _ => 0,
+        };
+        write!(f, "{:.decimals$}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_three_digits_and_a_unit() {
+        let shown = [0, 999, 1_000, 12_345, 999_900, 1_230_000, 45_600_000, 7_890_000_000].map(written);
+        assert_eq!(shown, ["0ns", "999ns", "1.00us", "12.3us", "1000us", "1.23ms", "45.6ms", "7.89s"]);
+    }
+}
