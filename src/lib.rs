@@ -18,6 +18,7 @@ pub mod plan;
 // The wiring, and what a caller sees of it.
 mod error;
 mod fleet;
+mod observer;
 mod snapshot;
 
 // Files in the runtime directory.
@@ -47,6 +48,7 @@ mod sys;
 
 pub use error::{StartError, Warning};
 pub use fleet::{Fleet, Handle, StopReport, Subscription};
+pub use observer::{OBSERVER_AGENTS_MAX, Observer, ObserverEvent, POLL_WAIT};
 pub use refusal::Refusal;
 pub use snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
 pub use binding::BindError;

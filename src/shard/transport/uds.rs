@@ -1,5 +1,6 @@
 //! Datagrams from a Unix socket.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -27,6 +28,12 @@ impl Uds {
     /// memory it will ever need is allocated here.
     pub fn new(socket: Arc<OwnedFd>, queue_limit: u32, kick: Arc<Kick>) -> Self {
         Self { socket, queue_limit, batch: Batch::new(), kick }
+    }
+}
+
+impl fmt::Debug for Uds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uds").field("socket", &self.socket).field("queue_limit", &self.queue_limit).finish_non_exhaustive()
     }
 }
 
