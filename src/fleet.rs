@@ -27,7 +27,7 @@ use crate::kick::Kick;
 use crate::lane::{Doorbell, Port};
 use crate::lookup::Lookups;
 use crate::plan::{CoreChoice, EventsFormat, Output, Plan, ShardPlan};
-use crate::rundir::RunDir;
+use crate::rundir::{self, RunDir};
 use crate::shard::Shard;
 use crate::shard::core::{Core, Limits};
 use crate::shard::tracker::{Admission, Tracker};
@@ -105,6 +105,9 @@ impl Fleet {
         let owner = Owner { uid: None, gid: None };
         let mut sockets = Vec::with_capacity(plan.shards.len());
         for (shard, of) in plan.shards.iter().enumerate() {
+            if let Some(parent) = of.socket.parent().filter(|parent| *parent != dir.path()) {
+                rundir::vet(parent)?;
+            }
             let bound = dir.bind_shard(&of.socket, of.mode, owner);
             sockets.push(bound.map_err(|source| StartError::Bind { shard, source })?);
         }

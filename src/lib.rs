@@ -52,5 +52,5 @@ pub use observer::{OBSERVER_AGENTS_MAX, Observer, ObserverEvent, POLL_WAIT};
 pub use refusal::Refusal;
 pub use snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
 pub use binding::BindError;
-pub use rundir::RunDirError;
+pub use rundir::{RunDirError, inspect as inspect_dir};
 pub use route::{MANIFEST, Manifest, ManifestShard, shard_for, socket_for};

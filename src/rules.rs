@@ -164,12 +164,11 @@ pub fn next_beat(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender,
     }
     if frame.is_terminal() {
         note_terminal(cold, frame, sender);
-        changed = true;
         if hot.state == State::Waiting {
             hot.last_arrival = sender.arrival;
             return Beat::Changed;
         }
-        changed |= end_silence(hot, cold, sender, 0);
+        end_silence(hot, cold, sender, 0);
         let payload = hot.payload;
         live(hot, frame, sender);
         hot.payload = payload;

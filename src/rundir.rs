@@ -58,6 +58,18 @@ pub fn socket_path(dir: &Path, index: usize) -> PathBuf {
     dir.join(format!("shard-{index}.sock"))
 }
 
+/// Whether sockets may be bound in `dir`, a directory beside the runtime directory: nobody but root and
+/// us may be able to replace what is in it.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn vet(dir: &Path) -> Result<(), RunDirError> {
+    let dir = absolute(dir)?;
+    let mut problems = Vec::new();
+    examine(&dir, &mut problems);
+    first(&mut problems)
+}
+
 /// A runtime directory that is ours until this is dropped.
 ///
 /// Drop the [`BoundSocket`]s first: the lock should be the last thing to go.

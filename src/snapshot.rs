@@ -46,6 +46,8 @@ pub struct ShardSnapshot {
     pub frames: u64,
     /// Accepted frames.
     pub beats: u64,
+    /// Beats that were lost before us, from gaps in nonces: a lower bound.
+    pub beats_lost: u64,
     /// Refused datagrams by reason, every reason once.
     pub refused: Vec<(Refusal, u64)>,
     /// Stalls told for certain.
@@ -147,6 +149,7 @@ impl Snapshot {
                 off_hash: tally.off_hash,
                 frames: beats + refused.iter().map(|(_, count)| count).sum::<u64>(),
                 beats,
+                beats_lost: counters.beats_lost.get(),
                 refused,
                 stalls_certain: tally.stalls_certain,
                 stalls_uncertain: tally.stalls_uncertain,
@@ -222,11 +225,12 @@ impl fmt::Display for Table<'_> {
         writeln!(f)?;
         writeln!(
             f,
-            "{:<6}{:>7}{:>8}{:>12}{:>10}{:>8}{:>9}{:>8}{:>7}{:>11}{:>9}",
+            "{:<6}{:>7}{:>8}{:>12}{:>8}{:>10}{:>8}{:>9}{:>8}{:>7}{:>11}{:>9}",
             "shard",
             "up",
             "stalled",
             "beats",
+            "lost",
             "refused",
             "stalls",
             "refuted",
@@ -239,11 +243,12 @@ impl fmt::Display for Table<'_> {
             let refused: u64 = shard.refused.iter().map(|(_, count)| count).sum();
             writeln!(
                 f,
-                "{:<6}{:>7}{:>8}{:>12}{:>10}{:>8}{:>9}{:>8}{:>7}{:>11}{:>9}",
+                "{:<6}{:>7}{:>8}{:>12}{:>8}{:>10}{:>8}{:>9}{:>8}{:>7}{:>11}{:>9}",
                 index,
                 shard.up,
                 shard.stalled,
                 shard.beats,
+                shard.beats_lost,
                 refused,
                 shard.stalls_certain + shard.stalls_uncertain,
                 shard.stalls_refuted,

@@ -268,6 +268,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         counters.is_blind.set(u64::from(sight.is_blind()));
         counters.blind_ns.set(sight.blind_total_ns());
         counters.clock_steps.set(self.core.clock_steps());
+        counters.beats_lost.set(self.core.tracker.beats_lost());
         counters.set_watermark(sight.watermark());
         counters.turned_at.set(self.core.now().0);
         let now = self.core.now();

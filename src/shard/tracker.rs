@@ -79,6 +79,8 @@ pub struct Tracker {
     thresholds_ns: Box<[u64]>,
     /// The class of an agent that was not looked up yet.
     first_class: u8,
+    /// Beats lost before us, by all agents so far.
+    beats_lost: u64,
 }
 
 impl Tracker {
@@ -101,6 +103,7 @@ impl Tracker {
             admission,
             thresholds_ns: thresholds_ns.into(),
             first_class,
+            beats_lost: 0,
         }
     }
 
@@ -153,8 +156,10 @@ impl Tracker {
         let mut cold = self.writer.cold(slot);
         let before = hot.state;
         let threshold_ns = self.threshold_of(&hot);
+        let lost_before = cold.beats_lost;
         let beat = rules::next_beat(&mut hot, &mut cold, frame, sender, threshold_ns);
         self.writer.write(slot, &hot, &cold);
+        self.beats_lost = self.beats_lost.saturating_add(cold.beats_lost.saturating_sub(lost_before));
         if before != State::Up && hot.state == State::Up {
             self.wheel.set(slot, hot.last_arrival + threshold_ns);
         }
@@ -295,6 +300,11 @@ impl Tracker {
         self.free.push(slot);
         self.admission.leave();
         true
+    }
+
+    /// Beats lost before us, from gaps in the nonces of all agents so far: a lower bound.
+    pub const fn beats_lost(&self) -> u64 {
+        self.beats_lost
     }
 
     /// When the next agent may come due.

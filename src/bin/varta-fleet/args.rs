@@ -59,6 +59,9 @@ pub enum Command {
     /// Show a small fleet of its own at work: beats, a stall, a crash, an exit
     #[command(after_help = EXIT_CODES)]
     Demo,
+    /// One agent of the demo
+    #[command(hide = true)]
+    DemoAgent(crate::demo::DemoAgentArgs),
     /// Check configuration, kernel limits and permissions; print every problem and its fix
     #[command(after_help = format!("{CHECK_EXAMPLES}\n\n{EXIT_CODES}"))]
     Check(CheckArgs),

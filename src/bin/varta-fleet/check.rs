@@ -6,7 +6,6 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -222,64 +221,9 @@ fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
-/// Whether the runtime directory can be used, and by nobody else.
-pub fn directory_findings(dir: &Path) -> Vec<Finding> {
-    let shown = dir.display();
-    let mut findings = Vec::new();
-    let (judged, what) = match fs::metadata(dir) {
-        Ok(found) if !found.is_dir() => {
-            let fix = format!("move it away, or name another directory: mv {0} {0}.old", quoted(dir));
-            return vec![Finding::problem(format!("{shown} is not a directory, and dir must be one"), fix)];
-        }
-        Ok(found) => {
-            if found.mode() & 0o022 != 0 {
-                findings.push(Finding::problem(
-                    format!(
-                        "{shown} is writable by group or others (mode {:04o}): they could put sockets of their own in place of ours",
-                        found.mode() & 0o7777
-                    ),
-                    format!("chmod go-w {}", quoted(dir)),
-                ));
-            }
-            let us = rustix::process::geteuid().as_raw();
-            if found.uid() != 0 && found.uid() != us {
-                findings.push(Finding::problem(
-                    format!("{shown} is owned by user {}, neither root nor this user ({us}): its owner could replace our sockets", found.uid()),
-                    format!("chown {us} {}", quoted(dir)),
-                ));
-            }
-            (dir, "write in")
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let parent = dir.parent().unwrap_or(dir);
-            if !parent.is_dir() {
-                return vec![Finding::problem(
-                    format!(
-                        "{shown} does not exist and cannot be made, because {} does not exist either",
-                        parent.display()
-                    ),
-                    format!("mkdir -p {}", quoted(parent)),
-                )];
-            }
-            (parent, "make a directory in")
-        }
-        Err(error) => {
-            let fix = "let this user reach it, or run as one who may";
-            return vec![Finding::problem(format!("cannot look at {shown}: {error}"), fix)];
-        }
-    };
-    findings.extend(access_finding(judged, what));
-    let real = fs::canonicalize(judged).unwrap_or_else(|_| judged.to_owned());
-    for parent in real.ancestors().skip(usize::from(judged == dir)) {
-        let Ok(found) = fs::metadata(parent) else { continue };
-        if found.mode() & 0o1002 == 0o0002 {
-            findings.push(Finding::problem(
-                format!("{}, above the sockets, is writable by everybody and not sticky: anybody could replace what is below", parent.display()),
-                format!("chmod +t {}", quoted(parent)),
-            ));
-        }
-    }
-    findings
+/// What is wrong with the runtime directory, as a start would find it.
+fn directory_findings(dir: &Path) -> Vec<Finding> {
+    varta_fleet::inspect_dir(dir).iter().map(|problem| Finding::problem(problem.to_string(), "")).collect()
 }
 
 fn access_finding(dir: &Path, what: &str) -> Option<Finding> {

@@ -40,6 +40,7 @@ fn execute(command: Command) -> Result<Exit, CliError> {
     match command {
         Command::Run(args) => run::run(args.config.plan()?, args.options),
         Command::Demo => demo::demo(),
+        Command::DemoAgent(args) => demo::agent(&args),
         Command::Check(args) => check::check(&args.config),
         Command::Route(args) => route::route(&args),
     }
