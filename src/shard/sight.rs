@@ -392,3 +392,7 @@ impl Sight {
         self.windows_len = 0;
     }
 }
+
+#[cfg(test)]
+#[path = "simulation.rs"]
+mod simulation;
