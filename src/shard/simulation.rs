@@ -331,7 +331,7 @@ fn a_sighted_observer_tells_every_silence_in_time_and_nothing_else() {
 
 #[test]
 fn pauses_of_the_observer_raise_no_stall_and_hide_none_for_long() {
-    for seed in 0..12 {
+    for seed in 0..24 {
         let delay = [None, Some(MS)][seed as usize % 2];
         let (agents, queue_limit) = [(200, 512), (200, 10), (60, 64)][seed as usize % 3];
         // A small queue would overflow within a delay.
@@ -342,7 +342,7 @@ fn pauses_of_the_observer_raise_no_stall_and_hide_none_for_long() {
 
 #[test]
 fn short_pauses_in_the_middle_of_a_turn_are_pauses_too() {
-    for seed in 0..40 {
+    for seed in 0..60 {
         let (agents, queue_limit) = [(40, 10), (20, 5), (100, 30)][seed as usize % 3];
         let delay = [None, Some(MS)][seed as usize % 2];
         check(Setting { seed, agents, queue_limit, delay, pauses: 10, pause_max: 700 * MS, ..CALM });
@@ -351,7 +351,7 @@ fn short_pauses_in_the_middle_of_a_turn_are_pauses_too() {
 
 #[test]
 fn steps_of_the_wall_clock_change_no_verdict() {
-    for seed in 0..6 {
+    for seed in 0..12 {
         let queue_limit = [10, 512][seed as usize % 2];
         check(Setting { seed, agents: 100, queue_limit, is_wall_stepping: true, pauses: seed % 3, ..CALM });
     }
