@@ -45,10 +45,10 @@ mod aggregator;
 #[expect(unsafe_code, reason = "system calls and shared memory; every block carries its argument")]
 mod sys;
 
+pub use binding::BindError;
 pub use error::{StartError, Warning};
 pub use fleet::{Fleet, Handle, StopReport, Subscription};
 pub use refusal::Refusal;
-pub use snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
-pub use binding::BindError;
-pub use rundir::RunDirError;
 pub use route::{MANIFEST, Manifest, ManifestShard, shard_for, socket_for};
+pub use rundir::RunDirError;
+pub use snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
