@@ -171,8 +171,10 @@ impl Fleet {
             let port = Arc::clone(&handle.ports[index]);
             let shard = Shard::new(core, port, Arc::clone(&doorbell), plan.max_delay_ns);
             let stop = Arc::clone(&fleet.stop);
-            let body = observe(shard, Arc::clone(&handle.ports[index]), index, pins[index], stop, said.clone());
-            let thread = thread::Builder::new().name(format!("varta-shard-{index}")).spawn(body).map_err(thread)?;
+            let body =
+                observe(shard, Arc::clone(&handle.ports[index]), index, pins[index], stop, said.clone());
+            let thread =
+                thread::Builder::new().name(format!("varta-shard-{index}")).spawn(body).map_err(thread)?;
             fleet.shards.push(thread);
         }
         drop(said);

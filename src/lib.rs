@@ -46,11 +46,11 @@ mod aggregator;
 #[expect(unsafe_code, reason = "system calls and shared memory; every block carries its argument")]
 mod sys;
 
+pub use binding::BindError;
 pub use error::{StartError, Warning};
 pub use fleet::{Fleet, Handle, StopReport, Subscription};
 pub use observer::{OBSERVER_AGENTS_MAX, Observer, ObserverEvent, POLL_WAIT};
 pub use refusal::Refusal;
-pub use snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
-pub use binding::BindError;
-pub use rundir::{RunDirError, inspect as inspect_dir};
 pub use route::{MANIFEST, Manifest, ManifestShard, shard_for, socket_for};
+pub use rundir::{RunDirError, inspect as inspect_dir};
+pub use snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};

@@ -45,7 +45,7 @@ pub enum Beat {
     Life,
     /// Life, and something changed that must be told.
     Changed,
-    /// Not life. `changed`: something must be looked up or told all the same.
+    /// Not life: nothing is remembered of it, but that a 0.1 frame came in a 0.2 session.
     Refused(Refusal),
 }
 
@@ -146,28 +146,24 @@ pub fn ordinary_beat(hot: &mut Hot, frame: &Frame, sender: &Sender) {
 
 /// Takes any further frame of a known agent: life, or the reason why not.
 pub fn next_beat(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender, threshold_ns: u64) -> Beat {
-    let mut changed = false;
-    if frame.pid != hot.frame_pid && frame.pid != hot.pid {
-        if hot.flags.has(Flags::FORGER) {
-            return Beat::Refused(Refusal::Forged);
-        }
+    let is_claim = frame.pid != hot.frame_pid && frame.pid != hot.pid;
+    if is_claim && hot.flags.has(Flags::FORGER) {
+        return Beat::Refused(Refusal::Forged);
+    }
+    let mut changed = match version_rule(hot, cold, frame, sender) {
+        VersionRule::Same => false,
+        VersionRule::Changed => true,
+        VersionRule::Refused => return Beat::Refused(Refusal::Downgrade),
+    };
+    if is_claim {
         changed |= claim(hot, cold, frame);
     } else if hot.flags.has(Flags::FORGER) && cold.claimed_pid != 0 {
         // A forger's first honest frame: from here on it is an agent, too.
         cold.claimed_pid = 0;
         changed = true;
     }
-    match version_rule(hot, cold, frame, sender) {
-        VersionRule::Same => {}
-        VersionRule::Changed => changed = true,
-        VersionRule::Refused => return Beat::Refused(Refusal::Downgrade),
-    }
     if frame.is_terminal() {
         note_terminal(cold, frame, sender);
-        if hot.state == State::Waiting {
-            hot.last_arrival = sender.arrival;
-            return Beat::Changed;
-        }
         end_silence(hot, cold, sender, 0);
         let payload = hot.payload;
         live(hot, frame, sender);
@@ -243,6 +239,8 @@ enum VersionRule {
 /// bits: the first is refused, a second in a row with a rising nonce is believed.
 fn version_rule(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender) -> VersionRule {
     let is_v02_session = hot.flags.has(Flags::V02);
+    // Not every agent that is mixed: three streams are no reason to believe two flipped bits.
+    let speaks_both = cold.downgrades >= DOWNGRADES_MAX;
     match frame.version {
         Version::V02 => {
             hot.flags.set(Flags::DOWNGRADE, false);
@@ -250,7 +248,7 @@ fn version_rule(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender) 
                 return VersionRule::Same;
             }
             hot.flags.set(Flags::V02, true);
-            if hot.flags.has(Flags::MIXED) {
+            if speaks_both {
                 return VersionRule::Same;
             }
         }
@@ -258,7 +256,7 @@ fn version_rule(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender) 
             if !is_v02_session {
                 return VersionRule::Same;
             }
-            if hot.flags.has(Flags::MIXED) {
+            if speaks_both {
                 hot.flags.set(Flags::V02, false);
                 return VersionRule::Same;
             }
@@ -328,15 +326,20 @@ fn place(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender, thresho
         hot.flags.set(Flags::SECOND_CURRENT, other == 1);
         advance(hot, cold, other, frame.nonce, closest);
     } else {
-        // The frame continues from before the jump: what jumped is a stream of its own.
+        // The frame continues from before the jump: what jumped was another stream all along.
         let jumped = hot.nonces[current];
-        cold.streams = cold.streams.wrapping_add(1);
-        cold.changed_at = sender.arrival;
         hot.nonces[current] = cold.jump_from;
         hot.flags.set(Flags::JUMP, false);
-        open_stream(hot, cold, jumped, sender, threshold_ns);
-        // The frame at hand belongs to the stream that just became the other one.
-        hot.flags.set(Flags::SECOND_CURRENT, current == 1);
+        if hot.flags.has(Flags::OTHER_USED) && follows(hot.nonces[other], jumped, frame.version).is_some() {
+            hot.nonces[other] = jumped;
+            cold.other_seen = hot.last_arrival;
+        } else {
+            cold.streams = cold.streams.wrapping_add(1);
+            cold.changed_at = sender.arrival;
+            open_stream(hot, cold, jumped, sender, threshold_ns);
+            // The frame at hand belongs to the stream that just became the other one.
+            hot.flags.set(Flags::SECOND_CURRENT, current == 1);
+        }
         advance(hot, cold, current, frame.nonce, closest);
     }
     closest
@@ -434,3 +437,7 @@ pub const fn is_refuted(silent_ns: u64, lost: u64, threshold_ns: u64) -> bool {
 pub fn outlives(one: (MonoNs, u16), other: (MonoNs, u16)) -> bool {
     (one.0, std::cmp::Reverse(one.1)) > (other.0, std::cmp::Reverse(other.1))
 }
+
+#[cfg(test)]
+#[path = "rules_tests.rs"]
+mod tests;

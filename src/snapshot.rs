@@ -269,7 +269,11 @@ impl fmt::Display for Table<'_> {
                 writeln!(f, "shard {index} refused: {}", reasons.join(", "))?;
             }
             if shard.reports_dropped > 0 {
-                writeln!(f, "shard {index} dropped {} reports: its histograms miss them", shard.reports_dropped)?;
+                writeln!(
+                    f,
+                    "shard {index} dropped {} reports: its histograms miss them",
+                    shard.reports_dropped
+                )?;
             }
             if !shard.is_alive {
                 writeln!(f, "shard {index} is DEAD: its agents are not observed")?;

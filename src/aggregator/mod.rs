@@ -627,7 +627,8 @@ impl Aggregator {
         let has_time = self.now < give_up_at;
         if let Existence::Gone(at) = told.existence {
             let places = self.places_of(told.pid);
-            let is_behind = |place: &Place| self.shards[usize::from(place.shard)].port.counters.watermark() < at;
+            let is_behind =
+                |place: &Place| self.shards[usize::from(place.shard)].port.counters.watermark() < at;
             if has_time && places.iter().any(is_behind) {
                 for place in places {
                     self.view(place.shard).is_to_be_kicked = true;

@@ -103,8 +103,8 @@ impl ToldTable {
     /// The record of a slot; allocates its chunk at first use.
     pub fn of(&mut self, slot: u32) -> &mut Told {
         let slot = slot as usize;
-        let chunk = self.chunks[slot / CHUNK]
-            .get_or_insert_with(|| vec![Told::default(); CHUNK].into_boxed_slice());
+        let chunk =
+            self.chunks[slot / CHUNK].get_or_insert_with(|| vec![Told::default(); CHUNK].into_boxed_slice());
         &mut chunk[slot % CHUNK]
     }
 }

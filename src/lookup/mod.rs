@@ -137,7 +137,9 @@ fn next(urgent: &Receiver<Question>, ordinary: &Receiver<Question>) -> Option<Qu
 
 fn find_out(question: Question, clock: &impl Clock) -> Answer {
     match question {
-        Question::Identify { ticket, pid } => Answer::Identity { ticket, found: process::identify(pid, clock) },
+        Question::Identify { ticket, pid } => {
+            Answer::Identity { ticket, found: process::identify(pid, clock) }
+        }
         Question::Exists { ticket, pid, incarnation } => {
             Answer::Existence { ticket, gone_at: process::gone_at(pid, incarnation, clock) }
         }

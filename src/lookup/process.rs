@@ -62,7 +62,8 @@ pub fn identify(pid: u32, clock: &impl Clock) -> Result<Identity, LookupError> {
     if stat.is_zombie && has_exited(&pidfd) {
         return Err(LookupError::Gone(clock.mono()));
     }
-    let exe = readlinkat(&directory, "exe", Vec::new()).map(|path| lossy(path.as_bytes())).unwrap_or_default();
+    let exe =
+        readlinkat(&directory, "exe", Vec::new()).map(|path| lossy(path.as_bytes())).unwrap_or_default();
     // Whoever held the pid while its directory was open holds it still, or the read above had failed.
     let asleep_ns = boottime_ns().saturating_sub(clock.mono().0);
     let incarnation = pidfs_inode(&pidfd).unwrap_or(stat.start_ticks);

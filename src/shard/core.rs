@@ -141,6 +141,7 @@ impl<T: Transport, C: Clock> Core<T, C> {
         let len = self.transport.receive()?;
         let wall = self.clock.wall();
         self.arrivals.begin_batch(&self.clock, t_pre, wall);
+        self.sight.received(self.arrivals.instant(wall));
         Ok(Batch { len, is_last: len < self.transport.batch_max(), wall, t_pre })
     }
 
@@ -194,7 +195,7 @@ impl<T: Transport, C: Clock> Core<T, C> {
     pub fn end_batch(&mut self, batch: &Batch) -> u64 {
         self.now = self.clock.mono();
         self.arrivals.end_batch(&self.clock, batch.wall, self.now, batch.is_last);
-        self.sight.end_receive(batch.is_last);
+        self.sight.end_receive(batch.is_last, self.now);
         self.now.since(self.arrivals.instant(batch.wall).max(batch.t_pre))
     }
 

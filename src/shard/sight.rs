@@ -61,6 +61,8 @@ pub enum BlindNews {
 /// Why the shard waited, and what should have ended the wait.
 #[derive(Clone, Copy, Debug)]
 struct Wait {
+    /// The shard was awake until here, so nothing before this ends the wait late.
+    from: MonoNs,
     /// The earliest of its own timeout and a kick.
     should_end: MonoNs,
     /// A datagram would have ended it, too.
@@ -82,8 +84,10 @@ pub struct Sight {
     tick_ns: u64,
     watermark: MonoNs,
     wait: Option<Wait>,
-    last_t_pre: Option<MonoNs>,
+    /// The last instant at which the shard was known to run.
+    awake_at: MonoNs,
     t_pre: MonoNs,
+    received_at: MonoNs,
     is_first_frame_due: bool,
     depth: Option<DepthMeasure>,
     measured: Option<u32>,
@@ -107,23 +111,29 @@ pub struct Sight {
 impl Sight {
     /// The sight of a shard whose socket holds `queue_limit` + 1 datagrams, judging nothing shorter than
     /// `threshold_ns` (the smallest threshold there is), from `now` on.
+    ///
+    /// All time before `now` counts as one pause: whoever beat before, into the queue or to a thread that
+    /// this one takes over from, is owed a whole threshold of sight.
     pub fn new(queue_limit: u32, threshold_ns: u64, tick_ns: u64, now: MonoNs) -> Self {
+        let mut windows = [Window::default(); WINDOWS_MAX];
+        windows[0].end = now;
         Self {
             places: queue_limit.saturating_add(1),
             pause_ns: PAUSE_MIN_NS.max(threshold_ns / 4),
             tick_ns,
             watermark: now,
             wait: None,
-            last_t_pre: None,
+            awake_at: now,
             t_pre: now,
+            received_at: now,
             is_first_frame_due: false,
             depth: None,
             measured: None,
             full_since: None,
-            windows: [Window::default(); WINDOWS_MAX],
-            windows_len: 0,
+            windows,
+            windows_len: 1,
             paused_ns: 0,
-            last_blind_end: MonoNs(0),
+            last_blind_end: now,
             blindness: None,
             finished: [None; FINISHED_MAX],
             recent: [Window::default(); WINDOWS_MAX],
@@ -134,8 +144,7 @@ impl Sight {
 
     /// The shard is about to wait, until `timeout_at` at the latest.
     pub fn begin_wait(&mut self, timeout_at: MonoNs, is_for_datagrams: bool) {
-        self.wait = Some(Wait { should_end: timeout_at, is_for_datagrams });
-        self.last_t_pre = None;
+        self.wait = Some(Wait { from: self.awake_at, should_end: timeout_at, is_for_datagrams });
     }
 
     /// The wait was ended by a kick that another thread gave at `kicked_at`.
@@ -148,16 +157,26 @@ impl Sight {
     /// The shard is about to call receive, at `t_pre`.
     #[inline]
     pub fn begin_receive(&mut self, t_pre: MonoNs) {
-        if let Some(last) = self.last_t_pre
-            && t_pre.since(last) > self.pause_ns
-        {
-            self.paused(Window { start: last, end: t_pre });
-        }
-        self.last_t_pre = Some(t_pre);
-        self.t_pre = t_pre;
         self.is_first_frame_due = self.wait.is_some();
+        if self.is_first_frame_due {
+            self.awake_at = self.awake_at.max(t_pre);
+        } else {
+            self.ran(t_pre);
+        }
+        self.t_pre = t_pre;
         if self.depth.is_none() {
             self.depth = Some(DepthMeasure { at: t_pre, frames: 0 });
+        }
+    }
+
+    /// The present call returned by `at`: its datagrams arrived before. To be called before them.
+    #[inline]
+    pub fn received(&mut self, at: MonoNs) {
+        if self.is_first_frame_due {
+            // What there is to say of the wait comes first.
+            self.received_at = at;
+        } else {
+            self.ran(at);
         }
     }
 
@@ -182,20 +201,21 @@ impl Sight {
         self.watermark = self.watermark.max(arrival);
     }
 
-    /// The present call is over; `is_queue_empty` if it found less than it had room for.
+    /// The datagrams of the present call were taken by `now`; `is_queue_empty` if it found less than it
+    /// had room for.
     #[inline]
-    pub fn end_receive(&mut self, is_queue_empty: bool) {
+    pub fn end_receive(&mut self, is_queue_empty: bool, now: MonoNs) {
         if self.is_first_frame_due {
             self.end_wait(None);
         }
-        if !is_queue_empty {
-            return;
+        if is_queue_empty {
+            if self.depth.is_some() {
+                self.decided(self.t_pre);
+            }
+            self.watermark = self.watermark.max(self.t_pre);
+            self.forget_windows();
         }
-        if self.depth.is_some() {
-            self.decided(self.t_pre);
-        }
-        self.watermark = self.watermark.max(self.t_pre);
-        self.forget_windows();
+        self.ran(now);
     }
 
     /// How long the shard had been paused in all before `instant`, ns.
@@ -308,9 +328,20 @@ impl Sight {
             Some(arrival) if wait.is_for_datagrams => wait.should_end.min(arrival),
             _ => wait.should_end,
         };
+        let should_end = should_end.max(wait.from);
         if self.t_pre.since(should_end) > self.pause_ns {
             self.paused(Window { start: should_end, end: self.t_pre });
         }
+        self.ran(self.received_at);
+    }
+
+    /// The shard runs at `at` and has not slept since it was known to run before.
+    #[inline]
+    fn ran(&mut self, at: MonoNs) {
+        if at.since(self.awake_at) > self.pause_ns {
+            self.paused(Window { start: self.awake_at, end: at });
+        }
+        self.awake_at = self.awake_at.max(at);
     }
 
     #[cold]
@@ -382,13 +413,20 @@ impl Sight {
         }
     }
 
-    /// The queue was seen empty: nothing that arrives from here on lies in one of the windows.
+    /// The queue was seen empty after `t_pre`: what is read from here on arrived later than that.
     #[inline]
     fn forget_windows(&mut self) {
         if self.windows_len == 0 {
             return;
         }
-        self.paused_ns += self.windows[..self.windows_len].iter().map(|window| window.length()).sum::<u64>();
-        self.windows_len = 0;
+        let windows = &self.windows[..self.windows_len];
+        let over = windows.iter().take_while(|window| window.end <= self.t_pre).count();
+        self.paused_ns += windows[..over].iter().map(|window| window.length()).sum::<u64>();
+        self.windows.copy_within(over.., 0);
+        self.windows_len -= over;
     }
 }
+
+#[cfg(test)]
+#[path = "simulation.rs"]
+mod simulation;

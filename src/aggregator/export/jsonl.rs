@@ -269,10 +269,7 @@ mod tests {
             format!(r#"{{{}:"decode","shard":1,"pid":815,"error":"bad_crc"}}"#, common(15)),
             format!(r#"{{{}:"auth","shard":1,"claimed":1,"attested":815,"uid":1000}}"#, common(16)),
             format!(r#"{{{}:"blind","shard":1,"phase":"begin","why":"paused"}}"#, common(17)),
-            format!(
-                r#"{{{}:"blind","shard":1,"phase":"end","why":"full","for_ns":8}}"#,
-                common(18)
-            ),
+            format!(r#"{{{}:"blind","shard":1,"phase":"end","why":"full","for_ns":8}}"#, common(18)),
             format!(r#"{{{}:"full","shard":1,"refused":12}}"#, common(19)),
             format!(r#"{{{}:"moved",{agent},"from":3}}"#, common(20)),
             format!(

@@ -37,11 +37,7 @@ pub fn one_of_each() -> Vec<Event> {
         ),
         (shard, None, Kind::Auth { claimed: 1, attested: 815, uid: 1000 }),
         (shard, None, Kind::Blind { phase: BlindPhase::Begin, why: BlindWhy::Paused }),
-        (
-            shard,
-            None,
-            Kind::Blind { phase: BlindPhase::End { for_ns: 8 }, why: BlindWhy::Full },
-        ),
+        (shard, None, Kind::Blind { phase: BlindPhase::End { for_ns: 8 }, why: BlindWhy::Full }),
         (shard, None, Kind::Full { refused: 12 }),
         (shard, agent, Kind::Moved { from: 3 }),
         (None, None, Kind::Io { place: IoPlace::Events, errno: 28 }),

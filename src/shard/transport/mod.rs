@@ -4,6 +4,8 @@ use std::io;
 
 use crate::time::WallNs;
 
+#[cfg(test)]
+pub mod replay;
 pub mod uds;
 
 /// The kernel's word on who sent a datagram, in the observer's namespaces.

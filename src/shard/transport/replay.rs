@@ -1,0 +1,366 @@
+//! Datagrams from a script, on a clock that only the script and the test turn: the kernel's queue with
+//! its limit, its refusals and its stamps, and an observer that is paused where it hurts.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::{Credentials, Datagram, Transport};
+use crate::lane::Port;
+use crate::time::{Clock, ManualClock, MonoNs, WallNs};
+use crate::wire::Frame;
+
+/// As many as the kernel transport takes a call.
+const BATCH_MAX: usize = 64;
+
+/// One datagram as its sender hands it to the kernel.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    pub bytes: Vec<u8>,
+    pub credentials: Option<Credentials>,
+    pub is_stamped: bool,
+    pub is_truncated: bool,
+    pub is_control_truncated: bool,
+    pub has_foreign_fds: bool,
+}
+
+impl Recorded {
+    /// What an honest agent sends.
+    pub fn frame(frame: &Frame, pid: u32) -> Self {
+        Self::bytes(&frame.encode(), pid)
+    }
+
+    /// Any bytes, attested to be from `pid`.
+    pub fn bytes(bytes: &[u8], pid: u32) -> Self {
+        Self {
+            bytes: bytes.to_vec(),
+            credentials: Some(Credentials { pid, uid: 1000 }),
+            is_stamped: true,
+            is_truncated: false,
+            is_control_truncated: false,
+            has_foreign_fds: false,
+        }
+    }
+}
+
+/// Something that happens at an instant, whatever the observer does.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// An agent sends.
+    Send(Recorded),
+    /// REALTIME steps by so many ns.
+    StepWall(i64),
+    /// Another thread kicks the shard.
+    Kick,
+}
+
+/// Where in its turn the observer is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// Before or while it sleeps.
+    Wait,
+    /// After it read the clock, before the kernel's queue is looked at.
+    BeforeReceive,
+    /// Between the first and the second datagram of a call.
+    InReceive,
+    /// After the call, before its datagrams are taken.
+    AfterReceive,
+}
+
+/// What became of a scripted send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    pub at: MonoNs,
+    pub pid: u32,
+    /// False: the queue was full.
+    pub is_queued: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    clock: ManualClock,
+    queue_limit: u32,
+    acts: BTreeMap<(MonoNs, u64), Act>,
+    acts_made: u64,
+    pauses: Vec<(Point, MonoNs, u64)>,
+    paused: Vec<(MonoNs, MonoNs)>,
+    queue: VecDeque<(Recorded, WallNs)>,
+    sent: Vec<Sent>,
+    is_kicked: bool,
+    kicked_at: Option<MonoNs>,
+    port: Option<Arc<Port>>,
+    frame_ns: u64,
+    errors: VecDeque<i32>,
+}
+
+/// The test's half: what will happen.
+#[derive(Clone, Debug)]
+pub struct Script(Rc<RefCell<State>>);
+
+impl Script {
+    /// Nothing happens yet.
+    pub fn new(clock: &ManualClock, queue_limit: u32) -> Self {
+        let state = State { clock: clock.clone(), queue_limit, ..State::default() };
+        Self(Rc::new(RefCell::new(state)))
+    }
+
+    /// The observer's half.
+    pub fn transport(&self) -> Replay {
+        Replay { state: Rc::clone(&self.0), batch: Vec::new() }
+    }
+
+    /// Kicks go through this port from now on, as those of other threads do.
+    pub fn kick_through(&self, port: Arc<Port>) {
+        self.0.borrow_mut().port = Some(port);
+    }
+
+    /// Reading one datagram takes this long.
+    pub fn set_frame_ns(&self, frame_ns: u64) {
+        self.0.borrow_mut().frame_ns = frame_ns;
+    }
+
+    /// Something happens at `at`.
+    pub fn at(&self, at: MonoNs, act: Act) {
+        let mut state = self.0.borrow_mut();
+        state.acts_made += 1;
+        let key = (at, state.acts_made);
+        state.acts.insert(key, act);
+    }
+
+    /// An honest agent sends at `at`.
+    pub fn send(&self, at: MonoNs, frame: &Frame, pid: u32) {
+        self.at(at, Act::Send(Recorded::frame(frame, pid)));
+    }
+
+    /// The observer is paused for `for_ns` when it passes `point` at `at` or later.
+    pub fn pause(&self, at: MonoNs, for_ns: u64, point: Point) {
+        self.0.borrow_mut().pauses.push((point, at, for_ns));
+    }
+
+    /// The next receive call fails with this error number.
+    pub fn fail(&self, errno: i32) {
+        self.0.borrow_mut().errors.push_back(errno);
+    }
+
+    /// What became of the sends since it was asked last.
+    pub fn take_sent(&self) -> Vec<Sent> {
+        let mut state = self.0.borrow_mut();
+        state.catch_up();
+        std::mem::take(&mut state.sent)
+    }
+
+    /// The pauses the observer has sat out.
+    pub fn paused(&self) -> Vec<(MonoNs, MonoNs)> {
+        self.0.borrow().paused.clone()
+    }
+
+    /// When the observer was kicked last, once.
+    pub fn take_kick(&self) -> Option<MonoNs> {
+        self.0.borrow_mut().kicked_at.take()
+    }
+
+    /// Datagrams queued at present.
+    pub fn queued(&self) -> usize {
+        let mut state = self.0.borrow_mut();
+        state.catch_up();
+        state.queue.len()
+    }
+}
+
+impl State {
+    /// Everything up to the clock's present happens.
+    fn catch_up(&mut self) {
+        while let Some(entry) = self.acts.first_entry() {
+            let at = entry.key().0;
+            if at > self.clock.mono() {
+                return;
+            }
+            match entry.remove() {
+                Act::Send(datagram) => self.send(at, datagram),
+                Act::StepWall(ns) => self.clock.step_wall(ns),
+                Act::Kick => {
+                    self.is_kicked = true;
+                    self.kicked_at = self.kicked_at.or(Some(at));
+                    if let Some(port) = &self.port {
+                        port.kick(at);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The kernel stamps what it queues and refuses what finds the queue full.
+    fn send(&mut self, at: MonoNs, datagram: Recorded) {
+        let is_queued = self.queue.len() <= self.queue_limit as usize;
+        let pid = datagram.credentials.map_or(0, |credentials| credentials.pid);
+        self.sent.push(Sent { at, pid, is_queued });
+        if is_queued {
+            let ago = self.clock.mono().since(at);
+            let stamp = WallNs(self.clock.wall().0 - ago);
+            self.queue.push_back((datagram, stamp));
+        }
+    }
+
+    /// Sits out the pauses that wait for this point.
+    fn pass(&mut self, point: Point) {
+        let now = self.clock.mono();
+        while let Some(index) = self.pauses.iter().position(|(where_, at, _)| *where_ == point && *at <= now)
+        {
+            let (_, _, for_ns) = self.pauses.swap_remove(index);
+            let from = self.clock.mono();
+            self.clock.advance(for_ns);
+            self.paused.push((from, self.clock.mono()));
+        }
+        self.catch_up();
+    }
+
+    fn is_awake(&self, for_datagrams: bool, until: MonoNs) -> bool {
+        self.is_kicked || for_datagrams && !self.queue.is_empty() || self.clock.mono() >= until
+    }
+
+    /// The earliest thing after the present that may end or prolong a sleep.
+    fn next_instant(&self) -> Option<MonoNs> {
+        let act = self.acts.first_key_value().map(|((at, _), _)| *at);
+        let pauses = self.pauses.iter().filter(|(point, ..)| *point == Point::Wait).map(|(_, at, _)| *at);
+        act.into_iter().chain(pauses).min()
+    }
+}
+
+/// The observer's half.
+#[derive(Debug)]
+pub struct Replay {
+    state: Rc<RefCell<State>>,
+    batch: Vec<(Recorded, WallNs)>,
+}
+
+impl Transport for Replay {
+    fn wait(&mut self, for_datagrams: bool, timeout_ns: u64) -> io::Result<()> {
+        let mut state = self.state.borrow_mut();
+        let until = state.clock.mono() + timeout_ns;
+        state.pass(Point::Wait);
+        while !state.is_awake(for_datagrams, until) {
+            let next = state.next_instant().map_or(until, |at| at.min(until));
+            state.clock.set(next);
+            state.pass(Point::Wait);
+        }
+        state.is_kicked = false;
+        Ok(())
+    }
+
+    fn receive(&mut self) -> io::Result<usize> {
+        let mut state = self.state.borrow_mut();
+        self.batch.clear();
+        state.pass(Point::BeforeReceive);
+        if let Some(errno) = state.errors.pop_front() {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        while self.batch.len() < BATCH_MAX {
+            let Some(datagram) = state.queue.pop_front() else { break };
+            self.batch.push(datagram);
+            let frame_ns = state.frame_ns;
+            state.clock.advance(frame_ns);
+            state.catch_up();
+            if self.batch.len() == 1 {
+                state.pass(Point::InReceive);
+            }
+        }
+        state.pass(Point::AfterReceive);
+        Ok(self.batch.len())
+    }
+
+    fn datagram(&self, index: usize) -> Datagram<'_> {
+        let (recorded, stamp) = &self.batch[index];
+        Datagram {
+            bytes: &recorded.bytes,
+            is_truncated: recorded.is_truncated,
+            is_control_truncated: recorded.is_control_truncated,
+            has_foreign_fds: recorded.has_foreign_fds,
+            credentials: recorded.credentials,
+            stamp: recorded.is_stamped.then_some(*stamp),
+        }
+    }
+
+    fn batch_max(&self) -> usize {
+        BATCH_MAX
+    }
+
+    fn queue_limit(&self) -> u32 {
+        self.state.borrow().queue_limit
+    }
+}
+
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+    const START: MonoNs = MonoNs(1_000_000_000);
+
+    fn fixture(queue_limit: u32) -> (ManualClock, Script, Replay) {
+        let clock = ManualClock::new(START, 5_000_000_000);
+        let script = Script::new(&clock, queue_limit);
+        let replay = script.transport();
+        (clock, script, replay)
+    }
+
+    fn some_bytes() -> Act {
+        Act::Send(Recorded::bytes(&[7; 32], 42))
+    }
+
+    #[test]
+    fn the_oldest_stay_and_the_rest_is_refused() {
+        let (clock, script, mut replay) = fixture(1);
+        for n in 1..=4 {
+            script.at(START + n * MS, some_bytes());
+        }
+        clock.advance(10 * MS);
+        let queued: Vec<bool> = script.take_sent().iter().map(|sent| sent.is_queued).collect();
+        assert_eq!(queued, [true, true, false, false]);
+        assert_eq!(replay.receive().unwrap(), 2);
+        assert_eq!(replay.datagram(0).stamp, Some(WallNs(START.0 + MS + 5_000_000_000)));
+        assert_eq!(replay.receive().unwrap(), 0);
+    }
+
+    #[test]
+    fn a_wait_ends_by_what_comes_first() {
+        let (clock, script, mut replay) = fixture(10);
+        script.at(START + 5 * MS, some_bytes());
+        script.at(START + 7 * MS, Act::Kick);
+        replay.wait(true, 3 * MS).unwrap();
+        assert_eq!(clock.mono(), START + 3 * MS, "timeout");
+        replay.wait(true, 30 * MS).unwrap();
+        assert_eq!(clock.mono(), START + 5 * MS, "datagram");
+        replay.wait(false, 30 * MS).unwrap();
+        assert_eq!(clock.mono(), START + 7 * MS, "kick");
+        assert_eq!(script.take_kick(), Some(START + 7 * MS));
+        script.pause(START + 10 * MS, 100 * MS, Point::Wait);
+        replay.wait(false, 5 * MS).unwrap();
+        assert_eq!(clock.mono(), START + 110 * MS, "the kernel's timer does not wait for us");
+    }
+
+    #[test]
+    fn more_than_a_batch_comes_out_in_order() {
+        let (clock, script, mut replay) = fixture(512);
+        for n in 0..100 {
+            script.at(START + n, Act::Send(Recorded::bytes(&[u8::try_from(n).unwrap(); 32], 42)));
+        }
+        clock.advance(MS);
+        assert_eq!(replay.receive().unwrap(), 64);
+        assert_eq!(replay.datagram(63).bytes, [63; 32]);
+        assert_eq!(replay.receive().unwrap(), 36);
+        assert_eq!(replay.datagram(0).bytes, [64; 32]);
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_shows_in_later_stamps_only() {
+        let (clock, script, mut replay) = fixture(10);
+        script.at(START + MS, some_bytes());
+        script.at(START + 2 * MS, Act::StepWall(-1_000_000_000));
+        script.at(START + 3 * MS, some_bytes());
+        clock.advance(10 * MS);
+        assert_eq!(replay.receive().unwrap(), 2);
+        assert_eq!(replay.datagram(0).stamp, Some(WallNs(START.0 + MS + 5_000_000_000)));
+        assert_eq!(replay.datagram(1).stamp, Some(WallNs(START.0 + 3 * MS + 4_000_000_000)));
+    }
+}
