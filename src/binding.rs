@@ -21,9 +21,6 @@ use rustix::io::Errno;
 
 use crate::sys::unix_socket::{self, PATH_BYTES_MAX};
 
-/// The mode of a socket unless configured: its owner's agents only.
-pub const DEFAULT_MODE: u32 = 0o600;
-
 /// A temporary name ends in this and [`TAG_BYTES`] random characters.
 const TAG_MARK: u8 = b'~';
 const TAG_BYTES: usize = 4;
@@ -79,8 +76,8 @@ impl BoundSocket {
         &self.path
     }
 
-    /// Device and inode of the path.
-    pub fn identity(&self) -> Identity {
+    #[cfg(test)]
+    fn identity(&self) -> Identity {
         self.identity
     }
 

@@ -1,4 +1,55 @@
 //! Knows, for every process of a very large fleet on one Linux host, whether it is alive.
+//!
+//! Agents send 32-byte heartbeats (Varta Lifeline Protocol 0.1 and 0.2) to Unix datagram sockets. Several
+//! *shards*, each a thread with a socket and a private table, take them in; one *aggregator* asks what the
+//! shards cannot know, decides what to tell, and hands out events.
+//!
+//! ```text
+//! socket -[Datagram]-> wire -[Frame]-> tracker -[slot]-> fact lane -> aggregator -[Event]-> subscribers, files
+//!                                        |                              |  ^
+//!                                  slot table <----- readers -----------+  +-- lookups (procfs, pidfds)
+//! ```
+//!
+//! *agent* a process that beats · *frame* 32 bytes on the wire · *beat* an accepted frame · *shard* thread,
+//! socket and table · *session* one incarnation of a process · *stream* one nonce sequence in it ·
+//! *silence* from one beat to the next · *stall* a silence that reached the threshold · *exit* the kernel
+//! says the process is gone · *lane* queue between a shard and the aggregator · *blind* a time in which a shard
+//! could not see · *watermark* the instant up to which a shard has processed everything that arrived.
+//!
+//! # Observe a fleet
+//!
+//! ```
+//! use std::time::Duration;
+//! use varta_fleet::{Fleet, config::Config, event::EventKind, socket_for};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! let mut config = Config::default();
+//! config.dir = Some(directory.path().to_owned());
+//! config.shards = Some(2);
+//! config.threshold = Duration::from_secs(2);
+//! let fleet = Fleet::start(&config)?;
+//! let mut events = fleet.handle().subscribe(1024);
+//!
+//! // An agent, in any process, with the stock Rust client: it beats on the socket of its shard.
+//! # use varta_client_02 as varta_client;
+//! let socket = socket_for(directory.path(), std::process::id())?;
+//! let mut agent = varta_client::Varta::connect(socket)?;
+//! agent.beat(varta_client::Status::Ok, 0);
+//!
+//! let up = events.find(|event| event.kind == EventKind::Up).ok_or("the fleet stopped")?;
+//! assert_eq!(up.agent.map(|agent| agent.pid), Some(std::process::id()));
+//! assert_eq!(fleet.handle().snapshot().agents(), 1);
+//! let report = fleet.stop(Duration::from_millis(500));
+//! assert_eq!(report.shards_dead, 0);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! One socket without threads, in a loop of your own: [`Observer`].
+//!
+//! The library installs no signal handler, no logger and no panic hook, keeps no global state, and never
+//! ends the process.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("varta-fleet runs on Linux only: it rests on SCM_CREDENTIALS, pidfds and sealed memfds");

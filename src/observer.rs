@@ -131,10 +131,13 @@ impl Observer {
     pub fn bind(path: impl AsRef<Path>, threshold: Duration, mode: u32) -> io::Result<Self> {
         let threshold_ns = duration_ns(threshold);
         if threshold_ns < TICK_NS {
-            let why = format!("cannot observe with a threshold of {threshold:?}: stalls are judged every 10 ms; choose at least 10ms");
+            let why = format!(
+                "cannot observe with a threshold of {threshold:?}: stalls are judged every 10 ms; choose at least 10ms"
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
-        let socket = binding::bind(path.as_ref(), mode).map_err(|error| io::Error::new(error.kind(), error))?;
+        let socket =
+            binding::bind(path.as_ref(), mode).map_err(|error| io::Error::new(error.kind(), error))?;
         let origin = Origin { boot_id: 0, pid_namespace: 0, shard: 0, shards: 1 };
         let (writer, _) = table::create(OBSERVER_AGENTS_MAX, origin)?;
         let admission = Admission::new(OBSERVER_AGENTS_MAX);
@@ -246,7 +249,9 @@ impl Observer {
             (Outcome::Refused(Refusal::Forged), Some(frame), _) => {
                 Some(ObserverEvent::AuthFailure { claimed: frame.pid, attested: heard.pid })
             }
-            (Outcome::Refused(_), _, Some(error)) => Some(ObserverEvent::Decode { error, attested: heard.pid }),
+            (Outcome::Refused(_), _, Some(error)) => {
+                Some(ObserverEvent::Decode { error, attested: heard.pid })
+            }
             (Outcome::Refused(refusal), ..) => Some(ObserverEvent::Refused(refusal)),
             (Outcome::Beat(_) | Outcome::Changed(_), None, _) => None,
         }

@@ -10,7 +10,7 @@
 //! The directory is opened once and everything but bind(2) goes through that descriptor, so it cannot
 //! be exchanged under us. Nothing that is removed or replaced is reached through a symlink.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -38,25 +38,6 @@ const MANIFEST_MODE: Mode = Mode::from_raw_mode(0o644);
 const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
-
-/// The runtime directory unless configured: `/run/varta` for root, else `$XDG_RUNTIME_DIR/varta`.
-/// `None` if there is no such variable.
-pub fn default_dir() -> Option<PathBuf> {
-    default_dir_for(rustix::process::geteuid().is_root(), std::env::var_os("XDG_RUNTIME_DIR"))
-}
-
-fn default_dir_for(is_root: bool, user_dir: Option<OsString>) -> Option<PathBuf> {
-    if is_root {
-        return Some(PathBuf::from("/run/varta"));
-    }
-    // The XDG base directory specification: a relative path is to be ignored.
-    user_dir.map(PathBuf::from).filter(|dir| dir.is_absolute()).map(|dir| dir.join("varta"))
-}
-
-/// Path of the socket of shard `index` in `dir`, unless configured elsewhere.
-pub fn socket_path(dir: &Path, index: usize) -> PathBuf {
-    dir.join(format!("shard-{index}.sock"))
-}
 
 /// Whether sockets may be bound in `dir`, a directory beside the runtime directory: nobody but root and
 /// us may be able to replace what is in it.
@@ -563,6 +544,10 @@ fn holder(lock: &mut File) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    fn socket_path(dir: &Path, index: usize) -> PathBuf {
+        dir.join(format!("shard-{index}.sock"))
+    }
+
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::os::unix::net::UnixDatagram;
 
@@ -901,14 +886,5 @@ mod tests {
             names_in(dir.path()),
             ["alias-0~abcd", "lock", "notes~abcd", "shard-0.sock", "shard-1~abcd"]
         );
-    }
-
-    #[test]
-    fn default_directory_follows_the_user() {
-        assert_eq!(default_dir_for(true, Some("/run/user/0".into())), Some("/run/varta".into()));
-        assert_eq!(default_dir_for(false, Some("/run/user/7".into())), Some("/run/user/7/varta".into()));
-        assert_eq!(default_dir_for(false, Some("relative".into())), None);
-        assert_eq!(default_dir_for(false, Some("".into())), None);
-        assert_eq!(default_dir_for(false, None), None);
     }
 }

@@ -55,7 +55,9 @@ fn beats_of_both_stock_clients_are_told_whole() {
     let mut fixture = Fixture::new();
     let mut old = Varta01::connect(&fixture.path).expect("connect");
     let _ = old.beat(varta_client_01::Status::Degraded, 0xDEAD_BEEF_0000_0001);
-    let ObserverEvent::Beat { pid, status, payload, nonce, .. } = fixture.event() else { panic!("not a beat") };
+    let ObserverEvent::Beat { pid, status, payload, nonce, .. } = fixture.event() else {
+        panic!("not a beat")
+    };
     assert_eq!((pid, status, nonce), (std::process::id(), Status::Degraded, 1));
     assert_eq!(payload, 0xDEAD_BEEF_0000_0001, "64 bits of 0.1 stay whole");
     let mut new = Varta02::connect(&fixture.path).expect("connect");

@@ -725,14 +725,15 @@ impl Aggregator {
                 last = Some((*place, hot, cold));
             }
         }
-        if let Some((place, hot, cold)) = last {
-            if !self.told(place).is_closed && !self.told(place).is_held {
-                self.tell_arrival(place, &hot, &cold);
-                self.tell_changes(place, &hot, &cold);
-                let silent_ns = at.since(hot.last_arrival);
-                self.tell_of(place, &hot, at, EventKind::Exit { silent_ns, how: None });
-                self.tally.lock().shards[usize::from(place.shard)].exits += 1;
-            }
+        if let Some((place, hot, cold)) = last
+            && !self.told(place).is_closed
+            && !self.told(place).is_held
+        {
+            self.tell_arrival(place, &hot, &cold);
+            self.tell_changes(place, &hot, &cold);
+            let silent_ns = at.since(hot.last_arrival);
+            self.tell_of(place, &hot, at, EventKind::Exit { silent_ns, how: None });
+            self.tally.lock().shards[usize::from(place.shard)].exits += 1;
         }
         for place in places {
             let told = self.told(place);

@@ -12,6 +12,7 @@ use crate::time::MonoNs;
 
 /// Buckets of the ring: 41 s at a tick of 10 ms.
 const BUCKETS: u64 = 4096;
+const BUCKETS_LEN: usize = 4096;
 const NOBODY: u32 = 0;
 /// Marks a `previous` link that is a bucket.
 const BUCKET: u32 = 1 << 31;
@@ -31,7 +32,7 @@ pub struct Wheel {
     /// Buckets before this tick are done; its own may hold entries still.
     now: u64,
     first: Box<[u32]>,
-    occupied: [u64; (BUCKETS / 64) as usize],
+    occupied: [u64; BUCKETS_LEN / 64],
     links: Vec<[u32; 2]>,
 }
 
@@ -41,8 +42,8 @@ impl Wheel {
         Self {
             tick_ns,
             now: now.0 / tick_ns,
-            first: vec![NOBODY; BUCKETS as usize].into_boxed_slice(),
-            occupied: [0; (BUCKETS / 64) as usize],
+            first: vec![NOBODY; BUCKETS_LEN].into_boxed_slice(),
+            occupied: [0; BUCKETS_LEN / 64],
             // Zeroed by the kernel page by page when touched.
             links: vec![[0; 2]; slots as usize],
         }
@@ -135,7 +136,6 @@ impl Wheel {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "below BUCKETS")]
 const fn bucket_of(tick: u64) -> u32 {
     (tick % BUCKETS) as u32
 }

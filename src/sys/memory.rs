@@ -6,7 +6,9 @@
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
+#[cfg(test)]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -29,6 +31,8 @@ unsafe impl SharedWord for AtomicU64 {}
 pub struct Words<T: SharedWord> {
     start: NonNull<T>,
     words: usize,
+    /// Held open so that the table can be handed to a successor by its descriptor.
+    #[cfg_attr(not(test), expect(dead_code, reason = "holding it is its use"))]
     memfd: Option<OwnedFd>,
 }
 
@@ -89,8 +93,8 @@ impl<T: SharedWord> Words<T> {
         Ok(Self { start, words, memfd })
     }
 
-    /// The memfd behind the mapping, if there is one.
-    pub fn memfd(&self) -> Option<BorrowedFd<'_>> {
+    #[cfg(test)]
+    fn memfd(&self) -> Option<BorrowedFd<'_>> {
         self.memfd.as_ref().map(AsFd::as_fd)
     }
 }

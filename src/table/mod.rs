@@ -85,8 +85,9 @@ pub fn create(capacity: u32, origin: Origin) -> io::Result<(TableWriter, Table)>
     put(header::LAYOUT, LAYOUT);
     put(header::SLOT_BYTES, ((HOT_WORDS + COLD_WORDS) * size_of::<u64>()) as u64);
     put(header::CAPACITY, u64::from(capacity));
-    put(header::BOOT_ID[0], (origin.boot_id >> 64) as u64);
-    put(header::BOOT_ID[1], (origin.boot_id & u128::from(u64::MAX)) as u64);
+    let [high, low] = halves(origin.boot_id);
+    put(header::BOOT_ID[0], high);
+    put(header::BOOT_ID[1], low);
     put(header::PID_NAMESPACE, origin.pid_namespace);
     put(header::SHARD, u64::from(origin.shard));
     put(header::SHARDS, u64::from(origin.shards));
@@ -146,12 +147,6 @@ impl Table {
         }
         Err(Busy)
     }
-
-    /// The instant the writer last said it was alive.
-    #[must_use]
-    pub fn last_alive(&self) -> MonoNs {
-        MonoNs(self.words[header::LAST_ALIVE].load(Ordering::Relaxed))
-    }
 }
 
 impl TableWriter {
@@ -210,6 +205,11 @@ impl TableWriter {
     pub fn mark_clean(&mut self) {
         self.table.words[header::IS_CLEAN].store(1, Ordering::Release);
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "takes the two halves apart")]
+const fn halves(number: u128) -> [u64; 2] {
+    [(number >> 64) as u64, number as u64]
 }
 
 #[inline]
@@ -279,8 +279,7 @@ mod tests {
         assert_eq!((word(header::GENERATION), word(header::IS_CLEAN)), (1, 0));
         writer.mark_alive(MonoNs(77));
         writer.mark_clean();
-        assert_eq!(table.last_alive(), MonoNs(77));
-        assert_eq!(word(header::IS_CLEAN), 1);
+        assert_eq!((word(header::LAST_ALIVE), word(header::IS_CLEAN)), (77, 1));
     }
 
     #[test]

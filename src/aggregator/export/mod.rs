@@ -10,7 +10,7 @@ pub mod writer;
 #[cfg(test)]
 mod samples;
 
-pub use writer::{EventWriter, Output, WriteTrouble, WriterCounters, WriterReport};
+pub use writer::{EventWriter, Output, WriteTrouble, WriterReport};
 
 /// The form of an output's lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -205,9 +205,8 @@ impl EventWriter {
         Ok(Self { stop, report, source, counters })
     }
 
-    /// What it has done so far, for metrics.
-    #[must_use]
-    pub fn counters(&self) -> Arc<WriterCounters> {
+    #[cfg(test)]
+    fn counters(&self) -> Arc<WriterCounters> {
         Arc::clone(&self.counters)
     }
 

@@ -79,29 +79,34 @@ pub fn demo() -> Result<Exit, CliError> {
 
 /// What happens, in order.
 fn play(stage: &mut Stage, directory: &Path) -> Result<(), CliError> {
-    let manifest = Manifest::read(directory).map_err(|error| CliError::new(Exit::Runtime, error.to_string()))?;
+    let manifest =
+        Manifest::read(directory).map_err(|error| CliError::new(Exit::Runtime, error.to_string()))?;
     let mut agents = Vec::with_capacity(AGENTS);
     for _ in 0..AGENTS {
         agents.push(DemoAgent::spawn(directory)?);
     }
     stage.quietly(AGENTS, "every agent to be up", |event| event.kind == EventKind::Up)?;
-    let on_first = agents.iter().filter(|agent| manifest.socket_for(agent.pid()) == manifest.shards[0].socket);
+    let on_first =
+        agents.iter().filter(|agent| manifest.socket_for(agent.pid()) == manifest.shards[0].socket);
     let on_first = on_first.count();
     stage.say(format_args!(
         "{AGENTS} real processes beat every {PERIOD:?}: {on_first} on shard 0, {} on shard 1",
         AGENTS - on_first
     ))?;
-    let is_about =
-        |event: &Event, pid: u32| event.agent.is_some_and(|agent: Agent| agent.pid == pid);
+    let is_about = |event: &Event, pid: u32| event.agent.is_some_and(|agent: Agent| agent.pid == pid);
 
     let frozen = agents[3].pid();
     stage.say(format_args!("freezing agent {frozen} (SIGSTOP)"))?;
     stage.frozen = Some(frozen);
     agents[3].signal(Signal::STOP)?;
-    stage.until("its stall", |event| is_about(event, frozen) && matches!(event.kind, EventKind::Stall { .. }))?;
+    stage.until("its stall", |event| {
+        is_about(event, frozen) && matches!(event.kind, EventKind::Stall { .. })
+    })?;
     stage.say(format_args!("waking agent {frozen} (SIGCONT)"))?;
     agents[3].signal(Signal::CONT)?;
-    stage.until("its resume", |event| is_about(event, frozen) && matches!(event.kind, EventKind::Resume { .. }))?;
+    stage.until("its resume", |event| {
+        is_about(event, frozen) && matches!(event.kind, EventKind::Resume { .. })
+    })?;
 
     let forger = agents[7].pid();
     let victim = agents[11].pid();
@@ -211,16 +216,24 @@ fn in_words(event: &Event) -> String {
             if certain { "" } else { ", though we did not see all the time" }
         ),
         EventKind::Resume { silent_ns, lost, .. } => {
-            format!("{who}{shard} is back after {} of silence; {lost} beats were lost before us", seconds(silent_ns))
+            format!(
+                "{who}{shard} is back after {} of silence; {lost} beats were lost before us",
+                seconds(silent_ns)
+            )
         }
         EventKind::Exit { silent_ns, .. } => {
-            format!("{who}{shard}: the kernel says its process is gone, {} after its last beat", seconds(silent_ns))
+            format!(
+                "{who}{shard}: the kernel says its process is gone, {} after its last beat",
+                seconds(silent_ns)
+            )
         }
         EventKind::Terminal => format!("{who}{shard}: its crash hook reports a panic"),
         EventKind::Auth { claimed, attested, uid } => format!(
             "a frame in the name of {claimed} came from process {attested} (user {uid}): it does not count as life of {claimed}"
         ),
-        EventKind::Blind { phase: BlindPhase::Begin, why } => format!("we were blind{shard}: {}", why.as_str()),
+        EventKind::Blind { phase: BlindPhase::Begin, why } => {
+            format!("we were blind{shard}: {}", why.as_str())
+        }
         EventKind::Blind { phase: BlindPhase::End { for_ns }, .. } => {
             format!("we see again{shard}, after {}; nobody is blamed for it", seconds(for_ns))
         }
@@ -236,7 +249,9 @@ fn seconds(ns: u64) -> String {
 fn unexpected(what: &str) -> CliError {
     CliError::new(
         Exit::Runtime,
-        format!("the demo did not go as it must: {what}; if this machine is not badly overloaded, it is a bug"),
+        format!(
+            "the demo did not go as it must: {what}; if this machine is not badly overloaded, it is a bug"
+        ),
     )
 }
 
@@ -247,7 +262,8 @@ impl PrivateDirectory {
     fn new() -> Result<Self, CliError> {
         let path = std::env::temp_dir().join(format!("varta-demo-{}", std::process::id()));
         DirBuilder::new().mode(0o700).create(&path).map_err(|error| {
-            let message = format!("cannot create {}: {error}; point TMPDIR to a directory of yours", path.display());
+            let message =
+                format!("cannot create {}: {error}; point TMPDIR to a directory of yours", path.display());
             CliError::new(Exit::Runtime, message)
         })?;
         Ok(Self(path))
@@ -270,7 +286,10 @@ struct DemoAgent {
 impl DemoAgent {
     fn spawn(directory: &Path) -> Result<Self, CliError> {
         let failed = |error: io::Error| {
-            CliError::new(Exit::Runtime, format!("cannot start an agent: {error}; is there room for {AGENTS} processes?"))
+            CliError::new(
+                Exit::Runtime,
+                format!("cannot start an agent: {error}; is there room for {AGENTS} processes?"),
+            )
         };
         let program = std::env::current_exe().map_err(failed)?;
         let mut child = Command::new(program)
@@ -293,8 +312,9 @@ impl DemoAgent {
     }
 
     fn signal(&self, signal: Signal) -> Result<(), CliError> {
-        kill_process(Pid::from_child(&self.child), signal)
-            .map_err(|error| CliError::new(Exit::Runtime, format!("cannot signal agent {}: {error}", self.pid())))
+        kill_process(Pid::from_child(&self.child), signal).map_err(|error| {
+            CliError::new(Exit::Runtime, format!("cannot signal agent {}: {error}", self.pid()))
+        })
     }
 
     fn order(&mut self, order: &str) -> Result<(), CliError> {

@@ -33,7 +33,10 @@ impl Uds {
 
 impl fmt::Debug for Uds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Uds").field("socket", &self.socket).field("queue_limit", &self.queue_limit).finish_non_exhaustive()
+        f.debug_struct("Uds")
+            .field("socket", &self.socket)
+            .field("queue_limit", &self.queue_limit)
+            .finish_non_exhaustive()
     }
 }
 
