@@ -33,6 +33,9 @@ pub mod fanout;
 pub mod tally;
 pub mod told;
 
+#[cfg(test)]
+mod tests;
+
 use fanout::{Fanout, Subscriber};
 use tally::Tally;
 use told::{Existence, Place, Told, ToldTable};

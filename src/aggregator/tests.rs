@@ -1,0 +1,599 @@
+//! Real shards and the real aggregator on a clock that the test turns; the lookup thread's answers come
+//! from a table of who lives.
+
+use std::collections::HashMap;
+
+use crossbeam::channel::{Receiver, Sender, unbounded};
+
+use super::*;
+use crate::config::RuleMatch;
+use crate::kick::Kick;
+use crate::lookup::process::Incarnation;
+use crate::shard::Shard;
+use crate::shard::core::{Core, Limits};
+use crate::shard::tracker::{Admission, Tracker};
+use crate::shard::transport::replay::{Act, Recorded, Replay, Script};
+use crate::table::{self, Origin};
+use crate::time::{Clock, ManualClock};
+use crate::wire::{Frame, Version};
+
+const MS: u64 = 1_000_000;
+const THRESHOLD: u64 = 600 * MS;
+const TICK: u64 = 10 * MS;
+const STEP: u64 = 5 * MS;
+const START: MonoNs = MonoNs(1_000_000_000_000);
+
+/// A process as the lookup thread sees it.
+#[derive(Clone, Debug, Default)]
+struct Process {
+    incarnation: u64,
+    started: MonoNs,
+    inner_pids: Vec<u32>,
+    comm: &'static str,
+    exe: &'static str,
+}
+
+struct World {
+    clock: ManualClock,
+    scripts: Vec<Script>,
+    shards: Vec<Shard<Replay, ManualClock>>,
+    ports: Vec<Arc<Port>>,
+    aggregator: Aggregator,
+    events: Receiver<Event>,
+    questions: [Receiver<Question>; 2],
+    answers: Sender<Answer>,
+    processes: HashMap<u32, Process>,
+    tally: Arc<Mutex<Tally>>,
+    /// The lookup thread does not answer.
+    is_mute: bool,
+    /// Shards that take no turns.
+    asleep: Vec<usize>,
+    /// The aggregator takes no turns.
+    is_aggregator_asleep: bool,
+    told: Vec<Event>,
+    _requests: Sender<Request>,
+}
+
+impl World {
+    fn new(shards: usize) -> Self {
+        Self::with(shards, 64, Vec::new())
+    }
+
+    fn with(shards: usize, agents_max: u32, rules: Vec<Rule>) -> Self {
+        let clock = ManualClock::new(START, 1_700_000_000_000_000_000);
+        let mut thresholds_ns = vec![THRESHOLD];
+        if !rules.is_empty() {
+            thresholds_ns.extend(rules.iter().map(|rule| rule.threshold_ns));
+            thresholds_ns.push(thresholds_ns.iter().copied().max().unwrap());
+        }
+        let threshold_min_ns = thresholds_ns.iter().copied().min().unwrap();
+        let first_class = u8::try_from(thresholds_ns.len() - 1).unwrap();
+        let doorbell = Arc::new(Doorbell::default());
+        let admission = Admission::new(agents_max);
+        let (mut scripts, mut made, mut ports) = (Vec::new(), Vec::new(), Vec::new());
+        for shard in 0..shards {
+            let number = |n: usize| u16::try_from(n).unwrap();
+            let origin =
+                Origin { boot_id: 0, pid_namespace: 0, shard: number(shard), shards: number(shards) };
+            let (writer, table) = table::create(agents_max, origin).unwrap();
+            let port = Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap());
+            let admission = Arc::clone(&admission);
+            let tracker = Tracker::new(writer, &thresholds_ns, first_class, TICK, admission, clock.mono());
+            let script = Script::new(&clock, 512);
+            let limits = Limits { threshold_min_ns, tick_ns: TICK };
+            let core = Core::new(script.transport(), clock.clone(), tracker, limits, None);
+            made.push(Shard::new(core, Arc::clone(&port), Arc::clone(&doorbell), 0));
+            scripts.push(script);
+            ports.push(port);
+        }
+        let (lookups, urgent, ordinary, answers) = Lookups::detached();
+        let (requests, requests_of) = unbounded();
+        let (subscriber, events) = Subscriber::new(10_000, false);
+        requests.send(Request::Subscribe(subscriber)).unwrap();
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let policy = Policy { thresholds_ns, rules };
+        let mut aggregator =
+            Aggregator::new(&ports, policy, lookups, requests_of, doorbell, Arc::clone(&tally));
+        aggregator.start(clock.mono(), clock.wall());
+        let mut world = Self {
+            clock,
+            scripts,
+            shards: made,
+            ports,
+            aggregator,
+            events,
+            questions: [urgent, ordinary],
+            answers,
+            processes: HashMap::new(),
+            tally,
+            is_mute: false,
+            asleep: Vec::new(),
+            is_aggregator_asleep: false,
+            told: Vec::new(),
+            _requests: requests,
+        };
+        // A shard is in grace at its start; what is tested comes after.
+        world.run(2 * THRESHOLD);
+        world
+    }
+
+    /// A process that the lookup thread finds.
+    fn born(&mut self, pid: u32) {
+        let process =
+            Process { incarnation: u64::from(pid), comm: "agent", exe: "/agent", ..Process::default() };
+        self.processes.insert(pid, process);
+    }
+
+    fn now(&self) -> MonoNs {
+        self.clock.mono()
+    }
+
+    /// Everybody takes turns for so long.
+    fn run(&mut self, for_ns: u64) {
+        let until = self.now() + for_ns;
+        while self.now() < until {
+            self.clock.advance(STEP);
+            for index in 0..self.shards.len() {
+                if !self.asleep.contains(&index) {
+                    self.scripts[index].at(self.now(), Act::Kick);
+                    self.shards[index].turn().unwrap();
+                }
+            }
+            if !self.is_aggregator_asleep {
+                self.aggregate();
+            }
+        }
+    }
+
+    fn aggregate(&mut self) {
+        self.aggregator.turn(self.clock.mono(), self.clock.wall());
+        while !self.is_mute
+            && let Some(question) = self.questions.iter().find_map(|questions| questions.try_recv().ok())
+        {
+            self.answers.send(self.answer(question)).unwrap();
+        }
+        self.told.extend(self.events.try_iter());
+    }
+
+    fn answer(&self, question: Question) -> Answer {
+        match question {
+            Question::Identify { ticket, pid } => {
+                let found = match self.processes.get(&pid) {
+                    None => Err(LookupError::Gone(self.now())),
+                    Some(process) => Ok(Identity {
+                        incarnation: Incarnation(process.incarnation),
+                        started: process.started,
+                        inner_pids: process.inner_pids.clone(),
+                        uid: 1000,
+                        comm: process.comm.to_owned(),
+                        exe: process.exe.to_owned(),
+                    }),
+                };
+                Answer::Identity { ticket, found }
+            }
+            Question::Exists { ticket, pid, incarnation } => {
+                let gone_at = match self.processes.get(&pid) {
+                    None => Some(self.now()),
+                    Some(heir) if incarnation.is_some_and(|known| known.0 != heir.incarnation) => {
+                        Some(heir.started)
+                    }
+                    Some(_) => None,
+                };
+                Answer::Existence { ticket, gone_at }
+            }
+        }
+    }
+
+    /// `pid` sends this frame to `shard` now.
+    fn send(&mut self, shard: usize, pid: u32, frame: &Frame) {
+        self.scripts[shard].at(self.now(), Act::Send(Recorded::frame(frame, pid)));
+    }
+
+    /// `pid` beats on `shard` every 100 ms with these nonces.
+    fn beats(&mut self, shard: usize, pid: u32, nonces: std::ops::Range<u64>) {
+        for nonce in nonces {
+            self.send(shard, pid, &beat(pid, nonce));
+            self.run(100 * MS);
+        }
+    }
+
+    /// Kinds told of `pid` so far, in order.
+    fn kinds(&self, pid: u32) -> Vec<&'static str> {
+        let of = |event: &&Event| event.agent.is_some_and(|agent| agent.pid == pid);
+        self.told.iter().filter(of).map(|event| event.kind.name()).collect()
+    }
+
+    fn last(&self, kind: &str) -> Event {
+        *self.told.iter().rfind(|event| event.kind.name() == kind).expect(kind)
+    }
+
+    fn count(&self, kind: &str) -> usize {
+        self.told.iter().filter(|event| event.kind.name() == kind).count()
+    }
+
+    fn agents(&self) -> (u64, u64) {
+        let tally = self.tally.lock();
+        (
+            tally.shards.iter().map(|shard| shard.up).sum(),
+            tally.shards.iter().map(|shard| shard.stalled).sum(),
+        )
+    }
+}
+
+impl Drop for World {
+    /// Whatever a test was about: numbers have no gaps, and stall and resume alternate.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let mut stalled = HashMap::new();
+        for (index, event) in self.told.iter().enumerate() {
+            assert_eq!(event.seq, index as u64 + 1, "{event:?}");
+            let Some(agent) = event.agent else { continue };
+            let is_stalled: &mut bool = stalled.entry(agent.pid).or_default();
+            match event.kind {
+                EventKind::Stall { .. } => {
+                    assert!(!std::mem::replace(is_stalled, true), "two stalls of {agent:?}")
+                }
+                EventKind::Resume { .. } => {
+                    assert!(std::mem::take(is_stalled), "resume without stall of {agent:?}")
+                }
+                EventKind::Exit { .. } => *is_stalled = false,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn beat(pid: u32, nonce: u64) -> Frame {
+    Frame { version: Version::V02, status: Status::Ok, pid, timestamp: 5, nonce, payload: 0 }
+}
+
+#[test]
+fn up_then_one_stall_then_one_resume() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..4);
+    world.run(3 * THRESHOLD);
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+    let EventKind::Stall { silent_ns, last_nonce: 3, certain: true, blind_ns: 0, coalesced: 1 } =
+        world.last("stall").kind
+    else {
+        panic!("{:?}", world.last("stall"));
+    };
+    assert!((THRESHOLD..=THRESHOLD + TICK + STEP).contains(&silent_ns), "{silent_ns}");
+    assert_eq!(world.agents(), (0, 1));
+    world.beats(0, 7, 6..8);
+    assert_eq!(world.kinds(7), ["up", "stall", "resume"]);
+    assert!(matches!(world.last("resume").kind, EventKind::Resume { lost: 2, coalesced: 1, .. }));
+    assert_eq!(world.agents(), (1, 0));
+}
+
+#[test]
+fn the_dead_exit_and_do_not_stall_and_their_pid_comes_up_again() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..4);
+    world.processes.remove(&7);
+    world.run(2 * THRESHOLD);
+    assert_eq!(world.kinds(7), ["up", "exit"]);
+    assert_eq!(world.agents(), (0, 0));
+    world.born(7);
+    world.beats(1, 7, 1..3);
+    assert_eq!(world.kinds(7), ["up", "exit", "up"]);
+    let sessions: Vec<u32> =
+        world.told.iter().filter_map(|event| event.agent.map(|agent| agent.session)).collect();
+    assert_eq!(sessions, [1, 1, 2]);
+}
+
+#[test]
+fn a_stalled_agent_that_dies_is_told_within_two_seconds() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    world.run(2 * THRESHOLD);
+    world.processes.remove(&7);
+    world.run(2000 * MS);
+    assert_eq!(world.kinds(7), ["up", "stall", "exit"]);
+    assert_eq!(world.agents(), (0, 0));
+}
+
+#[test]
+fn an_agent_that_moves_is_one_agent_and_never_stalled() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..4);
+    world.beats(1, 7, 4..20);
+    assert_eq!(world.kinds(7), ["up", "moved"]);
+    assert!(matches!(world.last("moved").kind, EventKind::Moved { from: 0 }));
+    assert_eq!(world.last("moved").shard, Some(1));
+    assert_eq!(world.agents(), (1, 0), "the slot it left is gone");
+    world.run(2 * THRESHOLD);
+    assert_eq!(world.kinds(7), ["up", "moved", "stall"], "silent everywhere is silent");
+}
+
+#[test]
+fn an_agent_that_beats_on_two_shards_in_turn_is_never_stalled() {
+    let mut world = World::new(2);
+    world.born(7);
+    for nonce in 1..30 {
+        let shard = usize::try_from(nonce % 2).unwrap();
+        world.send(shard, 7, &beat(7, nonce));
+        world.run(400 * MS);
+    }
+    assert_eq!((world.count("up"), world.count("stall"), world.count("exit")), (1, 0, 0));
+}
+
+#[test]
+fn a_stalled_agent_that_comes_back_on_another_shard_resumes() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..4);
+    world.run(2 * THRESHOLD);
+    world.beats(1, 7, 4..8);
+    assert_eq!(world.kinds(7), ["up", "stall", "resume", "moved"]);
+    world.beats(1, 7, 8..20);
+    assert_eq!(world.agents(), (1, 0));
+    assert_eq!(world.kinds(7), ["up", "stall", "resume", "moved"]);
+}
+
+#[test]
+fn a_forger_is_told_and_is_nobodys_agent() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.born(8);
+    world.beats(0, 8, 1..3);
+    for nonce in 3..6 {
+        world.send(0, 7, &beat(8, nonce));
+        world.send(0, 8, &beat(8, nonce));
+        world.run(100 * MS);
+    }
+    world.beats(0, 8, 6..20);
+    assert!(matches!(world.last("auth").kind, EventKind::Auth { claimed: 8, attested: 7, uid: 1000 }));
+    assert!(world.kinds(7).is_empty(), "neither up nor stall nor exit: {:?}", world.kinds(7));
+    assert_eq!(world.kinds(8), ["up"], "the victim is untouched");
+    assert_eq!(world.ports[0].counters.refused(Refusal::Forged), 2, "the first frame was looked up");
+    assert_eq!(world.agents(), (1, 0));
+}
+
+#[test]
+fn a_forger_that_also_beats_for_itself_is_an_agent_too() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.send(0, 7, &beat(8, 1));
+    world.run(100 * MS);
+    world.beats(0, 7, 1..10);
+    assert_eq!(world.kinds(7), ["up"]);
+    world.run(2 * THRESHOLD);
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+}
+
+#[test]
+fn the_inner_pid_of_a_container_is_an_attribute() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.processes.get_mut(&7).unwrap().inner_pids = vec![1];
+    for nonce in 1..20 {
+        world.send(0, 7, &beat(1, nonce));
+        world.run(100 * MS);
+    }
+    assert_eq!(world.kinds(7), ["up"]);
+    assert_eq!(world.last("up").agent.unwrap().ns_pid, Some(1));
+    assert_eq!(world.count("auth"), 0);
+    assert_eq!(world.ports[0].counters.beats.get(), 19);
+}
+
+#[test]
+fn one_beat_of_a_process_that_is_gone_is_up_and_exit() {
+    let mut world = World::new(1);
+    world.send(0, 7, &beat(3, 1));
+    world.run(200 * MS);
+    assert_eq!(world.kinds(7), ["up", "exit"]);
+    assert_eq!(world.count("auth"), 0, "nobody is left who could be asked");
+}
+
+#[test]
+fn a_pid_that_went_to_another_process_is_an_exit_and_an_up() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.beats(0, 7, 1..5);
+    world.processes.get_mut(&7).unwrap().incarnation = 77;
+    world.processes.get_mut(&7).unwrap().started = world.now();
+    world.beats(0, 7, 1..10);
+    assert_eq!(world.kinds(7), ["up", "exit", "up"]);
+    world.beats(0, 7, 10..20);
+    assert_eq!(world.kinds(7), ["up", "exit", "up"]);
+}
+
+#[test]
+fn a_nonce_that_starts_again_is_a_stream_and_another_program_an_exec() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.beats(0, 7, 100..105);
+    world.beats(0, 7, 1..5);
+    assert_eq!(world.kinds(7), ["up", "session"]);
+    assert!(matches!(world.last("session").kind, EventKind::Session { why: SessionWhy::Nonce }));
+    world.processes.get_mut(&7).unwrap().exe = "/other";
+    world.run(400 * MS);
+    world.beats(0, 7, 500_000..500_005);
+    assert_eq!(world.kinds(7), ["up", "session", "session"]);
+    assert!(matches!(world.last("session").kind, EventKind::Session { why: SessionWhy::Exec }));
+}
+
+#[test]
+fn a_mute_lookup_thread_delays_a_stall_by_20_ms_and_no_more() {
+    let mut world = World::new(1);
+    world.is_mute = true;
+    world.beats(0, 7, 1..4);
+    let last = world.now() - 100 * MS;
+    while world.count("stall") == 0 {
+        assert!(world.now() < last + 2 * THRESHOLD);
+        world.run(STEP);
+    }
+    assert!(world.now() <= last + THRESHOLD + TICK + CONFIRM_NS + 2 * STEP);
+}
+
+#[test]
+fn a_shard_that_does_not_answer_makes_a_stall_uncertain() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..2);
+    world.beats(1, 7, 2..3);
+    world.beats(0, 7, 3..6);
+    world.asleep = vec![1];
+    world.run(2 * THRESHOLD);
+    assert!(matches!(world.last("stall").kind, EventKind::Stall { certain: false, .. }));
+}
+
+#[test]
+fn a_rules_threshold_holds_once_it_is_looked_up_and_the_largest_before() {
+    let rule = |comm: &str, threshold_ns| Rule { matcher: RuleMatch::comm(comm), threshold_ns };
+    let mut world = World::with(1, 64, vec![rule("batch-*", 3000 * MS), rule("fast", 200 * MS)]);
+    for (pid, comm) in [(7, "batch-1"), (8, "fast"), (9, "other")] {
+        world.born(pid);
+        world.processes.get_mut(&pid).unwrap().comm = comm;
+        world.send(0, pid, &beat(pid, 1));
+    }
+    world.run(300 * MS);
+    assert_eq!(world.kinds(8), ["up", "stall"]);
+    assert_eq!(world.kinds(9), ["up"]);
+    world.run(400 * MS);
+    assert_eq!(world.kinds(9), ["up", "stall"]);
+    world.run(2000 * MS);
+    assert_eq!(world.kinds(7), ["up"]);
+    world.run(500 * MS);
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+    world.is_mute = true;
+    world.born(10);
+    world.processes.get_mut(&10).unwrap().comm = "fast";
+    world.send(0, 10, &beat(10, 1));
+    world.run(2900 * MS);
+    assert_eq!(world.kinds(10), ["up"], "until it is looked up the largest holds");
+}
+
+#[test]
+fn an_agent_faster_than_the_telling_is_told_coalesced() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    world.is_aggregator_asleep = true;
+    for nonce in 3..6 {
+        world.run(2 * THRESHOLD);
+        world.send(0, 7, &beat(7, nonce));
+        world.run(STEP);
+    }
+    world.is_aggregator_asleep = false;
+    world.beats(0, 7, 6..8);
+    assert_eq!(world.kinds(7), ["up", "stall", "resume"]);
+    assert!(matches!(world.last("stall").kind, EventKind::Stall { coalesced: 3, .. }));
+    assert!(matches!(world.last("resume").kind, EventKind::Resume { coalesced: 3, .. }));
+}
+
+#[test]
+fn a_full_table_is_told_once_a_second_and_lets_in_when_there_is_room() {
+    let mut world = World::with(2, 2, Vec::new());
+    for pid in [7, 8, 9] {
+        world.born(pid);
+    }
+    for nonce in 1..22 {
+        for pid in if nonce == 1 { 7..9 } else { 7..10 } {
+            world.send(usize::from(pid == 8), pid, &beat(pid, nonce));
+        }
+        world.run(100 * MS);
+    }
+    assert!((2..=3).contains(&world.count("full")), "{}", world.count("full"));
+    assert!(world.kinds(9).is_empty());
+    let refused: u64 = world.ports.iter().map(|port| port.counters.refused(Refusal::TableFull)).sum();
+    assert_eq!(refused, 20);
+    world.processes.remove(&7);
+    for nonce in 22..42 {
+        for pid in [8, 9] {
+            world.send(usize::from(pid == 8), pid, &beat(pid, nonce));
+        }
+        world.run(100 * MS);
+    }
+    assert_eq!(world.kinds(7), ["up", "exit"]);
+    assert_eq!(world.kinds(9), ["up"]);
+    assert_eq!(world.kinds(8), ["up"]);
+}
+
+#[test]
+fn status_version_and_last_words_are_told_with_what_the_frame_said() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    world.send(0, 7, &Frame { status: Status::Degraded, payload: 9, ..beat(7, 3) });
+    world.run(100 * MS);
+    let status = world.last("status").agent.unwrap();
+    assert_eq!((status.status, status.payload, status.nonce), (Status::Degraded, 9, 3));
+    let last_words = Frame { status: Status::Critical, payload: 5, ..beat(7, NONCE_TERMINAL) };
+    world.send(0, 7, &last_words);
+    world.run(100 * MS);
+    let terminal = world.last("terminal").agent.unwrap();
+    assert_eq!((terminal.status, terminal.payload, terminal.nonce), (Status::Critical, 5, NONCE_TERMINAL));
+    for nonce in 1..4 {
+        world.send(0, 7, &Frame { version: Version::V01, status: Status::Degraded, ..beat(7, nonce) });
+        world.run(100 * MS);
+    }
+    assert!(matches!(world.last("session").kind, EventKind::Session { why: SessionWhy::Version }));
+    assert_eq!(world.kinds(7), ["up", "status", "terminal", "session"]);
+}
+
+#[test]
+fn last_words_of_a_process_that_never_beat_are_told_and_open_no_deadline() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.send(0, 7, &Frame { status: Status::Critical, ..beat(7, NONCE_TERMINAL) });
+    world.run(4 * THRESHOLD);
+    assert_eq!(world.kinds(7), ["terminal"]);
+    world.processes.remove(&7);
+    world.run(2000 * MS);
+    assert_eq!(world.kinds(7), ["terminal", "exit"], "its slot is given back");
+}
+
+#[test]
+fn a_pause_of_the_observer_condemns_nobody_and_is_told_as_a_pair() {
+    let mut world = World::new(2);
+    let pids = [7, 8];
+    for nonce in 1..40 {
+        for (shard, pid) in pids.into_iter().enumerate() {
+            world.born(pid);
+            let at = world.now() + nonce * 100 * MS;
+            world.scripts[shard].at(at, Act::Send(Recorded::frame(&beat(pid, nonce), pid)));
+        }
+    }
+    world.run(1000 * MS);
+    world.clock.advance(3 * THRESHOLD);
+    world.run(1000 * MS);
+    for pid in pids {
+        assert_eq!(world.kinds(pid), ["up"]);
+    }
+    for shard in 0..2 {
+        let of_shard: Vec<&Event> = world
+            .told
+            .iter()
+            .filter(|event| event.shard == Some(shard) && event.kind.name() == "blind")
+            .collect();
+        assert_eq!(of_shard.len(), 2, "shard {shard}: {of_shard:?}");
+        let EventKind::Blind { phase: BlindPhase::End { for_ns }, .. } = of_shard[1].kind else {
+            panic!("{of_shard:?}");
+        };
+        assert!(for_ns + 200 * MS >= 3 * THRESHOLD, "{for_ns}");
+    }
+}
+
+#[test]
+fn stopping_tells_what_is_left_and_stop_is_the_last() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    world._requests.send(Request::Stop).unwrap();
+    let mut turns = 0;
+    while world.aggregator.turn(world.clock.mono(), world.clock.wall()) != Next::Stopped {
+        world.clock.advance(STEP);
+        turns += 1;
+        assert!(turns < 100);
+    }
+    world.told.extend(world.events.try_iter());
+    assert_eq!(world.told.last().unwrap().kind, EventKind::Stop);
+}
