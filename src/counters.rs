@@ -46,6 +46,8 @@ pub struct ShardCounters {
     pub beats_untold: Counter,
     /// Examples of refused frames that were counted only.
     pub samples_dropped: Counter,
+    /// Panics of the thread; it went on after each, or was given up.
+    pub panics: Counter,
     /// Failed calls on the socket.
     pub io_errors: Counter,
     /// Error number of the last of them.

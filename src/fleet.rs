@@ -40,6 +40,9 @@ use crate::time::Clock;
 
 const SHARD_NICE: i32 = -20;
 const AGGREGATOR_NICE: i32 = -10;
+/// A shard that panics more often than this many times within this time is given up.
+const PANICS_MAX: usize = 3;
+const PANICS_WITHIN: Duration = Duration::from_secs(60);
 /// The queue behind an event output holds this many events beyond one for each agent.
 const EVENTS_SLACK: usize = 65_536;
 
@@ -79,6 +82,8 @@ pub struct Subscription {
 pub struct StopReport {
     /// Shards whose threads had died before.
     pub shards_dead: usize,
+    /// The aggregator's thread had died before: events are missing.
+    pub is_aggregator_dead: bool,
     /// Events that could not be written to the output in time.
     pub events_unwritten: u64,
     /// The output ends in the middle of a line.
@@ -192,6 +197,14 @@ impl Fleet {
         &self.warnings
     }
 
+    /// Whether every thread that observes runs.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        let is_over = |thread: &Option<JoinHandle<()>>| thread.as_ref().is_none_or(JoinHandle::is_finished);
+        let is_alive = |port: &Arc<Port>| port.counters.health() == ShardHealth::Alive;
+        !is_over(&self.aggregator) && !is_over(&self.lookup) && self.handle.ports.iter().all(is_alive)
+    }
+
     /// To be asked from any thread.
     #[must_use]
     pub fn handle(&self) -> Handle {
@@ -226,8 +239,13 @@ impl Fleet {
         }
         let _ = self.handle.requests.send(Request::Stop);
         self.handle.doorbell.ring();
-        for thread in [self.aggregator.take(), self.lookup.take()].into_iter().flatten() {
-            let _ = thread.join();
+        let mut is_aggregator_dead = false;
+        if let Some(aggregator) = self.aggregator.take() {
+            is_aggregator_dead = aggregator.join().is_err();
+        }
+        if let Some(lookup) = self.lookup.take() {
+            // It ends when the aggregator has let go of its questions; its death is not its end.
+            let _ = lookup.join();
         }
         let written: Option<WriterReport> =
             self.writer.take().map(|writer| writer.close(until.saturating_duration_since(Instant::now())));
@@ -235,6 +253,7 @@ impl Fleet {
         self.dir = None;
         let is_dead = |port: &&Arc<Port>| port.counters.health() != ShardHealth::Alive;
         StopReport {
+            is_aggregator_dead,
             shards_dead: self.handle.ports.iter().filter(is_dead).count(),
             events_unwritten: written.as_ref().map_or(0, |report| report.events_unwritten),
             ends_mid_line: written.is_some_and(|report| report.ends_mid_line),
@@ -276,12 +295,6 @@ impl Handle {
             merged.merge(&shard.histograms);
         }
         Table { snapshot: &snapshot, merged: Latencies::from(&merged) }.to_string()
-    }
-
-    /// Whether every shard's thread runs.
-    #[must_use]
-    pub fn is_healthy(&self) -> bool {
-        self.ports.iter().all(|port| port.counters.health() == ShardHealth::Alive)
     }
 }
 
@@ -413,17 +426,26 @@ fn observe(
             let _ = said.send(Warning::Pinning { shard: index, core });
         }
         drop(said);
-        let lived = catch_unwind(AssertUnwindSafe(|| {
-            while !stop.load(Ordering::Acquire) {
-                shard.turn()?;
+        let mut panics = Vec::with_capacity(PANICS_MAX);
+        loop {
+            let lived = catch_unwind(AssertUnwindSafe(|| {
+                while !stop.load(Ordering::Acquire) {
+                    shard.turn()?;
+                }
+                io::Result::Ok(())
+            }));
+            match lived {
+                Ok(Ok(())) => break shard.finish(),
+                Ok(Err(_)) => break port.counters.set_health(ShardHealth::SocketFailed),
+                Err(_) => {}
             }
-            shard.finish();
-            io::Result::Ok(())
-        }));
-        match lived {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => port.counters.set_health(ShardHealth::SocketFailed),
-            Err(_) => port.counters.set_health(ShardHealth::Panicked),
+            port.counters.panics.add(1);
+            panics.retain(|at: &Instant| at.elapsed() < PANICS_WITHIN);
+            if panics.len() == PANICS_MAX {
+                break port.counters.set_health(ShardHealth::Panicked);
+            }
+            panics.push(Instant::now());
+            shard.recover();
         }
     }
 }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use crossbeam::channel::Receiver;
 use parking_lot::Mutex;
 
-use crate::counters::ShardHealth;
 use crate::event::{Agent, BlindPhase, Event, EventKind, IoPlace, SessionWhy};
 use crate::lane::report::SAMPLES_MAX;
 use crate::lane::{Doorbell, Port, SampleOf, answer};
@@ -98,7 +97,7 @@ struct ShardView {
     /// `full` was told last at this instant, with this many refused.
     full_told: (Option<MonoNs>, u64),
     io_errors_told: u64,
-    is_death_told: bool,
+    panics_told: u64,
     auth: Limit,
 }
 
@@ -179,7 +178,7 @@ impl Aggregator {
             is_to_be_kicked: false,
             full_told: (None, 0),
             io_errors_told: 0,
-            is_death_told: false,
+            panics_told: 0,
             auth: Limit::default(),
         });
         Self {
@@ -1012,10 +1011,10 @@ impl Aggregator {
         let (told_at, told) = view.full_told;
         let io_errors = counters.io_errors.get();
         let errno = i32::try_from(counters.io_errno.get()).unwrap_or(0);
-        let health = counters.health();
         let is_full_due = refused > told && told_at.is_none_or(|at| now.since(at) >= SECOND_NS);
         let is_io_due = io_errors != view.io_errors_told;
-        let is_death_due = health != ShardHealth::Alive && !view.is_death_told;
+        let panics = counters.panics.get();
+        let is_panic_due = panics != view.panics_told;
         if is_full_due {
             view.full_told = (Some(now), refused);
             self.tell(Some(shard), None, now, EventKind::Full { refused: refused - told });
@@ -1025,8 +1024,8 @@ impl Aggregator {
             self.view(shard).io_errors_told = io_errors;
             self.tell(Some(shard), None, now, EventKind::Io { place: IoPlace::Receive, errno });
         }
-        if is_death_due {
-            self.view(shard).is_death_told = true;
+        if is_panic_due {
+            self.view(shard).panics_told = panics;
             self.tell(Some(shard), None, now, EventKind::Io { place: IoPlace::Shard, errno });
         }
     }

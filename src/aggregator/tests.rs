@@ -233,10 +233,10 @@ impl Drop for World {
             let is_stalled: &mut bool = stalled.entry(agent.pid).or_default();
             match event.kind {
                 EventKind::Stall { .. } => {
-                    assert!(!std::mem::replace(is_stalled, true), "two stalls of {agent:?}")
+                    assert!(!mem::replace(is_stalled, true), "two stalls of {agent:?}")
                 }
                 EventKind::Resume { .. } => {
-                    assert!(std::mem::take(is_stalled), "resume without stall of {agent:?}")
+                    assert!(mem::take(is_stalled), "resume without stall of {agent:?}")
                 }
                 EventKind::Exit { .. } => *is_stalled = false,
                 _ => {}
@@ -580,6 +580,42 @@ fn a_pause_of_the_observer_condemns_nobody_and_is_told_as_a_pair() {
         };
         assert!(for_ns + 200 * MS >= 3 * THRESHOLD, "{for_ns}");
     }
+}
+
+#[test]
+fn a_shard_that_starts_over_from_its_table_forgets_and_condemns_nobody() {
+    let mut world = World::with(1, 3, Vec::new());
+    for pid in 7..10 {
+        world.born(pid);
+        world.beats(0, pid, 1..3);
+    }
+    world.run(2 * THRESHOLD);
+    assert_eq!((world.count("up"), world.count("stall")), (3, 3));
+    world.beats(0, 8, 3..5);
+    world.processes.remove(&9);
+    world.run(1500 * MS);
+    assert_eq!(world.kinds(8), ["up", "stall", "resume", "stall"]);
+    world.beats(0, 8, 5..7);
+    let before = world.told.len();
+    world.run(THRESHOLD - 100 * MS - 2 * STEP);
+    world.shards[0].recover();
+    world.run(200 * MS);
+    assert_eq!(
+        world.told.len(),
+        before,
+        "it is owed a whole threshold of sight: {:?}",
+        &world.told[before..]
+    );
+    world.beats(0, 7, 3..5);
+    assert_eq!(world.kinds(7), ["up", "stall", "resume"]);
+    world.born(10);
+    world.beats(0, 10, 1..2);
+    assert_eq!(world.kinds(10), ["up"], "the place of the dead is known to be free");
+    world.born(11);
+    world.beats(0, 11, 1..2);
+    assert!(world.kinds(11).is_empty(), "and there is only one");
+    world.run(2 * THRESHOLD);
+    assert_eq!(world.kinds(8), ["up", "stall", "resume", "stall", "resume", "stall"]);
 }
 
 #[test]

@@ -56,6 +56,7 @@ pub struct Core<T, C> {
     /// What was and was not seen.
     pub sight: Sight,
     arrivals: Arrivals,
+    limits: Limits,
     /// Users that may beat here, sorted; `None` = all that the socket's mode lets in.
     allow_uids: Option<Box<[u32]>>,
     /// The last reading of the clock: after the last batch, or before the wait.
@@ -91,6 +92,7 @@ impl<T: Transport, C: Clock> Core<T, C> {
         Self {
             sight: Sight::new(transport.queue_limit(), limits.threshold_min_ns, limits.tick_ns, now),
             arrivals: Arrivals::new(&clock),
+            limits,
             transport,
             clock,
             tracker,
@@ -98,6 +100,16 @@ impl<T: Transport, C: Clock> Core<T, C> {
             now,
             is_now_stale: false,
         }
+    }
+
+    /// Goes on after a panic: from the table alone, on the same socket, with every agent in grace.
+    pub fn recover(&mut self) {
+        self.now = self.clock.mono();
+        self.is_now_stale = false;
+        let Limits { threshold_min_ns, tick_ns } = self.limits;
+        self.sight = Sight::new(self.transport.queue_limit(), threshold_min_ns, tick_ns, self.now);
+        self.arrivals = Arrivals::new(&self.clock);
+        self.tracker.recover(self.now);
     }
 
     /// The last reading of the clock.

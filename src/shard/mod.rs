@@ -86,6 +86,18 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         Ok(())
     }
 
+    /// Goes on after a panic in [`Shard::turn`]: on the same socket and table, with its agents in grace.
+    /// What the slots had to tell is told again as far as it was not.
+    pub fn recover(&mut self) {
+        let used = self.core.tracker.slots_used();
+        self.core.recover();
+        self.is_behind = true;
+        for slot in 0..used {
+            self.port.facts.push(slot, 1);
+        }
+        self.doorbell.ring();
+    }
+
     /// The last turn before the shard's end: everything that is queued is taken, nothing is judged.
     pub fn finish(mut self) {
         while self.is_behind || !self.port.facts.is_empty() {

@@ -43,12 +43,6 @@ impl Admission {
     fn leave(&self) {
         self.tracked.fetch_sub(1, Ordering::Relaxed);
     }
-
-    /// Agents tracked at present, on all shards together.
-    #[must_use]
-    pub fn tracked(&self) -> u32 {
-        self.tracked.load(Ordering::Relaxed)
-    }
 }
 
 /// What one frame amounted to.
@@ -81,6 +75,8 @@ pub struct Tracker {
     first_class: u8,
     /// Beats lost before us, by all agents so far.
     beats_lost: u64,
+    /// Places taken of the fleet's admission.
+    tracked: u32,
 }
 
 impl Tracker {
@@ -104,7 +100,17 @@ impl Tracker {
             thresholds_ns: thresholds_ns.into(),
             first_class,
             beats_lost: 0,
+            tracked: 0,
         }
+    }
+
+    /// Starts over from the table, after a panic left everything else in doubt.
+    pub fn recover(&mut self, now: MonoNs) {
+        for _ in 0..std::mem::take(&mut self.tracked) {
+            self.admission.leave();
+        }
+        self.wheel.reset(now);
+        self.rebuild();
     }
 
     /// Finds index, free slots and timers again from the table alone, as after a restart of the thread.
@@ -122,7 +128,7 @@ impl Tracker {
                 self.free.push(slot);
                 continue;
             }
-            self.admission.enter();
+            self.tracked += u32::from(self.admission.enter());
             self.slot_of_pid[hot.pid as usize] = slot + 1;
             if hot.state == State::Up {
                 self.wheel.set(slot, hot.last_arrival + self.threshold_of(&hot));
@@ -186,6 +192,7 @@ impl Tracker {
                 return Outcome::Refused(Refusal::TableFull);
             }
         };
+        self.tracked += 1;
         self.slot_of_pid[sender.pid as usize] = slot + 1;
         self.settle(slot, frame, sender);
         Outcome::Changed(slot)
@@ -298,6 +305,7 @@ impl Tracker {
         let generation = cold.generation.wrapping_add(1);
         self.writer.write(slot, &Hot::default(), &Cold { generation, ..Cold::default() });
         self.free.push(slot);
+        self.tracked -= 1;
         self.admission.leave();
         true
     }
@@ -305,6 +313,11 @@ impl Tracker {
     /// Beats lost before us, from gaps in the nonces of all agents so far: a lower bound.
     pub const fn beats_lost(&self) -> u64 {
         self.beats_lost
+    }
+
+    /// Slots from this one on were never used.
+    pub const fn slots_used(&self) -> u32 {
+        self.unused_from
     }
 
     /// When the next agent may come due.

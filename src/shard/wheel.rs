@@ -49,6 +49,14 @@ impl Wheel {
         }
     }
 
+    /// Empties the wheel, whatever state it is in.
+    pub fn reset(&mut self, now: MonoNs) {
+        self.now = now.0 / self.tick_ns;
+        self.first.fill(NOBODY);
+        self.occupied.fill(0);
+        self.links.fill([0; 2]);
+    }
+
     /// Puts the slot's entry at `at`, wherever it was.
     pub fn set(&mut self, slot: u32, at: MonoNs) {
         self.remove(slot);

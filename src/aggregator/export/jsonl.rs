@@ -222,7 +222,6 @@ fn rfc3339<S: Serializer>(ts: &WallNs, serializer: S) -> Result<S::Ok, S::Error>
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use proptest::prelude::*;
     use serde_json::Value;

@@ -102,7 +102,6 @@ impl fmt::Display for DecodeWord {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use proptest::prelude::*;
 

@@ -592,7 +592,6 @@ fn ends_mid_line(file: &File) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::collections::VecDeque;
     use std::io::Read;

@@ -47,7 +47,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
         match signals.recv_timeout(HEALTH_TICK) {
             Ok(SIGUSR1) => note(handle.table().trim_end()),
             Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) if handle.is_healthy() => {}
+            Err(RecvTimeoutError::Timeout) if fleet.is_healthy() => {}
             Err(RecvTimeoutError::Timeout) => break,
         }
     }
@@ -64,6 +64,9 @@ fn conclude(report: &StopReport) -> Result<Exit, CliError> {
             "{} shard threads died, their agents were not observed; see the io events",
             report.shards_dead
         ));
+    }
+    if report.is_aggregator_dead {
+        failures.push("the aggregator died, events are missing; please report the panic above".to_owned());
     }
     if report.events_unwritten > 0 {
         let torn = if report.ends_mid_line { ", and the output ends in the middle of a line" } else { "" };
