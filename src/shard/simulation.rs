@@ -52,9 +52,17 @@ impl Random {
         from + self.below(to - from)
     }
 
+    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choose(self.next(), choices)
+    }
+
     fn is_one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
+}
+
+fn choose<T: Copy>(number: u64, choices: &[T]) -> T {
+    choices[usize::try_from(number).unwrap() % choices.len()]
 }
 
 /// One world.
@@ -132,7 +140,7 @@ impl World {
             let at = START + random.below(self.setting.length);
             let for_ns = random.between(150 * MS, self.setting.pause_max);
             let points = [Point::Wait, Point::BeforeReceive, Point::InReceive, Point::AfterReceive];
-            self.script.pause(at, for_ns, points[random.below(4) as usize]);
+            self.script.pause(at, for_ns, random.one_of(&points));
         }
         if self.setting.is_wall_stepping {
             for step in [3_600, -3_600, -86_400, 1, -1, 3_600, -1] {
@@ -339,8 +347,8 @@ fn a_sighted_observer_tells_every_silence_in_time_and_nothing_else() {
 #[test]
 fn pauses_of_the_observer_raise_no_stall_and_hide_none_for_long() {
     for seed in 0..24 {
-        let delay = [None, Some(MS)][seed as usize % 2];
-        let (agents, queue_limit) = [(200, 512), (200, 10), (60, 64)][seed as usize % 3];
+        let delay = choose(seed, &[None, Some(MS)]);
+        let (agents, queue_limit) = choose(seed, &[(200, 512), (200, 10), (60, 64)]);
         // A small queue would overflow within a delay.
         let delay = delay.filter(|_| queue_limit > 10);
         check(Setting { seed, agents, queue_limit, delay, pauses: 4, ..CALM });
@@ -350,8 +358,8 @@ fn pauses_of_the_observer_raise_no_stall_and_hide_none_for_long() {
 #[test]
 fn short_pauses_in_the_middle_of_a_turn_are_pauses_too() {
     for seed in 0..60 {
-        let (agents, queue_limit) = [(40, 10), (20, 5), (100, 30)][seed as usize % 3];
-        let delay = [None, Some(MS)][seed as usize % 2];
+        let (agents, queue_limit) = choose(seed, &[(40, 10), (20, 5), (100, 30)]);
+        let delay = choose(seed, &[None, Some(MS)]);
         check(Setting { seed, agents, queue_limit, delay, pauses: 10, pause_max: 700 * MS, ..CALM });
     }
 }
@@ -359,7 +367,7 @@ fn short_pauses_in_the_middle_of_a_turn_are_pauses_too() {
 #[test]
 fn steps_of_the_wall_clock_change_no_verdict() {
     for seed in 0..12 {
-        let queue_limit = [10, 512][seed as usize % 2];
+        let queue_limit = choose(seed, &[10, 512]);
         check(Setting { seed, agents: 100, queue_limit, is_wall_stepping: true, pauses: seed % 3, ..CALM });
     }
 }
@@ -367,7 +375,7 @@ fn steps_of_the_wall_clock_change_no_verdict() {
 #[test]
 fn an_endless_flood_hides_no_silence_beyond_three_thresholds() {
     for seed in 0..2 {
-        let queue_limit = [10, 512][seed as usize % 2];
+        let queue_limit = choose(seed, &[10, 512]);
         let flood = Some((8_000, 200_000));
         check(Setting { seed, agents: 50, queue_limit, flood, length: 8 * SECOND, ..CALM });
     }
@@ -403,11 +411,11 @@ fn a_shard_allocates_nothing_after_start_and_counts_every_datagram_once() {
     let mut at = START;
     for n in 0..30_000_u64 {
         at = at + random.below(300_000);
-        let pid = 100 + random.below(120) as u32;
+        let pid = 100 + u32::try_from(random.below(120)).unwrap();
         let mut datagram = Recorded::frame(&frame(pid, n), pid);
         match random.below(40) {
             0 => datagram.bytes[9] ^= 4,
-            1 => datagram.bytes.truncate(random.below(32) as usize),
+            1 => datagram.bytes.truncate(usize::try_from(random.below(32)).unwrap()),
             2 => datagram.bytes.extend([0; 20]),
             3 => datagram.credentials = None,
             4 => datagram.credentials = Some(Credentials { pid: 0, uid: 65_534 }),
@@ -442,7 +450,7 @@ fn a_shard_allocates_nothing_after_start_and_counts_every_datagram_once() {
             {
                 let as_of = hot.last_arrival - random.below(2) * MS;
                 let answer = Answer { as_of, ..Answer::default() };
-                port.inbox.post(slot, bits[random.below(4) as usize], answer);
+                port.inbox.post(slot, random.one_of(&bits), answer);
             }
         }
     }

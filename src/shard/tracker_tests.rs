@@ -70,7 +70,7 @@ fn release(tracker: &mut Tracker, slot: u32, as_of_ms: u64, bits: u32) -> bool {
 fn a_full_table_refuses_and_admits_again_after_a_release() {
     for (slots, agents_max) in [(3, 100), (100, 3)] {
         let mut tracker = fixture(slots, agents_max);
-        let taken: Vec<u32> = (0..3).map(|n| slot_of(beat(&mut tracker, n, 100 + n as u32, 1))).collect();
+        let taken: Vec<u32> = (0..3).map(|n| slot_of(beat(&mut tracker, u64::from(n), 100 + n, 1))).collect();
         let full = Outcome::Refused(Refusal::TableFull);
         for ms in 3..10 {
             assert_eq!(beat(&mut tracker, ms, 200, 1), full);
@@ -106,12 +106,12 @@ fn any_pid_of_the_kernel_has_its_place_and_no_other_one() {
 fn no_two_holders_of_a_slot_have_one_generation() {
     let mut tracker = fixture(1, 1);
     let mut seen = Vec::new();
-    for n in 0..20 {
-        let slot = slot_of(beat(&mut tracker, n * 10, 100 + n as u32, 1));
+    for (n, pid) in (0..20).zip(100..) {
+        let slot = slot_of(beat(&mut tracker, n * 10, pid, 1));
         seen.push(tracker.cold(slot).generation);
         if n % 3 == 0 {
             // Somebody else beat here after the holder was gone.
-            beat(&mut tracker, n * 10 + 5, 100 + n as u32, 2);
+            beat(&mut tracker, n * 10 + 5, pid, 2);
             assert!(release(&mut tracker, slot, n * 10 + 3, 0));
             seen.push(tracker.cold(slot).generation);
         }

@@ -161,13 +161,6 @@ impl Script {
     pub fn take_kick(&self) -> Option<MonoNs> {
         self.0.borrow_mut().kicked_at.take()
     }
-
-    /// Datagrams queued at present.
-    pub fn queued(&self) -> usize {
-        let mut state = self.0.borrow_mut();
-        state.catch_up();
-        state.queue.len()
-    }
 }
 
 impl State {
