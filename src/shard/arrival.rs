@@ -32,8 +32,13 @@ pub struct Arrival {
 pub struct Arrivals {
     /// REALTIME - MONOTONIC, ns.
     offset: i64,
-    /// The offset before the last step, until the queue was seen empty after it.
-    old_offset: Option<i64>,
+    /// The lowest and the highest offset before the last step, until the queue was seen empty after it.
+    old_offsets: Option<[i64; 2]>,
+    /// The last step was found in the present batch: what it left queued may be older than the step.
+    is_step_fresh: bool,
+    /// The clock seems to have stepped and nobody could confirm it: this batch was read by this instant,
+    /// and its stamps say nothing.
+    doubt: Option<MonoNs>,
     /// The previous frame's arrival: the queue is in order of arrival.
     previous: Arrival,
     steps: u64,
@@ -44,7 +49,14 @@ impl Arrivals {
     pub fn new(clock: &impl Clock) -> Self {
         let before = clock.mono();
         let offset = tight_offset(clock).unwrap_or_else(|| difference(clock.wall(), clock.mono()));
-        Self { offset, old_offset: None, previous: Arrival { earliest: before, latest: before }, steps: 0 }
+        Self {
+            offset,
+            old_offsets: None,
+            is_step_fresh: false,
+            doubt: None,
+            previous: Arrival { earliest: before, latest: before },
+            steps: 0,
+        }
     }
 
     /// Steps of the wall clock seen so far.
@@ -56,7 +68,9 @@ impl Arrivals {
     #[inline]
     pub fn begin_batch(&mut self, clock: &impl Clock, before: MonoNs, wall: WallNs) {
         let highest = difference(wall, before);
-        let moved = highest - self.offset;
+        let moved = highest.wrapping_sub(self.offset);
+        self.doubt = None;
+        self.is_step_fresh = false;
         if !(-STEP_NS..=STEP_NS).contains(&moved) {
             // Backwards it stepped; forwards it stepped, or the call took long.
             self.step(clock);
@@ -68,8 +82,8 @@ impl Arrivals {
     /// Takes the reading of MONOTONIC after the batch; `wall` as in [`Arrivals::begin_batch`].
     #[inline]
     pub fn end_batch(&mut self, clock: &impl Clock, wall: WallNs, after: MonoNs, is_queue_empty: bool) {
-        if is_queue_empty {
-            self.old_offset = None;
+        if is_queue_empty && !self.is_step_fresh {
+            self.old_offsets = None;
         }
         let lowest = difference(wall, after);
         if self.offset < lowest {
@@ -83,19 +97,27 @@ impl Arrivals {
 
     #[cold]
     fn step(&mut self, clock: &impl Clock) {
-        let Some(offset) = tight_offset(clock) else { return };
-        if (offset - self.offset).abs() <= STEP_NS {
+        let Some(offset) = tight_offset(clock) else {
+            self.doubt = Some(clock.mono());
+            return;
+        };
+        if offset.wrapping_sub(self.offset).unsigned_abs() <= STEP_NS.unsigned_abs() {
             return;
         }
         self.steps += 1;
-        self.old_offset = Some(self.offset);
+        let [lowest, highest] = self.old_offsets.unwrap_or([self.offset; 2]);
+        self.old_offsets = Some([lowest.min(self.offset), highest.max(self.offset)]);
+        self.is_step_fresh = true;
         self.offset = offset;
     }
 
-    /// The instant of a reading of REALTIME made now.
+    /// The instant of this batch's reading of REALTIME; of a later one if the clock is in doubt.
     #[inline]
     pub fn instant(&self, wall: WallNs) -> MonoNs {
-        mono(wall, self.offset)
+        match self.doubt {
+            None => mono(wall, self.offset),
+            Some(later) => later,
+        }
     }
 
     /// When the next datagram of the queue arrived, given its stamp and an instant after its receipt.
@@ -105,39 +127,42 @@ impl Arrivals {
     pub fn arrival(&mut self, stamp: Option<WallNs>, now: MonoNs) -> Arrival {
         let from = self.previous.earliest;
         let until = now.max(self.previous.latest);
+        let anything = Arrival { earliest: from, latest: until };
         let arrival = match stamp {
-            Some(stamp) => match self.old_offset {
+            Some(stamp) if self.doubt.is_none() => match self.old_offsets {
                 None => {
                     let at = mono(stamp, self.offset);
-                    if at > until + STEP_NS.unsigned_abs() {
-                        // A step nobody could confirm yet.
-                        Arrival { earliest: from, latest: until }
-                    } else {
-                        let at = at.clamp(self.previous.latest.min(until), until);
-                        Arrival { earliest: at, latest: at }
-                    }
+                    let is_possible =
+                        at <= until + STEP_NS.unsigned_abs() && at + STEP_NS.unsigned_abs() >= from;
+                    // Else the clock stepped and nobody has seen it yet, or it stepped back already.
+                    if is_possible { self.within(at, at, until) } else { anything }
                 }
-                Some(old) => self.after_step(stamp, old, from, until),
+                Some(old) => self.after_step(stamp, old, until).unwrap_or(anything),
             },
-            None => Arrival { earliest: from, latest: until },
+            _ => anything,
         };
         self.previous = arrival;
         arrival
     }
 
-    #[cold]
-    fn after_step(&self, stamp: WallNs, old: i64, from: MonoNs, until: MonoNs) -> Arrival {
-        let (one, other) = (mono(stamp, self.offset), mono(stamp, old));
-        let is_admissible = |at: MonoNs| (from..=until).contains(&at);
-        let (earliest, latest) = match (is_admissible(one), is_admissible(other)) {
-            (true, false) => (one, one),
-            (false, true) => (other, other),
-            _ => (one.min(other), one.max(other)),
-        };
+    /// The queue is in order of arrival: nothing arrived before its predecessor.
+    #[inline]
+    fn within(&self, earliest: MonoNs, latest: MonoNs, until: MonoNs) -> Arrival {
         Arrival {
-            earliest: earliest.clamp(from, until),
-            latest: latest.clamp(self.previous.latest.min(until), until),
+            earliest: earliest.clamp(self.previous.earliest, until),
+            latest: latest.clamp(self.previous.latest, until),
         }
+    }
+
+    /// What the present offset and those before make of a stamp, as far as it can be true.
+    #[cold]
+    fn after_step(&self, stamp: WallNs, old: [i64; 2], until: MonoNs) -> Option<Arrival> {
+        let slack = STEP_NS.unsigned_abs();
+        let possible = self.previous.earliest - slack..=until + slack;
+        let ats = [self.offset, old[0], old[1]].map(|offset| mono(stamp, offset));
+        let earliest = ats.into_iter().filter(|at| possible.contains(at)).min()?;
+        let latest = ats.into_iter().filter(|at| possible.contains(at)).max()?;
+        Some(self.within(earliest, latest, until))
     }
 }
 
@@ -168,6 +193,8 @@ fn mono(stamp: WallNs, offset: i64) -> MonoNs {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::time::ManualClock;
 
@@ -271,6 +298,130 @@ mod tests {
                 assert!(arrival.earliest <= arrival.latest);
                 assert!(arrival.latest >= last && arrival.latest <= clock.mono());
                 last = arrival.latest;
+            }
+        }
+    }
+
+    /// A machine so busy that two readings of MONOTONIC are never close.
+    struct Busy(ManualClock);
+
+    impl Clock for Busy {
+        fn mono(&self) -> MonoNs {
+            self.0.advance(2 * TIGHT_NS);
+            self.0.mono()
+        }
+        fn wall(&self) -> WallNs {
+            self.0.wall()
+        }
+    }
+
+    #[test]
+    fn a_step_nobody_can_confirm_leaves_everything_possible() {
+        const HOUR: i64 = 3_600_000_000_000;
+        for step in [HOUR, -HOUR] {
+            let clock = ManualClock::new(START, AHEAD);
+            let mut arrivals = Arrivals::new(&clock);
+            let busy = Busy(clock.clone());
+            let mut sent = Vec::new();
+            for step in [0, step] {
+                clock.advance(100 * MS);
+                clock.step_wall(step);
+                clock.advance(100 * MS);
+                sent.push((clock.mono(), clock.wall()));
+            }
+            let before = clock.mono();
+            let wall = clock.wall();
+            arrivals.begin_batch(&busy, before, wall);
+            let until = arrivals.instant(wall);
+            assert!((before..=clock.mono()).contains(&until), "{step}: {until:?}");
+            for (truth, stamp) in sent {
+                let arrival = arrivals.arrival(Some(stamp), until);
+                assert!(
+                    arrival.earliest <= truth && truth <= arrival.latest,
+                    "{step}: {arrival:?} {truth:?}"
+                );
+                assert!(arrival.latest <= clock.mono());
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_queued_between_the_empty_queue_and_the_step_is_of_the_old_age() {
+        for step in [500_000_000, -500_000_000, 3_600_000_000_000, -3_600_000_000_000] {
+            let clock = ManualClock::new(START, AHEAD);
+            let mut arrivals = Arrivals::new(&clock);
+            clock.advance(1000 * MS);
+            let before = clock.mono();
+            // The call finds nothing; then a datagram arrives and the clock steps before it is read.
+            clock.advance(1);
+            let (truth, stamp) = (clock.mono(), clock.wall());
+            clock.step_wall(step);
+            let wall = clock.wall();
+            arrivals.begin_batch(&clock, before, wall);
+            arrivals.end_batch(&clock, wall, clock.mono(), true);
+            clock.advance(MS);
+            let found = batch(&mut arrivals, &clock, &[Some(stamp)], true);
+            assert!(found[0].earliest <= truth && truth <= found[0].latest, "{step}: {found:?} {truth:?}");
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Happening {
+        Passes(u64),
+        Sends,
+        Steps(i64),
+        Reads(usize),
+    }
+
+    fn happening() -> impl Strategy<Value = Happening> {
+        let steps = prop_oneof![Just(86_400_000), Just(3_600_000), Just(60_000), 2i64..2_000];
+        prop_oneof![
+            3 => (0u64..300).prop_map(Happening::Passes),
+            4 => Just(Happening::Sends),
+            1 => (steps, any::<bool>()).prop_map(|(ms, is_back)| {
+                Happening::Steps(ms * 1_000_000 * if is_back { -1 } else { 1 })
+            }),
+            3 => (1usize..6).prop_map(Happening::Reads),
+        ]
+    }
+
+    proptest! {
+        /// However the wall clock steps, the truth lies between earliest and latest.
+        #[test]
+        fn the_truth_is_always_among_what_is_possible(
+            happenings in prop::collection::vec(happening(), 1..60)
+        ) {
+            let clock = ManualClock::new(START, AHEAD);
+            let mut arrivals = Arrivals::new(&clock);
+            let mut queue = std::collections::VecDeque::new();
+            let (mut has_stepped, mut ages) = (false, 1);
+            for happening in happenings {
+                match happening {
+                    Happening::Passes(ms) => clock.advance(ms * MS),
+                    Happening::Sends => queue.push_back((clock.mono(), clock.wall())),
+                    // A step that another one hides from us before we look cannot be known, and three
+                    // while the queue is never empty are not worth remembering.
+                    Happening::Steps(_) if has_stepped || ages > 2 => {}
+                    Happening::Steps(ns) => {
+                        clock.step_wall(ns);
+                        has_stepped = true;
+                        ages += 1;
+                    }
+                    Happening::Reads(room) => {
+                        let is_settled = !std::mem::take(&mut has_stepped) && queue.len() < room;
+                        ages = if is_settled { 1 } else { ages };
+                        let read: Vec<_> = queue.drain(..room.min(queue.len())).collect();
+                        let stamps: Vec<_> = read.iter().map(|(_, stamp)| Some(*stamp)).collect();
+                        let found = batch(&mut arrivals, &clock, &stamps, read.len() < room);
+                        for ((truth, _), arrival) in read.iter().zip(found) {
+                            prop_assert!(
+                                arrival.earliest <= *truth + MS && *truth <= arrival.latest + MS,
+                                "{arrival:?} {truth:?}"
+                            );
+                            prop_assert!(arrival.latest <= clock.mono());
+                        }
+                    }
+                }
             }
         }
     }

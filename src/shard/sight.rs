@@ -290,7 +290,10 @@ impl Sight {
             });
         }
         let blindness = self.blindness.as_mut()?;
-        if !blindness.is_open || blindness.is_begin_told || blindness.why == BlindWhy::Paused {
+        // The full queue that a pause left behind is gone within a tick, or it is news.
+        let is_aftermath =
+            blindness.why == BlindWhy::Paused && self.watermark < blindness.window.end + self.tick_ns;
+        if !blindness.is_open || blindness.is_begin_told || is_aftermath {
             return None;
         }
         blindness.is_begin_told = true;
@@ -430,3 +433,7 @@ impl Sight {
 #[cfg(test)]
 #[path = "simulation.rs"]
 mod simulation;
+
+#[cfg(test)]
+#[path = "sight_tests.rs"]
+mod tests;

@@ -3,11 +3,18 @@
 //! what happened. The seed of a failing world is in the message.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use crate::kick::Kick;
+use crate::lane::{Answer, Doorbell, Port, answer};
+use crate::refusal::Refusal;
+use crate::shard::Shard;
 use crate::shard::core::{Core, Limits};
 use crate::shard::sight::BlindNews;
 use crate::shard::tracker::{Admission, Tracker};
-use crate::shard::transport::replay::{Act, Point, Replay, Script};
+use crate::shard::transport::Credentials;
+use crate::shard::transport::replay::{Act, Point, Recorded, Replay, Script};
+use crate::sys::allocations::during;
 use crate::table::slot::State;
 use crate::table::{Origin, create};
 use crate::time::{Clock, ManualClock, MonoNs};
@@ -45,9 +52,17 @@ impl Random {
         from + self.below(to - from)
     }
 
+    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choose(self.next(), choices)
+    }
+
     fn is_one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
+}
+
+fn choose<T: Copy>(number: u64, choices: &[T]) -> T {
+    choices[usize::try_from(number).unwrap() % choices.len()]
 }
 
 /// One world.
@@ -125,7 +140,7 @@ impl World {
             let at = START + random.below(self.setting.length);
             let for_ns = random.between(150 * MS, self.setting.pause_max);
             let points = [Point::Wait, Point::BeforeReceive, Point::InReceive, Point::AfterReceive];
-            self.script.pause(at, for_ns, points[random.below(4) as usize]);
+            self.script.pause(at, for_ns, random.one_of(&points));
         }
         if self.setting.is_wall_stepping {
             for step in [3_600, -3_600, -86_400, 1, -1, 3_600, -1] {
@@ -332,8 +347,8 @@ fn a_sighted_observer_tells_every_silence_in_time_and_nothing_else() {
 #[test]
 fn pauses_of_the_observer_raise_no_stall_and_hide_none_for_long() {
     for seed in 0..24 {
-        let delay = [None, Some(MS)][seed as usize % 2];
-        let (agents, queue_limit) = [(200, 512), (200, 10), (60, 64)][seed as usize % 3];
+        let delay = choose(seed, &[None, Some(MS)]);
+        let (agents, queue_limit) = choose(seed, &[(200, 512), (200, 10), (60, 64)]);
         // A small queue would overflow within a delay.
         let delay = delay.filter(|_| queue_limit > 10);
         check(Setting { seed, agents, queue_limit, delay, pauses: 4, ..CALM });
@@ -343,8 +358,8 @@ fn pauses_of_the_observer_raise_no_stall_and_hide_none_for_long() {
 #[test]
 fn short_pauses_in_the_middle_of_a_turn_are_pauses_too() {
     for seed in 0..60 {
-        let (agents, queue_limit) = [(40, 10), (20, 5), (100, 30)][seed as usize % 3];
-        let delay = [None, Some(MS)][seed as usize % 2];
+        let (agents, queue_limit) = choose(seed, &[(40, 10), (20, 5), (100, 30)]);
+        let delay = choose(seed, &[None, Some(MS)]);
         check(Setting { seed, agents, queue_limit, delay, pauses: 10, pause_max: 700 * MS, ..CALM });
     }
 }
@@ -352,7 +367,7 @@ fn short_pauses_in_the_middle_of_a_turn_are_pauses_too() {
 #[test]
 fn steps_of_the_wall_clock_change_no_verdict() {
     for seed in 0..12 {
-        let queue_limit = [10, 512][seed as usize % 2];
+        let queue_limit = choose(seed, &[10, 512]);
         check(Setting { seed, agents: 100, queue_limit, is_wall_stepping: true, pauses: seed % 3, ..CALM });
     }
 }
@@ -360,8 +375,114 @@ fn steps_of_the_wall_clock_change_no_verdict() {
 #[test]
 fn an_endless_flood_hides_no_silence_beyond_three_thresholds() {
     for seed in 0..2 {
-        let queue_limit = [10, 512][seed as usize % 2];
+        let queue_limit = choose(seed, &[10, 512]);
         let flood = Some((8_000, 200_000));
         check(Setting { seed, agents: 50, queue_limit, flood, length: 8 * SECOND, ..CALM });
     }
+}
+
+/// A whole shard with its port, fed everything a socket can bring.
+struct Shards {
+    script: Script,
+    clock: ManualClock,
+    port: Arc<Port>,
+    shard: Shard<Replay, ManualClock>,
+}
+
+impl Shards {
+    fn new(slots: u32, threshold: u64) -> Self {
+        let clock = ManualClock::new(START, 1_700_000_000_000_000_000);
+        let script = Script::new(&clock, 512);
+        let (writer, table) = create(slots, ORIGIN).unwrap();
+        let tracker = Tracker::new(writer, &[threshold], 0, TICK, Admission::new(slots), START);
+        let limits = Limits { threshold_min_ns: threshold, tick_ns: TICK };
+        let core = Core::new(script.transport(), clock.clone(), tracker, limits, Some(&[1000, 0]));
+        let port = Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), true).unwrap());
+        script.kick_through(Arc::clone(&port));
+        let shard = Shard::new(core, Arc::clone(&port), Arc::new(Doorbell::default()), MS);
+        Self { script, clock, port, shard }
+    }
+}
+
+#[test]
+fn a_shard_allocates_nothing_after_start_and_counts_every_datagram_once() {
+    let mut random = Random::new(7);
+    let Shards { script, clock, port, mut shard } = Shards::new(100, 600 * MS);
+    let mut at = START;
+    for n in 0..30_000_u64 {
+        at = at + random.below(300_000);
+        let pid = 100 + u32::try_from(random.below(120)).unwrap();
+        let mut datagram = Recorded::frame(&frame(pid, n), pid);
+        match random.below(40) {
+            0 => datagram.bytes[9] ^= 4,
+            1 => datagram.bytes.truncate(usize::try_from(random.below(32)).unwrap()),
+            2 => datagram.bytes.extend([0; 20]),
+            3 => datagram.credentials = None,
+            4 => datagram.credentials = Some(Credentials { pid: 0, uid: 65_534 }),
+            5 => datagram.credentials = Some(Credentials { pid, uid: 77 }),
+            6 => datagram.has_foreign_fds = true,
+            7 => datagram.is_control_truncated = true,
+            8 => datagram.credentials = Some(Credentials { pid: pid + 500, uid: 0 }),
+            9 => datagram.bytes = Frame { version: Version::V01, ..frame(pid, n) }.encode().to_vec(),
+            10 => {
+                datagram.bytes = Frame { status: Status::Critical, ..frame(pid, u64::MAX) }.encode().to_vec()
+            }
+            11 => datagram.bytes = Frame { status: Status::Degraded, ..frame(pid, n) }.encode().to_vec(),
+            12 => datagram.is_stamped = false,
+            13 => script.at(at, Act::StepWall(3_000_000)),
+            14 => script.at(at, Act::Kick),
+            15 if random.is_one_in(10) => script.pause(at, 300 * MS, Point::AfterReceive),
+            16 => at = at + random.below(20 * MS),
+            17 if random.is_one_in(10) => at = at + SECOND,
+            _ => {}
+        }
+        script.at(at, Act::Send(datagram));
+    }
+    let end = at + SECOND;
+    let mut allocations = 0;
+    while clock.mono() < end {
+        allocations += during(|| shard.turn().unwrap());
+        // An aggregator of sorts.
+        while let Some((slot, _)) = port.facts.pop() {
+            let bits = [answer::RELEASE, answer::RELEASE | answer::IF_SILENT, answer::CLASS, answer::FORGED];
+            if let Ok(hot) = port.table.read_hot(slot)
+                && random.is_one_in(20)
+            {
+                let as_of = hot.last_arrival - random.below(2) * MS;
+                let answer = Answer { as_of, ..Answer::default() };
+                port.inbox.post(slot, random.one_of(&bits), answer);
+            }
+        }
+    }
+    assert_eq!(allocations, 0);
+    let counters = &port.counters;
+    let refused: u64 = Refusal::ALL.iter().map(|refusal| counters.refused(*refusal)).sum();
+    let queued = script.take_sent().iter().filter(|sent| sent.is_queued).count() as u64;
+    assert_eq!(counters.frames.get(), queued);
+    assert_eq!(counters.beats.get() + refused, queued);
+    for refusal in
+        [Refusal::BadCrc, Refusal::WrongSize, Refusal::Unattested, Refusal::Uid, Refusal::ForeignFds]
+    {
+        assert!(counters.refused(refusal) > 0, "{refusal:?} was not tried");
+    }
+    assert!(counters.refused(Refusal::TableFull) > 0 && counters.refused(Refusal::Downgrade) > 0);
+    assert!(counters.refused(Refusal::Forged) > 0 && counters.blind_ns.get() > 0);
+}
+
+#[test]
+fn errors_of_the_socket_that_pass_end_nothing_and_conclude_nothing() {
+    let Shards { script, clock, port, mut shard } = Shards::new(10, 600 * MS);
+    script.send(START, &frame(100, 1), 100);
+    shard.turn().unwrap();
+    let before = port.counters.watermark();
+    clock.advance(50 * MS);
+    script.send(clock.mono(), &frame(100, 2), 100);
+    script.fail(libc::ENOMEM);
+    shard.turn().unwrap();
+    assert_eq!(port.counters.watermark(), before, "nothing was seen");
+    shard.turn().unwrap();
+    assert_eq!((port.counters.frames.get(), port.counters.io_errors.get()), (2, 1));
+    script.fail(libc::EBADF);
+    let ended = (0..10).any(|_| shard.turn().is_err());
+    assert!(ended, "a socket that is gone ends the shard");
 }

@@ -43,6 +43,11 @@ impl Admission {
     fn leave(&self) {
         self.tracked.fetch_sub(1, Ordering::Relaxed);
     }
+
+    #[cfg(test)]
+    fn tracked(&self) -> u32 {
+        self.tracked.load(Ordering::Relaxed)
+    }
 }
 
 /// What one frame amounted to.
@@ -123,11 +128,14 @@ impl Tracker {
         self.free.clear();
         self.unused_from = slots;
         for slot in (0..slots).rev() {
-            let hot = self.writer.hot(slot);
+            let mut hot = self.writer.hot(slot);
             if hot.state == State::Free {
                 self.free.push(slot);
                 continue;
             }
+            // The new sight counts all time before it as one pause.
+            hot.paused_before = hot.last_arrival.0;
+            self.writer.write_hot(slot, &hot);
             self.tracked += u32::from(self.admission.enter());
             self.slot_of_pid[hot.pid as usize] = slot + 1;
             if hot.state == State::Up {
@@ -287,7 +295,9 @@ impl Tracker {
                 return true;
             }
             let mut heir = hot;
-            heir.state = State::Up;
+            if heir.state == State::Stalled {
+                heir.state = State::Up;
+            }
             heir.frame_pid = hot.pid;
             heir.flags = Flags::default();
             heir.flags.set(Flags::V02, hot.flags.has(Flags::V02));
@@ -297,7 +307,9 @@ impl Tracker {
             let generation = cold.generation.wrapping_add(1);
             cold = Cold { generation, uid: cold.uid, first_arrival: hot.last_arrival, ..Cold::default() };
             self.writer.write(slot, &heir, &cold);
-            self.wheel.set(slot, heir.last_arrival + self.threshold_of(&heir));
+            if heir.state == State::Up {
+                self.wheel.set(slot, heir.last_arrival + self.threshold_of(&heir));
+            }
             return true;
         }
         self.wheel.remove(slot);
@@ -351,3 +363,7 @@ impl Tracker {
             .unwrap_or(u64::MAX)
     }
 }
+
+#[cfg(test)]
+#[path = "tracker_tests.rs"]
+mod tests;

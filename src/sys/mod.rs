@@ -5,3 +5,6 @@ pub mod memory;
 pub mod mmsg;
 pub mod thread;
 pub mod unix_socket;
+
+#[cfg(test)]
+pub mod allocations;

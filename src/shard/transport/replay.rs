@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::{Credentials, Datagram, Transport};
 use crate::lane::Port;
+use crate::sys::allocations::uncounted;
 use crate::time::{Clock, ManualClock, MonoNs, WallNs};
 use crate::wire::Frame;
 
@@ -160,13 +161,6 @@ impl Script {
     pub fn take_kick(&self) -> Option<MonoNs> {
         self.0.borrow_mut().kicked_at.take()
     }
-
-    /// Datagrams queued at present.
-    pub fn queued(&self) -> usize {
-        let mut state = self.0.borrow_mut();
-        state.catch_up();
-        state.queue.len()
-    }
 }
 
 impl State {
@@ -235,8 +229,8 @@ pub struct Replay {
     batch: Vec<(Recorded, WallNs)>,
 }
 
-impl Transport for Replay {
-    fn wait(&mut self, for_datagrams: bool, timeout_ns: u64) -> io::Result<()> {
+impl Replay {
+    fn sleep(&mut self, for_datagrams: bool, timeout_ns: u64) {
         let mut state = self.state.borrow_mut();
         let until = state.clock.mono() + timeout_ns;
         state.pass(Point::Wait);
@@ -246,10 +240,9 @@ impl Transport for Replay {
             state.pass(Point::Wait);
         }
         state.is_kicked = false;
-        Ok(())
     }
 
-    fn receive(&mut self) -> io::Result<usize> {
+    fn read(&mut self) -> io::Result<usize> {
         let mut state = self.state.borrow_mut();
         self.batch.clear();
         state.pass(Point::BeforeReceive);
@@ -268,6 +261,18 @@ impl Transport for Replay {
         }
         state.pass(Point::AfterReceive);
         Ok(self.batch.len())
+    }
+}
+
+/// What the script allocates is not the observer's.
+impl Transport for Replay {
+    fn wait(&mut self, for_datagrams: bool, timeout_ns: u64) -> io::Result<()> {
+        uncounted(|| self.sleep(for_datagrams, timeout_ns));
+        Ok(())
+    }
+
+    fn receive(&mut self) -> io::Result<usize> {
+        uncounted(|| self.read())
     }
 
     fn datagram(&self, index: usize) -> Datagram<'_> {
