@@ -38,7 +38,7 @@ fn the_first_beat_of_every_client_is_told_as_up() {
 }
 
 #[test]
-fn two_hundred_processes_beat_on_four_shards_without_a_false_stall() {
+fn two_hundred_processes_on_four_shards_raise_no_false_stall_and_every_true_one() {
     let mut observer = Observer::start(Options { shards: 4, ..Options::default() });
     let clients = (0..200).map(|i| match i % 40 {
         0 => Client::Python,
@@ -57,6 +57,18 @@ fn two_hundred_processes_beat_on_four_shards_without_a_false_stall() {
         assert_never_stalled(&mut observer, agent);
         assert_eq!(observer.count("up", agent.pid()), 1);
         assert_eq!(observer.count("session", agent.pid()), 0, "one handle is one stream");
+        agent.signal(Signal::STOP);
+    }
+    // And when all fall silent at once, nobody is missed.
+    for agent in &agents {
+        observer.expect("stall", agent.pid(), T + SOON);
+    }
+    for agent in &agents {
+        agent.signal(Signal::CONT);
+    }
+    for agent in &agents {
+        observer.expect("resume", agent.pid(), SOON);
+        assert_eq!(observer.count("stall", agent.pid()), 1);
     }
     observer.stop();
 }
@@ -108,6 +120,28 @@ fn defect_08_every_beat_is_taken_exactly_once_with_two_shards_busy() {
         nonces.dedup();
         assert_eq!(nonces.len() as u64, sent, "no beat is told twice");
         assert!(nonces.is_sorted());
+    }
+    observer.stop();
+}
+
+#[test]
+fn an_agent_in_a_container_is_known_by_both_its_pids() {
+    let mut observer = Observer::start(Options::default());
+    let contained =
+        Client::ALL.map(|client| AgentOptions { client, own_pid_namespace: true, ..AgentOptions::default() });
+    let mut agents = Agent::start_many(&observer, contained);
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    observer.watch(2 * T);
+    for agent in &mut agents {
+        assert_never_stalled(&mut observer, agent);
+        observer.none_of("auth", agent.pid());
+        agent.signal(Signal::STOP);
+    }
+    for agent in &agents {
+        let stall = observer.expect("stall", agent.pid(), T + SOON);
+        assert_eq!(stall.u64("ns_pid"), 1, "{stall}");
     }
     observer.stop();
 }
@@ -175,6 +209,27 @@ fn defect_24_a_stall_is_told_while_others_beat_fast() {
     for other in &mut others {
         assert_never_stalled(&mut observer, other);
     }
+    observer.stop();
+}
+
+#[test]
+fn a_rule_gives_its_agents_a_threshold_of_their_own() {
+    let config = "[[rule]]\nmatch = { comm = \"stock-*\" }\nthreshold = \"3s\"\n".to_owned();
+    let mut observer = Observer::start(Options { config, ..Options::default() });
+    let ruled = Agent::start(Client::Rust02, &observer);
+    let default = Agent::start(Client::Python, &observer);
+    for agent in [&ruled, &default] {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    // Until both are looked up, the largest threshold holds for both.
+    observer.watch(T / 2);
+    for agent in [&ruled, &default] {
+        agent.signal(Signal::STOP);
+    }
+    let by_default = observer.expect("stall", default.pid(), 3 * T + SOON);
+    let by_rule = observer.expect("stall", ruled.pid(), 3 * T + SOON);
+    assert!(by_default.u64("silent_ns") < ns(3 * T), "{by_default}");
+    assert!(by_rule.u64("silent_ns") >= ns(3 * T), "{by_rule}");
     observer.stop();
 }
 

@@ -10,6 +10,7 @@ use std::{env, fmt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::observer::{needs_root, only_child_of};
 use super::{Observer, PERIOD, SOON, wait_for};
 
 /// Which stock client.
@@ -40,6 +41,8 @@ pub struct AgentOptions {
     pub beats: Option<u32>,
     pub reconnect_after: u32,
     pub uid: Option<u32>,
+    /// In a pid namespace of its own, as in a container; needs root.
+    pub own_pid_namespace: bool,
 }
 
 impl Default for AgentOptions {
@@ -52,6 +55,7 @@ impl Default for AgentOptions {
             beats: None,
             reconnect_after: 0,
             uid: None,
+            own_pid_namespace: false,
         }
     }
 }
@@ -59,6 +63,9 @@ impl Default for AgentOptions {
 /// A process that beats. Killed when dropped.
 pub struct Agent {
     child: Child,
+    /// The agent itself, as it is seen from here: the child, or the child's child.
+    pid: u32,
+    is_inside: bool,
     stdin: Option<ChildStdin>,
     stdout: ChildStdout,
     heard: Vec<u8>,
@@ -103,18 +110,29 @@ impl Agent {
     }
 
     fn spawn(observer: &Observer, options: AgentOptions) -> Self {
-        let mut command = match options.client {
-            Client::Python => {
-                let mut command = Command::new(python());
-                command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/agents/stock_agent.py"));
-                command
-            }
-            rust => {
-                let mut command = Command::new(rust_program());
-                command.args(["--client", if rust == Client::Rust01 { "0.1" } else { "0.2" }]);
-                command
-            }
+        let program = match options.client {
+            Client::Python => python(),
+            Client::Rust01 | Client::Rust02 => rust_program().to_owned(),
         };
+        let mut command = if options.own_pid_namespace {
+            needs_root("it runs an agent in a pid namespace of its own");
+            let mut command = Command::new("unshare");
+            command.args(["--pid", "--fork", "--kill-child"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        match options.client {
+            Client::Python => {
+                command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/agents/stock_agent.py"));
+            }
+            Client::Rust01 => {
+                command.args(["--client", "0.1"]);
+            }
+            Client::Rust02 => {
+                command.args(["--client", "0.2"]);
+            }
+        }
         if options.sockets.is_empty() {
             command.arg("--dir").arg(observer.dir());
         }
@@ -146,21 +164,28 @@ impl Agent {
             .spawn()
             .expect("start an agent");
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take().expect("it was piped"));
-        Self { child, stdin, stdout, heard: Vec::new() }
+        let (pid, is_inside) = (child.id(), options.own_pid_namespace);
+        Self { child, pid, is_inside, stdin, stdout, heard: Vec::new() }
     }
 
     /// Waits until it says that it is connected, which it does after every start of its program.
     pub fn expect_up(&mut self) {
         let answer = self.answer();
-        assert_eq!(answer, format!("up {}", self.pid()));
+        if self.is_inside {
+            assert_eq!(answer, "up 1");
+            self.pid = only_child_of(self.child.id());
+        } else {
+            assert_eq!(answer, format!("up {}", self.pid));
+        }
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("signal an agent");
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).expect("a pid");
+        kill_process(pid, signal).expect("signal an agent");
     }
 
     /// Tells it something that it does not answer.

@@ -22,8 +22,8 @@ pub struct Options {
     pub agents_max: u32,
     /// `net.unix.max_dgram_qlen` of a network namespace made for it; needs root.
     pub queue_limit: Option<u32>,
-    /// Mode of the sockets.
-    pub mode: Option<u32>,
+    /// More of its configuration, in TOML; its `[[shard]]` blocks stand for `shards`.
+    pub config: String,
     /// Where events go; by default a file that this fixture reads.
     pub events: Option<PathBuf>,
     /// Shell commands before it, in a mount namespace of its own; needs root.
@@ -40,7 +40,7 @@ impl Default for Options {
             threshold: T,
             agents_max: 1000,
             queue_limit: None,
-            mode: None,
+            config: String::new(),
             events: None,
             mounts: None,
             own_pid_namespace: false,
@@ -314,7 +314,8 @@ pub fn needs_root(what: &str) {
     );
 }
 
-fn only_child_of(pid: u32) -> u32 {
+/// The process that another one, such as `unshare`, started and waits for.
+pub fn only_child_of(pid: u32) -> u32 {
     let path = format!("/proc/{pid}/task/{pid}/children");
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"));
     text.trim().parse().unwrap_or_else(|_| panic!("not one process in {path}: {text:?}"))
@@ -332,13 +333,13 @@ fn command(place: &Place, options: &Options, events: &Path) -> Command {
     set("--agents-max", options.agents_max.to_string());
     set("--events", events.display().to_string());
     set("--events-format", "jsonl".to_owned());
-    if let Some(mode) = options.mode {
-        let file = place.base().join("varta.toml");
-        let block = format!("[[shard]]\nmode = \"{mode:04o}\"\n");
-        fs::write(&file, block.repeat(options.shards as usize)).expect("write the configuration");
-        set("--config", file.display().to_string());
-    } else {
+    if !options.config.contains("[[shard]]") {
         set("--shards", options.shards.to_string());
+    }
+    if !options.config.is_empty() {
+        let file = place.base().join("varta.toml");
+        fs::write(&file, &options.config).expect("write the configuration");
+        set("--config", file.display().to_string());
     }
     arguments.extend(options.arguments.clone());
 
