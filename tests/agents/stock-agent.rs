@@ -1,0 +1,419 @@
+//! A process that beats with the stock Rust clients, told by lines on standard input what to do, so that a
+//! test observes it instead of waiting for it. `tests/common/agent.rs` is its other end.
+//!
+//! It says `up PID` once connected and answers every command with one line. It ends with its standard
+//! input, and with its parent.
+
+use std::env;
+use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::time::{ClockId, clock_gettime};
+
+const USAGE: &str = "\
+usage: stock-agent --client 0.1|0.2 (--dir DIR | --socket PATH...) [--handles N] [--period-ms N]
+                   [--beats N] [--status WORD] [--reconnect-after N] [--uid N]
+
+  --dir DIR            beat on the socket that the fleet of DIR has for this process
+  --socket PATH        beat on this one; several: one handle each
+  --handles N          as many handles on that socket [default: 1]
+  --period-ms N        one beat of every handle each N ms; 0: as fast as possible [default: 100]
+  --beats N            be silent after N rounds of beats; 0: silent from the start [default: never]
+  --status WORD        ok, degraded or critical [default: ok]
+  --reconnect-after N  reconnect after N dropped beats in a row, as the client does it [default: never]
+  --uid N              become this user before connecting
+
+commands, one a line:
+  report         answer: report sent=N dropped=N failed=N gap-ms=N (the longest time without a sent beat)
+  beat           one round of beats at once; answer: beat MONO_NS SENT, the instant before the first
+  quiet, go      stop and start the regular beats
+  status WORD    beat with this status from now on
+  panic          panic without catching it
+  survive        panic, catch it, go on
+  fork           answer: forked PID; the child goes on beating with its copy of the handles
+  exec           become the same program again, with the same process id
+  open           one more handle on the first socket
+  move PATH      beat on this socket, with a new handle, instead of all others
+  send HEX       send this datagram; answer: send ok, or send ERROR
+  exit N         end with this exit code";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            // A test reads standard output, and nothing else.
+            println!("error {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode, String> {
+    let options = Options::parse(env::args().skip(1))?;
+    if let Some(uid) = options.uid {
+        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(uid))
+            .map_err(told("become that user"))?;
+    }
+    // After the change of user, which would clear it.
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(told("follow the parent"))?;
+    let mut agent = Agent::connect(options)?;
+    println!("up {}", process::id());
+    agent.live()
+}
+
+fn told<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> String {
+    move |error| format!("cannot {what}: {error}")
+}
+
+// --- what to do -----------------------------------------------------------------------------------
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    V01,
+    V02,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Status {
+    Ok,
+    Degraded,
+    Critical,
+}
+
+impl Status {
+    fn parse(word: &str) -> Result<Self, String> {
+        match word {
+            "ok" => Ok(Self::Ok),
+            "degraded" => Ok(Self::Degraded),
+            "critical" => Ok(Self::Critical),
+            _ => Err(format!("{word} is no status")),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Options {
+    version: Version,
+    sockets: Vec<PathBuf>,
+    period: Duration,
+    beats: u64,
+    status: Status,
+    reconnect_after: u32,
+    uid: Option<u32>,
+}
+
+impl Options {
+    fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self {
+            version: Version::V02,
+            sockets: Vec::new(),
+            period: Duration::from_millis(100),
+            beats: u64::MAX,
+            status: Status::Ok,
+            reconnect_after: 0,
+            uid: None,
+        };
+        let mut handles = 1;
+        while let Some(flag) = args.next() {
+            let value = args.next().ok_or(USAGE)?;
+            let number = || value.parse::<u32>().map_err(told(&format!("read {flag} {value}")));
+            match flag.as_str() {
+                "--client" if value == "0.1" => options.version = Version::V01,
+                "--client" if value == "0.2" => options.version = Version::V02,
+                "--dir" => {
+                    let socket = varta_fleet::socket_for(Path::new(&value), process::id());
+                    options.sockets = vec![socket.map_err(told("find the socket"))?];
+                }
+                "--socket" => options.sockets.push(value.into()),
+                "--handles" => handles = number()?,
+                "--period-ms" => options.period = Duration::from_millis(number()?.into()),
+                "--beats" => options.beats = number()?.into(),
+                "--status" => options.status = Status::parse(&value)?,
+                "--reconnect-after" => options.reconnect_after = number()?,
+                "--uid" => options.uid = Some(number()?),
+                _ => return Err(USAGE.to_owned()),
+            }
+        }
+        let first = options.sockets.first().cloned().ok_or(USAGE)?;
+        options.sockets.extend((1..handles).map(|_| first.clone()));
+        Ok(options)
+    }
+}
+
+// --- one connection -------------------------------------------------------------------------------
+
+enum Handle {
+    V01(varta_client_01::Varta),
+    V02(varta_client_02::Varta),
+}
+
+enum Outcome {
+    Sent,
+    Dropped,
+    Failed,
+}
+
+impl Handle {
+    fn connect(version: Version, socket: &Path, reconnect_after: u32) -> Result<Self, String> {
+        let connected = match version {
+            Version::V01 => varta_client_01::Varta::connect(socket).map(|mut varta| {
+                varta.set_reconnect_after(reconnect_after);
+                Self::V01(varta)
+            }),
+            Version::V02 => varta_client_02::Varta::connect(socket).map(|mut varta| {
+                varta.set_reconnect_after(reconnect_after);
+                Self::V02(varta)
+            }),
+        };
+        connected.map_err(told(&format!("connect to {}", socket.display())))
+    }
+
+    fn beat(&mut self, status: Status) -> Outcome {
+        match self {
+            Self::V01(varta) => {
+                use varta_client_01::{BeatOutcome, Status as Word};
+                let word = match status {
+                    Status::Ok => Word::Ok,
+                    Status::Degraded => Word::Degraded,
+                    Status::Critical => Word::Critical,
+                };
+                match varta.beat(word, 1) {
+                    BeatOutcome::Sent => Outcome::Sent,
+                    BeatOutcome::Dropped => Outcome::Dropped,
+                    BeatOutcome::Failed(_) => Outcome::Failed,
+                }
+            }
+            Self::V02(varta) => {
+                use varta_client_02::{BeatOutcome, Status as Word};
+                let word = match status {
+                    Status::Ok => Word::Ok,
+                    Status::Degraded => Word::Degraded,
+                    Status::Critical => Word::Critical,
+                };
+                match varta.beat(word, 2) {
+                    BeatOutcome::Sent => Outcome::Sent,
+                    BeatOutcome::Dropped(_) => Outcome::Dropped,
+                    BeatOutcome::Failed(_) => Outcome::Failed,
+                }
+            }
+        }
+    }
+}
+
+// --- its life -------------------------------------------------------------------------------------
+
+struct Agent {
+    options: Options,
+    handles: Vec<Handle>,
+    is_quiet: bool,
+    sent: u64,
+    dropped: u64,
+    failed: u64,
+    last_sent: Option<Instant>,
+    longest_gap: Duration,
+}
+
+impl Agent {
+    fn connect(options: Options) -> Result<Self, String> {
+        let handles = options
+            .sockets
+            .iter()
+            .map(|socket| Handle::connect(options.version, socket, options.reconnect_after))
+            .collect::<Result<_, _>>()?;
+        let first = &options.sockets[0];
+        match options.version {
+            Version::V01 => varta_client_01::install_panic_handler(first),
+            Version::V02 => {
+                varta_client_02::install_panic_handler(first).map_err(told("install the panic handler"))?;
+            }
+        }
+        Ok(Self {
+            options,
+            handles,
+            is_quiet: false,
+            sent: 0,
+            dropped: 0,
+            failed: 0,
+            last_sent: None,
+            longest_gap: Duration::ZERO,
+        })
+    }
+
+    /// Beats and obeys until its standard input ends.
+    fn live(&mut self) -> Result<ExitCode, String> {
+        let input = io::stdin();
+        let mut heard = Vec::new();
+        let mut next = Instant::now();
+        loop {
+            if is_told_something(&input, self.wait_until(next))? {
+                // Past the buffer of `Stdin`: what lay there would not end the next wait.
+                let mut bytes = [0; 4096];
+                let len = rustix::io::read(&input, &mut bytes).map_err(told("read a command"))?;
+                if len == 0 {
+                    return Ok(ExitCode::SUCCESS);
+                }
+                heard.extend_from_slice(&bytes[..len]);
+                while let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = heard.drain(..=end).collect();
+                    if let Some(code) = self.obey(String::from_utf8_lossy(&line).trim())? {
+                        return Ok(code);
+                    }
+                }
+            }
+            self.beat_if_due(&mut next);
+        }
+    }
+
+    /// The life of a child: its parent alone is told what to do.
+    fn live_deaf(&mut self) -> ! {
+        let mut next = Instant::now();
+        loop {
+            std::thread::sleep(self.wait_until(next).unwrap_or(Duration::from_secs(1)));
+            self.beat_if_due(&mut next);
+        }
+    }
+
+    fn is_beating(&self) -> bool {
+        !self.is_quiet && self.options.beats > 0
+    }
+
+    fn wait_until(&self, next: Instant) -> Option<Duration> {
+        self.is_beating().then(|| next.saturating_duration_since(Instant::now()))
+    }
+
+    fn beat_if_due(&mut self, next: &mut Instant) {
+        let now = Instant::now();
+        if !self.is_beating() || now < *next {
+            return;
+        }
+        self.options.beats -= 1;
+        self.beat();
+        // Missed beats are not caught up on: no burst after a pause.
+        *next = (*next + self.options.period).max(now);
+    }
+
+    fn beat(&mut self) -> u64 {
+        let before = self.sent;
+        for handle in &mut self.handles {
+            match handle.beat(self.options.status) {
+                Outcome::Sent => self.sent += 1,
+                Outcome::Dropped => self.dropped += 1,
+                Outcome::Failed => self.failed += 1,
+            }
+        }
+        if self.sent > before {
+            let now = Instant::now();
+            if let Some(last) = self.last_sent.replace(now) {
+                self.longest_gap = self.longest_gap.max(now - last);
+            }
+        }
+        self.sent - before
+    }
+
+    fn obey(&mut self, line: &str) -> Result<Option<ExitCode>, String> {
+        let (command, argument) = line.split_once(' ').unwrap_or((line, ""));
+        match command {
+            "report" => {
+                let gap = self.last_sent.map_or(Duration::ZERO, |last| last.elapsed()).max(self.longest_gap);
+                println!(
+                    "report sent={} dropped={} failed={} gap-ms={}",
+                    self.sent,
+                    self.dropped,
+                    self.failed,
+                    gap.as_millis()
+                );
+            }
+            "beat" => {
+                let now = clock_gettime(ClockId::Monotonic);
+                let sent = self.beat();
+                println!("beat {} {sent}", now.tv_sec * 1_000_000_000 + now.tv_nsec);
+            }
+            "quiet" | "go" => {
+                self.is_quiet = command == "quiet";
+                println!("{command}");
+            }
+            "status" => {
+                self.options.status = Status::parse(argument)?;
+                println!("status {argument}");
+            }
+            "panic" => panic!("told to"),
+            "survive" => {
+                let caught = std::panic::catch_unwind(|| panic!("told to, and caught"));
+                println!("survive {}", caught.is_err());
+            }
+            "fork" => match fork()? {
+                0 => {
+                    if set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
+                        process::exit(1);
+                    }
+                    self.live_deaf();
+                }
+                child => println!("forked {child}"),
+            },
+            "exec" => {
+                let program = env::current_exe().map_err(told("find this program"))?;
+                return Err(Command::new(program).args(env::args().skip(1)).exec().to_string());
+            }
+            "open" => {
+                let Options { version, reconnect_after, .. } = self.options;
+                self.handles.push(Handle::connect(version, &self.options.sockets[0], reconnect_after)?);
+                println!("open");
+            }
+            "move" => {
+                let Options { version, reconnect_after, .. } = self.options;
+                self.handles = vec![Handle::connect(version, Path::new(argument), reconnect_after)?];
+                println!("move {argument}");
+            }
+            "send" => {
+                let answer = match send(&self.options.sockets[0], &unhex(argument)?) {
+                    Ok(()) => "ok".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                println!("send {answer}");
+            }
+            "exit" => return Ok(Some(argument.parse::<u8>().map_err(told("read an exit code"))?.into())),
+            _ => return Err(format!("{line} is no command")),
+        }
+        io::stdout().flush().map_err(told("answer"))?;
+        Ok(None)
+    }
+}
+
+fn is_told_something(input: &io::Stdin, within: Option<Duration>) -> Result<bool, String> {
+    let within = within.map(|wait| Timespec::try_from(wait).unwrap_or_default());
+    match poll(&mut [PollFd::new(input, PollFlags::IN)], within.as_ref()) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(format!("cannot wait for a command: {error}")),
+    }
+}
+
+/// 0 in the child.
+#[expect(unsafe_code, reason = "no safe wrapper: a child may not do everything")]
+fn fork() -> Result<i32, String> {
+    // SAFETY: this process has one thread, so no lock is held by another, and the child may do anything.
+    match unsafe { libc::fork() } {
+        -1 => Err(format!("cannot fork: {}", io::Error::last_os_error())),
+        pid => Ok(pid),
+    }
+}
+
+fn send(socket: &Path, datagram: &[u8]) -> io::Result<()> {
+    let sender = UnixDatagram::unbound()?;
+    sender.set_nonblocking(true)?;
+    sender.send_to(datagram, socket).map(drop)
+}
+
+fn unhex(text: &str) -> Result<Vec<u8>, String> {
+    let pairs = (0..text.len()).step_by(2).map(|at| text.get(at..at + 2));
+    pairs
+        .map(|pair| pair.and_then(|digits| u8::from_str_radix(digits, 16).ok()))
+        .collect::<Option<_>>()
+        .ok_or_else(|| format!("{text} is not hexadecimal"))
+}

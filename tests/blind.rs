@@ -1,0 +1,202 @@
+//! When the observer itself cannot see: stopped, or its queue full. Blindness is its own, never the agents'.
+
+mod common;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::{Agent, AgentOptions, Client, Ended, Observer, Options, SOON, mono_ns, ns, wait_for, wire};
+use rustix::process::Signal;
+
+/// Short, for three of them are to pass; agents beat every [`BEAT`].
+const T: Duration = Duration::from_millis(800);
+const BEAT: Duration = Duration::from_millis(80);
+
+fn options(queue_limit: u32) -> Options {
+    Options { threshold: T, queue_limit: Some(queue_limit), ..Options::default() }
+}
+
+fn agents_on_both_shards(observer: &Observer, count: u32) -> Vec<Agent> {
+    let each = (0..count).map(|i| AgentOptions {
+        client: if i % 4 < 2 { Client::Rust01 } else { Client::Rust02 },
+        sockets: vec![observer.socket(i % 2)],
+        period: BEAT,
+        ..AgentOptions::default()
+    });
+    Agent::start_many(observer, each)
+}
+
+/// Stops the observer for this long; returns the instants of begin and end.
+fn pause(observer: &Observer, length: Duration) -> (u64, u64) {
+    observer.signal(Signal::STOP);
+    let begin = mono_ns();
+    // The pause is what is tested, and a stopped observer tells nothing to wait for.
+    std::thread::sleep(length);
+    let end = mono_ns();
+    observer.signal(Signal::CONT);
+    (begin, end)
+}
+
+// --- stopped --------------------------------------------------------------------------------------
+
+#[test]
+fn defect_03_a_stopped_observer_with_a_short_queue_raises_no_false_stall() {
+    stopped_for_three_thresholds(10);
+}
+
+#[test]
+fn defect_15_a_stopped_observer_with_a_long_queue_raises_no_false_stall_and_tells_one_pause() {
+    stopped_for_three_thresholds(512);
+}
+
+fn stopped_for_three_thresholds(queue_limit: u32) {
+    let mut observer = Observer::start(options(queue_limit));
+    let mut agents = agents_on_both_shards(&observer, 16);
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    let (begin, end) = pause(&observer, 3 * T);
+    // Whoever is judged wrongly is judged within the next thresholds.
+    observer.watch(3 * T);
+    for agent in &mut agents {
+        let stalls = observer.count("stall", agent.pid());
+        assert_eq!(stalls, 0, "{} stalled at queue limit {queue_limit}: {:?}", agent.pid(), agent.report());
+    }
+    // True stalls are told again.
+    agents[0].signal(Signal::STOP);
+    observer.expect("stall", agents[0].pid(), T + SOON);
+
+    let ended = observer.stop();
+    for shard in [0, 1] {
+        let covering: Vec<_> = blind_windows(&ended, shard)
+            .into_iter()
+            // It may have noticed the last beats before it was stopped, and is blind from the next on.
+            .filter(|window| window.begin <= begin + ns(2 * BEAT) && window.end >= end)
+            .collect();
+        assert_eq!(covering.len(), 1, "pause {begin}..{end}, shard {shard}: {covering:?}");
+        assert_eq!(covering[0].why, "paused");
+        let long =
+            blind_windows(&ended, shard).into_iter().filter(|window| window.end - window.begin > ns(T));
+        assert_eq!(long.count(), 1, "the pause is told once");
+    }
+}
+
+#[derive(Debug)]
+struct Window {
+    begin: u64,
+    end: u64,
+    why: String,
+}
+
+/// The windows of a shard, each told by a begin and the end that follows it.
+fn blind_windows(ended: &Ended, shard: u64) -> Vec<Window> {
+    let mut windows = Vec::new();
+    let mut open = None;
+    for event in ended.events.iter().filter(|event| event.kind() == "blind" && event.u64("shard") == shard) {
+        match event.str("phase") {
+            "begin" => assert!(open.replace(event).is_none(), "begins twice: {event}"),
+            _ => {
+                let begin = open.take().unwrap_or_else(|| panic!("ends without a begin: {event}"));
+                let window = Window {
+                    begin: begin.u64("mono_ns"),
+                    end: event.u64("mono_ns"),
+                    why: event.str("why").to_owned(),
+                };
+                assert_eq!(window.end - window.begin, event.u64("for_ns"), "{begin}\n{event}");
+                windows.push(window);
+            }
+        }
+    }
+    assert!(open.is_none(), "never ends: {open:?}");
+    windows
+}
+
+#[test]
+fn an_agent_that_falls_silent_while_the_observer_is_stopped_is_told_once_it_sees_again() {
+    let mut observer = Observer::start(options(512));
+    let agents = agents_on_both_shards(&observer, 4);
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    observer.signal(Signal::STOP);
+    agents[0].signal(Signal::STOP);
+    std::thread::sleep(2 * T);
+    observer.signal(Signal::CONT);
+    let stall = observer.expect("stall", agents[0].pid(), 3 * T + SOON);
+    assert!(stall.u64("silent_ns") >= ns(2 * T), "{stall}");
+    for agent in &agents[1..] {
+        observer.none_of("stall", agent.pid());
+    }
+    observer.stop();
+}
+
+#[test]
+fn defect_01_last_words_of_the_dead_are_heard() {
+    let mut observer = Observer::start(options(512));
+    let silent = |client| AgentOptions { client, beats: Some(0), ..AgentOptions::default() };
+    let mut agents = Agent::start_many(&observer, Client::RUST.map(silent));
+    observer.signal(Signal::STOP);
+    for agent in &mut agents {
+        agent.tell("beat\npanic");
+        // Dead and reaped before anybody reads its frames.
+        agent.wait();
+    }
+    observer.signal(Signal::CONT);
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+        let terminal = observer.expect("terminal", agent.pid(), SOON);
+        assert_eq!(terminal.str("status"), "critical", "{terminal}");
+        observer.expect("exit", agent.pid(), T + SOON);
+    }
+    observer.watch(2 * T);
+    for agent in &agents {
+        observer.none_of("stall", agent.pid());
+        assert_eq!(observer.count("exit", agent.pid()), 1);
+    }
+    observer.stop();
+}
+
+#[test]
+fn defect_19_silence_counts_from_the_arrival_of_a_beat_not_from_its_reading() {
+    // A quarter of the threshold is longer than the delay, which is therefore no pause.
+    let threshold = Duration::from_secs(2);
+    let delay = Duration::from_millis(400);
+    let mut observer = Observer::start(Options { threshold, ..options(512) });
+    let silent = AgentOptions { beats: Some(0), ..AgentOptions::default() };
+    let mut agent = Agent::start_with(&observer, silent);
+    agent.beat();
+    observer.expect("up", agent.pid(), SOON);
+    observer.signal(Signal::STOP);
+    let sent = agent.beat();
+    std::thread::sleep(delay);
+    observer.signal(Signal::CONT);
+
+    let stall = observer.expect("stall", agent.pid(), threshold + SOON);
+    let last_beat = stall.u64("mono_ns") - stall.u64("silent_ns");
+    assert!(last_beat >= sent, "{stall}");
+    assert!(last_beat < sent + ns(delay) / 2, "it arrived at {sent}: {stall}");
+    observer.stop();
+}
+
+// --- a full queue ---------------------------------------------------------------------------------
+
+#[test]
+fn defect_16_a_second_observer_gives_up_at_once_though_the_firsts_queue_is_full() {
+    let observer = Observer::start(options(10));
+    observer.signal(Signal::STOP);
+    for shard in [0, 1] {
+        assert_eq!(wire::fill(&observer.socket(shard), &[0; 8]), 11);
+    }
+    let began = Instant::now();
+    let mut second = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+        .args(["run", "--shards", "2", "--dir"])
+        .arg(observer.dir())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("start a second observer");
+    let status = wait_for("its end", || second.try_wait().expect("it is our child"));
+    assert_eq!(status.code(), Some(69));
+    assert!(began.elapsed() < Duration::from_secs(5), "at once, with slack: {:?}", began.elapsed());
+    observer.signal(Signal::CONT);
+    observer.stop();
+}

@@ -1,0 +1,253 @@
+//! Many agents at once, each stopped, continued, moved, crashed or killed by chance: every verdict about each
+//! of them must be the one that was earned. `VARTA_TEST_SEED` repeats a run as far as the machine lets it.
+
+mod common;
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use common::{Agent, AgentOptions, Client, Event, Observer, Options, SOON, mono_ns, ns};
+use rustix::process::Signal;
+
+const T: Duration = Duration::from_secs(1);
+const AGENTS: usize = 60;
+const SHARDS: u32 = 3;
+const LENGTH: Duration = Duration::from_secs(8);
+
+#[test]
+fn every_verdict_was_earned() {
+    let mut chance = Chance::from_environment();
+    let mut observer = Observer::start(Options { shards: SHARDS, threshold: T, ..Options::default() });
+    let options =
+        (0..AGENTS).map(|i| AgentOptions { client: Client::RUST[i % 2], ..AgentOptions::default() });
+    let agents = Agent::start_many(&observer, options);
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    let mut victims: Vec<_> = agents.into_iter().map(Victim::new).collect();
+
+    let end = Instant::now() + LENGTH;
+    while Instant::now() < end {
+        observer.watch(Duration::from_millis(10));
+        for victim in &mut victims {
+            victim.go_on(&mut observer);
+        }
+        let chosen = chance.below(AGENTS as u64) as usize;
+        victims[chosen].suffer(&mut chance, &observer);
+    }
+    while victims.iter().any(|victim| !victim.is_settled()) {
+        observer.watch(Duration::from_millis(10));
+        for victim in &mut victims {
+            victim.go_on(&mut observer);
+        }
+    }
+    // Until every deadline that is still open would have come due.
+    observer.watch(T + T / 2);
+
+    let mut findings = String::new();
+    for victim in &mut victims {
+        let pid = victim.agent.pid();
+        let told: Vec<_> =
+            observer.events().iter().filter(|event| event.pid() == Some(pid)).cloned().collect();
+        if let Err(finding) = victim.judge(&told) {
+            let lines: String = told.iter().map(|event| format!("\n    {event}")).collect();
+            let _ =
+                writeln!(findings, "{pid}: {finding}\n  it suffered {:?}\n  told:{lines}", victim.suffered);
+        }
+    }
+    assert!(findings.is_empty(), "\n{findings}");
+    observer.stop();
+}
+
+/// An agent and what was done to it.
+struct Victim {
+    agent: Agent,
+    state: State,
+    suffered: Vec<Suffered>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    /// Beating since.
+    Free(Instant),
+    Stopped {
+        until: Instant,
+    },
+    /// Beating again after a stop that is a stall; nothing else until that was told.
+    Returned,
+    Dead,
+}
+
+/// `at` is CLOCK_MONOTONIC, as in events.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[expect(dead_code, reason = "all of it is shown when something is wrong")]
+enum Suffered {
+    /// Stopped for less than half a threshold, or for clearly more than one.
+    Stop {
+        at: u64,
+        until: u64,
+        is_stall: bool,
+    },
+    Move {
+        at: u64,
+        to: u32,
+    },
+    Panic {
+        at: u64,
+    },
+    Kill {
+        at: u64,
+    },
+}
+
+impl Victim {
+    fn new(agent: Agent) -> Self {
+        Self { agent, state: State::Free(Instant::now()), suffered: Vec::new() }
+    }
+
+    fn is_settled(&self) -> bool {
+        matches!(self.state, State::Free(_) | State::Dead)
+    }
+
+    fn suffer(&mut self, chance: &mut Chance, observer: &Observer) {
+        // Time to beat between two misfortunes, so that two silences do not become one.
+        let State::Free(since) = self.state else { return };
+        if since.elapsed() < T / 2 {
+            return;
+        }
+        self.state = State::Free(Instant::now());
+        let at = mono_ns();
+        match chance.below(10) {
+            0..=5 => {
+                let is_stall = chance.below(2) == 0;
+                let permille = if is_stall { 1500 + chance.below(1500) } else { 50 + chance.below(350) };
+                let length = T * u32::try_from(permille).expect("below 3000") / 1000;
+                self.agent.signal(Signal::STOP);
+                self.state = State::Stopped { until: Instant::now() + length };
+                self.suffered.push(Suffered::Stop { at, until: 0, is_stall });
+            }
+            6..=7 => {
+                let to = u32::try_from(chance.below(SHARDS.into())).expect("few shards");
+                self.agent.ask(format_args!("move {}", observer.socket(to).display()));
+                self.suffered.push(Suffered::Move { at, to });
+                // Sometimes at once silent on both shards.
+                if chance.below(2) == 0 {
+                    self.state = State::Free(Instant::now() - T);
+                    self.suffer_again(chance);
+                }
+            }
+            8 => {
+                assert_eq!(self.agent.ask("survive"), "survive true");
+                self.suffered.push(Suffered::Panic { at });
+            }
+            _ => self.kill(),
+        }
+    }
+
+    fn suffer_again(&mut self, chance: &mut Chance) {
+        self.agent.ask("beat");
+        if chance.below(4) == 0 {
+            self.kill();
+            return;
+        }
+        let at = mono_ns();
+        self.agent.signal(Signal::STOP);
+        self.state = State::Stopped { until: Instant::now() + 2 * T };
+        self.suffered.push(Suffered::Stop { at, until: 0, is_stall: true });
+    }
+
+    fn kill(&mut self) {
+        self.suffered.push(Suffered::Kill { at: mono_ns() });
+        self.agent.signal(Signal::KILL);
+        self.agent.wait();
+        self.state = State::Dead;
+    }
+
+    fn go_on(&mut self, observer: &mut Observer) {
+        match self.state {
+            State::Stopped { until } if Instant::now() >= until => {
+                let Some(Suffered::Stop { until, is_stall, .. }) = self.suffered.last_mut() else {
+                    unreachable!("it was stopped");
+                };
+                *until = mono_ns();
+                self.agent.signal(Signal::CONT);
+                self.state = if *is_stall { State::Returned } else { State::Free(Instant::now()) };
+            }
+            State::Returned => {
+                let stalls = |suffered: &&Suffered| matches!(suffered, Suffered::Stop { is_stall: true, .. });
+                let earned = self.suffered.iter().filter(stalls).count();
+                if observer.count("resume", self.agent.pid()) == earned {
+                    self.state = State::Free(Instant::now());
+                } else if let Some(Suffered::Stop { until, .. }) = self.suffered.last() {
+                    let waited = mono_ns() - until;
+                    assert!(waited < ns(SOON), "no resume of {}: {:?}", self.agent.pid(), self.suffered);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn judge(&self, told: &[Event]) -> Result<(), String> {
+        let of = |kind: &'static str| told.iter().filter(move |event| event.kind() == kind);
+        let expect = |kind: &'static str, expected: usize| match of(kind).count() {
+            count if count == expected => Ok(()),
+            count => Err(format!("{count} x {kind} instead of {expected}")),
+        };
+        let mut stalls = of("stall");
+        let mut earned = 0;
+        for suffered in &self.suffered {
+            let Suffered::Stop { at, until, is_stall: true } = *suffered else { continue };
+            earned += 1;
+            let stall = stalls.next().ok_or("a stall is missing")?;
+            let (judged, silent) = (stall.u64("mono_ns"), stall.u64("silent_ns"));
+            if judged <= at || judged >= until {
+                return Err(format!("not while it was stopped: {stall}"));
+            }
+            if silent < ns(T) {
+                return Err(format!("early: {stall}"));
+            }
+            // It beat at least every 100 ms; one more is slack for a machine that does other things.
+            let silent_before = at.saturating_sub(judged - silent);
+            if silent_before > 200_000_000 {
+                return Err(format!("beats of {silent_before} ns before the stop were not seen: {stall}"));
+            }
+        }
+        let is_dead = self.state == State::Dead;
+        let panics =
+            self.suffered.iter().filter(|suffered| matches!(suffered, Suffered::Panic { .. })).count();
+        expect("up", 1)?;
+        expect("stall", earned)?;
+        expect("resume", earned)?;
+        expect("terminal", panics)?;
+        expect("exit", usize::from(is_dead))?;
+        expect("auth", 0)?;
+        if is_dead && told.last().is_none_or(|event| event.kind() != "exit") {
+            return Err("exit is not the last word".to_owned());
+        }
+        let verdicts = told.iter().map(Event::kind).filter(|kind| ["stall", "resume"].contains(kind));
+        if verdicts.enumerate().any(|(i, kind)| kind != ["stall", "resume"][i % 2]) {
+            return Err("stall and resume do not take turns".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// xorshift64*: chance that can be had again.
+struct Chance(u64);
+
+impl Chance {
+    fn from_environment() -> Self {
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.subsec_nanos());
+        let seed = std::env::var("VARTA_TEST_SEED").ok().and_then(|text| text.parse().ok());
+        let seed = seed.unwrap_or_else(|| u64::from(clock) | 1);
+        println!("VARTA_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) % end
+    }
+}

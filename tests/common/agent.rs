@@ -1,0 +1,299 @@
+//! Real processes that beat. Their program is `tests/agents/stock-agent.rs`, or its Python twin.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use std::{env, fmt};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::observer::{needs_root, only_child_of};
+use super::{Observer, PERIOD, SOON, wait_for};
+
+/// Which stock client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// Rust, protocol 0.1.
+    Rust01,
+    /// Rust, protocol 0.2.
+    Rust02,
+    /// Python, protocol 0.2.
+    Python,
+}
+
+impl Client {
+    pub const ALL: [Self; 3] = [Self::Rust01, Self::Rust02, Self::Python];
+    pub const RUST: [Self; 2] = [Self::Rust01, Self::Rust02];
+}
+
+/// How an agent beats. The default is a 0.2 agent on the socket that the manifest gives to its pid.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    pub client: Client,
+    /// One handle each, instead of the socket of the manifest.
+    pub sockets: Vec<PathBuf>,
+    pub handles: u32,
+    pub period: Duration,
+    /// Silent after so many.
+    pub beats: Option<u32>,
+    pub reconnect_after: u32,
+    pub uid: Option<u32>,
+    /// In a pid namespace of its own, as in a container; needs root.
+    pub own_pid_namespace: bool,
+}
+
+impl Default for AgentOptions {
+    fn default() -> Self {
+        Self {
+            client: Client::Rust02,
+            sockets: Vec::new(),
+            handles: 1,
+            period: PERIOD,
+            beats: None,
+            reconnect_after: 0,
+            uid: None,
+            own_pid_namespace: false,
+        }
+    }
+}
+
+/// A process that beats. Killed when dropped.
+pub struct Agent {
+    child: Child,
+    /// The agent itself, as it is seen from here: the child, or the child's child.
+    pid: u32,
+    is_inside: bool,
+    stdin: Option<ChildStdin>,
+    stdout: ChildStdout,
+    heard: Vec<u8>,
+}
+
+/// What an agent says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    pub sent: u64,
+    pub dropped: u64,
+    pub failed: u64,
+    /// The longest time without a beat that the kernel took.
+    pub gap: Duration,
+}
+
+impl Agent {
+    /// Starts one that beats as most do.
+    pub fn start(client: Client, observer: &Observer) -> Self {
+        Self::start_with(observer, AgentOptions { client, ..AgentOptions::default() })
+    }
+
+    /// Starts one on this shard's socket.
+    pub fn start_on(client: Client, observer: &Observer, shard: u32) -> Self {
+        let sockets = vec![observer.socket(shard)];
+        Self::start_with(observer, AgentOptions { client, sockets, ..AgentOptions::default() })
+    }
+
+    /// Starts one and waits until it is connected.
+    pub fn start_with(observer: &Observer, options: AgentOptions) -> Self {
+        let mut agent = Self::spawn(observer, options);
+        agent.expect_up();
+        agent
+    }
+
+    /// Starts many at once.
+    pub fn start_many(observer: &Observer, all: impl IntoIterator<Item = AgentOptions>) -> Vec<Self> {
+        let mut agents: Vec<_> = all.into_iter().map(|options| Self::spawn(observer, options)).collect();
+        for agent in &mut agents {
+            agent.expect_up();
+        }
+        agents
+    }
+
+    fn spawn(observer: &Observer, options: AgentOptions) -> Self {
+        let program = match options.client {
+            Client::Python => python(),
+            Client::Rust01 | Client::Rust02 => rust_program().to_owned(),
+        };
+        let mut command = if options.own_pid_namespace {
+            needs_root("it runs an agent in a pid namespace of its own");
+            let mut command = Command::new("unshare");
+            command.args(["--pid", "--fork", "--kill-child"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        match options.client {
+            Client::Python => {
+                command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/agents/stock_agent.py"));
+            }
+            Client::Rust01 => {
+                command.args(["--client", "0.1"]);
+            }
+            Client::Rust02 => {
+                command.args(["--client", "0.2"]);
+            }
+        }
+        if options.sockets.is_empty() {
+            command.arg("--dir").arg(observer.dir());
+        }
+        for socket in &options.sockets {
+            command.arg("--socket").arg(socket);
+        }
+        let mut set = |flag: &str, value: u128| {
+            command.args([flag, &value.to_string()]);
+        };
+        set("--period-ms", options.period.as_millis());
+        if options.handles != 1 {
+            set("--handles", options.handles.into());
+        }
+        if options.reconnect_after != 0 {
+            set("--reconnect-after", options.reconnect_after.into());
+        }
+        if let Some(beats) = options.beats {
+            set("--beats", beats.into());
+        }
+        if let Some(uid) = options.uid {
+            set("--uid", uid.into());
+        }
+        let mut child = command
+            .env("RUST_BACKTRACE", "0")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // What a panic prints. Errors come on standard output.
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start an agent");
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().expect("it was piped"));
+        let (pid, is_inside) = (child.id(), options.own_pid_namespace);
+        Self { child, pid, is_inside, stdin, stdout, heard: Vec::new() }
+    }
+
+    /// Waits until it says that it is connected, which it does after every start of its program.
+    pub fn expect_up(&mut self) {
+        let answer = self.answer();
+        if self.is_inside {
+            assert_eq!(answer, "up 1");
+            self.pid = only_child_of(self.child.id());
+        } else {
+            assert_eq!(answer, format!("up {}", self.pid));
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).expect("a pid");
+        kill_process(pid, signal).expect("signal an agent");
+    }
+
+    /// Tells it something that it does not answer.
+    pub fn tell(&mut self, command: impl fmt::Display) {
+        let stdin = self.stdin.as_mut().expect("open until it is dropped");
+        writeln!(stdin, "{command}").expect("tell an agent something");
+    }
+
+    /// Tells it something and returns the answer.
+    pub fn ask(&mut self, command: impl fmt::Display) -> String {
+        self.tell(command);
+        self.answer()
+    }
+
+    pub fn report(&mut self) -> Report {
+        let answer = self.ask("report");
+        let number = |name: &str| {
+            let field = answer.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+            field.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no {name} in {answer}"))
+        };
+        let gap = Duration::from_millis(number("gap-ms"));
+        Report { sent: number("sent"), dropped: number("dropped"), failed: number("failed"), gap }
+    }
+
+    /// One beat now, and an instant just before it.
+    pub fn beat(&mut self) -> u64 {
+        let answer = self.ask("beat");
+        match answer.split(' ').collect::<Vec<_>>()[..] {
+            ["beat", at, "1"] => at.parse().expect("an instant"),
+            _ => panic!("the beat was not sent: {answer}"),
+        }
+    }
+
+    /// Forks it and returns the child's pid.
+    pub fn fork(&mut self) -> u32 {
+        let answer = self.ask("fork");
+        let child = answer.strip_prefix("forked ").and_then(|pid| pid.parse().ok());
+        child.unwrap_or_else(|| panic!("not forked: {answer}"))
+    }
+
+    /// Sends a datagram as this process; says whether the kernel took it.
+    pub fn send(&mut self, datagram: &[u8]) -> bool {
+        let hex: String = datagram.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.ask(format_args!("send {hex}")) == "send ok"
+    }
+
+    /// Waits until it ended.
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_for("the end of an agent", || self.child.try_wait().expect("it is our child"))
+    }
+
+    fn answer(&mut self) -> String {
+        let deadline = Instant::now() + SOON;
+        loop {
+            if let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.heard.drain(..=end).collect();
+                return String::from_utf8(line).expect("answers are text").trim_end().to_owned();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).expect("a few seconds");
+            let is_there = poll(&mut [PollFd::new(&self.stdout, PollFlags::IN)], Some(&left));
+            assert!(is_there.is_ok_and(|ready| ready > 0), "agent {} does not answer", self.pid());
+            let mut bytes = [0; 1024];
+            let len = self.stdout.read(&mut bytes).expect("hear an agent");
+            assert!(len > 0, "agent {} ended instead of answering", self.pid());
+            self.heard.extend_from_slice(&bytes[..len]);
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The interpreter with the stock Python client.
+///
+/// # Panics
+/// If it is not there: a test that cannot be run has not passed.
+fn python() -> PathBuf {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
+    let python = env::var_os("VARTA_TEST_PYTHON").map_or_else(default, PathBuf::from);
+    assert!(
+        python.exists(),
+        "{} is missing: `scripts/check --setup` makes it, with the stock Python client in it",
+        python.display()
+    );
+    python
+}
+
+/// The example `stock-agent`, built now: cargo builds examples only for a `cargo test` that names no target.
+fn rust_program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let me = env::current_exe().expect("a test has a path");
+        let profile_dir = me.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+        let mut command = Command::new(cargo);
+        command.current_dir(env!("CARGO_MANIFEST_DIR"));
+        command.args(["build", "--quiet", "--locked", "--example", "stock-agent"]);
+        command.arg("--target-dir").arg(profile_dir.parent().expect("target"));
+        if profile_dir.ends_with("release") {
+            command.arg("--release");
+        }
+        let status = command.status().expect("run cargo");
+        assert!(status.success(), "cannot build the example stock-agent: {status}");
+        profile_dir.join("examples/stock-agent")
+    })
+}

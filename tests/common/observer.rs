@@ -1,0 +1,458 @@
+//! A running `varta-fleet`, and what it tells.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use tempfile::TempDir;
+
+use super::{Event, T, Table, wait_for};
+
+/// How to run the observer.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub shards: u32,
+    pub threshold: Duration,
+    pub agents_max: u32,
+    /// `net.unix.max_dgram_qlen` of a network namespace made for it; needs root.
+    pub queue_limit: Option<u32>,
+    /// More of its configuration, in TOML; its `[[shard]]` blocks stand for `shards`.
+    pub config: String,
+    /// Where events go; by default a file that this fixture reads.
+    pub events: Option<PathBuf>,
+    /// Shell commands before it, in a mount namespace of its own; needs root.
+    pub mounts: Option<String>,
+    /// Outside its pid namespace nobody is attested; needs root.
+    pub own_pid_namespace: bool,
+    pub arguments: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            shards: 2,
+            threshold: T,
+            agents_max: 1000,
+            queue_limit: None,
+            config: String::new(),
+            events: None,
+            mounts: None,
+            own_pid_namespace: false,
+            arguments: Vec::new(),
+        }
+    }
+}
+
+/// A temporary directory with the runtime directory in it. Outlives an observer, for the next one.
+#[derive(Debug)]
+pub struct Place {
+    base: TempDir,
+    runs: u32,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        // Agents of other users are to reach the sockets.
+        fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+        Self { base, runs: 0 }
+    }
+
+    /// For files of the test.
+    pub fn base(&self) -> &Path {
+        self.base.path()
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.base().join("run")
+    }
+
+    pub fn socket(&self, shard: u32) -> PathBuf {
+        self.dir().join(format!("shard-{shard}.sock"))
+    }
+}
+
+/// A running observer. Dropped without [`Observer::stop`], which a failed test does, it is killed and what
+/// it told is shown.
+#[derive(Debug)]
+pub struct Observer {
+    place: Option<Place>,
+    child: Child,
+    /// The observer itself: the child, or the child's child.
+    pid: u32,
+    log: Log,
+    stdout: PathBuf,
+    stderr: PathBuf,
+    is_over: bool,
+}
+
+/// What an observer left behind.
+#[derive(Debug)]
+pub struct Ended {
+    pub place: Place,
+    /// Everything it told.
+    pub events: Vec<Event>,
+    pub stderr: String,
+    /// From SIGTERM to its end.
+    pub took: Duration,
+    pub stdout: String,
+}
+
+impl Observer {
+    /// Starts one in a directory of its own, and waits until it observes.
+    pub fn start(options: Options) -> Self {
+        Self::start_in(Place::new(), options)
+    }
+
+    /// Starts one where another one was.
+    pub fn start_in(mut place: Place, options: Options) -> Self {
+        place.runs += 1;
+        let file = |name: &str| place.base().join(format!("{name}-{}", place.runs));
+        let (stdout, stderr) = (file("stdout"), file("stderr"));
+        let events = options.events.clone().unwrap_or_else(|| file("events"));
+        let mut command = command(&place, &options, &events);
+        command.stdin(Stdio::null());
+        command.stdout(File::create(&stdout).expect("create a file"));
+        command.stderr(File::create(&stderr).expect("create a file"));
+        follow_parent(&mut command);
+        let child = command.spawn().expect("start the observer");
+        // Inside another mount namespace, the path means something else.
+        let seen_from_here = match options.mounts {
+            Some(_) => {
+                let inside = events.strip_prefix("/").expect("an absolute path");
+                Path::new("/proc").join(child.id().to_string()).join("root").join(inside)
+            }
+            None => events,
+        };
+        let log = Log::new(seen_from_here);
+        let pid = child.id();
+        let mut observer = Self { place: Some(place), child, pid, log, stdout, stderr, is_over: false };
+        let shards = options.shards;
+        let expected = format!("ready shards={shards} dir={}\n", observer.place().dir().display());
+        wait_for("the ready line", || {
+            observer.assert_lives();
+            let printed = fs::read_to_string(&observer.stdout).expect("read its output");
+            printed.contains(&expected).then_some(())
+        });
+        if options.own_pid_namespace {
+            observer.pid = only_child_of(pid);
+        }
+        observer
+    }
+
+    pub fn place(&self) -> &Place {
+        self.place.as_ref().expect("until it is stopped")
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.place().dir()
+    }
+
+    pub fn socket(&self, shard: u32) -> PathBuf {
+        self.place().socket(shard)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).expect("a pid");
+        kill_process(pid, signal).expect("signal the observer");
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(&self.stderr).expect("read its errors")
+    }
+
+    /// Its counters now, as SIGUSR1 prints them.
+    pub fn table(&mut self) -> Table {
+        let (_, before) = Table::last(&self.stderr());
+        self.signal(Signal::USR1);
+        wait_for("the table of counters", || {
+            self.assert_lives();
+            let (table, count) = Table::last(&self.stderr());
+            table.filter(|_| count > before)
+        })
+    }
+
+    /// Everything it told so far.
+    pub fn events(&mut self) -> &[Event] {
+        self.log.read();
+        &self.log.events
+    }
+
+    /// The next event of this kind about this process that was not returned before.
+    ///
+    /// # Panics
+    /// When there is none by then.
+    pub fn expect(&mut self, kind: &str, pid: u32, within: Duration) -> Event {
+        self.expect_that(&format!("{kind} of {pid}"), within, |event| event.is(kind, pid))
+    }
+
+    /// The next event of this kind that was not returned before.
+    pub fn expect_kind(&mut self, kind: &str, within: Duration) -> Event {
+        self.expect_that(kind, within, |event| event.kind() == kind)
+    }
+
+    /// The next event that is so and was not returned before.
+    pub fn expect_that(&mut self, what: &str, within: Duration, is: impl Fn(&Event) -> bool) -> Event {
+        let deadline = Instant::now() + within;
+        loop {
+            // Before the look, so that the last one comes after the deadline.
+            let is_last = Instant::now() >= deadline;
+            self.log.read();
+            if let Some(event) = self.log.take(&is) {
+                return event;
+            }
+            self.assert_lives();
+            assert!(!is_last, "no {what} within {within:?}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Asserts that it told nothing of this kind about this process until now.
+    pub fn none_of(&mut self, kind: &str, pid: u32) {
+        let found = self.count(kind, pid);
+        assert_eq!(found, 0, "{kind} of {pid} was told: {}", self.all_about(pid));
+    }
+
+    /// How often it told this so far.
+    pub fn count(&mut self, kind: &str, pid: u32) -> usize {
+        self.events().iter().filter(|event| event.is(kind, pid)).count()
+    }
+
+    fn all_about(&self, pid: u32) -> String {
+        let lines = self.log.events.iter().filter(|event| event.pid() == Some(pid));
+        lines.map(|event| format!("\n{event}")).collect()
+    }
+
+    /// Lets this much time pass, because it is time that is tested: for events that must not come.
+    pub fn watch(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.log.read();
+            self.assert_lives();
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.log.read();
+    }
+
+    /// Ends it by SIGTERM: it must exit 0, leave none of its files, and have numbered its events without
+    /// a gap from `start` to `stop`.
+    pub fn stop(mut self) -> Ended {
+        let (status, took) = self.end();
+        assert_eq!(status.code(), Some(0), "{status}: {}", self.stderr());
+        self.log.read();
+        self.log.assert_whole();
+        let left: Vec<_> = fs::read_dir(self.dir())
+            .expect("the directory stays")
+            .map(|entry| entry.expect("list the directory").file_name())
+            .filter(|name| name != "lock")
+            .collect();
+        assert!(left.is_empty(), "left behind: {left:?}");
+        self.into_ended(took)
+    }
+
+    /// Ends it by SIGTERM where it cannot write its events, so that it must exit so and nothing is asserted
+    /// about them.
+    pub fn stop_without_events(mut self, code: i32) -> Ended {
+        let (status, took) = self.end();
+        assert_eq!(status.code(), Some(code), "{status}: {}", self.stderr());
+        self.into_ended(took)
+    }
+
+    fn end(&mut self) -> (ExitStatus, Duration) {
+        self.assert_lives();
+        let began = Instant::now();
+        self.signal(Signal::TERM);
+        let status = wait_for("the end of the observer", || self.child.try_wait().expect("it is our child"));
+        (status, began.elapsed())
+    }
+
+    fn into_ended(mut self, took: Duration) -> Ended {
+        self.is_over = true;
+        let stderr = self.stderr();
+        let stdout = fs::read_to_string(&self.stdout).expect("read its output");
+        let place = self.place.take().expect("taken only here");
+        Ended { place, events: std::mem::take(&mut self.log.events), stderr, took, stdout }
+    }
+
+    fn assert_lives(&mut self) {
+        if let Some(status) = self.child.try_wait().expect("it is our child") {
+            panic!("the observer ended: {status}");
+        }
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if !self.is_over {
+            self.log.show();
+            eprintln!("--- standard error of the observer\n{}---", self.stderr());
+        }
+    }
+}
+
+/// Fails where a test cannot show anything.
+///
+/// # Panics
+/// If this is not root.
+pub fn needs_root(what: &str) {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this test needs root: {what}; run the tests as root, as CI does (in a container, say)"
+    );
+}
+
+/// The process that another one, such as `unshare`, started and waits for.
+pub fn only_child_of(pid: u32) -> u32 {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"));
+    text.trim().parse().unwrap_or_else(|_| panic!("not one process in {path}: {text:?}"))
+}
+
+/// The program with its arguments, inside the namespaces it is to have.
+fn command(place: &Place, options: &Options, events: &Path) -> Command {
+    let mut arguments: Vec<String> = ["run", "--tick", "10ms", "--max-delay", "1ms", "--print-ready"]
+        .iter()
+        .map(|&argument| argument.to_owned())
+        .collect();
+    let mut set = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
+    set("--dir", place.dir().display().to_string());
+    set("--threshold", format!("{}ms", options.threshold.as_millis()));
+    set("--agents-max", options.agents_max.to_string());
+    set("--events", events.display().to_string());
+    set("--events-format", "jsonl".to_owned());
+    if !options.config.contains("[[shard]]") {
+        set("--shards", options.shards.to_string());
+    }
+    if !options.config.is_empty() {
+        let file = place.base().join("varta.toml");
+        fs::write(&file, &options.config).expect("write the configuration");
+        set("--config", file.display().to_string());
+    }
+    arguments.extend(options.arguments.clone());
+
+    let program = env!("CARGO_BIN_EXE_varta-fleet");
+    let mut namespaces = Vec::new();
+    let mut before = String::from("set -e\n");
+    if let Some(limit) = options.queue_limit {
+        needs_root("it sets the length of queues in a network namespace of its own");
+        namespaces.push("--net");
+        before += &format!("echo {limit} > /proc/sys/net/unix/max_dgram_qlen\n");
+    }
+    if let Some(mounts) = &options.mounts {
+        needs_root("it mounts a small disk in a mount namespace of its own");
+        namespaces.push("--mount");
+        before += mounts;
+        before.push('\n');
+    }
+    if options.own_pid_namespace {
+        needs_root("it runs the observer in a pid namespace of its own");
+        namespaces.extend(["--pid", "--fork", "--kill-child"]);
+    }
+    let mut command = if namespaces.is_empty() {
+        Command::new(program)
+    } else {
+        let mut command = Command::new("unshare");
+        command.args(namespaces).args(["sh", "-c", &format!("{before}exec \"$0\" \"$@\""), program]);
+        command
+    };
+    command.args(arguments).env_clear();
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into()));
+    command.env("RUST_BACKTRACE", "1");
+    command
+}
+
+/// The observer ends when this test ends, however that comes.
+#[expect(unsafe_code, reason = "no safe way to run something between fork and exec")]
+fn follow_parent(command: &mut Command) {
+    // SAFETY: one system call, which takes no lock and allocates nothing.
+    unsafe {
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+    }
+}
+
+/// The event file, as far as it was read.
+#[derive(Debug)]
+struct Log {
+    path: PathBuf,
+    /// Kept open: the path may end with the observer, and its disk with the path.
+    file: Option<File>,
+    /// The begin of a line whose end is not written yet.
+    rest: Vec<u8>,
+    events: Vec<Event>,
+    taken: Vec<bool>,
+}
+
+impl Log {
+    fn new(path: PathBuf) -> Self {
+        Self { path, file: None, rest: Vec::new(), events: Vec::new(), taken: Vec::new() }
+    }
+
+    fn read(&mut self) {
+        if self.file.is_none() {
+            // A device has no end to be read to.
+            let file = File::open(&self.path).ok();
+            self.file = file.filter(|file| file.metadata().is_ok_and(|found| found.is_file()));
+        }
+        let Some(file) = &mut self.file else { return };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).expect("read the events");
+        self.rest.append(&mut bytes);
+        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            let line = String::from_utf8(line).expect("events are text");
+            self.events.push(Event::parse(line.trim_end()));
+            self.taken.push(false);
+        }
+    }
+
+    fn take(&mut self, is: &impl Fn(&Event) -> bool) -> Option<Event> {
+        let at = (0..self.events.len()).find(|&at| !self.taken[at] && is(&self.events[at]))?;
+        self.taken[at] = true;
+        Some(self.events[at].clone())
+    }
+
+    /// Numbered from 1 without a gap, but for what a `lost` line accounts for; beats have no number.
+    fn assert_whole(&self) {
+        assert!(self.rest.is_empty(), "half a line: {:?}", String::from_utf8_lossy(&self.rest));
+        let mut next = 1;
+        for event in &self.events {
+            match event.kind() {
+                "beat" => assert!(!event.has("seq"), "{event}"),
+                "lost" => {
+                    assert_eq!(event.u64("from_seq"), next, "{event}");
+                    next = event.u64("to_seq") + 1;
+                }
+                _ => {
+                    assert_eq!(event.u64("seq"), next, "{event}");
+                    next += 1;
+                }
+            }
+        }
+        let kinds = |event: Option<&Event>| event.map(|event| event.kind().to_owned());
+        assert_eq!(kinds(self.events.first()).as_deref(), Some("start"));
+        assert_eq!(kinds(self.events.last()).as_deref(), Some("stop"));
+    }
+
+    fn show(&mut self) {
+        const SHOWN: usize = 60;
+        self.read();
+        let left_out = self.events.len().saturating_sub(SHOWN);
+        eprintln!("--- events, without the first {left_out}");
+        for event in &self.events[left_out..] {
+            eprintln!("{event}");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Datagrams that no stock client sends, made with the stock codec.
+
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+
+use varta_vlp_02::{Frame, Status};
+
+/// A good 0.2 frame of this process.
+pub fn frame(pid: u32, nonce: u64) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    Frame::new(Status::Ok, pid, 1, nonce, 0).encode(&mut bytes);
+    bytes
+}
+
+/// A sender, connected to a socket; it never waits.
+pub fn sender(socket: &Path) -> UnixDatagram {
+    let sender = UnixDatagram::unbound().expect("a socket");
+    sender.connect(socket).expect("connect to a shard");
+    sender.set_nonblocking(true).expect("it is ours");
+    sender
+}
+
+/// Sends until the queue is full; returns how many fitted.
+pub fn fill(socket: &Path, datagram: &[u8]) -> usize {
+    // One sender is allowed 278 waiting datagrams, so several are needed.
+    let mut filled = 0;
+    loop {
+        let sender = sender(socket);
+        let before = filled;
+        while sender.send(datagram).is_ok() {
+            filled += 1;
+        }
+        if filled == before {
+            return filled;
+        }
+    }
+}
+
+/// Sends, and waits a moment when the queue is full.
+pub fn send_at_last(sender: &UnixDatagram, datagram: &[u8]) {
+    super::wait_for("room in the queue", || match sender.send(datagram) {
+        Ok(_) => Some(()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        Err(error) => panic!("cannot send: {error}"),
+    });
+}

@@ -1,0 +1,197 @@
+//! `run` as an operator meets it: start, signals, a second one, what it prints, where its events go.
+
+mod common;
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use common::{Agent, AgentOptions, Client, Event, Observer, Options, Place, SOON, T, Table, wait_for};
+use rustix::process::Signal;
+
+/// What `stop` and the fixture assert of every test, in one place where it is named.
+#[test]
+fn events_are_numbered_without_a_gap_from_start_to_stop() {
+    let mut observer = Observer::start(Options { shards: 3, ..Options::default() });
+    let mut agents = Agent::start_many(&observer, (0..20).map(|_| AgentOptions::default()));
+    for agent in &mut agents {
+        observer.expect("up", agent.pid(), SOON);
+        agent.ask("status degraded");
+    }
+    for agent in agents.drain(..10) {
+        observer.expect("status", agent.pid(), SOON);
+        let pid = agent.pid();
+        drop(agent);
+        observer.expect("exit", pid, T + SOON);
+    }
+    let ended = observer.stop();
+    let first = &ended.events[0];
+    assert_eq!((first.kind(), first.u64("seq"), first.u64("shards")), ("start", 1, 3));
+    let last = ended.events.last().expect("there are many");
+    assert_eq!((last.kind(), last.u64("seq")), ("stop", ended.events.len() as u64));
+    for event in &ended.events {
+        let ts = event.str("ts");
+        assert!(ts.ends_with('Z') && ts.len() == "2026-03-01T12:00:00.000000000Z".len(), "{event}");
+    }
+}
+
+#[test]
+fn sigterm_ends_a_flooded_observer_within_a_second_and_removes_its_files() {
+    let mut observer = Observer::start(Options { shards: 1, ..Options::default() });
+    let flood = || AgentOptions { handles: 8, period: Duration::ZERO, ..AgentOptions::default() };
+    let flooders = Agent::start_many(&observer, [flood(), flood()]);
+    for flooder in &flooders {
+        observer.expect("up", flooder.pid(), SOON);
+    }
+    let ended = observer.stop();
+    // One second is promised; two are slack for what else runs here.
+    assert!(ended.took < Duration::from_secs(3), "{:?}", ended.took);
+}
+
+#[test]
+fn a_second_observer_is_told_who_is_there_and_leaves_the_first_alone() {
+    let mut first = Observer::start(Options::default());
+    let mut agent = Agent::start(Client::Rust02, &first);
+    first.expect("up", agent.pid(), SOON);
+    let files = || -> Vec<_> {
+        let names = ["lock", "fleet.json", "varta.sock", "shard-0.sock", "shard-1.sock"];
+        let found = names.map(|name| fs::symlink_metadata(first.dir().join(name)).map(|found| found.ino()));
+        found.into_iter().map(|inode| inode.expect("a file of the first")).collect()
+    };
+    let before = files();
+
+    let second = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+        .args(["run", "--shards", "2", "--dir"])
+        .arg(first.dir())
+        .output()
+        .expect("run a second observer");
+    let message = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(69), "{message}");
+    assert!(message.contains(&first.pid().to_string()), "it names the holder {}: {message}", first.pid());
+    assert!(message.contains(&first.dir().display().to_string()), "{message}");
+
+    assert_eq!(files(), before);
+    first.watch(T + T / 2);
+    first.none_of("stall", agent.pid());
+    let dropped = agent.report().dropped;
+    assert_eq!(dropped, 0, "the first goes on reading");
+    first.stop();
+}
+
+#[test]
+fn sigusr1_prints_histograms_and_counters_and_the_observer_goes_on() {
+    let mut observer = Observer::start(Options::default());
+    let options =
+        AgentOptions { beats: Some(0), sockets: vec![observer.socket(1)], ..AgentOptions::default() };
+    let mut agent = Agent::start_with(&observer, options);
+    for _ in 0..50 {
+        agent.beat();
+    }
+    observer.expect("up", agent.pid(), SOON);
+    let table = wait_for("all beats to be counted", || {
+        let table = observer.table();
+        (table.shard(1, "beats") == 50).then_some(table)
+    });
+    let text = table.to_string();
+    let head: Vec<_> = text.lines().next().expect("a table").split_whitespace().collect();
+    assert_eq!(head[..6], ["histogram", "p50", "p90", "p99", "p99.9", "max"], "{text}");
+    for shard in [0, 1] {
+        assert!(text.contains(&format!("decode shard {shard}")), "{text}");
+        assert!(text.contains(&format!("queue shard {shard}")), "{text}");
+    }
+    assert_eq!(
+        (table.shard(0, "beats"), table.shard(1, "up"), table.shard(1, "refused")),
+        (0, 1, 0),
+        "{text}"
+    );
+    agent.beat();
+    observer.expect("stall", agent.pid(), T + SOON);
+    let ended = observer.stop();
+    // The last one, at the end, has the whole run.
+    let last = Table::last(&ended.stderr).0.expect("a table at the end");
+    assert_eq!((last.shard(1, "beats"), last.shard(1, "stalls")), (51, 1), "{last}");
+}
+
+#[test]
+fn events_on_standard_output_are_one_object_a_line_after_the_ready_line() {
+    let observer = Observer::start(Options { events: Some("-".into()), ..Options::default() });
+    let mut agent = Agent::start(Client::Rust02, &observer);
+    wait_for("beats", || (agent.report().sent > 2).then_some(()));
+    let ended = observer.stop_without_events(0);
+    let is_ready = |line: &&str| line.starts_with("ready ");
+    assert_eq!(ended.stdout.lines().filter(is_ready).count(), 1, "{}", ended.stdout);
+    let events: Vec<_> = ended.stdout.lines().filter(|line| !is_ready(line)).map(Event::parse).collect();
+    let kinds: Vec<_> = events.iter().map(Event::kind).collect();
+    assert_eq!((kinds.first(), kinds.last()), (Some(&"start"), Some(&"stop")), "{kinds:?}");
+    assert!(kinds.contains(&"up"), "{kinds:?}");
+}
+
+// --- a full disk ----------------------------------------------------------------------------------
+
+#[test]
+fn a_disk_that_stays_full_stops_nothing_but_the_events_and_is_told_at_the_end() {
+    let mut observer = Observer::start(Options { events: Some("/dev/full".into()), ..Options::default() });
+    let mut agents = Agent::start_many(&observer, (0..4).map(|_| AgentOptions::default()));
+    wait_for("all to be up", || {
+        let table = observer.table();
+        (table.shard(0, "up") + table.shard(1, "up") == 4).then_some(())
+    });
+    agents[0].signal(Signal::STOP);
+    wait_for("the stall", || {
+        let table = observer.table();
+        (table.shard(0, "stalls") + table.shard(1, "stalls") == 1).then_some(())
+    });
+    for agent in &mut agents[1..] {
+        assert_eq!(agent.report().failed, 0);
+    }
+    // A run that lost events must not look like one that ended well.
+    let ended = observer.stop_without_events(1);
+    assert!(ended.stderr.contains("could not be written"), "{}", ended.stderr);
+    assert!(ended.took < Duration::from_secs(3), "1 s and slack: {:?}", ended.took);
+}
+
+#[test]
+fn a_disk_that_was_full_for_a_while_costs_no_event() {
+    let place = Place::new();
+    let disk = place.base().join("disk");
+    fs::create_dir(&disk).expect("make a directory");
+    let options = Options {
+        events: Some(disk.join("events")),
+        mounts: Some(format!("mount -t tmpfs -o size=64k none '{}'", disk.display())),
+        ..Options::default()
+    };
+    let mut observer = Observer::start_in(place, options);
+    let mut agent = Agent::start(Client::Rust02, &observer);
+    observer.expect("up", agent.pid(), SOON);
+
+    let filler = inside(&observer, &disk).join("filler");
+    let full = fs::write(&filler, vec![0; 1 << 20]).expect_err("more than the disk holds");
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    // More than what is left of the page that the file ends in.
+    wait_for("events that cannot be written", || {
+        for word in ["critical", "ok"] {
+            agent.ask(format_args!("status {word}"));
+            agent.beat();
+        }
+        let written = observer.events().len() as u64;
+        (observer.table().events() > written + 20).then_some(())
+    });
+    fs::remove_file(&filler).expect("make room");
+
+    let io = observer.expect_kind("io", SOON);
+    assert_eq!((io.str("place"), io.u64("errno")), ("events", 28), "{io}");
+    agent.signal(Signal::KILL);
+    observer.expect("exit", agent.pid(), T + SOON);
+    let ended = observer.stop();
+    let kinds: HashSet<_> = ended.events.iter().map(Event::kind).collect();
+    assert!(!kinds.contains("lost"), "the queue holds far more than that");
+}
+
+/// The path as the observer sees it, in its mount namespace.
+fn inside(observer: &Observer, path: &Path) -> PathBuf {
+    let root = Path::new("/proc").join(observer.pid().to_string()).join("root");
+    root.join(path.strip_prefix("/").expect("an absolute path"))
+}
