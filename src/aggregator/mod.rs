@@ -667,8 +667,12 @@ impl Aggregator {
             self.move_to(elsewhere, place, &hot, &cold);
             return true;
         }
-        if told.existence == Existence::Asked && has_time {
-            return false;
+        if told.existence == Existence::Asked {
+            if has_time {
+                return false;
+            }
+            // Nobody could say in time whether there is a process to be stalled.
+            is_uncertain = true;
         }
         let stalls = cold.stalls.wrapping_sub(told.stalls);
         let told = self.told(place);

@@ -165,6 +165,18 @@ impl Observer {
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).expect("a pid");
         kill_process(pid, signal).expect("signal the observer");
+        if signal == Signal::STOP {
+            wait_for("every thread of the observer to stop", || self.is_stopped().then_some(()));
+        }
+    }
+
+    /// Whether all its threads are stopped: the signal reaches them one after another.
+    fn is_stopped(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).expect("list its threads");
+        tasks.flatten().all(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+        })
     }
 
     /// What it wrote to standard error so far.
