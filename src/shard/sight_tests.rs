@@ -341,6 +341,22 @@ fn a_pause_after_the_queue_was_seen_empty_is_remembered_for_what_arrives_in_it()
 }
 
 #[test]
+fn a_pause_inside_a_call_counts_for_what_arrived_in_it_and_was_read_by_the_same_call() {
+    for is_after_wait in [false, true] {
+        let mut sight = sight(10);
+        if is_after_wait {
+            sight.begin_wait(at(100), true);
+        }
+        sight.begin_receive(at(100));
+        sight.received(at(3100));
+        sight.on_datagram(at(2000));
+        assert_eq!(sight.paused_before(at(2000)), START.0 + 1900 * MS);
+        sight.end_receive(true, at(3101));
+        assert_eq!(sight.paused_before(at(3101)), START.0 + 3000 * MS);
+    }
+}
+
+#[test]
 fn more_pauses_than_are_remembered_keep_the_total() {
     let mut sight = sight(1000);
     // The queue is never empty.
@@ -361,6 +377,15 @@ fn a_queue_that_is_never_empty_moves_the_watermark_by_its_frames() {
     assert_eq!(sight.watermark(), at(105));
     call(&mut sight, 120, &[106], true);
     assert_eq!(sight.watermark(), at(120));
+}
+
+#[test]
+fn an_empty_queue_vouches_for_the_time_before_the_call_and_no_longer() {
+    let mut sight = sight(512);
+    long_call(&mut sight, [100, 180, 240], &[], true);
+    assert_eq!(sight.watermark(), at(100));
+    long_call(&mut sight, [250, 250, 260], &[255], true);
+    assert_eq!(sight.watermark(), at(255));
 }
 
 #[derive(Clone, Copy, Debug)]
