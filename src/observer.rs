@@ -169,7 +169,9 @@ impl Observer {
     /// The next event, waiting for it at most [`POLL_WAIT`]; `None` if there was none, or something came
     /// that is counted but no event (an empty datagram, a frame of the future refused for room).
     ///
-    /// What lies in the socket is always taken before anybody is called stalled.
+    /// What lies in the socket is always taken before anybody is called stalled. A caller that comes back
+    /// later than 100 ms, or a quarter of the threshold if that is longer, counts as paused: agents are owed
+    /// a whole threshold of sight after that, so stalls are told later, after three thresholds at most.
     pub fn poll(&mut self) -> Option<ObserverEvent> {
         if let Some(beat) = self.resumer.take() {
             return Some(beat);

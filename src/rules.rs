@@ -49,7 +49,8 @@ pub enum Beat {
     Refused(Refusal),
 }
 
-/// What 0.2 forbids and 0.1 lets through the decoder is refused for both alike.
+/// What 0.2 forbids and 0.1 lets through the decoder is refused for both alike, but for the pid: whose
+/// frame it is says the kernel, and 0.1 never forbade the first process to beat.
 ///
 /// # Errors
 /// The check that 0.2 would have failed.

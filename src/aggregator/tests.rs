@@ -633,3 +633,23 @@ fn stopping_tells_what_is_left_and_stop_is_the_last() {
     world.told.extend(world.events.try_iter());
     assert_eq!(world.told.last().unwrap().kind, EventKind::Stop);
 }
+
+#[test]
+fn a_flood_does_not_keep_a_shard_from_stopping_and_what_had_arrived_is_taken() {
+    let mut world = World::new(1);
+    let script = world.scripts[0].clone();
+    script.set_frame_ns(100_000);
+    let start = world.now();
+    // Twice as many as can be read, for longer than any stop may take.
+    for n in 0..200_000 {
+        script.at(start + n * 50_000, Act::Send(Recorded::bytes(&[0; 32], 7)));
+    }
+    world.clock.advance(10 * MS);
+    script.at(world.now(), Act::Kick);
+    world.shards[0].turn().unwrap();
+    let arrived = world.ports[0].counters.frames.get() + script.queued() as u64;
+    let stopped = world.now();
+    world.shards.remove(0).finish();
+    assert!(world.ports[0].counters.frames.get() >= arrived);
+    assert!(world.now().since(stopped) < 1000 * MS, "{}", world.now().since(stopped));
+}

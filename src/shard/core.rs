@@ -171,11 +171,10 @@ impl<T: Transport, C: Clock> Core<T, C> {
             arrival: arrival.latest,
             paused_before: self.sight.paused_before(arrival.latest),
         };
-        let queue_ns = datagram.stamp.map_or(0, |stamp| batch.wall.0.saturating_sub(stamp.0));
         let mut heard = Heard {
             outcome: Outcome::Refused(Refusal::Probe),
             arrival: arrival.latest,
-            queue_ns: u32::try_from(queue_ns).unwrap_or(u32::MAX),
+            queue_ns: u32::try_from(until.since(arrival.latest)).unwrap_or(u32::MAX),
             pid: sender.pid,
             uid: sender.uid,
             frame: None,

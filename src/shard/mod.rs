@@ -98,10 +98,13 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         self.doorbell.ring();
     }
 
-    /// The last turn before the shard's end: everything that is queued is taken, nothing is judged.
+    /// The last turn before the shard's end: everything that had arrived is taken, nothing is judged. Who
+    /// goes on sending cannot hold it up.
     pub fn finish(mut self) {
-        while self.is_behind || !self.port.facts.is_empty() {
-            if self.drain().is_err() || !self.is_behind {
+        let stopped_at = self.core.now();
+        self.is_behind = true;
+        while self.is_behind && self.core.sight.watermark() <= stopped_at {
+            if self.drain().is_err() {
                 break;
             }
         }
