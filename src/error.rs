@@ -75,6 +75,17 @@ pub enum Warning {
         /// The core.
         core: usize,
     },
+    /// The kernel's queue is too short for the fleet as configured.
+    #[error(
+        "net.unix.max_dgram_qlen is {limit}, and this fleet needs {needed}: what does not fit is refused to the \
+         agents; see `varta-fleet check`, or lower agents-max"
+    )]
+    QueueLimit {
+        /// What it was when the sockets were made.
+        limit: u32,
+        /// What it should be.
+        needed: u64,
+    },
     /// We are inside a pid namespace.
     #[error(
         "this observer runs inside a pid namespace: agents outside of it cannot be attested and are \

@@ -120,6 +120,12 @@ impl Fleet {
         if is_inside_pid_namespace() {
             warnings.push(Warning::PidNamespace);
         }
+        let needed = plan.queue_limit_needed();
+        if let Some(limit) = sockets.iter().map(BoundSocket::queue_limit).min()
+            && u64::from(limit) < needed
+        {
+            warnings.push(Warning::QueueLimit { limit, needed });
+        }
         let mut fleet = Self::spawn(&plan, sockets, warnings)?;
         let paths: Vec<PathBuf> = plan.shards.iter().map(|shard| shard.socket.clone()).collect();
         dir.publish(&paths)?;

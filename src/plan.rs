@@ -104,6 +104,14 @@ impl Plan {
         self.rules.iter().position(|rule| rule.matches(identity))
     }
 
+    /// The `net.unix.max_dgram_qlen` that carries this fleet: 2 for each agent of a shard, so that all may beat
+    /// at once while the shard still holds their last beats.
+    #[must_use]
+    pub fn queue_limit_needed(&self) -> u64 {
+        let shards = self.shards.len().max(1) as u64;
+        2 * u64::from(self.agents_max).div_ceil(shards)
+    }
+
     /// The smallest of all thresholds, ns.
     #[must_use]
     pub fn threshold_min_ns(&self) -> u64 {

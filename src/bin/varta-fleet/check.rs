@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::Access;
-use rustix::process::Resource;
+use varta_fleet::RunDirError;
 use varta_fleet::config::{KEYS, Layers, Origin, written};
 use varta_fleet::plan::{CoreChoice, Output, Plan, ShardPlan};
 
@@ -21,8 +21,6 @@ use crate::exit::{CliError, Exit};
 const QUEUE_LIMIT_PATH: &str = "/proc/sys/net/unix/max_dgram_qlen";
 /// Kernel memory charged for one waiting frame, bytes (measured on Linux 6.18).
 const QUEUED_FRAME_BYTES: u64 = 768;
-/// Descriptors needed beside one pidfd per agent: sockets, event queues, files, standard streams.
-const DESCRIPTORS_BESIDE: u64 = 64;
 
 /// Whether the fleet works as configured while it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +91,7 @@ pub fn check(args: &ConfigArgs) -> Result<Exit, CliError> {
             }
             findings.extend(error.problems().iter().map(|problem| Finding::problem(problem.to_string(), "")));
             findings.push(Finding::note(
-                "queue limit, directories, cores and descriptors were not checked: what they must carry follows from the configuration",
+                "queue limit, directories and cores were not checked: what they must carry follows from the configuration",
                 "correct the configuration and check again",
             ));
         }
@@ -167,7 +165,7 @@ fn host_findings(plan: &Plan) -> Vec<Finding> {
         Ok(Ok(limit)) => findings.extend(queue_finding(plan, limit)),
         _ => findings.push(Finding::note(
             format!("cannot read {QUEUE_LIMIT_PATH}, so nobody knows how many beats a shard's queue holds"),
-            format!("where it can be read, set it to {} or more", queue_limit_needed(plan)),
+            format!("where it can be read, set it to {} or more", plan.queue_limit_needed()),
         )),
     }
     findings.extend(directory_findings(&plan.dir));
@@ -176,22 +174,12 @@ fn host_findings(plan: &Plan) -> Vec<Finding> {
         let cores: Vec<_> = cores.iter().filter_map(|core| u32::try_from(core.id).ok()).collect();
         findings.extend(core_findings(plan, &cores));
     }
-    findings.extend(descriptor_finding(plan, rustix::process::getrlimit(Resource::Nofile).maximum));
     findings
-}
-
-/// Twice what a shard would be sent if all its agents beat at once.
-fn queue_limit_needed(plan: &Plan) -> u64 {
-    2 * agents_per_shard(plan)
-}
-
-fn agents_per_shard(plan: &Plan) -> u64 {
-    u64::from(plan.agents_max).div_ceil(plan.shards.len().max(1) as u64)
 }
 
 /// Whether the kernel's queue carries the fleet; it holds one datagram more than its limit.
 fn queue_finding(plan: &Plan, limit: u64) -> Option<Finding> {
-    let needed = queue_limit_needed(plan);
+    let needed = plan.queue_limit_needed();
     if limit >= needed {
         return None;
     }
@@ -221,9 +209,21 @@ fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
-/// What is wrong with the runtime directory, as a start would find it.
+/// What is wrong with the runtime directory, as a start would find it, and what to type.
 fn directory_findings(dir: &Path) -> Vec<Finding> {
-    varta_fleet::inspect_dir(dir).iter().map(|problem| Finding::problem(problem.to_string(), "")).collect()
+    let command = |problem: &RunDirError| match problem {
+        RunDirError::Writable { dir, .. } => format!("chmod go-w {}", quoted(dir)),
+        RunDirError::ForeignOwner { dir, .. } => {
+            format!("chown {} {}", rustix::process::geteuid().as_raw(), quoted(dir))
+        }
+        RunDirError::ExposedParent { parent, .. } => format!("chmod +t {}", quoted(parent)),
+        RunDirError::Create { dir, source } if source.kind() == io::ErrorKind::NotFound => {
+            format!("mkdir -p {}", quoted(dir.parent().unwrap_or(dir)))
+        }
+        _ => String::new(),
+    };
+    let problems = varta_fleet::inspect_dir(dir);
+    problems.iter().map(|problem| Finding::problem(problem.to_string(), command(problem))).collect()
 }
 
 fn access_finding(dir: &Path, what: &str) -> Option<Finding> {
@@ -278,20 +278,6 @@ fn core_findings(plan: &Plan, allowed: &[u32]) -> Vec<Finding> {
         ));
     }
     findings
-}
-
-/// Whether every agent can be watched for its exit: that takes one descriptor each.
-fn descriptor_finding(plan: &Plan, maximum: Option<u64>) -> Option<Finding> {
-    let needed = u64::from(plan.agents_max) + DESCRIPTORS_BESIDE;
-    let maximum = maximum.filter(|maximum| *maximum < needed)?;
-    Some(Finding::note(
-        format!(
-            "this process may have {maximum} descriptors open (RLIMIT_NOFILE, hard limit), and {} agents need {needed}: \
-             the exit of agents beyond that is seen only when their threshold has passed",
-            plan.agents_max
-        ),
-        format!("LimitNOFILE={needed} in the unit of the observer, or ulimit -Hn {needed} in its shell"),
-    ))
 }
 
 /// Whether this process may raise its priority, found out by trying: capabilities do not tell, in a
@@ -393,13 +379,6 @@ mod tests {
         assert_eq!(findings.len(), 1);
         assert!(findings[0].text.contains("core 5") && findings[0].fix.contains("0-1, 3"), "{}", findings[0]);
         assert_eq!(core_findings(&plan, &[5]).len(), 1);
-    }
-
-    #[test]
-    fn descriptors() {
-        assert_eq!(descriptor_finding(&plan(100, 1), None), None);
-        assert_eq!(descriptor_finding(&plan(100, 1), Some(164)), None);
-        assert!(descriptor_finding(&plan(100, 1), Some(163)).unwrap().fix.contains("164"));
     }
 
     #[test]

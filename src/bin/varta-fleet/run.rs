@@ -10,6 +10,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
+use varta_fleet::config::written;
 use varta_fleet::plan::Plan;
 use varta_fleet::{Fleet, StopReport};
 
@@ -33,10 +34,17 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     // Before any thread starts, so that no signal can find us half-way.
     let signals = signals()?;
     let shards = plan.shards.len();
+    let threshold = written(Duration::from_nanos(plan.threshold_ns));
+    let is_told = plan.events.is_some();
     let fleet = Fleet::start_plan(plan)?;
     for warning in fleet.warnings() {
         note(&format!("warning: {warning}"));
     }
+    note(&format!(
+        "observing {} with {shards} shards, a silence of {threshold} is a stall; stop with Ctrl-C or SIGTERM{}",
+        fleet.dir().display(),
+        if is_told { "" } else { "; events go nowhere, name a file or - with --events" }
+    ));
     if options.print_ready {
         let mut stdout = io::stdout().lock();
         writeln!(stdout, "ready shards={shards} dir={}", fleet.dir().display())?;
