@@ -514,7 +514,7 @@ fn check_judges_the_directory() {
     fs::create_dir(&run).unwrap();
     fs::set_permissions(&run, Permissions::from_mode(0o775)).unwrap();
     let fix = format!("fix: chmod go-w {}", run.display());
-    scene.check(&[]).says(CONFIG, &["run is writable by group or others (mode 0775)", &fix]);
+    scene.check(&[]).says(CONFIG, &["run is writable by its group or others (mode 0775)", &fix]);
     fs::set_permissions(&run, Permissions::from_mode(0o755)).unwrap();
     scene.check(&[]).says(code_of_check(1), &[]);
     scene
