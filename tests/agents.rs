@@ -3,9 +3,12 @@
 mod common;
 
 use std::collections::HashSet;
+use std::fs;
 use std::time::Duration;
 
-use common::{Agent, AgentOptions, Client, Observer, Options, PERIOD, SOON, T, mono_ns, ns, wait_for};
+use common::{
+    Agent, AgentOptions, Client, Observer, Options, PERIOD, SOON, T, mono_ns, needs_root, ns, wait_for,
+};
 use rustix::process::Signal;
 use varta_fleet::shard_for;
 
@@ -411,6 +414,40 @@ fn defect_10_nonce_starts_again_when_a_process_executes_another_program() {
     for agent in &mut agents {
         assert_never_stalled(&mut observer, agent);
         observer.none_of("exit", agent.pid());
+    }
+    observer.stop();
+}
+
+#[test]
+fn defect_10_nonce_starts_again_with_a_recycled_pid() {
+    needs_root("it chooses the pid of a process");
+    let mut observer = Observer::start(Options::default());
+    for client in Client::RUST {
+        let mut dead = Agent::start_on(client, &observer, 0);
+        let pid = dead.pid();
+        observer.expect("up", pid, SOON);
+        for _ in 0..20 {
+            dead.ask("beat");
+        }
+        dead.signal(Signal::KILL);
+        dead.wait();
+        let heir = wait_for("the pid to be used again", || {
+            fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("choose the next pid");
+            Some(Agent::start_on(client, &observer, 0)).filter(|agent| agent.pid() == pid)
+        });
+        let told = observer.expect_that("the newcomer", T + SOON, |event| {
+            event.is("up", pid) || event.is("session", pid) && event.str("why") == "new-process"
+        });
+        assert!(told.u64("session") > 1, "another process is another session: {told}");
+        observer.watch(2 * T);
+        observer.none_of("stall", pid);
+        heir.signal(Signal::STOP);
+        let stall = observer.expect("stall", pid, T + SOON);
+        assert!(stall.bool("certain"), "{stall}");
+        drop(heir);
+        observer.expect_that("its exit", T + SOON, |exit| {
+            exit.is("exit", pid) && exit.u64("mono_ns") > stall.u64("mono_ns")
+        });
     }
     observer.stop();
 }

@@ -193,6 +193,14 @@ impl Victim {
             count if count == expected => Ok(()),
             count => Err(format!("{count} x {kind} instead of {expected}")),
         };
+        let killed = self.suffered.iter().find_map(|suffered| match suffered {
+            Suffered::Kill { at } => Some(*at),
+            _ => None,
+        });
+        // Whether a silent process is dead may take longer to find out than a stall may wait for.
+        let is_doubt =
+            |stall: &&Event| killed.is_some_and(|at| stall.u64("mono_ns") > at) && !stall.bool("certain");
+        let doubts = of("stall").filter(is_doubt).count();
         let mut stalls = of("stall");
         let mut earned = 0;
         for suffered in &self.suffered {
@@ -216,11 +224,14 @@ impl Victim {
         let panics =
             self.suffered.iter().filter(|suffered| matches!(suffered, Suffered::Panic { .. })).count();
         expect("up", 1)?;
-        expect("stall", earned)?;
+        expect("stall", earned + doubts)?;
         expect("resume", earned)?;
         expect("terminal", panics)?;
         expect("exit", usize::from(is_dead))?;
         expect("auth", 0)?;
+        if let Some(session) = of("session").find(|session| session.str("why") != "nonce") {
+            return Err(format!("it opened new handles, and nothing else: {session}"));
+        }
         if is_dead && told.last().is_none_or(|event| event.kind() != "exit") {
             return Err("exit is not the last word".to_owned());
         }
