@@ -12,7 +12,7 @@ use rustix::process::Signal;
 const T: Duration = Duration::from_secs(1);
 const AGENTS: usize = 60;
 const SHARDS: u32 = 3;
-const LENGTH: Duration = Duration::from_secs(8);
+const LENGTH: Duration = Duration::from_secs(6);
 
 #[test]
 fn every_verdict_was_earned() {
