@@ -3,9 +3,12 @@
 mod common;
 
 use std::collections::HashSet;
+use std::fs;
 use std::time::Duration;
 
-use common::{Agent, AgentOptions, Client, Observer, Options, PERIOD, SOON, T, mono_ns, ns, wait_for};
+use common::{
+    Agent, AgentOptions, Client, Observer, Options, PERIOD, SOON, T, mono_ns, needs_root, ns, wait_for,
+};
 use rustix::process::Signal;
 use varta_fleet::shard_for;
 
@@ -55,7 +58,7 @@ fn two_hundred_processes_on_four_shards_raise_no_false_stall_and_every_true_one(
     for agent in &agents {
         observer.expect("up", agent.pid(), SOON);
     }
-    observer.watch(4 * T);
+    observer.watch(3 * T);
     for agent in &mut agents {
         assert_never_stalled(&mut observer, agent);
         assert_eq!(observer.count("up", agent.pid()), 1);
@@ -154,33 +157,38 @@ fn an_agent_in_a_container_is_known_by_both_its_pids() {
 #[test]
 fn a_stopped_process_stalls_once_and_resumes_when_it_goes_on() {
     let mut observer = Observer::start(Options::default());
-    for client in Client::ALL {
-        let agent = Agent::start(client, &observer);
-        let pid = agent.pid();
-        observer.expect("up", pid, SOON);
-
-        let before = mono_ns();
+    let agents: Vec<_> = Client::ALL.iter().map(|&client| Agent::start(client, &observer)).collect();
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    let before = mono_ns();
+    for agent in &agents {
         agent.signal(Signal::STOP);
-        let stall = observer.expect("stall", pid, T + SOON);
+    }
+    for agent in &agents {
+        let stall = observer.expect("stall", agent.pid(), T + SOON);
         let silent_ns = stall.u64("silent_ns");
         assert!(silent_ns >= ns(T), "early: {stall}");
         assert!(silent_ns < ns(3 * T), "late, even with generous slack: {stall}");
         let last_beat = stall.u64("mono_ns") - silent_ns;
-        assert!(last_beat <= before + ns(PERIOD), "silent since before it was stopped: {stall}");
+        assert!(last_beat <= before + ns(PERIOD), "beats after it was stopped: {stall}");
         assert_eq!(stall.u64("nonce"), stall.u64("last_nonce"), "{stall}");
+    }
 
-        // One stall a silence, however long.
-        observer.watch(T + T / 2);
-        assert_eq!(observer.count("stall", pid), 1);
-        observer.none_of("resume", pid);
-
+    // One stall a silence, however long.
+    observer.watch(T + T / 2);
+    for agent in &agents {
+        assert_eq!(observer.count("stall", agent.pid()), 1);
+        observer.none_of("resume", agent.pid());
         agent.signal(Signal::CONT);
-        let resume = observer.expect("resume", pid, SOON);
+    }
+    for agent in &agents {
+        let resume = observer.expect("resume", agent.pid(), SOON);
         assert!(resume.u64("silent_ns") >= ns(2 * T), "{resume}");
         // A stopped process sends nothing, so nothing was lost.
         assert_eq!(resume.u64("lost"), 0, "{resume}");
-        assert_eq!((observer.count("stall", pid), observer.count("resume", pid)), (1, 1));
-        assert_eq!(observer.count("session", pid), 0, "the same stream goes on");
+        assert_eq!(observer.count("stall", agent.pid()), 1);
+        assert_eq!(observer.count("session", agent.pid()), 0, "the same stream goes on");
     }
     observer.stop();
 }
@@ -412,6 +420,37 @@ fn defect_10_nonce_starts_again_when_a_process_executes_another_program() {
         assert_never_stalled(&mut observer, agent);
         observer.none_of("exit", agent.pid());
     }
+    observer.stop();
+}
+
+#[test]
+fn defect_10_nonce_starts_again_with_a_recycled_pid() {
+    needs_root("it chooses the pid of a process");
+    let mut observer = Observer::start(Options::default());
+    let mut dead = Agent::start_on(Client::Rust02, &observer, 0);
+    let pid = dead.pid();
+    observer.expect("up", pid, SOON);
+    for _ in 0..20 {
+        dead.ask("beat");
+    }
+    dead.signal(Signal::KILL);
+    dead.wait();
+    let heir = wait_for("the pid to be used again", || {
+        fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("choose the next pid");
+        Some(Agent::start_on(Client::Rust02, &observer, 0)).filter(|agent| agent.pid() == pid)
+    });
+    let told = observer.expect_that("the newcomer", T + SOON, |event| {
+        event.is("up", pid) || event.is("session", pid) && event.str("why") == "new-process"
+    });
+    assert!(told.u64("session") > 1, "another process is another session: {told}");
+    observer.watch(2 * T);
+    observer.none_of("stall", pid);
+    heir.signal(Signal::STOP);
+    let stall = observer.expect("stall", pid, T + SOON);
+    drop(heir);
+    observer.expect_that("its exit", T + SOON, |exit| {
+        exit.is("exit", pid) && exit.u64("mono_ns") > stall.u64("mono_ns")
+    });
     observer.stop();
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use common::{Agent, AgentOptions, Client, Event, Observer, Options, Place, SOON, T, Table, wait_for};
 use rustix::process::Signal;
+use varta_fleet::Manifest;
 
 /// What `stop` and the fixture assert of every test, in one place where it is named.
 #[test]
@@ -82,18 +83,62 @@ fn a_second_observer_is_told_who_is_there_and_leaves_the_first_alone() {
 }
 
 #[test]
+fn what_a_killed_observer_left_is_replaced_by_the_next() {
+    let mut first = Observer::start(Options::default());
+    let mut agents = Agent::start_many(&first, Client::ALL.map(reconnecting));
+    for agent in &agents {
+        first.expect("up", agent.pid(), SOON);
+    }
+    let place = first.kill();
+    assert!(place.socket(1).exists() && place.dir().join("fleet.json").exists());
+    let mut second = Observer::start_in(place, Options::default());
+    for agent in &agents {
+        second.expect("up", agent.pid(), SOON);
+    }
+    agents.push(Agent::start(Client::Rust02, &second));
+    second.watch(2 * T);
+    for agent in &agents {
+        second.none_of("stall", agent.pid());
+    }
+    second.stop();
+}
+
+fn reconnecting(client: Client) -> AgentOptions {
+    AgentOptions { client, reconnect_after: 3, ..AgentOptions::default() }
+}
+
+#[test]
+fn the_runtime_directory_is_as_documented() {
+    // The mode is no less than configured, whatever the umask of the tests.
+    let config = "[[shard]]\n[[shard]]\nmode = \"0666\"\n".to_owned();
+    let observer = Observer::start(Options { config, ..Options::default() });
+    let dir = observer.dir();
+    let mode = |name: &str| fs::symlink_metadata(dir.join(name)).expect("it is there").mode() & 0o7777;
+    assert_eq!(fs::metadata(&dir).expect("it is there").mode() & 0o7777, 0o755);
+    assert_eq!((mode("lock"), mode("shard-0.sock"), mode("shard-1.sock")), (0o600, 0o600, 0o666));
+    assert_eq!(fs::read_link(dir.join("varta.sock")).expect("a symlink"), observer.socket(0));
+    let manifest = Manifest::read(&dir).expect("a manifest");
+    assert_eq!((manifest.version, manifest.hash.as_str(), manifest.pid), (1, "fibonacci32", observer.pid()));
+    let sockets: Vec<_> = manifest.shards.into_iter().map(|shard| (shard.index, shard.socket)).collect();
+    assert_eq!(sockets, [(0, observer.socket(0)), (1, observer.socket(1))]);
+    observer.stop();
+}
+
+#[test]
 fn sigusr1_prints_histograms_and_counters_and_the_observer_goes_on() {
     let mut observer = Observer::start(Options::default());
     let options =
         AgentOptions { beats: Some(0), sockets: vec![observer.socket(1)], ..AgentOptions::default() };
     let mut agent = Agent::start_with(&observer, options);
     for _ in 0..50 {
-        agent.beat();
+        agent.ask("beat");
     }
     observer.expect("up", agent.pid(), SOON);
+    // A queue of ten may refuse some.
+    let sent = agent.report().sent;
     let table = wait_for("all beats to be counted", || {
         let table = observer.table();
-        (table.shard(1, "beats") == 50).then_some(table)
+        (table.shard(1, "beats") == sent).then_some(table)
     });
     let text = table.to_string();
     let head: Vec<_> = text.lines().next().expect("a table").split_whitespace().collect();
@@ -112,7 +157,7 @@ fn sigusr1_prints_histograms_and_counters_and_the_observer_goes_on() {
     let ended = observer.stop();
     // The last one, at the end, has the whole run.
     let last = Table::last(&ended.stderr).0.expect("a table at the end");
-    assert_eq!((last.shard(1, "beats"), last.shard(1, "stalls")), (51, 1), "{last}");
+    assert_eq!((last.shard(1, "beats"), last.shard(1, "stalls")), (sent + 1, 1), "{last}");
 }
 
 #[test]

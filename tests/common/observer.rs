@@ -281,6 +281,14 @@ impl Observer {
         self.into_ended(took)
     }
 
+    /// Ends it by SIGKILL, so that all its files stay.
+    pub fn kill(mut self) -> Place {
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it is our child");
+        self.is_over = true;
+        self.place.take().expect("taken only here")
+    }
+
     fn end(&mut self) -> (ExitStatus, Duration) {
         self.assert_lives();
         let began = Instant::now();
@@ -306,9 +314,9 @@ impl Observer {
 
 impl Drop for Observer {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
         if !self.is_over {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
             self.log.show();
             eprintln!("--- standard error of the observer\n{}---", self.stderr());
         }
