@@ -8,6 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crossbeam::channel::Receiver;
@@ -859,15 +860,13 @@ impl Aggregator {
             self.gone(place, identity.started, told.is_confirming);
             return;
         }
-        let mut hasher = DefaultHasher::new();
-        (&identity.exe, &identity.comm).hash(&mut hasher);
-        let program = hasher.finish();
+        let program = program_of(identity);
         let record = self.told(place);
         record.incarnation = Some(identity.incarnation);
-        record.program = program;
+        record.program = program.or(told.program);
         if told.streams != cold.streams {
             record.streams = cold.streams;
-            let is_exec = told.incarnation.is_some() && told.program != program;
+            let is_exec = program.is_some() && told.program.is_some_and(|known| Some(known) != program);
             let why = if is_exec { SessionWhy::Exec } else { SessionWhy::Nonce };
             if !told.is_held && !told.is_closed {
                 self.begin_session(place, why);
@@ -1100,4 +1099,14 @@ impl Aggregator {
     fn told(&mut self, place: Place) -> &mut Told {
         self.shards[usize::from(place.shard)].told.of(place.slot)
     }
+}
+
+/// What tells one program from the next; `None` if the kernel did not say, as of a process on its way out.
+fn program_of(identity: &Identity) -> Option<NonZeroU64> {
+    if identity.exe.is_empty() {
+        return None;
+    }
+    let mut hasher = DefaultHasher::new();
+    identity.exe.hash(&mut hasher);
+    NonZeroU64::new(hasher.finish())
 }

@@ -418,6 +418,11 @@ fn a_nonce_that_starts_again_is_a_stream_and_another_program_an_exec() {
     world.beats(0, 7, 500_000..500_005);
     assert_eq!(world.kinds(7), ["up", "session", "session"]);
     assert!(matches!(world.last("session").kind, EventKind::Session { why: SessionWhy::Exec }));
+    // A process on its way out has no program any more; that is not another one.
+    world.processes.get_mut(&7).unwrap().exe = "";
+    world.run(400 * MS);
+    world.beats(0, 7, 1..5);
+    assert!(matches!(world.last("session").kind, EventKind::Session { why: SessionWhy::Nonce }));
 }
 
 #[test]

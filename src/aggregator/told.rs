@@ -1,5 +1,7 @@
 //! What was told of each slot so far. The slot counts what happened; the difference is to be told.
 
+use std::num::NonZeroU64;
+
 use crate::lookup::process::Incarnation;
 use crate::time::MonoNs;
 use crate::wire::Status;
@@ -79,8 +81,8 @@ pub struct Told {
     pub is_watched: bool,
     /// Which process it is.
     pub incarnation: Option<Incarnation>,
-    /// Hash of its program's path and name, to notice exec.
-    pub program: u64,
+    /// Hash of its program's path, to notice exec.
+    pub program: Option<NonZeroU64>,
     /// Whether its process is there.
     pub existence: Existence,
     /// Another slot of the same pid.
