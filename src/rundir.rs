@@ -370,7 +370,7 @@ impl Drop for RunDir {
 }
 
 /// Everything that would keep an observer from using `dir`, except that one is running there.
-/// Changes nothing; a directory that [`RunDir::open`] could create is in order. An empty list promises
+/// Changes nothing; a directory that a start could create is in order. An empty list promises
 /// nothing: the directory may change.
 pub fn inspect(dir: &Path) -> Vec<RunDirError> {
     let mut problems = Vec::new();
