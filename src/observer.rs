@@ -12,6 +12,7 @@ use crate::binding::{self, BoundSocket};
 use crate::kick::Kick;
 use crate::lane::{Answer, answer};
 use crate::lookup::process;
+use crate::plan::AGENTS_MAX;
 use crate::refusal::Refusal;
 use crate::shard::core::{Batch, Core, Limits};
 use crate::shard::tracker::{Admission, Outcome, Tracker};
@@ -24,12 +25,12 @@ use crate::wire::{DecodeError, Frame, Status};
 
 /// Longest that one [`Observer::poll`] waits.
 pub const POLL_WAIT: Duration = Duration::from_millis(100);
-/// Agents that one observer tracks.
+/// Agents that one observer tracks unless told otherwise.
 pub const OBSERVER_AGENTS_MAX: u32 = 4096;
 /// Resolution of stalls.
 const TICK_NS: u64 = 10_000_000;
-/// Timer entries handled between two receive calls; as many stalls wait to be told.
-const JUDGE_BUDGET: u32 = OBSERVER_AGENTS_MAX;
+/// Timer entries handled between two receive calls; as many stalls wait to be told at most.
+const JUDGE_BUDGET: u32 = 4096;
 /// Slots looked at in one search for room.
 const EVICTION_SCAN: u32 = 64;
 
@@ -129,6 +130,24 @@ impl Observer {
     /// listens there, may not be touched. `AlreadyExists`: something else than a socket is in the way.
     /// `InvalidInput`: a threshold below 10 ms. In no case anything is removed.
     pub fn bind(path: impl AsRef<Path>, threshold: Duration, mode: u32) -> io::Result<Self> {
+        Self::bind_for(path, threshold, mode, OBSERVER_AGENTS_MAX)
+    }
+
+    /// As [`Observer::bind`], for up to `agents_max` agents (1..=4 194 304). Each takes about 300 bytes, once
+    /// it beats.
+    ///
+    /// # Errors
+    /// As [`Observer::bind`]; `InvalidInput` also for an `agents_max` out of its range.
+    pub fn bind_for(
+        path: impl AsRef<Path>,
+        threshold: Duration,
+        mode: u32,
+        agents_max: u32,
+    ) -> io::Result<Self> {
+        if !(1..=AGENTS_MAX).contains(&agents_max) {
+            let why = format!("cannot observe {agents_max} agents: choose 1 to {AGENTS_MAX}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let threshold_ns = duration_ns(threshold);
         if threshold_ns < TICK_NS {
             let why = format!(
@@ -139,8 +158,8 @@ impl Observer {
         let socket =
             binding::bind(path.as_ref(), mode).map_err(|error| io::Error::new(error.kind(), error))?;
         let origin = Origin { boot_id: 0, pid_namespace: 0, shard: 0, shards: 1 };
-        let (writer, _) = table::create(OBSERVER_AGENTS_MAX, origin)?;
-        let admission = Admission::new(OBSERVER_AGENTS_MAX);
+        let (writer, _) = table::create(agents_max, origin)?;
+        let admission = Admission::new(agents_max);
         let clock = SystemClock;
         let now = crate::time::Clock::mono(&clock);
         let tick_ns = TICK_NS.min(threshold_ns / 2);
@@ -152,7 +171,7 @@ impl Observer {
             socket,
             batch: None,
             resumer: None,
-            stalled: Vec::with_capacity(OBSERVER_AGENTS_MAX as usize),
+            stalled: Vec::with_capacity(agents_max.min(JUDGE_BUDGET) as usize),
             is_behind: true,
             evictions: 0,
             refused: 0,
@@ -235,6 +254,8 @@ impl Observer {
         while self.core.sight.take_news().is_some() {}
         let stalled = &mut self.stalled;
         self.is_behind |= self.core.judge(JUDGE_BUDGET, |slot| stalled.push(slot));
+        // They are taken from the end: the longest silence first.
+        stalled.reverse();
     }
 
     fn hear(&mut self, batch: &Batch, index: usize) -> Option<ObserverEvent> {
@@ -321,5 +342,52 @@ impl Observer {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+    use crate::sys::allocations::during;
+    use crate::wire::Version;
+
+    #[test]
+    fn nothing_is_allocated_after_bind() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("s");
+        let mut observer = Observer::bind(&path, Duration::from_millis(50), 0o600).expect("bind");
+        let agent = UnixDatagram::unbound().expect("socket");
+        agent.connect(&path).expect("connect");
+        let mut seen = [0; 5];
+        let allocated = during(|| {
+            for nonce in 1..=300 {
+                let pid = if nonce % 50 == 0 { 1 } else { std::process::id() };
+                let (version, status) = (Version::V02, Status::Ok);
+                let frame = Frame { version, status, pid, timestamp: nonce, nonce, payload: 0 };
+                let bytes = frame.encode();
+                let length = if nonce % 40 == 0 { 31 } else { 32 };
+                agent.send(&bytes[..length]).expect("room: each is taken at once");
+                // Some silences are long enough for a stall, which is waited for.
+                let is_stall_due = nonce % 100 == 0;
+                loop {
+                    match observer.poll() {
+                        Some(ObserverEvent::Beat { .. }) => seen[0] += 1,
+                        Some(ObserverEvent::Refused(_)) => seen[1] += 1,
+                        Some(ObserverEvent::AuthFailure { .. }) => seen[2] += 1,
+                        Some(ObserverEvent::Stall { .. }) => seen[3] += 1,
+                        Some(ObserverEvent::Resume { .. }) => seen[4] += 1,
+                        Some(_) => {}
+                        None => continue,
+                    }
+                    if !is_stall_due || seen[3] as u64 >= nonce / 100 {
+                        break;
+                    }
+                }
+            }
+        });
+        assert_eq!(allocated, 0, "{seen:?}");
+        assert!(seen.iter().all(|count| *count > 0), "all of it was exercised: {seen:?}");
     }
 }

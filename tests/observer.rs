@@ -1,15 +1,16 @@
 //! The single-socket observer, as an embedder uses it, with the stock clients of both wire versions.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use varta_client_01::Varta as Varta01;
 use varta_client_02::Varta as Varta02;
 use varta_fleet::wire::{Frame, Status, Version};
-use varta_fleet::{Observer, ObserverEvent, Refusal};
+use varta_fleet::{OBSERVER_AGENTS_MAX, Observer, ObserverEvent, Refusal};
 
 const THRESHOLD: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,9 +23,13 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
+        Self::for_agents(OBSERVER_AGENTS_MAX)
+    }
+
+    fn for_agents(agents_max: u32) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("observer.sock");
-        let observer = Observer::bind(&path, THRESHOLD, 0o600).expect("bind");
+        let observer = Observer::bind_for(&path, THRESHOLD, 0o600, agents_max).expect("bind");
         Self { _dir: dir, path, observer }
     }
 
@@ -36,6 +41,15 @@ impl Fixture {
                 return event;
             }
             assert!(Instant::now() < until, "no event came");
+        }
+    }
+
+    /// Polls until something is so; there must be no event on the way.
+    fn silently_until(&mut self, what: &str, is_so: impl Fn(&mut Observer) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !is_so(&mut self.observer) {
+            assert!(self.observer.poll().is_none(), "an event before {what}");
+            assert!(Instant::now() < until, "waited for this in vain: {what}");
         }
     }
 
@@ -141,26 +155,79 @@ fn a_threshold_that_cannot_be_judged_is_refused() {
 #[test]
 fn the_dead_are_told_as_exit_and_never_as_stall() {
     let mut fixture = Fixture::new();
-    let path = fixture.path.clone();
-    // A child that beats once through python would be heavy; the shell has no datagrams. A thread
-    // cannot have another pid, so fork through a command that sends one frame and ends.
-    let mut child = std::process::Command::new(std::env::current_exe().expect("exe"))
-        .args(["--exact", "helper_beats_once_and_ends", "--nocapture"])
-        .env("VARTA_TEST_OBSERVER", &path)
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .expect("spawn");
-    let pid = child.id();
-    assert!(matches!(fixture.event(), ObserverEvent::Beat { pid: sender, .. } if sender == pid));
-    child.wait().expect("ends");
-    let ObserverEvent::Exit { pid: gone, .. } = fixture.event() else { panic!("not an exit") };
-    assert_eq!(gone, pid);
+    let mut agent = Agent::start(&fixture.path);
+    agent.beat();
+    assert!(matches!(fixture.event(), ObserverEvent::Beat { pid, .. } if pid == agent.pid()));
+    agent.kill();
+    let ObserverEvent::Exit { pid, .. } = fixture.event() else { panic!("not an exit") };
+    assert_eq!(pid, agent.pid());
 }
 
-/// Runs in a process of its own for the test above.
 #[test]
-fn helper_beats_once_and_ends() {
+fn a_full_table_refuses_counts_and_makes_room_of_the_dead_alone() {
+    let mut fixture = Fixture::for_agents(1);
+    let (mut first, mut second) = (Agent::start(&fixture.path), Agent::start(&fixture.path));
+    first.beat();
+    assert!(matches!(fixture.event(), ObserverEvent::Beat { pid, .. } if pid == first.pid()));
+    assert!(matches!(fixture.event(), ObserverEvent::Stall { .. }));
+    second.beat();
+    fixture.silently_until("a frame finds no room", |observer| observer.drain_capacity_exceeded() > 0);
+    assert_eq!(fixture.observer.drain_evictions(), 0, "a stalled agent that lives is not evicted");
+    first.kill();
+    second.beat();
+    fixture.silently_until("the dead make room", |observer| observer.drain_evictions() > 0);
+    assert_eq!(fixture.observer.drain_capacity_exceeded(), 1, "counted before there was room");
+    assert_eq!(fixture.observer.drain_capacity_exceeded(), 0, "drained");
+    second.beat();
+    assert!(matches!(fixture.event(), ObserverEvent::Beat { pid, .. } if pid == second.pid()));
+}
+
+/// This program in another process, beating whenever it is told.
+struct Agent {
+    child: Child,
+    orders: ChildStdin,
+}
+
+impl Agent {
+    fn start(observer: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().expect("exe"))
+            .args(["--exact", "helper_beats_when_told", "--nocapture"])
+            .env("VARTA_TEST_OBSERVER", observer)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("spawn");
+        let orders = child.stdin.take().expect("piped");
+        Self { child, orders }
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn beat(&mut self) {
+        writeln!(self.orders, "beat").expect("it listens");
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("reap");
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs in a process of its own for the tests above.
+#[test]
+fn helper_beats_when_told() {
     let Some(path) = std::env::var_os("VARTA_TEST_OBSERVER") else { return };
     let mut agent = Varta02::connect(&path).expect("connect");
-    let _ = agent.beat(varta_client_02::Status::Ok, 0);
+    for _ in io::stdin().lines() {
+        let _ = agent.beat(varta_client_02::Status::Ok, 0);
+    }
 }
