@@ -17,7 +17,30 @@ pub fn allowed_cores() -> Vec<usize> {
     core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
 }
 
-/// Pins the calling thread. False if the kernel refused.
+/// Pins the calling thread. False if it may not use that core, or the kernel refused.
+///
+/// The kernel holds sched_setaffinity(2) only against the cpuset: without asking first, a thread could
+/// leave the cores that `taskset` or the unit's `CPUAffinity=` left it.
 pub fn pin_to(core: usize) -> bool {
-    core_affinity::set_for_current(CoreId { id: core })
+    allowed_cores().contains(&core) && core_affinity::set_for_current(CoreId { id: core })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_does_not_leave_the_cores_it_was_given() {
+        let cores = allowed_cores();
+        let (first, last) = (cores[0], cores[cores.len() - 1]);
+        std::thread::spawn(move || {
+            assert!(pin_to(first));
+            assert_eq!(allowed_cores(), [first]);
+            assert_eq!(pin_to(last), first == last);
+            assert!(!pin_to(usize::MAX));
+            assert_eq!(allowed_cores(), [first]);
+        })
+        .join()
+        .unwrap();
+    }
 }
