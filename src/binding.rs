@@ -19,6 +19,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
+use crate::error::Reason;
 use crate::sys::unix_socket::{self, PATH_BYTES_MAX};
 
 /// A temporary name ends in this and [`TAG_BYTES`] random characters.
@@ -136,8 +137,8 @@ pub enum BindError {
     },
     /// We could not find out whether the socket that is there is live.
     #[error(
-        "cannot tell whether an observer is running at {}: {source}; nothing was removed; run as its owner, or remove it",
-        path.display()
+        "cannot tell whether an observer is running at {}: {}; nothing was removed; run as its owner, or remove it",
+        path.display(), Reason(source)
     )]
     Probe {
         /// The path.
@@ -152,7 +153,7 @@ pub enum BindError {
         path: PathBuf,
     },
     /// The kernel refused.
-    #[error("cannot bind {}: {source}{}", path.display(), advice(source))]
+    #[error("cannot bind {}: {}{}", path.display(), Reason(source), advice(source))]
     Refused {
         /// The path.
         path: PathBuf,
@@ -191,6 +192,9 @@ fn advice(error: &io::Error) -> &'static str {
         io::ErrorKind::NotFound => "; create its directory first",
         io::ErrorKind::PermissionDenied => "; run as a user who may write to its directory",
         io::ErrorKind::ReadOnlyFilesystem => "; choose a path on a writable file system",
+        _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+            "; raise the limit of open files (ulimit -n, LimitNOFILE=), or use fewer shards"
+        }
         _ => "",
     }
 }

@@ -409,7 +409,10 @@ fn parse_duration(text: &str) -> Result<Duration, Refused> {
 }
 
 fn parse_number(text: &str) -> Result<u32, Refused> {
-    text.trim().parse().map_err(|_| Refused::new("it is not a whole number", "write digits only, such as 4"))
+    let bare = text.trim();
+    let is_too_large = !bare.is_empty() && bare.bytes().all(|byte| byte.is_ascii_digit());
+    let why = if is_too_large { "it is far too large" } else { "it is not a whole number" };
+    bare.parse().map_err(|_| Refused::new(why, "write digits only, such as 4"))
 }
 
 fn parse_bool(text: &str) -> Result<bool, Refused> {

@@ -1,10 +1,35 @@
 //! Only what a caller of the library can receive.
 
+use std::fmt;
 use std::io;
 
 use crate::binding::BindError;
 use crate::config::ConfigError;
 use crate::rundir::RunDirError;
+
+/// A failure of the system as our messages tell it: in lower case, and without the number that the
+/// standard library adds. Other errors are told as they are.
+///
+/// ```
+/// let error = std::io::Error::from_raw_os_error(2);
+/// assert_eq!(varta_fleet::Reason(&error).to_string(), "no such file or directory");
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Reason<'a>(pub &'a io::Error);
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string();
+        let Some(code) = self.0.raw_os_error() else { return f.write_str(&text) };
+        let text = text.strip_suffix(&format!(" (os error {code})")).unwrap_or(&text);
+        // Not of "RPC …" or "I/O error", which are names.
+        let is_word = text.chars().nth(1).is_some_and(char::is_lowercase);
+        match text.chars().next() {
+            Some(first) if is_word => write!(f, "{}{}", first.to_lowercase(), &text[first.len_utf8()..]),
+            _ => f.write_str(text),
+        }
+    }
+}
 
 /// Why a fleet did not start. Nothing is left behind.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +53,10 @@ pub enum StartError {
     #[error(transparent)]
     Events(io::Error),
     /// The kernel grants no memory, descriptor or thread.
-    #[error("cannot {what}: {source}; lower agents-max or shards, or raise the limits of this process")]
+    #[error(
+        "cannot {what}: {}; lower agents-max or shards, or raise the limits of this process",
+        Reason(source)
+    )]
     Resources {
         /// What was asked for.
         what: &'static str,

@@ -21,7 +21,7 @@ use crate::aggregator::{Aggregator, Next, Policy, Request};
 use crate::binding::{BoundSocket, Owner};
 use crate::config::Config;
 use crate::counters::ShardHealth;
-use crate::error::{StartError, Warning};
+use crate::error::{Reason, StartError, Warning};
 use crate::event::Event;
 use crate::kick::Kick;
 use crate::lane::{Doorbell, Port};
@@ -395,7 +395,8 @@ fn aggregate(
 ) -> impl FnOnce() + Send {
     move || {
         if let Err(error) = set_own_nice(AGGREGATOR_NICE) {
-            let _ = said.send(Warning::Priority { thread: "the aggregator", why: error.to_string() });
+            let _ =
+                said.send(Warning::Priority { thread: "the aggregator", why: Reason(&error).to_string() });
         }
         drop(said);
         let clock = SystemClock;
@@ -424,7 +425,7 @@ fn observe(
 ) -> impl FnOnce() + Send {
     move || {
         if let Err(error) = set_own_nice(SHARD_NICE) {
-            let _ = said.send(Warning::Priority { thread: "the shards", why: error.to_string() });
+            let _ = said.send(Warning::Priority { thread: "the shards", why: Reason(&error).to_string() });
         }
         if let Some(core) = pin
             && !pin_to(core)

@@ -98,7 +98,7 @@ mod aggregator;
 mod sys;
 
 pub use binding::BindError;
-pub use error::{StartError, Warning};
+pub use error::{Reason, StartError, Warning};
 pub use fleet::{Fleet, Handle, StopReport, Subscription};
 pub use observer::{OBSERVER_AGENTS_MAX, Observer, ObserverEvent, POLL_WAIT};
 pub use refusal::Refusal;

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use crate::config::{Config, ConfigError, ConfigProblem, RuleMatch, ShardConfig, written};
 pub use crate::config::{CoreChoice, EventsFormat, Output};
+use crate::error::Reason;
 use crate::route::MANIFEST;
+use crate::rundir::{LOCK, SYMLINK};
 use crate::time::duration_ns;
 
 /// Longest path a socket can have, in bytes: `sun_path` of unix(7) less the NUL.
@@ -21,6 +23,11 @@ pub const AGENTS_MAX: u32 = 4_194_304;
 pub const RULES_MAX: usize = 200;
 /// Runtime directory of an observer that runs as root.
 pub const DIR_OF_ROOT: &str = "/run/varta";
+
+/// Files in the runtime directory that are neither sockets of shards nor events. The symlink is not
+/// among them: a shard's socket may be bound in its place.
+const OWN_FILES: [(&str, &str); 3] =
+    [(LOCK, "lock"), (MANIFEST, "manifest"), ("control.sock", "control socket")];
 
 const THRESHOLD_MIN: Duration = Duration::from_millis(10);
 const THRESHOLD_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -242,7 +249,11 @@ impl Config {
         let events = self.events.as_ref().map(|output| EventsPlan {
             output: match output {
                 Output::Stdout => Output::Stdout,
-                Output::File(path) => Output::File(absolute("events", path, &mut problems)),
+                Output::File(path) => {
+                    let path = absolute("events", path, &mut problems);
+                    judge_events(&path, &dir, &shards, &mut problems);
+                    Output::File(path)
+                }
             },
             format: self.events_format,
             beats: self.events_beats,
@@ -359,7 +370,7 @@ impl Config {
                     ConfigProblem::refused(
                         "shards",
                         shards.to_string(),
-                        format!("there are {blocks} [[shard]] blocks"),
+                        if blocks == 1 { "there is 1 [[shard]] block".to_owned() } else { format!("there are {blocks} [[shard]] blocks") },
                         format!("write a block for each shard, or leave out shards or the blocks (shards = {blocks} fits)"),
                     )
                     .against("shard"),
@@ -394,7 +405,7 @@ impl Config {
         problems: &mut Vec<ConfigProblem>,
     ) -> Vec<ShardPlan> {
         let mut taken: HashMap<PathBuf, String> = HashMap::new();
-        for (name, whose) in [("lock", "lock"), (MANIFEST, "manifest"), ("control.sock", "control socket")] {
+        for (name, whose) in OWN_FILES {
             taken.insert(dir.join(name), format!("the observer's own {whose}"));
         }
         let mut shards = Vec::with_capacity(blocks.len());
@@ -458,6 +469,22 @@ impl Config {
     }
 }
 
+/// Events are appended to whatever is there: they must not end up in a file the observer needs.
+fn judge_events(path: &Path, dir: &Path, shards: &[ShardPlan], problems: &mut Vec<ConfigProblem>) {
+    let own = OWN_FILES.iter().chain(&[(SYMLINK, "symlink")]);
+    let file = own
+        .filter(|(name, _)| dir.join(name) == path)
+        .map(|(_, whose)| format!("the observer's own {whose}"));
+    let socket = (0..)
+        .zip(shards)
+        .filter(|(_, shard): &(usize, _)| shard.socket == path)
+        .map(|(i, _)| format!("the socket of shard {i}"));
+    if let Some(what) = file.chain(socket).next() {
+        let why = format!("it is {what}");
+        problems.push(ConfigProblem::refused("events", format!("{path:?}"), why, "name another file"));
+    }
+}
+
 /// Whether the duration is in the range; if not, it is reported.
 fn in_range(
     key: &str,
@@ -499,7 +526,7 @@ fn absolute(key: &str, path: &Path, problems: &mut Vec<ConfigProblem>) -> PathBu
     match std::path::absolute(path) {
         Ok(path) => path,
         Err(error) => refused(
-            format!("it is relative to a directory that cannot be found: {error}"),
+            format!("it is relative to a directory that cannot be found: {}", Reason(&error)),
             "write it from / on",
         ),
     }

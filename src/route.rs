@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Reason;
+
 /// Name of the manifest in the runtime directory.
 pub const MANIFEST: &str = "fleet.json";
 /// The only hash there is, as the manifest names it.
@@ -75,7 +77,7 @@ impl Manifest {
         let text = std::fs::read_to_string(&path).map_err(|error| {
             io::Error::new(
                 error.kind(),
-                format!("cannot read {}: {error}; is a fleet running there?", path.display()),
+                format!("cannot read {}: {}; is a fleet running there?", path.display(), Reason(&error)),
             )
         })?;
         let invalid = |why: String| {

@@ -21,6 +21,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat
 use rustix::io::Errno;
 
 use crate::binding::{self, BindError, BoundSocket, Found, Identity, Owner};
+use crate::error::Reason;
 use crate::route::{MANIFEST, Manifest};
 
 /// The symlink to the socket of shard 0.
@@ -79,7 +80,7 @@ pub enum RunDirError {
         holder: Option<u32>,
     },
     /// It does not exist and could not be made.
-    #[error("cannot create directory {}: {source}{}", dir.display(), advice(source))]
+    #[error("cannot create directory {}: {}{}", dir.display(), Reason(source), advice(source))]
     Create {
         /// The directory.
         dir: PathBuf,
@@ -87,7 +88,7 @@ pub enum RunDirError {
         source: io::Error,
     },
     /// It could not be opened, or one of its parents not be looked at.
-    #[error("cannot open directory {}: {source}{}", dir.display(), advice(source))]
+    #[error("cannot open directory {}: {}{}", dir.display(), Reason(source), advice_open(source))]
     Open {
         /// The directory.
         dir: PathBuf,
@@ -95,7 +96,7 @@ pub enum RunDirError {
         source: io::Error,
     },
     /// We may not make files in it.
-    #[error("cannot write to directory {}: {source}{}", dir.display(), advice(source))]
+    #[error("cannot write to directory {}: {}{}", dir.display(), Reason(source), advice(source))]
     Write {
         /// The directory.
         dir: PathBuf,
@@ -146,7 +147,7 @@ pub enum RunDirError {
         mode: u32,
     },
     /// The lock could not be taken for another reason than that somebody has it.
-    #[error("cannot lock {}: {source}{}", path.display(), advice(source))]
+    #[error("cannot lock {}: {}{}", path.display(), Reason(source), advice(source))]
     Lock {
         /// The lock file.
         path: PathBuf,
@@ -162,7 +163,7 @@ pub enum RunDirError {
         expected: &'static str,
     },
     /// The manifest or the symlink could not be written.
-    #[error("cannot write {}: {source}{}", path.display(), advice(source))]
+    #[error("cannot write {}: {}{}", path.display(), Reason(source), advice(source))]
     Publish {
         /// The file.
         path: PathBuf,
@@ -171,12 +172,17 @@ pub enum RunDirError {
     },
 }
 
+fn advice_open(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::NotFound { "; create it first" } else { advice(error) }
+}
+
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "; create the directory above it first",
         io::ErrorKind::PermissionDenied => "; run as its owner, or choose a directory of your own",
         io::ErrorKind::ReadOnlyFilesystem => "; choose a directory on a writable file system",
-        _ => "",
+        io::ErrorKind::IsADirectory => "; remove what is there, or choose another directory",
+        _ => "; choose another directory",
     }
 }
 

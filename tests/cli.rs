@@ -519,7 +519,7 @@ fn check_judges_the_directory() {
     scene.check(&[]).says(code_of_check(1), &[]);
     scene
         .run(&["check", "--dir", "absent/run"])
-        .says(CONFIG, &["cannot create directory ", "absent/run: No such file", "fix: mkdir -p "]);
+        .says(CONFIG, &["cannot create directory ", "absent/run: no such file", "fix: mkdir -p "]);
     scene
         .check(&["--events", "absent/events"])
         .says(CONFIG, &["absent is to hold a socket or the events", "mkdir -p "]);
@@ -541,13 +541,47 @@ fn check_judges_cores_as_a_note() {
 #[test]
 fn a_reader_that_hangs_up_is_no_error() {
     let scene = Scene::new();
-    for args in [&["check", "--dir", "run"][..], &["--help"]] {
+    let found = code_of_check(1);
+    let check = ["check", "--dir", "run", "--shards", "1", "--agents-max", "1"];
+    // What `check` found it says by its exit code, too.
+    let refused = [&check[..], &["--threshold", "1ms"]].concat();
+    for (args, code) in [(&check[..], found), (&refused, CONFIG), (&["--help"], CLEAN)] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut command = scene.command(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), args);
         let output =
             command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
-        assert_eq!((output.status.code(), &*output.stderr), (Some(CLEAN), &b""[..]));
+        assert_eq!((output.status.code(), &*output.stderr), (Some(code), &b""[..]), "{args:?}");
+    }
+}
+
+#[test]
+fn a_run_that_cannot_say_it_is_ready_fails() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let scene = Scene::new();
+    let args = ["run", "--dir", "run", "--agents-max", "1", "--print-ready"];
+    let mut command = scene.command(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), &args);
+    let output = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(RUNTIME), "{said}");
+    assert!(said.contains("error: cannot write the ready line to standard output: "), "{said}");
+    let left: Vec<_> = fs::read_dir(scene.dir.path().join("run")).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "only the lock: {left:?}");
+}
+
+#[test]
+fn events_do_not_go_to_files_of_the_observer() {
+    let scene = Scene::new();
+    for (name, whose) in [
+        ("lock", "the observer's own lock"),
+        ("fleet.json", "the observer's own manifest"),
+        ("varta.sock", "the observer's own symlink"),
+        ("shard-0.sock", "the socket of shard 0"),
+    ] {
+        let path = format!("run/{name}");
+        let words = ["cannot use --events ", "it is ", whose, "; name another file"];
+        scene.run(&["run", "--dir", "run", "--shards", "1", "--events", &path]).says(CONFIG, &words);
     }
 }
 

@@ -235,7 +235,7 @@ fn a_missing_manifest_asks_whether_a_fleet_runs() {
         let error = Manifest::read(dir).expect_err("there is none");
         assert_eq!(error.kind(), ErrorKind::NotFound);
         let text = error.to_string();
-        for part in ["cannot read", path_text(dir), MANIFEST, "No such file", "is a fleet running there?"] {
+        for part in ["cannot read", path_text(dir), MANIFEST, "no such file", "is a fleet running there?"] {
             assert!(text.contains(part), "{part:?} is not in {text:?}");
         }
     }

@@ -34,6 +34,7 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TryRecvError}
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Format;
+use crate::error::Reason;
 use crate::event::Event;
 
 /// Lines gather up to here before they are written although more events are queued.
@@ -132,7 +133,7 @@ impl WriterCounters {
 
 /// Why there is no writer: what, where, why, and what to do.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open event output {}: {why}; {remedy}", .path.display())]
+#[error("cannot open event output {}: {}; {remedy}", .path.display(), Reason(.why))]
 struct OpenError {
     path: PathBuf,
     why: io::Error,

@@ -10,12 +10,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::Access;
-use varta_fleet::RunDirError;
 use varta_fleet::config::{KEYS, Layers, Origin, written};
 use varta_fleet::plan::{CoreChoice, Output, Plan, ShardPlan};
+use varta_fleet::{Reason, RunDirError};
 
 use crate::args::ConfigArgs;
-use crate::exit::{CliError, Exit};
+use crate::exit::{CliError, Exit, counted};
 
 /// Where the kernel says how many datagrams wait before it refuses more; of this network namespace.
 const QUEUE_LIMIT_PATH: &str = "/proc/sys/net/unix/max_dgram_qlen";
@@ -71,7 +71,7 @@ impl fmt::Display for Finding {
 /// Prints the resolved plan and every finding.
 pub fn check(args: &ConfigArgs) -> Result<Exit, CliError> {
     let layers = args.layers();
-    let mut out = io::stdout().lock();
+    let mut out = Vec::new();
     let mut findings = Vec::new();
     match layers.plan() {
         Ok(plan) => {
@@ -103,16 +103,13 @@ pub fn check(args: &ConfigArgs) -> Result<Exit, CliError> {
     }
     let problems = findings.iter().filter(|finding| finding.level == Level::Problem).count();
     let notes = findings.len() - problems;
-    writeln!(out, "{}, {}", counted(problems, "problem"), counted(notes, "note"))?;
-    Ok(if problems > 0 { Exit::Config } else { Exit::Clean })
-}
-
-fn counted(n: usize, what: &str) -> String {
-    match n {
-        0 => format!("no {what}s"),
-        1 => format!("1 {what}"),
-        n => format!("{n} {what}s"),
+    writeln!(out, "{}, {}", counted(problems as u64, "problem"), counted(notes as u64, "note"))?;
+    match io::stdout().lock().write_all(&out) {
+        // `check | head` still says by its exit code what was found.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        written => written?,
     }
+    Ok(if problems > 0 { Exit::Config } else { Exit::Clean })
 }
 
 fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<()> {
@@ -189,7 +186,7 @@ fn queue_finding(plan: &Plan, limit: u64) -> Option<Finding> {
          refuses the rest, so living agents may look stalled; {agents} agents on {} need {needed}, 2 for each agent \
          of a shard",
         limit.saturating_add(1),
-        counted(shards, "shard"),
+        counted(shards as u64, "shard"),
     );
     let mut fix = format!(
         "sysctl -w net.unix.max_dgram_qlen={needed}\n\
@@ -229,7 +226,7 @@ fn directory_findings(dir: &Path) -> Vec<Finding> {
 fn access_finding(dir: &Path, what: &str) -> Option<Finding> {
     let error = rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK).err()?;
     let us = rustix::process::geteuid().as_raw();
-    let text = format!("user {us} cannot {what} {}: {}", dir.display(), io::Error::from(error));
+    let text = format!("user {us} cannot {what} {}: {}", dir.display(), Reason(&error.into()));
     Some(Finding::problem(text, "run as its owner, or name a directory of this user with dir"))
 }
 
@@ -291,7 +288,7 @@ fn priority_finding() -> Option<Finding> {
     Some(Finding::note(
         format!(
             "this process may not raise its priority to nice -20 ({}): under load the shards wait behind the agents, and beats are refused",
-            io::Error::from(error)
+            Reason(&error.into())
         ),
         "AmbientCapabilities=CAP_SYS_NICE in the unit of the observer, or LimitNICE=-20, or run it as root",
     ))

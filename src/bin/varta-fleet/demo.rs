@@ -20,7 +20,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use varta_fleet::config::Config;
 use varta_fleet::event::{Agent, BlindPhase, Event, EventKind};
 use varta_fleet::wire::{Frame, NONCE_TERMINAL, Status, Version};
-use varta_fleet::{Fleet, Manifest, Subscription};
+use varta_fleet::{Fleet, Manifest, Reason, Subscription};
 
 use crate::exit::{CliError, Exit};
 
@@ -262,8 +262,11 @@ impl PrivateDirectory {
     fn new() -> Result<Self, CliError> {
         let path = std::env::temp_dir().join(format!("varta-demo-{}", std::process::id()));
         DirBuilder::new().mode(0o700).create(&path).map_err(|error| {
-            let message =
-                format!("cannot create {}: {error}; point TMPDIR to a directory of yours", path.display());
+            let message = format!(
+                "cannot create {}: {}; point TMPDIR to a directory of yours",
+                path.display(),
+                Reason(&error)
+            );
             CliError::new(Exit::Runtime, message)
         })?;
         Ok(Self(path))
@@ -288,7 +291,7 @@ impl DemoAgent {
         let failed = |error: io::Error| {
             CliError::new(
                 Exit::Runtime,
-                format!("cannot start an agent: {error}; is there room for {AGENTS} processes?"),
+                format!("cannot start an agent: {}; is there room for {AGENTS} processes?", Reason(&error)),
             )
         };
         let program = std::env::current_exe().map_err(failed)?;
@@ -313,13 +316,19 @@ impl DemoAgent {
 
     fn signal(&self, signal: Signal) -> Result<(), CliError> {
         kill_process(Pid::from_child(&self.child), signal).map_err(|error| {
-            CliError::new(Exit::Runtime, format!("cannot signal agent {}: {error}", self.pid()))
+            CliError::new(
+                Exit::Runtime,
+                format!("cannot signal agent {}: {}", self.pid(), Reason(&error.into())),
+            )
         })
     }
 
     fn order(&mut self, order: &str) -> Result<(), CliError> {
         writeln!(self.orders, "{order}").map_err(|error| {
-            CliError::new(Exit::Runtime, format!("agent {} does not listen: {error}", self.child.id()))
+            CliError::new(
+                Exit::Runtime,
+                format!("agent {} does not listen: {}", self.child.id(), Reason(&error)),
+            )
         })
     }
 }

@@ -1,12 +1,11 @@
 //! How the program ends: one exit code for each kind of end, one message for each failure.
 
-use std::error::Error;
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-use varta_fleet::StartError;
 use varta_fleet::config::{ConfigError, Origin, ProblemKind};
+use varta_fleet::{Reason, StartError};
 
 /// The exit codes, as `--help` lists them.
 pub const EXIT_CODES: &str = "\
@@ -46,13 +45,13 @@ impl From<Exit> for ExitCode {
 pub struct CliError {
     exit: Exit,
     message: String,
-    source: Option<Box<dyn Error + 'static>>,
+    is_broken_pipe: bool,
 }
 
 impl CliError {
     /// A failure told by `message`: what, on what, why, what to do.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), source: None }
+        Self { exit, message: message.into(), is_broken_pipe: false }
     }
 
     /// The exit code of this failure.
@@ -61,22 +60,14 @@ impl CliError {
     }
 
     /// Whether the reader of standard output hung up: `varta-fleet … | head` is no failure.
-    pub fn is_broken_pipe(&self) -> bool {
-        let source = self.source.as_deref().and_then(|source| source.downcast_ref::<io::Error>());
-        source.is_some_and(|source| source.kind() == io::ErrorKind::BrokenPipe)
+    pub const fn is_broken_pipe(&self) -> bool {
+        self.is_broken_pipe
     }
 }
 
 impl fmt::Display for CliError {
-    /// The message and everything that caused it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        let mut cause = self.source.as_deref().map(|source| source as &dyn Error);
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        f.write_str(&self.message)
     }
 }
 
@@ -95,7 +86,17 @@ impl From<StartError> for CliError {
         let exit = match (&error, error.kind()) {
             (_, io::ErrorKind::AddrInUse) => Exit::Unavailable,
             (_, io::ErrorKind::PermissionDenied) => Exit::Permission,
-            (StartError::Config(_) | StartError::RunDir(_) | StartError::Bind { .. }, _) => Exit::Config,
+            (StartError::Config(_) | StartError::RunDir(_), _) => Exit::Config,
+            // A path that cannot be bound is configuration, too; a kernel that has no descriptor left is not.
+            (
+                StartError::Bind { .. } | StartError::Events(_),
+                io::ErrorKind::InvalidInput
+                | io::ErrorKind::NotFound
+                | io::ErrorKind::AlreadyExists
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::IsADirectory
+                | io::ErrorKind::ReadOnlyFilesystem,
+            ) => Exit::Config,
             _ => Exit::Runtime,
         };
         Self::new(exit, error.to_string())
@@ -105,10 +106,17 @@ impl From<StartError> for CliError {
 /// Standard output failed.
 impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
-        Self {
-            exit: Exit::Runtime,
-            message: "cannot write to standard output".to_owned(),
-            source: Some(Box::new(error)),
-        }
+        let message =
+            format!("cannot write to standard output: {}; give it a reader with room", Reason(&error));
+        Self { exit: Exit::Runtime, message, is_broken_pipe: error.kind() == io::ErrorKind::BrokenPipe }
+    }
+}
+
+/// `no shards`, `1 shard`, `2 shards`.
+pub fn counted(n: u64, what: &str) -> String {
+    match n {
+        0 => format!("no {what}s"),
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
     }
 }

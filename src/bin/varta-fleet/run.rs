@@ -1,6 +1,7 @@
 //! `run`: observes the fleet until told to stop.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -12,9 +13,9 @@ use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use varta_fleet::config::written;
 use varta_fleet::plan::Plan;
-use varta_fleet::{Fleet, StopReport};
+use varta_fleet::{Fleet, Reason, StopReport};
 
-use crate::exit::{CliError, Exit};
+use crate::exit::{CliError, Exit, counted};
 
 /// How often the health of the threads is looked at while nothing happens.
 const HEALTH_TICK: Duration = Duration::from_millis(500);
@@ -41,14 +42,13 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
         note(&format!("warning: {warning}"));
     }
     note(&format!(
-        "observing {} with {shards} shards, a silence of {threshold} is a stall; stop with Ctrl-C or SIGTERM{}",
+        "observing {} with {}, a silence of {threshold} is a stall; stop with Ctrl-C or SIGTERM{}",
         fleet.dir().display(),
+        counted(shards as u64, "shard"),
         if is_told { "" } else { "; events go nowhere, name a file or - with --events" }
     ));
     if options.print_ready {
-        let mut stdout = io::stdout().lock();
-        writeln!(stdout, "ready shards={shards} dir={}", fleet.dir().display())?;
-        stdout.flush()?;
+        print_ready(shards, fleet.dir())?;
     }
     let handle = fleet.handle();
     loop {
@@ -64,13 +64,29 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     conclude(&report)
 }
 
+/// Whoever asked for the line waits for it: a fleet that cannot say it must not seem to have run.
+fn print_ready(shards: usize, dir: &Path) -> Result<(), CliError> {
+    let mut stdout = io::stdout().lock();
+    let written =
+        writeln!(stdout, "ready shards={shards} dir={}", dir.display()).and_then(|()| stdout.flush());
+    written.map_err(|error| {
+        CliError::new(
+            Exit::Runtime,
+            format!(
+                "cannot write the ready line to standard output: {}; give it a reader, or leave out --print-ready",
+                Reason(&error)
+            ),
+        )
+    })
+}
+
 /// A fleet that lost a shard or events must not look like one that ended well.
 fn conclude(report: &StopReport) -> Result<Exit, CliError> {
     let mut failures = Vec::new();
     if report.shards_dead > 0 {
         failures.push(format!(
-            "{} shard threads died, their agents were not observed; see the io events",
-            report.shards_dead
+            "{} died, and the agents of each were not observed; see the io events",
+            counted(report.shards_dead as u64, "shard thread")
         ));
     }
     if report.is_aggregator_dead {
@@ -79,8 +95,8 @@ fn conclude(report: &StopReport) -> Result<Exit, CliError> {
     if report.events_unwritten > 0 {
         let torn = if report.ends_mid_line { ", and the output ends in the middle of a line" } else { "" };
         failures.push(format!(
-            "{} events could not be written before the stop{torn}; the output is full or nobody reads it",
-            report.events_unwritten
+            "{} could not be written before the stop{torn}; the output is full or nobody reads it",
+            counted(report.events_unwritten, "event")
         ));
     }
     if failures.is_empty() { Ok(Exit::Clean) } else { Err(CliError::new(Exit::Runtime, failures.join("; "))) }
@@ -89,7 +105,10 @@ fn conclude(report: &StopReport) -> Result<Exit, CliError> {
 /// The signals that concern us, as they come. A second one that stops ends the process at once.
 fn signals() -> Result<Receiver<i32>, CliError> {
     let failed = |error: io::Error| {
-        CliError::new(Exit::Runtime, format!("cannot handle signals: {error}; the kernel refuses, stop here"))
+        CliError::new(
+            Exit::Runtime,
+            format!("cannot handle signals: {}; the kernel refuses, stop here", Reason(&error)),
+        )
     };
     let is_stopping = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT, SIGHUP] {
