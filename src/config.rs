@@ -40,7 +40,7 @@ pub struct Config {
     /// Silence that is a stall, for agents no rule matches.
     #[serde(deserialize_with = "duration")]
     pub threshold: Duration,
-    /// Resolution of detection: a stall is told at most this much late.
+    /// Resolution of detection: judging adds at most this much to how late a stall is told.
     #[serde(deserialize_with = "duration")]
     pub tick: Duration,
     /// Longest coalescing sleep of a shard; zero wakes it for every datagram.

@@ -146,6 +146,20 @@ fn the_mode_is_as_asked_and_the_path_goes_only_if_it_is_still_ours() {
 }
 
 #[test]
+fn the_longest_threshold_there_is_stalls_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.sock");
+    let mut observer = Observer::bind(&path, Duration::MAX, 0o600).unwrap();
+    let sender = UnixDatagram::unbound().unwrap();
+    for nonce in 1..4 {
+        sender.send_to(&frame(std::process::id(), nonce).encode(), &path).unwrap();
+    }
+    let told: Vec<_> = (0..6).filter_map(|_| observer.poll()).collect();
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told.iter().all(|event| matches!(event, ObserverEvent::Beat { .. })), "{told:?}");
+}
+
+#[test]
 fn a_threshold_that_cannot_be_judged_is_refused() {
     let dir = tempfile::tempdir().expect("tempdir");
     let error = Observer::bind(dir.path().join("s"), Duration::ZERO, 0o600).expect_err("refused");
