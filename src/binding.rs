@@ -278,6 +278,15 @@ pub enum Found {
     Stale(Identity),
 }
 
+/// Everything that would keep an observer from binding `path`. Changes nothing, sends nothing, does not
+/// block.
+///
+/// # Errors
+/// [`BindError`]; `InUse` if an observer is running there.
+pub fn inspect(path: &Path) -> Result<(), BindError> {
+    probe(path).map(drop)
+}
+
 /// Looks at `path` without following a symlink, sending anything, or blocking.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,8 @@ pub struct Handle {
     requests: Sender<Request>,
     doorbell: Arc<Doorbell>,
     agents_max: u32,
+    /// Error number that keeps the event output from being written; 0 = none.
+    output_errno: Arc<AtomicI32>,
 }
 
 /// Events, in order, without gaps that are not told.
@@ -155,6 +157,7 @@ impl Fleet {
             requests,
             doorbell: Arc::clone(&doorbell),
             agents_max: plan.agents_max,
+            output_errno: Arc::default(),
         };
         let mut fleet = Self {
             handle: handle.clone(),
@@ -292,6 +295,15 @@ impl Handle {
         Snapshot::take(&self.ports, &self.tally.lock(), self.agents_max)
     }
 
+    /// What keeps the event output from being written at present, if anything: events wait meanwhile.
+    #[must_use]
+    pub fn output_trouble(&self) -> Option<io::Error> {
+        match self.output_errno.load(Ordering::Relaxed) {
+            0 => None,
+            errno => Some(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
     /// Histograms and counters as a table for people.
     #[must_use]
     pub fn table(&self) -> String {
@@ -378,7 +390,15 @@ fn open_writer(plan: &Plan, handle: &Handle) -> Result<Option<EventWriter>, Star
         EventsFormat::Tsv => export::Format::Tsv { start: SystemClock.mono() },
     };
     let (requests, doorbell) = (handle.requests.clone(), Arc::clone(&handle.doorbell));
+    let output_errno = Arc::clone(&handle.output_errno);
     let on_trouble = move |trouble: WriteTrouble| {
+        output_errno.store(
+            match trouble {
+                WriteTrouble::Failing { errno } | WriteTrouble::Gone { errno } => errno,
+                WriteTrouble::Recovered { .. } => 0,
+            },
+            Ordering::Relaxed,
+        );
         if let WriteTrouble::Failing { errno } | WriteTrouble::Gone { errno } = trouble {
             let _ = requests.send(Request::WriteFailed(errno));
             doorbell.ring();

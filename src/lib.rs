@@ -97,7 +97,7 @@ mod aggregator;
 #[expect(unsafe_code, reason = "system calls and shared memory; every block carries its argument")]
 mod sys;
 
-pub use binding::BindError;
+pub use binding::{BindError, inspect as inspect_socket};
 pub use error::{Reason, StartError, Warning};
 pub use fleet::{Fleet, Handle, StopReport, Subscription};
 pub use observer::{OBSERVER_AGENTS_MAX, Observer, ObserverEvent, POLL_WAIT};

@@ -128,7 +128,8 @@ impl Observer {
     /// # Errors
     /// `AddrInUse`: another observer is running there. `PermissionDenied`: the path, or whether somebody
     /// listens there, may not be touched. `AlreadyExists`: something else than a socket is in the way.
-    /// `InvalidInput`: a threshold below 10 ms. In no case anything is removed.
+    /// `InvalidInput`: a threshold below 10 ms. Else the kernel's, when it grants no memory or descriptor. What
+    /// was at the path is still there after an error.
     pub fn bind(path: impl AsRef<Path>, threshold: Duration, mode: u32) -> io::Result<Self> {
         Self::bind_for(path, threshold, mode, OBSERVER_AGENTS_MAX)
     }

@@ -143,6 +143,12 @@ impl Rule {
     }
 }
 
+/// Whether a socket could have this path.
+fn names_a_file(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
+    path.file_name().is_some() && !bytes.ends_with(b"/") && !bytes.contains(&0)
+}
+
 /// `*` stands for any characters and `?` for one. At most `pattern` x `text` steps.
 fn matches_pattern(pattern: &str, text: &str) -> bool {
     let (mut pattern, mut text) = (pattern.chars(), text.chars());
@@ -416,6 +422,13 @@ impl Config {
                 Some(path) => absolute(&key("socket"), path, problems),
                 None => dir.join(format!("shard-{i}.sock")),
             };
+            if let Some(path) =
+                block.socket.as_deref().filter(|path| !path.as_os_str().is_empty() && !names_a_file(path))
+            {
+                let why = "a socket's path ends in the name of a file, without NUL in it";
+                let fix = "write for example socket = \"/run/varta/shard-0.sock\"";
+                problems.push(ConfigProblem::refused(&key("socket"), format!("{path:?}"), why, fix));
+            }
             let bytes = socket.as_os_str().len();
             // An overlong directory is told once, not for every shard in it.
             let by_dir = block.socket.is_none();

@@ -531,6 +531,30 @@ fn check_judges_the_directory() {
 }
 
 #[test]
+fn check_finds_what_is_in_the_way_of_a_socket() {
+    let scene = Scene::new();
+    let run = scene.dir.path().join("run");
+    fs::create_dir(&run).unwrap();
+    fs::set_permissions(&run, Permissions::from_mode(0o755)).unwrap();
+    let socket = run.join("shard-0.sock");
+    fs::write(&socket, "").unwrap();
+    scene.check(&[]).says(CONFIG, &["problem: cannot bind ", "shard-0.sock: a file that is not a socket is in the way"]);
+    fs::remove_file(&socket).unwrap();
+    let _live = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    scene.check(&[]).says(code_of_check(1), &["note: an observer is running at ", "stop it first"]);
+}
+
+#[test]
+fn a_socket_that_no_file_can_be_is_refused_with_its_line() {
+    for path in ["/run/varta/", "/run/..", "/run/a\\u0000b"] {
+        let text = format!("[[shard]]\nsocket = \"{path}\"\n");
+        Scene::new()
+            .check_file(&text)
+            .says(CONFIG, &["socket", "a socket's path ends in the name of a file"]);
+    }
+}
+
+#[test]
 fn check_judges_cores_as_a_note() {
     let text = "agents-max = 1\n[[shard]]\ncore = 65000\n";
     Scene::new()

@@ -179,6 +179,9 @@ fn events_on_standard_output_are_one_object_a_line_after_the_ready_line() {
 #[test]
 fn a_disk_that_stays_full_stops_nothing_but_the_events_and_is_told_at_the_end() {
     let mut observer = Observer::start(Options { events: Some("/dev/full".into()), ..Options::default() });
+    wait_for("a word on standard error", || {
+        observer.stderr().contains("warning: cannot write events: no space left on device").then_some(())
+    });
     let mut agents = Agent::start_many(&observer, (0..4).map(|_| AgentOptions::default()));
     wait_for("all to be up", || {
         let table = observer.table();

@@ -39,6 +39,11 @@ impl Event {
         !self.fields[field].is_null()
     }
 
+    /// Whether the field is there and says that nobody knows.
+    pub fn is_null(&self, field: &str) -> bool {
+        self.fields.get(field).is_some_and(Value::is_null)
+    }
+
     /// # Panics
     /// If it has no such number, as in all that follow.
     pub fn u64(&self, field: &str) -> u64 {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::fs::Access;
 use varta_fleet::config::{KEYS, Layers, Origin, written};
 use varta_fleet::plan::{CoreChoice, Output, Plan, ShardPlan};
-use varta_fleet::{Reason, RunDirError};
+use varta_fleet::{BindError, Reason, RunDirError};
 
 use crate::args::ConfigArgs;
 use crate::exit::{CliError, Exit, counted};
@@ -167,6 +167,7 @@ fn host_findings(plan: &Plan) -> Vec<Finding> {
     }
     findings.extend(directory_findings(&plan.dir));
     findings.extend(other_directory_findings(plan));
+    findings.extend(socket_findings(plan));
     if let Some(cores) = core_affinity::get_core_ids() {
         let cores: Vec<_> = cores.iter().filter_map(|core| u32::try_from(core.id).ok()).collect();
         findings.extend(core_findings(plan, &cores));
@@ -221,6 +222,19 @@ fn directory_findings(dir: &Path) -> Vec<Finding> {
     };
     let problems = varta_fleet::inspect_dir(dir);
     problems.iter().map(|problem| Finding::problem(problem.to_string(), command(problem))).collect()
+}
+
+/// What is in the way of the shards' sockets, as a start would find it.
+fn socket_findings(plan: &Plan) -> Vec<Finding> {
+    let judge = |shard: &ShardPlan| match varta_fleet::inspect_socket(&shard.socket) {
+        Ok(()) => None,
+        Err(BindError::InUse { path }) => Some(Finding::note(
+            format!("an observer is running at {}: another cannot be started there", path.display()),
+            "stop it first, or name another directory with dir",
+        )),
+        Err(error) => Some(Finding::problem(error.to_string(), "")),
+    };
+    plan.shards.iter().filter_map(judge).collect()
 }
 
 fn access_finding(dir: &Path, what: &str) -> Option<Finding> {

@@ -120,3 +120,14 @@ pub fn counted(n: u64, what: &str) -> String {
         n => format!("{n} {what}s"),
     }
 }
+
+/// The parser's complaint in our grammar: what and why from its first lines, then what to do.
+pub fn usage(error: &clap::Error) -> CliError {
+    let text = error.to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let what =
+        lines.next().unwrap_or_default().trim_start_matches("error: ").trim_end_matches('.').to_owned();
+    let tips = lines.filter_map(|line| line.strip_prefix("tip: ")).map(|tip| format!("; {tip}"));
+    let tips: String = tips.collect();
+    CliError::new(Exit::Usage, format!("cannot read the command line: {what}{tips}; try it with --help"))
+}

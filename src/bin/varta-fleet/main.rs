@@ -10,6 +10,7 @@ mod run;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, Command};
@@ -19,11 +20,14 @@ fn main() -> ExitCode {
     let cli = Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let outcome = match cli {
         Ok(cli) => execute(cli.command),
-        Err(help_or_usage) => {
+        Err(help)
+            if !help.use_stderr() || help.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
+        {
             // A reader that hung up has seen enough of it.
-            let _ = help_or_usage.print();
-            return if help_or_usage.use_stderr() { Exit::Usage.into() } else { Exit::Clean.into() };
+            let _ = help.print();
+            return if help.use_stderr() { Exit::Usage.into() } else { Exit::Clean.into() };
         }
+        Err(usage) => Err(exit::usage(&usage)),
     };
     match outcome {
         Ok(exit) => exit.into(),

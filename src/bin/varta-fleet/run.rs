@@ -51,7 +51,13 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
         print_ready(shards, fleet.dir())?;
     }
     let handle = fleet.handle();
+    let mut trouble = None;
     loop {
+        let now = handle.output_trouble();
+        if now.as_ref().map(io::Error::kind) != trouble {
+            trouble = now.as_ref().map(io::Error::kind);
+            note(&now.map_or_else(|| "events are written again".to_owned(), held_back));
+        }
         match signals.recv_timeout(HEALTH_TICK) {
             Ok(SIGUSR1) => note(handle.table().trim_end()),
             Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
@@ -128,6 +134,13 @@ fn signals() -> Result<Receiver<i32>, CliError> {
     };
     thread::Builder::new().name("varta-signals".into()).spawn(forward).map_err(failed)?;
     Ok(receiver)
+}
+
+fn held_back(error: io::Error) -> String {
+    let why = Reason(&error);
+    format!(
+        "warning: cannot write events: {why}; they wait and are tried again; make room, or let somebody read"
+    )
 }
 
 /// To standard error, which may be closed.
