@@ -22,6 +22,7 @@ const THRESHOLD: u64 = 600 * MS;
 const TICK: u64 = 10 * MS;
 const STEP: u64 = 5 * MS;
 const START: MonoNs = MonoNs(1_000_000_000_000);
+const QUEUE: u32 = 4096;
 
 /// A process as the lookup thread sees it.
 #[derive(Clone, Debug, Default)]
@@ -79,7 +80,7 @@ impl World {
             let port = Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap());
             let admission = Arc::clone(&admission);
             let tracker = Tracker::new(writer, &thresholds_ns, first_class, TICK, admission, clock.mono());
-            let script = Script::new(&clock, 512);
+            let script = Script::new(&clock, QUEUE);
             let limits = Limits { threshold_min_ns, tick_ns: TICK };
             let core = Core::new(script.transport(), clock.clone(), tracker, limits, None);
             made.push(Shard::new(core, Arc::clone(&port), Arc::clone(&doorbell), 0));
@@ -171,7 +172,7 @@ impl World {
                 };
                 Answer::Identity { ticket, found }
             }
-            Question::Exists { ticket, pid, incarnation } => {
+            Question::Exists { ticket, pid, incarnation, .. } => {
                 let gone_at = match self.processes.get(&pid) {
                     None => Some(self.now()),
                     Some(heir) if incarnation.is_some_and(|known| known.0 != heir.incarnation) => {
@@ -657,4 +658,206 @@ fn a_flood_does_not_keep_a_shard_from_stopping_and_what_had_arrived_is_taken() {
     world.shards.remove(0).finish();
     assert!(world.ports[0].counters.frames.get() >= arrived);
     assert!(world.now().since(stopped) < 1000 * MS, "{}", world.now().since(stopped));
+}
+
+// --- many slots of one agent, late answers, hard timing ------------------------------------------------
+
+#[test]
+fn a_stall_that_ended_before_it_was_settled_does_not_hide_the_next() {
+    let mut world = World::new(1);
+    world.is_mute = true;
+    world.beats(0, 7, 1..3);
+    while world.aggregator.pending.is_empty() {
+        world.run(STEP);
+    }
+    // The beat comes between the look at the facts and the settling.
+    world.send(0, 7, &beat(7, 3));
+    world.shards[0].turn().unwrap();
+    world.aggregator.settle_pending();
+    world.is_aggregator_asleep = true;
+    world.run(2 * THRESHOLD);
+    world.is_aggregator_asleep = false;
+    world.run(100 * MS);
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+    assert_eq!(world.agents(), (0, 1));
+}
+
+#[test]
+fn a_beat_queued_on_a_shard_that_never_saw_the_agent_is_waited_for() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    world.run(400 * MS);
+    world.asleep = vec![1];
+    world.send(1, 7, &beat(7, 3));
+    while world.aggregator.pending.is_empty() {
+        world.run(STEP);
+    }
+    world.asleep.clear();
+    world.run(200 * MS);
+    assert_eq!(world.kinds(7), ["up", "moved"]);
+}
+
+#[test]
+fn no_stall_is_certain_while_another_shard_may_hold_a_beat() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    world.asleep = vec![1];
+    world.send(1, 7, &beat(7, 3));
+    world.run(2 * THRESHOLD);
+    assert!(matches!(world.last("stall").kind, EventKind::Stall { certain: false, .. }));
+}
+
+#[test]
+fn an_agent_told_stalled_resumes_on_any_slot_it_has() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..2);
+    world.beats(1, 7, 2..3);
+    world.asleep = vec![0];
+    world.run(1000 * MS);
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+    world.asleep.clear();
+    world.beats(0, 7, 3..13);
+    assert_eq!(world.count("resume"), 1, "{:?}", world.kinds(7));
+    assert_eq!(world.agents(), (1, 0));
+    world.run(2 * THRESHOLD);
+    assert_eq!((world.count("stall"), world.agents()), (2, (0, 1)));
+}
+
+#[test]
+fn who_takes_a_dead_agents_pid_on_another_shard_is_somebody_else() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    world.processes.remove(&7);
+    while world.count("exit") == 0 {
+        world.run(STEP);
+    }
+    // The slot of the dead is not given back yet.
+    world.asleep = vec![0];
+    world.born(7);
+    world.beats(1, 7, 1..3);
+    world.asleep.clear();
+    world.beats(1, 7, 3..5);
+    assert_eq!(world.kinds(7), ["up", "exit", "up"]);
+    assert_eq!(world.last("up").agent.unwrap().session, 2);
+    assert_eq!(world.agents(), (1, 0));
+}
+
+#[test]
+fn a_pid_that_is_reused_on_another_shard_resumes_nobody() {
+    for is_stalled in [false, true] {
+        let mut world = World::new(2);
+        world.born(7);
+        world.beats(0, 7, 1..3);
+        if is_stalled {
+            world.run(2 * THRESHOLD);
+        }
+        let started = world.now();
+        let process = world.processes.get_mut(&7).unwrap();
+        (process.incarnation, process.started) = (77, started);
+        world.beats(1, 7, 1..15);
+        let told: Vec<&str> = world.kinds(7).into_iter().filter(|kind| *kind != "stall").collect();
+        assert_eq!(told, ["up", "exit", "up"]);
+        assert_eq!(world.agents(), (1, 0));
+    }
+}
+
+#[test]
+fn an_agent_in_two_places_is_up_once() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.send(0, 7, &Frame { status: Status::Critical, ..beat(7, NONCE_TERMINAL) });
+    world.run(100 * MS);
+    world.beats(1, 7, 1..3);
+    world.beats(0, 7, 3..5);
+    assert_eq!(world.count("up"), 1, "{:?}", world.kinds(7));
+}
+
+#[test]
+fn a_status_that_changed_while_the_agent_moved_or_began_is_told() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.send(0, 7, &Frame { status: Status::Critical, ..beat(7, NONCE_TERMINAL) });
+    world.run(100 * MS);
+    world.beats(0, 7, 1..3);
+    world.send(0, 7, &Frame { status: Status::Critical, ..beat(7, 3) });
+    world.run(100 * MS);
+    assert_eq!(world.kinds(7), ["terminal", "up", "status"]);
+    world.beats(1, 7, 4..6);
+    assert_eq!(world.kinds(7), ["terminal", "up", "status", "status"]);
+}
+
+#[test]
+fn a_forgers_last_words_hold_no_place_for_ever() {
+    let mut world = World::with(1, 1, Vec::new());
+    world.born(7);
+    world.send(0, 7, &Frame { status: Status::Critical, ..beat(8, NONCE_TERMINAL) });
+    world.run(200 * MS);
+    world.processes.remove(&7);
+    world.run(2500 * MS);
+    world.born(9);
+    world.beats(0, 9, 1..3);
+    assert_eq!(world.kinds(9), ["up"]);
+    assert!(world.kinds(7).is_empty());
+}
+
+#[test]
+fn a_slow_aggregator_does_not_forgive_itself_for_ever() {
+    let mut world = World::new(1);
+    world.is_mute = true;
+    world.beats(0, 7, 1..3);
+    world.is_aggregator_asleep = true;
+    for _ in 0..40 {
+        world.run(25 * MS);
+        world.aggregate();
+    }
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+}
+
+#[test]
+fn frames_of_the_dead_that_are_still_queued_are_not_somebody_new() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.born(8);
+    world.beats(0, 7, 1..3);
+    world.run(2 * THRESHOLD);
+    world.asleep = vec![0];
+    for nonce in 1..1500 {
+        world.send(0, 8, &beat(8, nonce));
+    }
+    world.send(0, 7, &beat(7, 3));
+    world.processes.remove(&7);
+    world.run(1200 * MS);
+    assert_eq!(world.kinds(7), ["up", "stall", "exit"]);
+    world.asleep.clear();
+    world.run(200 * MS);
+    assert_eq!(world.kinds(7), ["up", "stall", "exit"]);
+    assert_eq!(world.agents(), (1, 0));
+}
+
+#[test]
+fn a_slot_that_is_being_written_is_asked_again_before_anything_is_told() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..2);
+    world.beats(1, 7, 2..3);
+    world.is_mute = true;
+    world.is_aggregator_asleep = true;
+    world.run(THRESHOLD - 50 * MS);
+    world.send(1, 7, &beat(7, 3));
+    world.run(100 * MS);
+    world.is_aggregator_asleep = false;
+    world.ports[1].table.open(0);
+    world.run(100 * MS);
+    assert_eq!(world.count("stall"), 0, "the other slot may have beaten");
+    world.processes.remove(&7);
+    world.is_mute = false;
+    world.run(200 * MS);
+    assert_eq!(world.count("exit"), 0, "nobody knows its last words yet");
+    world.ports[1].table.close(0);
+    world.run(200 * MS);
+    assert_eq!(world.kinds(7).last(), Some(&"exit"));
 }
