@@ -36,6 +36,8 @@ pub mod tally;
 pub mod told;
 
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;
 
 use fanout::{Fanout, Subscriber};
@@ -410,6 +412,7 @@ impl Aggregator {
             self.resume(other, &there, &silence, 1);
             self.tell_of(place, &hot, at, EventKind::Moved { from: other.shard });
             self.release(other, there.last_arrival, answer::RELEASE | answer::IF_SILENT);
+            self.open(place, &hot);
         }
         Ok(())
     }
@@ -562,18 +565,45 @@ impl Aggregator {
         if told.is_stalled {
             self.resume(place, hot, cold, resumes);
         } else if stalls > 0 {
-            // It was over before it could be told: both at once. The beat shows that the process was there.
+            // It was over before it could be told, and the beat shows that the process was there; but it may
+            // have beaten elsewhere meanwhile.
             self.told(place).is_confirming = false;
-            let Ok(elsewhere) = self.lives_elsewhere(place, cold.stall_at - cold.stall_silent_ns) else {
-                return self.again.push(place);
-            };
-            if elsewhere.is_none() {
-                self.stall(place, hot, cold, cold.is_stall_uncertain, stalls);
-                self.resume(place, hot, cold, resumes);
+            if !self.told(place).is_recalling {
+                self.told(place).is_recalling = true;
+                let generation = self.told(place).generation;
+                self.kick_others(place);
+                self.await_word(place, generation);
             }
+            return;
         }
         let told = self.told(place);
         (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
+    }
+
+    /// Tells a stall that was over before it was told, and its end. False: still waiting.
+    fn recall(&mut self, place: Place, has_time: bool) -> bool {
+        let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
+        let told = *self.told(place);
+        let stalls = cold.stalls.wrapping_sub(told.stalls);
+        let resumes = cold.resumes.wrapping_sub(told.resumes);
+        // Stalled again: then that stall tells of this one, too.
+        if hot.state != State::Stalled && cold.generation == told.generation && stalls > 0 {
+            let is_unseen = self.is_unseen(cold.stall_at, |shard| shard != place.shard);
+            if is_unseen && has_time {
+                return false;
+            }
+            let Ok(elsewhere) = self.lives_elsewhere(place, cold.stall_at - cold.stall_silent_ns) else {
+                return false;
+            };
+            if elsewhere.is_none() {
+                self.stall(place, &hot, &cold, cold.is_stall_uncertain || is_unseen, stalls);
+                self.resume(place, &hot, &cold, resumes);
+            }
+            let told = self.told(place);
+            (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
+        }
+        self.told(place).is_recalling = false;
+        true
     }
 
     fn stall(&mut self, place: Place, hot: &Hot, cold: &Cold, is_uncertain: bool, coalesced: u32) {
@@ -700,7 +730,8 @@ impl Aggregator {
             return true;
         }
         if told.is_releasing {
-            (self.told(place).is_confirming, self.told(place).is_returning) = (false, false);
+            let told = self.told(place);
+            (told.is_confirming, told.is_returning, told.is_recalling) = (false, false, false);
             return true;
         }
         let has_time = self.now < give_up_at;
@@ -718,6 +749,9 @@ impl Aggregator {
                 return false;
             }
             self.told(place).is_returning = false;
+        }
+        if told.is_recalling && !self.recall(place, has_time) {
+            return false;
         }
         if !told.is_confirming {
             return true;
@@ -805,6 +839,7 @@ impl Aggregator {
             self.tell_of(to, &there, there.last_arrival, EventKind::Moved { from: from.shard });
         }
         self.release(from, here.last_arrival, answer::RELEASE | answer::IF_SILENT);
+        self.open(to, &there);
     }
 
     /// Tells the exit of the process that holds `place` and gives back every slot of it. False: one of them
@@ -844,6 +879,13 @@ impl Aggregator {
         if hot.state == State::Stalled && !self.told(place).is_releasing {
             self.told(place).existence = Existence::Gone(hot.last_arrival);
             self.release(place, hot.last_arrival, answer::RELEASE);
+        }
+    }
+
+    /// Last words alone open no deadline, but those of an agent that beat elsewhere do.
+    fn open(&mut self, place: Place, hot: &Hot) {
+        if hot.state == State::Waiting {
+            self.post(place, answer::OPEN, crate::lane::Answer::default());
         }
     }
 

@@ -17,50 +17,51 @@ use crate::table::{self, Origin};
 use crate::time::{Clock, ManualClock};
 use crate::wire::{Frame, Version};
 
-const MS: u64 = 1_000_000;
-const THRESHOLD: u64 = 600 * MS;
+pub(super) const MS: u64 = 1_000_000;
+pub(super) const THRESHOLD: u64 = 600 * MS;
 const TICK: u64 = 10 * MS;
-const STEP: u64 = 5 * MS;
+pub(super) const STEP: u64 = 5 * MS;
 const START: MonoNs = MonoNs(1_000_000_000_000);
 const QUEUE: u32 = 4096;
 
 /// A process as the lookup thread sees it.
 #[derive(Clone, Debug, Default)]
-struct Process {
-    incarnation: u64,
-    started: MonoNs,
-    inner_pids: Vec<u32>,
-    comm: &'static str,
-    exe: &'static str,
+pub(super) struct Process {
+    pub(super) incarnation: u64,
+    pub(super) started: MonoNs,
+    pub(super) inner_pids: Vec<u32>,
+    pub(super) comm: &'static str,
+    pub(super) exe: &'static str,
 }
 
-struct World {
-    clock: ManualClock,
-    scripts: Vec<Script>,
-    shards: Vec<Shard<Replay, ManualClock>>,
-    ports: Vec<Arc<Port>>,
-    aggregator: Aggregator,
-    events: Receiver<Event>,
-    questions: [Receiver<Question>; 2],
-    answers: Sender<Answer>,
-    processes: HashMap<u32, Process>,
-    tally: Arc<Mutex<Tally>>,
+pub(super) struct World {
+    pub(super) clock: ManualClock,
+    pub(super) scripts: Vec<Script>,
+    pub(super) shards: Vec<Shard<Replay, ManualClock>>,
+    pub(super) ports: Vec<Arc<Port>>,
+    pub(super) aggregator: Aggregator,
+    pub(super) events: Receiver<Event>,
+    pub(super) questions: [Receiver<Question>; 2],
+    pub(super) answers: Sender<Answer>,
+    pub(super) processes: HashMap<u32, Process>,
+    pub(super) tally: Arc<Mutex<Tally>>,
     /// The lookup thread does not answer.
-    is_mute: bool,
+    pub(super) is_mute: bool,
     /// Shards that take no turns.
-    asleep: Vec<usize>,
+    pub(super) asleep: Vec<usize>,
     /// The aggregator takes no turns.
-    is_aggregator_asleep: bool,
-    told: Vec<Event>,
-    _requests: Sender<Request>,
+    pub(super) is_aggregator_asleep: bool,
+    pub(super) told: Vec<Event>,
+    pub(super) admission: Arc<Admission>,
+    pub(super) _requests: Sender<Request>,
 }
 
 impl World {
-    fn new(shards: usize) -> Self {
+    pub(super) fn new(shards: usize) -> Self {
         Self::with(shards, 64, Vec::new())
     }
 
-    fn with(shards: usize, agents_max: u32, rules: Vec<Rule>) -> Self {
+    pub(super) fn with(shards: usize, agents_max: u32, rules: Vec<Rule>) -> Self {
         let clock = ManualClock::new(START, 1_700_000_000_000_000_000);
         let mut thresholds_ns = vec![THRESHOLD];
         if !rules.is_empty() {
@@ -111,6 +112,7 @@ impl World {
             asleep: Vec::new(),
             is_aggregator_asleep: false,
             told: Vec::new(),
+            admission,
             _requests: requests,
         };
         // A shard is in grace at its start; what is tested comes after.
@@ -119,18 +121,18 @@ impl World {
     }
 
     /// A process that the lookup thread finds.
-    fn born(&mut self, pid: u32) {
+    pub(super) fn born(&mut self, pid: u32) {
         let process =
             Process { incarnation: u64::from(pid), comm: "agent", exe: "/agent", ..Process::default() };
         self.processes.insert(pid, process);
     }
 
-    fn now(&self) -> MonoNs {
+    pub(super) fn now(&self) -> MonoNs {
         self.clock.mono()
     }
 
     /// Everybody takes turns for so long.
-    fn run(&mut self, for_ns: u64) {
+    pub(super) fn run(&mut self, for_ns: u64) {
         let until = self.now() + for_ns;
         while self.now() < until {
             self.clock.advance(STEP);
@@ -146,7 +148,7 @@ impl World {
         }
     }
 
-    fn aggregate(&mut self) {
+    pub(super) fn aggregate(&mut self) {
         self.aggregator.turn(self.clock.mono(), self.clock.wall());
         while !self.is_mute
             && let Some(question) = self.questions.iter().find_map(|questions| questions.try_recv().ok())
@@ -156,7 +158,7 @@ impl World {
         self.told.extend(self.events.try_iter());
     }
 
-    fn answer(&self, question: Question) -> Answer {
+    pub(super) fn answer(&self, question: Question) -> Answer {
         match question {
             Question::Identify { ticket, pid } => {
                 let found = match self.processes.get(&pid) {
@@ -186,12 +188,12 @@ impl World {
     }
 
     /// `pid` sends this frame to `shard` now.
-    fn send(&mut self, shard: usize, pid: u32, frame: &Frame) {
+    pub(super) fn send(&mut self, shard: usize, pid: u32, frame: &Frame) {
         self.scripts[shard].at(self.now(), Act::Send(Recorded::frame(frame, pid)));
     }
 
     /// `pid` beats on `shard` every 100 ms with these nonces.
-    fn beats(&mut self, shard: usize, pid: u32, nonces: std::ops::Range<u64>) {
+    pub(super) fn beats(&mut self, shard: usize, pid: u32, nonces: std::ops::Range<u64>) {
         for nonce in nonces {
             self.send(shard, pid, &beat(pid, nonce));
             self.run(100 * MS);
@@ -199,20 +201,20 @@ impl World {
     }
 
     /// Kinds told of `pid` so far, in order.
-    fn kinds(&self, pid: u32) -> Vec<&'static str> {
+    pub(super) fn kinds(&self, pid: u32) -> Vec<&'static str> {
         let of = |event: &&Event| event.agent.is_some_and(|agent| agent.pid == pid);
         self.told.iter().filter(of).map(|event| event.kind.name()).collect()
     }
 
-    fn last(&self, kind: &str) -> Event {
+    pub(super) fn last(&self, kind: &str) -> Event {
         *self.told.iter().rfind(|event| event.kind.name() == kind).expect(kind)
     }
 
-    fn count(&self, kind: &str) -> usize {
+    pub(super) fn count(&self, kind: &str) -> usize {
         self.told.iter().filter(|event| event.kind.name() == kind).count()
     }
 
-    fn agents(&self) -> (u64, u64) {
+    pub(super) fn agents(&self) -> (u64, u64) {
         let tally = self.tally.lock();
         (
             tally.shards.iter().map(|shard| shard.up).sum(),
@@ -246,7 +248,7 @@ impl Drop for World {
     }
 }
 
-fn beat(pid: u32, nonce: u64) -> Frame {
+pub(super) fn beat(pid: u32, nonce: u64) -> Frame {
     Frame { version: Version::V02, status: Status::Ok, pid, timestamp: 5, nonce, payload: 0 }
 }
 
@@ -860,4 +862,18 @@ fn a_slot_that_is_being_written_is_asked_again_before_anything_is_told() {
     world.ports[1].table.close(0);
     world.run(200 * MS);
     assert_eq!(world.kinds(7).last(), Some(&"exit"));
+}
+
+#[test]
+fn last_words_on_another_shard_do_not_end_the_watch_over_an_agent() {
+    for silence in [300 * MS, 1000 * MS] {
+        let mut world = World::new(2);
+        world.born(7);
+        world.beats(0, 7, 1..3);
+        world.run(silence);
+        world.send(1, 7, &Frame { status: Status::Critical, ..beat(7, NONCE_TERMINAL) });
+        world.run(2 * THRESHOLD);
+        assert_eq!(world.kinds(7).last(), Some(&"stall"), "{:?}", world.kinds(7));
+        assert_eq!(world.agents(), (0, 1));
+    }
 }

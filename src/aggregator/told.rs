@@ -67,6 +67,8 @@ pub struct Told {
     pub is_confirming: bool,
     /// It beats while another slot of its pid is told stalled: it resumes once it is known to be the same.
     pub is_returning: bool,
+    /// A stall that was over before it was told is told once other shards had their word.
+    pub is_recalling: bool,
     /// `mixed` was told.
     pub is_mixed: bool,
     /// Nothing is told until the lookup says whose pid the frames claim.

@@ -48,6 +48,8 @@ pub mod answer {
     pub const INNER_PID: u32 = 1 << 3;
     /// The agent's class of threshold is known.
     pub const CLASS: u32 = 1 << 4;
+    /// The agent beat elsewhere before: its last words open a deadline, too.
+    pub const OPEN: u32 = 1 << 5;
     /// Below this are the bits above, from here on the holder that they are about.
     pub(super) const GENERATION_SHIFT: u32 = 8;
 }

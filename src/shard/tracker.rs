@@ -49,8 +49,9 @@ impl Admission {
         self.tracked.fetch_add(tracked.wrapping_sub(counted), Ordering::Relaxed);
     }
 
+    /// Places taken.
     #[cfg(test)]
-    fn tracked(&self) -> u32 {
+    pub fn tracked(&self) -> u32 {
         self.tracked.load(Ordering::Relaxed)
     }
 }
@@ -281,13 +282,17 @@ impl Tracker {
         if bits & answer::CLASS != 0 && usize::from(answer.class) < self.thresholds_ns.len() {
             hot.class = answer.class;
         }
+        let is_opened = bits & answer::OPEN != 0 && hot.state == State::Waiting;
+        if is_opened {
+            hot.state = State::Up;
+        }
         if hot != before {
             self.writer.write_hot(slot, &hot);
             if hot.state == State::Up {
                 self.wheel.set(slot, hot.last_arrival + self.threshold_of(&hot));
             }
         }
-        false
+        is_opened
     }
 
     /// The holder of the slot is gone as of an instant. What beat later is somebody else, or the same
