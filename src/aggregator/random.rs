@@ -47,6 +47,8 @@ struct Actor {
     is_silent: bool,
     /// This process beat honestly.
     has_beaten: bool,
+    /// It forged before it beat: nobody's agent until it beats honestly after it was found out.
+    is_forger: bool,
     arrivals: Vec<MonoNs>,
 }
 
@@ -104,7 +106,7 @@ impl Play {
         // Later than the kernel's rounding of start times.
         actor.next = now + 20 * MS;
         actor.homes = homes;
-        (actor.is_silent, actor.has_beaten) = (false, false);
+        (actor.is_silent, actor.has_beaten, actor.is_forger) = (false, false, false);
         let process = Process {
             incarnation: self.incarnations,
             started: now,
@@ -151,7 +153,10 @@ impl Play {
             7..=10 => self.actors[index].homes = [self.random.shard(shards); 2],
             11..=12 => self.actors[index].homes[1] = self.random.shard(shards),
             13..=15 => self.actors[index].next = now + self.random.below(3 * THRESHOLD),
-            16..=17 => self.send(index, &beat(pid + 1, 9)),
+            16..=17 => {
+                self.actors[index].is_forger |= !self.actors[index].has_beaten;
+                self.send(index, &beat(pid + 1, 9));
+            }
             18 => {
                 let last_words = Frame { status: Status::Critical, ..beat(pid, NONCE_TERMINAL) };
                 self.actors[index].arrivals.push(now);
@@ -245,7 +250,8 @@ impl Play {
 
     fn check(&self) {
         let told = self.told();
-        for actor in self.actors.iter().filter(|actor| actor.is_alive && actor.has_beaten) {
+        let is_agent = |actor: &&Actor| actor.is_alive && actor.has_beaten && !actor.is_forger;
+        for actor in self.actors.iter().filter(is_agent) {
             let (is_up, is_stalled) = told.get(&actor.pid).copied().unwrap_or_default();
             let history: Vec<_> = self
                 .world
