@@ -47,7 +47,7 @@ struct Actor {
     is_silent: bool,
     /// This process beat honestly.
     has_beaten: bool,
-    /// It forged before it beat: nobody's agent until it beats honestly after it was found out.
+    /// It forged: who does before it was looked up is nobody's agent until its next honest beat.
     is_forger: bool,
     arrivals: Vec<MonoNs>,
 }
@@ -154,7 +154,7 @@ impl Play {
             11..=12 => self.actors[index].homes[1] = self.random.shard(shards),
             13..=15 => self.actors[index].next = now + self.random.below(3 * THRESHOLD),
             16..=17 => {
-                self.actors[index].is_forger |= !self.actors[index].has_beaten;
+                self.actors[index].is_forger = true;
                 self.send(index, &beat(pid + 1, 9));
             }
             18 => {
