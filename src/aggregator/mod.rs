@@ -369,7 +369,7 @@ impl Aggregator {
             ns_pid: known.and_then(|known| known.ns_pid),
             is_up: known.is_some_and(|known| known.is_up),
             incarnation: known.and_then(|known| known.incarnation),
-            program: known.map_or(0, |known| known.program),
+            program: known.and_then(|known| known.program),
             ..Told::default()
         };
         self.places.insert(hot.pid, place);
