@@ -87,7 +87,10 @@ impl Play {
         actor.nonce += 1;
         actor.next = now + actor.period;
         actor.has_beaten = true;
-        actor.arrivals.push(now);
+        // A forger's claim of an inner pid is refused like any other: that is no life.
+        if !actor.is_forger || actor.frame_pid == actor.pid {
+            actor.arrivals.push(now);
+        }
         let frame = Frame { status: actor.status, ..beat(actor.frame_pid, actor.nonce) };
         self.send(index, &frame);
     }
