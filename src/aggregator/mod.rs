@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crossbeam::channel::Receiver;
 use parking_lot::Mutex;
 
+use crate::counters::ShardHealth;
 use crate::event::{Agent, BlindPhase, Event, EventKind, IoPlace, SessionWhy};
 use crate::lane::report::SAMPLES_MAX;
 use crate::lane::{Doorbell, Port, SampleOf, answer};
@@ -24,6 +25,7 @@ use crate::refusal::Refusal;
 use crate::route::shard_for;
 use crate::rules;
 use crate::shard::sight::BlindNews;
+use crate::table::Busy;
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{NONCE_TERMINAL, Status};
@@ -33,6 +35,8 @@ pub mod fanout;
 pub mod tally;
 pub mod told;
 
+#[cfg(test)]
+mod random;
 #[cfg(test)]
 mod tests;
 
@@ -49,6 +53,7 @@ const CONFIRM_NS: u64 = 20_000_000;
 /// While something is confirmed, how often to look again if nobody rings.
 const CONFIRM_TICK_NS: u64 = 1_000_000;
 /// A longer gap between two turns while something is confirmed was our pause, not the others' silence.
+/// Forgiven once: turns that take so long by themselves must not put off a stall for ever.
 const TURN_GAP_NS: u64 = 20_000_000;
 /// How often a stalled agent's process is asked about.
 const WATCH_NS: u64 = 1_000_000_000;
@@ -93,6 +98,8 @@ pub enum Next {
 struct ShardView {
     port: Arc<Port>,
     told: ToldTable,
+    /// Everything that arrived until here has been processed by the shard, and its facts were looked at.
+    seen: MonoNs,
     /// Answers were posted: kick it at the end of the turn.
     is_to_be_kicked: bool,
     /// `full` was told last at this instant, with this many refused.
@@ -125,6 +132,7 @@ struct Pending {
     place: Place,
     generation: u32,
     give_up_at: MonoNs,
+    is_forgiven: bool,
 }
 
 /// What the aggregator needs to know of the plan.
@@ -175,6 +183,7 @@ impl Aggregator {
         tally.lock().shards.resize_with(ports.len(), Default::default);
         let shards = ports.iter().map(|port| ShardView {
             told: ToldTable::new(port.table.capacity()),
+            seen: MonoNs(0),
             port: Arc::clone(port),
             is_to_be_kicked: false,
             full_told: (None, 0),
@@ -221,7 +230,13 @@ impl Aggregator {
             self.look(place);
         }
         for shard in 0..self.shard_count {
-            is_more |= self.take_facts(shard);
+            // Read before the facts: theirs are all among those taken now.
+            let watermark = self.view(shard).port.counters.watermark();
+            let is_left = self.take_facts(shard);
+            if !is_left && self.again.iter().all(|place| place.shard != shard) {
+                self.view(shard).seen = watermark;
+            }
+            is_more |= is_left;
             self.take_blindness(shard);
             self.take_samples(shard);
             self.take_beats(shard);
@@ -273,8 +288,9 @@ impl Aggregator {
         let gap = self.now.since(self.last_turn);
         self.last_turn = self.now;
         if gap > TURN_GAP_NS {
-            for pending in &mut self.pending {
+            for pending in self.pending.iter_mut().filter(|pending| !pending.is_forgiven) {
                 pending.give_up_at = pending.give_up_at + gap;
+                pending.is_forgiven = true;
             }
         }
     }
@@ -318,11 +334,14 @@ impl Aggregator {
         } else if hot.state == State::Free {
             return;
         } else if told.is_releasing {
-            // Released only if it stayed silent, and it did not: it stays.
-            if matches!(told.existence, Existence::Gone(_)) {
+            if told.is_over() {
                 return;
             }
+            // Released only if it stayed silent, and it did not: it stays, and whatever was found out
+            // about it meanwhile is found out again.
             self.told(place).is_releasing = false;
+            self.identify(place);
+            self.return_if_stalled(place);
         }
         self.tell_difference(place, &hot, &cold);
     }
@@ -332,46 +351,70 @@ impl Aggregator {
         let is_off_hash = shard_for(hot.pid, u32::from(self.shard_count)) != u32::from(place.shard);
         let first = self.places.get(&hot.pid).copied();
         let is_held = hot.flags.has(Flags::UNVERIFIED);
-        // An agent that is known on another shard is not up again, and it is the same session.
-        let known = first.map(|first| *self.told(first));
+        // An agent that is known on another shard is not up again, and it is the same session, unless the
+        // lookup finds another process; nobody is the same as one whose exit was told.
+        let places = self.places_of(hot.pid);
+        let known = places.iter().map(|place| *self.told(*place)).find(|told| !told.is_over());
         if known.is_none() {
             self.last_session = self.last_session.wrapping_add(1);
         }
         *self.told(place) = Told {
             generation: cold.generation,
             pid: hot.pid,
-            status: hot.status,
+            status: known.map_or(hot.status, |known| known.status),
             is_held,
             is_off_hash,
             next: first,
             session: known.map_or(self.last_session, |known| known.session),
             ns_pid: known.and_then(|known| known.ns_pid),
             is_up: known.is_some_and(|known| known.is_up),
+            incarnation: known.and_then(|known| known.incarnation),
+            program: known.and_then(|known| known.program),
             ..Told::default()
         };
         self.places.insert(hot.pid, place);
         self.tally.lock().shards[usize::from(place.shard)].off_hash += u64::from(is_off_hash);
         self.identify(place);
-        self.resume_from_elsewhere(place, hot, cold);
+        self.return_if_stalled(place);
+    }
+
+    /// Somebody beats here whose pid was told stalled on another shard: the agent is back, unless the
+    /// pid went to another process meanwhile. The lookup tells which.
+    fn return_if_stalled(&mut self, place: Place) {
+        let pid = self.told(place).pid;
+        let is_back =
+            self.places_of(pid).into_iter().any(|other| other != place && self.told(other).is_stalled);
+        if is_back && !self.told(place).is_returning {
+            self.told(place).is_returning = true;
+            let generation = self.told(place).generation;
+            self.await_word(place, generation);
+        }
     }
 
     /// An agent told stalled on another shard beats here: it is back, and its slot there goes.
-    fn resume_from_elsewhere(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+    fn resume_from_elsewhere(&mut self, place: Place) -> Result<(), Busy> {
+        let (hot, cold) = self.view(place.shard).port.table.read(place.slot)?;
         for other in self.places_of(hot.pid) {
-            if other == place || !self.told(other).is_stalled || self.told(other).is_releasing {
+            let told = *self.told(other);
+            let is_gone = matches!(told.existence, Existence::Gone(_));
+            if other == place || !told.is_stalled || told.is_releasing || is_gone {
                 continue;
             }
-            let Ok((there, mut silence)) = self.view(other.shard).port.table.read(other.slot) else {
-                self.again.push(other);
+            let (there, mut silence) = self.view(other.shard).port.table.read(other.slot)?;
+            let at =
+                if cold.first_arrival > there.last_arrival { cold.first_arrival } else { hot.last_arrival };
+            if at <= there.last_arrival {
                 continue;
-            };
-            silence.resume_at = cold.first_arrival;
-            silence.resume_silent_ns = cold.first_arrival.since(there.last_arrival);
+            }
+            silence.resume_at = at;
+            silence.resume_silent_ns = at.since(there.last_arrival);
             silence.resume_lost = 0;
             self.resume(other, &there, &silence, 1);
-            self.tell_of(place, hot, cold.first_arrival, EventKind::Moved { from: other.shard });
+            self.tell_of(place, &hot, at, EventKind::Moved { from: other.shard });
             self.release(other, there.last_arrival, answer::RELEASE | answer::IF_SILENT);
+            self.open(place, &hot);
         }
+        Ok(())
     }
 
     fn identify(&mut self, place: Place) {
@@ -422,6 +465,10 @@ impl Aggregator {
         }
         if self.told(place).is_closed {
             if cold.claimed_pid != 0 {
+                if hot.state == State::Waiting {
+                    // No deadline will ever end it; the end of its process does.
+                    self.watch(place);
+                }
                 return self.close_silently(place, hot);
             }
             self.told(place).is_closed = false;
@@ -449,7 +496,12 @@ impl Aggregator {
         if told.is_up {
             return;
         }
-        self.told(place).is_up = true;
+        // Says the status, too.
+        self.told(place).status = hot.status;
+        for other in self.places_of(told.pid) {
+            let of_other = self.told(other);
+            of_other.is_up |= of_other.session == told.session;
+        }
         self.tally.lock().shards[usize::from(place.shard)].sessions[SessionWhy::NewProcess as usize] += 1;
         self.tell_of(place, hot, cold.first_arrival, EventKind::Up);
     }
@@ -487,12 +539,11 @@ impl Aggregator {
             agent.payload = cold.terminal_payload;
             self.tell(Some(place.shard), Some(agent), cold.terminal_at, EventKind::Terminal);
         }
-        if told.statuses != cold.statuses {
-            self.told(place).statuses = cold.statuses;
-            if told.status != hot.status {
-                self.told(place).status = hot.status;
-                self.tell_of(place, hot, cold.changed_at, EventKind::Status);
-            }
+        self.told(place).statuses = cold.statuses;
+        if told.status != hot.status && hot.state != State::Waiting {
+            self.told(place).status = hot.status;
+            let at = if told.statuses == cold.statuses { cold.first_arrival } else { cold.changed_at };
+            self.tell_of(place, hot, at, EventKind::Status);
         }
     }
 
@@ -514,15 +565,45 @@ impl Aggregator {
         if told.is_stalled {
             self.resume(place, hot, cold, resumes);
         } else if stalls > 0 {
-            // It was over before it could be told: both at once. The beat shows that the process was there.
+            // It was over before it could be told, and the beat shows that the process was there; but it may
+            // have beaten elsewhere meanwhile.
             self.told(place).is_confirming = false;
-            if self.lives_elsewhere(place, cold.stall_at - cold.stall_silent_ns).is_none() {
-                self.stall(place, hot, cold, cold.is_stall_uncertain, stalls);
-                self.resume(place, hot, cold, resumes);
+            if !self.told(place).is_recalling {
+                self.told(place).is_recalling = true;
+                let generation = self.told(place).generation;
+                self.kick_others(place);
+                self.await_word(place, generation);
             }
+            return;
         }
         let told = self.told(place);
         (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
+    }
+
+    /// Tells a stall that was over before it was told, and its end. False: still waiting.
+    fn recall(&mut self, place: Place, has_time: bool) -> bool {
+        let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
+        let told = *self.told(place);
+        let stalls = cold.stalls.wrapping_sub(told.stalls);
+        let resumes = cold.resumes.wrapping_sub(told.resumes);
+        // Stalled again: then that stall tells of this one, too.
+        if hot.state != State::Stalled && cold.generation == told.generation && stalls > 0 {
+            let is_unseen = self.is_unseen(cold.stall_at, |shard| shard != place.shard);
+            if is_unseen && has_time {
+                return false;
+            }
+            let Ok(elsewhere) = self.lives_elsewhere(place, cold.stall_at - cold.stall_silent_ns) else {
+                return false;
+            };
+            if elsewhere.is_none() {
+                self.stall(place, &hot, &cold, cold.is_stall_uncertain || is_unseen, stalls);
+                self.resume(place, &hot, &cold, resumes);
+            }
+            let told = self.told(place);
+            (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
+        }
+        self.told(place).is_recalling = false;
+        true
     }
 
     fn stall(&mut self, place: Place, hot: &Hot, cold: &Cold, is_uncertain: bool, coalesced: u32) {
@@ -581,24 +662,45 @@ impl Aggregator {
         if !matches!(told.existence, Existence::Gone(_)) {
             told.existence = Existence::Asked;
         }
-        let Told { generation, pid, incarnation, .. } = *told;
-        let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
-        self.lookups.ask(Question::Exists { ticket, pid, incarnation });
-        self.kick_others(place, pid);
+        let generation = told.generation;
+        self.ask_existence(place, true);
+        self.kick_others(place);
         self.await_word(place, generation);
     }
 
-    fn await_word(&mut self, place: Place, generation: u32) {
-        self.pending.push_back(Pending { place, generation, give_up_at: self.now + CONFIRM_NS });
+    /// Asks whether the holder's process is there. At most two questions a slot are under way: one that
+    /// can wait and one that cannot.
+    fn ask_existence(&mut self, place: Place, is_urgent: bool) {
+        let told = self.told(place);
+        if told.asked > u8::from(is_urgent) {
+            return;
+        }
+        told.asked += 1;
+        let Told { generation, pid, incarnation, .. } = *told;
+        let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
+        self.lookups.ask(Question::Exists { ticket, pid, incarnation, is_urgent });
     }
 
-    /// Other shards that hold the pid move their watermark when kicked.
-    fn kick_others(&mut self, place: Place, pid: u32) {
-        for other in self.places_of(pid) {
-            if other != place {
-                self.view(other.shard).is_to_be_kicked = true;
-            }
+    fn await_word(&mut self, place: Place, generation: u32) {
+        let give_up_at = self.now + CONFIRM_NS;
+        self.pending.push_back(Pending { place, generation, give_up_at, is_forgiven: false });
+    }
+
+    /// Other shards move their watermark when kicked. All of them: the agent may have moved to one that
+    /// has not read its first beat there yet.
+    fn kick_others(&mut self, place: Place) {
+        for (shard, view) in self.shards.iter_mut().enumerate() {
+            view.is_to_be_kicked |= shard != usize::from(place.shard);
         }
+    }
+
+    /// Whether a shard that `matters` may still hold a frame from before `at`. A shard whose thread is dead
+    /// will never say; what it held is lost with it, and that is told.
+    fn is_unseen(&self, at: MonoNs, matters: impl Fn(u16) -> bool) -> bool {
+        let mut shards = (0..self.shard_count).zip(&self.shards);
+        shards.any(|(shard, view)| {
+            view.seen < at && matters(shard) && view.port.counters.health() == ShardHealth::Alive
+        })
     }
 
     fn places_of(&mut self, pid: u32) -> Vec<Place> {
@@ -622,83 +724,102 @@ impl Aggregator {
 
     /// Tells the stall or exit if everybody answered or had their time. False: still waiting.
     fn settle(&mut self, pending: &Pending) -> bool {
-        let Pending { place, generation, give_up_at } = *pending;
+        let Pending { place, generation, give_up_at, .. } = *pending;
         let told = *self.told(place);
-        if told.generation != generation || told.is_releasing {
+        if told.generation != generation {
+            return true;
+        }
+        if told.is_releasing {
+            let told = self.told(place);
+            (told.is_confirming, told.is_returning, told.is_recalling) = (false, false, false);
             return true;
         }
         let has_time = self.now < give_up_at;
         if let Existence::Gone(at) = told.existence {
-            let places = self.places_of(told.pid);
-            let is_behind =
-                |place: &Place| self.shards[usize::from(place.shard)].port.counters.watermark() < at;
-            if has_time && places.iter().any(is_behind) {
-                for place in places {
-                    self.view(place.shard).is_to_be_kicked = true;
+            if has_time && self.is_unseen(at, |_| true) {
+                for view in &mut self.shards {
+                    view.is_to_be_kicked = true;
                 }
                 return false;
             }
             return self.exit(place, at);
         }
+        if told.is_returning {
+            if told.is_identifying && has_time || self.resume_from_elsewhere(place).is_err() {
+                return false;
+            }
+            self.told(place).is_returning = false;
+        }
+        if told.is_recalling && !self.recall(place, has_time) {
+            return false;
+        }
         if !told.is_confirming {
             return true;
+        }
+        // First of all: a pid that is somebody else's by now has not moved. And it costs nothing to look.
+        if told.existence == Existence::Asked && has_time {
+            return false;
         }
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
         if hot.state != State::Stalled || cold.generation != generation {
             // It beat again: its fact is on the way, and says so.
+            self.told(place).is_confirming = false;
             return true;
+        }
+        let is_unseen = self.is_unseen(cold.stall_at, |shard| shard != place.shard);
+        if is_unseen && has_time {
+            return false;
+        }
+        // If asked in vain, nobody could say in time whether there is a process to be stalled.
+        let mut is_uncertain = cold.is_stall_uncertain || is_unseen || told.existence == Existence::Asked;
+        for other in self.places_of(told.pid) {
+            if other != place {
+                let counters = &self.view(other.shard).port.counters;
+                is_uncertain |= counters.watermark() < cold.stall_at || counters.is_blind.get() != 0;
+            }
         }
         let silent_since = hot.last_arrival;
-        let mut is_uncertain = cold.is_stall_uncertain;
-        for other in self.places_of(told.pid) {
-            if other == place {
-                continue;
+        match self.lives_elsewhere(place, silent_since) {
+            Err(Busy) => return false,
+            Ok(Some(elsewhere)) => {
+                self.told(place).is_confirming = false;
+                self.move_to(elsewhere, place, &hot, &cold);
+                return true;
             }
-            let counters = &self.view(other.shard).port.counters;
-            if counters.watermark() < cold.stall_at {
-                if has_time {
-                    return false;
-                }
-                is_uncertain = true;
-            }
-            is_uncertain |= counters.is_blind.get() != 0;
-        }
-        if let Some(elsewhere) = self.lives_elsewhere(place, silent_since) {
-            self.told(place).is_confirming = false;
-            self.move_to(elsewhere, place, &hot, &cold);
-            return true;
-        }
-        if told.existence == Existence::Asked {
-            if has_time {
-                return false;
-            }
-            // Nobody could say in time whether there is a process to be stalled.
-            is_uncertain = true;
+            Ok(None) => {}
         }
         let stalls = cold.stalls.wrapping_sub(told.stalls);
+        let pid = told.pid;
         let told = self.told(place);
         told.is_confirming = false;
         told.stalls = cold.stalls;
         told.resumes = cold.resumes;
         self.stall(place, &hot, &cold, is_uncertain, stalls.max(1));
         self.watch(place);
+        // An ordinary beat on another slot would go unnoticed; after this it is news.
+        for other in self.places_of(pid) {
+            if other != place && !self.told(other).is_releasing && !self.told(other).is_closed {
+                self.release(other, silent_since, answer::RELEASE | answer::IF_SILENT);
+            }
+        }
         true
     }
 
-    /// Another slot of the same agent that beat later than this one.
-    fn lives_elsewhere(&mut self, place: Place, silent_since: MonoNs) -> Option<(Place, Hot)> {
+    /// Another slot of the same agent that beat later than this one. One that is on its way back counts,
+    /// too: it stays if it beat. Busy: a slot is just being written, by a beat perhaps.
+    fn lives_elsewhere(&mut self, place: Place, silent_since: MonoNs) -> Result<Option<(Place, Hot)>, Busy> {
         let pid = self.told(place).pid;
         for other in self.places_of(pid) {
-            if other == place || self.told(other).is_releasing {
+            if other == place || self.told(other).is_over() || self.told(other).is_closed {
                 continue;
             }
-            let Ok(hot) = self.view(other.shard).port.table.read_hot(other.slot) else { continue };
+            let hot = self.view(other.shard).port.table.read_hot(other.slot)?;
             let is_same = hot.pid == pid && hot.state != State::Free;
             if is_same && rules::outlives((hot.last_arrival, other.shard), (silent_since, place.shard)) {
-                return Some((other, hot));
+                return Ok(Some((other, hot)));
             }
         }
-        None
+        Ok(None)
     }
 
     /// The agent beats elsewhere: its slot here goes, and its silence here was none.
@@ -718,24 +839,26 @@ impl Aggregator {
             self.tell_of(to, &there, there.last_arrival, EventKind::Moved { from: from.shard });
         }
         self.release(from, here.last_arrival, answer::RELEASE | answer::IF_SILENT);
+        self.open(to, &there);
     }
 
-    /// Tells the exit of the process that holds `place` and gives back every slot of it. Always true.
+    /// Tells the exit of the process that holds `place` and gives back every slot of it. False: one of them
+    /// is just being written.
     fn exit(&mut self, place: Place, at: MonoNs) -> bool {
         let told = *self.told(place);
         let places = self.places_of(told.pid);
         let mut last: Option<(Place, Hot, Cold)> = None;
         for place in &places {
-            let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { continue };
-            let is_later = last.as_ref().is_none_or(|(_, latest, _)| hot.last_arrival > latest.last_arrival);
-            if hot.pid == told.pid && is_later {
+            let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
+            // What beat later than the exit is an heir, whose words are not the last of the dead.
+            let rank = |hot: &Hot| (hot.last_arrival <= at, hot.last_arrival);
+            let is_later = last.as_ref().is_none_or(|(_, latest, _)| rank(&hot) > rank(latest));
+            let is_told = !self.told(*place).is_closed && !self.told(*place).is_held;
+            if is_told && hot.pid == told.pid && is_later {
                 last = Some((*place, hot, cold));
             }
         }
-        if let Some((place, hot, cold)) = last
-            && !self.told(place).is_closed
-            && !self.told(place).is_held
-        {
+        if let Some((place, hot, cold)) = last {
             self.tell_arrival(place, &hot, &cold);
             self.tell_changes(place, &hot, &cold);
             let silent_ns = at.since(hot.last_arrival);
@@ -759,14 +882,22 @@ impl Aggregator {
         }
     }
 
+    /// Last words alone open no deadline, but those of an agent that beat elsewhere do.
+    fn open(&mut self, place: Place, hot: &Hot) {
+        if hot.state == State::Waiting {
+            self.post(place, answer::OPEN, crate::lane::Answer::default());
+        }
+    }
+
     fn release(&mut self, place: Place, as_of: MonoNs, bits: u32) {
         self.told(place).is_releasing = true;
         self.post(place, bits, crate::lane::Answer { as_of, ..Default::default() });
     }
 
     fn post(&mut self, place: Place, bits: u32, answer: crate::lane::Answer) {
+        let generation = self.told(place).generation;
         let view = self.view(place.shard);
-        view.port.inbox.post(place.slot, bits, answer);
+        view.port.inbox.post(place.slot, generation, bits, answer);
         view.is_to_be_kicked = true;
     }
 
@@ -794,10 +925,16 @@ impl Aggregator {
     fn exists(&mut self, ticket: Ticket, gone_at: Option<MonoNs>) {
         let place = Place { shard: ticket.shard, slot: ticket.slot };
         let told = self.told(place);
-        if told.generation != ticket.generation || told.is_releasing {
+        if told.generation != ticket.generation {
+            return;
+        }
+        told.asked = told.asked.saturating_sub(1);
+        if told.is_releasing {
             return;
         }
         match gone_at {
+            // An earlier question's answer says nothing of now.
+            None if told.asked > 0 => {}
             None => told.existence = Existence::There,
             Some(at) => {
                 let is_pending = told.is_confirming;
@@ -810,9 +947,8 @@ impl Aggregator {
         let told = self.told(place);
         told.existence = Existence::Gone(at);
         let generation = told.generation;
-        let pid = told.pid;
-        for place in self.places_of(pid) {
-            self.view(place.shard).is_to_be_kicked = true;
+        for view in &mut self.shards {
+            view.is_to_be_kicked = true;
         }
         if !is_pending {
             self.await_word(place, generation);
@@ -822,10 +958,13 @@ impl Aggregator {
     fn identified(&mut self, ticket: Ticket, found: Result<Identity, LookupError>) {
         let place = Place { shard: ticket.shard, slot: ticket.slot };
         let told = self.told(place);
-        if told.generation != ticket.generation || told.is_releasing {
+        if told.generation != ticket.generation {
             return;
         }
         told.is_identifying = false;
+        if told.is_releasing {
+            return;
+        }
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {
             // Met the writer; ask again rather than guess.
             return self.identify(place);
@@ -937,14 +1076,12 @@ impl Aggregator {
             }
             self.watched.pop_front();
             let told = *self.told(place);
-            if told.generation != generation || told.is_releasing {
+            if told.generation != generation {
                 continue;
             }
             self.told(place).is_watched = false;
-            if told.is_stalled || !told.is_counted {
-                let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
-                let (pid, incarnation) = (told.pid, told.incarnation);
-                self.lookups.ask(Question::Exists { ticket, pid, incarnation });
+            if !told.is_releasing && (told.is_stalled || !told.is_counted) {
+                self.ask_existence(place, false);
                 self.watch(place);
             }
         }

@@ -17,49 +17,51 @@ use crate::table::{self, Origin};
 use crate::time::{Clock, ManualClock};
 use crate::wire::{Frame, Version};
 
-const MS: u64 = 1_000_000;
-const THRESHOLD: u64 = 600 * MS;
+pub(super) const MS: u64 = 1_000_000;
+pub(super) const THRESHOLD: u64 = 600 * MS;
 const TICK: u64 = 10 * MS;
-const STEP: u64 = 5 * MS;
+pub(super) const STEP: u64 = 5 * MS;
 const START: MonoNs = MonoNs(1_000_000_000_000);
+const QUEUE: u32 = 4096;
 
 /// A process as the lookup thread sees it.
 #[derive(Clone, Debug, Default)]
-struct Process {
-    incarnation: u64,
-    started: MonoNs,
-    inner_pids: Vec<u32>,
-    comm: &'static str,
-    exe: &'static str,
+pub(super) struct Process {
+    pub(super) incarnation: u64,
+    pub(super) started: MonoNs,
+    pub(super) inner_pids: Vec<u32>,
+    pub(super) comm: &'static str,
+    pub(super) exe: &'static str,
 }
 
-struct World {
-    clock: ManualClock,
-    scripts: Vec<Script>,
-    shards: Vec<Shard<Replay, ManualClock>>,
-    ports: Vec<Arc<Port>>,
-    aggregator: Aggregator,
-    events: Receiver<Event>,
-    questions: [Receiver<Question>; 2],
-    answers: Sender<Answer>,
-    processes: HashMap<u32, Process>,
-    tally: Arc<Mutex<Tally>>,
+pub(super) struct World {
+    pub(super) clock: ManualClock,
+    pub(super) scripts: Vec<Script>,
+    pub(super) shards: Vec<Shard<Replay, ManualClock>>,
+    pub(super) ports: Vec<Arc<Port>>,
+    pub(super) aggregator: Aggregator,
+    pub(super) events: Receiver<Event>,
+    pub(super) questions: [Receiver<Question>; 2],
+    pub(super) answers: Sender<Answer>,
+    pub(super) processes: HashMap<u32, Process>,
+    pub(super) tally: Arc<Mutex<Tally>>,
     /// The lookup thread does not answer.
-    is_mute: bool,
+    pub(super) is_mute: bool,
     /// Shards that take no turns.
-    asleep: Vec<usize>,
+    pub(super) asleep: Vec<usize>,
     /// The aggregator takes no turns.
-    is_aggregator_asleep: bool,
-    told: Vec<Event>,
-    _requests: Sender<Request>,
+    pub(super) is_aggregator_asleep: bool,
+    pub(super) told: Vec<Event>,
+    pub(super) admission: Arc<Admission>,
+    pub(super) _requests: Sender<Request>,
 }
 
 impl World {
-    fn new(shards: usize) -> Self {
+    pub(super) fn new(shards: usize) -> Self {
         Self::with(shards, 64, Vec::new())
     }
 
-    fn with(shards: usize, agents_max: u32, rules: Vec<Rule>) -> Self {
+    pub(super) fn with(shards: usize, agents_max: u32, rules: Vec<Rule>) -> Self {
         let clock = ManualClock::new(START, 1_700_000_000_000_000_000);
         let mut thresholds_ns = vec![THRESHOLD];
         if !rules.is_empty() {
@@ -79,7 +81,7 @@ impl World {
             let port = Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap());
             let admission = Arc::clone(&admission);
             let tracker = Tracker::new(writer, &thresholds_ns, first_class, TICK, admission, clock.mono());
-            let script = Script::new(&clock, 512);
+            let script = Script::new(&clock, QUEUE);
             let limits = Limits { threshold_min_ns, tick_ns: TICK };
             let core = Core::new(script.transport(), clock.clone(), tracker, limits, None);
             made.push(Shard::new(core, Arc::clone(&port), Arc::clone(&doorbell), 0));
@@ -110,6 +112,7 @@ impl World {
             asleep: Vec::new(),
             is_aggregator_asleep: false,
             told: Vec::new(),
+            admission,
             _requests: requests,
         };
         // A shard is in grace at its start; what is tested comes after.
@@ -118,18 +121,18 @@ impl World {
     }
 
     /// A process that the lookup thread finds.
-    fn born(&mut self, pid: u32) {
+    pub(super) fn born(&mut self, pid: u32) {
         let process =
             Process { incarnation: u64::from(pid), comm: "agent", exe: "/agent", ..Process::default() };
         self.processes.insert(pid, process);
     }
 
-    fn now(&self) -> MonoNs {
+    pub(super) fn now(&self) -> MonoNs {
         self.clock.mono()
     }
 
     /// Everybody takes turns for so long.
-    fn run(&mut self, for_ns: u64) {
+    pub(super) fn run(&mut self, for_ns: u64) {
         let until = self.now() + for_ns;
         while self.now() < until {
             self.clock.advance(STEP);
@@ -145,7 +148,7 @@ impl World {
         }
     }
 
-    fn aggregate(&mut self) {
+    pub(super) fn aggregate(&mut self) {
         self.aggregator.turn(self.clock.mono(), self.clock.wall());
         while !self.is_mute
             && let Some(question) = self.questions.iter().find_map(|questions| questions.try_recv().ok())
@@ -155,7 +158,7 @@ impl World {
         self.told.extend(self.events.try_iter());
     }
 
-    fn answer(&self, question: Question) -> Answer {
+    pub(super) fn answer(&self, question: Question) -> Answer {
         match question {
             Question::Identify { ticket, pid } => {
                 let found = match self.processes.get(&pid) {
@@ -171,7 +174,7 @@ impl World {
                 };
                 Answer::Identity { ticket, found }
             }
-            Question::Exists { ticket, pid, incarnation } => {
+            Question::Exists { ticket, pid, incarnation, .. } => {
                 let gone_at = match self.processes.get(&pid) {
                     None => Some(self.now()),
                     Some(heir) if incarnation.is_some_and(|known| known.0 != heir.incarnation) => {
@@ -185,12 +188,12 @@ impl World {
     }
 
     /// `pid` sends this frame to `shard` now.
-    fn send(&mut self, shard: usize, pid: u32, frame: &Frame) {
+    pub(super) fn send(&mut self, shard: usize, pid: u32, frame: &Frame) {
         self.scripts[shard].at(self.now(), Act::Send(Recorded::frame(frame, pid)));
     }
 
     /// `pid` beats on `shard` every 100 ms with these nonces.
-    fn beats(&mut self, shard: usize, pid: u32, nonces: std::ops::Range<u64>) {
+    pub(super) fn beats(&mut self, shard: usize, pid: u32, nonces: std::ops::Range<u64>) {
         for nonce in nonces {
             self.send(shard, pid, &beat(pid, nonce));
             self.run(100 * MS);
@@ -198,20 +201,20 @@ impl World {
     }
 
     /// Kinds told of `pid` so far, in order.
-    fn kinds(&self, pid: u32) -> Vec<&'static str> {
+    pub(super) fn kinds(&self, pid: u32) -> Vec<&'static str> {
         let of = |event: &&Event| event.agent.is_some_and(|agent| agent.pid == pid);
         self.told.iter().filter(of).map(|event| event.kind.name()).collect()
     }
 
-    fn last(&self, kind: &str) -> Event {
+    pub(super) fn last(&self, kind: &str) -> Event {
         *self.told.iter().rfind(|event| event.kind.name() == kind).expect(kind)
     }
 
-    fn count(&self, kind: &str) -> usize {
+    pub(super) fn count(&self, kind: &str) -> usize {
         self.told.iter().filter(|event| event.kind.name() == kind).count()
     }
 
-    fn agents(&self) -> (u64, u64) {
+    pub(super) fn agents(&self) -> (u64, u64) {
         let tally = self.tally.lock();
         (
             tally.shards.iter().map(|shard| shard.up).sum(),
@@ -245,7 +248,7 @@ impl Drop for World {
     }
 }
 
-fn beat(pid: u32, nonce: u64) -> Frame {
+pub(super) fn beat(pid: u32, nonce: u64) -> Frame {
     Frame { version: Version::V02, status: Status::Ok, pid, timestamp: 5, nonce, payload: 0 }
 }
 
@@ -657,4 +660,220 @@ fn a_flood_does_not_keep_a_shard_from_stopping_and_what_had_arrived_is_taken() {
     world.shards.remove(0).finish();
     assert!(world.ports[0].counters.frames.get() >= arrived);
     assert!(world.now().since(stopped) < 1000 * MS, "{}", world.now().since(stopped));
+}
+
+// --- many slots of one agent, late answers, hard timing ------------------------------------------------
+
+#[test]
+fn a_stall_that_ended_before_it_was_settled_does_not_hide_the_next() {
+    let mut world = World::new(1);
+    world.is_mute = true;
+    world.beats(0, 7, 1..3);
+    while world.aggregator.pending.is_empty() {
+        world.run(STEP);
+    }
+    // The beat comes between the look at the facts and the settling.
+    world.send(0, 7, &beat(7, 3));
+    world.shards[0].turn().unwrap();
+    world.aggregator.settle_pending();
+    world.is_aggregator_asleep = true;
+    world.run(2 * THRESHOLD);
+    world.is_aggregator_asleep = false;
+    world.run(100 * MS);
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+    assert_eq!(world.agents(), (0, 1));
+}
+
+#[test]
+fn a_beat_queued_on_a_shard_that_never_saw_the_agent_is_waited_for() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    world.run(400 * MS);
+    world.asleep = vec![1];
+    world.send(1, 7, &beat(7, 3));
+    while world.aggregator.pending.is_empty() {
+        world.run(STEP);
+    }
+    world.asleep.clear();
+    world.run(200 * MS);
+    assert_eq!(world.kinds(7), ["up", "moved"]);
+}
+
+#[test]
+fn no_stall_is_certain_while_another_shard_may_hold_a_beat() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    world.asleep = vec![1];
+    world.send(1, 7, &beat(7, 3));
+    world.run(2 * THRESHOLD);
+    assert!(matches!(world.last("stall").kind, EventKind::Stall { certain: false, .. }));
+}
+
+#[test]
+fn an_agent_told_stalled_resumes_on_any_slot_it_has() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..2);
+    world.beats(1, 7, 2..3);
+    world.asleep = vec![0];
+    world.run(1000 * MS);
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+    world.asleep.clear();
+    world.beats(0, 7, 3..13);
+    assert_eq!(world.count("resume"), 1, "{:?}", world.kinds(7));
+    assert_eq!(world.agents(), (1, 0));
+    world.run(2 * THRESHOLD);
+    assert_eq!((world.count("stall"), world.agents()), (2, (0, 1)));
+}
+
+#[test]
+fn who_takes_a_dead_agents_pid_on_another_shard_is_somebody_else() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    world.processes.remove(&7);
+    while world.count("exit") == 0 {
+        world.run(STEP);
+    }
+    // The slot of the dead is not given back yet.
+    world.asleep = vec![0];
+    world.born(7);
+    world.beats(1, 7, 1..3);
+    world.asleep.clear();
+    world.beats(1, 7, 3..5);
+    assert_eq!(world.kinds(7), ["up", "exit", "up"]);
+    assert_eq!(world.last("up").agent.unwrap().session, 2);
+    assert_eq!(world.agents(), (1, 0));
+}
+
+#[test]
+fn a_pid_that_is_reused_on_another_shard_resumes_nobody() {
+    for is_stalled in [false, true] {
+        let mut world = World::new(2);
+        world.born(7);
+        world.beats(0, 7, 1..3);
+        if is_stalled {
+            world.run(2 * THRESHOLD);
+        }
+        let started = world.now();
+        let process = world.processes.get_mut(&7).unwrap();
+        (process.incarnation, process.started) = (77, started);
+        world.beats(1, 7, 1..15);
+        let told: Vec<&str> = world.kinds(7).into_iter().filter(|kind| *kind != "stall").collect();
+        assert_eq!(told, ["up", "exit", "up"]);
+        assert_eq!(world.agents(), (1, 0));
+    }
+}
+
+#[test]
+fn an_agent_in_two_places_is_up_once() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.send(0, 7, &Frame { status: Status::Critical, ..beat(7, NONCE_TERMINAL) });
+    world.run(100 * MS);
+    world.beats(1, 7, 1..3);
+    world.beats(0, 7, 3..5);
+    assert_eq!(world.count("up"), 1, "{:?}", world.kinds(7));
+}
+
+#[test]
+fn a_status_that_changed_while_the_agent_moved_or_began_is_told() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.send(0, 7, &Frame { status: Status::Critical, ..beat(7, NONCE_TERMINAL) });
+    world.run(100 * MS);
+    world.beats(0, 7, 1..3);
+    world.send(0, 7, &Frame { status: Status::Critical, ..beat(7, 3) });
+    world.run(100 * MS);
+    assert_eq!(world.kinds(7), ["terminal", "up", "status"]);
+    world.beats(1, 7, 4..6);
+    assert_eq!(world.kinds(7), ["terminal", "up", "status", "status"]);
+}
+
+#[test]
+fn a_forgers_last_words_hold_no_place_for_ever() {
+    let mut world = World::with(1, 1, Vec::new());
+    world.born(7);
+    world.send(0, 7, &Frame { status: Status::Critical, ..beat(8, NONCE_TERMINAL) });
+    world.run(200 * MS);
+    world.processes.remove(&7);
+    world.run(2500 * MS);
+    world.born(9);
+    world.beats(0, 9, 1..3);
+    assert_eq!(world.kinds(9), ["up"]);
+    assert!(world.kinds(7).is_empty());
+}
+
+#[test]
+fn a_slow_aggregator_does_not_forgive_itself_for_ever() {
+    let mut world = World::new(1);
+    world.is_mute = true;
+    world.beats(0, 7, 1..3);
+    world.is_aggregator_asleep = true;
+    for _ in 0..40 {
+        world.run(25 * MS);
+        world.aggregate();
+    }
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+}
+
+#[test]
+fn frames_of_the_dead_that_are_still_queued_are_not_somebody_new() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.born(8);
+    world.beats(0, 7, 1..3);
+    world.run(2 * THRESHOLD);
+    world.asleep = vec![0];
+    for nonce in 1..1500 {
+        world.send(0, 8, &beat(8, nonce));
+    }
+    world.send(0, 7, &beat(7, 3));
+    world.processes.remove(&7);
+    world.run(1200 * MS);
+    assert_eq!(world.kinds(7), ["up", "stall", "exit"]);
+    world.asleep.clear();
+    world.run(200 * MS);
+    assert_eq!(world.kinds(7), ["up", "stall", "exit"]);
+    assert_eq!(world.agents(), (1, 0));
+}
+
+#[test]
+fn a_slot_that_is_being_written_is_asked_again_before_anything_is_told() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..2);
+    world.beats(1, 7, 2..3);
+    world.is_mute = true;
+    world.is_aggregator_asleep = true;
+    world.run(THRESHOLD - 50 * MS);
+    world.send(1, 7, &beat(7, 3));
+    world.run(100 * MS);
+    world.is_aggregator_asleep = false;
+    world.ports[1].table.open(0);
+    world.run(100 * MS);
+    assert_eq!(world.count("stall"), 0, "the other slot may have beaten");
+    world.processes.remove(&7);
+    world.is_mute = false;
+    world.run(200 * MS);
+    assert_eq!(world.count("exit"), 0, "nobody knows its last words yet");
+    world.ports[1].table.close(0);
+    world.run(200 * MS);
+    assert_eq!(world.kinds(7).last(), Some(&"exit"));
+}
+
+#[test]
+fn last_words_on_another_shard_do_not_end_the_watch_over_an_agent() {
+    for silence in [300 * MS, 1000 * MS] {
+        let mut world = World::new(2);
+        world.born(7);
+        world.beats(0, 7, 1..3);
+        world.run(silence);
+        world.send(1, 7, &Frame { status: Status::Critical, ..beat(7, NONCE_TERMINAL) });
+        world.run(2 * THRESHOLD);
+        assert_eq!(world.kinds(7).last(), Some(&"stall"), "{:?}", world.kinds(7));
+        assert_eq!(world.agents(), (0, 1));
+    }
 }

@@ -65,6 +65,10 @@ pub struct Told {
     pub is_stalled: bool,
     /// A stall waits for what others know before it is told.
     pub is_confirming: bool,
+    /// It beats while another slot of its pid is told stalled: it resumes once it is known to be the same.
+    pub is_returning: bool,
+    /// A stall that was over before it was told is told once other shards had their word.
+    pub is_recalling: bool,
     /// `mixed` was told.
     pub is_mixed: bool,
     /// Nothing is told until the lookup says whose pid the frames claim.
@@ -85,6 +89,8 @@ pub struct Told {
     pub program: Option<NonZeroU64>,
     /// Whether its process is there.
     pub existence: Existence,
+    /// Questions about that under way.
+    pub asked: u8,
     /// Another slot of the same pid.
     pub next: Option<Place>,
 }
@@ -93,6 +99,13 @@ pub struct Told {
 #[derive(Debug)]
 pub struct ToldTable {
     chunks: Vec<Option<Box<[Told]>>>,
+}
+
+impl Told {
+    /// Its exit was told, and its slot is on its way back.
+    pub const fn is_over(&self) -> bool {
+        self.is_releasing && matches!(self.existence, Existence::Gone(_))
+    }
 }
 
 impl ToldTable {

@@ -43,10 +43,30 @@ impl<W: Word<Value = u32>, S: Deref<Target = [W]>> IndexLane<W, S> {
         if self.pending[slot as usize].fetch_or(bits, Ordering::AcqRel) != 0 {
             return false;
         }
+        self.queue(slot);
+        true
+    }
+
+    /// As [`IndexLane::push`], but `amend` makes the bits (not 0) from those that wait; 0 = none do.
+    pub fn push_amended(&self, slot: u32, amend: impl Fn(u32) -> u32) -> bool {
+        let word = &self.pending[slot as usize];
+        let mut waiting = word.load(Ordering::Relaxed);
+        // The consumer only ever takes everything, so this goes round at most once more.
+        while let Err(now) = word.compare_exchange(waiting, amend(waiting)) {
+            waiting = now;
+        }
+        if waiting != 0 {
+            return false;
+        }
+        self.queue(slot);
+        true
+    }
+
+    #[inline]
+    fn queue(&self, slot: u32) {
         let tail = self.tail.load(Ordering::Relaxed);
         self.place(tail).store(slot, Ordering::Relaxed);
         self.tail.store(tail.wrapping_add(1), Ordering::Release);
-        true
     }
 
     /// Takes the next slot and what was said of it. Consumer only.

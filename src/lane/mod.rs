@@ -48,6 +48,10 @@ pub mod answer {
     pub const INNER_PID: u32 = 1 << 3;
     /// The agent's class of threshold is known.
     pub const CLASS: u32 = 1 << 4;
+    /// The agent beat elsewhere before: its last words open a deadline, too.
+    pub const OPEN: u32 = 1 << 5;
+    /// Below this are the bits above, from here on the holder that they are about.
+    pub(super) const GENERATION_SHIFT: u32 = 8;
 }
 
 /// The values of an answer; which of them count is in its bits.
@@ -59,6 +63,27 @@ pub struct Answer {
     pub inner_pid: u32,
     /// The class of threshold.
     pub class: u8,
+}
+
+/// An answer taken out of an inbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The slot.
+    pub slot: u32,
+    /// The low bits of its holder's generation.
+    holder: u32,
+    /// What the answer says.
+    pub bits: u32,
+    /// Its values.
+    pub answer: Answer,
+}
+
+impl Taken {
+    /// Whether it is about this holder of the slot.
+    #[must_use]
+    pub const fn is_about(&self, generation: u32) -> bool {
+        generation << answer::GENERATION_SHIFT >> answer::GENERATION_SHIFT == self.holder
+    }
 }
 
 /// Answers to one shard: cannot overflow, one place a slot.
@@ -74,8 +99,13 @@ impl Inbox {
         Ok(Self { lane: index_lane(slots)?, values: Words::anonymous(slots as usize * 2)? })
     }
 
-    /// Leaves an answer for a slot. Aggregator only; the shard is to be kicked afterwards.
-    pub fn post(&self, slot: u32, bits: u32, answer: Answer) {
+    /// Leaves an answer about the holder `generation` of a slot. Aggregator only; the shard is to be kicked
+    /// afterwards.
+    ///
+    /// The slot may have gone to another holder meanwhile, whom the answer must not hit: the shard compares
+    /// generations. Nobody is answered about a later holder before the shard took what there was to say of
+    /// the one before or cannot apply it any more, so the values below are those of the bits' holder.
+    pub fn post(&self, slot: u32, generation: u32, bits: u32, answer: Answer) {
         let [as_of, rest] = self.values(slot);
         if bits & answer::RELEASE != 0 {
             as_of.store(answer.as_of.0, Ordering::Relaxed);
@@ -88,18 +118,32 @@ impl Inbox {
             word = word & !0xFF | u64::from(answer.class);
         }
         rest.store(word, Ordering::Relaxed);
-        self.lane.push(slot, bits);
+        let holder = generation << answer::GENERATION_SHIFT;
+        let of_bits = (1 << answer::GENERATION_SHIFT) - 1;
+        self.lane.push_amended(slot, |waiting| {
+            // What was said of an earlier holder is over.
+            let mut waiting = if waiting & !of_bits == holder { waiting & of_bits } else { 0 };
+            // Gone is gone, whether it was silent or not.
+            let both = waiting & bits & answer::RELEASE != 0;
+            let if_silent = answer::IF_SILENT & if both { waiting & bits } else { waiting | bits };
+            waiting = (waiting | bits) & !answer::IF_SILENT | if_silent;
+            holder | waiting
+        });
     }
 
-    /// Takes the next answer. Shard only.
+    /// Takes the next answer: of which slot, whether it is about the holder of a generation, what.
+    /// Shard only.
     #[inline]
-    pub fn take(&self) -> Option<(u32, u32, Answer)> {
-        let (slot, bits) = self.lane.pop()?;
+    pub fn take(&self) -> Option<Taken> {
+        let (slot, word_of_bits) = self.lane.pop()?;
+        let bits = word_of_bits & ((1 << answer::GENERATION_SHIFT) - 1);
+        let holder = word_of_bits >> answer::GENERATION_SHIFT;
         let [as_of, rest] = self.values(slot);
         let word = rest.load(Ordering::Relaxed);
         let [class, ..] = word.to_le_bytes();
         let inner_pid = (word >> 32) as u32;
-        Some((slot, bits, Answer { as_of: MonoNs(as_of.load(Ordering::Relaxed)), inner_pid, class }))
+        let answer = Answer { as_of: MonoNs(as_of.load(Ordering::Relaxed)), inner_pid, class };
+        Some(Taken { slot, holder, bits, answer })
     }
 
     fn values(&self, slot: u32) -> [&AtomicU64; 2] {
@@ -266,5 +310,43 @@ impl Doorbell {
     /// The aggregator is awake or ticks.
     pub fn wake(&self) {
         self.is_tickless.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(as_of: u64) -> Answer {
+        Answer { as_of: MonoNs(as_of), ..Answer::default() }
+    }
+
+    #[test]
+    fn an_answer_is_about_one_holder_and_the_last_one_counts() {
+        let inbox = Inbox::new(2).unwrap();
+        inbox.post(1, 5, answer::RELEASE, answer(10));
+        inbox.post(1, 7, answer::CLASS, answer(0));
+        let taken = inbox.take().unwrap();
+        assert_eq!((taken.slot, taken.bits), (1, answer::CLASS), "what was said of 5 does not hit 7");
+        assert!(taken.is_about(7) && taken.is_about(7 | 1 << 24) && !taken.is_about(5));
+        assert_eq!(inbox.take(), None);
+    }
+
+    #[test]
+    fn gone_overrides_gone_if_silent_and_not_the_other_way_round() {
+        let silent = answer::RELEASE | answer::IF_SILENT;
+        for (said, means) in [
+            (&[silent][..], silent),
+            (&[silent, answer::RELEASE], answer::RELEASE),
+            (&[answer::RELEASE, silent], answer::RELEASE),
+            (&[answer::CLASS, silent], answer::CLASS | silent),
+            (&[silent, silent], silent),
+        ] {
+            let inbox = Inbox::new(1).unwrap();
+            for bits in said {
+                inbox.post(0, 1, *bits, answer(10));
+            }
+            assert_eq!(inbox.take().unwrap().bits, means, "{said:?}");
+        }
     }
 }

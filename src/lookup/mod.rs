@@ -1,7 +1,7 @@
 //! The lookup thread: asks procfs and pidfds about processes, so that nobody else has to.
 //!
 //! In: questions, urgent ones first. Out: answers. Thread: its own. Blocks: in procfs and waiting for
-//! questions. The number of questions under way is bounded by the slots: one of each kind a slot.
+//! questions. The number of questions under way is bounded by the slots: three a slot.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -44,6 +44,8 @@ pub enum Question {
         pid: u32,
         /// Which one was looked up before, if any.
         incarnation: Option<Incarnation>,
+        /// A stall waits for the answer: before everything else.
+        is_urgent: bool,
     },
 }
 
@@ -120,8 +122,8 @@ impl Lookups {
     /// Asks. Never blocks. If the thread is gone there will be no answer: askers set themselves a limit.
     pub fn ask(&self, question: Question) {
         let line = match question {
-            Question::Exists { .. } => &self.urgent,
-            Question::Identify { .. } => &self.ordinary,
+            Question::Exists { is_urgent: true, .. } => &self.urgent,
+            Question::Exists { .. } | Question::Identify { .. } => &self.ordinary,
         };
         let _ = line.send(question);
     }
@@ -140,7 +142,7 @@ fn find_out(question: Question, clock: &impl Clock) -> Answer {
         Question::Identify { ticket, pid } => {
             Answer::Identity { ticket, found: process::identify(pid, clock) }
         }
-        Question::Exists { ticket, pid, incarnation } => {
+        Question::Exists { ticket, pid, incarnation, .. } => {
             Answer::Existence { ticket, gone_at: process::gone_at(pid, incarnation, clock) }
         }
     }

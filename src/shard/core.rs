@@ -117,6 +117,11 @@ impl<T: Transport, C: Clock> Core<T, C> {
         self.now
     }
 
+    /// Reads the clock outside of a batch.
+    pub fn read_clock(&mut self) {
+        self.now = self.clock.mono();
+    }
+
     /// Steps of the wall clock seen so far.
     pub const fn clock_steps(&self) -> u64 {
         self.arrivals.steps()

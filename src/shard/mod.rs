@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::lane::report::{Report, SAMPLES_MAX};
-use crate::lane::{BeatNote, Doorbell, Port, Sample, SampleOf};
+use crate::lane::{BeatNote, Doorbell, Port, Sample, SampleOf, Taken, answer};
 use crate::refusal::Refusal;
 use crate::time::{Clock, MonoNs};
 
@@ -48,6 +48,8 @@ pub struct Shard<T, C> {
     samples_since: MonoNs,
     /// More is known to be waiting: do not sleep.
     is_behind: bool,
+    /// A release that has to wait: frames of the dead may still be queued.
+    deferred: Option<Taken>,
 }
 
 impl<T: Transport, C: Clock> Shard<T, C> {
@@ -64,6 +66,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
             samples_left: SAMPLES_PER_SECOND,
             samples_since: now,
             is_behind: true,
+            deferred: None,
         }
     }
 
@@ -101,6 +104,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
     /// The last turn before the shard's end: everything that had arrived is taken, nothing is judged. Who
     /// goes on sending cannot hold it up.
     pub fn finish(mut self) {
+        self.core.read_clock();
         let stopped_at = self.core.now();
         self.is_behind = true;
         while self.is_behind && self.core.sight.watermark() <= stopped_at {
@@ -248,7 +252,17 @@ impl<T: Transport, C: Clock> Shard<T, C> {
 
     fn take_answers(&mut self) {
         for _ in 0..ANSWERS_PER_TURN {
-            let Some((slot, bits, answer)) = self.port.inbox.take() else { return };
+            let Some(taken) = self.deferred.take().or_else(|| self.port.inbox.take()) else { return };
+            let Taken { slot, bits, answer, .. } = taken;
+            if !taken.is_about(self.core.tracker.cold(slot).generation) {
+                continue;
+            }
+            if bits & answer::RELEASE != 0 && answer.as_of > self.core.sight.watermark() {
+                // What the dead sent may still be queued, and must not look like somebody new. The next
+                // receive calls bring the watermark there.
+                self.deferred = Some(taken);
+                break;
+            }
             if self.core.tracker.on_answer(slot, bits, answer) {
                 self.tell(slot);
             }

@@ -446,12 +446,12 @@ fn a_shard_allocates_nothing_after_start_and_counts_every_datagram_once() {
         // An aggregator of sorts.
         while let Some((slot, _)) = port.facts.pop() {
             let bits = [answer::RELEASE, answer::RELEASE | answer::IF_SILENT, answer::CLASS, answer::FORGED];
-            if let Ok(hot) = port.table.read_hot(slot)
+            if let Ok((hot, cold)) = port.table.read(slot)
                 && random.is_one_in(20)
             {
                 let as_of = hot.last_arrival - random.below(2) * MS;
                 let answer = Answer { as_of, ..Answer::default() };
-                port.inbox.post(slot, random.one_of(&bits), answer);
+                port.inbox.post(slot, cold.generation, random.one_of(&bits), answer);
             }
         }
     }

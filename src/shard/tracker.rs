@@ -44,8 +44,14 @@ impl Admission {
         self.tracked.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Corrects a shard's part of the count. Whoever is in the table stays, so this may exceed the maximum.
+    fn correct(&self, counted: u32, tracked: u32) {
+        self.tracked.fetch_add(tracked.wrapping_sub(counted), Ordering::Relaxed);
+    }
+
+    /// Places taken.
     #[cfg(test)]
-    fn tracked(&self) -> u32 {
+    pub fn tracked(&self) -> u32 {
         self.tracked.load(Ordering::Relaxed)
     }
 }
@@ -111,17 +117,15 @@ impl Tracker {
 
     /// Starts over from the table, after a panic left everything else in doubt.
     pub fn recover(&mut self, now: MonoNs) {
-        for _ in 0..std::mem::take(&mut self.tracked) {
-            self.admission.leave();
-        }
         self.wheel.reset(now);
         self.rebuild();
     }
 
     /// Finds index, free slots and timers again from the table alone, as after a restart of the thread.
     ///
-    /// The admission count must not include the table's agents yet. Visits every slot.
+    /// Agents that were not counted yet are now; nobody takes the place of one who was. Visits every slot.
     pub fn rebuild(&mut self) {
+        let counted = std::mem::take(&mut self.tracked);
         self.writer.repair();
         let slots = self.writer.table().capacity();
         self.slot_of_pid.fill(NOBODY);
@@ -136,12 +140,13 @@ impl Tracker {
             // The new sight counts all time before it as one pause.
             hot.paused_before = hot.last_arrival.0;
             self.writer.write_hot(slot, &hot);
-            self.tracked += u32::from(self.admission.enter());
+            self.tracked += 1;
             self.slot_of_pid[hot.pid as usize] = slot + 1;
             if hot.state == State::Up {
                 self.wheel.set(slot, hot.last_arrival + self.threshold_of(&hot));
             }
         }
+        self.admission.correct(counted, self.tracked);
     }
 
     /// Takes one frame whose sender the kernel attests. The cost of an ordinary beat: one probe, one
@@ -277,13 +282,17 @@ impl Tracker {
         if bits & answer::CLASS != 0 && usize::from(answer.class) < self.thresholds_ns.len() {
             hot.class = answer.class;
         }
+        let is_opened = bits & answer::OPEN != 0 && hot.state == State::Waiting;
+        if is_opened {
+            hot.state = State::Up;
+        }
         if hot != before {
             self.writer.write_hot(slot, &hot);
             if hot.state == State::Up {
                 self.wheel.set(slot, hot.last_arrival + self.threshold_of(&hot));
             }
         }
-        false
+        is_opened
     }
 
     /// The holder of the slot is gone as of an instant. What beat later is somebody else, or the same

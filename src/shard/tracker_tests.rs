@@ -85,6 +85,35 @@ fn a_full_table_refuses_and_admits_again_after_a_release() {
 }
 
 #[test]
+fn nobody_takes_the_places_of_a_shard_that_starts_over() {
+    let mut tracker = fixture(3, 3);
+    for pid in 100..103 {
+        beat(&mut tracker, 0, pid, 1);
+    }
+    let admission = Arc::clone(&tracker.admission);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let stolen = std::thread::scope(|scope| {
+        let thief = scope.spawn(|| {
+            let mut stolen = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                stolen += u32::from(admission.enter());
+            }
+            stolen
+        });
+        for _ in 0..5 {
+            tracker.recover(at(10));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        thief.join().unwrap()
+    });
+    assert_eq!(stolen, 0);
+    for slot in 0..3 {
+        assert!(release(&mut tracker, slot, 20, 0));
+    }
+    assert_eq!(tracker.admission.tracked(), 0);
+}
+
+#[test]
 fn any_pid_of_the_kernel_has_its_place_and_no_other_one() {
     let mut pids: Vec<u32> = vec![2, 3, 4_194_304, 4_194_303];
     pids.extend((1..64).map(|n| n << 16));

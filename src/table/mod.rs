@@ -137,6 +137,18 @@ impl Table {
         self.read_words(slot, || load_tail(hot)).map(|(frame_pid, words)| Hot::from_words(frame_pid, words))
     }
 
+    /// As a writer that was interrupted inside the slot.
+    #[cfg(test)]
+    pub fn open(&self, slot: u32) {
+        begin(&self.hot(slot)[0]);
+    }
+
+    /// The writer goes on.
+    #[cfg(test)]
+    pub fn close(&self, slot: u32) {
+        repair(&self.hot(slot)[0]);
+    }
+
     fn read_words<T>(&self, slot: u32, read: impl Fn() -> T) -> Result<(u32, T), Busy> {
         let sequence = &self.hot(slot)[0];
         for _ in 0..READ_ATTEMPTS {

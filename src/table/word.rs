@@ -16,6 +16,11 @@ pub trait Word: Sync {
     fn swap(&self, value: Self::Value, order: Ordering) -> Self::Value;
     /// Sets the bits of `value` and returns the old value.
     fn fetch_or(&self, value: Self::Value, order: Ordering) -> Self::Value;
+    /// Stores `new` if the word holds `old`; else returns what it holds.
+    ///
+    /// # Errors
+    /// The present value, when it is another one.
+    fn compare_exchange(&self, old: Self::Value, new: Self::Value) -> Result<Self::Value, Self::Value>;
     /// A memory fence of the same world as this word.
     fn fence(order: Ordering);
 }
@@ -43,6 +48,10 @@ macro_rules! word {
             #[inline]
             fn fetch_or(&self, value: $value, order: Ordering) -> $value {
                 <$atomic>::fetch_or(self, value, order)
+            }
+            #[inline]
+            fn compare_exchange(&self, old: $value, new: $value) -> Result<$value, $value> {
+                <$atomic>::compare_exchange(self, old, new, Ordering::AcqRel, Ordering::Relaxed)
             }
             #[inline]
             fn fence(order: Ordering) {
