@@ -141,7 +141,10 @@ impl Play {
         }
         if what == 1 && self.random.below(4) == 0 {
             let shard = self.random.shard(shards);
-            self.world.shards[shard].recover();
+            // What is queued when a shard starts over counts as arrived then, be its sender dead or not.
+            if now >= self.asleep[2 + shard] {
+                self.world.shards[shard].recover();
+            }
             return;
         }
         if !self.actors[index].is_alive {
