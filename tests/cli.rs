@@ -538,7 +538,9 @@ fn check_finds_what_is_in_the_way_of_a_socket() {
     fs::set_permissions(&run, Permissions::from_mode(0o755)).unwrap();
     let socket = run.join("shard-0.sock");
     fs::write(&socket, "").unwrap();
-    scene.check(&[]).says(CONFIG, &["problem: cannot bind ", "shard-0.sock: a file that is not a socket is in the way"]);
+    scene
+        .check(&[])
+        .says(CONFIG, &["problem: cannot bind ", "shard-0.sock: a file that is not a socket is in the way"]);
     fs::remove_file(&socket).unwrap();
     let _live = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
     scene.check(&[]).says(code_of_check(1), &["note: an observer is running at ", "stop it first"]);
