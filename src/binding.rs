@@ -433,7 +433,7 @@ mod tests {
     fn leave_stale(path: &Path) {
         drop(UnixDatagram::bind(path).unwrap());
         // A process that another test forks meanwhile holds a copy until it executes its program.
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let until = std::time::Instant::now() + Duration::from_secs(10);
         while UnixDatagram::unbound().unwrap().connect(path).is_ok() {
             assert!(std::time::Instant::now() < until, "somebody holds {} open", path.display());
             std::thread::yield_now();

@@ -111,6 +111,7 @@ pub fn first_beat(frame: &Frame, sender: &Sender, generation: u32, class: u8) ->
         beats: 1,
     };
     let mut cold = Cold { generation, uid: sender.uid, first_arrival: sender.arrival, ..Cold::default() };
+    cold.is_honest = frame.pid == sender.pid;
     claim(&mut hot, &mut cold, frame);
     if frame.is_terminal() {
         hot.state = State::Waiting;
@@ -158,10 +159,10 @@ pub fn next_beat(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender,
     };
     if is_claim {
         changed |= claim(hot, cold, frame);
-    } else if hot.flags.has(Flags::FORGER) && cold.claimed_pid != 0 {
+    } else if frame.pid == hot.pid && !cold.is_honest {
         // A forger's first honest frame: from here on it is an agent, too.
-        cold.claimed_pid = 0;
-        changed = true;
+        cold.is_honest = true;
+        changed |= hot.flags.has(Flags::FORGER);
     }
     if frame.is_terminal() {
         note_terminal(cold, frame, sender);

@@ -356,7 +356,7 @@ fn another_pid_is_life_until_somebody_has_looked_and_refused_if_it_was_forged() 
     assert_eq!(agent.hear(&inner(3)), Beat::Refused(Refusal::Forged));
     assert_eq!(agent.hot, before);
     assert_eq!(agent.hear(&v02(3)), Beat::Changed, "its first honest frame");
-    assert_eq!(agent.cold.claimed_pid, 0);
+    assert!(agent.cold.is_honest);
     assert_eq!(agent.hear(&v02(4)), Beat::Life);
 }
 

@@ -105,6 +105,7 @@ struct ShardView {
     /// `full` was told last at this instant, with this many refused.
     full_told: (Option<MonoNs>, u64),
     io_errors_told: u64,
+    io_told_at: Option<MonoNs>,
     panics_told: u64,
     auth: Limit,
 }
@@ -188,6 +189,7 @@ impl Aggregator {
             is_to_be_kicked: false,
             full_told: (None, 0),
             io_errors_told: 0,
+            io_told_at: None,
             panics_told: 0,
             auth: Limit::default(),
         });
@@ -464,7 +466,7 @@ impl Aggregator {
             self.identify(place);
         }
         if self.told(place).is_closed {
-            if cold.claimed_pid != 0 {
+            if !cold.is_honest {
                 if hot.state == State::Waiting {
                     // No deadline will ever end it; the end of its process does.
                     self.watch(place);
@@ -1045,7 +1047,7 @@ impl Aggregator {
 
     fn forged(&mut self, place: Place, cold: &Cold, hot: &Hot) {
         let told = self.told(place);
-        told.is_closed = !told.is_up;
+        told.is_closed = !told.is_up && !cold.is_honest;
         told.is_held = false;
         self.post(place, answer::FORGED, crate::lane::Answer::default());
         self.tell_auth(place.shard, cold.first_arrival, cold.claimed_pid, hot.pid, cold.uid);
@@ -1152,7 +1154,8 @@ impl Aggregator {
         let io_errors = counters.io_errors.get();
         let errno = i32::try_from(counters.io_errno.get()).unwrap_or(0);
         let is_full_due = refused > told && told_at.is_none_or(|at| now.since(at) >= SECOND_NS);
-        let is_io_due = io_errors != view.io_errors_told;
+        let is_io_due =
+            io_errors != view.io_errors_told && view.io_told_at.is_none_or(|at| now.since(at) >= SECOND_NS);
         let panics = counters.panics.get();
         let is_panic_due = panics != view.panics_told;
         if is_full_due {
@@ -1161,7 +1164,8 @@ impl Aggregator {
             self.hurry_watched();
         }
         if is_io_due {
-            self.view(shard).io_errors_told = io_errors;
+            let view = self.view(shard);
+            (view.io_errors_told, view.io_told_at) = (io_errors, Some(now));
             self.tell(Some(shard), None, now, EventKind::Io { place: IoPlace::Receive, errno });
         }
         if is_panic_due {

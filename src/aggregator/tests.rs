@@ -877,3 +877,34 @@ fn last_words_on_another_shard_do_not_end_the_watch_over_an_agent() {
         assert_eq!(world.agents(), (0, 1));
     }
 }
+
+#[test]
+fn an_agent_that_forged_before_anybody_looked_is_still_an_agent() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.send(0, 7, &beat(7, 1));
+    world.send(0, 7, &beat(8, 2));
+    world.run(2 * THRESHOLD);
+    assert_eq!(world.count("auth"), 1);
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+}
+
+#[test]
+fn a_socket_that_keeps_failing_is_told_once_a_second_and_does_not_spin() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    let before = world.ports[0].counters.receive_calls.get();
+    for _ in 0..10_000 {
+        world.scripts[0].fail(libc::ENOMEM);
+    }
+    let from = world.now();
+    while world.now().since(from) < 2000 * MS {
+        world.send(0, 7, &beat(7, 3));
+        world.shards[0].turn().unwrap();
+        world.aggregate();
+    }
+    let calls = world.ports[0].counters.receive_calls.get() - before;
+    assert!(calls <= 250, "{calls} calls in two seconds");
+    assert!((2..=3).contains(&world.count("io")), "{}", world.count("io"));
+}

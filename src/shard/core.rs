@@ -107,8 +107,10 @@ impl<T: Transport, C: Clock> Core<T, C> {
         self.now = self.clock.mono();
         self.is_now_stale = false;
         let Limits { threshold_min_ns, tick_ns } = self.limits;
+        // What is queued is not processed: the watermark and the arrivals go on from where they were.
+        let watermark = self.sight.watermark();
         self.sight = Sight::new(self.transport.queue_limit(), threshold_min_ns, tick_ns, self.now);
-        self.arrivals = Arrivals::new(&self.clock);
+        self.sight.go_on_from(watermark);
         self.tracker.recover(self.now);
     }
 

@@ -32,6 +32,8 @@ const JUDGE_BUDGET: u32 = 4096;
 const ANSWERS_PER_TURN: u32 = 1024;
 /// A shard with nothing to do wakes this often, to say that it lives.
 const IDLE_NS: u64 = 1_000_000_000;
+/// After a failed receive the next is tried this much later: what failed would fail again at once.
+const RETRY_NS: u64 = 10_000_000;
 /// Examples of refused frames told a second.
 const SAMPLES_PER_SECOND: u32 = 10;
 const SECOND_NS: u64 = 1_000_000_000;
@@ -48,6 +50,8 @@ pub struct Shard<T, C> {
     samples_since: MonoNs,
     /// More is known to be waiting: do not sleep.
     is_behind: bool,
+    /// The last receive failed.
+    is_failing: bool,
     /// A release that has to wait: frames of the dead may still be queued.
     deferred: Option<Taken>,
 }
@@ -66,6 +70,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
             samples_left: SAMPLES_PER_SECOND,
             samples_since: now,
             is_behind: true,
+            is_failing: false,
             deferred: None,
         }
     }
@@ -120,6 +125,9 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         let now = self.core.now();
         let due = [self.core.tracker.next_due(), self.core.sight.news_due(), Some(now + IDLE_NS)];
         let until = due.into_iter().flatten().min().unwrap_or(now);
+        if self.is_failing {
+            return self.core.wait(now + RETRY_NS, false);
+        }
         match self.pace.delay() {
             Some(delay_ns) => self.core.wait(until.min(now + delay_ns), false),
             None => self.core.wait(until, true),
@@ -132,7 +140,10 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         for _ in 0..BATCHES_PER_TURN {
             self.port.counters.receive_calls.add(1);
             let batch = match self.core.receive() {
-                Ok(batch) => batch,
+                Ok(batch) => {
+                    self.is_failing = false;
+                    batch
+                }
                 Err(error) => return self.failed(error),
             };
             for index in 0..batch.len {
@@ -244,6 +255,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         counters.io_errno.set(u64::from(error.raw_os_error().unwrap_or(0).unsigned_abs()));
         self.doorbell.ring();
         self.is_behind = false;
+        self.is_failing = true;
         match error.raw_os_error() {
             Some(libc::ENOMEM | libc::ENOBUFS | libc::ECONNREFUSED | libc::ECONNRESET) => Ok(()),
             _ => Err(error),

@@ -239,6 +239,11 @@ impl Sight {
         }
     }
 
+    /// Takes over from a thread that had processed everything up to `watermark`.
+    pub fn go_on_from(&mut self, watermark: MonoNs) {
+        self.watermark = watermark;
+    }
+
     /// The instant up to which everything that arrived has been processed. Never goes back.
     #[inline]
     pub const fn watermark(&self) -> MonoNs {

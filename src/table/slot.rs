@@ -141,8 +141,10 @@ pub struct Cold {
     pub terminal_at: MonoNs,
     /// Its payload.
     pub terminal_payload: u64,
-    /// The pid that frames claimed instead of the sender's. Of a forger: 0 once an honest frame came.
+    /// The pid that frames claim instead of the sender's, as last seen before it was looked up.
     pub claimed_pid: u32,
+    /// A frame came that claimed no other pid than its sender's (not kept up once one did).
+    pub is_honest: bool,
     /// Changes back to wire version 0.1.
     pub downgrades: u32,
     /// Arrival of the frame that last changed status, stream or version.
@@ -221,6 +223,8 @@ const fn unpair(word: u64) -> (u32, u32) {
     ((word >> 32) as u32, word as u32)
 }
 
+/// The top bit of the downgrades, which are counted to 2.
+const HONEST: u32 = 1 << 31;
 /// The top bit of the blind time carries the uncertainty: 2^63 ns are 292 years.
 const UNCERTAIN: u64 = 1 << 63;
 
@@ -248,7 +252,7 @@ impl Cold {
             self.terminal_at.0,
             self.changed_at.0,
             self.terminal_payload,
-            pair(self.claimed_pid, self.downgrades),
+            pair(self.claimed_pid, self.downgrades & !HONEST | if self.is_honest { HONEST } else { 0 }),
         ]
     }
 
@@ -285,7 +289,8 @@ impl Cold {
             changed_at: MonoNs(words[18]),
             terminal_payload: words[19],
             claimed_pid,
-            downgrades,
+            is_honest: downgrades & HONEST != 0,
+            downgrades: downgrades & !HONEST,
         }
     }
 }
@@ -322,7 +327,8 @@ mod tests {
                 resume_at: MonoNs(numbers[1]), resume_silent_ns: numbers[2], resume_lost: numbers[3],
                 downgrade_nonce: numbers[4], stall_nonce: numbers[5],
                 terminal_at: MonoNs(numbers[6]), changed_at: MonoNs(numbers[7]),
-                terminal_payload: numbers[0], claimed_pid: small[0], downgrades: small[1],
+                terminal_payload: numbers[0], claimed_pid: small[0], downgrades: small[1] >> 1,
+                is_honest: uncertain,
             };
             prop_assert_eq!(Cold::from_words(cold.to_words()), cold);
         }
