@@ -55,6 +55,8 @@ const CONFIRM_TICK_NS: u64 = 1_000_000;
 /// A longer gap between two turns while something is confirmed was our pause, not the others' silence.
 /// Forgiven once: turns that take so long by themselves must not put off a stall for ever.
 const TURN_GAP_NS: u64 = 20_000_000;
+/// How long nothing is told of an agent whose claimed pid waits to be looked up.
+const HELD_NS: u64 = 1_000_000_000;
 /// How often a stalled agent's process is asked about.
 const WATCH_NS: u64 = 1_000_000_000;
 /// Facts taken from one shard in a turn.
@@ -160,6 +162,8 @@ pub struct Aggregator {
     /// Where each pid beats; further places hang on the first.
     places: HashMap<u32, Place>,
     pending: VecDeque<Pending>,
+    /// Agents of whom nothing is told until somebody has looked whose pid they claim, and until when.
+    held: VecDeque<(MonoNs, Place, u32)>,
     /// Stalled and waiting agents, in the order in which they are asked about next.
     watched: VecDeque<(MonoNs, Place, u32)>,
     /// Slots that read busy.
@@ -205,6 +209,7 @@ impl Aggregator {
             places: HashMap::new(),
             pending: VecDeque::new(),
             watched: VecDeque::new(),
+            held: VecDeque::new(),
             again: Vec::new(),
             last_session: 0,
             last_turn: MonoNs(0),
@@ -246,6 +251,7 @@ impl Aggregator {
         }
         is_more |= self.take_answers();
         self.settle_pending();
+        self.tell_of_held();
         self.ask_about_watched();
         let is_ticking = self.take_reports();
         self.kick_shards();
@@ -268,6 +274,7 @@ impl Aggregator {
         let ticks = [
             (!self.pending.is_empty()).then_some(self.now + CONFIRM_TICK_NS),
             is_ticking.then_some(self.now + report_tick),
+            self.held.front().map(|(until, ..)| *until),
             self.watched.front().map(|(at, ..)| *at),
         ];
         match ticks.into_iter().flatten().min() {
@@ -376,6 +383,9 @@ impl Aggregator {
         };
         self.places.insert(hot.pid, place);
         self.tally.lock().shards[usize::from(place.shard)].off_hash += u64::from(is_off_hash);
+        if is_held {
+            self.held.push_back((self.now + HELD_NS, place, cold.generation));
+        }
         self.identify(place);
         self.return_if_stalled(place);
     }
@@ -1069,6 +1079,21 @@ impl Aggregator {
         told.is_watched = true;
         let generation = told.generation;
         self.watched.push_back((self.now + WATCH_NS, place, generation));
+    }
+
+    /// Frames that nobody could look into in time are life all the same, and their silence is one.
+    fn tell_of_held(&mut self) {
+        while let Some((until, place, generation)) = self.held.front().copied() {
+            if until > self.now {
+                return;
+            }
+            self.held.pop_front();
+            let told = self.told(place);
+            if told.generation == generation && told.is_held {
+                told.is_held = false;
+                self.look(place);
+            }
+        }
     }
 
     fn ask_about_watched(&mut self) {

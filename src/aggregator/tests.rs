@@ -908,3 +908,16 @@ fn a_socket_that_keeps_failing_is_told_once_a_second_and_does_not_spin() {
     assert!(calls <= 250, "{calls} calls in two seconds");
     assert!((2..=3).contains(&world.count("io")), "{}", world.count("io"));
 }
+
+#[test]
+fn a_mute_lookup_thread_hides_no_container() {
+    let mut world = World::new(1);
+    world.is_mute = true;
+    for nonce in 1..16 {
+        world.send(0, 7, &beat(1, nonce));
+        world.run(100 * MS);
+    }
+    assert_eq!(world.kinds(7), ["up"]);
+    world.run(2 * THRESHOLD);
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+}
