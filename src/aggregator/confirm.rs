@@ -1,0 +1,268 @@
+//! A stall is told only after everybody was asked: is the process there, does the agent beat elsewhere?
+//!
+//! Here are also the ends of a slot's tenancy: exits, moves, releases.
+
+use super::*;
+
+impl Aggregator {
+    /// Asks what others know of a silent agent: is its process there, does it beat elsewhere?
+    pub(super) fn confirm(&mut self, place: Place) {
+        let told = self.told(place);
+        if told.is_confirming {
+            return;
+        }
+        told.is_confirming = true;
+        if !matches!(told.existence, Existence::Gone(_)) {
+            told.existence = Existence::Asked;
+        }
+        let generation = told.generation;
+        self.ask_existence(place, true);
+        self.kick_others(place);
+        self.await_word(place, generation);
+    }
+
+    /// Asks whether the holder's process is there. At most two questions a slot are under way: one that
+    /// can wait and one that cannot.
+    pub(super) fn ask_existence(&mut self, place: Place, is_urgent: bool) {
+        let told = self.told(place);
+        if told.asked > u8::from(is_urgent) {
+            return;
+        }
+        told.asked += 1;
+        let Told { generation, pid, incarnation, .. } = *told;
+        let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
+        self.lookups.ask(Question::Exists { ticket, pid, incarnation, is_urgent });
+    }
+
+    pub(super) fn await_word(&mut self, place: Place, generation: u32) {
+        let give_up_at = self.now + CONFIRM_NS;
+        self.pending.push_back(Pending { place, generation, give_up_at, is_forgiven: false });
+    }
+
+    /// Other shards move their watermark when kicked. All of them: the agent may have moved to one that
+    /// has not read its first beat there yet.
+    pub(super) fn kick_others(&mut self, place: Place) {
+        for (shard, view) in self.shards.iter_mut().enumerate() {
+            view.is_to_be_kicked |= shard != usize::from(place.shard);
+        }
+    }
+
+    /// Whether a shard that `matters` may still hold a frame from before `at`. A shard whose thread is dead
+    /// will never say; what it held is lost with it, and that is told.
+    pub(super) fn is_unseen(&self, at: MonoNs, matters: impl Fn(u16) -> bool) -> bool {
+        let mut shards = (0..self.shard_count).zip(&self.shards);
+        shards.any(|(shard, view)| {
+            view.seen < at && matters(shard) && view.port.counters.health() == ShardHealth::Alive
+        })
+    }
+
+    pub(super) fn places_of(&mut self, pid: u32) -> Vec<Place> {
+        let mut places = Vec::new();
+        let mut at = self.places.get(&pid).copied();
+        while let Some(place) = at {
+            places.push(place);
+            at = self.told(place).next;
+        }
+        places
+    }
+
+    pub(super) fn settle_pending(&mut self) {
+        for _ in 0..self.pending.len() {
+            let Some(pending) = self.pending.pop_front() else { return };
+            if !self.settle(&pending) {
+                self.pending.push_back(pending);
+            }
+        }
+    }
+
+    /// Tells the stall or exit if everybody answered or had their time. False: still waiting.
+    pub(super) fn settle(&mut self, pending: &Pending) -> bool {
+        let Pending { place, generation, give_up_at, .. } = *pending;
+        let told = *self.told(place);
+        if told.generation != generation {
+            return true;
+        }
+        if told.is_releasing {
+            let told = self.told(place);
+            (told.is_confirming, told.is_returning, told.is_recalling) = (false, false, false);
+            return true;
+        }
+        let has_time = self.now < give_up_at;
+        if let Existence::Gone(at) = told.existence {
+            if has_time && self.is_unseen(at, |_| true) {
+                for view in &mut self.shards {
+                    view.is_to_be_kicked = true;
+                }
+                return false;
+            }
+            return self.exit(place, at);
+        }
+        if told.is_returning {
+            if told.is_identifying && has_time || self.resume_from_elsewhere(place).is_err() {
+                return false;
+            }
+            self.told(place).is_returning = false;
+        }
+        if told.is_recalling && !self.recall(place, has_time) {
+            return false;
+        }
+        if !told.is_confirming {
+            return true;
+        }
+        // First of all: a pid that is somebody else's by now has not moved. And it costs nothing to look.
+        if told.existence == Existence::Asked && has_time {
+            return false;
+        }
+        let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
+        if hot.state != State::Stalled || cold.generation != generation {
+            // It beat again: its fact is on the way, and says so.
+            self.told(place).is_confirming = false;
+            return true;
+        }
+        let is_unseen = self.is_unseen(cold.stall_at, |shard| shard != place.shard);
+        if is_unseen && has_time {
+            return false;
+        }
+        // If asked in vain, nobody could say in time whether there is a process to be stalled.
+        let mut is_uncertain = cold.is_stall_uncertain || is_unseen || told.existence == Existence::Asked;
+        for other in self.places_of(told.pid) {
+            if other != place {
+                let counters = &self.view(other.shard).port.counters;
+                is_uncertain |= counters.watermark() < cold.stall_at || counters.is_blind.get() != 0;
+            }
+        }
+        let silent_since = hot.last_arrival;
+        match self.lives_elsewhere(place, silent_since) {
+            Err(Busy) => return false,
+            Ok(Some(elsewhere)) => {
+                self.told(place).is_confirming = false;
+                self.move_to(elsewhere, place, &hot, &cold);
+                return true;
+            }
+            Ok(None) => {}
+        }
+        let stalls = cold.stalls.wrapping_sub(told.stalls);
+        let pid = told.pid;
+        let told = self.told(place);
+        told.is_confirming = false;
+        told.stalls = cold.stalls;
+        told.resumes = cold.resumes;
+        self.stall(place, &hot, &cold, is_uncertain, stalls.max(1));
+        self.watch(place);
+        // An ordinary beat on another slot would go unnoticed; after this it is news.
+        for other in self.places_of(pid) {
+            if other != place && !self.told(other).is_releasing && !self.told(other).is_closed {
+                self.release(other, silent_since, answer::RELEASE | answer::IF_SILENT);
+            }
+        }
+        true
+    }
+
+    /// Another slot of the same agent that beat later than this one. One that is on its way back counts,
+    /// too: it stays if it beat. Busy: a slot is just being written, by a beat perhaps.
+    pub(super) fn lives_elsewhere(
+        &mut self,
+        place: Place,
+        silent_since: MonoNs,
+    ) -> Result<Option<(Place, Hot)>, Busy> {
+        let pid = self.told(place).pid;
+        for other in self.places_of(pid) {
+            if other == place || self.told(other).is_over() || self.told(other).is_closed {
+                continue;
+            }
+            let hot = self.view(other.shard).port.table.read_hot(other.slot)?;
+            let is_same = hot.pid == pid && hot.state != State::Free;
+            if is_same && rules::outlives((hot.last_arrival, other.shard), (silent_since, place.shard)) {
+                return Ok(Some((other, hot)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The agent beats elsewhere: its slot here goes, and its silence here was none.
+    pub(super) fn move_to(&mut self, (to, there): (Place, Hot), from: Place, here: &Hot, cold: &Cold) {
+        let told = *self.told(from);
+        // What was told of the agent goes with it.
+        let is_stalled_there = there.state == State::Stalled;
+        {
+            let heir = self.told(to);
+            heir.session = told.session;
+            heir.is_up = told.is_up;
+            heir.ns_pid = heir.ns_pid.or(told.ns_pid);
+        }
+        let record = self.told(from);
+        (record.stalls, record.resumes) = (cold.stalls, cold.resumes);
+        if !is_stalled_there {
+            self.tell_of(to, &there, there.last_arrival, EventKind::Moved { from: from.shard });
+        }
+        self.release(from, here.last_arrival, answer::RELEASE | answer::IF_SILENT);
+        self.open(to, &there);
+    }
+
+    /// Tells the exit of the process that holds `place` and gives back every slot of it. False: one of them
+    /// is just being written.
+    pub(super) fn exit(&mut self, place: Place, at: MonoNs) -> bool {
+        let told = *self.told(place);
+        let places = self.places_of(told.pid);
+        let mut last: Option<(Place, Hot, Cold)> = None;
+        for place in &places {
+            let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
+            // What beat later than the exit is an heir, whose words are not the last of the dead.
+            let rank = |hot: &Hot| (hot.last_arrival <= at, hot.last_arrival);
+            let is_later = last.as_ref().is_none_or(|(_, latest, _)| rank(&hot) > rank(latest));
+            let is_told = !self.told(*place).is_closed && !self.told(*place).is_held;
+            if is_told && hot.pid == told.pid && is_later {
+                last = Some((*place, hot, cold));
+            }
+        }
+        if let Some((place, hot, cold)) = last {
+            self.tell_arrival(place, &hot, &cold);
+            self.tell_changes(place, &hot, &cold);
+            let silent_ns = at.since(hot.last_arrival);
+            self.tell_of(place, &hot, at, EventKind::Exit { silent_ns, how: None });
+            self.tally.lock().shards[usize::from(place.shard)].exits += 1;
+        }
+        for place in places {
+            let told = self.told(place);
+            told.existence = Existence::Gone(at);
+            told.is_confirming = false;
+            self.release(place, at, answer::RELEASE);
+        }
+        true
+    }
+
+    /// A forger fell silent: its slot goes without a word.
+    pub(super) fn close_silently(&mut self, place: Place, hot: &Hot) {
+        if hot.state == State::Stalled && !self.told(place).is_releasing {
+            self.told(place).existence = Existence::Gone(hot.last_arrival);
+            self.release(place, hot.last_arrival, answer::RELEASE);
+        }
+    }
+
+    /// Last words alone open no deadline, but those of an agent that beat elsewhere do.
+    pub(super) fn open(&mut self, place: Place, hot: &Hot) {
+        if hot.state == State::Waiting {
+            self.post(place, answer::OPEN, crate::lane::Answer::default());
+        }
+    }
+
+    pub(super) fn release(&mut self, place: Place, as_of: MonoNs, bits: u32) {
+        self.told(place).is_releasing = true;
+        self.post(place, bits, crate::lane::Answer { as_of, ..Default::default() });
+    }
+
+    pub(super) fn post(&mut self, place: Place, bits: u32, answer: crate::lane::Answer) {
+        let generation = self.told(place).generation;
+        let view = self.view(place.shard);
+        view.port.inbox.post(place.slot, generation, bits, answer);
+        view.is_to_be_kicked = true;
+    }
+
+    pub(super) fn kick_shards(&mut self) {
+        for view in &mut self.shards {
+            if mem::take(&mut view.is_to_be_kicked) {
+                view.port.kick(self.now);
+            }
+        }
+    }
+}
