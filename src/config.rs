@@ -48,6 +48,9 @@ pub struct Config {
     pub max_delay: Duration,
     /// Most agents tracked at once by the whole fleet; address space for them is reserved at start.
     pub agents_max: u32,
+    /// Most processes whose exit is told within milliseconds; each takes a descriptor and about 1.4 KiB of
+    /// kernel memory. Of others it is noticed at their threshold. The limit on open files bounds it, too.
+    pub watched_max: u32,
     /// Where events are written. `None`: nowhere.
     pub events: Option<Output>,
     /// How events are written.
@@ -71,6 +74,7 @@ impl Default for Config {
             tick: Duration::from_millis(10),
             max_delay: Duration::from_millis(1),
             agents_max: 131_072,
+            watched_max: 131_072,
             events: None,
             events_format: EventsFormat::default(),
             events_beats: false,
@@ -325,6 +329,14 @@ pub const KEYS: &[Key] = &[
         value_name: "N",
         help: "Most agents tracked at once by the whole fleet [default: 131072]",
         set: Some(|config, text| parse_number(text).map(|value| config.agents_max = value)),
+    },
+    Key {
+        name: "watched-max",
+        variable: "VARTA_WATCHED_MAX",
+        takes: "a whole number from 0 to 4194304",
+        value_name: "N",
+        help: "Most processes whose exit is told at once, a descriptor each [default: 131072]",
+        set: Some(|config, text| parse_number(text).map(|value| config.watched_max = value)),
     },
     Key {
         name: "events",

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
+use rustix::process::{Resource, getrlimit};
 
 use crate::aggregator::export::{self, EventWriter, WriteTrouble, WriterReport};
 use crate::aggregator::fanout::Subscriber;
 use crate::aggregator::tally::{Histograms, Tally};
-use crate::aggregator::{Aggregator, Next, Policy, Request};
+use crate::aggregator::{Aggregator, Inquiries, Next, Policy, Request};
 use crate::binding::{BoundSocket, Owner};
 use crate::config::Config;
 use crate::counters::ShardHealth;
@@ -37,6 +38,7 @@ use crate::sys::clock::SystemClock;
 use crate::sys::thread::{allowed_cores, pin_to, set_own_nice};
 use crate::table::{self, Origin};
 use crate::time::Clock;
+use crate::watch::Watch;
 
 const SHARD_NICE: i32 = -20;
 const AGGREGATOR_NICE: i32 = -10;
@@ -54,6 +56,7 @@ pub struct Fleet {
     shards: Vec<JoinHandle<()>>,
     aggregator: Option<JoinHandle<()>>,
     lookup: Option<JoinHandle<()>>,
+    watch: Option<JoinHandle<()>>,
     writer: Option<EventWriter>,
     sockets: Vec<BoundSocket>,
     dir: Option<RunDir>,
@@ -150,7 +153,14 @@ impl Fleet {
         let thread = |source| StartError::Resources { what: "start a thread", source };
         let (requests, requests_of) = unbounded();
         let tally = Arc::new(Mutex::new(Tally::default()));
-        let (lookups, lookup) = Lookups::spawn(SystemClock, Arc::clone(&doorbell)).map_err(thread)?;
+        let (answer, answers) = unbounded();
+        let (lookups, lookup) =
+            Lookups::spawn(SystemClock, answer.clone(), Arc::clone(&doorbell)).map_err(thread)?;
+        // As the aggregator's: an exit is to be told within milliseconds, whoever is busy.
+        let on_start = || drop(set_own_nice(AGGREGATOR_NICE));
+        let (watch, watch_thread) =
+            Watch::spawn(SystemClock, answer, Arc::clone(&doorbell), pidfds_max(plan), on_start)
+                .map_err(thread)?;
         let handle = Handle {
             ports: ports.into(),
             tally: Arc::clone(&tally),
@@ -165,6 +175,7 @@ impl Fleet {
             shards: Vec::new(),
             aggregator: None,
             lookup: Some(lookup),
+            watch: Some(watch_thread),
             writer: None,
             sockets,
             dir: None,
@@ -173,8 +184,9 @@ impl Fleet {
         // Subscribed before the first event is told, so that its file begins with `start`.
         fleet.writer = open_writer(plan, &handle)?;
         let policy = Policy { thresholds_ns: thresholds(plan), rules: plan.rules.clone() };
+        let inquiries = Inquiries { lookups, watch, answers };
         let aggregator =
-            Aggregator::new(&handle.ports, policy, lookups, requests_of, Arc::clone(&doorbell), tally);
+            Aggregator::new(&handle.ports, policy, inquiries, requests_of, Arc::clone(&doorbell), tally);
         let (said, raised) = unbounded();
         let body = aggregate(aggregator, Arc::clone(&doorbell), said.clone());
         let aggregator = thread::Builder::new().name("varta-aggregate".into()).spawn(body).map_err(thread)?;
@@ -211,7 +223,8 @@ impl Fleet {
     pub fn is_healthy(&self) -> bool {
         let is_over = |thread: &Option<JoinHandle<()>>| thread.as_ref().is_none_or(JoinHandle::is_finished);
         let is_alive = |port: &Arc<Port>| port.counters.health() == ShardHealth::Alive;
-        !is_over(&self.aggregator) && !is_over(&self.lookup) && self.handle.ports.iter().all(is_alive)
+        let threads = [&self.aggregator, &self.lookup, &self.watch];
+        !threads.into_iter().any(is_over) && self.handle.ports.iter().all(is_alive)
     }
 
     /// To be asked from any thread.
@@ -252,9 +265,9 @@ impl Fleet {
         if let Some(aggregator) = self.aggregator.take() {
             is_aggregator_dead = aggregator.join().is_err();
         }
-        if let Some(lookup) = self.lookup.take() {
-            // It ends when the aggregator has let go of its questions; its death is not its end.
-            let _ = lookup.join();
+        // They end when the aggregator has let go of its questions; a death before that was no end.
+        for thread in [self.lookup.take(), self.watch.take()].into_iter().flatten() {
+            let _ = thread.join();
         }
         let written: Option<WriterReport> =
             self.writer.take().map(|writer| writer.close(until.saturating_duration_since(Instant::now())));
@@ -348,6 +361,14 @@ fn thresholds(plan: &Plan) -> Vec<u64> {
         thresholds.push(plan.threshold_max_ns());
     }
     thresholds
+}
+
+/// Pidfds that the limit of this process leaves room for. The limit is not ours to raise: whoever owns the
+/// process does before the start.
+fn pidfds_max(plan: &Plan) -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
+    plan.pidfds_max(limit.map_or(u64::MAX, |limit| limit.saturating_sub(open))) as usize
 }
 
 fn make_shard(

@@ -90,6 +90,9 @@ mod shard;
 // On the lookup thread.
 mod lookup;
 
+// On the watch thread.
+mod watch;
+
 // On the aggregator thread.
 mod aggregator;
 

@@ -29,6 +29,8 @@ pub const DIR_OF_ROOT: &str = "/run/varta";
 const OWN_FILES: [(&str, &str); 3] =
     [(LOCK, "lock"), (MANIFEST, "manifest"), ("control.sock", "control socket")];
 
+/// Descriptors that are not used for pidfds, beside two a shard.
+const OPEN_FILES_RESERVED: u64 = 256;
 const THRESHOLD_MIN: Duration = Duration::from_millis(10);
 const THRESHOLD_MAX: Duration = Duration::from_secs(24 * 3600);
 const TICK_MIN: Duration = Duration::from_millis(1);
@@ -51,6 +53,8 @@ pub struct Plan {
     pub max_delay_ns: u64,
     /// Most agents tracked by the whole fleet; at least one a shard.
     pub agents_max: u32,
+    /// Most processes whose exit is told within milliseconds, a descriptor each; at most 4 194 304.
+    pub watched_max: u32,
     /// Classes of agents; the first match wins. At most 200.
     pub rules: Vec<Rule>,
     /// Where and how events are written, if anywhere.
@@ -117,6 +121,15 @@ impl Plan {
     pub fn queue_limit_needed(&self) -> u64 {
         let shards = self.shards.len().max(1) as u64;
         2 * u64::from(self.agents_max).div_ceil(shards)
+    }
+
+    /// How many pidfds the fleet may hold with this limit on open files: one a process whose exit is to be
+    /// told within milliseconds. Some are left for sockets, procfs and whoever embeds the fleet.
+    #[must_use]
+    pub fn pidfds_max(&self, open_files_max: u64) -> u32 {
+        let ours = OPEN_FILES_RESERVED + 2 * self.shards.len() as u64;
+        let left = u32::try_from(open_files_max.saturating_sub(ours)).unwrap_or(u32::MAX);
+        self.watched_max.min(left)
     }
 
     /// The smallest of all thresholds, ns.
@@ -243,6 +256,14 @@ impl Config {
                 format!("write a whole number from 1 to {AGENTS_MAX}"),
             ));
         }
+        if self.watched_max > AGENTS_MAX {
+            problems.push(ConfigProblem::refused(
+                "watched-max",
+                self.watched_max.to_string(),
+                "there cannot be so many processes",
+                format!("write a whole number from 0 to {AGENTS_MAX}"),
+            ));
+        }
         let blocks = self.resolve_blocks(host, &mut problems);
         let dir = match &self.dir {
             Some(dir) => absolute("dir", dir, &mut problems),
@@ -272,6 +293,7 @@ impl Config {
             tick_ns: duration_ns(self.tick),
             max_delay_ns: duration_ns(self.max_delay),
             agents_max: self.agents_max,
+            watched_max: self.watched_max,
             rules: self
                 .rules
                 .iter()
@@ -667,6 +689,7 @@ mod tests {
         for agents_max in [0, AGENTS_MAX + 1] {
             assert!(only_problem(|config| config.agents_max = agents_max).contains("from 1 to 4194304"));
         }
+        assert!(only_problem(|config| config.watched_max = AGENTS_MAX + 1).contains("from 0 to 4194304"));
         let crowded = only_problem(|config| (config.shards, config.agents_max) = (Some(4), 3));
         assert!(crowded.contains("agents-max = 3"), "{crowded}");
         let split = only_problem(|config| {

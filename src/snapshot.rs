@@ -40,6 +40,8 @@ pub struct ShardSnapshot {
     pub up: u64,
     /// Agents that are stalled.
     pub stalled: u64,
+    /// Agents whose exit is noticed at their threshold only, for want of a descriptor.
+    pub unwatched: u64,
     /// Agents whose pid does not hash to this shard.
     pub off_hash: u64,
     /// Datagrams received; the sum of `beats` and all `refused`.
@@ -146,6 +148,7 @@ impl Snapshot {
             ShardSnapshot {
                 up: tally.up,
                 stalled: tally.stalled,
+                unwatched: tally.unwatched,
                 off_hash: tally.off_hash,
                 frames: beats + refused.iter().map(|(_, count)| count).sum::<u64>(),
                 beats,
@@ -273,6 +276,14 @@ impl fmt::Display for Table<'_> {
                     f,
                     "shard {index} dropped {} reports: its histograms miss them",
                     shard.reports_dropped
+                )?;
+            }
+            if shard.unwatched > 0 {
+                writeln!(
+                    f,
+                    "shard {index} cannot watch {} processes: their exits are told at their threshold; raise \
+                     LimitNOFILE or watched-max",
+                    shard.unwatched
                 )?;
             }
             if !shard.is_alive {

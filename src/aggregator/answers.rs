@@ -1,49 +1,60 @@
-//! What the lookup thread found out: who a process is, whose pid its frames claim, whether it is there.
+//! What the lookup and the watch thread found out: who a process is, whose pid its frames claim, whether
+//! it is there.
 
 use super::*;
+use crate::lookup::process::Incarnation;
 
 impl Aggregator {
     pub(super) fn take_answers(&mut self) -> bool {
         for _ in 0..ANSWERS_PER_TURN {
-            let Ok(answer) = self.lookups.answers.try_recv() else { return false };
+            let Ok(answer) = self.inquiries.answers.try_recv() else { return false };
             match answer {
                 Answer::Identity { ticket, found } => self.identified(ticket, found),
-                Answer::Existence { ticket, gone_at } => self.exists(ticket, gone_at),
+                Answer::There { ticket } => self.is_there(ticket),
+                Answer::Gone { ticket, at, how } => self.is_gone(ticket, at, how),
+                Answer::Watching { ticket, is_watched } => self.is_watched(ticket, is_watched),
             }
         }
         true
     }
 
-    pub(super) fn exists(&mut self, ticket: Ticket, gone_at: Option<MonoNs>) {
+    /// The slot that an answer is about, if its holder is still the one asked about.
+    fn place_of(&mut self, ticket: Ticket) -> Option<Place> {
         let place = Place { shard: ticket.shard, slot: ticket.slot };
+        (self.told(place).generation == ticket.generation).then_some(place)
+    }
+
+    fn is_there(&mut self, ticket: Ticket) {
+        let Some(place) = self.place_of(ticket) else { return };
         let told = self.told(place);
-        if told.generation != ticket.generation {
-            return;
-        }
         told.asked = told.asked.saturating_sub(1);
-        if told.is_releasing {
-            return;
-        }
-        match gone_at {
-            // An earlier question's answer says nothing of now.
-            None if told.asked > 0 => {}
-            None => told.existence = Existence::There,
-            Some(at) => {
-                let is_pending = told.is_confirming;
-                self.gone(place, at, is_pending);
-            }
+        // An earlier question's answer says nothing of now.
+        if told.asked == 0 && told.existence == Existence::Asked {
+            told.existence = Existence::There;
         }
     }
 
-    pub(super) fn gone(&mut self, place: Place, at: MonoNs, is_pending: bool) {
+    fn is_gone(&mut self, ticket: Ticket, at: MonoNs, how: Option<ExitHow>) {
+        let Some(place) = self.place_of(ticket) else { return };
         let told = self.told(place);
-        told.existence = Existence::Gone(at);
-        let generation = told.generation;
-        for view in &mut self.shards {
-            view.is_to_be_kicked = true;
+        if told.is_releasing {
+            return;
         }
-        if !is_pending {
-            self.await_word(place, generation);
+        told.how = told.how.or(how);
+        self.gone(place, at);
+    }
+
+    fn is_watched(&mut self, ticket: Ticket, is_watched: bool) {
+        let Some(place) = self.place_of(ticket) else { return };
+        let told = self.told(place);
+        let was_unwatched = mem::replace(&mut told.is_unwatched, !is_watched);
+        let mut tally = self.tally.lock();
+        let unwatched = &mut tally.shards[usize::from(place.shard)].unwatched;
+        *unwatched = *unwatched + u64::from(!is_watched) - u64::from(was_unwatched);
+        drop(tally);
+        let told = self.told(place);
+        if told.is_unwatched && (told.is_stalled || !told.is_counted) {
+            self.poll_unwatched(place);
         }
     }
 
@@ -68,13 +79,13 @@ impl Aggregator {
             Ok(identity) => self.known(place, &hot, &cold, &identity),
             Err(LookupError::Gone(at)) => {
                 self.accept_claim(place, &hot, &cold, None);
-                let is_pending = self.told(place).is_confirming;
-                self.gone(place, at, is_pending);
+                self.gone(place, at);
             }
             Err(LookupError::Failed) => {
                 self.tally.lock().lookups_failed += 1;
                 self.accept_claim(place, &hot, &cold, None);
                 self.set_class(place, &hot, 0);
+                self.watch(place, None);
             }
         }
         if let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) {
@@ -88,9 +99,10 @@ impl Aggregator {
         if is_other || identity.started > cold.first_arrival + START_SLACK_NS {
             // The sender is dead, and the pid is somebody else's.
             self.accept_claim(place, hot, cold, None);
-            self.gone(place, identity.started, told.is_confirming);
+            self.gone(place, identity.started);
             return;
         }
+        self.watch(place, Some(identity.incarnation));
         let program = program_of(identity);
         let record = self.told(place);
         record.incarnation = Some(identity.incarnation);
@@ -114,6 +126,17 @@ impl Aggregator {
                 self.forged(place, cold, hot);
             }
         }
+    }
+
+    /// Wants to be told of the end of the holder's process, once per session.
+    fn watch(&mut self, place: Place, incarnation: Option<Incarnation>) {
+        let told = self.told(place);
+        if mem::replace(&mut told.is_watch_ordered, true) {
+            return;
+        }
+        let Told { generation, pid, .. } = *told;
+        let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
+        self.order(Order::Watch { ticket, pid, incarnation });
     }
 
     pub(super) fn set_class(&mut self, place: Place, hot: &Hot, class: usize) {
@@ -150,15 +173,15 @@ impl Aggregator {
         }
     }
 
-    /// Stalled agents may die: their processes are asked about again and again.
-    pub(super) fn watch(&mut self, place: Place) {
+    /// Stalled agents may die: unless their end is told unasked, they are asked about again and again.
+    pub(super) fn poll_unwatched(&mut self, place: Place) {
         let told = self.told(place);
-        if told.is_watched {
+        if told.is_polled || !told.is_unwatched {
             return;
         }
-        told.is_watched = true;
+        told.is_polled = true;
         let generation = told.generation;
-        self.watched.push_back((self.now + WATCH_NS, place, generation));
+        self.polled.push_back((self.now + POLL_NS, place, generation));
     }
 
     /// Frames that nobody could look into in time are life all the same, and their silence is one.
@@ -176,20 +199,20 @@ impl Aggregator {
         }
     }
 
-    pub(super) fn ask_about_watched(&mut self) {
-        while let Some((at, place, generation)) = self.watched.front().copied() {
+    pub(super) fn ask_about_polled(&mut self) {
+        while let Some((at, place, generation)) = self.polled.front().copied() {
             if at > self.now {
                 return;
             }
-            self.watched.pop_front();
+            self.polled.pop_front();
             let told = *self.told(place);
             if told.generation != generation {
                 continue;
             }
-            self.told(place).is_watched = false;
+            self.told(place).is_polled = false;
             if !told.is_releasing && (told.is_stalled || !told.is_counted) {
                 self.ask_existence(place, false);
-                self.watch(place);
+                self.poll_unwatched(place);
             }
         }
     }

@@ -31,12 +31,39 @@ impl Aggregator {
         told.asked += 1;
         let Told { generation, pid, incarnation, .. } = *told;
         let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
-        self.lookups.ask(Question::Exists { ticket, pid, incarnation, is_urgent });
+        self.order(Order::Exists { ticket, pid, incarnation, is_urgent });
+    }
+
+    pub(super) fn order(&mut self, order: Order) {
+        self.inquiries.watch.order(order);
+        self.is_watch_ordered = true;
     }
 
     pub(super) fn await_word(&mut self, place: Place, generation: u32) {
         let give_up_at = self.now + CONFIRM_NS;
-        self.pending.push_back(Pending { place, generation, give_up_at, is_forgiven: false });
+        let pending = Pending { place, generation, give_up_at, is_forgiven: false, is_exit: false };
+        self.pending.push_back(pending);
+    }
+
+    /// The holder's process is gone as of `at`: its exit is told once its last frames were looked at.
+    pub(super) fn gone(&mut self, place: Place, at: MonoNs) {
+        let give_up_at = self.now + EXIT_NS;
+        let told = self.told(place);
+        if let Existence::Gone(before) = told.existence {
+            // What beat after the first word of its end is somebody else.
+            told.existence = Existence::Gone(at.min(before));
+            return;
+        }
+        told.existence = Existence::Gone(at);
+        let generation = told.generation;
+        self.pending.push_back(Pending { place, generation, give_up_at, is_forgiven: false, is_exit: true });
+        self.kick_all();
+    }
+
+    fn kick_all(&mut self) {
+        for view in &mut self.shards {
+            view.is_to_be_kicked = true;
+        }
     }
 
     /// Other shards move their watermark when kicked. All of them: the agent may have moved to one that
@@ -89,10 +116,12 @@ impl Aggregator {
         }
         let has_time = self.now < give_up_at;
         if let Existence::Gone(at) = told.existence {
+            if !pending.is_exit {
+                // Whatever it was about, the exit says more.
+                return true;
+            }
             if has_time && self.is_unseen(at, |_| true) {
-                for view in &mut self.shards {
-                    view.is_to_be_kicked = true;
-                }
+                self.kick_all();
                 return false;
             }
             return self.exit(place, at);
@@ -148,7 +177,7 @@ impl Aggregator {
         told.stalls = cold.stalls;
         told.resumes = cold.resumes;
         self.stall(place, &hot, &cold, is_uncertain, stalls.max(1));
-        self.watch(place);
+        self.poll_unwatched(place);
         // An ordinary beat on another slot would go unnoticed; after this it is news.
         for other in self.places_of(pid) {
             if other != place && !self.told(other).is_releasing && !self.told(other).is_closed {
@@ -219,7 +248,7 @@ impl Aggregator {
             self.tell_arrival(place, &hot, &cold);
             self.tell_changes(place, &hot, &cold);
             let silent_ns = at.since(hot.last_arrival);
-            self.tell_of(place, &hot, at, EventKind::Exit { silent_ns, how: None });
+            self.tell_of(place, &hot, at, EventKind::Exit { silent_ns, how: told.how });
             self.tally.lock().shards[usize::from(place.shard)].exits += 1;
         }
         for place in places {

@@ -18,7 +18,7 @@ use crossbeam::channel::Receiver;
 use parking_lot::Mutex;
 
 use crate::counters::ShardHealth;
-use crate::event::{Agent, BlindPhase, Event, EventKind, IoPlace, SessionWhy};
+use crate::event::{Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, SessionWhy};
 use crate::lane::report::SAMPLES_MAX;
 use crate::lane::{Doorbell, Port, SampleOf, answer};
 use crate::lookup::process::Identity;
@@ -31,6 +31,7 @@ use crate::shard::sight::BlindNews;
 use crate::table::Busy;
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::{MonoNs, WallNs};
+use crate::watch::{Order, Watch};
 use crate::wire::{NONCE_TERMINAL, Status};
 
 mod answers;
@@ -56,6 +57,8 @@ const REPORT_TICK_NS: u64 = 100_000_000;
 const BEATS_TICK_NS: u64 = 10_000_000;
 /// How long a stall waits for other shards and for the existence check.
 const CONFIRM_NS: u64 = 20_000_000;
+/// How long an exit waits for a shard to look at what the dead may have sent it.
+const EXIT_NS: u64 = 1_000_000_000;
 /// While something is confirmed, how often to look again if nobody rings.
 const CONFIRM_TICK_NS: u64 = 1_000_000;
 /// A longer gap between two turns while something is confirmed was our pause, not the others' silence.
@@ -63,13 +66,13 @@ const CONFIRM_TICK_NS: u64 = 1_000_000;
 const TURN_GAP_NS: u64 = 20_000_000;
 /// How long nothing is told of an agent whose claimed pid waits to be looked up.
 const HELD_NS: u64 = 1_000_000_000;
-/// How often a stalled agent's process is asked about.
-const WATCH_NS: u64 = 1_000_000_000;
+/// How often the process of a stalled agent is asked about that is not watched.
+const POLL_NS: u64 = 1_000_000_000;
 /// Facts taken from one shard in a turn.
 const FACTS_PER_TURN: u32 = 4096;
 /// Reports taken from one shard in a turn.
 const REPORTS_PER_TURN: u32 = 16_384;
-/// Answers of the lookup thread taken in a turn.
+/// Answers taken in a turn.
 const ANSWERS_PER_TURN: usize = 4096;
 /// The kernel rounds start times down to 10 ms.
 const START_SLACK_NS: u64 = 10_000_000;
@@ -142,6 +145,8 @@ struct Pending {
     generation: u32,
     give_up_at: MonoNs,
     is_forgiven: bool,
+    /// It waits for the last frames of the dead.
+    is_exit: bool,
 }
 
 /// What the aggregator needs to know of the plan.
@@ -153,6 +158,17 @@ pub struct Policy {
     pub rules: Vec<Rule>,
 }
 
+/// Whom the aggregator asks about processes.
+#[derive(Debug)]
+pub struct Inquiries {
+    /// Who is it?
+    pub lookups: Lookups,
+    /// Is it there?
+    pub watch: Watch,
+    /// What both found out.
+    pub answers: Receiver<Answer>,
+}
+
 /// The aggregator.
 #[derive(Debug)]
 pub struct Aggregator {
@@ -160,7 +176,9 @@ pub struct Aggregator {
     /// At most 64 by the plan.
     shard_count: u16,
     policy: Policy,
-    lookups: Lookups,
+    inquiries: Inquiries,
+    /// The watch thread was ordered something: wake it at the end of the turn.
+    is_watch_ordered: bool,
     requests: Receiver<Request>,
     doorbell: Arc<Doorbell>,
     fanout: Fanout,
@@ -170,8 +188,8 @@ pub struct Aggregator {
     pending: VecDeque<Pending>,
     /// Agents of whom nothing is told until somebody has looked whose pid they claim, and until when.
     held: VecDeque<(MonoNs, Place, u32)>,
-    /// Stalled and waiting agents, in the order in which they are asked about next.
-    watched: VecDeque<(MonoNs, Place, u32)>,
+    /// Stalled and waiting agents that are not watched, in the order in which they are asked about next.
+    polled: VecDeque<(MonoNs, Place, u32)>,
     /// Slots that read busy.
     again: Vec<Place>,
     last_session: u32,
@@ -186,7 +204,7 @@ impl Aggregator {
     pub fn new(
         ports: &[Arc<Port>],
         policy: Policy,
-        lookups: Lookups,
+        inquiries: Inquiries,
         requests: Receiver<Request>,
         doorbell: Arc<Doorbell>,
         tally: Arc<Mutex<Tally>>,
@@ -207,14 +225,15 @@ impl Aggregator {
             shards: shards.collect(),
             shard_count: u16::try_from(ports.len()).unwrap_or(u16::MAX),
             policy,
-            lookups,
+            inquiries,
+            is_watch_ordered: false,
             requests,
             doorbell,
             fanout: Fanout::default(),
             tally,
             places: HashMap::new(),
             pending: VecDeque::new(),
-            watched: VecDeque::new(),
+            polled: VecDeque::new(),
             held: VecDeque::new(),
             again: Vec::new(),
             last_session: 0,
@@ -258,9 +277,12 @@ impl Aggregator {
         is_more |= self.take_answers();
         self.settle_pending();
         self.tell_of_held();
-        self.ask_about_watched();
+        self.ask_about_polled();
         let is_ticking = self.take_reports();
         self.kick_shards();
+        if mem::take(&mut self.is_watch_ordered) {
+            self.inquiries.watch.begin();
+        }
         let is_owing = self.fanout.settle(wall, now);
         self.publish();
         self.next(is_more, is_ticking || is_owing)
@@ -281,7 +303,7 @@ impl Aggregator {
             (!self.pending.is_empty()).then_some(self.now + CONFIRM_TICK_NS),
             is_ticking.then_some(self.now + report_tick),
             self.held.front().map(|(until, ..)| *until),
-            self.watched.front().map(|(at, ..)| *at),
+            self.polled.front().map(|(at, ..)| *at),
         ];
         match ticks.into_iter().flatten().min() {
             // A tick for reports is on: shards need not ring for them.
@@ -443,7 +465,7 @@ impl Aggregator {
         told.is_identifying = true;
         let (pid, generation) = (told.pid, told.generation);
         let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
-        self.lookups.ask(Question::Identify { ticket, pid });
+        self.inquiries.lookups.ask(Question { ticket, pid });
     }
 
     /// Nobody, or somebody else, holds the slot from here on.
@@ -451,6 +473,10 @@ impl Aggregator {
         let told = mem::take(self.told(place));
         if told.pid == 0 {
             return;
+        }
+        if told.is_watch_ordered {
+            let ticket = Ticket { shard: place.shard, slot: place.slot, generation: told.generation };
+            self.order(Order::Unwatch { ticket });
         }
         if self.places.get(&told.pid) == Some(&place) {
             match told.next {
@@ -469,6 +495,7 @@ impl Aggregator {
         }
         let mut tally = self.tally.lock();
         let shard = &mut tally.shards[usize::from(place.shard)];
+        shard.unwatched -= u64::from(told.is_unwatched);
         shard.off_hash -= u64::from(told.is_off_hash);
         if told.is_counted {
             let count = if told.is_stalled { &mut shard.stalled } else { &mut shard.up };
@@ -485,7 +512,7 @@ impl Aggregator {
             if !cold.is_honest {
                 if hot.state == State::Waiting {
                     // No deadline will ever end it; the end of its process does.
-                    self.watch(place);
+                    self.poll_unwatched(place);
                 }
                 return self.close_silently(place, hot);
             }
@@ -498,7 +525,7 @@ impl Aggregator {
         self.tell_changes(place, hot, cold);
         self.tell_silence(place, hot, cold);
         if hot.state == State::Waiting {
-            self.watch(place);
+            self.poll_unwatched(place);
         }
     }
 
@@ -659,7 +686,10 @@ impl Aggregator {
         }
         let told = self.told(place);
         told.is_stalled = false;
-        told.existence = Existence::Unknown;
+        // The last frame of the dead may have ended the silence; they are dead all the same.
+        if !matches!(told.existence, Existence::Gone(_)) {
+            told.existence = Existence::Unknown;
+        }
         self.tell_of(place, hot, cold.resume_at, EventKind::Resume { silent_ns, lost, coalesced });
     }
 

@@ -63,6 +63,8 @@ pub struct ShardTally {
     pub stalled: u64,
     /// Agents whose pid does not hash to this shard.
     pub off_hash: u64,
+    /// Agents whose end is noticed at their threshold only, for want of a descriptor.
+    pub unwatched: u64,
     /// Stalls told for certain.
     pub stalls_certain: u64,
     /// Stalls told without a whole threshold of sight.

@@ -41,9 +41,14 @@ pub(super) struct World {
     pub(super) ports: Vec<Arc<Port>>,
     pub(super) aggregator: Aggregator,
     pub(super) events: Receiver<Event>,
-    pub(super) questions: [Receiver<Question>; 2],
+    pub(super) questions: Receiver<Question>,
+    pub(super) orders: [Receiver<Order>; 2],
     pub(super) answers: Sender<Answer>,
     pub(super) processes: HashMap<u32, Process>,
+    /// Those whose end is told unasked, if `is_watching`.
+    watched: Vec<(Ticket, u32, Option<Incarnation>)>,
+    /// There are descriptors to watch with.
+    pub(super) is_watching: bool,
     pub(super) tally: Arc<Mutex<Tally>>,
     /// The lookup thread does not answer.
     pub(super) is_mute: bool,
@@ -88,14 +93,17 @@ impl World {
             scripts.push(script);
             ports.push(port);
         }
-        let (lookups, urgent, ordinary, answers) = Lookups::detached();
+        let (lookups, questions) = Lookups::detached();
+        let (watch, orders) = Watch::detached();
+        let (answer, answers) = unbounded();
         let (requests, requests_of) = unbounded();
         let (subscriber, events) = Subscriber::new(10_000, false);
         requests.send(Request::Subscribe(subscriber)).unwrap();
         let tally = Arc::new(Mutex::new(Tally::default()));
         let policy = Policy { thresholds_ns, rules };
+        let inquiries = Inquiries { lookups, watch, answers };
         let mut aggregator =
-            Aggregator::new(&ports, policy, lookups, requests_of, doorbell, Arc::clone(&tally));
+            Aggregator::new(&ports, policy, inquiries, requests_of, doorbell, Arc::clone(&tally));
         aggregator.start(clock.mono(), clock.wall());
         let mut world = Self {
             clock,
@@ -104,9 +112,12 @@ impl World {
             ports,
             aggregator,
             events,
-            questions: [urgent, ordinary],
-            answers,
+            questions,
+            orders,
+            answers: answer,
             processes: HashMap::new(),
+            watched: Vec::new(),
+            is_watching: false,
             tally,
             is_mute: false,
             asleep: Vec::new(),
@@ -150,40 +161,64 @@ impl World {
 
     pub(super) fn aggregate(&mut self) {
         self.aggregator.turn(self.clock.mono(), self.clock.wall());
-        while !self.is_mute
-            && let Some(question) = self.questions.iter().find_map(|questions| questions.try_recv().ok())
-        {
-            self.answers.send(self.answer(question)).unwrap();
+        if !self.is_mute {
+            self.ask();
         }
         self.told.extend(self.events.try_iter());
     }
 
-    pub(super) fn answer(&self, question: Question) -> Answer {
-        match question {
-            Question::Identify { ticket, pid } => {
-                let found = match self.processes.get(&pid) {
-                    None => Err(LookupError::Gone(self.now())),
-                    Some(process) => Ok(Identity {
-                        incarnation: Incarnation(process.incarnation),
-                        started: process.started,
-                        inner_pids: process.inner_pids.clone(),
-                        uid: 1000,
-                        comm: process.comm.to_owned(),
-                        exe: process.exe.to_owned(),
-                    }),
-                };
-                Answer::Identity { ticket, found }
+    /// The lookup and the watch thread take a turn.
+    fn ask(&mut self) {
+        while let Ok(question) = self.questions.try_recv() {
+            self.answers.send(self.identify(question)).unwrap();
+        }
+        while let Some(order) = self.orders.iter().find_map(|orders| orders.try_recv().ok()) {
+            match order {
+                Order::Watch { ticket, .. } if !self.is_watching => {
+                    self.answers.send(Answer::Watching { ticket, is_watched: false }).unwrap();
+                }
+                Order::Watch { ticket, pid, incarnation } => self.watched.push((ticket, pid, incarnation)),
+                Order::Unwatch { ticket } => self.watched.retain(|(watched, ..)| *watched != ticket),
+                Order::Exists { ticket, pid, incarnation, .. } => {
+                    let answer = match self.gone_at(pid, incarnation) {
+                        None => Answer::There { ticket },
+                        Some(at) => Answer::Gone { ticket, at, how: None },
+                    };
+                    self.answers.send(answer).unwrap();
+                }
             }
-            Question::Exists { ticket, pid, incarnation, .. } => {
-                let gone_at = match self.processes.get(&pid) {
-                    None => Some(self.now()),
-                    Some(heir) if incarnation.is_some_and(|known| known.0 != heir.incarnation) => {
-                        Some(heir.started)
-                    }
-                    Some(_) => None,
-                };
-                Answer::Existence { ticket, gone_at }
+        }
+        for (ticket, pid, incarnation) in mem::take(&mut self.watched) {
+            match self.gone_at(pid, incarnation) {
+                None => self.watched.push((ticket, pid, incarnation)),
+                Some(at) => {
+                    let how = Some(ExitHow::Signal(9));
+                    self.answers.send(Answer::Gone { ticket, at, how }).unwrap();
+                }
             }
+        }
+    }
+
+    fn identify(&self, Question { ticket, pid }: Question) -> Answer {
+        let found = match self.processes.get(&pid) {
+            None => Err(LookupError::Gone(self.now())),
+            Some(process) => Ok(Identity {
+                incarnation: Incarnation(process.incarnation),
+                started: process.started,
+                inner_pids: process.inner_pids.clone(),
+                uid: 1000,
+                comm: process.comm.to_owned(),
+                exe: process.exe.to_owned(),
+            }),
+        };
+        Answer::Identity { ticket, found }
+    }
+
+    fn gone_at(&self, pid: u32, incarnation: Option<Incarnation>) -> Option<MonoNs> {
+        match self.processes.get(&pid) {
+            None => Some(self.now()),
+            Some(heir) if incarnation.is_some_and(|known| known.0 != heir.incarnation) => Some(heir.started),
+            Some(_) => None,
         }
     }
 
@@ -287,6 +322,40 @@ fn the_dead_exit_and_do_not_stall_and_their_pid_comes_up_again() {
     let sessions: Vec<u32> =
         world.told.iter().filter_map(|event| event.agent.map(|agent| agent.session)).collect();
     assert_eq!(sessions, [1, 1, 2]);
+}
+
+#[test]
+fn a_watched_process_that_dies_is_told_at_once_and_how() {
+    let mut world = World::new(2);
+    world.is_watching = true;
+    world.born(7);
+    world.beats(0, 7, 1..4);
+    world.processes.remove(&7);
+    world.run(4 * STEP);
+    assert_eq!(world.kinds(7), ["up", "exit"], "long before the threshold");
+    let EventKind::Exit { how: Some(ExitHow::Signal(9)), .. } = world.last("exit").kind else {
+        panic!("{:?}", world.last("exit"));
+    };
+    assert_eq!(world.agents(), (0, 0));
+}
+
+#[test]
+fn frames_of_the_dead_that_are_queued_are_its_last_words_and_nobody_new() {
+    let mut world = World::new(2);
+    world.is_watching = true;
+    world.born(7);
+    world.beats(0, 7, 1..4);
+    // It beats on the other shard, too, which is not looking, and dies.
+    world.asleep = vec![1];
+    world.send(1, 7, &beat(7, 9));
+    world.processes.remove(&7);
+    world.run(4 * STEP);
+    assert_eq!(world.kinds(7), ["up"], "not before every shard has seen what had arrived");
+    world.asleep.clear();
+    world.run(200 * MS);
+    assert_eq!(world.kinds(7), ["up", "exit"]);
+    assert_eq!(world.last("exit").agent.map(|agent| agent.nonce), Some(9));
+    assert_eq!(world.admission.tracked(), 0, "its slots are free");
 }
 
 #[test]
@@ -832,7 +901,8 @@ fn frames_of_the_dead_that_are_still_queued_are_not_somebody_new() {
     }
     world.send(0, 7, &beat(7, 3));
     world.processes.remove(&7);
-    world.run(1200 * MS);
+    // The exit waits for the shard, but not for ever.
+    world.run(POLL_NS + EXIT_NS + 200 * MS);
     assert_eq!(world.kinds(7), ["up", "stall", "exit"]);
     world.asleep.clear();
     world.run(200 * MS);

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU64;
 
+use crate::event::ExitHow;
 use crate::lookup::process::Incarnation;
 use crate::time::MonoNs;
 use crate::wire::Status;
@@ -24,7 +25,7 @@ pub enum Existence {
     /// Nobody asked lately.
     #[default]
     Unknown,
-    /// The lookup thread was asked.
+    /// The watch thread was asked.
     Asked,
     /// It was there when asked.
     There,
@@ -81,8 +82,14 @@ pub struct Told {
     pub is_releasing: bool,
     /// Its pid does not hash to its shard.
     pub is_off_hash: bool,
+    /// The watch thread was told to say when its process ends.
+    pub is_watch_ordered: bool,
+    /// It will not, for want of a descriptor.
+    pub is_unwatched: bool,
     /// In the list of those asked about again and again.
-    pub is_watched: bool,
+    pub is_polled: bool,
+    /// How its process ended, once that is known.
+    pub how: Option<ExitHow>,
     /// Which process it is.
     pub incarnation: Option<Incarnation>,
     /// Hash of its program's path, to notice exec.

@@ -74,7 +74,7 @@ impl Aggregator {
         if is_full_due {
             view.full_told = (Some(now), refused);
             self.tell(Some(shard), None, now, EventKind::Full { refused: refused - told });
-            self.hurry_watched();
+            self.hurry_polled();
         }
         if is_io_due {
             let view = self.view(shard);
@@ -88,8 +88,8 @@ impl Aggregator {
     }
 
     /// Room is needed: ask at once who of the stalled is gone.
-    pub(super) fn hurry_watched(&mut self) {
-        for (at, ..) in &mut self.watched {
+    pub(super) fn hurry_polled(&mut self) {
+        for (at, ..) in &mut self.polled {
             *at = (*at).min(self.now);
         }
     }

@@ -1,19 +1,22 @@
-//! The lookup thread: asks procfs and pidfds about processes, so that nobody else has to.
+//! The lookup thread: asks procfs who a process is, once per session, so that nobody else has to.
 //!
-//! In: questions, urgent ones first. Out: answers. Thread: its own. Blocks: in procfs and waiting for
-//! questions. The number of questions under way is bounded by the slots: three a slot.
+//! In: questions. Out: answers. Thread: its own. Blocks: in procfs and waiting for questions. The number
+//! of questions under way is bounded by the slots: one a slot.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use crossbeam::channel::{Receiver, Sender, select_biased, unbounded};
+#[cfg(test)]
+use crossbeam::channel::Receiver;
+use crossbeam::channel::{Sender, unbounded};
 
+use crate::event::ExitHow;
 use crate::lane::Doorbell;
 use crate::time::{Clock, MonoNs};
 
 pub mod process;
 
-use process::{Identity, Incarnation};
+use process::Identity;
 
 /// Which slot a question is about, and which of its holders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,30 +29,16 @@ pub struct Ticket {
     pub generation: u32,
 }
 
-/// A question about a process.
+/// Who is it?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// Who is it?
-    Identify {
-        /// On whose behalf.
-        ticket: Ticket,
-        /// The process.
-        pid: u32,
-    },
-    /// Is it still there, and the same process as before?
-    Exists {
-        /// On whose behalf.
-        ticket: Ticket,
-        /// The process.
-        pid: u32,
-        /// Which one was looked up before, if any.
-        incarnation: Option<Incarnation>,
-        /// A stall waits for the answer: before everything else.
-        is_urgent: bool,
-    },
+pub struct Question {
+    /// On whose behalf.
+    pub ticket: Ticket,
+    /// The process.
+    pub pid: u32,
 }
 
-/// What was found out.
+/// What the lookup and the watch thread found out.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// Who it is.
@@ -59,12 +48,26 @@ pub enum Answer {
         /// What was found.
         found: Result<Identity, LookupError>,
     },
-    /// Whether it is there.
-    Existence {
+    /// Somebody asked, and it is there, or nobody can tell.
+    There {
         /// On whose behalf.
         ticket: Ticket,
-        /// `None`: it is. Else since when it is known not to be.
-        gone_at: Option<MonoNs>,
+    },
+    /// It is gone, asked or not.
+    Gone {
+        /// On whose behalf.
+        ticket: Ticket,
+        /// Since when it is known to be.
+        at: MonoNs,
+        /// How it ended, where the kernel says.
+        how: Option<ExitHow>,
+    },
+    /// Whether its end will be told unasked. Said when it turns out not to be, and when it is after all.
+    Watching {
+        /// On whose behalf.
+        ticket: Ticket,
+        /// It will.
+        is_watched: bool,
     },
 }
 
@@ -80,10 +83,7 @@ pub enum LookupError {
 /// The asking side.
 #[derive(Debug)]
 pub struct Lookups {
-    urgent: Sender<Question>,
-    ordinary: Sender<Question>,
-    /// What was found out.
-    pub answers: Receiver<Answer>,
+    questions: Sender<Question>,
 }
 
 impl Lookups {
@@ -93,57 +93,31 @@ impl Lookups {
     /// The kernel's, when it grants no thread.
     pub fn spawn(
         clock: impl Clock + Send + 'static,
+        answers: Sender<Answer>,
         doorbell: Arc<Doorbell>,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
-        let (urgent, urgent_questions) = unbounded();
-        let (ordinary, ordinary_questions) = unbounded();
-        let (answer, answers) = unbounded();
+        let (asking, questions) = unbounded::<Question>();
         let thread = thread::Builder::new().name("varta-lookup".into()).spawn(move || {
-            while let Some(question) = next(&urgent_questions, &ordinary_questions) {
-                if answer.send(find_out(question, &clock)).is_err() {
+            for Question { ticket, pid } in questions {
+                let found = process::identify(pid, &clock);
+                if answers.send(Answer::Identity { ticket, found }).is_err() {
                     return;
                 }
                 doorbell.ring();
             }
         })?;
-        Ok((Self { urgent, ordinary, answers }, thread))
+        Ok((Self { questions: asking }, thread))
     }
 
-    /// The asking side without a thread, for a world that answers by itself: questions come out of the
-    /// second and third value.
+    /// The asking side without a thread, for a world that answers by itself.
     #[cfg(test)]
-    pub fn detached() -> (Self, Receiver<Question>, Receiver<Question>, Sender<Answer>) {
-        let (urgent, urgent_questions) = unbounded();
-        let (ordinary, ordinary_questions) = unbounded();
-        let (answer, answers) = unbounded();
-        (Self { urgent, ordinary, answers }, urgent_questions, ordinary_questions, answer)
+    pub fn detached() -> (Self, Receiver<Question>) {
+        let (asking, questions) = unbounded();
+        (Self { questions: asking }, questions)
     }
 
     /// Asks. Never blocks. If the thread is gone there will be no answer: askers set themselves a limit.
     pub fn ask(&self, question: Question) {
-        let line = match question {
-            Question::Exists { is_urgent: true, .. } => &self.urgent,
-            Question::Exists { .. } | Question::Identify { .. } => &self.ordinary,
-        };
-        let _ = line.send(question);
-    }
-}
-
-/// The next question, urgent ones first; `None` when nobody can ask any more.
-fn next(urgent: &Receiver<Question>, ordinary: &Receiver<Question>) -> Option<Question> {
-    select_biased! {
-        recv(urgent) -> question => question.ok(),
-        recv(ordinary) -> question => question.ok(),
-    }
-}
-
-fn find_out(question: Question, clock: &impl Clock) -> Answer {
-    match question {
-        Question::Identify { ticket, pid } => {
-            Answer::Identity { ticket, found: process::identify(pid, clock) }
-        }
-        Question::Exists { ticket, pid, incarnation, .. } => {
-            Answer::Existence { ticket, gone_at: process::gone_at(pid, incarnation, clock) }
-        }
+        let _ = self.questions.send(question);
     }
 }

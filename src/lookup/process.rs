@@ -2,7 +2,7 @@
 //! read belongs to one incarnation of the pid, and pidfds.
 
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, openat, readlinkat};
@@ -10,7 +10,9 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::LookupError;
+use crate::event::ExitHow;
 use crate::sys::clock::boottime_ns;
+use crate::sys::pidfd::exit_status;
 use crate::time::{Clock, MonoNs};
 
 /// `PID_FS_MAGIC`: pidfds of this file system have an inode number that is never used again.
@@ -77,32 +79,77 @@ pub fn identify(pid: u32, clock: &impl Clock) -> Result<Identity, LookupError> {
     })
 }
 
-/// Since when the process is known to be gone: now, if there is none of that pid or another one;
-/// `None` if it is there, or nobody can tell. Three system calls.
-pub fn gone_at(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -> Option<MonoNs> {
+/// Why a process cannot be held by a pidfd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotHeld {
+    /// It is gone as of this instant: there is none of that pid, or another one.
+    Gone(MonoNs),
+    /// The kernel would not give a descriptor.
+    Refused,
+}
+
+/// A pidfd of the process of this pid, if it is the one that was looked up (`None`: whichever it is). It
+/// may have exited. Three system calls.
+///
+/// # Errors
+/// `Gone` if it is not there, `Refused` if descriptors are used up or the kernel has no pidfds for us.
+pub fn hold(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -> Result<OwnedFd, NotHeld> {
     // The clock is read after the question: whatever the dead sent had arrived by then.
     let pidfd = match open_pidfd(pid) {
         Ok(pidfd) => pidfd,
-        Err(Errno::SRCH) => return Some(clock.mono()),
-        Err(_) => return None,
+        Err(Errno::SRCH) => return Err(NotHeld::Gone(clock.mono())),
+        Err(_) => return Err(NotHeld::Refused),
     };
-    if has_exited(&pidfd) {
-        return Some(clock.mono());
-    }
-    let known = incarnation?;
-    let present = pidfs_inode(&pidfd).map(Incarnation);
-    match present {
-        Some(present) if present != known => {
-            Some(identify(pid, clock).map_or_else(|_| clock.mono(), |heir| heir.started))
+    let Some(known) = incarnation else { return Ok(pidfd) };
+    match pidfs_inode(&pidfd).map(Incarnation) {
+        Some(present) if present == known => Ok(pidfd),
+        Some(_) => {
+            Err(NotHeld::Gone(identify(pid, clock).map_or_else(|_| clock.mono(), |heir| heir.started)))
         }
-        Some(_) => None,
         // No pidfs: the start time tells.
         None => match identify(pid, clock) {
-            Ok(heir) if heir.incarnation != known => Some(heir.started),
-            Err(LookupError::Gone(at)) => Some(at),
-            _ => None,
+            Ok(heir) if heir.incarnation != known => Err(NotHeld::Gone(heir.started)),
+            Err(LookupError::Gone(at)) => Err(NotHeld::Gone(at)),
+            _ => Ok(pidfd),
         },
     }
+}
+
+/// Since when the process is known to be gone: now, if there is none of that pid or another one;
+/// `None` if it is there, or nobody can tell. Four system calls.
+pub fn gone_at(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -> Option<MonoNs> {
+    match hold(pid, incarnation, clock) {
+        Ok(pidfd) => has_exited(&pidfd).then(|| clock.mono()),
+        Err(NotHeld::Gone(at)) => Some(at),
+        Err(NotHeld::Refused) => None,
+    }
+}
+
+/// How a process ended that has exited, as far as the kernel says yet. Of one that nobody reaped it does
+/// only if we may look into the process; of a reaped one always, from Linux 6.15.
+pub fn ended(pidfd: impl AsFd, pid: u32) -> Option<ExitHow> {
+    let reaped = || exit_status(pidfd.as_fd());
+    let status = reaped().or_else(|| {
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok().and_then(|bytes| parse_stat(&bytes));
+        // If it was reaped meanwhile, what we read may be of the pid's next holder.
+        reaped().or_else(|| stat.filter(|stat| stat.is_zombie).and_then(|stat| stat.exit_status()))
+    });
+    status.map(how)
+}
+
+/// What a wait status says.
+fn how(status: i32) -> ExitHow {
+    if libc::WIFSIGNALED(status) {
+        ExitHow::Signal(libc::WTERMSIG(status))
+    } else {
+        ExitHow::Code(libc::WEXITSTATUS(status))
+    }
+}
+
+/// Whether we may look into processes of others: without it their exit status reads 0.
+fn may_look_into_others() -> bool {
+    rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_PTRACE))
 }
 
 fn open_pidfd(pid: u32) -> Result<OwnedFd, Errno> {
@@ -110,8 +157,8 @@ fn open_pidfd(pid: u32) -> Result<OwnedFd, Errno> {
     pidfd_open(pid, PidfdFlags::empty())
 }
 
-/// Whether the whole process has exited, reaped or not.
-fn has_exited(pidfd: &OwnedFd) -> bool {
+/// Whether the whole process has exited, reaped or not. One system call, never blocks.
+pub fn has_exited(pidfd: &OwnedFd) -> bool {
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     matches!(poll(&mut fds, Some(&at_once)), Ok(1..))
@@ -145,6 +192,14 @@ struct Stat {
     comm: String,
     is_zombie: bool,
     start_ticks: u64,
+    wait_status: i32,
+}
+
+impl Stat {
+    /// The wait status of a zombie; 0 is believed only if it cannot stand for "you may not know".
+    fn exit_status(&self) -> Option<i32> {
+        (self.wait_status != 0 || may_look_into_others()).then_some(self.wait_status)
+    }
 }
 
 /// `PID (comm) state …`: comm is anything, parentheses and spaces included, so the last one closes it.
@@ -156,7 +211,9 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let is_zombie = matches!(fields.next()?, "Z" | "X");
     // Field 22 of proc_pid_stat(5); state was the third.
     let start_ticks = fields.nth(18)?.parse().ok()?;
-    Some(Stat { comm, is_zombie, start_ticks })
+    // Field 52, the last.
+    let wait_status = fields.nth(29).and_then(|field| field.parse().ok()).unwrap_or(0);
+    Some(Stat { comm, is_zombie, start_ticks, wait_status })
 }
 
 /// The pids after our own on the line `NSpid:`.
@@ -187,6 +244,12 @@ mod tests {
 
     fn sleeper() -> Child {
         Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().expect("sleep")
+    }
+
+    fn kernel_version() -> (u32, u32) {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs");
+        let mut numbers = release.split(['.', '-']).map(|number| number.parse().expect("a number"));
+        (numbers.next().expect("major"), numbers.next().expect("minor"))
     }
 
     #[test]
@@ -227,10 +290,45 @@ mod tests {
     }
 
     #[test]
+    fn how_a_process_ended_is_known_before_and_after_it_is_reaped() {
+        let ends: [(&str, ExitHow); 3] = [
+            ("exit 0", ExitHow::Code(0)),
+            ("exit 7", ExitHow::Code(7)),
+            ("kill -TERM $$; sleep 60", ExitHow::Signal(15)),
+        ];
+        for (script, how) in ends {
+            let mut child = Command::new("sh").args(["-c", script]).spawn().expect("sh");
+            let pidfd = hold(child.id(), None, &SystemClock).expect("held");
+            rustix::process::waitid(
+                rustix::process::WaitId::Pid(Pid::from_child(&child)),
+                rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
+            )
+            .expect("dead, not reaped");
+            if how != ExitHow::Code(0) || may_look_into_others() {
+                assert_eq!(ended(&pidfd, child.id()), Some(how), "{script}: a zombie");
+            }
+            child.wait().expect("reaped");
+            let is_known = kernel_version() >= (6, 15);
+            assert_eq!(ended(&pidfd, child.id()), is_known.then_some(how), "{script}: reaped");
+        }
+    }
+
+    #[test]
+    fn only_the_process_that_was_looked_up_is_held() {
+        let pid = std::process::id();
+        let me = identify(pid, &SystemClock).expect("alive").incarnation;
+        assert!(hold(pid, Some(me), &SystemClock).is_ok());
+        assert!(matches!(hold(pid, Some(Incarnation(1)), &SystemClock), Err(NotHeld::Gone(_))));
+        assert!(matches!(hold(u32::MAX, None, &SystemClock), Err(NotHeld::Gone(_))));
+    }
+
+    #[test]
     fn a_name_may_contain_anything() {
         let mut line = b"7 (a) Z (b) c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20".to_vec();
         let stat = parse_stat(&line).expect("parses");
-        assert_eq!(stat, Stat { comm: "a) Z (b) c".to_owned(), is_zombie: false, start_ticks: 4242 });
+        let expected =
+            Stat { comm: "a) Z (b) c".to_owned(), is_zombie: false, start_ticks: 4242, wait_status: 0 };
+        assert_eq!(stat, expected);
         line.truncate(30);
         assert_eq!(parse_stat(&line), None);
     }

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod memory;
 pub mod mmsg;
+pub mod pidfd;
 pub mod thread;
 pub mod unix_socket;
 

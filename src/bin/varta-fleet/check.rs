@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::Access;
+use rustix::process::{Resource, getrlimit};
 use varta_fleet::config::{KEYS, Layers, Origin, written};
 use varta_fleet::plan::{CoreChoice, Output, Plan, ShardPlan};
 use varta_fleet::{BindError, Reason, RunDirError};
@@ -123,6 +124,7 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
         ("tick", "tick", ns(plan.tick_ns)),
         ("max-delay", "max-delay", ns(plan.max_delay_ns)),
         ("agents-max", "agents-max", plan.agents_max.to_string()),
+        ("watched-max", "watched-max", plan.watched_max.to_string()),
         ("events", "events", events.map_or("nowhere".to_owned(), |events| events.output.to_string())),
         ("events-format", "events-format", layers.config().events_format.as_str().to_owned()),
         ("events-beats", "events-beats", layers.config().events_beats.to_string()),
@@ -165,6 +167,7 @@ fn host_findings(plan: &Plan) -> Vec<Finding> {
             format!("where it can be read, set it to {} or more", plan.queue_limit_needed()),
         )),
     }
+    findings.extend(watch_finding(plan, getrlimit(Resource::Nofile).maximum));
     findings.extend(directory_findings(&plan.dir));
     findings.extend(other_directory_findings(plan));
     findings.extend(socket_findings(plan));
@@ -173,6 +176,27 @@ fn host_findings(plan: &Plan) -> Vec<Finding> {
         findings.extend(core_findings(plan, &cores));
     }
     findings
+}
+
+/// Whether there is a descriptor for each process of the fleet; `run` raises the limit to its maximum.
+fn watch_finding(plan: &Plan, open_files_max: Option<u64>) -> Option<Finding> {
+    let watched = plan.pidfds_max(open_files_max?);
+    let wanted = plan.watched_max.min(plan.agents_max);
+    if watched >= wanted {
+        return None;
+    }
+    Some(Finding::note(
+        format!(
+            "this process may open {} files: the exits of {watched} agents at a time are told within milliseconds, \
+             those of others at their threshold",
+            open_files_max?
+        ),
+        format!(
+            "to watch {wanted}: raise the hard limit, LimitNOFILE={} in a unit file; or say how many you want: \
+             watched-max = {watched}",
+            open_files_max? - u64::from(watched) + u64::from(wanted)
+        ),
+    ))
 }
 
 /// Whether the kernel's queue carries the fleet; it holds one datagram more than its limit.

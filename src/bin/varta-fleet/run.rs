@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
@@ -37,6 +38,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     let shards = plan.shards.len();
     let threshold = written(Duration::from_nanos(plan.threshold_ns));
     let is_told = plan.events.is_some();
+    raise_open_files();
     let fleet = Fleet::start_plan(plan)?;
     for warning in fleet.warnings() {
         note(&format!("warning: {warning}"));
@@ -68,6 +70,14 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     let report = fleet.stop(FLUSH);
     note(handle.table().trim_end());
     conclude(&report)
+}
+
+/// Each watched process takes a descriptor: as many as this process may have. The old soft limit is for
+/// programs that use select(2), which this is not.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Refused, the fleet watches as many as there is room for, and says how many it cannot.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Whoever asked for the line waits for it: a fleet that cannot say it must not seem to have run.

@@ -1,0 +1,404 @@
+//! The watch thread: holds a pidfd of each agent's process and says within milliseconds when one ends.
+//! Whether a process is still there is asked here, too.
+//!
+//! In: orders, urgent ones first. Out: answers. Thread: its own. Blocks: waiting for processes and orders.
+//! Descriptors are bounded; who does not get one waits until another is given back, and meanwhile its
+//! end is noticed when somebody asks, as at its threshold. Orders under way are bounded by the slots: two
+//! questions, one order to watch and one to stop it a slot.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::time::Timespec;
+
+use crate::event::ExitHow;
+use crate::kick::Kick;
+use crate::lane::Doorbell;
+use crate::lookup::process::{self, Incarnation, NotHeld};
+use crate::lookup::{Answer, Ticket};
+use crate::time::{Clock, MonoNs};
+
+/// Events taken from the kernel at once.
+const EVENTS: usize = 1024;
+/// Orders that are not urgent, taken between two looks at those that are.
+const ORDERS_PER_TURN: usize = 256;
+/// How long the telling of an exit waits for the parent to reap, where only that shows how it ended.
+const REAP_NS: u64 = 20_000_000;
+/// What the kernel gives with an event of the bell; slots have smaller numbers.
+const BELL: u64 = u64::MAX;
+
+/// What the watch thread is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Say when the process ends.
+    Watch {
+        /// On whose behalf.
+        ticket: Ticket,
+        /// The process.
+        pid: u32,
+        /// Which one was looked up before, if any.
+        incarnation: Option<Incarnation>,
+    },
+    /// Nobody wants to know any more.
+    Unwatch {
+        /// On whose behalf it was watched.
+        ticket: Ticket,
+    },
+    /// Is it still there, and the same process as before?
+    Exists {
+        /// On whose behalf.
+        ticket: Ticket,
+        /// The process.
+        pid: u32,
+        /// Which one was looked up before, if any.
+        incarnation: Option<Incarnation>,
+        /// A stall waits for the answer: before everything else.
+        is_urgent: bool,
+    },
+}
+
+/// The ordering side.
+#[derive(Debug)]
+pub struct Watch {
+    /// `None` only while it is dropped.
+    orders: Option<(Sender<Order>, Sender<Order>)>,
+    kick: Arc<Kick>,
+}
+
+impl Watch {
+    /// Starts the thread, which holds at most `pidfds_max` descriptors beside two of its own; it ends when
+    /// the ordering side is dropped. `on_start` runs on it first. Answers ring.
+    ///
+    /// # Errors
+    /// The kernel's, when it grants no thread or descriptor.
+    pub fn spawn(
+        clock: impl Clock + Send + 'static,
+        answers: Sender<Answer>,
+        doorbell: Arc<Doorbell>,
+        pidfds_max: usize,
+        on_start: impl FnOnce() + Send + 'static,
+    ) -> io::Result<(Self, JoinHandle<()>)> {
+        let (urgent, urgent_orders) = unbounded();
+        let (ordinary, ordinary_orders) = unbounded();
+        let kick = Arc::new(Kick::new()?);
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &kick, EventData::new_u64(BELL), EventFlags::IN)?;
+        let watcher = Watcher {
+            clock,
+            epoll,
+            kick: Arc::clone(&kick),
+            orders: [urgent_orders, ordinary_orders],
+            answers,
+            doorbell,
+            pidfds_max,
+            pidfds: 0,
+            entries: HashMap::new(),
+            waiting: BTreeMap::new(),
+            last_turn: 0,
+            unreaped: VecDeque::new(),
+            has_answered: false,
+        };
+        let body = move || {
+            on_start();
+            watcher.run();
+        };
+        let thread = thread::Builder::new().name("varta-watch".into()).spawn(body)?;
+        Ok((Self { orders: Some((urgent, ordinary)), kick }, thread))
+    }
+
+    /// The ordering side without a thread, for a world that obeys by itself: urgent orders, others.
+    #[cfg(test)]
+    pub fn detached() -> (Self, [Receiver<Order>; 2]) {
+        let (urgent, urgent_orders) = unbounded();
+        let (ordinary, ordinary_orders) = unbounded();
+        let kick = Arc::new(Kick::new().expect("a descriptor"));
+        (Self { orders: Some((urgent, ordinary)), kick }, [urgent_orders, ordinary_orders])
+    }
+
+    /// Orders; nothing happens before [`Watch::begin`]. Never blocks. If the thread is gone nothing will
+    /// come of it: askers set themselves a limit.
+    pub fn order(&self, order: Order) {
+        let Some((urgent, ordinary)) = &self.orders else { return };
+        let is_urgent = matches!(order, Order::Exists { is_urgent: true, .. });
+        let _ = if is_urgent { urgent.send(order) } else { ordinary.send(order) };
+    }
+
+    /// Wakes the thread for what was ordered. One system call, for any number of orders.
+    pub fn begin(&self) {
+        self.kick.kick();
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.orders = None;
+        self.kick.kick();
+    }
+}
+
+/// Who is watched on behalf of a slot.
+#[derive(Debug)]
+struct Entry {
+    ticket: Ticket,
+    pid: u32,
+    incarnation: Option<Incarnation>,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    /// Its pidfd is in the epoll set.
+    Pidfd(OwnedFd),
+    /// It has exited as of this instant, and nobody has reaped it yet.
+    Unreaped(OwnedFd, MonoNs),
+    /// No descriptor was left for it; its turn when there is one.
+    Waiting(u64),
+}
+
+struct Watcher<C> {
+    clock: C,
+    epoll: OwnedFd,
+    kick: Arc<Kick>,
+    /// Urgent, ordinary.
+    orders: [Receiver<Order>; 2],
+    answers: Sender<Answer>,
+    doorbell: Arc<Doorbell>,
+    pidfds_max: usize,
+    pidfds: usize,
+    /// By shard and slot.
+    entries: HashMap<u64, Entry>,
+    /// Keys of entries without a descriptor, longest waiting first.
+    waiting: BTreeMap<u64, u64>,
+    last_turn: u64,
+    /// Deadline and key of those whose reaping is waited for.
+    unreaped: VecDeque<(MonoNs, u64)>,
+    /// Since the doorbell was rung.
+    has_answered: bool,
+}
+
+impl<C: Clock> Watcher<C> {
+    fn run(mut self) {
+        let mut is_more = false;
+        loop {
+            if self.wait(is_more).is_err() {
+                // Only a broken descriptor: the thread's end is seen by whoever looks at its health.
+                return;
+            }
+            let Some(left) = self.take_orders() else { return };
+            is_more = left;
+            self.give_up_reaping();
+            self.let_in();
+            if std::mem::take(&mut self.has_answered) {
+                self.doorbell.ring();
+            }
+        }
+    }
+
+    /// Waits for exits and orders; at once over if `is_more` is known to be there.
+    fn wait(&mut self, is_more: bool) -> io::Result<()> {
+        let until = self.unreaped.front().map(|(until, _)| until.since(self.clock.mono()));
+        let timeout = if is_more { Some(0) } else { until };
+        self.take_events(timeout).map(drop)
+    }
+
+    /// Takes what the kernel has to say. Returns how much that was.
+    fn take_events(&mut self, timeout_ns: Option<u64>) -> io::Result<usize> {
+        let timeout = timeout_ns.map(|ns| Timespec {
+            tv_sec: i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX),
+            tv_nsec: i64::try_from(ns % 1_000_000_000).unwrap_or(0),
+        });
+        let mut room = [MaybeUninit::uninit(); EVENTS];
+        let events: &[Event] = match epoll::wait(&self.epoll, &mut room, timeout.as_ref()) {
+            Ok((events, _)) => events,
+            Err(Errno::INTR) => &[],
+            Err(error) => return Err(error.into()),
+        };
+        // Read after the kernel spoke: whatever the dead sent had arrived by then.
+        let now = self.clock.mono();
+        for event in events {
+            match event.data.u64() {
+                BELL => drop(self.kick.consume()),
+                key => self.ended(key, now),
+            }
+        }
+        Ok(events.len())
+    }
+
+    /// The process of this entry exited, or was reaped after it had.
+    fn ended(&mut self, key: u64, now: MonoNs) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let (pidfd, at, is_new) = match &entry.held {
+            Held::Pidfd(pidfd) => (pidfd, now, true),
+            Held::Unreaped(pidfd, at) => (pidfd, *at, false),
+            Held::Waiting(_) => return,
+        };
+        let how = process::ended(pidfd, entry.pid);
+        if how.is_some() || !is_new {
+            return self.tell_gone(key, at, how);
+        }
+        // Without a wish the kernel still says when it is reaped.
+        if epoll::modify(&self.epoll, pidfd, EventData::new_u64(key), EventFlags::empty()).is_err() {
+            return self.tell_gone(key, at, how);
+        }
+        let held = std::mem::replace(&mut entry.held, Held::Waiting(0));
+        if let Held::Pidfd(pidfd) = held {
+            entry.held = Held::Unreaped(pidfd, at);
+        }
+        self.unreaped.push_back((at + REAP_NS, key));
+    }
+
+    fn tell_gone(&mut self, key: u64, at: MonoNs, how: Option<ExitHow>) {
+        if let Some(ticket) = self.forget(key) {
+            self.answer(Answer::Gone { ticket, at, how });
+        }
+    }
+
+    /// Nobody has reaped them in time: how they ended stays unknown.
+    fn give_up_reaping(&mut self) {
+        let now = self.clock.mono();
+        while let Some((_, key)) = self.unreaped.pop_front_if(|(until, _)| *until <= now) {
+            if let Some(Entry { held: Held::Unreaped(_, at), .. }) = self.entries.get(&key) {
+                let at = *at;
+                self.tell_gone(key, at, None);
+            }
+        }
+    }
+
+    /// Takes orders: the urgent ones, and some of the others. True if more are left, `None` if there will
+    /// be no more.
+    fn take_orders(&mut self) -> Option<bool> {
+        let mut questions: Vec<Order> = self.orders[0].try_iter().collect();
+        let mut is_more = true;
+        for _ in 0..ORDERS_PER_TURN {
+            match self.orders[1].try_recv() {
+                Ok(Order::Watch { ticket, pid, incarnation }) => self.watch(ticket, pid, incarnation),
+                Ok(Order::Unwatch { ticket }) => self.unwatch(ticket),
+                Ok(question) => questions.push(question),
+                Err(TryRecvError::Empty) => {
+                    is_more = false;
+                    break;
+                }
+                Err(TryRecvError::Disconnected) => return None,
+            }
+        }
+        if questions.is_empty() {
+            return Some(is_more);
+        }
+        // The kernel queues an exit before anybody can see it otherwise: whoever is watched and not told
+        // of when the queue was empty was there. One look for all who were asked about.
+        while self.take_events(Some(0)).ok()? == EVENTS {}
+        for question in questions {
+            if let Order::Exists { ticket, pid, incarnation, .. } = question {
+                self.look(ticket, pid, incarnation);
+            }
+        }
+        Some(is_more)
+    }
+
+    fn look(&mut self, ticket: Ticket, pid: u32, incarnation: Option<Incarnation>) {
+        let entry = self.entries.get(&key_of(ticket)).filter(|entry| entry.ticket == ticket);
+        match entry.map(|entry| &entry.held) {
+            Some(Held::Pidfd(_)) => self.answer(Answer::There { ticket }),
+            // The asker has no time to learn how it ended.
+            Some(Held::Unreaped(_, at)) => {
+                let at = *at;
+                self.tell_gone(key_of(ticket), at, None);
+            }
+            Some(Held::Waiting(_)) | None => {
+                let answer = match process::gone_at(pid, incarnation, &self.clock) {
+                    None => Answer::There { ticket },
+                    Some(at) => Answer::Gone { ticket, at, how: None },
+                };
+                self.answer(answer);
+            }
+        }
+    }
+
+    fn watch(&mut self, ticket: Ticket, pid: u32, incarnation: Option<Incarnation>) {
+        let key = key_of(ticket);
+        self.forget(key);
+        let held = Held::Waiting(self.last_turn + 1);
+        self.entries.insert(key, Entry { ticket, pid, incarnation, held });
+        if !self.hold(key) {
+            self.last_turn += 1;
+            self.waiting.insert(self.last_turn, key);
+            self.answer(Answer::Watching { ticket, is_watched: false });
+        }
+    }
+
+    /// Takes a pidfd of the entry's process into the set. False: there is none for it now.
+    fn hold(&mut self, key: u64) -> bool {
+        let Some(entry) = self.entries.get_mut(&key) else { return true };
+        if self.pidfds >= self.pidfds_max {
+            return false;
+        }
+        match process::hold(entry.pid, entry.incarnation, &self.clock) {
+            Ok(pidfd) => {
+                // Readable at once if it has exited already.
+                if epoll::add(&self.epoll, &pidfd, EventData::new_u64(key), EventFlags::IN).is_err() {
+                    return false;
+                }
+                entry.held = Held::Pidfd(pidfd);
+                self.pidfds += 1;
+            }
+            Err(NotHeld::Gone(at)) => self.tell_gone(key, at, None),
+            Err(NotHeld::Refused) => return false,
+        }
+        true
+    }
+
+    fn unwatch(&mut self, ticket: Ticket) {
+        let key = key_of(ticket);
+        // The slot's next holder may be watched already.
+        if self.entries.get(&key).is_some_and(|entry| entry.ticket == ticket) {
+            self.forget(key);
+        }
+    }
+
+    /// Whoever waits for a descriptor gets one, if there are.
+    fn let_in(&mut self) {
+        while self.pidfds < self.pidfds_max
+            && let Some((turn, key)) = self.waiting.pop_first()
+        {
+            let Some(ticket) = self.entries.get(&key).map(|entry| entry.ticket) else { continue };
+            if !self.hold(key) {
+                // The kernel has none, whatever we may have: when another is given back.
+                self.waiting.insert(turn, key);
+                return;
+            }
+            if self.entries.contains_key(&key) {
+                self.answer(Answer::Watching { ticket, is_watched: true });
+            }
+        }
+    }
+
+    fn forget(&mut self, key: u64) -> Option<Ticket> {
+        let entry = self.entries.remove(&key)?;
+        match entry.held {
+            // Closing it takes it out of the set.
+            Held::Pidfd(_) | Held::Unreaped(..) => self.pidfds -= 1,
+            Held::Waiting(turn) => drop(self.waiting.remove(&turn)),
+        }
+        Some(entry.ticket)
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        self.has_answered = true;
+        // Nobody is left to be told at the end of the fleet.
+        let _ = self.answers.send(answer);
+    }
+}
+
+fn key_of(ticket: Ticket) -> u64 {
+    u64::from(ticket.shard) << 32 | u64::from(ticket.slot)
+}
+
+#[cfg(test)]
+mod tests;
