@@ -66,7 +66,10 @@ impl Scene {
         }
         // The build directory may be closed to others.
         let program = self.dir.path().join("varta-fleet");
-        fs::copy(env!("CARGO_BIN_EXE_varta-fleet"), &program).expect("room for a copy");
+        // By another process: one that a neighbouring test forks meanwhile would hold our copy open for
+        // writing, and nobody could execute it.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_varta-fleet")).arg(&program).status();
+        assert!(copied.is_ok_and(|status| status.success()), "room for a copy");
         let mut command = self.command(&program, args);
         command.uid(65534).gid(65534);
         Outcome::of(command)

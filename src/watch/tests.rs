@@ -1,3 +1,5 @@
+//! The watch thread over processes that begin and end.
+
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 

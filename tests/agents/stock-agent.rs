@@ -37,6 +37,7 @@ commands, one a line:
   panic          panic without catching it
   survive        panic, catch it, go on
   fork           answer: forked PID; the child goes on beating with its copy of the handles
+  spawn N        N more agents, children with connections of their own; answer: spawned PID...
   exec           become the same program again, with the same process id
   open           one more handle on the first socket
   move PATH      beat on this socket, with a new handle, instead of all others
@@ -97,9 +98,11 @@ impl Status {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Options {
     version: Version,
+    /// Of a fleet whose sockets are found by process id.
+    dir: Option<PathBuf>,
     sockets: Vec<PathBuf>,
     period: Duration,
     beats: u64,
@@ -112,6 +115,7 @@ impl Options {
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut options = Self {
             version: Version::V02,
+            dir: None,
             sockets: Vec::new(),
             period: Duration::from_millis(100),
             beats: u64::MAX,
@@ -127,8 +131,8 @@ impl Options {
                 "--client" if value == "0.1" => options.version = Version::V01,
                 "--client" if value == "0.2" => options.version = Version::V02,
                 "--dir" => {
-                    let socket = varta_fleet::socket_for(Path::new(&value), process::id());
-                    options.sockets = vec![socket.map_err(told("find the socket"))?];
+                    options.dir = Some(value.into());
+                    options.find_socket()?;
                 }
                 "--socket" => options.sockets.push(value.into()),
                 "--handles" => handles = number()?,
@@ -143,6 +147,15 @@ impl Options {
         let first = options.sockets.first().cloned().ok_or(USAGE)?;
         options.sockets.extend((1..handles).map(|_| first.clone()));
         Ok(options)
+    }
+
+    /// The socket that the fleet has for this process.
+    fn find_socket(&mut self) -> Result<(), String> {
+        if let Some(dir) = &self.dir {
+            let socket = varta_fleet::socket_for(dir, process::id());
+            self.sockets = vec![socket.map_err(told("find the socket"))?];
+        }
+        Ok(())
     }
 }
 
@@ -279,6 +292,22 @@ impl Agent {
         }
     }
 
+    /// In a child: beats on with a connection of its own.
+    fn become_another(&self) -> ! {
+        let mut options = self.options.clone();
+        let connected = set_parent_process_death_signal(Some(Signal::KILL))
+            .map_err(told("follow the parent"))
+            .and_then(|()| options.find_socket())
+            .and_then(|()| Self::connect(options));
+        match connected {
+            Ok(mut agent) => agent.live_deaf(),
+            Err(error) => {
+                eprintln!("{error}");
+                process::exit(1);
+            }
+        }
+    }
+
     fn is_beating(&self) -> bool {
         !self.is_quiet && self.options.beats > 0
     }
@@ -356,6 +385,16 @@ impl Agent {
                 }
                 child => println!("forked {child}"),
             },
+            "spawn" => {
+                let mut answer = "spawned".to_owned();
+                for _ in 0..argument.parse::<u32>().map_err(told("read a number"))? {
+                    match fork()? {
+                        0 => self.become_another(),
+                        child => answer.push_str(&format!(" {child}")),
+                    }
+                }
+                println!("{answer}");
+            }
             "exec" => {
                 let program = env::current_exe().map_err(told("find this program"))?;
                 return Err(Command::new(program).args(env::args().skip(1)).exec().to_string());

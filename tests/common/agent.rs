@@ -226,6 +226,14 @@ impl Agent {
         child.unwrap_or_else(|| panic!("not forked: {answer}"))
     }
 
+    /// Starts so many more agents as children of this one, each with a connection of its own; returns their
+    /// pids.
+    pub fn spawn_children(&mut self, count: u32) -> Vec<u32> {
+        let answer = self.ask(format_args!("spawn {count}"));
+        let pids = answer.strip_prefix("spawned").unwrap_or_else(|| panic!("not spawned: {answer}"));
+        pids.split_ascii_whitespace().map(|pid| pid.parse().expect("a pid")).collect()
+    }
+
     /// Sends a datagram as this process; says whether the kernel took it.
     pub fn send(&mut self, datagram: &[u8]) -> bool {
         let hex: String = datagram.iter().map(|byte| format!("{byte:02x}")).collect();

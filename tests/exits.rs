@@ -1,0 +1,136 @@
+//! The end of a process is an exit, told when it happens and with its cause, and never a stall.
+
+mod common;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use common::{Agent, AgentOptions, Client, Observer, Options, SOON, wait_for};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// So long that nothing below can come of a threshold.
+const NEVER: Duration = Duration::from_secs(3600);
+/// As many as one machine of two cores starts in a few seconds.
+const MANY: u32 = 5000;
+
+fn kill(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("not 0");
+    kill_process(pid, signal).expect("kill");
+}
+
+/// What was told of each pid, by kind.
+fn told(observer: &mut Observer, kind: &str) -> HashMap<u32, usize> {
+    let mut told = HashMap::new();
+    for pid in observer.events().iter().filter(|event| event.kind() == kind).filter_map(|event| event.pid()) {
+        *told.entry(pid).or_default() += 1;
+    }
+    told
+}
+
+#[test]
+fn an_exit_does_not_wait_for_the_threshold_and_says_how() {
+    let mut observer = Observer::start(Options { threshold: NEVER, ..Options::default() });
+    for client in [Client::Rust01, Client::Rust02, Client::Python] {
+        let mut ends = Vec::new();
+        for (command, field, value) in [("exit 0", "code", 0), ("exit 3", "code", 3)] {
+            let mut agent = Agent::start(client, &observer);
+            observer.expect("up", agent.pid(), SOON);
+            agent.tell(command);
+            ends.push((agent, field, value));
+        }
+        for (signal, value) in [(Signal::KILL, 9), (Signal::TERM, 15)] {
+            let agent = Agent::start(client, &observer);
+            observer.expect("up", agent.pid(), SOON);
+            agent.signal(signal);
+            ends.push((agent, "signal", value));
+        }
+        for (agent, field, value) in ends {
+            let exit = observer.expect("exit", agent.pid(), SOON);
+            let other = if field == "code" { "signal" } else { "code" };
+            assert!(exit.u64(field) == value && !exit.has(other), "{client:?} {field} {value}: {exit}");
+            observer.none_of("stall", agent.pid());
+        }
+    }
+    observer.stop();
+}
+
+#[test]
+fn an_exit_is_known_whoever_reaps_the_process_and_when() {
+    let mut observer = Observer::start(Options { threshold: NEVER, ..Options::default() });
+    let mut parent = Agent::start(Client::Rust02, &observer);
+    // Its parent never reaps it.
+    let child = parent.spawn_children(1)[0];
+    observer.expect("up", child, SOON);
+    kill(child, Signal::TERM);
+    let exit = observer.expect("exit", child, SOON);
+    assert_eq!(exit.u64("signal"), 15, "{exit}");
+    observer.stop();
+}
+
+#[test]
+fn fault_09_all_of_a_large_fleet_dies_at_once_and_each_is_one_exit_and_no_stall() {
+    let options = Options {
+        threshold: Duration::from_secs(2),
+        agents_max: 2 * MANY,
+        queue_limit: Some(2 * MANY),
+        ..Options::default()
+    };
+    let mut observer = Observer::start(options);
+    let period = Duration::from_millis(500);
+    let options = AgentOptions { period, ..AgentOptions::default() };
+    let mut parent = Agent::start_with(&observer, options);
+    let children = parent.spawn_children(MANY);
+    let up = wait_for("all to be up", || {
+        let up = told(&mut observer, "up");
+        children.iter().all(|pid| up.contains_key(pid)).then_some(up)
+    });
+    assert!(up.values().all(|count| *count == 1));
+    for pid in &children {
+        kill(*pid, Signal::KILL);
+    }
+    wait_for("all exits", || {
+        let exits = told(&mut observer, "exit");
+        children.iter().all(|pid| exits.contains_key(pid)).then_some(())
+    });
+    let exits = told(&mut observer, "exit");
+    assert!(exits.values().all(|count| *count == 1), "an exit was told twice");
+    assert_eq!(told(&mut observer, "stall"), HashMap::new());
+    for event in observer.events().iter().filter(|event| event.kind() == "exit") {
+        assert_eq!(event.u64("signal"), 9, "{event}");
+    }
+    let table = observer.table();
+    assert_eq!(table.shard(0, "up") + table.shard(1, "up"), 1, "the parent:\n{table}");
+    // Their slots are free again: as many find room once more, though both together would not.
+    let heirs = parent.spawn_children(MANY);
+    wait_for("their heirs to be up", || {
+        let up = told(&mut observer, "up");
+        heirs.iter().all(|pid| up.contains_key(pid)).then_some(())
+    });
+    assert_eq!(told(&mut observer, "full"), HashMap::new());
+    observer.stop();
+}
+
+#[test]
+fn fault_39_without_a_descriptor_to_watch_with_an_exit_is_told_at_the_threshold() {
+    let threshold = Duration::from_secs(1);
+    let config = "watched-max = 1".to_owned();
+    let mut observer = Observer::start(Options { threshold, config, shards: 1, ..Options::default() });
+    let agents = Agent::start_many(&observer, (0..3).map(|_| AgentOptions::default()));
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    let table = wait_for("two to be unwatched", || {
+        let table = observer.table();
+        table.to_string().contains("cannot watch 2 processes").then_some(table)
+    });
+    assert_eq!(table.shard(0, "up"), 3);
+    for agent in &agents {
+        agent.signal(Signal::KILL);
+    }
+    for agent in &agents {
+        observer.expect("exit", agent.pid(), threshold + SOON);
+        observer.none_of("stall", agent.pid());
+    }
+    assert!(!observer.table().to_string().contains("cannot watch"));
+    observer.stop();
+}
