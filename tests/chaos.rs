@@ -4,9 +4,9 @@
 mod common;
 
 use std::fmt::Write as _;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use common::{Agent, AgentOptions, Client, Event, Observer, Options, SOON, mono_ns, ns};
+use common::{Agent, AgentOptions, Chance, Client, Event, Observer, Options, SOON, mono_ns, ns};
 use rustix::process::Signal;
 
 const T: Duration = Duration::from_secs(1);
@@ -239,26 +239,5 @@ impl Victim {
             return Err("stall and resume do not take turns".to_owned());
         }
         Ok(())
-    }
-}
-
-/// xorshift64*: chance that can be had again.
-struct Chance(u64);
-
-impl Chance {
-    fn from_environment() -> Self {
-        let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.subsec_nanos());
-        let seed = std::env::var("VARTA_TEST_SEED").ok().and_then(|text| text.parse().ok());
-        let seed = seed.unwrap_or_else(|| u64::from(clock) | 1);
-        println!("VARTA_TEST_SEED={seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, end: u32) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        let high = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
-        u32::try_from(high).expect("32 bits are left") % end
     }
 }

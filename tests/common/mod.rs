@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports, reason = "every test program uses a part of it")]
 
 mod agent;
+mod chance;
 mod event;
 mod observer;
 mod table;
@@ -16,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use agent::{Agent, AgentOptions, Client, Report};
+pub use chance::Chance;
 pub use event::Event;
 pub use observer::{Ended, Observer, Options, Place, needs_root};
 pub use table::Table;
