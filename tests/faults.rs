@@ -1,0 +1,178 @@
+//! What can go wrong, numbered, and how each is shown. The tests of a fault have names that begin with
+//! `fault_` and its number; a fault of something that does not exist yet says what it waits for.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use Shown::{ByTests, WaitsFor};
+
+/// How a fault is covered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    /// Tests named after it.
+    ByTests,
+    /// This capability is not there yet; nothing of it is tested.
+    WaitsFor(&'static str),
+}
+
+/// Every fault: what happens, what is expected, how that is shown.
+const FAULTS: [(&str, &str, Shown); 60] = [
+    ("an agent is killed", "exit with the signal within milliseconds", ByTests),
+    ("an agent ends by itself", "exit with its code; no stall", ByTests),
+    ("an agent is stopped and continued", "one stall, one resume, its state kept", ByTests),
+    ("an agent hangs while another thread of it beats", "alive, by its own word: no event", ByTests),
+    ("an agent forks and the child uses the socket", "the child is an agent of its own", ByTests),
+    ("an agent executes another program", "the same process goes on; its nonces start again", ByTests),
+    ("a pid is reused within the threshold", "exit of the old, up of the new, no resume", ByTests),
+    ("a frame of the dead is read after its pid's next holder's first", "it is not the heir's", ByTests),
+    ("all of a large fleet dies at once", "one exit each, no stall, memory flat", ByTests),
+    ("all of a large fleet starts at once", "everybody is up, once", ByTests),
+    ("an agent's clock steps or lies", "no effect", ByTests),
+    ("nonces at their end, terminal nonces", "no loss, no stall; a terminal frame is told once", ByTests),
+    ("nonces repeat or go back", "life all the same; counted as a stream", ByTests),
+    ("datagrams of every wrong length", "each counted, the loop lives", ByTests),
+    ("frames wrong in every field", "the first failing check is the reason", ByTests),
+    ("one or two bits of a frame flipped", "refused; what the checksum cannot see is not believed", ByTests),
+    ("both wire versions at once", "counted apart; nobody is forced back to the older", ByTests),
+    ("agents off their shard, on two, or moving", "one agent, no stall of the shard it left", ByTests),
+    ("another pid claimed, no sender attested, control data cut", "refused, each with its count", ByTests),
+    ("descriptors are attached", "refused at the sender or closed; the table does not grow", ByTests),
+    ("the queue is full", "blind is told; verdicts wait; the loss is counted", ByTests),
+    ("one user floods", "the other shards lose nothing; the user is named", ByTests),
+    ("the observer is stopped for long", "no false stall; true ones a threshold later", ByTests),
+    ("the machine is suspended or the observer frozen", "as if it were stopped", ByTests),
+    (
+        "the observer is killed while something holds its sockets",
+        "no stall, no loss, no second up",
+        WaitsFor("restart without loss"),
+    ),
+    (
+        "the observer is killed and nothing holds its sockets",
+        "agents that reconnect are up again, in grace",
+        ByTests,
+    ),
+    (
+        "an upgrade by handover goes wrong",
+        "the old one goes on; never two readers",
+        WaitsFor("restart without loss"),
+    ),
+    ("two observers are started on one directory", "the second gives up, the first is unharmed", ByTests),
+    (
+        "the socket file is removed or replaced",
+        "noticed within a second and put back",
+        WaitsFor("self-repair of the runtime directory"),
+    ),
+    (
+        "a shard's thread panics",
+        "told; it goes on with its socket and agents; too often ends the process",
+        ByTests,
+    ),
+    ("a shard's thread is stuck", "told, unhealthy; the others go on", ByTests),
+    (
+        "the aggregator does not run for a while",
+        "shards do not wait; nothing that happened stays untold",
+        ByTests,
+    ),
+    ("lanes go round while their writer is interrupted", "no torn record, none lost", ByTests),
+    ("a stop during a flood", "bounded, in order, the last events written", ByTests),
+    ("a configuration that is wrong in any way", "every mistake told at once, nothing starts", ByTests),
+    ("the disk of the event log is full", "told, retried, the gap named; observing goes on", ByTests),
+    ("the event log's directory goes, or cannot be written", "as a full disk", ByTests),
+    ("the event log's disk is slow", "only its writer waits", ByTests),
+    ("descriptors are used up", "exits are noticed at the threshold; observing goes on", ByTests),
+    ("no process can be started", "counted, retried with patience", WaitsFor("recovery commands")),
+    (
+        "a recovery command is missing or cannot run",
+        "counted as failed, no loop",
+        WaitsFor("recovery commands"),
+    ),
+    (
+        "a recovery command hangs or misbehaves",
+        "killed as a group at its deadline",
+        WaitsFor("recovery commands"),
+    ),
+    (
+        "a recovery command is aimed at the wrong process",
+        "never at ourselves, a parent or an heir",
+        WaitsFor("recovery commands"),
+    ),
+    ("a thousand stalls at once with commands", "bounded, fair, each reaped", WaitsFor("recovery commands")),
+    ("hostile HTTP clients", "bounded; others are served", WaitsFor("the HTTP server")),
+    ("a scrape of a million agents", "size and time do not depend on them", WaitsFor("the HTTP server")),
+    ("strange text in labels", "valid exposition", WaitsFor("the HTTP server")),
+    ("receive calls fail", "passing errors are retried and counted; others end the shard, loudly", ByTests),
+    ("wake-ups without a reason", "no judgement is skipped or early", ByTests),
+    ("clocks repeat, leap, step back", "no panic, no false stall", ByTests),
+    ("settings at their ends", "refused, or exact", ByTests),
+    ("a full table, pids that collide", "bounded cost; nobody is evicted; room again after exits", ByTests),
+    (
+        "spoofed and torn secure datagrams",
+        "refused before any state changes",
+        WaitsFor("UDP and the secure wire format"),
+    ),
+    ("the receive buffer of UDP overflows", "counted exactly", WaitsFor("UDP and the secure wire format")),
+    ("a restarted thread closes its member of a group", "it must keep the descriptor", ByTests),
+    ("pinning to a core that is not there", "warned, runs unpinned", ByTests),
+    ("more shards than cores, and a busy machine", "verdicts stay true and told", ByTests),
+    ("memory is bounded", "no growth once all agents have come", ByTests),
+    ("a reader of events stops reading", "it is told what it missed; others miss nothing", ByTests),
+    (
+        "an agent's library in a hostile process",
+        "a beat never blocks nor writes elsewhere",
+        WaitsFor("an agent library of our own"),
+    ),
+];
+
+#[test]
+fn every_fault_has_its_tests_or_says_what_it_waits_for() {
+    let tests = named_tests();
+    let mut wrong = Vec::new();
+    for (number, (fault, expected, shown)) in (1..).zip(FAULTS) {
+        assert!(!fault.is_empty() && !expected.is_empty());
+        match (shown, tests.contains_key(&number)) {
+            (ByTests, false) => wrong.push(format!("{number}, {fault}: no test fault_{number:02}_...")),
+            (WaitsFor(what), true) => {
+                wrong.push(format!("{number}, {fault}: waits for {what}, but {:?}", tests[&number]));
+            }
+            _ => {}
+        }
+    }
+    for (number, names) in &tests {
+        if !(1..=FAULTS.len()).contains(number) {
+            wrong.push(format!("{names:?}: there is no fault {number}"));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// The names of all tests of faults, by number: functions under `#[test]`.
+fn named_tests() -> BTreeMap<usize, Vec<String>> {
+    let mut found = BTreeMap::<usize, Vec<String>>::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![root.join("src"), root.join("tests")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of the project") {
+            let path = entry.expect("its entries").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("a source file");
+                let mut is_test = false;
+                for line in text.lines().map(str::trim) {
+                    let Some(name) = line.strip_prefix("fn ").filter(|_| is_test) else {
+                        is_test |= line == "#[test]";
+                        continue;
+                    };
+                    is_test = false;
+                    let Some(rest) = name.strip_prefix("fault_") else { continue };
+                    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                    let number = digits.parse().unwrap_or_else(|_| panic!("{}: {name}", path.display()));
+                    let name = name.split('(').next().expect("a name").to_owned();
+                    found.entry(number).or_default().push(name);
+                }
+            }
+        }
+    }
+    found
+}
