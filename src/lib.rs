@@ -100,6 +100,11 @@ mod aggregator;
 #[expect(unsafe_code, reason = "system calls and shared memory; every block carries its argument")]
 mod sys;
 
+// For the fuzz targets alone.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use binding::{BindError, inspect as inspect_socket};
 pub use error::{Reason, StartError, Warning};
 pub use fleet::{Fleet, Handle, StopReport, Subscription};
