@@ -79,10 +79,12 @@ mod rundir;
 // When is an agent stalled? Read this file first.
 mod rules;
 
-// Shared by the threads: what the shard remembers, the queues out of and into it, and how it is woken.
+// Shared by the threads: what the shard remembers, the queues out of and into it, how it is woken, and
+// whether it turns.
 mod table;
 mod lane;
 mod kick;
+mod vigil;
 
 // On a shard thread.
 mod shard;

@@ -129,7 +129,10 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
         11 => Kind::Full { refused: values.arbitrary()? },
         12 => Kind::Moved { from: values.arbitrary()? },
         13 => {
-            let place = one_of(values, [IoPlace::Receive, IoPlace::Events, IoPlace::Shard])?;
+            let place = {
+                use IoPlace::{Events, Receive, Shard, ShardStuck};
+                one_of(values, [Receive, Events, Shard, ShardStuck])?
+            };
             Kind::Io { place, errno: values.arbitrary()? }
         }
         14 => Kind::Start { shards: values.arbitrary()? },
