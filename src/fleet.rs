@@ -238,9 +238,7 @@ impl Fleet {
         let turned_at = MonoNs(self.aggregator_turned_at.get());
         let is_stuck = self.vigil.lock().look(turned_at, SystemClock.mono());
         let threads = [&self.aggregator, &self.lookup, &self.watch];
-        !is_stuck
-            && !threads.into_iter().any(is_over)
-            && self.handle.ports.iter().all(|port| port.is_alive())
+        !is_stuck && !threads.into_iter().any(is_over) && self.handle.ports.iter().all(|port| port.is_alive())
     }
 
     /// To be asked from any thread.

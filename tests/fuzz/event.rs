@@ -7,9 +7,7 @@
 use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use varta_fleet::event::{
-    Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, IoPlace, SessionWhy,
-};
+use varta_fleet::event::{Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, IoPlace, SessionWhy};
 use varta_fleet::fuzzing::Format;
 use varta_fleet::time::{MonoNs, WallNs};
 use varta_fleet::wire::{DecodeError, Status};

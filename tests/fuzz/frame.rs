@@ -33,7 +33,10 @@ fuzz_target!(|input: &[u8]| {
         (Err(DecodeError::BadPid(pid)), _) => assert_eq!(pid, attested),
         (Err(error), Err(DecodeError::BadPid(_))) => {
             // The pid comes before these in the order of checks.
-            assert!(matches!(error, DecodeError::BadTimestamp(_) | DecodeError::BadNonce { .. }), "{error:?}");
+            assert!(
+                matches!(error, DecodeError::BadTimestamp(_) | DecodeError::BadNonce { .. }),
+                "{error:?}"
+            );
         }
         (Err(error), Err(same)) => assert_eq!(error, same),
         (attested, plain) => panic!("attested {attested:?}, else {plain:?}"),
