@@ -191,8 +191,10 @@ pub enum IoPlace {
     Receive,
     /// The event output.
     Events,
-    /// A shard thread ended by a panic.
+    /// A shard's thread panicked. It goes on, unless it did so too often.
     Shard,
+    /// A shard's thread does not turn any more: it is stuck.
+    ShardStuck,
 }
 
 impl EventKind {
@@ -254,6 +256,7 @@ impl IoPlace {
             Self::Receive => "receive",
             Self::Events => "events",
             Self::Shard => "shard",
+            Self::ShardStuck => "shard-stuck",
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::aggregator::tally::{Histograms, Tally};
 use crate::aggregator::{Aggregator, Inquiries, Next, Policy, Request};
 use crate::binding::{BoundSocket, Owner};
 use crate::config::Config;
-use crate::counters::ShardHealth;
+use crate::counters::{Counter, ShardHealth};
 use crate::error::{Reason, StartError, Warning};
 use crate::event::Event;
 use crate::kick::Kick;
@@ -37,7 +37,8 @@ use crate::snapshot::{Latencies, Snapshot, Table};
 use crate::sys::clock::SystemClock;
 use crate::sys::thread::{allowed_cores, pin_to, set_own_nice};
 use crate::table::{self, Origin};
-use crate::time::Clock;
+use crate::time::{Clock, MonoNs};
+use crate::vigil::Vigil;
 use crate::watch::Watch;
 
 const SHARD_NICE: i32 = -20;
@@ -45,6 +46,10 @@ const AGGREGATOR_NICE: i32 = -10;
 /// A shard that panics more often than this many times within this time is given up.
 const PANICS_MAX: usize = 3;
 const PANICS_WITHIN: Duration = Duration::from_secs(60);
+/// How long a stop waits for threads, which end within milliseconds unless they are stuck.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// How often it looks whether they have ended.
+const STOP_TICK: Duration = Duration::from_millis(1);
 /// The queue behind an event output holds this many events beyond one for each agent.
 const EVENTS_SLACK: usize = 65_536;
 
@@ -55,6 +60,9 @@ pub struct Fleet {
     stop: Arc<AtomicBool>,
     shards: Vec<JoinHandle<()>>,
     aggregator: Option<JoinHandle<()>>,
+    /// When the aggregator last finished a turn.
+    aggregator_turned_at: Arc<Counter>,
+    vigil: Mutex<Vigil>,
     lookup: Option<JoinHandle<()>>,
     watch: Option<JoinHandle<()>>,
     writer: Option<EventWriter>,
@@ -85,9 +93,9 @@ pub struct Subscription {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StopReport {
-    /// Shards whose threads had died before.
+    /// Shards whose threads had died before, or were stuck.
     pub shards_dead: usize,
-    /// The aggregator's thread had died before: events are missing.
+    /// The aggregator's thread had died before, or was stuck: events are missing.
     pub is_aggregator_dead: bool,
     /// Events that could not be written to the output in time.
     pub events_unwritten: u64,
@@ -174,6 +182,8 @@ impl Fleet {
             stop: Arc::new(AtomicBool::new(false)),
             shards: Vec::new(),
             aggregator: None,
+            aggregator_turned_at: Arc::default(),
+            vigil: Mutex::default(),
             lookup: Some(lookup),
             watch: Some(watch_thread),
             writer: None,
@@ -188,7 +198,8 @@ impl Fleet {
         let aggregator =
             Aggregator::new(&handle.ports, policy, inquiries, requests_of, Arc::clone(&doorbell), tally);
         let (said, raised) = unbounded();
-        let body = aggregate(aggregator, Arc::clone(&doorbell), said.clone());
+        let turned_at = Arc::clone(&fleet.aggregator_turned_at);
+        let body = aggregate(aggregator, turned_at, Arc::clone(&doorbell), said.clone());
         let aggregator = thread::Builder::new().name("varta-aggregate".into()).spawn(body).map_err(thread)?;
         doorbell.answer(aggregator.thread().clone());
         fleet.aggregator = Some(aggregator);
@@ -197,8 +208,8 @@ impl Fleet {
             let port = Arc::clone(&handle.ports[index]);
             let shard = Shard::new(core, port, Arc::clone(&doorbell), plan.max_delay_ns);
             let stop = Arc::clone(&fleet.stop);
-            let body =
-                observe(shard, Arc::clone(&handle.ports[index]), index, pins[index], stop, said.clone());
+            let life = Life { port: Arc::clone(&handle.ports[index]), doorbell: Arc::clone(&doorbell), stop };
+            let body = observe(shard, life, index, pins[index], said.clone());
             let thread =
                 thread::Builder::new().name(format!("varta-shard-{index}")).spawn(body).map_err(thread)?;
             fleet.shards.push(thread);
@@ -218,13 +229,16 @@ impl Fleet {
         &self.warnings
     }
 
-    /// Whether every thread that observes runs.
+    /// Whether every thread that observes runs, and turns: one that is stuck for 5 s is not healthy. To be
+    /// asked about once a second; who asks less often learns later that the aggregator is stuck. A time in
+    /// which the whole process stood still counts against nobody. Never waits for any of them.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         let is_over = |thread: &Option<JoinHandle<()>>| thread.as_ref().is_none_or(JoinHandle::is_finished);
-        let is_alive = |port: &Arc<Port>| port.counters.health() == ShardHealth::Alive;
+        let turned_at = MonoNs(self.aggregator_turned_at.get());
+        let is_stuck = self.vigil.lock().look(turned_at, SystemClock.mono());
         let threads = [&self.aggregator, &self.lookup, &self.watch];
-        !threads.into_iter().any(is_over) && self.handle.ports.iter().all(is_alive)
+        !is_stuck && !threads.into_iter().any(is_over) && self.handle.ports.iter().all(|port| port.is_alive())
     }
 
     /// To be asked from any thread.
@@ -240,21 +254,25 @@ impl Fleet {
     }
 
     /// Stops: shards drain what is queued, what is left is told, outputs flush, the files go. `within`
-    /// bounds the flushing of the event output; the rest takes milliseconds.
+    /// bounds the flushing of the event output; the rest takes milliseconds. A thread that is stuck is left
+    /// behind after 5 s; it ends by itself if it ever goes on.
     #[must_use]
     pub fn stop(mut self, within: Duration) -> StopReport {
         self.stop_now(within)
     }
 
     fn stop_now(&mut self, within: Duration) -> StopReport {
-        let until = Instant::now() + within;
         self.stop.store(true, Ordering::Release);
         let now = SystemClock.mono();
         for port in &*self.handle.ports {
             port.kick(now);
         }
-        for shard in self.shards.drain(..) {
-            let _ = shard.join();
+        let until = Instant::now() + STOP_WITHIN;
+        let mut shards_dead = 0;
+        for (shard, port) in self.shards.drain(..).zip(&*self.handle.ports) {
+            // One that is known to be stuck had its time.
+            let has_ended = join_until(shard, if port.is_alive() { until } else { Instant::now() });
+            shards_dead += usize::from(!has_ended || port.counters.health() != ShardHealth::Alive);
         }
         if let Some(dir) = &mut self.dir {
             dir.withdraw();
@@ -263,20 +281,18 @@ impl Fleet {
         self.handle.doorbell.ring();
         let mut is_aggregator_dead = false;
         if let Some(aggregator) = self.aggregator.take() {
-            is_aggregator_dead = aggregator.join().is_err();
+            is_aggregator_dead = !join_until(aggregator, Instant::now() + STOP_WITHIN);
         }
         // They end when the aggregator has let go of its questions; a death before that was no end.
         for thread in [self.lookup.take(), self.watch.take()].into_iter().flatten() {
-            let _ = thread.join();
+            let _ = join_until(thread, Instant::now() + STOP_WITHIN);
         }
-        let written: Option<WriterReport> =
-            self.writer.take().map(|writer| writer.close(until.saturating_duration_since(Instant::now())));
+        let written: Option<WriterReport> = self.writer.take().map(|writer| writer.close(within));
         self.sockets.clear();
         self.dir = None;
-        let is_dead = |port: &&Arc<Port>| port.counters.health() != ShardHealth::Alive;
         StopReport {
             is_aggregator_dead,
-            shards_dead: self.handle.ports.iter().filter(is_dead).count(),
+            shards_dead,
             events_unwritten: written.as_ref().map_or(0, |report| report.events_unwritten),
             ends_mid_line: written.is_some_and(|report| report.ends_mid_line),
         }
@@ -428,9 +444,21 @@ fn open_writer(plan: &Plan, handle: &Handle) -> Result<Option<EventWriter>, Star
     EventWriter::spawn(source, output, format, on_trouble).map(Some).map_err(StartError::Events)
 }
 
+/// Whether the thread ended in order. One that does not end in time is left to itself.
+fn join_until(thread: JoinHandle<()>, until: Instant) -> bool {
+    while !thread.is_finished() {
+        if Instant::now() >= until {
+            return false;
+        }
+        thread::sleep(STOP_TICK);
+    }
+    thread.join().is_ok()
+}
+
 /// The aggregator's thread.
 fn aggregate(
     mut aggregator: Aggregator,
+    turned_at: Arc<Counter>,
     doorbell: Arc<Doorbell>,
     said: Sender<Warning>,
 ) -> impl FnOnce() + Send {
@@ -443,10 +471,12 @@ fn aggregate(
         let clock = SystemClock;
         aggregator.start(clock.mono(), clock.wall());
         loop {
-            match aggregator.turn(clock.mono(), clock.wall()) {
+            let next = aggregator.turn(clock.mono(), clock.wall());
+            let now = clock.mono();
+            turned_at.set(now.0);
+            match next {
                 Next::Now => {}
-                Next::At(at) => thread::park_timeout(Duration::from_nanos(at.since(clock.mono()))),
-                Next::WhenRung => thread::park(),
+                Next::At(at) => thread::park_timeout(Duration::from_nanos(at.since(now))),
                 Next::Stopped => break,
             }
         }
@@ -455,13 +485,27 @@ fn aggregate(
     }
 }
 
+/// What a shard's thread has besides the shard.
+struct Life {
+    port: Arc<Port>,
+    doorbell: Arc<Doorbell>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Life {
+    /// The thread is given up. Tells who may be waiting for it, and counts on nobody to ask.
+    fn end(&self, health: ShardHealth) {
+        self.port.counters.set_health(health);
+        self.doorbell.ring();
+    }
+}
+
 /// One shard's thread.
 fn observe(
     mut shard: Shard<Uds, SystemClock>,
-    port: Arc<Port>,
+    life: Life,
     index: usize,
     pin: Option<usize>,
-    stop: Arc<AtomicBool>,
     said: Sender<Warning>,
 ) -> impl FnOnce() + Send {
     move || {
@@ -476,24 +520,31 @@ fn observe(
         drop(said);
         let mut panics = Vec::with_capacity(PANICS_MAX);
         loop {
+            let is_going_on = !panics.is_empty();
             let lived = catch_unwind(AssertUnwindSafe(|| {
-                while !stop.load(Ordering::Acquire) {
+                if is_going_on {
+                    shard.recover();
+                }
+                while !life.stop.load(Ordering::Acquire) {
                     shard.turn()?;
                 }
                 io::Result::Ok(())
             }));
             match lived {
-                Ok(Ok(())) => break shard.finish(),
-                Ok(Err(_)) => break port.counters.set_health(ShardHealth::SocketFailed),
+                Ok(Ok(())) => break,
+                Ok(Err(_)) => return life.end(ShardHealth::SocketFailed),
                 Err(_) => {}
             }
-            port.counters.panics.add(1);
+            life.port.counters.panics.add(1);
             panics.retain(|at: &Instant| at.elapsed() < PANICS_WITHIN);
             if panics.len() == PANICS_MAX {
-                break port.counters.set_health(ShardHealth::Panicked);
+                return life.end(ShardHealth::Panicked);
             }
             panics.push(Instant::now());
-            shard.recover();
+        }
+        if catch_unwind(AssertUnwindSafe(|| shard.finish())).is_err() {
+            life.port.counters.panics.add(1);
+            life.end(ShardHealth::Panicked);
         }
     }
 }
@@ -529,3 +580,7 @@ fn is_inside_pid_namespace() -> bool {
     const INITIAL: u64 = 0xEFFF_FFFC;
     pid_namespace() != INITIAL
 }
+
+#[cfg(test)]
+#[path = "fleet_tests.rs"]
+mod tests;

@@ -79,10 +79,12 @@ mod rundir;
 // When is an agent stalled? Read this file first.
 mod rules;
 
-// Shared by the threads: what the shard remembers, the queues out of and into it, and how it is woken.
+// Shared by the threads: what the shard remembers, the queues out of and into it, how it is woken, and
+// whether it turns.
 mod table;
 mod lane;
 mod kick;
+mod vigil;
 
 // On a shard thread.
 mod shard;
@@ -99,6 +101,11 @@ mod aggregator;
 // The only unsafe.
 #[expect(unsafe_code, reason = "system calls and shared memory; every block carries its argument")]
 mod sys;
+
+// For the fuzz targets alone.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use binding::{BindError, inspect as inspect_socket};
 pub use error::{Reason, StartError, Warning};

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 
 use crate::aggregator::tally::{Histograms, Tally};
-use crate::counters::ShardHealth;
 use crate::lane::Port;
 use crate::refusal::Refusal;
 
@@ -76,7 +75,7 @@ pub struct ShardSnapshot {
     pub io_errors: u64,
     /// Limit of the socket's queue; it holds one datagram more.
     pub queue_limit: u64,
-    /// Its thread runs.
+    /// Its thread runs and is not stuck.
     pub is_alive: bool,
     /// Its distributions.
     pub latencies: Latencies,
@@ -166,7 +165,7 @@ impl Snapshot {
                 clock_steps: counters.clock_steps.get(),
                 io_errors: counters.io_errors.get(),
                 queue_limit: counters.queue_limit.get(),
-                is_alive: counters.health() == ShardHealth::Alive,
+                is_alive: port.is_alive(),
                 latencies: (&tally.histograms).into(),
             }
         });

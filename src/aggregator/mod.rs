@@ -13,6 +13,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem;
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crossbeam::channel::Receiver;
 use parking_lot::Mutex;
@@ -31,6 +32,7 @@ use crate::shard::sight::BlindNews;
 use crate::table::Busy;
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::{MonoNs, WallNs};
+use crate::vigil::Vigil;
 use crate::watch::{Order, Watch};
 use crate::wire::{NONCE_TERMINAL, Status};
 
@@ -55,6 +57,9 @@ use told::{Existence, Place, Told, ToldTable};
 const REPORT_TICK_NS: u64 = 100_000_000;
 /// The same where every beat is told.
 const BEATS_TICK_NS: u64 = 10_000_000;
+/// With nothing pending, how often to see whether every shard turns, and whether a shard said something that
+/// was told too recently to be told again.
+const IDLE_NS: u64 = 1_000_000_000;
 /// How long a stall waits for other shards and for the existence check.
 const CONFIRM_NS: u64 = 20_000_000;
 /// How long an exit waits for a shard to look at what the dead may have sent it.
@@ -98,8 +103,6 @@ pub enum Next {
     Now,
     /// At this instant, or when rung.
     At(MonoNs),
-    /// When rung.
-    WhenRung,
     /// Never: everything is told.
     Stopped,
 }
@@ -118,6 +121,7 @@ struct ShardView {
     io_errors_told: u64,
     io_told_at: Option<MonoNs>,
     panics_told: u64,
+    vigil: Vigil,
     auth: Limit,
 }
 
@@ -219,6 +223,7 @@ impl Aggregator {
             io_errors_told: 0,
             io_told_at: None,
             panics_told: 0,
+            vigil: Vigil::default(),
             auth: Limit::default(),
         });
         Self {
@@ -305,19 +310,14 @@ impl Aggregator {
             self.held.front().map(|(until, ..)| *until),
             self.polled.front().map(|(at, ..)| *at),
         ];
-        match ticks.into_iter().flatten().min() {
+        let at = ticks.into_iter().flatten().fold(self.now + IDLE_NS, MonoNs::min);
+        if is_ticking {
             // A tick for reports is on: shards need not ring for them.
-            Some(at) if is_ticking => Next::At(at),
-            at => {
-                self.doorbell.sleep_tickless();
-                let is_work = self.shards.iter().any(|view| !view.port.reports.is_empty());
-                match at {
-                    _ if is_work => Next::At(self.now + report_tick),
-                    Some(at) => Next::At(at),
-                    None => Next::WhenRung,
-                }
-            }
+            return Next::At(at);
         }
+        self.doorbell.sleep_tickless();
+        let is_work = self.shards.iter().any(|view| !view.port.reports.is_empty());
+        Next::At(if is_work { at.min(self.now + report_tick) } else { at })
     }
 
     /// What we waited for could not be answered while we did not run.

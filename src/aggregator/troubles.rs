@@ -83,7 +83,20 @@ impl Aggregator {
         }
         if is_panic_due {
             self.view(shard).panics_told = panics;
-            self.tell(Some(shard), None, now, EventKind::Io { place: IoPlace::Shard, errno });
+            self.tell(Some(shard), None, now, EventKind::Io { place: IoPlace::Shard, errno: 0 });
+        }
+        self.watch_over(shard);
+    }
+
+    /// Nobody but the aggregator could tell of a shard that is stuck.
+    fn watch_over(&mut self, shard: u16) {
+        let now = self.now;
+        let view = self.view(shard);
+        let counters = &view.port.counters;
+        let is_running = counters.health() == ShardHealth::Alive;
+        let is_stuck = view.vigil.look(MonoNs(counters.turned_at.get()), now) && is_running;
+        if view.port.is_stuck.swap(is_stuck, Ordering::Relaxed) != is_stuck && is_stuck {
+            self.tell(Some(shard), None, now, EventKind::Io { place: IoPlace::ShardStuck, errno: 0 });
         }
     }
 

@@ -12,7 +12,7 @@ use std::thread::Thread;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
-use crate::counters::ShardCounters;
+use crate::counters::{ShardCounters, ShardHealth};
 use crate::kick::Kick;
 use crate::refusal::Refusal;
 use crate::shard::sight::BlindNews;
@@ -21,6 +21,8 @@ use crate::table::Table;
 use crate::time::MonoNs;
 use crate::wire::{DecodeError, Status};
 
+#[cfg(test)]
+pub mod fault;
 pub mod index;
 pub mod report;
 
@@ -225,6 +227,11 @@ pub struct Port {
     pub kick: std::sync::Arc<Kick>,
     /// When the shard was kicked; 0 = not since it last looked.
     kicked_at: CachePadded<AtomicU64>,
+    /// The aggregator found that the shard's thread turns no more.
+    pub is_stuck: AtomicBool,
+    /// What a test does to the shard's thread.
+    #[cfg(test)]
+    pub fault: fault::Fault,
 }
 
 impl Port {
@@ -244,8 +251,16 @@ impl Port {
             counters: ShardCounters::default(),
             kick,
             kicked_at: CachePadded::new(AtomicU64::new(0)),
+            is_stuck: AtomicBool::new(false),
+            #[cfg(test)]
+            fault: fault::Fault::default(),
             table,
         })
+    }
+
+    /// Whether the shard observes: its thread runs, and turns.
+    pub fn is_alive(&self) -> bool {
+        self.counters.health() == ShardHealth::Alive && !self.is_stuck.load(Ordering::Relaxed)
     }
 
     /// Ends the shard's wait, at `now`.

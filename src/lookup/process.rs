@@ -187,12 +187,17 @@ fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// What we read of `/proc/PID/stat`.
 #[derive(Debug, PartialEq, Eq)]
-struct Stat {
-    comm: String,
-    is_zombie: bool,
-    start_ticks: u64,
-    wait_status: i32,
+pub struct Stat {
+    /// The name, which the process chooses itself.
+    pub comm: String,
+    /// It has exited and is not reaped, or is on its way there.
+    pub is_zombie: bool,
+    /// When it started, since boot, in hundredths of a second.
+    pub start_ticks: u64,
+    /// As wait(2) gives it, once the process has exited; 0 also where we may not know.
+    pub wait_status: i32,
 }
 
 impl Stat {
@@ -203,7 +208,7 @@ impl Stat {
 }
 
 /// `PID (comm) state …`: comm is anything, parentheses and spaces included, so the last one closes it.
-fn parse_stat(bytes: &[u8]) -> Option<Stat> {
+pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let open = bytes.iter().position(|byte| *byte == b'(')?;
     let close = bytes.iter().rposition(|byte| *byte == b')')?;
     let comm = lossy(bytes.get(open + 1..close)?);
@@ -217,13 +222,13 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
 }
 
 /// The pids after our own on the line `NSpid:`.
-fn parse_inner_pids(status: &[u8]) -> Vec<u32> {
+pub fn parse_inner_pids(status: &[u8]) -> Vec<u32> {
     let Some(line) = line_of(status, "NSpid:") else { return Vec::new() };
     line.split_ascii_whitespace().skip(1).filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// The effective user id: the second on the line `Uid:`.
-fn parse_uid(status: &[u8]) -> Option<u32> {
+pub fn parse_uid(status: &[u8]) -> Option<u32> {
     line_of(status, "Uid:")?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 

@@ -86,6 +86,8 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         if let Some(kicked_at) = self.port.take_kick() {
             self.core.sight.kicked(kicked_at);
         }
+        #[cfg(test)]
+        self.port.fault.strike(&self.port.table);
         self.drain()?;
         self.take_answers();
         self.judge();

@@ -99,7 +99,7 @@ pub struct Ended {
     /// Everything it told.
     pub events: Vec<Event>,
     pub stderr: String,
-    /// From SIGTERM to its end.
+    /// From SIGTERM to its end, or from when that was awaited.
     pub took: Duration,
     pub stdout: String,
 }
@@ -279,6 +279,16 @@ impl Observer {
         let (status, took) = self.end();
         assert_eq!(status.code(), Some(code), "{status}: {}", self.stderr());
         self.into_ended(took)
+    }
+
+    /// Waits until it ends by itself, so that it must exit so and have told everything.
+    pub fn ends_by_itself(mut self, code: i32) -> Ended {
+        let began = Instant::now();
+        let status = wait_for("the end of the observer", || self.child.try_wait().expect("it is our child"));
+        assert_eq!(status.code(), Some(code), "{status}: {}", self.stderr());
+        self.log.read();
+        self.log.assert_whole();
+        self.into_ended(began.elapsed())
     }
 
     /// Ends it by SIGKILL, so that all its files stay.

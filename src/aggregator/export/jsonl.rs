@@ -202,8 +202,10 @@ impl Detail {
 
 /// The kernel's words for `errno`, without the number: that has its own field.
 fn error_words(place: IoPlace, errno: i32) -> String {
-    if place == IoPlace::Shard {
-        return "the shard's thread panicked".to_owned();
+    match place {
+        IoPlace::Shard => return "the shard's thread panicked".to_owned(),
+        IoPlace::ShardStuck => return "the shard's thread is stuck".to_owned(),
+        IoPlace::Receive | IoPlace::Events => {}
     }
     let mut words = io::Error::from_raw_os_error(errno).to_string();
     if let Some(end) = words.find(" (os error") {
@@ -279,11 +281,15 @@ mod tests {
                 r#"{{{}:"io","shard":1,"place":"shard","errno":0,"error":"the shard's thread panicked"}}"#,
                 common(22)
             ),
+            format!(
+                r#"{{{}:"io","shard":1,"place":"shard-stuck","errno":0,"error":"the shard's thread is stuck"}}"#,
+                common(23)
+            ),
             r#"{"v":1,"kind":"lost","from_seq":5,"to_seq":9}"#.to_owned(),
             format!(
                 r#"{{"v":1,"ts":"2026-03-01T12:00:00.000000007Z","mono_ns":2500000000,"kind":"beat",{agent}}}"#
             ),
-            format!(r#"{{{}:"stop"}}"#, common(23)),
+            format!(r#"{{{}:"stop"}}"#, common(24)),
         ];
         assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
     }

@@ -59,6 +59,9 @@ impl fmt::Display for Columns<'_> {
             EventKind::Io { place: IoPlace::Shard, .. } => {
                 f.write_str("-\t-\t-\tthe shard's thread panicked")
             }
+            EventKind::Io { place: IoPlace::ShardStuck, .. } => {
+                f.write_str("-\t-\t-\tthe shard's thread is stuck")
+            }
             EventKind::Io { errno, .. } => write!(f, "-\t-\t-\t{}", io::Error::from_raw_os_error(errno)),
             EventKind::Blind { phase: BlindPhase::Begin, why, .. } => {
                 write!(f, "-\t-\t-\tbegin {}", why.as_str())
@@ -141,6 +144,7 @@ mod tests {
             "moved\t4711\t42\tdegraded\t18446744073709551615",
             "io\t-\t-\t-\tNo space left on device (os error 28)",
             "io\t-\t-\t-\tthe shard's thread panicked",
+            "io\t-\t-\t-\tthe shard's thread is stuck",
             "lost\t-\t-\t-\t5-9",
             "beat\t4711\t42\tdegraded\t18446744073709551615",
             "stop\t-\t-\t-\t-",

@@ -1,0 +1,307 @@
+//! Real fleets, real sockets, real agents, and threads that go wrong.
+
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::*;
+use crate::event::{BlindPhase, EventKind, IoPlace};
+use crate::wire::{self, Frame, Status, Version};
+
+/// Far longer than an agent beats apart, so that a busy machine makes no true stalls.
+const T: Duration = Duration::from_secs(1);
+const PERIOD: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+/// Nothing here takes this long unless it never comes.
+const SOON: Duration = Duration::from_secs(30);
+const SOCKET: &str = "VARTA_FLEET_TEST_SOCKET";
+
+struct World {
+    fleet: Fleet,
+    events: Subscription,
+    told: Vec<Event>,
+    directory: TempDir,
+}
+
+impl World {
+    fn new(shards: u32) -> Self {
+        let directory = tempfile::tempdir().expect("directory");
+        let dir = Some(directory.path().to_owned());
+        let config = Config { dir, shards: Some(shards), threshold: T, agents_max: 64, ..Config::default() };
+        let fleet = Fleet::start(&config).expect("fleet");
+        let events = fleet.handle().subscribe(4096);
+        Self { fleet, events, told: Vec::new(), directory }
+    }
+
+    fn port(&self, shard: usize) -> &Port {
+        &self.fleet.handle.ports[shard]
+    }
+
+    fn socket(&self, shard: usize) -> PathBuf {
+        self.directory.path().join(format!("shard-{shard}.sock"))
+    }
+
+    /// An agent on this shard's socket, once it is up.
+    fn agent(&mut self, shard: usize) -> Agent {
+        let agent = Agent::start(&self.socket(shard));
+        let pid = agent.pid();
+        self.expect(|event| event.kind == EventKind::Up && event.agent.is_some_and(|who| who.pid == pid));
+        agent
+    }
+
+    /// What was asked of the shard's fault happens now.
+    fn strike(&self, shard: usize) {
+        self.port(shard).kick(SystemClock.mono());
+        wait_for(|| self.port(shard).fault.has_struck());
+    }
+
+    /// The next event that is this one; those before it are kept.
+    fn expect(&mut self, is_it: impl Fn(&Event) -> bool) -> Event {
+        loop {
+            let Some(event) = self.events.next_within(SOON) else {
+                panic!("not told in {SOON:?}; told: {:#?}", self.told);
+            };
+            self.told.push(event);
+            if is_it(&event) {
+                return event;
+            }
+        }
+    }
+
+    fn expect_of(&mut self, agent: &Agent, is_it: impl Fn(&EventKind) -> bool) -> Event {
+        let pid = agent.pid();
+        self.expect(|event| is_it(&event.kind) && event.agent.is_some_and(|who| who.pid == pid))
+    }
+
+    fn expect_io(&mut self, shard: u16, at: IoPlace) {
+        let is_it = |kind| matches!(kind, EventKind::Io { place, .. } if place == at);
+        self.expect(|event| event.shard == Some(shard) && is_it(event.kind));
+    }
+
+    /// Until the shard has seen all of the next `time`.
+    fn watch(&self, shard: usize, time: Duration) {
+        let until = SystemClock.mono() + crate::time::duration_ns(time);
+        wait_for(|| self.port(shard).counters.watermark() >= until);
+    }
+
+    /// Stalls, exits, sessions: all that may be told of agents that do nothing but beat, besides `up`.
+    fn told_of_agents(&mut self) -> Vec<Event> {
+        self.told.extend(std::iter::from_fn(|| self.events.try_next()));
+        let of_agents = self.told.iter().filter(|event| event.agent.is_some() && event.kind != EventKind::Up);
+        of_agents.copied().collect()
+    }
+}
+
+/// A process of its own that beats. Killed when dropped.
+struct Agent {
+    child: Child,
+}
+
+impl Agent {
+    fn start(socket: &Path) -> Self {
+        let child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "fleet::tests::an_agent_of_these_tests_beats_and_counts", "--nocapture"])
+            .env(SOCKET, socket)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start an agent");
+        Self { child }
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("signal an agent");
+    }
+
+    /// Ends it. Returns how many beats it sent, every one of which the kernel took.
+    fn stop(mut self) -> u64 {
+        drop(self.child.stdin.take());
+        let mut said = String::new();
+        self.child.stdout.take().expect("piped").read_to_string(&mut said).expect("text");
+        let sent = said.split("sent ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+        sent.unwrap_or_else(|| panic!("an agent could not send: {said}"))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Also the program of those agents: they are this one again, told to run this alone.
+#[test]
+fn an_agent_of_these_tests_beats_and_counts() {
+    if let Some(path) = std::env::var_os(SOCKET) {
+        return beat(Path::new(&path));
+    }
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("s");
+    let socket = UnixDatagram::bind(&path).expect("bind");
+    let agent = Agent::start(&path);
+    let mut bytes = [0; 32];
+    for nonce in 1..=3 {
+        assert_eq!(socket.recv(&mut bytes).expect("beat"), 32);
+        let frame = wire::decode(&bytes).expect("frame");
+        assert_eq!((frame.nonce, frame.pid), (nonce, agent.pid()));
+    }
+    let sent = agent.stop();
+    socket.set_nonblocking(true).expect("option");
+    while socket.recv(&mut bytes).is_ok() {}
+    assert_eq!(wire::decode(&bytes).expect("frame").nonce, sent);
+}
+
+fn beat(path: &Path) {
+    let socket = UnixDatagram::unbound().expect("socket");
+    socket.connect(path).expect("connect");
+    let mut frame = Frame {
+        version: Version::V02,
+        status: Status::Ok,
+        pid: std::process::id(),
+        timestamp: 1,
+        nonce: 0,
+        payload: 0,
+    };
+    let stdin = io::stdin();
+    while matches!(poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&PERIOD)), Ok(0)) {
+        (frame.nonce, frame.timestamp) = (frame.nonce + 1, SystemClock.mono().0);
+        // Waits while the queue is full, and fails if nobody has the socket open any more.
+        if let Err(error) = socket.send(&frame.encode()) {
+            return println!("refused: {error}");
+        }
+    }
+    println!("sent {}", frame.nonce);
+}
+
+fn wait_for(is_so: impl Fn() -> bool) {
+    let until = Instant::now() + SOON;
+    while !is_so() {
+        assert!(Instant::now() < until, "not so within {SOON:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn fault_30_a_shard_that_panics_goes_on_with_its_socket_and_its_agents() {
+    let mut world = World::new(2);
+    let first = world.agent(0);
+    let agents = [world.agent(0), world.agent(1), world.agent(1)];
+    let inode = || std::fs::metadata(world.socket(0)).expect("socket").ino();
+    let before = inode();
+    for _ in 0..2 {
+        world.port(0).fault.panic();
+        world.strike(0);
+        world.expect_io(0, IoPlace::Shard);
+        // Everybody who is not heard in this time is stalled.
+        world.watch(0, T + T / 4);
+        assert!(world.fleet.is_healthy());
+    }
+    assert_eq!(world.told_of_agents(), []);
+    let snapshot = world.fleet.handle().snapshot();
+    assert_eq!(snapshot.shards.iter().map(|shard| shard.up).collect::<Vec<_>>(), [2, 2], "counted once");
+
+    // And it still sees, though it panics inside the slot of one who will never write it again.
+    first.signal(Signal::STOP);
+    world.expect_of(&first, |kind| matches!(kind, EventKind::Stall { certain: true, .. }));
+    world.port(0).fault.panic_inside_slot();
+    world.strike(0);
+    world.expect_io(0, IoPlace::Shard);
+    world.watch(0, T + T / 4);
+    assert_eq!(world.told_of_agents().len(), 1, "one stall: {:#?}", world.told);
+    first.signal(Signal::KILL);
+    let exit = world.expect_of(&first, |kind| matches!(kind, EventKind::Exit { .. }));
+    assert_eq!(std::fs::metadata(world.socket(0)).expect("socket").ino(), before);
+    assert!(world.fleet.is_healthy());
+    assert_eq!(world.port(0).counters.panics.get(), 3);
+
+    // The agents' nonces count their beats.
+    let last = exit.agent.expect("of an agent").nonce;
+    let sent: u64 = last + agents.into_iter().map(Agent::stop).sum::<u64>();
+    let beats = |world: &World| -> u64 {
+        world.fleet.handle().snapshot().shards.iter().map(|shard| shard.beats).sum()
+    };
+    wait_for(|| beats(&world) >= sent);
+    let snapshot = world.fleet.handle().snapshot();
+    assert_eq!(beats(&world), sent, "nothing that was queued is lost");
+    assert_eq!(snapshot.shards.iter().map(|shard| shard.frames).sum::<u64>(), sent);
+    assert_eq!(snapshot.shards.iter().map(|shard| shard.beats_lost).sum::<u64>(), 0);
+    assert_eq!(world.fleet.stop(SOON).shards_dead, 0);
+}
+
+#[test]
+fn fault_30_the_fourth_panic_within_a_minute_ends_the_shard_and_is_seen() {
+    let mut world = World::new(2);
+    let _lost = world.agent(0);
+    let kept = world.agent(1);
+    for _ in 0..4 {
+        assert!(world.fleet.is_healthy());
+        world.port(0).fault.panic();
+        world.strike(0);
+        world.expect_io(0, IoPlace::Shard);
+    }
+    wait_for(|| !world.fleet.is_healthy());
+    assert_eq!(world.port(0).counters.health(), ShardHealth::Panicked);
+    let alive: Vec<bool> =
+        world.fleet.handle().snapshot().shards.iter().map(|shard| shard.is_alive).collect();
+    assert_eq!(alive, [false, true]);
+
+    // Others go on, and nobody waits for the word of the dead shard.
+    world.watch(1, T + T / 4);
+    assert_eq!(world.told_of_agents(), []);
+    kept.signal(Signal::STOP);
+    world.expect_of(&kept, |kind| matches!(kind, EventKind::Stall { certain: true, .. }));
+    kept.signal(Signal::CONT);
+    world.expect_of(&kept, |kind| matches!(kind, EventKind::Resume { .. }));
+    assert_eq!(world.fleet.stop(SOON).shards_dead, 1);
+}
+
+#[test]
+fn fault_31_a_stuck_shard_is_told_and_forgiven_when_it_goes_on() {
+    let mut world = World::new(2);
+    let stuck = world.agent(0);
+    let kept = world.agent(1);
+    assert!(world.fleet.is_healthy());
+    world.port(0).fault.stick();
+    world.port(0).kick(SystemClock.mono());
+    world.expect_io(0, IoPlace::ShardStuck);
+    assert!(!world.fleet.is_healthy());
+    let alive: Vec<bool> =
+        world.fleet.handle().snapshot().shards.iter().map(|shard| shard.is_alive).collect();
+    assert_eq!(alive, [false, true]);
+    kept.signal(Signal::STOP);
+    world.expect_of(&kept, |kind| matches!(kind, EventKind::Stall { .. }));
+    kept.signal(Signal::CONT);
+    world.expect_of(&kept, |kind| matches!(kind, EventKind::Resume { .. }));
+
+    // It goes on after all: it was blind, and its agent beat all the time.
+    world.port(0).fault.release();
+    world.expect(|event| matches!(event.kind, EventKind::Blind { phase: BlindPhase::End { .. }, .. }));
+    wait_for(|| world.fleet.is_healthy());
+    world.watch(0, T + T / 4);
+    let pid = stuck.pid();
+    let of_stuck = |event: &Event| event.agent.is_some_and(|who| who.pid == pid);
+    assert!(!world.told_of_agents().iter().any(of_stuck), "{:#?}", world.told);
+}
+
+#[test]
+fn fault_31_a_fleet_stops_without_the_shard_that_is_stuck() {
+    let mut world = World::new(2);
+    world.port(0).fault.stick();
+    world.port(0).kick(SystemClock.mono());
+    world.expect_io(0, IoPlace::ShardStuck);
+    let port = Arc::clone(&world.fleet.handle.ports[0]);
+    let begun = Instant::now();
+    let report = world.fleet.stop(SOON);
+    assert_eq!((report.shards_dead, report.is_aggregator_dead), (1, false));
+    assert!(begun.elapsed() < SOON);
+    port.fault.release();
+}

@@ -1,0 +1,76 @@
+//! Tells a thread that is stuck from one that did not run because nobody did.
+//!
+//! Thread: whoever looks. Time is an argument.
+
+use crate::time::MonoNs;
+
+/// A thread that should turn once a second and did not for this long is stuck.
+pub const STUCK_NS: u64 = 5_000_000_000;
+/// Between two looks at most this much counts: in a longer gap the one who looks did not run either, and a
+/// thread may not be blamed for a time in which the whole process stood still.
+const GAP_NS: u64 = 1_500_000_000;
+
+/// A watch over one thread, kept by one who looks at it again and again.
+#[derive(Debug, Default)]
+pub struct Vigil {
+    /// The thread's last turn as seen at the last look.
+    turned_at: MonoNs,
+    looked_at: MonoNs,
+    /// For how long, as far as we were there to see, it has not turned.
+    quiet_ns: u64,
+}
+
+impl Vigil {
+    /// Whether the thread is stuck, which said last that it turned at `turned_at`. To be asked about once a
+    /// second: who asks less often finds out later.
+    pub fn look(&mut self, turned_at: MonoNs, now: MonoNs) -> bool {
+        let gap = now.since(self.looked_at).min(GAP_NS);
+        self.quiet_ns = if turned_at == self.turned_at { self.quiet_ns.saturating_add(gap) } else { 0 };
+        (self.turned_at, self.looked_at) = (turned_at, now);
+        self.quiet_ns >= STUCK_NS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_thread_that_turns_is_never_stuck() {
+        let mut vigil = Vigil::default();
+        for second in 0..100 {
+            let now = MonoNs(second * SECOND);
+            assert!(!vigil.look(now - SECOND / 2, now), "{second}");
+        }
+    }
+
+    #[test]
+    fn a_thread_that_turns_no_more_is_stuck_after_five_seconds_until_it_turns() {
+        let mut vigil = Vigil::default();
+        let last = MonoNs(100 * SECOND);
+        let stuck: Vec<bool> = (0..8).map(|second| vigil.look(last, last + second * SECOND)).collect();
+        assert_eq!(stuck, [false, false, false, false, false, true, true, true]);
+        let now = last + 9 * SECOND;
+        assert!(!vigil.look(now, now), "it turned");
+    }
+
+    #[test]
+    fn a_time_in_which_nobody_ran_is_nobodys_fault() {
+        let mut vigil = Vigil::default();
+        let last = MonoNs(100 * SECOND);
+        assert!(!vigil.look(last, last));
+        // Stopped for an hour, and looked at before the thread had a chance to turn.
+        let now = last + 3600 * SECOND;
+        assert!(!vigil.look(last, now));
+        assert!(!vigil.look(now, now + SECOND));
+    }
+
+    #[test]
+    fn who_looks_seldom_finds_out_all_the_same() {
+        let mut vigil = Vigil::default();
+        let found = (0..10).find(|minute| vigil.look(MonoNs(7), MonoNs(minute * 60 * SECOND)));
+        assert_eq!(found, Some(4));
+    }
+}

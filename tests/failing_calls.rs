@@ -1,0 +1,103 @@
+//! The kernel's calls fail under a running observer: what passes is survived and told, what does not ends it
+//! with a reason.
+//!
+//! `strace` makes the calls of one thread fail; it attaches once the observer observes.
+
+mod common;
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{Agent, Client, Observer, Options, SOON, T, needs_root, wait_for};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Lets calls of one of the observer's threads fail, until dropped.
+struct Injection {
+    strace: Child,
+}
+
+impl Injection {
+    /// `how`: as strace takes it after `inject=`.
+    fn into_thread(observer: &Observer, thread: &str, how: &str) -> Self {
+        needs_root("it attaches to a running process");
+        let task = thread_of(observer, thread);
+        let log = observer.place().base().join("strace");
+        let child = Command::new("strace")
+            .args(["-qq", "-p", &task.to_string(), "-e", &format!("inject={how}"), "-o"])
+            .arg(&log)
+            .stdin(Stdio::null())
+            .spawn();
+        let strace = match child {
+            Ok(strace) => strace,
+            Err(error) => panic!("cannot run strace: {error}; `scripts/check --setup` installs it"),
+        };
+        let injection = Self { strace };
+        // It has attached, and the thread made a call since.
+        wait_for("a call that failed", || {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            text.contains("(INJECTED)").then_some(())
+        });
+        injection
+    }
+}
+
+impl Drop for Injection {
+    fn drop(&mut self) {
+        // Asked to end, it detaches; killed, it would leave the thread as it is.
+        let _ = kill_process(Pid::from_child(&self.strace), Signal::TERM);
+        let _ = self.strace.wait();
+    }
+}
+
+fn thread_of(observer: &Observer, name: &str) -> u32 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", observer.pid())).expect("list its threads");
+    let found = tasks
+        .flatten()
+        .find(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name));
+    let task = found.unwrap_or_else(|| panic!("it has no thread {name}"));
+    task.file_name().to_str().and_then(|number| number.parse().ok()).expect("a thread's number")
+}
+
+/// Out of memory passes; an interrupted call is no failure at all. Nobody is lost by either.
+#[test]
+fn fault_48_a_receive_that_fails_for_a_while_is_told_and_survived() {
+    let mut observer = Observer::start(Options { shards: 1, ..Options::default() });
+    let agent = Agent::start(Client::Rust02, &observer);
+    observer.expect("up", agent.pid(), SOON);
+    {
+        let _interrupted =
+            Injection::into_thread(&observer, "varta-shard-0", "recvmmsg:error=EINTR:when=1+2");
+        observer.watch(Duration::from_millis(200));
+    }
+    for (name, errno) in [("ENOMEM", 12), ("ENOBUFS", 105)] {
+        let how = format!("recvmmsg:error={name}:when=1");
+        let _failing = Injection::into_thread(&observer, "varta-shard-0", &how);
+        let told = observer.expect_kind("io", SOON);
+        assert_eq!(
+            (told.str("place"), told.u64("errno"), told.u64("shard")),
+            ("receive", errno, 0),
+            "{told}"
+        );
+        // The next is told a second later at the earliest, and by then a lost agent would be stalled.
+        observer.watch(T + T / 4);
+    }
+    observer.none_of("stall", agent.pid());
+    let ended = observer.stop();
+    let told = ended.events.iter().filter(|event| event.kind() == "io").count();
+    assert_eq!(told, 2, "an interrupted call is not told");
+}
+
+#[test]
+fn fault_48_a_socket_that_fails_for_good_ends_the_observer_with_a_reason() {
+    let mut observer = Observer::start(Options { shards: 2, ..Options::default() });
+    let agent = Agent::start_on(Client::Rust02, &observer, 1);
+    observer.expect("up", agent.pid(), SOON);
+    let _broken = Injection::into_thread(&observer, "varta-shard-0", "recvmmsg:error=EBADF");
+    let ended = observer.ends_by_itself(1);
+    let told = ended.events.iter().find(|event| event.kind() == "io").expect("it is told");
+    assert_eq!((told.str("place"), told.u64("errno"), told.u64("shard")), ("receive", 9, 0), "{told}");
+    assert_eq!(ended.events.last().map(|event| event.kind()), Some("stop"), "the rest is told in order");
+    assert!(!ended.events.iter().any(|event| event.is("stall", agent.pid())));
+    assert!(ended.stderr.contains("1 shard thread died"), "{}", ended.stderr);
+}

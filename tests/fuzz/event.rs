@@ -1,0 +1,162 @@
+//! Any event as a line of either format: one line, no control bytes, and everything can be read back.
+//!
+//! Input: the values of one event, in the order in which they are taken below.
+
+#![no_main]
+
+use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+use varta_fleet::event::{Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, IoPlace, SessionWhy};
+use varta_fleet::fuzzing::Format;
+use varta_fleet::time::{MonoNs, WallNs};
+use varta_fleet::wire::{DecodeError, Status};
+
+fuzz_target!(|input: &[u8]| {
+    let mut values = Unstructured::new(input);
+    // When the bytes end, the rest is zeroes.
+    let Ok(event) = any_event(&mut values) else { return };
+    let start = MonoNs(values.arbitrary().unwrap_or_default());
+
+    let line = line_of(Format::Jsonl, &event);
+    assert!(!line.contains(char::is_control), "{line:?}");
+    let object: Value = serde_json::from_str(&line).expect("one JSON object");
+    let number = |key: &str| object.get(key).and_then(Value::as_u64);
+    assert_eq!(object["kind"], event.kind.name());
+    assert_eq!(number("v"), Some(1));
+    match event.kind {
+        EventKind::Lost { from_seq, to_seq } => {
+            assert_eq!((number("from_seq"), number("to_seq")), (Some(from_seq), Some(to_seq)));
+        }
+        kind => {
+            assert_eq!(number("mono_ns"), Some(event.mono.0));
+            assert_eq!(number("seq"), (kind != EventKind::Beat).then_some(event.seq));
+            assert_eq!(number("shard"), event.shard.map(u64::from));
+            if let Some(agent) = event.agent {
+                assert_eq!(number("pid"), Some(agent.pid.into()));
+                assert_eq!(number("ns_pid"), agent.ns_pid.map(u64::from));
+                assert_eq!(number("session"), Some(agent.session.into()));
+                assert_eq!((number("nonce"), number("payload")), (Some(agent.nonce), Some(agent.payload)));
+                assert_eq!(object["status"], agent.status.as_str());
+            }
+        }
+    }
+
+    let line = line_of(Format::Tsv { start }, &event);
+    assert!(!line.contains(|c: char| c.is_control() && c != '\t'), "{line:?}");
+    let columns: Vec<&str> = line.split('\t').collect();
+    assert_eq!(columns.len(), 6, "{line:?}");
+    assert!(columns.iter().all(|column| !column.is_empty()), "{line:?}");
+    assert_eq!(columns[0].parse(), Ok(event.mono.since(start)));
+});
+
+/// The line without its newline, appended to what was there.
+fn line_of(format: Format, event: &Event) -> String {
+    let mut out = b"before\n".to_vec();
+    format.write_line(event, &mut out);
+    let text = String::from_utf8(out).expect("text");
+    let line = text.strip_prefix("before\n").expect("what was there stays");
+    line.strip_suffix('\n').expect("a line ends").to_owned()
+}
+
+fn any_event(values: &mut Unstructured<'_>) -> Result<Event> {
+    Ok(Event {
+        kind: any_kind(values)?,
+        seq: values.arbitrary()?,
+        wall: WallNs(values.arbitrary()?),
+        mono: MonoNs(values.arbitrary()?),
+        shard: values.arbitrary()?,
+        agent: if values.arbitrary()? { Some(any_agent(values)?) } else { None },
+    })
+}
+
+fn any_agent(values: &mut Unstructured<'_>) -> Result<Agent> {
+    Ok(Agent {
+        pid: values.arbitrary()?,
+        ns_pid: values.arbitrary()?,
+        session: values.arbitrary()?,
+        nonce: values.arbitrary()?,
+        status: any_status(values)?,
+        payload: values.arbitrary()?,
+    })
+}
+
+fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
+    use EventKind as Kind;
+    Ok(match values.int_in_range(0..=17)? {
+        0 => Kind::Up,
+        1 => Kind::Stall {
+            silent_ns: values.arbitrary()?,
+            last_nonce: values.arbitrary()?,
+            certain: values.arbitrary()?,
+            blind_ns: values.arbitrary()?,
+            coalesced: values.arbitrary()?,
+        },
+        2 => Kind::Resume {
+            silent_ns: values.arbitrary()?,
+            lost: values.arbitrary()?,
+            coalesced: values.arbitrary()?,
+        },
+        3 => Kind::Exit {
+            silent_ns: values.arbitrary()?,
+            how: one_of(values, [None, Some(ExitHow::Code as fn(i32) -> ExitHow), Some(ExitHow::Signal)])?
+                .map(|how| i32::arbitrary(values).map(how))
+                .transpose()?,
+        },
+        4 => Kind::Terminal,
+        5 => Kind::Status,
+        6 => {
+            use SessionWhy::{Exec, NewProcess, Nonce, Version};
+            Kind::Session { why: one_of(values, [NewProcess, Exec, Version, Nonce])? }
+        }
+        7 => Kind::Mixed,
+        8 => Kind::Decode { attested: values.arbitrary()?, error: any_decode_error(values)? },
+        9 => Kind::Auth {
+            claimed: values.arbitrary()?,
+            attested: values.arbitrary()?,
+            uid: values.arbitrary()?,
+        },
+        10 => {
+            let phase = one_of(values, [BlindPhase::Begin, BlindPhase::End { for_ns: 0 }])?;
+            let phase = match phase {
+                BlindPhase::Begin => BlindPhase::Begin,
+                BlindPhase::End { .. } => BlindPhase::End { for_ns: values.arbitrary()? },
+            };
+            Kind::Blind { phase, why: one_of(values, [BlindWhy::Paused, BlindWhy::Full])? }
+        }
+        11 => Kind::Full { refused: values.arbitrary()? },
+        12 => Kind::Moved { from: values.arbitrary()? },
+        13 => {
+            let place = {
+                use IoPlace::{Events, Receive, Shard, ShardStuck};
+                one_of(values, [Receive, Events, Shard, ShardStuck])?
+            };
+            Kind::Io { place, errno: values.arbitrary()? }
+        }
+        14 => Kind::Start { shards: values.arbitrary()? },
+        15 => Kind::Stop,
+        16 => Kind::Lost { from_seq: values.arbitrary()?, to_seq: values.arbitrary()? },
+        _ => Kind::Beat,
+    })
+}
+
+fn any_decode_error(values: &mut Unstructured<'_>) -> Result<DecodeError> {
+    Ok(match values.int_in_range(0..=7)? {
+        0 => DecodeError::BadMagic(values.arbitrary()?),
+        1 => DecodeError::BadVersion(values.arbitrary()?),
+        2 => DecodeError::BadCrc { computed: values.arbitrary()?, received: values.arbitrary()? },
+        3 => DecodeError::BadStatus(values.arbitrary()?),
+        4 => DecodeError::StallOnWire,
+        5 => DecodeError::BadPid(values.arbitrary()?),
+        6 => DecodeError::BadTimestamp(values.arbitrary()?),
+        _ => DecodeError::BadNonce { nonce: values.arbitrary()?, status: any_status(values)? },
+    })
+}
+
+fn any_status(values: &mut Unstructured<'_>) -> Result<Status> {
+    one_of(values, [Status::Ok, Status::Degraded, Status::Critical, Status::Stall])
+}
+
+fn one_of<T: Copy, const N: usize>(values: &mut Unstructured<'_>, of: [T; N]) -> Result<T> {
+    values.choose(&of).copied()
+}
