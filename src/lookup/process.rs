@@ -59,7 +59,7 @@ pub fn identify(pid: u32, clock: &impl Clock) -> Result<Identity, LookupError> {
     // Asked last: if it is there now, it was all the time, and what was read is its own. A zombie will not
     // beat again; a leader that exited before its threads only looks like one.
     if has_exited(&pidfd) {
-        return Err(LookupError::Gone(clock.mono()));
+        return Err(LookupError::Gone(end_of(&pidfd, pid, clock.mono(), clock)));
     }
     found.ok_or(LookupError::Failed)
 }
@@ -145,6 +145,16 @@ pub fn gone_at(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -
         Ok(pidfd) => has_exited(&pidfd).then(|| clock.mono()),
         Err(NotHeld::Gone(at)) => Some(at),
         Err(NotHeld::Refused) => None,
+    }
+}
+
+/// Until when frames under this pid are those of the process of `pidfd`, which has exited as of `now`: until
+/// then, unless another process has the pid by now and started earlier. Three system calls.
+pub fn end_of(pidfd: &OwnedFd, pid: u32, now: MonoNs, clock: &impl Clock) -> MonoNs {
+    let Some(inode) = pidfs_inode(pidfd) else { return now };
+    match hold(pid, Some(Incarnation(inode)), clock) {
+        Err(NotHeld::Gone(at)) => at.min(now),
+        Ok(_) | Err(NotHeld::Refused) => now,
     }
 }
 
