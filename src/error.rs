@@ -120,4 +120,17 @@ pub enum Warning {
          refused as unattested; run the observer on the host to see them"
     )]
     PidNamespace,
+    /// Lookups cannot work: /proc numbers processes otherwise, or is not there.
+    #[error(
+        "/proc is not there or of another pid namespace: no agent can be looked up, so rules match nobody, \
+         containers' own pids stay unknown and forged pids are not told; mount a proc of this namespace \
+         (unshare --mount-proc)"
+    )]
+    ForeignProcfs,
+    /// Lookups of other users' processes cannot work.
+    #[error(
+        "/proc hides other users' processes: their agents cannot be looked up, so rules do not match them and \
+         forged pids are not told; mount it without hidepid (ProtectProc=default), or run the observer as root"
+    )]
+    HiddenProcfs,
 }

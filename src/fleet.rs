@@ -26,7 +26,7 @@ use crate::error::{Reason, StartError, Warning};
 use crate::event::Event;
 use crate::kick::Kick;
 use crate::lane::{Doorbell, Port};
-use crate::lookup::Lookups;
+use crate::lookup::{Lookups, process};
 use crate::plan::{CoreChoice, EventsFormat, Output, Plan, ShardPlan};
 use crate::rundir::{self, RunDir};
 use crate::shard::Shard;
@@ -132,6 +132,11 @@ impl Fleet {
         let mut warnings = Vec::new();
         if is_inside_pid_namespace() {
             warnings.push(Warning::PidNamespace);
+        }
+        if !process::is_procfs_ours() {
+            warnings.push(Warning::ForeignProcfs);
+        } else if process::is_procfs_hiding() {
+            warnings.push(Warning::HiddenProcfs);
         }
         let needed = plan.queue_limit_needed();
         if let Some(limit) = sockets.iter().map(BoundSocket::queue_limit).min()

@@ -133,8 +133,11 @@ fn defect_08_every_beat_is_taken_exactly_once_with_two_shards_busy() {
 #[test]
 fn an_agent_in_a_container_is_known_by_both_its_pids() {
     let mut observer = Observer::start(Options::default());
-    let contained =
-        Client::ALL.map(|client| AgentOptions { client, own_pid_namespace: true, ..AgentOptions::default() });
+    let contained = Client::ALL.map(|client| AgentOptions {
+        client,
+        within: "unshare --pid --fork --kill-child".into(),
+        ..AgentOptions::default()
+    });
     let mut agents = Agent::start_many(&observer, contained);
     for agent in &agents {
         observer.expect("up", agent.pid(), SOON);

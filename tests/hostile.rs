@@ -128,34 +128,6 @@ fn the_sockets_mode_keeps_other_users_out_by_default() {
     observer.stop();
 }
 
-#[test]
-fn defect_18_whom_the_kernel_does_not_attest_is_nobody() {
-    // The observer in a pid namespace of its own, the agents outside of it.
-    let mut observer = Observer::start(Options { shards: 1, own_pid_namespace: true, ..Options::default() });
-    let sockets = || vec![observer.socket(0)];
-    let mut agents = Agent::start_many(
-        &observer,
-        Client::RUST.map(|client| AgentOptions { client, sockets: sockets(), ..AgentOptions::default() }),
-    );
-    // So does a frame that claims a pid which exists in there: the observer's own.
-    for agent in &mut agents {
-        assert!(agent.send(&wire::frame(2, 7)));
-    }
-    observer.watch(2 * T);
-    let told: HashSet<_> = observer.events().iter().map(|event| event.kind().to_owned()).collect();
-    for kind in ["up", "stall", "exit", "terminal"] {
-        assert!(!told.contains(kind), "{kind} of nobody");
-    }
-    for agent in &mut agents {
-        assert!(agent.report().sent > 0);
-    }
-    let ended = observer.stop();
-    let (table, _) = common::Table::last(&ended.stderr);
-    let table = table.expect("it is printed at the end");
-    assert!(table.refused(0, "unattested") >= 4, "{table}");
-    assert_eq!(table.shard(0, "beats"), 0, "{table}");
-}
-
 // --- what they send -------------------------------------------------------------------------------
 
 #[test]

@@ -86,6 +86,7 @@ impl Aggregator {
                 self.accept_claim(place, &hot, &cold, None);
                 self.set_class(place, &hot, 0);
                 self.watch(place, None);
+                self.settle_session(place, &hot, &cold, None);
             }
         }
         if let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) {
@@ -103,28 +104,44 @@ impl Aggregator {
             return;
         }
         self.watch(place, Some(identity.incarnation));
-        let program = program_of(identity);
-        let record = self.told(place);
-        record.incarnation = Some(identity.incarnation);
-        record.program = program.or(told.program);
-        if told.streams != cold.streams {
-            record.streams = cold.streams;
-            let is_exec = program.is_some() && told.program.is_some_and(|known| Some(known) != program);
-            let why = if is_exec { SessionWhy::Exec } else { SessionWhy::Nonce };
-            if !told.is_held && !told.is_closed {
-                self.begin_session(place, why);
-                self.tell_of(place, hot, cold.changed_at, EventKind::Session { why });
-            }
-        }
+        self.told(place).incarnation = Some(identity.incarnation);
+        self.settle_session(place, hot, cold, program_of(identity));
         let identity_of = plan::Identity { comm: &identity.comm, uid: identity.uid, exe: &identity.exe };
         let rule = self.policy.rules.iter().position(|rule| rule.matches(&identity_of));
         self.set_class(place, hot, rule.map_or(0, |rule| rule + 1));
-        if hot.flags.has(Flags::UNVERIFIED) {
+        if hot.flags.has(Flags::UNVERIFIED) && told.settled_claim != Some(cold.claimed_pid) {
             if identity.inner_pids.contains(&cold.claimed_pid) {
                 self.accept_claim(place, hot, cold, Some(cold.claimed_pid));
             } else {
                 self.forged(place, cold, hot);
             }
+        }
+    }
+
+    /// Tells why the numbers began anew: another program, another version, or another connection.
+    pub(super) fn settle_session(
+        &mut self,
+        place: Place,
+        hot: &Hot,
+        cold: &Cold,
+        program: Option<NonZeroU64>,
+    ) {
+        let told = *self.told(place);
+        let record = self.told(place);
+        record.program = program.or(told.program);
+        if (told.streams, told.versions) == (cold.streams, cold.versions) {
+            return;
+        }
+        (record.streams, record.versions) = (cold.streams, cold.versions);
+        let is_exec = program.is_some() && told.program.is_some_and(|known| Some(known) != program);
+        let why = match () {
+            () if is_exec => SessionWhy::Exec,
+            () if told.versions != cold.versions => SessionWhy::Version,
+            () => SessionWhy::Nonce,
+        };
+        if !told.is_held && !told.is_closed {
+            self.begin_session(place, why);
+            self.tell_of(place, hot, cold.changed_at, EventKind::Session { why });
         }
     }
 
@@ -154,6 +171,7 @@ impl Aggregator {
             return;
         }
         told.ns_pid = ns_pid;
+        told.settled_claim = Some(cold.claimed_pid);
         let inner_pid = cold.claimed_pid;
         self.post(place, answer::INNER_PID, crate::lane::Answer { inner_pid, ..Default::default() });
     }
@@ -162,6 +180,7 @@ impl Aggregator {
         let told = self.told(place);
         told.is_closed = !told.is_up && !cold.is_honest;
         told.is_held = false;
+        told.settled_claim = Some(cold.claimed_pid);
         self.post(place, answer::FORGED, crate::lane::Answer::default());
         self.tell_auth(place.shard, cold.first_arrival, cold.claimed_pid, hot.pid, cold.uid);
     }

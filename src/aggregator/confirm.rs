@@ -21,6 +21,20 @@ impl Aggregator {
         self.await_word(place, generation);
     }
 
+    /// Tells nothing of the slot until its process is known to be the one that was told of, or is gone.
+    pub(super) fn doubt(&mut self, place: Place) {
+        let told = self.told(place);
+        if mem::replace(&mut told.is_doubted, true) {
+            return;
+        }
+        if !matches!(told.existence, Existence::Gone(_)) {
+            told.existence = Existence::Asked;
+        }
+        let generation = told.generation;
+        self.ask_existence(place, true);
+        self.await_word(place, generation);
+    }
+
     /// Asks whether the holder's process is there. At most two questions a slot are under way: one that
     /// can wait and one that cannot.
     pub(super) fn ask_existence(&mut self, place: Place, is_urgent: bool) {
@@ -112,6 +126,7 @@ impl Aggregator {
         if told.is_releasing {
             let told = self.told(place);
             (told.is_confirming, told.is_returning, told.is_recalling) = (false, false, false);
+            told.is_doubted = false;
             return true;
         }
         let has_time = self.now < give_up_at;
@@ -126,6 +141,17 @@ impl Aggregator {
             }
             return self.exit(place, at);
         }
+        if told.is_doubted {
+            if told.existence == Existence::Asked && has_time {
+                return false;
+            }
+            let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
+            self.told(place).is_doubted = false;
+            if cold.generation == generation {
+                self.tell_news(place, &hot, &cold);
+            }
+        }
+        let told = *self.told(place);
         if told.is_returning {
             if told.is_identifying && has_time || self.resume_from_elsewhere(place).is_err() {
                 return false;
@@ -245,10 +271,11 @@ impl Aggregator {
             }
         }
         if let Some((place, hot, cold)) = last {
-            self.tell_arrival(place, &hot, &cold);
-            self.tell_changes(place, &hot, &cold);
-            let silent_ns = at.since(hot.last_arrival);
-            self.tell_of(place, &hot, at, EventKind::Exit { silent_ns, how: told.how });
+            self.tell_last_words(place, &hot, &cold, at);
+            let mut agent = self.agent(place, &hot);
+            agent.status = self.told(place).status;
+            let kind = EventKind::Exit { silent_ns: at.since(hot.last_arrival), how: told.how };
+            self.tell(Some(place.shard), Some(agent), at, kind);
             self.tally.lock().shards[usize::from(place.shard)].exits += 1;
         }
         for place in places {
@@ -258,6 +285,25 @@ impl Aggregator {
             self.release(place, at, answer::RELEASE);
         }
         true
+    }
+
+    /// Tells what the slot says of the process that is gone as of `at`, and nothing of what came later.
+    fn tell_last_words(&mut self, place: Place, hot: &Hot, cold: &Cold, at: MonoNs) {
+        self.tell_arrival(place, hot, cold);
+        let told = *self.told(place);
+        if told.is_stalled && told.resumes != cold.resumes && cold.resume_at <= at {
+            let resumes = cold.resumes.wrapping_sub(told.resumes);
+            self.told(place).resumes = cold.resumes;
+            self.resume(place, hot, cold, resumes);
+        }
+        if hot.last_arrival <= at {
+            if told.versions != cold.versions {
+                self.settle_session(place, hot, cold, None);
+            }
+            self.tell_changes(place, hot, cold);
+        } else if cold.terminal_at <= at {
+            self.tell_terminal(place, hot, cold);
+        }
     }
 
     /// A forger fell silent: its slot goes without a word.

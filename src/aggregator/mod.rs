@@ -409,6 +409,9 @@ impl Aggregator {
             program: known.and_then(|known| known.program),
             ..Told::default()
         };
+        if known.is_some_and(|known| known.is_up) && !is_held {
+            self.doubt(place);
+        }
         self.places.insert(hot.pid, place);
         self.tally.lock().shards[usize::from(place.shard)].off_hash += u64::from(is_off_hash);
         if is_held {
@@ -505,7 +508,12 @@ impl Aggregator {
 
     /// Tells what changed since the slot was looked at last.
     fn tell_difference(&mut self, place: Place, hot: &Hot, cold: &Cold) {
-        if hot.flags.has(Flags::UNVERIFIED) {
+        let told = *self.told(place);
+        if matches!(told.existence, Existence::Gone(_)) {
+            // Its exit is on the way, which tells what was its own of this and nothing of an heir's.
+            return;
+        }
+        if hot.flags.has(Flags::UNVERIFIED) && told.settled_claim != Some(cold.claimed_pid) {
             self.identify(place);
         }
         if self.told(place).is_closed {
@@ -516,11 +524,19 @@ impl Aggregator {
                 }
                 return self.close_silently(place, hot);
             }
-            self.told(place).is_closed = false;
         }
-        if self.told(place).is_held || self.told(place).is_releasing {
+        if told.is_held || told.is_releasing {
             return;
         }
+        if is_doubtful(&told, cold) {
+            return self.doubt(place);
+        }
+        self.tell_news(place, hot, cold);
+    }
+
+    /// Tells what changed of the process that was known before.
+    fn tell_news(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        self.told(place).is_closed = false;
         self.tell_arrival(place, hot, cold);
         self.tell_changes(place, hot, cold);
         self.tell_silence(place, hot, cold);
@@ -561,12 +577,7 @@ impl Aggregator {
 
     fn tell_changes(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         let told = *self.told(place);
-        if told.versions != cold.versions {
-            self.told(place).versions = cold.versions;
-            self.begin_session(place, SessionWhy::Version);
-            self.tell_of(place, hot, cold.changed_at, EventKind::Session { why: SessionWhy::Version });
-        }
-        if told.streams != cold.streams {
+        if (told.streams, told.versions) != (cold.streams, cold.versions) {
             // Whether it is another program or another connection is for the lookup to say.
             self.identify(place);
         }
@@ -576,19 +587,23 @@ impl Aggregator {
                 self.tell_of(place, hot, cold.changed_at, EventKind::Mixed);
             }
         }
-        if told.terminals != cold.terminals {
+        self.tell_terminal(place, hot, cold);
+        self.told(place).statuses = cold.statuses;
+        if told.status != hot.status && hot.state != State::Waiting {
+            self.told(place).status = hot.status;
+            let at = if told.statuses == cold.statuses { cold.first_arrival } else { cold.changed_at };
+            self.tell_of(place, hot, at, EventKind::Status);
+        }
+    }
+
+    fn tell_terminal(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        if self.told(place).terminals != cold.terminals {
             self.told(place).terminals = cold.terminals;
             let mut agent = self.agent(place, hot);
             agent.nonce = NONCE_TERMINAL;
             agent.status = Status::Critical;
             agent.payload = cold.terminal_payload;
             self.tell(Some(place.shard), Some(agent), cold.terminal_at, EventKind::Terminal);
-        }
-        self.told(place).statuses = cold.statuses;
-        if told.status != hot.status && hot.state != State::Waiting {
-            self.told(place).status = hot.status;
-            let at = if told.statuses == cold.statuses { cold.first_arrival } else { cold.changed_at };
-            self.tell_of(place, hot, at, EventKind::Status);
         }
     }
 
@@ -728,6 +743,13 @@ impl Aggregator {
     fn told(&mut self, place: Place) -> &mut Told {
         self.shards[usize::from(place.shard)].told.of(place.slot)
     }
+}
+
+/// Whether what the slot says may be somebody else's, who got the pid of the agent that was told of.
+fn is_doubtful(told: &Told, cold: &Cold) -> bool {
+    let is_return = told.is_stalled && told.resumes != cold.resumes;
+    let is_other_session = (told.streams, told.versions) != (cold.streams, cold.versions);
+    told.is_doubted || told.is_closed || told.is_up && (is_return || is_other_session)
 }
 
 /// What tells one program from the next; `None` if the kernel did not say, as of a process on its way out.

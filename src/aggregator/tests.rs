@@ -52,6 +52,8 @@ pub(super) struct World {
     pub(super) tally: Arc<Mutex<Tally>>,
     /// The lookup thread does not answer.
     pub(super) is_mute: bool,
+    /// The kernel tells the lookup thread nothing.
+    is_secretive: bool,
     /// Shards that take no turns.
     pub(super) asleep: Vec<usize>,
     /// The aggregator takes no turns.
@@ -120,6 +122,7 @@ impl World {
             is_watching: false,
             tally,
             is_mute: false,
+            is_secretive: false,
             asleep: Vec::new(),
             is_aggregator_asleep: false,
             told: Vec::new(),
@@ -201,6 +204,7 @@ impl World {
 
     fn identify(&self, Question { ticket, pid }: Question) -> Answer {
         let found = match self.processes.get(&pid) {
+            _ if self.is_secretive => Err(LookupError::Failed),
             None => Err(LookupError::Gone(self.now())),
             Some(process) => Ok(Identity {
                 incarnation: Incarnation(process.incarnation),
@@ -990,4 +994,79 @@ fn a_mute_lookup_thread_hides_no_container() {
     assert_eq!(world.kinds(7), ["up"]);
     world.run(2 * THRESHOLD);
     assert_eq!(world.kinds(7), ["up", "stall"]);
+}
+
+#[test]
+fn a_newcomer_with_the_pid_of_a_stalled_agent_ends_no_silence() {
+    for nonces in [1..3, 4..6] {
+        let mut world = World::new(2);
+        world.born(7);
+        world.beats(0, 7, 1..4);
+        world.run(2 * THRESHOLD);
+        assert_eq!(world.kinds(7), ["up", "stall"]);
+        let now = world.now();
+        world.processes.insert(7, Process { incarnation: 99, started: now, ..Process::default() });
+        world.run(STEP);
+        world.beats(0, 7, nonces.clone());
+        assert_eq!(world.kinds(7), ["up", "stall", "exit", "up"], "{nonces:?}");
+        assert_eq!(world.agents(), (1, 0));
+    }
+}
+
+#[test]
+fn a_newcomer_that_speaks_another_version_changes_nothing_of_the_dead() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.beats(0, 7, 1..4);
+    let now = world.now();
+    world.processes.insert(7, Process { incarnation: 99, started: now, ..Process::default() });
+    world.run(STEP);
+    for nonce in 1..5 {
+        world.send(0, 7, &Frame { version: Version::V01, status: Status::Degraded, ..beat(7, nonce) });
+        world.run(STEP);
+    }
+    world.run(50 * MS);
+    assert_eq!(world.kinds(7), ["up", "exit", "up"]);
+    assert_eq!(world.last("exit").agent.map(|agent| agent.status), Some(Status::Ok));
+    assert_eq!(world.last("up").agent.map(|agent| agent.status), Some(Status::Degraded));
+}
+
+#[test]
+fn another_program_that_speaks_another_version_is_an_exec() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.beats(0, 7, 1..4);
+    world.processes.get_mut(&7).expect("it was born").exe = "/another";
+    for nonce in 1..5 {
+        world.send(0, 7, &Frame { version: Version::V01, ..beat(7, nonce) });
+        world.run(STEP);
+    }
+    world.run(50 * MS);
+    assert_eq!(world.kinds(7), ["up", "session"]);
+    assert!(matches!(world.last("session").kind, EventKind::Session { why: SessionWhy::Exec }));
+    assert_eq!(world.last("session").agent.map(|agent| agent.session), Some(2));
+}
+
+#[test]
+fn a_lookup_that_fails_is_not_repeated_without_news() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.is_secretive = true;
+    world.beats(0, 7, 100..104);
+    world.beats(0, 7, 1..20);
+    assert_eq!(world.kinds(7), ["up", "session"]);
+    assert_eq!(world.tally.lock().lookups_failed, 2, "the first beat and the second stream");
+}
+
+#[test]
+fn a_forged_frame_is_told_once_however_late_its_shard_hears_of_it() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.send(0, 7, &beat(8, 1));
+    world.run(STEP);
+    world.asleep.push(0);
+    world.run(100 * MS);
+    world.asleep.clear();
+    world.run(100 * MS);
+    assert_eq!(world.count("auth"), 1);
 }

@@ -70,6 +70,8 @@ pub struct Told {
     pub is_returning: bool,
     /// A stall that was over before it was told is told once other shards had their word.
     pub is_recalling: bool,
+    /// What it says waits until its process is known to be the one that was told of.
+    pub is_doubted: bool,
     /// `mixed` was told.
     pub is_mixed: bool,
     /// Nothing is told until the lookup says whose pid the frames claim.
@@ -90,6 +92,8 @@ pub struct Told {
     pub is_polled: bool,
     /// How its process ended, once that is known.
     pub how: Option<ExitHow>,
+    /// The claimed pid that was looked into last: the shard has the answer, or will have it.
+    pub settled_claim: Option<u32>,
     /// Which process it is.
     pub incarnation: Option<Incarnation>,
     /// Hash of its program's path, to notice exec.

@@ -43,40 +43,63 @@ pub struct Identity {
     pub exe: String,
 }
 
-/// Looks a process up: about ten system calls in procfs.
+/// Looks a process up: about a dozen system calls.
+///
+/// That it is gone is the pidfd's word alone: procfs may hide a process that lives (hidepid, or no procfs
+/// at all), or belong to another pid namespace, where the number is somebody else's.
 ///
 /// # Errors
 /// `Gone` if there is no such process (any more), `Failed` if the kernel would not tell.
 pub fn identify(pid: u32, clock: &impl Clock) -> Result<Identity, LookupError> {
-    let failed = |error: Errno| match error {
-        Errno::NOENT | Errno::SRCH => LookupError::Gone(clock.mono()),
+    let pidfd = open_pidfd(pid).map_err(|error| match error {
+        Errno::SRCH => LookupError::Gone(clock.mono()),
         _ => LookupError::Failed,
-    };
-    let directory_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = openat(rustix::fs::CWD, format!("/proc/{pid}"), directory_flags, Mode::empty());
-    let directory = directory.map_err(failed)?;
-    let stat = read(&directory, "stat").map_err(failed)?;
-    let status = read(&directory, "status").map_err(failed)?;
-    let stat = parse_stat(&stat).ok_or(LookupError::Failed)?;
-    // A zombie is still listed, but will not beat again; a leader that exited before its threads looks
-    // like one, which only a pidfd can tell apart.
-    let pidfd = open_pidfd(pid).map_err(failed)?;
-    if stat.is_zombie && has_exited(&pidfd) {
-        return Err(LookupError::Gone(clock.mono()));
+    })?;
+    let found = if is_procfs_ours() { read_identity(pid, &pidfd, clock) } else { None };
+    // Asked last: if it is there now, it was all the time, and what was read is its own. A zombie will not
+    // beat again; a leader that exited before its threads only looks like one.
+    if has_exited(&pidfd) {
+        return Err(LookupError::Gone(end_of(&pidfd, pid, clock.mono(), clock)));
     }
+    found.ok_or(LookupError::Failed)
+}
+
+fn read_identity(pid: u32, pidfd: &OwnedFd, clock: &impl Clock) -> Option<Identity> {
+    let directory_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat(rustix::fs::CWD, format!("/proc/{pid}"), directory_flags, Mode::empty()).ok()?;
+    let stat = parse_stat(&read(&directory, "stat").ok()?)?;
+    let status = read(&directory, "status").ok()?;
     let exe =
         readlinkat(&directory, "exe", Vec::new()).map(|path| lossy(path.as_bytes())).unwrap_or_default();
-    // Whoever held the pid while its directory was open holds it still, or the read above had failed.
-    let asleep_ns = boottime_ns().saturating_sub(clock.mono().0);
-    let incarnation = pidfs_inode(&pidfd).unwrap_or(stat.start_ticks);
-    Ok(Identity {
-        incarnation: Incarnation(incarnation),
-        started: MonoNs(stat.start_ticks.saturating_mul(TICK_NS).saturating_sub(asleep_ns)),
+    Some(Identity {
+        incarnation: Incarnation(pidfs_inode(pidfd).unwrap_or(stat.start_ticks)),
+        started: started(stat.start_ticks, clock),
         inner_pids: parse_inner_pids(&status),
         uid: parse_uid(&status).unwrap_or(u32::MAX),
         comm: stat.comm,
         exe,
     })
+}
+
+/// The instant of a start time, which procfs tells on `CLOCK_BOOTTIME`.
+fn started(start_ticks: u64, clock: &impl Clock) -> MonoNs {
+    // In this order: whatever happens between the readings makes it earlier. Too late a start would be an
+    // heir's, and the agent declared dead. In a time namespace either clock may be far ahead.
+    let mono = clock.mono().0;
+    let boottime = boottime_ns();
+    MonoNs(start_ticks.saturating_mul(TICK_NS).saturating_add(mono).saturating_sub(boottime))
+}
+
+/// Whether the numbers in /proc are pids as we know them. One system call.
+pub fn is_procfs_ours() -> bool {
+    let ours = std::process::id().to_string();
+    rustix::fs::readlink("/proc/self", Vec::new()).is_ok_and(|pid| pid.as_bytes() == ours.as_bytes())
+}
+
+/// Whether processes of other users are hidden from us in /proc.
+pub fn is_procfs_hiding() -> bool {
+    // The first process is root's, and always there.
+    rustix::fs::stat("/proc/1").is_err()
 }
 
 /// Why a process cannot be held by a pidfd.
@@ -125,11 +148,24 @@ pub fn gone_at(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -
     }
 }
 
+/// Until when frames under this pid are those of the process of `pidfd`, which has exited as of `now`: until
+/// then, unless another process has the pid by now and started earlier. Three system calls.
+pub fn end_of(pidfd: &OwnedFd, pid: u32, now: MonoNs, clock: &impl Clock) -> MonoNs {
+    let Some(inode) = pidfs_inode(pidfd) else { return now };
+    match hold(pid, Some(Incarnation(inode)), clock) {
+        Err(NotHeld::Gone(at)) => at.min(now),
+        Ok(_) | Err(NotHeld::Refused) => now,
+    }
+}
+
 /// How a process ended that has exited, as far as the kernel says yet. Of one that nobody reaped it does
 /// only if we may look into the process; of a reaped one always, from Linux 6.15.
 pub fn ended(pidfd: impl AsFd, pid: u32) -> Option<ExitHow> {
     let reaped = || exit_status(pidfd.as_fd());
     let status = reaped().or_else(|| {
+        if !is_procfs_ours() {
+            return None;
+        }
         let stat = std::fs::read(format!("/proc/{pid}/stat")).ok().and_then(|bytes| parse_stat(&bytes));
         // If it was reaped meanwhile, what we read may be of the pid's next holder.
         reaped().or_else(|| stat.filter(|stat| stat.is_zombie).and_then(|stat| stat.exit_status()))

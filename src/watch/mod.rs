@@ -240,6 +240,7 @@ impl<C: Clock> Watcher<C> {
             Held::Waiting(_) => return,
         };
         let how = process::ended(pidfd, entry.pid);
+        let at = process::end_of(pidfd, entry.pid, at, &self.clock);
         if how.is_some() || !is_new {
             return self.tell_gone(key, at, how);
         }

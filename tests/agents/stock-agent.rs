@@ -5,7 +5,8 @@
 //! input, and with its parent.
 
 use std::env;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use std::process::{self, Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, UCred, sendmsg};
+use rustix::process::{Pid, Signal, getgid, getuid, set_parent_process_death_signal};
 use rustix::time::{ClockId, clock_gettime};
 
 const USAGE: &str = "\
@@ -39,10 +41,15 @@ commands, one a line:
   fork           answer: forked PID; the child goes on beating with its copy of the handles
   spawn N        N more agents, children with connections of their own; answer: spawned PID...
   reap           from now on the kernel reaps children by itself; answer: reap
-  exec           become the same program again, with the same process id
+  orphan         as fork, but the child does not follow its parent: it ends with the standard input
+  crowd N        answer: crowd N; that many children connect and begin to beat, all at once
+  exec [WORDS]   become the same program again, or that one, with the same process id
+  hang           the main thread answers nothing any more; a helper goes on beating, with status degraded
+  leave          the main thread ends; a helper goes on beating
   open           one more handle on the first socket
   move PATH      beat on this socket, with a new handle, instead of all others
   send HEX       send this datagram; answer: send ok, or send ERROR
+  forge PID HEX  the same with forged credentials: as if that process sent it
   exit N         end with this exit code";
 
 fn main() -> ExitCode {
@@ -284,11 +291,16 @@ impl Agent {
         }
     }
 
-    /// The life of a child: its parent alone is told what to do.
+    /// The life of a child or a helper: others are told what to do. It ends with the standard input.
     fn live_deaf(&mut self) -> ! {
+        let input = io::stdin();
         let mut next = Instant::now();
         loop {
-            std::thread::sleep(self.wait_until(next).unwrap_or(Duration::from_secs(1)));
+            let wait = self.wait_until(next).and_then(|wait| Timespec::try_from(wait).ok());
+            // Only its end is waited for: what is there to read is for others.
+            if let Ok(1..) = poll(&mut [PollFd::new(&input, PollFlags::empty())], wait.as_ref()) {
+                process::exit(0);
+            }
             self.beat_if_due(&mut next);
         }
     }
@@ -307,6 +319,20 @@ impl Agent {
                 process::exit(1);
             }
         }
+    }
+
+    /// From here on a helper thread beats with the same handles, and does nothing else.
+    fn beat_from_a_helper(&mut self) -> Result<(), String> {
+        let handles = std::mem::take(&mut self.handles);
+        let mut agent = Self { handles, options: self.options.clone(), ..*self };
+        let helper = std::thread::Builder::new().spawn(move || {
+            // What the main thread asked for may end with it.
+            if set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
+                process::exit(1);
+            }
+            agent.live_deaf()
+        });
+        helper.map(drop).map_err(told("start a helper"))
     }
 
     fn is_beating(&self) -> bool {
@@ -346,6 +372,24 @@ impl Agent {
         self.sent - before
     }
 
+    /// Children that hold their first beat back until all of them are there.
+    fn crowd(&self, count: u32) -> Result<(), String> {
+        let (mut gate, opener) = io::pipe().map_err(told("make a gate"))?;
+        for _ in 0..count {
+            if fork()? == 0 {
+                drop(opener);
+                let is_following = set_parent_process_death_signal(Some(Signal::KILL)).is_ok();
+                // Nobody writes: the end of the last writer opens it.
+                let is_open = gate.read(&mut [0]).is_ok_and(|len| len == 0);
+                match Self::connect(self.options.clone()) {
+                    Ok(mut child) if is_following && is_open => child.live_deaf(),
+                    _ => process::exit(1),
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn obey(&mut self, line: &str) -> Result<Option<ExitCode>, String> {
         let (command, argument) = line.split_once(' ').unwrap_or((line, ""));
         match command {
@@ -377,9 +421,9 @@ impl Agent {
                 let caught = std::panic::catch_unwind(|| panic!("told to, and caught"));
                 println!("survive {}", caught.is_err());
             }
-            "fork" => match fork()? {
+            "fork" | "orphan" => match fork()? {
                 0 => {
-                    if set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
+                    if command == "fork" && set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
                         process::exit(1);
                     }
                     self.live_deaf();
@@ -400,9 +444,29 @@ impl Agent {
                 ignore_children();
                 println!("reap");
             }
-            "exec" => {
+            "crowd" => {
+                self.crowd(argument.parse().map_err(told("read a number"))?)?;
+                println!("crowd {argument}");
+            }
+            "exec" if argument.is_empty() => {
                 let program = env::current_exe().map_err(told("find this program"))?;
                 return Err(Command::new(program).args(env::args().skip(1)).exec().to_string());
+            }
+            "exec" => {
+                let mut words = argument.split(' ');
+                let program = words.next().unwrap_or_default();
+                return Err(Command::new(program).args(words).exec().to_string());
+            }
+            "hang" => {
+                self.options.status = Status::Degraded;
+                self.beat_from_a_helper()?;
+                loop {
+                    std::thread::park();
+                }
+            }
+            "leave" => {
+                self.beat_from_a_helper()?;
+                end_this_thread();
             }
             "open" => {
                 let Options { version, reconnect_after, .. } = self.options;
@@ -421,11 +485,29 @@ impl Agent {
                 };
                 println!("send {answer}");
             }
+            "forge" => {
+                let (pid, hex) = argument.split_once(' ').ok_or("forge PID HEX")?;
+                let pid = pid.parse().map_err(told("read a pid"))?;
+                let answer = match send_as(pid, &self.options.sockets[0], &unhex(hex)?) {
+                    Ok(()) => "ok".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                println!("forge {answer}");
+            }
             "exit" => return Ok(Some(argument.parse::<u8>().map_err(told("read an exit code"))?.into())),
             _ => return Err(format!("{line} is no command")),
         }
         io::stdout().flush().map_err(told("answer"))?;
         Ok(None)
+    }
+}
+
+/// Ends the calling thread alone. Its process goes on as long as it has another one.
+#[expect(unsafe_code, reason = "no safe wrapper: a thread does not return from this")]
+fn end_this_thread() -> ! {
+    loop {
+        // SAFETY: nothing of this thread is used by others: the helper owns what it needs.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
 }
 
@@ -459,6 +541,19 @@ fn send(socket: &Path, datagram: &[u8]) -> io::Result<()> {
     let sender = UnixDatagram::unbound()?;
     sender.set_nonblocking(true)?;
     sender.send_to(datagram, socket).map(drop)
+}
+
+/// Sends with credentials that name another process, as the privileged may.
+fn send_as(pid: i32, socket: &Path, datagram: &[u8]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    let forged = UCred { pid, uid: getuid(), gid: getgid() };
+    assert!(control.push(SendAncillaryMessage::ScmCredentials(forged)), "there is room for one");
+    let sender = UnixDatagram::unbound()?;
+    sender.connect(socket)?;
+    sendmsg(&sender, &[IoSlice::new(datagram)], &mut control, SendFlags::DONTWAIT)?;
+    Ok(())
 }
 
 fn unhex(text: &str) -> Result<Vec<u8>, String> {

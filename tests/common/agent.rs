@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-use std::{env, fmt};
+use std::{env, fmt, fs};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::observer::{needs_root, only_child_of};
 use super::{Observer, PERIOD, SOON, wait_for};
@@ -41,8 +41,11 @@ pub struct AgentOptions {
     pub beats: Option<u32>,
     pub reconnect_after: u32,
     pub uid: Option<u32>,
-    /// In a pid namespace of its own, as in a container; needs root.
-    pub own_pid_namespace: bool,
+    /// The command that runs it, such as `unshare` with its arguments, or empty. Each word `--fork`, and
+    /// `nsenter`, makes a process between. Needs root.
+    pub within: String,
+    /// A copy of the program to run instead, for those who may not reach the original.
+    pub program: Option<PathBuf>,
 }
 
 impl Default for AgentOptions {
@@ -55,7 +58,8 @@ impl Default for AgentOptions {
             beats: None,
             reconnect_after: 0,
             uid: None,
-            own_pid_namespace: false,
+            within: String::new(),
+            program: None,
         }
     }
 }
@@ -63,9 +67,10 @@ impl Default for AgentOptions {
 /// A process that beats. Killed when dropped.
 pub struct Agent {
     child: Child,
-    /// The agent itself, as it is seen from here: the child, or the child's child.
+    /// The agent itself, as it is seen from here: the child, or a descendant of it.
     pid: u32,
-    is_inside: bool,
+    /// How many processes lie between it and the test.
+    depth: usize,
     stdin: Option<ChildStdin>,
     stdout: ChildStdout,
     heard: Vec<u8>,
@@ -112,12 +117,13 @@ impl Agent {
     fn spawn(observer: &Observer, options: AgentOptions) -> Self {
         let program = match options.client {
             Client::Python => python(),
-            Client::Rust01 | Client::Rust02 => rust_program().to_owned(),
+            Client::Rust01 | Client::Rust02 => options.program.unwrap_or_else(|| rust_program().to_owned()),
         };
-        let mut command = if options.own_pid_namespace {
-            needs_root("it runs an agent in a pid namespace of its own");
-            let mut command = Command::new("unshare");
-            command.args(["--pid", "--fork", "--kill-child"]).arg(program);
+        let mut words = options.within.split_whitespace();
+        let mut command = if let Some(outermost) = words.next() {
+            needs_root("it runs an agent in namespaces of its own");
+            let mut command = Command::new(outermost);
+            command.args(words).arg(program);
             command
         } else {
             Command::new(program)
@@ -164,28 +170,38 @@ impl Agent {
             .spawn()
             .expect("start an agent");
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take().expect("it was piped"));
-        let (pid, is_inside) = (child.id(), options.own_pid_namespace);
-        Self { child, pid, is_inside, stdin, stdout, heard: Vec::new() }
+        let forks = |word: &&str| ["--fork", "nsenter"].contains(word);
+        let depth = options.within.split_whitespace().filter(forks).count();
+        Self { pid: child.id(), child, depth, stdin, stdout, heard: Vec::new() }
     }
 
     /// Waits until it says that it is connected, which it does after every start of its program.
     pub fn expect_up(&mut self) {
         let answer = self.answer();
-        if self.is_inside {
-            assert_eq!(answer, "up 1");
-            self.pid = only_child_of(self.child.id());
-        } else {
-            assert_eq!(answer, format!("up {}", self.pid));
-        }
+        self.pid = (0..self.depth).fold(self.child.id(), |pid, _| only_child_of(pid));
+        assert_eq!(answer, format!("up {}", self.inner_pid()));
+    }
+
+    /// Its pid here, and in each namespace further in.
+    pub fn pids(&self) -> Vec<u32> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("it lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("NSpid:")).expect("a line of pids");
+        let pids: Vec<u32> = line.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect();
+        let here = pids.iter().position(|pid| *pid == self.pid).expect("its pid here is one of them");
+        pids[here..].to_vec()
     }
 
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
+    /// Its pid as it knows it itself.
+    pub fn inner_pid(&self) -> u32 {
+        *self.pids().last().expect("every process has a pid")
+    }
+
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).expect("a pid");
-        kill_process(pid, signal).expect("signal an agent");
+        super::signal(self.pid, signal);
     }
 
     /// Tells it something that it does not answer.
@@ -219,9 +235,18 @@ impl Agent {
         }
     }
 
-    /// Forks it and returns the child's pid.
+    /// Forks it and returns the child's pid. The child ends with it.
     pub fn fork(&mut self) -> u32 {
-        let answer = self.ask("fork");
+        self.forked("fork")
+    }
+
+    /// The same, but the child lives on until this is dropped.
+    pub fn fork_orphan(&mut self) -> u32 {
+        self.forked("orphan")
+    }
+
+    fn forked(&mut self, how: &str) -> u32 {
+        let answer = self.ask(how);
         let child = answer.strip_prefix("forked ").and_then(|pid| pid.parse().ok());
         child.unwrap_or_else(|| panic!("not forked: {answer}"))
     }
@@ -236,13 +261,24 @@ impl Agent {
 
     /// Sends a datagram as this process; says whether the kernel took it.
     pub fn send(&mut self, datagram: &[u8]) -> bool {
-        let hex: String = datagram.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.ask(format_args!("send {hex}")) == "send ok"
+        self.ask(format_args!("send {}", hex(datagram))) == "send ok"
+    }
+
+    /// Sends a datagram as if another process sent it; says what the kernel said.
+    pub fn forge(&mut self, pid: u32, datagram: &[u8]) -> String {
+        let answer = self.ask(format_args!("forge {pid} {}", hex(datagram)));
+        answer.strip_prefix("forge ").unwrap_or_else(|| panic!("not an answer: {answer}")).to_owned()
     }
 
     /// Waits until it ended.
     pub fn wait(&mut self) -> ExitStatus {
         wait_for("the end of an agent", || self.child.try_wait().expect("it is our child"))
+    }
+
+    /// Whether it says anything within this time.
+    pub fn answers(&mut self, within: Duration) -> bool {
+        let within = Timespec::try_from(within).expect("a few seconds");
+        poll(&mut [PollFd::new(&self.stdout, PollFlags::IN)], Some(&within)).expect("wait") > 0
     }
 
     fn answer(&mut self) -> String {
@@ -264,6 +300,10 @@ impl Agent {
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -275,7 +315,7 @@ impl Drop for Agent {
 ///
 /// # Panics
 /// If it is not there: a test that cannot be run has not passed.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
     let python = env::var_os("VARTA_TEST_PYTHON").map_or_else(default, PathBuf::from);
     assert!(
@@ -287,7 +327,7 @@ fn python() -> PathBuf {
 }
 
 /// The example `stock-agent`, built now: cargo builds examples only for a `cargo test` that names no target.
-fn rust_program() -> &'static Path {
+pub fn rust_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let me = env::current_exe().expect("a test has a path");

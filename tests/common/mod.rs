@@ -9,6 +9,7 @@
 mod agent;
 mod chance;
 mod event;
+mod namespace;
 mod observer;
 mod table;
 pub mod wire;
@@ -16,10 +17,13 @@ pub mod wire;
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use agent::{Agent, AgentOptions, Client, Report};
+use rustix::process::{Pid, Signal, kill_process};
+
+pub use agent::{Agent, AgentOptions, Client, Report, python, rust_program};
 pub use chance::Chance;
 pub use event::Event;
-pub use observer::{Ended, Observer, Options, Place, needs_root};
+pub use namespace::{PidNamespace, in_pid_namespace};
+pub use observer::{Ended, Observer, Options, Place, needs_root, only_child_of};
 pub use table::Table;
 
 /// The threshold of most tests. Far above what a busy machine of two cores does to a process that beats
@@ -30,6 +34,12 @@ pub const PERIOD: Duration = Duration::from_millis(100);
 /// Slack for everything that is promised within milliseconds, on a machine that does many other things.
 /// A test that waits this long in vain fails.
 pub const SOON: Duration = Duration::from_secs(10);
+
+/// Signals a process.
+pub fn signal(pid: u32, signal: Signal) {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
+    kill_process(raw, signal).unwrap_or_else(|error| panic!("cannot signal {pid}: {error}"));
+}
 
 /// Looks until `found` finds something, at most [`SOON`].
 ///

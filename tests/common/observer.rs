@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use tempfile::TempDir;
 
 use super::{Event, T, Table, wait_for};
@@ -28,8 +28,10 @@ pub struct Options {
     pub events: Option<PathBuf>,
     /// Shell commands before it, in a mount namespace of its own; needs root.
     pub mounts: Option<String>,
-    /// Outside its pid namespace nobody is attested; needs root.
-    pub own_pid_namespace: bool,
+    /// More arguments of the `unshare` that runs it, such as `--pid --fork --kill-child`; needs root.
+    pub unshare: &'static str,
+    /// The user who runs it, with a copy of the program; needs root.
+    pub uid: Option<u32>,
     pub arguments: Vec<String>,
 }
 
@@ -43,7 +45,8 @@ impl Default for Options {
             config: String::new(),
             events: None,
             mounts: None,
-            own_pid_namespace: false,
+            unshare: "",
+            uid: None,
             arguments: Vec::new(),
         }
     }
@@ -140,7 +143,7 @@ impl Observer {
             let printed = fs::read_to_string(&observer.stdout).expect("read its output");
             printed.contains(&expected).then_some(())
         });
-        if options.own_pid_namespace {
+        if options.unshare.contains("--fork") {
             observer.pid = only_child_of(pid);
         }
         observer
@@ -163,8 +166,7 @@ impl Observer {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).expect("a pid");
-        kill_process(pid, signal).expect("signal the observer");
+        super::signal(self.pid, signal);
         if signal == Signal::STOP {
             wait_for("every thread of the observer to stop", || self.is_stopped().then_some(()));
         }
@@ -373,7 +375,6 @@ fn command(place: &Place, options: &Options, events: &Path) -> Command {
     }
     arguments.extend(options.arguments.clone());
 
-    let program = env!("CARGO_BIN_EXE_varta-fleet");
     let mut namespaces = Vec::new();
     let mut before = String::from("set -e\n");
     if let Some(limit) = options.queue_limit {
@@ -387,15 +388,27 @@ fn command(place: &Place, options: &Options, events: &Path) -> Command {
         before += mounts;
         before.push('\n');
     }
-    if options.own_pid_namespace {
-        needs_root("it runs the observer in a pid namespace of its own");
-        namespaces.extend(["--pid", "--fork", "--kill-child"]);
+    if !options.unshare.is_empty() {
+        needs_root("it runs the observer in namespaces of its own");
+        namespaces.extend(options.unshare.split_whitespace());
     }
-    let mut command = if namespaces.is_empty() {
+    let mut become_user = String::new();
+    let mut program = PathBuf::from(env!("CARGO_BIN_EXE_varta-fleet"));
+    if let Some(uid) = options.uid {
+        needs_root("it runs the observer as another user");
+        // Who may not look into the original's directory, or write where events go.
+        let copy = place.base().join("varta-fleet");
+        fs::copy(&program, &copy).expect("copy the observer");
+        std::os::unix::fs::chown(place.base(), Some(uid), Some(uid)).expect("give the directory away");
+        program = copy;
+        become_user = format!("setpriv --reuid {uid} --regid {uid} --clear-groups ");
+    }
+    let mut command = if namespaces.is_empty() && become_user.is_empty() {
         Command::new(program)
     } else {
         let mut command = Command::new("unshare");
-        command.args(namespaces).args(["sh", "-c", &format!("{before}exec \"$0\" \"$@\""), program]);
+        let script = format!("{before}exec {become_user}\"$0\" \"$@\"");
+        command.args(namespaces).args(["sh", "-c", &script]).arg(program);
         command
     };
     command.args(arguments).env_clear();

@@ -8,8 +8,13 @@ use varta_vlp_02::{Frame, Status};
 
 /// A good 0.2 frame of this process.
 pub fn frame(pid: u32, nonce: u64) -> [u8; 32] {
+    frame_at(pid, nonce, 1)
+}
+
+/// The same at this instant of the agent's clock.
+pub fn frame_at(pid: u32, nonce: u64, timestamp: u64) -> [u8; 32] {
     let mut bytes = [0; 32];
-    Frame::new(Status::Ok, pid, 1, nonce, 0).encode(&mut bytes);
+    Frame::new(Status::Ok, pid, timestamp, nonce, 0).encode(&mut bytes);
     bytes
 }
 
