@@ -48,6 +48,13 @@ pub struct Config {
     pub max_delay: Duration,
     /// Most agents tracked at once by the whole fleet; address space for them is reserved at start.
     pub agents_max: u32,
+    /// Most of them of one user. `None`: as many as there is room for.
+    #[serde(deserialize_with = "limit")]
+    pub uid_agents_max: Option<u32>,
+    /// Most datagrams of one user that one shard takes in a second, and at once; crash reports pass. `None`: any
+    /// number.
+    #[serde(deserialize_with = "limit")]
+    pub uid_frames_max: Option<u32>,
     /// Most processes whose exit is told within milliseconds; each takes a descriptor and about 1.4 KiB of
     /// kernel memory. Of others it is noticed at their threshold. The limit on open files bounds it, too.
     pub watched_max: u32,
@@ -74,6 +81,8 @@ impl Default for Config {
             tick: Duration::from_millis(10),
             max_delay: Duration::from_millis(1),
             agents_max: 131_072,
+            uid_agents_max: None,
+            uid_frames_max: None,
             watched_max: 131_072,
             events: None,
             events_format: EventsFormat::default(),
@@ -331,6 +340,22 @@ pub const KEYS: &[Key] = &[
         set: Some(|config, text| parse_number(text).map(|value| config.agents_max = value)),
     },
     Key {
+        name: "uid-agents-max",
+        variable: "VARTA_UID_AGENTS_MAX",
+        takes: LIMIT,
+        value_name: "N",
+        help: "Most agents of one user, of the whole fleet's [default: none]",
+        set: Some(|config, text| parse_limit(text).map(|value| config.uid_agents_max = value)),
+    },
+    Key {
+        name: "uid-frames-max",
+        variable: "VARTA_UID_FRAMES_MAX",
+        takes: LIMIT,
+        value_name: "N",
+        help: "Most datagrams a second of one user on one shard; crash reports pass [default: none]",
+        set: Some(|config, text| parse_limit(text).map(|value| config.uid_frames_max = value)),
+    },
+    Key {
         name: "watched-max",
         variable: "VARTA_WATCHED_MAX",
         takes: "a whole number from 0 to 4194304",
@@ -387,6 +412,8 @@ const MATCH_KEYS: &[Key] = &[
     Key::in_file("exe", "a pattern in quotes, such as \"/opt/batch/*\""),
 ];
 
+const LIMIT: &str = "a whole number from 1, or \"none\"";
+
 const MODE: &str = "an octal number in quotes, such as \"0660\"";
 
 /// Why a value was not understood and what to write instead: the text after `cannot use …:`.
@@ -425,6 +452,10 @@ fn parse_number(text: &str) -> Result<u32, Refused> {
     let is_too_large = !bare.is_empty() && bare.bytes().all(|byte| byte.is_ascii_digit());
     let why = if is_too_large { "it is far too large" } else { "it is not a whole number" };
     bare.parse().map_err(|_| Refused::new(why, "write digits only, such as 4"))
+}
+
+fn parse_limit(text: &str) -> Result<Option<u32>, Refused> {
+    if text.trim() == "none" { Ok(None) } else { parse_number(text).map(Some) }
 }
 
 fn parse_bool(text: &str) -> Result<bool, Refused> {
@@ -481,6 +512,33 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
         }
     }
     deserializer.deserialize_any(DurationVisitor)
+}
+
+fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    struct LimitVisitor;
+    impl Visitor<'_> for LimitVisitor {
+        type Value = Option<u32>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(LIMIT)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<u32>, E> {
+            match text {
+                "none" => Ok(None),
+                _ => Err(E::custom(Refused::new(
+                    "it is neither a number nor \"none\"",
+                    "write digits without quotes, or \"none\"",
+                ))),
+            }
+        }
+        fn visit_i64<E: de::Error>(self, n: i64) -> Result<Option<u32>, E> {
+            let refused = |_| E::custom(Refused::new("it is out of range", format!("write {LIMIT}")));
+            u32::try_from(n).map(Some).map_err(refused)
+        }
+        fn visit_u64<E: de::Error>(self, n: u64) -> Result<Option<u32>, E> {
+            self.visit_i64(i64::try_from(n).unwrap_or(i64::MAX))
+        }
+    }
+    deserializer.deserialize_any(LimitVisitor)
 }
 
 fn octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {

@@ -106,10 +106,26 @@ pub enum EventKind {
         /// What blinded it.
         why: BlindWhy,
     },
-    /// The agent table is full. At most once a second per shard.
+    /// The agent table is full, or a user has its share of it. At most once a second per shard.
     Full {
-        /// Frames refused for it since the last such event.
+        /// Frames refused for either since the last such event.
         refused: u64,
+        /// Those refused because their user has its share, if any were.
+        share: Option<ShareSpent>,
+    },
+    /// The shard's queue was full, or a user overran its budget: who sent most of it. At most once a second per
+    /// shard.
+    Flood {
+        /// What of the two it was.
+        why: FloodWhy,
+        /// The user who sent most; `None`: the many users who have no row of their own in the shard's counts.
+        uid: Option<u32>,
+        /// Its datagrams.
+        frames: u64,
+        /// Those of them that were refused, for any reason.
+        refused: u64,
+        /// The time they came in, ns, up to the event's `mono`: one to two seconds while the observer is busy.
+        for_ns: u64,
     },
     /// The agent beats on this event's shard now.
     Moved {
@@ -139,6 +155,24 @@ pub enum EventKind {
     },
     /// One accepted frame, only for a subscriber that asked for beats. Has no `seq`.
     Beat,
+}
+
+/// Frames refused because their user has its share of the agent table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShareSpent {
+    /// The user of the last of them.
+    pub uid: u32,
+    /// Their number.
+    pub refused: u64,
+}
+
+/// Why somebody is said to flood a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FloodWhy {
+    /// The shard's queue was full.
+    Full,
+    /// A user sent more than its budget.
+    Budget,
 }
 
 /// How a process ended.
@@ -214,6 +248,7 @@ impl EventKind {
             Self::Auth { .. } => "auth",
             Self::Blind { .. } => "blind",
             Self::Full { .. } => "full",
+            Self::Flood { .. } => "flood",
             Self::Moved { .. } => "moved",
             Self::Io { .. } => "io",
             Self::Start { .. } => "start",
@@ -244,6 +279,17 @@ impl BlindWhy {
         match self {
             Self::Paused => "paused",
             Self::Full => "full",
+        }
+    }
+}
+
+impl FloodWhy {
+    /// The word of the event schema.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Budget => "budget",
         }
     }
 }

@@ -156,7 +156,7 @@ impl Fleet {
         let with_beats = plan.events.as_ref().is_some_and(|events| events.beats);
         let mut cores = Vec::new();
         let mut ports = Vec::new();
-        let admission = Admission::new(plan.agents_max);
+        let admission = Admission::with_shares(plan.agents_max, plan.uid_agents_max);
         for (index, (shard, socket)) in plan.shards.iter().zip(&sockets).enumerate() {
             let (core, port) = make_shard(plan, index, shard, socket, &admission, with_beats)
                 .map_err(|source| StartError::Resources { what: "reserve memory for a shard", source })?;
@@ -409,14 +409,16 @@ fn make_shard(
     };
     let (writer, table) = table::create(plan.agents_max, origin)?;
     let kick = Arc::new(Kick::new()?);
-    let port = Arc::new(Port::new(table, Arc::clone(&kick), with_beats)?);
+    let port = Port::new(table, Arc::clone(&kick), with_beats)?.with_turned_away(admission.turned_away());
     let thresholds = thresholds(plan);
     let first_class = u8::try_from(thresholds.len() - 1).unwrap_or(u8::MAX);
     let now = SystemClock.mono();
     let tracker = Tracker::new(writer, &thresholds, first_class, plan.tick_ns, Arc::clone(admission), now);
     let transport = Uds::new(Arc::clone(socket.fd()), socket.queue_limit(), kick);
-    let core = Core::new(transport, SystemClock, tracker, Limits::from(plan), shard.allow_uids.as_deref());
-    Ok((core, port))
+    let mut core =
+        Core::new(transport, SystemClock, tracker, Limits::from(plan), shard.allow_uids.as_deref());
+    core.limit_uids(plan.uid_frames_max);
+    Ok((core, Arc::new(port)))
 }
 
 fn open_writer(plan: &Plan, handle: &Handle) -> Result<Option<EventWriter>, StartError> {

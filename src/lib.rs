@@ -57,6 +57,8 @@ compile_error!("varta-fleet runs on Linux only: it rests on SCM_CREDENTIALS, pid
 // Shared words: plain data, no I/O.
 pub mod event;
 mod counters;
+mod uids;
+mod admission;
 mod refusal;
 mod route;
 pub mod time;
@@ -115,3 +117,4 @@ pub use refusal::Refusal;
 pub use route::{MANIFEST, Manifest, ManifestShard, shard_for, socket_for};
 pub use rundir::{RunDirError, inspect as inspect_dir};
 pub use snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
+pub use uids::UidCounts;

@@ -53,6 +53,10 @@ pub struct Plan {
     pub max_delay_ns: u64,
     /// Most agents tracked by the whole fleet; at least one a shard.
     pub agents_max: u32,
+    /// Most of them of one user, at least one; `None`: no limit.
+    pub uid_agents_max: Option<u32>,
+    /// Most datagrams of one user a second and shard, at least one; `None`: no limit.
+    pub uid_frames_max: Option<u32>,
     /// Most processes whose exit is told within milliseconds, a descriptor each; at most 4 194 304.
     pub watched_max: u32,
     /// Classes of agents; the first match wins. At most 200.
@@ -256,6 +260,13 @@ impl Config {
                 format!("write a whole number from 1 to {AGENTS_MAX}"),
             ));
         }
+        for (key, limit) in [("uid-agents-max", self.uid_agents_max), ("uid-frames-max", self.uid_frames_max)]
+        {
+            if limit == Some(0) {
+                let fix = format!("write a whole number from 1, or {key} = \"none\"");
+                problems.push(ConfigProblem::refused(key, "0", "it lets nobody beat", fix));
+            }
+        }
         if self.watched_max > AGENTS_MAX {
             problems.push(ConfigProblem::refused(
                 "watched-max",
@@ -293,6 +304,8 @@ impl Config {
             tick_ns: duration_ns(self.tick),
             max_delay_ns: duration_ns(self.max_delay),
             agents_max: self.agents_max,
+            uid_agents_max: self.uid_agents_max,
+            uid_frames_max: self.uid_frames_max,
             watched_max: self.watched_max,
             rules: self
                 .rules

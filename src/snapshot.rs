@@ -8,6 +8,10 @@ use hdrhistogram::Histogram;
 use crate::aggregator::tally::{Histograms, Tally};
 use crate::lane::Port;
 use crate::refusal::Refusal;
+use crate::uids::UidCounts;
+
+/// Users of a shard that the table shows.
+const UIDS_SHOWN: usize = 5;
 
 /// The fleet's counts at one moment. Numbers of different shards are not of the same instant.
 #[derive(Clone, Debug)]
@@ -51,6 +55,11 @@ pub struct ShardSnapshot {
     pub beats_lost: u64,
     /// Refused datagrams by reason, every reason once.
     pub refused: Vec<(Refusal, u64)>,
+    /// Frames refused because their user has its share of the fleet's agents; among those refused as
+    /// `table_full`.
+    pub table_refused_uid: u64,
+    /// The same by user: whoever sent most first. Adds up to what the shard counted in all.
+    pub uids: Vec<UidCounts>,
     /// Stalls told for certain.
     pub stalls_certain: u64,
     /// Stalls told without a whole threshold of sight.
@@ -153,6 +162,8 @@ impl Snapshot {
                 beats,
                 beats_lost: counters.beats_lost.get(),
                 refused,
+                table_refused_uid: port.uids.share_refused.get(),
+                uids: uids_of(port),
                 stalls_certain: tally.stalls_certain,
                 stalls_uncertain: tally.stalls_uncertain,
                 stalls_refuted: tally.stalls_refuted,
@@ -193,6 +204,14 @@ impl Snapshot {
     pub fn stalled(&self) -> u64 {
         self.shards.iter().map(|shard| shard.stalled).sum()
     }
+}
+
+/// The users of a shard, the busiest first. Empty only if its thread died while it gave a row to another user.
+fn uids_of(port: &Port) -> Vec<UidCounts> {
+    let mut uids = port.uids.read().unwrap_or_default();
+    uids.retain(|counts| counts.frames > 0);
+    uids.sort_by_key(|counts| std::cmp::Reverse(counts.frames));
+    uids
 }
 
 /// The plain table of SIGUSR1 and of the end of a run.
@@ -289,8 +308,37 @@ impl fmt::Display for Table<'_> {
                 writeln!(f, "shard {index} is DEAD: its agents are not observed")?;
             }
         }
+        writeln!(f)?;
+        uid_rows(f, &snapshot.shards)?;
         writeln!(f, "events {}, dropped {}", snapshot.events, snapshot.events_dropped)
     }
+}
+
+/// The busiest users of each shard.
+fn uid_rows(f: &mut fmt::Formatter<'_>, shards: &[ShardSnapshot]) -> fmt::Result {
+    writeln!(
+        f,
+        "{:<6}{:<12}{:>9}{:>12}{:>12}{:>12}",
+        "shard", "uid", "agents", "frames", "refused", "budget"
+    )?;
+    for (index, shard) in shards.iter().enumerate() {
+        for counts in shard.uids.iter().take(UIDS_SHOWN) {
+            let uid = counts.uid.map_or("other".to_owned(), |uid| uid.to_string());
+            let UidCounts { agents, frames, refused, over_budget, .. } = counts;
+            writeln!(f, "{index:<6}{uid:<12}{agents:>9}{frames:>12}{refused:>12}{over_budget:>12}")?;
+        }
+        if shard.uids.len() > UIDS_SHOWN {
+            writeln!(f, "{index:<6}and {} users more", shard.uids.len() - UIDS_SHOWN)?;
+        }
+        if shard.table_refused_uid > 0 {
+            writeln!(
+                f,
+                "shard {index}: {} refused because their user has its share",
+                shard.table_refused_uid
+            )?;
+        }
+    }
+    Ok(())
 }
 
 fn time_row(f: &mut fmt::Formatter<'_>, name: &str, quantiles: &Quantiles) -> fmt::Result {

@@ -233,6 +233,13 @@ fn decode_v02(bytes: &[u8; FRAME_BYTES], pid: u32) -> Result<Frame, DecodeError>
     })
 }
 
+/// Whether the bytes look like what only a crash hook sends, without decoding them.
+#[inline]
+#[must_use]
+pub fn claims_terminal(bytes: &[u8; FRAME_BYTES]) -> bool {
+    u64_at(bytes, 16) == NONCE_TERMINAL
+}
+
 impl Frame {
     /// The 32 bytes of this frame.
     ///

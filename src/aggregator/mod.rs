@@ -123,6 +123,9 @@ struct ShardView {
     panics_told: u64,
     vigil: Vigil,
     auth: Limit,
+    /// Frames refused for a share that were told.
+    share_told: u64,
+    flood: troubles::FloodWatch,
 }
 
 /// So many a second.
@@ -225,6 +228,8 @@ impl Aggregator {
             panics_told: 0,
             vigil: Vigil::default(),
             auth: Limit::default(),
+            share_told: 0,
+            flood: troubles::FloodWatch::default(),
         });
         Self {
             shards: shards.collect(),
@@ -665,6 +670,10 @@ impl Aggregator {
     }
 
     fn stall(&mut self, place: Place, hot: &Hot, cold: &Cold, is_uncertain: bool, coalesced: u32) {
+        let silent_since = cold.stall_at - cold.stall_silent_ns;
+        // By a shard whose word we had to wait for, perhaps.
+        let turned_away = self.view(place.shard).port.turned_away.last(hot.pid);
+        let is_uncertain = is_uncertain || turned_away > silent_since;
         let kind = EventKind::Stall {
             silent_ns: cold.stall_silent_ns,
             last_nonce: cold.stall_nonce,
@@ -672,7 +681,7 @@ impl Aggregator {
             blind_ns: cold.stall_blind_ns,
             coalesced,
         };
-        let deadline = cold.stall_at - cold.stall_silent_ns + self.threshold_of(hot);
+        let deadline = silent_since + self.threshold_of(hot);
         {
             let mut tally = self.tally.lock();
             let shard = &mut tally.shards[usize::from(place.shard)];

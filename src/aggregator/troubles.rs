@@ -2,6 +2,45 @@
 //! and the reports of its batches.
 
 use super::*;
+use crate::event::{BlindWhy, FloodWhy, ShareSpent};
+use crate::uids::UidCounts;
+
+/// What it takes to name the user that floods a shard: its counts, seen now and then.
+#[derive(Debug, Default)]
+pub(super) struct FloodWatch {
+    /// Counts of the look before the last one, which was at least a second before it.
+    base: Counts,
+    /// Counts of the last look.
+    last: Counts,
+    /// The queue was full since a flood was told last.
+    was_full: bool,
+    /// The queue is full.
+    is_full: bool,
+    over_budget_told: u64,
+    told_at: Option<MonoNs>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// `None`: nobody looked yet.
+    at: Option<MonoNs>,
+    uids: Vec<UidCounts>,
+}
+
+impl Counts {
+    /// What was counted from here to `now`, by user.
+    fn until(&self, now: &[UidCounts]) -> impl Iterator<Item = UidCounts> {
+        now.iter().map(|now| {
+            let then = self.uids.iter().find(|then| then.uid == now.uid).copied().unwrap_or_default();
+            UidCounts {
+                frames: now.frames.saturating_sub(then.frames),
+                refused: now.refused.saturating_sub(then.refused),
+                over_budget: now.over_budget.saturating_sub(then.over_budget),
+                ..*now
+            }
+        })
+    }
+}
 
 impl Aggregator {
     pub(super) fn take_blindness(&mut self, shard: u16) {
@@ -11,6 +50,11 @@ impl Aggregator {
                 BlindNews::Ended(window, why) => (window, why, false, true),
                 BlindNews::Both(window, why) => (window, why, true, true),
             };
+            let flood = &mut self.view(shard).flood;
+            if why == BlindWhy::Full {
+                flood.was_full = true;
+                flood.is_full = !is_end;
+            }
             if is_begin {
                 let kind = EventKind::Blind { phase: BlindPhase::Begin, why };
                 self.tell(Some(shard), None, window.start, kind);
@@ -70,10 +114,15 @@ impl Aggregator {
         let is_io_due =
             io_errors != view.io_errors_told && view.io_told_at.is_none_or(|at| now.since(at) >= SECOND_NS);
         let panics = counters.panics.get();
+        let share_refused = view.port.uids.share_refused.get();
+        let share_uid = u32::try_from(view.port.uids.share_refused_uid.get()).unwrap_or(0);
+        let of_share = share_refused - view.share_told;
         let is_panic_due = panics != view.panics_told;
         if is_full_due {
             view.full_told = (Some(now), refused);
-            self.tell(Some(shard), None, now, EventKind::Full { refused: refused - told });
+            view.share_told = share_refused;
+            let share = (of_share > 0).then_some(ShareSpent { uid: share_uid, refused: of_share });
+            self.tell(Some(shard), None, now, EventKind::Full { refused: refused - told, share });
             self.hurry_polled();
         }
         if is_io_due {
@@ -97,6 +146,42 @@ impl Aggregator {
         let is_stuck = view.vigil.look(MonoNs(counters.turned_at.get()), now) && is_running;
         if view.port.is_stuck.swap(is_stuck, Ordering::Relaxed) != is_stuck && is_stuck {
             self.tell(Some(shard), None, now, EventKind::Io { place: IoPlace::ShardStuck, errno: 0 });
+        }
+        self.take_flood(shard);
+    }
+
+    /// Says who filled the queue or overran the budget, and looks at the counts once a second, so that there is
+    /// something to compare with when it happens.
+    fn take_flood(&mut self, shard: u16) {
+        let now = self.now;
+        let ShardView { flood, port, .. } = &mut self.shards[usize::from(shard)];
+        let FloodWatch { base, last, was_full, is_full, over_budget_told, told_at } = flood;
+        let over_budget = port.counters.refused(Refusal::Budget);
+        let is_flooded = *was_full || *is_full || over_budget > *over_budget_told;
+        let is_due = told_at.is_none_or(|at| now.since(at) >= SECOND_NS);
+        let is_look_due = last.at.is_none_or(|at| now.since(at) >= SECOND_NS);
+        if !is_look_due && !(is_flooded && is_due) {
+            return;
+        }
+        let Ok(uids) = port.uids.read() else { return };
+        let is_over_budget = over_budget > *over_budget_told;
+        let since = *base.at.get_or_insert(now);
+        let measure = |counts: &UidCounts| if is_over_budget { counts.over_budget } else { counts.frames };
+        let most = base.until(&uids).max_by_key(measure).filter(|counts| measure(counts) > 0);
+        let mut told = None;
+        if let Some(most) = most.filter(|_| is_flooded && is_due) {
+            (*was_full, *over_budget_told, *told_at) = (false, over_budget, Some(now));
+            let why = if is_over_budget { FloodWhy::Budget } else { FloodWhy::Full };
+            let UidCounts { uid, frames, refused, .. } = most;
+            told = Some(EventKind::Flood { why, uid, frames, refused, for_ns: now.since(since) });
+        }
+        if is_look_due {
+            let seen = Counts { at: Some(now), uids };
+            *base = mem::replace(last, seen);
+            base.at = base.at.or(Some(now));
+        }
+        if let Some(kind) = told {
+            self.tell(Some(shard), None, now, kind);
         }
     }
 

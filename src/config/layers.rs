@@ -457,7 +457,7 @@ mod tests {
             "cannot use [[rule]] (f.toml line 8): it has no match; add match: what to match, such as { comm = \"batch-*\" }",
             "cannot use com (in [[rule]], f.toml line 11): there is no such key in match of [[rule]]; did you mean comm?",
             "cannot use http (f.toml line 13): there is no such key; the keys here are dir, shards, threshold, tick, \
-             max-delay, agents-max, watched-max, events, events-format, events-beats, shard, rule",
+             max-delay, agents-max, uid-agents-max, uid-frames-max, watched-max, events, events-format, events-beats, shard, rule",
             "cannot use threshold = \"1ms\" (in [[rule]], f.toml line 12): it is shorter than 10ms; write a duration from 10ms to 24h",
         ];
         assert_eq!(told(text), expected);

@@ -5,13 +5,14 @@
 //! never to frames, unless somebody asked for every beat.
 
 use std::io;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
+use crate::admission::TurnedAway;
 use crate::counters::{ShardCounters, ShardHealth};
 use crate::kick::Kick;
 use crate::refusal::Refusal;
@@ -19,6 +20,7 @@ use crate::shard::sight::BlindNews;
 use crate::sys::memory::Words;
 use crate::table::Table;
 use crate::time::MonoNs;
+use crate::uids::UidTable;
 use crate::wire::{DecodeError, Status};
 
 #[cfg(test)]
@@ -223,8 +225,12 @@ pub struct Port {
     pub inbox: Inbox,
     /// What it counted.
     pub counters: ShardCounters,
+    /// The same by user, as far as there is room.
+    pub uids: Arc<UidTable>,
+    /// Whom any shard turned away.
+    pub turned_away: Arc<TurnedAway>,
     /// Ends the shard's wait.
-    pub kick: std::sync::Arc<Kick>,
+    pub kick: Arc<Kick>,
     /// When the shard was kicked; 0 = not since it last looked.
     kicked_at: CachePadded<AtomicU64>,
     /// The aggregator found that the shard's thread turns no more.
@@ -239,7 +245,7 @@ impl Port {
     ///
     /// # Errors
     /// The kernel's, when it grants no address space.
-    pub fn new(table: Table, kick: std::sync::Arc<Kick>, with_beats: bool) -> io::Result<Self> {
+    pub fn new(table: Table, kick: Arc<Kick>, with_beats: bool) -> io::Result<Self> {
         let slots = table.capacity();
         Ok(Self {
             facts: index_lane(slots)?,
@@ -249,6 +255,8 @@ impl Port {
             beats: with_beats.then(|| ArrayQueue::new(BEAT_NOTES)),
             inbox: Inbox::new(slots)?,
             counters: ShardCounters::default(),
+            uids: Arc::default(),
+            turned_away: Arc::default(),
             kick,
             kicked_at: CachePadded::new(AtomicU64::new(0)),
             is_stuck: AtomicBool::new(false),
@@ -256,6 +264,12 @@ impl Port {
             fault: fault::Fault::default(),
             table,
         })
+    }
+
+    /// The port of a shard whose fleet remembers here whom it turned away.
+    #[must_use]
+    pub fn with_turned_away(self, turned_away: &Arc<TurnedAway>) -> Self {
+        Self { turned_away: Arc::clone(turned_away), ..self }
     }
 
     /// Whether the shard observes: its thread runs, and turns.

@@ -102,6 +102,14 @@ impl<T: Transport, C: Clock> Core<T, C> {
         }
     }
 
+    /// Allows each user `frames_max` datagrams a second, and as many at once; `None`: any number. To be called
+    /// before the first datagram.
+    pub fn limit_uids(&mut self, frames_max: Option<u32>) {
+        if let Some(frames_max) = frames_max {
+            self.tracker.uids.limit(frames_max);
+        }
+    }
+
     /// Goes on after a panic: from the table alone, on the same socket, with every agent in grace.
     pub fn recover(&mut self) {
         self.now = self.clock.mono();
@@ -178,6 +186,9 @@ impl<T: Transport, C: Clock> Core<T, C> {
             arrival: arrival.latest,
             paused_before: self.sight.paused_before(arrival.latest),
         };
+        // Before anything of it is looked at.
+        let uid = datagram.credentials.map(|credentials| credentials.uid);
+        let account = self.tracker.uids.on_datagram(uid, arrival.latest);
         let mut heard = Heard {
             outcome: Outcome::Refused(Refusal::Probe),
             arrival: arrival.latest,
@@ -187,22 +198,32 @@ impl<T: Transport, C: Clock> Core<T, C> {
             frame: None,
             error: None,
         };
-        let frame = match admissible(&datagram, self.allow_uids.as_deref()) {
-            Ok(bytes) => wire::decode_attested(bytes, sender.pid)
-                .and_then(|frame| rules::forbid_in_v01(&frame).map(|()| frame)),
-            Err(refusal) => {
-                heard.outcome = Outcome::Refused(refusal);
-                return heard;
+        match admissible(&datagram, self.allow_uids.as_deref()) {
+            // A crash report passes, if it is one.
+            Ok(bytes) if account.is_over_budget && !wire::claims_terminal(bytes) => {
+                heard.outcome = Outcome::Refused(Refusal::Budget);
             }
-        };
-        match frame {
-            Ok(frame) => {
-                heard.outcome = self.tracker.on_frame(&frame, &sender);
-                heard.frame = Some(frame);
+            Ok(bytes) => {
+                let frame = wire::decode_attested(bytes, sender.pid)
+                    .and_then(|frame| rules::forbid_in_v01(&frame).map(|()| frame));
+                match frame {
+                    Ok(frame) => {
+                        heard.outcome = self.tracker.on_frame(&frame, &sender);
+                        heard.frame = Some(frame);
+                    }
+                    Err(_) if account.is_over_budget => heard.outcome = Outcome::Refused(Refusal::Budget),
+                    Err(error) => {
+                        heard.outcome = Outcome::Refused(error.into());
+                        heard.error = Some(error);
+                    }
+                }
             }
-            Err(error) => {
-                heard.outcome = Outcome::Refused(error.into());
-                heard.error = Some(error);
+            Err(refusal) => heard.outcome = Outcome::Refused(refusal),
+        }
+        if let Outcome::Refused(refusal) = heard.outcome {
+            self.tracker.uids.on_refused(account, refusal);
+            if matches!(refusal, Refusal::Budget | Refusal::TableFull) {
+                self.tracker.on_turned_away(sender.pid, sender.arrival);
             }
         }
         heard
@@ -253,3 +274,7 @@ fn admissible<'a>(
         _ => Ok(bytes),
     }
 }
+
+#[cfg(test)]
+#[path = "budget_tests.rs"]
+mod budget_tests;

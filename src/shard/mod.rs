@@ -17,6 +17,7 @@ pub mod pace;
 pub mod sight;
 pub mod tracker;
 pub mod transport;
+pub mod uids;
 pub mod wheel;
 
 use self::core::{Batch, Core, Heard};
@@ -58,8 +59,9 @@ pub struct Shard<T, C> {
 
 impl<T: Transport, C: Clock> Shard<T, C> {
     /// A shard that speaks through `port` and sleeps at most `max_delay_ns` before it drains.
-    pub fn new(core: Core<T, C>, port: Arc<Port>, doorbell: Arc<Doorbell>, max_delay_ns: u64) -> Self {
+    pub fn new(mut core: Core<T, C>, port: Arc<Port>, doorbell: Arc<Doorbell>, max_delay_ns: u64) -> Self {
         let now = core.now();
+        core.tracker.uids.count_in(Arc::clone(&port.uids));
         port.counters.queue_limit.set(u64::from(core.queue_limit()));
         Self {
             pace: Pace::new(max_delay_ns, core.queue_limit(), now),
@@ -195,7 +197,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
     /// Refusals are counted; a few a second are told.
     #[cold]
     fn refused(&mut self, heard: &Heard, refusal: Refusal) {
-        if refusal == Refusal::TableFull {
+        if matches!(refusal, Refusal::TableFull | Refusal::Budget) {
             self.doorbell.ring_if_tickless();
         }
         let claimed = heard.frame.map_or(0, |frame| frame.pid);

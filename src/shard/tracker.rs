@@ -5,11 +5,13 @@
 //! argument; what a beat means is decided in [`rules`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
+pub use crate::admission::Admission;
+use crate::admission::{CountedIn, NoRoom};
 use crate::lane::{Answer, answer};
 use crate::refusal::Refusal;
 use crate::rules::{self, Beat, Judgement, Sender, Sight};
+use crate::shard::uids::UidAccounts;
 use crate::shard::wheel::Wheel;
 use crate::table::TableWriter;
 use crate::table::slot::{Cold, Flags, Hot, State};
@@ -19,42 +21,6 @@ use crate::wire::Frame;
 /// Largest process id Linux gives out (PID_MAX_LIMIT), plus one.
 const PIDS: usize = 4_194_304 + 1;
 const NOBODY: u32 = 0;
-
-/// One count of tracked agents for all shards; touched only when an agent comes or goes.
-#[derive(Debug)]
-pub struct Admission {
-    tracked: AtomicU32,
-    agents_max: u32,
-}
-
-impl Admission {
-    /// Room for `agents_max` agents.
-    #[must_use]
-    pub fn new(agents_max: u32) -> Arc<Self> {
-        Arc::new(Self { tracked: AtomicU32::new(0), agents_max })
-    }
-
-    /// Takes a place, if there is one.
-    fn enter(&self) -> bool {
-        let room = |tracked: u32| (tracked < self.agents_max).then_some(tracked + 1);
-        self.tracked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
-    }
-
-    fn leave(&self) {
-        self.tracked.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Corrects a shard's part of the count. Whoever is in the table stays, so this may exceed the maximum.
-    fn correct(&self, counted: u32, tracked: u32) {
-        self.tracked.fetch_add(tracked.wrapping_sub(counted), Ordering::Relaxed);
-    }
-
-    /// Places taken.
-    #[cfg(test)]
-    pub fn tracked(&self) -> u32 {
-        self.tracked.load(Ordering::Relaxed)
-    }
-}
 
 /// What one frame amounted to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +52,38 @@ pub struct Tracker {
     first_class: u8,
     /// Beats lost before us, by all agents so far.
     beats_lost: u64,
-    /// Places taken of the fleet's admission.
-    tracked: u32,
+    /// Where each slot's agent is counted; 0 = it is not.
+    seats: Vec<u64>,
+    /// What each user costs and may cost.
+    pub uids: UidAccounts,
+}
+
+/// Where the agent of a slot is counted, packed into a word of `seats`: whose it is, in which row of the
+/// shard's users, and how in the fleet's admission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seat {
+    uid: u32,
+    row: u8,
+    counted_in: CountedIn,
+}
+
+impl Seat {
+    const TAKEN: u64 = 1 << 40;
+    const IN_CROWD: u64 = 1 << 41;
+
+    const fn to_word(self) -> u64 {
+        let crowd = match self.counted_in {
+            CountedIn::Own => 0,
+            CountedIn::Crowd => Self::IN_CROWD,
+        };
+        Self::TAKEN | crowd | (self.row as u64) << 32 | self.uid as u64
+    }
+
+    fn from_word(word: u64) -> Option<Self> {
+        let [u0, u1, u2, u3, row, ..] = word.to_le_bytes();
+        let counted_in = if word & Self::IN_CROWD == 0 { CountedIn::Own } else { CountedIn::Crowd };
+        (word != 0).then_some(Self { uid: u32::from_le_bytes([u0, u1, u2, u3]), row, counted_in })
+    }
 }
 
 impl Tracker {
@@ -111,21 +107,22 @@ impl Tracker {
             thresholds_ns: thresholds_ns.into(),
             first_class,
             beats_lost: 0,
-            tracked: 0,
+            seats: vec![0; slots as usize],
+            uids: UidAccounts::new(),
         }
     }
 
     /// Starts over from the table, after a panic left everything else in doubt.
     pub fn recover(&mut self, now: MonoNs) {
         self.wheel.reset(now);
+        self.uids.recover();
         self.rebuild();
     }
 
     /// Finds index, free slots and timers again from the table alone, as after a restart of the thread.
     ///
-    /// Agents that were not counted yet are now; nobody takes the place of one who was. Visits every slot.
+    /// Agents that were not counted yet are now, and whoever is in the table stays. Visits every slot.
     pub fn rebuild(&mut self) {
-        let counted = std::mem::take(&mut self.tracked);
         self.writer.repair();
         let slots = self.writer.table().capacity();
         self.slot_of_pid.fill(NOBODY);
@@ -133,20 +130,32 @@ impl Tracker {
         self.unused_from = slots;
         for slot in (0..slots).rev() {
             let mut hot = self.writer.hot(slot);
+            let seat = Seat::from_word(self.seats[slot as usize]);
             if hot.state == State::Free {
                 self.free.push(slot);
+                if let Some(Seat { uid, counted_in, .. }) = seat {
+                    self.seats[slot as usize] = 0;
+                    self.admission.leave(uid, counted_in);
+                }
                 continue;
             }
+            let (uid, counted_in) = match seat {
+                Some(Seat { uid, counted_in, .. }) => (uid, counted_in),
+                None => {
+                    let uid = self.writer.cold(slot).uid;
+                    (uid, self.admission.count_in(uid))
+                }
+            };
+            let row = self.uids.on_admitted(uid, hot.last_arrival);
+            self.seats[slot as usize] = Seat { uid, row, counted_in }.to_word();
             // The new sight counts all time before it as one pause.
             hot.paused_before = hot.last_arrival.0;
             self.writer.write_hot(slot, &hot);
-            self.tracked += 1;
             self.slot_of_pid[hot.pid as usize] = slot + 1;
             if hot.state == State::Up {
                 self.wheel.set(slot, hot.last_arrival + self.threshold_of(&hot));
             }
         }
-        self.admission.correct(counted, self.tracked);
     }
 
     /// Takes one frame whose sender the kernel attests. The cost of an ordinary beat: one probe, one
@@ -191,9 +200,15 @@ impl Tracker {
 
     #[cold]
     fn admit(&mut self, frame: &Frame, sender: &Sender) -> Outcome {
-        if !self.admission.enter() {
-            return Outcome::Refused(Refusal::TableFull);
-        }
+        let counted_in = match self.admission.enter(sender.uid) {
+            Ok(counted_in) => counted_in,
+            Err(why) => {
+                if why == NoRoom::Share {
+                    self.uids.on_share_refused(sender.uid);
+                }
+                return Outcome::Refused(Refusal::TableFull);
+            }
+        };
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None if self.unused_from < self.writer.table().capacity() => {
@@ -201,11 +216,12 @@ impl Tracker {
                 self.unused_from - 1
             }
             None => {
-                self.admission.leave();
+                self.admission.leave(sender.uid, counted_in);
                 return Outcome::Refused(Refusal::TableFull);
             }
         };
-        self.tracked += 1;
+        let row = self.uids.on_admitted(sender.uid, sender.arrival);
+        self.seats[slot as usize] = Seat { uid: sender.uid, row, counted_in }.to_word();
         self.slot_of_pid[sender.pid as usize] = slot + 1;
         self.settle(slot, frame, sender);
         Outcome::Changed(slot)
@@ -237,8 +253,7 @@ impl Tracker {
             if hot.state != State::Up {
                 continue;
             }
-            let threshold_ns = self.threshold_of(&hot);
-            match rules::judge(hot.last_arrival, hot.paused_before, threshold_ns, sight) {
+            match self.judgement_of(&hot, sight) {
                 Judgement::NotBefore(at) => self.wheel.set(slot, at),
                 Judgement::Stalled { is_certain } => {
                     self.stall(slot, hot, is_certain, sight.watermark, blind_since(hot.last_arrival));
@@ -247,6 +262,17 @@ impl Tracker {
             }
         }
         true
+    }
+
+    fn judgement_of(&self, hot: &Hot, sight: &Sight) -> Judgement {
+        let threshold_ns = self.threshold_of(hot);
+        let judge = |sight: &Sight| rules::judge(hot.last_arrival, hot.paused_before, threshold_ns, sight);
+        match judge(sight) {
+            Judgement::Stalled { .. } => {
+                judge(&sight.but_turned_away(self.admission.turned_away().last(hot.pid)))
+            }
+            not_before => not_before,
+        }
     }
 
     fn stall(&mut self, slot: u32, mut hot: Hot, is_certain: bool, at: MonoNs, blind_ns: u64) {
@@ -326,9 +352,17 @@ impl Tracker {
         let generation = cold.generation.wrapping_add(1);
         self.writer.write(slot, &Hot::default(), &Cold { generation, ..Cold::default() });
         self.free.push(slot);
-        self.tracked -= 1;
-        self.admission.leave();
+        if let Some(Seat { uid, row, counted_in }) = Seat::from_word(self.seats[slot as usize]) {
+            self.seats[slot as usize] = 0;
+            self.uids.on_left(row);
+            self.admission.leave(uid, counted_in);
+        }
         true
+    }
+
+    /// A frame of `pid` that arrived at `arrival` was refused for reasons of ours.
+    pub fn on_turned_away(&self, pid: u32, arrival: MonoNs) {
+        self.admission.turned_away().note(pid, arrival);
     }
 
     /// Beats lost before us, from gaps in the nonces of all agents so far: a lower bound.

@@ -95,15 +95,15 @@ fn nobody_takes_the_places_of_a_shard_that_starts_over() {
     let stolen = std::thread::scope(|scope| {
         let thief = scope.spawn(|| {
             let mut stolen = 0;
-            while !is_over.load(Ordering::Relaxed) {
-                stolen += u32::from(admission.enter());
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                stolen += u32::from(admission.enter(1000).is_ok());
             }
             stolen
         });
         for _ in 0..5 {
             tracker.recover(at(10));
         }
-        is_over.store(true, Ordering::Relaxed);
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
         thief.join().unwrap()
     });
     assert_eq!(stolen, 0);
@@ -298,7 +298,7 @@ fn an_answer_about_the_claimed_pid_settles_it() {
 /// A new tracker on the table of the old one, as after a restart of the thread.
 fn rebuilt(old: Tracker, ms: u64) -> Tracker {
     let Tracker { writer, thresholds_ns, admission, .. } = old;
-    let admission = Admission::new(admission.agents_max);
+    let admission = Admission::new(admission.agents_max());
     let mut tracker = Tracker::new(writer, &thresholds_ns, 0, TICK, admission, at(ms));
     tracker.rebuild();
     tracker

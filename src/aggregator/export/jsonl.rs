@@ -119,6 +119,18 @@ enum Detail {
     },
     Full {
         refused: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        share_refused: Option<u64>,
+    },
+    /// `None` is written as null: many users, none of whom has a row of its own.
+    Flood {
+        why: &'static str,
+        uid: Option<u32>,
+        frames: u64,
+        refused: u64,
+        for_ns: u64,
     },
     Moved {
         from: u16,
@@ -190,7 +202,14 @@ impl Detail {
                 };
                 Self::Blind { phase, why: why.as_str(), for_ns }
             }
-            EventKind::Full { refused } => Self::Full { refused },
+            EventKind::Full { refused, share } => Self::Full {
+                refused,
+                uid: share.map(|share| share.uid),
+                share_refused: share.map(|share| share.refused),
+            },
+            EventKind::Flood { why, uid, frames, refused, for_ns } => {
+                Self::Flood { why: why.as_str(), uid, frames, refused, for_ns }
+            }
             EventKind::Moved { from } => Self::Moved { from },
             EventKind::Io { place, errno } => {
                 Self::Io { place: place.as_str(), errno, error: error_words(place, errno) }
@@ -272,24 +291,33 @@ mod tests {
             format!(r#"{{{}:"blind","shard":1,"phase":"begin","why":"paused"}}"#, common(17)),
             format!(r#"{{{}:"blind","shard":1,"phase":"end","why":"full","for_ns":8}}"#, common(18)),
             format!(r#"{{{}:"full","shard":1,"refused":12}}"#, common(19)),
-            format!(r#"{{{}:"moved",{agent},"from":3}}"#, common(20)),
+            format!(r#"{{{}:"full","shard":1,"refused":12,"uid":1001,"share_refused":7}}"#, common(20)),
             format!(
-                r#"{{{}:"io","place":"events","errno":28,"error":"No space left on device"}}"#,
+                r#"{{{}:"flood","shard":1,"why":"budget","uid":1001,"frames":9000,"refused":8000,"for_ns":1500000000}}"#,
                 common(21)
             ),
             format!(
-                r#"{{{}:"io","shard":1,"place":"shard","errno":0,"error":"the shard's thread panicked"}}"#,
+                r#"{{{}:"flood","shard":1,"why":"full","uid":null,"frames":9000,"refused":0,"for_ns":1500000000}}"#,
                 common(22)
+            ),
+            format!(r#"{{{}:"moved",{agent},"from":3}}"#, common(23)),
+            format!(
+                r#"{{{}:"io","place":"events","errno":28,"error":"No space left on device"}}"#,
+                common(24)
+            ),
+            format!(
+                r#"{{{}:"io","shard":1,"place":"shard","errno":0,"error":"the shard's thread panicked"}}"#,
+                common(25)
             ),
             format!(
                 r#"{{{}:"io","shard":1,"place":"shard-stuck","errno":0,"error":"the shard's thread is stuck"}}"#,
-                common(23)
+                common(26)
             ),
             r#"{"v":1,"kind":"lost","from_seq":5,"to_seq":9}"#.to_owned(),
             format!(
                 r#"{{"v":1,"ts":"2026-03-01T12:00:00.000000007Z","mono_ns":2500000000,"kind":"beat",{agent}}}"#
             ),
-            format!(r#"{{{}:"stop"}}"#, common(24)),
+            format!(r#"{{{}:"stop"}}"#, common(27)),
         ];
         assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
     }

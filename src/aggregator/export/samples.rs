@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 
-use crate::event::{Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, IoPlace, SessionWhy};
+use crate::event::{
+    Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, IoPlace, SessionWhy, ShareSpent,
+};
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
@@ -38,7 +40,24 @@ pub fn one_of_each() -> Vec<Event> {
         (shard, None, Kind::Auth { claimed: 1, attested: 815, uid: 1000 }),
         (shard, None, Kind::Blind { phase: BlindPhase::Begin, why: BlindWhy::Paused }),
         (shard, None, Kind::Blind { phase: BlindPhase::End { for_ns: 8 }, why: BlindWhy::Full }),
-        (shard, None, Kind::Full { refused: 12 }),
+        (shard, None, Kind::Full { refused: 12, share: None }),
+        (shard, None, Kind::Full { refused: 12, share: Some(ShareSpent { uid: 1001, refused: 7 }) }),
+        (
+            shard,
+            None,
+            Kind::Flood {
+                why: FloodWhy::Budget,
+                uid: Some(1001),
+                frames: 9000,
+                refused: 8000,
+                for_ns: 1_500_000_000,
+            },
+        ),
+        (
+            shard,
+            None,
+            Kind::Flood { why: FloodWhy::Full, uid: None, frames: 9000, refused: 0, for_ns: 1_500_000_000 },
+        ),
         (shard, agent, Kind::Moved { from: 3 }),
         (None, None, Kind::Io { place: IoPlace::Events, errno: 28 }),
         (shard, None, Kind::Io { place: IoPlace::Shard, errno: 0 }),
@@ -167,7 +186,24 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
         (any::<u32>(), any_decode_error()).prop_map(|(attested, error)| Kind::Decode { attested, error }),
         any::<(u32, u32, u32)>().prop_map(|(claimed, attested, uid)| Kind::Auth { claimed, attested, uid }),
         (phase, blind_why).prop_map(|(phase, why)| Kind::Blind { phase, why }),
-        extreme().prop_map(|refused| Kind::Full { refused }),
+        (extreme(), any::<Option<(u32, u64)>>()).prop_map(|(refused, share)| Kind::Full {
+            refused,
+            share: share.map(|(uid, refused)| ShareSpent { uid, refused })
+        }),
+        (
+            prop::sample::select(vec![FloodWhy::Full, FloodWhy::Budget]),
+            any::<Option<u32>>(),
+            extreme(),
+            extreme(),
+            extreme()
+        )
+            .prop_map(|(why, uid, frames, refused, for_ns)| Kind::Flood {
+                why,
+                uid,
+                frames,
+                refused,
+                for_ns
+            }),
         any::<u16>().prop_map(|from| Kind::Moved { from }),
         (place, any::<i32>()).prop_map(|(place, errno)| Kind::Io { place, errno }),
         any::<u16>().prop_map(|shards| Kind::Start { shards }),

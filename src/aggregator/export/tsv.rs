@@ -16,8 +16,8 @@
 //! observer. The first five kinds are written as varta-watch 0.2 writes them: a stall has status
 //! `stall` and no payload, `mismatch` (our `auth`) names the pid that was claimed. Every other kind
 //! goes by its name in [`EventKind`] and shows what its agent said last. A line about no agent has
-//! its detail in the last column: `blind` its phase, reason and length, `full` the refused frames,
-//! `start` the shards, `lost` the first and the last `seq` that this output had to drop. There is no
+//! its detail in the last column: `blind` its phase, reason and length, `full` the refused frames (and the
+//! user whose share is spent), `flood` its reason, user (`-`: many), frames and how many were refused, `start` the shards, `lost` the first and the last `seq` that this output had to drop. There is no
 //! room for more; [`jsonl`](super::jsonl) says everything.
 
 use std::fmt;
@@ -69,7 +69,16 @@ impl fmt::Display for Columns<'_> {
             EventKind::Blind { phase: BlindPhase::End { for_ns }, why, .. } => {
                 write!(f, "-\t-\t-\tend {} {for_ns}", why.as_str())
             }
-            EventKind::Full { refused } => write!(f, "-\t-\t-\t{refused}"),
+            EventKind::Full { refused, share: None } => write!(f, "-\t-\t-\t{refused}"),
+            EventKind::Full { refused, share: Some(share) } => {
+                write!(f, "-\t-\t-\t{refused} {} {}", share.uid, share.refused)
+            }
+            EventKind::Flood { why, uid: Some(uid), frames, refused, .. } => {
+                write!(f, "-\t-\t-\t{} {uid} {frames} {refused}", why.as_str())
+            }
+            EventKind::Flood { why, uid: None, frames, refused, .. } => {
+                write!(f, "-\t-\t-\t{} - {frames} {refused}", why.as_str())
+            }
             EventKind::Start { shards } => write!(f, "-\t-\t-\t{shards}"),
             EventKind::Lost { from_seq, to_seq } => write!(f, "-\t-\t-\t{from_seq}-{to_seq}"),
             _ => match agent {
@@ -141,6 +150,9 @@ mod tests {
             "blind\t-\t-\t-\tbegin paused",
             "blind\t-\t-\t-\tend full 8",
             "full\t-\t-\t-\t12",
+            "full\t-\t-\t-\t12 1001 7",
+            "flood\t-\t-\t-\tbudget 1001 9000 8000",
+            "flood\t-\t-\t-\tfull - 9000 0",
             "moved\t4711\t42\tdegraded\t18446744073709551615",
             "io\t-\t-\t-\tNo space left on device (os error 28)",
             "io\t-\t-\t-\tthe shard's thread panicked",
