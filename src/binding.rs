@@ -19,7 +19,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
-use crate::error::Reason;
+use crate::error::{Reason, Shown};
 use crate::sys::unix_socket::{self, PATH_BYTES_MAX};
 
 /// A temporary name ends in this and [`TAG_BYTES`] random characters.
@@ -109,7 +109,7 @@ pub enum BindError {
     /// Agents could not connect to so long a path.
     #[error(
         "cannot bind {}: the path has {} bytes, and {PATH_BYTES_MAX} is the limit for sockets; choose a shorter one",
-        path.display(), path.as_os_str().len()
+        Shown(path.display()), path.as_os_str().len()
     )]
     PathTooLong {
         /// The path.
@@ -122,13 +122,13 @@ pub enum BindError {
         path: PathBuf,
     },
     /// A live socket is there.
-    #[error("another observer is already running at {}; stop it, or choose another path", path.display())]
+    #[error("another observer is already running at {}; stop it, or choose another path", Shown(path.display()))]
     InUse {
         /// The path.
         path: PathBuf,
     },
     /// Something is there that is not a socket of ours to replace.
-    #[error("cannot bind {}: {what} is in the way; remove it, or choose another path", path.display())]
+    #[error("cannot bind {}: {what} is in the way; remove it, or choose another path", Shown(path.display()))]
     InTheWay {
         /// The path.
         path: PathBuf,
@@ -138,7 +138,7 @@ pub enum BindError {
     /// We could not find out whether the socket that is there is live.
     #[error(
         "cannot tell whether an observer is running at {}: {}; nothing was removed; run as its owner, or remove it",
-        path.display(), Reason(source)
+        Shown(path.display()), Reason(source)
     )]
     Probe {
         /// The path.
@@ -147,13 +147,13 @@ pub enum BindError {
         source: io::Error,
     },
     /// Others kept binding and removing the same path, or kept its directory locked.
-    #[error("cannot bind {}: others are binding it at the same time; let one of them finish", path.display())]
+    #[error("cannot bind {}: others are binding it at the same time; let one of them finish", Shown(path.display()))]
     Contended {
         /// The path.
         path: PathBuf,
     },
     /// The kernel refused.
-    #[error("cannot bind {}: {}{}", path.display(), Reason(source), advice(source))]
+    #[error("cannot bind {}: {}{}", Shown(path.display()), Reason(source), advice(source))]
     Refused {
         /// The path.
         path: PathBuf,

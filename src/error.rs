@@ -31,6 +31,46 @@ impl fmt::Display for Reason<'_> {
     }
 }
 
+/// Text that somebody else chose (a path, a pattern, an argument) as our messages show it: what could end the
+/// line, move the cursor or turn the writing direction is escaped. Other text is shown as it is.
+///
+/// ```
+/// let path = std::path::Path::new("/run/a\n\u{1b}[31mb");
+/// assert_eq!(varta_fleet::Shown(path.display()).to_string(), "/run/a\\n\\u{1b}[31mb");
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<T>(pub T);
+
+impl<T: fmt::Display> fmt::Display for Shown<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Write::write_fmt(&mut Escaping(f), format_args!("{}", self.0))
+    }
+}
+
+struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl fmt::Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|c| {
+            if is_deceptive(c) {
+                write!(self.0, "{}", c.escape_debug())
+            } else {
+                fmt::Write::write_char(self.0, c)
+            }
+        })
+    }
+}
+
+/// Control characters, and those without a shape of their own: line and paragraph separators, marks and
+/// overrides of the writing direction.
+pub(crate) fn is_deceptive(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        )
+}
+
 /// Why a fleet did not start. Nothing is left behind.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -133,4 +173,22 @@ pub enum Warning {
          forged pids are not told; mount it without hidepid (ProtectProc=default), or run the observer as root"
     )]
     HiddenProcfs,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_one_harmless_line_and_plain_text_stays(text in any::<String>()) {
+            let shown = Shown(&text).to_string();
+            prop_assert!(!shown.chars().any(is_deceptive), "{shown:?}");
+            if !text.chars().any(is_deceptive) {
+                prop_assert_eq!(shown, text);
+            }
+        }
+    }
 }

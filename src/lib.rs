@@ -110,7 +110,7 @@ mod sys;
 pub mod fuzzing;
 
 pub use binding::{BindError, inspect as inspect_socket};
-pub use error::{Reason, StartError, Warning};
+pub use error::{Reason, Shown, StartError, Warning};
 pub use fleet::{Fleet, Handle, StopReport, Subscription};
 pub use observer::{OBSERVER_AGENTS_MAX, Observer, ObserverEvent, POLL_WAIT};
 pub use refusal::Refusal;

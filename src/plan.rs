@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::config::{Config, ConfigError, ConfigProblem, RuleMatch, ShardConfig, written};
 pub use crate::config::{CoreChoice, EventsFormat, Output};
-use crate::error::Reason;
+use crate::error::{Reason, is_deceptive};
 use crate::route::MANIFEST;
 use crate::rundir::{LOCK, SYMLINK};
 use crate::time::duration_ns;
@@ -283,12 +283,14 @@ impl Config {
                 PathBuf::new()
             }),
         };
+        judge_characters("dir", &dir, &mut problems);
         let shards = self.resolve_shards(&dir, &blocks, &mut problems);
         let events = self.events.as_ref().map(|output| EventsPlan {
             output: match output {
                 Output::Stdout => Output::Stdout,
                 Output::File(path) => {
                     let path = absolute("events", path, &mut problems);
+                    judge_characters("events", &path, &mut problems);
                     judge_events(&path, &dir, &shards, &mut problems);
                     Output::File(path)
                 }
@@ -464,6 +466,9 @@ impl Config {
                 let fix = "write for example socket = \"/run/varta/shard-0.sock\"";
                 problems.push(ConfigProblem::refused(&key("socket"), format!("{path:?}"), why, fix));
             }
+            if block.socket.is_some() && !problems.iter().any(|problem| problem.key == "dir") {
+                judge_characters(&key("socket"), &socket, problems);
+            }
             let bytes = socket.as_os_str().len();
             // An overlong directory is told once, not for every shard in it.
             let by_dir = block.socket.is_none();
@@ -514,6 +519,16 @@ impl Config {
                 "name user ids, or leave it out to accept whoever the mode lets in",
             ));
         }
+    }
+}
+
+/// Paths are printed, one a line, and read by scripts.
+fn judge_characters(key: &str, path: &Path, problems: &mut Vec<ConfigProblem>) {
+    // What no path at all can hold is told already.
+    let is_told = problems.iter().any(|problem| problem.key == key);
+    if !is_told && path.to_string_lossy().contains(is_deceptive) {
+        let why = "it holds characters that control a terminal or cannot be seen";
+        problems.push(ConfigProblem::refused(key, format!("{path:?}"), why, "name another path"));
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Reason;
+use crate::error::{Reason, Shown, is_deceptive};
 
 /// Name of the manifest in the runtime directory.
 pub const MANIFEST: &str = "fleet.json";
@@ -77,13 +77,17 @@ impl Manifest {
         let text = std::fs::read_to_string(&path).map_err(|error| {
             io::Error::new(
                 error.kind(),
-                format!("cannot read {}: {}; is a fleet running there?", path.display(), Reason(&error)),
+                format!(
+                    "cannot read {}: {}; is a fleet running there?",
+                    Shown(path.display()),
+                    Reason(&error)
+                ),
             )
         })?;
         let invalid = |why: String| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("{} is not a fleet manifest: {why}", path.display()),
+                format!("{} is not a fleet manifest: {why}", Shown(path.display())),
             )
         };
         let not_json = |error: serde_json::Error| invalid(error.to_string());
@@ -98,6 +102,10 @@ impl Manifest {
         }
         if manifest.shards.is_empty() {
             return Err(invalid("it names no shard".to_owned()));
+        }
+        let is_harmless = |shard: &ManifestShard| !shard.socket.to_string_lossy().contains(is_deceptive);
+        if !manifest.shards.iter().all(is_harmless) {
+            return Err(invalid("a socket's path holds control characters".to_owned()));
         }
         if !(0..).zip(&manifest.shards).all(|(index, shard)| shard.index == index) {
             return Err(invalid("its shards are not numbered 0, 1, 2…".to_owned()));

@@ -21,7 +21,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat
 use rustix::io::Errno;
 
 use crate::binding::{self, BindError, BoundSocket, Found, Identity, Owner};
-use crate::error::Reason;
+use crate::error::{Reason, Shown};
 use crate::route::{MANIFEST, Manifest};
 
 /// The symlink to the socket of shard 0.
@@ -71,7 +71,7 @@ pub enum RunDirError {
     /// Another observer has it.
     #[error(
         "another observer{} is already running in {}; stop it, or choose another directory",
-        holder.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), dir.display()
+        holder.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), Shown(dir.display())
     )]
     Busy {
         /// The directory.
@@ -80,7 +80,7 @@ pub enum RunDirError {
         holder: Option<u32>,
     },
     /// It does not exist and could not be made.
-    #[error("cannot create directory {}: {}{}", dir.display(), Reason(source), advice(source))]
+    #[error("cannot create directory {}: {}{}", Shown(dir.display()), Reason(source), advice(source))]
     Create {
         /// The directory.
         dir: PathBuf,
@@ -88,7 +88,7 @@ pub enum RunDirError {
         source: io::Error,
     },
     /// It could not be opened, or one of its parents not be looked at.
-    #[error("cannot open directory {}: {}{}", dir.display(), Reason(source), advice_open(source))]
+    #[error("cannot open directory {}: {}{}", Shown(dir.display()), Reason(source), advice_open(source))]
     Open {
         /// The directory.
         dir: PathBuf,
@@ -96,7 +96,7 @@ pub enum RunDirError {
         source: io::Error,
     },
     /// We may not make files in it.
-    #[error("cannot write to directory {}: {}{}", dir.display(), Reason(source), advice(source))]
+    #[error("cannot write to directory {}: {}{}", Shown(dir.display()), Reason(source), advice(source))]
     Write {
         /// The directory.
         dir: PathBuf,
@@ -104,13 +104,13 @@ pub enum RunDirError {
         source: io::Error,
     },
     /// It is something else.
-    #[error("{} is not a directory; remove it, or choose another directory", dir.display())]
+    #[error("{} is not a directory; remove it, or choose another directory", Shown(dir.display()))]
     NotADirectory {
         /// The path.
         dir: PathBuf,
     },
     /// It is a symlink that somebody else than root or we made.
-    #[error("{} is a symlink made by user {uid}, who could point it elsewhere; name the directory itself", dir.display())]
+    #[error("{} is a symlink made by user {uid}, who could point it elsewhere; name the directory itself", Shown(dir.display()))]
     ForeignSymlink {
         /// The path.
         dir: PathBuf,
@@ -118,7 +118,7 @@ pub enum RunDirError {
         uid: u32,
     },
     /// Somebody else than root or we could replace everything in it.
-    #[error("directory {} is owned by user {uid}, neither root nor us; chown it, or choose another", dir.display())]
+    #[error("directory {} is owned by user {uid}, neither root nor us; chown it, or choose another", Shown(dir.display()))]
     ForeignOwner {
         /// The directory.
         dir: PathBuf,
@@ -126,7 +126,7 @@ pub enum RunDirError {
         uid: u32,
     },
     /// Others could replace the sockets in it.
-    #[error("directory {} is writable by its group or others (mode {mode:04o}); chmod go-w it", dir.display())]
+    #[error("directory {} is writable by its group or others (mode {mode:04o}); chmod go-w it", Shown(dir.display()))]
     Writable {
         /// The directory.
         dir: PathBuf,
@@ -136,7 +136,7 @@ pub enum RunDirError {
     /// Others could replace a directory above it.
     #[error(
         "directory {} is below {}, which everybody may write to without the sticky bit (mode {mode:04o}); chmod +t or o-w it",
-        dir.display(), parent.display()
+        Shown(dir.display()), Shown(parent.display())
     )]
     ExposedParent {
         /// The directory.
@@ -147,7 +147,7 @@ pub enum RunDirError {
         mode: u32,
     },
     /// The lock could not be taken for another reason than that somebody has it.
-    #[error("cannot lock {}: {}{}", path.display(), Reason(source), advice(source))]
+    #[error("cannot lock {}: {}{}", Shown(path.display()), Reason(source), advice(source))]
     Lock {
         /// The lock file.
         path: PathBuf,
@@ -155,7 +155,7 @@ pub enum RunDirError {
         source: io::Error,
     },
     /// There is something else where one of our files belongs.
-    #[error("{} is in the way: it is not {expected}; remove it, or choose another directory", path.display())]
+    #[error("{} is in the way: it is not {expected}; remove it, or choose another directory", Shown(path.display()))]
     InTheWay {
         /// The path.
         path: PathBuf,
@@ -163,7 +163,7 @@ pub enum RunDirError {
         expected: &'static str,
     },
     /// The manifest or the symlink could not be written.
-    #[error("cannot write {}: {}{}", path.display(), Reason(source), advice(source))]
+    #[error("cannot write {}: {}{}", Shown(path.display()), Reason(source), advice(source))]
     Publish {
         /// The file.
         path: PathBuf,

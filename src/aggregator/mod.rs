@@ -45,6 +45,8 @@ pub mod told;
 mod troubles;
 
 #[cfg(test)]
+mod neighbours;
+#[cfg(test)]
 mod random;
 #[cfg(test)]
 mod tests;

@@ -69,6 +69,16 @@ impl World {
     }
 
     pub(super) fn with(shards: usize, agents_max: u32, rules: Vec<Rule>) -> Self {
+        Self::with_limits(shards, agents_max, rules, None, None)
+    }
+
+    pub(super) fn with_limits(
+        shards: usize,
+        agents_max: u32,
+        rules: Vec<Rule>,
+        uid_agents_max: Option<u32>,
+        uid_frames_max: Option<u32>,
+    ) -> Self {
         let clock = ManualClock::new(START, 1_700_000_000_000_000_000);
         let mut thresholds_ns = vec![THRESHOLD];
         if !rules.is_empty() {
@@ -78,19 +88,21 @@ impl World {
         let threshold_min_ns = thresholds_ns.iter().copied().min().unwrap();
         let first_class = u8::try_from(thresholds_ns.len() - 1).unwrap();
         let doorbell = Arc::new(Doorbell::default());
-        let admission = Admission::new(agents_max);
+        let admission = Admission::with_shares(agents_max, uid_agents_max);
         let (mut scripts, mut made, mut ports) = (Vec::new(), Vec::new(), Vec::new());
         for shard in 0..shards {
             let number = |n: usize| u16::try_from(n).unwrap();
             let origin =
                 Origin { boot_id: 0, pid_namespace: 0, shard: number(shard), shards: number(shards) };
             let (writer, table) = table::create(agents_max, origin).unwrap();
-            let port = Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap());
+            let port = Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap();
+            let port = Arc::new(port.with_turned_away(admission.turned_away()));
             let admission = Arc::clone(&admission);
             let tracker = Tracker::new(writer, &thresholds_ns, first_class, TICK, admission, clock.mono());
             let script = Script::new(&clock, QUEUE);
             let limits = Limits { threshold_min_ns, tick_ns: TICK };
-            let core = Core::new(script.transport(), clock.clone(), tracker, limits, None);
+            let mut core = Core::new(script.transport(), clock.clone(), tracker, limits, None);
+            core.limit_uids(uid_frames_max);
             made.push(Shard::new(core, Arc::clone(&port), Arc::clone(&doorbell), 0));
             scripts.push(script);
             ports.push(port);

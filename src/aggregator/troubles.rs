@@ -52,7 +52,7 @@ impl Aggregator {
             };
             let flood = &mut self.view(shard).flood;
             if why == BlindWhy::Full {
-                flood.was_full = true;
+                flood.was_full |= is_begin;
                 flood.is_full = !is_end;
             }
             if is_begin {

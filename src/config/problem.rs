@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::KEYS;
+use crate::error::Shown;
 
 /// Everything that is wrong with a configuration, never only the first of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,9 +157,11 @@ impl ConfigProblem {
 
 impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Keys and values are whatever stands in the file.
+        let (why, fix) = (Shown(&self.why), Shown(&self.fix));
         match (&self.origin, self.key.is_empty()) {
-            (Some(origin), true) => write!(f, "cannot read {origin}: {}; {}", self.why, self.fix),
-            _ => write!(f, "cannot use {}: {}; {}", self.subject(), self.why, self.fix),
+            (Some(origin), true) => write!(f, "cannot read {origin}: {why}; {fix}"),
+            _ => write!(f, "cannot use {}: {why}; {fix}", Shown(self.subject())),
         }
     }
 }
@@ -167,8 +170,8 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::File { path, line: 0 } => write!(f, "{}", path.display()),
-            Self::File { path, line } => write!(f, "{} line {line}", path.display()),
+            Self::File { path, line: 0 } => write!(f, "{}", Shown(path.display())),
+            Self::File { path, line } => write!(f, "{} line {line}", Shown(path.display())),
             Self::Environment => f.write_str("environment"),
             Self::Flag => f.write_str("flag"),
         }

@@ -34,7 +34,7 @@ use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TryRecvError}
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Format;
-use crate::error::Reason;
+use crate::error::{Reason, Shown};
 use crate::event::Event;
 
 /// Lines gather up to here before they are written although more events are queued.
@@ -133,7 +133,7 @@ impl WriterCounters {
 
 /// Why there is no writer: what, where, why, and what to do.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open event output {}: {}; {remedy}", .path.display(), Reason(.why))]
+#[error("cannot open event output {}: {}; {remedy}", Shown(.path.display()), Reason(.why))]
 struct OpenError {
     path: PathBuf,
     why: io::Error,
@@ -567,7 +567,7 @@ fn has_no_reader(path: &Path, error: &io::Error) -> bool {
 
 fn refusal(path: &Path, why: io::Error) -> io::Error {
     let remedy = match why.kind() {
-        io::ErrorKind::NotFound => format!("create {}", path.parent().unwrap_or(path).display()),
+        io::ErrorKind::NotFound => format!("create {}", Shown(path.parent().unwrap_or(path).display())),
         io::ErrorKind::PermissionDenied => {
             "let the observer's user write there, or name another file".to_owned()
         }

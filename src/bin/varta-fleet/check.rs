@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use rustix::fs::Access;
 use rustix::process::{Resource, getrlimit};
 use varta_fleet::config::{KEYS, Layers, Origin, written};
 use varta_fleet::plan::{CoreChoice, Output, Plan, ShardPlan};
-use varta_fleet::{BindError, Reason, RunDirError};
+use varta_fleet::{BindError, Reason, RunDirError, Shown};
 
 use crate::args::ConfigArgs;
 use crate::exit::{CliError, Exit, counted};
@@ -117,15 +118,18 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
     let ns = |ns| written(Duration::from_nanos(ns));
     let blocks = if layers.config().shard_blocks.is_empty() { "shards" } else { "shard" };
     let events = plan.events.as_ref();
+    let limit = |most: Option<u32>| most.map_or("none".to_owned(), |most| most.to_string());
     let rows = [
-        ("dir", "dir", plan.dir.display().to_string()),
+        ("dir", "dir", Shown(plan.dir.display()).to_string()),
         ("shards", blocks, plan.shards.len().to_string()),
         ("threshold", "threshold", ns(plan.threshold_ns)),
         ("tick", "tick", ns(plan.tick_ns)),
         ("max-delay", "max-delay", ns(plan.max_delay_ns)),
         ("agents-max", "agents-max", plan.agents_max.to_string()),
+        ("uid-agents-max", "uid-agents-max", limit(plan.uid_agents_max)),
+        ("uid-frames-max", "uid-frames-max", limit(plan.uid_frames_max)),
         ("watched-max", "watched-max", plan.watched_max.to_string()),
-        ("events", "events", events.map_or("nowhere".to_owned(), |events| events.output.to_string())),
+        ("events", "events", events.map_or("nowhere".to_owned(), |events| Shown(&events.output).to_string())),
         ("events-format", "events-format", layers.config().events_format.as_str().to_owned()),
         ("events-beats", "events-beats", layers.config().events_beats.to_string()),
     ];
@@ -138,21 +142,21 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
             }
             origin => origin.to_string(),
         };
-        writeln!(out, "    {name:<13} {value:<24} ({origin})")?;
+        writeln!(out, "    {name:<15} {value:<24} ({origin})")?;
     }
     for (i, ShardPlan { socket, mode, core, allow_uids, .. }) in plan.shards.iter().enumerate() {
         let uids = allow_uids.as_ref().map(|uids| format!(", uids {}", listed(uids))).unwrap_or_default();
-        writeln!(out, "    shard {i:<7} {} (mode {mode:04o}, core {core}{uids})", socket.display())?;
+        writeln!(out, "    shard {i:<9} {} (mode {mode:04o}, core {core}{uids})", Shown(socket.display()))?;
     }
     for (i, rule) in plan.rules.iter().enumerate() {
         let matcher = &rule.matcher;
         let asked = [
-            matcher.comm.as_ref().map(|comm| format!("comm {comm}")),
+            matcher.comm.as_ref().map(|comm| format!("comm {}", Shown(comm))),
             matcher.uid.map(|uid| format!("uid {uid}")),
-            matcher.exe.as_ref().map(|exe| format!("exe {exe}")),
+            matcher.exe.as_ref().map(|exe| format!("exe {}", Shown(exe))),
         ];
         let asked: Vec<_> = asked.into_iter().flatten().collect();
-        writeln!(out, "    rule {i:<8} {}: {}", asked.join(" and "), ns(rule.threshold_ns))?;
+        writeln!(out, "    rule {i:<10} {}: {}", asked.join(" and "), ns(rule.threshold_ns))?;
     }
     Ok(())
 }
@@ -167,6 +171,7 @@ fn host_findings(plan: &Plan) -> Vec<Finding> {
             format!("where it can be read, set it to {} or more", plan.queue_limit_needed()),
         )),
     }
+    findings.extend(limit_findings(plan));
     findings.extend(watch_finding(plan, getrlimit(Resource::Nofile).maximum));
     findings.extend(directory_findings(&plan.dir));
     findings.extend(other_directory_findings(plan));
@@ -227,6 +232,36 @@ fn queue_finding(plan: &Plan, limit: u64) -> Option<Finding> {
     Some(Finding::problem(text, fix))
 }
 
+/// Whether a user may have what its agents need, and whether a limit can ever be reached.
+fn limit_findings(plan: &Plan) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(share) = plan.uid_agents_max.filter(|share| *share >= plan.agents_max) {
+        findings.push(Finding::note(
+            format!(
+                "uid-agents-max is {share} and agents-max {}: one user can fill the table, the limit does nothing",
+                plan.agents_max
+            ),
+            "write a smaller uid-agents-max, or leave it out",
+        ));
+    }
+    if let Some(budget) = plan.uid_frames_max {
+        let agents = plan.uid_agents_max.unwrap_or(u32::MAX).min(plan.agents_max);
+        let on_a_shard = u64::from(agents).div_ceil(plan.shards.len().max(1) as u64);
+        // An agent that beats only once a threshold is one lost beat away from a stall.
+        let needed = (2 * on_a_shard * 1_000_000_000).div_ceil(plan.threshold_min_ns().max(1));
+        if u64::from(budget) < needed {
+            findings.push(Finding::note(
+                format!(
+                    "uid-frames-max is {budget}: {on_a_shard} agents of one user on a shard that beat twice a threshold \
+                     send {needed} frames a second, and what is over the budget is refused, so living agents may look stalled"
+                ),
+                format!("write uid-frames-max = {needed} or more, or a smaller uid-agents-max"),
+            ));
+        }
+    }
+    findings
+}
+
 fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
@@ -253,7 +288,7 @@ fn socket_findings(plan: &Plan) -> Vec<Finding> {
     let judge = |shard: &ShardPlan| match varta_fleet::inspect_socket(&shard.socket) {
         Ok(()) => None,
         Err(BindError::InUse { path }) => Some(Finding::note(
-            format!("an observer is running at {}: another cannot be started there", path.display()),
+            format!("an observer is running at {}: another cannot be started there", Shown(path.display())),
             "stop it first, or name another directory with dir",
         )),
         Err(error) => Some(Finding::problem(error.to_string(), "")),
@@ -264,7 +299,7 @@ fn socket_findings(plan: &Plan) -> Vec<Finding> {
 fn access_finding(dir: &Path, what: &str) -> Option<Finding> {
     let error = rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK).err()?;
     let us = rustix::process::geteuid().as_raw();
-    let text = format!("user {us} cannot {what} {}: {}", dir.display(), Reason(&error.into()));
+    let text = format!("user {us} cannot {what} {}: {}", Shown(dir.display()), Reason(&error.into()));
     Some(Finding::problem(text, "run as its owner, or name a directory of this user with dir"))
 }
 
@@ -283,7 +318,7 @@ fn other_directory_findings(plan: &Plan) -> Vec<Finding> {
         if dir.is_dir() {
             return access_finding(dir, "write in");
         }
-        let text = format!("{} is to hold a socket or the events, and is no directory", dir.display());
+        let text = format!("{} is to hold a socket or the events, and is no directory", Shown(dir.display()));
         Some(Finding::problem(text, format!("mkdir -p {}", quoted(dir))))
     };
     dirs.into_iter().filter_map(judge).collect()
@@ -351,7 +386,12 @@ fn ranges(numbers: &[u32]) -> String {
 /// The path as a shell takes it.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
-    if text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c)) {
+    let shown = Shown(&text).to_string();
+    if shown != text {
+        // What the shell has for such names; the escapes are its own.
+        let bytes = path.as_os_str().as_bytes().iter().map(|byte| format!("\\x{byte:02x}"));
+        format!("$'{}'", bytes.collect::<String>())
+    } else if text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c)) {
         text
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))

@@ -20,7 +20,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use varta_fleet::config::Config;
 use varta_fleet::event::{Agent, BlindPhase, Event, EventKind};
 use varta_fleet::wire::{Frame, NONCE_TERMINAL, Status, Version};
-use varta_fleet::{Fleet, Manifest, Reason, Subscription};
+use varta_fleet::{Fleet, Manifest, Reason, Shown, Subscription};
 
 use crate::exit::{CliError, Exit};
 
@@ -56,7 +56,7 @@ pub fn demo() -> Result<Exit, CliError> {
     };
     stage.say(format_args!(
         "observing {} with {SHARDS} shards; a silence of {THRESHOLD:?} is a stall",
-        directory.0.display()
+        Shown(directory.0.display())
     ))?;
     let played = play(&mut stage, &directory.0);
     let summary = fleet.handle().snapshot();
@@ -264,7 +264,7 @@ impl PrivateDirectory {
         DirBuilder::new().mode(0o700).create(&path).map_err(|error| {
             let message = format!(
                 "cannot create {}: {}; point TMPDIR to a directory of yours",
-                path.display(),
+                Shown(path.display()),
                 Reason(&error)
             );
             CliError::new(Exit::Runtime, message)

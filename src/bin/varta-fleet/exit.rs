@@ -5,7 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use varta_fleet::config::{ConfigError, Origin, ProblemKind};
-use varta_fleet::{Reason, StartError};
+use varta_fleet::{Reason, Shown, StartError};
 
 /// The exit codes, as `--help` lists them.
 pub const EXIT_CODES: &str = "\
@@ -127,7 +127,8 @@ pub fn usage(error: &clap::Error) -> CliError {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let what =
         lines.next().unwrap_or_default().trim_start_matches("error: ").trim_end_matches('.').to_owned();
-    let tips = lines.filter_map(|line| line.strip_prefix("tip: ")).map(|tip| format!("; {tip}"));
+    let tips = lines.filter_map(|line| line.strip_prefix("tip: ")).map(|tip| format!("; {}", Shown(tip)));
     let tips: String = tips.collect();
+    let what = Shown(what);
     CliError::new(Exit::Usage, format!("cannot read the command line: {what}{tips}; try it with --help"))
 }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 
 use varta_fleet::plan::default_dir;
-use varta_fleet::{MANIFEST, socket_for};
+use varta_fleet::{MANIFEST, Shown, socket_for};
 
 use crate::args::RouteArgs;
 use crate::exit::{CliError, Exit};
@@ -17,7 +17,7 @@ pub fn route(args: &RouteArgs) -> Result<Exit, CliError> {
     };
     let pid = args.pid.unwrap_or_else(std::os::unix::process::parent_id);
     let socket = socket_for(&dir, pid).map_err(|error| {
-        let shown = dir.display();
+        let shown = Shown(dir.display());
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => CliError::new(
                 Exit::Unavailable,
@@ -30,7 +30,7 @@ pub fn route(args: &RouteArgs) -> Result<Exit, CliError> {
                 Exit::Permission,
                 format!(
                     "cannot route pid {pid}: permission denied on {}; let this user read it, or run as one who may",
-                    dir.join(MANIFEST).display()
+                    Shown(dir.join(MANIFEST).display())
                 ),
             ),
             _ => CliError::new(

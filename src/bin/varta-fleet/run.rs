@@ -14,7 +14,7 @@ use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use varta_fleet::config::written;
 use varta_fleet::plan::Plan;
-use varta_fleet::{Fleet, Reason, StopReport};
+use varta_fleet::{Fleet, Reason, Shown, StopReport};
 
 use crate::exit::{CliError, Exit, counted};
 
@@ -45,7 +45,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     }
     note(&format!(
         "observing {} with {}, a silence of {threshold} is a stall; stop with Ctrl-C or SIGTERM{}",
-        fleet.dir().display(),
+        Shown(fleet.dir().display()),
         counted(shards as u64, "shard"),
         if is_told { "" } else { "; events go nowhere, name a file or - with --events" }
     ));
@@ -84,7 +84,7 @@ fn raise_open_files() {
 fn print_ready(shards: usize, dir: &Path) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
     let written =
-        writeln!(stdout, "ready shards={shards} dir={}", dir.display()).and_then(|()| stdout.flush());
+        writeln!(stdout, "ready shards={shards} dir={}", Shown(dir.display())).and_then(|()| stdout.flush());
     written.map_err(|error| {
         CliError::new(
             Exit::Runtime,

@@ -1,0 +1,143 @@
+//! What is told of users that take more than is theirs.
+
+use super::tests::{World, beat};
+use super::*;
+use crate::event::{FloodWhy, ShareSpent};
+use crate::shard::transport::Credentials;
+use crate::shard::transport::replay::{Act, Recorded};
+
+const MS: u64 = 1_000_000;
+const FLOODER: u32 = 666;
+const FLOODERS_UID: u32 = 1001;
+
+impl World {
+    /// `count` datagrams of another user at once.
+    fn flood(&mut self, shard: usize, count: usize) {
+        for nonce in 0..count {
+            let mut datagram = Recorded::frame(&beat(FLOODER, nonce as u64), FLOODER);
+            datagram.credentials = Some(Credentials { pid: FLOODER, uid: FLOODERS_UID });
+            self.scripts[shard].at(self.now(), Act::Send(datagram));
+        }
+    }
+
+    fn floods(&self) -> Vec<(Option<u16>, FloodWhy, Option<u32>, u64, u64)> {
+        let told = self.told.iter().filter_map(|event| match event.kind {
+            EventKind::Flood { why, uid, frames, refused, for_ns } => {
+                assert!(for_ns <= 2_100 * MS, "{event:?}");
+                Some((event.shard, why, uid, frames, refused))
+            }
+            _ => None,
+        });
+        told.collect()
+    }
+}
+
+#[test]
+fn who_filled_the_queue_is_named_however_much_others_sent_before() {
+    let mut world = World::new(2);
+    for pid in [7, FLOODER] {
+        world.born(pid);
+    }
+    // An honest user has sent more in its life.
+    for round in 0..60 {
+        (1..100).for_each(|nonce| world.send(1, 7, &beat(7, round * 100 + nonce)));
+        world.run(100 * MS);
+    }
+    assert_eq!(world.floods(), []);
+    world.flood(1, 5_000);
+    world.run(100 * MS);
+    let floods = world.floods();
+    let [(Some(1), FloodWhy::Full, Some(FLOODERS_UID), frames, 0)] = floods[..] else { panic!("{floods:?}") };
+    assert!((4_000..=5_000).contains(&frames), "{frames}");
+    world.run(5_000 * MS);
+    assert_eq!(world.floods().len(), 1, "it is over");
+    assert_eq!(world.count("stall"), 2, "both stopped; that is all there is to say");
+}
+
+#[test]
+fn a_flood_is_told_once_a_second_while_it_lasts_and_on_its_shard_only() {
+    let mut world = World::with_limits(2, 64, Vec::new(), None, Some(100));
+    for pid in [7, FLOODER] {
+        world.born(pid);
+    }
+    let mut nonce = 0;
+    for _ in 0..50 {
+        nonce += 1;
+        world.send(0, 7, &beat(7, nonce));
+        world.flood(1, 30);
+        world.run(100 * MS);
+    }
+    let floods = world.floods();
+    assert!((4..=6).contains(&floods.len()), "{floods:?}");
+    for (shard, why, uid, frames, refused) in &floods {
+        assert_eq!((*shard, *why, *uid), (Some(1), FloodWhy::Budget, Some(FLOODERS_UID)), "{floods:?}");
+        assert!(*refused > 0 && refused <= frames && *frames <= 700, "{floods:?}");
+    }
+    assert_eq!(world.kinds(7), ["up"], "the other shard's agents notice nothing");
+    let counters = &world.ports[1].counters;
+    let refused = counters.refused(Refusal::Budget);
+    let counts = world.ports[1].uids.read().unwrap();
+    let of_flooder = counts.iter().find(|counts| counts.uid == Some(FLOODERS_UID)).unwrap();
+    assert_eq!((of_flooder.frames, of_flooder.refused, of_flooder.over_budget), (1_500, refused, refused));
+}
+
+#[test]
+fn a_user_that_has_its_share_is_named_at_most_once_a_second() {
+    let mut world = World::with_limits(2, 64, Vec::new(), Some(2), None);
+    for pid in 100..110 {
+        world.born(pid);
+    }
+    for nonce in 1..30 {
+        for pid in 100..110 {
+            world.send(0, pid, &beat(pid, nonce));
+        }
+        world.run(100 * MS);
+    }
+    let full: Vec<_> = world.told.iter().filter(|event| event.kind.name() == "full").collect();
+    assert!((2..=4).contains(&full.len()), "{full:?}");
+    for event in &full {
+        let EventKind::Full { refused, share: Some(ShareSpent { uid: 1000, refused: of_share }) } =
+            event.kind
+        else {
+            panic!("{event:?}")
+        };
+        assert_eq!(refused, of_share);
+    }
+    assert_eq!(world.count("up"), 2);
+    assert_eq!(world.agents(), (2, 0));
+}
+
+#[test]
+fn a_full_table_names_nobody() {
+    let mut world = World::with_limits(1, 2, Vec::new(), Some(2), None);
+    for pid in 100..104 {
+        world.born(pid);
+        world.send(0, pid, &beat(pid, 1));
+    }
+    world.run(100 * MS);
+    assert_eq!(world.last("full").kind, EventKind::Full { refused: 2, share: None });
+}
+
+/// The shard it left judged before the other one had read what it refused.
+#[test]
+fn who_was_turned_away_by_another_shard_is_not_condemned_for_certain() {
+    let mut world = World::with_limits(2, 1, Vec::new(), None, None);
+    world.born(7);
+    world.beats(0, 7, 1..5);
+    world.asleep = vec![1];
+    let is_stalled = |world: &World| world.ports[0].table.read(0).unwrap().0.state == State::Stalled;
+    for nonce in 5.. {
+        if nonce % 10 == 0 {
+            world.send(1, 7, &beat(7, nonce));
+        }
+        world.run(5 * MS);
+        if is_stalled(&world) {
+            break;
+        }
+    }
+    assert_eq!(world.count("stall"), 0, "it waits for the other shard's word");
+    world.asleep.clear();
+    world.run(5_000 * MS);
+    let EventKind::Stall { certain, .. } = world.last("stall").kind else { unreachable!() };
+    assert!(!certain, "{:?}", world.told);
+}
