@@ -447,6 +447,9 @@ fn every_key_can_be_set_in_every_way() {
         ("tick", "7ms", "\"7ms\""),
         ("max-delay", "3ms", "\"3ms\""),
         ("agents-max", "77", "77"),
+        ("uid-agents-max", "70", "70"),
+        ("uid-agents-max", "none", "\"none\""),
+        ("uid-frames-max", "5000", "5000"),
         ("events", "-", "\"-\""),
         ("events-format", "tsv", "\"tsv\""),
         ("events-beats", "true", "true"),
@@ -676,4 +679,116 @@ fn route_with_a_manifest_it_cannot_use() {
     scene
         .run_unprivileged(&args)
         .says(PERMISSION, &["cannot route pid 7: permission denied on ", "fleet.json"]);
+}
+
+// Text of others.
+
+/// Ends a line, pretends to be us, colours, retitles and clears the terminal, and hides what follows.
+const HOSTILE: &str = "a\nerror: all is well\r\u{1b}[31m\u{1b}]0;x\u{7}\u{9b}2J\u{202e}\u{7f}b";
+
+impl Outcome {
+    /// Asserts that no text of others reached a terminal as more than text.
+    fn is_harmless(&self, what: &str) {
+        for said in [&self.stdout, &self.stderr] {
+            let is_harmful = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+            assert!(!said.contains(is_harmful), "{what}: {said:?}");
+            let is_forged = |line: &str| line.starts_with("error: all is well");
+            assert!(!said.lines().any(is_forged), "{what}: {said}");
+        }
+    }
+}
+
+#[test]
+fn no_character_of_others_steers_a_terminal() {
+    let in_toml = serde_json::to_string(HOSTILE).expect("TOML and JSON write it alike");
+    let commands: [&[&str]; 2] = [&["check"], &["run"]];
+    for command in commands {
+        for key in varta_fleet::config::KEYS.iter().filter(|key| key.is_settable()) {
+            let name = key.name;
+            // A plan that fails for another reason would hide what the value does.
+            let dir: &[&str] = if name == "dir" { &[] } else { &["--dir", "/dev/null/varta"] };
+            let base = [command, dir].concat();
+            let flag = format!("--{name}={HOSTILE}");
+            Scene::new().run(&[&base[..], &[&flag]].concat()).is_harmless(&format!("{command:?} --{name}"));
+            Scene::new().env(key.variable, HOSTILE).run(&base).is_harmless(key.variable);
+            let scene = Scene::new();
+            scene.file("varta.toml", format!("{name} = {in_toml}"));
+            scene.run(&[&base[..], &["--config", "varta.toml"]].concat()).is_harmless(name);
+        }
+        let base = [command, &["--dir", "/dev/null/varta", "--config"]].concat();
+        for text in [
+            format!("{in_toml} = 1"),
+            format!("[[shard]]\nsocket = {in_toml}"),
+            format!("[[shard]]\n{in_toml} = 1"),
+            format!("[[shard]]\nmode = {in_toml}\ncore = {in_toml}\nallow-uids = {in_toml}"),
+            format!(
+                "[[rule]]\nmatch = {{ comm = {in_toml}, exe = {in_toml}, {in_toml} = 1 }}\nthreshold = {in_toml}"
+            ),
+            format!("[[rule]]\nmatch = {{ exe = \"/\\u001b[2J\\n*\" }}\nthreshold = \"5s\""),
+            format!("threshold = {HOSTILE}"),
+            format!("# {HOSTILE}"),
+        ] {
+            let scene = Scene::new();
+            scene.file("varta.toml", &text);
+            scene.run(&[&base[..], &["varta.toml"]].concat()).is_harmless(&text);
+        }
+        Scene::new().run(&[&base[..], &[HOSTILE]].concat()).is_harmless("--config");
+    }
+    for args in [
+        &["route", "--dir", HOSTILE][..],
+        &["route", "--pid", HOSTILE],
+        &[HOSTILE],
+        &["run", HOSTILE],
+        &["run", &format!("--{HOSTILE}")],
+        &["check", &format!("--thresold{HOSTILE}=3")],
+    ] {
+        Scene::new().run(args).is_harmless(&format!("{args:?}"));
+    }
+}
+
+#[test]
+fn a_pattern_with_control_characters_is_shown_escaped() {
+    let text = "[[rule]]\nmatch = { exe = \"/\\u001b[2J\\n*\", comm = \"\\u0007\" }\nthreshold = \"5s\"";
+    let outcome = Scene::new().check_file(text);
+    outcome.is_harmless("check");
+    assert_eq!(outcome.planned("rule 0"), "comm \\u{7} and exe /\\u{1b}[2J\\n*: 5s");
+}
+
+#[test]
+fn paths_that_steer_a_terminal_are_refused() {
+    let words = ["it holds characters that control a terminal or cannot be seen", "name another path"];
+    let base = ["run", "--dir", "run"];
+    Scene::new().run(&["run", "--dir", HOSTILE]).says(CONFIG, &words);
+    Scene::new().run(&[&base[..], &["--events", HOSTILE]].concat()).says(CONFIG, &words);
+    let scene = Scene::new();
+    scene.file("varta.toml", "[[shard]]\nsocket = \"\\u001b.sock\"");
+    scene.run(&[&base[..], &["--config", "varta.toml"]].concat()).says(CONFIG, &words);
+}
+
+#[test]
+fn a_manifest_of_somebody_else_does_not_steer_the_terminal_of_who_asks_for_a_route() {
+    let scene = Scene::new();
+    scene.file(MANIFEST, serde_json::to_string(&Manifest::new(&[HOSTILE.into()], 1)).expect("plain data"));
+    let outcome = scene.run(&["route", "--dir", "."]);
+    outcome.is_harmless("route");
+    outcome.says(RUNTIME, &["is not a fleet manifest", "control characters"]);
+}
+
+#[test]
+fn existing_places_with_hostile_names_are_told_harmlessly() {
+    let scene = Scene::new();
+    let inside = scene.dir.path().join(HOSTILE);
+    fs::create_dir(&inside).expect("the directory is ours");
+    fs::create_dir(inside.join("run")).expect("the directory is ours");
+    fs::set_permissions(inside.join("run"), Permissions::from_mode(0o777)).expect("it is ours");
+    // Relative to a working directory whose name is hostile.
+    for args in [&["check", "--dir", "run"][..], &["run", "--dir", "run"], &["route", "--dir", "run"]] {
+        let mut command = scene.command(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), args);
+        command.current_dir(&inside);
+        Outcome::of(command).is_harmless(&format!("{args:?}"));
+    }
+    let demo = scene.command(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), &["demo"]);
+    let mut demo = demo;
+    demo.env("TMPDIR", &inside);
+    Outcome::of(demo).is_harmless("demo");
 }

@@ -39,6 +39,18 @@ impl Table {
         number.unwrap_or_else(|| panic!("no {column} of shard {shard} in\n{self}"))
     }
 
+    /// A column of a user's row on a shard; 0 if it has none among the busiest.
+    pub fn uid(&self, shard: u32, uid: u32, column: &str) -> u64 {
+        let mut lines = self.0.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let head = lines
+            .find(|words| words.starts_with(&["shard", "uid"]))
+            .unwrap_or_else(|| panic!("no users in\n{self}"));
+        let at =
+            head.iter().position(|word| *word == column).unwrap_or_else(|| panic!("no {column} in\n{self}"));
+        let row = lines.find(|words| words.starts_with(&[&*shard.to_string(), &*uid.to_string()]));
+        row.map_or(0, |words| words[at].parse().unwrap_or_else(|_| panic!("no number: {words:?}")))
+    }
+
     /// Events told so far, written or not.
     pub fn events(&self) -> u64 {
         let number = self.0.lines().find_map(|line| line.strip_prefix("events ")?.split(',').next());
