@@ -708,11 +708,14 @@ fn no_character_of_others_steers_a_terminal() {
             // A plan that fails for another reason would hide what the value does.
             let dir: &[&str] = if name == "dir" { &[] } else { &["--dir", "/dev/null/varta"] };
             let base = [command, dir].concat();
-            let flag = format!("--{name}={HOSTILE}");
+            // Nothing can be started there, whatever is made of the name.
+            let value = if name == "dir" { format!("{HOSTILE}/absent/run") } else { HOSTILE.to_owned() };
+            let flag = format!("--{name}={value}");
             Scene::new().run(&[&base[..], &[&flag]].concat()).is_harmless(&format!("{command:?} --{name}"));
-            Scene::new().env(key.variable, HOSTILE).run(&base).is_harmless(key.variable);
+            Scene::new().env(key.variable, &value).run(&base).is_harmless(key.variable);
             let scene = Scene::new();
-            scene.file("varta.toml", format!("{name} = {in_toml}"));
+            let value = serde_json::to_string(&value).expect("a string");
+            scene.file("varta.toml", format!("{name} = {value}"));
             scene.run(&[&base[..], &["--config", "varta.toml"]].concat()).is_harmless(name);
         }
         let base = [command, &["--dir", "/dev/null/varta", "--config"]].concat();
@@ -757,8 +760,8 @@ fn a_pattern_with_control_characters_is_shown_escaped() {
 #[test]
 fn paths_that_steer_a_terminal_are_refused() {
     let words = ["it holds characters that control a terminal or cannot be seen", "name another path"];
-    let base = ["run", "--dir", "run"];
-    Scene::new().run(&["run", "--dir", HOSTILE]).says(CONFIG, &words);
+    let base = ["check", "--dir", "run"];
+    Scene::new().run(&["check", "--dir", HOSTILE]).says(CONFIG, &words);
     Scene::new().run(&[&base[..], &["--events", HOSTILE]].concat()).says(CONFIG, &words);
     let scene = Scene::new();
     scene.file("varta.toml", "[[shard]]\nsocket = \"\\u001b.sock\"");
