@@ -718,6 +718,14 @@ mod tests {
             assert!(only_problem(|config| config.agents_max = agents_max).contains("from 1 to 4194304"));
         }
         assert!(only_problem(|config| config.watched_max = AGENTS_MAX + 1).contains("from 0 to 4194304"));
+        for (agents, frames) in [(Some(0), None), (None, Some(0))] {
+            let told =
+                only_problem(|config| (config.uid_agents_max, config.uid_frames_max) = (agents, frames));
+            assert!(told.contains("it lets nobody beat; write a whole number from 1, or uid-"), "{told}");
+        }
+        let least =
+            plan(|config| (config.uid_agents_max, config.uid_frames_max) = (Some(1), Some(1))).unwrap();
+        assert_eq!((least.uid_agents_max, least.uid_frames_max), (Some(1), Some(1)));
         let crowded = only_problem(|config| (config.shards, config.agents_max) = (Some(4), 3));
         assert!(crowded.contains("agents-max = 3"), "{crowded}");
         let split = only_problem(|config| {

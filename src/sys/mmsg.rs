@@ -271,6 +271,9 @@ mod tests {
     use super::*;
     use crate::sys::unix_socket::{behave_like_an_older_kernel, bind, open_receiver};
 
+    /// Most descriptors one datagram carries (SCM_MAX_FD).
+    const FDS_MAX: usize = 253;
+
     fn pair() -> (tempfile::TempDir, OwnedFd, UnixDatagram) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
@@ -289,7 +292,7 @@ mod tests {
         count: usize,
     ) -> rustix::io::Result<usize> {
         let fds = vec![fd; count];
-        let mut room = [MaybeUninit::uninit(); 256];
+        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut room);
         assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
         sendmsg(sender, &[IoSlice::new(data)], &mut control, SendFlags::DONTWAIT)
@@ -440,7 +443,7 @@ mod tests {
         let path = dir.path().join("attached");
         let file = std::fs::File::create(&path).unwrap();
         let mut batch = Batch::new();
-        for count in [1, 2, 12, 16] {
+        for count in [1, 2, 12, 16, FDS_MAX] {
             send_with_fds(&sender, &[2; 32], file.as_fd(), count).unwrap();
             assert_eq!(batch.receive(receiver.as_fd()).unwrap(), 1);
             for _ in 0..2 {
@@ -449,6 +452,29 @@ mod tests {
                 assert_eq!((datagram.credentials, datagram.stamp), (None, None));
             }
             assert_eq!(open_fds_of(&path), 1, "{count} attached");
+        }
+    }
+
+    #[test]
+    fn fault_20_however_many_fds_come_along_none_stays() {
+        for bare in [false, true] {
+            let (dir, receiver, sender) = pair();
+            behave_like_an_older_kernel(receiver.as_fd(), bare).unwrap();
+            let path = dir.path().join("attached");
+            let file = std::fs::File::create(&path).unwrap();
+            let mut batch = Batch::new();
+            let mut received = 0;
+            for round in 0..10_000 {
+                // Every few, so that a call takes several; the kernel limits what is under way (ETOOMANYREFS).
+                send_with_fds(&sender, &[2; 32], file.as_fd(), FDS_MAX).unwrap();
+                if round % 5 == 4 {
+                    let filled = batch.receive(receiver.as_fd()).unwrap();
+                    assert!((0..filled).all(|index| batch.datagram(index).has_foreign_fds));
+                    received += filled;
+                }
+                assert!(round % 1000 != 0 || open_fds_of(&path) == 1, "round {round}, bare: {bare}");
+            }
+            assert_eq!((received, open_fds_of(&path)), (10_000, 1), "bare: {bare}");
         }
     }
 

@@ -7,7 +7,9 @@
 use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use varta_fleet::event::{Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, IoPlace, SessionWhy};
+use varta_fleet::event::{
+    Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, IoPlace, SessionWhy, ShareSpent,
+};
 use varta_fleet::fuzzing::Format;
 use varta_fleet::time::{MonoNs, WallNs};
 use varta_fleet::wire::{DecodeError, Status};
@@ -83,7 +85,7 @@ fn any_agent(values: &mut Unstructured<'_>) -> Result<Agent> {
 
 fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
     use EventKind as Kind;
-    Ok(match values.int_in_range(0..=17)? {
+    Ok(match values.int_in_range(0..=18)? {
         0 => Kind::Up,
         1 => Kind::Stall {
             silent_ns: values.arbitrary()?,
@@ -124,7 +126,11 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
             };
             Kind::Blind { phase, why: one_of(values, [BlindWhy::Paused, BlindWhy::Full])? }
         }
-        11 => Kind::Full { refused: values.arbitrary()? },
+        11 => {
+            let refused = values.arbitrary()?;
+            let share: Option<(u32, u64)> = values.arbitrary()?;
+            Kind::Full { refused, share: share.map(|(uid, refused)| ShareSpent { uid, refused }) }
+        }
         12 => Kind::Moved { from: values.arbitrary()? },
         13 => {
             let place = {
@@ -136,7 +142,14 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
         14 => Kind::Start { shards: values.arbitrary()? },
         15 => Kind::Stop,
         16 => Kind::Lost { from_seq: values.arbitrary()?, to_seq: values.arbitrary()? },
-        _ => Kind::Beat,
+        17 => Kind::Beat,
+        _ => Kind::Flood {
+            why: one_of(values, [FloodWhy::Full, FloodWhy::Budget])?,
+            uid: values.arbitrary()?,
+            frames: values.arbitrary()?,
+            refused: values.arbitrary()?,
+            for_ns: values.arbitrary()?,
+        },
     })
 }
 

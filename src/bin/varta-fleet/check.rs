@@ -442,6 +442,32 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_users_that_do_nothing_or_too_much_are_noted() {
+        let found = |agents_max, shards, uid_agents_max, uid_frames_max| {
+            let mut config = Config::default();
+            (config.dir, config.agents_max, config.shards) =
+                (Some("/tmp/varta".into()), agents_max, Some(shards));
+            (config.uid_agents_max, config.uid_frames_max) = (uid_agents_max, uid_frames_max);
+            limit_findings(&config.plan().unwrap())
+        };
+        assert_eq!(found(1000, 2, None, None), []);
+        assert_eq!(found(1000, 2, Some(999), None), []);
+        let [share] = &found(1000, 2, Some(1000), None)[..] else { panic!() };
+        assert!(share.level == Level::Note && share.text.contains("the limit does nothing"), "{share}");
+        // 50 on a shard, twice in 2 s each.
+        assert_eq!(found(1000, 2, Some(100), Some(50)), []);
+        let [budget] = &found(1000, 2, Some(100), Some(49))[..] else { panic!() };
+        assert!(budget.text.contains("50 agents of one user on a shard"), "{budget}");
+        assert!(budget.fix.contains("uid-frames-max = 50 or more"), "{budget}");
+    }
+
+    #[test]
+    fn names_that_steer_a_terminal_are_quoted_so_that_they_do_not() {
+        assert_eq!(quoted(Path::new("/a\n\u{1b}b")), r"$'\x2f\x61\x0a\x1b\x62'");
+        assert_eq!(quoted(Path::new("/a b")), "'/a b'");
+    }
+
+    #[test]
     fn cores() {
         let mut config = Config::default();
         config.dir = Some("/tmp/varta".into());
