@@ -727,7 +727,7 @@ fn no_character_of_others_steers_a_terminal() {
             format!(
                 "[[rule]]\nmatch = {{ comm = {in_toml}, exe = {in_toml}, {in_toml} = 1 }}\nthreshold = {in_toml}"
             ),
-            format!("[[rule]]\nmatch = {{ exe = \"/\\u001b[2J\\n*\" }}\nthreshold = \"5s\""),
+            "[[rule]]\nmatch = { exe = \"/\\u001b[2J\\n*\" }\nthreshold = \"5s\"".to_owned(),
             format!("threshold = {HOSTILE}"),
             format!("# {HOSTILE}"),
         ] {

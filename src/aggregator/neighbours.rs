@@ -10,6 +10,9 @@ const MS: u64 = 1_000_000;
 const FLOODER: u32 = 666;
 const FLOODERS_UID: u32 = 1001;
 
+/// Shard, reason, user, frames and refusals of a flood.
+type Told = (Option<u16>, FloodWhy, Option<u32>, u64, u64);
+
 impl World {
     /// `count` datagrams of another user at once.
     fn flood(&mut self, shard: usize, count: usize) {
@@ -20,7 +23,7 @@ impl World {
         }
     }
 
-    fn floods(&self) -> Vec<(Option<u16>, FloodWhy, Option<u32>, u64, u64)> {
+    fn floods(&self) -> Vec<Told> {
         let told = self.told.iter().filter_map(|event| match event.kind {
             EventKind::Flood { why, uid, frames, refused, for_ns } => {
                 assert!(for_ns <= 2_100 * MS, "{event:?}");

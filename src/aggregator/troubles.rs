@@ -160,7 +160,7 @@ impl Aggregator {
         let is_flooded = *was_full || *is_full || over_budget > *over_budget_told;
         let is_due = told_at.is_none_or(|at| now.since(at) >= SECOND_NS);
         let is_look_due = last.at.is_none_or(|at| now.since(at) >= SECOND_NS);
-        if !is_look_due && !(is_flooded && is_due) {
+        if !(is_look_due || is_flooded && is_due) {
             return;
         }
         let Ok(uids) = port.uids.read() else { return };
