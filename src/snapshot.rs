@@ -398,4 +398,34 @@ mod tests {
         let shown = [0, 999, 1_000, 12_345, 999_900, 1_230_000, 45_600_000, 7_890_000_000].map(written);
         assert_eq!(shown, ["0ns", "999ns", "1.00us", "12.3us", "1000us", "1.23ms", "45.6ms", "7.89s"]);
     }
+
+    #[test]
+    fn the_busiest_users_of_each_shard_are_shown_and_the_rest_counted() {
+        let origin = crate::table::Origin { boot_id: 0, pid_namespace: 0, shard: 0, shards: 1 };
+        let (_, table) = crate::table::create(1, origin).unwrap();
+        let port = Arc::new(Port::new(table, Arc::new(crate::kick::Kick::new().unwrap()), false).unwrap());
+        for (row, frames) in [30, 70, 10, 50, 20, 60, 40, 0].into_iter().enumerate() {
+            port.uids.assign(row, 1000 + u32::try_from(frames).unwrap());
+            port.uids.row(row).frames.add(frames);
+        }
+        port.uids.row(1).refused.add(9);
+        port.uids.row(1).over_budget.add(8);
+        port.uids.row(1).agents.add(2);
+        port.uids.share_refused.add(3);
+        let mut tally = Tally::default();
+        tally.shards.resize_with(1, Default::default);
+        let snapshot = Snapshot::take(&[port], &tally, 1);
+        assert_eq!(snapshot.shards[0].table_refused_uid, 3);
+        let shown = Table { snapshot: &snapshot, merged: Latencies::default() }.to_string();
+        let (_, uids) = shown.split_once("shard uid ").unwrap();
+        let words: Vec<Vec<&str>> =
+            uids.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(words[0], ["0", "1070", "2", "70", "9", "8"]);
+        assert_eq!(
+            words[1..5].iter().map(|row| row[1]).collect::<Vec<_>>(),
+            ["1060", "1050", "1040", "1030"]
+        );
+        assert_eq!(words[5].join(" "), "0 and 2 users more");
+        assert_eq!(words[6].join(" "), "shard 0: 3 refused because their user has its share");
+    }
 }

@@ -234,8 +234,8 @@ fn fault_20_descriptors_sent_along_never_reach_the_observer() {
     let table = observer.table();
     let foreign = table.refused(0, "truncated_control") + table.refused(0, "foreign_fds");
     assert_eq!((foreign, table.shard(0, "refused"), table.shard(0, "beats")), (taken, taken, 1), "{table}");
-    // The table's own event file and what a signal opens are closed again.
-    wait_for("as many descriptors as before", || (open_fds(&observer) == before).then_some(()));
+    // Now it watches this process for its exit, by one descriptor.
+    assert!(open_fds(&observer) <= before + 1, "{} open, {before} before", open_fds(&observer));
     observer.stop();
 }
 

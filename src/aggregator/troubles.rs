@@ -116,11 +116,12 @@ impl Aggregator {
         let panics = counters.panics.get();
         let share_refused = view.port.uids.share_refused.get();
         let share_uid = u32::try_from(view.port.uids.share_refused_uid.get()).unwrap_or(0);
-        let of_share = share_refused - view.share_told;
+        // Counted by the shard before the refusal is: of what is told now it can be no more than all.
+        let of_share = (share_refused - view.share_told).min(refused - told);
         let is_panic_due = panics != view.panics_told;
         if is_full_due {
             view.full_told = (Some(now), refused);
-            view.share_told = share_refused;
+            view.share_told += of_share;
             let share = (of_share > 0).then_some(ShareSpent { uid: share_uid, refused: of_share });
             self.tell(Some(shard), None, now, EventKind::Full { refused: refused - told, share });
             self.hurry_polled();

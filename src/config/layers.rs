@@ -467,6 +467,25 @@ mod tests {
     fn a_key_in_the_wrong_place_is_sent_home() {
         assert!(told("[[shard]]\nthreshold = \"1s\"")[0].contains("belongs at the top of the file"));
         assert!(told("socket = \"/x\"")[0].contains("socket belongs in [[shard]]"));
+        assert!(told("uid-agent-max = 7")[0].contains("did you mean uid-agents-max?"));
+        assert!(told("[[shard]]\nuid-frames-max = 7")[0].contains("belongs at the top of the file"));
+    }
+
+    #[test]
+    fn limits_are_numbers_or_none() {
+        for fine in ["uid-agents-max = 7", "uid-agents-max = \"none\"", "uid-frames-max = 4294967295"] {
+            assert_eq!(told(fine), Vec::<String>::new(), "{fine}");
+        }
+        for (bad, why) in [
+            ("uid-agents-max = \"7\"", "it is neither a number nor \"none\"; write digits without quotes"),
+            ("uid-agents-max = -1", "it is out of range; write a whole number from 1"),
+            ("uid-frames-max = 4294967296", "it is out of range; write a whole number from 1"),
+            ("uid-frames-max = true", "it is a boolean; write a whole number from 1, or \"none\""),
+            ("uid-frames-max = 0", "it lets nobody beat"),
+        ] {
+            let told = told(bad);
+            assert!(told.len() == 1 && told[0].contains(why), "{bad}: {told:?}");
+        }
     }
 
     #[test]
