@@ -516,14 +516,12 @@ impl Aggregator {
         if hot.flags.has(Flags::UNVERIFIED) && told.settled_claim != Some(cold.claimed_pid) {
             self.identify(place);
         }
-        if self.told(place).is_closed {
-            if !cold.is_honest {
-                if hot.state == State::Waiting {
-                    // No deadline will ever end it; the end of its process does.
-                    self.poll_unwatched(place);
-                }
-                return self.close_silently(place, hot);
+        if told.is_closed && !cold.is_honest {
+            if hot.state == State::Waiting {
+                // No deadline will ever end it; the end of its process does.
+                self.poll_unwatched(place);
             }
+            return self.close_silently(place, hot);
         }
         if told.is_held || told.is_releasing {
             return;
