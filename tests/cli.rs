@@ -384,7 +384,7 @@ fn each_sort_of_bad_file_is_explained() {
 }
 
 #[test]
-fn every_problem_is_told_at_once() {
+fn fault_35_every_problem_is_told_at_once() {
     let text = "threshold = 5\nshard = []\nagents-max = 0\n[[rule]]\nmatch = { uid = 7 }\nthreshold = \"1ms\"\nmtach = 1\n";
     let scene = Scene::new().env("VARTA_SHARDS", "99");
     let file = scene.file("varta.toml", text);

@@ -214,7 +214,7 @@ fn flood_with_garbage(socket: &std::path::Path, is_over: &AtomicBool) {
 }
 
 #[test]
-fn defect_13_long_short_and_empty_datagrams_and_foreign_descriptors_are_counted_apart() {
+fn fault_14_defect_13_long_short_and_empty_datagrams_and_foreign_descriptors_are_counted_apart() {
     let mut observer = Observer::start(Options { shards: 1, ..Options::default() });
     let sender = wire::sender(&observer.socket(0));
     for _ in 0..3 {
@@ -291,7 +291,7 @@ fn a_full_table_is_told_harms_nobody_in_it_and_has_room_again_after_an_exit() {
 }
 
 #[test]
-fn a_true_stall_is_told_although_a_flood_keeps_the_queue_full() {
+fn fault_21_a_true_stall_is_told_although_a_flood_keeps_the_queue_full() {
     let mut observer = Observer::start(Options { shards: 1, queue_limit: Some(10), ..Options::default() });
     let fast = AgentOptions { period: Duration::from_millis(5), ..AgentOptions::default() };
     let victim = Agent::start_with(&observer, fast);

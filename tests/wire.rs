@@ -46,7 +46,7 @@ fn golden_vectors_encode_to_the_bytes_of_the_original_crates() {
 
 /// A list that shrank would let the two tests above pass on nothing.
 #[test]
-fn golden_vectors_cover_both_versions_and_every_error() {
+fn fault_15_golden_vectors_cover_both_versions_and_every_error() {
     let entries = vectors::committed();
     for version in ["0.1", "0.2"] {
         let accepted = entries.iter().filter(|entry| {
@@ -183,7 +183,7 @@ fn the_checksum_is_crc32c() {
 const BITS: usize = FRAME_BYTES * 8;
 
 #[test]
-fn every_flipped_bit_of_a_0_2_frame_is_refused_as_what_it_hit() {
+fn fault_16_every_flipped_bit_of_a_0_2_frame_is_refused_as_what_it_hit() {
     for frame in good_frames() {
         for bit in 0..BITS {
             let bytes = flip(frame.encode(), &[bit]);
@@ -198,7 +198,7 @@ fn every_flipped_bit_of_a_0_2_frame_is_refused_as_what_it_hit() {
 /// One pair in 32 640 turns version 2 into 1, where there is no checksum. Such a frame decodes: the
 /// codec cannot tell, which is why a single 0.1 frame of a 0.2 session must not count as life.
 #[test]
-fn every_two_flipped_bits_are_refused_except_the_pair_that_makes_it_version_1() {
+fn fault_16_every_two_flipped_bits_are_refused_except_the_pair_that_makes_it_version_1() {
     for frame in good_frames() {
         let (mut refused, mut accepted) = (0, Vec::new());
         for first in 0..BITS {

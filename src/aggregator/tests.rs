@@ -565,7 +565,7 @@ fn a_rules_threshold_holds_once_it_is_looked_up_and_the_largest_before() {
 }
 
 #[test]
-fn an_agent_faster_than_the_telling_is_told_coalesced() {
+fn fault_32_an_agent_faster_than_the_telling_is_told_coalesced() {
     let mut world = World::new(1);
     world.born(7);
     world.beats(0, 7, 1..3);
