@@ -8,8 +8,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use common::{
-    Agent, AgentOptions, Client, Observer, Options, SOON, T, Table, in_pid_namespace, rust_program, signal,
-    wire,
+    Agent, AgentOptions, Client, Observer, Options, SOON, T, Table, copy_program, in_pid_namespace,
+    rust_program, signal, wire,
 };
 use rustix::process::Signal;
 
@@ -176,7 +176,7 @@ fn threat_02_the_root_of_a_container_forges_its_own_processes_and_nobody_elses()
     let outside = Agent::start(Client::Rust02, &observer);
     observer.expect("up", outside.pid(), SOON);
     let program = observer.place().base().join("stock-agent");
-    fs::copy(rust_program(), &program).expect("copy the agent");
+    copy_program(rust_program(), &program);
     let unprivileged = format!("setpriv --reuid {ORDINARY} --regid {ORDINARY} --clear-groups");
     let mut root = Agent::start_with(
         &observer,

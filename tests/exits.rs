@@ -27,8 +27,10 @@ fn told(observer: &mut Observer, kind: &str) -> HashMap<u32, usize> {
     told
 }
 
+/// A process ends by itself, well or not, or by a signal: that is told at once and never as a silence, and the
+/// three are told apart.
 #[test]
-fn an_exit_does_not_wait_for_the_threshold_and_says_how() {
+fn fault_02_an_exit_does_not_wait_for_the_threshold_and_says_how() {
     let mut observer = Observer::start(Options { threshold: NEVER, ..Options::default() });
     for client in [Client::Rust01, Client::Rust02, Client::Python] {
         let mut ends = Vec::new();

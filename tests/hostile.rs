@@ -35,8 +35,10 @@ fn beating_fast(observer: &Observer, shards: u32) -> Vec<Agent> {
 
 // --- who sent it ----------------------------------------------------------------------------------
 
+/// A user writes another process's pid into its frames, to hide its stall or to bring it down. Who sent them is
+/// the kernel's word: the forgery is told and counted, and the victim is judged as if nothing had been sent.
 #[test]
-fn a_forged_pid_of_another_user_is_told_and_its_victim_is_unharmed() {
+fn threat_01_a_forged_pid_of_another_user_is_told_and_its_victim_is_unharmed() {
     needs_root("it becomes another user");
     let config = OPEN.to_owned();
     let mut observer = Observer::start(Options { shards: 1, config, ..Options::default() });

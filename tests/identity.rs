@@ -3,12 +3,11 @@
 
 mod common;
 
-use std::fs;
 use std::process::{Child, Command, Stdio};
 
 use common::{
-    Agent, AgentOptions, Client, Event, Observer, Options, PidNamespace, SOON, T, in_pid_namespace, ns,
-    python, rust_program, signal,
+    Agent, AgentOptions, Client, Event, Observer, Options, PidNamespace, SOON, T, copy_program,
+    in_pid_namespace, ns, python, rust_program, signal,
 };
 use rustix::process::Signal;
 
@@ -438,7 +437,7 @@ fn threat_05_a_newcomer_is_no_forger_because_the_dead_was_one() {
 fn fault_06_another_program_in_the_same_process_is_the_same_agent_in_a_new_session() {
     let mut observer = Observer::start(Options::default());
     let copy = observer.place().base().join("another-agent");
-    fs::copy(rust_program(), &copy).expect("copy the agent");
+    copy_program(rust_program(), &copy);
     let twin = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/agents/stock_agent.py");
     let programs = [
         format!("{} --client 0.2 --dir {}", copy.display(), observer.dir().display()),

@@ -77,8 +77,10 @@ impl Aggregator {
         }
         match found {
             Ok(identity) => self.known(place, &hot, &cold, &identity),
-            Err(LookupError::Gone(at)) => {
+            Err(LookupError::Gone(at, how)) => {
                 self.accept_claim(place, &hot, &cold, None);
+                let told = self.told(place);
+                told.how = told.how.or(how);
                 self.gone(place, at);
             }
             Err(LookupError::Failed) => {

@@ -205,7 +205,7 @@ impl World {
     fn identify(&self, Question { ticket, pid }: Question) -> Answer {
         let found = match self.processes.get(&pid) {
             _ if self.is_secretive => Err(LookupError::Failed),
-            None => Err(LookupError::Gone(self.now())),
+            None => Err(LookupError::Gone(self.now(), None)),
             Some(process) => Ok(Identity {
                 incarnation: Incarnation(process.incarnation),
                 started: process.started,

@@ -74,8 +74,8 @@ pub enum Answer {
 /// Why a process could not be identified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LookupError {
-    /// There is no such process as of this instant.
-    Gone(MonoNs),
+    /// There is no such process as of this instant; how it ended, if the kernel says.
+    Gone(MonoNs, Option<ExitHow>),
     /// The kernel would not tell.
     Failed,
 }

@@ -52,14 +52,15 @@ pub struct Identity {
 /// `Gone` if there is no such process (any more), `Failed` if the kernel would not tell.
 pub fn identify(pid: u32, clock: &impl Clock) -> Result<Identity, LookupError> {
     let pidfd = open_pidfd(pid).map_err(|error| match error {
-        Errno::SRCH => LookupError::Gone(clock.mono()),
+        Errno::SRCH => LookupError::Gone(clock.mono(), None),
         _ => LookupError::Failed,
     })?;
     let found = if is_procfs_ours() { read_identity(pid, &pidfd, clock) } else { None };
     // Asked last: if it is there now, it was all the time, and what was read is its own. A zombie will not
     // beat again; a leader that exited before its threads only looks like one.
     if has_exited(&pidfd) {
-        return Err(LookupError::Gone(end_of(&pidfd, pid, clock.mono(), clock)));
+        let now = clock.mono();
+        return Err(LookupError::Gone(end_of(&pidfd, pid, now, clock), ended(&pidfd, pid)));
     }
     found.ok_or(LookupError::Failed)
 }
@@ -132,7 +133,7 @@ pub fn hold(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -> R
         // No pidfs: the start time tells.
         None => match identify(pid, clock) {
             Ok(heir) if heir.incarnation != known => Err(NotHeld::Gone(heir.started)),
-            Err(LookupError::Gone(at)) => Err(NotHeld::Gone(at)),
+            Err(LookupError::Gone(at, _)) => Err(NotHeld::Gone(at)),
             _ => Ok(pidfd),
         },
     }
@@ -324,10 +325,10 @@ mod tests {
         .expect("dead, not reaped");
         let gone = gone_at(pid, Some(identity.incarnation), &SystemClock).expect("a zombie is gone");
         assert!(gone >= before);
-        assert!(matches!(identify(pid, &SystemClock), Err(LookupError::Gone(_))));
+        assert!(matches!(identify(pid, &SystemClock), Err(LookupError::Gone(_, Some(ExitHow::Signal(9))))));
         child.wait().expect("reaped");
         assert!(gone_at(pid, None, &SystemClock).is_some());
-        assert!(matches!(identify(pid, &SystemClock), Err(LookupError::Gone(_))));
+        assert!(matches!(identify(pid, &SystemClock), Err(LookupError::Gone(_, None))));
     }
 
     #[test]

@@ -42,7 +42,7 @@ commands, one a line:
   spawn N        N more agents, children with connections of their own; answer: spawned PID...
   reap           from now on the kernel reaps children by itself; answer: reap
   orphan         as fork, but the child does not follow its parent: it ends with the standard input
-  crowd N        answer: crowd N; that many children connect and begin to beat, all at once
+  crowd N        as spawn, but they begin all at once, when the last of them is there
   exec [WORDS]   become the same program again, or that one, with the same process id
   hang           the main thread answers nothing any more; a helper goes on beating, with status degraded
   leave          the main thread ends; a helper goes on beating
@@ -372,18 +372,18 @@ impl Agent {
         self.sent - before
     }
 
-    /// Children that hold their first beat back until all of them are there.
-    fn crowd(&self, count: u32) -> Result<(), String> {
+    fn spawn(&self, count: u32, is_at_once: bool) -> Result<String, String> {
         let (mut gate, opener) = io::pipe().map_err(told("make a gate"))?;
+        let mut answer = "spawned".to_owned();
         for _ in 0..count {
-            if fork()? == 0 {
-                drop(opener);
-                let is_following = set_parent_process_death_signal(Some(Signal::KILL)).is_ok();
-                // Nobody writes: the end of the last writer opens it.
-                let is_open = gate.read(&mut [0]).is_ok_and(|len| len == 0);
-                match Self::connect(self.options.clone()) {
-                    Ok(mut child) if is_following && is_open => child.live_deaf(),
-                    _ => process::exit(1),
+            match fork()? {
+                0 => {
+                    drop(opener);
+                    if is_at_once {
+                        // Nobody writes: the end of the last writer opens it.
+                        let _ = gate.read(&mut [0]);
+                    }
+                    self.become_another();
                 }
             }
         }
@@ -430,23 +430,13 @@ impl Agent {
                 }
                 child => println!("forked {child}"),
             },
-            "spawn" => {
-                let mut answer = "spawned".to_owned();
-                for _ in 0..argument.parse::<u32>().map_err(told("read a number"))? {
-                    match fork()? {
-                        0 => self.become_another(),
-                        child => answer.push_str(&format!(" {child}")),
-                    }
-                }
-                println!("{answer}");
-            }
             "reap" => {
                 ignore_children();
                 println!("reap");
             }
-            "crowd" => {
-                self.crowd(argument.parse().map_err(told("read a number"))?)?;
-                println!("crowd {argument}");
+            "spawn" | "crowd" => {
+                let count = argument.parse().map_err(told("read a number"))?;
+                println!("{}", self.spawn(count, command == "crowd")?);
             }
             "exec" if argument.is_empty() => {
                 let program = env::current_exe().map_err(told("find this program"))?;

@@ -254,7 +254,16 @@ impl Agent {
     /// Starts so many more agents as children of this one, each with a connection of its own; returns their
     /// pids.
     pub fn spawn_children(&mut self, count: u32) -> Vec<u32> {
-        let answer = self.ask(format_args!("spawn {count}"));
+        self.children("spawn", count)
+    }
+
+    /// The same, but they begin all at once, when the last of them is there.
+    pub fn spawn_crowd(&mut self, count: u32) -> Vec<u32> {
+        self.children("crowd", count)
+    }
+
+    fn children(&mut self, how: &str, count: u32) -> Vec<u32> {
+        let answer = self.ask(format_args!("{how} {count}"));
         let pids = answer.strip_prefix("spawned").unwrap_or_else(|| panic!("not spawned: {answer}"));
         pids.split_ascii_whitespace().map(|pid| pid.parse().expect("a pid")).collect()
     }

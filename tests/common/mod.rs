@@ -14,6 +14,8 @@ mod observer;
 mod table;
 pub mod wire;
 
+use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,15 @@ pub const PERIOD: Duration = Duration::from_millis(100);
 /// Slack for everything that is promised within milliseconds, on a machine that does many other things.
 /// A test that waits this long in vain fails.
 pub const SOON: Duration = Duration::from_secs(10);
+
+/// Copies a program, for those who may not reach the original, or to have another one.
+///
+/// By another process: one that a neighbouring test forks meanwhile would hold our copy open for writing,
+/// and nobody could execute it.
+pub fn copy_program(from: &Path, to: &Path) {
+    let status = Command::new("cp").args([from, to]).status().expect("run cp");
+    assert!(status.success(), "cannot copy {} to {}", from.display(), to.display());
+}
 
 /// Signals a process.
 pub fn signal(pid: u32, signal: Signal) {

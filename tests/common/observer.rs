@@ -398,7 +398,7 @@ fn command(place: &Place, options: &Options, events: &Path) -> Command {
         needs_root("it runs the observer as another user");
         // Who may not look into the original's directory, or write where events go.
         let copy = place.base().join("varta-fleet");
-        fs::copy(&program, &copy).expect("copy the observer");
+        super::copy_program(&program, &copy);
         std::os::unix::fs::chown(place.base(), Some(uid), Some(uid)).expect("give the directory away");
         program = copy;
         become_user = format!("setpriv --reuid {uid} --regid {uid} --clear-groups ");

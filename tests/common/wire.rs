@@ -18,6 +18,20 @@ pub fn frame_at(pid: u32, nonce: u64, timestamp: u64) -> [u8; 32] {
     bytes
 }
 
+/// The last word of a crash.
+pub fn last_word(pid: u32) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    Frame::new(Status::Critical, pid, 1, u64::MAX, 0).encode(&mut bytes);
+    bytes
+}
+
+/// A good 0.1 frame.
+pub fn frame_01(pid: u32, nonce: u64) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    varta_vlp_01::Frame::new(varta_vlp_01::Status::Ok, pid, 1, nonce, 0).encode(&mut bytes);
+    bytes
+}
+
 /// A sender, connected to a socket; it never waits.
 pub fn sender(socket: &Path) -> UnixDatagram {
     let sender = UnixDatagram::unbound().expect("a socket");
