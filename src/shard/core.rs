@@ -253,3 +253,36 @@ fn admissible<'a>(
         _ => Ok(bytes),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::transport::Credentials;
+
+    /// A datagram comes with no word of its sender, with the pid 0 that stands for a process outside of our
+    /// pid namespace, or with control data that did not fit. None of them is anybody's life.
+    #[test]
+    fn fault_19_who_cannot_be_told_by_the_kernel_is_nobody() {
+        let credentials = Some(Credentials { pid: 7, uid: 1000 });
+        let good = Datagram {
+            bytes: &[0; FRAME_BYTES],
+            is_truncated: false,
+            is_control_truncated: false,
+            has_foreign_fds: false,
+            credentials,
+            stamp: None,
+        };
+        assert_eq!(admissible(&good, None), Ok(&[0; FRAME_BYTES]));
+        let nobody = Some(Credentials { pid: 0, uid: 65534 });
+        let cases = [
+            (Datagram { credentials: None, ..good }, Refusal::Unattested),
+            (Datagram { credentials: nobody, ..good }, Refusal::Unattested),
+            (Datagram { is_control_truncated: true, ..good }, Refusal::TruncatedControl),
+            (Datagram { is_control_truncated: true, credentials: None, ..good }, Refusal::TruncatedControl),
+            (Datagram { has_foreign_fds: true, is_control_truncated: true, ..good }, Refusal::ForeignFds),
+        ];
+        for (datagram, refusal) in cases {
+            assert_eq!(admissible(&datagram, None), Err(refusal), "{datagram:?}");
+        }
+    }
+}

@@ -372,6 +372,7 @@ impl Agent {
         self.sent - before
     }
 
+    /// Children with connections of their own.
     fn spawn(&self, count: u32, is_at_once: bool) -> Result<String, String> {
         let (mut gate, opener) = io::pipe().map_err(told("make a gate"))?;
         let mut answer = "spawned".to_owned();
@@ -385,9 +386,10 @@ impl Agent {
                     }
                     self.become_another();
                 }
+                child => answer.push_str(&format!(" {child}")),
             }
         }
-        Ok(())
+        Ok(answer)
     }
 
     fn obey(&mut self, line: &str) -> Result<Option<ExitCode>, String> {
