@@ -171,6 +171,8 @@ fn threat_01_the_kernel_lets_no_ordinary_user_send_as_another_process() {
 /// stays inside: no process outside of that namespace can be named.
 #[test]
 fn threat_02_the_root_of_a_container_forges_its_own_processes_and_nobody_elses() {
+    let allowed = fs::read_to_string("/proc/sys/user/max_user_namespaces").expect("a kernel with them");
+    assert_ne!(allowed.trim(), "0", "this test needs user namespaces: sysctl user.max_user_namespaces=10000");
     let config = OPEN.to_owned();
     let mut observer = Observer::start(Options { shards: 1, config, ..Options::default() });
     let outside = Agent::start(Client::Rust02, &observer);

@@ -168,7 +168,9 @@ impl Agent {
             // What a panic prints. Errors come on standard output.
             .stderr(Stdio::null())
             .spawn()
-            .expect("start an agent");
+            .unwrap_or_else(|error| {
+                panic!("cannot start {command:?}: {error}; unshare, nsenter and setpriv are in util-linux")
+            });
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take().expect("it was piped"));
         let forks = |word: &&str| ["--fork", "nsenter"].contains(word);
         let depth = options.within.split_whitespace().filter(forks).count();

@@ -48,7 +48,7 @@ pub fn in_pid_namespace<F: FnOnce(&PidNamespace)>(body: F) {
         .args(["--exact", name, "--nocapture"])
         .env(INSIDE, name)
         .output()
-        .expect("run unshare");
+        .expect("unshare is there: it is in util-linux");
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let is_passed = output.status.success() && stdout.contains("test result: ok. 1 passed");
     assert!(is_passed, "in a pid namespace: {}\n{stdout}\n{stderr}", output.status);
