@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn loom_what_was_written_before_a_push_is_seen_after_the_pop_and_no_push_is_lost() {
+    fn fault_33_loom_what_was_written_before_a_push_is_seen_after_the_pop_and_no_push_is_lost() {
         use loom::sync::Arc;
         use loom::sync::atomic::{AtomicU32, Ordering::Relaxed};
 

@@ -546,7 +546,7 @@ mod tests {
 
     /// The order of a stop: the shard says its last, is joined, and only then is the aggregator told.
     #[test]
-    fn loom_what_a_shard_says_last_is_told_before_the_stop() {
+    fn fault_34_loom_what_a_shard_says_last_is_told_before_the_stop() {
         use loom::sync::Arc;
         use loom::sync::atomic::{AtomicBool, AtomicU32};
         type Facts = IndexLane<AtomicU32, Box<[AtomicU32]>>;

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn loom_a_report_is_whole_or_not_there() {
+    fn fault_33_loom_a_report_is_whole_or_not_there() {
         use loom::sync::Arc;
         use loom::sync::atomic::AtomicU32;
 

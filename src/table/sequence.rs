@@ -101,7 +101,7 @@ mod tests {
     /// A writer that dies inside leaves what it had written: after the repair that is the record, and a
     /// reader gets it whole or what came before or after it, never a mixture.
     #[test]
-    fn loom_no_reader_sees_a_mixture_when_a_dead_writer_is_repaired() {
+    fn fault_33_loom_no_reader_sees_a_mixture_when_a_dead_writer_is_repaired() {
         loom::model(|| {
             let record = Arc::new(Record { sequence: Word::new(0), words: [Word::new(0), Word::new(0)] });
             let reader = {
