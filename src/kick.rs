@@ -2,9 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 
+use crossbeam::utils::CachePadded;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
+
+use crate::table::word::Word;
+use crate::time::MonoNs;
 
 /// A bell: rung by any thread, heard by the one that polls it. Rings before it is heard are one ring.
 #[derive(Debug)]
@@ -42,6 +47,32 @@ impl AsFd for Kick {
     }
 }
 
+/// When a thread was kicked; 0 = not since it last looked. Of several kicks the first counts.
+#[derive(Debug)]
+pub struct KickedAt<W: Word<Value = u64>>(CachePadded<W>);
+
+impl<W: Word<Value = u64>> Default for KickedAt<W> {
+    fn default() -> Self {
+        Self(CachePadded::new(W::new(0)))
+    }
+}
+
+impl<W: Word<Value = u64>> KickedAt<W> {
+    /// To be followed by [`Kick::kick`].
+    pub fn set(&self, now: MonoNs) {
+        let _ = self.0.compare_exchange(0, now.0.max(1));
+    }
+
+    /// When the thread was kicked, once. By that thread only.
+    #[inline]
+    pub fn take(&self) -> Option<MonoNs> {
+        if self.0.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        Some(MonoNs(self.0.swap(0, Ordering::Relaxed)))
+    }
+}
+
 fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     loop {
         match call() {
@@ -71,5 +102,38 @@ mod tests {
         rustix::io::write(&kick, &(u64::MAX - 1).to_ne_bytes()).unwrap();
         kick.kick();
         assert!(kick.consume());
+    }
+    /// The bell is the kernel's; here being unparked stands for it: it, too, is rung once however often it is
+    /// rung, and heard by the next wait. loom reports a deadlock if the thread sleeps on a kick.
+    #[test]
+    fn loom_no_kick_is_lost() {
+        use loom::sync::Arc;
+        use loom::sync::atomic::AtomicU64;
+
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(|| {
+            let kicked_at = Arc::new(KickedAt::<AtomicU64>::default());
+            // What the kickers want to be seen.
+            let answers = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+            let shard = loom::thread::current();
+            for kicker in 0..2 {
+                let (kicked_at, answers, shard) =
+                    (Arc::clone(&kicked_at), Arc::clone(&answers), shard.clone());
+                loom::thread::spawn(move || {
+                    answers[kicker].store(1, Ordering::Release);
+                    kicked_at.set(MonoNs(7));
+                    shard.unpark();
+                });
+            }
+            let mut is_kick_known = false;
+            loop {
+                is_kick_known |= kicked_at.take().is_some();
+                if is_kick_known && answers.iter().all(|answer| answer.load(Ordering::Acquire) == 1) {
+                    break;
+                }
+                loom::thread::park();
+            }
+        });
     }
 }

@@ -5,7 +5,8 @@
 //! never to frames, unless somebody asked for every beat.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
@@ -14,11 +15,12 @@ use crossbeam::utils::CachePadded;
 
 use crate::admission::TurnedAway;
 use crate::counters::{ShardCounters, ShardHealth};
-use crate::kick::Kick;
+use crate::kick::{Kick, KickedAt};
 use crate::refusal::Refusal;
 use crate::shard::sight::BlindNews;
 use crate::sys::memory::Words;
 use crate::table::Table;
+use crate::table::word::Word;
 use crate::time::MonoNs;
 use crate::uids::UidTable;
 use crate::wire::{DecodeError, Status};
@@ -90,19 +92,33 @@ impl Taken {
     }
 }
 
-/// Answers to one shard: cannot overflow, one place a slot.
+/// Answers to one shard: cannot overflow, one place a slot. `L` and `M` are the memory of its words.
 #[derive(Debug)]
-pub struct Inbox {
-    lane: IndexLane<AtomicU32, Words<AtomicU32>>,
+pub struct Inbox<N = AtomicU32, V = AtomicU64, L = Words<N>, M = Words<V>>
+where
+    N: Word<Value = u32>,
+    V: Word<Value = u64>,
+    L: Deref<Target = [N]>,
+    M: Deref<Target = [V]>,
+{
+    lane: IndexLane<N, L>,
     /// Per slot: the instant; the inner pid and the class.
-    values: Words<AtomicU64>,
+    values: M,
 }
 
 impl Inbox {
     fn new(slots: u32) -> io::Result<Self> {
         Ok(Self { lane: index_lane(slots)?, values: Words::anonymous(slots as usize * 2)? })
     }
+}
 
+impl<N, V, L, M> Inbox<N, V, L, M>
+where
+    N: Word<Value = u32>,
+    V: Word<Value = u64>,
+    L: Deref<Target = [N]>,
+    M: Deref<Target = [V]>,
+{
     /// Leaves an answer about the holder `generation` of a slot. Aggregator only; the shard is to be kicked
     /// afterwards.
     ///
@@ -150,7 +166,7 @@ impl Inbox {
         Some(Taken { slot, holder, bits, answer })
     }
 
-    fn values(&self, slot: u32) -> [&AtomicU64; 2] {
+    fn values(&self, slot: u32) -> [&V; 2] {
         let start = slot as usize * 2;
         [&self.values[start], &self.values[start + 1]]
     }
@@ -231,8 +247,7 @@ pub struct Port {
     pub turned_away: Arc<TurnedAway>,
     /// Ends the shard's wait.
     pub kick: Arc<Kick>,
-    /// When the shard was kicked; 0 = not since it last looked.
-    kicked_at: CachePadded<AtomicU64>,
+    kicked_at: KickedAt<AtomicU64>,
     /// The aggregator found that the shard's thread turns no more.
     pub is_stuck: AtomicBool,
     /// What a test does to the shard's thread.
@@ -258,7 +273,7 @@ impl Port {
             uids: Arc::default(),
             turned_away: Arc::default(),
             kick,
-            kicked_at: CachePadded::new(AtomicU64::new(0)),
+            kicked_at: KickedAt::default(),
             is_stuck: AtomicBool::new(false),
             #[cfg(test)]
             fault: fault::Fault::default(),
@@ -279,17 +294,15 @@ impl Port {
 
     /// Ends the shard's wait, at `now`.
     pub fn kick(&self, now: MonoNs) {
-        let _ = self.kicked_at.compare_exchange(0, now.0.max(1), Ordering::Relaxed, Ordering::Relaxed);
+        // In this order: woken before it is said that it was kicked, the shard might sleep again.
+        self.kicked_at.set(now);
         self.kick.kick();
     }
 
     /// When the shard was kicked, once. Shard only.
     #[inline]
     pub fn take_kick(&self) -> Option<MonoNs> {
-        if self.kicked_at.load(Ordering::Relaxed) == 0 {
-            return None;
-        }
-        Some(MonoNs(self.kicked_at.swap(0, Ordering::Relaxed)))
+        self.kicked_at.take()
     }
 }
 
@@ -302,7 +315,7 @@ fn index_lane(slots: u32) -> io::Result<IndexLane<AtomicU32, Words<AtomicU32>>> 
 #[derive(Debug, Default)]
 pub struct Doorbell {
     aggregator: OnceLock<Thread>,
-    is_tickless: CachePadded<AtomicBool>,
+    tickless: Tickless<AtomicU32>,
 }
 
 impl Doorbell {
@@ -322,28 +335,59 @@ impl Doorbell {
     /// Wakes the aggregator if it sleeps without a tick. What was queued before is seen by it.
     #[inline]
     pub fn ring_if_tickless(&self) {
-        // Either we see that it is going to sleep, or it sees what we queued.
-        fence(Ordering::SeqCst);
-        if self.is_tickless.load(Ordering::Relaxed) {
-            self.is_tickless.store(false, Ordering::Relaxed);
+        if self.tickless.is_to_be_rung() {
             self.ring();
         }
     }
 
     /// The aggregator says that it sleeps without a tick; it must look for work once more after this.
     pub fn sleep_tickless(&self) {
-        self.is_tickless.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.tickless.begin();
     }
 
     /// The aggregator is awake or ticks.
     pub fn wake(&self) {
-        self.is_tickless.store(false, Ordering::Relaxed);
+        self.tickless.end();
+    }
+}
+
+/// Whether the aggregator sleeps without a tick: 1 if so.
+#[derive(Debug)]
+struct Tickless<W: Word<Value = u32>>(CachePadded<W>);
+
+impl<W: Word<Value = u32>> Default for Tickless<W> {
+    fn default() -> Self {
+        Self(CachePadded::new(W::new(0)))
+    }
+}
+
+impl<W: Word<Value = u32>> Tickless<W> {
+    /// Whoever queued something asks; told yes, it must ring.
+    #[inline]
+    fn is_to_be_rung(&self) -> bool {
+        // Either we see that it is going to sleep, or it sees what we queued.
+        W::fence(Ordering::SeqCst);
+        if self.0.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        self.0.store(0, Ordering::Relaxed);
+        true
+    }
+
+    /// From here on it is to be rung; what was queued before is to be looked for after this.
+    fn begin(&self) {
+        self.0.store(1, Ordering::Relaxed);
+        W::fence(Ordering::SeqCst);
+    }
+
+    fn end(&self) {
+        self.0.store(0, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::report::Report;
     use super::*;
 
     fn answer(as_of: u64) -> Answer {
@@ -377,5 +421,171 @@ mod tests {
             }
             assert_eq!(inbox.take().unwrap().bits, means, "{said:?}");
         }
+    }
+    fn words<W: Word>(n: usize, zero: W::Value) -> Box<[W]> {
+        (0..n).map(|_| W::new(zero)).collect()
+    }
+
+    /// Every interleaving in which threads are interrupted at most three times where they need not be.
+    fn model(interleaved: impl Fn() + Send + Sync + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(interleaved);
+    }
+
+    /// The shard gives the slot from its first holder to a second while answers about both are on the way.
+    #[test]
+    fn loom_an_answer_is_whole_and_hits_only_the_holder_it_is_about() {
+        use loom::sync::Arc;
+        use loom::sync::atomic::{AtomicU32, AtomicU64};
+        type Modelled = Inbox<AtomicU32, AtomicU64, Box<[AtomicU32]>, Box<[AtomicU64]>>;
+
+        /// What the shard makes of the answers.
+        struct Shard {
+            generation: u32,
+            class: Option<u8>,
+            inner_pid: Option<u32>,
+        }
+        impl Shard {
+            fn take(&mut self, inbox: &Modelled, generation: &AtomicU32) {
+                while let Some(taken) = inbox.take() {
+                    if !taken.is_about(self.generation) {
+                        continue;
+                    }
+                    let Taken { bits, answer, .. } = taken;
+                    if bits & answer::RELEASE != 0 {
+                        assert_eq!((self.generation, answer.as_of), (1, MonoNs(10)), "{taken:?}");
+                        self.generation = 2;
+                        generation.store(2, Ordering::Release);
+                        self.class = None;
+                        continue;
+                    }
+                    if bits & answer::CLASS != 0 {
+                        assert_eq!(answer.class, [3, 5][self.generation as usize - 1], "{taken:?}");
+                        self.class = Some(answer.class);
+                    }
+                    assert!(bits & answer::FORGED == 0 || self.generation == 1, "{taken:?}");
+                    if bits & answer::INNER_PID != 0 {
+                        assert_eq!((self.generation, answer.inner_pid), (2, 9), "{taken:?}");
+                        self.inner_pid = Some(9);
+                    }
+                }
+            }
+        }
+
+        model(|| {
+            let lane = IndexLane::new(words(1, 0), words(1, 0));
+            let inbox: Arc<Modelled> = Arc::new(Inbox { lane, values: words(2, 0) });
+            let generation = Arc::new(AtomicU32::new(1));
+            let shard = {
+                let (inbox, generation) = (Arc::clone(&inbox), Arc::clone(&generation));
+                loom::thread::spawn(move || {
+                    let mut shard = Shard { generation: 1, class: None, inner_pid: None };
+                    shard.take(&inbox, &generation);
+                    shard.take(&inbox, &generation);
+                    shard
+                })
+            };
+            inbox.post(0, 1, answer::CLASS, Answer { class: 3, ..Answer::default() });
+            inbox.post(0, 1, answer::RELEASE, answer(10));
+            // Said too late: nobody holds the slot any more, or its second holder does.
+            inbox.post(0, 1, answer::FORGED, Answer::default());
+            // The slot itself says who holds it.
+            let is_second = generation.load(Ordering::Acquire) == 2;
+            if is_second {
+                let about_second = Answer { class: 5, inner_pid: 9, ..Answer::default() };
+                inbox.post(0, 2, answer::CLASS | answer::INNER_PID, about_second);
+            }
+            let mut shard = shard.join().expect("shard");
+            shard.take(&inbox, &generation);
+            assert_eq!(shard.generation, 2, "the release came");
+            if is_second {
+                assert_eq!((shard.class, shard.inner_pid), (Some(5), Some(9)), "the last word came");
+            }
+        });
+    }
+
+    /// loom reports a deadlock if the aggregator sleeps on a report.
+    #[test]
+    fn loom_nobody_sleeps_on_a_report() {
+        use loom::sync::Arc;
+        use loom::sync::atomic::AtomicU32;
+        type Modelled = ReportLane<AtomicU32, Box<[AtomicU32]>>;
+
+        model(|| {
+            let lanes: [Arc<Modelled>; 2] = std::array::from_fn(|_| Arc::new(ReportLane::new(words(8, 0))));
+            let tickless = Arc::new(Tickless::<AtomicU32>::default());
+            let aggregator = loom::thread::current();
+            for lane in &lanes {
+                let (lane, tickless, aggregator) =
+                    (Arc::clone(lane), Arc::clone(&tickless), aggregator.clone());
+                loom::thread::spawn(move || {
+                    assert!(lane.push(&Report { frames: 1, decode_ns: 1, queue_ns: &[] }));
+                    if tickless.is_to_be_rung() {
+                        aggregator.unpark();
+                    }
+                });
+            }
+            let mut samples = [0; report::SAMPLES_MAX];
+            let mut taken = 0;
+            loop {
+                tickless.end();
+                for lane in &lanes {
+                    taken += usize::from(lane.pop(&mut samples).is_some());
+                }
+                if taken == lanes.len() {
+                    break;
+                }
+                tickless.begin();
+                if lanes.iter().all(|lane| lane.is_empty()) {
+                    loom::thread::park();
+                }
+            }
+        });
+    }
+
+    /// The order of a stop: the shard says its last, is joined, and only then is the aggregator told.
+    #[test]
+    fn fault_34_loom_what_a_shard_says_last_is_told_before_the_stop() {
+        use loom::sync::Arc;
+        use loom::sync::atomic::{AtomicBool, AtomicU32};
+        type Facts = IndexLane<AtomicU32, Box<[AtomicU32]>>;
+
+        model(|| {
+            let facts: Arc<Facts> = Arc::new(IndexLane::new(words(2, 0), words(2, 0)));
+            let is_shard_stopping = Arc::new(AtomicBool::new(false));
+            let is_stopping = Arc::new(AtomicBool::new(false));
+            let shard = {
+                let (facts, is_stopping) = (Arc::clone(&facts), Arc::clone(&is_shard_stopping));
+                loom::thread::spawn(move || {
+                    facts.push(0, 1);
+                    while !is_stopping.load(Ordering::Acquire) {
+                        loom::thread::yield_now();
+                    }
+                    facts.push(1, 1);
+                })
+            };
+            let aggregator = {
+                let (facts, is_stopping) = (Arc::clone(&facts), Arc::clone(&is_stopping));
+                loom::thread::spawn(move || {
+                    let mut told = 0;
+                    loop {
+                        // Requests before facts: whatever preceded the stop is there to be taken.
+                        let is_last = is_stopping.load(Ordering::Acquire);
+                        while facts.pop().is_some() {
+                            told += 1;
+                        }
+                        if is_last {
+                            return told;
+                        }
+                        loom::thread::yield_now();
+                    }
+                })
+            };
+            is_shard_stopping.store(true, Ordering::Release);
+            shard.join().expect("shard");
+            is_stopping.store(true, Ordering::Release);
+            assert_eq!(aggregator.join().expect("aggregator"), 2);
+        });
     }
 }

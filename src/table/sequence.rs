@@ -98,6 +98,34 @@ mod tests {
         });
     }
 
+    /// A writer that dies inside leaves what it had written: after the repair that is the record, and a
+    /// reader gets it whole or what came before or after it, never a mixture.
+    #[test]
+    fn fault_33_loom_no_reader_sees_a_mixture_when_a_dead_writer_is_repaired() {
+        loom::model(|| {
+            let record = Arc::new(Record { sequence: Word::new(0), words: [Word::new(0), Word::new(0)] });
+            let reader = {
+                let record = Arc::clone(&record);
+                loom::thread::spawn(move || {
+                    let seen = read_once(&record.sequence, || {
+                        (record.words[0].load(Ordering::Relaxed), record.words[1].load(Ordering::Relaxed))
+                    });
+                    if let Some((first, words)) = seen {
+                        // Before, as the dead left it, and after the writer went on.
+                        let expected = [(0, (0, 0)), (0, (1, 0)), (2, (2, 2))];
+                        let nth = usize::try_from((first & SEQUENCE) / 2).expect("small");
+                        assert_eq!((high(first), words), expected[nth]);
+                    }
+                })
+            };
+            begin(&record.sequence);
+            record.words[0].store(1, Ordering::Relaxed);
+            repair(&record.sequence);
+            write(&record, 2);
+            reader.join().expect("reader");
+        });
+    }
+
     #[test]
     fn a_record_left_open_reads_busy_until_repaired() {
         use std::sync::atomic::AtomicU64;
