@@ -139,12 +139,24 @@ pub fn hold(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -> R
     }
 }
 
-/// Since when the process is known to be gone: now, if there is none of that pid or another one;
-/// `None` if it is there, or nobody can tell. Four system calls.
-pub fn gone_at(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -> Option<MonoNs> {
+/// The end of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Since when it is known to be gone.
+    pub at: MonoNs,
+    /// How it ended, where the kernel says.
+    pub how: Option<ExitHow>,
+}
+
+/// The end of the process, if there is none of that pid or another one; `None` if it is there, or nobody
+/// can tell. Four system calls.
+pub fn end(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -> Option<End> {
     match hold(pid, incarnation, clock) {
-        Ok(pidfd) => has_exited(&pidfd).then(|| clock.mono()),
-        Err(NotHeld::Gone(at)) => Some(at),
+        Ok(pidfd) => has_exited(&pidfd).then(|| {
+            let now = clock.mono();
+            End { at: end_of(&pidfd, pid, now, clock), how: ended(&pidfd, pid) }
+        }),
+        Err(NotHeld::Gone(at)) => Some(End { at, how: None }),
         Err(NotHeld::Refused) => None,
     }
 }
@@ -301,14 +313,14 @@ mod tests {
         assert_eq!(me.exe, std::env::current_exe().expect("exe").to_string_lossy());
         assert!(me.started <= SystemClock.mono());
         assert!(me.comm.len() <= 15 && !me.comm.is_empty());
-        assert_eq!(gone_at(std::process::id(), Some(me.incarnation), &SystemClock), None);
-        assert_eq!(gone_at(std::process::id(), None, &SystemClock), None);
+        assert_eq!(end(std::process::id(), Some(me.incarnation), &SystemClock), None);
+        assert_eq!(end(std::process::id(), None, &SystemClock), None);
     }
 
     #[test]
     fn another_incarnation_means_the_one_we_knew_is_gone() {
         let other = Incarnation(1);
-        assert!(gone_at(std::process::id(), Some(other), &SystemClock).is_some());
+        assert!(end(std::process::id(), Some(other), &SystemClock).is_some());
     }
 
     #[test]
@@ -323,11 +335,13 @@ mod tests {
             rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
         )
         .expect("dead, not reaped");
-        let gone = gone_at(pid, Some(identity.incarnation), &SystemClock).expect("a zombie is gone");
+        let End { at: gone, how } =
+            end(pid, Some(identity.incarnation), &SystemClock).expect("a zombie is gone");
+        assert_eq!(how, Some(ExitHow::Signal(9)));
         assert!(gone >= before);
         assert!(matches!(identify(pid, &SystemClock), Err(LookupError::Gone(_, Some(ExitHow::Signal(9))))));
         child.wait().expect("reaped");
-        assert!(gone_at(pid, None, &SystemClock).is_some());
+        assert!(end(pid, None, &SystemClock).is_some());
         assert!(matches!(identify(pid, &SystemClock), Err(LookupError::Gone(_, None))));
     }
 

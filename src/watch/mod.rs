@@ -21,7 +21,7 @@ use rustix::time::Timespec;
 use crate::event::ExitHow;
 use crate::kick::Kick;
 use crate::lane::Doorbell;
-use crate::lookup::process::{self, Incarnation, NotHeld};
+use crate::lookup::process::{self, End, Incarnation, NotHeld};
 use crate::lookup::{Answer, Ticket};
 use crate::time::{Clock, MonoNs};
 
@@ -313,9 +313,9 @@ impl<C: Clock> Watcher<C> {
                 self.tell_gone(key_of(ticket), at, None);
             }
             Some(Held::Waiting(_)) | None => {
-                let answer = match process::gone_at(pid, incarnation, &self.clock) {
+                let answer = match process::end(pid, incarnation, &self.clock) {
                     None => Answer::There { ticket },
-                    Some(at) => Answer::Gone { ticket, at, how: None },
+                    Some(End { at, how }) => Answer::Gone { ticket, at, how },
                 };
                 self.answer(answer);
             }

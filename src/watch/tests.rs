@@ -127,6 +127,7 @@ fn nobody_is_told_of_whom_nobody_wants_to_know_any_more() {
     first.wait().expect("reaped");
     assert!(matches!(fixture.is_there(1, second.id()), Answer::There { .. }));
     fixture.order(Order::Unwatch { ticket: ticket(1) });
+    assert!(matches!(fixture.is_there(1, second.id()), Answer::There { .. }), "and the order was taken");
     drop(second.stdin.take());
     second.wait().expect("reaped");
     let Answer::Gone { how: None, .. } = fixture.is_there(1, second.id()) else { panic!("asked") };
