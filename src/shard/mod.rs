@@ -53,6 +53,9 @@ pub struct Shard<T, C> {
     is_behind: bool,
     /// The last receive failed.
     is_failing: bool,
+    /// The batch that is being taken, and how many of its datagrams were.
+    in_hand: Option<Batch>,
+    taken: usize,
     /// A release that has to wait: frames of the dead may still be queued.
     deferred: Option<Taken>,
 }
@@ -73,6 +76,8 @@ impl<T: Transport, C: Clock> Shard<T, C> {
             samples_since: now,
             is_behind: true,
             is_failing: false,
+            in_hand: None,
+            taken: 0,
             deferred: None,
         }
     }
@@ -104,6 +109,10 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         let used = self.core.tracker.slots_used();
         self.core.recover();
         self.is_behind = true;
+        if let Some(batch) = &mut self.in_hand {
+            // More may have come since: it vouches for nothing.
+            batch.is_last = false;
+        }
         for slot in 0..used {
             self.port.facts.push(slot, 1);
         }
@@ -142,19 +151,14 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         let mut frames = 0;
         self.is_behind = true;
         for _ in 0..BATCHES_PER_TURN {
-            self.port.counters.receive_calls.add(1);
-            let batch = match self.core.receive() {
-                Ok(batch) => {
-                    self.is_failing = false;
-                    batch
-                }
-                Err(error) => return self.failed(error),
+            let batch = match self.in_hand {
+                Some(batch) => batch,
+                None => match self.receive() {
+                    Ok(batch) => batch,
+                    Err(error) => return self.failed(error),
+                },
             };
-            for index in 0..batch.len {
-                let heard = self.core.hear(&batch, index);
-                self.count(&heard, index);
-            }
-            self.end_batch(&batch);
+            self.take(&batch);
             frames += batch.len as u64;
             if batch.is_last {
                 self.is_behind = false;
@@ -163,6 +167,28 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         }
         self.pace.on_turn(frames, self.core.sight.take_depth(), self.core.now());
         Ok(())
+    }
+
+    fn receive(&mut self) -> io::Result<Batch> {
+        self.port.counters.receive_calls.add(1);
+        let batch = self.core.receive()?;
+        self.is_failing = false;
+        (self.in_hand, self.taken) = (Some(batch), 0);
+        Ok(batch)
+    }
+
+    /// Takes the datagrams of the batch in hand; after a panic, those that are left of it.
+    #[inline]
+    fn take(&mut self, batch: &Batch) {
+        while self.taken < batch.len {
+            let index = self.taken;
+            // First: what makes us panic is not looked at again.
+            self.taken += 1;
+            let heard = self.core.hear(batch, index);
+            self.count(&heard, index);
+        }
+        self.end_batch(batch);
+        self.in_hand = None;
     }
 
     #[inline]
@@ -320,3 +346,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         self.core.tracker.writer().mark_alive(now);
     }
 }
+
+#[cfg(test)]
+#[path = "recover_tests.rs"]
+mod recover_tests;
