@@ -26,6 +26,8 @@ const TURN: Duration = Duration::from_millis(10);
 const PATIENCE: u64 = 10_000_000_000;
 /// The threshold may begin this much before its process was stopped: a period, and a machine that was busy.
 const SLACK: u64 = 1_500_000_000;
+/// After this long, a process was looked up and is watched, however many came with it.
+const YOUTH: u64 = 3_000_000_000;
 
 #[test]
 fn no_verdict_is_wrong_and_nothing_grows() {
@@ -76,6 +78,8 @@ struct Counts {
 #[derive(Debug, Default)]
 struct Known {
     is_up: bool,
+    /// When it was told up.
+    up_at: u64,
     /// Told stalled, since this instant.
     stalled: Option<u64>,
     /// When it was stopped and continued last; 0 = not continued yet.
@@ -312,7 +316,7 @@ impl Soak {
         let known = self.agents.get_mut(&pid).expect("known");
         known.history.push(event.clone());
         let verdict = match event.kind() {
-            "up" => known.up(),
+            "up" => known.up(&event),
             "stall" => known.stall(&event, &mut self.counts),
             "resume" => known.resume(&mut self.counts),
             "exit" => known.exit(&event, &mut self.counts),
@@ -445,7 +449,8 @@ impl Soak {
 type Verdict = Result<(), &'static str>;
 
 impl Known {
-    fn up(&mut self) -> Verdict {
+    fn up(&mut self, event: &Event) -> Verdict {
+        self.up_at = event.u64("mono_ns");
         if std::mem::replace(&mut self.is_up, true) { Err("up twice") } else { Ok(()) }
     }
 
@@ -484,8 +489,11 @@ impl Known {
 
     fn exit(&mut self, event: &Event, counts: &mut Counts) -> Verdict {
         counts.exits += 1;
-        let Some((_, signal)) = self.killed else { return Err("exited, but lives") };
-        if !event.has("signal") || event.u64("signal") != u64::from(signal.unsigned_abs()) {
+        let Some((killed, signal)) = self.killed else { return Err("exited, but lives") };
+        // Killed and reaped before its first lookup, nobody knows how it ended.
+        let is_unknown = event.is_null("code") && killed < self.up_at + YOUTH;
+        let is_so = event.has("signal") && event.u64("signal") == u64::from(signal.unsigned_abs());
+        if !is_so && !is_unknown {
             return Err("exited otherwise than it was killed");
         }
         if self.is_up { Ok(()) } else { Err("exited before it was up") }
