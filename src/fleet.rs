@@ -129,15 +129,7 @@ impl Fleet {
             let bound = dir.bind_shard(&of.socket, of.mode, owner);
             sockets.push(bound.map_err(|source| StartError::Bind { shard, source })?);
         }
-        let mut warnings = Vec::new();
-        if is_inside_pid_namespace() {
-            warnings.push(Warning::PidNamespace);
-        }
-        if !process::is_procfs_ours() {
-            warnings.push(Warning::ForeignProcfs);
-        } else if process::is_procfs_hiding() {
-            warnings.push(Warning::HiddenProcfs);
-        }
+        let mut warnings = Warning::of_here();
         let needed = plan.queue_limit_needed();
         if let Some(limit) = sockets.iter().map(BoundSocket::queue_limit).min()
             && u64::from(limit) < needed
@@ -370,6 +362,19 @@ impl Iterator for Subscription {
     /// The next event; waits for it. `None` when the fleet stopped.
     fn next(&mut self) -> Option<Event> {
         self.events.recv().ok()
+    }
+}
+
+impl Warning {
+    /// What of the agents an observer could not see from where this process runs. Three system calls.
+    #[must_use]
+    pub fn of_here() -> Vec<Self> {
+        let procfs = match () {
+            () if !process::is_procfs_ours() => Some(Self::ForeignProcfs),
+            () if process::is_procfs_hiding() => Some(Self::HiddenProcfs),
+            () => None,
+        };
+        is_inside_pid_namespace().then_some(Self::PidNamespace).into_iter().chain(procfs).collect()
     }
 }
 

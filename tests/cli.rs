@@ -571,6 +571,21 @@ fn check_judges_cores_as_a_note() {
 }
 
 #[test]
+fn check_notes_what_of_the_host_it_cannot_see() {
+    assert!(rustix::process::geteuid().is_root(), "this test needs root, for a pid namespace of its own");
+    let scene = Scene::new();
+    let program = env!("CARGO_BIN_EXE_varta-fleet");
+    let check = ["--pid", "--fork", program, "check", "--dir", "run", "--shards", "1", "--agents-max", "1"];
+    Outcome::of(scene.command(Path::new("unshare"), &check)).says(
+        code_of_check(1),
+        &[
+            "note: this observer runs inside a pid namespace",
+            "note: /proc is not there or of another pid namespace",
+        ],
+    );
+}
+
+#[test]
 fn a_reader_that_hangs_up_is_no_error() {
     let scene = Scene::new();
     let found = code_of_check(1);

@@ -14,7 +14,7 @@ use rustix::fs::Access;
 use rustix::process::{Resource, getrlimit};
 use varta_fleet::config::{KEYS, Layers, Origin, written};
 use varta_fleet::plan::{CoreChoice, Output, Plan, ShardPlan};
-use varta_fleet::{BindError, Reason, RunDirError, Shown};
+use varta_fleet::{BindError, Reason, RunDirError, Shown, Warning};
 
 use crate::args::ConfigArgs;
 use crate::exit::{CliError, Exit, counted};
@@ -99,6 +99,7 @@ pub fn check(args: &ConfigArgs) -> Result<Exit, CliError> {
         }
     }
     findings.extend(priority_finding());
+    findings.extend(Warning::of_here().iter().map(|warning| Finding::note(warning.to_string(), "")));
     findings.sort_by_key(|finding| finding.level == Level::Note);
     for finding in &findings {
         writeln!(out, "{finding}")?;
