@@ -212,7 +212,12 @@ impl Soak {
 
     fn kill(&mut self) {
         let Some(pid) = self.choose() else { return };
-        let is_stopped = self.known(pid).until.is_some();
+        let known = self.known(pid);
+        if !known.is_up {
+            // Nobody has heard of it yet, and nobody would miss it.
+            return;
+        }
+        let is_stopped = known.until.is_some();
         let (signal, number) = match self.chance.below(3) {
             // A stopped process takes no other.
             0 if !is_stopped => (Signal::TERM, 15),
