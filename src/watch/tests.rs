@@ -123,6 +123,7 @@ fn nobody_is_told_of_whom_nobody_wants_to_know_any_more() {
     // The slot has another holder: what was ordered for the one before does not concern it.
     fixture.watch(1, second.id());
     fixture.order(Order::Unwatch { ticket: Ticket { generation: 2, ..ticket(1) } });
+    assert!(matches!(fixture.is_there(1, second.id()), Answer::There { .. }), "and the orders were taken");
     drop(first.stdin.take());
     first.wait().expect("reaped");
     assert!(matches!(fixture.is_there(1, second.id()), Answer::There { .. }));
