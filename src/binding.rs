@@ -5,11 +5,16 @@
 //! over a stale socket. So agents see the old socket or the new one, never none and never one they
 //! may not connect to. Whether a socket is stale is asked by connecting to it: ECONNREFUSED means
 //! that nobody has it open.
+//!
+//! A socket whose path is removed goes on for those who are connected, and nobody else ever finds it; once
+//! its last name is gone the kernel gives it no new one. So a fleet's sockets keep the temporary name as a
+//! spare, out of which the path can be made again.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -22,9 +27,12 @@ use rustix::io::Errno;
 use crate::error::{Reason, Shown};
 use crate::sys::unix_socket::{self, PATH_BYTES_MAX};
 
-/// A temporary name ends in this and [`TAG_BYTES`] random characters.
+/// A temporary name begins with a dot, so that `rm *` leaves it, and ends in this and [`TAG_BYTES`] random
+/// characters.
 const TAG_MARK: u8 = b'~';
-const TAG_BYTES: usize = 4;
+const TAG_BYTES: usize = 3;
+/// The shortest name whose temporary ones can be told from others.
+const NAME_BYTES_MIN: usize = TAG_BYTES + 2;
 /// Names tried before giving up; only names of one or two bytes ever need several.
 const NAMES_MAX: u64 = 64;
 /// Times the path may change hands under us before we give up.
@@ -64,6 +72,16 @@ pub struct BoundSocket {
     path: PathBuf,
     identity: Identity,
     queue_limit: u32,
+    spare: Option<Spare>,
+}
+
+/// What a path is made of again that somebody removed.
+#[derive(Debug)]
+struct Spare {
+    /// The socket's file, whatever its names are: linking it is possible while it has one.
+    file: OwnedFd,
+    /// A name that nobody looks for.
+    name: PathBuf,
 }
 
 impl BoundSocket {
@@ -87,12 +105,68 @@ impl BoundSocket {
         self.queue_limit
     }
 
-    /// Removes the path, unless another socket or file has taken its place. Returns whether it did.
+    /// Removes the path, unless another socket or file has taken its place, and the spare. Returns whether
+    /// the path was removed.
     ///
     /// Done before the socket is closed: until then nobody who asks first takes the path.
     pub fn unlink_if_ours(&self) -> bool {
-        let is_ours = rustix::fs::lstat(&self.path).is_ok_and(|stat| Identity::from(&stat) == self.identity);
-        is_ours && rustix::fs::unlink(&self.path).is_ok()
+        if let Some(spare) = self.spare.as_ref().filter(|spare| self.is_at(&spare.name)) {
+            let _ = rustix::fs::unlink(&spare.name);
+        }
+        self.is_in_place() && rustix::fs::unlink(&self.path).is_ok()
+    }
+
+    /// Whether its path leads to this socket. One system call.
+    pub fn is_in_place(&self) -> bool {
+        self.is_at(&self.path)
+    }
+
+    fn is_at(&self, path: &Path) -> bool {
+        rustix::fs::lstat(path).is_ok_and(|stat| Identity::from(&stat) == self.identity)
+    }
+
+    /// Gives the socket its path again, as [`bind`] took it: where nothing is, or over a stale socket.
+    /// Whether the directory is safe is not asked here.
+    ///
+    /// # Errors
+    /// As [`bind`]; `Nameless` if it cannot be done any more.
+    pub fn put_back(&self) -> Result<(), BindError> {
+        if self.is_in_place() {
+            return Ok(());
+        }
+        let nameless = || BindError::Nameless { path: self.path.clone() };
+        let Some(spare) = &self.spare else { return Err(nameless()) };
+        take_path(&self.path, |to| spare.link_to(to)).map(drop).map_err(|error| match error {
+            BindError::Refused { .. } if spare.is_nameless() => nameless(),
+            other => other,
+        })
+    }
+
+    /// Makes the spare again if somebody removed it. One system call if not. Where it cannot be made, the
+    /// path cannot be put back either once it goes, and that is told then.
+    pub fn renew_spare(&mut self) {
+        let Some(spare) = &self.spare else { return };
+        if self.is_at(&spare.name) {
+            return;
+        }
+        if let Ok(name) = link_beside(&self.path, |to| spare.link_to(to))
+            && let Some(spare) = &mut self.spare
+        {
+            spare.name = name;
+        }
+    }
+}
+
+impl Spare {
+    /// Gives the file one more name.
+    fn link_to(&self, path: &Path) -> Result<(), Errno> {
+        // The way through /proc, since linking a descriptor itself takes a privilege.
+        let file = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        rustix::fs::linkat(CWD, file, CWD, path, AtFlags::SYMLINK_FOLLOW)
+    }
+
+    fn is_nameless(&self) -> bool {
+        rustix::fs::fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0)
     }
 }
 
@@ -152,6 +226,16 @@ pub enum BindError {
         /// The path.
         path: PathBuf,
     },
+    /// Somebody removed every name of the socket.
+    #[error(
+        "cannot put {} back: every name of the socket was removed, and the kernel gives it no new one; restart the \
+         observer; until then it observes the agents that are connected",
+        path.display()
+    )]
+    Nameless {
+        /// The path.
+        path: PathBuf,
+    },
     /// The kernel refused.
     #[error("cannot bind {}: {}{}", Shown(path.display()), Reason(source), advice(source))]
     Refused {
@@ -207,7 +291,22 @@ impl BindError {
             Self::PathTooLong { .. } | Self::NoName { .. } => io::ErrorKind::InvalidInput,
             Self::InUse { .. } | Self::Contended { .. } => io::ErrorKind::AddrInUse,
             Self::InTheWay { .. } => io::ErrorKind::AlreadyExists,
+            Self::Nameless { .. } => io::ErrorKind::NotFound,
             Self::Probe { source, .. } | Self::Refused { source, .. } => source.kind(),
+        }
+    }
+
+    /// The error number that says it best.
+    pub(crate) fn errno(&self) -> i32 {
+        match self {
+            Self::PathTooLong { .. } => libc::ENAMETOOLONG,
+            Self::NoName { .. } => libc::EINVAL,
+            Self::InUse { .. } | Self::Contended { .. } => libc::EADDRINUSE,
+            Self::InTheWay { .. } => libc::EEXIST,
+            Self::Nameless { .. } => libc::ENOENT,
+            Self::Probe { source, .. } | Self::Refused { source, .. } => {
+                source.raw_os_error().unwrap_or(libc::EIO)
+            }
         }
     }
 }
@@ -221,33 +320,52 @@ impl BindError {
 /// # Errors
 /// See [`BindError`]. Nothing is left behind then.
 pub fn bind(path: &Path, mode: u32) -> Result<BoundSocket, BindError> {
-    bind_as(path, mode, Owner::default())
+    let (socket, _) = bind_whole(path, mode, Owner::default())?;
+    Ok(socket)
 }
 
-/// As [`bind`], for an owner other than us, who has the file from the first moment.
+/// As [`bind`], for an owner other than us, who has the file from the first moment; and with a spare, for
+/// [`BoundSocket::put_back`], unless the name is too
+/// short for one.
 ///
 /// # Errors
 /// As [`bind`].
 pub fn bind_as(path: &Path, mode: u32, owner: Owner) -> Result<BoundSocket, BindError> {
+    let (mut socket, temporary) = bind_whole(path, mode, owner)?;
+    socket.spare = temporary.keep();
+    Ok(socket)
+}
+
+/// Also the temporary name, which is still there.
+fn bind_whole(path: &Path, mode: u32, owner: Owner) -> Result<(BoundSocket, Temporary), BindError> {
     let refused = |source: io::Error| BindError::Refused { path: path.to_owned(), source };
     let bytes = path.as_os_str().as_bytes();
     if bytes.len() > PATH_BYTES_MAX {
         return Err(BindError::PathTooLong { path: path.to_owned() });
     }
     let is_name = !bytes.contains(&0) && !bytes.ends_with(b"/") && !bytes.ends_with(b"/.");
-    let (Some(name), true) = (path.file_name(), is_name) else {
+    if path.file_name().is_none() || !is_name {
         return Err(BindError::NoName { path: path.to_owned() });
-    };
+    }
     let absolute = std::path::absolute(path).map_err(refused)?;
     probe(path)?; // before anything is made
     let (fd, queue_limit) = unix_socket::open_receiver().map_err(refused)?;
-    let mut temporary = Temporary::bind(&fd, path, name, mode, owner).map_err(refused)?;
+    let temporary = Temporary::bind(&fd, path, mode, owner).map_err(refused)?;
+    take_path(path, |to| rustix::fs::link(&temporary.path, to))?;
     let identity = temporary.identity;
+    let socket = BoundSocket { fd: Arc::new(fd), path: absolute, identity, queue_limit, spare: None };
+    Ok((socket, temporary))
+}
+
+/// Gives `path` to the socket that `link` links to where it is told: where nothing is, or over a stale
+/// socket.
+fn take_path(path: &Path, link: impl Fn(&Path) -> Result<(), Errno>) -> Result<(), BindError> {
+    let refused = |errno: Errno| BindError::Refused { path: path.to_owned(), source: errno.into() };
     for _ in 0..ROUNDS_MAX {
         match probe(path)? {
-            Found::Nothing => match rustix::fs::link(&temporary.path, path) {
+            Found::Nothing => match link(path) {
                 Err(Errno::EXIST) => continue,
-                other => other.map_err(|errno| refused(errno.into()))?,
+                other => other.map_err(refused)?,
             },
             stale @ Found::Stale(_) => {
                 // Two who both saw it stale must not rename over each other.
@@ -255,18 +373,57 @@ pub fn bind_as(path: &Path, mode: u32, owner: Owner) -> Result<BoundSocket, Bind
                 if probe(path)? != stale {
                     continue;
                 }
-                temporary.rename_to(path).map_err(refused)?;
+                let step = link_beside(path, &link).map_err(refused)?;
+                if let Err(errno) = rustix::fs::rename(&step, path) {
+                    let _ = rustix::fs::unlink(&step);
+                    return Err(refused(errno));
+                }
             }
         }
-        return Ok(BoundSocket { fd: Arc::new(fd), path: absolute, identity, queue_limit });
+        return Ok(());
     }
     Err(BindError::Contended { path: path.to_owned() })
 }
 
-/// Whether `name` is one that [`bind`] uses for a moment. A crash may leave such a socket behind.
+/// Links to a free temporary name beside `path`.
+fn link_beside(path: &Path, link: impl Fn(&Path) -> Result<(), Errno>) -> Result<PathBuf, Errno> {
+    for name in temporary_names(path) {
+        match link(&name) {
+            Err(Errno::EXIST) => {} // somebody's, or left by a crash
+            other => return other.map(|()| name),
+        }
+    }
+    Err(Errno::EXIST)
+}
+
+/// Removes temporary names beside `path` that a crash left behind and nobody has open. To be called by who
+/// holds `path`: nobody else makes such names. Those that cannot be removed do no harm.
+pub fn remove_leftovers_of(path: &Path) {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return };
+    let Some(alike) = recognised_by(name) else { return };
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let found = entry.file_name();
+        if is_temporary(&found) && found.as_bytes().starts_with(&alike) && found.len() == name.len() {
+            remove_if_stale(&entry.path());
+        }
+    }
+}
+
+/// Removes a socket that nobody has open.
+pub fn remove_if_stale(path: &Path) {
+    if let Ok(Found::Stale(found)) = probe(path)
+        && rustix::fs::lstat(path).is_ok_and(|stat| Identity::from(&stat) == found)
+    {
+        let _ = rustix::fs::unlink(path);
+    }
+}
+
+/// Whether `name` is one that [`bind`] uses for a moment and [`bind_as`] keeps. A crash may leave such a socket
+/// behind.
 pub fn is_temporary(name: &OsStr) -> bool {
     let bytes = name.as_bytes();
-    bytes.len() > TAG_BYTES && bytes[bytes.len() - TAG_BYTES - 1] == TAG_MARK
+    bytes.len() >= NAME_BYTES_MIN && bytes[0] == b'.' && bytes[bytes.len() - TAG_BYTES - 1] == TAG_MARK
 }
 
 /// What may be at a path that we can bind.
@@ -319,20 +476,17 @@ pub fn probe(path: &Path) -> Result<Found, BindError> {
 struct Temporary {
     path: PathBuf,
     identity: Identity,
-    is_there: bool,
+    file: Option<OwnedFd>,
 }
 
 impl Temporary {
-    /// Binds `fd` beside `path` under a free name as long as `name`, with mode and owner in place.
-    fn bind(fd: &OwnedFd, path: &Path, name: &OsStr, mode: u32, owner: Owner) -> io::Result<Self> {
+    /// Binds `fd` beside `path` under a free name as long as its own, with mode and owner in place.
+    fn bind(fd: &OwnedFd, path: &Path, mode: u32, owner: Owner) -> io::Result<Self> {
         let mode = Mode::from_raw_mode(mode & 0o777);
         // The file gets the mode of the descriptor less the umask: too little at worst, never too much.
         rustix::fs::fchmod(fd, mode)?;
-        let random = RandomState::new();
-        let names = (0..NAMES_MAX).map(|attempt| temporary_name(name, random.hash_one(attempt)));
         let mut last = Errno::ADDRINUSE.into();
-        for candidate in names.filter(|candidate| candidate != name) {
-            let path = path.with_file_name(candidate);
+        for path in temporary_names(path) {
             match unix_socket::bind(fd.as_fd(), &path) {
                 Ok(()) => return Self::finish(path, mode, owner),
                 // Somebody's, or left by a crash.
@@ -345,7 +499,7 @@ impl Temporary {
 
     fn finish(path: PathBuf, mode: Mode, owner: Owner) -> io::Result<Self> {
         // From here on the name is removed whatever goes wrong.
-        let mut temporary = Self { path, identity: Identity { dev: 0, inode: 0 }, is_there: true };
+        let mut temporary = Self { path, identity: Identity { dev: 0, inode: 0 }, file: None };
         // A descriptor, since chmod(2) follows symlinks; O_PATH, since a socket cannot be opened (ENXIO).
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::open(&temporary.path, flags, Mode::empty())?;
@@ -359,35 +513,50 @@ impl Temporary {
             // fchmod(2) refuses an O_PATH descriptor; the way through /proc is the documented one.
             rustix::fs::chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), mode)?;
         }
+        temporary.file = Some(file);
         Ok(temporary)
     }
 
-    fn rename_to(&mut self, path: &Path) -> io::Result<()> {
-        rustix::fs::rename(&self.path, path)?;
-        self.is_there = false; // and free for others
-        Ok(())
+    /// Leaves the name where it is, if it can be told from others after a crash.
+    fn keep(mut self) -> Option<Spare> {
+        self.path.file_name().filter(|name| is_temporary(name))?;
+        let file = self.file.take()?;
+        let name = mem::take(&mut self.path);
+        Some(Spare { file, name })
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if self.is_there {
+        if !self.path.as_os_str().is_empty() {
             // Ours, since bind(2) made it. What cannot be removed now is as harmless as after a crash.
             let _ = rustix::fs::unlink(&self.path);
         }
     }
 }
 
+/// Names beside `path` to be tried one after another.
+fn temporary_names(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let name = path.file_name().unwrap_or_default();
+    let random = RandomState::new();
+    let names = (0..NAMES_MAX).map(move |attempt| temporary_name(name, random.hash_one(attempt)));
+    names.filter(move |candidate| candidate != name).map(|candidate| path.with_file_name(candidate))
+}
+
+/// How temporary names of `name` begin. `None`: too short to be told from others.
+fn recognised_by(name: &OsStr) -> Option<Vec<u8>> {
+    let kept = name.len().checked_sub(NAME_BYTES_MIN)?;
+    Some([b".", &name.as_bytes()[..kept], &[TAG_MARK]].concat())
+}
+
 /// As long as `name`, so that it fits where that fits, and alike, so that ss(8) shows which it is:
-/// a socket keeps the name it was bound to. `shard-0.sock` is `shard-0~k3fa` for a moment.
+/// a socket keeps the name it was bound to. That of `shard-0.sock` is `.shard-0~k3f`.
 fn temporary_name(name: &OsStr, random: u64) -> OsString {
     const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let random = random.to_ne_bytes();
-    let mut bytes = name.as_bytes().to_vec();
-    for (position, byte) in bytes.iter_mut().rev().take(TAG_BYTES + 1).enumerate() {
-        let letter = ALPHABET[usize::from(random[position]) % ALPHABET.len()];
-        *byte = if position == TAG_BYTES { TAG_MARK } else { letter };
-    }
+    let mut bytes = recognised_by(name).unwrap_or_default();
+    let letters = random.to_ne_bytes();
+    let letters = letters.iter().map(|random| ALPHABET[usize::from(*random) % ALPHABET.len()]);
+    bytes.extend(letters.take(name.len() - bytes.len()));
     OsString::from_vec(bytes)
 }
 
@@ -663,11 +832,11 @@ mod tests {
             for random in [0, 1, u64::MAX, 0x1234_5678_9abc_def0] {
                 let temporary = temporary_name(OsStr::new(name), random);
                 assert_eq!(temporary.len(), name.len());
-                assert_eq!(is_temporary(&temporary), name.len() > TAG_BYTES);
+                assert_eq!(is_temporary(&temporary), name.len() >= NAME_BYTES_MIN);
             }
         }
         assert!(!is_temporary(OsStr::new("shard-0.sock")));
-        assert!(temporary_name(OsStr::new("shard-0.sock"), 7).as_bytes().starts_with(b"shard-0~"));
+        assert!(temporary_name(OsStr::new("shard-0.sock"), 7).as_bytes().starts_with(b".shard-0~"));
     }
 
     #[test]
@@ -710,6 +879,100 @@ mod tests {
         drop(bound);
         assert_eq!(names_in(dir.path()), ["s.sock"]);
         UnixDatagram::unbound().unwrap().send_to(b"beat", &path).unwrap();
+    }
+
+    #[test]
+    fn a_path_is_put_back_out_of_the_spare_and_the_spare_out_of_the_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shard-0.sock");
+        for has_stale in [false, true] {
+            if has_stale {
+                leave_stale(&path);
+            }
+            let mut bound = bind_as(&path, 0o600, Owner::default()).unwrap();
+            let spare = || names_in(dir.path()).into_iter().find(|name| is_temporary(name));
+            let first = spare().unwrap();
+            assert!(first.as_bytes().starts_with(b".shard-0~"), "{first:?}");
+            let sender = UnixDatagram::unbound().unwrap();
+            sender.connect(&path).unwrap();
+
+            std::fs::remove_file(&path).unwrap();
+            assert!(!bound.is_in_place());
+            bound.put_back().unwrap();
+            assert!(bound.is_in_place());
+            bound.put_back().unwrap();
+            std::fs::remove_file(&path).unwrap();
+            leave_stale(&path);
+            bound.put_back().unwrap();
+            assert_eq!(mode_of(&path), 0o600);
+            std::fs::remove_file(dir.path().join(&first)).unwrap();
+            bound.renew_spare();
+            let second = spare().unwrap();
+            std::fs::remove_file(&path).unwrap();
+            bound.put_back().unwrap();
+            bound.renew_spare();
+            assert_eq!(names_in(dir.path()), [second, "shard-0.sock".into()]);
+            // One queue all the time.
+            sender.send(b"old").unwrap();
+            UnixDatagram::unbound().unwrap().send_to(b"new", &path).unwrap();
+            for expected in [b"old", b"new"] {
+                let mut bytes = [0; 8];
+                let received = rustix::io::read(bound.fd(), &mut bytes).unwrap();
+                assert_eq!(&bytes[..received], expected);
+            }
+            drop(bound);
+            assert!(names_in(dir.path()).is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_to_replace_is_left_when_a_path_is_put_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shard-0.sock");
+        let bound = bind_as(&path, 0o600, Owner::default()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        let error = bound.put_back().unwrap_err();
+        assert_eq!((error.kind(), error.errno()), (io::ErrorKind::AlreadyExists, libc::EEXIST));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        std::fs::remove_file(&path).unwrap();
+        let theirs = UnixDatagram::bind(&path).unwrap();
+        assert!(matches!(bound.put_back(), Err(BindError::InUse { .. })));
+        UnixDatagram::unbound().unwrap().send_to(b"theirs", &path).unwrap();
+        assert_eq!(theirs.recv(&mut [0; 8]).unwrap(), 6);
+        drop(bound);
+        assert_eq!(names_in(dir.path()), ["shard-0.sock"]);
+    }
+
+    #[test]
+    fn a_socket_without_a_name_is_said_to_be_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, names) in [("shard-0.sock", 2), ("tiny", 1)] {
+            let path = dir.path().join(name);
+            let mut bound = bind_as(&path, 0o600, Owner::default()).unwrap();
+            assert_eq!(names_in(dir.path()).len(), names);
+            for name in names_in(dir.path()) {
+                std::fs::remove_file(dir.path().join(name)).unwrap();
+            }
+            bound.renew_spare();
+            let error = bound.put_back().unwrap_err();
+            assert!(matches!(error, BindError::Nameless { .. }), "{error}");
+            assert!(error.to_string().contains("restart the observer"), "{error}");
+        }
+    }
+
+    #[test]
+    fn leftovers_of_a_path_are_removed_and_nothing_alike() {
+        let dir = tempfile::tempdir().unwrap();
+        for stale in [".shard-0~abc", ".shard-1~abc", ".shard-00~abc", "shard-0~abcd"] {
+            leave_stale(&dir.path().join(stale));
+        }
+        let _live = UnixDatagram::bind(dir.path().join(".shard-0~abd")).unwrap();
+        std::fs::write(dir.path().join(".shard-0~abe"), "precious").unwrap();
+        remove_leftovers_of(&dir.path().join("shard-0.sock"));
+        remove_leftovers_of(&dir.path().join("tiny"));
+        let left = [".shard-00~abc", ".shard-0~abd", ".shard-0~abe", ".shard-1~abc", "shard-0~abcd"];
+        assert_eq!(names_in(dir.path()), left);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use crate::binding::BindError;
 use crate::config::ConfigError;
@@ -153,6 +154,20 @@ pub enum Warning {
         limit: u32,
         /// What it should be.
         needed: u64,
+    },
+    /// Somebody removed or replaced a file by which agents find the fleet. It is back.
+    #[error("{} had been removed or replaced, and is in place again; find out who removes it", path.display())]
+    PutBack {
+        /// The file, or the runtime directory.
+        path: PathBuf,
+    },
+    /// The same, and it could not be put back.
+    #[error("agents that start now do not find {}: {why}", path.display())]
+    Unreachable {
+        /// The file, or the runtime directory.
+        path: PathBuf,
+        /// What is in the way, and what to do.
+        why: String,
     },
     /// We are inside a pid namespace.
     #[error(

@@ -136,7 +136,7 @@ pub enum EventKind {
     Io {
         /// Where.
         place: IoPlace,
-        /// The kernel's error number.
+        /// The kernel's error number; 0 where there is none.
         errno: i32,
     },
     /// The fleet began to observe.
@@ -229,6 +229,11 @@ pub enum IoPlace {
     Shard,
     /// A shard's thread does not turn any more: it is stuck.
     ShardStuck,
+    /// A shard's socket was not at its path: it was put back (error number 0), or agents that start now do not
+    /// find it. Those that are connected are observed all the same.
+    Socket,
+    /// Lock, manifest or symlink were not in the runtime directory: as `Socket`.
+    Directory,
 }
 
 impl EventKind {
@@ -303,6 +308,8 @@ impl IoPlace {
             Self::Events => "events",
             Self::Shard => "shard",
             Self::ShardStuck => "shard-stuck",
+            Self::Socket => "socket",
+            Self::Directory => "directory",
         }
     }
 }

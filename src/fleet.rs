@@ -38,6 +38,7 @@ use crate::sys::clock::SystemClock;
 use crate::sys::thread::{allowed_cores, pin_to, set_own_nice};
 use crate::table::{self, Origin};
 use crate::time::{Clock, MonoNs};
+use crate::upkeep::{Files, Upkeep};
 use crate::vigil::Vigil;
 use crate::watch::Watch;
 
@@ -66,8 +67,8 @@ pub struct Fleet {
     lookup: Option<JoinHandle<()>>,
     watch: Option<JoinHandle<()>>,
     writer: Option<EventWriter>,
-    sockets: Vec<BoundSocket>,
-    dir: Option<RunDir>,
+    upkeep: Option<Upkeep>,
+    dir: PathBuf,
     warnings: Vec<Warning>,
 }
 
@@ -136,20 +137,24 @@ impl Fleet {
         {
             warnings.push(Warning::QueueLimit { limit, needed });
         }
-        let mut fleet = Self::spawn(&plan, sockets, warnings)?;
+        let mut fleet = Self::spawn(&plan, &sockets, warnings)?;
         let paths: Vec<PathBuf> = plan.shards.iter().map(|shard| shard.socket.clone()).collect();
         dir.publish(&paths)?;
-        fleet.dir = Some(dir);
+        fleet.dir = dir.path().to_owned();
+        let (requests, doorbell) = (fleet.handle.requests.clone(), Arc::clone(&fleet.handle.doorbell));
+        let upkeep = Upkeep::spawn(Files { sockets, dir }, requests, doorbell);
+        let thread = |source| StartError::Resources { what: "start a thread", source };
+        fleet.upkeep = Some(upkeep.map_err(thread)?);
         Ok(fleet)
     }
 
-    fn spawn(plan: &Plan, sockets: Vec<BoundSocket>, warnings: Vec<Warning>) -> Result<Self, StartError> {
+    fn spawn(plan: &Plan, sockets: &[BoundSocket], warnings: Vec<Warning>) -> Result<Self, StartError> {
         let doorbell = Arc::new(Doorbell::default());
         let with_beats = plan.events.as_ref().is_some_and(|events| events.beats);
         let mut cores = Vec::new();
         let mut ports = Vec::new();
         let admission = Admission::with_shares(plan.agents_max, plan.uid_agents_max);
-        for (index, (shard, socket)) in plan.shards.iter().zip(&sockets).enumerate() {
+        for (index, (shard, socket)) in plan.shards.iter().zip(sockets).enumerate() {
             let (core, port) = make_shard(plan, index, shard, socket, &admission, with_beats)
                 .map_err(|source| StartError::Resources { what: "reserve memory for a shard", source })?;
             cores.push(core);
@@ -184,8 +189,8 @@ impl Fleet {
             lookup: Some(lookup),
             watch: Some(watch_thread),
             writer: None,
-            sockets,
-            dir: None,
+            upkeep: None,
+            dir: PathBuf::new(),
             warnings,
         };
         // Subscribed before the first event is told, so that its file begins with `start`.
@@ -226,16 +231,30 @@ impl Fleet {
         &self.warnings
     }
 
+    /// The next thing that came to work less well since the start, or works again; each is told once. To be
+    /// asked for about once a second; `io` events tell the same.
+    #[must_use]
+    pub fn next_warning(&self) -> Option<Warning> {
+        self.upkeep.as_ref().and_then(Upkeep::next_warning)
+    }
+
     /// Whether every thread that observes runs, and turns: one that is stuck for 5 s is not healthy. To be
     /// asked about once a second; who asks less often learns later that the aggregator is stuck. A time in
     /// which the whole process stood still counts against nobody. Never waits for any of them.
+    ///
+    /// A socket that agents cannot find any more does not count: to end for it would lose those that are
+    /// connected, too. [`Fleet::next_warning`], an `io` event and the [`Snapshot`] tell of it.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         let is_over = |thread: &Option<JoinHandle<()>>| thread.as_ref().is_none_or(JoinHandle::is_finished);
         let turned_at = MonoNs(self.aggregator_turned_at.get());
         let is_stuck = self.vigil.lock().look(turned_at, SystemClock.mono());
         let threads = [&self.aggregator, &self.lookup, &self.watch];
-        !is_stuck && !threads.into_iter().any(is_over) && self.handle.ports.iter().all(|port| port.is_alive())
+        let is_kept = self.upkeep.as_ref().is_none_or(|upkeep| !upkeep.is_over());
+        is_kept
+            && !is_stuck
+            && !threads.into_iter().any(is_over)
+            && self.handle.ports.iter().all(|port| port.is_alive())
     }
 
     /// To be asked from any thread.
@@ -247,7 +266,7 @@ impl Fleet {
     /// The runtime directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
-        self.dir.as_ref().map_or_else(|| Path::new(""), RunDir::path)
+        &self.dir
     }
 
     /// Stops: shards drain what is queued, what is left is told, outputs flush, the files go. `within`
@@ -264,29 +283,31 @@ impl Fleet {
         for port in &*self.handle.ports {
             port.kick(now);
         }
+        let upkeep = self.upkeep.take().map(Upkeep::end);
         let until = Instant::now() + STOP_WITHIN;
         let mut shards_dead = 0;
         for (shard, port) in self.shards.drain(..).zip(&*self.handle.ports) {
             // One that is known to be stuck had its time.
-            let has_ended = join_until(shard, if port.is_alive() { until } else { Instant::now() });
+            let has_ended = join_until(shard, if port.is_alive() { until } else { Instant::now() }).is_some();
             shards_dead += usize::from(!has_ended || port.counters.health() != ShardHealth::Alive);
         }
-        if let Some(dir) = &mut self.dir {
-            dir.withdraw();
+        // One that is stuck in the file system keeps the files, as a crash would.
+        let mut files = upkeep.and_then(|upkeep| join_until(upkeep, until));
+        if let Some(files) = &mut files {
+            files.dir.withdraw();
         }
         let _ = self.handle.requests.send(Request::Stop);
         self.handle.doorbell.ring();
         let mut is_aggregator_dead = false;
         if let Some(aggregator) = self.aggregator.take() {
-            is_aggregator_dead = !join_until(aggregator, Instant::now() + STOP_WITHIN);
+            is_aggregator_dead = join_until(aggregator, Instant::now() + STOP_WITHIN).is_none();
         }
         // They end when the aggregator has let go of its questions; a death before that was no end.
         for thread in [self.lookup.take(), self.watch.take()].into_iter().flatten() {
             let _ = join_until(thread, Instant::now() + STOP_WITHIN);
         }
         let written: Option<WriterReport> = self.writer.take().map(|writer| writer.close(within));
-        self.sockets.clear();
-        self.dir = None;
+        drop(files);
         StopReport {
             is_aggregator_dead,
             shards_dead,
@@ -456,15 +477,15 @@ fn open_writer(plan: &Plan, handle: &Handle) -> Result<Option<EventWriter>, Star
     EventWriter::spawn(source, output, format, on_trouble).map(Some).map_err(StartError::Events)
 }
 
-/// Whether the thread ended in order. One that does not end in time is left to itself.
-fn join_until(thread: JoinHandle<()>, until: Instant) -> bool {
+/// What the thread returns if it ends in order. One that does not end in time is left to itself.
+fn join_until<T>(thread: JoinHandle<T>, until: Instant) -> Option<T> {
     while !thread.is_finished() {
         if Instant::now() >= until {
-            return false;
+            return None;
         }
         thread::sleep(STOP_TICK);
     }
-    thread.join().is_ok()
+    thread.join().ok()
 }
 
 /// The aggregator's thread.

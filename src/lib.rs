@@ -78,6 +78,9 @@ mod snapshot;
 mod binding;
 mod rundir;
 
+// On the upkeep thread, which looks after them.
+mod upkeep;
+
 // When is an agent stalled? Read this file first.
 mod rules;
 

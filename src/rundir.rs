@@ -6,6 +6,7 @@
 //! | `shard-<i>.sock` | socket of shard i, unless configured elsewhere |
 //! | `fleet.json` | the [`Manifest`] |
 //! | `varta.sock` | symlink to the socket of shard 0, for agents that know nothing of shards |
+//! | `.shard-<i>~xxx` | second name of that socket, out of which its path is made again if somebody removes it |
 //!
 //! The directory is opened once and everything but bind(2) goes through that descriptor, so it cannot
 //! be exchanged under us. Nothing that is removed or replaced is reached through a symlink.
@@ -13,6 +14,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -58,10 +60,26 @@ pub fn vet(dir: &Path) -> Result<(), RunDirError> {
 #[derive(Debug)]
 pub struct RunDir {
     dir: PathBuf,
+    held: Held,
+    published: Vec<PathBuf>,
+    manifest: Option<Published>,
+    symlink: Option<Published>,
+}
+
+/// The directory as it was opened, and its lock.
+#[derive(Debug)]
+struct Held {
     fd: OwnedFd,
-    manifest: Option<Identity>,
-    symlink: Option<Identity>,
+    identity: Identity,
     lock: File,
+    lock_identity: Identity,
+}
+
+/// A file of ours. Open, so that no other file comes to have its inode.
+#[derive(Debug)]
+struct Published {
+    identity: Identity,
+    _file: OwnedFd,
 }
 
 /// What is wrong with a runtime directory. Nothing foreign was changed.
@@ -205,6 +223,40 @@ impl RunDirError {
             | Self::ExposedParent { .. } => io::ErrorKind::InvalidInput,
         }
     }
+
+    /// The error number that says it best.
+    pub(crate) fn errno(&self) -> i32 {
+        match self {
+            Self::Busy { .. } => libc::EADDRINUSE,
+            Self::Create { source, .. }
+            | Self::Open { source, .. }
+            | Self::Write { source, .. }
+            | Self::Lock { source, .. }
+            | Self::Publish { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            Self::NotADirectory { .. } => libc::ENOTDIR,
+            Self::InTheWay { .. } => libc::EEXIST,
+            Self::ForeignSymlink { .. }
+            | Self::ForeignOwner { .. }
+            | Self::Writable { .. }
+            | Self::ExposedParent { .. } => libc::EPERM,
+        }
+    }
+}
+
+impl Held {
+    fn take(dir: &Path, fd: OwnedFd) -> Result<Self, RunDirError> {
+        let opened = |errno: Errno| RunDirError::Open { dir: dir.to_owned(), source: errno.into() };
+        let identity = Identity::from(&rustix::fs::fstat(&fd).map_err(opened)?);
+        let (lock, lock_identity) = take_lock(dir, &fd)?;
+        Ok(Self { fd, identity, lock, lock_identity })
+    }
+}
+
+impl Published {
+    fn new(file: OwnedFd) -> Result<Self, Errno> {
+        let identity = Identity::from(&rustix::fs::fstat(&file)?);
+        Ok(Self { identity, _file: file })
+    }
 }
 
 impl RunDir {
@@ -225,8 +277,8 @@ impl RunDir {
         let fd = examine(&dir, &mut problems);
         first(&mut problems)?;
         let Some(fd) = fd else { return Err(RunDirError::NotADirectory { dir }) };
-        let lock = take_lock(&dir, &fd)?;
-        let opened = Self { dir, fd, manifest: None, symlink: None, lock };
+        let held = Held::take(&dir, fd)?;
+        let opened = Self { dir, held, published: Vec::new(), manifest: None, symlink: None };
         opened.remove_leftovers();
         Ok(opened)
     }
@@ -236,12 +288,15 @@ impl RunDir {
         &self.dir
     }
 
-    /// Binds the socket of one shard, here or elsewhere; see [`binding::bind_as`].
+    /// Binds the socket of one shard, here or elsewhere; see [`binding::bind_as`]. Removes what a crash left of
+    /// it under temporary names.
     ///
     /// # Errors
     /// See [`BindError`].
     pub fn bind_shard(&self, path: &Path, mode: u32, owner: Owner) -> Result<BoundSocket, BindError> {
-        binding::bind_as(path, mode, owner)
+        let socket = binding::bind_as(path, mode, owner)?;
+        binding::remove_leftovers_of(socket.path());
+        Ok(socket)
     }
 
     /// Tells agents where the sockets are: writes the manifest, then points `varta.sock` at the first
@@ -258,15 +313,68 @@ impl RunDir {
         if published.is_err() {
             self.withdraw();
         }
+        self.published = sockets.to_vec();
         published
+    }
+
+    /// Whether the directory at our path is still the one we hold, and its lock ours. If somebody made it again
+    /// or removed the lock, both are taken again as by [`RunDir::open`]; true then. Two system calls if not.
+    ///
+    /// # Errors
+    /// As [`RunDir::open`], which means that nothing here may be touched.
+    pub fn hold(&mut self) -> Result<bool, RunDirError> {
+        let here = rustix::fs::stat(&self.dir).ok().as_ref().map(Identity::from);
+        if here == Some(self.held.identity) && self.identity(LOCK) == Some(self.held.lock_identity) {
+            return Ok(false);
+        }
+        let mut problems = Vec::new();
+        let fd = examine(&self.dir, &mut problems);
+        first(&mut problems)?;
+        let Some(fd) = fd else { return Err(RunDirError::NotADirectory { dir: self.dir.clone() }) };
+        self.held = Held::take(&self.dir, fd)?;
+        Ok(true)
+    }
+
+    /// Writes manifest and symlink again if somebody removed them; true then. What was put in their place is
+    /// left there. Two system calls if there is nothing to do.
+    ///
+    /// # Errors
+    /// What stands in the way, or makes the directory unsafe; the first of them.
+    pub fn look_after(&mut self) -> Result<bool, RunDirError> {
+        let manifest = self.is_missing(MANIFEST, self.manifest.as_ref());
+        let symlink = self.is_missing(SYMLINK, self.symlink.as_ref());
+        let is_missing = |found: &Result<bool, RunDirError>| matches!(found, Ok(true));
+        let is_any = is_missing(&manifest) || is_missing(&symlink);
+        if is_any {
+            vet(&self.dir)?;
+        }
+        let sockets = mem::take(&mut self.published);
+        let written = if is_missing(&manifest) { self.publish_manifest(&sockets) } else { Ok(()) };
+        let linked = if is_missing(&symlink) { self.publish_symlink(&sockets) } else { Ok(()) };
+        self.published = sockets;
+        manifest.and(symlink).and(written.and(linked).map(|()| is_any))
+    }
+
+    /// Whether nothing is where we published a file.
+    fn is_missing(&self, name: &str, published: Option<&Published>) -> Result<bool, RunDirError> {
+        let Some(published) = published else { return Ok(false) };
+        let path = self.dir.join(name);
+        match self.lstat(name) {
+            Ok(stat) if Identity::from(&stat) == published.identity => Ok(false),
+            Ok(_) => Err(RunDirError::InTheWay { path, expected: "what this observer wrote" }),
+            Err(Errno::NOENT) => Ok(true),
+            Err(errno) => Err(RunDirError::Publish { path, source: errno.into() }),
+        }
     }
 
     /// Removes manifest and symlink, if they are still ours. Done by drop; earlier if agents should stop
     /// coming before the sockets are closed.
     pub fn withdraw(&mut self) {
-        for (name, identity) in [(MANIFEST, self.manifest.take()), (SYMLINK, self.symlink.take())] {
-            if identity.is_some() && self.identity(name) == identity {
-                let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
+        for (name, published) in [(MANIFEST, self.manifest.take()), (SYMLINK, self.symlink.take())] {
+            if let Some(published) = published
+                && self.identity(name) == Some(published.identity)
+            {
+                let _ = rustix::fs::unlinkat(&self.held.fd, name, AtFlags::empty());
             }
         }
     }
@@ -281,11 +389,11 @@ impl RunDir {
         let written = (|| {
             self.remove_if_there(MANIFEST_NEW)?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut file = File::from(rustix::fs::openat(&self.fd, MANIFEST_NEW, flags, MANIFEST_MODE)?);
+            let mut file = File::from(rustix::fs::openat(&self.held.fd, MANIFEST_NEW, flags, MANIFEST_MODE)?);
             rustix::fs::fchmod(&file, MANIFEST_MODE)?; // whatever the umask
             file.write_all(&text)?;
-            rustix::fs::renameat(&self.fd, MANIFEST_NEW, &self.fd, MANIFEST)?;
-            Ok(Identity::from(&rustix::fs::fstat(&file)?))
+            rustix::fs::renameat(&self.held.fd, MANIFEST_NEW, &self.held.fd, MANIFEST)?;
+            Ok(Published::new(file.into())?)
         })();
         if written.is_err() {
             let _ = self.remove_if_there(MANIFEST_NEW);
@@ -311,10 +419,11 @@ impl RunDir {
         }
         let linked = (|| {
             self.remove_if_there(SYMLINK_NEW)?;
-            rustix::fs::symlinkat(&target, &self.fd, SYMLINK_NEW)?;
-            let identity = Identity::from(&self.lstat(SYMLINK_NEW)?);
-            rustix::fs::renameat(&self.fd, SYMLINK_NEW, &self.fd, SYMLINK)?;
-            Ok(identity)
+            rustix::fs::symlinkat(&target, &self.held.fd, SYMLINK_NEW)?;
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let link = rustix::fs::openat(&self.held.fd, SYMLINK_NEW, flags, Mode::empty())?;
+            rustix::fs::renameat(&self.held.fd, SYMLINK_NEW, &self.held.fd, SYMLINK)?;
+            Ok(Published::new(link)?)
         })();
         if linked.is_err() {
             let _ = self.remove_if_there(SYMLINK_NEW);
@@ -328,14 +437,14 @@ impl RunDir {
         let same_directory = || {
             let parent = socket.parent().filter(|parent| !parent.as_os_str().is_empty());
             let theirs = rustix::fs::stat(parent.unwrap_or(Path::new("."))).ok()?;
-            let ours = rustix::fs::fstat(&self.fd).ok()?;
+            let ours = rustix::fs::fstat(&self.held.fd).ok()?;
             Some(Identity::from(&theirs) == Identity::from(&ours))
         };
         socket.file_name() == Some(OsStr::new(SYMLINK)) && same_directory() == Some(true)
     }
 
     fn remove_if_there(&self, name: &str) -> Result<(), Errno> {
-        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+        match rustix::fs::unlinkat(&self.held.fd, name, AtFlags::empty()) {
             Err(Errno::NOENT) => Ok(()),
             other => other,
         }
@@ -344,14 +453,14 @@ impl RunDir {
     /// Removes dead sockets with temporary names. Nobody binds such a name here while we hold the lock,
     /// and one that nobody has open will never be open again. Those that cannot be removed do no harm.
     fn remove_leftovers(&self) {
-        let Ok(entries) = Dir::read_from(&self.fd) else { return };
+        let Ok(entries) = Dir::read_from(&self.held.fd) else { return };
         for entry in entries.flatten() {
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if binding::is_temporary(name)
                 && let Ok(Found::Stale(found)) = binding::probe(&self.dir.join(name))
                 && self.lstat(name).is_ok_and(|stat| Identity::from(&stat) == found)
             {
-                let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
+                let _ = rustix::fs::unlinkat(&self.held.fd, name, AtFlags::empty());
             }
         }
     }
@@ -361,7 +470,7 @@ impl RunDir {
     }
 
     fn lstat(&self, name: impl rustix::path::Arg) -> Result<Stat, Errno> {
-        rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
+        rustix::fs::statat(&self.held.fd, name, AtFlags::SYMLINK_NOFOLLOW)
     }
 }
 
@@ -370,7 +479,7 @@ impl Drop for RunDir {
         self.withdraw();
         // Nobody is named who does not hold it. The file stays: removing it could leave two observers
         // with a lock each, one on the file removed and one on the next.
-        let _ = rustix::fs::ftruncate(&self.lock, 0);
+        let _ = rustix::fs::ftruncate(&self.held.lock, 0);
         // Then `lock` is closed, which releases it.
     }
 }
@@ -505,7 +614,7 @@ fn examine_parents(dir: &Path, problems: &mut Vec<RunDirError>) {
 }
 
 /// Takes the lock and writes our pid into it.
-fn take_lock(dir: &Path, fd: &OwnedFd) -> Result<File, RunDirError> {
+fn take_lock(dir: &Path, fd: &OwnedFd) -> Result<(File, Identity), RunDirError> {
     let path = dir.join(LOCK);
     let failed = |source: io::Error| RunDirError::Lock { path: path.clone(), source };
     // NONBLOCK: opening a pipe somebody put there must not wait for its other end.
@@ -535,7 +644,7 @@ fn take_lock(dir: &Path, fd: &OwnedFd) -> Result<File, RunDirError> {
         if now.is_ok_and(|now| Identity::from(&now) == Identity::from(&stat)) {
             let text = format!("{}\n", std::process::id());
             lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes())).map_err(failed)?;
-            return Ok(lock);
+            return Ok((lock, Identity::from(&stat)));
         }
     }
 }
@@ -581,10 +690,15 @@ mod tests {
         std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
     }
 
+    /// The random end of temporary names is shown as `xxx`.
     fn names_in(dir: &Path) -> Vec<String> {
-        let entries = std::fs::read_dir(dir).unwrap();
-        let mut names: Vec<_> =
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let name = entry.unwrap().file_name();
+            let is_temporary = binding::is_temporary(&name);
+            let name = name.into_string().unwrap();
+            names.push(if is_temporary { format!("{}xxx", &name[..name.len() - 3]) } else { name });
+        }
         names.sort();
         names
     }
@@ -614,7 +728,17 @@ mod tests {
         run.publish(&paths).unwrap();
         assert_eq!(
             names_in(&dir),
-            ["fleet.json", "lock", "shard-0.sock", "shard-1.sock", "shard-2.sock", "varta.sock"]
+            [
+                ".shard-0~xxx",
+                ".shard-1~xxx",
+                ".shard-2~xxx",
+                "fleet.json",
+                "lock",
+                "shard-0.sock",
+                "shard-1.sock",
+                "shard-2.sock",
+                "varta.sock"
+            ]
         );
         assert!(inspect(&dir).is_empty(), "a running fleet is no problem");
 
@@ -829,10 +953,19 @@ mod tests {
         assert_eq!(std::fs::read_link(&alias).unwrap(), paths[0]);
         assert_eq!(
             names_in(dir.path()),
-            ["fleet.json", "lock", "shard-0.sock", "shard-1.sock", "varta.sock"]
+            [
+                ".shard-0~xxx",
+                ".shard-1~xxx",
+                "fleet.json",
+                "lock",
+                "shard-0.sock",
+                "shard-1.sock",
+                "varta.sock"
+            ]
         );
         run.withdraw();
-        assert_eq!(names_in(dir.path()), ["lock", "shard-0.sock", "shard-1.sock"]);
+        let bound = [".shard-0~xxx", ".shard-1~xxx", "lock", "shard-0.sock", "shard-1.sock"];
+        assert_eq!(names_in(dir.path()), bound);
 
         std::fs::write(&alias, "precious").unwrap();
         let error = run.publish(&paths).unwrap_err();
@@ -857,7 +990,7 @@ mod tests {
         }
         assert!(inspect(dir.path()).is_empty());
         drop(run);
-        assert_eq!(names_in(dir.path()), ["lock", "varta.sock"]);
+        assert_eq!(names_in(dir.path()), [".varta~xxx", "lock", "varta.sock"]);
         drop(bound);
         assert_eq!(names_in(dir.path()), ["lock"]);
     }
@@ -882,21 +1015,83 @@ mod tests {
     fn leftovers_of_a_crash_are_removed_and_nothing_alike() {
         let dir = tempdir();
         let path = |name: &str| dir.path().join(name);
-        drop(UnixDatagram::bind(path("shard-0~abcd")).unwrap());
+        drop(UnixDatagram::bind(path(".shard-0~abc")).unwrap());
         drop(UnixDatagram::bind(path("shard-0.sock")).unwrap());
         // A process that another test forks meanwhile holds a copy until it executes its program.
         let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while UnixDatagram::unbound().unwrap().connect(path("shard-0~abcd")).is_ok() {
+        while UnixDatagram::unbound().unwrap().connect(path(".shard-0~abc")).is_ok() {
             assert!(std::time::Instant::now() < until, "somebody holds the leftover open");
             std::thread::yield_now();
         }
-        let _live = UnixDatagram::bind(path("shard-1~abcd")).unwrap();
-        std::fs::write(path("notes~abcd"), "precious").unwrap();
-        symlink("shard-0.sock", path("alias-0~abcd")).unwrap();
+        let _live = UnixDatagram::bind(path(".shard-1~abc")).unwrap();
+        std::fs::write(path(".notes~abc"), "precious").unwrap();
+        symlink("shard-0.sock", path(".alias-0~abc")).unwrap();
         let _run = RunDir::open(dir.path()).unwrap();
         assert_eq!(
             names_in(dir.path()),
-            ["alias-0~abcd", "lock", "notes~abcd", "shard-0.sock", "shard-1~abcd"]
+            [".alias-0~xxx", ".notes~xxx", ".shard-1~xxx", "lock", "shard-0.sock"]
         );
+    }
+
+    #[test]
+    fn what_was_published_is_written_again_where_it_was_removed_and_left_where_it_was_replaced() {
+        let dir = tempdir();
+        let mut run = RunDir::open(dir.path()).unwrap();
+        let (_bound, paths) = bind_all(&run, 2);
+        run.publish(&paths).unwrap();
+        assert!(!run.look_after().unwrap());
+        let path = |name: &str| dir.path().join(name);
+        for name in [MANIFEST, SYMLINK] {
+            std::fs::remove_file(path(name)).unwrap();
+            assert!(run.look_after().unwrap());
+            assert!(!run.look_after().unwrap());
+        }
+        assert_eq!(Manifest::read(dir.path()).unwrap(), Manifest::new(&paths, std::process::id()));
+        assert_eq!(std::fs::read_link(path(SYMLINK)).unwrap(), paths[0]);
+
+        // The one is replaced, the other removed: each is treated as it deserves.
+        std::fs::remove_file(path(SYMLINK)).unwrap();
+        symlink("theirs", path(SYMLINK)).unwrap();
+        std::fs::remove_file(path(MANIFEST)).unwrap();
+        let error = run.look_after().unwrap_err();
+        assert_eq!(error.errno(), libc::EEXIST);
+        assert!(error.to_string().contains("varta.sock is in the way"), "{error}");
+        assert!(path(MANIFEST).exists());
+        assert_eq!(std::fs::read_link(path(SYMLINK)).unwrap(), Path::new("theirs"));
+
+        // Nothing is written where others could replace it.
+        std::fs::remove_file(path(MANIFEST)).unwrap();
+        chmod(dir.path(), 0o777);
+        let error = run.look_after().unwrap_err();
+        assert!(matches!(error, RunDirError::Writable { .. }), "{error}");
+        chmod(dir.path(), 0o755);
+        drop(run);
+        assert_eq!(std::fs::read_link(path(SYMLINK)).unwrap(), Path::new("theirs"));
+    }
+
+    #[test]
+    fn a_lock_that_was_removed_is_taken_again_unless_somebody_else_has_it() {
+        let parent = tempdir();
+        let dir = parent.path().join("varta");
+        let mut run = RunDir::open(&dir).unwrap();
+        assert!(!run.hold().unwrap());
+        std::fs::remove_file(dir.join(LOCK)).unwrap();
+        assert!(run.hold().unwrap());
+        assert!(!run.hold().unwrap());
+        assert!(matches!(RunDir::open(&dir), Err(RunDirError::Busy { .. })));
+
+        // Another directory: it has to be as safe as the first.
+        std::fs::rename(&dir, parent.path().join("aside")).unwrap();
+        let error = run.hold().unwrap_err();
+        assert_eq!(error.errno(), libc::ENOENT, "{error}");
+        create_dir(&dir);
+        chmod(&dir, 0o777);
+        assert!(matches!(run.hold(), Err(RunDirError::Writable { .. })));
+        chmod(&dir, 0o755);
+        let other = RunDir::open(&dir).unwrap();
+        assert_eq!(run.hold().unwrap_err().errno(), libc::EADDRINUSE);
+        drop(other);
+        assert!(run.hold().unwrap());
+        assert!(matches!(RunDir::open(&dir), Err(RunDirError::Busy { .. })));
     }
 }

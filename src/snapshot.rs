@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub slot_reads_busy: u64,
     /// Failures of event outputs.
     pub event_write_errors: u64,
+    /// Manifest and symlink are in place, as far as was seen within the last second.
+    pub is_listed: bool,
 }
 
 /// One shard's counts. Times in ns of `CLOCK_MONOTONIC`; counts since the start.
@@ -86,6 +88,9 @@ pub struct ShardSnapshot {
     pub queue_limit: u64,
     /// Its thread runs and is not stuck.
     pub is_alive: bool,
+    /// Its socket is at its path, as far as was seen within the last second. If not, it observes the agents
+    /// that are connected, and nobody new finds it.
+    pub is_reachable: bool,
     /// Its distributions.
     pub latencies: Latencies,
 }
@@ -177,6 +182,7 @@ impl Snapshot {
                 io_errors: counters.io_errors.get(),
                 queue_limit: counters.queue_limit.get(),
                 is_alive: port.is_alive(),
+                is_reachable: !tally.is_unreachable,
                 latencies: (&tally.histograms).into(),
             }
         });
@@ -190,6 +196,7 @@ impl Snapshot {
             lookups_failed: tally.lookups_failed,
             slot_reads_busy: tally.slot_reads_busy,
             event_write_errors: tally.event_write_errors,
+            is_listed: !tally.is_unlisted,
         }
     }
 
@@ -307,6 +314,15 @@ impl fmt::Display for Table<'_> {
             if !shard.is_alive {
                 writeln!(f, "shard {index} is DEAD: its agents are not observed")?;
             }
+            if !shard.is_reachable {
+                writeln!(
+                    f,
+                    "shard {index} is UNREACHABLE: its socket is not at its path, and no new agent finds it"
+                )?;
+            }
+        }
+        if !snapshot.is_listed {
+            writeln!(f, "the runtime directory is not in order: new agents may not find their sockets")?;
         }
         writeln!(f)?;
         uid_rows(f, &snapshot.shards)?;

@@ -94,6 +94,14 @@ pub enum Request {
     Subscribe(Subscriber),
     /// An event output failed with this error number.
     WriteFailed(i32),
+    /// The file of a shard's socket, or those of the fleet as a whole, are not where they were put (error
+    /// number) or are back (0).
+    Files {
+        /// The shard; `None` for the fleet.
+        shard: Option<u16>,
+        /// What keeps agents from finding them.
+        errno: i32,
+    },
     /// The shards are done: tell what is left, then `stop`.
     Stop,
 }
@@ -347,6 +355,7 @@ impl Aggregator {
                     self.tally.lock().event_write_errors += 1;
                     self.tell(None, None, self.now, EventKind::Io { place: IoPlace::Events, errno });
                 }
+                Request::Files { shard, errno } => self.tell_of_files(shard, errno),
                 Request::Stop => self.is_stopping = true,
             }
         }

@@ -77,6 +77,8 @@ pub struct ShardTally {
     pub exits: u64,
     /// Sessions begun, by [`SessionWhy`](crate::event::SessionWhy) in the order of its variants.
     pub sessions: [u64; 4],
+    /// Agents that start now do not find its socket.
+    pub is_unreachable: bool,
     /// Distributions.
     pub histograms: Histograms,
 }
@@ -98,4 +100,6 @@ pub struct Tally {
     pub slot_reads_busy: u64,
     /// Write errors of event outputs.
     pub event_write_errors: u64,
+    /// Manifest or symlink are not in place.
+    pub is_unlisted: bool,
 }

@@ -186,6 +186,22 @@ impl Aggregator {
         }
     }
 
+    pub(super) fn tell_of_files(&mut self, shard: Option<u16>, errno: i32) {
+        let mut tally = self.tally.lock();
+        let place = match shard {
+            Some(shard) => {
+                tally.shards[usize::from(shard)].is_unreachable = errno != 0;
+                IoPlace::Socket
+            }
+            None => {
+                tally.is_unlisted = errno != 0;
+                IoPlace::Directory
+            }
+        };
+        drop(tally);
+        self.tell(shard, None, self.now, EventKind::Io { place, errno });
+    }
+
     /// Room is needed: ask at once who of the stalled is gone.
     pub(super) fn hurry_polled(&mut self) {
         for (at, ..) in &mut self.polled {

@@ -134,8 +134,8 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
         12 => Kind::Moved { from: values.arbitrary()? },
         13 => {
             let place = {
-                use IoPlace::{Events, Receive, Shard, ShardStuck};
-                one_of(values, [Receive, Events, Shard, ShardStuck])?
+                use IoPlace::{Directory, Events, Receive, Shard, ShardStuck, Socket};
+                one_of(values, [Receive, Events, Shard, ShardStuck, Socket, Directory])?
             };
             Kind::Io { place, errno: values.arbitrary()? }
         }

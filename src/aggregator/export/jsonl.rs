@@ -16,6 +16,7 @@ use std::io;
 
 use serde::{Serialize, Serializer};
 
+use super::PUT_BACK;
 use crate::event::{BlindPhase, Event, EventKind, ExitHow, IoPlace};
 use crate::time::WallNs;
 
@@ -224,7 +225,8 @@ fn error_words(place: IoPlace, errno: i32) -> String {
     match place {
         IoPlace::Shard => return "the shard's thread panicked".to_owned(),
         IoPlace::ShardStuck => return "the shard's thread is stuck".to_owned(),
-        IoPlace::Receive | IoPlace::Events => {}
+        IoPlace::Socket | IoPlace::Directory if errno == 0 => return PUT_BACK.to_owned(),
+        IoPlace::Receive | IoPlace::Events | IoPlace::Socket | IoPlace::Directory => {}
     }
     let mut words = io::Error::from_raw_os_error(errno).to_string();
     if let Some(end) = words.find(" (os error") {
@@ -313,11 +315,16 @@ mod tests {
                 r#"{{{}:"io","shard":1,"place":"shard-stuck","errno":0,"error":"the shard's thread is stuck"}}"#,
                 common(26)
             ),
+            format!(
+                r#"{{{}:"io","shard":1,"place":"socket","errno":0,"error":"it had been removed or replaced, and is in place again"}}"#,
+                common(27)
+            ),
+            format!(r#"{{{}:"io","place":"directory","errno":17,"error":"File exists"}}"#, common(28)),
             r#"{"v":1,"kind":"lost","from_seq":5,"to_seq":9}"#.to_owned(),
             format!(
                 r#"{{"v":1,"ts":"2026-03-01T12:00:00.000000007Z","mono_ns":2500000000,"kind":"beat",{agent}}}"#
             ),
-            format!(r#"{{{}:"stop"}}"#, common(27)),
+            format!(r#"{{{}:"stop"}}"#, common(29)),
         ];
         assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
     }

@@ -12,6 +12,9 @@ mod samples;
 
 pub use writer::{EventWriter, Output, WriteTrouble, WriterReport};
 
+/// Where the kernel has no word to say.
+const PUT_BACK: &str = "it had been removed or replaced, and is in place again";
+
 /// The form of an output's lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {

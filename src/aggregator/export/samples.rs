@@ -62,6 +62,8 @@ pub fn one_of_each() -> Vec<Event> {
         (None, None, Kind::Io { place: IoPlace::Events, errno: 28 }),
         (shard, None, Kind::Io { place: IoPlace::Shard, errno: 0 }),
         (shard, None, Kind::Io { place: IoPlace::ShardStuck, errno: 0 }),
+        (shard, None, Kind::Io { place: IoPlace::Socket, errno: 0 }),
+        (None, None, Kind::Io { place: IoPlace::Directory, errno: 17 }),
         (None, None, Kind::Lost { from_seq: 5, to_seq: 9 }),
         (shard, agent, Kind::Beat),
         (None, None, Kind::Stop),
@@ -156,8 +158,14 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
     let session_why = vec![SessionWhy::NewProcess, SessionWhy::Exec, SessionWhy::Version, SessionWhy::Nonce];
     let phase = prop_oneof![Just(BlindPhase::Begin), extreme().prop_map(|for_ns| BlindPhase::End { for_ns })];
     let blind_why = prop::sample::select(vec![BlindWhy::Paused, BlindWhy::Full]);
-    let place =
-        prop::sample::select(vec![IoPlace::Receive, IoPlace::Events, IoPlace::Shard, IoPlace::ShardStuck]);
+    let place = prop::sample::select(vec![
+        IoPlace::Receive,
+        IoPlace::Events,
+        IoPlace::Shard,
+        IoPlace::ShardStuck,
+        IoPlace::Socket,
+        IoPlace::Directory,
+    ]);
     prop_oneof![
         prop::sample::select(vec![
             Kind::Up,

@@ -23,6 +23,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
+use super::PUT_BACK;
 use crate::event::{BlindPhase, Event, EventKind, IoPlace};
 use crate::time::MonoNs;
 use crate::wire::DecodeError;
@@ -61,6 +62,9 @@ impl fmt::Display for Columns<'_> {
             }
             EventKind::Io { place: IoPlace::ShardStuck, .. } => {
                 f.write_str("-\t-\t-\tthe shard's thread is stuck")
+            }
+            EventKind::Io { place: IoPlace::Socket | IoPlace::Directory, errno: 0 } => {
+                write!(f, "-\t-\t-\t{PUT_BACK}")
             }
             EventKind::Io { errno, .. } => write!(f, "-\t-\t-\t{}", io::Error::from_raw_os_error(errno)),
             EventKind::Blind { phase: BlindPhase::Begin, why, .. } => {
@@ -157,6 +161,8 @@ mod tests {
             "io\t-\t-\t-\tNo space left on device (os error 28)",
             "io\t-\t-\t-\tthe shard's thread panicked",
             "io\t-\t-\t-\tthe shard's thread is stuck",
+            "io\t-\t-\t-\tit had been removed or replaced, and is in place again",
+            "io\t-\t-\t-\tFile exists (os error 17)",
             "lost\t-\t-\t-\t5-9",
             "beat\t4711\t42\tdegraded\t18446744073709551615",
             "stop\t-\t-\t-\t-",

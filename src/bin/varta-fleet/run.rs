@@ -60,6 +60,9 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
             trouble = now.as_ref().map(io::Error::kind);
             note(&now.map_or_else(|| "events are written again".to_owned(), held_back));
         }
+        while let Some(warning) = fleet.next_warning() {
+            note(&format!("warning: {warning}"));
+        }
         match signals.recv_timeout(HEALTH_TICK) {
             Ok(SIGUSR1) => note(handle.table().trim_end()),
             Ok(_) | Err(RecvTimeoutError::Disconnected) => break,

@@ -1,0 +1,183 @@
+//! Looks once a second whether agents still find the fleet, puts back what somebody removed of its sockets,
+//! manifest and symlink, and tells.
+//!
+//! Who is connected does not need the files; but every agent that starts after a socket's file was removed
+//! would beat into nothing, and nobody would know.
+//!
+//! In: the files. Out: requests to the aggregator, which tells; warnings to who runs the fleet. Thread:
+//! upkeep. Blocks: in calls of the file system, in nobody's way. Nothing is replaced but a stale socket.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::aggregator::Request;
+use crate::binding::{BindError, BoundSocket};
+use crate::error::Warning;
+use crate::lane::Doorbell;
+use crate::rundir::{self, RunDir, RunDirError};
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Warnings that nobody took yet; more are told as events only.
+const WARNINGS: usize = 256;
+
+/// The files of a running fleet. Dropping them removes them, the lock last.
+#[derive(Debug)]
+pub struct Files {
+    /// One a shard, in the order of their index.
+    pub sockets: Vec<BoundSocket>,
+    /// The runtime directory.
+    pub dir: RunDir,
+}
+
+/// The thread that looks after the files.
+#[derive(Debug)]
+pub struct Upkeep {
+    stop: Sender<Infallible>,
+    thread: JoinHandle<Files>,
+    warnings: Receiver<Warning>,
+}
+
+impl Upkeep {
+    /// Starts to look after `files`.
+    ///
+    /// # Errors
+    /// The kernel's, when it grants no thread; the files are removed then.
+    pub fn spawn(files: Files, requests: Sender<Request>, doorbell: Arc<Doorbell>) -> io::Result<Self> {
+        let (stop, stopped) = bounded(0);
+        let (teller, warnings) = bounded(WARNINGS);
+        let mut keeper = Keeper {
+            troubles: vec![None; files.sockets.len()],
+            dir_trouble: None,
+            files,
+            requests,
+            doorbell,
+            warnings: teller,
+        };
+        let body = move || {
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(LOOK_EVERY) {
+                keeper.look();
+            }
+            keeper.files
+        };
+        let thread = Builder::new().name("varta-upkeep".into()).spawn(body)?;
+        Ok(Self { stop, thread, warnings })
+    }
+
+    /// The next thing that was found and not taken yet.
+    pub fn next_warning(&self) -> Option<Warning> {
+        self.warnings.try_recv().ok()
+    }
+
+    /// Whether the thread died.
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Ends the thread, which gives the files back to `join`.
+    pub fn end(self) -> JoinHandle<Files> {
+        drop(self.stop);
+        self.thread
+    }
+}
+
+/// What keeps agents from finding something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Trouble {
+    errno: i32,
+    why: String,
+}
+
+impl From<RunDirError> for Trouble {
+    fn from(error: RunDirError) -> Self {
+        Self { errno: error.errno(), why: error.to_string() }
+    }
+}
+
+impl From<BindError> for Trouble {
+    fn from(error: BindError) -> Self {
+        Self { errno: error.errno(), why: error.to_string() }
+    }
+}
+
+/// What a look found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    InPlace,
+    PutBack,
+}
+
+struct Keeper {
+    files: Files,
+    /// What was told of each socket, and did not end since.
+    troubles: Vec<Option<Trouble>>,
+    dir_trouble: Option<Trouble>,
+    requests: Sender<Request>,
+    doorbell: Arc<Doorbell>,
+    warnings: Sender<Warning>,
+}
+
+impl Keeper {
+    /// Looks at everything once. Two system calls a socket and four more while nothing is wrong.
+    fn look(&mut self) {
+        let Files { sockets, dir } = &mut self.files;
+        // Without the lock somebody else may be about to bind the same paths.
+        let held = dir.hold().map_err(Trouble::from);
+        let of_sockets: Vec<_> = sockets.iter_mut().map(|socket| look_after(socket, &held)).collect();
+        let of_dir = match held {
+            Ok(was_lost) => dir
+                .look_after()
+                .map_err(Trouble::from)
+                .map(|is_repaired| if was_lost || is_repaired { Found::PutBack } else { Found::InPlace }),
+            Err(trouble) => Err(trouble),
+        };
+        for (shard, found) in of_sockets.into_iter().enumerate() {
+            if has_news(&mut self.troubles[shard], &found) {
+                self.tell(u16::try_from(shard).ok(), self.files.sockets[shard].path(), found);
+            }
+        }
+        if has_news(&mut self.dir_trouble, &of_dir) {
+            self.tell(None, self.files.dir.path(), of_dir);
+        }
+    }
+
+    fn tell(&self, shard: Option<u16>, path: &Path, found: Result<Found, Trouble>) {
+        let path = path.to_owned();
+        let (errno, warning) = match found {
+            Ok(_) => (0, Warning::PutBack { path }),
+            Err(Trouble { errno, why }) => (errno, Warning::Unreachable { path, why }),
+        };
+        let _ = self.requests.send(Request::Files { shard, errno });
+        self.doorbell.ring();
+        let _ = self.warnings.try_send(warning);
+    }
+}
+
+fn look_after(socket: &mut BoundSocket, held: &Result<bool, Trouble>) -> Result<Found, Trouble> {
+    if socket.is_in_place() {
+        socket.renew_spare();
+        return Ok(Found::InPlace);
+    }
+    if let Err(trouble) = held {
+        return Err(trouble.clone());
+    }
+    if let Some(parent) = socket.path().parent() {
+        rundir::vet(parent)?;
+    }
+    socket.put_back()?;
+    socket.renew_spare();
+    Ok(Found::PutBack)
+}
+
+/// Whether it differs from what was told last: a trouble is told once, and its end.
+fn has_news(told: &mut Option<Trouble>, found: &Result<Found, Trouble>) -> bool {
+    let now = found.as_ref().err();
+    let is_news = *found == Ok(Found::PutBack) || told.as_ref() != now;
+    *told = now.cloned();
+    is_news
+}
