@@ -58,11 +58,7 @@ const FAULTS: [(&str, &str, Shown); 60] = [
         WaitsFor("restart without loss"),
     ),
     ("two observers are started on one directory", "the second gives up, the first is unharmed", ByTests),
-    (
-        "the socket file is removed or replaced",
-        "noticed within a second and put back",
-        WaitsFor("self-repair of the runtime directory"),
-    ),
+    ("the socket file is removed or replaced", "noticed within a second and put back", ByTests),
     (
         "a shard's thread panics",
         "told; it goes on with its socket and agents; too often ends the process",
