@@ -679,7 +679,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_of_times() {
+    fn fault_51_ranges_of_times() {
         let ms = Duration::from_millis;
         for (threshold, tick, delay, fine) in [
             (ms(10), ms(5), ms(2), true),
@@ -710,7 +710,7 @@ mod tests {
     }
 
     #[test]
-    fn counts() {
+    fn fault_51_ranges_of_counts() {
         for shards in [0, 65, u32::MAX] {
             assert!(only_problem(|config| config.shards = Some(shards)).contains("from 1 to 64"));
         }

@@ -5,7 +5,9 @@ mod common;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Agent, AgentOptions, Client, Ended, Observer, Options, SOON, mono_ns, ns, wait_for, wire};
+use common::{
+    Agent, AgentOptions, Client, Ended, Freezer, Observer, Options, SOON, mono_ns, ns, wait_for, wire,
+};
 use rustix::process::Signal;
 
 /// Short, for three of them are to pass; agents beat every [`BEAT`].
@@ -40,12 +42,12 @@ fn pause(observer: &Observer, length: Duration) -> (u64, u64) {
 // --- stopped --------------------------------------------------------------------------------------
 
 #[test]
-fn defect_03_a_stopped_observer_with_a_short_queue_raises_no_false_stall() {
+fn fault_23_defect_03_a_stopped_observer_with_a_short_queue_raises_no_false_stall() {
     stopped_for_three_thresholds(10);
 }
 
 #[test]
-fn defect_15_a_stopped_observer_with_a_long_queue_raises_no_false_stall_and_tells_one_pause() {
+fn fault_23_defect_15_a_stopped_observer_with_a_long_queue_raises_no_false_stall_and_tells_one_pause() {
     stopped_for_three_thresholds(512);
 }
 
@@ -56,9 +58,55 @@ fn stopped_for_three_thresholds(queue_limit: u32) {
         observer.expect("up", agent.pid(), SOON);
     }
     let (begin, end) = pause(&observer, 3 * T);
+    expect_one_pause_and_no_harm(observer, &mut agents, begin, end, queue_limit);
+}
+
+/// As a suspended machine: the observer's threads do not run, no signal tells it, and it did not ask for it.
+#[test]
+fn fault_24_a_frozen_observer_raises_no_false_stall_tells_one_pause_and_finds_true_stalls() {
+    let queue_limit = 512;
+    let mut observer = Observer::start(options(queue_limit));
+    let freezer = Freezer::around(observer.pid());
+    let mut agents = agents_on_both_shards(&observer, 16);
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    freezer.freeze();
+    let begin = mono_ns();
+    std::thread::sleep(3 * T);
+    let end = mono_ns();
+    freezer.thaw();
+    expect_one_pause_and_no_harm(observer, &mut agents, begin, end, queue_limit);
+}
+
+/// An agent in a frozen container is silent: a true stall, and it comes back.
+#[test]
+fn fault_24_frozen_agents_are_silent_and_back() {
+    let mut observer = Observer::start(options(512));
+    let agents = agents_on_both_shards(&observer, 2);
+    let freezer = Freezer::around(agents[0].pid());
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    freezer.freeze();
+    observer.expect("stall", agents[0].pid(), T + SOON);
+    freezer.thaw();
+    observer.expect("resume", agents[0].pid(), SOON);
+    observer.none_of("stall", agents[1].pid());
+    observer.stop();
+}
+
+/// Nobody who beat is called stalled, the pause is told once, and true stalls are found after it.
+fn expect_one_pause_and_no_harm(
+    mut observer: Observer,
+    agents: &mut [Agent],
+    begin: u64,
+    end: u64,
+    queue_limit: u32,
+) {
     // Whoever is judged wrongly is judged within the next thresholds.
     observer.watch(3 * T);
-    for agent in &mut agents {
+    for agent in agents.iter_mut() {
         let stalls = observer.count("stall", agent.pid());
         assert_eq!(stalls, 0, "{} stalled at queue limit {queue_limit}: {:?}", agent.pid(), agent.report());
     }
@@ -112,7 +160,7 @@ fn blind_windows(ended: &Ended, shard: u64) -> Vec<Window> {
 }
 
 #[test]
-fn an_agent_that_falls_silent_while_the_observer_is_stopped_is_told_once_it_sees_again() {
+fn fault_23_an_agent_that_falls_silent_while_the_observer_is_stopped_is_told_once_it_sees_again() {
     let mut observer = Observer::start(options(512));
     let agents = agents_on_both_shards(&observer, 4);
     for agent in &agents {
@@ -131,7 +179,7 @@ fn an_agent_that_falls_silent_while_the_observer_is_stopped_is_told_once_it_sees
 }
 
 #[test]
-fn defect_01_last_words_of_the_dead_are_heard() {
+fn fault_23_defect_01_last_words_of_the_dead_are_heard() {
     let mut observer = Observer::start(options(512));
     let silent = |client| AgentOptions { client, beats: Some(0), ..AgentOptions::default() };
     let mut agents = Agent::start_many(&observer, Client::RUST.map(silent));
@@ -157,7 +205,7 @@ fn defect_01_last_words_of_the_dead_are_heard() {
 }
 
 #[test]
-fn defect_19_silence_counts_from_the_arrival_of_a_beat_not_from_its_reading() {
+fn fault_23_defect_19_silence_counts_from_the_arrival_of_a_beat_not_from_its_reading() {
     // A quarter of the threshold is longer than the delay, which is therefore no pause.
     let threshold = Duration::from_secs(2);
     let delay = Duration::from_millis(400);
@@ -181,7 +229,7 @@ fn defect_19_silence_counts_from_the_arrival_of_a_beat_not_from_its_reading() {
 // --- a full queue ---------------------------------------------------------------------------------
 
 #[test]
-fn defect_16_a_second_observer_gives_up_at_once_though_the_firsts_queue_is_full() {
+fn fault_28_defect_16_a_second_observer_gives_up_at_once_though_the_firsts_queue_is_full() {
     let observer = Observer::start(options(10));
     observer.signal(Signal::STOP);
     for shard in [0, 1] {

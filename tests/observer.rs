@@ -146,7 +146,7 @@ fn the_mode_is_as_asked_and_the_path_goes_only_if_it_is_still_ours() {
 }
 
 #[test]
-fn the_longest_threshold_there_is_stalls_nobody() {
+fn fault_51_the_longest_threshold_there_is_stalls_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.sock");
     let mut observer = Observer::bind(&path, Duration::MAX, 0o600).unwrap();
@@ -160,7 +160,7 @@ fn the_longest_threshold_there_is_stalls_nobody() {
 }
 
 #[test]
-fn a_threshold_that_cannot_be_judged_is_refused() {
+fn fault_51_a_threshold_that_cannot_be_judged_is_refused() {
     let dir = tempfile::tempdir().expect("tempdir");
     let error = Observer::bind(dir.path().join("s"), Duration::ZERO, 0o600).expect_err("refused");
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);

@@ -40,7 +40,7 @@ fn events_are_numbered_without_a_gap_from_start_to_stop() {
 }
 
 #[test]
-fn sigterm_ends_a_flooded_observer_within_a_second_and_removes_its_files() {
+fn fault_34_sigterm_ends_a_flooded_observer_within_a_second_and_removes_its_files() {
     let mut observer = Observer::start(Options { shards: 1, ..Options::default() });
     let flood = || AgentOptions { handles: 8, period: Duration::ZERO, ..AgentOptions::default() };
     let flooders = Agent::start_many(&observer, [flood(), flood()]);
@@ -53,7 +53,7 @@ fn sigterm_ends_a_flooded_observer_within_a_second_and_removes_its_files() {
 }
 
 #[test]
-fn a_second_observer_is_told_who_is_there_and_leaves_the_first_alone() {
+fn fault_28_a_second_observer_is_told_who_is_there_and_leaves_the_first_alone() {
     let mut first = Observer::start(Options::default());
     let mut agent = Agent::start(Client::Rust02, &first);
     first.expect("up", agent.pid(), SOON);
@@ -83,7 +83,7 @@ fn a_second_observer_is_told_who_is_there_and_leaves_the_first_alone() {
 }
 
 #[test]
-fn what_a_killed_observer_left_is_replaced_by_the_next() {
+fn fault_26_what_a_killed_observer_left_is_replaced_by_the_next() {
     let mut first = Observer::start(Options::default());
     let mut agents = Agent::start_many(&first, Client::ALL.map(reconnecting));
     for agent in &agents {
@@ -177,7 +177,7 @@ fn events_on_standard_output_are_one_object_a_line_after_the_ready_line() {
 // --- a full disk ----------------------------------------------------------------------------------
 
 #[test]
-fn a_disk_that_stays_full_stops_nothing_but_the_events_and_is_told_at_the_end() {
+fn fault_36_a_disk_that_stays_full_stops_nothing_but_the_events_and_is_told_at_the_end() {
     let mut observer = Observer::start(Options { events: Some("/dev/full".into()), ..Options::default() });
     wait_for("a word on standard error", || {
         observer.stderr().contains("warning: cannot write events: no space left on device").then_some(())
@@ -202,7 +202,7 @@ fn a_disk_that_stays_full_stops_nothing_but_the_events_and_is_told_at_the_end() 
 }
 
 #[test]
-fn a_disk_that_was_full_for_a_while_costs_no_event() {
+fn fault_36_a_disk_that_was_full_for_a_while_costs_no_event() {
     let place = Place::new();
     let disk = place.base().join("disk");
     fs::create_dir(&disk).expect("make a directory");

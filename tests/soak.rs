@@ -30,7 +30,7 @@ const SLACK: u64 = 1_500_000_000;
 const YOUTH: u64 = 3_000_000_000;
 
 #[test]
-fn no_verdict_is_wrong_and_nothing_grows() {
+fn fault_58_no_verdict_is_wrong_and_nothing_grows() {
     let number = |name: &str, default: u32| {
         std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
     };

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_subscriber_is_told_exactly_what_it_missed_and_others_miss_nothing() {
+    fn fault_59_a_slow_subscriber_is_told_exactly_what_it_missed_and_others_miss_nothing() {
         let mut fanout = Fanout::default();
         let (slow, slow_end) = Subscriber::new(2, false);
         let (fast, fast_end) = Subscriber::new(100, false);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_missed_is_told_even_if_nothing_else_happens() {
+    fn fault_59_what_was_missed_is_told_even_if_nothing_else_happens() {
         let mut fanout = Fanout::default();
         let (slow, end) = Subscriber::new(2, false);
         fanout.add(slow);

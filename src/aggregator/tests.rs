@@ -583,7 +583,7 @@ fn fault_32_an_agent_faster_than_the_telling_is_told_coalesced() {
 }
 
 #[test]
-fn a_full_table_is_told_once_a_second_and_lets_in_when_there_is_room() {
+fn fault_52_a_full_table_is_told_once_a_second_and_lets_in_when_there_is_room() {
     let mut world = World::with(2, 2, Vec::new());
     for pid in [7, 8, 9] {
         world.born(pid);
@@ -645,7 +645,7 @@ fn last_words_of_a_process_that_never_beat_are_told_and_open_no_deadline() {
 }
 
 #[test]
-fn a_pause_of_the_observer_condemns_nobody_and_is_told_as_a_pair() {
+fn fault_23_a_pause_of_the_observer_condemns_nobody_and_is_told_as_a_pair() {
     let mut world = World::new(2);
     let pids = [7, 8];
     for nonce in 1..40 {

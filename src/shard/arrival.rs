@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn arrivals_never_run_backwards_nor_ahead_whatever_the_stamps_say() {
+    fn fault_50_arrivals_never_run_backwards_nor_ahead_whatever_the_stamps_say() {
         let clock = ManualClock::new(START, AHEAD);
         let mut arrivals = Arrivals::new(&clock);
         let mut last = MonoNs(0);

@@ -59,7 +59,7 @@ fn paused(from_ms: u64, to_ms: u64) -> BlindNews {
 // --- pauses ----------------------------------------------------------------------------------------
 
 #[test]
-fn waiting_for_nothing_is_no_pause() {
+fn fault_49_waiting_for_nothing_is_no_pause() {
     let mut sight = sight(10);
     for ms in [1000, 2000, 3000] {
         sight.begin_wait(at(ms), true);

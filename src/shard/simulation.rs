@@ -346,7 +346,7 @@ fn a_sighted_observer_tells_every_silence_in_time_and_nothing_else() {
 }
 
 #[test]
-fn pauses_of_the_observer_raise_no_stall_and_hide_none_for_long() {
+fn fault_23_pauses_of_the_observer_raise_no_stall_and_hide_none_for_long() {
     for seed in 0..24 {
         let delay = choose(seed, &[None, Some(MS)]);
         let (agents, queue_limit) = choose(seed, &[(200, 512), (200, 10), (60, 64)]);
@@ -366,7 +366,7 @@ fn short_pauses_in_the_middle_of_a_turn_are_pauses_too() {
 }
 
 #[test]
-fn steps_of_the_wall_clock_change_no_verdict() {
+fn fault_50_steps_of_the_wall_clock_change_no_verdict() {
     for seed in 0..12 {
         let queue_limit = choose(seed, &[10, 512]);
         check(Setting { seed, agents: 100, queue_limit, is_wall_stepping: true, pauses: seed % 3, ..CALM });

@@ -67,7 +67,7 @@ fn release(tracker: &mut Tracker, slot: u32, as_of_ms: u64, bits: u32) -> bool {
 // --- capacity --------------------------------------------------------------------------------------
 
 #[test]
-fn a_full_table_refuses_and_admits_again_after_a_release() {
+fn fault_52_a_full_table_refuses_and_admits_again_after_a_release() {
     for (slots, agents_max) in [(3, 100), (100, 3)] {
         let mut tracker = fixture(slots, agents_max);
         let taken: Vec<u32> = (0..3).map(|n| slot_of(beat(&mut tracker, u64::from(n), 100 + n, 1))).collect();
@@ -114,7 +114,7 @@ fn nobody_takes_the_places_of_a_shard_that_starts_over() {
 }
 
 #[test]
-fn any_pid_of_the_kernel_has_its_place_and_no_other_one() {
+fn fault_52_any_pid_of_the_kernel_has_its_place_and_no_other_one() {
     let mut pids: Vec<u32> = vec![2, 3, 4_194_304, 4_194_303];
     pids.extend((1..64).map(|n| n << 16));
     pids.extend((1..200).map(|n| n * 4096 + 7));

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leap_of_the_clock_finds_everything() {
+    fn fault_50_a_leap_of_the_clock_finds_everything() {
         let mut wheel = Wheel::new(3, TICK, MonoNs(0));
         for (slot, at) in [(0, 15), (1, 30_000), (2, 39_000)] {
             wheel.set(slot, MonoNs(at));

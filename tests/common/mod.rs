@@ -9,6 +9,7 @@
 mod agent;
 mod chance;
 mod event;
+mod freezer;
 mod namespace;
 mod observer;
 mod table;
@@ -24,6 +25,7 @@ use rustix::process::{Pid, Signal, kill_process};
 pub use agent::{Agent, AgentOptions, Client, Report, python, rust_program};
 pub use chance::Chance;
 pub use event::Event;
+pub use freezer::Freezer;
 pub use namespace::{PidNamespace, in_pid_namespace};
 pub use observer::{Ended, Observer, Options, Place, needs_root, only_child_of};
 pub use table::Table;

@@ -776,7 +776,7 @@ mod tests {
     }
 
     #[test]
-    fn while_the_disk_is_full_the_queue_fills_and_what_was_queued_is_written_after() {
+    fn fault_36_while_the_disk_is_full_the_queue_fills_and_what_was_queued_is_written_after() {
         let (sink, errno, out) = Switched::failing(libc::ENOSPC);
         let (on_trouble, told) = troubles();
         let (sender, source) = channel::bounded(4);
@@ -846,7 +846,7 @@ mod tests {
     }
 
     #[test]
-    fn close_returns_although_the_kernel_holds_the_thread_in_a_write() {
+    fn fault_38_close_returns_although_the_kernel_holds_the_thread_in_a_write() {
         struct Stuck {
             inside: Sender<()>,
             release: Receiver<()>,
@@ -969,7 +969,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_nobody_reads_holds_up_neither_start_nor_stop() {
+    fn fault_38_a_fifo_nobody_reads_holds_up_neither_start_nor_stop() {
         const COUNT: u64 = 3000;
         let dir = tempfile::tempdir().unwrap();
         let path = fifo(dir.path());
@@ -1033,7 +1033,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blocking_pipe_does_not_block_the_thread() {
+    fn fault_38_a_blocking_pipe_does_not_block_the_thread() {
         const COUNT: u64 = 3000;
         let (mut reader, sink) = piped_stdout();
         let (on_trouble, told) = troubles();
