@@ -237,6 +237,86 @@ fn fault_30_a_shard_that_panics_goes_on_with_its_socket_and_its_agents() {
     assert_eq!(world.fleet.stop(SOON).shards_dead, 0);
 }
 
+/// The descriptors by which this process has the socket open.
+fn descriptors_of(socket: &Path) -> Vec<(String, PathBuf)> {
+    let unix = std::fs::read_to_string("/proc/self/net/unix").expect("list the sockets");
+    // Its name there is the one it was bound to, and begins as its path does.
+    let begin = format!("{}/.{}~", socket.parent().expect("a directory").display(), "shard-0");
+    let inode =
+        unix.lines().find(|line| line.contains(&begin)).and_then(|line| line.split_whitespace().nth(6));
+    let wanted = format!("socket:[{}]", inode.expect("it is bound"));
+    let open = std::fs::read_dir("/proc/self/fd").expect("list the descriptors").flatten();
+    let open = open
+        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path().read_link().ok()?)));
+    open.filter(|(_, link)| link.as_os_str() == wanted.as_str()).collect()
+}
+
+#[test]
+fn fault_55_a_shard_that_starts_over_keeps_its_descriptor() {
+    let mut world = World::new(1);
+    let agent = world.agent(0);
+    let before = descriptors_of(&world.socket(0));
+    assert_eq!(before.len(), 1, "{before:?}");
+    for _ in 0..3 {
+        world.port(0).fault.panic();
+        world.strike(0);
+        world.expect_io(0, IoPlace::Shard);
+        assert_eq!(descriptors_of(&world.socket(0)), before);
+    }
+    // Who was connected still is.
+    world.watch(0, T + T / 4);
+    assert_eq!(world.told_of_agents(), []);
+    agent.stop();
+}
+
+/// Wakes the shard without a reason, again and again, until dropped.
+struct Restless {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Restless {
+    fn of(port: &Arc<Port>) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (port, until) = (Arc::clone(port), Arc::clone(&is_over));
+        let body = move || {
+            while !until.load(Ordering::Acquire) {
+                port.kick(SystemClock.mono());
+                // Not a wait for anything: kicks without a pause would be a busy machine, not a restless one.
+                thread::sleep(Duration::from_micros(200));
+            }
+        };
+        Self { is_over, thread: Some(thread::spawn(body)) }
+    }
+}
+
+impl Drop for Restless {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[test]
+fn fault_49_a_shard_that_is_woken_without_a_reason_judges_nobody_early_and_everybody_in_time() {
+    let mut world = World::new(1);
+    let agents = [world.agent(0), world.agent(0)];
+    let calls = |world: &World| world.port(0).counters.receive_calls.get();
+    let restless = Restless::of(&world.fleet.handle.ports[0]);
+    let before = calls(&world);
+    world.watch(0, T + T / 4);
+    assert!(calls(&world) > before, "it looks each time");
+    assert_eq!(world.told_of_agents(), []);
+    agents[0].signal(Signal::STOP);
+    let stall = world.expect_of(&agents[0], |kind| matches!(kind, EventKind::Stall { certain: true, .. }));
+    let EventKind::Stall { silent_ns, .. } = stall.kind else { unreachable!("it was asked for") };
+    assert!(silent_ns >= crate::time::duration_ns(T), "{stall:?}");
+    assert_eq!(world.told_of_agents().len(), 1, "{:#?}", world.told);
+    drop(restless);
+}
+
 #[test]
 fn fault_30_the_fourth_panic_within_a_minute_ends_the_shard_and_is_seen() {
     let mut world = World::new(2);

@@ -4,7 +4,8 @@ mod common;
 
 use std::collections::HashSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -236,6 +237,151 @@ fn fault_36_a_disk_that_was_full_for_a_while_costs_no_event() {
     let ended = observer.stop();
     let kinds: HashSet<_> = ended.events.iter().map(Event::kind).collect();
     assert!(!kinds.contains("lost"), "the queue holds far more than that");
+}
+
+// --- a log that goes away, a slow disk ------------------------------------------------------------
+
+/// The lines of a file whose last one may still be on its way.
+fn events_in(path: &Path) -> Vec<Event> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .map(|line| Event::parse(line.trim_end()))
+        .collect()
+}
+
+/// An event for each word: its status changes to it.
+fn change_status(agent: &mut Agent, words: &[&str]) {
+    for word in words {
+        agent.ask(format_args!("status {word}"));
+        agent.beat();
+    }
+}
+
+#[test]
+fn fault_37_a_log_whose_directory_was_removed_is_told_and_goes_on_once_it_is_back() {
+    let place = Place::new();
+    let log = place.base().join("log");
+    fs::create_dir(&log).expect("make a directory");
+    let path = log.join("events");
+    let mut observer =
+        Observer::start_in(place, Options { events: Some(path.clone()), ..Options::default() });
+    let mut agent = Agent::start(Client::Rust02, &observer);
+    wait_for("the first events", || (events_in(&path).len() >= 2).then_some(()));
+    let written = events_in(&path).len() as u64;
+    fs::remove_dir_all(&log).expect("remove the directory");
+    change_status(&mut agent, &["critical"]);
+    wait_for("a word on standard error", || {
+        observer.stderr().contains("warning: cannot write events: no such file or directory").then_some(())
+    });
+    // Observing goes on.
+    change_status(&mut agent, &["ok"]);
+    let told = observer.table().events();
+    assert!(told > written, "{told} after {written}");
+    fs::create_dir(&log).expect("make it again");
+    wait_for("events that go on", || observer.stderr().contains("events are written again").then_some(()));
+    let ended = observer.stop_without_events(0);
+    let events = events_in(&path);
+    let seqs: Vec<_> = events.iter().map(|event| event.u64("seq")).collect();
+    let expected: Vec<_> = (written + 1..=seqs.last().copied().unwrap_or(0)).collect();
+    assert_eq!(seqs, expected, "nothing is missing but what was removed: {}", ended.stderr);
+    let told = events.iter().find(|event| event.kind() == "io").expect("it is told");
+    assert_eq!((told.str("place"), told.u64("errno")), ("events", 2), "{told}");
+}
+
+#[test]
+fn fault_37_a_log_on_a_file_system_that_is_read_only_is_told_and_goes_on_once_it_can() {
+    let place = Place::new();
+    let disk = place.base().join("disk");
+    fs::create_dir(&disk).expect("make a directory");
+    let path = disk.join("events");
+    let options = Options {
+        events: Some(path.clone()),
+        mounts: Some(format!("mount -t tmpfs none '{}'", disk.display())),
+        ..Options::default()
+    };
+    let mut observer = Observer::start_in(place, options);
+    let mut agent = Agent::start(Client::Rust02, &observer);
+    let seen = inside(&observer, &path);
+    wait_for("the first events", || (events_in(&seen).len() >= 2).then_some(()));
+    let mount = |arguments: &[&str]| {
+        let pid = observer.pid().to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--target", &pid, "mount"]).args(arguments).arg(&disk);
+        assert!(command.status().expect("run nsenter").success(), "mount {arguments:?}");
+    };
+    // A file that is open for writing keeps its file system writable: the log goes, and what is there next is not.
+    fs::remove_file(&seen).expect("remove the log");
+    mount(&["-t", "tmpfs", "-o", "ro", "none"]);
+    change_status(&mut agent, &["critical", "ok"]);
+    wait_for("a word on standard error", || {
+        observer.stderr().contains("warning: cannot write events: read-only file system").then_some(())
+    });
+    mount(&["-o", "remount,rw"]);
+    wait_for("events that go on", || observer.stderr().contains("events are written again").then_some(()));
+    let events = events_in(&seen);
+    let told = events.iter().find(|event| event.kind() == "io").expect("it is told");
+    assert_eq!((told.str("place"), told.u64("errno")), ("events", 30), "{told}");
+    assert_eq!(events.iter().filter(|event| event.is("status", agent.pid())).count(), 2);
+    observer.stop_without_events(0);
+}
+
+/// A FIFO that is open and not read, as a disk that takes nothing: a pipe holds 64 KiB.
+#[test]
+fn fault_38_while_the_log_takes_nothing_only_its_writer_waits() {
+    let place = Place::new();
+    let path = place.base().join("fifo");
+    assert!(Command::new("mkfifo").arg(&path).status().expect("run mkfifo").success());
+    let mut reader = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&path)
+        .expect("open the reading end");
+    let arguments = vec!["--events-beats".to_owned()];
+    let options = Options { events: Some(path), arguments, ..Options::default() };
+    let mut observer = Observer::start_in(place, options);
+    let fast = || AgentOptions { period: Duration::from_millis(1), ..AgentOptions::default() };
+    let mut agents = Agent::start_many(&observer, (0..4).map(|_| fast()));
+    wait_for("a word on standard error", || {
+        observer
+            .stderr()
+            .contains("warning: cannot write events: resource temporarily unavailable")
+            .then_some(())
+    });
+    // Nobody is lost, everybody is judged.
+    observer.watch(T + T / 4);
+    let table = observer.table();
+    assert_eq!(table.shard(0, "up") + table.shard(1, "up"), 4, "{table}");
+    assert_eq!(table.shard(0, "stalls") + table.shard(1, "stalls"), 0, "{table}");
+    agents[0].signal(Signal::STOP);
+    wait_for("the stall", || {
+        let table = observer.table();
+        (table.shard(0, "stalls") + table.shard(1, "stalls") == 1).then_some(())
+    });
+    for agent in &mut agents[1..] {
+        assert_eq!(agent.report().failed, 0);
+    }
+    // Read again, it is told what was held back, in order.
+    agents[1..].iter().for_each(|agent| agent.signal(Signal::STOP));
+    let mut text = Vec::new();
+    wait_for("the stalls in the log", || {
+        let mut bytes = [0; 1 << 16];
+        while let Ok(read @ 1..) = reader.read(&mut bytes) {
+            text.extend_from_slice(&bytes[..read]);
+        }
+        (String::from_utf8_lossy(&text).matches("\"kind\":\"stall\"").count() == 4).then_some(())
+    });
+    let seqs: Vec<u64> = String::from_utf8(text)
+        .expect("text")
+        .lines()
+        .filter(|line| line.ends_with('}'))
+        .map(Event::parse)
+        .filter(|event| event.has("seq"))
+        .map(|event| event.u64("seq"))
+        .collect();
+    assert!(seqs.iter().copied().eq(1..=seqs.len() as u64), "{seqs:?}");
+    let ended = observer.stop_without_events(0);
+    assert!(ended.stderr.contains("events are written again"), "{}", ended.stderr);
 }
 
 /// The path as the observer sees it, in its mount namespace.

@@ -11,8 +11,9 @@
 //!
 //! What happens to an output:
 //! - **File.** Opened in append mode at start, created with mode 0640 less the umask. The descriptor
-//!   is kept for good: a file that is removed or renamed is still the one written to, so rotate it by
-//!   copying and truncating. If the last line in it is cut (a crash), a newline is written first.
+//!   is kept: a file that is renamed is still the one written to, so rotate it by copying and truncating.
+//!   One that is removed is made again with the next line, for nobody could ever read what the old one gets;
+//!   if it cannot be made, that is trouble like any other, and tried again. If the last line in it is cut (a crash), a newline is written first.
 //! - **FIFO.** Opened without blocking. No reader yet is no error at start: it is trouble (ENXIO)
 //!   from the first event on, and tried again. A reader that went away (EPIPE) may be replaced by
 //!   another, which goes on at the same byte.
@@ -487,6 +488,8 @@ struct Descriptor {
     /// A pipe, socket or terminal that others share and that may block.
     may_block: bool,
     ends_mid_line: bool,
+    /// The last byte written ended a line.
+    is_between_lines: bool,
 }
 
 impl Descriptor {
@@ -495,7 +498,7 @@ impl Descriptor {
             Output::Stdout => {
                 let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
                 let may_block = !file.metadata()?.is_file();
-                Ok(Self { output, file: Some(file), may_block, ends_mid_line: false })
+                Ok(Self { output, file: Some(file), may_block, ends_mid_line: false, is_between_lines: true })
             }
             Output::File(path) => {
                 let file = match open_to_append(path) {
@@ -504,7 +507,7 @@ impl Descriptor {
                     Err(error) => return Err(refusal(path, error)),
                 };
                 let ends_mid_line = file.as_ref().is_some_and(ends_mid_line);
-                Ok(Self { output, file, may_block: false, ends_mid_line })
+                Ok(Self { output, file, may_block: false, ends_mid_line, is_between_lines: true })
             }
         }
     }
@@ -513,12 +516,18 @@ impl Descriptor {
 impl Sink for Descriptor {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let file = match (&mut self.file, &self.output) {
+            (Some(file), Output::File(path)) if self.is_between_lines && is_removed(file) => {
+                *file = open_to_append(path)?;
+                file
+            }
             (Some(file), _) => file,
             (none, Output::File(path)) => none.insert(open_to_append(path)?),
             (None, Output::Stdout) => return Err(io::Error::from_raw_os_error(libc::EBADF)),
         };
         if !self.may_block {
-            return file.write(bytes);
+            let written = file.write(bytes)?;
+            self.is_between_lines = written.checked_sub(1).is_none_or(|last| bytes[last] == b'\n');
+            return Ok(written);
         }
         if !has_room(file, Duration::ZERO)? {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -557,6 +566,11 @@ fn open_to_append(path: &Path) -> io::Result<File> {
         .mode(0o640)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
+}
+
+/// Whether nobody can ever open it again. One system call.
+fn is_removed(file: &File) -> bool {
+    file.metadata().is_ok_and(|found| found.is_file() && found.nlink() == 0)
 }
 
 fn has_no_reader(path: &Path, error: &io::Error) -> bool {
@@ -923,6 +937,42 @@ mod tests {
     }
 
     #[test]
+    fn fault_37_a_file_that_was_removed_is_made_again_and_one_that_was_renamed_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log/events");
+        std::fs::create_dir(dir.path().join("log")).unwrap();
+        let (sender, source) = channel::bounded(16);
+        let (on_trouble, told) = troubles();
+        let sink = Descriptor::open(Output::File(path.clone())).unwrap();
+        let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), on_trouble).unwrap();
+        let write = |seq: u64, to: &Path| {
+            sender.send(up(seq)).unwrap();
+            let until = Instant::now() + LONG;
+            while !std::fs::read(to).is_ok_and(|written| written.ends_with(&lines_of([seq]))) {
+                assert!(Instant::now() < until, "{seq} is not written to {}", to.display());
+                thread::yield_now();
+            }
+        };
+        write(1, &path);
+        std::fs::remove_file(&path).unwrap();
+        write(2, &path);
+        let renamed = dir.path().join("renamed");
+        std::fs::rename(&path, &renamed).unwrap();
+        write(3, &renamed);
+        assert_eq!(told.try_recv().ok(), None);
+
+        std::fs::remove_file(&renamed).unwrap();
+        std::fs::remove_dir(dir.path().join("log")).unwrap();
+        sender.send(up(4)).unwrap();
+        assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::ENOENT }));
+        std::fs::create_dir(dir.path().join("log")).unwrap();
+        write(5, &path);
+        assert_eq!(std::fs::read(&path).unwrap(), lines_of(4..=5));
+        drop(sender);
+        assert_eq!(finish(&writer).lines, 5);
+    }
+
+    #[test]
     fn a_new_file_is_for_its_owner_and_group() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.tsv");
@@ -1029,7 +1079,16 @@ mod tests {
     fn piped_stdout() -> (io::PipeReader, Descriptor) {
         let (reader, pipe) = io::pipe().unwrap();
         let file = Some(File::from(std::os::fd::OwnedFd::from(pipe)));
-        (reader, Descriptor { output: Output::Stdout, file, may_block: true, ends_mid_line: false })
+        (
+            reader,
+            Descriptor {
+                output: Output::Stdout,
+                file,
+                may_block: true,
+                ends_mid_line: false,
+                is_between_lines: true,
+            },
+        )
     }
 
     #[test]
