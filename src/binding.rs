@@ -230,7 +230,7 @@ pub enum BindError {
     #[error(
         "cannot put {} back: every name of the socket was removed, and the kernel gives it no new one; restart the \
          observer; until then it observes the agents that are connected",
-        path.display()
+        Shown(path.display())
     )]
     Nameless {
         /// The path.

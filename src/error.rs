@@ -156,13 +156,13 @@ pub enum Warning {
         needed: u64,
     },
     /// Somebody removed or replaced a file by which agents find the fleet. It is back.
-    #[error("{} had been removed or replaced, and is in place again; find out who removes it", path.display())]
+    #[error("{} had been removed or replaced, and is in place again; find out who removes it", Shown(path.display()))]
     PutBack {
         /// The file, or the runtime directory.
         path: PathBuf,
     },
     /// The same, and it could not be put back.
-    #[error("agents that start now do not find {}: {why}", path.display())]
+    #[error("agents that start now do not find {}: {why}", Shown(path.display()))]
     Unreachable {
         /// The file, or the runtime directory.
         path: PathBuf,

@@ -175,6 +175,133 @@ fn events_on_standard_output_are_one_object_a_line_after_the_ready_line() {
     assert!(kinds.contains(&"up"), "{kinds:?}");
 }
 
+// --- cores ----------------------------------------------------------------------------------------
+
+#[test]
+fn fault_56_a_shard_whose_core_is_not_there_is_told_and_runs_unpinned() {
+    let absent = 1023;
+    let config = format!("[[shard]]\ncore = {absent}\n[[shard]]\ncore = \"none\"\n");
+    let mut observer = Observer::start(Options { config, ..Options::default() });
+    let told = format!("warning: cannot pin shard 0 to core {absent}");
+    assert!(observer.stderr().contains(&told), "{}", observer.stderr());
+    let allowed = |task: &str| {
+        let status = fs::read_to_string(format!("/proc/{task}/status")).expect("a task of the observer");
+        status.lines().find(|line| line.starts_with("Cpus_allowed:")).map(str::to_owned)
+    };
+    let pid = observer.pid();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten() {
+        let task = format!("{pid}/task/{}", task.file_name().display());
+        assert_eq!(allowed(&task), allowed(&std::process::id().to_string()), "{task}");
+    }
+    expect_a_stall_of_one_of_two(&mut observer);
+    observer.stop();
+}
+
+/// A shard never leaves the cores that `taskset` or a unit left the observer.
+#[test]
+fn fault_56_a_core_that_is_not_allowed_is_told_and_stays_unused() {
+    let cores = allowed_cores();
+    let [first, .., last] = cores[..] else { panic!("this test needs two cores, and has {cores:?}") };
+    let place = Place::new();
+    let config = place.base().join("core.toml");
+    fs::write(&config, format!("[[shard]]\ncore = {last}\n")).expect("write a file");
+    let child = Command::new("taskset")
+        .args(["--cpu-list", &first.to_string(), env!("CARGO_BIN_EXE_varta-fleet"), "run", "--print-ready"])
+        .arg("--dir")
+        .arg(place.dir())
+        .arg("--config")
+        .arg(&config)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn();
+    let mut child = child.expect("run taskset");
+    let mut ready = [0; 6];
+    child.stdout.as_mut().expect("piped").read_exact(&mut ready).expect("the ready line");
+    let threads = fs::read_dir(format!("/proc/{}/task", child.id())).expect("its threads");
+    let allowed: HashSet<_> = threads
+        .flatten()
+        .map(|task| fs::read_to_string(task.path().join("status")).expect("a thread of it"))
+        .filter_map(|text| {
+            text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:").map(str::to_owned))
+        })
+        .collect();
+    common::signal(child.id(), Signal::TERM);
+    let ended = child.wait_with_output().expect("it is our child");
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(allowed, HashSet::from([format!("\t{first}")]), "{stderr}");
+    assert!(stderr.contains(&format!("warning: cannot pin shard 0 to core {last}")), "{stderr}");
+    assert_eq!(ended.status.code(), Some(0), "{stderr}");
+}
+
+fn allowed_cores() -> Vec<usize> {
+    let cores = rustix::thread::sched_getaffinity(None).expect("ask for our cores");
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| cores.is_set(*core)).collect()
+}
+
+/// An agent that beats is not stalled, one that is stopped is.
+fn expect_a_stall_of_one_of_two(observer: &mut Observer) {
+    let agents = [0, 1].map(|shard| Agent::start_on(Client::Rust02, observer, shard));
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    agents[0].signal(Signal::STOP);
+    observer.expect("stall", agents[0].pid(), T + SOON);
+    observer.none_of("stall", agents[1].pid());
+}
+
+/// Processes that use all the time they get, until dropped.
+struct Spinners(Vec<std::process::Child>);
+
+impl Spinners {
+    fn start(count: usize) -> Self {
+        // They end by themselves if nobody ends them.
+        let spin = || Command::new("timeout").args(["30", "sh", "-c", "while :; do :; done"]).spawn();
+        Self((0..count).map(|_| spin().expect("run a shell")).collect())
+    }
+}
+
+impl Drop for Spinners {
+    fn drop(&mut self) {
+        for spinner in &mut self.0 {
+            // `timeout` hands SIGTERM on to what it runs.
+            common::signal(spinner.id(), Signal::TERM);
+            let _ = spinner.wait();
+        }
+    }
+}
+
+#[test]
+fn fault_57_eight_shards_on_a_busy_machine_tell_every_true_stall_and_no_false_one() {
+    // A busy machine keeps agents waiting, too, and that is a true silence.
+    let threshold = 3 * T;
+    let mut observer = Observer::start(Options { shards: 8, threshold, ..Options::default() });
+    let agents = Agent::start_many(
+        &observer,
+        (0..16).map(|i| AgentOptions { sockets: vec![observer.socket(i % 8)], ..AgentOptions::default() }),
+    );
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    let spinners = Spinners::start(2 * allowed_cores().len());
+    observer.watch(threshold);
+    for agent in &agents[..8] {
+        agent.signal(Signal::STOP);
+    }
+    for agent in &agents[..8] {
+        let stall = observer.expect("stall", agent.pid(), threshold + SOON);
+        assert!(stall.u64("silent_ns") >= common::ns(threshold), "{stall}");
+        // Promised: within three thresholds of awake time, whatever else the machine does.
+        assert!(stall.u64("silent_ns") <= 3 * common::ns(threshold), "{stall}");
+        agent.signal(Signal::CONT);
+        observer.expect("resume", agent.pid(), SOON);
+    }
+    drop(spinners);
+    for agent in &agents[8..] {
+        observer.none_of("stall", agent.pid());
+    }
+    observer.stop();
+}
+
 // --- a full disk ----------------------------------------------------------------------------------
 
 #[test]
@@ -250,12 +377,10 @@ fn events_in(path: &Path) -> Vec<Event> {
         .collect()
 }
 
-/// An event for each word: its status changes to it.
-fn change_status(agent: &mut Agent, words: &[&str]) {
-    for word in words {
-        agent.ask(format_args!("status {word}"));
-        agent.beat();
-    }
+/// One event: its status changes. A change that is undone at once may be none.
+fn change_status(agent: &mut Agent, word: &str) {
+    agent.ask(format_args!("status {word}"));
+    agent.beat();
 }
 
 #[test]
@@ -270,12 +395,12 @@ fn fault_37_a_log_whose_directory_was_removed_is_told_and_goes_on_once_it_is_bac
     wait_for("the first events", || (events_in(&path).len() >= 2).then_some(()));
     let written = events_in(&path).len() as u64;
     fs::remove_dir_all(&log).expect("remove the directory");
-    change_status(&mut agent, &["critical"]);
+    change_status(&mut agent, "critical");
     wait_for("a word on standard error", || {
         observer.stderr().contains("warning: cannot write events: no such file or directory").then_some(())
     });
     // Observing goes on.
-    change_status(&mut agent, &["ok"]);
+    change_status(&mut agent, "ok");
     let told = observer.table().events();
     assert!(told > written, "{told} after {written}");
     fs::create_dir(&log).expect("make it again");
@@ -283,7 +408,9 @@ fn fault_37_a_log_whose_directory_was_removed_is_told_and_goes_on_once_it_is_bac
     let ended = observer.stop_without_events(0);
     let events = events_in(&path);
     let seqs: Vec<_> = events.iter().map(|event| event.u64("seq")).collect();
-    let expected: Vec<_> = (written + 1..=seqs.last().copied().unwrap_or(0)).collect();
+    let first = *seqs.first().expect("some");
+    assert!(first > written, "{first} after {written}");
+    let expected: Vec<_> = (first..=seqs.last().copied().unwrap_or(0)).collect();
     assert_eq!(seqs, expected, "nothing is missing but what was removed: {}", ended.stderr);
     let told = events.iter().find(|event| event.kind() == "io").expect("it is told");
     assert_eq!((told.str("place"), told.u64("errno")), ("events", 2), "{told}");
@@ -293,14 +420,21 @@ fn fault_37_a_log_whose_directory_was_removed_is_told_and_goes_on_once_it_is_bac
 fn fault_37_a_log_on_a_file_system_that_is_read_only_is_told_and_goes_on_once_it_can() {
     let place = Place::new();
     let disk = place.base().join("disk");
-    fs::create_dir(&disk).expect("make a directory");
+    let alias = place.base().join("alias");
+    for directory in [&disk, &alias] {
+        fs::create_dir(directory).expect("make a directory");
+    }
     let path = disk.join("events");
     let options = Options {
         events: Some(path.clone()),
-        mounts: Some(format!("mount -t tmpfs none '{}'", disk.display())),
+        mounts: Some(format!(
+            "mount -t tmpfs none '{0}'\nmount --bind '{0}' '{1}'",
+            disk.display(),
+            alias.display()
+        )),
         ..Options::default()
     };
-    let mut observer = Observer::start_in(place, options);
+    let observer = Observer::start_in(place, options);
     let mut agent = Agent::start(Client::Rust02, &observer);
     let seen = inside(&observer, &path);
     wait_for("the first events", || (events_in(&seen).len() >= 2).then_some(()));
@@ -310,10 +444,11 @@ fn fault_37_a_log_on_a_file_system_that_is_read_only_is_told_and_goes_on_once_it
         command.args(["--mount", "--target", &pid, "mount"]).args(arguments).arg(&disk);
         assert!(command.status().expect("run nsenter").success(), "mount {arguments:?}");
     };
-    // A file that is open for writing keeps its file system writable: the log goes, and what is there next is not.
-    fs::remove_file(&seen).expect("remove the log");
+    // A file that is open for writing keeps its file system writable: another one is mounted over it, and the
+    // log goes.
     mount(&["-t", "tmpfs", "-o", "ro", "none"]);
-    change_status(&mut agent, &["critical", "ok"]);
+    fs::remove_file(inside(&observer, &alias).join("events")).expect("remove the log");
+    change_status(&mut agent, "critical");
     wait_for("a word on standard error", || {
         observer.stderr().contains("warning: cannot write events: read-only file system").then_some(())
     });
@@ -322,7 +457,7 @@ fn fault_37_a_log_on_a_file_system_that_is_read_only_is_told_and_goes_on_once_it
     let events = events_in(&seen);
     let told = events.iter().find(|event| event.kind() == "io").expect("it is told");
     assert_eq!((told.str("place"), told.u64("errno")), ("events", 30), "{told}");
-    assert_eq!(events.iter().filter(|event| event.is("status", agent.pid())).count(), 2);
+    assert_eq!(events.iter().filter(|event| event.is("status", agent.pid())).count(), 1);
     observer.stop_without_events(0);
 }
 

@@ -28,7 +28,8 @@ impl Freezer {
             let fields: Vec<_> = mount.split(' ').collect();
             let [_, at, kind, options, ..] = fields[..] else { continue };
             let is_v2 = kind == "cgroup2";
-            if !(is_v2 || kind == "cgroup" && options.split(',').any(|option| option == "freezer")) {
+            let is_v1 = kind == "cgroup" && options.split(',').any(|option| option == "freezer");
+            if !is_v1 && !is_v2 {
                 continue;
             }
             let cgroup = Path::new(at).join(&name);
