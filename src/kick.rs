@@ -63,6 +63,12 @@ impl<W: Word<Value = u64>> KickedAt<W> {
         let _ = self.0.compare_exchange(0, now.0.max(1));
     }
 
+    /// Whether the thread was kicked and has not looked.
+    #[cfg(test)]
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+
     /// When the thread was kicked, once. By that thread only.
     #[inline]
     pub fn take(&self) -> Option<MonoNs> {

@@ -54,6 +54,10 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("varta-fleet runs on Linux only: it rests on SCM_CREDENTIALS, pidfds and sealed memfds");
 
+// Bugs that tests plant.
+#[macro_use]
+mod planted;
+
 // Shared words: plain data, no I/O.
 pub mod event;
 mod counters;
@@ -102,6 +106,10 @@ mod watch;
 
 // On the aggregator thread.
 mod aggregator;
+
+// Worlds of their own.
+#[cfg(test)]
+mod simulator;
 
 // The only unsafe.
 #[expect(unsafe_code, reason = "system calls and shared memory; every block carries its argument")]

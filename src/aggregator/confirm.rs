@@ -322,7 +322,8 @@ impl Aggregator {
     }
 
     pub(super) fn release(&mut self, place: Place, as_of: MonoNs, bits: u32) {
-        self.told(place).is_releasing = true;
+        let told = self.told(place);
+        (told.is_releasing, told.released_as_of) = (true, as_of);
         self.post(place, bits, crate::lane::Answer { as_of, ..Default::default() });
     }
 

@@ -45,9 +45,9 @@ pub mod told;
 mod troubles;
 
 #[cfg(test)]
-mod neighbours;
+mod backlog;
 #[cfg(test)]
-mod random;
+mod neighbours;
 #[cfg(test)]
 mod tests;
 
@@ -387,7 +387,8 @@ impl Aggregator {
         } else if hot.state == State::Free {
             return;
         } else if told.is_releasing {
-            if told.is_over() {
+            // Without a later beat the shard has not come to it yet: it may have started over.
+            if told.is_over() || hot.last_arrival <= told.released_as_of {
                 return;
             }
             // Released only if it stayed silent, and it did not: it stays, and whatever was found out
@@ -408,7 +409,8 @@ impl Aggregator {
         // lookup finds another process; nobody is the same as one whose exit was told.
         let places = self.places_of(hot.pid);
         let known = places.iter().map(|place| *self.told(*place)).find(|told| !told.is_over());
-        if known.is_none() {
+        let known = known.filter(|_| !planted!(TakesOneForTwo));
+        if known.is_none() && !(planted!(KeepsTheSession) && self.last_session > 0) {
             self.last_session = self.last_session.wrapping_add(1);
         }
         *self.told(place) = Told {
@@ -724,6 +726,9 @@ impl Aggregator {
             told.existence = Existence::Unknown;
         }
         self.tell_of(place, hot, cold.resume_at, EventKind::Resume { silent_ns, lost, coalesced });
+        if planted!(ResumesTwice) {
+            self.tell_of(place, hot, cold.resume_at, EventKind::Resume { silent_ns, lost, coalesced });
+        }
     }
 
     fn threshold_of(&self, hot: &Hot) -> u64 {

@@ -814,6 +814,26 @@ fn an_agent_told_stalled_resumes_on_any_slot_it_has() {
 }
 
 #[test]
+fn an_agent_whose_shard_starts_over_while_it_is_asked_to_let_go_resumes_all_the_same() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(1, 7, 1..3);
+    world.beats(0, 7, 3..5);
+    // It goes on on a shard that is paused: silent as far as anybody sees.
+    world.asleep = vec![1];
+    world.run(300 * MS);
+    world.send(1, 7, &beat(7, 5));
+    world.run(THRESHOLD);
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+    // The paused shard starts over, and is looked at before it has read anything.
+    world.shards[1].recover();
+    world.run(2 * STEP);
+    world.asleep.clear();
+    world.run(100 * MS);
+    assert_eq!(world.kinds(7), ["up", "stall", "resume", "moved"]);
+}
+
+#[test]
 fn who_takes_a_dead_agents_pid_on_another_shard_is_somebody_else() {
     let mut world = World::new(2);
     world.born(7);

@@ -82,6 +82,8 @@ pub struct Told {
     pub is_identifying: bool,
     /// The shard was told to give the slot back.
     pub is_releasing: bool,
+    /// Unless it beat later than this.
+    pub released_as_of: MonoNs,
     /// Its pid does not hash to its shard.
     pub is_off_hash: bool,
     /// The watch thread was told to say when its process ends.

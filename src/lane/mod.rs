@@ -261,10 +261,23 @@ impl Port {
     /// # Errors
     /// The kernel's, when it grants no address space.
     pub fn new(table: Table, kick: Arc<Kick>, with_beats: bool) -> io::Result<Self> {
+        Self::with_reports(table, kick, with_beats, REPORT_WORDS)
+    }
+
+    /// As [`Port::new`], with a report lane of so many words, a power of two.
+    ///
+    /// # Errors
+    /// As [`Port::new`].
+    pub fn with_reports(
+        table: Table,
+        kick: Arc<Kick>,
+        with_beats: bool,
+        report_words: usize,
+    ) -> io::Result<Self> {
         let slots = table.capacity();
         Ok(Self {
             facts: index_lane(slots)?,
-            reports: ReportLane::new(Words::anonymous(REPORT_WORDS)?),
+            reports: ReportLane::new(Words::anonymous(report_words)?),
             samples: ArrayQueue::new(SAMPLES),
             blind: ArrayQueue::new(BLIND_NEWS),
             beats: with_beats.then(|| ArrayQueue::new(BEAT_NOTES)),
@@ -299,6 +312,12 @@ impl Port {
         self.kick.kick();
     }
 
+    /// Whether the shard was kicked and has not looked.
+    #[cfg(test)]
+    pub fn is_kicked(&self) -> bool {
+        self.kicked_at.is_set()
+    }
+
     /// When the shard was kicked, once. Shard only.
     #[inline]
     pub fn take_kick(&self) -> Option<MonoNs> {
@@ -316,6 +335,9 @@ fn index_lane(slots: u32) -> io::Result<IndexLane<AtomicU32, Words<AtomicU32>>> 
 pub struct Doorbell {
     aggregator: OnceLock<Thread>,
     tickless: Tickless<AtomicU32>,
+    /// Rung, and the test has not looked.
+    #[cfg(test)]
+    rung: AtomicBool,
 }
 
 impl Doorbell {
@@ -327,9 +349,17 @@ impl Doorbell {
     /// Wakes the aggregator. Neither locks nor allocates; a system call only if it sleeps.
     #[inline]
     pub fn ring(&self) {
+        #[cfg(test)]
+        self.rung.store(true, Ordering::Relaxed);
         if let Some(thread) = self.aggregator.get() {
             thread.unpark();
         }
+    }
+
+    /// Whether it was rung, once.
+    #[cfg(test)]
+    pub fn take_ring(&self) -> bool {
+        self.rung.swap(false, Ordering::Relaxed)
     }
 
     /// Wakes the aggregator if it sleeps without a tick. What was queued before is seen by it.

@@ -242,7 +242,11 @@ impl<T: Transport, C: Clock> Core<T, C> {
     /// be more.
     pub fn judge(&mut self, budget: u32, on_stall: impl FnMut(u32)) -> bool {
         let sight = &self.sight;
-        self.tracker.judge(&sight.view(), budget, |since| sight.blind_since(since), on_stall)
+        let mut view = sight.view();
+        if planted!(JudgesByTheClock) {
+            view.watermark = self.now;
+        }
+        self.tracker.judge(&view, budget, |since| sight.blind_since(since), on_stall)
     }
 }
 

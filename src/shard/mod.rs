@@ -87,8 +87,8 @@ impl<T: Transport, C: Clock> Shard<T, C> {
     /// # Errors
     /// The socket cannot be waited for or received from any more. Errors that pass are counted.
     pub fn turn(&mut self) -> io::Result<()> {
-        if !self.is_behind {
-            self.wait()?;
+        if let Some((until, for_datagrams)) = self.next_wait() {
+            self.core.wait(until, for_datagrams)?;
         }
         if let Some(kicked_at) = self.port.take_kick() {
             self.core.sight.kicked(kicked_at);
@@ -134,17 +134,22 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         self.core.tracker.writer().mark_clean();
     }
 
-    fn wait(&mut self) -> io::Result<()> {
+    /// Until when the next turn waits at the latest, and whether a datagram ends that; `None` if it does
+    /// not wait.
+    pub fn next_wait(&self) -> Option<(MonoNs, bool)> {
+        if self.is_behind {
+            return None;
+        }
         let now = self.core.now();
         let due = [self.core.tracker.next_due(), self.core.sight.news_due(), Some(now + IDLE_NS)];
         let until = due.into_iter().flatten().min().unwrap_or(now);
         if self.is_failing {
-            return self.core.wait(now + RETRY_NS, false);
+            return Some((now + RETRY_NS, false));
         }
-        match self.pace.delay() {
-            Some(delay_ns) => self.core.wait(until.min(now + delay_ns), false),
-            None => self.core.wait(until, true),
-        }
+        Some(match self.pace.delay() {
+            Some(delay_ns) => (until.min(now + delay_ns), false),
+            None => (until, true),
+        })
     }
 
     fn drain(&mut self) -> io::Result<()> {
@@ -204,6 +209,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
                 counters.beats.add(1);
                 self.tell(slot);
             }
+            Outcome::Refused(Refusal::WrongSize) if planted!(ForgetsToCount) => {}
             Outcome::Refused(refusal) => {
                 counters.refuse(refusal);
                 self.refused(heard, refusal);
@@ -350,3 +356,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
 #[cfg(test)]
 #[path = "recover_tests.rs"]
 mod recover_tests;
+
+#[cfg(test)]
+#[path = "shard_tests.rs"]
+mod tests;

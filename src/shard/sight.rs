@@ -143,8 +143,12 @@ impl Sight {
     }
 
     /// The shard is about to wait, until `timeout_at` at the latest.
+    ///
+    /// After a receive call that failed the wait before it goes on: nothing was seen in between.
     pub fn begin_wait(&mut self, timeout_at: MonoNs, is_for_datagrams: bool) {
-        self.wait = Some(Wait { from: self.awake_at, should_end: timeout_at, is_for_datagrams });
+        if self.wait.is_none() {
+            self.wait = Some(Wait { from: self.awake_at, should_end: timeout_at, is_for_datagrams });
+        }
     }
 
     /// The wait was ended by a kick that another thread gave at `kicked_at`.
@@ -164,7 +168,8 @@ impl Sight {
             self.ran(t_pre);
         }
         self.t_pre = t_pre;
-        if self.depth.is_none() {
+        // One that counted nothing is of a call that failed.
+        if self.depth.is_none_or(|depth| depth.frames == 0) {
             self.depth = Some(DepthMeasure { at: t_pre, frames: 0 });
         }
     }
@@ -434,10 +439,6 @@ impl Sight {
         self.windows_len -= over;
     }
 }
-
-#[cfg(test)]
-#[path = "simulation.rs"]
-mod simulation;
 
 #[cfg(test)]
 #[path = "sight_tests.rs"]

@@ -147,6 +147,40 @@ fn a_pause_in_the_wait_and_one_in_the_call_after_it_are_one() {
 }
 
 #[test]
+fn a_call_that_fails_ends_no_pause() {
+    let mut sight = sight(10);
+    sight.begin_wait(at(100), true);
+    // Woken a second late, and the call fails: nothing is known yet.
+    sight.begin_receive(at(1100));
+    sight.begin_wait(at(1110), false);
+    call(&mut sight, 1110, &[1100], true);
+    assert_eq!(news_at(&mut sight, 1130), [paused(100, 1110)]);
+}
+
+#[test]
+fn a_socket_that_keeps_failing_is_a_pause_like_any_other() {
+    let mut sight = sight(10);
+    sight.begin_wait(at(100), true);
+    for retry in 10..60 {
+        sight.begin_receive(at(retry * 10));
+        sight.begin_wait(at(retry * 10 + 10), false);
+    }
+    call(&mut sight, 600, &[], true);
+    assert_eq!(news_at(&mut sight, 620), [paused(100, 600)]);
+}
+
+#[test]
+fn a_call_that_fails_measures_no_depth() {
+    let mut sight = sight(1);
+    sight.begin_wait(at(10), false);
+    sight.begin_receive(at(10));
+    sight.begin_wait(at(20), false);
+    call(&mut sight, 20, &[12, 15], true);
+    assert_eq!(sight.take_depth(), Some(2), "what arrived after the failed call was queued before the next");
+    assert!(sight.is_blind());
+}
+
+#[test]
 fn a_short_gap_with_room_left_is_no_blindness() {
     let mut sight = sight(10);
     sight.begin_wait(at(50), true);

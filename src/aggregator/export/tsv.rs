@@ -73,6 +73,7 @@ impl fmt::Display for Columns<'_> {
             EventKind::Blind { phase: BlindPhase::End { for_ns }, why, .. } => {
                 write!(f, "-\t-\t-\tend {} {for_ns}", why.as_str())
             }
+            EventKind::Moved { from } if planted!(SplitsAColumn) => write!(f, "-\t-\t-\tfrom\t{from}"),
             EventKind::Full { refused, share: None } => write!(f, "-\t-\t-\t{refused}"),
             EventKind::Full { refused, share: Some(share) } => {
                 write!(f, "-\t-\t-\t{refused} {} {}", share.uid, share.refused)

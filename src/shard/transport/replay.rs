@@ -79,6 +79,17 @@ pub struct Sent {
     pub is_queued: bool,
 }
 
+/// One receive call, as the kernel saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// When it was made.
+    pub at: MonoNs,
+    /// Datagrams queued then.
+    pub depth: usize,
+    /// Datagrams it took.
+    pub read: usize,
+}
+
 #[derive(Debug, Default)]
 struct State {
     clock: ManualClock,
@@ -94,6 +105,8 @@ struct State {
     port: Option<Arc<Port>>,
     frame_ns: u64,
     errors: VecDeque<i32>,
+    panic_after: Option<usize>,
+    calls: Vec<Call>,
 }
 
 /// The test's half: what will happen.
@@ -143,6 +156,36 @@ impl Script {
     /// The next receive call fails with this error number.
     pub fn fail(&self, errno: i32) {
         self.0.borrow_mut().errors.push_back(errno);
+    }
+
+    /// Ends the next wait at once, without a word.
+    pub fn wake(&self) {
+        self.0.borrow_mut().is_kicked = true;
+    }
+
+    /// The observer panics when it takes this datagram of the next batch that has it, or finds none at all.
+    pub fn panic_after(&self, datagrams: usize) {
+        self.0.borrow_mut().panic_after = Some(datagrams);
+    }
+
+    /// Whether the panic is still to come.
+    pub fn has_panic(&self) -> bool {
+        self.0.borrow().panic_after.is_some()
+    }
+
+    /// Pauses that were not sat out are off.
+    pub fn forget_pauses(&self) {
+        self.0.borrow_mut().pauses.clear();
+    }
+
+    /// Datagrams queued at present.
+    pub fn depth(&self) -> usize {
+        self.0.borrow().queue.len()
+    }
+
+    /// The receive calls since it was asked last.
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.0.borrow_mut().calls)
     }
 
     /// What became of the sends since it was asked last.
@@ -245,6 +288,8 @@ impl Replay {
     fn read(&mut self) -> io::Result<usize> {
         let mut state = self.state.borrow_mut();
         self.batch.clear();
+        state.catch_up();
+        let (at, depth) = (state.clock.mono(), state.queue.len());
         state.pass(Point::BeforeReceive);
         if let Some(errno) = state.errors.pop_front() {
             return Err(io::Error::from_raw_os_error(errno));
@@ -260,8 +305,18 @@ impl Replay {
             }
         }
         state.pass(Point::AfterReceive);
+        state.calls.push(Call { at, depth, read: self.batch.len() });
+        if self.batch.is_empty() && state.panic_after.take().is_some() {
+            drop(state);
+            panic_silently();
+        }
         Ok(self.batch.len())
     }
+}
+
+/// Without the hook's message: whoever scripted it catches it.
+fn panic_silently() -> ! {
+    std::panic::resume_unwind(Box::new("scripted"))
 }
 
 /// What the script allocates is not the observer's.
@@ -276,6 +331,10 @@ impl Transport for Replay {
     }
 
     fn datagram(&self, index: usize) -> Datagram<'_> {
+        if self.state.borrow().panic_after == Some(index) {
+            self.state.borrow_mut().panic_after = None;
+            panic_silently();
+        }
         let (recorded, stamp) = &self.batch[index];
         Datagram {
             bytes: &recorded.bytes,

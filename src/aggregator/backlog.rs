@@ -1,0 +1,31 @@
+//! What the aggregator keeps, for tests that say how much it may.
+
+use super::*;
+
+/// How long its lists are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Pids known.
+    pub places: usize,
+    /// Stalls and exits that wait to be told.
+    pub pending: usize,
+    /// Agents asked about again and again.
+    pub polled: usize,
+    /// Agents of whom nothing is told yet.
+    pub held: usize,
+    /// Slots to look at again.
+    pub again: usize,
+}
+
+impl Aggregator {
+    /// How long the lists are.
+    pub fn backlog(&self) -> Backlog {
+        Backlog {
+            places: self.places.len(),
+            pending: self.pending.len(),
+            polled: self.polled.len(),
+            held: self.held.len(),
+            again: self.again.len(),
+        }
+    }
+}

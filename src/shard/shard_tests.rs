@@ -1,0 +1,59 @@
+//! A whole shard with its port, on a socket that misbehaves.
+
+use super::*;
+use crate::kick::Kick;
+use crate::shard::core::Limits;
+use crate::shard::tracker::{Admission, Tracker};
+use crate::shard::transport::replay::{Replay, Script};
+use crate::table::{Origin, create};
+use crate::time::ManualClock;
+use crate::wire::{Frame, Status, Version};
+
+const MS: u64 = 1_000_000;
+const TICK: u64 = 10 * MS;
+const START: MonoNs = MonoNs(1_000_000_000_000);
+const ORIGIN: Origin = Origin { boot_id: 1, pid_namespace: 2, shard: 0, shards: 1 };
+
+fn frame(pid: u32, nonce: u64) -> Frame {
+    Frame { version: Version::V02, status: Status::Ok, pid, timestamp: nonce, nonce, payload: 0 }
+}
+
+struct Fixture {
+    script: Script,
+    clock: ManualClock,
+    port: Arc<Port>,
+    shard: Shard<Replay, ManualClock>,
+}
+
+impl Fixture {
+    fn new(slots: u32, threshold: u64) -> Self {
+        let clock = ManualClock::new(START, 1_700_000_000_000_000_000);
+        let script = Script::new(&clock, 512);
+        let (writer, table) = create(slots, ORIGIN).unwrap();
+        let tracker = Tracker::new(writer, &[threshold], 0, TICK, Admission::new(slots), START);
+        let limits = Limits { threshold_min_ns: threshold, tick_ns: TICK };
+        let core = Core::new(script.transport(), clock.clone(), tracker, limits, None);
+        let port = Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), true).unwrap());
+        script.kick_through(Arc::clone(&port));
+        let shard = Shard::new(core, Arc::clone(&port), Arc::new(Doorbell::default()), MS);
+        Self { script, clock, port, shard }
+    }
+}
+
+#[test]
+fn errors_of_the_socket_that_pass_end_nothing_and_conclude_nothing() {
+    let Fixture { script, clock, port, mut shard } = Fixture::new(10, 600 * MS);
+    script.send(START, &frame(100, 1), 100);
+    shard.turn().unwrap();
+    let before = port.counters.watermark();
+    clock.advance(50 * MS);
+    script.send(clock.mono(), &frame(100, 2), 100);
+    script.fail(libc::ENOMEM);
+    shard.turn().unwrap();
+    assert_eq!(port.counters.watermark(), before, "nothing was seen");
+    shard.turn().unwrap();
+    assert_eq!((port.counters.frames.get(), port.counters.io_errors.get()), (2, 1));
+    script.fail(libc::EBADF);
+    let ended = (0..10).any(|_| shard.turn().is_err());
+    assert!(ended, "a socket that is gone ends the shard");
+}

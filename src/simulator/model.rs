@@ -1,0 +1,928 @@
+//! The reference: what is true, told naively. It keeps what every datagram became and what every thread did
+//! in plain lists, and says of each event and each silence whether it may or must be.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+
+use crate::counters::ShardCounters;
+use crate::event::{BlindPhase, Event, EventKind};
+use crate::refusal::Refusal;
+use crate::simulator::invariants::{Invariant, Verdict, Violation};
+use crate::simulator::story::{Garbage, MS, SECOND, Setting, Story, What};
+use crate::simulator::truth::{Datagram, Sending, Truth, Worth};
+use crate::time::MonoNs;
+
+/// The world's begin on the observer's clock.
+pub const START: MonoNs = MonoNs(1_000_000_000_000);
+/// The offset of the wall clock is known to a millisecond, so arrivals are.
+const ERROR: u64 = MS + 50_000;
+/// Asking other shards and the lookup thread.
+const CONFIRM: u64 = 20 * MS;
+/// How long nothing is told of an agent whose claimed pid is looked up.
+const HELD: u64 = SECOND;
+/// How often the processes of stalled agents are asked about.
+const WATCH: u64 = SECOND;
+/// How long an exit waits for shards that may hold last words.
+const EXIT: u64 = SECOND;
+const AWAKE_THRESHOLDS: u64 = 3;
+const BATCH_MAX: usize = 64;
+
+/// What became of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Not sent yet, as far as anybody has looked.
+    Unknown,
+    /// The queue was full.
+    Refused,
+    Queued,
+    Read,
+    /// Whoever took it panicked over it.
+    Lost,
+}
+
+/// A receive call as the transport saw it.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    pub at: u64,
+    pub depth: usize,
+    pub read: usize,
+}
+
+#[derive(Debug, Default)]
+struct ShardTruth {
+    /// Its sendings in order, and how many of them happened.
+    sendings: Vec<usize>,
+    sent: usize,
+    /// Those that the kernel took, and how many of them were read.
+    queued: Vec<usize>,
+    read: usize,
+    delivered_until: u64,
+    /// Times in which it could not run.
+    still: Vec<(u64, u64)>,
+    /// Times in which it did not run though it should have.
+    pauses: Vec<(u64, u64)>,
+    /// Instants at which it began to see anew.
+    grace: Vec<u64>,
+    /// Calls that found the queue full.
+    full_calls: Vec<u64>,
+    /// Times in which the queue was full, as far as depth was measured; the last one may go on.
+    full: Vec<(u64, u64)>,
+    measure: Option<(u64, usize, usize)>,
+    watermark: u64,
+    expected: BTreeMap<usize, u64>,
+    perhaps: u64,
+    read_total: u64,
+    /// Read and not counted yet; and how many were counted that nobody read.
+    in_hand: VecDeque<usize>,
+    excess: usize,
+    batches: u64,
+    /// Ends of pauses that must be told.
+    blind_due: Vec<u64>,
+}
+
+/// What was told of a pid.
+#[derive(Debug, Default)]
+struct ToldOf {
+    is_up: bool,
+    is_stalled: bool,
+    stalled_at: u64,
+    up_at: u64,
+    up_told_at: u64,
+    exits: usize,
+    /// What was before this instant was somebody else's.
+    not_before: u64,
+    over: Vec<u32>,
+    history: Vec<(u64, &'static str, Option<u16>)>,
+}
+
+/// The reference model of one world.
+#[derive(Debug)]
+pub struct Model {
+    pub truth: Truth,
+    setting: Setting,
+    fates: Vec<Fate>,
+    of_pid: HashMap<u32, Vec<usize>>,
+    life_of_id: HashMap<u32, usize>,
+    shards: Vec<ShardTruth>,
+    /// Times in which the aggregator and the lookup thread did not run.
+    still: [Vec<(u64, u64)>; 2],
+    told: BTreeMap<u32, ToldOf>,
+    /// To whom each session's number belongs: pid, and exits of it before.
+    sessions: HashMap<u32, (u32, usize)>,
+    checks: BinaryHeap<Reverse<(u64, u32)>>,
+    not_before: u64,
+    stalls: Vec<(u64, Event)>,
+    events: u64,
+    last_seq: u64,
+    decodes: Vec<u64>,
+    beats: u64,
+    slow_next: u64,
+    slow_lost: u64,
+    has_steps: bool,
+    has_panics: bool,
+    with_forgers: bool,
+    is_tight: bool,
+    pub now: u64,
+}
+
+macro_rules! must {
+    ($self:ident, $invariant:ident, $what:expr, $($words:tt)*) => {
+        if !$what {
+            return Err(Violation { invariant: Invariant::$invariant, at: $self.now, what: format!($($words)*) });
+        }
+    };
+}
+
+impl Model {
+    pub fn new(story: &Story) -> Self {
+        let truth = Truth::of(story);
+        let mut of_pid: HashMap<u32, Vec<usize>> = HashMap::new();
+        let mut shards: Vec<ShardTruth> = (0..story.setting.shards).map(|_| ShardTruth::default()).collect();
+        for (index, sending) in truth.sendings.iter().enumerate() {
+            shards[usize::from(sending.shard)].sendings.push(index);
+            if sending.worth != Worth::Never {
+                of_pid.entry(sending.pid).or_default().push(index);
+            }
+        }
+        for shard in &mut shards {
+            shard.grace.push(0);
+        }
+        let has = |is: fn(&What) -> bool| story.happenings.iter().any(|happening| is(&happening.what));
+        let pids = truth.of_pid.len();
+        let step = story.setting.threshold / 2;
+        let checks = truth.of_pid.keys().enumerate().map(|(n, pid)| {
+            let spread = step * n as u64 / pids.max(1) as u64;
+            Reverse((story.setting.threshold + spread, *pid))
+        });
+        Self {
+            setting: story.setting.clone(),
+            fates: vec![Fate::Unknown; truth.sendings.len()],
+            of_pid,
+            life_of_id: truth.lives.iter().enumerate().map(|(index, life)| (life.id, index)).collect(),
+            shards,
+            still: Default::default(),
+            told: truth.of_pid.keys().map(|pid| (*pid, ToldOf::default())).collect(),
+            sessions: HashMap::new(),
+            checks: checks.collect(),
+            not_before: 0,
+            stalls: Vec::new(),
+            events: 0,
+            last_seq: 0,
+            decodes: vec![0; usize::from(story.setting.shards)],
+            beats: 0,
+            slow_next: 1,
+            slow_lost: 0,
+            has_steps: has(|what| matches!(what, What::StepWall { .. })),
+            has_panics: has(|what| matches!(what, What::Panic { .. })),
+            with_forgers: has(|what| matches!(what, What::Forge { .. })),
+            is_tight: (story.setting.agents_max as usize) < pids * usize::from(story.setting.shards),
+            truth,
+            now: 0,
+        }
+    }
+
+    /// Events told so far.
+    pub const fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Datagrams read so far.
+    pub fn datagrams(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.read_total).sum()
+    }
+
+    // --- what the machine and the threads did -----------------------------------------------------
+
+    /// The shard's sendings from a number on.
+    pub fn sending(&self, shard: usize, number: usize) -> Option<&Sending> {
+        self.shards[shard].sendings.get(number).map(|index| &self.truth.sendings[*index])
+    }
+
+    /// When the next datagram comes to a shard, of those that did not come yet.
+    pub fn next_sending(&self, shard: usize) -> Option<u64> {
+        self.sending(shard, self.shards[shard].sent).map(|sending| sending.at)
+    }
+
+    /// How many datagrams come to a shard until an instant, of those that did not come yet; no more than `most`.
+    pub fn sendings_until(&self, shard: usize, until: u64, most: u64) -> u64 {
+        let mut come = 0;
+        let first = self.shards[shard].sent;
+        while come < most {
+            match self.sending(shard, first + usize::try_from(come).unwrap()) {
+                Some(sending) if sending.at <= until => come += 1,
+                _ => break,
+            }
+        }
+        come
+    }
+
+    /// The kernel took or refused the shard's next sendings; all of those up to `until` were handed to it.
+    pub fn delivered(&mut self, shard: usize, are_queued: impl Iterator<Item = bool>, until: u64) {
+        let of = &mut self.shards[shard];
+        for is_queued in are_queued {
+            let index = of.sendings[of.sent];
+            of.sent += 1;
+            self.fates[index] = if is_queued { Fate::Queued } else { Fate::Refused };
+            if is_queued {
+                of.queued.push(index);
+            }
+        }
+        of.delivered_until = of.delivered_until.max(until);
+    }
+
+    /// The shard made these calls, and counted so many of the datagrams they read.
+    pub fn received(&mut self, shard: usize, calls: &[Call], counted: usize) {
+        let places = self.setting.queue_limit as usize + 1;
+        let of = &mut self.shards[shard];
+        for call in calls {
+            if call.depth >= places {
+                of.full_calls.push(call.at);
+            }
+            let (at, depth, mut frames) = of.measure.take().unwrap_or((call.at, call.depth, 0));
+            let mut is_decided = call.read < BATCH_MAX;
+            for _ in 0..call.read {
+                let index = of.queued[of.read];
+                of.read += 1;
+                let sending = &self.truth.sendings[index];
+                frames += 1;
+                is_decided |= sending.at > at || frames >= places;
+                self.fates[index] = Fate::Read;
+                of.in_hand.push_back(index);
+            }
+            of.batches += u64::from(call.read > 0);
+            let is_open = of.full.last().is_some_and(|(_, end)| *end == u64::MAX);
+            match (is_decided, depth >= places) {
+                (false, _) => of.measure = Some((at, depth, frames)),
+                (true, true) if !is_open => of.full.push((at, u64::MAX)),
+                (true, false) if is_open => of.full.last_mut().unwrap().1 = at,
+                (true, _) => {}
+            }
+        }
+        of.excess += counted.saturating_sub(of.in_hand.len());
+        for index in of.in_hand.drain(..counted.min(of.in_hand.len())) {
+            of.read_total += 1;
+            let sending = &self.truth.sendings[index];
+            match (sending.what, sending.worth) {
+                (Datagram::Garbage(garbage), _) => {
+                    *of.expected.entry(refusal_of(garbage) as usize).or_default() += 1;
+                }
+                (_, Worth::Sure) => {}
+                _ => of.perhaps += 1,
+            }
+        }
+    }
+
+    /// A shard cannot run until then.
+    pub fn stands_still(&mut self, shard: usize, to: u64) {
+        self.shards[shard].still.push((self.now, to));
+    }
+
+    /// A shard did not run for this long though it should have.
+    pub fn was_paused(&mut self, shard: usize, from: u64, to: u64) {
+        let of = &mut self.shards[shard];
+        of.pauses.push((from, to));
+        if to - from > pause_ns(&self.setting) + 5 * MS {
+            of.blind_due.push(to);
+        }
+    }
+
+    /// The aggregator cannot run until then.
+    pub fn aggregator_stands_still(&mut self, to: u64) {
+        self.still[0].push((self.now, to));
+    }
+
+    /// The lookup thread cannot answer until then.
+    pub fn lookup_stands_still(&mut self, to: u64) {
+        self.still[1].push((self.now, to));
+    }
+
+    /// The shard's thread panicked and began anew: over one datagram, or over none.
+    pub fn began_anew(&mut self, shard: usize, at: u64) {
+        let of = &mut self.shards[shard];
+        if let Some(lost) = of.in_hand.pop_front() {
+            self.fates[lost] = Fate::Lost;
+        }
+        of.grace.push(at);
+        of.measure = None;
+        of.blind_due.clear();
+        if let Some((_, end)) = of.full.last_mut() {
+            *end = (*end).min(at);
+        }
+    }
+
+    // --- after every turn of a shard ----------------------------------------------------------------
+
+    /// `local`: the shard's clock. `is_panicked`: it may have more in hand.
+    pub fn check_counters(
+        &mut self,
+        shard: usize,
+        counters: &ShardCounters,
+        local: u64,
+        is_panicked: bool,
+    ) -> Verdict {
+        let (frames, beats) = (counters.frames.get(), counters.beats.get());
+        let watermark = counters.watermark().since(START);
+        let refused = |refusal: Refusal| counters.refused(refusal);
+        let of = &self.shards[shard];
+        // What no kernel attests is no life.
+        let unattested = *of.expected.get(&(Refusal::Unattested as usize)).unwrap_or(&0);
+        let found = refused(Refusal::Unattested);
+        must!(self, I10, found == unattested, "{found} of {unattested} unattested datagrams were refused");
+        let uncounted = of.in_hand.len();
+        must!(
+            self,
+            I1,
+            of.excess == 0 && (uncounted == 0 || is_panicked),
+            "shard {shard} read {uncounted} datagrams that it did not count, and counted {} that it did not read",
+            of.excess
+        );
+        must!(
+            self,
+            I1,
+            frames == of.read_total,
+            "shard {shard} counted {frames} of {} datagrams",
+            of.read_total
+        );
+        let sum: u64 = Refusal::ALL.iter().map(|refusal| refused(*refusal)).sum();
+        must!(
+            self,
+            I1,
+            beats + sum == frames,
+            "shard {shard}: {beats} beats + {sum} refused of {frames} datagrams"
+        );
+        let mut by_state = 0;
+        for refusal in Refusal::ALL {
+            let found = refused(*refusal);
+            let expected = *of.expected.get(&(*refusal as usize)).unwrap_or(&0);
+            match refusal {
+                Refusal::Downgrade | Refusal::Forged => by_state += found,
+                Refusal::TableFull if self.is_tight => {}
+                _ => must!(
+                    self,
+                    I1,
+                    found == expected,
+                    "shard {shard} refused {found} as {}, of {expected}",
+                    refusal.as_str()
+                ),
+            }
+        }
+        must!(self, I1, by_state <= of.perhaps, "shard {shard} refused {by_state} beats of honest agents");
+        must!(self, I3, watermark >= of.watermark, "the watermark of shard {shard} went back to {watermark}");
+        must!(
+            self,
+            I3,
+            watermark <= local + ERROR,
+            "the watermark of shard {shard} is in the future: {watermark}"
+        );
+        if let Some(waiting) = of.in_hand.front().or_else(|| of.queued.get(of.read)) {
+            let arrived = self.truth.sendings[*waiting].at;
+            must!(
+                self,
+                I3,
+                watermark <= arrived + ERROR,
+                "the watermark of shard {shard} is {watermark}, but what arrived at {arrived} was not read"
+            );
+        }
+        self.shards[shard].watermark = watermark;
+        Ok(())
+    }
+
+    // --- what is told --------------------------------------------------------------------------------
+
+    pub fn on_event(&mut self, event: &Event) -> Verdict {
+        self.events += 1;
+        let seq = event.seq;
+        must!(self, I8, seq == self.last_seq + 1, "event {seq} follows {}", self.last_seq);
+        self.last_seq = seq;
+        match event.kind {
+            EventKind::Decode { .. } => self.decodes[usize::from(event.shard.unwrap())] += 1,
+            EventKind::Blind { phase: BlindPhase::End { for_ns }, .. } => {
+                let end = event.mono.since(START);
+                let begin = end.saturating_sub(for_ns);
+                let of = &mut self.shards[usize::from(event.shard.unwrap())];
+                of.blind_due.retain(|due| !(begin < *due && *due <= end + ERROR));
+            }
+            _ => {}
+        }
+        let Some(agent) = event.agent else { return Ok(()) };
+        let at = event.mono.since(START);
+        let pid = agent.pid;
+        must!(self, I2, self.told.contains_key(&pid), "{pid} is nobody's: {event:?}");
+        let id = u32::try_from(agent.payload).unwrap_or(u32::MAX);
+        let life = self.life_of_id.get(&id).copied();
+        // A terminal frame has its own payload, which is the agent's as well.
+        must!(
+            self,
+            I6,
+            life.is_some_and(|life| self.truth.lives[life].pid == pid),
+            "the last words of {pid} are another's: {event:?}"
+        );
+        let now = self.now;
+        let told = self.told.get_mut(&pid).unwrap();
+        told.history.push((now, event.kind.name(), event.shard));
+        let owner = *self.sessions.entry(agent.session).or_insert((pid, told.exits));
+        let is_own = owner == (pid, told.exits);
+        let (is_up, is_stalled, not_before) = (told.is_up, told.is_stalled, told.not_before);
+        must!(self, I6, is_own, "session {} was another's: {event:?}, now exits of {owner:?}", agent.session);
+        let began = |silent_ns: u64| event.mono.since(START).saturating_sub(silent_ns) + ERROR;
+        match event.kind {
+            EventKind::Up => {
+                must!(self, I2, !is_up, "{pid} is up twice: {}", self.history(pid));
+                must!(
+                    self,
+                    I6,
+                    !self.told[&pid].over.contains(&id) || self.is_open(pid, not_before),
+                    "{pid} is up, but {id} was told to be gone: {}",
+                    self.history(pid)
+                );
+                let told = self.told.get_mut(&pid).unwrap();
+                // Whoever is taken for an heir is told to be gone as well.
+                told.over.retain(|over| *over != id);
+                (told.is_up, told.is_stalled) = (true, false);
+                (told.up_at, told.up_told_at) = (at, now);
+            }
+            EventKind::Stall { silent_ns, certain, .. } => {
+                must!(self, I6, is_up, "nobody is up as {pid}, and stalls: {}", self.history(pid));
+                must!(self, I6, began(silent_ns) >= not_before, "{pid} inherits a silence: {event:?}");
+                must!(self, I5, !is_stalled, "{pid} stalls twice: {}", self.history(pid));
+                let told = self.told.get_mut(&pid).unwrap();
+                (told.is_stalled, told.stalled_at) = (true, at);
+                let since = at.saturating_sub(silent_ns);
+                let is_sighted = self.is_sighted(since, now);
+                must!(
+                    self,
+                    I4,
+                    certain || !is_sighted,
+                    "{pid} may be stalled, it is said, in full sight: {event:?}"
+                );
+                self.stalls.push((now, *event));
+            }
+            EventKind::Resume { silent_ns, .. } => {
+                must!(self, I6, is_up, "nobody is up as {pid}, and resumes: {}", self.history(pid));
+                must!(self, I6, began(silent_ns) >= not_before, "{pid} inherits a silence: {event:?}");
+                must!(self, I5, is_stalled, "{pid} resumes without a stall: {}", self.history(pid));
+                self.told.get_mut(&pid).unwrap().is_stalled = false;
+            }
+            EventKind::Exit { silent_ns, .. } => {
+                must!(self, I6, began(silent_ns) >= not_before, "{pid} inherits a silence: {event:?}");
+                let lives = &self.truth.of_pid[&pid];
+                let mut dead =
+                    lives.iter().map(|life| &self.truth.lives[*life]).filter(|life| life.died <= now);
+                // The first of the dead whose exit is not told yet.
+                let gone = dead.nth(self.told[&pid].over.len());
+                must!(self, I6, gone.is_some(), "{pid} lives, and is told to be gone: {}", self.history(pid));
+                let gone = gone.unwrap();
+                let (gone, died) = (gone.id, gone.died);
+                let told = self.told.get_mut(&pid).unwrap();
+                (told.is_up, told.is_stalled) = (false, false);
+                told.exits += 1;
+                // A shard that did not look for a second may still hold words of the dead, and who utters them
+                // is gone, too.
+                if self.shards.iter().all(|shard| shard.watermark >= died) {
+                    told.not_before = told.not_before.max(died.min(at + ERROR));
+                    told.over.push(gone);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether it is open whose the last words of a pid are. Where a step of the wall clock or a panic leaves
+    /// open when the words of the dead came, they may be taken for an heir's; and an heir whose own terminal
+    /// frame came first has no others to be known by.
+    fn is_open(&self, pid: u32, since: u64) -> bool {
+        let is_terminal = |index: usize| {
+            let what = self.truth.sendings[index].what;
+            matches!(what, Datagram::Frame(frame) if frame.is_terminal())
+        };
+        self.has_panics || self.has_steps || self.sendings_within(pid, since, self.now).any(is_terminal)
+    }
+
+    /// A beat was told to the one who wants them.
+    pub fn on_beat(&mut self) {
+        self.beats += 1;
+    }
+
+    /// What the slow subscriber took.
+    pub fn on_slow(&mut self, event: &Event) -> Verdict {
+        let next = self.slow_next;
+        let (from, to) = match event.kind {
+            EventKind::Lost { from_seq, to_seq } => {
+                self.slow_lost += to_seq + 1 - from_seq;
+                (from_seq, to_seq)
+            }
+            _ => (event.seq, event.seq),
+        };
+        must!(
+            self,
+            I8,
+            from == next && to >= from,
+            "after {} a slow subscriber gets {from} to {to}",
+            next - 1
+        );
+        self.slow_next = to + 1;
+        Ok(())
+    }
+
+    // --- silences ------------------------------------------------------------------------------------
+
+    /// Checks the stalls told, once everything is known that had arrived by then.
+    pub fn check_stalls(&mut self) -> Verdict {
+        let known = self.shards.iter().map(|shard| shard.delivered_until).min().unwrap_or(0);
+        let stalls = std::mem::take(&mut self.stalls);
+        for (told_at, event) in stalls {
+            if event.mono.since(START) >= known {
+                self.stalls.push((told_at, event));
+                continue;
+            }
+            self.check_stall(&event)?;
+        }
+        Ok(())
+    }
+
+    /// Whether stalls wait to be checked.
+    pub const fn has_open_stalls(&self) -> bool {
+        !self.stalls.is_empty()
+    }
+
+    fn check_stall(&self, event: &Event) -> Verdict {
+        let EventKind::Stall { silent_ns, certain, .. } = event.kind else { return Ok(()) };
+        let pid = event.agent.unwrap().pid;
+        let home = event.shard.unwrap();
+        let at = event.mono.since(START);
+        let threshold = self.threshold_low(pid, at);
+        must!(self, I3, silent_ns + ERROR >= threshold, "{pid} was silent for {silent_ns} only: {event:?}");
+        let from = (at + ERROR).saturating_sub(threshold);
+        for index in self.sendings_within(pid, from.max(self.told[&pid].up_at), at.saturating_sub(ERROR)) {
+            let sending = &self.truth.sendings[index];
+            let is_life = matches!(sending.worth, Worth::Sure | Worth::LastWords);
+            if !is_life || !matches!(self.fates[index], Fate::Queued | Fate::Read) {
+                continue;
+            }
+            let is_here = sending.shard == home;
+            let is_excused = !is_here && !certain;
+            must!(
+                self,
+                I3,
+                is_excused,
+                "{pid} had beaten at {} on shard {}: {event:?}; {}",
+                sending.at,
+                sending.shard,
+                self.history(pid)
+            );
+        }
+        if !certain {
+            return Ok(());
+        }
+        let since = at.saturating_sub(silent_ns);
+        let of = &self.shards[usize::from(home)];
+        let pause = pause_ns(&self.setting) + 2 * MS;
+        let pauses = of.pauses.iter().filter(|(from, to)| to - from > pause).map(|(_, to)| *to);
+        let full = if self.has_steps { &[][..] } else { &of.full[..] };
+        let full = full.iter().filter(|(from, _)| *from < at).map(|(_, to)| *to);
+        for sight in pauses.chain(full).chain(of.grace.iter().copied()) {
+            let is_excuse = sight > since + ERROR && (sight <= at || sight == u64::MAX);
+            let is_over = sight.saturating_add(threshold) <= at + ERROR;
+            must!(
+                self,
+                I3,
+                !is_excuse || is_over,
+                "shard {home} was blind until {sight}, and is certain of {pid}: {event:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// The smallest threshold that may have held for a pid.
+    fn threshold_low(&self, pid: u32, at: u64) -> u64 {
+        let lives = self.truth.of_pid[&pid].iter().map(|life| &self.truth.lives[*life]);
+        let classes = lives.filter(|life| life.born <= at).flat_map(|life| life.programs.iter());
+        let lowest = classes.filter(|(from, _)| *from <= at).map(|(_, class)| self.threshold(*class)).min();
+        let lowest = lowest.unwrap_or(self.setting.threshold);
+        if self.setting.lookup_fails > 0 { lowest.min(self.setting.threshold) } else { lowest }
+    }
+
+    fn threshold(&self, class: u8) -> u64 {
+        match class.checked_sub(1) {
+            None => self.setting.threshold,
+            Some(rule) => {
+                self.setting.rules.get(usize::from(rule)).copied().unwrap_or(self.setting.threshold)
+            }
+        }
+    }
+
+    pub fn threshold_max(&self) -> u64 {
+        self.setting.rules.iter().copied().max().unwrap_or(0).max(self.setting.threshold)
+    }
+
+    /// Sendings of a pid from one instant to another, both included.
+    fn sendings_within(&self, pid: u32, from: u64, to: u64) -> impl DoubleEndedIterator<Item = usize> + '_ {
+        let of_pid = self.of_pid.get(&pid).map_or(&[][..], |of_pid| &of_pid[..]);
+        let first = of_pid.partition_point(|index| self.truth.sendings[*index].at < from);
+        let last = of_pid.partition_point(|index| self.truth.sendings[*index].at <= to);
+        of_pid[first..last.max(first)].iter().copied()
+    }
+
+    /// When the next agents are to be looked at.
+    pub fn next_check(&self) -> u64 {
+        self.checks.peek().map_or(u64::MAX, |Reverse((at, _))| (*at).max(self.not_before))
+    }
+
+    /// Nothing is to be looked at before.
+    pub fn leap_to(&mut self, at: u64) {
+        self.not_before = at;
+    }
+
+    /// Looks at the agents that are to be looked at now.
+    pub fn check_agents(&mut self) -> Verdict {
+        while let Some(Reverse((at, pid))) = self.checks.peek().copied() {
+            if at.max(self.not_before) > self.now {
+                return Ok(());
+            }
+            self.checks.pop();
+            self.check_agent(pid)?;
+            self.checks.push(Reverse((self.now + self.setting.threshold / 2, pid)));
+        }
+        Ok(())
+    }
+
+    /// Whether everybody ran and saw all the time from one instant to another.
+    fn is_sighted(&self, from: u64, to: u64) -> bool {
+        let slack = 2 * MS + 2 * self.setting.latency;
+        let overlaps = |windows: &[(u64, u64)]| {
+            windows.iter().rev().any(|(start, end)| *end > from && *start < to && end - start > slack)
+        };
+        let shards = self.shards.iter();
+        let is_shard_blind = |shard: &ShardTruth| {
+            let is_full =
+                shard.full_calls.iter().rev().take_while(|at| **at + SECOND > from).next().is_some()
+                    || shard.full.last().is_some_and(|(_, end)| *end == u64::MAX);
+            let is_new = shard.grace.iter().any(|at| *at + ERROR > from);
+            overlaps(&shard.still) || is_full || is_new
+        };
+        let load = self.setting.turn_ns + self.setting.frame_ns * 64 + self.setting.latency;
+        // Where there is no room, whom we turned away may have beaten: that is blindness, too.
+        !self.is_tight
+            && load < 10 * MS
+            && !self.still.iter().any(|still| overlaps(still))
+            && !shards.clone().any(is_shard_blind)
+    }
+
+    /// Time in which every thread that matters ran.
+    fn awake(&self, shard: u16, from: u64, to: u64) -> u64 {
+        let of = &self.shards[usize::from(shard)];
+        let mut windows: Vec<(u64, u64)> =
+            of.still.iter().chain(&self.still[0]).chain(&self.still[1]).copied().collect();
+        for grace in &of.grace {
+            windows.push((0, *grace));
+        }
+        windows.retain(|(start, end)| *end > from && *start < to);
+        windows.sort_unstable();
+        let (mut still, mut until) = (0, from);
+        for (start, end) in windows {
+            let (start, end) = (start.max(until), end.min(to));
+            still += end.saturating_sub(start);
+            until = until.max(end);
+        }
+        (to - from).saturating_sub(still)
+    }
+
+    /// What the observer itself may take, beside all thresholds.
+    fn slack(&self) -> u64 {
+        let Setting { tick, frame_ns, turn_ns, latency, queue_limit, lookup_ns, max_delay, .. } =
+            self.setting;
+        let queue = frame_ns * (u64::from(queue_limit).min(self.busiest()) + 1200);
+        let lookups = lookup_ns.min(CONFIRM);
+        tick + CONFIRM + lookups + queue + 40 * (turn_ns + latency) + 2 * max_delay + 2 * ERROR + 5 * MS
+    }
+
+    /// More datagrams than this never wait in one queue.
+    fn busiest(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.sendings.len() as u64).max().unwrap_or(0).min(4096)
+    }
+
+    fn check_agent(&self, pid: u32) -> Verdict {
+        let now = self.now;
+        // A shard that stands in the middle of a turn knows nothing yet of what came since.
+        let known = self.shards.iter().map(|shard| shard.delivered_until).min().unwrap_or(0);
+        if known + ERROR < now {
+            return Ok(());
+        }
+        let told = &self.told[&pid];
+        let lives = &self.truth.of_pid[&pid];
+        let Some(life) = lives.iter().map(|life| &self.truth.lives[*life]).rfind(|life| life.born <= now)
+        else {
+            return Ok(());
+        };
+        if self.with_forgers && life.forges_from.is_some() {
+            return Ok(());
+        }
+        let is_life = |index: &usize| matches!(self.fates[*index], Fate::Queued | Fate::Read | Fate::Lost);
+        let beats = || self.sendings_within(pid, 0, now).rev().filter(is_life);
+        let Some(last) = beats().next().map(|index| self.truth.sendings[index]) else { return Ok(()) };
+        let slack = self.slack();
+        let threshold = self.threshold_max();
+        let awake_since = |at: u64| self.awake(last.shard, at, now);
+        if life.died <= now {
+            // The end of a process is told as a silence is.
+            let since = life.died.max(last.at);
+            let allowed = AWAKE_THRESHOLDS * threshold + HELD + 2 * WATCH + EXIT + slack;
+            let is_told = !told.is_up;
+            must!(
+                self,
+                I4,
+                is_told || awake_since(since) <= allowed,
+                "{pid} died at {} and no exit is told: {}",
+                life.died,
+                self.history(pid)
+            );
+            return Ok(());
+        }
+        if self.truth.lives[last.life].id != life.id {
+            return Ok(());
+        }
+        // From its first beat on it is up.
+        let first = self.sendings_within(pid, life.born, now).find(|index| {
+            self.truth.sendings[*index].worth == Worth::Sure
+                && matches!(self.fates[*index], Fate::Queued | Fate::Read)
+        });
+        let Some(first) = first.map(|index| self.truth.sendings[index]) else { return Ok(()) };
+        if !told.is_up {
+            let allowed = 2 * HELD + AWAKE_THRESHOLDS * threshold + slack;
+            let is_owed = awake_since(first.at) > allowed && !self.is_tight && !self.has_panics;
+            must!(self, I2, !is_owed, "{pid} beats since {} and is not up: {}", first.at, self.history(pid));
+            return Ok(());
+        }
+        if told.is_stalled {
+            // What ended the silence is told.
+            let back = self.sendings_within(pid, told.stalled_at + ERROR, now).find(|index| {
+                let sending = &self.truth.sendings[*index];
+                sending.worth == Worth::Sure && matches!(self.fates[*index], Fate::Queued | Fate::Read)
+            });
+            let Some(back) = back.map(|index| self.truth.sendings[index]) else { return Ok(()) };
+            let allowed = HELD + 10 * CONFIRM + slack + self.threshold_max();
+            let is_owed = self.awake(back.shard, back.at, now) > allowed && !self.is_tight;
+            must!(
+                self,
+                I5,
+                !is_owed,
+                "{pid} beats again since {} and is stalled: {}",
+                back.at,
+                self.history(pid)
+            );
+            return Ok(());
+        }
+        // It is silent: since when, and is that told?
+        let settled = first.at.max(told.up_told_at).max(self.last_change(pid, last.at));
+        // An heir whose nonce goes on where its predecessor's stopped may be taken for it until somebody looks.
+        let is_classed = self.setting.rules.is_empty()
+            || told.up_at + ERROR >= life.born
+                && now.saturating_sub(settled) > 2 * SECOND
+                && self.setting.lookup_fails == 0
+                && self.is_sighted(settled, now);
+        // Another program under the same pid may go unnoticed: its first nonce may repeat the last one.
+        let programs = life.programs.iter().filter(|(from, _)| *from <= now);
+        let of_programs = programs.map(|(_, class)| self.threshold(*class)).max();
+        let threshold = of_programs.filter(|_| is_classed).unwrap_or(threshold);
+        let is_seen = self.is_sighted(last.at, now) && last.worth == Worth::Sure;
+        let silent = now.saturating_sub(last.at);
+        must!(
+            self,
+            I4,
+            !is_seen || silent <= threshold + slack,
+            "{pid} is silent since {}, in full sight, and nothing is told: {}",
+            last.at,
+            self.history(pid)
+        );
+        let awake = awake_since(last.at);
+        must!(
+            self,
+            I4,
+            awake <= AWAKE_THRESHOLDS * threshold + HELD + slack + CONFIRM,
+            "{pid} is silent since {}, {awake} ns of them awake, and nothing is told: {}",
+            last.at,
+            self.history(pid)
+        );
+        Ok(())
+    }
+
+    /// When the agent was last looked up, or should have been: it appeared on a shard, or began a program.
+    fn last_change(&self, pid: u32, until: u64) -> u64 {
+        let mut seen: Vec<u16> = Vec::new();
+        let mut change = 0;
+        let from = until.saturating_sub(4 * SECOND);
+        for index in self.sendings_within(pid, from, until) {
+            let sending = &self.truth.sendings[index];
+            if !seen.contains(&sending.shard) {
+                seen.push(sending.shard);
+                if seen.len() > 1 {
+                    change = sending.at;
+                }
+            }
+        }
+        let lives = &self.truth.of_pid[&pid];
+        let programs = lives.iter().flat_map(|life| self.truth.lives[*life].programs.iter());
+        programs.filter(|(at, _)| *at <= until).map(|(at, _)| *at).max().unwrap_or(0).max(change)
+    }
+
+    fn history(&self, pid: u32) -> String {
+        let told = &self.told[&pid];
+        let from = told.history.len().saturating_sub(12);
+        format!("told {:?}", &told.history[from..])
+    }
+
+    // --- at the end ----------------------------------------------------------------------------------
+
+    pub fn check_end(&self, end: &End) -> Verdict {
+        for (pid, told) in &self.told {
+            must!(self, I4, !told.is_up, "{pid} is gone, and no exit is told: {}", self.history(*pid));
+        }
+        must!(
+            self,
+            I7,
+            end.left == 0,
+            "{} are still kept after everybody is gone: {}",
+            end.left,
+            end.what_is_left
+        );
+        let last = self.slow_next - 1;
+        must!(
+            self,
+            I8,
+            last == self.last_seq,
+            "a slow subscriber heard of {last} events of {}",
+            self.last_seq
+        );
+        let (lost, dropped) = (self.slow_lost, end.events_dropped);
+        must!(self, I8, lost == dropped, "{lost} events are said to be lost, {dropped} are counted");
+        for (shard, of) in self.shards.iter().enumerate() {
+            let found = end.reports[shard];
+            must!(self, I8, found == of.batches, "shard {shard}: {found} reports of {} batches", of.batches);
+            must!(
+                self,
+                I8,
+                of.blind_due.is_empty(),
+                "shard {shard} was blind until {:?}, untold",
+                of.blind_due
+            );
+            let refused: u64 =
+                of.expected.iter().filter(|(reason, _)| is_decode(**reason)).map(|(_, n)| n).sum();
+            let told = self.decodes[shard];
+            let dropped = end.samples_dropped[shard];
+            must!(
+                self,
+                I8,
+                told <= refused && refused <= told + dropped,
+                "shard {shard}: {told} told and {dropped} dropped of {refused} that did not decode"
+            );
+        }
+        if self.setting.with_beats {
+            let (told, untold, beats) = (self.beats, end.beats_untold, end.beats);
+            must!(self, I8, told + untold == beats, "{told} beats told and {untold} dropped of {beats}");
+        }
+        Ok(())
+    }
+}
+
+/// What is left when everybody is gone.
+#[derive(Debug, Default)]
+pub struct End {
+    pub left: u64,
+    pub what_is_left: String,
+    pub events_dropped: u64,
+    /// Reports taken and dropped, of each shard.
+    pub reports: Vec<u64>,
+    pub samples_dropped: Vec<u64>,
+    pub beats: u64,
+    pub beats_untold: u64,
+}
+
+/// A shorter gap is no pause.
+pub fn pause_ns(setting: &Setting) -> u64 {
+    let smallest = setting.rules.iter().copied().min().unwrap_or(u64::MAX).min(setting.threshold);
+    (100 * MS).max(smallest / 4)
+}
+
+fn is_decode(reason: usize) -> bool {
+    reason <= Refusal::BadNonce as usize
+}
+
+const fn refusal_of(garbage: Garbage) -> Refusal {
+    match garbage {
+        Garbage::Probe => Refusal::Probe,
+        Garbage::Short | Garbage::Long => Refusal::WrongSize,
+        Garbage::Magic => Refusal::BadMagic,
+        Garbage::Version => Refusal::BadVersion,
+        Garbage::Flipped => Refusal::BadCrc,
+        Garbage::Status => Refusal::BadStatus,
+        Garbage::Stall => Refusal::StallOnWire,
+        Garbage::Timestamp => Refusal::BadTimestamp,
+        Garbage::Nonce => Refusal::BadNonce,
+        Garbage::Init => Refusal::BadPid,
+        Garbage::NoSender | Garbage::PidZero => Refusal::Unattested,
+        Garbage::WrongUser => Refusal::Uid,
+        Garbage::ForeignFds => Refusal::ForeignFds,
+        Garbage::TruncatedControl => Refusal::TruncatedControl,
+    }
+}

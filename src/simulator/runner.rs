@@ -1,0 +1,176 @@
+//! Runs worlds: one, or one after another until time is up.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::simulator::invariants::{Invariant, Violation};
+use crate::simulator::shrink::shrink;
+use crate::simulator::story::{Story, What};
+use crate::simulator::world::{self, Summary};
+
+/// Runs of one cutting down.
+const SHRINK_RUNS: u32 = 600;
+/// How often a hunt says how far it is.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
+
+/// Runs a story and says what did not hold, under the right name: a verdict that is wrong only where the
+/// wall clock steps did not survive the step.
+pub fn judge(story: &Story) -> Result<Summary, Violation> {
+    let violation = match run(story) {
+        Ok(summary) => return Ok(summary),
+        Err(violation) => violation,
+    };
+    let is_step = |what: &What| matches!(what, What::StepWall { .. });
+    let is_verdict = matches!(violation.invariant, Invariant::I3 | Invariant::I4);
+    if is_verdict && story.happenings.iter().any(|happening| is_step(&happening.what)) {
+        let mut steady = story.clone();
+        steady.happenings.retain(|happening| !is_step(&happening.what));
+        if run(&steady).is_ok() {
+            return Err(Violation { invariant: Invariant::I10, ..violation });
+        }
+    }
+    Err(violation)
+}
+
+fn run(story: &Story) -> Result<Summary, Violation> {
+    catch_unwind(AssertUnwindSafe(|| world::run(story))).unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<String>().cloned();
+        let what = what.or_else(|| panic.downcast_ref::<&str>().map(|what| (*what).to_owned()));
+        let what = format!("the world ended by a panic: {}", what.unwrap_or_default());
+        Err(Violation { invariant: Invariant::I1, at: 0, what })
+    })
+}
+
+/// A world that failed, as it is and cut down.
+pub struct Failure {
+    pub seed: u64,
+    pub violation: Violation,
+    pub story: Story,
+}
+
+impl Failure {
+    /// Cuts the story down.
+    pub fn of(story: &Story, violation: &Violation, runs: u32) -> Self {
+        let (shrunken, violation) = shrink(story, violation, runs);
+        Self { seed: story.seed, violation, story: shrunken }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Story { setting, agents, happenings, .. } = &self.story;
+        writeln!(f, "seed {}: {}", self.seed, self.violation)?;
+        writeln!(f, "cut down to {} agents and {} happenings:", agents.len(), happenings.len())?;
+        writeln!(f, "  {setting:?}")?;
+        for agent in agents {
+            writeln!(f, "  {agent:?}")?;
+        }
+        for happening in happenings {
+            writeln!(f, "  {happening:?}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What to hunt for bugs with.
+#[derive(Clone, Copy, Debug)]
+pub struct Hunt {
+    pub first_seed: u64,
+    /// `None`: until interrupted.
+    pub for_time: Option<Duration>,
+    /// No more worlds than this.
+    pub worlds: u64,
+    pub agents: Option<u32>,
+    pub jobs: usize,
+}
+
+/// What a hunt came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bag {
+    pub worlds: u64,
+    pub summary: Summary,
+}
+
+impl Hunt {
+    /// Runs one world after another until time is up or one fails. Says how far it is if it lasts.
+    ///
+    /// # Errors
+    /// The first world that failed, cut down.
+    pub fn run(&self) -> Result<Bag, Box<Failure>> {
+        let start = Instant::now();
+        let next = AtomicU64::new(0);
+        let is_over = AtomicBool::new(false);
+        let bag = Mutex::new((Bag::default(), start));
+        let failure = Mutex::new(None);
+        let is_time_up = || self.for_time.is_some_and(|time| start.elapsed() >= time);
+        let hunt = || {
+            while !is_over.load(Ordering::Relaxed) && !is_time_up() {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= self.worlds {
+                    return;
+                }
+                let story = Story::new(self.first_seed.wrapping_add(number), self.agents);
+                match judge(&story) {
+                    Ok(summary) => {
+                        let (bag, reported) = &mut *bag.lock().unwrap();
+                        bag.add(&summary);
+                        if reported.elapsed() >= REPORT_EVERY {
+                            *reported = Instant::now();
+                            println!("{}", bag.line(start.elapsed()));
+                        }
+                    }
+                    Err(violation) => {
+                        if !is_over.swap(true, Ordering::Relaxed) {
+                            println!("seed {}: {violation}; cutting it down", story.seed);
+                            let cut_down = Failure::of(&story, &violation, SHRINK_RUNS);
+                            *failure.lock().unwrap() = Some(cut_down);
+                        }
+                    }
+                }
+            }
+        };
+        thread::scope(|scope| {
+            let hunters: Vec<_> = (0..self.jobs.max(1)).map(|_| scope.spawn(hunt)).collect();
+            for hunter in hunters {
+                hunter.join().unwrap();
+            }
+        });
+        let (bag, _) = bag.into_inner().unwrap();
+        println!("{}", bag.line(start.elapsed()));
+        match failure.into_inner().unwrap() {
+            Some(failure) => Err(Box::new(failure)),
+            None => Ok(bag),
+        }
+    }
+}
+
+impl Bag {
+    fn add(&mut self, of: &Summary) {
+        let sum = &mut self.summary;
+        self.worlds += 1;
+        sum.events += of.events;
+        sum.datagrams += of.datagrams;
+        sum.steps += of.steps;
+        sum.simulated_ns += of.simulated_ns;
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "numbers for people")]
+    fn line(&self, took: Duration) -> String {
+        let Summary { events, datagrams, steps, simulated_ns } = self.summary;
+        let seconds = took.as_secs_f64().max(0.001);
+        let hours = simulated_ns as f64 / 3_600e9;
+        format!(
+            "{} worlds, {hours:.1} simulated hours, {events} events, {datagrams} datagrams, {steps} steps in \
+             {seconds:.0} s; per second: {:.0} worlds, {:.2} simulated hours, {:.0} events, {:.0} datagrams",
+            self.worlds,
+            self.worlds as f64 / seconds,
+            hours / seconds,
+            events as f64 / seconds,
+            datagrams as f64 / seconds,
+        )
+    }
+}

@@ -1,0 +1,533 @@
+//! A world as data: who lives in it, what happens to them and to the observer, and when. Made from a seed
+//! before anything runs, so that it can be replayed, printed and cut down.
+//!
+//! Every instant and duration is in ns; instants count from the world's begin.
+
+use crate::simulator::random::Random;
+use crate::wire::{Status, Version};
+
+pub const US: u64 = 1_000;
+pub const MS: u64 = 1_000_000;
+pub const SECOND: u64 = 1_000 * MS;
+
+/// A whole world.
+#[derive(Clone, Debug)]
+pub struct Story {
+    /// What it was made from; also decides the small delays while it runs.
+    pub seed: u64,
+    pub setting: Setting,
+    pub agents: Vec<Agent>,
+    /// In the order of their instants.
+    pub happenings: Vec<Happening>,
+}
+
+/// The observer and the machine it runs on.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// From here on nothing happens but that everybody dies.
+    pub length: u64,
+    pub shards: u16,
+    pub threshold: u64,
+    /// Thresholds of the classes 1.. by name.
+    pub rules: Vec<u64>,
+    pub tick: u64,
+    pub max_delay: u64,
+    pub agents_max: u32,
+    pub queue_limit: u32,
+    /// Reading one datagram takes this long.
+    pub frame_ns: u64,
+    /// So does a turn of a shard, beside its datagrams.
+    pub turn_ns: u64,
+    /// A thread that is woken runs this much later, at most.
+    pub latency: u64,
+    pub lookup_ns: u64,
+    /// Processes watched at once, at most.
+    pub pidfds: usize,
+    /// One lookup in so many fails; 0 = none.
+    pub lookup_fails: u64,
+    /// Words of a report lane.
+    pub report_words: usize,
+    /// Room of the slow subscriber, and how often it takes what is there.
+    pub slow_room: usize,
+    pub slow_every: u64,
+    /// Somebody wants each beat.
+    pub with_beats: bool,
+}
+
+/// A process that beats, until something happens to it.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    /// Its name in this world, and its payload.
+    pub id: u32,
+    pub pid: u32,
+    pub seed: u64,
+    pub born: u64,
+    /// From its birth to its first beat.
+    pub first_beat: u64,
+    pub period: u64,
+    /// A beat comes this much earlier or later, at most.
+    pub jitter: u64,
+    pub shard: u16,
+    pub version: Version,
+    /// Its pid in its own namespace, which its frames carry.
+    pub inner: Option<u32>,
+    /// 0: no rule matches its name.
+    pub class: u8,
+    /// Its first nonce.
+    pub nonce: u64,
+}
+
+/// Something that happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Happening {
+    pub at: u64,
+    pub what: What,
+}
+
+/// What happens. Agents go by their id; who is not there has nothing happen to it.
+#[derive(Clone, Copy, Debug)]
+pub enum What {
+    // --- to an agent -------------------------------------------------------------------------------
+    Die {
+        agent: u32,
+    },
+    /// It does nothing for a while.
+    Hang {
+        agent: u32,
+        for_ns: u64,
+    },
+    /// So many beats at once, 100 us apart.
+    Burst {
+        agent: u32,
+        beats: u32,
+    },
+    /// Its next beats are lost before they are sent.
+    Drop {
+        agent: u32,
+        beats: u32,
+    },
+    /// A new connection.
+    Reconnect {
+        agent: u32,
+        nonce: u64,
+    },
+    /// A second connection beside the first, which beats as often.
+    SecondHandle {
+        agent: u32,
+        shard: u16,
+        nonce: u64,
+    },
+    Exec {
+        agent: u32,
+        class: u8,
+    },
+    /// The child goes on where the parent is: on its shard, with its nonce.
+    Fork {
+        agent: u32,
+        child: u32,
+    },
+    Move {
+        agent: u32,
+        shard: u16,
+    },
+    /// Every second beat goes there.
+    Alternate {
+        agent: u32,
+        shard: u16,
+    },
+    Status {
+        agent: u32,
+        status: Status,
+    },
+    Speak {
+        agent: u32,
+        version: Version,
+    },
+    /// Last words; it may live on.
+    Terminal {
+        agent: u32,
+    },
+    /// One frame that claims another's pid.
+    Forge {
+        agent: u32,
+        claimed: u32,
+    },
+    // --- to a socket -------------------------------------------------------------------------------
+    Garbage {
+        shard: u16,
+        pid: u32,
+        what: Garbage,
+    },
+    // --- to the observer ---------------------------------------------------------------------------
+    Pause {
+        who: Who,
+        place: Place,
+        for_ns: u64,
+    },
+    /// A shard is paused while it writes a slot.
+    PauseInSlot {
+        shard: u16,
+        slot: u32,
+        for_ns: u64,
+    },
+    Wake {
+        shard: u16,
+    },
+    /// Its next turn panics once it has taken so many datagrams.
+    Panic {
+        shard: u16,
+        after: u32,
+    },
+    /// Its next receive call fails.
+    Fail {
+        shard: u16,
+    },
+    // --- to the machine ----------------------------------------------------------------------------
+    /// Nobody runs, neither agents nor observer: suspend, a frozen container.
+    Leap {
+        by: u64,
+    },
+    StepWall {
+        by: i64,
+    },
+}
+
+/// A thread of the observer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    Shard(u16),
+    Aggregator,
+    Lookup,
+    Everybody,
+}
+
+/// Where a shard is paused; others are paused between their turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Wait,
+    BeforeReceive,
+    InReceive,
+    AfterReceive,
+}
+
+/// A datagram that is no beat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Garbage {
+    Probe,
+    Short,
+    Long,
+    Magic,
+    Version,
+    Flipped,
+    Status,
+    Stall,
+    Timestamp,
+    Nonce,
+    Init,
+    NoSender,
+    PidZero,
+    WrongUser,
+    ForeignFds,
+    TruncatedControl,
+}
+
+impl Garbage {
+    pub const ALL: [Self; 16] = [
+        Self::Probe,
+        Self::Short,
+        Self::Long,
+        Self::Magic,
+        Self::Version,
+        Self::Flipped,
+        Self::Status,
+        Self::Stall,
+        Self::Timestamp,
+        Self::Nonce,
+        Self::Init,
+        Self::NoSender,
+        Self::PidZero,
+        Self::WrongUser,
+        Self::ForeignFds,
+        Self::TruncatedControl,
+    ];
+}
+
+impl What {
+    /// The agent it happens to.
+    pub const fn agent(&self) -> Option<u32> {
+        match *self {
+            Self::Die { agent }
+            | Self::Hang { agent, .. }
+            | Self::Burst { agent, .. }
+            | Self::Drop { agent, .. }
+            | Self::Reconnect { agent, .. }
+            | Self::SecondHandle { agent, .. }
+            | Self::Exec { agent, .. }
+            | Self::Fork { agent, .. }
+            | Self::Move { agent, .. }
+            | Self::Alternate { agent, .. }
+            | Self::Status { agent, .. }
+            | Self::Speak { agent, .. }
+            | Self::Terminal { agent }
+            | Self::Forge { agent, .. } => Some(agent),
+            _ => None,
+        }
+    }
+}
+
+/// How large and how wild.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    pub agents: u32,
+    pub length: u64,
+}
+
+impl Story {
+    /// The world of this seed. `agents`: how many at least, where that is not left to the seed.
+    pub fn new(seed: u64, agents: Option<u32>) -> Self {
+        let mut random = Random::new(seed);
+        let scale = random.below(10);
+        let drawn = match scale {
+            0..=4 => random.between(2, 13),
+            5..=8 => random.between(13, 120),
+            _ => random.between(120, 2500),
+        };
+        let agents = agents.unwrap_or(u32::try_from(drawn).unwrap());
+        let length = random.between(4, 16) * SECOND;
+        Self::of_size(seed, Size { agents, length })
+    }
+
+    /// The world of this seed in a given size.
+    pub fn of_size(seed: u64, size: Size) -> Self {
+        let mut random = Random::new(seed ^ 0x5DEE_CE66);
+        let setting = Setting::draw(&mut random, size);
+        let mut story = Self { seed, setting, agents: Vec::new(), happenings: Vec::new() };
+        story.populate(&mut random, size.agents);
+        story.happen_to_observer(&mut random);
+        story.sort();
+        story
+    }
+
+    fn sort(&mut self) {
+        self.happenings.sort_by_key(|happening| happening.at);
+    }
+
+    fn shard(&self, random: &mut Random) -> u16 {
+        u16::try_from(random.below(u64::from(self.setting.shards))).unwrap()
+    }
+
+    fn put(&mut self, at: u64, what: What) {
+        self.happenings.push(Happening { at, what });
+    }
+
+    fn populate(&mut self, random: &mut Random, agents: u32) {
+        // How wild its agents are: some worlds have none that forge, some none that die.
+        let wildness = random.one_of(&[0, 2, 4, 8]);
+        let with_forgers = random.is_one_in(4);
+        let with_versions = random.is_one_in(3);
+        let with_inner = random.is_one_in(3);
+        let mut next_id = 1;
+        for number in 0..agents {
+            let pid = 100 + number * 3;
+            let born = match random.below(3) {
+                0 => 0,
+                1 => random.below(self.setting.threshold),
+                _ => random.below(self.setting.length / 2),
+            };
+            let mut agent = Agent {
+                id: next_id,
+                pid,
+                seed: random.next(),
+                born,
+                first_beat: random.one_of(&[0, MS, 20 * MS, 100 * MS]),
+                period: random.between(self.setting.threshold / 12, self.setting.threshold / 2),
+                jitter: 0,
+                shard: self.shard(random),
+                version: if random.is_one_in(5) { Version::V01 } else { Version::V02 },
+                inner: (with_inner && random.is_one_in(3)).then(|| 1 + random.small(40)),
+                class: u8::try_from(random.index(self.setting.rules.len() + 1)).unwrap(),
+                nonce: if random.is_one_in(5) { random.one_of(&[0, 2, 7, 70_000, u64::MAX - 6]) } else { 1 },
+            };
+            agent.jitter = agent.period / random.one_of(&[2, 5, 100]);
+            next_id += 1;
+            // Successive holders of one pid.
+            for _ in 0..1 + if random.is_one_in(6) { random.below(3) } else { 0 } {
+                let end = self.live(random, &agent, wildness, with_forgers, with_versions, &mut next_id);
+                let id = agent.id;
+                self.agents.push(agent.clone());
+                let Some(died) = end else { break };
+                self.put(died, What::Die { agent: id });
+                let gap = random.one_of(&[15 * MS, 60 * MS, 300 * MS, 2 * SECOND]);
+                agent = Agent {
+                    id: next_id,
+                    seed: random.next(),
+                    born: died + gap,
+                    shard: if random.is_one_in(2) { agent.shard } else { self.shard(random) },
+                    nonce: random.one_of(&[1, 1, 1, 500]),
+                    ..agent
+                };
+                next_id += 1;
+                if agent.born >= self.setting.length {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// What happens to one agent. When it dies, if it does.
+    fn live(
+        &mut self,
+        random: &mut Random,
+        agent: &Agent,
+        wildness: u64,
+        with_forgers: bool,
+        with_versions: bool,
+        next_id: &mut u32,
+    ) -> Option<u64> {
+        let Setting { length, threshold, .. } = self.setting;
+        let mut at = agent.born + random.below(threshold * 4);
+        let id = agent.id;
+        for _ in 0..random.below(wildness + 1) {
+            if at >= length {
+                break;
+            }
+            let what = match random.below(20) {
+                0..=2 => What::Hang { agent: id, for_ns: random.below(threshold * 4) },
+                3 => What::Hang { agent: id, for_ns: length },
+                4 => What::Burst { agent: id, beats: 2 + random.small(30) },
+                5 | 6 => What::Drop { agent: id, beats: 1 + random.small(8) },
+                7 => What::Reconnect { agent: id, nonce: random.one_of(&[0, 1, 1, 90_000]) },
+                8 => What::SecondHandle { agent: id, shard: self.shard(random), nonce: 1 },
+                9 => {
+                    let class = u8::try_from(random.index(self.setting.rules.len() + 1)).unwrap();
+                    What::Exec { agent: id, class }
+                }
+                10 => {
+                    let child = Agent {
+                        id: *next_id,
+                        pid: 3_000_000 + *next_id,
+                        seed: random.next(),
+                        born: at,
+                        ..agent.clone()
+                    };
+                    *next_id += 1;
+                    let child_id = child.id;
+                    self.agents.push(child);
+                    What::Fork { agent: id, child: child_id }
+                }
+                11..=13 => What::Move { agent: id, shard: self.shard(random) },
+                14 => What::Alternate { agent: id, shard: self.shard(random) },
+                15 => What::Status {
+                    agent: id,
+                    status: random.one_of(&[Status::Ok, Status::Degraded, Status::Critical]),
+                },
+                16 => What::Terminal { agent: id },
+                17 if with_versions => {
+                    What::Speak { agent: id, version: random.one_of(&[Version::V01, Version::V02]) }
+                }
+                18 if with_forgers => What::Forge { agent: id, claimed: agent.pid + 1 },
+                _ => What::Hang { agent: id, for_ns: threshold + random.below(threshold) },
+            };
+            self.put(at, what);
+            at += random.below(threshold * 4);
+        }
+        (wildness > 0 && random.is_one_in(2) && at < length).then_some(at)
+    }
+
+    /// Everything from an instant on comes so much later.
+    fn defer(&mut self, from: u64, by: u64) {
+        let instants = self.happenings.iter_mut().map(|happening| &mut happening.at);
+        for at in instants.chain(self.agents.iter_mut().map(|agent| &mut agent.born)) {
+            if *at >= from {
+                *at += by;
+            }
+        }
+        self.setting.length += by;
+    }
+
+    fn happen_to_observer(&mut self, random: &mut Random) {
+        let Setting { length, threshold, shards, .. } = self.setting;
+        let until = length.saturating_sub(3 * threshold).max(1);
+        for _ in 0..random.one_of(&[0, 0, 5, 40]) {
+            let what = random.one_of(&Garbage::ALL);
+            let garbage = What::Garbage { shard: self.shard(random), pid: 100 + random.small(40) * 3, what };
+            self.put(random.below(until), garbage);
+        }
+        let long = random.one_of(&[90 * MS, 300 * MS, threshold, 3 * threshold]);
+        for _ in 0..random.one_of(&[0, 0, 3, 10]) {
+            let at = random.below(until);
+            let most = random.one_of(&[90 * MS, long]);
+            let for_ns = random.between(MS, most + 2 * MS);
+            let who = match random.below(10) {
+                0..=5 => Who::Shard(self.shard(random)),
+                6 | 7 => Who::Aggregator,
+                8 => Who::Lookup,
+                _ => Who::Everybody,
+            };
+            let place =
+                random.one_of(&[Place::Wait, Place::BeforeReceive, Place::InReceive, Place::AfterReceive]);
+            self.put(at, What::Pause { who, place, for_ns });
+        }
+        let with_steps = random.is_one_in(3);
+        let wild = random.one_of(&[0, 0, 1, 3]);
+        for _ in 0..wild {
+            let at = random.below(until);
+            let shard = u16::try_from(random.below(u64::from(shards))).unwrap();
+            let what = match random.below(6) {
+                0 => What::PauseInSlot { shard, slot: random.small(4), for_ns: random.between(MS, 200 * MS) },
+                1 => What::Wake { shard },
+                2 => What::Fail { shard },
+                3 if random.is_one_in(2) => What::Panic { shard, after: random.small(4) },
+                4 if random.is_one_in(2) => {
+                    let by = random.one_of(&[SECOND, 3_600 * SECOND]);
+                    self.defer(at, by);
+                    What::Leap { by }
+                }
+                _ => What::Wake { shard },
+            };
+            self.put(at, what);
+        }
+        // Two steps that no batch lies between cannot be told apart: the queue holds stamps of an offset that
+        // nobody has seen. So they are further apart than any pause.
+        let apart = 2 * SECOND + 2 * long;
+        let mut at = random.below(until);
+        while with_steps && at < until {
+            let by = random.one_of(&[3_600, -3_600, -86_400]) * 1_000_000_000;
+            let by = random.one_of(&[by, 300_000_000, -300_000_000, -100_000_000, 77, -2_000_000]);
+            self.put(at, What::StepWall { by });
+            at += apart + random.below(SECOND);
+        }
+    }
+}
+
+impl Setting {
+    fn draw(random: &mut Random, size: Size) -> Self {
+        let threshold = random.one_of(&[600, 600, 600, 150, 2_000]) * MS;
+        let is_small = size.agents < 200;
+        let agents_max = if random.is_one_in(5) { (size.agents / 2).max(1) } else { size.agents * 16 + 64 };
+        Self {
+            length: size.length.max(8 * threshold),
+            shards: random.one_of(&[1, 2, 2, 3, 4]),
+            threshold,
+            rules: if random.is_one_in(3) { vec![threshold / 2, threshold * 2] } else { Vec::new() },
+            tick: 10 * MS,
+            max_delay: random.one_of(&[0, MS, 2 * MS]),
+            agents_max: agents_max.min(1 << 20),
+            queue_limit: if is_small {
+                random.one_of(&[1, 5, 10, 64, 512, 65_536])
+            } else {
+                random.one_of(&[64, 512, 4096, 65_536])
+            },
+            frame_ns: random.one_of(&[0, US, US, 20 * US]),
+            turn_ns: random.one_of(&[0, 2 * US, 50 * US]),
+            latency: random.one_of(&[0, 50 * US, 500 * US]),
+            lookup_ns: random.one_of(&[10 * US, 60 * US, 2 * MS]) / if is_small { 1 } else { 10 },
+            pidfds: random.one_of(&[0, 3, 1 << 20, 1 << 20]),
+            lookup_fails: random.one_of(&[0, 0, 0, 7]),
+            report_words: random.one_of(&[1 << 17, 1 << 17, 256]),
+            slow_room: random.one_of(&[2, 16, 1024]),
+            slow_every: random.one_of(&[MS, 200 * MS, 2 * SECOND]),
+            with_beats: random.is_one_in(4),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Worlds that must hold, and worlds that must not.
+
+use std::time::Duration;
+
+use super::invariants::Invariant;
+use super::runner::{Failure, Hunt, judge};
+use super::story::{SECOND, Size, Story};
+use crate::planted::{Bug, with};
+
+/// Runs of cutting down, where a test waits for it.
+const SHRINK_RUNS: u32 = 150;
+
+/// The same worlds every time, small and large.
+#[test]
+fn fixed_worlds_hold() {
+    let sizes = [(3, 8), (12, 8), (60, 6), (300, 5)];
+    for (seed, (agents, seconds)) in (0..).zip(sizes.iter().cycle().take(40)) {
+        hold(&Story::of_size(seed, Size { agents: *agents, length: seconds * SECOND }));
+    }
+}
+
+#[test]
+fn a_large_world_holds() {
+    hold(&Story::of_size(1, Size { agents: 2200, length: 4 * SECOND }));
+}
+
+fn hold(story: &Story) {
+    if let Err(violation) = judge(story) {
+        panic!("{}", Failure::of(story, &violation, SHRINK_RUNS));
+    }
+}
+
+/// Worlds of all kinds; with the variables of `scripts/simulate`, for as long as they say.
+#[test]
+fn worlds_of_any_seed_hold() {
+    let number = |name: &str| {
+        let text = std::env::var(name).ok()?;
+        Some(text.parse::<u64>().unwrap_or_else(|error| panic!("{name}={text}: {error}; give a number")))
+    };
+    let seconds = number("VARTA_SIMULATE_SECONDS");
+    let seed = number("VARTA_SIMULATE_SEED");
+    let is_one = seed.is_some() && seconds.is_none();
+    let jobs = number("VARTA_SIMULATE_JOBS").unwrap_or(1);
+    let hunt = Hunt {
+        first_seed: seed.unwrap_or(100_000),
+        for_time: seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs),
+        worlds: if is_one { 1 } else { seconds.map_or(30, |_| u64::MAX) },
+        agents: number("VARTA_SIMULATE_AGENTS").map(|agents| u32::try_from(agents).unwrap()),
+        jobs: usize::try_from(jobs).unwrap(),
+    };
+    match hunt.run() {
+        Ok(bag) => assert!(bag.worlds > 0, "not one world ended in time"),
+        Err(failure) => panic!("{failure}"),
+    }
+}
+
+/// Worlds looked through for a planted bug, at most.
+const WORLDS: u64 = 400;
+
+fn finds(bug: Bug, invariant: Invariant) {
+    with(bug, || {
+        for seed in 0..WORLDS {
+            let agents = 2 + u32::try_from(seed % 14).unwrap();
+            let story = Story::of_size(seed, Size { agents, length: 6 * SECOND });
+            let Err(violation) = judge(&story) else { continue };
+            assert_eq!(violation.invariant, invariant, "world {seed}: {violation}");
+            let failure = Failure::of(&story, &violation, SHRINK_RUNS);
+            let again = judge(&failure.story).expect_err("the shrunken world fails, too");
+            assert_eq!(again.invariant, invariant, "{failure}");
+            let (agents, happenings) = (failure.story.agents.len(), failure.story.happenings.len());
+            assert!(agents <= story.agents.len() && happenings <= story.happenings.len(), "{failure}");
+            println!("{bug:?}: world {seed}, {failure}");
+            return;
+        }
+        panic!("{bug:?} was not found in {WORLDS} worlds");
+    });
+}
+
+macro_rules! planted_bugs {
+    ($($test:ident $bug:ident $invariant:ident,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                finds(Bug::$bug, Invariant::$invariant);
+            }
+        )*
+
+        #[test]
+        fn every_invariant_has_a_bug_or_waits() {
+            let planted = [$(Invariant::$invariant),*];
+            for invariant in Invariant::CHECKED {
+                assert!(planted.contains(&invariant), "{invariant:?}");
+                assert!(!Invariant::WAITING.contains(&invariant), "{invariant:?}");
+            }
+        }
+    };
+}
+
+planted_bugs! {
+    a_datagram_that_is_not_counted_is_found ForgetsToCount I1,
+    one_agent_taken_for_two_is_found TakesOneForTwo I2,
+    judging_by_the_clock_is_found JudgesByTheClock I3,
+    a_forgotten_timer_is_found ForgetsTheTimer I4,
+    a_resume_told_twice_is_found ResumesTwice I5,
+    a_session_that_is_kept_is_found KeepsTheSession I6,
+    letting_everybody_in_is_found LetsEverybodyIn I7,
+    a_lost_line_that_is_dropped_is_found DropsTheLostLine I8,
+    trusting_the_wall_clock_is_found TrustsTheWallClock I10,
+    a_column_too_many_is_found SplitsAColumn I11,
+}

@@ -1,0 +1,352 @@
+//! What is true outside of the observer: who lives when, and who sends what. It follows from the story alone,
+//! since agents never ask whether anybody listens.
+
+use std::collections::BTreeMap;
+
+use crate::shard::transport::Credentials;
+use crate::shard::transport::replay::Recorded;
+use crate::simulator::random::Random;
+use crate::simulator::story::{Agent, Garbage, Story, US, What};
+use crate::wire::{Frame, NONCE_MAX, NONCE_TERMINAL, Status, Version};
+
+/// The user all agents run as; others may not beat.
+pub const UID: u32 = 1000;
+/// Of the burst's beats.
+const BURST_GAP: u64 = 100 * US;
+
+/// One process.
+#[derive(Clone, Debug)]
+pub struct Life {
+    /// The agent's name in the story: in the payload of every frame.
+    pub id: u32,
+    pub pid: u32,
+    pub born: u64,
+    /// First instant at which it is no more.
+    pub died: u64,
+    pub inner: Option<u32>,
+    /// Which program since when; the class is that of its name.
+    pub programs: Vec<(u64, u8)>,
+    /// Since when it is known to forge.
+    pub forges_from: Option<u64>,
+}
+
+impl Life {
+    pub fn class_at(&self, at: u64) -> u8 {
+        let (_, class) = self.programs.iter().rfind(|(from, _)| *from <= at).unwrap_or(&self.programs[0]);
+        *class
+    }
+
+    /// Number of its program in a row.
+    pub fn program_at(&self, at: u64) -> usize {
+        self.programs.iter().filter(|(from, _)| *from <= at).count()
+    }
+}
+
+/// How much one datagram proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worth {
+    /// Life, whatever the observer knows.
+    Sure,
+    /// Life or not, as the observer has it: what it knew of the sender decides.
+    Perhaps,
+    /// Last words: life of who is known, and no beat of who is not.
+    LastWords,
+    /// Never life.
+    Never,
+}
+
+/// One datagram as it is handed to the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Sending {
+    pub at: u64,
+    pub shard: u16,
+    /// The sender, as the kernel attests.
+    pub pid: u32,
+    /// Index of its life; meaningless for garbage.
+    pub life: usize,
+    pub worth: Worth,
+    pub what: Datagram,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Datagram {
+    Frame(Frame),
+    Garbage(Garbage),
+}
+
+/// Everything.
+#[derive(Debug)]
+pub struct Truth {
+    pub lives: Vec<Life>,
+    /// In the order of their instants.
+    pub sendings: Vec<Sending>,
+    /// Lives of each pid, in order.
+    pub of_pid: BTreeMap<u32, Vec<usize>>,
+}
+
+impl Truth {
+    pub fn of(story: &Story) -> Self {
+        let leaps = leaps(story);
+        let mut by_agent: BTreeMap<u32, Vec<(u64, What)>> = BTreeMap::new();
+        for happening in &story.happenings {
+            if let Some(agent) = happening.what.agent() {
+                by_agent.entry(agent).or_default().push((after(&leaps, happening.at), happening.what));
+            }
+        }
+        let mut agents: Vec<&Agent> = story.agents.iter().collect();
+        agents.sort_by_key(|agent| (agent.born, agent.id));
+        let mut truth = Self { lives: Vec::new(), sendings: Vec::new(), of_pid: BTreeMap::new() };
+        let mut forks = BTreeMap::new();
+        for agent in agents {
+            let none = Vec::new();
+            let happenings = by_agent.get(&agent.id).unwrap_or(&none);
+            let born = after(&leaps, agent.born);
+            if born >= story.setting.length {
+                continue;
+            }
+            let life = truth.lives.len();
+            truth.lives.push(Life {
+                id: agent.id,
+                pid: agent.pid,
+                born,
+                died: story.setting.length,
+                inner: agent.inner,
+                programs: vec![(0, agent.class)],
+                forges_from: None,
+            });
+            // Whoever held the pid before is gone by now.
+            let holders = truth.of_pid.entry(agent.pid).or_default();
+            if let Some(before) = holders.last() {
+                let before = &mut truth.lives[*before];
+                before.died = before.died.min(born);
+            }
+            holders.push(life);
+            live(&mut truth, story, agent, life, happenings, &leaps, &mut forks);
+        }
+        let lives = &truth.lives;
+        truth.sendings.retain(|sending| sending.at < lives[sending.life].died);
+        truth.throw_garbage(story, &leaps);
+        truth.sendings.sort_by_key(|sending| sending.at);
+        truth
+    }
+
+    fn throw_garbage(&mut self, story: &Story, leaps: &[(u64, u64)]) {
+        for happening in &story.happenings {
+            if let What::Garbage { shard, pid, what } = happening.what {
+                self.sendings.push(Sending {
+                    at: after(leaps, happening.at),
+                    shard: shard % story.setting.shards,
+                    pid,
+                    life: usize::MAX,
+                    worth: Worth::Never,
+                    what: Datagram::Garbage(what),
+                });
+            }
+        }
+    }
+
+    /// Who holds a pid at an instant.
+    pub fn holder(&self, pid: u32, at: u64) -> Option<&Life> {
+        let lives = self.of_pid.get(&pid)?;
+        lives.iter().map(|life| &self.lives[*life]).find(|life| life.born <= at && at < life.died)
+    }
+}
+
+/// Times in which nobody runs: start and end.
+pub fn leaps(story: &Story) -> Vec<(u64, u64)> {
+    let mut leaps: Vec<(u64, u64)> = Vec::new();
+    for happening in &story.happenings {
+        if let What::Leap { by } = happening.what {
+            let from = leaps.last().map_or(0, |(_, end)| *end).max(happening.at);
+            leaps.push((from, from + by));
+        }
+    }
+    leaps
+}
+
+/// What would fall into a leap comes at its end.
+pub fn after(leaps: &[(u64, u64)], at: u64) -> u64 {
+    leaps.iter().find(|(from, to)| (*from..*to).contains(&at)).map_or(at, |(_, to)| *to)
+}
+
+/// An agent's doings so far.
+struct Doing {
+    nonce: u64,
+    shard: u16,
+    other_shard: Option<u16>,
+    beats: u64,
+    status: Status,
+    version: Version,
+    /// It spoke 0.2 in this life: 0.1 may be refused.
+    has_spoken_v02: bool,
+    handle: Option<(u16, u64)>,
+}
+
+fn live(
+    truth: &mut Truth,
+    story: &Story,
+    agent: &Agent,
+    life: usize,
+    happenings: &[(u64, What)],
+    leaps: &[(u64, u64)],
+    forks: &mut BTreeMap<u32, (u16, u64)>,
+) {
+    let shards = story.setting.shards;
+    let mut random = Random::new(agent.seed);
+    let mut doing = Doing {
+        nonce: agent.nonce,
+        shard: agent.shard % shards,
+        other_shard: None,
+        beats: 0,
+        status: Status::Ok,
+        version: agent.version,
+        has_spoken_v02: truth.of_pid[&agent.pid].len() > 1,
+        handle: None,
+    };
+    if let Some((shard, nonce)) = forks.get(&agent.id) {
+        (doing.shard, doing.nonce) = (*shard, *nonce);
+    }
+    let born = truth.lives[life].born;
+    let mut next = after(leaps, born + agent.first_beat);
+    let mut happenings = happenings.iter().filter(|(at, _)| *at >= born).peekable();
+    loop {
+        let happening = happenings.next_if(|(at, _)| *at <= next);
+        let at = happening.map_or(next, |(at, _)| *at);
+        if at >= story.setting.length {
+            return;
+        }
+        let Some((_, what)) = happening else {
+            beat(truth, &mut doing, agent, life, at);
+            let jitter = random.below(agent.jitter * 2 + 1);
+            next = after(leaps, at + (agent.period + jitter).saturating_sub(agent.jitter).max(US));
+            continue;
+        };
+        match *what {
+            What::Die { .. } => {
+                truth.lives[life].died = at;
+                return;
+            }
+            What::Hang { for_ns, .. } => next = next.max(after(leaps, at + for_ns)),
+            What::Burst { beats, .. } => {
+                for n in 0..u64::from(beats) {
+                    beat(truth, &mut doing, agent, life, at + n * BURST_GAP);
+                }
+                next = next.max(at + u64::from(beats) * BURST_GAP);
+            }
+            What::Drop { beats, .. } => {
+                for _ in 0..beats {
+                    doing.nonce = after_nonce(doing.nonce, doing.version);
+                }
+                next = after(leaps, next + agent.period * u64::from(beats));
+            }
+            What::Reconnect { nonce, .. } => doing.nonce = nonce,
+            What::SecondHandle { shard, nonce, .. } => doing.handle = Some((shard % shards, nonce)),
+            What::Exec { class, .. } => {
+                truth.lives[life].programs.push((at, class));
+                (doing.nonce, doing.handle) = (1, None);
+            }
+            What::Fork { child, .. } => {
+                forks.insert(child, (doing.shard, doing.nonce));
+            }
+            What::Move { shard, .. } => (doing.shard, doing.other_shard) = (shard % shards, None),
+            What::Alternate { shard, .. } => doing.other_shard = Some(shard % shards),
+            What::Status { status, .. } => doing.status = status,
+            What::Speak { version, .. } => doing.version = version,
+            What::Terminal { .. } => {
+                let worth = if doing.version == Version::V01 { Worth::Perhaps } else { Worth::LastWords };
+                let nonce = NONCE_TERMINAL;
+                let frame = Frame { nonce, status: Status::Critical, ..frame(&doing, agent) };
+                send(truth, doing.shard, agent, life, at, worth, frame);
+            }
+            What::Forge { claimed, .. } => {
+                truth.lives[life].forges_from.get_or_insert(at);
+                let frame = Frame { pid: claimed, ..frame(&doing, agent) };
+                send(truth, doing.shard, agent, life, at, Worth::Perhaps, frame);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn frame(doing: &Doing, agent: &Agent) -> Frame {
+    Frame {
+        version: doing.version,
+        status: doing.status,
+        pid: agent.inner.unwrap_or(agent.pid),
+        timestamp: doing.nonce & 0xFFFF,
+        nonce: doing.nonce,
+        payload: u64::from(agent.id),
+    }
+}
+
+fn beat(truth: &mut Truth, doing: &mut Doing, agent: &Agent, life: usize, at: u64) {
+    let is_v01 = doing.version == Version::V01;
+    let is_claim_of_forger = agent.inner.is_some() && truth.lives[life].forges_from.is_some();
+    let worth =
+        if is_v01 && doing.has_spoken_v02 || is_claim_of_forger { Worth::Perhaps } else { Worth::Sure };
+    doing.has_spoken_v02 |= !is_v01;
+    doing.beats += 1;
+    let home = doing.other_shard.filter(|_| doing.beats.is_multiple_of(2)).unwrap_or(doing.shard);
+    send(truth, home, agent, life, at, worth, frame(doing, agent));
+    doing.nonce = after_nonce(doing.nonce, doing.version);
+    if let Some((shard, nonce)) = doing.handle {
+        let frame = Frame { nonce, ..frame(doing, agent) };
+        send(truth, shard, agent, life, at + US, worth, frame);
+        doing.handle = Some((shard, nonce + 1));
+    }
+}
+
+/// At the end 0.2 begins anew and 0.1 stays.
+const fn after_nonce(nonce: u64, version: Version) -> u64 {
+    match version {
+        _ if nonce < NONCE_MAX => nonce + 1,
+        Version::V01 => NONCE_MAX,
+        Version::V02 => 0,
+    }
+}
+
+fn send(truth: &mut Truth, shard: u16, agent: &Agent, life: usize, at: u64, worth: Worth, frame: Frame) {
+    let what = Datagram::Frame(frame);
+    truth.sendings.push(Sending { at, shard, pid: agent.pid, life, worth, what });
+}
+
+impl Sending {
+    /// What the kernel hands over.
+    pub fn recorded(&self) -> Recorded {
+        match self.what {
+            Datagram::Frame(frame) => Recorded::frame(&frame, self.pid),
+            Datagram::Garbage(garbage) => garbage.recorded(self.pid),
+        }
+    }
+}
+
+impl Garbage {
+    fn recorded(self, pid: u32) -> Recorded {
+        let (version, status) = (Version::V02, Status::Ok);
+        let good = Frame { version, status, pid, timestamp: 1, nonce: 1, payload: 0 };
+        let mut recorded = Recorded::frame(&good, pid);
+        let replaced = |frame: Frame| Recorded::frame(&frame, pid);
+        match self {
+            Self::Probe => recorded.bytes.clear(),
+            Self::Short => recorded.bytes.truncate(31),
+            Self::Long => recorded.bytes.push(0),
+            Self::Magic => recorded.bytes[0] ^= 1,
+            Self::Version => recorded.bytes[2] = 3,
+            Self::Flipped => recorded.bytes[9] ^= 4,
+            Self::Status => {
+                recorded = replaced(Frame { version: Version::V01, ..good });
+                recorded.bytes[3] = 4;
+            }
+            Self::Stall => recorded = replaced(Frame { status: Status::Stall, ..good }),
+            Self::Timestamp => recorded = replaced(Frame { timestamp: u64::MAX, ..good }),
+            Self::Nonce => recorded = replaced(Frame { nonce: NONCE_TERMINAL, ..good }),
+            Self::Init => recorded.credentials = Some(Credentials { pid: 1, uid: UID }),
+            Self::NoSender => recorded.credentials = None,
+            Self::PidZero => recorded.credentials = Some(Credentials { pid: 0, uid: 65_534 }),
+            Self::WrongUser => recorded.credentials = Some(Credentials { pid, uid: 77 }),
+            Self::ForeignFds => recorded.has_foreign_fds = true,
+            Self::TruncatedControl => recorded.is_control_truncated = true,
+        }
+        recorded
+    }
+}

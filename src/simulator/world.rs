@@ -1,0 +1,909 @@
+//! Runs a story: real shards and the real aggregator, each on its own time, the earliest next. Nobody ever
+//! sees what another did later.
+//!
+//! A shard that is paused in the middle of a turn takes the whole turn at its end, on a clock that starts
+//! where the turn did: what it published in between would have been seen no earlier than now.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crossbeam::channel::{Receiver, Sender, unbounded};
+use parking_lot::Mutex;
+
+use crate::aggregator::fanout::Subscriber;
+use crate::aggregator::tally::Tally;
+use crate::aggregator::{Aggregator, Inquiries, Next, Policy, Request};
+use crate::config::RuleMatch;
+use crate::event::{Event, EventKind, ExitHow};
+use crate::kick::Kick;
+use crate::lane::{Doorbell, Port};
+use crate::lookup::process::{Identity, Incarnation};
+use crate::lookup::{Answer, LookupError, Lookups, Question, Ticket};
+use crate::plan::Rule;
+use crate::shard::Shard;
+use crate::shard::core::{Core, Limits};
+use crate::shard::tracker::{Admission, Tracker};
+use crate::shard::transport::replay::{Act, Point, Replay, Script};
+use crate::simulator::invariants::{Invariant, Verdict, Violation};
+use crate::simulator::lines;
+use crate::simulator::model::{Call, End, Model, START};
+use crate::simulator::random::Random;
+use crate::simulator::story::{MS, Place, SECOND, Setting, Story, US, What, Who};
+use crate::simulator::truth::UID;
+use crate::sys::allocations::during;
+use crate::table::slot::State;
+use crate::table::{Origin, create};
+use crate::time::{Clock, ManualClock, MonoNs, WallNs};
+use crate::watch::{Order, Watch};
+
+/// REALTIME is ahead of MONOTONIC by this at the begin.
+const WALL_AHEAD: i64 = 1_700_000_000_000_000_000;
+/// A turn never takes longer than this, pauses aside; what comes until then is told to the transport before.
+const LOOKAHEAD: u64 = 400 * MS;
+/// What a turn of the aggregator takes.
+const AGGREGATOR_NS: u64 = 20 * US;
+/// Times of standing still that are not worth a note.
+const STILL_MIN: u64 = MS;
+/// Most datagrams of a turn.
+const TURN_MAX: u64 = 1024;
+const NEVER: u64 = u64::MAX;
+
+/// What a world came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Summary {
+    pub events: u64,
+    pub datagrams: u64,
+    pub steps: u64,
+    pub simulated_ns: u64,
+}
+
+/// A thread that takes turns.
+#[derive(Debug)]
+struct Thread {
+    /// When it runs next.
+    at: u64,
+    /// When it should.
+    due: u64,
+    paused_until: u64,
+}
+
+impl Thread {
+    const fn new() -> Self {
+        Self { at: 0, due: 0, paused_until: 0 }
+    }
+
+    const fn asleep() -> Self {
+        Self { at: NEVER, due: NEVER, paused_until: 0 }
+    }
+
+    /// It is to run at `due`, and does `later`.
+    fn wake(&mut self, due: u64, later: u64) {
+        self.due = self.due.min(due);
+        self.at = self.at.min(due + later);
+    }
+
+    fn sleep_until(&mut self, due: u64, later: u64) {
+        self.due = due;
+        self.at = due.saturating_add(later);
+    }
+
+    fn pause(&mut self, until: u64) {
+        self.paused_until = self.paused_until.max(until);
+    }
+}
+
+struct ShardThread {
+    thread: Thread,
+    clock: ManualClock,
+    script: Script,
+    shard: Shard<Replay, ManualClock>,
+    port: Arc<Port>,
+    /// Its next pauses in the middle of a turn.
+    pauses: Vec<(Point, u64)>,
+    /// It is in the middle of a turn.
+    middle: Option<Middle>,
+    /// How many sendings and steps of the wall clock were told to the transport.
+    fed: usize,
+    fed_steps: usize,
+    paused: usize,
+    open_slot: Option<u32>,
+    panic_after: Option<usize>,
+}
+
+/// Whose ends the watch thread is told of: by slot, with the instant of the end, which it does not look at
+/// before.
+#[derive(Debug, Default)]
+struct Watched {
+    held: BTreeMap<(u16, u32), (Ticket, u32, u64, u64)>,
+    ends: BTreeSet<(u64, (u16, u32))>,
+    /// No descriptor was left for them.
+    waiting: VecDeque<(Ticket, u32, u64)>,
+}
+
+impl Watched {
+    /// Those that ended by now: on whose behalf, pid and life.
+    fn ended(&mut self, now: u64) -> Vec<(Ticket, u32, u64)> {
+        let mut ended = Vec::new();
+        while let Some((died, key)) = self.ends.first().copied().filter(|(died, _)| *died <= now) {
+            self.ends.remove(&(died, key));
+            if let Some((ticket, pid, life, _)) = self.held.remove(&key) {
+                ended.push((ticket, pid, life));
+            }
+        }
+        ended
+    }
+
+    fn is_of(&self, ticket: Ticket) -> bool {
+        self.held.get(&key_of(ticket)).is_some_and(|(held, ..)| *held == ticket)
+            || self.waiting.iter().any(|(waiting, ..)| *waiting == ticket)
+    }
+
+    fn forget(&mut self, key: (u16, u32)) {
+        if let Some((.., died)) = self.held.remove(&key) {
+            self.ends.remove(&(died, key));
+        }
+        self.waiting.retain(|(ticket, ..)| key_of(*ticket) != key);
+    }
+
+    fn next_end(&self) -> Option<u64> {
+        self.ends.first().map(|(died, _)| *died)
+    }
+}
+
+const fn key_of(ticket: Ticket) -> (u16, u32) {
+    (ticket.shard, ticket.slot)
+}
+
+/// A turn that began and takes its time.
+#[derive(Clone, Copy, Debug)]
+struct Middle {
+    from: u64,
+    pause: Option<(Point, u64)>,
+    /// It was kicked before; later kicks are for the turn after.
+    kicked_at: Option<MonoNs>,
+}
+
+/// A world that runs.
+pub struct World<'a> {
+    story: &'a Story,
+    model: Model,
+    shards: Vec<ShardThread>,
+    aggregator: Aggregator,
+    aggregator_thread: Thread,
+    lookup_thread: Thread,
+    watch_thread: Thread,
+    doorbell: Arc<Doorbell>,
+    admission: Arc<Admission>,
+    tally: Arc<Mutex<Tally>>,
+    events: Receiver<Event>,
+    slow: Receiver<Event>,
+    slow_at: u64,
+    beats: Option<Receiver<Event>>,
+    questions: Receiver<Question>,
+    orders: [Receiver<Order>; 2],
+    watched: Watched,
+    answers: Sender<Answer>,
+    lookups: u64,
+    steps_of_wall: Vec<(u64, i64)>,
+    wall_stepped: i64,
+    happened: usize,
+    delays: Random,
+    now: u64,
+    steps: u64,
+    /// Keeps the aggregator's end open.
+    _requests: Sender<Request>,
+}
+
+/// Runs the story to its end, or to the first thing that is not as it should be.
+pub fn run(story: &Story) -> Result<Summary, Violation> {
+    let mut world = World::new(story);
+    world.run()?;
+    Ok(Summary {
+        events: world.model.events(),
+        datagrams: world.model.datagrams(),
+        steps: world.steps,
+        simulated_ns: world.now,
+    })
+}
+
+impl<'a> World<'a> {
+    fn new(story: &'a Story) -> Self {
+        let setting = &story.setting;
+        let model = Model::new(story);
+        let mut thresholds_ns = vec![setting.threshold];
+        if !setting.rules.is_empty() {
+            thresholds_ns.extend(&setting.rules);
+            thresholds_ns.push(model.threshold_max());
+        }
+        let rules = setting.rules.iter().enumerate().map(|(index, threshold_ns)| Rule {
+            matcher: RuleMatch::comm(&comm(u8::try_from(index + 1).unwrap())),
+            threshold_ns: *threshold_ns,
+        });
+        let doorbell = Arc::new(Doorbell::default());
+        let admission = Admission::new(setting.agents_max);
+        let shards: Vec<ShardThread> = (0..setting.shards)
+            .map(|index| ShardThread::new(setting, index, &thresholds_ns, &doorbell, &admission))
+            .collect();
+        let ports: Vec<Arc<Port>> = shards.iter().map(|shard| Arc::clone(&shard.port)).collect();
+        let (lookups, questions) = Lookups::detached();
+        let (watch, orders) = Watch::detached();
+        let (answer, answers) = unbounded();
+        let (requests, requests_of) = unbounded();
+        let subscribe = |room: usize, wants_beats: bool| {
+            let (subscriber, events) = Subscriber::new(room, wants_beats);
+            requests.send(Request::Subscribe(subscriber)).unwrap();
+            events
+        };
+        // Everything told in one turn has room.
+        let room = 4096 + 16 * story.agents.len();
+        let events = subscribe(room, false);
+        let slow = subscribe(setting.slow_room, false);
+        let beats = setting.with_beats.then(|| subscribe(2 * room, true));
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let policy = Policy { thresholds_ns, rules: rules.collect() };
+        let mut aggregator = Aggregator::new(
+            &ports,
+            policy,
+            Inquiries { lookups, watch, answers },
+            requests_of,
+            Arc::clone(&doorbell),
+            Arc::clone(&tally),
+        );
+        aggregator.start(START, WallNs(START.0.saturating_add_signed(WALL_AHEAD)));
+        let steps = story.happenings.iter().filter_map(|happening| match happening.what {
+            What::StepWall { by } => Some((happening.at, by)),
+            _ => None,
+        });
+        Self {
+            steps_of_wall: steps.collect(),
+            story,
+            model,
+            shards,
+            aggregator,
+            aggregator_thread: Thread::new(),
+            lookup_thread: Thread::asleep(),
+            watch_thread: Thread::asleep(),
+            doorbell,
+            admission,
+            tally,
+            events,
+            slow,
+            slow_at: setting.slow_every,
+            beats,
+            questions,
+            orders,
+            watched: Watched::default(),
+            answers: answer,
+            lookups: 0,
+            wall_stepped: 0,
+            happened: 0,
+            delays: Random::new(story.seed),
+            now: 0,
+            steps: 0,
+            _requests: requests,
+        }
+    }
+
+    fn run(&mut self) -> Verdict {
+        let rest = 5 * self.model.threshold_max() + 4 * SECOND;
+        let end = self.story.setting.length + rest;
+        loop {
+            let (at, what) = self.next();
+            if at > end {
+                break;
+            }
+            // Nothing may happen for ever at one instant.
+            self.now = self.now.max(at);
+            self.model.now = self.now;
+            self.steps += 1;
+            match what {
+                Step::Happening => self.happen(),
+                Step::Shard(index) => self.turn_shard(index)?,
+                Step::Aggregator => self.turn_aggregator()?,
+                Step::Lookup => self.look_up(),
+                Step::Watch => self.watch(),
+                Step::Slow => self.take_slow()?,
+                Step::Check => self.check_agents()?,
+            }
+            self.check_bounds()?;
+        }
+        self.check_end()
+    }
+
+    /// What comes next, and when. At one instant the machine comes before the threads.
+    fn next(&self) -> (u64, Step) {
+        let happening = self.story.happenings.get(self.happened).map_or(NEVER, |happening| happening.at);
+        let mut next = (happening, Step::Happening);
+        let mut at = |at: u64, step: Step| {
+            if at < next.0 {
+                next = (at, step);
+            }
+        };
+        for (index, shard) in self.shards.iter().enumerate() {
+            at(shard.thread.at, Step::Shard(index));
+        }
+        at(self.lookup_thread.at, Step::Lookup);
+        at(self.watch_thread.at, Step::Watch);
+        at(self.aggregator_thread.at, Step::Aggregator);
+        at(self.slow_at, Step::Slow);
+        at(self.model.next_check(), Step::Check);
+        next
+    }
+
+    fn delay(&mut self) -> u64 {
+        self.delays.below(self.story.setting.latency + 1)
+    }
+
+    fn shard(&mut self, shard: u16) -> &mut ShardThread {
+        &mut self.shards[usize::from(shard % self.story.setting.shards)]
+    }
+
+    fn happen(&mut self) {
+        let what = self.story.happenings[self.happened].what;
+        self.happened += 1;
+        let now = self.now;
+        match what {
+            What::Pause { who, place, for_ns } => self.pause(who, place, for_ns),
+            What::PauseInSlot { shard: index, slot, for_ns } => {
+                let shard = self.shard(index);
+                if shard.middle.is_none() && shard.open_slot.is_none() && slot < shard.port.table.capacity() {
+                    shard.port.table.open(slot);
+                    shard.open_slot = Some(slot);
+                    shard.thread.pause(now + for_ns);
+                    // It was awake, and goes on once it may.
+                    shard.thread.at = shard.thread.at.min(now);
+                    let index = usize::from(index % self.story.setting.shards);
+                    self.model.stands_still(index, now + for_ns);
+                }
+            }
+            What::Wake { shard } => {
+                let shard = self.shard(shard);
+                if shard.middle.is_none() {
+                    shard.thread.at = shard.thread.at.min(now);
+                }
+            }
+            What::Panic { shard, after } => {
+                self.shard(shard).panic_after = Some(after as usize);
+            }
+            What::Fail { shard } => self.shard(shard).script.fail(libc::ENOMEM),
+            What::StepWall { by } => self.wall_stepped = self.wall_stepped.saturating_add(by),
+            What::Leap { by } => {
+                self.pause(Who::Everybody, Place::Wait, by);
+                self.model.leap_to(now + by);
+                self.slow_at += by;
+            }
+            _ => {}
+        }
+    }
+
+    fn pause(&mut self, who: Who, place: Place, for_ns: u64) {
+        let until = self.now + for_ns;
+        let shards = self.shards.len();
+        let is_all = who == Who::Everybody;
+        if is_all || who == Who::Aggregator {
+            self.aggregator_thread.pause(until);
+            self.model.aggregator_stands_still(until);
+        }
+        if is_all || who == Who::Lookup {
+            // What asks the kernel: both wait for procfs or the scheduler.
+            self.lookup_thread.pause(until);
+            self.watch_thread.pause(until);
+            self.model.lookup_stands_still(until);
+        }
+        for (index, shard) in self.shards.iter_mut().enumerate() {
+            let is_this = matches!(who, Who::Shard(shard) if usize::from(shard) % shards == index);
+            match place.point() {
+                _ if !is_all && !is_this => {}
+                None => {
+                    shard.thread.pause(until);
+                    self.model.stands_still(index, until);
+                }
+                Some(point) => shard.pauses.push((point, for_ns)),
+            }
+        }
+    }
+
+    // --- a shard's turn -----------------------------------------------------------------------------
+
+    fn turn_shard(&mut self, index: usize) -> Verdict {
+        let (now, later) = (self.now, self.delay());
+        let turn_ns = self.story.setting.turn_ns;
+        let shard = &mut self.shards[index];
+        // Its last turn may end later than now.
+        let free_at = shard.thread.paused_until.max(shard.clock.mono().since(START));
+        if free_at > now && shard.middle.is_none() {
+            shard.thread.at = free_at;
+            return Ok(());
+        }
+        if shard.middle.is_none() {
+            let pause = shard.pauses.pop();
+            let paused_until = now + pause.map_or(0, |(_, for_ns)| for_ns);
+            let takes = shard.reading_takes(&self.model, index, paused_until, self.story.setting.frame_ns);
+            if takes > 0 || pause.is_some() {
+                let until = paused_until + takes;
+                if pause.is_some() {
+                    self.model.stands_still(index, until);
+                }
+                shard.middle = Some(Middle { from: now, pause, kicked_at: shard.port.take_kick() });
+                shard.thread.at = until;
+                return Ok(());
+            }
+        }
+        if let Some(slot) = shard.open_slot.take() {
+            shard.port.table.close(slot);
+        }
+        shard.feed(&self.model, index, &self.steps_of_wall, now + LOOKAHEAD);
+        let mut from = now;
+        let mut kicked_at = None;
+        if let Some(middle) = shard.middle.take() {
+            from = middle.from;
+            kicked_at = shard.port.take_kick();
+            if let Some((point, for_ns)) = middle.pause {
+                shard.script.pause(START + from, for_ns, point);
+            }
+            if let Some(at) = middle.kicked_at {
+                shard.port.kick(at);
+            }
+        }
+        if from > shard.thread.due.saturating_add(STILL_MIN) {
+            self.model.was_paused(index, shard.thread.due, from);
+        }
+        shard.clock.set(START + from);
+        shard.script.wake();
+        if let Some(after) = shard.panic_after.take() {
+            shard.script.panic_after(after);
+        }
+        let frames = shard.port.counters.frames.get();
+        let is_panicking = shard.script.has_panic();
+        let mut allocated = 0;
+        let turned = catch_unwind(AssertUnwindSafe(|| {
+            let mut turned = Ok(());
+            allocated = during(|| turned = shard.shard.turn());
+            turned
+        }));
+        for (start, end) in shard.script.paused().iter().skip(shard.paused) {
+            self.model.was_paused(index, start.since(START), end.since(START));
+            shard.paused += 1;
+        }
+        if let Some(at) = kicked_at {
+            shard.port.kick(at);
+        }
+        shard.script.forget_pauses();
+        shard.clock.advance(turn_ns);
+        let local = shard.clock.mono().since(START);
+        let sent = shard.script.take_sent();
+        self.model.delivered(index, sent.iter().map(|sent| sent.is_queued), local);
+        let calls: Vec<Call> = shard
+            .script
+            .take_calls()
+            .iter()
+            .map(|call| Call { at: call.at.since(START), depth: call.depth, read: call.read })
+            .collect();
+        let counted = shard.port.counters.frames.get() - frames;
+        self.model.received(index, &calls, usize::try_from(counted).unwrap());
+        let is_panicked = turned.is_err();
+        match turned {
+            Ok(Ok(())) => {
+                let is_quiet = allocated == 0 || is_panicking;
+                self.must(is_quiet, Invariant::I7, || format!("a turn of shard {index} allocates"))?;
+            }
+            Ok(Err(error)) => {
+                return self.must(false, Invariant::I1, || format!("shard {index} ended: {error}"));
+            }
+            Err(panic) => {
+                let is_scripted = panic.downcast_ref::<&str>() == Some(&"scripted");
+                self.must(is_scripted, Invariant::I1, || format!("shard {index} panicked"))?;
+                let shard = &mut self.shards[index];
+                shard.port.counters.panics.add(1);
+                shard.shard.recover();
+                self.model.began_anew(index, local);
+            }
+        }
+        let local = local.max(now);
+        let shard = &mut self.shards[index];
+        let due = shard.due(&self.model, index, local);
+        shard.thread.sleep_until(due, later);
+        self.ring_aggregator();
+        let counters = &self.shards[index].port.counters;
+        self.model.check_counters(index, counters, local, is_panicked)?;
+        self.check_stalls()
+    }
+
+    fn ring_aggregator(&mut self) {
+        if self.doorbell.take_ring() {
+            let later = self.delay();
+            self.aggregator_thread.wake(self.now, later);
+        }
+    }
+
+    // --- the aggregator's turn ------------------------------------------------------------------------
+
+    fn turn_aggregator(&mut self) -> Verdict {
+        let now = self.now;
+        let thread = &mut self.aggregator_thread;
+        if thread.paused_until > now {
+            thread.at = thread.paused_until;
+            return Ok(());
+        }
+        self.doorbell.take_ring();
+        let wall =
+            WallNs((START + now).0.saturating_add_signed(WALL_AHEAD.saturating_add(self.wall_stepped)));
+        let next = self.aggregator.turn(START + now, wall);
+        let thread = &mut self.aggregator_thread;
+        match next {
+            Next::Now => thread.sleep_until(now + AGGREGATOR_NS, 0),
+            Next::At(at) => thread.sleep_until(at.since(START).max(now + AGGREGATOR_NS), 0),
+            Next::Stopped => return self.must(false, Invariant::I1, || "the aggregator stopped".to_owned()),
+        }
+        self.ring_aggregator();
+        for index in 0..self.shards.len() {
+            let later = self.delay();
+            let shard = &mut self.shards[index];
+            if shard.middle.is_none() && shard.port.is_kicked() {
+                shard.thread.wake(now, later);
+            }
+        }
+        let asked = self.questions.len();
+        if asked > 0 {
+            // Who asks much waits long.
+            let takes = self.story.setting.lookup_ns * asked as u64;
+            if takes > 4 * MS {
+                self.model.lookup_stands_still(now + takes);
+            }
+            self.lookup_thread.wake(now, self.story.setting.lookup_ns);
+        }
+        if self.orders.iter().any(|orders| !orders.is_empty()) {
+            let later = self.delay();
+            self.watch_thread.wake(now, later);
+        }
+        while let Ok(event) = self.events.try_recv() {
+            self.model.on_event(&event)?;
+            self.read_back(&event)?;
+        }
+        if let Some(beats) = &self.beats {
+            for event in beats.try_iter() {
+                if event.kind == EventKind::Beat {
+                    self.model.on_beat();
+                }
+            }
+        }
+        self.check_stalls()
+    }
+
+    fn read_back(&self, event: &Event) -> Verdict {
+        lines::read_back(event).map_err(|what| Violation { invariant: Invariant::I11, at: self.now, what })
+    }
+
+    fn take_slow(&mut self) -> Verdict {
+        for event in self.slow.try_iter() {
+            self.model.on_slow(&event)?;
+            lines::read_back(&event).map_err(|what| Violation {
+                invariant: Invariant::I11,
+                at: self.now,
+                what,
+            })?;
+        }
+        self.slow_at = self.now + self.story.setting.slow_every;
+        Ok(())
+    }
+
+    // --- the lookup thread -------------------------------------------------------------------------------
+
+    fn look_up(&mut self) {
+        let now = self.now;
+        let thread = &mut self.lookup_thread;
+        if thread.paused_until > now {
+            thread.at = thread.paused_until;
+            return;
+        }
+        if let Ok(question) = self.questions.try_recv() {
+            let answer = self.identify(question);
+            self.answers.send(answer).unwrap();
+            self.doorbell.ring();
+        }
+        let due = if !self.questions.is_empty() { now + self.story.setting.lookup_ns.max(1) } else { NEVER };
+        self.lookup_thread.sleep_until(due, 0);
+        self.ring_aggregator();
+    }
+
+    /// The truth at this instant.
+    fn identify(&mut self, Question { ticket, pid }: Question) -> Answer {
+        self.lookups += 1;
+        let now = self.now;
+        let fails = self.story.setting.lookup_fails;
+        if fails > 0 && self.lookups.is_multiple_of(fails) {
+            return Answer::Identity { ticket, found: Err(LookupError::Failed) };
+        }
+        let found = self.model.truth.holder(pid, now).map(|life| Identity {
+            incarnation: Incarnation(u64::from(life.id)),
+            started: started(life.born),
+            inner_pids: life.inner.into_iter().collect(),
+            uid: UID,
+            comm: comm(life.class_at(now)),
+            exe: format!("/program-{}", life.program_at(now)),
+        });
+        Answer::Identity { ticket, found: found.ok_or(LookupError::Gone(START + now, None)) }
+    }
+
+    // --- the watch thread --------------------------------------------------------------------------------
+
+    fn watch(&mut self) {
+        let now = self.now;
+        if self.watch_thread.paused_until > now {
+            self.watch_thread.at = self.watch_thread.paused_until;
+            return;
+        }
+        // Exits come before answers: who is asked about may be among them.
+        for (ticket, pid, life) in self.watched.ended(now) {
+            let at = self.gone_at(pid, Some(life)).unwrap_or(START + now);
+            let how = Some(ExitHow::Signal(9)).filter(|_| life % 5 > 0);
+            self.answers.send(Answer::Gone { ticket, at, how }).unwrap();
+            self.doorbell.ring();
+        }
+        while let Some(order) = self.orders.iter().find_map(|orders| orders.try_recv().ok()) {
+            let answer = match order {
+                Order::Watch { ticket, pid, incarnation } => self.hold(ticket, pid, incarnation),
+                Order::Unwatch { ticket } => {
+                    // The slot's next holder may be watched already.
+                    if self.watched.is_of(ticket) {
+                        self.watched.forget(key_of(ticket));
+                    }
+                    None
+                }
+                Order::Exists { ticket, pid, incarnation, .. } => {
+                    let known = incarnation.map(|incarnation| incarnation.0);
+                    Some(match self.gone_at(pid, known) {
+                        None => Answer::There { ticket },
+                        Some(at) => Answer::Gone { ticket, at, how: None },
+                    })
+                }
+            };
+            if let Some(answer) = answer {
+                self.answers.send(answer).unwrap();
+                self.doorbell.ring();
+            }
+        }
+        while self.watched.held.len() < self.story.setting.pidfds
+            && let Some((ticket, pid, life)) = self.watched.waiting.pop_front()
+        {
+            let answer = self.hold(ticket, pid, Some(Incarnation(life)));
+            self.answers.send(answer.unwrap_or(Answer::Watching { ticket, is_watched: true })).unwrap();
+            self.doorbell.ring();
+        }
+        let later = self.delay();
+        self.watch_thread.sleep_until(self.watched.next_end().unwrap_or(NEVER).max(now), later);
+        self.ring_aggregator();
+    }
+
+    /// Watches a process: what there is to say of it at once.
+    fn hold(&mut self, ticket: Ticket, pid: u32, incarnation: Option<Incarnation>) -> Option<Answer> {
+        let known = incarnation.map(|incarnation| incarnation.0);
+        if let Some(at) = self.gone_at(pid, known) {
+            return Some(Answer::Gone { ticket, at, how: None });
+        }
+        let life = self.model.truth.holder(pid, self.now)?;
+        let (id, died) = (u64::from(life.id), life.died);
+        self.watched.forget(key_of(ticket));
+        if self.watched.held.len() >= self.story.setting.pidfds {
+            self.watched.waiting.push_back((ticket, pid, id));
+            return Some(Answer::Watching { ticket, is_watched: false });
+        }
+        self.watched.held.insert(key_of(ticket), (ticket, pid, id, died));
+        self.watched.ends.insert((died, key_of(ticket)));
+        None
+    }
+
+    /// Since when a process is gone, as far as one can tell from who holds its pid.
+    fn gone_at(&self, pid: u32, life: Option<u64>) -> Option<MonoNs> {
+        match self.model.truth.holder(pid, self.now) {
+            None => Some(START + self.now),
+            Some(heir) if life.is_some_and(|life| life != u64::from(heir.id)) => Some(started(heir.born)),
+            Some(_) => None,
+        }
+    }
+
+    // --- what is checked whatever happens -----------------------------------------------------------
+
+    fn must(&self, holds: bool, invariant: Invariant, what: impl FnOnce() -> String) -> Verdict {
+        if holds { Ok(()) } else { Err(Violation { invariant, at: self.now, what: what() }) }
+    }
+
+    /// Shards that sleep are told what has arrived meanwhile.
+    fn deliver(&mut self) {
+        let now = self.now;
+        for (index, shard) in self.shards.iter_mut().enumerate() {
+            if shard.middle.is_some() {
+                continue;
+            }
+            shard.feed(&self.model, index, &self.steps_of_wall, now);
+            shard.clock.set(START + now);
+            let sent = shard.script.take_sent();
+            self.model.delivered(index, sent.iter().map(|sent| sent.is_queued), now);
+        }
+    }
+
+    fn check_stalls(&mut self) -> Verdict {
+        if !self.model.has_open_stalls() {
+            return Ok(());
+        }
+        self.deliver();
+        self.model.check_stalls()
+    }
+
+    fn check_agents(&mut self) -> Verdict {
+        self.deliver();
+        self.model.check_agents()
+    }
+
+    fn check_bounds(&self) -> Verdict {
+        let Setting { agents_max, shards, .. } = self.story.setting;
+        let slots = agents_max as usize * usize::from(shards);
+        let tracked = self.admission.tracked();
+        let backlog = self.aggregator.backlog();
+        let questions = self.questions.len() + self.orders.iter().map(Receiver::len).sum::<usize>();
+        let is_within = tracked <= agents_max
+            && backlog.places <= slots
+            // One that waits and one that was released and given to another, a slot.
+            && backlog.pending <= 4 * slots + 64
+            && backlog.polled <= 2 * slots + 64
+            && questions <= 5 * slots + 64;
+        self.must(is_within, Invariant::I7, || {
+            format!("{tracked} agents of {agents_max} tracked, {backlog:?}, {questions} questions")
+        })
+    }
+
+    fn check_end(&mut self) -> Verdict {
+        self.take_slow()?;
+        // A slow subscriber is told what it missed once it has room.
+        self.aggregator_thread.paused_until = 0;
+        self.turn_aggregator()?;
+        self.take_slow()?;
+        self.check_stalls()?;
+        let tally = self.tally.lock();
+        let counted: u64 = tally.shards.iter().map(|shard| shard.up + shard.stalled + shard.off_hash).sum();
+        let backlog = self.aggregator.backlog();
+        let lists = backlog.places + backlog.pending + backlog.held + backlog.again;
+        let ports = || self.shards.iter().map(|shard| &shard.port);
+        let busy =
+            ports().flat_map(|port| (0..port.table.capacity().min(1 << 16)).map(move |slot| (port, slot)));
+        let slots =
+            busy.filter(|(port, slot)| port.table.read_hot(*slot).is_ok_and(|hot| hot.state != State::Free));
+        let slots = slots.count();
+        let tracked = self.admission.tracked();
+        let end = End {
+            left: counted + lists as u64 + u64::from(tracked) + slots as u64,
+            what_is_left: format!("{counted} counted, {tracked} tracked, {slots} slots, {backlog:?}"),
+            events_dropped: tally.events_dropped,
+            reports: (tally.shards.iter().zip(ports()))
+                .map(|(shard, port)| {
+                    shard.histograms.batch_frames.len() + port.counters.reports_dropped.get()
+                })
+                .collect(),
+            samples_dropped: ports().map(|port| port.counters.samples_dropped.get()).collect(),
+            beats: ports().map(|port| port.counters.beats.get()).sum(),
+            beats_untold: tally.beats_untold
+                + ports().map(|port| port.counters.beats_untold.get()).sum::<u64>(),
+        };
+        drop(tally);
+        self.model.check_end(&end)
+    }
+}
+
+impl ShardThread {
+    fn new(
+        setting: &Setting,
+        index: u16,
+        thresholds_ns: &[u64],
+        doorbell: &Arc<Doorbell>,
+        admission: &Arc<Admission>,
+    ) -> Self {
+        let clock = ManualClock::new(START, WALL_AHEAD);
+        let script = Script::new(&clock, setting.queue_limit);
+        script.set_frame_ns(setting.frame_ns);
+        let origin = Origin { boot_id: 1, pid_namespace: 2, shard: index, shards: setting.shards };
+        let (writer, table) = create(setting.agents_max, origin).unwrap();
+        let kick = Arc::new(Kick::new().unwrap());
+        let port = Port::with_reports(table, kick, setting.with_beats, setting.report_words).unwrap();
+        let port = Arc::new(port.with_turned_away(admission.turned_away()));
+        let first_class = u8::try_from(thresholds_ns.len() - 1).unwrap();
+        let admission = Arc::clone(admission);
+        let tracker = Tracker::new(writer, thresholds_ns, first_class, setting.tick, admission, START);
+        let threshold_min_ns = thresholds_ns.iter().copied().min().unwrap();
+        let limits = Limits { threshold_min_ns, tick_ns: setting.tick };
+        let core = Core::new(script.transport(), clock.clone(), tracker, limits, Some(&[UID]));
+        let shard = Shard::new(core, Arc::clone(&port), Arc::clone(doorbell), setting.max_delay);
+        Self {
+            thread: Thread::new(),
+            clock,
+            script,
+            shard,
+            port,
+            pauses: Vec::new(),
+            middle: None,
+            fed: 0,
+            fed_steps: 0,
+            paused: 0,
+            open_slot: None,
+            panic_after: None,
+        }
+    }
+
+    /// Tells the transport what will come until an instant.
+    fn feed(&mut self, model: &Model, index: usize, steps: &[(u64, i64)], until: u64) {
+        while let Some(sending) = model.sending(index, self.fed).filter(|sending| sending.at <= until) {
+            self.script.at(START + sending.at, Act::Send(sending.recorded()));
+            self.fed += 1;
+        }
+        while let Some((at, by)) = steps.get(self.fed_steps).filter(|(at, _)| *at <= until) {
+            self.script.at(START + *at, Act::StepWall(*by));
+            self.fed_steps += 1;
+        }
+    }
+
+    /// How long reading takes what is queued and what comes until `from` and while it is read, ns.
+    fn reading_takes(&self, model: &Model, index: usize, from: u64, frame_ns: u64) -> u64 {
+        if frame_ns == 0 {
+            return 0;
+        }
+        let depth = self.script.depth() as u64;
+        let mut frames = depth + model.sendings_until(index, from, TURN_MAX);
+        while frames < TURN_MAX {
+            let until = from + frames * frame_ns;
+            let come = model.sendings_until(index, until, TURN_MAX);
+            if depth + come <= frames {
+                break;
+            }
+            frames = depth + come;
+        }
+        frames.min(TURN_MAX) * frame_ns
+    }
+
+    /// When its next turn's wait ends by itself.
+    fn due(&self, model: &Model, index: usize, now: u64) -> u64 {
+        let Some((until, for_datagrams)) = self.shard.next_wait() else { return now };
+        if self.port.is_kicked() {
+            return now;
+        }
+        let until = until.since(START).max(now);
+        if !for_datagrams {
+            return until;
+        }
+        if self.script.depth() > 0 {
+            return now;
+        }
+        model.next_sending(index).map_or(until, |at| until.min(at.max(now)))
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Happening,
+    Shard(usize),
+    Aggregator,
+    Lookup,
+    Watch,
+    Slow,
+    Check,
+}
+
+impl Place {
+    const fn point(self) -> Option<Point> {
+        match self {
+            Self::Wait => None,
+            Self::BeforeReceive => Some(Point::BeforeReceive),
+            Self::InReceive => Some(Point::InReceive),
+            Self::AfterReceive => Some(Point::AfterReceive),
+        }
+    }
+}
+
+fn comm(class: u8) -> String {
+    if class == 0 { "agent".to_owned() } else { format!("class-{class}") }
+}
+
+/// The kernel rounds start times down to 10 ms.
+fn started(born: u64) -> MonoNs {
+    let at = (START + born).0;
+    MonoNs(at - at % (10 * MS))
+}
