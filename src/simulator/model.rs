@@ -9,7 +9,7 @@ use crate::event::{BlindPhase, Event, EventKind};
 use crate::refusal::Refusal;
 use crate::simulator::invariants::{Invariant, Verdict, Violation};
 use crate::simulator::story::{Garbage, MS, SECOND, Setting, Story, What};
-use crate::simulator::truth::{Datagram, Sending, Truth, Worth};
+use crate::simulator::truth::{Datagram, Sending, Truth, Worth, after, leaps};
 use crate::time::MonoNs;
 
 /// The world's begin on the observer's clock.
@@ -119,6 +119,8 @@ pub struct Model {
     slow_next: u64,
     slow_lost: u64,
     has_steps: bool,
+    /// When the wall clock stepped back by what would be a pause.
+    steps_back: Vec<u64>,
     has_panics: bool,
     with_forgers: bool,
     is_tight: bool,
@@ -173,6 +175,7 @@ impl Model {
             slow_next: 1,
             slow_lost: 0,
             has_steps: has(|what| matches!(what, What::StepWall { .. })),
+            steps_back: steps_back(story),
             has_panics: has(|what| matches!(what, What::Panic { .. })),
             with_forgers: has(|what| matches!(what, What::Forge { .. })),
             is_tight: (story.setting.agents_max as usize) < pids * usize::from(story.setting.shards),
@@ -662,8 +665,12 @@ impl Model {
             overlaps(&shard.still) || is_full || is_new
         };
         let load = self.setting.turn_ns + self.setting.frame_ns * 64 + self.setting.latency;
+        // By the clock as it was before, what comes first after a step back was queued for as long as the step:
+        // that may as well have been a pause, and nobody is condemned for it.
+        let is_doubtful = self.steps_back.iter().any(|at| *at + 2 * SECOND > from && *at < to);
         // Where there is no room, whom we turned away may have beaten: that is blindness, too.
         !self.is_tight
+            && !is_doubtful
             && load < 10 * MS
             && !self.still.iter().any(|still| overlaps(still))
             && !shards.clone().any(is_shard_blind)
@@ -896,6 +903,16 @@ pub struct End {
     pub samples_dropped: Vec<u64>,
     pub beats: u64,
     pub beats_untold: u64,
+}
+
+fn steps_back(story: &Story) -> Vec<u64> {
+    let leaps = leaps(story);
+    let step = |what: &What| match what {
+        What::StepWall { by } if *by < 0 => by.unsigned_abs(),
+        _ => 0,
+    };
+    let steps = story.happenings.iter().filter(|happening| step(&happening.what) >= pause_ns(&story.setting));
+    steps.map(|happening| after(&leaps, happening.at)).collect()
 }
 
 /// A shorter gap is no pause.
