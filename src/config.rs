@@ -435,6 +435,14 @@ impl fmt::Display for Refused {
     }
 }
 
+/// A duration as it is written in the configuration: `500ms`, `2s`, `1m30s`, `0`.
+///
+/// # Errors
+/// Why it cannot be read, and how to write it.
+pub fn read_duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|Refused { why, fix }| format!("{why}; {fix}"))
+}
+
 fn parse_duration(text: &str) -> Result<Duration, Refused> {
     let bare = text.trim();
     if bare == "0" {

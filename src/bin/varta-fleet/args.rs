@@ -34,6 +34,15 @@ Examples:
 A problem keeps the fleet from working as configured: exit code 78. A note does not.
 Run it as the user, and with the limits, that the observer will have.";
 
+const LOAD_EXAMPLES: &str = "\
+Examples:
+  varta-fleet load --agents 4000 --rate 45000 --observe
+  varta-fleet load --socket /run/other.sock --wire 0.1 --for 30s --json
+  varta-fleet load --flat-out --agents 8
+
+Run it where the observer runs, on a machine that is otherwise idle. Latencies count from the instant at which
+a beat was due, so a wait of one beat shows in all that had to wait behind it.";
+
 const ROUTE_EXAMPLES: &str = "\
 Examples:
   varta-fleet route                    for the process that calls it
@@ -65,6 +74,12 @@ pub enum Command {
     /// Check configuration, kernel limits and permissions; print every problem and its fix
     #[command(after_help = format!("{CHECK_EXAMPLES}\n\n{EXIT_CODES}"))]
     Check(CheckArgs),
+    /// Beat as a fleet does, and say what became of it: a load generator for this and other observers
+    #[command(after_help = format!("{LOAD_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Load(crate::load::LoadArgs),
+    /// One agent of the load
+    #[command(hide = true)]
+    LoadAgent(crate::load::LoadAgentArgs),
     /// Print the path of the socket that a process sends its beats to
     #[command(after_help = format!("{ROUTE_EXAMPLES}\n\n{EXIT_CODES}"))]
     Route(RouteArgs),

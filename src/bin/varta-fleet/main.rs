@@ -4,6 +4,7 @@ mod args;
 mod check;
 mod demo;
 mod exit;
+mod load;
 mod route;
 mod run;
 
@@ -45,6 +46,8 @@ fn execute(command: Command) -> Result<Exit, CliError> {
         Command::Run(args) => run::run(args.config.plan()?, args.options),
         Command::Demo => demo::demo(),
         Command::DemoAgent(args) => demo::agent(&args),
+        Command::Load(args) => load::load(&args),
+        Command::LoadAgent(args) => load::agent(&args),
         Command::Check(args) => check::check(&args.config),
         Command::Route(args) => route::route(&args),
     }

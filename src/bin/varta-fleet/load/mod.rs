@@ -1,0 +1,252 @@
+//! `load`: beats as a fleet does, and says what came of it.
+//!
+//! Open loop: each beat has an instant at which it is due, whatever became of those before it, and its
+//! latency counts from there; an agent that is late sends what it owes. So neither a slow observer nor a
+//! slow load generator hides in the figures. Each agent is a process of its own, or, forged by root, a real
+//! process that sleeps while one sender speaks for all.
+
+use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use varta_fleet::config::read_duration;
+use varta_fleet::wire::Version;
+use varta_fleet::{Manifest, Reason, shard_for};
+
+use crate::exit::{CliError, Exit, counted};
+
+mod agent;
+mod cpu;
+mod forge;
+mod report;
+mod schedule;
+
+pub use agent::{LoadAgentArgs, agent};
+use cpu::Cpu;
+use report::{Report, Sent};
+use schedule::{Schedule, now_ns, sleep_until};
+
+/// From the word to begin to the first beat: every agent has heard it by then.
+const LEAD_NS: u64 = 300_000_000;
+/// How long agents may take to connect, all together.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Arguments of `load`.
+#[derive(clap::Args, Debug)]
+pub struct LoadArgs {
+    /// Runtime directory of the fleet [default: /run/varta, or $XDG_RUNTIME_DIR/varta when not root]
+    #[arg(long, env = "VARTA_DIR", hide_env_values = true, conflicts_with = "socket")]
+    dir: Option<PathBuf>,
+    /// Beat on this socket instead; several: each agent on the one its pid hashes to
+    #[arg(long, value_name = "PATH")]
+    socket: Vec<PathBuf>,
+    /// How many agents, a process each
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=30_000))]
+    agents: u32,
+    /// Beats a second, of all agents together [default: 2 for each agent]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    rate: Option<u64>,
+    /// As fast as they go: each agent sends its next beat when the kernel has taken the one before
+    #[arg(long, conflicts_with_all = ["rate", "forge"])]
+    flat_out: bool,
+    /// One sender beats in the name of all agents, real processes that sleep; needs root
+    #[arg(long)]
+    forge: bool,
+    /// Wire version: 0.1, 0.2, or mixed, half of the agents each
+    #[arg(long, value_name = "VERSION", default_value = "0.2", value_parser = ["0.1", "0.2", "mixed"])]
+    wire: String,
+    /// How long is measured
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = read_duration)]
+    r#for: Duration,
+    /// How long they beat before that
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = read_duration)]
+    warm_up: Duration,
+    /// Measure the CPU of the observer, too: of this process [default: the fleet's]
+    #[arg(long, value_name = "PID", num_args = 0..=1)]
+    observe: Option<Option<u32>>,
+    /// One JSON object instead of words
+    #[arg(long)]
+    json: bool,
+}
+
+/// Beats as a fleet does.
+pub fn load(args: &LoadArgs) -> Result<Exit, CliError> {
+    let target = Target::find(args)?;
+    let schedule = Schedule::new(args.agents, args.rate, args.flat_out, args.warm_up, args.r#for);
+    let cpu = target.observer.map(Cpu::of).transpose().map_err(|error| {
+        let pid = target.observer.unwrap_or(0);
+        CliError::new(
+            Exit::Unavailable,
+            format!("cannot measure process {pid}: {}; is it there?", Reason(&error)),
+        )
+    })?;
+    let crowd = Crowd::assemble(args, &target, &schedule)?;
+    let (sent, cpu_ns) = crowd.run(&schedule, cpu)?;
+    let report = Report { args, shards: target.sockets.len(), schedule: &schedule, sent: &sent, cpu_ns };
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", report.json())?;
+    } else {
+        write!(out, "{report}")?;
+    }
+    Ok(Exit::Clean)
+}
+
+/// Where beats go.
+struct Target {
+    sockets: Vec<PathBuf>,
+    observer: Option<u32>,
+}
+
+impl Target {
+    fn find(args: &LoadArgs) -> Result<Self, CliError> {
+        if !args.socket.is_empty() {
+            if args.observe == Some(None) {
+                let message =
+                    "cannot observe: sockets do not say whose they are; name the process, --observe PID";
+                return Err(CliError::new(Exit::Usage, message));
+            }
+            return Ok(Self { sockets: args.socket.clone(), observer: args.observe.flatten() });
+        }
+        let dir = match &args.dir {
+            Some(dir) => dir.clone(),
+            None => varta_fleet::plan::default_dir()?,
+        };
+        let manifest =
+            Manifest::read(&dir).map_err(|error| CliError::new(Exit::Unavailable, error.to_string()))?;
+        let observer = args.observe.map(|pid| pid.unwrap_or(manifest.pid));
+        Ok(Self { sockets: manifest.shards.into_iter().map(|shard| shard.socket).collect(), observer })
+    }
+
+    fn socket_for(&self, pid: u32) -> &Path {
+        let shards = u32::try_from(self.sockets.len()).unwrap_or(u32::MAX);
+        &self.sockets[shard_for(pid, shards) as usize]
+    }
+}
+
+/// All agents, connected and waiting for the word.
+struct Crowd {
+    children: Vec<Child>,
+    gate: PipeWriter,
+    answers: BufReader<PipeReader>,
+    forger: Option<forge::Forger>,
+}
+
+impl Crowd {
+    fn assemble(args: &LoadArgs, target: &Target, schedule: &Schedule) -> Result<Self, CliError> {
+        let failed = |what: &'static str| {
+            move |error: io::Error| {
+                CliError::new(
+                    Exit::Runtime,
+                    format!("cannot {what}: {}; ask for fewer agents", Reason(&error)),
+                )
+            }
+        };
+        let program = std::env::current_exe().map_err(failed("find this program"))?;
+        let (gate_end, gate) = io::pipe().map_err(failed("make a pipe"))?;
+        let (answers, answer_end) = io::pipe().map_err(failed("make a pipe"))?;
+        let mut crowd = Self { children: Vec::new(), gate, answers: BufReader::new(answers), forger: None };
+        for index in 0..args.agents {
+            let mut command = Command::new(&program);
+            command.arg("load-agent");
+            if !args.forge {
+                command.args(schedule.arguments(index));
+                command.args(["--wire", version_of(&args.wire, index)]);
+                for socket in &target.sockets {
+                    command.arg("--socket").arg(socket);
+                }
+            }
+            command.stdin(gate_end.try_clone().map_err(failed("share a pipe"))?);
+            command.stdout(answer_end.try_clone().map_err(failed("share a pipe"))?);
+            command.stderr(Stdio::inherit());
+            crowd.children.push(command.spawn().map_err(failed("start an agent"))?);
+        }
+        drop((gate_end, answer_end));
+        crowd.await_ready()?;
+        if args.forge {
+            let pids: Vec<u32> = crowd.children.iter().map(Child::id).collect();
+            let versions = (0..args.agents).map(|index| wire_version(version_of(&args.wire, index)));
+            let agents =
+                pids.iter().zip(versions).map(|(pid, version)| (*pid, target.socket_for(*pid), version));
+            crowd.forger = Some(forge::Forger::new(agents)?);
+        }
+        Ok(crowd)
+    }
+
+    /// Each says that it is connected, or why it is not.
+    fn await_ready(&mut self) -> Result<(), CliError> {
+        let expected = self.children.len();
+        for ready in 0..expected {
+            match self.answer()?.as_deref() {
+                Some("ready") => {}
+                Some(problem) => return Err(CliError::new(Exit::Unavailable, problem.to_owned())),
+                None => {
+                    let message = format!(
+                        "only {ready} of {} could be started and connect within {PATIENCE:?}; see the messages above",
+                        counted(expected as u64, "agent")
+                    );
+                    return Err(CliError::new(Exit::Runtime, message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The next line of any agent; `None` when all are gone.
+    fn answer(&mut self) -> Result<Option<String>, CliError> {
+        let mut line = String::new();
+        let len = self.answers.read_line(&mut line).map_err(|error| {
+            CliError::new(Exit::Runtime, format!("cannot hear the agents: {}", Reason(&error)))
+        })?;
+        Ok((len > 0).then(|| line.trim_end().to_owned()))
+    }
+
+    /// Lets them beat; takes the CPU time of the observer while it is measured.
+    fn run(mut self, schedule: &Schedule, cpu: Option<Cpu>) -> Result<(Sent, Option<u64>), CliError> {
+        let begin = now_ns() + LEAD_NS;
+        let failed = |error: io::Error| {
+            CliError::new(Exit::Runtime, format!("cannot start the agents: {}", Reason(&error)))
+        };
+        let forger = self.forger.take().map(|forger| forger.start(schedule, begin));
+        for _ in &self.children {
+            self.gate.write_all(&begin.to_le_bytes()).map_err(failed)?;
+        }
+        sleep_until(begin + schedule.warm_up_ns);
+        let before = cpu.as_ref().map(Cpu::used_ns).transpose().map_err(gone)?;
+        sleep_until(begin + schedule.warm_up_ns + schedule.length_ns);
+        let after = cpu.as_ref().map(Cpu::used_ns).transpose().map_err(gone)?;
+        let mut sent = Sent::default();
+        if let Some(forger) = forger {
+            sent.merge(&forger.finish()?);
+        }
+        drop(self.gate);
+        while let Some(line) = {
+            let mut line = String::new();
+            self.answers.read_line(&mut line).map_err(failed)?;
+            (!line.is_empty()).then_some(line)
+        } {
+            sent.take(line.trim_end()).map_err(|problem| CliError::new(Exit::Runtime, problem))?;
+        }
+        for mut child in self.children {
+            child.wait().map_err(failed)?;
+        }
+        Ok((sent, before.zip(after).map(|(before, after)| after.saturating_sub(before))))
+    }
+}
+
+fn gone(error: io::Error) -> CliError {
+    CliError::new(Exit::Runtime, format!("the observer is gone: {}; nothing was measured", Reason(&error)))
+}
+
+fn version_of(wire: &str, index: u32) -> &str {
+    match wire {
+        "mixed" if index.is_multiple_of(2) => "0.1",
+        "mixed" => "0.2",
+        one => one,
+    }
+}
+
+fn wire_version(word: &str) -> Version {
+    if word == "0.1" { Version::V01 } else { Version::V02 }
+}
