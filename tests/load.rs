@@ -1,0 +1,137 @@
+//! The load generator, against a real observer and against sockets that nobody reads.
+
+mod common;
+
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::{Observer, Options, needs_root};
+use serde_json::Value;
+
+fn load(arguments: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_varta-fleet");
+    Command::new(program).arg("load").args(arguments).env_remove("VARTA_DIR").output().expect("it starts")
+}
+
+fn measured(observer: &Observer, arguments: &[&str]) -> Value {
+    let dir = observer.dir();
+    let dir = dir.to_str().expect("text");
+    let brief = ["--dir", dir, "--warm-up", "200ms", "--for", "1s", "--json"];
+    let output = load(&[&brief, arguments].concat());
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+fn with_room() -> Observer {
+    Observer::start(Options { queue_limit: Some(4096), ..Options::default() })
+}
+
+fn number(report: &Value, field: &str) -> u64 {
+    report[field].as_u64().unwrap_or_else(|| panic!("no {field} in {report}"))
+}
+
+#[test]
+fn every_beat_that_is_due_is_sent_and_taken() {
+    let mut observer = with_room();
+    let report = measured(&observer, &["--agents", "20", "--rate", "1000", "--observe"]);
+    // However late they are: what is due within the second is sent.
+    assert_eq!(number(&report, "sent"), 1000, "{report}");
+    assert_eq!(report["refused"], serde_json::json!({}), "{report}");
+    assert!(number(&report, "observer_cpu_ns") > 0, "{report}");
+    for times in ["late_ns", "send_ns"] {
+        assert!(number(&report[times], "p50") <= number(&report[times], "max"), "{report}");
+    }
+    let table = observer.table();
+    let beats = table.shard(0, "beats") + table.shard(1, "beats");
+    assert_eq!(beats, 1200, "those of the warm-up, too:\n{table}");
+    assert_eq!(table.shard(0, "lost") + table.shard(1, "lost"), 0, "{table}");
+    let ups = observer.events().iter().filter(|event| event.kind() == "up").count();
+    assert_eq!(ups, 20, "each agent is a process");
+    observer.stop();
+}
+
+#[test]
+fn agents_speak_the_version_they_are_told_to() {
+    for (wire, expected) in [("0.1", 20), ("0.2", 20), ("mixed", 20)] {
+        let mut observer = with_room();
+        let report = measured(&observer, &["--agents", "10", "--rate", "100", "--wire", wire]);
+        assert_eq!(number(&report, "sent"), 100, "{wire}: {report}");
+        let events = observer.events().len();
+        assert!(events >= expected, "up and exit of each: {events}");
+        let kinds =
+            observer.events().iter().filter(|event| ["decode", "auth", "mixed"].contains(&event.kind()));
+        assert_eq!(kinds.count(), 0, "{wire}");
+        observer.stop();
+    }
+}
+
+#[test]
+fn flat_out_they_send_as_fast_as_the_kernel_takes_it() {
+    let mut observer = with_room();
+    let report = measured(&observer, &["--agents", "2", "--flat-out"]);
+    assert!(number(&report, "sent") > 1000, "{report}");
+    assert_eq!(report["rate"], Value::Null);
+    let table = observer.table();
+    assert!(table.shard(0, "beats") + table.shard(1, "beats") >= number(&report, "sent"), "{table}");
+    observer.stop();
+}
+
+#[test]
+fn one_sender_speaks_for_many_real_processes() {
+    needs_root("it beats in the name of other processes");
+    let mut observer = with_room();
+    let report = measured(&observer, &["--agents", "100", "--rate", "500", "--forge"]);
+    assert_eq!(number(&report, "sent"), 500, "{report}");
+    let ups = observer.events().iter().filter(|event| event.kind() == "up").count();
+    assert_eq!(ups, 100);
+    assert_eq!(observer.events().iter().filter(|event| event.kind() == "auth").count(), 0);
+    let table = observer.table();
+    assert!((table.shard(0, "beats") > 0) & (table.shard(1, "beats") > 0), "each on its shard:\n{table}");
+    observer.stop();
+}
+
+#[test]
+fn what_the_kernel_refuses_is_counted_by_its_reason() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("nobody-reads");
+    let _receiver = UnixDatagram::bind(&path).expect("bind");
+    let path = path.to_str().expect("text");
+    let brief = ["--warm-up", "0", "--for", "1s", "--agents", "10", "--rate", "20000", "--json"];
+    let output = load(&[&["--socket", path], &brief[..]].concat());
+    assert!(output.status.success(), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let refused = number(&report["refused"], "resource temporarily unavailable");
+    assert_eq!(number(&report, "sent") + refused, 20_000, "{report}");
+    assert!(refused > 0, "the queue is shorter than that: {report}");
+    let words = load(&[&["--socket", path], &brief[..8]].concat());
+    let words = String::from_utf8(words.stdout).expect("text");
+    assert!(words.contains("20000  resource temporarily unavailable"), "all of them, by now:\n{words}");
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("text").to_owned();
+    let nowhere = path("nowhere");
+    let cases: [(&[&str], i32, &str); 7] = [
+        (&["--dir", &nowhere], 69, "fleet.json: no such file or directory"),
+        (
+            &["--socket", &nowhere, "--agents", "3"],
+            69,
+            "nowhere: no such file or directory; is an observer running",
+        ),
+        (&["--socket", &nowhere, "--observe"], 2, "name the process, --observe PID"),
+        (&["--socket", &nowhere, "--observe", "4194303"], 69, "cannot measure process 4194303"),
+        (&["--flat-out", "--rate", "5"], 2, "cannot be used with"),
+        (&["--agents", "0"], 2, "0 is not in 1..=30000"),
+        (&["--for", "10"], 2, "10 has no unit; write 10s or 10ms"),
+    ];
+    for (arguments, code, words) in cases {
+        let output = load(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
+    assert!(!Path::new(&nowhere).exists());
+}
