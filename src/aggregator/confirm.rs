@@ -156,7 +156,12 @@ impl Aggregator {
             if told.is_identifying && has_time || self.resume_from_elsewhere(place).is_err() {
                 return false;
             }
-            self.told(place).is_returning = false;
+            let told = self.told(place);
+            told.is_returning = false;
+            if told.is_releasing {
+                (told.is_confirming, told.is_recalling) = (false, false);
+                return true;
+            }
         }
         if told.is_recalling && !self.recall(place, has_time) {
             return false;

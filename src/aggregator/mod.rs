@@ -465,7 +465,9 @@ impl Aggregator {
             let at =
                 if cold.first_arrival > there.last_arrival { cold.first_arrival } else { hot.last_arrival };
             if at <= there.last_arrival {
-                continue;
+                // Not back yet. An ordinary beat here would go unnoticed; after this it is news.
+                self.release(place, there.last_arrival, answer::RELEASE | answer::IF_SILENT);
+                return Ok(());
             }
             silence.resume_at = at;
             silence.resume_silent_ns = at.since(there.last_arrival);

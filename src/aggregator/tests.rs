@@ -814,6 +814,26 @@ fn an_agent_told_stalled_resumes_on_any_slot_it_has() {
 }
 
 #[test]
+fn an_old_beat_on_another_shard_resumes_nobody_and_the_next_one_does() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    // A beat from before the silence lies where nobody looks.
+    world.asleep = vec![1];
+    world.send(1, 7, &beat(7, 3));
+    world.run(100 * MS);
+    world.beats(0, 7, 4..5);
+    world.run(2 * THRESHOLD);
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+    world.asleep.clear();
+    world.run(100 * MS);
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+    world.beats(1, 7, 4..6);
+    assert_eq!(world.kinds(7), ["up", "stall", "resume", "moved"]);
+    assert_eq!(world.agents(), (1, 0));
+}
+
+#[test]
 fn an_agent_whose_shard_starts_over_while_it_is_asked_to_let_go_resumes_all_the_same() {
     let mut world = World::new(2);
     world.born(7);
