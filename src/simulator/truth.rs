@@ -253,7 +253,9 @@ fn live(
             What::Status { status, .. } => doing.status = status,
             What::Speak { version, .. } => doing.version = version,
             What::Terminal { .. } => {
-                let worth = if doing.version == Version::V01 { Worth::Perhaps } else { Worth::LastWords };
+                let is_claim_of_forger = agent.inner.is_some() && truth.lives[life].forges_from.is_some();
+                let is_open = doing.version == Version::V01 || is_claim_of_forger;
+                let worth = if is_open { Worth::Perhaps } else { Worth::LastWords };
                 let nonce = NONCE_TERMINAL;
                 let frame = Frame { nonce, status: Status::Critical, ..frame(&doing, agent) };
                 send(truth, doing.shard, agent, life, at, worth, frame);
