@@ -422,7 +422,8 @@ impl<'a> World<'a> {
             let takes = shard.reading_takes(&self.model, index, paused_until, self.story.setting.frame_ns);
             if takes > 0 || pause.is_some() {
                 let until = paused_until + takes;
-                if pause.is_some() {
+                // Who reads for long answers nobody meanwhile.
+                if pause.is_some() || takes > 4 * MS {
                     self.model.stands_still(index, until);
                 }
                 shard.middle = Some(Middle { from: now, pause, kicked_at: shard.port.take_kick() });

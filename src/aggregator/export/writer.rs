@@ -1014,6 +1014,17 @@ mod tests {
         path
     }
 
+    /// Everything until the writer's thread has let go of the pipe, which it does after its report.
+    fn read_until_hang_up(reader: &mut File) -> Vec<u8> {
+        let mut got = Vec::new();
+        while let Err(error) = reader.read_to_end(&mut got) {
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+            let long = Timespec::try_from(LONG).unwrap();
+            assert_eq!(poll(&mut [PollFd::new(&*reader, PollFlags::IN)], Some(&long)), Ok(1), "it lets go");
+        }
+        got
+    }
+
     fn reader_of(fifo: &Path) -> File {
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(fifo).unwrap()
     }
@@ -1031,10 +1042,9 @@ mod tests {
         assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::EAGAIN }));
 
         let begun = Instant::now();
-        let report = writer.close(Duration::from_millis(100));
+        let report = writer.close(Duration::from_secs(1));
         assert!(begun.elapsed() < LONG);
-        let mut got = Vec::new();
-        reader.read_to_end(&mut got).unwrap();
+        let got = read_until_hang_up(&mut reader);
         let all = lines_of(1..=COUNT);
         assert_eq!(got, all[..got.len()]);
         assert_eq!(report.lines, newlines(&got));
