@@ -56,8 +56,10 @@ pub struct ShardCounters {
     pub clock_steps: Counter,
     /// Length of all blind windows that ended, ns.
     pub blind_ns: Counter,
-    /// 1 while the queue is full.
+    /// 1 during a blind window, and until a tick after it.
     pub is_blind: Counter,
+    /// End of the last blind window that began before the watermark, ns of MONOTONIC.
+    pub last_blind_end: Counter,
     /// Beats lost before us, from gaps in nonces: a lower bound.
     pub beats_lost: Counter,
     /// Limit of the socket's queue.

@@ -381,10 +381,9 @@ pub struct Sight {
     pub watermark: MonoNs,
     /// How long the shard had been paused in all before the watermark, ns.
     pub paused_before: u64,
-    /// End of the last blind window; the origin of time if there was none.
+    /// End of the last blind window that began before the watermark, which may be later than that; the origin
+    /// of time if there was none.
     pub last_blind_end: MonoNs,
-    /// The shard is blind right now: its queue is full.
-    pub is_blind: bool,
 }
 
 impl Sight {
@@ -418,12 +417,11 @@ pub fn judge(last_arrival: MonoNs, paused_before: u64, threshold_ns: u64, sight:
     if sight.watermark < deadline {
         return Judgement::NotBefore(deadline);
     }
-    let was_blind = sight.is_blind || sight.last_blind_end > last_arrival;
-    if !was_blind {
+    if sight.last_blind_end <= last_arrival {
         return Judgement::Stalled { is_certain: true };
     }
     let excused_until = sight.last_blind_end + threshold_ns;
-    if !sight.is_blind && sight.watermark >= excused_until {
+    if sight.watermark >= excused_until {
         return Judgement::Stalled { is_certain: true };
     }
     let paused = sight.paused_before.saturating_sub(paused_before);
@@ -433,9 +431,7 @@ pub fn judge(last_arrival: MonoNs, paused_before: u64, threshold_ns: u64, sight:
         return Judgement::Stalled { is_certain: false };
     }
     let switched_off_until = sight.watermark + (awake_max - awake);
-    // While blind the end of the blindness is unknown: look again soon enough to be on time after it.
-    let again = if sight.is_blind { sight.watermark + threshold_ns / 4 } else { excused_until };
-    Judgement::NotBefore(again.min(switched_off_until))
+    Judgement::NotBefore(excused_until.min(switched_off_until))
 }
 
 /// Whether the beats lost during a stalled silence, evenly spread, would have left no silence of a

@@ -385,7 +385,7 @@ fn a_refused_frame_claims_nothing() {
 // --- judgement -------------------------------------------------------------------------------------
 
 fn sight(watermark: MonoNs) -> Sight {
-    Sight { watermark, paused_before: 0, last_blind_end: MonoNs(0), is_blind: false }
+    Sight { watermark, paused_before: 0, last_blind_end: MonoNs(0) }
 }
 
 const CERTAIN: Judgement = Judgement::Stalled { is_certain: true };
@@ -412,7 +412,7 @@ fn after_blindness_it_takes_a_whole_threshold_of_sight() {
 
 #[test]
 fn nobody_switches_stalls_off_by_blinding_us() {
-    let at = |watermark| Sight { is_blind: true, ..sight(watermark) };
+    let at = |watermark| Sight { last_blind_end: watermark + 1, ..sight(watermark) };
     let mut now = START + T;
     loop {
         match judge(START, 0, T, &at(now)) {
@@ -452,14 +452,14 @@ fn pauses_are_no_time_awake() {
     let later = Sight { watermark: START + 3600 * MS, ..after };
     assert_eq!(judge(arrival, 50 * MS, T, &later), CERTAIN);
     // Blind ever since: awake for 3 T only at 4.8 s.
-    let blind = |ms| Sight { watermark: START + ms * MS, is_blind: true, ..after };
+    let blind = |ms| Sight { watermark: START + ms * MS, last_blind_end: START + ms * MS, ..after };
     assert!(matches!(judge(arrival, 50 * MS, T, &blind(4799)), Judgement::NotBefore(_)));
     assert_eq!(judge(arrival, 50 * MS, T, &blind(4800)), UNCERTAIN);
 }
 
 #[test]
 fn a_threshold_without_end_never_comes() {
-    let judgement = judge(START, 0, u64::MAX, &Sight { is_blind: true, ..sight(MonoNs(u64::MAX - 1)) });
+    let judgement = judge(START, 0, u64::MAX, &sight(MonoNs(u64::MAX - 1)));
     assert_eq!(judgement, Judgement::NotBefore(MonoNs(u64::MAX)));
 }
 

@@ -185,10 +185,15 @@ impl Aggregator {
         }
         // If asked in vain, nobody could say in time whether there is a process to be stalled.
         let mut is_uncertain = cold.is_stall_uncertain || is_unseen || told.existence == Existence::Asked;
-        for other in self.places_of(told.pid) {
+        let pid = told.pid;
+        let threshold_ns = self.threshold_of(&hot);
+        for other in self.places_of(pid) {
             if other != place {
                 let counters = &self.view(other.shard).port.counters;
-                is_uncertain |= counters.watermark() < cold.stall_at || counters.is_blind.get() != 0;
+                let blind_end = MonoNs(counters.last_blind_end.get());
+                // It owes the agent a threshold of sight as the judge does.
+                let is_blind = blind_end > hot.last_arrival && blind_end + threshold_ns > cold.stall_at;
+                is_uncertain |= counters.watermark() < cold.stall_at || is_blind;
             }
         }
         let silent_since = hot.last_arrival;
@@ -270,7 +275,8 @@ impl Aggregator {
             // What beat later than the exit is an heir, whose words are not the last of the dead.
             let rank = |hot: &Hot| (hot.last_arrival <= at, hot.last_arrival);
             let is_later = last.as_ref().is_none_or(|(_, latest, _)| rank(&hot) > rank(latest));
-            let is_told = !self.told(*place).is_closed && !self.told(*place).is_held;
+            let of = self.told(*place);
+            let is_told = !of.is_closed && !of.is_held && !of.is_over();
             if is_told && hot.pid == told.pid && is_later {
                 last = Some((*place, hot, cold));
             }

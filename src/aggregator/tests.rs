@@ -873,6 +873,33 @@ fn who_takes_a_dead_agents_pid_on_another_shard_is_somebody_else() {
     assert_eq!(world.agents(), (1, 0));
 }
 
+/// A slot that is not given back yet belongs to one whose exit was told, and dies no second time.
+#[test]
+fn the_exit_of_an_heir_is_told_of_the_heir() {
+    let mut world = World::new(2);
+    world.is_watching = true;
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    world.processes.remove(&7);
+    while world.count("exit") == 0 {
+        world.run(STEP);
+    }
+    world.asleep = vec![0];
+    for (incarnation, nonces) in [(70, 1..3), (77, 1..2)] {
+        world.clock.advance(STEP);
+        let started = world.now();
+        world
+            .processes
+            .insert(7, Process { incarnation, started, comm: "agent", exe: "/agent", ..Process::default() });
+        world.clock.advance(STEP);
+        world.beats(1, 7, nonces);
+    }
+    world.run(2 * EXIT_NS);
+    let told = world.told.iter().filter_map(|event| Some((event.kind.name(), event.agent?.session)));
+    let expected = [("up", 1), ("exit", 1), ("up", 2), ("exit", 2)];
+    assert_eq!(told.take(4).collect::<Vec<_>>(), expected);
+}
+
 #[test]
 fn a_pid_that_is_reused_on_another_shard_resumes_nobody() {
     for is_stalled in [false, true] {

@@ -90,7 +90,7 @@ impl<T: Transport, C: Clock> Core<T, C> {
             uids
         });
         Self {
-            sight: Sight::new(transport.queue_limit(), limits.threshold_min_ns, limits.tick_ns, now),
+            sight: sight_of(&transport, limits, now),
             arrivals: Arrivals::new(&clock),
             limits,
             transport,
@@ -114,10 +114,9 @@ impl<T: Transport, C: Clock> Core<T, C> {
     pub fn recover(&mut self) {
         self.now = self.clock.mono();
         self.is_now_stale = false;
-        let Limits { threshold_min_ns, tick_ns } = self.limits;
         // What is queued is not processed: the watermark and the arrivals go on from where they were.
         let watermark = self.sight.watermark();
-        self.sight = Sight::new(self.transport.queue_limit(), threshold_min_ns, tick_ns, self.now);
+        self.sight = sight_of(&self.transport, self.limits, self.now);
         self.sight.go_on_from(watermark);
         self.tracker.recover(self.now);
     }
@@ -248,6 +247,11 @@ impl<T: Transport, C: Clock> Core<T, C> {
         }
         self.tracker.judge(&view, budget, |since| sight.blind_since(since), on_stall)
     }
+}
+
+fn sight_of(transport: &impl Transport, limits: Limits, now: MonoNs) -> Sight {
+    let Limits { threshold_min_ns, tick_ns } = limits;
+    Sight::new(transport.queue_limit(), transport.batch_max(), threshold_min_ns, tick_ns, now)
 }
 
 /// The 32 bytes of a datagram whose sender the kernel attests and we let in.

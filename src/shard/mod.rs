@@ -170,7 +170,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
                 break;
             }
         }
-        self.pace.on_turn(frames, self.core.sight.take_depth(), self.core.now());
+        self.pace.on_turn(frames, !self.is_behind, self.core.now());
         Ok(())
     }
 
@@ -343,6 +343,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         let counters = &self.port.counters;
         let sight = &self.core.sight;
         counters.is_blind.set(u64::from(sight.is_blind()));
+        counters.last_blind_end.set(sight.last_blind_end().0);
         counters.blind_ns.set(sight.blind_total_ns());
         counters.clock_steps.set(self.core.clock_steps());
         counters.beats_lost.set(self.core.tracker.beats_lost());

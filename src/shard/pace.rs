@@ -1,7 +1,7 @@
 //! How long a shard sleeps before it drains its socket.
 //!
 //! Being woken costs more than a beat, so under load the shard sleeps briefly and drains many. It is
-//! controlled by the measured depth of the queue, not by the rate: a rate says nothing about bursts.
+//! controlled by how deep the queue was found, not by the rate: a rate says nothing about bursts.
 //! With less than about one beat per sleep, sleeping first would only double the wake-ups; then each
 //! datagram wakes the shard.
 
@@ -25,6 +25,8 @@ pub struct Pace {
     alert_until: MonoNs,
     look_from: MonoNs,
     frames: u64,
+    /// Datagrams read since the queue was seen empty.
+    backlog: u64,
     is_busy: bool,
 }
 
@@ -38,13 +40,14 @@ impl Pace {
             alert_until: MonoNs(0),
             look_from: now,
             frames: 0,
+            backlog: 0,
             is_busy: false,
         }
     }
 
-    /// Takes what the last turn found: `frames` datagrams, and how deep the queue was if it was measured.
+    /// Takes what the last turn found: `frames` datagrams, and whether they were all.
     #[inline]
-    pub fn on_turn(&mut self, frames: u64, depth: Option<u32>, now: MonoNs) {
+    pub fn on_turn(&mut self, frames: u64, is_drained: bool, now: MonoNs) {
         if self.max_ns == 0 {
             return;
         }
@@ -55,8 +58,13 @@ impl Pace {
             self.frames = 0;
             self.look_from = now;
         }
-        let Some(depth) = depth else { return };
-        let (depth, places) = (u64::from(depth), u64::from(self.places));
+        self.backlog += frames;
+        if !is_drained {
+            return;
+        }
+        // What came while it was drained is part of it: so much would have waited, had it come at once.
+        let depth = std::mem::take(&mut self.backlog);
+        let places = u64::from(self.places);
         if depth * 2 >= places && depth > 1 {
             self.delay_ns = 0;
             self.alert_until = now + ALERT_NS;
@@ -80,10 +88,10 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    fn turns(pace: &mut Pace, now: &mut MonoNs, turns: u64, frames: u64, depth: u32) {
+    fn turns(pace: &mut Pace, now: &mut MonoNs, turns: u64, frames: u64) {
         for _ in 0..turns {
             *now = *now + MS;
-            pace.on_turn(frames, Some(depth), *now);
+            pace.on_turn(frames, true, *now);
         }
     }
 
@@ -92,10 +100,10 @@ mod tests {
         let mut now = MonoNs(0);
         let mut pace = Pace::new(MS, 512, now);
         assert_eq!(pace.delay(), None);
-        turns(&mut pace, &mut now, 100, 5, 5);
+        turns(&mut pace, &mut now, 100, 5);
         assert_eq!(pace.delay(), Some(MS));
         for _ in 0..10 {
-            turns(&mut pace, &mut now, 1, 1, 1);
+            turns(&mut pace, &mut now, 1, 1);
             now = now + 99 * MS;
         }
         assert_eq!(pace.delay(), None, "10 beats a second do not pay for sleeping first");
@@ -105,14 +113,14 @@ mod tests {
     fn a_deep_queue_shortens_the_sleep_and_a_half_full_one_ends_it_for_ten_seconds() {
         let mut now = MonoNs(0);
         let mut pace = Pace::new(MS, 511, now);
-        turns(&mut pace, &mut now, 100, 50, 50);
-        turns(&mut pace, &mut now, 1, 150, 150);
+        turns(&mut pace, &mut now, 100, 50);
+        turns(&mut pace, &mut now, 1, 150);
         assert_eq!(pace.delay(), Some(MS / 2));
-        turns(&mut pace, &mut now, 1, 256, 256);
+        turns(&mut pace, &mut now, 1, 256);
         assert_eq!(pace.delay(), None);
-        turns(&mut pace, &mut now, 9_000, 5, 5);
+        turns(&mut pace, &mut now, 9_000, 5);
         assert_eq!(pace.delay(), None);
-        turns(&mut pace, &mut now, 1_100, 5, 5);
+        turns(&mut pace, &mut now, 1_100, 5);
         assert_eq!(pace.delay(), Some(MS));
     }
 
@@ -120,7 +128,7 @@ mod tests {
     fn no_delay_means_none_and_a_small_queue_starts_without() {
         let mut now = MonoNs(0);
         let mut none = Pace::new(0, 512, now);
-        turns(&mut none, &mut now, 100, 50, 50);
+        turns(&mut none, &mut now, 100, 50);
         assert_eq!(none.delay(), None);
         let small = Pace::new(MS, 10, now);
         assert_eq!(small.delay_ns, 0);

@@ -4,6 +4,8 @@
 //! judgements, and the blind windows to tell. Thread: shard. Allocates: at start only. Time is an
 //! argument.
 
+use std::collections::VecDeque;
+
 use crate::event::BlindWhy;
 use crate::rules;
 use crate::time::MonoNs;
@@ -37,12 +39,12 @@ impl Window {
 /// A blind window as it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blindness {
-    /// The window; `end` is meaningless while it is open.
+    /// The window, as far as it is known to reach.
     pub window: Window,
     /// What blinded the shard.
     pub why: BlindWhy,
-    /// It goes on.
-    pub is_open: bool,
+    /// The end of the last pause in it.
+    pub paused_until: Option<MonoNs>,
     /// Its begin was told already.
     pub is_begin_told: bool,
 }
@@ -50,7 +52,7 @@ pub struct Blindness {
 /// What to tell of blindness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlindNews {
-    /// It began at `start` and goes on.
+    /// It began at `start`, and may go on.
     Began(Window, BlindWhy),
     /// A window whose begin was told ended.
     Ended(Window, BlindWhy),
@@ -69,17 +71,19 @@ struct Wait {
     is_for_datagrams: bool,
 }
 
-/// How full the queue was at the begin of one receive call, counted as its frames come out.
+/// One receive call since the queue was seen empty last.
 #[derive(Clone, Copy, Debug)]
-struct DepthMeasure {
-    at: MonoNs,
-    frames: u32,
+struct Call {
+    /// The number of its first datagram, counted from the begin of sight.
+    first: u64,
+    /// Its datagrams had left the queue by then.
+    left_by: MonoNs,
 }
 
 /// One shard's sight.
 #[derive(Clone, Debug)]
 pub struct Sight {
-    places: u32,
+    places: u64,
     pause_ns: u64,
     tick_ns: u64,
     watermark: MonoNs,
@@ -89,9 +93,12 @@ pub struct Sight {
     t_pre: MonoNs,
     received_at: MonoNs,
     is_first_frame_due: bool,
-    depth: Option<DepthMeasure>,
-    measured: Option<u32>,
-    full_since: Option<MonoNs>,
+    /// Datagrams taken, in all and until the queue was seen empty last.
+    taken: u64,
+    taken_when_empty: u64,
+    /// The calls that took the last `places` datagrams, or all since the queue was empty. Oldest first.
+    calls: VecDeque<Call>,
+    full_until: MonoNs,
     /// Pause windows that frames still queued may have arrived in, oldest first.
     windows: [Window; WINDOWS_MAX],
     windows_len: usize,
@@ -109,16 +116,19 @@ pub struct Sight {
 }
 
 impl Sight {
-    /// The sight of a shard whose socket holds `queue_limit` + 1 datagrams, judging nothing shorter than
-    /// `threshold_ns` (the smallest threshold there is), from `now` on.
+    /// The sight of a shard whose socket holds `queue_limit` + 1 datagrams and yields `batch_max` of them a
+    /// call, judging nothing shorter than `threshold_ns` (the smallest threshold there is), from `now` on.
     ///
     /// All time before `now` counts as one pause: whoever beat before, into the queue or to a thread that
     /// this one takes over from, is owed a whole threshold of sight.
-    pub fn new(queue_limit: u32, threshold_ns: u64, tick_ns: u64, now: MonoNs) -> Self {
+    pub fn new(queue_limit: u32, batch_max: usize, threshold_ns: u64, tick_ns: u64, now: MonoNs) -> Self {
+        let places = u64::from(queue_limit) + 1;
+        // All but the last call before the queue is seen empty are of `batch_max`.
+        let calls_max = usize::try_from(places).unwrap_or(usize::MAX) / batch_max.max(1) + 3;
         let mut windows = [Window::default(); WINDOWS_MAX];
         windows[0].end = now;
         Self {
-            places: queue_limit.saturating_add(1),
+            places,
             pause_ns: PAUSE_MIN_NS.max(threshold_ns / 4),
             tick_ns,
             watermark: now,
@@ -127,9 +137,10 @@ impl Sight {
             t_pre: now,
             received_at: now,
             is_first_frame_due: false,
-            depth: None,
-            measured: None,
-            full_since: None,
+            taken: 0,
+            taken_when_empty: 0,
+            calls: VecDeque::with_capacity(calls_max),
+            full_until: now,
             windows,
             windows_len: 1,
             paused_ns: 0,
@@ -168,15 +179,12 @@ impl Sight {
             self.ran(t_pre);
         }
         self.t_pre = t_pre;
-        // One that counted nothing is of a call that failed.
-        if self.depth.is_none_or(|depth| depth.frames == 0) {
-            self.depth = Some(DepthMeasure { at: t_pre, frames: 0 });
-        }
     }
 
     /// The present call returned by `at`: its datagrams arrived before. To be called before them.
     #[inline]
     pub fn received(&mut self, at: MonoNs) {
+        self.calls.push_back(Call { first: self.taken, left_by: at.max(self.t_pre) });
         if self.is_first_frame_due {
             // What there is to say of the wait comes first.
             self.received_at = at;
@@ -193,15 +201,9 @@ impl Sight {
         if self.is_first_frame_due {
             self.end_wait(Some(arrival));
         }
-        if let Some(depth) = &mut self.depth {
-            if arrival <= depth.at {
-                depth.frames += 1;
-                if depth.frames >= self.places {
-                    self.decided(arrival);
-                }
-            } else {
-                self.decided(arrival);
-            }
+        self.taken += 1;
+        if self.taken - self.taken_when_empty >= self.places {
+            self.look_for_room(arrival);
         }
         self.watermark = self.watermark.max(arrival);
     }
@@ -214,9 +216,8 @@ impl Sight {
             self.end_wait(None);
         }
         if is_queue_empty {
-            if self.depth.is_some() {
-                self.decided(self.t_pre);
-            }
+            self.taken_when_empty = self.taken;
+            self.calls.clear();
             self.watermark = self.watermark.max(self.t_pre);
             self.forget_windows();
         }
@@ -240,7 +241,6 @@ impl Sight {
             watermark: self.watermark,
             paused_before: self.paused_before(self.watermark),
             last_blind_end: self.last_blind_end,
-            is_blind: self.full_since.is_some(),
         }
     }
 
@@ -255,14 +255,14 @@ impl Sight {
         self.watermark
     }
 
-    /// Depth of the queue at the begin of the receive call measured last, once.
-    pub const fn take_depth(&mut self) -> Option<u32> {
-        self.measured.take()
+    /// Whether there is a blind window that may still grow.
+    pub const fn is_blind(&self) -> bool {
+        self.blindness.is_some()
     }
 
-    /// Whether the queue is full at present.
-    pub const fn is_blind(&self) -> bool {
-        self.full_since.is_some()
+    /// End of the last blind window, to the instant.
+    pub const fn last_blind_end(&self) -> MonoNs {
+        self.last_blind_end
     }
 
     /// Length of all blind windows ended so far, ns.
@@ -274,18 +274,13 @@ impl Sight {
     pub fn blind_since(&self, last_arrival: MonoNs) -> u64 {
         let within = |window: &Window| window.end.since(window.start.max(last_arrival));
         let ended: u64 = self.recent.iter().map(within).sum();
-        let now = self.blindness.map_or(0, |blindness| {
-            let end = if blindness.is_open { self.watermark } else { blindness.window.end };
-            within(&Window { start: blindness.window.start, end })
-        });
-        ended + now
+        ended + self.blindness.map_or(0, |blindness| within(&blindness.window))
     }
 
     /// What there is to tell of blindness, one at a time. A window that ended is told once nothing can
     /// merge with it any more: a tick later.
     pub fn take_news(&mut self) -> Option<BlindNews> {
         if let Some(blindness) = &mut self.blindness
-            && !blindness.is_open
             && self.watermark >= blindness.window.end + self.tick_ns
         {
             self.finish();
@@ -300,10 +295,10 @@ impl Sight {
             });
         }
         let blindness = self.blindness.as_mut()?;
-        // The full queue that a pause left behind is gone within a tick, or it is news.
-        let is_aftermath =
-            blindness.why == BlindWhy::Paused && self.watermark < blindness.window.end + self.tick_ns;
-        if !blindness.is_open || blindness.is_begin_told || is_aftermath {
+        // A pause is noticed at its end, so begin and end are told together. The full queue that it left
+        // behind is gone within a tick, or it is news.
+        let is_over = blindness.paused_until.is_some_and(|end| blindness.window.end < end + self.tick_ns);
+        if blindness.is_begin_told || is_over {
             return None;
         }
         blindness.is_begin_told = true;
@@ -328,8 +323,7 @@ impl Sight {
 
     /// When [`Sight::take_news`] will have something to say without any further input.
     pub fn news_due(&self) -> Option<MonoNs> {
-        let blindness = self.blindness?;
-        (!blindness.is_open).then(|| blindness.window.end + self.tick_ns)
+        self.blindness.map(|blindness| blindness.window.end + self.tick_ns)
     }
 
     /// The first receive call after a wait found its oldest frame, or none: was the wait longer than
@@ -374,54 +368,53 @@ impl Sight {
         self.windows_len += 1;
         self.last_blind_end = self.last_blind_end.max(window.end);
         match &mut self.blindness {
-            Some(blindness) if blindness.is_open || window.start <= blindness.window.end + self.tick_ns => {
+            Some(blindness) if window.start <= blindness.window.end + self.tick_ns => {
                 blindness.why = BlindWhy::Paused;
+                blindness.paused_until = Some(window.end);
                 if !blindness.is_begin_told {
                     blindness.window.start = blindness.window.start.min(window.start);
                 }
-                blindness.window.end = window.end;
+                blindness.window.end = blindness.window.end.max(window.end);
             }
             _ => {
                 self.finish();
-                self.blindness =
-                    Some(Blindness { window, why: BlindWhy::Paused, is_open: false, is_begin_told: false });
+                self.blindness = Some(Blindness {
+                    window,
+                    why: BlindWhy::Paused,
+                    paused_until: Some(window.end),
+                    is_begin_told: false,
+                });
             }
         }
     }
 
-    /// The depth at `depth.at` is known; `last` is the arrival that decided it.
-    fn decided(&mut self, last: MonoNs) {
-        let Some(depth) = self.depth.take() else { return };
-        self.measured = Some(depth.frames);
-        if depth.frames >= self.places {
-            if self.full_since.is_none() {
-                // It was full from the arrival that took the last place.
-                self.full_since = Some(last);
-                self.open_full(last);
-            }
-        } else if self.full_since.take().is_some() {
-            self.last_blind_end = self.last_blind_end.max(depth.at);
-            if let Some(blindness) = &mut self.blindness
-                && blindness.is_open
-            {
-                blindness.is_open = false;
-                blindness.window.end = blindness.window.end.max(depth.at);
-            }
+    /// The queue holds `places`. So the datagram that arrived at `arrival` found all but one of them taken, if
+    /// the one that lay `places` - 1 before it was still there; and from then on, until that one left, the
+    /// kernel refused all others.
+    fn look_for_room(&mut self, arrival: MonoNs) {
+        let Some(number) = self.taken.checked_sub(self.places) else { return };
+        while self.calls.get(1).is_some_and(|next| next.first <= number) {
+            self.calls.pop_front();
+        }
+        let Some(call) = self.calls.front().filter(|call| call.first <= number) else { return };
+        // Those that one call took leave the same end.
+        if call.left_by >= arrival && call.left_by > self.full_until {
+            self.full_until = call.left_by;
+            self.full(Window { start: arrival, end: call.left_by });
         }
     }
 
     #[cold]
-    fn open_full(&mut self, since: MonoNs) {
+    fn full(&mut self, window: Window) {
+        self.last_blind_end = self.last_blind_end.max(window.end);
         match &mut self.blindness {
-            Some(blindness) if since <= blindness.window.end + self.tick_ns => blindness.is_open = true,
+            Some(blindness) if window.start <= blindness.window.end + self.tick_ns => {
+                blindness.window.end = blindness.window.end.max(window.end);
+            }
             _ => {
                 self.finish();
-                self.blindness = Some(Blindness {
-                    window: Window { start: since, end: since },
-                    why: BlindWhy::Full,
-                    is_open: true,
-                    is_begin_told: false,
-                });
+                self.blindness =
+                    Some(Blindness { window, why: BlindWhy::Full, paused_until: None, is_begin_told: false });
             }
         }
     }

@@ -6,6 +6,8 @@ use super::*;
 
 const MS: u64 = 1_000_000;
 const TICK: u64 = 10 * MS;
+/// Datagrams of a call, as far as room is made for calls.
+const BATCH: usize = 1;
 /// A threshold of 0.6 s: a gap of more than 150 ms is a pause.
 const T: u64 = 600 * MS;
 const START: MonoNs = MonoNs(1_000_000_000_000);
@@ -20,9 +22,8 @@ fn window(from_ms: u64, to_ms: u64) -> Window {
 }
 
 fn sight(queue_limit: u32) -> Sight {
-    let mut sight = Sight::new(queue_limit, T, TICK, START);
+    let mut sight = Sight::new(queue_limit, BATCH, T, TICK, START);
     call(&mut sight, 0, &[], true);
-    sight.take_depth();
     sight
 }
 
@@ -170,14 +171,13 @@ fn a_socket_that_keeps_failing_is_a_pause_like_any_other() {
 }
 
 #[test]
-fn a_call_that_fails_measures_no_depth() {
+fn a_call_that_fails_takes_nothing_from_the_queue() {
     let mut sight = sight(1);
     sight.begin_wait(at(10), false);
     sight.begin_receive(at(10));
     sight.begin_wait(at(20), false);
     call(&mut sight, 20, &[12, 15], true);
-    assert_eq!(sight.take_depth(), Some(2), "what arrived after the failed call was queued before the next");
-    assert!(sight.is_blind());
+    assert_eq!(sight.view().last_blind_end, at(20), "full from 15 until the next call");
 }
 
 #[test]
@@ -192,48 +192,71 @@ fn a_short_gap_with_room_left_is_no_blindness() {
 
 // --- a full queue ----------------------------------------------------------------------------------
 
+/// When the queue was full, as far as it is known.
+fn full(sight: &Sight) -> Option<Window> {
+    sight.blindness.map(|blindness| blindness.window)
+}
+
 #[test]
-fn full_is_exactly_one_more_than_the_limit_before_the_call() {
-    for (frames, is_full) in [(10, false), (11, true)] {
+fn full_is_exactly_one_more_than_the_limit() {
+    for (frames, expected) in [(10, None), (11, Some(window(11, 100)))] {
         let mut sight = sight(10);
         let arrivals: Vec<u64> = (1..=frames).collect();
         call(&mut sight, 100, &arrivals, true);
-        assert_eq!(sight.is_blind(), is_full, "{frames}");
-        assert_eq!(sight.take_depth(), Some(u32::try_from(frames).unwrap()));
-        assert_eq!(sight.take_depth(), None);
+        assert_eq!(full(&sight), expected, "{frames}");
     }
-    // What arrived during the call does not count.
+    // Nobody knows when in a call a datagram left the queue: by its end at the latest.
     let mut sight = sight(10);
-    call(&mut sight, 100, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 101, 102], true);
-    assert!(!sight.is_blind());
-    assert_eq!(sight.take_depth(), Some(10));
+    long_call(&mut sight, [100, 103, 104], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 101], true);
+    assert_eq!(full(&sight), Some(window(101, 103)));
 }
 
 #[test]
-fn full_is_measured_over_several_batches() {
-    for (last, is_full) in [([100, 100, 100], true), ([100, 100, 101], false)] {
+fn full_is_known_over_several_calls() {
+    for (last, expected) in [([100, 100, 100], Some(window(100, 100))), ([100, 100, 101], None)] {
         let mut sight = sight(10);
         call(&mut sight, 100, &[1, 2, 3, 4], false);
         call(&mut sight, 101, &[5, 6, 7, 8], false);
-        assert!(!sight.is_blind() && sight.take_depth().is_none(), "not decided");
+        assert!(!sight.is_blind(), "nobody knows yet");
         call(&mut sight, 102, &last, false);
-        assert_eq!(sight.is_blind(), is_full);
+        assert_eq!(full(&sight), expected, "the first of them left at 100");
     }
 }
 
 #[test]
-fn full_ends_at_the_first_measurement_below() {
+fn a_queue_that_was_emptied_in_between_was_not_full() {
+    let mut sight = sight(2);
+    call(&mut sight, 100, &[99, 99], true);
+    call(&mut sight, 100, &[100], true);
+    call(&mut sight, 101, &[100, 101], true);
+    assert_eq!(full(&sight), None);
+}
+
+/// Between any two calls the queue may fill, whatever the calls before and after find.
+#[test]
+fn no_call_at_which_the_queue_is_full_is_overlooked() {
+    let mut sight = sight(2);
+    call(&mut sight, 100, &[90], false);
+    // Three wait for the second call, and only the third sees that nothing came since the first.
+    call(&mut sight, 200, &[150], false);
+    call(&mut sight, 201, &[151, 152, 210], false);
+    call(&mut sight, 211, &[], true);
+    assert_eq!(full(&sight), Some(window(152, 200)));
+    assert_eq!(sight.view().last_blind_end, at(200));
+}
+
+#[test]
+fn full_ends_when_a_place_gets_free_for_good() {
     let mut sight = sight(2);
     call(&mut sight, 100, &[90, 91, 92], false);
-    assert!(sight.is_blind());
-    assert_eq!(news(&mut sight), [BlindNews::Began(window(92, 92), BlindWhy::Full)]);
-    call(&mut sight, 101, &[100, 100, 101], false);
-    assert!(sight.is_blind(), "still full");
+    assert_eq!(news(&mut sight), [BlindNews::Began(window(92, 100), BlindWhy::Full)], "told at once");
+    call(&mut sight, 102, &[100, 100, 101], false);
+    assert_eq!(full(&sight), Some(window(92, 102)), "the kernel refused whoever came between 101 and 102");
     assert_eq!(news(&mut sight), [], "told once");
-    call(&mut sight, 102, &[102, 103], true);
-    assert!(!sight.is_blind());
+    call(&mut sight, 105, &[103, 104], true);
+    assert_eq!(full(&sight), Some(window(92, 102)));
     assert_eq!(sight.view().last_blind_end, at(102));
-    assert_eq!(news(&mut sight), []);
+    assert_eq!(news(&mut sight), [], "it may still grow");
     assert_eq!(sight.news_due(), Some(at(112)));
     assert_eq!(news_at(&mut sight, 112), [BlindNews::Ended(window(92, 102), BlindWhy::Full)]);
     assert_eq!((sight.news_due(), sight.blind_total_ns()), (None, 10 * MS));
@@ -242,19 +265,20 @@ fn full_ends_at_the_first_measurement_below() {
 #[test]
 fn windows_closer_than_a_tick_are_one() {
     let mut sight = sight(2);
+    let began = |from, to| BlindNews::Began(window(from, to), BlindWhy::Full);
+    let ended = |from, to| BlindNews::Ended(window(from, to), BlindWhy::Full);
     call(&mut sight, 100, &[90, 91, 92], true);
-    call(&mut sight, 101, &[], true);
+    assert_eq!(news(&mut sight), [began(92, 100)]);
+    call(&mut sight, 112, &[108, 109, 110], true);
+    call(&mut sight, 113, &[], true);
     assert_eq!(news(&mut sight), [], "its end may still move");
-    call(&mut sight, 110, &[108, 109, 110], true);
-    call(&mut sight, 112, &[], true);
-    let both = |from, to| BlindNews::Both(window(from, to), BlindWhy::Full);
-    assert_eq!(news_at(&mut sight, 130), [both(92, 112)]);
-    // And further apart they are two.
+    assert_eq!(news_at(&mut sight, 130), [ended(92, 112)]);
+    // And further apart they are two; what was not told yet is told with its end.
     call(&mut sight, 200, &[190, 191, 192], true);
-    call(&mut sight, 201, &[], true);
     call(&mut sight, 220, &[213, 214, 215], true);
-    call(&mut sight, 221, &[], true);
-    assert_eq!(news_at(&mut sight, 240), [both(192, 201), both(215, 221)]);
+    let both = BlindNews::Both(window(192, 200), BlindWhy::Full);
+    assert_eq!(news_at(&mut sight, 221), [both, began(215, 220)]);
+    assert_eq!(news_at(&mut sight, 230), [ended(215, 220)]);
 }
 
 #[test]
@@ -262,11 +286,11 @@ fn a_pause_swallows_the_full_queue_it_left_behind() {
     let mut sight = sight(2);
     sight.begin_wait(at(1000), true);
     call(&mut sight, 3000, &[50, 51, 52], false);
-    assert!(sight.is_blind());
+    assert_eq!(full(&sight), Some(window(50, 3000)));
     assert_eq!(news(&mut sight), []);
-    call(&mut sight, 3001, &[3001], true);
-    assert_eq!(news_at(&mut sight, 3011), [paused(50, 3001)]);
-    assert_eq!(sight.blind_total_ns(), 2951 * MS);
+    call(&mut sight, 3003, &[3001, 3001, 3002], true);
+    assert_eq!(news_at(&mut sight, 3013), [paused(50, 3003)]);
+    assert_eq!(sight.blind_total_ns(), 2953 * MS);
 }
 
 #[test]
@@ -277,10 +301,9 @@ fn a_queue_that_stays_full_after_a_pause_is_told_while_it_lasts() {
     for ms in 3001..3050 {
         call(&mut sight, ms, &[ms, ms, ms], false);
     }
-    assert!(sight.is_blind());
-    assert_eq!(news(&mut sight), [BlindNews::Began(window(50, 3000), BlindWhy::Paused)]);
+    assert_eq!(news(&mut sight), [BlindNews::Began(window(50, 3049), BlindWhy::Paused)]);
     call(&mut sight, 3060, &[], true);
-    assert_eq!(news_at(&mut sight, 3080), [BlindNews::Ended(window(50, 3060), BlindWhy::Paused)]);
+    assert_eq!(news_at(&mut sight, 3080), [BlindNews::Ended(window(50, 3049), BlindWhy::Paused)]);
 }
 
 #[test]
@@ -325,15 +348,18 @@ fn the_blind_part_of_a_silence_is_what_lies_in_windows() {
     assert_eq!(sight.blind_since(at(1500)), 600 * MS);
     assert_eq!(sight.blind_since(at(2100)), 0);
     call(&mut sight, 2200, &[2190, 2191, 2192], false);
-    call(&mut sight, 2201, &[2201, 2201, 2201, 2240], false);
-    assert_eq!(sight.blind_since(at(2100)), 48 * MS, "from being full until the watermark");
+    assert_eq!(
+        sight.blind_since(at(2100)),
+        8 * MS,
+        "the window that may still grow counts as far as it is known"
+    );
 }
 
 // --- awake time ------------------------------------------------------------------------------------
 
 #[test]
 fn before_it_looked_the_shard_was_not_awake() {
-    let sight = Sight::new(10, T, TICK, START);
+    let sight = Sight::new(10, BATCH, T, TICK, START);
     assert_eq!(sight.paused_before(START), START.0);
     assert_eq!(sight.paused_before(START - 7), START.0 - 7);
     assert_eq!(sight.paused_before(at(9)), START.0);
@@ -447,7 +473,7 @@ proptest! {
     /// in order, has begun before it ends, and adds up.
     #[test]
     fn whatever_happens_time_stays_in_order(steps in prop::collection::vec(step(), 1..80)) {
-        let mut sight = Sight::new(3, T, TICK, START);
+        let mut sight = Sight::new(3, BATCH, T, TICK, START);
         let (mut now, mut last_arrival) = (0, 0);
         let mut told = Vec::new();
         let mut watermark = MonoNs(0);

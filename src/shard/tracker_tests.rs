@@ -47,7 +47,7 @@ fn slot_of(outcome: Outcome) -> u32 {
 }
 
 fn sight(ms: u64) -> Sight {
-    Sight { watermark: at(ms), paused_before: 0, last_blind_end: MonoNs(0), is_blind: false }
+    Sight { watermark: at(ms), paused_before: 0, last_blind_end: MonoNs(0) }
 }
 
 /// The pids found stalled, in order.
@@ -313,12 +313,7 @@ fn after_a_restart_everybody_is_owed_a_threshold_of_sight() {
     beat(&mut tracker, 2_500, 200, 2);
     // Nobody looked for a minute.
     let mut tracker = rebuilt(tracker, 62_500);
-    let view = |ms| Sight {
-        watermark: at(ms),
-        paused_before: at(62_500).0,
-        last_blind_end: at(62_500),
-        is_blind: false,
-    };
+    let view = |ms| Sight { watermark: at(ms), paused_before: at(62_500).0, last_blind_end: at(62_500) };
     let mut found = Vec::new();
     for ms in [62_500, 62_600, 64_499, 64_510] {
         tracker.judge(&view(ms), 100, |_| 0, |slot| found.push((ms, slot)));
@@ -335,12 +330,7 @@ fn after_a_restart_nobody_can_be_hidden_for_longer_than_before() {
     let slot = slot_of(tracker.on_frame(&frame(100, 1), &sender));
     let mut tracker = rebuilt(tracker, 3_700_000);
     // A full queue ever since.
-    let view = |ms| Sight {
-        watermark: at(ms),
-        paused_before: at(3_700_000).0,
-        last_blind_end: at(3_700_000),
-        is_blind: true,
-    };
+    let view = |ms| Sight { watermark: at(ms), paused_before: at(3_700_000).0, last_blind_end: at(ms) };
     let mut found = Vec::new();
     for ms in (3_700_000..3_720_000).step_by(10) {
         tracker.judge(&view(ms), 100, |_| 0, |slot| found.push((ms, slot)));

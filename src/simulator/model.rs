@@ -25,7 +25,6 @@ const WATCH: u64 = SECOND;
 /// How long an exit waits for shards that may hold last words.
 const EXIT: u64 = SECOND;
 const AWAKE_THRESHOLDS: u64 = 3;
-const BATCH_MAX: usize = 64;
 
 /// What became of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,14 +37,6 @@ pub enum Fate {
     Read,
     /// Whoever took it panicked over it.
     Lost,
-}
-
-/// A receive call as the transport saw it.
-#[derive(Clone, Copy, Debug)]
-pub struct Call {
-    pub at: u64,
-    pub depth: usize,
-    pub read: usize,
 }
 
 #[derive(Debug, Default)]
@@ -63,11 +54,11 @@ struct ShardTruth {
     pauses: Vec<(u64, u64)>,
     /// Instants at which it began to see anew.
     grace: Vec<u64>,
-    /// Calls that found the queue full.
-    full_calls: Vec<u64>,
-    /// Times in which the queue was full, as far as depth was measured; the last one may go on.
+    /// Times in which the queue was full, and since when it is.
     full: Vec<(u64, u64)>,
-    measure: Option<(u64, usize, usize)>,
+    full_since: Option<u64>,
+    /// When it was full last as far as the shard can tell.
+    seemed_full_at: Option<u64>,
     watermark: u64,
     expected: BTreeMap<usize, u64>,
     perhaps: u64,
@@ -233,33 +224,17 @@ impl Model {
         of.delivered_until = of.delivered_until.max(until);
     }
 
-    /// The shard made these calls, and counted so many of the datagrams they read.
-    pub fn received(&mut self, shard: usize, calls: &[Call], counted: usize) {
-        let places = self.setting.queue_limit as usize + 1;
+    /// The shard's calls read so many datagrams each, and it counted so many of them.
+    pub fn received(&mut self, shard: usize, calls: &[usize], counted: usize) {
         let of = &mut self.shards[shard];
-        for call in calls {
-            if call.depth >= places {
-                of.full_calls.push(call.at);
-            }
-            let (at, depth, mut frames) = of.measure.take().unwrap_or((call.at, call.depth, 0));
-            let mut is_decided = call.read < BATCH_MAX;
-            for _ in 0..call.read {
+        for read in calls {
+            for _ in 0..*read {
                 let index = of.queued[of.read];
                 of.read += 1;
-                let sending = &self.truth.sendings[index];
-                frames += 1;
-                is_decided |= sending.at > at || frames >= places;
                 self.fates[index] = Fate::Read;
                 of.in_hand.push_back(index);
             }
-            of.batches += u64::from(call.read > 0);
-            let is_open = of.full.last().is_some_and(|(_, end)| *end == u64::MAX);
-            match (is_decided, depth >= places) {
-                (false, _) => of.measure = Some((at, depth, frames)),
-                (true, true) if !is_open => of.full.push((at, u64::MAX)),
-                (true, false) if is_open => of.full.last_mut().unwrap().1 = at,
-                (true, _) => {}
-            }
+            of.batches += u64::from(*read > 0);
         }
         of.excess += counted.saturating_sub(of.in_hand.len());
         for index in of.in_hand.drain(..counted.min(of.in_hand.len())) {
@@ -273,6 +248,18 @@ impl Model {
                 _ => of.perhaps += 1,
             }
         }
+    }
+
+    /// The queue of a shard was full from one instant to another, and is since.
+    pub fn was_full(&mut self, shard: usize, full: impl Iterator<Item = (u64, u64)>, since: Option<u64>) {
+        let of = &mut self.shards[shard];
+        of.full.extend(full);
+        of.full_since = since;
+    }
+
+    /// The queue of a shard was full last at this instant, as far as the shard can tell.
+    pub fn seemed_full(&mut self, shard: usize, at: Option<u64>) {
+        self.shards[shard].seemed_full_at = at;
     }
 
     /// A shard cannot run until then.
@@ -306,11 +293,7 @@ impl Model {
             self.fates[lost] = Fate::Lost;
         }
         of.grace.push(at);
-        of.measure = None;
         of.blind_due.clear();
-        if let Some((_, end)) = of.full.last_mut() {
-            *end = (*end).min(at);
-        }
     }
 
     // --- after every turn of a shard ----------------------------------------------------------------
@@ -582,15 +565,15 @@ impl Model {
         let of = &self.shards[usize::from(home)];
         let pause = pause_ns(&self.setting) + 2 * MS;
         let pauses = of.pauses.iter().filter(|(from, to)| to - from > pause).map(|(_, to)| *to);
-        let full = if self.has_steps { &[][..] } else { &of.full[..] };
-        let full = full.iter().filter(|(from, _)| *from < at).map(|(_, to)| *to);
-        for sight in pauses.chain(full).chain(of.grace.iter().copied()) {
-            let is_excuse = sight > since + ERROR && (sight <= at || sight == u64::MAX);
-            let is_over = sight.saturating_add(threshold) <= at + ERROR;
+        let ended = pauses.chain(of.grace.iter().copied()).filter(|sight| *sight <= at);
+        // Whoever came while it was full was refused. Stamps are rounded, so what began just now is not judged.
+        let full = of.full.iter().copied().chain(of.full_since.map(|since| (since, u64::MAX)));
+        let full = full.filter(|(from, _)| *from + ERROR < at).map(|(_, to)| to);
+        for sight in ended.chain(full).filter(|sight| *sight > since + ERROR) {
             must!(
                 self,
                 I3,
-                !is_excuse || is_over,
+                sight.saturating_add(threshold) <= at + ERROR,
                 "shard {home} was blind until {sight}, and is certain of {pid}: {event:?}"
             );
         }
@@ -659,8 +642,8 @@ impl Model {
         let shards = self.shards.iter();
         let is_shard_blind = |shard: &ShardTruth| {
             let is_full =
-                shard.full_calls.iter().rev().take_while(|at| **at + SECOND > from).next().is_some()
-                    || shard.full.last().is_some_and(|(_, end)| *end == u64::MAX);
+                shard.full_since.is_some() || shard.full.last().is_some_and(|(_, end)| *end + SECOND > from)
+                || shard.seemed_full_at.is_some_and(|at| at + SECOND > from);
             let is_new = shard.grace.iter().any(|at| *at + ERROR > from);
             overlaps(&shard.still) || is_full || is_new
         };

@@ -27,7 +27,7 @@ use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::transport::replay::{Act, Point, Replay, Script};
 use crate::simulator::invariants::{Invariant, Verdict, Violation};
 use crate::simulator::lines;
-use crate::simulator::model::{Call, End, Model, START};
+use crate::simulator::model::{End, Model, START};
 use crate::simulator::random::Random;
 use crate::simulator::story::{MS, Place, SECOND, Setting, Story, US, What, Who};
 use crate::simulator::truth::UID;
@@ -475,14 +475,12 @@ impl<'a> World<'a> {
         let local = shard.clock.mono().since(START);
         let sent = shard.script.take_sent();
         self.model.delivered(index, sent.iter().map(|sent| sent.is_queued), local);
-        let calls: Vec<Call> = shard
-            .script
-            .take_calls()
-            .iter()
-            .map(|call| Call { at: call.at.since(START), depth: call.depth, read: call.read })
-            .collect();
         let counted = shard.port.counters.frames.get() - frames;
-        self.model.received(index, &calls, usize::try_from(counted).unwrap());
+        self.model.received(index, &shard.script.take_calls(), usize::try_from(counted).unwrap());
+        let full = shard.script.take_full();
+        let full = full.into_iter().map(|(since, until)| (since.since(START), until.since(START)));
+        self.model.was_full(index, full, shard.script.full_since().map(|since| since.since(START)));
+        self.model.seemed_full(index, shard.script.seems_full_at().map(|at| at.since(START)));
         let is_panicked = turned.is_err();
         match turned {
             Ok(Ok(())) => {

@@ -79,17 +79,6 @@ pub struct Sent {
     pub is_queued: bool,
 }
 
-/// One receive call, as the kernel saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Call {
-    /// When it was made.
-    pub at: MonoNs,
-    /// Datagrams queued then.
-    pub depth: usize,
-    /// Datagrams it took.
-    pub read: usize,
-}
-
 #[derive(Debug, Default)]
 struct State {
     clock: ManualClock,
@@ -106,7 +95,12 @@ struct State {
     frame_ns: u64,
     errors: VecDeque<i32>,
     panic_after: Option<usize>,
-    calls: Vec<Call>,
+    calls: Vec<usize>,
+    full_since: Option<MonoNs>,
+    full: Vec<(MonoNs, MonoNs)>,
+    /// Datagrams that the present call took so far.
+    in_call: usize,
+    seems_full_at: Option<MonoNs>,
 }
 
 /// The test's half: what will happen.
@@ -183,9 +177,25 @@ impl Script {
         self.0.borrow().queue.len()
     }
 
-    /// The receive calls since it was asked last.
-    pub fn take_calls(&self) -> Vec<Call> {
+    /// What the receive calls read since it was asked last.
+    pub fn take_calls(&self) -> Vec<usize> {
         std::mem::take(&mut self.0.borrow_mut().calls)
+    }
+
+    /// The times in which the queue was full and is no more, since it was asked last.
+    pub fn take_full(&self) -> Vec<(MonoNs, MonoNs)> {
+        std::mem::take(&mut self.0.borrow_mut().full)
+    }
+
+    /// When the queue was full last for all that the observer can tell: it does not know when in a call a
+    /// datagram left.
+    pub fn seems_full_at(&self) -> Option<MonoNs> {
+        self.0.borrow().seems_full_at
+    }
+
+    /// Since when the queue is full, if it is.
+    pub fn full_since(&self) -> Option<MonoNs> {
+        self.0.borrow().full_since
     }
 
     /// What became of the sends since it was asked last.
@@ -237,6 +247,12 @@ impl State {
             let ago = self.clock.mono().since(at);
             let stamp = WallNs(self.clock.wall().0 - ago);
             self.queue.push_back((datagram, stamp));
+            if self.queue.len() > self.queue_limit as usize {
+                self.full_since = Some(at);
+            }
+            if self.queue.len() + self.in_call > self.queue_limit as usize {
+                self.seems_full_at = Some(at);
+            }
         }
     }
 
@@ -289,7 +305,6 @@ impl Replay {
         let mut state = self.state.borrow_mut();
         self.batch.clear();
         state.catch_up();
-        let (at, depth) = (state.clock.mono(), state.queue.len());
         state.pass(Point::BeforeReceive);
         if let Some(errno) = state.errors.pop_front() {
             return Err(io::Error::from_raw_os_error(errno));
@@ -297,6 +312,11 @@ impl Replay {
         while self.batch.len() < BATCH_MAX {
             let Some(datagram) = state.queue.pop_front() else { break };
             self.batch.push(datagram);
+            state.in_call += 1;
+            if let Some(since) = state.full_since.take() {
+                let left = state.clock.mono();
+                state.full.push((since, left));
+            }
             let frame_ns = state.frame_ns;
             state.clock.advance(frame_ns);
             state.catch_up();
@@ -305,7 +325,8 @@ impl Replay {
             }
         }
         state.pass(Point::AfterReceive);
-        state.calls.push(Call { at, depth, read: self.batch.len() });
+        state.in_call = 0;
+        state.calls.push(self.batch.len());
         if self.batch.is_empty() && state.panic_after.take().is_some() {
             drop(state);
             panic_silently();
