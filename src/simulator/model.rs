@@ -641,8 +641,8 @@ impl Model {
         };
         let shards = self.shards.iter();
         let is_shard_blind = |shard: &ShardTruth| {
-            let is_full =
-                shard.full_since.is_some() || shard.full.last().is_some_and(|(_, end)| *end + SECOND > from)
+            let is_full = shard.full_since.is_some()
+                || shard.full.last().is_some_and(|(_, end)| *end + SECOND > from)
                 || shard.seemed_full_at.is_some_and(|at| at + SECOND > from);
             let is_new = shard.grace.iter().any(|at| *at + ERROR > from);
             overlaps(&shard.still) || is_full || is_new
