@@ -796,6 +796,30 @@ fn no_stall_is_certain_while_another_shard_may_hold_a_beat() {
     assert!(matches!(world.last("stall").kind, EventKind::Stall { certain: false, .. }));
 }
 
+/// A beat there may have been refused, however short the queue was full.
+#[test]
+fn no_stall_is_certain_if_another_shard_of_the_agent_was_blind_since_its_last_beat() {
+    for is_holder in [false, true] {
+        let mut world = World::new(2);
+        world.born(7);
+        world.born(8);
+        if is_holder {
+            world.beats(1, 7, 1..2);
+        }
+        world.beats(0, 7, 2..3);
+        for nonce in 1..=u64::from(QUEUE) + 1 {
+            world.send(1, 8, &beat(8, nonce));
+        }
+        world.run(2 * THRESHOLD);
+        let stall = world
+            .told
+            .iter()
+            .find(|event| event.kind.name() == "stall" && event.agent.is_some_and(|agent| agent.pid == 7));
+        let EventKind::Stall { certain, .. } = stall.expect("a stall").kind else { panic!("{stall:?}") };
+        assert_eq!(certain, !is_holder, "who never beat there is judged by its own shard alone");
+    }
+}
+
 #[test]
 fn an_agent_told_stalled_resumes_on_any_slot_it_has() {
     let mut world = World::new(2);

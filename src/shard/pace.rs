@@ -125,6 +125,18 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_of_several_turns_is_one_depth() {
+        let mut now = MonoNs(0);
+        let mut pace = Pace::new(MS, 511, now);
+        turns(&mut pace, &mut now, 100, 50);
+        for is_drained in [false, false, true] {
+            assert_eq!(pace.delay(), Some(MS), "nobody sleeps before the queue is drained");
+            pace.on_turn(100, is_drained, now);
+        }
+        assert_eq!(pace.delay(), None, "300 of 512");
+    }
+
+    #[test]
     fn no_delay_means_none_and_a_small_queue_starts_without() {
         let mut now = MonoNs(0);
         let mut none = Pace::new(0, 512, now);

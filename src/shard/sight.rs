@@ -260,7 +260,8 @@ impl Sight {
         self.blindness.is_some()
     }
 
-    /// End of the last blind window, to the instant.
+    /// End of the last blind window that began before the watermark; it may lie after that. The begin of
+    /// sight if there was none.
     pub const fn last_blind_end(&self) -> MonoNs {
         self.last_blind_end
     }
@@ -297,8 +298,9 @@ impl Sight {
         let blindness = self.blindness.as_mut()?;
         // A pause is noticed at its end, so begin and end are told together. The full queue that it left
         // behind is gone within a tick, or it is news.
-        let is_over = blindness.paused_until.is_some_and(|end| blindness.window.end < end + self.tick_ns);
-        if blindness.is_begin_told || is_over {
+        let is_aftermath =
+            blindness.paused_until.is_some_and(|end| blindness.window.end < end + self.tick_ns);
+        if blindness.is_begin_told || is_aftermath {
             return None;
         }
         blindness.is_begin_told = true;
@@ -388,9 +390,11 @@ impl Sight {
         }
     }
 
-    /// The queue holds `places`. So the datagram that arrived at `arrival` found all but one of them taken, if
-    /// the one that lay `places` - 1 before it was still there; and from then on, until that one left, the
-    /// kernel refused all others.
+    /// Was the queue full when the last datagram taken arrived, at `arrival`?
+    ///
+    /// The queue has `places`. If the datagram `places` - 1 before this one was still in it, this one took the
+    /// last place, and the kernel refused all others until that one left. When in its call it left nobody knows:
+    /// by the call's end, so a window may seem longer by a part of one call, and never shorter.
     fn look_for_room(&mut self, arrival: MonoNs) {
         let Some(number) = self.taken.checked_sub(self.places) else { return };
         while self.calls.get(1).is_some_and(|next| next.first <= number) {
