@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sys::memory::Words;
+use crate::sys::memory::{Words, prefetch};
 use crate::time::MonoNs;
 
 pub mod sequence;
@@ -174,6 +174,12 @@ impl TableWriter {
     pub fn hot(&self, slot: u32) -> Hot {
         let words = self.table.hot(slot);
         Hot::from_words(high(words[0].load(Ordering::Relaxed)), load_tail(words))
+    }
+
+    /// Asks the processor to fetch the hot half, which will be wanted soon.
+    #[inline]
+    pub fn prefetch_hot(&self, slot: u32) {
+        prefetch(&self.table.hot(slot)[0]);
     }
 
     /// The cold half, as the writer left it.
