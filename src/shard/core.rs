@@ -167,7 +167,7 @@ impl<T: Transport, C: Clock> Core<T, C> {
         let len = self.transport.receive()?;
         let wall = self.clock.wall();
         let transport = &self.transport;
-        self.tracker.prefetch((0..len).filter_map(|index| Some(transport.datagram(index).credentials?.pid)));
+        self.tracker.prefetch((0..len).filter_map(|index| transport.sender(index)));
         self.arrivals.begin_batch(&self.clock, t_pre, wall);
         self.sight.received(self.arrivals.instant(wall));
         Ok(Batch { len, is_last: len < self.transport.batch_max(), wall, t_pre })

@@ -37,6 +37,9 @@ impl Transport for Poisoned {
         }
         self.inner.datagram(index)
     }
+    fn sender(&self, index: usize) -> Option<u32> {
+        self.inner.sender(index)
+    }
     fn batch_max(&self) -> usize {
         self.inner.batch_max()
     }

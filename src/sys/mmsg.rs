@@ -150,6 +150,12 @@ impl Batch {
         }
     }
 
+    /// The attested sender of datagram `index` of the last [`Batch::receive`].
+    #[inline]
+    pub fn sender(&self, index: usize) -> Option<u32> {
+        Some(self.attached[index].credentials?.pid)
+    }
+
     fn recvmmsg(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let headers = self.room_mut().headers.as_mut_ptr();
         let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;

@@ -57,6 +57,10 @@ pub trait Transport {
     /// Datagram `index` of the last batch, below the number it returned.
     fn datagram(&self, index: usize) -> Datagram<'_>;
 
+    /// The attested sender of datagram `index` of the last batch, before anything else of it is looked at;
+    /// `None` if nobody attests one.
+    fn sender(&self, index: usize) -> Option<u32>;
+
     /// Most datagrams one [`Transport::receive`] returns.
     fn batch_max(&self) -> usize;
 

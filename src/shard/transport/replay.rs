@@ -351,6 +351,10 @@ impl Transport for Replay {
         uncounted(|| self.read())
     }
 
+    fn sender(&self, index: usize) -> Option<u32> {
+        Some(self.batch[index].0.credentials?.pid)
+    }
+
     fn datagram(&self, index: usize) -> Datagram<'_> {
         if self.state.borrow().panic_after == Some(index) {
             self.state.borrow_mut().panic_after = None;

@@ -64,6 +64,11 @@ impl Transport for Uds {
         self.batch.datagram(index)
     }
 
+    #[inline]
+    fn sender(&self, index: usize) -> Option<u32> {
+        self.batch.sender(index)
+    }
+
     fn batch_max(&self) -> usize {
         BATCH_MAX
     }
