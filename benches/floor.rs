@@ -1,5 +1,5 @@
 //! The floor: what the kernel alone costs an observer. One recvmmsg loop a socket, with the same socket
-//! options, priority and sleep as ours, that does nothing with the frames.
+//! options, priority, pinning and sleep as ours, that does nothing with the frames.
 //!
 //!     floor --delay-us 1000 SOCKET...    sleep so long, then drain
 //!     floor --delay-us 0 SOCKET...       woken for each datagram
@@ -41,7 +41,11 @@ fn main() -> ExitCode {
         return usage();
     }
     let taken = Arc::new(AtomicU64::new(0));
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    // As ours: only if a core is left for the others.
+    let mut pins = if cores.len() > sockets.len() { cores } else { Vec::new() }.into_iter();
     for path in sockets {
+        let pin = pins.next();
         let socket = match open(&path) {
             Ok(socket) => socket,
             Err(error) => {
@@ -50,7 +54,12 @@ fn main() -> ExitCode {
             }
         };
         let taken = Arc::clone(&taken);
-        thread::spawn(move || drain(&socket, delay, &taken));
+        thread::spawn(move || {
+            if let Some(core) = pin {
+                core_affinity::set_for_current(core);
+            }
+            drain(&socket, delay, &taken);
+        });
     }
     println!("ready");
     let _ = io::stdout().flush();
