@@ -120,6 +120,11 @@ mod sys;
 #[doc(hidden)]
 pub mod fuzzing;
 
+// For the benches alone.
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
+
 pub use binding::{BindError, inspect as inspect_socket};
 pub use error::{Reason, Shown, StartError, Warning};
 pub use fleet::{Fleet, Handle, StopReport, Subscription};

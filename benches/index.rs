@@ -1,0 +1,62 @@
+//! Does finding an agent get slower with pids that resonate? It must not: every agent chooses when it starts,
+//! and with that, within limits, its pid.
+
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+
+mod rig;
+
+use rig::{Beating, pids, shuffle};
+
+const AGENTS: u32 = 4_000;
+/// The largest pid Linux gives out.
+const PID_MAX: u32 = 4_194_304;
+
+fn index(criterion: &mut Criterion) {
+    let every = |stride: u32| (1..=AGENTS).map(|n| n * stride).collect::<Vec<_>>();
+    let mut random: Vec<u32> = (2..PID_MAX).collect();
+    shuffle(&mut random);
+    random.truncate(AGENTS as usize);
+    // One bucket of any table of up to 1024 that hashes by the golden ratio, as the routing does.
+    let hash = |pid: u32| pid.wrapping_mul(0x9E37_79B1);
+    let colliding: Vec<u32> =
+        (2..PID_MAX).filter(|pid| hash(*pid) >> 22 == 0).take(AGENTS as usize).collect();
+    assert_eq!(colliding.len(), AGENTS as usize);
+    // Strides of a cache line, and of a page of the index.
+    let cases = [
+        ("one after another", pids(AGENTS)),
+        ("every 16th", every(16)),
+        ("every 1024th", every(1024)),
+        ("at random", random),
+        ("of one hash", colliding),
+    ];
+    let mut group = criterion.benchmark_group("index");
+    group.sampling_mode(SamplingMode::Flat);
+    group.throughput(Throughput::Elements(u64::from(AGENTS)));
+    for (name, pids) in cases {
+        let mut beating = Beating::new(pids);
+        // Whatever the pids, they do not beat in their order.
+        beating.shuffle();
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|rounds| {
+                let mut took = Duration::ZERO;
+                for _ in 0..rounds {
+                    beating.record();
+                    let start = Instant::now();
+                    let ordinary = beating.drain();
+                    took += start.elapsed();
+                    assert_eq!(ordinary, u64::from(AGENTS), "all beats are ordinary");
+                }
+                took
+            });
+        });
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20);
+    targets = index
+}
+criterion_main!(benches);

@@ -1,0 +1,333 @@
+//! A shard in memory, for the benches and the counts: its datagrams come from a recording, its clock moves
+//! only as this says. No system call but those that reserve its memory.
+
+#![allow(dead_code, reason = "every bench uses a part of it")]
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use varta_fleet::bench::{
+    Admission, BATCH_MAX, Core, Credentials, Datagram, Doorbell, Heard, Kick, Limits, Origin, Outcome, Port,
+    SAMPLES_MAX, Shard, Tracker, Transport, create,
+};
+use varta_fleet::time::{Clock, ManualClock, MonoNs, WallNs};
+use varta_fleet::wire::{FRAME_BYTES, Frame, Status, Version};
+
+pub const MS: u64 = 1_000_000;
+/// The defaults of the program.
+pub const THRESHOLD_NS: u64 = 2_000 * MS;
+pub const TICK_NS: u64 = 10 * MS;
+const DELAY_NS: u64 = MS;
+/// What one receive call takes; how long is of no matter, but the clock has to move.
+const RECEIVE_NS: u64 = 1_000;
+const START: MonoNs = MonoNs(1_000_000 * MS);
+const WALL_AHEAD_NS: i64 = 1_700_000_000_000_000_000;
+const ORIGIN: Origin = Origin { boot_id: 1, pid_namespace: 2, shard: 0, shards: 1 };
+/// Steps in which time passes while nothing comes: shorter than what a shard takes for a pause.
+const STEP_NS: u64 = 50 * MS;
+pub const UID: u32 = 1000;
+
+/// The frame an agent of the stock clients sends as its `nonce`th.
+pub fn frame(version: Version, pid: u32, nonce: u64) -> Frame {
+    let timestamp = nonce * 1_000 * MS + u64::from(pid);
+    Frame { version, status: Status::Ok, pid, timestamp, nonce, payload: nonce }
+}
+
+/// So many pids, one after another, as a host that starts its agents together gives them.
+pub fn pids(agents: u32) -> Vec<u32> {
+    (1000..1000 + agents).collect()
+}
+
+/// The same in an order that no prefetcher guesses; the same in every run.
+pub fn shuffle(pids: &mut [u32]) {
+    let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+    for end in (1..pids.len()).rev() {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let at = usize::try_from(seed % (end as u64 + 1)).expect("an index");
+        pids.swap(end, at);
+    }
+}
+
+/// What was recorded, and what of it was received and has arrived.
+#[derive(Default)]
+struct Queue {
+    datagrams: RefCell<Vec<Recorded>>,
+    received: Cell<usize>,
+    arrived: Cell<usize>,
+}
+
+#[derive(Clone, Copy)]
+struct Recorded {
+    bytes: [u8; FRAME_BYTES],
+    pid: u32,
+}
+
+/// The recording. What has arrived did so evenly since the call before.
+pub struct Recording {
+    queue: Rc<Queue>,
+    clock: ManualClock,
+    batch: [Recorded; BATCH_MAX],
+    arrived_from: WallNs,
+    arrived_each_ns: u64,
+    received_at: WallNs,
+}
+
+impl Transport for Recording {
+    /// A batch arrives meanwhile. Takes the whole time, or a millisecond if datagrams end it.
+    fn wait(&mut self, for_datagrams: bool, timeout_ns: u64) -> io::Result<()> {
+        self.clock.advance(if for_datagrams { timeout_ns.min(MS) } else { timeout_ns });
+        self.queue.arrived.set(self.queue.arrived.get() + BATCH_MAX);
+        Ok(())
+    }
+
+    fn receive(&mut self) -> io::Result<usize> {
+        self.clock.advance(RECEIVE_NS);
+        let datagrams = self.queue.datagrams.borrow();
+        let from = self.queue.received.get();
+        let len = (self.queue.arrived.get().min(datagrams.len()) - from).min(BATCH_MAX);
+        self.batch[..len].copy_from_slice(&datagrams[from..from + len]);
+        self.queue.received.set(from + len);
+        let now = self.clock.wall();
+        self.arrived_from = self.received_at;
+        self.arrived_each_ns = (now.0 - self.received_at.0) / (len as u64 + 1);
+        self.received_at = now;
+        Ok(len)
+    }
+
+    #[inline]
+    fn datagram(&self, index: usize) -> Datagram<'_> {
+        let Recorded { bytes, pid } = &self.batch[index];
+        let ahead = self.arrived_each_ns * (index as u64 + 1);
+        Datagram {
+            bytes,
+            is_truncated: false,
+            is_control_truncated: false,
+            has_foreign_fds: false,
+            credentials: Some(Credentials { pid: *pid, uid: UID }),
+            stamp: Some(WallNs(self.arrived_from.0 + ahead)),
+        }
+    }
+
+    #[inline]
+    fn sender(&self, index: usize) -> Option<u32> {
+        Some(self.batch[index].pid)
+    }
+
+    fn batch_max(&self) -> usize {
+        BATCH_MAX
+    }
+
+    fn queue_limit(&self) -> u32 {
+        512
+    }
+}
+
+/// The bench's half of a recording.
+pub struct Recorder {
+    queue: Rc<Queue>,
+    pub clock: ManualClock,
+}
+
+impl Recorder {
+    fn new() -> (Self, Recording) {
+        let (queue, clock) = (Rc::new(Queue::default()), ManualClock::new(START, WALL_AHEAD_NS));
+        let recording = Recording {
+            queue: Rc::clone(&queue),
+            clock: clock.clone(),
+            batch: [Recorded { bytes: [0; FRAME_BYTES], pid: 0 }; BATCH_MAX],
+            arrived_from: clock.wall(),
+            arrived_each_ns: 0,
+            received_at: clock.wall(),
+        };
+        (Self { queue, clock }, recording)
+    }
+
+    /// Begins a new recording of nothing.
+    pub fn clear(&self) {
+        self.queue.datagrams.borrow_mut().clear();
+        self.queue.received.set(0);
+        self.queue.arrived.set(0);
+    }
+
+    /// All that is recorded has arrived.
+    fn arrive(&self) {
+        self.queue.arrived.set(self.queue.datagrams.borrow().len());
+    }
+
+    /// Adds a frame.
+    pub fn add(&self, frame: &Frame) {
+        self.queue.datagrams.borrow_mut().push(Recorded { bytes: frame.encode(), pid: frame.pid });
+    }
+}
+
+fn core(recording: Recording, slots: u32, threshold_ns: u64) -> (Core<Recording, ManualClock>, Arc<Port>) {
+    let clock = recording.clock.clone();
+    let (writer, table) = create(slots, ORIGIN).expect("memory for the table");
+    let tracker = Tracker::new(writer, &[threshold_ns], 0, TICK_NS, Admission::new(slots), clock.mono());
+    let limits = Limits { threshold_min_ns: threshold_ns, tick_ns: TICK_NS };
+    let kick = Arc::new(Kick::new().expect("a descriptor"));
+    let port = Port::new(table, kick, false).expect("memory for the lanes");
+    (Core::new(recording, clock, tracker, limits, None), Arc::new(port))
+}
+
+/// A core whose agents all beat in turn.
+pub struct Beating {
+    pub recorder: Recorder,
+    pub core: Core<Recording, ManualClock>,
+    pids: Vec<u32>,
+    nonce: u64,
+}
+
+impl Beating {
+    /// All of `pids` have beaten once.
+    pub fn new(pids: Vec<u32>) -> Self {
+        let (recorder, recording) = Recorder::new();
+        let slots = u32::try_from(pids.len()).expect("fewer than there are pids");
+        let (core, _) = core(recording, slots, THRESHOLD_NS);
+        let mut beating = Self { recorder, core, pids, nonce: 0 };
+        beating.record();
+        beating.drain();
+        beating
+    }
+
+    pub fn shuffle(&mut self) {
+        shuffle(&mut self.pids);
+    }
+
+    /// Records the next beat of every agent.
+    pub fn record(&mut self) {
+        self.nonce += 1;
+        self.recorder.clear();
+        for pid in &self.pids {
+            self.recorder.add(&frame(Version::V02, *pid, self.nonce));
+        }
+        self.recorder.arrive();
+    }
+
+    /// Takes all that was recorded; returns how much of it was an ordinary beat.
+    pub fn drain(&mut self) -> u64 {
+        let mut ordinary = 0;
+        loop {
+            let batch = self.core.receive().expect("a recording does not fail");
+            for index in 0..batch.len {
+                let Heard { outcome, .. } = self.core.hear(&batch, index);
+                ordinary += u64::from(matches!(outcome, Outcome::Beat(_)));
+            }
+            self.core.end_batch(&batch);
+            if batch.is_last {
+                return ordinary;
+            }
+        }
+    }
+
+    /// So much time passes, in which nothing comes and nobody is judged.
+    pub fn pass(&mut self, ns: u64) {
+        self.recorder.clear();
+        let end = self.recorder.clock.mono() + ns;
+        while self.recorder.clock.mono() < end {
+            self.recorder.clock.advance(STEP_NS.min(end.since(self.recorder.clock.mono())));
+            self.drain();
+        }
+        // What the watermark may claim is known to the call after.
+        self.drain();
+    }
+
+    /// Judges whoever is due; returns how many are found stalled.
+    pub fn judge(&mut self) -> u64 {
+        let mut stalled = 0;
+        while self.core.judge(JUDGE_BUDGET, |_| stalled += 1) {}
+        stalled
+    }
+
+    /// Brings about that all are due, and have beaten since the deadline that is due.
+    pub fn make_due(&mut self) {
+        self.pass(900 * MS);
+        self.record();
+        self.drain();
+        self.pass(600 * MS);
+    }
+
+    /// Brings about that all are due, and silent.
+    pub fn make_silent(&mut self) {
+        self.record();
+        self.drain();
+        self.pass(THRESHOLD_NS + 10 * TICK_NS);
+    }
+}
+
+/// As a shard judges: so many between two receive calls.
+const JUDGE_BUDGET: u32 = 4096;
+
+/// A whole shard in steady state: 64 beats a millisecond, the agents in turn, four times a second each; a
+/// silence of half a second is a stall.
+pub struct Turning {
+    pub recorder: Recorder,
+    pub port: Arc<Port>,
+    shard: Shard<Recording, ManualClock>,
+    pids: Vec<u32>,
+    next: usize,
+    nonce: u64,
+}
+
+/// Turns in which every agent beats once.
+pub const ROUND: usize = 250;
+
+impl Turning {
+    /// Turns for two rounds, so that admissions are over and timers have come up.
+    pub fn new() -> Self {
+        let (recorder, recording) = Recorder::new();
+        let agents = u32::try_from(ROUND * BATCH_MAX).expect("fewer than there are pids");
+        let (core, port) = core(recording, agents, 500 * MS);
+        let shard = Shard::new(core, Arc::clone(&port), Arc::new(Doorbell::default()), DELAY_NS);
+        let mut turning = Self { recorder, port, shard, pids: pids(agents), next: 0, nonce: 1 };
+        // The first turn does not sleep, so nothing arrives.
+        turning.turn();
+        for _ in 0..2 * ROUND {
+            turning.record();
+            turning.turn();
+            turning.collect();
+        }
+        turning
+    }
+
+    /// Adds the next batch to the recording. Every fourth agent speaks 0.1.
+    pub fn record(&mut self) {
+        for _ in 0..BATCH_MAX {
+            let pid = self.pids[self.next];
+            let version = if pid.is_multiple_of(4) { Version::V01 } else { Version::V02 };
+            self.recorder.add(&frame(version, pid, self.nonce));
+            self.next += 1;
+            if self.next == self.pids.len() {
+                self.next = 0;
+                self.nonce += 1;
+            }
+        }
+    }
+
+    /// One turn, which takes one batch of what is recorded.
+    pub fn turn(&mut self) {
+        self.shard.turn().expect("a recording does not fail");
+    }
+
+    /// Takes the reports of the turns so far and forgets what was recorded for them.
+    pub fn collect(&mut self) {
+        self.recorder.clear();
+        let mut samples = [0; SAMPLES_MAX];
+        while self.port.reports.pop(&mut samples).is_some() {}
+        while self.port.facts.pop().is_some() {}
+    }
+
+    /// Fails unless nothing happened but beats: what was measured is what was meant.
+    pub fn check(&self) {
+        let counters = &self.port.counters;
+        let frames = counters.frames.get();
+        assert_eq!(counters.beats.get(), frames, "a datagram was refused");
+        assert_eq!(counters.reports_dropped.get(), 0, "a report was dropped");
+        assert_eq!(counters.blind_ns.get() + counters.is_blind.get(), 0, "the shard was blind");
+        assert_eq!(self.port.facts.pop(), None, "somebody stalled");
+    }
+}

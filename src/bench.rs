@@ -1,0 +1,17 @@
+//! Private modules, opened for what is in `benches/`.
+//!
+//! Exists only with the feature `bench`. A feature and not a `--cfg` as the fuzz targets have: cargo then leaves
+//! the benches out where it is off (`required-features`), and builds their dependencies once for benches and
+//! tests. Nothing of it is documented or promised.
+
+pub use crate::admission::Admission;
+pub use crate::kick::Kick;
+pub use crate::lane::report::SAMPLES_MAX;
+pub use crate::lane::{Doorbell, Port};
+pub use crate::rules::Sender;
+pub use crate::shard::Shard;
+pub use crate::shard::core::{Core, Heard, Limits};
+pub use crate::shard::tracker::{Outcome, Tracker};
+pub use crate::shard::transport::{Credentials, Datagram, Transport};
+pub use crate::sys::mmsg::BATCH_MAX;
+pub use crate::table::{Origin, create};
