@@ -17,15 +17,16 @@ use varta_fleet::wire::{self, Version};
 
 mod rig;
 
-use rig::{Beating, MS, ROUND, Turning, UID, frame, pids};
+use rig::{Beating, MS, ROUND, Turning, UID, frame, pids, pids_of_one_hash};
 
 /// Prepares, does the work if told to, and returns its units.
 type Measure = fn(bool) -> u64;
 
-const MEASURES: [(&str, Measure); 6] = [
+const MEASURES: [(&str, Measure); 7] = [
     ("decode-0.1", |is_done| decode(Version::V01, is_done)),
     ("decode-0.2", |is_done| decode(Version::V02, is_done)),
-    ("beat", beat),
+    ("beat", |is_done| beat(pids(AGENTS), is_done)),
+    ("beat-one-hash", |is_done| beat(pids_of_one_hash(4_000), is_done)),
     ("sweep-alive", sweep_alive),
     ("sweep-stalled", sweep_stalled),
     ("batch", batch),
@@ -84,9 +85,9 @@ fn decode(version: Version, is_done: bool) -> u64 {
     DECODED
 }
 
-/// An ordinary beat through the tracker: decoded frame and kernel's word in, slot written.
-fn beat(is_done: bool) -> u64 {
-    let pids = pids(AGENTS);
+/// An ordinary beat through the tracker: decoded frame and kernel's word in, slot written. Whatever the pids
+/// are, it is the same.
+fn beat(pids: Vec<u32>, is_done: bool) -> u64 {
     let mut beating = Beating::new(pids.clone());
     let arrival = beating.recorder.clock.mono() + MS;
     let sender = |pid| Sender { pid, uid: UID, arrival, paused_before: 0 };
@@ -96,8 +97,9 @@ fn beat(is_done: bool) -> u64 {
         let outcome = beating.core.tracker.on_frame(black_box(frame), black_box(sender));
         ordinary += u64::from(matches!(outcome, Outcome::Beat(_)));
     }
-    assert_eq!(ordinary, if is_done { u64::from(AGENTS) } else { 0 }, "all beats are ordinary");
-    u64::from(AGENTS)
+    let agents = pids.len() as u64;
+    assert_eq!(ordinary, if is_done { agents } else { 0 }, "all beats are ordinary");
+    agents
 }
 
 /// Judging an agent whose timer came up and who has beaten since, as each has once a threshold.

@@ -52,6 +52,18 @@ pub fn shuffle(pids: &mut [u32]) {
     }
 }
 
+/// The largest pid Linux gives out.
+pub const PID_MAX: u32 = 4_194_304;
+
+/// Pids, 4096 at most, that are in one bucket of any table of up to 1024 buckets that hashes by the golden
+/// ratio, as the routing does.
+pub fn pids_of_one_hash(agents: u32) -> Vec<u32> {
+    let hash = |pid: u32| pid.wrapping_mul(0x9E37_79B1);
+    let pids: Vec<u32> = (2..=PID_MAX).filter(|pid| hash(*pid) >> 22 == 0).take(agents as usize).collect();
+    assert_eq!(pids.len(), agents as usize, "there are fewer");
+    pids
+}
+
 /// What was recorded, and what of it was received and has arrived.
 #[derive(Default)]
 struct Queue {
