@@ -243,9 +243,30 @@ impl Tools {
     fn put(&self, name: &str, does: &str) {
         let path = self.path().join(name);
         let calls = self.path().join("calls");
-        let text = format!("#!/bin/sh\necho \"{name} $*\" >>'{}'\n{does}\n", calls.display());
+        let called = match name.rsplit_once('/') {
+            Some((version, name)) => format!("{name} of {version} with $RUSTC"),
+            None => name.to_owned(),
+        };
+        let text = format!("#!/bin/sh\necho \"{called} $*\" >>'{}'\n{does}\n", calls.display());
         fs::write(&path, text).expect("written");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    }
+
+    /// A rustup that has the compiler of the baseline, or will have it once it was told to install it.
+    fn put_rustup(&self, is_installed: bool) {
+        fs::create_dir(self.path().join("1.95.0")).expect("created");
+        self.put("1.95.0/cargo", "exit 1");
+        let rustc = self.rustc();
+        if is_installed {
+            fs::write(&rustc, "").expect("written");
+        }
+        let rustc = rustc.display();
+        let install = format!("[ $1 = toolchain ] && echo >'{rustc}' && exit 0");
+        self.put("rustup", &format!("{install}\n[ -e '{rustc}' ] && echo '{rustc}'"));
+    }
+
+    fn rustc(&self) -> PathBuf {
+        self.path().join("1.95.0/rustc")
     }
 
     fn run(&self) -> Run {
@@ -275,13 +296,11 @@ fn another_compiler_gives_way_to_the_one_that_rustup_has() {
     for other in ["rustc 1.96.0 (0 2026-05-28)", "rustc 1.95.0-nightly (0 2026-02-01)"] {
         let tools = Tools::new();
         tools.put("rustc", &format!("echo '{other}'"));
-        tools.put("rustup", "[ \"$3\" = rustc ] && echo 'rustc 1.95.0 (59807616e 2026-04-14)'");
+        tools.put_rustup(true);
         tools.run().ended(MISSING, &["does not build"]);
-        let run = "rustup run 1.95.0";
-        assert_eq!(
-            tools.calls(),
-            ["rustc --version", &format!("{run} rustc --version"), &format!("{run} cargo build")]
-        );
+        let which = "rustup which --toolchain 1.95.0 rustc";
+        let build = format!("cargo of 1.95.0 with {} build", tools.rustc().display());
+        assert_eq!(tools.calls(), ["rustc --version", which, &build]);
     }
 }
 
@@ -289,12 +308,13 @@ fn another_compiler_gives_way_to_the_one_that_rustup_has() {
 fn rustup_installs_the_compiler_of_the_baseline() {
     let tools = Tools::new();
     tools.put("rustc", "echo 'rustc 1.94.0 (0 2026-03-05)'");
-    tools.put("rustup", "[ \"$1\" = toolchain ]");
+    tools.put_rustup(false);
     let run = tools.run();
     run.ended(MISSING, &["does not build"]);
     assert!(run.out.contains("installing rustc 1.95.0"), "{}", run.out);
     let install = "rustup toolchain install 1.95.0 --profile minimal --no-self-update";
-    assert_eq!(tools.calls()[2..], [install, "rustup run 1.95.0 cargo build"]);
+    assert_eq!(tools.calls()[2], install);
+    assert!(tools.calls()[4].starts_with("cargo of 1.95.0"), "{:?}", tools.calls());
 
     tools.put("rustup", "exit 1");
     tools.run().ended(MISSING, &["cannot install rustc 1.95.0"]);
