@@ -13,7 +13,7 @@ use crate::refusal::Refusal;
 use crate::rules::{self, Beat, Judgement, Sender, Sight};
 use crate::shard::uids::UidAccounts;
 use crate::shard::wheel::Wheel;
-use crate::sys::memory;
+use crate::sys::memory::prefetch;
 use crate::table::TableWriter;
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::MonoNs;
@@ -168,7 +168,7 @@ impl Tracker {
     pub fn prefetch(&self, pids: impl Iterator<Item = u32> + Clone) {
         for pid in pids.clone() {
             if let Some(place) = self.slot_of_pid.get(pid as usize) {
-                memory::prefetch(place);
+                prefetch(place);
             }
         }
         for pid in pids {
