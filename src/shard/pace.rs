@@ -10,7 +10,8 @@
 //! sleeps as short as they get, 2.1 us if a queue that is deep because the shard ran late does not count, and
 //! 1.7 us with sleeps as long as the burst allows. At 250 000 beats a second the first refuses 0.12 % and the
 //! last 0.02 %, where sleeping 1 ms whatever happens refuses 0.09 to 0.13 %: whoever is woken for each datagram
-//! has no time left for a burst.
+//! has no time left for a burst. Not to wait at all costs a core: 21 us a beat at 45 000 a second, and on two
+//! cores agents that send as fast as they can get through 76 000 beats a second instead of 690 000.
 
 use crate::time::MonoNs;
 
