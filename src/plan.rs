@@ -11,6 +11,7 @@ pub use crate::config::{CoreChoice, EventsFormat, Output};
 use crate::error::{Reason, is_deceptive};
 use crate::route::MANIFEST;
 use crate::rundir::{LOCK, SYMLINK};
+use crate::sizing::queue_limit_for;
 use crate::time::duration_ns;
 
 /// Longest path a socket can have, in bytes: `sun_path` of unix(7) less the NUL.
@@ -119,12 +120,10 @@ impl Plan {
         self.rules.iter().position(|rule| rule.matches(identity))
     }
 
-    /// The `net.unix.max_dgram_qlen` that carries this fleet: 2 for each agent of a shard, so that all may beat
-    /// at once while the shard still holds their last beats.
+    /// The `net.unix.max_dgram_qlen` that carries this fleet, whatever its agents' rate: see [`queue_limit_for`].
     #[must_use]
     pub fn queue_limit_needed(&self) -> u64 {
-        let shards = self.shards.len().max(1) as u64;
-        2 * u64::from(self.agents_max).div_ceil(shards)
+        queue_limit_for(self.agents_max, u32::try_from(self.shards.len()).unwrap_or(u32::MAX))
     }
 
     /// How many pidfds the fleet may hold with this limit on open files: one a process whose exit is to be

@@ -514,6 +514,32 @@ fn check_judges_the_queue_limit() {
 }
 
 #[test]
+fn check_says_what_a_fleet_of_that_size_needs() {
+    let scene = Scene::new();
+    let large = ["check", "--dir", "run", "--shards", "4", "--agents-max", "1000000"];
+    let outcome = scene.run(&[&large[..], &["--rate", "1"]].concat());
+    assert_eq!(outcome.planned("beats"), "1000000/s (1000000 agents, 1 a second each)");
+    assert_eq!(outcome.planned("shards"), "4 (--shards)");
+    assert!(outcome.stdout.contains("queue limit     500000 "), "{}", outcome.stdout);
+    assert!(!outcome.stdout.contains("busiest would be"), "{}", outcome.stdout);
+
+    let outcome = scene.run(&[&large[..], &["--rate", "10", "--pause", "500ms"]].concat());
+    let words = [
+        "problem: 10000000 beats a second on 4 shards: the core of the busiest would be",
+        "fix: write shards = 34",
+    ];
+    outcome.says(CONFIG, &words);
+    // 2 800 000 a second on the busiest, half a second and a sleep of one millisecond long.
+    assert!(outcome.stdout.contains("queue limit     1402801 "), "{}", outcome.stdout);
+
+    for rate in ["0", "-1", "x", "NaN", "1e9"] {
+        scene.run(&["check", "--rate", rate]).says(USAGE, &["'--rate <HZ>'", "from 0.0001 to 1000000"]);
+    }
+    scene.run(&["check", "--pause", "1s"]).says(USAGE, &["--pause", "add --rate HZ"]);
+    scene.run(&["check", "--rate", "1", "--pause", "soon"]).says(USAGE, &["'--pause <DURATION>'"]);
+}
+
+#[test]
 fn check_judges_the_directory() {
     let scene = Scene::new();
     let run = scene.dir.path().join("run");

@@ -30,6 +30,7 @@ const CHECK_EXAMPLES: &str = "\
 Examples:
   varta-fleet check --config /etc/varta.toml
   varta-fleet check --agents-max 20000 --shards 4     would this host carry that fleet?
+  varta-fleet check --agents-max 1000000 --rate 1     what would a fleet of that size need?
 
 A problem keeps the fleet from working as configured: exit code 78. A note does not.
 Run it as the user, and with the limits, that the observer will have.";
@@ -102,6 +103,9 @@ pub struct CheckArgs {
     /// What to check.
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// How often the agents beat.
+    #[command(flatten)]
+    pub beats: crate::check::BeatArgs,
 }
 
 /// Arguments of `route`.

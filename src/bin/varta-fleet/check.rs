@@ -12,17 +12,37 @@ use std::time::Duration;
 
 use rustix::fs::Access;
 use rustix::process::{Resource, getrlimit};
-use varta_fleet::config::{KEYS, Layers, Origin, written};
+use varta_fleet::config::{KEYS, Layers, Origin, read_duration, written};
 use varta_fleet::plan::{CoreChoice, Output, Plan, ShardPlan};
+use varta_fleet::sizing::{Demand, Sizing, queue_bytes};
+use varta_fleet::time::duration_ns;
 use varta_fleet::{BindError, Reason, RunDirError, Shown, Warning};
 
-use crate::args::ConfigArgs;
+use crate::args::CheckArgs;
 use crate::exit::{CliError, Exit, counted};
 
 /// Where the kernel says how many datagrams wait before it refuses more; of this network namespace.
 const QUEUE_LIMIT_PATH: &str = "/proc/sys/net/unix/max_dgram_qlen";
-/// Kernel memory charged for one waiting frame, bytes (measured on Linux 6.18).
-const QUEUED_FRAME_BYTES: u64 = 768;
+/// The longest time without the observer that a fleet is laid out for, unless told otherwise.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often the agents beat, to advise for.
+#[derive(clap::Args, Clone, Debug)]
+pub struct BeatArgs {
+    /// Beats a second of each agent: says how many shards and how long a queue agents-max of them need
+    #[arg(long, value_name = "HZ", allow_negative_numbers = true, value_parser = read_rate)]
+    rate: Option<f64>,
+    /// With --rate: how long the observer may not run without a beat being refused for it [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = read_duration)]
+    pause: Option<Duration>,
+}
+
+fn read_rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (1e-4..=1e6).contains(&rate) => Ok(rate),
+        _ => Err("it must be a number of beats a second from 0.0001 to 1000000".to_owned()),
+    }
+}
 
 /// Whether the fleet works as configured while it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,14 +91,23 @@ impl fmt::Display for Finding {
 }
 
 /// Prints the resolved plan and every finding.
-pub fn check(args: &ConfigArgs) -> Result<Exit, CliError> {
-    let layers = args.layers();
+pub fn check(args: &CheckArgs) -> Result<Exit, CliError> {
+    if args.beats.pause.is_some() && args.beats.rate.is_none() {
+        let message = "--pause says how much of the agents' beats must fit the queue, and nobody says how often they beat; add --rate HZ";
+        return Err(CliError::new(Exit::Usage, message));
+    }
+    let layers = args.config.layers();
     let mut out = Vec::new();
     let mut findings = Vec::new();
     match layers.plan() {
         Ok(plan) => {
             print_plan(&mut out, &plan, &layers)?;
-            findings.extend(host_findings(&plan));
+            let demand = args.beats.demand(&plan);
+            if let Some(demand) = &demand {
+                print_sizing(&mut out, &plan, demand)?;
+                findings.extend(shards_finding(&plan, demand));
+            }
+            findings.extend(host_findings(&plan, demand.as_ref()));
             if layers.config().events_beats && plan.events.is_none() {
                 findings.push(Finding::note(
                     "events-beats is true, but no events are written",
@@ -162,14 +191,92 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
     Ok(())
 }
 
+impl BeatArgs {
+    fn demand(&self, plan: &Plan) -> Option<Demand> {
+        Some(Demand {
+            agents: plan.agents_max,
+            rate: self.rate?,
+            threshold_ns: plan.threshold_min_ns(),
+            pause_ns: duration_ns(self.pause.unwrap_or(PAUSE)),
+            max_delay_ns: plan.max_delay_ns,
+        })
+    }
+}
+
+fn sizing_of(plan: &Plan, demand: &Demand) -> Sizing {
+    demand.on(u32::try_from(plan.shards.len()).unwrap_or(u32::MAX))
+}
+
+fn queue_limit_needed(plan: &Plan, demand: Option<&Demand>) -> u64 {
+    demand.map_or(plan.queue_limit_needed(), |demand| sizing_of(plan, demand).queue_limit)
+}
+
+fn print_sizing(out: &mut impl Write, plan: &Plan, demand: &Demand) -> io::Result<()> {
+    let Sizing { shards, busiest_rate, busiest_core, cores, queue_limit, queue_bytes } =
+        sizing_of(plan, demand);
+    let fewest = demand.shards().map_or("more than 64".to_owned(), |fewest| fewest.to_string());
+    let pause = written(Duration::from_nanos(demand.pause_ns));
+    let beats = f64::from(demand.agents) * demand.rate;
+    let rows = [
+        (
+            "beats",
+            format!("{beats:.0}/s"),
+            format!("{} agents, {} a second each", demand.agents, demand.rate),
+        ),
+        ("shards", fewest, "at least, so that the busiest core is half idle".to_owned()),
+        (
+            "busiest shard",
+            format!("{busiest_rate:.0}/s"),
+            format!("of {shards}; its core {:.0} % busy", busiest_core * 100.0),
+        ),
+        ("cpu", format!("{cores:.2} cores"), "of all shards together, by measured costs".to_owned()),
+        (
+            "queue limit",
+            queue_limit.to_string(),
+            format!("net.unix.max_dgram_qlen, for all at once and {pause} of pause"),
+        ),
+        ("queue memory", mebibytes(queue_bytes), "of the kernel, only while all queues are full".to_owned()),
+    ];
+    writeln!(out, "needs:")?;
+    for (name, value, what) in rows {
+        writeln!(out, "    {name:<15} {value:<24} ({what})")?;
+    }
+    Ok(())
+}
+
+/// Whether the shards can take that many beats.
+fn shards_finding(plan: &Plan, demand: &Demand) -> Option<Finding> {
+    let sizing = sizing_of(plan, demand);
+    let fewest = demand.shards();
+    if fewest.is_some_and(|fewest| sizing.shards >= fewest) {
+        return None;
+    }
+    let text = format!(
+        "{} beats a second on {}: the core of the busiest would be {:.0} % busy{}",
+        (f64::from(demand.agents) * demand.rate).round(),
+        counted(u64::from(sizing.shards), "shard"),
+        sizing.busiest_core * 100.0,
+        if sizing.busiest_core > 1.0 {
+            ", and beats would be refused without end"
+        } else {
+            ", with little left for bursts"
+        },
+    );
+    let fix = match fewest {
+        Some(fewest) => format!("write shards = {fewest} or more, with a core for each"),
+        None => "64 shards, the most there are, do not suffice: beat less often".to_owned(),
+    };
+    Some(if sizing.busiest_core > 1.0 { Finding::problem(text, fix) } else { Finding::note(text, fix) })
+}
+
 /// What of this host and this process does not go with the plan.
-fn host_findings(plan: &Plan) -> Vec<Finding> {
+fn host_findings(plan: &Plan, demand: Option<&Demand>) -> Vec<Finding> {
     let mut findings = Vec::new();
     match fs::read_to_string(QUEUE_LIMIT_PATH).map(|text| text.trim().parse()) {
-        Ok(Ok(limit)) => findings.extend(queue_finding(plan, limit)),
+        Ok(Ok(limit)) => findings.extend(queue_finding(plan, demand, limit)),
         _ => findings.push(Finding::note(
             format!("cannot read {QUEUE_LIMIT_PATH}, so nobody knows how many beats a shard's queue holds"),
-            format!("where it can be read, set it to {} or more", plan.queue_limit_needed()),
+            format!("where it can be read, set it to {} or more", queue_limit_needed(plan, demand)),
         )),
     }
     findings.extend(limit_findings(plan));
@@ -206,16 +313,21 @@ fn watch_finding(plan: &Plan, open_files_max: Option<u64>) -> Option<Finding> {
 }
 
 /// Whether the kernel's queue carries the fleet; it holds one datagram more than its limit.
-fn queue_finding(plan: &Plan, limit: u64) -> Option<Finding> {
-    let needed = plan.queue_limit_needed();
+fn queue_finding(plan: &Plan, demand: Option<&Demand>, limit: u64) -> Option<Finding> {
+    let needed = queue_limit_needed(plan, demand);
     if limit >= needed {
         return None;
     }
     let (agents, shards) = (plan.agents_max, plan.shards.len());
+    let why = match demand {
+        Some(demand) if needed > plan.queue_limit_needed() => {
+            format!("for {} without the observer", written(Duration::from_nanos(demand.pause_ns)))
+        }
+        _ => "2 for each agent of a shard".to_owned(),
+    };
     let text = format!(
         "net.unix.max_dgram_qlen is {limit} in this network namespace: the kernel keeps {} beats for a shard and \
-         refuses the rest, so living agents may look stalled; {agents} agents on {} need {needed}, 2 for each agent \
-         of a shard",
+         refuses the rest, so living agents may look stalled; {agents} agents on {} need {needed}, {why}",
         limit.saturating_add(1),
         counted(shards as u64, "shard"),
     );
@@ -224,10 +336,10 @@ fn queue_finding(plan: &Plan, limit: u64) -> Option<Finding> {
          then restart the observer: the limit is read when a socket is made\n\
          to keep it: echo 'net.unix.max_dgram_qlen = {needed}' > /etc/sysctl.d/60-varta-fleet.conf\n\
          it costs memory only while beats wait, {} a shard at most",
-        mebibytes(needed * QUEUED_FRAME_BYTES),
+        mebibytes(queue_bytes(needed)),
     );
     let carried = limit / 2 * shards as u64;
-    if carried >= shards as u64 {
+    if carried >= shards as u64 && demand.is_none() {
         fix.push_str(&format!("\nor, if there are no more agents than that: agents-max = {carried}"));
     }
     Some(Finding::problem(text, fix))
@@ -416,7 +528,7 @@ mod tests {
 
     #[test]
     fn the_queue_limit_is_judged_by_the_fullest_shard() {
-        let finding = queue_finding(&plan(131_072, 2), 10).unwrap();
+        let finding = queue_finding(&plan(131_072, 2), None, 10).unwrap();
         assert_eq!(finding.level, Level::Problem);
         assert!(finding.text.contains("is 10 in this network namespace"), "{finding}");
         assert!(finding.text.contains("keeps 11 beats"), "{finding}");
@@ -426,18 +538,18 @@ mod tests {
         assert!(finding.fix.ends_with("agents-max = 10"), "{finding}");
 
         // 100 on 3 shards: 34 on the fullest.
-        assert_eq!(queue_finding(&plan(100, 3), 68), None);
-        assert!(queue_finding(&plan(100, 3), 67).unwrap().fix.contains("qlen=68\n"));
-        assert!(!queue_finding(&plan(100, 3), 1).unwrap().fix.contains("agents-max"));
+        assert_eq!(queue_finding(&plan(100, 3), None, 68), None);
+        assert!(queue_finding(&plan(100, 3), None, 67).unwrap().fix.contains("qlen=68\n"));
+        assert!(!queue_finding(&plan(100, 3), None, 1).unwrap().fix.contains("agents-max"));
     }
 
     #[test]
     fn what_a_smaller_fleet_is_advised_passes() {
         for limit in [2, 3, 10, 11, 512] {
             for shards in [1, 2, 3, 7] {
-                let fix = queue_finding(&plan(4_194_304, shards), limit).unwrap().fix;
+                let fix = queue_finding(&plan(4_194_304, shards), None, limit).unwrap().fix;
                 let advised = fix.rsplit("agents-max = ").next().unwrap().parse().unwrap();
-                assert_eq!(queue_finding(&plan(advised, shards), limit), None);
+                assert_eq!(queue_finding(&plan(advised, shards), None, limit), None);
             }
         }
     }
