@@ -1,4 +1,4 @@
-//! Looks once a second whether agents still find the fleet, puts back what somebody removed of its sockets,
+//! Looks every two seconds whether agents still find the fleet, puts back what somebody removed of its sockets,
 //! manifest and symlink, and tells.
 //!
 //! Who is connected does not need the files; but every agent that starts after a socket's file was removed
@@ -22,7 +22,7 @@ use crate::error::Warning;
 use crate::lane::Doorbell;
 use crate::rundir::{self, RunDir, RunDirError};
 
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Warnings that nobody took yet; more are told as events only.
 const WARNINGS: usize = 256;
 

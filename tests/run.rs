@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Agent, AgentOptions, Client, Event, Observer, Options, Place, SOON, T, Table, wait_for};
+use common::{
+    Agent, AgentOptions, Client, Event, Observer, Options, Place, SOON, T, Table, mono_ns, wait_for,
+};
 use rustix::process::Signal;
 use varta_fleet::Manifest;
 
@@ -106,6 +108,55 @@ fn fault_26_what_a_killed_observer_left_is_replaced_by_the_next() {
 
 fn reconnecting(client: Client) -> AgentOptions {
     AgentOptions { client, reconnect_after: 3, ..AgentOptions::default() }
+}
+
+/// Voluntary context switches of each thread so far: a thread that waits makes one for each time it was woken.
+fn wakes(pid: u32) -> HashMap<String, u64> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+    let of_thread = |task: PathBuf| -> (String, u64) {
+        let status = fs::read_to_string(task.join("status")).expect("a thread's status");
+        let field = |name: &str| {
+            let line =
+                status.lines().find_map(|line| line.strip_prefix(name)).expect("a field of the status");
+            line.trim().to_owned()
+        };
+        (field("Name:"), field("voluntary_ctxt_switches:").parse().expect("a number"))
+    };
+    tasks.map(|task| of_thread(task.expect("a thread").path())).collect()
+}
+
+#[test]
+fn a_fleet_without_beats_wakes_once_a_second_a_shard_and_twice_a_second_otherwise() {
+    let observer = Observer::start(Options { shards: 4, ..Options::default() });
+    let is_shard = |name: &str| name.starts_with("varta-shard-");
+    // What its start left to do is done once the shards wake for nothing but to say that they live.
+    let of_shards = |wakes: &HashMap<String, u64>| -> u64 {
+        wakes.iter().filter(|(name, _)| is_shard(name)).map(|(_, wakes)| wakes).sum()
+    };
+    let first = of_shards(&wakes(observer.pid()));
+    let started = wait_for("the shards to wake", || {
+        let now = wakes(observer.pid());
+        (of_shards(&now) >= first + 8).then_some((now, mono_ns()))
+    });
+    let (before, from) = started;
+    let (after, until) = wait_for("each shard to wake five times", || {
+        let now = wakes(observer.pid());
+        (of_shards(&now) >= of_shards(&before) + 20).then(|| (now, mono_ns()))
+    });
+    let seconds = (until - from).div_ceil(1_000_000_000);
+    let woken: HashMap<&String, u64> =
+        after.iter().map(|(name, wakes)| (name, wakes - before[name])).collect();
+    let mut others = 0;
+    for (name, wakes) in &woken {
+        if is_shard(name) {
+            assert!(*wakes <= seconds + 1, "{name} in {seconds} s: {woken:?}");
+        } else {
+            others += wakes;
+        }
+    }
+    // One more of each of the three that wake at all: when they began is chance.
+    assert!(others <= 2 * seconds + 3, "in {seconds} s: {woken:?}");
+    observer.stop();
 }
 
 #[test]

@@ -19,7 +19,7 @@ use varta_fleet::{Fleet, Reason, Shown, StopReport};
 use crate::exit::{CliError, Exit, counted};
 
 /// How often the health of the threads is looked at while nothing happens.
-const HEALTH_TICK: Duration = Duration::from_millis(500);
+const HEALTH_TICK: Duration = Duration::from_secs(2);
 /// How long a stop waits for the event output.
 const FLUSH: Duration = Duration::from_millis(700);
 
