@@ -108,7 +108,7 @@ impl World {
             ports.push(port);
         }
         let (lookups, questions) = Lookups::detached();
-        let (watch, orders) = Watch::detached();
+        let (watch, orders) = Watch::detached(Arc::new(Kick::new().expect("a descriptor")));
         let (answer, answers) = unbounded();
         let (requests, requests_of) = unbounded();
         let (subscriber, events) = Subscriber::new(10_000, false);

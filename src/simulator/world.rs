@@ -227,7 +227,7 @@ impl<'a> World<'a> {
             .collect();
         let ports: Vec<Arc<Port>> = shards.iter().map(|shard| Arc::clone(&shard.port)).collect();
         let (lookups, questions) = Lookups::detached();
-        let (watch, orders) = Watch::detached();
+        let (watch, orders) = Watch::detached(Arc::new(Kick::new().expect("a descriptor")));
         let (answer, answers) = unbounded();
         let (requests, requests_of) = unbounded();
         let subscribe = |room: usize, wants_beats: bool| {
