@@ -57,6 +57,7 @@ impl Aggregator {
         let give_up_at = self.now + CONFIRM_NS;
         let pending = Pending { place, generation, give_up_at, is_forgiven: false, is_exit: false };
         self.pending.push_back(pending);
+        self.view(place.shard).in_flight += 1;
     }
 
     /// The holder's process is gone as of `at`: its exit is told once its last frames were looked at.
@@ -112,6 +113,8 @@ impl Aggregator {
             let Some(pending) = self.pending.pop_front() else { return };
             if !self.settle(&pending) {
                 self.pending.push_back(pending);
+            } else if !pending.is_exit {
+                self.view(pending.place.shard).in_flight -= 1;
             }
         }
     }

@@ -90,6 +90,8 @@ pub struct Told {
     pub is_watch_ordered: bool,
     /// It will not, for want of a descriptor.
     pub is_unwatched: bool,
+    /// In the list of those whose facts were taken and not looked at.
+    pub is_to_be_looked_at: bool,
     /// In the list of those asked about again and again.
     pub is_polled: bool,
     /// How its process ended, once that is known.
