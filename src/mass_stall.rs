@@ -248,11 +248,6 @@ impl Stage {
         Ok(handle)
     }
 
-    /// `CLOCK_MONOTONIC`.
-    pub fn now(&self) -> MonoNs {
-        SystemClock.mono()
-    }
-
     /// Subscribes with room for `capacity` events.
     pub fn subscribe(&self, capacity: usize) -> Receiver<Event> {
         let (subscriber, events) = Subscriber::new(capacity, false);
@@ -283,16 +278,18 @@ impl Stage {
     pub fn reports_dropped(&self) -> u64 {
         self.ports.iter().map(|port| port.counters.reports_dropped.get()).sum()
     }
+}
 
+impl Drop for Stage {
     /// Ends all threads.
-    pub fn stop(self) {
+    fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         for port in &self.ports {
             port.kick(SystemClock.mono());
         }
         let _ = self.requests.send(Request::Stop);
         self.doorbell.ring();
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
