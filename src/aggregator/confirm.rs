@@ -98,14 +98,15 @@ impl Aggregator {
         })
     }
 
-    pub(super) fn places_of(&mut self, pid: u32) -> Vec<Place> {
-        let mut places = Vec::new();
-        let mut at = self.places.get(&pid).copied();
+    pub(super) fn places_of(&mut self, pid: u32) -> Places {
+        let first = self.places.get(&pid).copied();
+        let mut more = Vec::new();
+        let mut at = first.and_then(|first| self.told(first).next);
         while let Some(place) = at {
-            places.push(place);
+            more.push(place);
             at = self.told(place).next;
         }
-        places
+        Places { first, more }
     }
 
     pub(super) fn settle_pending(&mut self) {
@@ -188,9 +189,9 @@ impl Aggregator {
         }
         // If asked in vain, nobody could say in time whether there is a process to be stalled.
         let mut is_uncertain = cold.is_stall_uncertain || is_unseen || told.existence == Existence::Asked;
-        let pid = told.pid;
         let threshold_ns = self.threshold_of(&hot);
-        for other in self.places_of(pid) {
+        let places = self.places_of(told.pid);
+        for other in places.iter() {
             if other != place {
                 let counters = &self.view(other.shard).port.counters;
                 let blind_end = MonoNs(counters.last_blind_end.get());
@@ -200,7 +201,7 @@ impl Aggregator {
             }
         }
         let silent_since = hot.last_arrival;
-        match self.lives_elsewhere(place, silent_since) {
+        match self.lives_elsewhere(&places, place, silent_since) {
             Err(Busy) => return false,
             Ok(Some(elsewhere)) => {
                 self.told(place).is_confirming = false;
@@ -210,7 +211,6 @@ impl Aggregator {
             Ok(None) => {}
         }
         let stalls = cold.stalls.wrapping_sub(told.stalls);
-        let pid = told.pid;
         let told = self.told(place);
         told.is_confirming = false;
         told.stalls = cold.stalls;
@@ -218,7 +218,7 @@ impl Aggregator {
         self.stall(place, &hot, &cold, is_uncertain, stalls.max(1));
         self.poll_unwatched(place);
         // An ordinary beat on another slot would go unnoticed; after this it is news.
-        for other in self.places_of(pid) {
+        for other in places.iter() {
             if other != place && !self.told(other).is_releasing && !self.told(other).is_closed {
                 self.release(other, silent_since, answer::RELEASE | answer::IF_SILENT);
             }
@@ -226,15 +226,16 @@ impl Aggregator {
         true
     }
 
-    /// Another slot of the same agent that beat later than this one. One that is on its way back counts,
+    /// Another of an agent's slots that beat later than this one. One that is on its way back counts,
     /// too: it stays if it beat. Busy: a slot is just being written, by a beat perhaps.
     pub(super) fn lives_elsewhere(
         &mut self,
+        places: &Places,
         place: Place,
         silent_since: MonoNs,
     ) -> Result<Option<(Place, Hot)>, Busy> {
         let pid = self.told(place).pid;
-        for other in self.places_of(pid) {
+        for other in places.iter() {
             if other == place || self.told(other).is_over() || self.told(other).is_closed {
                 continue;
             }
@@ -273,15 +274,15 @@ impl Aggregator {
         let told = *self.told(place);
         let places = self.places_of(told.pid);
         let mut last: Option<(Place, Hot, Cold)> = None;
-        for place in &places {
+        for place in places.iter() {
             let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
             // What beat later than the exit is an heir, whose words are not the last of the dead.
             let rank = |hot: &Hot| (hot.last_arrival <= at, hot.last_arrival);
             let is_later = last.as_ref().is_none_or(|(_, latest, _)| rank(&hot) > rank(latest));
-            let of = self.told(*place);
+            let of = self.told(place);
             let is_told = !of.is_closed && !of.is_held && !of.is_over();
             if is_told && hot.pid == told.pid && is_later {
-                last = Some((*place, hot, cold));
+                last = Some((place, hot, cold));
             }
         }
         if let Some((place, hot, cold)) = last {
@@ -292,7 +293,7 @@ impl Aggregator {
             self.tell(Some(place.shard), Some(agent), at, kind);
             self.tally.lock().shards[usize::from(place.shard)].exits += 1;
         }
-        for place in places {
+        for place in places.iter() {
             let told = self.told(place);
             told.existence = Existence::Gone(at);
             told.is_confirming = false;

@@ -55,7 +55,7 @@ mod tests;
 
 use fanout::{Fanout, Subscriber};
 use tally::Tally;
-use told::{Existence, Place, Told, ToldTable};
+use told::{Existence, Place, Places, Told, ToldTable};
 
 /// Reports wait this long, so that the aggregator is not woken for each.
 const REPORT_TICK_NS: u64 = 100_000_000;
@@ -453,7 +453,7 @@ impl Aggregator {
         // An agent that is known on another shard is not up again, and it is the same session, unless the
         // lookup finds another process; nobody is the same as one whose exit was told.
         let places = self.places_of(hot.pid);
-        let known = places.iter().map(|place| *self.told(*place)).find(|told| !told.is_over());
+        let known = places.iter().map(|place| *self.told(place)).find(|told| !told.is_over());
         let known = known.filter(|_| !planted!(TakesOneForTwo));
         if known.is_none() && !(planted!(KeepsTheSession) && self.last_session > 0) {
             self.last_session = self.last_session.wrapping_add(1);
@@ -488,8 +488,7 @@ impl Aggregator {
     /// pid went to another process meanwhile. The lookup tells which.
     fn return_if_stalled(&mut self, place: Place) {
         let pid = self.told(place).pid;
-        let is_back =
-            self.places_of(pid).into_iter().any(|other| other != place && self.told(other).is_stalled);
+        let is_back = self.places_of(pid).iter().any(|other| other != place && self.told(other).is_stalled);
         if is_back && !self.told(place).is_returning {
             self.told(place).is_returning = true;
             let generation = self.told(place).generation;
@@ -500,7 +499,7 @@ impl Aggregator {
     /// An agent told stalled on another shard beats here: it is back, and its slot there goes.
     fn resume_from_elsewhere(&mut self, place: Place) -> Result<(), Busy> {
         let (hot, cold) = self.view(place.shard).port.table.read(place.slot)?;
-        for other in self.places_of(hot.pid) {
+        for other in self.places_of(hot.pid).iter() {
             let told = *self.told(other);
             let is_gone = matches!(told.existence, Existence::Gone(_));
             if other == place || !told.is_stalled || told.is_releasing || is_gone {
@@ -622,7 +621,7 @@ impl Aggregator {
         }
         // Says the status, too.
         self.told(place).status = hot.status;
-        for other in self.places_of(told.pid) {
+        for other in self.places_of(told.pid).iter() {
             let of_other = self.told(other);
             of_other.is_up |= of_other.session == told.session;
         }
@@ -715,7 +714,9 @@ impl Aggregator {
             if is_unseen && has_time {
                 return false;
             }
-            let Ok(elsewhere) = self.lives_elsewhere(place, cold.stall_at - cold.stall_silent_ns) else {
+            let places = self.places_of(hot.pid);
+            let silent_since = cold.stall_at - cold.stall_silent_ns;
+            let Ok(elsewhere) = self.lives_elsewhere(&places, place, silent_since) else {
                 return false;
             };
             if elsewhere.is_none() {

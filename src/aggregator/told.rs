@@ -19,6 +19,22 @@ pub struct Place {
     pub slot: u32,
 }
 
+/// The slots of one pid. Nearly all have one, which allocates nothing.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Where it was seen last.
+    pub first: Option<Place>,
+    /// Where else.
+    pub more: Vec<Place>,
+}
+
+impl Places {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = Place> + '_ {
+        self.first.into_iter().chain(self.more.iter().copied())
+    }
+}
+
 /// Whether the holder's process is known to be there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Existence {
