@@ -109,6 +109,21 @@ impl Aggregator {
         Places { first, more }
     }
 
+    /// The slots of a pid, after those were looked at whose facts wait for their turn: a verdict on one of them
+    /// may give back the others, and nobody would be told what they still had to say.
+    pub(super) fn look_before_verdict(&mut self, pid: u32) -> Places {
+        let places = self.places_of(pid);
+        let mut is_stale = false;
+        for place in places.iter() {
+            if self.told(place).is_to_be_looked_at {
+                self.look(place);
+                is_stale = true;
+            }
+        }
+        // Some may have gone to others.
+        if is_stale { self.places_of(pid) } else { places }
+    }
+
     pub(super) fn settle_pending(&mut self) {
         for _ in 0..self.pending.len() {
             let Some(pending) = self.pending.pop_front() else { return };
@@ -143,7 +158,9 @@ impl Aggregator {
                 self.kick_all();
                 return false;
             }
-            return self.exit(place, at);
+            self.look_before_verdict(told.pid);
+            // Somebody else has the slot by now: the dead left it before this could be told.
+            return self.told(place).generation != generation || self.exit(place, at);
         }
         if told.is_doubted {
             if told.existence == Existence::Asked && has_time {
@@ -177,6 +194,19 @@ impl Aggregator {
         if told.existence == Existence::Asked && has_time {
             return false;
         }
+        let places = self.look_before_verdict(told.pid);
+        let mut others = places.iter().filter(|other| *other != place);
+        if has_time && others.any(|other| self.told(other).is_recalling) {
+            // What is told of this slot may take away by what that one is judged.
+            return false;
+        }
+        let told = *self.told(place);
+        if told.generation != generation {
+            return true;
+        }
+        if told.is_doubted && has_time {
+            return false;
+        }
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
         if hot.state != State::Stalled || cold.generation != generation {
             // It beat again: its fact is on the way, and says so.
@@ -190,7 +220,6 @@ impl Aggregator {
         // If asked in vain, nobody could say in time whether there is a process to be stalled.
         let mut is_uncertain = cold.is_stall_uncertain || is_unseen || told.existence == Existence::Asked;
         let threshold_ns = self.threshold_of(&hot);
-        let places = self.places_of(told.pid);
         for other in places.iter() {
             if other != place {
                 let counters = &self.view(other.shard).port.counters;
