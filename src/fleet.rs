@@ -32,6 +32,7 @@ use crate::rundir::{self, RunDir};
 use crate::shard::Shard;
 use crate::shard::core::{Core, Limits};
 use crate::shard::tracker::{Admission, Tracker};
+use crate::shard::transport::Transport;
 use crate::shard::transport::uds::Uds;
 use crate::snapshot::{Latencies, Snapshot, Table};
 use crate::sys::clock::SystemClock;
@@ -43,7 +44,7 @@ use crate::vigil::Vigil;
 use crate::watch::Watch;
 
 const SHARD_NICE: i32 = -20;
-const AGGREGATOR_NICE: i32 = -10;
+pub(crate) const AGGREGATOR_NICE: i32 = -10;
 /// A shard that panics more often than this many times within this time is given up.
 const PANICS_MAX: usize = 3;
 const PANICS_WITHIN: Duration = Duration::from_secs(60);
@@ -52,7 +53,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// How often it looks whether they have ended.
 const STOP_TICK: Duration = Duration::from_millis(1);
 /// The queue behind an event output holds this many events beyond one for each agent.
-const EVENTS_SLACK: usize = 65_536;
+pub(crate) const EVENTS_SLACK: usize = 65_536;
 
 /// A running fleet. Dropping it stops it.
 #[derive(Debug)]
@@ -489,7 +490,7 @@ fn join_until<T>(thread: JoinHandle<T>, until: Instant) -> Option<T> {
 }
 
 /// The aggregator's thread.
-fn aggregate(
+pub(crate) fn aggregate(
     mut aggregator: Aggregator,
     turned_at: Arc<Counter>,
     doorbell: Arc<Doorbell>,
@@ -519,10 +520,10 @@ fn aggregate(
 }
 
 /// What a shard's thread has besides the shard.
-struct Life {
-    port: Arc<Port>,
-    doorbell: Arc<Doorbell>,
-    stop: Arc<AtomicBool>,
+pub(crate) struct Life {
+    pub port: Arc<Port>,
+    pub doorbell: Arc<Doorbell>,
+    pub stop: Arc<AtomicBool>,
 }
 
 impl Life {
@@ -534,8 +535,8 @@ impl Life {
 }
 
 /// One shard's thread.
-fn observe(
-    mut shard: Shard<Uds, SystemClock>,
+pub(crate) fn observe<T: Transport + Send>(
+    mut shard: Shard<T, SystemClock>,
     life: Life,
     index: usize,
     pin: Option<usize>,

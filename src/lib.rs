@@ -116,6 +116,11 @@ mod simulator;
 #[expect(unsafe_code, reason = "system calls and shared memory; every block carries its argument")]
 mod sys;
 
+// For a bench alone: what it drives is nobody's interface.
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod mass_stall;
+
 // For the fuzz targets alone.
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -36,8 +36,10 @@ impl Aggregator {
 
     fn is_gone(&mut self, ticket: Ticket, at: MonoNs, how: Option<ExitHow>) {
         let Some(place) = self.place_of(ticket) else { return };
+        let pid = self.told(place).pid;
+        self.look_before_verdict(pid);
         let told = self.told(place);
-        if told.is_releasing {
+        if told.is_releasing || told.generation != ticket.generation {
             return;
         }
         told.how = told.how.or(how);
@@ -65,7 +67,10 @@ impl Aggregator {
             return;
         }
         told.is_identifying = false;
-        if told.is_releasing {
+        let pid = told.pid;
+        self.look_before_verdict(pid);
+        let told = self.told(place);
+        if told.is_releasing || told.generation != ticket.generation {
             return;
         }
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {

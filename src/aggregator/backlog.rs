@@ -15,9 +15,16 @@ pub struct Backlog {
     pub held: usize,
     /// Slots to look at again.
     pub again: usize,
+    /// Slots whose facts were taken and not looked at.
+    pub to_look: usize,
 }
 
 impl Aggregator {
+    /// Lets this many stalls and resumes wait to be told at a time.
+    pub fn limit_in_flight(&mut self, max: u32) {
+        self.in_flight_max = max;
+    }
+
     /// How long the lists are.
     pub fn backlog(&self) -> Backlog {
         Backlog {
@@ -26,6 +33,7 @@ impl Aggregator {
             polled: self.polled.len(),
             held: self.held.len(),
             again: self.again.len(),
+            to_look: self.shards.iter().map(|view| view.to_look.len()).sum(),
         }
     }
 }

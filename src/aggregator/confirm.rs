@@ -57,6 +57,7 @@ impl Aggregator {
         let give_up_at = self.now + CONFIRM_NS;
         let pending = Pending { place, generation, give_up_at, is_forgiven: false, is_exit: false };
         self.pending.push_back(pending);
+        self.view(place.shard).in_flight += 1;
     }
 
     /// The holder's process is gone as of `at`: its exit is told once its last frames were looked at.
@@ -97,14 +98,30 @@ impl Aggregator {
         })
     }
 
-    pub(super) fn places_of(&mut self, pid: u32) -> Vec<Place> {
-        let mut places = Vec::new();
-        let mut at = self.places.get(&pid).copied();
+    pub(super) fn places_of(&mut self, pid: u32) -> Places {
+        let first = self.places.get(&pid).copied();
+        let mut more = Vec::new();
+        let mut at = first.and_then(|first| self.told(first).next);
         while let Some(place) = at {
-            places.push(place);
+            more.push(place);
             at = self.told(place).next;
         }
-        places
+        Places { first, more }
+    }
+
+    /// The slots of a pid, after those were looked at whose facts wait for their turn: a verdict on one of them
+    /// may give back the others, and nobody would be told what they still had to say.
+    pub(super) fn look_before_verdict(&mut self, pid: u32) -> Places {
+        let places = self.places_of(pid);
+        let mut is_stale = false;
+        for place in places.iter() {
+            if self.told(place).is_to_be_looked_at {
+                self.look(place);
+                is_stale = true;
+            }
+        }
+        // Some may have gone to others.
+        if is_stale { self.places_of(pid) } else { places }
     }
 
     pub(super) fn settle_pending(&mut self) {
@@ -112,6 +129,8 @@ impl Aggregator {
             let Some(pending) = self.pending.pop_front() else { return };
             if !self.settle(&pending) {
                 self.pending.push_back(pending);
+            } else if !pending.is_exit {
+                self.view(pending.place.shard).in_flight -= 1;
             }
         }
     }
@@ -139,7 +158,9 @@ impl Aggregator {
                 self.kick_all();
                 return false;
             }
-            return self.exit(place, at);
+            self.look_before_verdict(told.pid);
+            // Somebody else has the slot by now: the dead left it before this could be told.
+            return self.told(place).generation != generation || self.exit(place, at);
         }
         if told.is_doubted {
             if told.existence == Existence::Asked && has_time {
@@ -173,6 +194,19 @@ impl Aggregator {
         if told.existence == Existence::Asked && has_time {
             return false;
         }
+        let places = self.look_before_verdict(told.pid);
+        let mut others = places.iter().filter(|other| *other != place);
+        if has_time && others.any(|other| self.told(other).is_recalling) {
+            // What is told of this slot may take away by what that one is judged.
+            return false;
+        }
+        let told = *self.told(place);
+        if told.generation != generation {
+            return true;
+        }
+        if told.is_doubted && has_time {
+            return false;
+        }
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
         if hot.state != State::Stalled || cold.generation != generation {
             // It beat again: its fact is on the way, and says so.
@@ -185,9 +219,8 @@ impl Aggregator {
         }
         // If asked in vain, nobody could say in time whether there is a process to be stalled.
         let mut is_uncertain = cold.is_stall_uncertain || is_unseen || told.existence == Existence::Asked;
-        let pid = told.pid;
         let threshold_ns = self.threshold_of(&hot);
-        for other in self.places_of(pid) {
+        for other in places.iter() {
             if other != place {
                 let counters = &self.view(other.shard).port.counters;
                 let blind_end = MonoNs(counters.last_blind_end.get());
@@ -197,7 +230,7 @@ impl Aggregator {
             }
         }
         let silent_since = hot.last_arrival;
-        match self.lives_elsewhere(place, silent_since) {
+        match self.lives_elsewhere(&places, place, silent_since) {
             Err(Busy) => return false,
             Ok(Some(elsewhere)) => {
                 self.told(place).is_confirming = false;
@@ -207,7 +240,6 @@ impl Aggregator {
             Ok(None) => {}
         }
         let stalls = cold.stalls.wrapping_sub(told.stalls);
-        let pid = told.pid;
         let told = self.told(place);
         told.is_confirming = false;
         told.stalls = cold.stalls;
@@ -215,7 +247,7 @@ impl Aggregator {
         self.stall(place, &hot, &cold, is_uncertain, stalls.max(1));
         self.poll_unwatched(place);
         // An ordinary beat on another slot would go unnoticed; after this it is news.
-        for other in self.places_of(pid) {
+        for other in places.iter() {
             if other != place && !self.told(other).is_releasing && !self.told(other).is_closed {
                 self.release(other, silent_since, answer::RELEASE | answer::IF_SILENT);
             }
@@ -223,15 +255,16 @@ impl Aggregator {
         true
     }
 
-    /// Another slot of the same agent that beat later than this one. One that is on its way back counts,
+    /// Another of an agent's slots that beat later than this one. One that is on its way back counts,
     /// too: it stays if it beat. Busy: a slot is just being written, by a beat perhaps.
     pub(super) fn lives_elsewhere(
         &mut self,
+        places: &Places,
         place: Place,
         silent_since: MonoNs,
     ) -> Result<Option<(Place, Hot)>, Busy> {
         let pid = self.told(place).pid;
-        for other in self.places_of(pid) {
+        for other in places.iter() {
             if other == place || self.told(other).is_over() || self.told(other).is_closed {
                 continue;
             }
@@ -270,15 +303,15 @@ impl Aggregator {
         let told = *self.told(place);
         let places = self.places_of(told.pid);
         let mut last: Option<(Place, Hot, Cold)> = None;
-        for place in &places {
+        for place in places.iter() {
             let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
             // What beat later than the exit is an heir, whose words are not the last of the dead.
             let rank = |hot: &Hot| (hot.last_arrival <= at, hot.last_arrival);
             let is_later = last.as_ref().is_none_or(|(_, latest, _)| rank(&hot) > rank(latest));
-            let of = self.told(*place);
+            let of = self.told(place);
             let is_told = !of.is_closed && !of.is_held && !of.is_over();
             if is_told && hot.pid == told.pid && is_later {
-                last = Some((*place, hot, cold));
+                last = Some((place, hot, cold));
             }
         }
         if let Some((place, hot, cold)) = last {
@@ -289,7 +322,7 @@ impl Aggregator {
             self.tell(Some(place.shard), Some(agent), at, kind);
             self.tally.lock().shards[usize::from(place.shard)].exits += 1;
         }
-        for place in places {
+        for place in places.iter() {
             let told = self.told(place);
             told.existence = Existence::Gone(at);
             told.is_confirming = false;

@@ -47,13 +47,15 @@ mod troubles;
 #[cfg(test)]
 mod backlog;
 #[cfg(test)]
+mod crowd;
+#[cfg(test)]
 mod neighbours;
 #[cfg(test)]
 mod tests;
 
 use fanout::{Fanout, Subscriber};
 use tally::Tally;
-use told::{Existence, Place, Told, ToldTable};
+use told::{Existence, Place, Places, Told, ToldTable};
 
 /// Reports wait this long, so that the aggregator is not woken for each.
 const REPORT_TICK_NS: u64 = 100_000_000;
@@ -76,7 +78,11 @@ const HELD_NS: u64 = 1_000_000_000;
 /// How often the process of a stalled agent is asked about that is not watched.
 const POLL_NS: u64 = 1_000_000_000;
 /// Facts taken from one shard in a turn.
-const FACTS_PER_TURN: u32 = 4096;
+const FACTS_PER_TURN: u32 = 65_536;
+/// Stalls and resumes of all shards together that may wait to be told at a time. The facts of more wait before
+/// anybody is asked about them: the watch thread answers so many in a fraction of [`CONFIRM_NS`], so a fleet
+/// that falls silent at once is told for certain.
+const IN_FLIGHT_MAX: u32 = 8192;
 /// Reports taken from one shard in a turn.
 const REPORTS_PER_TURN: u32 = 16_384;
 /// Answers taken in a turn.
@@ -122,6 +128,10 @@ pub enum Next {
 struct ShardView {
     port: Arc<Port>,
     told: ToldTable,
+    /// Slots of known holders that have something to tell, in order.
+    to_look: VecDeque<u32>,
+    /// Its slots in `pending`, but for exits.
+    in_flight: u32,
     /// Everything that arrived until here has been processed by the shard, and its facts were looked at.
     seen: MonoNs,
     /// Answers were posted: kick it at the end of the turn.
@@ -203,6 +213,7 @@ pub struct Aggregator {
     /// Where each pid beats; further places hang on the first.
     places: HashMap<u32, Place>,
     pending: VecDeque<Pending>,
+    in_flight_max: u32,
     /// Agents of whom nothing is told until somebody has looked whose pid they claim, and until when.
     held: VecDeque<(MonoNs, Place, u32)>,
     /// Stalled and waiting agents that are not watched, in the order in which they are asked about next.
@@ -229,6 +240,8 @@ impl Aggregator {
         tally.lock().shards.resize_with(ports.len(), Default::default);
         let shards = ports.iter().map(|port| ShardView {
             told: ToldTable::new(port.table.capacity()),
+            to_look: VecDeque::new(),
+            in_flight: 0,
             seen: MonoNs(0),
             port: Arc::clone(port),
             is_to_be_kicked: false,
@@ -253,6 +266,7 @@ impl Aggregator {
             tally,
             places: HashMap::new(),
             pending: VecDeque::new(),
+            in_flight_max: IN_FLIGHT_MAX,
             polled: VecDeque::new(),
             held: VecDeque::new(),
             again: Vec::new(),
@@ -289,6 +303,7 @@ impl Aggregator {
                 self.view(shard).seen = watermark;
             }
             is_more |= is_left;
+            self.look_at_known(shard);
             self.take_blindness(shard);
             self.take_samples(shard);
             self.take_beats(shard);
@@ -298,6 +313,7 @@ impl Aggregator {
         self.settle_pending();
         self.tell_of_held();
         self.ask_about_polled();
+        is_more |= (0..self.shard_count).any(|shard| self.may_look(shard));
         let is_ticking = self.take_reports();
         self.kick_shards();
         if mem::take(&mut self.is_watch_ordered) {
@@ -363,12 +379,41 @@ impl Aggregator {
 
     // --- facts: what a slot says against what was told of it ---------------------------------------
 
+    /// Takes what the shard queued; true if there is more. New holders are looked at here, for whoever asks
+    /// where a pid beats has to know of them all; the others wait for their turn.
     fn take_facts(&mut self, shard: u16) -> bool {
         for _ in 0..FACTS_PER_TURN {
-            let Some((slot, _)) = self.view(shard).port.facts.pop() else { return false };
-            self.look(Place { shard, slot });
+            let view = self.view(shard);
+            let Some((slot, _)) = view.port.facts.pop() else { return false };
+            let told = view.told.of(slot);
+            if told.generation != view.port.table.generation(slot) {
+                self.look(Place { shard, slot });
+            } else if !mem::replace(&mut told.is_to_be_looked_at, true) {
+                view.to_look.push_back(slot);
+            }
         }
         true
+    }
+
+    /// Whether the shard has facts that need not wait any longer.
+    fn may_look(&mut self, shard: u16) -> bool {
+        let share = (self.in_flight_max / u32::from(self.shard_count)).max(1);
+        let view = self.view(shard);
+        view.in_flight < share && !view.to_look.is_empty()
+    }
+
+    /// Looks at slots of known holders, as many as may be in flight.
+    fn look_at_known(&mut self, shard: u16) {
+        // Not all of them have to wait for anything.
+        for _ in 0..IN_FLIGHT_MAX {
+            if !self.may_look(shard) {
+                return;
+            }
+            let Some(slot) = self.view(shard).to_look.pop_front() else { return };
+            let place = Place { shard, slot };
+            self.told(place).is_to_be_looked_at = false;
+            self.look(place);
+        }
     }
 
     fn look(&mut self, place: Place) {
@@ -408,7 +453,7 @@ impl Aggregator {
         // An agent that is known on another shard is not up again, and it is the same session, unless the
         // lookup finds another process; nobody is the same as one whose exit was told.
         let places = self.places_of(hot.pid);
-        let known = places.iter().map(|place| *self.told(*place)).find(|told| !told.is_over());
+        let known = places.iter().map(|place| *self.told(place)).find(|told| !told.is_over());
         let known = known.filter(|_| !planted!(TakesOneForTwo));
         if known.is_none() && !(planted!(KeepsTheSession) && self.last_session > 0) {
             self.last_session = self.last_session.wrapping_add(1);
@@ -443,8 +488,7 @@ impl Aggregator {
     /// pid went to another process meanwhile. The lookup tells which.
     fn return_if_stalled(&mut self, place: Place) {
         let pid = self.told(place).pid;
-        let is_back =
-            self.places_of(pid).into_iter().any(|other| other != place && self.told(other).is_stalled);
+        let is_back = self.places_of(pid).iter().any(|other| other != place && self.told(other).is_stalled);
         if is_back && !self.told(place).is_returning {
             self.told(place).is_returning = true;
             let generation = self.told(place).generation;
@@ -455,7 +499,7 @@ impl Aggregator {
     /// An agent told stalled on another shard beats here: it is back, and its slot there goes.
     fn resume_from_elsewhere(&mut self, place: Place) -> Result<(), Busy> {
         let (hot, cold) = self.view(place.shard).port.table.read(place.slot)?;
-        for other in self.places_of(hot.pid) {
+        for other in self.places_of(hot.pid).iter() {
             let told = *self.told(other);
             let is_gone = matches!(told.existence, Existence::Gone(_));
             if other == place || !told.is_stalled || told.is_releasing || is_gone {
@@ -577,7 +621,7 @@ impl Aggregator {
         }
         // Says the status, too.
         self.told(place).status = hot.status;
-        for other in self.places_of(told.pid) {
+        for other in self.places_of(told.pid).iter() {
             let of_other = self.told(other);
             of_other.is_up |= of_other.session == told.session;
         }
@@ -670,7 +714,9 @@ impl Aggregator {
             if is_unseen && has_time {
                 return false;
             }
-            let Ok(elsewhere) = self.lives_elsewhere(place, cold.stall_at - cold.stall_silent_ns) else {
+            let places = self.places_of(hot.pid);
+            let silent_since = cold.stall_at - cold.stall_silent_ns;
+            let Ok(elsewhere) = self.lives_elsewhere(&places, place, silent_since) else {
                 return false;
             };
             if elsewhere.is_none() {

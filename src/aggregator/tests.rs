@@ -7,6 +7,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use super::*;
 use crate::config::RuleMatch;
+use crate::fleet::EVENTS_SLACK;
 use crate::kick::Kick;
 use crate::lookup::process::Incarnation;
 use crate::shard::Shard;
@@ -22,6 +23,7 @@ pub(super) const THRESHOLD: u64 = 600 * MS;
 const TICK: u64 = 10 * MS;
 pub(super) const STEP: u64 = 5 * MS;
 const START: MonoNs = MonoNs(1_000_000_000_000);
+/// The queue of a shard holds this many datagrams, or all agents' if they are more.
 const QUEUE: u32 = 4096;
 
 /// A process as the lookup thread sees it.
@@ -99,7 +101,7 @@ impl World {
             let port = Arc::new(port.with_turned_away(admission.turned_away()));
             let admission = Arc::clone(&admission);
             let tracker = Tracker::new(writer, &thresholds_ns, first_class, TICK, admission, clock.mono());
-            let script = Script::new(&clock, QUEUE);
+            let script = Script::new(&clock, QUEUE.max(agents_max));
             let limits = Limits { threshold_min_ns, tick_ns: TICK };
             let mut core = Core::new(script.transport(), clock.clone(), tracker, limits, None);
             core.limit_uids(uid_frames_max);
@@ -108,10 +110,10 @@ impl World {
             ports.push(port);
         }
         let (lookups, questions) = Lookups::detached();
-        let (watch, orders) = Watch::detached();
+        let (watch, orders) = Watch::detached(Arc::new(Kick::new().expect("a descriptor")));
         let (answer, answers) = unbounded();
         let (requests, requests_of) = unbounded();
-        let (subscriber, events) = Subscriber::new(10_000, false);
+        let (subscriber, events) = Subscriber::new(agents_max as usize + EVENTS_SLACK, false);
         requests.send(Request::Subscribe(subscriber)).unwrap();
         let tally = Arc::new(Mutex::new(Tally::default()));
         let policy = Policy { thresholds_ns, rules };

@@ -19,6 +19,22 @@ pub struct Place {
     pub slot: u32,
 }
 
+/// The slots of one pid. Nearly all have one, which allocates nothing.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Where it was seen last.
+    pub first: Option<Place>,
+    /// Where else.
+    pub more: Vec<Place>,
+}
+
+impl Places {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = Place> + '_ {
+        self.first.into_iter().chain(self.more.iter().copied())
+    }
+}
+
 /// Whether the holder's process is known to be there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Existence {
@@ -90,6 +106,8 @@ pub struct Told {
     pub is_watch_ordered: bool,
     /// It will not, for want of a descriptor.
     pub is_unwatched: bool,
+    /// In the list of those whose facts were taken and not looked at.
+    pub is_to_be_looked_at: bool,
     /// In the list of those asked about again and again.
     pub is_polled: bool,
     /// How its process ended, once that is known.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "bench"))]
 use crossbeam::channel::Receiver;
 use crossbeam::channel::{Sender, unbounded};
 
@@ -110,7 +110,7 @@ impl Lookups {
     }
 
     /// The asking side without a thread, for a world that answers by itself.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "bench"))]
     pub fn detached() -> (Self, Receiver<Question>) {
         let (asking, questions) = unbounded();
         (Self { questions: asking }, questions)

@@ -684,7 +684,18 @@ impl Model {
             self.setting;
         let queue = frame_ns * (u64::from(queue_limit).min(self.busiest()) + 1200);
         let lookups = lookup_ns.min(CONFIRM);
-        tick + CONFIRM + lookups + queue + 40 * (turn_ns + latency) + 2 * max_delay + 2 * ERROR + 5 * MS
+        // Who waits for a place among those asked about waits for everybody before it.
+        let rounds = self.setting.in_flight_max.map_or(1, |max| {
+            let share = (u64::from(max) / u64::from(self.setting.shards)).max(1);
+            1 + self.fates.len() as u64 / share
+        });
+        tick + rounds * CONFIRM
+            + lookups
+            + queue
+            + 40 * (turn_ns + latency)
+            + 2 * max_delay
+            + 2 * ERROR
+            + 5 * MS
     }
 
     /// More datagrams than this never wait in one queue.

@@ -52,6 +52,8 @@ pub struct Setting {
     pub slow_every: u64,
     /// Somebody wants each beat.
     pub with_beats: bool,
+    /// Stalls and resumes that the aggregator asks about at a time, where that is not its own limit.
+    pub in_flight_max: Option<u32>,
 }
 
 /// A process that beats, until something happens to it.
@@ -304,6 +306,7 @@ impl Story {
         let mut story = Self { seed, setting, agents: Vec::new(), happenings: Vec::new() };
         story.populate(&mut random, size.agents);
         story.happen_to_observer(&mut random);
+        story.setting.in_flight_max = random.is_one_in(4).then(|| random.one_of(&[1, 16]));
         story.sort();
         story
     }
@@ -528,6 +531,7 @@ impl Setting {
             slow_room: random.one_of(&[2, 16, 1024]),
             slow_every: random.one_of(&[MS, 200 * MS, 2 * SECOND]),
             with_beats: random.is_one_in(4),
+            in_flight_max: None,
         }
     }
 }

@@ -24,6 +24,13 @@ fn a_large_world_holds() {
     hold(&Story::of_size(1, Size { agents: 2200, length: 4 * SECOND }));
 }
 
+/// An agent moved while the end of an earlier silence on its new shard waited to be looked at: the slot that knew
+/// better was given back first, and the silence was told as a stall.
+#[test]
+fn a_move_takes_away_nothing_that_a_waiting_fact_is_judged_by() {
+    hold(&Story::new(10_829_708_416_314, None));
+}
+
 fn hold(story: &Story) {
     if let Err(violation) = judge(story) {
         panic!("{}", Failure::of(story, &violation, SHRINK_RUNS));

@@ -227,7 +227,7 @@ impl<'a> World<'a> {
             .collect();
         let ports: Vec<Arc<Port>> = shards.iter().map(|shard| Arc::clone(&shard.port)).collect();
         let (lookups, questions) = Lookups::detached();
-        let (watch, orders) = Watch::detached();
+        let (watch, orders) = Watch::detached(Arc::new(Kick::new().expect("a descriptor")));
         let (answer, answers) = unbounded();
         let (requests, requests_of) = unbounded();
         let subscribe = |room: usize, wants_beats: bool| {
@@ -250,6 +250,9 @@ impl<'a> World<'a> {
             Arc::clone(&doorbell),
             Arc::clone(&tally),
         );
+        if let Some(max) = setting.in_flight_max {
+            aggregator.limit_in_flight(max);
+        }
         aggregator.start(START, WallNs(START.0.saturating_add_signed(WALL_AHEAD)));
         let steps = story.happenings.iter().filter_map(|happening| match happening.what {
             What::StepWall { by } => Some((happening.at, by)),
@@ -746,6 +749,7 @@ impl<'a> World<'a> {
             // One that waits and one that was released and given to another, a slot.
             && backlog.pending <= 4 * slots + 64
             && backlog.polled <= 2 * slots + 64
+            && backlog.to_look <= 2 * slots + 64
             && questions <= 5 * slots + 64;
         self.must(is_within, Invariant::I7, || {
             format!("{tracked} agents of {agents_max} tracked, {backlog:?}, {questions} questions")
@@ -762,7 +766,7 @@ impl<'a> World<'a> {
         let tally = self.tally.lock();
         let counted: u64 = tally.shards.iter().map(|shard| shard.up + shard.stalled + shard.off_hash).sum();
         let backlog = self.aggregator.backlog();
-        let lists = backlog.places + backlog.pending + backlog.held + backlog.again;
+        let lists = backlog.places + backlog.pending + backlog.held + backlog.again + backlog.to_look;
         let ports = || self.shards.iter().map(|shard| &shard.port);
         let busy =
             ports().flat_map(|port| (0..port.table.capacity().min(1 << 16)).map(move |slot| (port, slot)));

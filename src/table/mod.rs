@@ -137,6 +137,12 @@ impl Table {
         self.read_words(slot, || load_tail(hot)).map(|(frame_pid, words)| Hot::from_words(frame_pid, words))
     }
 
+    /// The generation of a slot's holder, of this moment or later: one word cannot be torn.
+    #[inline]
+    pub fn generation(&self, slot: u32) -> u32 {
+        slot::generation_of(self.cold(slot)[0].load(Ordering::Relaxed))
+    }
+
     /// As a writer that was interrupted inside the slot.
     #[cfg(test)]
     pub fn open(&self, slot: u32) {

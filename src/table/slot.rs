@@ -228,6 +228,11 @@ const HONEST: u32 = 1 << 31;
 /// The top bit of the blind time carries the uncertainty: 2^63 ns are 292 years.
 const UNCERTAIN: u64 = 1 << 63;
 
+/// The generation in the first word of a cold half.
+pub(super) const fn generation_of(first: u64) -> u32 {
+    unpair(first).0
+}
+
 impl Cold {
     pub(super) const fn to_words(self) -> [u64; COLD_WORDS] {
         let uncertain = if self.is_stall_uncertain { UNCERTAIN } else { 0 };

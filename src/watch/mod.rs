@@ -113,12 +113,12 @@ impl Watch {
         Ok((Self { orders: Some((urgent, ordinary)), kick }, thread))
     }
 
-    /// The ordering side without a thread, for a world that obeys by itself: urgent orders, others.
-    #[cfg(test)]
-    pub fn detached() -> (Self, [Receiver<Order>; 2]) {
+    /// The ordering side without a thread, for a world that obeys by itself: urgent orders, others. `kick` is
+    /// rung as for the thread.
+    #[cfg(any(test, feature = "bench"))]
+    pub fn detached(kick: Arc<Kick>) -> (Self, [Receiver<Order>; 2]) {
         let (urgent, urgent_orders) = unbounded();
         let (ordinary, ordinary_orders) = unbounded();
-        let kick = Arc::new(Kick::new().expect("a descriptor"));
         (Self { orders: Some((urgent, ordinary)), kick }, [urgent_orders, ordinary_orders])
     }
 

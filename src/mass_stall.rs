@@ -1,0 +1,348 @@
+//! A fleet of more agents than a host has pids, in real time, at the command of a bench.
+//!
+//! Real: shards, lanes, aggregator and their threads as in [`fleet`](crate::fleet). Stand-ins: the kernel's
+//! queue, from which datagrams come that no process sent, and the lookup and the watch thread, to whom
+//! everybody lives.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::aggregator::fanout::Subscriber;
+use crate::aggregator::tally::Tally;
+use crate::aggregator::{Aggregator, Inquiries, Policy, Request};
+use crate::event::Event;
+use crate::fleet::{AGGREGATOR_NICE, Life, aggregate, observe};
+use crate::kick::Kick;
+use crate::lane::{Doorbell, Port};
+use crate::lookup::process::{Identity, Incarnation};
+use crate::lookup::{Answer, Lookups, Question};
+use crate::route::shard_for;
+use crate::shard::Shard;
+use crate::shard::core::{Core, Limits};
+use crate::shard::tracker::{Admission, Tracker};
+use crate::shard::transport::{Credentials, Datagram, Transport};
+use crate::sys::clock::SystemClock;
+use crate::sys::thread::set_own_nice;
+use crate::table::{self, Origin};
+use crate::time::{Clock, MonoNs, WallNs};
+use crate::watch::{Order, Watch};
+use crate::wire::{FRAME_BYTES, Frame, Status, Version};
+
+/// Datagrams of one receive call, as the kernel gives them.
+const BATCH: usize = 64;
+/// Pids of agents begin here.
+const FIRST_PID: u32 = 2;
+
+/// What is observed.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Agents in all.
+    pub agents: u32,
+    /// Shards they hash to.
+    pub shards: u16,
+    /// Silence that is a stall, ns.
+    pub threshold_ns: u64,
+    /// Resolution of judgements, ns.
+    pub tick_ns: u64,
+    /// Longest sleep of a shard before it drains, ns.
+    pub max_delay_ns: u64,
+    /// How long a shard is busy to take one datagram out of the queue, ns.
+    pub datagram_ns: u64,
+}
+
+/// The running fleet.
+#[derive(Debug)]
+pub struct Stage {
+    queues: Vec<(Arc<Queue>, Vec<u32>)>,
+    ports: Vec<Arc<Port>>,
+    requests: Sender<Request>,
+    doorbell: Arc<Doorbell>,
+    tally: Arc<Mutex<Tally>>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Agents of one shard that beat at the same instant.
+#[derive(Debug)]
+struct Volley {
+    at: WallNs,
+    agents: Range<usize>,
+}
+
+/// What the bench queues for one shard.
+#[derive(Debug)]
+struct Queue {
+    volleys: (Sender<Volley>, Receiver<Volley>),
+    filled: Kick,
+}
+
+/// The shard's end of it.
+#[derive(Debug)]
+struct Standin {
+    queue: Arc<Queue>,
+    kick: Arc<Kick>,
+    pids: Vec<u32>,
+    nonces: Vec<u64>,
+    volley: Option<Volley>,
+    batch: Vec<([u8; FRAME_BYTES], u32, WallNs)>,
+    limit: u32,
+    datagram_ns: u64,
+}
+
+impl Transport for Standin {
+    fn wait(&mut self, for_datagrams: bool, timeout_ns: u64) -> io::Result<()> {
+        let timeout = Timespec {
+            tv_sec: i64::try_from(timeout_ns / 1_000_000_000).unwrap_or(i64::MAX),
+            tv_nsec: i64::try_from(timeout_ns % 1_000_000_000).unwrap_or(0),
+        };
+        let mut fds =
+            [PollFd::new(&*self.kick, PollFlags::IN), PollFd::new(&self.queue.filled, PollFlags::IN)];
+        let waited_for = if for_datagrams { &mut fds[..] } else { &mut fds[..1] };
+        poll(waited_for, Some(&timeout))?;
+        let [is_kicked, is_filled] = fds.map(|fd| !fd.revents().is_empty());
+        if is_kicked {
+            self.kick.consume();
+        }
+        if is_filled {
+            self.queue.filled.consume();
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self) -> io::Result<usize> {
+        let from = SystemClock.mono();
+        self.batch.clear();
+        while self.batch.len() < BATCH {
+            let Some(volley) = self.volley.take().or_else(|| self.queue.volleys.1.try_recv().ok()) else {
+                break;
+            };
+            let end = volley.agents.end.min(volley.agents.start + BATCH - self.batch.len());
+            for agent in volley.agents.start..end {
+                self.nonces[agent] += 1;
+                let (pid, nonce) = (self.pids[agent], self.nonces[agent]);
+                let frame =
+                    Frame { version: Version::V02, status: Status::Ok, pid, timestamp: 5, nonce, payload: 0 };
+                self.batch.push((frame.encode(), pid, volley.at));
+            }
+            if end < volley.agents.end {
+                self.volley = Some(Volley { agents: end..volley.agents.end, ..volley });
+            }
+        }
+        while SystemClock.mono().since(from) < self.datagram_ns * self.batch.len() as u64 {
+            std::hint::spin_loop();
+        }
+        Ok(self.batch.len())
+    }
+
+    fn datagram(&self, index: usize) -> Datagram<'_> {
+        let (bytes, pid, at) = &self.batch[index];
+        Datagram {
+            bytes,
+            is_truncated: false,
+            is_control_truncated: false,
+            has_foreign_fds: false,
+            credentials: Some(Credentials { pid: *pid, uid: 0 }),
+            stamp: Some(*at),
+        }
+    }
+
+    fn sender(&self, index: usize) -> Option<u32> {
+        Some(self.batch[index].1)
+    }
+
+    fn batch_max(&self) -> usize {
+        BATCH
+    }
+
+    fn queue_limit(&self) -> u32 {
+        self.limit
+    }
+}
+
+impl Stage {
+    /// Starts the threads. Nobody beats yet.
+    ///
+    /// # Errors
+    /// The kernel's, when it grants no memory, descriptor or thread.
+    pub fn new(setup: &Setup) -> io::Result<Self> {
+        let doorbell = Arc::new(Doorbell::default());
+        let admission = Admission::new(setup.agents);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (requests, requests_of) = unbounded();
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let mut stage = Self {
+            queues: Vec::new(),
+            ports: Vec::new(),
+            requests,
+            doorbell: Arc::clone(&doorbell),
+            tally: Arc::clone(&tally),
+            stop: Arc::clone(&stop),
+            threads: Vec::new(),
+        };
+        let mut shards = Vec::new();
+        for index in 0..setup.shards {
+            let origin = Origin { boot_id: 0, pid_namespace: 0, shard: index, shards: setup.shards };
+            let (writer, table) = table::create(setup.agents, origin)?;
+            let kick = Arc::new(Kick::new()?);
+            let port = Port::new(table, Arc::clone(&kick), false)?.with_turned_away(admission.turned_away());
+            let port = Arc::new(port);
+            let (threshold_ns, now) = (setup.threshold_ns, SystemClock.mono());
+            let tracker =
+                Tracker::new(writer, &[threshold_ns], 0, setup.tick_ns, Arc::clone(&admission), now);
+            let queue = Arc::new(Queue { volleys: unbounded(), filled: Kick::new()? });
+            let pids: Vec<u32> = (FIRST_PID..FIRST_PID + setup.agents)
+                .filter(|pid| shard_for(*pid, u32::from(setup.shards)) == u32::from(index))
+                .collect();
+            let transport = Standin {
+                queue: Arc::clone(&queue),
+                kick,
+                nonces: vec![0; pids.len()],
+                pids: pids.clone(),
+                volley: None,
+                batch: Vec::with_capacity(BATCH),
+                limit: setup.agents * 2,
+                datagram_ns: setup.datagram_ns,
+            };
+            let limits = Limits { threshold_min_ns: threshold_ns, tick_ns: setup.tick_ns };
+            let core = Core::new(transport, SystemClock, tracker, limits, None);
+            shards.push(Shard::new(core, Arc::clone(&port), Arc::clone(&doorbell), setup.max_delay_ns));
+            stage.queues.push((queue, pids));
+            stage.ports.push(port);
+        }
+        let (answers, answers_of) = unbounded();
+        let (lookups, questions) = Lookups::detached();
+        let kick = Arc::new(Kick::new()?);
+        let (watch, orders) = Watch::detached(Arc::clone(&kick));
+        let lookup = (answers.clone(), Arc::clone(&doorbell));
+        stage.spawn("lookup", move || answer_questions(&questions, &lookup.0, &lookup.1))?;
+        let watching = Arc::clone(&doorbell);
+        stage.spawn("watch", move || obey(&kick, &orders, &answers, &watching))?;
+        let policy = Policy { thresholds_ns: vec![setup.threshold_ns], rules: Vec::new() };
+        let inquiries = Inquiries { lookups, watch, answers: answers_of };
+        let aggregator =
+            Aggregator::new(&stage.ports, policy, inquiries, requests_of, Arc::clone(&doorbell), tally);
+        // Nobody hears how threads are set up.
+        let (said, _) = unbounded();
+        let body = aggregate(aggregator, Arc::default(), Arc::clone(&doorbell), said.clone());
+        let aggregator = stage.spawn("aggregate", body)?;
+        doorbell.answer(aggregator);
+        for (shard, port) in shards.into_iter().zip(stage.ports.clone()) {
+            let life = Life { port, doorbell: Arc::clone(&doorbell), stop: Arc::clone(&stop) };
+            stage.spawn("shard", observe(shard, life, 0, None, said.clone()))?;
+        }
+        Ok(stage)
+    }
+
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<thread::Thread> {
+        let thread = thread::Builder::new().name(format!("varta-{name}")).spawn(body)?;
+        let handle = thread.thread().clone();
+        self.threads.push(thread);
+        Ok(handle)
+    }
+
+    /// Subscribes with room for `capacity` events.
+    pub fn subscribe(&self, capacity: usize) -> Receiver<Event> {
+        let (subscriber, events) = Subscriber::new(capacity, false);
+        let _ = self.requests.send(Request::Subscribe(subscriber));
+        self.doorbell.ring();
+        events
+    }
+
+    /// The agents of a range, counted from 0 over all shards, beat now, all at the same instant.
+    pub fn beat(&self, agents: Range<u32>) {
+        let at = SystemClock.wall();
+        for (queue, pids) in &self.queues {
+            let index = |agent: u32| pids.partition_point(|pid| *pid < FIRST_PID + agent);
+            let agents = index(agents.start)..index(agents.end);
+            if !agents.is_empty() {
+                let _ = queue.volleys.0.send(Volley { at, agents });
+                queue.filled.kick();
+            }
+        }
+    }
+
+    /// Agents that were told to be up and not to be stalled.
+    pub fn agents_up(&self) -> u64 {
+        self.tally.lock().shards.iter().map(|shard| shard.up).sum()
+    }
+
+    /// Batch reports that no room was left for.
+    pub fn reports_dropped(&self) -> u64 {
+        self.ports.iter().map(|port| port.counters.reports_dropped.get()).sum()
+    }
+}
+
+impl Drop for Stage {
+    /// Ends all threads.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        for port in &self.ports {
+            port.kick(SystemClock.mono());
+        }
+        let _ = self.requests.send(Request::Stop);
+        self.doorbell.ring();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Everybody is who it was.
+fn answer_questions(questions: &Receiver<Question>, answers: &Sender<Answer>, doorbell: &Doorbell) {
+    for Question { ticket, pid } in questions {
+        let identity = Identity {
+            incarnation: Incarnation(u64::from(pid)),
+            started: MonoNs(0),
+            inner_pids: Vec::new(),
+            uid: 0,
+            comm: "agent".to_owned(),
+            exe: "/agent".to_owned(),
+        };
+        if answers.send(Answer::Identity { ticket, found: Ok(identity) }).is_err() {
+            return;
+        }
+        doorbell.ring();
+    }
+}
+
+/// Everybody is there. Woken and ringing as the watch thread does, with as much to remember.
+fn obey(kick: &Kick, orders: &[Receiver<Order>; 2], answers: &Sender<Answer>, doorbell: &Doorbell) {
+    let _ = set_own_nice(AGGREGATOR_NICE);
+    let mut watched = HashMap::new();
+    loop {
+        if poll(&mut [PollFd::new(kick, PollFlags::IN)], None).is_ok() {
+            kick.consume();
+        }
+        let mut has_answered = false;
+        for orders in orders {
+            loop {
+                match orders.try_recv() {
+                    Ok(Order::Watch { ticket, .. }) => {
+                        watched.insert((ticket.shard, ticket.slot), ticket);
+                    }
+                    Ok(Order::Unwatch { ticket }) => {
+                        watched.remove(&(ticket.shard, ticket.slot));
+                    }
+                    Ok(Order::Exists { ticket, .. }) => {
+                        if watched.get(&(ticket.shard, ticket.slot)) == Some(&ticket) {
+                            has_answered |= answers.send(Answer::There { ticket }).is_ok();
+                        }
+                    }
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+        }
+        if has_answered {
+            doorbell.ring();
+        }
+    }
+}
