@@ -796,7 +796,12 @@ impl Model {
             last.at,
             self.history(pid)
         );
-        let awake = awake_since(last.at);
+        // Where there is no room for everybody, a shard may have turned away its beats, and another knows of it.
+        let known_by = |index: usize| self.awake(self.truth.sendings[index].shard, last.at, now);
+        let awake = match self.is_tight {
+            true => beats().map(known_by).min().unwrap_or(0),
+            false => awake_since(last.at),
+        };
         must!(
             self,
             I4,

@@ -31,6 +31,13 @@ fn a_move_takes_away_nothing_that_a_waiting_fact_is_judged_by() {
     hold(&Story::new(10_829_708_416_314, None));
 }
 
+/// An agent's second handle found no room on its shard, and the shard that knew it stood still: there is nobody who
+/// could have told its silence sooner.
+#[test]
+fn who_finds_no_room_on_a_second_shard_is_judged_by_the_first() {
+    hold(&Story::new(902_259, None));
+}
+
 fn hold(story: &Story) {
     if let Err(violation) = judge(story) {
         panic!("{}", Failure::of(story, &violation, SHRINK_RUNS));
