@@ -14,7 +14,7 @@ use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use varta_fleet::config::written;
 use varta_fleet::plan::Plan;
-use varta_fleet::{Fleet, Reason, Shown, StopReport};
+use varta_fleet::{Fleet, Handle, Reason, Shown, StopReport};
 
 use crate::exit::{CliError, Exit, counted};
 
@@ -55,14 +55,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     let handle = fleet.handle();
     let mut trouble = None;
     loop {
-        let now = handle.output_trouble();
-        if now.as_ref().map(io::Error::kind) != trouble {
-            trouble = now.as_ref().map(io::Error::kind);
-            note(&now.map_or_else(|| "events are written again".to_owned(), held_back));
-        }
-        while let Some(warning) = fleet.next_warning() {
-            note(&format!("warning: {warning}"));
-        }
+        tell_news(&fleet, &handle, &mut trouble);
         match signals.recv_timeout(HEALTH_TICK) {
             Ok(SIGUSR1) => note(handle.table().trim_end()),
             Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
@@ -70,9 +63,22 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
             Err(RecvTimeoutError::Timeout) => break,
         }
     }
+    tell_news(&fleet, &handle, &mut trouble);
     let report = fleet.stop(FLUSH);
     note(handle.table().trim_end());
     conclude(&report)
+}
+
+/// Says what works less well than before, or works again; `trouble` is what was said of the events last.
+fn tell_news(fleet: &Fleet, handle: &Handle, trouble: &mut Option<io::ErrorKind>) {
+    let now = handle.output_trouble();
+    if now.as_ref().map(io::Error::kind) != *trouble {
+        *trouble = now.as_ref().map(io::Error::kind);
+        note(&now.map_or_else(|| "events are written again".to_owned(), held_back));
+    }
+    while let Some(warning) = fleet.next_warning() {
+        note(&format!("warning: {warning}"));
+    }
 }
 
 /// Each watched process takes a descriptor: as many as this process may have. The old soft limit is for
