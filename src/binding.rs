@@ -49,6 +49,15 @@ pub struct Owner {
     pub gid: Option<u32>,
 }
 
+/// What a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Receives datagrams.
+    Receiver,
+    /// Is connected to.
+    Listener,
+}
+
 /// Which file a name led to when we looked. Unlike a name it does not come to mean another file
 /// while that file exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,9 +74,10 @@ impl From<&Stat> for Identity {
     }
 }
 
-/// A receiving socket at its path. Dropping it removes the path, if it is still ours.
+/// A socket at its path. Dropping it removes the path, if it is still ours.
 #[derive(Debug)]
 pub struct BoundSocket {
+    kind: Kind,
     fd: Arc<OwnedFd>,
     path: PathBuf,
     identity: Identity,
@@ -85,7 +95,7 @@ struct Spare {
 }
 
 impl BoundSocket {
-    /// The socket, for the thread that receives from it.
+    /// The socket, for the thread that uses it.
     pub fn fd(&self) -> &Arc<OwnedFd> {
         &self.fd
     }
@@ -100,7 +110,7 @@ impl BoundSocket {
         self.identity
     }
 
-    /// `net.unix.max_dgram_qlen` when the socket was made: its queue holds one datagram more.
+    /// `net.unix.max_dgram_qlen` when the socket was made: its queue holds one datagram more. 0 of a listener.
     pub fn queue_limit(&self) -> u32 {
         self.queue_limit
     }
@@ -136,7 +146,7 @@ impl BoundSocket {
         }
         let nameless = || BindError::Nameless { path: self.path.clone() };
         let Some(spare) = &self.spare else { return Err(nameless()) };
-        take_path(&self.path, |to| spare.link_to(to)).map(drop).map_err(|error| match error {
+        take_path(&self.path, self.kind, |to| spare.link_to(to)).map(drop).map_err(|error| match error {
             BindError::Refused { .. } if spare.is_nameless() => nameless(),
             other => other,
         })
@@ -254,7 +264,7 @@ pub enum InTheWay {
     Symlink,
     /// A directory.
     Directory,
-    /// A live socket that takes no datagrams.
+    /// A live socket of the other kind.
     OtherSocket,
     /// A regular file, device or pipe.
     File,
@@ -320,24 +330,29 @@ impl BindError {
 /// # Errors
 /// See [`BindError`]. Nothing is left behind then.
 pub fn bind(path: &Path, mode: u32) -> Result<BoundSocket, BindError> {
-    let (socket, _) = bind_whole(path, mode, Owner::default())?;
+    let (socket, _) = bind_whole(path, Kind::Receiver, mode, Owner::default())?;
     Ok(socket)
 }
 
-/// As [`bind`], for an owner other than us, who has the file from the first moment; and with a spare, for
-/// [`BoundSocket::put_back`], unless the name is too
-/// short for one.
+/// As [`bind`], for either kind, and for an owner other than us, who has the file from the first moment; and with
+/// a spare, for [`BoundSocket::put_back`], unless the name is too short for one. A listener listens before it is at
+/// its path.
 ///
 /// # Errors
 /// As [`bind`].
-pub fn bind_as(path: &Path, mode: u32, owner: Owner) -> Result<BoundSocket, BindError> {
-    let (mut socket, temporary) = bind_whole(path, mode, owner)?;
+pub fn bind_as(path: &Path, kind: Kind, mode: u32, owner: Owner) -> Result<BoundSocket, BindError> {
+    let (mut socket, temporary) = bind_whole(path, kind, mode, owner)?;
     socket.spare = temporary.keep();
     Ok(socket)
 }
 
 /// Also the temporary name, which is still there.
-fn bind_whole(path: &Path, mode: u32, owner: Owner) -> Result<(BoundSocket, Temporary), BindError> {
+fn bind_whole(
+    path: &Path,
+    kind: Kind,
+    mode: u32,
+    owner: Owner,
+) -> Result<(BoundSocket, Temporary), BindError> {
     let refused = |source: io::Error| BindError::Refused { path: path.to_owned(), source };
     let bytes = path.as_os_str().as_bytes();
     if bytes.len() > PATH_BYTES_MAX {
@@ -348,21 +363,28 @@ fn bind_whole(path: &Path, mode: u32, owner: Owner) -> Result<(BoundSocket, Temp
         return Err(BindError::NoName { path: path.to_owned() });
     }
     let absolute = std::path::absolute(path).map_err(refused)?;
-    probe(path)?; // before anything is made
-    let (fd, queue_limit) = unix_socket::open_receiver().map_err(refused)?;
+    probe(path, kind)?; // before anything is made
+    let (fd, queue_limit) = match kind {
+        Kind::Receiver => unix_socket::open_receiver(),
+        Kind::Listener => unix_socket::open_listener().map(|fd| (fd, 0)),
+    }
+    .map_err(refused)?;
     let temporary = Temporary::bind(&fd, path, mode, owner).map_err(refused)?;
-    take_path(path, |to| rustix::fs::link(&temporary.path, to))?;
+    if kind == Kind::Listener {
+        unix_socket::listen(fd.as_fd()).map_err(refused)?;
+    }
+    take_path(path, kind, |to| rustix::fs::link(&temporary.path, to))?;
     let identity = temporary.identity;
-    let socket = BoundSocket { fd: Arc::new(fd), path: absolute, identity, queue_limit, spare: None };
+    let socket = BoundSocket { kind, fd: Arc::new(fd), path: absolute, identity, queue_limit, spare: None };
     Ok((socket, temporary))
 }
 
 /// Gives `path` to the socket that `link` links to where it is told: where nothing is, or over a stale
 /// socket.
-fn take_path(path: &Path, link: impl Fn(&Path) -> Result<(), Errno>) -> Result<(), BindError> {
+fn take_path(path: &Path, kind: Kind, link: impl Fn(&Path) -> Result<(), Errno>) -> Result<(), BindError> {
     let refused = |errno: Errno| BindError::Refused { path: path.to_owned(), source: errno.into() };
     for _ in 0..ROUNDS_MAX {
-        match probe(path)? {
+        match probe(path, kind)? {
             Found::Nothing => match link(path) {
                 Err(Errno::EXIST) => continue,
                 other => other.map_err(refused)?,
@@ -370,7 +392,7 @@ fn take_path(path: &Path, link: impl Fn(&Path) -> Result<(), Errno>) -> Result<(
             stale @ Found::Stale(_) => {
                 // Two who both saw it stale must not rename over each other.
                 let _lock = lock_directory(path)?;
-                if probe(path)? != stale {
+                if probe(path, kind)? != stale {
                     continue;
                 }
                 let step = link_beside(path, &link).map_err(refused)?;
@@ -412,7 +434,7 @@ pub fn remove_leftovers_of(path: &Path) {
 
 /// Removes a socket that nobody has open.
 pub fn remove_if_stale(path: &Path) {
-    if let Ok(Found::Stale(found)) = probe(path)
+    if let Ok(Found::Stale(found)) = probe(path, Kind::Receiver)
         && rustix::fs::lstat(path).is_ok_and(|stat| Identity::from(&stat) == found)
     {
         let _ = rustix::fs::unlink(path);
@@ -441,14 +463,15 @@ pub enum Found {
 /// # Errors
 /// [`BindError`]; `InUse` if an observer is running there.
 pub fn inspect(path: &Path) -> Result<(), BindError> {
-    probe(path).map(drop)
+    probe(path, Kind::Receiver).map(drop)
 }
 
-/// Looks at `path` without following a symlink, sending anything, or blocking.
+/// Looks at `path`, where a socket of this kind is to be, without following a symlink, sending anything, or
+/// blocking. A socket that nobody has open is stale, whatever its kind was.
 ///
 /// # Errors
 /// [`BindError`] for everything that may not be replaced.
-pub fn probe(path: &Path) -> Result<Found, BindError> {
+pub fn probe(path: &Path, kind: Kind) -> Result<Found, BindError> {
     let unknown = |source: io::Error| BindError::Probe { path: path.to_owned(), source };
     let stat = match rustix::fs::lstat(path) {
         Ok(stat) => stat,
@@ -457,12 +480,16 @@ pub fn probe(path: &Path) -> Result<Found, BindError> {
     };
     let what = match FileType::from_raw_mode(stat.st_mode) {
         FileType::Socket => match unix_socket::connect_probe(path) {
-            Ok(()) => return Err(BindError::InUse { path: path.to_owned() }),
+            Ok(()) if kind == Kind::Receiver => return Err(BindError::InUse { path: path.to_owned() }),
+            Ok(()) => InTheWay::OtherSocket,
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 return Ok(Found::Stale(Identity::from(&stat)));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-            Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => InTheWay::OtherSocket,
+            Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => match kind {
+                Kind::Receiver => InTheWay::OtherSocket,
+                Kind::Listener => return Err(BindError::InUse { path: path.to_owned() }),
+            },
             Err(error) => return Err(unknown(error)),
         },
         FileType::Symlink => InTheWay::Symlink,
@@ -683,7 +710,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         let owner = Owner { uid: Some(1234), gid: Some(4321) };
-        match bind_as(&path, 0o660, owner) {
+        match bind_as(&path, Kind::Receiver, 0o660, owner) {
             Ok(bound) => {
                 let stat = std::fs::symlink_metadata(bound.path()).unwrap();
                 assert_eq!((stat.uid(), stat.gid(), mode_of(&path)), (1234, 4321, 0o660));
@@ -889,7 +916,7 @@ mod tests {
             if has_stale {
                 leave_stale(&path);
             }
-            let mut bound = bind_as(&path, 0o600, Owner::default()).unwrap();
+            let mut bound = bind_as(&path, Kind::Receiver, 0o600, Owner::default()).unwrap();
             let spare = || names_in(dir.path()).into_iter().find(|name| is_temporary(name));
             let first = spare().unwrap();
             assert!(first.as_bytes().starts_with(b".shard-0~"), "{first:?}");
@@ -929,7 +956,7 @@ mod tests {
     fn what_is_not_ours_to_replace_is_left_when_a_path_is_put_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("shard-0.sock");
-        let bound = bind_as(&path, 0o600, Owner::default()).unwrap();
+        let bound = bind_as(&path, Kind::Receiver, 0o600, Owner::default()).unwrap();
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "precious").unwrap();
         let error = bound.put_back().unwrap_err();
@@ -949,7 +976,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for (name, names) in [("shard-0.sock", 2), ("tiny", 1)] {
             let path = dir.path().join(name);
-            let mut bound = bind_as(&path, 0o600, Owner::default()).unwrap();
+            let mut bound = bind_as(&path, Kind::Receiver, 0o600, Owner::default()).unwrap();
             assert_eq!(names_in(dir.path()).len(), names);
             for name in names_in(dir.path()) {
                 std::fs::remove_file(dir.path().join(name)).unwrap();

@@ -7,6 +7,7 @@ mod layers;
 mod problem;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ pub struct Config {
     pub events_format: EventsFormat,
     /// Whether every accepted beat is written among the events.
     pub events_beats: bool,
+    /// Where questions are answered, `[http]`, beside `control.sock`.
+    pub http: HttpConfig,
     /// One block per shard, `[[shard]]`; empty: every shard has the defaults.
     #[serde(rename = "shard")]
     pub shard_blocks: Vec<ShardConfig>,
@@ -87,6 +90,7 @@ impl Default for Config {
             events: None,
             events_format: EventsFormat::default(),
             events_beats: false,
+            http: HttpConfig::default(),
             shard_blocks: Vec::new(),
             rules: Vec::new(),
         }
@@ -104,6 +108,21 @@ impl Config {
         layers.file(path);
         layers.into_config()
     }
+}
+
+/// The `[http]` table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct HttpConfig {
+    /// Address and port of a TCP listener; port 0: any that is free. `None`: none. One that others than this
+    /// host reach needs a token.
+    #[serde(deserialize_with = "address")]
+    pub listen: Option<SocketAddr>,
+    /// File whose one line whoever asks by TCP has to know. `None`: anybody on this host may ask.
+    pub token_file: Option<PathBuf>,
+    /// Most agents shown by `/metrics/agents`, a series each; 0: there is no such page.
+    pub metrics_agents_max: u32,
 }
 
 /// One `[[shard]]` block.
@@ -390,9 +409,25 @@ pub const KEYS: &[Key] = &[
         help: "Write every accepted beat among the events [default: false]",
         set: Some(|config, text| parse_bool(text).map(|value| config.events_beats = value)),
     },
+    Key {
+        name: "http",
+        variable: "VARTA_HTTP",
+        takes: "a table, headed [http]",
+        value_name: "ADDR:PORT",
+        help: "Serve metrics, status page and API here, too [default: on control.sock only]",
+        set: Some(|config, text| parse_address(text).map(|value| config.http.listen = Some(value))),
+    },
     Key::in_file("shard", "blocks, each headed [[shard]]"),
     Key::in_file("rule", "blocks, each headed [[rule]]"),
 ];
+
+const HTTP_KEYS: &[Key] = &[
+    Key::in_file("listen", ADDRESS),
+    Key::in_file("token-file", "a path in quotes, such as \"/etc/varta/token\""),
+    Key::in_file("metrics-agents-max", "a whole number; 0 for no such page"),
+];
+
+const ADDRESS: &str = "an address and port in quotes, such as \"127.0.0.1:9464\"";
 
 const SHARD_KEYS: &[Key] = &[
     Key::in_file("socket", "a path in quotes, such as \"/run/varta/shard-0.sock\""),
@@ -464,6 +499,11 @@ fn parse_number(text: &str) -> Result<u32, Refused> {
 
 fn parse_limit(text: &str) -> Result<Option<u32>, Refused> {
     if text.trim() == "none" { Ok(None) } else { parse_number(text).map(Some) }
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, Refused> {
+    let fix = "write a numeric address and a port, such as 127.0.0.1:9464 or [::1]:9464";
+    text.trim().parse().map_err(|_| Refused::new("it is not an address with a port", fix))
 }
 
 fn parse_bool(text: &str) -> Result<bool, Refused> {
@@ -547,6 +587,20 @@ fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::E
         }
     }
     deserializer.deserialize_any(LimitVisitor)
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    struct AddressVisitor;
+    impl Visitor<'_> for AddressVisitor {
+        type Value = Option<SocketAddr>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(ADDRESS)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<SocketAddr>, E> {
+            parse_address(text).map(Some).map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_str(AddressVisitor)
 }
 
 fn octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {

@@ -64,6 +64,8 @@ pub struct ShardCounters {
     pub beats_lost: Counter,
     /// Limit of the socket's queue.
     pub queue_limit: Counter,
+    /// Slots from this one on were never used.
+    pub slots_used: Counter,
     refused: [Counter; Refusal::ALL.len()],
     /// Everything that arrived until here has been processed and its facts are queued.
     watermark: CachePadded<Counter>,

@@ -93,6 +93,21 @@ pub enum StartError {
     /// The event output cannot be opened.
     #[error(transparent)]
     Events(io::Error),
+    /// The control socket cannot be bound.
+    #[error(transparent)]
+    Control(BindError),
+    /// Questions cannot be answered where they should be.
+    #[cfg(feature = "http")]
+    #[error(transparent)]
+    Http(#[from] crate::http::HttpError),
+    /// This build answers no questions.
+    #[error(
+        "cannot serve http on {address}: this build has no http; build it with the feature `http`, or leave it out"
+    )]
+    NoHttp {
+        /// Where it was to.
+        address: std::net::SocketAddr,
+    },
     /// The kernel grants no memory, descriptor or thread.
     #[error(
         "cannot {what}: {}; lower agents-max or shards, or raise the limits of this process",
@@ -116,6 +131,10 @@ impl StartError {
             Self::RunDir(error) => error.kind(),
             Self::Bind { source, .. } => source.kind(),
             Self::Events(error) => error.kind(),
+            Self::Control(error) => error.kind(),
+            #[cfg(feature = "http")]
+            Self::Http(error) => error.kind(),
+            Self::NoHttp { .. } => io::ErrorKind::InvalidInput,
             Self::Resources { source, .. } => source.kind(),
         }
     }

@@ -237,6 +237,12 @@ pub enum IoPlace {
 }
 
 impl EventKind {
+    /// The words of all kinds that have a number.
+    pub const NAMES: [&'static str; 17] = [
+        "up", "stall", "resume", "exit", "terminal", "status", "session", "mixed", "decode", "auth", "blind",
+        "full", "flood", "moved", "io", "start", "stop",
+    ];
+
     /// The word of the event schema.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -265,6 +271,9 @@ impl EventKind {
 }
 
 impl SessionWhy {
+    /// Every one of them, in the order of declaration.
+    pub const ALL: [Self; 4] = [Self::NewProcess, Self::Exec, Self::Version, Self::Nonce];
+
     /// The word of the event schema.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

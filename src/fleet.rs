@@ -4,6 +4,7 @@
 //! tells what is left, outputs flush, files go, the lock last.
 
 use std::io;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,16 +18,20 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::aggregator::export::{self, EventWriter, WriteTrouble, WriterReport};
 use crate::aggregator::fanout::Subscriber;
-use crate::aggregator::tally::{Histograms, Tally};
+use crate::aggregator::tally::{Reader, Tally};
 use crate::aggregator::{Aggregator, Inquiries, Next, Policy, Request};
 use crate::binding::{BoundSocket, Owner};
 use crate::config::Config;
 use crate::counters::{Counter, ShardHealth};
 use crate::error::{Reason, StartError, Warning};
 use crate::event::Event;
+#[cfg(feature = "http")]
+use crate::http::{Heard, Http, Listeners, Sources};
 use crate::kick::Kick;
 use crate::lane::{Doorbell, Port};
-use crate::lookup::{Lookups, process};
+use crate::lookup::{Lookups, Ticket, process};
+#[cfg(feature = "http")]
+use crate::names::Names;
 use crate::plan::{CoreChoice, EventsFormat, Output, Plan, ShardPlan};
 use crate::rundir::{self, RunDir};
 use crate::shard::Shard;
@@ -64,12 +69,19 @@ pub struct Fleet {
     aggregator: Option<JoinHandle<()>>,
     /// When the aggregator last finished a turn.
     aggregator_turned_at: Arc<Counter>,
-    vigil: Mutex<Vigil>,
+    vigil: Arc<Mutex<Vigil>>,
     lookup: Option<JoinHandle<()>>,
     watch: Option<JoinHandle<()>>,
     writer: Option<EventWriter>,
     upkeep: Option<Upkeep>,
+    #[cfg(feature = "http")]
+    http: Option<Http>,
+    /// What the HTTP thread will hear, until it runs.
+    #[cfg(feature = "http")]
+    heard: Option<Heard>,
     dir: PathBuf,
+    /// Where questions are answered by TCP.
+    address: Option<SocketAddr>,
     warnings: Vec<Warning>,
 }
 
@@ -83,6 +95,9 @@ pub struct Handle {
     agents_max: u32,
     /// Error number that keeps the event output from being written; 0 = none.
     output_errno: Arc<AtomicI32>,
+    /// What processes are called.
+    #[cfg(feature = "http")]
+    names: Arc<Names>,
 }
 
 /// Events, in order, without gaps that are not told.
@@ -138,14 +153,30 @@ impl Fleet {
         {
             warnings.push(Warning::QueueLimit { limit, needed });
         }
+        #[cfg(feature = "http")]
+        let (control, listeners) = {
+            let control = dir.bind_control().map_err(StartError::Control)?;
+            let listener = control.fd().try_clone().map_err(resources("open the control socket"))?;
+            (control, Listeners::open(listener.into(), &plan.http)?)
+        };
+        #[cfg(not(feature = "http"))]
+        if let Some(address) = plan.http.listen {
+            return Err(StartError::NoHttp { address });
+        }
         let mut fleet = Self::spawn(&plan, &sockets, warnings)?;
+        #[cfg(feature = "http")]
+        fleet.answer(&plan, dir.path(), listeners)?;
         let paths: Vec<PathBuf> = plan.shards.iter().map(|shard| shard.socket.clone()).collect();
         dir.publish(&paths)?;
         fleet.dir = dir.path().to_owned();
         let (requests, doorbell) = (fleet.handle.requests.clone(), Arc::clone(&fleet.handle.doorbell));
-        let upkeep = Upkeep::spawn(Files { sockets, dir }, requests, doorbell);
-        let thread = |source| StartError::Resources { what: "start a thread", source };
-        fleet.upkeep = Some(upkeep.map_err(thread)?);
+        let files = Files {
+            sockets,
+            #[cfg(feature = "http")]
+            control,
+            dir,
+        };
+        fleet.upkeep = Some(Upkeep::spawn(files, requests, doorbell).map_err(resources("start a thread"))?);
         Ok(fleet)
     }
 
@@ -157,21 +188,31 @@ impl Fleet {
         let admission = Admission::with_shares(plan.agents_max, plan.uid_agents_max);
         for (index, (shard, socket)) in plan.shards.iter().zip(sockets).enumerate() {
             let (core, port) = make_shard(plan, index, shard, socket, &admission, with_beats)
-                .map_err(|source| StartError::Resources { what: "reserve memory for a shard", source })?;
+                .map_err(resources("reserve memory for a shard"))?;
             cores.push(core);
             ports.push(port);
         }
-        let thread = |source| StartError::Resources { what: "start a thread", source };
+        let thread = resources("start a thread");
         let (requests, requests_of) = unbounded();
         let tally = Arc::new(Mutex::new(Tally::default()));
         let (answer, answers) = unbounded();
+        #[cfg(feature = "http")]
+        let names = Arc::new(Names::new(ports.len()));
+        let on_name = {
+            #[cfg(feature = "http")]
+            let names = Arc::clone(&names);
+            move |_ticket: Ticket, _comm: &str| {
+                #[cfg(feature = "http")]
+                names.put(_ticket, _comm);
+            }
+        };
         let (lookups, lookup) =
-            Lookups::spawn(SystemClock, answer.clone(), Arc::clone(&doorbell)).map_err(thread)?;
+            Lookups::spawn(SystemClock, answer.clone(), Arc::clone(&doorbell), on_name).map_err(&thread)?;
         // As the aggregator's: an exit is to be told within milliseconds, whoever is busy.
         let on_start = || drop(set_own_nice(AGGREGATOR_NICE));
         let (watch, watch_thread) =
             Watch::spawn(SystemClock, answer, Arc::clone(&doorbell), pidfds_max(plan), on_start)
-                .map_err(thread)?;
+                .map_err(&thread)?;
         let handle = Handle {
             ports: ports.into(),
             tally: Arc::clone(&tally),
@@ -179,6 +220,8 @@ impl Fleet {
             doorbell: Arc::clone(&doorbell),
             agents_max: plan.agents_max,
             output_errno: Arc::default(),
+            #[cfg(feature = "http")]
+            names,
         };
         let mut fleet = Self {
             handle: handle.clone(),
@@ -186,16 +229,27 @@ impl Fleet {
             shards: Vec::new(),
             aggregator: None,
             aggregator_turned_at: Arc::default(),
-            vigil: Mutex::default(),
+            vigil: Arc::default(),
             lookup: Some(lookup),
             watch: Some(watch_thread),
             writer: None,
             upkeep: None,
+            #[cfg(feature = "http")]
+            http: None,
+            #[cfg(feature = "http")]
+            heard: None,
             dir: PathBuf::new(),
+            address: None,
             warnings,
         };
         // Subscribed before the first event is told, so that its file begins with `start`.
         fleet.writer = open_writer(plan, &handle)?;
+        #[cfg(feature = "http")]
+        {
+            let (heard, subscriber) = Heard::subscribe(plan);
+            let _ = handle.requests.send(Request::Subscribe(subscriber));
+            fleet.heard = Some(heard);
+        }
         let policy = Policy { thresholds_ns: thresholds(plan), rules: plan.rules.clone() };
         let inquiries = Inquiries { lookups, watch, answers };
         let aggregator =
@@ -203,7 +257,8 @@ impl Fleet {
         let (said, raised) = unbounded();
         let turned_at = Arc::clone(&fleet.aggregator_turned_at);
         let body = aggregate(aggregator, turned_at, Arc::clone(&doorbell), said.clone());
-        let aggregator = thread::Builder::new().name("varta-aggregate".into()).spawn(body).map_err(thread)?;
+        let aggregator =
+            thread::Builder::new().name("varta-aggregate".into()).spawn(body).map_err(&thread)?;
         doorbell.answer(aggregator.thread().clone());
         fleet.aggregator = Some(aggregator);
         let pins = pins(&plan.shards);
@@ -214,7 +269,7 @@ impl Fleet {
             let life = Life { port: Arc::clone(&handle.ports[index]), doorbell: Arc::clone(&doorbell), stop };
             let body = observe(shard, life, index, pins[index], said.clone());
             let thread =
-                thread::Builder::new().name(format!("varta-shard-{index}")).spawn(body).map_err(thread)?;
+                thread::Builder::new().name(format!("varta-shard-{index}")).spawn(body).map_err(&thread)?;
             fleet.shards.push(thread);
         }
         drop(said);
@@ -224,6 +279,42 @@ impl Fleet {
             matches!((&*one, &*other), (Warning::Priority { thread: a, .. }, Warning::Priority { thread: b, .. }) if a == b)
         });
         Ok(fleet)
+    }
+
+    /// Lets others ask.
+    #[cfg(feature = "http")]
+    fn answer(&mut self, plan: &Plan, dir: &Path, listeners: Listeners) -> Result<(), StartError> {
+        let handle = &self.handle;
+        let is_raised = ["the shards", "the aggregator"].map(|threads| {
+            let is_about =
+                |warning: &Warning| matches!(warning, Warning::Priority { thread, .. } if *thread == threads);
+            !self.warnings.iter().any(is_about)
+        });
+        let sources = Sources {
+            ports: Arc::clone(&handle.ports),
+            tally: Arc::clone(&handle.tally),
+            names: Arc::clone(&handle.names),
+            aggregator_turned_at: Arc::clone(&self.aggregator_turned_at),
+            vigil: Arc::clone(&self.vigil),
+            output_errno: Arc::clone(&handle.output_errno),
+            thresholds_ns: thresholds(plan),
+            plan: plan.clone(),
+            dir: dir.to_owned(),
+            warnings: self.warnings.iter().map(ToString::to_string).collect(),
+            is_raised,
+            started: (SystemClock.mono(), SystemClock.wall()),
+            address: listeners.address(),
+        };
+        self.address = sources.address;
+        let Some(heard) = self.heard.take() else { return Ok(()) };
+        self.http = Some(Http::spawn(sources, listeners, heard).map_err(resources("start a thread"))?);
+        Ok(())
+    }
+
+    /// Where metrics, API and status page are served by TCP, if they are.
+    #[must_use]
+    pub const fn http_address(&self) -> Option<SocketAddr> {
+        self.address
     }
 
     /// What works less well than it should.
@@ -252,6 +343,8 @@ impl Fleet {
         let is_stuck = self.vigil.lock().look(turned_at, SystemClock.mono());
         let threads = [&self.aggregator, &self.lookup, &self.watch];
         let is_kept = self.upkeep.as_ref().is_none_or(|upkeep| !upkeep.is_over());
+        #[cfg(feature = "http")]
+        let is_kept = is_kept && !self.http.as_ref().is_some_and(Http::is_over);
         is_kept
             && !is_stuck
             && !threads.into_iter().any(is_over)
@@ -307,6 +400,11 @@ impl Fleet {
         for thread in [self.lookup.take(), self.watch.take()].into_iter().flatten() {
             let _ = join_until(thread, Instant::now() + STOP_WITHIN);
         }
+        // It tells the last events, too.
+        #[cfg(feature = "http")]
+        if let Some(http) = self.http.take() {
+            let _ = join_until(http.end(), Instant::now() + STOP_WITHIN);
+        }
         let written: Option<WriterReport> = self.writer.take().map(|writer| writer.close(within));
         drop(files);
         StopReport {
@@ -331,7 +429,7 @@ impl Handle {
     /// events and gets `Lost` with their range.
     #[must_use]
     pub fn subscribe(&self, capacity: usize) -> Subscription {
-        let (subscriber, events) = Subscriber::new(capacity, false);
+        let (subscriber, events) = Subscriber::new(Reader::Subscriber, capacity);
         let _ = self.requests.send(Request::Subscribe(subscriber));
         self.doorbell.ring();
         Subscription { events }
@@ -340,7 +438,7 @@ impl Handle {
     /// The counts of this moment. Copies histograms: about 0.1 ms; never waits for a shard.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::take(&self.ports, &self.tally.lock(), self.agents_max)
+        Snapshot::take(&self.ports, &Tally::copy_of(&self.tally), self.agents_max)
     }
 
     /// What keeps the event output from being written at present, if anything: events wait meanwhile.
@@ -355,12 +453,9 @@ impl Handle {
     /// Histograms and counters as a table for people.
     #[must_use]
     pub fn table(&self) -> String {
-        let snapshot = self.snapshot();
-        let mut merged = Histograms::default();
-        for shard in &self.tally.lock().shards {
-            merged.merge(&shard.histograms);
-        }
-        Table { snapshot: &snapshot, merged: Latencies::from(&merged) }.to_string()
+        let tally = Tally::copy_of(&self.tally);
+        let snapshot = Snapshot::take(&self.ports, &tally, self.agents_max);
+        Table { snapshot: &snapshot, merged: Latencies::from(&tally.merged()) }.to_string()
     }
 }
 
@@ -398,6 +493,11 @@ impl Warning {
         };
         is_inside_pid_namespace().then_some(Self::PidNamespace).into_iter().chain(procfs).collect()
     }
+}
+
+/// What the kernel would not grant.
+fn resources(what: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |source| StartError::Resources { what, source }
 }
 
 /// Class 0 is the default, class i + 1 is rule i; after them, if there are rules, the largest of all: it
@@ -450,7 +550,8 @@ fn make_shard(
 
 fn open_writer(plan: &Plan, handle: &Handle) -> Result<Option<EventWriter>, StartError> {
     let Some(events) = &plan.events else { return Ok(None) };
-    let (subscriber, source) = Subscriber::new(plan.agents_max as usize + EVENTS_SLACK, events.beats);
+    let (mut subscriber, source) = Subscriber::new(Reader::Log, plan.agents_max as usize + EVENTS_SLACK);
+    subscriber.wants_beats = events.beats;
     let _ = handle.requests.send(Request::Subscribe(subscriber));
     let output = match &events.output {
         Output::Stdout => export::Output::Stdout,

@@ -94,6 +94,8 @@ mod rules;
 mod table;
 mod lane;
 mod kick;
+#[cfg(feature = "http")]
+mod names;
 mod vigil;
 
 // On a shard thread.
@@ -107,6 +109,10 @@ mod watch;
 
 // On the aggregator thread.
 mod aggregator;
+
+// On the HTTP thread.
+#[cfg(feature = "http")]
+mod http;
 
 // Worlds of their own.
 #[cfg(test)]
@@ -134,6 +140,8 @@ pub mod bench;
 pub use binding::{BindError, inspect as inspect_socket};
 pub use error::{Reason, Shown, StartError, Warning};
 pub use fleet::{Fleet, Handle, StopReport, Subscription};
+#[cfg(feature = "http")]
+pub use http::{HttpError, TokenError, inspect as inspect_token};
 pub use observer::{OBSERVER_AGENTS_MAX, Observer, ObserverEvent, POLL_WAIT};
 pub use refusal::Refusal;
 pub use route::{MANIFEST, Manifest, ManifestShard, shard_for, socket_for};

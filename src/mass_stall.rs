@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::aggregator::fanout::Subscriber;
-use crate::aggregator::tally::Tally;
+use crate::aggregator::tally::{Reader, Tally};
 use crate::aggregator::{Aggregator, Inquiries, Policy, Request};
 use crate::event::Event;
 use crate::fleet::{AGGREGATOR_NICE, Life, aggregate, observe};
@@ -250,7 +250,7 @@ impl Stage {
 
     /// Subscribes with room for `capacity` events.
     pub fn subscribe(&self, capacity: usize) -> Receiver<Event> {
-        let (subscriber, events) = Subscriber::new(capacity, false);
+        let (subscriber, events) = Subscriber::new(Reader::Subscriber, capacity);
         let _ = self.requests.send(Request::Subscribe(subscriber));
         self.doorbell.ring();
         events

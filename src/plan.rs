@@ -1,6 +1,7 @@
 //! What will run: a [`Config`] validated, its defaults derived, its paths made absolute.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -10,9 +11,14 @@ use crate::config::{Config, ConfigError, ConfigProblem, RuleMatch, ShardConfig, 
 pub use crate::config::{CoreChoice, EventsFormat, Output};
 use crate::error::{Reason, is_deceptive};
 use crate::route::MANIFEST;
-use crate::rundir::{LOCK, SYMLINK};
+use crate::rundir::{CONTROL, LOCK, SYMLINK};
 use crate::sizing::queue_limit_for;
 use crate::time::duration_ns;
+
+/// Connections of the TCP listener at most.
+pub(crate) const TCP_MAX: usize = 1024;
+/// Connections of `control.sock` at most. Counted apart: whoever fills the other does not keep the operator out.
+pub(crate) const CONTROL_MAX: usize = 256;
 
 /// Longest path a socket can have, in bytes: `sun_path` of unix(7) less the NUL.
 pub const SOCKET_PATH_MAX: usize = 107;
@@ -27,8 +33,7 @@ pub const DIR_OF_ROOT: &str = "/run/varta";
 
 /// Files in the runtime directory that are neither sockets of shards nor events. The symlink is not
 /// among them: a shard's socket may be bound in its place.
-const OWN_FILES: [(&str, &str); 3] =
-    [(LOCK, "lock"), (MANIFEST, "manifest"), ("control.sock", "control socket")];
+const OWN_FILES: [(&str, &str); 3] = [(LOCK, "lock"), (MANIFEST, "manifest"), (CONTROL, "control socket")];
 
 /// Descriptors that are not used for pidfds, beside two a shard.
 const OPEN_FILES_RESERVED: u64 = 256;
@@ -64,6 +69,8 @@ pub struct Plan {
     pub rules: Vec<Rule>,
     /// Where and how events are written, if anywhere.
     pub events: Option<EventsPlan>,
+    /// Who else may ask, and what.
+    pub http: HttpPlan,
 }
 
 /// One shard of a [`Plan`].
@@ -102,6 +109,18 @@ pub struct Rule {
     pub threshold_ns: u64,
 }
 
+/// Where questions are answered, beside `control.sock`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HttpPlan {
+    /// Address of the TCP listener.
+    pub listen: Option<SocketAddr>,
+    /// Absolute path of the file with the token; whoever asks by TCP has to know it.
+    pub token_file: Option<PathBuf>,
+    /// Most agents with series of their own; 0: none.
+    pub metrics_agents_max: u32,
+}
+
 /// What rules look at in a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity<'a> {
@@ -130,7 +149,7 @@ impl Plan {
     /// told within milliseconds. Some are left for sockets, procfs and whoever embeds the fleet.
     #[must_use]
     pub fn pidfds_max(&self, open_files_max: u64) -> u32 {
-        let ours = OPEN_FILES_RESERVED + 2 * self.shards.len() as u64;
+        let ours = OPEN_FILES_RESERVED + connections_max(open_files_max) + 2 * self.shards.len() as u64;
         let left = u32::try_from(open_files_max.saturating_sub(ours)).unwrap_or(u32::MAX);
         self.watched_max.min(left)
     }
@@ -159,6 +178,17 @@ impl Rule {
     }
 }
 
+/// Descriptors that are left for connections to the observer. Where there are few they make do with a quarter:
+/// those that are idle make room for others.
+const fn connections_max(open_files_max: u64) -> u64 {
+    const MAX: u64 = (TCP_MAX + CONTROL_MAX) as u64;
+    let quarter = open_files_max / 4;
+    if cfg!(not(feature = "http")) {
+        return 0;
+    }
+    if quarter < MAX { quarter } else { MAX }
+}
+
 /// Whether a socket could have this path.
 fn names_a_file(path: &Path) -> bool {
     let bytes = path.as_os_str().as_bytes();
@@ -166,7 +196,7 @@ fn names_a_file(path: &Path) -> bool {
 }
 
 /// `*` stands for any characters and `?` for one. At most `pattern` x `text` steps.
-fn matches_pattern(pattern: &str, text: &str) -> bool {
+pub(crate) fn matches_pattern(pattern: &str, text: &str) -> bool {
     let (mut pattern, mut text) = (pattern.chars(), text.chars());
     // After a mismatch the latest star takes one character more.
     let mut retry = None;
@@ -297,6 +327,7 @@ impl Config {
             format: self.events_format,
             beats: self.events_beats,
         });
+        let http = self.judge_http(&mut problems);
         ConfigError::check(problems)?;
         Ok(Plan {
             dir,
@@ -314,7 +345,37 @@ impl Config {
                 .map(|rule| Rule { matcher: rule.matches.clone(), threshold_ns: duration_ns(rule.threshold) })
                 .collect(),
             events,
+            http,
         })
+    }
+
+    fn judge_http(&self, problems: &mut Vec<ConfigProblem>) -> HttpPlan {
+        let token_file =
+            self.http.token_file.as_ref().map(|path| absolute("http.token-file", path, problems));
+        match (self.http.listen, &token_file) {
+            (Some(listen), None) if !listen.ip().is_loopback() => problems.push(ConfigProblem::refused(
+                "http.listen",
+                listen.to_string(),
+                "other hosts could ask, and nobody would have to know a secret",
+                "write token-file = \"…\" in [http], or an address of this host alone, such as 127.0.0.1:9464",
+            )),
+            (None, Some(path)) => problems.push(ConfigProblem::refused(
+                "http.token-file",
+                format!("{path:?}"),
+                "nothing listens that would ask for it",
+                "write listen = \"127.0.0.1:9464\" in [http], or leave it out",
+            )),
+            _ => {}
+        }
+        if self.http.metrics_agents_max > AGENTS_MAX {
+            problems.push(ConfigProblem::refused(
+                "http.metrics-agents-max",
+                self.http.metrics_agents_max.to_string(),
+                "one fleet cannot track as many",
+                format!("write a whole number from 0 to {AGENTS_MAX}"),
+            ));
+        }
+        HttpPlan { listen: self.http.listen, token_file, metrics_agents_max: self.http.metrics_agents_max }
     }
 
     fn judge_times(&self, problems: &mut Vec<ConfigProblem>) {

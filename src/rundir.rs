@@ -5,6 +5,7 @@
 //! | `lock` | held by flock(2) from before the first bind until after the last removal; holds our pid |
 //! | `shard-<i>.sock` | socket of shard i, unless configured elsewhere |
 //! | `fleet.json` | the [`Manifest`] |
+//! | `control.sock` | who observes here answers questions, by HTTP |
 //! | `varta.sock` | symlink to the socket of shard 0, for agents that know nothing of shards |
 //! | `.shard-<i>~xxx` | second name of that socket, out of which its path is made again if somebody removes it |
 //!
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::binding::{self, BindError, BoundSocket, Found, Identity, Owner};
+use crate::binding::{self, BindError, BoundSocket, Found, Identity, Kind, Owner};
 use crate::error::{Reason, Shown};
 use crate::route::{MANIFEST, Manifest};
 
@@ -30,12 +31,16 @@ use crate::route::{MANIFEST, Manifest};
 pub const SYMLINK: &str = "varta.sock";
 /// The lock file.
 pub const LOCK: &str = "lock";
+/// The socket that answers questions.
+pub const CONTROL: &str = "control.sock";
 
 /// Both are replaced by renaming these over them. Only the holder of the lock touches them.
 const MANIFEST_NEW: &str = "fleet.json.new";
 const SYMLINK_NEW: &str = "varta.sock.new";
 
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
+#[cfg(feature = "http")]
+const CONTROL_MODE: u32 = 0o600;
 const LOCK_MODE: Mode = Mode::from_raw_mode(0o600);
 const MANIFEST_MODE: Mode = Mode::from_raw_mode(0o644);
 const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
@@ -294,7 +299,19 @@ impl RunDir {
     /// # Errors
     /// See [`BindError`].
     pub fn bind_shard(&self, path: &Path, mode: u32, owner: Owner) -> Result<BoundSocket, BindError> {
-        let socket = binding::bind_as(path, mode, owner)?;
+        let socket = binding::bind_as(path, Kind::Receiver, mode, owner)?;
+        binding::remove_leftovers_of(socket.path());
+        Ok(socket)
+    }
+
+    /// Binds the socket that answers questions. Who may connect may ask: nobody but us and root.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    #[cfg(feature = "http")]
+    pub fn bind_control(&self) -> Result<BoundSocket, BindError> {
+        let path = self.dir.join(CONTROL);
+        let socket = binding::bind_as(&path, Kind::Listener, CONTROL_MODE, Owner::default())?;
         binding::remove_leftovers_of(socket.path());
         Ok(socket)
     }
@@ -457,7 +474,7 @@ impl RunDir {
         for entry in entries.flatten() {
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if binding::is_temporary(name)
-                && let Ok(Found::Stale(found)) = binding::probe(&self.dir.join(name))
+                && let Ok(Found::Stale(found)) = binding::probe(&self.dir.join(name), Kind::Receiver)
                 && self.lstat(name).is_ok_and(|stat| Identity::from(&stat) == found)
             {
                 let _ = rustix::fs::unlinkat(&self.held.fd, name, AtFlags::empty());
@@ -508,6 +525,7 @@ pub fn inspect(dir: &Path) -> Vec<RunDirError> {
     for (name, expected, has_to_be) in [
         (LOCK, "a regular file", Some(FileType::RegularFile)),
         (SYMLINK, "a symlink", Some(FileType::Symlink)),
+        (CONTROL, "a socket", Some(FileType::Socket)),
         (MANIFEST, "a file", None),
     ] {
         let Ok(stat) = rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };

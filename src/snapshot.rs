@@ -191,7 +191,7 @@ impl Snapshot {
             shards: shards.collect(),
             agents_max,
             events: tally.events,
-            events_dropped: tally.events_dropped,
+            events_dropped: tally.events_dropped.iter().sum(),
             beats_untold: tally.beats_untold + beats_untold,
             lookups_failed: tally.lookups_failed,
             slot_reads_busy: tally.slot_reads_busy,

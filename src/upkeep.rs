@@ -31,6 +31,9 @@ const WARNINGS: usize = 256;
 pub struct Files {
     /// One a shard, in the order of their index.
     pub sockets: Vec<BoundSocket>,
+    /// The socket that answers questions.
+    #[cfg(feature = "http")]
+    pub control: BoundSocket,
     /// The runtime directory.
     pub dir: RunDir,
 }
@@ -125,16 +128,21 @@ struct Keeper {
 impl Keeper {
     /// Looks at everything once. Two system calls a socket and four more while nothing is wrong.
     fn look(&mut self) {
-        let Files { sockets, dir } = &mut self.files;
+        let Files { sockets, dir, .. } = &mut self.files;
         // Without the lock somebody else may be about to bind the same paths.
         let held = dir.hold().map_err(Trouble::from);
         let of_sockets: Vec<_> = sockets.iter_mut().map(|socket| look_after(socket, &held)).collect();
-        let of_dir = match held {
+        let of_dir = match &held {
             Ok(was_lost) => dir
                 .look_after()
                 .map_err(Trouble::from)
-                .map(|is_repaired| if was_lost || is_repaired { Found::PutBack } else { Found::InPlace }),
-            Err(trouble) => Err(trouble),
+                .map(|is_repaired| if *was_lost || is_repaired { Found::PutBack } else { Found::InPlace }),
+            Err(trouble) => Err(trouble.clone()),
+        };
+        #[cfg(feature = "http")]
+        let of_dir = match (of_dir, look_after(&mut self.files.control, &held)) {
+            (Ok(Found::InPlace), of_control) => of_control,
+            (of_dir, _) => of_dir,
         };
         for (shard, found) in of_sockets.into_iter().enumerate() {
             if has_news(&mut self.troubles[shard], &found) {

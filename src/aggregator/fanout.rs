@@ -1,15 +1,23 @@
 //! Numbers events and hands them to subscribers. A subscriber that is too slow loses events and is told
 //! which: the next thing it gets is `lost` with their range.
 
-use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use std::fmt;
 
+use crossbeam::channel::{Receiver, Sender, TrySendError, unbounded};
+
+use super::tally::Reader;
 use crate::event::{Event, EventKind};
 use crate::time::{MonoNs, WallNs};
 
 /// Wants events.
-#[derive(Debug)]
 pub struct Subscriber {
+    reader: Reader,
     sender: Sender<Event>,
+    /// Most events that may wait. Held here and not by the channel, whose memory would be taken at once.
+    capacity: usize,
+    /// Wakes the reader, where receiving does not.
+    pub wake: Option<Box<dyn Fn() + Send>>,
+    has_news: bool,
     /// Wants each beat, too.
     pub wants_beats: bool,
     /// First and last number it missed and was not told of.
@@ -18,9 +26,33 @@ pub struct Subscriber {
 
 impl Subscriber {
     /// A subscriber with room for `capacity` events, at least 2, and the end they come out of.
-    pub fn new(capacity: usize, wants_beats: bool) -> (Self, Receiver<Event>) {
-        let (sender, receiver) = bounded(capacity.max(2));
-        (Self { sender, wants_beats, missed: None }, receiver)
+    pub fn new(reader: Reader, capacity: usize) -> (Self, Receiver<Event>) {
+        let (sender, receiver) = unbounded();
+        let subscriber = Self {
+            reader,
+            sender,
+            capacity: capacity.max(2),
+            wake: None,
+            has_news: false,
+            wants_beats: false,
+            missed: None,
+        };
+        (subscriber, receiver)
+    }
+
+    /// There is one sender, so what has room now has room when it is sent.
+    fn try_send(&mut self, event: Event) -> Result<(), TrySendError<Event>> {
+        if self.sender.len() >= self.capacity {
+            return Err(TrySendError::Full(event));
+        }
+        self.has_news = true;
+        self.sender.try_send(event)
+    }
+}
+
+impl fmt::Debug for Subscriber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscriber").field("reader", &self.reader).field("missed", &self.missed).finish()
     }
 }
 
@@ -29,7 +61,7 @@ impl Subscriber {
 pub struct Fanout {
     subscribers: Vec<Subscriber>,
     last_seq: u64,
-    dropped: u64,
+    dropped: [u64; Reader::ALL.len()],
     beats_dropped: u64,
 }
 
@@ -39,8 +71,8 @@ impl Fanout {
         self.last_seq
     }
 
-    /// Events that did not reach a subscriber.
-    pub const fn dropped(&self) -> u64 {
+    /// Events that did not reach a subscriber, by [`Reader`] in the order of its variants.
+    pub const fn dropped(&self) -> [u64; Reader::ALL.len()] {
         self.dropped
     }
 
@@ -67,14 +99,14 @@ impl Fanout {
         self.subscribers.retain_mut(|subscriber| {
             if !catch_up(subscriber, event.wall, event.mono) {
                 miss(subscriber, event.seq);
-                *dropped += 1;
+                dropped[subscriber.reader as usize] += 1;
                 return true;
             }
-            match subscriber.sender.try_send(event) {
+            match subscriber.try_send(event) {
                 Ok(()) => true,
                 Err(TrySendError::Full(_)) => {
                     miss(subscriber, event.seq);
-                    *dropped += 1;
+                    dropped[subscriber.reader as usize] += 1;
                     true
                 }
                 Err(TrySendError::Disconnected(_)) => false,
@@ -85,17 +117,23 @@ impl Fanout {
     /// Hands a beat, which has no number, to those who asked for beats.
     pub fn tell_beat(&mut self, event: Event) {
         for subscriber in self.subscribers.iter_mut().filter(|subscriber| subscriber.wants_beats) {
-            if subscriber.sender.try_send(event).is_err() {
+            if subscriber.try_send(event).is_err() {
                 self.beats_dropped += 1;
             }
         }
     }
 
-    /// Tells subscribers that have room again what they missed. True if some still wait for it.
+    /// Tells subscribers that have room again what they missed, and wakes those who have news. True if some still
+    /// wait. To be called at the end of a turn.
     pub fn settle(&mut self, wall: WallNs, mono: MonoNs) -> bool {
         let mut is_owing = false;
         for subscriber in &mut self.subscribers {
             is_owing |= !catch_up(subscriber, wall, mono);
+            if std::mem::take(&mut subscriber.has_news)
+                && let Some(wake) = &subscriber.wake
+            {
+                wake();
+            }
         }
         is_owing
     }
@@ -110,7 +148,7 @@ fn catch_up(subscriber: &mut Subscriber, wall: WallNs, mono: MonoNs) -> bool {
         subscriber.missed = None;
         return true;
     }
-    match subscriber.sender.try_send(lost) {
+    match subscriber.try_send(lost) {
         Ok(()) => {
             subscriber.missed = None;
             true
@@ -137,8 +175,8 @@ mod tests {
     #[test]
     fn fault_59_a_slow_subscriber_is_told_exactly_what_it_missed_and_others_miss_nothing() {
         let mut fanout = Fanout::default();
-        let (slow, slow_end) = Subscriber::new(2, false);
-        let (fast, fast_end) = Subscriber::new(100, false);
+        let (slow, slow_end) = Subscriber::new(Reader::Subscriber, 2);
+        let (fast, fast_end) = Subscriber::new(Reader::Log, 100);
         fanout.add(slow);
         fanout.add(fast);
         for _ in 0..5 {
@@ -151,14 +189,14 @@ mod tests {
         let seen: Vec<Event> = slow_end.try_iter().collect();
         assert_eq!(seen[0].kind, EventKind::Lost { from_seq: 3, to_seq: 5 });
         assert_eq!(seen[1].seq, 6);
-        assert_eq!(fanout.dropped(), 3);
+        assert_eq!(fanout.dropped(), [0, 0, 3]);
         assert!(!fanout.settle(WallNs(0), MonoNs(0)));
     }
 
     #[test]
     fn fault_59_what_was_missed_is_told_even_if_nothing_else_happens() {
         let mut fanout = Fanout::default();
-        let (slow, end) = Subscriber::new(2, false);
+        let (slow, end) = Subscriber::new(Reader::Subscriber, 2);
         fanout.add(slow);
         for _ in 0..4 {
             fanout.tell(event());
@@ -171,11 +209,11 @@ mod tests {
     #[test]
     fn a_subscriber_that_left_is_forgotten() {
         let mut fanout = Fanout::default();
-        let (subscriber, end) = Subscriber::new(2, false);
+        let (subscriber, end) = Subscriber::new(Reader::Subscriber, 2);
         fanout.add(subscriber);
         drop(end);
         fanout.tell(event());
         assert!(fanout.subscribers.is_empty());
-        assert_eq!(fanout.dropped(), 0);
+        assert_eq!(fanout.dropped(), [0, 0, 0]);
     }
 }

@@ -1,6 +1,7 @@
 //! Histograms and counts, kept by the aggregator and copied by whoever wants to see them.
 
 use hdrhistogram::Histogram;
+use parking_lot::Mutex;
 
 /// One minute; whatever takes longer counts as a minute.
 const LONGEST_NS: u64 = 60_000_000_000;
@@ -90,8 +91,8 @@ pub struct Tally {
     pub shards: Vec<ShardTally>,
     /// Events told.
     pub events: u64,
-    /// Events that a slow subscriber missed.
-    pub events_dropped: u64,
+    /// Events that a slow reader missed, by [`Reader`] in the order of its variants.
+    pub events_dropped: [u64; Reader::ALL.len()],
     /// Beats that a subscriber that asked for them missed.
     pub beats_untold: u64,
     /// Lookups that the kernel would not answer.
@@ -102,4 +103,59 @@ pub struct Tally {
     pub event_write_errors: u64,
     /// Manifest or symlink are not in place.
     pub is_unlisted: bool,
+}
+
+/// Who reads events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// The event output.
+    Log,
+    /// Those who ask by HTTP.
+    Http,
+    /// A subscriber of whoever embeds the fleet.
+    Subscriber,
+}
+
+impl Reader {
+    /// Every reader once, in the order of declaration.
+    pub const ALL: [Self; 3] = [Self::Log, Self::Http, Self::Subscriber];
+
+    /// The word of the metrics.
+    #[cfg(feature = "http")]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Http => "http",
+            Self::Subscriber => "subscriber",
+        }
+    }
+}
+
+impl Tally {
+    /// The distributions of all shards together.
+    pub fn merged(&self) -> Histograms {
+        let mut merged = Histograms::default();
+        for shard in &self.shards {
+            merged.merge(&shard.histograms);
+        }
+        merged
+    }
+
+    /// A copy. Locks once a shard, for as long as its histograms take to copy, some ten microseconds: the
+    /// aggregator waits for no more.
+    pub fn copy_of(shared: &Mutex<Self>) -> Self {
+        let count = shared.lock().shards.len();
+        let shards = (0..count).map(|shard| shared.lock().shards[shard].clone()).collect();
+        let tally = shared.lock();
+        Self {
+            shards,
+            events: tally.events,
+            events_dropped: tally.events_dropped,
+            beats_untold: tally.beats_untold,
+            lookups_failed: tally.lookups_failed,
+            slot_reads_busy: tally.slot_reads_busy,
+            event_write_errors: tally.event_write_errors,
+            is_unlisted: tally.is_unlisted,
+        }
+    }
 }

@@ -113,7 +113,7 @@ impl World {
         let (watch, orders) = Watch::detached(Arc::new(Kick::new().expect("a descriptor")));
         let (answer, answers) = unbounded();
         let (requests, requests_of) = unbounded();
-        let (subscriber, events) = Subscriber::new(agents_max as usize + EVENTS_SLACK, false);
+        let (subscriber, events) = Subscriber::new(tally::Reader::Log, agents_max as usize + EVENTS_SLACK);
         requests.send(Request::Subscribe(subscriber)).unwrap();
         let tally = Arc::new(Mutex::new(Tally::default()));
         let policy = Policy { thresholds_ns, rules };

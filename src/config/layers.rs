@@ -9,7 +9,8 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::{
-    Config, ConfigError, ConfigProblem, KEYS, Key, MATCH_KEYS, Origin, ProblemKind, RULE_KEYS, SHARD_KEYS,
+    Config, ConfigError, ConfigProblem, HTTP_KEYS, KEYS, Key, MATCH_KEYS, Origin, ProblemKind, RULE_KEYS,
+    SHARD_KEYS,
 };
 use crate::plan::Plan;
 
@@ -104,6 +105,8 @@ impl Layers {
             Some(Err(refused)) => Some((ProblemKind::Unreadable, refused.why, refused.fix)),
             None => Some((ProblemKind::Unknown, "there is no such key".to_owned(), suggestion(key, &TOP))),
         };
+        // The one flag that is a key of a table in the file.
+        let key = if key == "http" { "http.listen" } else { key };
         self.written.insert(key.to_owned(), Written { origin: origin.clone(), text: shortened(text) });
         let Some((kind, why, fix)) = problem else { return };
         self.unread.insert(key.to_owned());
@@ -188,8 +191,12 @@ struct Level {
     tables: &'static [(&'static str, &'static Level)],
 }
 
-static TOP: Level =
-    Level { head: "the top of the file", keys: KEYS, tables: &[("shard", &SHARD), ("rule", &RULE)] };
+static TOP: Level = Level {
+    head: "the top of the file",
+    keys: KEYS,
+    tables: &[("http", &HTTP), ("shard", &SHARD), ("rule", &RULE)],
+};
+static HTTP: Level = Level { head: "[http]", keys: HTTP_KEYS, tables: &[] };
 static SHARD: Level = Level { head: "[[shard]]", keys: SHARD_KEYS, tables: &[] };
 static RULE: Level = Level { head: "[[rule]]", keys: RULE_KEYS, tables: &[("match", &MATCH)] };
 static MATCH: Level = Level { head: "match of [[rule]]", keys: MATCH_KEYS, tables: &[] };
@@ -446,7 +453,7 @@ mod tests {
     fn every_problem_is_told_with_its_line() {
         let text = "treshold = \"1s\"\nshards = \"4\"\ntick = 10\nagents-max = -1\n\
                     [[shard]]\nmode = 660\nsokcet = \"/x\"\n[[rule]]\nthreshold = \"3s\"\n\
-                    [[rule]]\nmatch = { com = \"x\", uid = 1 }\nthreshold = \"1ms\"\n[http]\nlisten = \"x\"\n";
+                    [[rule]]\nmatch = { com = \"x\", uid = 1 }\nthreshold = \"1ms\"\n[htpp]\nlisten = \"x\"\n[http]\nlisten = \"x\"\n";
         let expected = [
             "cannot use treshold (f.toml line 1): there is no such key; did you mean threshold?",
             "cannot use shards = \"4\" (f.toml line 2): it is a string; write a whole number from 1 to 64",
@@ -456,8 +463,8 @@ mod tests {
             "cannot use sokcet (in [[shard]], f.toml line 7): there is no such key in [[shard]]; did you mean socket?",
             "cannot use [[rule]] (f.toml line 8): it has no match; add match: what to match, such as { comm = \"batch-*\" }",
             "cannot use com (in [[rule]], f.toml line 11): there is no such key in match of [[rule]]; did you mean comm?",
-            "cannot use http (f.toml line 13): there is no such key; the keys here are dir, shards, threshold, tick, \
-             max-delay, agents-max, uid-agents-max, uid-frames-max, watched-max, events, events-format, events-beats, shard, rule",
+            "cannot use htpp (f.toml line 13): there is no such key; did you mean http?",
+            "cannot use listen = \"x\" (in [http], f.toml line 16): it is not an address with a port; write a numeric address and a port, such as 127.0.0.1:9464 or [::1]:9464",
             "cannot use threshold = \"1ms\" (in [[rule]], f.toml line 12): it is shorter than 10ms; write a duration from 10ms to 24h",
         ];
         assert_eq!(told(text), expected);

@@ -87,7 +87,8 @@ pub struct Lookups {
 }
 
 impl Lookups {
-    /// Starts the thread; it ends when the asking side is dropped. Each answer rings.
+    /// Starts the thread; it ends when the asking side is dropped. Each answer rings. `on_name` is told what
+    /// processes are called.
     ///
     /// # Errors
     /// The kernel's, when it grants no thread.
@@ -95,11 +96,15 @@ impl Lookups {
         clock: impl Clock + Send + 'static,
         answers: Sender<Answer>,
         doorbell: Arc<Doorbell>,
+        on_name: impl Fn(Ticket, &str) + Send + 'static,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (asking, questions) = unbounded::<Question>();
         let thread = thread::Builder::new().name("varta-lookup".into()).spawn(move || {
             for Question { ticket, pid } in questions {
                 let found = process::identify(pid, &clock);
+                if let Ok(identity) = &found {
+                    on_name(ticket, &identity.comm);
+                }
                 if answers.send(Answer::Identity { ticket, found }).is_err() {
                     return;
                 }

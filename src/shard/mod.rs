@@ -347,6 +347,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         counters.blind_ns.set(sight.blind_total_ns());
         counters.clock_steps.set(self.core.clock_steps());
         counters.beats_lost.set(self.core.tracker.beats_lost());
+        counters.slots_used.set(u64::from(self.core.tracker.slots_used()));
         counters.set_watermark(sight.watermark());
         counters.turned_at.set(self.core.now().0);
         let now = self.core.now();

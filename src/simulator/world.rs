@@ -12,7 +12,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
 use crate::aggregator::fanout::Subscriber;
-use crate::aggregator::tally::Tally;
+use crate::aggregator::tally::{Reader, Tally};
 use crate::aggregator::{Aggregator, Inquiries, Next, Policy, Request};
 use crate::config::RuleMatch;
 use crate::event::{Event, EventKind, ExitHow};
@@ -231,7 +231,8 @@ impl<'a> World<'a> {
         let (answer, answers) = unbounded();
         let (requests, requests_of) = unbounded();
         let subscribe = |room: usize, wants_beats: bool| {
-            let (subscriber, events) = Subscriber::new(room, wants_beats);
+            let (mut subscriber, events) = Subscriber::new(Reader::Subscriber, room);
+            subscriber.wants_beats = wants_beats;
             requests.send(Request::Subscribe(subscriber)).unwrap();
             events
         };
@@ -777,7 +778,7 @@ impl<'a> World<'a> {
         let end = End {
             left: counted + lists as u64 + u64::from(tracked) + slots as u64,
             what_is_left: format!("{counted} counted, {tracked} tracked, {slots} slots, {backlog:?}"),
-            events_dropped: tally.events_dropped,
+            events_dropped: tally.events_dropped.iter().sum(),
             reports: (tally.shards.iter().zip(ports()))
                 .map(|(shard, port)| {
                     shard.histograms.batch_frames.len() + port.counters.reports_dropped.get()

@@ -40,6 +40,24 @@ pub fn open_receiver() -> io::Result<(OwnedFd, u32)> {
     Ok((fd, limit))
 }
 
+/// Opens a socket to be connected to, as a stream: non-blocking, closed on exec, not bound yet.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_listener() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
+}
+
+/// Lets a bound listener be connected to. The kernel holds the backlog against `net.core.somaxconn`.
+///
+/// # Errors
+/// The kernel's.
+pub fn listen(fd: BorrowedFd<'_>) -> io::Result<()> {
+    const BACKLOG: i32 = 1024;
+    Ok(rustix::net::listen(fd, BACKLOG)?)
+}
+
 /// `net.unix.max_dgram_qlen` of this network namespace, as it is now.
 ///
 /// # Errors

@@ -49,6 +49,9 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
         counted(shards as u64, "shard"),
         if is_told { "" } else { "; events go nowhere, name a file or - with --events" }
     ));
+    if let Some(address) = fleet.http_address() {
+        note(&format!("serving http://{address}/"));
+    }
     if options.print_ready {
         print_ready(shards, fleet.dir())?;
     }

@@ -1,0 +1,384 @@
+//! Who may ask, what for, and in which form it is answered.
+
+use std::convert::Infallible;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures_util::stream;
+use http_body_util::{Full, StreamBody};
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+use tokio::task::spawn_local;
+
+use super::agents::{Detail, Exited, Page, Past, Selection, View, series};
+use super::events::{self, Reader};
+use super::fleet::FleetAnswer;
+use super::metrics::{Reading, openmetrics_text, prometheus_text};
+use super::query::{BadQuery, Query};
+use super::traffic::Busy;
+use super::{Server, Way};
+use crate::error::Shown;
+use crate::sys::clock::SystemClock;
+use crate::time::Clock;
+
+/// Every path there is, for who asks for another.
+const PATHS: &str = "/, /metrics, /metrics/agents, /-/healthy, /-/ready, /api/v1/fleet, /api/v1/agents, \
+     /api/v1/agents/PID, /api/v1/events, /api/v1/openapi.json";
+const SCHEMA: &str = include_str!("openapi.json");
+/// For whoever finds every connection taken.
+pub const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\
+      connection: close\r\n\r\n";
+/// Shorter answers are not worth compressing.
+const GZIP_FROM: usize = 1024;
+const OPENMETRICS: &str = "application/openmetrics-text";
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What goes out, and the mark that it does.
+pub struct Outgoing {
+    body: Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>>,
+    _busy: Busy,
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.body.as_mut().poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An answer before it is known how it goes out.
+struct Answer {
+    code: StatusCode,
+    kind: &'static str,
+    content: Content,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+enum Content {
+    Whole(Bytes),
+    Pieces(Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>>),
+    /// As the former, with no end of its own.
+    Endless(Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>>),
+}
+
+/// A refusal as JSON.
+#[derive(Serialize)]
+struct Refused<'a> {
+    error: &'a str,
+}
+
+impl Answer {
+    fn new(code: StatusCode, kind: &'static str, content: impl Into<Bytes>) -> Self {
+        Self { code, kind, content: Content::Whole(content.into()), headers: Vec::new() }
+    }
+
+    fn json(value: &impl Serialize) -> Self {
+        match serde_json::to_vec(value) {
+            Ok(text) => Self::new(StatusCode::OK, JSON, text),
+            Err(error) => {
+                Self::refused(StatusCode::SERVICE_UNAVAILABLE, &format!("cannot write JSON: {error}"))
+            }
+        }
+    }
+
+    fn refused(code: StatusCode, error: &str) -> Self {
+        let text = serde_json::to_vec(&Refused { error }).unwrap_or_default();
+        Self::new(code, JSON, text)
+    }
+
+    fn with(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.push((name, HeaderValue::from_static(value)));
+        self
+    }
+}
+
+impl From<BadQuery> for Answer {
+    fn from(bad: BadQuery) -> Self {
+        Self::refused(StatusCode::BAD_REQUEST, &bad.to_string())
+    }
+}
+
+impl Server {
+    /// Answers one request. Waits for other tasks of this thread only.
+    pub(super) async fn answer(
+        self: Rc<Self>,
+        way: Way,
+        request: &Request<Incoming>,
+        mut busy: Busy,
+    ) -> Response<Outgoing> {
+        let answer = match self.admits(way, request) {
+            Some(refused) => refused,
+            None => self.look_up(request).await.unwrap_or_else(Self::refuse),
+        };
+        self.traffic.borrow_mut().count(answer.code);
+        let is_gzip = accepts(request.headers(), header::ACCEPT_ENCODING, "gzip") > 0.0;
+        let mut zipped = false;
+        let body: Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>> = match answer.content {
+            Content::Whole(bytes) if is_gzip && bytes.len() >= GZIP_FROM => {
+                zipped = true;
+                Box::pin(Full::new(gzip(&bytes)))
+            }
+            Content::Whole(bytes) => Box::pin(Full::new(bytes)),
+            Content::Pieces(body) => body,
+            Content::Endless(body) => {
+                busy.is_endless();
+                body
+            }
+        };
+        let mut response = Response::new(Outgoing { body, _busy: busy });
+        *response.status_mut() = answer.code;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(answer.kind));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
+        if zipped {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        headers.extend(answer.headers);
+        response
+    }
+
+    fn refuse(bad: BadQuery) -> Answer {
+        bad.into()
+    }
+
+    /// What the request is refused for before it is looked at.
+    fn admits(&self, way: Way, request: &Request<Incoming>) -> Option<Answer> {
+        if way == Way::Tcp {
+            if let Some(token) = &self.token {
+                let given = secret(request.headers());
+                if !given.is_some_and(|given| token.is(&given)) {
+                    let told = "this observer wants a token: send Authorization: Bearer TOKEN, or the token as \
+                                the password of Basic authentication";
+                    let schemes =
+                        "Bearer realm=\"varta-fleet\", Basic realm=\"varta-fleet\", charset=\"UTF-8\"";
+                    return Some(
+                        Answer::refused(StatusCode::UNAUTHORIZED, told)
+                            .with(header::WWW_AUTHENTICATE, schemes),
+                    );
+                }
+            } else if !is_this_host(request.headers()) {
+                // A name that leads here may be a stranger's, whose page a browser of this host has open.
+                let told = "ask by an address or as localhost: without a token, other names are refused; see \
+                            token-file of [http]";
+                return Some(Answer::refused(StatusCode::MISDIRECTED_REQUEST, told));
+            }
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let told = "nothing can be changed here: use GET or HEAD";
+            let refused = Answer::refused(StatusCode::METHOD_NOT_ALLOWED, told);
+            return Some(refused.with(header::ALLOW, "GET, HEAD"));
+        }
+        if request.body().size_hint().lower() > 0 {
+            return Some(Answer::refused(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "send no body: nothing here reads one",
+            ));
+        }
+        None
+    }
+
+    async fn look_up(self: &Rc<Self>, request: &Request<Incoming>) -> Result<Answer, BadQuery> {
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let path = request.uri().path();
+        match path {
+            "/metrics" => {
+                query.allows(&[])?;
+                Ok(self.metrics(request.headers()))
+            }
+            "/metrics/agents" => {
+                query.allows(&[])?;
+                Ok(self.metrics_of_agents().await)
+            }
+            "/-/healthy" => Ok(self.healthy()),
+            "/-/ready" => Ok(match self.is_over.get() {
+                false => Answer::new(StatusCode::OK, TEXT, "ready\n"),
+                true => Answer::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the observer is stopping\n"),
+            }),
+            "/api/v1/fleet" => {
+                query.allows(&[])?;
+                Ok(Answer::json(&self.fleet()))
+            }
+            "/api/v1/agents" => {
+                let selection = Selection::parse(&query)?;
+                Ok(Answer::json(&self.page(&selection).await))
+            }
+            "/api/v1/events" => self.events(&query, request.headers()),
+            "/api/v1/openapi.json" => Ok(Answer::new(StatusCode::OK, JSON, SCHEMA)),
+            _ => match path.strip_prefix("/api/v1/agents/") {
+                Some(pid) => {
+                    query.allows(&[])?;
+                    self.agent(pid).await
+                }
+                None => {
+                    let told = format!("there is no {}; there are {PATHS}", Shown(path));
+                    Ok(Answer::refused(StatusCode::NOT_FOUND, &told))
+                }
+            },
+        }
+    }
+
+    fn metrics(&self, headers: &HeaderMap) -> Answer {
+        let text = openmetrics_text(Reading::take(&self.sources, self.traffic(), self.sources.now()));
+        let wants_openmetrics = accepts(headers, header::ACCEPT, OPENMETRICS);
+        // Whoever does not say gets what everything can read.
+        let is_openmetrics =
+            wants_openmetrics > 0.0 && wants_openmetrics >= accepts(headers, header::ACCEPT, "text/plain");
+        if is_openmetrics {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            Answer::new(StatusCode::OK, kind, text)
+        } else {
+            Answer::new(StatusCode::OK, PROMETHEUS, prometheus_text(&text))
+        }
+    }
+
+    /// A scan that is fresh enough, or one that begins now.
+    async fn view(self: &Rc<Self>, must_be_new: bool) -> Rc<View> {
+        let count = |busy| self.traffic.borrow_mut().slot_reads_busy += busy;
+        let view = match must_be_new {
+            false => self.views.fresh(&self.sources, count).await,
+            true => self.views.next(&self.sources, count).await,
+        };
+        let server = Rc::clone(self);
+        spawn_local(async move { server.views.forget().await });
+        view
+    }
+
+    async fn metrics_of_agents(self: &Rc<Self>) -> Answer {
+        let max = self.sources.plan.http.metrics_agents_max;
+        if max == 0 {
+            let told = "agents have no series of their own here; set metrics-agents-max in [http]";
+            return Answer::refused(StatusCode::NOT_FOUND, told);
+        }
+        let view = self.view(false).await;
+        let pieces = series(view, max as usize).map(|piece| Ok(Frame::data(Bytes::from(piece))));
+        Answer {
+            code: StatusCode::OK,
+            kind: PROMETHEUS,
+            content: Content::Pieces(Box::pin(StreamBody::new(stream::iter(pieces)))),
+            headers: Vec::new(),
+        }
+    }
+
+    fn healthy(&self) -> Answer {
+        let fleet = self.fleet();
+        if fleet.is_healthy() {
+            return Answer::new(StatusCode::OK, TEXT, "ok\n");
+        }
+        let told = fleet.problems().iter().map(|problem| format!("{problem}\n")).collect::<String>();
+        Answer::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, told)
+    }
+
+    fn fleet(&self) -> FleetAnswer {
+        FleetAnswer::of(&self.sources, self.sources.now(), SystemClock.wall())
+    }
+
+    async fn page(self: &Rc<Self>, selection: &Selection) -> Page {
+        let view = self.view(false).await;
+        Page::of(selection, &view, &self.sources, &self.ring.borrow())
+    }
+
+    async fn agent(self: &Rc<Self>, pid: &str) -> Result<Answer, BadQuery> {
+        let Ok(pid) = pid.parse::<u32>() else {
+            return Err(BadQuery::new("pid", format!("{pid:?} is no process id"), "write its number"));
+        };
+        // The second time: it may have come since, or may have moved.
+        for must_be_new in [false, true] {
+            let view = self.view(must_be_new).await;
+            let found = view.find(pid).and_then(|row| Detail::of(row, &self.sources, &self.ring.borrow()));
+            if let Some(detail) = found {
+                return Ok(Answer::json(&detail));
+            }
+        }
+        let past = Past::of(pid, &self.ring.borrow());
+        if past.is_empty() {
+            let told =
+                format!("no agent with pid {pid} has beaten, as far as is remembered; is it the right pid?");
+            return Ok(Answer::refused(StatusCode::NOT_FOUND, &told));
+        }
+        Ok(Answer::json(&Exited::of(pid, past)))
+    }
+
+    fn events(self: &Rc<Self>, query: &Query, headers: &HeaderMap) -> Result<Answer, BadQuery> {
+        let last_id = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+        let reader = Reader::parse(query, last_id, self)?;
+        let body = StreamBody::new(events::stream(reader, Rc::clone(self)));
+        Ok(Answer {
+            code: StatusCode::OK,
+            kind: "text/event-stream",
+            content: Content::Endless(Box::pin(body)),
+            headers: Vec::new(),
+        })
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    // Writing to memory cannot fail.
+    let _ = encoder.write_all(bytes);
+    encoder.finish().unwrap_or_default().into()
+}
+
+/// How much one of a list of preferences is wanted, 0 to 1; 0 if it is not named.
+fn accepts(headers: &HeaderMap, name: HeaderName, what: &str) -> f32 {
+    let lists = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    let wanted = lists.flat_map(|list| list.split(',')).filter_map(|item| {
+        let mut parts = item.split(';').map(str::trim);
+        if !parts.next()?.eq_ignore_ascii_case(what) {
+            return None;
+        }
+        let weight = parts.find_map(|part| part.strip_prefix("q="));
+        Some(weight.map_or(1.0, |weight| weight.parse::<f32>().unwrap_or(0.0)))
+    });
+    wanted.fold(0.0, f32::max)
+}
+
+/// What somebody says to know: a bearer token, or the password of Basic authentication.
+fn secret(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let (scheme, rest) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.trim().as_bytes().to_vec());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let plain = BASE64.decode(rest.trim()).ok()?;
+    let colon = plain.iter().position(|byte| *byte == b':')?;
+    Some(plain[colon + 1..].to_vec())
+}
+
+/// Whether the name in the request can only mean this host: an address, or `localhost`.
+fn is_this_host(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else { return true };
+    let Ok(host) = host.to_str() else { return false };
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}

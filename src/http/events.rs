@@ -1,0 +1,164 @@
+//! Events as they are told, as server-sent events: from the ring, so that a slow reader costs nobody anything and
+//! is told what it missed.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::stream::{Stream, unfold};
+use hyper::body::{Bytes, Frame};
+use tokio::time::timeout;
+
+use super::Server;
+use super::query::{BadQuery, Query};
+use super::ring::{Step, is_of};
+use crate::aggregator::export::jsonl;
+use crate::event::{Event, EventKind};
+use crate::time::{MonoNs, WallNs};
+
+/// A reader that hears nothing for this long gets a comment, so that both sides know the other is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Events in one piece of the answer.
+const PIECE: usize = 256;
+
+/// Which events, and from where on.
+#[derive(Debug)]
+pub struct Reader {
+    /// The last number that was dealt with.
+    after: u64,
+    kinds: Vec<String>,
+    pid: Option<u32>,
+    shard: Option<u16>,
+    is_following: bool,
+}
+
+impl Reader {
+    /// What the query asks for. `last_id` is the `Last-Event-ID` of one who comes again.
+    ///
+    /// # Errors
+    /// What cannot be understood.
+    pub fn parse(query: &Query, last_id: Option<&str>, server: &Server) -> Result<Self, BadQuery> {
+        query.allows(&["kind", "pid", "shard", "after", "follow"])?;
+        let kinds: Vec<String> =
+            query.text("kind").map(|kinds| kinds.split(',').map(str::to_owned).collect()).unwrap_or_default();
+        if let Some(unknown) = kinds.iter().find(|kind| !EventKind::NAMES.contains(&kind.as_str())) {
+            let fix = format!("write some of {}", EventKind::NAMES.join(","));
+            return Err(BadQuery::new("kind", format!("there is no {unknown:?}"), fix));
+        }
+        let is_following = query.one_of("follow", &[("true", true), ("false", false)])?.unwrap_or(true);
+        let ring = server.ring.borrow();
+        let after = match last_id.or(query.text("after")) {
+            Some(text) => position(text, &server.run, ring.last_seq()).ok_or_else(|| {
+                BadQuery::new(
+                    "after",
+                    format!("{text:?} is no number of an event"),
+                    "write its `seq`, or 0 for all there are",
+                )
+            })?,
+            None if is_following => ring.last_seq(),
+            None => ring.first_seq() - 1,
+        };
+        let number = |name, max| query.number(name, 0, max);
+        Ok(Self {
+            after,
+            kinds,
+            pid: number("pid", u64::from(u32::MAX))?.and_then(|pid| u32::try_from(pid).ok()),
+            shard: number("shard", u64::from(u16::MAX))?.and_then(|shard| u16::try_from(shard).ok()),
+            is_following,
+        })
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        (self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == event.kind.name()))
+            && self.pid.is_none_or(|pid| is_of(event, pid))
+            && self.shard.is_none_or(|shard| event.shard == Some(shard))
+    }
+
+    /// The next few events as text; empty if there are none yet.
+    fn piece(&mut self, server: &Server) -> Vec<u8> {
+        let ring = server.ring.borrow();
+        let mut text = Vec::new();
+        for _ in 0..PIECE {
+            match ring.next(self.after) {
+                Some(Step::Event(event)) => {
+                    self.after = event.seq;
+                    if self.wants(&event) {
+                        write(&event, event.seq, &server.run, &mut text);
+                    }
+                }
+                Some(Step::Lost(from_seq, to_seq)) => {
+                    self.after = to_seq;
+                    let kind = EventKind::Lost { from_seq, to_seq };
+                    let lost =
+                        Event { seq: 0, wall: WallNs(0), mono: MonoNs(0), shard: None, agent: None, kind };
+                    write(&lost, to_seq, &server.run, &mut text);
+                }
+                None => break,
+            }
+        }
+        text
+    }
+}
+
+/// The position that a number or an id stands for. An id of another run stands for the beginning of this one,
+/// and so does a number that this run has not reached.
+fn position(text: &str, run: &str, last_seq: u64) -> Option<u64> {
+    let (of_run, number) = text.rsplit_once('-').unwrap_or((run, text));
+    let number: u64 = number.parse().ok()?;
+    Some(if of_run == run && number <= last_seq { number } else { 0 })
+}
+
+fn write(event: &Event, seq: u64, run: &str, text: &mut Vec<u8>) {
+    text.extend_from_slice(format!("id: {run}-{seq}\nevent: {}\ndata: ", event.kind.name()).as_bytes());
+    jsonl::write_line(event, text);
+    text.push(b'\n');
+}
+
+/// The answer, piece by piece, for as long as somebody reads it.
+pub fn stream(
+    reader: Reader,
+    server: Rc<Server>,
+) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> + 'static {
+    let first = VecDeque::from([Bytes::from_static(b": events of varta-fleet\n\n")]);
+    unfold((reader, server, first), |(mut reader, server, mut ready)| async move {
+        loop {
+            if let Some(piece) = ready.pop_front() {
+                return Some((Ok(Frame::data(piece)), (reader, server, ready)));
+            }
+            // Listened for before the ring is looked at, so that nothing can come in between.
+            let news = server.news.notified();
+            let piece = reader.piece(&server);
+            if !piece.is_empty() {
+                ready.push_back(piece.into());
+                continue;
+            }
+            if reader.after < server.ring.borrow().last_seq() {
+                // Nothing of this piece was wanted; others have their turn.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            if !reader.is_following || server.is_over.get() {
+                return None;
+            }
+            if timeout(KEEP_ALIVE, news).await.is_err() {
+                ready.push_back(Bytes::from_static(b":\n\n"));
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_another_run_begins_anew() {
+        assert_eq!(position("7", "a", 10), Some(7));
+        assert_eq!(position("a-7", "a", 10), Some(7));
+        assert_eq!(position("b-7", "a", 10), Some(0), "another run");
+        assert_eq!(position("a-11", "a", 10), Some(0), "not reached");
+        assert_eq!(position("x", "a", 10), None);
+        assert_eq!(position("-1", "a", 10), Some(0));
+    }
+}

@@ -1,0 +1,244 @@
+//! The fleet at a glance, as JSON: what a snapshot holds, and what is wrong in words.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Sources;
+use super::metrics::{Buckets, bounds};
+use crate::aggregator::tally::{Histograms, Tally};
+use crate::plan::Rule;
+use crate::snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
+use crate::time::{MonoNs, WallNs};
+use crate::uids::UidCounts;
+
+/// Users of a shard that are listed.
+const UIDS: usize = 20;
+
+/// The whole answer.
+#[derive(Debug, Serialize)]
+pub struct FleetAnswer {
+    version: &'static str,
+    pid: u32,
+    dir: String,
+    hash: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<String>,
+    started: String,
+    now: String,
+    mono_ns: u64,
+    is_healthy: bool,
+    problems: Vec<String>,
+    agents_max: u32,
+    threshold_ns: u64,
+    tick_ns: u64,
+    rules: Vec<RuleAnswer>,
+    up: u64,
+    stalled: u64,
+    events: u64,
+    events_dropped: u64,
+    event_write_errors: u64,
+    lookups_failed: u64,
+    latencies: Distributions,
+    shards: Vec<ShardAnswer>,
+}
+
+#[derive(Debug, Serialize)]
+struct RuleAnswer {
+    comm: Option<String>,
+    uid: Option<u32>,
+    exe: Option<String>,
+    threshold_ns: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Distributions {
+    decode_ns: Distribution,
+    queue_ns: Distribution,
+    batch_frames: Distribution,
+    lateness_ns: Distribution,
+}
+
+#[derive(Debug, Serialize)]
+struct Distribution {
+    count: u64,
+    p50: u64,
+    p90: u64,
+    p99: u64,
+    p999: u64,
+    max: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    buckets: Vec<(Option<u64>, u64)>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShardAnswer {
+    shard: usize,
+    socket: String,
+    up: u64,
+    stalled: u64,
+    unwatched: u64,
+    off_hash: u64,
+    frames: u64,
+    beats: u64,
+    lost: u64,
+    refused: BTreeMap<&'static str, u64>,
+    stalls: u64,
+    stalls_uncertain: u64,
+    stalls_refuted: u64,
+    resumes: u64,
+    exits: u64,
+    receive_calls: u64,
+    reports_dropped: u64,
+    blind_ns: u64,
+    is_blind: bool,
+    is_alive: bool,
+    is_reachable: bool,
+    queue_limit: u64,
+    tick_age_ns: u64,
+    latencies: Distributions,
+    uids: Vec<UidAnswer>,
+}
+
+#[derive(Debug, Serialize)]
+struct UidAnswer {
+    /// Null: all who have no row of their own.
+    uid: Option<u32>,
+    agents: u64,
+    frames: u64,
+    refused: u64,
+    over_budget: u64,
+}
+
+impl FleetAnswer {
+    /// As of now.
+    pub fn of(sources: &Sources, now: MonoNs, wall: WallNs) -> Self {
+        let tally = Tally::copy_of(&sources.tally);
+        let snapshot = Snapshot::take(&sources.ports, &tally, sources.plan.agents_max);
+        let merged = tally.merged();
+        let problems = sources.problems(&snapshot, now);
+        let age = |shard: usize| now.since(MonoNs(sources.ports[shard].counters.turned_at.get()));
+        let sockets = sources.plan.shards.iter().map(|shard| shard.socket.display().to_string());
+        let shards = (0..).zip(snapshot.shards.iter().zip(sockets));
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            dir: sources.dir.display().to_string(),
+            hash: crate::route::HASH,
+            http: sources.address.map(|address| address.to_string()),
+            started: sources.started.1.to_string(),
+            now: wall.to_string(),
+            mono_ns: now.0,
+            is_healthy: sources.is_healthy(now),
+            problems,
+            agents_max: snapshot.agents_max,
+            threshold_ns: sources.plan.threshold_ns,
+            tick_ns: sources.plan.tick_ns,
+            rules: sources.plan.rules.iter().map(RuleAnswer::of).collect(),
+            up: snapshot.agents() - snapshot.stalled(),
+            stalled: snapshot.stalled(),
+            events: snapshot.events,
+            events_dropped: snapshot.events_dropped,
+            event_write_errors: snapshot.event_write_errors,
+            lookups_failed: snapshot.lookups_failed,
+            latencies: Distributions::of(&Latencies::from(&merged)).with_buckets(&merged),
+            shards: shards
+                .map(|(index, (shard, socket))| ShardAnswer::of(index, shard, socket, age(index)))
+                .collect(),
+        }
+    }
+}
+
+impl FleetAnswer {
+    /// Every shard observes and the aggregator tells.
+    pub const fn is_healthy(&self) -> bool {
+        self.is_healthy
+    }
+
+    /// What is wrong, in words.
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+}
+
+impl RuleAnswer {
+    fn of(rule: &Rule) -> Self {
+        Self {
+            comm: rule.matcher.comm.clone(),
+            uid: rule.matcher.uid,
+            exe: rule.matcher.exe.clone(),
+            threshold_ns: rule.threshold_ns,
+        }
+    }
+}
+
+impl Distributions {
+    fn of(latencies: &Latencies) -> Self {
+        Self {
+            decode_ns: Distribution::of(&latencies.decode_ns),
+            queue_ns: Distribution::of(&latencies.queue_ns),
+            batch_frames: Distribution::of(&latencies.batch_frames),
+            lateness_ns: Distribution::of(&latencies.lateness_ns),
+        }
+    }
+
+    fn with_buckets(mut self, histograms: &Histograms) -> Self {
+        let pairs = [
+            (&mut self.decode_ns, &histograms.decode_ns, true),
+            (&mut self.queue_ns, &histograms.queue_ns, true),
+            (&mut self.batch_frames, &histograms.batch_frames, false),
+            (&mut self.lateness_ns, &histograms.lateness_ns, true),
+        ];
+        for (distribution, histogram, is_time) in pairs {
+            let bounds = bounds(is_time);
+            distribution.buckets = Buckets::of(histogram, bounds).cumulative(bounds);
+        }
+        self
+    }
+}
+
+impl Distribution {
+    const fn of(quantiles: &Quantiles) -> Self {
+        let Quantiles { count, p50, p90, p99, p999, max } = *quantiles;
+        Self { count, p50, p90, p99, p999, max, buckets: Vec::new() }
+    }
+}
+
+impl ShardAnswer {
+    fn of(index: usize, shard: &ShardSnapshot, socket: String, tick_age_ns: u64) -> Self {
+        Self {
+            shard: index,
+            socket,
+            up: shard.up,
+            stalled: shard.stalled,
+            unwatched: shard.unwatched,
+            off_hash: shard.off_hash,
+            frames: shard.frames,
+            beats: shard.beats,
+            lost: shard.beats_lost,
+            refused: shard.refused.iter().map(|(reason, count)| (reason.as_str(), *count)).collect(),
+            stalls: shard.stalls_certain + shard.stalls_uncertain,
+            stalls_uncertain: shard.stalls_uncertain,
+            stalls_refuted: shard.stalls_refuted,
+            resumes: shard.resumes,
+            exits: shard.exits,
+            receive_calls: shard.receive_calls,
+            reports_dropped: shard.reports_dropped,
+            blind_ns: shard.blind_ns,
+            is_blind: shard.is_blind,
+            is_alive: shard.is_alive,
+            is_reachable: shard.is_reachable,
+            queue_limit: shard.queue_limit,
+            tick_age_ns,
+            latencies: Distributions::of(&shard.latencies),
+            uids: shard.uids.iter().take(UIDS).map(UidAnswer::of).collect(),
+        }
+    }
+}
+
+impl UidAnswer {
+    const fn of(counts: &UidCounts) -> Self {
+        let UidCounts { uid, agents, frames, refused, over_budget, .. } = *counts;
+        Self { uid, agents, frames, refused, over_budget }
+    }
+}

@@ -1,0 +1,592 @@
+//! What `/metrics` says: one table of families, read per shard and never per agent, so that a scrape costs the
+//! same whatever the size of the fleet.
+//!
+//! Text is made by prometheus-client, which speaks OpenMetrics; [`prometheus_text`] turns that into the older
+//! format for those who ask for it.
+
+use std::fmt;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use hdrhistogram::Histogram;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use super::Sources;
+use super::resources::Resources;
+use super::traffic::{CODES, Traffic};
+use crate::aggregator::tally::{Histograms, Reader, ShardTally, Tally};
+use crate::counters::ShardCounters;
+use crate::event::SessionWhy;
+use crate::lane::Port;
+use crate::refusal::Refusal;
+use crate::time::MonoNs;
+
+/// Bounds of times, ns. The histograms behind them know a value to 1 %, so one that close to a bound may be
+/// counted on either side of it.
+const TIMES_NS: &[u64] = &[
+    10,
+    25,
+    50,
+    100,
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+const FRAMES: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
+const NS_PER_SECOND: f64 = 1e9;
+
+/// Everything a scrape looks at, taken once.
+pub struct Reading {
+    sources: Arc<Sources>,
+    tally: Tally,
+    /// The distributions of all shards together.
+    merged: Histograms,
+    resources: Resources,
+    traffic: Traffic,
+    now: MonoNs,
+}
+
+impl Reading {
+    /// As of `now`. Waits for nobody but the aggregator, microseconds at a time.
+    pub fn take(sources: &Arc<Sources>, traffic: Traffic, now: MonoNs) -> Self {
+        let tally = Tally::copy_of(&sources.tally);
+        let merged = tally.merged();
+        Self { sources: Arc::clone(sources), tally, merged, resources: Resources::now(), traffic, now }
+    }
+
+    fn port(&self, shard: usize) -> &Port {
+        &self.sources.ports[shard]
+    }
+
+    fn counters(&self, shard: usize) -> &ShardCounters {
+        &self.port(shard).counters
+    }
+
+    fn told(&self, shard: usize) -> &ShardTally {
+        &self.tally.shards[shard]
+    }
+}
+
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+/// One family.
+struct Family {
+    /// Without the `_total` of a counter.
+    name: &'static str,
+    help: &'static str,
+    values: Values,
+}
+
+/// Where its values come from, and under which labels.
+enum Values {
+    Counter(Read),
+    Gauge(Read),
+    Times(fn(&Histograms) -> &Histogram<u64>),
+    Frames(fn(&Histograms) -> &Histogram<u64>),
+}
+
+enum Read {
+    Fleet(fn(&Reading) -> f64),
+    Shard(fn(&Reading, usize) -> f64),
+    /// One a value of a label.
+    Label(&'static str, fn() -> Vec<&'static str>, fn(&Reading, usize) -> f64),
+    /// One a shard and value of a label.
+    ShardLabel(&'static str, fn() -> Vec<&'static str>, fn(&Reading, usize, usize) -> f64),
+}
+
+use Read::{Fleet, Label, Shard, ShardLabel};
+use Values::{Counter, Frames, Gauge, Times};
+
+/// Every family, in the order of the text.
+const FAMILIES: &[Family] = &[
+    Family {
+        name: "varta_frames",
+        help: "Datagrams received: the sum of beats and refused frames",
+        values: Counter(Shard(|of, shard| {
+            let counters = of.counters(shard);
+            let refused: u64 = Refusal::ALL.iter().map(|reason| counters.refused(*reason)).sum();
+            number(counters.beats.get() + refused)
+        })),
+    },
+    Family {
+        name: "varta_beats",
+        help: "Accepted frames",
+        values: Counter(Shard(|of, shard| number(of.counters(shard).beats.get()))),
+    },
+    Family {
+        name: "varta_frames_refused",
+        help: "Datagrams that were no beat, by reason",
+        values: Counter(ShardLabel(
+            "reason",
+            || Refusal::ALL.iter().map(|reason| reason.as_str()).collect(),
+            |of, shard, reason| number(of.counters(shard).refused(Refusal::ALL[reason])),
+        )),
+    },
+    Family {
+        name: "varta_beats_lost",
+        help: "Beats lost before they reached us, from gaps in nonces: a lower bound",
+        values: Counter(Shard(|of, shard| number(of.counters(shard).beats_lost.get()))),
+    },
+    Family {
+        name: "varta_stalls",
+        help: "Stalls told; certain is false if we could not see for a whole threshold or not ask whether the process exists",
+        values: Counter(ShardLabel(
+            "certain",
+            || vec!["true", "false"],
+            |of, shard, certain| {
+                let told = of.told(shard);
+                number(if certain == 0 { told.stalls_certain } else { told.stalls_uncertain })
+            },
+        )),
+    },
+    Family {
+        name: "varta_stalls_refuted",
+        help: "Stalls that the resuming beat proved wrong: the lost beats would have left no silence",
+        values: Counter(Shard(|of, shard| number(of.told(shard).stalls_refuted))),
+    },
+    Family {
+        name: "varta_resumes",
+        help: "Silences that ended after a stall",
+        values: Counter(Shard(|of, shard| number(of.told(shard).resumes))),
+    },
+    Family {
+        name: "varta_exits",
+        help: "Agents whose process is gone",
+        values: Counter(Shard(|of, shard| number(of.told(shard).exits))),
+    },
+    Family {
+        name: "varta_sessions",
+        help: "Sessions and streams begun, by what began them",
+        values: Counter(ShardLabel(
+            "why",
+            || SessionWhy::ALL.iter().map(|why| why.as_str()).collect(),
+            |of, shard, why| number(of.told(shard).sessions[why]),
+        )),
+    },
+    Family {
+        name: "varta_agents",
+        help: "Agents tracked, by what was told of them last",
+        values: Gauge(ShardLabel(
+            "state",
+            || vec!["up", "stalled"],
+            |of, shard, state| {
+                let told = of.told(shard);
+                number(if state == 0 { told.up } else { told.stalled })
+            },
+        )),
+    },
+    Family {
+        name: "varta_agents_max",
+        help: "Most agents the whole fleet tracks",
+        values: Gauge(Fleet(|of| number(of.sources.plan.agents_max.into()))),
+    },
+    Family {
+        name: "varta_agents_off_hash",
+        help: "Agents whose pid does not hash to the shard they beat on",
+        values: Gauge(Shard(|of, shard| number(of.told(shard).off_hash))),
+    },
+    Family {
+        name: "varta_agents_unwatched",
+        help: "Agents whose exit is noticed at their threshold only, for want of a descriptor",
+        values: Gauge(Fleet(|of| number(of.tally.shards.iter().map(|shard| shard.unwatched).sum()))),
+    },
+    Family {
+        name: "varta_decode_seconds",
+        help: "Time to decode and track one frame",
+        values: Times(|of| &of.decode_ns),
+    },
+    Family {
+        name: "varta_queue_seconds",
+        help: "From a frame's arrival in the kernel's queue to its being read",
+        values: Times(|of| &of.queue_ns),
+    },
+    Family {
+        name: "varta_stall_lateness_seconds",
+        help: "From the deadline, last arrival plus threshold, to the telling of a stall",
+        values: Times(|of| &of.lateness_ns),
+    },
+    Family {
+        name: "varta_batch_frames",
+        help: "Datagrams of one receive call that found any",
+        values: Frames(|of| &of.batch_frames),
+    },
+    Family {
+        name: "varta_receive_calls",
+        help: "Calls of recvmmsg",
+        values: Counter(Shard(|of, shard| number(of.counters(shard).receive_calls.get()))),
+    },
+    Family {
+        name: "varta_socket_queue_limit",
+        help: "Limit of the socket's queue, net.unix.max_dgram_qlen when it was made; it holds one datagram more",
+        values: Gauge(Shard(|of, shard| number(of.counters(shard).queue_limit.get()))),
+    },
+    Family {
+        name: "varta_reports_dropped",
+        help: "Reports that found their lane full: the histograms miss them",
+        values: Counter(Shard(|of, shard| number(of.counters(shard).reports_dropped.get()))),
+    },
+    Family {
+        name: "varta_blind_seconds",
+        help: "How long the shard could not see, in windows that ended",
+        values: Counter(Shard(|of, shard| seconds(of.counters(shard).blind_ns.get()))),
+    },
+    Family {
+        name: "varta_shard_blind",
+        help: "1 while the shard cannot see: it was paused, or its queue is full",
+        values: Gauge(Shard(|of, shard| number(of.counters(shard).is_blind.get()))),
+    },
+    Family {
+        name: "varta_shard_up",
+        help: "1 while the shard's thread runs and is not stuck",
+        values: Gauge(Shard(|of, shard| flag(of.port(shard).is_alive()))),
+    },
+    Family {
+        name: "varta_shard_reachable",
+        help: "1 while the shard's socket is at its path, so that new agents find it",
+        values: Gauge(Shard(|of, shard| flag(!of.told(shard).is_unreachable))),
+    },
+    Family {
+        name: "varta_shard_tick_age_seconds",
+        help: "Since the shard last finished a turn; up to a second where nothing happens",
+        values: Gauge(Shard(|of, shard| seconds(of.now.since(MonoNs(of.counters(shard).turned_at.get()))))),
+    },
+    Family {
+        name: "varta_shard_panics",
+        help: "Panics of the shard's thread; it went on after each, or was given up",
+        values: Counter(Shard(|of, shard| number(of.counters(shard).panics.get()))),
+    },
+    Family {
+        name: "varta_socket_errors",
+        help: "Failed calls on the shard's socket",
+        values: Counter(Shard(|of, shard| number(of.counters(shard).io_errors.get()))),
+    },
+    Family {
+        name: "varta_clock_steps",
+        help: "Steps of the wall clock that a shard saw, most of any shard",
+        values: Counter(Fleet(|of| {
+            let steps = of.sources.ports.iter().map(|port| port.counters.clock_steps.get());
+            number(steps.max().unwrap_or(0))
+        })),
+    },
+    Family {
+        name: "varta_directory_in_order",
+        help: "1 while lock, manifest, symlink and control socket are in the runtime directory",
+        values: Gauge(Fleet(|of| flag(!of.tally.is_unlisted))),
+    },
+    Family {
+        name: "varta_thread_priority_raised",
+        help: "1 if these threads run at the priority they ask for",
+        values: Gauge(Label(
+            "thread",
+            || vec!["shards", "aggregator"],
+            |of, thread| flag(of.sources.is_raised[thread]),
+        )),
+    },
+    Family {
+        name: "varta_slot_reads_busy",
+        help: "Times a slot had to be read again because its shard was writing it",
+        values: Counter(Fleet(|of| number(of.tally.slot_reads_busy + of.traffic.slot_reads_busy))),
+    },
+    Family {
+        name: "varta_events",
+        help: "Events told",
+        values: Counter(Fleet(|of| number(of.tally.events))),
+    },
+    Family {
+        name: "varta_events_dropped",
+        help: "Events that a reader was too slow for, and was told of",
+        values: Counter(Label(
+            "output",
+            || Reader::ALL.iter().map(|reader| reader.as_str()).collect(),
+            |of, reader| number(of.tally.events_dropped[reader]),
+        )),
+    },
+    Family {
+        name: "varta_event_write_errors",
+        help: "Failures of the event output; events wait meanwhile",
+        values: Counter(Fleet(|of| number(of.tally.event_write_errors))),
+    },
+    Family {
+        name: "varta_event_output_failing",
+        help: "1 while the event output cannot be written",
+        values: Gauge(Fleet(|of| flag(of.sources.output_error().is_some()))),
+    },
+    Family {
+        name: "varta_lookups_failed",
+        help: "Processes that the kernel would not tell about",
+        values: Counter(Fleet(|of| number(of.tally.lookups_failed))),
+    },
+    Family {
+        name: "varta_table_refused_uid",
+        help: "Frames refused because their user has its share of the agents; among those refused as table_full",
+        values: Counter(Fleet(|of| {
+            number(of.sources.ports.iter().map(|port| port.uids.share_refused.get()).sum())
+        })),
+    },
+    Family {
+        name: "varta_http_requests",
+        help: "Requests answered, by status code",
+        values: Counter(Label(
+            "code",
+            || CODES.iter().map(|(_, word)| *word).collect(),
+            |of, code| number(of.traffic.answered[code]),
+        )),
+    },
+    Family {
+        name: "varta_http_connections",
+        help: "Open connections",
+        values: Gauge(Fleet(|of| number(of.traffic.connections))),
+    },
+    Family {
+        name: "varta_http_connections_evicted",
+        help: "Idle connections closed to make room for others",
+        values: Counter(Fleet(|of| number(of.traffic.evicted))),
+    },
+    Family {
+        name: "varta_build_info",
+        help: "The version that runs; always 1",
+        values: Gauge(Label("version", || vec![env!("CARGO_PKG_VERSION")], |_, _| 1.0)),
+    },
+    Family {
+        name: "process_cpu_seconds",
+        help: "CPU time of this process",
+        values: Counter(Fleet(|of| of.resources.cpu_seconds)),
+    },
+    Family {
+        name: "process_resident_memory_bytes",
+        help: "Resident memory",
+        values: Gauge(Fleet(|of| number(of.resources.resident_bytes))),
+    },
+    Family {
+        name: "process_virtual_memory_bytes",
+        help: "Address space, most of it reserved and not used",
+        values: Gauge(Fleet(|of| number(of.resources.virtual_bytes))),
+    },
+    Family {
+        name: "process_threads",
+        help: "Threads",
+        values: Gauge(Fleet(|of| number(of.resources.threads))),
+    },
+    Family {
+        name: "process_open_fds",
+        help: "Open descriptors; 0 before Linux 6.2",
+        values: Gauge(Fleet(|of| number(of.resources.open_fds))),
+    },
+    Family {
+        name: "process_max_fds",
+        help: "Most descriptors this process may have",
+        values: Gauge(Fleet(|of| number(of.resources.max_fds))),
+    },
+    Family {
+        name: "process_start_time_seconds",
+        help: "When the fleet started, since 1970",
+        values: Gauge(Fleet(|of| seconds(of.sources.started.1.0))),
+    },
+];
+
+#[expect(clippy::cast_precision_loss, reason = "metrics are doubles")]
+const fn number(count: u64) -> f64 {
+    count as f64
+}
+
+fn seconds(ns: u64) -> f64 {
+    number(ns) / NS_PER_SECOND
+}
+
+const fn flag(is_true: bool) -> f64 {
+    if is_true { 1.0 } else { 0.0 }
+}
+
+impl Collector for Reading {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for family in FAMILIES {
+            let of =
+                encoder.encode_descriptor(family.name, family.help, None, family.values.metric_type())?;
+            family.values.encode(self, of)?;
+        }
+        Ok(())
+    }
+}
+
+impl Values {
+    const fn metric_type(&self) -> MetricType {
+        match self {
+            Counter(_) => MetricType::Counter,
+            Gauge(_) => MetricType::Gauge,
+            Times(_) | Frames(_) => MetricType::Histogram,
+        }
+    }
+
+    fn encode(&self, reading: &Reading, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        match self {
+            Counter(read) => read.each(reading, &mut encoder, |encoder, value| match whole(value) {
+                Some(count) => encoder.encode_counter::<NoLabelSet, u64, u64>(&count, None),
+                None => encoder.encode_counter::<NoLabelSet, f64, u64>(&value, None),
+            }),
+            Gauge(read) => read.each(reading, &mut encoder, |encoder, value| match whole(value) {
+                Some(count) => encoder.encode_gauge(&count),
+                None => encoder.encode_gauge(&value),
+            }),
+            Times(of) => encode_histogram(of(&reading.merged), TIMES_NS, NS_PER_SECOND, &mut encoder),
+            Frames(of) => encode_histogram(of(&reading.merged), FRAMES, 1.0, &mut encoder),
+        }
+    }
+}
+
+/// Whether it can be written without decimals.
+fn whole(value: f64) -> Option<u64> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is whole and in range")]
+    (value.fract() == 0.0 && (0.0..9e15).contains(&value)).then_some(value as u64)
+}
+
+impl Read {
+    /// Writes every value there is, also those that are 0: a series that appears late has no rate at first.
+    fn each(
+        &self,
+        reading: &Reading,
+        encoder: &mut MetricEncoder<'_>,
+        write: impl Fn(&mut MetricEncoder<'_>, f64) -> fmt::Result,
+    ) -> fmt::Result {
+        let shards = 0..reading.sources.ports.len();
+        match self {
+            Fleet(read) => write(encoder, read(reading)),
+            Shard(read) => {
+                for shard in shards {
+                    let labels = [("shard", shard.to_string())];
+                    write(&mut encoder.encode_family(&labels)?, read(reading, shard))?;
+                }
+                Ok(())
+            }
+            Label(label, values, read) => {
+                for (index, value) in values().into_iter().enumerate() {
+                    write(&mut encoder.encode_family(&[(*label, value)])?, read(reading, index))?;
+                }
+                Ok(())
+            }
+            ShardLabel(label, values, read) => {
+                let values = values();
+                for shard in shards {
+                    for (index, value) in values.iter().enumerate() {
+                        let labels = [("shard", shard.to_string()), (*label, (*value).to_owned())];
+                        write(&mut encoder.encode_family(&labels)?, read(reading, shard, index))?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn encode_histogram(
+    histogram: &Histogram<u64>,
+    bounds: &[u64],
+    per: f64,
+    encoder: &mut MetricEncoder<'_>,
+) -> fmt::Result {
+    let Buckets { counts, sum } = Buckets::of(histogram, bounds);
+    let upper = bounds.iter().map(|bound| number(*bound) / per).chain([f64::MAX]);
+    let buckets: Vec<(f64, u64)> = upper.zip(counts).collect();
+    encoder.encode_histogram::<NoLabelSet>(sum / per, histogram.len(), &buckets, None)
+}
+
+/// A histogram with few and wide cells.
+#[derive(Debug, PartialEq)]
+pub struct Buckets {
+    /// Values up to each bound and above the one before; the last: above all of them.
+    pub counts: Vec<u64>,
+    /// Of all values, to 1 %.
+    pub sum: f64,
+}
+
+impl Buckets {
+    /// Sorts the values of a histogram in under `bounds`. One pass over its cells.
+    pub fn of(histogram: &Histogram<u64>, bounds: &[u64]) -> Self {
+        let mut counts = vec![0; bounds.len() + 1];
+        let mut sum = 0.0;
+        for step in histogram.iter_recorded() {
+            let value = histogram.median_equivalent(step.value_iterated_to());
+            let count = step.count_since_last_iteration();
+            counts[bounds.partition_point(|bound| *bound < value)] += count;
+            sum += number(value) * number(count);
+        }
+        Self { counts, sum }
+    }
+
+    /// How many are at most each bound, for whoever draws it; the last has none.
+    pub fn cumulative(&self, bounds: &[u64]) -> Vec<(Option<u64>, u64)> {
+        let mut so_far = 0;
+        let upper = bounds.iter().copied().map(Some).chain([None]);
+        let counted = upper.zip(&self.counts).map(|(bound, count)| {
+            so_far += count;
+            (bound, so_far)
+        });
+        counted.collect()
+    }
+}
+
+/// The distributions for whoever draws them: of times in ns, of frames.
+pub const fn bounds(is_time: bool) -> &'static [u64] {
+    if is_time { TIMES_NS } else { FRAMES }
+}
+
+/// All families as OpenMetrics text.
+pub fn openmetrics_text(reading: Reading) -> String {
+    let mut text = String::with_capacity(64 * 1024);
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(reading));
+    let written = prometheus_client::encoding::text::encode(&mut text, &registry);
+    debug_assert!(written.is_ok(), "a String takes everything");
+    text
+}
+
+/// The same in the older format of Prometheus: counters are described under their whole name, and there is
+/// neither unit nor end.
+pub fn prometheus_text(openmetrics: &str) -> String {
+    let mut text = String::with_capacity(openmetrics.len());
+    for line in openmetrics.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("EOF" | "UNIT"), ..) => {}
+            (Some("#"), Some(what @ ("HELP" | "TYPE")), Some(name), Some(rest)) if is_counter(name) => {
+                let _ = writeln!(text, "# {what} {name}_total {rest}");
+            }
+            _ => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+fn is_counter(name: &str) -> bool {
+    FAMILIES.iter().any(|family| family.name == name && matches!(family.values, Counter(_)))
+}

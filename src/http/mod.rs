@@ -1,0 +1,478 @@
+//! Metrics, API and status page, over `control.sock` and, if asked for, TCP.
+//!
+//! In: requests; events of its own subscription; slots, counters and tallies that others publish. Out: answers.
+//! Thread: http, one, with a runtime of its own. Blocks: in its runtime. It waits for no shard, nor any shard for it;
+//! the aggregator shares the tally's lock with it, microseconds at a time.
+//!
+//! What a client can take is bounded: connections (the one idle longest makes room), bytes of a request, time to
+//! send one, time to take an answer. Everything that takes long yields between pieces.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, TryRecvError};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{Notify, watch};
+use tokio::task::{LocalSet, spawn_local, yield_now};
+use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
+
+use crate::aggregator::fanout::Subscriber;
+use crate::aggregator::tally::{Reader, Tally};
+use crate::counters::Counter;
+use crate::error::Reason;
+use crate::event::Event;
+use crate::fleet::EVENTS_SLACK;
+use crate::lane::Port;
+use crate::names::Names;
+use crate::plan::{CONTROL_MAX, HttpPlan, Plan, TCP_MAX};
+use crate::route::shard_for;
+use crate::snapshot::Snapshot;
+use crate::sys::clock::SystemClock;
+use crate::time::{Clock, MonoNs, WallNs};
+use crate::vigil::Vigil;
+
+mod agents;
+mod answer;
+mod events;
+mod fleet;
+mod metrics;
+mod query;
+mod resources;
+mod ring;
+mod token;
+mod traffic;
+
+use agents::Views;
+use ring::Ring;
+use token::Token;
+pub use token::{TokenError, inspect};
+use traffic::{Connections, Entry, Traffic};
+
+/// How long a client may take to send a request, from its connection or the end of the answer before.
+const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+/// How long a client may leave the bytes of an answer where they are.
+const TAKEN_WITHIN: Duration = Duration::from_secs(5);
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+const HEADERS_MAX: usize = 64;
+/// How long answers under way may take at a stop.
+const WIND_UP: Duration = Duration::from_millis(300);
+/// What cannot be accepted now is tried again after this.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+/// Events taken before others of this thread have their turn.
+const EVENTS_PER_TURN: usize = 1024;
+
+/// What answers are made of.
+#[derive(Debug)]
+pub struct Sources {
+    /// What the shards publish.
+    pub ports: Arc<[Arc<Port>]>,
+    /// What the aggregator counts.
+    pub tally: Arc<Mutex<Tally>>,
+    /// What processes are called.
+    pub names: Arc<Names>,
+    /// When the aggregator last finished a turn.
+    pub aggregator_turned_at: Arc<Counter>,
+    /// Whether it is stuck.
+    pub vigil: Arc<Mutex<Vigil>>,
+    /// Error number that keeps the event output from being written; 0 = none.
+    pub output_errno: Arc<AtomicI32>,
+    /// Thresholds by class; class 0 is the default, class i + 1 is rule i.
+    pub thresholds_ns: Vec<u64>,
+    /// What runs.
+    pub plan: Plan,
+    /// The runtime directory.
+    pub dir: PathBuf,
+    /// What was not as it should be at the start.
+    pub warnings: Vec<String>,
+    /// Whether shards and aggregator run at the priority they ask for.
+    pub is_raised: [bool; 2],
+    /// When the fleet started.
+    pub started: (MonoNs, WallNs),
+    /// Where the TCP listener is.
+    pub address: Option<SocketAddr>,
+}
+
+impl Sources {
+    fn now(&self) -> MonoNs {
+        SystemClock.mono()
+    }
+
+    fn output_error(&self) -> Option<io::Error> {
+        match self.output_errno.load(Ordering::Relaxed) {
+            0 => None,
+            errno => Some(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    fn threshold_of(&self, class: u8) -> u64 {
+        let thresholds = &self.thresholds_ns;
+        thresholds.get(usize::from(class)).or(thresholds.first()).copied().unwrap_or(0)
+    }
+
+    /// The rule that gave an agent its class; `None`: the default, or not known yet.
+    fn rule_of(&self, class: u8) -> Option<usize> {
+        usize::from(class).checked_sub(1).filter(|rule| *rule < self.plan.rules.len())
+    }
+
+    fn is_off_hash(&self, pid: u32, shard: u16) -> bool {
+        let shards = u32::try_from(self.ports.len()).unwrap_or(u32::MAX);
+        shard_for(pid, shards) != u32::from(shard)
+    }
+
+    fn is_aggregator_stuck(&self, now: MonoNs) -> bool {
+        self.vigil.lock().look(MonoNs(self.aggregator_turned_at.get()), now)
+    }
+
+    /// Every shard observes and the aggregator tells.
+    fn is_healthy(&self, now: MonoNs) -> bool {
+        !self.is_aggregator_stuck(now) && self.ports.iter().all(|port| port.is_alive())
+    }
+
+    /// What is wrong, in words: what, on what, what to do.
+    fn problems(&self, snapshot: &Snapshot, now: MonoNs) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.is_aggregator_stuck(now) {
+            problems.push("the aggregator is stuck: nothing is told; restart the observer".to_owned());
+        }
+        for (index, shard) in snapshot.shards.iter().enumerate() {
+            if !shard.is_alive {
+                problems.push(format!(
+                    "shard {index} is dead: its agents are not observed; restart the observer"
+                ));
+            }
+            if shard.is_blind {
+                problems.push(format!(
+                    "shard {index} is blind: its queue is full or it was paused; beats may be refused"
+                ));
+            }
+            if !shard.is_reachable {
+                problems.push(format!("shard {index} has lost its socket's path: no new agent finds it"));
+            }
+            if shard.unwatched > 0 {
+                problems.push(format!(
+                    "shard {index} cannot watch {} processes: their exits are told at their threshold; raise \
+                     LimitNOFILE or watched-max",
+                    shard.unwatched
+                ));
+            }
+        }
+        if !snapshot.is_listed {
+            problems.push(
+                "the runtime directory is not in order: new agents may not find their sockets".to_owned(),
+            );
+        }
+        if let Some(error) = self.output_error() {
+            problems.push(format!("events cannot be written and wait: {}", Reason(&error)));
+        }
+        problems.extend(self.warnings.iter().cloned());
+        problems
+    }
+}
+
+/// The thread.
+#[derive(Debug)]
+pub struct Http {
+    thread: JoinHandle<()>,
+    stop: watch::Sender<bool>,
+}
+
+/// Where events arrive, and what says that some did.
+#[derive(Debug)]
+pub struct Heard {
+    events: Receiver<Event>,
+    rung: Arc<Notify>,
+}
+
+impl Heard {
+    /// Also the subscriber that brings them. It has room for a stall of every agent, as the event output has.
+    pub fn subscribe(plan: &Plan) -> (Self, Subscriber) {
+        let (mut subscriber, events) = Subscriber::new(Reader::Http, plan.agents_max as usize + EVENTS_SLACK);
+        let rung = Arc::new(Notify::new());
+        let bell = Arc::clone(&rung);
+        subscriber.wake = Some(Box::new(move || bell.notify_one()));
+        (Self { events, rung }, subscriber)
+    }
+}
+
+/// Sockets that nobody answers on yet.
+#[derive(Debug)]
+pub struct Listeners {
+    control: UnixListener,
+    tcp: Option<TcpListener>,
+    token: Option<Token>,
+}
+
+impl Listeners {
+    /// Binds the TCP listener, if there is to be one, and reads its token. May block on the disk.
+    ///
+    /// # Errors
+    /// See [`HttpError`].
+    pub fn open(control: UnixListener, plan: &HttpPlan) -> Result<Self, HttpError> {
+        let token = plan.token_file.as_deref().map(Token::read).transpose()?;
+        let bind = |address: SocketAddr| {
+            let bound = TcpListener::bind(address).and_then(|listener| {
+                listener.set_nonblocking(true)?;
+                Ok(listener)
+            });
+            bound.map_err(|source| HttpError::Bind { address, source })
+        };
+        Ok(Self { control, tcp: plan.listen.map(bind).transpose()?, token })
+    }
+
+    /// Where the TCP listener is.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+}
+
+/// Why questions cannot be answered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HttpError {
+    /// The address cannot be bound.
+    #[error("cannot serve http on {address}: {}; {}", Reason(source), advice(source))]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The token cannot be used.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another program serves there; stop it, or choose another port",
+        io::ErrorKind::AddrNotAvailable => "this host has no such address; choose one that `ip addr` lists",
+        io::ErrorKind::PermissionDenied => "choose a port from 1024 on",
+        _ => "choose another address or port",
+    }
+}
+
+impl HttpError {
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Bind { source, .. } => source.kind(),
+            Self::Token(error) => error.kind(),
+        }
+    }
+}
+
+/// What the thread shares among its tasks.
+struct Server {
+    sources: Arc<Sources>,
+    token: Option<Token>,
+    ring: RefCell<Ring>,
+    /// There are more events, or there will be no more.
+    news: Notify,
+    /// The fleet stops.
+    is_over: Cell<bool>,
+    /// What tells this run's event ids from those of another.
+    run: String,
+    views: Views,
+    traffic: RefCell<Traffic>,
+    control: Rc<Connections>,
+    tcp: Rc<Connections>,
+}
+
+/// How somebody came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Through a file that only we and root may use.
+    Control,
+    /// From this host, or with a token from anywhere.
+    Tcp,
+}
+
+impl Http {
+    /// Starts to answer.
+    ///
+    /// # Errors
+    /// The kernel's, when it grants no thread or descriptor.
+    pub fn spawn(sources: Sources, listeners: Listeners, heard: Heard) -> io::Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let thread = thread::Builder::new().name("varta-http".into()).spawn(move || {
+            let serving = serve(Arc::new(sources), listeners, heard, stopped);
+            LocalSet::new().block_on(&runtime, serving);
+        })?;
+        Ok(Self { thread, stop })
+    }
+
+    /// Whether the thread died.
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Tells what is left and closes every connection, a third of a second at most. To be called once the aggregator
+    /// has stopped, or is given up.
+    pub fn end(self) -> JoinHandle<()> {
+        let _ = self.stop.send(true);
+        self.thread
+    }
+}
+
+async fn serve(
+    sources: Arc<Sources>,
+    listeners: Listeners,
+    Heard { events, rung }: Heard,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let server = Rc::new(Server {
+        run: format!("{:x}", sources.started.1.0),
+        sources,
+        token: listeners.token,
+        ring: RefCell::default(),
+        news: Notify::new(),
+        is_over: Cell::new(false),
+        views: Views::default(),
+        traffic: RefCell::default(),
+        control: Connections::new(CONTROL_MAX),
+        tcp: Connections::new(TCP_MAX),
+    });
+    let hearing = spawn_local(hear(Rc::clone(&server), events, Arc::clone(&rung)));
+    // Both are made for it: non-blocking, in a runtime with I/O.
+    if let Ok(control) = tokio::net::UnixListener::from_std(listeners.control) {
+        let server = Rc::clone(&server);
+        spawn_local(async move {
+            let accept = async || control.accept().await.map(|(stream, _)| stream);
+            server.welcome(Way::Control, accept).await;
+        });
+    }
+    if let Some(tcp) = listeners.tcp.and_then(|tcp| tokio::net::TcpListener::from_std(tcp).ok()) {
+        let server = Rc::clone(&server);
+        spawn_local(async move {
+            let accept = async || {
+                let (stream, _) = tcp.accept().await?;
+                // Answers are written whole; waiting for more to send only delays them.
+                let _ = stream.set_nodelay(true);
+                Ok(stream)
+            };
+            server.welcome(Way::Tcp, accept).await;
+        });
+    }
+    // Also when the fleet is gone without a word.
+    let _ = stopped.wait_for(|is_stopped| *is_stopped).await;
+    server.is_over.set(true);
+    rung.notify_one();
+    let _ = hearing.await;
+    server.news.notify_waiters();
+    let wind_up = async {
+        server.control.wind_up().await;
+        server.tcp.wind_up().await;
+    };
+    let _ = timeout(WIND_UP, wind_up).await;
+}
+
+/// Keeps the ring. Ends when the fleet stops and nothing is left.
+async fn hear(server: Rc<Server>, events: Receiver<Event>, rung: Arc<Notify>) {
+    loop {
+        let mut heard = 0;
+        let ended = loop {
+            match events.try_recv() {
+                Ok(event) => server.ring.borrow_mut().push(event),
+                Err(TryRecvError::Disconnected) => break true,
+                Err(TryRecvError::Empty) => break server.is_over.get(),
+            }
+            heard += 1;
+            if heard % EVENTS_PER_TURN == 0 {
+                server.news.notify_waiters();
+                yield_now().await;
+            }
+        };
+        if heard > 0 {
+            server.news.notify_waiters();
+        }
+        if ended {
+            return;
+        }
+        rung.notified().await;
+    }
+}
+
+impl Server {
+    /// Takes in whoever comes, for ever.
+    async fn welcome<S>(self: Rc<Self>, way: Way, accept: impl AsyncFn() -> io::Result<S>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let connections = self.connections(way);
+        loop {
+            match accept().await {
+                Ok(stream) => self.let_in(way, &connections, stream).await,
+                // No descriptor is left, perhaps: somebody's has to go. Or it hung up before it was let in.
+                Err(_) => {
+                    connections.evict_idle();
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn connections(&self, way: Way) -> Rc<Connections> {
+        Rc::clone(match way {
+            Way::Control => &self.control,
+            Way::Tcp => &self.tcp,
+        })
+    }
+
+    async fn let_in<S>(self: &Rc<Self>, way: Way, connections: &Rc<Connections>, mut stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let Some((entry, has_evicted)) = connections.enter(Instant::now()) else {
+            self.traffic.borrow_mut().count(hyper::StatusCode::SERVICE_UNAVAILABLE);
+            let _ = timeout(ACCEPT_PAUSE, stream.write_all(answer::TOO_MANY)).await;
+            return;
+        };
+        self.traffic.borrow_mut().evicted += u64::from(has_evicted);
+        let entry = Rc::new(entry);
+        let task = spawn_local(Rc::clone(self).converse(way, Rc::clone(&entry), stream));
+        entry.is_served_by(task.abort_handle());
+    }
+
+    /// One connection, from its first request to its last.
+    async fn converse<S>(self: Rc<Self>, way: Way, entry: Rc<Entry>, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + 'static,
+    {
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(TAKEN_WITHIN));
+        let answering = service_fn(|request| {
+            let (server, busy) = (Rc::clone(&self), entry.begin());
+            async move { Ok::<_, std::convert::Infallible>(server.answer(way, &request, busy).await) }
+        });
+        // What ends badly was the client's doing, and it knows.
+        let _ = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(REQUEST_WITHIN)
+            .max_headers(HEADERS_MAX)
+            .max_header_size(HEAD_BYTES_MAX)
+            .max_buf_size(BUFFER_BYTES_MAX)
+            .serve_connection(TokioIo::new(Box::pin(stream)), answering)
+            .await;
+    }
+
+    fn traffic(&self) -> Traffic {
+        let connections = (self.control.len() + self.tcp.len()) as u64;
+        Traffic { connections, ..*self.traffic.borrow() }
+    }
+}

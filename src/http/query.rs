@@ -1,0 +1,114 @@
+//! The part of a request after the question mark: known names, each at most once, values in range.
+
+use std::fmt;
+
+/// The parameters of a request.
+#[derive(Debug, Default)]
+pub struct Query {
+    pairs: Vec<(String, String)>,
+}
+
+/// A parameter that cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadQuery {
+    name: String,
+    why: String,
+    fix: String,
+}
+
+impl BadQuery {
+    /// Why, and what to write instead.
+    pub fn new(name: &str, why: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { name: name.to_owned(), why: why.into(), fix: fix.into() }
+    }
+}
+
+impl fmt::Display for BadQuery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot use parameter {:?}: {}; {}", self.name, self.why, self.fix)
+    }
+}
+
+impl Query {
+    /// Takes it apart.
+    pub fn parse(text: &str) -> Self {
+        Self { pairs: form_urlencoded::parse(text.as_bytes()).into_owned().collect() }
+    }
+
+    /// Refuses everything but these names, and each of them twice.
+    ///
+    /// # Errors
+    /// The first that is wrong.
+    pub fn allows(&self, names: &[&str]) -> Result<(), BadQuery> {
+        for (at, (name, _)) in self.pairs.iter().enumerate() {
+            if !names.contains(&name.as_str()) {
+                let known = if names.is_empty() {
+                    "leave it out".to_owned()
+                } else {
+                    format!("use {}", names.join(", "))
+                };
+                return Err(BadQuery::new(name, "there is no such parameter", known));
+            }
+            if self.pairs[..at].iter().any(|(earlier, _)| earlier == name) {
+                return Err(BadQuery::new(name, "it is given twice", "give it once"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of a parameter.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A whole number from `min` to `max`.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn number(&self, name: &str, min: u64, max: u64) -> Result<Option<u64>, BadQuery> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        match text.parse::<u64>() {
+            Ok(number) if (min..=max).contains(&number) => Ok(Some(number)),
+            _ => Err(BadQuery::new(
+                name,
+                format!("{text:?} is no number in range"),
+                format!("write {min} to {max}"),
+            )),
+        }
+    }
+
+    /// One of a few words.
+    ///
+    /// # Errors
+    /// It is another one.
+    pub fn one_of<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, BadQuery> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        found.map(Some).ok_or_else(|| {
+            BadQuery::new(name, format!("there is no {text:?}"), format!("write {}", known.join(", ")))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        let query = Query::parse("state=stalled&limit=0&comm=a%20b%2A");
+        assert_eq!(query.text("comm"), Some("a b*"));
+        assert_eq!(query.one_of("state", &[("up", 1), ("stalled", 2)]), Ok(Some(2)));
+        assert_eq!(query.one_of::<u8>("sort", &[]), Ok(None));
+        assert_eq!(
+            query.number("limit", 1, 10).unwrap_err().to_string(),
+            "cannot use parameter \"limit\": \"0\" is no number in range; write 1 to 10"
+        );
+        assert!(query.one_of("state", &[("up", 1)]).unwrap_err().to_string().contains("write up"));
+        assert!(query.allows(&["state", "limit"]).unwrap_err().to_string().contains("no such parameter"));
+        assert!(query.allows(&["state", "limit", "comm"]).is_ok());
+        let twice = Query::parse("pid=1&pid=2");
+        assert!(twice.allows(&["pid"]).unwrap_err().to_string().contains("twice"));
+    }
+}

@@ -1,0 +1,138 @@
+//! The secret that whoever asks by TCP has to know.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use subtle::ConstantTimeEq;
+
+use crate::error::{Reason, Shown};
+
+/// Shorter ones could be guessed.
+const BYTES_MIN: usize = 16;
+const BYTES_MAX: usize = 4096;
+const GROUP_OR_OTHERS: u32 = 0o077;
+
+/// The secret; never shown.
+pub struct Token(Vec<u8>);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+/// Why a token file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenError {
+    /// It cannot be read.
+    #[error("cannot read token file {}: {}; create it: head -c 24 /dev/urandom | base64 > FILE, mode 0600", Shown(path.display()), Reason(source))]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// Others could read or replace it.
+    #[error("token file {} can be read or written by others (owner {uid}, mode {mode:04o}); chown it to the user of the observer and chmod 600 it", Shown(path.display()))]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+        /// Its mode.
+        mode: u32,
+    },
+    /// It holds no token.
+    #[error("token file {} does not hold one line of {BYTES_MIN} to {BYTES_MAX} visible ASCII characters; write one: head -c 24 /dev/urandom | base64 > FILE", Shown(path.display()))]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl TokenError {
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Unreadable { source, .. } => source.kind(),
+            Self::Exposed { .. } | Self::Unusable { .. } => io::ErrorKind::InvalidInput,
+        }
+    }
+}
+
+/// Whether the file holds a token that may be used.
+///
+/// # Errors
+/// See [`TokenError`].
+pub fn inspect(path: &Path) -> Result<(), TokenError> {
+    Token::read(path).map(drop)
+}
+
+impl Token {
+    /// Reads it from a file that nobody but its owner, us or root, may read. May block on the disk.
+    ///
+    /// # Errors
+    /// See [`TokenError`].
+    pub fn read(path: &Path) -> Result<Self, TokenError> {
+        let unreadable = |source| TokenError::Unreadable { path: path.to_owned(), source };
+        let file = File::open(path).map_err(unreadable)?;
+        let about = file.metadata().map_err(unreadable)?;
+        let (uid, mode) = (about.uid(), about.mode() & 0o7777);
+        let is_ours = uid == 0 || uid == rustix::process::geteuid().as_raw();
+        if !is_ours || mode & GROUP_OR_OTHERS != 0 {
+            return Err(TokenError::Exposed { path: path.to_owned(), uid, mode });
+        }
+        let mut text = Vec::new();
+        file.take(BYTES_MAX as u64 + 2).read_to_end(&mut text).map_err(unreadable)?;
+        let token = text.trim_ascii_end();
+        let is_usable =
+            (BYTES_MIN..=BYTES_MAX).contains(&token.len()) && token.iter().all(u8::is_ascii_graphic);
+        if !is_usable {
+            return Err(TokenError::Unusable { path: path.to_owned() });
+        }
+        Ok(Self(token.to_owned()))
+    }
+
+    /// Whether this is it. Takes as long for every guess of the same length.
+    pub fn is(&self, guess: &[u8]) -> bool {
+        self.0.ct_eq(guess).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn read(content: &str, mode: u32) -> Result<Token, TokenError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        Token::read(&path)
+    }
+
+    #[test]
+    fn a_token_is_one_line_that_only_its_owner_reads() {
+        let token = read("0123456789abcdef\n", 0o600).unwrap();
+        assert!(token.is(b"0123456789abcdef"));
+        assert!(!token.is(b"0123456789abcdeF") && !token.is(b"") && !token.is(b"0123456789abcdef\n"));
+        assert_eq!(format!("{token:?}"), "Token");
+        for mode in [0o640, 0o604, 0o620] {
+            let told = read("0123456789abcdef", mode).unwrap_err().to_string();
+            assert!(told.contains("chmod 600"), "{told}");
+        }
+        for content in ["", "short\n", "0123456789 abcdef", "0123456789abcdef\n0123456789abcdef"] {
+            assert!(read(content, 0o600).unwrap_err().to_string().contains("one line"), "{content:?}");
+        }
+        let absent = Token::read(Path::new("/nonexistent/token")).unwrap_err();
+        assert_eq!(absent.kind(), io::ErrorKind::NotFound);
+    }
+}

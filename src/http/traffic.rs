@@ -1,0 +1,215 @@
+//! Open connections and what they asked for. At most so many are open; the one that was idle longest makes
+//! room, so whoever comes late is served.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Instant;
+
+use hyper::StatusCode;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+/// Every status that is answered.
+pub const CODES: [(StatusCode, &str); 8] = [
+    (StatusCode::OK, "200"),
+    (StatusCode::BAD_REQUEST, "400"),
+    (StatusCode::UNAUTHORIZED, "401"),
+    (StatusCode::NOT_FOUND, "404"),
+    (StatusCode::METHOD_NOT_ALLOWED, "405"),
+    (StatusCode::PAYLOAD_TOO_LARGE, "413"),
+    (StatusCode::MISDIRECTED_REQUEST, "421"),
+    (StatusCode::SERVICE_UNAVAILABLE, "503"),
+];
+
+/// Counts since the start, and how many are open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Requests answered, by [`CODES`].
+    pub answered: [u64; CODES.len()],
+    /// Open connections.
+    pub connections: u64,
+    /// Idle connections closed to make room.
+    pub evicted: u64,
+    /// Slots that were being written each time they were read.
+    pub slot_reads_busy: u64,
+}
+
+impl Traffic {
+    /// Counts an answer.
+    pub fn count(&mut self, code: StatusCode) {
+        if let Some(index) = CODES.iter().position(|(known, _)| *known == code) {
+            self.answered[index] += 1;
+        }
+    }
+}
+
+/// The connections of one listener.
+#[derive(Debug)]
+pub struct Connections {
+    max: usize,
+    open: RefCell<BTreeMap<u64, Connection>>,
+    last_id: Cell<u64>,
+    /// One was closed.
+    closed: Notify,
+}
+
+#[derive(Debug)]
+struct Connection {
+    task: Option<AbortHandle>,
+    /// Answers under way.
+    busy: usize,
+    /// Those among them that have no end of their own.
+    endless: usize,
+    idle_since: Instant,
+}
+
+/// A connection in the list, until this is dropped.
+#[derive(Debug)]
+pub struct Entry {
+    connections: Rc<Connections>,
+    id: u64,
+}
+
+/// An answer under way, until this is dropped.
+#[derive(Debug)]
+pub struct Busy {
+    connections: Rc<Connections>,
+    id: u64,
+    is_endless: bool,
+}
+
+impl Connections {
+    /// At most `max` at a time.
+    pub fn new(max: usize) -> Rc<Self> {
+        Rc::new(Self { max, open: RefCell::default(), last_id: Cell::new(0), closed: Notify::new() })
+    }
+
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// A place in the list, and whether another had to go for it; `None` if all are busy.
+    pub fn enter(self: &Rc<Self>, now: Instant) -> Option<(Entry, bool)> {
+        let is_full = self.len() >= self.max;
+        // Whoever follows events comes again and misses nothing.
+        if is_full && !self.evict(|connection| connection.busy == 0) && !self.evict(Connection::is_following)
+        {
+            return None;
+        }
+        let id = self.last_id.get() + 1;
+        self.last_id.set(id);
+        self.open.borrow_mut().insert(id, Connection { task: None, busy: 0, endless: 0, idle_since: now });
+        Some((Entry { connections: Rc::clone(self), id }, is_full))
+    }
+
+    /// Closes the connection that is idle and was so longest; false if none is.
+    pub fn evict_idle(&self) -> bool {
+        self.evict(|connection| connection.busy == 0)
+    }
+
+    fn evict(&self, may_go: impl Fn(&Connection) -> bool) -> bool {
+        let mut open = self.open.borrow_mut();
+        let idle = open.iter().filter(|(_, connection)| may_go(connection));
+        let Some(id) = idle.min_by_key(|(_, connection)| connection.idle_since).map(|(id, _)| *id) else {
+            return false;
+        };
+        if let Some(task) = open.remove(&id).and_then(|connection| connection.task) {
+            task.abort();
+        }
+        true
+    }
+
+    /// Closes all that are idle, and waits until the others are gone.
+    pub async fn wind_up(&self) {
+        loop {
+            while self.evict_idle() {}
+            if self.len() == 0 {
+                return;
+            }
+            self.closed.notified().await;
+        }
+    }
+}
+
+impl Connection {
+    /// All it is waiting for are events to come.
+    const fn is_following(&self) -> bool {
+        self.busy == self.endless
+    }
+}
+
+impl Entry {
+    /// Says which task serves it.
+    pub fn is_served_by(&self, task: AbortHandle) {
+        if let Some(connection) = self.connections.open.borrow_mut().get_mut(&self.id) {
+            connection.task = Some(task);
+        }
+    }
+
+    /// An answer begins.
+    pub fn begin(&self) -> Busy {
+        if let Some(connection) = self.connections.open.borrow_mut().get_mut(&self.id) {
+            connection.busy += 1;
+        }
+        Busy { connections: Rc::clone(&self.connections), id: self.id, is_endless: false }
+    }
+}
+
+impl Busy {
+    /// The answer has no end of its own.
+    pub fn is_endless(&mut self) {
+        if let Some(connection) = self.connections.open.borrow_mut().get_mut(&self.id) {
+            connection.endless += 1;
+            self.is_endless = true;
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.connections.open.borrow_mut().remove(&self.id);
+        self.connections.closed.notify_one();
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connections.open.borrow_mut().get_mut(&self.id) {
+            connection.busy -= 1;
+            connection.endless -= usize::from(self.is_endless);
+            connection.idle_since = Instant::now();
+        }
+        self.connections.closed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_one_that_was_idle_longest_makes_room_and_a_busy_one_never_does() {
+        let connections = Connections::new(2);
+        let start = Instant::now();
+        let (first, _) = connections.enter(start).unwrap();
+        let (second, evicted) = connections.enter(start + Duration::from_secs(1)).unwrap();
+        assert!(!evicted);
+        let answer = first.begin();
+        let (third, evicted) = connections.enter(start + Duration::from_secs(2)).unwrap();
+        assert!(evicted);
+        let open: Vec<u64> = connections.open.borrow().keys().copied().collect();
+        assert_eq!(open, [first.id, third.id], "the second was idle");
+        let mut following = third.begin();
+        assert!(connections.enter(start).is_none(), "both are busy");
+        following.is_endless();
+        let (fourth, _) = connections.enter(start).unwrap();
+        let open: Vec<u64> = connections.open.borrow().keys().copied().collect();
+        assert_eq!(open, [first.id, fourth.id], "the third only followed");
+        drop((answer, following));
+        drop((second, third, first));
+        assert_eq!(connections.len(), 1, "leaving twice does nothing");
+    }
+}

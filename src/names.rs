@@ -1,0 +1,83 @@
+//! What the agents' processes are called, for those who show it: the lookup thread writes, readers ask by slot.
+//!
+//! Verdicts do not depend on it. Threads: lookup, HTTP. Blocks: for as long as it takes to copy a name.
+
+use parking_lot::Mutex;
+
+use crate::lookup::Ticket;
+
+/// The kernel's limit on a process name, less its NUL.
+const NAME_BYTES: usize = 15;
+/// Slots whose names are allocated together, when the first of them is used.
+const CHUNK: usize = 1024;
+
+/// The name of one slot's holder.
+#[derive(Clone, Copy, Debug, Default)]
+struct Name {
+    /// Which holder; 0 = nobody yet.
+    generation: u32,
+    len: u8,
+    bytes: [u8; NAME_BYTES],
+}
+
+/// The names of one shard's agents, by slot.
+type Chunks = Vec<Option<Box<[Name; CHUNK]>>>;
+
+/// The names of all agents that were looked up, as they were then.
+#[derive(Debug)]
+pub struct Names {
+    shards: Box<[Mutex<Chunks>]>,
+}
+
+impl Names {
+    /// Room for so many shards.
+    pub fn new(shards: usize) -> Self {
+        Self { shards: (0..shards).map(|_| Mutex::default()).collect() }
+    }
+
+    /// Keeps the name of the slot's holder. One that is not UTF-8 was made so, and may lose its end here.
+    pub fn put(&self, ticket: Ticket, comm: &str) {
+        let comm = &comm[..comm.floor_char_boundary(NAME_BYTES)];
+        let mut name = Name { generation: ticket.generation, ..Name::default() };
+        name.bytes[..comm.len()].copy_from_slice(comm.as_bytes());
+        name.len = u8::try_from(comm.len()).unwrap_or(0);
+        let Some(shard) = self.shards.get(usize::from(ticket.shard)) else { return };
+        let mut chunks = shard.lock();
+        let chunk = ticket.slot as usize / CHUNK;
+        if chunks.len() <= chunk {
+            chunks.resize_with(chunk + 1, || None);
+        }
+        let names = chunks[chunk].get_or_insert_with(|| Box::new([Name::default(); CHUNK]));
+        names[ticket.slot as usize % CHUNK] = name;
+    }
+
+    /// The name of this holder of the slot; `None` if it was not looked up yet, or could not be.
+    pub fn get(&self, ticket: Ticket) -> Option<String> {
+        let chunks = self.shards.get(usize::from(ticket.shard))?.lock();
+        let name = chunks.get(ticket.slot as usize / CHUNK)?.as_ref()?[ticket.slot as usize % CHUNK];
+        drop(chunks);
+        let is_known = name.generation == ticket.generation && name.generation != 0;
+        is_known.then(|| String::from_utf8_lossy(&name.bytes[..usize::from(name.len)]).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_of_one_holder_and_cut_between_characters() {
+        let names = Names::new(2);
+        let ticket = |slot, generation| Ticket { shard: 1, slot, generation };
+        names.put(ticket(5000, 3), "worker");
+        assert_eq!(names.get(ticket(5000, 3)).as_deref(), Some("worker"));
+        assert_eq!(names.get(ticket(5000, 4)), None, "the next holder");
+        assert_eq!(names.get(ticket(5001, 0)), None, "never used");
+        assert_eq!(names.get(Ticket { shard: 0, ..ticket(5000, 3) }), None);
+        assert_eq!(names.get(Ticket { shard: 7, ..ticket(5000, 3) }), None);
+        names.put(ticket(5000, 4), "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}");
+        assert_eq!(names.get(ticket(5000, 4)).as_deref(), Some("\u{fffd}".repeat(5).as_str()));
+        names.put(ticket(5000, 5), "");
+        assert_eq!(names.get(ticket(5000, 5)).as_deref(), Some(""));
+    }
+}
