@@ -708,7 +708,7 @@ mod tests {
                 .and_then(|(_, rest)| rest.split_once(']'))
                 .map(|pair| pair.0);
             if let (Some(set), Some(default)) = (key.set, default)
-                && !["dir", "shards", "events"].contains(&key.name)
+                && !["dir", "shards", "events", "http"].contains(&key.name)
             {
                 set(&mut config, default).unwrap();
             }

@@ -141,7 +141,7 @@ pub use binding::{BindError, inspect as inspect_socket};
 pub use error::{Reason, Shown, StartError, Warning};
 pub use fleet::{Fleet, Handle, StopReport, Subscription};
 #[cfg(feature = "http")]
-pub use http::{HttpError, TokenError, inspect as inspect_token};
+pub use http::{HttpError, TokenError, inspect as inspect_http};
 pub use observer::{OBSERVER_AGENTS_MAX, Observer, ObserverEvent, POLL_WAIT};
 pub use refusal::Refusal;
 pub use route::{MANIFEST, Manifest, ManifestShard, shard_for, socket_for};

@@ -9,7 +9,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -139,23 +139,23 @@ impl Keeper {
                 .map(|is_repaired| if *was_lost || is_repaired { Found::PutBack } else { Found::InPlace }),
             Err(trouble) => Err(trouble.clone()),
         };
+        let path = self.files.dir.path().to_owned();
         #[cfg(feature = "http")]
-        let of_dir = match (of_dir, look_after(&mut self.files.control, &held)) {
-            (Ok(Found::InPlace), of_control) => of_control,
-            (of_dir, _) => of_dir,
+        let (path, of_dir) = match (of_dir, look_after(&mut self.files.control, &held)) {
+            (Ok(Found::InPlace), of_control) => (self.files.control.path().to_owned(), of_control),
+            (of_dir, _) => (path, of_dir),
         };
         for (shard, found) in of_sockets.into_iter().enumerate() {
             if has_news(&mut self.troubles[shard], &found) {
-                self.tell(u16::try_from(shard).ok(), self.files.sockets[shard].path(), found);
+                self.tell(u16::try_from(shard).ok(), self.files.sockets[shard].path().to_owned(), found);
             }
         }
         if has_news(&mut self.dir_trouble, &of_dir) {
-            self.tell(None, self.files.dir.path(), of_dir);
+            self.tell(None, path, of_dir);
         }
     }
 
-    fn tell(&self, shard: Option<u16>, path: &Path, found: Result<Found, Trouble>) {
-        let path = path.to_owned();
+    fn tell(&self, shard: Option<u16>, path: PathBuf, found: Result<Found, Trouble>) {
         let (errno, warning) = match found {
             Ok(_) => (0, Warning::PutBack { path }),
             Err(Trouble { errno, why }) => (errno, Warning::Unreachable { path, why }),

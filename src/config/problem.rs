@@ -132,17 +132,23 @@ impl ConfigProblem {
             Some(value) => format!("{key} = {value}"),
             None => key.to_owned(),
         };
+        // A table's key may have the table's name as its flag.
+        let flag = self.key.split('.').next().unwrap_or_default();
         match &self.origin {
             _ if self.key.is_empty() => String::new(),
-            Some(Origin::Flag) => format!("--{} {}", self.key, self.value.as_deref().unwrap_or_default()),
+            Some(Origin::Flag) => format!("--{flag} {}", self.value.as_deref().unwrap_or_default()),
             Some(Origin::Environment) => {
-                let variable = KEYS.iter().find(|key| key.name == self.key).map_or("", |key| key.variable);
+                let variable = KEYS.iter().find(|key| key.name == flag).map_or("", |key| key.variable);
                 format!("{variable}={}", self.value.as_deref().unwrap_or_default())
             }
             Some(origin @ Origin::File { .. }) => {
                 // The index of a block says less than its line.
                 let block = self.key.split_once('[').filter(|(_, rest)| rest.contains("]."));
-                let within = block.map(|(block, _)| format!("in [[{block}]], ")).unwrap_or_default();
+                let within = match (block, self.key.split_once('.')) {
+                    (Some((block, _)), _) => format!("in [[{block}]], "),
+                    (None, Some((table, _))) => format!("in [{table}], "),
+                    (None, None) => String::new(),
+                };
                 let leaf = match self.key.split_once('[') {
                     Some((block, index)) if index.ends_with(']') => format!("[[{block}]]"),
                     _ => assigned(self.leaf()),

@@ -58,7 +58,7 @@ mod traffic;
 use agents::Views;
 use ring::Ring;
 use token::Token;
-pub use token::{TokenError, inspect};
+pub use token::TokenError;
 use traffic::{Connections, Entry, Traffic};
 
 /// How long a client may take to send a request, from its connection or the end of the answer before.
@@ -223,13 +223,6 @@ impl Listeners {
     /// See [`HttpError`].
     pub fn open(control: UnixListener, plan: &HttpPlan) -> Result<Self, HttpError> {
         let token = plan.token_file.as_deref().map(Token::read).transpose()?;
-        let bind = |address: SocketAddr| {
-            let bound = TcpListener::bind(address).and_then(|listener| {
-                listener.set_nonblocking(true)?;
-                Ok(listener)
-            });
-            bound.map_err(|source| HttpError::Bind { address, source })
-        };
         Ok(Self { control, tcp: plan.listen.map(bind).transpose()?, token })
     }
 
@@ -254,6 +247,25 @@ pub enum HttpError {
     /// The token cannot be used.
     #[error(transparent)]
     Token(#[from] TokenError),
+}
+
+/// What keeps questions from being answered where they should be. Binds the address for a moment; a token file is
+/// read.
+///
+/// # Errors
+/// The first thing that is wrong; `AddrInUse` if somebody serves there.
+pub fn inspect(plan: &HttpPlan) -> Result<(), HttpError> {
+    plan.token_file.as_deref().map(Token::read).transpose()?;
+    plan.listen.map(bind).transpose()?;
+    Ok(())
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, HttpError> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|source| HttpError::Bind { address, source })
 }
 
 fn advice(error: &io::Error) -> &'static str {

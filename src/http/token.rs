@@ -65,14 +65,6 @@ impl TokenError {
     }
 }
 
-/// Whether the file holds a token that may be used.
-///
-/// # Errors
-/// See [`TokenError`].
-pub fn inspect(path: &Path) -> Result<(), TokenError> {
-    Token::read(path).map(drop)
-}
-
 impl Token {
     /// Reads it from a file that nobody but its owner, us or root, may read. May block on the disk.
     ///

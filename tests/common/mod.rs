@@ -10,6 +10,7 @@ mod agent;
 mod chance;
 mod event;
 mod freezer;
+pub mod http;
 mod namespace;
 mod observer;
 mod table;

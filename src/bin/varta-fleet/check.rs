@@ -162,13 +162,14 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
         ("events", "events", events.map_or("nowhere".to_owned(), |events| Shown(&events.output).to_string())),
         ("events-format", "events-format", layers.config().events_format.as_str().to_owned()),
         ("events-beats", "events-beats", layers.config().events_beats.to_string()),
+        ("http", "http.listen", plan.http.listen.map_or("none".to_owned(), |listen| listen.to_string())),
     ];
     writeln!(out, "plan:")?;
     for (name, key, value) in rows {
         let origin = match layers.origin(key) {
-            Origin::Flag => format!("--{key}"),
+            Origin::Flag => format!("--{name}"),
             Origin::Environment => {
-                KEYS.iter().find(|known| known.name == key).map_or("", |key| key.variable).to_owned()
+                KEYS.iter().find(|known| known.name == name).map_or("", |key| key.variable).to_owned()
             }
             origin => origin.to_string(),
         };
@@ -284,6 +285,7 @@ fn host_findings(plan: &Plan, demand: Option<&Demand>) -> Vec<Finding> {
     findings.extend(directory_findings(&plan.dir));
     findings.extend(other_directory_findings(plan));
     findings.extend(socket_findings(plan));
+    findings.extend(http_finding(plan));
     if let Some(cores) = core_affinity::get_core_ids() {
         let cores: Vec<_> = cores.iter().filter_map(|core| u32::try_from(core.id).ok()).collect();
         findings.extend(core_findings(plan, &cores));
@@ -407,6 +409,15 @@ fn socket_findings(plan: &Plan) -> Vec<Finding> {
         Err(error) => Some(Finding::problem(error.to_string(), "")),
     };
     plan.shards.iter().filter_map(judge).collect()
+}
+
+/// What keeps metrics, page and API from being served by TCP.
+fn http_finding(plan: &Plan) -> Option<Finding> {
+    let error = varta_fleet::inspect_http(&plan.http).err()?;
+    Some(match error.kind() {
+        io::ErrorKind::AddrInUse => Finding::note(error.to_string(), ""),
+        _ => Finding::problem(error.to_string(), ""),
+    })
 }
 
 fn access_finding(dir: &Path, what: &str) -> Option<Finding> {

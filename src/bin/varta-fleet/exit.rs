@@ -86,15 +86,16 @@ impl From<StartError> for CliError {
         let exit = match (&error, error.kind()) {
             (_, io::ErrorKind::AddrInUse) => Exit::Unavailable,
             (_, io::ErrorKind::PermissionDenied) => Exit::Permission,
-            (StartError::Config(_) | StartError::RunDir(_), _) => Exit::Config,
+            (StartError::Config(_) | StartError::RunDir(_) | StartError::NoHttp { .. }, _) => Exit::Config,
             // A path that cannot be bound is configuration, too; a kernel that has no descriptor left is not.
             (
-                StartError::Bind { .. } | StartError::Events(_),
+                StartError::Bind { .. } | StartError::Events(_) | StartError::Control(_) | StartError::Http(_),
                 io::ErrorKind::InvalidInput
                 | io::ErrorKind::NotFound
                 | io::ErrorKind::AlreadyExists
                 | io::ErrorKind::NotADirectory
                 | io::ErrorKind::IsADirectory
+                | io::ErrorKind::AddrNotAvailable
                 | io::ErrorKind::ReadOnlyFilesystem,
             ) => Exit::Config,
             _ => Exit::Runtime,
