@@ -34,7 +34,8 @@ fn with_token(base: &common::Place) -> (Options, String) {
 /// Whether an answer is what the schema says of it.
 fn assert_is(name: &str, value: &Value) {
     let document: Value = serde_json::from_str(SCHEMA).expect("the schema is JSON");
-    let schema = json!({"$ref": format!("#/components/schemas/{name}"), "components": document["components"]});
+    let schema =
+        json!({"$ref": format!("#/components/schemas/{name}"), "components": document["components"]});
     let validator = jsonschema::validator_for(&schema).expect("a schema");
     let problems: Vec<String> =
         validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
@@ -256,7 +257,12 @@ fn without_the_token_nothing_is_told_over_tcp() {
     let observer = Observer::start_in(place, options);
     let address = observer.http_address();
     let get = |header: &str| Connection::tcp(address).get("/api/v1/fleet", &[header, "Connection: close"]);
-    for wrong in ["X-Nothing: 1", "Authorization: Bearer wrong", "Authorization: Basic dTp3cm9uZw==", "Authorization: Bearer "] {
+    for wrong in [
+        "X-Nothing: 1",
+        "Authorization: Bearer wrong",
+        "Authorization: Basic dTp3cm9uZw==",
+        "Authorization: Bearer ",
+    ] {
         let answer = get(wrong);
         assert!(answer.refusal(401).contains("Bearer TOKEN"), "{wrong}");
         assert!(answer.headers["www-authenticate"].contains("Basic"), "so that a browser asks");
@@ -297,7 +303,9 @@ fn a_strangers_name_for_this_host_is_refused() {
         connection.send(format!("GET /api/v1/fleet HTTP/1.1\r\nHost: {host}\r\n\r\n")).expect("send");
         connection.answer()
     };
-    for stranger in ["attacker.example", "attacker.example:9464", "127.0.0.1.attacker.example", "localhost.example"] {
+    for stranger in
+        ["attacker.example", "attacker.example:9464", "127.0.0.1.attacker.example", "localhost.example"]
+    {
         assert!(ask(stranger).refusal(421).contains("token"), "{stranger}");
     }
     for known in ["localhost", "LOCALHOST:9464", "127.0.0.1:9464", "[::1]:9464", "192.0.2.7"] {
@@ -319,7 +327,8 @@ fn a_port_that_is_taken_is_told_and_nothing_is_left_behind() {
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(69), "{told}");
     assert!(told.contains(&format!("cannot serve http on {address}")), "{told}");
-    let left: Vec<_> = fs::read_dir(place.dir()).expect("list").map(|entry| entry.expect("entry").file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(place.dir()).expect("list").map(|entry| entry.expect("entry").file_name()).collect();
     assert_eq!(left, ["lock"]);
 }
 
@@ -452,8 +461,13 @@ fn metrics_add_up_and_come_in_the_form_that_is_asked_for() {
     observer.expect("stall", agents[0].pid(), SOON);
     let text = wait_for("the metrics to show the stall", || {
         let answer = metrics(&observer, &[]);
-        answer.text().contains("varta_stalls_total{shard=\"0\",certain=\"true\"} 1").then(|| answer.clone())
-            .or_else(|| answer.text().contains("varta_stalls_total{shard=\"1\",certain=\"true\"} 1").then_some(answer))
+        answer
+            .text()
+            .contains("varta_stalls_total{shard=\"0\",certain=\"true\"} 1")
+            .then(|| answer.clone())
+            .or_else(|| {
+                answer.text().contains("varta_stalls_total{shard=\"1\",certain=\"true\"} 1").then_some(answer)
+            })
     });
     let sum = |prefix: &str| -> f64 {
         let lines = text.text().lines().filter(|line| line.starts_with(prefix));
@@ -472,9 +486,13 @@ fn metrics_add_up_and_come_in_the_form_that_is_asked_for() {
     assert_eq!(names(empty.text()), names(text.text()));
 
     assert_eq!(text.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
-    let prometheus = "Accept: application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3";
+    let prometheus =
+        "Accept: application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3";
     let openmetrics = metrics(&observer, &[prometheus]);
-    assert_eq!(openmetrics.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert_eq!(
+        openmetrics.headers["content-type"],
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
     assert!(openmetrics.text().ends_with("# EOF\n"));
     assert!(!text.text().contains("# EOF"));
     let plain = metrics(&observer, &["Accept: text/plain;q=0.9, application/openmetrics-text;q=0.1"]);
@@ -503,7 +521,9 @@ fn agents_have_series_of_their_own_only_if_asked_for_and_only_so_many() {
     });
     let mut pids: Vec<u32> = agents.iter().map(Agent::pid).collect();
     pids.sort_unstable();
-    for (family, expected) in [("varta_beats_total", None), ("varta_stalls_total", Some("0")), ("varta_status", Some("0"))] {
+    for (family, expected) in
+        [("varta_beats_total", None), ("varta_stalls_total", Some("0")), ("varta_status", Some("0"))]
+    {
         let series: Vec<&str> = answer.text().lines().filter(|line| line.starts_with(family)).collect();
         assert_eq!(series.len(), 2, "{}", answer.text());
         for (line, pid) in series.iter().zip(&pids) {

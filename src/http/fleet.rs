@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::Sources;
@@ -143,7 +144,10 @@ impl FleetAnswer {
             lookups_failed: snapshot.lookups_failed,
             latencies: Distributions::of(&Latencies::from(&merged)).with_buckets(&merged),
             shards: shards
-                .map(|(index, (shard, socket))| ShardAnswer::of(index, shard, socket, age(index)))
+                .map(|(index, (shard, socket))| {
+                    let histograms = &tally.shards[index].histograms;
+                    ShardAnswer::of(index, shard, socket, age(index)).with_queue(&histograms.queue_ns)
+                })
                 .collect(),
         }
     }
@@ -190,8 +194,7 @@ impl Distributions {
             (&mut self.lateness_ns, &histograms.lateness_ns, true),
         ];
         for (distribution, histogram, is_time) in pairs {
-            let bounds = bounds(is_time);
-            distribution.buckets = Buckets::of(histogram, bounds).cumulative(bounds);
+            distribution.fill(histogram, is_time);
         }
         self
     }
@@ -201,6 +204,11 @@ impl Distribution {
     const fn of(quantiles: &Quantiles) -> Self {
         let Quantiles { count, p50, p90, p99, p999, max } = *quantiles;
         Self { count, p50, p90, p99, p999, max, buckets: Vec::new() }
+    }
+
+    fn fill(&mut self, histogram: &Histogram<u64>, is_time: bool) {
+        let bounds = bounds(is_time);
+        self.buckets = Buckets::of(histogram, bounds).cumulative(bounds);
     }
 }
 
@@ -233,6 +241,12 @@ impl ShardAnswer {
             latencies: Distributions::of(&shard.latencies),
             uids: shard.uids.iter().take(UIDS).map(UidAnswer::of).collect(),
         }
+    }
+
+    /// With the buckets of what its frames waited, for who draws a curve of it.
+    fn with_queue(mut self, queue_ns: &Histogram<u64>) -> Self {
+        self.latencies.queue_ns.fill(queue_ns, true);
+        self
     }
 }
 

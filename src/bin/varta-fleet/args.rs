@@ -44,6 +44,28 @@ Examples:
 Run it where the observer runs, on a machine that is otherwise idle. Latencies count from the instant at which
 a beat was due, so a wait of one beat shows in all that had to wait behind it.";
 
+const AGENTS_EXAMPLES: &str = "\
+Examples:
+  varta-fleet agents --state stalled
+  varta-fleet agents --sort lost --limit 20
+  varta-fleet agents --comm 'worker-*' --json | jq .pid";
+
+const EVENTS_EXAMPLES: &str = "\
+Examples:
+  varta-fleet events                          all that are remembered, 65536 at most
+  varta-fleet events --follow --kind stall,resume,exit
+  varta-fleet events --follow --after 0 --pid 4711";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  varta-fleet completions bash > /etc/bash_completion.d/varta-fleet
+  varta-fleet completions fish > ~/.config/fish/completions/varta-fleet.fish";
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  varta-fleet man > /usr/local/share/man/man1/varta-fleet.1
+  varta-fleet man | man -l -";
+
 const ROUTE_EXAMPLES: &str = "\
 Examples:
   varta-fleet route                    for the process that calls it
@@ -72,6 +94,21 @@ pub enum Command {
     /// One agent of the demo
     #[command(hide = true)]
     DemoAgent(crate::demo::DemoAgentArgs),
+    /// Show how a fleet is, on one screen
+    #[command(after_help = EXIT_CODES)]
+    Status(crate::status::StatusArgs),
+    /// Watch a fleet live: shards, worst agents, events
+    #[command(after_help = EXIT_CODES)]
+    Top(crate::top::TopArgs),
+    /// List who is tracked
+    #[command(after_help = format!("{AGENTS_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Agents(crate::agents::AgentsArgs),
+    /// Say in plain words why a process is judged as it is
+    #[command(after_help = EXIT_CODES)]
+    Explain(crate::explain::ExplainArgs),
+    /// Show what was told, and is told from now on
+    #[command(after_help = format!("{EVENTS_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Events(crate::events::EventsArgs),
     /// Check configuration, kernel limits and permissions; print every problem and its fix
     #[command(after_help = format!("{CHECK_EXAMPLES}\n\n{EXIT_CODES}"))]
     Check(CheckArgs),
@@ -84,6 +121,12 @@ pub enum Command {
     /// Print the path of the socket that a process sends its beats to
     #[command(after_help = format!("{ROUTE_EXAMPLES}\n\n{EXIT_CODES}"))]
     Route(RouteArgs),
+    /// Print completions for a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions(crate::docs::CompletionsArgs),
+    /// Print the manual page
+    #[command(after_help = MAN_EXAMPLES)]
+    Man,
 }
 
 /// Arguments of `run`.

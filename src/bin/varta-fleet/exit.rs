@@ -89,7 +89,10 @@ impl From<StartError> for CliError {
             (StartError::Config(_) | StartError::RunDir(_) | StartError::NoHttp { .. }, _) => Exit::Config,
             // A path that cannot be bound is configuration, too; a kernel that has no descriptor left is not.
             (
-                StartError::Bind { .. } | StartError::Events(_) | StartError::Control(_) | StartError::Http(_),
+                StartError::Bind { .. }
+                | StartError::Events(_)
+                | StartError::Control(_)
+                | StartError::Http(_),
                 io::ErrorKind::InvalidInput
                 | io::ErrorKind::NotFound
                 | io::ErrorKind::AlreadyExists

@@ -1,12 +1,21 @@
 //! The command line of varta-fleet: parse, load, call one function per command, map to an exit code.
 
+mod agents;
+mod answers;
 mod args;
 mod check;
+mod client;
 mod demo;
+mod docs;
+mod events;
 mod exit;
+mod explain;
 mod load;
 mod route;
 mod run;
+mod status;
+mod top;
+mod words;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -50,5 +59,12 @@ fn execute(command: Command) -> Result<Exit, CliError> {
         Command::LoadAgent(args) => load::agent(&args),
         Command::Check(args) => check::check(&args),
         Command::Route(args) => route::route(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Top(args) => top::top(&args),
+        Command::Agents(args) => agents::agents(&args),
+        Command::Explain(args) => explain::explain(&args),
+        Command::Events(args) => events::events(&args),
+        Command::Completions(args) => docs::completions(&args),
+        Command::Man => docs::man(),
     }
 }

@@ -1,0 +1,213 @@
+//! What a fleet answers, as far as somebody is shown of it.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// The fleet at a glance.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Fleet {
+    pub version: String,
+    pub pid: u32,
+    pub dir: String,
+    pub http: Option<String>,
+    pub started: String,
+    pub now: String,
+    pub mono_ns: u64,
+    pub is_healthy: bool,
+    pub problems: Vec<String>,
+    pub agents_max: u32,
+    pub threshold_ns: u64,
+    pub rules: Vec<Rule>,
+    pub up: u64,
+    pub stalled: u64,
+    pub events: u64,
+    pub latencies: Latencies,
+    pub shards: Vec<Shard>,
+}
+
+/// A class of agents.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Rule {
+    pub comm: Option<String>,
+    pub uid: Option<u32>,
+    pub exe: Option<String>,
+}
+
+/// One shard.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Shard {
+    pub shard: u16,
+    pub up: u64,
+    pub stalled: u64,
+    pub frames: u64,
+    pub beats: u64,
+    pub lost: u64,
+    pub refused: BTreeMap<String, u64>,
+    pub stalls: u64,
+    pub stalls_uncertain: u64,
+    pub stalls_refuted: u64,
+    pub resumes: u64,
+    pub exits: u64,
+    pub reports_dropped: u64,
+    pub blind_ns: u64,
+    pub is_blind: bool,
+    pub is_alive: bool,
+    pub queue_limit: u64,
+    pub tick_age_ns: u64,
+    pub latencies: Latencies,
+}
+
+impl Shard {
+    /// Refused datagrams, whatever the reason.
+    pub fn refused(&self) -> u64 {
+        self.refused.values().sum()
+    }
+}
+
+/// Distributions.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Latencies {
+    pub decode_ns: Quantiles,
+    pub queue_ns: Quantiles,
+    pub batch_frames: Quantiles,
+    pub lateness_ns: Quantiles,
+}
+
+/// One distribution.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Quantiles {
+    pub count: u64,
+    pub p50: u64,
+    pub p90: u64,
+    pub p99: u64,
+    pub p999: u64,
+    pub max: u64,
+    /// Bounds, and how many values are at most each; only where somebody needs them.
+    #[serde(default)]
+    pub buckets: Vec<(Option<u64>, u64)>,
+}
+
+/// A page of agents.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Page {
+    pub agents: Vec<Agent>,
+    pub next: Option<String>,
+    pub total: u64,
+}
+
+/// One agent.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Agent {
+    pub pid: u32,
+    pub ns_pid: Option<u32>,
+    pub shard: u16,
+    pub state: String,
+    pub status: String,
+    pub uid: u32,
+    pub comm: Option<String>,
+    pub wire: String,
+    pub beats: u64,
+    pub lost: u64,
+    pub stalls: u32,
+    pub silent_ns: u64,
+    pub threshold_ns: u64,
+    pub first_ns: u64,
+    pub last_ns: u64,
+}
+
+/// One agent and its past, or what is left of it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Detail {
+    Tracked(Box<Tracked>),
+    Exited(Exited),
+}
+
+/// One that is tracked.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Tracked {
+    #[serde(flatten)]
+    pub agent: Agent,
+    pub as_of: u64,
+    pub off_hash: bool,
+    pub period_ns: Option<u64>,
+    pub rule: Option<usize>,
+    pub terminals: u32,
+    pub mixed: bool,
+    pub blind: Blind,
+    pub stall: Option<Stall>,
+    pub resume: Option<Resume>,
+    pub history: Vec<Event>,
+    pub history_from_seq: u64,
+}
+
+/// One that is gone.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Exited {
+    pub pid: u32,
+    pub history: Vec<Event>,
+    pub history_from_seq: u64,
+}
+
+/// How much its shard could not see.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct Blind {
+    pub is_blind: bool,
+    pub total_ns: u64,
+    pub last_end_ns: u64,
+}
+
+/// The last stall that was judged.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct Stall {
+    pub at_ns: u64,
+    pub silent_ns: u64,
+    pub blind_ns: u64,
+    pub certain: bool,
+}
+
+/// The last silence that ended.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct Resume {
+    pub at_ns: u64,
+    pub silent_ns: u64,
+    pub lost: u64,
+}
+
+/// One event, as in the log.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Event {
+    pub seq: Option<u64>,
+    pub ts: Option<String>,
+    pub mono_ns: u64,
+    pub kind: String,
+    pub shard: Option<u16>,
+    pub pid: Option<u32>,
+    pub status: Option<String>,
+    pub nonce: Option<u64>,
+    pub payload: Option<u64>,
+    pub session: Option<u32>,
+    pub silent_ns: Option<u64>,
+    pub lost: Option<u64>,
+    pub certain: Option<bool>,
+    pub blind_ns: Option<u64>,
+    pub coalesced: Option<u32>,
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub why: Option<String>,
+    pub error: Option<String>,
+    pub claimed: Option<u32>,
+    pub attested: Option<u32>,
+    pub uid: Option<u32>,
+    pub phase: Option<String>,
+    pub for_ns: Option<u64>,
+    pub refused: Option<u64>,
+    pub frames: Option<u64>,
+    pub from: Option<u16>,
+    pub from_seq: Option<u64>,
+    pub to_seq: Option<u64>,
+    pub place: Option<String>,
+    pub shards: Option<u16>,
+}

@@ -1,0 +1,220 @@
+//! Asks a running fleet, over its control socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::{Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use varta_fleet::{Reason, Shown};
+
+use crate::exit::{CliError, Exit};
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which fleet to ask.
+#[derive(clap::Args, Clone, Debug)]
+pub struct FleetArgs {
+    /// Runtime directory of the fleet [default: /run/varta, or $XDG_RUNTIME_DIR/varta when not root]
+    #[arg(long, env = "VARTA_DIR", hide_env_values = true)]
+    dir: Option<PathBuf>,
+}
+
+/// A fleet that can be asked. Each question is a connection of its own.
+#[derive(Debug)]
+pub struct Client {
+    socket: PathBuf,
+    runtime: Runtime,
+}
+
+/// Events as they are told.
+#[derive(Debug)]
+pub struct Events<'a> {
+    client: &'a Client,
+    body: Incoming,
+    _connection: JoinHandle<Result<(), hyper::Error>>,
+    text: String,
+}
+
+impl FleetArgs {
+    /// The fleet; whether it is there shows when it is asked.
+    pub fn client(&self) -> Result<Client, CliError> {
+        let dir = match &self.dir {
+            Some(dir) => dir.clone(),
+            None => varta_fleet::plan::default_dir()?,
+        };
+        Client::new(&dir)
+    }
+}
+
+impl Client {
+    /// For the fleet in this directory.
+    pub fn new(dir: &Path) -> Result<Self, CliError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| {
+            CliError::new(
+                Exit::Runtime,
+                format!("cannot wait for answers: {}; raise the limit of open files", Reason(&error)),
+            )
+        })?;
+        Ok(Self { socket: dir.join("control.sock"), runtime })
+    }
+
+    /// What the fleet answers to a path.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.read(path, &self.text(path)?)
+    }
+
+    /// What an answer says.
+    pub fn read<T: DeserializeOwned>(&self, path: &str, text: &[u8]) -> Result<T, CliError> {
+        serde_json::from_slice(text).map_err(|error| {
+            CliError::new(
+                Exit::Runtime,
+                format!(
+                    "cannot understand the answer to {path}: {error}; is the observer of the same version?"
+                ),
+            )
+        })
+    }
+
+    /// The same, as it came.
+    pub fn text(&self, path: &str) -> Result<Bytes, CliError> {
+        self.runtime.block_on(async {
+            let asked = timeout(PATIENCE, async {
+                let (response, _connection) = self.ask(path).await?;
+                let status = response.status();
+                let body =
+                    response.into_body().collect().await.map_err(|error| self.broken(&error))?.to_bytes();
+                Ok::<_, CliError>((status, body))
+            });
+            let (status, body) = asked.await.map_err(|_| self.silent())??;
+            if status == StatusCode::OK { Ok(body) } else { Err(refused(&body)) }
+        })
+    }
+
+    /// Events from now on, or whatever the query asks for.
+    pub fn events(&self, query: &str) -> Result<Events<'_>, CliError> {
+        let path = format!("/api/v1/events?{query}");
+        let (response, connection) = self
+            .runtime
+            .block_on(async { timeout(PATIENCE, self.ask(&path)).await.map_err(|_| self.silent())? })?;
+        if response.status() != StatusCode::OK {
+            let body = self.runtime.block_on(response.into_body().collect());
+            return Err(refused(&body.map_err(|error| self.broken(&error))?.to_bytes()));
+        }
+        Ok(Events { client: self, body: response.into_body(), _connection: connection, text: String::new() })
+    }
+
+    async fn ask(
+        &self,
+        path: &str,
+    ) -> Result<(Response<Incoming>, JoinHandle<Result<(), hyper::Error>>), CliError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
+        let connection = tokio::spawn(connection);
+        let request = Request::get(path).header(header::HOST, "localhost").body(Empty::<Bytes>::new());
+        let request = request.map_err(|error| {
+            CliError::new(
+                Exit::Usage,
+                format!("cannot ask for {}: {error}; write it without such characters", Shown(path)),
+            )
+        })?;
+        let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+        Ok((response, connection))
+    }
+
+    fn unreachable(&self, error: &io::Error) -> CliError {
+        let socket = Shown(self.socket.display());
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => CliError::new(
+                Exit::Permission,
+                format!(
+                    "cannot ask the fleet at {socket}: permission denied; run as root or as the user of the observer"
+                ),
+            ),
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => CliError::new(
+                Exit::Unavailable,
+                format!(
+                    "no fleet is running at {socket}; start one (varta-fleet run), or name its directory with --dir"
+                ),
+            ),
+            _ => CliError::new(
+                Exit::Unavailable,
+                format!("cannot ask the fleet at {socket}: {}; is it its runtime directory?", Reason(error)),
+            ),
+        }
+    }
+
+    fn broken(&self, error: &hyper::Error) -> CliError {
+        let socket = Shown(self.socket.display());
+        CliError::new(Exit::Unavailable, format!("the fleet at {socket} hung up: {error}; did it stop?"))
+    }
+
+    fn silent(&self) -> CliError {
+        let socket = Shown(self.socket.display());
+        let message =
+            format!("the fleet at {socket} does not answer within {PATIENCE:?}; is its host overloaded?");
+        CliError::new(Exit::Unavailable, message)
+    }
+}
+
+impl Events<'_> {
+    /// The next event as its line in the log; waits for it. `None` when the fleet stopped.
+    pub fn next(&mut self) -> Result<Option<String>, CliError> {
+        loop {
+            if let Some(line) = self.take() {
+                return Ok(Some(line));
+            }
+            let frame = self.client.runtime.block_on(self.body.frame());
+            match frame {
+                None => return Ok(None),
+                Some(Ok(frame)) => {
+                    let data = frame.into_data().unwrap_or_default();
+                    self.text.push_str(&String::from_utf8_lossy(&data));
+                }
+                // It ended without a word, as a crash would.
+                Some(Err(error)) => return Err(self.client.broken(&error)),
+            }
+        }
+    }
+
+    /// The data of the first event that arrived whole.
+    fn take(&mut self) -> Option<String> {
+        while let Some(end) = self.text.find("\n\n") {
+            let block: String = self.text.drain(..end + 2).collect();
+            if let Some(data) = block.lines().find_map(|line| line.strip_prefix("data: ")) {
+                return Some(data.to_owned());
+            }
+        }
+        None
+    }
+}
+
+/// What the fleet said, which is in our own grammar.
+fn refused(body: &[u8]) -> CliError {
+    #[derive(serde::Deserialize)]
+    struct Refused {
+        error: String,
+    }
+    let message = serde_json::from_slice::<Refused>(body).map_or_else(
+        |_| "the fleet refused to answer and did not say why; see its log".to_owned(),
+        |refused| Shown(refused.error).to_string(),
+    );
+    CliError::new(Exit::Runtime, message)
+}
+
+/// One parameter of a query, if it is given.
+pub fn parameter(name: &str, value: Option<impl ToString>) -> Option<String> {
+    let value = value?.to_string();
+    Some(form_urlencoded::Serializer::new(String::new()).append_pair(name, &value).finish())
+}

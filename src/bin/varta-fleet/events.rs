@@ -1,0 +1,62 @@
+//! `events`: what a fleet told, and tells.
+
+use std::io::{self, IsTerminal, Write};
+
+use crate::answers::Event;
+use crate::client::{FleetArgs, parameter};
+use crate::exit::{CliError, Exit};
+use crate::words::line;
+
+/// Arguments of `events`.
+#[derive(clap::Args, Debug)]
+pub struct EventsArgs {
+    #[command(flatten)]
+    fleet: FleetArgs,
+    /// Go on with what is told from now on, until the fleet stops
+    #[arg(long, short)]
+    follow: bool,
+    /// Only these kinds, such as stall,resume,exit
+    #[arg(long, value_name = "KIND,…")]
+    kind: Option<String>,
+    /// Only events of this process, also frames of it that were refused
+    #[arg(long)]
+    pid: Option<u32>,
+    /// Only events of this shard
+    #[arg(long, value_name = "N")]
+    shard: Option<u16>,
+    /// Only events after the one of this number; 0 for all that are remembered [default with --follow: what is told from now on]
+    #[arg(long, value_name = "SEQ")]
+    after: Option<u64>,
+    /// How they are written: words, or jsonl as in the event log [default: words on a terminal, else jsonl]
+    #[arg(long, value_parser = ["words", "jsonl"])]
+    format: Option<String>,
+}
+
+/// Shows them.
+pub fn events(args: &EventsArgs) -> Result<Exit, CliError> {
+    let client = args.fleet.client()?;
+    let query = [
+        parameter("kind", args.kind.as_ref()),
+        parameter("pid", args.pid),
+        parameter("shard", args.shard),
+        parameter("after", args.after),
+        parameter("follow", Some(args.follow)),
+    ];
+    let query: Vec<String> = query.into_iter().flatten().collect();
+    let mut events = client.events(&query.join("&"))?;
+    let mut out = io::stdout().lock();
+    let is_words = match args.format.as_deref() {
+        Some(format) => format == "words",
+        None => out.is_terminal(),
+    };
+    while let Some(text) = events.next()? {
+        if is_words {
+            let event: Event = serde_json::from_str(&text).unwrap_or_default();
+            writeln!(out, "{}", line(&event))?;
+        } else {
+            writeln!(out, "{text}")?;
+        }
+        out.flush()?;
+    }
+    Ok(Exit::Clean)
+}

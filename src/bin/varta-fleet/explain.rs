@@ -1,0 +1,312 @@
+//! `explain`: why a process is judged as it is, in plain words.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use varta_fleet::Shown;
+
+use crate::answers::{Detail, Event, Exited, Fleet, Tracked};
+use crate::client::FleetArgs;
+use crate::exit::{CliError, Exit, counted};
+use crate::words::{comm, ending, line, time};
+
+/// Events shown at the end.
+const EVENTS: usize = 10;
+
+/// Arguments of `explain`.
+#[derive(clap::Args, Debug)]
+pub struct ExplainArgs {
+    /// Process id of the agent
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pid: u32,
+    #[command(flatten)]
+    fleet: FleetArgs,
+    /// The JSON that the fleet answers, instead of words
+    #[arg(long)]
+    json: bool,
+}
+
+/// Explains it.
+pub fn explain(args: &ExplainArgs) -> Result<Exit, CliError> {
+    let client = args.fleet.client()?;
+    let path = format!("/api/v1/agents/{}", args.pid);
+    let mut out = io::stdout().lock();
+    if args.json {
+        out.write_all(&client.text(&path)?)?;
+        writeln!(out)?;
+        return Ok(Exit::Clean);
+    }
+    let fleet: Fleet = client.get("/api/v1/fleet")?;
+    let text = match client.get::<Detail>(&path)? {
+        Detail::Tracked(tracked) => of_tracked(&tracked, &fleet),
+        Detail::Exited(exited) => of_exited(&exited),
+    };
+    out.write_all(text.as_bytes())?;
+    Ok(Exit::Clean)
+}
+
+fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
+    let agent = &tracked.agent;
+    let inside = agent.ns_pid.map(|pid| format!(", pid {pid} in its own namespace")).unwrap_or_default();
+    let mut said = vec![format!(
+        "{} (pid {}{inside}, uid {}) {} on shard {}, wire version {}{}.",
+        comm(agent),
+        agent.pid,
+        agent.uid,
+        match agent.state.as_str() {
+            "stalled" => "is STALLED",
+            "waiting" => "has sent nothing but crash reports",
+            _ => "beats",
+        },
+        agent.shard,
+        Shown(&agent.wire),
+        if tracked.off_hash { ", which is not where its pid hashes to" } else { "" },
+    )];
+    said.push(last_beat(tracked));
+    said.push(threshold(tracked, fleet));
+    said.extend(judgement(tracked));
+    said.push(sight(tracked));
+    if agent.lost > 0 {
+        said.push(format!(
+            "{} never reached us, as the gaps in its nonces show: the kernel refused them because a queue was full, or \
+             the agent skipped them.",
+            counted(agent.lost, "beat")
+        ));
+    } else if tracked.mixed {
+        said.push("Several of its streams alternate, so what is lost cannot be counted.".to_owned());
+    }
+    if tracked.terminals > 0 {
+        said.push(format!(
+            "A crash hook of it reported {}.",
+            counted(tracked.terminals.into(), "crash report")
+        ));
+    }
+    let refused: Vec<&Event> = tracked.history.iter().filter(|event| is_refusal(event)).collect();
+    if let Some(last) = refused.last() {
+        said.push(format!(
+            "Frames of it were refused, which are not life; the last that was told: {}.",
+            crate::words::event(last)
+        ));
+    }
+    paragraphs(&said.join(" "), &tracked.history, tracked.history_from_seq)
+}
+
+fn last_beat(tracked: &Tracked) -> String {
+    let agent = &tracked.agent;
+    let period = tracked.period_ns.map(|ns| format!(", usually one every {}", time(ns))).unwrap_or_default();
+    format!(
+        "Its last beat came {} ago; it has sent {} since {} ago{period}.",
+        time(tracked.as_of.saturating_sub(agent.last_ns)),
+        counted(agent.beats, "beat"),
+        time(tracked.as_of.saturating_sub(agent.first_ns)),
+    )
+}
+
+fn threshold(tracked: &Tracked, fleet: &Fleet) -> String {
+    let threshold = time(tracked.agent.threshold_ns);
+    let Some(index) = tracked.rule else {
+        let why = match fleet.rules.len() {
+            0 => "the default",
+            _ if tracked.agent.threshold_ns == fleet.threshold_ns => "the default, as no rule matches it",
+            // The largest of all holds until it is known who it is.
+            _ => "the largest there is, until it is known which rule matches",
+        };
+        return format!("A silence of {threshold} is a stall for it ({why}).");
+    };
+    let rule = fleet.rules.get(index).cloned().unwrap_or_default();
+    let asked = [
+        rule.comm.map(|comm| format!("name {}", Shown(comm))),
+        rule.uid.map(|uid| format!("uid {uid}")),
+        rule.exe.map(|exe| format!("program {}", Shown(exe))),
+    ];
+    let asked: Vec<String> = asked.into_iter().flatten().collect();
+    format!("A silence of {threshold} is a stall for it (rule {index}: {}).", asked.join(" and "))
+}
+
+fn judgement(tracked: &Tracked) -> Option<String> {
+    let stall = tracked.stall?;
+    let ago = time(tracked.as_of.saturating_sub(stall.at_ns));
+    let mut said = format!(
+        "It was judged stalled {}: {ago} ago after {} of silence",
+        match tracked.agent.stalls {
+            1 => "once".to_owned(),
+            n => format!("{n} times, the last time"),
+        },
+        time(stall.silent_ns)
+    );
+    said += if stall.certain {
+        ", and we could see for a whole threshold of it."
+    } else {
+        "; not for certain, since we could not see for a whole threshold of it."
+    };
+    if stall.blind_ns > 0 {
+        let _ = write!(said, " We were blind for {} of it.", time(stall.blind_ns));
+    }
+    if let Some(resume) = tracked.resume.filter(|resume| resume.at_ns >= stall.at_ns) {
+        let _ = write!(
+            said,
+            " The silence ended {} ago, after {}{}.",
+            time(tracked.as_of.saturating_sub(resume.at_ns)),
+            time(resume.silent_ns),
+            match resume.lost {
+                0 => String::new(),
+                lost => format!(", with {} lost in it", counted(lost, "beat")),
+            }
+        );
+    }
+    Some(said)
+}
+
+fn sight(tracked: &Tracked) -> String {
+    let blind = &tracked.blind;
+    match (blind.is_blind, blind.total_ns) {
+        (true, _) => "Its shard cannot see at present: nobody is condemned for that.".to_owned(),
+        (false, 0) => "Its shard has never been blind.".to_owned(),
+        (false, total) => format!(
+            "Its shard was blind for {} in all, last {} ago.",
+            time(total),
+            time(tracked.as_of.saturating_sub(blind.last_end_ns))
+        ),
+    }
+}
+
+fn of_exited(exited: &Exited) -> String {
+    let exit = exited.history.iter().rev().find(|event| event.kind == "exit");
+    let said = match exit {
+        Some(exit) => {
+            let when = exit.ts.as_deref().unwrap_or("some time ago");
+            let silent =
+                exit.silent_ns.map(|ns| format!(", {} after its last beat", time(ns))).unwrap_or_default();
+            format!("pid {} {} at {}{silent}. It is tracked no more.", exited.pid, ending(exit), Shown(when))
+        }
+        None if exited.history.iter().all(is_refusal) => {
+            format!("pid {} never beat: what it sent was refused.", exited.pid)
+        }
+        None => format!("pid {} is tracked no more, and its exit was not told.", exited.pid),
+    };
+    paragraphs(&said, &exited.history, exited.history_from_seq)
+}
+
+fn is_refusal(event: &Event) -> bool {
+    matches!(event.kind.as_str(), "decode" | "auth")
+}
+
+/// The text in lines of a readable length, and the last events.
+fn paragraphs(said: &str, history: &[Event], from_seq: u64) -> String {
+    const WIDTH: usize = 88;
+    let mut out = String::new();
+    let mut width = 0;
+    for word in said.split(' ') {
+        let len = word.chars().count();
+        if width > 0 && width + 1 + len > WIDTH {
+            out.push('\n');
+            width = 0;
+        } else if width > 0 {
+            out.push(' ');
+            width += 1;
+        }
+        out.push_str(word);
+        width += len;
+    }
+    out.push_str("\n\n");
+    if history.is_empty() {
+        let _ = writeln!(out, "No event of it is remembered (from number {from_seq} on).");
+    }
+    let hidden = history.len().saturating_sub(EVENTS);
+    if hidden > 0 {
+        let _ = writeln!(out, "... {} before these", counted(hidden as u64, "event"));
+    }
+    for event in &history[hidden..] {
+        let _ = writeln!(out, "{}", line(event));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answers::{Agent, Blind, Resume, Rule, Stall};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn tracked() -> Tracked {
+        Tracked {
+            agent: Agent {
+                pid: 4711,
+                comm: Some("engine".to_owned()),
+                uid: 1000,
+                shard: 1,
+                state: "stalled".to_owned(),
+                wire: "0.2".to_owned(),
+                beats: 100,
+                stalls: 1,
+                threshold_ns: 2 * SECOND,
+                first_ns: 10 * SECOND,
+                last_ns: 60 * SECOND,
+                ..Agent::default()
+            },
+            as_of: 65 * SECOND,
+            period_ns: Some(SECOND / 2),
+            stall: Some(Stall { at_ns: 62 * SECOND, silent_ns: 2 * SECOND, blind_ns: 0, certain: true }),
+            ..Tracked::default()
+        }
+    }
+
+    fn flat(tracked: &Tracked, fleet: &Fleet) -> String {
+        of_tracked(tracked, fleet).split("\n\n").next().unwrap().replace('\n', " ")
+    }
+
+    #[test]
+    fn a_stall_is_explained() {
+        let fleet = Fleet { threshold_ns: 2 * SECOND, ..Fleet::default() };
+        assert_eq!(
+            flat(&tracked(), &fleet),
+            "engine (pid 4711, uid 1000) is STALLED on shard 1, wire version 0.2. Its last beat came 5.00 s ago; it has \
+             sent 100 beats since 55.0 s ago, usually one every 500 ms. A silence of 2.00 s is a stall for it (the \
+             default). It was judged stalled once: 3.00 s ago after 2.00 s of silence, and we could see for a whole \
+             threshold of it. Its shard has never been blind."
+        );
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_said() {
+        let mut tracked = tracked();
+        tracked.rule = Some(0);
+        tracked.agent.lost = 1;
+        tracked.blind = Blind { is_blind: false, total_ns: SECOND, last_end_ns: 61 * SECOND };
+        tracked.stall = Some(Stall { certain: false, blind_ns: SECOND, ..tracked.stall.unwrap() });
+        tracked.resume = Some(Resume { at_ns: 64 * SECOND, silent_ns: 4 * SECOND, lost: 2 });
+        let rule = Rule { comm: Some("eng*".to_owned()), ..Rule::default() };
+        let fleet = Fleet { threshold_ns: SECOND, rules: vec![rule], ..Fleet::default() };
+        let said = flat(&tracked, &fleet);
+        for part in [
+            "(rule 0: name eng*)",
+            "not for certain",
+            "We were blind for 1.00 s of it.",
+            "The silence ended 1.00 s ago, after 4.00 s, with 2 beats lost in it.",
+            "Its shard was blind for 1.00 s in all, last 4.00 s ago.",
+            "1 beat never reached us",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        tracked.agent.comm = Some("a\u{1b}[2J\nb".to_owned());
+        assert!(!of_tracked(&tracked, &fleet).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn an_end_is_told_with_its_cause() {
+        let exit = r#"{"kind":"exit","ts":"2026-03-01T12:00:00.123456789Z","pid":7,"silent_ns":2000000000,"signal":9}"#;
+        let exited =
+            Exited { pid: 7, history: vec![serde_json::from_str(exit).unwrap()], history_from_seq: 1 };
+        let said = of_exited(&exited);
+        assert!(
+            said.starts_with(
+                "pid 7 ended by signal 9 at 2026-03-01T12:00:00.123456789Z, 2.00 s after its last"
+            ),
+            "{said}"
+        );
+        let refused = r#"{"kind":"decode","pid":7,"error":"bad_crc"}"#;
+        let never = Exited { history: vec![serde_json::from_str(refused).unwrap()], ..exited };
+        assert!(of_exited(&never).contains("never beat"));
+    }
+}

@@ -1,0 +1,149 @@
+//! `top`: a fleet, live, on a whole terminal.
+//!
+//! Two threads ask, one once a second, one for events; this one draws what it has and reads keys. A fleet that
+//! goes away is said so and asked again.
+
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, KeyModifiers};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use varta_fleet::Reason;
+
+use crate::client::{Client, FleetArgs, parameter};
+use crate::exit::{CliError, Exit};
+use model::{Model, Update};
+
+mod draw;
+mod model;
+
+/// From one question to the next.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How long a key may take to be noticed, at most.
+const TICK: Duration = Duration::from_millis(100);
+/// Agents asked for.
+const AGENTS: u32 = 100;
+
+/// Arguments of `top`.
+#[derive(clap::Args, Debug)]
+pub struct TopArgs {
+    #[command(flatten)]
+    fleet: FleetArgs,
+}
+
+/// Shows it until told to stop.
+pub fn top(args: &TopArgs) -> Result<Exit, CliError> {
+    if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+        let message = "top draws on a terminal, and this is none; use status --json for programs";
+        return Err(CliError::new(Exit::Usage, message));
+    }
+    // Asked once before the screen is taken, so that a mistyped directory is told where it can be read.
+    args.fleet.client()?.text("/api/v1/fleet")?;
+    let is_over = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&is_over))
+            .map_err(|error| failed("handle signals", &error))?;
+    }
+    let (updates, received) = mpsc::channel();
+    let (wishes, wished) = mpsc::channel();
+    let (asking, following) = (args.fleet.client()?, args.fleet.client()?);
+    let teller = updates.clone();
+    thread::spawn(move || ask(&asking, &wished, &updates));
+    thread::spawn(move || follow(&following, &teller));
+    // Restores the terminal if anything below panics, too.
+    let mut terminal = ratatui::try_init().map_err(|error| failed("take the terminal", &error))?;
+    let shown = show(&mut terminal, &received, &wishes, &is_over);
+    ratatui::restore();
+    shown.map_err(|error| failed("draw", &error))?;
+    Ok(Exit::Clean)
+}
+
+fn failed(what: &str, error: &io::Error) -> CliError {
+    CliError::new(Exit::Runtime, format!("cannot {what}: {}; use status instead", Reason(error)))
+}
+
+/// What is to be asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Wish {
+    sort: &'static str,
+    filter: String,
+}
+
+fn show(
+    terminal: &mut DefaultTerminal,
+    received: &Receiver<Update>,
+    wishes: &Sender<Wish>,
+    is_over: &AtomicBool,
+) -> io::Result<()> {
+    let mut model = Model::default();
+    let mut wish = Wish::default();
+    while !is_over.load(Ordering::Relaxed) {
+        received.try_iter().for_each(|update| model.take(update));
+        let wanted = Wish { sort: model.sort(), filter: model.filter().to_owned() };
+        if wanted != wish {
+            wish = wanted;
+            let _ = wishes.send(wish.clone());
+        }
+        terminal.draw(|frame| draw::draw(&model, frame))?;
+        let until = Instant::now() + TICK;
+        while event::poll(until.saturating_duration_since(Instant::now()))? {
+            let Input::Key(key) = event::read()? else { break };
+            if key.kind == KeyEventKind::Release {
+                continue;
+            }
+            let is_interrupt =
+                key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+            if is_interrupt || !model.press(key.code) {
+                return Ok(());
+            }
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Asks once a second, and at once when something else is wanted.
+fn ask(client: &Client, wishes: &Receiver<Wish>, updates: &Sender<Update>) {
+    let mut wish = Wish { sort: "silent", filter: String::new() };
+    loop {
+        let update = look(client, &wish).unwrap_or_else(|error| Update::Trouble(error.to_string()));
+        if updates.send(update).is_err() {
+            return;
+        }
+        match wishes.recv_timeout(PERIOD) {
+            Ok(wanted) => wish = wanted,
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn look(client: &Client, wish: &Wish) -> Result<Update, CliError> {
+    let fleet = client.get("/api/v1/fleet")?;
+    let comm = (!wish.filter.is_empty()).then(|| format!("*{}*", wish.filter));
+    let query =
+        [parameter("sort", Some(wish.sort)), parameter("limit", Some(AGENTS)), parameter("comm", comm)];
+    let query: Vec<String> = query.into_iter().flatten().collect();
+    let page = client.get(&format!("/api/v1/agents?{}", query.join("&")))?;
+    Ok(Update::Seen(Box::new(fleet), page))
+}
+
+/// Hears events, again and again.
+fn follow(client: &Client, updates: &Sender<Update>) {
+    loop {
+        if let Ok(mut events) = client.events("") {
+            while let Ok(Some(line)) = events.next() {
+                let event = serde_json::from_str(&line).unwrap_or_default();
+                if updates.send(Update::Told(Box::new(event))).is_err() {
+                    return;
+                }
+            }
+        }
+        thread::sleep(PERIOD);
+    }
+}

@@ -1,0 +1,272 @@
+//! What `top` shows, and what keys do to it. No terminal, no clock.
+
+use std::collections::VecDeque;
+
+use ratatui::crossterm::event::KeyCode;
+
+use crate::answers::{Agent, Event, Fleet, Page, Shard};
+
+/// Seconds that curves go back.
+pub const CURVE: usize = 60;
+/// Events that are kept.
+const EVENTS: usize = 200;
+const SORTS: [&str; 4] = ["silent", "lost", "stalls", "beats"];
+
+/// News for the model.
+#[derive(Debug)]
+pub enum Update {
+    /// What the fleet answered.
+    Seen(Box<Fleet>, Page),
+    /// It did not answer.
+    Trouble(String),
+    /// It told this.
+    Told(Box<Event>),
+}
+
+/// Everything that is drawn.
+#[derive(Debug, Default)]
+pub struct Model {
+    fleet: Option<Fleet>,
+    curves: Vec<Curves>,
+    page: Page,
+    events: VecDeque<Event>,
+    trouble: Option<String>,
+    sort: usize,
+    filter: String,
+    is_typing: bool,
+    is_frozen: bool,
+    is_helping: bool,
+    /// First agent that is shown.
+    first: usize,
+}
+
+/// One shard's last minute; the last second at the end.
+#[derive(Clone, Debug, Default)]
+pub struct Curves {
+    /// Beats a second.
+    pub beats: VecDeque<u64>,
+    /// What 99 % waited in the queue at most, ns, in that second.
+    pub queue_ns: VecDeque<u64>,
+    /// Refused and lost a second.
+    pub refused: u64,
+    /// Beats lost a second.
+    pub lost: u64,
+}
+
+impl Model {
+    /// Takes news in, unless it is frozen.
+    pub fn take(&mut self, update: Update) {
+        if self.is_frozen {
+            return;
+        }
+        match update {
+            Update::Seen(fleet, page) => {
+                self.trouble = None;
+                self.draw_on(&fleet);
+                self.fleet = Some(*fleet);
+                self.page = page;
+                self.first = self.first.min(self.page.agents.len().saturating_sub(1));
+            }
+            Update::Trouble(why) => self.trouble = Some(why),
+            Update::Told(event) => {
+                self.events.push_back(*event);
+                if self.events.len() > EVENTS {
+                    self.events.pop_front();
+                }
+            }
+        }
+    }
+
+    /// Lengthens the curves by what came since the answer before.
+    fn draw_on(&mut self, fleet: &Fleet) {
+        let before =
+            self.fleet.as_ref().filter(|before| before.pid == fleet.pid && before.mono_ns < fleet.mono_ns);
+        let Some(before) = before.filter(|before| before.shards.len() == fleet.shards.len()) else {
+            self.curves = vec![Curves::default(); fleet.shards.len()];
+            return;
+        };
+        let gap_ns = fleet.mono_ns - before.mono_ns;
+        for (curves, (now, then)) in self.curves.iter_mut().zip(fleet.shards.iter().zip(&before.shards)) {
+            let rate = |of: fn(&Shard) -> u64| per_second(of(now).saturating_sub(of(then)), gap_ns);
+            push(&mut curves.beats, rate(|shard| shard.beats));
+            curves.refused = rate(Shard::refused);
+            curves.lost = rate(|shard| shard.lost);
+            let (now, then) = (&now.latencies.queue_ns.buckets, &then.latencies.queue_ns.buckets);
+            push(&mut curves.queue_ns, p99_between(then, now));
+        }
+    }
+
+    /// What a key does; false: the end.
+    pub fn press(&mut self, key: KeyCode) -> bool {
+        if self.is_typing {
+            match key {
+                KeyCode::Enter => self.is_typing = false,
+                KeyCode::Esc => {
+                    self.is_typing = false;
+                    self.filter.clear();
+                }
+                KeyCode::Backspace => drop(self.filter.pop()),
+                KeyCode::Char(c) if self.filter.len() < 15 => self.filter.push(c),
+                _ => {}
+            }
+            return true;
+        }
+        match key {
+            KeyCode::Char('q') => return false,
+            KeyCode::Esc if self.is_helping => self.is_helping = false,
+            KeyCode::Esc => self.filter.clear(),
+            KeyCode::Char('s') => {
+                self.sort = (self.sort + 1) % SORTS.len();
+                self.first = 0;
+            }
+            KeyCode::Char('f' | ' ') => self.is_frozen = !self.is_frozen,
+            KeyCode::Char('/') => {
+                self.is_typing = true;
+                self.filter.clear();
+            }
+            KeyCode::Char('?' | 'h') => self.is_helping = !self.is_helping,
+            KeyCode::Down | KeyCode::Char('j') => {
+                self.first = (self.first + 1).min(self.page.agents.len().saturating_sub(1));
+            }
+            KeyCode::Up | KeyCode::Char('k') => self.first = self.first.saturating_sub(1),
+            KeyCode::Home => self.first = 0,
+            _ => {}
+        }
+        true
+    }
+
+    /// What was answered last.
+    pub const fn fleet(&self) -> Option<&Fleet> {
+        self.fleet.as_ref()
+    }
+
+    /// One a shard.
+    pub fn curves(&self) -> &[Curves] {
+        &self.curves
+    }
+
+    /// The agents that are shown, from the first on.
+    pub fn agents(&self) -> &[Agent] {
+        self.page.agents.get(self.first..).unwrap_or_default()
+    }
+
+    /// How many there are.
+    pub const fn total(&self) -> u64 {
+        self.page.total
+    }
+
+    /// The last events, oldest first.
+    pub const fn events(&self) -> &VecDeque<Event> {
+        &self.events
+    }
+
+    /// Why the fleet does not answer.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// What agents are sorted by.
+    pub const fn sort(&self) -> &'static str {
+        SORTS[self.sort]
+    }
+
+    /// What their names have to contain.
+    pub fn filter(&self) -> &str {
+        if self.is_typing { "" } else { &self.filter }
+    }
+
+    /// What is being typed.
+    pub fn typed(&self) -> Option<&str> {
+        self.is_typing.then_some(&*self.filter)
+    }
+
+    /// Nothing moves.
+    pub const fn is_frozen(&self) -> bool {
+        self.is_frozen
+    }
+
+    /// Keys are explained.
+    pub const fn is_helping(&self) -> bool {
+        self.is_helping
+    }
+}
+
+fn push(curve: &mut VecDeque<u64>, value: u64) {
+    curve.push_back(value);
+    if curve.len() > CURVE {
+        curve.pop_front();
+    }
+}
+
+fn per_second(count: u64, gap_ns: u64) -> u64 {
+    let rate = u128::from(count) * 1_000_000_000 / u128::from(gap_ns.max(1));
+    u64::try_from(rate).unwrap_or(u64::MAX)
+}
+
+/// The bound under which 99 % of what came between two counts lies; 0 if nothing came.
+fn p99_between(then: &[(Option<u64>, u64)], now: &[(Option<u64>, u64)]) -> u64 {
+    let came = |at: usize| {
+        let before = then.get(at).map_or(0, |(_, count)| *count);
+        now[at].1.saturating_sub(before)
+    };
+    let Some(all) = now.len().checked_sub(1).map(came).filter(|all| *all > 0) else { return 0 };
+    let at = (0..now.len()).find(|at| came(*at) * 100 >= all * 99).unwrap_or(now.len() - 1);
+    now[at].0.unwrap_or_else(|| now[..at].last().and_then(|(bound, _)| *bound).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fleet(mono_ns: u64, beats: u64) -> Box<Fleet> {
+        let shard = Shard { beats, ..Shard::default() };
+        Box::new(Fleet { pid: 1, mono_ns, shards: vec![shard], ..Fleet::default() })
+    }
+
+    #[test]
+    fn rates_are_of_the_time_between_two_answers() {
+        let mut model = Model::default();
+        model.take(Update::Seen(fleet(1_000_000_000, 100), Page::default()));
+        assert!(model.curves()[0].beats.is_empty(), "one answer says nothing of a rate");
+        model.take(Update::Seen(fleet(3_000_000_000, 700), Page::default()));
+        assert_eq!(model.curves()[0].beats, [300]);
+        // Another observer: its counts began anew.
+        let mut other = fleet(4_000_000_000, 5);
+        other.pid = 2;
+        model.take(Update::Seen(other, Page::default()));
+        assert!(model.curves()[0].beats.is_empty());
+    }
+
+    #[test]
+    fn the_99th_percentile_is_of_what_came_between() {
+        let then = [(Some(10), 100), (Some(20), 100), (None, 100)];
+        let now = [(Some(10), 150), (Some(20), 199), (None, 200)];
+        assert_eq!(p99_between(&then, &now), 20);
+        assert_eq!(p99_between(&now, &now), 0);
+        assert_eq!(p99_between(&[], &[(Some(10), 0), (None, 1)]), 10, "above the last bound");
+        assert_eq!(p99_between(&[], &[]), 0);
+    }
+
+    #[test]
+    fn keys_sort_filter_freeze_and_quit() {
+        let mut model = Model::default();
+        assert_eq!(model.sort(), "silent");
+        assert!(model.press(KeyCode::Char('s')));
+        assert_eq!(model.sort(), "lost");
+        for key in ['/', 'q', 'x'] {
+            assert!(model.press(KeyCode::Char(key)), "q is a letter while one types");
+        }
+        assert_eq!((model.typed(), model.filter()), (Some("qx"), ""));
+        model.press(KeyCode::Enter);
+        assert_eq!((model.typed(), model.filter()), (None, "qx"));
+        model.press(KeyCode::Esc);
+        assert_eq!(model.filter(), "");
+        model.press(KeyCode::Char(' '));
+        model.take(Update::Trouble("gone".to_owned()));
+        assert!(model.is_frozen() && model.trouble().is_none());
+        model.press(KeyCode::Char('f'));
+        model.take(Update::Trouble("gone".to_owned()));
+        assert_eq!(model.trouble(), Some("gone"));
+        assert!(!model.press(KeyCode::Char('q')));
+    }
+}

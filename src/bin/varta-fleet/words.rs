@@ -1,0 +1,208 @@
+//! Numbers, times and events in the words of people.
+
+use varta_fleet::Shown;
+
+use crate::answers::{Agent, Event};
+use crate::exit::counted;
+
+/// A time with three digits and its unit: `12.3 ms`, `2.00 s`, `1h 05m`.
+pub fn time(ns: u64) -> String {
+    let seconds = ns / 1_000_000_000;
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => format!("{} us", digits(ns, 1_000)),
+        1_000_000..1_000_000_000 => format!("{} ms", digits(ns, 1_000_000)),
+        _ if seconds < 60 => format!("{} s", digits(ns, 1_000_000_000)),
+        _ if seconds < 3600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
+        _ if seconds < 86_400 => format!("{}h {:02}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d {:02}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+/// A number with at most three digits and its magnitude: `999`, `1.20k`, `34.5M`.
+pub fn amount(n: u64) -> String {
+    match n {
+        0..1_000 => n.to_string(),
+        1_000..1_000_000 => format!("{}k", digits(n, 1_000)),
+        1_000_000..1_000_000_000 => format!("{}M", digits(n, 1_000_000)),
+        _ => format!("{}G", digits(n, 1_000_000_000)),
+    }
+}
+
+/// Three digits of a quotient.
+fn digits(amount: u64, of: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let value = amount as f64 / of as f64;
+    match value {
+        value if value < 9.995 => format!("{value:.2}"),
+        value if value < 99.95 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
+    }
+}
+
+/// The name of a process, which it chose itself.
+pub fn comm(agent: &Agent) -> String {
+    agent.comm.as_ref().map_or_else(|| "?".to_owned(), |comm| Shown(comm).to_string())
+}
+
+/// What an event says, after its time and kind.
+pub fn event(event: &Event) -> String {
+    let mut said = Vec::new();
+    if let Some(pid) = event.pid {
+        said.push(format!("pid {pid}"));
+    }
+    if let Some(shard) = event.shard {
+        said.push(format!("shard {shard}"));
+    }
+    let subject = said.join(" ");
+    let what = predicate(event);
+    match (subject.is_empty(), what.is_empty()) {
+        (true, _) => what,
+        (false, true) => subject,
+        (false, false) => format!("{subject}: {what}"),
+    }
+}
+
+fn predicate(event: &Event) -> String {
+    let silent = event.silent_ns.map(time).unwrap_or_default();
+    let why = event.why.as_deref().unwrap_or_default();
+    match event.kind.as_str() {
+        "up" => format!("beats, status {}", event.status.as_deref().unwrap_or("?")),
+        "stall" => {
+            let certainty = if event.certain == Some(false) { ", not certain" } else { "" };
+            let blind = event.blind_ns.filter(|ns| *ns > 0);
+            let blind = blind.map(|ns| format!(", blind for {}", time(ns))).unwrap_or_default();
+            format!("silent for {silent}{certainty}{blind}")
+        }
+        "resume" => {
+            let lost = event.lost.filter(|lost| *lost > 0);
+            let lost = lost.map(|lost| format!(", {} lost", counted(lost, "beat"))).unwrap_or_default();
+            format!("back after {silent}{lost}")
+        }
+        "exit" => ending(event),
+        "terminal" => format!("panicked or died of an exception, payload {}", event.payload.unwrap_or(0)),
+        "status" => format!("says {}", event.status.as_deref().unwrap_or("?")),
+        "session" => match why {
+            "new-process" => "the pid is another process now".to_owned(),
+            "exec" => "it executed another program".to_owned(),
+            "version" => "it speaks another wire version".to_owned(),
+            _ => "it beats on another connection".to_owned(),
+        },
+        "mixed" => "its streams alternate, loss is not counted any more".to_owned(),
+        "decode" => format!("refused, {}", event.error.as_deref().unwrap_or("?")),
+        "auth" => format!(
+            "pid {} (uid {}) claimed to be pid {}",
+            event.attested.unwrap_or(0),
+            event.uid.unwrap_or(0),
+            event.claimed.unwrap_or(0)
+        ),
+        "blind" => {
+            let cause = if why == "full" { "its queue is full" } else { "it was paused" };
+            match (event.phase.as_deref(), event.for_ns) {
+                (Some("end"), Some(for_ns)) => format!("sees again, was blind for {}", time(for_ns)),
+                _ => format!("cannot see: {cause}"),
+            }
+        }
+        "full" => format!("no room, {} refused", counted(event.refused.unwrap_or(0), "frame")),
+        "flood" => {
+            let who = event.uid.map_or("many users".to_owned(), |uid| format!("uid {uid}"));
+            let sent = counted(event.frames.unwrap_or(0), "frame");
+            format!("{who} sent {sent} in {}", time(event.for_ns.unwrap_or(0)))
+        }
+        "moved" => format!("moved here from shard {}", event.from.unwrap_or(0)),
+        "io" => format!(
+            "{}: {}",
+            event.place.as_deref().unwrap_or("?"),
+            Shown(event.error.as_deref().unwrap_or("?"))
+        ),
+        "start" => format!("observing with {}", counted(event.shards.unwrap_or(0).into(), "shard")),
+        "lost" => {
+            let (from, to) = (event.from_seq.unwrap_or(0), event.to_seq.unwrap_or(0));
+            format!("events {from} to {to} are not remembered any more")
+        }
+        _ => String::new(),
+    }
+}
+
+/// How a process ended.
+pub fn ending(event: &Event) -> String {
+    match (event.code, event.signal) {
+        (_, Some(signal)) => format!("ended by signal {signal}"),
+        (Some(0), None) => "ended well, code 0".to_owned(),
+        (Some(code), None) => format!("ended with code {code}"),
+        (None, None) => "ended, nobody says how".to_owned(),
+    }
+}
+
+/// One event on a line: time of day, kind, what it says.
+pub fn line(event: &Event) -> String {
+    let time = event.ts.as_deref().and_then(|ts| ts.get(11..23)).unwrap_or("            ");
+    let said = self::event(event);
+    format!("{time}  {:<8} {said}", Shown(&event.kind).to_string()).trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_amounts_have_three_digits() {
+        let times = [
+            0,
+            999,
+            1_000,
+            12_345,
+            999_999,
+            1_230_000,
+            2_000_000_000,
+            65_000_000_000,
+            3_900_000_000_000,
+            100_000_000_000_000,
+        ];
+        let shown = times.map(time);
+        assert_eq!(
+            shown,
+            [
+                "0 ns", "999 ns", "1.00 us", "12.3 us", "1000 us", "1.23 ms", "2.00 s", "1m 05s", "1h 05m",
+                "1d 03h"
+            ]
+        );
+        assert_eq!(
+            [0, 999, 1_200, 34_500_000, 2_000_000_000].map(amount),
+            ["0", "999", "1.20k", "34.5M", "2.00G"]
+        );
+    }
+
+    fn told(json: &str) -> String {
+        line(&serde_json::from_str(json).unwrap())
+    }
+
+    #[test]
+    fn events_are_sentences() {
+        let common =
+            r#""v":1,"seq":4,"ts":"2026-03-01T12:00:00.123456789Z","mono_ns":1,"shard":1,"pid":4711"#;
+        let cases = [
+            (r#""kind":"up","status":"ok""#, "up       pid 4711 shard 1: beats, status ok"),
+            (
+                r#""kind":"stall","silent_ns":2000000000,"certain":false,"blind_ns":5000000"#,
+                "stall    pid 4711 shard 1: silent for 2.00 s, not certain, blind for 5.00 ms",
+            ),
+            (
+                r#""kind":"resume","silent_ns":2500000000,"lost":3"#,
+                "resume   pid 4711 shard 1: back after 2.50 s, 3 beats lost",
+            ),
+            (r#""kind":"exit","silent_ns":1,"signal":9"#, "exit     pid 4711 shard 1: ended by signal 9"),
+            (
+                r#""kind":"exit","silent_ns":1,"code":null"#,
+                "exit     pid 4711 shard 1: ended, nobody says how",
+            ),
+            (r#""kind":"moved","from":0"#, "moved    pid 4711 shard 1: moved here from shard 0"),
+        ];
+        for (kind, expected) in cases {
+            assert_eq!(told(&format!("{{{common},{kind}}}")), format!("12:00:00.123  {expected}"));
+        }
+        let lost = told(r#"{"v":1,"kind":"lost","from_seq":5,"to_seq":9}"#);
+        assert_eq!(lost.trim_start(), "lost     events 5 to 9 are not remembered any more");
+        assert!(!told(r#"{"v":1,"kind":"\u001b[2J"}"#).contains('\u{1b}'));
+    }
+}
