@@ -88,6 +88,24 @@ pub struct Quantiles {
     pub buckets: Vec<(Option<u64>, u64)>,
 }
 
+impl Quantiles {
+    /// The bound under which so many thousandths of the values lie that came since `then`; 0 if none came.
+    pub fn bound_since(&self, then: &Self, permille: u64) -> u64 {
+        let came = |at: usize| {
+            let before = then.buckets.get(at).map_or(0, |(_, count)| *count);
+            self.buckets[at].1.saturating_sub(before)
+        };
+        let last = self.buckets.len().saturating_sub(1);
+        let Some(all) = (!self.buckets.is_empty()).then(|| came(last)).filter(|all| *all > 0) else {
+            return 0;
+        };
+        let at = (0..last).find(|at| came(*at) * 1000 >= all * permille).unwrap_or(last);
+        // Above the last bound nothing more is known.
+        let bounds = self.buckets[..=at].iter().rev();
+        bounds.filter_map(|(bound, _)| *bound).next().unwrap_or(0)
+    }
+}
+
 /// A page of agents.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Page {
@@ -210,4 +228,22 @@ pub struct Event {
     pub to_seq: Option<u64>,
     pub place: Option<String>,
     pub shards: Option<u16>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_what_came_between() {
+        let of =
+            |buckets: &[(Option<u64>, u64)]| Quantiles { buckets: buckets.to_vec(), ..Quantiles::default() };
+        let then = of(&[(Some(10), 100), (Some(20), 100), (None, 100)]);
+        let now = of(&[(Some(10), 150), (Some(20), 199), (None, 200)]);
+        assert_eq!((now.bound_since(&then, 500), now.bound_since(&then, 990)), (10, 20));
+        assert_eq!(now.bound_since(&now, 990), 0);
+        let over = of(&[(Some(10), 0), (None, 1)]);
+        assert_eq!(over.bound_since(&of(&[]), 990), 10, "above the last bound");
+        assert_eq!(of(&[]).bound_since(&of(&[]), 990), 0);
+    }
 }

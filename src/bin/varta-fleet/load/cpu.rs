@@ -1,8 +1,12 @@
 //! What CPU time a process took, by the scheduler's own accounting of its threads.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+
+/// ns by the name of a thread.
+pub type ByThread = BTreeMap<String, u64>;
 
 /// A process to measure.
 #[derive(Debug)]
@@ -20,17 +24,20 @@ impl Cpu {
         cpu.used_ns().map(|_| cpu)
     }
 
-    /// Time that its present threads ran, ns, since each began.
+    /// Time that its present threads ran, ns, since each began, by the name of the thread.
     ///
     /// # Errors
     /// It is gone.
-    pub fn used_ns(&self) -> io::Result<u64> {
-        let mut sum = 0;
+    pub fn used_ns(&self) -> io::Result<ByThread> {
+        let mut used = ByThread::new();
         for task in fs::read_dir(&self.tasks)? {
+            let task = task?.path();
             // A thread may end meanwhile.
-            let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-            sum += text.split_ascii_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
+            let Ok(text) = fs::read_to_string(task.join("schedstat")) else { continue };
+            let Ok(name) = fs::read_to_string(task.join("comm")) else { continue };
+            let ns = text.split_ascii_whitespace().next().and_then(|ns| ns.parse::<u64>().ok());
+            *used.entry(name.trim_end().to_owned()).or_default() += ns.unwrap_or(0);
         }
-        Ok(sum)
+        Ok(used)
     }
 }

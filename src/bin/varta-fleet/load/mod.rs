@@ -14,16 +14,20 @@ use varta_fleet::config::read_duration;
 use varta_fleet::wire::Version;
 use varta_fleet::{Manifest, Reason, shard_for};
 
+use crate::answers::Fleet;
+use crate::client::Client;
 use crate::exit::{CliError, Exit, counted};
 
 mod agent;
 mod cpu;
 mod forge;
+mod observed;
 mod report;
 mod schedule;
 
 pub use agent::{LoadAgentArgs, agent};
-use cpu::Cpu;
+use cpu::{ByThread, Cpu};
+use observed::Observed;
 use report::{Report, Sent};
 use schedule::{Schedule, now_ns, sleep_until};
 
@@ -62,7 +66,7 @@ pub struct LoadArgs {
     /// How long they beat before that
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = read_duration)]
     warm_up: Duration,
-    /// Measure the CPU of the observer, too: of this process [default: the fleet's]
+    /// Also say what the fleet counted, and what CPU it took; of another observer, this process: its CPU alone
     #[arg(long, value_name = "PID", num_args = 0..=1)]
     observe: Option<Option<u32>>,
     /// One JSON object instead of words
@@ -74,16 +78,11 @@ pub struct LoadArgs {
 pub fn load(args: &LoadArgs) -> Result<Exit, CliError> {
     let target = Target::find(args)?;
     let schedule = Schedule::new(args.agents, args.rate, args.flat_out, args.warm_up, args.r#for);
-    let cpu = target.observer.map(Cpu::of).transpose().map_err(|error| {
-        let pid = target.observer.unwrap_or(0);
-        CliError::new(
-            Exit::Unavailable,
-            format!("cannot measure process {pid}: {}; is it there?", Reason(&error)),
-        )
-    })?;
+    let watch = target.watch()?;
     let crowd = Crowd::assemble(args, &target, &schedule)?;
-    let (sent, cpu_ns) = crowd.run(&schedule, cpu)?;
-    let report = Report { args, shards: target.sockets.len(), schedule: &schedule, sent: &sent, cpu_ns };
+    let (sent, observed) = crowd.run(&schedule, watch.as_ref())?;
+    let shards = target.sockets.len();
+    let report = Report { args, shards, schedule: &schedule, sent: &sent, observed: observed.as_ref() };
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", report.json())?;
@@ -97,6 +96,39 @@ pub fn load(args: &LoadArgs) -> Result<Exit, CliError> {
 struct Target {
     sockets: Vec<PathBuf>,
     observer: Option<u32>,
+    /// A fleet of ours, which can be asked what it counted.
+    fleet: Option<PathBuf>,
+}
+
+/// Whom to measure.
+struct Watch {
+    cpu: Cpu,
+    fleet: Option<Client>,
+}
+
+impl Watch {
+    /// The counts of this moment. What it costs to ask is not counted: `is_begin` asks first, the end last.
+    fn look(&self, is_begin: bool) -> Result<Look, CliError> {
+        let ask = || self.fleet.as_ref().map(|fleet| fleet.get::<Fleet>("/api/v1/fleet")).transpose();
+        let cpu = || self.cpu.used_ns().map_err(gone);
+        let (fleet, cpu) = if is_begin {
+            let fleet = ask()?;
+            (fleet, cpu()?)
+        } else {
+            let cpu = cpu()?;
+            (ask()?, cpu)
+        };
+        Ok(Look { fleet, cpu })
+    }
+}
+
+/// What was seen at one moment.
+#[derive(Debug)]
+pub struct Look {
+    /// What the fleet counted.
+    pub fleet: Option<Fleet>,
+    /// CPU time so far.
+    pub cpu: ByThread,
 }
 
 impl Target {
@@ -107,7 +139,7 @@ impl Target {
                     "cannot observe: sockets do not say whose they are; name the process, --observe PID";
                 return Err(CliError::new(Exit::Usage, message));
             }
-            return Ok(Self { sockets: args.socket.clone(), observer: args.observe.flatten() });
+            return Ok(Self { sockets: args.socket.clone(), observer: args.observe.flatten(), fleet: None });
         }
         let dir = match &args.dir {
             Some(dir) => dir.clone(),
@@ -116,7 +148,25 @@ impl Target {
         let manifest =
             Manifest::read(&dir).map_err(|error| CliError::new(Exit::Unavailable, error.to_string()))?;
         let observer = args.observe.map(|pid| pid.unwrap_or(manifest.pid));
-        Ok(Self { sockets: manifest.shards.into_iter().map(|shard| shard.socket).collect(), observer })
+        // Another process than the fleet's own cannot be asked.
+        let fleet = observer.filter(|observer| *observer == manifest.pid).map(|_| dir);
+        let sockets = manifest.shards.into_iter().map(|shard| shard.socket).collect();
+        Ok(Self { sockets, observer, fleet })
+    }
+
+    fn watch(&self) -> Result<Option<Watch>, CliError> {
+        let Some(pid) = self.observer else { return Ok(None) };
+        let cpu = Cpu::of(pid).map_err(|error| {
+            CliError::new(
+                Exit::Unavailable,
+                format!("cannot measure process {pid}: {}; is it there?", Reason(&error)),
+            )
+        })?;
+        let fleet = self.fleet.as_deref().map(Client::new).transpose()?;
+        let watch = Watch { cpu, fleet };
+        // What cannot be asked is told before the load, not after it.
+        watch.look(true)?;
+        Ok(Some(watch))
     }
 
     fn socket_for(&self, pid: u32) -> &Path {
@@ -202,8 +252,12 @@ impl Crowd {
         Ok((len > 0).then(|| line.trim_end().to_owned()))
     }
 
-    /// Lets them beat; takes the CPU time of the observer while it is measured.
-    fn run(mut self, schedule: &Schedule, cpu: Option<Cpu>) -> Result<(Sent, Option<u64>), CliError> {
+    /// Lets them beat; looks at the observer while it is measured.
+    fn run(
+        mut self,
+        schedule: &Schedule,
+        watch: Option<&Watch>,
+    ) -> Result<(Sent, Option<Observed>), CliError> {
         let begin = now_ns() + LEAD_NS;
         let failed = |error: io::Error| {
             CliError::new(Exit::Runtime, format!("cannot start the agents: {}", Reason(&error)))
@@ -213,9 +267,9 @@ impl Crowd {
             self.gate.write_all(&begin.to_le_bytes()).map_err(failed)?;
         }
         sleep_until(begin + schedule.warm_up_ns);
-        let before = cpu.as_ref().map(Cpu::used_ns).transpose().map_err(gone)?;
+        let before = watch.map(|watch| watch.look(true)).transpose()?;
         sleep_until(begin + schedule.warm_up_ns + schedule.length_ns);
-        let after = cpu.as_ref().map(Cpu::used_ns).transpose().map_err(gone)?;
+        let after = watch.map(|watch| watch.look(false)).transpose()?;
         let mut sent = Sent::default();
         if let Some(forger) = forger {
             sent.merge(&forger.finish()?);
@@ -231,7 +285,7 @@ impl Crowd {
         for mut child in self.children {
             child.wait().map_err(failed)?;
         }
-        Ok((sent, before.zip(after).map(|(before, after)| after.saturating_sub(before))))
+        Ok((sent, before.zip(after).map(|(before, after)| Observed::between(before, after))))
     }
 }
 

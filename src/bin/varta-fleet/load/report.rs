@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use varta_fleet::Reason;
 
 use super::LoadArgs;
+use super::observed::Observed;
 use super::schedule::Schedule;
 use crate::exit::counted;
 
@@ -124,8 +125,8 @@ pub struct Report<'a> {
     pub schedule: &'a Schedule,
     /// What became of them.
     pub sent: &'a Sent,
-    /// CPU time of the observer meanwhile.
-    pub cpu_ns: Option<u64>,
+    /// What the observer did meanwhile.
+    pub observed: Option<&'a Observed>,
 }
 
 impl Report<'_> {
@@ -157,15 +158,17 @@ impl Report<'_> {
             "refused": refused,
             "late_ns": quantiles(&self.sent.late_ns),
             "send_ns": quantiles(&self.sent.send_ns),
-            "observer_cpu_ns": self.cpu_ns,
-            "observer_cpu_ns_per_beat": self.cpu_ns.map(|ns| per(ns, self.sent.sent)),
+            "observer_cpu_ns": self.observed.map(Observed::cpu_ns),
+            "observer_cpu_ns_per_beat": self.observed.map(|observed| per(observed.cpu_ns(), self.sent.sent)),
+            "observer_cpu_ns_by_thread": self.observed.map(|observed| &observed.cpu),
+            "observed": self.observed.and_then(|observed| observed.counts.as_ref()),
         })
     }
 }
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { args, shards, schedule, sent, cpu_ns } = self;
+        let Self { args, shards, schedule, sent, observed } = self;
         let pace =
             schedule.rate.map_or("as fast as they go".to_owned(), |rate| format!("{rate} beats/s together"));
         writeln!(
@@ -194,15 +197,20 @@ impl fmt::Display for Report<'_> {
             f,
             "late: a beat's sending began so long after it was due; send: the kernel was done with it"
         )?;
-        if let Some(cpu_ns) = cpu_ns {
-            writeln!(
-                f,
-                "observer {:>12.3} us of CPU a beat, {:.1} % of a core",
-                per(*cpu_ns, sent.sent) / 1000.0,
-                100.0 * per(*cpu_ns, schedule.length_ns)
-            )?;
+        let Some(observed) = observed else { return Ok(()) };
+        writeln!(
+            f,
+            "observer {:>12.3} us of CPU a beat, {:.1} % of a core",
+            per(observed.cpu_ns(), sent.sent) / 1000.0,
+            100.0 * per(observed.cpu_ns(), schedule.length_ns)
+        )?;
+        for (thread, ns) in observed.cpu.iter().filter(|(_, ns)| **ns > 0) {
+            writeln!(f, "  {thread:<16} {:>9.3} us a beat", per(*ns, sent.sent) / 1000.0)?;
         }
-        Ok(())
+        match &observed.counts {
+            Some(counts) => write!(f, "{counts}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, Key
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use varta_fleet::Reason;
 
+use crate::answers::Fleet;
 use crate::client::{Client, FleetArgs, parameter};
 use crate::exit::{CliError, Exit};
 use model::{Model, Update};
@@ -26,6 +27,8 @@ mod model;
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long a key may take to be noticed, at most.
 const TICK: Duration = Duration::from_millis(100);
+/// Events shown that were told before.
+const EVENTS: u64 = 30;
 /// Agents asked for.
 const AGENTS: u32 = 100;
 
@@ -136,7 +139,10 @@ fn look(client: &Client, wish: &Wish) -> Result<Update, CliError> {
 /// Hears events, again and again.
 fn follow(client: &Client, updates: &Sender<Update>) {
     loop {
-        if let Ok(mut events) = client.events("") {
+        // A screen of those before, too.
+        let after =
+            client.get::<Fleet>("/api/v1/fleet").map_or(0, |fleet| fleet.events.saturating_sub(EVENTS));
+        if let Ok(mut events) = client.events(&format!("after={after}")) {
             while let Ok(Some(line)) = events.next() {
                 let event = serde_json::from_str(&line).unwrap_or_default();
                 if updates.send(Update::Told(Box::new(event))).is_err() {

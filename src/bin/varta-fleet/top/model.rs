@@ -68,6 +68,9 @@ impl Model {
                 self.first = self.first.min(self.page.agents.len().saturating_sub(1));
             }
             Update::Trouble(why) => self.trouble = Some(why),
+            // Told again after the connection was lost.
+            Update::Told(event)
+                if self.events.iter().any(|known| (known.seq, &known.ts) == (event.seq, &event.ts)) => {}
             Update::Told(event) => {
                 self.events.push_back(*event);
                 if self.events.len() > EVENTS {
@@ -91,8 +94,7 @@ impl Model {
             push(&mut curves.beats, rate(|shard| shard.beats));
             curves.refused = rate(Shard::refused);
             curves.lost = rate(|shard| shard.lost);
-            let (now, then) = (&now.latencies.queue_ns.buckets, &then.latencies.queue_ns.buckets);
-            push(&mut curves.queue_ns, p99_between(then, now));
+            push(&mut curves.queue_ns, now.latencies.queue_ns.bound_since(&then.latencies.queue_ns, 990));
         }
     }
 
@@ -203,17 +205,6 @@ fn per_second(count: u64, gap_ns: u64) -> u64 {
     u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
-/// The bound under which 99 % of what came between two counts lies; 0 if nothing came.
-fn p99_between(then: &[(Option<u64>, u64)], now: &[(Option<u64>, u64)]) -> u64 {
-    let came = |at: usize| {
-        let before = then.get(at).map_or(0, |(_, count)| *count);
-        now[at].1.saturating_sub(before)
-    };
-    let Some(all) = now.len().checked_sub(1).map(came).filter(|all| *all > 0) else { return 0 };
-    let at = (0..now.len()).find(|at| came(*at) * 100 >= all * 99).unwrap_or(now.len() - 1);
-    now[at].0.unwrap_or_else(|| now[..at].last().and_then(|(bound, _)| *bound).unwrap_or(0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,16 +226,6 @@ mod tests {
         other.pid = 2;
         model.take(Update::Seen(other, Page::default()));
         assert!(model.curves()[0].beats.is_empty());
-    }
-
-    #[test]
-    fn the_99th_percentile_is_of_what_came_between() {
-        let then = [(Some(10), 100), (Some(20), 100), (None, 100)];
-        let now = [(Some(10), 150), (Some(20), 199), (None, 200)];
-        assert_eq!(p99_between(&then, &now), 20);
-        assert_eq!(p99_between(&now, &now), 0);
-        assert_eq!(p99_between(&[], &[(Some(10), 0), (None, 1)]), 10, "above the last bound");
-        assert_eq!(p99_between(&[], &[]), 0);
     }
 
     #[test]

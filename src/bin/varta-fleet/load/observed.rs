@@ -1,0 +1,146 @@
+//! What an observer did between two looks at it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use super::Look;
+use super::cpu::ByThread;
+use crate::answers::{Fleet, Quantiles, Shard};
+use crate::words::time;
+
+/// What it did.
+#[derive(Debug)]
+pub struct Observed {
+    /// CPU time, ns, by thread.
+    pub cpu: ByThread,
+    /// What a fleet counted; other observers cannot be asked.
+    pub counts: Option<Counts>,
+}
+
+/// What a fleet counted.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Counts {
+    beats: u64,
+    /// Refused datagrams by reason, those that were.
+    refused: BTreeMap<String, u64>,
+    lost: u64,
+    stalls: u64,
+    reports_dropped: u64,
+    /// Datagrams of a receive call that found any, on average.
+    batch_frames: f64,
+    queue_ns: Bounds,
+    decode_ns: Bounds,
+}
+
+/// Bounds under which so many of the values lie, ns.
+#[derive(Debug, Default, PartialEq, Serialize)]
+struct Bounds {
+    p50: u64,
+    p99: u64,
+    p999: u64,
+}
+
+impl Observed {
+    /// From the first look to the second.
+    pub fn between(before: Look, after: Look) -> Self {
+        let mut cpu = after.cpu;
+        for (thread, ns) in &mut cpu {
+            *ns = ns.saturating_sub(before.cpu.get(thread).copied().unwrap_or(0));
+        }
+        let counts = before.fleet.zip(after.fleet);
+        Self { cpu, counts: counts.map(|(before, after)| Counts::between(&before, &after)) }
+    }
+
+    /// CPU time of all threads, ns.
+    pub fn cpu_ns(&self) -> u64 {
+        self.cpu.values().sum()
+    }
+}
+
+impl Counts {
+    fn between(before: &Fleet, after: &Fleet) -> Self {
+        let sum = |fleet: &Fleet, of: fn(&Shard) -> u64| fleet.shards.iter().map(of).sum::<u64>();
+        let came = |of: fn(&Shard) -> u64| sum(after, of).saturating_sub(sum(before, of));
+        let mut refused = BTreeMap::new();
+        for (now, then) in after.shards.iter().zip(&before.shards) {
+            for (reason, count) in &now.refused {
+                let count = count.saturating_sub(then.refused.get(reason).copied().unwrap_or(0));
+                *refused.entry(reason.clone()).or_default() += count;
+            }
+        }
+        refused.retain(|_, count: &mut u64| *count > 0);
+        let (now, then) = (&after.latencies, &before.latencies);
+        let batches = now.batch_frames.count.saturating_sub(then.batch_frames.count);
+        #[expect(clippy::cast_precision_loss, reason = "one digit is shown")]
+        let batch_frames = came(|shard| shard.frames) as f64 / batches.max(1) as f64;
+        Self {
+            beats: came(|shard| shard.beats),
+            refused,
+            lost: came(|shard| shard.lost),
+            stalls: came(|shard| shard.stalls),
+            reports_dropped: came(|shard| shard.reports_dropped),
+            batch_frames,
+            queue_ns: Bounds::between(&then.queue_ns, &now.queue_ns),
+            decode_ns: Bounds::between(&then.decode_ns, &now.decode_ns),
+        }
+    }
+}
+
+impl Bounds {
+    fn between(then: &Quantiles, now: &Quantiles) -> Self {
+        let [p50, p99, p999] = [500, 990, 999].map(|permille| now.bound_since(then, permille));
+        Self { p50, p99, p999 }
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let refused: Vec<String> =
+            self.refused.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        let refused = if refused.is_empty() { "none".to_owned() } else { refused.join(", ") };
+        writeln!(
+            f,
+            "it took {} beats, refused {refused}; {} lost before it, {} stalls told, {} reports dropped",
+            self.beats, self.lost, self.stalls, self.reports_dropped
+        )?;
+        let bounds =
+            |of: &Bounds| format!("50 % {}, 99 % {}, 99.9 % {}", time(of.p50), time(of.p99), time(of.p999));
+        writeln!(
+            f,
+            "in the queue, at most: {}; {:.1} beats a batch",
+            bounds(&self.queue_ns),
+            self.batch_frames
+        )?;
+        writeln!(f, "to decode and track one, at most: {}", bounds(&self.decode_ns))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_came_between_counts() {
+        let fleet = |beats: u64, crc: u64, slow: u64| {
+            let mut fleet = Fleet::default();
+            let refused = [("bad_crc".to_owned(), crc), ("uid".to_owned(), 4)].into();
+            fleet.shards = vec![Shard { frames: beats + crc, beats, refused, ..Shard::default() }; 2];
+            fleet.latencies.batch_frames.count = beats / 2;
+            fleet.latencies.queue_ns.buckets =
+                vec![(Some(1000), 100), (Some(2500), 100 + slow), (None, 100 + slow)];
+            fleet
+        };
+        let cpu = |ns: u64| ByThread::from([("varta-shard-0".to_owned(), ns)]);
+        let before = Look { fleet: Some(fleet(100, 1, 0)), cpu: cpu(50) };
+        let mut after = Look { fleet: Some(fleet(300, 3, 7)), cpu: cpu(80) };
+        after.cpu.insert("new".to_owned(), 5);
+        let observed = Observed::between(before, after);
+        assert_eq!(observed.cpu_ns(), 35);
+        let counts = observed.counts.unwrap();
+        assert_eq!((counts.beats, counts.batch_frames), (400, 4.04));
+        assert_eq!(counts.refused, BTreeMap::from([("bad_crc".to_owned(), 4)]));
+        assert_eq!(counts.queue_ns, Bounds { p50: 2500, p99: 2500, p999: 2500 });
+    }
+}
