@@ -75,6 +75,11 @@ fn every_path_of_the_schema_answers_as_it_says() {
         assert!(content[&kind].is_object(), "{asked} is {kind}");
     }
     assert_is("Fleet", &observer.get("/api/v1/fleet").json());
+    let cells = observer.get("/api/v1/cells?max=1").json();
+    assert_is("Cells", &cells);
+    let of =
+        |name: &str| cells["cells"].as_array().expect("cells").iter().map(|cell| cell[name].as_u64()).sum();
+    assert_eq!((of("agents"), of("stalled")), (Some(2), Some(0)));
     let page = observer.get("/api/v1/agents").json();
     assert_is("Page", &page);
     assert_eq!(page["total"], 2);

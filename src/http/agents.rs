@@ -17,6 +17,7 @@ use super::Sources;
 use super::query::{BadQuery, Query};
 use super::ring::{Known, Ring};
 use crate::aggregator::export::jsonl;
+use crate::config::written;
 use crate::lookup::Ticket;
 use crate::plan::matches_pattern;
 use crate::table::slot::{Cold, Flags, Hot, State};
@@ -176,6 +177,16 @@ fn one_each(mut rows: Vec<Row>) -> Vec<Row> {
 }
 
 impl View {
+    /// Every agent, in the order of their pids.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// When each shard was begun with, ns.
+    pub fn as_of(&self) -> Vec<u64> {
+        self.as_of.iter().map(|at| at.0).collect()
+    }
+
     /// The agent with this pid.
     pub fn find(&self, pid: u32) -> Option<&Row> {
         let at = self.rows.binary_search_by_key(&pid, |row| row.hot.pid).ok()?;
@@ -316,7 +327,47 @@ impl Page {
             agents: rows.into_iter().map(|row| AgentAnswer::of(row, sources, ring, now)).collect(),
             next,
             total,
-            as_of: view.as_of.iter().map(|at| at.0).collect(),
+            as_of: view.as_of(),
+        }
+    }
+}
+
+impl Page {
+    /// For the page without a script.
+    pub fn rows(&self) -> impl Iterator<Item = Vec<String>> {
+        let time = |ns| written(Duration::from_nanos(ns));
+        let rows = self.agents.iter().map(move |agent| {
+            let comm = agent.comm.clone().unwrap_or_else(|| "?".to_owned());
+            // To the millisecond is enough for a person.
+            let silent = time(agent.silent_ns / 1_000_000 * 1_000_000);
+            vec![
+                agent.pid.to_string(),
+                comm,
+                agent.shard.to_string(),
+                agent.uid.to_string(),
+                silent,
+                time(agent.threshold_ns),
+                agent.beats.to_string(),
+                agent.lost.to_string(),
+            ]
+        });
+        let nobody = self.agents.is_empty().then(|| vec![String::new(), "nobody".to_owned()]);
+        rows.chain(nobody)
+    }
+}
+
+impl Selection {
+    /// Those who are stalled, the longest silence first.
+    pub fn stalled(limit: usize) -> Self {
+        Self {
+            state: Some(State::Stalled),
+            shard: None,
+            uid: None,
+            comm: None,
+            sort: Sort::Silent,
+            is_descending: true,
+            limit,
+            after: None,
         }
     }
 }

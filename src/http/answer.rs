@@ -16,23 +16,29 @@ use http_body_util::{Full, StreamBody};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use rustix::rand::GetRandomFlags;
 use serde::Serialize;
 use tokio::task::spawn_local;
 
 use super::agents::{Detail, Exited, Page, Past, Selection, View, series};
+use super::cells::Cells;
 use super::events::{self, Reader};
 use super::fleet::FleetAnswer;
 use super::metrics::{Reading, openmetrics_text, prometheus_text};
 use super::query::{BadQuery, Query};
 use super::traffic::Busy;
-use super::{Server, Way};
+use super::{Server, Way, page};
 use crate::error::Shown;
 use crate::sys::clock::SystemClock;
 use crate::time::Clock;
 
 /// Every path there is, for who asks for another.
 const PATHS: &str = "/, /metrics, /metrics/agents, /-/healthy, /-/ready, /api/v1/fleet, /api/v1/agents, \
-     /api/v1/agents/PID, /api/v1/events, /api/v1/openapi.json";
+     /api/v1/agents/PID, /api/v1/cells, /api/v1/events, /api/v1/openapi.json";
+/// Cells of a map at most.
+const CELLS_MAX: u64 = 10_000;
+/// Stalled agents on the page without a script.
+const STALLED_SHOWN: usize = 100;
 const SCHEMA: &str = include_str!("openapi.json");
 /// For whoever finds every connection taken.
 pub const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\
@@ -207,6 +213,10 @@ impl Server {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let path = request.uri().path();
         match path {
+            "/" => {
+                query.allows(&[])?;
+                Ok(self.status_page().await)
+            }
             "/metrics" => {
                 query.allows(&[])?;
                 Ok(self.metrics(request.headers()))
@@ -227,6 +237,13 @@ impl Server {
             "/api/v1/agents" => {
                 let selection = Selection::parse(&query)?;
                 Ok(Answer::json(&self.page(&selection).await))
+            }
+            "/api/v1/cells" => {
+                query.allows(&["max"])?;
+                let max = query.number("max", 1, CELLS_MAX)?.unwrap_or(CELLS_MAX);
+                let view = self.view(false).await;
+                let max = usize::try_from(max).unwrap_or(usize::MAX);
+                Ok(Answer::json(&Cells::of(&view, max, &self.sources)))
             }
             "/api/v1/events" => self.events(&query, request.headers()),
             "/api/v1/openapi.json" => Ok(Answer::new(StatusCode::OK, JSON, SCHEMA)),
@@ -296,6 +313,19 @@ impl Server {
 
     fn fleet(&self) -> FleetAnswer {
         FleetAnswer::of(&self.sources, self.sources.now(), SystemClock.wall())
+    }
+
+    async fn status_page(self: &Rc<Self>) -> Answer {
+        let stalled = self.page(&Selection::stalled(STALLED_SHOWN)).await;
+        let mut random = [0; 16];
+        // As good as a secret for a page that shows no secret, should the kernel not have one ready.
+        let _ = rustix::rand::getrandom(&mut random, GetRandomFlags::NONBLOCK);
+        let nonce = BASE64.encode(random);
+        let page = page::render(&self.fleet(), &stalled, &nonce);
+        let mut answer = Answer::new(StatusCode::OK, "text/html; charset=utf-8", page);
+        let policy = HeaderValue::try_from(page::policy(&nonce)).ok();
+        answer.headers.extend(policy.map(|policy| (header::CONTENT_SECURITY_POLICY, policy)));
+        answer.with(header::REFERRER_POLICY, "no-referrer")
     }
 
     async fn page(self: &Rc<Self>, selection: &Selection) -> Page {

@@ -1,6 +1,7 @@
 //! The fleet at a glance, as JSON: what a snapshot holds, and what is wrong in words.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -8,6 +9,7 @@ use serde::Serialize;
 use super::Sources;
 use super::metrics::{Buckets, bounds};
 use crate::aggregator::tally::{Histograms, Tally};
+use crate::config::written;
 use crate::plan::Rule;
 use crate::snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
 use crate::time::{MonoNs, WallNs};
@@ -162,6 +164,59 @@ impl FleetAnswer {
     /// What is wrong, in words.
     pub fn problems(&self) -> &[String] {
         &self.problems
+    }
+}
+
+/// For the page without a script.
+impl FleetAnswer {
+    /// What to know first, and how good it is: `good`, `old` or `bad`.
+    pub fn headline(&self) -> (&'static str, String) {
+        let agents = self.up + self.stalled;
+        if !self.is_healthy {
+            return ("bad", "Not healthy: agents are not observed as they should be".to_owned());
+        }
+        if self.stalled > 0 {
+            return ("bad", format!("{} of {agents} agents stalled", self.stalled));
+        }
+        if self.shards.iter().any(|shard| shard.is_blind) {
+            return ("old", "A shard cannot see".to_owned());
+        }
+        match agents {
+            0 => ("old", "Nobody beats yet".to_owned()),
+            _ => ("good", format!("All well: {agents} agents beat")),
+        }
+    }
+
+    /// The line below it.
+    pub fn summary(&self) -> String {
+        let threshold = written(Duration::from_nanos(self.threshold_ns));
+        format!(
+            "{} shards · a silence of {threshold} is a stall · since {} · {}",
+            self.shards.len(),
+            self.started,
+            self.dir
+        )
+    }
+
+    /// The table of shards.
+    pub fn rows(&self) -> impl Iterator<Item = Vec<String>> {
+        let time = |ns| written(Duration::from_nanos(ns));
+        self.shards.iter().map(move |shard| {
+            let state = match (shard.is_alive, shard.is_blind, shard.is_reachable) {
+                (false, ..) => "dead",
+                (true, true, _) => "blind",
+                (true, false, false) => "not reachable",
+                (true, false, true) => "sees",
+            };
+            let refused: u64 = shard.refused.values().sum();
+            let counts = [shard.shard as u64, shard.up, shard.stalled];
+            let mut cells: Vec<String> = counts.iter().map(u64::to_string).collect();
+            cells.push("–".to_owned());
+            cells.extend([shard.beats, shard.lost, refused].iter().map(u64::to_string));
+            cells.extend([shard.latencies.queue_ns.p99, shard.tick_age_ns, shard.blind_ns].map(time));
+            cells.extend([shard.queue_limit.to_string(), state.to_owned()]);
+            cells
+        })
     }
 }
 

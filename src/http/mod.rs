@@ -46,9 +46,11 @@ use crate::vigil::Vigil;
 
 mod agents;
 mod answer;
+mod cells;
 mod events;
 mod fleet;
 mod metrics;
+mod page;
 mod query;
 mod resources;
 mod ring;

@@ -1,0 +1,62 @@
+//! A map of the fleet: everybody, however many, in a bounded number of cells.
+
+use serde::Serialize;
+
+use super::Sources;
+use super::agents::{Row, View};
+use crate::table::slot::State;
+use crate::time::MonoNs;
+
+/// Everybody, in a bounded number of cells: for one who draws a map.
+#[derive(Debug, Serialize)]
+pub struct Cells {
+    agents_per_cell: usize,
+    cells: Vec<Cell>,
+    as_of: Vec<u64>,
+}
+
+/// Agents of one shard whose pids follow each other.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Cell {
+    shard: u16,
+    pid_from: u32,
+    pid_to: u32,
+    agents: usize,
+    stalled: usize,
+    waiting: usize,
+    /// Of the one who is silent for longest, in thousandths of its threshold.
+    silent_permille: u64,
+}
+
+impl Cells {
+    /// At most `max` and one a shard more.
+    pub fn of(view: &View, max: usize, sources: &Sources) -> Self {
+        let mut rows: Vec<&Row> = view.rows().iter().collect();
+        rows.sort_by_key(|row| (row.shard, row.hot.pid));
+        let agents_per_cell = rows.len().div_ceil(max.max(1)).max(1);
+        let shards = rows.chunk_by(|one, other| one.shard == other.shard);
+        let now = sources.now();
+        let cells = shards.flat_map(|shard| shard.chunks(agents_per_cell));
+        let cells = cells.map(|rows| Cell::of(rows, sources, now)).collect();
+        Self { agents_per_cell, cells, as_of: view.as_of() }
+    }
+}
+
+impl Cell {
+    fn of(rows: &[&Row], sources: &Sources, now: MonoNs) -> Self {
+        let count = |state| rows.iter().filter(|row| row.hot.state == state).count();
+        let permille = |row: &&Row| {
+            let silent = u128::from(now.since(row.hot.last_arrival)) * 1000;
+            u64::try_from(silent / u128::from(sources.threshold_of(row.hot.class).max(1))).unwrap_or(u64::MAX)
+        };
+        Self {
+            shard: rows[0].shard,
+            pid_from: rows[0].hot.pid,
+            pid_to: rows[rows.len() - 1].hot.pid,
+            agents: rows.len(),
+            stalled: count(State::Stalled),
+            waiting: count(State::Waiting),
+            silent_permille: rows.iter().map(permille).max().unwrap_or(0),
+        }
+    }
+}
