@@ -380,7 +380,7 @@ fn row(f: &mut fmt::Formatter<'_>, name: &str, q: &Quantiles, show: impl Fn(u64)
 }
 
 /// A time with three digits and its unit.
-fn written(ns: u64) -> String {
+pub(crate) fn written(ns: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
     let value = ns as f64;
     match ns {

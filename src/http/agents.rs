@@ -17,9 +17,9 @@ use super::Sources;
 use super::query::{BadQuery, Query};
 use super::ring::{Known, Ring};
 use crate::aggregator::export::jsonl;
-use crate::config::written;
 use crate::lookup::Ticket;
 use crate::plan::matches_pattern;
+use crate::snapshot::written;
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::MonoNs;
 use crate::wire::Status;
@@ -335,18 +335,15 @@ impl Page {
 impl Page {
     /// For the page without a script.
     pub fn rows(&self) -> impl Iterator<Item = Vec<String>> {
-        let time = |ns| written(Duration::from_nanos(ns));
         let rows = self.agents.iter().map(move |agent| {
             let comm = agent.comm.clone().unwrap_or_else(|| "?".to_owned());
-            // To the millisecond is enough for a person.
-            let silent = time(agent.silent_ns / 1_000_000 * 1_000_000);
             vec![
                 agent.pid.to_string(),
                 comm,
                 agent.shard.to_string(),
                 agent.uid.to_string(),
-                silent,
-                time(agent.threshold_ns),
+                written(agent.silent_ns),
+                written(agent.threshold_ns),
                 agent.beats.to_string(),
                 agent.lost.to_string(),
             ]

@@ -1,7 +1,6 @@
 //! The fleet at a glance, as JSON: what a snapshot holds, and what is wrong in words.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -9,9 +8,8 @@ use serde::Serialize;
 use super::Sources;
 use super::metrics::{Buckets, bounds};
 use crate::aggregator::tally::{Histograms, Tally};
-use crate::config::written;
 use crate::plan::Rule;
-use crate::snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
+use crate::snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot, written};
 use crate::time::{MonoNs, WallNs};
 use crate::uids::UidCounts;
 
@@ -189,7 +187,7 @@ impl FleetAnswer {
 
     /// The line below it.
     pub fn summary(&self) -> String {
-        let threshold = written(Duration::from_nanos(self.threshold_ns));
+        let threshold = written(self.threshold_ns);
         format!(
             "{} shards · a silence of {threshold} is a stall · since {} · {}",
             self.shards.len(),
@@ -200,7 +198,6 @@ impl FleetAnswer {
 
     /// The table of shards.
     pub fn rows(&self) -> impl Iterator<Item = Vec<String>> {
-        let time = |ns| written(Duration::from_nanos(ns));
         self.shards.iter().map(move |shard| {
             let state = match (shard.is_alive, shard.is_blind, shard.is_reachable) {
                 (false, ..) => "dead",
@@ -213,7 +210,7 @@ impl FleetAnswer {
             let mut cells: Vec<String> = counts.iter().map(u64::to_string).collect();
             cells.push("–".to_owned());
             cells.extend([shard.beats, shard.lost, refused].iter().map(u64::to_string));
-            cells.extend([shard.latencies.queue_ns.p99, shard.tick_age_ns, shard.blind_ns].map(time));
+            cells.extend([shard.latencies.queue_ns.p99, shard.tick_age_ns, shard.blind_ns].map(written));
             cells.extend([shard.queue_limit.to_string(), state.to_owned()]);
             cells
         })

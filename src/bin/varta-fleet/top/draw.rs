@@ -180,7 +180,7 @@ fn agent_line(agent: &Agent) -> Line<'static> {
     );
     let style = match agent.state.as_str() {
         "stalled" => alarm(),
-        _ if agent.silent_ns > agent.threshold_ns / 2 => Style::new().fg(Color::Yellow),
+        _ if agent.silent_ns > agent.threshold_ns / 3 * 2 => Style::new().fg(Color::Yellow),
         _ => Style::new(),
     };
     Line::styled(text, style)
@@ -230,7 +230,7 @@ fn help(frame: &mut Frame<'_>) {
         " ?             this",
         "",
         " queue: what 99 % of the beats of the last second waited",
-        " yellow: half of the threshold is silent, or a shard is blind",
+        " yellow: silent for two thirds of the threshold; a blind shard",
         " red: stalled, or a shard is dead",
         " why: varta-fleet explain PID",
     ];
