@@ -132,20 +132,14 @@ fn bars(curve: &VecDeque<u64>, width: usize) -> String {
 }
 
 fn agent_lines(model: &Model, area: Rect) -> Vec<Line<'static>> {
-    let filter =
-        if model.filter().is_empty() { String::new() } else { format!(", name has {}", model.filter()) };
+    let name = if model.filter().is_empty() { "name".to_owned() } else { format!("*{}*", model.filter()) };
+    let sorted = |column: &'static str| {
+        if column == model.sort() { format!("{column}↓") } else { column.to_owned() }
+    };
+    let [silent, beats, lost, stalls] = ["silent", "beats", "lost", "stalls"].map(sorted);
     let head = format!(
-        "{:>7}  {:<15} {:>5}  {:<7} {:>8} {:>8} {:>6} {:>6} {:>6}   by {}{filter}",
-        "pid",
-        "name",
-        "shard",
-        "state",
-        "silent",
-        "of",
-        "beats",
-        "lost",
-        "stalls",
-        model.sort()
+        "{:>7}  {name:<15} {:>5}  {:<7} {silent:>8} {:>8} {beats:>6} {lost:>6} {stalls:>7}   status",
+        "pid", "shard", "state", "of"
     );
     let room = usize::from(area.height).saturating_sub(1);
     let mut lines = vec![headed(head, area.width)];
@@ -163,7 +157,7 @@ fn agent_lines(model: &Model, area: Rect) -> Vec<Line<'static>> {
 
 fn agent_line(agent: &Agent) -> Line<'static> {
     let text = format!(
-        "{:>7}  {:<15} {:>5}  {:<7} {:>8} {:>8} {:>6} {:>6} {:>6}   {}",
+        "{:>7}  {:<15} {:>5}  {:<7} {:>8} {:>8} {:>6} {:>6} {:>7}   {}",
         agent.pid,
         comm(agent),
         agent.shard,

@@ -1,0 +1,310 @@
+//! What an operator types, against real observers and real agents; `top` in a real terminal.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+mod common;
+
+use common::{Agent, AgentOptions, Client, Observer, Options, Place, SOON, wait_for};
+
+fn run(dir: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_varta-fleet"));
+    command.args(arguments).env("VARTA_DIR", dir).output().expect("run it")
+}
+
+/// What it printed; it must end well.
+fn said(dir: &Path, arguments: &[&str]) -> String {
+    let output = run(dir, arguments);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{arguments:?}: {text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    text
+}
+
+/// What it complained of, with this exit code.
+fn refused(dir: &Path, arguments: &[&str], code: i32) -> String {
+    let output = run(dir, arguments);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+    assert!(text.starts_with("error: "), "{text}");
+    text
+}
+
+fn fleet_of_three() -> (Observer, Vec<Agent>) {
+    let mut observer = Observer::start(Options::default());
+    let client = |client| AgentOptions { client, ..AgentOptions::default() };
+    let clients = [Client::Rust02, Client::Rust01, Client::Rust02];
+    let agents = Agent::start_many(&observer, clients.map(client));
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    (observer, agents)
+}
+
+#[test]
+fn a_stall_is_seen_listed_and_explained() {
+    let (mut observer, agents) = fleet_of_three();
+    let dir = observer.dir();
+    assert!(said(&dir, &["status"]).starts_with("All well: 3 agents beat.\n"));
+    let pid = agents[1].pid().to_string();
+    wait_for("a third beat", || {
+        let detail = observer.get(&format!("/api/v1/agents/{pid}")).json();
+        detail["period_ns"].is_u64().then_some(())
+    });
+    agents[1].signal(Signal::STOP);
+    observer.expect("stall", agents[1].pid(), SOON);
+
+    let status = said(&dir, &["status"]);
+    assert!(status.starts_with("1 of 3 agents is stalled.\n"), "{status}");
+    assert!(status.contains("varta-fleet agents --state stalled"), "{status}");
+    let json: Value = serde_json::from_str(&said(&dir, &["status", "--json"])).expect("JSON");
+    assert_eq!(json["stalled"], 1);
+
+    wait_for("the list to show it", || {
+        let listed = said(&dir, &["agents", "--state", "stalled"]);
+        let lines: Vec<&str> = listed.lines().collect();
+        (lines.len() == 3 && lines[1].trim_start().starts_with(&pid) && lines[2] == "1 agent").then_some(())
+    });
+    let all = said(&dir, &["agents", "--json", "--sort", "silent"]);
+    let first: Value = serde_json::from_str(all.lines().next().expect("three lines")).expect("JSON");
+    assert_eq!((first["pid"].to_string(), all.lines().count()), (pid.clone(), 3));
+    let limited = said(&dir, &["agents", "--limit", "2", "--comm", "stock-*"]);
+    assert_eq!(limited.lines().last(), Some("2 of 3 agents"));
+
+    let explained = said(&dir, &["explain", &pid]);
+    let text = explained.replace('\n', " ");
+    for part in [
+        &format!("stock-agent (pid {pid}, uid 0) is STALLED"),
+        "usually one every ",
+        "A silence of 1.00 s is a stall for it (the default).",
+        "It was judged stalled once:",
+        "we could see for a whole threshold",
+        "Its shard has never been blind.",
+        "silent for 1.0",
+    ] {
+        assert!(text.contains(part), "{part}: {explained}");
+    }
+    agents[1].signal(Signal::CONT);
+    observer.expect("resume", agents[1].pid(), SOON);
+    assert!(said(&dir, &["explain", &pid]).replace('\n', " ").contains("The silence ended"));
+    agents[1].signal(Signal::KILL);
+    observer.expect("exit", agents[1].pid(), SOON);
+    wait_for("the end to be explained", || {
+        said(&dir, &["explain", &pid])
+            .starts_with(&format!("pid {pid} ended by signal 9 at 20"))
+            .then_some(())
+    });
+    assert!(refused(&dir, &["explain", "1"], 1).contains("is it the right pid?"));
+    observer.stop();
+}
+
+#[test]
+fn events_are_shown_as_words_or_as_in_the_log_and_followed_to_the_end() {
+    let (mut observer, agents) = fleet_of_three();
+    let dir = observer.dir();
+    let log: String = observer.events().iter().map(|event| format!("{event}\n")).collect();
+    wait_for("the last event", || (said(&dir, &["events"]) == log).then_some(()));
+    let of_pid = said(&dir, &["events", "--pid", &agents[0].pid().to_string(), "--format", "words"]);
+    assert!(of_pid.ends_with("beats, status ok\n") && of_pid.lines().count() == 1, "{of_pid}");
+    assert!(refused(&dir, &["events", "--kind", "stal"], 1).contains("write some of up,stall"));
+
+    let following = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+        .args(["events", "--follow", "--after", "0", "--kind", "start,exit,stop"])
+        .env("VARTA_DIR", &dir)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("run it");
+    drop(agents);
+    for _ in 0..3 {
+        observer.expect_kind("exit", SOON);
+    }
+    let ended = observer.stop();
+    let output = following.wait_with_output().expect("it ends with the fleet");
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let kinds: Vec<String> = text
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<Value>(line).expect("JSON")["kind"].as_str().expect("a kind").to_owned()
+        })
+        .collect();
+    assert_eq!(kinds, ["start", "exit", "exit", "exit", "stop"]);
+    assert!(refused(&ended.place.dir(), &["events"], 69).contains("no fleet is running"));
+}
+
+#[test]
+fn who_may_not_ask_and_where_nobody_answers_is_told() {
+    let place = Place::new();
+    for command in [&["status"][..], &["agents"], &["explain", "7"], &["events", "--follow"]] {
+        let told = refused(&place.dir(), command, 69);
+        assert!(told.contains("varta-fleet run") && told.contains("--dir"), "{told}");
+    }
+    assert!(refused(&place.dir(), &["top"], 2).contains("status --json"));
+    common::needs_root("it asks as another user");
+    let (observer, _agents) = fleet_of_three();
+    let copy = observer.place().base().join("copy");
+    common::copy_program(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), &copy);
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(&copy)
+        .args(["status", "--dir"])
+        .arg(observer.dir())
+        .output()
+        .expect("run setpriv");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(77), "{told}");
+    assert!(told.contains("run as root or as the user of the observer"), "{told}");
+    observer.stop();
+}
+
+#[test]
+fn manual_and_completions_know_every_command_and_flag() {
+    let place = Place::new();
+    let manual = said(&place.dir(), &["man"]);
+    let help = said(&place.dir(), &["--help"]);
+    let listed = help.split("Commands:").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("commands");
+    // What goes on in the next line is further in.
+    let lines = listed.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let commands: Vec<&str> = lines.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.len() >= 12, "{commands:?}");
+    for command in &commands {
+        assert!(manual.contains(&format!(".SH \"{}\"", command.to_uppercase())), "{command}");
+    }
+    let plain = manual.replace('\\', "");
+    for flag in ["--http", "--threshold", "--uid-frames-max", "--follow", "--flat-out", "--state"] {
+        assert!(plain.contains(flag), "{flag}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = said(&place.dir(), &["completions", shell]);
+        for command in &commands {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+    }
+}
+
+// --- top ------------------------------------------------------------------------------------------
+
+/// A terminal of its own, 80x24; gone when dropped.
+struct Terminal {
+    name: String,
+}
+
+impl Terminal {
+    fn run(name: &str, command: &str) -> Self {
+        let terminal = Self { name: format!("varta-{}-{name}", std::process::id()) };
+        // The shell stays, so that what a program leaves of its terminal is seen.
+        let start = ["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "env PS1='$ ' sh"];
+        terminal.tmux(&start);
+        terminal.keys(&[&format!("{command}; echo ended $?"), "Enter"]);
+        terminal
+    }
+
+    fn tmux(&self, arguments: &[&str]) -> String {
+        let output = Command::new("tmux")
+            .args(["-L", &self.name])
+            .args(arguments)
+            .output()
+            .expect("tmux is missing: scripts/check --setup installs it");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn keys(&self, keys: &[&str]) {
+        self.tmux(&[&["send-keys"], keys].concat());
+    }
+
+    fn screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    fn expect(&self, what: &str) -> String {
+        wait_for(&format!("{what:?} on the screen:\n{}", self.screen()), || {
+            let screen = self.screen();
+            screen.contains(what).then_some(screen)
+        })
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = Command::new("tmux").args(["-L", &self.name, "kill-server"]).output();
+    }
+}
+
+fn top(dir: &Path) -> String {
+    format!("{} top --dir {}", env!("CARGO_BIN_EXE_varta-fleet"), dir.display())
+}
+
+#[test]
+fn top_shows_the_fleet_live_and_gives_the_terminal_back() {
+    let (mut observer, agents) = fleet_of_three();
+    let terminal = Terminal::run("live", &top(&observer.dir()));
+    terminal.expect("All well: 3 agents beat.");
+    let pid = agents[0].pid();
+    agents[0].signal(Signal::STOP);
+    observer.expect("stall", pid, SOON);
+    terminal.expect("1 of 3 agents is stalled.");
+    let screen = terminal.expect(&format!("stall    pid {pid}"));
+    let lines: Vec<&str> = screen.lines().collect();
+    assert!(lines[23].contains("q quit"), "{screen}");
+    let worst = lines.iter().position(|line| line.contains("silent↓")).expect("a table") + 1;
+    assert!(
+        lines[worst].contains(&pid.to_string()),
+        "the one that is silent for longest is the first:\n{screen}"
+    );
+
+    terminal.keys(&["s"]);
+    terminal.expect("lost↓");
+    terminal.keys(&["/", "n", "o", "n", "e", "Enter"]);
+    terminal.expect("nobody");
+    terminal.keys(&["Escape"]);
+    terminal.expect("stock-agent");
+    terminal.keys(&["?"]);
+    terminal.expect("varta-fleet explain PID");
+    terminal.keys(&["?", "f"]);
+    terminal.expect("FROZEN");
+    agents[0].signal(Signal::CONT);
+    observer.expect("resume", pid, SOON);
+    assert!(terminal.screen().contains("1 of 3 agents is stalled."), "nothing moves");
+    terminal.keys(&["f"]);
+    terminal.expect("All well: 3 agents beat.");
+    terminal.keys(&["q"]);
+    let screen = terminal.expect("ended 0");
+    assert!(!screen.contains("All well"), "the screen from before is back:\n{screen}");
+    terminal.keys(&["stty -a | grep -o ' echo '", "Enter"]);
+    terminal.expect("\n echo");
+    observer.stop();
+}
+
+#[test]
+fn top_says_that_the_fleet_is_gone_goes_on_when_it_is_back_and_ends_on_a_signal() {
+    let (observer, agents) = fleet_of_three();
+    let terminal = Terminal::run("gone", &format!("{} & fg", top(&observer.dir())));
+    terminal.expect("All well: 3 agents beat.");
+    drop(agents);
+    let place = observer.stop().place;
+    terminal.expect("! no fleet is running");
+    let observer = Observer::start_in(place, Options::default());
+    terminal.expect("Nobody beats yet.");
+    for signal in ["TERM", "INT", "HUP"] {
+        let found = Command::new("pkill")
+            .args([&format!("-{signal}"), "-f", &format!("^{}", top(&observer.dir()))])
+            .status()
+            .expect("run pkill");
+        assert!(found.success(), "{signal}");
+        terminal.expect("ended 0");
+        terminal.keys(&["clear", "Enter"]);
+        terminal.keys(&[&format!("{}; echo ended $?", top(&observer.dir())), "Enter"]);
+        terminal.expect("Nobody beats yet.");
+    }
+    terminal.keys(&["C-c"]);
+    terminal.expect("ended 0");
+    observer.stop();
+}
