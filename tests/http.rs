@@ -539,3 +539,63 @@ fn agents_have_series_of_their_own_only_if_asked_for_and_only_so_many() {
     assert!(!observer.get("/metrics").text().contains("pid="));
     observer.stop();
 }
+
+#[test]
+fn fault_47_a_name_with_quotes_markup_and_controls_is_text_everywhere() {
+    let config = "[http]\nmetrics-agents-max = 10\n".to_owned();
+    let mut observer = Observer::start(Options { config, ..Options::default() });
+    // A process is called as the file it was started from.
+    let name = "<b>\"'\\}\n\u{1b}[2Jx";
+    let program = observer.place().base().join(name);
+    common::copy_program(common::rust_program(), &program);
+    let agent =
+        Agent::start_with(&observer, AgentOptions { program: Some(program), ..AgentOptions::default() });
+    observer.expect("up", agent.pid(), SOON);
+    let listed = wait_for("its name", || {
+        let page = observer.get("/api/v1/agents").json();
+        page["agents"][0]["comm"].is_string().then_some(page)
+    });
+    assert_eq!(listed["agents"][0]["comm"], name, "JSON says it as it is");
+    let found = observer.get("/api/v1/agents?comm=%3Cb%3E*").json();
+    assert_eq!(found["total"], 1);
+    for path in ["/metrics", "/metrics/agents"] {
+        let text = observer.get(path);
+        assert!(!text.text().contains("<b>"), "names are no labels");
+        let lines = text.text().lines().filter(|line| !line.starts_with('#'));
+        for line in lines {
+            let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line:?}"));
+            assert!(value.parse::<f64>().is_ok() && series.starts_with(['v', 'p']), "{line:?}");
+        }
+    }
+    agent.signal(Signal::STOP);
+    observer.expect("stall", agent.pid(), SOON);
+    let page = wait_for("the page to show the stall", || {
+        let page = observer.get("/");
+        page.text().contains("&lt;b&gt;&quot;&#39;").then_some(page)
+    });
+    assert!(!page.text().contains("<b>"), "{}", page.text());
+    observer.stop();
+}
+
+#[test]
+fn fault_39_without_a_descriptor_left_idle_connections_make_room() {
+    let mut observer = Observer::start(served());
+    let address = observer.http_address();
+    let mut idle: Vec<Connection> = (0..20).map(|_| Connection::tcp(address)).collect();
+    for connection in &mut idle {
+        assert_eq!(connection.get("/-/ready", &[]).code, 200);
+    }
+    let open = fs::read_dir(format!("/proc/{}/fd", observer.pid())).expect("its descriptors").count();
+    let limit = format!("--nofile={open}:{open}");
+    let status = std::process::Command::new("prlimit")
+        .args(["--pid", &observer.pid().to_string(), &limit])
+        .status()
+        .expect("run prlimit");
+    assert!(status.success());
+    for _ in 0..5 {
+        assert_eq!(Connection::tcp(address).get("/-/ready", &["Connection: close"]).code, 200);
+    }
+    let agent = Agent::start(Client::Rust02, &observer);
+    observer.expect("up", agent.pid(), SOON);
+    observer.stop();
+}

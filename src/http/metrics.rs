@@ -512,7 +512,7 @@ fn encode_histogram(
     encoder: &mut MetricEncoder<'_>,
 ) -> fmt::Result {
     let Buckets { counts, sum } = Buckets::of(histogram, bounds);
-    let upper = bounds.iter().map(|bound| number(*bound) / per).chain([f64::MAX]);
+    let upper = bounds.iter().map(|bound| number(*bound) / per).chain([f64::INFINITY]);
     let buckets: Vec<(f64, u64)> = upper.zip(counts).collect();
     encoder.encode_histogram::<NoLabelSet>(sum / per, histogram.len(), &buckets, None)
 }
@@ -589,4 +589,79 @@ pub fn prometheus_text(openmetrics: &str) -> String {
 
 fn is_counter(name: &str) -> bool {
     FAMILIES.iter().any(|family| family.name == name && matches!(family.values, Counter(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::tests::sources;
+    use super::*;
+
+    fn text(agents: u64) -> String {
+        let sources = Arc::new(sources(2));
+        for shard in &mut sources.tally.lock().shards {
+            shard.up = agents;
+            shard.histograms.queue_ns.saturating_record_n(1_500, agents);
+            shard.histograms.queue_ns.saturating_record(7_000_000);
+        }
+        openmetrics_text(Reading::take(&sources, Traffic::default(), MonoNs(5)))
+    }
+
+    #[test]
+    fn fault_46_a_million_agents_have_the_series_of_ten() {
+        let series = |text: &str| -> Vec<String> {
+            let samples = text.lines().filter(|line| !line.starts_with('#'));
+            samples.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
+        };
+        let (few, many) = (text(10), text(1_000_000));
+        assert_eq!(series(&few), series(&many));
+        assert!(many.len() < 32 * 1024, "{} bytes", many.len());
+    }
+
+    #[test]
+    fn every_family_is_named_described_and_there_once() {
+        let text = text(1);
+        let mut names = BTreeSet::new();
+        for Family { name, help, values } in FAMILIES {
+            assert!(names.insert(*name), "{name} is there twice");
+            assert!(name.starts_with("varta_") || name.starts_with("process_"), "{name}");
+            assert!(help.len() > 5 && !help.ends_with('.') && !help.contains('\n'), "{name}: {help}");
+            assert!(!name.ends_with("_total"), "{name}: the encoder adds it");
+            if matches!(values, Times(_)) {
+                assert!(name.ends_with("_seconds"), "{name}");
+            }
+            assert_eq!(text.matches(&format!("# HELP {name} {help}\n")).count(), 1, "{name}");
+            let sample = format!("\n{name}");
+            assert!(text.contains(&sample), "{name} has no sample");
+        }
+        let values: BTreeSet<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("varta_frames_refused_total{shard=\"1\""))
+            .collect();
+        assert_eq!(values.len(), Refusal::ALL.len());
+    }
+
+    #[test]
+    fn buckets_are_cumulative_and_hold_every_value() {
+        let text = text(3);
+        let bucket = |le: &str| {
+            let line = format!("varta_queue_seconds_bucket{{le=\"{le}\"}} ");
+            text.lines().find_map(|found| found.strip_prefix(&line)).map(str::to_owned)
+        };
+        let counts = ["0.000001", "0.0000025", "0.005", "0.01", "10.0", "+Inf"].map(bucket);
+        assert_eq!(counts.map(|count| count.unwrap_or_default()), ["0", "6", "6", "8", "8", "8"]);
+        assert!(text.contains("\nvarta_queue_seconds_count 8\n"));
+    }
+
+    #[test]
+    fn the_older_format_names_counters_in_full() {
+        let plain = prometheus_text(&text(1));
+        assert!(
+            plain.contains("# HELP varta_beats_total Accepted frames\n# TYPE varta_beats_total counter\n")
+        );
+        assert!(plain.contains("# TYPE varta_agents gauge\n"));
+        assert!(plain.contains("# TYPE varta_queue_seconds histogram\n"));
+        assert!(!plain.contains("# EOF"));
+    }
 }

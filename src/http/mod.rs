@@ -490,3 +490,69 @@ impl Server {
         Traffic { connections, ..*self.traffic.borrow() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::kick::Kick;
+    use crate::table::{self, Origin};
+
+    /// Of a fleet that nobody runs.
+    pub fn sources(shards: u16) -> Sources {
+        let dir = PathBuf::from("/run/test");
+        let config = Config { dir: Some(dir.clone()), shards: Some(shards.into()), ..Config::default() };
+        let port = |shard| {
+            let origin = Origin { boot_id: 0, pid_namespace: 0, shard, shards };
+            let (_, table) = table::create(8, origin).unwrap();
+            Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap())
+        };
+        let mut tally = Tally::default();
+        tally.shards.resize_with(shards.into(), Default::default);
+        Sources {
+            ports: (0..shards).map(port).collect(),
+            tally: Arc::new(Mutex::new(tally)),
+            names: Arc::new(Names::new(shards.into())),
+            aggregator_turned_at: Arc::default(),
+            vigil: Arc::default(),
+            output_errno: Arc::default(),
+            thresholds_ns: vec![2_000_000_000],
+            plan: config.plan().unwrap(),
+            dir,
+            warnings: Vec::new(),
+            is_raised: [true; 2],
+            started: (MonoNs(1), WallNs(2)),
+            address: None,
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_words() {
+        let sources = sources(2);
+        let told = |sources: &Sources| {
+            let tally = Tally::copy_of(&sources.tally);
+            let snapshot = Snapshot::take(&sources.ports, &tally, 1);
+            sources.problems(&snapshot, MonoNs(5))
+        };
+        assert_eq!(told(&sources), Vec::<String>::new());
+        sources.ports[1].counters.is_blind.set(1);
+        sources.tally.lock().shards[0].is_unreachable = true;
+        sources.tally.lock().shards[0].unwatched = 3;
+        sources.tally.lock().is_unlisted = true;
+        sources.output_errno.store(libc::ENOSPC, Ordering::Relaxed);
+        let problems = told(&sources).join("\n");
+        for part in [
+            "shard 1 is blind",
+            "shard 0 has lost",
+            "watch 3 processes",
+            "directory is not in order",
+            "no space left",
+        ] {
+            assert!(problems.contains(part), "{part}: {problems}");
+        }
+        assert!(sources.is_healthy(MonoNs(5)), "all of that is no reason to restart");
+        sources.ports[0].counters.set_health(crate::counters::ShardHealth::Panicked);
+        assert!(!sources.is_healthy(MonoNs(5)));
+        assert!(told(&sources)[0].contains("shard 0 is dead"));
+    }
+}
