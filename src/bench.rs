@@ -5,6 +5,8 @@
 //! tests. Nothing of it is documented or promised.
 
 pub use crate::admission::Admission;
+#[cfg(feature = "http")]
+pub use crate::http::standin::{busy as busy_sources, scrape};
 pub use crate::kick::Kick;
 pub use crate::lane::report::SAMPLES_MAX;
 pub use crate::lane::{Doorbell, Port};

@@ -48,6 +48,9 @@
 //!
 //! One socket without threads, in a loop of your own: [`Observer`].
 //!
+//! With the feature `http` (on by default) a fleet also answers on `control.sock` in its directory, and where
+//! [`config::HttpConfig`] says: metrics, an API that `/api/v1/openapi.json` describes, and a status page.
+//!
 //! The library installs no signal handler, no logger and no panic hook, keeps no global state, and never
 //! ends the process.
 

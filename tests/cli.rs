@@ -163,7 +163,7 @@ fn what_is_not_a_command_or_flag_is_usage() {
     let scene = Scene::new();
     scene.run(&["rout"]).says(USAGE, &["unrecognized subcommand 'rout'", "'route'", "--help"]);
     scene.run(&["run", "--treshold", "1s"]).says(USAGE, &["'--treshold'", "'--threshold'"]);
-    scene.run(&["run", "--http", "127.0.0.1:1"]).says(USAGE, &["unexpected argument '--http'"]);
+    scene.run(&["check", "--http"]).says(USAGE, &["a value is required", "--http <ADDR:PORT>"]);
     scene.run(&["check", "--print-ready"]).says(USAGE, &["unexpected argument '--print-ready'"]);
     scene.run(&["demo", "--dir", "x"]).says(USAGE, &["unexpected argument '--dir'"]);
     scene.run(&["run", "--shards"]).says(USAGE, &["a value is required", "--shards <N>"]);
@@ -289,7 +289,23 @@ fn each_sort_of_bad_file_is_explained() {
         ),
         (
             "[http]\nlisten = \"x\"",
-            ["cannot use http (varta.toml line 1): there is no such key", "the keys here are dir, shards"],
+            ["cannot use listen = \"x\" (in [http], varta.toml line 2)", "such as 127.0.0.1:9464"],
+        ),
+        (
+            "[http]\nlisten = \"0.0.0.0:9464\"",
+            ["cannot use listen = \"0.0.0.0:9464\" (in [http], varta.toml line 2)", "write token-file"],
+        ),
+        (
+            "[http]\ntoken-file = \"/t\"",
+            ["cannot use token-file = \"/t\" (in [http], varta.toml line 2)", "write listen"],
+        ),
+        (
+            "http = 9464",
+            ["cannot use http = 9464 (varta.toml line 1): it is an integer", "write a table, headed [http]"],
+        ),
+        (
+            "hosts = 1",
+            ["cannot use hosts (varta.toml line 1): there is no such key", "the keys here are dir, shards"],
         ),
         (
             "[[shard]]\nthreshold = \"1s\"",

@@ -61,7 +61,7 @@ fn fault_28_a_second_observer_is_told_who_is_there_and_leaves_the_first_alone() 
     let mut agent = Agent::start(Client::Rust02, &first);
     first.expect("up", agent.pid(), SOON);
     let files = || -> Vec<_> {
-        let names = ["lock", "fleet.json", "varta.sock", "shard-0.sock", "shard-1.sock"];
+        let names = ["lock", "fleet.json", "control.sock", "varta.sock", "shard-0.sock", "shard-1.sock"];
         let found = names.map(|name| fs::symlink_metadata(first.dir().join(name)).map(|found| found.ino()));
         found.into_iter().map(|inode| inode.expect("a file of the first")).collect()
     };

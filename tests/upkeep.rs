@@ -98,8 +98,17 @@ fn names_in(dir: &Path) -> Vec<String> {
     names
 }
 
-const WHOLE: [&str; 7] =
-    [".shard-0~", ".shard-1~", "fleet.json", "lock", "shard-0.sock", "shard-1.sock", "varta.sock"];
+const WHOLE: [&str; 9] = [
+    ".control~",
+    ".shard-0~",
+    ".shard-1~",
+    "control.sock",
+    "fleet.json",
+    "lock",
+    "shard-0.sock",
+    "shard-1.sock",
+    "varta.sock",
+];
 
 #[test]
 fn fault_29_a_socket_that_is_removed_is_put_back_and_told() {

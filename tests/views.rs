@@ -306,5 +306,15 @@ fn top_says_that_the_fleet_is_gone_goes_on_when_it_is_back_and_ends_on_a_signal(
     }
     terminal.keys(&["C-c"]);
     terminal.expect("ended 0");
+
+    // The terminal goes away under it.
+    terminal.keys(&["clear", "Enter", &format!("exec {}", top(&observer.dir())), "Enter"]);
+    terminal.expect("Nobody beats yet.");
+    drop(terminal);
+    let pattern = format!("^{}", top(&observer.dir()));
+    wait_for("top to end with its terminal", || {
+        let found = Command::new("pgrep").args(["-f", &pattern]).output().expect("run pgrep");
+        (!found.status.success()).then_some(())
+    });
     observer.stop();
 }

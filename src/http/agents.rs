@@ -80,20 +80,26 @@ impl Row {
     }
 }
 
-/// All agents, as of the last scan.
-#[derive(Debug)]
+/// All agents, as of the last scan. The default: nobody.
+#[derive(Debug, Default)]
 pub struct View {
     /// In the order of their pids, each once.
     rows: Vec<Row>,
     /// When each shard was begun with.
     as_of: Vec<MonoNs>,
-    taken: Instant,
+}
+
+/// A scan, and when it began.
+#[derive(Clone, Debug)]
+struct Scan {
+    view: Rc<View>,
+    began: Instant,
 }
 
 /// The last scan, and who may begin the next.
 #[derive(Debug, Default)]
 pub struct Views {
-    last: RefCell<Option<Rc<View>>>,
+    last: RefCell<Option<Scan>>,
     /// Held during a scan: whoever wants one meanwhile waits for that one.
     scanning: Mutex<()>,
     is_forgetting: Cell<bool>,
@@ -103,8 +109,8 @@ impl Views {
     /// A scan that is at most half a second old.
     pub async fn fresh(&self, sources: &Sources, busy: impl Fn(u64)) -> Rc<View> {
         let _scanning = self.scanning.lock().await;
-        if let Some(view) = self.last().filter(|view| view.taken.elapsed() < FRESH) {
-            return view;
+        if let Some(last) = self.last().filter(|last| last.began.elapsed() < FRESH) {
+            return last.view;
         }
         self.scan(sources, busy).await
     }
@@ -114,11 +120,11 @@ impl Views {
         let asked = Instant::now();
         let _scanning = self.scanning.lock().await;
         let last = self.last();
-        if let Some(view) = last.as_ref().filter(|view| view.taken >= asked) {
-            return Rc::clone(view);
+        if let Some(last) = last.as_ref().filter(|last| last.began >= asked) {
+            return Rc::clone(&last.view);
         }
-        if let Some(view) = last {
-            sleep_until(view.taken + FRESH).await;
+        if let Some(last) = last {
+            sleep_until(last.began + FRESH).await;
         }
         self.scan(sources, busy).await
     }
@@ -128,19 +134,19 @@ impl Views {
         if self.is_forgetting.replace(true) {
             return;
         }
-        while self.last().is_some_and(|view| view.taken.elapsed() < KEPT) {
+        while self.last().is_some_and(|last| last.began.elapsed() < KEPT) {
             sleep(KEPT).await;
         }
         self.last.replace(None);
         self.is_forgetting.set(false);
     }
 
-    fn last(&self) -> Option<Rc<View>> {
+    fn last(&self) -> Option<Scan> {
         self.last.borrow().clone()
     }
 
     async fn scan(&self, sources: &Sources, busy: impl Fn(u64)) -> Rc<View> {
-        let taken = Instant::now();
+        let began = Instant::now();
         let (mut rows, mut as_of) = (Vec::new(), Vec::new());
         for (shard, port) in (0u16..).zip(&*sources.ports) {
             as_of.push(sources.now());
@@ -163,8 +169,8 @@ impl Views {
                 }
             }
         }
-        let view = Rc::new(View { rows: one_each(rows), as_of, taken });
-        self.last.replace(Some(Rc::clone(&view)));
+        let view = Rc::new(View { rows: one_each(rows), as_of });
+        self.last.replace(Some(Scan { view: Rc::clone(&view), began }));
         view
     }
 }
@@ -585,4 +591,44 @@ pub fn series(view: Rc<View>, max: usize) -> impl Iterator<Item = String> {
         std::iter::once(head).chain(body)
     });
     about.into_iter().chain(pieces)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::standin::sources;
+    use super::*;
+
+    #[test]
+    fn whoever_asks_at_once_shares_a_scan_and_the_next_comes_half_a_second_later() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let (sources, views) = (sources(2), Views::default());
+            let both =
+                futures_util::future::join(views.fresh(&sources, |_| {}), views.fresh(&sources, |_| {}));
+            let (one, other) = both.await;
+            assert!(Rc::ptr_eq(&one, &other));
+            let began = views.last().unwrap().began;
+            let next = views.next(&sources, |_| {}).await;
+            assert!(!Rc::ptr_eq(&one, &next));
+            assert!(views.last().unwrap().began - began >= FRESH);
+        });
+    }
+
+    #[test]
+    fn an_agent_on_two_shards_is_one() {
+        let row = |shard, pid, arrival| Row {
+            shard,
+            slot: 0,
+            generation: 1,
+            hot: Hot { pid, last_arrival: MonoNs(arrival), state: State::Up, ..Hot::default() },
+            uid: 0,
+            first_arrival: MonoNs(0),
+            lost: 0,
+            stalls: 0,
+            resumes: 0,
+        };
+        let rows = one_each(vec![row(0, 9, 5), row(0, 7, 1), row(1, 7, 2)]);
+        let found: Vec<_> = rows.iter().map(|row| (row.hot.pid, row.shard)).collect();
+        assert_eq!(found, [(7, 1), (9, 0)], "the one that heard it last");
+    }
 }

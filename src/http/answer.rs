@@ -18,6 +18,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use rustix::rand::GetRandomFlags;
 use serde::Serialize;
+use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
 use super::agents::{Detail, Exited, Page, Past, Selection, View, series};
@@ -276,14 +277,19 @@ impl Server {
 
     /// A scan that is fresh enough, or one that begins now.
     async fn view(self: &Rc<Self>, must_be_new: bool) -> Rc<View> {
-        let count = |busy| self.traffic.borrow_mut().slot_reads_busy += busy;
-        let view = match must_be_new {
-            false => self.views.fresh(&self.sources, count).await,
-            true => self.views.next(&self.sources, count).await,
-        };
         let server = Rc::clone(self);
-        spawn_local(async move { server.views.forget().await });
-        view
+        // A task of its own: a client that leaves must not end what others wait for, or have it begun again.
+        let (found, view) = oneshot::channel();
+        spawn_local(async move {
+            let count = |busy| server.traffic.borrow_mut().slot_reads_busy += busy;
+            let view = match must_be_new {
+                false => server.views.fresh(&server.sources, count).await,
+                true => server.views.next(&server.sources, count).await,
+            };
+            let _ = found.send(view);
+            server.views.forget().await;
+        });
+        view.await.unwrap_or_default()
     }
 
     async fn metrics_of_agents(self: &Rc<Self>) -> Answer {

@@ -595,7 +595,7 @@ fn is_counter(name: &str) -> bool {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::tests::sources;
+    use super::super::standin::sources;
     use super::*;
 
     fn text(agents: u64) -> String {

@@ -491,14 +491,20 @@ impl Server {
     }
 }
 
-#[cfg(test)]
-mod tests {
+/// A fleet that nobody runs, to look at.
+#[cfg(any(test, feature = "bench"))]
+pub mod standin {
+    use super::metrics::{Reading, openmetrics_text};
     use super::*;
     use crate::config::Config;
     use crate::kick::Kick;
     use crate::table::{self, Origin};
 
-    /// Of a fleet that nobody runs.
+    /// What it publishes.
+    ///
+    /// # Panics
+    /// Without memory.
+    #[expect(clippy::unwrap_used, reason = "for tests and benches")]
     pub fn sources(shards: u16) -> Sources {
         let dir = PathBuf::from("/run/test");
         let config = Config { dir: Some(dir.clone()), shards: Some(shards.into()), ..Config::default() };
@@ -525,6 +531,31 @@ mod tests {
             address: None,
         }
     }
+
+    /// One scrape of it.
+    pub fn scrape(sources: &Arc<Sources>) -> String {
+        openmetrics_text(Reading::take(sources, Traffic::default(), sources.now()))
+    }
+
+    /// The same, with so many agents that beat and as many latencies of each kind.
+    pub fn busy(shards: u16, agents: u64) -> Arc<Sources> {
+        let sources = sources(shards);
+        for shard in &mut sources.tally.lock().shards {
+            shard.up = agents / u64::from(shards);
+            for latency in 0..agents.min(100_000) {
+                shard.histograms.queue_ns.saturating_record(latency * 97 % 5_000_000);
+                shard.histograms.decode_ns.saturating_record(latency * 31 % 20_000);
+                shard.histograms.lateness_ns.saturating_record(latency * 101 % 11_000_000);
+            }
+        }
+        Arc::new(sources)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::standin::sources;
+    use super::*;
 
     #[test]
     fn what_is_wrong_is_said_in_words() {

@@ -94,7 +94,7 @@ pub enum Command {
     /// One agent of the demo
     #[command(hide = true)]
     DemoAgent(crate::demo::DemoAgentArgs),
-    /// Show how a fleet is, on one screen
+    /// Show how a fleet is, on one screen; exit code 1 if it is not healthy
     #[command(after_help = EXIT_CODES)]
     Status(crate::status::StatusArgs),
     /// Watch a fleet live: shards, worst agents, events

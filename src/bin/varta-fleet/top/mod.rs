@@ -5,7 +5,7 @@
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(100);
 /// Events shown that were told before.
 const EVENTS: u64 = 30;
+/// Whoever draws turns ten times a second; one who did not for this long is stuck.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Agents asked for.
 const AGENTS: u32 = 100;
 
@@ -47,20 +49,22 @@ pub fn top(args: &TopArgs) -> Result<Exit, CliError> {
     }
     // Asked once before the screen is taken, so that a mistyped directory is told where it can be read.
     args.fleet.client()?.text("/api/v1/fleet")?;
-    let is_over = Arc::new(AtomicBool::new(false));
+    let life = Arc::new(Life::default());
     for signal in [SIGTERM, SIGINT, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&is_over))
+        signal_hook::flag::register(signal, Arc::clone(&life.is_over))
             .map_err(|error| failed("handle signals", &error))?;
     }
     let (updates, received) = mpsc::channel();
     let (wishes, wished) = mpsc::channel();
     let (asking, following) = (args.fleet.client()?, args.fleet.client()?);
     let teller = updates.clone();
+    let watched = Arc::clone(&life);
+    thread::spawn(move || watched.watch());
     thread::spawn(move || ask(&asking, &wished, &updates));
     thread::spawn(move || follow(&following, &teller));
     // Restores the terminal if anything below panics, too.
     let mut terminal = ratatui::try_init().map_err(|error| failed("take the terminal", &error))?;
-    let shown = show(&mut terminal, &received, &wishes, &is_over);
+    let shown = show(&mut terminal, &received, &wishes, &life);
     ratatui::restore();
     shown.map_err(|error| failed("draw", &error))?;
     Ok(Exit::Clean)
@@ -68,6 +72,31 @@ pub fn top(args: &TopArgs) -> Result<Exit, CliError> {
 
 fn failed(what: &str, error: &io::Error) -> CliError {
     CliError::new(Exit::Runtime, format!("cannot {what}: {}; use status instead", Reason(error)))
+}
+
+/// Whether the thread that draws is to end, and whether it turns.
+#[derive(Debug, Default)]
+struct Life {
+    is_over: Arc<AtomicBool>,
+    turns: AtomicU64,
+}
+
+impl Life {
+    /// Ends the process if nobody draws any more: reading the keys of a terminal that is gone never returns.
+    fn watch(&self) {
+        let (mut turns, mut quiet) = (0, 0);
+        loop {
+            thread::sleep(PATIENCE);
+            let now = self.turns.load(Ordering::Relaxed);
+            quiet = if now == turns { quiet + 1 } else { 0 };
+            // Once may mean that the whole process stood still.
+            if quiet == 2 {
+                ratatui::restore();
+                std::process::exit(if self.is_over.load(Ordering::Relaxed) { 0 } else { 1 });
+            }
+            turns = now;
+        }
+    }
 }
 
 /// What is to be asked for.
@@ -81,11 +110,12 @@ fn show(
     terminal: &mut DefaultTerminal,
     received: &Receiver<Update>,
     wishes: &Sender<Wish>,
-    is_over: &AtomicBool,
+    life: &Life,
 ) -> io::Result<()> {
     let mut model = Model::default();
     let mut wish = Wish::default();
-    while !is_over.load(Ordering::Relaxed) {
+    while !life.is_over.load(Ordering::Relaxed) {
+        life.turns.fetch_add(1, Ordering::Relaxed);
         received.try_iter().for_each(|update| model.take(update));
         let wanted = Wish { sort: model.sort(), filter: model.filter().to_owned() };
         if wanted != wish {
