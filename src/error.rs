@@ -188,6 +188,12 @@ pub enum Warning {
         /// What is in the way, and what to do.
         why: String,
     },
+    /// The thread that answers questions died. Agents are observed all the same.
+    #[error(
+        "the HTTP thread died: metrics, API and page are not answered any more, agents are observed all the same; \
+         restart the observer when it suits you, and report the panic above"
+    )]
+    Unanswered,
     /// We are inside a pid namespace.
     #[error(
         "this observer runs inside a pid namespace: agents outside of it cannot be attested and are \

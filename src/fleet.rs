@@ -327,6 +327,10 @@ impl Fleet {
     /// asked for about once a second; `io` events tell the same.
     #[must_use]
     pub fn next_warning(&self) -> Option<Warning> {
+        #[cfg(feature = "http")]
+        if self.http.as_ref().is_some_and(Http::has_died) {
+            return Some(Warning::Unanswered);
+        }
         self.upkeep.as_ref().and_then(Upkeep::next_warning)
     }
 
@@ -343,8 +347,6 @@ impl Fleet {
         let is_stuck = self.vigil.lock().look(turned_at, SystemClock.mono());
         let threads = [&self.aggregator, &self.lookup, &self.watch];
         let is_kept = self.upkeep.as_ref().is_none_or(|upkeep| !upkeep.is_over());
-        #[cfg(feature = "http")]
-        let is_kept = is_kept && !self.http.as_ref().is_some_and(Http::is_over);
         is_kept
             && !is_stuck
             && !threads.into_iter().any(is_over)

@@ -385,3 +385,15 @@ fn fault_31_a_fleet_stops_without_the_shard_that_is_stuck() {
     assert!(begun.elapsed() < SOON);
     port.fault.release();
 }
+
+#[cfg(feature = "http")]
+#[test]
+fn the_end_of_the_http_thread_is_told_once_and_is_no_reason_to_stop_observing() {
+    let mut world = World::new(1);
+    assert_eq!(world.fleet.next_warning(), None);
+    world.fleet.http = Some(Http::dead());
+    assert!(world.fleet.is_healthy());
+    assert_eq!(world.fleet.next_warning(), Some(Warning::Unanswered));
+    assert_eq!(world.fleet.next_warning(), None);
+    world.agent(0);
+}

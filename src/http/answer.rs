@@ -309,11 +309,10 @@ impl Server {
     }
 
     fn healthy(&self) -> Answer {
-        let fleet = self.fleet();
-        if fleet.is_healthy() {
+        if self.sources.is_healthy(self.sources.now()) {
             return Answer::new(StatusCode::OK, TEXT, "ok\n");
         }
-        let told = fleet.problems().iter().map(|problem| format!("{problem}\n")).collect::<String>();
+        let told = self.fleet().problems().iter().map(|problem| format!("{problem}\n")).collect::<String>();
         Answer::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, told)
     }
 

@@ -154,11 +154,6 @@ impl FleetAnswer {
 }
 
 impl FleetAnswer {
-    /// Every shard observes and the aggregator tells.
-    pub const fn is_healthy(&self) -> bool {
-        self.is_healthy
-    }
-
     /// What is wrong, in words.
     pub fn problems(&self) -> &[String] {
         &self.problems

@@ -14,7 +14,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -190,6 +190,8 @@ impl Sources {
 pub struct Http {
     thread: JoinHandle<()>,
     stop: watch::Sender<bool>,
+    /// Its death was told.
+    is_told: AtomicBool,
 }
 
 /// Where events arrive, and what says that some did.
@@ -328,12 +330,22 @@ impl Http {
             let serving = serve(Arc::new(sources), listeners, heard, stopped);
             LocalSet::new().block_on(&runtime, serving);
         })?;
-        Ok(Self { thread, stop })
+        Ok(Self { thread, stop, is_told: AtomicBool::new(false) })
     }
 
-    /// Whether the thread died.
-    pub fn is_over(&self) -> bool {
-        self.thread.is_finished()
+    /// Whether the thread died; true once.
+    pub fn has_died(&self) -> bool {
+        self.thread.is_finished() && !self.is_told.swap(true, Ordering::Relaxed)
+    }
+
+    /// One that is dead.
+    #[cfg(test)]
+    pub fn dead() -> Self {
+        let thread = thread::spawn(|| {});
+        while !thread.is_finished() {
+            thread::yield_now();
+        }
+        Self { thread, stop: watch::channel(false).0, is_told: AtomicBool::new(false) }
     }
 
     /// Tells what is left and closes every connection, a third of a second at most. To be called once the aggregator
