@@ -191,6 +191,16 @@ mod tests {
     use std::time::Duration;
 
     #[test]
+    fn of_two_idle_ones_the_one_that_was_so_longer_goes() {
+        let connections = Connections::new(2);
+        let start = Instant::now();
+        let (_first, _) = connections.enter(start + Duration::from_secs(5)).unwrap();
+        let (second, _) = connections.enter(start).unwrap();
+        let _third = connections.enter(start + Duration::from_secs(6)).unwrap();
+        assert!(!connections.open.borrow().contains_key(&second.id));
+    }
+
+    #[test]
     fn the_one_that_was_idle_longest_makes_room_and_a_busy_one_never_does() {
         let connections = Connections::new(2);
         let start = Instant::now();
