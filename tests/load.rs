@@ -42,6 +42,15 @@ fn every_beat_that_is_due_is_sent_and_taken() {
     for times in ["late_ns", "send_ns"] {
         assert!(number(&report[times], "p50") <= number(&report[times], "max"), "{report}");
     }
+    // The fleet was asked at both ends of the second; what was late at the first falls into it.
+    let observed = &report["observed"];
+    assert!((1..=1200).contains(&number(observed, "beats")), "{report}");
+    assert_eq!(observed["refused"], serde_json::json!({}), "{report}");
+    for times in ["queue_ns", "decode_ns", "batch_frames"] {
+        assert!((1..=number(&observed[times], "p99")).contains(&number(&observed[times], "p50")), "{report}");
+    }
+    let threads = report["observer_cpu_ns_by_thread"].as_object().expect("threads");
+    assert!(threads.contains_key("varta-shard-1") && threads.contains_key("varta-http"), "{report}");
     let table = observer.table();
     let beats = table.shard(0, "beats") + table.shard(1, "beats");
     assert_eq!(beats, 1200, "those of the warm-up, too:\n{table}");

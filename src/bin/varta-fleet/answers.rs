@@ -40,7 +40,6 @@ pub struct Shard {
     pub shard: u16,
     pub up: u64,
     pub stalled: u64,
-    pub frames: u64,
     pub beats: u64,
     pub lost: u64,
     pub refused: BTreeMap<String, u64>,

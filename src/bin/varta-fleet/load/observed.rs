@@ -28,13 +28,13 @@ pub struct Counts {
     lost: u64,
     stalls: u64,
     reports_dropped: u64,
-    /// Datagrams of a receive call that found any, on average.
-    batch_frames: f64,
+    /// Datagrams of a receive call that found any.
+    batch_frames: Bounds,
     queue_ns: Bounds,
     decode_ns: Bounds,
 }
 
-/// Bounds under which so many of the values lie, ns.
+/// Bounds under which so many of the values lie.
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct Bounds {
     p50: u64,
@@ -72,16 +72,13 @@ impl Counts {
         }
         refused.retain(|_, count: &mut u64| *count > 0);
         let (now, then) = (&after.latencies, &before.latencies);
-        let batches = now.batch_frames.count.saturating_sub(then.batch_frames.count);
-        #[expect(clippy::cast_precision_loss, reason = "one digit is shown")]
-        let batch_frames = came(|shard| shard.frames) as f64 / batches.max(1) as f64;
         Self {
             beats: came(|shard| shard.beats),
             refused,
             lost: came(|shard| shard.lost),
             stalls: came(|shard| shard.stalls),
             reports_dropped: came(|shard| shard.reports_dropped),
-            batch_frames,
+            batch_frames: Bounds::between(&then.batch_frames, &now.batch_frames),
             queue_ns: Bounds::between(&then.queue_ns, &now.queue_ns),
             decode_ns: Bounds::between(&then.decode_ns, &now.decode_ns),
         }
@@ -107,12 +104,9 @@ impl fmt::Display for Counts {
         )?;
         let bounds =
             |of: &Bounds| format!("50 % {}, 99 % {}, 99.9 % {}", time(of.p50), time(of.p99), time(of.p999));
-        writeln!(
-            f,
-            "in the queue, at most: {}; {:.1} beats a batch",
-            bounds(&self.queue_ns),
-            self.batch_frames
-        )?;
+        writeln!(f, "in the queue, at most: {}", bounds(&self.queue_ns))?;
+        let Bounds { p50, p99, p999 } = self.batch_frames;
+        writeln!(f, "beats of a batch, at most: 50 % {p50}, 99 % {p99}, 99.9 % {p999}")?;
         writeln!(f, "to decode and track one, at most: {}", bounds(&self.decode_ns))
     }
 }
@@ -126,8 +120,9 @@ mod tests {
         let fleet = |beats: u64, crc: u64, slow: u64| {
             let mut fleet = Fleet::default();
             let refused = [("bad_crc".to_owned(), crc), ("uid".to_owned(), 4)].into();
-            fleet.shards = vec![Shard { frames: beats + crc, beats, refused, ..Shard::default() }; 2];
-            fleet.latencies.batch_frames.count = beats / 2;
+            fleet.shards = vec![Shard { beats, refused, ..Shard::default() }; 2];
+            fleet.latencies.batch_frames.buckets =
+                vec![(Some(2), beats), (Some(4), beats + slow * 20), (None, beats + slow * 20)];
             fleet.latencies.queue_ns.buckets =
                 vec![(Some(1000), 100), (Some(2500), 100 + slow), (None, 100 + slow)];
             fleet
@@ -139,7 +134,8 @@ mod tests {
         let observed = Observed::between(before, after);
         assert_eq!(observed.cpu_ns(), 35);
         let counts = observed.counts.unwrap();
-        assert_eq!((counts.beats, counts.batch_frames), (400, 4.04));
+        assert_eq!(counts.beats, 400);
+        assert_eq!(counts.batch_frames, Bounds { p50: 2, p99: 4, p999: 4 });
         assert_eq!(counts.refused, BTreeMap::from([("bad_crc".to_owned(), 4)]));
         assert_eq!(counts.queue_ns, Bounds { p50: 2500, p99: 2500, p999: 2500 });
     }
