@@ -3,8 +3,8 @@
 //! In: what the shard remembers. Out: consistent copies of single slots. Thread: the writer belongs to
 //! the shard; readers anywhere. Blocks: never. Allocates: at creation only.
 //!
-//! The table lives in one sealed memfd: a header page, the hot halves, the cold halves. It is plain
-//! data, so a successor can map it, and index, free list and timers can be rebuilt from it alone.
+//! The table lives in one sealed memfd: a header page, the hot halves, the cold halves, their rare
+//! words. It is plain data, so a successor can map it, and index, free list and timers can be rebuilt from it alone.
 
 use std::io;
 use std::sync::Arc;
@@ -18,14 +18,16 @@ pub mod slot;
 pub mod word;
 
 use sequence::{begin, end, high, read_once, repair};
-use slot::{COLD_WORDS, Cold, HOT_WORDS, Hot};
+use slot::{COLD_WORDS, Cold, HOT_WORDS, Hot, RARE_WORDS};
 
 /// Words of the header: one page.
 const HEADER_WORDS: usize = 512;
 /// `vartaflt` in the order of bytes.
 const MAGIC: u64 = u64::from_le_bytes(*b"vartaflt");
 /// Changes whenever the meaning of a word changes.
-const LAYOUT: u64 = 1;
+const LAYOUT: u64 = 2;
+/// Words of a slot, wherever they lie.
+const SLOT_WORDS: usize = HOT_WORDS + COLD_WORDS + RARE_WORDS;
 /// A reader that meets the writer this often gives up and says busy.
 const READ_ATTEMPTS: u32 = 64;
 
@@ -79,11 +81,11 @@ pub struct Busy;
 /// # Errors
 /// The kernel's, when it grants no memfd or no address space.
 pub fn create(capacity: u32, origin: Origin) -> io::Result<(TableWriter, Table)> {
-    let words = HEADER_WORDS + capacity as usize * (HOT_WORDS + COLD_WORDS);
+    let words = HEADER_WORDS + capacity as usize * SLOT_WORDS;
     let words = Words::<AtomicU64>::sealed(&format!("varta-shard-{}", origin.shard), words)?;
     let put = |index: usize, value: u64| words[index].store(value, Ordering::Relaxed);
     put(header::LAYOUT, LAYOUT);
-    put(header::SLOT_BYTES, ((HOT_WORDS + COLD_WORDS) * size_of::<u64>()) as u64);
+    put(header::SLOT_BYTES, (SLOT_WORDS * size_of::<u64>()) as u64);
     put(header::CAPACITY, u64::from(capacity));
     let [high, low] = halves(origin.boot_id);
     put(header::BOOT_ID[0], high);
@@ -118,14 +120,26 @@ impl Table {
         fixed(&self.words[start..start + COLD_WORDS])
     }
 
+    #[inline]
+    fn rare(&self, slot: u32) -> &[AtomicU64; RARE_WORDS] {
+        let before = self.capacity as usize * (HOT_WORDS + COLD_WORDS);
+        let start = HEADER_WORDS + before + slot as usize * RARE_WORDS;
+        fixed(&self.words[start..start + RARE_WORDS])
+    }
+
+    #[inline]
+    fn load_cold(&self, slot: u32) -> Cold {
+        Cold::from_words(load_all(self.cold(slot)), || load_all(self.rare(slot)))
+    }
+
     /// A consistent copy of both halves of a slot.
     ///
     /// # Errors
     /// [`Busy`] when the writer was met inside 64 times: look again later.
     pub fn read(&self, slot: u32) -> Result<(Hot, Cold), Busy> {
-        let (hot, cold) = (self.hot(slot), self.cold(slot));
-        self.read_words(slot, || (load_tail(hot), load_all(cold)))
-            .map(|(frame_pid, (hot, cold))| (Hot::from_words(frame_pid, hot), Cold::from_words(cold)))
+        let hot = self.hot(slot);
+        self.read_words(slot, || (load_tail(hot), self.load_cold(slot)))
+            .map(|(frame_pid, (words, cold))| (Hot::from_words(frame_pid, words), cold))
     }
 
     /// A consistent copy of the hot half of a slot.
@@ -191,7 +205,7 @@ impl TableWriter {
     /// The cold half, as the writer left it.
     #[must_use]
     pub fn cold(&self, slot: u32) -> Cold {
-        Cold::from_words(load_all(self.table.cold(slot)))
+        self.table.load_cold(slot)
     }
 
     /// Replaces the hot half. One cache line.
@@ -208,7 +222,11 @@ impl TableWriter {
         let words = self.table.hot(slot);
         begin(&words[0]);
         store_all(&words[1..], &hot.to_words());
-        store_all(self.table.cold(slot), &cold.to_words());
+        let (cold, rare) = cold.to_words();
+        store_all(self.table.cold(slot), &cold);
+        if let Some(rare) = rare {
+            store_all(self.table.rare(slot), &rare);
+        }
         end(&words[0], hot.frame_pid);
     }
 
@@ -281,10 +299,12 @@ mod tests {
             beats: 4,
             ..Hot::default()
         };
-        let cold = Cold { generation: 2, stalls: 3, ..Cold::default() };
-        writer.write(1, &hot, &cold);
-        assert_eq!(table.read(1), Ok((hot, cold)));
-        assert_eq!((writer.hot(1), writer.cold(1)), (hot, cold));
+        let plain = Cold { generation: 2, stalls: 3, ..Cold::default() };
+        for cold in [plain, Cold { stall_nonce: 9, ..plain }, plain] {
+            writer.write(1, &hot, &cold);
+            assert_eq!(table.read(1), Ok((hot, cold)));
+            assert_eq!((writer.hot(1), writer.cold(1)), (hot, cold));
+        }
         for other in [0, 2] {
             assert_eq!(table.read(other), Ok((Hot::default(), Cold::default())));
         }
@@ -296,7 +316,7 @@ mod tests {
         let word = |index: usize| table.words[index].load(Ordering::Relaxed);
         assert_eq!(word(header::MAGIC).to_le_bytes(), *b"vartaflt");
         assert_eq!(word(header::LAYOUT), LAYOUT);
-        assert_eq!(word(header::SLOT_BYTES), 64 + 168);
+        assert_eq!(word(header::SLOT_BYTES), 64 + 64 + 104);
         assert_eq!(word(header::CAPACITY), 3);
         assert_eq!((word(header::BOOT_ID[0]), word(header::BOOT_ID[1])), (5, 6));
         assert_eq!((word(header::PID_NAMESPACE), word(header::SHARD), word(header::SHARDS)), (7, 1, 4));
@@ -327,6 +347,7 @@ mod tests {
                     if let Ok((hot, cold)) = table.read(0) {
                         assert_eq!(hot.beats, hot.payload);
                         assert_eq!(hot.beats, cold.beats_lost);
+                        assert_eq!(cold.jump_lost, if hot.beats % 2 == 0 { hot.beats } else { 0 });
                         seen = seen.max(hot.beats);
                     }
                 }
@@ -334,7 +355,8 @@ mod tests {
             });
             for n in 1..=200_000 {
                 let hot = Hot { beats: n, payload: n, ..Hot::default() };
-                writer.write(0, &hot, &Cold { beats_lost: n, ..Cold::default() });
+                let jump_lost = if n % 2 == 0 { n } else { 0 };
+                writer.write(0, &hot, &Cold { beats_lost: n, jump_lost, ..Cold::default() });
             }
             done.store(true, Ordering::Relaxed);
             assert!(reader.join().expect("reader") > 0);

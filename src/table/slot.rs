@@ -1,7 +1,8 @@
 //! What is remembered of one agent, and how it lies in shared memory: plain words, no pointers.
 //!
 //! The hot half is one cache line and all that an ordinary beat touches. The cold half changes with
-//! the agent's state: sessions, stalls, losses. Ordinals count what happened; whoever tells it keeps
+//! the agent's state: sessions, stalls, losses. Its rare words stay untouched, and so take no memory, until
+//! something of their kind happened. Ordinals count what happened; whoever tells it keeps
 //! the ordinals told so far and tells the difference, so nothing is lost by being looked at late.
 
 use crate::time::MonoNs;
@@ -9,8 +10,10 @@ use crate::wire::Status;
 
 /// Words of a hot half: 64 bytes, one cache line.
 pub const HOT_WORDS: usize = 8;
-/// Words of a cold half: 168 bytes.
-pub const COLD_WORDS: usize = 21;
+/// Words of a cold half that every agent has: 64 bytes.
+pub const COLD_WORDS: usize = 8;
+/// Its words for what happens to few agents, stalls, jumps and last words: 104 bytes.
+pub const RARE_WORDS: usize = 13;
 
 /// Whether a slot holds an agent, and what was judged of it last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -225,6 +228,8 @@ const fn unpair(word: u64) -> (u32, u32) {
 
 /// The top bit of the downgrades, which are counted to 2.
 const HONEST: u32 = 1 << 31;
+/// The bit after it: the rare words are not all 0, and are stored.
+const RARE: u32 = 1 << 30;
 /// The top bit of the blind time carries the uncertainty: 2^63 ns are 292 years.
 const UNCERTAIN: u64 = 1 << 63;
 
@@ -234,18 +239,13 @@ pub(super) const fn generation_of(first: u64) -> u32 {
 }
 
 impl Cold {
-    pub(super) const fn to_words(self) -> [u64; COLD_WORDS] {
+    /// The words every agent has, and the rare ones if they are not all 0.
+    pub(super) fn to_words(self) -> ([u64; COLD_WORDS], Option<[u64; RARE_WORDS]>) {
         let uncertain = if self.is_stall_uncertain { UNCERTAIN } else { 0 };
-        [
-            pair(self.generation, self.uid),
-            self.first_arrival.0,
+        let rare = [
             self.other_seen.0,
             self.jump_from,
             self.jump_lost,
-            self.beats_lost,
-            pair(self.stalls, self.resumes),
-            pair(self.streams, self.statuses),
-            pair(self.terminals, self.versions),
             self.stall_silent_ns,
             self.stall_at.0,
             self.stall_blind_ns & !UNCERTAIN | uncertain,
@@ -255,47 +255,61 @@ impl Cold {
             self.downgrade_nonce,
             self.stall_nonce,
             self.terminal_at.0,
-            self.changed_at.0,
             self.terminal_payload,
-            pair(self.claimed_pid, self.downgrades & !HONEST | if self.is_honest { HONEST } else { 0 }),
-        ]
+        ];
+        let rare = (rare != [0; RARE_WORDS]).then_some(rare);
+        let honest = if self.is_honest { HONEST } else { 0 };
+        let is_rare = if rare.is_some() { RARE } else { 0 };
+        let words = [
+            pair(self.generation, self.uid),
+            self.first_arrival.0,
+            self.beats_lost,
+            pair(self.stalls, self.resumes),
+            pair(self.streams, self.statuses),
+            pair(self.terminals, self.versions),
+            self.changed_at.0,
+            pair(self.claimed_pid, self.downgrades & !(HONEST | RARE) | honest | is_rare),
+        ];
+        (words, rare)
     }
 
-    pub(super) const fn from_words(words: [u64; COLD_WORDS]) -> Self {
+    /// `rare` loads the rare words, which is done only if they are stored.
+    pub(super) fn from_words(words: [u64; COLD_WORDS], rare: impl FnOnce() -> [u64; RARE_WORDS]) -> Self {
         let (generation, uid) = unpair(words[0]);
-        let (stalls, resumes) = unpair(words[6]);
-        let (streams, statuses) = unpair(words[7]);
-        let (terminals, versions) = unpair(words[8]);
-        let (claimed_pid, downgrades) = unpair(words[20]);
+        let (stalls, resumes) = unpair(words[3]);
+        let (streams, statuses) = unpair(words[4]);
+        let (terminals, versions) = unpair(words[5]);
+        let (claimed_pid, downgrades) = unpair(words[7]);
+        let rare = if downgrades & RARE == 0 { [0; RARE_WORDS] } else { rare() };
         Self {
             generation,
             uid,
             first_arrival: MonoNs(words[1]),
-            other_seen: MonoNs(words[2]),
-            jump_from: words[3],
-            jump_lost: words[4],
-            beats_lost: words[5],
+            other_seen: MonoNs(rare[0]),
+            jump_from: rare[1],
+            jump_lost: rare[2],
+            beats_lost: words[2],
             stalls,
             resumes,
             streams,
             statuses,
             terminals,
             versions,
-            stall_silent_ns: words[9],
-            stall_at: MonoNs(words[10]),
-            stall_blind_ns: words[11] & !UNCERTAIN,
-            is_stall_uncertain: words[11] & UNCERTAIN != 0,
-            resume_at: MonoNs(words[12]),
-            resume_silent_ns: words[13],
-            resume_lost: words[14],
-            downgrade_nonce: words[15],
-            stall_nonce: words[16],
-            terminal_at: MonoNs(words[17]),
-            changed_at: MonoNs(words[18]),
-            terminal_payload: words[19],
+            stall_silent_ns: rare[3],
+            stall_at: MonoNs(rare[4]),
+            stall_blind_ns: rare[5] & !UNCERTAIN,
+            is_stall_uncertain: rare[5] & UNCERTAIN != 0,
+            resume_at: MonoNs(rare[6]),
+            resume_silent_ns: rare[7],
+            resume_lost: rare[8],
+            downgrade_nonce: rare[9],
+            stall_nonce: rare[10],
+            terminal_at: MonoNs(rare[11]),
+            changed_at: MonoNs(words[6]),
+            terminal_payload: rare[12],
             claimed_pid,
             is_honest: downgrades & HONEST != 0,
-            downgrades: downgrades & !HONEST,
+            downgrades: downgrades & !(HONEST | RARE),
         }
     }
 }
@@ -332,10 +346,28 @@ mod tests {
                 resume_at: MonoNs(numbers[1]), resume_silent_ns: numbers[2], resume_lost: numbers[3],
                 downgrade_nonce: numbers[4], stall_nonce: numbers[5],
                 terminal_at: MonoNs(numbers[6]), changed_at: MonoNs(numbers[7]),
-                terminal_payload: numbers[0], claimed_pid: small[0], downgrades: small[1] >> 1,
+                terminal_payload: numbers[0], claimed_pid: small[0], downgrades: small[1] >> 2,
                 is_honest: uncertain,
             };
-            prop_assert_eq!(Cold::from_words(cold.to_words()), cold);
+            let (words, rare) = cold.to_words();
+            prop_assert_eq!(Cold::from_words(words, || rare.expect("stored")), cold);
+        }
+
+        #[test]
+        fn what_every_agent_has_needs_no_rare_words(
+            numbers in prop::array::uniform3(any::<u64>()),
+            small in prop::array::uniform8(any::<u32>()), is_honest: bool,
+        ) {
+            let cold = Cold {
+                generation: small[0], uid: small[1], first_arrival: MonoNs(numbers[0]),
+                beats_lost: numbers[1], stalls: small[2], resumes: small[3], streams: small[4],
+                statuses: small[5], terminals: small[6], versions: small[7],
+                changed_at: MonoNs(numbers[2]), claimed_pid: small[0], downgrades: small[1] >> 2,
+                is_honest, ..Cold::default()
+            };
+            let (words, rare) = cold.to_words();
+            prop_assert_eq!(rare, None);
+            prop_assert_eq!(Cold::from_words(words, || unreachable!("not stored")), cold);
         }
     }
 }
