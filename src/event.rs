@@ -179,9 +179,9 @@ pub enum FloodWhy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitHow {
     /// It returned this exit status, 0..=255.
-    Code(i32),
+    Code(u8),
     /// This signal ended it.
-    Signal(i32),
+    Signal(u8),
 }
 
 /// What began a later session or stream.

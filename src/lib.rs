@@ -97,6 +97,7 @@ mod rules;
 mod table;
 mod lane;
 mod kick;
+mod slots;
 #[cfg(feature = "http")]
 mod names;
 mod vigil;

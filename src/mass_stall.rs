@@ -299,7 +299,7 @@ impl Drop for Stage {
 fn answer_questions(questions: &Receiver<Question>, answers: &Sender<Answer>, doorbell: &Doorbell) {
     for Question { ticket, pid } in questions {
         let identity = Identity {
-            incarnation: Incarnation(u64::from(pid)),
+            incarnation: Incarnation::new(u64::from(pid)),
             started: MonoNs(0),
             inner_pids: Vec::new(),
             uid: 0,

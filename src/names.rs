@@ -5,11 +5,10 @@
 use parking_lot::Mutex;
 
 use crate::lookup::Ticket;
+use crate::slots::Slots;
 
 /// The kernel's limit on a process name, less its NUL.
 const NAME_BYTES: usize = 15;
-/// Slots whose names are allocated together, when the first of them is used.
-const CHUNK: usize = 1024;
 
 /// The name of one slot's holder.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,13 +19,10 @@ struct Name {
     bytes: [u8; NAME_BYTES],
 }
 
-/// The names of one shard's agents, by slot.
-type Chunks = Vec<Option<Box<[Name; CHUNK]>>>;
-
 /// The names of all agents that were looked up, as they were then.
 #[derive(Debug)]
 pub struct Names {
-    shards: Box<[Mutex<Chunks>]>,
+    shards: Box<[Mutex<Slots<Name>>]>,
 }
 
 impl Names {
@@ -42,20 +38,12 @@ impl Names {
         name.bytes[..comm.len()].copy_from_slice(comm.as_bytes());
         name.len = u8::try_from(comm.len()).unwrap_or(0);
         let Some(shard) = self.shards.get(usize::from(ticket.shard)) else { return };
-        let mut chunks = shard.lock();
-        let chunk = ticket.slot as usize / CHUNK;
-        if chunks.len() <= chunk {
-            chunks.resize_with(chunk + 1, || None);
-        }
-        let names = chunks[chunk].get_or_insert_with(|| Box::new([Name::default(); CHUNK]));
-        names[ticket.slot as usize % CHUNK] = name;
+        *shard.lock().of(ticket.slot) = name;
     }
 
     /// The name of this holder of the slot; `None` if it was not looked up yet, or could not be.
     pub fn get(&self, ticket: Ticket) -> Option<String> {
-        let chunks = self.shards.get(usize::from(ticket.shard))?.lock();
-        let name = chunks.get(ticket.slot as usize / CHUNK)?.as_ref()?[ticket.slot as usize % CHUNK];
-        drop(chunks);
+        let name = *self.shards.get(usize::from(ticket.shard))?.lock().get(ticket.slot)?;
         let is_known = name.generation == ticket.generation && name.generation != 0;
         is_known.then(|| String::from_utf8_lossy(&name.bytes[..usize::from(name.len)]).into_owned())
     }

@@ -39,7 +39,7 @@ impl Aggregator {
         let pid = self.told(place).pid;
         self.look_before_verdict(pid);
         let told = self.told(place);
-        if told.is_releasing || told.generation != ticket.generation {
+        if told.is(Mark::Releasing) || told.generation != ticket.generation {
             return;
         }
         told.how = told.how.or(how);
@@ -49,13 +49,13 @@ impl Aggregator {
     fn is_watched(&mut self, ticket: Ticket, is_watched: bool) {
         let Some(place) = self.place_of(ticket) else { return };
         let told = self.told(place);
-        let was_unwatched = mem::replace(&mut told.is_unwatched, !is_watched);
+        let was_unwatched = told.set(Mark::Unwatched, !is_watched);
         let mut tally = self.tally.lock();
         let unwatched = &mut tally.shards[usize::from(place.shard)].unwatched;
         *unwatched = *unwatched + u64::from(!is_watched) - u64::from(was_unwatched);
         drop(tally);
         let told = self.told(place);
-        if told.is_unwatched && (told.is_stalled || !told.is_counted) {
+        if told.is(Mark::Unwatched) && (told.is(Mark::Stalled) || !told.is(Mark::Counted)) {
             self.poll_unwatched(place);
         }
     }
@@ -66,11 +66,11 @@ impl Aggregator {
         if told.generation != ticket.generation {
             return;
         }
-        told.is_identifying = false;
+        told.set(Mark::Identifying, false);
         let pid = told.pid;
         self.look_before_verdict(pid);
         let told = self.told(place);
-        if told.is_releasing || told.generation != ticket.generation {
+        if told.is(Mark::Releasing) || told.generation != ticket.generation {
             return;
         }
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {
@@ -116,7 +116,7 @@ impl Aggregator {
         let identity_of = plan::Identity { comm: &identity.comm, uid: identity.uid, exe: &identity.exe };
         let rule = self.policy.rules.iter().position(|rule| rule.matches(&identity_of));
         self.set_class(place, hot, rule.map_or(0, |rule| rule + 1));
-        if hot.flags.has(Flags::UNVERIFIED) && told.settled_claim != Some(cold.claimed_pid) {
+        if hot.flags.has(Flags::UNVERIFIED) && !told.has_settled(cold.claimed_pid) {
             if identity.inner_pids.contains(&cold.claimed_pid) {
                 self.accept_claim(place, hot, cold, Some(cold.claimed_pid));
             } else {
@@ -131,7 +131,7 @@ impl Aggregator {
         place: Place,
         hot: &Hot,
         cold: &Cold,
-        program: Option<NonZeroU64>,
+        program: Option<NonZeroU32>,
     ) {
         let told = *self.told(place);
         let record = self.told(place);
@@ -146,7 +146,7 @@ impl Aggregator {
             () if told.versions != cold.versions => SessionWhy::Version,
             () => SessionWhy::Nonce,
         };
-        if !told.is_held && !told.is_closed {
+        if !told.is(Mark::Held) && !told.is(Mark::Closed) {
             self.begin_session(place, why);
             self.tell_of(place, hot, cold.changed_at, EventKind::Session { why });
         }
@@ -155,7 +155,7 @@ impl Aggregator {
     /// Wants to be told of the end of the holder's process, once per session.
     fn watch(&mut self, place: Place, incarnation: Option<Incarnation>) {
         let told = self.told(place);
-        if mem::replace(&mut told.is_watch_ordered, true) {
+        if told.set(Mark::WatchOrdered, true) {
             return;
         }
         let Told { generation, pid, .. } = *told;
@@ -173,21 +173,22 @@ impl Aggregator {
     /// The pid that frames claim is the sender's, or nobody is left to ask.
     pub(super) fn accept_claim(&mut self, place: Place, hot: &Hot, cold: &Cold, ns_pid: Option<u32>) {
         let told = self.told(place);
-        told.is_held = false;
+        told.set(Mark::Held, false);
         if !hot.flags.has(Flags::UNVERIFIED) {
             return;
         }
-        told.ns_pid = ns_pid;
-        told.settled_claim = Some(cold.claimed_pid);
+        told.settle_claim(cold.claimed_pid);
+        let session = self.session(place);
+        self.enter(place, Session { ns_pid, ..session });
         let inner_pid = cold.claimed_pid;
         self.post(place, answer::INNER_PID, crate::lane::Answer { inner_pid, ..Default::default() });
     }
 
     pub(super) fn forged(&mut self, place: Place, cold: &Cold, hot: &Hot) {
         let told = self.told(place);
-        told.is_closed = !told.is_up && !cold.is_honest;
-        told.is_held = false;
-        told.settled_claim = Some(cold.claimed_pid);
+        told.set(Mark::Closed, !told.is(Mark::Up) && !cold.is_honest);
+        told.set(Mark::Held, false);
+        told.settle_claim(cold.claimed_pid);
         self.post(place, answer::FORGED, crate::lane::Answer::default());
         self.tell_auth(place.shard, cold.first_arrival, cold.claimed_pid, hot.pid, cold.uid);
     }
@@ -202,10 +203,10 @@ impl Aggregator {
     /// Stalled agents may die: unless their end is told unasked, they are asked about again and again.
     pub(super) fn poll_unwatched(&mut self, place: Place) {
         let told = self.told(place);
-        if told.is_polled || !told.is_unwatched {
+        if told.is(Mark::Polled) || !told.is(Mark::Unwatched) {
             return;
         }
-        told.is_polled = true;
+        told.set(Mark::Polled, true);
         let generation = told.generation;
         self.polled.push_back((self.now + POLL_NS, place, generation));
     }
@@ -218,8 +219,8 @@ impl Aggregator {
             }
             self.held.pop_front();
             let told = self.told(place);
-            if told.generation == generation && told.is_held {
-                told.is_held = false;
+            if told.generation == generation && told.is(Mark::Held) {
+                told.set(Mark::Held, false);
                 self.look(place);
             }
         }
@@ -235,8 +236,8 @@ impl Aggregator {
             if told.generation != generation {
                 continue;
             }
-            self.told(place).is_polled = false;
-            if !told.is_releasing && (told.is_stalled || !told.is_counted) {
+            self.told(place).set(Mark::Polled, false);
+            if !told.is(Mark::Releasing) && (told.is(Mark::Stalled) || !told.is(Mark::Counted)) {
                 self.ask_existence(place, false);
                 self.poll_unwatched(place);
             }

@@ -8,11 +8,11 @@ impl Aggregator {
     /// Asks what others know of a silent agent: is its process there, does it beat elsewhere?
     pub(super) fn confirm(&mut self, place: Place) {
         let told = self.told(place);
-        if told.is_confirming {
+        if told.is(Mark::Confirming) {
             return;
         }
-        told.is_confirming = true;
-        if !matches!(told.existence, Existence::Gone(_)) {
+        told.set(Mark::Confirming, true);
+        if !told.is_gone() {
             told.existence = Existence::Asked;
         }
         let generation = told.generation;
@@ -24,10 +24,10 @@ impl Aggregator {
     /// Tells nothing of the slot until its process is known to be the one that was told of, or is gone.
     pub(super) fn doubt(&mut self, place: Place) {
         let told = self.told(place);
-        if mem::replace(&mut told.is_doubted, true) {
+        if told.set(Mark::Doubted, true) {
             return;
         }
-        if !matches!(told.existence, Existence::Gone(_)) {
+        if !told.is_gone() {
             told.existence = Existence::Asked;
         }
         let generation = told.generation;
@@ -64,12 +64,12 @@ impl Aggregator {
     pub(super) fn gone(&mut self, place: Place, at: MonoNs) {
         let give_up_at = self.now + EXIT_NS;
         let told = self.told(place);
-        if let Existence::Gone(before) = told.existence {
+        if told.is_gone() {
             // What beat after the first word of its end is somebody else.
-            told.existence = Existence::Gone(at.min(before));
+            told.as_of = told.as_of.min(at);
             return;
         }
-        told.existence = Existence::Gone(at);
+        (told.existence, told.as_of) = (Existence::Gone, at);
         let generation = told.generation;
         self.pending.push_back(Pending { place, generation, give_up_at, is_forgiven: false, is_exit: true });
         self.kick_all();
@@ -98,13 +98,23 @@ impl Aggregator {
         })
     }
 
+    /// Where the pid was seen last.
+    pub(super) fn place_of_pid(&self, pid: u32) -> Option<Place> {
+        self.places.get(&pid).map(|place| Place::from(*place))
+    }
+
+    /// Another place of the same pid.
+    pub(super) fn next_of(&mut self, place: Place) -> Option<Place> {
+        self.told(place).next.map(Place::from)
+    }
+
     pub(super) fn places_of(&mut self, pid: u32) -> Places {
-        let first = self.places.get(&pid).copied();
+        let first = self.place_of_pid(pid);
         let mut more = Vec::new();
-        let mut at = first.and_then(|first| self.told(first).next);
+        let mut at = first.and_then(|first| self.next_of(first));
         while let Some(place) = at {
             more.push(place);
-            at = self.told(place).next;
+            at = self.next_of(place);
         }
         Places { first, more }
     }
@@ -115,7 +125,7 @@ impl Aggregator {
         let places = self.places_of(pid);
         let mut is_stale = false;
         for place in places.iter() {
-            if self.told(place).is_to_be_looked_at {
+            if self.told(place).is(Mark::ToBeLookedAt) {
                 self.look(place);
                 is_stale = true;
             }
@@ -142,14 +152,14 @@ impl Aggregator {
         if told.generation != generation {
             return true;
         }
-        if told.is_releasing {
+        if told.is(Mark::Releasing) {
             let told = self.told(place);
-            (told.is_confirming, told.is_returning, told.is_recalling) = (false, false, false);
-            told.is_doubted = false;
+            told.clear(&[Mark::Confirming, Mark::Returning, Mark::Recalling, Mark::Doubted]);
             return true;
         }
         let has_time = self.now < give_up_at;
-        if let Existence::Gone(at) = told.existence {
+        if told.is_gone() {
+            let at = told.as_of;
             if !pending.is_exit {
                 // Whatever it was about, the exit says more.
                 return true;
@@ -162,32 +172,32 @@ impl Aggregator {
             // Somebody else has the slot by now: the dead left it before this could be told.
             return self.told(place).generation != generation || self.exit(place, at);
         }
-        if told.is_doubted {
+        if told.is(Mark::Doubted) {
             if told.existence == Existence::Asked && has_time {
                 return false;
             }
             let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
-            self.told(place).is_doubted = false;
+            self.told(place).set(Mark::Doubted, false);
             if cold.generation == generation {
                 self.tell_news(place, &hot, &cold);
             }
         }
         let told = *self.told(place);
-        if told.is_returning {
-            if told.is_identifying && has_time || self.resume_from_elsewhere(place).is_err() {
+        if told.is(Mark::Returning) {
+            if told.is(Mark::Identifying) && has_time || self.resume_from_elsewhere(place).is_err() {
                 return false;
             }
             let told = self.told(place);
-            told.is_returning = false;
-            if told.is_releasing {
-                (told.is_confirming, told.is_recalling) = (false, false);
+            told.set(Mark::Returning, false);
+            if told.is(Mark::Releasing) {
+                told.clear(&[Mark::Confirming, Mark::Recalling]);
                 return true;
             }
         }
-        if told.is_recalling && !self.recall(place, has_time) {
+        if told.is(Mark::Recalling) && !self.recall(place, has_time) {
             return false;
         }
-        if !told.is_confirming {
+        if !told.is(Mark::Confirming) {
             return true;
         }
         // First of all: a pid that is somebody else's by now has not moved. And it costs nothing to look.
@@ -196,7 +206,7 @@ impl Aggregator {
         }
         let places = self.look_before_verdict(told.pid);
         let mut others = places.iter().filter(|other| *other != place);
-        if has_time && others.any(|other| self.told(other).is_recalling) {
+        if has_time && others.any(|other| self.told(other).is(Mark::Recalling)) {
             // What is told of this slot may take away by what that one is judged.
             return false;
         }
@@ -204,13 +214,13 @@ impl Aggregator {
         if told.generation != generation {
             return true;
         }
-        if told.is_doubted && has_time {
+        if told.is(Mark::Doubted) && has_time {
             return false;
         }
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
         if hot.state != State::Stalled || cold.generation != generation {
             // It beat again: its fact is on the way, and says so.
-            self.told(place).is_confirming = false;
+            self.told(place).set(Mark::Confirming, false);
             return true;
         }
         let is_unseen = self.is_unseen(cold.stall_at, |shard| shard != place.shard);
@@ -233,7 +243,7 @@ impl Aggregator {
         match self.lives_elsewhere(&places, place, silent_since) {
             Err(Busy) => return false,
             Ok(Some(elsewhere)) => {
-                self.told(place).is_confirming = false;
+                self.told(place).set(Mark::Confirming, false);
                 self.move_to(elsewhere, place, &hot, &cold);
                 return true;
             }
@@ -241,14 +251,14 @@ impl Aggregator {
         }
         let stalls = cold.stalls.wrapping_sub(told.stalls);
         let told = self.told(place);
-        told.is_confirming = false;
+        told.set(Mark::Confirming, false);
         told.stalls = cold.stalls;
         told.resumes = cold.resumes;
         self.stall(place, &hot, &cold, is_uncertain, stalls.max(1));
         self.poll_unwatched(place);
         // An ordinary beat on another slot would go unnoticed; after this it is news.
         for other in places.iter() {
-            if other != place && !self.told(other).is_releasing && !self.told(other).is_closed {
+            if other != place && !self.told(other).is(Mark::Releasing) && !self.told(other).is(Mark::Closed) {
                 self.release(other, silent_since, answer::RELEASE | answer::IF_SILENT);
             }
         }
@@ -265,7 +275,7 @@ impl Aggregator {
     ) -> Result<Option<(Place, Hot)>, Busy> {
         let pid = self.told(place).pid;
         for other in places.iter() {
-            if other == place || self.told(other).is_over() || self.told(other).is_closed {
+            if other == place || self.told(other).is_over() || self.told(other).is(Mark::Closed) {
                 continue;
             }
             let hot = self.view(other.shard).port.table.read_hot(other.slot)?;
@@ -282,12 +292,9 @@ impl Aggregator {
         let told = *self.told(from);
         // What was told of the agent goes with it.
         let is_stalled_there = there.state == State::Stalled;
-        {
-            let heir = self.told(to);
-            heir.session = told.session;
-            heir.is_up = told.is_up;
-            heir.ns_pid = heir.ns_pid.or(told.ns_pid);
-        }
+        self.told(to).set(Mark::Up, told.is(Mark::Up));
+        let (session, own) = (self.session(from), self.session(to));
+        self.enter(to, Session { ns_pid: own.ns_pid.or(session.ns_pid), ..session });
         let record = self.told(from);
         (record.stalls, record.resumes) = (cold.stalls, cold.resumes);
         if !is_stalled_there {
@@ -309,7 +316,7 @@ impl Aggregator {
             let rank = |hot: &Hot| (hot.last_arrival <= at, hot.last_arrival);
             let is_later = last.as_ref().is_none_or(|(_, latest, _)| rank(&hot) > rank(latest));
             let of = self.told(place);
-            let is_told = !of.is_closed && !of.is_held && !of.is_over();
+            let is_told = !of.is(Mark::Closed) && !of.is(Mark::Held) && !of.is_over();
             if is_told && hot.pid == told.pid && is_later {
                 last = Some((place, hot, cold));
             }
@@ -324,8 +331,8 @@ impl Aggregator {
         }
         for place in places.iter() {
             let told = self.told(place);
-            told.existence = Existence::Gone(at);
-            told.is_confirming = false;
+            told.existence = Existence::Gone;
+            told.set(Mark::Confirming, false);
             self.release(place, at, answer::RELEASE);
         }
         true
@@ -335,7 +342,7 @@ impl Aggregator {
     fn tell_last_words(&mut self, place: Place, hot: &Hot, cold: &Cold, at: MonoNs) {
         self.tell_arrival(place, hot, cold);
         let told = *self.told(place);
-        if told.is_stalled && told.resumes != cold.resumes && cold.resume_at <= at {
+        if told.is(Mark::Stalled) && told.resumes != cold.resumes && cold.resume_at <= at {
             let resumes = cold.resumes.wrapping_sub(told.resumes);
             self.told(place).resumes = cold.resumes;
             self.resume(place, hot, cold, resumes);
@@ -352,8 +359,8 @@ impl Aggregator {
 
     /// A forger fell silent: its slot goes without a word.
     pub(super) fn close_silently(&mut self, place: Place, hot: &Hot) {
-        if hot.state == State::Stalled && !self.told(place).is_releasing {
-            self.told(place).existence = Existence::Gone(hot.last_arrival);
+        if hot.state == State::Stalled && !self.told(place).is(Mark::Releasing) {
+            self.told(place).existence = Existence::Gone;
             self.release(place, hot.last_arrival, answer::RELEASE);
         }
     }
@@ -367,7 +374,8 @@ impl Aggregator {
 
     pub(super) fn release(&mut self, place: Place, as_of: MonoNs, bits: u32) {
         let told = self.told(place);
-        (told.is_releasing, told.released_as_of) = (true, as_of);
+        told.set(Mark::Releasing, true);
+        told.as_of = as_of;
         self.post(place, bits, crate::lane::Answer { as_of, ..Default::default() });
     }
 

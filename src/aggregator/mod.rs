@@ -11,7 +11,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem;
-use std::num::NonZeroU64;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use crate::counters::ShardHealth;
 use crate::event::{Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, SessionWhy};
 use crate::lane::report::SAMPLES_MAX;
+use crate::lane::sessions::Session;
 use crate::lane::{Doorbell, Port, SampleOf, answer};
 use crate::lookup::process::Identity;
 use crate::lookup::{Answer, LookupError, Lookups, Question, Ticket};
@@ -29,6 +30,7 @@ use crate::refusal::Refusal;
 use crate::route::shard_for;
 use crate::rules;
 use crate::shard::sight::BlindNews;
+use crate::slots::Slots;
 use crate::table::Busy;
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::{MonoNs, WallNs};
@@ -55,7 +57,7 @@ mod tests;
 
 use fanout::{Fanout, Subscriber};
 use tally::Tally;
-use told::{Existence, Place, Places, Told, ToldTable};
+use told::{Existence, Mark, PackedPlace, Place, Places, Told};
 
 /// Reports wait this long, so that the aggregator is not woken for each.
 const REPORT_TICK_NS: u64 = 100_000_000;
@@ -127,7 +129,7 @@ pub enum Next {
 #[derive(Debug)]
 struct ShardView {
     port: Arc<Port>,
-    told: ToldTable,
+    told: Slots<Told>,
     /// Slots of known holders that have something to tell, in order.
     to_look: VecDeque<u32>,
     /// Its slots in `pending`, but for exits.
@@ -211,7 +213,7 @@ pub struct Aggregator {
     fanout: Fanout,
     tally: Arc<Mutex<Tally>>,
     /// Where each pid beats; further places hang on the first.
-    places: HashMap<u32, Place>,
+    places: HashMap<u32, PackedPlace>,
     pending: VecDeque<Pending>,
     in_flight_max: u32,
     /// Agents of whom nothing is told until somebody has looked whose pid they claim, and until when.
@@ -239,7 +241,7 @@ impl Aggregator {
     ) -> Self {
         tally.lock().shards.resize_with(ports.len(), Default::default);
         let shards = ports.iter().map(|port| ShardView {
-            told: ToldTable::new(port.table.capacity()),
+            told: Slots::default(),
             to_look: VecDeque::new(),
             in_flight: 0,
             seen: MonoNs(0),
@@ -388,7 +390,7 @@ impl Aggregator {
             let told = view.told.of(slot);
             if told.generation != view.port.table.generation(slot) {
                 self.look(Place { shard, slot });
-            } else if !mem::replace(&mut told.is_to_be_looked_at, true) {
+            } else if !told.set(Mark::ToBeLookedAt, true) {
                 view.to_look.push_back(slot);
             }
         }
@@ -411,7 +413,7 @@ impl Aggregator {
             }
             let Some(slot) = self.view(shard).to_look.pop_front() else { return };
             let place = Place { shard, slot };
-            self.told(place).is_to_be_looked_at = false;
+            self.told(place).set(Mark::ToBeLookedAt, false);
             self.look(place);
         }
     }
@@ -431,14 +433,14 @@ impl Aggregator {
             self.admit(place, &hot, &cold);
         } else if hot.state == State::Free {
             return;
-        } else if told.is_releasing {
+        } else if told.is(Mark::Releasing) {
             // Without a later beat the shard has not come to it yet: it may have started over.
-            if told.is_over() || hot.last_arrival <= told.released_as_of {
+            if told.is_over() || hot.last_arrival <= told.as_of {
                 return;
             }
             // Released only if it stayed silent, and it did not: it stays, and whatever was found out
             // about it meanwhile is found out again.
-            self.told(place).is_releasing = false;
+            self.told(place).set(Mark::Releasing, false);
             self.identify(place);
             self.return_if_stalled(place);
         }
@@ -448,34 +450,38 @@ impl Aggregator {
     /// Somebody new holds the slot.
     fn admit(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         let is_off_hash = shard_for(hot.pid, u32::from(self.shard_count)) != u32::from(place.shard);
-        let first = self.places.get(&hot.pid).copied();
+        let first = self.place_of_pid(hot.pid);
         let is_held = hot.flags.has(Flags::UNVERIFIED);
         // An agent that is known on another shard is not up again, and it is the same session, unless the
         // lookup finds another process; nobody is the same as one whose exit was told.
         let places = self.places_of(hot.pid);
-        let known = places.iter().map(|place| *self.told(place)).find(|told| !told.is_over());
+        let known = places.iter().find(|place| !self.told(*place).is_over());
         let known = known.filter(|_| !planted!(TakesOneForTwo));
+        let session = match known {
+            Some(known) => self.session(known),
+            None => Session::default(),
+        };
+        let known = known.map(|place| *self.told(place));
         if known.is_none() && !(planted!(KeepsTheSession) && self.last_session > 0) {
             self.last_session = self.last_session.wrapping_add(1);
         }
-        *self.told(place) = Told {
-            generation: cold.generation,
-            pid: hot.pid,
-            status: known.map_or(hot.status, |known| known.status),
-            is_held,
-            is_off_hash,
-            next: first,
-            session: known.map_or(self.last_session, |known| known.session),
-            ns_pid: known.and_then(|known| known.ns_pid),
-            is_up: known.is_some_and(|known| known.is_up),
-            incarnation: known.and_then(|known| known.incarnation),
-            program: known.and_then(|known| known.program),
-            ..Told::default()
-        };
-        if known.is_some_and(|known| known.is_up) && !is_held {
+        let record = self.told(place);
+        *record = Told::default();
+        (record.generation, record.pid) = (cold.generation, hot.pid);
+        record.status = known.map_or(hot.status, |known| known.status);
+        record.next = first.map(PackedPlace::from);
+        record.incarnation = known.and_then(|known| known.incarnation);
+        record.program = known.and_then(|known| known.program);
+        let is_up = known.is_some_and(|known| known.is(Mark::Up));
+        record.set(Mark::Up, is_up);
+        record.set(Mark::Held, is_held);
+        record.set(Mark::OffHash, is_off_hash);
+        let number = if known.is_some() { session.number } else { self.last_session };
+        self.enter(place, Session { number, ..session });
+        if is_up && !is_held {
             self.doubt(place);
         }
-        self.places.insert(hot.pid, place);
+        self.places.insert(hot.pid, place.into());
         self.tally.lock().shards[usize::from(place.shard)].off_hash += u64::from(is_off_hash);
         if is_held {
             self.held.push_back((self.now + HELD_NS, place, cold.generation));
@@ -488,9 +494,10 @@ impl Aggregator {
     /// pid went to another process meanwhile. The lookup tells which.
     fn return_if_stalled(&mut self, place: Place) {
         let pid = self.told(place).pid;
-        let is_back = self.places_of(pid).iter().any(|other| other != place && self.told(other).is_stalled);
-        if is_back && !self.told(place).is_returning {
-            self.told(place).is_returning = true;
+        let is_back =
+            self.places_of(pid).iter().any(|other| other != place && self.told(other).is(Mark::Stalled));
+        if is_back && !self.told(place).is(Mark::Returning) {
+            self.told(place).set(Mark::Returning, true);
             let generation = self.told(place).generation;
             self.await_word(place, generation);
         }
@@ -501,8 +508,8 @@ impl Aggregator {
         let (hot, cold) = self.view(place.shard).port.table.read(place.slot)?;
         for other in self.places_of(hot.pid).iter() {
             let told = *self.told(other);
-            let is_gone = matches!(told.existence, Existence::Gone(_));
-            if other == place || !told.is_stalled || told.is_releasing || is_gone {
+            let is_gone = told.is_gone();
+            if other == place || !told.is(Mark::Stalled) || told.is(Mark::Releasing) || is_gone {
                 continue;
             }
             let (there, mut silence) = self.view(other.shard).port.table.read(other.slot)?;
@@ -526,10 +533,10 @@ impl Aggregator {
 
     fn identify(&mut self, place: Place) {
         let told = self.told(place);
-        if told.is_identifying {
+        if told.is(Mark::Identifying) {
             return;
         }
-        told.is_identifying = true;
+        told.set(Mark::Identifying, true);
         let (pid, generation) = (told.pid, told.generation);
         let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
         self.inquiries.lookups.ask(Question { ticket, pid });
@@ -541,31 +548,30 @@ impl Aggregator {
         if told.pid == 0 {
             return;
         }
-        if told.is_watch_ordered {
+        if told.is(Mark::WatchOrdered) {
             let ticket = Ticket { shard: place.shard, slot: place.slot, generation: told.generation };
             self.order(Order::Unwatch { ticket });
         }
-        if self.places.get(&told.pid) == Some(&place) {
+        if self.place_of_pid(told.pid) == Some(place) {
             match told.next {
                 Some(next) => self.places.insert(told.pid, next),
                 None => self.places.remove(&told.pid),
             };
         } else {
-            let mut at = self.places.get(&told.pid).copied();
+            let mut at = self.place_of_pid(told.pid);
             while let Some(earlier) = at {
-                let record = self.told(earlier);
-                if record.next == Some(place) {
-                    record.next = told.next;
+                if self.next_of(earlier) == Some(place) {
+                    self.told(earlier).next = told.next;
                 }
-                at = record.next;
+                at = self.next_of(earlier);
             }
         }
         let mut tally = self.tally.lock();
         let shard = &mut tally.shards[usize::from(place.shard)];
-        shard.unwatched -= u64::from(told.is_unwatched);
-        shard.off_hash -= u64::from(told.is_off_hash);
-        if told.is_counted {
-            let count = if told.is_stalled { &mut shard.stalled } else { &mut shard.up };
+        shard.unwatched -= u64::from(told.is(Mark::Unwatched));
+        shard.off_hash -= u64::from(told.is(Mark::OffHash));
+        if told.is(Mark::Counted) {
+            let count = if told.is(Mark::Stalled) { &mut shard.stalled } else { &mut shard.up };
             *count -= 1;
         }
     }
@@ -573,21 +579,21 @@ impl Aggregator {
     /// Tells what changed since the slot was looked at last.
     fn tell_difference(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         let told = *self.told(place);
-        if matches!(told.existence, Existence::Gone(_)) {
+        if told.is_gone() {
             // Its exit is on the way, which tells what was its own of this and nothing of an heir's.
             return;
         }
-        if hot.flags.has(Flags::UNVERIFIED) && told.settled_claim != Some(cold.claimed_pid) {
+        if hot.flags.has(Flags::UNVERIFIED) && !told.has_settled(cold.claimed_pid) {
             self.identify(place);
         }
-        if told.is_closed && !cold.is_honest {
+        if told.is(Mark::Closed) && !cold.is_honest {
             if hot.state == State::Waiting {
                 // No deadline will ever end it; the end of its process does.
                 self.poll_unwatched(place);
             }
             return self.close_silently(place, hot);
         }
-        if told.is_held || told.is_releasing {
+        if told.is(Mark::Held) || told.is(Mark::Releasing) {
             return;
         }
         if is_doubtful(&told, cold) {
@@ -598,7 +604,7 @@ impl Aggregator {
 
     /// Tells what changed of the process that was known before.
     fn tell_news(&mut self, place: Place, hot: &Hot, cold: &Cold) {
-        self.told(place).is_closed = false;
+        self.told(place).set(Mark::Closed, false);
         self.tell_arrival(place, hot, cold);
         self.tell_changes(place, hot, cold);
         self.tell_silence(place, hot, cold);
@@ -612,18 +618,20 @@ impl Aggregator {
         if hot.state == State::Waiting {
             return;
         }
-        if !told.is_counted {
-            self.told(place).is_counted = true;
+        if !told.is(Mark::Counted) {
+            self.told(place).set(Mark::Counted, true);
             self.tally.lock().shards[usize::from(place.shard)].up += 1;
         }
-        if told.is_up {
+        if told.is(Mark::Up) {
             return;
         }
         // Says the status, too.
         self.told(place).status = hot.status;
+        let session = self.session(place).number;
         for other in self.places_of(told.pid).iter() {
-            let of_other = self.told(other);
-            of_other.is_up |= of_other.session == told.session;
+            if self.session(other).number == session {
+                self.told(other).set(Mark::Up, true);
+            }
         }
         self.tally.lock().shards[usize::from(place.shard)].sessions[SessionWhy::NewProcess as usize] += 1;
         self.tell_of(place, hot, cold.first_arrival, EventKind::Up);
@@ -632,7 +640,8 @@ impl Aggregator {
     fn begin_session(&mut self, place: Place, why: SessionWhy) {
         if why != SessionWhy::Nonce {
             self.last_session = self.last_session.wrapping_add(1);
-            self.told(place).session = self.last_session;
+            let session = self.session(place);
+            self.enter(place, Session { number: self.last_session, ..session });
         }
         self.tally.lock().shards[usize::from(place.shard)].sessions[why as usize] += 1;
     }
@@ -643,9 +652,9 @@ impl Aggregator {
             // Whether it is another program or another connection is for the lookup to say.
             self.identify(place);
         }
-        if hot.flags.has(Flags::MIXED) != told.is_mixed {
-            self.told(place).is_mixed = hot.flags.has(Flags::MIXED);
-            if !told.is_mixed {
+        if hot.flags.has(Flags::MIXED) != told.is(Mark::Mixed) {
+            self.told(place).set(Mark::Mixed, hot.flags.has(Flags::MIXED));
+            if !told.is(Mark::Mixed) {
                 self.tell_of(place, hot, cold.changed_at, EventKind::Mixed);
             }
         }
@@ -678,20 +687,20 @@ impl Aggregator {
         }
         if hot.state == State::Stalled {
             // The last stall is not told yet, and what came before it ended.
-            if told.is_stalled && resumes > 0 {
+            if told.is(Mark::Stalled) && resumes > 0 {
                 self.resume(place, hot, cold, resumes);
             }
             self.told(place).resumes = cold.resumes;
             return self.confirm(place);
         }
-        if told.is_stalled {
+        if told.is(Mark::Stalled) {
             self.resume(place, hot, cold, resumes);
         } else if stalls > 0 {
             // It was over before it could be told, and the beat shows that the process was there; but it may
             // have beaten elsewhere meanwhile.
-            self.told(place).is_confirming = false;
-            if !self.told(place).is_recalling {
-                self.told(place).is_recalling = true;
+            self.told(place).set(Mark::Confirming, false);
+            if !self.told(place).is(Mark::Recalling) {
+                self.told(place).set(Mark::Recalling, true);
                 let generation = self.told(place).generation;
                 self.kick_others(place);
                 self.await_word(place, generation);
@@ -726,7 +735,7 @@ impl Aggregator {
             let told = self.told(place);
             (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
         }
-        self.told(place).is_recalling = false;
+        self.told(place).set(Mark::Recalling, false);
         true
     }
 
@@ -752,7 +761,7 @@ impl Aggregator {
             shard.stalled += 1;
             shard.histograms.lateness_ns.saturating_record(self.now.since(deadline));
         }
-        self.told(place).is_stalled = true;
+        self.told(place).set(Mark::Stalled, true);
         self.tell_of(place, hot, cold.stall_at, kind);
     }
 
@@ -768,9 +777,9 @@ impl Aggregator {
             shard.up += 1;
         }
         let told = self.told(place);
-        told.is_stalled = false;
+        told.set(Mark::Stalled, false);
         // The last frame of the dead may have ended the silence; they are dead all the same.
-        if !matches!(told.existence, Existence::Gone(_)) {
+        if !told.is_gone() {
             told.existence = Existence::Unknown;
         }
         self.tell_of(place, hot, cold.resume_at, EventKind::Resume { silent_ns, lost, coalesced });
@@ -787,15 +796,8 @@ impl Aggregator {
     // --- telling ------------------------------------------------------------------------------------
 
     fn agent(&mut self, place: Place, hot: &Hot) -> Agent {
-        let told = self.told(place);
-        Agent {
-            pid: hot.pid,
-            ns_pid: told.ns_pid,
-            session: told.session,
-            nonce: hot.nonce(),
-            status: hot.status,
-            payload: hot.payload,
-        }
+        let Session { number: session, ns_pid } = self.session(place);
+        Agent { pid: hot.pid, ns_pid, session, nonce: hot.nonce(), status: hot.status, payload: hot.payload }
     }
 
     fn tell_of(&mut self, place: Place, hot: &Hot, mono: MonoNs, kind: EventKind) {
@@ -814,21 +816,33 @@ impl Aggregator {
     fn told(&mut self, place: Place) -> &mut Told {
         self.shards[usize::from(place.shard)].told.of(place.slot)
     }
+
+    /// The session of the slot's holder.
+    fn session(&mut self, place: Place) -> Session {
+        let generation = self.told(place).generation;
+        self.view(place.shard).port.sessions.get(place.slot, generation).unwrap_or_default()
+    }
+
+    /// The slot's holder is in this session.
+    fn enter(&mut self, place: Place, session: Session) {
+        let generation = self.told(place).generation;
+        self.view(place.shard).port.sessions.put(place.slot, generation, session);
+    }
 }
 
 /// Whether what the slot says may be somebody else's, who got the pid of the agent that was told of.
 fn is_doubtful(told: &Told, cold: &Cold) -> bool {
-    let is_return = told.is_stalled && told.resumes != cold.resumes;
+    let is_return = told.is(Mark::Stalled) && told.resumes != cold.resumes;
     let is_other_session = (told.streams, told.versions) != (cold.streams, cold.versions);
-    told.is_doubted || told.is_closed || told.is_up && (is_return || is_other_session)
+    told.is(Mark::Doubted) || told.is(Mark::Closed) || told.is(Mark::Up) && (is_return || is_other_session)
 }
 
 /// What tells one program from the next; `None` if the kernel did not say, as of a process on its way out.
-fn program_of(identity: &Identity) -> Option<NonZeroU64> {
+fn program_of(identity: &Identity) -> Option<NonZeroU32> {
     if identity.exe.is_empty() {
         return None;
     }
     let mut hasher = DefaultHasher::new();
     identity.exe.hash(&mut hasher);
-    NonZeroU64::new(hasher.finish())
+    NonZeroU32::new((hasher.finish() >> 32) as u32)
 }

@@ -221,7 +221,7 @@ impl World {
             _ if self.is_secretive => Err(LookupError::Failed),
             None => Err(LookupError::Gone(self.now(), None)),
             Some(process) => Ok(Identity {
-                incarnation: Incarnation(process.incarnation),
+                incarnation: Incarnation::new(process.incarnation),
                 started: process.started,
                 inner_pids: process.inner_pids.clone(),
                 uid: 1000,
@@ -235,7 +235,9 @@ impl World {
     fn gone_at(&self, pid: u32, incarnation: Option<Incarnation>) -> Option<MonoNs> {
         match self.processes.get(&pid) {
             None => Some(self.now()),
-            Some(heir) if incarnation.is_some_and(|known| known.0 != heir.incarnation) => Some(heir.started),
+            Some(heir) if incarnation.is_some_and(|known| known != Incarnation::new(heir.incarnation)) => {
+                Some(heir.started)
+            }
             Some(_) => None,
         }
     }

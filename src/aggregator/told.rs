@@ -1,14 +1,14 @@
 //! What was told of each slot so far. The slot counts what happened; the difference is to be told.
 
-use std::num::NonZeroU64;
+use std::num::NonZeroU32;
 
 use crate::event::ExitHow;
 use crate::lookup::process::Incarnation;
 use crate::time::MonoNs;
 use crate::wire::Status;
 
-/// Slots whose records are allocated together, when the first of them is used.
-const CHUNK: usize = 1024;
+/// Bits of a packed place that hold the slot: there are at most 2^22 (`AGENTS_MAX`).
+const SLOT_BITS: u32 = 22;
 
 /// A slot of the fleet: shard and slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,6 +17,25 @@ pub struct Place {
     pub shard: u16,
     /// The slot of its table.
     pub slot: u32,
+}
+
+/// A place in four bytes, as it is kept for every agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedPlace(NonZeroU32);
+
+impl From<Place> for PackedPlace {
+    fn from(Place { shard, slot }: Place) -> Self {
+        debug_assert!(slot >> SLOT_BITS == 0 && shard < 1 << (31 - SLOT_BITS), "a fleet has no such slot");
+        Self(NonZeroU32::MIN.saturating_add(u32::from(shard) << SLOT_BITS | slot))
+    }
+}
+
+impl From<PackedPlace> for Place {
+    #[expect(clippy::cast_possible_truncation, reason = "the bits above the slot's are ten")]
+    fn from(PackedPlace(word): PackedPlace) -> Self {
+        let word = word.get() - 1;
+        Self { shard: (word >> SLOT_BITS) as u16, slot: word & ((1 << SLOT_BITS) - 1) }
+    }
 }
 
 /// The slots of one pid. Nearly all have one, which allocates nothing.
@@ -45,21 +64,63 @@ pub enum Existence {
     Asked,
     /// It was there when asked.
     There,
-    /// It is gone as of this instant.
-    Gone(MonoNs),
+    /// It is gone, as of [`Told::as_of`].
+    Gone,
 }
 
-/// What is known and told of one slot's holder, beside what the slot itself says.
+/// What is true of a slot's holder, or was told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Mark {
+    /// `up` was told, or is not to be told because the agent is known on another shard.
+    Up = 1,
+    /// Counted among the agents up or stalled of its shard.
+    Counted = 1 << 1,
+    /// A stall was told and no resume since.
+    Stalled = 1 << 2,
+    /// A stall waits for what others know before it is told.
+    Confirming = 1 << 3,
+    /// It beats while another slot of its pid is told stalled: it resumes once it is known to be the same.
+    Returning = 1 << 4,
+    /// A stall that was over before it was told is told once other shards had their word.
+    Recalling = 1 << 5,
+    /// What it says waits until its process is known to be the one that was told of.
+    Doubted = 1 << 6,
+    /// `mixed` was told.
+    Mixed = 1 << 7,
+    /// Nothing is told until the lookup says whose pid the frames claim.
+    Held = 1 << 8,
+    /// All its frames were forged: it is nobody's agent, and its silence is not told.
+    Closed = 1 << 9,
+    /// The lookup thread was asked who it is.
+    Identifying = 1 << 10,
+    /// The shard was told to give the slot back, unless it beat later than [`Told::as_of`].
+    Releasing = 1 << 11,
+    /// Its pid does not hash to its shard.
+    OffHash = 1 << 12,
+    /// The watch thread was told to say when its process ends.
+    WatchOrdered = 1 << 13,
+    /// It will not, for want of a descriptor.
+    Unwatched = 1 << 14,
+    /// In the list of those whose facts were taken and not looked at.
+    ToBeLookedAt = 1 << 15,
+    /// In the list of those asked about again and again.
+    Polled = 1 << 16,
+    /// The claimed pid was looked into: the shard has the answer, or will have it.
+    ClaimSettled = 1 << 17,
+}
+
+/// What is known and told of one slot's holder, beside what the slot itself says: 72 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Told {
+    /// Which process it is.
+    pub incarnation: Option<Incarnation>,
+    /// Since when it is gone, or its last beat elsewhere.
+    pub as_of: MonoNs,
     /// Which holder; 0 = none since the start.
     pub generation: u32,
     /// Its pid; 0 = nobody holds the slot.
     pub pid: u32,
-    /// Its pid inside its own namespace, if that differs.
-    pub ns_pid: Option<u32>,
-    /// Number of its session.
-    pub session: u32,
     /// Ordinals told.
     pub stalls: u32,
     /// Ordinals told.
@@ -72,85 +133,97 @@ pub struct Told {
     pub terminals: u32,
     /// Ordinals told.
     pub versions: u32,
-    /// Status told last.
-    pub status: Status,
-    /// `up` was told, or is not to be told because the agent is known on another shard.
-    pub is_up: bool,
-    /// Counted among the agents up or stalled of its shard.
-    pub is_counted: bool,
-    /// A stall was told and no resume since.
-    pub is_stalled: bool,
-    /// A stall waits for what others know before it is told.
-    pub is_confirming: bool,
-    /// It beats while another slot of its pid is told stalled: it resumes once it is known to be the same.
-    pub is_returning: bool,
-    /// A stall that was over before it was told is told once other shards had their word.
-    pub is_recalling: bool,
-    /// What it says waits until its process is known to be the one that was told of.
-    pub is_doubted: bool,
-    /// `mixed` was told.
-    pub is_mixed: bool,
-    /// Nothing is told until the lookup says whose pid the frames claim.
-    pub is_held: bool,
-    /// All its frames were forged: it is nobody's agent, and its silence is not told.
-    pub is_closed: bool,
-    /// The lookup thread was asked who it is.
-    pub is_identifying: bool,
-    /// The shard was told to give the slot back.
-    pub is_releasing: bool,
-    /// Unless it beat later than this.
-    pub released_as_of: MonoNs,
-    /// Its pid does not hash to its shard.
-    pub is_off_hash: bool,
-    /// The watch thread was told to say when its process ends.
-    pub is_watch_ordered: bool,
-    /// It will not, for want of a descriptor.
-    pub is_unwatched: bool,
-    /// In the list of those whose facts were taken and not looked at.
-    pub is_to_be_looked_at: bool,
-    /// In the list of those asked about again and again.
-    pub is_polled: bool,
+    /// Hash of its program's path, to notice exec.
+    pub program: Option<NonZeroU32>,
+    /// Another slot of the same pid.
+    pub next: Option<PackedPlace>,
+    /// The claimed pid that was looked into last.
+    settled_claim: u32,
+    marks: u32,
     /// How its process ended, once that is known.
     pub how: Option<ExitHow>,
-    /// The claimed pid that was looked into last: the shard has the answer, or will have it.
-    pub settled_claim: Option<u32>,
-    /// Which process it is.
-    pub incarnation: Option<Incarnation>,
-    /// Hash of its program's path, to notice exec.
-    pub program: Option<NonZeroU64>,
+    /// Status told last.
+    pub status: Status,
     /// Whether its process is there.
     pub existence: Existence,
     /// Questions about that under way.
     pub asked: u8,
-    /// Another slot of the same pid.
-    pub next: Option<Place>,
-}
-
-/// The records of one shard, allocated as slots are used.
-#[derive(Debug)]
-pub struct ToldTable {
-    chunks: Vec<Option<Box<[Told]>>>,
 }
 
 impl Told {
+    /// Whether a mark is set.
+    pub const fn is(&self, mark: Mark) -> bool {
+        self.marks & mark as u32 != 0
+    }
+
+    /// Sets or clears a mark. Returns whether it was set.
+    pub const fn set(&mut self, mark: Mark, on: bool) -> bool {
+        let was = self.is(mark);
+        if on {
+            self.marks |= mark as u32
+        } else {
+            self.marks &= !(mark as u32)
+        }
+        was
+    }
+
+    /// Clears marks.
+    pub fn clear(&mut self, marks: &[Mark]) {
+        for mark in marks {
+            self.set(*mark, false);
+        }
+    }
+
+    /// Whether it was looked into whether the sender may claim this pid.
+    pub fn has_settled(&self, claimed: u32) -> bool {
+        self.is(Mark::ClaimSettled) && self.settled_claim == claimed
+    }
+
+    /// It was looked into whether the sender may claim this pid.
+    pub fn settle_claim(&mut self, claimed: u32) {
+        self.set(Mark::ClaimSettled, true);
+        self.settled_claim = claimed;
+    }
+
+    /// Its process is known to be gone.
+    pub fn is_gone(&self) -> bool {
+        self.existence == Existence::Gone
+    }
+
     /// Its exit was told, and its slot is on its way back.
-    pub const fn is_over(&self) -> bool {
-        self.is_releasing && matches!(self.existence, Existence::Gone(_))
+    pub fn is_over(&self) -> bool {
+        self.is(Mark::Releasing) && self.is_gone()
     }
 }
 
-impl ToldTable {
-    /// Records for `slots` slots.
-    pub fn new(slots: u32) -> Self {
-        let chunks = (slots as usize).div_ceil(CHUNK);
-        Self { chunks: (0..chunks).map(|_| None).collect() }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{AGENTS_MAX, SHARDS_MAX};
+
+    #[test]
+    fn every_place_of_the_largest_fleet_survives_packing() {
+        let last_shard = u16::try_from(SHARDS_MAX - 1).expect("few");
+        for (shard, slot) in [(0, 0), (1, 7), (0, AGENTS_MAX - 1), (last_shard, AGENTS_MAX - 1)] {
+            let place = Place { shard, slot };
+            assert_eq!(Place::from(PackedPlace::from(place)), place);
+        }
     }
 
-    /// The record of a slot; allocates its chunk at first use.
-    pub fn of(&mut self, slot: u32) -> &mut Told {
-        let slot = slot as usize;
-        let chunk =
-            self.chunks[slot / CHUNK].get_or_insert_with(|| vec![Told::default(); CHUNK].into_boxed_slice());
-        &mut chunk[slot % CHUNK]
+    #[test]
+    fn a_record_is_as_small_as_it_says() {
+        assert_eq!(size_of::<Told>(), 72);
+    }
+
+    #[test]
+    fn a_mark_says_what_it_was() {
+        let mut told = Told::default();
+        assert!(!told.set(Mark::Up, true) && told.set(Mark::Up, true));
+        told.set(Mark::Polled, true);
+        told.clear(&[Mark::Up, Mark::Held]);
+        assert!(!told.is(Mark::Up) && told.is(Mark::Polled));
+        assert!(!told.has_settled(0));
+        told.settle_claim(0);
+        assert!(told.has_settled(0) && !told.has_settled(1));
     }
 }

@@ -85,12 +85,12 @@ impl Aggregator {
         let Some(beats) = &port.beats else { return };
         for _ in 0..beats.len() {
             let Some(note) = beats.pop() else { return };
-            let place = self.places.get(&note.pid).copied();
-            let told = place.map(|place| *self.told(place)).unwrap_or_default();
+            let place = self.place_of_pid(note.pid);
+            let session = place.map_or(Session::default(), |place| self.session(place));
             let agent = Agent {
                 pid: note.pid,
                 ns_pid: (note.frame_pid != note.pid).then_some(note.frame_pid),
-                session: told.session,
+                session: session.number,
                 nonce: note.nonce,
                 status: note.status,
                 payload: note.payload,

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Sources;
 use super::query::{BadQuery, Query};
-use super::ring::{Known, Ring};
+use super::ring::Ring;
 use crate::aggregator::export::jsonl;
 use crate::lookup::Ticket;
 use crate::plan::matches_pattern;
@@ -326,11 +326,11 @@ pub struct Page {
 
 impl Page {
     /// What the selection finds.
-    pub fn of(selection: &Selection, view: &View, sources: &Sources, ring: &Ring) -> Self {
+    pub fn of(selection: &Selection, view: &View, sources: &Sources) -> Self {
         let (rows, next, total) = selection.page(view, sources);
         let now = sources.now();
         Self {
-            agents: rows.into_iter().map(|row| AgentAnswer::of(row, sources, ring, now)).collect(),
+            agents: rows.into_iter().map(|row| AgentAnswer::of(row, sources, now)).collect(),
             next,
             total,
             as_of: view.as_of(),
@@ -404,14 +404,15 @@ pub struct AgentAnswer {
 
 impl AgentAnswer {
     /// What is known of it.
-    pub fn of(row: &Row, sources: &Sources, ring: &Ring, now: MonoNs) -> Self {
+    pub fn of(row: &Row, sources: &Sources, now: MonoNs) -> Self {
         let hot = &row.hot;
-        let known = ring.known(hot.pid);
+        let sessions = &sources.ports[usize::from(row.shard)].sessions;
+        let session = sessions.get(row.slot, row.generation);
         Self {
             pid: hot.pid,
-            ns_pid: known.and_then(|Known { ns_pid, .. }| ns_pid),
+            ns_pid: session.and_then(|session| session.ns_pid),
             shard: row.shard,
-            session: known.map(|known| known.session),
+            session: session.map(|session| session.number),
             state: word_of(hot.state),
             nonce: hot.nonce(),
             status: hot.status.as_str(),
@@ -539,7 +540,7 @@ impl Detail {
         let blind_ns = counters.blind_ns.get();
         let sent = hot.beats + cold.beats_lost;
         Some(Self {
-            agent: AgentAnswer::of(&as_is, sources, ring, now),
+            agent: AgentAnswer::of(&as_is, sources, now),
             as_of: now.0,
             off_hash: sources.is_off_hash(hot.pid, row.shard),
             period_ns: (hot.beats > 2).then(|| hot.last_arrival.since(cold.first_arrival) / (sent - 1)),

@@ -335,7 +335,7 @@ impl Server {
 
     async fn page(self: &Rc<Self>, selection: &Selection) -> Page {
         let view = self.view(false).await;
-        Page::of(selection, &view, &self.sources, &self.ring.borrow())
+        Page::of(selection, &view, &self.sources)
     }
 
     async fn agent(self: &Rc<Self>, pid: &str) -> Result<Answer, BadQuery> {

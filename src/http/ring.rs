@@ -1,10 +1,10 @@
-//! The last events, for whoever asks late, and which session each pid is in.
+//! The last events, for whoever asks late.
 //!
 //! In: every event, in order. Out: events after a number, with what is missing between them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-use crate::event::{Agent, Event, EventKind};
+use crate::event::{Event, EventKind};
 
 /// Events kept.
 pub const EVENTS_MAX: usize = 65_536;
@@ -16,16 +16,6 @@ pub struct Ring {
     events: VecDeque<Event>,
     /// Number of the last event that was told, kept or not.
     last_seq: u64,
-    known: HashMap<u32, Known>,
-}
-
-/// What events say of an agent and its slot does not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
-    /// Number of its session.
-    pub session: u32,
-    /// Its pid inside its own namespace.
-    pub ns_pid: Option<u32>,
 }
 
 /// The next thing a reader of the ring is to be told.
@@ -48,23 +38,11 @@ impl Ring {
             EventKind::Beat => return,
             _ => {}
         }
-        match (event.agent, event.kind) {
-            (Some(Agent { pid, .. }), EventKind::Exit { .. }) => drop(self.known.remove(&pid)),
-            (Some(Agent { pid, session, ns_pid, .. }), _) => {
-                self.known.insert(pid, Known { session, ns_pid });
-            }
-            (None, _) => {}
-        }
         self.last_seq = event.seq;
         if self.events.len() == EVENTS_MAX {
             self.events.pop_front();
         }
         self.events.push_back(event);
-    }
-
-    /// What events say of this pid's agent; `None`: nothing yet, or it exited.
-    pub fn known(&self, pid: u32) -> Option<Known> {
-        self.known.get(&pid).copied()
     }
 
     /// Number of the last event told; 0 before the first.
@@ -108,6 +86,7 @@ pub fn is_of(event: &Event, pid: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Agent;
     use crate::time::{MonoNs, WallNs};
     use crate::wire::Status;
 
@@ -161,12 +140,10 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_known_until_the_exit() {
+    fn the_events_of_a_pid_are_found() {
         let mut ring = Ring::default();
         ring.push(event(1, Some(7), EventKind::Up));
-        assert_eq!(ring.known(7).map(|known| known.session), Some(8));
         ring.push(event(2, Some(7), EventKind::Exit { silent_ns: 0, how: None }));
-        assert_eq!(ring.known(7), None);
         assert_eq!(ring.of_pid(7).count(), 2);
         assert_eq!(ring.of_pid(8).count(), 0);
     }

@@ -29,9 +29,11 @@ use crate::wire::{DecodeError, Status};
 pub mod fault;
 pub mod index;
 pub mod report;
+pub mod sessions;
 
 use index::IndexLane;
 use report::ReportLane;
+use sessions::Sessions;
 
 /// Words of a report lane: at 10 000 full batches a second it holds a fifth of a second.
 const REPORT_WORDS: usize = 1 << 17;
@@ -239,6 +241,8 @@ pub struct Port {
     pub beats: Option<ArrayQueue<BeatNote>>,
     /// Answers for the shard.
     pub inbox: Inbox,
+    /// Which session each slot's holder is in.
+    pub sessions: Sessions,
     /// What it counted.
     pub counters: ShardCounters,
     /// The same by user, as far as there is room.
@@ -282,6 +286,7 @@ impl Port {
             blind: ArrayQueue::new(BLIND_NEWS),
             beats: with_beats.then(|| ArrayQueue::new(BEAT_NOTES)),
             inbox: Inbox::new(slots)?,
+            sessions: Sessions::new(slots)?,
             counters: ShardCounters::default(),
             uids: Arc::default(),
             turned_away: Arc::default(),

@@ -2,6 +2,7 @@
 //! read belongs to one incarnation of the pid, and pidfds.
 
 use std::io::Read;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,7 +25,14 @@ const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// What tells one holder of a pid from the next: the pidfs inode, or on older kernels the start time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Incarnation(pub u64);
+pub struct Incarnation(NonZeroU64);
+
+impl Incarnation {
+    /// Of an inode or start time, which may be 0 as that of the first process is.
+    pub const fn new(number: u64) -> Self {
+        Self(NonZeroU64::MIN.saturating_add(number))
+    }
+}
 
 /// Who a process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +81,7 @@ fn read_identity(pid: u32, pidfd: &OwnedFd, clock: &impl Clock) -> Option<Identi
     let exe =
         readlinkat(&directory, "exe", Vec::new()).map(|path| lossy(path.as_bytes())).unwrap_or_default();
     Some(Identity {
-        incarnation: Incarnation(pidfs_inode(pidfd).unwrap_or(stat.start_ticks)),
+        incarnation: Incarnation::new(pidfs_inode(pidfd).unwrap_or(stat.start_ticks)),
         started: started(stat.start_ticks, clock),
         inner_pids: parse_inner_pids(&status),
         uid: parse_uid(&status).unwrap_or(u32::MAX),
@@ -125,7 +133,7 @@ pub fn hold(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -> R
         Err(_) => return Err(NotHeld::Refused),
     };
     let Some(known) = incarnation else { return Ok(pidfd) };
-    match pidfs_inode(&pidfd).map(Incarnation) {
+    match pidfs_inode(&pidfd).map(Incarnation::new) {
         Some(present) if present == known => Ok(pidfd),
         Some(_) => {
             Err(NotHeld::Gone(identify(pid, clock).map_or_else(|_| clock.mono(), |heir| heir.started)))
@@ -165,7 +173,7 @@ pub fn end(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -> Op
 /// then, unless another process has the pid by now and started earlier. Three system calls.
 pub fn end_of(pidfd: &OwnedFd, pid: u32, now: MonoNs, clock: &impl Clock) -> MonoNs {
     let Some(inode) = pidfs_inode(pidfd) else { return now };
-    match hold(pid, Some(Incarnation(inode)), clock) {
+    match hold(pid, Some(Incarnation::new(inode)), clock) {
         Err(NotHeld::Gone(at)) => at.min(now),
         Ok(_) | Err(NotHeld::Refused) => now,
     }
@@ -189,10 +197,15 @@ pub fn ended(pidfd: impl AsFd, pid: u32) -> Option<ExitHow> {
 /// What a wait status says.
 fn how(status: i32) -> ExitHow {
     if libc::WIFSIGNALED(status) {
-        ExitHow::Signal(libc::WTERMSIG(status))
+        ExitHow::Signal(low_byte(libc::WTERMSIG(status)))
     } else {
-        ExitHow::Code(libc::WEXITSTATUS(status))
+        ExitHow::Code(low_byte(libc::WEXITSTATUS(status)))
     }
+}
+
+/// Exit statuses and signals are no longer than that.
+const fn low_byte(number: i32) -> u8 {
+    number.to_le_bytes()[0]
 }
 
 /// Whether we may look into processes of others: without it their exit status reads 0.
@@ -319,7 +332,7 @@ mod tests {
 
     #[test]
     fn another_incarnation_means_the_one_we_knew_is_gone() {
-        let other = Incarnation(1);
+        let other = Incarnation::new(1);
         assert!(end(std::process::id(), Some(other), &SystemClock).is_some());
     }
 
@@ -374,7 +387,7 @@ mod tests {
         let pid = std::process::id();
         let me = identify(pid, &SystemClock).expect("alive").incarnation;
         assert!(hold(pid, Some(me), &SystemClock).is_ok());
-        assert!(matches!(hold(pid, Some(Incarnation(1)), &SystemClock), Err(NotHeld::Gone(_))));
+        assert!(matches!(hold(pid, Some(Incarnation::new(1)), &SystemClock), Err(NotHeld::Gone(_))));
         assert!(matches!(hold(u32::MAX, None, &SystemClock), Err(NotHeld::Gone(_))));
     }
 

@@ -619,7 +619,7 @@ impl<'a> World<'a> {
             return Answer::Identity { ticket, found: Err(LookupError::Failed) };
         }
         let found = self.model.truth.holder(pid, now).map(|life| Identity {
-            incarnation: Incarnation(u64::from(life.id)),
+            incarnation: Incarnation::new(u64::from(life.id)),
             started: started(life.born),
             inner_pids: life.inner.into_iter().collect(),
             uid: UID,
@@ -639,7 +639,7 @@ impl<'a> World<'a> {
         }
         // Exits come before answers: who is asked about may be among them.
         for (ticket, pid, life) in self.watched.ended(now) {
-            let at = self.gone_at(pid, Some(life)).unwrap_or(START + now);
+            let at = self.gone_at(pid, Some(Incarnation::new(life))).unwrap_or(START + now);
             let how = Some(ExitHow::Signal(9)).filter(|_| life % 5 > 0);
             self.answers.send(Answer::Gone { ticket, at, how }).unwrap();
             self.doorbell.ring();
@@ -655,8 +655,7 @@ impl<'a> World<'a> {
                     None
                 }
                 Order::Exists { ticket, pid, incarnation, .. } => {
-                    let known = incarnation.map(|incarnation| incarnation.0);
-                    Some(match self.gone_at(pid, known) {
+                    Some(match self.gone_at(pid, incarnation) {
                         None => Answer::There { ticket },
                         Some(at) => Answer::Gone { ticket, at, how: None },
                     })
@@ -670,7 +669,7 @@ impl<'a> World<'a> {
         while self.watched.held.len() < self.story.setting.pidfds
             && let Some((ticket, pid, life)) = self.watched.waiting.pop_front()
         {
-            let answer = self.hold(ticket, pid, Some(Incarnation(life)));
+            let answer = self.hold(ticket, pid, Some(Incarnation::new(life)));
             self.answers.send(answer.unwrap_or(Answer::Watching { ticket, is_watched: true })).unwrap();
             self.doorbell.ring();
         }
@@ -681,8 +680,7 @@ impl<'a> World<'a> {
 
     /// Watches a process: what there is to say of it at once.
     fn hold(&mut self, ticket: Ticket, pid: u32, incarnation: Option<Incarnation>) -> Option<Answer> {
-        let known = incarnation.map(|incarnation| incarnation.0);
-        if let Some(at) = self.gone_at(pid, known) {
+        if let Some(at) = self.gone_at(pid, incarnation) {
             return Some(Answer::Gone { ticket, at, how: None });
         }
         let life = self.model.truth.holder(pid, self.now)?;
@@ -698,11 +696,13 @@ impl<'a> World<'a> {
     }
 
     /// Since when a process is gone, as far as one can tell from who holds its pid.
-    fn gone_at(&self, pid: u32, life: Option<u64>) -> Option<MonoNs> {
+    fn gone_at(&self, pid: u32, incarnation: Option<Incarnation>) -> Option<MonoNs> {
         match self.model.truth.holder(pid, self.now) {
             None => Some(START + self.now),
-            Some(heir) if life.is_some_and(|life| life != u64::from(heir.id)) => Some(started(heir.born)),
-            Some(_) => None,
+            Some(heir) => {
+                let present = Incarnation::new(u64::from(heir.id));
+                incarnation.is_some_and(|known| known != present).then(|| started(heir.born))
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 //! end is noticed when somebody asks, as at its threshold. Orders under way are bounded by the slots: two
 //! questions, one order to watch and one to stop it a slot.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -23,6 +23,7 @@ use crate::kick::Kick;
 use crate::lane::Doorbell;
 use crate::lookup::process::{self, End, Incarnation, NotHeld};
 use crate::lookup::{Answer, Ticket};
+use crate::slots::Slots;
 use crate::time::{Clock, MonoNs};
 
 /// Events taken from the kernel at once.
@@ -99,7 +100,7 @@ impl Watch {
             doorbell,
             pidfds_max,
             pidfds: 0,
-            entries: HashMap::new(),
+            entries: Entries::default(),
             waiting: BTreeMap::new(),
             last_turn: 0,
             unreaped: VecDeque::new(),
@@ -143,10 +144,11 @@ impl Drop for Watch {
     }
 }
 
-/// Who is watched on behalf of a slot.
+/// Who is watched on behalf of a slot: 32 bytes.
 #[derive(Debug)]
 struct Entry {
-    ticket: Ticket,
+    /// Which holder of the slot.
+    generation: u32,
     pid: u32,
     incarnation: Option<Incarnation>,
     held: Held,
@@ -162,6 +164,28 @@ enum Held {
     Waiting(u64),
 }
 
+/// The entries of all shards, by key.
+#[derive(Debug, Default)]
+struct Entries {
+    shards: Vec<Slots<Option<Entry>>>,
+}
+
+impl Entries {
+    fn get(&self, key: u64) -> Option<&Entry> {
+        let Ticket { shard, slot, .. } = ticket_of(key, 0);
+        self.shards.get(usize::from(shard))?.get(slot)?.as_ref()
+    }
+
+    /// The place of an entry, which may be empty.
+    fn of(&mut self, key: u64) -> &mut Option<Entry> {
+        let Ticket { shard, slot, .. } = ticket_of(key, 0);
+        if self.shards.len() <= usize::from(shard) {
+            self.shards.resize_with(usize::from(shard) + 1, Slots::default);
+        }
+        self.shards[usize::from(shard)].of(slot)
+    }
+}
+
 struct Watcher<C> {
     clock: C,
     epoll: OwnedFd,
@@ -172,8 +196,7 @@ struct Watcher<C> {
     doorbell: Arc<Doorbell>,
     pidfds_max: usize,
     pidfds: usize,
-    /// By shard and slot.
-    entries: HashMap<u64, Entry>,
+    entries: Entries,
     /// Keys of entries without a descriptor, longest waiting first.
     waiting: BTreeMap<u64, u64>,
     last_turn: u64,
@@ -233,7 +256,7 @@ impl<C: Clock> Watcher<C> {
 
     /// The process of this entry exited, or was reaped after it had.
     fn ended(&mut self, key: u64, now: MonoNs) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let Some(entry) = self.entries.of(key) else { return };
         let (pidfd, at, is_new) = match &entry.held {
             Held::Pidfd(pidfd) => (pidfd, now, true),
             Held::Unreaped(pidfd, at) => (pidfd, *at, false),
@@ -265,7 +288,7 @@ impl<C: Clock> Watcher<C> {
     fn give_up_reaping(&mut self) {
         let now = self.clock.mono();
         while let Some((_, key)) = self.unreaped.pop_front_if(|(until, _)| *until <= now) {
-            if let Some(Entry { held: Held::Unreaped(_, at), .. }) = self.entries.get(&key) {
+            if let Some(Entry { held: Held::Unreaped(_, at), .. }) = self.entries.get(key) {
                 let at = *at;
                 self.tell_gone(key, at, None);
             }
@@ -304,7 +327,7 @@ impl<C: Clock> Watcher<C> {
     }
 
     fn look(&mut self, ticket: Ticket, pid: u32, incarnation: Option<Incarnation>) {
-        let entry = self.entries.get(&key_of(ticket)).filter(|entry| entry.ticket == ticket);
+        let entry = self.entry_of(ticket);
         match entry.map(|entry| &entry.held) {
             Some(Held::Pidfd(_)) => self.answer(Answer::There { ticket }),
             // The asker has no time to learn how it ended.
@@ -326,7 +349,8 @@ impl<C: Clock> Watcher<C> {
         let key = key_of(ticket);
         self.forget(key);
         let held = Held::Waiting(self.last_turn + 1);
-        self.entries.insert(key, Entry { ticket, pid, incarnation, held });
+        let Ticket { generation, .. } = ticket;
+        *self.entries.of(key) = Some(Entry { generation, pid, incarnation, held });
         if !self.hold(key) {
             self.last_turn += 1;
             self.waiting.insert(self.last_turn, key);
@@ -336,7 +360,7 @@ impl<C: Clock> Watcher<C> {
 
     /// Takes a pidfd of the entry's process into the set. False: there is none for it now.
     fn hold(&mut self, key: u64) -> bool {
-        let Some(entry) = self.entries.get_mut(&key) else { return true };
+        let Some(entry) = self.entries.of(key) else { return true };
         if self.pidfds >= self.pidfds_max {
             return false;
         }
@@ -356,10 +380,9 @@ impl<C: Clock> Watcher<C> {
     }
 
     fn unwatch(&mut self, ticket: Ticket) {
-        let key = key_of(ticket);
         // The slot's next holder may be watched already.
-        if self.entries.get(&key).is_some_and(|entry| entry.ticket == ticket) {
-            self.forget(key);
+        if self.entry_of(ticket).is_some() {
+            self.forget(key_of(ticket));
         }
     }
 
@@ -368,26 +391,35 @@ impl<C: Clock> Watcher<C> {
         while self.pidfds < self.pidfds_max
             && let Some((turn, key)) = self.waiting.pop_first()
         {
-            let Some(ticket) = self.entries.get(&key).map(|entry| entry.ticket) else { continue };
+            let Some(ticket) = self.ticket_at(key) else { continue };
             if !self.hold(key) {
                 // The kernel has none, whatever we may have: when another is given back.
                 self.waiting.insert(turn, key);
                 return;
             }
-            if self.entries.contains_key(&key) {
+            if self.entries.get(key).is_some() {
                 self.answer(Answer::Watching { ticket, is_watched: true });
             }
         }
     }
 
+    /// On whose behalf the slot is watched.
+    fn ticket_at(&self, key: u64) -> Option<Ticket> {
+        self.entries.get(key).map(|entry| ticket_of(key, entry.generation))
+    }
+
+    fn entry_of(&self, ticket: Ticket) -> Option<&Entry> {
+        self.entries.get(key_of(ticket)).filter(|entry| entry.generation == ticket.generation)
+    }
+
     fn forget(&mut self, key: u64) -> Option<Ticket> {
-        let entry = self.entries.remove(&key)?;
+        let entry = self.entries.of(key).take()?;
         match entry.held {
             // Closing it takes it out of the set.
             Held::Pidfd(_) | Held::Unreaped(..) => self.pidfds -= 1,
             Held::Waiting(turn) => drop(self.waiting.remove(&turn)),
         }
-        Some(entry.ticket)
+        Some(ticket_of(key, entry.generation))
     }
 
     fn answer(&mut self, answer: Answer) {
@@ -399,6 +431,11 @@ impl<C: Clock> Watcher<C> {
 
 fn key_of(ticket: Ticket) -> u64 {
     u64::from(ticket.shard) << 32 | u64::from(ticket.slot)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "takes the key apart")]
+const fn ticket_of(key: u64, generation: u32) -> Ticket {
+    Ticket { shard: (key >> 32) as u16, slot: key as u32, generation }
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ fn who_is_dead_already_or_never_was_is_told_gone() {
     fixture.watch(1, child.id());
     assert!(matches!(fixture.next(), Answer::Gone { .. }));
     let me = std::process::id();
-    let other = Some(Incarnation(1));
+    let other = Some(Incarnation::new(1));
     fixture.order(Order::Watch { ticket: ticket(2), pid: me, incarnation: other });
     let Answer::Gone { ticket: of, .. } = fixture.next() else { panic!("another process holds the pid") };
     assert_eq!(of, ticket(2));

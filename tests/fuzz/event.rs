@@ -101,8 +101,8 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
         },
         3 => Kind::Exit {
             silent_ns: values.arbitrary()?,
-            how: one_of(values, [None, Some(ExitHow::Code as fn(i32) -> ExitHow), Some(ExitHow::Signal)])?
-                .map(|how| i32::arbitrary(values).map(how))
+            how: one_of(values, [None, Some(ExitHow::Code as fn(u8) -> ExitHow), Some(ExitHow::Signal)])?
+                .map(|how| u8::arbitrary(values).map(how))
                 .transpose()?,
         },
         4 => Kind::Terminal,

@@ -95,11 +95,11 @@ enum Detail {
     /// `None` is written as null: the process is gone and nobody says how.
     ExitCode {
         silent_ns: u64,
-        code: Option<i32>,
+        code: Option<u8>,
     },
     ExitSignal {
         silent_ns: u64,
-        signal: i32,
+        signal: u8,
     },
     Session {
         why: &'static str,

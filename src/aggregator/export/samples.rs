@@ -152,8 +152,8 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
     use EventKind as Kind;
     let how = prop_oneof![
         Just(None),
-        any::<i32>().prop_map(|code| Some(ExitHow::Code(code))),
-        any::<i32>().prop_map(|signal| Some(ExitHow::Signal(signal))),
+        any::<u8>().prop_map(|code| Some(ExitHow::Code(code))),
+        any::<u8>().prop_map(|signal| Some(ExitHow::Signal(signal))),
     ];
     let session_why = vec![SessionWhy::NewProcess, SessionWhy::Exec, SessionWhy::Version, SessionWhy::Nonce];
     let phase = prop_oneof![Just(BlindPhase::Begin), extreme().prop_map(|for_ns| BlindPhase::End { for_ns })];

@@ -1,0 +1,52 @@
+//! Records by slot: memory is taken in chunks, as slots are used, and never moved or given back.
+
+/// Slots whose records are allocated together, when the first of them is used.
+const CHUNK: usize = 256;
+
+/// A record for each slot of a shard.
+#[derive(Debug)]
+pub struct Slots<T> {
+    chunks: Vec<Option<Box<[T]>>>,
+}
+
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self { chunks: Vec::new() }
+    }
+}
+
+impl<T: Default> Slots<T> {
+    /// The record of a slot that was used; `None`: neither it nor a neighbour ever was.
+    #[inline]
+    pub fn get(&self, slot: u32) -> Option<&T> {
+        let slot = slot as usize;
+        self.chunks.get(slot / CHUNK)?.as_ref().map(|chunk| &chunk[slot % CHUNK])
+    }
+
+    /// The record of a slot; allocates its chunk at first use.
+    #[inline]
+    pub fn of(&mut self, slot: u32) -> &mut T {
+        let slot = slot as usize;
+        if self.chunks.len() <= slot / CHUNK {
+            self.chunks.resize_with(slot / CHUNK + 1, || None);
+        }
+        let chunk =
+            self.chunks[slot / CHUNK].get_or_insert_with(|| (0..CHUNK).map(|_| T::default()).collect());
+        &mut chunk[slot % CHUNK]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_kept_and_its_neighbours_are_new() {
+        let mut slots = Slots::<u64>::default();
+        assert_eq!(slots.get(0), None);
+        *slots.of(5000) = 7;
+        assert_eq!((slots.get(5000), slots.get(5001), slots.get(0)), (Some(&7), Some(&0), None));
+        assert_eq!((*slots.of(0), *slots.of(5000)), (0, 7));
+        assert_eq!(slots.get(u32::MAX), None);
+    }
+}
