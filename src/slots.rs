@@ -1,4 +1,4 @@
-//! Records by slot: memory is taken in chunks, as slots are used, and never moved or given back.
+//! Records by slot or pid: memory is taken in chunks, as numbers are used, and never moved or given back.
 
 /// Slots whose records are allocated together, when the first of them is used.
 const CHUNK: usize = 256;
@@ -33,6 +33,12 @@ impl<T: Default> Slots<T> {
         let chunk =
             self.chunks[slot / CHUNK].get_or_insert_with(|| (0..CHUNK).map(|_| T::default()).collect());
         &mut chunk[slot % CHUNK]
+    }
+
+    /// All records that there are, new ones included.
+    #[cfg(test)]
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.chunks.iter().flatten().flat_map(|chunk| chunk.iter())
     }
 }
 

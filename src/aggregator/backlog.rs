@@ -28,7 +28,7 @@ impl Aggregator {
     /// How long the lists are.
     pub fn backlog(&self) -> Backlog {
         Backlog {
-            places: self.places.len(),
+            places: self.places.iter().flatten().count(),
             pending: self.pending.len(),
             polled: self.polled.len(),
             held: self.held.len(),

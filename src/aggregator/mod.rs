@@ -8,7 +8,7 @@
 //! to subscribers, answers to shards, counts. Thread: aggregator. Blocks: only between turns. Allocates: as
 //! agents come. Time is an argument.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem;
 use std::num::NonZeroU32;
@@ -212,8 +212,8 @@ pub struct Aggregator {
     doorbell: Arc<Doorbell>,
     fanout: Fanout,
     tally: Arc<Mutex<Tally>>,
-    /// Where each pid beats; further places hang on the first.
-    places: HashMap<u32, PackedPlace>,
+    /// Where each pid beats, by pid; further places hang on the first.
+    places: Slots<Option<PackedPlace>>,
     pending: VecDeque<Pending>,
     in_flight_max: u32,
     /// Agents of whom nothing is told until somebody has looked whose pid they claim, and until when.
@@ -266,7 +266,7 @@ impl Aggregator {
             doorbell,
             fanout: Fanout::default(),
             tally,
-            places: HashMap::new(),
+            places: Slots::default(),
             pending: VecDeque::new(),
             in_flight_max: IN_FLIGHT_MAX,
             polled: VecDeque::new(),
@@ -481,7 +481,7 @@ impl Aggregator {
         if is_up && !is_held {
             self.doubt(place);
         }
-        self.places.insert(hot.pid, place.into());
+        *self.places.of(hot.pid) = Some(place.into());
         self.tally.lock().shards[usize::from(place.shard)].off_hash += u64::from(is_off_hash);
         if is_held {
             self.held.push_back((self.now + HELD_NS, place, cold.generation));
@@ -553,10 +553,7 @@ impl Aggregator {
             self.order(Order::Unwatch { ticket });
         }
         if self.place_of_pid(told.pid) == Some(place) {
-            match told.next {
-                Some(next) => self.places.insert(told.pid, next),
-                None => self.places.remove(&told.pid),
-            };
+            *self.places.of(told.pid) = told.next;
         } else {
             let mut at = self.place_of_pid(told.pid);
             while let Some(earlier) = at {

@@ -144,13 +144,12 @@ impl Drop for Watch {
     }
 }
 
-/// Who is watched on behalf of a slot: 32 bytes.
+/// Who is watched on behalf of a slot: 24 bytes.
 #[derive(Debug)]
 struct Entry {
     /// Which holder of the slot.
     generation: u32,
     pid: u32,
-    incarnation: Option<Incarnation>,
     held: Held,
 }
 
@@ -160,8 +159,15 @@ enum Held {
     Pidfd(OwnedFd),
     /// It has exited as of this instant, and nobody has reaped it yet.
     Unreaped(OwnedFd, MonoNs),
-    /// No descriptor was left for it; its turn when there is one.
-    Waiting(u64),
+    /// No descriptor was left for it.
+    Waiting(Box<Waiting>),
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// When it gets the next one.
+    turn: u64,
+    incarnation: Option<Incarnation>,
 }
 
 /// The entries of all shards, by key.
@@ -271,9 +277,9 @@ impl<C: Clock> Watcher<C> {
         if epoll::modify(&self.epoll, pidfd, EventData::new_u64(key), EventFlags::empty()).is_err() {
             return self.tell_gone(key, at, how);
         }
-        let held = std::mem::replace(&mut entry.held, Held::Waiting(0));
-        if let Held::Pidfd(pidfd) = held {
-            entry.held = Held::Unreaped(pidfd, at);
+        let place = self.entries.of(key);
+        if let Some(Entry { generation, pid, held: Held::Pidfd(pidfd) }) = place.take() {
+            *place = Some(Entry { generation, pid, held: Held::Unreaped(pidfd, at) });
         }
         self.unreaped.push_back((at + REAP_NS, key));
     }
@@ -348,35 +354,31 @@ impl<C: Clock> Watcher<C> {
     fn watch(&mut self, ticket: Ticket, pid: u32, incarnation: Option<Incarnation>) {
         let key = key_of(ticket);
         self.forget(key);
-        let held = Held::Waiting(self.last_turn + 1);
         let Ticket { generation, .. } = ticket;
-        *self.entries.of(key) = Some(Entry { generation, pid, incarnation, held });
-        if !self.hold(key) {
-            self.last_turn += 1;
-            self.waiting.insert(self.last_turn, key);
-            self.answer(Answer::Watching { ticket, is_watched: false });
-        }
+        let held = match self.hold(key, pid, incarnation) {
+            Ok(pidfd) => Held::Pidfd(pidfd),
+            Err(NotHeld::Gone(at)) => return self.answer(Answer::Gone { ticket, at, how: None }),
+            Err(NotHeld::Refused) => {
+                self.last_turn += 1;
+                self.waiting.insert(self.last_turn, key);
+                self.answer(Answer::Watching { ticket, is_watched: false });
+                Held::Waiting(Box::new(Waiting { turn: self.last_turn, incarnation }))
+            }
+        };
+        *self.entries.of(key) = Some(Entry { generation, pid, held });
     }
 
-    /// Takes a pidfd of the entry's process into the set. False: there is none for it now.
-    fn hold(&mut self, key: u64) -> bool {
-        let Some(entry) = self.entries.of(key) else { return true };
+    /// A pidfd of the process, which is in the set from now on, as `key`.
+    fn hold(&mut self, key: u64, pid: u32, incarnation: Option<Incarnation>) -> Result<OwnedFd, NotHeld> {
         if self.pidfds >= self.pidfds_max {
-            return false;
+            return Err(NotHeld::Refused);
         }
-        match process::hold(entry.pid, entry.incarnation, &self.clock) {
-            Ok(pidfd) => {
-                // Readable at once if it has exited already.
-                if epoll::add(&self.epoll, &pidfd, EventData::new_u64(key), EventFlags::IN).is_err() {
-                    return false;
-                }
-                entry.held = Held::Pidfd(pidfd);
-                self.pidfds += 1;
-            }
-            Err(NotHeld::Gone(at)) => self.tell_gone(key, at, None),
-            Err(NotHeld::Refused) => return false,
-        }
-        true
+        let pidfd = process::hold(pid, incarnation, &self.clock)?;
+        // Readable at once if it has exited already.
+        epoll::add(&self.epoll, &pidfd, EventData::new_u64(key), EventFlags::IN)
+            .map_err(|_| NotHeld::Refused)?;
+        self.pidfds += 1;
+        Ok(pidfd)
     }
 
     fn unwatch(&mut self, ticket: Ticket) {
@@ -391,21 +393,24 @@ impl<C: Clock> Watcher<C> {
         while self.pidfds < self.pidfds_max
             && let Some((turn, key)) = self.waiting.pop_first()
         {
-            let Some(ticket) = self.ticket_at(key) else { continue };
-            if !self.hold(key) {
-                // The kernel has none, whatever we may have: when another is given back.
-                self.waiting.insert(turn, key);
-                return;
-            }
-            if self.entries.get(key).is_some() {
-                self.answer(Answer::Watching { ticket, is_watched: true });
+            let Some(Entry { generation, pid, held: Held::Waiting(waiting) }) = self.entries.get(key) else {
+                continue;
+            };
+            let (ticket, pid, incarnation) = (ticket_of(key, *generation), *pid, waiting.incarnation);
+            match self.hold(key, pid, incarnation) {
+                Ok(pidfd) => {
+                    let held = Held::Pidfd(pidfd);
+                    *self.entries.of(key) = Some(Entry { generation: ticket.generation, pid, held });
+                    self.answer(Answer::Watching { ticket, is_watched: true });
+                }
+                Err(NotHeld::Gone(at)) => self.tell_gone(key, at, None),
+                Err(NotHeld::Refused) => {
+                    // The kernel has none, whatever we may have: when another is given back.
+                    self.waiting.insert(turn, key);
+                    return;
+                }
             }
         }
-    }
-
-    /// On whose behalf the slot is watched.
-    fn ticket_at(&self, key: u64) -> Option<Ticket> {
-        self.entries.get(key).map(|entry| ticket_of(key, entry.generation))
     }
 
     fn entry_of(&self, ticket: Ticket) -> Option<&Entry> {
@@ -417,7 +422,7 @@ impl<C: Clock> Watcher<C> {
         match entry.held {
             // Closing it takes it out of the set.
             Held::Pidfd(_) | Held::Unreaped(..) => self.pidfds -= 1,
-            Held::Waiting(turn) => drop(self.waiting.remove(&turn)),
+            Held::Waiting(waiting) => drop(self.waiting.remove(&waiting.turn)),
         }
         Some(ticket_of(key, entry.generation))
     }
