@@ -31,7 +31,6 @@ impl From<Place> for PackedPlace {
 }
 
 impl From<PackedPlace> for Place {
-    #[expect(clippy::cast_possible_truncation, reason = "the bits above the slot's are ten")]
     fn from(PackedPlace(word): PackedPlace) -> Self {
         let word = word.get() - 1;
         Self { shard: (word >> SLOT_BITS) as u16, slot: word & ((1 << SLOT_BITS) - 1) }

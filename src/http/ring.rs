@@ -10,7 +10,7 @@ use crate::event::{Event, EventKind};
 pub const EVENTS_MAX: usize = 65_536;
 
 /// The last events of this run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ring {
     /// In the order of their numbers, which may have gaps where the thread was too slow for the aggregator.
     events: VecDeque<Event>,
@@ -25,6 +25,13 @@ pub enum Step {
     Event(Event),
     /// These numbers are not there any more.
     Lost(u64, u64),
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        // All of it at once: memory is taken as events come, and none is left behind by growing.
+        Self { events: VecDeque::with_capacity(EVENTS_MAX), last_seq: 0 }
+    }
 }
 
 impl Ring {
@@ -126,6 +133,11 @@ mod tests {
         assert_eq!(seqs_after(&ring, 0), [(1, 1), (2, 4), (5, 5)]);
         assert_eq!(seqs_after(&ring, 3), [(4, 4), (5, 5)]);
         assert_eq!(ring.next(5), None);
+    }
+
+    #[test]
+    fn an_event_takes_as_much_memory_as_the_documentation_says() {
+        assert_eq!(size_of::<Event>(), 112);
     }
 
     #[test]

@@ -1,0 +1,60 @@
+//! What memory an observer takes for each agent, in real pages of a real process.
+
+mod common;
+
+use std::fs;
+use std::time::Duration;
+
+use common::{Agent, AgentOptions, Observer, Options, wait_for};
+
+/// What may be resident for an agent, bytes: 96 of its own and of the threads' records of it, 192 that change with
+/// its state, 24 of index and queues.
+const AGENT_BYTES: u64 = 96 + 192 + 24;
+/// An event of the history; each agent causes one by coming up.
+const EVENT_BYTES: u64 = 112;
+/// Agents that come at a time. What the first of them cost beside themselves is not counted.
+const AT_A_TIME: u32 = 1000;
+const TIMES: u32 = 6;
+
+/// Waits until so many processes are watched, which is the last that is done for a new agent.
+fn wait_for_agents(observer: &Observer, agents: u32) {
+    let descriptors = format!("/proc/{}/fd", observer.pid());
+    wait_for("every agent to be watched", || {
+        let links = fs::read_dir(&descriptors).expect("its descriptors");
+        let targets = links.filter_map(|link| fs::read_link(link.ok()?.path()).ok());
+        let watched = targets.filter(|target| target.to_string_lossy().contains("pidfd")).count();
+        (watched >= agents as usize).then_some(())
+    });
+}
+
+/// Resident memory of the observer, bytes, less what is read from its program file.
+fn resident(observer: &Observer) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", observer.pid())).expect("its status");
+    let kib = |name: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of that name");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    };
+    (kib("RssAnon:") + kib("RssShmem:")) * 1024
+}
+
+#[test]
+fn an_agent_takes_as_little_memory_as_it_should() {
+    // Each beats once: what more beats take, as the lane of reports, is not the agents' own.
+    let (period, threshold) = (Duration::from_hours(1), Duration::from_hours(2));
+    let options =
+        Options { shards: 1, threshold, agents_max: 8192, queue_limit: Some(4096), ..Options::default() };
+    let observer = Observer::start(options);
+    let mut first = Agent::start_with(&observer, AgentOptions { period, ..AgentOptions::default() });
+    let mut sizes = Vec::new();
+    for time in 1..=TIMES {
+        first.spawn_children(AT_A_TIME);
+        wait_for_agents(&observer, 1 + time * AT_A_TIME);
+        sizes.push(resident(&observer));
+    }
+    let each = (sizes[sizes.len() - 1] - sizes[0]) / u64::from((TIMES - 1) * AT_A_TIME);
+    assert!(each <= AGENT_BYTES + EVENT_BYTES, "{each} bytes an agent: {sizes:?}");
+    // It does see them: the slots alone are 128 bytes.
+    assert!(each >= 128, "{each} bytes an agent: {sizes:?}");
+    drop(first);
+    observer.stop();
+}
