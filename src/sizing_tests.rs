@@ -46,6 +46,19 @@ fn the_queue_holds_two_beats_of_each_agent_and_all_of_a_pause() {
     assert_eq!(spread.queue_limit, 28_029, "1.12 times a quarter");
 }
 
+#[test]
+fn memory_is_what_was_measured_at_least() {
+    // Agents, shards, and MiB of a fleet whose history held an event of each agent and had room for more.
+    for (agents, shards, measured) in [(8000, 1, 9.1), (4000, 4, 8.9)] {
+        let mib = demand(agents, 1.0).on(shards).resident_bytes as f64 / f64::from(1 << 20);
+        assert!(mib >= measured && mib <= measured * 2.5, "{agents} on {shards}: {mib}, measured {measured}");
+    }
+    let large = demand(1_000_000, 1.0);
+    let (few, many) = (large.on(8).resident_bytes, large.on(40).resident_bytes);
+    assert_eq!(few, (15 << 20) + 65_536 * 112 + 392_000_000 + 9 * 16_000_000);
+    assert_eq!(many - few, 32 * ((1 << 20) + 16_000_000));
+}
+
 /// The same numbers in every run.
 struct Random(u64);
 

@@ -213,7 +213,7 @@ fn queue_limit_needed(plan: &Plan, demand: Option<&Demand>) -> u64 {
 }
 
 fn print_sizing(out: &mut impl Write, plan: &Plan, demand: &Demand) -> io::Result<()> {
-    let Sizing { shards, busiest_rate, busiest_core, cores, queue_limit, queue_bytes } =
+    let Sizing { shards, busiest_rate, busiest_core, cores, queue_limit, queue_bytes, resident_bytes } =
         sizing_of(plan, demand);
     let fewest = demand.shards().map_or("more than 64".to_owned(), |fewest| fewest.to_string());
     let pause = written(Duration::from_nanos(demand.pause_ns));
@@ -236,6 +236,7 @@ fn print_sizing(out: &mut impl Write, plan: &Plan, demand: &Demand) -> io::Resul
             queue_limit.to_string(),
             format!("net.unix.max_dgram_qlen, for all at once and {pause} of pause"),
         ),
+        ("memory", mebibytes(resident_bytes), "of the observer at most, by measured sizes".to_owned()),
         ("queue memory", mebibytes(queue_bytes), "of the kernel, only while all queues are full".to_owned()),
     ];
     writeln!(out, "needs:")?;
