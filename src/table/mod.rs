@@ -224,7 +224,7 @@ impl TableWriter {
         store_all(&words[1..], &hot.to_words());
         let (cold, rare) = cold.to_words();
         store_all(self.table.cold(slot), &cold);
-        if let Some(rare) = rare {
+        if slot::has_rare(&cold) {
             store_all(self.table.rare(slot), &rare);
         }
         end(&words[0], hot.frame_pid);

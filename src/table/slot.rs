@@ -238,9 +238,15 @@ pub(super) const fn generation_of(first: u64) -> u32 {
     unpair(first).0
 }
 
+/// Whether a cold half with these words has rare ones, too.
+pub(super) const fn has_rare(words: &[u64; COLD_WORDS]) -> bool {
+    unpair(words[COLD_WORDS - 1]).1 & RARE != 0
+}
+
 impl Cold {
-    /// The words every agent has, and the rare ones if they are not all 0.
-    pub(super) fn to_words(self) -> ([u64; COLD_WORDS], Option<[u64; RARE_WORDS]>) {
+    /// The words every agent has, and the rare ones, which are to be stored if [`has_rare`].
+    #[inline]
+    pub(super) fn to_words(self) -> ([u64; COLD_WORDS], [u64; RARE_WORDS]) {
         let uncertain = if self.is_stall_uncertain { UNCERTAIN } else { 0 };
         let rare = [
             self.other_seen.0,
@@ -257,9 +263,8 @@ impl Cold {
             self.terminal_at.0,
             self.terminal_payload,
         ];
-        let rare = (rare != [0; RARE_WORDS]).then_some(rare);
         let honest = if self.is_honest { HONEST } else { 0 };
-        let is_rare = if rare.is_some() { RARE } else { 0 };
+        let is_rare = if rare.iter().fold(0, |all, word| all | word) == 0 { 0 } else { RARE };
         let words = [
             pair(self.generation, self.uid),
             self.first_arrival.0,
@@ -274,13 +279,14 @@ impl Cold {
     }
 
     /// `rare` loads the rare words, which is done only if they are stored.
+    #[inline]
     pub(super) fn from_words(words: [u64; COLD_WORDS], rare: impl FnOnce() -> [u64; RARE_WORDS]) -> Self {
         let (generation, uid) = unpair(words[0]);
         let (stalls, resumes) = unpair(words[3]);
         let (streams, statuses) = unpair(words[4]);
         let (terminals, versions) = unpair(words[5]);
         let (claimed_pid, downgrades) = unpair(words[7]);
-        let rare = if downgrades & RARE == 0 { [0; RARE_WORDS] } else { rare() };
+        let rare = if has_rare(&words) { rare() } else { [0; RARE_WORDS] };
         Self {
             generation,
             uid,
@@ -350,7 +356,8 @@ mod tests {
                 is_honest: uncertain,
             };
             let (words, rare) = cold.to_words();
-            prop_assert_eq!(Cold::from_words(words, || rare.expect("stored")), cold);
+            prop_assert_eq!(has_rare(&words), rare != [0; RARE_WORDS]);
+            prop_assert_eq!(Cold::from_words(words, || rare), cold);
         }
 
         #[test]
@@ -365,8 +372,8 @@ mod tests {
                 changed_at: MonoNs(numbers[2]), claimed_pid: small[0], downgrades: small[1] >> 2,
                 is_honest, ..Cold::default()
             };
-            let (words, rare) = cold.to_words();
-            prop_assert_eq!(rare, None);
+            let (words, _) = cold.to_words();
+            prop_assert!(!has_rare(&words));
             prop_assert_eq!(Cold::from_words(words, || unreachable!("not stored")), cold);
         }
     }
