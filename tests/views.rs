@@ -1,5 +1,6 @@
 //! What an operator types, against real observers and real agents; `top` in a real terminal.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -115,20 +116,24 @@ fn events_are_shown_as_words_or_as_in_the_log_and_followed_to_the_end() {
     assert!(of_pid.ends_with("beats, status ok\n") && of_pid.lines().count() == 1, "{of_pid}");
     assert!(refused(&dir, &["events", "--kind", "stal"], 1).contains("write some of up,stall"));
 
-    let following = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+    let mut following = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
         .args(["events", "--follow", "--after", "0", "--kind", "start,exit,stop"])
         .env("VARTA_DIR", &dir)
         .stdout(Stdio::piped())
         .spawn()
         .expect("run it");
+    // Once it shows the first, it is connected.
+    let mut shown = BufReader::new(following.stdout.take().expect("a pipe"));
+    let mut text = String::new();
+    shown.read_line(&mut text).expect("the first event");
     drop(agents);
     for _ in 0..3 {
         observer.expect_kind("exit", SOON);
     }
     let ended = observer.stop();
-    let output = following.wait_with_output().expect("it ends with the fleet");
-    assert_eq!(output.status.code(), Some(0));
-    let text = String::from_utf8_lossy(&output.stdout);
+    shown.read_to_string(&mut text).expect("text");
+    let status = following.wait().expect("it ends with the fleet");
+    assert_eq!(status.code(), Some(0));
     let kinds: Vec<String> = text
         .lines()
         .map(|line| {
