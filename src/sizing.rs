@@ -5,7 +5,7 @@
 //! ones (the busiest shard gets 1.12 times the mean); the kernel costs what it cost on the machine of the
 //! measurements (2 cores of an AMD EPYC, a virtual machine, Linux 6.18, November 2026), and shards on different
 //! cores do not slow each other down; memory is that of a fleet whose pids lie within four times their number, and
-//! all of whose agents stalled at some time.
+//! all of whose agents stalled or lost a beat at some time.
 
 use crate::plan::SHARDS_MAX;
 
@@ -28,7 +28,7 @@ const BASE_BYTES: u64 = 7 << 20;
 const SHARD_BYTES: u64 = 1 << 20;
 /// The last events when there are as many as are kept, bytes: 65 536 of 112.
 const HISTORY_BYTES: u64 = 65_536 * 112;
-/// An agent, bytes: measured 288, and 104 once it stalled.
+/// An agent, bytes: measured 288, and 104 once it stalled or lost a beat.
 const AGENT_BYTES: u64 = 392;
 /// An entry of the indices from pids to slots, of which each shard has one and the aggregator, too, bytes.
 const INDEX_BYTES: u64 = 4;
