@@ -1,5 +1,5 @@
 //! What does it cost to judge n agents: none of whom is due, all of whom are due and have beaten, all of whom
-//! are due and silent?
+//! are due and silent? Their timers come up in the order in which their agents last beat: in turn, or at random.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,13 @@ mod rig;
 
 use rig::{Beating, MS, pids};
 
+/// Beats of one round fall into two or three ticks.
+const ROUNDS_TO_MIX: u32 = 16;
+
 fn sweep(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("sweep");
     group.sampling_mode(SamplingMode::Flat);
-    for agents in [1_000, 100_000] {
+    for agents in [1_000, 100_000, 1_000_000] {
         group.throughput(Throughput::Elements(1));
         let mut beating = Beating::new(pids(agents));
         group.bench_function(BenchmarkId::new("none due", agents), |bencher| {
@@ -24,6 +27,18 @@ fn sweep(criterion: &mut Criterion) {
         beating.pass(600 * MS);
         group.bench_function(BenchmarkId::new("all due and alive", agents), |bencher| {
             judge(bencher, &mut beating, Beating::make_due, 0);
+        });
+        let shuffled = |beating: &mut Beating| {
+            beating.shuffle();
+            beating.make_due();
+        };
+        // Each round mixes the order a little more.
+        for _ in 0..ROUNDS_TO_MIX {
+            shuffled(&mut beating);
+            beating.judge();
+        }
+        group.bench_function(BenchmarkId::new("all due and alive, at random", agents), |bencher| {
+            judge(bencher, &mut beating, shuffled, 0);
         });
 
         let mut beating = Beating::new(pids(agents));

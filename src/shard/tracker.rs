@@ -270,21 +270,16 @@ impl Tracker {
         let mut left = budget as usize;
         while left > 0 {
             // What judging them touches is fetched for all of them at once.
-            let mut due = [0; DUE_MAX];
-            let mut len = 0;
-            for place in due.iter_mut().take(left) {
-                let Some(slot) = self.wheel.pop_due(sight.watermark) else { break };
-                self.writer.prefetch_hot(slot);
-                *place = slot;
-                len += 1;
-            }
-            for slot in due.iter().take(len) {
+            let mut room = [0; DUE_MAX];
+            let room = &mut room[..left.min(DUE_MAX)];
+            let len = self.wheel.take_due(sight.watermark, room, |slot| self.writer.prefetch_hot(slot));
+            for slot in &room[..len] {
                 self.judge_one(*slot, sight, &blind_since, &mut on_stall);
             }
-            left -= len;
-            if len < DUE_MAX && left > 0 {
+            if len < room.len() {
                 return false;
             }
+            left -= len;
         }
         true
     }

@@ -5,7 +5,10 @@
 //! and puts it there. So an agent costs one visit per threshold, not one per beat.
 //!
 //! A ring of buckets one tick wide; an entry further away than the ring is long is put at its end and
-//! looked at once a round. Entries are linked through an array, 8 bytes a slot. Never early, at most a
+//! looked at once a round. A bucket is a list of chunks, a cache line of entries each, and every slot knows where
+//! its entry is. What comes up next is so read in rows, where one list through all slots makes each entry wait
+//! for the memory of the one before: `benches/sweep.rs` with 1M agents in random order, 34 to 38 ns an agent
+//! instead of 76 to 152, and 12 in turn; huge pages add nothing to that. 9 bytes a slot. Never early, at most a
 //! tick late. Thread: shard. Allocates: at start (pages are touched as slots are used).
 
 use crate::time::MonoNs;
@@ -13,16 +16,24 @@ use crate::time::MonoNs;
 /// Buckets of the ring: 41 s at a tick of 10 ms.
 const BUCKETS: u64 = 4096;
 const BUCKETS_LEN: usize = 4096;
-const NOBODY: u32 = 0;
-/// Marks a `previous` link that is a bucket.
-const BUCKET: u32 = 1 << 31;
+/// Entries of a chunk.
+const ENTRIES: u32 = 14;
+const ENTRIES_LEN: usize = 14;
+/// No chunk; chunks are counted from 1.
+const NONE: u32 = 0;
+/// What a chunk holds: its entries, the next chunk of its bucket (or of the unused ones), and its bucket.
+type Chunk = [u32; ENTRIES_LEN + 2];
+const NEXT: usize = ENTRIES_LEN;
+const BUCKET: usize = ENTRIES_LEN + 1;
+/// Where an entry is: its chunk in the upper bits, its place there in these.
+const PLACE_BITS: u32 = 4;
 
+/// The chunks of one bucket. All but the first are full.
 #[derive(Clone, Copy, Debug, Default)]
-struct Links {
-    /// 0 = not in the wheel; `BUCKET | bucket` = first of that bucket; else slot + 1.
-    previous: u32,
-    /// 0 = last; else slot + 1.
-    next: u32,
+struct Bucket {
+    first: u32,
+    /// Entries in the first; 0 if there is none.
+    filled: u32,
 }
 
 /// The timers of one shard.
@@ -31,88 +42,110 @@ pub struct Wheel {
     tick_ns: u64,
     /// Buckets before this tick are done; its own may hold entries still.
     now: u64,
-    first: Box<[u32]>,
+    buckets: Box<[Bucket]>,
     occupied: [u64; BUCKETS_LEN / 64],
-    links: Vec<[u32; 2]>,
+    chunks: Vec<Chunk>,
+    /// The first of those given back.
+    unused: u32,
+    /// Chunks from here on were never used.
+    fresh: u32,
+    /// Where each slot's entry is; 0 = it has none.
+    places: Vec<u32>,
 }
 
 impl Wheel {
     /// An empty wheel for `slots` slots, starting at `now`.
     pub fn new(slots: u32, tick_ns: u64, now: MonoNs) -> Self {
+        // One for each full chunk, one for each that is not, and none at 0.
+        let chunks = (slots / ENTRIES) as usize + BUCKETS_LEN.min(slots as usize) + 1;
         Self {
             tick_ns,
             now: now.0 / tick_ns,
-            first: vec![NOBODY; BUCKETS_LEN].into_boxed_slice(),
+            buckets: vec![Bucket::default(); BUCKETS_LEN].into_boxed_slice(),
             occupied: [0; BUCKETS_LEN / 64],
-            // Zeroed by the kernel page by page when touched.
-            links: vec![[0; 2]; slots as usize],
+            // Both zeroed by the kernel page by page when touched.
+            chunks: vec![[0; ENTRIES_LEN + 2]; chunks],
+            unused: NONE,
+            fresh: 1,
+            places: vec![0; slots as usize],
         }
     }
 
     /// Empties the wheel, whatever state it is in.
     pub fn reset(&mut self, now: MonoNs) {
         self.now = now.0 / self.tick_ns;
-        self.first.fill(NOBODY);
+        self.buckets.fill(Bucket::default());
         self.occupied.fill(0);
-        self.links.fill([0; 2]);
+        (self.unused, self.fresh) = (NONE, 1);
+        self.places.fill(0);
     }
 
     /// Puts the slot's entry at `at`, wherever it was.
+    #[inline]
     pub fn set(&mut self, slot: u32, at: MonoNs) {
         self.remove(slot);
         let tick = at.0.div_ceil(self.tick_ns).clamp(self.now + 1, self.now + BUCKETS - 1);
-        let bucket = bucket_of(tick);
-        let head = self.first[bucket as usize];
-        self.put(slot, Links { previous: BUCKET | bucket, next: head });
-        if head != NOBODY {
-            self.links[(head - 1) as usize][0] = slot + 1;
+        let index = bucket_of(tick);
+        let mut bucket = self.buckets[index as usize];
+        if matches!(bucket.filled, 0 | ENTRIES) {
+            bucket = Bucket { first: self.take_chunk(index, bucket.first), filled: 0 };
+            self.occupied[index as usize / 64] |= 1 << (index % 64);
         }
-        self.first[bucket as usize] = slot + 1;
-        self.occupied[bucket as usize / 64] |= 1 << (bucket % 64);
+        self.put(slot, bucket.first, bucket.filled);
+        self.buckets[index as usize] = Bucket { filled: bucket.filled + 1, ..bucket };
     }
 
     /// Takes the slot's entry out, if it has one.
+    #[inline]
     pub fn remove(&mut self, slot: u32) {
-        let Links { previous, next } = self.get(slot);
-        if previous == NOBODY {
+        let place = std::mem::take(&mut self.places[slot as usize]);
+        if place == 0 {
             return;
         }
-        if previous & BUCKET != 0 {
-            let bucket = previous & !BUCKET;
-            self.first[bucket as usize] = next;
-            if next == NOBODY {
-                self.occupied[bucket as usize / 64] &= !(1 << (bucket % 64));
-            }
-        } else {
-            self.links[(previous - 1) as usize][1] = next;
+        let (chunk, at) = (place >> PLACE_BITS, place & ((1 << PLACE_BITS) - 1));
+        // The last entry of the bucket takes its place.
+        let index = self.chunks[chunk as usize][BUCKET];
+        let last = self.pop(index);
+        if last != slot {
+            self.put(last, chunk, at);
         }
-        if next != NOBODY {
-            self.links[(next - 1) as usize][0] = previous;
-        }
-        self.put(slot, Links::default());
     }
 
-    /// Takes out an entry that is due at `now`; `None` when there is no more.
-    pub fn pop_due(&mut self, now: MonoNs) -> Option<u32> {
+    /// Takes out entries that are due at `now`, as many as `due` has room for, and returns their number: less
+    /// than that if there are no more. `fetch` is told each slot before anything is written, to fetch what judging
+    /// it will touch.
+    #[inline]
+    pub fn take_due(&mut self, now: MonoNs, due: &mut [u32], fetch: impl Fn(u32)) -> usize {
         let target = now.0 / self.tick_ns;
-        loop {
-            let head = self.first[bucket_of(self.now) as usize];
-            if head != NOBODY {
-                let slot = head - 1;
-                self.remove(slot);
-                return Some(slot);
+        let mut taken = 0;
+        while taken < due.len() {
+            let index = bucket_of(self.now);
+            let Bucket { first, filled } = self.buckets[index as usize];
+            if filled > 0 {
+                // From the end of the row: what was put there in turn comes up in turn, chunk after chunk.
+                let entries = &self.chunks[first as usize][..filled as usize];
+                let mut left = filled;
+                for (place, slot) in due[taken..].iter_mut().zip(entries.iter().rev()) {
+                    fetch(*slot);
+                    *place = *slot;
+                    self.places[*slot as usize] = 0;
+                    left -= 1;
+                }
+                taken += (filled - left) as usize;
+                self.shorten(index, first, left);
+            } else if self.now >= target {
+                break;
+            } else {
+                // Straight to the next bucket with entries; after a leap of the clock at most one round.
+                self.now = self.next_occupied().map_or(target, |tick| tick.min(target));
             }
-            if self.now >= target {
-                return None;
-            }
-            // Straight to the next bucket with entries; after a leap of the clock at most one round.
-            self.now = self.next_occupied().map_or(target, |tick| tick.min(target));
         }
+        taken
     }
 
     /// When the next entry comes up; `None` if there is none.
     pub fn next_due(&self) -> Option<MonoNs> {
-        if self.first[bucket_of(self.now) as usize] != NOBODY {
+        if self.buckets[bucket_of(self.now) as usize].filled > 0 {
             return Some(MonoNs(self.now * self.tick_ns));
         }
         self.next_occupied().map(|tick| MonoNs(tick * self.tick_ns))
@@ -134,13 +167,50 @@ impl Wheel {
         None
     }
 
-    fn get(&self, slot: u32) -> Links {
-        let [previous, next] = self.links[slot as usize];
-        Links { previous, next }
+    /// Takes the last entry of a bucket that has some. Its slot still says that it is there.
+    fn pop(&mut self, index: u32) -> u32 {
+        let Bucket { first, filled } = self.buckets[index as usize];
+        let slot = self.chunks[first as usize][filled as usize - 1];
+        self.shorten(index, first, filled - 1);
+        slot
     }
 
-    fn put(&mut self, slot: u32, links: Links) {
-        self.links[slot as usize] = [links.previous, links.next];
+    /// The first chunk of a bucket has so many entries left; without any it is given back.
+    #[inline]
+    fn shorten(&mut self, index: u32, first: u32, filled: u32) {
+        self.buckets[index as usize] = if filled > 0 {
+            Bucket { first, filled }
+        } else {
+            let next = std::mem::replace(&mut self.chunks[first as usize][NEXT], self.unused);
+            self.unused = first;
+            if next == NONE {
+                self.occupied[index as usize / 64] &= !(1 << (index % 64));
+                Bucket::default()
+            } else {
+                Bucket { first: next, filled: ENTRIES }
+            }
+        };
+    }
+
+    #[inline]
+    fn put(&mut self, slot: u32, chunk: u32, at: u32) {
+        self.chunks[chunk as usize][at as usize] = slot;
+        self.places[slot as usize] = chunk << PLACE_BITS | at;
+    }
+
+    /// An empty chunk before the bucket's others. There is always one: a bucket has at most one that is not full.
+    fn take_chunk(&mut self, index: u32, next: u32) -> u32 {
+        let chunk = if self.unused == NONE {
+            self.fresh += 1;
+            self.fresh - 1
+        } else {
+            let chunk = self.unused;
+            self.unused = self.chunks[chunk as usize][NEXT];
+            chunk
+        };
+        self.chunks[chunk as usize][NEXT] = next;
+        self.chunks[chunk as usize][BUCKET] = index;
+        chunk
     }
 }
 
@@ -159,7 +229,16 @@ mod tests {
     const TICK: u64 = 10;
 
     fn due(wheel: &mut Wheel, now: u64) -> Vec<u32> {
-        std::iter::from_fn(|| wheel.pop_due(MonoNs(now))).collect()
+        let mut found = Vec::new();
+        loop {
+            // Not a divisor of what a chunk holds.
+            let mut due = [0; 5];
+            let len = wheel.take_due(MonoNs(now), &mut due, |_| {});
+            found.extend_from_slice(&due[..len]);
+            if len < due.len() {
+                return found;
+            }
+        }
     }
 
     #[test]
@@ -181,6 +260,27 @@ mod tests {
     }
 
     #[test]
+    fn there_is_room_for_every_slot_however_deadlines_are_spread() {
+        for slots in [1, 14, 15, 100, 5_000] {
+            let mut wheel = Wheel::new(slots, TICK, MonoNs(0));
+            // All in one bucket, then as many to a bucket as leaves most chunks unfilled, then back.
+            for apart in [0, 1, 15, 0] {
+                for slot in 0..slots {
+                    wheel.set(slot, MonoNs(TICK * (100 + u64::from(slot) * apart / 15)));
+                }
+            }
+            let mut found = due(&mut wheel, 100 * TICK);
+            found.sort_unstable();
+            assert!(found.into_iter().eq(0..slots), "{slots} slots");
+            wheel.set(slots - 1, MonoNs(200 * TICK));
+            wheel.reset(MonoNs(300 * TICK));
+            assert_eq!(wheel.next_due(), None);
+            wheel.set(slots - 1, MonoNs(400 * TICK));
+            assert_eq!(due(&mut wheel, 400 * TICK), [slots - 1]);
+        }
+    }
+
+    #[test]
     fn fault_50_a_leap_of_the_clock_finds_everything() {
         let mut wheel = Wheel::new(3, TICK, MonoNs(0));
         for (slot, at) in [(0, 15), (1, 30_000), (2, 39_000)] {
@@ -194,16 +294,21 @@ mod tests {
     }
 
     proptest! {
-        /// Against the obvious model: a sorted map of the ticks.
+        /// Against the obvious model: a sorted map of the ticks. Half of the deadlines are near, so that buckets
+        /// have several chunks; the others are spread, so that hardly a chunk is full.
         #[test]
         fn agrees_with_a_sorted_map(
-            steps in prop::collection::vec((0u32..16, 0u64..60_000, 0u64..400, any::<bool>()), 1..200)
+            steps in prop::collection::vec(
+                (0u32..64, prop_oneof![0u64..3 * TICK, 0u64..60_000], 0u64..20, 0u8..8), 1..400
+            )
         ) {
-            let mut wheel = Wheel::new(16, TICK, MonoNs(0));
+            let mut wheel = Wheel::new(64, TICK, MonoNs(0));
             let mut model = BTreeMap::<u32, u64>::new();
             let mut now = 0;
-            for (slot, ahead, step, is_removed) in steps {
-                if is_removed {
+            for (slot, ahead, step, what) in steps {
+                // A leap now and then, so that some come up together.
+                let step = if what == 0 { step * 20 } else { step };
+                if what == 1 {
                     wheel.remove(slot);
                     model.remove(&slot);
                 } else {
