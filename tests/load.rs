@@ -6,7 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{Observer, Options, needs_root};
+use common::{Observer, Options, needs_root, wait_for};
 use serde_json::Value;
 
 fn load(arguments: &[&str]) -> Output {
@@ -57,6 +57,27 @@ fn every_beat_that_is_due_is_sent_and_taken() {
     assert_eq!(table.shard(0, "lost") + table.shard(1, "lost"), 0, "{table}");
     let ups = observer.events().iter().filter(|event| event.kind() == "up").count();
     assert_eq!(ups, 20, "each agent is a process");
+    observer.stop();
+}
+
+/// What is measured is a fleet that beats: whoever has sent its last beat a second before the others does not end
+/// meanwhile, which costs an observer more than many beats.
+#[test]
+fn nobody_ends_before_all_have_beaten() {
+    let arguments = vec!["--events-beats".to_owned()];
+    let mut observer = Observer::start(Options { arguments, queue_limit: Some(4096), ..Options::default() });
+    measured(&observer, &["--agents", "4", "--rate", "4", "--observe"]);
+    wait_for("the exit of each", || {
+        let exits = observer.events().iter().filter(|event| event.kind() == "exit").count();
+        (exits == 4).then_some(())
+    });
+    let events = observer.events();
+    let instants = |kind: &str| -> Vec<u64> {
+        let of_kind = events.iter().filter(|event| event.kind() == kind);
+        of_kind.map(|event| event.u64("mono_ns")).collect()
+    };
+    let (beats, exits) = (instants("beat"), instants("exit"));
+    assert!(beats.len() > 4 && beats.iter().max() < exits.iter().min(), "beats {beats:?}, exits {exits:?}");
     observer.stop();
 }
 

@@ -5,6 +5,8 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use varta_fleet::wire::{Frame, Status, Version};
 use varta_fleet::{Reason, shard_for};
@@ -64,12 +66,22 @@ pub fn agent(args: &LoadAgentArgs) -> Result<Exit, CliError> {
         return Ok(Exit::Runtime);
     }
     let sent = beat(args, &socket, u64::from_le_bytes(word));
+    // Whoever is done lives on until the observer was measured: it is its beats that were to be, not its end.
+    await_end().map_err(|error| told(error.into()))?;
     for line in sent.lines() {
         // Shorter than PIPE_BUF: written whole, though all agents write to one pipe.
         out.write_all(line.as_bytes())?;
     }
     out.flush()?;
     Ok(Exit::Clean)
+}
+
+/// Waits until the other end of standard input is closed. Reads nothing: what is there is for others.
+fn await_end() -> rustix::io::Result<()> {
+    let stdin = io::stdin();
+    let mut gate = [PollFd::new(&stdin, PollFlags::empty())];
+    // POLLHUP comes unasked.
+    retry_on_intr(|| poll(&mut gate, None)).map(drop)
 }
 
 fn connect(path: &PathBuf, is_paced: bool) -> io::Result<UnixDatagram> {
