@@ -543,7 +543,7 @@ fn make_shard(
     let first_class = u8::try_from(thresholds.len() - 1).unwrap_or(u8::MAX);
     let now = SystemClock.mono();
     let tracker = Tracker::new(writer, &thresholds, first_class, plan.tick_ns, Arc::clone(admission), now);
-    let transport = Uds::new(Arc::clone(socket.fd()), socket.queue_limit(), kick);
+    let transport = Uds::new(Arc::clone(socket.fd()), socket.queue_limit(), kick)?;
     let mut core =
         Core::new(transport, SystemClock, tracker, Limits::from(plan), shard.allow_uids.as_deref());
     core.limit_uids(plan.uid_frames_max);

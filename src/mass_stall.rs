@@ -98,7 +98,8 @@ struct Standin {
 }
 
 impl Transport for Standin {
-    fn wait(&mut self, for_datagrams: bool, timeout_ns: u64) -> io::Result<()> {
+    fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()> {
+        let timeout_ns = until.since(now);
         let timeout = Timespec {
             tv_sec: i64::try_from(timeout_ns / 1_000_000_000).unwrap_or(i64::MAX),
             tv_nsec: i64::try_from(timeout_ns % 1_000_000_000).unwrap_or(0),

@@ -165,7 +165,7 @@ impl Observer {
         let now = crate::time::Clock::mono(&clock);
         let tick_ns = TICK_NS.min(threshold_ns / 2);
         let tracker = Tracker::new(writer, &[threshold_ns], 0, tick_ns, admission, now);
-        let transport = Uds::new(Arc::clone(socket.fd()), socket.queue_limit(), Arc::new(Kick::new()?));
+        let transport = Uds::new(Arc::clone(socket.fd()), socket.queue_limit(), Arc::new(Kick::new()?))?;
         let limits = Limits { threshold_min_ns: threshold_ns, tick_ns };
         Ok(Self {
             core: Core::new(transport, clock, tracker, limits, None),

@@ -12,12 +12,12 @@ use crate::plan::SHARDS_MAX;
 /// CPU of one beat, ns: measured 1.1 to 1.4 us with 50 processes at 45 000 and 100 000 a second on a shard,
 /// 1.6 us with 4000; a wake-up's part, which is counted apart, is taken off.
 const BEAT_NS: f64 = 1_450.0;
-/// CPU of one wake-up, ns: what beats cost more where few come (2.4 us each at 10 000 a second on a shard, 11 to
-/// 17 us at 250).
-const WAKE_NS: f64 = 12_000.0;
-/// CPU of looking at an agent whose threshold may have passed, once a threshold, ns: 4 with 1000 agents in a
-/// shard, 65 with a million in random order.
-const JUDGE_NS: f64 = 65.0;
+/// CPU of one wake-up, ns: what beats cost more where few come (2.3 us each at 10 000 a second on a shard, 10 us
+/// at 250).
+const WAKE_NS: f64 = 10_000.0;
+/// CPU of looking at an agent whose threshold may have passed, once a threshold, ns: 11 with 1000 agents in a
+/// shard, 34 to 38 with a million in random order.
+const JUDGE_NS: f64 = 40.0;
 /// The busiest shard's part of the beats, as a multiple of the mean (see [`crate::shard_for`]).
 const BUSIEST: f64 = 1.12;
 /// A shard's core is planned to be busy so much, so that it catches up after a pause and with bursts.

@@ -90,7 +90,8 @@ pub struct Recording {
 
 impl Transport for Recording {
     /// A batch arrives meanwhile. Takes the whole time, or a millisecond if datagrams end it.
-    fn wait(&mut self, for_datagrams: bool, timeout_ns: u64) -> io::Result<()> {
+    fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()> {
+        let timeout_ns = until.since(now);
         self.clock.advance(if for_datagrams { timeout_ns.min(MS) } else { timeout_ns });
         self.queue.arrived.set(self.queue.arrived.get() + BATCH_MAX);
         Ok(())

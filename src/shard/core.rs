@@ -149,7 +149,7 @@ impl<T: Transport, C: Clock> Core<T, C> {
     pub fn wait(&mut self, until: MonoNs, for_datagrams: bool) -> io::Result<()> {
         self.sight.begin_wait(until, for_datagrams);
         self.is_now_stale = true;
-        self.transport.wait(for_datagrams, until.since(self.now))
+        self.transport.wait(for_datagrams, self.now, until)
     }
 
     /// Receives one batch. Two clock reads, and a third in [`Core::end_batch`].

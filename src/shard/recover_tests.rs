@@ -10,7 +10,7 @@ use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::transport::Datagram;
 use crate::shard::transport::replay::{Replay, Script};
 use crate::table::{Origin, create};
-use crate::time::ManualClock;
+use crate::time::{ManualClock, MonoNs};
 use crate::wire::{Frame, Status, Version};
 
 const MS: u64 = 1_000_000;
@@ -24,8 +24,8 @@ struct Poisoned {
 }
 
 impl Transport for Poisoned {
-    fn wait(&mut self, for_datagrams: bool, timeout_ns: u64) -> io::Result<()> {
-        self.inner.wait(for_datagrams, timeout_ns)
+    fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()> {
+        self.inner.wait(for_datagrams, now, until)
     }
     fn receive(&mut self) -> io::Result<usize> {
         self.inner.receive()

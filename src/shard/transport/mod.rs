@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::time::WallNs;
+use crate::time::{MonoNs, WallNs};
 
 #[cfg(test)]
 pub mod replay;
@@ -39,12 +39,13 @@ pub struct Datagram<'a> {
 ///
 /// Used by one thread. Nothing here allocates after construction.
 pub trait Transport {
-    /// Sleeps until a datagram is queued (only if `for_datagrams`), the shard is kicked, or
-    /// `timeout_ns` have passed. The only place a shard blocks. A kick is consumed. May return early.
+    /// Sleeps until a datagram is queued (only if `for_datagrams`), the shard is kicked, or it is `until`; `now`
+    /// is the last reading of the same clock. The only place a shard blocks. A kick is consumed. May return
+    /// early.
     ///
     /// # Errors
     /// The kernel's, other than EINTR.
-    fn wait(&mut self, for_datagrams: bool, timeout_ns: u64) -> io::Result<()>;
+    fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()>;
 
     /// Fills the batch with what is queued, in order of arrival, without blocking; the previous batch
     /// is gone. Returns the number of datagrams: less than [`Transport::batch_max`] means that the

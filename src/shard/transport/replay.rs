@@ -342,8 +342,8 @@ fn panic_silently() -> ! {
 
 /// What the script allocates is not the observer's.
 impl Transport for Replay {
-    fn wait(&mut self, for_datagrams: bool, timeout_ns: u64) -> io::Result<()> {
-        uncounted(|| self.sleep(for_datagrams, timeout_ns));
+    fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()> {
+        uncounted(|| self.sleep(for_datagrams, until.since(now)));
         Ok(())
     }
 
@@ -411,20 +411,25 @@ mod tests {
         assert_eq!(replay.receive().unwrap(), 0);
     }
 
+    fn wait(replay: &mut Replay, for_datagrams: bool, timeout_ns: u64) {
+        let now = replay.state.borrow().clock.mono();
+        replay.wait(for_datagrams, now, now + timeout_ns).unwrap();
+    }
+
     #[test]
     fn a_wait_ends_by_what_comes_first() {
         let (clock, script, mut replay) = fixture(10);
         script.at(START + 5 * MS, some_bytes());
         script.at(START + 7 * MS, Act::Kick);
-        replay.wait(true, 3 * MS).unwrap();
+        wait(&mut replay, true, 3 * MS);
         assert_eq!(clock.mono(), START + 3 * MS, "timeout");
-        replay.wait(true, 30 * MS).unwrap();
+        wait(&mut replay, true, 30 * MS);
         assert_eq!(clock.mono(), START + 5 * MS, "datagram");
-        replay.wait(false, 30 * MS).unwrap();
+        wait(&mut replay, false, 30 * MS);
         assert_eq!(clock.mono(), START + 7 * MS, "kick");
         assert_eq!(script.take_kick(), Some(START + 7 * MS));
         script.pause(START + 10 * MS, 100 * MS, Point::Wait);
-        replay.wait(false, 5 * MS).unwrap();
+        wait(&mut replay, false, 5 * MS);
         assert_eq!(clock.mono(), START + 110 * MS, "the kernel's timer does not wait for us");
     }
 

@@ -2,15 +2,21 @@
 
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 
 use super::{Datagram, Transport};
 use crate::kick::Kick;
 use crate::sys::mmsg::{BATCH_MAX, Batch};
+use crate::time::MonoNs;
 
 /// The kernel's queue of one bound socket.
 ///
@@ -21,13 +27,103 @@ pub struct Uds {
     queue_limit: u32,
     batch: Batch,
     kick: Arc<Kick>,
+    wakers: Wakers,
 }
 
 impl Uds {
     /// Receives from `socket`, whose queue was made with `queue_limit`; `kick` ends its waits. All
-    /// memory it will ever need is allocated here.
-    pub fn new(socket: Arc<OwnedFd>, queue_limit: u32, kick: Arc<Kick>) -> Self {
-        Self { socket, queue_limit, batch: Batch::new(), kick }
+    /// memory it will ever need is allocated here. Costs two descriptors.
+    ///
+    /// # Errors
+    /// The kernel's: no descriptors left.
+    pub fn new(socket: Arc<OwnedFd>, queue_limit: u32, kick: Arc<Kick>) -> io::Result<Self> {
+        let wakers = Wakers::new(&kick)?;
+        Ok(Self { socket, queue_limit, batch: Batch::new(), kick, wakers })
+    }
+
+    /// Sleeps whatever is sent meanwhile, unless it is kicked.
+    fn sleep(&self, timeout_ns: u64) -> io::Result<()> {
+        let mut fds = [PollFd::new(&self.kick, PollFlags::IN)];
+        match poll(&mut fds, Some(&timespec(timeout_ns))) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => _ = self.kick.consume(),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+/// What ends a wait for datagrams: the socket, the kick, and a timer.
+///
+/// ppoll(2) arms a timer of its own for each wait, and few of them ever go off. This one stays as it is unless it is
+/// too late; if it is too early, one wait ends early. At 1000 beats a second on 4 shards that is 10.8 us of CPU a
+/// beat instead of 12.3, where a loop woken for each datagram, without timer or kick, takes 8.6 (medians of 9
+/// rounds in turn).
+struct Wakers {
+    epoll: OwnedFd,
+    timer: OwnedFd,
+    /// When the timer goes off; `None` if nobody set it since it last did.
+    armed_for: Option<MonoNs>,
+    /// Whether the socket is among them. While the shard sleeps it is not: each sender would pay for that.
+    has_socket: bool,
+}
+
+/// Which of them it was.
+const OF_SOCKET: u64 = 0;
+const OF_KICK: u64 = 1;
+const OF_TIMER: u64 = 2;
+
+impl Wakers {
+    fn new(kick: &Kick) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        epoll::add(&epoll, kick, EventData::new_u64(OF_KICK), EventFlags::IN)?;
+        // Told once each time it goes off, so that nobody has to read it.
+        epoll::add(&epoll, &timer, EventData::new_u64(OF_TIMER), EventFlags::IN | EventFlags::ET)?;
+        Ok(Self { epoll, timer, armed_for: None, has_socket: false })
+    }
+
+    fn take_in(&mut self, socket: &OwnedFd) -> io::Result<()> {
+        if !self.has_socket {
+            epoll::add(&self.epoll, socket, EventData::new_u64(OF_SOCKET), EventFlags::IN)?;
+            self.has_socket = true;
+        }
+        Ok(())
+    }
+
+    fn let_go(&mut self, socket: &OwnedFd) -> io::Result<()> {
+        if self.has_socket {
+            epoll::delete(&self.epoll, socket)?;
+            self.has_socket = false;
+        }
+        Ok(())
+    }
+
+    /// Has the timer go off at `until` at the latest.
+    fn arm(&mut self, until: MonoNs) -> io::Result<()> {
+        if self.armed_for.is_none_or(|armed_for| until < armed_for) {
+            // 0 would be never.
+            let at = Itimerspec { it_interval: timespec(0), it_value: timespec(until.0.max(1)) };
+            timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &at)?;
+            self.armed_for = Some(until);
+        }
+        Ok(())
+    }
+
+    /// Waits for any of them; whether the kick is one of those that came.
+    fn wait(&mut self) -> io::Result<bool> {
+        let mut room = [const { MaybeUninit::uninit() }; 3];
+        let events = match epoll::wait(&self.epoll, &mut room, None) {
+            Ok((events, _)) => &*events,
+            Err(Errno::INTR) => &[],
+            Err(error) => return Err(error.into()),
+        };
+        let has_come = |whose| events.iter().any(|event| event.data.u64() == whose);
+        if has_come(OF_TIMER) {
+            self.armed_for = None;
+        }
+        Ok(has_come(OF_KICK))
     }
 }
 
@@ -41,15 +137,14 @@ impl fmt::Debug for Uds {
 }
 
 impl Transport for Uds {
-    fn wait(&mut self, for_datagrams: bool, timeout_ns: u64) -> io::Result<()> {
-        let timeout = timespec(timeout_ns);
-        let mut fds = [PollFd::new(&self.kick, PollFlags::IN), PollFd::new(&self.socket, PollFlags::IN)];
-        let waited_for = if for_datagrams { &mut fds[..] } else { &mut fds[..1] };
-        match poll(waited_for, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+    fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()> {
+        if !for_datagrams {
+            self.wakers.let_go(&self.socket)?;
+            return self.sleep(until.since(now));
         }
-        if !fds[0].revents().is_empty() {
+        self.wakers.take_in(&self.socket)?;
+        self.wakers.arm(until)?;
+        if self.wakers.wait()? {
             self.kick.consume();
         }
         Ok(())
@@ -78,7 +173,7 @@ impl Transport for Uds {
     }
 }
 
-/// ppoll(2)'s timeout; any `u64` of nanoseconds fits.
+/// As the kernel takes it; any `u64` of nanoseconds fits.
 fn timespec(ns: u64) -> Timespec {
     const SECOND: u64 = 1_000_000_000;
     Timespec {
@@ -93,7 +188,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::sys::clock::SystemClock;
     use crate::sys::unix_socket::{bind, open_receiver};
+    use crate::time::Clock;
 
     /// Long enough that a wait which is not ended fails the test by hanging visibly.
     const LONG_NS: u64 = 60_000_000_000;
@@ -107,7 +204,23 @@ mod tests {
         let sender = UnixDatagram::unbound().unwrap();
         sender.set_nonblocking(true).unwrap();
         sender.connect(&path).unwrap();
-        (dir, Uds::new(Arc::new(socket), queue_limit, Arc::clone(&kick)), kick, sender)
+        let uds = Uds::new(Arc::new(socket), queue_limit, Arc::clone(&kick)).unwrap();
+        (dir, uds, kick, sender)
+    }
+
+    fn wait(uds: &mut Uds, for_datagrams: bool, timeout_ns: u64) {
+        let now = SystemClock.mono();
+        uds.wait(for_datagrams, now, now + timeout_ns).unwrap();
+    }
+
+    /// A wait may end early once, by a timer that was set for an earlier one.
+    fn waits(uds: &mut Uds, for_datagrams: bool) {
+        let start = Instant::now();
+        wait(uds, for_datagrams, 3_000_000);
+        if start.elapsed() < Duration::from_millis(3) {
+            wait(uds, for_datagrams, 3_000_000);
+        }
+        assert!(start.elapsed() >= Duration::from_millis(3));
     }
 
     #[test]
@@ -115,14 +228,39 @@ mod tests {
         let (_dir, mut uds, _kick, sender) = fixture();
         sender.send(&[1; 32]).unwrap();
         let start = Instant::now();
-        uds.wait(true, LONG_NS).unwrap();
+        wait(&mut uds, true, LONG_NS);
         assert!(start.elapsed() < Duration::from_secs(30));
         let start = Instant::now();
-        uds.wait(false, 3_000_000).unwrap();
+        wait(&mut uds, false, 3_000_000);
         assert!(start.elapsed() >= Duration::from_millis(3));
+        wait(&mut uds, true, LONG_NS);
         assert_eq!(uds.receive().unwrap(), 1);
         assert_eq!(uds.datagram(0).bytes, [1; 32]);
         assert_eq!(uds.receive().unwrap(), 0);
+        waits(&mut uds, true);
+    }
+
+    #[test]
+    fn a_datagram_that_came_while_nobody_waited_for_it_ends_the_next_wait() {
+        let (_dir, mut uds, _kick, sender) = fixture();
+        for for_datagrams in [true, false, true, true, false] {
+            waits(&mut uds, for_datagrams);
+            sender.send(&[1; 32]).unwrap();
+            wait(&mut uds, true, LONG_NS);
+            assert_eq!(uds.receive().unwrap(), 1);
+        }
+    }
+
+    #[test]
+    fn a_wait_ends_in_time_though_the_timer_was_set_for_later() {
+        let (_dir, mut uds, kick, _sender) = fixture();
+        for _ in 0..3 {
+            kick.kick();
+            wait(&mut uds, true, LONG_NS);
+            let start = Instant::now();
+            waits(&mut uds, true);
+            assert!(start.elapsed() < Duration::from_secs(30));
+        }
     }
 
     #[test]
@@ -131,22 +269,22 @@ mod tests {
         for for_datagrams in [false, true] {
             std::thread::scope(|scope| {
                 scope.spawn(|| kick.kick());
-                uds.wait(for_datagrams, LONG_NS).unwrap();
+                wait(&mut uds, for_datagrams, LONG_NS);
             });
-            let start = Instant::now();
-            uds.wait(for_datagrams, 3_000_000).unwrap();
-            assert!(start.elapsed() >= Duration::from_millis(3), "kick was heard twice");
+            assert!(!kick.consume(), "kick is heard twice");
         }
     }
 
     #[test]
     fn any_timeout_is_one_the_kernel_takes() {
         let (_dir, mut uds, kick, _sender) = fixture();
-        for timeout_ns in [0, 1, 999_999_999, 1_000_000_000, u64::MAX] {
-            kick.kick();
-            uds.wait(true, timeout_ns).unwrap();
+        for for_datagrams in [false, true] {
+            for until in [0, 1, 999_999_999, 1_000_000_000, u64::MAX] {
+                kick.kick();
+                uds.wait(for_datagrams, MonoNs(0), MonoNs(until)).unwrap();
+            }
         }
-        uds.wait(true, 0).unwrap();
+        wait(&mut uds, true, 0);
     }
 
     #[test]
