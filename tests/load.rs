@@ -27,6 +27,15 @@ fn with_room() -> Observer {
     Observer::start(Options { queue_limit: Some(4096), ..Options::default() })
 }
 
+/// Waits until so many were told: what the last beats and the ends of agents lead to comes after the report.
+fn expect_told(observer: &mut Observer, kind: &str, count: usize) {
+    wait_for(&format!("{kind} of {count} agents"), || (told(observer, kind) >= count).then_some(()));
+}
+
+fn told(observer: &mut Observer, kind: &str) -> usize {
+    observer.events().iter().filter(|event| event.kind() == kind).count()
+}
+
 fn number(report: &Value, field: &str) -> u64 {
     report[field].as_u64().unwrap_or_else(|| panic!("no {field} in {report}"))
 }
@@ -51,12 +60,12 @@ fn every_beat_that_is_due_is_sent_and_taken() {
     }
     let threads = report["observer_cpu_ns_by_thread"].as_object().expect("threads");
     assert!(threads.contains_key("varta-shard-1") && threads.contains_key("varta-http"), "{report}");
+    expect_told(&mut observer, "exit", 20);
     let table = observer.table();
     let beats = table.shard(0, "beats") + table.shard(1, "beats");
     assert_eq!(beats, 1200, "those of the warm-up, too:\n{table}");
     assert_eq!(table.shard(0, "lost") + table.shard(1, "lost"), 0, "{table}");
-    let ups = observer.events().iter().filter(|event| event.kind() == "up").count();
-    assert_eq!(ups, 20, "each agent is a process");
+    assert_eq!(told(&mut observer, "up"), 20, "each agent is a process");
     observer.stop();
 }
 
@@ -67,10 +76,7 @@ fn nobody_ends_before_all_have_beaten() {
     let arguments = vec!["--events-beats".to_owned()];
     let mut observer = Observer::start(Options { arguments, queue_limit: Some(4096), ..Options::default() });
     measured(&observer, &["--agents", "4", "--rate", "4", "--observe"]);
-    wait_for("the exit of each", || {
-        let exits = observer.events().iter().filter(|event| event.kind() == "exit").count();
-        (exits == 4).then_some(())
-    });
+    expect_told(&mut observer, "exit", 4);
     let events = observer.events();
     let instants = |kind: &str| -> Vec<u64> {
         let of_kind = events.iter().filter(|event| event.kind() == kind);
@@ -83,15 +89,15 @@ fn nobody_ends_before_all_have_beaten() {
 
 #[test]
 fn agents_speak_the_version_they_are_told_to() {
-    for (wire, expected) in [("0.1", 20), ("0.2", 20), ("mixed", 20)] {
+    for wire in ["0.1", "0.2", "mixed"] {
         let mut observer = with_room();
         let report = measured(&observer, &["--agents", "10", "--rate", "100", "--wire", wire]);
         assert_eq!(number(&report, "sent"), 100, "{wire}: {report}");
-        let events = observer.events().len();
-        assert!(events >= expected, "up and exit of each: {events}");
-        let kinds =
-            observer.events().iter().filter(|event| ["decode", "auth", "mixed"].contains(&event.kind()));
-        assert_eq!(kinds.count(), 0, "{wire}");
+        expect_told(&mut observer, "exit", 10);
+        assert_eq!(told(&mut observer, "up"), 10, "{wire}");
+        for kind in ["decode", "auth", "mixed"] {
+            assert_eq!(told(&mut observer, kind), 0, "{kind} of {wire}");
+        }
         observer.stop();
     }
 }
@@ -102,6 +108,7 @@ fn flat_out_they_send_as_fast_as_the_kernel_takes_it() {
     let report = measured(&observer, &["--agents", "2", "--flat-out"]);
     assert!(number(&report, "sent") > 1000, "{report}");
     assert_eq!(report["rate"], Value::Null);
+    expect_told(&mut observer, "exit", 2);
     let table = observer.table();
     assert!(table.shard(0, "beats") + table.shard(1, "beats") >= number(&report, "sent"), "{table}");
     observer.stop();
@@ -113,9 +120,9 @@ fn one_sender_speaks_for_many_real_processes() {
     let mut observer = with_room();
     let report = measured(&observer, &["--agents", "100", "--rate", "500", "--forge"]);
     assert_eq!(number(&report, "sent"), 500, "{report}");
-    let ups = observer.events().iter().filter(|event| event.kind() == "up").count();
-    assert_eq!(ups, 100);
-    assert_eq!(observer.events().iter().filter(|event| event.kind() == "auth").count(), 0);
+    expect_told(&mut observer, "exit", 100);
+    assert_eq!(told(&mut observer, "up"), 100);
+    assert_eq!(told(&mut observer, "auth"), 0);
     let table = observer.table();
     assert!((table.shard(0, "beats") > 0) & (table.shard(1, "beats") > 0), "each on its shard:\n{table}");
     observer.stop();
