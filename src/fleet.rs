@@ -118,6 +118,8 @@ pub struct StopReport {
     pub events_unwritten: u64,
     /// The output ends in the middle of a line.
     pub ends_mid_line: bool,
+    /// What [`Fleet::next_warning`] would have told next.
+    pub warnings: Vec<Warning>,
 }
 
 impl Fleet {
@@ -379,7 +381,7 @@ impl Fleet {
         for port in &*self.handle.ports {
             port.kick(now);
         }
-        let upkeep = self.upkeep.take().map(Upkeep::end);
+        let (upkeep, found) = self.upkeep.take().map(Upkeep::end).unzip();
         let until = Instant::now() + STOP_WITHIN;
         let mut shards_dead = 0;
         for (shard, port) in self.shards.drain(..).zip(&*self.handle.ports) {
@@ -414,6 +416,7 @@ impl Fleet {
             shards_dead,
             events_unwritten: written.as_ref().map_or(0, |report| report.events_unwritten),
             ends_mid_line: written.is_some_and(|report| report.ends_mid_line),
+            warnings: found.iter().flat_map(Receiver::try_iter).collect(),
         }
     }
 }

@@ -388,6 +388,17 @@ fn fault_31_a_fleet_stops_without_the_shard_that_is_stuck() {
 
 #[cfg(feature = "http")]
 #[test]
+fn what_was_found_while_the_fleet_stopped_is_in_its_report() {
+    let world = World::new(1);
+    let socket = world.socket(0);
+    std::fs::remove_file(&socket).expect("it is there");
+    // From here on it is found; whether it was told yet, nobody asks.
+    wait_for(|| socket.exists());
+    let report = world.fleet.stop(SOON);
+    assert_eq!(report.warnings, [Warning::PutBack { path: socket }]);
+}
+
+#[test]
 fn the_end_of_the_http_thread_is_told_once_and_is_no_reason_to_stop_observing() {
     let mut world = World::new(1);
     assert_eq!(world.fleet.next_warning(), None);

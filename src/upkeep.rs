@@ -82,10 +82,10 @@ impl Upkeep {
         self.thread.is_finished()
     }
 
-    /// Ends the thread, which gives the files back to `join`.
-    pub fn end(self) -> JoinHandle<Files> {
+    /// Ends the thread, which gives the files back to `join`; until then it may find something more.
+    pub fn end(self) -> (JoinHandle<Files>, Receiver<Warning>) {
         drop(self.stop);
-        self.thread
+        (self.thread, self.warnings)
     }
 }
 

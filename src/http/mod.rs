@@ -506,6 +506,7 @@ impl Server {
 /// A fleet that nobody runs, to look at.
 #[cfg(any(test, feature = "bench"))]
 pub mod standin {
+    #[cfg(feature = "bench")]
     use super::metrics::{Reading, openmetrics_text};
     use super::*;
     use crate::config::Config;
@@ -545,11 +546,13 @@ pub mod standin {
     }
 
     /// One scrape of it.
+    #[cfg(feature = "bench")]
     pub fn scrape(sources: &Arc<Sources>) -> String {
         openmetrics_text(Reading::take(sources, Traffic::default(), sources.now()))
     }
 
     /// The same, with so many agents that beat and as many latencies of each kind.
+    #[cfg(feature = "bench")]
     pub fn busy(shards: u16, agents: u64) -> Arc<Sources> {
         let sources = sources(shards);
         for shard in &mut sources.tally.lock().shards {

@@ -14,7 +14,7 @@ use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use varta_fleet::config::written;
 use varta_fleet::plan::Plan;
-use varta_fleet::{Fleet, Handle, Reason, Shown, StopReport};
+use varta_fleet::{Fleet, Handle, Reason, Shown, StopReport, Warning};
 
 use crate::exit::{CliError, Exit, counted};
 
@@ -40,9 +40,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     let is_told = plan.events.is_some();
     raise_open_files();
     let fleet = Fleet::start_plan(plan)?;
-    for warning in fleet.warnings() {
-        note(&format!("warning: {warning}"));
-    }
+    fleet.warnings().iter().for_each(warn);
     note(&format!(
         "observing {} with {}, a silence of {threshold} is a stall; stop with Ctrl-C or SIGTERM{}",
         Shown(fleet.dir().display()),
@@ -68,6 +66,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     }
     tell_news(&fleet, &handle, &mut trouble);
     let report = fleet.stop(FLUSH);
+    report.warnings.iter().for_each(warn);
     note(handle.table().trim_end());
     conclude(&report)
 }
@@ -80,7 +79,7 @@ fn tell_news(fleet: &Fleet, handle: &Handle, trouble: &mut Option<io::ErrorKind>
         note(&now.map_or_else(|| "events are written again".to_owned(), held_back));
     }
     while let Some(warning) = fleet.next_warning() {
-        note(&format!("warning: {warning}"));
+        warn(&warning);
     }
 }
 
@@ -163,6 +162,10 @@ fn held_back(error: io::Error) -> String {
     format!(
         "warning: cannot write events: {why}; they wait and are tried again; make room, or let somebody read"
     )
+}
+
+fn warn(warning: &Warning) {
+    note(&format!("warning: {warning}"));
 }
 
 /// To standard error, which may be closed.
