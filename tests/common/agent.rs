@@ -265,7 +265,9 @@ impl Agent {
     }
 
     fn children(&mut self, how: &str, count: u32) -> Vec<u32> {
-        let answer = self.ask(format_args!("{how} {count}"));
+        self.tell(format_args!("{how} {count}"));
+        // A thousand processes are more than one answer.
+        let answer = self.answer_within(SOON * (1 + count / 1000));
         let pids = answer.strip_prefix("spawned").unwrap_or_else(|| panic!("not spawned: {answer}"));
         pids.split_ascii_whitespace().map(|pid| pid.parse().expect("a pid")).collect()
     }
@@ -293,7 +295,11 @@ impl Agent {
     }
 
     fn answer(&mut self) -> String {
-        let deadline = Instant::now() + SOON;
+        self.answer_within(SOON)
+    }
+
+    fn answer_within(&mut self, within: Duration) -> String {
+        let deadline = Instant::now() + within;
         loop {
             if let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.heard.drain(..=end).collect();
