@@ -118,7 +118,7 @@ pub struct StopReport {
     pub events_unwritten: u64,
     /// The output ends in the middle of a line.
     pub ends_mid_line: bool,
-    /// What [`Fleet::next_warning`] would have told next.
+    /// What was found of the fleet's files since [`Fleet::next_warning`] was asked last, up to the stop.
     pub warnings: Vec<Warning>,
 }
 

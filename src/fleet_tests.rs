@@ -386,7 +386,6 @@ fn fault_31_a_fleet_stops_without_the_shard_that_is_stuck() {
     port.fault.release();
 }
 
-#[cfg(feature = "http")]
 #[test]
 fn what_was_found_while_the_fleet_stopped_is_in_its_report() {
     let world = World::new(1);
@@ -398,6 +397,7 @@ fn what_was_found_while_the_fleet_stopped_is_in_its_report() {
     assert_eq!(report.warnings, [Warning::PutBack { path: socket }]);
 }
 
+#[cfg(feature = "http")]
 #[test]
 fn the_end_of_the_http_thread_is_told_once_and_is_no_reason_to_stop_observing() {
     let mut world = World::new(1);
