@@ -16,104 +16,144 @@ enum Shown {
     WaitsFor(&'static str),
 }
 
-/// Every fault: what happens, what is expected, how that is shown.
-const FAULTS: [(&str, &str, Shown); 60] = [
-    ("an agent is killed", "exit with the signal within milliseconds", ByTests),
-    ("an agent ends by itself", "exit with its code; no stall", ByTests),
-    ("an agent is stopped and continued", "one stall, one resume, its state kept", ByTests),
-    ("an agent hangs while another thread of it beats", "alive, by its own word: no event", ByTests),
-    ("an agent forks and the child uses the socket", "the child is an agent of its own", ByTests),
-    ("an agent executes another program", "the same process goes on; its nonces start again", ByTests),
-    ("a pid is reused within the threshold", "exit of the old, up of the new, no resume", ByTests),
-    ("a frame of the dead is read after its pid's next holder's first", "it is not the heir's", ByTests),
-    ("all of a large fleet dies at once", "one exit each, no stall, memory flat", ByTests),
-    ("all of a large fleet starts at once", "everybody is up, once", ByTests),
-    ("an agent's clock steps or lies", "no effect", ByTests),
-    ("nonces at their end, terminal nonces", "no loss, no stall; a terminal frame is told once", ByTests),
-    ("nonces repeat or go back", "life all the same; counted as a stream", ByTests),
-    ("datagrams of every wrong length", "each counted, the loop lives", ByTests),
-    ("frames wrong in every field", "the first failing check is the reason", ByTests),
-    ("one or two bits of a frame flipped", "refused; what the checksum cannot see is not believed", ByTests),
-    ("both wire versions at once", "counted apart; nobody is forced back to the older", ByTests),
-    ("agents off their shard, on two, or moving", "one agent, no stall of the shard it left", ByTests),
-    ("another pid claimed, no sender attested, control data cut", "refused, each with its count", ByTests),
-    ("descriptors are attached", "refused at the sender or closed; the table does not grow", ByTests),
-    ("the queue is full", "blind is told; verdicts wait; the loss is counted", ByTests),
-    ("one user floods", "the other shards lose nothing; the user is named", ByTests),
-    ("the observer is stopped for long", "no false stall; true ones a threshold later", ByTests),
-    ("the machine is suspended or the observer frozen", "as if it were stopped", ByTests),
+/// Every fault: its number, what happens, what is expected, how that is shown.
+const FAULTS: &[(usize, &str, &str, Shown)] = &[
+    (1, "an agent is killed", "exit with the signal within milliseconds", ByTests),
+    (2, "an agent ends by itself", "exit with its code; no stall", ByTests),
+    (3, "an agent is stopped and continued", "one stall, one resume, its state kept", ByTests),
+    (4, "an agent hangs while another thread of it beats", "alive, by its own word: no event", ByTests),
+    (5, "an agent forks and the child uses the socket", "the child is an agent of its own", ByTests),
+    (6, "an agent executes another program", "the same process goes on; its nonces start again", ByTests),
+    (7, "a pid is reused within the threshold", "exit of the old, up of the new, no resume", ByTests),
+    (8, "a frame of the dead is read after its pid's next holder's first", "it is not the heir's", ByTests),
+    (9, "all of a large fleet dies at once", "one exit each, no stall, memory flat", ByTests),
+    (10, "all of a large fleet starts at once", "everybody is up, once", ByTests),
+    (11, "an agent's clock steps or lies", "no effect", ByTests),
+    (12, "nonces at their end, terminal nonces", "no loss, no stall; a terminal frame is told once", ByTests),
+    (13, "nonces repeat or go back", "life all the same; counted as a stream", ByTests),
+    (14, "datagrams of every wrong length", "each counted, the loop lives", ByTests),
+    (15, "frames wrong in every field", "the first failing check is the reason", ByTests),
     (
+        16,
+        "one or two bits of a frame flipped",
+        "refused; what the checksum cannot see is not believed",
+        ByTests,
+    ),
+    (17, "both wire versions at once", "counted apart; nobody is forced back to the older", ByTests),
+    (18, "agents off their shard, on two, or moving", "one agent, no stall of the shard it left", ByTests),
+    (
+        19,
+        "another pid claimed, no sender attested, control data cut",
+        "refused, each with its count",
+        ByTests,
+    ),
+    (20, "descriptors are attached", "refused at the sender or closed; the table does not grow", ByTests),
+    (21, "the queue is full", "blind is told; verdicts wait; the loss is counted", ByTests),
+    (22, "one user floods", "the other shards lose nothing; the user is named", ByTests),
+    (23, "the observer is stopped for long", "no false stall; true ones a threshold later", ByTests),
+    (24, "the machine is suspended or the observer frozen", "as if it were stopped", ByTests),
+    (
+        25,
         "the observer is killed while something holds its sockets",
         "no stall, no loss, no second up",
         WaitsFor("restart without loss"),
     ),
     (
+        26,
         "the observer is killed and nothing holds its sockets",
         "agents that reconnect are up again, in grace",
         ByTests,
     ),
     (
+        27,
         "an upgrade by handover goes wrong",
         "the old one goes on; never two readers",
         WaitsFor("restart without loss"),
     ),
-    ("two observers are started on one directory", "the second gives up, the first is unharmed", ByTests),
-    ("the socket file is removed or replaced", "noticed within a second and put back", ByTests),
+    (28, "two observers are started on one directory", "the second gives up, the first is unharmed", ByTests),
+    (29, "the socket file is removed or replaced", "noticed within a second and put back", ByTests),
     (
+        30,
         "a shard's thread panics",
         "told; it goes on with its socket and agents; too often ends the process",
         ByTests,
     ),
-    ("a shard's thread is stuck", "told, unhealthy; the others go on", ByTests),
+    (31, "a shard's thread is stuck", "told, unhealthy; the others go on", ByTests),
     (
+        32,
         "the aggregator does not run for a while",
         "shards do not wait; nothing that happened stays untold",
         ByTests,
     ),
-    ("lanes go round while their writer is interrupted", "no torn record, none lost", ByTests),
-    ("a stop during a flood", "bounded, in order, the last events written", ByTests),
-    ("a configuration that is wrong in any way", "every mistake told at once, nothing starts", ByTests),
-    ("the disk of the event log is full", "told, retried, the gap named; observing goes on", ByTests),
-    ("the event log's directory goes, or cannot be written", "as a full disk", ByTests),
-    ("the event log's disk is slow", "only its writer waits", ByTests),
-    ("descriptors are used up", "exits are noticed at the threshold; observing goes on", ByTests),
-    ("no process can be started", "counted, retried with patience", WaitsFor("recovery commands")),
+    (33, "lanes go round while their writer is interrupted", "no torn record, none lost", ByTests),
+    (34, "a stop during a flood", "bounded, in order, the last events written", ByTests),
+    (35, "a configuration that is wrong in any way", "every mistake told at once, nothing starts", ByTests),
+    (36, "the disk of the event log is full", "told, retried, the gap named; observing goes on", ByTests),
+    (37, "the event log's directory goes, or cannot be written", "as a full disk", ByTests),
+    (38, "the event log's disk is slow", "only its writer waits", ByTests),
+    (39, "descriptors are used up", "exits are noticed at the threshold; observing goes on", ByTests),
+    (40, "no process can be started", "counted, retried with patience", WaitsFor("recovery commands")),
     (
+        41,
         "a recovery command is missing or cannot run",
         "counted as failed, no loop",
         WaitsFor("recovery commands"),
     ),
     (
+        42,
         "a recovery command hangs or misbehaves",
         "killed as a group at its deadline",
         WaitsFor("recovery commands"),
     ),
     (
+        43,
         "a recovery command is aimed at the wrong process",
         "never at ourselves, a parent or an heir",
         WaitsFor("recovery commands"),
     ),
-    ("a thousand stalls at once with commands", "bounded, fair, each reaped", WaitsFor("recovery commands")),
-    ("hostile HTTP clients", "bounded; others are served", ByTests),
-    ("a scrape of a million agents", "size and time do not depend on them", ByTests),
-    ("strange text in labels", "valid exposition", ByTests),
-    ("receive calls fail", "passing errors are retried and counted; others end the shard, loudly", ByTests),
-    ("wake-ups without a reason", "no judgement is skipped or early", ByTests),
-    ("clocks repeat, leap, step back", "no panic, no false stall", ByTests),
-    ("settings at their ends", "refused, or exact", ByTests),
-    ("a full table, pids that collide", "bounded cost; nobody is evicted; room again after exits", ByTests),
     (
+        44,
+        "a thousand stalls at once with commands",
+        "bounded, fair, each reaped",
+        WaitsFor("recovery commands"),
+    ),
+    (45, "hostile HTTP clients", "bounded; others are served", ByTests),
+    (46, "a scrape of a million agents", "size and time do not depend on them", ByTests),
+    (47, "strange text in labels", "valid exposition", ByTests),
+    (
+        48,
+        "receive calls fail",
+        "passing errors are retried and counted; others end the shard, loudly",
+        ByTests,
+    ),
+    (49, "wake-ups without a reason", "no judgement is skipped or early", ByTests),
+    (50, "clocks repeat, leap, step back", "no panic, no false stall", ByTests),
+    (51, "settings at their ends", "refused, or exact", ByTests),
+    (
+        52,
+        "a full table, pids that collide",
+        "bounded cost; nobody is evicted; room again after exits",
+        ByTests,
+    ),
+    (
+        53,
         "spoofed and torn secure datagrams",
         "refused before any state changes",
         WaitsFor("UDP and the secure wire format"),
     ),
-    ("the receive buffer of UDP overflows", "counted exactly", WaitsFor("UDP and the secure wire format")),
-    ("a restarted thread closes its member of a group", "it must keep the descriptor", ByTests),
-    ("pinning to a core that is not there", "warned, runs unpinned", ByTests),
-    ("more shards than cores, and a busy machine", "verdicts stay true and told", ByTests),
-    ("memory is bounded", "no growth once all agents have come", ByTests),
-    ("a reader of events stops reading", "it is told what it missed; others miss nothing", ByTests),
     (
+        54,
+        "the receive buffer of UDP overflows",
+        "counted exactly",
+        WaitsFor("UDP and the secure wire format"),
+    ),
+    (55, "a restarted thread closes its member of a group", "it must keep the descriptor", ByTests),
+    (56, "pinning to a core that is not there", "warned, runs unpinned", ByTests),
+    (57, "more shards than cores, and a busy machine", "verdicts stay true and told", ByTests),
+    (58, "memory is bounded", "no growth once all agents have come", ByTests),
+    (59, "a reader of events stops reading", "it is told what it missed; others miss nothing", ByTests),
+    (
+        60,
         "an agent's library in a hostile process",
         "a beat never blocks nor writes elsewhere",
         WaitsFor("an agent library of our own"),
@@ -124,7 +164,10 @@ const FAULTS: [(&str, &str, Shown); 60] = [
 fn every_fault_has_its_tests_or_says_what_it_waits_for() {
     let tests = named_tests();
     let mut wrong = Vec::new();
-    for (number, (fault, expected, shown)) in (1..).zip(FAULTS) {
+    for window in FAULTS.windows(2) {
+        assert!(window[0].0 < window[1].0, "fault {} comes after {}", window[1].0, window[0].0);
+    }
+    for &(number, fault, expected, shown) in FAULTS {
         assert!(!fault.is_empty() && !expected.is_empty());
         match (shown, tests.contains_key(&number)) {
             (ByTests, false) => wrong.push(format!("{number}, {fault}: no test fault_{number:02}_...")),
@@ -135,7 +178,7 @@ fn every_fault_has_its_tests_or_says_what_it_waits_for() {
         }
     }
     for (number, names) in &tests {
-        if !(1..=FAULTS.len()).contains(number) {
+        if !FAULTS.iter().any(|fault| fault.0 == *number) {
             wrong.push(format!("{names:?}: there is no fault {number}"));
         }
     }
