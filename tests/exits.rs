@@ -71,14 +71,16 @@ fn an_exit_is_known_whoever_reaps_the_process_and_when() {
 
 #[test]
 fn fault_09_all_of_a_large_fleet_dies_at_once_and_each_is_one_exit_and_no_stall() {
+    // Far above what a machine that is busy starting and ending thousands of processes does to one of them:
+    // whoever is told to be silent here was not, or was dead.
     let options = Options {
-        threshold: Duration::from_secs(2),
+        threshold: Duration::from_secs(30),
         agents_max: 2 * MANY,
         queue_limit: Some(2 * MANY),
         ..Options::default()
     };
     let mut observer = Observer::start(options);
-    let period = Duration::from_millis(500);
+    let period = Duration::from_secs(1);
     let options = AgentOptions { period, ..AgentOptions::default() };
     let mut parent = Agent::start_with(&observer, options);
     let children = parent.spawn_children(MANY);
