@@ -48,7 +48,8 @@ pub struct Manifest {
 pub struct ManifestShard {
     /// Number of the shard, from 0.
     pub index: u32,
-    /// Absolute path of its socket.
+    /// Path of its socket. In the file, one that is not absolute begins at the directory of the file, so that
+    /// it holds wherever that directory is mounted; as read, it begins with the directory that was read.
     pub socket: PathBuf,
 }
 
@@ -67,7 +68,8 @@ impl Manifest {
         Self { version: MANIFEST_VERSION, hash: HASH.to_owned(), shards: shards.collect(), pid }
     }
 
-    /// Reads the manifest of the fleet that runs in `dir`. One small file read; may block on the disk.
+    /// Reads the manifest of the fleet that runs in `dir`; its sockets are paths that begin with `dir`, as far
+    /// as they are in it. One small file read; may block on the disk.
     ///
     /// # Errors
     /// `NotFound` when no fleet runs there; `InvalidData` when the file is not a manifest this version
@@ -96,7 +98,7 @@ impl Manifest {
         if version != MANIFEST_VERSION {
             return Err(invalid(format!("version {version} (this program knows {MANIFEST_VERSION})")));
         }
-        let manifest: Self = serde_json::from_str(&text).map_err(not_json)?;
+        let mut manifest: Self = serde_json::from_str(&text).map_err(not_json)?;
         if manifest.hash != HASH {
             return Err(invalid(format!("hash {:?} (this program knows {HASH:?})", manifest.hash)));
         }
@@ -109,6 +111,9 @@ impl Manifest {
         }
         if !(0..).zip(&manifest.shards).all(|(index, shard)| shard.index == index) {
             return Err(invalid("its shards are not numbered 0, 1, 2…".to_owned()));
+        }
+        for shard in &mut manifest.shards {
+            shard.socket = dir.join(&shard.socket);
         }
         Ok(manifest)
     }

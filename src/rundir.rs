@@ -399,7 +399,7 @@ impl RunDir {
     fn publish_manifest(&mut self, sockets: &[PathBuf]) -> Result<(), RunDirError> {
         let path = self.dir.join(MANIFEST);
         let failed = |source: io::Error| RunDirError::Publish { path: path.clone(), source };
-        let sockets: io::Result<Vec<_>> = sockets.iter().map(std::path::absolute).collect();
+        let sockets: io::Result<Vec<_>> = sockets.iter().map(|socket| self.relative(socket)).collect();
         let manifest = Manifest::new(&sockets.map_err(failed)?, std::process::id());
         let mut text = serde_json::to_vec(&manifest).map_err(|error| failed(error.into()))?;
         text.push(b'\n');
@@ -426,7 +426,7 @@ impl RunDir {
         if sockets.iter().any(|socket| self.is_symlink_path(socket)) {
             return Ok(()); // agents that know only this path reach that shard
         }
-        let target = std::path::absolute(first).map_err(failed)?;
+        let target = self.relative(first).map_err(failed)?;
         match self.lstat(SYMLINK) {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink => {
                 return Err(RunDirError::InTheWay { path, expected: "a symlink" });
@@ -449,15 +449,27 @@ impl RunDir {
         Ok(())
     }
 
+    /// The path to a socket that begins in this directory if the socket is in it, so that it leads there too
+    /// where the directory is mounted under another name; else the absolute one.
+    fn relative(&self, socket: &Path) -> io::Result<PathBuf> {
+        let absolute = std::path::absolute(socket)?;
+        Ok(match (absolute.strip_prefix(&self.dir), absolute.file_name()) {
+            (Ok(below), _) => below.to_owned(),
+            (Err(_), Some(name)) if self.is_parent_of(&absolute) => PathBuf::from(name),
+            _ => absolute,
+        })
+    }
+
     /// Whether `socket` is `varta.sock` of this directory, however its path is written.
     fn is_symlink_path(&self, socket: &Path) -> bool {
-        let same_directory = || {
-            let parent = socket.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let theirs = rustix::fs::stat(parent.unwrap_or(Path::new("."))).ok()?;
-            let ours = rustix::fs::fstat(&self.held.fd).ok()?;
-            Some(Identity::from(&theirs) == Identity::from(&ours))
-        };
-        socket.file_name() == Some(OsStr::new(SYMLINK)) && same_directory() == Some(true)
+        socket.file_name() == Some(OsStr::new(SYMLINK)) && self.is_parent_of(socket)
+    }
+
+    /// Whether the directory of `path` is this one, however it is written.
+    fn is_parent_of(&self, path: &Path) -> bool {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let theirs = rustix::fs::stat(parent.unwrap_or(Path::new(".")));
+        theirs.is_ok_and(|theirs| Identity::from(&theirs) == self.held.identity)
     }
 
     fn remove_if_there(&self, name: &str) -> Result<(), Errno> {
@@ -763,7 +775,7 @@ mod tests {
         let manifest = Manifest::read(&dir).unwrap();
         assert_eq!(manifest, Manifest::new(&paths, std::process::id()));
         assert_eq!(mode_of(&dir.join(MANIFEST)), 0o644);
-        assert_eq!(std::fs::read_link(dir.join(SYMLINK)).unwrap(), paths[0]);
+        assert_eq!(std::fs::read_link(dir.join(SYMLINK)).unwrap(), Path::new("shard-0.sock"));
         UnixDatagram::unbound().unwrap().send_to(b"beat", dir.join(SYMLINK)).unwrap();
 
         drop(bound);
@@ -771,6 +783,36 @@ mod tests {
         assert_eq!(names_in(&dir), ["lock"]);
         assert_eq!(std::fs::read_to_string(dir.join(LOCK)).unwrap(), "");
         RunDir::open(&dir).unwrap();
+    }
+
+    /// As in a container, where the directory is mounted under another name.
+    #[test]
+    fn what_agents_read_holds_where_the_directory_is_called_otherwise() {
+        let parent = tempdir();
+        let (dir, elsewhere) = (parent.path().join("varta"), parent.path().join("mounted"));
+        let apart = tempdir();
+        let mut run = RunDir::open(&dir).unwrap();
+        create_dir(&dir.join("deep"));
+        // Here, below, here by another name, and in another directory.
+        symlink(&dir, parent.path().join("alias")).unwrap();
+        let names = ["varta/a.sock", "varta/deep/b.sock", "alias/c.sock"];
+        let mut paths: Vec<_> = names.iter().map(|name| parent.path().join(name)).collect();
+        paths.push(apart.path().join("d.sock"));
+        let bound: Vec<_> =
+            paths.iter().map(|path| run.bind_shard(path, 0o600, Owner::default()).unwrap()).collect();
+        run.publish(&paths).unwrap();
+        let sockets = |dir: &Path| -> Vec<_> {
+            Manifest::read(dir).unwrap().shards.into_iter().map(|shard| shard.socket).collect()
+        };
+        let expected =
+            |dir: &Path| [dir.join("a.sock"), dir.join("deep/b.sock"), dir.join("c.sock"), paths[3].clone()];
+        assert_eq!(sockets(&dir), expected(&dir));
+        std::fs::rename(&dir, &elsewhere).unwrap();
+        assert_eq!(sockets(&elsewhere), expected(&elsewhere));
+        for socket in sockets(&elsewhere).into_iter().chain([elsewhere.join(SYMLINK)]) {
+            UnixDatagram::unbound().unwrap().send_to(b"beat", socket).unwrap();
+        }
+        drop(bound);
     }
 
     #[test]
@@ -876,7 +918,9 @@ mod tests {
         let mut run = RunDir::open(&alias).unwrap();
         let (_bound, paths) = bind_all(&run, 1);
         run.publish(&paths).unwrap();
-        assert_eq!(Manifest::read(&dir).unwrap(), Manifest::read(&alias).unwrap());
+        for name in [&dir, &alias] {
+            assert_eq!(Manifest::read(name).unwrap().socket_for(0), name.join("shard-0.sock"));
+        }
         drop(run);
         symlink("nowhere", parent.path().join("dangling")).unwrap();
         assert!(RunDir::open(&parent.path().join("dangling")).is_err());
@@ -968,7 +1012,7 @@ mod tests {
         let (_bound, paths) = bind_all(&run, 2);
         run.publish(&paths).unwrap();
         run.publish(&paths).unwrap();
-        assert_eq!(std::fs::read_link(&alias).unwrap(), paths[0]);
+        assert_eq!(std::fs::read_link(&alias).unwrap(), Path::new("shard-0.sock"));
         assert_eq!(
             names_in(dir.path()),
             [
@@ -1065,7 +1109,7 @@ mod tests {
             assert!(!run.look_after().unwrap());
         }
         assert_eq!(Manifest::read(dir.path()).unwrap(), Manifest::new(&paths, std::process::id()));
-        assert_eq!(std::fs::read_link(path(SYMLINK)).unwrap(), paths[0]);
+        assert_eq!(std::fs::read_link(path(SYMLINK)).unwrap(), Path::new("shard-0.sock"));
 
         // The one is replaced, the other removed: each is treated as it deserves.
         std::fs::remove_file(path(SYMLINK)).unwrap();

@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -590,7 +591,7 @@ fn check_finds_what_is_in_the_way_of_a_socket() {
         .check(&[])
         .says(CONFIG, &["problem: cannot bind ", "shard-0.sock: a file that is not a socket is in the way"]);
     fs::remove_file(&socket).unwrap();
-    let _live = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    let _live = UnixDatagram::bind(&socket).unwrap();
     scene.check(&[]).says(code_of_check(1), &["note: an observer is running at ", "stop it first"]);
 }
 
@@ -697,16 +698,40 @@ fn fleet_of(scene: &Scene, shards: usize) -> Vec<PathBuf> {
 fn route_prints_the_socket_of_a_pid() {
     let scene = Scene::new();
     let sockets = fleet_of(&scene, 4);
+    let _heard: Vec<_> = sockets.iter().map(|socket| UnixDatagram::bind(socket).unwrap()).collect();
     for pid in [1, 2, 3, 4711, u32::MAX] {
         let expected = format!("{}\n", sockets[shard_for(pid, 4) as usize].display());
         let outcome = scene.run(&["route", "--dir", ".", "--pid", &pid.to_string()]);
-        assert_eq!((outcome.code, outcome.stdout), (Some(CLEAN), expected));
+        assert_eq!((outcome.code, outcome.stdout, outcome.stderr), (Some(CLEAN), expected, String::new()));
     }
     // Without a pid it is for its caller.
     let expected = format!("{}\n", sockets[shard_for(std::process::id(), 4) as usize].display());
     assert_eq!(scene.run(&["route", "--dir", "."]).stdout, expected);
     let by_variable = Scene::new().env("VARTA_DIR", &scene.dir.path().to_string_lossy()).run(&["route"]);
     assert_eq!(by_variable.stdout, expected);
+}
+
+#[test]
+fn route_to_where_a_beat_is_not_heard_says_so_beside_the_path() {
+    let scene = Scene::new();
+    let sockets = fleet_of(&scene, 1);
+    let path = format!("{}\n", sockets[0].display());
+    let args = ["route", "--dir", ".", "--pid", "7"];
+    let heard = UnixDatagram::bind(&sockets[0]).unwrap();
+    fs::set_permissions(&sockets[0], Permissions::from_mode(0o600)).unwrap();
+    if rustix::process::geteuid().is_root() {
+        let refused = scene.run_unprivileged(&args);
+        refused.says(PERMISSION, &["this user may not send to ", "shard-0.sock", "`mode` and `group`"]);
+        assert_eq!(refused.stdout, path);
+    }
+    // As SIGKILL leaves it, and then without the socket.
+    drop(heard);
+    for _ in 0..2 {
+        let deaf = scene.run(&args);
+        deaf.says(UNAVAILABLE, &["nobody listens on ", "shard-0.sock", "ended without", "varta-fleet run"]);
+        assert_eq!(deaf.stdout, path);
+        let _ = fs::remove_file(&sockets[0]);
+    }
 }
 
 #[test]

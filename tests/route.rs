@@ -188,6 +188,21 @@ fn a_manifest_is_read_as_it_was_written() {
     assert_eq!(Manifest::read(dir.path()).expect("its own manifest"), manifest);
 }
 
+/// What was written in a directory leads into it, under whatever name it is read.
+#[test]
+fn a_relative_socket_is_in_the_directory_that_was_read() {
+    let dir = directory();
+    let written = [PathBuf::from("shard-0.sock"), PathBuf::from("/srv/shard-1.sock")];
+    let text = serde_json::to_string(&Manifest::new(&written, 815)).expect("plain data");
+    fs::write(dir.path().join(MANIFEST), text).expect("write a manifest");
+    let expected = [dir.path().join("shard-0.sock"), PathBuf::from("/srv/shard-1.sock")];
+    assert_eq!(Manifest::read(dir.path()).expect("its own manifest"), Manifest::new(&expected, 815));
+    for key in [2, 300, 4_242] {
+        let socket = socket_for(dir.path(), key).expect("a good manifest");
+        assert_eq!(socket, expected[shard_for(key, 2) as usize]);
+    }
+}
+
 /// Agents in other languages read this file: its shape is a contract.
 #[test]
 fn a_manifest_has_the_documented_shape() {

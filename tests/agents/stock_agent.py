@@ -31,7 +31,8 @@ def socket_for(directory, key):
         manifest = json.load(file)
     assert manifest["version"] == 1 and manifest["hash"] == "fibonacci32", manifest
     shards = manifest["shards"]
-    return shards[((key * 0x9E3779B1 & 0xFFFFFFFF) * len(shards)) >> 32]["socket"]
+    socket = shards[((key * 0x9E3779B1 & 0xFFFFFFFF) * len(shards)) >> 32]["socket"]
+    return os.path.join(directory, socket)
 
 
 class Agent:

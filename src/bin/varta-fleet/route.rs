@@ -2,14 +2,17 @@
 
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 
 use varta_fleet::plan::default_dir;
-use varta_fleet::{MANIFEST, Shown, socket_for};
+use varta_fleet::{MANIFEST, Reason, Shown, socket_for};
 
 use crate::args::RouteArgs;
 use crate::exit::{CliError, Exit};
 
-/// Prints the path, and nothing else, for use in scripts.
+/// Prints the path, and nothing else on standard output, for use in scripts. Who beats there without being heard
+/// is told so.
 pub fn route(args: &RouteArgs) -> Result<Exit, CliError> {
     let dir = match &args.dir {
         Some(dir) => dir.clone(),
@@ -42,5 +45,30 @@ pub fn route(args: &RouteArgs) -> Result<Exit, CliError> {
     let mut out = io::stdout().lock();
     out.write_all(socket.as_os_str().as_bytes())?;
     out.write_all(b"\n")?;
-    Ok(Exit::Clean)
+    out.flush()?;
+    hears_us(&socket, &dir)
+}
+
+/// Whether this user's beats would arrive. Sends nothing.
+fn hears_us(socket: &Path, dir: &Path) -> Result<Exit, CliError> {
+    let Err(error) = UnixDatagram::unbound()?.connect(socket) else { return Ok(Exit::Clean) };
+    let shown = Shown(socket.display());
+    Err(match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => CliError::new(
+            Exit::Unavailable,
+            format!(
+                "nobody listens on {shown}: the observer of {} ended without removing its files; \
+                 start it again with `varta-fleet run`",
+                Shown(dir.display())
+            ),
+        ),
+        io::ErrorKind::PermissionDenied => CliError::new(
+            Exit::Permission,
+            format!(
+                "this user may not send to {shown}; let it by the keys `mode` and `group` of the observer's \
+                 configuration, or beat as the user who runs it"
+            ),
+        ),
+        _ => CliError::new(Exit::Runtime, format!("cannot send to {shown}: {}", Reason(&error))),
+    })
 }
