@@ -59,7 +59,8 @@ pub struct Config {
     /// Most processes whose exit is told within milliseconds; each takes a descriptor and about 1.4 KiB of
     /// kernel memory. Of others it is noticed at their threshold. The limit on open files bounds it, too.
     pub watched_max: u32,
-    /// Where events are written. `None`: nowhere.
+    /// Where events are written. `None`, `"none"` in the file: nowhere.
+    #[serde(deserialize_with = "output")]
     pub events: Option<Output>,
     /// How events are written.
     pub events_format: EventsFormat,
@@ -115,7 +116,7 @@ impl Config {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct HttpConfig {
-    /// Address and port of a TCP listener; port 0: any that is free. `None`: none. One that others than this
+    /// Address and port of a TCP listener; port 0: any that is free. `None`, `"none"` in the file: none. One that others than this
     /// host reach needs a token.
     #[serde(deserialize_with = "address")]
     pub listen: Option<SocketAddr>,
@@ -226,8 +227,7 @@ impl fmt::Display for CoreChoice {
 }
 
 /// Where events are written: a path, or `-` for standard output.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(from = "String")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Standard output.
     Stdout,
@@ -385,11 +385,11 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "events",
         variable: "VARTA_EVENTS",
-        takes: "a path in quotes, or \"-\" for standard output",
+        takes: OUTPUT,
         value_name: "PATH",
-        help: "Write events to this file, - for standard output [default: nowhere]",
+        help: "Write events to this file, - for standard output, none for nowhere [default: none]",
         set: Some(|config, text| {
-            config.events = Some(text.to_owned().into());
+            config.events = read_output(text);
             Ok(())
         }),
     },
@@ -414,8 +414,8 @@ pub const KEYS: &[Key] = &[
         variable: "VARTA_HTTP",
         takes: "a table, headed [http]",
         value_name: "ADDR:PORT",
-        help: "Serve metrics, status page and API here, too [default: on control.sock only]",
-        set: Some(|config, text| parse_address(text).map(|value| config.http.listen = Some(value))),
+        help: "Serve metrics, status page and API here, too; none for control.sock only [default: none]",
+        set: Some(|config, text| parse_address(text).map(|value| config.http.listen = value)),
     },
     Key::in_file("shard", "blocks, each headed [[shard]]"),
     Key::in_file("rule", "blocks, each headed [[rule]]"),
@@ -427,7 +427,9 @@ const HTTP_KEYS: &[Key] = &[
     Key::in_file("metrics-agents-max", "a whole number; 0 for no such page"),
 ];
 
-const ADDRESS: &str = "an address and port in quotes, such as \"127.0.0.1:9464\"";
+const ADDRESS: &str = "an address and port in quotes, such as \"127.0.0.1:9464\", or \"none\"";
+
+const OUTPUT: &str = "a path in quotes, \"-\" for standard output, or \"none\"";
 
 const SHARD_KEYS: &[Key] = &[
     Key::in_file("socket", "a path in quotes, such as \"/run/varta/shard-0.sock\""),
@@ -501,9 +503,16 @@ fn parse_limit(text: &str) -> Result<Option<u32>, Refused> {
     if text.trim() == "none" { Ok(None) } else { parse_number(text).map(Some) }
 }
 
-fn parse_address(text: &str) -> Result<SocketAddr, Refused> {
-    let fix = "write a numeric address and a port, such as 127.0.0.1:9464 or [::1]:9464";
-    text.trim().parse().map_err(|_| Refused::new("it is not an address with a port", fix))
+fn parse_address(text: &str) -> Result<Option<SocketAddr>, Refused> {
+    if text.trim() == "none" {
+        return Ok(None);
+    }
+    let fix = "write a numeric address and a port, such as 127.0.0.1:9464 or [::1]:9464, or none";
+    text.trim().parse().map(Some).map_err(|_| Refused::new("it is not an address with a port", fix))
+}
+
+fn read_output(text: &str) -> Option<Output> {
+    (text != "none").then(|| text.to_owned().into())
 }
 
 fn parse_bool(text: &str) -> Result<bool, Refused> {
@@ -597,10 +606,24 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAd
             f.write_str(ADDRESS)
         }
         fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<SocketAddr>, E> {
-            parse_address(text).map(Some).map_err(E::custom)
+            parse_address(text).map_err(E::custom)
         }
     }
     deserializer.deserialize_str(AddressVisitor)
+}
+
+fn output<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Output>, D::Error> {
+    struct OutputVisitor;
+    impl Visitor<'_> for OutputVisitor {
+        type Value = Option<Output>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(OUTPUT)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<Output>, E> {
+            Ok(read_output(text))
+        }
+    }
+    deserializer.deserialize_str(OutputVisitor)
 }
 
 fn octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
@@ -708,7 +731,7 @@ mod tests {
                 .and_then(|(_, rest)| rest.split_once(']'))
                 .map(|pair| pair.0);
             if let (Some(set), Some(default)) = (key.set, default)
-                && !["dir", "shards", "events", "http"].contains(&key.name)
+                && !["dir", "shards"].contains(&key.name)
             {
                 set(&mut config, default).unwrap();
             }

@@ -243,17 +243,17 @@ fn a_flag_that_makes_no_sense_is_configuration() {
 #[test]
 fn a_variable_that_cannot_be_read_is_configuration() {
     let outcome =
-        Scene::new().env("VARTA_MAX_DELAY", "5").env("VARTA_SHARDS", "").run(&["run", "--dir", "run"]);
+        Scene::new().env("VARTA_MAX_DELAY", "5").env("VARTA_SHARDS", "two").run(&["run", "--dir", "run"]);
     outcome.says(CONFIG, &["2 problems with the configuration"]);
     outcome.says(CONFIG, &["cannot use VARTA_MAX_DELAY=5: 5 has no unit; write 5s or 5ms"]);
-    outcome.says(CONFIG, &["cannot use VARTA_SHARDS=: it is not a whole number"]);
+    outcome.says(CONFIG, &["cannot use VARTA_SHARDS=two: it is not a whole number"]);
 }
 
 #[test]
 fn variables_of_others_are_left_alone() {
     Scene::new()
         .env("VARTA_SOMETHING", "else")
-        .env("VARTA_CONFIG", "/nowhere")
+        .env("VARTA_", "nothing")
         .check(&[])
         .says(code_of_check(1), &[]);
 }
@@ -498,7 +498,7 @@ fn check_prints_the_plan() {
     let run = scene.dir.path().join("run");
     assert_eq!(outcome.planned("dir"), format!("{} (--dir)", run.display()));
     assert_eq!(outcome.planned("shards"), "2 (varta.toml line 3)");
-    assert_eq!(outcome.planned("events"), "nowhere (default)");
+    assert_eq!(outcome.planned("events"), "none (default)");
     assert_eq!(
         outcome.planned("shard 0"),
         format!("{}/a.sock (mode 0660, core auto, uids 7, 8)", run.display())
@@ -684,6 +684,34 @@ fn an_output_that_fails_is_an_error() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(RUNTIME), "{said}");
     assert!(said.starts_with("error: cannot write to standard output: "), "{said}");
+}
+
+// Variables.
+
+#[test]
+fn a_misspelt_variable_is_a_problem_that_names_the_right_one() {
+    let scene = Scene::new().env("VARTA_TRESHOLD", "5s");
+    let words = ["cannot use VARTA_TRESHOLD=5s: there is no such variable", "did you mean VARTA_THRESHOLD?"];
+    scene.run(&["run", "--dir", "run"]).says(CONFIG, &words);
+    scene.check(&[]).says(CONFIG, &words);
+    let words = ["cannot use VARTA_CONFIG=/etc/varta.toml: there is no such variable; write --config on the"];
+    Scene::new().env("VARTA_CONFIG", "/etc/varta.toml").check(&[]).says(CONFIG, &words);
+}
+
+#[test]
+fn an_empty_variable_is_not_set_and_none_switches_off() {
+    let scene = Scene::new().env("VARTA_HTTP", "").env("VARTA_THRESHOLD", "").env("VARTA_EVENTS_BEATS", "");
+    let outcome = scene.check(&[]);
+    assert_eq!(outcome.planned("threshold"), "2s (default)");
+    let empty = Scene::new().env("VARTA_DIR", "").run(&["route", "--pid", "7"]);
+    assert!(!empty.stderr.contains("VARTA_DIR= "), "{empty:#?}");
+    assert_eq!(empty.code, Some(UNAVAILABLE), "{empty:#?}");
+
+    let scene = Scene::new().env("VARTA_EVENTS", "none");
+    scene.file("varta.toml", "events = \"events.jsonl\"\n[http]\nlisten = \"127.0.0.1:0\"\n");
+    let outcome = scene.check(&["--config", "varta.toml", "--http", "none"]);
+    assert_eq!(outcome.planned("events"), "none (VARTA_EVENTS)");
+    assert_eq!(outcome.planned("http"), "none (--http)");
 }
 
 // route.

@@ -123,6 +123,21 @@ impl Layers {
         });
     }
 
+    /// Takes the name of an environment variable that begins with `VARTA_` and is none of [`KEYS`]. One that was
+    /// meant to be is a problem; others belong to somebody else.
+    pub fn unknown_variable(&mut self, name: &str, text: &str) {
+        let Some(fix) = meant(name) else { return };
+        self.problems.push(ConfigProblem {
+            key: name.to_owned(),
+            value: Some(shortened(text)),
+            origin: Some(Origin::Environment),
+            kind: ProblemKind::Unknown,
+            why: "there is no such variable".to_owned(),
+            fix,
+            against: None,
+        });
+    }
+
     /// What the layers come to. Keys that were not understood hold their defaults.
     #[must_use]
     pub const fn config(&self) -> &Config {
@@ -402,6 +417,22 @@ fn suggestion(name: &str, level: &Level) -> String {
     }
 }
 
+/// What to do instead of setting a variable that there is not. `None`: nobody meant a key by it.
+fn meant(variable: &str) -> Option<String> {
+    let key = variable.strip_prefix("VARTA_")?.to_lowercase().replace('_', "-");
+    if ["config", "print-ready"].contains(&key.as_str()) {
+        return Some(format!("write --{key} on the command line"));
+    }
+    let in_file = [&TOP, &HTTP, &SHARD, &RULE, &MATCH].into_iter().find(|level| level.key(&key).is_some());
+    if let Some(level) = in_file {
+        return Some(format!("{key} belongs in the file, at {}", level.head));
+    }
+    let variables = KEYS.iter().map(|key| key.variable).filter(|known| !known.is_empty());
+    let near = variables.map(|known| (strsim::damerau_levenshtein(variable, known), known)).min();
+    let (_, nearest) = near.filter(|(distance, _)| *distance <= 1 + key.len() / 3)?;
+    Some(format!("did you mean {nearest}?"))
+}
+
 fn joined(prefix: &str, name: &str) -> String {
     if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
 }
@@ -464,7 +495,7 @@ mod tests {
             "cannot use [[rule]] (f.toml line 8): it has no match; add match: what to match, such as { comm = \"batch-*\" }",
             "cannot use com (in [[rule]], f.toml line 11): there is no such key in match of [[rule]]; did you mean comm?",
             "cannot use htpp (f.toml line 13): there is no such key; did you mean http?",
-            "cannot use listen = \"x\" (in [http], f.toml line 16): it is not an address with a port; write a numeric address and a port, such as 127.0.0.1:9464 or [::1]:9464",
+            "cannot use listen = \"x\" (in [http], f.toml line 16): it is not an address with a port; write a numeric address and a port, such as 127.0.0.1:9464 or [::1]:9464, or none",
             "cannot use threshold = \"1ms\" (in [[rule]], f.toml line 12): it is shorter than 10ms; write a duration from 10ms to 24h",
         ];
         assert_eq!(told(text), expected);
@@ -525,6 +556,47 @@ mod tests {
             ),
             "{tick}"
         );
+    }
+
+    #[test]
+    fn a_variable_that_was_meant_for_a_key_is_a_problem_and_others_are_not_ours() {
+        let told = |name: &str| {
+            let mut layers = Layers::default();
+            layers.set("dir", "/tmp/varta", Origin::Flag);
+            layers.unknown_variable(name, "7");
+            layers.plan().err().map(|error| error.to_string())
+        };
+        for (name, fix) in [
+            ("VARTA_TRESHOLD", "did you mean VARTA_THRESHOLD?"),
+            ("VARTA_MAXDELAY", "did you mean VARTA_MAX_DELAY?"),
+            ("VARTA_AGENT_MAX", "did you mean VARTA_AGENTS_MAX?"),
+            ("VARTA_DRI", "did you mean VARTA_DIR?"),
+            ("VARTA_TOKEN_FILE", "token-file belongs in the file, at [http]"),
+            ("VARTA_ALLOW_UIDS", "allow-uids belongs in the file, at [[shard]]"),
+            ("VARTA_CONFIG", "write --config on the command line"),
+        ] {
+            let expected = format!("cannot use {name}=7: there is no such variable; {fix}");
+            assert_eq!(told(name), Some(expected));
+        }
+        for name in ["VARTA_TEST_PYTHON", "VARTA_NAMESPACE_OF_AN_AGENT", "VARTA_"] {
+            assert_eq!(told(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_lower_layer_switched_on_a_higher_one_switches_off() {
+        for (file, key) in [("events = \"/x\"", "events"), ("[http]\nlisten = \"127.0.0.1:1\"", "http")] {
+            let mut layers = Layers::default();
+            layers.toml(file, "f.toml".as_ref());
+            assert_ne!(*layers.config(), Config::default());
+            layers.set(key, "none", Origin::Environment);
+            assert_eq!(*layers.config(), Config::default(), "{key}");
+        }
+        for file in ["events = \"none\"", "[http]\nlisten = \"none\""] {
+            let mut layers = Layers::default();
+            layers.toml(file, "f.toml".as_ref());
+            assert_eq!(layers.into_config().unwrap(), Config::default(), "{file}");
+        }
     }
 
     #[test]

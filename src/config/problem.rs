@@ -138,7 +138,7 @@ impl ConfigProblem {
             _ if self.key.is_empty() => String::new(),
             Some(Origin::Flag) => format!("--{flag} {}", self.value.as_deref().unwrap_or_default()),
             Some(Origin::Environment) => {
-                let variable = KEYS.iter().find(|key| key.name == flag).map_or("", |key| key.variable);
+                let variable = KEYS.iter().find(|key| key.name == flag).map_or(flag, |key| key.variable);
                 format!("{variable}={}", self.value.as_deref().unwrap_or_default())
             }
             Some(origin @ Origin::File { .. }) => {

@@ -1,14 +1,18 @@
 //! What was typed. Parsing never acts; what it means is decided by [`Layers`].
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use varta_fleet::config::{ConfigError, KEYS, Layers, Origin};
 use varta_fleet::plan::Plan;
 
 use crate::exit::EXIT_CODES;
 use crate::run::RunOptions;
+
+/// What our environment variables begin with.
+const PREFIX: &str = "VARTA_";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,7 +27,8 @@ Examples:
   varta-fleet run --dir /tmp/varta --shards 2 --threshold 500ms --events -
   VARTA_THRESHOLD=5s varta-fleet run --print-ready
 
-Each setting is taken from its flag, else its environment variable, else the file, else the default.
+Each setting is taken from its flag, else its environment variable, else the file, else the default. An empty
+variable is as if it was not set; `none` switches off what the file switched on (--events none).
 Durations are written 500ms, 2s or 1m30s.";
 
 const CHECK_EXAMPLES: &str = "\
@@ -167,6 +172,8 @@ pub struct RouteArgs {
 pub struct ConfigArgs {
     file: Option<PathBuf>,
     written: Vec<(&'static str, String, Origin)>,
+    /// Variables with our prefix that no key has.
+    unknown: Vec<(String, String)>,
 }
 
 impl ConfigArgs {
@@ -179,6 +186,9 @@ impl ConfigArgs {
         for (key, text, origin) in &self.written {
             layers.set(key, text, origin.clone());
         }
+        for (name, text) in &self.unknown {
+            layers.unknown_variable(name, text);
+        }
         layers
     }
 
@@ -186,6 +196,20 @@ impl ConfigArgs {
     pub fn plan(&self) -> Result<Plan, ConfigError> {
         self.layers().plan()
     }
+}
+
+/// The command line as it is read now: a variable that is empty is as if it was not set.
+pub fn command() -> clap::Command {
+    without_empty_variables(Cli::command())
+}
+
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let unset = |arg: Arg| {
+        let is_empty =
+            arg.get_env().is_some_and(|name| std::env::var_os(name).is_some_and(|value| value.is_empty()));
+        if is_empty { arg.env(None::<&'static str>) } else { arg }
+    };
+    command.mut_args(unset).mut_subcommands(without_empty_variables)
 }
 
 impl FromArgMatches for ConfigArgs {
@@ -198,7 +222,16 @@ impl FromArgMatches for ConfigArgs {
             };
             Some((key.name, text.clone(), origin))
         });
-        Ok(Self { file: matches.get_one("config").cloned(), written: written.collect() })
+        let text = |text: OsString| text.to_string_lossy().into_owned();
+        let unknown = std::env::vars_os()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| (text(name), text(value)))
+            .filter(|(name, _)| name.starts_with(PREFIX) && !KEYS.iter().any(|key| key.variable == name));
+        Ok(Self {
+            file: matches.get_one("config").cloned(),
+            written: written.collect(),
+            unknown: unknown.collect(),
+        })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -239,8 +272,6 @@ impl Args for ConfigArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -159,7 +159,7 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
         ("uid-agents-max", "uid-agents-max", limit(plan.uid_agents_max)),
         ("uid-frames-max", "uid-frames-max", limit(plan.uid_frames_max)),
         ("watched-max", "watched-max", plan.watched_max.to_string()),
-        ("events", "events", events.map_or("nowhere".to_owned(), |events| Shown(&events.output).to_string())),
+        ("events", "events", events.map_or("none".to_owned(), |events| Shown(&events.output).to_string())),
         ("events-format", "events-format", layers.config().events_format.as_str().to_owned()),
         ("events-beats", "events-beats", layers.config().events_beats.to_string()),
         ("http", "http.listen", plan.http.listen.map_or("none".to_owned(), |listen| listen.to_string())),

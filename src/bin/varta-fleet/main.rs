@@ -20,14 +20,14 @@ mod words;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::FromArgMatches;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, Command};
 use exit::{CliError, Exit};
 
 fn main() -> ExitCode {
-    let cli = Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = args::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let outcome = match cli {
         Ok(cli) => execute(cli.command),
         Err(help)
