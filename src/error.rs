@@ -163,14 +163,18 @@ pub enum Warning {
         /// The core.
         core: usize,
     },
-    /// The kernel's queue is too short for the fleet as configured.
+    /// The kernel's queue is too short for the agents that a shard has.
     #[error(
-        "net.unix.max_dgram_qlen is {limit}, and this fleet needs {needed}: what does not fit is refused to the \
-         agents; see `varta-fleet check`, or lower agents-max"
+        "net.unix.max_dgram_qlen is {limit}, and shard {shard} has {agents} agents, which need {needed}: when all \
+         beat at once, what does not fit is refused to them; see `varta-fleet check --agents-max {agents}`"
     )]
     QueueLimit {
-        /// What it was when the sockets were made.
-        limit: u32,
+        /// Index of the shard.
+        shard: usize,
+        /// Its agents.
+        agents: u64,
+        /// What it was when the socket was made.
+        limit: u64,
         /// What it should be.
         needed: u64,
     },

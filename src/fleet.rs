@@ -148,13 +148,7 @@ impl Fleet {
             let bound = dir.bind_shard(&of.socket, of.mode, owner);
             sockets.push(bound.map_err(|source| StartError::Bind { shard, source })?);
         }
-        let mut warnings = Warning::of_here();
-        let needed = plan.queue_limit_needed();
-        if let Some(limit) = sockets.iter().map(BoundSocket::queue_limit).min()
-            && u64::from(limit) < needed
-        {
-            warnings.push(Warning::QueueLimit { limit, needed });
-        }
+        let warnings = Warning::of_here();
         #[cfg(feature = "http")]
         let (control, listeners) = {
             let control = dir.bind_control().map_err(StartError::Control)?;

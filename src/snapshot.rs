@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use crate::aggregator::tally::{Histograms, Tally};
 use crate::lane::Port;
 use crate::refusal::Refusal;
+use crate::sizing::queue_limit_for;
 use crate::uids::UidCounts;
 
 /// Users of a shard that the table shows.
@@ -93,6 +94,16 @@ pub struct ShardSnapshot {
     pub is_reachable: bool,
     /// Its distributions.
     pub latencies: Latencies,
+}
+
+impl ShardSnapshot {
+    /// The `net.unix.max_dgram_qlen` that its agents need, if its queue is shorter: see
+    /// [`queue_limit_for`](crate::sizing::queue_limit_for).
+    #[must_use]
+    pub fn queue_limit_missed(&self) -> Option<u64> {
+        let agents = u32::try_from(self.up + self.stalled).unwrap_or(u32::MAX);
+        Some(queue_limit_for(agents, 1)).filter(|needed| *needed > self.queue_limit)
+    }
 }
 
 /// Distributions, as far as a table of them needs.

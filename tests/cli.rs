@@ -530,6 +530,17 @@ fn check_judges_the_queue_limit() {
     assert_eq!(small.stdout.contains("problem: net.unix"), code_of_check(1) == CONFIG);
 }
 
+/// Nobody asked for as many agents as there may be by default, so no host is short of anything for them.
+#[test]
+fn the_defaults_pass_their_own_check() {
+    let scene = Scene::new();
+    let outcome = scene.run(&["check", "--dir", "run"]);
+    outcome.says(CLEAN, &["no problems"]);
+    if queue_limit().is_some_and(|limit| limit < 131_072) {
+        outcome.says(CLEAN, &["note: net.unix.max_dgram_qlen is ", "say how many with agents-max"]);
+    }
+}
+
 #[test]
 fn check_says_what_a_fleet_of_that_size_needs() {
     let scene = Scene::new();

@@ -168,7 +168,7 @@ fn the_runtime_directory_is_as_documented() {
     let mode = |name: &str| fs::symlink_metadata(dir.join(name)).expect("it is there").mode() & 0o7777;
     assert_eq!(fs::metadata(&dir).expect("it is there").mode() & 0o7777, 0o755);
     assert_eq!((mode("lock"), mode("shard-0.sock"), mode("shard-1.sock")), (0o600, 0o600, 0o666));
-    assert_eq!(fs::read_link(dir.join("varta.sock")).expect("a symlink"), observer.socket(0));
+    assert_eq!(fs::read_link(dir.join("varta.sock")).expect("a symlink"), Path::new("shard-0.sock"));
     let manifest = Manifest::read(&dir).expect("a manifest");
     assert_eq!((manifest.version, manifest.hash.as_str(), manifest.pid), (1, "fibonacci32", observer.pid()));
     let sockets: Vec<_> = manifest.shards.into_iter().map(|shard| (shard.index, shard.socket)).collect();
@@ -574,4 +574,23 @@ fn fault_38_while_the_log_takes_nothing_only_its_writer_waits() {
 fn inside(observer: &Observer, path: &Path) -> PathBuf {
     let root = Path::new("/proc").join(observer.pid().to_string()).join("root");
     root.join(path.strip_prefix("/").expect("an absolute path"))
+}
+
+/// The queue is judged by the agents there are: not by those that the defaults allow.
+#[test]
+fn a_queue_that_is_too_short_for_its_agents_is_told_when_they_are_there() {
+    let options = Options { shards: 1, queue_limit: Some(4), agents_max: 100_000, ..Options::default() };
+    let mut observer = Observer::start(options);
+    let some = Agent::start_many(&observer, [AgentOptions::default(), AgentOptions::default()]);
+    for agent in &some {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    // A second and more, in which it would be told.
+    observer.watch(3 * T);
+    assert!(!observer.stderr().contains("max_dgram_qlen"), "{}", observer.stderr());
+    let _one_more = Agent::start(Client::Rust02, &observer);
+    let told = "net.unix.max_dgram_qlen is 4, and shard 0 has 3 agents, which need 6";
+    wait_for("the warning", || observer.stderr().contains(told).then_some(()));
+    let ended = observer.stop();
+    assert_eq!(ended.stderr.matches("max_dgram_qlen").count(), 1, "{}", ended.stderr);
 }

@@ -32,7 +32,7 @@ use tokio_io_timeout::TimeoutStream;
 use crate::aggregator::fanout::Subscriber;
 use crate::aggregator::tally::{Reader, Tally};
 use crate::counters::Counter;
-use crate::error::Reason;
+use crate::error::{Reason, Warning};
 use crate::event::Event;
 use crate::fleet::EVENTS_SLACK;
 use crate::lane::Port;
@@ -163,6 +163,10 @@ impl Sources {
             }
             if !shard.is_reachable {
                 problems.push(format!("shard {index} has lost its socket's path: no new agent finds it"));
+            }
+            if let Some(needed) = shard.queue_limit_missed() {
+                let (agents, limit) = (shard.up + shard.stalled, shard.queue_limit);
+                problems.push(Warning::QueueLimit { shard: index, agents, limit, needed }.to_string());
             }
             if shard.unwatched > 0 {
                 problems.push(format!(
@@ -584,6 +588,8 @@ mod tests {
         sources.ports[1].counters.is_blind.set(1);
         sources.tally.lock().shards[0].is_unreachable = true;
         sources.tally.lock().shards[0].unwatched = 3;
+        sources.ports[1].counters.queue_limit.set(511);
+        sources.tally.lock().shards[1].up = 256;
         sources.tally.lock().is_unlisted = true;
         sources.output_errno.store(libc::ENOSPC, Ordering::Relaxed);
         let problems = told(&sources).join("\n");
@@ -591,6 +597,7 @@ mod tests {
             "shard 1 is blind",
             "shard 0 has lost",
             "watch 3 processes",
+            "max_dgram_qlen is 511, and shard 1 has 256 agents, which need 512",
             "directory is not in order",
             "no space left",
         ] {

@@ -107,7 +107,8 @@ pub fn check(args: &CheckArgs) -> Result<Exit, CliError> {
                 print_sizing(&mut out, &plan, demand)?;
                 findings.extend(shards_finding(&plan, demand));
             }
-            findings.extend(host_findings(&plan, demand.as_ref()));
+            let is_asked = demand.is_some() || layers.origin("agents-max") != Origin::Default;
+            findings.extend(host_findings(&plan, demand.as_ref(), is_asked));
             if layers.config().events_beats && plan.events.is_none() {
                 findings.push(Finding::note(
                     "events-beats is true, but no events are written",
@@ -272,10 +273,13 @@ fn shards_finding(plan: &Plan, demand: &Demand) -> Option<Finding> {
 }
 
 /// What of this host and this process does not go with the plan.
-fn host_findings(plan: &Plan, demand: Option<&Demand>) -> Vec<Finding> {
+///
+/// `is_asked`: somebody said how many agents there are to be. The default says only how many there may be.
+fn host_findings(plan: &Plan, demand: Option<&Demand>, is_asked: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     match fs::read_to_string(QUEUE_LIMIT_PATH).map(|text| text.trim().parse()) {
-        Ok(Ok(limit)) => findings.extend(queue_finding(plan, demand, limit)),
+        Ok(Ok(limit)) if is_asked => findings.extend(queue_finding(plan, demand, limit)),
+        Ok(Ok(limit)) => findings.extend(queue_note(plan, limit)),
         _ => findings.push(Finding::note(
             format!("cannot read {QUEUE_LIMIT_PATH}, so nobody knows how many beats a shard's queue holds"),
             format!("where it can be read, set it to {} or more", queue_limit_needed(plan, demand)),
@@ -346,6 +350,23 @@ fn queue_finding(plan: &Plan, demand: Option<&Demand>, limit: u64) -> Option<Fin
         fix.push_str(&format!("\nor, if there are no more agents than that: agents-max = {carried}"));
     }
     Some(Finding::problem(text, fix))
+}
+
+/// How many agents the kernel's queue carries, if that is fewer than there may be.
+fn queue_note(plan: &Plan, limit: u64) -> Option<Finding> {
+    if limit >= plan.queue_limit_needed() {
+        return None;
+    }
+    let shards = plan.shards.len() as u64;
+    Some(Finding::note(
+        format!(
+            "net.unix.max_dgram_qlen is {limit} in this network namespace: the queues of {} carry {} when all beat \
+             at once, 2 beats of each, and the kernel refuses the rest",
+            counted(shards, "shard"),
+            counted(limit / 2 * shards, "agent"),
+        ),
+        "if there will be more: say how many with agents-max, and check again",
+    ))
 }
 
 /// Whether a user may have what its agents need, and whether a limit can ever be reached.
@@ -553,6 +574,14 @@ mod tests {
         assert_eq!(queue_finding(&plan(100, 3), None, 68), None);
         assert!(queue_finding(&plan(100, 3), None, 67).unwrap().fix.contains("qlen=68\n"));
         assert!(!queue_finding(&plan(100, 3), None, 1).unwrap().fix.contains("agents-max"));
+    }
+
+    #[test]
+    fn what_the_defaults_may_carry_is_a_note_until_somebody_asks_for_so_many() {
+        let note = queue_note(&plan(131_072, 4), 10).unwrap();
+        assert_eq!(note.level, Level::Note);
+        assert!(note.text.contains("the queues of 4 shards carry 20 agents"), "{note}");
+        assert_eq!(queue_note(&plan(20, 4), 10), None);
     }
 
     #[test]

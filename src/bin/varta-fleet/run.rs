@@ -54,9 +54,9 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
         print_ready(shards, fleet.dir())?;
     }
     let handle = fleet.handle();
-    let mut trouble = None;
+    let mut told = Told { trouble: None, is_short: vec![false; shards] };
     loop {
-        tell_news(&fleet, &handle, &mut trouble);
+        tell_news(&fleet, &handle, &mut told);
         match signals.recv_timeout(HEALTH_TICK) {
             Ok(SIGUSR1) => note(handle.table().trim_end()),
             Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
@@ -64,19 +64,35 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
             Err(RecvTimeoutError::Timeout) => break,
         }
     }
-    tell_news(&fleet, &handle, &mut trouble);
+    tell_news(&fleet, &handle, &mut told);
     let report = fleet.stop(FLUSH);
     report.warnings.iter().for_each(warn);
     note(handle.table().trim_end());
     conclude(&report)
 }
 
-/// Says what works less well than before, or works again; `trouble` is what was said of the events last.
-fn tell_news(fleet: &Fleet, handle: &Handle, trouble: &mut Option<io::ErrorKind>) {
+/// What was said, so that it is said once.
+struct Told {
+    /// What is wrong with the events.
+    trouble: Option<io::ErrorKind>,
+    /// By shard, that its queue is too short.
+    is_short: Vec<bool>,
+}
+
+/// Says what works less well than before, or works again.
+fn tell_news(fleet: &Fleet, handle: &Handle, told: &mut Told) {
     let now = handle.output_trouble();
-    if now.as_ref().map(io::Error::kind) != *trouble {
-        *trouble = now.as_ref().map(io::Error::kind);
+    if now.as_ref().map(io::Error::kind) != told.trouble {
+        told.trouble = now.as_ref().map(io::Error::kind);
         note(&now.map_or_else(|| "events are written again".to_owned(), held_back));
+    }
+    let snapshot = handle.snapshot();
+    for ((shard, of), is_told) in snapshot.shards.iter().enumerate().zip(&mut told.is_short) {
+        if let Some(needed) = of.queue_limit_missed().filter(|_| !*is_told) {
+            *is_told = true;
+            let (agents, limit) = (of.up + of.stalled, of.queue_limit);
+            warn(&Warning::QueueLimit { shard, agents, limit, needed });
+        }
     }
     while let Some(warning) = fleet.next_warning() {
         warn(&warning);
