@@ -284,6 +284,10 @@ impl fmt::Display for InTheWay {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "; create its directory first",
+        // Of chown(2) and chmod(2); bind(2) says EACCES.
+        _ if error.raw_os_error() == Some(libc::EPERM) => {
+            "; name a group that this user is in, or run as root"
+        }
         io::ErrorKind::PermissionDenied => "; run as a user who may write to its directory",
         io::ErrorKind::ReadOnlyFilesystem => "; choose a path on a writable file system",
         _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {

@@ -7,11 +7,15 @@ mod layers;
 mod problem;
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
+
+use crate::error::Reason;
+use crate::sys::accounts;
 
 pub use layers::Layers;
 pub use problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
@@ -47,6 +51,18 @@ pub struct Config {
     /// Longest coalescing sleep of a shard; zero wakes it for every datagram.
     #[serde(deserialize_with = "duration")]
     pub max_delay: Duration,
+    /// Permission bits of the shards' sockets: who may send. 0600, the default: the observer's own user and root.
+    #[serde(deserialize_with = "octal")]
+    pub mode: u32,
+    /// Group of the shards' sockets, in the file also by name. `None`: the observer's own.
+    #[serde(deserialize_with = "group")]
+    pub group: Option<u32>,
+    /// Permission bits of `control.sock`: who may ask.
+    #[serde(deserialize_with = "octal")]
+    pub control_mode: u32,
+    /// Group of `control.sock`, in the file also by name. `None`: the observer's own.
+    #[serde(deserialize_with = "group")]
+    pub control_group: Option<u32>,
     /// Most agents tracked at once by the whole fleet; address space for them is reserved at start.
     pub agents_max: u32,
     /// Most of them of one user. `None`: as many as there is room for.
@@ -84,6 +100,10 @@ impl Default for Config {
             threshold: Duration::from_secs(2),
             tick: Duration::from_millis(10),
             max_delay: Duration::from_millis(1),
+            mode: 0o600,
+            group: None,
+            control_mode: 0o600,
+            control_group: None,
             agents_max: 131_072,
             uid_agents_max: None,
             uid_frames_max: None,
@@ -127,7 +147,7 @@ pub struct HttpConfig {
 }
 
 /// One `[[shard]]` block.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct ShardConfig {
@@ -135,17 +155,15 @@ pub struct ShardConfig {
     pub socket: Option<PathBuf>,
     /// Core its thread is pinned to.
     pub core: CoreChoice,
-    /// Permission bits of its socket: who may send.
-    #[serde(deserialize_with = "octal")]
-    pub mode: u32,
-    /// User ids whose frames are accepted. `None`: whoever `mode` lets in.
+    /// Permission bits of its socket: who may send. `None`: [`Config::mode`].
+    #[serde(deserialize_with = "some_octal")]
+    pub mode: Option<u32>,
+    /// Group of its socket, in the file also by name. `None`: [`Config::group`].
+    #[serde(deserialize_with = "group")]
+    pub group: Option<u32>,
+    /// User ids whose frames are accepted, in the file also by name. `None`: whoever `mode` lets in.
+    #[serde(deserialize_with = "users")]
     pub allow_uids: Option<Vec<u32>>,
-}
-
-impl Default for ShardConfig {
-    fn default() -> Self {
-        Self { socket: None, core: CoreChoice::Auto, mode: 0o600, allow_uids: None }
-    }
 }
 
 /// One `[[rule]]` block.
@@ -178,7 +196,8 @@ impl RuleConfig {
 pub struct RuleMatch {
     /// Pattern for the name of the process, `/proc/PID/comm`: 15 bytes, and chosen by the process itself.
     pub comm: Option<String>,
-    /// User id of the process.
+    /// User id of the process, in the file also by name.
+    #[serde(deserialize_with = "user")]
     pub uid: Option<u32>,
     /// Pattern for the absolute path of the program, `/proc/PID/exe`.
     pub exe: Option<String>,
@@ -351,6 +370,38 @@ pub const KEYS: &[Key] = &[
         set: Some(|config, text| parse_duration(text).map(|value| config.max_delay = value)),
     },
     Key {
+        name: "mode",
+        variable: "VARTA_MODE",
+        takes: MODE,
+        value_name: "MODE",
+        help: "Permission bits of the shards' sockets: who may beat [default: 0600]",
+        set: Some(|config, text| parse_mode(text).map(|value| config.mode = value)),
+    },
+    Key {
+        name: "group",
+        variable: "VARTA_GROUP",
+        takes: GROUP,
+        value_name: "GROUP",
+        help: "Group of the shards' sockets, by name or number [default: the observer's own]",
+        set: Some(|config, text| parse_group(text).map(|value| config.group = Some(value))),
+    },
+    Key {
+        name: "control-mode",
+        variable: "VARTA_CONTROL_MODE",
+        takes: MODE,
+        value_name: "MODE",
+        help: "Permission bits of control.sock: who may ask [default: 0600]",
+        set: Some(|config, text| parse_mode(text).map(|value| config.control_mode = value)),
+    },
+    Key {
+        name: "control-group",
+        variable: "VARTA_CONTROL_GROUP",
+        takes: GROUP,
+        value_name: "GROUP",
+        help: "Group of control.sock, by name or number [default: the observer's own]",
+        set: Some(|config, text| parse_group(text).map(|value| config.control_group = Some(value))),
+    },
+    Key {
         name: "agents-max",
         variable: "VARTA_AGENTS_MAX",
         takes: "a whole number from 1 to 4194304",
@@ -435,7 +486,8 @@ const SHARD_KEYS: &[Key] = &[
     Key::in_file("socket", "a path in quotes, such as \"/run/varta/shard-0.sock\""),
     Key::in_file("core", "the number of a core, \"auto\" or \"none\""),
     Key::in_file("mode", MODE),
-    Key::in_file("allow-uids", "a list of user ids, such as [1000, 1001]"),
+    Key::in_file("group", GROUP),
+    Key::in_file("allow-uids", "a list of users, by number or name, such as [1000, \"batch\"]"),
 ];
 
 const RULE_KEYS: &[Key] = &[
@@ -445,13 +497,17 @@ const RULE_KEYS: &[Key] = &[
 
 const MATCH_KEYS: &[Key] = &[
     Key::in_file("comm", "a pattern in quotes, such as \"batch-*\""),
-    Key::in_file("uid", "the number of a user"),
+    Key::in_file("uid", USER),
     Key::in_file("exe", "a pattern in quotes, such as \"/opt/batch/*\""),
 ];
 
 const LIMIT: &str = "a whole number from 1, or \"none\"";
 
 const MODE: &str = "an octal number in quotes, such as \"0660\"";
+
+const USER: &str = "the number of a user, or its name in quotes";
+
+const GROUP: &str = "the number of a group, or its name in quotes";
 
 /// Why a value was not understood and what to write instead: the text after `cannot use …:`.
 #[derive(Debug, PartialEq, Eq)]
@@ -501,6 +557,41 @@ fn parse_number(text: &str) -> Result<u32, Refused> {
 
 fn parse_limit(text: &str) -> Result<Option<u32>, Refused> {
     if text.trim() == "none" { Ok(None) } else { parse_number(text).map(Some) }
+}
+
+fn parse_mode(text: &str) -> Result<u32, Refused> {
+    u32::from_str_radix(text.trim().trim_start_matches("0o"), 8)
+        .map_err(|_| Refused::new("it is not an octal number", "write it like \"0660\""))
+}
+
+fn parse_user(text: &str) -> Result<u32, Refused> {
+    parse_account(text, "user", accounts::user_id)
+}
+
+fn parse_group(text: &str) -> Result<u32, Refused> {
+    parse_account(text, "group", accounts::group_id)
+}
+
+fn parse_account(
+    text: &str,
+    what: &str,
+    id: impl Fn(&str) -> io::Result<Option<u32>>,
+) -> Result<u32, Refused> {
+    let name = text.trim();
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    match id(name) {
+        Ok(Some(id)) => Ok(id),
+        Ok(None) => Err(Refused::new(
+            format!("there is no such {what} on this host"),
+            format!("write the name or number of a {what} that there is"),
+        )),
+        Err(error) => Err(Refused::new(
+            format!("the {what} cannot be looked up: {}", Reason(&error)),
+            format!("write the number of the {what}"),
+        )),
+    }
 }
 
 fn parse_address(text: &str) -> Result<Option<SocketAddr>, Refused> {
@@ -634,11 +725,56 @@ fn octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
             f.write_str(MODE)
         }
         fn visit_str<E: de::Error>(self, text: &str) -> Result<u32, E> {
-            u32::from_str_radix(text.trim_start_matches("0o"), 8)
-                .map_err(|_| E::custom(Refused::new("it is not an octal number", "write it like \"0660\"")))
+            parse_mode(text).map_err(E::custom)
         }
     }
     deserializer.deserialize_str(OctalVisitor)
+}
+
+fn some_octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    octal(deserializer).map(Some)
+}
+
+/// A user or group by number or name.
+struct AccountVisitor {
+    takes: &'static str,
+    parse: fn(&str) -> Result<u32, Refused>,
+}
+
+impl Visitor<'_> for AccountVisitor {
+    type Value = u32;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.takes)
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<u32, E> {
+        (self.parse)(text).map_err(E::custom)
+    }
+    fn visit_i64<E: de::Error>(self, n: i64) -> Result<u32, E> {
+        let refused = |_| E::custom(Refused::new("it is out of range", format!("write {}", self.takes)));
+        u32::try_from(n).map_err(refused)
+    }
+    fn visit_u64<E: de::Error>(self, n: u64) -> Result<u32, E> {
+        self.visit_i64(i64::try_from(n).unwrap_or(i64::MAX))
+    }
+}
+
+fn group<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    deserializer.deserialize_any(AccountVisitor { takes: GROUP, parse: parse_group }).map(Some)
+}
+
+fn user<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    deserializer.deserialize_any(AccountVisitor { takes: USER, parse: parse_user }).map(Some)
+}
+
+fn users<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u32>>, D::Error> {
+    struct User(u32);
+    impl<'de> Deserialize<'de> for User {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_any(AccountVisitor { takes: USER, parse: parse_user }).map(User)
+        }
+    }
+    let users = Vec::<User>::deserialize(deserializer)?;
+    Ok(Some(users.into_iter().map(|user| user.0).collect()))
 }
 
 impl<'de> Deserialize<'de> for CoreChoice {
@@ -731,7 +867,7 @@ mod tests {
                 .and_then(|(_, rest)| rest.split_once(']'))
                 .map(|pair| pair.0);
             if let (Some(set), Some(default)) = (key.set, default)
-                && !["dir", "shards"].contains(&key.name)
+                && !["dir", "shards", "group", "control-group"].contains(&key.name)
             {
                 set(&mut config, default).unwrap();
             }
@@ -747,12 +883,30 @@ mod tests {
         let [first, second, third] = &config.shard_blocks[..] else { panic!("{config:?}") };
         assert_eq!(
             (first.core, first.mode, first.allow_uids.as_deref()),
-            (CoreChoice::Core(3), 0o660, Some(&[7][..]))
+            (CoreChoice::Core(3), Some(0o660), Some(&[7][..]))
         );
         assert_eq!(second.core, CoreChoice::None);
         assert_eq!(*third, ShardConfig::default());
         for bad in ["mode = 660", "mode = \"0689\"", "core = -1", "core = \"two\""] {
             assert!(toml::from_str::<Config>(&format!("[[shard]]\n{bad}")).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn users_and_groups_are_taken_by_number_or_name() {
+        let text = "group = \"root\"\ncontrol-group = 7\n[[shard]]\ngroup = 8\nallow-uids = [\"root\", 7]\n\
+                    [[rule]]\nmatch = { uid = \"root\" }\nthreshold = \"3s\"";
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!((config.group, config.control_group), (Some(0), Some(7)));
+        assert_eq!(
+            (config.shard_blocks[0].group, &config.shard_blocks[0].allow_uids),
+            (Some(8), &Some(vec![0, 7]))
+        );
+        assert_eq!(config.rules[0].matches.uid, Some(0));
+        let refused = |text: &str| toml::from_str::<Config>(text).unwrap_err().to_string();
+        assert!(refused("group = \"no such group\"").contains("there is no such group on this host"));
+        assert!(refused("[[shard]]\nallow-uids = [\"no such user\"]").contains("no such user on this host"));
+        assert!(refused("group = -1").contains("out of range"));
+        assert!(refused("group = true").contains("the number of a group, or its name in quotes"));
     }
 }

@@ -139,19 +139,19 @@ impl Fleet {
     /// As [`Fleet::start`].
     pub fn start_plan(plan: Plan) -> Result<Self, StartError> {
         let mut dir = RunDir::open(&plan.dir)?;
-        let owner = Owner { uid: None, gid: None };
         let mut sockets = Vec::with_capacity(plan.shards.len());
         for (shard, of) in plan.shards.iter().enumerate() {
             if let Some(parent) = of.socket.parent().filter(|parent| *parent != dir.path()) {
                 rundir::vet(parent)?;
             }
-            let bound = dir.bind_shard(&of.socket, of.mode, owner);
+            let bound = dir.bind_shard(&of.socket, of.mode, Owner { uid: None, gid: of.group });
             sockets.push(bound.map_err(|source| StartError::Bind { shard, source })?);
         }
         let warnings = Warning::of_here();
         #[cfg(feature = "http")]
         let (control, listeners) = {
-            let control = dir.bind_control().map_err(StartError::Control)?;
+            let owner = Owner { uid: None, gid: plan.control_group };
+            let control = dir.bind_control(plan.control_mode, owner).map_err(StartError::Control)?;
             let listener = control.fd().try_clone().map_err(resources("open the control socket"))?;
             (control, Listeners::open(listener.into(), &plan.http)?)
         };

@@ -57,6 +57,10 @@ pub struct Plan {
     pub tick_ns: u64,
     /// Longest coalescing sleep of a shard, ns; 0..=100 ms and at most a quarter of every threshold.
     pub max_delay_ns: u64,
+    /// Permission bits of `control.sock`.
+    pub control_mode: u32,
+    /// Group of `control.sock`; `None`: the observer's own.
+    pub control_group: Option<u32>,
     /// Most agents tracked by the whole fleet; at least one a shard.
     pub agents_max: u32,
     /// Most of them of one user, at least one; `None`: no limit.
@@ -81,6 +85,8 @@ pub struct ShardPlan {
     pub socket: PathBuf,
     /// Permission bits of its socket.
     pub mode: u32,
+    /// Group of its socket; `None`: the observer's own.
+    pub group: Option<u32>,
     /// Core its thread is pinned to.
     pub core: CoreChoice,
     /// User ids whose frames are accepted, sorted. `None`: all.
@@ -152,6 +158,12 @@ impl Plan {
         let ours = OPEN_FILES_RESERVED + connections_max(open_files_max) + 2 * self.shards.len() as u64;
         let left = u32::try_from(open_files_max.saturating_sub(ours)).unwrap_or(u32::MAX);
         self.watched_max.min(left)
+    }
+
+    /// Whether somebody else than the observer's own user, and root, can beat on a shard.
+    #[must_use]
+    pub fn lets_others_beat(&self) -> bool {
+        self.shards.iter().any(|shard| shard.mode & 0o022 != 0)
     }
 
     /// The smallest of all thresholds, ns.
@@ -305,6 +317,8 @@ impl Config {
             ));
         }
         let blocks = self.resolve_blocks(host, &mut problems);
+        judge_mode("mode", self.mode, BEATS, &mut problems);
+        judge_mode("control-mode", self.control_mode, "nobody may write, so nobody can ask", &mut problems);
         let dir = match &self.dir {
             Some(dir) => absolute("dir", dir, &mut problems),
             None => host.dir().unwrap_or_else(|error| {
@@ -335,6 +349,8 @@ impl Config {
             threshold_ns: duration_ns(self.threshold),
             tick_ns: duration_ns(self.tick),
             max_delay_ns: duration_ns(self.max_delay),
+            control_mode: self.control_mode,
+            control_group: self.control_group,
             agents_max: self.agents_max,
             uid_agents_max: self.uid_agents_max,
             uid_frames_max: self.uid_frames_max,
@@ -546,39 +562,49 @@ impl Config {
                 let fix = "give each shard a socket of its own";
                 problems.push(ConfigProblem::refused(&key("socket"), format!("{socket:?}"), why, fix));
             }
-            self.judge_access(i, block, problems);
+            judge_access(i, block, problems);
             let allow_uids = block.allow_uids.clone().map(|mut uids| {
                 uids.sort_unstable();
                 uids.dedup();
                 uids
             });
-            shards.push(ShardPlan { socket, mode: block.mode, core: block.core, allow_uids });
+            shards.push(ShardPlan {
+                socket,
+                mode: block.mode.unwrap_or(self.mode),
+                group: block.group.or(self.group),
+                core: block.core,
+                allow_uids,
+            });
         }
         shards
     }
+}
 
-    fn judge_access(&self, i: usize, block: &ShardConfig, problems: &mut Vec<ConfigProblem>) {
-        let mode = block.mode;
-        if mode > 0o777 || mode & 0o222 == 0 {
-            problems.push(ConfigProblem::refused(
-                &format!("shard[{i}].mode"),
-                format!("\"{mode:04o}\""),
-                if mode > 0o777 {
-                    "a socket has no such bits"
-                } else {
-                    "nobody may write, so nobody can beat"
-                },
-                "write \"0600\" for the same user, \"0660\" for its group too, \"0666\" for everybody",
-            ));
-        }
-        if block.allow_uids.as_ref().is_some_and(Vec::is_empty) {
-            problems.push(ConfigProblem::refused(
-                &format!("shard[{i}].allow-uids"),
-                "[]",
-                "it lets nobody beat",
-                "name user ids, or leave it out to accept whoever the mode lets in",
-            ));
-        }
+/// What a mode comes to that nobody may write with.
+const BEATS: &str = "nobody may write, so nobody can beat";
+
+fn judge_access(i: usize, block: &ShardConfig, problems: &mut Vec<ConfigProblem>) {
+    if let Some(mode) = block.mode {
+        judge_mode(&format!("shard[{i}].mode"), mode, BEATS, problems);
+    }
+    if block.allow_uids.as_ref().is_some_and(Vec::is_empty) {
+        problems.push(ConfigProblem::refused(
+            &format!("shard[{i}].allow-uids"),
+            "[]",
+            "it lets nobody beat",
+            "name users, or leave it out to accept whoever the mode lets in",
+        ));
+    }
+}
+
+fn judge_mode(key: &str, mode: u32, closed: &str, problems: &mut Vec<ConfigProblem>) {
+    if mode > 0o777 || mode & 0o222 == 0 {
+        problems.push(ConfigProblem::refused(
+            key,
+            format!("\"{mode:04o}\""),
+            if mode > 0o777 { "a socket has no such bits" } else { closed },
+            "write \"0600\" for the same user, \"0660\" for its group too, \"0666\" for everybody",
+        ));
     }
 }
 
@@ -833,7 +859,8 @@ mod tests {
 
     #[test]
     fn access() {
-        let shard = |mode, allow_uids| vec![ShardConfig { mode, allow_uids, ..ShardConfig::default() }];
+        let shard =
+            |mode, allow_uids| vec![ShardConfig { mode: Some(mode), allow_uids, ..ShardConfig::default() }];
         assert!(only_problem(|config| config.shard_blocks = shard(0o444, None)).contains("nobody may write"));
         assert!(only_problem(|config| config.shard_blocks = shard(0o1666, None)).contains("no such bits"));
         assert!(
@@ -842,6 +869,22 @@ mod tests {
         );
         let plan = plan(|config| config.shard_blocks = shard(0o600, Some(vec![9, 7, 9]))).unwrap();
         assert_eq!(plan.shards[0].allow_uids, Some(vec![7, 9]));
+        assert!(only_problem(|config| config.mode = 0o444).contains("nobody can beat"));
+        assert!(only_problem(|config| config.control_mode = 0o400).contains("nobody can ask"));
+    }
+
+    #[test]
+    fn a_block_says_otherwise_than_all_shards() {
+        let plan = plan(|config| {
+            (config.mode, config.group) = (0o660, Some(7));
+            config.shard_blocks = vec![
+                ShardConfig::default(),
+                ShardConfig { mode: Some(0o666), group: Some(8), ..ShardConfig::default() },
+            ];
+        });
+        let shards = plan.unwrap().shards;
+        let access: Vec<_> = shards.iter().map(|shard| (shard.mode, shard.group)).collect();
+        assert_eq!(access, [(0o660, Some(7)), (0o666, Some(8))]);
     }
 
     #[test]

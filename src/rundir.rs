@@ -39,8 +39,6 @@ const MANIFEST_NEW: &str = "fleet.json.new";
 const SYMLINK_NEW: &str = "varta.sock.new";
 
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
-#[cfg(feature = "http")]
-const CONTROL_MODE: u32 = 0o600;
 const LOCK_MODE: Mode = Mode::from_raw_mode(0o600);
 const MANIFEST_MODE: Mode = Mode::from_raw_mode(0o644);
 const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
@@ -304,14 +302,14 @@ impl RunDir {
         Ok(socket)
     }
 
-    /// Binds the socket that answers questions. Who may connect may ask: nobody but us and root.
+    /// Binds the socket that answers questions. Who may connect may ask.
     ///
     /// # Errors
     /// See [`BindError`].
     #[cfg(feature = "http")]
-    pub fn bind_control(&self) -> Result<BoundSocket, BindError> {
+    pub fn bind_control(&self, mode: u32, owner: Owner) -> Result<BoundSocket, BindError> {
         let path = self.dir.join(CONTROL);
-        let socket = binding::bind_as(&path, Kind::Listener, CONTROL_MODE, Owner::default())?;
+        let socket = binding::bind_as(&path, Kind::Listener, mode, owner)?;
         binding::remove_leftovers_of(socket.path());
         Ok(socket)
     }

@@ -359,8 +359,8 @@ fn each_sort_of_bad_file_is_explained() {
             ["nobody may write, so nobody can beat", "\"0660\" for its group too"],
         ),
         (
-            "[[shard]]\nallow-uids = [\"root\"]",
-            ["cannot use allow-uids = [\"root\"]", "a list of user ids, such as [1000, 1001]"],
+            "[[shard]]\nallow-uids = [\"no such\"]",
+            ["cannot use allow-uids = [\"no such\"]", "there is no such user on this host"],
         ),
         (
             "[[rule]]\nthreshold = \"1s\"",
@@ -697,6 +697,26 @@ fn an_output_that_fails_is_an_error() {
     assert!(said.starts_with("error: cannot write to standard output: "), "{said}");
 }
 
+// Who may beat.
+
+#[test]
+fn check_says_whom_the_sockets_keep_out() {
+    if rustix::process::geteuid().is_root() {
+        let only = "only root can beat: the mode of the sockets is 0600";
+        Scene::new().check(&[]).says(code_of_check(1), &[only, "mode = \"0660\" with group"]);
+    }
+    let open = Scene::new().check(&["--mode", "0660", "--group", "root"]);
+    assert!(!open.stdout.contains("root can beat"), "{open:#?}");
+    assert_eq!(open.planned("mode"), "0660 (--mode)");
+    assert_eq!(open.planned("group"), "0 (--group)");
+    Scene::new()
+        .check(&["--group", "root"])
+        .says(code_of_check(1), &["has a group of its own that may not send"]);
+    let words = ["cannot use VARTA_CONTROL_GROUP=no such: there is no such group on this host"];
+    Scene::new().env("VARTA_CONTROL_GROUP", "no such").check(&[]).says(CONFIG, &words);
+    Scene::new().check(&["--mode", "0444"]).says(CONFIG, &["nobody may write, so nobody can beat"]);
+}
+
 // Variables.
 
 #[test]
@@ -767,7 +787,7 @@ fn route_to_where_a_beat_is_not_heard_says_so_beside_the_path() {
     drop(heard);
     for _ in 0..2 {
         let deaf = scene.run(&args);
-        deaf.says(UNAVAILABLE, &["nobody listens on ", "shard-0.sock", "ended without", "varta-fleet run"]);
+        deaf.says(UNAVAILABLE, &["nobody listens on ", "shard-0.sock", "varta-fleet run"]);
         assert_eq!(deaf.stdout, path);
         let _ = fs::remove_file(&sockets[0]);
     }

@@ -156,7 +156,7 @@ fn what_cannot_be_done_is_said() {
         (
             &["--socket", &nowhere, "--agents", "3"],
             69,
-            "nowhere: no such file or directory; is an observer running",
+            "nowhere: no such file or directory; start an observer there",
         ),
         (&["--socket", &nowhere, "--observe"], 2, "name the process, --observe PID"),
         (&["--socket", &nowhere, "--observe", "4194303"], 69, "cannot measure process 4194303"),

@@ -11,7 +11,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{
-    Agent, AgentOptions, Client, Event, Observer, Options, Place, SOON, T, Table, mono_ns, wait_for,
+    Agent, AgentOptions, Client, Event, Observer, Options, Place, SOON, T, Table, mono_ns, needs_root,
+    wait_for,
 };
 use rustix::process::Signal;
 use varta_fleet::Manifest;
@@ -593,4 +594,29 @@ fn a_queue_that_is_too_short_for_its_agents_is_told_when_they_are_there() {
     wait_for("the warning", || observer.stderr().contains(told).then_some(()));
     let ended = observer.stop();
     assert_eq!(ended.stderr.matches("max_dgram_qlen").count(), 1, "{}", ended.stderr);
+}
+
+/// Who may beat and who may ask follows from mode and group, of all shards or of one.
+#[test]
+fn sockets_have_the_mode_and_group_that_were_configured() {
+    needs_root("it gives sockets to other groups");
+    let config = "mode = \"0660\"\ngroup = 4321\ncontrol-mode = \"0666\"\ncontrol-group = \"root\"\n\
+                  [[shard]]\n[[shard]]\nmode = \"0620\"\ngroup = 4322\n";
+    let observer = Observer::start(Options { config: config.to_owned(), ..Options::default() });
+    let access = |name: &str| {
+        let about = fs::metadata(observer.dir().join(name)).expect("it is there");
+        (about.mode() & 0o7777, about.gid())
+    };
+    assert_eq!(access("shard-0.sock"), (0o660, 4321));
+    assert_eq!(access("shard-1.sock"), (0o620, 4322));
+    assert_eq!(access("control.sock"), (0o666, 0));
+    let ended = observer.stop();
+    assert!(!ended.stderr.contains("can beat"), "{}", ended.stderr);
+
+    let closed = Observer::start(Options::default()).stop();
+    assert!(
+        closed.stderr.contains("only root can beat: the mode of the sockets is 0600"),
+        "{}",
+        closed.stderr
+    );
 }

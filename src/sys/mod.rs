@@ -1,5 +1,6 @@
 //! The only unsafe code: one wrapper owns one system call, proves it, and holds no policy.
 
+pub mod accounts;
 pub mod clock;
 pub mod memory;
 pub mod mmsg;

@@ -20,6 +20,7 @@ use varta_fleet::{BindError, Reason, RunDirError, Shown, Warning};
 
 use crate::args::CheckArgs;
 use crate::exit::{CliError, Exit, counted};
+use crate::words::only_ours_beat;
 
 /// Where the kernel says how many datagrams wait before it refuses more; of this network namespace.
 const QUEUE_LIMIT_PATH: &str = "/proc/sys/net/unix/max_dgram_qlen";
@@ -150,12 +151,18 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
     let blocks = if layers.config().shard_blocks.is_empty() { "shards" } else { "shard" };
     let events = plan.events.as_ref();
     let limit = |most: Option<u32>| most.map_or("none".to_owned(), |most| most.to_string());
+    let group = |gid: Option<u32>| gid.map_or("its own".to_owned(), |gid| gid.to_string());
+    let config = layers.config();
     let rows = [
         ("dir", "dir", Shown(plan.dir.display()).to_string()),
         ("shards", blocks, plan.shards.len().to_string()),
         ("threshold", "threshold", ns(plan.threshold_ns)),
         ("tick", "tick", ns(plan.tick_ns)),
         ("max-delay", "max-delay", ns(plan.max_delay_ns)),
+        ("mode", "mode", format!("{:04o}", config.mode)),
+        ("group", "group", group(config.group)),
+        ("control-mode", "control-mode", format!("{:04o}", plan.control_mode)),
+        ("control-group", "control-group", group(plan.control_group)),
         ("agents-max", "agents-max", plan.agents_max.to_string()),
         ("uid-agents-max", "uid-agents-max", limit(plan.uid_agents_max)),
         ("uid-frames-max", "uid-frames-max", limit(plan.uid_frames_max)),
@@ -176,9 +183,11 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
         };
         writeln!(out, "    {name:<15} {value:<24} ({origin})")?;
     }
-    for (i, ShardPlan { socket, mode, core, allow_uids, .. }) in plan.shards.iter().enumerate() {
+    for (i, ShardPlan { socket, mode, group, core, allow_uids, .. }) in plan.shards.iter().enumerate() {
         let uids = allow_uids.as_ref().map(|uids| format!(", uids {}", listed(uids))).unwrap_or_default();
-        writeln!(out, "    shard {i:<9} {} (mode {mode:04o}, core {core}{uids})", Shown(socket.display()))?;
+        let group = group.map(|gid| format!(", group {gid}")).unwrap_or_default();
+        let socket = Shown(socket.display());
+        writeln!(out, "    shard {i:<9} {socket} (mode {mode:04o}{group}, core {core}{uids})")?;
     }
     for (i, rule) in plan.rules.iter().enumerate() {
         let matcher = &rule.matcher;
@@ -285,6 +294,7 @@ fn host_findings(plan: &Plan, demand: Option<&Demand>, is_asked: bool) -> Vec<Fi
             format!("where it can be read, set it to {} or more", queue_limit_needed(plan, demand)),
         )),
     }
+    findings.extend(access_findings(plan));
     findings.extend(limit_findings(plan));
     findings.extend(watch_finding(plan, getrlimit(Resource::Nofile).maximum));
     findings.extend(directory_findings(&plan.dir));
@@ -350,6 +360,29 @@ fn queue_finding(plan: &Plan, demand: Option<&Demand>, limit: u64) -> Option<Fin
         fix.push_str(&format!("\nor, if there are no more agents than that: agents-max = {carried}"));
     }
     Some(Finding::problem(text, fix))
+}
+
+/// Whom the sockets' modes keep out, perhaps against what was meant.
+fn access_findings(plan: &Plan) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if !plan.lets_others_beat() {
+        findings.push(Finding::note(
+            format!("{}: the mode of the sockets is 0600", only_ours_beat()),
+            "if agents of others are to be heard: mode = \"0660\" with group = \"NAME\", or mode = \"0666\" for all",
+        ));
+    }
+    for (index, shard) in plan.shards.iter().enumerate() {
+        if shard.group.is_some() && shard.mode & 0o020 == 0 {
+            findings.push(Finding::note(
+                format!(
+                    "the socket of shard {index} has a group of its own that may not send to it: its mode is {:04o}",
+                    shard.mode
+                ),
+                "write mode = \"0660\", or leave group out",
+            ));
+        }
+    }
+    findings
 }
 
 /// How many agents the kernel's queue carries, if that is fewer than there may be.

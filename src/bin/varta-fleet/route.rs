@@ -46,20 +46,26 @@ pub fn route(args: &RouteArgs) -> Result<Exit, CliError> {
     out.write_all(socket.as_os_str().as_bytes())?;
     out.write_all(b"\n")?;
     out.flush()?;
-    hears_us(&socket, &dir)
+    hears_us(&socket)
 }
 
 /// Whether this user's beats would arrive. Sends nothing.
-fn hears_us(socket: &Path, dir: &Path) -> Result<Exit, CliError> {
-    let Err(error) = UnixDatagram::unbound()?.connect(socket) else { return Ok(Exit::Clean) };
+fn hears_us(socket: &Path) -> Result<Exit, CliError> {
+    match UnixDatagram::unbound()?.connect(socket) {
+        Ok(()) => Ok(Exit::Clean),
+        Err(error) => Err(unheard(socket, &error)),
+    }
+}
+
+/// Why nobody hears who sends to this socket, of the error of connect(2).
+pub fn unheard(socket: &Path, error: &io::Error) -> CliError {
     let shown = Shown(socket.display());
-    Err(match error.kind() {
+    match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => CliError::new(
             Exit::Unavailable,
             format!(
-                "nobody listens on {shown}: the observer of {} ended without removing its files; \
-                 start it again with `varta-fleet run`",
-                Shown(dir.display())
+                "nobody listens on {shown}: {}; start an observer there, `varta-fleet run`",
+                Reason(error)
             ),
         ),
         io::ErrorKind::PermissionDenied => CliError::new(
@@ -69,6 +75,6 @@ fn hears_us(socket: &Path, dir: &Path) -> Result<Exit, CliError> {
                  configuration, or beat as the user who runs it"
             ),
         ),
-        _ => CliError::new(Exit::Runtime, format!("cannot send to {shown}: {}", Reason(&error))),
-    })
+        _ => CliError::new(Exit::Runtime, format!("cannot send to {shown}: {}", Reason(error))),
+    }
 }

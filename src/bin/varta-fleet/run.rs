@@ -17,6 +17,7 @@ use varta_fleet::plan::Plan;
 use varta_fleet::{Fleet, Handle, Reason, Shown, StopReport, Warning};
 
 use crate::exit::{CliError, Exit, counted};
+use crate::words::only_ours_beat;
 
 /// How often the health of the threads is looked at while nothing happens.
 const HEALTH_TICK: Duration = Duration::from_secs(2);
@@ -37,7 +38,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     let signals = signals()?;
     let shards = plan.shards.len();
     let threshold = written(Duration::from_nanos(plan.threshold_ns));
-    let is_told = plan.events.is_some();
+    let (is_told, is_open) = (plan.events.is_some(), plan.lets_others_beat());
     raise_open_files();
     let fleet = Fleet::start_plan(plan)?;
     fleet.warnings().iter().for_each(warn);
@@ -47,6 +48,9 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
         counted(shards as u64, "shard"),
         if is_told { "" } else { "; events go nowhere, name a file or - with --events" }
     ));
+    if !is_open {
+        note(&format!("{}: the mode of the sockets is 0600; see the keys mode and group", only_ours_beat()));
+    }
     if let Some(address) = fleet.http_address() {
         note(&format!("serving http://{address}/"));
     }

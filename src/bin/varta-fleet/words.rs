@@ -19,6 +19,14 @@ pub fn time(ns: u64) -> String {
     }
 }
 
+/// Who can beat where the sockets let in nobody but their own user.
+pub fn only_ours_beat() -> String {
+    match rustix::process::geteuid().as_raw() {
+        0 => "only root can beat".to_owned(),
+        uid => format!("only user {uid}, who runs this, and root can beat"),
+    }
+}
+
 /// A number with at most three digits and its magnitude: `999`, `1.20k`, `34.5M`.
 pub fn amount(n: u64) -> String {
     match n {

@@ -15,6 +15,7 @@ use super::report::Sent;
 use super::schedule::{now_ns, sleep_until};
 use super::wire_version;
 use crate::exit::{CliError, Exit};
+use crate::route::unheard;
 
 /// Arguments of `load-agent`, which `load` starts.
 #[derive(clap::Args, Debug)]
@@ -51,9 +52,9 @@ pub fn agent(args: &LoadAgentArgs) -> Result<Exit, CliError> {
         Ok(socket) => socket,
         Err(error) => {
             // One line, which `load` tells.
-            let why = Reason(&error);
-            writeln!(out, "cannot connect to {}: {why}; is an observer running there?", path.display())?;
-            return Ok(Exit::Unavailable);
+            let error = unheard(path, &error);
+            writeln!(out, "{error}")?;
+            return Ok(error.exit());
         }
     };
     writeln!(out, "ready")?;

@@ -8,13 +8,13 @@ use std::thread::{self, JoinHandle};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, UCred, sendmsg};
 use rustix::process::{Gid, Pid, Uid};
-use varta_fleet::Reason;
 use varta_fleet::wire::{Frame, Version};
 
 use super::agent::first_frame;
 use super::report::Sent;
 use super::schedule::{Schedule, now_ns, sleep_until};
 use crate::exit::{CliError, Exit};
+use crate::route::unheard;
 
 /// The sender.
 #[derive(Debug)]
@@ -109,11 +109,7 @@ fn connect(path: &Path) -> Result<UnixDatagram, CliError> {
         socket.set_nonblocking(true)?;
         Ok(socket)
     });
-    connected.map_err(|error| {
-        let why = Reason(&error);
-        let message = format!("cannot connect to {}: {why}; is an observer running there?", path.display());
-        CliError::new(Exit::Unavailable, message)
-    })
+    connected.map_err(|error| unheard(path, &error))
 }
 
 fn send(socket: &UnixDatagram, agent: &mut Agent) -> io::Result<()> {
