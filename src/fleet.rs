@@ -300,6 +300,7 @@ impl Fleet {
             is_raised,
             started: (SystemClock.mono(), SystemClock.wall()),
             address: listeners.address(),
+            token_trouble: Mutex::default(),
         };
         self.address = sources.address;
         let Some(heard) = self.heard.take() else { return Ok(()) };

@@ -287,6 +287,75 @@ fn without_the_token_nothing_is_told_over_tcp() {
     observer.stop();
 }
 
+/// A service manager or load balancer that asks whether the observer is well has no token.
+#[test]
+fn whether_it_is_well_needs_no_token() {
+    let place = common::Place::new();
+    let (options, _) = with_token(&place);
+    let observer = Observer::start_in(place, options);
+    let get = |path: &str| Connection::tcp(observer.http_address()).get(path, &["Connection: close"]);
+    assert_eq!((get("/-/healthy").code, get("/-/ready").code), (200, 200));
+    assert_eq!((get("/metrics").code, get("/-/other").code), (401, 401));
+    observer.stop();
+}
+
+#[test]
+fn a_token_that_is_replaced_is_asked_for_and_one_that_is_no_use_is_told() {
+    let place = common::Place::new();
+    let (options, old) = with_token(&place);
+    let (file, new) = (place.base().join("token"), place.base().join("token.new"));
+    let observer = Observer::start_in(place, options);
+    let code = |token: &str| {
+        let header = format!("Authorization: Bearer {token}");
+        Connection::tcp(observer.http_address()).get("/api/v1/fleet", &[&header, "Connection: close"]).code
+    };
+    let replace = |content: &str| {
+        fs::write(&new, content).expect("write a token");
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        fs::rename(&new, &file).expect("replace the token");
+    };
+    assert_eq!(code(&old), 200);
+    replace("another-horse-battery");
+    wait_for("the new token", || (code("another-horse-battery") == 200).then_some(()));
+    assert_eq!(code(&old), 401);
+    replace("short");
+    let told = wait_for("the trouble", || {
+        let fleet = observer.get("/api/v1/fleet").text().to_owned();
+        fleet.contains("the token of before stays in force").then_some(fleet)
+    });
+    assert!(told.contains("does not hold one line"), "{told}");
+    assert_eq!(code("another-horse-battery"), 200);
+    observer.stop();
+}
+
+/// Nobody writes into the pipe: whoever waits for that waits for ever.
+#[test]
+fn a_pipe_for_a_token_file_is_refused_at_once() {
+    let place = common::Place::new();
+    let (options, _) = with_token(&place);
+    let token = place.base().join("token");
+    fs::remove_file(&token).expect("it is ours");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &token, rustix::fs::Mode::RUSR).expect("make a pipe");
+    let config = place.base().join("varta.toml");
+    fs::write(&config, &options.config).expect("write the configuration");
+    for command in ["run", "check"] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+            .args([command, "--config"])
+            .arg(&config)
+            .arg("--dir")
+            .arg(place.dir())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run it");
+        wait_for("its end", || child.try_wait().expect("it is our child"));
+        let output = child.wait_with_output().expect("it ended");
+        let told = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(78), "{command}: {told}");
+        assert!(told.contains("is not a regular file"), "{command}: {told}");
+    }
+}
+
 #[test]
 fn a_token_that_others_can_read_is_refused_at_the_start() {
     let place = common::Place::new();

@@ -177,9 +177,12 @@ impl Server {
     /// What the request is refused for before it is looked at.
     fn admits(&self, way: Way, request: &Request<Incoming>) -> Option<Answer> {
         if way == Way::Tcp {
-            if let Some(token) = &self.token {
+            if let Some(file) = &*self.token.borrow() {
                 let given = secret(request.headers());
-                if !given.is_some_and(|given| token.is(&given)) {
+                if !given.is_some_and(|given| file.token().is(&given)) {
+                    if let Some(answer) = self.probed(request) {
+                        return Some(answer);
+                    }
                     let told = "this observer wants a token: send Authorization: Bearer TOKEN, or the token as \
                                 the password of Basic authentication";
                     let schemes =
@@ -227,10 +230,7 @@ impl Server {
                 Ok(self.metrics_of_agents().await)
             }
             "/-/healthy" => Ok(self.healthy()),
-            "/-/ready" => Ok(match self.is_over.get() {
-                false => Answer::new(StatusCode::OK, TEXT, "ready\n"),
-                true => Answer::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the observer is stopping\n"),
-            }),
+            "/-/ready" => Ok(self.ready()),
             "/api/v1/fleet" => {
                 query.allows(&[])?;
                 Ok(Answer::json(&self.fleet()))
@@ -314,6 +314,30 @@ impl Server {
         }
         let told = self.fleet().problems().iter().map(|problem| format!("{problem}\n")).collect::<String>();
         Answer::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, told)
+    }
+
+    fn ready(&self) -> Answer {
+        match self.is_over.get() {
+            false => Answer::new(StatusCode::OK, TEXT, "ready\n"),
+            true => Answer::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the observer is stopping\n"),
+        }
+    }
+
+    /// What is answered without the token: probes of service managers and load balancers have none. They learn
+    /// whether it is well, and not what is wrong.
+    fn probed(&self, request: &Request<Incoming>) -> Option<Answer> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return None;
+        }
+        match request.uri().path() {
+            "/-/ready" => Some(self.ready()),
+            "/-/healthy" if self.sources.is_healthy(self.sources.now()) => Some(self.healthy()),
+            "/-/healthy" => {
+                let told = "not healthy: who asks with the token is told why\n";
+                Some(Answer::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, told))
+            }
+            _ => None,
+        }
     }
 
     fn fleet(&self) -> FleetAnswer {

@@ -59,8 +59,8 @@ mod traffic;
 
 use agents::Views;
 use ring::Ring;
-use token::Token;
 pub use token::TokenError;
+use token::{Token, TokenFile};
 use traffic::{Connections, Entry, Traffic};
 
 /// How long a client may take to send a request, from its connection or the end of the answer before.
@@ -72,6 +72,8 @@ const BUFFER_BYTES_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 64;
 /// How long answers under way may take at a stop.
 const WIND_UP: Duration = Duration::from_millis(300);
+/// How often the token file is looked at: a replaced token is in force within two seconds.
+const TOKEN_EVERY: Duration = Duration::from_secs(1);
 /// What cannot be accepted now is tried again after this.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// Events taken before others of this thread have their turn.
@@ -106,6 +108,8 @@ pub struct Sources {
     pub started: (MonoNs, WallNs),
     /// Where the TCP listener is.
     pub address: Option<SocketAddr>,
+    /// Why the token file as it is now is of no use; the token before stays in force.
+    pub token_trouble: Mutex<Option<String>>,
 }
 
 impl Sources {
@@ -184,6 +188,9 @@ impl Sources {
         if let Some(error) = self.output_error() {
             problems.push(format!("events cannot be written and wait: {}", Reason(&error)));
         }
+        if let Some(trouble) = &*self.token_trouble.lock() {
+            problems.push(format!("the token of before stays in force: {trouble}"));
+        }
         problems.extend(self.warnings.iter().cloned());
         problems
     }
@@ -221,7 +228,7 @@ impl Heard {
 pub struct Listeners {
     control: UnixListener,
     tcp: Option<TcpListener>,
-    token: Option<Token>,
+    token: Option<TokenFile>,
 }
 
 impl Listeners {
@@ -230,7 +237,7 @@ impl Listeners {
     /// # Errors
     /// See [`HttpError`].
     pub fn open(control: UnixListener, plan: &HttpPlan) -> Result<Self, HttpError> {
-        let token = plan.token_file.as_deref().map(Token::read).transpose()?;
+        let token = plan.token_file.as_deref().map(TokenFile::open).transpose()?;
         Ok(Self { control, tcp: plan.listen.map(bind).transpose()?, token })
     }
 
@@ -299,7 +306,7 @@ impl HttpError {
 /// What the thread shares among its tasks.
 struct Server {
     sources: Arc<Sources>,
-    token: Option<Token>,
+    token: RefCell<Option<TokenFile>>,
     ring: RefCell<Ring>,
     /// There are more events, or there will be no more.
     news: Notify,
@@ -369,7 +376,7 @@ async fn serve(
     let server = Rc::new(Server {
         run: format!("{:x}", sources.started.1.0),
         sources,
-        token: listeners.token,
+        token: RefCell::new(listeners.token),
         ring: RefCell::default(),
         news: Notify::new(),
         is_over: Cell::new(false),
@@ -378,6 +385,9 @@ async fn serve(
         control: Connections::new(CONTROL_MAX),
         tcp: Connections::new(TCP_MAX),
     });
+    if server.token.borrow().is_some() {
+        spawn_local(renew_token(Rc::clone(&server)));
+    }
     let hearing = spawn_local(hear(Rc::clone(&server), events, Arc::clone(&rung)));
     // Both are made for it: non-blocking, in a runtime with I/O.
     if let Ok(control) = tokio::net::UnixListener::from_std(listeners.control) {
@@ -410,6 +420,17 @@ async fn serve(
         server.tcp.wind_up().await;
     };
     let _ = timeout(WIND_UP, wind_up).await;
+}
+
+/// Takes the token that its file holds now, for ever.
+async fn renew_token(server: Rc<Server>) {
+    loop {
+        sleep(TOKEN_EVERY).await;
+        let renewed = server.token.borrow_mut().as_mut().and_then(TokenFile::look_again);
+        if let Some(renewed) = renewed {
+            *server.sources.token_trouble.lock() = renewed.err().map(|error| error.to_string());
+        }
+    }
 }
 
 /// Keeps the ring. Ends when the fleet stops and nothing is left.
@@ -546,6 +567,7 @@ pub mod standin {
             is_raised: [true; 2],
             started: (MonoNs(1), WallNs(2)),
             address: None,
+            token_trouble: Mutex::default(),
         }
     }
 

@@ -1,11 +1,12 @@
 //! The secret that whoever asks by TCP has to know.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use subtle::ConstantTimeEq;
 
 use crate::error::{Reason, Shown};
@@ -36,6 +37,12 @@ pub enum TokenError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// It is a pipe, a device or a directory.
+    #[error("token file {} is not a regular file; write the token into one: head -c 24 /dev/urandom | base64 > FILE, mode 0600", Shown(path.display()))]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
     /// Others could read or replace it.
     #[error("token file {} can be read or written by others (owner {uid}, mode {mode:04o}); chown it to the user of the observer and chmod 600 it", Shown(path.display()))]
     Exposed {
@@ -60,7 +67,9 @@ impl TokenError {
     pub fn kind(&self) -> io::ErrorKind {
         match self {
             Self::Unreadable { source, .. } => source.kind(),
-            Self::Exposed { .. } | Self::Unusable { .. } => io::ErrorKind::InvalidInput,
+            Self::NotAFile { .. } | Self::Exposed { .. } | Self::Unusable { .. } => {
+                io::ErrorKind::InvalidInput
+            }
         }
     }
 }
@@ -72,8 +81,14 @@ impl Token {
     /// See [`TokenError`].
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let unreadable = |source| TokenError::Unreadable { path: path.to_owned(), source };
-        let file = File::open(path).map_err(unreadable)?;
+        // NONBLOCK: opening a pipe must not wait for its other end.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(path, flags, Mode::empty());
+        let file = File::from(opened.map_err(|errno| unreadable(errno.into()))?);
         let about = file.metadata().map_err(unreadable)?;
+        if !about.is_file() {
+            return Err(TokenError::NotAFile { path: path.to_owned() });
+        }
         let (uid, mode) = (about.uid(), about.mode() & 0o7777);
         let is_ours = uid == 0 || uid == rustix::process::geteuid().as_raw();
         if !is_ours || mode & GROUP_OR_OTHERS != 0 {
@@ -93,6 +108,62 @@ impl Token {
     /// Whether this is it. Takes as long for every guess of the same length.
     pub fn is(&self, guess: &[u8]) -> bool {
         self.0.ct_eq(guess).into()
+    }
+}
+
+/// The token in a file, read again when the file is replaced or written to.
+#[derive(Debug)]
+pub struct TokenFile {
+    path: PathBuf,
+    token: Token,
+    /// The file when it was read last, or was found to be of no use; `None`: there was none.
+    seen: Option<Version>,
+}
+
+/// What changes when a file is replaced or written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    device: u64,
+    inode: u64,
+    changed: (i64, i64),
+}
+
+impl Version {
+    fn of(path: &Path) -> Option<Self> {
+        let of = |about: Metadata| Self {
+            device: about.dev(),
+            inode: about.ino(),
+            changed: (about.ctime(), about.ctime_nsec()),
+        };
+        fs::metadata(path).ok().map(of)
+    }
+}
+
+impl TokenFile {
+    /// As [`Token::read`].
+    ///
+    /// # Errors
+    /// As [`Token::read`].
+    pub fn open(path: &Path) -> Result<Self, TokenError> {
+        // Before it is read: what is written meanwhile is a change.
+        let seen = Version::of(path);
+        Ok(Self { path: path.to_owned(), token: Token::read(path)?, seen })
+    }
+
+    /// Reads it again if it is another file than it was, or was written to; `None` if not. The token before stays
+    /// in force while the file is of no use. One system call while nothing changes. May block on the disk.
+    pub fn look_again(&mut self) -> Option<Result<(), TokenError>> {
+        let now = Version::of(&self.path);
+        if now == self.seen {
+            return None;
+        }
+        self.seen = now;
+        Some(Token::read(&self.path).map(|token| self.token = token))
+    }
+
+    /// The token in force.
+    pub const fn token(&self) -> &Token {
+        &self.token
     }
 }
 
@@ -124,7 +195,46 @@ mod tests {
         for content in ["", "short\n", "0123456789 abcdef", "0123456789abcdef\n0123456789abcdef"] {
             assert!(read(content, 0o600).unwrap_err().to_string().contains("one line"), "{content:?}");
         }
+        for path in ["/dev/zero", "/tmp"] {
+            let told = Token::read(Path::new(path)).unwrap_err().to_string();
+            assert!(told.contains("not a regular file"), "{told}");
+        }
         let absent = Token::read(Path::new("/nonexistent/token")).unwrap_err();
         assert_eq!(absent.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_pipe_does_not_hang_whoever_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RWXU).unwrap();
+        assert!(matches!(Token::read(&path), Err(TokenError::NotAFile { .. })));
+    }
+
+    #[test]
+    fn a_replaced_token_is_taken_and_a_useless_one_leaves_the_one_before_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let write = |content: &str| {
+            let new = dir.path().join("new");
+            fs::write(&new, content).unwrap();
+            fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
+            fs::rename(new, &path).unwrap();
+        };
+        write("0123456789abcdef");
+        let mut file = TokenFile::open(&path).unwrap();
+        assert!(file.look_again().is_none());
+        write("fedcba9876543210");
+        assert!(matches!(file.look_again(), Some(Ok(()))));
+        assert!(file.token().is(b"fedcba9876543210") && !file.token().is(b"0123456789abcdef"));
+        write("short");
+        assert!(matches!(file.look_again(), Some(Err(TokenError::Unusable { .. }))));
+        assert!(file.look_again().is_none(), "it is told once");
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(file.look_again(), Some(Err(TokenError::Unreadable { .. }))));
+        assert!(file.token().is(b"fedcba9876543210"));
+        write("0123456789abcdef");
+        assert!(matches!(file.look_again(), Some(Ok(()))));
+        assert!(file.token().is(b"0123456789abcdef"));
     }
 }
