@@ -33,6 +33,7 @@ use crate::lookup::{Lookups, Ticket, process};
 #[cfg(feature = "http")]
 use crate::names::Names;
 use crate::plan::{CoreChoice, EventsFormat, Output, Plan, ShardPlan};
+use crate::priority::Standing;
 use crate::rundir::{self, RunDir};
 use crate::shard::Shard;
 use crate::shard::core::{Core, Limits};
@@ -286,6 +287,7 @@ impl Fleet {
                 |warning: &Warning| matches!(warning, Warning::Priority { thread, .. } if *thread == threads);
             !self.warnings.iter().any(is_about)
         });
+        let counts = Standing::own() == Standing::Host;
         let sources = Sources {
             ports: Arc::clone(&handle.ports),
             tally: Arc::clone(&handle.tally),
@@ -297,7 +299,7 @@ impl Fleet {
             plan: plan.clone(),
             dir: dir.to_owned(),
             warnings: self.warnings.iter().map(ToString::to_string).collect(),
-            is_raised,
+            is_raised: is_raised.map(|is_raised| is_raised && counts),
             started: (SystemClock.mono(), SystemClock.wall()),
             address: listeners.address(),
             token_trouble: Mutex::default(),

@@ -74,6 +74,7 @@ pub mod wire;
 // What the operator wrote, what will run, what can go wrong.
 pub mod config;
 pub mod plan;
+pub mod priority;
 pub mod sizing;
 
 // The wiring, and what a caller sees of it.

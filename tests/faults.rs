@@ -158,6 +158,12 @@ const FAULTS: &[(usize, &str, &str, Shown)] = &[
         "a beat never blocks nor writes elsewhere",
         WaitsFor("an agent library of our own"),
     ),
+    (
+        82,
+        "priority that counts only in its session or group",
+        "the session is raised, the rest said",
+        ByTests,
+    ),
 ];
 
 #[test]

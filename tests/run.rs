@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::{
     Agent, AgentOptions, Client, Event, Observer, Options, Place, SOON, T, Table, mono_ns, needs_root,
-    wait_for,
+    signal, wait_for,
 };
 use rustix::process::Signal;
 use varta_fleet::Manifest;
@@ -277,7 +277,7 @@ fn fault_56_a_core_that_is_not_allowed_is_told_and_stays_unused() {
             text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:").map(str::to_owned))
         })
         .collect();
-    common::signal(child.id(), Signal::TERM);
+    signal(child.id(), Signal::TERM);
     let ended = child.wait_with_output().expect("it is our child");
     let stderr = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(allowed, HashSet::from([format!("\t{first}")]), "{stderr}");
@@ -316,7 +316,7 @@ impl Drop for Spinners {
     fn drop(&mut self) {
         for spinner in &mut self.0 {
             // `timeout` hands SIGTERM on to what it runs.
-            common::signal(spinner.id(), Signal::TERM);
+            signal(spinner.id(), Signal::TERM);
             let _ = spinner.wait();
         }
     }
@@ -619,4 +619,43 @@ fn sockets_have_the_mode_and_group_that_were_configured() {
         "{}",
         closed.stderr
     );
+}
+
+/// A nice value counts only inside its session where the kernel groups processes by session: the observer raises a
+/// session of its own, as a service has one, and leaves alone one that it shares.
+#[test]
+fn fault_82_a_raised_priority_counts_outside_of_its_session() {
+    needs_root("it raises priorities");
+    let weight = |pid: u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/autogroup")).ok()?;
+        text.rsplit_once("nice ").map(|(_, nice)| nice.trim().to_owned())
+    };
+    let me = std::process::id();
+    let Some(before) = weight(me) else {
+        assert!(
+            !Path::new("/proc/self/autogroup").exists(),
+            "this kernel groups by session, and does not say how"
+        );
+        return;
+    };
+    let shared = Observer::start(Options::default());
+    assert_eq!(weight(shared.pid()), Some(before.clone()));
+    shared.stop();
+    assert_eq!(weight(me), Some(before));
+
+    let place = Place::new();
+    let mut child = Command::new("setsid")
+        .arg(env!("CARGO_BIN_EXE_varta-fleet"))
+        .args(["run", "--shards", "1", "--print-ready", "--dir"])
+        .arg(place.dir())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("start it in a session of its own: setsid is in util-linux");
+    let mut ready = [0; 5];
+    Read::read_exact(child.stdout.as_mut().expect("it was piped"), &mut ready).expect("it is ready");
+    let raised = weight(child.id());
+    signal(child.id(), Signal::TERM);
+    child.wait().expect("it is our child");
+    assert_eq!((&ready, raised.as_deref()), (b"ready", Some("-20")));
 }

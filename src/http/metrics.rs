@@ -303,7 +303,7 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "varta_thread_priority_raised",
-        help: "1 if these threads run at the priority they ask for",
+        help: "1 if these threads run at the priority they ask for, and their session or control group is weighed accordingly",
         values: Gauge(Label(
             "thread",
             || vec!["shards", "aggregator"],

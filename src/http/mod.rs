@@ -102,7 +102,7 @@ pub struct Sources {
     pub dir: PathBuf,
     /// What was not as it should be at the start.
     pub warnings: Vec<String>,
-    /// Whether shards and aggregator run at the priority they ask for.
+    /// Whether shards and aggregator run at the priority they ask for, and it counts on the whole host.
     pub is_raised: [bool; 2],
     /// When the fleet started.
     pub started: (MonoNs, WallNs),

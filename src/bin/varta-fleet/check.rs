@@ -14,13 +14,14 @@ use rustix::fs::Access;
 use rustix::process::{Resource, getrlimit};
 use varta_fleet::config::{KEYS, Layers, Origin, read_duration, written};
 use varta_fleet::plan::{CoreChoice, Output, Plan, ShardPlan};
+use varta_fleet::priority::Standing;
 use varta_fleet::sizing::{Demand, Sizing, queue_bytes};
 use varta_fleet::time::duration_ns;
 use varta_fleet::{BindError, Reason, RunDirError, Shown, Warning};
 
 use crate::args::CheckArgs;
 use crate::exit::{CliError, Exit, counted};
-use crate::words::only_ours_beat;
+use crate::words::{confined, only_ours_beat};
 
 /// Where the kernel says how many datagrams wait before it refuses more; of this network namespace.
 const QUEUE_LIMIT_PATH: &str = "/proc/sys/net/unix/max_dgram_qlen";
@@ -130,6 +131,7 @@ pub fn check(args: &CheckArgs) -> Result<Exit, CliError> {
         }
     }
     findings.extend(priority_finding());
+    findings.extend(confined(&Standing::own()).map(|(limit, advice)| Finding::note(limit, advice)));
     findings.extend(Warning::of_here().iter().map(|warning| Finding::note(warning.to_string(), "")));
     findings.sort_by_key(|finding| finding.level == Level::Note);
     for finding in &findings {

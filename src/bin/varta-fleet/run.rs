@@ -14,10 +14,11 @@ use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use varta_fleet::config::written;
 use varta_fleet::plan::Plan;
+use varta_fleet::priority::{Standing, raise_own_session};
 use varta_fleet::{Fleet, Handle, Reason, Shown, StopReport, Warning};
 
 use crate::exit::{CliError, Exit, counted};
-use crate::words::only_ours_beat;
+use crate::words::{confined, only_ours_beat};
 
 /// How often the health of the threads is looked at while nothing happens.
 const HEALTH_TICK: Duration = Duration::from_secs(2);
@@ -40,6 +41,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     let threshold = written(Duration::from_nanos(plan.threshold_ns));
     let (is_told, is_open) = (plan.events.is_some(), plan.lets_others_beat());
     raise_open_files();
+    raise_own_session();
     let fleet = Fleet::start_plan(plan)?;
     fleet.warnings().iter().for_each(warn);
     note(&format!(
@@ -48,6 +50,9 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
         counted(shards as u64, "shard"),
         if is_told { "" } else { "; events go nowhere, name a file or - with --events" }
     ));
+    if let Some((limit, advice)) = confined(&Standing::own()) {
+        note(&format!("{limit}; {advice}"));
+    }
     if !is_open {
         note(&format!("{}: the mode of the sockets is 0600; see the keys mode and group", only_ours_beat()));
     }

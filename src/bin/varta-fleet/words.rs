@@ -1,6 +1,7 @@
 //! Numbers, times and events in the words of people.
 
 use varta_fleet::Shown;
+use varta_fleet::priority::Standing;
 
 use crate::answers::{Agent, Event};
 use crate::exit::counted;
@@ -25,6 +26,19 @@ pub fn only_ours_beat() -> String {
         0 => "only root can beat".to_owned(),
         uid => format!("only user {uid}, who runs this, and root can beat"),
     }
+}
+
+/// Where a raised priority does not count on the whole host, and what to do about it.
+pub fn confined(standing: &Standing) -> Option<(String, String)> {
+    let among = match standing {
+        Standing::Session => "processes of the same session (autogroup)".to_owned(),
+        Standing::Group { path } => format!("processes of the control group {}", Shown(path)),
+        _ => return None,
+    };
+    Some((
+        format!("the priority of its threads counts only among {among}: on a busy host beats may be refused"),
+        "CPUWeight=10000 in the unit of the observer raises the whole group".to_owned(),
+    ))
 }
 
 /// A number with at most three digits and its magnitude: `999`, `1.20k`, `34.5M`.

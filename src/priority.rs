@@ -1,0 +1,130 @@
+//! Whether a raised priority counts against the rest of the host.
+//!
+//! A nice value weighs a thread only against its neighbours in the scheduler's tree. Where the kernel groups
+//! processes by session (autogroup) or by control group, the group is weighed first, and a thread at nice -20 in a
+//! group of ordinary weight gets no more than that. See sched(7) and cgroups(7).
+
+use std::fs;
+use std::path::Path;
+use std::process;
+
+/// Among whom the nice values of this process count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Standing {
+    /// All processes of the host, or the group is raised, too.
+    Host,
+    /// Those of its session: the kernel shares time among sessions first.
+    Session,
+    /// Those of its control group, which has the weight of any other.
+    Group {
+        /// Path of the group.
+        path: String,
+    },
+}
+
+const AUTOGROUP: &str = "/proc/self/autogroup";
+/// The lowest nice value there is: the weight of a whole session.
+const HIGHEST: &str = "-20";
+/// `cpu.weight` and `cpu.shares` of a group for which nobody asked for more.
+const ORDINARY: [(&str, u64); 2] = [("cpu.weight", 100), ("cpu.shares", 1024)];
+
+impl Standing {
+    /// Of this process, now. A few reads of /proc and /sys; what cannot be read does not group.
+    #[must_use]
+    pub fn own() -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        if let Some(path) = group_of(&read("/proc/self/cgroup")) {
+            let weights = ORDINARY.iter().filter_map(|(name, ordinary)| {
+                let weight = find_weight(&path, name)?;
+                Some(weight > *ordinary)
+            });
+            // Inside a group that is weighed, sessions are not.
+            if let Some(is_raised) = weights.max() {
+                return if is_raised { Self::Host } else { Self::Group { path } };
+            }
+        }
+        let is_grouping = read("/proc/sys/kernel/sched_autogroup_enabled").trim() == "1";
+        match session_nice(&read(AUTOGROUP)) {
+            Some(nice) if is_grouping && nice >= 0 => Self::Session,
+            _ => Self::Host,
+        }
+    }
+}
+
+/// Raises the session of this process as far as it may, if it is nobody else's: as a service has one of its own. A
+/// shell's session is left alone.
+pub fn raise_own_session() {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    if session_of(&stat) == Some(process::id()) {
+        // Refused, nothing is worse than before; `Standing::own` tells.
+        let _ = fs::write(AUTOGROUP, HIGHEST);
+    }
+}
+
+/// The group of the controller that shares the processor, if it is not the root, of `/proc/self/cgroup`.
+fn group_of(text: &str) -> Option<String> {
+    let of = |is_it: &dyn Fn(&str) -> bool| {
+        text.lines().find_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            let (controllers, path) = rest.split_once(':')?;
+            is_it(controllers).then_some(path)
+        })
+    };
+    let path = of(&|controllers| controllers.split(',').any(|one| one == "cpu"))
+        .or_else(|| of(&|controllers| controllers.is_empty()))?;
+    (path != "/").then(|| path.to_owned())
+}
+
+fn find_weight(group: &str, name: &str) -> Option<u64> {
+    ["/sys/fs/cgroup", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"].iter().find_map(|root| {
+        let file = Path::new(root).join(group.trim_start_matches('/')).join(name);
+        fs::read_to_string(file).ok()?.trim().parse().ok()
+    })
+}
+
+/// The nice value in `/autogroup-7 nice 0`.
+fn session_nice(text: &str) -> Option<i32> {
+    text.rsplit_once("nice ")?.1.trim().parse().ok()
+}
+
+/// The session in the text of `/proc/PID/stat`, whose second field may hold anything.
+fn session_of(stat: &str) -> Option<u32> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_is_that_of_the_controller_that_shares_the_processor() {
+        let hybrid = "9:name=systemd:/a\n4:cpu,cpuacct:/b\n0::/c\n";
+        assert_eq!(group_of(hybrid), Some("/b".to_owned()));
+        assert_eq!(
+            group_of("0::/system.slice/varta.service\n"),
+            Some("/system.slice/varta.service".to_owned())
+        );
+        for none in ["0::/\n", "2:cpuacct:/x\n1:cpu:/\n0::/\n", "", "nonsense"] {
+            assert_eq!(group_of(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn texts_of_the_kernel_are_read() {
+        assert_eq!(session_nice("/autogroup-17 nice 0\n"), Some(0));
+        assert_eq!(session_nice("/autogroup-17 nice -11\n"), Some(-11));
+        assert_eq!(session_nice(""), None);
+        assert_eq!(session_of("17 (a) b (c)) S 1 17 9 0 -1 4194304"), Some(9));
+        assert_eq!(session_of("17 (x"), None);
+    }
+
+    #[test]
+    fn some_standing_is_found_here() {
+        // Which one depends on the machine; that it is found does not.
+        let standing = Standing::own();
+        if let Standing::Group { path } = &standing {
+            assert!(path.starts_with('/') && path.len() > 1, "{standing:?}");
+        }
+    }
+}
