@@ -33,6 +33,7 @@ use crate::lookup::{Lookups, Ticket, process};
 #[cfg(feature = "http")]
 use crate::names::Names;
 use crate::plan::{CoreChoice, EventsFormat, Output, Plan, ShardPlan};
+#[cfg(feature = "http")]
 use crate::priority::Standing;
 use crate::rundir::{self, RunDir};
 use crate::shard::Shard;

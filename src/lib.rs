@@ -71,6 +71,9 @@ mod route;
 pub mod time;
 pub mod wire;
 
+#[cfg(feature = "http")]
+mod json;
+
 // What the operator wrote, what will run, what can go wrong.
 pub mod config;
 pub mod plan;
@@ -147,6 +150,8 @@ pub use error::{Reason, Shown, StartError, Warning};
 pub use fleet::{Fleet, Handle, StopReport, Subscription};
 #[cfg(feature = "http")]
 pub use http::{HttpError, TokenError, inspect as inspect_http};
+#[cfg(feature = "http")]
+pub use json::Json;
 pub use observer::{OBSERVER_AGENTS_MAX, Observer, ObserverEvent, POLL_WAIT};
 pub use refusal::Refusal;
 pub use route::{MANIFEST, Manifest, ManifestShard, shard_for, socket_for};

@@ -323,3 +323,33 @@ fn top_says_that_the_fleet_is_gone_goes_on_when_it_is_back_and_ends_on_a_signal(
     });
     observer.stop();
 }
+
+/// A process chooses its name: no character of it steers the terminal that somebody looks at.
+#[test]
+fn the_name_of_a_process_reaches_a_terminal_as_text() {
+    let place = Place::new();
+    let name = "a\u{9b}2J\u{202e}\u{1b}[m";
+    let program = place.base().join(name);
+    common::copy_program(common::rust_program(), &program);
+    let mut observer = Observer::start_in(place, Options::default());
+    let agent =
+        Agent::start_with(&observer, AgentOptions { program: Some(program), ..AgentOptions::default() });
+    observer.expect("up", agent.pid(), SOON);
+    let (dir, pid) = (observer.dir(), agent.pid().to_string());
+    for command in [
+        &["agents"][..],
+        &["agents", "--json"],
+        &["explain", &pid],
+        &["explain", &pid, "--json"],
+        &["status"],
+        &["status", "--json"],
+        &["events"],
+    ] {
+        let told = said(&dir, command);
+        let is_harmful = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+        assert!(!told.contains(is_harmful), "{command:?}: {told:?}");
+    }
+    let found: Value = serde_json::from_str(&said(&dir, &["agents", "--json"])).expect("JSON");
+    assert_eq!(found["comm"], name);
+    observer.stop();
+}

@@ -30,6 +30,7 @@ use super::query::{BadQuery, Query};
 use super::traffic::Busy;
 use super::{Server, Way, page};
 use crate::error::Shown;
+use crate::json::Json;
 use crate::sys::clock::SystemClock;
 use crate::time::Clock;
 
@@ -104,7 +105,7 @@ impl Answer {
     }
 
     fn json(value: &impl Serialize) -> Self {
-        match serde_json::to_vec(value) {
+        match Json(value).to_bytes() {
             Ok(text) => Self::new(StatusCode::OK, JSON, text),
             Err(error) => {
                 Self::refused(StatusCode::SERVICE_UNAVAILABLE, &format!("cannot write JSON: {error}"))
@@ -113,7 +114,7 @@ impl Answer {
     }
 
     fn refused(code: StatusCode, error: &str) -> Self {
-        let text = serde_json::to_vec(&Refused { error }).unwrap_or_default();
+        let text = Json(Refused { error }).to_bytes().unwrap_or_default();
         Self::new(code, JSON, text)
     }
 

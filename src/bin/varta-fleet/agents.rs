@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use varta_fleet::Shown;
+use varta_fleet::{Json, Shown};
 
 use crate::answers::{Agent, Page};
 use crate::client::{FleetArgs, parameter};
@@ -63,7 +63,7 @@ pub fn agents(args: &AgentsArgs) -> Result<Exit, CliError> {
             let page: serde_json::Value = client.get(&path)?;
             for agent in page["agents"].as_array().into_iter().flatten() {
                 shown += 1;
-                writeln!(out, "{agent}")?;
+                writeln!(out, "{}", Json(agent))?;
             }
             page["next"].as_str().map(str::to_owned)
         } else {
