@@ -470,6 +470,13 @@ fn fault_45_hostile_requests_are_refused_or_cut_off_and_others_are_served() {
     };
     assert!(matches!(cut_off, None | Some(408)), "{cut_off:?}");
     assert_eq!(observer.get("/-/healthy").code, 200);
+    // Also those that the library answered by itself.
+    let metrics = observer.get("/metrics");
+    for code in [400, 408, 413, 431] {
+        let none = format!("varta_http_requests_total{{code=\"{code}\"}} 0\n");
+        assert!(metrics.text().contains(&none[..none.len() - 2]), "{code}");
+        assert!(!metrics.text().contains(&none), "{code} was not counted");
+    }
     observer.stop();
 }
 
@@ -610,9 +617,15 @@ fn agents_have_series_of_their_own_only_if_asked_for_and_only_so_many() {
     });
     let mut pids: Vec<u32> = agents.iter().map(Agent::pid).collect();
     pids.sort_unstable();
-    for (family, expected) in
-        [("varta_beats_total", None), ("varta_stalls_total", Some("0")), ("varta_status", Some("0"))]
-    {
+    let of_watch = observer.get("/metrics/agents?names=varta-watch");
+    for (answer, family, expected) in [
+        (&answer, "varta_agent_beats_total", None),
+        (&answer, "varta_agent_stalls_total", Some("0")),
+        (&answer, "varta_agent_status", Some("0")),
+        (&of_watch, "varta_beats_total", None),
+        (&of_watch, "varta_stalls_total", Some("0")),
+        (&of_watch, "varta_status", Some("0")),
+    ] {
         let series: Vec<&str> = answer.text().lines().filter(|line| line.starts_with(family)).collect();
         assert_eq!(series.len(), 2, "{}", answer.text());
         for (line, pid) in series.iter().zip(&pids) {
@@ -620,7 +633,16 @@ fn agents_have_series_of_their_own_only_if_asked_for_and_only_so_many() {
             assert!(expected.is_none_or(|value| line.ends_with(value)), "{line}");
         }
     }
-    assert!(!observer.get("/metrics").text().contains("pid="));
+    // A sum over all that is scraped counts nothing twice.
+    let fleet = observer.get("/metrics?collect=all");
+    assert!(!fleet.text().contains("pid="));
+    let families = |text: &str| -> Vec<String> {
+        text.lines().filter_map(|line| Some(line.strip_prefix("# TYPE ")?.to_owned())).collect()
+    };
+    let of_agents = families(answer.text());
+    assert_eq!(of_agents.len(), 3);
+    assert!(!families(fleet.text()).iter().any(|family| of_agents.contains(family)), "{of_agents:?}");
+    assert!(observer.get("/metrics/agents?names=mine").refusal(400).contains("varta-fleet, varta-watch"));
     observer.stop();
 }
 

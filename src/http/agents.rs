@@ -569,20 +569,28 @@ impl Detail {
     }
 }
 
-/// A few agents as metrics, in the names of varta-watch, in pieces.
-pub fn series(view: Rc<View>, max: usize) -> impl Iterator<Item = String> {
+/// What the series of single agents are called: beats, stalls, status.
+pub type SeriesNames = [&'static str; 3];
+
+/// Ours: others than those of a shard, so that a sum over both counts nothing twice.
+pub const NAMES: SeriesNames = ["varta_agent_beats_total", "varta_agent_stalls_total", "varta_agent_status"];
+/// Those of varta-watch, for its dashboards.
+pub const NAMES_OF_WATCH: SeriesNames = ["varta_beats_total", "varta_stalls_total", "varta_status"];
+
+/// A few agents as metrics, in pieces.
+pub fn series(view: Rc<View>, max: usize, names: &'static SeriesNames) -> impl Iterator<Item = String> {
     type Read = fn(&Row) -> u64;
     const PIECE: usize = 1000;
-    const FAMILIES: [(&str, &str, &str, Read); 3] = [
-        ("varta_beats_total", "counter", "Accepted frames of this process", |row| row.hot.beats),
-        ("varta_stalls_total", "counter", "Stalls judged of this process", |row| row.stalls.into()),
-        ("varta_status", "gauge", "Status: 0 ok, 1 degraded, 2 critical, 3 stalled", |row| {
+    const FAMILIES: [(&str, &str, Read); 3] = [
+        ("counter", "Accepted frames of this process", |row| row.hot.beats),
+        ("counter", "Stalls judged of this process", |row| row.stalls.into()),
+        ("gauge", "Status: 0 ok, 1 degraded, 2 critical, 3 stalled", |row| {
             if row.hot.state == State::Stalled { Status::Stall as u64 } else { row.hot.status as u64 }
         }),
     ];
     let (all, shown) = (view.rows.len(), view.rows.len().min(max));
     let about = (shown < all).then(|| format!("# {shown} of {all} agents, as metrics-agents-max says\n"));
-    let pieces = FAMILIES.iter().flat_map(move |(name, kind, help, read)| {
+    let pieces = names.iter().zip(&FAMILIES).flat_map(move |(name, (kind, help, read))| {
         let view = Rc::clone(&view);
         let head = format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
         let body = (0..shown.div_ceil(PIECE)).map(move |piece| {

@@ -21,7 +21,9 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
-use super::agents::{Detail, Exited, Page, Past, Selection, View, series};
+use super::agents::{
+    Detail, Exited, NAMES, NAMES_OF_WATCH, Page, Past, Selection, SeriesNames, View, series,
+};
 use super::cells::Cells;
 use super::events::{self, Reader};
 use super::fleet::FleetAnswer;
@@ -222,13 +224,12 @@ impl Server {
                 query.allows(&[])?;
                 Ok(self.status_page().await)
             }
-            "/metrics" => {
-                query.allows(&[])?;
-                Ok(self.metrics(request.headers()))
-            }
+            // Scrapers add parameters of their own.
+            "/metrics" => Ok(self.metrics(request.headers())),
             "/metrics/agents" => {
-                query.allows(&[])?;
-                Ok(self.metrics_of_agents().await)
+                let names =
+                    query.one_of("names", &[("varta-fleet", &NAMES), ("varta-watch", &NAMES_OF_WATCH)])?;
+                Ok(self.metrics_of_agents(names.unwrap_or(&NAMES)).await)
             }
             "/-/healthy" => Ok(self.healthy()),
             "/-/ready" => Ok(self.ready()),
@@ -293,14 +294,14 @@ impl Server {
         view.await.unwrap_or_default()
     }
 
-    async fn metrics_of_agents(self: &Rc<Self>) -> Answer {
+    async fn metrics_of_agents(self: &Rc<Self>, names: &'static SeriesNames) -> Answer {
         let max = self.sources.plan.http.metrics_agents_max;
         if max == 0 {
             let told = "agents have no series of their own here; set metrics-agents-max in [http]";
             return Answer::refused(StatusCode::NOT_FOUND, told);
         }
         let view = self.view(false).await;
-        let pieces = series(view, max as usize).map(|piece| Ok(Frame::data(Bytes::from(piece))));
+        let pieces = series(view, max as usize, names).map(|piece| Ok(Frame::data(Bytes::from(piece))));
         Answer {
             code: StatusCode::OK,
             kind: PROMETHEUS,

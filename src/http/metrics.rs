@@ -115,6 +115,8 @@ enum Values {
 
 enum Read {
     Fleet(fn(&Reading) -> f64),
+    /// Of the fleet, if it is known: there is no series otherwise.
+    Known(fn(&Reading) -> Option<f64>),
     Shard(fn(&Reading, usize) -> f64),
     /// One a value of a label.
     Label(&'static str, fn() -> Vec<&'static str>, fn(&Reading, usize) -> f64),
@@ -122,7 +124,7 @@ enum Read {
     ShardLabel(&'static str, fn() -> Vec<&'static str>, fn(&Reading, usize, usize) -> f64),
 }
 
-use Read::{Fleet, Label, Shard, ShardLabel};
+use Read::{Fleet, Known, Label, Shard, ShardLabel};
 use Values::{Counter, Frames, Gauge, Times};
 
 /// Every family, in the order of the text.
@@ -378,32 +380,32 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "process_cpu_seconds",
         help: "CPU time of this process",
-        values: Counter(Fleet(|of| of.resources.cpu_seconds)),
+        values: Counter(Known(|of| of.resources.cpu_seconds)),
     },
     Family {
         name: "process_resident_memory_bytes",
         help: "Resident memory",
-        values: Gauge(Fleet(|of| number(of.resources.resident_bytes))),
+        values: Gauge(Known(|of| of.resources.resident_bytes.map(number))),
     },
     Family {
         name: "process_virtual_memory_bytes",
         help: "Address space, most of it reserved and not used",
-        values: Gauge(Fleet(|of| number(of.resources.virtual_bytes))),
+        values: Gauge(Known(|of| of.resources.virtual_bytes.map(number))),
     },
     Family {
         name: "process_threads",
         help: "Threads",
-        values: Gauge(Fleet(|of| number(of.resources.threads))),
+        values: Gauge(Known(|of| of.resources.threads.map(number))),
     },
     Family {
         name: "process_open_fds",
-        help: "Open descriptors; 0 before Linux 6.2",
-        values: Gauge(Fleet(|of| number(of.resources.open_fds))),
+        help: "Open descriptors, where Linux counts them: since 6.2",
+        values: Gauge(Known(|of| of.resources.open_fds.map(number))),
     },
     Family {
         name: "process_max_fds",
         help: "Most descriptors this process may have",
-        values: Gauge(Fleet(|of| number(of.resources.max_fds))),
+        values: Gauge(Known(|of| of.resources.max_fds.map(number))),
     },
     Family {
         name: "process_start_time_seconds",
@@ -478,6 +480,7 @@ impl Read {
         let shards = 0..reading.sources.ports.len();
         match self {
             Fleet(read) => write(encoder, read(reading)),
+            Known(read) => read(reading).map_or(Ok(()), |value| write(encoder, value)),
             Shard(read) => {
                 for shard in shards {
                     let labels = [("shard", shard.to_string())];

@@ -459,6 +459,17 @@ async fn hear(server: Rc<Server>, events: Receiver<Event>, rung: Arc<Notify>) {
     }
 }
 
+/// How a request that is none of HTTP's was answered.
+fn code_of(error: &hyper::Error) -> Option<hyper::StatusCode> {
+    if error.is_parse_too_large() {
+        Some(hyper::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    } else if error.is_parse() {
+        Some(hyper::StatusCode::BAD_REQUEST)
+    } else {
+        error.is_timeout().then_some(hyper::StatusCode::REQUEST_TIMEOUT)
+    }
+}
+
 impl Server {
     /// Takes in whoever comes, for ever.
     async fn welcome<S>(self: Rc<Self>, way: Way, accept: impl AsyncFn() -> io::Result<S>)
@@ -511,8 +522,7 @@ impl Server {
             let (server, busy) = (Rc::clone(&self), entry.begin());
             async move { Ok::<_, std::convert::Infallible>(server.answer(way, &request, busy).await) }
         });
-        // What ends badly was the client's doing, and it knows.
-        let _ = http1::Builder::new()
+        let ended = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(REQUEST_WITHIN)
             .max_headers(HEADERS_MAX)
@@ -520,6 +530,10 @@ impl Server {
             .max_buf_size(BUFFER_BYTES_MAX)
             .serve_connection(TokioIo::new(Box::pin(stream)), answering)
             .await;
+        // What ends badly was the client's doing, and it knows; what it was told by the library is counted here.
+        if let Some(code) = ended.err().as_ref().and_then(code_of) {
+            self.traffic.borrow_mut().count(code);
+        }
     }
 
     fn traffic(&self) -> Traffic {

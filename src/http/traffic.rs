@@ -11,14 +11,17 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 /// Every status that is answered.
-pub const CODES: [(StatusCode, &str); 8] = [
+pub const CODES: [(StatusCode, &str); 11] = [
     (StatusCode::OK, "200"),
     (StatusCode::BAD_REQUEST, "400"),
     (StatusCode::UNAUTHORIZED, "401"),
     (StatusCode::NOT_FOUND, "404"),
     (StatusCode::METHOD_NOT_ALLOWED, "405"),
+    (StatusCode::REQUEST_TIMEOUT, "408"),
     (StatusCode::PAYLOAD_TOO_LARGE, "413"),
+    (StatusCode::URI_TOO_LONG, "414"),
     (StatusCode::MISDIRECTED_REQUEST, "421"),
+    (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "431"),
     (StatusCode::SERVICE_UNAVAILABLE, "503"),
 ];
 

@@ -115,9 +115,9 @@ impl<T: Transport, C: Clock> Core<T, C> {
         self.now = self.clock.mono();
         self.is_now_stale = false;
         // What is queued is not processed: the watermark and the arrivals go on from where they were.
-        let watermark = self.sight.watermark();
+        let (watermark, blind_total_ns) = (self.sight.watermark(), self.sight.blind_total_ns());
         self.sight = sight_of(&self.transport, self.limits, self.now);
-        self.sight.go_on_from(watermark);
+        self.sight.go_on_from(watermark, blind_total_ns);
         self.tracker.recover(self.now);
     }
 

@@ -95,3 +95,21 @@ fn a_batch_that_was_interrupted_does_not_vouch_for_the_time_since() {
     shard.take(&batch);
     assert!(shard.core.sight.watermark() <= START + MS, "what came in the 50 ms was not seen");
 }
+
+#[test]
+fn what_was_counted_before_a_panic_stays_counted() {
+    let (mut shard, clock) = shard(2, 9);
+    let port = Arc::clone(&shard.port);
+    shard.turn().unwrap();
+    // Nobody turns for so long that it is a pause.
+    clock.advance(2 * T);
+    shard.turn().unwrap();
+    // It is over once the queue was seen empty after it.
+    clock.advance(20 * MS);
+    shard.turn().unwrap();
+    let before = port.counters.blind_ns.get();
+    assert!(before > T, "{before}");
+    shard.recover();
+    shard.turn().unwrap();
+    assert!(port.counters.blind_ns.get() >= before, "{} after {before}", port.counters.blind_ns.get());
+}

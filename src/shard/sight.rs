@@ -244,9 +244,10 @@ impl Sight {
         }
     }
 
-    /// Takes over from a thread that had processed everything up to `watermark`.
-    pub fn go_on_from(&mut self, watermark: MonoNs) {
+    /// Takes over from a thread that had processed everything up to `watermark` and was blind for so long.
+    pub fn go_on_from(&mut self, watermark: MonoNs, blind_total_ns: u64) {
         self.watermark = watermark;
+        self.blind_total_ns = blind_total_ns;
     }
 
     /// The instant up to which everything that arrived has been processed. Never goes back.
