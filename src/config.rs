@@ -5,20 +5,21 @@
 
 mod layers;
 mod problem;
+mod values;
 
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::de::{self, Deserialize, Deserializer, Visitor};
-
-use crate::error::Reason;
-use crate::sys::accounts;
-
 pub use layers::Layers;
 pub use problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
+use values::{
+    Refused, address, duration, group, limit, octal, output, parse_address, parse_bool, parse_duration,
+    parse_events_format, parse_group, parse_limit, parse_mode, parse_number, parse_size, read_output, size,
+    some_octal, user, users,
+};
+pub use values::{read_duration, written};
 
 /// What the operator wrote. Fields that are not given hold their defaults.
 ///
@@ -82,6 +83,11 @@ pub struct Config {
     pub events_format: EventsFormat,
     /// Whether every accepted beat is written among the events.
     pub events_beats: bool,
+    /// Size at which a file of events is renamed away, bytes. `None`: never.
+    #[serde(deserialize_with = "size")]
+    pub events_max_bytes: Option<u64>,
+    /// How many such files are kept: `events.1`, the latest, to `events.N`.
+    pub events_keep: u32,
     /// Where questions are answered, `[http]`, beside `control.sock`.
     pub http: HttpConfig,
     /// One block per shard, `[[shard]]`; empty: every shard has the defaults.
@@ -111,6 +117,8 @@ impl Default for Config {
             events: None,
             events_format: EventsFormat::default(),
             events_beats: false,
+            events_max_bytes: None,
+            events_keep: 3,
             http: HttpConfig::default(),
             shard_blocks: Vec::new(),
             rules: Vec::new(),
@@ -461,6 +469,22 @@ pub const KEYS: &[Key] = &[
         set: Some(|config, text| parse_bool(text).map(|value| config.events_beats = value)),
     },
     Key {
+        name: "events-max-bytes",
+        variable: "VARTA_EVENTS_MAX_BYTES",
+        takes: SIZE,
+        value_name: "SIZE",
+        help: "Size at which the file of events is renamed to PATH.1, such as 100MiB [default: none]",
+        set: Some(|config, text| parse_size(text).map(|value| config.events_max_bytes = value)),
+    },
+    Key {
+        name: "events-keep",
+        variable: "VARTA_EVENTS_KEEP",
+        takes: "a whole number from 1 to 1000",
+        value_name: "N",
+        help: "Renamed files of events that are kept [default: 3]",
+        set: Some(|config, text| parse_number(text).map(|value| config.events_keep = value)),
+    },
+    Key {
         name: "http",
         variable: "VARTA_HTTP",
         takes: "a table, headed [http]",
@@ -503,337 +527,17 @@ const MATCH_KEYS: &[Key] = &[
 
 const LIMIT: &str = "a whole number from 1, or \"none\"";
 
+const SIZE: &str = "a number of bytes from 65536, such as \"100MiB\", or \"none\"";
+
 const MODE: &str = "an octal number in quotes, such as \"0660\"";
 
 const USER: &str = "the number of a user, or its name in quotes";
 
 const GROUP: &str = "the number of a group, or its name in quotes";
 
-/// Why a value was not understood and what to write instead: the text after `cannot use …:`.
-#[derive(Debug, PartialEq, Eq)]
-struct Refused {
-    why: String,
-    fix: String,
-}
-
-impl Refused {
-    fn new(why: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { why: why.into(), fix: fix.into() }
-    }
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.why, self.fix)
-    }
-}
-
-/// A duration as it is written in the configuration: `500ms`, `2s`, `1m30s`, `0`.
-///
-/// # Errors
-/// Why it cannot be read, and how to write it.
-pub fn read_duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).map_err(|Refused { why, fix }| format!("{why}; {fix}"))
-}
-
-fn parse_duration(text: &str) -> Result<Duration, Refused> {
-    let bare = text.trim();
-    if bare == "0" {
-        return Ok(Duration::ZERO);
-    }
-    if !bare.is_empty() && bare.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return Err(Refused::new(format!("{bare} has no unit"), format!("write {bare}s or {bare}ms")));
-    }
-    humantime::parse_duration(bare)
-        .map_err(|_| Refused::new("it is not a duration", "write it like 500ms, 2s or 1m30s"))
-}
-
-fn parse_number(text: &str) -> Result<u32, Refused> {
-    let bare = text.trim();
-    let is_too_large = !bare.is_empty() && bare.bytes().all(|byte| byte.is_ascii_digit());
-    let why = if is_too_large { "it is far too large" } else { "it is not a whole number" };
-    bare.parse().map_err(|_| Refused::new(why, "write digits only, such as 4"))
-}
-
-fn parse_limit(text: &str) -> Result<Option<u32>, Refused> {
-    if text.trim() == "none" { Ok(None) } else { parse_number(text).map(Some) }
-}
-
-fn parse_mode(text: &str) -> Result<u32, Refused> {
-    u32::from_str_radix(text.trim().trim_start_matches("0o"), 8)
-        .map_err(|_| Refused::new("it is not an octal number", "write it like \"0660\""))
-}
-
-fn parse_user(text: &str) -> Result<u32, Refused> {
-    parse_account(text, "user", accounts::user_id)
-}
-
-fn parse_group(text: &str) -> Result<u32, Refused> {
-    parse_account(text, "group", accounts::group_id)
-}
-
-fn parse_account(
-    text: &str,
-    what: &str,
-    id: impl Fn(&str) -> io::Result<Option<u32>>,
-) -> Result<u32, Refused> {
-    let name = text.trim();
-    if let Ok(number) = name.parse() {
-        return Ok(number);
-    }
-    match id(name) {
-        Ok(Some(id)) => Ok(id),
-        Ok(None) => Err(Refused::new(
-            format!("there is no such {what} on this host"),
-            format!("write the name or number of a {what} that there is"),
-        )),
-        Err(error) => Err(Refused::new(
-            format!("the {what} cannot be looked up: {}", Reason(&error)),
-            format!("write the number of the {what}"),
-        )),
-    }
-}
-
-fn parse_address(text: &str) -> Result<Option<SocketAddr>, Refused> {
-    if text.trim() == "none" {
-        return Ok(None);
-    }
-    let fix = "write a numeric address and a port, such as 127.0.0.1:9464 or [::1]:9464, or none";
-    text.trim().parse().map(Some).map_err(|_| Refused::new("it is not an address with a port", fix))
-}
-
-fn read_output(text: &str) -> Option<Output> {
-    (text != "none").then(|| text.to_owned().into())
-}
-
-fn parse_bool(text: &str) -> Result<bool, Refused> {
-    text.trim().parse().map_err(|_| Refused::new("it is neither true nor false", "write true or false"))
-}
-
-fn parse_events_format(text: &str) -> Result<EventsFormat, Refused> {
-    match text.trim() {
-        "jsonl" => Ok(EventsFormat::Jsonl),
-        "tsv" => Ok(EventsFormat::Tsv),
-        _ => Err(Refused::new("there is no such format", "write jsonl or tsv")),
-    }
-}
-
-/// As the operator would write it: `1m30s`, `24h`, `0`.
-#[must_use]
-pub fn written(duration: Duration) -> String {
-    if duration.is_zero() {
-        return "0".to_owned();
-    }
-    let (seconds, nanos) = (duration.as_secs(), u64::from(duration.subsec_nanos()));
-    let parts = [
-        (seconds / 3600, "h"),
-        (seconds / 60 % 60, "m"),
-        (seconds % 60, "s"),
-        (nanos / 1_000_000, "ms"),
-        (nanos / 1000 % 1000, "us"),
-        (nanos % 1000, "ns"),
-    ];
-    parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect()
-}
-
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    struct DurationVisitor;
-    impl Visitor<'_> for DurationVisitor {
-        type Value = Duration;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(DURATION)
-        }
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
-            parse_duration(text).map_err(E::custom)
-        }
-        fn visit_i64<E: de::Error>(self, n: i64) -> Result<Duration, E> {
-            match n {
-                0 => Ok(Duration::ZERO),
-                n => Err(E::custom(Refused::new(
-                    "it has no unit",
-                    format!("write \"{n}s\" or \"{n}ms\", in quotes"),
-                ))),
-            }
-        }
-        fn visit_u64<E: de::Error>(self, n: u64) -> Result<Duration, E> {
-            self.visit_i64(i64::try_from(n).unwrap_or(i64::MAX))
-        }
-    }
-    deserializer.deserialize_any(DurationVisitor)
-}
-
-fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    struct LimitVisitor;
-    impl Visitor<'_> for LimitVisitor {
-        type Value = Option<u32>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(LIMIT)
-        }
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<u32>, E> {
-            match text {
-                "none" => Ok(None),
-                _ => Err(E::custom(Refused::new(
-                    "it is neither a number nor \"none\"",
-                    "write digits without quotes, or \"none\"",
-                ))),
-            }
-        }
-        fn visit_i64<E: de::Error>(self, n: i64) -> Result<Option<u32>, E> {
-            let refused = |_| E::custom(Refused::new("it is out of range", format!("write {LIMIT}")));
-            u32::try_from(n).map(Some).map_err(refused)
-        }
-        fn visit_u64<E: de::Error>(self, n: u64) -> Result<Option<u32>, E> {
-            self.visit_i64(i64::try_from(n).unwrap_or(i64::MAX))
-        }
-    }
-    deserializer.deserialize_any(LimitVisitor)
-}
-
-fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
-    struct AddressVisitor;
-    impl Visitor<'_> for AddressVisitor {
-        type Value = Option<SocketAddr>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(ADDRESS)
-        }
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<SocketAddr>, E> {
-            parse_address(text).map_err(E::custom)
-        }
-    }
-    deserializer.deserialize_str(AddressVisitor)
-}
-
-fn output<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Output>, D::Error> {
-    struct OutputVisitor;
-    impl Visitor<'_> for OutputVisitor {
-        type Value = Option<Output>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(OUTPUT)
-        }
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<Output>, E> {
-            Ok(read_output(text))
-        }
-    }
-    deserializer.deserialize_str(OutputVisitor)
-}
-
-fn octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    struct OctalVisitor;
-    impl Visitor<'_> for OctalVisitor {
-        type Value = u32;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(MODE)
-        }
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<u32, E> {
-            parse_mode(text).map_err(E::custom)
-        }
-    }
-    deserializer.deserialize_str(OctalVisitor)
-}
-
-fn some_octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    octal(deserializer).map(Some)
-}
-
-/// A user or group by number or name.
-struct AccountVisitor {
-    takes: &'static str,
-    parse: fn(&str) -> Result<u32, Refused>,
-}
-
-impl Visitor<'_> for AccountVisitor {
-    type Value = u32;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.takes)
-    }
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<u32, E> {
-        (self.parse)(text).map_err(E::custom)
-    }
-    fn visit_i64<E: de::Error>(self, n: i64) -> Result<u32, E> {
-        let refused = |_| E::custom(Refused::new("it is out of range", format!("write {}", self.takes)));
-        u32::try_from(n).map_err(refused)
-    }
-    fn visit_u64<E: de::Error>(self, n: u64) -> Result<u32, E> {
-        self.visit_i64(i64::try_from(n).unwrap_or(i64::MAX))
-    }
-}
-
-fn group<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    deserializer.deserialize_any(AccountVisitor { takes: GROUP, parse: parse_group }).map(Some)
-}
-
-fn user<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    deserializer.deserialize_any(AccountVisitor { takes: USER, parse: parse_user }).map(Some)
-}
-
-fn users<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u32>>, D::Error> {
-    struct User(u32);
-    impl<'de> Deserialize<'de> for User {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_any(AccountVisitor { takes: USER, parse: parse_user }).map(User)
-        }
-    }
-    let users = Vec::<User>::deserialize(deserializer)?;
-    Ok(Some(users.into_iter().map(|user| user.0).collect()))
-}
-
-impl<'de> Deserialize<'de> for CoreChoice {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct CoreVisitor;
-        impl Visitor<'_> for CoreVisitor {
-            type Value = CoreChoice;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the number of a core, \"auto\" or \"none\"")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<CoreChoice, E> {
-                match text {
-                    "auto" => Ok(CoreChoice::Auto),
-                    "none" => Ok(CoreChoice::None),
-                    _ => Err(E::custom(Refused::new(
-                        "it is neither a number nor \"auto\" nor \"none\"",
-                        "write core = 2, core = \"auto\" or core = \"none\"",
-                    ))),
-                }
-            }
-            fn visit_i64<E: de::Error>(self, n: i64) -> Result<CoreChoice, E> {
-                u32::try_from(n).map(CoreChoice::Core).map_err(|_| {
-                    E::custom(Refused::new(
-                        "no core has such a number",
-                        "write one of those that nproc counts, from 0",
-                    ))
-                })
-            }
-            fn visit_u64<E: de::Error>(self, n: u64) -> Result<CoreChoice, E> {
-                self.visit_i64(i64::try_from(n).unwrap_or(i64::MAX))
-            }
-        }
-        deserializer.deserialize_any(CoreVisitor)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_need_a_unit() {
-        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(parse_duration(" 1m30s "), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
-        assert_eq!(parse_duration("5").unwrap_err().to_string(), "5 has no unit; write 5s or 5ms");
-        for bad in ["", "-1s", "2 parsecs", "s", "1e9s", "99999999999999999999s"] {
-            assert!(parse_duration(bad).unwrap_err().to_string().contains("1m30s"), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn durations_are_written_as_they_are_read() {
-        for text in ["10ms", "2s", "1m30s", "24h", "0", "1h1m1s1ms1us1ns"] {
-            let duration = parse_duration(text).unwrap();
-            assert_eq!(written(duration), text);
-        }
-    }
 
     #[test]
     fn every_key_of_the_list_is_a_key_of_the_file() {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,9 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 
-use crate::aggregator::export::{self, EventWriter, WriteTrouble, WriterReport};
+use crate::aggregator::export::{
+    self, EventWriter, OutputState, OutputTrouble, Rotation, WriteTrouble, WriterReport,
+};
 use crate::aggregator::fanout::Subscriber;
 use crate::aggregator::tally::{Reader, Tally};
 use crate::aggregator::{Aggregator, Inquiries, Next, Policy, Request};
@@ -95,8 +97,8 @@ pub struct Handle {
     requests: Sender<Request>,
     doorbell: Arc<Doorbell>,
     agents_max: u32,
-    /// Error number that keeps the event output from being written; 0 = none.
-    output_errno: Arc<AtomicI32>,
+    /// What is wrong with the event output.
+    output: Arc<OutputState>,
     /// What processes are called.
     #[cfg(feature = "http")]
     names: Arc<Names>,
@@ -217,7 +219,7 @@ impl Fleet {
             requests,
             doorbell: Arc::clone(&doorbell),
             agents_max: plan.agents_max,
-            output_errno: Arc::default(),
+            output: Arc::default(),
             #[cfg(feature = "http")]
             names,
         };
@@ -295,7 +297,7 @@ impl Fleet {
             names: Arc::clone(&handle.names),
             aggregator_turned_at: Arc::clone(&self.aggregator_turned_at),
             vigil: Arc::clone(&self.vigil),
-            output_errno: Arc::clone(&handle.output_errno),
+            output: Arc::clone(&handle.output),
             thresholds_ns: thresholds(plan),
             plan: plan.clone(),
             dir: dir.to_owned(),
@@ -351,6 +353,14 @@ impl Fleet {
             && !is_stuck
             && !threads.into_iter().any(is_over)
             && self.handle.ports.iter().all(|port| port.is_alive())
+    }
+
+    /// Opens the event output again, at once; for whoever has moved its file away and does not want to wait for the
+    /// next event. Without it the next event finds out. Never waits.
+    pub fn reopen(&self) {
+        if let Some(writer) = &self.writer {
+            writer.reopen();
+        }
     }
 
     /// To be asked from any thread.
@@ -444,13 +454,10 @@ impl Handle {
         Snapshot::take(&self.ports, &Tally::copy_of(&self.tally), self.agents_max)
     }
 
-    /// What keeps the event output from being written at present, if anything: events wait meanwhile.
+    /// What is wrong with the event output at present, if anything.
     #[must_use]
-    pub fn output_trouble(&self) -> Option<io::Error> {
-        match self.output_errno.load(Ordering::Relaxed) {
-            0 => None,
-            errno => Some(io::Error::from_raw_os_error(errno)),
-        }
+    pub fn output_trouble(&self) -> Option<OutputTrouble> {
+        self.output.trouble()
     }
 
     /// Histograms and counters as a table for people.
@@ -555,31 +562,28 @@ fn open_writer(plan: &Plan, handle: &Handle) -> Result<Option<EventWriter>, Star
     let Some(events) = &plan.events else { return Ok(None) };
     let (mut subscriber, source) = Subscriber::new(Reader::Log, plan.agents_max as usize + EVENTS_SLACK);
     subscriber.wants_beats = events.beats;
-    let _ = handle.requests.send(Request::Subscribe(subscriber));
     let output = match &events.output {
         Output::Stdout => export::Output::Stdout,
         Output::File(path) => export::Output::File(path.clone()),
     };
+    let rotation = events.max_bytes.map(|bytes_max| Rotation { bytes_max, keep: events.keep });
     let format = match events.format {
         EventsFormat::Jsonl => export::Format::Jsonl,
         EventsFormat::Tsv => export::Format::Tsv { start: SystemClock.mono() },
     };
     let (requests, doorbell) = (handle.requests.clone(), Arc::clone(&handle.doorbell));
-    let output_errno = Arc::clone(&handle.output_errno);
+    let output_state = Arc::clone(&handle.output);
     let on_trouble = move |trouble: WriteTrouble| {
-        output_errno.store(
-            match trouble {
-                WriteTrouble::Failing { errno } | WriteTrouble::Gone { errno } => errno,
-                WriteTrouble::Recovered { .. } => 0,
-            },
-            Ordering::Relaxed,
-        );
-        if let WriteTrouble::Failing { errno } | WriteTrouble::Gone { errno } = trouble {
+        if let Some(errno) = output_state.take(trouble) {
             let _ = requests.send(Request::WriteFailed(errno));
             doorbell.ring();
         }
     };
-    EventWriter::spawn(source, output, format, on_trouble).map(Some).map_err(StartError::Events)
+    let writer =
+        EventWriter::spawn(source, output, rotation, format, on_trouble).map_err(StartError::Events)?;
+    subscriber.counters = Some(writer.counters());
+    let _ = handle.requests.send(Request::Subscribe(subscriber));
+    Ok(Some(writer))
 }
 
 /// What the thread returns if it ends in order. One that does not end in time is left to itself.

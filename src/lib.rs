@@ -145,6 +145,7 @@ pub mod fuzzing;
 #[doc(hidden)]
 pub mod bench;
 
+pub use aggregator::export::OutputTrouble;
 pub use binding::{BindError, inspect as inspect_socket};
 pub use error::{Reason, Shown, StartError, Warning};
 pub use fleet::{Fleet, Handle, StopReport, Subscription};

@@ -37,6 +37,9 @@ const OWN_FILES: [(&str, &str); 3] = [(LOCK, "lock"), (MANIFEST, "manifest"), (C
 
 /// Descriptors that are not used for pidfds, beside two a shard.
 const OPEN_FILES_RESERVED: u64 = 256;
+/// Smallest size at which a file of events is renamed away.
+const EVENTS_BYTES_MIN: u64 = 65_536;
+const EVENTS_KEEP_MAX: u32 = 1000;
 const THRESHOLD_MIN: Duration = Duration::from_millis(10);
 const THRESHOLD_MAX: Duration = Duration::from_secs(24 * 3600);
 const TICK_MIN: Duration = Duration::from_millis(1);
@@ -103,6 +106,10 @@ pub struct EventsPlan {
     pub format: EventsFormat,
     /// Whether every accepted beat is written, too.
     pub beats: bool,
+    /// Size at which the file is renamed away, bytes, at least 65 536; `None`: never.
+    pub max_bytes: Option<u64>,
+    /// How many such files are kept, 1..=1000.
+    pub keep: u32,
 }
 
 /// A class of agents and its threshold.
@@ -316,6 +323,7 @@ impl Config {
                 format!("write a whole number from 0 to {AGENTS_MAX}"),
             ));
         }
+        self.judge_rotation(&mut problems);
         let blocks = self.resolve_blocks(host, &mut problems);
         judge_mode("mode", self.mode, BEATS, &mut problems);
         judge_mode("control-mode", self.control_mode, "nobody may write, so nobody can ask", &mut problems);
@@ -340,6 +348,8 @@ impl Config {
             },
             format: self.events_format,
             beats: self.events_beats,
+            max_bytes: self.events_max_bytes,
+            keep: self.events_keep,
         });
         let http = self.judge_http(&mut problems);
         ConfigError::check(problems)?;
@@ -363,6 +373,19 @@ impl Config {
             events,
             http,
         })
+    }
+
+    fn judge_rotation(&self, problems: &mut Vec<ConfigProblem>) {
+        if let Some(bytes) = self.events_max_bytes.filter(|bytes| *bytes < EVENTS_BYTES_MIN) {
+            let why = "a file would be full within a few hundred events";
+            let fix = format!("write a size from {EVENTS_BYTES_MIN} bytes, or \"none\"");
+            problems.push(ConfigProblem::refused("events-max-bytes", bytes.to_string(), why, fix));
+        }
+        if !(1..=EVENTS_KEEP_MAX).contains(&self.events_keep) {
+            let why = "so many files cannot be kept beside the one that is written";
+            let fix = format!("write a whole number from 1 to {EVENTS_KEEP_MAX}");
+            problems.push(ConfigProblem::refused("events-keep", self.events_keep.to_string(), why, fix));
+        }
     }
 
     fn judge_http(&self, problems: &mut Vec<ConfigProblem>) -> HttpPlan {

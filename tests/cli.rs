@@ -470,6 +470,9 @@ fn every_key_can_be_set_in_every_way() {
         ("events", "-", "\"-\""),
         ("events-format", "tsv", "\"tsv\""),
         ("events-beats", "true", "true"),
+        ("events-max-bytes", "1000000", "1000000"),
+        ("events-max-bytes", "none", "\"none\""),
+        ("events-keep", "7", "7"),
     ] {
         let variable = varta_fleet::config::KEYS.iter().find(|known| known.name == key).unwrap().variable;
         let base: &[&str] = if key == "dir" { &["check"] } else { &["check", "--dir", "run"] };
@@ -548,7 +551,7 @@ fn check_says_what_a_fleet_of_that_size_needs() {
     let outcome = scene.run(&[&large[..], &["--rate", "1"]].concat());
     assert_eq!(outcome.planned("beats"), "1000000/s (1000000 agents, 1 a second each)");
     assert_eq!(outcome.planned("shards"), "4 (--shards)");
-    assert!(outcome.stdout.contains("queue limit     500000 "), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("queue limit      500000 "), "{}", outcome.stdout);
     assert!(!outcome.stdout.contains("busiest would be"), "{}", outcome.stdout);
 
     let outcome = scene.run(&[&large[..], &["--rate", "10", "--pause", "500ms"]].concat());
@@ -558,7 +561,7 @@ fn check_says_what_a_fleet_of_that_size_needs() {
     ];
     outcome.says(CONFIG, &words);
     // 2 800 000 a second on the busiest, half a second and a sleep of one millisecond long.
-    assert!(outcome.stdout.contains("queue limit     1402801 "), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("queue limit      1402801 "), "{}", outcome.stdout);
 
     for rate in ["0", "-1", "x", "NaN", "1e9"] {
         scene.run(&["check", "--rate", rate]).says(USAGE, &["'--rate <HZ>'", "from 0.0001 to 1000000"]);

@@ -159,6 +159,15 @@ const FAULTS: &[(usize, &str, &str, Shown)] = &[
         WaitsFor("an agent library of our own"),
     ),
     (
+        70,
+        "the event log is renamed, removed or replaced",
+        "its path is written to from the next line on; nothing is lost",
+        ByTests,
+    ),
+    (71, "the event log is copied and cut", "told, for what came in between is lost", ByTests),
+    (72, "the event log grows without end", "it renames itself, if it is asked to", ByTests),
+    (73, "whoever reads events from standard output leaves", "said once, and each event counted", ByTests),
+    (
         82,
         "priority that counts only in its session or group",
         "the session is raised, the rest said",

@@ -214,14 +214,13 @@ fn sigusr1_prints_histograms_and_counters_and_the_observer_goes_on() {
 }
 
 #[test]
-fn events_on_standard_output_are_one_object_a_line_after_the_ready_line() {
+fn what_reads_events_from_standard_output_reads_nothing_else() {
     let observer = Observer::start(Options { events: Some("-".into()), ..Options::default() });
     let mut agent = Agent::start(Client::Rust02, &observer);
     wait_for("beats", || (agent.report().sent > 2).then_some(()));
     let ended = observer.stop_without_events(0);
-    let is_ready = |line: &&str| line.starts_with("ready ");
-    assert_eq!(ended.stdout.lines().filter(is_ready).count(), 1, "{}", ended.stdout);
-    let events: Vec<_> = ended.stdout.lines().filter(|line| !is_ready(line)).map(Event::parse).collect();
+    assert_eq!(ended.stderr.lines().filter(|line| line.starts_with("ready ")).count(), 1, "{}", ended.stderr);
+    let events: Vec<_> = ended.stdout.lines().map(Event::parse).collect();
     let kinds: Vec<_> = events.iter().map(Event::kind).collect();
     assert_eq!((kinds.first(), kinds.last()), (Some(&"start"), Some(&"stop")), "{kinds:?}");
     assert!(kinds.contains(&"up"), "{kinds:?}");

@@ -2,9 +2,11 @@
 //! which: the next thing it gets is `lost` with their range.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, unbounded};
 
+use super::export::WriterCounters;
 use super::tally::Reader;
 use crate::event::{Event, EventKind};
 use crate::time::{MonoNs, WallNs};
@@ -20,6 +22,8 @@ pub struct Subscriber {
     has_news: bool,
     /// Wants each beat, too.
     pub wants_beats: bool,
+    /// What became of the events that reached it, where it says so.
+    pub counters: Option<Arc<WriterCounters>>,
     /// First and last number it missed and was not told of.
     missed: Option<(u64, u64)>,
 }
@@ -35,6 +39,7 @@ impl Subscriber {
             wake: None,
             has_news: false,
             wants_beats: false,
+            counters: None,
             missed: None,
         };
         (subscriber, receiver)
@@ -71,9 +76,14 @@ impl Fanout {
         self.last_seq
     }
 
-    /// Events that did not reach a subscriber, by [`Reader`] in the order of its variants.
-    pub const fn dropped(&self) -> [u64; Reader::ALL.len()] {
-        self.dropped
+    /// Events that did not reach a subscriber, or that it threw away, by [`Reader`] in the order of its variants.
+    pub fn dropped(&self) -> [u64; Reader::ALL.len()] {
+        let mut dropped = self.dropped;
+        for subscriber in &self.subscribers {
+            let discarded = subscriber.counters.as_ref().map_or(0, |counters| counters.discarded());
+            dropped[subscriber.reader as usize] += discarded;
+        }
+        dropped
     }
 
     /// Beats that did not reach a subscriber that asked for them.

@@ -100,7 +100,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 pub enum Request {
     /// One more subscriber.
     Subscribe(Subscriber),
-    /// An event output failed with this error number.
+    /// An event output failed with this error number; 0: its file was cut.
     WriteFailed(i32),
     /// The file of a shard's socket, or those of the fleet as a whole, are not where they were put (error
     /// number) or are back (0).

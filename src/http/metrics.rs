@@ -324,7 +324,7 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "varta_events_dropped",
-        help: "Events that a reader was too slow for, and was told of",
+        help: "Events that a reader was too slow for and is told of, or that lost their reader",
         values: Counter(Label(
             "output",
             || Reader::ALL.iter().map(|reader| reader.as_str()).collect(),
@@ -333,13 +333,13 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "varta_event_write_errors",
-        help: "Failures of the event output; events wait meanwhile",
+        help: "Failures of the event output",
         values: Counter(Fleet(|of| number(of.tally.event_write_errors))),
     },
     Family {
         name: "varta_event_output_failing",
-        help: "1 while the event output cannot be written",
-        values: Gauge(Fleet(|of| flag(of.sources.output_error().is_some()))),
+        help: "1 while something is wrong with the event output: it cannot be written, or renamed away, or is not read",
+        values: Gauge(Fleet(|of| flag(of.sources.output.trouble().is_some()))),
     },
     Family {
         name: "varta_lookups_failed",

@@ -14,7 +14,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
+use crate::aggregator::export::OutputState;
 use crate::aggregator::fanout::Subscriber;
 use crate::aggregator::tally::{Reader, Tally};
 use crate::counters::Counter;
@@ -92,8 +93,8 @@ pub struct Sources {
     pub aggregator_turned_at: Arc<Counter>,
     /// Whether it is stuck.
     pub vigil: Arc<Mutex<Vigil>>,
-    /// Error number that keeps the event output from being written; 0 = none.
-    pub output_errno: Arc<AtomicI32>,
+    /// What is wrong with the event output.
+    pub output: Arc<OutputState>,
     /// Thresholds by class; class 0 is the default, class i + 1 is rule i.
     pub thresholds_ns: Vec<u64>,
     /// What runs.
@@ -115,13 +116,6 @@ pub struct Sources {
 impl Sources {
     fn now(&self) -> MonoNs {
         SystemClock.mono()
-    }
-
-    fn output_error(&self) -> Option<io::Error> {
-        match self.output_errno.load(Ordering::Relaxed) {
-            0 => None,
-            errno => Some(io::Error::from_raw_os_error(errno)),
-        }
     }
 
     fn threshold_of(&self, class: u8) -> u64 {
@@ -185,9 +179,7 @@ impl Sources {
                 "the runtime directory is not in order: new agents may not find their sockets".to_owned(),
             );
         }
-        if let Some(error) = self.output_error() {
-            problems.push(format!("events cannot be written and wait: {}", Reason(&error)));
-        }
+        problems.extend(self.output.trouble().map(|trouble| trouble.to_string()));
         if let Some(trouble) = &*self.token_trouble.lock() {
             problems.push(format!("the token of before stays in force: {trouble}"));
         }
@@ -573,7 +565,7 @@ pub mod standin {
             names: Arc::new(Names::new(shards.into())),
             aggregator_turned_at: Arc::default(),
             vigil: Arc::default(),
-            output_errno: Arc::default(),
+            output: Arc::default(),
             thresholds_ns: vec![2_000_000_000],
             plan: config.plan().unwrap(),
             dir,
@@ -611,6 +603,7 @@ pub mod standin {
 mod tests {
     use super::standin::sources;
     use super::*;
+    use crate::aggregator::export::WriteTrouble;
 
     #[test]
     fn what_is_wrong_is_said_in_words() {
@@ -627,7 +620,7 @@ mod tests {
         sources.ports[1].counters.queue_limit.set(511);
         sources.tally.lock().shards[1].up = 256;
         sources.tally.lock().is_unlisted = true;
-        sources.output_errno.store(libc::ENOSPC, Ordering::Relaxed);
+        sources.output.take(WriteTrouble::Failing { errno: libc::ENOSPC });
         let problems = told(&sources).join("\n");
         for part in [
             "shard 1 is blind",

@@ -141,7 +141,8 @@ impl Observer {
         wait_for("the ready line", || {
             observer.assert_lives();
             let printed = fs::read_to_string(&observer.stdout).expect("read its output");
-            printed.contains(&expected).then_some(())
+            // Standard output may be for events.
+            (printed.contains(&expected) || observer.stderr().contains(&expected)).then_some(())
         });
         if options.unshare.contains("--fork") {
             observer.pid = only_child_of(pid);

@@ -16,7 +16,7 @@ use std::io;
 
 use serde::{Serialize, Serializer};
 
-use super::PUT_BACK;
+use super::{CUT, PUT_BACK};
 use crate::event::{BlindPhase, Event, EventKind, ExitHow, IoPlace};
 use crate::time::WallNs;
 
@@ -226,6 +226,7 @@ fn error_words(place: IoPlace, errno: i32) -> String {
         IoPlace::Shard => return "the shard's thread panicked".to_owned(),
         IoPlace::ShardStuck => return "the shard's thread is stuck".to_owned(),
         IoPlace::Socket | IoPlace::Directory if errno == 0 => return PUT_BACK.to_owned(),
+        IoPlace::Events if errno == 0 => return CUT.to_owned(),
         IoPlace::Receive | IoPlace::Events | IoPlace::Socket | IoPlace::Directory => {}
     }
     let mut words = io::Error::from_raw_os_error(errno).to_string();

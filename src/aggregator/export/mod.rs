@@ -4,14 +4,23 @@ use crate::event::Event;
 use crate::time::MonoNs;
 
 pub mod jsonl;
+pub mod rotation;
+pub mod sink;
+pub mod trouble;
 pub mod tsv;
 pub mod writer;
 
 #[cfg(test)]
 mod samples;
 
-pub use writer::{EventWriter, Output, WriteTrouble, WriterReport};
+pub use rotation::Rotation;
+pub use sink::Output;
+pub use trouble::{OutputState, OutputTrouble};
+pub use writer::{EventWriter, WriteTrouble, WriterCounters, WriterReport};
 
+/// Where the kernel has no word to say.
+const CUT: &str =
+    "the file was cut by somebody else, and what was written since it was copied is lost; rename it instead";
 /// Where the kernel has no word to say.
 const PUT_BACK: &str = "it had been removed or replaced, and is in place again";
 

@@ -9,52 +9,32 @@
 //! stream: lines stay whole however often the disk fills. Meanwhile nothing is taken from the
 //! channel; it fills, its sender counts what it drops and tells it in a `lost` event like any other.
 //!
-//! What happens to an output:
-//! - **File.** Opened in append mode at start, created with mode 0640 less the umask. The descriptor
-//!   is kept: a file that is renamed is still the one written to, so rotate it by copying and truncating.
-//!   One that is removed is made again with the next line, for nobody could ever read what the old one gets;
-//!   if it cannot be made, that is trouble like any other, and tried again. If the last line in it is cut (a crash), a newline is written first.
-//! - **FIFO.** Opened without blocking. No reader yet is no error at start: it is trouble (ENXIO)
-//!   from the first event on, and tried again. A reader that went away (EPIPE) may be replaced by
-//!   another, which goes on at the same byte.
-//! - **Standard output.** Once its reader is gone (EPIPE) nobody can come back: the rest is discarded
-//!   and counted. Its descriptor is shared with other processes, so it is not made non-blocking:
-//!   it is asked for room and then given what a pipe with room takes at once.
+//! A file that was renamed or removed is left between two lines, and its path opened again; a line that was begun in
+//! the old one is written whole to the new one. So rotate it by renaming: what copies and cuts it takes the lines
+//! that came in between, which is told, but nobody knows which they were. [`sink`](super::sink) says what else happens
+//! to an output, [`rotation`](super::rotation) how a log renames itself.
+//!
+//! Once the reader of standard output is gone (EPIPE) nobody can come back: the rest is discarded and counted.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Format;
-use crate::error::{Reason, Shown};
+use super::rotation::Rotation;
+use super::sink::{Descriptor, Look, Output, Sink};
 use crate::event::Event;
 
 /// Lines gather up to here before they are written although more events are queued.
 const BATCH_BYTES: usize = 64 * 1024;
-/// A pipe that says it has room takes this much without blocking: PIPE_BUF, pipe(7).
-const PIPE_ROOM_BYTES: usize = 4096;
 /// Longest wait for room in one piece, so that a stop is heard in between.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
 /// Part of the deadline of [`EventWriter::close`] kept for the report, at most.
 const REPORT_RESERVE: Duration = Duration::from_millis(20);
-
-/// Where the lines go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// The standard output of this process.
-    Stdout,
-    /// A file, FIFO or device, appended to.
-    File(PathBuf),
-}
 
 /// What an output's owner is told while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +55,14 @@ pub enum WriteTrouble {
     },
     /// The reader of standard output is gone; all further events are discarded. Told once.
     Gone {
+        /// The kernel's error number.
+        errno: i32,
+    },
+    /// The file was cut by somebody else: lines that were in it may be lost, nobody knows which.
+    Cut,
+    /// The file is too large and cannot be renamed away; it is written on, and the renaming tried again. Told as
+    /// `Failing` is, and over when everything is as it should be.
+    Unrotated {
         /// The kernel's error number.
         errno: i32,
     },
@@ -104,6 +92,7 @@ pub struct WriterCounters {
     bytes_unwritten: AtomicU64,
     errors: AtomicU64,
     ends_mid_line: AtomicBool,
+    discarded: AtomicU64,
 }
 
 impl WriterCounters {
@@ -119,6 +108,12 @@ impl WriterCounters {
         self.errors.load(Relaxed)
     }
 
+    /// Events that were thrown away, since nobody can ever read them.
+    #[must_use]
+    pub fn discarded(&self) -> u64 {
+        self.discarded.load(Relaxed)
+    }
+
     fn report(&self, queued: usize) -> WriterReport {
         let lines = self.lines();
         let queued = u64::try_from(queued).unwrap_or(u64::MAX);
@@ -132,13 +127,13 @@ impl WriterCounters {
     }
 }
 
-/// Why there is no writer: what, where, why, and what to do.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot open event output {}: {}; {remedy}", Shown(.path.display()), Reason(.why))]
-struct OpenError {
-    path: PathBuf,
-    why: io::Error,
-    remedy: String,
+/// What the thread is told.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    /// Open the output again.
+    Reopen,
+    /// End, at this instant at the latest.
+    Stop(Instant),
 }
 
 /// The running writer of one output.
@@ -147,14 +142,15 @@ struct OpenError {
 #[derive(Debug)]
 #[must_use = "close() drains the queue and says what did not get out"]
 pub struct EventWriter {
-    stop: Sender<Instant>,
+    orders: Sender<Order>,
     report: Receiver<WriterReport>,
     source: Receiver<Event>,
     counters: Arc<WriterCounters>,
 }
 
 impl EventWriter {
-    /// Opens the output and starts the thread that writes the events of `source` to it.
+    /// Opens the output and starts the thread that writes the events of `source` to it. A file with a `rotation` is
+    /// renamed away when it is full.
     ///
     /// `on_trouble` is called on that thread and must not wait for it. The thread writes whatever
     /// comes, also beats: who does not want them does not send them.
@@ -165,10 +161,11 @@ impl EventWriter {
     pub fn spawn(
         source: Receiver<Event>,
         output: Output,
+        rotation: Option<Rotation>,
         format: Format,
         on_trouble: impl Fn(WriteTrouble) + Send + 'static,
     ) -> io::Result<Self> {
-        let sink = Descriptor::open(output)?;
+        let sink = Descriptor::open(output, rotation)?;
         Self::spawn_on(source, sink, format, Pace::default(), on_trouble)
     }
 
@@ -179,13 +176,13 @@ impl EventWriter {
         pace: Pace,
         on_trouble: impl Fn(WriteTrouble) + Send + 'static,
     ) -> io::Result<Self> {
-        let (stop, stopped) = channel::bounded(1);
+        let (orders, ordered) = channel::unbounded();
         let (reporter, report) = channel::bounded(1);
         let counters = Arc::new(WriterCounters::default());
         let is_repairing = sink.ends_mid_line();
         let writer = Writer {
             source: source.clone(),
-            stop: stopped,
+            orders: ordered,
             sink,
             format,
             on_trouble,
@@ -196,6 +193,7 @@ impl EventWriter {
             is_gone: false,
             deadline: None,
             episode: None,
+            unrotated: None,
             full_since: None,
             pace,
         };
@@ -204,11 +202,18 @@ impl EventWriter {
             let _ = reporter.send(writer.run());
         };
         thread::Builder::new().name("varta-events".to_owned()).spawn(run)?;
-        Ok(Self { stop, report, source, counters })
+        Ok(Self { orders, report, source, counters })
     }
 
-    #[cfg(test)]
-    fn counters(&self) -> Arc<WriterCounters> {
+    /// Opens the output again, at once; for whoever has moved it away. Never waits; that it cannot be opened is
+    /// trouble like any other.
+    pub fn reopen(&self) {
+        // Fails only if the thread has ended.
+        let _ = self.orders.send(Order::Reopen);
+    }
+
+    /// What it has done so far.
+    pub fn counters(&self) -> Arc<WriterCounters> {
         Arc::clone(&self.counters)
     }
 
@@ -220,7 +225,7 @@ impl EventWriter {
     pub fn close(self, deadline: Duration) -> WriterReport {
         let reserve = (deadline / 8).min(REPORT_RESERVE);
         // Fails only if the thread has ended already, and then its report is there.
-        let _ = self.stop.send(later(Instant::now(), deadline.saturating_sub(reserve)));
+        let _ = self.orders.send(Order::Stop(later(Instant::now(), deadline.saturating_sub(reserve))));
         match self.report.recv_timeout(deadline) {
             Ok(report) => report,
             Err(_) => self.counters.report(self.source.len()),
@@ -263,18 +268,6 @@ impl Pace {
     }
 }
 
-/// What takes the bytes; in tests it is scripted.
-trait Sink: Send {
-    /// Takes some of `bytes` from the front. `WouldBlock`: no room now.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
-    /// Sleeps until there may be room, `timeout` at most.
-    fn wait_for_room(&self, timeout: Duration);
-    /// EPIPE is final: nobody can begin to read where the last reader left.
-    fn is_gone_after_epipe(&self) -> bool;
-    /// What is there already ends in the middle of a line.
-    fn ends_mid_line(&self) -> bool;
-}
-
 /// From the first failure until everything held back is written.
 #[derive(Clone, Copy, Debug)]
 struct Episode {
@@ -285,8 +278,8 @@ struct Episode {
 /// The thread's state.
 struct Writer<S, F> {
     source: Receiver<Event>,
-    /// Delivers the deadline once; hung up means that nobody waits.
-    stop: Receiver<Instant>,
+    /// Hung up means that nobody waits.
+    orders: Receiver<Order>,
     sink: S,
     format: Format,
     on_trouble: F,
@@ -299,6 +292,8 @@ struct Writer<S, F> {
     is_gone: bool,
     deadline: Option<Instant>,
     episode: Option<Episode>,
+    /// What keeps the file from being renamed away, as it was told.
+    unrotated: Option<i32>,
     full_since: Option<Instant>,
     pace: Pace,
 }
@@ -307,7 +302,7 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
     fn run(mut self) -> WriterReport {
         while !self.is_over() && self.gather() {
             self.write_out();
-            self.hear_stop();
+            self.hear();
         }
         self.counters.report(self.source.len())
     }
@@ -338,24 +333,29 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
             }
             channel::select! {
                 recv(self.source) -> event => return event.ok(),
-                recv(self.stop) -> deadline => self.on_stop(deadline.ok()),
+                recv(self.orders) -> order => {
+                    self.on_order(order.ok());
+                    self.attend_idle();
+                }
             }
         }
     }
 
     fn take(&mut self, event: &Event) {
         self.counters.taken.fetch_add(1, Relaxed);
-        if !self.is_gone {
-            self.format.write_line(event, &mut self.lines);
-            self.publish_unwritten();
+        if self.is_gone {
+            self.counters.discarded.fetch_add(1, Relaxed);
+            return;
         }
+        self.format.write_line(event, &mut self.lines);
+        self.publish_unwritten();
     }
 
     /// Writes everything gathered, however long that takes; leaves early only at the deadline or
     /// when nobody will ever read it.
     fn write_out(&mut self) {
         while self.written < self.lines.len() {
-            match self.sink.write(&self.lines[self.written..]) {
+            match self.attend().and_then(|()| self.sink.write(&self.lines[self.written..])) {
                 Ok(0) => self.on_failure(libc::EIO),
                 Ok(bytes) => self.on_written(bytes),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -364,21 +364,62 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
                     self.on_gone();
                     return;
                 }
-                Err(error) => self.on_failure(error.raw_os_error().unwrap_or(libc::EIO)),
+                Err(error) => self.on_failure(errno_of(&error)),
             }
-            self.hear_stop();
+            self.hear();
             if self.is_over() {
                 return;
             }
         }
         self.lines.clear();
         self.written = 0;
+        self.tell_rotation();
         if let Some(episode) = self.episode.take() {
             (self.on_trouble)(WriteTrouble::Recovered {
                 errno: episode.errno,
                 after: episode.since.elapsed(),
             });
         }
+    }
+
+    /// Looks whether what is written next goes where it should.
+    fn attend(&mut self) -> io::Result<()> {
+        match self.sink.look()? {
+            Look::Same => {}
+            Look::Other => self.begin_line_anew(),
+            Look::Cut => {
+                self.counters.errors.fetch_add(1, Relaxed);
+                (self.on_trouble)(WriteTrouble::Cut);
+                self.begin_line_anew();
+            }
+        }
+        Ok(())
+    }
+
+    /// The same while there is nothing to write: whoever asked for it may be waiting to unmount a disk.
+    fn attend_idle(&mut self) {
+        if let Err(error) = self.attend()
+            && !self.is_gone
+        {
+            self.counters.errors.fetch_add(1, Relaxed);
+            self.tell(errno_of(&error));
+        }
+    }
+
+    /// The line under way is written whole, after one that somebody else has left unfinished.
+    fn begin_line_anew(&mut self) {
+        let ended = self.lines[..self.written].iter().rposition(|byte| *byte == b'\n').map(|last| last + 1);
+        self.written = ended.unwrap_or(0);
+        if self.is_repairing {
+            // The newline for a line of the other file.
+            self.lines.remove(self.written);
+        }
+        self.is_repairing = self.sink.ends_mid_line();
+        if self.is_repairing {
+            self.lines.insert(self.written, b'\n');
+        }
+        self.counters.ends_mid_line.store(self.is_repairing, Relaxed);
+        self.publish_unwritten();
     }
 
     fn on_written(&mut self, bytes: usize) {
@@ -407,9 +448,9 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
             Some(deadline) => {
                 thread::sleep(wait.min(self.pace.first).min(deadline.saturating_duration_since(now)));
             }
-            None => match self.stop.recv_timeout(wait) {
-                Ok(deadline) => self.on_stop(Some(deadline)),
-                Err(RecvTimeoutError::Disconnected) => self.on_stop(None),
+            None => match self.orders.recv_timeout(wait) {
+                Ok(order) => self.on_order(Some(order)),
+                Err(RecvTimeoutError::Disconnected) => self.on_order(None),
                 Err(RecvTimeoutError::Timeout) => {}
             },
         }
@@ -428,6 +469,8 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
     fn on_gone(&mut self) {
         self.counters.errors.fetch_add(1, Relaxed);
         self.is_gone = true;
+        let taken = self.counters.taken.load(Relaxed);
+        self.counters.discarded.store(taken.saturating_sub(self.counters.lines()), Relaxed);
         self.lines = Vec::new();
         self.written = 0;
         self.episode = None;
@@ -446,18 +489,35 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         true
     }
 
-    fn hear_stop(&mut self) {
-        if self.deadline.is_none() {
-            match self.stop.try_recv() {
-                Ok(deadline) => self.on_stop(Some(deadline)),
-                Err(TryRecvError::Disconnected) => self.on_stop(None),
-                Err(TryRecvError::Empty) => {}
+    /// Says what became of a file that was to be renamed away, when that has changed.
+    fn tell_rotation(&mut self) {
+        let unrotated = self.sink.unrotated();
+        if let Some(errno) = unrotated.filter(|_| unrotated != self.unrotated) {
+            self.counters.errors.fetch_add(1, Relaxed);
+            (self.on_trouble)(WriteTrouble::Unrotated { errno });
+        }
+        if let (Some(errno), None) = (self.unrotated, unrotated) {
+            (self.on_trouble)(WriteTrouble::Recovered { errno, after: Duration::ZERO });
+        }
+        self.unrotated = unrotated;
+    }
+
+    fn hear(&mut self) {
+        while self.deadline.is_none() {
+            match self.orders.try_recv() {
+                Ok(order) => self.on_order(Some(order)),
+                Err(TryRecvError::Disconnected) => self.on_order(None),
+                Err(TryRecvError::Empty) => return,
             }
         }
     }
 
-    fn on_stop(&mut self, deadline: Option<Instant>) {
-        self.deadline = Some(deadline.unwrap_or_else(Instant::now));
+    fn on_order(&mut self, order: Option<Order>) {
+        match order {
+            Some(Order::Reopen) => self.sink.reopen(),
+            Some(Order::Stop(deadline)) => self.deadline = Some(deadline),
+            None => self.deadline = Some(Instant::now()),
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -474,667 +534,16 @@ fn is_broken_pipe(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EPIPE)
 }
 
+fn errno_of(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
 /// `now + wait`, or what comes closest.
 fn later(now: Instant, wait: Duration) -> Instant {
     const YEAR: Duration = Duration::from_secs(365 * 86_400);
     now.checked_add(wait).unwrap_or_else(|| now + YEAR)
 }
 
-/// An output of the kernel's.
-struct Descriptor {
-    output: Output,
-    /// `None`: a FIFO nobody has opened for reading yet.
-    file: Option<File>,
-    /// A pipe, socket or terminal that others share and that may block.
-    may_block: bool,
-    ends_mid_line: bool,
-    /// The last byte written ended a line.
-    is_between_lines: bool,
-}
-
-impl Descriptor {
-    fn open(output: Output) -> io::Result<Self> {
-        match &output {
-            Output::Stdout => {
-                let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-                let may_block = !file.metadata()?.is_file();
-                Ok(Self { output, file: Some(file), may_block, ends_mid_line: false, is_between_lines: true })
-            }
-            Output::File(path) => {
-                let file = match open_to_append(path) {
-                    Ok(file) => Some(file),
-                    Err(error) if has_no_reader(path, &error) => None,
-                    Err(error) => return Err(refusal(path, error)),
-                };
-                let ends_mid_line = file.as_ref().is_some_and(ends_mid_line);
-                Ok(Self { output, file, may_block: false, ends_mid_line, is_between_lines: true })
-            }
-        }
-    }
-}
-
-impl Sink for Descriptor {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let file = match (&mut self.file, &self.output) {
-            (Some(file), Output::File(path)) if self.is_between_lines && is_removed(file) => {
-                *file = open_to_append(path)?;
-                file
-            }
-            (Some(file), _) => file,
-            (none, Output::File(path)) => none.insert(open_to_append(path)?),
-            (None, Output::Stdout) => return Err(io::Error::from_raw_os_error(libc::EBADF)),
-        };
-        if !self.may_block {
-            let written = file.write(bytes)?;
-            self.is_between_lines = written.checked_sub(1).is_none_or(|last| bytes[last] == b'\n');
-            return Ok(written);
-        }
-        if !has_room(file, Duration::ZERO)? {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        file.write(&bytes[..bytes.len().min(PIPE_ROOM_BYTES)])
-    }
-
-    fn wait_for_room(&self, timeout: Duration) {
-        if let Some(file) = &self.file {
-            // An error shows again in the write that follows.
-            let _ = has_room(file, timeout);
-        }
-    }
-
-    fn is_gone_after_epipe(&self) -> bool {
-        self.output == Output::Stdout
-    }
-
-    fn ends_mid_line(&self) -> bool {
-        self.ends_mid_line
-    }
-}
-
-/// Whether a write would get on (also to an error) within `timeout`.
-fn has_room(file: &File, timeout: Duration) -> io::Result<bool> {
-    let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
-    let mut files = [PollFd::new(file, PollFlags::OUT)];
-    Ok(poll(&mut files, Some(&timeout))? > 0)
-}
-
-/// Opens without ever blocking: a FIFO without a reader is ENXIO, a full one says EAGAIN later.
-fn open_to_append(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-}
-
-/// Whether nobody can ever open it again. One system call.
-fn is_removed(file: &File) -> bool {
-    file.metadata().is_ok_and(|found| found.is_file() && found.nlink() == 0)
-}
-
-fn has_no_reader(path: &Path, error: &io::Error) -> bool {
-    // ENXIO is also what a socket says, and that is never an output.
-    error.raw_os_error() == Some(libc::ENXIO)
-        && std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo())
-}
-
-fn refusal(path: &Path, why: io::Error) -> io::Error {
-    let remedy = match why.kind() {
-        io::ErrorKind::NotFound => format!("create {}", Shown(path.parent().unwrap_or(path).display())),
-        io::ErrorKind::PermissionDenied => {
-            "let the observer's user write there, or name another file".to_owned()
-        }
-        io::ErrorKind::IsADirectory => "name a file in it".to_owned(),
-        _ => "name another file".to_owned(),
-    };
-    io::Error::new(why.kind(), OpenError { path: path.to_owned(), why, remedy })
-}
-
-/// Whether a regular file's last byte is something other than a newline. A file that cannot be read
-/// is taken to be whole.
-fn ends_mid_line(file: &File) -> bool {
-    use std::os::fd::AsRawFd;
-
-    let Ok(found) = file.metadata() else { return false };
-    if !found.is_file() || found.size() == 0 {
-        return false;
-    }
-    // Reopened through its descriptor, which is for appending only: the path may mean another file by now.
-    let Ok(readable) = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())) else { return false };
-    let mut last = [b'\n'];
-    readable.read_exact_at(&mut last, found.size() - 1).is_ok() && last != *b"\n"
-}
-
 #[cfg(test)]
-mod tests {
-    use std::collections::VecDeque;
-    use std::io::Read;
-    use std::os::unix::fs::PermissionsExt;
-    use std::sync::atomic::AtomicI32;
-
-    use parking_lot::Mutex;
-    use proptest::prelude::*;
-
-    use super::super::samples::up;
-    use super::*;
-    use crate::event::EventKind;
-
-    /// Far more than any test needs, so that only a defect waits for it.
-    const LONG: Duration = Duration::from_secs(30);
-
-    fn fast() -> Pace {
-        let tiny = Duration::from_micros(1);
-        Pace { first: tiny, most: tiny, next: tiny, ..Pace::default() }
-    }
-
-    fn lines_of(seqs: impl IntoIterator<Item = u64>) -> Vec<u8> {
-        let mut lines = Vec::new();
-        seqs.into_iter().for_each(|seq| Format::Jsonl.write_line(&up(seq), &mut lines));
-        lines
-    }
-
-    fn newlines(bytes: &[u8]) -> u64 {
-        bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
-    }
-
-    /// Events 1..=count, all queued, nothing to follow.
-    fn queued(count: u64) -> Receiver<Event> {
-        let (sender, source) = channel::unbounded();
-        (1..=count).for_each(|seq| sender.send(up(seq)).unwrap());
-        source
-    }
-
-    /// Waits until everything is written, without asking the writer to stop.
-    fn finish(writer: &EventWriter) -> WriterReport {
-        writer.report.recv_timeout(LONG).expect("the writer ends once its senders have hung up")
-    }
-
-    fn troubles() -> (impl Fn(WriteTrouble) + Send + 'static, Receiver<WriteTrouble>) {
-        let (sender, told) = channel::unbounded();
-        let tell = move |trouble| {
-            // A test that has seen enough does not listen any more.
-            let _ = sender.send(trouble);
-        };
-        (tell, told)
-    }
-
-    #[derive(Clone, Copy, Debug)]
-    enum Step {
-        Take(usize),
-        Fail(i32),
-    }
-
-    /// Follows its script, then takes everything.
-    #[derive(Default)]
-    struct Scripted {
-        steps: VecDeque<Step>,
-        is_stdout: bool,
-        begins_mid_line: bool,
-        out: Arc<Mutex<Vec<u8>>>,
-    }
-
-    impl Scripted {
-        fn new(steps: impl IntoIterator<Item = Step>) -> (Self, Arc<Mutex<Vec<u8>>>) {
-            let sink = Self { steps: steps.into_iter().collect(), ..Self::default() };
-            let out = Arc::clone(&sink.out);
-            (sink, out)
-        }
-    }
-
-    impl Sink for Scripted {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let taken = match self.steps.pop_front() {
-                Some(Step::Fail(errno)) => return Err(io::Error::from_raw_os_error(errno)),
-                Some(Step::Take(most)) => most.min(bytes.len()),
-                None => bytes.len(),
-            };
-            self.out.lock().extend_from_slice(&bytes[..taken]);
-            Ok(taken)
-        }
-        fn wait_for_room(&self, _timeout: Duration) {}
-        fn is_gone_after_epipe(&self) -> bool {
-            self.is_stdout
-        }
-        fn ends_mid_line(&self) -> bool {
-            self.begins_mid_line
-        }
-    }
-
-    /// Fails with the number in `errno` until it is 0.
-    struct Switched {
-        errno: Arc<AtomicI32>,
-        out: Arc<Mutex<Vec<u8>>>,
-    }
-
-    impl Switched {
-        fn failing(errno: i32) -> (Self, Arc<AtomicI32>, Arc<Mutex<Vec<u8>>>) {
-            let (errno, out) = (Arc::new(AtomicI32::new(errno)), Arc::default());
-            (Self { errno: Arc::clone(&errno), out: Arc::clone(&out) }, errno, out)
-        }
-    }
-
-    impl Sink for Switched {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            match self.errno.load(Relaxed) {
-                0 => {
-                    self.out.lock().extend_from_slice(bytes);
-                    Ok(bytes.len())
-                }
-                errno => Err(io::Error::from_raw_os_error(errno)),
-            }
-        }
-        fn wait_for_room(&self, _timeout: Duration) {}
-        fn is_gone_after_epipe(&self) -> bool {
-            false
-        }
-        fn ends_mid_line(&self) -> bool {
-            false
-        }
-    }
-
-    fn any_step() -> impl Strategy<Value = Step> {
-        let errors = vec![libc::ENOSPC, libc::EIO, libc::EAGAIN, libc::EINTR, libc::EDQUOT, libc::EPIPE];
-        prop_oneof![
-            (0..600_usize).prop_map(Step::Take),
-            (0..70_000_usize).prop_map(Step::Take),
-            prop::sample::select(errors).prop_map(Step::Fail),
-        ]
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-        #[test]
-        fn lines_stay_whole_and_in_order_whatever_the_output_does(
-            count in 0..900_u64,
-            steps in prop::collection::vec(any_step(), 0..120),
-        ) {
-            let (sink, out) = Scripted::new(steps);
-            let (on_trouble, told) = troubles();
-            let writer = EventWriter::spawn_on(queued(count), sink, Format::Jsonl, fast(), on_trouble).unwrap();
-            let report = finish(&writer);
-            prop_assert!(*out.lock() == lines_of(1..=count));
-            let errors = report.errors;
-            prop_assert_eq!(report, WriterReport { lines: count, errors, ..WriterReport::default() });
-
-            let told: Vec<_> = told.try_iter().collect();
-            prop_assert_eq!(told.is_empty(), errors == 0);
-            for pair in told.windows(2) {
-                prop_assert_ne!(pair[0], pair[1]);
-            }
-            if let Some(last) = told.last() {
-                let is_over = matches!(last, WriteTrouble::Recovered { .. });
-                prop_assert!(is_over);
-            }
-        }
-    }
-
-    #[test]
-    fn an_episode_is_told_once_for_each_error_and_once_when_it_is_over() {
-        use Step::{Fail, Take};
-        let full = Fail(libc::ENOSPC);
-        let steps = [Take(10), full, full, Take(3), full, Fail(libc::EIO), Fail(libc::EIO), Take(0)];
-        let (sink, out) = Scripted::new(steps);
-        let (on_trouble, told) = troubles();
-        let writer = EventWriter::spawn_on(queued(3), sink, Format::Jsonl, fast(), on_trouble).unwrap();
-        assert_eq!(finish(&writer).errors, 6);
-        assert_eq!(*out.lock(), lines_of(1..=3));
-        let told: Vec<_> = told.try_iter().collect();
-        let [WriteTrouble::Failing { errno: first }, WriteTrouble::Failing { errno: second }, recovered] =
-            told[..]
-        else {
-            panic!("{told:?}");
-        };
-        assert_eq!((first, second), (libc::ENOSPC, libc::EIO));
-        assert!(matches!(recovered, WriteTrouble::Recovered { errno: libc::EIO, .. }));
-    }
-
-    #[test]
-    fn fault_36_while_the_disk_is_full_the_queue_fills_and_what_was_queued_is_written_after() {
-        let (sink, errno, out) = Switched::failing(libc::ENOSPC);
-        let (on_trouble, told) = troubles();
-        let (sender, source) = channel::bounded(4);
-        let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), on_trouble).unwrap();
-        sender.send(up(1)).unwrap();
-        assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::ENOSPC }));
-
-        let queued = (2..).take_while(|&seq| sender.try_send(up(seq)).is_ok()).last().unwrap();
-        assert_eq!(queued, 5, "nothing is taken from the queue while the buffer cannot be written");
-        errno.store(0, Relaxed);
-        let lost = Event { seq: 0, kind: EventKind::Lost { from_seq: 6, to_seq: 8 }, ..up(0) };
-        sender.send(lost).unwrap();
-        drop(sender);
-
-        assert_eq!(finish(&writer).lines, 6);
-        let mut expected = lines_of(1..=5);
-        expected.extend_from_slice(b"{\"v\":1,\"kind\":\"lost\",\"from_seq\":6,\"to_seq\":8}\n");
-        assert_eq!(*out.lock(), expected);
-        assert!(matches!(told.recv_timeout(LONG), Ok(WriteTrouble::Recovered { .. })));
-    }
-
-    #[test]
-    fn after_the_reader_of_stdout_is_gone_events_are_discarded_and_counted() {
-        let (mut sink, out) = Scripted::new([Step::Take(5), Step::Fail(libc::EPIPE)]);
-        sink.is_stdout = true;
-        let (on_trouble, told) = troubles();
-        let (sender, source) = channel::bounded(1);
-        let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), on_trouble).unwrap();
-        (1..=100).for_each(|seq| sender.send(up(seq)).unwrap());
-        drop(sender);
-        let report = writer.close(LONG);
-        assert_eq!((report.lines, report.events_unwritten, report.errors), (0, 100, 1));
-        assert!(report.ends_mid_line && report.bytes_unwritten > 0);
-        assert_eq!(*out.lock(), lines_of([1])[..5]);
-        assert_eq!(told.try_iter().collect::<Vec<_>>(), [WriteTrouble::Gone { errno: libc::EPIPE }]);
-    }
-
-    #[test]
-    fn close_ends_a_back_off_at_once_and_writes_the_rest() {
-        let (sink, errno, out) = Switched::failing(libc::EIO);
-        let (on_trouble, told) = troubles();
-        let hour = Duration::from_secs(3600);
-        let pace = Pace { first: hour, most: hour, next: hour, ..Pace::default() };
-        let writer = EventWriter::spawn_on(queued(3), sink, Format::Jsonl, pace, on_trouble).unwrap();
-        assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::EIO }));
-        errno.store(0, Relaxed);
-        let report = writer.close(LONG);
-        assert_eq!((report.lines, report.events_unwritten), (3, 0));
-        assert_eq!(*out.lock(), lines_of(1..=3));
-    }
-
-    #[test]
-    fn close_gives_up_at_its_deadline_and_says_what_is_missing() {
-        let begun = Instant::now();
-        let (on_trouble, told) = troubles();
-        let (sender, source) = channel::bounded(8);
-        let output = Output::File("/dev/full".into());
-        let writer = EventWriter::spawn(source, output, Format::Jsonl, on_trouble).unwrap();
-        sender.send(up(1)).unwrap();
-        assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::ENOSPC }));
-        (2..=5).for_each(|seq| sender.send(up(seq)).unwrap());
-        assert!(writer.counters().errors() > 0);
-        let report = writer.close(Duration::from_millis(100));
-        assert!(begun.elapsed() < LONG);
-        assert_eq!((report.lines, report.events_unwritten, report.ends_mid_line), (0, 5, false));
-        assert_eq!(report.bytes_unwritten, lines_of([1]).len() as u64);
-    }
-
-    #[test]
-    fn fault_38_close_returns_although_the_kernel_holds_the_thread_in_a_write() {
-        struct Stuck {
-            inside: Sender<()>,
-            release: Receiver<()>,
-        }
-        impl Sink for Stuck {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                let _ = self.inside.send(());
-                let _ = self.release.recv();
-                Ok(bytes.len())
-            }
-            fn wait_for_room(&self, _timeout: Duration) {}
-            fn is_gone_after_epipe(&self) -> bool {
-                false
-            }
-            fn ends_mid_line(&self) -> bool {
-                false
-            }
-        }
-        let (inside, is_inside) = channel::unbounded();
-        let (_held, release) = channel::bounded(0);
-        let sink = Stuck { inside, release };
-        let writer = EventWriter::spawn_on(queued(9), sink, Format::Jsonl, fast(), |_| {}).unwrap();
-        is_inside.recv_timeout(LONG).unwrap();
-        let report = writer.close(Duration::from_millis(50));
-        assert_eq!((report.lines, report.events_unwritten), (0, 9));
-        assert_eq!(report.bytes_unwritten, lines_of(1..=9).len() as u64);
-    }
-
-    #[test]
-    fn close_waits_for_senders_only_until_its_deadline() {
-        let (sink, out) = Scripted::new([]);
-        let (sender, source) = channel::unbounded();
-        let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), |_| {}).unwrap();
-        sender.send(up(1)).unwrap();
-        while writer.counters().lines() == 0 {
-            thread::yield_now();
-        }
-        let report = writer.close(Duration::from_millis(50));
-        assert_eq!((report.lines, report.events_unwritten), (1, 0));
-        assert_eq!(*out.lock(), lines_of([1]));
-        drop(sender);
-    }
-
-    #[test]
-    fn dropped_instead_of_closed_it_ends_although_senders_live() {
-        let (sink, out) = Scripted::new([]);
-        let (sender, source) = channel::bounded(0);
-        let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), |_| {}).unwrap();
-        drop(writer);
-        // The thread was the last receiver.
-        while sender.send(up(1)).is_ok() {}
-        assert_eq!(out.lock().len() % lines_of([1]).len(), 0);
-    }
-
-    #[test]
-    fn a_cut_line_of_a_crashed_run_is_ended_first() {
-        let dir = tempfile::tempdir().unwrap();
-        for (before, repaired) in [("", ""), ("whole\n", "whole\n"), ("{\"v\":1,\"se", "{\"v\":1,\"se\n")] {
-            let path = dir.path().join("events.jsonl");
-            std::fs::write(&path, before).unwrap();
-            let output = Output::File(path.clone());
-            let writer = EventWriter::spawn(queued(2), output, Format::Jsonl, |_| {}).unwrap();
-            let report = writer.close(LONG);
-            assert_eq!(report, WriterReport { lines: 2, ..WriterReport::default() });
-            let expected = [repaired.as_bytes(), &lines_of(1..=2)].concat();
-            assert_eq!(std::fs::read(&path).unwrap(), expected);
-        }
-
-        let (mut sink, out) = Scripted::new([Step::Take(0), Step::Take(1)]);
-        sink.begins_mid_line = true;
-        let writer = EventWriter::spawn_on(queued(0), sink, Format::Jsonl, fast(), |_| {}).unwrap();
-        assert_eq!(finish(&writer).lines, 0);
-        assert_eq!(*out.lock(), b"\n");
-    }
-
-    #[test]
-    fn fault_37_a_file_that_was_removed_is_made_again_and_one_that_was_renamed_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log/events");
-        std::fs::create_dir(dir.path().join("log")).unwrap();
-        let (sender, source) = channel::bounded(16);
-        let (on_trouble, told) = troubles();
-        let sink = Descriptor::open(Output::File(path.clone())).unwrap();
-        let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), on_trouble).unwrap();
-        let write = |seq: u64, to: &Path| {
-            sender.send(up(seq)).unwrap();
-            let until = Instant::now() + LONG;
-            while !std::fs::read(to).is_ok_and(|written| written.ends_with(&lines_of([seq]))) {
-                assert!(Instant::now() < until, "{seq} is not written to {}", to.display());
-                thread::yield_now();
-            }
-        };
-        write(1, &path);
-        std::fs::remove_file(&path).unwrap();
-        write(2, &path);
-        let renamed = dir.path().join("renamed");
-        std::fs::rename(&path, &renamed).unwrap();
-        write(3, &renamed);
-        assert_eq!(told.try_recv().ok(), None);
-
-        std::fs::remove_file(&renamed).unwrap();
-        std::fs::remove_dir(dir.path().join("log")).unwrap();
-        sender.send(up(4)).unwrap();
-        assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::ENOENT }));
-        std::fs::create_dir(dir.path().join("log")).unwrap();
-        write(5, &path);
-        assert_eq!(std::fs::read(&path).unwrap(), lines_of(4..=5));
-        drop(sender);
-        assert_eq!(finish(&writer).lines, 5);
-    }
-
-    #[test]
-    fn a_new_file_is_for_its_owner_and_group() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("events.tsv");
-        let format = Format::Tsv { start: crate::time::MonoNs(0) };
-        let writer = EventWriter::spawn(queued(1), Output::File(path.clone()), format, |_| {}).unwrap();
-        assert_eq!(writer.close(LONG).lines, 1);
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
-        assert_eq!(
-            std::fs::read_to_string(&path).unwrap(),
-            "1\tup\t4711\t42\tdegraded\t18446744073709551615\n"
-        );
-    }
-
-    #[test]
-    fn a_path_that_cannot_be_opened_is_refused_at_start_with_the_remedy() {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("socket");
-        let _bound = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
-        let missing = dir.path().join("missing/events");
-        let cases = [
-            (missing, io::ErrorKind::NotFound, format!("create {}/missing", dir.path().display())),
-            (dir.path().to_owned(), io::ErrorKind::IsADirectory, "name a file in it".to_owned()),
-            (socket, io::Error::from_raw_os_error(libc::ENXIO).kind(), "name another file".to_owned()),
-        ];
-        for (path, kind, remedy) in cases {
-            let error =
-                EventWriter::spawn(queued(0), Output::File(path.clone()), Format::Jsonl, |_| {}).unwrap_err();
-            assert_eq!(error.kind(), kind);
-            let text = error.to_string();
-            assert!(text.starts_with(&format!("cannot open event output {}: ", path.display())), "{text}");
-            assert!(text.ends_with(&remedy), "{text}");
-        }
-    }
-
-    fn fifo(dir: &Path) -> PathBuf {
-        let path = dir.join("fifo");
-        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
-            .unwrap();
-        path
-    }
-
-    /// Everything until the writer's thread has let go of the pipe, which it does after its report.
-    fn read_until_hang_up(reader: &mut File) -> Vec<u8> {
-        let mut got = Vec::new();
-        while let Err(error) = reader.read_to_end(&mut got) {
-            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-            let long = Timespec::try_from(LONG).unwrap();
-            assert_eq!(poll(&mut [PollFd::new(&*reader, PollFlags::IN)], Some(&long)), Ok(1), "it lets go");
-        }
-        got
-    }
-
-    fn reader_of(fifo: &Path) -> File {
-        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(fifo).unwrap()
-    }
-
-    #[test]
-    fn fault_38_a_fifo_nobody_reads_holds_up_neither_start_nor_stop() {
-        const COUNT: u64 = 3000;
-        let dir = tempfile::tempdir().unwrap();
-        let path = fifo(dir.path());
-        let mut reader = reader_of(&path);
-        let (on_trouble, told) = troubles();
-        let sink = Descriptor::open(Output::File(path)).unwrap();
-        let pace = Pace { patience: Duration::ZERO, ..fast() };
-        let writer = EventWriter::spawn_on(queued(COUNT), sink, Format::Jsonl, pace, on_trouble).unwrap();
-        assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::EAGAIN }));
-
-        let begun = Instant::now();
-        let report = writer.close(Duration::from_secs(1));
-        assert!(begun.elapsed() < LONG);
-        let got = read_until_hang_up(&mut reader);
-        let all = lines_of(1..=COUNT);
-        assert_eq!(got, all[..got.len()]);
-        assert_eq!(report.lines, newlines(&got));
-        assert_eq!(report.events_unwritten, COUNT - newlines(&got));
-        assert_eq!(report.ends_mid_line, got.last() != Some(&b'\n'));
-        assert!(report.bytes_unwritten > 0);
-    }
-
-    #[test]
-    fn a_fifo_waits_for_its_first_reader() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = fifo(dir.path());
-        let (on_trouble, told) = troubles();
-        let sink = Descriptor::open(Output::File(path.clone())).unwrap();
-        let writer = EventWriter::spawn_on(queued(3), sink, Format::Jsonl, fast(), on_trouble).unwrap();
-        assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::ENXIO }));
-        assert_eq!(std::fs::read(&path).unwrap(), lines_of(1..=3));
-        assert_eq!(finish(&writer).lines, 3);
-    }
-
-    #[test]
-    fn the_next_reader_of_a_fifo_goes_on_at_the_same_byte() {
-        const COUNT: u64 = 3000;
-        let dir = tempfile::tempdir().unwrap();
-        let path = fifo(dir.path());
-        let mut first = reader_of(&path);
-        let (on_trouble, told) = troubles();
-        let sink = Descriptor::open(Output::File(path.clone())).unwrap();
-        let pace = Pace { patience: Duration::ZERO, ..fast() };
-        let writer = EventWriter::spawn_on(queued(COUNT), sink, Format::Jsonl, pace, on_trouble).unwrap();
-        assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::EAGAIN }));
-        let mut got = vec![0; 10_001];
-        first.read_exact(&mut got).unwrap();
-        drop(first);
-        while told.recv_timeout(LONG).unwrap() != (WriteTrouble::Failing { errno: libc::EPIPE }) {}
-        File::open(&path).unwrap().read_to_end(&mut got).unwrap();
-        assert!(got == lines_of(1..=COUNT));
-        assert_eq!(finish(&writer).lines, COUNT);
-    }
-
-    /// Standard output as it is when piped: blocking, shared, its reader free to leave.
-    fn piped_stdout() -> (io::PipeReader, Descriptor) {
-        let (reader, pipe) = io::pipe().unwrap();
-        let file = Some(File::from(std::os::fd::OwnedFd::from(pipe)));
-        (
-            reader,
-            Descriptor {
-                output: Output::Stdout,
-                file,
-                may_block: true,
-                ends_mid_line: false,
-                is_between_lines: true,
-            },
-        )
-    }
-
-    #[test]
-    fn fault_38_a_blocking_pipe_does_not_block_the_thread() {
-        const COUNT: u64 = 3000;
-        let (mut reader, sink) = piped_stdout();
-        let (on_trouble, told) = troubles();
-        let pace = Pace { patience: Duration::ZERO, ..fast() };
-        let writer = EventWriter::spawn_on(queued(COUNT), sink, Format::Jsonl, pace, on_trouble).unwrap();
-        assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::EAGAIN }));
-        let mut got = Vec::new();
-        reader.read_to_end(&mut got).unwrap();
-        assert!(got == lines_of(1..=COUNT));
-        assert_eq!(finish(&writer).lines, COUNT);
-    }
-
-    #[test]
-    fn a_pipe_whose_reader_leaves_is_gone() {
-        let (reader, sink) = piped_stdout();
-        drop(reader);
-        let (on_trouble, told) = troubles();
-        let writer = EventWriter::spawn_on(queued(3), sink, Format::Jsonl, fast(), on_trouble).unwrap();
-        let report = finish(&writer);
-        assert_eq!((report.lines, report.events_unwritten), (0, 3));
-        assert_eq!(told.try_iter().collect::<Vec<_>>(), [WriteTrouble::Gone { errno: libc::EPIPE }]);
-    }
-
-    #[test]
-    fn the_back_off_doubles_to_its_end_and_is_forgotten_after_a_quiet_minute() {
-        let mut pace = Pace::default();
-        let mut now = Instant::now();
-        let mut wait_after = |seconds| {
-            now += Duration::from_secs(seconds);
-            pace.after_failure(now).as_millis()
-        };
-        let waits: Vec<_> = [0, 0, 0, 0, 0, 0, 0, 60, 61].map(&mut wait_after).into();
-        assert_eq!(waits, [50, 100, 200, 400, 800, 1000, 1000, 1000, 50]);
-    }
-}
+#[path = "writer_tests.rs"]
+mod tests;

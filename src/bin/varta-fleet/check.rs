@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::fs::Access;
 use rustix::process::{Resource, getrlimit};
 use varta_fleet::config::{KEYS, Layers, Origin, read_duration, written};
-use varta_fleet::plan::{CoreChoice, Output, Plan, ShardPlan};
+use varta_fleet::plan::{CoreChoice, EventsPlan, Output, Plan, ShardPlan};
 use varta_fleet::priority::Standing;
 use varta_fleet::sizing::{Demand, Sizing, queue_bytes};
 use varta_fleet::time::duration_ns;
@@ -117,6 +117,13 @@ pub fn check(args: &CheckArgs) -> Result<Exit, CliError> {
                     "name a file with events",
                 ));
             }
+            let is_file = |events: &EventsPlan| matches!(events.output, Output::File(_));
+            if layers.config().events_max_bytes.is_some() && !plan.events.as_ref().is_some_and(is_file) {
+                findings.push(Finding::note(
+                    "events-max-bytes is set, but no file of events is written",
+                    "name a file with events",
+                ));
+            }
         }
         Err(error) => {
             let failed = CliError::from(error.clone());
@@ -172,6 +179,12 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
         ("events", "events", events.map_or("none".to_owned(), |events| Shown(&events.output).to_string())),
         ("events-format", "events-format", layers.config().events_format.as_str().to_owned()),
         ("events-beats", "events-beats", layers.config().events_beats.to_string()),
+        (
+            "events-max-bytes",
+            "events-max-bytes",
+            layers.config().events_max_bytes.map_or("none".to_owned(), |bytes| bytes.to_string()),
+        ),
+        ("events-keep", "events-keep", layers.config().events_keep.to_string()),
         ("http", "http.listen", plan.http.listen.map_or("none".to_owned(), |listen| listen.to_string())),
     ];
     writeln!(out, "plan:")?;
@@ -183,13 +196,13 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
             }
             origin => origin.to_string(),
         };
-        writeln!(out, "    {name:<15} {value:<24} ({origin})")?;
+        writeln!(out, "    {name:<16} {value:<24} ({origin})")?;
     }
     for (i, ShardPlan { socket, mode, group, core, allow_uids, .. }) in plan.shards.iter().enumerate() {
         let uids = allow_uids.as_ref().map(|uids| format!(", uids {}", listed(uids))).unwrap_or_default();
         let group = group.map(|gid| format!(", group {gid}")).unwrap_or_default();
         let socket = Shown(socket.display());
-        writeln!(out, "    shard {i:<9} {socket} (mode {mode:04o}{group}, core {core}{uids})")?;
+        writeln!(out, "    shard {i:<10} {socket} (mode {mode:04o}{group}, core {core}{uids})")?;
     }
     for (i, rule) in plan.rules.iter().enumerate() {
         let matcher = &rule.matcher;
@@ -199,7 +212,7 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
             matcher.exe.as_ref().map(|exe| format!("exe {}", Shown(exe))),
         ];
         let asked: Vec<_> = asked.into_iter().flatten().collect();
-        writeln!(out, "    rule {i:<10} {}: {}", asked.join(" and "), ns(rule.threshold_ns))?;
+        writeln!(out, "    rule {i:<11} {}: {}", asked.join(" and "), ns(rule.threshold_ns))?;
     }
     Ok(())
 }
@@ -253,7 +266,7 @@ fn print_sizing(out: &mut impl Write, plan: &Plan, demand: &Demand) -> io::Resul
     ];
     writeln!(out, "needs:")?;
     for (name, value, what) in rows {
-        writeln!(out, "    {name:<15} {value:<24} ({what})")?;
+        writeln!(out, "    {name:<16} {value:<24} ({what})")?;
     }
     Ok(())
 }

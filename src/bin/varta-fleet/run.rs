@@ -1,6 +1,7 @@
 //! `run`: observes the fleet until told to stop.
 
 use std::io::{self, Write};
+use std::mem;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,9 +14,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use varta_fleet::config::written;
-use varta_fleet::plan::Plan;
+use varta_fleet::plan::{Output, Plan};
 use varta_fleet::priority::{Standing, raise_own_session};
-use varta_fleet::{Fleet, Handle, Reason, Shown, StopReport, Warning};
+use varta_fleet::{Fleet, Handle, OutputTrouble, Reason, Shown, StopReport, Warning};
 
 use crate::exit::{CliError, Exit, counted};
 use crate::words::{confined, only_ours_beat};
@@ -28,7 +29,7 @@ const FLUSH: Duration = Duration::from_millis(700);
 /// What only the command line of `run` says.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub struct RunOptions {
-    /// Print one line `ready shards=N dir=…` once every shard receives
+    /// Print one line `ready shards=N dir=…` once every shard receives; on standard error if events go to standard output
     #[arg(long)]
     pub print_ready: bool,
 }
@@ -40,6 +41,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     let shards = plan.shards.len();
     let threshold = written(Duration::from_nanos(plan.threshold_ns));
     let (is_told, is_open) = (plan.events.is_some(), plan.lets_others_beat());
+    let is_stdout_taken = plan.events.as_ref().is_some_and(|events| events.output == Output::Stdout);
     raise_open_files();
     raise_own_session();
     let fleet = Fleet::start_plan(plan)?;
@@ -60,7 +62,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
         note(&format!("serving http://{address}/"));
     }
     if options.print_ready {
-        print_ready(shards, fleet.dir())?;
+        print_ready(shards, fleet.dir(), is_stdout_taken)?;
     }
     let handle = fleet.handle();
     let mut told = Told { trouble: None, is_short: vec![false; shards] };
@@ -68,6 +70,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
         tell_news(&fleet, &handle, &mut told);
         match signals.recv_timeout(HEALTH_TICK) {
             Ok(SIGUSR1) => note(handle.table().trim_end()),
+            Ok(SIGHUP) => fleet.reopen(),
             Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) if fleet.is_healthy() => {}
             Err(RecvTimeoutError::Timeout) => break,
@@ -83,7 +86,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
 /// What was said, so that it is said once.
 struct Told {
     /// What is wrong with the events.
-    trouble: Option<io::ErrorKind>,
+    trouble: Option<OutputTrouble>,
     /// By shard, that its queue is too short.
     is_short: Vec<bool>,
 }
@@ -91,9 +94,9 @@ struct Told {
 /// Says what works less well than before, or works again.
 fn tell_news(fleet: &Fleet, handle: &Handle, told: &mut Told) {
     let now = handle.output_trouble();
-    if now.as_ref().map(io::Error::kind) != told.trouble {
-        told.trouble = now.as_ref().map(io::Error::kind);
-        note(&now.map_or_else(|| "events are written again".to_owned(), held_back));
+    if now != mem::replace(&mut told.trouble, now) {
+        let again = || "events are written again".to_owned();
+        note(&now.map_or_else(again, |trouble| format!("warning: {trouble}")));
     }
     let snapshot = handle.snapshot();
     for ((shard, of), is_told) in snapshot.shards.iter().enumerate().zip(&mut told.is_short) {
@@ -116,16 +119,21 @@ fn raise_open_files() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-/// Whoever asked for the line waits for it: a fleet that cannot say it must not seem to have run.
-fn print_ready(shards: usize, dir: &Path) -> Result<(), CliError> {
-    let mut stdout = io::stdout().lock();
-    let written =
-        writeln!(stdout, "ready shards={shards} dir={}", Shown(dir.display())).and_then(|()| stdout.flush());
+/// Whoever asked for the line waits for it: a fleet that cannot say it must not seem to have run. It goes to standard
+/// error where events go to standard output, for whoever reads those expects nothing else.
+fn print_ready(shards: usize, dir: &Path, is_stdout_taken: bool) -> Result<(), CliError> {
+    let line = format!("ready shards={shards} dir={}\n", Shown(dir.display()));
+    let (name, written) = if is_stdout_taken {
+        ("error", io::stderr().write_all(line.as_bytes()))
+    } else {
+        let mut stdout = io::stdout().lock();
+        ("output", stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()))
+    };
     written.map_err(|error| {
         CliError::new(
             Exit::Runtime,
             format!(
-                "cannot write the ready line to standard output: {}; give it a reader, or leave out --print-ready",
+                "cannot write the ready line to standard {name}: {}; give it a reader, or leave out --print-ready",
                 Reason(&error)
             ),
         )
@@ -163,7 +171,7 @@ fn signals() -> Result<Receiver<i32>, CliError> {
         )
     };
     let is_stopping = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT, SIGHUP] {
+    for signal in [SIGTERM, SIGINT] {
         // In this order: the first signal finds the flag unset and sets it.
         flag::register_conditional_shutdown(signal, Exit::Runtime as i32, Arc::clone(&is_stopping))
             .map_err(failed)?;
@@ -180,13 +188,6 @@ fn signals() -> Result<Receiver<i32>, CliError> {
     };
     thread::Builder::new().name("varta-signals".into()).spawn(forward).map_err(failed)?;
     Ok(receiver)
-}
-
-fn held_back(error: io::Error) -> String {
-    let why = Reason(&error);
-    format!(
-        "warning: cannot write events: {why}; they wait and are tried again; make room, or let somebody read"
-    )
 }
 
 fn warn(warning: &Warning) {

@@ -1,0 +1,387 @@
+//! How each value is written: read from the environment, a flag or the file, and shown again.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+
+use super::{ADDRESS, CoreChoice, DURATION, EventsFormat, GROUP, LIMIT, MODE, OUTPUT, Output, SIZE, USER};
+use crate::error::Reason;
+use crate::sys::accounts;
+
+/// Why a value was not understood and what to write instead: the text after `cannot use …:`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) why: String,
+    pub(super) fix: String,
+}
+
+impl Refused {
+    fn new(why: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { why: why.into(), fix: fix.into() }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.why, self.fix)
+    }
+}
+
+/// A duration as it is written in the configuration: `500ms`, `2s`, `1m30s`, `0`.
+///
+/// # Errors
+/// Why it cannot be read, and how to write it.
+pub fn read_duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|Refused { why, fix }| format!("{why}; {fix}"))
+}
+
+pub(super) fn parse_duration(text: &str) -> Result<Duration, Refused> {
+    let bare = text.trim();
+    if bare == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if !bare.is_empty() && bare.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Err(Refused::new(format!("{bare} has no unit"), format!("write {bare}s or {bare}ms")));
+    }
+    humantime::parse_duration(bare)
+        .map_err(|_| Refused::new("it is not a duration", "write it like 500ms, 2s or 1m30s"))
+}
+
+pub(super) fn parse_number(text: &str) -> Result<u32, Refused> {
+    let bare = text.trim();
+    let is_too_large = !bare.is_empty() && bare.bytes().all(|byte| byte.is_ascii_digit());
+    let why = if is_too_large { "it is far too large" } else { "it is not a whole number" };
+    bare.parse().map_err(|_| Refused::new(why, "write digits only, such as 4"))
+}
+
+pub(super) fn parse_limit(text: &str) -> Result<Option<u32>, Refused> {
+    if text.trim() == "none" { Ok(None) } else { parse_number(text).map(Some) }
+}
+
+pub(super) fn parse_mode(text: &str) -> Result<u32, Refused> {
+    u32::from_str_radix(text.trim().trim_start_matches("0o"), 8)
+        .map_err(|_| Refused::new("it is not an octal number", "write it like \"0660\""))
+}
+
+pub(super) fn parse_user(text: &str) -> Result<u32, Refused> {
+    parse_account(text, "user", accounts::user_id)
+}
+
+pub(super) fn parse_group(text: &str) -> Result<u32, Refused> {
+    parse_account(text, "group", accounts::group_id)
+}
+
+fn parse_account(
+    text: &str,
+    what: &str,
+    id: impl Fn(&str) -> io::Result<Option<u32>>,
+) -> Result<u32, Refused> {
+    let name = text.trim();
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    match id(name) {
+        Ok(Some(id)) => Ok(id),
+        Ok(None) => Err(Refused::new(
+            format!("there is no such {what} on this host"),
+            format!("write the name or number of a {what} that there is"),
+        )),
+        Err(error) => Err(Refused::new(
+            format!("the {what} cannot be looked up: {}", Reason(&error)),
+            format!("write the number of the {what}"),
+        )),
+    }
+}
+
+pub(super) fn parse_address(text: &str) -> Result<Option<SocketAddr>, Refused> {
+    if text.trim() == "none" {
+        return Ok(None);
+    }
+    let fix = "write a numeric address and a port, such as 127.0.0.1:9464 or [::1]:9464, or none";
+    text.trim().parse().map(Some).map_err(|_| Refused::new("it is not an address with a port", fix))
+}
+
+pub(super) fn read_output(text: &str) -> Option<Output> {
+    (text != "none").then(|| text.to_owned().into())
+}
+
+pub(super) fn parse_size(text: &str) -> Result<Option<u64>, Refused> {
+    let bare = text.trim();
+    if bare == "none" {
+        return Ok(None);
+    }
+    let (digits, shift) = [("KiB", 10), ("MiB", 20), ("GiB", 30)]
+        .into_iter()
+        .find_map(|(unit, shift)| Some((bare.strip_suffix(unit)?.trim_end(), shift)))
+        .unwrap_or((bare, 0));
+    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    let unreadable = || Refused::new("it is not a size", "write it like 100MiB, 2GiB or 1000000, or none");
+    number.map(Some).ok_or_else(unreadable)
+}
+
+pub(super) fn parse_bool(text: &str) -> Result<bool, Refused> {
+    text.trim().parse().map_err(|_| Refused::new("it is neither true nor false", "write true or false"))
+}
+
+pub(super) fn parse_events_format(text: &str) -> Result<EventsFormat, Refused> {
+    match text.trim() {
+        "jsonl" => Ok(EventsFormat::Jsonl),
+        "tsv" => Ok(EventsFormat::Tsv),
+        _ => Err(Refused::new("there is no such format", "write jsonl or tsv")),
+    }
+}
+
+/// As the operator would write it: `1m30s`, `24h`, `0`.
+#[must_use]
+pub fn written(duration: Duration) -> String {
+    if duration.is_zero() {
+        return "0".to_owned();
+    }
+    let (seconds, nanos) = (duration.as_secs(), u64::from(duration.subsec_nanos()));
+    let parts = [
+        (seconds / 3600, "h"),
+        (seconds / 60 % 60, "m"),
+        (seconds % 60, "s"),
+        (nanos / 1_000_000, "ms"),
+        (nanos / 1000 % 1000, "us"),
+        (nanos % 1000, "ns"),
+    ];
+    parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect()
+}
+
+pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    struct DurationVisitor;
+    impl Visitor<'_> for DurationVisitor {
+        type Value = Duration;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(DURATION)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+            parse_duration(text).map_err(E::custom)
+        }
+        fn visit_i64<E: de::Error>(self, n: i64) -> Result<Duration, E> {
+            match n {
+                0 => Ok(Duration::ZERO),
+                n => Err(E::custom(Refused::new(
+                    "it has no unit",
+                    format!("write \"{n}s\" or \"{n}ms\", in quotes"),
+                ))),
+            }
+        }
+        fn visit_u64<E: de::Error>(self, n: u64) -> Result<Duration, E> {
+            self.visit_i64(i64::try_from(n).unwrap_or(i64::MAX))
+        }
+    }
+    deserializer.deserialize_any(DurationVisitor)
+}
+
+pub(super) fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    struct LimitVisitor;
+    impl Visitor<'_> for LimitVisitor {
+        type Value = Option<u32>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(LIMIT)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<u32>, E> {
+            match text {
+                "none" => Ok(None),
+                _ => Err(E::custom(Refused::new(
+                    "it is neither a number nor \"none\"",
+                    "write digits without quotes, or \"none\"",
+                ))),
+            }
+        }
+        fn visit_i64<E: de::Error>(self, n: i64) -> Result<Option<u32>, E> {
+            let refused = |_| E::custom(Refused::new("it is out of range", format!("write {LIMIT}")));
+            u32::try_from(n).map(Some).map_err(refused)
+        }
+        fn visit_u64<E: de::Error>(self, n: u64) -> Result<Option<u32>, E> {
+            self.visit_i64(i64::try_from(n).unwrap_or(i64::MAX))
+        }
+    }
+    deserializer.deserialize_any(LimitVisitor)
+}
+
+pub(super) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    struct SizeVisitor;
+    impl Visitor<'_> for SizeVisitor {
+        type Value = Option<u64>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(SIZE)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<u64>, E> {
+            parse_size(text).map_err(E::custom)
+        }
+        fn visit_i64<E: de::Error>(self, n: i64) -> Result<Option<u64>, E> {
+            let refused = |_| E::custom(Refused::new("it is out of range", format!("write {SIZE}")));
+            u64::try_from(n).map(Some).map_err(refused)
+        }
+        fn visit_u64<E: de::Error>(self, n: u64) -> Result<Option<u64>, E> {
+            Ok(Some(n))
+        }
+    }
+    deserializer.deserialize_any(SizeVisitor)
+}
+
+pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    struct AddressVisitor;
+    impl Visitor<'_> for AddressVisitor {
+        type Value = Option<SocketAddr>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(ADDRESS)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<SocketAddr>, E> {
+            parse_address(text).map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_str(AddressVisitor)
+}
+
+pub(super) fn output<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Output>, D::Error> {
+    struct OutputVisitor;
+    impl Visitor<'_> for OutputVisitor {
+        type Value = Option<Output>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(OUTPUT)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<Output>, E> {
+            Ok(read_output(text))
+        }
+    }
+    deserializer.deserialize_str(OutputVisitor)
+}
+
+pub(super) fn octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    struct OctalVisitor;
+    impl Visitor<'_> for OctalVisitor {
+        type Value = u32;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(MODE)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<u32, E> {
+            parse_mode(text).map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_str(OctalVisitor)
+}
+
+pub(super) fn some_octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    octal(deserializer).map(Some)
+}
+
+/// A user or group by number or name.
+struct AccountVisitor {
+    takes: &'static str,
+    parse: fn(&str) -> Result<u32, Refused>,
+}
+
+impl Visitor<'_> for AccountVisitor {
+    type Value = u32;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.takes)
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<u32, E> {
+        (self.parse)(text).map_err(E::custom)
+    }
+    fn visit_i64<E: de::Error>(self, n: i64) -> Result<u32, E> {
+        let refused = |_| E::custom(Refused::new("it is out of range", format!("write {}", self.takes)));
+        u32::try_from(n).map_err(refused)
+    }
+    fn visit_u64<E: de::Error>(self, n: u64) -> Result<u32, E> {
+        self.visit_i64(i64::try_from(n).unwrap_or(i64::MAX))
+    }
+}
+
+pub(super) fn group<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    deserializer.deserialize_any(AccountVisitor { takes: GROUP, parse: parse_group }).map(Some)
+}
+
+pub(super) fn user<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    deserializer.deserialize_any(AccountVisitor { takes: USER, parse: parse_user }).map(Some)
+}
+
+pub(super) fn users<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u32>>, D::Error> {
+    struct User(u32);
+    impl<'de> Deserialize<'de> for User {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_any(AccountVisitor { takes: USER, parse: parse_user }).map(User)
+        }
+    }
+    let users = Vec::<User>::deserialize(deserializer)?;
+    Ok(Some(users.into_iter().map(|user| user.0).collect()))
+}
+
+impl<'de> Deserialize<'de> for CoreChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct CoreVisitor;
+        impl Visitor<'_> for CoreVisitor {
+            type Value = CoreChoice;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the number of a core, \"auto\" or \"none\"")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<CoreChoice, E> {
+                match text {
+                    "auto" => Ok(CoreChoice::Auto),
+                    "none" => Ok(CoreChoice::None),
+                    _ => Err(E::custom(Refused::new(
+                        "it is neither a number nor \"auto\" nor \"none\"",
+                        "write core = 2, core = \"auto\" or core = \"none\"",
+                    ))),
+                }
+            }
+            fn visit_i64<E: de::Error>(self, n: i64) -> Result<CoreChoice, E> {
+                u32::try_from(n).map(CoreChoice::Core).map_err(|_| {
+                    E::custom(Refused::new(
+                        "no core has such a number",
+                        "write one of those that nproc counts, from 0",
+                    ))
+                })
+            }
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<CoreChoice, E> {
+                self.visit_i64(i64::try_from(n).unwrap_or(i64::MAX))
+            }
+        }
+        deserializer.deserialize_any(CoreVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration(" 1m30s "), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
+        assert_eq!(parse_duration("5").unwrap_err().to_string(), "5 has no unit; write 5s or 5ms");
+        for bad in ["", "-1s", "2 parsecs", "s", "1e9s", "99999999999999999999s"] {
+            assert!(parse_duration(bad).unwrap_err().to_string().contains("1m30s"), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn durations_are_written_as_they_are_read() {
+        for text in ["10ms", "2s", "1m30s", "24h", "0", "1h1m1s1ms1us1ns"] {
+            let duration = parse_duration(text).unwrap();
+            assert_eq!(written(duration), text);
+        }
+    }
+
+    #[test]
+    fn sizes_may_have_a_unit() {
+        for (text, bytes) in
+            [("65536", 65_536), ("64KiB", 65_536), (" 100 MiB ", 104_857_600), ("2GiB", 1 << 31)]
+        {
+            assert_eq!(parse_size(text), Ok(Some(bytes)));
+        }
+        assert_eq!(parse_size("none"), Ok(None));
+        for bad in ["", "MiB", "1MB", "-1", "1.5GiB", "99999999999GiB"] {
+            assert!(parse_size(bad).unwrap_err().to_string().contains("100MiB"), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Where events go: standard output and those who leave it, a log that is renamed under the observer.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use common::http::Connection;
+use common::{Agent, AgentOptions, Event, Observer, Options, Place, Table, wait_for};
+use rustix::process::Signal;
+
+/// An observer whose events go to a pipe. Killed when dropped.
+struct Piped {
+    place: Place,
+    child: Child,
+}
+
+impl Piped {
+    fn start() -> Self {
+        let place = Place::new();
+        let stderr = File::create(place.base().join("stderr")).expect("create a file");
+        let child = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+            .args(["run", "--shards", "1", "--agents-max", "100", "--print-ready", "--events", "-", "--dir"])
+            .arg(place.dir())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .expect("start the observer");
+        Self { place, child }
+    }
+
+    fn stderr(&self) -> String {
+        fs::read_to_string(self.place.base().join("stderr")).expect("read its errors")
+    }
+
+    fn end(&mut self) -> Option<i32> {
+        common::signal(self.child.id(), Signal::TERM);
+        self.child.wait().expect("it is our child").code()
+    }
+}
+
+impl Drop for Piped {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn fault_73_once_the_reader_of_standard_output_is_gone_it_is_said_and_counted() {
+    let mut observer = Piped::start();
+    let mut stdout = BufReader::new(observer.child.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    stdout.read_line(&mut line).expect("the first event");
+    assert_eq!(Event::parse(line.trim_end()).kind(), "start");
+    drop(stdout);
+    let mut agent = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+        .args(["load", "--agents", "3", "--rate", "30", "--for", "1m", "--dir"])
+        .arg(observer.place.dir())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("start agents");
+    let said = "cannot write events: the reader of standard output is gone";
+    wait_for("a word on standard error", || observer.stderr().contains(said).then_some(()));
+    let fleet = wait_for("events that are counted as dropped", || {
+        let fleet = Connection::control(&observer.place.dir()).get("/api/v1/fleet", &[]).json();
+        // Three agents came up, and the failure was told.
+        (fleet["events_dropped"].as_u64() >= Some(4)).then_some(fleet)
+    });
+    assert!(fleet["problems"].to_string().contains(said), "{fleet}");
+    let status = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+        .args(["status", "--dir"])
+        .arg(observer.place.dir())
+        .output()
+        .expect("ask how it is");
+    assert!(String::from_utf8_lossy(&status.stdout).contains("reader of standard output is gone"));
+    agent.kill().expect("it is our child");
+    agent.wait().expect("it is our child");
+    assert_eq!(observer.end(), Some(1), "a run that lost events must not look like one that ended well");
+    assert_eq!(observer.stderr().matches(said).count(), 1, "{}", observer.stderr());
+    assert!(!observer.stderr().contains("they wait"), "{}", observer.stderr());
+}
+
+/// As logrotate does with `create`, and with SIGHUP every other time.
+#[test]
+fn fault_70_no_event_is_lost_while_the_log_is_rotated_under_load() {
+    const ROTATIONS: usize = 50;
+    let place = Place::new();
+    let path = place.base().join("log");
+    let options = Options { events: Some(path.clone()), agents_max: 100, ..Options::default() };
+    let mut observer = Observer::start_in(place, options);
+    let mut agents = Agent::start_many(&observer, (0..4).map(|_| AgentOptions::default()));
+    let aside = |rotation: usize| path.with_extension(rotation.to_string());
+    let inode =
+        |path: &Path| fs::metadata(path).ok().map(|found| std::os::unix::fs::MetadataExt::ino(&found));
+    for rotation in 0..ROTATIONS {
+        let old = inode(&path);
+        fs::rename(&path, aside(rotation)).expect("rename the log");
+        if rotation % 2 == 0 {
+            observer.signal(Signal::HUP);
+        }
+        let agent = &mut agents[rotation % 4];
+        let word = if rotation / 4 % 2 == 0 { "critical" } else { "ok" };
+        agent.ask(format_args!("status {word}"));
+        agent.beat();
+        wait_for("the next log", || inode(&path).filter(|new| Some(*new) != old));
+    }
+    drop(agents);
+    wait_for("the exits", || {
+        let table: Table = observer.table();
+        (table.shard(0, "exits") + table.shard(1, "exits") == 4).then_some(())
+    });
+    let _ended = observer.stop_without_events(0);
+    let logs = (0..ROTATIONS).map(aside).chain([path.clone()]);
+    let text: String = logs.map(|log| fs::read_to_string(log).expect("read a log")).collect();
+    let events: Vec<Event> = text.lines().map(Event::parse).collect();
+    let seqs: Vec<u64> = events.iter().map(|event| event.u64("seq")).collect();
+    assert!(seqs.iter().copied().eq(1..=seqs.len() as u64), "{seqs:?}");
+    assert_eq!(events.last().map(Event::kind), Some("stop"));
+    assert!(seqs.len() > ROTATIONS, "there was load");
+}
