@@ -73,6 +73,7 @@ pub mod wire;
 
 #[cfg(feature = "http")]
 mod json;
+mod pattern;
 
 // What the operator wrote, what will run, what can go wrong.
 pub mod config;

@@ -159,6 +159,9 @@ fn agents_are_filtered_sorted_and_paged() {
     assert_eq!(of("comm=stock-agent"), expected);
     assert_eq!(of("comm=st*agen?").len(), 9);
     assert_eq!(of("comm=other"), Vec::<u64>::new());
+    assert_eq!(of(&format!("comm={}", "*".repeat(64))).len(), 9);
+    let long = format!("/api/v1/agents?comm={}", "*".repeat(65));
+    assert!(observer.get(&long).refusal(400).contains("65 bytes, and names of processes have 15 at most"));
     assert_eq!(of("uid=0").len() + of("uid=1").len(), 9);
     assert_eq!(of("shard=0").len() + of("shard=1").len(), 9);
     for bad in ["state=dead", "limit=0", "limit=10001", "after=x", "sort=name", "pid=1", "limit=1&limit=2"] {

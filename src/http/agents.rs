@@ -18,7 +18,7 @@ use super::query::{BadQuery, Query};
 use super::ring::Ring;
 use crate::aggregator::export::jsonl;
 use crate::lookup::Ticket;
-use crate::plan::matches_pattern;
+use crate::pattern::{ASKED_BYTES_MAX, Pattern};
 use crate::snapshot::written;
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::MonoNs;
@@ -206,7 +206,7 @@ pub struct Selection {
     state: Option<State>,
     shard: Option<u16>,
     uid: Option<u32>,
-    comm: Option<String>,
+    comm: Option<Pattern>,
     sort: Sort,
     is_descending: bool,
     limit: usize,
@@ -247,7 +247,7 @@ impl Selection {
             state,
             shard: query.number("shard", 0, u64::from(u16::MAX))?.and_then(|shard| u16::try_from(shard).ok()),
             uid: query.number("uid", 0, u64::from(u32::MAX))?.and_then(|uid| u32::try_from(uid).ok()),
-            comm: query.text("comm").map(str::to_owned),
+            comm: query.text("comm").map(pattern).transpose()?,
             sort,
             is_descending: order.unwrap_or(sort != Sort::Pid),
             limit: query
@@ -263,7 +263,7 @@ impl Selection {
             && self.shard.is_none_or(|shard| shard == row.shard)
             && self.uid.is_none_or(|uid| uid == row.uid)
             && self.comm.as_ref().is_none_or(|pattern| {
-                sources.names.get(row.ticket()).is_some_and(|comm| matches_pattern(pattern, &comm))
+                sources.names.get(row.ticket()).is_some_and(|comm| pattern.matches(&comm))
             })
     }
 
@@ -285,8 +285,12 @@ impl Selection {
     }
 
     /// The page, the cursor of the next, and how many there are on all pages.
-    pub fn page<'a>(&self, view: &'a View, sources: &Sources) -> (Vec<&'a Row>, Option<String>, usize) {
-        let mut rows: Vec<&Row> = view.rows.iter().filter(|row| self.takes(row, sources)).collect();
+    pub async fn page<'a>(&self, view: &'a View, sources: &Sources) -> (Vec<&'a Row>, Option<String>, usize) {
+        let mut rows: Vec<&Row> = Vec::new();
+        for chunk in view.rows.chunks(CHUNK as usize) {
+            rows.extend(chunk.iter().filter(|row| self.takes(row, sources)));
+            tokio::task::yield_now().await;
+        }
         let total = rows.len();
         if let Some(after) = self.after {
             rows.retain(|row| self.order(self.key(row), after) == Ordering::Greater);
@@ -311,6 +315,14 @@ fn parse_cursor(text: &str) -> Option<(u64, u32)> {
     Some((key.parse().ok()?, pid.parse().ok()?))
 }
 
+fn pattern(text: &str) -> Result<Pattern, BadQuery> {
+    if text.len() > ASKED_BYTES_MAX {
+        let why = format!("it has {} bytes, and names of processes have 15 at most", text.len());
+        return Err(BadQuery::new("comm", why, format!("write {ASKED_BYTES_MAX} or fewer")));
+    }
+    Ok(Pattern::new(text))
+}
+
 fn bad_cursor() -> BadQuery {
     BadQuery::new("after", "it is no cursor", "take it from `next` of the page before, with the same filters")
 }
@@ -326,8 +338,8 @@ pub struct Page {
 
 impl Page {
     /// What the selection finds.
-    pub fn of(selection: &Selection, view: &View, sources: &Sources) -> Self {
-        let (rows, next, total) = selection.page(view, sources);
+    pub async fn of(selection: &Selection, view: &View, sources: &Sources) -> Self {
+        let (rows, next, total) = selection.page(view, sources).await;
         let now = sources.now();
         Self {
             agents: rows.into_iter().map(|row| AgentAnswer::of(row, sources, now)).collect(),

@@ -361,7 +361,7 @@ impl Server {
 
     async fn page(self: &Rc<Self>, selection: &Selection) -> Page {
         let view = self.view(false).await;
-        Page::of(selection, &view, &self.sources)
+        Page::of(selection, &view, &self.sources).await
     }
 
     async fn agent(self: &Rc<Self>, pid: &str) -> Result<Answer, BadQuery> {
