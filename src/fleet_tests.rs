@@ -397,12 +397,33 @@ fn what_was_found_while_the_fleet_stopped_is_in_its_report() {
     assert_eq!(report.warnings, [Warning::PutBack { path: socket }]);
 }
 
+/// The thread that looks after the files panics. They are the fleet's all the same until it has stopped.
+#[test]
+fn fault_76_a_panic_of_the_upkeep_thread_leaves_sockets_and_lock_until_the_shards_have_ended() {
+    let mut world = World::new(2);
+    world.fleet.upkeep.as_ref().expect("it runs").make_panic();
+    std::fs::remove_file(world.socket(0)).expect("it is there");
+    wait_for(|| !world.fleet.is_healthy());
+    assert_eq!(world.fleet.health().problems[0], Problem::Died(FleetThread::Upkeep));
+    // It goes on to observe, and nobody else takes its place.
+    world.agent(1);
+    let dir = Some(world.directory.path().to_owned());
+    let second = Fleet::start(&Config { dir, shards: Some(1), ..Config::default() });
+    assert_eq!(second.map(|_| ()).map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
+    let table = world.fleet.handle().table();
+    assert!(table.contains("the upkeep thread died"), "{table}");
+    let socket = world.socket(1);
+    let report = world.fleet.stop(SOON);
+    assert_eq!(report.problems, [Problem::Died(FleetThread::Upkeep)]);
+    assert!(!socket.exists());
+}
+
 #[cfg(feature = "http")]
 #[test]
 fn the_end_of_the_http_thread_is_told_once_and_is_no_reason_to_stop_observing() {
     let mut world = World::new(1);
     assert_eq!(world.fleet.next_warning(), None);
-    world.fleet.http = Some(Http::dead());
+    drop(world.fleet.handle.vitals.of(FleetThread::Http));
     assert!(world.fleet.is_healthy());
     assert_eq!(world.fleet.next_warning(), Some(Warning::Unanswered));
     assert_eq!(world.fleet.next_warning(), None);

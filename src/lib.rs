@@ -84,6 +84,7 @@ pub mod sizing;
 // The wiring, and what a caller sees of it.
 mod error;
 mod fleet;
+mod health;
 mod observer;
 mod snapshot;
 
@@ -150,6 +151,7 @@ pub use aggregator::export::OutputTrouble;
 pub use binding::{BindError, inspect as inspect_socket};
 pub use error::{Reason, Shown, StartError, Warning};
 pub use fleet::{Fleet, Handle, StopReport, Subscription};
+pub use health::{FleetThread, Health, Problem};
 #[cfg(feature = "http")]
 pub use http::{HttpError, TokenError, inspect as inspect_http};
 #[cfg(feature = "http")]

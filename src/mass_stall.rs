@@ -20,6 +20,7 @@ use crate::aggregator::tally::{Reader, Tally};
 use crate::aggregator::{Aggregator, Inquiries, Policy, Request};
 use crate::event::Event;
 use crate::fleet::{AGGREGATOR_NICE, Life, aggregate, observe};
+use crate::health::Vitals;
 use crate::kick::Kick;
 use crate::lane::{Doorbell, Port};
 use crate::lookup::process::{Identity, Incarnation};
@@ -232,7 +233,8 @@ impl Stage {
             Aggregator::new(&stage.ports, policy, inquiries, requests_of, Arc::clone(&doorbell), tally);
         // Nobody hears how threads are set up.
         let (said, _) = unbounded();
-        let body = aggregate(aggregator, Arc::default(), Arc::clone(&doorbell), said.clone());
+        let vitals = Vitals::new(stage.ports.as_slice().into(), Arc::default());
+        let body = aggregate(aggregator, vitals, Arc::clone(&doorbell), said.clone());
         let aggregator = stage.spawn("aggregate", body)?;
         doorbell.answer(aggregator);
         for (shard, port) in shards.into_iter().zip(stage.ports.clone()) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 
 use crate::aggregator::tally::{Histograms, Tally};
+use crate::health::Health;
 use crate::lane::Port;
 use crate::refusal::Refusal;
 use crate::sizing::queue_limit_for;
@@ -237,13 +238,15 @@ fn uids_of(port: &Port) -> Vec<UidCounts> {
 pub struct Table<'a> {
     /// What to show.
     pub snapshot: &'a Snapshot,
+    /// What is wrong, in its words.
+    pub health: &'a Health,
     /// The distributions of all shards merged.
     pub merged: Latencies,
 }
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { snapshot, merged } = self;
+        let Self { snapshot, health, merged } = self;
         writeln!(
             f,
             "{:<22}{:>9}{:>9}{:>9}{:>9}{:>9}{:>12}",
@@ -314,26 +317,9 @@ impl fmt::Display for Table<'_> {
                     shard.reports_dropped
                 )?;
             }
-            if shard.unwatched > 0 {
-                writeln!(
-                    f,
-                    "shard {index} cannot watch {} processes: their exits are told at their threshold; raise \
-                     LimitNOFILE or watched-max",
-                    shard.unwatched
-                )?;
-            }
-            if !shard.is_alive {
-                writeln!(f, "shard {index} is DEAD: its agents are not observed")?;
-            }
-            if !shard.is_reachable {
-                writeln!(
-                    f,
-                    "shard {index} is UNREACHABLE: its socket is not at its path, and no new agent finds it"
-                )?;
-            }
         }
-        if !snapshot.is_listed {
-            writeln!(f, "the runtime directory is not in order: new agents may not find their sockets")?;
+        for problem in &health.problems {
+            writeln!(f, "{problem}")?;
         }
         writeln!(f)?;
         uid_rows(f, &snapshot.shards)?;
@@ -443,7 +429,8 @@ mod tests {
         tally.shards.resize_with(1, Default::default);
         let snapshot = Snapshot::take(&[port], &tally, 1);
         assert_eq!(snapshot.shards[0].table_refused_uid, 3);
-        let shown = Table { snapshot: &snapshot, merged: Latencies::default() }.to_string();
+        let shown = Table { snapshot: &snapshot, health: &Health::default(), merged: Latencies::default() }
+            .to_string();
         let (_, uids) = shown.split_once("shard uid ").unwrap();
         let words: Vec<Vec<&str>> =
             uids.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();

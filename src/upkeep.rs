@@ -12,13 +12,16 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use parking_lot::Mutex;
 
 use crate::aggregator::Request;
 use crate::binding::{BindError, BoundSocket};
 use crate::error::Warning;
+use crate::fleet::join_until;
+use crate::health::Lifeline;
 use crate::lane::Doorbell;
 use crate::rundir::{self, RunDir, RunDirError};
 
@@ -42,19 +45,26 @@ pub struct Files {
 #[derive(Debug)]
 pub struct Upkeep {
     stop: Sender<Infallible>,
-    thread: JoinHandle<Files>,
+    thread: JoinHandle<()>,
+    /// Here and not on the thread, so that a panic of it leaves the files where they are.
+    keeper: Arc<Mutex<Keeper>>,
     warnings: Receiver<Warning>,
 }
 
 impl Upkeep {
-    /// Starts to look after `files`.
+    /// Starts to look after `files`. The thread keeps its `lifeline` until it ends.
     ///
     /// # Errors
     /// The kernel's, when it grants no thread; the files are removed then.
-    pub fn spawn(files: Files, requests: Sender<Request>, doorbell: Arc<Doorbell>) -> io::Result<Self> {
+    pub fn spawn(
+        files: Files,
+        requests: Sender<Request>,
+        doorbell: Arc<Doorbell>,
+        lifeline: Lifeline,
+    ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let (teller, warnings) = bounded(WARNINGS);
-        let mut keeper = Keeper {
+        let keeper = Keeper {
             troubles: vec![None; files.sockets.len()],
             dir_trouble: None,
             files,
@@ -62,14 +72,16 @@ impl Upkeep {
             doorbell,
             warnings: teller,
         };
+        let keeper = Arc::new(Mutex::new(keeper));
+        let of_thread = Arc::clone(&keeper);
         let body = move || {
+            let _lifeline = lifeline;
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(LOOK_EVERY) {
-                keeper.look();
+                of_thread.lock().look();
             }
-            keeper.files
         };
         let thread = Builder::new().name("varta-upkeep".into()).spawn(body)?;
-        Ok(Self { stop, thread, warnings })
+        Ok(Self { stop, thread, keeper, warnings })
     }
 
     /// The next thing that was found and not taken yet.
@@ -77,15 +89,34 @@ impl Upkeep {
         self.warnings.try_recv().ok()
     }
 
-    /// Whether the thread died.
-    pub fn is_over(&self) -> bool {
-        self.thread.is_finished()
+    /// The thread panics when it finds something out of place.
+    #[cfg(test)]
+    pub fn make_panic(&self) {
+        self.keeper.lock().troubles.clear();
     }
 
-    /// Ends the thread, which gives the files back to `join`; until then it may find something more.
-    pub fn end(self) -> (JoinHandle<Files>, Receiver<Warning>) {
+    /// Tells the thread to end; until it has, it may find something more.
+    pub fn end(self) -> Ending {
         drop(self.stop);
-        (self.thread, self.warnings)
+        Ending { thread: self.thread, keeper: self.keeper, warnings: self.warnings }
+    }
+}
+
+/// A thread that was told to end.
+#[derive(Debug)]
+pub struct Ending {
+    thread: JoinHandle<()>,
+    keeper: Arc<Mutex<Keeper>>,
+    warnings: Receiver<Warning>,
+}
+
+impl Ending {
+    /// The files, unless the thread has not ended by then, and what was found and not taken.
+    pub fn join_until(self, until: Instant) -> (Option<Files>, Vec<Warning>) {
+        let _ = join_until(self.thread, until);
+        // The thread's share of it is gone if it ended, well or not.
+        let keeper = Arc::into_inner(self.keeper);
+        (keeper.map(|keeper| keeper.into_inner().files), self.warnings.try_iter().collect())
     }
 }
 
@@ -115,6 +146,7 @@ enum Found {
     PutBack,
 }
 
+#[derive(Debug)]
 struct Keeper {
     files: Files,
     /// What was told of each socket, and did not end since.

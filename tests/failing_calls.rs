@@ -7,6 +7,8 @@ mod common;
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use common::{Agent, Client, Observer, Options, SOON, T, needs_root, wait_for};
@@ -100,4 +102,33 @@ fn fault_48_a_socket_that_fails_for_good_ends_the_observer_with_a_reason() {
     assert_eq!(ended.events.last().map(|event| event.kind()), Some("stop"), "the rest is told in order");
     assert!(!ended.events.iter().any(|event| event.is("stall", agent.pid())));
     assert!(ended.stderr.contains("1 shard thread died"), "{}", ended.stderr);
+}
+
+/// The thread that would notice exits ends. Whoever asks for the table all the time does not keep that from being
+/// seen.
+#[test]
+fn fault_76_the_end_of_the_watch_thread_ends_the_observer_and_is_named() {
+    let observer = Observer::start(Options::default());
+    let _broken =
+        Injection::into_thread(&observer, "varta-watch", "epoll_wait,epoll_pwait,epoll_pwait2:error=EBADF");
+    let is_over = AtomicBool::new(false);
+    let pid = observer.pid();
+    let ended = thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..60 {
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+                // It may be gone already.
+                let _ = kill_process(Pid::from_raw(pid.cast_signed()).expect("a pid"), Signal::USR1);
+                // Not a wait for anything: more often than the threads are looked at.
+                thread::sleep(Duration::from_millis(300));
+            }
+        });
+        let ended = observer.ends_by_itself(1);
+        is_over.store(true, Ordering::Relaxed);
+        ended
+    });
+    assert!(ended.stderr.contains("error: the watch thread died: no exit is noticed"), "{}", ended.stderr);
+    assert!(!ended.place.socket(0).exists(), "its files are gone, as after any stop");
 }

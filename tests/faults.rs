@@ -167,6 +167,15 @@ const FAULTS: &[(usize, &str, &str, Shown)] = &[
     (71, "the event log is copied and cut", "told, for what came in between is lost", ByTests),
     (72, "the event log grows without end", "it renames itself, if it is asked to", ByTests),
     (73, "whoever reads events from standard output leaves", "said once, and each event counted", ByTests),
+    (75, "agents die while the fleet stops", "the stop takes no longer for it; `stop` is the last", ByTests),
+    (
+        76,
+        "a thread that is no shard dies",
+        "named; the files stay until the shards have ended; exit code 1",
+        ByTests,
+    ),
+    (77, "nobody reads standard error", "start, observing and stop go on; what is dropped is said", ByTests),
+    (78, "signals that are ignored at the start", "stay ignored; SIGHUP never ends the observer", ByTests),
     (
         82,
         "priority that counts only in its session or group",

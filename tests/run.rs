@@ -8,6 +8,8 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use common::{
@@ -54,6 +56,39 @@ fn fault_34_sigterm_ends_a_flooded_observer_within_a_second_and_removes_its_file
     let ended = observer.stop();
     // One second is promised; two are slack for what else runs here.
     assert!(ended.took < Duration::from_secs(3), "{:?}", ended.took);
+}
+
+/// As when a host goes down, or a whole process group is told to end: many die at once, and then one after another
+/// for longer than a stop waits for any thread.
+#[test]
+fn fault_75_sigterm_while_agents_die_ends_well_and_stop_is_told_last() {
+    const AT_ONCE: usize = 200;
+    const AGENTS: u32 = 1000;
+    let options = Options { queue_limit: Some(2048), agents_max: 2 * AGENTS, ..Options::default() };
+    let mut observer = Observer::start(options);
+    let mut parent = Agent::start_with(&observer, AgentOptions { period: T / 2, ..AgentOptions::default() });
+    let children = parent.spawn_children(AGENTS);
+    for pid in &children {
+        observer.expect("up", *pid, SOON);
+    }
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for (index, pid) in children.iter().enumerate() {
+                signal(*pid, Signal::KILL);
+                if index > AT_ONCE {
+                    if is_over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    // Not a wait for anything: the pace at which they die.
+                    thread::sleep(Duration::from_millis(8));
+                }
+            }
+        });
+        observer.expect("exit", children[0], SOON);
+        observer.stop();
+        is_over.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]

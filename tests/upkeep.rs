@@ -168,7 +168,7 @@ fn fault_29_a_file_in_its_place_is_left_and_told_until_it_goes() {
     world.expect_io("socket", Some(0), EEXIST);
     world.expect_stderr(&format!("warning: agents that start now do not find {}", socket.display()));
     world.expect_stderr("a file that is not a socket is in the way; remove it");
-    assert!(world.observer.table().to_string().contains("shard 0 is UNREACHABLE"));
+    assert!(world.observer.table().to_string().contains("shard 0 has lost its socket's path"));
     // It is told once, and the other shard is in order.
     world.expect_nothing_lost();
     let told = world.observer.events().iter().filter(|event| event.kind() == "io").count();
@@ -179,7 +179,7 @@ fn fault_29_a_file_in_its_place_is_left_and_told_until_it_goes() {
     assert_eq!(fs::read_to_string(&socket).expect("it is left"), "precious");
     remove(&socket);
     world.expect_io("socket", Some(0), 0);
-    assert!(!world.observer.table().to_string().contains("UNREACHABLE"));
+    assert!(!world.observer.table().to_string().contains("has lost its socket"));
     world.ends_well();
 }
 
@@ -275,7 +275,7 @@ fn fault_29_without_a_name_left_it_goes_on_for_those_who_are_connected_and_says_
     wait_for("manifest and symlink", || {
         (names_in(&dir) == ["fleet.json", "lock", "varta.sock"]).then_some(())
     });
-    assert!(world.observer.table().to_string().contains("shard 1 is UNREACHABLE"));
+    assert!(world.observer.table().to_string().contains("shard 1 has lost its socket's path"));
     world.expect_nothing_lost();
     world.observer.stop();
 }

@@ -98,6 +98,11 @@ impl Aggregator {
         })
     }
 
+    /// Whether the shards have ended: what they have not seen by now they never will.
+    pub(super) const fn are_shards_over(&self) -> bool {
+        self.stop_by.is_some()
+    }
+
     /// Where the pid was seen last.
     pub(super) fn place_of_pid(&self, pid: u32) -> Option<Place> {
         self.places.get(pid).copied().flatten().map(Place::from)
@@ -157,14 +162,14 @@ impl Aggregator {
             told.clear(&[Mark::Confirming, Mark::Returning, Mark::Recalling, Mark::Doubted]);
             return true;
         }
-        let has_time = self.now < give_up_at;
+        let has_time = self.now < give_up_at && !self.is_out_of_time();
         if told.is_gone() {
             let at = told.as_of;
             if !pending.is_exit {
                 // Whatever it was about, the exit says more.
                 return true;
             }
-            if has_time && self.is_unseen(at, |_| true) {
+            if has_time && !self.are_shards_over() && self.is_unseen(at, |_| true) {
                 self.kick_all();
                 return false;
             }
@@ -224,7 +229,7 @@ impl Aggregator {
             return true;
         }
         let is_unseen = self.is_unseen(cold.stall_at, |shard| shard != place.shard);
-        if is_unseen && has_time {
+        if is_unseen && has_time && !self.are_shards_over() {
             return false;
         }
         // If asked in vain, nobody could say in time whether there is a process to be stalled.

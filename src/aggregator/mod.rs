@@ -51,6 +51,8 @@ mod backlog;
 #[cfg(test)]
 mod crowd;
 #[cfg(test)]
+mod ending;
+#[cfg(test)]
 mod neighbours;
 #[cfg(test)]
 mod tests;
@@ -70,6 +72,8 @@ const IDLE_NS: u64 = 1_000_000_000;
 const CONFIRM_NS: u64 = 20_000_000;
 /// How long an exit waits for a shard to look at what the dead may have sent it.
 const EXIT_NS: u64 = 1_000_000_000;
+/// How long a stop waits for the watch thread's answers. The shards have ended by then, and say no more.
+const STOP_NS: u64 = 300_000_000;
 /// While something is confirmed, how often to look again if nobody rings.
 const CONFIRM_TICK_NS: u64 = 1_000_000;
 /// A longer gap between two turns while something is confirmed was our pause, not the others' silence.
@@ -224,7 +228,8 @@ pub struct Aggregator {
     again: Vec<Place>,
     last_session: u32,
     last_turn: MonoNs,
-    is_stopping: bool,
+    /// The fleet stops, and from this instant on nothing is waited for.
+    stop_by: Option<MonoNs>,
     now: MonoNs,
     wall: WallNs,
 }
@@ -274,7 +279,7 @@ impl Aggregator {
             again: Vec::new(),
             last_session: 0,
             last_turn: MonoNs(0),
-            is_stopping: false,
+            stop_by: None,
             now: MonoNs(0),
             wall: WallNs(0),
         }
@@ -311,7 +316,8 @@ impl Aggregator {
             self.take_beats(shard);
             self.take_troubles(shard);
         }
-        is_more |= self.take_answers();
+        // As long as agents die there are more of them.
+        is_more |= !self.is_out_of_time() && self.take_answers();
         self.settle_pending();
         self.tell_of_held();
         self.ask_about_polled();
@@ -327,10 +333,12 @@ impl Aggregator {
     }
 
     fn next(&mut self, is_more: bool, is_ticking: bool) -> Next {
-        if is_more || !self.again.is_empty() {
+        // Whoever is stuck in the middle of writing a slot will not finish it.
+        let is_waiting = !self.again.is_empty() && !self.is_out_of_time();
+        if is_more || is_waiting {
             return Next::Now;
         }
-        if self.is_stopping && self.pending.is_empty() {
+        if self.stop_by.is_some() && (self.pending.is_empty() || self.is_out_of_time()) {
             self.tell(None, None, self.now, EventKind::Stop);
             self.fanout.settle(self.wall, self.now);
             self.publish();
@@ -351,6 +359,11 @@ impl Aggregator {
         self.doorbell.sleep_tickless();
         let is_work = self.shards.iter().any(|view| !view.port.reports.is_empty());
         Next::At(if is_work { at.min(self.now + report_tick) } else { at })
+    }
+
+    /// Whether the fleet stops and nothing is waited for any more.
+    fn is_out_of_time(&self) -> bool {
+        self.stop_by.is_some_and(|stop_by| self.now >= stop_by)
     }
 
     /// What we waited for could not be answered while we did not run.
@@ -374,7 +387,7 @@ impl Aggregator {
                     self.tell(None, None, self.now, EventKind::Io { place: IoPlace::Events, errno });
                 }
                 Request::Files { shard, errno } => self.tell_of_files(shard, errno),
-                Request::Stop => self.is_stopping = true,
+                Request::Stop => self.stop_by = self.stop_by.or(Some(self.now + STOP_NS)),
             }
         }
     }
@@ -717,7 +730,7 @@ impl Aggregator {
         // Stalled again: then that stall tells of this one, too.
         if hot.state != State::Stalled && cold.generation == told.generation && stalls > 0 {
             let is_unseen = self.is_unseen(cold.stall_at, |shard| shard != place.shard);
-            if is_unseen && has_time {
+            if is_unseen && has_time && !self.are_shards_over() {
                 return false;
             }
             let places = self.places_of(hot.pid);

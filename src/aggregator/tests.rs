@@ -62,7 +62,7 @@ pub(super) struct World {
     pub(super) is_aggregator_asleep: bool,
     pub(super) told: Vec<Event>,
     pub(super) admission: Arc<Admission>,
-    pub(super) _requests: Sender<Request>,
+    pub(super) requests: Sender<Request>,
 }
 
 impl World {
@@ -141,7 +141,7 @@ impl World {
             is_aggregator_asleep: false,
             told: Vec::new(),
             admission,
-            _requests: requests,
+            requests,
         };
         // A shard is in grace at its start; what is tested comes after.
         world.run(2 * THRESHOLD);
@@ -185,7 +185,7 @@ impl World {
     }
 
     /// The lookup and the watch thread take a turn.
-    fn ask(&mut self) {
+    pub(super) fn ask(&mut self) {
         while let Ok(question) = self.questions.try_recv() {
             self.answers.send(self.identify(question)).unwrap();
         }
@@ -720,7 +720,7 @@ fn stopping_tells_what_is_left_and_stop_is_the_last() {
     let mut world = World::new(1);
     world.born(7);
     world.beats(0, 7, 1..3);
-    world._requests.send(Request::Stop).unwrap();
+    world.requests.send(Request::Stop).unwrap();
     let mut turns = 0;
     while world.aggregator.turn(world.clock.mono(), world.clock.wall()) != Next::Stopped {
         world.clock.advance(STEP);

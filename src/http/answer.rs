@@ -311,7 +311,7 @@ impl Server {
     }
 
     fn healthy(&self) -> Answer {
-        if self.sources.is_healthy(self.sources.now()) {
+        if self.sources.vitals.threads(self.sources.now()).is_healthy() {
             return Answer::new(StatusCode::OK, TEXT, "ok\n");
         }
         let told = self.fleet().problems().iter().map(|problem| format!("{problem}\n")).collect::<String>();
@@ -333,7 +333,9 @@ impl Server {
         }
         match request.uri().path() {
             "/-/ready" => Some(self.ready()),
-            "/-/healthy" if self.sources.is_healthy(self.sources.now()) => Some(self.healthy()),
+            "/-/healthy" if self.sources.vitals.threads(self.sources.now()).is_healthy() => {
+                Some(self.healthy())
+            }
             "/-/healthy" => {
                 let told = "not healthy: who asks with the token is told why\n";
                 Some(Answer::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, told))

@@ -117,7 +117,7 @@ impl FleetAnswer {
         let tally = Tally::copy_of(&sources.tally);
         let snapshot = Snapshot::take(&sources.ports, &tally, sources.plan.agents_max);
         let merged = tally.merged();
-        let problems = sources.problems(&snapshot, now);
+        let health = sources.vitals.health(&snapshot, now);
         let age = |shard: usize| now.since(MonoNs(sources.ports[shard].counters.turned_at.get()));
         let sockets = sources.plan.shards.iter().map(|shard| shard.socket.display().to_string());
         let shards = (0..).zip(snapshot.shards.iter().zip(sockets));
@@ -130,8 +130,8 @@ impl FleetAnswer {
             started: sources.started.1.to_string(),
             now: wall.to_string(),
             mono_ns: now.0,
-            is_healthy: sources.is_healthy(now),
-            problems,
+            is_healthy: health.is_healthy(),
+            problems: health.problems.iter().map(ToString::to_string).collect(),
             agents_max: snapshot.agents_max,
             threshold_ns: sources.plan.threshold_ns,
             tick_ns: sources.plan.tick_ns,

@@ -14,7 +14,6 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -32,18 +31,16 @@ use tokio_io_timeout::TimeoutStream;
 use crate::aggregator::export::OutputState;
 use crate::aggregator::fanout::Subscriber;
 use crate::aggregator::tally::{Reader, Tally};
-use crate::counters::Counter;
-use crate::error::{Reason, Warning};
+use crate::error::Reason;
 use crate::event::Event;
 use crate::fleet::EVENTS_SLACK;
+use crate::health::{FleetThread, Vitals};
 use crate::lane::Port;
 use crate::names::Names;
 use crate::plan::{CONTROL_MAX, HttpPlan, Plan, TCP_MAX};
 use crate::route::shard_for;
-use crate::snapshot::Snapshot;
 use crate::sys::clock::SystemClock;
 use crate::time::{Clock, MonoNs, WallNs};
-use crate::vigil::Vigil;
 
 mod agents;
 mod answer;
@@ -89,10 +86,8 @@ pub struct Sources {
     pub tally: Arc<Mutex<Tally>>,
     /// What processes are called.
     pub names: Arc<Names>,
-    /// When the aggregator last finished a turn.
-    pub aggregator_turned_at: Arc<Counter>,
-    /// Whether it is stuck.
-    pub vigil: Arc<Mutex<Vigil>>,
+    /// How the threads are.
+    pub vitals: Arc<Vitals>,
     /// What is wrong with the event output.
     pub output: Arc<OutputState>,
     /// Thresholds by class; class 0 is the default, class i + 1 is rule i.
@@ -101,16 +96,12 @@ pub struct Sources {
     pub plan: Plan,
     /// The runtime directory.
     pub dir: PathBuf,
-    /// What was not as it should be at the start.
-    pub warnings: Vec<String>,
     /// Whether shards and aggregator run at the priority they ask for, and it counts on the whole host.
     pub is_raised: [bool; 2],
     /// When the fleet started.
     pub started: (MonoNs, WallNs),
     /// Where the TCP listener is.
     pub address: Option<SocketAddr>,
-    /// Why the token file as it is now is of no use; the token before stays in force.
-    pub token_trouble: Mutex<Option<String>>,
 }
 
 impl Sources {
@@ -132,60 +123,6 @@ impl Sources {
         let shards = u32::try_from(self.ports.len()).unwrap_or(u32::MAX);
         shard_for(pid, shards) != u32::from(shard)
     }
-
-    fn is_aggregator_stuck(&self, now: MonoNs) -> bool {
-        self.vigil.lock().look(MonoNs(self.aggregator_turned_at.get()), now)
-    }
-
-    /// Every shard observes and the aggregator tells.
-    fn is_healthy(&self, now: MonoNs) -> bool {
-        !self.is_aggregator_stuck(now) && self.ports.iter().all(|port| port.is_alive())
-    }
-
-    /// What is wrong, in words: what, on what, what to do.
-    fn problems(&self, snapshot: &Snapshot, now: MonoNs) -> Vec<String> {
-        let mut problems = Vec::new();
-        if self.is_aggregator_stuck(now) {
-            problems.push("the aggregator is stuck: nothing is told; restart the observer".to_owned());
-        }
-        for (index, shard) in snapshot.shards.iter().enumerate() {
-            if !shard.is_alive {
-                problems.push(format!(
-                    "shard {index} is dead: its agents are not observed; restart the observer"
-                ));
-            }
-            if shard.is_blind {
-                problems.push(format!(
-                    "shard {index} is blind: its queue is full or it was paused; beats may be refused"
-                ));
-            }
-            if !shard.is_reachable {
-                problems.push(format!("shard {index} has lost its socket's path: no new agent finds it"));
-            }
-            if let Some(needed) = shard.queue_limit_missed() {
-                let (agents, limit) = (shard.up + shard.stalled, shard.queue_limit);
-                problems.push(Warning::QueueLimit { shard: index, agents, limit, needed }.to_string());
-            }
-            if shard.unwatched > 0 {
-                problems.push(format!(
-                    "shard {index} cannot watch {} processes: their exits are told at their threshold; raise \
-                     LimitNOFILE or watched-max",
-                    shard.unwatched
-                ));
-            }
-        }
-        if !snapshot.is_listed {
-            problems.push(
-                "the runtime directory is not in order: new agents may not find their sockets".to_owned(),
-            );
-        }
-        problems.extend(self.output.trouble().map(|trouble| trouble.to_string()));
-        if let Some(trouble) = &*self.token_trouble.lock() {
-            problems.push(format!("the token of before stays in force: {trouble}"));
-        }
-        problems.extend(self.warnings.iter().cloned());
-        problems
-    }
 }
 
 /// The thread.
@@ -193,8 +130,6 @@ impl Sources {
 pub struct Http {
     thread: JoinHandle<()>,
     stop: watch::Sender<bool>,
-    /// Its death was told.
-    is_told: AtomicBool,
 }
 
 /// Where events arrive, and what says that some did.
@@ -329,26 +264,13 @@ impl Http {
     pub fn spawn(sources: Sources, listeners: Listeners, heard: Heard) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let lifeline = sources.vitals.of(FleetThread::Http);
         let thread = thread::Builder::new().name("varta-http".into()).spawn(move || {
+            let _lifeline = lifeline;
             let serving = serve(Arc::new(sources), listeners, heard, stopped);
             LocalSet::new().block_on(&runtime, serving);
         })?;
-        Ok(Self { thread, stop, is_told: AtomicBool::new(false) })
-    }
-
-    /// Whether the thread died; true once.
-    pub fn has_died(&self) -> bool {
-        self.thread.is_finished() && !self.is_told.swap(true, Ordering::Relaxed)
-    }
-
-    /// One that is dead.
-    #[cfg(test)]
-    pub fn dead() -> Self {
-        let thread = thread::spawn(|| {});
-        while !thread.is_finished() {
-            thread::yield_now();
-        }
-        Self { thread, stop: watch::channel(false).0, is_told: AtomicBool::new(false) }
+        Ok(Self { thread, stop })
     }
 
     /// Tells what is left and closes every connection, a third of a second at most. To be called once the aggregator
@@ -420,7 +342,7 @@ async fn renew_token(server: Rc<Server>) {
         sleep(TOKEN_EVERY).await;
         let renewed = server.token.borrow_mut().as_mut().and_then(TokenFile::look_again);
         if let Some(renewed) = renewed {
-            *server.sources.token_trouble.lock() = renewed.err().map(|error| error.to_string());
+            *server.sources.vitals.token_trouble.lock() = renewed.err().map(|error| error.to_string());
         }
     }
 }
@@ -557,23 +479,22 @@ pub mod standin {
             let (_, table) = table::create(8, origin).unwrap();
             Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap())
         };
+        let ports: Arc<[Arc<Port>]> = (0..shards).map(port).collect();
+        let vitals = Vitals::new(Arc::clone(&ports), Arc::default());
         let mut tally = Tally::default();
         tally.shards.resize_with(shards.into(), Default::default);
         Sources {
-            ports: (0..shards).map(port).collect(),
+            ports,
             tally: Arc::new(Mutex::new(tally)),
             names: Arc::new(Names::new(shards.into())),
-            aggregator_turned_at: Arc::default(),
-            vigil: Arc::default(),
+            vitals,
             output: Arc::default(),
             thresholds_ns: vec![2_000_000_000],
             plan: config.plan().unwrap(),
             dir,
-            warnings: Vec::new(),
             is_raised: [true; 2],
             started: (MonoNs(1), WallNs(2)),
             address: None,
-            token_trouble: Mutex::default(),
         }
     }
 
@@ -596,45 +517,5 @@ pub mod standin {
             }
         }
         Arc::new(sources)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::standin::sources;
-    use super::*;
-    use crate::aggregator::export::WriteTrouble;
-
-    #[test]
-    fn what_is_wrong_is_said_in_words() {
-        let sources = sources(2);
-        let told = |sources: &Sources| {
-            let tally = Tally::copy_of(&sources.tally);
-            let snapshot = Snapshot::take(&sources.ports, &tally, 1);
-            sources.problems(&snapshot, MonoNs(5))
-        };
-        assert_eq!(told(&sources), Vec::<String>::new());
-        sources.ports[1].counters.is_blind.set(1);
-        sources.tally.lock().shards[0].is_unreachable = true;
-        sources.tally.lock().shards[0].unwatched = 3;
-        sources.ports[1].counters.queue_limit.set(511);
-        sources.tally.lock().shards[1].up = 256;
-        sources.tally.lock().is_unlisted = true;
-        sources.output.take(WriteTrouble::Failing { errno: libc::ENOSPC });
-        let problems = told(&sources).join("\n");
-        for part in [
-            "shard 1 is blind",
-            "shard 0 has lost",
-            "watch 3 processes",
-            "max_dgram_qlen is 511, and shard 1 has 256 agents, which need 512",
-            "directory is not in order",
-            "no space left",
-        ] {
-            assert!(problems.contains(part), "{part}: {problems}");
-        }
-        assert!(sources.is_healthy(MonoNs(5)), "all of that is no reason to restart");
-        sources.ports[0].counters.set_health(crate::counters::ShardHealth::Panicked);
-        assert!(!sources.is_healthy(MonoNs(5)));
-        assert!(told(&sources)[0].contains("shard 0 is dead"));
     }
 }

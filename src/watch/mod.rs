@@ -75,16 +75,17 @@ pub struct Watch {
 
 impl Watch {
     /// Starts the thread, which holds at most `pidfds_max` descriptors beside two of its own; it ends when
-    /// the ordering side is dropped. `on_start` runs on it first. Answers ring.
+    /// the ordering side is dropped. `on_start` runs on it first, and what it returns is kept until the thread
+    /// ends. Answers ring.
     ///
     /// # Errors
     /// The kernel's, when it grants no thread or descriptor.
-    pub fn spawn(
+    pub fn spawn<L>(
         clock: impl Clock + Send + 'static,
         answers: Sender<Answer>,
         doorbell: Arc<Doorbell>,
         pidfds_max: usize,
-        on_start: impl FnOnce() + Send + 'static,
+        on_start: impl FnOnce() -> L + Send + 'static,
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let (urgent, urgent_orders) = unbounded();
         let (ordinary, ordinary_orders) = unbounded();
@@ -107,7 +108,7 @@ impl Watch {
             has_answered: false,
         };
         let body = move || {
-            on_start();
+            let _lifeline = on_start();
             watcher.run();
         };
         let thread = thread::Builder::new().name("varta-watch".into()).spawn(body)?;

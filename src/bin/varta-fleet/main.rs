@@ -14,10 +14,10 @@ mod load;
 mod route;
 mod run;
 mod status;
+mod stderr;
 mod top;
 mod words;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
@@ -39,15 +39,16 @@ fn main() -> ExitCode {
         }
         Err(usage) => Err(exit::usage(&usage)),
     };
-    match outcome {
+    let code = match outcome {
         Ok(exit) => exit.into(),
         Err(error) if error.is_broken_pipe() => Exit::Clean.into(),
         Err(error) => {
-            // Nothing is left to tell it to if standard error is closed.
-            let _ = writeln!(std::io::stderr(), "error: {error}");
+            stderr::say(&format!("error: {error}"));
             error.exit().into()
         }
-    }
+    };
+    stderr::flush();
+    code
 }
 
 fn execute(command: Command) -> Result<Exit, CliError> {

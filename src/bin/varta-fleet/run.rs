@@ -1,5 +1,6 @@
 //! `run`: observes the fleet until told to stop.
 
+use std::fs;
 use std::io::{self, Write};
 use std::mem;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -16,9 +17,10 @@ use signal_hook::iterator::Signals;
 use varta_fleet::config::written;
 use varta_fleet::plan::{Output, Plan};
 use varta_fleet::priority::{Standing, raise_own_session};
-use varta_fleet::{Fleet, Handle, OutputTrouble, Reason, Shown, StopReport, Warning};
+use varta_fleet::{Fleet, FleetThread, Handle, OutputTrouble, Problem, Reason, Shown, StopReport, Warning};
 
 use crate::exit::{CliError, Exit, counted};
+use crate::stderr;
 use crate::words::{confined, only_ours_beat};
 
 /// How often the health of the threads is looked at while nothing happens.
@@ -36,7 +38,8 @@ pub struct RunOptions {
 
 /// Runs the plan until a signal ends it.
 pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
-    // Before any thread starts, so that no signal can find us half-way.
+    stderr::take_panics();
+    // Before any thread of the fleet starts, so that no signal can find us half-way.
     let signals = signals()?;
     let shards = plan.shards.len();
     let threshold = written(Duration::from_nanos(plan.threshold_ns));
@@ -46,41 +49,59 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     raise_own_session();
     let fleet = Fleet::start_plan(plan)?;
     fleet.warnings().iter().for_each(warn);
-    note(&format!(
+    stderr::say(&format!(
         "observing {} with {}, a silence of {threshold} is a stall; stop with Ctrl-C or SIGTERM{}",
         Shown(fleet.dir().display()),
         counted(shards as u64, "shard"),
         if is_told { "" } else { "; events go nowhere, name a file or - with --events" }
     ));
     if let Some((limit, advice)) = confined(&Standing::own()) {
-        note(&format!("{limit}; {advice}"));
+        stderr::say(&format!("{limit}; {advice}"));
     }
     if !is_open {
-        note(&format!("{}: the mode of the sockets is 0600; see the keys mode and group", only_ours_beat()));
+        stderr::say(&format!(
+            "{}: the mode of the sockets is 0600; see the keys mode and group",
+            only_ours_beat()
+        ));
     }
     if let Some(address) = fleet.http_address() {
-        note(&format!("serving http://{address}/"));
+        stderr::say(&format!("serving http://{address}/"));
     }
     if options.print_ready {
         print_ready(shards, fleet.dir(), is_stdout_taken)?;
     }
     let handle = fleet.handle();
     let mut told = Told { trouble: None, is_short: vec![false; shards] };
-    loop {
+    let mut next_look = Instant::now() + HEALTH_TICK;
+    let problems = loop {
         tell_news(&fleet, &handle, &mut told);
-        match signals.recv_timeout(HEALTH_TICK) {
-            Ok(SIGUSR1) => note(handle.table().trim_end()),
-            Ok(SIGHUP) => fleet.reopen(),
-            Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) if fleet.is_healthy() => {}
-            Err(RecvTimeoutError::Timeout) => break,
+        if Instant::now() >= next_look {
+            next_look = Instant::now() + HEALTH_TICK;
+            let health = fleet.health();
+            if !health.is_healthy() {
+                break health.problems;
+            }
         }
-    }
+        match signals.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
+            Ok(SIGUSR1) => stderr::say(handle.table().trim_end()),
+            Ok(SIGHUP) => fleet.reopen(),
+            Ok(_) => break Vec::new(),
+            // Nobody would hear a SIGTERM any more.
+            Err(RecvTimeoutError::Disconnected) => {
+                let _ = fleet.stop(FLUSH);
+                return Err(CliError::new(
+                    Exit::Runtime,
+                    "the signal thread died; restart, and report its panic",
+                ));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    };
     tell_news(&fleet, &handle, &mut told);
     let report = fleet.stop(FLUSH);
     report.warnings.iter().for_each(warn);
-    note(handle.table().trim_end());
-    conclude(&report)
+    stderr::say(handle.table().trim_end());
+    conclude(problems, &report)
 }
 
 /// What was said, so that it is said once.
@@ -96,7 +117,7 @@ fn tell_news(fleet: &Fleet, handle: &Handle, told: &mut Told) {
     let now = handle.output_trouble();
     if now != mem::replace(&mut told.trouble, now) {
         let again = || "events are written again".to_owned();
-        note(&now.map_or_else(again, |trouble| format!("warning: {trouble}")));
+        stderr::say(&now.map_or_else(again, |trouble| format!("warning: {trouble}")));
     }
     let snapshot = handle.snapshot();
     for ((shard, of), is_told) in snapshot.shards.iter().enumerate().zip(&mut told.is_short) {
@@ -140,9 +161,23 @@ fn print_ready(shards: usize, dir: &Path, is_stdout_taken: bool) -> Result<(), C
     })
 }
 
-/// A fleet that lost a shard or events must not look like one that ended well.
-fn conclude(report: &StopReport) -> Result<Exit, CliError> {
+/// A fleet that lost a thread or events must not look like one that ended well. `problems`: why it was ended, if it
+/// was not asked to.
+fn conclude(mut problems: Vec<Problem>, report: &StopReport) -> Result<Exit, CliError> {
+    problems.extend(
+        report.problems.iter().filter(|problem| !problems.contains(problem)).cloned().collect::<Vec<_>>(),
+    );
     let mut failures = Vec::new();
+    for problem in problems {
+        match problem {
+            Problem::ShardDead(_) | Problem::ShardStuck(_) if report.shards_dead > 0 => {}
+            Problem::Died(FleetThread::Aggregator) | Problem::AggregatorStuck
+                if report.is_aggregator_dead => {}
+            Problem::Died(_) => failures.push(problem.to_string()),
+            problem if problem.is_fatal() => failures.push(problem.to_string()),
+            _ => {}
+        }
+    }
     if report.shards_dead > 0 {
         failures.push(format!(
             "{} died, and the agents of each were not observed; see the io events",
@@ -170,14 +205,17 @@ fn signals() -> Result<Receiver<i32>, CliError> {
             format!("cannot handle signals: {}; the kernel refuses, stop here", Reason(&error)),
         )
     };
+    let ignored = ignored();
+    let is_heard = |signal: &i32| ignored >> (signal - 1) & 1 == 0;
     let is_stopping = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
+    for signal in [SIGTERM, SIGINT].into_iter().filter(is_heard) {
         // In this order: the first signal finds the flag unset and sets it.
         flag::register_conditional_shutdown(signal, Exit::Runtime as i32, Arc::clone(&is_stopping))
             .map_err(failed)?;
         flag::register(signal, Arc::clone(&is_stopping)).map_err(failed)?;
     }
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(failed)?;
+    let heard = [SIGTERM, SIGINT, SIGHUP, SIGUSR1].into_iter().filter(is_heard);
+    let mut signals = Signals::new(heard).map_err(failed)?;
     let (sender, receiver) = mpsc::channel();
     let forward = move || {
         for signal in signals.forever() {
@@ -190,11 +228,16 @@ fn signals() -> Result<Receiver<i32>, CliError> {
     Ok(receiver)
 }
 
-fn warn(warning: &Warning) {
-    note(&format!("warning: {warning}"));
+/// Of the signals that nohup and shells without job control let their children ignore, those that we are to: a bit
+/// each, the lowest for signal 1. Without procfs, none.
+fn ignored() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let may_be = [SIGHUP, SIGINT].iter().map(|signal| 1 << (signal - 1)).sum::<u64>();
+    mask & may_be
 }
 
-/// To standard error, which may be closed.
-fn note(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+fn warn(warning: &Warning) {
+    stderr::say(&format!("warning: {warning}"));
 }

@@ -1,0 +1,383 @@
+//! Whether a fleet observes as it should: one definition for `run`, `/-/healthy`, `status` and the table of counters.
+//!
+//! In: the marks of the threads, what the shards publish, a snapshot. Out: problems, the worst first. Thread:
+//! anybody's; no thread of the fleet waits for who asks. Time is an argument.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+use crate::aggregator::export::{OutputState, OutputTrouble};
+use crate::counters::{Counter, ShardHealth};
+use crate::error::Warning;
+use crate::lane::Port;
+use crate::snapshot::Snapshot;
+use crate::time::MonoNs;
+use crate::vigil::Vigil;
+
+/// A thread of the fleet that is no shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FleetThread {
+    /// Decides what is told, and tells it.
+    Aggregator,
+    /// Asks who processes are.
+    Lookup,
+    /// Waits for processes to end.
+    Watch,
+    /// Looks after the files.
+    Upkeep,
+    /// Writes events.
+    Events,
+    /// Answers questions.
+    Http,
+}
+
+impl FleetThread {
+    const COUNT: usize = 6;
+}
+
+impl fmt::Display for FleetThread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Aggregator => "aggregator",
+            Self::Lookup => "lookup",
+            Self::Watch => "watch",
+            Self::Upkeep => "upkeep",
+            Self::Events => "events",
+            Self::Http => "HTTP",
+        })
+    }
+}
+
+/// Something that is wrong with a running fleet: what, on what, what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Problem {
+    /// A thread died.
+    Died(FleetThread),
+    /// The aggregator takes no turns.
+    AggregatorStuck,
+    /// A shard's thread died, or its socket failed for good.
+    ShardDead(usize),
+    /// A shard's thread takes no turns.
+    ShardStuck(usize),
+    /// A shard cannot see all that is sent to it.
+    Blind(usize),
+    /// New agents do not find a shard's socket.
+    Unreachable(usize),
+    /// Ends of so many processes of a shard are noticed at their threshold only.
+    Unwatched(usize, u64),
+    /// A shard's queue is too short for its agents.
+    QueueLimit {
+        /// The shard.
+        shard: usize,
+        /// Agents that beat there.
+        agents: u64,
+        /// What `net.unix.max_dgram_qlen` was when its socket was made.
+        limit: u64,
+        /// What it should be.
+        needed: u64,
+    },
+    /// New agents may not find their shard.
+    Unlisted,
+    /// Events are not written as they should be.
+    Output(OutputTrouble),
+    /// The token file was replaced by one that cannot be used; the token of the former holds.
+    Token(String),
+    /// What was not as it should be at the start.
+    AtStart(String),
+}
+
+impl Problem {
+    /// Whether agents are not observed, or what happens to them is not told: the fleet is to be restarted.
+    #[must_use]
+    pub const fn is_fatal(&self) -> bool {
+        match self {
+            // What nobody answers is observed and told all the same.
+            Self::Died(thread) => !matches!(thread, FleetThread::Http),
+            Self::AggregatorStuck | Self::ShardDead(_) | Self::ShardStuck(_) => true,
+            Self::Blind(_)
+            | Self::Unreachable(_)
+            | Self::QueueLimit { .. }
+            | Self::Unwatched(..)
+            | Self::Unlisted
+            | Self::Output(_)
+            | Self::Token(_)
+            | Self::AtStart(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Died(thread) => {
+                let consequence = match thread {
+                    FleetThread::Aggregator => "nothing is told",
+                    FleetThread::Lookup => "no new agent is identified",
+                    FleetThread::Watch => "no exit is noticed",
+                    FleetThread::Upkeep => "nobody looks after the sockets and the manifest",
+                    FleetThread::Events => "no event is written",
+                    FleetThread::Http => "metrics, API and page are not answered",
+                };
+                write!(
+                    f,
+                    "the {thread} thread died: {consequence}; restart the observer and report its panic"
+                )
+            }
+            Self::AggregatorStuck => {
+                f.write_str("the aggregator is stuck: nothing is told; restart the observer")
+            }
+            Self::ShardDead(shard) => {
+                write!(f, "shard {shard} is dead: its agents are not observed; restart the observer")
+            }
+            Self::ShardStuck(shard) => {
+                write!(f, "shard {shard} is stuck: its agents are not observed; restart the observer")
+            }
+            Self::Blind(shard) => {
+                write!(f, "shard {shard} is blind: its queue is full or it was paused; beats may be refused")
+            }
+            Self::Unreachable(shard) => {
+                write!(f, "shard {shard} has lost its socket's path: no new agent finds it")
+            }
+            Self::Unwatched(shard, count) => write!(
+                f,
+                "shard {shard} cannot watch {count} processes: their exits are told at their threshold; raise \
+                 LimitNOFILE or watched-max"
+            ),
+            &Self::QueueLimit { shard, agents, limit, needed } => {
+                write!(f, "{}", Warning::QueueLimit { shard, agents, limit, needed })
+            }
+            Self::Unlisted => {
+                f.write_str("the runtime directory is not in order: new agents may not find their sockets")
+            }
+            Self::Output(trouble) => trouble.fmt(f),
+            Self::Token(why) => write!(f, "the token of before stays in force: {why}"),
+            Self::AtStart(warning) => f.write_str(warning),
+        }
+    }
+}
+
+/// How a fleet is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// What is wrong; the worst first.
+    pub problems: Vec<Problem>,
+}
+
+impl Health {
+    /// Whether agents are observed and what happens to them is told.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        !self.problems.iter().any(Problem::is_fatal)
+    }
+}
+
+/// What tells how the threads are; shared by all who ask.
+#[derive(Debug)]
+pub struct Vitals {
+    ports: Arc<[Arc<Port>]>,
+    /// When the aggregator last finished a turn.
+    pub aggregator_turned_at: Counter,
+    vigil: Mutex<Vigil>,
+    died: [AtomicBool; FleetThread::COUNT],
+    /// From here on threads end in order.
+    is_stopping: AtomicBool,
+    output: Arc<OutputState>,
+    at_start: OnceLock<Vec<String>>,
+    /// Why the token file as it is now is of no use; the token before stays in force.
+    #[cfg(feature = "http")]
+    pub token_trouble: Mutex<Option<String>>,
+}
+
+impl Vitals {
+    /// Of a fleet with these shards. `output`: what is wrong with the event output.
+    pub fn new(ports: Arc<[Arc<Port>]>, output: Arc<OutputState>) -> Arc<Self> {
+        Arc::new(Self {
+            ports,
+            aggregator_turned_at: Counter::default(),
+            vigil: Mutex::default(),
+            died: Default::default(),
+            is_stopping: AtomicBool::new(false),
+            output,
+            at_start: OnceLock::new(),
+            #[cfg(feature = "http")]
+            token_trouble: Mutex::default(),
+        })
+    }
+
+    /// What a thread keeps as long as it lives.
+    pub fn of(self: &Arc<Self>, thread: FleetThread) -> Lifeline {
+        Lifeline { vitals: Arc::clone(self), thread }
+    }
+
+    /// Says what was not as it should be at the start; once.
+    pub fn warn(&self, warnings: Vec<String>) {
+        let _ = self.at_start.set(warnings);
+    }
+
+    /// The fleet stops: a thread that ends from here on did not die.
+    pub fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+    }
+
+    /// Whether this thread died.
+    pub fn has_died(&self, thread: FleetThread) -> bool {
+        self.died[thread as usize].load(Ordering::Acquire)
+    }
+
+    /// How the threads are. To be asked about once a second: who asks less often learns later that the aggregator is
+    /// stuck. A time in which the whole process stood still counts against nobody.
+    pub fn threads(&self, now: MonoNs) -> Health {
+        use FleetThread::{Aggregator, Events, Http, Lookup, Upkeep, Watch};
+        let threads = [Aggregator, Lookup, Watch, Upkeep, Events, Http];
+        let mut problems: Vec<Problem> =
+            threads.into_iter().filter(|thread| self.has_died(*thread)).map(Problem::Died).collect();
+        let is_stuck = self.vigil.lock().look(MonoNs(self.aggregator_turned_at.get()), now);
+        if is_stuck && !self.has_died(Aggregator) {
+            problems.push(Problem::AggregatorStuck);
+        }
+        for (shard, port) in self.ports.iter().enumerate() {
+            if port.counters.health() != ShardHealth::Alive {
+                problems.push(Problem::ShardDead(shard));
+            } else if !port.is_alive() {
+                problems.push(Problem::ShardStuck(shard));
+            }
+        }
+        // Fatal ones first: the HTTP thread's end is none.
+        problems.sort_by_key(|problem| !problem.is_fatal());
+        Health { problems }
+    }
+
+    /// How the fleet is whose counts are these.
+    pub fn health(&self, snapshot: &Snapshot, now: MonoNs) -> Health {
+        let Health { mut problems } = self.threads(now);
+        for (index, shard) in snapshot.shards.iter().enumerate() {
+            problems.extend(shard.is_blind.then_some(Problem::Blind(index)));
+            problems.extend((!shard.is_reachable).then_some(Problem::Unreachable(index)));
+            problems.extend(shard.queue_limit_missed().map(|needed| {
+                let (agents, limit) = (shard.up + shard.stalled, shard.queue_limit);
+                Problem::QueueLimit { shard: index, agents, limit, needed }
+            }));
+            problems.extend((shard.unwatched > 0).then_some(Problem::Unwatched(index, shard.unwatched)));
+        }
+        problems.extend((!snapshot.is_listed).then_some(Problem::Unlisted));
+        problems.extend(self.output.trouble().map(Problem::Output));
+        #[cfg(feature = "http")]
+        problems.extend(self.token_trouble.lock().clone().map(Problem::Token));
+        let at_start = self.at_start.get().into_iter().flatten();
+        problems.extend(at_start.map(|warning| Problem::AtStart(warning.clone())));
+        Health { problems }
+    }
+}
+
+/// Says, when it is dropped, that its thread is over: by a panic or otherwise.
+#[derive(Debug)]
+pub struct Lifeline {
+    vitals: Arc<Vitals>,
+    thread: FleetThread,
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        if !self.vitals.is_stopping.load(Ordering::Acquire) {
+            self.vitals.died[self.thread as usize].store(true, Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::aggregator::export::WriteTrouble;
+    use crate::aggregator::tally::Tally;
+    use crate::kick::Kick;
+    use crate::table::{self, Origin};
+
+    fn ports(shards: u16) -> Arc<[Arc<Port>]> {
+        let port = |shard| {
+            let (_, table) =
+                table::create(8, Origin { boot_id: 0, pid_namespace: 0, shard, shards }).unwrap();
+            Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap())
+        };
+        (0..shards).map(port).collect()
+    }
+
+    #[test]
+    fn fault_76_a_thread_that_ends_before_the_stop_is_named_however_it_ended() {
+        use FleetThread::{Aggregator, Events, Http, Lookup, Upkeep, Watch};
+        for died in [Aggregator, Lookup, Watch, Upkeep, Events, Http] {
+            for panics in [true, false] {
+                let vitals = Vitals::new(ports(1), Arc::default());
+                assert_eq!(vitals.threads(MonoNs(5)), Health::default());
+                let lifeline = vitals.of(died);
+                let body = move || {
+                    let _lifeline = lifeline;
+                    assert!(!panics, "a test asked for this panic");
+                };
+                assert_eq!(thread::spawn(body).join().is_err(), panics);
+                let health = vitals.threads(MonoNs(5));
+                assert_eq!(health.problems, [Problem::Died(died)]);
+                assert_eq!(health.is_healthy(), died == Http, "{died}");
+                let told = health.problems[0].to_string();
+                assert!(told.starts_with(&format!("the {died} thread died: ")), "{told}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_thread_that_ends_with_the_fleet_did_not_die() {
+        let vitals = Vitals::new(ports(1), Arc::default());
+        let lifeline = vitals.of(FleetThread::Watch);
+        vitals.stop();
+        drop(lifeline);
+        assert_eq!(vitals.threads(MonoNs(5)), Health::default());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_words_and_the_worst_first() {
+        let vitals = Vitals::new(ports(2), Arc::default());
+        let mut tally = Tally::default();
+        tally.shards.resize_with(2, Default::default);
+        tally.shards[0].is_unreachable = true;
+        tally.shards[0].unwatched = 3;
+        tally.is_unlisted = true;
+        vitals.ports[1].counters.is_blind.set(1);
+        vitals.ports[1].counters.queue_limit.set(511);
+        tally.shards[1].up = 256;
+        let _ = vitals.output.take(WriteTrouble::Failing { errno: libc::ENOSPC });
+        vitals.warn(vec!["cold outside".to_owned()]);
+        let health = || vitals.health(&Snapshot::take(&vitals.ports, &tally, 1), MonoNs(5));
+        assert!(health().is_healthy(), "none of that is a reason to restart");
+        assert_eq!(
+            health().problems,
+            [
+                Problem::Unreachable(0),
+                Problem::Unwatched(0, 3),
+                Problem::Blind(1),
+                Problem::QueueLimit { shard: 1, agents: 256, limit: 511, needed: 512 },
+                Problem::Unlisted,
+                Problem::Output(OutputTrouble::Held { errno: libc::ENOSPC }),
+                Problem::AtStart("cold outside".to_owned()),
+            ]
+        );
+        drop(vitals.of(FleetThread::Http));
+        vitals.ports[0].is_stuck.store(true, Ordering::Relaxed);
+        vitals.ports[1].counters.set_health(ShardHealth::Panicked);
+        assert!(!health().is_healthy());
+        let worst = [Problem::ShardStuck(0), Problem::ShardDead(1), Problem::Died(FleetThread::Http)];
+        assert_eq!(health().problems[..3], worst);
+        let told: Vec<String> = health().problems.iter().map(ToString::to_string).collect();
+        for part in
+            ["shard 0 has lost", "watch 3 processes", "shard 1 is blind", "not in order", "no space left"]
+        {
+            assert!(told.iter().any(|problem| problem.contains(part)), "{part}: {told:?}");
+        }
+    }
+}

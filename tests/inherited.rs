@@ -1,0 +1,156 @@
+//! What an observer inherits from who starts it: a standard error that nobody reads, signals that are ignored,
+//! limits.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{PipeReader, PipeWriter, Read, pipe};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use common::{Place, signal, wait_for};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::process::Signal;
+
+/// A running program, killed when dropped.
+struct Running {
+    child: Child,
+    place: Place,
+}
+
+impl Running {
+    /// `run`, by this command, such as `env` with its arguments; an empty one: by itself.
+    fn start(by: &[&str], stderr: impl Into<Stdio>) -> Self {
+        let place = Place::new();
+        let mut words = by.iter().copied().chain([env!("CARGO_BIN_EXE_varta-fleet")]);
+        let child = Command::new(words.next().expect("at least the program"))
+            .args(words)
+            .args(["run", "--shards", "2", "--print-ready", "--events"])
+            .arg(place.base().join("events"))
+            .arg("--dir")
+            .arg(place.dir())
+            .stdin(Stdio::null())
+            .stdout(File::create(place.base().join("stdout")).expect("create a file"))
+            .stderr(stderr)
+            .spawn()
+            .expect("start the observer");
+        let running = Self { child, place };
+        wait_for("the ready line", || {
+            let text = fs::read_to_string(running.path("stdout")).expect("its output");
+            text.contains("ready shards=2").then_some(())
+        });
+        running
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.place.base().join(name)
+    }
+
+    fn signal(&self, number: Signal) {
+        signal(self.child.id(), number);
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        wait_for("the end of the observer", || self.child.try_wait().expect("it is our child"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A pipe that has no room: what reads from it, and what writes to it.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, writer) = pipe().expect("a pipe");
+    let flags = fcntl_getfl(&writer).expect("its flags");
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).expect("set them");
+    while rustix::io::write(&writer, &[b'.'; 4096]) != Err(Errno::AGAIN) {}
+    // As others have it.
+    fcntl_setfl(&writer, flags).expect("set them");
+    (reader, writer)
+}
+
+#[test]
+fn fault_77_a_standard_error_that_nobody_reads_holds_up_neither_start_nor_table_nor_stop() {
+    let (reader, writer) = full_pipe();
+    let mut observer = Running::start(&[], writer.try_clone().expect("a descriptor"));
+    // More than are kept for a reader.
+    for _ in 0..300 {
+        observer.signal(Signal::USR1);
+    }
+    // One that has something to say cannot start either, and ends all the same.
+    let mut second = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+        .args(["run", "--dir"])
+        .arg(observer.place.dir())
+        .stderr(writer)
+        .spawn()
+        .expect("start another");
+    let status = wait_for("the end of the second", || second.try_wait().expect("it is our child"));
+    assert_eq!(status.code(), Some(69));
+    observer.signal(Signal::TERM);
+    assert_eq!(observer.end().code(), Some(0));
+    assert!(!observer.place.socket(0).exists(), "its files are gone");
+    let events = fs::read_to_string(observer.path("events")).expect("its events");
+    assert!(events.trim_end().ends_with("\"kind\":\"stop\"}"), "{events}");
+    drop(reader);
+}
+
+#[test]
+fn fault_77_a_reader_that_comes_back_gets_what_was_kept() {
+    let (mut pipe, writer) = full_pipe();
+    let mut observer = Running::start(&[], writer);
+    let mut said = Vec::new();
+    let mut until = |observer: &Running, part: &str| {
+        wait_for(part, || {
+            // What is asked for is an answer, so there is something to read.
+            observer.signal(Signal::USR1);
+            let mut bytes = [0; 4096];
+            let len = pipe.read(&mut bytes).expect("read what it says");
+            said.extend_from_slice(&bytes[..len]);
+            String::from_utf8_lossy(&said).contains(part).then_some(())
+        });
+    };
+    until(&observer, "observing ");
+    until(&observer, "histogram ");
+    observer.signal(Signal::TERM);
+    // Whatever it says last finds room.
+    let mut rest = Vec::new();
+    pipe.read_to_end(&mut rest).expect("read what it says");
+    assert_eq!(observer.end().code(), Some(0));
+}
+
+/// As under nohup, and for what a shell without job control runs in the background.
+#[test]
+fn fault_78_signals_that_were_ignored_at_the_start_stay_ignored() {
+    let mut observer = Running::start(&["env", "--ignore-signal=HUP,INT"], Stdio::null());
+    let status = fs::read_to_string(format!("/proc/{}/status", observer.child.id())).expect("it lives");
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("a mask");
+    let mask = u64::from_str_radix(mask.trim(), 16).expect("a number");
+    assert_eq!(mask & 0b11, 0b11, "{mask:x}: the lowest two are SIGHUP and SIGINT");
+    observer.signal(Signal::HUP);
+    observer.signal(Signal::INT);
+    observer.signal(Signal::TERM);
+    assert_eq!(observer.end().code(), Some(0), "the first that it hears, so it is no second one");
+}
+
+#[test]
+fn fault_78_a_hangup_does_not_end_the_observer_and_an_interrupt_does() {
+    let stderr = Place::new();
+    let file = File::create(stderr.base().join("stderr")).expect("create a file");
+    // Whatever the tests themselves run under.
+    let mut observer = Running::start(&["env", "--default-signal=HUP,INT"], file);
+    for tables in 1..=2 {
+        observer.signal(Signal::HUP);
+        observer.signal(Signal::USR1);
+        wait_for("a table of counters", || {
+            let text = fs::read_to_string(stderr.base().join("stderr")).expect("what it said");
+            (text.matches("histogram ").count() >= tables).then_some(())
+        });
+    }
+    observer.signal(Signal::INT);
+    assert_eq!(observer.end().code(), Some(0));
+}
