@@ -95,6 +95,21 @@ impl Room {
         Self { headers: headers.collect(), _slices: slices, _data: data, _control: control }
     }
 
+    /// The same, by a recvmsg(2) for each.
+    fn drain_one_by_one(&mut self, receiver: &UnixDatagram) -> usize {
+        let header = &mut self.headers[0];
+        let mut taken = 0;
+        loop {
+            let into = &raw mut header.msg_hdr;
+            // SAFETY: a header that points into memory which lives as long as it does.
+            if unsafe { libc::recvmsg(receiver.as_raw_fd(), into, libc::MSG_DONTWAIT) } < 0 {
+                return taken;
+            }
+            header.msg_hdr.msg_controllen = CONTROL_BYTES as _;
+            taken += 1;
+        }
+    }
+
     /// Takes all that is queued.
     fn drain(&mut self, receiver: &UnixDatagram) -> usize {
         let mut taken = 0;
@@ -228,6 +243,10 @@ fn receive(criterion: &mut Criterion) {
             bencher.iter_custom(|rounds| timed(&pair, rounds, |_| room.drain(&pair.receiver)));
         });
     }
+    let mut room = Room::new(1);
+    group.bench_function("recvmsg", |bencher| {
+        bencher.iter_custom(|rounds| timed(&pair, rounds, |_| room.drain_one_by_one(&pair.receiver)));
+    });
     let mut multishot = Multishot::new(&pair.receiver);
     group.bench_function("io_uring, multishot", |bencher| {
         bencher.iter_custom(|rounds| timed(&pair, rounds, |queued| multishot.drain(&pair.receiver, queued)));

@@ -198,6 +198,12 @@ pub enum Warning {
          restart the observer when it suits you, and report the panic above"
     )]
     Unanswered,
+    /// recvmmsg(2) is refused to this process.
+    #[error(
+        "a filter (seccomp) refuses recvmmsg to this process: each datagram takes a call of its own, which costs \
+         more CPU under load; allow it (SystemCallFilter=@system-service, or the runtime's profile)"
+    )]
+    OneByOne,
     /// We are inside a pid namespace.
     #[error(
         "this observer runs inside a pid namespace: agents outside of it cannot be attested and are \

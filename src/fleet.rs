@@ -46,6 +46,7 @@ use crate::shard::transport::Transport;
 use crate::shard::transport::uds::Uds;
 use crate::snapshot::{Latencies, Snapshot, Table};
 use crate::sys::clock::SystemClock;
+use crate::sys::mmsg::is_recvmmsg_refused;
 use crate::sys::thread::{allowed_cores, pin_to, set_own_nice};
 use crate::table::{self, Origin};
 use crate::time::Clock;
@@ -511,7 +512,7 @@ impl Iterator for Subscription {
 }
 
 impl Warning {
-    /// What of the agents an observer could not see from where this process runs. Three system calls.
+    /// What an observer could not see or do from where this process runs. Four system calls.
     #[must_use]
     pub fn of_here() -> Vec<Self> {
         let procfs = match () {
@@ -519,7 +520,9 @@ impl Warning {
             () if process::is_procfs_hiding() => Some(Self::HiddenProcfs),
             () => None,
         };
-        is_inside_pid_namespace().then_some(Self::PidNamespace).into_iter().chain(procfs).collect()
+        let namespace = is_inside_pid_namespace().then_some(Self::PidNamespace);
+        let calls = is_recvmmsg_refused().then_some(Self::OneByOne);
+        namespace.into_iter().chain(procfs).chain(calls).collect()
     }
 }
 

@@ -132,3 +132,42 @@ fn fault_76_the_end_of_the_watch_thread_ends_the_observer_and_is_named() {
     assert!(ended.stderr.contains("error: the watch thread died: no exit is noticed"), "{}", ended.stderr);
     assert!(!ended.place.socket(0).exists(), "its files are gone, as after any stop");
 }
+
+/// A filter that knows only what older programs call: the observer goes on with a call for each datagram.
+#[test]
+fn fault_80_where_recvmmsg_is_refused_datagrams_are_taken_one_by_one() {
+    let mut observer = Observer::start(Options { shards: 1, ..Options::default() });
+    let agents = [Client::Rust01, Client::Rust02].map(|client| Agent::start(client, &observer));
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    {
+        let _refused = Injection::into_thread(&observer, "varta-shard-0", "recvmmsg:error=ENOSYS");
+        observer.watch(2 * T);
+        let late = Agent::start(Client::Rust02, &observer);
+        observer.expect("up", late.pid(), SOON);
+        drop(late);
+    }
+    for agent in &agents {
+        observer.none_of("stall", agent.pid());
+    }
+    let ended = observer.stop();
+    assert!(!ended.events.iter().any(|event| event.kind() == "io"), "{:?}", ended.events);
+}
+
+#[test]
+fn fault_80_a_refused_recvmmsg_is_said_before_the_start() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for error in ["ENOSYS", "EPERM"] {
+        let output = Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=recvmmsg"])
+            .args(["-e", &format!("inject=recvmmsg:error={error}")])
+            .arg(env!("CARGO_BIN_EXE_varta-fleet"))
+            .args(["check", "--shards", "1", "--agents-max", "1", "--dir"])
+            .arg(dir.path().join("run"))
+            .output()
+            .expect("run strace; `scripts/check --setup` installs it");
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(told.contains("refuses recvmmsg to this process"), "{error}: {told}");
+    }
+}

@@ -176,6 +176,7 @@ const FAULTS: &[(usize, &str, &str, Shown)] = &[
     ),
     (77, "nobody reads standard error", "start, observing and stop go on; what is dropped is said", ByTests),
     (78, "signals that are ignored at the start", "stay ignored; SIGHUP never ends the observer", ByTests),
+    (80, "a filter refuses recvmmsg", "one call a datagram, and it is said", ByTests),
     (
         82,
         "priority that counts only in its session or group",

@@ -58,6 +58,8 @@ pub struct Batch {
     attached: [Attached; BATCH_MAX],
     /// Slots filled by the last call.
     filled: usize,
+    /// recvmmsg(2) is refused to this process: one call a datagram instead.
+    is_one_by_one: bool,
 }
 
 // SAFETY: `room` is owned by this batch alone and tied to no thread; every access goes through `self`.
@@ -82,7 +84,8 @@ impl Batch {
         let data = unsafe { &raw mut (*room.as_ptr()).data }.cast::<[u8; DATA_BYTES]>();
         // SAFETY: as above.
         let control = unsafe { &raw mut (*room.as_ptr()).control }.cast::<Control>();
-        let mut batch = Self { room, attached: [Attached::default(); BATCH_MAX], filled: 0 };
+        let mut batch =
+            Self { room, attached: [Attached::default(); BATCH_MAX], filled: 0, is_one_by_one: false };
         let room = batch.room_mut();
         for (index, (header, slice)) in room.headers.iter_mut().zip(&mut room.slices).enumerate() {
             slice.iov_base = data.wrapping_add(index).cast();
@@ -98,7 +101,8 @@ impl Batch {
     /// their number: less than [`BATCH_MAX`] means that the queue was empty at some instant during the
     /// call. Descriptors that came along although nobody asked are closed before this returns.
     ///
-    /// Waiting is not done here: recvmmsg(2) looks at its timeout only after a datagram has come.
+    /// Waiting is not done here: recvmmsg(2) looks at its timeout only after a datagram has come. Where a filter
+    /// (seccomp) refuses that call, each datagram takes a recvmsg(2), from then on.
     ///
     /// # Errors
     /// The kernel's, other than EAGAIN (0 datagrams) and EINTR (tried again).
@@ -111,8 +115,10 @@ impl Batch {
             header.msg_len = 0;
         }
         let filled = loop {
-            match self.recvmmsg(fd) {
+            let taken = if self.is_one_by_one { self.one_by_one(fd) } else { self.recvmmsg(fd) };
+            match taken {
                 Ok(filled) => break filled.min(BATCH_MAX),
+                Err(error) if is_refusal(&error) && !self.is_one_by_one => self.is_one_by_one = true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 0,
                 Err(error) => return Err(error),
@@ -168,6 +174,24 @@ impl Batch {
         usize::try_from(filled).map_err(|_| io::Error::last_os_error())
     }
 
+    /// What [`Batch::recvmmsg`] does, by a call for each datagram.
+    #[cold]
+    fn one_by_one(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+        for (index, header) in self.room_mut().headers.iter_mut().enumerate() {
+            let into = &raw mut header.msg_hdr;
+            // SAFETY: as in `recvmmsg`, of one header.
+            let length = unsafe { libc::recvmsg(fd.as_raw_fd(), into, flags) };
+            match u32::try_from(length) {
+                Ok(length) => header.msg_len = length,
+                // What was taken is not lost for what came after it.
+                Err(_) if index > 0 => return Ok(index),
+                Err(_) => return Err(io::Error::last_os_error()),
+            }
+        }
+        Ok(BATCH_MAX)
+    }
+
     /// The control bytes of a slot that the kernel has just filled.
     fn control(&self, index: usize) -> &[u8] {
         let room = self.room();
@@ -192,6 +216,19 @@ impl Drop for Batch {
         // SAFETY: the pointer came from a leaked `Box` in `new` and is not used after this.
         drop(unsafe { Box::from_raw(self.room.as_ptr()) });
     }
+}
+
+/// Whether recvmmsg(2) is refused to this process, as by a filter that knows only what older programs call. One
+/// system call, which receives nothing.
+pub fn is_recvmmsg_refused() -> bool {
+    // SAFETY: no descriptor is -1, and no header is read or written.
+    let tried = unsafe { libc::recvmmsg(-1, std::ptr::null_mut(), 0, 0, std::ptr::null_mut()) };
+    tried < 0 && is_refusal(&io::Error::last_os_error())
+}
+
+/// What a filter answers instead of the kernel, which says neither of a socket.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
 }
 
 /// What the kernel attached to one datagram.
@@ -291,6 +328,13 @@ mod tests {
         (dir, receiver, sender)
     }
 
+    /// One as it is, and one to which recvmmsg(2) is refused.
+    fn both() -> [Batch; 2] {
+        let mut single = Batch::new();
+        single.is_one_by_one = true;
+        [Batch::new(), single]
+    }
+
     fn send_with_fds(
         sender: &UnixDatagram,
         data: &[u8],
@@ -345,7 +389,7 @@ mod tests {
     #[test]
     fn order_is_kept_and_sender_and_arrival_are_told() {
         let (_dir, receiver, sender) = pair();
-        let mut batch = Batch::new();
+        let [mut whole, mut single] = both();
         let wall = || crate::time::Clock::wall(&crate::sys::clock::SystemClock).0;
         for round in 0..3_u8 {
             let before = wall();
@@ -353,6 +397,7 @@ mod tests {
                 sender.send(&[round * 8 + index; 32]).unwrap();
             }
             let after = wall();
+            let batch = if round == 1 { &mut single } else { &mut whole };
             assert_eq!(batch.receive(receiver.as_fd()).unwrap(), 8);
             let mut previous = 0;
             for index in 0..8 {
@@ -375,7 +420,12 @@ mod tests {
     #[test]
     fn short_batch_hides_the_previous_one() {
         let (_dir, receiver, sender) = pair();
-        let mut batch = Batch::new();
+        for mut batch in both() {
+            short_batch_hides_the_previous_one_of(&mut batch, &receiver, &sender);
+        }
+    }
+
+    fn short_batch_hides_the_previous_one_of(batch: &mut Batch, receiver: &OwnedFd, sender: &UnixDatagram) {
         for _ in 0..5 {
             sender.send(&[9; 60]).unwrap();
         }
@@ -383,9 +433,27 @@ mod tests {
         sender.send(&[1]).unwrap();
         assert_eq!(batch.receive(receiver.as_fd()).unwrap(), 1);
         assert_eq!(batch.datagram(0).bytes, [1]);
-        assert!(std::panic::catch_unwind(|| batch.datagram(1).bytes.len()).is_err());
+        assert!(is_refused(batch, 1));
         assert_eq!(batch.receive(receiver.as_fd()).unwrap(), 0);
-        assert!(std::panic::catch_unwind(|| batch.datagram(0).bytes.len()).is_err());
+        assert!(is_refused(batch, 0));
+    }
+
+    fn is_refused(batch: &Batch, index: usize) -> bool {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| batch.datagram(index).bytes.len())).is_err()
+    }
+
+    #[test]
+    fn one_by_one_takes_as_many_as_a_batch_and_leaves_the_rest() {
+        let (_dir, receiver, sender) = pair();
+        let mut sent = 0_usize;
+        while sent < BATCH_MAX + 5 && sender.send(&[1; 32]).is_ok() {
+            sent += 1;
+        }
+        let [_, mut batch] = both();
+        assert_eq!(batch.receive(receiver.as_fd()).unwrap(), sent.min(BATCH_MAX));
+        assert_eq!(batch.receive(receiver.as_fd()).unwrap(), sent.saturating_sub(BATCH_MAX));
+        assert_eq!(batch.receive(receiver.as_fd()).unwrap(), 0);
+        assert!(!is_recvmmsg_refused());
     }
 
     #[test]
