@@ -62,6 +62,10 @@ const PANICS_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// How often it looks whether they have ended.
 const STOP_TICK: Duration = Duration::from_millis(1);
+/// Agents that may come before the kernel is asked for more memory, of all shards together and of one at least: more
+/// than start at once, and half of it is left when it is asked.
+const GRANTED_AHEAD: u32 = 16_384;
+const GRANTED_AHEAD_MIN: u32 = 1024;
 /// The queue behind an event output holds this many events beyond one for each agent.
 pub(crate) const EVENTS_SLACK: usize = 65_536;
 
@@ -565,7 +569,8 @@ fn make_shard(
         shard: number(index),
         shards: number(plan.shards.len()),
     };
-    let (writer, table) = table::create(plan.agents_max, origin)?;
+    let ahead = (GRANTED_AHEAD / u32::from(origin.shards.max(1))).max(GRANTED_AHEAD_MIN);
+    let (writer, table) = table::create_granted(plan.agents_max, origin, ahead)?;
     let kick = Arc::new(Kick::new()?);
     let port = Port::new(table, Arc::clone(&kick), with_beats)?.with_turned_away(admission.turned_away());
     let thresholds = thresholds(plan);

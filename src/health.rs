@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::aggregator::export::{OutputState, OutputTrouble};
 use crate::counters::{Counter, ShardHealth};
-use crate::error::Warning;
+use crate::error::{Reason, Warning};
 use crate::lane::Port;
 use crate::snapshot::Snapshot;
 use crate::time::MonoNs;
@@ -81,6 +81,8 @@ pub enum Problem {
         /// What it should be.
         needed: u64,
     },
+    /// The kernel has no memory for more agents of a shard.
+    NoMemory(usize, String),
     /// New agents may not find their shard.
     Unlisted,
     /// Events are not written as they should be.
@@ -103,6 +105,7 @@ impl Problem {
             | Self::Unreachable(_)
             | Self::QueueLimit { .. }
             | Self::Unwatched(..)
+            | Self::NoMemory(..)
             | Self::Unlisted
             | Self::Output(_)
             | Self::Token(_)
@@ -151,6 +154,11 @@ impl fmt::Display for Problem {
             &Self::QueueLimit { shard, agents, limit, needed } => {
                 write!(f, "{}", Warning::QueueLimit { shard, agents, limit, needed })
             }
+            Self::NoMemory(shard, why) => write!(
+                f,
+                "shard {shard} has no memory for more agents: {why}; new ones are refused as table_full; raise the memory \
+                 limit of the observer"
+            ),
             Self::Unlisted => {
                 f.write_str("the runtime directory is not in order: new agents may not find their sockets")
             }
@@ -256,6 +264,10 @@ impl Vitals {
     /// How the fleet is whose counts are these.
     pub fn health(&self, snapshot: &Snapshot, now: MonoNs) -> Health {
         let Health { mut problems } = self.threads(now);
+        for (shard, port) in self.ports.iter().enumerate() {
+            let error = port.table.grant_error();
+            problems.extend(error.map(|error| Problem::NoMemory(shard, Reason(&error).to_string())));
+        }
         for (index, shard) in snapshot.shards.iter().enumerate() {
             problems.extend(shard.is_blind.then_some(Problem::Blind(index)));
             problems.extend((!shard.is_reachable).then_some(Problem::Unreachable(index)));

@@ -27,6 +27,8 @@ use crate::wire::{DecodeError, Frame, Status};
 pub const POLL_WAIT: Duration = Duration::from_millis(100);
 /// Agents that one observer tracks unless told otherwise.
 pub const OBSERVER_AGENTS_MAX: u32 = 4096;
+/// Agents that may come before the kernel is asked for more memory; a batch brings far less than half of them.
+const GRANTED_AHEAD: u32 = 4096;
 /// Resolution of stalls.
 const TICK_NS: u64 = 10_000_000;
 /// Timer entries handled between two receive calls; as many stalls wait to be told at most.
@@ -159,7 +161,7 @@ impl Observer {
         let socket =
             binding::bind(path.as_ref(), mode).map_err(|error| io::Error::new(error.kind(), error))?;
         let origin = Origin { boot_id: 0, pid_namespace: 0, shard: 0, shards: 1 };
-        let (writer, _) = table::create(agents_max, origin)?;
+        let (writer, _) = table::create_granted(agents_max, origin, GRANTED_AHEAD.min(agents_max))?;
         let admission = Admission::new(agents_max);
         let clock = SystemClock;
         let now = crate::time::Clock::mono(&clock);
@@ -210,6 +212,9 @@ impl Observer {
                 return Some(ObserverEvent::Io(error));
             }
         }
+        // Without memory for more, those who come are refused.
+        let used = self.core.tracker.slots_used();
+        let _ = self.core.tracker.writer().table().grant_ahead(used);
         let batch = match self.core.receive() {
             Ok(batch) => batch,
             Err(error) => {
@@ -329,10 +334,13 @@ impl Observer {
     /// Gives up one stalled agent whose process is gone, if one of the next few slots holds such: the
     /// search goes on with the next refused frame, so that each costs the same.
     fn evict_one(&mut self) {
-        let slots = self.core.tracker.writer().table().capacity();
+        let slots = self.core.tracker.slots_used();
+        if slots == 0 {
+            return;
+        }
         for _ in 0..EVICTION_SCAN {
-            let slot = self.scan_from;
-            self.scan_from = (slot + 1) % slots;
+            let slot = self.scan_from % slots;
+            self.scan_from = slot + 1;
             let hot = self.core.tracker.hot(slot);
             if !matches!(hot.state, State::Stalled | State::Waiting) {
                 continue;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 
 use crate::aggregator::tally::{Histograms, Tally};
-use crate::health::Health;
+use crate::health::{Health, Problem};
 use crate::lane::Port;
 use crate::refusal::Refusal;
 use crate::sizing::queue_limit_for;
@@ -318,7 +318,8 @@ impl fmt::Display for Table<'_> {
                 )?;
             }
         }
-        for problem in &health.problems {
+        // What was wrong at the start was said there.
+        for problem in health.problems.iter().filter(|problem| !matches!(problem, Problem::AtStart(_))) {
             writeln!(f, "{problem}")?;
         }
         writeln!(f)?;

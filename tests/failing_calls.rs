@@ -171,3 +171,21 @@ fn fault_80_a_refused_recvmmsg_is_said_before_the_start() {
         assert!(told.contains("refuses recvmmsg to this process"), "{error}: {told}");
     }
 }
+
+/// A kernel that is out of memory for a wait, as one is that has no room for another file to wait for
+/// (`fs.epoll.max_user_watches`).
+#[test]
+fn fault_81_a_wait_that_the_kernel_has_no_room_for_is_told_and_survived() {
+    let mut observer = Observer::start(Options { shards: 1, ..Options::default() });
+    let agent = Agent::start(Client::Rust02, &observer);
+    observer.expect("up", agent.pid(), SOON);
+    {
+        let how = "epoll_wait,epoll_pwait,epoll_pwait2,poll,ppoll:error=ENOMEM";
+        let _full = Injection::into_thread(&observer, "varta-shard-0", how);
+        let told = observer.expect_kind("io", SOON);
+        assert_eq!((told.str("place"), told.u64("errno")), ("receive", 12), "{told}");
+        observer.watch(T + T / 4);
+    }
+    observer.none_of("stall", agent.pid());
+    observer.stop();
+}

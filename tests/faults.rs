@@ -176,7 +176,14 @@ const FAULTS: &[(usize, &str, &str, Shown)] = &[
     ),
     (77, "nobody reads standard error", "start, observing and stop go on; what is dropped is said", ByTests),
     (78, "signals that are ignored at the start", "stay ignored; SIGHUP never ends the observer", ByTests),
+    (
+        79,
+        "memory or room in a file is not granted",
+        "an error of the start, or a full table or disk",
+        ByTests,
+    ),
     (80, "a filter refuses recvmmsg", "one call a datagram, and it is said", ByTests),
+    (81, "a wait is refused, a receive fails, a shard is stuck", "a pause, and the others go on", ByTests),
     (
         82,
         "priority that counts only in its session or group",

@@ -22,11 +22,15 @@ struct Running {
 impl Running {
     /// `run`, by this command, such as `env` with its arguments; an empty one: by itself.
     fn start(by: &[&str], stderr: impl Into<Stdio>) -> Self {
-        let place = Place::new();
+        Self::start_in(Place::new(), by, stderr)
+    }
+
+    /// The same, in this place.
+    fn start_in(place: Place, by: &[&str], stderr: impl Into<Stdio>) -> Self {
         let mut words = by.iter().copied().chain([env!("CARGO_BIN_EXE_varta-fleet")]);
         let child = Command::new(words.next().expect("at least the program"))
             .args(words)
-            .args(["run", "--shards", "2", "--print-ready", "--events"])
+            .args(["run", "--shards", "2", "--agents-max", "1000", "--print-ready", "--events"])
             .arg(place.base().join("events"))
             .arg("--dir")
             .arg(place.dir())
@@ -153,4 +157,43 @@ fn fault_78_a_hangup_does_not_end_the_observer_and_an_interrupt_does() {
     }
     observer.signal(Signal::INT);
     assert_eq!(observer.end().code(), Some(0));
+}
+
+/// RLIMIT_FSIZE: a file may grow to so many bytes, and whoever writes more is killed if it does not say otherwise.
+#[test]
+fn fault_79_a_file_that_may_not_grow_is_as_a_full_disk() {
+    const LIMIT: usize = 1 << 20;
+    let stderr = Place::new();
+    let file = File::create(stderr.base().join("stderr")).expect("create a file");
+    let said = || fs::read_to_string(stderr.base().join("stderr")).expect("what it said");
+    let place = Place::new();
+    let events = place.base().join("events");
+    // The first line of the observer ends beyond the limit.
+    fs::write(&events, format!("{}\n", "x".repeat(LIMIT - 11))).expect("write a long line");
+    let limit = format!("--fsize={LIMIT}");
+    let mut observer = Running::start_in(place, &["prlimit", &limit], file);
+    wait_for("word of it", || said().contains("cannot write events: file too large").then_some(()));
+    File::options().write(true).open(&events).expect("open it").set_len(0).expect("make room");
+    wait_for("its events", || {
+        let text = fs::read_to_string(&events).expect("its events");
+        text.ends_with('\n').then_some(())
+    });
+    observer.signal(Signal::TERM);
+    assert_eq!(observer.end().code(), Some(0), "{}", said());
+}
+
+/// The kernel grants no memory for the first agents: that is an error of the start and no SIGBUS of the first beat.
+#[test]
+fn fault_79_memory_that_is_not_there_is_an_error_of_the_start() {
+    let place = Place::new();
+    let output = Command::new("strace")
+        .args(["-qq", "-f", "-o", "/dev/null", "-e", "inject=fallocate:error=ENOSPC"])
+        .args([env!("CARGO_BIN_EXE_varta-fleet"), "run", "--dir"])
+        .arg(place.dir())
+        .output()
+        .expect("run it; `scripts/check --setup` installs strace");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("cannot reserve memory for a shard: no space left on device"), "{told}");
+    assert!(!place.socket(0).exists());
 }

@@ -98,6 +98,13 @@ impl Aggregator {
         })
     }
 
+    /// Whether one of the shards that could still say something of before `at` is worth waiting for: one that is known
+    /// to be stuck had its time. It may hold a frame all the same, so nothing is certain without it.
+    pub(super) fn is_awaited(&self, at: MonoNs, matters: impl Fn(u16) -> bool) -> bool {
+        !self.are_shards_over()
+            && self.is_unseen(at, |shard| matters(shard) && self.shards[usize::from(shard)].port.is_alive())
+    }
+
     /// Whether the shards have ended: what they have not seen by now they never will.
     pub(super) const fn are_shards_over(&self) -> bool {
         self.stop_by.is_some()
@@ -169,7 +176,7 @@ impl Aggregator {
                 // Whatever it was about, the exit says more.
                 return true;
             }
-            if has_time && !self.are_shards_over() && self.is_unseen(at, |_| true) {
+            if has_time && self.is_awaited(at, |_| true) {
                 self.kick_all();
                 return false;
             }
@@ -229,7 +236,7 @@ impl Aggregator {
             return true;
         }
         let is_unseen = self.is_unseen(cold.stall_at, |shard| shard != place.shard);
-        if is_unseen && has_time && !self.are_shards_over() {
+        if has_time && self.is_awaited(cold.stall_at, |shard| shard != place.shard) {
             return false;
         }
         // If asked in vain, nobody could say in time whether there is a process to be stalled.

@@ -55,6 +55,8 @@ mod ending;
 #[cfg(test)]
 mod neighbours;
 #[cfg(test)]
+mod stuck;
+#[cfg(test)]
 mod tests;
 
 use fanout::{Fanout, Subscriber};
@@ -148,6 +150,8 @@ struct ShardView {
     io_told_at: Option<MonoNs>,
     panics_told: u64,
     vigil: Vigil,
+    /// The kernel had no memory for more agents: ask again then.
+    grant_again_at: MonoNs,
     auth: Limit,
     /// Frames refused for a share that were told.
     share_told: u64,
@@ -257,6 +261,7 @@ impl Aggregator {
             io_told_at: None,
             panics_told: 0,
             vigil: Vigil::default(),
+            grant_again_at: MonoNs(0),
             auth: Limit::default(),
             share_told: 0,
             flood: troubles::FloodWatch::default(),
@@ -315,6 +320,7 @@ impl Aggregator {
             self.take_samples(shard);
             self.take_beats(shard);
             self.take_troubles(shard);
+            self.grant_memory(shard);
         }
         // As long as agents die there are more of them.
         is_more |= !self.is_out_of_time() && self.take_answers();
@@ -730,7 +736,7 @@ impl Aggregator {
         // Stalled again: then that stall tells of this one, too.
         if hot.state != State::Stalled && cold.generation == told.generation && stalls > 0 {
             let is_unseen = self.is_unseen(cold.stall_at, |shard| shard != place.shard);
-            if is_unseen && has_time && !self.are_shards_over() {
+            if has_time && self.is_awaited(cold.stall_at, |shard| shard != place.shard) {
                 return false;
             }
             let places = self.places_of(hot.pid);

@@ -138,6 +138,17 @@ impl Aggregator {
         self.watch_over(shard);
     }
 
+    /// Keeps memory ready for agents that may come, so that the shard never has to wait for it. What the kernel
+    /// refuses is told as a full table, and asked for again a second later.
+    pub(super) fn grant_memory(&mut self, shard: u16) {
+        let now = self.now;
+        let view = self.view(shard);
+        let used = u32::try_from(view.port.counters.slots_used.get()).unwrap_or(u32::MAX);
+        if now >= view.grant_again_at && view.port.table.grant_ahead(used).is_err() {
+            view.grant_again_at = now + SECOND_NS;
+        }
+    }
+
     /// Nobody but the aggregator could tell of a shard that is stuck.
     fn watch_over(&mut self, shard: u16) {
         let now = self.now;

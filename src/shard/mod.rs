@@ -88,7 +88,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
     /// The socket cannot be waited for or received from any more. Errors that pass are counted.
     pub fn turn(&mut self) -> io::Result<()> {
         if let Some((until, for_datagrams)) = self.next_wait() {
-            self.core.wait(until, for_datagrams)?;
+            self.core.wait(until, for_datagrams).or_else(|error| self.failed(error))?;
         }
         if let Some(kicked_at) = self.port.take_kick() {
             self.core.sight.kicked(kicked_at);
@@ -137,15 +137,16 @@ impl<T: Transport, C: Clock> Shard<T, C> {
     /// Until when the next turn waits at the latest, and whether a datagram ends that; `None` if it does
     /// not wait.
     pub fn next_wait(&self) -> Option<(MonoNs, bool)> {
-        if self.is_behind {
-            return None;
-        }
         let now = self.core.now();
-        let due = [self.core.tracker.next_due(), self.core.sight.news_due(), Some(now + IDLE_NS)];
-        let until = due.into_iter().flatten().min().unwrap_or(now);
+        // Whatever else there is to do: a release may wait for the very receive that fails.
         if self.is_failing {
             return Some((now + RETRY_NS, false));
         }
+        if self.is_behind {
+            return None;
+        }
+        let due = [self.core.tracker.next_due(), self.core.sight.news_due(), Some(now + IDLE_NS)];
+        let until = due.into_iter().flatten().min().unwrap_or(now);
         Some(match self.pace.delay() {
             Some(delay_ns) => (until.min(now + delay_ns), false),
             None => (until, true),
@@ -283,7 +284,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         }
     }
 
-    /// A socket that is out of memory recovers; a closed one does not.
+    /// A kernel that is out of memory, or of room for one more to wait for, recovers; a closed socket does not.
     #[cold]
     fn failed(&mut self, error: io::Error) -> io::Result<()> {
         let counters = &self.port.counters;
@@ -293,7 +294,9 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         self.is_behind = false;
         self.is_failing = true;
         match error.raw_os_error() {
-            Some(libc::ENOMEM | libc::ENOBUFS | libc::ECONNREFUSED | libc::ECONNRESET) => Ok(()),
+            Some(libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC | libc::ECONNREFUSED | libc::ECONNRESET) => {
+                Ok(())
+            }
             _ => Err(error),
         }
     }

@@ -57,3 +57,24 @@ fn errors_of_the_socket_that_pass_end_nothing_and_conclude_nothing() {
     let ended = (0..10).any(|_| shard.turn().is_err());
     assert!(ended, "a socket that is gone ends the shard");
 }
+
+/// The release of a dead agent waits for the receive call that fails.
+#[test]
+fn fault_81_while_receiving_fails_the_shard_pauses_whatever_else_there_is_to_do() {
+    let Fixture { script, clock, port, mut shard } = Fixture::new(10, 600 * MS);
+    script.send(START, &frame(100, 1), 100);
+    shard.turn().unwrap();
+    clock.advance(50 * MS);
+    let generation = port.table.generation(0);
+    let as_of = crate::lane::Answer { as_of: clock.mono(), ..Default::default() };
+    port.inbox.post(0, generation, answer::RELEASE, as_of);
+    script.fail(libc::ENOMEM);
+    shard.turn().unwrap();
+    assert!(shard.deferred.is_some(), "it was not seen that nothing came");
+    let Some((until, false)) = shard.next_wait() else { panic!("it would try again at once") };
+    assert!(until > clock.mono());
+    shard.turn().unwrap();
+    shard.turn().unwrap();
+    assert!(shard.deferred.is_none());
+    assert_eq!(port.table.read_hot(0).unwrap().pid, 0, "it is released");
+}

@@ -17,6 +17,10 @@ const FINISHED_MAX: usize = 8;
 /// Pause windows remembered until the queue was seen empty after them; more merge into the last.
 const WINDOWS_MAX: usize = 32;
 
+/// Receive calls remembered until the queue is seen empty, whatever the queue may hold: as many as 4 million datagrams
+/// take, 1 MiB.
+const CALLS_MAX: usize = 1 << 16;
+
 /// A time in which the shard could not see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {
@@ -124,7 +128,7 @@ impl Sight {
     pub fn new(queue_limit: u32, batch_max: usize, threshold_ns: u64, tick_ns: u64, now: MonoNs) -> Self {
         let places = u64::from(queue_limit) + 1;
         // All but the last call before the queue is seen empty are of `batch_max`.
-        let calls_max = usize::try_from(places).unwrap_or(usize::MAX) / batch_max.max(1) + 3;
+        let calls_max = (usize::try_from(places).unwrap_or(usize::MAX) / batch_max.max(1) + 3).min(CALLS_MAX);
         let mut windows = [Window::default(); WINDOWS_MAX];
         windows[0].end = now;
         Self {
@@ -184,7 +188,13 @@ impl Sight {
     /// The present call returned by `at`: its datagrams arrived before. To be called before them.
     #[inline]
     pub fn received(&mut self, at: MonoNs) {
-        self.calls.push_back(Call { first: self.taken, left_by: at.max(self.t_pre) });
+        let left_by = at.max(self.t_pre);
+        let is_room = self.calls.len() < CALLS_MAX;
+        match self.calls.back_mut().filter(|_| !is_room) {
+            // As one call with the last, which makes a window longer and never shorter.
+            Some(last) => last.left_by = left_by,
+            None => self.calls.push_back(Call { first: self.taken, left_by }),
+        }
         if self.is_first_frame_due {
             // What there is to say of the wait comes first.
             self.received_at = at;

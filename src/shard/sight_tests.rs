@@ -543,3 +543,20 @@ proptest! {
         }
     }
 }
+
+/// As `net.unix.max_dgram_qlen` may be set.
+#[test]
+fn the_longest_queue_there_may_be_takes_no_more_memory_than_a_long_one() {
+    let mut sight = Sight::new(i32::MAX.unsigned_abs(), 64, T, TICK, at(0));
+    assert!(sight.calls.capacity() <= 2 * CALLS_MAX, "{}", sight.calls.capacity());
+    let before = sight.calls.capacity();
+    for call in 0..2 * CALLS_MAX as u64 {
+        sight.begin_receive(at(call));
+        sight.received(at(call));
+        for _ in 0..64 {
+            sight.on_datagram(at(0));
+        }
+        sight.end_receive(false, at(call));
+    }
+    assert_eq!(sight.calls.capacity(), before, "and never more");
+}

@@ -124,14 +124,15 @@ impl Tracker {
 
     /// Finds index, free slots and timers again from the table alone, as after a restart of the thread.
     ///
-    /// Agents that were not counted yet are now, and whoever is in the table stays. Visits every slot.
+    /// Agents that were not counted yet are now, and whoever is in the table stays. Visits every slot that was ever
+    /// used: to look at another would be to take memory for it.
     pub fn rebuild(&mut self) {
         self.writer.repair();
-        let slots = self.writer.table().capacity();
-        self.slot_of_pid.fill(NOBODY);
+        // What reads as zero is left alone, for the same reason.
+        self.slot_of_pid.iter_mut().filter(|place| **place != NOBODY).for_each(|place| *place = NOBODY);
         self.free.clear();
-        self.unused_from = slots;
-        for slot in (0..slots).rev() {
+        self.unused_from = self.writer.used();
+        for slot in (0..self.unused_from).rev() {
             let mut hot = self.writer.hot(slot);
             let seat = Seat::from_word(self.seats[slot as usize]);
             if hot.state == State::Free {
@@ -231,10 +232,12 @@ impl Tracker {
         };
         let slot = match self.free.pop() {
             Some(slot) => slot,
-            None if self.unused_from < self.writer.table().capacity() => {
+            None if self.unused_from < self.writer.table().granted() => {
                 self.unused_from += 1;
+                self.writer.mark_used(self.unused_from);
                 self.unused_from - 1
             }
+            // All are taken, or the kernel has granted no memory for more yet.
             None => {
                 self.admission.leave(sender.uid, counted_in);
                 return Outcome::Refused(Refusal::TableFull);

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::table::{Origin, create};
+use crate::table::{Origin, create, create_granted};
 use crate::wire::{Status, Version};
 
 const MS: u64 = 1_000_000;
@@ -294,6 +294,35 @@ fn an_answer_about_the_claimed_pid_settles_it() {
 }
 
 // --- rebuilding ------------------------------------------------------------------------------------
+
+#[test]
+fn a_restart_takes_no_memory_for_agents_that_do_not_exist() {
+    let (writer, table) = create_granted(1 << 20, ORIGIN, 64).unwrap();
+    let mut tracker = Tracker::new(writer, &[LONG], 0, TICK, Admission::new(1 << 20), START);
+    for pid in 1..=10 {
+        slot_of(beat(&mut tracker, 0, pid, 1));
+    }
+    let before = table.memory();
+    tracker.recover(at(10));
+    assert_eq!(table.memory(), before);
+    assert_eq!((tracker.slots_used(), tracker.free.len()), (10, 0));
+    assert_eq!(beat(&mut tracker, 20, 7, 2), Outcome::Beat(6));
+    assert_eq!(slot_of(beat(&mut tracker, 20, 11, 1)), 10);
+}
+
+#[test]
+fn fault_79_an_agent_for_whom_no_memory_is_granted_is_refused_until_there_is() {
+    let (writer, table) = create_granted(8, ORIGIN, 2).unwrap();
+    let mut tracker = Tracker::new(writer, &[LONG], 0, TICK, Admission::new(8), START);
+    for pid in 1..=2 {
+        slot_of(beat(&mut tracker, 0, pid, 1));
+    }
+    let admission = Arc::clone(&tracker.admission);
+    assert_eq!(beat(&mut tracker, 1, 3, 1), Outcome::Refused(Refusal::TableFull));
+    assert_eq!(admission.tracked(), 2, "who is refused takes no place");
+    table.grant_ahead(tracker.slots_used()).unwrap();
+    assert_eq!(slot_of(beat(&mut tracker, 2, 3, 2)), 2);
+}
 
 /// A new tracker on the table of the old one, as after a restart of the thread.
 fn rebuilt(old: Tracker, ms: u64) -> Tracker {

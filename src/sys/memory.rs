@@ -5,14 +5,15 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::os::fd::OwnedFd;
 #[cfg(test)]
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, memfd_create};
+use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 /// An integer that may live in memory shared with other threads and processes.
@@ -45,7 +46,6 @@ pub struct Words<T: SharedWord> {
     start: NonNull<T>,
     words: usize,
     /// Held open so that the table can be handed to a successor by its descriptor.
-    #[cfg_attr(not(test), expect(dead_code, reason = "holding it is its use"))]
     memfd: Option<OwnedFd>,
 }
 
@@ -87,7 +87,8 @@ impl<T: SharedWord> Words<T> {
         // Size is fixed from here on: nobody who holds the descriptor can make our reads fault.
         fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         // SAFETY: a new mapping at an address the kernel chooses overlaps nothing (mmap(2)); the file
-        // is `bytes` long and sealed, so no access inside the mapping can raise SIGBUS.
+        // is `bytes` long and sealed, so no access inside the mapping reaches beyond its end. One that the kernel
+        // has no memory for raises SIGBUS, unless `grant` had it granted before.
         let start = unsafe {
             mmap(
                 std::ptr::null_mut(),
@@ -106,8 +107,27 @@ impl<T: SharedWord> Words<T> {
         Ok(Self { start, words, memfd })
     }
 
+    /// Has the kernel grant memory for these words of a memfd now, rather than when they are first touched, where it
+    /// could refuse by SIGBUS only. Takes about half a microsecond a page; does nothing for anonymous memory.
+    ///
+    /// # Errors
+    /// `ENOSPC` or `ENOMEM` when there is none.
+    pub fn grant(&self, words: Range<usize>) -> io::Result<()> {
+        let Some(memfd) = &self.memfd else { return Ok(()) };
+        if words.is_empty() {
+            return Ok(());
+        }
+        let bytes = |words: usize| (words * size_of::<T>()) as u64;
+        loop {
+            match fallocate(memfd, FallocateFlags::KEEP_SIZE, bytes(words.start), bytes(words.len())) {
+                Err(Errno::INTR) => {}
+                granted => return Ok(granted?),
+            }
+        }
+    }
+
     #[cfg(test)]
-    fn memfd(&self) -> Option<BorrowedFd<'_>> {
+    pub fn memfd(&self) -> Option<BorrowedFd<'_>> {
         self.memfd.as_ref().map(AsFd::as_fd)
     }
 }

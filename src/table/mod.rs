@@ -8,7 +8,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use crate::sys::memory::{Words, prefetch};
 use crate::time::MonoNs;
@@ -25,7 +25,7 @@ const HEADER_WORDS: usize = 512;
 /// `vartaflt` in the order of bytes.
 const MAGIC: u64 = u64::from_le_bytes(*b"vartaflt");
 /// Changes whenever the meaning of a word changes.
-const LAYOUT: u64 = 2;
+const LAYOUT: u64 = 3;
 /// Words of a slot, wherever they lie.
 const SLOT_WORDS: usize = HOT_WORDS + COLD_WORDS + RARE_WORDS;
 /// A reader that meets the writer this often gives up and says busy.
@@ -57,6 +57,7 @@ mod header {
     pub const GENERATION: usize = 9;
     pub const IS_CLEAN: usize = 10;
     pub const LAST_ALIVE: usize = 11;
+    pub const USED: usize = 12;
 }
 
 /// The reading half; cheap to clone.
@@ -64,6 +65,22 @@ mod header {
 pub struct Table {
     words: Arc<Words<AtomicU64>>,
     capacity: u32,
+    grants: Arc<Grants>,
+}
+
+/// For how many slots the kernel has granted memory. Whoever waits until a slot is touched is told by SIGBUS that
+/// there is none.
+#[derive(Debug)]
+struct Grants {
+    /// Slots from this one on are not to be touched yet.
+    slots: AtomicU32,
+    /// So many more than are used are asked for.
+    ahead: u32,
+    /// Why the kernel refused last; 0 = it did not.
+    errno: AtomicI32,
+    /// The kernel has no memory.
+    #[cfg(test)]
+    is_refusing: std::sync::atomic::AtomicBool,
 }
 
 /// The writing half: there is one, and it cannot be cloned.
@@ -76,13 +93,26 @@ pub struct TableWriter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
 
-/// Reserves a table of `capacity` slots. Touches only the header.
+/// Reserves a table of `capacity` slots, whose memory is granted as they are touched. Touches only the header.
 ///
 /// # Errors
 /// The kernel's, when it grants no memfd or no address space.
+#[cfg(any(test, feature = "bench"))]
 pub fn create(capacity: u32, origin: Origin) -> io::Result<(TableWriter, Table)> {
+    let (writer, table) = create_granted(capacity, origin, 0)?;
+    table.grants.slots.store(capacity, Ordering::Relaxed);
+    Ok((writer, table))
+}
+
+/// Reserves a table of `capacity` slots and has memory granted for the first `ahead` of them; for more, see
+/// [`Table::grant_ahead`]. Touches only the header.
+///
+/// # Errors
+/// The kernel's, when it grants no memfd, address space or memory.
+pub fn create_granted(capacity: u32, origin: Origin, ahead: u32) -> io::Result<(TableWriter, Table)> {
     let words = HEADER_WORDS + capacity as usize * SLOT_WORDS;
     let words = Words::<AtomicU64>::sealed(&format!("varta-shard-{}", origin.shard), words)?;
+    words.grant(0..HEADER_WORDS)?;
     let put = |index: usize, value: u64| words[index].store(value, Ordering::Relaxed);
     put(header::LAYOUT, LAYOUT);
     put(header::SLOT_BYTES, (SLOT_WORDS * size_of::<u64>()) as u64);
@@ -94,9 +124,18 @@ pub fn create(capacity: u32, origin: Origin) -> io::Result<(TableWriter, Table)>
     put(header::SHARD, u64::from(origin.shard));
     put(header::SHARDS, u64::from(origin.shards));
     put(header::GENERATION, 1);
+    put(header::USED, 0);
     // Last, so that a half-made header is never taken for a table.
     words[header::MAGIC].store(MAGIC, Ordering::Release);
-    let table = Table { words: Arc::new(words), capacity };
+    let grants = Grants {
+        slots: AtomicU32::new(0),
+        ahead,
+        errno: AtomicI32::new(0),
+        #[cfg(test)]
+        is_refusing: std::sync::atomic::AtomicBool::new(false),
+    };
+    let table = Table { words: Arc::new(words), capacity, grants: Arc::new(grants) };
+    table.grant(ahead.min(capacity))?;
     Ok((TableWriter { table: table.clone() }, table))
 }
 
@@ -106,6 +145,66 @@ impl Table {
     #[must_use]
     pub const fn capacity(&self) -> u32 {
         self.capacity
+    }
+
+    /// Slots from this one on are not to be touched: nobody knows whether there is memory for them.
+    #[inline]
+    pub fn granted(&self) -> u32 {
+        self.grants.slots.load(Ordering::Acquire)
+    }
+
+    /// Has memory granted for agents that may come, where less than half of what is kept ahead is left after the `used`
+    /// slots. Two loads if there is nothing to do. By one thread at a time, and not the shard's: it may take
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// The kernel's, when it has none: agents are refused until it has.
+    pub fn grant_ahead(&self, used: u32) -> io::Result<()> {
+        let granted = self.granted();
+        if granted == self.capacity || granted.saturating_sub(used) > self.grants.ahead / 2 {
+            return Ok(());
+        }
+        let until = used.saturating_add(self.grants.ahead).min(self.capacity);
+        let outcome = self.grant(until);
+        let errno = outcome.as_ref().err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::ENOMEM));
+        self.grants.errno.store(errno, Ordering::Relaxed);
+        outcome
+    }
+
+    fn grant(&self, until: u32) -> io::Result<()> {
+        #[cfg(test)]
+        if self.grants.is_refusing.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        let slots = self.granted() as usize..until as usize;
+        let mut start = HEADER_WORDS;
+        for each in [HOT_WORDS, COLD_WORDS, RARE_WORDS] {
+            self.words.grant(start + slots.start * each..start + slots.end * each)?;
+            start += self.capacity as usize * each;
+        }
+        self.grants.slots.store(until, Ordering::Release);
+        Ok(())
+    }
+
+    /// Why the kernel grants no memory for more agents, if it does not.
+    pub fn grant_error(&self) -> Option<io::Error> {
+        match self.grants.errno.load(Ordering::Relaxed) {
+            0 => None,
+            errno => Some(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    /// The kernel has no memory left, or has.
+    #[cfg(test)]
+    pub fn refuse_grants(&self, is_refusing: bool) {
+        self.grants.is_refusing.store(is_refusing, Ordering::Relaxed);
+    }
+
+    /// Memory that the kernel has given to the table, bytes.
+    #[cfg(test)]
+    pub fn memory(&self) -> u64 {
+        let memfd = self.words.memfd().expect("a table is one");
+        rustix::fs::fstat(memfd).expect("it is open").st_blocks as u64 * 512
     }
 
     #[inline]
@@ -230,9 +329,20 @@ impl TableWriter {
         end(&words[0], hot.frame_pid);
     }
 
+    /// Says in the header that no slot from this one on was ever written.
+    pub fn mark_used(&mut self, slots: u32) {
+        self.table.words[header::USED].store(u64::from(slots), Ordering::Release);
+    }
+
+    /// Slots from this one on were never written, and take no memory as long as they are not looked at.
+    pub fn used(&self) -> u32 {
+        let used = self.table.words[header::USED].load(Ordering::Acquire);
+        u32::try_from(used).unwrap_or(u32::MAX).min(self.table.capacity)
+    }
+
     /// Makes readable again what a writer that died inside left open. Call before a rebuild.
     pub fn repair(&mut self) {
-        for slot in 0..self.table.capacity {
+        for slot in 0..self.used() {
             repair(&self.table.hot(slot)[0]);
         }
     }
@@ -329,11 +439,39 @@ mod tests {
     #[test]
     fn a_slot_left_open_reads_busy_until_repaired() {
         let (mut writer, table) = create(2, ORIGIN).expect("table");
+        writer.mark_used(2);
         begin(&writer.table.hot(1)[0]);
         assert_eq!(table.read(1), Err(Busy));
         assert!(table.read(0).is_ok());
         writer.repair();
         assert!(table.read(1).is_ok());
+    }
+
+    /// Of slots that are not granted nothing is known: not even whether they can be touched.
+    #[test]
+    fn fault_79_memory_is_granted_ahead_of_use_and_not_all_at_once() {
+        const MANY: u32 = 1 << 20;
+        let (_, table) = create_granted(MANY, ORIGIN, 1000).expect("table");
+        let each = (SLOT_WORDS * size_of::<u64>()) as u64;
+        // Three areas, which begin and end within pages.
+        let slack = 8 * 4096;
+        let expected = |slots: u64| slots * each..slots * each + slack;
+        assert_eq!(table.granted(), 1000);
+        assert!(expected(1000).contains(&table.memory()), "{}", table.memory());
+        table.grant_ahead(499).expect("granted");
+        assert_eq!(table.granted(), 1000, "half is left");
+        table.grant_ahead(500).expect("granted");
+        assert_eq!(table.granted(), 1500);
+        assert!(expected(1500).contains(&table.memory()), "{}", table.memory());
+        table.refuse_grants(true);
+        assert!(table.grant_ahead(1200).is_err() && table.grant_error().is_some());
+        assert_eq!(table.granted(), 1500);
+        table.refuse_grants(false);
+        table.grant_ahead(1200).expect("granted");
+        assert!(table.grant_error().is_none());
+        assert_eq!(table.granted(), 2200);
+        table.grant_ahead(MANY - 1).expect("granted");
+        assert_eq!(table.granted(), MANY);
     }
 
     #[test]

@@ -19,14 +19,20 @@ mod top;
 mod words;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::FromArgMatches;
 use clap::error::ErrorKind;
+use signal_hook::consts::SIGXFSZ;
+use signal_hook::flag;
 
 use args::{Cli, Command};
 use exit::{CliError, Exit};
 
 fn main() -> ExitCode {
+    // A file that may not grow any more (RLIMIT_FSIZE) is to fail like a full disk, not to kill. Should the kernel
+    // refuse, it kills.
+    let _ = flag::register(SIGXFSZ, Arc::default());
     let cli = args::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let outcome = match cli {
         Ok(cli) => execute(cli.command),

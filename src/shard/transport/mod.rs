@@ -44,7 +44,7 @@ pub trait Transport {
     /// early.
     ///
     /// # Errors
-    /// The kernel's, other than EINTR.
+    /// The kernel's, other than EINTR, and not at once: whoever waits again must not do so without a pause.
     fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()>;
 
     /// Fills the batch with what is queued, in order of arrival, without blocking; the previous batch

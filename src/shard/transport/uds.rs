@@ -5,6 +5,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,6 +19,9 @@ use super::{Datagram, Transport};
 use crate::kick::Kick;
 use crate::sys::mmsg::{BATCH_MAX, Batch};
 use crate::time::MonoNs;
+
+/// How long a wait takes that the kernel refuses.
+const FAILED: Duration = Duration::from_millis(10);
 
 /// The kernel's queue of one bound socket.
 ///
@@ -39,6 +44,16 @@ impl Uds {
     pub fn new(socket: Arc<OwnedFd>, queue_limit: u32, kick: Arc<Kick>) -> io::Result<Self> {
         let wakers = Wakers::new(&kick)?;
         Ok(Self { socket, queue_limit, batch: Batch::new(), kick, wakers })
+    }
+
+    /// Waits until `until`, for a datagram or a kick.
+    fn wait_for_datagrams(&mut self, until: MonoNs) -> io::Result<()> {
+        self.wakers.take_in(&self.socket)?;
+        self.wakers.arm(until)?;
+        if self.wakers.wait()? {
+            self.kick.consume();
+        }
+        Ok(())
     }
 
     /// Sleeps whatever is sent meanwhile, unless it is kicked.
@@ -138,16 +153,14 @@ impl fmt::Debug for Uds {
 
 impl Transport for Uds {
     fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()> {
-        if !for_datagrams {
-            self.wakers.let_go(&self.socket)?;
-            return self.sleep(until.since(now));
+        let waited = match for_datagrams {
+            true => self.wait_for_datagrams(until),
+            false => self.wakers.let_go(&self.socket).and_then(|()| self.sleep(until.since(now))),
+        };
+        if waited.is_err() {
+            thread::sleep(FAILED);
         }
-        self.wakers.take_in(&self.socket)?;
-        self.wakers.arm(until)?;
-        if self.wakers.wait()? {
-            self.kick.consume();
-        }
-        Ok(())
+        waited
     }
 
     fn receive(&mut self) -> io::Result<usize> {
@@ -185,7 +198,7 @@ fn timespec(ns: u64) -> Timespec {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixDatagram;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
     use crate::sys::clock::SystemClock;
@@ -267,7 +280,7 @@ mod tests {
     fn kick_ends_the_wait_and_is_consumed() {
         let (_dir, mut uds, kick, _sender) = fixture();
         for for_datagrams in [false, true] {
-            std::thread::scope(|scope| {
+            thread::scope(|scope| {
                 scope.spawn(|| kick.kick());
                 wait(&mut uds, for_datagrams, LONG_NS);
             });
