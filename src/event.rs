@@ -83,12 +83,12 @@ pub enum EventKind {
     },
     /// Three streams at once, or both wire versions in turn: life is known, loss is not counted any more.
     Mixed,
-    /// A datagram was refused by the decoder. At most 10 a second per shard; the rest is counted.
+    /// A datagram was no frame. At most 10 a second per shard; the rest is counted.
     Decode {
-        /// Sender attested by the kernel.
+        /// Sender attested by the kernel; 0: none.
         attested: u32,
-        /// The first failed check.
-        error: DecodeError,
+        /// Why it was none.
+        error: NoFrame,
     },
     /// A frame claimed a pid that is not its sender's. At most 10 a second per shard; the rest is counted.
     Auth {
@@ -234,6 +234,27 @@ pub enum IoPlace {
     Socket,
     /// Lock, manifest or symlink were not in the runtime directory: as `Socket`.
     Directory,
+}
+
+/// Why a datagram was no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NoFrame {
+    /// It is not 32 bytes long.
+    WrongSize,
+    /// The first check of the decoder that failed.
+    Undecodable(DecodeError),
+}
+
+impl NoFrame {
+    /// The spelling of metrics and events.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::WrongSize => "wrong_size",
+            Self::Undecodable(error) => error.reason(),
+        }
+    }
 }
 
 impl EventKind {

@@ -221,6 +221,12 @@ fn fault_14_defect_13_long_short_and_empty_datagrams_and_foreign_descriptors_are
         wire::send_at_last(&sender, &[0; 31]);
         wire::send_at_last(&sender, &[0; 5000]);
     }
+    // They are no frames, and that is told of whoever sent them.
+    for _ in 0..6 {
+        let told =
+            observer.expect_that("a datagram that is no frame", SOON, |event| event.kind() == "decode");
+        assert_eq!((told.str("error"), told.pid()), ("wrong_size", Some(std::process::id())), "{told}");
+    }
     wire::send_at_last(&sender, &[]);
     let is_taken = send_with_descriptors(&sender);
     wait_for("all to be counted", || {

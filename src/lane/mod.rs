@@ -15,6 +15,7 @@ use crossbeam::utils::CachePadded;
 
 use crate::admission::TurnedAway;
 use crate::counters::{ShardCounters, ShardHealth};
+use crate::event::NoFrame;
 use crate::kick::{Kick, KickedAt};
 use crate::refusal::Refusal;
 use crate::shard::sight::BlindNews;
@@ -174,7 +175,7 @@ where
     }
 }
 
-/// A refused frame, as an example of those counted.
+/// A refused datagram, as an example of those counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// When it arrived.
@@ -187,11 +188,11 @@ pub struct Sample {
     pub what: SampleOf,
 }
 
-/// What was wrong with a sampled frame.
+/// What was wrong with a sampled datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SampleOf {
-    /// The decoder refused it.
-    Decode(DecodeError),
+    /// It was no frame.
+    Decode(NoFrame),
     /// It claimed this pid.
     Forged(u32),
 }
@@ -200,7 +201,8 @@ impl SampleOf {
     /// The sample of a refusal, if refusals of this kind are told.
     pub const fn of(refusal: Refusal, error: Option<DecodeError>, claimed: u32) -> Option<Self> {
         match (refusal, error) {
-            (_, Some(error)) => Some(Self::Decode(error)),
+            (_, Some(error)) => Some(Self::Decode(NoFrame::Undecodable(error))),
+            (Refusal::WrongSize, None) => Some(Self::Decode(NoFrame::WrongSize)),
             (Refusal::Forged, None) => Some(Self::Forged(claimed)),
             _ => None,
         }

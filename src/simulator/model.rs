@@ -921,7 +921,7 @@ pub fn pause_ns(setting: &Setting) -> u64 {
 }
 
 fn is_decode(reason: usize) -> bool {
-    reason <= Refusal::BadNonce as usize
+    reason <= Refusal::WrongSize as usize
 }
 
 const fn refusal_of(garbage: Garbage) -> Refusal {

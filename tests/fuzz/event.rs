@@ -8,7 +8,7 @@ use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use varta_fleet::event::{
-    Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, IoPlace, SessionWhy, ShareSpent,
+    NoFrame,     Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, IoPlace, SessionWhy, ShareSpent,
 };
 use varta_fleet::fuzzing::Format;
 use varta_fleet::time::{MonoNs, WallNs};
@@ -112,7 +112,7 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
             Kind::Session { why: one_of(values, [NewProcess, Exec, Version, Nonce])? }
         }
         7 => Kind::Mixed,
-        8 => Kind::Decode { attested: values.arbitrary()?, error: any_decode_error(values)? },
+        8 => Kind::Decode { attested: values.arbitrary()?, error: any_no_frame(values)? },
         9 => Kind::Auth {
             claimed: values.arbitrary()?,
             attested: values.arbitrary()?,
@@ -151,6 +151,10 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
             for_ns: values.arbitrary()?,
         },
     })
+}
+
+fn any_no_frame(values: &mut Unstructured<'_>) -> Result<NoFrame> {
+    Ok(if values.arbitrary()? { NoFrame::WrongSize } else { NoFrame::Undecodable(any_decode_error(values)?) })
 }
 
 fn any_decode_error(values: &mut Unstructured<'_>) -> Result<DecodeError> {

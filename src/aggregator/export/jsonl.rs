@@ -150,7 +150,7 @@ impl Line {
     fn of(event: &Event) -> Self {
         let agent = event.agent;
         let attested = match event.kind {
-            EventKind::Decode { attested, .. } => Some(attested),
+            EventKind::Decode { attested, .. } => Some(attested).filter(|pid| *pid != 0),
             _ => None,
         };
         Self {

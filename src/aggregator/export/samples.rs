@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use crate::event::{
-    Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, IoPlace, SessionWhy, ShareSpent,
+    Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, IoPlace, NoFrame, SessionWhy,
+    ShareSpent,
 };
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
@@ -35,7 +36,10 @@ pub fn one_of_each() -> Vec<Event> {
         (
             shard,
             None,
-            Kind::Decode { attested: 815, error: DecodeError::BadCrc { computed: 1, received: 2 } },
+            Kind::Decode {
+                attested: 815,
+                error: NoFrame::Undecodable(DecodeError::BadCrc { computed: 1, received: 2 }),
+            },
         ),
         (shard, None, Kind::Auth { claimed: 1, attested: 815, uid: 1000 }),
         (shard, None, Kind::Blind { phase: BlindPhase::Begin, why: BlindWhy::Paused }),
@@ -135,6 +139,10 @@ fn any_agent() -> impl Strategy<Value = Option<Agent>> {
     proptest::option::of(agent)
 }
 
+fn any_no_frame() -> impl Strategy<Value = NoFrame> {
+    prop_oneof![Just(NoFrame::WrongSize), any_decode_error().prop_map(NoFrame::Undecodable)]
+}
+
 fn any_decode_error() -> impl Strategy<Value = DecodeError> {
     prop_oneof![
         any::<[u8; 2]>().prop_map(DecodeError::BadMagic),
@@ -191,7 +199,7 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
         }),
         (extreme(), how).prop_map(|(silent_ns, how)| Kind::Exit { silent_ns, how }),
         prop::sample::select(session_why).prop_map(|why| Kind::Session { why }),
-        (any::<u32>(), any_decode_error()).prop_map(|(attested, error)| Kind::Decode { attested, error }),
+        (any::<u32>(), any_no_frame()).prop_map(|(attested, error)| Kind::Decode { attested, error }),
         any::<(u32, u32, u32)>().prop_map(|(claimed, attested, uid)| Kind::Auth { claimed, attested, uid }),
         (phase, blind_why).prop_map(|(phase, why)| Kind::Blind { phase, why }),
         (extreme(), any::<Option<(u32, u64)>>()).prop_map(|(refused, share)| Kind::Full {

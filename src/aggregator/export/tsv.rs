@@ -24,7 +24,7 @@ use std::fmt;
 use std::io::{self, Write};
 
 use super::PUT_BACK;
-use crate::event::{BlindPhase, Event, EventKind, IoPlace};
+use crate::event::{BlindPhase, Event, EventKind, IoPlace, NoFrame};
 use crate::time::MonoNs;
 use crate::wire::DecodeError;
 
@@ -96,12 +96,13 @@ impl fmt::Display for Columns<'_> {
     }
 }
 
-/// A refusal as varta-watch 0.2 spells it.
-struct DecodeWord(DecodeError);
+/// A refusal as varta-watch 0.2 spells it, which tells none of a wrong size.
+struct DecodeWord(NoFrame);
 
 impl fmt::Display for DecodeWord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        let NoFrame::Undecodable(error) = self.0 else { return f.write_str("WrongSize") };
+        match error {
             DecodeError::BadMagic(_) => f.write_str("BadMagic"),
             DecodeError::BadVersion(_) => f.write_str("BadVersion"),
             DecodeError::BadCrc { computed, received } => {
@@ -199,7 +200,7 @@ mod tests {
         for bytes in frames {
             let ours = crate::wire::decode(&bytes).unwrap_err();
             let theirs = varta_vlp_02::Frame::decode(&bytes).unwrap_err();
-            assert_eq!(DecodeWord(ours).to_string(), format!("{theirs:?}"));
+            assert_eq!(DecodeWord(NoFrame::Undecodable(ours)).to_string(), format!("{theirs:?}"));
         }
     }
 
