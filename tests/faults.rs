@@ -167,6 +167,7 @@ const FAULTS: &[(usize, &str, &str, Shown)] = &[
     (71, "the event log is copied and cut", "told, for what came in between is lost", ByTests),
     (72, "the event log grows without end", "it renames itself, if it is asked to", ByTests),
     (73, "whoever reads events from standard output leaves", "said once, and each event counted", ByTests),
+    (74, "answers that are taken slowly, by many", "each in pages, all within one budget of bytes", ByTests),
     (75, "agents die while the fleet stops", "the stop takes no longer for it; `stop` is the last", ByTests),
     (
         76,

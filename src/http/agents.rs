@@ -15,14 +15,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Sources;
 use super::query::{BadQuery, Query};
-use super::ring::Ring;
-use crate::aggregator::export::jsonl;
+use crate::json::Json;
 use crate::lookup::Ticket;
 use crate::pattern::{ASKED_BYTES_MAX, Pattern};
 use crate::snapshot::written;
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::MonoNs;
-use crate::wire::Status;
 
 /// A scan is good for this long.
 const FRESH: Duration = Duration::from_millis(500);
@@ -34,6 +32,8 @@ const CHUNK: u32 = 1024;
 const LOOKS: u32 = 3;
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 10_000;
+/// A page ends here, however many agents are asked for.
+const PAGE_BYTES_MAX: usize = 1 << 20;
 
 /// One agent, as its slot says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,8 @@ pub struct Row {
 }
 
 impl Row {
-    fn new(shard: u16, slot: u32, hot: Hot, cold: &Cold) -> Option<Self> {
+    /// What a slot says; `None` if it is nobody's.
+    pub fn new(shard: u16, slot: u32, hot: Hot, cold: &Cold) -> Option<Self> {
         let is_nobodys = hot.flags.has(Flags::FORGER) && !cold.is_honest;
         (hot.state != State::Free && !is_nobodys).then_some(Self {
             shard,
@@ -284,8 +285,8 @@ impl Selection {
         if self.is_descending { other.cmp(&one) } else { one.cmp(&other) }
     }
 
-    /// The page, the cursor of the next, and how many there are on all pages.
-    pub async fn page<'a>(&self, view: &'a View, sources: &Sources) -> (Vec<&'a Row>, Option<String>, usize) {
+    /// The page, whether there are more, and how many there are on all pages.
+    async fn page<'a>(&self, view: &'a View, sources: &Sources) -> (Vec<&'a Row>, bool, usize) {
         let mut rows: Vec<&Row> = Vec::new();
         for chunk in view.rows.chunks(CHUNK as usize) {
             rows.extend(chunk.iter().filter(|row| self.takes(row, sources)));
@@ -302,11 +303,13 @@ impl Selection {
             rows.truncate(self.limit);
         }
         rows.sort_unstable_by(by_key);
-        let next = rows.last().filter(|_| is_more).map(|row| {
-            let (key, pid) = self.key(row);
-            format!("{key}.{pid}")
-        });
-        (rows, next, total)
+        (rows, is_more, total)
+    }
+
+    /// Where the page after this row begins.
+    fn cursor(&self, row: &Row) -> String {
+        let (key, pid) = self.key(row);
+        format!("{key}.{pid}")
     }
 }
 
@@ -339,14 +342,23 @@ pub struct Page {
 impl Page {
     /// What the selection finds.
     pub async fn of(selection: &Selection, view: &View, sources: &Sources) -> Self {
-        let (rows, next, total) = selection.page(view, sources).await;
+        let (rows, is_more, total) = selection.page(view, sources).await;
         let now = sources.now();
-        Self {
-            agents: rows.into_iter().map(|row| AgentAnswer::of(row, sources, now)).collect(),
-            next,
-            total,
-            as_of: view.as_of(),
+        let (mut agents, mut bytes) = (Vec::new(), 0);
+        for row in &rows {
+            let agent = AgentAnswer::of(row, sources, now);
+            bytes += Json(&agent).to_bytes().map_or(0, |text| text.len());
+            if bytes > PAGE_BYTES_MAX {
+                break;
+            }
+            agents.push(agent);
+            if agents.len() % CHUNK as usize == 0 {
+                tokio::task::yield_now().await;
+            }
         }
+        let is_more = is_more || agents.len() < rows.len();
+        let last = agents.len().checked_sub(1).filter(|_| is_more);
+        Self { next: last.map(|last| selection.cursor(rows[last])), agents, total, as_of: view.as_of() }
     }
 }
 
@@ -453,167 +465,6 @@ const fn word_of(state: State) -> &'static str {
     }
 }
 
-/// One agent and its past.
-#[derive(Debug, Serialize)]
-pub struct Detail {
-    #[serde(flatten)]
-    agent: AgentAnswer,
-    as_of: u64,
-    off_hash: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    period_ns: Option<u64>,
-    rule: Option<usize>,
-    terminals: u32,
-    mixed: bool,
-    blind: Blind,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stall: Option<Stall>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resume: Option<Resume>,
-    #[serde(flatten)]
-    past: Past,
-}
-
-#[derive(Debug, Serialize)]
-struct Blind {
-    is_blind: bool,
-    total_ns: u64,
-    last_end_ns: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct Stall {
-    at_ns: u64,
-    silent_ns: u64,
-    blind_ns: u64,
-    certain: bool,
-    last_nonce: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct Resume {
-    at_ns: u64,
-    silent_ns: u64,
-    lost: u64,
-}
-
-/// The events of one pid, as far back as the ring goes.
-#[derive(Debug, Serialize)]
-pub struct Past {
-    history: Vec<Box<serde_json::value::RawValue>>,
-    history_from_seq: u64,
-}
-
-/// An agent that is gone, and its past.
-#[derive(Debug, Serialize)]
-pub struct Exited {
-    pid: u32,
-    state: &'static str,
-    #[serde(flatten)]
-    past: Past,
-}
-
-impl Past {
-    /// What the ring holds of a pid.
-    pub fn of(pid: u32, ring: &Ring) -> Self {
-        let lines = ring.of_pid(pid).filter_map(|event| {
-            let mut line = Vec::new();
-            jsonl::write_line(event, &mut line);
-            serde_json::value::RawValue::from_string(String::from_utf8(line).ok()?).ok()
-        });
-        Self { history: lines.collect(), history_from_seq: ring.first_seq() }
-    }
-
-    /// Nothing is known of the pid.
-    pub fn is_empty(&self) -> bool {
-        self.history.is_empty()
-    }
-}
-
-impl Exited {
-    /// Only its past is left.
-    pub const fn of(pid: u32, past: Past) -> Self {
-        Self { pid, state: "exited", past }
-    }
-}
-
-impl Detail {
-    /// The agent of a row that was found by its pid, as of now; `None` if it is gone meanwhile, or its slot is
-    /// being written.
-    pub fn of(row: &Row, sources: &Sources, ring: &Ring) -> Option<Self> {
-        let port = &sources.ports[usize::from(row.shard)];
-        let (hot, cold) = port.table.read(row.slot).ok()?;
-        let now = sources.now();
-        let as_is = Row::new(row.shard, row.slot, hot, &cold)?;
-        if (as_is.generation, hot.pid) != (row.generation, row.hot.pid) {
-            return None;
-        }
-        let counters = &port.counters;
-        let blind_ns = counters.blind_ns.get();
-        let sent = hot.beats + cold.beats_lost;
-        Some(Self {
-            agent: AgentAnswer::of(&as_is, sources, now),
-            as_of: now.0,
-            off_hash: sources.is_off_hash(hot.pid, row.shard),
-            period_ns: (hot.beats > 2).then(|| hot.last_arrival.since(cold.first_arrival) / (sent - 1)),
-            rule: sources.rule_of(hot.class),
-            terminals: cold.terminals,
-            mixed: hot.flags.has(Flags::MIXED),
-            blind: Blind {
-                is_blind: counters.is_blind.get() != 0,
-                total_ns: blind_ns,
-                last_end_ns: if blind_ns > 0 { counters.last_blind_end.get() } else { 0 },
-            },
-            stall: (cold.stalls > 0).then_some(Stall {
-                at_ns: cold.stall_at.0,
-                silent_ns: cold.stall_silent_ns,
-                blind_ns: cold.stall_blind_ns,
-                certain: !cold.is_stall_uncertain,
-                last_nonce: cold.stall_nonce,
-            }),
-            resume: (cold.resumes > 0).then_some(Resume {
-                at_ns: cold.resume_at.0,
-                silent_ns: cold.resume_silent_ns,
-                lost: cold.resume_lost,
-            }),
-            past: Past::of(hot.pid, ring),
-        })
-    }
-}
-
-/// What the series of single agents are called: beats, stalls, status.
-pub type SeriesNames = [&'static str; 3];
-
-/// Ours: others than those of a shard, so that a sum over both counts nothing twice.
-pub const NAMES: SeriesNames = ["varta_agent_beats_total", "varta_agent_stalls_total", "varta_agent_status"];
-/// Those of varta-watch, for its dashboards.
-pub const NAMES_OF_WATCH: SeriesNames = ["varta_beats_total", "varta_stalls_total", "varta_status"];
-
-/// A few agents as metrics, in pieces.
-pub fn series(view: Rc<View>, max: usize, names: &'static SeriesNames) -> impl Iterator<Item = String> {
-    type Read = fn(&Row) -> u64;
-    const PIECE: usize = 1000;
-    const FAMILIES: [(&str, &str, Read); 3] = [
-        ("counter", "Accepted frames of this process", |row| row.hot.beats),
-        ("counter", "Stalls judged of this process", |row| row.stalls.into()),
-        ("gauge", "Status: 0 ok, 1 degraded, 2 critical, 3 stalled", |row| {
-            if row.hot.state == State::Stalled { Status::Stall as u64 } else { row.hot.status as u64 }
-        }),
-    ];
-    let (all, shown) = (view.rows.len(), view.rows.len().min(max));
-    let about = (shown < all).then(|| format!("# {shown} of {all} agents, as metrics-agents-max says\n"));
-    let pieces = names.iter().zip(&FAMILIES).flat_map(move |(name, (kind, help, read))| {
-        let view = Rc::clone(&view);
-        let head = format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
-        let body = (0..shown.div_ceil(PIECE)).map(move |piece| {
-            let rows = &view.rows[piece * PIECE..shown.min((piece + 1) * PIECE)];
-            rows.iter().map(|row| format!("{name}{{pid=\"{}\"}} {}\n", row.hot.pid, read(row))).collect()
-        });
-        std::iter::once(head).chain(body)
-    });
-    about.into_iter().chain(pieces)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::standin::sources;
@@ -635,9 +486,8 @@ mod tests {
         });
     }
 
-    #[test]
-    fn an_agent_on_two_shards_is_one() {
-        let row = |shard, pid, arrival| Row {
+    fn row(shard: u16, pid: u32, arrival: u64) -> Row {
+        Row {
             shard,
             slot: 0,
             generation: 1,
@@ -647,7 +497,34 @@ mod tests {
             lost: 0,
             stalls: 0,
             resumes: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn fault_74_a_page_ends_after_so_many_bytes_and_the_next_goes_on_there() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let sources = sources(1);
+            let view =
+                View { rows: (1..=10_000).map(|pid| row(0, pid, 5)).collect(), as_of: vec![MonoNs(0)] };
+            let (mut found, mut after, mut pages) = (Vec::new(), String::new(), 0);
+            loop {
+                let query = Query::parse(&format!("limit=10000{after}"));
+                let page = Page::of(&Selection::parse(&query).unwrap(), &view, &sources).await;
+                assert!(Json(&page).to_bytes().unwrap().len() < 2 * PAGE_BYTES_MAX);
+                assert_eq!(page.total, 10_000);
+                found.extend(page.agents.iter().map(|agent| agent.pid));
+                pages += 1;
+                let Some(next) = page.next else { break };
+                after = format!("&after={next}");
+            }
+            assert!(pages > 1);
+            assert!(found.into_iter().eq(1..=10_000));
+        });
+    }
+
+    #[test]
+    fn an_agent_on_two_shards_is_one() {
         let rows = one_each(vec![row(0, 9, 5), row(0, 7, 1), row(1, 7, 2)]);
         let found: Vec<_> = rows.iter().map(|row| (row.hot.pid, row.shard)).collect();
         assert_eq!(found, [(7, 1), (9, 0)], "the one that heard it last");

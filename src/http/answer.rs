@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::Write as _;
+use std::mem;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,7 +13,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::stream;
-use http_body_util::{Full, StreamBody};
+use http_body_util::StreamBody;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -21,14 +22,15 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
-use super::agents::{
-    Detail, Exited, NAMES, NAMES_OF_WATCH, Page, Past, Selection, SeriesNames, View, series,
-};
+use super::agents::{Page, Selection, View};
+use super::budget::Sliced;
 use super::cells::Cells;
+use super::detail::{Detail, Exited, Past};
 use super::events::{self, Reader};
 use super::fleet::FleetAnswer;
 use super::metrics::{Reading, openmetrics_text, prometheus_text};
 use super::query::{BadQuery, Query};
+use super::series::{NAMES, NAMES_OF_WATCH, Series, SeriesNames};
 use super::traffic::Busy;
 use super::{Server, Way, page};
 use crate::error::Shown;
@@ -144,15 +146,11 @@ impl Server {
             Some(refused) => refused,
             None => self.look_up(request).await.unwrap_or_else(Self::refuse),
         };
-        self.traffic.borrow_mut().count(answer.code);
         let is_gzip = accepts(request.headers(), header::ACCEPT_ENCODING, "gzip") > 0.0;
-        let mut zipped = false;
+        let (answer, zipped) = self.affordable(answer, is_gzip);
+        self.traffic.borrow_mut().count(answer.code);
         let body: Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>> = match answer.content {
-            Content::Whole(bytes) if is_gzip && bytes.len() >= GZIP_FROM => {
-                zipped = true;
-                Box::pin(Full::new(gzip(&bytes)))
-            }
-            Content::Whole(bytes) => Box::pin(Full::new(bytes)),
+            Content::Whole(bytes) => Box::pin(Sliced(bytes)),
             Content::Pieces(body) => body,
             Content::Endless(body) => {
                 busy.is_endless();
@@ -171,6 +169,28 @@ impl Server {
         }
         headers.extend(answer.headers);
         response
+    }
+
+    /// The answer as it goes out, zipped or not, if it may wait beside all that waits.
+    fn affordable(&self, mut answer: Answer, is_gzip: bool) -> (Answer, bool) {
+        let Content::Whole(bytes) = &mut answer.content else { return (answer, false) };
+        let is_zipped = is_gzip && bytes.len() >= GZIP_FROM;
+        if is_zipped {
+            *bytes = gzip(bytes);
+        }
+        match self.budget.hold(mem::take(bytes)) {
+            Some(held) => {
+                *bytes = held;
+                (answer, is_zipped)
+            }
+            None => (Self::too_much(), false),
+        }
+    }
+
+    fn too_much() -> Answer {
+        let told =
+            "too many answers wait for clients that take them slowly: ask again in a second, or for less";
+        Answer::refused(StatusCode::SERVICE_UNAVAILABLE, told).with(header::RETRY_AFTER, "1")
     }
 
     fn refuse(bad: BadQuery) -> Answer {
@@ -252,8 +272,8 @@ impl Server {
             "/api/v1/openapi.json" => Ok(Answer::new(StatusCode::OK, JSON, SCHEMA)),
             _ => match path.strip_prefix("/api/v1/agents/") {
                 Some(pid) => {
-                    query.allows(&[])?;
-                    self.agent(pid).await
+                    query.allows(&["before"])?;
+                    self.agent(pid, query.number("before", 0, u64::MAX)?).await
                 }
                 None => {
                     let told = format!("there is no {}; there are {PATHS}", Shown(path));
@@ -301,7 +321,9 @@ impl Server {
             return Answer::refused(StatusCode::NOT_FOUND, told);
         }
         let view = self.view(false).await;
-        let pieces = series(view, max as usize, names).map(|piece| Ok(Frame::data(Bytes::from(piece))));
+        let series = Series::of(&view, max as usize);
+        let Some(charge) = self.budget.charge(series.bytes()) else { return Self::too_much() };
+        let pieces = series.pieces(names, charge).map(|piece| Ok(Frame::data(Bytes::from(piece))));
         Answer {
             code: StatusCode::OK,
             kind: PROMETHEUS,
@@ -366,20 +388,21 @@ impl Server {
         Page::of(selection, &view, &self.sources).await
     }
 
-    async fn agent(self: &Rc<Self>, pid: &str) -> Result<Answer, BadQuery> {
+    async fn agent(self: &Rc<Self>, pid: &str, before: Option<u64>) -> Result<Answer, BadQuery> {
         let Ok(pid) = pid.parse::<u32>() else {
             return Err(BadQuery::new("pid", format!("{pid:?} is no process id"), "write its number"));
         };
         // The second time: it may have come since, or may have moved.
         for must_be_new in [false, true] {
             let view = self.view(must_be_new).await;
-            let found = view.find(pid).and_then(|row| Detail::of(row, &self.sources, &self.ring.borrow()));
+            let past = |pid| Past::of(pid, &self.ring.borrow(), before);
+            let found = view.find(pid).and_then(|row| Detail::of(row, &self.sources, past));
             if let Some(detail) = found {
                 return Ok(Answer::json(&detail));
             }
         }
-        let past = Past::of(pid, &self.ring.borrow());
-        if past.is_empty() {
+        let past = Past::of(pid, &self.ring.borrow(), before);
+        if past.is_empty() && before.is_none() {
             let told =
                 format!("no agent with pid {pid} has beaten, as far as is remembered; is it the right pid?");
             return Ok(Answer::refused(StatusCode::NOT_FOUND, &told));

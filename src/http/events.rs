@@ -79,7 +79,11 @@ impl Reader {
     fn piece(&mut self, server: &Server) -> Vec<u8> {
         let ring = server.ring.borrow();
         let mut text = Vec::new();
+        let bytes_max = server.budget.share();
         for _ in 0..PIECE {
+            if text.len() >= bytes_max {
+                break;
+            }
             match ring.next(self.after) {
                 Some(Step::Event(event)) => {
                     self.after = event.seq;

@@ -44,7 +44,9 @@ use crate::time::{Clock, MonoNs, WallNs};
 
 mod agents;
 mod answer;
+mod budget;
 mod cells;
+mod detail;
 mod events;
 mod fleet;
 mod metrics;
@@ -52,10 +54,12 @@ mod page;
 mod query;
 mod resources;
 mod ring;
+mod series;
 mod token;
 mod traffic;
 
 use agents::Views;
+use budget::Budget;
 use ring::Ring;
 pub use token::TokenError;
 use token::{Token, TokenFile};
@@ -66,7 +70,7 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 /// How long a client may leave the bytes of an answer where they are.
 const TAKEN_WITHIN: Duration = Duration::from_secs(5);
 const HEAD_BYTES_MAX: usize = 8 * 1024;
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+const BUFFER_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 /// How long answers under way may take at a stop.
 const WIND_UP: Duration = Duration::from_millis(300);
@@ -242,6 +246,7 @@ struct Server {
     /// What tells this run's event ids from those of another.
     run: String,
     views: Views,
+    budget: Budget,
     traffic: RefCell<Traffic>,
     control: Rc<Connections>,
     tcp: Rc<Connections>,
@@ -295,6 +300,7 @@ async fn serve(
         news: Notify::new(),
         is_over: Cell::new(false),
         views: Views::default(),
+        budget: Budget::default(),
         traffic: RefCell::default(),
         control: Connections::new(CONTROL_MAX),
         tcp: Connections::new(TCP_MAX),

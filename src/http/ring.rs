@@ -75,9 +75,9 @@ impl Ring {
         }
     }
 
-    /// The events of a pid, oldest first, with those of datagrams it sent that were refused.
-    pub fn of_pid(&self, pid: u32) -> impl Iterator<Item = &Event> {
-        self.events.iter().filter(move |event| is_of(event, pid))
+    /// The events of a pid, latest first, with those of datagrams it sent that were refused.
+    pub fn latest_of_pid(&self, pid: u32) -> impl Iterator<Item = &Event> {
+        self.events.iter().rev().filter(move |event| is_of(event, pid))
     }
 }
 
@@ -156,7 +156,7 @@ mod tests {
         let mut ring = Ring::default();
         ring.push(event(1, Some(7), EventKind::Up));
         ring.push(event(2, Some(7), EventKind::Exit { silent_ns: 0, how: None }));
-        assert_eq!(ring.of_pid(7).count(), 2);
-        assert_eq!(ring.of_pid(8).count(), 0);
+        assert_eq!(ring.latest_of_pid(7).count(), 2);
+        assert_eq!(ring.latest_of_pid(8).count(), 0);
     }
 }

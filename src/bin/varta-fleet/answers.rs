@@ -156,6 +156,7 @@ pub struct Tracked {
     pub stall: Option<Stall>,
     pub resume: Option<Resume>,
     pub history: Vec<Event>,
+    pub history_next: Option<u64>,
     pub history_from_seq: u64,
 }
 
@@ -164,6 +165,7 @@ pub struct Tracked {
 pub struct Exited {
     pub pid: u32,
     pub history: Vec<Event>,
+    pub history_next: Option<u64>,
     pub history_from_seq: u64,
 }
 

@@ -88,7 +88,7 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
             crate::words::event(last)
         ));
     }
-    paragraphs(&said.join(" "), &tracked.history, tracked.history_from_seq)
+    paragraphs(&said.join(" "), &tracked.history, tracked.history_next.is_some(), tracked.history_from_seq)
 }
 
 fn last_beat(tracked: &Tracked) -> String {
@@ -184,7 +184,7 @@ fn of_exited(exited: &Exited) -> String {
         }
         None => format!("pid {} is tracked no more, and its exit was not told.", exited.pid),
     };
-    paragraphs(&said, &exited.history, exited.history_from_seq)
+    paragraphs(&said, &exited.history, exited.history_next.is_some(), exited.history_from_seq)
 }
 
 fn is_refusal(event: &Event) -> bool {
@@ -192,7 +192,7 @@ fn is_refusal(event: &Event) -> bool {
 }
 
 /// The text in lines of a readable length, and the last events.
-fn paragraphs(said: &str, history: &[Event], from_seq: u64) -> String {
+fn paragraphs(said: &str, history: &[Event], is_more: bool, from_seq: u64) -> String {
     const WIDTH: usize = 88;
     let mut out = String::new();
     let mut width = 0;
@@ -214,7 +214,8 @@ fn paragraphs(said: &str, history: &[Event], from_seq: u64) -> String {
     }
     let hidden = history.len().saturating_sub(EVENTS);
     if hidden > 0 {
-        let _ = writeln!(out, "... {} before these", counted(hidden as u64, "event"));
+        let more = if is_more { " and more" } else { "" };
+        let _ = writeln!(out, "... {}{more} before these", counted(hidden as u64, "event"));
     }
     for event in &history[hidden..] {
         let _ = writeln!(out, "{}", line(event));
@@ -296,8 +297,12 @@ mod tests {
     #[test]
     fn an_end_is_told_with_its_cause() {
         let exit = r#"{"kind":"exit","ts":"2026-03-01T12:00:00.123456789Z","pid":7,"silent_ns":2000000000,"signal":9}"#;
-        let exited =
-            Exited { pid: 7, history: vec![serde_json::from_str(exit).unwrap()], history_from_seq: 1 };
+        let exited = Exited {
+            pid: 7,
+            history: vec![serde_json::from_str(exit).unwrap()],
+            history_next: None,
+            history_from_seq: 1,
+        };
         let said = of_exited(&exited);
         assert!(
             said.starts_with(

@@ -1,0 +1,190 @@
+//! One agent: what its slot says, and a page of its past.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::Sources;
+use super::agents::{AgentAnswer, Row};
+use super::ring::Ring;
+use crate::aggregator::export::jsonl;
+use crate::event::Event;
+use crate::table::slot::Flags;
+
+/// Events of a page at most.
+const EVENTS_MAX: usize = 200;
+
+/// One agent and its past.
+#[derive(Debug, Serialize)]
+pub struct Detail {
+    #[serde(flatten)]
+    agent: AgentAnswer,
+    as_of: u64,
+    off_hash: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    period_ns: Option<u64>,
+    rule: Option<usize>,
+    terminals: u32,
+    mixed: bool,
+    blind: Blind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stall: Option<Stall>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resume: Option<Resume>,
+    #[serde(flatten)]
+    past: Past,
+}
+
+#[derive(Debug, Serialize)]
+struct Blind {
+    is_blind: bool,
+    total_ns: u64,
+    last_end_ns: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Stall {
+    at_ns: u64,
+    silent_ns: u64,
+    blind_ns: u64,
+    certain: bool,
+    last_nonce: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Resume {
+    at_ns: u64,
+    silent_ns: u64,
+    lost: u64,
+}
+
+/// Events of one pid, oldest first: the latest of them, or those before a number.
+#[derive(Debug, Serialize)]
+pub struct Past {
+    history: Vec<Box<RawValue>>,
+    /// What to ask for as `before` to get those before these, if there are any.
+    history_next: Option<u64>,
+    history_from_seq: u64,
+}
+
+/// An agent that is gone, and its past.
+#[derive(Debug, Serialize)]
+pub struct Exited {
+    pid: u32,
+    state: &'static str,
+    #[serde(flatten)]
+    past: Past,
+}
+
+impl Past {
+    /// What the ring holds of a pid, up to an event with the number `before`; a page at most.
+    pub fn of(pid: u32, ring: &Ring, before: Option<u64>) -> Self {
+        let is_before = |event: &&Event| before.is_none_or(|before| event.seq < before);
+        let mut events: Vec<&Event> =
+            ring.latest_of_pid(pid).filter(is_before).take(EVENTS_MAX + 1).collect();
+        let is_more = events.len() > EVENTS_MAX;
+        events.truncate(EVENTS_MAX);
+        events.reverse();
+        let lines = events.iter().filter_map(|event| {
+            let mut line = Vec::new();
+            jsonl::write_line(event, &mut line);
+            RawValue::from_string(String::from_utf8(line).ok()?).ok()
+        });
+        Self {
+            history: lines.collect(),
+            history_next: events.first().filter(|_| is_more).map(|event| event.seq),
+            history_from_seq: ring.first_seq(),
+        }
+    }
+
+    /// Nothing is known of the pid.
+    pub fn is_empty(&self) -> bool {
+        self.history.is_empty()
+    }
+}
+
+impl Exited {
+    /// Only its past is left.
+    pub const fn of(pid: u32, past: Past) -> Self {
+        Self { pid, state: "exited", past }
+    }
+}
+
+impl Detail {
+    /// The agent of a row that was found by its pid, as of now; `None` if it is gone meanwhile, or its slot is
+    /// being written.
+    pub fn of(row: &Row, sources: &Sources, past: impl Fn(u32) -> Past) -> Option<Self> {
+        let port = &sources.ports[usize::from(row.shard)];
+        let (hot, cold) = port.table.read(row.slot).ok()?;
+        let now = sources.now();
+        let as_is = Row::new(row.shard, row.slot, hot, &cold)?;
+        if (as_is.generation, hot.pid) != (row.generation, row.hot.pid) {
+            return None;
+        }
+        let counters = &port.counters;
+        let blind_ns = counters.blind_ns.get();
+        let sent = hot.beats + cold.beats_lost;
+        Some(Self {
+            agent: AgentAnswer::of(&as_is, sources, now),
+            as_of: now.0,
+            off_hash: sources.is_off_hash(hot.pid, row.shard),
+            period_ns: (hot.beats > 2).then(|| hot.last_arrival.since(cold.first_arrival) / (sent - 1)),
+            rule: sources.rule_of(hot.class),
+            terminals: cold.terminals,
+            mixed: hot.flags.has(Flags::MIXED),
+            blind: Blind {
+                is_blind: counters.is_blind.get() != 0,
+                total_ns: blind_ns,
+                last_end_ns: if blind_ns > 0 { counters.last_blind_end.get() } else { 0 },
+            },
+            stall: (cold.stalls > 0).then_some(Stall {
+                at_ns: cold.stall_at.0,
+                silent_ns: cold.stall_silent_ns,
+                blind_ns: cold.stall_blind_ns,
+                certain: !cold.is_stall_uncertain,
+                last_nonce: cold.stall_nonce,
+            }),
+            resume: (cold.resumes > 0).then_some(Resume {
+                at_ns: cold.resume_at.0,
+                silent_ns: cold.resume_silent_ns,
+                lost: cold.resume_lost,
+            }),
+            past: past(hot.pid),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Agent, EventKind};
+    use crate::time::{MonoNs, WallNs};
+    use crate::wire::Status;
+
+    #[test]
+    fn fault_74_a_long_past_comes_in_pages_and_all_of_it() {
+        let mut ring = Ring::default();
+        for seq in 1..=1000 {
+            let pid = if seq % 2 == 0 { 7 } else { 8 };
+            let agent = Agent { pid, ns_pid: None, session: 1, nonce: 0, status: Status::Ok, payload: 0 };
+            let (mono, wall) = (MonoNs(0), WallNs(0));
+            ring.push(Event { seq, wall, mono, shard: Some(0), agent: Some(agent), kind: EventKind::Status });
+        }
+        let seqs = |past: &Past| -> Vec<u64> {
+            let events = past.history.iter().map(|line| serde_json::from_str(line.get()).unwrap());
+            events.map(|event: serde_json::Value| event["seq"].as_u64().unwrap()).collect()
+        };
+        let (mut pages, mut before) = (Vec::new(), None);
+        loop {
+            let past = Past::of(7, &ring, before);
+            pages.push(seqs(&past));
+            before = past.history_next;
+            if before.is_none() {
+                break;
+            }
+        }
+        assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [200, 200, 100]);
+        pages.reverse();
+        assert!(pages.concat().into_iter().eq((2..=1000).step_by(2)));
+        assert!(Past::of(7, &ring, Some(2)).is_empty());
+    }
+}
