@@ -192,14 +192,16 @@ fn events_are_followed_filtered_and_taken_up_again() {
         all.extend_from_slice(headers);
         let answer = Connection::control(&observer.dir()).get(path, &all);
         assert_eq!(answer.code, 200, "{}", answer.text());
-        parse_events(answer.text())
+        // A busy machine may pause the observer, which it tells.
+        parse_events(answer.text()).into_iter().filter(|event| event.kind != "blind").collect::<Vec<_>>()
     };
     let kinds = |events: &[Told]| events.iter().map(|event| event.kind.clone()).collect::<Vec<_>>();
     let all = remembered("/api/v1/events?follow=false", &[]);
     assert_eq!(kinds(&all), ["start", "up", "stall"]);
     let last_id = format!("Last-Event-ID: {}", all[1].id);
     assert_eq!(kinds(&remembered("/api/v1/events?follow=false", &[&last_id])), ["stall"]);
-    assert_eq!(kinds(&remembered("/api/v1/events?follow=false&after=2", &[])), ["stall"]);
+    let after = format!("/api/v1/events?follow=false&after={}", all[1].data["seq"]);
+    assert_eq!(kinds(&remembered(&after, &[])), ["stall"]);
     // Of another run: nothing of this one is left out.
     let other_run = remembered("/api/v1/events?follow=false", &["Last-Event-ID: 1-3"]);
     assert_eq!(kinds(&other_run), ["start", "up", "stall"]);
