@@ -338,7 +338,8 @@ fn fault_30_the_fourth_panic_within_a_minute_ends_the_shard_and_is_seen() {
     world.watch(1, T + T / 4);
     assert_eq!(world.told_of_agents(), []);
     kept.signal(Signal::STOP);
-    world.expect_of(&kept, |kind| matches!(kind, EventKind::Stall { certain: true, .. }));
+    // But what it holds nobody will ever read, a beat of this agent perhaps.
+    world.expect_of(&kept, |kind| matches!(kind, EventKind::Stall { certain: false, .. }));
     kept.signal(Signal::CONT);
     world.expect_of(&kept, |kind| matches!(kind, EventKind::Resume { .. }));
     assert_eq!(world.fleet.stop(SOON).shards_dead, 1);

@@ -110,6 +110,22 @@ impl Aggregator {
         self.stop_by.is_some()
     }
 
+    /// Whether a shard other than `home` could not see for all of the silence since `silent_since` that `cold` was
+    /// judged by. Whether it holds a slot of the agent is no matter: the first beat there of one that moved may be
+    /// just what it could not see. It owes the agent a threshold of sight as the judge does, and one that does not
+    /// run any more will never see what it holds.
+    pub(super) fn is_unsighted(&self, home: u16, silent_since: MonoNs, hot: &Hot, cold: &Cold) -> bool {
+        let threshold_ns = self.threshold_of(hot);
+        (0..self.shard_count).zip(&self.shards).any(|(shard, view)| {
+            let counters = &view.port.counters;
+            // Read first: a shard publishes it last.
+            let watermark = counters.watermark();
+            let blind_end = MonoNs(counters.last_blind_end.get());
+            let is_blind = blind_end > silent_since && blind_end + threshold_ns > cold.stall_at;
+            shard != home && (is_blind || watermark < cold.stall_at || view.seen < cold.stall_at)
+        })
+    }
+
     /// Where the pid was seen last.
     pub(super) fn place_of_pid(&self, pid: u32) -> Option<Place> {
         self.places.get(pid).copied().flatten().map(Place::from)
@@ -240,17 +256,9 @@ impl Aggregator {
             return false;
         }
         // If asked in vain, nobody could say in time whether there is a process to be stalled.
-        let mut is_uncertain = cold.is_stall_uncertain || is_unseen || told.existence == Existence::Asked;
-        let threshold_ns = self.threshold_of(&hot);
-        for other in places.iter() {
-            if other != place {
-                let counters = &self.view(other.shard).port.counters;
-                let blind_end = MonoNs(counters.last_blind_end.get());
-                // It owes the agent a threshold of sight as the judge does.
-                let is_blind = blind_end > hot.last_arrival && blind_end + threshold_ns > cold.stall_at;
-                is_uncertain |= counters.watermark() < cold.stall_at || is_blind;
-            }
-        }
+        let is_uncertain = cold.is_stall_uncertain
+            || told.existence == Existence::Asked
+            || self.is_unsighted(place.shard, hot.last_arrival, &hot, &cold);
         let silent_since = hot.last_arrival;
         match self.lives_elsewhere(&places, place, silent_since) {
             Err(Busy) => return false,

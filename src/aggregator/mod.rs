@@ -49,6 +49,8 @@ mod troubles;
 #[cfg(test)]
 mod backlog;
 #[cfg(test)]
+mod blindness;
+#[cfg(test)]
 mod crowd;
 #[cfg(test)]
 mod ending;
@@ -745,7 +747,8 @@ impl Aggregator {
                 return false;
             };
             if elsewhere.is_none() {
-                self.stall(place, &hot, &cold, cold.is_stall_uncertain || is_unseen, stalls);
+                let is_unsighted = self.is_unsighted(place.shard, silent_since, &hot, &cold);
+                self.stall(place, &hot, &cold, cold.is_stall_uncertain || is_unsighted, stalls);
                 self.resume(place, &hot, &cold, resumes);
             }
             let told = self.told(place);

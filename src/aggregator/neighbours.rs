@@ -15,7 +15,7 @@ type Told = (Option<u16>, FloodWhy, Option<u32>, u64, u64);
 
 impl World {
     /// `count` datagrams of another user at once.
-    fn flood(&mut self, shard: usize, count: usize) {
+    pub(super) fn flood(&mut self, shard: usize, count: usize) {
         for nonce in 0..count {
             let mut datagram = Recorded::frame(&beat(FLOODER, nonce as u64), FLOODER);
             datagram.credentials = Some(Credentials { pid: FLOODER, uid: FLOODERS_UID });

@@ -562,20 +562,22 @@ impl Model {
             return Ok(());
         }
         let since = at.saturating_sub(silent_ns);
-        let of = &self.shards[usize::from(home)];
         let pause = pause_ns(&self.setting) + 2 * MS;
-        let pauses = of.pauses.iter().filter(|(from, to)| to - from > pause).map(|(_, to)| *to);
-        let ended = pauses.chain(of.grace.iter().copied()).filter(|sight| *sight <= at);
-        // Whoever came while it was full was refused. Stamps are rounded, so what began just now is not judged.
-        let full = of.full.iter().copied().chain(of.full_since.map(|since| (since, u64::MAX)));
-        let full = full.filter(|(from, _)| *from + ERROR < at).map(|(_, to)| to);
-        for sight in ended.chain(full).filter(|sight| *sight > since + ERROR) {
-            must!(
-                self,
-                I3,
-                sight.saturating_add(threshold) <= at + ERROR,
-                "shard {home} was blind until {sight}, and is certain of {pid}: {event:?}"
-            );
+        // The agent may have gone to a shard that could not see it come.
+        for (shard, of) in self.shards.iter().enumerate() {
+            let pauses = of.pauses.iter().filter(|(from, to)| to - from > pause).map(|(_, to)| *to);
+            let ended = pauses.chain(of.grace.iter().copied()).filter(|sight| *sight <= at);
+            // Whoever came while it was full was refused. Stamps are rounded, so what began just now is not judged.
+            let full = of.full.iter().copied().chain(of.full_since.map(|since| (since, u64::MAX)));
+            let full = full.filter(|(from, _)| *from + ERROR < at).map(|(_, to)| to);
+            for sight in ended.chain(full).filter(|sight| *sight > since + ERROR) {
+                must!(
+                    self,
+                    I3,
+                    sight.saturating_add(threshold) <= at + ERROR,
+                    "shard {shard} was blind until {sight}, and shard {home} is certain of {pid}: {event:?}"
+                );
+            }
         }
         Ok(())
     }
