@@ -11,16 +11,18 @@
 //! than letting anybody exceed a share.
 
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::time::MonoNs;
+mod turned_away;
+
+pub use turned_away::{TurnedAway, TurnedAwayFor};
 
 const SETS: usize = 64;
 const PLACES_PER_SET: usize = 16;
-/// Processes told apart by what is remembered of whom we turned away; a power of two. As many as the kernel
-/// has pids unless it is told otherwise.
-const TURNED_AWAY: usize = 1 << 15;
+/// Largest process id Linux gives out (PID_MAX_LIMIT), plus one.
+pub const PIDS: usize = 4_194_304 + 1;
 
 /// One count of tracked agents for all shards.
 #[derive(Debug)]
@@ -51,20 +53,24 @@ pub enum CountedIn {
 
 impl Admission {
     /// Room for `agents_max` agents, whoever they are.
-    #[must_use]
-    pub fn new(agents_max: u32) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// The kernel's, when it grants no address space.
+    pub fn new(agents_max: u32) -> io::Result<Arc<Self>> {
         Self::with_shares(agents_max, None)
     }
 
     /// Room for `agents_max` agents, `uid_agents_max` of them of one user.
-    #[must_use]
-    pub fn with_shares(agents_max: u32, uid_agents_max: Option<u32>) -> Arc<Self> {
-        Arc::new(Self {
+    ///
+    /// # Errors
+    /// As [`Admission::new`].
+    pub fn with_shares(agents_max: u32, uid_agents_max: Option<u32>) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
             tracked: AtomicU32::new(0),
             agents_max,
             shares: uid_agents_max.map(Shares::new),
-            turned_away: Arc::new(TurnedAway::new()),
-        })
+            turned_away: Arc::new(TurnedAway::new()?),
+        }))
     }
 
     /// Takes a place for an agent of `uid`, if there is one.
@@ -213,45 +219,6 @@ const fn parts(word: u64) -> (u32, u32) {
     ((word >> 32) as u32, word as u32)
 }
 
-/// When a frame of a process was refused last for reasons of ours: no room, or its user's budget was spent.
-/// Nothing was wrong with the frame as far as we looked, so its sender cannot be called silent for certain.
-///
-/// Bounded memory: processes whose pids are equal modulo 2^15 are not told apart, so it may say a later
-/// instant than is true of one of them, never an earlier one.
-#[derive(Debug)]
-pub struct TurnedAway {
-    at: Box<[AtomicU64]>,
-}
-
-impl TurnedAway {
-    /// Nobody was turned away.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { at: (0..TURNED_AWAY).map(|_| AtomicU64::new(0)).collect() }
-    }
-
-    /// A frame of `pid` that arrived at `arrival` was turned away.
-    pub fn note(&self, pid: u32, arrival: MonoNs) {
-        // Another shard may have turned away a later one.
-        self.of(pid).fetch_max(arrival.0, Ordering::Relaxed);
-    }
-
-    /// Arrival of the last frame of `pid` that was turned away; the origin of time if there was none.
-    pub fn last(&self, pid: u32) -> MonoNs {
-        MonoNs(self.of(pid).load(Ordering::Relaxed))
-    }
-
-    fn of(&self, pid: u32) -> &AtomicU64 {
-        &self.at[pid as usize % TURNED_AWAY]
-    }
-}
-
-impl Default for TurnedAway {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -262,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_user_has_its_share_and_no_more_and_others_are_not_touched() {
-        let admission = Admission::with_shares(10, Some(3));
+        let admission = Admission::with_shares(10, Some(3)).unwrap();
         for _ in 0..3 {
             assert_eq!(admission.enter(7), Ok(CountedIn::Own));
         }
@@ -281,7 +248,7 @@ mod tests {
 
     #[test]
     fn without_shares_only_the_fleet_is_full() {
-        let admission = Admission::new(2);
+        let admission = Admission::new(2).unwrap();
         assert_eq!((admission.enter(7), admission.enter(7)), (Ok(CountedIn::Own), Ok(CountedIn::Own)));
         assert_eq!(admission.enter(7), Err(NoRoom::Fleet));
         admission.leave(7, CountedIn::Own);
@@ -290,7 +257,7 @@ mod tests {
 
     #[test]
     fn users_that_find_no_place_share_one_and_places_come_free() {
-        let admission = Admission::with_shares(1_000_000, Some(2));
+        let admission = Admission::with_shares(1_000_000, Some(2)).unwrap();
         let uids = 0..100_000;
         let mut counted: HashMap<u32, CountedIn> = HashMap::new();
         for uid in uids.clone() {
@@ -314,7 +281,7 @@ mod tests {
 
     #[test]
     fn who_is_in_the_table_is_counted_though_it_is_full() {
-        let admission = Admission::with_shares(2, Some(1));
+        let admission = Admission::with_shares(2, Some(1)).unwrap();
         let counted: Vec<_> = (0..3).map(|_| admission.count_in(7)).collect();
         assert_eq!((admission.tracked(), admission.share_of(7)), (3, 3));
         assert_eq!(admission.enter(7), Err(NoRoom::Fleet));
@@ -326,7 +293,7 @@ mod tests {
     fn shards_that_bring_in_one_user_at_once_never_exceed_its_share() {
         const MOST: u32 = 20;
         for round in 0..50 {
-            let admission = Admission::with_shares(1_000, Some(MOST));
+            let admission = Admission::with_shares(1_000, Some(MOST)).unwrap();
             let start = std::sync::Barrier::new(4);
             let kept: u32 = std::thread::scope(|scope| {
                 let shard = || {
@@ -352,20 +319,11 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_last_frame_turned_away_counts() {
-        let turned_away = TurnedAway::new();
-        assert_eq!(turned_away.last(4711), MonoNs(0));
-        turned_away.note(4711, MonoNs(20));
-        turned_away.note(4711, MonoNs(10));
-        assert_eq!((turned_away.last(4711), turned_away.last(4712)), (MonoNs(20), MonoNs(0)));
-    }
-
     proptest! {
         /// Against a plain count of each user: never more than the share, never an innocent refused.
         #[test]
         fn shares_are_those_of_a_plain_count(steps in prop::collection::vec((0..6_u32, any::<bool>()), 1..300)) {
-            let admission = Admission::with_shares(12, Some(4));
+            let admission = Admission::with_shares(12, Some(4)).unwrap();
             let mut counts = [0_u32; 6];
             for (uid, comes) in steps {
                 let count = counts[uid as usize];

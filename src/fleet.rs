@@ -195,7 +195,8 @@ impl Fleet {
         let with_beats = plan.events.as_ref().is_some_and(|events| events.beats);
         let mut cores = Vec::new();
         let mut ports = Vec::new();
-        let admission = Admission::with_shares(plan.agents_max, plan.uid_agents_max);
+        let admission = Admission::with_shares(plan.agents_max, plan.uid_agents_max)
+            .map_err(resources("reserve memory for agents"))?;
         for (index, (shard, socket)) in plan.shards.iter().zip(sockets).enumerate() {
             let (core, port) = make_shard(plan, index, shard, socket, &admission, with_beats)
                 .map_err(resources("reserve memory for a shard"))?;

@@ -176,7 +176,7 @@ impl Stage {
     /// The kernel's, when it grants no memory, descriptor or thread.
     pub fn new(setup: &Setup) -> io::Result<Self> {
         let doorbell = Arc::new(Doorbell::default());
-        let admission = Admission::new(setup.agents);
+        let admission = Admission::new(setup.agents)?;
         let stop = Arc::new(AtomicBool::new(false));
         let (requests, requests_of) = unbounded();
         let tally = Arc::new(Mutex::new(Tally::default()));

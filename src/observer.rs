@@ -162,7 +162,7 @@ impl Observer {
             binding::bind(path.as_ref(), mode).map_err(|error| io::Error::new(error.kind(), error))?;
         let origin = Origin { boot_id: 0, pid_namespace: 0, shard: 0, shards: 1 };
         let (writer, _) = table::create_granted(agents_max, origin, GRANTED_AHEAD.min(agents_max))?;
-        let admission = Admission::new(agents_max);
+        let admission = Admission::new(agents_max)?;
         let clock = SystemClock;
         let now = crate::time::Clock::mono(&clock);
         let tick_ns = TICK_NS.min(threshold_ns / 2);

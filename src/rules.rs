@@ -8,8 +8,8 @@
 //! 3. While we were blind the agent may have beaten. It gets a whole threshold of our sight before it
 //!    is called stalled, but nobody may switch stalls off: after three thresholds in which we were
 //!    awake the stall is told, marked as uncertain. ([`judge`])
-//!    The same holds for one agent while we turn its frames away for reasons of ours: no room, or its
-//!    user's budget is spent. ([`Sight::but_turned_away`])
+//!    The same holds for one agent whose frames we turned away in its silence for reasons of ours: its user may
+//!    not beat here, spent its budget or has its share, or there is no room. ([`Sight::but_turned_away`])
 //! 4. A nonce tells what was lost before us, and never whether somebody lives. ([`next_beat`])
 //! 5. A stall whose lost beats, evenly spread, would have left no silence is refuted: we keep score
 //!    against ourselves. ([`is_refuted`])
@@ -387,12 +387,12 @@ pub struct Sight {
 }
 
 impl Sight {
-    /// The sight of one agent whose last frame that we turned away, for want of room or because its user's
-    /// budget was spent, arrived at `turned_away_at`. Such a frame is no life, but it may have been a beat: up to
-    /// there we were blind to its sender, through our own doing.
+    /// The sight of one agent in whose silence we turned away a frame of it for a reason of ours. Such a frame is no
+    /// life, but it may have been a beat: through our own doing we were blind to its sender, and nothing that we saw
+    /// of others makes up for that.
     #[must_use]
-    pub fn but_turned_away(&self, turned_away_at: MonoNs) -> Self {
-        Self { last_blind_end: self.last_blind_end.max(turned_away_at), ..*self }
+    pub const fn but_turned_away(&self) -> Self {
+        Self { last_blind_end: MonoNs(u64::MAX), ..*self }
     }
 }
 

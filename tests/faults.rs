@@ -159,6 +159,12 @@ const FAULTS: &[(usize, &str, &str, Shown)] = &[
         WaitsFor("an agent library of our own"),
     ),
     (
+        66,
+        "frames of an agent are refused for reasons of ours",
+        "evidence: no certain stall, none before three thresholds",
+        ByTests,
+    ),
+    (
         70,
         "the event log is renamed, removed or replaced",
         "its path is written to from the next line on; nothing is lost",

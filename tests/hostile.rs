@@ -273,6 +273,8 @@ fn a_full_table_is_told_harms_nobody_in_it_and_has_room_again_after_an_exit() {
     for agent in tracked.iter().chain(&refused) {
         observer.none_of("stall", agent.pid());
     }
+    let detail = observer.get(&format!("/api/v1/agents/{}", refused[0].pid())).json();
+    assert_eq!((&detail["state"], &detail["refused"]["why"]), (&"refused".into(), &"table_full".into()));
     let seconds = (mono_ns() - began).div_ceil(1_000_000_000);
     let told = observer.events().iter().filter(|event| event.kind() == "full").count() as u64;
     assert!(told <= 2 * (seconds + 1), "{told} in {seconds} s on two shards");

@@ -761,8 +761,8 @@ impl Aggregator {
     fn stall(&mut self, place: Place, hot: &Hot, cold: &Cold, is_uncertain: bool, coalesced: u32) {
         let silent_since = cold.stall_at - cold.stall_silent_ns;
         // By a shard whose word we had to wait for, perhaps.
-        let turned_away = self.view(place.shard).port.turned_away.last(hot.pid);
-        let is_uncertain = is_uncertain || turned_away > silent_since;
+        let turned_away = &self.view(place.shard).port.turned_away;
+        let is_uncertain = is_uncertain || turned_away.is_after(hot.pid, silent_since);
         let kind = EventKind::Stall {
             silent_ns: cold.stall_silent_ns,
             last_nonce: cold.stall_nonce,

@@ -123,13 +123,16 @@ fn a_full_table_names_nobody() {
 
 /// The shard it left judged before the other one had read what it refused.
 #[test]
-fn who_was_turned_away_by_another_shard_is_not_condemned_for_certain() {
-    let mut world = World::with_limits(2, 1, Vec::new(), None, None);
-    world.born(7);
+fn fault_66_who_was_turned_away_by_another_shard_is_not_condemned_for_certain() {
+    let mut world = World::with_limits(2, 64, Vec::new(), None, Some(40));
+    [7, 8].into_iter().for_each(|pid| world.born(pid));
     world.beats(0, 7, 1..5);
     world.asleep = vec![1];
+    (1..=50).for_each(|nonce| world.send(1, 8, &beat(8, nonce)));
     let is_stalled = |world: &World| world.ports[0].table.read(0).unwrap().0.state == State::Stalled;
     for nonce in 5.. {
+        // Another process of its user takes the budget there.
+        (0..3).for_each(|_| world.send(1, 8, &beat(8, 100 + nonce)));
         if nonce % 10 == 0 {
             world.send(1, 7, &beat(7, nonce));
         }
@@ -141,6 +144,10 @@ fn who_was_turned_away_by_another_shard_is_not_condemned_for_certain() {
     assert_eq!(world.count("stall"), 0, "it waits for the other shard's word");
     world.asleep.clear();
     world.run(5_000 * MS);
-    let EventKind::Stall { certain, .. } = world.last("stall").kind else { unreachable!() };
+    assert!(world.ports[1].turned_away.last(7).is_some());
+    let of_7 = world.told.iter().find(|event| {
+        event.agent.is_some_and(|agent| agent.pid == 7) && matches!(event.kind, EventKind::Stall { .. })
+    });
+    let EventKind::Stall { certain, .. } = of_7.expect("a stall").kind else { unreachable!() };
     assert!(!certain, "{:?}", world.told);
 }

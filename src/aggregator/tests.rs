@@ -90,7 +90,7 @@ impl World {
         let threshold_min_ns = thresholds_ns.iter().copied().min().unwrap();
         let first_class = u8::try_from(thresholds_ns.len() - 1).unwrap();
         let doorbell = Arc::new(Doorbell::default());
-        let admission = Admission::with_shares(agents_max, uid_agents_max);
+        let admission = Admission::with_shares(agents_max, uid_agents_max).unwrap();
         let (mut scripts, mut made, mut ports) = (Vec::new(), Vec::new(), Vec::new());
         for shard in 0..shards {
             let number = |n: usize| u16::try_from(n).unwrap();

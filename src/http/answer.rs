@@ -402,12 +402,12 @@ impl Server {
             }
         }
         let past = Past::of(pid, &self.ring.borrow(), before);
-        if past.is_empty() && before.is_none() {
-            let told =
-                format!("no agent with pid {pid} has beaten, as far as is remembered; is it the right pid?");
-            return Ok(Answer::refused(StatusCode::NOT_FOUND, &told));
+        if let Some(exited) = Exited::of(pid, &self.sources, past, before.is_some()) {
+            return Ok(Answer::json(&exited));
         }
-        Ok(Answer::json(&Exited::of(pid, past)))
+        let told =
+            format!("no agent with pid {pid} has beaten, as far as is remembered; is it the right pid?");
+        Ok(Answer::refused(StatusCode::NOT_FOUND, &told))
     }
 
     fn events(self: &Rc<Self>, query: &Query, headers: &HeaderMap) -> Result<Answer, BadQuery> {

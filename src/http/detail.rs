@@ -9,6 +9,7 @@ use super::ring::Ring;
 use crate::aggregator::export::jsonl;
 use crate::event::Event;
 use crate::table::slot::Flags;
+use crate::time::MonoNs;
 
 /// Events of a page at most.
 const EVENTS_MAX: usize = 200;
@@ -30,6 +31,8 @@ pub struct Detail {
     stall: Option<Stall>,
     #[serde(skip_serializing_if = "Option::is_none")]
     resume: Option<Resume>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<Refused>,
     #[serde(flatten)]
     past: Past,
 }
@@ -66,13 +69,32 @@ pub struct Past {
     history_from_seq: u64,
 }
 
-/// An agent that is gone, and its past.
+/// An agent that is gone, and its past; or one that was never let in.
 #[derive(Debug, Serialize)]
 pub struct Exited {
     pid: u32,
     state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<Refused>,
     #[serde(flatten)]
     past: Past,
+}
+
+/// The last frame of a pid that was refused for a reason of ours.
+#[derive(Debug, Serialize)]
+pub struct Refused {
+    at_ns: u64,
+    ago_ns: u64,
+    why: &'static str,
+}
+
+impl Refused {
+    /// If there was one after this instant.
+    fn of(pid: u32, since: MonoNs, sources: &Sources) -> Option<Self> {
+        let last = sources.ports.first()?.turned_away.last(pid).filter(|last| last.at > since)?;
+        let ago_ns = sources.now().since(last.at);
+        Some(Self { at_ns: last.at.0, ago_ns, why: last.why.as_str() })
+    }
 }
 
 impl Past {
@@ -103,9 +125,16 @@ impl Past {
 }
 
 impl Exited {
-    /// Only its past is left.
-    pub const fn of(pid: u32, past: Past) -> Self {
-        Self { pid, state: "exited", past }
+    /// Only its past is left, or that it was refused; `None` if nothing is known of it. `is_later`: the first page of
+    /// its past was asked for before.
+    pub fn of(pid: u32, sources: &Sources, past: Past, is_later: bool) -> Option<Self> {
+        let refused = Refused::of(pid, MonoNs(0), sources);
+        let state = match (past.is_empty() && !is_later, &refused) {
+            (false, _) => "exited",
+            (true, Some(_)) => "refused",
+            (true, None) => return None,
+        };
+        Some(Self { pid, state, refused, past })
     }
 }
 
@@ -148,6 +177,7 @@ impl Detail {
                 silent_ns: cold.resume_silent_ns,
                 lost: cold.resume_lost,
             }),
+            refused: Refused::of(hot.pid, cold.first_arrival, sources),
             past: past(hot.pid),
         })
     }
@@ -157,7 +187,7 @@ impl Detail {
 mod tests {
     use super::*;
     use crate::event::{Agent, EventKind};
-    use crate::time::{MonoNs, WallNs};
+    use crate::time::WallNs;
     use crate::wire::Status;
 
     #[test]

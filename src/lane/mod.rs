@@ -291,7 +291,7 @@ impl Port {
             sessions: Sessions::new(slots)?,
             counters: ShardCounters::default(),
             uids: Arc::default(),
-            turned_away: Arc::default(),
+            turned_away: Arc::new(TurnedAway::new()?),
             kick,
             kicked_at: KickedAt::default(),
             is_stuck: AtomicBool::new(false),

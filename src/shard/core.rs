@@ -6,6 +6,7 @@
 
 use std::io;
 
+use crate::admission::TurnedAwayFor;
 use crate::plan::Plan;
 use crate::refusal::Refusal;
 use crate::rules::{self, Sender};
@@ -223,8 +224,14 @@ impl<T: Transport, C: Clock> Core<T, C> {
         }
         if let Outcome::Refused(refusal) = heard.outcome {
             self.tracker.uids.on_refused(account, refusal);
-            if matches!(refusal, Refusal::Budget | Refusal::TableFull) {
-                self.tracker.on_turned_away(sender.pid, sender.arrival);
+            // The tracker notes for itself whom it has no room for.
+            let turned_away_for = match refusal {
+                Refusal::Uid => Some(TurnedAwayFor::Uid),
+                Refusal::Budget => Some(TurnedAwayFor::Budget),
+                _ => None,
+            };
+            if let Some(why) = turned_away_for {
+                self.tracker.on_turned_away(sender.pid, sender.arrival, why);
             }
         }
         heard

@@ -55,7 +55,7 @@ fn shard(agents: u32, poisoned: usize) -> (Shard<Poisoned, ManualClock>, ManualC
     let origin = Origin { boot_id: 1, pid_namespace: 2, shard: 0, shards: 1 };
     let (writer, table) = create(16, origin).unwrap();
     let port = Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap());
-    let tracker = Tracker::new(writer, &[T], 0, 10 * MS, Admission::new(16), START);
+    let tracker = Tracker::new(writer, &[T], 0, 10 * MS, Admission::new(16).unwrap(), START);
     let transport = Poisoned { inner: script.transport(), index: Cell::new(Some(poisoned)) };
     let limits = Limits { threshold_min_ns: T, tick_ns: 10 * MS };
     let core = Core::new(transport, clock.clone(), tracker, limits, None);

@@ -30,7 +30,7 @@ impl Fixture {
         let clock = ManualClock::new(START, 1_700_000_000_000_000_000);
         let script = Script::new(&clock, 512);
         let (writer, table) = create(slots, ORIGIN).unwrap();
-        let tracker = Tracker::new(writer, &[threshold], 0, TICK, Admission::new(slots), START);
+        let tracker = Tracker::new(writer, &[threshold], 0, TICK, Admission::new(slots).unwrap(), START);
         let limits = Limits { threshold_min_ns: threshold, tick_ns: TICK };
         let core = Core::new(script.transport(), clock.clone(), tracker, limits, None);
         let port = Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), true).unwrap());

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 pub use crate::admission::Admission;
-use crate::admission::{CountedIn, NoRoom};
+use crate::admission::{CountedIn, NoRoom, PIDS, TurnedAwayFor};
 use crate::lane::{Answer, answer};
 use crate::refusal::Refusal;
 use crate::rules::{self, Beat, Judgement, Sender, Sight};
@@ -19,8 +19,6 @@ use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::MonoNs;
 use crate::wire::Frame;
 
-/// Largest process id Linux gives out (PID_MAX_LIMIT), plus one.
-const PIDS: usize = 4_194_304 + 1;
 const NOBODY: u32 = 0;
 /// Timer entries whose agents are fetched from memory together.
 const DUE_MAX: usize = 32;
@@ -223,12 +221,7 @@ impl Tracker {
     fn admit(&mut self, frame: &Frame, sender: &Sender) -> Outcome {
         let counted_in = match self.admission.enter(sender.uid) {
             Ok(counted_in) => counted_in,
-            Err(why) => {
-                if why == NoRoom::Share {
-                    self.uids.on_share_refused(sender.uid);
-                }
-                return Outcome::Refused(Refusal::TableFull);
-            }
+            Err(why) => return self.turn_away(sender, why),
         };
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -240,7 +233,7 @@ impl Tracker {
             // All are taken, or the kernel has granted no memory for more yet.
             None => {
                 self.admission.leave(sender.uid, counted_in);
-                return Outcome::Refused(Refusal::TableFull);
+                return self.turn_away(sender, NoRoom::Fleet);
             }
         };
         let row = self.uids.on_admitted(sender.uid, sender.arrival);
@@ -248,6 +241,18 @@ impl Tracker {
         self.slot_of_pid[sender.pid as usize] = slot + 1;
         self.settle(slot, frame, sender);
         Outcome::Changed(slot)
+    }
+
+    fn turn_away(&self, sender: &Sender, why: NoRoom) -> Outcome {
+        let why = match why {
+            NoRoom::Fleet => TurnedAwayFor::Table,
+            NoRoom::Share => {
+                self.uids.on_share_refused(sender.uid);
+                TurnedAwayFor::Share
+            }
+        };
+        self.on_turned_away(sender.pid, sender.arrival, why);
+        Outcome::Refused(Refusal::TableFull)
     }
 
     /// Gives the slot to the sender of `frame`, under a new generation.
@@ -312,10 +317,10 @@ impl Tracker {
         let threshold_ns = self.threshold_of(hot);
         let judge = |sight: &Sight| rules::judge(hot.last_arrival, hot.paused_before, threshold_ns, sight);
         match judge(sight) {
-            Judgement::Stalled { .. } => {
-                judge(&sight.but_turned_away(self.admission.turned_away().last(hot.pid)))
+            Judgement::Stalled { .. } if self.admission.turned_away().is_after(hot.pid, hot.last_arrival) => {
+                judge(&sight.but_turned_away())
             }
-            not_before => not_before,
+            judgement => judgement,
         }
     }
 
@@ -404,9 +409,9 @@ impl Tracker {
         true
     }
 
-    /// A frame of `pid` that arrived at `arrival` was refused for reasons of ours.
-    pub fn on_turned_away(&self, pid: u32, arrival: MonoNs) {
-        self.admission.turned_away().note(pid, arrival);
+    /// A frame of `pid`, as the kernel attests, that arrived at `arrival` was refused for a reason of ours.
+    pub fn on_turned_away(&self, pid: u32, arrival: MonoNs, why: TurnedAwayFor) {
+        self.admission.turned_away().note(pid, arrival, why);
     }
 
     /// Beats lost before us, from gaps in the nonces of all agents so far: a lower bound.

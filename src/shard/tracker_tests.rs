@@ -19,7 +19,7 @@ fn at(ms: u64) -> MonoNs {
 
 fn fixture(slots: u32, agents_max: u32) -> Tracker {
     let (writer, _) = create(slots, ORIGIN).unwrap();
-    Tracker::new(writer, &[LONG, SHORT], 0, TICK, Admission::new(agents_max), START)
+    Tracker::new(writer, &[LONG, SHORT], 0, TICK, Admission::new(agents_max).unwrap(), START)
 }
 
 fn frame(pid: u32, nonce: u64) -> Frame {
@@ -327,7 +327,7 @@ fn fault_79_an_agent_for_whom_no_memory_is_granted_is_refused_until_there_is() {
 /// A new tracker on the table of the old one, as after a restart of the thread.
 fn rebuilt(old: Tracker, ms: u64) -> Tracker {
     let Tracker { writer, thresholds_ns, admission, .. } = old;
-    let admission = Admission::new(admission.agents_max());
+    let admission = Admission::new(admission.agents_max()).unwrap();
     let mut tracker = Tracker::new(writer, &thresholds_ns, 0, TICK, admission, at(ms));
     tracker.rebuild();
     tracker

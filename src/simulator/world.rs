@@ -221,7 +221,7 @@ impl<'a> World<'a> {
             threshold_ns: *threshold_ns,
         });
         let doorbell = Arc::new(Doorbell::default());
-        let admission = Admission::new(setting.agents_max);
+        let admission = Admission::new(setting.agents_max).unwrap();
         let shards: Vec<ShardThread> = (0..setting.shards)
             .map(|index| ShardThread::new(setting, index, &thresholds_ns, &doorbell, &admission))
             .collect();

@@ -155,6 +155,7 @@ pub struct Tracked {
     pub blind: Blind,
     pub stall: Option<Stall>,
     pub resume: Option<Resume>,
+    pub refused: Option<Refused>,
     pub history: Vec<Event>,
     pub history_next: Option<u64>,
     pub history_from_seq: u64,
@@ -164,9 +165,17 @@ pub struct Tracked {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Exited {
     pub pid: u32,
+    pub refused: Option<Refused>,
     pub history: Vec<Event>,
     pub history_next: Option<u64>,
     pub history_from_seq: u64,
+}
+
+/// The last frame of it that was refused for a reason of the fleet's.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Refused {
+    pub ago_ns: u64,
+    pub why: String,
 }
 
 /// How much its shard could not see.

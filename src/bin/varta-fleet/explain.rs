@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 
 use varta_fleet::Shown;
 
-use crate::answers::{Detail, Event, Exited, Fleet, Tracked};
+use crate::answers::{Detail, Event, Exited, Fleet, Refused, Tracked};
 use crate::client::FleetArgs;
 use crate::exit::{CliError, Exit, counted};
 use crate::words::{comm, ending, line, time};
@@ -79,6 +79,13 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
         said.push(format!(
             "A crash hook of it reported {}.",
             counted(tracked.terminals.into(), "crash report")
+        ));
+    }
+    if let Some(refused) = &tracked.refused {
+        said.push(format!(
+            "A frame of it was refused {}. It may have been a beat: a silence in which that happens is told after \
+             three thresholds, and never for certain.",
+            refusal(refused)
         ));
     }
     let refused: Vec<&Event> = tracked.history.iter().filter(|event| is_refusal(event)).collect();
@@ -170,19 +177,35 @@ fn sight(tracked: &Tracked) -> String {
     }
 }
 
+/// When and why.
+fn refusal(refused: &Refused) -> String {
+    let why = match refused.why.as_str() {
+        "uid" => "its user may not beat on that shard (allow-uids)",
+        "budget" => "its user had spent its budget (uid-frames-max)",
+        "table_full" => "there was no room for another agent (agents-max)",
+        "share" => "its user had its share of all agents (uid-agents-max)",
+        why => &format!("for the reason {}", Shown(why)),
+    };
+    format!("{} ago: {why}", time(refused.ago_ns))
+}
+
 fn of_exited(exited: &Exited) -> String {
     let exit = exited.history.iter().rev().find(|event| event.kind == "exit");
-    let said = match exit {
-        Some(exit) => {
+    let refused = exited.refused.as_ref().filter(|_| exited.history.is_empty()).map(refusal);
+    let said = match (exit, refused) {
+        (None, Some(refused)) => {
+            format!("pid {} is not tracked: its last frame was refused {refused}.", exited.pid)
+        }
+        (Some(exit), _) => {
             let when = exit.ts.as_deref().unwrap_or("some time ago");
             let silent =
                 exit.silent_ns.map(|ns| format!(", {} after its last beat", time(ns))).unwrap_or_default();
             format!("pid {} {} at {}{silent}. It is tracked no more.", exited.pid, ending(exit), Shown(when))
         }
-        None if exited.history.iter().all(is_refusal) => {
+        (None, _) if exited.history.iter().all(is_refusal) => {
             format!("pid {} never beat: what it sent was refused.", exited.pid)
         }
-        None => format!("pid {} is tracked no more, and its exit was not told.", exited.pid),
+        (None, _) => format!("pid {} is tracked no more, and its exit was not told.", exited.pid),
     };
     paragraphs(&said, &exited.history, exited.history_next.is_some(), exited.history_from_seq)
 }
@@ -226,7 +249,7 @@ fn paragraphs(said: &str, history: &[Event], is_more: bool, from_seq: u64) -> St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::answers::{Agent, Blind, Resume, Rule, Stall};
+    use crate::answers::{Agent, Blind, Refused, Resume, Rule, Stall};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -274,6 +297,7 @@ mod tests {
         let mut tracked = tracked();
         tracked.rule = Some(0);
         tracked.agent.lost = 1;
+        tracked.refused = Some(Refused { ago_ns: SECOND, why: "budget".to_owned() });
         tracked.blind = Blind { is_blind: false, total_ns: SECOND, last_end_ns: 61 * SECOND };
         tracked.stall = Some(Stall { certain: false, blind_ns: SECOND, ..tracked.stall.unwrap() });
         tracked.resume = Some(Resume { at_ns: 64 * SECOND, silent_ns: 4 * SECOND, lost: 2 });
@@ -287,6 +311,7 @@ mod tests {
             "The silence ended 1.00 s ago, after 4.00 s, with 2 beats lost in it.",
             "Its shard was blind for 1.00 s in all, last 4.00 s ago.",
             "1 beat never reached us",
+            "A frame of it was refused 1.00 s ago: its user had spent its budget (uid-frames-max).",
         ] {
             assert!(said.contains(part), "{part}: {said}");
         }
@@ -297,12 +322,8 @@ mod tests {
     #[test]
     fn an_end_is_told_with_its_cause() {
         let exit = r#"{"kind":"exit","ts":"2026-03-01T12:00:00.123456789Z","pid":7,"silent_ns":2000000000,"signal":9}"#;
-        let exited = Exited {
-            pid: 7,
-            history: vec![serde_json::from_str(exit).unwrap()],
-            history_next: None,
-            history_from_seq: 1,
-        };
+        let exited =
+            Exited { pid: 7, history: vec![serde_json::from_str(exit).unwrap()], ..Exited::default() };
         let said = of_exited(&exited);
         assert!(
             said.starts_with(
@@ -311,6 +332,10 @@ mod tests {
             "{said}"
         );
         let refused = r#"{"kind":"decode","pid":7,"error":"bad_crc"}"#;
+        let refused_by_us = Refused { ago_ns: 2 * SECOND, why: "table_full".to_owned() };
+        let never_let_in = Exited { pid: 7, refused: Some(refused_by_us), ..Exited::default() };
+        let said = of_exited(&never_let_in);
+        assert!(said.contains("refused 2.00 s ago: there was no room"), "{said}");
         let never = Exited { history: vec![serde_json::from_str(refused).unwrap()], ..exited };
         assert!(of_exited(&never).contains("never beat"));
     }
