@@ -1,9 +1,12 @@
 //! Who may come in: one count of tracked agents for all shards, the share of each user in it, and whom we
 //! turned away.
 //!
-//! In: agents that come and go, with the user the kernel attests. Out: yes or no. Thread: any shard; touched
-//! only when an agent comes, goes or is turned away, never by an ordinary beat. Blocks, locks: never.
-//! Allocates: at start only.
+//! In: agents that come and go, with pid and user as the kernel attests them. Out: yes or no. Thread: any shard;
+//! touched only when an agent comes, goes or is turned away, never by an ordinary beat. Blocks, locks: never.
+//! Allocates: at start only; memory is touched as pids appear.
+//!
+//! An agent has one place however many slots: one that beats on two shards, or moves, needs no second. Each pid
+//! has a *seat*, a word that says how many slots hold it and to whose share it was counted.
 //!
 //! Shares are counted in sets of 16 places, chosen by a hash of the user id that is different in every run;
 //! a place with nobody in it is free for any user. A user who finds no place in its set is of the *crowd*:
@@ -14,6 +17,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::sys::memory::Words;
 
 mod turned_away;
 
@@ -28,6 +33,8 @@ pub const PIDS: usize = 4_194_304 + 1;
 #[derive(Debug)]
 pub struct Admission {
     tracked: AtomicU32,
+    /// By pid; 0 = nobody.
+    seats: Words<AtomicU64>,
     agents_max: u32,
     shares: Option<Shares>,
     turned_away: Arc<TurnedAway>,
@@ -44,11 +51,39 @@ pub enum NoRoom {
 
 /// Where an agent that came in is counted: to be given back when it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CountedIn {
+enum CountedIn {
     /// In its user's own place, or nowhere if there are no shares.
     Own,
     /// In the crowd.
     Crowd,
+}
+
+/// What a pid's seat says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seat {
+    uid: u32,
+    counted_in: CountedIn,
+    /// Slots that hold the agent, at most one a shard.
+    slots: u16,
+}
+
+impl Seat {
+    const IN_CROWD: u64 = 1 << 16;
+
+    const fn to_word(self) -> u64 {
+        let crowd = match self.counted_in {
+            CountedIn::Own => 0,
+            CountedIn::Crowd => Self::IN_CROWD,
+        };
+        (self.uid as u64) << 32 | crowd | self.slots as u64
+    }
+
+    fn from_word(word: u64) -> Option<Self> {
+        let counted_in = if word & Self::IN_CROWD == 0 { CountedIn::Own } else { CountedIn::Crowd };
+        let [low, high, ..] = word.to_le_bytes();
+        let slots = u16::from_le_bytes([low, high]);
+        (slots > 0).then_some(Self { uid: parts(word).0, counted_in, slots })
+    }
 }
 
 impl Admission {
@@ -67,38 +102,75 @@ impl Admission {
     pub fn with_shares(agents_max: u32, uid_agents_max: Option<u32>) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             tracked: AtomicU32::new(0),
+            seats: Words::anonymous(PIDS)?,
             agents_max,
             shares: uid_agents_max.map(Shares::new),
             turned_away: Arc::new(TurnedAway::new()?),
         }))
     }
 
-    /// Takes a place for an agent of `uid`, if there is one.
+    /// One more slot is to hold the agent `pid` of `uid`: takes a place for it unless it has one.
     ///
     /// # Errors
-    /// Why not; nothing is taken then.
-    pub fn enter(&self, uid: u32) -> Result<CountedIn, NoRoom> {
-        let is_room = |tracked: u32| tracked < self.agents_max || planted!(LetsEverybodyIn);
-        let room = |tracked: u32| is_room(tracked).then_some(tracked + 1);
-        if self.tracked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
-            return Err(NoRoom::Fleet);
-        }
-        let Some(shares) = &self.shares else { return Ok(CountedIn::Own) };
-        shares.enter(uid, shares.uid_agents_max).ok_or_else(|| {
-            self.tracked.fetch_sub(1, Ordering::Relaxed);
-            NoRoom::Share
+    /// Why there is none; nothing is taken then.
+    pub fn enter(&self, pid: u32, uid: u32) -> Result<(), NoRoom> {
+        self.sit(pid, uid, || {
+            let is_room = |tracked: u32| tracked < self.agents_max || planted!(LetsEverybodyIn);
+            let room = |tracked: u32| is_room(tracked).then_some(tracked + 1);
+            if self.tracked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
+                return Err(NoRoom::Fleet);
+            }
+            let Some(shares) = &self.shares else { return Ok(CountedIn::Own) };
+            shares.enter(uid, shares.uid_agents_max).ok_or_else(|| {
+                self.tracked.fetch_sub(1, Ordering::Relaxed);
+                NoRoom::Share
+            })
         })
     }
 
-    /// Counts an agent that is in the table already, although that may be more than there is room for.
-    pub fn count_in(&self, uid: u32) -> CountedIn {
-        self.tracked.fetch_add(1, Ordering::Relaxed);
-        let counted = self.shares.as_ref().and_then(|shares| shares.enter(uid, u32::MAX));
-        counted.unwrap_or(CountedIn::Own)
+    /// Counts an agent that a slot holds already, although that may be more than there is room for.
+    pub fn count_in(&self, pid: u32, uid: u32) {
+        let _ = self.sit(pid, uid, || {
+            self.tracked.fetch_add(1, Ordering::Relaxed);
+            let counted = self.shares.as_ref().and_then(|shares| shares.enter(uid, u32::MAX));
+            Ok(counted.unwrap_or(CountedIn::Own))
+        });
     }
 
-    /// Gives a place back.
-    pub fn leave(&self, uid: u32, counted_in: CountedIn) {
+    /// A slot holds the agent no more: its place is given back if that was the last.
+    pub fn leave(&self, pid: u32) {
+        let Some(word) = self.seats.get(pid as usize) else { return };
+        let less = |word: u64| match Seat::from_word(word)? {
+            Seat { slots: 1, .. } => Some(0),
+            _ => Some(word - 1),
+        };
+        let before = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+        debug_assert!(before.is_ok(), "{pid} left that never entered");
+        if let Some(seat) = before.ok().and_then(Seat::from_word).filter(|seat| seat.slots == 1) {
+            self.give_back(seat.uid, seat.counted_in);
+        }
+    }
+
+    /// Joins the agent's seat, or opens one with the place that `take` finds.
+    fn sit(&self, pid: u32, uid: u32, take: impl Fn() -> Result<CountedIn, NoRoom>) -> Result<(), NoRoom> {
+        // No process has a larger pid.
+        let Some(word) = self.seats.get(pid as usize) else { return Err(NoRoom::Fleet) };
+        let more = |word: u64| Seat::from_word(word).map(|_| word + 1);
+        loop {
+            if word.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok() {
+                return Ok(());
+            }
+            let counted_in = take()?;
+            let seat = Seat { uid, counted_in, slots: 1 };
+            if word.compare_exchange(0, seat.to_word(), Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                return Ok(());
+            }
+            // Another shard let it in meanwhile.
+            self.give_back(uid, counted_in);
+        }
+    }
+
+    fn give_back(&self, uid: u32, counted_in: CountedIn) {
         self.tracked.fetch_sub(1, Ordering::Relaxed);
         if let Some(shares) = &self.shares {
             shares.leave(uid, counted_in);
@@ -230,63 +302,70 @@ mod tests {
     #[test]
     fn a_user_has_its_share_and_no_more_and_others_are_not_touched() {
         let admission = Admission::with_shares(10, Some(3)).unwrap();
-        for _ in 0..3 {
-            assert_eq!(admission.enter(7), Ok(CountedIn::Own));
+        for pid in 1..=3 {
+            assert_eq!(admission.enter(pid, 7), Ok(()));
         }
-        assert_eq!(admission.enter(7), Err(NoRoom::Share));
+        assert_eq!(admission.enter(4, 7), Err(NoRoom::Share));
         assert_eq!(admission.tracked(), 3, "who was refused takes no place");
-        assert_eq!(admission.enter(8), Ok(CountedIn::Own));
-        admission.leave(7, CountedIn::Own);
-        assert_eq!(admission.enter(7), Ok(CountedIn::Own));
-        assert_eq!(admission.enter(7), Err(NoRoom::Share));
+        assert_eq!(admission.enter(5, 8), Ok(()));
+        admission.leave(2);
+        assert_eq!(admission.enter(4, 7), Ok(()));
+        assert_eq!(admission.enter(2, 7), Err(NoRoom::Share));
         for uid in 100..106 {
-            assert!(admission.enter(uid).is_ok());
+            assert!(admission.enter(uid, uid).is_ok());
         }
-        assert_eq!(admission.enter(200), Err(NoRoom::Fleet));
+        assert_eq!(admission.enter(200, 200), Err(NoRoom::Fleet));
         assert_eq!((admission.tracked(), admission.share_of(7), admission.share_of(200)), (10, 3, 0));
     }
 
     #[test]
     fn without_shares_only_the_fleet_is_full() {
         let admission = Admission::new(2).unwrap();
-        assert_eq!((admission.enter(7), admission.enter(7)), (Ok(CountedIn::Own), Ok(CountedIn::Own)));
-        assert_eq!(admission.enter(7), Err(NoRoom::Fleet));
-        admission.leave(7, CountedIn::Own);
-        assert!(admission.enter(8).is_ok());
+        assert_eq!((admission.enter(1, 7), admission.enter(2, 7)), (Ok(()), Ok(())));
+        assert_eq!(admission.enter(3, 7), Err(NoRoom::Fleet));
+        admission.leave(1);
+        assert!(admission.enter(3, 8).is_ok());
+        assert_eq!(admission.enter(u32::MAX, 8), Err(NoRoom::Fleet), "no process has this pid");
+    }
+
+    #[test]
+    fn fault_52_an_agent_has_one_place_however_many_slots() {
+        let admission = Admission::with_shares(2, Some(1)).unwrap();
+        for _ in 0..3 {
+            assert_eq!(admission.enter(1, 7), Ok(()));
+        }
+        assert_eq!(admission.enter(2, 7), Err(NoRoom::Share));
+        // Whose it is says the slot that came first.
+        assert_eq!(admission.enter(1, 8), Ok(()));
+        assert_eq!((admission.tracked(), admission.share_of(7), admission.share_of(8)), (1, 1, 0));
+        for left in [1, 1, 1, 0] {
+            admission.leave(1);
+            assert_eq!((admission.tracked(), admission.share_of(7)), (left, left));
+        }
     }
 
     #[test]
     fn users_that_find_no_place_share_one_and_places_come_free() {
         let admission = Admission::with_shares(1_000_000, Some(2)).unwrap();
-        let uids = 0..100_000;
-        let mut counted: HashMap<u32, CountedIn> = HashMap::new();
-        for uid in uids.clone() {
-            if let Ok(counted_in) = admission.enter(uid) {
-                counted.insert(uid, counted_in);
-            }
-        }
-        let crowd: Vec<u32> = counted
-            .iter()
-            .filter(|(_, counted)| **counted == CountedIn::Crowd)
-            .map(|(uid, _)| *uid)
-            .collect();
-        assert_eq!(crowd.len(), 2, "one share for the whole crowd");
-        assert_eq!(counted.len() - crowd.len(), SETS * PLACES_PER_SET, "every place is used");
-        for (uid, counted_in) in counted.drain() {
-            admission.leave(uid, counted_in);
-        }
+        let counted: Vec<u32> = (1..=100_000).filter(|uid| admission.enter(*uid, *uid).is_ok()).collect();
+        let places = u32::try_from(SETS * PLACES_PER_SET).unwrap();
+        assert_eq!(admission.tracked(), places + 2, "every place is used, and one share for the whole crowd");
+        let crowd = *counted.iter().find(|uid| admission.share_of(**uid) == 0).unwrap();
+        counted.iter().for_each(|uid| admission.leave(*uid));
         assert_eq!(admission.tracked(), 0);
-        assert_eq!(admission.enter(crowd[0]), Ok(CountedIn::Own), "a place that came free is anybody's");
+        assert_eq!(admission.enter(crowd, crowd), Ok(()));
+        assert_eq!(admission.share_of(crowd), 1, "a place that came free is anybody's");
     }
 
     #[test]
     fn who_is_in_the_table_is_counted_though_it_is_full() {
         let admission = Admission::with_shares(2, Some(1)).unwrap();
-        let counted: Vec<_> = (0..3).map(|_| admission.count_in(7)).collect();
+        (1..=3).for_each(|pid| admission.count_in(pid, 7));
+        admission.count_in(3, 7);
         assert_eq!((admission.tracked(), admission.share_of(7)), (3, 3));
-        assert_eq!(admission.enter(7), Err(NoRoom::Fleet));
-        counted.into_iter().for_each(|counted_in| admission.leave(7, counted_in));
-        assert!(admission.enter(7).is_ok());
+        assert_eq!(admission.enter(4, 7), Err(NoRoom::Fleet));
+        [1, 2, 3, 3].into_iter().for_each(|pid| admission.leave(pid));
+        assert!(admission.enter(4, 7).is_ok());
     }
 
     #[test]
@@ -296,22 +375,26 @@ mod tests {
             let admission = Admission::with_shares(1_000, Some(MOST)).unwrap();
             let start = std::sync::Barrier::new(4);
             let kept: u32 = std::thread::scope(|scope| {
-                let shard = || {
-                    start.wait();
-                    let mut kept = 0;
-                    for step in 0..400 {
-                        if admission.enter(round).is_ok() {
-                            kept += 1;
-                            assert!(admission.share_of(round) <= MOST + 4, "attempts of others at most");
+                let shard = |first_pid: u32| {
+                    let (start, admission) = (&start, &admission);
+                    move || {
+                        start.wait();
+                        let mut kept = Vec::new();
+                        for step in 0..400 {
+                            if admission.enter(first_pid + step, round).is_ok() {
+                                kept.push(first_pid + step);
+                                assert!(admission.share_of(round) <= MOST + 4, "attempts of others at most");
+                            }
+                            if step % 3 == 0
+                                && let Some(pid) = kept.pop()
+                            {
+                                admission.leave(pid);
+                            }
                         }
-                        if step % 3 == 0 && kept > 0 {
-                            admission.leave(round, CountedIn::Own);
-                            kept -= 1;
-                        }
+                        u32::try_from(kept.len()).unwrap()
                     }
-                    kept
                 };
-                let shards: Vec<_> = (0..4).map(|_| scope.spawn(shard)).collect();
+                let shards: Vec<_> = (1..5).map(|number| scope.spawn(shard(number * 1000))).collect();
                 shards.into_iter().map(|shard| shard.join().expect("shard")).sum()
             });
             assert!(kept <= MOST, "{kept}");
@@ -319,27 +402,64 @@ mod tests {
         }
     }
 
-    proptest! {
-        /// Against a plain count of each user: never more than the share, never an innocent refused.
-        #[test]
-        fn shares_are_those_of_a_plain_count(steps in prop::collection::vec((0..6_u32, any::<bool>()), 1..300)) {
-            let admission = Admission::with_shares(12, Some(4)).unwrap();
-            let mut counts = [0_u32; 6];
-            for (uid, comes) in steps {
-                let count = counts[uid as usize];
-                if comes {
-                    let expected = match (counts.iter().sum::<u32>(), count) {
-                        (12, _) => Err(NoRoom::Fleet),
-                        (_, 4) => Err(NoRoom::Share),
-                        _ => Ok(CountedIn::Own),
-                    };
-                    prop_assert_eq!(admission.enter(uid), expected);
-                    counts[uid as usize] += u32::from(expected.is_ok());
-                } else if count > 0 {
-                    admission.leave(uid, CountedIn::Own);
-                    counts[uid as usize] -= 1;
+    #[test]
+    fn fault_52_shards_that_bring_in_one_agent_at_once_count_it_once() {
+        let admission = Admission::with_shares(4, Some(3)).unwrap();
+        let start = std::sync::Barrier::new(4);
+        let slots: usize = std::thread::scope(|scope| {
+            let shard = || {
+                start.wait();
+                let mut slots = Vec::new();
+                for step in 0..20_000 {
+                    let pid = 1 + step % 3;
+                    if slots.contains(&pid) {
+                        admission.leave(pid);
+                        slots.retain(|of| *of != pid);
+                    } else if admission.enter(pid, 7).is_ok() {
+                        slots.push(pid);
+                    }
+                    assert!(admission.tracked() <= 4);
                 }
-                prop_assert_eq!(admission.tracked(), counts.iter().sum::<u32>());
+                slots.iter().for_each(|pid| admission.leave(*pid));
+                slots.len()
+            };
+            let shards: Vec<_> = (0..4).map(|_| scope.spawn(shard)).collect();
+            shards.into_iter().map(|shard| shard.join().expect("shard")).sum()
+        });
+        assert_eq!((admission.tracked(), admission.share_of(7)), (0, 0), "{slots} slots were left at last");
+    }
+
+    proptest! {
+        /// Against a plain count of each user: never more than the share, never an innocent refused, and a second
+        /// slot for whoever has one.
+        #[test]
+        fn shares_are_those_of_a_plain_count(
+            steps in prop::collection::vec((1..30_u32, any::<bool>()), 1..300)
+        ) {
+            let admission = Admission::with_shares(12, Some(4)).unwrap();
+            let mut slots = HashMap::<u32, u32>::new();
+            let uid_of = |pid: u32| pid % 6;
+            for (pid, comes) in steps {
+                let uid = uid_of(pid);
+                let held = *slots.get(&pid).unwrap_or(&0);
+                if comes {
+                    let of_user = slots.keys().filter(|pid| uid_of(**pid) == uid).count();
+                    let expected = match (held, slots.len(), of_user) {
+                        (1.., ..) => Ok(()),
+                        (0, 12, _) => Err(NoRoom::Fleet),
+                        (0, _, 4) => Err(NoRoom::Share),
+                        _ => Ok(()),
+                    };
+                    prop_assert_eq!(admission.enter(pid, uid), expected);
+                    if expected.is_ok() {
+                        slots.insert(pid, held + 1);
+                    }
+                } else if held > 0 {
+                    admission.leave(pid);
+                    slots.insert(pid, held - 1);
+                    slots.retain(|_, held| *held > 0);
+                }
+                prop_assert_eq!(admission.tracked() as usize, slots.len());
             }
         }
     }

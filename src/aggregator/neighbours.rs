@@ -121,6 +121,19 @@ fn a_full_table_names_nobody() {
     assert_eq!(world.last("full").kind, EventKind::Full { refused: 2, share: None });
 }
 
+/// Both places are taken, and it has one of them.
+#[test]
+fn fault_52_an_agent_that_moves_needs_no_second_place() {
+    let mut world = World::with_limits(2, 2, Vec::new(), Some(2), None);
+    [7, 8].into_iter().for_each(|pid| world.born(pid));
+    for nonce in 1..20 {
+        world.send(0, 8, &beat(8, nonce));
+        world.beats(usize::from(nonce >= 4), 7, nonce..nonce + 1);
+    }
+    assert_eq!(world.kinds(7), ["up", "moved"]);
+    assert_eq!((world.count("full"), world.admission.tracked()), (0, 2));
+}
+
 /// The shard it left judged before the other one had read what it refused.
 #[test]
 fn fault_66_who_was_turned_away_by_another_shard_is_not_condemned_for_certain() {

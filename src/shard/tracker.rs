@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 pub use crate::admission::Admission;
-use crate::admission::{CountedIn, NoRoom, PIDS, TurnedAwayFor};
+use crate::admission::{NoRoom, PIDS, TurnedAwayFor};
 use crate::lane::{Answer, answer};
 use crate::refusal::Refusal;
 use crate::rules::{self, Beat, Judgement, Sender, Sight};
@@ -59,31 +59,25 @@ pub struct Tracker {
     pub uids: UidAccounts,
 }
 
-/// Where the agent of a slot is counted, packed into a word of `seats`: whose it is, in which row of the
-/// shard's users, and how in the fleet's admission.
+/// Where the agent of a slot is counted, packed into a word of `seats`: which it is, whose, and in which row of the
+/// shard's users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seat {
+    pid: u32,
     uid: u32,
     row: u8,
-    counted_in: CountedIn,
 }
 
 impl Seat {
-    const TAKEN: u64 = 1 << 40;
-    const IN_CROWD: u64 = 1 << 41;
-
     const fn to_word(self) -> u64 {
-        let crowd = match self.counted_in {
-            CountedIn::Own => 0,
-            CountedIn::Crowd => Self::IN_CROWD,
-        };
-        Self::TAKEN | crowd | (self.row as u64) << 32 | self.uid as u64
+        // A pid has 23 bits and is not 0.
+        (self.pid as u64) << 40 | (self.row as u64) << 32 | self.uid as u64
     }
 
     fn from_word(word: u64) -> Option<Self> {
-        let [u0, u1, u2, u3, row, ..] = word.to_le_bytes();
-        let counted_in = if word & Self::IN_CROWD == 0 { CountedIn::Own } else { CountedIn::Crowd };
-        (word != 0).then_some(Self { uid: u32::from_le_bytes([u0, u1, u2, u3]), row, counted_in })
+        let [u0, u1, u2, u3, row, p0, p1, p2] = word.to_le_bytes();
+        let (pid, uid) = (u32::from_le_bytes([p0, p1, p2, 0]), u32::from_le_bytes([u0, u1, u2, u3]));
+        (word != 0).then_some(Self { pid, uid, row })
     }
 }
 
@@ -135,21 +129,23 @@ impl Tracker {
             let seat = Seat::from_word(self.seats[slot as usize]);
             if hot.state == State::Free {
                 self.free.push(slot);
-                if let Some(Seat { uid, counted_in, .. }) = seat {
+                if let Some(Seat { pid, .. }) = seat {
                     self.seats[slot as usize] = 0;
-                    self.admission.leave(uid, counted_in);
+                    self.admission.leave(pid);
                 }
                 continue;
             }
-            let (uid, counted_in) = match seat {
-                Some(Seat { uid, counted_in, .. }) => (uid, counted_in),
+            let pid = hot.pid;
+            let uid = match seat {
+                Some(Seat { uid, .. }) => uid,
                 None => {
                     let uid = self.writer.cold(slot).uid;
-                    (uid, self.admission.count_in(uid))
+                    self.admission.count_in(pid, uid);
+                    uid
                 }
             };
             let row = self.uids.on_admitted(uid, hot.last_arrival);
-            self.seats[slot as usize] = Seat { uid, row, counted_in }.to_word();
+            self.seats[slot as usize] = Seat { pid, uid, row }.to_word();
             // The new sight counts all time before it as one pause.
             hot.paused_before = hot.last_arrival.0;
             self.writer.write_hot(slot, &hot);
@@ -219,10 +215,9 @@ impl Tracker {
 
     #[cold]
     fn admit(&mut self, frame: &Frame, sender: &Sender) -> Outcome {
-        let counted_in = match self.admission.enter(sender.uid) {
-            Ok(counted_in) => counted_in,
-            Err(why) => return self.turn_away(sender, why),
-        };
+        if let Err(why) = self.admission.enter(sender.pid, sender.uid) {
+            return self.turn_away(sender, why);
+        }
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None if self.unused_from < self.writer.table().granted() => {
@@ -232,12 +227,12 @@ impl Tracker {
             }
             // All are taken, or the kernel has granted no memory for more yet.
             None => {
-                self.admission.leave(sender.uid, counted_in);
+                self.admission.leave(sender.pid);
                 return self.turn_away(sender, NoRoom::Fleet);
             }
         };
         let row = self.uids.on_admitted(sender.uid, sender.arrival);
-        self.seats[slot as usize] = Seat { uid: sender.uid, row, counted_in }.to_word();
+        self.seats[slot as usize] = Seat { pid: sender.pid, uid: sender.uid, row }.to_word();
         self.slot_of_pid[sender.pid as usize] = slot + 1;
         self.settle(slot, frame, sender);
         Outcome::Changed(slot)
@@ -401,10 +396,10 @@ impl Tracker {
         let generation = cold.generation.wrapping_add(1);
         self.writer.write(slot, &Hot::default(), &Cold { generation, ..Cold::default() });
         self.free.push(slot);
-        if let Some(Seat { uid, row, counted_in }) = Seat::from_word(self.seats[slot as usize]) {
+        if let Some(Seat { pid, row, .. }) = Seat::from_word(self.seats[slot as usize]) {
             self.seats[slot as usize] = 0;
             self.uids.on_left(row);
-            self.admission.leave(uid, counted_in);
+            self.admission.leave(pid);
         }
         true
     }

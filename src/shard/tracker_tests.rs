@@ -96,7 +96,7 @@ fn nobody_takes_the_places_of_a_shard_that_starts_over() {
         let thief = scope.spawn(|| {
             let mut stolen = 0;
             while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                stolen += u32::from(admission.enter(1000).is_ok());
+                stolen += u32::from(admission.enter(1000, 1000).is_ok());
             }
             stolen
         });

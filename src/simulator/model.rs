@@ -169,7 +169,7 @@ impl Model {
             steps_back: steps_back(story),
             has_panics: has(|what| matches!(what, What::Panic { .. })),
             with_forgers: has(|what| matches!(what, What::Forge { .. })),
-            is_tight: (story.setting.agents_max as usize) < pids * usize::from(story.setting.shards),
+            is_tight: (story.setting.agents_max as usize) < pids,
             truth,
             now: 0,
         }
