@@ -114,7 +114,7 @@ pub fn first_beat(frame: &Frame, sender: &Sender, generation: u32, class: u8) ->
     };
     let mut cold = Cold { generation, uid: sender.uid, first_arrival: sender.arrival, ..Cold::default() };
     cold.is_honest = frame.pid == sender.pid;
-    claim(&mut hot, &mut cold, frame);
+    claim(&mut hot, &mut cold, frame, sender);
     if frame.is_terminal() {
         hot.state = State::Waiting;
         hot.nonces[0] = 0;
@@ -160,7 +160,7 @@ pub fn next_beat(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender,
         VersionRule::Refused => return Beat::Refused(Refusal::Downgrade),
     };
     if is_claim {
-        changed |= claim(hot, cold, frame);
+        changed |= claim(hot, cold, frame, sender);
     } else if frame.pid == hot.pid && !cold.is_honest {
         // A forger's first honest frame: from here on it is an agent, too.
         cold.is_honest = true;
@@ -171,7 +171,9 @@ pub fn next_beat(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender,
         end_silence(hot, cold, sender, 0);
         let payload = hot.payload;
         live(hot, frame, sender);
+        // What it reported is told apart from what it carried as a beat.
         hot.payload = payload;
+        hot.status = frame.status;
         return Beat::Changed;
     }
     if hot.state == State::Waiting {
@@ -205,18 +207,25 @@ fn live(hot: &mut Hot, frame: &Frame, sender: &Sender) {
 }
 
 /// Remembers that frames claim a pid other than the sender's, until somebody has looked it up.
-fn claim(hot: &mut Hot, cold: &mut Cold, frame: &Frame) -> bool {
+fn claim(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender) -> bool {
     if frame.pid == hot.frame_pid || hot.flags.has(Flags::UNVERIFIED) {
         return false;
     }
     hot.flags.set(Flags::UNVERIFIED, true);
     cold.claimed_pid = frame.pid;
+    if sender.arrival > cold.first_arrival {
+        cold.claimed_at = sender.arrival;
+    }
     true
 }
 
 fn note_terminal(cold: &mut Cold, frame: &Frame, sender: &Sender) {
+    if cold.terminals == 0 {
+        cold.terminal_first = frame.payload;
+    }
     cold.terminals = cold.terminals.wrapping_add(1);
     cold.terminal_at = sender.arrival;
+    cold.terminal_before = cold.terminal_payload;
     cold.terminal_payload = frame.payload;
 }
 

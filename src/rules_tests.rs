@@ -205,10 +205,34 @@ fn a_survived_panic_goes_on_where_it_was() {
     let mut agent = Agent::new(&v02(1));
     agent.hear_all([2, 3]);
     assert_eq!(agent.hear(&terminal(Version::V02)), Beat::Changed);
-    assert_eq!((agent.hot.nonce(), agent.hot.payload, agent.hot.status), (3, 3, Status::Ok));
+    assert_eq!((agent.hot.nonce(), agent.hot.payload, agent.hot.status), (3, 3, Status::Critical));
     assert_eq!(agent.hot.last_arrival, agent.now, "it is life");
-    assert_eq!(agent.hear(&v02(4)), Beat::Life);
-    assert_eq!((agent.cold.beats_lost, agent.cold.streams, agent.cold.statuses), (0, 0, 0));
+    assert_eq!(agent.hear(&v02(4)), Beat::Changed, "its status is what it was");
+    assert_eq!((agent.cold.beats_lost, agent.cold.streams, agent.cold.statuses), (0, 0, 1));
+    assert_eq!(agent.hear(&v02(5)), Beat::Life);
+}
+
+/// Of many crash reports the first is the root of the others.
+#[test]
+fn of_crash_reports_the_first_and_the_last_two_are_kept() {
+    let mut agent = Agent::new(&v02(1));
+    for payload in 1..=4 {
+        agent.hear(&Frame { payload, ..terminal(Version::V02) });
+    }
+    let Cold { terminals, terminal_first, terminal_before, terminal_payload, .. } = agent.cold;
+    assert_eq!((terminals, terminal_first, terminal_before, terminal_payload), (4, 1, 3, 4));
+}
+
+#[test]
+fn a_late_claim_has_an_instant_of_its_own() {
+    let mut agent = Agent::new(&v02(1));
+    agent.hear_all([2, 3]);
+    let mut forged = v02(4);
+    forged.pid += 1;
+    agent.hear(&forged);
+    assert_eq!((agent.cold.claimed_pid, agent.cold.claimed_at), (forged.pid, agent.now));
+    let from_the_start = Agent::new(&forged);
+    assert_eq!(from_the_start.cold.claimed_at, MonoNs(0), "rare words stay untouched in containers");
 }
 
 #[test]

@@ -190,7 +190,13 @@ impl Aggregator {
         told.set(Mark::Held, false);
         told.settle_claim(cold.claimed_pid);
         self.post(place, answer::FORGED, crate::lane::Answer::default());
-        self.tell_auth(place.shard, cold.first_arrival, cold.claimed_pid, hot.pid, cold.uid);
+        self.tell_auth(
+            place.shard,
+            cold.claimed_at.max(cold.first_arrival),
+            cold.claimed_pid,
+            hot.pid,
+            cold.uid,
+        );
     }
 
     pub(super) fn tell_auth(&mut self, shard: u16, at: MonoNs, claimed: u32, attested: u32, uid: u32) {

@@ -677,6 +677,7 @@ impl Aggregator {
             }
         }
         self.tell_terminal(place, hot, cold);
+        let told = *self.told(place);
         self.told(place).statuses = cold.statuses;
         if told.status != hot.status && hot.state != State::Waiting {
             self.told(place).status = hot.status;
@@ -687,7 +688,9 @@ impl Aggregator {
 
     fn tell_terminal(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         if self.told(place).terminals != cold.terminals {
-            self.told(place).terminals = cold.terminals;
+            let told = self.told(place);
+            // Says the status, too.
+            (told.terminals, told.status) = (cold.terminals, Status::Critical);
             let mut agent = self.agent(place, hot);
             agent.nonce = NONCE_TERMINAL;
             agent.status = Status::Critical;

@@ -628,12 +628,42 @@ fn status_version_and_last_words_are_told_with_what_the_frame_said() {
     world.run(100 * MS);
     let terminal = world.last("terminal").agent.unwrap();
     assert_eq!((terminal.status, terminal.payload, terminal.nonce), (Status::Critical, 5, NONCE_TERMINAL));
+    assert_eq!(
+        world.ports[0].table.read_hot(0).unwrap().status,
+        Status::Critical,
+        "it is the last accepted frame"
+    );
     for nonce in 1..4 {
         world.send(0, 7, &Frame { version: Version::V01, status: Status::Degraded, ..beat(7, nonce) });
         world.run(100 * MS);
     }
     assert!(matches!(world.last("session").kind, EventKind::Session { why: SessionWhy::Version }));
-    assert_eq!(world.kinds(7), ["up", "status", "terminal", "session"]);
+    assert_eq!(world.last("status").agent.unwrap().status, Status::Degraded);
+    assert_eq!(world.kinds(7), ["up", "status", "terminal", "status", "session"]);
+}
+
+/// Stock observers show a process that reported a panic and hangs as critical.
+#[test]
+fn a_stall_after_last_words_is_of_a_critical_agent() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    world.send(0, 7, &Frame { status: Status::Critical, ..beat(7, NONCE_TERMINAL) });
+    world.run(2 * THRESHOLD);
+    assert_eq!(world.kinds(7), ["up", "terminal", "stall"]);
+    assert_eq!(world.last("stall").agent.unwrap().status, Status::Critical);
+}
+
+#[test]
+fn a_forged_frame_is_told_with_its_own_instant() {
+    let mut world = World::new(1);
+    [7, 8].into_iter().for_each(|pid| world.born(pid));
+    world.beats(0, 7, 1..5);
+    let at = world.now();
+    world.send(0, 7, &beat(8, 5));
+    world.run(100 * MS);
+    let auth = world.last("auth");
+    assert!(auth.mono >= at && auth.mono < at + 2 * STEP, "{auth:?}, sent at {at:?}");
 }
 
 #[test]

@@ -426,7 +426,7 @@ mod tests {
         let word = |index: usize| table.words[index].load(Ordering::Relaxed);
         assert_eq!(word(header::MAGIC).to_le_bytes(), *b"vartaflt");
         assert_eq!(word(header::LAYOUT), LAYOUT);
-        assert_eq!(word(header::SLOT_BYTES), 64 + 64 + 104);
+        assert_eq!(word(header::SLOT_BYTES), 64 + 64 + 128);
         assert_eq!(word(header::CAPACITY), 3);
         assert_eq!((word(header::BOOT_ID[0]), word(header::BOOT_ID[1])), (5, 6));
         assert_eq!((word(header::PID_NAMESPACE), word(header::SHARD), word(header::SHARDS)), (7, 1, 4));

@@ -12,8 +12,8 @@ use crate::wire::Status;
 pub const HOT_WORDS: usize = 8;
 /// Words of a cold half that every agent has: 64 bytes.
 pub const COLD_WORDS: usize = 8;
-/// Its words for what happens to few agents, stalls, jumps and last words: 104 bytes.
-pub const RARE_WORDS: usize = 13;
+/// Its words for what happens to few agents, stalls, jumps, last words and late claims: 128 bytes.
+pub const RARE_WORDS: usize = 16;
 
 /// Whether a slot holds an agent, and what was judged of it last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub struct Hot {
     pub frame_pid: u32,
     /// Attested process id; 0 in a free slot.
     pub pid: u32,
-    /// Status of the last beat.
+    /// Status of the last accepted frame.
     pub status: Status,
     /// What was judged last.
     pub state: State,
@@ -144,8 +144,14 @@ pub struct Cold {
     pub terminal_at: MonoNs,
     /// Its payload.
     pub terminal_payload: u64,
+    /// The payload of the one before it.
+    pub terminal_before: u64,
+    /// The payload of the first: most likely the root of the others.
+    pub terminal_first: u64,
     /// The pid that frames claim instead of the sender's, as last seen before it was looked up.
     pub claimed_pid: u32,
+    /// Arrival of the frame that claimed it first; 0: it was the agent's first frame.
+    pub claimed_at: MonoNs,
     /// A frame came that claimed no other pid than its sender's (not kept up once one did).
     pub is_honest: bool,
     /// Changes back to wire version 0.1.
@@ -262,6 +268,9 @@ impl Cold {
             self.stall_nonce,
             self.terminal_at.0,
             self.terminal_payload,
+            self.terminal_before,
+            self.terminal_first,
+            self.claimed_at.0,
         ];
         let honest = if self.is_honest { HONEST } else { 0 };
         let is_rare = if rare.iter().fold(0, |all, word| all | word) == 0 { 0 } else { RARE };
@@ -313,7 +322,10 @@ impl Cold {
             terminal_at: MonoNs(rare[11]),
             changed_at: MonoNs(words[6]),
             terminal_payload: rare[12],
+            terminal_before: rare[13],
+            terminal_first: rare[14],
             claimed_pid,
+            claimed_at: MonoNs(rare[15]),
             is_honest: downgrades & HONEST != 0,
             downgrades: downgrades & !(HONEST | RARE),
         }
@@ -352,7 +364,8 @@ mod tests {
                 resume_at: MonoNs(numbers[1]), resume_silent_ns: numbers[2], resume_lost: numbers[3],
                 downgrade_nonce: numbers[4], stall_nonce: numbers[5],
                 terminal_at: MonoNs(numbers[6]), changed_at: MonoNs(numbers[7]),
-                terminal_payload: numbers[0], claimed_pid: small[0], downgrades: small[1] >> 2,
+                terminal_payload: numbers[0], terminal_before: numbers[1], terminal_first: numbers[2],
+                claimed_at: MonoNs(numbers[3]), claimed_pid: small[0], downgrades: small[1] >> 2,
                 is_honest: uncertain,
             };
             let (words, rare) = cold.to_words();
