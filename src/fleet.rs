@@ -645,6 +645,7 @@ pub(crate) fn aggregate(
         loop {
             let next = aggregator.turn(clock.mono(), clock.wall());
             let now = clock.mono();
+            aggregator.kick_shards(now);
             vitals.aggregator_turned_at.set(now.0);
             match next {
                 Next::Now => {}

@@ -1,6 +1,6 @@
 //! What is told of a silence while another shard could not see, where the agent may have gone.
 
-use super::tests::{MS, QUEUE, THRESHOLD, World, beat};
+use super::tests::{MS, QUEUE, STEP, THRESHOLD, World, beat};
 use super::*;
 
 impl World {
@@ -96,4 +96,24 @@ fn fault_31_a_shard_that_is_dead_leaves_no_certainty_and_is_not_waited_for() {
     world.run(THRESHOLD);
     assert_eq!(world.kinds(7), ["up", "stall"]);
     assert!(!world.is_certain(), "{:?}", world.last("stall"));
+}
+
+/// A shard that had nothing to do meanwhile missed nothing.
+#[test]
+fn fault_32_a_long_turn_of_the_aggregator_is_no_pause_of_the_shards() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..5);
+    // The other shard is asked of the silence, and woken at the end of a long turn.
+    while world.aggregator.pending.is_empty() {
+        let is_stalled = world.ports[0].table.read_hot(0).unwrap().state == State::Stalled;
+        world.next_turn_takes = if is_stalled { 300 * MS } else { 0 };
+        world.is_aggregator_asleep = !is_stalled;
+        world.run(STEP);
+    }
+    world.is_aggregator_asleep = false;
+    world.run(THRESHOLD);
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+    assert!(world.is_certain(), "{:?}", world.last("stall"));
+    assert_eq!(world.count("blind"), 0, "{:?}", world.told);
 }

@@ -405,12 +405,4 @@ impl Aggregator {
         view.port.inbox.post(place.slot, generation, bits, answer);
         view.is_to_be_kicked = true;
     }
-
-    pub(super) fn kick_shards(&mut self) {
-        for view in &mut self.shards {
-            if mem::take(&mut view.is_to_be_kicked) {
-                view.port.kick(self.now);
-            }
-        }
-    }
 }

@@ -299,7 +299,8 @@ impl Aggregator {
         self.tell(None, None, now, EventKind::Start { shards: self.shard_count });
     }
 
-    /// One turn: takes everything that is there, tells what is certain, says when to come again.
+    /// One turn: takes everything that is there, tells what is certain, says when to come again. To be followed by
+    /// [`Aggregator::kick_shards`].
     pub fn turn(&mut self, now: MonoNs, wall: WallNs) -> Next {
         (self.now, self.wall) = (now, wall);
         self.doorbell.wake();
@@ -331,13 +332,22 @@ impl Aggregator {
         self.ask_about_polled();
         is_more |= (0..self.shard_count).any(|shard| self.may_look(shard));
         let is_ticking = self.take_reports();
-        self.kick_shards();
         if mem::take(&mut self.is_watch_ordered) {
             self.inquiries.watch.begin();
         }
         let is_owing = self.fanout.settle(wall, now);
         self.publish();
         self.next(is_more, is_ticking || is_owing)
+    }
+
+    /// Wakes the shards that are to look at answers or to move their watermark, at `now`: read after the turn, for
+    /// the turn may have been long, and a shard that is kicked late was not paused.
+    pub fn kick_shards(&mut self, now: MonoNs) {
+        for view in &mut self.shards {
+            if mem::take(&mut view.is_to_be_kicked) {
+                view.port.kick(now);
+            }
+        }
     }
 
     fn next(&mut self, is_more: bool, is_ticking: bool) -> Next {

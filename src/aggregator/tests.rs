@@ -60,6 +60,8 @@ pub(super) struct World {
     pub(super) asleep: Vec<usize>,
     /// The aggregator takes no turns.
     pub(super) is_aggregator_asleep: bool,
+    /// Its next turn takes so long, ns.
+    pub(super) next_turn_takes: u64,
     pub(super) told: Vec<Event>,
     pub(super) admission: Arc<Admission>,
     pub(super) requests: Sender<Request>,
@@ -139,6 +141,7 @@ impl World {
             is_secretive: false,
             asleep: Vec::new(),
             is_aggregator_asleep: false,
+            next_turn_takes: 0,
             told: Vec::new(),
             admission,
             requests,
@@ -178,6 +181,8 @@ impl World {
 
     pub(super) fn aggregate(&mut self) {
         self.aggregator.turn(self.clock.mono(), self.clock.wall());
+        self.clock.advance(mem::take(&mut self.next_turn_takes));
+        self.aggregator.kick_shards(self.clock.mono());
         if !self.is_mute {
             self.ask();
         }

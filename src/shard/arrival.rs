@@ -65,6 +65,10 @@ impl Arrivals {
     }
 
     /// Takes the batch's reading of REALTIME, made after `before` (MONOTONIC). Call before its stamps.
+    ///
+    /// What the reading means is known to a millisecond if the clock did not step. If it may have, and the reading
+    /// then means an instant that was not yet or was before the call, it stepped between our readings, and nobody
+    /// knows what the stamps mean.
     #[inline]
     pub fn begin_batch(&mut self, clock: &impl Clock, before: MonoNs, wall: WallNs) {
         let highest = difference(wall, before);
@@ -74,6 +78,10 @@ impl Arrivals {
         if !(-STEP_NS..=STEP_NS).contains(&moved) {
             // Backwards it stepped; forwards it stepped, or the call took long.
             self.step(clock);
+            let now = clock.mono();
+            if !(before..=now + STEP_NS.unsigned_abs()).contains(&self.instant(wall)) {
+                self.doubt = Some(now);
+            }
         } else if moved < 0 {
             self.offset = highest;
         }
@@ -344,6 +352,64 @@ mod tests {
                     "{step}: {arrival:?} {truth:?}"
                 );
                 assert!(arrival.latest <= clock.mono());
+            }
+        }
+    }
+
+    /// A clock that steps after so many readings of REALTIME or MONOTONIC.
+    struct Stepping {
+        clock: ManualClock,
+        readings: std::cell::Cell<u32>,
+        steps: Vec<(u32, i64)>,
+    }
+
+    impl Stepping {
+        fn read(&self) {
+            let reading = self.readings.replace(self.readings.get() + 1);
+            self.clock.advance(100);
+            for (_, by) in self.steps.iter().filter(|(at, _)| *at == reading) {
+                self.clock.step_wall(*by);
+            }
+        }
+    }
+
+    impl Clock for Stepping {
+        fn mono(&self) -> MonoNs {
+            self.read();
+            self.clock.mono()
+        }
+        fn wall(&self) -> WallNs {
+            self.read();
+            self.clock.wall()
+        }
+    }
+
+    proptest! {
+        /// Between whichever of our readings the wall clock steps, and steps back: what we make of a reading is no
+        /// instant that was not yet.
+        #[test]
+        fn fault_50_no_step_between_two_readings_makes_an_instant_of_the_future(
+            steps in prop::collection::vec((0_u32..24, prop_oneof![
+                Just(3_600_000_000_000_i64), Just(-3_600_000_000_000_i64), Just(500_000_000), Just(-500_000_000),
+            ]), 1..4),
+        ) {
+            let clock = ManualClock::new(START, AHEAD);
+            let mut arrivals = Arrivals::new(&clock);
+            clock.advance(100 * MS);
+            let stepping = Stepping { clock: clock.clone(), readings: std::cell::Cell::new(0), steps };
+            for _ in 0..3 {
+                let before = stepping.mono();
+                let (truth, stamp) = (clock.mono(), clock.wall());
+                let wall = stepping.wall();
+                arrivals.begin_batch(&stepping, before, wall);
+                let instant = arrivals.instant(wall);
+                prop_assert!(before <= instant + MS && instant <= clock.mono() + MS, "{before:?} {instant:?}");
+                let until = instant.max(before);
+                let arrival = arrivals.arrival(Some(stamp), until);
+                prop_assert!(arrival.latest <= clock.mono() + MS, "{truth:?} {arrival:?}");
+                let after = stepping.mono();
+                arrivals.end_batch(&stepping, wall, after, true);
+                clock.advance(10 * MS);
             }
         }
     }

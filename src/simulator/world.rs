@@ -533,6 +533,7 @@ impl<'a> World<'a> {
         let wall =
             WallNs((START + now).0.saturating_add_signed(WALL_AHEAD.saturating_add(self.wall_stepped)));
         let next = self.aggregator.turn(START + now, wall);
+        self.aggregator.kick_shards(START + now);
         let thread = &mut self.aggregator_thread;
         match next {
             Next::Now => thread.sleep_until(now + AGGREGATOR_NS, 0),
