@@ -273,8 +273,8 @@ impl Aggregator {
         let told = self.told(place);
         told.set(Mark::Confirming, false);
         told.stalls = cold.stalls;
-        told.resumes = cold.resumes;
         self.stall(place, &hot, &cold, is_uncertain, stalls.max(1));
+        self.told(place).resumes = cold.resumes;
         self.poll_unwatched(place);
         // An ordinary beat on another slot would go unnoticed; after this it is news.
         for other in places.iter() {

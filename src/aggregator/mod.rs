@@ -720,8 +720,8 @@ impl Aggregator {
             // The last stall is not told yet, and what came before it ended.
             if told.is(Mark::Stalled) && resumes > 0 {
                 self.resume(place, hot, cold, resumes);
+                self.told(place).resumes = cold.resumes;
             }
-            self.told(place).resumes = cold.resumes;
             return self.confirm(place);
         }
         if told.is(Mark::Stalled) {
@@ -759,18 +759,19 @@ impl Aggregator {
             let Ok(elsewhere) = self.lives_elsewhere(&places, place, silent_since) else {
                 return false;
             };
+            let told = self.told(place);
+            (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
             if elsewhere.is_none() {
                 let is_unsighted = self.is_unsighted(place.shard, silent_since, &hot, &cold);
                 self.stall(place, &hot, &cold, cold.is_stall_uncertain || is_unsighted, stalls);
                 self.resume(place, &hot, &cold, resumes);
             }
-            let told = self.told(place);
-            (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
         }
         self.told(place).set(Mark::Recalling, false);
         true
     }
 
+    /// Tells the last stall, and with it of all others since the last that was told; what ended these is counted.
     fn stall(&mut self, place: Place, hot: &Hot, cold: &Cold, is_uncertain: bool, coalesced: u32) {
         let silent_since = cold.stall_at - cold.stall_silent_ns;
         // By a shard whose word we had to wait for, perhaps.
@@ -784,11 +785,15 @@ impl Aggregator {
             coalesced,
         };
         let deadline = silent_since + self.threshold_of(hot);
+        let told = self.told(place);
+        let between = cold.resumes.wrapping_sub(told.resumes).min(coalesced.saturating_sub(1));
+        told.resumes = told.resumes.wrapping_add(between);
         {
             let mut tally = self.tally.lock();
             let shard = &mut tally.shards[usize::from(place.shard)];
             let count = if is_uncertain { &mut shard.stalls_uncertain } else { &mut shard.stalls_certain };
             *count += u64::from(coalesced);
+            shard.resumes += u64::from(between);
             shard.up -= 1;
             shard.stalled += 1;
             shard.histograms.lateness_ns.saturating_record(self.now.since(deadline));
@@ -797,12 +802,18 @@ impl Aggregator {
         self.tell_of(place, hot, cold.stall_at, kind);
     }
 
+    /// Tells that the silence ended that was told, and with it of all others that began and ended since: these were
+    /// stalls, too, of which nobody was asked.
     fn resume(&mut self, place: Place, hot: &Hot, cold: &Cold, coalesced: u32) {
         let (silent_ns, lost) = (cold.resume_silent_ns, cold.resume_lost);
         let is_refuted = rules::is_refuted(silent_ns, lost, self.threshold_of(hot));
+        let told = self.told(place);
+        let between = cold.stalls.wrapping_sub(told.stalls).min(coalesced.saturating_sub(1));
+        told.stalls = told.stalls.wrapping_add(between);
         {
             let mut tally = self.tally.lock();
             let shard = &mut tally.shards[usize::from(place.shard)];
+            shard.stalls_uncertain += u64::from(between);
             shard.resumes += u64::from(coalesced);
             shard.stalls_refuted += u64::from(is_refuted);
             shard.stalled -= 1;

@@ -683,6 +683,43 @@ fn last_words_of_a_process_that_never_beat_are_told_and_open_no_deadline() {
     assert_eq!(world.kinds(7), ["terminal", "exit"], "its slot is given back");
 }
 
+/// Whatever is told in one event is counted as what it was: as many silences end as began.
+#[test]
+fn stalls_and_resumes_told_in_one_event_are_all_counted() {
+    for is_first_told in [false, true] {
+        for cycles in 1..4_u64 {
+            let mut world = World::new(1);
+            world.born(7);
+            world.beats(0, 7, 1..4);
+            if is_first_told {
+                world.run(2 * THRESHOLD);
+            }
+            world.is_aggregator_asleep = true;
+            for cycle in 0..cycles {
+                world.run(2 * THRESHOLD);
+                world.send(0, 7, &beat(7, 4 + cycle));
+                world.run(STEP);
+            }
+            world.is_aggregator_asleep = false;
+            let counted = |world: &World| {
+                let tally = world.tally.lock();
+                let [shard] = &tally.shards[..] else { unreachable!() };
+                (shard.stalls_certain + shard.stalls_uncertain, shard.resumes)
+            };
+            world.run(100 * MS);
+            assert_eq!(counted(&world), (cycles, cycles), "{is_first_told}: {:?}", world.told);
+            // Silent again when it is looked at.
+            world.is_aggregator_asleep = true;
+            world.run(2 * THRESHOLD);
+            world.send(0, 7, &beat(7, 20));
+            world.run(2 * THRESHOLD);
+            world.is_aggregator_asleep = false;
+            world.run(100 * MS);
+            assert_eq!(counted(&world), (cycles + 2, cycles + 1), "{is_first_told}: {:?}", world.told);
+        }
+    }
+}
+
 #[test]
 fn fault_23_a_pause_of_the_observer_condemns_nobody_and_is_told_as_a_pair() {
     let mut world = World::new(2);

@@ -766,6 +766,10 @@ impl<'a> World<'a> {
         self.take_slow()?;
         self.check_stalls()?;
         let tally = self.tally.lock();
+        let stalls: u64 =
+            tally.shards.iter().map(|shard| shard.stalls_certain + shard.stalls_uncertain).sum();
+        let resumes: u64 = tally.shards.iter().map(|shard| shard.resumes).sum();
+        self.must(resumes <= stalls, Invariant::I5, || format!("{resumes} resumes of {stalls} stalls"))?;
         let counted: u64 = tally.shards.iter().map(|shard| shard.up + shard.stalled + shard.off_hash).sum();
         let backlog = self.aggregator.backlog();
         let lists = backlog.places + backlog.pending + backlog.held + backlog.again + backlog.to_look;
