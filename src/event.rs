@@ -73,13 +73,22 @@ pub enum EventKind {
         how: Option<ExitHow>,
     },
     /// A crash hook reported a panic or unhandled exception. The process may live on.
-    Terminal,
+    Terminal {
+        /// Crash reports told by this one event, whose payload is the first one's; of many after one that was told
+        /// it is that of the last but one.
+        coalesced: u32,
+    },
     /// The agent's status changed.
-    Status,
+    Status {
+        /// Changes told by this one event, which says what came of them.
+        coalesced: u32,
+    },
     /// A later session or stream of a known agent.
     Session {
         /// What began it.
         why: SessionWhy,
+        /// Sessions and streams told by this one event.
+        coalesced: u32,
     },
     /// Three streams at once, or both wire versions in turn: life is known, loss is not counted any more.
     Mixed,
@@ -272,8 +281,8 @@ impl EventKind {
             Self::Stall { .. } => "stall",
             Self::Resume { .. } => "resume",
             Self::Exit { .. } => "exit",
-            Self::Terminal => "terminal",
-            Self::Status => "status",
+            Self::Terminal { .. } => "terminal",
+            Self::Status { .. } => "status",
             Self::Session { .. } => "session",
             Self::Mixed => "mixed",
             Self::Decode { .. } => "decode",

@@ -164,6 +164,8 @@ const FAULTS: &[(usize, &str, &str, Shown)] = &[
         "evidence: no certain stall, none before three thresholds",
         ByTests,
     ),
+    (67, "something changes twice between two looks", "told, with the number", ByTests),
+    (68, "one agent does something told a thousand times a second", "few events, nothing lost", ByTests),
     (
         70,
         "the event log is renamed, removed or replaced",

@@ -180,7 +180,14 @@ impl Recorder {
 fn core(recording: Recording, slots: u32, threshold_ns: u64) -> (Core<Recording, ManualClock>, Arc<Port>) {
     let clock = recording.clock.clone();
     let (writer, table) = create(slots, ORIGIN).expect("memory for the table");
-    let tracker = Tracker::new(writer, &[threshold_ns], 0, TICK_NS, Admission::new(slots), clock.mono());
+    let tracker = Tracker::new(
+        writer,
+        &[threshold_ns],
+        0,
+        TICK_NS,
+        Admission::new(slots).expect("address space for pids"),
+        clock.mono(),
+    );
     let limits = Limits { threshold_min_ns: threshold_ns, tick_ns: TICK_NS };
     let kick = Arc::new(Kick::new().expect("a descriptor"));
     let port = Port::new(table, kick, false).expect("memory for the lanes");

@@ -136,7 +136,9 @@ impl Aggregator {
         let told = *self.told(place);
         let record = self.told(place);
         record.program = program.or(told.program);
-        if (told.streams, told.versions) == (cold.streams, cold.versions) {
+        let coalesced =
+            cold.streams.wrapping_sub(told.streams).wrapping_add(cold.versions.wrapping_sub(told.versions));
+        if coalesced == 0 {
             return;
         }
         (record.streams, record.versions) = (cold.streams, cold.versions);
@@ -147,8 +149,8 @@ impl Aggregator {
             () => SessionWhy::Nonce,
         };
         if !told.is(Mark::Held) && !told.is(Mark::Closed) {
-            self.begin_session(place, why);
-            self.tell_of(place, hot, cold.changed_at, EventKind::Session { why });
+            self.begin_session(place, why, coalesced);
+            self.tell_of(place, hot, cold.changed_at, EventKind::Session { why, coalesced });
         }
     }
 

@@ -251,7 +251,6 @@ impl Aggregator {
             self.told(place).set(Mark::Confirming, false);
             return true;
         }
-        let is_unseen = self.is_unseen(cold.stall_at, |shard| shard != place.shard);
         if has_time && self.is_awaited(cold.stall_at, |shard| shard != place.shard) {
             return false;
         }
@@ -309,6 +308,7 @@ impl Aggregator {
 
     /// The agent beats elsewhere: its slot here goes, and its silence here was none.
     pub(super) fn move_to(&mut self, (to, there): (Place, Hot), from: Place, here: &Hot, cold: &Cold) {
+        self.tell_rest(from, here, cold);
         let told = *self.told(from);
         // What was told of the agent goes with it.
         let is_stalled_there = there.state == State::Stalled;
@@ -368,12 +368,12 @@ impl Aggregator {
             self.resume(place, hot, cold, resumes);
         }
         if hot.last_arrival <= at {
-            if told.versions != cold.versions {
+            if told.versions != cold.versions || told.is(Mark::Deferred) {
                 self.settle_session(place, hot, cold, None);
             }
-            self.tell_changes(place, hot, cold);
+            self.tell_changes(place, hot, cold, true);
         } else if cold.terminal_at <= at {
-            self.tell_terminal(place, hot, cold);
+            self.tell_terminal(place, hot, cold, true);
         }
     }
 

@@ -42,6 +42,7 @@ mod answers;
 mod confirm;
 pub mod export;
 pub mod fanout;
+mod limit;
 pub mod tally;
 pub mod told;
 mod troubles;
@@ -62,6 +63,7 @@ mod stuck;
 mod tests;
 
 use fanout::{Fanout, Subscriber};
+use limit::{Buckets, Limit, Often, SECOND_NS};
 use tally::Tally;
 use told::{Existence, Mark, PackedPlace, Place, Places, Told};
 
@@ -99,9 +101,6 @@ const REPORTS_PER_TURN: u32 = 16_384;
 const ANSWERS_PER_TURN: usize = 4096;
 /// The kernel rounds start times down to 10 ms.
 const START_SLACK_NS: u64 = 10_000_000;
-/// Events of one kind told a second and shard, where they are limited.
-const PER_SECOND: u32 = 10;
-const SECOND_NS: u64 = 1_000_000_000;
 
 /// A request to the aggregator.
 #[derive(Debug)]
@@ -160,23 +159,6 @@ struct ShardView {
     flood: troubles::FloodWatch,
 }
 
-/// So many a second.
-#[derive(Clone, Copy, Debug, Default)]
-struct Limit {
-    since: MonoNs,
-    told: u32,
-}
-
-impl Limit {
-    fn allows(&mut self, now: MonoNs) -> bool {
-        if self.told == 0 || now.since(self.since) >= SECOND_NS {
-            *self = Self { since: now, told: 0 };
-        }
-        self.told += 1;
-        self.told <= PER_SECOND
-    }
-}
-
 /// A slot whose stall or exit waits to be told.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
@@ -230,6 +212,10 @@ pub struct Aggregator {
     held: VecDeque<(MonoNs, Place, u32)>,
     /// Stalled and waiting agents that are not watched, in the order in which they are asked about next.
     polled: VecDeque<(MonoNs, Place, u32)>,
+    /// What one agent may have told of it.
+    buckets: Buckets,
+    /// Agents of whom something is told later, in the order of when.
+    deferred: VecDeque<(MonoNs, Place, u32)>,
     /// Slots that read busy.
     again: Vec<Place>,
     last_session: u32,
@@ -283,6 +269,8 @@ impl Aggregator {
             in_flight_max: IN_FLIGHT_MAX,
             polled: VecDeque::new(),
             held: VecDeque::new(),
+            buckets: Buckets::default(),
+            deferred: VecDeque::new(),
             again: Vec::new(),
             last_session: 0,
             last_turn: MonoNs(0),
@@ -329,6 +317,7 @@ impl Aggregator {
         is_more |= !self.is_out_of_time() && self.take_answers();
         self.settle_pending();
         self.tell_of_held();
+        self.tell_of_deferred();
         self.ask_about_polled();
         is_more |= (0..self.shard_count).any(|shard| self.may_look(shard));
         let is_ticking = self.take_reports();
@@ -367,6 +356,7 @@ impl Aggregator {
             (!self.pending.is_empty()).then_some(self.now + CONFIRM_TICK_NS),
             is_ticking.then_some(self.now + report_tick),
             self.held.front().map(|(until, ..)| *until),
+            self.deferred.front().map(|(at, ..)| *at),
             self.polled.front().map(|(at, ..)| *at),
         ];
         let at = ticks.into_iter().flatten().fold(self.now + IDLE_NS, MonoNs::min);
@@ -579,6 +569,7 @@ impl Aggregator {
         if told.pid == 0 {
             return;
         }
+        self.buckets.forget(place);
         if told.is(Mark::WatchOrdered) {
             let ticket = Ticket { shard: place.shard, slot: place.slot, generation: told.generation };
             self.order(Order::Unwatch { ticket });
@@ -634,7 +625,7 @@ impl Aggregator {
     fn tell_news(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         self.told(place).set(Mark::Closed, false);
         self.tell_arrival(place, hot, cold);
-        self.tell_changes(place, hot, cold);
+        self.tell_changes(place, hot, cold, false);
         self.tell_silence(place, hot, cold);
         if hot.state == State::Waiting {
             self.poll_unwatched(place);
@@ -653,8 +644,12 @@ impl Aggregator {
         if told.is(Mark::Up) {
             return;
         }
-        // Says the status, too.
-        self.told(place).status = hot.status;
+        // Says the status, too; of what it was before in between, nothing.
+        let record = self.told(place);
+        record.status = hot.status;
+        if cold.statuses.wrapping_sub(record.statuses) <= 1 {
+            record.statuses = cold.statuses;
+        }
         let session = self.session(place).number;
         for other in self.places_of(told.pid).iter() {
             if self.session(other).number == session {
@@ -665,18 +660,20 @@ impl Aggregator {
         self.tell_of(place, hot, cold.first_arrival, EventKind::Up);
     }
 
-    fn begin_session(&mut self, place: Place, why: SessionWhy) {
+    fn begin_session(&mut self, place: Place, why: SessionWhy, coalesced: u32) {
         if why != SessionWhy::Nonce {
             self.last_session = self.last_session.wrapping_add(1);
             let session = self.session(place);
             self.enter(place, Session { number: self.last_session, ..session });
         }
-        self.tally.lock().shards[usize::from(place.shard)].sessions[why as usize] += 1;
+        self.tally.lock().shards[usize::from(place.shard)].sessions[why as usize] += u64::from(coalesced);
     }
 
-    fn tell_changes(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+    /// `is_rest`: whatever is left is told now, however often it was.
+    fn tell_changes(&mut self, place: Place, hot: &Hot, cold: &Cold, is_rest: bool) {
         let told = *self.told(place);
-        if (told.streams, told.versions) != (cold.streams, cold.versions) {
+        let is_other_session = (told.streams, told.versions) != (cold.streams, cold.versions);
+        if is_other_session && !told.is(Mark::Identifying) && self.may_tell(place, Often::Session, is_rest) {
             // Whether it is another program or another connection is for the lookup to say.
             self.identify(place);
         }
@@ -686,27 +683,90 @@ impl Aggregator {
                 self.tell_of(place, hot, cold.changed_at, EventKind::Mixed);
             }
         }
-        self.tell_terminal(place, hot, cold);
+        self.tell_terminal(place, hot, cold, is_rest);
         let told = *self.told(place);
-        self.told(place).statuses = cold.statuses;
-        if told.status != hot.status && hot.state != State::Waiting {
-            self.told(place).status = hot.status;
-            let at = if told.statuses == cold.statuses { cold.first_arrival } else { cold.changed_at };
-            self.tell_of(place, hot, at, EventKind::Status);
+        if hot.state == State::Waiting {
+            self.told(place).statuses = cold.statuses;
+            return;
+        }
+        let changes = cold.statuses.wrapping_sub(told.statuses);
+        // A crash report that waits to be told brings its status with it.
+        let is_other = told.status != hot.status && told.terminals == cold.terminals;
+        if (changes > 0 || is_other) && self.may_tell(place, Often::Status, is_rest) {
+            let record = self.told(place);
+            (record.statuses, record.status) = (cold.statuses, hot.status);
+            let at = if changes == 0 { cold.first_arrival } else { cold.changed_at };
+            self.tell_of(place, hot, at, EventKind::Status { coalesced: changes.max(1) });
         }
     }
 
-    fn tell_terminal(&mut self, place: Place, hot: &Hot, cold: &Cold) {
-        if self.told(place).terminals != cold.terminals {
-            let told = self.told(place);
-            // Says the status, too.
-            (told.terminals, told.status) = (cold.terminals, Status::Critical);
-            let mut agent = self.agent(place, hot);
-            agent.nonce = NONCE_TERMINAL;
-            agent.status = Status::Critical;
-            agent.payload = cold.terminal_payload;
-            self.tell(Some(place.shard), Some(agent), cold.terminal_at, EventKind::Terminal);
+    fn tell_terminal(&mut self, place: Place, hot: &Hot, cold: &Cold, is_rest: bool) {
+        let before = self.told(place).terminals;
+        let coalesced = cold.terminals.wrapping_sub(before);
+        if coalesced == 0 || !self.may_tell(place, Often::Terminal, is_rest) {
+            return;
         }
+        let told = self.told(place);
+        // Says the status, too.
+        (told.terminals, told.status) = (cold.terminals, Status::Critical);
+        let mut agent = self.agent(place, hot);
+        agent.nonce = NONCE_TERMINAL;
+        agent.status = Status::Critical;
+        // The first is the root of the others. Of those after one that was told the last two are kept.
+        agent.payload = match (before, coalesced) {
+            (0, _) => cold.terminal_first,
+            (_, 1) => cold.terminal_payload,
+            _ => cold.terminal_before,
+        };
+        self.tell(Some(place.shard), Some(agent), cold.terminal_at, EventKind::Terminal { coalesced });
+    }
+
+    /// Whether something of this kind may be told of the agent now; if not, what there is to tell comes later.
+    fn may_tell(&mut self, place: Place, kind: Often, is_rest: bool) -> bool {
+        if self.buckets.take(place, kind, self.now) || is_rest {
+            return true;
+        }
+        let told = self.told(place);
+        if !told.set(Mark::Deferred, true) {
+            let generation = told.generation;
+            self.deferred.push_back((self.now + SECOND_NS, place, generation));
+        }
+        false
+    }
+
+    /// Tells of those of whom too much was told before; at the end of all of them.
+    fn tell_of_deferred(&mut self) {
+        while let Some((at, place, generation)) = self.deferred.front().copied() {
+            if at > self.now && !self.are_shards_over() {
+                return;
+            }
+            self.deferred.pop_front();
+            let told = self.told(place);
+            if told.generation != generation || !told.is(Mark::Deferred) {
+                continue;
+            }
+            let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {
+                self.deferred.push_back((self.now + CONFIRM_TICK_NS, place, generation));
+                return;
+            };
+            if self.are_shards_over() {
+                self.tell_rest(place, &hot, &cold);
+            } else {
+                self.told(place).set(Mark::Deferred, false);
+                self.look(place);
+            }
+        }
+    }
+
+    /// What was not told of the agent so far precedes what is told next.
+    fn tell_rest(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        let told = *self.told(place);
+        if !told.is(Mark::Deferred) || told.generation != cold.generation {
+            return;
+        }
+        self.told(place).set(Mark::Deferred, false);
+        self.settle_session(place, hot, cold, None);
+        self.tell_changes(place, hot, cold, true);
     }
 
     fn tell_silence(&mut self, place: Place, hot: &Hot, cold: &Cold) {
@@ -750,7 +810,6 @@ impl Aggregator {
         let resumes = cold.resumes.wrapping_sub(told.resumes);
         // Stalled again: then that stall tells of this one, too.
         if hot.state != State::Stalled && cold.generation == told.generation && stalls > 0 {
-            let is_unseen = self.is_unseen(cold.stall_at, |shard| shard != place.shard);
             if has_time && self.is_awaited(cold.stall_at, |shard| shard != place.shard) {
                 return false;
             }
@@ -773,6 +832,7 @@ impl Aggregator {
 
     /// Tells the last stall, and with it of all others since the last that was told; what ended these is counted.
     fn stall(&mut self, place: Place, hot: &Hot, cold: &Cold, is_uncertain: bool, coalesced: u32) {
+        self.tell_rest(place, hot, cold);
         let silent_since = cold.stall_at - cold.stall_silent_ns;
         // By a shard whose word we had to wait for, perhaps.
         let turned_away = &self.view(place.shard).port.turned_away;
@@ -805,6 +865,7 @@ impl Aggregator {
     /// Tells that the silence ended that was told, and with it of all others that began and ended since: these were
     /// stalls, too, of which nobody was asked.
     fn resume(&mut self, place: Place, hot: &Hot, cold: &Cold, coalesced: u32) {
+        self.tell_rest(place, hot, cold);
         let (silent_ns, lost) = (cold.resume_silent_ns, cold.resume_lost);
         let is_refuted = rules::is_refuted(silent_ns, lost, self.threshold_of(hot));
         let told = self.told(place);

@@ -509,17 +509,23 @@ fn a_nonce_that_starts_again_is_a_stream_and_another_program_an_exec() {
     world.beats(0, 7, 100..105);
     world.beats(0, 7, 1..5);
     assert_eq!(world.kinds(7), ["up", "session"]);
-    assert!(matches!(world.last("session").kind, EventKind::Session { why: SessionWhy::Nonce }));
+    assert!(matches!(
+        world.last("session").kind,
+        EventKind::Session { why: SessionWhy::Nonce, coalesced: 1 }
+    ));
     world.processes.get_mut(&7).unwrap().exe = "/other";
     world.run(400 * MS);
     world.beats(0, 7, 500_000..500_005);
     assert_eq!(world.kinds(7), ["up", "session", "session"]);
-    assert!(matches!(world.last("session").kind, EventKind::Session { why: SessionWhy::Exec }));
+    assert!(matches!(world.last("session").kind, EventKind::Session { why: SessionWhy::Exec, coalesced: 1 }));
     // A process on its way out has no program any more; that is not another one.
     world.processes.get_mut(&7).unwrap().exe = "";
     world.run(400 * MS);
     world.beats(0, 7, 1..5);
-    assert!(matches!(world.last("session").kind, EventKind::Session { why: SessionWhy::Nonce }));
+    assert!(matches!(
+        world.last("session").kind,
+        EventKind::Session { why: SessionWhy::Nonce, coalesced: 1 }
+    ));
 }
 
 #[test]
@@ -642,7 +648,10 @@ fn status_version_and_last_words_are_told_with_what_the_frame_said() {
         world.send(0, 7, &Frame { version: Version::V01, status: Status::Degraded, ..beat(7, nonce) });
         world.run(100 * MS);
     }
-    assert!(matches!(world.last("session").kind, EventKind::Session { why: SessionWhy::Version }));
+    assert!(matches!(
+        world.last("session").kind,
+        EventKind::Session { why: SessionWhy::Version, coalesced: 1 }
+    ));
     assert_eq!(world.last("status").agent.unwrap().status, Status::Degraded);
     assert_eq!(world.kinds(7), ["up", "status", "terminal", "status", "session"]);
 }
@@ -681,6 +690,79 @@ fn last_words_of_a_process_that_never_beat_are_told_and_open_no_deadline() {
     world.processes.remove(&7);
     world.run(2000 * MS);
     assert_eq!(world.kinds(7), ["terminal", "exit"], "its slot is given back");
+}
+
+#[test]
+fn fault_67_what_changes_twice_between_two_looks_is_told() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    world.is_aggregator_asleep = true;
+    for (nonce, status) in [(3, Status::Critical), (4, Status::Degraded), (5, Status::Ok)] {
+        world.send(0, 7, &Frame { status, ..beat(7, nonce) });
+        world.run(STEP);
+    }
+    for payload in 11..14 {
+        world.send(0, 7, &Frame { status: Status::Critical, payload, ..beat(7, NONCE_TERMINAL) });
+        world.run(STEP);
+    }
+    world.is_aggregator_asleep = false;
+    world.run(100 * MS);
+    assert_eq!(world.kinds(7), ["up", "terminal", "status"]);
+    assert_eq!(world.last("status").kind, EventKind::Status { coalesced: 3 });
+    let terminal = world.last("terminal");
+    assert_eq!(terminal.kind, EventKind::Terminal { coalesced: 3 });
+    assert_eq!(terminal.agent.unwrap().payload, 11, "the root of the others");
+    // And back: the same status as was told last, and yet it changed.
+    for (nonce, status) in [(6, Status::Ok), (7, Status::Critical)] {
+        world.send(0, 7, &Frame { status, ..beat(7, nonce) });
+    }
+    world.run(100 * MS);
+    assert_eq!(world.last("status").kind, EventKind::Status { coalesced: 2 });
+    assert_eq!(world.last("status").agent.unwrap().status, Status::Critical);
+}
+
+/// 1000 a second of everything an agent can do as often as it likes.
+#[test]
+fn fault_68_one_agent_cannot_fill_the_log_and_nothing_of_it_is_lost() {
+    let mut world = World::new(1);
+    [7, 8].into_iter().for_each(|pid| world.born(pid));
+    let rounds = 1_000_u64;
+    for round in 0..rounds {
+        let status = if round % 2 == 0 { Status::Degraded } else { Status::Ok };
+        world.send(0, 7, &Frame { status, ..beat(7, 1 + round) });
+        world.send(0, 7, &Frame { status: Status::Critical, payload: round, ..beat(7, NONCE_TERMINAL) });
+        // Another connection each time.
+        world.send(0, 7, &Frame { status, ..beat(7, 1_000_000 + (rounds - round) * 100_000) });
+        if round % 20 == 0 {
+            world.send(0, 8, &beat(8, 1 + round / 20));
+        }
+        world.run(STEP);
+    }
+    let seconds = rounds * STEP / SECOND_NS + 1;
+    for kind in ["status", "terminal"] {
+        let told = world.count(kind) as u64;
+        assert!(told >= 10 && told <= 10 + 3 * seconds, "{told} of {kind}");
+    }
+    assert_eq!(world.kinds(8), ["up"]);
+    // Then it falls silent: what was not told comes before that.
+    world.run(2 * THRESHOLD);
+    let kinds = world.kinds(7);
+    assert_eq!(kinds.last(), Some(&"stall"), "{kinds:?}");
+    let sum = |world: &World, name: &str| -> u64 {
+        let counted = world.told.iter().filter(|event| event.kind.name() == name);
+        let counts = counted.map(|event| match event.kind {
+            EventKind::Terminal { coalesced }
+            | EventKind::Status { coalesced }
+            | EventKind::Session { coalesced, .. } => u64::from(coalesced),
+            _ => 0,
+        });
+        counts.sum()
+    };
+    let (_, cold) = world.ports[0].table.read(0).unwrap();
+    assert_eq!(sum(&world, "terminal"), rounds);
+    assert_eq!(sum(&world, "status"), u64::from(cold.statuses));
+    assert_eq!(sum(&world, "session"), u64::from(cold.streams));
 }
 
 /// Whatever is told in one event is counted as what it was: as many silences end as began.
@@ -1198,7 +1280,7 @@ fn another_program_that_speaks_another_version_is_an_exec() {
     }
     world.run(50 * MS);
     assert_eq!(world.kinds(7), ["up", "session"]);
-    assert!(matches!(world.last("session").kind, EventKind::Session { why: SessionWhy::Exec }));
+    assert!(matches!(world.last("session").kind, EventKind::Session { why: SessionWhy::Exec, coalesced: 1 }));
     assert_eq!(world.last("session").agent.map(|agent| agent.session), Some(2));
 }
 

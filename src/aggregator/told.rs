@@ -107,6 +107,8 @@ pub enum Mark {
     Polled = 1 << 16,
     /// The claimed pid was looked into: the shard has the answer, or will have it.
     ClaimSettled = 1 << 17,
+    /// More was to be told of it than may be: the rest comes later, or before what else is told of it.
+    Deferred = 1 << 18,
 }
 
 /// What is known and told of one slot's holder, beside what the slot itself says: 72 bytes.

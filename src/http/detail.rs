@@ -197,7 +197,14 @@ mod tests {
             let pid = if seq % 2 == 0 { 7 } else { 8 };
             let agent = Agent { pid, ns_pid: None, session: 1, nonce: 0, status: Status::Ok, payload: 0 };
             let (mono, wall) = (MonoNs(0), WallNs(0));
-            ring.push(Event { seq, wall, mono, shard: Some(0), agent: Some(agent), kind: EventKind::Status });
+            ring.push(Event {
+                seq,
+                wall,
+                mono,
+                shard: Some(0),
+                agent: Some(agent),
+                kind: EventKind::Status { coalesced: 1 },
+            });
         }
         let seqs = |past: &Past| -> Vec<u64> {
             let events = past.history.iter().map(|line| serde_json::from_str(line.get()).unwrap());

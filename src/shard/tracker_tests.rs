@@ -298,7 +298,7 @@ fn an_answer_about_the_claimed_pid_settles_it() {
 #[test]
 fn a_restart_takes_no_memory_for_agents_that_do_not_exist() {
     let (writer, table) = create_granted(1 << 20, ORIGIN, 64).unwrap();
-    let mut tracker = Tracker::new(writer, &[LONG], 0, TICK, Admission::new(1 << 20), START);
+    let mut tracker = Tracker::new(writer, &[LONG], 0, TICK, Admission::new(1 << 20).unwrap(), START);
     for pid in 1..=10 {
         slot_of(beat(&mut tracker, 0, pid, 1));
     }
@@ -313,7 +313,7 @@ fn a_restart_takes_no_memory_for_agents_that_do_not_exist() {
 #[test]
 fn fault_79_an_agent_for_whom_no_memory_is_granted_is_refused_until_there_is() {
     let (writer, table) = create_granted(8, ORIGIN, 2).unwrap();
-    let mut tracker = Tracker::new(writer, &[LONG], 0, TICK, Admission::new(8), START);
+    let mut tracker = Tracker::new(writer, &[LONG], 0, TICK, Admission::new(8).unwrap(), START);
     for pid in 1..=2 {
         slot_of(beat(&mut tracker, 0, pid, 1));
     }

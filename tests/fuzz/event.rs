@@ -105,11 +105,12 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
                 .map(|how| u8::arbitrary(values).map(how))
                 .transpose()?,
         },
-        4 => Kind::Terminal,
-        5 => Kind::Status,
+        4 => Kind::Terminal { coalesced: values.arbitrary()? },
+        5 => Kind::Status { coalesced: values.arbitrary()? },
         6 => {
             use SessionWhy::{Exec, NewProcess, Nonce, Version};
-            Kind::Session { why: one_of(values, [NewProcess, Exec, Version, Nonce])? }
+            let why = one_of(values, [NewProcess, Exec, Version, Nonce])?;
+            Kind::Session { why, coalesced: values.arbitrary()? }
         }
         7 => Kind::Mixed,
         8 => Kind::Decode { attested: values.arbitrary()?, error: any_no_frame(values)? },

@@ -101,8 +101,14 @@ enum Detail {
         silent_ns: u64,
         signal: u8,
     },
+    Coalesced {
+        #[serde(skip_serializing_if = "is_single")]
+        coalesced: u32,
+    },
     Session {
         why: &'static str,
+        #[serde(skip_serializing_if = "is_single")]
+        coalesced: u32,
     },
     Decode {
         error: &'static str,
@@ -177,13 +183,9 @@ impl Line {
 impl Detail {
     fn of(kind: &EventKind) -> Self {
         match *kind {
-            EventKind::Up
-            | EventKind::Terminal
-            | EventKind::Status
-            | EventKind::Mixed
-            | EventKind::Stop
-            | EventKind::Lost { .. }
-            | EventKind::Beat => Self::Nothing,
+            EventKind::Up | EventKind::Mixed | EventKind::Stop | EventKind::Lost { .. } | EventKind::Beat => {
+                Self::Nothing
+            }
             EventKind::Stall { silent_ns, last_nonce, certain, blind_ns, coalesced } => {
                 Self::Stall { silent_ns, last_nonce, certain, blind_ns, coalesced }
             }
@@ -193,7 +195,10 @@ impl Detail {
                 Some(ExitHow::Code(code)) => Self::ExitCode { silent_ns, code: Some(code) },
                 None => Self::ExitCode { silent_ns, code: None },
             },
-            EventKind::Session { why } => Self::Session { why: why.as_str() },
+            EventKind::Terminal { coalesced } | EventKind::Status { coalesced } => {
+                Self::Coalesced { coalesced }
+            }
+            EventKind::Session { why, coalesced } => Self::Session { why: why.as_str(), coalesced },
             EventKind::Decode { error, .. } => Self::Decode { error: error.reason() },
             EventKind::Auth { claimed, attested, uid } => Self::Auth { claimed, attested, uid },
             EventKind::Blind { phase, why } => {
@@ -286,7 +291,7 @@ mod tests {
             format!(r#"{{{}:"exit",{agent},"silent_ns":1,"signal":9}}"#, common(9)),
             format!(r#"{{{}:"exit",{agent},"silent_ns":1,"code":null}}"#, common(10)),
             format!(r#"{{{}:"terminal",{agent}}}"#, common(11)),
-            format!(r#"{{{}:"status",{agent}}}"#, common(12)),
+            format!(r#"{{{}:"status",{agent},"coalesced":3}}"#, common(12)),
             format!(r#"{{{}:"session",{agent},"why":"new-process"}}"#, common(13)),
             format!(r#"{{{}:"mixed",{agent}}}"#, common(14)),
             format!(r#"{{{}:"decode","shard":1,"pid":815,"error":"bad_crc"}}"#, common(15)),

@@ -29,9 +29,9 @@ pub fn one_of_each() -> Vec<Event> {
         (shard, agent, Kind::Exit { silent_ns: 1, how: Some(ExitHow::Code(3)) }),
         (shard, agent, Kind::Exit { silent_ns: 1, how: Some(ExitHow::Signal(9)) }),
         (shard, agent, Kind::Exit { silent_ns: 1, how: None }),
-        (shard, agent, Kind::Terminal),
-        (shard, agent, Kind::Status),
-        (shard, agent, Kind::Session { why: SessionWhy::NewProcess }),
+        (shard, agent, Kind::Terminal { coalesced: 1 }),
+        (shard, agent, Kind::Status { coalesced: 3 }),
+        (shard, agent, Kind::Session { why: SessionWhy::NewProcess, coalesced: 1 }),
         (shard, agent, Kind::Mixed),
         (
             shard,
@@ -177,8 +177,8 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
     prop_oneof![
         prop::sample::select(vec![
             Kind::Up,
-            Kind::Terminal,
-            Kind::Status,
+            Kind::Terminal { coalesced: u32::MAX },
+            Kind::Status { coalesced: 2 },
             Kind::Mixed,
             Kind::Stop,
             Kind::Beat
@@ -198,7 +198,7 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
             coalesced
         }),
         (extreme(), how).prop_map(|(silent_ns, how)| Kind::Exit { silent_ns, how }),
-        prop::sample::select(session_why).prop_map(|why| Kind::Session { why }),
+        prop::sample::select(session_why).prop_map(|why| Kind::Session { why, coalesced: 2 }),
         (any::<u32>(), any_no_frame()).prop_map(|(attested, error)| Kind::Decode { attested, error }),
         any::<(u32, u32, u32)>().prop_map(|(claimed, attested, uid)| Kind::Auth { claimed, attested, uid }),
         (phase, blind_why).prop_map(|(phase, why)| Kind::Blind { phase, why }),

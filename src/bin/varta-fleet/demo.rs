@@ -119,7 +119,9 @@ fn play(stage: &mut Stage, directory: &Path) -> Result<(), CliError> {
     let panicking = agents[23].pid();
     stage.say(format_args!("agent {panicking} panics"))?;
     agents[23].order("panic")?;
-    stage.until("its last words", |event| is_about(event, panicking) && event.kind == EventKind::Terminal)?;
+    stage.until("its last words", |event| {
+        is_about(event, panicking) && matches!(event.kind, EventKind::Terminal { .. })
+    })?;
 
     let killed = agents[31].pid();
     stage.say(format_args!("killing agent {killed} (SIGKILL)"))?;
@@ -227,7 +229,7 @@ fn in_words(event: &Event) -> String {
                 seconds(silent_ns)
             )
         }
-        EventKind::Terminal => format!("{who}{shard}: its crash hook reports a panic"),
+        EventKind::Terminal { .. } => format!("{who}{shard}: its crash hook reports a panic"),
         EventKind::Auth { claimed, attested, uid } => format!(
             "a frame in the name of {claimed} came from process {attested} (user {uid}): it does not count as life of {claimed}"
         ),

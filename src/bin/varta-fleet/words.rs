@@ -102,14 +102,34 @@ fn predicate(event: &Event) -> String {
             format!("back after {silent}{lost}")
         }
         "exit" => ending(event),
-        "terminal" => format!("panicked or died of an exception, payload {}", event.payload.unwrap_or(0)),
-        "status" => format!("says {}", event.status.as_deref().unwrap_or("?")),
-        "session" => match why {
-            "new-process" => "the pid is another process now".to_owned(),
-            "exec" => "it executed another program".to_owned(),
-            "version" => "it speaks another wire version".to_owned(),
-            _ => "it beats on another connection".to_owned(),
-        },
+        "terminal" => {
+            let payload = event.payload.unwrap_or(0);
+            match event.coalesced {
+                Some(times) => {
+                    format!("panicked or died of an exception {times} times, first with payload {payload}")
+                }
+                None => format!("panicked or died of an exception, payload {payload}"),
+            }
+        }
+        "status" => {
+            let status = event.status.as_deref().unwrap_or("?");
+            match event.coalesced {
+                Some(times) => format!("says {status}, after {times} changes"),
+                None => format!("says {status}"),
+            }
+        }
+        "session" => {
+            let began = match why {
+                "new-process" => "the pid is another process now",
+                "exec" => "it executed another program",
+                "version" => "it speaks another wire version",
+                _ => "it beats on another connection",
+            };
+            match event.coalesced {
+                Some(times) => format!("{began}, the last of {times} changes"),
+                None => began.to_owned(),
+            }
+        }
         "mixed" => "its streams alternate, loss is not counted any more".to_owned(),
         "decode" => format!("refused, {}", event.error.as_deref().unwrap_or("?")),
         "auth" => format!(
@@ -217,6 +237,10 @@ mod tests {
             (
                 r#""kind":"exit","silent_ns":1,"code":null"#,
                 "exit     pid 4711 shard 1: ended, nobody says how",
+            ),
+            (
+                r#""kind":"status","status":"ok","coalesced":4"#,
+                "status   pid 4711 shard 1: says ok, after 4 changes",
             ),
             (r#""kind":"moved","from":0"#, "moved    pid 4711 shard 1: moved here from shard 0"),
         ];
