@@ -167,6 +167,12 @@ const FAULTS: &[(usize, &str, &str, Shown)] = &[
     (67, "something changes twice between two looks", "told, with the number", ByTests),
     (68, "one agent does something told a thousand times a second", "few events, nothing lost", ByTests),
     (
+        69,
+        "events of many agents fill a queue",
+        "verdicts come through, after a line of what is missing",
+        ByTests,
+    ),
+    (
         70,
         "the event log is renamed, removed or replaced",
         "its path is written to from the next line on; nothing is lost",

@@ -1,5 +1,8 @@
 //! Numbers events and hands them to subscribers. A subscriber that is too slow loses events and is told
 //! which: the next thing it gets is `lost` with their range.
+//!
+//! Verdicts, and what says that there may be none, have a reserve in every queue: whatever else there is to tell,
+//! and however much of it, cannot take their place.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +18,8 @@ use crate::time::{MonoNs, WallNs};
 pub struct Subscriber {
     reader: Reader,
     sender: Sender<Event>,
-    /// Most events that may wait. Held here and not by the channel, whose memory would be taken at once.
+    /// Most events that may wait, but for the reserve. Held here and not by the channel, whose memory would be
+    /// taken at once.
     capacity: usize,
     /// Wakes the reader, where receiving does not.
     pub wake: Option<Box<dyn Fn() + Send>>,
@@ -29,7 +33,8 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// A subscriber with room for `capacity` events, at least 2, and the end they come out of.
+    /// A subscriber with room for `capacity` events, at least 2, and a quarter as many in reserve; and the end they
+    /// come out of.
     pub fn new(reader: Reader, capacity: usize) -> (Self, Receiver<Event>) {
         let (sender, receiver) = unbounded();
         let subscriber = Self {
@@ -45,9 +50,12 @@ impl Subscriber {
         (subscriber, receiver)
     }
 
-    /// There is one sender, so what has room now has room when it is sent.
-    fn try_send(&mut self, event: Event) -> Result<(), TrySendError<Event>> {
-        if self.sender.len() >= self.capacity {
+    /// Sends the event if it leaves `spare` places of what it may take. There is one sender, so what has room now
+    /// has room when it is sent.
+    fn try_send(&mut self, event: Event, is_reserved: bool, spare: usize) -> Result<(), TrySendError<Event>> {
+        // In the reserve there is always a place for the line that says what was lost before the event.
+        let reserve = if is_reserved { (self.capacity / 4).max(2) } else { 0 };
+        if self.sender.len() + spare >= self.capacity + reserve {
             return Err(TrySendError::Full(event));
         }
         self.has_news = true;
@@ -106,13 +114,16 @@ impl Fanout {
         self.last_seq += 1;
         event.seq = self.last_seq;
         let dropped = &mut self.dropped;
+        let is_reserved = is_reserved(&event.kind);
         self.subscribers.retain_mut(|subscriber| {
-            if !catch_up(subscriber, event.wall, event.mono) {
+            // A line of what was lost up to here, and no event after it, is of no use in the reserve.
+            let spare = usize::from(is_reserved);
+            if !catch_up(subscriber, event.wall, event.mono, is_reserved, spare) {
                 miss(subscriber, event.seq);
                 dropped[subscriber.reader as usize] += 1;
                 return true;
             }
-            match subscriber.try_send(event) {
+            match subscriber.try_send(event, is_reserved, 0) {
                 Ok(()) => true,
                 Err(TrySendError::Full(_)) => {
                     miss(subscriber, event.seq);
@@ -127,7 +138,7 @@ impl Fanout {
     /// Hands a beat, which has no number, to those who asked for beats.
     pub fn tell_beat(&mut self, event: Event) {
         for subscriber in self.subscribers.iter_mut().filter(|subscriber| subscriber.wants_beats) {
-            if subscriber.try_send(event).is_err() {
+            if subscriber.try_send(event, false, 0).is_err() {
                 self.beats_dropped += 1;
             }
         }
@@ -138,7 +149,7 @@ impl Fanout {
     pub fn settle(&mut self, wall: WallNs, mono: MonoNs) -> bool {
         let mut is_owing = false;
         for subscriber in &mut self.subscribers {
-            is_owing |= !catch_up(subscriber, wall, mono);
+            is_owing |= !catch_up(subscriber, wall, mono, false, 0);
             if std::mem::take(&mut subscriber.has_news)
                 && let Some(wake) = &subscriber.wake
             {
@@ -149,8 +160,26 @@ impl Fanout {
     }
 }
 
+/// Whether an event is a verdict, or says that there may be none.
+const fn is_reserved(kind: &EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::Stall { .. }
+            | EventKind::Resume { .. }
+            | EventKind::Blind { .. }
+            | EventKind::Full { .. }
+            | EventKind::Io { .. }
+    )
+}
+
 /// Tells the subscriber what it missed, if anything. False if there is no room even for that.
-fn catch_up(subscriber: &mut Subscriber, wall: WallNs, mono: MonoNs) -> bool {
+fn catch_up(
+    subscriber: &mut Subscriber,
+    wall: WallNs,
+    mono: MonoNs,
+    is_reserved: bool,
+    spare: usize,
+) -> bool {
     let Some((from_seq, to_seq)) = subscriber.missed else { return true };
     let kind = EventKind::Lost { from_seq, to_seq };
     let lost = Event { seq: 0, wall, mono, shard: None, agent: None, kind };
@@ -158,7 +187,7 @@ fn catch_up(subscriber: &mut Subscriber, wall: WallNs, mono: MonoNs) -> bool {
         subscriber.missed = None;
         return true;
     }
-    match subscriber.try_send(lost) {
+    match subscriber.try_send(lost, is_reserved, spare) {
         Ok(()) => {
             subscriber.missed = None;
             true
@@ -214,6 +243,38 @@ mod tests {
         assert_eq!(end.try_iter().count(), 2);
         assert!(!fanout.settle(WallNs(0), MonoNs(0)));
         assert_eq!(end.try_recv().expect("lost").kind, EventKind::Lost { from_seq: 3, to_seq: 4 });
+    }
+
+    /// Whatever fills the queue, stalls come through, each after a line of what is missing before it: no range
+    /// covers an event that was delivered.
+    #[test]
+    fn fault_69_a_stall_comes_through_a_queue_that_others_filled() {
+        let stall =
+            EventKind::Stall { silent_ns: 1, last_nonce: 1, certain: true, blind_ns: 0, coalesced: 1 };
+        let mut fanout = Fanout::default();
+        let (slow, end) = Subscriber::new(Reader::Subscriber, 16);
+        fanout.add(slow);
+        for _ in 0..3 {
+            (0..100).for_each(|_| fanout.tell(event()));
+            fanout.tell(Event { kind: stall, ..event() });
+        }
+        let told: Vec<Event> = end.try_iter().collect();
+        let mut next = 1;
+        for event in &told {
+            let (from, to) = match event.kind {
+                EventKind::Lost { from_seq, to_seq } => (from_seq, to_seq),
+                _ => (event.seq, event.seq),
+            };
+            assert_eq!(from, next, "{told:?}");
+            next = to + 1;
+        }
+        let stalls: Vec<u64> =
+            told.iter().filter(|event| event.kind == stall).map(|event| event.seq).collect();
+        assert_eq!(stalls, [101, 202], "a reserve of four is for two stalls with their lines");
+        assert!(!fanout.settle(WallNs(0), MonoNs(0)));
+        let lost = EventKind::Lost { from_seq: 203, to_seq: 303 };
+        assert_eq!(end.try_recv().expect("the third was lost").kind, lost);
+        assert_eq!(fanout.dropped(), [0, 0, 84 + 100 + 101]);
     }
 
     #[test]
