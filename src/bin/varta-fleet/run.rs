@@ -68,6 +68,8 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
         stderr::say(&format!("serving http://{address}/"));
     }
     if options.print_ready {
+        // Whoever waits for the line finds what was said before it.
+        stderr::flush();
         print_ready(shards, fleet.dir(), is_stdout_taken)?;
     }
     let handle = fleet.handle();
