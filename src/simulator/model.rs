@@ -93,6 +93,8 @@ pub struct Model {
     setting: Setting,
     fates: Vec<Fate>,
     of_pid: HashMap<u32, Vec<usize>>,
+    /// When each pid sent something that its user may not: evidence, and no life.
+    turned_away: HashMap<u32, Vec<u64>>,
     life_of_id: HashMap<u32, usize>,
     shards: Vec<ShardTruth>,
     /// Times in which the aggregator and the lookup thread did not run.
@@ -130,9 +132,13 @@ impl Model {
     pub fn new(story: &Story) -> Self {
         let truth = Truth::of(story);
         let mut of_pid: HashMap<u32, Vec<usize>> = HashMap::new();
+        let mut turned_away: HashMap<u32, Vec<u64>> = HashMap::new();
         let mut shards: Vec<ShardTruth> = (0..story.setting.shards).map(|_| ShardTruth::default()).collect();
         for (index, sending) in truth.sendings.iter().enumerate() {
             shards[usize::from(sending.shard)].sendings.push(index);
+            if matches!(sending.what, Datagram::Garbage(Garbage::WrongUser)) {
+                turned_away.entry(sending.pid).or_default().push(sending.at);
+            }
             if sending.worth != Worth::Never {
                 of_pid.entry(sending.pid).or_default().push(index);
             }
@@ -151,6 +157,7 @@ impl Model {
             setting: story.setting.clone(),
             fates: vec![Fate::Unknown; truth.sendings.len()],
             of_pid,
+            turned_away,
             life_of_id: truth.lives.iter().enumerate().map(|(index, life)| (life.id, index)).collect(),
             shards,
             still: Default::default(),
@@ -434,7 +441,7 @@ impl Model {
                 let told = self.told.get_mut(&pid).unwrap();
                 (told.is_stalled, told.stalled_at) = (true, at);
                 let since = at.saturating_sub(silent_ns);
-                let is_sighted = self.is_sighted(since, now);
+                let is_sighted = self.is_sighted(since, now) && !self.was_turned_away(pid, since, now);
                 must!(
                     self,
                     I4,
@@ -661,6 +668,12 @@ impl Model {
             && !shards.clone().any(is_shard_blind)
     }
 
+    /// Whether a frame of a pid may have been refused for a reason of ours from one instant to another.
+    fn was_turned_away(&self, pid: u32, from: u64, to: u64) -> bool {
+        let at = self.turned_away.get(&pid).into_iter().flatten();
+        at.copied().any(|at| at + ERROR > from && at < to)
+    }
+
     /// Time in which every thread that matters ran.
     fn awake(&self, shard: u16, from: u64, to: u64) -> u64 {
         let of = &self.shards[usize::from(shard)];
@@ -789,6 +802,7 @@ impl Model {
         let of_programs = programs.map(|(_, class)| self.threshold(*class)).max();
         let threshold = of_programs.filter(|_| is_classed).unwrap_or(threshold);
         let is_seen = self.is_sighted(last.at, now) && last.worth == Worth::Sure;
+        let is_seen = is_seen && !self.was_turned_away(pid, last.at, now);
         let silent = now.saturating_sub(last.at);
         must!(
             self,
