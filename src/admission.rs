@@ -151,6 +151,32 @@ impl Admission {
         }
     }
 
+    /// Counts the agent among those of another user from here on.
+    ///
+    /// # Errors
+    /// That user has its share: then nothing changes.
+    pub fn change_user(&self, pid: u32, to: u32) -> Result<(), NoRoom> {
+        let Some(word) = self.seats.get(pid as usize) else { return Ok(()) };
+        loop {
+            let before = word.load(Ordering::Acquire);
+            let Some(seat) = Seat::from_word(before).filter(|seat| seat.uid != to) else { return Ok(()) };
+            let counted_in = match &self.shares {
+                Some(shares) => shares.enter(to, shares.uid_agents_max).ok_or(NoRoom::Share)?,
+                None => CountedIn::Own,
+            };
+            let after = Seat { uid: to, counted_in, ..seat }.to_word();
+            let is_moved = word.compare_exchange(before, after, Ordering::AcqRel, Ordering::Acquire).is_ok();
+            if let Some(shares) = &self.shares {
+                // The old place, or the new one if another shard changed the seat meanwhile.
+                let (uid, counted_in) = if is_moved { (seat.uid, seat.counted_in) } else { (to, counted_in) };
+                shares.leave(uid, counted_in);
+            }
+            if is_moved {
+                return Ok(());
+            }
+        }
+    }
+
     /// Joins the agent's seat, or opens one with the place that `take` finds.
     fn sit(&self, pid: u32, uid: u32, take: impl Fn() -> Result<CountedIn, NoRoom>) -> Result<(), NoRoom> {
         // No process has a larger pid.

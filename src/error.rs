@@ -212,17 +212,24 @@ pub enum Warning {
     PidNamespace,
     /// Lookups cannot work: /proc numbers processes otherwise, or is not there.
     #[error(
-        "/proc is not there or of another pid namespace: no agent can be looked up, so rules match nobody, \
-         containers' own pids stay unknown and forged pids are not told; mount a proc of this namespace \
+        "/proc is not there or of another pid namespace: no agent can be looked up, so the \
+         largest threshold among the rules that may match holds, containers' own pids stay unknown and forged pids are not told; mount a proc of this namespace \
          (unshare --mount-proc)"
     )]
     ForeignProcfs,
     /// Lookups of other users' processes cannot work.
     #[error(
-        "/proc hides other users' processes: their agents cannot be looked up, so rules do not match them and \
-         forged pids are not told; mount it without hidepid (ProtectProc=default), or run the observer as root"
+        "/proc hides other users' processes: their agents cannot be looked up, so the largest \
+         threshold among the rules that may match holds for them, and forged pids are not told; mount it without hidepid (ProtectProc=default), or run the observer as root"
     )]
     HiddenProcfs,
+    /// A rule looks at what may not be read of other users' processes.
+    #[error(
+        "without CAP_SYS_PTRACE the programs of other users' processes cannot be read: where a rule matches by exe, \
+         the largest threshold among those that may match holds for them; grant it, match by comm or uid, or run \
+         the observer as root"
+    )]
+    UnreadablePrograms,
 }
 
 #[cfg(test)]

@@ -204,6 +204,8 @@ pub enum SessionWhy {
     Version,
     /// A nonce that continues no known stream: a reconnect or another handle.
     Nonce,
+    /// The process became another user.
+    Uid,
 }
 
 /// Begin or end of a blind window.
@@ -302,7 +304,7 @@ impl EventKind {
 
 impl SessionWhy {
     /// Every one of them, in the order of declaration.
-    pub const ALL: [Self; 4] = [Self::NewProcess, Self::Exec, Self::Version, Self::Nonce];
+    pub const ALL: [Self; 5] = [Self::NewProcess, Self::Exec, Self::Version, Self::Nonce, Self::Uid];
 
     /// The word of the event schema.
     #[must_use]
@@ -312,6 +314,7 @@ impl SessionWhy {
             Self::Exec => "exec",
             Self::Version => "version",
             Self::Nonce => "nonce",
+            Self::Uid => "uid",
         }
     }
 }

@@ -20,8 +20,9 @@ use crate::aggregator::export::{
     self, EventWriter, OutputState, OutputTrouble, Rotation, WriteTrouble, WriterReport,
 };
 use crate::aggregator::fanout::Subscriber;
+use crate::aggregator::policy::Policy;
 use crate::aggregator::tally::{Reader, Tally};
-use crate::aggregator::{Aggregator, Inquiries, Next, Policy, Request};
+use crate::aggregator::{Aggregator, Inquiries, Next, Request};
 use crate::binding::{BoundSocket, Owner};
 use crate::config::Config;
 use crate::counters::ShardHealth;
@@ -32,6 +33,7 @@ use crate::health::{FleetThread, Health, Problem, Vitals};
 use crate::http::{Heard, Http, Listeners, Sources};
 use crate::kick::Kick;
 use crate::lane::{Doorbell, Port};
+use crate::lookup::process::Program;
 use crate::lookup::{Lookups, Ticket, process};
 #[cfg(feature = "http")]
 use crate::names::Names;
@@ -158,7 +160,8 @@ impl Fleet {
             let bound = dir.bind_shard(&of.socket, of.mode, Owner { uid: None, gid: of.group });
             sockets.push(bound.map_err(|source| StartError::Bind { shard, source })?);
         }
-        let warnings = Warning::of_here();
+        let mut warnings = Warning::of_here();
+        warnings.extend(Warning::of_rules(&plan));
         #[cfg(feature = "http")]
         let (control, listeners) = {
             let owner = Owner { uid: None, gid: plan.control_group };
@@ -212,19 +215,21 @@ impl Fleet {
         let (answer, answers) = unbounded();
         #[cfg(feature = "http")]
         let names = Arc::new(Names::new(ports.len()));
-        let on_name = {
+        let on_program = {
             #[cfg(feature = "http")]
             let names = Arc::clone(&names);
             let lifeline = vitals.of(FleetThread::Lookup);
-            move |_ticket: Ticket, _comm: &str| {
+            move |_ticket: Ticket, _program: &Program| {
                 let _ = &lifeline;
                 #[cfg(feature = "http")]
-                names.put(_ticket, _comm);
+                names.put(_ticket, _program);
             }
         };
+        // As the aggregator's: exits and stalls are to be told within milliseconds, whoever is busy.
+        let on_start = || drop(set_own_nice(AGGREGATOR_NICE));
         let (lookups, lookup) =
-            Lookups::spawn(SystemClock, answer.clone(), Arc::clone(&doorbell), on_name).map_err(&thread)?;
-        // As the aggregator's: an exit is to be told within milliseconds, whoever is busy.
+            Lookups::spawn(SystemClock, answer.clone(), Arc::clone(&doorbell), on_start, on_program)
+                .map_err(&thread)?;
         let lifeline = vitals.of(FleetThread::Watch);
         let on_start = || {
             let _ = set_own_nice(AGGREGATOR_NICE);
@@ -528,6 +533,15 @@ impl Warning {
         let namespace = is_inside_pid_namespace().then_some(Self::PidNamespace);
         let calls = is_recvmmsg_refused().then_some(Self::OneByOne);
         namespace.into_iter().chain(procfs).chain(calls).collect()
+    }
+}
+
+impl Warning {
+    /// What of this plan's rules an observer could not decide from where this process runs. One system call.
+    #[must_use]
+    pub fn of_rules(plan: &Plan) -> Option<Self> {
+        let looks_at_programs = plan.rules.iter().any(|rule| rule.matcher.exe.is_some());
+        (looks_at_programs && !process::may_look_into_others()).then_some(Self::UnreadablePrograms)
     }
 }
 

@@ -11,20 +11,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, select, unbounded};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::aggregator::fanout::Subscriber;
+use crate::aggregator::policy::Policy;
 use crate::aggregator::tally::{Reader, Tally};
-use crate::aggregator::{Aggregator, Inquiries, Policy, Request};
+use crate::aggregator::{Aggregator, Inquiries, Request};
 use crate::event::Event;
 use crate::fleet::{AGGREGATOR_NICE, Life, aggregate, observe};
 use crate::health::Vitals;
 use crate::kick::Kick;
 use crate::lane::{Doorbell, Port};
-use crate::lookup::process::{Identity, Incarnation};
-use crate::lookup::{Answer, Lookups, Question};
+use crate::lookup::process::{Identity, Incarnation, Program};
+use crate::lookup::{Answer, Inquiry, Lookups, Question};
 use crate::route::shard_for;
 use crate::shard::Shard;
 use crate::shard::core::{Core, Limits};
@@ -299,17 +300,29 @@ impl Drop for Stage {
 }
 
 /// Everybody is who it was.
-fn answer_questions(questions: &Receiver<Question>, answers: &Sender<Answer>, doorbell: &Doorbell) {
-    for Question { ticket, pid } in questions {
-        let identity = Identity {
-            incarnation: Incarnation::new(u64::from(pid)),
-            started: MonoNs(0),
-            inner_pids: Vec::new(),
-            uid: 0,
-            comm: "agent".to_owned(),
-            exe: "/agent".to_owned(),
+fn answer_questions(
+    [urgent, questions]: &[Receiver<Question>; 2],
+    answers: &Sender<Answer>,
+    doorbell: &Doorbell,
+) {
+    loop {
+        let question = urgent.try_recv().or_else(|_| {
+            select! {
+                recv(urgent) -> question => question,
+                recv(questions) -> question => question,
+            }
+        });
+        let Ok(Question { ticket, pid, of }) = question else { return };
+        let program = Program { comm: Some("agent".to_owned()), exe: Some("/agent".to_owned()) };
+        let answer = match of {
+            Inquiry::Program => Answer::Program { ticket, found: program },
+            Inquiry::Identity => {
+                let incarnation = Incarnation::new(u64::from(pid));
+                let found = Identity { incarnation, started: MonoNs(0), inner_pids: Vec::new(), program };
+                Answer::Identity { ticket, found: Ok(found) }
+            }
         };
-        if answers.send(Answer::Identity { ticket, found: Ok(identity) }).is_err() {
+        if answers.send(answer).is_err() {
             return;
         }
         doorbell.ring();

@@ -5,6 +5,7 @@
 use parking_lot::Mutex;
 
 use crate::lookup::Ticket;
+use crate::lookup::process::Program;
 use crate::slots::Slots;
 
 /// The kernel's limit on a process name, less its NUL.
@@ -16,6 +17,10 @@ struct Name {
     /// Which holder; 0 = nobody yet.
     generation: u32,
     len: u8,
+    /// Its name was read.
+    is_known: bool,
+    /// Its program was not.
+    is_program_hidden: bool,
     bytes: [u8; NAME_BYTES],
 }
 
@@ -32,9 +37,12 @@ impl Names {
     }
 
     /// Keeps the name of the slot's holder. One that is not UTF-8 was made so, and may lose its end here.
-    pub fn put(&self, ticket: Ticket, comm: &str) {
+    pub fn put(&self, ticket: Ticket, Program { comm, exe }: &Program) {
+        let is_known = comm.is_some();
+        let comm = comm.as_deref().unwrap_or_default();
         let comm = &comm[..comm.floor_char_boundary(NAME_BYTES)];
-        let mut name = Name { generation: ticket.generation, ..Name::default() };
+        let (generation, is_program_hidden) = (ticket.generation, exe.is_none());
+        let mut name = Name { generation, is_known, is_program_hidden, ..Name::default() };
         name.bytes[..comm.len()].copy_from_slice(comm.as_bytes());
         name.len = u8::try_from(comm.len()).unwrap_or(0);
         let Some(shard) = self.shards.get(usize::from(ticket.shard)) else { return };
@@ -44,8 +52,15 @@ impl Names {
     /// The name of this holder of the slot; `None` if it was not looked up yet, or could not be.
     pub fn get(&self, ticket: Ticket) -> Option<String> {
         let name = *self.shards.get(usize::from(ticket.shard))?.lock().get(ticket.slot)?;
-        let is_known = name.generation == ticket.generation && name.generation != 0;
+        let is_known = name.is_known && name.generation == ticket.generation;
         is_known.then(|| String::from_utf8_lossy(&name.bytes[..usize::from(name.len)]).into_owned())
+    }
+
+    /// Whether this holder was looked up and its program could not be read.
+    pub fn is_program_hidden(&self, ticket: Ticket) -> bool {
+        let shard = self.shards.get(usize::from(ticket.shard));
+        let name = shard.and_then(|shard| shard.lock().get(ticket.slot).copied());
+        name.is_some_and(|name| name.generation == ticket.generation && name.is_program_hidden)
     }
 }
 
@@ -57,15 +72,20 @@ mod tests {
     fn a_name_is_of_one_holder_and_cut_between_characters() {
         let names = Names::new(2);
         let ticket = |slot, generation| Ticket { shard: 1, slot, generation };
-        names.put(ticket(5000, 3), "worker");
+        let put = |ticket, comm: &str| {
+            names.put(ticket, &Program { comm: Some(comm.to_owned()), exe: None });
+        };
+        put(ticket(5000, 3), "worker");
         assert_eq!(names.get(ticket(5000, 3)).as_deref(), Some("worker"));
         assert_eq!(names.get(ticket(5000, 4)), None, "the next holder");
         assert_eq!(names.get(ticket(5001, 0)), None, "never used");
         assert_eq!(names.get(Ticket { shard: 0, ..ticket(5000, 3) }), None);
         assert_eq!(names.get(Ticket { shard: 7, ..ticket(5000, 3) }), None);
-        names.put(ticket(5000, 4), "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}");
+        put(ticket(5000, 4), "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}");
         assert_eq!(names.get(ticket(5000, 4)).as_deref(), Some("\u{fffd}".repeat(5).as_str()));
-        names.put(ticket(5000, 5), "");
+        put(ticket(5000, 5), "");
         assert_eq!(names.get(ticket(5000, 5)).as_deref(), Some(""));
+        names.put(ticket(5000, 5), &Program::default());
+        assert_eq!(names.get(ticket(5000, 5)), None, "it may not be read any more");
     }
 }

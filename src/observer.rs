@@ -294,7 +294,7 @@ impl Observer {
             let (hot, cold) = (self.core.tracker.hot(slot), self.core.tracker.cold(slot));
             if hot.flags.has(Flags::UNVERIFIED) {
                 self.core.tracker.on_answer(slot, answer::FORGED, Answer::default());
-                if hot.beats == 1 {
+                if hot.beats() == 1 {
                     let as_of = hot.last_arrival;
                     self.core.tracker.on_answer(slot, answer::RELEASE, Answer { as_of, ..Answer::default() });
                 }

@@ -16,10 +16,12 @@
 //! 6. Alive anywhere is alive. ([`outlives`])
 
 use crate::refusal::Refusal;
-use crate::table::slot::{Cold, Flags, Hot, State};
+use crate::table::slot::{Account, Cold, Flags, Hot, State};
 use crate::time::MonoNs;
 use crate::wire::{DecodeError, Frame, NONCE_MAX, Status, Version};
 
+/// The first nonce of every stream.
+const NONCE_FIRST: u64 = 1;
 /// A nonce further ahead than this does not continue its stream.
 const STREAM_REACH: u64 = 1 << 16;
 /// Awake thresholds after which a stall is told whatever blinded us.
@@ -110,9 +112,9 @@ pub fn first_beat(frame: &Frame, sender: &Sender, generation: u32, class: u8) ->
         paused_before: sender.paused_before,
         nonces: [frame.nonce, 0],
         payload: frame.payload,
-        beats: 1,
+        account: Account::new(sender.uid, 1),
     };
-    let mut cold = Cold { generation, uid: sender.uid, first_arrival: sender.arrival, ..Cold::default() };
+    let mut cold = Cold { generation, first_arrival: sender.arrival, ..Cold::default() };
     cold.is_honest = frame.pid == sender.pid;
     claim(&mut hot, &mut cold, frame, sender);
     if frame.is_terminal() {
@@ -126,7 +128,7 @@ pub fn first_beat(frame: &Frame, sender: &Sender, generation: u32, class: u8) ->
 /// Whether the frame is the ordinary next beat of the agent: nothing changes but the hot half.
 #[inline]
 #[must_use]
-pub fn is_ordinary(hot: &Hot, frame: &Frame) -> bool {
+pub fn is_ordinary(hot: &Hot, frame: &Frame, sender: &Sender) -> bool {
     let expected = match frame.version {
         Version::V01 => 0,
         Version::V02 => Flags::V02,
@@ -135,6 +137,7 @@ pub fn is_ordinary(hot: &Hot, frame: &Frame) -> bool {
     frame.nonce == hot.nonce().wrapping_add(1)
         && frame.nonce <= NONCE_MAX
         && frame.pid == hot.frame_pid
+        && hot.account.is_ordinary_for(sender.uid)
         && frame.status == hot.status
         && hot.state == State::Up
         && flags == expected
@@ -146,6 +149,7 @@ pub fn ordinary_beat(hot: &mut Hot, frame: &Frame, sender: &Sender) {
     let current = hot.current();
     hot.nonces[current] = frame.nonce;
     live(hot, frame, sender);
+    hot.account = hot.account.next();
 }
 
 /// Takes any further frame of a known agent: life, or the reason why not.
@@ -159,6 +163,12 @@ pub fn next_beat(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender,
         VersionRule::Changed => true,
         VersionRule::Refused => return Beat::Refused(Refusal::Downgrade),
     };
+    if sender.uid != hot.uid() {
+        hot.account = Account::new(sender.uid, hot.beats());
+        cold.users = cold.users.wrapping_add(1);
+        cold.changed_at = sender.arrival;
+        changed = true;
+    }
     if is_claim {
         changed |= claim(hot, cold, frame, sender);
     } else if frame.pid == hot.pid && !cold.is_honest {
@@ -170,7 +180,7 @@ pub fn next_beat(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender,
         note_terminal(cold, frame, sender);
         end_silence(hot, cold, sender, 0);
         let payload = hot.payload;
-        live(hot, frame, sender);
+        live_on(hot, cold, frame, sender);
         // What it reported is told apart from what it carried as a beat.
         hot.payload = payload;
         hot.status = frame.status;
@@ -180,7 +190,7 @@ pub fn next_beat(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender,
         hot.state = State::Up;
         hot.status = frame.status;
         hot.nonces[hot.current()] = frame.nonce;
-        live(hot, frame, sender);
+        live_on(hot, cold, frame, sender);
         return Beat::Changed;
     }
     let before = cold.streams;
@@ -194,7 +204,7 @@ pub fn next_beat(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender,
         cold.changed_at = sender.arrival;
         changed = true;
     }
-    live(hot, frame, sender);
+    live_on(hot, cold, frame, sender);
     if changed { Beat::Changed } else { Beat::Life }
 }
 
@@ -203,7 +213,14 @@ fn live(hot: &mut Hot, frame: &Frame, sender: &Sender) {
     hot.last_arrival = sender.arrival;
     hot.paused_before = sender.paused_before;
     hot.payload = frame.payload;
-    hot.beats = hot.beats.wrapping_add(1);
+}
+
+/// The same where the count of beats may go round.
+fn live_on(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender) {
+    live(hot, frame, sender);
+    let (beats, goes_round) = hot.beats().overflowing_add(1);
+    hot.account = Account::new(hot.uid(), beats);
+    cold.beats_rounds = cold.beats_rounds.wrapping_add(goes_round.into());
 }
 
 /// Remembers that frames claim a pid other than the sender's, until somebody has looked it up.
@@ -308,6 +325,11 @@ fn place(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender, thresho
     let current = hot.current();
     let other = 1 - current;
     if hot.flags.has(Flags::MIXED) {
+        if frame.nonce == NONCE_FIRST {
+            // One more handle, or another program: whoever counts the streams asks which.
+            cold.streams = cold.streams.wrapping_add(1);
+            cold.changed_at = sender.arrival;
+        }
         hot.nonces[current] = frame.nonce;
         return 0;
     }

@@ -30,7 +30,7 @@ impl Agent {
     fn hear_after(&mut self, ns: u64, frame: &Frame) -> Beat {
         self.now = self.now + ns;
         let sender = sender(self.now);
-        if is_ordinary(&self.hot, frame) {
+        if is_ordinary(&self.hot, frame, &sender) {
             let (mut hot, mut cold) = (self.hot, self.cold);
             assert_eq!(next_beat(&mut hot, &mut cold, frame, &sender, T), Beat::Life);
             ordinary_beat(&mut self.hot, frame, &sender);
@@ -55,6 +55,10 @@ impl Agent {
 
 fn sender(arrival: MonoNs) -> Sender {
     Sender { pid: PID, uid: 1000, arrival, paused_before: 5 }
+}
+
+fn at(ms: u64) -> MonoNs {
+    START + ms * MS
 }
 
 fn v02(nonce: u64) -> Frame {
@@ -107,7 +111,7 @@ fn the_first_beat_may_carry_any_nonce() {
     for nonce in [0, 1, 77, 1 << 40, NONCE_MAX] {
         for frame in [v01(nonce), v02(nonce)] {
             let agent = Agent::new(&frame);
-            assert_eq!((agent.hot.state, agent.hot.nonce(), agent.hot.beats), (State::Up, nonce, 1));
+            assert_eq!((agent.hot.state, agent.hot.nonce(), agent.hot.beats()), (State::Up, nonce, 1));
             assert_eq!(agent.cold.beats_lost, 0);
         }
     }
@@ -122,7 +126,7 @@ fn the_end_of_the_nonces_is_no_loss_and_no_new_stream() {
     for nonce in [NONCE_MAX, NONCE_MAX, NONCE_MAX] {
         assert_eq!(agent.hear(&v01(nonce)), Beat::Life);
     }
-    assert_eq!((agent.cold.beats_lost, agent.cold.streams, agent.hot.beats), (0, 0, 4));
+    assert_eq!((agent.cold.beats_lost, agent.cold.streams, agent.hot.beats()), (0, 0, 4));
 }
 
 #[test]
@@ -193,7 +197,7 @@ fn a_terminal_frame_alone_opens_no_deadline_and_an_ordinary_beat_does() {
     let mut agent = Agent::new(&terminal(Version::V02));
     assert_eq!((agent.hot.state, agent.cold.terminals, agent.cold.terminal_payload), (State::Waiting, 1, 99));
     assert_eq!(agent.hear(&terminal(Version::V02)), Beat::Changed);
-    assert_eq!((agent.hot.state, agent.cold.terminals, agent.hot.beats), (State::Waiting, 2, 2));
+    assert_eq!((agent.hot.state, agent.cold.terminals, agent.hot.beats()), (State::Waiting, 2, 2));
     assert_eq!(agent.hear(&v02(17)), Beat::Changed);
     assert_eq!((agent.hot.state, agent.hot.nonce(), agent.cold.streams), (State::Up, 17, 0));
     agent.hear_all([18]);
@@ -294,7 +298,7 @@ fn one_01_frame_in_a_02_session_is_refused_and_a_second_that_rises_is_believed()
     assert_eq!(agent.hear(&v01(2)), Beat::Changed);
     assert_eq!((agent.cold.versions, agent.cold.streams, agent.hot.nonce()), (1, 0, 2));
     assert_eq!(agent.hear(&v01(3)), Beat::Life);
-    assert!(is_ordinary(&agent.hot, &v01(4)));
+    assert!(is_ordinary(&agent.hot, &v01(4), &sender(agent.now)));
 }
 
 #[test]
@@ -385,12 +389,40 @@ fn another_pid_is_life_until_somebody_has_looked_and_refused_if_it_was_forged() 
 }
 
 #[test]
+fn another_user_is_news_and_the_next_beat_is_ordinary_again() {
+    let mut agent = Agent::new(&v02(1));
+    let other = |arrival| Sender { uid: 7, ..sender(arrival) };
+    assert!(!is_ordinary(&agent.hot, &v02(2), &other(at(1))));
+    let beat = next_beat(&mut agent.hot, &mut agent.cold, &v02(2), &other(at(1)), T);
+    assert_eq!((beat, agent.hot.uid(), agent.cold.users), (Beat::Changed, 7, 1));
+    assert_eq!((agent.cold.streams, agent.cold.changed_at), (0, at(1)));
+    assert!(is_ordinary(&agent.hot, &v02(3), &other(at(2))));
+}
+
+#[test]
+fn beats_are_counted_beyond_what_the_hot_half_holds() {
+    let mut agent = Agent::new(&v02(1));
+    agent.hot.account = Account::new(1000, u32::MAX - 1);
+    agent.hear_all([2, 3, 4]);
+    assert_eq!(agent.cold.beats(&agent.hot), u64::from(u32::MAX) + 2);
+}
+
+#[test]
+fn a_mixed_agents_first_number_is_one_more_stream() {
+    let mut agent = Agent::new(&v02(1));
+    agent.hot.flags.set(Flags::MIXED, true);
+    assert_eq!(agent.hear(&v02(500)), Beat::Life);
+    assert_eq!(agent.hear(&v02(1)), Beat::Changed, "of a program, or a handle, that begins anew");
+    assert_eq!(agent.cold.streams, 1);
+}
+
+#[test]
 fn an_inner_pid_is_ordinary_once_it_is_known() {
     let inner = |nonce| Frame { pid: 7, ..v02(nonce) };
     let mut agent = Agent::new(&inner(1));
     agent.hot.flags.set(Flags::UNVERIFIED, false);
     agent.hot.frame_pid = 7;
-    assert!(is_ordinary(&agent.hot, &inner(2)));
+    assert!(is_ordinary(&agent.hot, &inner(2), &sender(agent.now)));
     assert_eq!(agent.hear(&inner(2)), Beat::Life);
     assert_eq!(agent.hear(&v02(3)), Beat::Life, "its own pid is never a forgery");
     assert_eq!(agent.hear(&Frame { pid: 8, ..v02(4) }), Beat::Changed);
@@ -541,7 +573,7 @@ proptest! {
             prop_assert!(agent.cold.beats_lost <= handle.lost);
         }
         prop_assert_eq!(agent.cold.beats_lost, handle.lost);
-        prop_assert_eq!((agent.hot.beats, agent.cold.streams), (arrived, 0));
+        prop_assert_eq!((agent.hot.beats(), agent.cold.streams), (arrived, 0));
     }
 
     /// Two handles in one process: every frame is life, and never is a beat counted lost that was not.
@@ -560,7 +592,7 @@ proptest! {
             let lost = handles[0].lost + handles[1].lost;
             prop_assert!(agent.cold.beats_lost <= lost, "{} of {lost} at {frame:?}", agent.cold.beats_lost);
         }
-        prop_assert_eq!(agent.hot.beats, arrived);
+        prop_assert_eq!(agent.hot.beats(), arrived);
         prop_assert!(!agent.hot.flags.has(Flags::MIXED), "two streams are not three");
     }
 

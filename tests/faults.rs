@@ -159,6 +159,15 @@ const FAULTS: &[(usize, &str, &str, Shown)] = &[
         WaitsFor("an agent library of our own"),
     ),
     (
+        61,
+        "a process takes another name or user after its first beat",
+        "judged by what it is by then; a session for the user",
+        ByTests,
+    ),
+    (62, "a mixed agent executes another program", "told, and judged as that program", ByTests),
+    (63, "a pid goes to another user's process", "the dead's user and answers do not stay", ByTests),
+    (64, "a program's file is replaced, or may not be read", "its rule holds; never a shorter one", ByTests),
+    (
         66,
         "frames of an agent are refused for reasons of ours",
         "evidence: no certain stall, none before three thresholds",

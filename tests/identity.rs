@@ -4,6 +4,7 @@
 mod common;
 
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use common::{
     Agent, AgentOptions, Client, Event, Observer, Options, PidNamespace, SOON, T, copy_program,
@@ -280,7 +281,7 @@ fn fault_08_late_frames_of_an_unknown_agent_are_an_agent_that_is_dead() {
 
 /// It tells nothing while it is stopped, so that there is nothing to wait for but time.
 fn observer_is_stopped_for_a_moment() {
-    std::thread::sleep(std::time::Duration::from_millis(50));
+    std::thread::sleep(Duration::from_millis(50));
 }
 
 /// A process dies between its first beat and the look at who it is: it was there, and it is gone.
@@ -513,5 +514,112 @@ fn fault_05_a_child_that_beats_on_does_not_hide_the_silence_of_its_parent() {
     parent.signal(Signal::CONT);
     observer.expect("resume", pid, SOON);
     assert_eq!(story(&mut observer, pid), ["up", "stall", "resume"]);
+    observer.stop();
+}
+
+// --- what a process becomes -----------------------------------------------------------------------
+
+/// The silence that a rule of these tests allows.
+const PATIENCE: Duration = T.saturating_mul(3);
+
+/// Processes that this matches may be silent for long.
+fn patient_if(matches: &str) -> Options {
+    let config = format!("[[rule]]\nmatch = {{ {matches} }}\nthreshold = \"{}s\"\n", PATIENCE.as_secs());
+    Options { shards: 1, config, ..Options::default() }
+}
+
+/// Its silence is a stall once it is as long as its rule allows, and not before.
+fn expect_patience(observer: &mut Observer, agent: &Agent) {
+    let stall = observer.expect("stall", agent.pid(), PATIENCE + SOON);
+    assert!(stall.u64("silent_ns") >= ns(PATIENCE), "{stall}");
+}
+
+/// A server forks its workers and names them then, which by that time have beaten.
+#[test]
+fn fault_61_a_process_is_judged_by_the_name_it_took_after_its_first_beat() {
+    let mut observer = Observer::start(patient_if("comm = \"patient\""));
+    for client in Client::RUST {
+        let mut agent = Agent::start_with(&observer, silent(client));
+        agent.beat();
+        observer.expect("up", agent.pid(), SOON);
+        agent.ask("name patient");
+        expect_patience(&mut observer, &agent);
+        agent.beat();
+        assert_eq!(
+            expect_story(&mut observer, agent.pid(), &["up", "stall", "resume"])[2].u64("lost"),
+            0,
+            "it is told as any other"
+        );
+    }
+    observer.stop();
+}
+
+/// A server connects as root and becomes its own user then.
+#[test]
+fn fault_61_a_process_that_becomes_another_user_is_that_users_agent() {
+    let mut observer = Observer::start(patient_if("uid = 4711"));
+    for client in Client::RUST {
+        let mut agent = Agent::start_with(&observer, silent(client));
+        agent.beat();
+        let up = observer.expect("up", agent.pid(), SOON);
+        agent.ask("become 4711");
+        agent.beat();
+        let session = observer.expect("session", agent.pid(), SOON);
+        assert_eq!(session.str("why"), "uid", "{session}");
+        assert!(session.u64("session") > up.u64("session"), "{session}");
+        expect_patience(&mut observer, &agent);
+        assert_eq!(story(&mut observer, agent.pid()), ["up", "session", "stall"]);
+    }
+    observer.stop();
+}
+
+/// Of a process with several streams at once every frame is life whatever its number; a number that begins anew
+/// may be another program's all the same.
+#[test]
+fn fault_62_another_program_is_noticed_whatever_the_number_of_streams() {
+    let mut observer = Observer::start(patient_if("exe = \"*/another-agent\""));
+    let copy = observer.place().base().join("another-agent");
+    copy_program(rust_program(), &copy);
+    for client in Client::RUST {
+        let mut agent = Agent::start(client, &observer);
+        let pid = agent.pid();
+        observer.expect("up", pid, SOON);
+        for _ in 0..2 {
+            for _ in 0..20 {
+                agent.ask("beat");
+            }
+            agent.ask("open");
+        }
+        observer.expect("mixed", pid, SOON);
+        let socket = observer.socket(0);
+        agent.tell(format_args!("exec {} --client 0.2 --socket {}", copy.display(), socket.display()));
+        agent.expect_up();
+        let is_exec = |event: &Event| event.is("session", pid) && event.str("why") == "exec";
+        observer.expect_that("the exec", SOON, is_exec);
+        agent.signal(Signal::STOP);
+        expect_patience(&mut observer, &agent);
+        end(&mut agent);
+        observer.expect("exit", pid, SOON);
+        assert_eq!(observer.count("mixed", pid), 1);
+    }
+    observer.stop();
+}
+
+/// The observer is an ordinary user's and may not read what root's processes run: the rule that looks at it may
+/// hold, so its patience does.
+#[test]
+fn fault_64_a_rule_that_cannot_be_decided_makes_no_threshold_shorter() {
+    let options = patient_if("exe = \"/nowhere/*\"");
+    let config = format!("mode = \"0666\"\n{}", options.config);
+    let mut observer = Observer::start(Options { uid: Some(4321), config, ..options });
+    assert!(observer.stderr().contains("without CAP_SYS_PTRACE the programs of other users"));
+    let mut agent = Agent::start_with(&observer, silent(Client::Rust02));
+    agent.beat();
+    expect_patience(&mut observer, &agent);
+    let mut explain = Command::new(env!("CARGO_BIN_EXE_varta-fleet"));
+    explain.args(["explain", &agent.pid().to_string(), "--dir"]).arg(observer.dir());
+    let said = explain.output().expect("run explain");
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("Program unreadable"), "{said}");
     observer.stop();
 }

@@ -10,6 +10,7 @@ impl Aggregator {
             let Ok(answer) = self.inquiries.answers.try_recv() else { return false };
             match answer {
                 Answer::Identity { ticket, found } => self.identified(ticket, found),
+                Answer::Program { ticket, found } => self.looked_again(ticket, &found),
                 Answer::There { ticket } => self.is_there(ticket),
                 Answer::Gone { ticket, at, how } => self.is_gone(ticket, at, how),
                 Answer::Watching { ticket, is_watched } => self.is_watched(ticket, is_watched),
@@ -61,6 +62,7 @@ impl Aggregator {
     }
 
     pub(super) fn identified(&mut self, ticket: Ticket, found: Result<Identity, LookupError>) {
+        self.looked_up_at = self.now;
         let place = Place { shard: ticket.shard, slot: ticket.slot };
         let told = self.told(place);
         if told.generation != ticket.generation {
@@ -91,7 +93,7 @@ impl Aggregator {
             Err(LookupError::Failed) => {
                 self.tally.lock().lookups_failed += 1;
                 self.accept_claim(place, &hot, &cold, None);
-                self.set_class(place, &hot, 0);
+                self.set_class(place, hot.uid(), &Program::default());
                 self.watch(place, None);
                 self.settle_session(place, &hot, &cold, None);
             }
@@ -112,10 +114,8 @@ impl Aggregator {
         }
         self.watch(place, Some(identity.incarnation));
         self.told(place).incarnation = Some(identity.incarnation);
-        self.settle_session(place, hot, cold, program_of(identity));
-        let identity_of = plan::Identity { comm: &identity.comm, uid: identity.uid, exe: &identity.exe };
-        let rule = self.policy.rules.iter().position(|rule| rule.matches(&identity_of));
-        self.set_class(place, hot, rule.map_or(0, |rule| rule + 1));
+        self.settle_session(place, hot, cold, hash_of(&identity.program));
+        self.set_class(place, hot.uid(), &identity.program);
         if hot.flags.has(Flags::UNVERIFIED) && !told.has_settled(cold.claimed_pid) {
             if identity.inner_pids.contains(&cold.claimed_pid) {
                 self.accept_claim(place, hot, cold, Some(cold.claimed_pid));
@@ -165,9 +165,43 @@ impl Aggregator {
         self.order(Order::Watch { ticket, pid, incarnation });
     }
 
-    pub(super) fn set_class(&mut self, place: Place, hot: &Hot, class: usize) {
-        let class = u8::try_from(class).unwrap_or(0);
-        if hot.class != class {
+    /// What the holder's process runs by now, so far as its pid is its own: who else has it is gone, and asked
+    /// about.
+    fn looked_again(&mut self, ticket: Ticket, program: &Program) {
+        self.looked_up_at = self.now;
+        let Some(place) = self.place_of(ticket) else { return };
+        if !self.told(place).set(Mark::LookingAgain, false) || self.told(place).is(Mark::Releasing) {
+            return;
+        }
+        let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {
+            return self.look_again(place);
+        };
+        if cold.generation != ticket.generation {
+            return;
+        }
+        self.set_class(place, hot.uid(), program);
+        if hot.flags.has(Flags::MIXED) {
+            // The numbers of its frames do not tell another program.
+            self.notice_exec(place, &hot, hash_of(program));
+        }
+    }
+
+    fn notice_exec(&mut self, place: Place, hot: &Hot, program: Option<NonZeroU32>) {
+        let told = self.told(place);
+        let known = told.program;
+        told.program = program.or(known);
+        if known.is_some() && told.program != known && told.is(Mark::Up) {
+            self.begin_session(place, SessionWhy::Exec, 1);
+            self.tell_of(place, hot, self.now, EventKind::Session { why: SessionWhy::Exec, coalesced: 1 });
+        }
+    }
+
+    /// The threshold that holds for a process of this user that runs this.
+    fn set_class(&mut self, place: Place, uid: u32, program: &Program) {
+        let class = self.policy.class_of(uid, program);
+        let told = self.told(place);
+        if told.class != class {
+            told.class = class;
             self.post(place, answer::CLASS, crate::lane::Answer { class, ..Default::default() });
         }
     }
@@ -197,7 +231,7 @@ impl Aggregator {
             cold.claimed_at.max(cold.first_arrival),
             cold.claimed_pid,
             hot.pid,
-            cold.uid,
+            hot.uid(),
         );
     }
 

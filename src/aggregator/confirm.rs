@@ -17,8 +17,21 @@ impl Aggregator {
         }
         let generation = told.generation;
         self.ask_existence(place, true);
+        self.look_again(place);
         self.kick_others(place);
         self.await_word(place, generation);
+    }
+
+    /// Asks what the holder's process runs by now: its name, its program and so its rule may be others than
+    /// when it was looked up.
+    pub(super) fn look_again(&mut self, place: Place) {
+        let told = self.told(place);
+        if told.set(Mark::LookingAgain, true) {
+            return;
+        }
+        let Told { generation, pid, .. } = *told;
+        let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
+        self.inquiries.lookups.ask(Question { ticket, pid, of: Inquiry::Program });
     }
 
     /// Tells nothing of the slot until its process is known to be the one that was told of, or is gone.
@@ -173,6 +186,12 @@ impl Aggregator {
         }
     }
 
+    /// Whether the lookup thread may still say in time what a process runs.
+    fn is_worth_waiting_to_look(&self, give_up_at: MonoNs) -> bool {
+        let is_answering = self.now.since(self.looked_up_at) < CONFIRM_NS;
+        self.now < give_up_at || is_answering && self.now < give_up_at + LOOK_NS
+    }
+
     /// Tells the stall or exit if everybody answered or had their time. False: still waiting.
     pub(super) fn settle(&mut self, pending: &Pending) -> bool {
         let Pending { place, generation, give_up_at, .. } = *pending;
@@ -222,6 +241,9 @@ impl Aggregator {
                 return true;
             }
         }
+        if told.is(Mark::LookingAgain) && self.is_worth_waiting_to_look(give_up_at) {
+            return !told.is(Mark::Recalling) && !told.is(Mark::Confirming);
+        }
         if told.is(Mark::Recalling) && !self.recall(place, has_time) {
             return false;
         }
@@ -251,12 +273,19 @@ impl Aggregator {
             self.told(place).set(Mark::Confirming, false);
             return true;
         }
+        if cold.stall_silent_ns < self.policy.threshold_ns(told.class) {
+            // Judged by the rule of before. The shard judges it again, and what it then says is confirmed anew.
+            self.told(place).set(Mark::Confirming, false);
+            self.post(place, answer::WITHDRAW, crate::lane::Answer::default());
+            return true;
+        }
         if has_time && self.is_awaited(cold.stall_at, |shard| shard != place.shard) {
             return false;
         }
-        // If asked in vain, nobody could say in time whether there is a process to be stalled.
+        // If asked in vain, nobody could say in time whether there is a process to be stalled, or by which rule.
         let is_uncertain = cold.is_stall_uncertain
             || told.existence == Existence::Asked
+            || told.is(Mark::LookingAgain)
             || self.is_unsighted(place.shard, hot.last_arrival, &hot, &cold);
         let silent_since = hot.last_arrival;
         match self.lives_elsewhere(&places, place, silent_since) {

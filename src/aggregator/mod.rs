@@ -23,9 +23,8 @@ use crate::event::{Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, Sessio
 use crate::lane::report::SAMPLES_MAX;
 use crate::lane::sessions::Session;
 use crate::lane::{Doorbell, Port, SampleOf, answer};
-use crate::lookup::process::Identity;
-use crate::lookup::{Answer, LookupError, Lookups, Question, Ticket};
-use crate::plan::{self, Rule};
+use crate::lookup::process::{Identity, Program};
+use crate::lookup::{Answer, Inquiry, LookupError, Lookups, Question, Ticket};
 use crate::refusal::Refusal;
 use crate::route::shard_for;
 use crate::rules;
@@ -40,6 +39,7 @@ use crate::wire::{NONCE_TERMINAL, Status};
 
 mod answers;
 mod confirm;
+pub mod policy;
 pub mod export;
 pub mod fanout;
 mod limit;
@@ -58,12 +58,15 @@ mod ending;
 #[cfg(test)]
 mod neighbours;
 #[cfg(test)]
+mod renamed;
+#[cfg(test)]
 mod stuck;
 #[cfg(test)]
 mod tests;
 
 use fanout::{Fanout, Subscriber};
 use limit::{Buckets, Limit, Often, SECOND_NS};
+use policy::Policy;
 use tally::Tally;
 use told::{Existence, Mark, PackedPlace, Place, Places, Told};
 
@@ -76,6 +79,9 @@ const BEATS_TICK_NS: u64 = 10_000_000;
 const IDLE_NS: u64 = 1_000_000_000;
 /// How long a stall waits for other shards and for the existence check.
 const CONFIRM_NS: u64 = 20_000_000;
+/// How much longer it waits to hear what its process runs by now, while the lookup thread answers at all: long
+/// enough for thousands to be looked into.
+const LOOK_NS: u64 = 500_000_000;
 /// How long an exit waits for a shard to look at what the dead may have sent it.
 const EXIT_NS: u64 = 1_000_000_000;
 /// How long a stop waits for the watch thread's answers. The shards have ended by then, and say no more.
@@ -98,7 +104,7 @@ const IN_FLIGHT_MAX: u32 = 8192;
 /// Reports taken from one shard in a turn.
 const REPORTS_PER_TURN: u32 = 16_384;
 /// Answers taken in a turn.
-const ANSWERS_PER_TURN: usize = 4096;
+const ANSWERS_PER_TURN: usize = 8192;
 /// The kernel rounds start times down to 10 ms.
 const START_SLACK_NS: u64 = 10_000_000;
 
@@ -170,15 +176,6 @@ struct Pending {
     is_exit: bool,
 }
 
-/// What the aggregator needs to know of the plan.
-#[derive(Clone, Debug)]
-pub struct Policy {
-    /// Threshold of each class, ns; class 0 is the default, class i + 1 is rule i.
-    pub thresholds_ns: Vec<u64>,
-    /// Which agents belong to which class.
-    pub rules: Vec<Rule>,
-}
-
 /// Whom the aggregator asks about processes.
 #[derive(Debug)]
 pub struct Inquiries {
@@ -198,6 +195,8 @@ pub struct Aggregator {
     shard_count: u16,
     policy: Policy,
     inquiries: Inquiries,
+    /// The lookup thread answered last.
+    looked_up_at: MonoNs,
     /// The watch thread was ordered something: wake it at the end of the turn.
     is_watch_ordered: bool,
     requests: Receiver<Request>,
@@ -259,6 +258,7 @@ impl Aggregator {
             shard_count: u16::try_from(ports.len()).unwrap_or(u16::MAX),
             policy,
             inquiries,
+            looked_up_at: MonoNs(0),
             is_watch_ordered: false,
             requests,
             doorbell,
@@ -486,9 +486,10 @@ impl Aggregator {
         if known.is_none() && !(planted!(KeepsTheSession) && self.last_session > 0) {
             self.last_session = self.last_session.wrapping_add(1);
         }
+        let class = self.policy.first_class();
         let record = self.told(place);
         *record = Told::default();
-        (record.generation, record.pid) = (cold.generation, hot.pid);
+        (record.generation, record.pid, record.class) = (cold.generation, hot.pid, class);
         record.status = known.map_or(hot.status, |known| known.status);
         record.next = first.map(PackedPlace::from);
         record.incarnation = known.and_then(|known| known.incarnation);
@@ -560,7 +561,7 @@ impl Aggregator {
         told.set(Mark::Identifying, true);
         let (pid, generation) = (told.pid, told.generation);
         let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
-        self.inquiries.lookups.ask(Question { ticket, pid });
+        self.inquiries.lookups.ask(Question { ticket, pid, of: Inquiry::Identity });
     }
 
     /// Nobody, or somebody else, holds the slot from here on.
@@ -677,6 +678,9 @@ impl Aggregator {
             // Whether it is another program or another connection is for the lookup to say.
             self.identify(place);
         }
+        if told.users != cold.users && self.may_tell(place, Often::Session, is_rest) {
+            self.tell_user(place, hot, cold);
+        }
         if hot.flags.has(Flags::MIXED) != told.is(Mark::Mixed) {
             self.told(place).set(Mark::Mixed, hot.flags.has(Flags::MIXED));
             if !told.is(Mark::Mixed) {
@@ -697,6 +701,18 @@ impl Aggregator {
             (record.statuses, record.status) = (cold.statuses, hot.status);
             let at = if changes == 0 { cold.first_arrival } else { cold.changed_at };
             self.tell_of(place, hot, at, EventKind::Status { coalesced: changes.max(1) });
+        }
+    }
+
+    /// Its process became another user; another rule may hold for that one.
+    fn tell_user(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        self.identify(place);
+        let told = self.told(place);
+        if told.is(Mark::Up) {
+            let coalesced = u32::from(cold.users.wrapping_sub(told.users));
+            told.users = cold.users;
+            self.begin_session(place, SessionWhy::Uid, coalesced);
+            self.tell_of(place, hot, cold.changed_at, EventKind::Session { why: SessionWhy::Uid, coalesced });
         }
     }
 
@@ -793,6 +809,7 @@ impl Aggregator {
             if !self.told(place).is(Mark::Recalling) {
                 self.told(place).set(Mark::Recalling, true);
                 let generation = self.told(place).generation;
+                self.look_again(place);
                 self.kick_others(place);
                 self.await_word(place, generation);
             }
@@ -808,6 +825,14 @@ impl Aggregator {
         let told = *self.told(place);
         let stalls = cold.stalls.wrapping_sub(told.stalls);
         let resumes = cold.resumes.wrapping_sub(told.resumes);
+        // By the threshold that holds it was no stall.
+        let is_short = stalls == 1 && cold.resume_silent_ns < self.policy.threshold_ns(told.class);
+        if is_short && hot.state != State::Stalled && cold.generation == told.generation {
+            let told = self.told(place);
+            (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
+            told.set(Mark::Recalling, false);
+            return true;
+        }
         // Stalled again: then that stall tells of this one, too.
         if hot.state != State::Stalled && cold.generation == told.generation && stalls > 0 {
             if has_time && self.is_awaited(cold.stall_at, |shard| shard != place.shard) {
@@ -893,8 +918,7 @@ impl Aggregator {
     }
 
     fn threshold_of(&self, hot: &Hot) -> u64 {
-        let thresholds = &self.policy.thresholds_ns;
-        thresholds.get(usize::from(hot.class)).or(thresholds.first()).copied().unwrap_or(0)
+        self.policy.threshold_ns(hot.class)
     }
 
     // --- telling ------------------------------------------------------------------------------------
@@ -937,16 +961,14 @@ impl Aggregator {
 /// Whether what the slot says may be somebody else's, who got the pid of the agent that was told of.
 fn is_doubtful(told: &Told, cold: &Cold) -> bool {
     let is_return = told.is(Mark::Stalled) && told.resumes != cold.resumes;
-    let is_other_session = (told.streams, told.versions) != (cold.streams, cold.versions);
+    let is_other_session =
+        (told.streams, told.versions, told.users) != (cold.streams, cold.versions, cold.users);
     told.is(Mark::Doubted) || told.is(Mark::Closed) || told.is(Mark::Up) && (is_return || is_other_session)
 }
 
 /// What tells one program from the next; `None` if the kernel did not say, as of a process on its way out.
-fn program_of(identity: &Identity) -> Option<NonZeroU32> {
-    if identity.exe.is_empty() {
-        return None;
-    }
+fn hash_of(program: &Program) -> Option<NonZeroU32> {
     let mut hasher = DefaultHasher::new();
-    identity.exe.hash(&mut hasher);
+    program.exe.as_ref()?.hash(&mut hasher);
     NonZeroU32::new((hasher.finish() >> 32) as u32)
 }

@@ -3,6 +3,8 @@
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
+use crate::event::SessionWhy;
+
 /// One minute; whatever takes longer counts as a minute.
 const LONGEST_NS: u64 = 60_000_000_000;
 /// Relative error below 1 %; a histogram of times takes 40 KiB.
@@ -76,8 +78,8 @@ pub struct ShardTally {
     pub resumes: u64,
     /// Exits told.
     pub exits: u64,
-    /// Sessions begun, by [`SessionWhy`](crate::event::SessionWhy) in the order of its variants.
-    pub sessions: [u64; 4],
+    /// Sessions begun, by [`SessionWhy`] in the order of its variants.
+    pub sessions: [u64; SessionWhy::ALL.len()],
     /// Agents that start now do not find its socket.
     pub is_unreachable: bool,
     /// Distributions.

@@ -10,9 +10,11 @@ use crate::config::RuleMatch;
 use crate::fleet::EVENTS_SLACK;
 use crate::kick::Kick;
 use crate::lookup::process::Incarnation;
+use crate::plan::Rule;
 use crate::shard::Shard;
 use crate::shard::core::{Core, Limits};
 use crate::shard::tracker::{Admission, Tracker};
+use crate::shard::transport::Credentials;
 use crate::shard::transport::replay::{Act, Recorded, Replay, Script};
 use crate::table::{self, Origin};
 use crate::time::{Clock, ManualClock};
@@ -43,7 +45,7 @@ pub(super) struct World {
     pub(super) ports: Vec<Arc<Port>>,
     pub(super) aggregator: Aggregator,
     pub(super) events: Receiver<Event>,
-    pub(super) questions: Receiver<Question>,
+    pub(super) questions: [Receiver<Question>; 2],
     pub(super) orders: [Receiver<Order>; 2],
     pub(super) answers: Sender<Answer>,
     pub(super) processes: HashMap<u32, Process>,
@@ -191,7 +193,7 @@ impl World {
 
     /// The lookup and the watch thread take a turn.
     pub(super) fn ask(&mut self) {
-        while let Ok(question) = self.questions.try_recv() {
+        while let Some(question) = self.questions.iter().find_map(|questions| questions.try_recv().ok()) {
             self.answers.send(self.identify(question)).unwrap();
         }
         while let Some(order) = self.orders.iter().find_map(|orders| orders.try_recv().ok()) {
@@ -221,7 +223,15 @@ impl World {
         }
     }
 
-    fn identify(&self, Question { ticket, pid }: Question) -> Answer {
+    fn identify(&self, Question { ticket, pid, of }: Question) -> Answer {
+        let program = |process: &Process| Program {
+            comm: Some(process.comm.to_owned()),
+            exe: Some(process.exe.to_owned()).filter(|exe| !exe.is_empty()),
+        };
+        if of == Inquiry::Program {
+            let process = self.processes.get(&pid).filter(|_| !self.is_secretive);
+            return Answer::Program { ticket, found: process.map(program).unwrap_or_default() };
+        }
         let found = match self.processes.get(&pid) {
             _ if self.is_secretive => Err(LookupError::Failed),
             None => Err(LookupError::Gone(self.now(), None)),
@@ -229,9 +239,7 @@ impl World {
                 incarnation: Incarnation::new(process.incarnation),
                 started: process.started,
                 inner_pids: process.inner_pids.clone(),
-                uid: 1000,
-                comm: process.comm.to_owned(),
-                exe: process.exe.to_owned(),
+                program: program(process),
             }),
         };
         Answer::Identity { ticket, found }
@@ -250,6 +258,13 @@ impl World {
     /// `pid` sends this frame to `shard` now.
     pub(super) fn send(&mut self, shard: usize, pid: u32, frame: &Frame) {
         self.scripts[shard].at(self.now(), Act::Send(Recorded::frame(frame, pid)));
+    }
+
+    /// The same of a process that is another user now.
+    pub(super) fn send_as(&mut self, shard: usize, pid: u32, uid: u32, frame: &Frame) {
+        let mut datagram = Recorded::frame(frame, pid);
+        datagram.credentials = Some(Credentials { pid, uid });
+        self.scripts[shard].at(self.now(), Act::Send(datagram));
     }
 
     /// `pid` beats on `shard` every 100 ms with these nonces.

@@ -109,6 +109,8 @@ pub enum Mark {
     ClaimSettled = 1 << 17,
     /// More was to be told of it than may be: the rest comes later, or before what else is told of it.
     Deferred = 1 << 18,
+    /// The lookup thread was asked what it runs by now.
+    LookingAgain = 1 << 19,
 }
 
 /// What is known and told of one slot's holder, beside what the slot itself says: 72 bytes.
@@ -149,6 +151,10 @@ pub struct Told {
     pub existence: Existence,
     /// Questions about that under way.
     pub asked: u8,
+    /// Which threshold holds: what the shard was told last.
+    pub class: u8,
+    /// Ordinal told: changes of its user.
+    pub users: u16,
 }
 
 impl Told {

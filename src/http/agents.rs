@@ -46,8 +46,8 @@ pub struct Row {
     pub generation: u32,
     /// What every beat writes.
     pub hot: Hot,
-    /// Attested user.
-    pub uid: u32,
+    /// Beats accepted.
+    pub beats: u64,
     /// First beat.
     pub first_arrival: MonoNs,
     /// Beats lost, by gaps in nonces.
@@ -67,7 +67,7 @@ impl Row {
             slot,
             generation: cold.generation,
             hot,
-            uid: cold.uid,
+            beats: cold.beats(&hot),
             first_arrival: cold.first_arrival,
             lost: cold.beats_lost,
             stalls: cold.stalls,
@@ -262,7 +262,7 @@ impl Selection {
     fn takes(&self, row: &Row, sources: &Sources) -> bool {
         self.state.is_none_or(|state| state == row.hot.state)
             && self.shard.is_none_or(|shard| shard == row.shard)
-            && self.uid.is_none_or(|uid| uid == row.uid)
+            && self.uid.is_none_or(|uid| uid == row.hot.uid())
             && self.comm.as_ref().is_none_or(|pattern| {
                 sources.names.get(row.ticket()).is_some_and(|comm| pattern.matches(&comm))
             })
@@ -273,7 +273,7 @@ impl Selection {
         let key = match self.sort {
             Sort::Pid => 0,
             Sort::Silent => u64::MAX - row.hot.last_arrival.0,
-            Sort::Beats => row.hot.beats,
+            Sort::Beats => row.beats,
             Sort::Lost => row.lost,
             Sort::Stalls => u64::from(row.stalls),
         };
@@ -441,10 +441,10 @@ impl AgentAnswer {
             nonce: hot.nonce(),
             status: hot.status.as_str(),
             payload: hot.payload,
-            uid: row.uid,
+            uid: hot.uid(),
             comm: sources.names.get(row.ticket()),
             wire: if hot.flags.has(Flags::V02) { "0.2" } else { "0.1" },
-            beats: hot.beats,
+            beats: row.beats,
             lost: row.lost,
             stalls: row.stalls,
             resumes: row.resumes,
@@ -492,7 +492,7 @@ mod tests {
             slot: 0,
             generation: 1,
             hot: Hot { pid, last_arrival: MonoNs(arrival), state: State::Up, ..Hot::default() },
-            uid: 0,
+            beats: 0,
             first_arrival: MonoNs(0),
             lost: 0,
             stalls: 0,

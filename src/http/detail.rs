@@ -26,6 +26,7 @@ pub struct Detail {
     rule: Option<usize>,
     terminals: u32,
     mixed: bool,
+    program_unreadable: bool,
     blind: Blind,
     #[serde(skip_serializing_if = "Option::is_none")]
     stall: Option<Stall>,
@@ -151,15 +152,16 @@ impl Detail {
         }
         let counters = &port.counters;
         let blind_ns = counters.blind_ns.get();
-        let sent = hot.beats + cold.beats_lost;
+        let sent = as_is.beats + cold.beats_lost;
         Some(Self {
             agent: AgentAnswer::of(&as_is, sources, now),
             as_of: now.0,
             off_hash: sources.is_off_hash(hot.pid, row.shard),
-            period_ns: (hot.beats > 2).then(|| hot.last_arrival.since(cold.first_arrival) / (sent - 1)),
+            period_ns: (as_is.beats > 2).then(|| hot.last_arrival.since(cold.first_arrival) / (sent - 1)),
             rule: sources.rule_of(hot.class),
             terminals: cold.terminals,
             mixed: hot.flags.has(Flags::MIXED),
+            program_unreadable: sources.names.is_program_hidden(as_is.ticket()),
             blind: Blind {
                 is_blind: counters.is_blind.get() != 0,
                 total_ns: blind_ns,

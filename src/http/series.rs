@@ -69,7 +69,7 @@ impl Series {
 fn sample(row: &Row) -> Sample {
     let hot = &row.hot;
     let status = if hot.state == State::Stalled { Status::Stall } else { hot.status };
-    (hot.pid, [hot.beats, row.stalls.into(), status as u64])
+    (hot.pid, [row.beats, row.stalls.into(), status as u64])
 }
 
 #[cfg(test)]

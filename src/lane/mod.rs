@@ -59,6 +59,8 @@ pub mod answer {
     pub const CLASS: u32 = 1 << 4;
     /// The agent beat elsewhere before: its last words open a deadline, too.
     pub const OPEN: u32 = 1 << 5;
+    /// The last stall was none: a longer threshold holds. It is judged again.
+    pub const WITHDRAW: u32 = 1 << 6;
     /// Below this are the bits above, from here on the holder that they are about.
     pub(super) const GENERATION_SHIFT: u32 = 8;
 }

@@ -1,14 +1,15 @@
-//! The lookup thread: asks procfs who a process is, once per session, so that nobody else has to.
+//! The lookup thread: asks procfs who a process is, once per session, and what it runs by now, before a stall is
+//! told, so that nobody else has to.
 //!
-//! In: questions. Out: answers. Thread: its own. Blocks: in procfs and waiting for questions. The number
-//! of questions under way is bounded by the slots: one a slot.
+//! In: questions, urgent ones first. Out: answers. Thread: its own. Blocks: in procfs and waiting for questions.
+//! The number of questions under way is bounded by the slots: one of each kind a slot.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 #[cfg(any(test, feature = "bench"))]
 use crossbeam::channel::Receiver;
-use crossbeam::channel::{Sender, unbounded};
+use crossbeam::channel::{Sender, select, unbounded};
 
 use crate::event::ExitHow;
 use crate::lane::Doorbell;
@@ -16,7 +17,7 @@ use crate::time::{Clock, MonoNs};
 
 pub mod process;
 
-use process::Identity;
+use process::{Identity, Program};
 
 /// Which slot a question is about, and which of its holders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,13 +30,24 @@ pub struct Ticket {
     pub generation: u32,
 }
 
-/// Who is it?
+/// A question about a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
     /// On whose behalf.
     pub ticket: Ticket,
     /// The process.
     pub pid: u32,
+    /// What is asked.
+    pub of: Inquiry,
+}
+
+/// What is asked about a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inquiry {
+    /// Who is it?
+    Identity,
+    /// What does it run by now? A stall waits for the answer: before everything else.
+    Program,
 }
 
 /// What the lookup and the watch thread found out.
@@ -47,6 +59,13 @@ pub enum Answer {
         ticket: Ticket,
         /// What was found.
         found: Result<Identity, LookupError>,
+    },
+    /// What it runs by now, if the pid is still its own.
+    Program {
+        /// On whose behalf.
+        ticket: Ticket,
+        /// What was found.
+        found: Program,
     },
     /// Somebody asked, and it is there, or nobody can tell.
     There {
@@ -83,12 +102,13 @@ pub enum LookupError {
 /// The asking side.
 #[derive(Debug)]
 pub struct Lookups {
-    questions: Sender<Question>,
+    urgent: Sender<Question>,
+    ordinary: Sender<Question>,
 }
 
 impl Lookups {
-    /// Starts the thread; it ends when the asking side is dropped. Each answer rings. `on_name` is told what
-    /// processes are called.
+    /// Starts the thread; it ends when the asking side is dropped. Each answer rings. `on_start` runs on it first;
+    /// `on_program` is told what processes run.
     ///
     /// # Errors
     /// The kernel's, when it grants no thread.
@@ -96,33 +116,57 @@ impl Lookups {
         clock: impl Clock + Send + 'static,
         answers: Sender<Answer>,
         doorbell: Arc<Doorbell>,
-        on_name: impl Fn(Ticket, &str) + Send + 'static,
+        on_start: impl FnOnce() + Send + 'static,
+        on_program: impl Fn(Ticket, &Program) + Send + 'static,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
-        let (asking, questions) = unbounded::<Question>();
+        let (urgent, urgent_questions) = unbounded::<Question>();
+        let (ordinary, questions) = unbounded::<Question>();
         let thread = thread::Builder::new().name("varta-lookup".into()).spawn(move || {
-            for Question { ticket, pid } in questions {
-                let found = process::identify(pid, &clock);
-                if let Ok(identity) = &found {
-                    on_name(ticket, &identity.comm);
-                }
-                if answers.send(Answer::Identity { ticket, found }).is_err() {
+            on_start();
+            loop {
+                let question = urgent_questions.try_recv().or_else(|_| {
+                    select! {
+                        recv(urgent_questions) -> question => question,
+                        recv(questions) -> question => question,
+                    }
+                });
+                let Ok(Question { ticket, pid, of }) = question else { return };
+                let answer = match of {
+                    Inquiry::Identity => {
+                        let found = process::identify(pid, &clock);
+                        if let Ok(identity) = &found {
+                            on_program(ticket, &identity.program);
+                        }
+                        Answer::Identity { ticket, found }
+                    }
+                    Inquiry::Program => {
+                        let found = process::program(pid);
+                        on_program(ticket, &found);
+                        Answer::Program { ticket, found }
+                    }
+                };
+                if answers.send(answer).is_err() {
                     return;
                 }
                 doorbell.ring();
             }
         })?;
-        Ok((Self { questions: asking }, thread))
+        Ok((Self { urgent, ordinary }, thread))
     }
 
-    /// The asking side without a thread, for a world that answers by itself.
+    /// The asking side without a thread, for a world that answers by itself: urgent questions, others.
     #[cfg(any(test, feature = "bench"))]
-    pub fn detached() -> (Self, Receiver<Question>) {
-        let (asking, questions) = unbounded();
-        (Self { questions: asking }, questions)
+    pub fn detached() -> (Self, [Receiver<Question>; 2]) {
+        let (urgent, urgent_questions) = unbounded();
+        let (ordinary, questions) = unbounded();
+        (Self { urgent, ordinary }, [urgent_questions, questions])
     }
 
     /// Asks. Never blocks. If the thread is gone there will be no answer: askers set themselves a limit.
     pub fn ask(&self, question: Question) {
-        let _ = self.questions.send(question);
+        let _ = match question.of {
+            Inquiry::Identity => self.ordinary.send(question),
+            Inquiry::Program => self.urgent.send(question),
+        };
     }
 }

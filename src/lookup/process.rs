@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, openat, readlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -20,6 +20,8 @@ use crate::time::{Clock, MonoNs};
 const PIDFS_MAGIC: u64 = 0x5049_4446;
 /// procfs counts start times in hundredths of a second on every architecture (USER_HZ).
 const TICK_NS: u64 = 10_000_000;
+/// What the kernel adds to the path of a file that was removed or replaced, as by an upgrade.
+const DELETED: &str = " (deleted)";
 /// Longest procfs file read: status has 60 short lines and the supplementary groups.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -43,12 +45,17 @@ pub struct Identity {
     pub started: MonoNs,
     /// Its pids in the pid namespaces below ours, outermost first; empty if there are none.
     pub inner_pids: Vec<u32>,
-    /// Its effective user id.
-    pub uid: u32,
+    /// What it runs.
+    pub program: Program,
+}
+
+/// What a process runs, and under which name. It may change both at any time. `None`: it cannot be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Program {
     /// Its name, at most 15 bytes, which it chooses itself.
-    pub comm: String,
-    /// Path of its program; empty if it may not be read.
-    pub exe: String,
+    pub comm: Option<String>,
+    /// Path of its program, wherever the file is by now.
+    pub exe: Option<String>,
 }
 
 /// Looks a process up: about a dozen system calls.
@@ -74,20 +81,38 @@ pub fn identify(pid: u32, clock: &impl Clock) -> Result<Identity, LookupError> {
 }
 
 fn read_identity(pid: u32, pidfd: &OwnedFd, clock: &impl Clock) -> Option<Identity> {
-    let directory_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = openat(rustix::fs::CWD, format!("/proc/{pid}"), directory_flags, Mode::empty()).ok()?;
+    let directory = open_directory(pid)?;
     let stat = parse_stat(&read(&directory, "stat").ok()?)?;
     let status = read(&directory, "status").ok()?;
-    let exe =
-        readlinkat(&directory, "exe", Vec::new()).map(|path| lossy(path.as_bytes())).unwrap_or_default();
     Some(Identity {
         incarnation: Incarnation::new(pidfs_inode(pidfd).unwrap_or(stat.start_ticks)),
         started: started(stat.start_ticks, clock),
         inner_pids: parse_inner_pids(&status),
-        uid: parse_uid(&status).unwrap_or(u32::MAX),
-        comm: stat.comm,
-        exe,
+        program: Program { comm: Some(stat.comm), exe: read_exe(&directory) },
     })
+}
+
+/// What the process of this pid runs by now, whoever that is. About ten system calls.
+pub fn program(pid: u32) -> Program {
+    if !is_procfs_ours() {
+        return Program::default();
+    }
+    let Some(directory) = open_directory(pid) else { return Program::default() };
+    let comm = read(&directory, "comm").ok().map(|bytes| lossy(bytes.strip_suffix(b"\n").unwrap_or(&bytes)));
+    Program { comm, exe: read_exe(&directory) }
+}
+
+fn open_directory(pid: u32) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(rustix::fs::CWD, format!("/proc/{pid}"), flags, Mode::empty()).ok()
+}
+
+fn read_exe(directory: &OwnedFd) -> Option<String> {
+    let path = lossy(readlinkat(directory, "exe", Vec::new()).ok()?.as_bytes());
+    let Some(before) = path.strip_suffix(DELETED) else { return Some(path) };
+    // Where the process itself sees files: it may be in a container.
+    let is_its_name = rustix::fs::statat(directory, format!("root{path}"), AtFlags::empty()).is_ok();
+    Some(if is_its_name { path } else { before.to_owned() })
 }
 
 /// The instant of a start time, which procfs tells on `CLOCK_BOOTTIME`.
@@ -208,8 +233,9 @@ const fn low_byte(number: i32) -> u8 {
     number.to_le_bytes()[0]
 }
 
-/// Whether we may look into processes of others: without it their exit status reads 0.
-fn may_look_into_others() -> bool {
+/// Whether we may look into processes of others: without it their exit status reads 0, and their programs cannot
+/// be read.
+pub fn may_look_into_others() -> bool {
     rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_PTRACE))
 }
@@ -289,11 +315,6 @@ pub fn parse_inner_pids(status: &[u8]) -> Vec<u32> {
     line.split_ascii_whitespace().skip(1).filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// The effective user id: the second on the line `Uid:`.
-pub fn parse_uid(status: &[u8]) -> Option<u32> {
-    line_of(status, "Uid:")?.split_ascii_whitespace().nth(1)?.parse().ok()
-}
-
 fn line_of<'a>(status: &'a [u8], name: &str) -> Option<&'a str> {
     // Only the first line, the name, could hold anything but ASCII.
     status
@@ -322,12 +343,36 @@ mod tests {
     #[test]
     fn this_process_is_who_it_is() {
         let me = identify(std::process::id(), &SystemClock).expect("alive");
-        assert_eq!(me.uid, rustix::process::geteuid().as_raw());
-        assert_eq!(me.exe, std::env::current_exe().expect("exe").to_string_lossy());
+        let exe = std::env::current_exe().expect("exe");
+        assert_eq!(me.program.exe.as_deref(), exe.to_str());
+        assert_eq!(program(std::process::id()).exe, me.program.exe);
         assert!(me.started <= SystemClock.mono());
-        assert!(me.comm.len() <= 15 && !me.comm.is_empty());
+        let comm = me.program.comm.expect("our own");
+        assert!(comm.len() <= 15 && !comm.is_empty());
+        // A name of several threads is the first thread's.
+        assert_eq!(program(std::process::id()).comm, Some(comm));
         assert_eq!(end(std::process::id(), Some(me.incarnation), &SystemClock), None);
         assert_eq!(end(std::process::id(), None, &SystemClock), None);
+    }
+
+    /// Its package is upgraded while it runs; and a file whose name ends as the kernel marks such files.
+    #[test]
+    fn fault_64_a_program_keeps_its_path_when_its_file_is_replaced() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let exe_of = |child: &Child| program(child.id()).exe.expect("our own child");
+        for name in ["agent", "agent (deleted)"] {
+            let path = dir.path().join(name);
+            let copied = Command::new("cp").arg("/bin/sleep").arg(&path).status().expect("run cp");
+            assert!(copied.success());
+            let mut child = Command::new(&path).arg("60").spawn().expect("a copy of sleep");
+            assert_eq!(exe_of(&child), path.to_str().expect("plain"));
+            std::fs::remove_file(&path).expect("it is there");
+            if name == "agent" {
+                assert_eq!(exe_of(&child), path.to_str().expect("plain"));
+            }
+            child.kill().expect("kill");
+            child.wait().expect("reaped");
+        }
     }
 
     #[test]
@@ -406,6 +451,5 @@ mod tests {
     fn inner_pids_are_those_below_ours() {
         assert_eq!(parse_inner_pids(b"Name:\tx\nNSpid:\t812\t7\t1\nUid:\t0\t5\n"), [7, 1]);
         assert!(parse_inner_pids(b"NSpid:\t812\n").is_empty());
-        assert_eq!(parse_uid(b"Name:\tx\nUid:\t0\t5\t6\t7\n"), Some(5));
     }
 }

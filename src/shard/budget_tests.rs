@@ -138,7 +138,7 @@ fn over_the_budget_nothing_is_looked_at_but_whether_it_is_a_crash_report() {
     for pid in [100, 101] {
         assert_eq!(world.core.tracker.cold(slot_of(pid)).terminals, 1, "{pid}");
     }
-    assert_eq!(world.core.tracker.hot(slot_of(200)).beats, 1);
+    assert_eq!(world.core.tracker.hot(slot_of(200)).beats(), 1);
 }
 
 #[test]

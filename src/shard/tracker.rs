@@ -15,7 +15,7 @@ use crate::shard::uids::UidAccounts;
 use crate::shard::wheel::Wheel;
 use crate::sys::memory::prefetch;
 use crate::table::TableWriter;
-use crate::table::slot::{Cold, Flags, Hot, State};
+use crate::table::slot::{Account, Cold, Flags, Hot, State};
 use crate::time::MonoNs;
 use crate::wire::Frame;
 
@@ -139,9 +139,8 @@ impl Tracker {
             let uid = match seat {
                 Some(Seat { uid, .. }) => uid,
                 None => {
-                    let uid = self.writer.cold(slot).uid;
-                    self.admission.count_in(pid, uid);
-                    uid
+                    self.admission.count_in(pid, hot.uid());
+                    hot.uid()
                 }
             };
             let row = self.uids.on_admitted(uid, hot.last_arrival);
@@ -185,7 +184,7 @@ impl Tracker {
         }
         let slot = place - 1;
         let mut hot = self.writer.hot(slot);
-        if rules::is_ordinary(&hot, frame) {
+        if rules::is_ordinary(&hot, frame, sender) {
             rules::ordinary_beat(&mut hot, frame, sender);
             self.writer.write_hot(slot, &hot);
             return Outcome::Beat(slot);
@@ -200,7 +199,14 @@ impl Tracker {
         let before = hot.state;
         let threshold_ns = self.threshold_of(&hot);
         let lost_before = cold.beats_lost;
+        let uid_before = hot.uid();
         let beat = rules::next_beat(&mut hot, &mut cold, frame, sender, threshold_ns);
+        if hot.uid() != uid_before
+            && let Err(why) = self.change_user(slot, sender)
+        {
+            // It stays with its old user, and the slot as it was.
+            return self.turn_away(sender, why);
+        }
         self.writer.write(slot, &hot, &cold);
         self.beats_lost = self.beats_lost.saturating_add(cold.beats_lost.saturating_sub(lost_before));
         if before != State::Up && hot.state == State::Up {
@@ -211,6 +217,16 @@ impl Tracker {
             Beat::Changed => Outcome::Changed(slot),
             Beat::Refused(refusal) => Outcome::Refused(refusal),
         }
+    }
+
+    /// Counts the agent of the slot among the sender's user's, unless that user has its share.
+    fn change_user(&mut self, slot: u32, sender: &Sender) -> Result<(), NoRoom> {
+        let Some(seat) = Seat::from_word(self.seats[slot as usize]) else { return Ok(()) };
+        self.admission.change_user(seat.pid, sender.uid)?;
+        self.uids.on_left(seat.row);
+        let row = self.uids.on_admitted(sender.uid, sender.arrival);
+        self.seats[slot as usize] = Seat { uid: sender.uid, row, ..seat }.to_word();
+        Ok(())
     }
 
     #[cold]
@@ -337,9 +353,12 @@ impl Tracker {
         if hot.state == State::Free {
             return false;
         }
-        if bits & answer::RELEASE != 0 {
-            return self.release(slot, hot, answer.as_of, bits & answer::IF_SILENT != 0);
+        let is_kept = bits & answer::IF_SILENT != 0 && hot.last_arrival > answer.as_of;
+        if bits & answer::RELEASE != 0 && !is_kept {
+            return self.release(slot, hot, answer.as_of);
         }
+        // It beat meanwhile, and stays: what else was found out holds.
+        let is_kept = bits & answer::RELEASE != 0;
         let before = hot;
         if bits & answer::FORGED != 0 {
             hot.flags.set(Flags::UNVERIFIED, false);
@@ -356,23 +375,25 @@ impl Tracker {
         if is_opened {
             hot.state = State::Up;
         }
+        if bits & answer::WITHDRAW != 0 && hot.state == State::Stalled {
+            hot.state = State::Up;
+            let mut cold = self.writer.cold(slot);
+            cold.stalls = cold.stalls.wrapping_sub(1);
+            self.writer.write(slot, &hot, &cold);
+        }
         if hot != before {
             self.writer.write_hot(slot, &hot);
             if hot.state == State::Up {
                 self.wheel.set(slot, hot.last_arrival + self.threshold_of(&hot));
             }
         }
-        is_opened
+        is_opened || is_kept
     }
 
-    /// The holder of the slot is gone as of an instant. What beat later is somebody else, or the same
-    /// agent after all (`if_silent`), and stays.
-    fn release(&mut self, slot: u32, hot: Hot, as_of: MonoNs, if_silent: bool) -> bool {
+    /// The holder of the slot is gone as of an instant. What beat later is somebody else, and stays.
+    fn release(&mut self, slot: u32, hot: Hot, as_of: MonoNs) -> bool {
         let mut cold = self.writer.cold(slot);
         if hot.last_arrival > as_of {
-            if if_silent {
-                return true;
-            }
             let mut heir = hot;
             if heir.state == State::Stalled {
                 heir.state = State::Up;
@@ -381,10 +402,10 @@ impl Tracker {
             heir.flags = Flags::default();
             heir.flags.set(Flags::V02, hot.flags.has(Flags::V02));
             heir.nonces = [hot.nonce(), 0];
-            heir.beats = 1;
+            heir.account = Account::new(hot.uid(), 1);
             heir.class = self.first_class;
             let generation = cold.generation.wrapping_add(1);
-            cold = Cold { generation, uid: cold.uid, first_arrival: hot.last_arrival, ..Cold::default() };
+            cold = Cold { generation, first_arrival: hot.last_arrival, ..Cold::default() };
             self.writer.write(slot, &heir, &cold);
             if heir.state == State::Up {
                 self.wheel.set(slot, heir.last_arrival + self.threshold_of(&heir));

@@ -165,7 +165,7 @@ fn who_beat_after_the_exit_begins_anew_in_place() {
     beat(&mut tracker, 100, 100, 3);
     assert!(release(&mut tracker, slot, 99, 0));
     let (hot, cold) = (tracker.hot(slot), tracker.cold(slot));
-    assert_eq!((hot.state, hot.beats, hot.last_arrival, hot.nonce()), (State::Up, 1, at(100), 3));
+    assert_eq!((hot.state, hot.beats(), hot.last_arrival, hot.nonce()), (State::Up, 1, at(100), 3));
     assert_eq!(cold.first_arrival, at(100));
     assert_eq!(
         (cold.beats_lost, cold.streams, cold.stalls, cold.downgrades),
@@ -200,6 +200,23 @@ fn an_heir_of_terminal_frames_alone_waits_without_a_deadline() {
     assert!(release(&mut tracker, slot, 50, 0));
     assert_eq!(tracker.hot(slot).state, State::Waiting);
     assert_eq!(stalls(&mut tracker, 60_000), [0; 0]);
+}
+
+/// What was found out about its frames was posted together with a release that it outlived.
+#[test]
+fn fault_63_an_answer_survives_a_release_that_the_agent_outlives() {
+    let claiming = |nonce| Frame { pid: 7, ..frame(100, nonce) };
+    let from_100 = |ms| Sender { pid: 100, uid: 1, arrival: at(ms), paused_before: 0 };
+    for bits in [answer::FORGED, answer::INNER_PID] {
+        let mut tracker = fixture(4, 4);
+        let slot = slot_of(tracker.on_frame(&claiming(1), &from_100(100)));
+        let answer = Answer { as_of: at(99), inner_pid: 7, ..Answer::default() };
+        assert!(tracker.on_answer(slot, answer::RELEASE | answer::IF_SILENT | bits, answer));
+        let hot = tracker.hot(slot);
+        assert!(!hot.flags.has(Flags::UNVERIFIED), "it was looked into, and nobody does so again");
+        assert_eq!(hot.flags.has(Flags::FORGER), bits == answer::FORGED);
+        assert_eq!(hot.frame_pid == 7, bits == answer::INNER_PID);
+    }
 }
 
 #[test]
@@ -288,7 +305,7 @@ fn an_answer_about_the_claimed_pid_settles_it() {
             assert_eq!(outcome, Outcome::Refused(Refusal::Forged));
         } else {
             assert_eq!(outcome, Outcome::Beat(slot));
-            assert!(rules::is_ordinary(&tracker.hot(slot), &claiming(3)));
+            assert!(rules::is_ordinary(&tracker.hot(slot), &claiming(3), &from_100(2)));
         }
     }
 }

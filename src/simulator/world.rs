@@ -12,14 +12,15 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
 use crate::aggregator::fanout::Subscriber;
+use crate::aggregator::policy::Policy;
 use crate::aggregator::tally::{Reader, Tally};
-use crate::aggregator::{Aggregator, Inquiries, Next, Policy, Request};
+use crate::aggregator::{Aggregator, Inquiries, Next, Request};
 use crate::config::RuleMatch;
 use crate::event::{Event, EventKind, ExitHow};
 use crate::kick::Kick;
 use crate::lane::{Doorbell, Port};
-use crate::lookup::process::{Identity, Incarnation};
-use crate::lookup::{Answer, LookupError, Lookups, Question, Ticket};
+use crate::lookup::process::{Identity, Incarnation, Program};
+use crate::lookup::{Answer, Inquiry, LookupError, Lookups, Question, Ticket};
 use crate::plan::Rule;
 use crate::shard::Shard;
 use crate::shard::core::{Core, Limits};
@@ -30,7 +31,7 @@ use crate::simulator::lines;
 use crate::simulator::model::{End, Model, START};
 use crate::simulator::random::Random;
 use crate::simulator::story::{MS, Place, SECOND, Setting, Story, US, What, Who};
-use crate::simulator::truth::UID;
+use crate::simulator::truth::{Life, UID};
 use crate::sys::allocations::during;
 use crate::table::slot::State;
 use crate::table::{Origin, create};
@@ -180,7 +181,7 @@ pub struct World<'a> {
     slow: Receiver<Event>,
     slow_at: u64,
     beats: Option<Receiver<Event>>,
-    questions: Receiver<Question>,
+    questions: [Receiver<Question>; 2],
     orders: [Receiver<Order>; 2],
     watched: Watched,
     answers: Sender<Answer>,
@@ -548,7 +549,7 @@ impl<'a> World<'a> {
                 shard.thread.wake(now, later);
             }
         }
-        let asked = self.questions.len();
+        let asked = self.questions.iter().map(Receiver::len).sum::<usize>();
         if asked > 0 {
             // Who asks much waits long.
             let takes = self.story.setting.lookup_ns * asked as u64;
@@ -601,31 +602,39 @@ impl<'a> World<'a> {
             thread.at = thread.paused_until;
             return;
         }
-        if let Ok(question) = self.questions.try_recv() {
+        if let Some(question) = self.questions.iter().find_map(|questions| questions.try_recv().ok()) {
             let answer = self.identify(question);
             self.answers.send(answer).unwrap();
             self.doorbell.ring();
         }
-        let due = if !self.questions.is_empty() { now + self.story.setting.lookup_ns.max(1) } else { NEVER };
+        let is_more = self.questions.iter().any(|questions| !questions.is_empty());
+        let due = if is_more { now + self.story.setting.lookup_ns.max(1) } else { NEVER };
         self.lookup_thread.sleep_until(due, 0);
         self.ring_aggregator();
     }
 
     /// The truth at this instant.
-    fn identify(&mut self, Question { ticket, pid }: Question) -> Answer {
+    fn identify(&mut self, Question { ticket, pid, of }: Question) -> Answer {
         self.lookups += 1;
         let now = self.now;
         let fails = self.story.setting.lookup_fails;
-        if fails > 0 && self.lookups.is_multiple_of(fails) {
+        let is_failing = fails > 0 && self.lookups.is_multiple_of(fails);
+        let program = |life: &Life| Program {
+            comm: Some(comm(life.class_at(now))),
+            exe: Some(format!("/program-{}", life.program_at(now))),
+        };
+        if of == Inquiry::Program {
+            let holder = self.model.truth.holder(pid, now).filter(|_| !is_failing);
+            return Answer::Program { ticket, found: holder.map(program).unwrap_or_default() };
+        }
+        if is_failing {
             return Answer::Identity { ticket, found: Err(LookupError::Failed) };
         }
         let found = self.model.truth.holder(pid, now).map(|life| Identity {
             incarnation: Incarnation::new(u64::from(life.id)),
             started: started(life.born),
             inner_pids: life.inner.into_iter().collect(),
-            uid: UID,
-            comm: comm(life.class_at(now)),
-            exe: format!("/program-{}", life.program_at(now)),
+            program: program(life),
         });
         Answer::Identity { ticket, found: found.ok_or(LookupError::Gone(START + now, None)) }
     }
@@ -745,7 +754,8 @@ impl<'a> World<'a> {
         let slots = agents_max as usize * usize::from(shards);
         let tracked = self.admission.tracked();
         let backlog = self.aggregator.backlog();
-        let questions = self.questions.len() + self.orders.iter().map(Receiver::len).sum::<usize>();
+        let questions = self.questions.iter().map(Receiver::len).sum::<usize>()
+            + self.orders.iter().map(Receiver::len).sum::<usize>();
         let is_within = tracked <= agents_max
             && backlog.places <= slots
             // One that waits and one that was released and given to another, a slot.

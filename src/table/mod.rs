@@ -392,7 +392,7 @@ fn store_all(words: &[AtomicU64], values: &[u64]) {
 
 #[cfg(test)]
 mod tests {
-    use super::slot::State;
+    use super::slot::{Account, State};
     use super::*;
     use crate::wire::Status;
 
@@ -406,7 +406,7 @@ mod tests {
             pid: 8,
             status: Status::Degraded,
             state: State::Stalled,
-            beats: 4,
+            account: Account::new(7, 4),
             ..Hot::default()
         };
         let plain = Cold { generation: 2, stalls: 3, ..Cold::default() };
@@ -483,16 +483,18 @@ mod tests {
                 let mut seen = 0_u64;
                 while !done.load(Ordering::Relaxed) || seen == 0 {
                     if let Ok((hot, cold)) = table.read(0) {
-                        assert_eq!(hot.beats, hot.payload);
-                        assert_eq!(hot.beats, cold.beats_lost);
-                        assert_eq!(cold.jump_lost, if hot.beats % 2 == 0 { hot.beats } else { 0 });
-                        seen = seen.max(hot.beats);
+                        let beats = cold.beats(&hot);
+                        assert_eq!(beats, hot.payload);
+                        assert_eq!(beats, cold.beats_lost);
+                        assert_eq!(cold.jump_lost, if beats % 2 == 0 { beats } else { 0 });
+                        seen = seen.max(beats);
                     }
                 }
                 seen
             });
-            for n in 1..=200_000 {
-                let hot = Hot { beats: n, payload: n, ..Hot::default() };
+            for beats in 1..=200_000 {
+                let n = u64::from(beats);
+                let hot = Hot { account: Account::new(7, beats), payload: n, ..Hot::default() };
                 let jump_lost = if n % 2 == 0 { n } else { 0 };
                 writer.write(0, &hot, &Cold { beats_lost: n, jump_lost, ..Cold::default() });
             }

@@ -89,8 +89,36 @@ pub struct Hot {
     pub nonces: [u64; 2],
     /// Payload of the last beat.
     pub payload: u64,
-    /// Beats accepted since the slot's generation began.
-    pub beats: u64,
+    /// Whose beats, and how many.
+    pub account: Account,
+}
+
+/// The user id attested with the last beat, and the beats accepted since the slot's generation began, modulo 2^32
+/// (see [`Cold::beats`]): one word, so that one comparison tells an ordinary beat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account(u64);
+
+impl Account {
+    /// So many beats, the last of them of this user.
+    #[inline]
+    #[must_use]
+    pub const fn new(uid: u32, beats: u32) -> Self {
+        Self(pair(uid, beats))
+    }
+
+    /// Whether one more beat of this user only counts up: it is the same user, and the count does not go round.
+    #[inline]
+    #[must_use]
+    pub const fn is_ordinary_for(self, uid: u32) -> bool {
+        self.0 ^ pair(uid, 0) < u32::MAX as u64
+    }
+
+    /// One beat more. Not for a count that goes round.
+    #[inline]
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
 }
 
 /// The half of a slot that changes with the agent's state.
@@ -98,8 +126,10 @@ pub struct Hot {
 pub struct Cold {
     /// How often the slot was given to an agent: tells one holder from the next.
     pub generation: u32,
-    /// User id attested with the first beat.
-    pub uid: u32,
+    /// Changes of the attested user.
+    pub users: u16,
+    /// How often the count of beats in the hot half went round.
+    pub beats_rounds: u16,
     /// Arrival of the first beat.
     pub first_arrival: MonoNs,
     /// Last arrival on the stream that is not current.
@@ -175,6 +205,20 @@ impl Hot {
         self.nonces[self.current()]
     }
 
+    /// User id attested with the last beat.
+    #[inline]
+    #[must_use]
+    pub const fn uid(&self) -> u32 {
+        unpair(self.account.0).0
+    }
+
+    /// Beats accepted, modulo 2^32: see [`Cold::beats`].
+    #[inline]
+    #[must_use]
+    pub const fn beats(&self) -> u32 {
+        unpair(self.account.0).1
+    }
+
     /// The words after the first, in the order they are stored.
     #[inline]
     pub(super) const fn to_words(self) -> [u64; HOT_WORDS - 1] {
@@ -190,13 +234,13 @@ impl Hot {
             self.nonces[0],
             self.nonces[1],
             self.payload,
-            self.beats,
+            self.account.0,
         ]
     }
 
     #[inline]
     pub(super) const fn from_words(frame_pid: u32, words: [u64; HOT_WORDS - 1]) -> Self {
-        let [identity, last_arrival, paused_before, first, second, payload, beats] = words;
+        let [identity, last_arrival, paused_before, first, second, payload, account] = words;
         let [status, state, flags, class, ..] = identity.to_le_bytes();
         Self {
             frame_pid,
@@ -218,15 +262,17 @@ impl Hot {
             paused_before,
             nonces: [first, second],
             payload,
-            beats,
+            account: Account(account),
         }
     }
 }
 
+#[inline]
 const fn pair(high: u32, low: u32) -> u64 {
     (high as u64) << 32 | low as u64
 }
 
+#[inline]
 #[expect(clippy::cast_possible_truncation, reason = "takes the two halves apart")]
 const fn unpair(word: u64) -> (u32, u32) {
     ((word >> 32) as u32, word as u32)
@@ -250,6 +296,13 @@ pub(super) const fn has_rare(words: &[u64; COLD_WORDS]) -> bool {
 }
 
 impl Cold {
+    /// All beats that the two halves count.
+    #[cfg(any(test, feature = "http"))]
+    #[must_use]
+    pub const fn beats(&self, hot: &Hot) -> u64 {
+        pair(self.beats_rounds as u32, hot.beats())
+    }
+
     /// The words every agent has, and the rare ones, which are to be stored if [`has_rare`].
     #[inline]
     pub(super) fn to_words(self) -> ([u64; COLD_WORDS], [u64; RARE_WORDS]) {
@@ -275,7 +328,7 @@ impl Cold {
         let honest = if self.is_honest { HONEST } else { 0 };
         let is_rare = if rare.iter().fold(0, |all, word| all | word) == 0 { 0 } else { RARE };
         let words = [
-            pair(self.generation, self.uid),
+            pair(self.generation, u32::from(self.users) << 16 | u32::from(self.beats_rounds)),
             self.first_arrival.0,
             self.beats_lost,
             pair(self.stalls, self.resumes),
@@ -290,7 +343,8 @@ impl Cold {
     /// `rare` loads the rare words, which is done only if they are stored.
     #[inline]
     pub(super) fn from_words(words: [u64; COLD_WORDS], rare: impl FnOnce() -> [u64; RARE_WORDS]) -> Self {
-        let (generation, uid) = unpair(words[0]);
+        let (generation, rounds) = unpair(words[0]);
+        let [round_low, round_high, user_low, user_high] = rounds.to_le_bytes();
         let (stalls, resumes) = unpair(words[3]);
         let (streams, statuses) = unpair(words[4]);
         let (terminals, versions) = unpair(words[5]);
@@ -298,7 +352,8 @@ impl Cold {
         let rare = if has_rare(&words) { rare() } else { [0; RARE_WORDS] };
         Self {
             generation,
-            uid,
+            users: u16::from_le_bytes([user_low, user_high]),
+            beats_rounds: u16::from_le_bytes([round_low, round_high]),
             first_arrival: MonoNs(words[1]),
             other_seen: MonoNs(rare[0]),
             jump_from: rare[1],
@@ -338,6 +393,11 @@ mod tests {
 
     use super::*;
 
+    fn low_half(number: u32) -> u16 {
+        let [low, high, ..] = number.to_le_bytes();
+        u16::from_le_bytes([low, high])
+    }
+
     proptest! {
         #[test]
         fn both_halves_survive_their_words(
@@ -351,11 +411,12 @@ mod tests {
                 state: [State::Free, State::Up, State::Stalled, State::Waiting][usize::from(state)],
                 flags: Flags(flags), class,
                 last_arrival: MonoNs(numbers[0]), paused_before: numbers[1],
-                nonces: [numbers[2], numbers[3]], payload: numbers[4], beats: numbers[5],
+                nonces: [numbers[2], numbers[3]], payload: numbers[4], account: Account(numbers[6]),
             };
             prop_assert_eq!(Hot::from_words(small[0], hot.to_words()), hot);
             let cold = Cold {
-                generation: small[0], uid: small[1], first_arrival: MonoNs(numbers[0]),
+                generation: small[0], users: low_half(small[1]), beats_rounds: low_half(small[2]),
+                first_arrival: MonoNs(numbers[0]),
                 other_seen: MonoNs(numbers[1]), jump_from: numbers[2], jump_lost: numbers[3],
                 beats_lost: numbers[4], stalls: small[2], resumes: small[3], streams: small[4],
                 statuses: small[5], terminals: small[6], versions: small[7],
@@ -379,7 +440,7 @@ mod tests {
             small in prop::array::uniform8(any::<u32>()), is_honest: bool,
         ) {
             let cold = Cold {
-                generation: small[0], uid: small[1], first_arrival: MonoNs(numbers[0]),
+                generation: small[0], users: low_half(small[1]), first_arrival: MonoNs(numbers[0]),
                 beats_lost: numbers[1], stalls: small[2], resumes: small[3], streams: small[4],
                 statuses: small[5], terminals: small[6], versions: small[7],
                 changed_at: MonoNs(numbers[2]), claimed_pid: small[0], downgrades: small[1] >> 2,

@@ -4,7 +4,6 @@
 //! It says `up PID` once connected and answers every command with one line. It ends with its standard
 //! input, and with its parent.
 
-use std::env;
 use std::io::{self, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::unix::net::UnixDatagram;
@@ -12,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, ExitCode};
 use std::time::{Duration, Instant};
+use std::{env, fs};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, UCred, sendmsg};
@@ -50,6 +50,8 @@ commands, one a line:
   move PATH      beat on this socket, with a new handle, instead of all others
   send HEX       send this datagram; answer: send ok, or send ERROR
   forge PID HEX  the same with forged credentials: as if that process sent it
+  name WORD      take this name; answer: name WORD
+  become UID     become this user; answer: become UID
   exit N         end with this exit code";
 
 fn main() -> ExitCode {
@@ -485,6 +487,17 @@ impl Agent {
                     Err(error) => error.to_string(),
                 };
                 println!("forge {answer}");
+            }
+            "name" => {
+                // Of the thread that everybody takes for the process.
+                fs::write("/proc/self/comm", argument).map_err(told("take a name"))?;
+                println!("name {argument}");
+            }
+            "become" => {
+                let uid = argument.parse().map_err(told("read a user id"))?;
+                rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(uid))
+                    .map_err(told("become that user"))?;
+                println!("become {uid}");
             }
             "exit" => return Ok(Some(argument.parse::<u8>().map_err(told("read an exit code"))?.into())),
             _ => return Err(format!("{line} is no command")),

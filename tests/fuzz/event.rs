@@ -108,8 +108,7 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
         4 => Kind::Terminal { coalesced: values.arbitrary()? },
         5 => Kind::Status { coalesced: values.arbitrary()? },
         6 => {
-            use SessionWhy::{Exec, NewProcess, Nonce, Version};
-            let why = one_of(values, [NewProcess, Exec, Version, Nonce])?;
+            let why = one_of(values, SessionWhy::ALL)?;
             Kind::Session { why, coalesced: values.arbitrary()? }
         }
         7 => Kind::Mixed,

@@ -163,7 +163,7 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
         any::<u8>().prop_map(|code| Some(ExitHow::Code(code))),
         any::<u8>().prop_map(|signal| Some(ExitHow::Signal(signal))),
     ];
-    let session_why = vec![SessionWhy::NewProcess, SessionWhy::Exec, SessionWhy::Version, SessionWhy::Nonce];
+    let session_why = SessionWhy::ALL.to_vec();
     let phase = prop_oneof![Just(BlindPhase::Begin), extreme().prop_map(|for_ns| BlindPhase::End { for_ns })];
     let blind_why = prop::sample::select(vec![BlindWhy::Paused, BlindWhy::Full]);
     let place = prop::sample::select(vec![

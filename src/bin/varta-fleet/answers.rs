@@ -152,6 +152,8 @@ pub struct Tracked {
     pub rule: Option<usize>,
     pub terminals: u32,
     pub mixed: bool,
+    #[serde(default)]
+    pub program_unreadable: bool,
     pub blind: Blind,
     pub stall: Option<Stall>,
     pub resume: Option<Resume>,

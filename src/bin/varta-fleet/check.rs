@@ -111,6 +111,8 @@ pub fn check(args: &CheckArgs) -> Result<Exit, CliError> {
             }
             let is_asked = demand.is_some() || layers.origin("agents-max") != Origin::Default;
             findings.extend(host_findings(&plan, demand.as_ref(), is_asked));
+            let undecided = Warning::of_rules(&plan);
+            findings.extend(undecided.map(|warning| Finding::note(warning.to_string(), "")));
             if layers.config().events_beats && plan.events.is_none() {
                 findings.push(Finding::note(
                     "events-beats is true, but no events are written",

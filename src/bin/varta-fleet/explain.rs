@@ -64,6 +64,13 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
     )];
     said.push(last_beat(tracked));
     said.push(threshold(tracked, fleet));
+    if tracked.program_unreadable && fleet.rules.iter().any(|rule| rule.exe.is_some()) {
+        said.push(
+            "Program unreadable (as of other users' processes without CAP_SYS_PTRACE): any rule by \
+             program may match it, and the largest threshold of those holds."
+                .to_owned(),
+        );
+    }
     said.extend(judgement(tracked));
     said.push(sight(tracked));
     if agent.lost > 0 {

@@ -123,6 +123,7 @@ fn predicate(event: &Event) -> String {
                 "new-process" => "the pid is another process now",
                 "exec" => "it executed another program",
                 "version" => "it speaks another wire version",
+                "uid" => "it became another user",
                 _ => "it beats on another connection",
             };
             match event.coalesced {

@@ -1,0 +1,132 @@
+//! Which threshold holds for a process: the first rule that matches. While not all is known of the process, no
+//! rule that might match makes the threshold shorter: the largest of those that may hold does.
+
+use crate::config::RuleMatch;
+use crate::lookup::process::Program;
+use crate::pattern::Pattern;
+use crate::plan::Rule;
+
+/// What the aggregator needs to know of the plan.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Threshold of each class, ns: class 0 is the default, class i + 1 is rule i. If there are rules, a last one
+    /// holds until an agent was looked up.
+    pub thresholds_ns: Vec<u64>,
+    /// Which agents belong to which class.
+    pub rules: Vec<Rule>,
+}
+
+impl Policy {
+    /// The class of an agent that was not looked up yet.
+    pub fn first_class(&self) -> u8 {
+        number(self.thresholds_ns.len().saturating_sub(1))
+    }
+
+    /// The threshold of a class, ns.
+    pub fn threshold_ns(&self, class: u8) -> u64 {
+        let thresholds = &self.thresholds_ns;
+        thresholds.get(usize::from(class)).or(thresholds.first()).copied().unwrap_or(0)
+    }
+
+    /// The class of a process of user `uid`.
+    pub fn class_of(&self, uid: u32, program: &Program) -> u8 {
+        let mut largest: Option<u8> = None;
+        for (class, rule) in (1..).zip(&self.rules) {
+            let matches = judge(rule, uid, program);
+            if matches == Some(false) {
+                continue;
+            }
+            largest = Some(largest.map_or(class, |other| self.larger(other, class)));
+            if matches == Some(true) {
+                return largest.unwrap_or(0);
+            }
+        }
+        largest.map_or(0, |class| self.larger(class, 0))
+    }
+
+    /// Of two classes the one that allows more silence, the first if it makes no difference.
+    fn larger(&self, one: u8, other: u8) -> u8 {
+        if self.threshold_ns(other) > self.threshold_ns(one) { other } else { one }
+    }
+}
+
+/// Whether the rule matches; `None` if it looks at something that could not be read, and nothing else speaks
+/// against it.
+fn judge(rule: &Rule, uid: u32, program: &Program) -> Option<bool> {
+    let RuleMatch { comm, exe, .. } = &rule.matcher;
+    let known = |pattern: &Option<String>, text: &Option<String>| pattern.is_none() || text.is_some();
+    let is_known = known(comm, &program.comm) && known(exe, &program.exe);
+    let holds = |pattern: &Option<String>, text: &Option<String>| match (pattern, text) {
+        (Some(pattern), Some(text)) => Pattern::new(pattern).matches(text),
+        _ => true,
+    };
+    let may_match = rule.matcher.uid.is_none_or(|wanted| wanted == uid)
+        && holds(comm, &program.comm)
+        && holds(exe, &program.exe);
+    if may_match && !is_known { None } else { Some(may_match) }
+}
+
+/// There are at most 200 rules.
+fn number(class: usize) -> u8 {
+    u8::try_from(class).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(matcher: RuleMatch, threshold_ns: u64) -> Rule {
+        Rule { matcher, threshold_ns }
+    }
+
+    fn exe(pattern: &str) -> RuleMatch {
+        RuleMatch::exe(pattern)
+    }
+
+    fn policy(rules: Vec<Rule>) -> Policy {
+        let mut thresholds_ns = vec![10];
+        thresholds_ns.extend(rules.iter().map(|rule| rule.threshold_ns));
+        thresholds_ns.push(thresholds_ns.iter().copied().max().unwrap_or(0));
+        Policy { thresholds_ns, rules }
+    }
+
+    fn program(comm: &str, exe: &str) -> Program {
+        Program { comm: Some(comm.to_owned()), exe: Some(exe.to_owned()) }
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_holds() {
+        let policy = policy(vec![
+            rule(RuleMatch::comm("batch-*"), 30),
+            rule(RuleMatch::uid(5), 5),
+            rule(exe("/opt/*"), 50),
+        ]);
+        assert_eq!(policy.class_of(1, &program("batch-1", "/bin/x")), 1);
+        assert_eq!(policy.class_of(5, &program("batch-1", "/bin/x")), 1);
+        assert_eq!(policy.class_of(5, &program("x", "/opt/x")), 2);
+        assert_eq!(policy.class_of(1, &program("x", "/opt/x")), 3);
+        assert_eq!(policy.class_of(1, &program("x", "/bin/x")), 0);
+        assert_eq!(policy.first_class(), 4);
+    }
+
+    #[test]
+    fn what_cannot_be_read_never_makes_the_threshold_shorter() {
+        let unreadable = Program { comm: Some("x".to_owned()), exe: None };
+        let short_and_long = policy(vec![rule(exe("/a"), 5), rule(exe("/b"), 50), rule(exe("/c"), 20)]);
+        assert_eq!(short_and_long.class_of(1, &unreadable), 2, "the largest that may hold");
+        let only_shorter = policy(vec![rule(exe("/a"), 5)]);
+        assert_eq!(only_shorter.class_of(1, &unreadable), 0, "the default may hold, and is larger");
+        let after_a_match = policy(vec![rule(RuleMatch::comm("x"), 7), rule(exe("/b"), 50)]);
+        assert_eq!(after_a_match.class_of(1, &unreadable), 1, "the first match is known");
+        let before_a_match = policy(vec![rule(exe("/b"), 50), rule(RuleMatch::comm("x"), 7)]);
+        assert_eq!(before_a_match.class_of(1, &unreadable), 1, "what comes before it may match");
+    }
+
+    #[test]
+    fn a_rule_that_something_known_speaks_against_does_not_match() {
+        let of_other_user = RuleMatch { uid: Some(9), ..exe("/b") };
+        let policy = policy(vec![rule(of_other_user, 50)]);
+        assert_eq!(policy.class_of(1, &Program::default()), 0);
+        assert_eq!(policy.class_of(9, &Program::default()), 1);
+    }
+}
