@@ -86,6 +86,7 @@ mod error;
 mod fleet;
 mod health;
 mod observer;
+mod copies;
 mod snapshot;
 
 // Files in the runtime directory.

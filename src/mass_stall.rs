@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, select, unbounded};
-use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::aggregator::fanout::Subscriber;
 use crate::aggregator::policy::Policy;
-use crate::aggregator::tally::{Reader, Tally};
+use crate::aggregator::tally::Reader;
 use crate::aggregator::{Aggregator, Inquiries, Request};
+use crate::copies::Copies;
 use crate::event::Event;
 use crate::fleet::{AGGREGATOR_NICE, Life, aggregate, observe};
 use crate::health::Vitals;
@@ -67,7 +67,7 @@ pub struct Stage {
     ports: Vec<Arc<Port>>,
     requests: Sender<Request>,
     doorbell: Arc<Doorbell>,
-    tally: Arc<Mutex<Tally>>,
+    copies: Arc<Copies>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -180,13 +180,14 @@ impl Stage {
         let admission = Admission::new(setup.agents)?;
         let stop = Arc::new(AtomicBool::new(false));
         let (requests, requests_of) = unbounded();
-        let tally = Arc::new(Mutex::new(Tally::default()));
+        let (copies, asked) = Copies::new(setup.shards.into(), Arc::clone(&doorbell));
+        let copies = Arc::new(copies);
         let mut stage = Self {
             queues: Vec::new(),
             ports: Vec::new(),
             requests,
             doorbell: Arc::clone(&doorbell),
-            tally: Arc::clone(&tally),
+            copies: Arc::clone(&copies),
             stop: Arc::clone(&stop),
             threads: Vec::new(),
         };
@@ -231,11 +232,11 @@ impl Stage {
         let policy = Policy { thresholds_ns: vec![setup.threshold_ns], rules: Vec::new() };
         let inquiries = Inquiries { lookups, watch, answers: answers_of };
         let aggregator =
-            Aggregator::new(&stage.ports, policy, inquiries, requests_of, Arc::clone(&doorbell), tally);
+            Aggregator::new(&stage.ports, policy, inquiries, requests_of, Arc::clone(&doorbell), asked);
         // Nobody hears how threads are set up.
         let (said, _) = unbounded();
         let vitals = Vitals::new(stage.ports.as_slice().into(), Arc::default());
-        let body = aggregate(aggregator, vitals, Arc::clone(&doorbell), said.clone());
+        let body = aggregate(aggregator, copies, vitals, Arc::clone(&doorbell), said.clone());
         let aggregator = stage.spawn("aggregate", body)?;
         doorbell.answer(aggregator);
         for (shard, port) in shards.into_iter().zip(stage.ports.clone()) {
@@ -275,7 +276,7 @@ impl Stage {
 
     /// Agents that were told to be up and not to be stalled.
     pub fn agents_up(&self) -> u64 {
-        self.tally.lock().shards.iter().map(|shard| shard.up).sum()
+        self.copies.take().shards.iter().map(|shard| shard.up).sum()
     }
 
     /// Batch reports that no room was left for.

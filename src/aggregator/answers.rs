@@ -51,10 +51,9 @@ impl Aggregator {
         let Some(place) = self.place_of(ticket) else { return };
         let told = self.told(place);
         let was_unwatched = told.set(Mark::Unwatched, !is_watched);
-        let mut tally = self.tally.lock();
+        let tally = &mut self.tally;
         let unwatched = &mut tally.shards[usize::from(place.shard)].unwatched;
         *unwatched = *unwatched + u64::from(!is_watched) - u64::from(was_unwatched);
-        drop(tally);
         let told = self.told(place);
         if told.is(Mark::Unwatched) && (told.is(Mark::Stalled) || !told.is(Mark::Counted)) {
             self.poll_unwatched(place);
@@ -91,7 +90,7 @@ impl Aggregator {
                 self.gone(place, at);
             }
             Err(LookupError::Failed) => {
-                self.tally.lock().lookups_failed += 1;
+                self.tally.lookups_failed += 1;
                 self.accept_claim(place, &hot, &cold, None);
                 self.set_class(place, hot.uid(), &Program::default());
                 self.watch(place, None);

@@ -376,7 +376,7 @@ impl Aggregator {
             agent.status = self.told(place).status;
             let kind = EventKind::Exit { silent_ns: at.since(hot.last_arrival), how: told.how };
             self.tell(Some(place.shard), Some(agent), at, kind);
-            self.tally.lock().shards[usize::from(place.shard)].exits += 1;
+            self.tally.shards[usize::from(place.shard)].exits += 1;
         }
         for place in places.iter() {
             let told = self.told(place);

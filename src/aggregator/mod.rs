@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam::channel::Receiver;
-use parking_lot::Mutex;
 
+use crate::copies::Asked;
 use crate::counters::ShardHealth;
 use crate::event::{Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, SessionWhy};
 use crate::lane::report::SAMPLES_MAX;
@@ -202,7 +202,8 @@ pub struct Aggregator {
     requests: Receiver<Request>,
     doorbell: Arc<Doorbell>,
     fanout: Fanout,
-    tally: Arc<Mutex<Tally>>,
+    tally: Tally,
+    asked: Asked,
     /// Where each pid beats, by pid; further places hang on the first.
     places: Slots<Option<PackedPlace>>,
     pending: VecDeque<Pending>,
@@ -233,9 +234,8 @@ impl Aggregator {
         inquiries: Inquiries,
         requests: Receiver<Request>,
         doorbell: Arc<Doorbell>,
-        tally: Arc<Mutex<Tally>>,
+        asked: Asked,
     ) -> Self {
-        tally.lock().shards.resize_with(ports.len(), Default::default);
         let shards = ports.iter().map(|port| ShardView {
             told: Slots::default(),
             to_look: VecDeque::new(),
@@ -263,7 +263,8 @@ impl Aggregator {
             requests,
             doorbell,
             fanout: Fanout::default(),
-            tally,
+            tally: Tally::of_shards(ports.len()),
+            asked,
             places: Slots::default(),
             pending: VecDeque::new(),
             in_flight_max: IN_FLIGHT_MAX,
@@ -386,12 +387,17 @@ impl Aggregator {
         }
     }
 
+    /// What was counted so far.
+    pub const fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
     fn take_requests(&mut self) {
         while let Ok(request) = self.requests.try_recv() {
             match request {
                 Request::Subscribe(subscriber) => self.fanout.add(subscriber),
                 Request::WriteFailed(errno) => {
-                    self.tally.lock().event_write_errors += 1;
+                    self.tally.event_write_errors += 1;
                     self.tell(None, None, self.now, EventKind::Io { place: IoPlace::Events, errno });
                 }
                 Request::Files { shard, errno } => self.tell_of_files(shard, errno),
@@ -441,7 +447,7 @@ impl Aggregator {
 
     fn look(&mut self, place: Place) {
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {
-            self.tally.lock().slot_reads_busy += 1;
+            self.tally.slot_reads_busy += 1;
             self.again.push(place);
             return;
         };
@@ -504,7 +510,7 @@ impl Aggregator {
             self.doubt(place);
         }
         *self.places.of(hot.pid) = Some(place.into());
-        self.tally.lock().shards[usize::from(place.shard)].off_hash += u64::from(is_off_hash);
+        self.tally.shards[usize::from(place.shard)].off_hash += u64::from(is_off_hash);
         if is_held {
             self.held.push_back((self.now + HELD_NS, place, cold.generation));
         }
@@ -586,7 +592,7 @@ impl Aggregator {
                 at = self.next_of(earlier);
             }
         }
-        let mut tally = self.tally.lock();
+        let tally = &mut self.tally;
         let shard = &mut tally.shards[usize::from(place.shard)];
         shard.unwatched -= u64::from(told.is(Mark::Unwatched));
         shard.off_hash -= u64::from(told.is(Mark::OffHash));
@@ -640,7 +646,7 @@ impl Aggregator {
         }
         if !told.is(Mark::Counted) {
             self.told(place).set(Mark::Counted, true);
-            self.tally.lock().shards[usize::from(place.shard)].up += 1;
+            self.tally.shards[usize::from(place.shard)].up += 1;
         }
         if told.is(Mark::Up) {
             return;
@@ -657,7 +663,7 @@ impl Aggregator {
                 self.told(other).set(Mark::Up, true);
             }
         }
-        self.tally.lock().shards[usize::from(place.shard)].sessions[SessionWhy::NewProcess as usize] += 1;
+        self.tally.shards[usize::from(place.shard)].sessions[SessionWhy::NewProcess as usize] += 1;
         self.tell_of(place, hot, cold.first_arrival, EventKind::Up);
     }
 
@@ -667,7 +673,7 @@ impl Aggregator {
             let session = self.session(place);
             self.enter(place, Session { number: self.last_session, ..session });
         }
-        self.tally.lock().shards[usize::from(place.shard)].sessions[why as usize] += u64::from(coalesced);
+        self.tally.shards[usize::from(place.shard)].sessions[why as usize] += u64::from(coalesced);
     }
 
     /// `is_rest`: whatever is left is told now, however often it was.
@@ -874,7 +880,7 @@ impl Aggregator {
         let between = cold.resumes.wrapping_sub(told.resumes).min(coalesced.saturating_sub(1));
         told.resumes = told.resumes.wrapping_add(between);
         {
-            let mut tally = self.tally.lock();
+            let tally = &mut self.tally;
             let shard = &mut tally.shards[usize::from(place.shard)];
             let count = if is_uncertain { &mut shard.stalls_uncertain } else { &mut shard.stalls_certain };
             *count += u64::from(coalesced);
@@ -897,7 +903,7 @@ impl Aggregator {
         let between = cold.stalls.wrapping_sub(told.stalls).min(coalesced.saturating_sub(1));
         told.stalls = told.stalls.wrapping_add(between);
         {
-            let mut tally = self.tally.lock();
+            let tally = &mut self.tally;
             let shard = &mut tally.shards[usize::from(place.shard)];
             shard.stalls_uncertain += u64::from(between);
             shard.resumes += u64::from(coalesced);

@@ -1,7 +1,6 @@
 //! Histograms and counts, kept by the aggregator and copied by whoever wants to see them.
 
 use hdrhistogram::Histogram;
-use parking_lot::Mutex;
 
 use crate::event::SessionWhy;
 
@@ -134,6 +133,11 @@ impl Reader {
 }
 
 impl Tally {
+    /// Of so many shards, nothing counted yet.
+    pub fn of_shards(shards: usize) -> Self {
+        Self { shards: vec![ShardTally::default(); shards], ..Self::default() }
+    }
+
     /// The distributions of all shards together.
     pub fn merged(&self) -> Histograms {
         let mut merged = Histograms::default();
@@ -141,23 +145,5 @@ impl Tally {
             merged.merge(&shard.histograms);
         }
         merged
-    }
-
-    /// A copy. Locks once a shard, for as long as its histograms take to copy, some ten microseconds: the
-    /// aggregator waits for no more.
-    pub fn copy_of(shared: &Mutex<Self>) -> Self {
-        let count = shared.lock().shards.len();
-        let shards = (0..count).map(|shard| shared.lock().shards[shard].clone()).collect();
-        let tally = shared.lock();
-        Self {
-            shards,
-            events: tally.events,
-            events_dropped: tally.events_dropped,
-            beats_untold: tally.beats_untold,
-            lookups_failed: tally.lookups_failed,
-            slot_reads_busy: tally.slot_reads_busy,
-            event_write_errors: tally.event_write_errors,
-            is_unlisted: tally.is_unlisted,
-        }
     }
 }

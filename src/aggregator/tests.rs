@@ -7,6 +7,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use super::*;
 use crate::config::RuleMatch;
+use crate::copies::Copies;
 use crate::fleet::EVENTS_SLACK;
 use crate::kick::Kick;
 use crate::lookup::process::Incarnation;
@@ -53,7 +54,6 @@ pub(super) struct World {
     watched: Vec<(Ticket, u32, Option<Incarnation>)>,
     /// There are descriptors to watch with.
     pub(super) is_watching: bool,
-    pub(super) tally: Arc<Mutex<Tally>>,
     /// The lookup thread does not answer.
     pub(super) is_mute: bool,
     /// The kernel tells the lookup thread nothing.
@@ -119,11 +119,10 @@ impl World {
         let (requests, requests_of) = unbounded();
         let (subscriber, events) = Subscriber::new(tally::Reader::Log, agents_max as usize + EVENTS_SLACK);
         requests.send(Request::Subscribe(subscriber)).unwrap();
-        let tally = Arc::new(Mutex::new(Tally::default()));
+        let (_copies, asked) = Copies::new(ports.len(), Arc::default());
         let policy = Policy { thresholds_ns, rules };
         let inquiries = Inquiries { lookups, watch, answers };
-        let mut aggregator =
-            Aggregator::new(&ports, policy, inquiries, requests_of, doorbell, Arc::clone(&tally));
+        let mut aggregator = Aggregator::new(&ports, policy, inquiries, requests_of, doorbell, asked);
         aggregator.start(clock.mono(), clock.wall());
         let mut world = Self {
             clock,
@@ -138,7 +137,6 @@ impl World {
             processes: HashMap::new(),
             watched: Vec::new(),
             is_watching: false,
-            tally,
             is_mute: false,
             is_secretive: false,
             asleep: Vec::new(),
@@ -290,7 +288,7 @@ impl World {
     }
 
     pub(super) fn agents(&self) -> (u64, u64) {
-        let tally = self.tally.lock();
+        let tally = self.aggregator.tally();
         (
             tally.shards.iter().map(|shard| shard.up).sum(),
             tally.shards.iter().map(|shard| shard.stalled).sum(),
@@ -799,7 +797,7 @@ fn stalls_and_resumes_told_in_one_event_are_all_counted() {
             }
             world.is_aggregator_asleep = false;
             let counted = |world: &World| {
-                let tally = world.tally.lock();
+                let tally = world.aggregator.tally();
                 let [shard] = &tally.shards[..] else { unreachable!() };
                 (shard.stalls_certain + shard.stalls_uncertain, shard.resumes)
             };
@@ -1307,7 +1305,7 @@ fn a_lookup_that_fails_is_not_repeated_without_news() {
     world.beats(0, 7, 100..104);
     world.beats(0, 7, 1..20);
     assert_eq!(world.kinds(7), ["up", "session"]);
-    assert_eq!(world.tally.lock().lookups_failed, 2, "the first beat and the second stream");
+    assert_eq!(world.aggregator.tally().lookups_failed, 2, "the first beat and the second stream");
 }
 
 #[test]

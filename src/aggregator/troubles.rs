@@ -198,7 +198,7 @@ impl Aggregator {
     }
 
     pub(super) fn tell_of_files(&mut self, shard: Option<u16>, errno: i32) {
-        let mut tally = self.tally.lock();
+        let tally = &mut self.tally;
         let place = match shard {
             Some(shard) => {
                 tally.shards[usize::from(shard)].is_unreachable = errno != 0;
@@ -209,7 +209,6 @@ impl Aggregator {
                 IoPlace::Directory
             }
         };
-        drop(tally);
         self.tell(shard, None, self.now, EventKind::Io { place, errno });
     }
 
@@ -223,7 +222,7 @@ impl Aggregator {
     /// True if there were any, so that there will be more.
     pub(super) fn take_reports(&mut self) -> bool {
         let mut samples = [0; SAMPLES_MAX];
-        let mut tally = self.tally.lock();
+        let tally = &mut self.tally;
         let mut is_any = false;
         for (view, tally) in self.shards.iter().zip(&mut tally.shards) {
             let histograms = &mut tally.histograms;
@@ -243,9 +242,10 @@ impl Aggregator {
     }
 
     pub(super) fn publish(&mut self) {
-        let mut tally = self.tally.lock();
+        let tally = &mut self.tally;
         tally.events = self.fanout.last_seq();
         tally.events_dropped = self.fanout.dropped();
         tally.beats_untold = self.fanout.beats_dropped();
+        self.asked.answer(&self.tally);
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Sources;
 use super::metrics::{Buckets, bounds};
-use crate::aggregator::tally::{Histograms, Tally};
+use crate::aggregator::tally::Histograms;
 use crate::plan::Rule;
 use crate::snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot, written};
 use crate::time::{MonoNs, WallNs};
@@ -114,7 +114,7 @@ struct UidAnswer {
 impl FleetAnswer {
     /// As of now.
     pub fn of(sources: &Sources, now: MonoNs, wall: WallNs) -> Self {
-        let tally = Tally::copy_of(&sources.tally);
+        let tally = sources.copies.take();
         let snapshot = Snapshot::take(&sources.ports, &tally, sources.plan.agents_max);
         let merged = tally.merged();
         let health = sources.vitals.health(&snapshot, now);

@@ -62,7 +62,7 @@ const NS_PER_SECOND: f64 = 1e9;
 /// Everything a scrape looks at, taken once.
 pub struct Reading {
     sources: Arc<Sources>,
-    tally: Tally,
+    tally: Arc<Tally>,
     /// The distributions of all shards together.
     merged: Histograms,
     resources: Resources,
@@ -73,7 +73,7 @@ pub struct Reading {
 impl Reading {
     /// As of `now`. Waits for nobody but the aggregator, microseconds at a time.
     pub fn take(sources: &Arc<Sources>, traffic: Traffic, now: MonoNs) -> Self {
-        let tally = Tally::copy_of(&sources.tally);
+        let tally = sources.copies.take();
         let merged = tally.merged();
         Self { sources: Arc::clone(sources), tally, merged, resources: Resources::now(), traffic, now }
     }
@@ -603,11 +603,13 @@ mod tests {
 
     fn text(agents: u64) -> String {
         let sources = Arc::new(sources(2));
-        for shard in &mut sources.tally.lock().shards {
+        let mut tally = Tally::of_shards(2);
+        for shard in &mut tally.shards {
             shard.up = agents;
             shard.histograms.queue_ns.saturating_record_n(1_500, agents);
             shard.histograms.queue_ns.saturating_record(7_000_000);
         }
+        sources.copies.keep(tally);
         openmetrics_text(Reading::take(&sources, Traffic::default(), MonoNs(5)))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! In: requests; events of its own subscription; slots, counters and tallies that others publish. Out: answers.
 //! Thread: http, one, with a runtime of its own. Blocks: in its runtime. It waits for no shard, nor any shard for it;
-//! the aggregator shares the tally's lock with it, microseconds at a time.
+//! the aggregator copies what it counts for it, between two turns.
 //!
 //! What a client can take is bounded: connections (the one idle longest makes room), bytes of a request, time to
 //! send one, time to take an answer. Everything that takes long yields between pieces.
@@ -21,7 +21,6 @@ use crossbeam::channel::{Receiver, TryRecvError};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
 use tokio::task::{LocalSet, spawn_local, yield_now};
@@ -30,7 +29,8 @@ use tokio_io_timeout::TimeoutStream;
 
 use crate::aggregator::export::OutputState;
 use crate::aggregator::fanout::Subscriber;
-use crate::aggregator::tally::{Reader, Tally};
+use crate::aggregator::tally::Reader;
+use crate::copies::Copies;
 use crate::error::Reason;
 use crate::event::Event;
 use crate::fleet::EVENTS_SLACK;
@@ -87,7 +87,7 @@ pub struct Sources {
     /// What the shards publish.
     pub ports: Arc<[Arc<Port>]>,
     /// What the aggregator counts.
-    pub tally: Arc<Mutex<Tally>>,
+    pub copies: Arc<Copies>,
     /// What processes are called.
     pub names: Arc<Names>,
     /// How the threads are.
@@ -468,6 +468,7 @@ pub mod standin {
     #[cfg(feature = "bench")]
     use super::metrics::{Reading, openmetrics_text};
     use super::*;
+    use crate::aggregator::tally::Tally;
     use crate::config::Config;
     use crate::kick::Kick;
     use crate::table::{self, Origin};
@@ -487,11 +488,9 @@ pub mod standin {
         };
         let ports: Arc<[Arc<Port>]> = (0..shards).map(port).collect();
         let vitals = Vitals::new(Arc::clone(&ports), Arc::default());
-        let mut tally = Tally::default();
-        tally.shards.resize_with(shards.into(), Default::default);
         Sources {
             ports,
-            tally: Arc::new(Mutex::new(tally)),
+            copies: Arc::new(Copies::of(Tally::of_shards(shards.into()))),
             names: Arc::new(Names::new(shards.into())),
             vitals,
             output: Arc::default(),
@@ -514,7 +513,8 @@ pub mod standin {
     #[cfg(feature = "bench")]
     pub fn busy(shards: u16, agents: u64) -> Arc<Sources> {
         let sources = sources(shards);
-        for shard in &mut sources.tally.lock().shards {
+        let mut tally = Tally::of_shards(shards.into());
+        for shard in &mut tally.shards {
             shard.up = agents / u64::from(shards);
             for latency in 0..agents.min(100_000) {
                 shard.histograms.queue_ns.saturating_record(latency * 97 % 5_000_000);
@@ -522,6 +522,7 @@ pub mod standin {
                 shard.histograms.lateness_ns.saturating_record(latency * 101 % 11_000_000);
             }
         }
+        sources.copies.keep(tally);
         Arc::new(sources)
     }
 }

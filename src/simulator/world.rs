@@ -9,13 +9,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use parking_lot::Mutex;
 
 use crate::aggregator::fanout::Subscriber;
 use crate::aggregator::policy::Policy;
-use crate::aggregator::tally::{Reader, Tally};
+use crate::aggregator::tally::Reader;
 use crate::aggregator::{Aggregator, Inquiries, Next, Request};
 use crate::config::RuleMatch;
+use crate::copies::Copies;
 use crate::event::{Event, EventKind, ExitHow};
 use crate::kick::Kick;
 use crate::lane::{Doorbell, Port};
@@ -176,7 +176,6 @@ pub struct World<'a> {
     watch_thread: Thread,
     doorbell: Arc<Doorbell>,
     admission: Arc<Admission>,
-    tally: Arc<Mutex<Tally>>,
     events: Receiver<Event>,
     slow: Receiver<Event>,
     slow_at: u64,
@@ -242,7 +241,7 @@ impl<'a> World<'a> {
         let events = subscribe(room, false);
         let slow = subscribe(setting.slow_room, false);
         let beats = setting.with_beats.then(|| subscribe(2 * room, true));
-        let tally = Arc::new(Mutex::new(Tally::default()));
+        let (_copies, asked) = Copies::new(shards.len(), Arc::default());
         let policy = Policy { thresholds_ns, rules: rules.collect() };
         let mut aggregator = Aggregator::new(
             &ports,
@@ -250,7 +249,7 @@ impl<'a> World<'a> {
             Inquiries { lookups, watch, answers },
             requests_of,
             Arc::clone(&doorbell),
-            Arc::clone(&tally),
+            asked,
         );
         if let Some(max) = setting.in_flight_max {
             aggregator.limit_in_flight(max);
@@ -271,7 +270,6 @@ impl<'a> World<'a> {
             watch_thread: Thread::asleep(),
             doorbell,
             admission,
-            tally,
             events,
             slow,
             slow_at: setting.slow_every,
@@ -775,7 +773,7 @@ impl<'a> World<'a> {
         self.turn_aggregator()?;
         self.take_slow()?;
         self.check_stalls()?;
-        let tally = self.tally.lock();
+        let tally = self.aggregator.tally();
         let stalls: u64 =
             tally.shards.iter().map(|shard| shard.stalls_certain + shard.stalls_uncertain).sum();
         let resumes: u64 = tally.shards.iter().map(|shard| shard.resumes).sum();
@@ -804,7 +802,6 @@ impl<'a> World<'a> {
             beats_untold: tally.beats_untold
                 + ports().map(|port| port.counters.beats_untold.get()).sum::<u64>(),
         };
-        drop(tally);
         self.model.check_end(&end)
     }
 }
