@@ -8,7 +8,8 @@ use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use varta_fleet::event::{
-    NoFrame,     Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, IoPlace, SessionWhy, ShareSpent,
+    Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, IoPlace, NoFrame, SessionWhy,
+    ShareSpent,
 };
 use varta_fleet::fuzzing::Format;
 use varta_fleet::time::{MonoNs, WallNs};
