@@ -65,6 +65,12 @@ pub enum EventKind {
         /// Resumes told by this one event.
         coalesced: u32,
     },
+    /// A silence reached the agent's threshold while its control group was frozen, which is no stall. The end of
+    /// one whose process dies meanwhile is its exit.
+    Frozen {
+        /// Begin or end.
+        phase: FrozenPhase,
+    },
     /// The kernel says the process is gone.
     Exit {
         /// From the last beat's arrival to the instant the exit was known, ns.
@@ -220,6 +226,26 @@ pub enum BlindPhase {
     },
 }
 
+/// Begin or end of what is told of a frozen agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrozenPhase {
+    /// It is frozen as of the event's `mono`.
+    Begin,
+    /// It is not, or beats: its next silence is a stall from its threshold on.
+    End,
+}
+
+impl FrozenPhase {
+    /// The word of the event schema.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Begin => "begin",
+            Self::End => "end",
+        }
+    }
+}
+
 /// What blinded a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlindWhy {
@@ -270,9 +296,9 @@ impl NoFrame {
 
 impl EventKind {
     /// The words of all kinds that have a number.
-    pub const NAMES: [&'static str; 17] = [
-        "up", "stall", "resume", "exit", "terminal", "status", "session", "mixed", "decode", "auth", "blind",
-        "full", "flood", "moved", "io", "start", "stop",
+    pub const NAMES: [&'static str; 18] = [
+        "up", "stall", "resume", "frozen", "exit", "terminal", "status", "session", "mixed", "decode",
+        "auth", "blind", "full", "flood", "moved", "io", "start", "stop",
     ];
 
     /// The word of the event schema.
@@ -282,6 +308,7 @@ impl EventKind {
             Self::Up => "up",
             Self::Stall { .. } => "stall",
             Self::Resume { .. } => "resume",
+            Self::Frozen { .. } => "frozen",
             Self::Exit { .. } => "exit",
             Self::Terminal { .. } => "terminal",
             Self::Status { .. } => "status",

@@ -316,7 +316,8 @@ fn answer_questions(
         let Ok(Question { ticket, pid, of }) = question else { return };
         let program = Program { comm: Some("agent".to_owned()), exe: Some("/agent".to_owned()) };
         let answer = match of {
-            Inquiry::Program => Answer::Program { ticket, found: program },
+            Inquiry::Program => Answer::Program { ticket, found: program, is_frozen: false },
+            Inquiry::Freezer(_) => Answer::Freezer { ticket, is_frozen: false },
             Inquiry::Identity => {
                 let incarnation = Incarnation::new(u64::from(pid));
                 let found = Identity { incarnation, started: MonoNs(0), inner_pids: Vec::new(), program };

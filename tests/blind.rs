@@ -79,9 +79,9 @@ fn fault_24_a_frozen_observer_raises_no_false_stall_tells_one_pause_and_finds_tr
     expect_one_pause_and_no_harm(observer, &mut agents, begin, end, queue_limit);
 }
 
-/// An agent in a frozen container is silent: a true stall, and it comes back.
+/// An agent in a frozen container is silent, and no stall; it comes back, or it stops in earnest.
 #[test]
-fn fault_24_frozen_agents_are_silent_and_back() {
+fn fault_65_an_agent_in_a_frozen_control_group_is_frozen_and_not_stalled() {
     let mut observer = Observer::start(options(512));
     let agents = agents_on_both_shards(&observer, 2);
     let freezer = Freezer::around(agents[0].pid());
@@ -89,10 +89,23 @@ fn fault_24_frozen_agents_are_silent_and_back() {
         observer.expect("up", agent.pid(), SOON);
     }
     freezer.freeze();
-    observer.expect("stall", agents[0].pid(), T + SOON);
+    let pid = agents[0].pid();
+    let begin = observer.expect("frozen", pid, T + SOON);
+    assert_eq!(begin.str("phase"), "begin");
+    observer.watch(T);
     freezer.thaw();
-    observer.expect("resume", agents[0].pid(), SOON);
-    observer.none_of("stall", agents[1].pid());
+    let end = observer.expect("frozen", pid, SOON);
+    assert_eq!(end.str("phase"), "end");
+    observer.watch(T + T / 4);
+    for agent in &agents {
+        observer.none_of("stall", agent.pid());
+        observer.none_of("resume", agent.pid());
+    }
+    // Stopped by a signal it is not frozen.
+    agents[0].signal(Signal::STOP);
+    observer.expect("stall", pid, T + SOON);
+    agents[0].signal(Signal::CONT);
+    observer.expect("resume", pid, SOON);
     observer.stop();
 }
 

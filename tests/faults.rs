@@ -168,6 +168,12 @@ const FAULTS: &[(usize, &str, &str, Shown)] = &[
     (63, "a pid goes to another user's process", "the dead's user and answers do not stay", ByTests),
     (64, "a program's file is replaced, or may not be read", "its rule holds; never a shorter one", ByTests),
     (
+        65,
+        "an agent's control group is frozen",
+        "frozen, not stalled; a threshold to beat in after it",
+        ByTests,
+    ),
+    (
         66,
         "frames of an agent are refused for reasons of ours",
         "evidence: no certain stall, none before three thresholds",

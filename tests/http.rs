@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 mod common;
 
 use common::http::{Answer, Connection};
-use common::{Agent, AgentOptions, Client, Observer, Options, SOON, signal, wait_for};
+use common::{Agent, AgentOptions, Client, Freezer, Observer, Options, SOON, signal, wait_for};
 
 const SCHEMA: &str = include_str!("../src/http/openapi.json");
 
@@ -48,6 +48,44 @@ fn assert_is(name: &str, value: &Value) {
     let output = validator.wait_with_output().expect("it ends");
     let problems = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && problems.is_empty(), "{name}: {problems}\n{value:#}");
+}
+
+#[test]
+fn fault_65_a_frozen_agent_is_shown_and_found_as_such() {
+    let mut observer = Observer::start(served());
+    let agent = Agent::start(Client::Rust02, &observer);
+    let pid = agent.pid();
+    observer.expect("up", pid, SOON);
+    let freezer = Freezer::around(pid);
+    freezer.freeze();
+    observer.expect("frozen", pid, SOON);
+    let found = |observer: &Observer, state: &str| {
+        let page = observer.get(&format!("/api/v1/agents?state={state}")).json();
+        assert_is("Page", &page);
+        page["total"].as_u64()
+    };
+    wait_for("it to be shown as frozen", || (found(&observer, "frozen") == Some(1)).then_some(()));
+    assert_eq!((found(&observer, "stalled"), found(&observer, "up")), (Some(0), Some(0)));
+    let detail = observer.get(&format!("/api/v1/agents/{pid}")).json();
+    assert_is("AgentDetail", &detail);
+    assert_eq!(detail["state"], "frozen");
+    let dir = observer.dir().display().to_string();
+    let explain = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+        .args(["explain", "--dir", &dir, &pid.to_string()])
+        .output();
+    let said = String::from_utf8_lossy(&explain.expect("run it").stdout).into_owned();
+    assert!(said.contains("FROZEN") && !said.contains("stalled"), "{said}");
+    let counted = |observer: &Observer| {
+        let text = observer.get("/metrics").text().to_owned();
+        let frozen = text.lines().filter(|line| line.starts_with("varta_agents{") && line.contains("frozen"));
+        frozen.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>()
+    };
+    wait_for("it to be counted", || (counted(&observer) > 0.5).then_some(()));
+    freezer.thaw();
+    observer.expect("frozen", pid, SOON);
+    wait_for("it to be shown as up", || (found(&observer, "up") == Some(1)).then_some(()));
+    observer.none_of("stall", pid);
+    observer.stop();
 }
 
 #[test]

@@ -10,7 +10,8 @@ impl Aggregator {
             let Ok(answer) = self.inquiries.answers.try_recv() else { return false };
             match answer {
                 Answer::Identity { ticket, found } => self.identified(ticket, found),
-                Answer::Program { ticket, found } => self.looked_again(ticket, &found),
+                Answer::Program { ticket, found, is_frozen } => self.looked_again(ticket, &found, is_frozen),
+                Answer::Freezer { ticket, is_frozen } => self.asked_if_frozen(ticket, is_frozen),
                 Answer::There { ticket } => self.is_there(ticket),
                 Answer::Gone { ticket, at, how } => self.is_gone(ticket, at, how),
                 Answer::Watching { ticket, is_watched } => self.is_watched(ticket, is_watched),
@@ -20,7 +21,7 @@ impl Aggregator {
     }
 
     /// The slot that an answer is about, if its holder is still the one asked about.
-    fn place_of(&mut self, ticket: Ticket) -> Option<Place> {
+    pub(super) fn place_of(&mut self, ticket: Ticket) -> Option<Place> {
         let place = Place { shard: ticket.shard, slot: ticket.slot };
         (self.told(place).generation == ticket.generation).then_some(place)
     }
@@ -166,7 +167,7 @@ impl Aggregator {
 
     /// What the holder's process runs by now, so far as its pid is its own: who else has it is gone, and asked
     /// about.
-    fn looked_again(&mut self, ticket: Ticket, program: &Program) {
+    fn looked_again(&mut self, ticket: Ticket, program: &Program, is_frozen: bool) {
         self.looked_up_at = self.now;
         let Some(place) = self.place_of(ticket) else { return };
         if !self.told(place).set(Mark::LookingAgain, false) || self.told(place).is(Mark::Releasing) {
@@ -178,6 +179,7 @@ impl Aggregator {
         if cold.generation != ticket.generation {
             return;
         }
+        self.told(place).set(Mark::FoundFrozen, is_frozen);
         self.set_class(place, hot.uid(), program);
         if hot.flags.has(Flags::MIXED) {
             // The numbers of its frames do not tell another program.

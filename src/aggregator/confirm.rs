@@ -29,6 +29,7 @@ impl Aggregator {
         if told.set(Mark::LookingAgain, true) {
             return;
         }
+        told.set(Mark::FoundFrozen, false);
         let Told { generation, pid, .. } = *told;
         let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
         self.inquiries.lookups.ask(Question { ticket, pid, of: Inquiry::Program });
@@ -88,7 +89,7 @@ impl Aggregator {
         self.kick_all();
     }
 
-    fn kick_all(&mut self) {
+    pub(super) fn kick_all(&mut self) {
         for view in &mut self.shards {
             view.is_to_be_kicked = true;
         }
@@ -267,10 +268,13 @@ impl Aggregator {
         if told.is(Mark::Doubted) && has_time {
             return false;
         }
-        let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
+        let Ok((hot, mut cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
         if hot.state != State::Stalled || cold.generation != generation {
             // It beat again: its fact is on the way, and says so.
             self.told(place).set(Mark::Confirming, false);
+            return true;
+        }
+        if !self.judge_again(place, &hot, &mut cold) {
             return true;
         }
         if cold.stall_silent_ns < self.policy.threshold_ns(told.class) {
@@ -279,14 +283,17 @@ impl Aggregator {
             self.post(place, answer::WITHDRAW, crate::lane::Answer::default());
             return true;
         }
-        if has_time && self.is_awaited(cold.stall_at, |shard| shard != place.shard) {
+        // Of the time since a thaw its own shard did not judge either.
+        let home = if told.is(Mark::Thawed) { u16::MAX } else { place.shard };
+        if has_time && self.is_awaited(cold.stall_at, |shard| shard != home) {
             return false;
         }
+        let judged_from = self.thawed_at(place).unwrap_or(hot.last_arrival);
         // If asked in vain, nobody could say in time whether there is a process to be stalled, or by which rule.
         let is_uncertain = cold.is_stall_uncertain
             || told.existence == Existence::Asked
             || told.is(Mark::LookingAgain)
-            || self.is_unsighted(place.shard, hot.last_arrival, &hot, &cold);
+            || self.is_unsighted(home, judged_from, &hot, &cold);
         let silent_since = hot.last_arrival;
         match self.lives_elsewhere(&places, place, silent_since) {
             Err(Busy) => return false,
@@ -297,11 +304,19 @@ impl Aggregator {
             }
             Ok(None) => {}
         }
+        if told.is(Mark::FoundFrozen) {
+            self.told(place).set(Mark::Confirming, false);
+            self.freeze(place, &hot);
+            return true;
+        }
         let stalls = cold.stalls.wrapping_sub(told.stalls);
         let told = self.told(place);
         told.set(Mark::Confirming, false);
         told.stalls = cold.stalls;
         self.stall(place, &hot, &cold, is_uncertain, stalls.max(1));
+        if self.told(place).is(Mark::Thawed) {
+            self.unfreeze(place, &hot, self.now);
+        }
         self.told(place).resumes = cold.resumes;
         self.poll_unwatched(place);
         // An ordinary beat on another slot would go unnoticed; after this it is news.
@@ -338,12 +353,15 @@ impl Aggregator {
     /// The agent beats elsewhere: its slot here goes, and its silence here was none.
     pub(super) fn move_to(&mut self, (to, there): (Place, Hot), from: Place, here: &Hot, cold: &Cold) {
         self.tell_rest(from, here, cold);
+        if self.told(from).is(Mark::Thawed) {
+            self.unfreeze(from, here, self.now);
+        }
         let told = *self.told(from);
         // What was told of the agent goes with it.
         let is_stalled_there = there.state == State::Stalled;
         self.told(to).set(Mark::Up, told.is(Mark::Up));
         let (session, own) = (self.session(from), self.session(to));
-        self.enter(to, Session { ns_pid: own.ns_pid.or(session.ns_pid), ..session });
+        self.enter(to, Session { ns_pid: own.ns_pid.or(session.ns_pid), freeze: own.freeze, ..session });
         let record = self.told(from);
         (record.stalls, record.resumes) = (cold.stalls, cold.resumes);
         if !is_stalled_there {

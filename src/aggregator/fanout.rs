@@ -166,6 +166,7 @@ const fn is_reserved(kind: &EventKind) -> bool {
         kind,
         EventKind::Stall { .. }
             | EventKind::Resume { .. }
+            | EventKind::Frozen { .. }
             | EventKind::Blind { .. }
             | EventKind::Full { .. }
             | EventKind::Io { .. }

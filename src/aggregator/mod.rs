@@ -21,7 +21,7 @@ use crate::copies::Asked;
 use crate::counters::ShardHealth;
 use crate::event::{Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, SessionWhy};
 use crate::lane::report::SAMPLES_MAX;
-use crate::lane::sessions::Session;
+use crate::lane::sessions::{Freeze, Session};
 use crate::lane::{Doorbell, Port, SampleOf, answer};
 use crate::lookup::process::{Identity, Program};
 use crate::lookup::{Answer, Inquiry, LookupError, Lookups, Question, Ticket};
@@ -39,6 +39,7 @@ use crate::wire::{NONCE_TERMINAL, Status};
 
 mod answers;
 mod confirm;
+mod frozen;
 pub mod policy;
 pub mod export;
 pub mod fanout;
@@ -63,8 +64,11 @@ mod renamed;
 mod stuck;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod thaw;
 
 use fanout::{Fanout, Subscriber};
+use frozen::Freezes;
 use limit::{Buckets, Limit, Often, SECOND_NS};
 use policy::Policy;
 use tally::Tally;
@@ -212,6 +216,8 @@ pub struct Aggregator {
     held: VecDeque<(MonoNs, Place, u32)>,
     /// Stalled and waiting agents that are not watched, in the order in which they are asked about next.
     polled: VecDeque<(MonoNs, Place, u32)>,
+    /// Agents that are silent because they are frozen, or were.
+    freezes: Freezes,
     /// What one agent may have told of it.
     buckets: Buckets,
     /// Agents of whom something is told later, in the order of when.
@@ -270,6 +276,7 @@ impl Aggregator {
             in_flight_max: IN_FLIGHT_MAX,
             polled: VecDeque::new(),
             held: VecDeque::new(),
+            freezes: Freezes::default(),
             buckets: Buckets::default(),
             deferred: VecDeque::new(),
             again: Vec::new(),
@@ -320,6 +327,7 @@ impl Aggregator {
         self.tell_of_held();
         self.tell_of_deferred();
         self.ask_about_polled();
+        self.look_at_frozen();
         is_more |= (0..self.shard_count).any(|shard| self.may_look(shard));
         let is_ticking = self.take_reports();
         if mem::take(&mut self.is_watch_ordered) {
@@ -359,6 +367,7 @@ impl Aggregator {
             self.held.front().map(|(until, ..)| *until),
             self.deferred.front().map(|(at, ..)| *at),
             self.polled.front().map(|(at, ..)| *at),
+            self.freezes.next(),
         ];
         let at = ticks.into_iter().flatten().fold(self.now + IDLE_NS, MonoNs::min);
         if is_ticking {
@@ -505,7 +514,7 @@ impl Aggregator {
         record.set(Mark::Held, is_held);
         record.set(Mark::OffHash, is_off_hash);
         let number = if known.is_some() { session.number } else { self.last_session };
-        self.enter(place, Session { number, ..session });
+        self.enter(place, Session { number, ns_pid: session.ns_pid, freeze: Freeze::No });
         if is_up && !is_held {
             self.doubt(place);
         }
@@ -577,6 +586,7 @@ impl Aggregator {
             return;
         }
         self.buckets.forget(place);
+        self.forget_freeze(place, &told);
         if told.is(Mark::WatchOrdered) {
             let ticket = Ticket { shard: place.shard, slot: place.slot, generation: told.generation };
             self.order(Order::Unwatch { ticket });
@@ -792,7 +802,14 @@ impl Aggregator {
     }
 
     fn tell_silence(&mut self, place: Place, hot: &Hot, cold: &Cold) {
-        let told = *self.told(place);
+        let mut told = *self.told(place);
+        if told.is(Mark::Frozen) || told.is(Mark::Thawed) {
+            if told.resumes == cold.resumes {
+                return;
+            }
+            self.stir(place, hot, cold);
+            told = *self.told(place);
+        }
         let stalls = cold.stalls.wrapping_sub(told.stalls);
         let resumes = cold.resumes.wrapping_sub(told.resumes);
         if stalls == 0 && resumes == 0 {
@@ -875,7 +892,7 @@ impl Aggregator {
             blind_ns: cold.stall_blind_ns,
             coalesced,
         };
-        let deadline = silent_since + self.threshold_of(hot);
+        let deadline = self.thawed_at(place).unwrap_or(silent_since) + self.threshold_of(hot);
         let told = self.told(place);
         let between = cold.resumes.wrapping_sub(told.resumes).min(coalesced.saturating_sub(1));
         told.resumes = told.resumes.wrapping_add(between);
@@ -930,7 +947,7 @@ impl Aggregator {
     // --- telling ------------------------------------------------------------------------------------
 
     fn agent(&mut self, place: Place, hot: &Hot) -> Agent {
-        let Session { number: session, ns_pid } = self.session(place);
+        let Session { number: session, ns_pid, .. } = self.session(place);
         Agent { pid: hot.pid, ns_pid, session, nonce: hot.nonce(), status: hot.status, payload: hot.payload }
     }
 
@@ -966,7 +983,8 @@ impl Aggregator {
 
 /// Whether what the slot says may be somebody else's, who got the pid of the agent that was told of.
 fn is_doubtful(told: &Told, cold: &Cold) -> bool {
-    let is_return = told.is(Mark::Stalled) && told.resumes != cold.resumes;
+    let is_silent = [Mark::Stalled, Mark::Frozen, Mark::Thawed].iter().any(|mark| told.is(*mark));
+    let is_return = is_silent && told.resumes != cold.resumes;
     let is_other_session =
         (told.streams, told.versions, told.users) != (cold.streams, cold.versions, cold.users);
     told.is(Mark::Doubted) || told.is(Mark::Closed) || told.is(Mark::Up) && (is_return || is_other_session)

@@ -61,6 +61,8 @@ fn histogram(largest: u64) -> Histogram<u64> {
 pub struct ShardTally {
     /// Agents that beat.
     pub up: u64,
+    /// Of those, agents that are silent because they are frozen.
+    pub frozen: u64,
     /// Agents whose stall was told and that did not resume.
     pub stalled: u64,
     /// Agents whose pid does not hash to this shard.

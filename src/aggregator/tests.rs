@@ -37,6 +37,7 @@ pub(super) struct Process {
     pub(super) inner_pids: Vec<u32>,
     pub(super) comm: &'static str,
     pub(super) exe: &'static str,
+    pub(super) is_frozen: bool,
 }
 
 pub(super) struct World {
@@ -228,7 +229,14 @@ impl World {
         };
         if of == Inquiry::Program {
             let process = self.processes.get(&pid).filter(|_| !self.is_secretive);
-            return Answer::Program { ticket, found: process.map(program).unwrap_or_default() };
+            let is_frozen = process.is_some_and(|process| process.is_frozen);
+            return Answer::Program { ticket, found: process.map(program).unwrap_or_default(), is_frozen };
+        }
+        if let Inquiry::Freezer(incarnation) = of {
+            if let Some(at) = self.gone_at(pid, incarnation) {
+                return Answer::Gone { ticket, at, how: None };
+            }
+            return Answer::Freezer { ticket, is_frozen: self.processes[&pid].is_frozen };
         }
         let found = match self.processes.get(&pid) {
             _ if self.is_secretive => Err(LookupError::Failed),

@@ -111,6 +111,12 @@ pub enum Mark {
     Deferred = 1 << 18,
     /// The lookup thread was asked what it runs by now.
     LookingAgain = 1 << 19,
+    /// It was frozen when the lookup thread looked last.
+    FoundFrozen = 1 << 20,
+    /// It was told to be frozen, and not that it is no more.
+    Frozen = 1 << 21,
+    /// It was frozen and is not any more, and it is judged anew a threshold after that.
+    Thawed = 1 << 22,
 }
 
 /// What is known and told of one slot's holder, beside what the slot itself says: 72 bytes.

@@ -16,6 +16,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Sources;
 use super::query::{BadQuery, Query};
 use crate::json::Json;
+use crate::lane::Port;
+use crate::lane::sessions::Freeze;
 use crate::lookup::Ticket;
 use crate::pattern::{ASKED_BYTES_MAX, Pattern};
 use crate::snapshot::written;
@@ -56,11 +58,28 @@ pub struct Row {
     pub stalls: u32,
     /// Silences that ended.
     pub resumes: u32,
+    /// Whether its silence is a stall.
+    pub freeze: Freeze,
+}
+
+/// What is said of an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It beats, or its threshold has not passed.
+    Up,
+    /// Its silence reached its threshold.
+    Stalled,
+    /// Its silence reached its threshold, and its control group is frozen.
+    Frozen,
+    /// It sent crash reports only.
+    Waiting,
 }
 
 impl Row {
     /// What a slot says; `None` if it is nobody's.
-    pub fn new(shard: u16, slot: u32, hot: Hot, cold: &Cold) -> Option<Self> {
+    pub fn new(port: &Port, shard: u16, slot: u32, hot: Hot, cold: &Cold) -> Option<Self> {
+        let freeze = || port.sessions.get(slot, cold.generation).unwrap_or_default().freeze;
+        let freeze = if hot.state == State::Stalled { freeze() } else { Freeze::No };
         let is_nobodys = hot.flags.has(Flags::FORGER) && !cold.is_honest;
         (hot.state != State::Free && !is_nobodys).then_some(Self {
             shard,
@@ -72,7 +91,18 @@ impl Row {
             lost: cold.beats_lost,
             stalls: cold.stalls,
             resumes: cold.resumes,
+            freeze,
         })
+    }
+
+    /// What is said of it.
+    pub const fn standing(&self) -> Standing {
+        match (self.hot.state, self.freeze) {
+            (State::Stalled, Freeze::No) => Standing::Stalled,
+            (State::Stalled, Freeze::Frozen) => Standing::Frozen,
+            (State::Waiting, _) => Standing::Waiting,
+            (State::Free | State::Up | State::Stalled, _) => Standing::Up,
+        }
     }
 
     /// Where its name is kept.
@@ -166,7 +196,7 @@ impl Views {
                     read = port.table.read(slot);
                 }
                 if let Ok((hot, cold)) = read {
-                    rows.extend(Row::new(shard, slot, hot, &cold));
+                    rows.extend(Row::new(port, shard, slot, hot, &cold));
                 }
             }
         }
@@ -204,7 +234,7 @@ impl View {
 /// What to list, and how.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Selection {
-    state: Option<State>,
+    state: Option<Standing>,
     shard: Option<u16>,
     uid: Option<u32>,
     comm: Option<Pattern>,
@@ -233,7 +263,8 @@ impl Selection {
         query.allows(&["state", "shard", "uid", "comm", "sort", "order", "limit", "after"])?;
         let state = query.one_of(
             "state",
-            &[("up", State::Up), ("stalled", State::Stalled), ("waiting", State::Waiting)],
+            &[Standing::Up, Standing::Stalled, Standing::Frozen, Standing::Waiting]
+                .map(|state| (word_of(state), state)),
         )?;
         let sorts = [
             ("pid", Sort::Pid),
@@ -260,7 +291,7 @@ impl Selection {
     }
 
     fn takes(&self, row: &Row, sources: &Sources) -> bool {
-        self.state.is_none_or(|state| state == row.hot.state)
+        self.state.is_none_or(|state| state == row.standing())
             && self.shard.is_none_or(|shard| shard == row.shard)
             && self.uid.is_none_or(|uid| uid == row.hot.uid())
             && self.comm.as_ref().is_none_or(|pattern| {
@@ -387,7 +418,7 @@ impl Selection {
     /// Those who are stalled, the longest silence first.
     pub fn stalled(limit: usize) -> Self {
         Self {
-            state: Some(State::Stalled),
+            state: Some(Standing::Stalled),
             shard: None,
             uid: None,
             comm: None,
@@ -437,7 +468,7 @@ impl AgentAnswer {
             ns_pid: session.and_then(|session| session.ns_pid),
             shard: row.shard,
             session: session.map(|session| session.number),
-            state: word_of(hot.state),
+            state: word_of(row.standing()),
             nonce: hot.nonce(),
             status: hot.status.as_str(),
             payload: hot.payload,
@@ -456,12 +487,12 @@ impl AgentAnswer {
     }
 }
 
-const fn word_of(state: State) -> &'static str {
+const fn word_of(state: Standing) -> &'static str {
     match state {
-        State::Free => "free",
-        State::Up => "up",
-        State::Stalled => "stalled",
-        State::Waiting => "waiting",
+        Standing::Up => "up",
+        Standing::Stalled => "stalled",
+        Standing::Frozen => "frozen",
+        Standing::Waiting => "waiting",
     }
 }
 
@@ -488,6 +519,7 @@ mod tests {
 
     fn row(shard: u16, pid: u32, arrival: u64) -> Row {
         Row {
+            freeze: Freeze::No,
             shard,
             slot: 0,
             generation: 1,

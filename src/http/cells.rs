@@ -3,8 +3,7 @@
 use serde::Serialize;
 
 use super::Sources;
-use super::agents::{Row, View};
-use crate::table::slot::State;
+use super::agents::{Row, Standing, View};
 use crate::time::MonoNs;
 
 /// Everybody, in a bounded number of cells: for one who draws a map.
@@ -44,7 +43,7 @@ impl Cells {
 
 impl Cell {
     fn of(rows: &[&Row], sources: &Sources, now: MonoNs) -> Self {
-        let count = |state| rows.iter().filter(|row| row.hot.state == state).count();
+        let count = |state| rows.iter().filter(|row| row.standing() == state).count();
         let permille = |row: &&Row| {
             let silent = u128::from(now.since(row.hot.last_arrival)) * 1000;
             u64::try_from(silent / u128::from(sources.threshold_of(row.hot.class).max(1))).unwrap_or(u64::MAX)
@@ -54,8 +53,8 @@ impl Cell {
             pid_from: rows[0].hot.pid,
             pid_to: rows[rows.len() - 1].hot.pid,
             agents: rows.len(),
-            stalled: count(State::Stalled),
-            waiting: count(State::Waiting),
+            stalled: count(Standing::Stalled),
+            waiting: count(Standing::Waiting),
             silent_permille: rows.iter().map(permille).max().unwrap_or(0),
         }
     }

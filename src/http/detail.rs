@@ -146,7 +146,7 @@ impl Detail {
         let port = &sources.ports[usize::from(row.shard)];
         let (hot, cold) = port.table.read(row.slot).ok()?;
         let now = sources.now();
-        let as_is = Row::new(row.shard, row.slot, hot, &cold)?;
+        let as_is = Row::new(port, row.shard, row.slot, hot, &cold)?;
         if (as_is.generation, hot.pid) != (row.generation, row.hot.pid) {
             return None;
         }

@@ -198,10 +198,10 @@ const FAMILIES: &[Family] = &[
         help: "Agents tracked, by what was told of them last",
         values: Gauge(ShardLabel(
             "state",
-            || vec!["up", "stalled"],
+            || vec!["up", "stalled", "frozen"],
             |of, shard, state| {
                 let told = of.told(shard);
-                number(if state == 0 { told.up } else { told.stalled })
+                number([told.up - told.frozen, told.stalled, told.frozen][state])
             },
         )),
     },

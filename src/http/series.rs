@@ -1,8 +1,7 @@
 //! A few agents as metrics, a series each, in pieces.
 
-use super::agents::{Row, View};
+use super::agents::{Row, Standing, View};
 use super::budget::Charge;
-use crate::table::slot::State;
 use crate::wire::Status;
 
 /// What the series of single agents are called: beats, stalls, status.
@@ -68,7 +67,7 @@ impl Series {
 
 fn sample(row: &Row) -> Sample {
     let hot = &row.hot;
-    let status = if hot.state == State::Stalled { Status::Stall } else { hot.status };
+    let status = if row.standing() == Standing::Stalled { Status::Stall } else { hot.status };
     (hot.pid, [row.beats, row.stalls.into(), status as u64])
 }
 

@@ -13,7 +13,10 @@ use crate::sys::memory::Words;
 const PID_BITS: u32 = 22;
 const PID_MASK: u64 = (1 << PID_BITS) - 1;
 /// The low bits of the generation, between the pid and the session's number.
-const HOLDER_BITS: u32 = 32 - PID_BITS;
+const HOLDER_BITS: u32 = 32 - PID_BITS - FREEZE_BITS;
+/// Whether it is frozen, next to the session's number.
+const FREEZE_BITS: u32 = 2;
+const FREEZE_SHIFT: u32 = PID_BITS + HOLDER_BITS;
 
 /// The session that a slot's holder is in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +25,20 @@ pub struct Session {
     pub number: u32,
     /// The agent's pid inside its own namespace, if that differs and is known.
     pub ns_pid: Option<u32>,
+    /// Whether its silence is one.
+    pub freeze: Freeze,
+}
+
+/// Why the silence of an agent that its shard finds stalled is no stall.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Freeze {
+    /// It is one.
+    #[default]
+    No,
+    /// The agent is frozen.
+    Frozen,
+    /// It was frozen, and its threshold has not passed since.
+    Thawed,
 }
 
 /// The sessions of one shard's slots.
@@ -42,7 +59,8 @@ impl Sessions {
     /// Says which session holder `generation` of a slot is in. Aggregator only.
     pub fn put(&self, slot: u32, generation: u32, session: Session) {
         let pid = u64::from(session.ns_pid.unwrap_or(0)) & PID_MASK;
-        let word = u64::from(session.number) << 32 | holder_of(generation) << PID_BITS | pid;
+        let freeze = (session.freeze as u64) << FREEZE_SHIFT;
+        let word = u64::from(session.number) << 32 | freeze | holder_of(generation) << PID_BITS | pid;
         self.words[slot as usize].store(word, Ordering::Relaxed);
     }
 
@@ -53,7 +71,12 @@ impl Sessions {
         let number = (word >> 32) as u32;
         let is_its = word >> PID_BITS & ((1 << HOLDER_BITS) - 1) == holder_of(generation);
         let pid = u32::try_from(word & PID_MASK).ok().filter(|pid| *pid != 0);
-        (is_its && number != 0).then_some(Session { number, ns_pid: pid })
+        let freeze = match word >> FREEZE_SHIFT & ((1 << FREEZE_BITS) - 1) {
+            1 => Freeze::Frozen,
+            2 => Freeze::Thawed,
+            _ => Freeze::No,
+        };
+        (is_its && number != 0).then_some(Session { number, ns_pid: pid, freeze })
     }
 }
 
@@ -69,12 +92,12 @@ mod tests {
     fn a_session_is_of_one_holder() {
         let sessions = Sessions::new(3).expect("memory");
         assert_eq!(sessions.get(1, 0), None, "nobody yet");
-        let largest = Session { number: u32::MAX, ns_pid: Some((1 << PID_BITS) - 1) };
+        let largest = Session { number: u32::MAX, ns_pid: Some((1 << PID_BITS) - 1), freeze: Freeze::Thawed };
         sessions.put(1, u32::MAX, largest);
         assert_eq!(sessions.get(1, u32::MAX), Some(largest));
         assert_eq!(sessions.get(1, 0), None, "the next holder");
         assert_eq!((sessions.get(0, u32::MAX), sessions.get(2, u32::MAX)), (None, None));
-        let plain = Session { number: 1, ns_pid: None };
+        let plain = Session { number: 1, ..Session::default() };
         sessions.put(1, 0, plain);
         assert_eq!(sessions.get(1, 0), Some(plain));
     }

@@ -1,5 +1,5 @@
-//! The lookup thread: asks procfs who a process is, once per session, and what it runs by now, before a stall is
-//! told, so that nobody else has to.
+//! The lookup thread: asks procfs who a process is, once per session, and what it runs by now and whether it is
+//! frozen, before a stall is told, so that nobody else has to.
 //!
 //! In: questions, urgent ones first. Out: answers. Thread: its own. Blocks: in procfs and waiting for questions.
 //! The number of questions under way is bounded by the slots: one of each kind a slot.
@@ -15,9 +15,11 @@ use crate::event::ExitHow;
 use crate::lane::Doorbell;
 use crate::time::{Clock, MonoNs};
 
+pub mod freezer;
 pub mod process;
 
-use process::{Identity, Program};
+use freezer::Freezer;
+use process::{End, Identity, Incarnation, Program};
 
 /// Which slot a question is about, and which of its holders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +48,10 @@ pub struct Question {
 pub enum Inquiry {
     /// Who is it?
     Identity,
-    /// What does it run by now? A stall waits for the answer: before everything else.
+    /// What does it run by now, and is it frozen? A stall waits for the answer: before everything else.
     Program,
+    /// Is it still frozen, if it is still this one?
+    Freezer(Option<Incarnation>),
 }
 
 /// What the lookup and the watch thread found out.
@@ -66,6 +70,15 @@ pub enum Answer {
         ticket: Ticket,
         /// What was found.
         found: Program,
+        /// Its control group is frozen.
+        is_frozen: bool,
+    },
+    /// Whether it is still frozen.
+    Freezer {
+        /// On whose behalf.
+        ticket: Ticket,
+        /// It is.
+        is_frozen: bool,
     },
     /// Somebody asked, and it is there, or nobody can tell.
     There {
@@ -123,6 +136,7 @@ impl Lookups {
         let (ordinary, questions) = unbounded::<Question>();
         let thread = thread::Builder::new().name("varta-lookup".into()).spawn(move || {
             on_start();
+            let mut freezer = Freezer::default();
             loop {
                 let question = urgent_questions.try_recv().or_else(|_| {
                     select! {
@@ -142,7 +156,16 @@ impl Lookups {
                     Inquiry::Program => {
                         let found = process::program(pid);
                         on_program(ticket, &found);
-                        Answer::Program { ticket, found }
+                        Answer::Program { ticket, found, is_frozen: freezer.is_frozen(pid, clock.mono()) }
+                    }
+                    Inquiry::Freezer(incarnation) => {
+                        let is_frozen = freezer.is_frozen(pid, clock.mono());
+                        // The dead are in no group, and an heir may be in another: that is no thaw.
+                        let end = if is_frozen { None } else { process::end(pid, incarnation, &clock) };
+                        match end {
+                            Some(End { at, how }) => Answer::Gone { ticket, at, how },
+                            None => Answer::Freezer { ticket, is_frozen },
+                        }
                     }
                 };
                 if answers.send(answer).is_err() {
@@ -165,7 +188,7 @@ impl Lookups {
     /// Asks. Never blocks. If the thread is gone there will be no answer: askers set themselves a limit.
     pub fn ask(&self, question: Question) {
         let _ = match question.of {
-            Inquiry::Identity => self.ordinary.send(question),
+            Inquiry::Identity | Inquiry::Freezer(_) => self.ordinary.send(question),
             Inquiry::Program => self.urgent.send(question),
         };
     }

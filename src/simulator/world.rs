@@ -623,7 +623,11 @@ impl<'a> World<'a> {
         };
         if of == Inquiry::Program {
             let holder = self.model.truth.holder(pid, now).filter(|_| !is_failing);
-            return Answer::Program { ticket, found: holder.map(program).unwrap_or_default() };
+            let found = holder.map(program).unwrap_or_default();
+            return Answer::Program { ticket, found, is_frozen: false };
+        }
+        if let Inquiry::Freezer(_) = of {
+            return Answer::Freezer { ticket, is_frozen: false };
         }
         if is_failing {
             return Answer::Identity { ticket, found: Err(LookupError::Failed) };

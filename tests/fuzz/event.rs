@@ -8,8 +8,8 @@ use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use varta_fleet::event::{
-    Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, IoPlace, NoFrame, SessionWhy,
-    ShareSpent,
+    Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
+    SessionWhy, ShareSpent,
 };
 use varta_fleet::fuzzing::Format;
 use varta_fleet::time::{MonoNs, WallNs};
@@ -86,7 +86,7 @@ fn any_agent(values: &mut Unstructured<'_>) -> Result<Agent> {
 
 fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
     use EventKind as Kind;
-    Ok(match values.int_in_range(0..=18)? {
+    Ok(match values.int_in_range(0..=19)? {
         0 => Kind::Up,
         1 => Kind::Stall {
             silent_ns: values.arbitrary()?,
@@ -144,6 +144,7 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
         15 => Kind::Stop,
         16 => Kind::Lost { from_seq: values.arbitrary()?, to_seq: values.arbitrary()? },
         17 => Kind::Beat,
+        18 => Kind::Frozen { phase: one_of(values, [FrozenPhase::Begin, FrozenPhase::End])? },
         _ => Kind::Flood {
             why: one_of(values, [FloodWhy::Full, FloodWhy::Budget])?,
             uid: values.arbitrary()?,

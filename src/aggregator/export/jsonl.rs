@@ -118,6 +118,9 @@ enum Detail {
         attested: u32,
         uid: u32,
     },
+    Frozen {
+        phase: &'static str,
+    },
     Blind {
         phase: &'static str,
         why: &'static str,
@@ -190,6 +193,7 @@ impl Detail {
                 Self::Stall { silent_ns, last_nonce, certain, blind_ns, coalesced }
             }
             EventKind::Resume { silent_ns, lost, coalesced } => Self::Resume { silent_ns, lost, coalesced },
+            EventKind::Frozen { phase } => Self::Frozen { phase: phase.as_str() },
             EventKind::Exit { silent_ns, how } => match how {
                 Some(ExitHow::Signal(signal)) => Self::ExitSignal { silent_ns, signal },
                 Some(ExitHow::Code(code)) => Self::ExitCode { silent_ns, code: Some(code) },
@@ -331,6 +335,8 @@ mod tests {
                 r#"{{"v":1,"ts":"2026-03-01T12:00:00.000000007Z","mono_ns":2500000000,"kind":"beat",{agent}}}"#
             ),
             format!(r#"{{{}:"stop"}}"#, common(29)),
+            format!(r#"{{{}:"frozen",{agent},"phase":"begin"}}"#, common(30)),
+            format!(r#"{{{}:"frozen",{agent},"phase":"end"}}"#, common(31)),
         ];
         assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
     }

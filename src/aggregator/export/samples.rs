@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use crate::event::{
-    Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, IoPlace, NoFrame, SessionWhy,
-    ShareSpent,
+    Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
+    SessionWhy, ShareSpent,
 };
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
@@ -71,6 +71,8 @@ pub fn one_of_each() -> Vec<Event> {
         (None, None, Kind::Lost { from_seq: 5, to_seq: 9 }),
         (shard, agent, Kind::Beat),
         (None, None, Kind::Stop),
+        (shard, agent, Kind::Frozen { phase: FrozenPhase::Begin }),
+        (shard, agent, Kind::Frozen { phase: FrozenPhase::End }),
     ];
     let mut seq = 0;
     let event = |(shard, agent, kind)| {
@@ -180,6 +182,8 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
             Kind::Terminal { coalesced: u32::MAX },
             Kind::Status { coalesced: 2 },
             Kind::Mixed,
+            Kind::Frozen { phase: FrozenPhase::Begin },
+            Kind::Frozen { phase: FrozenPhase::End },
             Kind::Stop,
             Kind::Beat
         ]),

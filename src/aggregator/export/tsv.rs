@@ -73,6 +73,10 @@ impl fmt::Display for Columns<'_> {
             EventKind::Blind { phase: BlindPhase::End { for_ns }, why, .. } => {
                 write!(f, "-\t-\t-\tend {} {for_ns}", why.as_str())
             }
+            EventKind::Frozen { phase } => match agent {
+                Some(agent) => write!(f, "{}\t{}\t-\t{}", agent.pid, agent.nonce, phase.as_str()),
+                None => write!(f, "-\t-\t-\t{}", phase.as_str()),
+            },
             EventKind::Moved { from } if planted!(SplitsAColumn) => write!(f, "-\t-\t-\tfrom\t{from}"),
             EventKind::Full { refused, share: None } => write!(f, "-\t-\t-\t{refused}"),
             EventKind::Full { refused, share: Some(share) } => {
@@ -168,6 +172,8 @@ mod tests {
             "lost\t-\t-\t-\t5-9",
             "beat\t4711\t42\tdegraded\t18446744073709551615",
             "stop\t-\t-\t-\t-",
+            "frozen\t4711\t42\t-\tbegin",
+            "frozen\t4711\t42\t-\tend",
         ]
         .map(|columns| format!("1500000000\t{columns}"));
         assert_eq!(lines.lines().collect::<Vec<_>>(), expected);

@@ -229,6 +229,9 @@ fn in_words(event: &Event) -> String {
                 seconds(silent_ns)
             )
         }
+        EventKind::Frozen { phase } => {
+            format!("{who}{shard}: frozen by its control group, {}", phase.as_str())
+        }
         EventKind::Terminal { .. } => format!("{who}{shard}: its crash hook reports a panic"),
         EventKind::Auth { claimed, attested, uid } => format!(
             "a frame in the name of {claimed} came from process {attested} (user {uid}): it does not count as life of {claimed}"

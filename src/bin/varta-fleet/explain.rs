@@ -55,6 +55,7 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
         agent.uid,
         match agent.state.as_str() {
             "stalled" => "is STALLED",
+            "frozen" => "is FROZEN (its control group is, which is no stall)",
             "waiting" => "has sent nothing but crash reports",
             _ => "beats",
         },
@@ -71,7 +72,14 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
                 .to_owned(),
         );
     }
-    said.extend(judgement(tracked));
+    if agent.state == "frozen" {
+        said.push(
+            "While it is frozen it is asked about each second, and has its threshold once it is thawed."
+                .to_owned(),
+        );
+    } else {
+        said.extend(judgement(tracked));
+    }
     said.push(sight(tracked));
     if agent.lost > 0 {
         said.push(format!(

@@ -101,6 +101,8 @@ fn predicate(event: &Event) -> String {
             let lost = lost.map(|lost| format!(", {} lost", counted(lost, "beat"))).unwrap_or_default();
             format!("back after {silent}{lost}")
         }
+        "frozen" if event.phase.as_deref() == Some("end") => "is not frozen any more, or beats".to_owned(),
+        "frozen" => "silent because its control group is frozen, which is no stall".to_owned(),
         "exit" => ending(event),
         "terminal" => {
             let payload = event.payload.unwrap_or(0);

@@ -1,0 +1,156 @@
+//! Agents whose control group is frozen. They are silent, but did not stop: what their shard finds stalled is told
+//! as frozen and asked about each second. Once they are thawed they have a threshold to beat in.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::*;
+use crate::event::FrozenPhase;
+
+/// Those who are frozen, and those who were and did not beat yet.
+#[derive(Debug, Default)]
+pub(super) struct Freezes {
+    /// Frozen ones, in the order in which they are asked about next.
+    polled: VecDeque<(MonoNs, Place, u32)>,
+    /// Since when those are thawed that did not beat since.
+    thawed: HashMap<Place, MonoNs>,
+    /// When they are judged again: instant, shard, slot, generation.
+    deadlines: BTreeSet<(MonoNs, u16, u32, u32)>,
+}
+
+impl Freezes {
+    /// When there is something to ask or to judge.
+    pub(super) fn next(&self) -> Option<MonoNs> {
+        let polled = self.polled.front().map(|(at, ..)| *at);
+        let judged = self.deadlines.first().map(|(at, ..)| *at);
+        [polled, judged].into_iter().flatten().min()
+    }
+}
+
+impl Aggregator {
+    /// Its stall is none: it is frozen.
+    pub(super) fn freeze(&mut self, place: Place, hot: &Hot) {
+        self.freezes.thawed.remove(&place);
+        let told = self.told(place);
+        told.set(Mark::Thawed, false);
+        told.set(Mark::Frozen, true);
+        self.show_freeze(place, Freeze::Frozen);
+        self.tally.shards[usize::from(place.shard)].frozen += 1;
+        self.tell_of(place, hot, self.now, EventKind::Frozen { phase: FrozenPhase::Begin });
+        self.poll_frozen(place);
+    }
+
+    fn poll_frozen(&mut self, place: Place) {
+        let generation = self.told(place).generation;
+        self.freezes.polled.push_back((self.now + POLL_NS, place, generation));
+    }
+
+    fn show_freeze(&mut self, place: Place, freeze: Freeze) {
+        let session = self.session(place);
+        self.enter(place, Session { freeze, ..session });
+    }
+
+    /// It is not silent, or somebody else's, any more.
+    pub(super) fn unfreeze(&mut self, place: Place, hot: &Hot, at: MonoNs) {
+        self.freezes.thawed.remove(&place);
+        self.show_freeze(place, Freeze::No);
+        self.told(place).set(Mark::Thawed, false);
+        if self.told(place).set(Mark::Frozen, false) {
+            self.tally.shards[usize::from(place.shard)].frozen -= 1;
+            self.tell_of(place, hot, at, EventKind::Frozen { phase: FrozenPhase::End });
+        }
+    }
+
+    /// Asks about frozen ones, and judges those whose time to beat after the thaw has passed.
+    pub(super) fn look_at_frozen(&mut self) {
+        while let Some((_, place, generation)) = self.freezes.polled.pop_front_if(|(at, ..)| *at <= self.now)
+        {
+            let told = self.told(place);
+            if told.generation == generation && told.is(Mark::Frozen) && !told.is(Mark::Releasing) {
+                let Told { pid, incarnation, .. } = *told;
+                let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
+                self.inquiries.lookups.ask(Question { ticket, pid, of: Inquiry::Freezer(incarnation) });
+                if self.told(place).is(Mark::Unwatched) {
+                    self.ask_existence(place, false);
+                }
+            }
+        }
+        while let Some(deadline) = self.freezes.deadlines.first().copied().filter(|(at, ..)| *at <= self.now)
+        {
+            self.freezes.deadlines.remove(&deadline);
+            let (_, shard, slot, generation) = deadline;
+            let place = Place { shard, slot };
+            let told = self.told(place);
+            if told.generation == generation && told.is(Mark::Thawed) && !told.is(Mark::Releasing) {
+                self.kick_all();
+                self.confirm(place);
+            }
+        }
+    }
+
+    /// Whether it is still frozen.
+    pub(super) fn asked_if_frozen(&mut self, ticket: Ticket, is_frozen: bool) {
+        let Some(place) = self.place_of(ticket) else { return };
+        if !self.told(place).is(Mark::Frozen) || self.told(place).is(Mark::Releasing) {
+            return;
+        }
+        if is_frozen {
+            return self.poll_frozen(place);
+        }
+        let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {
+            return self.poll_frozen(place);
+        };
+        if cold.generation != ticket.generation || self.told(place).is_gone() {
+            return;
+        }
+        self.unfreeze(place, &hot, self.now);
+        self.told(place).set(Mark::Thawed, true);
+        self.show_freeze(place, Freeze::Thawed);
+        self.freezes.thawed.insert(place, self.now);
+        self.judge_thawed(place);
+    }
+
+    /// Judges it a threshold after its thaw.
+    fn judge_thawed(&mut self, place: Place) {
+        let Told { class, generation, .. } = *self.told(place);
+        if let Some(thawed) = self.freezes.thawed.get(&place) {
+            let at = *thawed + self.policy.threshold_ns(class);
+            self.freezes.deadlines.insert((at, place.shard, place.slot, generation));
+        }
+    }
+
+    /// Since when it is thawed, if it was frozen and did not beat since.
+    pub(super) fn thawed_at(&self, place: Place) -> Option<MonoNs> {
+        self.freezes.thawed.get(&place).copied()
+    }
+
+    /// The silence of a thawed agent as it is judged now, a threshold after the thaw. False: by the rule that holds
+    /// by now that is later.
+    pub(super) fn judge_again(&mut self, place: Place, hot: &Hot, cold: &mut Cold) -> bool {
+        let Some(thawed) = self.thawed_at(place) else { return true };
+        let class = self.told(place).class;
+        let at = thawed + self.policy.threshold_ns(class);
+        if self.now < at {
+            self.told(place).set(Mark::Confirming, false);
+            self.judge_thawed(place);
+            return false;
+        }
+        (cold.stall_at, cold.stall_silent_ns) = (at, at.since(hot.last_arrival));
+        true
+    }
+
+    /// The silence of a frozen or thawed agent ended with a beat. It was no stall, and this is no resume.
+    pub(super) fn stir(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        self.unfreeze(place, hot, cold.resume_at);
+        let told = self.told(place);
+        told.set(Mark::Confirming, false);
+        (told.stalls, told.resumes) = (told.stalls.wrapping_add(1), told.resumes.wrapping_add(1));
+    }
+
+    /// Nobody, or somebody else, holds the slot.
+    pub(super) fn forget_freeze(&mut self, place: Place, told: &Told) {
+        if told.is(Mark::Frozen) {
+            self.tally.shards[usize::from(place.shard)].frozen -= 1;
+        }
+        self.freezes.thawed.remove(&place);
+    }
+}
