@@ -11,39 +11,51 @@ use parking_lot::Mutex;
 
 use crate::aggregator::tally::Tally;
 use crate::lane::Doorbell;
+use crate::time::MonoNs;
 
 /// An aggregator that takes no turn for so long is stuck, or gone: what was counted last is shown.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A copy is made at least so often if the aggregator turns at all, for those who do not ask.
+const EVERY_NS: u64 = 900_000_000;
 
 /// Where to ask for a copy.
 #[derive(Debug)]
 pub struct Copies {
     asked: Sender<Sender<Arc<Tally>>>,
     doorbell: Arc<Doorbell>,
-    /// Readers alone share it.
-    last: Mutex<Arc<Tally>>,
+    /// The aggregator only tries to lock it.
+    last: Arc<Mutex<Arc<Tally>>>,
     /// Somebody lost patience; until what was asked then is answered, nobody waits.
     is_overdue: AtomicBool,
 }
 
 /// Who wants a copy: the aggregator's end.
 #[derive(Debug)]
-pub struct Asked(Receiver<Sender<Arc<Tally>>>);
+pub struct Asked {
+    asks: Receiver<Sender<Arc<Tally>>>,
+    last: Arc<Mutex<Arc<Tally>>>,
+    last_at: MonoNs,
+}
 
 impl Copies {
     /// Both ends, of shards that were counted nothing yet.
     pub fn new(shards: usize, doorbell: Arc<Doorbell>) -> (Self, Asked) {
         let (asked, asks) = unbounded();
-        let last = Mutex::new(Arc::new(Tally::of_shards(shards)));
-        (Self { asked, doorbell, last, is_overdue: AtomicBool::new(false) }, Asked(asks))
+        let last = Arc::new(Mutex::new(Arc::new(Tally::of_shards(shards))));
+        let asked_of = Asked { asks, last: Arc::clone(&last), last_at: MonoNs(0) };
+        (Self { asked, doorbell, last, is_overdue: AtomicBool::new(false) }, asked_of)
     }
 
     /// What is counted now, or what was when the aggregator last answered. Wakes the aggregator and waits for its
     /// turn, a tenth of a second at most.
     pub fn take(&self) -> Arc<Tally> {
-        let Some(copy) = self.ask() else { return Arc::clone(&self.last.lock()) };
-        *self.last.lock() = Arc::clone(&copy);
-        copy
+        self.ask().unwrap_or_else(|| self.latest())
+    }
+
+    /// What was counted a second ago or later, if the aggregator turns. Wakes nobody.
+    pub fn latest(&self) -> Arc<Tally> {
+        Arc::clone(&self.last.lock())
     }
 
     fn ask(&self) -> Option<Arc<Tally>> {
@@ -73,14 +85,22 @@ impl Copies {
 }
 
 impl Asked {
-    /// Gives everybody who asked the same copy. One look at an empty queue if nobody did; the copy takes some ten
-    /// microseconds a shard.
-    pub fn answer(&self, tally: &Tally) {
-        let mut copy = None;
-        while let Ok(reply) = self.0.try_recv() {
-            let copy = copy.get_or_insert_with(|| Arc::new(tally.clone()));
+    /// Gives everybody who asked the same copy, and leaves it for those who do not. One look at an empty queue if
+    /// nobody did and the last is not old; the copy takes some ten microseconds a shard.
+    pub fn answer(&mut self, tally: &Tally, now: MonoNs) {
+        let first = self.asks.try_recv().ok();
+        if first.is_none() && now.since(self.last_at) < EVERY_NS {
+            return;
+        }
+        self.last_at = now;
+        let copy = Arc::new(tally.clone());
+        // A reader that holds it is not waited for: the next copy is for it.
+        if let Some(mut last) = self.last.try_lock() {
+            *last = Arc::clone(&copy);
+        }
+        for reply in first.into_iter().chain(self.asks.try_iter()) {
             // Whoever lost patience is gone.
-            let _ = reply.try_send(Arc::clone(copy));
+            let _ = reply.try_send(Arc::clone(&copy));
         }
     }
 }
@@ -93,13 +113,13 @@ mod tests {
 
     #[test]
     fn everybody_who_asks_gets_what_is_counted_when_the_aggregator_turns() {
-        let (copies, asked) = Copies::new(1, Arc::default());
+        let (copies, mut asked) = Copies::new(1, Arc::default());
         let mut tally = Tally::of_shards(1);
         tally.events = 7;
         let seen = thread::scope(|scope| {
             let readers = [scope.spawn(|| copies.take()), scope.spawn(|| copies.take())];
             while readers.iter().any(|reader| !reader.is_finished()) {
-                asked.answer(&tally);
+                asked.answer(&tally, MonoNs(1));
                 thread::yield_now();
             }
             readers.map(|reader| reader.join().unwrap().events)
@@ -109,14 +129,25 @@ mod tests {
 
     #[test]
     fn a_stuck_aggregator_and_one_that_ended_leave_what_was_counted_last() {
-        let (copies, asked) = Copies::new(2, Arc::default());
+        let (copies, mut asked) = Copies::new(2, Arc::default());
         assert_eq!((copies.take().shards.len(), copies.take().events), (2, 0));
         let mut tally = Tally::of_shards(2);
         tally.events = 9;
         // It was stuck and goes on: who waited no longer does no harm.
-        asked.answer(&tally);
+        asked.answer(&tally, MonoNs(1));
         drop(asked);
         copies.keep(tally.clone());
         assert_eq!((copies.take().events, Copies::of(tally).take().events), (9, 9));
+    }
+
+    #[test]
+    fn who_does_not_ask_sees_what_was_counted_a_second_ago_at_most() {
+        let (copies, mut asked) = Copies::new(1, Arc::default());
+        let mut tally = Tally::of_shards(1);
+        for (now, events, seen) in [(1_000_000_000, 1, 1), (1_800_000_000, 2, 1), (2_000_000_000, 3, 3)] {
+            tally.events = events;
+            asked.answer(&tally, MonoNs(now));
+            assert_eq!(copies.latest().events, seen);
+        }
     }
 }

@@ -163,21 +163,6 @@ pub enum Warning {
         /// The core.
         core: usize,
     },
-    /// The kernel's queue is too short for the agents that a shard has.
-    #[error(
-        "net.unix.max_dgram_qlen is {limit}, and shard {shard} has {agents} agents, which need {needed}: when all \
-         beat at once, what does not fit is refused to them; see `varta-fleet check --agents-max {agents}`"
-    )]
-    QueueLimit {
-        /// Index of the shard.
-        shard: usize,
-        /// Its agents.
-        agents: u64,
-        /// What it was when the socket was made.
-        limit: u64,
-        /// What it should be.
-        needed: u64,
-    },
     /// Somebody removed or replaced a file by which agents find the fleet. It is back.
     #[error("{} had been removed or replaced, and is in place again; find out who removes it", Shown(path.display()))]
     PutBack {

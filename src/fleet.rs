@@ -481,7 +481,8 @@ impl Handle {
     }
 
     fn health(&self) -> Health {
-        self.vitals.health(&self.snapshot(), SystemClock.mono())
+        let snapshot = Snapshot::take(&self.ports, &self.copies.latest(), self.agents_max);
+        self.vitals.health(&snapshot, SystemClock.mono())
     }
 
     /// What is wrong with the event output at present, if anything.

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::aggregator::export::{OutputState, OutputTrouble};
 use crate::counters::{Counter, ShardHealth};
-use crate::error::{Reason, Warning};
+use crate::error::Reason;
 use crate::lane::Port;
 use crate::snapshot::Snapshot;
 use crate::time::MonoNs;
@@ -151,9 +151,11 @@ impl fmt::Display for Problem {
                 "shard {shard} cannot watch {count} processes: their exits are told at their threshold; raise \
                  LimitNOFILE or watched-max"
             ),
-            &Self::QueueLimit { shard, agents, limit, needed } => {
-                write!(f, "{}", Warning::QueueLimit { shard, agents, limit, needed })
-            }
+            Self::QueueLimit { shard, agents, limit, needed } => write!(
+                f,
+                "net.unix.max_dgram_qlen is {limit}, and shard {shard} has {agents} agents, which need {needed}: when \
+                 all beat at once, what does not fit is refused to them; see `varta-fleet check --agents-max {agents}`"
+            ),
             Self::NoMemory(shard, why) => write!(
                 f,
                 "shard {shard} has no memory for more agents: {why}; new ones are refused as table_full; raise the memory \

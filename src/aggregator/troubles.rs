@@ -246,6 +246,6 @@ impl Aggregator {
         tally.events = self.fanout.last_seq();
         tally.events_dropped = self.fanout.dropped();
         tally.beats_untold = self.fanout.beats_dropped();
-        self.asked.answer(&self.tally);
+        self.asked.answer(&self.tally, self.now);
     }
 }

@@ -17,7 +17,9 @@ use signal_hook::iterator::Signals;
 use varta_fleet::config::written;
 use varta_fleet::plan::{Output, Plan};
 use varta_fleet::priority::{Standing, raise_own_session};
-use varta_fleet::{Fleet, FleetThread, Handle, OutputTrouble, Problem, Reason, Shown, StopReport, Warning};
+use varta_fleet::{
+    Fleet, FleetThread, Handle, Health, OutputTrouble, Problem, Reason, Shown, StopReport, Warning,
+};
 
 use crate::exit::{CliError, Exit, counted};
 use crate::stderr;
@@ -83,6 +85,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
             if !health.is_healthy() {
                 break health.problems;
             }
+            told.warn_of_queues(&health);
         }
         match signals.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
             Ok(SIGUSR1) => stderr::say(handle.table().trim_end()),
@@ -114,20 +117,25 @@ struct Told {
     is_short: Vec<bool>,
 }
 
+impl Told {
+    /// Of a queue that is too short, once a shard.
+    fn warn_of_queues(&mut self, health: &Health) {
+        for problem in &health.problems {
+            if let Problem::QueueLimit { shard, .. } = problem
+                && !mem::replace(&mut self.is_short[*shard], true)
+            {
+                stderr::say(&format!("warning: {problem}"));
+            }
+        }
+    }
+}
+
 /// Says what works less well than before, or works again.
 fn tell_news(fleet: &Fleet, handle: &Handle, told: &mut Told) {
     let now = handle.output_trouble();
     if now != mem::replace(&mut told.trouble, now) {
         let again = || "events are written again".to_owned();
         stderr::say(&now.map_or_else(again, |trouble| format!("warning: {trouble}")));
-    }
-    let snapshot = handle.snapshot();
-    for ((shard, of), is_told) in snapshot.shards.iter().enumerate().zip(&mut told.is_short) {
-        if let Some(needed) = of.queue_limit_missed().filter(|_| !*is_told) {
-            *is_told = true;
-            let (agents, limit) = (of.up + of.stalled, of.queue_limit);
-            warn(&Warning::QueueLimit { shard, agents, limit, needed });
-        }
     }
     while let Some(warning) = fleet.next_warning() {
         warn(&warning);
