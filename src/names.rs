@@ -16,12 +16,24 @@ const NAME_BYTES: usize = 15;
 struct Name {
     /// Which holder; 0 = nobody yet.
     generation: u32,
-    len: u8,
-    /// Its name was read.
-    is_known: bool,
-    /// Its program was not.
-    is_program_hidden: bool,
+    /// Length of the name, and [`KNOWN`] and [`PROGRAM_HIDDEN`]: there is one of these for each agent.
+    about: u8,
     bytes: [u8; NAME_BYTES],
+}
+
+/// The name was read.
+const KNOWN: u8 = 1 << 7;
+/// The program was not.
+const PROGRAM_HIDDEN: u8 = 1 << 6;
+
+impl Name {
+    const fn is(self, what: u8) -> bool {
+        self.about & what != 0
+    }
+
+    const fn len(self) -> usize {
+        (self.about & !(KNOWN | PROGRAM_HIDDEN)) as usize
+    }
 }
 
 /// The names of all agents that were looked up, as they were then.
@@ -41,10 +53,11 @@ impl Names {
         let is_known = comm.is_some();
         let comm = comm.as_deref().unwrap_or_default();
         let comm = &comm[..comm.floor_char_boundary(NAME_BYTES)];
-        let (generation, is_program_hidden) = (ticket.generation, exe.is_none());
-        let mut name = Name { generation, is_known, is_program_hidden, ..Name::default() };
+        let mut name = Name { generation: ticket.generation, ..Name::default() };
         name.bytes[..comm.len()].copy_from_slice(comm.as_bytes());
-        name.len = u8::try_from(comm.len()).unwrap_or(0);
+        name.about = u8::try_from(comm.len()).unwrap_or(0);
+        name.about |= if is_known { KNOWN } else { 0 };
+        name.about |= if exe.is_none() { PROGRAM_HIDDEN } else { 0 };
         let Some(shard) = self.shards.get(usize::from(ticket.shard)) else { return };
         *shard.lock().of(ticket.slot) = name;
     }
@@ -52,15 +65,15 @@ impl Names {
     /// The name of this holder of the slot; `None` if it was not looked up yet, or could not be.
     pub fn get(&self, ticket: Ticket) -> Option<String> {
         let name = *self.shards.get(usize::from(ticket.shard))?.lock().get(ticket.slot)?;
-        let is_known = name.is_known && name.generation == ticket.generation;
-        is_known.then(|| String::from_utf8_lossy(&name.bytes[..usize::from(name.len)]).into_owned())
+        let is_known = name.is(KNOWN) && name.generation == ticket.generation;
+        is_known.then(|| String::from_utf8_lossy(&name.bytes[..name.len()]).into_owned())
     }
 
     /// Whether this holder was looked up and its program could not be read.
     pub fn is_program_hidden(&self, ticket: Ticket) -> bool {
         let shard = self.shards.get(usize::from(ticket.shard));
         let name = shard.and_then(|shard| shard.lock().get(ticket.slot).copied());
-        name.is_some_and(|name| name.generation == ticket.generation && name.is_program_hidden)
+        name.is_some_and(|name| name.generation == ticket.generation && name.is(PROGRAM_HIDDEN))
     }
 }
 
