@@ -5,8 +5,6 @@ use super::*;
 /// How long its lists are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Pids known.
-    pub places: usize,
     /// Stalls and exits that wait to be told.
     pub pending: usize,
     /// Agents asked about again and again.
@@ -25,10 +23,14 @@ impl Aggregator {
         self.in_flight_max = max;
     }
 
+    /// How many pids have a place. Looks at all there may be.
+    pub fn places(&self) -> usize {
+        self.places.iter().flatten().count()
+    }
+
     /// How long the lists are.
     pub fn backlog(&self) -> Backlog {
         Backlog {
-            places: self.places.iter().flatten().count(),
             pending: self.pending.len(),
             polled: self.polled.len(),
             held: self.held.len(),
