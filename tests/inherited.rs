@@ -103,6 +103,35 @@ fn fault_77_a_standard_error_that_nobody_reads_holds_up_neither_start_nor_table_
     drop(reader);
 }
 
+/// The line goes to standard output, or to standard error where events have that.
+#[test]
+fn fault_77_a_ready_line_that_nobody_reads_does_not_keep_signals_waiting() {
+    for events in ["-", "none"] {
+        let place = Place::new();
+        let (reader, writer) = full_pipe();
+        let output = place.base().join("output");
+        let file = Stdio::from(File::create(&output).expect("create a file"));
+        let mut observer = Command::new(env!("CARGO_BIN_EXE_varta-fleet"));
+        observer
+            .args(["run", "--shards", "1", "--print-ready", "--events", events, "--dir"])
+            .arg(place.dir());
+        match events {
+            "-" => observer.stdout(file).stderr(writer),
+            _ => observer.stdout(writer).stderr(file),
+        };
+        let mut observer = observer.spawn().expect("start the observer");
+        wait_for("its first word", || {
+            let text = fs::read_to_string(&output).expect("its output");
+            (text.contains("\"start\"") || text.contains("observing ")).then_some(())
+        });
+        signal(observer.id(), Signal::TERM);
+        let status = wait_for("its end", || observer.try_wait().expect("it is our child"));
+        assert_eq!(status.code(), Some(0), "--events {events}");
+        assert!(!place.socket(0).exists(), "its files are gone");
+        drop(reader);
+    }
+}
+
 #[test]
 fn fault_77_a_reader_that_comes_back_gets_what_was_kept() {
     let (mut pipe, writer) = full_pipe();

@@ -3,10 +3,9 @@
 use std::fs;
 use std::io::{self, Write};
 use std::mem;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,11 +37,19 @@ pub struct RunOptions {
     pub print_ready: bool,
 }
 
+/// What the main thread waits for.
+enum News {
+    Signal(i32),
+    /// The ready line cannot be written.
+    Unready(CliError),
+}
+
 /// Runs the plan until a signal ends it.
 pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     stderr::take_panics();
     // Before any thread of the fleet starts, so that no signal can find us half-way.
-    let signals = signals()?;
+    let (sender, news) = mpsc::channel();
+    hear_signals(sender.clone())?;
     let shards = plan.shards.len();
     let threshold = written(Duration::from_nanos(plan.threshold_ns));
     let (is_told, is_open) = (plan.events.is_some(), plan.lets_others_beat());
@@ -70,9 +77,10 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
         stderr::say(&format!("serving http://{address}/"));
     }
     if options.print_ready {
-        // Whoever waits for the line finds what was said before it.
-        stderr::flush();
-        print_ready(shards, fleet.dir(), is_stdout_taken)?;
+        let line = format!("ready shards={shards} dir={}\n", Shown(fleet.dir().display()));
+        say_ready(line, is_stdout_taken, sender)?;
+    } else {
+        drop(sender);
     }
     let handle = fleet.handle();
     let mut told = Told { trouble: None, is_short: vec![false; shards] };
@@ -87,10 +95,14 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
             }
             told.warn_of_queues(&health);
         }
-        match signals.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
-            Ok(SIGUSR1) => stderr::say(handle.table().trim_end()),
-            Ok(SIGHUP) => fleet.reopen(),
-            Ok(_) => break Vec::new(),
+        match news.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
+            Ok(News::Signal(SIGUSR1)) => stderr::say(handle.table().trim_end()),
+            Ok(News::Signal(SIGHUP)) => fleet.reopen(),
+            Ok(News::Signal(_)) => break Vec::new(),
+            Ok(News::Unready(error)) => {
+                let _ = fleet.stop(FLUSH);
+                return Err(error);
+            }
             // Nobody would hear a SIGTERM any more.
             Err(RecvTimeoutError::Disconnected) => {
                 let _ = fleet.stop(FLUSH);
@@ -150,24 +162,31 @@ fn raise_open_files() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-/// Whoever asked for the line waits for it: a fleet that cannot say it must not seem to have run. It goes to standard
-/// error where events go to standard output, for whoever reads those expects nothing else.
-fn print_ready(shards: usize, dir: &Path, is_stdout_taken: bool) -> Result<(), CliError> {
-    let line = format!("ready shards={shards} dir={}\n", Shown(dir.display()));
-    let (name, written) = if is_stdout_taken {
-        ("error", io::stderr().write_all(line.as_bytes()))
-    } else {
-        let mut stdout = io::stdout().lock();
-        ("output", stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()))
-    };
-    written.map_err(|error| {
-        CliError::new(
-            Exit::Runtime,
-            format!(
+/// Prints the ready line, by a thread of its own: a full pipe must not keep signals waiting. Whoever asked for the line
+/// waits for it, so a fleet that cannot say it must not seem to have run. It goes to standard error where events go to
+/// standard output, for whoever reads those expects nothing else.
+fn say_ready(line: String, is_stdout_taken: bool, news: Sender<News>) -> Result<(), CliError> {
+    let say = move || {
+        // Whoever waits for the line finds what was said before it.
+        stderr::flush();
+        let (name, written) = if is_stdout_taken {
+            ("error", io::stderr().write_all(line.as_bytes()))
+        } else {
+            let mut stdout = io::stdout().lock();
+            ("output", stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()))
+        };
+        if let Err(error) = written {
+            let message = format!(
                 "cannot write the ready line to standard {name}: {}; give it a reader, or leave out --print-ready",
                 Reason(&error)
-            ),
-        )
+            );
+            // Fails only if the fleet has stopped.
+            let _ = news.send(News::Unready(CliError::new(Exit::Runtime, message)));
+        }
+    };
+    thread::Builder::new().name("varta-ready".into()).spawn(say).map(drop).map_err(|error| {
+        let message = format!("cannot start a thread: {}; raise the limits of this process", Reason(&error));
+        CliError::new(Exit::Runtime, message)
     })
 }
 
@@ -207,8 +226,8 @@ fn conclude(mut problems: Vec<Problem>, report: &StopReport) -> Result<Exit, Cli
     if failures.is_empty() { Ok(Exit::Clean) } else { Err(CliError::new(Exit::Runtime, failures.join("; "))) }
 }
 
-/// The signals that concern us, as they come. A second one that stops ends the process at once.
-fn signals() -> Result<Receiver<i32>, CliError> {
+/// Sends the signals that concern us, as they come. A second one that stops ends the process at once.
+fn hear_signals(news: Sender<News>) -> Result<(), CliError> {
     let failed = |error: io::Error| {
         CliError::new(
             Exit::Runtime,
@@ -226,16 +245,14 @@ fn signals() -> Result<Receiver<i32>, CliError> {
     }
     let heard = [SIGTERM, SIGINT, SIGHUP, SIGUSR1].into_iter().filter(is_heard);
     let mut signals = Signals::new(heard).map_err(failed)?;
-    let (sender, receiver) = mpsc::channel();
     let forward = move || {
         for signal in signals.forever() {
-            if sender.send(signal).is_err() {
+            if news.send(News::Signal(signal)).is_err() {
                 return;
             }
         }
     };
-    thread::Builder::new().name("varta-signals".into()).spawn(forward).map_err(failed)?;
-    Ok(receiver)
+    thread::Builder::new().name("varta-signals".into()).spawn(forward).map(drop).map_err(failed)
 }
 
 /// Of the signals that nohup and shells without job control let their children ignore, those that we are to: a bit
