@@ -125,3 +125,30 @@ fn fault_70_no_event_is_lost_while_the_log_is_rotated_under_load() {
     assert_eq!(events.last().map(Event::kind), Some("stop"));
     assert!(seqs.len() > ROTATIONS, "there was load");
 }
+
+/// What logrotate runs after a rotation: the observer hears it, and nobody who would end by it.
+#[test]
+fn fault_70_a_rotation_signals_the_observer_and_no_other_command() {
+    let snippet = include_str!("../scripts/deploy/logrotate");
+    let line = snippet.lines().find(|line| line.contains("pkill")).expect("it sends a signal");
+    let pattern = line.split('\'').nth(1).expect("a pattern in quotes");
+    let mut observer = Piped::start();
+    let dir = observer.place.dir();
+    wait_for("the observer", || dir.join("fleet.json").exists().then_some(()));
+    let mut reader = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+        .args(["events", "--follow", "--after", "0", "--dir"])
+        .arg(&dir)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start a reader");
+    let mut events = BufReader::new(reader.stdout.take().expect("a pipe"));
+    events.read_line(&mut String::new()).expect("it reads events");
+    let found = Command::new("pgrep").args(["-f", pattern]).output().expect("pgrep is in procps");
+    let found: Vec<u32> =
+        String::from_utf8_lossy(&found.stdout).lines().map(|pid| pid.parse().expect("a pid")).collect();
+    assert!(found.contains(&observer.child.id()), "{pattern} finds {found:?}");
+    assert!(!found.contains(&reader.id()), "{pattern} finds a reader of events");
+    reader.kill().expect("it is our child");
+    reader.wait().expect("it is our child");
+    observer.end();
+}
