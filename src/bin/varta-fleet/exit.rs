@@ -128,11 +128,48 @@ pub fn counted(n: u64, what: &str) -> String {
 /// The parser's complaint in our grammar: what and why from its first lines, then what to do.
 pub fn usage(error: &clap::Error) -> CliError {
     let text = error.to_string();
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let what =
+    let mut lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .take_while(|line| !line.starts_with("Usage: "))
+        .peekable();
+    let mut what =
         lines.next().unwrap_or_default().trim_start_matches("error: ").trim_end_matches('.').to_owned();
-    let tips = lines.filter_map(|line| line.strip_prefix("tip: ")).map(|tip| format!("; {}", Shown(tip)));
-    let tips: String = tips.collect();
+    if what.ends_with(':') {
+        let mut lead = " ";
+        while let Some(item) = lines.next_if(|line| !line.starts_with("tip: ")) {
+            what.push_str(&format!("{lead}{item}"));
+            lead = ", ";
+        }
+    }
+    let advice: String = lines
+        .filter_map(|line| {
+            let values = line.strip_prefix("[possible values: ").and_then(|rest| rest.strip_suffix(']'));
+            let values = values.map(|values| format!("; write one of {}", Shown(values)));
+            values.or_else(|| line.strip_prefix("tip: ").map(|tip| format!("; {}", Shown(tip))))
+        })
+        .collect();
     let what = Shown(what);
-    CliError::new(Exit::Usage, format!("cannot read the command line: {what}{tips}; try it with --help"))
+    CliError::new(Exit::Usage, format!("cannot read the command line: {what}{advice}; try it with --help"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args;
+
+    #[test]
+    fn what_is_missing_and_what_there_is_to_choose_from_are_named() {
+        for (line, said) in [
+            ("explain", "required arguments were not provided: <PID>; try it"),
+            ("agents --state foo", "for '--state <STATE>'; write one of up, stalled, "),
+            ("statsu", "unrecognized subcommand 'statsu'; a similar subcommand exists: 'status'; try it"),
+            ("explain 1 --json=7", "unexpected value '7' for '--json' found; no more were expected; try it"),
+        ] {
+            let words = std::iter::once("varta-fleet").chain(line.split(' '));
+            let told = usage(&args::command().try_get_matches_from(words).unwrap_err()).to_string();
+            assert!(told.contains(said) && !told.contains('\n'), "{told}");
+        }
+    }
 }
