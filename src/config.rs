@@ -499,7 +499,7 @@ pub const KEYS: &[Key] = &[
 const HTTP_KEYS: &[Key] = &[
     Key::in_file("listen", ADDRESS),
     Key::in_file("token-file", "a path in quotes, such as \"/etc/varta/token\""),
-    Key::in_file("metrics-agents-max", "a whole number; 0 for no such page"),
+    Key::in_file("metrics-agents-max", "a whole number from 0, for no such page, to 250000"),
 ];
 
 const ADDRESS: &str = "an address and port in quotes, such as \"127.0.0.1:9464\", or \"none\"";

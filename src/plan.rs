@@ -27,6 +27,8 @@ pub const SOCKET_PATH_MAX: usize = 107;
 pub const SHARDS_MAX: u32 = 64;
 /// Most agents one fleet tracks.
 pub const AGENTS_MAX: u32 = 4_194_304;
+/// Most agents that may have series of their own: they take half of what may wait on all connections.
+pub const METRICS_AGENTS_MAX: u32 = 250_000;
 /// Most rules: each agent carries the number of its rule in one byte.
 pub const RULES_MAX: usize = 200;
 /// Runtime directory of an observer that runs as root.
@@ -379,12 +381,12 @@ impl Config {
             )),
             _ => {}
         }
-        if self.http.metrics_agents_max > AGENTS_MAX {
+        if self.http.metrics_agents_max > METRICS_AGENTS_MAX {
             problems.push(ConfigProblem::refused(
                 "http.metrics-agents-max",
                 self.http.metrics_agents_max.to_string(),
-                "one fleet cannot track as many",
-                format!("write a whole number from 0 to {AGENTS_MAX}"),
+                "one answer cannot hold as many",
+                format!("write a whole number from 0 to {METRICS_AGENTS_MAX}"),
             ));
         }
         HttpPlan { listen: self.http.listen, token_file, metrics_agents_max: self.http.metrics_agents_max }
@@ -800,6 +802,9 @@ mod tests {
             assert!(only_problem(|config| config.agents_max = agents_max).contains("from 1 to 4194304"));
         }
         assert!(only_problem(|config| config.watched_max = AGENTS_MAX + 1).contains("from 0 to 4194304"));
+        let series = |max| move |config: &mut Config| config.http.metrics_agents_max = max;
+        assert!(only_problem(series(250_001)).contains("from 0 to 250000"));
+        assert!(plan(series(250_000)).is_ok());
         for (agents, frames) in [(Some(0), None), (None, Some(0))] {
             let told =
                 only_problem(|config| (config.uid_agents_max, config.uid_frames_max) = (agents, frames));

@@ -1,7 +1,8 @@
 //! A few agents as metrics, a series each, in pieces.
 
 use super::agents::{Row, Standing, View};
-use super::budget::Charge;
+use super::budget::{BYTES_MAX, Charge};
+use crate::plan::METRICS_AGENTS_MAX;
 use crate::wire::Status;
 
 /// What the series of single agents are called: beats, stalls, status.
@@ -14,6 +15,9 @@ pub const NAMES_OF_WATCH: SeriesNames = ["varta_beats_total", "varta_stalls_tota
 
 /// What is shown of one agent: its pid, and a value for each family.
 type Sample = (u32, [u64; 3]);
+
+/// As many as there may be can be answered, also to two who ask at once.
+const _: () = assert!(METRICS_AGENTS_MAX as usize * size_of::<Sample>() <= BYTES_MAX / 2);
 
 const FAMILIES: [(&str, &str); 3] = [
     ("counter", "Accepted frames of this process"),
@@ -73,7 +77,7 @@ fn sample(row: &Row) -> Sample {
 
 #[cfg(test)]
 mod tests {
-    use super::super::budget::{BYTES_MAX, Budget};
+    use super::super::budget::Budget;
     use super::*;
 
     #[test]
