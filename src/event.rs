@@ -142,6 +142,22 @@ pub enum EventKind {
         /// The time they came in, ns, up to the event's `mono`: one to two seconds while the observer is busy.
         for_ns: u64,
     },
+    /// A user's agents come and go too fast to be told of one by one: what was not told singly since the last such
+    /// event. At most once a second per user. An `up` follows for those that live on, before what is told of them.
+    Churn {
+        /// The user; `None`: many users.
+        uid: Option<u32>,
+        /// Agents that came up.
+        ups: u32,
+        /// Those that ended.
+        exits: u32,
+        /// Their crash reports.
+        terminals: u32,
+        /// What else they said.
+        changes: u32,
+        /// The time it happened in, ns, up to the event's `mono`.
+        for_ns: u64,
+    },
     /// The agent beats on this event's shard now.
     Moved {
         /// The shard it left.
@@ -294,11 +310,36 @@ impl NoFrame {
     }
 }
 
+/// Whose room an event takes where there is not enough: what there may be much of takes none from the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rank {
+    /// A verdict, or that there may be none.
+    Verdict,
+    /// What agents and users do beside coming and going.
+    Word,
+    /// Agents come and go.
+    Life,
+}
+
 impl EventKind {
+    /// Its rank.
+    pub(crate) const fn rank(&self) -> Rank {
+        match self {
+            Self::Stall { .. }
+            | Self::Resume { .. }
+            | Self::Frozen { .. }
+            | Self::Blind { .. }
+            | Self::Full { .. }
+            | Self::Io { .. } => Rank::Verdict,
+            Self::Up | Self::Exit { .. } | Self::Churn { .. } => Rank::Life,
+            _ => Rank::Word,
+        }
+    }
+
     /// The words of all kinds that have a number.
-    pub const NAMES: [&'static str; 18] = [
+    pub const NAMES: [&'static str; 19] = [
         "up", "stall", "resume", "frozen", "exit", "terminal", "status", "session", "mixed", "decode",
-        "auth", "blind", "full", "flood", "moved", "io", "start", "stop",
+        "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "stop",
     ];
 
     /// The word of the event schema.
@@ -319,6 +360,7 @@ impl EventKind {
             Self::Blind { .. } => "blind",
             Self::Full { .. } => "full",
             Self::Flood { .. } => "flood",
+            Self::Churn { .. } => "churn",
             Self::Moved { .. } => "moved",
             Self::Io { .. } => "io",
             Self::Start { .. } => "start",

@@ -220,6 +220,12 @@ const FAULTS: &[(usize, &str, &str, Shown)] = &[
         "the session is raised, the rest said",
         ByTests,
     ),
+    (
+        83,
+        "processes come and go faster than each can be told of",
+        "counted by user once a second; verdicts, settled agents and others are told",
+        ByTests,
+    ),
 ];
 
 #[test]

@@ -23,6 +23,11 @@ impl Aggregator {
         self.in_flight_max = max;
     }
 
+    /// Tells of so many agents of a user singly at once.
+    pub const fn limit_churn(&mut self, at_once: u32) {
+        self.churns.limit(at_once);
+    }
+
     /// How many pids have a place. Looks at all there may be.
     pub fn places(&self) -> usize {
         self.places.iter().flatten().count()

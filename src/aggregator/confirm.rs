@@ -360,6 +360,7 @@ impl Aggregator {
         // What was told of the agent goes with it.
         let is_stalled_there = there.state == State::Stalled;
         self.told(to).set(Mark::Up, told.is(Mark::Up));
+        self.told(to).set(Mark::Uncalled, told.is(Mark::Uncalled));
         let (session, own) = (self.session(from), self.session(to));
         self.enter(to, Session { ns_pid: own.ns_pid.or(session.ns_pid), freeze: own.freeze, ..session });
         let record = self.told(from);
@@ -393,7 +394,7 @@ impl Aggregator {
             let mut agent = self.agent(place, &hot);
             agent.status = self.told(place).status;
             let kind = EventKind::Exit { silent_ns: at.since(hot.last_arrival), how: told.how };
-            self.tell(Some(place.shard), Some(agent), at, kind);
+            self.tell_agent(place, agent, at, kind);
             self.tally.shards[usize::from(place.shard)].exits += 1;
         }
         for place in places.iter() {

@@ -2,7 +2,7 @@
 //! which: the next thing it gets is `lost` with their range.
 //!
 //! Verdicts, and what says that there may be none, have a reserve in every queue: whatever else there is to tell,
-//! and however much of it, cannot take their place.
+//! and however much of it, cannot take their place. Agents that come and go leave a quarter of the rest to others.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, unbounded};
 
 use super::export::WriterCounters;
 use super::tally::Reader;
-use crate::event::{Event, EventKind};
+use crate::event::{Event, EventKind, Rank};
 use crate::time::{MonoNs, WallNs};
 
 /// Wants events.
@@ -50,12 +50,20 @@ impl Subscriber {
         (subscriber, receiver)
     }
 
-    /// Sends the event if it leaves `spare` places of what it may take. There is one sender, so what has room now
-    /// has room when it is sent.
-    fn try_send(&mut self, event: Event, is_reserved: bool, spare: usize) -> Result<(), TrySendError<Event>> {
-        // In the reserve there is always a place for the line that says what was lost before the event.
-        let reserve = if is_reserved { (self.capacity / 4).max(2) } else { 0 };
-        if self.sender.len() + spare >= self.capacity + reserve {
+    /// How many events may wait if one of this rank is to be the last of them.
+    fn room(&self, rank: Rank) -> usize {
+        match rank {
+            // There is always a place for the line that says what was lost before the event.
+            Rank::Verdict => self.capacity + (self.capacity / 4).max(2),
+            Rank::Word => self.capacity,
+            Rank::Life => self.capacity - self.capacity / 4,
+        }
+    }
+
+    /// Sends the event if it leaves `spare` places of what its rank may take. There is one sender, so what has room
+    /// now has room when it is sent.
+    fn try_send(&mut self, event: Event, rank: Rank, spare: usize) -> Result<(), TrySendError<Event>> {
+        if self.sender.len() + spare >= self.room(rank) {
             return Err(TrySendError::Full(event));
         }
         self.has_news = true;
@@ -114,16 +122,16 @@ impl Fanout {
         self.last_seq += 1;
         event.seq = self.last_seq;
         let dropped = &mut self.dropped;
-        let is_reserved = is_reserved(&event.kind);
+        let rank = event.kind.rank();
         self.subscribers.retain_mut(|subscriber| {
             // A line of what was lost up to here, and no event after it, is of no use in the reserve.
-            let spare = usize::from(is_reserved);
-            if !catch_up(subscriber, event.wall, event.mono, is_reserved, spare) {
+            let spare = usize::from(rank == Rank::Verdict);
+            if !catch_up(subscriber, event.wall, event.mono, rank, spare) {
                 miss(subscriber, event.seq);
                 dropped[subscriber.reader as usize] += 1;
                 return true;
             }
-            match subscriber.try_send(event, is_reserved, 0) {
+            match subscriber.try_send(event, rank, 0) {
                 Ok(()) => true,
                 Err(TrySendError::Full(_)) => {
                     miss(subscriber, event.seq);
@@ -138,7 +146,7 @@ impl Fanout {
     /// Hands a beat, which has no number, to those who asked for beats.
     pub fn tell_beat(&mut self, event: Event) {
         for subscriber in self.subscribers.iter_mut().filter(|subscriber| subscriber.wants_beats) {
-            if subscriber.try_send(event, false, 0).is_err() {
+            if subscriber.try_send(event, Rank::Word, 0).is_err() {
                 self.beats_dropped += 1;
             }
         }
@@ -149,7 +157,8 @@ impl Fanout {
     pub fn settle(&mut self, wall: WallNs, mono: MonoNs) -> bool {
         let mut is_owing = false;
         for subscriber in &mut self.subscribers {
-            is_owing |= !catch_up(subscriber, wall, mono, false, 0);
+            // As little room as possible: what makes it owe this may go on.
+            is_owing |= !catch_up(subscriber, wall, mono, Rank::Life, 0);
             if std::mem::take(&mut subscriber.has_news)
                 && let Some(wake) = &subscriber.wake
             {
@@ -160,27 +169,8 @@ impl Fanout {
     }
 }
 
-/// Whether an event is a verdict, or says that there may be none.
-const fn is_reserved(kind: &EventKind) -> bool {
-    matches!(
-        kind,
-        EventKind::Stall { .. }
-            | EventKind::Resume { .. }
-            | EventKind::Frozen { .. }
-            | EventKind::Blind { .. }
-            | EventKind::Full { .. }
-            | EventKind::Io { .. }
-    )
-}
-
 /// Tells the subscriber what it missed, if anything. False if there is no room even for that.
-fn catch_up(
-    subscriber: &mut Subscriber,
-    wall: WallNs,
-    mono: MonoNs,
-    is_reserved: bool,
-    spare: usize,
-) -> bool {
+fn catch_up(subscriber: &mut Subscriber, wall: WallNs, mono: MonoNs, rank: Rank, spare: usize) -> bool {
     let Some((from_seq, to_seq)) = subscriber.missed else { return true };
     let kind = EventKind::Lost { from_seq, to_seq };
     let lost = Event { seq: 0, wall, mono, shard: None, agent: None, kind };
@@ -188,7 +178,7 @@ fn catch_up(
         subscriber.missed = None;
         return true;
     }
-    match subscriber.try_send(lost, is_reserved, spare) {
+    match subscriber.try_send(lost, rank, spare) {
         Ok(()) => {
             subscriber.missed = None;
             true
@@ -246,6 +236,28 @@ mod tests {
         assert_eq!(end.try_recv().expect("lost").kind, EventKind::Lost { from_seq: 3, to_seq: 4 });
     }
 
+    fn word() -> Event {
+        Event { kind: EventKind::Status { coalesced: 1 }, ..event() }
+    }
+
+    /// Agents that come and go leave room to what others say, and a slow reader is not told of each gap.
+    #[test]
+    fn fault_83_who_comes_and_goes_takes_no_room_of_others() {
+        let mut fanout = Fanout::default();
+        let (slow, end) = Subscriber::new(Reader::Subscriber, 16);
+        fanout.add(slow);
+        for _ in 0..50 {
+            fanout.tell(event());
+            assert_eq!(fanout.settle(WallNs(0), MonoNs(0)), fanout.last_seq() > 12);
+        }
+        fanout.tell(word());
+        fanout.tell(word());
+        let told: Vec<Event> = end.try_iter().collect();
+        assert_eq!(told[..12].iter().map(|event| event.seq).collect::<Vec<_>>(), Vec::from_iter(1..=12));
+        assert_eq!(told[12].kind, EventKind::Lost { from_seq: 13, to_seq: 50 });
+        assert_eq!(told[13..].iter().map(|event| event.seq).collect::<Vec<_>>(), [51, 52]);
+    }
+
     /// Whatever fills the queue, stalls come through, each after a line of what is missing before it: no range
     /// covers an event that was delivered.
     #[test]
@@ -256,7 +268,7 @@ mod tests {
         let (slow, end) = Subscriber::new(Reader::Subscriber, 16);
         fanout.add(slow);
         for _ in 0..3 {
-            (0..100).for_each(|_| fanout.tell(event()));
+            (0..100).for_each(|_| fanout.tell(word()));
             fanout.tell(Event { kind: stall, ..event() });
         }
         let told: Vec<Event> = end.try_iter().collect();

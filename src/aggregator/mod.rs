@@ -19,7 +19,7 @@ use crossbeam::channel::Receiver;
 
 use crate::copies::Asked;
 use crate::counters::ShardHealth;
-use crate::event::{Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, SessionWhy};
+use crate::event::{Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, Rank, SessionWhy};
 use crate::lane::report::SAMPLES_MAX;
 use crate::lane::sessions::{Freeze, Session};
 use crate::lane::{Doorbell, Port, SampleOf, answer};
@@ -38,6 +38,7 @@ use crate::watch::{Order, Watch};
 use crate::wire::{NONCE_TERMINAL, Status};
 
 mod answers;
+mod churn;
 mod confirm;
 mod frozen;
 pub mod policy;
@@ -53,6 +54,8 @@ mod backlog;
 #[cfg(test)]
 mod blindness;
 #[cfg(test)]
+mod coming_and_going;
+#[cfg(test)]
 mod crowd;
 #[cfg(test)]
 mod ending;
@@ -67,6 +70,7 @@ mod tests;
 #[cfg(test)]
 mod thaw;
 
+use churn::Churns;
 use fanout::{Fanout, Subscriber};
 use frozen::Freezes;
 use limit::{Buckets, Limit, Often, SECOND_NS};
@@ -220,6 +224,8 @@ pub struct Aggregator {
     freezes: Freezes,
     /// What one agent may have told of it.
     buckets: Buckets,
+    /// What the agents of one user may have told of them while they come and go.
+    churns: Churns,
     /// Agents of whom something is told later, in the order of when.
     deferred: VecDeque<(MonoNs, Place, u32)>,
     /// Slots that read busy.
@@ -278,6 +284,7 @@ impl Aggregator {
             held: VecDeque::new(),
             freezes: Freezes::default(),
             buckets: Buckets::default(),
+            churns: Churns::new(ports.iter().map(|port| port.table.capacity()).max().unwrap_or(0)),
             deferred: VecDeque::new(),
             again: Vec::new(),
             last_session: 0,
@@ -326,6 +333,7 @@ impl Aggregator {
         self.settle_pending();
         self.tell_of_held();
         self.tell_of_deferred();
+        self.tell_of_churn(false);
         self.ask_about_polled();
         self.look_at_frozen();
         is_more |= (0..self.shard_count).any(|shard| self.may_look(shard));
@@ -355,6 +363,7 @@ impl Aggregator {
             return Next::Now;
         }
         if self.stop_by.is_some() && (self.pending.is_empty() || self.is_out_of_time()) {
+            self.tell_of_churn(true);
             self.tell(None, None, self.now, EventKind::Stop);
             self.fanout.settle(self.wall, self.now);
             self.publish();
@@ -368,6 +377,7 @@ impl Aggregator {
             self.deferred.front().map(|(at, ..)| *at),
             self.polled.front().map(|(at, ..)| *at),
             self.freezes.next(),
+            self.churns.next(),
         ];
         let at = ticks.into_iter().flatten().fold(self.now + IDLE_NS, MonoNs::min);
         if is_ticking {
@@ -511,6 +521,7 @@ impl Aggregator {
         record.program = known.and_then(|known| known.program);
         let is_up = known.is_some_and(|known| known.is(Mark::Up));
         record.set(Mark::Up, is_up);
+        record.set(Mark::Uncalled, known.is_some_and(|known| known.is(Mark::Uncalled)));
         record.set(Mark::Held, is_held);
         record.set(Mark::OffHash, is_off_hash);
         let number = if known.is_some() { session.number } else { self.last_session };
@@ -667,14 +678,21 @@ impl Aggregator {
         if cold.statuses.wrapping_sub(record.statuses) <= 1 {
             record.statuses = cold.statuses;
         }
-        let session = self.session(place).number;
-        for other in self.places_of(told.pid).iter() {
-            if self.session(other).number == session {
-                self.told(other).set(Mark::Up, true);
-            }
-        }
+        self.mark_session(place, Mark::Up, true);
+        self.mark_session(place, Mark::Uncalled, true);
         self.tally.shards[usize::from(place.shard)].sessions[SessionWhy::NewProcess as usize] += 1;
         self.tell_of(place, hot, cold.first_arrival, EventKind::Up);
+    }
+
+    /// Sets the mark wherever the agent is known.
+    fn mark_session(&mut self, place: Place, mark: Mark, is_set: bool) {
+        let session = self.session(place).number;
+        let pid = self.told(place).pid;
+        for other in self.places_of(pid).iter() {
+            if self.session(other).number == session {
+                self.told(other).set(mark, is_set);
+            }
+        }
     }
 
     fn begin_session(&mut self, place: Place, why: SessionWhy, coalesced: u32) {
@@ -690,11 +708,14 @@ impl Aggregator {
     fn tell_changes(&mut self, place: Place, hot: &Hot, cold: &Cold, is_rest: bool) {
         let told = *self.told(place);
         let is_other_session = (told.streams, told.versions) != (cold.streams, cold.versions);
-        if is_other_session && !told.is(Mark::Identifying) && self.may_tell(place, Often::Session, is_rest) {
+        if is_other_session
+            && !told.is(Mark::Identifying)
+            && self.may_tell(place, hot, cold, Often::Session, is_rest)
+        {
             // Whether it is another program or another connection is for the lookup to say.
             self.identify(place);
         }
-        if told.users != cold.users && self.may_tell(place, Often::Session, is_rest) {
+        if told.users != cold.users && self.may_tell(place, hot, cold, Often::Session, is_rest) {
             self.tell_user(place, hot, cold);
         }
         if hot.flags.has(Flags::MIXED) != told.is(Mark::Mixed) {
@@ -712,7 +733,7 @@ impl Aggregator {
         let changes = cold.statuses.wrapping_sub(told.statuses);
         // A crash report that waits to be told brings its status with it.
         let is_other = told.status != hot.status && told.terminals == cold.terminals;
-        if (changes > 0 || is_other) && self.may_tell(place, Often::Status, is_rest) {
+        if (changes > 0 || is_other) && self.may_tell(place, hot, cold, Often::Status, is_rest) {
             let record = self.told(place);
             (record.statuses, record.status) = (cold.statuses, hot.status);
             let at = if changes == 0 { cold.first_arrival } else { cold.changed_at };
@@ -735,7 +756,7 @@ impl Aggregator {
     fn tell_terminal(&mut self, place: Place, hot: &Hot, cold: &Cold, is_rest: bool) {
         let before = self.told(place).terminals;
         let coalesced = cold.terminals.wrapping_sub(before);
-        if coalesced == 0 || !self.may_tell(place, Often::Terminal, is_rest) {
+        if coalesced == 0 || !self.may_tell(place, hot, cold, Often::Terminal, is_rest) {
             return;
         }
         let told = self.told(place);
@@ -750,12 +771,15 @@ impl Aggregator {
             (_, 1) => cold.terminal_payload,
             _ => cold.terminal_before,
         };
-        self.tell(Some(place.shard), Some(agent), cold.terminal_at, EventKind::Terminal { coalesced });
+        self.tell_agent(place, agent, cold.terminal_at, EventKind::Terminal { coalesced });
     }
 
     /// Whether something of this kind may be told of the agent now; if not, what there is to tell comes later.
-    fn may_tell(&mut self, place: Place, kind: Often, is_rest: bool) -> bool {
-        if self.buckets.take(place, kind, self.now) || is_rest {
+    fn may_tell(&mut self, place: Place, hot: &Hot, cold: &Cold, kind: Often, is_rest: bool) -> bool {
+        // Processes that are started in a loop have a full bucket each: they take from their user's, too.
+        let is_free = self.told(place).is(Mark::Uncalled) || self.is_settled(cold);
+        let has_left = self.buckets.take(place, kind, self.now);
+        if is_rest || has_left && (is_free || self.churns.take(hot.uid(), self.now)) {
             return true;
         }
         let told = self.told(place);
@@ -953,7 +977,47 @@ impl Aggregator {
 
     fn tell_of(&mut self, place: Place, hot: &Hot, mono: MonoNs, kind: EventKind) {
         let agent = self.agent(place, hot);
+        self.tell_agent(place, agent, mono, kind);
+    }
+
+    /// Tells it of the agent, or counts it if its user's agents come and go too fast.
+    fn tell_agent(&mut self, place: Place, agent: Agent, mono: MonoNs, kind: EventKind) {
+        if self.told(place).is(Mark::Uncalled) && self.counts_only(place, agent, mono, &kind) {
+            return;
+        }
         self.tell(Some(place.shard), Some(agent), mono, kind);
+    }
+
+    /// Counts it, if there are too many of its kind. If not, the agent's `up` precedes it.
+    fn counts_only(&mut self, place: Place, agent: Agent, mono: MonoNs, kind: &EventKind) -> bool {
+        let generation = self.told(place).generation;
+        let facts = self.view(place.shard).port.table.read(place.slot).ok();
+        let facts = facts.filter(|(_, cold)| cold.generation == generation);
+        if let Some((hot, cold)) = facts
+            && kind.rank() != Rank::Verdict
+            && !self.is_settled(&cold)
+            && !self.churns.take(hot.uid(), self.now)
+        {
+            self.churns.count(hot.uid(), self.now, kind);
+            return true;
+        }
+        self.mark_session(place, Mark::Uncalled, false);
+        if *kind != EventKind::Up {
+            let at = facts.map_or(mono, |(_, cold)| cold.first_arrival);
+            self.tell(Some(place.shard), Some(agent), at, EventKind::Up);
+        }
+        false
+    }
+
+    /// Whether the agent does not come and go.
+    fn is_settled(&self, cold: &Cold) -> bool {
+        self.now.since(cold.first_arrival) >= churn::SETTLED_NS
+    }
+
+    fn tell_of_churn(&mut self, is_last: bool) {
+        for churn in self.churns.tell(self.now, is_last) {
+            self.tell(None, None, self.now, churn);
+        }
     }
 
     fn tell(&mut self, shard: Option<u16>, agent: Option<Agent>, mono: MonoNs, kind: EventKind) {

@@ -71,7 +71,7 @@ pub enum Existence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Mark {
-    /// `up` was told, or is not to be told because the agent is known on another shard.
+    /// `up` was told or counted, or is not to be told because the agent is known on another shard.
     Up = 1,
     /// Counted among the agents up or stalled of its shard.
     Counted = 1 << 1,
@@ -117,6 +117,8 @@ pub enum Mark {
     Frozen = 1 << 21,
     /// It was frozen and is not any more, and it is judged anew a threshold after that.
     Thawed = 1 << 22,
+    /// Its `up` was only counted, as is what it says, until there is more to tell of it.
+    Uncalled = 1 << 23,
 }
 
 /// What is known and told of one slot's holder, beside what the slot itself says: 72 bytes.

@@ -115,7 +115,7 @@ impl Past {
         Self {
             history: lines.collect(),
             history_next: events.first().filter(|_| is_more).map(|event| event.seq),
-            history_from_seq: ring.first_seq(),
+            history_from_seq: ring.whole_from_seq(),
         }
     }
 

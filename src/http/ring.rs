@@ -1,21 +1,26 @@
-//! The last events, for whoever asks late.
+//! The last events, for whoever asks late. Of each rank some are kept: who comes and goes, however often, does not
+//! take the place of a stall.
 //!
 //! In: every event, in order. Out: events after a number, with what is missing between them.
 
 use std::collections::VecDeque;
+use std::collections::vec_deque::Iter;
+use std::iter::{self, Rev};
 
-use crate::event::{Event, EventKind};
+use crate::event::{Event, EventKind, Rank};
 
-/// Events kept.
-pub const EVENTS_MAX: usize = 65_536;
+/// Events kept of each rank, in the order of [`Rank`]: 65 536 together.
+const KEPT: [usize; 3] = [16_384, 16_384, 32_768];
 
 /// The last events of this run.
 #[derive(Debug)]
 pub struct Ring {
-    /// In the order of their numbers, which may have gaps where the thread was too slow for the aggregator.
-    events: VecDeque<Event>,
+    /// By rank, each in the order of their numbers.
+    events: [VecDeque<Event>; 3],
     /// Number of the last event that was told, kept or not.
     last_seq: u64,
+    /// Number of the last event that had to go for another.
+    gone_seq: u64,
 }
 
 /// The next thing a reader of the ring is to be told.
@@ -30,12 +35,12 @@ pub enum Step {
 impl Default for Ring {
     fn default() -> Self {
         // All of it at once: memory is taken as events come, and none is left behind by growing.
-        Self { events: VecDeque::with_capacity(EVENTS_MAX), last_seq: 0 }
+        Self { events: KEPT.map(VecDeque::with_capacity), last_seq: 0, gone_seq: 0 }
     }
 }
 
 impl Ring {
-    /// One more event; the oldest may have to go.
+    /// One more event; the oldest of its rank may have to go.
     pub fn push(&mut self, event: Event) {
         match event.kind {
             EventKind::Lost { to_seq, .. } => {
@@ -46,10 +51,14 @@ impl Ring {
             _ => {}
         }
         self.last_seq = event.seq;
-        if self.events.len() == EVENTS_MAX {
-            self.events.pop_front();
+        let rank = event.kind.rank() as usize;
+        let events = &mut self.events[rank];
+        if events.len() == KEPT[rank]
+            && let Some(gone) = events.pop_front()
+        {
+            self.gone_seq = self.gone_seq.max(gone.seq);
         }
-        self.events.push_back(event);
+        events.push_back(event);
     }
 
     /// Number of the last event told; 0 before the first.
@@ -59,7 +68,13 @@ impl Ring {
 
     /// Number of the oldest event kept; the next one's if there is none.
     pub fn first_seq(&self) -> u64 {
-        self.events.front().map_or(self.last_seq + 1, |event| event.seq)
+        let fronts = self.events.iter().filter_map(VecDeque::front);
+        fronts.map(|event| event.seq).min().unwrap_or(self.last_seq + 1)
+    }
+
+    /// From this number on no event had to go.
+    pub fn whole_from_seq(&self) -> u64 {
+        self.first_seq().max(self.gone_seq + 1)
     }
 
     /// What comes after event `after`; `None` if nothing does yet.
@@ -67,9 +82,11 @@ impl Ring {
         if after >= self.last_seq {
             return None;
         }
-        let at = self.events.partition_point(|event| event.seq <= after);
-        match self.events.get(at) {
-            Some(event) if event.seq == after + 1 => Some(Step::Event(*event)),
+        let next_of = |events: &VecDeque<Event>| {
+            events.get(events.partition_point(|event| event.seq <= after)).copied()
+        };
+        match self.events.iter().filter_map(next_of).min_by_key(|event| event.seq) {
+            Some(event) if event.seq == after + 1 => Some(Step::Event(event)),
             Some(event) => Some(Step::Lost(after + 1, event.seq - 1)),
             None => Some(Step::Lost(after + 1, self.last_seq)),
         }
@@ -77,7 +94,12 @@ impl Ring {
 
     /// The events of a pid, latest first, with those of datagrams it sent that were refused.
     pub fn latest_of_pid(&self, pid: u32) -> impl Iterator<Item = &Event> {
-        self.events.iter().rev().filter(move |event| is_of(event, pid))
+        let mut ranks = self.events.each_ref().map(|events| events.iter().rev());
+        let latest = move || {
+            let seq_of = |events: &Rev<Iter<'_, Event>>| events.clone().next().map(|event| event.seq);
+            ranks.iter_mut().max_by_key(|events| seq_of(events))?.next()
+        };
+        iter::from_fn(latest).filter(move |event| is_of(event, pid))
     }
 }
 
@@ -143,12 +165,32 @@ mod tests {
     #[test]
     fn the_oldest_go_first() {
         let mut ring = Ring::default();
-        let last = EVENTS_MAX as u64 + 10;
+        let last = KEPT[Rank::Word as usize] as u64 + 10;
         for seq in 1..=last {
             ring.push(event(seq, None, EventKind::Stop));
         }
-        assert_eq!((ring.first_seq(), ring.last_seq()), (11, last));
+        assert_eq!((ring.first_seq(), ring.whole_from_seq(), ring.last_seq()), (11, 11, last));
         assert_eq!(ring.next(3), Some(Step::Lost(4, 10)));
+    }
+
+    #[test]
+    fn fault_83_who_comes_and_goes_leaves_the_verdicts_that_are_kept() {
+        let mut ring = Ring::default();
+        let full = EventKind::Full { refused: 1, share: None };
+        ring.push(event(1, Some(7), full));
+        ring.push(event(2, Some(7), EventKind::Mixed));
+        let last = 2 * KEPT[Rank::Life as usize] as u64 + 2;
+        for seq in 3..last {
+            ring.push(event(seq, Some(8), EventKind::Up));
+        }
+        ring.push(event(last, Some(7), full));
+        let kept = last - KEPT[Rank::Life as usize] as u64;
+        assert_eq!((ring.first_seq(), ring.whole_from_seq()), (1, kept));
+        let seen = seqs_after(&ring, 0);
+        assert_eq!(seen[..4], [(1, 1), (2, 2), (3, kept - 1), (kept, kept)]);
+        assert_eq!(seen.last(), Some(&(last, last)));
+        let of_pid: Vec<u64> = ring.latest_of_pid(7).map(|event| event.seq).collect();
+        assert_eq!(of_pid, [last, 2, 1]);
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn any_agent(values: &mut Unstructured<'_>) -> Result<Agent> {
 
 fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
     use EventKind as Kind;
-    Ok(match values.int_in_range(0..=19)? {
+    Ok(match values.int_in_range(0..=20)? {
         0 => Kind::Up,
         1 => Kind::Stall {
             silent_ns: values.arbitrary()?,
@@ -144,6 +144,14 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
         15 => Kind::Stop,
         16 => Kind::Lost { from_seq: values.arbitrary()?, to_seq: values.arbitrary()? },
         17 => Kind::Beat,
+        19 => Kind::Churn {
+            uid: values.arbitrary()?,
+            ups: values.arbitrary()?,
+            exits: values.arbitrary()?,
+            terminals: values.arbitrary()?,
+            changes: values.arbitrary()?,
+            for_ns: values.arbitrary()?,
+        },
         18 => Kind::Frozen { phase: one_of(values, [FrozenPhase::Begin, FrozenPhase::End])? },
         _ => Kind::Flood {
             why: one_of(values, [FloodWhy::Full, FloodWhy::Budget])?,

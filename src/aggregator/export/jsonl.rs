@@ -134,12 +134,20 @@ enum Detail {
         #[serde(skip_serializing_if = "Option::is_none")]
         share_refused: Option<u64>,
     },
-    /// `None` is written as null: many users, none of whom has a row of its own.
+    /// `None` is written as null, here and below: many users, none of whom has a row of its own.
     Flood {
         why: &'static str,
         uid: Option<u32>,
         frames: u64,
         refused: u64,
+        for_ns: u64,
+    },
+    Churn {
+        uid: Option<u32>,
+        ups: u32,
+        exits: u32,
+        terminals: u32,
+        changes: u32,
         for_ns: u64,
     },
     Moved {
@@ -219,6 +227,9 @@ impl Detail {
             },
             EventKind::Flood { why, uid, frames, refused, for_ns } => {
                 Self::Flood { why: why.as_str(), uid, frames, refused, for_ns }
+            }
+            EventKind::Churn { uid, ups, exits, terminals, changes, for_ns } => {
+                Self::Churn { uid, ups, exits, terminals, changes, for_ns }
             }
             EventKind::Moved { from } => Self::Moved { from },
             EventKind::Io { place, errno } => {
@@ -337,6 +348,14 @@ mod tests {
             format!(r#"{{{}:"stop"}}"#, common(29)),
             format!(r#"{{{}:"frozen",{agent},"phase":"begin"}}"#, common(30)),
             format!(r#"{{{}:"frozen",{agent},"phase":"end"}}"#, common(31)),
+            format!(
+                r#"{{{}:"churn","uid":1001,"ups":900,"exits":800,"terminals":7,"changes":60,"for_ns":1000000000}}"#,
+                common(32)
+            ),
+            format!(
+                r#"{{{}:"churn","uid":null,"ups":900,"exits":800,"terminals":7,"changes":60,"for_ns":1000000000}}"#,
+                common(33)
+            ),
         ];
         assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
     }

@@ -73,6 +73,8 @@ pub fn one_of_each() -> Vec<Event> {
         (None, None, Kind::Stop),
         (shard, agent, Kind::Frozen { phase: FrozenPhase::Begin }),
         (shard, agent, Kind::Frozen { phase: FrozenPhase::End }),
+        (None, None, churn(Some(1001))),
+        (None, None, churn(None)),
     ];
     let mut seq = 0;
     let event = |(shard, agent, kind)| {
@@ -88,6 +90,10 @@ pub fn one_of_each() -> Vec<Event> {
         }
     };
     kinds.into_iter().map(event).collect()
+}
+
+fn churn(uid: Option<u32>) -> EventKind {
+    EventKind::Churn { uid, ups: 900, exits: 800, terminals: 7, changes: 60, for_ns: 1_000_000_000 }
 }
 
 /// An `up` event with this `seq`.
@@ -224,6 +230,16 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
                 refused,
                 for_ns
             }),
+        (any::<Option<u32>>(), any::<[u32; 4]>(), extreme()).prop_map(
+            |(uid, [ups, exits, terminals, changes], for_ns)| Kind::Churn {
+                uid,
+                ups,
+                exits,
+                terminals,
+                changes,
+                for_ns
+            }
+        ),
         any::<u16>().prop_map(|from| Kind::Moved { from }),
         (place, any::<i32>()).prop_map(|(place, errno)| Kind::Io { place, errno }),
         any::<u16>().prop_map(|shards| Kind::Start { shards }),

@@ -88,6 +88,14 @@ impl fmt::Display for Columns<'_> {
             EventKind::Flood { why, uid: None, frames, refused, .. } => {
                 write!(f, "-\t-\t-\t{} - {frames} {refused}", why.as_str())
             }
+            EventKind::Churn { uid, ups, exits, terminals, changes, .. } => {
+                f.write_str("-\t-\t-\t")?;
+                match uid {
+                    Some(uid) => write!(f, "{uid}")?,
+                    None => f.write_str("-")?,
+                }
+                write!(f, " {ups} {exits} {terminals} {changes}")
+            }
             EventKind::Start { shards } => write!(f, "-\t-\t-\t{shards}"),
             EventKind::Lost { from_seq, to_seq } => write!(f, "-\t-\t-\t{from_seq}-{to_seq}"),
             _ => match agent {
@@ -174,6 +182,8 @@ mod tests {
             "stop\t-\t-\t-\t-",
             "frozen\t4711\t42\t-\tbegin",
             "frozen\t4711\t42\t-\tend",
+            "churn\t-\t-\t-\t1001 900 800 7 60",
+            "churn\t-\t-\t-\t- 900 800 7 60",
         ]
         .map(|columns| format!("1500000000\t{columns}"));
         assert_eq!(lines.lines().collect::<Vec<_>>(), expected);

@@ -154,6 +154,13 @@ fn predicate(event: &Event) -> String {
             let sent = counted(event.frames.unwrap_or(0), "frame");
             format!("{who} sent {sent} in {}", time(event.for_ns.unwrap_or(0)))
         }
+        "churn" => {
+            let who = event.uid.map_or("many users".to_owned(), |uid| format!("uid {uid}"));
+            let for_ns = time(event.for_ns.unwrap_or(0));
+            let came = counted(event.ups.unwrap_or(0), "agent");
+            let (exits, terminals) = (event.exits.unwrap_or(0), event.terminals.unwrap_or(0));
+            format!("{who}: {came} came, {exits} ended, {terminals} panicked in {for_ns}")
+        }
         "moved" => format!("moved here from shard {}", event.from.unwrap_or(0)),
         "io" => format!(
             "{}: {}",
@@ -244,6 +251,10 @@ mod tests {
             (
                 r#""kind":"status","status":"ok","coalesced":4"#,
                 "status   pid 4711 shard 1: says ok, after 4 changes",
+            ),
+            (
+                r#""kind":"churn","uid":7,"ups":1,"exits":2,"terminals":3,"changes":4,"for_ns":1000000000"#,
+                "churn    pid 4711 shard 1: uid 7: 1 agent came, 2 ended, 3 panicked in 1.00 s",
             ),
             (r#""kind":"moved","from":0"#, "moved    pid 4711 shard 1: moved here from shard 0"),
         ];

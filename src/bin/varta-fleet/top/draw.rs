@@ -191,7 +191,7 @@ fn event_lines(model: &Model, area: Rect) -> Vec<Line<'static>> {
 fn event_line(event: &Event) -> Line<'static> {
     let style = match event.kind.as_str() {
         "stall" | "terminal" | "io" | "full" => alarm(),
-        "blind" | "frozen" | "lost" | "auth" | "decode" | "flood" => Style::new().fg(Color::Yellow),
+        "blind" | "frozen" | "lost" | "auth" | "decode" | "flood" | "churn" => Style::new().fg(Color::Yellow),
         _ => Style::new(),
     };
     Line::styled(line(event), style)

@@ -1,0 +1,179 @@
+//! How many agents that come and go are told of singly: a bucket for each user, so that one who starts processes in
+//! a loop fills neither log nor queues. One event a second gives the numbers of the others.
+//!
+//! Time is an argument.
+
+use std::collections::BTreeMap;
+
+use super::limit::SECOND_NS;
+use crate::event::EventKind;
+use crate::time::MonoNs;
+
+/// What a full bucket holds at least.
+const AT_ONCE_MIN: u32 = 65_536;
+/// How long one more takes: twenty a second, and with each its exit and what it says in between.
+const ONE_MORE_NS: u64 = 50_000_000;
+/// Users with a bucket of their own; the others share one.
+const USERS_MAX: usize = 1024;
+/// An agent that lived as long does not come and go: it is told of singly. Processes that live so long cannot be
+/// many a second, for all of them are there at once.
+pub const SETTLED_NS: u64 = 60 * SECOND_NS;
+
+/// What was not told singly of the agents of a user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub ups: u32,
+    pub exits: u32,
+    pub terminals: u32,
+    pub changes: u32,
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    /// When it is full again.
+    full_at: MonoNs,
+    /// What to tell, and since when.
+    counts: Counts,
+    since: MonoNs,
+}
+
+/// The buckets of all users.
+#[derive(Debug)]
+pub struct Churns {
+    /// By user id; `None`: those without one of their own.
+    of: BTreeMap<Option<u32>, Bucket>,
+    at_once: u32,
+    tell_at: Option<MonoNs>,
+}
+
+impl Churns {
+    /// Buckets of a fleet of at most `agents_max`, all of which may start at once.
+    pub fn new(agents_max: u32) -> Self {
+        Self { of: BTreeMap::new(), at_once: agents_max.max(AT_ONCE_MIN), tell_at: None }
+    }
+
+    /// Takes one for an agent of this user, if there is one.
+    pub fn take(&mut self, uid: u32, now: MonoNs) -> bool {
+        let most = u64::from(self.at_once) * ONE_MORE_NS;
+        let bucket = self.bucket(uid, now);
+        let full_then = bucket.full_at.max(now) + ONE_MORE_NS;
+        let is_left = full_then.since(now) <= most;
+        if is_left {
+            bucket.full_at = full_then;
+        }
+        is_left
+    }
+
+    /// An event that is not told singly.
+    pub fn count(&mut self, uid: u32, now: MonoNs, kind: &EventKind) {
+        self.tell_at = self.tell_at.or(Some(now + SECOND_NS));
+        let bucket = self.bucket(uid, now);
+        if bucket.counts == Counts::default() {
+            bucket.since = now;
+        }
+        let counts = &mut bucket.counts;
+        let (count, more) = match *kind {
+            EventKind::Up => (&mut counts.ups, 1),
+            EventKind::Exit { .. } => (&mut counts.exits, 1),
+            EventKind::Terminal { coalesced } => (&mut counts.terminals, coalesced),
+            EventKind::Status { coalesced } | EventKind::Session { coalesced, .. } => {
+                (&mut counts.changes, coalesced)
+            }
+            _ => (&mut counts.changes, 1),
+        };
+        *count = count.saturating_add(more);
+    }
+
+    /// When to tell the numbers.
+    pub const fn next(&self) -> Option<MonoNs> {
+        self.tell_at
+    }
+
+    /// The numbers of each user, if it is time or `is_last`.
+    pub fn tell(&mut self, now: MonoNs, is_last: bool) -> Vec<EventKind> {
+        if self.tell_at.is_none_or(|at| at > now && !is_last) {
+            return Vec::new();
+        }
+        self.tell_at = None;
+        let buckets = self.of.iter_mut().filter(|(_, bucket)| bucket.counts != Counts::default());
+        let told = buckets.map(|(uid, bucket)| {
+            let Counts { ups, exits, terminals, changes } = std::mem::take(&mut bucket.counts);
+            EventKind::Churn { uid: *uid, ups, exits, terminals, changes, for_ns: now.since(bucket.since) }
+        });
+        told.collect()
+    }
+
+    fn bucket(&mut self, uid: u32, now: MonoNs) -> &mut Bucket {
+        let mut key = Some(uid);
+        if !self.of.contains_key(&key) && self.of.len() >= USERS_MAX {
+            self.of.retain(|_, bucket| bucket.full_at > now || bucket.counts != Counts::default());
+            key = key.filter(|_| self.of.len() < USERS_MAX);
+        }
+        self.of.entry(key).or_default()
+    }
+
+    /// For tests: so many at once.
+    #[cfg(test)]
+    pub const fn limit(&mut self, at_once: u32) {
+        self.at_once = at_once;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: MonoNs = MonoNs(1_000 * SECOND_NS);
+
+    #[test]
+    fn so_many_at_once_and_then_twenty_a_second_of_each_user() {
+        const AT_ONCE: u64 = 100_000;
+        let mut churns = Churns::new(100_000);
+        let mut taken = |uid, now| (0..110_000).filter(|_| churns.take(uid, now)).count() as u64;
+        assert_eq!((taken(7, START), taken(8, START)), (AT_ONCE, AT_ONCE));
+        assert_eq!(taken(7, START + SECOND_NS), 20);
+        assert_eq!(taken(7, START + 2 * SECOND_NS - 1), 19);
+        assert_eq!(taken(7, START + AT_ONCE * ONE_MORE_NS + 2 * SECOND_NS), AT_ONCE);
+    }
+
+    #[test]
+    fn the_numbers_of_each_user_come_once_a_second() {
+        let mut churns = Churns::new(10);
+        assert_eq!((churns.next(), churns.tell(START, true)), (None, Vec::new()));
+        churns.count(7, START, &EventKind::Up);
+        churns.count(9, START, &EventKind::Terminal { coalesced: 3 });
+        churns.count(7, START + 10, &EventKind::Exit { silent_ns: 0, how: None });
+        churns.count(7, START + 10, &EventKind::Status { coalesced: 2 });
+        churns.count(7, START + 10, &EventKind::Mixed);
+        assert_eq!(churns.next(), Some(START + SECOND_NS));
+        assert_eq!(churns.tell(START + SECOND_NS - 1, false), Vec::new());
+        let churn = |uid, ups, exits, terminals, changes| EventKind::Churn {
+            uid: Some(uid),
+            ups,
+            exits,
+            terminals,
+            changes,
+            for_ns: SECOND_NS,
+        };
+        assert_eq!(churns.tell(START + SECOND_NS, false), [churn(7, 1, 1, 0, 3), churn(9, 0, 0, 3, 0)]);
+        assert_eq!((churns.next(), churns.tell(START + SECOND_NS, true)), (None, Vec::new()));
+    }
+
+    #[test]
+    fn users_without_number_take_no_memory() {
+        let mut churns = Churns::new(10);
+        churns.limit(1);
+        for uid in 0..10_000 {
+            // The first of each is told singly, but for those who share a bucket.
+            let is_own = uid < 1024;
+            assert_eq!(churns.take(uid, START), is_own || uid == 1024, "{uid}");
+            assert!(churns.of.len() <= USERS_MAX + 1);
+        }
+        churns.count(9_999, START, &EventKind::Up);
+        let [EventKind::Churn { uid: None, ups: 1, .. }] = churns.tell(START, true)[..] else {
+            panic!("it has no bucket of its own");
+        };
+        assert!(churns.take(20_000, START + SECOND_NS), "by then the buckets are full");
+        assert!(churns.of.len() < 10, "{}", churns.of.len());
+    }
+}
