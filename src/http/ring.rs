@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::collections::vec_deque::Iter;
 use std::iter::{self, Rev};
 
-use crate::event::{Event, EventKind, Rank};
+use crate::event::{Event, EventKind};
 
 /// Events kept of each rank, in the order of [`Rank`]: 65 536 together.
 const KEPT: [usize; 3] = [16_384, 16_384, 32_768];
@@ -115,7 +115,7 @@ pub fn is_of(event: &Event, pid: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Agent;
+    use crate::event::{Agent, Rank};
     use crate::time::{MonoNs, WallNs};
     use crate::wire::Status;
 
