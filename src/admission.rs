@@ -109,11 +109,17 @@ impl Admission {
         }))
     }
 
-    /// One more slot is to hold the agent `pid` of `uid`: takes a place for it unless it has one.
+    /// One more slot is to hold the agent `pid` of `uid`: takes a place for it unless it has one. If that was another
+    /// user's, of an agent that changed it or of one that is gone, it is this one's from here on.
     ///
     /// # Errors
     /// Why there is none; nothing is taken then.
     pub fn enter(&self, pid: u32, uid: u32) -> Result<(), NoRoom> {
+        self.find_seat(pid, uid)?;
+        self.change_user(pid, uid).inspect_err(|_| self.leave(pid))
+    }
+
+    fn find_seat(&self, pid: u32, uid: u32) -> Result<(), NoRoom> {
         self.sit(pid, uid, || {
             let is_room = |tracked: u32| tracked < self.agents_max || planted!(LetsEverybodyIn);
             let room = |tracked: u32| is_room(tracked).then_some(tracked + 1);
@@ -361,13 +367,24 @@ mod tests {
             assert_eq!(admission.enter(1, 7), Ok(()));
         }
         assert_eq!(admission.enter(2, 7), Err(NoRoom::Share));
-        // Whose it is says the slot that came first.
-        assert_eq!(admission.enter(1, 8), Ok(()));
-        assert_eq!((admission.tracked(), admission.share_of(7), admission.share_of(8)), (1, 1, 0));
-        for left in [1, 1, 1, 0] {
+        for left in [1, 1, 0] {
             admission.leave(1);
             assert_eq!((admission.tracked(), admission.share_of(7)), (left, left));
         }
+    }
+
+    /// It became another user and moves, or its pid is another process's by now: the last word counts.
+    #[test]
+    fn fault_61_whose_an_agent_is_says_the_slot_that_came_last() {
+        let admission = Admission::with_shares(9, Some(1)).unwrap();
+        let shares = |of: &Admission| (of.tracked(), of.share_of(7), of.share_of(8));
+        assert_eq!((admission.enter(1, 7), admission.enter(1, 8)), (Ok(()), Ok(())));
+        assert_eq!(shares(&admission), (1, 0, 1));
+        // Its old user's share is another's by now.
+        assert_eq!((admission.enter(2, 7), admission.enter(1, 7)), (Ok(()), Err(NoRoom::Share)));
+        assert_eq!(shares(&admission), (2, 1, 1));
+        [1, 1, 2].into_iter().for_each(|pid| admission.leave(pid));
+        assert_eq!(shares(&admission), (0, 0, 0));
     }
 
     #[test]

@@ -141,6 +141,19 @@ mod tests {
     }
 
     #[test]
+    fn nobody_waits_again_for_an_aggregator_that_did_not_answer() {
+        let (copies, mut asked) = Copies::new(1, Arc::default());
+        for _ in 0..3 {
+            copies.take();
+            assert_eq!(asked.asks.len(), 1, "who did not ask does not wait");
+        }
+        // It goes on.
+        asked.answer(&Tally::of_shards(1), MonoNs(1));
+        copies.take();
+        assert_eq!(asked.asks.len(), 1);
+    }
+
+    #[test]
     fn who_does_not_ask_sees_what_was_counted_a_second_ago_at_most() {
         let (copies, mut asked) = Copies::new(1, Arc::default());
         let mut tally = Tally::of_shards(1);

@@ -457,12 +457,18 @@ pub fn judge(last_arrival: MonoNs, paused_before: u64, threshold_ns: u64, sight:
     }
     let paused = sight.paused_before.saturating_sub(paused_before);
     let awake = sight.watermark.since(last_arrival).saturating_sub(paused);
-    let awake_max = threshold_ns.saturating_mul(AWAKE_THRESHOLDS);
+    let awake_max = longest_doubt(threshold_ns);
     if awake >= awake_max {
         return Judgement::Stalled { is_certain: false };
     }
     let switched_off_until = sight.watermark + (awake_max - awake);
     Judgement::NotBefore(excused_until.min(switched_off_until))
+}
+
+/// How long we may be awake before a silence is a stall, whatever we could not see of it.
+#[must_use]
+pub const fn longest_doubt(threshold_ns: u64) -> u64 {
+    threshold_ns.saturating_mul(AWAKE_THRESHOLDS)
 }
 
 /// Whether the beats lost during a stalled silence, evenly spread, would have left no silence of a

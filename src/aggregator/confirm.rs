@@ -190,7 +190,8 @@ impl Aggregator {
     /// Whether the lookup thread may still say in time what a process runs.
     fn is_worth_waiting_to_look(&self, give_up_at: MonoNs) -> bool {
         let is_answering = self.now.since(self.looked_up_at) < CONFIRM_NS;
-        self.now < give_up_at || is_answering && self.now < give_up_at + LOOK_NS
+        let until = if is_answering { give_up_at + LOOK_NS } else { give_up_at };
+        self.now < until && !self.is_out_of_time()
     }
 
     /// Tells the stall or exit if everybody answered or had their time. False: still waiting.
@@ -278,12 +279,14 @@ impl Aggregator {
             return true;
         }
         if cold.stall_silent_ns < self.policy.threshold_ns(told.class) {
-            // Judged by the rule of before. The shard judges it again, and what it then says is confirmed anew.
-            self.told(place).set(Mark::Confirming, false);
-            self.post(place, answer::WITHDRAW, crate::lane::Answer::default());
+            // Judged by the rule of before.
+            self.withdraw(place);
             return true;
         }
-        // Of the time since a thaw its own shard did not judge either.
+        // Of the time since a thaw its own shard did not judge either: a beat may lie in its queue.
+        if told.is(Mark::Thawed) && self.is_awaited(cold.stall_at, |shard| shard == place.shard) {
+            return false;
+        }
         let home = if told.is(Mark::Thawed) { u16::MAX } else { place.shard };
         if has_time && self.is_awaited(cold.stall_at, |shard| shard != home) {
             return false;
@@ -306,7 +309,13 @@ impl Aggregator {
         }
         if told.is(Mark::FoundFrozen) {
             self.told(place).set(Mark::Confirming, false);
-            self.freeze(place, &hot);
+            self.freeze(place, &hot, &cold);
+            return true;
+        }
+        let turned_away = &self.view(place.shard).port.turned_away;
+        if !told.is(Mark::Thawed) && !cold.is_stall_uncertain && turned_away.is_after(hot.pid, silent_since) {
+            // Its shard did not know yet what another refused of it, and judges it again.
+            self.withdraw(place);
             return true;
         }
         let stalls = cold.stalls.wrapping_sub(told.stalls);
@@ -326,6 +335,12 @@ impl Aggregator {
             }
         }
         true
+    }
+
+    /// The stall that waits is none yet: the shard judges it again, and what it then says is confirmed anew.
+    fn withdraw(&mut self, place: Place) {
+        self.told(place).set(Mark::Confirming, false);
+        self.post(place, answer::WITHDRAW, crate::lane::Answer::default());
     }
 
     /// Another of an agent's slots that beat later than this one. One that is on its way back counts,
@@ -362,7 +377,9 @@ impl Aggregator {
         self.told(to).set(Mark::Up, told.is(Mark::Up));
         self.told(to).set(Mark::Uncalled, told.is(Mark::Uncalled));
         let (session, own) = (self.session(from), self.session(to));
-        self.enter(to, Session { ns_pid: own.ns_pid.or(session.ns_pid), freeze: own.freeze, ..session });
+        // It may have begun another one there.
+        let number = session.number.max(own.number);
+        self.enter(to, Session { number, ns_pid: own.ns_pid.or(session.ns_pid), freeze: own.freeze });
         let record = self.told(from);
         (record.stalls, record.resumes) = (cold.stalls, cold.resumes);
         if !is_stalled_there {

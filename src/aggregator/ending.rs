@@ -68,6 +68,25 @@ fn fault_75_what_had_happened_before_the_stop_is_told_though_no_shard_turns_any_
     assert_eq!(world.told.last().expect("events").kind, EventKind::Stop);
 }
 
+/// The lookup thread has much to do and does not come to it.
+#[test]
+fn fault_75_a_stall_that_waits_to_be_looked_into_is_told_before_the_stop() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..2);
+    world.is_mute = true;
+    while world.aggregator.pending.is_empty() {
+        world.run(STEP);
+    }
+    let others = Ticket { shard: 1, slot: 5, generation: 9 };
+    let took = world.stop(|world| {
+        let answer = Answer::Program { ticket: others, found: Program::default(), is_frozen: false };
+        world.answers.send(answer).expect("the aggregator is there");
+    });
+    assert!(took <= STOP_NS + STEP, "{} ms", took / MS);
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+}
+
 #[test]
 fn fault_75_neither_a_mute_watch_thread_nor_a_slot_left_open_holds_up_a_stop() {
     let mut world = World::new(2);

@@ -28,7 +28,8 @@ impl Freezes {
 
 impl Aggregator {
     /// Its stall is none: it is frozen.
-    pub(super) fn freeze(&mut self, place: Place, hot: &Hot) {
+    pub(super) fn freeze(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        self.tell_earlier(place, hot, cold);
         self.freezes.thawed.remove(&place);
         let told = self.told(place);
         told.set(Mark::Thawed, false);
@@ -37,6 +38,23 @@ impl Aggregator {
         self.tally.shards[usize::from(place.shard)].frozen += 1;
         self.tell_of(place, hot, self.now, EventKind::Frozen { phase: FrozenPhase::Begin });
         self.poll_frozen(place);
+    }
+
+    /// Tells the stalls that were over before the one began that is none. Of them all the slot has kept how long the
+    /// last was, and when it ended.
+    fn tell_earlier(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        let told = self.told(place);
+        let earlier = cold.stalls.wrapping_sub(told.stalls).saturating_sub(1);
+        if earlier == 0 {
+            return;
+        }
+        told.stalls = told.stalls.wrapping_add(earlier);
+        let (stall_at, stall_silent_ns) = (cold.resume_at, cold.resume_silent_ns);
+        let last = Cold { stall_at, stall_silent_ns, stall_blind_ns: 0, ..*cold };
+        self.stall(place, hot, &last, true, earlier);
+        let resumes = cold.resumes.wrapping_sub(self.told(place).resumes);
+        self.resume(place, hot, &last, resumes);
+        self.told(place).resumes = cold.resumes;
     }
 
     fn poll_frozen(&mut self, place: Place) {
@@ -109,13 +127,28 @@ impl Aggregator {
         self.judge_thawed(place);
     }
 
-    /// Judges it a threshold after its thaw.
+    /// Judges it once it had its time to beat.
     fn judge_thawed(&mut self, place: Place) {
-        let Told { class, generation, .. } = *self.told(place);
-        if let Some(thawed) = self.freezes.thawed.get(&place) {
-            let at = *thawed + self.policy.threshold_ns(class);
+        let generation = self.told(place).generation;
+        if let Some(at) = self.deadline_of_thawed(place) {
             self.freezes.deadlines.insert((at, place.shard, place.slot, generation));
         }
+    }
+
+    /// A threshold after the thaw; later, but no later than any other, if its shard was blind since or a frame of it
+    /// was refused.
+    fn deadline_of_thawed(&mut self, place: Place) -> Option<MonoNs> {
+        let thawed = self.thawed_at(place)?;
+        let Told { class, pid, .. } = *self.told(place);
+        let threshold_ns = self.policy.threshold_ns(class);
+        let port = &self.view(place.shard).port;
+        let blind_end = MonoNs(port.counters.last_blind_end.get());
+        let excused_until = match () {
+            () if port.turned_away.is_after(pid, thawed) => MonoNs(u64::MAX),
+            () if blind_end > thawed => blind_end + threshold_ns,
+            () => thawed + threshold_ns,
+        };
+        Some(excused_until.min(thawed + rules::longest_doubt(threshold_ns)))
     }
 
     /// Since when it is thawed, if it was frozen and did not beat since.
@@ -123,12 +156,9 @@ impl Aggregator {
         self.freezes.thawed.get(&place).copied()
     }
 
-    /// The silence of a thawed agent as it is judged now, a threshold after the thaw. False: by the rule that holds
-    /// by now that is later.
+    /// The silence of a thawed agent as it is judged now. False: by what is known by now that is too soon.
     pub(super) fn judge_again(&mut self, place: Place, hot: &Hot, cold: &mut Cold) -> bool {
-        let Some(thawed) = self.thawed_at(place) else { return true };
-        let class = self.told(place).class;
-        let at = thawed + self.policy.threshold_ns(class);
+        let Some(at) = self.deadline_of_thawed(place) else { return true };
         if self.now < at {
             self.told(place).set(Mark::Confirming, false);
             self.judge_thawed(place);

@@ -507,6 +507,9 @@ impl Aggregator {
             Some(known) => self.session(known),
             None => Session::default(),
         };
+        // Of a user other than there it is told as one that changed it.
+        let uid = known.and_then(|known| self.view(known.shard).port.table.read_hot(known.slot).ok());
+        let is_other_user = uid.is_some_and(|there| there.uid() != hot.uid());
         let known = known.map(|place| *self.told(place));
         if known.is_none() && !(planted!(KeepsTheSession) && self.last_session > 0) {
             self.last_session = self.last_session.wrapping_add(1);
@@ -519,6 +522,7 @@ impl Aggregator {
         record.next = first.map(PackedPlace::from);
         record.incarnation = known.and_then(|known| known.incarnation);
         record.program = known.and_then(|known| known.program);
+        record.users = cold.users.wrapping_sub(is_other_user.into());
         let is_up = known.is_some_and(|known| known.is(Mark::Up));
         record.set(Mark::Up, is_up);
         record.set(Mark::Uncalled, known.is_some_and(|known| known.is(Mark::Uncalled)));
@@ -749,7 +753,8 @@ impl Aggregator {
             let coalesced = u32::from(cold.users.wrapping_sub(told.users));
             told.users = cold.users;
             self.begin_session(place, SessionWhy::Uid, coalesced);
-            self.tell_of(place, hot, cold.changed_at, EventKind::Session { why: SessionWhy::Uid, coalesced });
+            let at = cold.changed_at.max(cold.first_arrival);
+            self.tell_of(place, hot, at, EventKind::Session { why: SessionWhy::Uid, coalesced });
         }
     }
 
@@ -872,8 +877,9 @@ impl Aggregator {
         let told = *self.told(place);
         let stalls = cold.stalls.wrapping_sub(told.stalls);
         let resumes = cold.resumes.wrapping_sub(told.resumes);
-        // By the threshold that holds it was no stall.
-        let is_short = stalls == 1 && cold.resume_silent_ns < self.policy.threshold_ns(told.class);
+        // By what is known by now it was no stall.
+        let least_ns = self.threshold_of_ended(place, &hot, &cold);
+        let is_short = stalls == 1 && cold.resume_silent_ns < least_ns;
         if is_short && hot.state != State::Stalled && cold.generation == told.generation {
             let told = self.told(place);
             (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
@@ -900,6 +906,18 @@ impl Aggregator {
         }
         self.told(place).set(Mark::Recalling, false);
         true
+    }
+
+    /// How long the silence that ended last had to be for a stall.
+    fn threshold_of_ended(&mut self, place: Place, hot: &Hot, cold: &Cold) -> u64 {
+        let class = self.told(place).class;
+        let threshold_ns = self.policy.threshold_ns(class);
+        let began = cold.resume_at - cold.resume_silent_ns;
+        let refused = self.view(place.shard).port.turned_away.last(hot.pid);
+        if refused.is_some_and(|refused| refused.at > began && refused.at <= cold.resume_at) {
+            return rules::longest_doubt(threshold_ns);
+        }
+        threshold_ns
     }
 
     /// Tells the last stall, and with it of all others since the last that was told; what ended these is counted.

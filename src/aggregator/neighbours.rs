@@ -1,6 +1,6 @@
 //! What is told of users that take more than is theirs.
 
-use super::tests::{World, beat};
+use super::tests::{THRESHOLD, World, beat};
 use super::*;
 use crate::event::{FloodWhy, ShareSpent};
 use crate::shard::transport::Credentials;
@@ -134,6 +134,27 @@ fn fault_52_an_agent_that_moves_needs_no_second_place() {
     assert_eq!((world.count("full"), world.admission.tracked()), (0, 2));
 }
 
+/// The same, and its silence ended before it could be told.
+#[test]
+fn fault_66_a_silence_in_which_a_frame_was_refused_is_no_stall_for_three_thresholds() {
+    let mut world = World::with_limits(2, 64, Vec::new(), None, Some(40));
+    [7, 8].into_iter().for_each(|pid| world.born(pid));
+    world.beats(0, 7, 1..5);
+    world.asleep = vec![1];
+    world.is_aggregator_asleep = true;
+    world.run(THRESHOLD / 2);
+    (1..=50).for_each(|nonce| world.send(1, 8, &beat(8, nonce)));
+    world.send(1, 7, &beat(7, 5));
+    world.run(THRESHOLD);
+    world.beats(0, 7, 6..8);
+    world.asleep.clear();
+    world.run(20 * MS);
+    world.is_aggregator_asleep = false;
+    world.beats(0, 7, 8..10);
+    assert!(world.ports[1].turned_away.last(7).is_some());
+    assert_eq!(world.kinds(7), ["up"], "{:?}", world.told);
+}
+
 /// The shard it left judged before the other one had read what it refused.
 #[test]
 fn fault_66_who_was_turned_away_by_another_shard_is_not_condemned_for_certain() {
@@ -161,6 +182,7 @@ fn fault_66_who_was_turned_away_by_another_shard_is_not_condemned_for_certain() 
     let of_7 = world.told.iter().find(|event| {
         event.agent.is_some_and(|agent| agent.pid == 7) && matches!(event.kind, EventKind::Stall { .. })
     });
-    let EventKind::Stall { certain, .. } = of_7.expect("a stall").kind else { unreachable!() };
+    let EventKind::Stall { certain, silent_ns, .. } = of_7.expect("a stall").kind else { unreachable!() };
     assert!(!certain, "{:?}", world.told);
+    assert!(silent_ns >= 3 * THRESHOLD, "{silent_ns}: it is evidence, however late we read it");
 }

@@ -133,6 +133,29 @@ fn fault_61_a_process_that_becomes_another_user_is_that_users() {
     assert_eq!(world.kinds(7), ["up", "session"], "its user's rule holds");
 }
 
+/// As a server that listens on another socket for each of its users.
+#[test]
+fn fault_61_a_process_that_becomes_another_user_as_it_moves_is_that_users() {
+    let mut world = World::with_limits(2, 64, Vec::new(), Some(1), None);
+    world.born(7);
+    for nonce in 1..4 {
+        world.send_as(0, 7, ROOT, &beat(7, nonce));
+        world.run(100 * MS);
+    }
+    for nonce in 1..20 {
+        world.send_as(1, 7, USER, &beat(7, nonce));
+        world.run(100 * MS);
+    }
+    assert_eq!(world.kinds(7), ["up", "session", "moved"], "{:?}", world.told);
+    let session = world.last("session");
+    assert_eq!(session.kind, EventKind::Session { why: SessionWhy::Uid, coalesced: 1 });
+    let (_, cold) = world.ports[1].table.read(0).unwrap();
+    assert_eq!(session.mono, cold.first_arrival);
+    assert_eq!((world.admission.share_of(ROOT), world.admission.share_of(USER)), (0, 1));
+    let number = |event: Event| event.agent.map(|agent| agent.session);
+    assert_eq!(number(world.last("moved")), number(session), "it is the session that it began");
+}
+
 /// Its new user has its share already: it keeps its place as the old one's, and the frames are evidence that
 /// it lives.
 #[test]

@@ -233,10 +233,11 @@ impl World {
             return Answer::Program { ticket, found: process.map(program).unwrap_or_default(), is_frozen };
         }
         if let Inquiry::Freezer(incarnation) = of {
-            if let Some(at) = self.gone_at(pid, incarnation) {
-                return Answer::Gone { ticket, at, how: None };
-            }
-            return Answer::Freezer { ticket, is_frozen: self.processes[&pid].is_frozen };
+            let is_frozen = self.processes.get(&pid).is_some_and(|process| process.is_frozen);
+            return match self.gone_at(pid, incarnation).filter(|_| !is_frozen) {
+                Some(at) => Answer::Gone { ticket, at, how: None },
+                None => Answer::Freezer { ticket, is_frozen },
+            };
         }
         let found = match self.processes.get(&pid) {
             _ if self.is_secretive => Err(LookupError::Failed),
@@ -293,6 +294,31 @@ impl World {
 
     pub(super) fn count(&self, kind: &str) -> usize {
         self.told.iter().filter(|event| event.kind.name() == kind).count()
+    }
+
+    /// `pid` does everything that it can do as often as it likes.
+    fn babble(&mut self, shard: usize, pid: u32, round: u64) {
+        let status = if round.is_multiple_of(2) { Status::Degraded } else { Status::Ok };
+        self.send(shard, pid, &Frame { status, ..beat(pid, 1 + round) });
+        let last_words = Frame { status: Status::Critical, payload: round, ..beat(pid, NONCE_TERMINAL) };
+        self.send(shard, pid, &last_words);
+        // Another connection each time: of one that has many, what says so is the first number.
+        let nonce = if round < 4 { (10_000 - round) * 100_000 } else { 1 };
+        self.send(shard, pid, &Frame { status, ..beat(pid, nonce) });
+    }
+
+    /// How many crash reports, changes of status and sessions were told.
+    fn coalesced(&self) -> [u32; 3] {
+        let mut sums = [0; 3];
+        for event in &self.told {
+            match event.kind {
+                EventKind::Terminal { coalesced } => sums[0] += coalesced,
+                EventKind::Status { coalesced } => sums[1] += coalesced,
+                EventKind::Session { coalesced, .. } => sums[2] += coalesced,
+                _ => {}
+            }
+        }
+        sums
     }
 
     pub(super) fn agents(&self) -> (u64, u64) {
@@ -750,11 +776,7 @@ fn fault_68_one_agent_cannot_fill_the_log_and_nothing_of_it_is_lost() {
     [7, 8].into_iter().for_each(|pid| world.born(pid));
     let rounds = 1_000_u64;
     for round in 0..rounds {
-        let status = if round % 2 == 0 { Status::Degraded } else { Status::Ok };
-        world.send(0, 7, &Frame { status, ..beat(7, 1 + round) });
-        world.send(0, 7, &Frame { status: Status::Critical, payload: round, ..beat(7, NONCE_TERMINAL) });
-        // Another connection each time.
-        world.send(0, 7, &Frame { status, ..beat(7, 1_000_000 + (rounds - round) * 100_000) });
+        world.babble(0, 7, round);
         if round % 20 == 0 {
             world.send(0, 8, &beat(8, 1 + round / 20));
         }
@@ -770,20 +792,33 @@ fn fault_68_one_agent_cannot_fill_the_log_and_nothing_of_it_is_lost() {
     world.run(2 * THRESHOLD);
     let kinds = world.kinds(7);
     assert_eq!(kinds.last(), Some(&"stall"), "{kinds:?}");
-    let sum = |world: &World, name: &str| -> u64 {
-        let counted = world.told.iter().filter(|event| event.kind.name() == name);
-        let counts = counted.map(|event| match event.kind {
-            EventKind::Terminal { coalesced }
-            | EventKind::Status { coalesced }
-            | EventKind::Session { coalesced, .. } => u64::from(coalesced),
-            _ => 0,
-        });
-        counts.sum()
-    };
     let (_, cold) = world.ports[0].table.read(0).unwrap();
-    assert_eq!(sum(&world, "terminal"), rounds);
-    assert_eq!(sum(&world, "status"), u64::from(cold.statuses));
-    assert_eq!(sum(&world, "session"), u64::from(cold.streams));
+    assert_eq!(u64::from(cold.terminals), rounds);
+    assert_eq!(world.coalesced(), [cold.terminals, cold.statuses, cold.streams]);
+}
+
+#[test]
+fn fault_68_what_was_held_back_of_an_agent_is_told_before_its_end_and_before_it_moves() {
+    for (moves, last) in [(false, "exit"), (true, "moved")] {
+        let mut world = World::new(2);
+        world.is_watching = true;
+        world.born(7);
+        for round in 0..250 {
+            world.babble(0, 7, round);
+            world.run(STEP);
+        }
+        let (_, cold) = world.ports[0].table.read(0).unwrap();
+        let counted = [cold.terminals, cold.statuses, cold.streams];
+        assert_ne!(world.coalesced(), counted, "something is held back");
+        if moves {
+            world.beats(1, 7, 1..10);
+        } else {
+            world.processes.remove(&7);
+            world.run(10 * STEP);
+        }
+        assert_eq!(world.kinds(7).last(), Some(&last), "{:?}", world.kinds(7));
+        assert_eq!(world.coalesced(), counted, "{last}");
+    }
 }
 
 /// Whatever is told in one event is counted as what it was: as many silences end as began.

@@ -1,6 +1,6 @@
 //! Agents that are frozen while they should beat, and what became of them.
 
-use super::tests::{MS, STEP, THRESHOLD, World};
+use super::tests::{MS, STEP, THRESHOLD, World, beat};
 use super::*;
 use crate::event::FrozenPhase;
 use crate::lane::sessions::Freeze;
@@ -115,6 +115,91 @@ fn fault_65_who_dies_in_the_freezer_is_gone() {
     }
 }
 
+/// It was silent, beat, and was frozen, before anybody looked.
+#[test]
+fn fault_65_a_stall_before_the_freeze_is_told_and_the_freeze_is_none() {
+    let mut world = World::new(2);
+    world.born(7);
+    world.beats(0, 7, 1..4);
+    world.is_aggregator_asleep = true;
+    world.run(THRESHOLD + 50 * MS);
+    world.beats(0, 7, 4..5);
+    freeze(&mut world, true);
+    world.run(THRESHOLD);
+    world.is_aggregator_asleep = false;
+    world.run(3 * THRESHOLD);
+    assert_eq!(world.kinds(7), ["up", "stall", "resume", "frozen"], "{:?}", world.told);
+    let EventKind::Stall { certain, coalesced, .. } = world.last("stall").kind else { unreachable!() };
+    assert_eq!((certain, coalesced), (false, 1), "nobody asked about that one in time");
+    freeze(&mut world, false);
+    world.beats(0, 7, 5..30);
+    assert_eq!(world.kinds(7)[3..], ["frozen", "frozen"], "{:?}", world.told);
+    let tally = &world.aggregator.tally().shards[0];
+    assert_eq!((tally.stalls_certain + tally.stalls_uncertain, tally.resumes, tally.up), (1, 1, 1));
+}
+
+/// While its shard stood still its beats may have been refused.
+#[test]
+fn fault_65_a_thawed_agent_has_a_threshold_of_our_sight() {
+    let mut world = with_frozen(1);
+    world.born(8);
+    world.run(3 * THRESHOLD);
+    freeze(&mut world, false);
+    while phases(&world).len() < 2 {
+        world.run(STEP);
+    }
+    world.send(0, 8, &beat(8, 1));
+    world.asleep = vec![0];
+    world.run(THRESHOLD + THRESHOLD / 2);
+    world.asleep.clear();
+    world.run(THRESHOLD - 50 * MS);
+    assert_eq!(world.kinds(7), ["up", "frozen", "frozen"], "{:?}", world.told);
+    world.run(100 * MS);
+    assert_eq!(world.kinds(7), ["up", "frozen", "frozen", "stall"]);
+}
+
+/// A frame that we refuse after the thaw is evidence as at any other time.
+#[test]
+fn fault_65_a_thawed_agent_that_is_turned_away_is_not_condemned_before_three_thresholds() {
+    let mut world = World::with_limits(1, 64, Vec::new(), None, Some(40));
+    [7, 8].into_iter().for_each(|pid| world.born(pid));
+    world.beats(0, 7, 1..4);
+    freeze(&mut world, true);
+    world.run(3 * THRESHOLD);
+    freeze(&mut world, false);
+    while phases(&world).len() < 2 {
+        world.run(STEP);
+    }
+    let thawed = world.last("frozen").mono;
+    world.run(STEP);
+    (1..=50).for_each(|nonce| world.send(0, 8, &beat(8, nonce)));
+    world.send(0, 7, &beat(7, 4));
+    world.run(4 * THRESHOLD);
+    assert!(world.ports[0].turned_away.last(7).is_some());
+    let of_7 = |event: &&Event| event.agent.is_some_and(|agent| agent.pid == 7);
+    let stall = world.told.iter().rfind(of_7).expect("events");
+    let EventKind::Stall { certain, .. } = stall.kind else { panic!("{:?}", world.kinds(7)) };
+    assert_eq!((stall.mono, certain), (thawed + 3 * THRESHOLD, false));
+}
+
+/// Its shard is behind: what lies in the queue is not missing.
+#[test]
+fn fault_65_a_beat_in_the_queue_after_the_thaw_is_life() {
+    let mut world = with_frozen(1);
+    world.run(3 * THRESHOLD);
+    freeze(&mut world, false);
+    while phases(&world).len() < 2 {
+        world.run(STEP);
+    }
+    world.asleep = vec![0];
+    world.run(THRESHOLD / 2);
+    world.send(0, 7, &beat(7, 4));
+    world.run(THRESHOLD);
+    world.asleep.clear();
+    world.beats(0, 7, 5..10);
+    assert_eq!(world.kinds(7), ["up", "frozen", "frozen"], "{:?}", world.told);
+}
+
 /// Its pid goes to another process, which beats before anybody knows of the end.
 #[test]
 fn fault_65_a_beat_of_an_heir_ends_no_freeze() {
@@ -130,6 +215,19 @@ fn fault_65_a_beat_of_an_heir_ends_no_freeze() {
     world.beats(0, 7, 4..20);
     assert_eq!(world.kinds(7), ["up", "frozen", "exit", "up"], "{:?}", world.told);
     assert_eq!((world.agents(), frozen(&world)), ((1, 0), 0));
+}
+
+/// Nobody watches, and who has the pid now is in a frozen group, too.
+#[test]
+fn fault_65_an_heir_that_is_frozen_hides_no_end() {
+    let mut world = with_frozen(1);
+    world.run(2 * THRESHOLD);
+    world.born(7);
+    let now = world.now();
+    let heir = world.processes.get_mut(&7).unwrap();
+    (heir.incarnation, heir.started, heir.is_frozen) = (99, now, true);
+    world.run(3000 * MS);
+    assert_eq!(world.kinds(7), ["up", "frozen", "exit"]);
 }
 
 #[test]
