@@ -899,8 +899,11 @@ impl Aggregator {
             let told = self.told(place);
             (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
             if elsewhere.is_none() {
-                let is_unsighted = self.is_unsighted(place.shard, silent_since, &hot, &cold);
-                self.stall(place, &hot, &cold, cold.is_stall_uncertain || is_unsighted, stalls);
+                // If asked in vain, nobody could say in time by which rule it was one.
+                let is_uncertain = cold.is_stall_uncertain
+                    || told.is(Mark::LookingAgain)
+                    || self.is_unsighted(place.shard, silent_since, &hot, &cold);
+                self.stall(place, &hot, &cold, is_uncertain, stalls);
                 self.resume(place, &hot, &cold, resumes);
             }
         }

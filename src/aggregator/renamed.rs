@@ -63,6 +63,23 @@ fn fault_61_a_silence_that_ends_while_its_rule_is_looked_up_is_none() {
     assert_eq!(world.agents(), (1, 0));
 }
 
+/// And nobody says in time which rule that is.
+#[test]
+fn fault_61_a_silence_that_ended_is_not_certain_before_its_rule_is_looked_up() {
+    let mut world = with_patient();
+    world.born(7);
+    world.beats(0, 7, 1..4);
+    world.is_mute = true;
+    world.is_aggregator_asleep = true;
+    world.run(THRESHOLD);
+    world.send(0, 7, &beat(7, 4));
+    world.run(STEP);
+    world.is_aggregator_asleep = false;
+    world.run(LOOK_NS / 2);
+    assert_eq!(world.kinds(7), ["up", "stall", "resume"]);
+    assert!(!certain(world.last("stall")));
+}
+
 #[test]
 fn a_shorter_rule_holds_from_the_next_look_on() {
     let mut world = with_patient();
