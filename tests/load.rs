@@ -2,11 +2,12 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-use common::{Observer, Options, needs_root, wait_for};
+use common::{Observer, Options, Place, needs_root, wait_for};
 use serde_json::Value;
 
 fn load(arguments: &[&str]) -> Output {
@@ -144,6 +145,30 @@ fn what_the_kernel_refuses_is_counted_by_its_reason() {
     let words = load(&[&["--socket", path], &brief[..8]].concat());
     let words = String::from_utf8(words.stdout).expect("text");
     assert!(words.contains("20000  resource temporarily unavailable"), "all of them, by now:\n{words}");
+}
+
+/// As the lines of the README are pasted: nobody waits between the fleet and its load.
+#[test]
+fn the_load_waits_for_a_fleet_that_comes() {
+    let place = Place::new();
+    let program = env!("CARGO_BIN_EXE_varta-fleet");
+    let mut load = Command::new(program)
+        .args(["load", "--agents", "2", "--for", "100ms", "--warm-up", "0s", "--json", "--dir"])
+        .arg(place.dir())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut said = String::new();
+    let stderr = load.stderr.take().expect("a pipe");
+    BufReader::new(stderr).read_line(&mut said).expect("it says that it waits");
+    assert_eq!(said, "no fleet is running there yet; waiting 10 s for it\n");
+    let observer = Observer::start_in(place, Options::default());
+    let output = load.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["agents"], 2, "{report}");
+    observer.stop();
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Asks a running fleet, over its control socket.
 
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
@@ -17,9 +19,14 @@ use tokio::time::timeout;
 use varta_fleet::{Reason, Shown};
 
 use crate::exit::{CliError, Exit};
+use crate::stderr;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long [`await_fleet`] waits.
+const ARRIVAL: Duration = Duration::from_secs(10);
+/// From one attempt to the next.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// Which fleet to ask.
 #[derive(clap::Args, Clone, Debug)]
@@ -43,6 +50,24 @@ pub struct Events<'a> {
     body: Incoming,
     _connection: JoinHandle<Result<(), hyper::Error>>,
     text: String,
+}
+
+/// Repeats `ask` until a fleet is there, for ten seconds: a fleet that the line before started in the background needs
+/// a moment.
+pub fn await_fleet<T>(mut ask: impl FnMut() -> Result<T, CliError>) -> Result<T, CliError> {
+    let deadline = Instant::now() + ARRIVAL;
+    let mut is_said = false;
+    loop {
+        match ask() {
+            Err(error) if error.exit() == Exit::Unavailable && Instant::now() < deadline => {
+                if !mem::replace(&mut is_said, true) {
+                    stderr::say("no fleet is running there yet; waiting 10 s for it");
+                }
+                thread::sleep(RETRY);
+            }
+            result => return result,
+        }
+    }
 }
 
 impl FleetArgs {

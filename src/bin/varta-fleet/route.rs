@@ -50,7 +50,7 @@ pub fn route(args: &RouteArgs) -> Result<Exit, CliError> {
 }
 
 /// Whether this user's beats would arrive. Sends nothing.
-fn hears_us(socket: &Path) -> Result<Exit, CliError> {
+pub fn hears_us(socket: &Path) -> Result<Exit, CliError> {
     match UnixDatagram::unbound()?.connect(socket) {
         Ok(()) => Ok(Exit::Clean),
         Err(error) => Err(unheard(socket, &error)),

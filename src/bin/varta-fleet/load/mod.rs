@@ -15,8 +15,9 @@ use varta_fleet::wire::Version;
 use varta_fleet::{Manifest, Reason, shard_for};
 
 use crate::answers::Fleet;
-use crate::client::Client;
+use crate::client::{Client, await_fleet};
 use crate::exit::{CliError, Exit, counted};
+use crate::route::hears_us;
 
 mod agent;
 mod cpu;
@@ -145,8 +146,13 @@ impl Target {
             Some(dir) => dir.clone(),
             None => varta_fleet::plan::default_dir()?,
         };
-        let manifest =
-            Manifest::read(&dir).map_err(|error| CliError::new(Exit::Unavailable, error.to_string()))?;
+        let manifest = await_fleet(|| {
+            let manifest = Manifest::read(&dir);
+            let manifest = manifest.map_err(|error| CliError::new(Exit::Unavailable, error.to_string()))?;
+            // A manifest may be that of an observer that was killed.
+            hears_us(&manifest.shards[0].socket)?;
+            Ok(manifest)
+        })?;
         let observer = args.observe.map(|pid| pid.unwrap_or(manifest.pid));
         // Another process than the fleet's own cannot be asked.
         let fleet = observer.filter(|observer| *observer == manifest.pid).map(|_| dir);

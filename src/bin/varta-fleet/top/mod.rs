@@ -16,7 +16,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use varta_fleet::Reason;
 
 use crate::answers::Fleet;
-use crate::client::{Client, FleetArgs, parameter};
+use crate::client::{Client, FleetArgs, await_fleet, parameter};
 use crate::exit::{CliError, Exit};
 use model::{Model, Update};
 
@@ -48,7 +48,8 @@ pub fn top(args: &TopArgs) -> Result<Exit, CliError> {
         return Err(CliError::new(Exit::Usage, message));
     }
     // Asked once before the screen is taken, so that a mistyped directory is told where it can be read.
-    args.fleet.client()?.text("/api/v1/fleet")?;
+    let client = args.fleet.client()?;
+    await_fleet(|| client.text("/api/v1/fleet"))?;
     let life = Arc::new(Life::default());
     for signal in [SIGTERM, SIGINT, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&life.is_over))
