@@ -342,6 +342,99 @@ impl EventKind {
         "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "stop",
     ];
 
+    /// Every kind and what it means, in the words of the manual; backquotes enclose words of the schema.
+    pub const MEANINGS: [(&'static str, &'static str); 21] = [
+        (
+            "up",
+            "A process beats for the first time in this run, or for the first time after an `exit` of its \
+             pid.",
+        ),
+        (
+            "stall",
+            "A silence reached the threshold; once a silence. `silent_ns` is its length, `last_nonce` the \
+             last nonce before it. `certain` is false if we could not see for a whole threshold, or could not \
+             ask whether the process exists; `blind_ns` is how long of it we could not see.",
+        ),
+        (
+            "resume",
+            "The silence ended with a beat. `lost` beats of it never reached us, by the gap in the nonce: a \
+             lower bound.",
+        ),
+        (
+            "frozen",
+            "Begin and end (`phase`) of a silence that is no stall: it reached the threshold while the \
+             agent's control group, or one above it, was frozen (`docker pause`, `systemctl freeze`). After \
+             the thaw the agent has its threshold to beat in. An `exit` ends it, too.",
+        ),
+        (
+            "exit",
+            "The kernel says that the process is gone, with its exit `code` or the `signal` that ended it; \
+             `\"code\":null` where the kernel does not say. Never also a `stall` of the same silence.",
+        ),
+        (
+            "terminal",
+            "A crash hook reported a panic or an unhandled exception; the process may live on. Its status is \
+             `critical` until it says otherwise.",
+        ),
+        ("status", "The agent's own status changed."),
+        (
+            "session",
+            "A later program, user, connection or wire version of a known agent: `why` is `new-process`, \
+             `exec`, `version`, `nonce` (a reconnect, or another handle) or `uid`.",
+        ),
+        (
+            "mixed",
+            "Three streams of the agent alternate, or both wire versions do. Its life is known; its losses \
+             are counted no more.",
+        ),
+        (
+            "decode",
+            "A datagram was no frame, for its size or its content (`error`). At most 10 a second for each \
+             shard; the rest is counted.",
+        ),
+        (
+            "auth",
+            "A frame claimed the pid of another process: `claimed`, sent by `attested`, of user `uid`. At \
+             most 10 a second for each shard; the rest is counted.",
+        ),
+        (
+            "blind",
+            "Begin and end (`phase`) of a time in which a shard could not see: the observer was `paused`, or \
+             the queue of the socket was `full` (`why`). No agent is condemned for it.",
+        ),
+        (
+            "full",
+            "The agent table is full, or a user has its share of it: `refused` frames since the last such \
+             event, `share_refused` of them for their share, the last of those from `uid`.",
+        ),
+        (
+            "flood",
+            "A shard's queue was `full`, or a user overran its `budget` (`why`): the `uid` that sent most, \
+             its `frames`, and how many of them were `refused`, in the last `for_ns`; `\"uid\":null` stands \
+             for many users. At most once a second for each shard.",
+        ),
+        (
+            "churn",
+            "Agents of a user (`uid`) come and go too fast to be reported one by one: `ups`, `exits`, \
+             `terminals` and other `changes` that were only counted in the last `for_ns`; `\"uid\":null` \
+             stands for many users. At most once a second for each user.",
+        ),
+        ("moved", "The agent beats on another shard now; `from` is the one it left."),
+        (
+            "io",
+            "Input or output failed, or agents could not find a socket; `errno` is 0 once it is back. `place` \
+             is `receive`, `events`, `shard`, `shard-stuck`, `socket` or `directory`. `place` `events` with \
+             `errno` 0: somebody else truncated the log.",
+        ),
+        ("start", "The fleet begins to observe, with so many `shards`. The first event."),
+        ("stop", "The fleet stopped observing. The last event."),
+        (
+            "lost",
+            "This output or subscriber was too slow: the events from `from_seq` to `to_seq` did not reach it.",
+        ),
+        ("beat", "One accepted frame, only with `events-beats`. It has no `seq`."),
+    ];
+
     /// The word of the event schema.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -422,5 +515,20 @@ impl IoPlace {
             Self::Socket => "socket",
             Self::Directory => "directory",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_one_meaning() {
+        let mut kinds: Vec<_> = EventKind::MEANINGS.iter().map(|(kind, _)| *kind).collect();
+        let mut named = EventKind::NAMES.to_vec();
+        named.extend(["lost", "beat"]);
+        kinds.sort_unstable();
+        named.sort_unstable();
+        assert_eq!(kinds, named);
     }
 }

@@ -51,6 +51,8 @@
 //! With the feature `http` (on by default) a fleet also answers on `control.sock` in its directory, and where
 //! [`config::HttpConfig`] says: metrics, an API that `/api/v1/openapi.json` describes, and a status page.
 //!
+//! The manual is the module `guide` of this documentation.
+//!
 //! The library installs no signal handler, no logger and no panic hook, keeps no global state, and never
 //! ends the process.
 
@@ -128,6 +130,10 @@ mod http;
 // Worlds of their own.
 #[cfg(test)]
 mod simulator;
+
+// The manual.
+#[cfg(doc)]
+pub mod guide;
 
 // The only unsafe.
 #[expect(unsafe_code, reason = "system calls and shared memory; every block carries its argument")]

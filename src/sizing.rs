@@ -1,5 +1,5 @@
 //! What a fleet of a given size needs: shards, queue limit, CPU, memory. Arithmetic on measured costs; the
-//! README shows what comes of it for a large host, `varta-fleet check --rate` for yours.
+//! guide (`performance`) shows the result for a large host, `varta-fleet check --rate` for yours.
 //!
 //! Assumptions: agents beat at their rate at unrelated times; pids spread over the shards as they do for real
 //! ones (the busiest shard gets 1.12 times the mean); the kernel costs what it cost on the machine of the
