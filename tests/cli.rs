@@ -785,6 +785,9 @@ fn route_to_where_a_beat_is_not_heard_says_so_beside_the_path() {
         let refused = scene.run_unprivileged(&args);
         refused.says(PERMISSION, &["this user may not send to ", "shard-0.sock", "`mode` and `group`"]);
         assert_eq!(refused.stdout, path);
+        scene
+            .run_unprivileged(&["load", "--dir", ".", "--agents", "1", "--rate", "10", "--for", "1s"])
+            .says(PERMISSION, &["this user may not send to ", "shard-0.sock"]);
     }
     // As SIGKILL leaves it, and then without the socket.
     drop(heard);

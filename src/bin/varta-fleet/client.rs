@@ -164,7 +164,8 @@ impl Client {
             io::ErrorKind::PermissionDenied => CliError::new(
                 Exit::Permission,
                 format!(
-                    "cannot ask the fleet at {socket}: permission denied; run as root or as the user of the observer"
+                    "cannot ask the fleet at {socket}: permission denied; let this user by the keys `control-mode` and \
+                     `control-group` of the observer's configuration, or run as root or as the user of the observer"
                 ),
             ),
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => CliError::new(

@@ -51,9 +51,9 @@ pub fn agent(args: &LoadAgentArgs) -> Result<Exit, CliError> {
     let socket = match connect(path, args.period_ns > 0) {
         Ok(socket) => socket,
         Err(error) => {
-            // One line, which `load` tells.
+            // One line, which `load` tells and ends with.
             let error = unheard(path, &error);
-            writeln!(out, "{error}")?;
+            writeln!(out, "{} {error}", error.exit() as u8)?;
             return Ok(error.exit());
         }
     };

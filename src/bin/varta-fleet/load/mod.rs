@@ -236,7 +236,12 @@ impl Crowd {
         for ready in 0..expected {
             match self.answer()?.as_deref() {
                 Some("ready") => {}
-                Some(problem) => return Err(CliError::new(Exit::Unavailable, problem.to_owned())),
+                Some(problem) => {
+                    let (code, problem) = problem.split_once(' ').unwrap_or_default();
+                    let exits = [Exit::Unavailable, Exit::Permission];
+                    let exit = exits.into_iter().find(|exit| (*exit as u8).to_string() == code);
+                    return Err(CliError::new(exit.unwrap_or(Exit::Runtime), problem));
+                }
                 None => {
                     let message = format!(
                         "only {ready} of {} could be started and connect within {PATIENCE:?}; see the messages above",
