@@ -419,6 +419,27 @@ fn fault_76_a_panic_of_the_upkeep_thread_leaves_sockets_and_lock_until_the_shard
     assert!(!socket.exists());
 }
 
+/// As long as a shard reads what was sent to its socket, no other observer takes its place.
+#[test]
+fn fault_76_the_files_stay_until_the_last_shard_has_ended() {
+    let world = World::new(2);
+    world.port(0).fault.stick();
+    world.strike(0);
+    let dir = world.directory.path().to_owned();
+    let (socket, port) = (world.socket(0), Arc::clone(&world.fleet.handle.ports[0]));
+    let is_stopping = Arc::clone(&world.fleet.stop);
+    thread::scope(|scope| {
+        let stop = scope.spawn(|| world.fleet.stop(SOON));
+        wait_for(|| is_stopping.load(Ordering::Acquire));
+        let second = Fleet::start(&Config { dir: Some(dir), shards: Some(1), ..Config::default() });
+        assert_eq!(second.map(|_| ()).map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
+        assert!(socket.exists());
+        port.fault.release();
+        assert_eq!(stop.join().expect("it stops").shards_dead, 0);
+    });
+    assert!(!socket.exists());
+}
+
 #[cfg(feature = "http")]
 #[test]
 fn the_end_of_the_http_thread_is_told_once_and_is_no_reason_to_stop_observing() {

@@ -33,10 +33,15 @@ impl Standing {
     /// Of this process, now. A few reads of /proc and /sys; what cannot be read does not group.
     #[must_use]
     pub fn own() -> Self {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        Self::of(&|path| fs::read_to_string(path).ok())
+    }
+
+    /// Of the process whose view of the host this is.
+    fn of(view: &dyn Fn(&Path) -> Option<String>) -> Self {
+        let read = |path: &str| view(path.as_ref()).unwrap_or_default();
         if let Some(path) = group_of(&read("/proc/self/cgroup")) {
             let weights = ORDINARY.iter().filter_map(|(name, ordinary)| {
-                let weight = find_weight(&path, name)?;
+                let weight = find_weight(view, &path, name)?;
                 Some(weight > *ordinary)
             });
             // Inside a group that is weighed, sessions are not.
@@ -76,10 +81,10 @@ fn group_of(text: &str) -> Option<String> {
     (path != "/").then(|| path.to_owned())
 }
 
-fn find_weight(group: &str, name: &str) -> Option<u64> {
+fn find_weight(view: &dyn Fn(&Path) -> Option<String>, group: &str, name: &str) -> Option<u64> {
     ["/sys/fs/cgroup", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"].iter().find_map(|root| {
         let file = Path::new(root).join(group.trim_start_matches('/')).join(name);
-        fs::read_to_string(file).ok()?.trim().parse().ok()
+        view(&file)?.trim().parse().ok()
     })
 }
 
@@ -120,11 +125,31 @@ mod tests {
     }
 
     #[test]
-    fn some_standing_is_found_here() {
-        // Which one depends on the machine; that it is found does not.
-        let standing = Standing::own();
-        if let Standing::Group { path } = &standing {
-            assert!(path.starts_with('/') && path.len() > 1, "{standing:?}");
+    fn a_group_is_weighed_before_a_session_and_what_is_raised_counts_everywhere() {
+        let group = Standing::Group { path: "/a".to_owned() };
+        let session = [
+            ("/proc/sys/kernel/sched_autogroup_enabled", "1\n"),
+            ("/proc/self/autogroup", "/autogroup-7 nice 0\n"),
+        ];
+        let v2 = ("/proc/self/cgroup", "0::/a\n");
+        let v1 = ("/proc/self/cgroup", "4:cpu,cpuacct:/a\n0::/\n");
+        for (files, standing) in [
+            (vec![], Standing::Host),
+            (session.to_vec(), Standing::Session),
+            (vec![session[0], (session[1].0, "/autogroup-7 nice -20\n")], Standing::Host),
+            (vec![(session[0].0, "0\n"), session[1]], Standing::Host),
+            (vec![v2, ("/sys/fs/cgroup/a/cpu.weight", "100\n"), session[0], session[1]], group.clone()),
+            (vec![v2, ("/sys/fs/cgroup/a/cpu.weight", "10000\n"), session[0], session[1]], Standing::Host),
+            (vec![v1, ("/sys/fs/cgroup/cpu/a/cpu.shares", "1024\n")], group),
+            (vec![v1, ("/sys/fs/cgroup/cpu,cpuacct/a/cpu.shares", "2048\n")], Standing::Host),
+            // A group whose controller is not there is not weighed.
+            (vec![v2, session[0], session[1]], Standing::Session),
+        ] {
+            let view = |path: &Path| {
+                let found = files.iter().find(|(name, _)| Path::new(name) == path);
+                found.map(|(_, text)| (*text).to_owned())
+            };
+            assert_eq!(Standing::of(&view), standing, "{files:?}");
         }
     }
 }

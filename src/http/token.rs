@@ -125,6 +125,8 @@ pub struct TokenFile {
 struct Version {
     device: u64,
     inode: u64,
+    /// Where two changes fall into one tick of the file system's clock, the size tells them apart.
+    size: u64,
     changed: (i64, i64),
 }
 
@@ -133,6 +135,7 @@ impl Version {
         let of = |about: Metadata| Self {
             device: about.dev(),
             inode: about.ino(),
+            size: about.size(),
             changed: (about.ctime(), about.ctime_nsec()),
         };
         fs::metadata(path).ok().map(of)

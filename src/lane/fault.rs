@@ -10,6 +10,7 @@ const NONE: u32 = 0;
 const PANIC: u32 = 1;
 const PANIC_INSIDE_SLOT: u32 = 2;
 const STUCK: u32 = 3;
+const HELD: u32 = 4;
 
 /// What happens in the shard's next turn.
 #[derive(Debug, Default)]
@@ -40,7 +41,7 @@ impl Fault {
 
     /// Whether what was asked for has happened, or happens.
     pub fn has_struck(&self) -> bool {
-        self.next.load(Ordering::Acquire) == NONE
+        matches!(self.next.load(Ordering::Acquire), NONE | HELD)
     }
 
     /// Shard only.
@@ -48,7 +49,9 @@ impl Fault {
         match self.next.load(Ordering::Acquire) {
             NONE => {}
             STUCK => {
-                while self.next.load(Ordering::Acquire) == STUCK {
+                // Released before it began, it does not begin.
+                let _ = self.next.compare_exchange(STUCK, HELD, Ordering::AcqRel, Ordering::Acquire);
+                while self.next.load(Ordering::Acquire) == HELD {
                     thread::sleep(Duration::from_millis(1));
                 }
             }
