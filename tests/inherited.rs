@@ -55,6 +55,13 @@ impl Running {
         signal(self.child.id(), number);
     }
 
+    /// How often its first thread, which hears signals, has waited for something.
+    fn waits(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it lives");
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        count.and_then(|count| count.trim().parse().ok()).expect("the kernel counts them")
+    }
+
     fn end(&mut self) -> ExitStatus {
         wait_for("the end of the observer", || self.child.try_wait().expect("it is our child"))
     }
@@ -82,9 +89,11 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
 fn fault_77_a_standard_error_that_nobody_reads_holds_up_neither_start_nor_table_nor_stop() {
     let (reader, writer) = full_pipe();
     let mut observer = Running::start(&[], writer.try_clone().expect("a descriptor"));
-    // More than are kept for a reader.
-    for _ in 0..300 {
+    // More than are kept for a reader, one after another: signals that are not taken yet are one signal.
+    for _ in 0..400 {
+        let before = observer.waits();
         observer.signal(Signal::USR1);
+        wait_for("a table that nobody reads", || (observer.waits() > before).then_some(()));
     }
     // One that has something to say cannot start either, and ends all the same.
     let mut second = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
