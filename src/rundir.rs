@@ -203,6 +203,12 @@ fn advice(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => "; run as its owner, or choose a directory of your own",
         io::ErrorKind::ReadOnlyFilesystem => "; choose a directory on a writable file system",
         io::ErrorKind::IsADirectory => "; remove what is there, or choose another directory",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room there, or choose another directory"
+        }
+        _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+            "; raise the limit of open files (ulimit -n, LimitNOFILE=)"
+        }
         _ => "; choose another directory",
     }
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{PipeReader, PipeWriter, Read, pipe};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, pipe};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -234,4 +234,38 @@ fn fault_79_memory_that_is_not_there_is_an_error_of_the_start() {
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("cannot reserve memory for a shard: no space left on device"), "{told}");
     assert!(!place.socket(0).exists());
+}
+
+/// Whichever call it is for which no descriptor is left.
+#[test]
+fn a_start_without_enough_descriptors_says_what_to_raise_and_leaves_nothing() {
+    const TOO_LOW: u32 = 9;
+    let place = Place::new();
+    for limit in TOO_LOW..100 {
+        let mut observer = Command::new("prlimit")
+            .arg(format!("--nofile={limit}"))
+            .args([env!("CARGO_BIN_EXE_varta-fleet"), "run", "--shards", "2", "--print-ready", "--dir"])
+            .arg(place.dir())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("prlimit is in util-linux");
+        let mut word = String::new();
+        BufReader::new(observer.stdout.take().expect("a pipe")).read_line(&mut word).expect("its output");
+        if word.starts_with("ready ") {
+            signal(observer.id(), Signal::TERM);
+        }
+        let output = observer.wait_with_output().expect("its end");
+        let told = String::from_utf8_lossy(&output.stderr);
+        if !word.is_empty() {
+            assert_eq!(output.status.code(), Some(0), "{limit}: {told}");
+            assert!(limit > TOO_LOW, "such limits are too low");
+            return;
+        }
+        assert_eq!(output.status.code(), Some(1), "{limit}: {told}");
+        assert!(told.contains("too many open files") && told.contains("raise the limit"), "{limit}: {told}");
+        let left: Vec<_> = fs::read_dir(place.dir()).into_iter().flatten().flatten().collect();
+        assert!(left.iter().all(|entry| entry.file_name() == "lock"), "{limit}: {left:?}");
+    }
+    panic!("it starts with so many");
 }

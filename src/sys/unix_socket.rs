@@ -63,8 +63,12 @@ pub fn listen(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// # Errors
 /// The file cannot be read, or holds no number.
 pub fn queue_limit() -> io::Result<u32> {
-    let text = std::fs::read_to_string(QUEUE_LIMIT).map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot read {QUEUE_LIMIT}: {error}; is /proc mounted?"))
+    let text = std::fs::read_to_string(QUEUE_LIMIT).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+            io::Error::new(error.kind(), format!("cannot read {QUEUE_LIMIT}: {error}; is /proc mounted?"))
+        }
+        // Such as for want of a descriptor, which is not about this file.
+        _ => error,
     })?;
     text.trim().parse().map_err(|_| {
         io::Error::new(

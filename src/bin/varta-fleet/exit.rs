@@ -86,10 +86,11 @@ impl From<StartError> for CliError {
         let exit = match (&error, error.kind()) {
             (_, io::ErrorKind::AddrInUse) => Exit::Unavailable,
             (_, io::ErrorKind::PermissionDenied) => Exit::Permission,
-            (StartError::Config(_) | StartError::RunDir(_) | StartError::NoHttp { .. }, _) => Exit::Config,
-            // A path that cannot be bound is configuration, too; a kernel that has no descriptor left is not.
+            (StartError::Config(_) | StartError::NoHttp { .. }, _) => Exit::Config,
+            // A path that cannot be used is configuration, too; a kernel that has no descriptor or room left is not.
             (
-                StartError::Bind { .. }
+                StartError::RunDir(_)
+                | StartError::Bind { .. }
                 | StartError::Events(_)
                 | StartError::Control(_)
                 | StartError::Http(_),
@@ -98,6 +99,7 @@ impl From<StartError> for CliError {
                 | io::ErrorKind::AlreadyExists
                 | io::ErrorKind::NotADirectory
                 | io::ErrorKind::IsADirectory
+                | io::ErrorKind::InvalidFilename
                 | io::ErrorKind::AddrNotAvailable
                 | io::ErrorKind::ReadOnlyFilesystem,
             ) => Exit::Config,

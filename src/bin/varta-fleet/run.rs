@@ -231,7 +231,7 @@ fn hear_signals(news: Sender<News>) -> Result<(), CliError> {
     let failed = |error: io::Error| {
         CliError::new(
             Exit::Runtime,
-            format!("cannot handle signals: {}; the kernel refuses, stop here", Reason(&error)),
+            format!("cannot handle signals: {}; raise the limits of this process", Reason(&error)),
         )
     };
     let ignored = ignored();
