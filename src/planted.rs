@@ -44,6 +44,8 @@ mod switch {
         DropsTheLostLine,
         /// Steps of the wall clock go unnoticed.
         TrustsTheWallClock,
+        /// A process is judged by the name it had at first.
+        KeepsTheFirstName,
         /// A line has a column too many.
         SplitsAColumn,
     }

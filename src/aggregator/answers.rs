@@ -180,7 +180,9 @@ impl Aggregator {
             return;
         }
         self.told(place).set(Mark::FoundFrozen, is_frozen);
-        self.set_class(place, hot.uid(), program);
+        if !planted!(KeepsTheFirstName) {
+            self.set_class(place, hot.uid(), program);
+        }
         if hot.flags.has(Flags::MIXED) {
             // The numbers of its frames do not tell another program.
             self.notice_exec(place, &hot, hash_of(program));

@@ -529,7 +529,7 @@ impl Model {
                 self.stalls.push((told_at, event));
                 continue;
             }
-            self.check_stall(&event)?;
+            self.check_stall(&event, told_at)?;
         }
         Ok(())
     }
@@ -539,8 +539,8 @@ impl Model {
         !self.stalls.is_empty()
     }
 
-    fn check_stall(&self, event: &Event) -> Verdict {
-        let EventKind::Stall { silent_ns, certain, .. } = event.kind else { return Ok(()) };
+    fn check_stall(&self, event: &Event, told_at: u64) -> Verdict {
+        let EventKind::Stall { silent_ns, certain, coalesced, .. } = event.kind else { return Ok(()) };
         let pid = event.agent.unwrap().pid;
         let home = event.shard.unwrap();
         let at = event.mono.since(START);
@@ -569,6 +569,13 @@ impl Model {
             return Ok(());
         }
         let since = at.saturating_sub(silent_ns);
+        let of_name = self.threshold_of_name(pid, since, at, told_at);
+        must!(
+            self,
+            I3,
+            coalesced > 1 || silent_ns + ERROR >= of_name,
+            "{pid} has another name by then, and {of_name} ns: {event:?}"
+        );
         let pause = pause_ns(&self.setting) + 2 * MS;
         // The agent may have gone to a shard that could not see it come.
         for (shard, of) in self.shards.iter().enumerate() {
@@ -592,10 +599,23 @@ impl Model {
     /// The smallest threshold that may have held for a pid.
     fn threshold_low(&self, pid: u32, at: u64) -> u64 {
         let lives = self.truth.of_pid[&pid].iter().map(|life| &self.truth.lives[*life]);
-        let classes = lives.filter(|life| life.born <= at).flat_map(|life| life.programs.iter());
+        let classes = lives.filter(|life| life.born <= at).flat_map(|life| life.names.iter());
         let lowest = classes.filter(|(from, _)| *from <= at).map(|(_, class)| self.threshold(*class)).min();
         let lowest = lowest.unwrap_or(self.setting.threshold);
         if self.setting.lookup_fails > 0 { lowest.min(self.setting.threshold) } else { lowest }
+    }
+
+    /// The smallest threshold that holds for what a pid is called when its stall is told, where everybody could ask.
+    fn threshold_of_name(&self, pid: u32, since: u64, at: u64, told_at: u64) -> u64 {
+        let asked_from = at.saturating_sub(CONFIRM);
+        let holder = self.truth.holder(pid, at).filter(|life| life.born <= since && life.died > told_at);
+        let Some(life) = holder.filter(|_| self.setting.lookup_fails == 0 && self.is_sighted(since, told_at))
+        else {
+            return 0;
+        };
+        let later = life.names.iter().filter(|(from, _)| (asked_from..=told_at).contains(from));
+        let classes = later.map(|(_, class)| *class).chain([life.class_at(asked_from)]);
+        classes.map(|class| self.threshold(class)).min().unwrap_or(0)
     }
 
     fn threshold(&self, class: u8) -> u64 {
@@ -798,7 +818,7 @@ impl Model {
                 && self.setting.lookup_fails == 0
                 && self.is_sighted(settled, now);
         // Another program under the same pid may go unnoticed: its first nonce may repeat the last one.
-        let programs = life.programs.iter().filter(|(from, _)| *from <= now);
+        let programs = life.names.iter().filter(|(from, _)| *from <= now);
         let of_programs = programs.map(|(_, class)| self.threshold(*class)).max();
         let threshold = of_programs.filter(|_| is_classed).unwrap_or(threshold);
         let is_seen = self.is_sighted(last.at, now) && last.worth == Worth::Sure;
@@ -844,7 +864,7 @@ impl Model {
             }
         }
         let lives = &self.truth.of_pid[&pid];
-        let programs = lives.iter().flat_map(|life| self.truth.lives[*life].programs.iter());
+        let programs = lives.iter().flat_map(|life| self.truth.lives[*life].names.iter());
         programs.filter(|(at, _)| *at <= until).map(|(at, _)| *at).max().unwrap_or(0).max(change)
     }
 

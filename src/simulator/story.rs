@@ -123,6 +123,11 @@ pub enum What {
         agent: u32,
         class: u8,
     },
+    /// It takes another name, as a server does for its workers.
+    Rename {
+        agent: u32,
+        class: u8,
+    },
     /// The child goes on where the parent is: on its shard, with its nonce.
     Fork {
         agent: u32,
@@ -265,6 +270,7 @@ impl What {
             | Self::Reconnect { agent, .. }
             | Self::SecondHandle { agent, .. }
             | Self::Exec { agent, .. }
+            | Self::Rename { agent, .. }
             | Self::Fork { agent, .. }
             | Self::Move { agent, .. }
             | Self::Alternate { agent, .. }
@@ -307,6 +313,7 @@ impl Story {
         story.populate(&mut random, size.agents);
         story.happen_to_observer(&mut random);
         story.setting.in_flight_max = random.is_one_in(4).then(|| random.one_of(&[1, 16]));
+        story.rename(&mut random);
         story.sort();
         story
     }
@@ -435,6 +442,23 @@ impl Story {
             at += random.below(threshold * 4);
         }
         (wildness > 0 && random.is_one_in(2) && at < length).then_some(at)
+    }
+
+    /// Some take another name, where names matter.
+    fn rename(&mut self, random: &mut Random) {
+        let Setting { threshold, length, .. } = self.setting;
+        let classes = self.setting.rules.len() + 1;
+        if classes == 1 || random.is_one_in(2) {
+            return;
+        }
+        let born: Vec<(u32, u64)> = self.agents.iter().map(|agent| (agent.id, agent.born)).collect();
+        for (agent, born) in born {
+            let at = born + random.below(threshold * 4);
+            let class = u8::try_from(random.index(classes)).unwrap();
+            if random.is_one_in(3) && at < length {
+                self.put(at, What::Rename { agent, class });
+            }
+        }
     }
 
     /// Everything from an instant on comes so much later.

@@ -119,6 +119,7 @@ planted_bugs! {
     a_session_that_is_kept_is_found KeepsTheSession I6,
     letting_everybody_in_is_found LetsEverybodyIn I7,
     a_lost_line_that_is_dropped_is_found DropsTheLostLine I8,
+    a_first_name_that_is_kept_is_found KeepsTheFirstName I3,
     trusting_the_wall_clock_is_found TrustsTheWallClock I10,
     a_column_too_many_is_found SplitsAColumn I11,
 }

@@ -24,21 +24,23 @@ pub struct Life {
     /// First instant at which it is no more.
     pub died: u64,
     pub inner: Option<u32>,
-    /// Which program since when; the class is that of its name.
-    pub programs: Vec<(u64, u8)>,
+    /// Which name since when, by its class.
+    pub names: Vec<(u64, u8)>,
+    /// When each of its programs began.
+    pub programs: Vec<u64>,
     /// Since when it is known to forge.
     pub forges_from: Option<u64>,
 }
 
 impl Life {
     pub fn class_at(&self, at: u64) -> u8 {
-        let (_, class) = self.programs.iter().rfind(|(from, _)| *from <= at).unwrap_or(&self.programs[0]);
+        let (_, class) = self.names.iter().rfind(|(from, _)| *from <= at).unwrap_or(&self.names[0]);
         *class
     }
 
     /// Number of its program in a row.
     pub fn program_at(&self, at: u64) -> usize {
-        self.programs.iter().filter(|(from, _)| *from <= at).count()
+        self.programs.iter().filter(|from| **from <= at).count()
     }
 }
 
@@ -111,7 +113,8 @@ impl Truth {
                 born,
                 died: story.setting.length,
                 inner: agent.inner,
-                programs: vec![(0, agent.class)],
+                names: vec![(0, agent.class)],
+                programs: vec![0],
                 forges_from: None,
             });
             // Whoever held the pid before is gone by now.
@@ -242,9 +245,11 @@ fn live(
             What::Reconnect { nonce, .. } => doing.nonce = nonce,
             What::SecondHandle { shard, nonce, .. } => doing.handle = Some((shard % shards, nonce)),
             What::Exec { class, .. } => {
-                truth.lives[life].programs.push((at, class));
+                truth.lives[life].names.push((at, class));
+                truth.lives[life].programs.push(at);
                 (doing.nonce, doing.handle) = (1, None);
             }
+            What::Rename { class, .. } => truth.lives[life].names.push((at, class)),
             What::Fork { child, .. } => {
                 forks.insert(child, (doing.shard, doing.nonce));
             }
