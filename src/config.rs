@@ -325,8 +325,8 @@ impl Key {
         self.set.is_some()
     }
 
-    const fn in_file(name: &'static str, takes: &'static str) -> Self {
-        Self { name, variable: "", takes, value_name: "", help: "", set: None }
+    const fn in_file(name: &'static str, takes: &'static str, help: &'static str) -> Self {
+        Self { name, variable: "", takes, value_name: "", help, set: None }
     }
 }
 
@@ -492,14 +492,38 @@ pub const KEYS: &[Key] = &[
         help: "Serve metrics, status page and API here, too; none for control.sock only [default: none]",
         set: Some(|config, text| parse_address(text).map(|value| config.http.listen = value)),
     },
-    Key::in_file("shard", "blocks, each headed [[shard]]"),
-    Key::in_file("rule", "blocks, each headed [[rule]]"),
+    Key::in_file("shard", "blocks, each headed [[shard]]", "A shard each, instead of shards"),
+    Key::in_file(
+        "rule",
+        "blocks, each headed [[rule]]",
+        "Thresholds of classes of agents; the first match wins",
+    ),
+];
+
+/// The tables of the file by their headings, and the keys in each.
+pub const TABLES: &[(&str, &[Key])] = &[
+    ("[http]", HTTP_KEYS),
+    ("[[shard]]", SHARD_KEYS),
+    ("[[rule]]", RULE_KEYS),
+    ("match of a [[rule]]", MATCH_KEYS),
 ];
 
 const HTTP_KEYS: &[Key] = &[
-    Key::in_file("listen", ADDRESS),
-    Key::in_file("token-file", "a path in quotes, such as \"/etc/varta/token\""),
-    Key::in_file("metrics-agents-max", "a whole number from 0, for no such page, to 250000"),
+    Key::in_file(
+        "listen",
+        ADDRESS,
+        "Serve metrics, status page and API here, too; --http and VARTA_HTTP set it, too [default: none]",
+    ),
+    Key::in_file(
+        "token-file",
+        "a path in quotes, such as \"/etc/varta/token\"",
+        "File, mode 0600, whose content TCP clients must send; any address but loopback needs it [default: none]",
+    ),
+    Key::in_file(
+        "metrics-agents-max",
+        "a whole number from 0, for no such page, to 250000",
+        "Most agents at /metrics/agents, a series each [default: 0]",
+    ),
 ];
 
 const ADDRESS: &str = "an address and port in quotes, such as \"127.0.0.1:9464\", or \"none\"";
@@ -507,22 +531,42 @@ const ADDRESS: &str = "an address and port in quotes, such as \"127.0.0.1:9464\"
 const OUTPUT: &str = "a path in quotes, \"-\" for standard output, or \"none\"";
 
 const SHARD_KEYS: &[Key] = &[
-    Key::in_file("socket", "a path in quotes, such as \"/run/varta/shard-0.sock\""),
-    Key::in_file("core", "the number of a core, \"auto\" or \"none\""),
-    Key::in_file("mode", MODE),
-    Key::in_file("group", GROUP),
-    Key::in_file("allow-uids", "a list of users, by number or name, such as [1000, \"batch\"]"),
+    Key::in_file(
+        "socket",
+        "a path in quotes, such as \"/run/varta/shard-0.sock\"",
+        "Path of its socket; a relative one begins in the runtime directory [default: shard-<i>.sock]",
+    ),
+    Key::in_file(
+        "core",
+        "the number of a core, \"auto\" or \"none\"",
+        "Core its thread is pinned to; auto pins if more cores are allowed than there are shards [default: auto]",
+    ),
+    Key::in_file("mode", MODE, "Permission bits of its socket: who may beat [default: mode at the top]"),
+    Key::in_file("group", GROUP, "Group of its socket [default: group at the top]"),
+    Key::in_file(
+        "allow-uids",
+        "a list of users, by number or name, such as [1000, \"batch\"]",
+        "Users whose frames are accepted [default: all whom mode lets in]",
+    ),
 ];
 
 const RULE_KEYS: &[Key] = &[
-    Key::in_file("match", "what to match, such as { comm = \"batch-*\" }"),
-    Key::in_file("threshold", DURATION),
+    Key::in_file("match", "what to match, such as { comm = \"batch-*\" }", "Which agents it is for"),
+    Key::in_file("threshold", DURATION, "Silence that is a stall for them"),
 ];
 
 const MATCH_KEYS: &[Key] = &[
-    Key::in_file("comm", "a pattern in quotes, such as \"batch-*\""),
-    Key::in_file("uid", USER),
-    Key::in_file("exe", "a pattern in quotes, such as \"/opt/batch/*\""),
+    Key::in_file(
+        "comm",
+        "a pattern in quotes, such as \"batch-*\"",
+        "Name of the process, /proc/PID/comm: 15 bytes, and chosen by the process itself",
+    ),
+    Key::in_file("uid", USER, "User of the process"),
+    Key::in_file(
+        "exe",
+        "a pattern in quotes, such as \"/opt/batch/*\"",
+        "Absolute path of the program, /proc/PID/exe",
+    ),
 ];
 
 const LIMIT: &str = "a whole number from 1, or \"none\"";

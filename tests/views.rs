@@ -1,11 +1,14 @@
 //! What an operator types, against real observers and real agents; `top` in a real terminal.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
+use varta_fleet::config::{KEYS, TABLES};
+use varta_fleet::event::EventKind;
 
 mod common;
 
@@ -169,16 +172,23 @@ fn who_may_not_ask_and_where_nobody_answers_is_told() {
     observer.stop();
 }
 
+/// Every command that the help lists.
+fn commands() -> Vec<String> {
+    let help = said(Path::new("/nonexistent"), &["--help"]);
+    let listed = help.split("Commands:").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("commands");
+    // What goes on in the next line is further in.
+    let lines = listed.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let commands: Vec<String> =
+        lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
+    assert!(commands.len() >= 12, "{commands:?}");
+    commands
+}
+
 #[test]
 fn manual_and_completions_know_every_command_and_flag() {
     let place = Place::new();
     let manual = said(&place.dir(), &["man"]);
-    let help = said(&place.dir(), &["--help"]);
-    let listed = help.split("Commands:").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("commands");
-    // What goes on in the next line is further in.
-    let lines = listed.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
-    let commands: Vec<&str> = lines.filter_map(|line| line.split_whitespace().next()).collect();
-    assert!(commands.len() >= 12, "{commands:?}");
+    let commands = commands();
     for command in &commands {
         assert!(manual.contains(&format!(".SH \"{}\"", command.to_uppercase())), "{command}");
     }
@@ -189,9 +199,63 @@ fn manual_and_completions_know_every_command_and_flag() {
     for shell in ["bash", "zsh", "fish"] {
         let script = said(&place.dir(), &["completions", shell]);
         for command in &commands {
-            assert!(script.contains(command), "{shell}: {command}");
+            assert!(script.contains(command.as_str()), "{shell}: {command}");
         }
     }
+}
+
+#[test]
+fn every_manual_page_is_written_and_well_formed() {
+    let place = Place::new();
+    let manual = place.base().join("man");
+    let manual_dir = manual.to_str().expect("text");
+    assert_eq!(said(&place.dir(), &["man", "--dir", manual_dir]), "");
+    let page =
+        |path: &str| fs::read_to_string(manual.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let plain = |text: String| text.replace("\\-", "-").replace("\\fB", "").replace("\\fR", "");
+    assert_eq!(page("man1/varta-fleet.1"), said(&place.dir(), &["man"]));
+    let commands = commands();
+    for command in &commands {
+        let page = plain(page(&format!("man1/varta-fleet-{command}.1")));
+        assert!(page.contains(&format!(".TH varta-fleet-{command} 1 ")), "{page}");
+        assert!(page.contains(".SH SYNOPSIS") && page.contains("varta-fleet.toml(5)"), "{page}");
+    }
+    let written = fs::read_dir(manual.join("man1")).expect("a directory").count();
+    assert_eq!(written, 1 + commands.len(), "a hidden command has no page");
+
+    let settings = plain(page("man5/varta-fleet.toml.5"));
+    let tables = TABLES.iter().flat_map(|(_, keys)| *keys);
+    for key in KEYS.iter().filter(|key| !["http", "shard", "rule"].contains(&key.name)).chain(tables) {
+        assert!(!key.help.is_empty(), "{}: nobody says what it means", key.name);
+        assert!(settings.contains(&format!(".TP\n{}\n", key.name)), "{} is missing:\n{settings}", key.name);
+        assert!(settings.contains(key.variable), "{} is missing", key.variable);
+    }
+    let events = page("man7/varta-fleet-events.7");
+    for kind in EventKind::NAMES {
+        assert!(events.contains(&format!(".TP\n\\fB{kind}\\fR\n")), "{kind} is missing:\n{events}");
+    }
+
+    // What troff complains of, where there is one.
+    for section in ["man1", "man5", "man7"] {
+        for entry in fs::read_dir(manual.join(section)).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            let Ok(troff) = Command::new("groff").args(["-man", "-Tutf8", "-ww", "-z"]).arg(&path).output()
+            else {
+                return;
+            };
+            let complaints = String::from_utf8_lossy(&troff.stderr);
+            assert!(troff.status.success() && complaints.is_empty(), "{}: {complaints}", path.display());
+        }
+    }
+}
+
+#[test]
+fn a_manual_that_cannot_be_written_is_said() {
+    let place = Place::new();
+    let file = place.base().join("file");
+    fs::write(&file, "").expect("write a file");
+    let told = refused(&place.dir(), &["man", "--dir", file.to_str().expect("text")], 1);
+    assert!(told.contains("cannot write ") && told.contains("man1/varta-fleet.1: not a directory"), "{told}");
 }
 
 // --- top ------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ Examples:
 
 const MAN_EXAMPLES: &str = "\
 Examples:
-  varta-fleet man > /usr/local/share/man/man1/varta-fleet.1
+  varta-fleet man --dir /usr/local/share/man     then: man varta-fleet.toml
   varta-fleet man | man -l -";
 
 const ROUTE_EXAMPLES: &str = "\
@@ -128,10 +128,10 @@ pub enum Command {
     Route(RouteArgs),
     /// Print completions for a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
-    Completions(crate::docs::CompletionsArgs),
-    /// Print the manual page
+    Completions(crate::completions::CompletionsArgs),
+    /// Print the manual page, or write all manual pages
     #[command(after_help = MAN_EXAMPLES)]
-    Man,
+    Man(crate::man::ManArgs),
 }
 
 /// Arguments of `run`.

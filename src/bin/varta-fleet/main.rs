@@ -5,12 +5,13 @@ mod answers;
 mod args;
 mod check;
 mod client;
+mod completions;
 mod demo;
-mod docs;
 mod events;
 mod exit;
 mod explain;
 mod load;
+mod man;
 mod route;
 mod run;
 mod status;
@@ -71,7 +72,7 @@ fn execute(command: Command) -> Result<Exit, CliError> {
         Command::Agents(args) => agents::agents(&args),
         Command::Explain(args) => explain::explain(&args),
         Command::Events(args) => events::events(&args),
-        Command::Completions(args) => docs::completions(&args),
-        Command::Man => docs::man(),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => man::man(&args),
     }
 }

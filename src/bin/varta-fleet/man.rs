@@ -1,0 +1,278 @@
+//! `man`: the manual pages, made from the tables that make flags, configuration and events.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory;
+use clap_mangen::Man;
+use varta_fleet::config::{KEYS, Key, TABLES};
+use varta_fleet::event::EventKind;
+use varta_fleet::{Reason, Shown};
+
+use crate::args::Cli;
+use crate::exit::{CliError, EXIT_CODES, Exit};
+
+const CONFIG_PAGE: &str = "varta-fleet.toml";
+const EVENTS_PAGE: &str = "varta-fleet-events";
+
+const PRECEDENCE: &str = "\
+A setting comes from its flag, else from its environment variable, else from this file, else it is the default. An \
+empty variable counts as unset. Unknown keys and misspelt variables are errors; `varta-fleet check --config FILE` \
+reports every mistake at once. Durations are written `500ms`, `2s` or `1m30s`. `none` switches off what another layer \
+switched on.";
+
+const PATTERNS: &str = "\
+In patterns `*` stands for any characters, also `/` and none at all, and `?` for one. The first rule that matches an \
+agent gives it its threshold; all that a rule's `match` names must hold.";
+
+const SCHEMA: &str = "\
+One JSON object a line, version 1 of the schema. Every line has `v` (1), `ts` (when it was reported, by the wall clock), \
+`mono_ns` (when it happened, by the monotonic clock) and `kind`; all but beats have `seq`, which has no gaps. Where \
+they apply follow `shard`, `pid` (in the observer's pid namespace), `ns_pid` (in the agent's own), `session`, and of the \
+last accepted frame `nonce`, `status` and `payload`; then what the kind adds. `coalesced` says how many an event stands \
+for, where it is more than one. The line of `lost` has `v`, `kind`, `from_seq` and `to_seq` alone.";
+
+/// Arguments of `man`.
+#[derive(clap::Args, Debug)]
+pub struct ManArgs {
+    /// Write every page below this directory, in man1, man5 and man7, instead of printing the main page
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Prints the main page, or writes all.
+pub fn man(args: &ManArgs) -> Result<Exit, CliError> {
+    match &args.dir {
+        Some(dir) => pages()?.iter().try_for_each(|page| page.write_below(dir))?,
+        None => io::stdout().lock().write_all(main_page()?.text.as_bytes())?,
+    }
+    Ok(Exit::Clean)
+}
+
+/// A page in the language of man(7).
+struct Page {
+    name: String,
+    section: u8,
+    text: String,
+}
+
+impl Page {
+    /// An empty page with its head.
+    fn new(name: &str, section: u8, about: &str) -> Self {
+        let version = env!("CARGO_PKG_VERSION");
+        let head = format!(".TH {} {section} \"\" \"varta\\-fleet {version}\"\n", escaped(name));
+        let mut page = Self { name: name.to_owned(), section, text: head };
+        page.heading("NAME");
+        page.line(&format!("{} \\- {}", escaped(name), escaped(about)));
+        page
+    }
+
+    fn line(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.text.push('\n');
+    }
+
+    fn heading(&mut self, heading: &str) {
+        let _ = writeln!(self.text, ".SH \"{}\"", escaped(heading));
+    }
+
+    fn paragraph(&mut self, text: &str) {
+        let _ = writeln!(self.text, ".PP\n{}", marked(text));
+    }
+
+    /// An item and what it means.
+    fn item(&mut self, name: &str, lines: &[String]) {
+        let lines: Vec<String> = lines.iter().map(|line| marked(line)).collect();
+        let _ = writeln!(self.text, ".TP\n\\fB{}\\fR\n{}", escaped(name), lines.join("\n.br\n"));
+    }
+
+    /// What follows the help of a command: a section for each list, and for what is no list. `macro_name`: of their
+    /// headings.
+    fn notes<'a>(&mut self, parts: impl Iterator<Item = &'a str>, macro_name: &str) {
+        for part in parts {
+            let Some((heading, list)) = part.split_once(":\n") else {
+                let _ = writeln!(self.text, ".{macro_name} NOTES\n{}", marked(&part.replace('\n', " ")));
+                continue;
+            };
+            let heading = match heading {
+                "Exit codes" => "EXIT STATUS".to_owned(),
+                other => other.to_uppercase(),
+            };
+            let _ = writeln!(self.text, ".{macro_name} \"{heading}\"\n.nf");
+            list.lines().for_each(|line| self.line(&escaped(line.strip_prefix("  ").unwrap_or(line))));
+            self.line(".fi");
+        }
+    }
+
+    fn see_also(&mut self, pages: &[(&str, u8)]) {
+        self.heading("SEE ALSO");
+        let listed: Vec<String> =
+            pages.iter().map(|(name, section)| format!("\\fB{}\\fR({section})", escaped(name))).collect();
+        self.line(&listed.join(", "));
+    }
+
+    fn write_below(&self, dir: &Path) -> Result<(), CliError> {
+        let dir = dir.join(format!("man{}", self.section));
+        let path = dir.join(format!("{}.{}", self.name, self.section));
+        fs::create_dir_all(&dir).and_then(|()| fs::write(&path, &self.text)).map_err(|error| {
+            let exit = match error.kind() {
+                io::ErrorKind::PermissionDenied => Exit::Permission,
+                _ => Exit::Runtime,
+            };
+            let message = format!(
+                "cannot write {}: {}; name a directory that this user may write",
+                Shown(path.display()),
+                Reason(&error)
+            );
+            CliError::new(exit, message)
+        })
+    }
+}
+
+fn pages() -> io::Result<Vec<Page>> {
+    let mut pages = vec![main_page()?, config_page(), events_page()];
+    for command in built().get_subcommands().filter(|command| !command.is_hide_set()) {
+        pages.push(command_page(command)?);
+    }
+    Ok(pages)
+}
+
+fn built() -> clap::Command {
+    let mut all = Cli::command();
+    all.build();
+    all
+}
+
+fn after_help(command: &clap::Command) -> String {
+    command.get_after_help().map(ToString::to_string).unwrap_or_default()
+}
+
+/// What clap makes, in characters that every troff reads.
+fn rendered(render: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<String> {
+    let mut text = Vec::new();
+    render(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).replace('…', "..."))
+}
+
+/// One page with every command.
+fn main_page() -> io::Result<Page> {
+    let all = built();
+    let about = all.get_about().map(ToString::to_string).unwrap_or_default();
+    let mut page = Page::new("varta-fleet", 1, &about);
+    let main = Man::new(all.clone());
+    page.text.push_str(&rendered(|text| {
+        main.render_synopsis_section(text)?;
+        main.render_description_section(text)
+    })?);
+    for command in all.get_subcommands().filter(|command| !command.is_hide_set()) {
+        page.heading(&command.get_name().to_uppercase());
+        let man = Man::new(command.clone());
+        let section = rendered(|text| {
+            man.render_description_section(text)?;
+            man.render_options_section(text)
+        })?;
+        // Its sections are parts of ours.
+        page.text.push_str(&section.replace(".SH ", ".SS "));
+        // Exit codes are the same for all, and at the end.
+        let notes = after_help(command);
+        page.notes(notes.split("\n\n").filter(|part| *part != EXIT_CODES && !part.is_empty()), "SS");
+    }
+    page.notes(after_help(&all).split("\n\n"), "SH");
+    page.see_also(&[(CONFIG_PAGE, 5), (EVENTS_PAGE, 7)]);
+    Ok(page)
+}
+
+fn command_page(command: &clap::Command) -> io::Result<Page> {
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    let mut page = Page::new(&format!("varta-fleet-{}", command.get_name()), 1, &about);
+    let man = Man::new(command.clone());
+    page.text.push_str(&rendered(|text| {
+        man.render_synopsis_section(text)?;
+        man.render_description_section(text)?;
+        man.render_options_section(text)
+    })?);
+    page.notes(after_help(command).split("\n\n").filter(|part| !part.is_empty()), "SH");
+    page.see_also(&[("varta-fleet", 1), (CONFIG_PAGE, 5), (EVENTS_PAGE, 7)]);
+    Ok(page)
+}
+
+fn config_page() -> Page {
+    let mut page = Page::new(CONFIG_PAGE, 5, "configuration of varta-fleet");
+    page.heading("DESCRIPTION");
+    page.paragraph("A file in TOML, named by `varta-fleet run --config FILE`.");
+    page.paragraph(PRECEDENCE);
+    page.heading("KEYS");
+    let is_table = |key: &Key| TABLES.iter().any(|(heading, _)| heading.trim_matches(['[', ']']) == key.name);
+    for key in KEYS.iter().filter(|key| !is_table(key)) {
+        page.item(key.name, &explained(key));
+    }
+    for (heading, keys) in TABLES {
+        page.heading(heading);
+        for key in *keys {
+            page.item(key.name, &explained(key));
+        }
+    }
+    page.heading("PATTERNS");
+    page.paragraph(PATTERNS);
+    page.see_also(&[("varta-fleet", 1), ("varta-fleet-run", 1), ("varta-fleet-check", 1)]);
+    page
+}
+
+fn explained(key: &Key) -> Vec<String> {
+    let mut lines = vec![format!("{}.", key.help), format!("Takes {}.", key.takes)];
+    if key.is_settable() {
+        lines.push(format!("Flag `--{}`, variable `{}`.", key.name, key.variable));
+    }
+    lines
+}
+
+fn events_page() -> Page {
+    let mut page = Page::new(EVENTS_PAGE, 7, "events of varta-fleet");
+    page.heading("DESCRIPTION");
+    page.paragraph("An event is one fact about one agent, a shard or the fleet.");
+    page.paragraph(SCHEMA);
+    page.heading("KINDS");
+    for (kind, meaning) in EventKind::MEANINGS {
+        page.item(kind, &[meaning.to_owned()]);
+    }
+    page.see_also(&[("varta-fleet", 1), ("varta-fleet-events", 1), ("varta-fleet-run", 1)]);
+    page
+}
+
+/// Text as roff shows it literally.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    if text.starts_with(['.', '\'']) {
+        out.push_str("\\&");
+    }
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\e"),
+            '-' => out.push_str("\\-"),
+            '\'' => out.push_str("\\(aq"),
+            '"' => out.push_str("\\(dq"),
+            '`' => out.push_str("\\(ga"),
+            '^' => out.push_str("\\(ha"),
+            '~' => out.push_str("\\(ti"),
+            '…' => out.push_str("..."),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// The same, with what stands between backquotes in bold.
+fn marked(text: &str) -> String {
+    let mut out = String::new();
+    for (at, part) in text.split('`').enumerate() {
+        let part = escaped(part);
+        if at % 2 == 0 {
+            out.push_str(&part);
+        } else {
+            let _ = write!(out, "\\fB{part}\\fR");
+        }
+    }
+    out
+}
