@@ -361,7 +361,7 @@ fn top_says_that_the_fleet_is_gone_goes_on_when_it_is_back_and_ends_on_a_signal(
     let place = observer.stop().place;
     terminal.expect("! no fleet is running");
     let observer = Observer::start_in(place, Options::default());
-    terminal.expect("Nobody beats yet.");
+    terminal.expect("No agent beats.");
     for signal in ["TERM", "INT", "HUP"] {
         let found = Command::new("pkill")
             .args([&format!("-{signal}"), "-f", &format!("^{}", top(&observer.dir()))])
@@ -371,14 +371,14 @@ fn top_says_that_the_fleet_is_gone_goes_on_when_it_is_back_and_ends_on_a_signal(
         terminal.expect("ended 0");
         terminal.keys(&["clear", "Enter"]);
         terminal.keys(&[&format!("{}; echo ended $?", top(&observer.dir())), "Enter"]);
-        terminal.expect("Nobody beats yet.");
+        terminal.expect("No agent beats.");
     }
     terminal.keys(&["C-c"]);
     terminal.expect("ended 0");
 
     // The terminal goes away under it.
     terminal.keys(&["clear", "Enter", &format!("exec {}", top(&observer.dir())), "Enter"]);
-    terminal.expect("Nobody beats yet.");
+    terminal.expect("No agent beats.");
     drop(terminal);
     let pattern = format!("^{}", top(&observer.dir()));
     wait_for("top to end with its terminal", || {

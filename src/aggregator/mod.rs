@@ -1017,7 +1017,7 @@ impl Aggregator {
         if let Some((hot, cold)) = facts
             && kind.rank() != Rank::Verdict
             && !self.is_settled(&cold)
-            && !self.churns.take(hot.uid(), self.now)
+            && (matches!(kind, EventKind::Exit { .. }) || !self.churns.take(hot.uid(), self.now))
         {
             self.churns.count(hot.uid(), self.now, kind);
             return true;

@@ -175,7 +175,7 @@ impl FleetAnswer {
             return ("old", "A shard cannot see".to_owned());
         }
         match agents {
-            0 => ("old", "Nobody beats yet".to_owned()),
+            0 => ("old", "No agent beats".to_owned()),
             _ => ("good", format!("All well: {agents} agents beat")),
         }
     }

@@ -45,7 +45,7 @@ pub fn headline(fleet: &Fleet) -> String {
     }
     let seen = if blind > 0 { format!(" {} cannot see.", counted(blind, "shard")) } else { String::new() };
     match (agents, fleet.stalled) {
-        (0, _) => format!("Nobody beats yet.{seen}"),
+        (0, _) => format!("No agent beats.{seen}"),
         (_, 0) => format!("All well: {} beat.{seen}", counted(agents, "agent")),
         (_, 1) => format!("1 of {} is stalled.{seen}", counted(agents, "agent")),
         (_, n) => format!("{n} of {} are stalled.{seen}", counted(agents, "agent")),
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_comes_first() {
-        assert_eq!(headline(&fleet(0, 0)), "Nobody beats yet.");
+        assert_eq!(headline(&fleet(0, 0)), "No agent beats.");
         assert_eq!(headline(&fleet(3, 0)), "All well: 3 agents beat.");
         assert_eq!(headline(&fleet(3, 1)), "1 of 4 agents is stalled.");
         let mut blind = fleet(3, 2);
