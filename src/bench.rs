@@ -7,7 +7,7 @@
 pub use crate::admission::Admission;
 #[cfg(feature = "http")]
 pub use crate::http::standin::{busy as busy_sources, scrape};
-pub use crate::kick::Kick;
+pub use crate::lane::kick::Kick;
 pub use crate::lane::report::SAMPLES_MAX;
 pub use crate::lane::{Doorbell, Port};
 pub use crate::rules::Sender;

@@ -25,13 +25,13 @@ use crate::aggregator::{Aggregator, Inquiries, Next, Request};
 use crate::binding::{BoundSocket, Owner};
 use crate::config::Config;
 use crate::copies::Copies;
-use crate::counters::ShardHealth;
 use crate::error::{Reason, StartError, Warning};
 use crate::event::Event;
 use crate::health::{FleetThread, Health, Problem, Vitals};
 #[cfg(feature = "http")]
 use crate::http::{Heard, Http, Listeners, Sources};
-use crate::kick::Kick;
+use crate::lane::counters::ShardHealth;
+use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
 use crate::lookup::process::Program;
 use crate::lookup::{Lookups, Ticket, process};

@@ -10,12 +10,12 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use crate::aggregator::export::{OutputState, OutputTrouble};
-use crate::counters::{Counter, ShardHealth};
 use crate::error::Reason;
 use crate::lane::Port;
+use crate::lane::counters::{Counter, ShardHealth};
+use crate::lane::vigil::Vigil;
 use crate::snapshot::Snapshot;
 use crate::time::MonoNs;
-use crate::vigil::Vigil;
 
 /// A thread of the fleet that is no shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -311,7 +311,7 @@ mod tests {
     use super::*;
     use crate::aggregator::export::WriteTrouble;
     use crate::aggregator::tally::Tally;
-    use crate::kick::Kick;
+    use crate::lane::kick::Kick;
     use crate::table::{self, Origin};
 
     fn ports(shards: u16) -> Arc<[Arc<Port>]> {

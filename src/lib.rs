@@ -65,8 +65,6 @@ mod planted;
 
 // Shared words: plain data, no I/O.
 pub mod event;
-mod counters;
-mod uids;
 mod admission;
 mod refusal;
 mod route;
@@ -105,11 +103,9 @@ mod rules;
 // whether it turns.
 mod table;
 mod lane;
-mod kick;
 mod slots;
 #[cfg(feature = "http")]
 mod names;
-mod vigil;
 
 // On a shard thread.
 mod shard;
@@ -163,9 +159,9 @@ pub use health::{FleetThread, Health, Problem};
 pub use http::{HttpError, TokenError, inspect as inspect_http};
 #[cfg(feature = "http")]
 pub use json::Json;
+pub use lane::uids::UidCounts;
 pub use observer::{OBSERVER_AGENTS_MAX, Observer, ObserverEvent, POLL_WAIT};
 pub use refusal::Refusal;
 pub use route::{MANIFEST, Manifest, ManifestShard, shard_for, socket_for};
 pub use rundir::{RunDirError, inspect as inspect_dir};
 pub use snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
-pub use uids::UidCounts;

@@ -22,7 +22,7 @@ use crate::copies::Copies;
 use crate::event::Event;
 use crate::fleet::{AGGREGATOR_NICE, Life, aggregate, observe};
 use crate::health::Vitals;
-use crate::kick::Kick;
+use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
 use crate::lookup::process::{Identity, Incarnation, Program};
 use crate::lookup::{Answer, Inquiry, Lookups, Question};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::binding::{self, BoundSocket};
-use crate::kick::Kick;
+use crate::lane::kick::Kick;
 use crate::lane::{Answer, answer};
 use crate::lookup::process::{self, End};
 use crate::plan::AGENTS_MAX;

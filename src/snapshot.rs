@@ -8,9 +8,9 @@ use hdrhistogram::Histogram;
 use crate::aggregator::tally::{Histograms, Tally};
 use crate::health::{Health, Problem};
 use crate::lane::Port;
+use crate::lane::uids::UidCounts;
 use crate::refusal::Refusal;
 use crate::sizing::queue_limit_for;
-use crate::uids::UidCounts;
 
 /// Users of a shard that the table shows.
 const UIDS_SHOWN: usize = 5;
@@ -417,7 +417,8 @@ mod tests {
     fn the_busiest_users_of_each_shard_are_shown_and_the_rest_counted() {
         let origin = crate::table::Origin { boot_id: 0, pid_namespace: 0, shard: 0, shards: 1 };
         let (_, table) = crate::table::create(1, origin).unwrap();
-        let port = Arc::new(Port::new(table, Arc::new(crate::kick::Kick::new().unwrap()), false).unwrap());
+        let port =
+            Arc::new(Port::new(table, Arc::new(crate::lane::kick::Kick::new().unwrap()), false).unwrap());
         for (row, frames) in [30, 70, 10, 50, 20, 60, 40, 0].into_iter().enumerate() {
             port.uids.assign(row, 1000 + u32::try_from(frames).unwrap());
             port.uids.row(row).frames.add(frames);

@@ -18,10 +18,11 @@ use std::sync::atomic::Ordering;
 use crossbeam::channel::Receiver;
 
 use crate::copies::Asked;
-use crate::counters::ShardHealth;
 use crate::event::{Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, Rank, SessionWhy};
+use crate::lane::counters::ShardHealth;
 use crate::lane::report::SAMPLES_MAX;
 use crate::lane::sessions::{Freeze, Session};
+use crate::lane::vigil::Vigil;
 use crate::lane::{Doorbell, Port, SampleOf, answer};
 use crate::lookup::process::{Identity, Program};
 use crate::lookup::{Answer, Inquiry, LookupError, Lookups, Question, Ticket};
@@ -33,7 +34,6 @@ use crate::slots::Slots;
 use crate::table::Busy;
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::{MonoNs, WallNs};
-use crate::vigil::Vigil;
 use crate::watch::{Order, Watch};
 use crate::wire::{NONCE_TERMINAL, Status};
 

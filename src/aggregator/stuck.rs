@@ -2,7 +2,7 @@
 
 use super::tests::{MS, STEP, THRESHOLD, World};
 use super::*;
-use crate::vigil::STUCK_NS;
+use crate::lane::vigil::STUCK_NS;
 
 #[test]
 fn fault_81_while_one_shard_is_stuck_exits_of_others_are_told_at_once_and_no_stall_is_certain() {

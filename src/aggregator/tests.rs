@@ -9,7 +9,7 @@ use super::*;
 use crate::config::RuleMatch;
 use crate::copies::Copies;
 use crate::fleet::EVENTS_SLACK;
-use crate::kick::Kick;
+use crate::lane::kick::Kick;
 use crate::lookup::process::Incarnation;
 use crate::plan::Rule;
 use crate::shard::Shard;

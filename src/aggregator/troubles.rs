@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::event::{BlindWhy, FloodWhy, ShareSpent};
-use crate::uids::UidCounts;
+use crate::lane::uids::UidCounts;
 
 /// What it takes to name the user that floods a shard: its counts, seen now and then.
 #[derive(Debug, Default)]

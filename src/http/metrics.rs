@@ -18,9 +18,9 @@ use super::Sources;
 use super::resources::Resources;
 use super::traffic::{CODES, Traffic};
 use crate::aggregator::tally::{Histograms, Reader, ShardTally, Tally};
-use crate::counters::ShardCounters;
 use crate::event::SessionWhy;
 use crate::lane::Port;
+use crate::lane::counters::ShardCounters;
 use crate::refusal::Refusal;
 use crate::time::MonoNs;
 

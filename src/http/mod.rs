@@ -470,7 +470,7 @@ pub mod standin {
     use super::*;
     use crate::aggregator::tally::Tally;
     use crate::config::Config;
-    use crate::kick::Kick;
+    use crate::lane::kick::Kick;
     use crate::table::{self, Origin};
 
     /// What it publishes.

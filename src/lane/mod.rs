@@ -14,23 +14,27 @@ use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
 use crate::admission::TurnedAway;
-use crate::counters::{ShardCounters, ShardHealth};
 use crate::event::NoFrame;
-use crate::kick::{Kick, KickedAt};
+use crate::lane::counters::{ShardCounters, ShardHealth};
+use crate::lane::kick::{Kick, KickedAt};
+use crate::lane::uids::UidTable;
 use crate::refusal::Refusal;
 use crate::shard::sight::BlindNews;
 use crate::sys::memory::Words;
 use crate::table::Table;
 use crate::table::word::Word;
 use crate::time::MonoNs;
-use crate::uids::UidTable;
 use crate::wire::{DecodeError, Status};
 
 #[cfg(test)]
 pub mod fault;
+pub mod counters;
 pub mod index;
+pub mod kick;
 pub mod report;
 pub mod sessions;
+pub mod uids;
+pub mod vigil;
 
 use index::IndexLane;
 use report::ReportLane;

@@ -239,7 +239,7 @@ fn a_user_fills_its_share_and_no_other_ones() {
 /// A port whose counts are read; its other parts are not used.
 fn port() -> Port {
     let (_, table) = create(1, ORIGIN).unwrap();
-    Port::new(table, Arc::new(crate::kick::Kick::new().unwrap()), false).unwrap()
+    Port::new(table, Arc::new(crate::lane::kick::Kick::new().unwrap()), false).unwrap()
 }
 
 /// It beats at 10 Hz where it may not: alive, as far as we let it tell.

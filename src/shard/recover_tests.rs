@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
-use crate::kick::Kick;
+use crate::lane::kick::Kick;
 use crate::shard::core::Limits;
 use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::transport::Datagram;

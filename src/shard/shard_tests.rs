@@ -1,7 +1,7 @@
 //! A whole shard with its port, on a socket that misbehaves.
 
 use super::*;
-use crate::kick::Kick;
+use crate::lane::kick::Kick;
 use crate::shard::core::Limits;
 use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::transport::replay::{Replay, Script};

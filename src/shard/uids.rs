@@ -9,9 +9,9 @@
 
 use std::sync::Arc;
 
+use crate::lane::uids::{OTHER, ROWS, UidTable};
 use crate::refusal::Refusal;
 use crate::time::MonoNs;
-use crate::uids::{OTHER, ROWS, UidTable};
 
 /// What an empty budget takes to fill; so much of it may be spent at once.
 const BURST_NS: u64 = 1_000_000_000;

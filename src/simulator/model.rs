@@ -4,8 +4,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 
-use crate::counters::ShardCounters;
 use crate::event::{BlindPhase, Event, EventKind};
+use crate::lane::counters::ShardCounters;
 use crate::refusal::Refusal;
 use crate::simulator::invariants::{Invariant, Verdict, Violation};
 use crate::simulator::story::{Garbage, MS, SECOND, Setting, Story, What};

@@ -17,7 +17,7 @@ use crate::aggregator::{Aggregator, Inquiries, Next, Request};
 use crate::config::RuleMatch;
 use crate::copies::Copies;
 use crate::event::{Event, EventKind, ExitHow};
-use crate::kick::Kick;
+use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
 use crate::lookup::process::{Identity, Incarnation, Program};
 use crate::lookup::{Answer, Inquiry, LookupError, Lookups, Question, Ticket};

@@ -19,8 +19,8 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use crate::event::ExitHow;
-use crate::kick::Kick;
 use crate::lane::Doorbell;
+use crate::lane::kick::Kick;
 use crate::lookup::process::{self, End, Incarnation, NotHeld};
 use crate::lookup::{Answer, Ticket};
 use crate::slots::Slots;

@@ -16,7 +16,7 @@ use rustix::time::{
 };
 
 use super::{Datagram, Transport};
-use crate::kick::Kick;
+use crate::lane::kick::Kick;
 use crate::sys::mmsg::{BATCH_MAX, Batch};
 use crate::time::MonoNs;
 

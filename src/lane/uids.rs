@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 
-use crate::counters::Counter;
+use crate::lane::counters::Counter;
 use crate::table::Busy;
 use crate::table::sequence::{begin, end, read_once, repair};
 
