@@ -4,9 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::binding::BindError;
 use crate::config::ConfigError;
-use crate::rundir::RunDirError;
+use crate::rundir::binding::BindError;
+use crate::rundir::dir::RunDirError;
 
 /// A failure of the system as our messages tell it: in lower case, and without the number that the
 /// standard library adds. Other errors are told as they are.

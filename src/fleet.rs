@@ -22,7 +22,6 @@ use crate::aggregator::fanout::Subscriber;
 use crate::aggregator::policy::Policy;
 use crate::aggregator::tally::Reader;
 use crate::aggregator::{Aggregator, Inquiries, Next, Request};
-use crate::binding::{BoundSocket, Owner};
 use crate::config::Config;
 use crate::copies::Copies;
 use crate::error::{Reason, StartError, Warning};
@@ -40,7 +39,9 @@ use crate::names::Names;
 use crate::plan::{CoreChoice, EventsFormat, Output, Plan, ShardPlan};
 #[cfg(feature = "http")]
 use crate::priority::Standing;
-use crate::rundir::{self, RunDir};
+use crate::rundir::binding::{BoundSocket, Owner};
+use crate::rundir::dir::{self, RunDir};
+use crate::rundir::upkeep::{Files, Upkeep};
 use crate::shard::Shard;
 use crate::shard::core::{Core, Limits};
 use crate::shard::tracker::{Admission, Tracker};
@@ -52,7 +53,6 @@ use crate::sys::mmsg::is_recvmmsg_refused;
 use crate::sys::thread::{allowed_cores, pin_to, set_own_nice};
 use crate::table::{self, Origin};
 use crate::time::Clock;
-use crate::upkeep::{Files, Upkeep};
 use crate::watch::Watch;
 
 const SHARD_NICE: i32 = -20;
@@ -155,7 +155,7 @@ impl Fleet {
         let mut sockets = Vec::with_capacity(plan.shards.len());
         for (shard, of) in plan.shards.iter().enumerate() {
             if let Some(parent) = of.socket.parent().filter(|parent| *parent != dir.path()) {
-                rundir::vet(parent)?;
+                dir::vet(parent)?;
             }
             let bound = dir.bind_shard(&of.socket, of.mode, Owner { uid: None, gid: of.group });
             sockets.push(bound.map_err(|source| StartError::Bind { shard, source })?);

@@ -89,12 +89,8 @@ mod observer;
 mod copies;
 mod snapshot;
 
-// Files in the runtime directory.
-mod binding;
+// Files in the runtime directory, and the upkeep thread, which looks after them.
 mod rundir;
-
-// On the upkeep thread, which looks after them.
-mod upkeep;
 
 // When is an agent stalled? Read this file first.
 mod rules;
@@ -151,7 +147,6 @@ pub mod fuzzing;
 pub mod bench;
 
 pub use aggregator::export::OutputTrouble;
-pub use binding::{BindError, inspect as inspect_socket};
 pub use error::{Reason, Shown, StartError, Warning};
 pub use fleet::{Fleet, Handle, StopReport, Subscription};
 pub use health::{FleetThread, Health, Problem};
@@ -163,5 +158,6 @@ pub use lane::uids::UidCounts;
 pub use observer::{OBSERVER_AGENTS_MAX, Observer, ObserverEvent, POLL_WAIT};
 pub use refusal::Refusal;
 pub use route::{MANIFEST, Manifest, ManifestShard, shard_for, socket_for};
-pub use rundir::{RunDirError, inspect as inspect_dir};
+pub use rundir::binding::{BindError, inspect as inspect_socket};
+pub use rundir::dir::{RunDirError, inspect as inspect_dir};
 pub use snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};

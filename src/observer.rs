@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::binding::{self, BoundSocket};
 use crate::lane::kick::Kick;
 use crate::lane::{Answer, answer};
 use crate::lookup::process::{self, End};
 use crate::plan::AGENTS_MAX;
 use crate::refusal::Refusal;
+use crate::rundir::binding::{self, BoundSocket};
 use crate::shard::core::{Batch, Core, Limits};
 use crate::shard::tracker::{Admission, Outcome, Tracker};
 use crate::shard::transport::uds::Uds;

@@ -12,7 +12,7 @@ pub use crate::config::{CoreChoice, EventsFormat, Output};
 use crate::error::{Reason, is_deceptive};
 use crate::pattern::Pattern;
 use crate::route::MANIFEST;
-use crate::rundir::{CONTROL, LOCK, SYMLINK};
+use crate::rundir::dir::{CONTROL, LOCK, SYMLINK};
 use crate::sizing::queue_limit_for;
 use crate::time::duration_ns;
 

@@ -18,12 +18,12 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::aggregator::Request;
-use crate::binding::{BindError, BoundSocket};
 use crate::error::Warning;
 use crate::fleet::join_until;
 use crate::health::Lifeline;
 use crate::lane::Doorbell;
-use crate::rundir::{self, RunDir, RunDirError};
+use crate::rundir::binding::{BindError, BoundSocket};
+use crate::rundir::dir::{self, RunDir, RunDirError};
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Warnings that nobody took yet; more are told as events only.
@@ -207,7 +207,7 @@ fn look_after(socket: &mut BoundSocket, held: &Result<bool, Trouble>) -> Result<
         return Err(trouble.clone());
     }
     if let Some(parent) = socket.path().parent() {
-        rundir::vet(parent)?;
+        dir::vet(parent)?;
     }
     socket.put_back()?;
     socket.renew_spare();

@@ -23,9 +23,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::binding::{self, BindError, BoundSocket, Found, Identity, Kind, Owner};
 use crate::error::{Reason, Shown};
 use crate::route::{MANIFEST, Manifest};
+use crate::rundir::binding::{self, BindError, BoundSocket, Found, Identity, Kind, Owner};
 
 /// The symlink to the socket of shard 0.
 pub const SYMLINK: &str = "varta.sock";
