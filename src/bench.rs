@@ -4,7 +4,6 @@
 //! the benches out where it is off (`required-features`), and builds their dependencies once for benches and
 //! tests. Nothing of it is documented or promised.
 
-pub use crate::admission::Admission;
 #[cfg(feature = "http")]
 pub use crate::http::standin::{busy as busy_sources, scrape};
 pub use crate::lane::kick::Kick;
@@ -16,4 +15,5 @@ pub use crate::shard::core::{Core, Heard, Limits};
 pub use crate::shard::tracker::{Outcome, Tracker};
 pub use crate::shard::transport::{Credentials, Datagram, Transport};
 pub use crate::sys::mmsg::BATCH_MAX;
+pub use crate::table::admission::Admission;
 pub use crate::table::{Origin, create};

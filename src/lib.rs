@@ -65,7 +65,6 @@ mod planted;
 
 // Shared words: plain data, no I/O.
 pub mod event;
-mod admission;
 mod refusal;
 mod route;
 pub mod time;
@@ -99,7 +98,6 @@ mod rules;
 // whether it turns.
 mod table;
 mod lane;
-mod slots;
 #[cfg(feature = "http")]
 mod names;
 

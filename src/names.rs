@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::lookup::Ticket;
 use crate::lookup::process::Program;
-use crate::slots::Slots;
+use crate::table::slots::Slots;
 
 /// The kernel's limit on a process name, less its NUL.
 const NAME_BYTES: usize = 15;

@@ -13,7 +13,6 @@ use std::thread::Thread;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
-use crate::admission::TurnedAway;
 use crate::event::NoFrame;
 use crate::lane::counters::{ShardCounters, ShardHealth};
 use crate::lane::kick::{Kick, KickedAt};
@@ -22,6 +21,7 @@ use crate::refusal::Refusal;
 use crate::shard::sight::BlindNews;
 use crate::sys::memory::Words;
 use crate::table::Table;
+use crate::table::admission::TurnedAway;
 use crate::table::word::Word;
 use crate::time::MonoNs;
 use crate::wire::{DecodeError, Status};

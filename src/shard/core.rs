@@ -6,7 +6,6 @@
 
 use std::io;
 
-use crate::admission::TurnedAwayFor;
 use crate::plan::Plan;
 use crate::refusal::Refusal;
 use crate::rules::{self, Sender};
@@ -14,6 +13,7 @@ use crate::shard::arrival::Arrivals;
 use crate::shard::sight::Sight;
 use crate::shard::tracker::{Outcome, Tracker};
 use crate::shard::transport::{Datagram, Transport};
+use crate::table::admission::TurnedAwayFor;
 use crate::time::{Clock, MonoNs, WallNs};
 use crate::wire::{self, DecodeError, FRAME_BYTES, Frame};
 

@@ -6,8 +6,6 @@
 
 use std::sync::Arc;
 
-pub use crate::admission::Admission;
-use crate::admission::{NoRoom, PIDS, TurnedAwayFor};
 use crate::lane::{Answer, answer};
 use crate::refusal::Refusal;
 use crate::rules::{self, Beat, Judgement, Sender, Sight};
@@ -15,6 +13,8 @@ use crate::shard::uids::UidAccounts;
 use crate::shard::wheel::Wheel;
 use crate::sys::memory::prefetch;
 use crate::table::TableWriter;
+pub use crate::table::admission::Admission;
+use crate::table::admission::{NoRoom, PIDS, TurnedAwayFor};
 use crate::table::slot::{Account, Cold, Flags, Hot, State};
 use crate::time::MonoNs;
 use crate::wire::Frame;

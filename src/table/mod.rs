@@ -13,8 +13,10 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use crate::sys::memory::{Words, prefetch};
 use crate::time::MonoNs;
 
+pub mod admission;
 pub mod sequence;
 pub mod slot;
+pub mod slots;
 pub mod word;
 
 use sequence::{begin, end, high, read_once, repair};

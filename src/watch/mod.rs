@@ -23,7 +23,7 @@ use crate::lane::Doorbell;
 use crate::lane::kick::Kick;
 use crate::lookup::process::{self, End, Incarnation, NotHeld};
 use crate::lookup::{Answer, Ticket};
-use crate::slots::Slots;
+use crate::table::slots::Slots;
 use crate::time::{Clock, MonoNs};
 
 /// Events taken from the kernel at once.
