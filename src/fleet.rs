@@ -32,13 +32,16 @@ use crate::http::{Heard, Http, Listeners, Sources};
 use crate::lane::counters::ShardHealth;
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
-use crate::lookup::process::Program;
-use crate::lookup::{Lookups, Ticket, process};
-#[cfg(feature = "http")]
-use crate::names::Names;
 use crate::plan::{CoreChoice, EventsFormat, Output, Plan, ShardPlan};
 #[cfg(feature = "http")]
 use crate::priority::Standing;
+use crate::process::lookup::Lookups;
+#[cfg(feature = "http")]
+use crate::process::names::Names;
+use crate::process::procfs;
+use crate::process::procfs::Program;
+use crate::process::question::Ticket;
+use crate::process::watch::Watch;
 use crate::rundir::binding::{BoundSocket, Owner};
 use crate::rundir::dir::{self, RunDir};
 use crate::rundir::upkeep::{Files, Upkeep};
@@ -53,7 +56,6 @@ use crate::sys::mmsg::is_recvmmsg_refused;
 use crate::sys::thread::{allowed_cores, pin_to, set_own_nice};
 use crate::table::{self, Origin};
 use crate::time::Clock;
-use crate::watch::Watch;
 
 const SHARD_NICE: i32 = -20;
 pub(crate) const AGGREGATOR_NICE: i32 = -10;
@@ -529,8 +531,8 @@ impl Warning {
     #[must_use]
     pub fn of_here() -> Vec<Self> {
         let procfs = match () {
-            () if !process::is_procfs_ours() => Some(Self::ForeignProcfs),
-            () if process::is_procfs_hiding() => Some(Self::HiddenProcfs),
+            () if !procfs::is_procfs_ours() => Some(Self::ForeignProcfs),
+            () if procfs::is_procfs_hiding() => Some(Self::HiddenProcfs),
             () => None,
         };
         let namespace = is_inside_pid_namespace().then_some(Self::PidNamespace);
@@ -544,7 +546,7 @@ impl Warning {
     #[must_use]
     pub fn of_rules(plan: &Plan) -> Option<Self> {
         let looks_at_programs = plan.rules.iter().any(|rule| rule.matcher.exe.is_some());
-        (looks_at_programs && !process::may_look_into_others()).then_some(Self::UnreadablePrograms)
+        (looks_at_programs && !procfs::may_look_into_others()).then_some(Self::UnreadablePrograms)
     }
 }
 

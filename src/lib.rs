@@ -98,17 +98,12 @@ mod rules;
 // whether it turns.
 mod table;
 mod lane;
-#[cfg(feature = "http")]
-mod names;
 
 // On a shard thread.
 mod shard;
 
-// On the lookup thread.
-mod lookup;
-
-// On the watch thread.
-mod watch;
+// On the lookup and the watch thread.
+mod process;
 
 // On the aggregator thread.
 mod aggregator;

@@ -24,8 +24,10 @@ use crate::fleet::{AGGREGATOR_NICE, Life, aggregate, observe};
 use crate::health::Vitals;
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
-use crate::lookup::process::{Identity, Incarnation, Program};
-use crate::lookup::{Answer, Inquiry, Lookups, Question};
+use crate::process::lookup::Lookups;
+use crate::process::procfs::{Identity, Incarnation, Program};
+use crate::process::question::{Answer, Inquiry, Question};
+use crate::process::watch::{Order, Watch};
 use crate::route::shard_for;
 use crate::shard::Shard;
 use crate::shard::core::{Core, Limits};
@@ -35,7 +37,6 @@ use crate::sys::clock::SystemClock;
 use crate::sys::thread::set_own_nice;
 use crate::table::{self, Origin};
 use crate::time::{Clock, MonoNs, WallNs};
-use crate::watch::{Order, Watch};
 use crate::wire::{FRAME_BYTES, Frame, Status, Version};
 
 /// Datagrams of one receive call, as the kernel gives them.

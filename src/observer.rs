@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::lane::kick::Kick;
 use crate::lane::{Answer, answer};
-use crate::lookup::process::{self, End};
 use crate::plan::AGENTS_MAX;
+use crate::process::procfs::{self, End};
 use crate::refusal::Refusal;
 use crate::rundir::binding::{self, BoundSocket};
 use crate::shard::core::{Batch, Core, Limits};
@@ -316,7 +316,7 @@ impl Observer {
             if hot.state != State::Stalled {
                 continue;
             }
-            if let Some(End { at: as_of, .. }) = process::end(hot.pid, None, &SystemClock) {
+            if let Some(End { at: as_of, .. }) = procfs::end(hot.pid, None, &SystemClock) {
                 self.core.tracker.on_answer(slot, answer::RELEASE, Answer { as_of, ..Answer::default() });
                 return Some(ObserverEvent::Exit { pid: hot.pid, silent_ns: as_of.since(hot.last_arrival) });
             }
@@ -345,7 +345,7 @@ impl Observer {
             if !matches!(hot.state, State::Stalled | State::Waiting) {
                 continue;
             }
-            if let Some(End { at: as_of, .. }) = process::end(hot.pid, None, &SystemClock) {
+            if let Some(End { at: as_of, .. }) = procfs::end(hot.pid, None, &SystemClock) {
                 self.core.tracker.on_answer(slot, answer::RELEASE, Answer { as_of, ..Answer::default() });
                 self.evictions += 1;
                 return;

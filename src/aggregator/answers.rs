@@ -2,7 +2,7 @@
 //! it is there.
 
 use super::*;
-use crate::lookup::process::Incarnation;
+use crate::process::procfs::Incarnation;
 
 impl Aggregator {
     pub(super) fn take_answers(&mut self) -> bool {

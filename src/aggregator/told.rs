@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use crate::event::ExitHow;
-use crate::lookup::process::Incarnation;
+use crate::process::procfs::Incarnation;
 use crate::time::MonoNs;
 use crate::wire::Status;
 

@@ -19,9 +19,12 @@ use crate::copies::Copies;
 use crate::event::{Event, EventKind, ExitHow};
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
-use crate::lookup::process::{Identity, Incarnation, Program};
-use crate::lookup::{Answer, Inquiry, LookupError, Lookups, Question, Ticket};
 use crate::plan::Rule;
+use crate::process::lookup::Lookups;
+use crate::process::procfs::LookupError;
+use crate::process::procfs::{Identity, Incarnation, Program};
+use crate::process::question::{Answer, Inquiry, Question, Ticket};
+use crate::process::watch::{Order, Watch};
 use crate::shard::Shard;
 use crate::shard::core::{Core, Limits};
 use crate::shard::tracker::{Admission, Tracker};
@@ -36,7 +39,6 @@ use crate::sys::allocations::during;
 use crate::table::slot::State;
 use crate::table::{Origin, create};
 use crate::time::{Clock, ManualClock, MonoNs, WallNs};
-use crate::watch::{Order, Watch};
 
 /// REALTIME is ahead of MONOTONIC by this at the begin.
 const WALL_AHEAD: i64 = 1_700_000_000_000_000_000;

@@ -4,8 +4,8 @@
 
 use parking_lot::Mutex;
 
-use crate::lookup::Ticket;
-use crate::lookup::process::Program;
+use crate::process::procfs::Program;
+use crate::process::question::Ticket;
 use crate::table::slots::Slots;
 
 /// The kernel's limit on a process name, less its NUL.

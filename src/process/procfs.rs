@@ -10,11 +10,19 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::LookupError;
 use crate::event::ExitHow;
 use crate::sys::clock::boottime_ns;
 use crate::sys::pidfd::exit_status;
 use crate::time::{Clock, MonoNs};
+
+/// Why a process could not be identified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookupError {
+    /// There is no such process as of this instant; how it ended, if the kernel says.
+    Gone(MonoNs, Option<ExitHow>),
+    /// The kernel would not tell.
+    Failed,
+}
 
 /// `PID_FS_MAGIC`: pidfds of this file system have an inode number that is never used again.
 const PIDFS_MAGIC: u64 = 0x5049_4446;

@@ -21,8 +21,8 @@ use rustix::time::Timespec;
 use crate::event::ExitHow;
 use crate::lane::Doorbell;
 use crate::lane::kick::Kick;
-use crate::lookup::process::{self, End, Incarnation, NotHeld};
-use crate::lookup::{Answer, Ticket};
+use crate::process::procfs::{self, End, Incarnation, NotHeld};
+use crate::process::question::{Answer, Ticket};
 use crate::table::slots::Slots;
 use crate::time::{Clock, MonoNs};
 
@@ -269,8 +269,8 @@ impl<C: Clock> Watcher<C> {
             Held::Unreaped(pidfd, at) => (pidfd, *at, false),
             Held::Waiting(_) => return,
         };
-        let how = process::ended(pidfd, entry.pid);
-        let at = process::end_of(pidfd, entry.pid, at, &self.clock);
+        let how = procfs::ended(pidfd, entry.pid);
+        let at = procfs::end_of(pidfd, entry.pid, at, &self.clock);
         if how.is_some() || !is_new {
             return self.tell_gone(key, at, how);
         }
@@ -343,7 +343,7 @@ impl<C: Clock> Watcher<C> {
                 self.tell_gone(key_of(ticket), at, None);
             }
             Some(Held::Waiting(_)) | None => {
-                let answer = match process::end(pid, incarnation, &self.clock) {
+                let answer = match procfs::end(pid, incarnation, &self.clock) {
                     None => Answer::There { ticket },
                     Some(End { at, how }) => Answer::Gone { ticket, at, how },
                 };
@@ -374,7 +374,7 @@ impl<C: Clock> Watcher<C> {
         if self.pidfds >= self.pidfds_max {
             return Err(NotHeld::Refused);
         }
-        let pidfd = process::hold(pid, incarnation, &self.clock)?;
+        let pidfd = procfs::hold(pid, incarnation, &self.clock)?;
         // Readable at once if it has exited already.
         epoll::add(&self.epoll, &pidfd, EventData::new_u64(key), EventFlags::IN)
             .map_err(|_| NotHeld::Refused)?;

@@ -11,106 +11,11 @@ use std::thread::{self, JoinHandle};
 use crossbeam::channel::Receiver;
 use crossbeam::channel::{Sender, select, unbounded};
 
-use crate::event::ExitHow;
 use crate::lane::Doorbell;
-use crate::time::{Clock, MonoNs};
-
-pub mod freezer;
-pub mod process;
-
-use freezer::Freezer;
-use process::{End, Identity, Incarnation, Program};
-
-/// Which slot a question is about, and which of its holders.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
-    /// The shard.
-    pub shard: u16,
-    /// The slot.
-    pub slot: u32,
-    /// The holder.
-    pub generation: u32,
-}
-
-/// A question about a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// On whose behalf.
-    pub ticket: Ticket,
-    /// The process.
-    pub pid: u32,
-    /// What is asked.
-    pub of: Inquiry,
-}
-
-/// What is asked about a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inquiry {
-    /// Who is it?
-    Identity,
-    /// What does it run by now, and is it frozen? A stall waits for the answer: before everything else.
-    Program,
-    /// Is it still frozen, if it is still this one?
-    Freezer(Option<Incarnation>),
-}
-
-/// What the lookup and the watch thread found out.
-#[derive(Clone, Debug)]
-pub enum Answer {
-    /// Who it is.
-    Identity {
-        /// On whose behalf.
-        ticket: Ticket,
-        /// What was found.
-        found: Result<Identity, LookupError>,
-    },
-    /// What it runs by now, if the pid is still its own.
-    Program {
-        /// On whose behalf.
-        ticket: Ticket,
-        /// What was found.
-        found: Program,
-        /// Its control group is frozen.
-        is_frozen: bool,
-    },
-    /// Whether it is still frozen.
-    Freezer {
-        /// On whose behalf.
-        ticket: Ticket,
-        /// It is.
-        is_frozen: bool,
-    },
-    /// Somebody asked, and it is there, or nobody can tell.
-    There {
-        /// On whose behalf.
-        ticket: Ticket,
-    },
-    /// It is gone, asked or not.
-    Gone {
-        /// On whose behalf.
-        ticket: Ticket,
-        /// Since when it is known to be.
-        at: MonoNs,
-        /// How it ended, where the kernel says.
-        how: Option<ExitHow>,
-    },
-    /// Whether its end will be told unasked. Said when it turns out not to be, and when it is after all.
-    Watching {
-        /// On whose behalf.
-        ticket: Ticket,
-        /// It will.
-        is_watched: bool,
-    },
-}
-
-/// Why a process could not be identified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LookupError {
-    /// There is no such process as of this instant; how it ended, if the kernel says.
-    Gone(MonoNs, Option<ExitHow>),
-    /// The kernel would not tell.
-    Failed,
-}
+use crate::process::freezer::Freezer;
+use crate::process::procfs::{self, End, Program};
+use crate::process::question::{Answer, Inquiry, Question, Ticket};
+use crate::time::Clock;
 
 /// The asking side.
 #[derive(Debug)]
@@ -147,21 +52,21 @@ impl Lookups {
                 let Ok(Question { ticket, pid, of }) = question else { return };
                 let answer = match of {
                     Inquiry::Identity => {
-                        let found = process::identify(pid, &clock);
+                        let found = procfs::identify(pid, &clock);
                         if let Ok(identity) = &found {
                             on_program(ticket, &identity.program);
                         }
                         Answer::Identity { ticket, found }
                     }
                     Inquiry::Program => {
-                        let found = process::program(pid);
+                        let found = procfs::program(pid);
                         on_program(ticket, &found);
                         Answer::Program { ticket, found, is_frozen: freezer.is_frozen(pid, clock.mono()) }
                     }
                     Inquiry::Freezer(incarnation) => {
                         let is_frozen = freezer.is_frozen(pid, clock.mono());
                         // The dead are in no group, and an heir may be in another: that is no thaw.
-                        let end = if is_frozen { None } else { process::end(pid, incarnation, &clock) };
+                        let end = if is_frozen { None } else { procfs::end(pid, incarnation, &clock) };
                         match end {
                             Some(End { at, how }) => Answer::Gone { ticket, at, how },
                             None => Answer::Freezer { ticket, is_frozen },

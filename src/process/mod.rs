@@ -1,0 +1,10 @@
+//! What the kernel knows of a process: who it is, whether it is there, what it runs, how it ended. Asked on threads
+//! of their own, for the answers may take as long as they like.
+
+pub mod freezer;
+pub mod lookup;
+#[cfg(feature = "http")]
+pub mod names;
+pub mod procfs;
+pub mod question;
+pub mod watch;
