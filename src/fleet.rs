@@ -15,15 +15,10 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use rustix::process::{Resource, getrlimit};
 
-use crate::aggregator::export::{
-    self, EventWriter, OutputState, OutputTrouble, Rotation, WriteTrouble, WriterReport,
-};
 use crate::aggregator::fanout::Subscriber;
 use crate::aggregator::policy::Policy;
-use crate::aggregator::tally::Reader;
 use crate::aggregator::{Aggregator, Inquiries, Next, Request};
 use crate::config::Config;
-use crate::copies::Copies;
 use crate::error::{Reason, StartError, Warning};
 use crate::event::Event;
 use crate::health::{FleetThread, Health, Problem, Vitals};
@@ -50,12 +45,15 @@ use crate::shard::core::{Core, Limits};
 use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::transport::Transport;
 use crate::shard::transport::uds::Uds;
-use crate::snapshot::{Latencies, Snapshot, Table};
+use crate::sinks::{self, EventWriter, OutputState, OutputTrouble, Rotation, WriteTrouble, WriterReport};
 use crate::sys::clock::SystemClock;
 use crate::sys::mmsg::is_recvmmsg_refused;
 use crate::sys::thread::{allowed_cores, pin_to, set_own_nice};
 use crate::table::{self, Origin};
 use crate::time::Clock;
+use crate::view::copies::Copies;
+use crate::view::snapshot::{Latencies, Snapshot, Table};
+use crate::view::tally::Reader;
 
 const SHARD_NICE: i32 = -20;
 pub(crate) const AGGREGATOR_NICE: i32 = -10;
@@ -609,13 +607,13 @@ fn open_writer(plan: &Plan, handle: &Handle) -> Result<Option<EventWriter>, Star
     let (mut subscriber, source) = Subscriber::new(Reader::Log, plan.agents_max as usize + EVENTS_SLACK);
     subscriber.wants_beats = events.beats;
     let output = match &events.output {
-        Output::Stdout => export::Output::Stdout,
-        Output::File(path) => export::Output::File(path.clone()),
+        Output::Stdout => sinks::Output::Stdout,
+        Output::File(path) => sinks::Output::File(path.clone()),
     };
     let rotation = events.max_bytes.map(|bytes_max| Rotation { bytes_max, keep: events.keep });
     let format = match events.format {
-        EventsFormat::Jsonl => export::Format::Jsonl,
-        EventsFormat::Tsv => export::Format::Tsv { start: SystemClock.mono() },
+        EventsFormat::Jsonl => sinks::Format::Jsonl,
+        EventsFormat::Tsv => sinks::Format::Tsv { start: SystemClock.mono() },
     };
     let (requests, doorbell) = (handle.requests.clone(), Arc::clone(&handle.doorbell));
     let output_state = Arc::clone(&handle.output);

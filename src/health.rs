@@ -9,13 +9,13 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use crate::aggregator::export::{OutputState, OutputTrouble};
 use crate::error::Reason;
 use crate::lane::Port;
 use crate::lane::counters::{Counter, ShardHealth};
 use crate::lane::vigil::Vigil;
-use crate::snapshot::Snapshot;
+use crate::sinks::{OutputState, OutputTrouble};
 use crate::time::MonoNs;
+use crate::view::snapshot::Snapshot;
 
 /// A thread of the fleet that is no shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,10 +309,10 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::aggregator::export::WriteTrouble;
-    use crate::aggregator::tally::Tally;
     use crate::lane::kick::Kick;
+    use crate::sinks::WriteTrouble;
     use crate::table::{self, Origin};
+    use crate::view::tally::Tally;
 
     fn ports(shards: u16) -> Arc<[Arc<Port>]> {
         let port = |shard| {

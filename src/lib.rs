@@ -85,8 +85,7 @@ mod error;
 mod fleet;
 mod health;
 mod observer;
-mod copies;
-mod snapshot;
+mod view;
 
 // Files in the runtime directory, and the upkeep thread, which looks after them.
 mod rundir;
@@ -107,6 +106,9 @@ mod process;
 
 // On the aggregator thread.
 mod aggregator;
+
+// On a thread for each output.
+mod sinks;
 
 // On the HTTP thread.
 #[cfg(feature = "http")]
@@ -139,7 +141,6 @@ pub mod fuzzing;
 #[doc(hidden)]
 pub mod bench;
 
-pub use aggregator::export::OutputTrouble;
 pub use error::{Reason, Shown, StartError, Warning};
 pub use fleet::{Fleet, Handle, StopReport, Subscription};
 pub use health::{FleetThread, Health, Problem};
@@ -153,4 +154,5 @@ pub use refusal::Refusal;
 pub use route::{MANIFEST, Manifest, ManifestShard, shard_for, socket_for};
 pub use rundir::binding::{BindError, inspect as inspect_socket};
 pub use rundir::dir::{RunDirError, inspect as inspect_dir};
-pub use snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
+pub use sinks::OutputTrouble;
+pub use view::snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};

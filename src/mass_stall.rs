@@ -16,9 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::aggregator::fanout::Subscriber;
 use crate::aggregator::policy::Policy;
-use crate::aggregator::tally::Reader;
 use crate::aggregator::{Aggregator, Inquiries, Request};
-use crate::copies::Copies;
 use crate::event::Event;
 use crate::fleet::{AGGREGATOR_NICE, Life, aggregate, observe};
 use crate::health::Vitals;
@@ -37,6 +35,8 @@ use crate::sys::clock::SystemClock;
 use crate::sys::thread::set_own_nice;
 use crate::table::{self, Origin};
 use crate::time::{Clock, MonoNs, WallNs};
+use crate::view::copies::Copies;
+use crate::view::tally::Reader;
 use crate::wire::{FRAME_BYTES, Frame, Status, Version};
 
 /// Datagrams of one receive call, as the kernel gives them.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, unbounded};
 
-use super::export::WriterCounters;
-use super::tally::Reader;
 use crate::event::{Event, EventKind, Rank};
+use crate::sinks::WriterCounters;
 use crate::time::{MonoNs, WallNs};
+use crate::view::tally::Reader;
 
 /// Wants events.
 pub struct Subscriber {

@@ -17,7 +17,6 @@ use std::sync::atomic::Ordering;
 
 use crossbeam::channel::Receiver;
 
-use crate::copies::Asked;
 use crate::event::{Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, Rank, SessionWhy};
 use crate::lane::counters::ShardHealth;
 use crate::lane::report::SAMPLES_MAX;
@@ -37,6 +36,8 @@ use crate::table::Busy;
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::table::slots::Slots;
 use crate::time::{MonoNs, WallNs};
+use crate::view::copies::Asked;
+use crate::view::tally::Tally;
 use crate::wire::{NONCE_TERMINAL, Status};
 
 mod answers;
@@ -44,10 +45,8 @@ mod churn;
 mod confirm;
 mod frozen;
 pub mod policy;
-pub mod export;
 pub mod fanout;
 mod limit;
-pub mod tally;
 pub mod told;
 mod troubles;
 
@@ -77,7 +76,6 @@ use fanout::{Fanout, Subscriber};
 use frozen::Freezes;
 use limit::{Buckets, Limit, Often, SECOND_NS};
 use policy::Policy;
-use tally::Tally;
 use told::{Existence, Mark, PackedPlace, Place, Places, Told};
 
 /// Reports wait this long, so that the aggregator is not woken for each.

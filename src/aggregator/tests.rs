@@ -7,7 +7,6 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use super::*;
 use crate::config::RuleMatch;
-use crate::copies::Copies;
 use crate::fleet::EVENTS_SLACK;
 use crate::lane::kick::Kick;
 use crate::plan::Rule;
@@ -19,6 +18,7 @@ use crate::shard::transport::Credentials;
 use crate::shard::transport::replay::{Act, Recorded, Replay, Script};
 use crate::table::{self, Origin};
 use crate::time::{Clock, ManualClock};
+use crate::view::copies::Copies;
 use crate::wire::{Frame, Version};
 
 pub(super) const MS: u64 = 1_000_000;
@@ -118,7 +118,8 @@ impl World {
         let (watch, orders) = Watch::detached(Arc::new(Kick::new().expect("a descriptor")));
         let (answer, answers) = unbounded();
         let (requests, requests_of) = unbounded();
-        let (subscriber, events) = Subscriber::new(tally::Reader::Log, agents_max as usize + EVENTS_SLACK);
+        let (subscriber, events) =
+            Subscriber::new(crate::view::tally::Reader::Log, agents_max as usize + EVENTS_SLACK);
         requests.send(Request::Subscribe(subscriber)).unwrap();
         let (_copies, asked) = Copies::new(ports.len(), Arc::default());
         let policy = Policy { thresholds_ns, rules };

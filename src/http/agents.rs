@@ -20,9 +20,9 @@ use crate::lane::Port;
 use crate::lane::sessions::Freeze;
 use crate::pattern::{ASKED_BYTES_MAX, Pattern};
 use crate::process::question::Ticket;
-use crate::snapshot::written;
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::MonoNs;
+use crate::view::snapshot::written;
 
 /// A scan is good for this long.
 const FRESH: Duration = Duration::from_millis(500);

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use super::Sources;
 use super::agents::{AgentAnswer, Row};
 use super::ring::Ring;
-use crate::aggregator::export::jsonl;
 use crate::event::Event;
+use crate::sinks::jsonl;
 use crate::table::slot::Flags;
 use crate::time::MonoNs;
 

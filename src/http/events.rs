@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use super::Server;
 use super::query::{BadQuery, Query};
 use super::ring::{Step, is_of};
-use crate::aggregator::export::jsonl;
 use crate::event::{Event, EventKind};
+use crate::sinks::jsonl;
 use crate::time::{MonoNs, WallNs};
 
 /// A reader that hears nothing for this long gets a comment, so that both sides know the other is there.

@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::Sources;
 use super::metrics::{Buckets, bounds};
-use crate::aggregator::tally::Histograms;
 use crate::lane::uids::UidCounts;
 use crate::plan::Rule;
-use crate::snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot, written};
 use crate::time::{MonoNs, WallNs};
+use crate::view::snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot, written};
+use crate::view::tally::Histograms;
 
 /// Users of a shard that are listed.
 const UIDS: usize = 20;

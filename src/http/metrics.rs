@@ -17,12 +17,12 @@ use prometheus_client::registry::Registry;
 use super::Sources;
 use super::resources::Resources;
 use super::traffic::{CODES, Traffic};
-use crate::aggregator::tally::{Histograms, Reader, ShardTally, Tally};
 use crate::event::SessionWhy;
 use crate::lane::Port;
 use crate::lane::counters::ShardCounters;
 use crate::refusal::Refusal;
 use crate::time::MonoNs;
+use crate::view::tally::{Histograms, Reader, ShardTally, Tally};
 
 /// Bounds of times, ns. The histograms behind them know a value to 1 %, so one that close to a bound may be
 /// counted on either side of it.

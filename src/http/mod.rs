@@ -27,10 +27,7 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
-use crate::aggregator::export::OutputState;
 use crate::aggregator::fanout::Subscriber;
-use crate::aggregator::tally::Reader;
-use crate::copies::Copies;
 use crate::error::Reason;
 use crate::event::Event;
 use crate::fleet::EVENTS_SLACK;
@@ -39,8 +36,11 @@ use crate::lane::Port;
 use crate::plan::{CONTROL_MAX, HttpPlan, Plan, TCP_MAX};
 use crate::process::names::Names;
 use crate::route::shard_for;
+use crate::sinks::OutputState;
 use crate::sys::clock::SystemClock;
 use crate::time::{Clock, MonoNs, WallNs};
+use crate::view::copies::Copies;
+use crate::view::tally::Reader;
 
 mod agents;
 mod answer;
@@ -468,10 +468,10 @@ pub mod standin {
     #[cfg(feature = "bench")]
     use super::metrics::{Reading, openmetrics_text};
     use super::*;
-    use crate::aggregator::tally::Tally;
     use crate::config::Config;
     use crate::lane::kick::Kick;
     use crate::table::{self, Origin};
+    use crate::view::tally::Tally;
 
     /// What it publishes.
     ///

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use crate::aggregator::export::{Format, jsonl};
 use crate::event::{Event, EventKind};
 use crate::simulator::model::START;
+use crate::sinks::{Format, jsonl};
 
 /// No line is longer.
 const LINE_MAX: usize = 512;

@@ -12,10 +12,8 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::aggregator::fanout::Subscriber;
 use crate::aggregator::policy::Policy;
-use crate::aggregator::tally::Reader;
 use crate::aggregator::{Aggregator, Inquiries, Next, Request};
 use crate::config::RuleMatch;
-use crate::copies::Copies;
 use crate::event::{Event, EventKind, ExitHow};
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
@@ -39,6 +37,8 @@ use crate::sys::allocations::during;
 use crate::table::slot::State;
 use crate::table::{Origin, create};
 use crate::time::{Clock, ManualClock, MonoNs, WallNs};
+use crate::view::copies::Copies;
+use crate::view::tally::Reader;
 
 /// REALTIME is ahead of MONOTONIC by this at the begin.
 const WALL_AHEAD: i64 = 1_700_000_000_000_000_000;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
-use crate::aggregator::tally::{Histograms, Tally};
 use crate::health::{Health, Problem};
 use crate::lane::Port;
 use crate::lane::uids::UidCounts;
 use crate::refusal::Refusal;
 use crate::sizing::queue_limit_for;
+use crate::view::tally::{Histograms, Tally};
 
 /// Users of a shard that the table shows.
 const UIDS_SHOWN: usize = 5;

@@ -9,9 +9,9 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
-use crate::aggregator::tally::Tally;
 use crate::lane::Doorbell;
 use crate::time::MonoNs;
+use crate::view::tally::Tally;
 
 /// An aggregator that takes no turn for so long is stuck, or gone: what was counted last is shown.
 const PATIENCE: Duration = Duration::from_millis(100);
