@@ -19,6 +19,7 @@ use crate::aggregator::fanout::Subscriber;
 use crate::aggregator::policy::Policy;
 use crate::aggregator::{Aggregator, Inquiries, Next, Request};
 use crate::config::Config;
+use crate::config::plan::{CoreChoice, EventsFormat, Output, Plan, ShardPlan};
 use crate::error::{Reason, StartError, Warning};
 use crate::event::Event;
 use crate::health::{FleetThread, Health, Problem, Vitals};
@@ -27,7 +28,6 @@ use crate::http::{Heard, Http, Listeners, Sources};
 use crate::lane::counters::ShardHealth;
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
-use crate::plan::{CoreChoice, EventsFormat, Output, Plan, ShardPlan};
 #[cfg(feature = "http")]
 use crate::priority::Standing;
 use crate::process::lookup::Lookups;

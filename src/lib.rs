@@ -76,9 +76,18 @@ mod pattern;
 
 // What the operator wrote, what will run, what can go wrong.
 pub mod config;
-pub mod plan;
+
+/// What will run: see [`config::Config::plan`].
+pub mod plan {
+    pub use crate::config::plan::*;
+}
+
+/// What a fleet of a given size needs.
+pub mod sizing {
+    pub use crate::config::sizing::*;
+}
+
 pub mod priority;
-pub mod sizing;
 
 // The wiring, and what a caller sees of it.
 mod error;

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::plan::AGENTS_MAX;
 use crate::lane::kick::Kick;
 use crate::lane::{Answer, answer};
-use crate::plan::AGENTS_MAX;
 use crate::process::procfs::{self, End};
 use crate::refusal::Refusal;
 use crate::rundir::binding::{self, BoundSocket};

@@ -2,8 +2,8 @@
 //! rule that might match makes the threshold shorter: the largest of those that may hold does.
 
 use crate::config::RuleMatch;
+use crate::config::plan::Rule;
 use crate::pattern::Pattern;
-use crate::plan::Rule;
 use crate::process::procfs::Program;
 
 /// What the aggregator needs to know of the plan.

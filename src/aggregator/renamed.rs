@@ -3,7 +3,7 @@
 use super::tests::{MS, STEP, THRESHOLD, World, beat};
 use super::*;
 use crate::config::RuleMatch;
-use crate::plan::Rule;
+use crate::config::plan::Rule;
 
 const PATIENCE: u64 = 4;
 const ROOT: u32 = 0;

@@ -7,9 +7,9 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use super::*;
 use crate::config::RuleMatch;
+use crate::config::plan::Rule;
 use crate::fleet::EVENTS_SLACK;
 use crate::lane::kick::Kick;
-use crate::plan::Rule;
 use crate::process::procfs::Incarnation;
 use crate::shard::Shard;
 use crate::shard::core::{Core, Limits};

@@ -214,7 +214,7 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{AGENTS_MAX, SHARDS_MAX};
+    use crate::config::plan::{AGENTS_MAX, SHARDS_MAX};
 
     #[test]
     fn every_place_of_the_largest_fleet_survives_packing() {

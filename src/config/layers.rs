@@ -8,11 +8,10 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::{
-    Config, ConfigError, ConfigProblem, HTTP_KEYS, KEYS, Key, MATCH_KEYS, Origin, ProblemKind, RULE_KEYS,
-    SHARD_KEYS,
-};
-use crate::plan::Plan;
+use super::keys::{HTTP_KEYS, KEYS, Key, MATCH_KEYS, RULE_KEYS, SHARD_KEYS};
+use super::plan::Plan;
+use super::problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
+use super::written::Config;
 
 /// A [`Config`] put together from layers, which remembers who wrote what.
 ///
@@ -463,6 +462,19 @@ fn unreadable_file(path: &Path, error: &std::io::Error) -> ConfigProblem {
         kind: ProblemKind::File,
         value: None,
         ..ConfigProblem::refused("", "", why, fix)
+    }
+}
+
+impl Config {
+    /// Reads a TOML file. May block on the disk.
+    ///
+    /// # Errors
+    /// Everything that is wrong with how the file is written, at once, with its lines. What the values
+    /// mean together is judged by [`Config::plan`]; [`Layers`] tells both together.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let mut layers = Layers::default();
+        layers.file(path);
+        layers.into_config()
     }
 }
 

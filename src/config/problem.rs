@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::KEYS;
+use super::keys::KEYS;
 use crate::error::Shown;
 
 /// Everything that is wrong with a configuration, never only the first of it.

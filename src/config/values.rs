@@ -3,13 +3,90 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
-use super::{ADDRESS, CoreChoice, DURATION, EventsFormat, GROUP, LIMIT, MODE, OUTPUT, Output, SIZE, USER};
 use crate::error::Reason;
 use crate::sys::accounts;
+
+pub(super) const DURATION: &str = "a duration, such as \"500ms\", \"2s\" or \"1m30s\"";
+pub(super) const ADDRESS: &str = "an address and port in quotes, such as \"127.0.0.1:9464\", or \"none\"";
+pub(super) const OUTPUT: &str = "a path in quotes, \"-\" for standard output, or \"none\"";
+pub(super) const LIMIT: &str = "a whole number from 1, or \"none\"";
+pub(super) const SIZE: &str = "a number of bytes from 65536, such as \"100MiB\", or \"none\"";
+pub(super) const MODE: &str = "an octal number in quotes, such as \"0660\"";
+pub(super) const USER: &str = "the number of a user, or its name in quotes";
+pub(super) const GROUP: &str = "the number of a group, or its name in quotes";
+
+/// Which core a shard's thread is pinned to: a number, `"auto"` or `"none"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CoreChoice {
+    /// A core of its own, if more are allowed than there are shards; else not pinned.
+    #[default]
+    Auto,
+    /// Not pinned.
+    None,
+    /// This core, numbered as the kernel does.
+    Core(u32),
+}
+
+impl fmt::Display for CoreChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::None => f.write_str("none"),
+            Self::Core(n) => n.fmt(f),
+        }
+    }
+}
+
+/// Where events are written: a path, or `-` for standard output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Standard output.
+    Stdout,
+    /// This file, appended to.
+    File(PathBuf),
+}
+
+impl From<String> for Output {
+    fn from(text: String) -> Self {
+        if text == "-" { Self::Stdout } else { Self::File(text.into()) }
+    }
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("-"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// How events are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EventsFormat {
+    /// One JSON object a line.
+    #[default]
+    Jsonl,
+    /// Tab-separated: `observer_ns kind pid nonce status payload`.
+    Tsv,
+}
+
+impl EventsFormat {
+    /// The word that selects it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Jsonl => "jsonl",
+            Self::Tsv => "tsv",
+        }
+    }
+}
 
 /// Why a value was not understood and what to write instead: the text after `cannot use …:`.
 #[derive(Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::Sources;
 use super::metrics::{Buckets, bounds};
+use crate::config::plan::Rule;
 use crate::lane::uids::UidCounts;
-use crate::plan::Rule;
 use crate::time::{MonoNs, WallNs};
 use crate::view::snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot, written};
 use crate::view::tally::Histograms;

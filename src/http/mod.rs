@@ -28,12 +28,12 @@ use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
 use crate::aggregator::fanout::Subscriber;
+use crate::config::plan::{CONTROL_MAX, HttpPlan, Plan, TCP_MAX};
 use crate::error::Reason;
 use crate::event::Event;
 use crate::fleet::EVENTS_SLACK;
 use crate::health::{FleetThread, Vitals};
 use crate::lane::Port;
-use crate::plan::{CONTROL_MAX, HttpPlan, Plan, TCP_MAX};
 use crate::process::names::Names;
 use crate::route::shard_for;
 use crate::sinks::OutputState;

@@ -2,7 +2,7 @@
 
 use super::agents::{Row, Standing, View};
 use super::budget::{BYTES_MAX, Charge};
-use crate::plan::METRICS_AGENTS_MAX;
+use crate::config::plan::METRICS_AGENTS_MAX;
 use crate::wire::Status;
 
 /// What the series of single agents are called: beats, stalls, status.

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::plan::Plan;
+use crate::config::plan::Plan;
 use crate::refusal::Refusal;
 use crate::rules::{self, Sender};
 use crate::shard::arrival::Arrivals;

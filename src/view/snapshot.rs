@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
+use crate::config::sizing::queue_limit_for;
 use crate::health::{Health, Problem};
 use crate::lane::Port;
 use crate::lane::uids::UidCounts;
 use crate::refusal::Refusal;
-use crate::sizing::queue_limit_for;
 use crate::view::tally::{Histograms, Tally};
 
 /// Users of a shard that the table shows.
@@ -99,7 +99,7 @@ pub struct ShardSnapshot {
 
 impl ShardSnapshot {
     /// The `net.unix.max_dgram_qlen` that its agents need, if its queue is shorter: see
-    /// [`queue_limit_for`](crate::sizing::queue_limit_for).
+    /// [`queue_limit_for`](crate::config::sizing::queue_limit_for).
     #[must_use]
     pub fn queue_limit_missed(&self) -> Option<u64> {
         let agents = u32::try_from(self.up + self.stalled).unwrap_or(u32::MAX);

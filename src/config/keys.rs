@@ -1,303 +1,12 @@
-//! What the operator wrote: kebab-case keys, a unit on every duration, unknown keys refused.
-//!
-//! A [`Config`] is put together from a file, the environment and flags by [`Layers`], or built in
-//! code from [`Config::default`] and its public fields. [`Config::plan`] turns it into what will run.
+//! The keys of the file: their names, what they take, what they mean. Flags, variables, help and messages follow
+//! from these lists.
 
-mod layers;
-mod problem;
-mod values;
-
-use std::fmt;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-pub use layers::Layers;
-pub use problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
-use values::{
-    Refused, address, duration, group, limit, octal, output, parse_address, parse_bool, parse_duration,
-    parse_events_format, parse_group, parse_limit, parse_mode, parse_number, parse_size, read_output, size,
-    some_octal, user, users,
+use super::values::{
+    ADDRESS, DURATION, GROUP, LIMIT, MODE, OUTPUT, Refused, SIZE, USER, parse_address, parse_bool,
+    parse_duration, parse_events_format, parse_group, parse_limit, parse_mode, parse_number, parse_size,
+    read_output,
 };
-pub use values::{read_duration, written};
-
-/// What the operator wrote. Fields that are not given hold their defaults.
-///
-/// ```
-/// use std::time::Duration;
-/// use varta_fleet::config::{Config, RuleConfig, RuleMatch};
-///
-/// let mut config = Config::default();
-/// config.dir = Some("/tmp/varta".into());
-/// config.shards = Some(2);
-/// config.threshold = Duration::from_millis(500);
-/// config.rules.push(RuleConfig::new(RuleMatch::comm("batch-*"), Duration::from_secs(30)));
-/// assert_eq!(config.plan()?.shards.len(), 2);
-/// # Ok::<(), varta_fleet::config::ConfigError>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-#[non_exhaustive]
-pub struct Config {
-    /// Runtime directory. `None`: `/run/varta` for root, else `$XDG_RUNTIME_DIR/varta`.
-    pub dir: Option<PathBuf>,
-    /// Number of shards. `None`: as many as there are shard blocks, else half of the allowed cores.
-    pub shards: Option<u32>,
-    /// Silence that is a stall, for agents no rule matches.
-    #[serde(deserialize_with = "duration")]
-    pub threshold: Duration,
-    /// Resolution of detection: judging adds at most this much to how late a stall is told.
-    #[serde(deserialize_with = "duration")]
-    pub tick: Duration,
-    /// Longest coalescing sleep of a shard; zero wakes it for every datagram.
-    #[serde(deserialize_with = "duration")]
-    pub max_delay: Duration,
-    /// Permission bits of the shards' sockets: who may send. 0600, the default: the observer's own user and root.
-    #[serde(deserialize_with = "octal")]
-    pub mode: u32,
-    /// Group of the shards' sockets, in the file also by name. `None`: the observer's own.
-    #[serde(deserialize_with = "group")]
-    pub group: Option<u32>,
-    /// Permission bits of `control.sock`: who may ask.
-    #[serde(deserialize_with = "octal")]
-    pub control_mode: u32,
-    /// Group of `control.sock`, in the file also by name. `None`: the observer's own.
-    #[serde(deserialize_with = "group")]
-    pub control_group: Option<u32>,
-    /// Most agents tracked at once by the whole fleet; address space for them is reserved at start.
-    pub agents_max: u32,
-    /// Most of them of one user. `None`: as many as there is room for.
-    #[serde(deserialize_with = "limit")]
-    pub uid_agents_max: Option<u32>,
-    /// Most datagrams of one user that one shard takes in a second, and at once; crash reports pass. `None`: any
-    /// number.
-    #[serde(deserialize_with = "limit")]
-    pub uid_frames_max: Option<u32>,
-    /// Most processes whose exit is told within milliseconds; each takes a descriptor and about 1.4 KiB of
-    /// kernel memory. Of others it is noticed at their threshold. The limit on open files bounds it, too.
-    pub watched_max: u32,
-    /// Where events are written. `None`, `"none"` in the file: nowhere.
-    #[serde(deserialize_with = "output")]
-    pub events: Option<Output>,
-    /// How events are written.
-    pub events_format: EventsFormat,
-    /// Whether every accepted beat is written among the events.
-    pub events_beats: bool,
-    /// Size at which a file of events is renamed away, bytes. `None`: never.
-    #[serde(deserialize_with = "size")]
-    pub events_max_bytes: Option<u64>,
-    /// How many such files are kept: `events.1`, the latest, to `events.N`.
-    pub events_keep: u32,
-    /// Where questions are answered, `[http]`, beside `control.sock`.
-    pub http: HttpConfig,
-    /// One block per shard, `[[shard]]`; empty: every shard has the defaults.
-    #[serde(rename = "shard")]
-    pub shard_blocks: Vec<ShardConfig>,
-    /// Classes of agents with their own threshold, `[[rule]]`; the first match wins.
-    #[serde(rename = "rule")]
-    pub rules: Vec<RuleConfig>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            dir: None,
-            shards: None,
-            threshold: Duration::from_secs(2),
-            tick: Duration::from_millis(10),
-            max_delay: Duration::from_millis(1),
-            mode: 0o600,
-            group: None,
-            control_mode: 0o600,
-            control_group: None,
-            agents_max: 131_072,
-            uid_agents_max: None,
-            uid_frames_max: None,
-            watched_max: 131_072,
-            events: None,
-            events_format: EventsFormat::default(),
-            events_beats: false,
-            events_max_bytes: None,
-            events_keep: 3,
-            http: HttpConfig::default(),
-            shard_blocks: Vec::new(),
-            rules: Vec::new(),
-        }
-    }
-}
-
-impl Config {
-    /// Reads a TOML file. May block on the disk.
-    ///
-    /// # Errors
-    /// Everything that is wrong with how the file is written, at once, with its lines. What the values
-    /// mean together is judged by [`Config::plan`]; [`Layers`] tells both together.
-    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let mut layers = Layers::default();
-        layers.file(path);
-        layers.into_config()
-    }
-}
-
-/// The `[http]` table.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-#[non_exhaustive]
-pub struct HttpConfig {
-    /// Address and port of a TCP listener; port 0: any that is free. `None`, `"none"` in the file: none. One that others than this
-    /// host reach needs a token.
-    #[serde(deserialize_with = "address")]
-    pub listen: Option<SocketAddr>,
-    /// File whose one line whoever asks by TCP has to know. `None`: anybody on this host may ask.
-    pub token_file: Option<PathBuf>,
-    /// Most agents shown by `/metrics/agents`, a series each; 0: there is no such page.
-    pub metrics_agents_max: u32,
-}
-
-/// One `[[shard]]` block.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-#[non_exhaustive]
-pub struct ShardConfig {
-    /// Path of its socket; a relative one starts in the runtime directory. `None`: `shard-<i>.sock`.
-    pub socket: Option<PathBuf>,
-    /// Core its thread is pinned to.
-    pub core: CoreChoice,
-    /// Permission bits of its socket: who may send. `None`: [`Config::mode`].
-    #[serde(deserialize_with = "some_octal")]
-    pub mode: Option<u32>,
-    /// Group of its socket, in the file also by name. `None`: [`Config::group`].
-    #[serde(deserialize_with = "group")]
-    pub group: Option<u32>,
-    /// User ids whose frames are accepted, in the file also by name. `None`: whoever `mode` lets in.
-    #[serde(deserialize_with = "users")]
-    pub allow_uids: Option<Vec<u32>>,
-}
-
-/// One `[[rule]]` block.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-#[non_exhaustive]
-pub struct RuleConfig {
-    /// Which agents it is for.
-    #[serde(rename = "match")]
-    pub matches: RuleMatch,
-    /// Silence that is a stall for them.
-    #[serde(deserialize_with = "duration")]
-    pub threshold: Duration,
-}
-
-impl RuleConfig {
-    /// A rule that gives `threshold` to the agents it matches.
-    #[must_use]
-    pub const fn new(matches: RuleMatch, threshold: Duration) -> Self {
-        Self { matches, threshold }
-    }
-}
-
-/// Which agents a rule is for: everything given must hold, and something must be given.
-///
-/// In patterns `*` stands for any characters, also `/` and none at all, and `?` for one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-#[non_exhaustive]
-pub struct RuleMatch {
-    /// Pattern for the name of the process, `/proc/PID/comm`: 15 bytes, and chosen by the process itself.
-    pub comm: Option<String>,
-    /// User id of the process, in the file also by name.
-    #[serde(deserialize_with = "user")]
-    pub uid: Option<u32>,
-    /// Pattern for the absolute path of the program, `/proc/PID/exe`.
-    pub exe: Option<String>,
-}
-
-impl RuleMatch {
-    /// Matches by the name of the process.
-    #[must_use]
-    pub fn comm(pattern: &str) -> Self {
-        Self { comm: Some(pattern.to_owned()), ..Self::default() }
-    }
-
-    /// Matches by the user id of the process.
-    #[must_use]
-    pub fn uid(uid: u32) -> Self {
-        Self { uid: Some(uid), ..Self::default() }
-    }
-
-    /// Matches by the path of the program.
-    #[must_use]
-    pub fn exe(pattern: &str) -> Self {
-        Self { exe: Some(pattern.to_owned()), ..Self::default() }
-    }
-}
-
-/// Which core a shard's thread is pinned to: a number, `"auto"` or `"none"`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CoreChoice {
-    /// A core of its own, if more are allowed than there are shards; else not pinned.
-    #[default]
-    Auto,
-    /// Not pinned.
-    None,
-    /// This core, numbered as the kernel does.
-    Core(u32),
-}
-
-impl fmt::Display for CoreChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::None => f.write_str("none"),
-            Self::Core(n) => n.fmt(f),
-        }
-    }
-}
-
-/// Where events are written: a path, or `-` for standard output.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Standard output.
-    Stdout,
-    /// This file, appended to.
-    File(PathBuf),
-}
-
-impl From<String> for Output {
-    fn from(text: String) -> Self {
-        if text == "-" { Self::Stdout } else { Self::File(text.into()) }
-    }
-}
-
-impl fmt::Display for Output {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stdout => f.write_str("-"),
-            Self::File(path) => path.display().fmt(f),
-        }
-    }
-}
-
-/// How events are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EventsFormat {
-    /// One JSON object a line.
-    #[default]
-    Jsonl,
-    /// Tab-separated: `observer_ns kind pid nonce status payload`.
-    Tsv,
-}
-
-impl EventsFormat {
-    /// The word that selects it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Jsonl => "jsonl",
-            Self::Tsv => "tsv",
-        }
-    }
-}
+use super::written::Config;
 
 /// One key of the file. Those with `set` are also a flag and an environment variable.
 #[derive(Debug)]
@@ -313,10 +22,10 @@ pub struct Key {
     pub value_name: &'static str,
     /// What it means, for help; one line.
     pub help: &'static str,
-    set: Option<Setter>,
+    pub(super) set: Option<Setter>,
 }
 
-type Setter = fn(&mut Config, &str) -> Result<(), Refused>;
+pub(super) type Setter = fn(&mut Config, &str) -> Result<(), Refused>;
 
 impl Key {
     /// Whether it is also a flag and an environment variable, rather than of the file alone.
@@ -329,8 +38,6 @@ impl Key {
         Self { name, variable: "", takes, value_name: "", help, set: None }
     }
 }
-
-const DURATION: &str = "a duration, such as \"500ms\", \"2s\" or \"1m30s\"";
 
 /// Every key at the top of the file. Flags, variables, help and messages are made from this list.
 pub const KEYS: &[Key] = &[
@@ -508,7 +215,7 @@ pub const TABLES: &[(&str, &[Key])] = &[
     ("match of a [[rule]]", MATCH_KEYS),
 ];
 
-const HTTP_KEYS: &[Key] = &[
+pub(super) const HTTP_KEYS: &[Key] = &[
     Key::in_file(
         "listen",
         ADDRESS,
@@ -526,11 +233,7 @@ const HTTP_KEYS: &[Key] = &[
     ),
 ];
 
-const ADDRESS: &str = "an address and port in quotes, such as \"127.0.0.1:9464\", or \"none\"";
-
-const OUTPUT: &str = "a path in quotes, \"-\" for standard output, or \"none\"";
-
-const SHARD_KEYS: &[Key] = &[
+pub(super) const SHARD_KEYS: &[Key] = &[
     Key::in_file(
         "socket",
         "a path in quotes, such as \"/run/varta/shard-0.sock\"",
@@ -550,12 +253,12 @@ const SHARD_KEYS: &[Key] = &[
     ),
 ];
 
-const RULE_KEYS: &[Key] = &[
+pub(super) const RULE_KEYS: &[Key] = &[
     Key::in_file("match", "what to match, such as { comm = \"batch-*\" }", "Which agents it is for"),
     Key::in_file("threshold", DURATION, "Silence that is a stall for them"),
 ];
 
-const MATCH_KEYS: &[Key] = &[
+pub(super) const MATCH_KEYS: &[Key] = &[
     Key::in_file(
         "comm",
         "a pattern in quotes, such as \"batch-*\"",
@@ -569,18 +272,10 @@ const MATCH_KEYS: &[Key] = &[
     ),
 ];
 
-const LIMIT: &str = "a whole number from 1, or \"none\"";
-
-const SIZE: &str = "a number of bytes from 65536, such as \"100MiB\", or \"none\"";
-
-const MODE: &str = "an octal number in quotes, such as \"0660\"";
-
-const USER: &str = "the number of a user, or its name in quotes";
-
-const GROUP: &str = "the number of a group, or its name in quotes";
-
 #[cfg(test)]
 mod tests {
+    use super::super::values::CoreChoice;
+    use super::super::written::ShardConfig;
     use super::*;
 
     #[test]

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use crate::config::{Config, ConfigError, ConfigProblem, RuleMatch, ShardConfig, written};
-pub use crate::config::{CoreChoice, EventsFormat, Output};
+use super::problem::{ConfigError, ConfigProblem};
+use super::values::written;
+pub use super::values::{CoreChoice, EventsFormat, Output};
+use super::written::{Config, RuleMatch, ShardConfig};
+use crate::config::sizing::queue_limit_for;
 use crate::error::{Reason, is_deceptive};
 use crate::pattern::Pattern;
 use crate::route::MANIFEST;
 use crate::rundir::dir::{CONTROL, LOCK, SYMLINK};
-use crate::sizing::queue_limit_for;
 use crate::time::duration_ns;
 
 /// Connections of the TCP listener at most.

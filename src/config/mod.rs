@@ -1,0 +1,18 @@
+//! What the operator wrote: kebab-case keys, a unit on every duration, unknown keys refused.
+//!
+//! A [`Config`] is put together from a file, the environment and flags by [`Layers`], or built in
+//! code from [`Config::default`] and its public fields. [`Config::plan`] turns it into what will run.
+
+mod keys;
+mod layers;
+pub(crate) mod plan;
+mod problem;
+pub(crate) mod sizing;
+mod values;
+mod written;
+
+pub use keys::{KEYS, Key, TABLES};
+pub use layers::Layers;
+pub use problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
+pub use values::{CoreChoice, EventsFormat, Output, read_duration, written};
+pub use written::{Config, HttpConfig, RuleConfig, RuleMatch, ShardConfig};
