@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
-use crate::error::is_deceptive;
+use crate::message::is_deceptive;
 
 /// A value as JSON, with every character escaped that could steer a terminal or cannot be seen.
 #[derive(Clone, Copy, Debug)]

@@ -72,7 +72,9 @@ pub mod wire;
 
 #[cfg(feature = "http")]
 mod json;
+mod message;
 mod pattern;
+mod warning;
 
 // What the operator wrote, what will run, what can go wrong.
 pub mod config;
@@ -90,9 +92,7 @@ pub mod sizing {
 pub mod priority;
 
 // The wiring, and what a caller sees of it.
-mod error;
 mod fleet;
-mod health;
 mod observer;
 mod view;
 
@@ -150,18 +150,19 @@ pub mod fuzzing;
 #[doc(hidden)]
 pub mod bench;
 
-pub use error::{Reason, Shown, StartError, Warning};
-pub use fleet::{Fleet, Handle, StopReport, Subscription};
-pub use health::{FleetThread, Health, Problem};
+pub use fleet::{Fleet, Handle, StartError, StopReport, Subscription};
 #[cfg(feature = "http")]
 pub use http::{HttpError, TokenError, inspect as inspect_http};
 #[cfg(feature = "http")]
 pub use json::Json;
 pub use lane::uids::UidCounts;
+pub use message::{Reason, Shown};
 pub use observer::{OBSERVER_AGENTS_MAX, Observer, ObserverEvent, POLL_WAIT};
 pub use refusal::Refusal;
 pub use route::{MANIFEST, Manifest, ManifestShard, shard_for, socket_for};
 pub use rundir::binding::{BindError, inspect as inspect_socket};
 pub use rundir::dir::{RunDirError, inspect as inspect_dir};
 pub use sinks::OutputTrouble;
+pub use view::health::{FleetThread, Health, Problem};
 pub use view::snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
+pub use warning::Warning;

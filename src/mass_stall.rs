@@ -16,10 +16,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::aggregator::fanout::Subscriber;
 use crate::aggregator::policy::Policy;
+use crate::aggregator::thread::{AGGREGATOR_NICE, aggregate};
 use crate::aggregator::{Aggregator, Inquiries, Request};
 use crate::event::Event;
-use crate::fleet::{AGGREGATOR_NICE, Life, aggregate, observe};
-use crate::health::Vitals;
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
 use crate::process::lookup::Lookups;
@@ -29,6 +28,7 @@ use crate::process::watch::{Order, Watch};
 use crate::route::shard_for;
 use crate::shard::Shard;
 use crate::shard::core::{Core, Limits};
+use crate::shard::thread::{Life, observe};
 use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::transport::{Credentials, Datagram, Transport};
 use crate::sys::clock::SystemClock;
@@ -36,6 +36,7 @@ use crate::sys::thread::set_own_nice;
 use crate::table::{self, Origin};
 use crate::time::{Clock, MonoNs, WallNs};
 use crate::view::copies::Copies;
+use crate::view::health::Vitals;
 use crate::view::tally::Reader;
 use crate::wire::{FRAME_BYTES, Frame, Status, Version};
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Reason, Shown, is_deceptive};
+use crate::message::{Reason, Shown, is_deceptive};
 
 /// Name of the manifest in the runtime directory.
 pub const MANIFEST: &str = "fleet.json";

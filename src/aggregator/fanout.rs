@@ -14,6 +14,9 @@ use crate::sinks::WriterCounters;
 use crate::time::{MonoNs, WallNs};
 use crate::view::tally::Reader;
 
+/// A queue of events holds this many beyond one for each agent.
+pub const EVENTS_SLACK: usize = 65_536;
+
 /// Wants events.
 pub struct Subscriber {
     reader: Reader,

@@ -48,6 +48,7 @@ pub mod policy;
 pub mod fanout;
 mod limit;
 pub mod told;
+pub mod thread;
 mod troubles;
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use super::*;
+use crate::aggregator::fanout::EVENTS_SLACK;
 use crate::config::RuleMatch;
 use crate::config::plan::Rule;
-use crate::fleet::EVENTS_SLACK;
 use crate::lane::kick::Kick;
 use crate::process::procfs::Incarnation;
 use crate::shard::Shard;

@@ -12,7 +12,7 @@ use super::values::written;
 pub use super::values::{CoreChoice, EventsFormat, Output};
 use super::written::{Config, RuleMatch, ShardConfig};
 use crate::config::sizing::queue_limit_for;
-use crate::error::{Reason, is_deceptive};
+use crate::message::{Reason, is_deceptive};
 use crate::pattern::Pattern;
 use crate::route::MANIFEST;
 use crate::rundir::dir::{CONTROL, LOCK, SYMLINK};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::keys::KEYS;
-use crate::error::Shown;
+use crate::message::Shown;
 
 /// Everything that is wrong with a configuration, never only the first of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

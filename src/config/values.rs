@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
-use crate::error::Reason;
+use crate::message::Reason;
 use crate::sys::accounts;
 
 pub(super) const DURATION: &str = "a duration, such as \"500ms\", \"2s\" or \"1m30s\"";

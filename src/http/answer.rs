@@ -33,8 +33,8 @@ use super::query::{BadQuery, Query};
 use super::series::{NAMES, NAMES_OF_WATCH, Series, SeriesNames};
 use super::traffic::Busy;
 use super::{Server, Way, page};
-use crate::error::Shown;
 use crate::json::Json;
+use crate::message::Shown;
 use crate::sys::clock::SystemClock;
 use crate::time::Clock;
 

@@ -27,19 +27,19 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
+use crate::aggregator::fanout::EVENTS_SLACK;
 use crate::aggregator::fanout::Subscriber;
 use crate::config::plan::{CONTROL_MAX, HttpPlan, Plan, TCP_MAX};
-use crate::error::Reason;
 use crate::event::Event;
-use crate::fleet::EVENTS_SLACK;
-use crate::health::{FleetThread, Vitals};
 use crate::lane::Port;
+use crate::message::Reason;
 use crate::process::names::Names;
 use crate::route::shard_for;
 use crate::sinks::OutputState;
 use crate::sys::clock::SystemClock;
 use crate::time::{Clock, MonoNs, WallNs};
 use crate::view::copies::Copies;
+use crate::view::health::{FleetThread, Vitals};
 use crate::view::tally::Reader;
 
 mod agents;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use subtle::ConstantTimeEq;
 
-use crate::error::{Reason, Shown};
+use crate::message::{Reason, Shown};
 
 /// Shorter ones could be guessed.
 const BYTES_MIN: usize = 16;

@@ -24,7 +24,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
-use crate::error::{Reason, Shown};
+use crate::message::{Reason, Shown};
 use crate::sys::unix_socket::{self, PATH_BYTES_MAX};
 
 /// A temporary name begins with a dot, so that `rm *` leaves it, and ends in this and [`TAG_BYTES`] random

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::error::{Reason, Shown};
+use crate::message::{Reason, Shown};
 use crate::route::{MANIFEST, Manifest};
 use crate::rundir::binding::{self, BindError, BoundSocket, Found, Identity, Kind, Owner};
 

@@ -18,12 +18,12 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::aggregator::Request;
-use crate::error::Warning;
-use crate::fleet::join_until;
-use crate::health::Lifeline;
 use crate::lane::Doorbell;
 use crate::rundir::binding::{BindError, BoundSocket};
 use crate::rundir::dir::{self, RunDir, RunDirError};
+use crate::sys::thread::join_until;
+use crate::view::health::Lifeline;
+use crate::warning::Warning;
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Warnings that nobody took yet; more are told as events only.

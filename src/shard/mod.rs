@@ -15,6 +15,7 @@ pub mod arrival;
 pub mod core;
 pub mod pace;
 pub mod sight;
+pub mod thread;
 pub mod tracker;
 pub mod transport;
 pub mod uids;

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::rotation::{Rotation, first_line};
-use crate::error::{Reason, Shown};
+use crate::message::{Reason, Shown};
 
 /// A pipe that says it has room takes this much without blocking: PIPE_BUF, pipe(7).
 const PIPE_ROOM_BYTES: usize = 4096;

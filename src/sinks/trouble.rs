@@ -6,7 +6,7 @@ use std::io;
 use parking_lot::Mutex;
 
 use super::WriteTrouble;
-use crate::error::Reason;
+use crate::message::Reason;
 
 /// What is wrong with the event output. Shown in words, with what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 
 use crate::config::sizing::queue_limit_for;
-use crate::health::{Health, Problem};
 use crate::lane::Port;
 use crate::lane::uids::UidCounts;
 use crate::refusal::Refusal;
+use crate::view::health::{Health, Problem};
 use crate::view::tally::{Histograms, Tally};
 
 /// Users of a shard that the table shows.

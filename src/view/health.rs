@@ -9,10 +9,10 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use crate::error::Reason;
 use crate::lane::Port;
 use crate::lane::counters::{Counter, ShardHealth};
 use crate::lane::vigil::Vigil;
+use crate::message::Reason;
 use crate::sinks::{OutputState, OutputTrouble};
 use crate::time::MonoNs;
 use crate::view::snapshot::Snapshot;

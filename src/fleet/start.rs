@@ -5,24 +5,23 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::unbounded;
 use rustix::process::{Resource, getrlimit};
 
-use crate::aggregator::fanout::Subscriber;
+use super::handle::Handle;
+use crate::aggregator::fanout::{EVENTS_SLACK, Subscriber};
 use crate::aggregator::policy::Policy;
-use crate::aggregator::{Aggregator, Inquiries, Next, Request};
+use crate::aggregator::thread::{AGGREGATOR_NICE, aggregate};
+use crate::aggregator::{Aggregator, Inquiries, Request};
 use crate::config::Config;
 use crate::config::plan::{CoreChoice, EventsFormat, Output, Plan, ShardPlan};
-use crate::error::{Reason, StartError, Warning};
-use crate::event::Event;
-use crate::health::{FleetThread, Health, Problem, Vitals};
+use crate::fleet::error::StartError;
 #[cfg(feature = "http")]
 use crate::http::{Heard, Http, Listeners, Sources};
 use crate::lane::counters::ShardHealth;
@@ -42,34 +41,26 @@ use crate::rundir::dir::{self, RunDir};
 use crate::rundir::upkeep::{Files, Upkeep};
 use crate::shard::Shard;
 use crate::shard::core::{Core, Limits};
+use crate::shard::thread::{Life, observe};
 use crate::shard::tracker::{Admission, Tracker};
-use crate::shard::transport::Transport;
 use crate::shard::transport::uds::Uds;
-use crate::sinks::{self, EventWriter, OutputState, OutputTrouble, Rotation, WriteTrouble, WriterReport};
+use crate::sinks::{self, EventWriter, OutputState, Rotation, WriteTrouble, WriterReport};
 use crate::sys::clock::SystemClock;
 use crate::sys::mmsg::is_recvmmsg_refused;
-use crate::sys::thread::{allowed_cores, pin_to, set_own_nice};
+use crate::sys::thread::{allowed_cores, join_until, set_own_nice};
 use crate::table::{self, Origin};
 use crate::time::Clock;
 use crate::view::copies::Copies;
-use crate::view::snapshot::{Latencies, Snapshot, Table};
+use crate::view::health::{FleetThread, Health, Problem, Vitals};
 use crate::view::tally::Reader;
+use crate::warning::Warning;
 
-const SHARD_NICE: i32 = -20;
-pub(crate) const AGGREGATOR_NICE: i32 = -10;
-/// A shard that panics more often than this many times within this time is given up.
-const PANICS_MAX: usize = 3;
-const PANICS_WITHIN: Duration = Duration::from_secs(60);
 /// How long a stop waits for threads, which end within milliseconds unless they are stuck.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
-/// How often it looks whether they have ended.
-const STOP_TICK: Duration = Duration::from_millis(1);
 /// Agents that may come before the kernel is asked for more memory, of all shards together and of one at least: more
 /// than start at once, and half of it is left when it is asked.
 const GRANTED_AHEAD: u32 = 16_384;
 const GRANTED_AHEAD_MIN: u32 = 1024;
-/// The queue behind an event output holds this many events beyond one for each agent.
-pub(crate) const EVENTS_SLACK: usize = 65_536;
 
 /// A running fleet. Dropping it stops it.
 #[derive(Debug)]
@@ -93,28 +84,6 @@ pub struct Fleet {
     /// Where questions are answered by TCP.
     address: Option<SocketAddr>,
     warnings: Vec<Warning>,
-}
-
-/// What a running fleet can be asked, from any thread. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    ports: Arc<[Arc<Port>]>,
-    copies: Arc<Copies>,
-    requests: Sender<Request>,
-    doorbell: Arc<Doorbell>,
-    vitals: Arc<Vitals>,
-    agents_max: u32,
-    /// What is wrong with the event output.
-    output: Arc<OutputState>,
-    /// What processes are called.
-    #[cfg(feature = "http")]
-    names: Arc<Names>,
-}
-
-/// Events, in order, without gaps that are not told.
-#[derive(Debug)]
-pub struct Subscription {
-    events: Receiver<Event>,
 }
 
 /// How a fleet stopped.
@@ -462,68 +431,6 @@ impl Drop for Fleet {
     }
 }
 
-impl Handle {
-    /// Events told from now on. `capacity`: how many wait at most, at least 2; a slower reader loses
-    /// events and gets `Lost` with their range.
-    #[must_use]
-    pub fn subscribe(&self, capacity: usize) -> Subscription {
-        let (subscriber, events) = Subscriber::new(Reader::Subscriber, capacity);
-        let _ = self.requests.send(Request::Subscribe(subscriber));
-        self.doorbell.ring();
-        Subscription { events }
-    }
-
-    /// The counts of this moment. The aggregator copies them between two turns, about 0.1 ms; if it takes none for
-    /// 0.1 s, those of its last copy. Never waits for a shard.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot::take(&self.ports, &self.copies.take(), self.agents_max)
-    }
-
-    fn health(&self) -> Health {
-        let snapshot = Snapshot::take(&self.ports, &self.copies.latest(), self.agents_max);
-        self.vitals.health(&snapshot, SystemClock.mono())
-    }
-
-    /// What is wrong with the event output at present, if anything.
-    #[must_use]
-    pub fn output_trouble(&self) -> Option<OutputTrouble> {
-        self.output.trouble()
-    }
-
-    /// Histograms and counters as a table for people.
-    #[must_use]
-    pub fn table(&self) -> String {
-        let tally = self.copies.take();
-        let snapshot = Snapshot::take(&self.ports, &tally, self.agents_max);
-        let health = self.vitals.health(&snapshot, SystemClock.mono());
-        Table { snapshot: &snapshot, health: &health, merged: Latencies::from(&tally.merged()) }.to_string()
-    }
-}
-
-impl Subscription {
-    /// The next event; waits for it up to `timeout`. `None` when that has passed or the fleet stopped.
-    #[must_use]
-    pub fn next_within(&self, timeout: Duration) -> Option<Event> {
-        self.events.recv_timeout(timeout).ok()
-    }
-
-    /// The next event if there is one.
-    #[must_use]
-    pub fn try_next(&self) -> Option<Event> {
-        self.events.try_recv().ok()
-    }
-}
-
-impl Iterator for Subscription {
-    type Item = Event;
-
-    /// The next event; waits for it. `None` when the fleet stopped.
-    fn next(&mut self) -> Option<Event> {
-        self.events.recv().ok()
-    }
-}
-
 impl Warning {
     /// What an observer could not see or do from where this process runs. Four system calls.
     #[must_use]
@@ -632,115 +539,6 @@ fn open_writer(plan: &Plan, handle: &Handle) -> Result<Option<EventWriter>, Star
     Ok(Some(writer))
 }
 
-/// What the thread returns if it ends in order. One that does not end in time is left to itself.
-pub(crate) fn join_until<T>(thread: JoinHandle<T>, until: Instant) -> Option<T> {
-    while !thread.is_finished() {
-        if Instant::now() >= until {
-            return None;
-        }
-        thread::sleep(STOP_TICK);
-    }
-    thread.join().ok()
-}
-
-/// The aggregator's thread.
-pub(crate) fn aggregate(
-    mut aggregator: Aggregator,
-    copies: Arc<Copies>,
-    vitals: Arc<Vitals>,
-    doorbell: Arc<Doorbell>,
-    said: Sender<Warning>,
-) -> impl FnOnce() + Send {
-    move || {
-        let _lifeline = vitals.of(FleetThread::Aggregator);
-        if let Err(error) = set_own_nice(AGGREGATOR_NICE) {
-            let _ =
-                said.send(Warning::Priority { thread: "the aggregator", why: Reason(&error).to_string() });
-        }
-        drop(said);
-        let clock = SystemClock;
-        aggregator.start(clock.mono(), clock.wall());
-        loop {
-            let next = aggregator.turn(clock.mono(), clock.wall());
-            let now = clock.mono();
-            aggregator.kick_shards(now);
-            vitals.aggregator_turned_at.set(now.0);
-            match next {
-                Next::Now => {}
-                Next::At(at) => thread::park_timeout(Duration::from_nanos(at.since(now))),
-                Next::Stopped => break,
-            }
-        }
-        copies.keep(aggregator.tally().clone());
-        // Ringing a thread that is gone does nothing.
-        drop(doorbell);
-    }
-}
-
-/// What a shard's thread has besides the shard.
-pub(crate) struct Life {
-    pub port: Arc<Port>,
-    pub doorbell: Arc<Doorbell>,
-    pub stop: Arc<AtomicBool>,
-}
-
-impl Life {
-    /// The thread is given up. Tells who may be waiting for it, and counts on nobody to ask.
-    fn end(&self, health: ShardHealth) {
-        self.port.counters.set_health(health);
-        self.doorbell.ring();
-    }
-}
-
-/// One shard's thread.
-pub(crate) fn observe<T: Transport + Send>(
-    mut shard: Shard<T, SystemClock>,
-    life: Life,
-    index: usize,
-    pin: Option<usize>,
-    said: Sender<Warning>,
-) -> impl FnOnce() + Send {
-    move || {
-        if let Err(error) = set_own_nice(SHARD_NICE) {
-            let _ = said.send(Warning::Priority { thread: "the shards", why: Reason(&error).to_string() });
-        }
-        if let Some(core) = pin
-            && !pin_to(core)
-        {
-            let _ = said.send(Warning::Pinning { shard: index, core });
-        }
-        drop(said);
-        let mut panics = Vec::with_capacity(PANICS_MAX);
-        loop {
-            let is_going_on = !panics.is_empty();
-            let lived = catch_unwind(AssertUnwindSafe(|| {
-                if is_going_on {
-                    shard.recover();
-                }
-                while !life.stop.load(Ordering::Acquire) {
-                    shard.turn()?;
-                }
-                io::Result::Ok(())
-            }));
-            match lived {
-                Ok(Ok(())) => break,
-                Ok(Err(_)) => return life.end(ShardHealth::SocketFailed),
-                Err(_) => {}
-            }
-            life.port.counters.panics.add(1);
-            panics.retain(|at: &Instant| at.elapsed() < PANICS_WITHIN);
-            if panics.len() == PANICS_MAX {
-                return life.end(ShardHealth::Panicked);
-            }
-            panics.push(Instant::now());
-        }
-        if catch_unwind(AssertUnwindSafe(|| shard.finish())).is_err() {
-            life.port.counters.panics.add(1);
-            life.end(ShardHealth::Panicked);
-        }
-    }
-}
-
 /// The core of each shard. `auto` pins only if there are more cores than shards: a pinned shard on a
 /// busy core would be worse off than one that may move.
 fn pins(shards: &[ShardPlan]) -> Vec<Option<usize>> {
@@ -774,5 +572,5 @@ fn is_inside_pid_namespace() -> bool {
 }
 
 #[cfg(test)]
-#[path = "fleet_tests.rs"]
+#[path = "tests.rs"]
 mod tests;

@@ -10,7 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::*;
-use crate::event::{BlindPhase, EventKind, IoPlace};
+use crate::event::{BlindPhase, Event, EventKind, IoPlace};
+use crate::fleet::handle::Subscription;
 use crate::wire::{self, Frame, Status, Version};
 
 /// Far longer than an agent beats apart, so that a busy machine makes no true stalls.

@@ -1,0 +1,76 @@
+//! Why a fleet did not start.
+
+use std::io;
+
+use crate::config::ConfigError;
+use crate::message::Reason;
+use crate::rundir::binding::BindError;
+use crate::rundir::dir::RunDirError;
+
+/// Why a fleet did not start. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The runtime directory cannot be used.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// A shard's socket cannot be bound.
+    #[error("cannot start shard {shard}: {source}")]
+    Bind {
+        /// Index of the shard.
+        shard: usize,
+        /// Why.
+        source: BindError,
+    },
+    /// The event output cannot be opened.
+    #[error(transparent)]
+    Events(io::Error),
+    /// The control socket cannot be bound.
+    #[error(transparent)]
+    Control(BindError),
+    /// Questions cannot be answered where they should be.
+    #[cfg(feature = "http")]
+    #[error(transparent)]
+    Http(#[from] crate::http::HttpError),
+    /// This build answers no questions.
+    #[error(
+        "cannot serve http on {address}: this build has no http; build it with the feature `http`, or leave it out"
+    )]
+    NoHttp {
+        /// Where it was to.
+        address: std::net::SocketAddr,
+    },
+    /// The kernel grants no memory, descriptor or thread.
+    #[error(
+        "cannot {what}: {}; lower agents-max or shards, or raise the limits of this process",
+        Reason(source)
+    )]
+    Resources {
+        /// What was asked for.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    /// What kind of failure it is: `AddrInUse` another observer runs, `PermissionDenied`, `InvalidInput`
+    /// the configuration, others at run time.
+    #[must_use]
+    pub fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Config(_) => io::ErrorKind::InvalidInput,
+            Self::RunDir(error) => error.kind(),
+            Self::Bind { source, .. } => source.kind(),
+            Self::Events(error) => error.kind(),
+            Self::Control(error) => error.kind(),
+            #[cfg(feature = "http")]
+            Self::Http(error) => error.kind(),
+            Self::NoHttp { .. } => io::ErrorKind::InvalidInput,
+            Self::Resources { source, .. } => source.kind(),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What a running fleet can be asked, and its events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender};
+
+use crate::aggregator::Request;
+use crate::aggregator::fanout::Subscriber;
+use crate::event::Event;
+use crate::lane::{Doorbell, Port};
+#[cfg(feature = "http")]
+use crate::process::names::Names;
+use crate::sinks::{OutputState, OutputTrouble};
+use crate::sys::clock::SystemClock;
+use crate::time::Clock;
+use crate::view::copies::Copies;
+use crate::view::health::{Health, Vitals};
+use crate::view::snapshot::{Latencies, Snapshot, Table};
+use crate::view::tally::Reader;
+
+/// What a running fleet can be asked, from any thread. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(super) ports: Arc<[Arc<Port>]>,
+    pub(super) copies: Arc<Copies>,
+    pub(super) requests: Sender<Request>,
+    pub(super) doorbell: Arc<Doorbell>,
+    pub(super) vitals: Arc<Vitals>,
+    pub(super) agents_max: u32,
+    /// What is wrong with the event output.
+    pub(super) output: Arc<OutputState>,
+    /// What processes are called.
+    #[cfg(feature = "http")]
+    pub(super) names: Arc<Names>,
+}
+
+/// Events, in order, without gaps that are not told.
+#[derive(Debug)]
+pub struct Subscription {
+    pub(super) events: Receiver<Event>,
+}
+
+impl Handle {
+    /// Events told from now on. `capacity`: how many wait at most, at least 2; a slower reader loses
+    /// events and gets `Lost` with their range.
+    #[must_use]
+    pub fn subscribe(&self, capacity: usize) -> Subscription {
+        let (subscriber, events) = Subscriber::new(Reader::Subscriber, capacity);
+        let _ = self.requests.send(Request::Subscribe(subscriber));
+        self.doorbell.ring();
+        Subscription { events }
+    }
+
+    /// The counts of this moment. The aggregator copies them between two turns, about 0.1 ms; if it takes none for
+    /// 0.1 s, those of its last copy. Never waits for a shard.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::take(&self.ports, &self.copies.take(), self.agents_max)
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let snapshot = Snapshot::take(&self.ports, &self.copies.latest(), self.agents_max);
+        self.vitals.health(&snapshot, SystemClock.mono())
+    }
+
+    /// What is wrong with the event output at present, if anything.
+    #[must_use]
+    pub fn output_trouble(&self) -> Option<OutputTrouble> {
+        self.output.trouble()
+    }
+
+    /// Histograms and counters as a table for people.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let tally = self.copies.take();
+        let snapshot = Snapshot::take(&self.ports, &tally, self.agents_max);
+        let health = self.vitals.health(&snapshot, SystemClock.mono());
+        Table { snapshot: &snapshot, health: &health, merged: Latencies::from(&tally.merged()) }.to_string()
+    }
+}
+
+impl Subscription {
+    /// The next event; waits for it up to `timeout`. `None` when that has passed or the fleet stopped.
+    #[must_use]
+    pub fn next_within(&self, timeout: Duration) -> Option<Event> {
+        self.events.recv_timeout(timeout).ok()
+    }
+
+    /// The next event if there is one.
+    #[must_use]
+    pub fn try_next(&self) -> Option<Event> {
+        self.events.try_recv().ok()
+    }
+}
+
+impl Iterator for Subscription {
+    type Item = Event;
+
+    /// The next event; waits for it. `None` when the fleet stopped.
+    fn next(&mut self) -> Option<Event> {
+        self.events.recv().ok()
+    }
+}

@@ -1,0 +1,9 @@
+//! The wiring: a plan becomes a running fleet, which can be asked and stopped.
+
+mod error;
+mod handle;
+mod start;
+
+pub use error::StartError;
+pub use handle::{Handle, Subscription};
+pub use start::{Fleet, StopReport};

@@ -1,0 +1,86 @@
+//! How messages show what the system or somebody else said.
+
+use std::fmt;
+use std::io;
+
+/// A failure of the system as our messages tell it: in lower case, and without the number that the
+/// standard library adds. Other errors are told as they are.
+///
+/// ```
+/// let error = std::io::Error::from_raw_os_error(2);
+/// assert_eq!(varta_fleet::Reason(&error).to_string(), "no such file or directory");
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Reason<'a>(pub &'a io::Error);
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string();
+        let Some(code) = self.0.raw_os_error() else { return f.write_str(&text) };
+        let text = text.strip_suffix(&format!(" (os error {code})")).unwrap_or(&text);
+        // Not of "RPC …" or "I/O error", which are names.
+        let is_word = text.chars().nth(1).is_some_and(char::is_lowercase);
+        match text.chars().next() {
+            Some(first) if is_word => write!(f, "{}{}", first.to_lowercase(), &text[first.len_utf8()..]),
+            _ => f.write_str(text),
+        }
+    }
+}
+
+/// Text that somebody else chose (a path, a pattern, an argument) as our messages show it: what could end the
+/// line, move the cursor or turn the writing direction is escaped. Other text is shown as it is.
+///
+/// ```
+/// let path = std::path::Path::new("/run/a\n\u{1b}[31mb");
+/// assert_eq!(varta_fleet::Shown(path.display()).to_string(), "/run/a\\n\\u{1b}[31mb");
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<T>(pub T);
+
+impl<T: fmt::Display> fmt::Display for Shown<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Write::write_fmt(&mut Escaping(f), format_args!("{}", self.0))
+    }
+}
+
+struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl fmt::Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|c| {
+            if is_deceptive(c) {
+                write!(self.0, "{}", c.escape_debug())
+            } else {
+                fmt::Write::write_char(self.0, c)
+            }
+        })
+    }
+}
+
+/// Control characters, and those without a shape of their own: line and paragraph separators, marks and
+/// overrides of the writing direction.
+pub(crate) fn is_deceptive(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_one_harmless_line_and_plain_text_stays(text in any::<String>()) {
+            let shown = Shown(&text).to_string();
+            prop_assert!(!shown.chars().any(is_deceptive), "{shown:?}");
+            if !text.chars().any(is_deceptive) {
+                prop_assert_eq!(shown, text);
+            }
+        }
+    }
+}
