@@ -104,8 +104,10 @@ struct Agent {
 
 impl Agent {
     fn start(socket: &Path) -> Self {
+        let (_, module) = module_path!().split_once("::").expect("the crate and the module");
+        let test = format!("{module}::an_agent_of_these_tests_beats_and_counts");
         let child = Command::new(std::env::current_exe().expect("this program"))
-            .args(["--exact", "fleet::tests::an_agent_of_these_tests_beats_and_counts", "--nocapture"])
+            .args(["--exact", &test, "--nocapture"])
             .env(SOCKET, socket)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
