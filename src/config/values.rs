@@ -255,52 +255,48 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dur
     deserializer.deserialize_any(DurationVisitor)
 }
 
-pub(super) fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    struct LimitVisitor;
-    impl Visitor<'_> for LimitVisitor {
-        type Value = Option<u32>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(LIMIT)
-        }
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<u32>, E> {
-            match text {
-                "none" => Ok(None),
-                _ => Err(E::custom(Refused::new(
-                    "it is neither a number nor \"none\"",
-                    "write digits without quotes, or \"none\"",
-                ))),
-            }
-        }
-        fn visit_i64<E: de::Error>(self, n: i64) -> Result<Option<u32>, E> {
-            let refused = |_| E::custom(Refused::new("it is out of range", format!("write {LIMIT}")));
-            u32::try_from(n).map(Some).map_err(refused)
-        }
-        fn visit_u64<E: de::Error>(self, n: u64) -> Result<Option<u32>, E> {
-            self.visit_i64(i64::try_from(n).unwrap_or(i64::MAX))
-        }
+/// A number, or a word that stands for none.
+struct NumberVisitor<T> {
+    takes: &'static str,
+    parse: fn(&str) -> Result<Option<T>, Refused>,
+}
+
+impl<T: TryFrom<i64> + TryFrom<u64>> NumberVisitor<T> {
+    fn number<E: de::Error>(&self, number: Option<T>) -> Result<Option<T>, E> {
+        let refused = || E::custom(Refused::new("it is out of range", format!("write {}", self.takes)));
+        number.map(Some).ok_or_else(refused)
     }
-    deserializer.deserialize_any(LimitVisitor)
+}
+
+impl<T: TryFrom<i64> + TryFrom<u64>> Visitor<'_> for NumberVisitor<T> {
+    type Value = Option<T>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.takes)
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<T>, E> {
+        (self.parse)(text).map_err(E::custom)
+    }
+    fn visit_i64<E: de::Error>(self, n: i64) -> Result<Option<T>, E> {
+        self.number(T::try_from(n).ok())
+    }
+    fn visit_u64<E: de::Error>(self, n: u64) -> Result<Option<T>, E> {
+        self.number(T::try_from(n).ok())
+    }
+}
+
+pub(super) fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let parse = |text: &str| match text {
+        "none" => Ok(None),
+        _ => Err(Refused::new(
+            "it is neither a number nor \"none\"",
+            "write digits without quotes, or \"none\"",
+        )),
+    };
+    deserializer.deserialize_any(NumberVisitor { takes: LIMIT, parse })
 }
 
 pub(super) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    struct SizeVisitor;
-    impl Visitor<'_> for SizeVisitor {
-        type Value = Option<u64>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(SIZE)
-        }
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<u64>, E> {
-            parse_size(text).map_err(E::custom)
-        }
-        fn visit_i64<E: de::Error>(self, n: i64) -> Result<Option<u64>, E> {
-            let refused = |_| E::custom(Refused::new("it is out of range", format!("write {SIZE}")));
-            u64::try_from(n).map(Some).map_err(refused)
-        }
-        fn visit_u64<E: de::Error>(self, n: u64) -> Result<Option<u64>, E> {
-            Ok(Some(n))
-        }
-    }
-    deserializer.deserialize_any(SizeVisitor)
+    deserializer.deserialize_any(NumberVisitor { takes: SIZE, parse: parse_size })
 }
 
 pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {

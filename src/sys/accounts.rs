@@ -10,22 +10,21 @@ const ROOM: usize = 1 << 10;
 /// More than any entry has.
 const ROOM_MAX: usize = 1 << 24;
 
+/// getpwnam_r(3), or getgrnam_r(3) with entries of its own.
+type Ask<E> = unsafe extern "C" fn(
+    *const libc::c_char,
+    *mut E,
+    *mut libc::c_char,
+    libc::size_t,
+    *mut *mut E,
+) -> libc::c_int;
+
 /// The id of the user with this name; `None` if there is none. May block on the disk, or on a directory service.
 ///
 /// # Errors
 /// The kernel's or the C library's, when it cannot find out.
 pub fn user_id(name: &str) -> io::Result<Option<u32>> {
-    let Ok(name) = CString::new(name) else { return Ok(None) };
-    with_room(|room| {
-        let mut entry = MaybeUninit::<libc::passwd>::uninit();
-        let mut found = ptr::null_mut();
-        // SAFETY: `name` ends in NUL; `entry`, `room` of the length given, and `found` are ours until it returns.
-        let errno = unsafe {
-            libc::getpwnam_r(name.as_ptr(), entry.as_mut_ptr(), room.as_mut_ptr(), room.len(), &raw mut found)
-        };
-        // SAFETY: a pointer that is not null points to `entry`, which is written then.
-        (errno, unsafe { found.as_ref() }.map(|entry| entry.pw_uid))
-    })
+    find(name, libc::getpwnam_r, |entry| entry.pw_uid)
 }
 
 /// As [`user_id`], of a group.
@@ -33,16 +32,19 @@ pub fn user_id(name: &str) -> io::Result<Option<u32>> {
 /// # Errors
 /// As [`user_id`].
 pub fn group_id(name: &str) -> io::Result<Option<u32>> {
+    find(name, libc::getgrnam_r, |entry| entry.gr_gid)
+}
+
+fn find<E>(name: &str, by: Ask<E>, id: fn(&E) -> u32) -> io::Result<Option<u32>> {
     let Ok(name) = CString::new(name) else { return Ok(None) };
     with_room(|room| {
-        let mut entry = MaybeUninit::<libc::group>::uninit();
+        let mut entry = MaybeUninit::<E>::uninit();
         let mut found = ptr::null_mut();
-        // SAFETY: as in `user_id`.
-        let errno = unsafe {
-            libc::getgrnam_r(name.as_ptr(), entry.as_mut_ptr(), room.as_mut_ptr(), room.len(), &raw mut found)
-        };
+        // SAFETY: `name` ends in NUL; `entry`, `room` of the length given, and `found` are ours until it returns.
+        let errno =
+            unsafe { by(name.as_ptr(), entry.as_mut_ptr(), room.as_mut_ptr(), room.len(), &raw mut found) };
         // SAFETY: a pointer that is not null points to `entry`, which is written then.
-        (errno, unsafe { found.as_ref() }.map(|entry| entry.gr_gid))
+        (errno, unsafe { found.as_ref() }.map(id))
     })
 }
 
