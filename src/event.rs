@@ -422,9 +422,9 @@ impl EventKind {
         ("moved", "The agent beats on another shard now; `from` is the one it left."),
         (
             "io",
-            "Input or output failed, or agents could not find a socket; `errno` is 0 once it is back. `place` \
-             is `receive`, `events`, `shard`, `shard-stuck`, `socket` or `directory`. `place` `events` with \
-             `errno` 0: somebody else truncated the log.",
+            "Input or output failed. `place` is `receive`, `events`, `shard` or `shard-stuck`; or `socket` or \
+             `directory`, where agents could not find a socket, with `errno` 0 once it is back. `events` with `errno` \
+             0: somebody else truncated the log.",
         ),
         ("start", "The fleet begins to observe, with so many `shards`. The first event."),
         ("stop", "The fleet stopped observing. The last event."),

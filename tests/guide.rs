@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{needs_root, python};
+use varta_fleet::config::{KEYS, Layers, TABLES};
 use varta_fleet::event::EventKind;
 
 /// What a page may take, in seconds: ten times what it takes on a machine that has time for it.
@@ -273,6 +274,26 @@ fn the_page_of_events_says_of_each_kind_what_the_program_says() {
     let expected: Vec<String> =
         EventKind::MEANINGS.iter().map(|(kind, meaning)| format!("| `{kind}` | {meaning} |")).collect();
     assert_eq!(rows, expected);
+}
+
+/// Names of users and groups of the sample are on no host but the reader's.
+#[test]
+fn the_sample_of_a_configuration_has_every_key_and_is_accepted() {
+    let page = page("src/guide/operate.md");
+    let blocks = blocks(&page);
+    let sample = blocks.iter().find(|block| block.mark == Some("file varta.toml")).expect("a sample");
+    let text = sample.text.replace("\"agents\"", "\"root\"").replace("\"batch\"", "\"root\"");
+    let mut layers = Layers::default();
+    layers.toml(&text, "varta.toml".as_ref());
+    let plan = layers.plan().unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(plan.shards.len(), 1);
+    let is_shown = |key: &str| {
+        let mut words = text.split(|c: char| !(c.is_alphanumeric() || c == '-'));
+        words.any(|word| word == key)
+    };
+    for key in KEYS.iter().chain(TABLES.iter().flat_map(|(_, keys)| *keys)) {
+        assert!(is_shown(key.name), "the sample does not show {}", key.name);
+    }
 }
 
 // --- the readers themselves -----------------------------------------------------------------------
