@@ -250,6 +250,27 @@ fn every_link_leads_to_a_file_and_heading() {
     assert!(findings.is_empty(), "\n{findings}");
 }
 
+/// Files that a page mentions without a link: a page that says where something is must not go stale.
+#[test]
+fn every_file_that_is_named_exists() {
+    let mut findings = String::new();
+    let mut count = 0;
+    for (path, text) in pages() {
+        for name in text.split('`').skip(1).step_by(2) {
+            let is_ours = ["src/", "tests/", "scripts/", "benches/"].iter().any(|top| name.starts_with(top));
+            if !is_ours || name.contains([' ', '\n']) {
+                continue;
+            }
+            count += 1;
+            if !root().join(name).exists() {
+                let _ = writeln!(findings, "{path}: {name} does not exist");
+            }
+        }
+    }
+    assert!(count > 20, "only {count} files were found");
+    assert!(findings.is_empty(), "\n{findings}");
+}
+
 /// Rustdoc shows the pages that the module names.
 #[test]
 fn every_page_is_in_the_module_and_in_the_index() {
