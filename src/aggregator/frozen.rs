@@ -1,30 +1,8 @@
 //! Agents whose control group is frozen. They are silent, but did not stop: what their shard finds stalled is told
 //! as frozen and asked about each second. Once they are thawed they have a threshold to beat in.
 
-use std::collections::{BTreeSet, HashMap};
-
 use super::*;
 use crate::event::FrozenPhase;
-
-/// Those who are frozen, and those who were and did not beat yet.
-#[derive(Debug, Default)]
-pub(super) struct Freezes {
-    /// Frozen ones, in the order in which they are asked about next.
-    polled: VecDeque<(MonoNs, Place, u32)>,
-    /// Since when those are thawed that did not beat since.
-    thawed: HashMap<Place, MonoNs>,
-    /// When they are judged again: instant, shard, slot, generation.
-    deadlines: BTreeSet<(MonoNs, u16, u32, u32)>,
-}
-
-impl Freezes {
-    /// When there is something to ask or to judge.
-    pub(super) fn next(&self) -> Option<MonoNs> {
-        let polled = self.polled.front().map(|(at, ..)| *at);
-        let judged = self.deadlines.first().map(|(at, ..)| *at);
-        [polled, judged].into_iter().flatten().min()
-    }
-}
 
 impl Aggregator {
     /// Its stall is none: it is frozen.

@@ -43,6 +43,7 @@ use crate::wire::{NONCE_TERMINAL, Status};
 mod answers;
 mod churn;
 mod confirm;
+mod freezes;
 mod frozen;
 pub mod policy;
 pub mod fanout;
@@ -74,7 +75,7 @@ mod thaw;
 
 use churn::Churns;
 use fanout::{Fanout, Subscriber};
-use frozen::Freezes;
+use freezes::Freezes;
 use limit::{Buckets, Limit, Often, SECOND_NS};
 use policy::Policy;
 use told::{Existence, Mark, PackedPlace, Place, Places, Told};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+pub use super::bounds::{AGENTS_MAX, METRICS_AGENTS_MAX, RULES_MAX, SHARDS_MAX, SOCKET_PATH_MAX};
 use super::problem::{ConfigError, ConfigProblem};
 use super::values::written;
 pub use super::values::{CoreChoice, EventsFormat, Output};
@@ -23,16 +24,6 @@ pub(crate) const TCP_MAX: usize = 1024;
 /// Connections of `control.sock` at most. Counted apart: whoever fills the other does not keep the operator out.
 pub(crate) const CONTROL_MAX: usize = 256;
 
-/// Longest path a socket can have, in bytes: `sun_path` of unix(7) less the NUL.
-pub const SOCKET_PATH_MAX: usize = 107;
-/// Most shards of one fleet.
-pub const SHARDS_MAX: u32 = 64;
-/// Most agents one fleet tracks.
-pub const AGENTS_MAX: u32 = 4_194_304;
-/// Most agents that may have series of their own: they take half of what may wait on all connections.
-pub const METRICS_AGENTS_MAX: u32 = 250_000;
-/// Most rules: each agent carries the number of its rule in one byte.
-pub const RULES_MAX: usize = 200;
 /// Runtime directory of an observer that runs as root.
 pub const DIR_OF_ROOT: &str = "/run/varta";
 

@@ -7,7 +7,7 @@
 //! cores do not slow each other down; memory is that of a fleet whose pids lie within four times their number, and
 //! all of whose agents stalled or lost a beat at some time.
 
-use crate::config::plan::SHARDS_MAX;
+use super::bounds::SHARDS_MAX;
 
 /// CPU of one beat, ns: measured 1.1 to 1.4 us with 50 processes at 45 000 and 100 000 a second on a shard,
 /// 1.6 us with 4000; a wake-up's part, which is counted apart, is taken off.

@@ -16,8 +16,9 @@ use crate::sys::clock::SystemClock;
 use crate::time::Clock;
 use crate::view::copies::Copies;
 use crate::view::health::{Health, Vitals};
-use crate::view::snapshot::{Latencies, Snapshot, Table};
+use crate::view::snapshot::{Latencies, Snapshot};
 use crate::view::tally::Reader;
+use crate::view::text::Table;
 
 /// What a running fleet can be asked, from any thread. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -13,8 +13,8 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Sources;
 use super::query::{BadQuery, Query};
+use super::sources::Sources;
 use crate::json::Json;
 use crate::lane::Port;
 use crate::lane::sessions::Freeze;
@@ -22,7 +22,7 @@ use crate::pattern::{ASKED_BYTES_MAX, Pattern};
 use crate::process::question::Ticket;
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::MonoNs;
-use crate::view::snapshot::written;
+use crate::view::text::written;
 
 /// A scan is good for this long.
 const FRESH: Duration = Duration::from_millis(500);

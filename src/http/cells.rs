@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::Sources;
 use super::agents::{Row, Standing, View};
+use super::sources::Sources;
 use crate::time::MonoNs;
 
 /// Everybody, in a bounded number of cells: for one who draws a map.

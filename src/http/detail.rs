@@ -3,9 +3,9 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::Sources;
 use super::agents::{AgentAnswer, Row};
 use super::ring::Ring;
+use super::sources::Sources;
 use crate::event::Event;
 use crate::sinks::jsonl;
 use crate::table::slot::Flags;

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::Sources;
 use super::metrics::{Buckets, bounds};
+use super::sources::Sources;
 use crate::config::plan::Rule;
 use crate::lane::uids::UidCounts;
 use crate::time::{MonoNs, WallNs};
-use crate::view::snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot, written};
+use crate::view::snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
 use crate::view::tally::Histograms;
+use crate::view::text::written;
 
 /// Users of a shard that are listed.
 const UIDS: usize = 20;

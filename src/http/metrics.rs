@@ -14,8 +14,8 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::Sources;
 use super::resources::Resources;
+use super::sources::Sources;
 use super::traffic::{CODES, Traffic};
 use crate::event::SessionWhy;
 use crate::lane::Port;

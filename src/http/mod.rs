@@ -34,10 +34,7 @@ use crate::event::Event;
 use crate::lane::Port;
 use crate::message::Reason;
 use crate::process::names::Names;
-use crate::route::shard_for;
-use crate::sinks::OutputState;
-use crate::sys::clock::SystemClock;
-use crate::time::{Clock, MonoNs, WallNs};
+use crate::time::{MonoNs, WallNs};
 use crate::view::copies::Copies;
 use crate::view::health::{FleetThread, Vitals};
 use crate::view::tally::Reader;
@@ -55,12 +52,14 @@ mod query;
 mod resources;
 mod ring;
 mod series;
+mod sources;
 mod token;
 mod traffic;
 
 use agents::Views;
 use budget::Budget;
 use ring::Ring;
+pub use sources::Sources;
 pub use token::TokenError;
 use token::{Token, TokenFile};
 use traffic::{Connections, Entry, Traffic};
@@ -80,54 +79,6 @@ const TOKEN_EVERY: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// Events taken before others of this thread have their turn.
 const EVENTS_PER_TURN: usize = 1024;
-
-/// What answers are made of.
-#[derive(Debug)]
-pub struct Sources {
-    /// What the shards publish.
-    pub ports: Arc<[Arc<Port>]>,
-    /// What the aggregator counts.
-    pub copies: Arc<Copies>,
-    /// What processes are called.
-    pub names: Arc<Names>,
-    /// How the threads are.
-    pub vitals: Arc<Vitals>,
-    /// What is wrong with the event output.
-    pub output: Arc<OutputState>,
-    /// Thresholds by class; class 0 is the default, class i + 1 is rule i.
-    pub thresholds_ns: Vec<u64>,
-    /// What runs.
-    pub plan: Plan,
-    /// The runtime directory.
-    pub dir: PathBuf,
-    /// Whether shards and aggregator run at the priority they ask for, and it counts on the whole host.
-    pub is_raised: [bool; 2],
-    /// When the fleet started.
-    pub started: (MonoNs, WallNs),
-    /// Where the TCP listener is.
-    pub address: Option<SocketAddr>,
-}
-
-impl Sources {
-    fn now(&self) -> MonoNs {
-        SystemClock.mono()
-    }
-
-    fn threshold_of(&self, class: u8) -> u64 {
-        let thresholds = &self.thresholds_ns;
-        thresholds.get(usize::from(class)).or(thresholds.first()).copied().unwrap_or(0)
-    }
-
-    /// The rule that gave an agent its class; `None`: the default, or not known yet.
-    fn rule_of(&self, class: u8) -> Option<usize> {
-        usize::from(class).checked_sub(1).filter(|rule| *rule < self.plan.rules.len())
-    }
-
-    fn is_off_hash(&self, pid: u32, shard: u16) -> bool {
-        let shards = u32::try_from(self.ports.len()).unwrap_or(u32::MAX);
-        shard_for(pid, shards) != u32::from(shard)
-    }
-}
 
 /// The thread.
 #[derive(Debug)]

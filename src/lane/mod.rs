@@ -21,7 +21,7 @@ use crate::refusal::Refusal;
 use crate::shard::sight::BlindNews;
 use crate::sys::memory::Words;
 use crate::table::Table;
-use crate::table::admission::TurnedAway;
+use crate::table::turned_away::TurnedAway;
 use crate::table::word::Word;
 use crate::time::MonoNs;
 use crate::wire::{DecodeError, Status};

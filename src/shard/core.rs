@@ -13,7 +13,7 @@ use crate::shard::arrival::Arrivals;
 use crate::shard::sight::Sight;
 use crate::shard::tracker::{Outcome, Tracker};
 use crate::shard::transport::{Datagram, Transport};
-use crate::table::admission::TurnedAwayFor;
+use crate::table::turned_away::TurnedAwayFor;
 use crate::time::{Clock, MonoNs, WallNs};
 use crate::wire::{self, DecodeError, FRAME_BYTES, Frame};
 

@@ -14,8 +14,10 @@ use crate::shard::wheel::Wheel;
 use crate::sys::memory::prefetch;
 use crate::table::TableWriter;
 pub use crate::table::admission::Admission;
-use crate::table::admission::{NoRoom, PIDS, TurnedAwayFor};
+use crate::table::admission::NoRoom;
 use crate::table::slot::{Account, Cold, Flags, Hot, State};
+use crate::table::slots::PIDS;
+use crate::table::turned_away::TurnedAwayFor;
 use crate::time::MonoNs;
 use crate::wire::Frame;
 

@@ -16,7 +16,7 @@ use std::io;
 
 use serde::{Serialize, Serializer};
 
-use super::{CUT, PUT_BACK};
+use super::wording::{CUT, PUT_BACK};
 use crate::event::{BlindPhase, Event, EventKind, ExitHow, IoPlace};
 use crate::time::WallNs;
 

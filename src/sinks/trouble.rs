@@ -2,11 +2,43 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::WriteTrouble;
 use crate::message::Reason;
+
+/// What an output's owner is told while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WriteTrouble {
+    /// Writing fails and is tried again; nothing is lost yet. Once for each error of an episode,
+    /// which lasts until everything held back is written. EAGAIN: a pipe nobody reads.
+    Failing {
+        /// The kernel's error number.
+        errno: i32,
+    },
+    /// Everything held back is written.
+    Recovered {
+        /// The last error of the episode.
+        errno: i32,
+        /// From the first failure to now.
+        after: Duration,
+    },
+    /// The reader of standard output is gone; all further events are discarded. Told once.
+    Gone {
+        /// The kernel's error number.
+        errno: i32,
+    },
+    /// The file was cut by somebody else: lines that were in it may be lost, nobody knows which.
+    Cut,
+    /// The file is too large and cannot be renamed away; it is written on, and the renaming tried again. Told as
+    /// `Failing` is, and over when everything is as it should be.
+    Unrotated {
+        /// The kernel's error number.
+        errno: i32,
+    },
+}
 
 /// What is wrong with the event output. Shown in words, with what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use super::PUT_BACK;
+use super::wording::PUT_BACK;
 use crate::event::{BlindPhase, Event, EventKind, IoPlace, NoFrame};
 use crate::time::MonoNs;
 use crate::wire::DecodeError;

@@ -24,9 +24,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 
-use super::Format;
+use super::format::Format;
 use super::rotation::Rotation;
 use super::sink::{Descriptor, Look, Output, Sink};
+use super::trouble::WriteTrouble;
 use crate::event::Event;
 
 /// Lines gather up to here before they are written although more events are queued.
@@ -35,38 +36,6 @@ const BATCH_BYTES: usize = 64 * 1024;
 const ROOM_WAIT: Duration = Duration::from_millis(100);
 /// Part of the deadline of [`EventWriter::close`] kept for the report, at most.
 const REPORT_RESERVE: Duration = Duration::from_millis(20);
-
-/// What an output's owner is told while it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WriteTrouble {
-    /// Writing fails and is tried again; nothing is lost yet. Once for each error of an episode,
-    /// which lasts until everything held back is written. EAGAIN: a pipe nobody reads.
-    Failing {
-        /// The kernel's error number.
-        errno: i32,
-    },
-    /// Everything held back is written.
-    Recovered {
-        /// The last error of the episode.
-        errno: i32,
-        /// From the first failure to now.
-        after: Duration,
-    },
-    /// The reader of standard output is gone; all further events are discarded. Told once.
-    Gone {
-        /// The kernel's error number.
-        errno: i32,
-    },
-    /// The file was cut by somebody else: lines that were in it may be lost, nobody knows which.
-    Cut,
-    /// The file is too large and cannot be renamed away; it is written on, and the renaming tried again. Told as
-    /// `Failing` is, and over when everything is as it should be.
-    Unrotated {
-        /// The kernel's error number.
-        errno: i32,
-    },
-}
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

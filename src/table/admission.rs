@@ -18,16 +18,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::slots::PIDS;
+use super::turned_away::TurnedAway;
 use crate::sys::memory::Words;
-
-mod turned_away;
-
-pub use turned_away::{TurnedAway, TurnedAwayFor};
 
 const SETS: usize = 64;
 const PLACES_PER_SET: usize = 16;
-/// Largest process id Linux gives out (PID_MAX_LIMIT), plus one.
-pub const PIDS: usize = 4_194_304 + 1;
 
 /// One count of tracked agents for all shards.
 #[derive(Debug)]

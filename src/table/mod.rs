@@ -17,6 +17,7 @@ pub mod admission;
 pub mod sequence;
 pub mod slot;
 pub mod slots;
+pub mod turned_away;
 pub mod word;
 
 use sequence::{begin, end, high, read_once, repair};

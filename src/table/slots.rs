@@ -1,5 +1,7 @@
 //! Records by slot or pid: memory is taken in chunks, as numbers are used, and never moved or given back.
 
+/// Largest process id Linux gives out (PID_MAX_LIMIT), plus one.
+pub const PIDS: usize = 4_194_304 + 1;
 /// Slots whose records are allocated together, when the first of them is used.
 const CHUNK: usize = 256;
 

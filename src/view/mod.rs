@@ -4,3 +4,4 @@ pub mod copies;
 pub mod health;
 pub mod snapshot;
 pub mod tally;
+pub mod text;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::memory::Words;
 use crate::time::MonoNs;
 
-use super::PIDS;
+use super::slots::PIDS;
 
 /// Low bits of a word: why. The rest is the instant, rounded up to 4 ns.
 const WHY_BITS: u64 = 3;

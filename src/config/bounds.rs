@@ -1,0 +1,12 @@
+//! What no fleet goes beyond.
+
+/// Longest path a socket can have, in bytes: `sun_path` of unix(7) less the NUL.
+pub const SOCKET_PATH_MAX: usize = 107;
+/// Most shards of one fleet.
+pub const SHARDS_MAX: u32 = 64;
+/// Most agents one fleet tracks.
+pub const AGENTS_MAX: u32 = 4_194_304;
+/// Most agents that may have series of their own: they take half of what may wait on all connections.
+pub const METRICS_AGENTS_MAX: u32 = 250_000;
+/// Most rules: each agent carries the number of its rule in one byte.
+pub const RULES_MAX: usize = 200;
