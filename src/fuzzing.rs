@@ -2,6 +2,6 @@
 //! build but theirs sets: nobody can turn it on as a feature, and nothing of it is in a release.
 
 pub use crate::process::procfs::{Stat, parse_inner_pids, parse_stat};
-pub use crate::shard::transport::Credentials;
 pub use crate::sinks::Format;
+pub use crate::sys::datagram::Credentials;
 pub use crate::sys::mmsg::{Attached, parse_control};

@@ -1,5 +1,6 @@
 //! Rules of the tree that no compiler checks: what may be where, and what may be nowhere.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -258,6 +259,247 @@ fn the_rules_find_what_they_look_for() {
 
     let text = "[a](b.md#c) ![d](e.png \"f\")\n[g]: h.md\n";
     assert_eq!(links(text).collect::<Vec<_>>(), ["b.md#c", "e.png", "h.md"]);
+}
+
+// --- who imports whom -----------------------------------------------------------------------------
+
+/// Edges that may not exist, by the beginnings of paths: who may not import what, and why.
+const FORBIDDEN: [(&str, &str, &str); 8] = [
+    ("src/sys/", "src/", "system calls know nothing of what they are for"),
+    ("src/rules.rs", "src/sys/", "the rules are pure"),
+    ("src/wire.rs", "src/sys/", "the decoder is pure"),
+    ("src/shard/", "src/aggregator/", "a shard knows only its lanes"),
+    ("src/table/", "src/lane/", "the table is what lanes carry news of"),
+    ("src/view/", "src/http/", "what readers see does not depend on how they ask"),
+    ("src/aggregator/", "src/http/", "who asks is none of its business"),
+    ("src/", "src/fleet/", "the wiring is above everything that it wires"),
+];
+/// Edges that may, though the table says otherwise.
+const ALLOWED: [(&str, &str); 4] = [
+    ("src/sys/", "src/sys/"),
+    ("src/sys/", "src/time.rs"),
+    ("src/fleet/", "src/fleet/"),
+    ("src/lib.rs", "src/fleet/"),
+];
+
+#[test]
+fn files_import_each_other_in_no_circle() {
+    let imports = imports(&sources());
+    let mut findings = String::new();
+    for circle in circles(&imports) {
+        let _ = writeln!(findings, "a circle of {} files:", circle.len());
+        for file in &circle {
+            let within: Vec<&str> =
+                imports[*file].iter().map(String::as_str).filter(|to| circle.contains(to)).collect();
+            let _ = writeln!(findings, "  {file} imports {}", within.join(", "));
+        }
+    }
+    assert_none(&findings);
+}
+
+#[test]
+fn imports_lead_down() {
+    let mut findings = String::new();
+    for (from, to) in imports(&sources()).iter().flat_map(|(from, all)| all.iter().map(move |to| (from, to)))
+    {
+        let begins = |(one, other): (&str, &str)| from.starts_with(one) && to.starts_with(other);
+        let is_allowed = ALLOWED.into_iter().any(begins);
+        for (_, _, why) in FORBIDDEN.into_iter().filter(|(one, other, _)| !is_allowed && begins((one, other)))
+        {
+            let _ = writeln!(findings, "{from} imports {to}: {why}");
+        }
+    }
+    assert_none(&findings);
+}
+
+#[test]
+fn the_reader_of_imports_finds_them() {
+    let file = |path: &str, text: &str| File { path: path.to_owned(), text: text.to_owned() };
+    let files = [
+        file("src/lib.rs", "mod a;\nmod b;\n#[cfg(test)]\nmod w;\npub use a::X;"),
+        file(
+            "src/a.rs",
+            "use crate::{b::{self, c::Y}};\n// use crate::w;\n#[cfg(test)]\nmod tests {\n use crate::w;\n}",
+        ),
+        file("src/b/mod.rs", "pub mod c;"),
+        file("src/b/c.rs", "use super::super::a;\nfn f() { super::g(); }"),
+        file("src/w.rs", "use crate::a;"),
+        file("src/bin/varta-fleet/main.rs", "mod e;"),
+        file("src/bin/varta-fleet/e.rs", "use varta_fleet::b;\nuse crate::e;"),
+    ];
+    let imports = imports(&files);
+    let of = |path: &str| imports[path].iter().map(String::as_str).collect::<Vec<_>>();
+    assert_eq!(of("src/lib.rs"), ["src/a.rs"]);
+    assert_eq!(of("src/a.rs"), ["src/b/c.rs", "src/b/mod.rs"]);
+    assert_eq!(of("src/b/c.rs"), ["src/a.rs", "src/b/mod.rs"]);
+    assert_eq!(of("src/bin/varta-fleet/e.rs"), [""; 0]);
+    assert!(!imports.contains_key("src/w.rs"), "it is for tests alone");
+    assert_eq!(circles(&imports), [["src/a.rs", "src/b/c.rs"]]);
+}
+
+type Imports = BTreeMap<String, BTreeSet<String>>;
+
+/// Which files each source file names items of, by `use` or by a path; what tests use does not count.
+fn imports(files: &[File]) -> Imports {
+    let mut found = Imports::new();
+    for root in ["src/bin/varta-fleet/", "src/"] {
+        let modules: BTreeMap<Vec<String>, &File> = files
+            .iter()
+            .filter(|file| {
+                file.path.starts_with(root) && (root != "src/" || !file.path.starts_with("src/bin/"))
+            })
+            .map(|file| (module_of(&file.path[root.len()..]), file))
+            .collect();
+        let for_tests: BTreeSet<Vec<String>> =
+            modules.iter().flat_map(|(module, file)| test_modules(module, &file.text)).collect();
+        let is_for_tests =
+            |module: &[String]| (1..=module.len()).any(|end| for_tests.contains(&module[..end]));
+        for (module, file) in modules.iter().filter(|(module, _)| !is_for_tests(module)) {
+            let named =
+                paths(&product(&file.text)).into_iter().filter_map(|path| resolve(&path, module, &modules));
+            let named =
+                named.filter(|to| to != module && !is_for_tests(to)).map(|to| modules[&to].path.clone());
+            found.insert(file.path.clone(), named.collect());
+        }
+    }
+    found
+}
+
+/// The module of a file, by its path below the root.
+fn module_of(path: &str) -> Vec<String> {
+    let mut parts: Vec<String> = path.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
+    if parts.last().is_some_and(|last| ["mod", "lib", "main"].contains(&last.as_str())) {
+        parts.pop();
+    }
+    parts
+}
+
+/// What a file is without its tests, comments and literals.
+fn product(text: &str) -> String {
+    let lines: Vec<String> = code(text).map(|(_, line)| line).collect();
+    let tests = lines.windows(2).position(|two| {
+        two[0].trim() == "#[cfg(test)]" && two[1].trim_start().starts_with("mod ") && two[1].ends_with('{')
+    });
+    lines[..tests.unwrap_or(lines.len())].join("\n")
+}
+
+/// The modules that are declared for tests alone.
+fn test_modules(module: &[String], text: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    let mut is_for_tests = false;
+    for (_, line) in code(text) {
+        let line = line.trim();
+        if line.starts_with("#[") {
+            is_for_tests |= line.starts_with("#[cfg(") && words(line).any(|word| word == "test");
+        } else if !line.is_empty() {
+            let name = line.trim_end_matches(';').rsplit(' ').next().unwrap_or_default();
+            if is_for_tests && line.ends_with(';') && words(line).any(|word| word == "mod") {
+                found.push([module, &[name.to_owned()]].concat());
+            }
+            is_for_tests = false;
+        }
+    }
+    found
+}
+
+/// Every path that is imported or begins with `crate`, `super` or `self`.
+fn paths(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for statement in code.split(';') {
+        if let Some((before, path)) = statement.rsplit_once("use ")
+            && !before.ends_with(|c: char| c.is_alphanumeric() || c == '_')
+        {
+            expand(&path.split_whitespace().collect::<Vec<_>>().join(" "), "", &mut found);
+        }
+    }
+    for start in ["crate::", "super::", "self::"] {
+        for (at, _) in code.match_indices(start) {
+            let is_whole =
+                !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':' || c == '$');
+            let end = code[at..].find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
+            let path = &code[at..end.map_or(code.len(), |end| at + end)];
+            // A group of an import ends so: it is expanded above.
+            if is_whole && !path.ends_with(':') {
+                found.push(path.to_owned());
+            }
+        }
+    }
+    found
+}
+
+/// The paths in the tree of an import.
+fn expand(tree: &str, prefix: &str, found: &mut Vec<String>) {
+    let tree = tree.trim();
+    let Some((head, rest)) = tree.split_once('{') else {
+        let path = tree.split(" as ").next().unwrap_or_default();
+        return found.push(format!("{prefix}{path}"));
+    };
+    let prefix = format!("{prefix}{}", head.trim());
+    let (mut depth, mut from) = (0, 0);
+    let inner = rest.trim_end().strip_suffix('}').unwrap_or(rest);
+    for (at, c) in inner.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                expand(&inner[from..at], &prefix, found);
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    if !inner[from..].trim().is_empty() {
+        expand(&inner[from..], &prefix, found);
+    }
+}
+
+/// The innermost module that a path in `here` names; `None`: it leads out of the crate.
+fn resolve(path: &str, here: &[String], modules: &BTreeMap<Vec<String>, &File>) -> Option<Vec<String>> {
+    let mut parts = path.split("::").map(str::trim).filter(|part| !part.is_empty()).peekable();
+    let mut at = match *parts.peek()? {
+        "crate" => Vec::new(),
+        "self" | "super" => here.to_vec(),
+        first if modules.contains_key(&[here, &[first.to_owned()]].concat()) => here.to_vec(),
+        _ => return None,
+    };
+    let mut is_leading = true;
+    for part in parts {
+        match part {
+            "crate" | "self" => {}
+            "super" if is_leading => drop(at.pop()),
+            name => {
+                is_leading = false;
+                at.push(name.to_owned());
+                if !modules.contains_key(&at) {
+                    at.pop();
+                    break;
+                }
+            }
+        }
+    }
+    modules.contains_key(&at).then_some(at)
+}
+
+/// The sets of files of which each imports each, directly or not.
+fn circles(imports: &Imports) -> Vec<Vec<&str>> {
+    fn reach<'a>(imports: &'a Imports, from: &'a str) -> BTreeSet<&'a str> {
+        let mut reached = BTreeSet::new();
+        let mut next = vec![from];
+        while let Some(file) = next.pop() {
+            next.extend(imports[file].iter().map(String::as_str).filter(|to| reached.insert(*to)));
+        }
+        reached
+    }
+    let reached: BTreeMap<&str, BTreeSet<&str>> =
+        imports.keys().map(|file| (file.as_str(), reach(imports, file))).collect();
+    let mut found: Vec<Vec<&str>> = Vec::new();
+    for (file, to) in &reached {
+        let circle: Vec<&str> = to.iter().copied().filter(|other| reached[other].contains(file)).collect();
+        if circle.len() > 1 && circle.contains(file) && !found.contains(&circle) {
+            found.push(circle);
+        }
+    }
+    found
 }
 
 // --- reading the tree -----------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 use super::tests::{THRESHOLD, World, beat};
 use super::*;
 use crate::event::{FloodWhy, ShareSpent};
-use crate::shard::transport::Credentials;
 use crate::shard::transport::replay::{Act, Recorded};
+use crate::sys::datagram::Credentials;
 
 const MS: u64 = 1_000_000;
 const FLOODER: u32 = 666;

@@ -11,7 +11,6 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -31,12 +30,8 @@ use crate::aggregator::fanout::EVENTS_SLACK;
 use crate::aggregator::fanout::Subscriber;
 use crate::config::plan::{CONTROL_MAX, HttpPlan, Plan, TCP_MAX};
 use crate::event::Event;
-use crate::lane::Port;
 use crate::message::Reason;
-use crate::process::names::Names;
-use crate::time::{MonoNs, WallNs};
-use crate::view::copies::Copies;
-use crate::view::health::{FleetThread, Vitals};
+use crate::view::health::FleetThread;
 use crate::view::tally::Reader;
 
 mod agents;
@@ -53,6 +48,8 @@ mod resources;
 mod ring;
 mod series;
 mod sources;
+#[cfg(any(test, feature = "bench"))]
+pub mod standin;
 mod token;
 mod traffic;
 
@@ -410,70 +407,5 @@ impl Server {
     fn traffic(&self) -> Traffic {
         let connections = (self.control.len() + self.tcp.len()) as u64;
         Traffic { connections, ..*self.traffic.borrow() }
-    }
-}
-
-/// A fleet that nobody runs, to look at.
-#[cfg(any(test, feature = "bench"))]
-pub mod standin {
-    #[cfg(feature = "bench")]
-    use super::metrics::{Reading, openmetrics_text};
-    use super::*;
-    use crate::config::Config;
-    use crate::lane::kick::Kick;
-    use crate::table::{self, Origin};
-    use crate::view::tally::Tally;
-
-    /// What it publishes.
-    ///
-    /// # Panics
-    /// Without memory.
-    #[expect(clippy::unwrap_used, reason = "for tests and benches")]
-    pub fn sources(shards: u16) -> Sources {
-        let dir = PathBuf::from("/run/test");
-        let config = Config { dir: Some(dir.clone()), shards: Some(shards.into()), ..Config::default() };
-        let port = |shard| {
-            let origin = Origin { boot_id: 0, pid_namespace: 0, shard, shards };
-            let (_, table) = table::create(8, origin).unwrap();
-            Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap())
-        };
-        let ports: Arc<[Arc<Port>]> = (0..shards).map(port).collect();
-        let vitals = Vitals::new(Arc::clone(&ports), Arc::default());
-        Sources {
-            ports,
-            copies: Arc::new(Copies::of(Tally::of_shards(shards.into()))),
-            names: Arc::new(Names::new(shards.into())),
-            vitals,
-            output: Arc::default(),
-            thresholds_ns: vec![2_000_000_000],
-            plan: config.plan().unwrap(),
-            dir,
-            is_raised: [true; 2],
-            started: (MonoNs(1), WallNs(2)),
-            address: None,
-        }
-    }
-
-    /// One scrape of it.
-    #[cfg(feature = "bench")]
-    pub fn scrape(sources: &Arc<Sources>) -> String {
-        openmetrics_text(Reading::take(sources, Traffic::default(), sources.now()))
-    }
-
-    /// The same, with so many agents that beat and as many latencies of each kind.
-    #[cfg(feature = "bench")]
-    pub fn busy(shards: u16, agents: u64) -> Arc<Sources> {
-        let sources = sources(shards);
-        let mut tally = Tally::of_shards(shards.into());
-        for shard in &mut tally.shards {
-            shard.up = agents / u64::from(shards);
-            for latency in 0..agents.min(100_000) {
-                shard.histograms.queue_ns.saturating_record(latency * 97 % 5_000_000);
-                shard.histograms.decode_ns.saturating_record(latency * 31 % 20_000);
-                shard.histograms.lateness_ns.saturating_record(latency * 101 % 11_000_000);
-            }
-        }
-        sources.copies.keep(tally);
-        Arc::new(sources)
     }
 }

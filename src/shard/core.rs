@@ -12,7 +12,8 @@ use crate::rules::{self, Sender};
 use crate::shard::arrival::Arrivals;
 use crate::shard::sight::Sight;
 use crate::shard::tracker::{Outcome, Tracker};
-use crate::shard::transport::{Datagram, Transport};
+use crate::shard::transport::Transport;
+use crate::sys::datagram::Datagram;
 use crate::table::turned_away::TurnedAwayFor;
 use crate::time::{Clock, MonoNs, WallNs};
 use crate::wire::{self, DecodeError, FRAME_BYTES, Frame};
@@ -299,7 +300,7 @@ mod budget_tests;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::transport::Credentials;
+    use crate::sys::datagram::Credentials;
 
     /// A datagram comes with no word of its sender, with the pid 0 that stands for a process outside of our
     /// pid namespace, or with control data that did not fit. None of them is anybody's life.

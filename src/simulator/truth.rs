@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::shard::transport::Credentials;
 use crate::shard::transport::replay::Recorded;
 use crate::simulator::random::Random;
 use crate::simulator::story::{Agent, Garbage, Story, US, What};
+use crate::sys::datagram::Credentials;
 use crate::wire::{Frame, NONCE_MAX, NONCE_TERMINAL, Status, Version};
 
 /// The user all agents run as; others may not beat.

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
-use crate::shard::transport::{Credentials, Datagram};
+use crate::sys::datagram::{Credentials, Datagram};
 use crate::time::WallNs;
 
 /// Most datagrams one call returns. Beyond this the cost of the call itself is spread thin enough.

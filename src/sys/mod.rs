@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod clock;
+pub mod datagram;
 pub mod memory;
 pub mod mmsg;
 pub mod pidfd;

@@ -19,7 +19,7 @@ use varta_fleet::sizing::{Demand, Sizing, queue_bytes};
 use varta_fleet::time::duration_ns;
 use varta_fleet::{BindError, Reason, RunDirError, Shown, Warning};
 
-use crate::args::CheckArgs;
+use crate::config::ConfigArgs;
 use crate::exit::{CliError, Exit, counted};
 use crate::words::{confined, only_ours_beat};
 
@@ -27,6 +27,17 @@ use crate::words::{confined, only_ours_beat};
 const QUEUE_LIMIT_PATH: &str = "/proc/sys/net/unix/max_dgram_qlen";
 /// The longest time without the observer that a fleet is laid out for, unless told otherwise.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Arguments of `check`.
+#[derive(clap::Args, Debug)]
+pub struct CheckArgs {
+    /// What to check.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// How often the agents beat.
+    #[command(flatten)]
+    pub beats: BeatArgs,
+}
 
 /// How often the agents beat, to advise for.
 #[derive(clap::Args, Clone, Debug)]

@@ -2,10 +2,8 @@
 
 use std::io::{self, Write};
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
-use crate::args::Cli;
 use crate::exit::{CliError, Exit};
 
 /// Arguments of `completions`.
@@ -16,9 +14,9 @@ pub struct CompletionsArgs {
 }
 
 /// Prints what the shell reads.
-pub fn completions(args: &CompletionsArgs) -> Result<Exit, CliError> {
+pub fn completions(args: &CompletionsArgs, mut command: clap::Command) -> Result<Exit, CliError> {
     let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "varta-fleet", &mut text);
+    clap_complete::generate(args.shell, &mut command, "varta-fleet", &mut text);
     io::stdout().lock().write_all(&text)?;
     Ok(Exit::Clean)
 }

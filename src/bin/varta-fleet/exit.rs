@@ -159,7 +159,7 @@ pub fn usage(error: &clap::Error) -> CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args;
+    use crate::cli;
 
     #[test]
     fn what_is_missing_and_what_there_is_to_choose_from_are_named() {
@@ -170,7 +170,7 @@ mod tests {
             ("explain 1 --json=7", "unexpected value '7' for '--json' found; no more were expected; try it"),
         ] {
             let words = std::iter::once("varta-fleet").chain(line.split(' '));
-            let told = usage(&args::command().try_get_matches_from(words).unwrap_err()).to_string();
+            let told = usage(&cli::command().try_get_matches_from(words).unwrap_err()).to_string();
             assert!(told.contains(said) && !told.contains('\n'), "{told}");
         }
     }

@@ -2,10 +2,11 @@
 
 mod agents;
 mod answers;
-mod args;
 mod check;
+mod cli;
 mod client;
 mod completions;
+mod config;
 mod demo;
 mod events;
 mod exit;
@@ -22,19 +23,19 @@ mod words;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::FromArgMatches;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
 use signal_hook::consts::SIGXFSZ;
 use signal_hook::flag;
 
-use args::{Cli, Command};
+use cli::{Cli, Command};
 use exit::{CliError, Exit};
 
 fn main() -> ExitCode {
     // A file that may not grow any more (RLIMIT_FSIZE) is to fail like a full disk, not to kill. Should the kernel
     // refuse, it kills.
     let _ = flag::register(SIGXFSZ, Arc::default());
-    let cli = args::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let outcome = match cli {
         Ok(cli) => execute(cli.command),
         Err(help)
@@ -72,7 +73,7 @@ fn execute(command: Command) -> Result<Exit, CliError> {
         Command::Agents(args) => agents::agents(&args),
         Command::Explain(args) => explain::explain(&args),
         Command::Events(args) => events::events(&args),
-        Command::Completions(args) => completions::completions(&args),
-        Command::Man(args) => man::man(&args),
+        Command::Completions(args) => completions::completions(&args, Cli::command()),
+        Command::Man(args) => man::man(&args, Cli::command()),
     }
 }

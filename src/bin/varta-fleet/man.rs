@@ -5,13 +5,11 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use clap::CommandFactory;
 use clap_mangen::Man;
 use varta_fleet::config::{KEYS, Key, TABLES};
 use varta_fleet::event::EventKind;
 use varta_fleet::{Reason, Shown};
 
-use crate::args::Cli;
 use crate::exit::{CliError, EXIT_CODES, Exit};
 
 const CONFIG_PAGE: &str = "varta-fleet.toml";
@@ -42,11 +40,12 @@ pub struct ManArgs {
     dir: Option<PathBuf>,
 }
 
-/// Prints the main page, or writes all.
-pub fn man(args: &ManArgs) -> Result<Exit, CliError> {
+/// Prints the main page, or writes all, of the whole command line.
+pub fn man(args: &ManArgs, mut all: clap::Command) -> Result<Exit, CliError> {
+    all.build();
     match &args.dir {
-        Some(dir) => pages()?.iter().try_for_each(|page| page.write_below(dir))?,
-        None => io::stdout().lock().write_all(main_page()?.text.as_bytes())?,
+        Some(dir) => pages(&all)?.iter().try_for_each(|page| page.write_below(dir))?,
+        None => io::stdout().lock().write_all(main_page(&all)?.text.as_bytes())?,
     }
     Ok(Exit::Clean)
 }
@@ -131,18 +130,12 @@ impl Page {
     }
 }
 
-fn pages() -> io::Result<Vec<Page>> {
-    let mut pages = vec![main_page()?, config_page(), events_page()];
-    for command in built().get_subcommands().filter(|command| !command.is_hide_set()) {
+fn pages(all: &clap::Command) -> io::Result<Vec<Page>> {
+    let mut pages = vec![main_page(all)?, config_page(), events_page()];
+    for command in all.get_subcommands().filter(|command| !command.is_hide_set()) {
         pages.push(command_page(command)?);
     }
     Ok(pages)
-}
-
-fn built() -> clap::Command {
-    let mut all = Cli::command();
-    all.build();
-    all
 }
 
 fn after_help(command: &clap::Command) -> String {
@@ -157,8 +150,7 @@ fn rendered(render: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<S
 }
 
 /// One page with every command.
-fn main_page() -> io::Result<Page> {
-    let all = built();
+fn main_page(all: &clap::Command) -> io::Result<Page> {
     let about = all.get_about().map(ToString::to_string).unwrap_or_default();
     let mut page = Page::new("varta-fleet", 1, &about);
     let main = Man::new(all.clone());
@@ -179,7 +171,7 @@ fn main_page() -> io::Result<Page> {
         let notes = after_help(command);
         page.notes(notes.split("\n\n").filter(|part| *part != EXIT_CODES && !part.is_empty()), "SS");
     }
-    page.notes(after_help(&all).split("\n\n"), "SH");
+    page.notes(after_help(all).split("\n\n"), "SH");
     page.see_also(&[(CONFIG_PAGE, 5), (EVENTS_PAGE, 7)]);
     Ok(page)
 }

@@ -3,13 +3,23 @@
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use varta_fleet::plan::default_dir;
 use varta_fleet::{MANIFEST, Reason, Shown, socket_for};
 
-use crate::args::RouteArgs;
 use crate::exit::{CliError, Exit};
+
+/// Arguments of `route`.
+#[derive(clap::Args, Debug)]
+pub struct RouteArgs {
+    /// Runtime directory of the fleet [default: /run/varta, or $XDG_RUNTIME_DIR/varta when not root]
+    #[arg(long, env = "VARTA_DIR", hide_env_values = true)]
+    pub dir: Option<PathBuf>,
+    /// Process id of the agent [default: the parent of this process, so whoever calls it]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: Option<u32>,
+}
 
 /// Prints the path, and nothing else on standard output, for use in scripts. Who beats there without being heard
 /// is told so.

@@ -20,6 +20,7 @@ use varta_fleet::{
     Fleet, FleetThread, Handle, Health, OutputTrouble, Problem, Reason, Shown, StopReport, Warning,
 };
 
+use crate::config::ConfigArgs;
 use crate::exit::{CliError, Exit, counted};
 use crate::stderr;
 use crate::words::{confined, only_ours_beat};
@@ -28,6 +29,17 @@ use crate::words::{confined, only_ours_beat};
 const HEALTH_TICK: Duration = Duration::from_secs(2);
 /// How long a stop waits for the event output.
 const FLUSH: Duration = Duration::from_millis(700);
+
+/// Arguments of `run`.
+#[derive(clap::Args, Debug)]
+pub struct RunArgs {
+    /// What to observe.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// What only the command line says.
+    #[command(flatten)]
+    pub options: RunOptions,
+}
 
 /// What only the command line of `run` says.
 #[derive(clap::Args, Clone, Copy, Debug)]

@@ -7,9 +7,10 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Credentials, Datagram, Transport};
+use super::Transport;
 use crate::lane::Port;
 use crate::sys::allocations::uncounted;
+use crate::sys::datagram::{Credentials, Datagram};
 use crate::time::{Clock, ManualClock, MonoNs, WallNs};
 use crate::wire::Frame;
 

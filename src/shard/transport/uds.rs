@@ -15,8 +15,9 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
 
-use super::{Datagram, Transport};
+use super::Transport;
 use crate::lane::kick::Kick;
+use crate::sys::datagram::Datagram;
 use crate::sys::mmsg::{BATCH_MAX, Batch};
 use crate::time::MonoNs;
 

@@ -11,9 +11,9 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use varta_fleet::wire::{Frame, Status, Version};
 use varta_fleet::{Reason, shard_for};
 
+use super::args::wire_version;
 use super::report::Sent;
 use super::schedule::{now_ns, sleep_until};
-use super::wire_version;
 use crate::exit::{CliError, Exit};
 use crate::route::unheard;
 

@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use varta_fleet::config::read_duration;
-use varta_fleet::wire::Version;
 use varta_fleet::{Manifest, Reason, shard_for};
 
 use crate::answers::Fleet;
@@ -20,6 +18,7 @@ use crate::exit::{CliError, Exit, counted};
 use crate::route::hears_us;
 
 mod agent;
+mod args;
 mod cpu;
 mod forge;
 mod observed;
@@ -27,8 +26,10 @@ mod report;
 mod schedule;
 
 pub use agent::{LoadAgentArgs, agent};
-use cpu::{ByThread, Cpu};
-use observed::Observed;
+pub use args::LoadArgs;
+use args::{version_of, wire_version};
+use cpu::Cpu;
+use observed::{Look, Observed};
 use report::{Report, Sent};
 use schedule::{Schedule, now_ns, sleep_until};
 
@@ -36,44 +37,6 @@ use schedule::{Schedule, now_ns, sleep_until};
 const LEAD_NS: u64 = 300_000_000;
 /// How long agents may take to connect, all together.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Arguments of `load`.
-#[derive(clap::Args, Debug)]
-pub struct LoadArgs {
-    /// Runtime directory of the fleet [default: /run/varta, or $XDG_RUNTIME_DIR/varta when not root]
-    #[arg(long, env = "VARTA_DIR", hide_env_values = true, conflicts_with = "socket")]
-    dir: Option<PathBuf>,
-    /// Beat on this socket instead; several: each agent on the one its pid hashes to
-    #[arg(long, value_name = "PATH")]
-    socket: Vec<PathBuf>,
-    /// How many agents, a process each
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=30_000))]
-    agents: u32,
-    /// Beats a second, of all agents together [default: 2 for each agent]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    rate: Option<u64>,
-    /// As fast as they go: each agent sends its next beat when the kernel has taken the one before
-    #[arg(long, conflicts_with_all = ["rate", "forge"])]
-    flat_out: bool,
-    /// One sender beats in the name of all agents, real processes that sleep; needs root
-    #[arg(long)]
-    forge: bool,
-    /// Wire version: 0.1, 0.2, or mixed, half of the agents each
-    #[arg(long, value_name = "VERSION", default_value = "0.2", value_parser = ["0.1", "0.2", "mixed"])]
-    wire: String,
-    /// How long is measured
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = read_duration)]
-    r#for: Duration,
-    /// How long they beat before that
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = read_duration)]
-    warm_up: Duration,
-    /// Also say what the fleet counted, and what CPU it took; of another observer, this process: its CPU alone
-    #[arg(long, value_name = "PID", num_args = 0..=1)]
-    observe: Option<Option<u32>>,
-    /// One JSON object instead of words
-    #[arg(long)]
-    json: bool,
-}
 
 /// Beats as a fleet does.
 pub fn load(args: &LoadArgs) -> Result<Exit, CliError> {
@@ -121,15 +84,6 @@ impl Watch {
         };
         Ok(Look { fleet, cpu })
     }
-}
-
-/// What was seen at one moment.
-#[derive(Debug)]
-pub struct Look {
-    /// What the fleet counted.
-    pub fleet: Option<Fleet>,
-    /// CPU time so far.
-    pub cpu: ByThread,
 }
 
 impl Target {
@@ -302,16 +256,4 @@ impl Crowd {
 
 fn gone(error: io::Error) -> CliError {
     CliError::new(Exit::Runtime, format!("the observer is gone: {}; nothing was measured", Reason(&error)))
-}
-
-fn version_of(wire: &str, index: u32) -> &str {
-    match wire {
-        "mixed" if index.is_multiple_of(2) => "0.1",
-        "mixed" => "0.2",
-        one => one,
-    }
-}
-
-fn wire_version(word: &str) -> Version {
-    if word == "0.1" { Version::V01 } else { Version::V02 }
 }

@@ -5,10 +5,18 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::Look;
 use super::cpu::ByThread;
 use crate::answers::{Fleet, Quantiles, Shard};
 use crate::words::time;
+
+/// What was seen at one moment.
+#[derive(Debug)]
+pub struct Look {
+    /// What the fleet counted.
+    pub fleet: Option<Fleet>,
+    /// CPU time so far.
+    pub cpu: ByThread,
+}
 
 /// What it did.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::io;
 use hdrhistogram::Histogram;
 use varta_fleet::Reason;
 
-use super::LoadArgs;
+use super::args::LoadArgs;
 use super::observed::Observed;
 use super::schedule::Schedule;
 use crate::exit::counted;

@@ -1,18 +1,8 @@
-//! What was typed. Parsing never acts; what it means is decided by [`Layers`].
+//! What was typed. Parsing never acts.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
-
-use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use varta_fleet::config::{ConfigError, KEYS, Layers, Origin};
-use varta_fleet::plan::Plan;
+use clap::{Arg, CommandFactory, Parser, Subcommand};
 
 use crate::exit::EXIT_CODES;
-use crate::run::RunOptions;
-
-/// What our environment variables begin with.
-const PREFIX: &str = "VARTA_";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -92,7 +82,7 @@ pub struct Cli {
 pub enum Command {
     /// Observe the fleet until told to stop
     #[command(after_help = format!("{RUN_EXAMPLES}\n\n{EXIT_CODES}"))]
-    Run(RunArgs),
+    Run(crate::run::RunArgs),
     /// Show a small fleet of its own at work: beats, a stall, a crash, an exit
     #[command(after_help = EXIT_CODES)]
     Demo,
@@ -116,7 +106,7 @@ pub enum Command {
     Events(crate::events::EventsArgs),
     /// Check configuration, kernel limits and permissions; print every problem and its fix
     #[command(after_help = format!("{CHECK_EXAMPLES}\n\n{EXIT_CODES}"))]
-    Check(CheckArgs),
+    Check(crate::check::CheckArgs),
     /// Beat as a fleet does, and say what became of it: a load generator for this and other observers
     #[command(after_help = format!("{LOAD_EXAMPLES}\n\n{EXIT_CODES}"))]
     Load(crate::load::LoadArgs),
@@ -125,77 +115,13 @@ pub enum Command {
     LoadAgent(crate::load::LoadAgentArgs),
     /// Print the path of the socket that a process sends its beats to
     #[command(after_help = format!("{ROUTE_EXAMPLES}\n\n{EXIT_CODES}"))]
-    Route(RouteArgs),
+    Route(crate::route::RouteArgs),
     /// Print completions for a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions(crate::completions::CompletionsArgs),
     /// Print the manual page, or write all manual pages
     #[command(after_help = MAN_EXAMPLES)]
     Man(crate::man::ManArgs),
-}
-
-/// Arguments of `run`.
-#[derive(Args, Debug)]
-pub struct RunArgs {
-    /// What to observe.
-    #[command(flatten)]
-    pub config: ConfigArgs,
-    /// What only the command line says.
-    #[command(flatten)]
-    pub options: RunOptions,
-}
-
-/// Arguments of `check`.
-#[derive(Args, Debug)]
-pub struct CheckArgs {
-    /// What to check.
-    #[command(flatten)]
-    pub config: ConfigArgs,
-    /// How often the agents beat.
-    #[command(flatten)]
-    pub beats: crate::check::BeatArgs,
-}
-
-/// Arguments of `route`.
-#[derive(Args, Debug)]
-pub struct RouteArgs {
-    /// Runtime directory of the fleet [default: /run/varta, or $XDG_RUNTIME_DIR/varta when not root]
-    #[arg(long, env = "VARTA_DIR", hide_env_values = true)]
-    pub dir: Option<PathBuf>,
-    /// Process id of the agent [default: the parent of this process, so whoever calls it]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    pub pid: Option<u32>,
-}
-
-/// The configuration as flags and environment variables give it: one of each for every settable key.
-#[derive(Clone, Debug)]
-pub struct ConfigArgs {
-    file: Option<PathBuf>,
-    written: Vec<(&'static str, String, Origin)>,
-    /// Variables with our prefix that no key has.
-    unknown: Vec<(String, String)>,
-}
-
-impl ConfigArgs {
-    /// File, environment and flags, each over the one before.
-    pub fn layers(&self) -> Layers {
-        let mut layers = Layers::default();
-        if let Some(path) = &self.file {
-            layers.file(path);
-        }
-        for (key, text, origin) in &self.written {
-            layers.set(key, text, origin.clone());
-        }
-        for (name, text) in &self.unknown {
-            layers.unknown_variable(name, text);
-        }
-        layers
-    }
-
-    /// What they come to.
-    pub fn plan(&self) -> Result<Plan, ConfigError> {
-        self.layers().plan()
-    }
 }
 
 /// The command line as it is read now: a variable that is empty is as if it was not set.
@@ -210,64 +136,6 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
         if is_empty { arg.env(None::<&'static str>) } else { arg }
     };
     command.mut_args(unset).mut_subcommands(without_empty_variables)
-}
-
-impl FromArgMatches for ConfigArgs {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let written = KEYS.iter().filter(|key| key.is_settable()).filter_map(|key| {
-            let text = matches.get_one::<String>(key.name)?;
-            let origin = match matches.value_source(key.name)? {
-                ValueSource::EnvVariable => Origin::Environment,
-                _ => Origin::Flag,
-            };
-            Some((key.name, text.clone(), origin))
-        });
-        let text = |text: OsString| text.to_string_lossy().into_owned();
-        let unknown = std::env::vars_os()
-            .filter(|(_, value)| !value.is_empty())
-            .map(|(name, value)| (text(name), text(value)))
-            .filter(|(name, _)| name.starts_with(PREFIX) && !KEYS.iter().any(|key| key.variable == name));
-        Ok(Self {
-            file: matches.get_one("config").cloned(),
-            written: written.collect(),
-            unknown: unknown.collect(),
-        })
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
-impl Args for ConfigArgs {
-    fn augment_args(command: clap::Command) -> clap::Command {
-        let file = Arg::new("config")
-            .long("config")
-            .value_name("FILE")
-            .help("Read settings from this TOML file [default: none]")
-            .value_parser(clap::value_parser!(PathBuf));
-        let keys = KEYS.iter().filter(|key| key.is_settable()).map(|key| {
-            let arg = Arg::new(key.name)
-                .long(key.name)
-                .value_name(key.value_name)
-                .help(key.help)
-                .env(key.variable)
-                .hide_env_values(true)
-                .allow_negative_numbers(true)
-                .action(ArgAction::Set);
-            if key.value_name == "BOOL" {
-                arg.num_args(0..=1).require_equals(true).default_missing_value("true")
-            } else {
-                arg
-            }
-        });
-        command.arg(file).args(keys)
-    }
-
-    fn augment_args_for_update(command: clap::Command) -> clap::Command {
-        Self::augment_args(command)
-    }
 }
 
 #[cfg(test)]
