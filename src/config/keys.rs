@@ -105,7 +105,7 @@ pub const KEYS: &[Key] = &[
         variable: "VARTA_CONTROL_MODE",
         takes: MODE,
         value_name: "MODE",
-        help: "Permission bits of control.sock: who may ask [default: 0600]",
+        help: "Permission bits of control.sock: who may query the fleet [default: 0600]",
         set: Some(|config, text| parse_mode(text).map(|value| config.control_mode = value)),
     },
     Key {
@@ -145,7 +145,7 @@ pub const KEYS: &[Key] = &[
         variable: "VARTA_WATCHED_MAX",
         takes: "a whole number from 0 to 4194304",
         value_name: "N",
-        help: "Most processes whose exit is told at once, a descriptor each [default: 131072]",
+        help: "Most processes whose exit is reported at once, a descriptor each [default: 131072]",
         set: Some(|config, text| parse_number(text).map(|value| config.watched_max = value)),
     },
     Key {

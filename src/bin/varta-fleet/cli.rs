@@ -18,7 +18,7 @@ Examples:
   VARTA_THRESHOLD=5s varta-fleet run --print-ready
 
 Each setting is taken from its flag, else its environment variable, else the file, else the default. An empty
-variable is as if it was not set; `none` switches off what the file switched on (--events none).
+variable counts as unset; `none` switches off what the file switched on (--events none).
 Durations are written 500ms, 2s or 1m30s.";
 
 const CHECK_EXAMPLES: &str = "\
@@ -37,7 +37,7 @@ Examples:
   varta-fleet load --flat-out --agents 8
 
 Run it where the observer runs, on a machine that is otherwise idle. Latencies count from the instant at which
-a beat was due, so a wait of one beat shows in all that had to wait behind it.";
+a beat was due, so the wait of one beat shows in all beats behind it.";
 
 const AGENTS_EXAMPLES: &str = "\
 Examples:
@@ -47,7 +47,7 @@ Examples:
 
 const EVENTS_EXAMPLES: &str = "\
 Examples:
-  varta-fleet events                          all that are remembered, 65536 at most
+  varta-fleet events                          all that are kept, 65536 at most
   varta-fleet events --follow --kind stall,resume,exit
   varta-fleet events --follow --after 0 --pid 4711";
 
@@ -63,7 +63,7 @@ Examples:
 
 const ROUTE_EXAMPLES: &str = "\
 Examples:
-  varta-fleet route                    for the process that calls it
+  varta-fleet route                    for the calling process
   varta-fleet route --pid $$           for a shell script itself
   varta-fleet route --dir /tmp/varta --pid 4711";
 
@@ -83,31 +83,31 @@ pub enum Command {
     /// Observe the fleet until told to stop
     #[command(after_help = format!("{RUN_EXAMPLES}\n\n{EXIT_CODES}"))]
     Run(crate::run::RunArgs),
-    /// Show a small fleet of its own at work: beats, a stall, a crash, an exit
+    /// Show a small fleet at work: beats, a stall, a crash, an exit
     #[command(after_help = EXIT_CODES)]
     Demo,
     /// One agent of the demo
     #[command(hide = true)]
     DemoAgent(crate::demo::DemoAgentArgs),
-    /// Show how a fleet is, on one screen; exit code 1 if it is not healthy
+    /// Show the state of a fleet on one screen; exit code 1 if it is not healthy
     #[command(after_help = EXIT_CODES)]
     Status(crate::status::StatusArgs),
     /// Watch a fleet live: shards, worst agents, events
     #[command(after_help = EXIT_CODES)]
     Top(crate::top::TopArgs),
-    /// List who is tracked
+    /// List the tracked agents
     #[command(after_help = format!("{AGENTS_EXAMPLES}\n\n{EXIT_CODES}"))]
     Agents(crate::agents::AgentsArgs),
-    /// Say in plain words why a process is judged as it is
+    /// Explain in plain words why an agent is judged as it is
     #[command(after_help = EXIT_CODES)]
     Explain(crate::explain::ExplainArgs),
-    /// Show what was told, and is told from now on
+    /// Show past events and follow new ones
     #[command(after_help = format!("{EVENTS_EXAMPLES}\n\n{EXIT_CODES}"))]
     Events(crate::events::EventsArgs),
     /// Check configuration, kernel limits and permissions; print every problem and its fix
     #[command(after_help = format!("{CHECK_EXAMPLES}\n\n{EXIT_CODES}"))]
     Check(crate::check::CheckArgs),
-    /// Beat as a fleet does, and say what became of it: a load generator for this and other observers
+    /// Beat as a fleet does and report what became of the beats: a load generator for this and other observers
     #[command(after_help = format!("{LOAD_EXAMPLES}\n\n{EXIT_CODES}"))]
     Load(crate::load::LoadArgs),
     /// One agent of the load

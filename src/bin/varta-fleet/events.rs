@@ -12,7 +12,7 @@ use crate::words::line;
 pub struct EventsArgs {
     #[command(flatten)]
     fleet: FleetArgs,
-    /// Go on with what is told from now on, until the fleet stops
+    /// Go on with new events until the fleet stops
     #[arg(long, short)]
     follow: bool,
     /// Only these kinds, such as stall,resume,exit
@@ -24,7 +24,7 @@ pub struct EventsArgs {
     /// Only events of this shard
     #[arg(long, value_name = "N")]
     shard: Option<u16>,
-    /// Only events after the one of this number; 0 for all that are remembered [default with --follow: what is told from now on]
+    /// Only events after the one of this number; 0 for all that are kept [default with --follow: new events]
     #[arg(long, value_name = "SEQ")]
     after: Option<u64>,
     /// How they are written: words, or jsonl as in the event log [default: words on a terminal, else jsonl]

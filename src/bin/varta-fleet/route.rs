@@ -16,7 +16,7 @@ pub struct RouteArgs {
     /// Runtime directory of the fleet [default: /run/varta, or $XDG_RUNTIME_DIR/varta when not root]
     #[arg(long, env = "VARTA_DIR", hide_env_values = true)]
     pub dir: Option<PathBuf>,
-    /// Process id of the agent [default: the parent of this process, so whoever calls it]
+    /// Process id of the agent [default: the parent of this process, which calls it]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub pid: Option<u32>,
 }

@@ -21,7 +21,7 @@ pub struct LoadArgs {
     /// Beats a second, of all agents together [default: 2 for each agent]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub rate: Option<u64>,
-    /// As fast as they go: each agent sends its next beat when the kernel has taken the one before
+    /// As fast as possible: each agent sends its next beat once the kernel took the one before
     #[arg(long, conflicts_with_all = ["rate", "forge"])]
     pub flat_out: bool,
     /// One sender beats in the name of all agents, real processes that sleep; needs root
@@ -30,13 +30,13 @@ pub struct LoadArgs {
     /// Wire version: 0.1, 0.2, or mixed, half of the agents each
     #[arg(long, value_name = "VERSION", default_value = "0.2", value_parser = ["0.1", "0.2", "mixed"])]
     pub wire: String,
-    /// How long is measured
+    /// How long to measure
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = read_duration)]
     pub r#for: Duration,
-    /// How long they beat before that
+    /// How long to beat before that
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = read_duration)]
     pub warm_up: Duration,
-    /// Also say what the fleet counted, and what CPU it took; of another observer, this process: its CPU alone
+    /// Also report what the fleet counted and the CPU it took; with PID, of another observer: its CPU alone
     #[arg(long, value_name = "PID", num_args = 0..=1)]
     pub observe: Option<Option<u32>>,
     /// One JSON object instead of words
