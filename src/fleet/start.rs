@@ -332,7 +332,7 @@ impl Fleet {
     /// which the whole process stood still counts against nobody. Never waits for any of them.
     ///
     /// A socket that agents cannot find any more does not count: to end for it would lose those that are
-    /// connected, too. [`Fleet::next_warning`], an `io` event and the [`Snapshot`] tell of it.
+    /// connected, too. [`Fleet::next_warning`], an `io` event and the [`Snapshot`](crate::Snapshot) tell of it.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.handle.vitals.threads(SystemClock.mono()).is_healthy()
