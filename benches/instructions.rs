@@ -94,7 +94,7 @@ fn beat(pids: Vec<u32>, is_done: bool) -> u64 {
     let beats: Vec<_> = pids.iter().map(|pid| (frame(Version::V02, *pid, 2), sender(*pid))).collect();
     let mut ordinary = 0;
     for (frame, sender) in if is_done { &beats[..] } else { &[] } {
-        let outcome = beating.core.tracker.on_frame(black_box(frame), black_box(sender));
+        let outcome = beating.front.tracker.on_frame(black_box(frame), black_box(sender));
         ordinary += u64::from(matches!(outcome, Outcome::Beat(_)));
     }
     let agents = pids.len() as u64;

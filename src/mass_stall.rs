@@ -27,10 +27,10 @@ use crate::process::question::{Answer, Inquiry, Question};
 use crate::process::watch::{Order, Watch};
 use crate::route::shard_for;
 use crate::shard::Shard;
-use crate::shard::core::{Core, Limits};
+use crate::shard::front::{Front, Limits};
+use crate::shard::input::Transport;
 use crate::shard::thread::{Life, observe};
 use crate::shard::tracker::{Admission, Tracker};
-use crate::shard::transport::Transport;
 use crate::sys::clock::SystemClock;
 use crate::sys::datagram::{Credentials, Datagram};
 use crate::sys::thread::set_own_nice;
@@ -219,8 +219,8 @@ impl Stage {
                 datagram_ns: setup.datagram_ns,
             };
             let limits = Limits { threshold_min_ns: threshold_ns, tick_ns: setup.tick_ns };
-            let core = Core::new(transport, SystemClock, tracker, limits, None);
-            shards.push(Shard::new(core, Arc::clone(&port), Arc::clone(&doorbell), setup.max_delay_ns));
+            let front = Front::new(transport, SystemClock, tracker, limits, None);
+            shards.push(Shard::new(front, Arc::clone(&port), Arc::clone(&doorbell), setup.max_delay_ns));
             stage.queues.push((queue, pids));
             stage.ports.push(port);
         }

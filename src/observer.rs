@@ -14,9 +14,9 @@ use crate::lane::{Answer, answer};
 use crate::process::procfs::{self, End};
 use crate::refusal::Refusal;
 use crate::rundir::binding::{self, BoundSocket};
-use crate::shard::core::{Batch, Core, Limits};
+use crate::shard::front::{Batch, Front, Limits};
+use crate::shard::input::unix::Unix;
 use crate::shard::tracker::{Admission, Outcome, Tracker};
-use crate::shard::transport::uds::Uds;
 use crate::sys::clock::SystemClock;
 use crate::table::slot::{Flags, State};
 use crate::table::{self, Origin};
@@ -106,7 +106,7 @@ pub enum ObserverEvent {
 /// Observes one socket. Not to be shared; send it to the thread that polls it.
 #[derive(Debug)]
 pub struct Observer {
-    core: Core<Uds, SystemClock>,
+    front: Front<Unix, SystemClock>,
     socket: BoundSocket,
     batch: Option<(Batch, usize)>,
     /// The beat that resumed its agent: told after the resume.
@@ -167,10 +167,10 @@ impl Observer {
         let now = crate::time::Clock::mono(&clock);
         let tick_ns = TICK_NS.min(threshold_ns / 2);
         let tracker = Tracker::new(writer, &[threshold_ns], 0, tick_ns, admission, now);
-        let transport = Uds::new(Arc::clone(socket.fd()), socket.queue_limit(), Arc::new(Kick::new()?))?;
+        let transport = Unix::new(Arc::clone(socket.fd()), socket.queue_limit(), Arc::new(Kick::new()?))?;
         let limits = Limits { threshold_min_ns: threshold_ns, tick_ns };
         Ok(Self {
-            core: Core::new(transport, clock, tracker, limits, None),
+            front: Front::new(transport, clock, tracker, limits, None),
             socket,
             batch: None,
             resumer: None,
@@ -205,17 +205,17 @@ impl Observer {
             return Some(event);
         }
         if !self.is_behind {
-            let now = self.core.now();
+            let now = self.front.now();
             let wait = now + duration_ns(POLL_WAIT);
-            let due = [self.core.tracker.next_due(), Some(wait)].into_iter().flatten().min();
-            if let Err(error) = self.core.wait(due.unwrap_or(wait), true) {
+            let due = [self.front.tracker.next_due(), Some(wait)].into_iter().flatten().min();
+            if let Err(error) = self.front.wait(due.unwrap_or(wait), true) {
                 return Some(ObserverEvent::Io(error));
             }
         }
         // Without memory for more, those who come are refused.
-        let used = self.core.tracker.slots_used();
-        let _ = self.core.tracker.writer().table().grant_ahead(used);
-        let batch = match self.core.receive() {
+        let used = self.front.tracker.slots_used();
+        let _ = self.front.tracker.writer().table().grant_ahead(used);
+        let batch = match self.front.receive() {
             Ok(batch) => batch,
             Err(error) => {
                 self.is_behind = false;
@@ -256,16 +256,16 @@ impl Observer {
     }
 
     fn end_batch(&mut self, batch: &Batch) {
-        self.core.end_batch(batch);
-        while self.core.sight.take_news().is_some() {}
+        self.front.end_batch(batch);
+        while self.front.sight.take_news().is_some() {}
         let stalled = &mut self.stalled;
-        self.is_behind |= self.core.judge(JUDGE_BUDGET, |slot| stalled.push(slot));
+        self.is_behind |= self.front.judge(JUDGE_BUDGET, |slot| stalled.push(slot));
         // They are taken from the end: the longest silence first.
         stalled.reverse();
     }
 
     fn hear(&mut self, batch: &Batch, index: usize) -> Option<ObserverEvent> {
-        let heard = self.core.hear(batch, index);
+        let heard = self.front.hear(batch, index);
         match (heard.outcome, heard.frame, heard.error) {
             (Outcome::Beat(slot), Some(frame), _) => Some(self.beat(slot, &frame, heard.arrival, false)),
             (Outcome::Changed(slot), Some(frame), _) => Some(self.beat(slot, &frame, heard.arrival, true)),
@@ -287,16 +287,20 @@ impl Observer {
     }
 
     fn beat(&mut self, slot: u32, frame: &Frame, arrival: MonoNs, is_changed: bool) -> ObserverEvent {
-        let pid = self.core.tracker.hot(slot).pid;
+        let pid = self.front.tracker.hot(slot).pid;
         let (status, payload, nonce) = (frame.status, frame.payload, frame.nonce);
         let beat = ObserverEvent::Beat { pid, status, payload, nonce, arrival };
         if is_changed {
-            let (hot, cold) = (self.core.tracker.hot(slot), self.core.tracker.cold(slot));
+            let (hot, cold) = (self.front.tracker.hot(slot), self.front.tracker.cold(slot));
             if hot.flags.has(Flags::UNVERIFIED) {
-                self.core.tracker.on_answer(slot, answer::FORGED, Answer::default());
+                self.front.tracker.on_answer(slot, answer::FORGED, Answer::default());
                 if hot.beats() == 1 {
                     let as_of = hot.last_arrival;
-                    self.core.tracker.on_answer(slot, answer::RELEASE, Answer { as_of, ..Answer::default() });
+                    self.front.tracker.on_answer(
+                        slot,
+                        answer::RELEASE,
+                        Answer { as_of, ..Answer::default() },
+                    );
                 }
                 return ObserverEvent::AuthFailure { claimed: frame.pid, attested: pid };
             }
@@ -312,12 +316,12 @@ impl Observer {
     /// Stalls one after another; who is gone exited, and who beat meanwhile is not told.
     fn next_stall(&mut self) -> Option<ObserverEvent> {
         while let Some(slot) = self.stalled.pop() {
-            let (hot, cold) = (self.core.tracker.hot(slot), self.core.tracker.cold(slot));
+            let (hot, cold) = (self.front.tracker.hot(slot), self.front.tracker.cold(slot));
             if hot.state != State::Stalled {
                 continue;
             }
             if let Some(End { at: as_of, .. }) = procfs::end(hot.pid, None, &SystemClock) {
-                self.core.tracker.on_answer(slot, answer::RELEASE, Answer { as_of, ..Answer::default() });
+                self.front.tracker.on_answer(slot, answer::RELEASE, Answer { as_of, ..Answer::default() });
                 return Some(ObserverEvent::Exit { pid: hot.pid, silent_ns: as_of.since(hot.last_arrival) });
             }
             return Some(ObserverEvent::Stall {
@@ -334,19 +338,19 @@ impl Observer {
     /// Gives up one stalled agent whose process is gone, if one of the next few slots holds such: the
     /// search goes on with the next refused frame, so that each costs the same.
     fn evict_one(&mut self) {
-        let slots = self.core.tracker.slots_used();
+        let slots = self.front.tracker.slots_used();
         if slots == 0 {
             return;
         }
         for _ in 0..EVICTION_SCAN {
             let slot = self.scan_from % slots;
             self.scan_from = slot + 1;
-            let hot = self.core.tracker.hot(slot);
+            let hot = self.front.tracker.hot(slot);
             if !matches!(hot.state, State::Stalled | State::Waiting) {
                 continue;
             }
             if let Some(End { at: as_of, .. }) = procfs::end(hot.pid, None, &SystemClock) {
-                self.core.tracker.on_answer(slot, answer::RELEASE, Answer { as_of, ..Answer::default() });
+                self.front.tracker.on_answer(slot, answer::RELEASE, Answer { as_of, ..Answer::default() });
                 self.evictions += 1;
                 return;
             }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use varta_fleet::bench::{
-    Admission, BATCH_MAX, Core, Credentials, Datagram, Doorbell, Heard, Kick, Limits, Origin, Outcome, Port,
+    Admission, BATCH_MAX, Credentials, Datagram, Doorbell, Front, Heard, Kick, Limits, Origin, Outcome, Port,
     SAMPLES_MAX, Shard, Tracker, Transport, create,
 };
 use varta_fleet::time::{Clock, ManualClock, MonoNs, WallNs};
@@ -177,7 +177,7 @@ impl Recorder {
     }
 }
 
-fn core(recording: Recording, slots: u32, threshold_ns: u64) -> (Core<Recording, ManualClock>, Arc<Port>) {
+fn front(recording: Recording, slots: u32, threshold_ns: u64) -> (Front<Recording, ManualClock>, Arc<Port>) {
     let clock = recording.clock.clone();
     let (writer, table) = create(slots, ORIGIN).expect("memory for the table");
     let tracker = Tracker::new(
@@ -191,13 +191,13 @@ fn core(recording: Recording, slots: u32, threshold_ns: u64) -> (Core<Recording,
     let limits = Limits { threshold_min_ns: threshold_ns, tick_ns: TICK_NS };
     let kick = Arc::new(Kick::new().expect("a descriptor"));
     let port = Port::new(table, kick, false).expect("memory for the lanes");
-    (Core::new(recording, clock, tracker, limits, None), Arc::new(port))
+    (Front::new(recording, clock, tracker, limits, None), Arc::new(port))
 }
 
-/// A core whose agents all beat in turn.
+/// A front whose agents all beat in turn.
 pub struct Beating {
     pub recorder: Recorder,
-    pub core: Core<Recording, ManualClock>,
+    pub front: Front<Recording, ManualClock>,
     pids: Vec<u32>,
     nonce: u64,
 }
@@ -207,8 +207,8 @@ impl Beating {
     pub fn new(pids: Vec<u32>) -> Self {
         let (recorder, recording) = Recorder::new();
         let slots = u32::try_from(pids.len()).expect("fewer than there are pids");
-        let (core, _) = core(recording, slots, THRESHOLD_NS);
-        let mut beating = Self { recorder, core, pids, nonce: 0 };
+        let (front, _) = front(recording, slots, THRESHOLD_NS);
+        let mut beating = Self { recorder, front, pids, nonce: 0 };
         beating.record();
         beating.drain();
         beating
@@ -232,12 +232,12 @@ impl Beating {
     pub fn drain(&mut self) -> u64 {
         let mut ordinary = 0;
         loop {
-            let batch = self.core.receive().expect("a recording does not fail");
+            let batch = self.front.receive().expect("a recording does not fail");
             for index in 0..batch.len {
-                let Heard { outcome, .. } = self.core.hear(&batch, index);
+                let Heard { outcome, .. } = self.front.hear(&batch, index);
                 ordinary += u64::from(matches!(outcome, Outcome::Beat(_)));
             }
-            self.core.end_batch(&batch);
+            self.front.end_batch(&batch);
             if batch.is_last {
                 return ordinary;
             }
@@ -259,7 +259,7 @@ impl Beating {
     /// Judges whoever is due; returns how many are found stalled.
     pub fn judge(&mut self) -> u64 {
         let mut stalled = 0;
-        while self.core.judge(JUDGE_BUDGET, |_| stalled += 1) {}
+        while self.front.judge(JUDGE_BUDGET, |_| stalled += 1) {}
         stalled
     }
 
@@ -301,8 +301,8 @@ impl Turning {
     pub fn new() -> Self {
         let (recorder, recording) = Recorder::new();
         let agents = u32::try_from(ROUND * BATCH_MAX).expect("fewer than there are pids");
-        let (core, port) = core(recording, agents, 500 * MS);
-        let shard = Shard::new(core, Arc::clone(&port), Arc::new(Doorbell::default()), DELAY_NS);
+        let (front, port) = front(recording, agents, 500 * MS);
+        let shard = Shard::new(front, Arc::clone(&port), Arc::new(Doorbell::default()), DELAY_NS);
         let mut turning = Self { recorder, port, shard, pids: pids(agents), next: 0, nonce: 1 };
         // The first turn does not sleep, so nothing arrives.
         turning.turn();

@@ -12,9 +12,9 @@ use crate::config::plan::Rule;
 use crate::lane::kick::Kick;
 use crate::process::procfs::Incarnation;
 use crate::shard::Shard;
-use crate::shard::core::{Core, Limits};
+use crate::shard::front::{Front, Limits};
+use crate::shard::input::replay::{Act, Recorded, Replay, Script};
 use crate::shard::tracker::{Admission, Tracker};
-use crate::shard::transport::replay::{Act, Recorded, Replay, Script};
 use crate::sys::datagram::Credentials;
 use crate::table::{self, Origin};
 use crate::time::{Clock, ManualClock};
@@ -108,9 +108,9 @@ impl World {
             let tracker = Tracker::new(writer, &thresholds_ns, first_class, TICK, admission, clock.mono());
             let script = Script::new(&clock, QUEUE.max(agents_max));
             let limits = Limits { threshold_min_ns, tick_ns: TICK };
-            let mut core = Core::new(script.transport(), clock.clone(), tracker, limits, None);
-            core.limit_uids(uid_frames_max);
-            made.push(Shard::new(core, Arc::clone(&port), Arc::clone(&doorbell), 0));
+            let mut front = Front::new(script.transport(), clock.clone(), tracker, limits, None);
+            front.limit_uids(uid_frames_max);
+            made.push(Shard::new(front, Arc::clone(&port), Arc::clone(&doorbell), 0));
             scripts.push(script);
             ports.push(port);
         }

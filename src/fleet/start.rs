@@ -40,10 +40,10 @@ use crate::rundir::binding::{BoundSocket, Owner};
 use crate::rundir::dir::{self, RunDir};
 use crate::rundir::upkeep::{Files, Upkeep};
 use crate::shard::Shard;
-use crate::shard::core::{Core, Limits};
+use crate::shard::front::{Front, Limits};
+use crate::shard::input::unix::Unix;
 use crate::shard::thread::{Life, observe};
 use crate::shard::tracker::{Admission, Tracker};
-use crate::shard::transport::uds::Uds;
 use crate::sinks::{self, EventWriter, OutputState, Rotation, WriteTrouble, WriterReport};
 use crate::sys::clock::SystemClock;
 use crate::sys::mmsg::is_recvmmsg_refused;
@@ -486,7 +486,7 @@ fn make_shard(
     socket: &BoundSocket,
     admission: &Arc<Admission>,
     with_beats: bool,
-) -> io::Result<(Core<Uds, SystemClock>, Arc<Port>)> {
+) -> io::Result<(Front<Unix, SystemClock>, Arc<Port>)> {
     let number = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
     let origin = Origin {
         boot_id: boot_id(),
@@ -502,9 +502,9 @@ fn make_shard(
     let first_class = u8::try_from(thresholds.len() - 1).unwrap_or(u8::MAX);
     let now = SystemClock.mono();
     let tracker = Tracker::new(writer, &thresholds, first_class, plan.tick_ns, Arc::clone(admission), now);
-    let transport = Uds::new(Arc::clone(socket.fd()), socket.queue_limit(), kick)?;
+    let transport = Unix::new(Arc::clone(socket.fd()), socket.queue_limit(), kick)?;
     let mut core =
-        Core::new(transport, SystemClock, tracker, Limits::from(plan), shard.allow_uids.as_deref());
+        Front::new(transport, SystemClock, tracker, Limits::from(plan), shard.allow_uids.as_deref());
     core.limit_uids(plan.uid_frames_max);
     Ok((core, Arc::new(port)))
 }

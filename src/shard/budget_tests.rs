@@ -1,11 +1,11 @@
-//! What a user's budget and share do to its agents, heard by a whole core on a scripted socket.
+//! What a user's budget and share do to its agents, heard by the whole front on a scripted socket.
 
 use std::sync::Arc;
 
 use super::*;
 use crate::lane::Port;
+use crate::shard::input::replay::{Act, Recorded, Replay, Script};
 use crate::shard::tracker::Admission;
-use crate::shard::transport::replay::{Act, Recorded, Replay, Script};
 use crate::sys::datagram::Credentials;
 use crate::table::slot::State;
 use crate::table::{Origin, create};
@@ -22,7 +22,7 @@ const USER: u32 = 1001;
 struct World {
     clock: ManualClock,
     script: Script,
-    core: Core<Replay, ManualClock>,
+    front: Front<Replay, ManualClock>,
     admission: Arc<Admission>,
     refused: Vec<(u32, Refusal)>,
     /// Who was found stalled, when (ms since the start) and whether for certain.
@@ -40,10 +40,10 @@ impl World {
         let (writer, _) = create(100, ORIGIN).unwrap();
         let tracker = Tracker::new(writer, &[T], 0, TICK, Arc::clone(&admission), START);
         let limits = Limits { threshold_min_ns: T, tick_ns: TICK };
-        let mut core = Core::new(script.transport(), clock.clone(), tracker, limits, Some(uids));
-        core.limit_uids(frames_max);
-        let mut world = Self { clock, script, core, admission, refused: Vec::new(), stalls: Vec::new() };
-        // Begun with, a core is in grace for a threshold.
+        let mut front = Front::new(script.transport(), clock.clone(), tracker, limits, Some(uids));
+        front.limit_uids(frames_max);
+        let mut world = Self { clock, script, front, admission, refused: Vec::new(), stalls: Vec::new() };
+        // Begun with, a front is in grace for a threshold.
         world.run_until(2_000);
         world
     }
@@ -70,24 +70,24 @@ impl World {
     /// Turns of 5 ms until `ms` after the start.
     fn run_until(&mut self, ms: u64) {
         while self.clock.mono() < START + ms * MS {
-            self.core.wait(self.clock.mono() + 5 * MS, false).unwrap();
+            self.front.wait(self.clock.mono() + 5 * MS, false).unwrap();
             loop {
-                let batch = self.core.receive().unwrap();
+                let batch = self.front.receive().unwrap();
                 for index in 0..batch.len {
-                    let heard = self.core.hear(&batch, index);
+                    let heard = self.front.hear(&batch, index);
                     if let Outcome::Refused(refusal) = heard.outcome {
                         self.refused.push((heard.pid, refusal));
                     }
                 }
-                self.core.end_batch(&batch);
+                self.front.end_batch(&batch);
                 if batch.is_last {
                     break;
                 }
             }
             let mut found = Vec::new();
-            while self.core.judge(100, |slot| found.push(slot)) {}
+            while self.front.judge(100, |slot| found.push(slot)) {}
             for slot in found {
-                let (hot, cold) = (self.core.tracker.hot(slot), self.core.tracker.cold(slot));
+                let (hot, cold) = (self.front.tracker.hot(slot), self.front.tracker.cold(slot));
                 assert_eq!(hot.state, State::Stalled);
                 let at_ms = cold.stall_at.since(START) / MS;
                 self.stalls.push((hot.pid, at_ms, !cold.is_stall_uncertain));
@@ -134,11 +134,11 @@ fn over_the_budget_nothing_is_looked_at_but_whether_it_is_a_crash_report() {
     assert_eq!(world.refusals_of(100), [Refusal::Budget; 3]);
     assert_eq!((world.refusals_of(101), world.refusals_of(200)), (vec![], vec![]));
     // Two crash reports came through, also that of a process we had never heard of; nobody else noticed.
-    let slot_of = |pid: u32| (0..100).find(|slot| world.core.tracker.hot(*slot).pid == pid).unwrap();
+    let slot_of = |pid: u32| (0..100).find(|slot| world.front.tracker.hot(*slot).pid == pid).unwrap();
     for pid in [100, 101] {
-        assert_eq!(world.core.tracker.cold(slot_of(pid)).terminals, 1, "{pid}");
+        assert_eq!(world.front.tracker.cold(slot_of(pid)).terminals, 1, "{pid}");
     }
-    assert_eq!(world.core.tracker.hot(slot_of(200)).beats(), 1);
+    assert_eq!(world.front.tracker.hot(slot_of(200)).beats(), 1);
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn an_agent_that_comes_through_again_in_time_was_never_stalled() {
 fn a_user_fills_its_share_and_no_other_ones() {
     let mut world = World::new(Admission::with_shares(100, Some(2)).unwrap(), None);
     let port = port();
-    world.core.tracker.uids.count_in(Arc::clone(&port.uids));
+    world.front.tracker.uids.count_in(Arc::clone(&port.uids));
     for pid in 100..110 {
         world.beats(USER, pid, 3_000, 4_000, 100);
     }
@@ -281,13 +281,13 @@ fn after_a_panic_shares_are_what_the_table_says() {
     let admission = Admission::with_shares(100, Some(3)).unwrap();
     let mut world = World::new(admission, None);
     let port = port();
-    world.core.tracker.uids.count_in(Arc::clone(&port.uids));
+    world.front.tracker.uids.count_in(Arc::clone(&port.uids));
     for pid in 100..103 {
         world.beat(3_000, USER, pid);
     }
     world.run_until(3_100);
     for _ in 0..3 {
-        world.core.recover();
+        world.front.recover();
         assert_eq!((world.admission.share_of(USER), world.admission.tracked()), (3, 3));
         let counts = port.uids.read().unwrap();
         assert_eq!((counts[0].uid, counts[0].agents), (Some(USER), 3));
@@ -295,7 +295,7 @@ fn after_a_panic_shares_are_what_the_table_says() {
     let as_of = world.clock.mono();
     let answer = crate::lane::Answer { as_of, ..crate::lane::Answer::default() };
     for slot in 0..100 {
-        world.core.tracker.on_answer(slot, crate::lane::answer::RELEASE, answer);
+        world.front.tracker.on_answer(slot, crate::lane::answer::RELEASE, answer);
     }
     assert_eq!((world.admission.share_of(USER), world.admission.tracked()), (0, 0));
 }

@@ -1,7 +1,7 @@
 //! The thread of one shard: wait, receive, decode, track, judge, publish. Read this first.
 //!
 //! In: datagrams of its socket; answers in its inbox. Out: facts, reports and samples on its port.
-//! Thread: shard. Blocks: only in [`Core::wait`]. Allocates, locks, logs: never after [`Shard::new`].
+//! Thread: shard. Blocks: only in [`Front::wait`]. Allocates, locks, logs: never after [`Shard::new`].
 
 use std::io;
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use crate::refusal::Refusal;
 use crate::time::{Clock, MonoNs};
 
 pub mod arrival;
-pub mod core;
+pub mod front;
+pub mod input;
 pub mod pace;
 pub mod sight;
 pub mod thread;
 pub mod tracker;
-pub mod transport;
 pub mod uids;
 pub mod wheel;
 
-use self::core::{Batch, Core, Heard};
+use front::{Batch, Front, Heard};
+use input::Transport;
 use pace::Pace;
 use tracker::Outcome;
-use transport::Transport;
 
 /// Receive calls of one turn: bounded, so that a flood cannot starve judgements.
 const BATCHES_PER_TURN: u32 = 16;
@@ -43,7 +43,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// One shard.
 #[derive(Debug)]
 pub struct Shard<T, C> {
-    core: Core<T, C>,
+    front: Front<T, C>,
     port: Arc<Port>,
     doorbell: Arc<Doorbell>,
     pace: Pace,
@@ -63,13 +63,13 @@ pub struct Shard<T, C> {
 
 impl<T: Transport, C: Clock> Shard<T, C> {
     /// A shard that speaks through `port` and sleeps at most `max_delay_ns` before it drains.
-    pub fn new(mut core: Core<T, C>, port: Arc<Port>, doorbell: Arc<Doorbell>, max_delay_ns: u64) -> Self {
-        let now = core.now();
-        core.tracker.uids.count_in(Arc::clone(&port.uids));
-        port.counters.queue_limit.set(u64::from(core.queue_limit()));
+    pub fn new(mut front: Front<T, C>, port: Arc<Port>, doorbell: Arc<Doorbell>, max_delay_ns: u64) -> Self {
+        let now = front.now();
+        front.tracker.uids.count_in(Arc::clone(&port.uids));
+        port.counters.queue_limit.set(u64::from(front.queue_limit()));
         Self {
-            pace: Pace::new(max_delay_ns, core.queue_limit(), now),
-            core,
+            pace: Pace::new(max_delay_ns, front.queue_limit(), now),
+            front,
             port,
             doorbell,
             queue_ns: [0; SAMPLES_MAX],
@@ -89,10 +89,10 @@ impl<T: Transport, C: Clock> Shard<T, C> {
     /// The socket cannot be waited for or received from any more. Errors that pass are counted.
     pub fn turn(&mut self) -> io::Result<()> {
         if let Some((until, for_datagrams)) = self.next_wait() {
-            self.core.wait(until, for_datagrams).or_else(|error| self.failed(error))?;
+            self.front.wait(until, for_datagrams).or_else(|error| self.failed(error))?;
         }
         if let Some(kicked_at) = self.port.take_kick() {
-            self.core.sight.kicked(kicked_at);
+            self.front.sight.kicked(kicked_at);
         }
         #[cfg(test)]
         self.port.fault.strike(&self.port.table);
@@ -107,8 +107,8 @@ impl<T: Transport, C: Clock> Shard<T, C> {
     /// Goes on after a panic in [`Shard::turn`]: on the same socket and table, with its agents in grace.
     /// What the slots had to tell is told again as far as it was not.
     pub fn recover(&mut self) {
-        let used = self.core.tracker.slots_used();
-        self.core.recover();
+        let used = self.front.tracker.slots_used();
+        self.front.recover();
         self.is_behind = true;
         if let Some(batch) = &mut self.in_hand {
             // More may have come since: it vouches for nothing.
@@ -123,22 +123,22 @@ impl<T: Transport, C: Clock> Shard<T, C> {
     /// The last turn before the shard's end: everything that had arrived is taken, nothing is judged. Who
     /// goes on sending cannot hold it up.
     pub fn finish(mut self) {
-        self.core.read_clock();
-        let stopped_at = self.core.now();
+        self.front.read_clock();
+        let stopped_at = self.front.now();
         self.is_behind = true;
-        while self.is_behind && self.core.sight.watermark() <= stopped_at {
+        while self.is_behind && self.front.sight.watermark() <= stopped_at {
             if self.drain().is_err() {
                 break;
             }
         }
         self.publish();
-        self.core.tracker.writer().mark_clean();
+        self.front.tracker.writer().mark_clean();
     }
 
     /// Until when the next turn waits at the latest, and whether a datagram ends that; `None` if it does
     /// not wait.
     pub fn next_wait(&self) -> Option<(MonoNs, bool)> {
-        let now = self.core.now();
+        let now = self.front.now();
         // Whatever else there is to do: a release may wait for the very receive that fails.
         if self.is_failing {
             return Some((now + RETRY_NS, false));
@@ -146,7 +146,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         if self.is_behind {
             return None;
         }
-        let due = [self.core.tracker.next_due(), self.core.sight.news_due(), Some(now + IDLE_NS)];
+        let due = [self.front.tracker.next_due(), self.front.sight.news_due(), Some(now + IDLE_NS)];
         let until = due.into_iter().flatten().min().unwrap_or(now);
         Some(match self.pace.delay() {
             Some(delay_ns) => (until.min(now + delay_ns), false),
@@ -172,13 +172,13 @@ impl<T: Transport, C: Clock> Shard<T, C> {
                 break;
             }
         }
-        self.pace.on_turn(frames, !self.is_behind, self.core.now());
+        self.pace.on_turn(frames, !self.is_behind, self.front.now());
         Ok(())
     }
 
     fn receive(&mut self) -> io::Result<Batch> {
         self.port.counters.receive_calls.add(1);
-        let batch = self.core.receive()?;
+        let batch = self.front.receive()?;
         self.is_failing = false;
         (self.in_hand, self.taken) = (Some(batch), 0);
         Ok(batch)
@@ -191,7 +191,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
             let index = self.taken;
             // First: what makes us panic is not looked at again.
             self.taken += 1;
-            let heard = self.core.hear(batch, index);
+            let heard = self.front.hear(batch, index);
             self.count(&heard, index);
         }
         self.end_batch(batch);
@@ -269,7 +269,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
     }
 
     fn end_batch(&mut self, batch: &Batch) {
-        let took_ns = self.core.end_batch(batch);
+        let took_ns = self.front.end_batch(batch);
         let Ok(frames) = u32::try_from(batch.len) else { return };
         if frames == 0 {
             return;
@@ -306,16 +306,16 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         for _ in 0..ANSWERS_PER_TURN {
             let Some(taken) = self.deferred.take().or_else(|| self.port.inbox.take()) else { return };
             let Taken { slot, bits, answer, .. } = taken;
-            if !taken.is_about(self.core.tracker.cold(slot).generation) {
+            if !taken.is_about(self.front.tracker.cold(slot).generation) {
                 continue;
             }
-            if bits & answer::RELEASE != 0 && answer.as_of > self.core.sight.watermark() {
+            if bits & answer::RELEASE != 0 && answer.as_of > self.front.sight.watermark() {
                 // What the dead sent may still be queued, and must not look like somebody new. The next
                 // receive calls bring the watermark there.
                 self.deferred = Some(taken);
                 break;
             }
-            if self.core.tracker.on_answer(slot, bits, answer) {
+            if self.front.tracker.on_answer(slot, bits, answer) {
                 self.tell(slot);
             }
         }
@@ -325,7 +325,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
     fn judge(&mut self) {
         let (port, doorbell) = (&self.port, &self.doorbell);
         let mut is_stall_found = false;
-        let is_budget_spent = self.core.judge(JUDGE_BUDGET, |slot| {
+        let is_budget_spent = self.front.judge(JUDGE_BUDGET, |slot| {
             is_stall_found |= port.facts.push(slot, 1);
         });
         if is_stall_found {
@@ -335,7 +335,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
     }
 
     fn tell_blindness(&mut self) {
-        let sight = &mut self.core.sight;
+        let sight = &mut self.front.sight;
         while !self.port.blind.is_full() {
             let Some(news) = sight.take_news() else { return };
             let _ = self.port.blind.push(news);
@@ -345,17 +345,17 @@ impl<T: Transport, C: Clock> Shard<T, C> {
 
     fn publish(&mut self) {
         let counters = &self.port.counters;
-        let sight = &self.core.sight;
+        let sight = &self.front.sight;
         counters.is_blind.set(u64::from(sight.is_blind()));
         counters.last_blind_end.set(sight.last_blind_end().0);
         counters.blind_ns.set(sight.blind_total_ns());
-        counters.clock_steps.set(self.core.clock_steps());
-        counters.beats_lost.set(self.core.tracker.beats_lost());
-        counters.slots_used.set(u64::from(self.core.tracker.slots_used()));
+        counters.clock_steps.set(self.front.clock_steps());
+        counters.beats_lost.set(self.front.tracker.beats_lost());
+        counters.slots_used.set(u64::from(self.front.tracker.slots_used()));
         counters.set_watermark(sight.watermark());
-        counters.turned_at.set(self.core.now().0);
-        let now = self.core.now();
-        self.core.tracker.writer().mark_alive(now);
+        counters.turned_at.set(self.front.now().0);
+        let now = self.front.now();
+        self.front.tracker.writer().mark_alive(now);
     }
 }
 

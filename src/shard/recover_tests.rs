@@ -5,9 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
 use crate::lane::kick::Kick;
-use crate::shard::core::Limits;
+use crate::shard::front::Limits;
+use crate::shard::input::replay::{Replay, Script};
 use crate::shard::tracker::{Admission, Tracker};
-use crate::shard::transport::replay::{Replay, Script};
 use crate::sys::datagram::Datagram;
 use crate::table::{Origin, create};
 use crate::time::{ManualClock, MonoNs};
@@ -58,14 +58,14 @@ fn shard(agents: u32, poisoned: usize) -> (Shard<Poisoned, ManualClock>, ManualC
     let tracker = Tracker::new(writer, &[T], 0, 10 * MS, Admission::new(16).unwrap(), START);
     let transport = Poisoned { inner: script.transport(), index: Cell::new(Some(poisoned)) };
     let limits = Limits { threshold_min_ns: T, tick_ns: 10 * MS };
-    let core = Core::new(transport, clock.clone(), tracker, limits, None);
+    let front = Front::new(transport, clock.clone(), tracker, limits, None);
     for pid in 101..=100 + agents {
         let frame =
             Frame { version: Version::V02, status: Status::Ok, pid, timestamp: 1, nonce: 1, payload: 0 };
         script.send(START, &frame, pid);
     }
     clock.advance(MS);
-    (Shard::new(core, port, Arc::default(), 0), clock)
+    (Shard::new(front, port, Arc::default(), 0), clock)
 }
 
 fn panics(shard: &mut Shard<Poisoned, ManualClock>) -> bool {
@@ -93,7 +93,7 @@ fn a_batch_that_was_interrupted_does_not_vouch_for_the_time_since() {
     shard.recover();
     let batch = shard.in_hand.unwrap();
     shard.take(&batch);
-    assert!(shard.core.sight.watermark() <= START + MS, "what came in the 50 ms was not seen");
+    assert!(shard.front.sight.watermark() <= START + MS, "what came in the 50 ms was not seen");
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::lane::kick::Kick;
-use crate::shard::core::Limits;
+use crate::shard::front::Limits;
+use crate::shard::input::replay::{Replay, Script};
 use crate::shard::tracker::{Admission, Tracker};
-use crate::shard::transport::replay::{Replay, Script};
 use crate::table::{Origin, create};
 use crate::time::ManualClock;
 use crate::wire::{Frame, Status, Version};
@@ -32,10 +32,10 @@ impl Fixture {
         let (writer, table) = create(slots, ORIGIN).unwrap();
         let tracker = Tracker::new(writer, &[threshold], 0, TICK, Admission::new(slots).unwrap(), START);
         let limits = Limits { threshold_min_ns: threshold, tick_ns: TICK };
-        let core = Core::new(script.transport(), clock.clone(), tracker, limits, None);
+        let front = Front::new(script.transport(), clock.clone(), tracker, limits, None);
         let port = Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), true).unwrap());
         script.kick_through(Arc::clone(&port));
-        let shard = Shard::new(core, Arc::clone(&port), Arc::new(Doorbell::default()), MS);
+        let shard = Shard::new(front, Arc::clone(&port), Arc::new(Doorbell::default()), MS);
         Self { script, clock, port, shard }
     }
 }

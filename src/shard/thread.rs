@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Sender;
 
 use super::Shard;
-use super::transport::Transport;
+use super::input::Transport;
 use crate::lane::counters::ShardHealth;
 use crate::lane::{Doorbell, Port};
 use crate::message::Reason;

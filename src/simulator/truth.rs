@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::shard::transport::replay::Recorded;
+use crate::shard::input::replay::Recorded;
 use crate::simulator::random::Random;
 use crate::simulator::story::{Agent, Garbage, Story, US, What};
 use crate::sys::datagram::Credentials;

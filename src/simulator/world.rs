@@ -24,9 +24,9 @@ use crate::process::procfs::{Identity, Incarnation, Program};
 use crate::process::question::{Answer, Inquiry, Question, Ticket};
 use crate::process::watch::{Order, Watch};
 use crate::shard::Shard;
-use crate::shard::core::{Core, Limits};
+use crate::shard::front::{Front, Limits};
+use crate::shard::input::replay::{Act, Point, Replay, Script};
 use crate::shard::tracker::{Admission, Tracker};
-use crate::shard::transport::replay::{Act, Point, Replay, Script};
 use crate::simulator::invariants::{Invariant, Verdict, Violation};
 use crate::simulator::lines;
 use crate::simulator::model::{End, Model, START};
@@ -836,8 +836,8 @@ impl ShardThread {
         let tracker = Tracker::new(writer, thresholds_ns, first_class, setting.tick, admission, START);
         let threshold_min_ns = thresholds_ns.iter().copied().min().unwrap();
         let limits = Limits { threshold_min_ns, tick_ns: setting.tick };
-        let core = Core::new(script.transport(), clock.clone(), tracker, limits, Some(&[UID]));
-        let shard = Shard::new(core, Arc::clone(&port), Arc::clone(doorbell), setting.max_delay);
+        let front = Front::new(script.transport(), clock.clone(), tracker, limits, Some(&[UID]));
+        let shard = Shard::new(front, Arc::clone(&port), Arc::clone(doorbell), setting.max_delay);
         Self {
             thread: Thread::new(),
             clock,

@@ -28,7 +28,7 @@ const FAILED: Duration = Duration::from_millis(10);
 ///
 /// The socket is shared because it outlives the thread: a shard that is restarted goes on with the
 /// same queue.
-pub struct Uds {
+pub struct Unix {
     socket: Arc<OwnedFd>,
     queue_limit: u32,
     batch: Batch,
@@ -36,7 +36,7 @@ pub struct Uds {
     wakers: Wakers,
 }
 
-impl Uds {
+impl Unix {
     /// Receives from `socket`, whose queue was made with `queue_limit`; `kick` ends its waits. All
     /// memory it will ever need is allocated here. Costs two descriptors.
     ///
@@ -143,16 +143,16 @@ impl Wakers {
     }
 }
 
-impl fmt::Debug for Uds {
+impl fmt::Debug for Unix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Uds")
+        f.debug_struct("Unix")
             .field("socket", &self.socket)
             .field("queue_limit", &self.queue_limit)
             .finish_non_exhaustive()
     }
 }
 
-impl Transport for Uds {
+impl Transport for Unix {
     fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()> {
         let waited = match for_datagrams {
             true => self.wait_for_datagrams(until),
@@ -209,7 +209,7 @@ mod tests {
     /// Long enough that a wait which is not ended fails the test by hanging visibly.
     const LONG_NS: u64 = 60_000_000_000;
 
-    fn fixture() -> (tempfile::TempDir, Uds, Arc<Kick>, UnixDatagram) {
+    fn fixture() -> (tempfile::TempDir, Unix, Arc<Kick>, UnixDatagram) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let (socket, queue_limit) = open_receiver().unwrap();
@@ -218,17 +218,17 @@ mod tests {
         let sender = UnixDatagram::unbound().unwrap();
         sender.set_nonblocking(true).unwrap();
         sender.connect(&path).unwrap();
-        let uds = Uds::new(Arc::new(socket), queue_limit, Arc::clone(&kick)).unwrap();
+        let uds = Unix::new(Arc::new(socket), queue_limit, Arc::clone(&kick)).unwrap();
         (dir, uds, kick, sender)
     }
 
-    fn wait(uds: &mut Uds, for_datagrams: bool, timeout_ns: u64) {
+    fn wait(uds: &mut Unix, for_datagrams: bool, timeout_ns: u64) {
         let now = SystemClock.mono();
         uds.wait(for_datagrams, now, now + timeout_ns).unwrap();
     }
 
     /// A wait may end early once, by a timer that was set for an earlier one.
-    fn waits(uds: &mut Uds, for_datagrams: bool) {
+    fn waits(uds: &mut Unix, for_datagrams: bool) {
         let start = Instant::now();
         wait(uds, for_datagrams, 3_000_000);
         if start.elapsed() < Duration::from_millis(3) {

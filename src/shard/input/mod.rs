@@ -7,7 +7,7 @@ use crate::time::MonoNs;
 
 #[cfg(test)]
 pub mod replay;
-pub mod uds;
+pub mod unix;
 
 /// A source of datagrams, chosen once before the loop.
 ///

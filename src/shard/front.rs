@@ -2,7 +2,7 @@
 //! one, and so is the single-socket [`Observer`](crate::Observer).
 //!
 //! In: datagrams. Out: what each amounted to, and which slots have something to tell. Thread: its owner's.
-//! Blocks: only in [`Core::wait`]. Allocates: never after [`Core::new`].
+//! Blocks: only in [`Front::wait`]. Allocates: never after [`Front::new`].
 
 use std::io;
 
@@ -10,9 +10,9 @@ use crate::config::plan::Plan;
 use crate::refusal::Refusal;
 use crate::rules::{self, Sender};
 use crate::shard::arrival::Arrivals;
+use crate::shard::input::Transport;
 use crate::shard::sight::Sight;
 use crate::shard::tracker::{Outcome, Tracker};
-use crate::shard::transport::Transport;
 use crate::sys::datagram::Datagram;
 use crate::table::turned_away::TurnedAwayFor;
 use crate::time::{Clock, MonoNs, WallNs};
@@ -50,7 +50,7 @@ pub struct Batch {
 
 /// Socket, sight and agents of one shard.
 #[derive(Debug)]
-pub struct Core<T, C> {
+pub struct Front<T, C> {
     transport: T,
     clock: C,
     /// The agents.
@@ -67,7 +67,7 @@ pub struct Core<T, C> {
     is_now_stale: bool,
 }
 
-/// What of a plan a core needs.
+/// What of a plan a front needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Smallest threshold there is, ns.
@@ -82,8 +82,8 @@ impl From<&Plan> for Limits {
     }
 }
 
-impl<T: Transport, C: Clock> Core<T, C> {
-    /// A core that starts to see now.
+impl<T: Transport, C: Clock> Front<T, C> {
+    /// A front that starts to see now.
     pub fn new(transport: T, clock: C, tracker: Tracker, limits: Limits, allow_uids: Option<&[u32]>) -> Self {
         let now = clock.mono();
         let allow_uids = allow_uids.map(|uids| {
@@ -154,7 +154,7 @@ impl<T: Transport, C: Clock> Core<T, C> {
         self.transport.wait(for_datagrams, self.now, until)
     }
 
-    /// Receives one batch. Two clock reads, and a third in [`Core::end_batch`].
+    /// Receives one batch. Two clock reads, and a third in [`Front::end_batch`].
     ///
     /// # Errors
     /// The transport's; the batch is then empty and nothing is concluded from it.
