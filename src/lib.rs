@@ -59,9 +59,9 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("varta-fleet runs on Linux only: it rests on SCM_CREDENTIALS, pidfds and sealed memfds");
 
-// Bugs that tests plant.
+// For tests and benches: worlds of their own, and bugs that tests plant.
 #[macro_use]
-mod planted;
+mod lab;
 
 // Shared words: plain data, no I/O.
 pub mod event;
@@ -123,32 +123,17 @@ mod sinks;
 #[cfg(feature = "http")]
 mod http;
 
-// Worlds of their own.
-#[cfg(test)]
-mod simulator;
-
-// The manual.
-#[cfg(doc)]
-pub mod guide;
-
 // The only unsafe.
 #[expect(unsafe_code, reason = "system calls and shared memory; every block carries its argument")]
 mod sys;
 
-// For a bench alone: what it drives is nobody's interface.
-#[cfg(feature = "bench")]
-#[doc(hidden)]
-pub mod mass_stall;
-
-// For the fuzz targets alone.
+// What benches and fuzz targets drive is nobody's interface.
 #[cfg(fuzzing)]
 #[doc(hidden)]
-pub mod fuzzing;
-
-// For the benches alone.
+pub use lab::fuzzing;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
-pub mod bench;
+pub use lab::{bench, mass_stall};
 
 pub use fleet::{Fleet, Handle, StartError, StopReport, Subscription};
 #[cfg(feature = "http")]

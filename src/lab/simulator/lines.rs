@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::event::{Event, EventKind};
-use crate::simulator::model::START;
+use crate::lab::simulator::model::START;
 use crate::sinks::{Format, jsonl};
 
 /// No line is longer.

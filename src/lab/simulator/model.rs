@@ -5,11 +5,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 
 use crate::event::{BlindPhase, Event, EventKind};
+use crate::lab::simulator::invariants::{Invariant, Verdict, Violation};
+use crate::lab::simulator::story::{Garbage, MS, SECOND, Setting, Story, What};
+use crate::lab::simulator::truth::{Datagram, Sending, Truth, Worth, after, leaps};
 use crate::lane::counters::ShardCounters;
 use crate::refusal::Refusal;
-use crate::simulator::invariants::{Invariant, Verdict, Violation};
-use crate::simulator::story::{Garbage, MS, SECOND, Setting, Story, What};
-use crate::simulator::truth::{Datagram, Sending, Truth, Worth, after, leaps};
 use crate::time::MonoNs;
 
 /// The world's begin on the observer's clock.

@@ -12,7 +12,7 @@ macro_rules! planted {
 #[cfg(test)]
 macro_rules! planted {
     ($bug:ident) => {
-        $crate::planted::is_on($crate::planted::Bug::$bug)
+        $crate::lab::planted::is_on($crate::lab::planted::Bug::$bug)
     };
 }
 

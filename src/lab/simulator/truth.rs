@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::lab::simulator::random::Random;
+use crate::lab::simulator::story::{Agent, Garbage, Story, US, What};
 use crate::shard::input::replay::Recorded;
-use crate::simulator::random::Random;
-use crate::simulator::story::{Agent, Garbage, Story, US, What};
 use crate::sys::datagram::Credentials;
 use crate::wire::{Frame, NONCE_MAX, NONCE_TERMINAL, Status, Version};
 

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::simulator::invariants::{Invariant, Violation};
-use crate::simulator::runner::judge;
-use crate::simulator::story::{MS, Story};
+use crate::lab::simulator::invariants::{Invariant, Violation};
+use crate::lab::simulator::runner::judge;
+use crate::lab::simulator::story::{MS, Story};
 
 /// No cutting down takes longer; what was reached by then is good enough.
 const LONGEST: Duration = Duration::from_secs(60);

@@ -3,7 +3,7 @@
 //!
 //! Every instant and duration is in ns; instants count from the world's begin.
 
-use crate::simulator::random::Random;
+use crate::lab::simulator::random::Random;
 use crate::wire::{Status, Version};
 
 pub const US: u64 = 1_000;

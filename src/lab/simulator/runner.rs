@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::simulator::invariants::{Invariant, Violation};
-use crate::simulator::shrink::shrink;
-use crate::simulator::story::{Story, What};
-use crate::simulator::world::{self, Summary};
+use crate::lab::simulator::invariants::{Invariant, Violation};
+use crate::lab::simulator::shrink::shrink;
+use crate::lab::simulator::story::{Story, What};
+use crate::lab::simulator::world::{self, Summary};
 
 /// Runs of one cutting down.
 const SHRINK_RUNS: u32 = 600;

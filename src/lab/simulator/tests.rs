@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::invariants::Invariant;
 use super::runner::{Failure, Hunt, judge};
 use super::story::{SECOND, Size, Story};
-use crate::planted::{Bug, with};
+use crate::lab::planted::{Bug, with};
 
 /// Runs of cutting down, where a test waits for it.
 const SHRINK_RUNS: u32 = 150;
