@@ -45,6 +45,31 @@ fn events_are_numbered_without_a_gap_from_start_to_stop() {
     }
 }
 
+/// The guide's table of threads is that of a running fleet, and the other way round.
+#[test]
+fn the_threads_are_those_that_the_guide_names() {
+    let guide = include_str!("../src/guide/architecture.md");
+    let (_, table) = guide.split_once("| Thread | Waits for").expect("a table of threads");
+    let named = table.lines().skip(2).map_while(|line| line.strip_prefix("| `")?.split_once('`'));
+    let mut named: HashSet<String> = named.map(|(name, _)| name.to_owned()).collect();
+    let (_, others) = guide.split_once("The program adds ").expect("a word on the program's own");
+    let others = others.split('`').skip(1).step_by(2).take_while(|name| name.starts_with("varta-"));
+    named.extend(others.map(str::to_owned));
+    // It ends once the line is written.
+    assert!(named.remove("varta-ready"), "{named:?}");
+    named.insert("varta-fleet".to_owned());
+
+    let observer = Observer::start(Options::default());
+    let tasks = Path::new("/proc").join(observer.pid().to_string()).join("task");
+    let threads = || {
+        let tasks = fs::read_dir(&tasks).expect("its threads").filter_map(Result::ok);
+        let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+        let names = names.map(|name| name.trim_end().replace(char::is_numeric, "N"));
+        names.filter(|name| name != "varta-ready").collect::<HashSet<String>>()
+    };
+    wait_for("every thread that is named, and no other", || (threads() == named).then_some(()));
+}
+
 #[test]
 fn fault_34_sigterm_ends_a_flooded_observer_within_a_second_and_removes_its_files() {
     let mut observer = Observer::start(Options { shards: 1, ..Options::default() });

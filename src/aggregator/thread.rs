@@ -1,4 +1,4 @@
-//! Thread: `varta-aggregator`. Turns the aggregator until it has told everything.
+//! Thread: `varta-aggregate`. Turns the aggregator until it has told everything.
 
 use std::sync::Arc;
 use std::thread;
