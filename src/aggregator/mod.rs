@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering;
 use crossbeam::channel::Receiver;
 
 use crate::event::{Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, Rank, SessionWhy};
+use crate::lane::blind::BlindNews;
 use crate::lane::counters::ShardHealth;
 use crate::lane::report::SAMPLES_MAX;
 use crate::lane::sessions::{Freeze, Session};
@@ -31,7 +32,6 @@ use crate::process::watch::{Order, Watch};
 use crate::refusal::Refusal;
 use crate::route::shard_for;
 use crate::rules;
-use crate::shard::sight::BlindNews;
 use crate::table::Busy;
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::table::slots::Slots;

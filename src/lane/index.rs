@@ -4,11 +4,13 @@
 //!
 //! One producer, one consumer, wait-free on both sides.
 
+use std::io;
 use std::ops::Deref;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam::utils::CachePadded;
 
+use crate::sys::memory::Words;
 use crate::table::word::Word;
 
 /// The queue; `S` is the memory its two arrays live in.
@@ -86,6 +88,15 @@ impl<W: Word<Value = u32>, S: Deref<Target = [W]>> IndexLane<W, S> {
     fn place(&self, count: u32) -> &W {
         &self.ring[count as usize & (self.ring.len() - 1)]
     }
+}
+
+/// A lane for the slots of a table.
+///
+/// # Errors
+/// The kernel's, when it grants no address space.
+pub fn index_lane(slots: u32) -> io::Result<IndexLane<AtomicU32, Words<AtomicU32>>> {
+    let places = (slots as usize).next_power_of_two();
+    Ok(IndexLane::new(Words::anonymous(slots as usize)?, Words::anonymous(places)?))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::event::BlindWhy;
+use crate::lane::blind::{BlindNews, Window};
 use crate::rules;
 use crate::time::MonoNs;
 
@@ -21,25 +22,6 @@ const WINDOWS_MAX: usize = 32;
 /// take, 1 MiB.
 const CALLS_MAX: usize = 1 << 16;
 
-/// A time in which the shard could not see.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Window {
-    /// First instant in which a beat could be missed.
-    pub start: MonoNs,
-    /// First instant of sight again.
-    pub end: MonoNs,
-}
-
-impl Window {
-    const fn length(self) -> u64 {
-        self.end.since(self.start)
-    }
-
-    fn length_before(self, instant: MonoNs) -> u64 {
-        self.end.min(instant).since(self.start)
-    }
-}
-
 /// A blind window as it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blindness {
@@ -51,17 +33,6 @@ pub struct Blindness {
     pub paused_until: Option<MonoNs>,
     /// Its begin was told already.
     pub is_begin_told: bool,
-}
-
-/// What to tell of blindness.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlindNews {
-    /// It began at `start`, and may go on.
-    Began(Window, BlindWhy),
-    /// A window whose begin was told ended.
-    Ended(Window, BlindWhy),
-    /// A window that was noticed only afterwards: begin and end are told together.
-    Both(Window, BlindWhy),
 }
 
 /// Why the shard waited, and what should have ended the wait.

@@ -1,0 +1,146 @@
+//! Answers of the aggregator to a shard: cannot overflow, one place a slot.
+
+use std::io;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::index::{IndexLane, index_lane};
+use crate::sys::memory::Words;
+use crate::table::word::Word;
+use crate::time::MonoNs;
+
+/// What an answer says; a set of bits.
+pub mod answer {
+    /// The slot's holder is gone as of the answer's instant: give the slot back.
+    pub const RELEASE: u32 = 1;
+    /// With [`RELEASE`]: only if it did not beat since; it lives on another shard.
+    pub const IF_SILENT: u32 = 1 << 1;
+    /// The claimed pid is not the sender's.
+    pub const FORGED: u32 = 1 << 2;
+    /// The claimed pid is one of the sender's inner pids, or the sender is gone and nobody can tell.
+    pub const INNER_PID: u32 = 1 << 3;
+    /// The agent's class of threshold is known.
+    pub const CLASS: u32 = 1 << 4;
+    /// The agent beat elsewhere before: its last words open a deadline, too.
+    pub const OPEN: u32 = 1 << 5;
+    /// The last stall was none: a longer threshold holds. It is judged again.
+    pub const WITHDRAW: u32 = 1 << 6;
+    /// Below this are the bits above, from here on the holder that they are about.
+    pub(super) const GENERATION_SHIFT: u32 = 8;
+}
+
+/// The values of an answer; which of them count is in its bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Until when the slot's holder is known to be gone.
+    pub as_of: MonoNs,
+    /// The pid that the agent's frames carry.
+    pub inner_pid: u32,
+    /// The class of threshold.
+    pub class: u8,
+}
+
+/// An answer taken out of an inbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The slot.
+    pub slot: u32,
+    /// The low bits of its holder's generation.
+    holder: u32,
+    /// What the answer says.
+    pub bits: u32,
+    /// Its values.
+    pub answer: Answer,
+}
+
+impl Taken {
+    /// Whether it is about this holder of the slot.
+    #[must_use]
+    pub const fn is_about(&self, generation: u32) -> bool {
+        generation << answer::GENERATION_SHIFT >> answer::GENERATION_SHIFT == self.holder
+    }
+}
+
+/// Answers to one shard: cannot overflow, one place a slot. `L` and `M` are the memory of its words.
+#[derive(Debug)]
+pub struct Inbox<N = AtomicU32, V = AtomicU64, L = Words<N>, M = Words<V>>
+where
+    N: Word<Value = u32>,
+    V: Word<Value = u64>,
+    L: Deref<Target = [N]>,
+    M: Deref<Target = [V]>,
+{
+    pub(super) lane: IndexLane<N, L>,
+    /// Per slot: the instant; the inner pid and the class.
+    pub(super) values: M,
+}
+
+impl Inbox {
+    /// An inbox for so many slots.
+    ///
+    /// # Errors
+    /// The kernel's, when it grants no address space.
+    pub fn new(slots: u32) -> io::Result<Self> {
+        Ok(Self { lane: index_lane(slots)?, values: Words::anonymous(slots as usize * 2)? })
+    }
+}
+
+impl<N, V, L, M> Inbox<N, V, L, M>
+where
+    N: Word<Value = u32>,
+    V: Word<Value = u64>,
+    L: Deref<Target = [N]>,
+    M: Deref<Target = [V]>,
+{
+    /// Leaves an answer about the holder `generation` of a slot. Aggregator only; the shard is to be kicked
+    /// afterwards.
+    ///
+    /// The slot may have gone to another holder meanwhile, whom the answer must not hit: the shard compares
+    /// generations. Nobody is answered about a later holder before the shard took what there was to say of
+    /// the one before or cannot apply it any more, so the values below are those of the bits' holder.
+    pub fn post(&self, slot: u32, generation: u32, bits: u32, answer: Answer) {
+        let [as_of, rest] = self.values(slot);
+        if bits & answer::RELEASE != 0 {
+            as_of.store(answer.as_of.0, Ordering::Relaxed);
+        }
+        let mut word = rest.load(Ordering::Relaxed);
+        if bits & answer::INNER_PID != 0 {
+            word = word & 0xFF | u64::from(answer.inner_pid) << 32;
+        }
+        if bits & answer::CLASS != 0 {
+            word = word & !0xFF | u64::from(answer.class);
+        }
+        rest.store(word, Ordering::Relaxed);
+        let holder = generation << answer::GENERATION_SHIFT;
+        let of_bits = (1 << answer::GENERATION_SHIFT) - 1;
+        self.lane.push_amended(slot, |waiting| {
+            // What was said of an earlier holder is over.
+            let mut waiting = if waiting & !of_bits == holder { waiting & of_bits } else { 0 };
+            // Gone is gone, whether it was silent or not.
+            let both = waiting & bits & answer::RELEASE != 0;
+            let if_silent = answer::IF_SILENT & if both { waiting & bits } else { waiting | bits };
+            waiting = (waiting | bits) & !answer::IF_SILENT | if_silent;
+            holder | waiting
+        });
+    }
+
+    /// Takes the next answer: of which slot, whether it is about the holder of a generation, what.
+    /// Shard only.
+    #[inline]
+    pub fn take(&self) -> Option<Taken> {
+        let (slot, word_of_bits) = self.lane.pop()?;
+        let bits = word_of_bits & ((1 << answer::GENERATION_SHIFT) - 1);
+        let holder = word_of_bits >> answer::GENERATION_SHIFT;
+        let [as_of, rest] = self.values(slot);
+        let word = rest.load(Ordering::Relaxed);
+        let [class, ..] = word.to_le_bytes();
+        let inner_pid = (word >> 32) as u32;
+        let answer = Answer { as_of: MonoNs(as_of.load(Ordering::Relaxed)), inner_pid, class };
+        Some(Taken { slot, holder, bits, answer })
+    }
+
+    fn values(&self, slot: u32) -> [&V; 2] {
+        let start = slot as usize * 2;
+        [&self.values[start], &self.values[start + 1]]
+    }
+}
