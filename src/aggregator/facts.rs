@@ -1,0 +1,251 @@
+//! What a slot says against what was told of it: who holds it, and whether there is news.
+
+use super::*;
+
+impl Aggregator {
+    /// Takes what the shard queued; true if there is more. New holders are looked at here, for whoever asks
+    /// where a pid beats has to know of them all; the others wait for their turn.
+    pub(super) fn take_facts(&mut self, shard: u16) -> bool {
+        for _ in 0..FACTS_PER_TURN {
+            let view = self.view(shard);
+            let Some((slot, _)) = view.port.facts.pop() else { return false };
+            let told = view.told.of(slot);
+            if told.generation != view.port.table.generation(slot) {
+                self.look(Place { shard, slot });
+            } else if !told.set(Mark::ToBeLookedAt, true) {
+                view.to_look.push_back(slot);
+            }
+        }
+        true
+    }
+
+    /// Whether the shard has facts that need not wait any longer.
+    pub(super) fn may_look(&mut self, shard: u16) -> bool {
+        let share = (self.in_flight_max / u32::from(self.shard_count)).max(1);
+        let view = self.view(shard);
+        view.in_flight < share && !view.to_look.is_empty()
+    }
+
+    /// Looks at slots of known holders, as many as may be in flight.
+    pub(super) fn look_at_known(&mut self, shard: u16) {
+        // Not all of them have to wait for anything.
+        for _ in 0..IN_FLIGHT_MAX {
+            if !self.may_look(shard) {
+                return;
+            }
+            let Some(slot) = self.view(shard).to_look.pop_front() else { return };
+            let place = Place { shard, slot };
+            self.told(place).set(Mark::ToBeLookedAt, false);
+            self.look(place);
+        }
+    }
+
+    pub(super) fn look(&mut self, place: Place) {
+        let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {
+            self.tally.slot_reads_busy += 1;
+            self.again.push(place);
+            return;
+        };
+        let told = *self.told(place);
+        if told.generation != cold.generation {
+            self.forget(place);
+            if hot.state == State::Free {
+                return;
+            }
+            self.admit(place, &hot, &cold);
+        } else if hot.state == State::Free {
+            return;
+        } else if told.is(Mark::Releasing) {
+            // Without a later beat the shard has not come to it yet: it may have started over.
+            if told.is_over() || hot.last_arrival <= told.as_of {
+                return;
+            }
+            // Released only if it stayed silent, and it did not: it stays, and whatever was found out
+            // about it meanwhile is found out again.
+            self.told(place).set(Mark::Releasing, false);
+            self.identify(place);
+            self.return_if_stalled(place);
+        }
+        self.tell_difference(place, &hot, &cold);
+    }
+
+    /// Somebody new holds the slot.
+    fn admit(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        let is_off_hash = shard_for(hot.pid, u32::from(self.shard_count)) != u32::from(place.shard);
+        let first = self.place_of_pid(hot.pid);
+        let is_held = hot.flags.has(Flags::UNVERIFIED);
+        // An agent that is known on another shard is not up again, and it is the same session, unless the
+        // lookup finds another process; nobody is the same as one whose exit was told.
+        let places = self.places_of(hot.pid);
+        let known = places.iter().find(|place| !self.told(*place).is_over());
+        let known = known.filter(|_| !planted!(TakesOneForTwo));
+        let session = match known {
+            Some(known) => self.session(known),
+            None => Session::default(),
+        };
+        // Of a user other than there it is told as one that changed it.
+        let uid = known.and_then(|known| self.view(known.shard).port.table.read_hot(known.slot).ok());
+        let is_other_user = uid.is_some_and(|there| there.uid() != hot.uid());
+        let known = known.map(|place| *self.told(place));
+        if known.is_none() && !(planted!(KeepsTheSession) && self.last_session > 0) {
+            self.last_session = self.last_session.wrapping_add(1);
+        }
+        let class = self.policy.first_class();
+        let record = self.told(place);
+        *record = Told::default();
+        (record.generation, record.pid, record.class) = (cold.generation, hot.pid, class);
+        record.status = known.map_or(hot.status, |known| known.status);
+        record.next = first.map(PackedPlace::from);
+        record.incarnation = known.and_then(|known| known.incarnation);
+        record.program = known.and_then(|known| known.program);
+        record.users = cold.users.wrapping_sub(is_other_user.into());
+        let is_up = known.is_some_and(|known| known.is(Mark::Up));
+        record.set(Mark::Up, is_up);
+        record.set(Mark::Uncalled, known.is_some_and(|known| known.is(Mark::Uncalled)));
+        record.set(Mark::Held, is_held);
+        record.set(Mark::OffHash, is_off_hash);
+        let number = if known.is_some() { session.number } else { self.last_session };
+        self.enter(place, Session { number, ns_pid: session.ns_pid, freeze: Freeze::No });
+        if is_up && !is_held {
+            self.doubt(place);
+        }
+        *self.places.of(hot.pid) = Some(place.into());
+        self.tally.shards[usize::from(place.shard)].off_hash += u64::from(is_off_hash);
+        if is_held {
+            self.held.push_back((self.now + HELD_NS, place, cold.generation));
+        }
+        self.identify(place);
+        self.return_if_stalled(place);
+    }
+
+    /// Somebody beats here whose pid was told stalled on another shard: the agent is back, unless the
+    /// pid went to another process meanwhile. The lookup tells which.
+    fn return_if_stalled(&mut self, place: Place) {
+        let pid = self.told(place).pid;
+        let is_back =
+            self.places_of(pid).iter().any(|other| other != place && self.told(other).is(Mark::Stalled));
+        if is_back && !self.told(place).is(Mark::Returning) {
+            self.told(place).set(Mark::Returning, true);
+            let generation = self.told(place).generation;
+            self.await_word(place, generation);
+        }
+    }
+
+    /// An agent told stalled on another shard beats here: it is back, and its slot there goes.
+    pub(super) fn resume_from_elsewhere(&mut self, place: Place) -> Result<(), Busy> {
+        let (hot, cold) = self.view(place.shard).port.table.read(place.slot)?;
+        for other in self.places_of(hot.pid).iter() {
+            let told = *self.told(other);
+            let is_gone = told.is_gone();
+            if other == place || !told.is(Mark::Stalled) || told.is(Mark::Releasing) || is_gone {
+                continue;
+            }
+            let (there, mut silence) = self.view(other.shard).port.table.read(other.slot)?;
+            let at =
+                if cold.first_arrival > there.last_arrival { cold.first_arrival } else { hot.last_arrival };
+            if at <= there.last_arrival {
+                // Not back yet. An ordinary beat here would go unnoticed; after this it is news.
+                self.release(place, there.last_arrival, answer::RELEASE | answer::IF_SILENT);
+                return Ok(());
+            }
+            silence.resume_at = at;
+            silence.resume_silent_ns = at.since(there.last_arrival);
+            silence.resume_lost = 0;
+            self.resume(other, &there, &silence, 1);
+            self.tell_of(place, &hot, at, EventKind::Moved { from: other.shard });
+            self.release(other, there.last_arrival, answer::RELEASE | answer::IF_SILENT);
+            self.open(place, &hot);
+        }
+        Ok(())
+    }
+
+    pub(super) fn identify(&mut self, place: Place) {
+        let told = self.told(place);
+        if told.is(Mark::Identifying) {
+            return;
+        }
+        told.set(Mark::Identifying, true);
+        let (pid, generation) = (told.pid, told.generation);
+        let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
+        self.inquiries.lookups.ask(Question { ticket, pid, of: Inquiry::Identity });
+    }
+
+    /// Nobody, or somebody else, holds the slot from here on.
+    pub(super) fn forget(&mut self, place: Place) {
+        let told = mem::take(self.told(place));
+        if told.pid == 0 {
+            return;
+        }
+        self.buckets.forget(place);
+        self.forget_freeze(place, &told);
+        if told.is(Mark::WatchOrdered) {
+            let ticket = Ticket { shard: place.shard, slot: place.slot, generation: told.generation };
+            self.order(Order::Unwatch { ticket });
+        }
+        if self.place_of_pid(told.pid) == Some(place) {
+            *self.places.of(told.pid) = told.next;
+        } else {
+            let mut at = self.place_of_pid(told.pid);
+            while let Some(earlier) = at {
+                if self.next_of(earlier) == Some(place) {
+                    self.told(earlier).next = told.next;
+                }
+                at = self.next_of(earlier);
+            }
+        }
+        let tally = &mut self.tally;
+        let shard = &mut tally.shards[usize::from(place.shard)];
+        shard.unwatched -= u64::from(told.is(Mark::Unwatched));
+        shard.off_hash -= u64::from(told.is(Mark::OffHash));
+        if told.is(Mark::Counted) {
+            let count = if told.is(Mark::Stalled) { &mut shard.stalled } else { &mut shard.up };
+            *count -= 1;
+        }
+    }
+
+    /// Tells what changed since the slot was looked at last.
+    pub(super) fn tell_difference(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        let told = *self.told(place);
+        if told.is_gone() {
+            // Its exit is on the way, which tells what was its own of this and nothing of an heir's.
+            return;
+        }
+        if hot.flags.has(Flags::UNVERIFIED) && !told.has_settled(cold.claimed_pid) {
+            self.identify(place);
+        }
+        if told.is(Mark::Closed) && !cold.is_honest {
+            if hot.state == State::Waiting {
+                // No deadline will ever end it; the end of its process does.
+                self.poll_unwatched(place);
+            }
+            return self.close_silently(place, hot);
+        }
+        if told.is(Mark::Held) || told.is(Mark::Releasing) {
+            return;
+        }
+        if is_doubtful(&told, cold) {
+            return self.doubt(place);
+        }
+        self.tell_news(place, hot, cold);
+    }
+
+    /// Tells what changed of the process that was known before.
+    pub(super) fn tell_news(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        self.told(place).set(Mark::Closed, false);
+        self.tell_arrival(place, hot, cold);
+        self.tell_changes(place, hot, cold, false);
+        self.tell_silence(place, hot, cold);
+        if hot.state == State::Waiting {
+            self.poll_unwatched(place);
+        }
+    }
+}
+
+/// Whether what the slot says may be somebody else's, who got the pid of the agent that was told of.
+fn is_doubtful(told: &Told, cold: &Cold) -> bool {
+    let is_silent = [Mark::Stalled, Mark::Frozen, Mark::Thawed].iter().any(|mark| told.is(*mark));
+    let is_return = is_silent && told.resumes != cold.resumes;
+    let is_other_session =
+        (told.streams, told.versions, told.users) != (cold.streams, cold.versions, cold.users);
+    told.is(Mark::Doubted) || told.is(Mark::Closed) || told.is(Mark::Up) && (is_return || is_other_session)
+}

@@ -1,0 +1,164 @@
+//! Silences that reached a threshold, and their ends.
+
+use super::*;
+
+impl Aggregator {
+    pub(super) fn tell_silence(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        let mut told = *self.told(place);
+        if told.is(Mark::Frozen) || told.is(Mark::Thawed) {
+            if told.resumes == cold.resumes {
+                return;
+            }
+            self.stir(place, hot, cold);
+            told = *self.told(place);
+        }
+        let stalls = cold.stalls.wrapping_sub(told.stalls);
+        let resumes = cold.resumes.wrapping_sub(told.resumes);
+        if stalls == 0 && resumes == 0 {
+            return;
+        }
+        if hot.state == State::Stalled {
+            // The last stall is not told yet, and what came before it ended.
+            if told.is(Mark::Stalled) && resumes > 0 {
+                self.resume(place, hot, cold, resumes);
+                self.told(place).resumes = cold.resumes;
+            }
+            return self.confirm(place);
+        }
+        if told.is(Mark::Stalled) {
+            self.resume(place, hot, cold, resumes);
+        } else if stalls > 0 {
+            // It was over before it could be told, and the beat shows that the process was there; but it may
+            // have beaten elsewhere meanwhile.
+            self.told(place).set(Mark::Confirming, false);
+            if !self.told(place).is(Mark::Recalling) {
+                self.told(place).set(Mark::Recalling, true);
+                let generation = self.told(place).generation;
+                self.look_again(place);
+                self.kick_others(place);
+                self.await_word(place, generation);
+            }
+            return;
+        }
+        let told = self.told(place);
+        (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
+    }
+
+    /// Tells a stall that was over before it was told, and its end. False: still waiting.
+    pub(super) fn recall(&mut self, place: Place, has_time: bool) -> bool {
+        let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
+        let told = *self.told(place);
+        let stalls = cold.stalls.wrapping_sub(told.stalls);
+        let resumes = cold.resumes.wrapping_sub(told.resumes);
+        // By what is known by now it was no stall.
+        let least_ns = self.threshold_of_ended(place, &hot, &cold);
+        let is_short = stalls == 1 && cold.resume_silent_ns < least_ns;
+        if is_short && hot.state != State::Stalled && cold.generation == told.generation {
+            let told = self.told(place);
+            (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
+            told.set(Mark::Recalling, false);
+            return true;
+        }
+        // Stalled again: then that stall tells of this one, too.
+        if hot.state != State::Stalled && cold.generation == told.generation && stalls > 0 {
+            if has_time && self.is_awaited(cold.stall_at, |shard| shard != place.shard) {
+                return false;
+            }
+            let places = self.places_of(hot.pid);
+            let silent_since = cold.stall_at - cold.stall_silent_ns;
+            let Ok(elsewhere) = self.lives_elsewhere(&places, place, silent_since) else {
+                return false;
+            };
+            let told = self.told(place);
+            (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
+            if elsewhere.is_none() {
+                // If asked in vain, nobody could say in time by which rule it was one.
+                let is_uncertain = cold.is_stall_uncertain
+                    || told.is(Mark::LookingAgain)
+                    || self.is_unsighted(place.shard, silent_since, &hot, &cold);
+                self.stall(place, &hot, &cold, is_uncertain, stalls);
+                self.resume(place, &hot, &cold, resumes);
+            }
+        }
+        self.told(place).set(Mark::Recalling, false);
+        true
+    }
+
+    /// How long the silence that ended last had to be for a stall.
+    fn threshold_of_ended(&mut self, place: Place, hot: &Hot, cold: &Cold) -> u64 {
+        let class = self.told(place).class;
+        let threshold_ns = self.policy.threshold_ns(class);
+        let began = cold.resume_at - cold.resume_silent_ns;
+        let refused = self.view(place.shard).port.turned_away.last(hot.pid);
+        if refused.is_some_and(|refused| refused.at > began && refused.at <= cold.resume_at) {
+            return rules::longest_doubt(threshold_ns);
+        }
+        threshold_ns
+    }
+
+    /// Tells the last stall, and with it of all others since the last that was told; what ended these is counted.
+    pub(super) fn stall(&mut self, place: Place, hot: &Hot, cold: &Cold, is_uncertain: bool, coalesced: u32) {
+        self.tell_rest(place, hot, cold);
+        let silent_since = cold.stall_at - cold.stall_silent_ns;
+        // By a shard whose word we had to wait for, perhaps.
+        let turned_away = &self.view(place.shard).port.turned_away;
+        let is_uncertain = is_uncertain || turned_away.is_after(hot.pid, silent_since);
+        let kind = EventKind::Stall {
+            silent_ns: cold.stall_silent_ns,
+            last_nonce: cold.stall_nonce,
+            certain: !is_uncertain,
+            blind_ns: cold.stall_blind_ns,
+            coalesced,
+        };
+        let deadline = self.thawed_at(place).unwrap_or(silent_since) + self.threshold_of(hot);
+        let told = self.told(place);
+        let between = cold.resumes.wrapping_sub(told.resumes).min(coalesced.saturating_sub(1));
+        told.resumes = told.resumes.wrapping_add(between);
+        {
+            let tally = &mut self.tally;
+            let shard = &mut tally.shards[usize::from(place.shard)];
+            let count = if is_uncertain { &mut shard.stalls_uncertain } else { &mut shard.stalls_certain };
+            *count += u64::from(coalesced);
+            shard.resumes += u64::from(between);
+            shard.up -= 1;
+            shard.stalled += 1;
+            shard.histograms.lateness_ns.saturating_record(self.now.since(deadline));
+        }
+        self.told(place).set(Mark::Stalled, true);
+        self.tell_of(place, hot, cold.stall_at, kind);
+    }
+
+    /// Tells that the silence ended that was told, and with it of all others that began and ended since: these were
+    /// stalls, too, of which nobody was asked.
+    pub(super) fn resume(&mut self, place: Place, hot: &Hot, cold: &Cold, coalesced: u32) {
+        self.tell_rest(place, hot, cold);
+        let (silent_ns, lost) = (cold.resume_silent_ns, cold.resume_lost);
+        let is_refuted = rules::is_refuted(silent_ns, lost, self.threshold_of(hot));
+        let told = self.told(place);
+        let between = cold.stalls.wrapping_sub(told.stalls).min(coalesced.saturating_sub(1));
+        told.stalls = told.stalls.wrapping_add(between);
+        {
+            let tally = &mut self.tally;
+            let shard = &mut tally.shards[usize::from(place.shard)];
+            shard.stalls_uncertain += u64::from(between);
+            shard.resumes += u64::from(coalesced);
+            shard.stalls_refuted += u64::from(is_refuted);
+            shard.stalled -= 1;
+            shard.up += 1;
+        }
+        let told = self.told(place);
+        told.set(Mark::Stalled, false);
+        // The last frame of the dead may have ended the silence; they are dead all the same.
+        if !told.is_gone() {
+            told.existence = Existence::Unknown;
+        }
+        self.tell_of(place, hot, cold.resume_at, EventKind::Resume { silent_ns, lost, coalesced });
+        if planted!(ResumesTwice) {
+            self.tell_of(place, hot, cold.resume_at, EventKind::Resume { silent_ns, lost, coalesced });
+        }
+    }
+
+    pub(super) fn threshold_of(&self, hot: &Hot) -> u64 {
+        self.policy.threshold_ns(hot.class)
+    }
+}
