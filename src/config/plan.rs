@@ -16,7 +16,7 @@ use crate::config::sizing::queue_limit_for;
 use crate::message::{Reason, is_deceptive};
 use crate::pattern::Pattern;
 use crate::route::MANIFEST;
-use crate::rundir::dir::{CONTROL, LOCK, SYMLINK};
+use crate::rundir::names::{CONTROL, LOCK, SYMLINK};
 use crate::time::duration_ns;
 
 /// Connections of the TCP listener at most.

@@ -156,7 +156,10 @@ impl Fleet {
             dir,
         };
         let lifeline = fleet.handle.vitals.of(FleetThread::Upkeep);
-        let upkeep = Upkeep::spawn(files, requests, doorbell, lifeline);
+        let upkeep = Upkeep::spawn(files, lifeline, move |shard, errno| {
+            let _ = requests.send(Request::Files { shard, errno });
+            doorbell.ring();
+        });
         fleet.upkeep = Some(upkeep.map_err(resources("start a thread"))?);
         fleet.handle.vitals.warn(fleet.warnings.iter().map(ToString::to_string).collect());
         Ok(fleet)

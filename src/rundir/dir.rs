@@ -23,16 +23,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::names::{CONTROL, LOCK, SYMLINK};
 use crate::message::{Reason, Shown};
 use crate::route::{MANIFEST, Manifest};
 use crate::rundir::binding::{self, BindError, BoundSocket, Found, Identity, Kind, Owner};
-
-/// The symlink to the socket of shard 0.
-pub const SYMLINK: &str = "varta.sock";
-/// The lock file.
-pub const LOCK: &str = "lock";
-/// The socket that answers questions.
-pub const CONTROL: &str = "control.sock";
 
 /// Both are replaced by renaming these over them. Only the holder of the lock touches them.
 const MANIFEST_NEW: &str = "fleet.json.new";

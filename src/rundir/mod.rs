@@ -2,4 +2,5 @@
 
 pub mod binding;
 pub mod dir;
+pub mod names;
 pub mod upkeep;

@@ -8,6 +8,7 @@
 //! upkeep. Blocks: in calls of the file system, in nobody's way. Nothing is replaced but a stale socket.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,8 +18,6 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
-use crate::aggregator::Request;
-use crate::lane::Doorbell;
 use crate::rundir::binding::{BindError, BoundSocket};
 use crate::rundir::dir::{self, RunDir, RunDirError};
 use crate::sys::thread::join_until;
@@ -52,15 +51,16 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
-    /// Starts to look after `files`. The thread keeps its `lifeline` until it ends.
+    /// Starts to look after `files`. The thread keeps its `lifeline` until it ends. `on_change` is called on it when
+    /// the file of a shard's socket (`None`: those of the fleet) is not where it was put, with the error number, or
+    /// is back, with 0.
     ///
     /// # Errors
     /// The kernel's, when it grants no thread; the files are removed then.
     pub fn spawn(
         files: Files,
-        requests: Sender<Request>,
-        doorbell: Arc<Doorbell>,
         lifeline: Lifeline,
+        on_change: impl Fn(Option<u16>, i32) + Send + 'static,
     ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let (teller, warnings) = bounded(WARNINGS);
@@ -68,8 +68,7 @@ impl Upkeep {
             troubles: vec![None; files.sockets.len()],
             dir_trouble: None,
             files,
-            requests,
-            doorbell,
+            on_change: Box::new(on_change),
             warnings: teller,
         };
         let keeper = Arc::new(Mutex::new(keeper));
@@ -146,15 +145,19 @@ enum Found {
     PutBack,
 }
 
-#[derive(Debug)]
 struct Keeper {
     files: Files,
     /// What was told of each socket, and did not end since.
     troubles: Vec<Option<Trouble>>,
     dir_trouble: Option<Trouble>,
-    requests: Sender<Request>,
-    doorbell: Arc<Doorbell>,
+    on_change: Box<dyn Fn(Option<u16>, i32) + Send>,
     warnings: Sender<Warning>,
+}
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper").field("files", &self.files).finish_non_exhaustive()
+    }
 }
 
 impl Keeper {
@@ -192,8 +195,7 @@ impl Keeper {
             Ok(_) => (0, Warning::PutBack { path }),
             Err(Trouble { errno, why }) => (errno, Warning::Unreachable { path, why }),
         };
-        let _ = self.requests.send(Request::Files { shard, errno });
-        self.doorbell.ring();
+        (self.on_change)(shard, errno);
         let _ = self.warnings.try_send(warning);
     }
 }
