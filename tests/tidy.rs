@@ -35,6 +35,30 @@ fn every_source_file_says_what_it_is() {
     assert_none(&findings);
 }
 
+/// Folders whose files run on a thread of the fleet: each says on which, or its folder does for all.
+const ON_THREADS: [&str; 10] =
+    ["aggregator", "fleet", "http", "lane", "process", "rundir", "shard", "sinks", "table", "view"];
+
+#[test]
+fn what_runs_on_a_thread_says_on_which() {
+    let sources = sources();
+    let says = |file: &File| {
+        let head = file.text.lines().take_while(|line| line.starts_with("//!"));
+        head.flat_map(|line| line.split_whitespace()).any(|word| word == "Thread:" || word == "Threads:")
+    };
+    let mut findings = String::new();
+    for folder in ON_THREADS {
+        let root = format!("src/{folder}/mod.rs");
+        let is_said = sources.iter().find(|file| file.path == root).map(says);
+        assert!(is_said.is_some(), "there is no {root}: has it moved?");
+        let within = |file: &&File| file.path.starts_with(&format!("src/{folder}/"));
+        for file in sources.iter().filter(within).filter(|file| is_said != Some(true) && !says(file)) {
+            let _ = writeln!(findings, "{}: neither it nor {root} has a line `Thread:`", file.path);
+        }
+    }
+    assert_none(&findings);
+}
+
 #[test]
 fn unsafe_code_is_in_sys_only() {
     let mut findings = String::new();

@@ -1,4 +1,6 @@
 //! The wiring: a plan becomes a running fleet, which can be asked and stopped.
+//!
+//! Thread: the caller's.
 
 mod error;
 mod handle;

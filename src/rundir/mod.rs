@@ -1,4 +1,6 @@
 //! The runtime directory: sockets under their names, lock, manifest, and the thread that looks after them.
+//!
+//! Threads: the caller's at start and stop, upkeep in between.
 
 pub mod binding;
 pub mod dir;

@@ -1,4 +1,6 @@
 //! What every reader sees of the fleet: one definition of each count.
+//!
+//! Threads: the aggregator counts and copies; any thread reads the copies.
 
 pub mod copies;
 pub mod health;
