@@ -127,7 +127,7 @@ mod http;
 #[expect(unsafe_code, reason = "system calls and shared memory; every block carries its argument")]
 mod sys;
 
-// What benches and fuzz targets drive is nobody's interface.
+// What benches and fuzz targets drive is no interface.
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use lab::fuzzing;

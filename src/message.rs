@@ -1,4 +1,4 @@
-//! How messages show what the system or somebody else said.
+//! How messages show texts of the system and of others.
 
 use std::fmt;
 use std::io;

@@ -1,6 +1,6 @@
 //! Patterns for the names of processes and programs: `*` stands for any characters and `?` for one.
 
-/// Most bytes of a pattern that somebody asks with. Names of processes have 15.
+/// Most bytes of a pattern in a request. Names of processes have 15.
 #[cfg(feature = "http")]
 pub const ASKED_BYTES_MAX: usize = 64;
 

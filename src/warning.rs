@@ -27,7 +27,7 @@ pub enum Warning {
         /// The core.
         core: usize,
     },
-    /// Somebody removed or replaced a file by which agents find the fleet. It is back.
+    /// A file by which agents find the fleet was removed or replaced. It is back.
     #[error("{} had been removed or replaced, and is in place again; find out who removes it", Shown(path.display()))]
     PutBack {
         /// The file, or the runtime directory.

@@ -107,7 +107,7 @@ impl Aggregator {
         let told = *self.told(place);
         let is_other = told.incarnation.is_some_and(|known| known != identity.incarnation);
         if is_other || identity.started > cold.first_arrival + START_SLACK_NS {
-            // The sender is dead, and the pid is somebody else's.
+            // The sender is dead, and the pid is another process's.
             self.accept_claim(place, hot, cold, None);
             self.gone(place, identity.started);
             return;

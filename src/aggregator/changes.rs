@@ -48,7 +48,7 @@ impl Aggregator {
         self.tally.shards[usize::from(place.shard)].sessions[why as usize] += u64::from(coalesced);
     }
 
-    /// `is_rest`: whatever is left is told now, however often it was.
+    /// `is_rest`: report all that is left now, whatever the bucket holds.
     pub(super) fn tell_changes(&mut self, place: Place, hot: &Hot, cold: &Cold, is_rest: bool) {
         let told = *self.told(place);
         let is_other_session = (told.streams, told.versions) != (cold.streams, cold.versions);

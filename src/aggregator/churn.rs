@@ -1,5 +1,5 @@
-//! How many agents that come and go are told of singly: a bucket for each user, so that one who starts processes in
-//! a loop fills neither log nor queues. One event a second gives the numbers of the others.
+//! Limits how many agents that come and go are reported one by one: a token bucket for each user, so that a fork loop
+//! fills neither log nor queues. One `churn` event a second has the numbers of the rest.
 //!
 //! Time is an argument.
 

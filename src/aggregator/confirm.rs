@@ -1,4 +1,4 @@
-//! A stall is told only after everybody was asked: is the process there, does the agent beat elsewhere?
+//! A stall is reported only after all were asked: is the process there, does the agent beat elsewhere?
 //!
 //! Here are also the ends of a slot's tenancy: exits, moves, releases.
 
@@ -210,7 +210,7 @@ impl Aggregator {
         if told.is_gone() {
             let at = told.as_of;
             if !pending.is_exit {
-                // Whatever it was about, the exit says more.
+                // The exit says more than the answer.
                 return true;
             }
             if has_time && self.is_awaited(at, |_| true) {
@@ -259,7 +259,7 @@ impl Aggregator {
         let places = self.look_before_verdict(told.pid);
         let mut others = places.iter().filter(|other| *other != place);
         if has_time && others.any(|other| self.told(other).is(Mark::Recalling)) {
-            // What is told of this slot may take away by what that one is judged.
+            // Reporting this stall may release the other slot and destroy the evidence its verdict needs.
             return false;
         }
         let told = *self.told(place);

@@ -69,7 +69,7 @@ impl Aggregator {
         self.tell_difference(place, &hot, &cold);
     }
 
-    /// Somebody new holds the slot.
+    /// A new agent holds the slot.
     fn admit(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         let is_off_hash = shard_for(hot.pid, u32::from(self.shard_count)) != u32::from(place.shard);
         let first = self.place_of_pid(hot.pid);
@@ -170,7 +170,7 @@ impl Aggregator {
         self.inquiries.lookups.ask(Question { ticket, pid, of: Inquiry::Identity });
     }
 
-    /// Nobody, or somebody else, holds the slot from here on.
+    /// The slot is free, or another agent's, from here on.
     pub(super) fn forget(&mut self, place: Place) {
         let told = mem::take(self.told(place));
         if told.pid == 0 {

@@ -187,7 +187,7 @@ fn catch_up(subscriber: &mut Subscriber, wall: WallNs, mono: MonoNs, rank: Rank,
             true
         }
         Err(TrySendError::Full(_)) => false,
-        // Nobody is left to be told; the next event removes the subscriber.
+        // The receiver is gone; the next event removes the subscriber.
         Err(TrySendError::Disconnected(_)) => true,
     }
 }

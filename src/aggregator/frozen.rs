@@ -45,7 +45,7 @@ impl Aggregator {
         self.enter(place, Session { freeze, ..session });
     }
 
-    /// It is not silent, or somebody else's, any more.
+    /// It is not silent any more, or the slot is another agent's.
     pub(super) fn unfreeze(&mut self, place: Place, hot: &Hot, at: MonoNs) {
         self.freezes.thawed.remove(&place);
         self.show_freeze(place, Freeze::No);
@@ -154,7 +154,7 @@ impl Aggregator {
         (told.stalls, told.resumes) = (told.stalls.wrapping_add(1), told.resumes.wrapping_add(1));
     }
 
-    /// Nobody, or somebody else, holds the slot.
+    /// The slot is free, or another agent's.
     pub(super) fn forget_freeze(&mut self, place: Place, told: &Told) {
         if told.is(Mark::Frozen) {
             self.tally.shards[usize::from(place.shard)].frozen -= 1;

@@ -68,7 +68,7 @@ impl Buckets {
         is_left
     }
 
-    /// Somebody else holds the place.
+    /// Another agent holds the place.
     pub fn forget(&mut self, place: Place) {
         self.full_at.remove(&place);
     }

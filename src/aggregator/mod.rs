@@ -99,14 +99,14 @@ const LOOK_NS: u64 = 500_000_000;
 const EXIT_NS: u64 = 1_000_000_000;
 /// How long a stop waits for the watch thread's answers. The shards have ended by then, and say no more.
 const STOP_NS: u64 = 300_000_000;
-/// While something is confirmed, how often to look again if nobody rings.
+/// While something is confirmed, how often to look again without a ring.
 const CONFIRM_TICK_NS: u64 = 1_000_000;
 /// A longer gap between two turns while something is confirmed was our pause, not the others' silence.
 /// Forgiven once: turns that take so long by themselves must not put off a stall for ever.
 const TURN_GAP_NS: u64 = 20_000_000;
 /// How long nothing is told of an agent whose claimed pid waits to be looked up.
 const HELD_NS: u64 = 1_000_000_000;
-/// How often the process of a stalled agent is asked about that is not watched.
+/// How often to poll a stalled agent whose process no pidfd watches.
 const POLL_NS: u64 = 1_000_000_000;
 /// Facts taken from one shard in a turn.
 const FACTS_PER_TURN: u32 = 65_536;
@@ -362,7 +362,7 @@ impl Aggregator {
     }
 
     fn next(&mut self, is_more: bool, is_ticking: bool) -> Next {
-        // Whoever is stuck in the middle of writing a slot will not finish it.
+        // A shard that is stuck in the middle of writing a slot will not finish it.
         let is_waiting = !self.again.is_empty() && !self.is_out_of_time();
         if is_more || is_waiting {
             return Next::Now;

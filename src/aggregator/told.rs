@@ -56,7 +56,7 @@ impl Places {
 /// Whether the holder's process is known to be there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Existence {
-    /// Nobody asked lately.
+    /// Not asked lately.
     #[default]
     Unknown,
     /// The watch thread was asked.
@@ -130,7 +130,7 @@ pub struct Told {
     pub as_of: MonoNs,
     /// Which holder; 0 = none since the start.
     pub generation: u32,
-    /// Its pid; 0 = nobody holds the slot.
+    /// Its pid; 0 = the slot is free.
     pub pid: u32,
     /// Ordinals told.
     pub stalls: u32,

@@ -22,7 +22,7 @@ pub(super) struct FloodWatch {
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// `None`: nobody looked yet.
+    /// `None`: not looked at yet.
     at: Option<MonoNs>,
     uids: Vec<UidCounts>,
 }
@@ -149,7 +149,7 @@ impl Aggregator {
         }
     }
 
-    /// Nobody but the aggregator could tell of a shard that is stuck.
+    /// Only the aggregator can report a stuck shard.
     fn watch_over(&mut self, shard: u16) {
         let now = self.now;
         let view = self.view(shard);

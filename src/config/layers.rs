@@ -35,11 +35,11 @@ pub struct Layers {
     config: Config,
     written: BTreeMap<String, Written>,
     problems: Vec<ConfigProblem>,
-    /// Keys whose values were not understood: what their defaults lead to is nobody's mistake.
+    /// Keys whose values were not understood: do not blame the user for what their defaults lead to.
     unread: BTreeSet<String>,
 }
 
-/// What somebody wrote for a key.
+/// What was written for a key.
 #[derive(Clone, Debug)]
 struct Written {
     origin: Origin,
@@ -416,7 +416,7 @@ fn suggestion(name: &str, level: &Level) -> String {
     }
 }
 
-/// What to do instead of setting a variable that there is not. `None`: nobody meant a key by it.
+/// What to do instead of setting an unknown variable. `None`: it resembles no key.
 fn meant(variable: &str) -> Option<String> {
     let key = variable.strip_prefix("VARTA_")?.to_lowercase().replace('_', "-");
     if ["config", "print-ready"].contains(&key.as_str()) {

@@ -21,7 +21,7 @@ use crate::time::duration_ns;
 
 /// Connections of the TCP listener at most.
 pub(crate) const TCP_MAX: usize = 1024;
-/// Connections of `control.sock` at most. Counted apart: whoever fills the other does not keep the operator out.
+/// Connections of `control.sock` at most. Counted apart: a full TCP listener does not keep the operator out.
 pub(crate) const CONTROL_MAX: usize = 256;
 
 /// Runtime directory of an observer that runs as root.
@@ -124,7 +124,7 @@ pub struct Rule {
 pub struct HttpPlan {
     /// Address of the TCP listener.
     pub listen: Option<SocketAddr>,
-    /// Absolute path of the file with the token; whoever asks by TCP has to know it.
+    /// Absolute path of the file with the token that clients must send by TCP.
     pub token_file: Option<PathBuf>,
     /// Most agents with series of their own; 0: none.
     pub metrics_agents_max: u32,
@@ -155,7 +155,7 @@ impl Plan {
     }
 
     /// How many pidfds the fleet may hold with this limit on open files: one a process whose exit is to be
-    /// told within milliseconds. Some are left for sockets, procfs and whoever embeds the fleet.
+    /// told within milliseconds. Some are left for sockets, procfs and the program that embeds the fleet.
     #[must_use]
     pub fn pidfds_max(&self, open_files_max: u64) -> u32 {
         let ours = OPEN_FILES_RESERVED + connections_max(open_files_max) + 2 * self.shards.len() as u64;
@@ -571,7 +571,7 @@ impl Config {
     }
 }
 
-/// What a mode comes to that nobody may write with.
+/// What follows from a mode that lets no one write.
 const BEATS: &str = "nobody may write, so nobody can beat";
 
 fn judge_access(i: usize, block: &ShardConfig, problems: &mut Vec<ConfigProblem>) {

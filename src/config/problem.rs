@@ -82,7 +82,7 @@ pub enum ProblemKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
-    /// Nobody: it is the default.
+    /// The default.
     Default,
     /// A file.
     File {
@@ -163,7 +163,7 @@ impl ConfigProblem {
 
 impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Keys and values are whatever stands in the file.
+        // Keys and values may hold anything.
         let (why, fix) = (Shown(&self.why), Shown(&self.fix));
         match (&self.origin, self.key.is_empty()) {
             (Some(origin), true) => write!(f, "cannot read {origin}: {why}; {fix}"),

@@ -123,7 +123,7 @@ pub struct HttpConfig {
     /// host reach needs a token.
     #[serde(deserialize_with = "address")]
     pub listen: Option<SocketAddr>,
-    /// File whose one line whoever asks by TCP has to know. `None`: anybody on this host may ask.
+    /// File with the token, one line, that clients must send by TCP. `None`: anybody on this host may ask.
     pub token_file: Option<PathBuf>,
     /// Most agents shown by `/metrics/agents`, a series each; 0: there is no such page.
     pub metrics_agents_max: u32,
@@ -144,7 +144,7 @@ pub struct ShardConfig {
     /// Group of its socket, in the file also by name. `None`: [`Config::group`].
     #[serde(deserialize_with = "group")]
     pub group: Option<u32>,
-    /// User ids whose frames are accepted, in the file also by name. `None`: whoever `mode` lets in.
+    /// User ids whose frames are accepted, in the file also by name. `None`: all that `mode` lets in.
     #[serde(deserialize_with = "users")]
     pub allow_uids: Option<Vec<u32>>,
 }

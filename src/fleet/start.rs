@@ -198,7 +198,7 @@ impl Fleet {
                 names.put(_ticket, _program);
             }
         };
-        // As the aggregator's: exits and stalls are to be told within milliseconds, whoever is busy.
+        // As the aggregator's: exits and stalls are reported within milliseconds on a busy host, too.
         let on_start = || drop(set_own_nice(AGGREGATOR_NICE));
         let (lookups, lookup) =
             Lookups::spawn(SystemClock, answer.clone(), Arc::clone(&doorbell), on_start, on_program)

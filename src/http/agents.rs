@@ -76,7 +76,7 @@ pub enum Standing {
 }
 
 impl Row {
-    /// What a slot says; `None` if it is nobody's.
+    /// What a slot says; `None` if it is free.
     pub fn new(port: &Port, shard: u16, slot: u32, hot: Hot, cold: &Cold) -> Option<Self> {
         let freeze = || port.sessions.get(slot, cold.generation).unwrap_or_default().freeze;
         let freeze = if hot.state == State::Stalled { freeze() } else { Freeze::No };
@@ -111,7 +111,7 @@ impl Row {
     }
 }
 
-/// All agents, as of the last scan. The default: nobody.
+/// All agents, as of the last scan. The default: none.
 #[derive(Debug, Default)]
 pub struct View {
     /// In the order of their pids, each once.
@@ -131,7 +131,7 @@ struct Scan {
 #[derive(Debug, Default)]
 pub struct Views {
     last: RefCell<Option<Scan>>,
-    /// Held during a scan: whoever wants one meanwhile waits for that one.
+    /// Held during a scan: others who want one wait for its result.
     scanning: Mutex<()>,
     is_forgetting: Cell<bool>,
 }
@@ -160,7 +160,7 @@ impl Views {
         self.scan(sources, busy).await
     }
 
-    /// Forgets the last scan once nobody asks any more; a large fleet's takes many megabytes.
+    /// Drops the last scan once it is not asked for any more; a large fleet's takes many megabytes.
     pub async fn forget(&self) {
         if self.is_forgetting.replace(true) {
             return;

@@ -46,7 +46,7 @@ const CELLS_MAX: u64 = 10_000;
 /// Stalled agents on the page without a script.
 const STALLED_SHOWN: usize = 100;
 const SCHEMA: &str = include_str!("openapi.json");
-/// For whoever finds every connection taken.
+/// For a client that finds every connection taken.
 pub const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\
       connection: close\r\n\r\n";
 /// Shorter answers are not worth compressing.
@@ -286,7 +286,7 @@ impl Server {
     fn metrics(&self, headers: &HeaderMap) -> Answer {
         let text = openmetrics_text(Reading::take(&self.sources, self.traffic(), self.sources.now()));
         let wants_openmetrics = accepts(headers, header::ACCEPT, OPENMETRICS);
-        // Whoever does not say gets what everything can read.
+        // A client that does not say gets what every client can read.
         let is_openmetrics =
             wants_openmetrics > 0.0 && wants_openmetrics >= accepts(headers, header::ACCEPT, "text/plain");
         if is_openmetrics {
@@ -444,7 +444,7 @@ fn accepts(headers: &HeaderMap, name: HeaderName, what: &str) -> f32 {
     wanted.fold(0.0, f32::max)
 }
 
-/// What somebody says to know: a bearer token, or the password of Basic authentication.
+/// What a client sends as token: a bearer token, or the password of Basic authentication.
 fn secret(headers: &HeaderMap) -> Option<Vec<u8>> {
     let (scheme, rest) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") {

@@ -29,7 +29,7 @@ pub struct Charge {
 impl Budget {
     /// Counts so many bytes; `None` if there is no room for them.
     pub fn charge(&self, bytes: usize) -> Option<Charge> {
-        // One thread asks: nobody comes in between.
+        // One thread asks: no other comes in between.
         let is_room = bytes <= SMALL || self.0.load(Relaxed).saturating_add(bytes) <= BYTES_MAX;
         is_room.then(|| {
             self.0.fetch_add(bytes, Relaxed);
@@ -37,7 +37,7 @@ impl Budget {
         })
     }
 
-    /// Counts these bytes until nobody holds any of them; `None` if there is no room.
+    /// Counts these bytes until the last holder drops them; `None` if there is no room.
     pub fn hold(&self, bytes: Bytes) -> Option<Bytes> {
         let charge = self.charge(bytes.len())?;
         Some(Bytes::from_owner(Held { bytes, _charge: charge }))

@@ -1,4 +1,4 @@
-//! A map of the fleet: everybody, however many, in a bounded number of cells.
+//! A map of the fleet: all agents, however many, in a bounded number of cells.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use super::agents::{Row, Standing, View};
 use super::sources::Sources;
 use crate::time::MonoNs;
 
-/// Everybody, in a bounded number of cells: for one who draws a map.
+/// All agents in a bounded number of cells, to draw a map.
 #[derive(Debug, Serialize)]
 pub struct Cells {
     agents_per_cell: usize,

@@ -1,4 +1,4 @@
-//! Events as they are told, as server-sent events: from the ring, so that a slow reader costs nobody anything and
+//! Events as server-sent events: from the ring, so that a slow reader costs the others nothing and
 //! is told what it missed.
 
 use std::collections::VecDeque;
@@ -119,7 +119,7 @@ fn write(event: &Event, seq: u64, run: &str, text: &mut Vec<u8>) {
     text.push(b'\n');
 }
 
-/// The answer, piece by piece, for as long as somebody reads it.
+/// The answer, piece by piece, until the client leaves.
 pub fn stream(
     reader: Reader,
     server: Rc<Server>,

@@ -71,7 +71,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// As of `now`. Waits for nobody but the aggregator, microseconds at a time.
+    /// As of `now`. Waits only for the aggregator, microseconds at a time.
     pub fn take(sources: &Arc<Sources>, traffic: Traffic, now: MonoNs) -> Self {
         let tally = sources.copies.take();
         let merged = tally.merged();
@@ -543,7 +543,7 @@ impl Buckets {
         Self { counts, sum }
     }
 
-    /// How many are at most each bound, for whoever draws it; the last has none.
+    /// How many are at most each bound; the last has none.
     pub fn cumulative(&self, bounds: &[u64]) -> Vec<(Option<u64>, u64)> {
         let mut so_far = 0;
         let upper = bounds.iter().copied().map(Some).chain([None]);
@@ -555,7 +555,7 @@ impl Buckets {
     }
 }
 
-/// The distributions for whoever draws them: of times in ns, of frames.
+/// The distributions: of times in ns, of frames.
 pub const fn bounds(is_time: bool) -> &'static [u64] {
     if is_time { TIMES_NS } else { FRAMES }
 }

@@ -102,7 +102,7 @@ impl Heard {
     }
 }
 
-/// Sockets that nobody answers on yet.
+/// Bound sockets, not served yet.
 #[derive(Debug)]
 pub struct Listeners {
     control: UnixListener,
@@ -200,7 +200,7 @@ struct Server {
     tcp: Rc<Connections>,
 }
 
-/// How somebody came in.
+/// By which way a client came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     /// Through a file that only we and root may use.
@@ -339,7 +339,7 @@ fn code_of(error: &hyper::Error) -> Option<hyper::StatusCode> {
 }
 
 impl Server {
-    /// Takes in whoever comes, for ever.
+    /// Accepts connections, for ever.
     async fn welcome<S>(self: Rc<Self>, way: Way, accept: impl AsyncFn() -> io::Result<S>)
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -348,7 +348,7 @@ impl Server {
         loop {
             match accept().await {
                 Ok(stream) => self.let_in(way, &connections, stream).await,
-                // No descriptor is left, perhaps: somebody's has to go. Or it hung up before it was let in.
+                // Perhaps no descriptor is left: one connection has to go. Or the client hung up.
                 Err(_) => {
                     connections.evict_idle();
                     sleep(ACCEPT_PAUSE).await;

@@ -1,4 +1,4 @@
-//! The last events, for whoever asks late. Of each rank some are kept: who comes and goes, however often, does not
+//! The last events, for late readers. Each rank has places of its own: agents that come and go, however often, do not
 //! take the place of a stall.
 //!
 //! In: every event, in order. Out: events after a number, with what is missing between them.

@@ -27,7 +27,7 @@ const FAMILIES: [(&str, &str); 3] = [
 /// Agents in one piece of the text.
 const PIECE: usize = 500;
 
-/// The first agents of a scan. A copy: whoever takes the text slowly must not keep the scan, which may be large.
+/// The first agents of a scan. A copy: a slow client must not keep the scan, which may be large.
 #[derive(Debug)]
 pub struct Series {
     samples: Vec<Sample>,

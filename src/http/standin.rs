@@ -1,4 +1,4 @@
-//! A fleet that nobody runs, to look at.
+//! The sources of a fleet that does not run, for tests and benches.
 
 use std::path::PathBuf;
 use std::sync::Arc;

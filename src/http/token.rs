@@ -1,4 +1,4 @@
-//! The secret that whoever asks by TCP has to know.
+//! The secret that clients must send by TCP.
 
 use std::fmt;
 use std::fs::{self, File, Metadata};
@@ -75,7 +75,7 @@ impl TokenError {
 }
 
 impl Token {
-    /// Reads it from a file that nobody but its owner, us or root, may read. May block on the disk.
+    /// Reads it from a file that only its owner, we or root, may read. May block on the disk.
     ///
     /// # Errors
     /// See [`TokenError`].

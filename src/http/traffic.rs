@@ -96,7 +96,7 @@ impl Connections {
     /// A place in the list, and whether another had to go for it; `None` if all are busy.
     pub fn enter(self: &Rc<Self>, now: Instant) -> Option<(Entry, bool)> {
         let is_full = self.len() >= self.max;
-        // Whoever follows events comes again and misses nothing.
+        // A client that follows events reconnects and misses nothing.
         if is_full && !self.evict(|connection| connection.busy == 0) && !self.evict(Connection::is_following)
         {
             return None;

@@ -18,7 +18,7 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
-    /// Replaces the number. Writer only. What was written before is visible to whoever reads it.
+    /// Replaces the number. Writer only. What was written before is visible to a reader of the number.
     #[inline]
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Release);

@@ -72,7 +72,7 @@ impl<W: Word<Value = u32>> Default for Tickless<W> {
 }
 
 impl<W: Word<Value = u32>> Tickless<W> {
-    /// Whoever queued something asks; told yes, it must ring.
+    /// To be asked after something was queued; if true, ring.
     #[inline]
     pub(super) fn is_to_be_rung(&self) -> bool {
         // Either we see that it is going to sleep, or it sees what we queued.

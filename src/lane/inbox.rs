@@ -17,7 +17,7 @@ pub mod answer {
     pub const IF_SILENT: u32 = 1 << 1;
     /// The claimed pid is not the sender's.
     pub const FORGED: u32 = 1 << 2;
-    /// The claimed pid is one of the sender's inner pids, or the sender is gone and nobody can tell.
+    /// The claimed pid is one of the sender's inner pids, or the sender is gone and cannot be asked.
     pub const INNER_PID: u32 = 1 << 3;
     /// The agent's class of threshold is known.
     pub const CLASS: u32 = 1 << 4;

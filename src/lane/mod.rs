@@ -2,7 +2,7 @@
 //!
 //! Everything here is bounded and allocated at start. Facts and answers cannot overflow; reports,
 //! samples and beat notes drop and are counted. What crosses is proportional to changes and batches,
-//! never to frames, unless somebody asked for every beat.
+//! never to frames, unless a subscriber asks for every beat.
 //!
 //! Threads: shard and aggregator, each at its end of a lane; any thread reads the counters.
 

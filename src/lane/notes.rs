@@ -1,5 +1,5 @@
-//! Single datagrams of which more is said than their number: examples of refused ones, and beats where somebody asked
-//! for every one.
+//! Single datagrams of which more is said than their number: examples of refused ones, and every beat where a
+//! subscriber asks for that.
 
 use crate::event::NoFrame;
 use crate::refusal::Refusal;
@@ -40,7 +40,7 @@ impl SampleOf {
     }
 }
 
-/// One accepted frame, where somebody asked for every beat.
+/// One accepted frame, where a subscriber asks for every beat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BeatNote {
     /// When it arrived.

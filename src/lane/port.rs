@@ -28,7 +28,7 @@ const REPORT_WORDS: usize = 1 << 17;
 const SAMPLES: usize = 16;
 /// Blind windows that wait to be told; the shard keeps (and merges) what does not fit.
 const BLIND_NEWS: usize = 64;
-/// Beats that wait to be told, where somebody asked for them.
+/// Beats that wait to be reported, where a subscriber asks for them.
 const BEAT_NOTES: usize = 1 << 16;
 
 /// Everything others may touch of one shard.
@@ -119,7 +119,7 @@ impl Port {
 
     /// Ends the shard's wait, at `now`.
     pub fn kick(&self, now: MonoNs) {
-        // In this order: woken before it is said that it was kicked, the shard might sleep again.
+        // Publish the instant before ringing: a shard woken first would sleep again.
         self.kicked_at.set(now);
         self.kick.kick();
     }

@@ -1,6 +1,6 @@
-//! Tells a thread that is stuck from one that did not run because nobody did.
+//! Distinguishes a stuck thread from a process that was paused as a whole.
 //!
-//! Thread: whoever looks. Time is an argument.
+//! Thread: any that looks. Time is an argument.
 
 use crate::time::MonoNs;
 

@@ -1,5 +1,5 @@
 //! The lookup thread: asks procfs who a process is, once per session, and what it runs by now and whether it is
-//! frozen, before a stall is told, so that nobody else has to.
+//! frozen, before a stall is reported, so that no other thread reads procfs.
 //!
 //! In: questions, urgent ones first. Out: answers. Thread: its own. Blocks: in procfs and waiting for questions.
 //! The number of questions under way is bounded by the slots: one of each kind a slot.

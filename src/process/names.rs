@@ -14,7 +14,7 @@ const NAME_BYTES: usize = 15;
 /// The name of one slot's holder.
 #[derive(Clone, Copy, Debug, Default)]
 struct Name {
-    /// Which holder; 0 = nobody yet.
+    /// Which holder; 0 = none yet.
     generation: u32,
     /// Length of the name, and [`KNOWN`] and [`PROGRAM_HIDDEN`]: there is one of these for each agent.
     about: u8,

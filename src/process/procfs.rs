@@ -100,7 +100,7 @@ fn read_identity(pid: u32, pidfd: &OwnedFd, clock: &impl Clock) -> Option<Identi
     })
 }
 
-/// What the process of this pid runs by now, whoever that is. About ten system calls.
+/// What the process that holds this pid now runs. About ten system calls.
 pub fn program(pid: u32) -> Program {
     if !is_procfs_ours() {
         return Program::default();

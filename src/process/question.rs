@@ -63,7 +63,7 @@ pub enum Answer {
         /// It is.
         is_frozen: bool,
     },
-    /// Somebody asked, and it is there, or nobody can tell.
+    /// Asked: it is there, or the kernel does not say.
     There {
         /// On whose behalf.
         ticket: Ticket,

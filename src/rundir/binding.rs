@@ -1,4 +1,4 @@
-//! Binding a socket path: right mode from the first moment, nobody alive displaced, nothing foreign removed.
+//! Binding a socket path: right mode from the first moment, no live socket displaced, nothing foreign removed.
 //!
 //! The socket is bound to a temporary name beside the path, gets its mode there, and then takes the
 //! path in one step: by link(2) where nothing is (EEXIST: somebody else was faster), by rename(2)
@@ -85,7 +85,7 @@ pub struct BoundSocket {
     spare: Option<Spare>,
 }
 
-/// What a path is made of again that somebody removed.
+/// What a removed path is made from again.
 #[derive(Debug)]
 struct Spare {
     /// The socket's file, whatever its names are: linking it is possible while it has one.
@@ -328,7 +328,7 @@ impl BindError {
 /// Binds a receiving socket to `path` with exactly the permission bits of `mode`, replacing a stale
 /// socket there.
 ///
-/// Waits for nobody but others who replace a stale socket in the same directory, a fifth of a second at most.
+/// Waits only for others that replace a stale socket in the same directory, a fifth of a second at most.
 /// Leaves the process's umask alone. Whether the directory is safe is not asked here.
 ///
 /// # Errors
@@ -774,7 +774,7 @@ mod tests {
     #[test]
     fn not_allowed_to_ask_means_nothing_is_removed() {
         let dir = tempfile::tempdir().unwrap();
-        // Whoever probes may write here: only the probe stands in the way.
+        // The one who probes may write here: only the probe stands in the way.
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
         let path = dir.path().join("s.sock");
         leave_stale(&path);

@@ -504,7 +504,7 @@ impl RunDir {
 impl Drop for RunDir {
     fn drop(&mut self) {
         self.withdraw();
-        // Nobody is named who does not hold it. The file stays: removing it could leave two observers
+        // Name only a process that holds it. The file stays: removing it could leave two observers
         // with a lock each, one on the file removed and one on the next.
         let _ = rustix::fs::ftruncate(&self.held.lock, 0);
         // Then `lock` is closed, which releases it.

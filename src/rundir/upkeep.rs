@@ -5,7 +5,7 @@
 //! would beat into nothing, and nobody would know.
 //!
 //! In: the files. Out: requests to the aggregator, which tells; warnings to who runs the fleet. Thread:
-//! upkeep. Blocks: in calls of the file system, in nobody's way. Nothing is replaced but a stale socket.
+//! upkeep. Blocks: in calls of the file system; no other thread waits for it. Nothing is replaced but a stale socket.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -25,7 +25,7 @@ use crate::view::health::Lifeline;
 use crate::warning::Warning;
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Warnings that nobody took yet; more are told as events only.
+/// Warnings that wait to be taken; further ones are reported as events only.
 const WARNINGS: usize = 256;
 
 /// The files of a running fleet. Dropping them removes them, the lock last.

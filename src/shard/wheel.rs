@@ -77,7 +77,7 @@ impl Wheel {
         self.buckets.fill(Bucket::default());
         self.occupied.fill(0);
         (self.unused, self.fresh) = (NONE, 1);
-        // Whoever was never in it takes no memory.
+        // A slot that was never in it takes no memory.
         self.places.iter_mut().filter(|place| **place != 0).for_each(|place| *place = 0);
     }
 

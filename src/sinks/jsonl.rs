@@ -92,7 +92,7 @@ enum Detail {
         #[serde(skip_serializing_if = "is_single")]
         coalesced: u32,
     },
-    /// `None` is written as null: the process is gone and nobody says how.
+    /// `None` is written as null: the kernel does not say how the process ended.
     ExitCode {
         silent_ns: u64,
         code: Option<u8>,

@@ -49,7 +49,7 @@ pub trait Sink: Send {
     }
     /// Sleeps until there may be room, `timeout` at most.
     fn wait_for_room(&self, timeout: Duration);
-    /// EPIPE is final: nobody can begin to read where the last reader left.
+    /// EPIPE is final: no new reader can come.
     fn is_gone_after_epipe(&self) -> bool;
     /// What was there already ends in the middle of a line.
     fn ends_mid_line(&self) -> bool;
@@ -62,7 +62,7 @@ pub enum Look {
     Same,
     /// Another file, now open: what was begun in the old one has to begin again.
     Other,
-    /// The same file, made shorter by somebody else, who may have taken lines that nobody copied.
+    /// The same file, truncated by another process: lines may be lost.
     Cut,
 }
 
@@ -79,7 +79,7 @@ struct OpenError {
 pub struct Descriptor {
     output: Output,
     rotation: Option<Rotation>,
-    /// `None`: a FIFO nobody has opened for reading yet.
+    /// `None`: a FIFO without a reader so far.
     file: Option<File>,
     /// A pipe, socket or terminal that others share and that may block.
     may_block: bool,

@@ -1,4 +1,4 @@
-//! What is wrong with an output at present: written by its thread, read by whoever asks.
+//! What is wrong with an output at present. Written by its thread, read by any.
 
 use std::fmt;
 use std::io;
@@ -30,7 +30,7 @@ pub enum WriteTrouble {
         /// The kernel's error number.
         errno: i32,
     },
-    /// The file was cut by somebody else: lines that were in it may be lost, nobody knows which.
+    /// Another process truncated the file: lines may be lost, it is not known which.
     Cut,
     /// The file is too large and cannot be renamed away; it is written on, and the renaming tried again. Told as
     /// `Failing` is, and over when everything is as it should be.

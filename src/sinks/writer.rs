@@ -11,10 +11,10 @@
 //!
 //! A file that was renamed or removed is left between two lines, and its path opened again; a line that was begun in
 //! the old one is written whole to the new one. So rotate it by renaming: what copies and cuts it takes the lines
-//! that came in between, which is told, but nobody knows which they were. [`sink`](super::sink) says what else happens
+//! that came in between, which is reported without their numbers. [`sink`](super::sink) says what else happens
 //! to an output, [`rotation`](super::rotation) how a log renames itself.
 //!
-//! Once the reader of standard output is gone (EPIPE) nobody can come back: the rest is discarded and counted.
+//! Once the reader of standard output is gone (EPIPE) none can come: the rest is discarded and counted.
 
 use std::io;
 use std::sync::Arc;
@@ -77,7 +77,7 @@ impl WriterCounters {
         self.errors.load(Relaxed)
     }
 
-    /// Events that were thrown away, since nobody can ever read them.
+    /// Events discarded because no reader can ever come.
     #[must_use]
     pub fn discarded(&self) -> u64 {
         self.discarded.load(Relaxed)
@@ -167,14 +167,14 @@ impl EventWriter {
             pace,
         };
         let run = move || {
-            // Fails only if nobody waits for the report any more.
+            // Fails only if the caller stopped waiting for the report.
             let _ = reporter.send(writer.run());
         };
         thread::Builder::new().name("varta-events".to_owned()).spawn(run)?;
         Ok(Self { orders, report, source, counters })
     }
 
-    /// Opens the output again, at once; for whoever has moved it away. Never waits; that it cannot be opened is
+    /// Opens the output again, at once, after its file was moved away. Never waits; that it cannot be opened is
     /// trouble like any other.
     pub fn reopen(&self) {
         // Fails only if the thread has ended.
@@ -247,7 +247,7 @@ struct Episode {
 /// The thread's state.
 struct Writer<S, F> {
     source: Receiver<Event>,
-    /// Hung up means that nobody waits.
+    /// Hung up: the caller does not wait.
     orders: Receiver<Order>,
     sink: S,
     format: Format,
@@ -365,7 +365,7 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         Ok(())
     }
 
-    /// The same while there is nothing to write: whoever asked for it may be waiting to unmount a disk.
+    /// The same while there is nothing to write: the caller may wait to unmount a disk.
     fn attend_idle(&mut self) {
         if let Err(error) = self.attend()
             && !self.is_gone

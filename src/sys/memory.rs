@@ -84,7 +84,7 @@ impl<T: SharedWord> Words<T> {
         let bytes = byte_length::<T>(words)?;
         let file = File::from(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
         file.set_len(bytes as u64)?;
-        // Size is fixed from here on: nobody who holds the descriptor can make our reads fault.
+        // Size is fixed from here on: no holder of the descriptor can make our reads fault.
         fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         // SAFETY: a new mapping at an address the kernel chooses overlaps nothing (mmap(2)); the file
         // is `bytes` long and sealed, so no access inside the mapping reaches beyond its end. One that the kernel

@@ -29,7 +29,7 @@ const PLACES_PER_SET: usize = 16;
 #[derive(Debug)]
 pub struct Admission {
     tracked: AtomicU32,
-    /// By pid; 0 = nobody.
+    /// By pid; 0 = none.
     seats: Words<AtomicU64>,
     agents_max: u32,
     shares: Option<Shares>,
@@ -83,7 +83,7 @@ impl Seat {
 }
 
 impl Admission {
-    /// Room for `agents_max` agents, whoever they are.
+    /// Room for `agents_max` agents, of any user.
     ///
     /// # Errors
     /// The kernel's, when it grants no address space.

@@ -150,7 +150,7 @@ impl Table {
         self.capacity
     }
 
-    /// Slots from this one on are not to be touched: nobody knows whether there is memory for them.
+    /// Slots from this one on are not to be touched: there may be no memory for them.
     #[inline]
     pub fn granted(&self) -> u32 {
         self.grants.slots.load(Ordering::Acquire)

@@ -15,7 +15,7 @@ const SEQUENCE: u64 = 0xFFFF_FFFF;
 pub fn begin<W: Word<Value = u64>>(sequence: &W) {
     let word = sequence.load(Ordering::Relaxed);
     sequence.store(word | 1, Ordering::Relaxed);
-    // Whoever sees a word written after this fence also sees the odd sequence before it.
+    // A reader that sees a word written after this fence also sees the odd sequence before it.
     W::fence(Ordering::Release);
 }
 

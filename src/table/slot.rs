@@ -19,7 +19,7 @@ pub const RARE_WORDS: usize = 16;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
-    /// Holds nobody.
+    /// Free.
     #[default]
     Free = 0,
     /// The agent beats.

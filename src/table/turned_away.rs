@@ -1,4 +1,4 @@
-//! Whose frames we refused last for reasons of ours, when and why: evidence that somebody may be alive.
+//! Whose frames we refused last for reasons of ours, when and why: evidence that an agent may be alive.
 //!
 //! In: attested senders whose frames a shard refuses. Out: a pid's last refusal. Thread: any shard writes, anybody
 //! reads. Blocks, locks: never. Allocates: at start only; memory is touched as pids are refused.
@@ -59,7 +59,7 @@ pub struct TurnedAway {
 }
 
 impl TurnedAway {
-    /// Nobody was turned away.
+    /// No refusal so far.
     ///
     /// # Errors
     /// The kernel's, when it grants no address space.
@@ -107,7 +107,7 @@ mod tests {
         }
     }
 
-    /// Whoever can have pids at will must not be able to speak for others.
+    /// A process that can choose its pid must not be able to speak for others.
     #[test]
     fn no_pid_is_taken_for_another() {
         let turned_away = TurnedAway::new().unwrap();

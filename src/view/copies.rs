@@ -1,4 +1,4 @@
-//! Copies of what the aggregator counts, for whoever asks: made by the aggregator itself between two turns, and
+//! Copies of what the aggregator counts, for readers: made by the aggregator itself between two turns, and
 //! never changed afterwards. So no reader holds a lock that it waits for, however long the reader is kept from
 //! running in the middle of it.
 
@@ -26,7 +26,7 @@ pub struct Copies {
     doorbell: Arc<Doorbell>,
     /// The aggregator only tries to lock it.
     last: Arc<Mutex<Arc<Tally>>>,
-    /// Somebody lost patience; until what was asked then is answered, nobody waits.
+    /// A reader lost patience; until that question is answered, no reader waits.
     is_overdue: AtomicBool,
 }
 
@@ -53,7 +53,7 @@ impl Copies {
         self.ask().unwrap_or_else(|| self.latest())
     }
 
-    /// What was counted a second ago or later, if the aggregator turns. Wakes nobody.
+    /// What was counted a second ago or later, if the aggregator turns. Wakes no thread.
     pub fn latest(&self) -> Arc<Tally> {
         Arc::clone(&self.last.lock())
     }
@@ -99,7 +99,7 @@ impl Asked {
             *last = Arc::clone(&copy);
         }
         for reply in first.into_iter().chain(self.asks.try_iter()) {
-            // Whoever lost patience is gone.
+            // A reader that lost patience is gone.
             let _ = reply.try_send(Arc::clone(&copy));
         }
     }

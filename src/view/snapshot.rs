@@ -57,7 +57,7 @@ pub struct ShardSnapshot {
     /// Frames refused because their user has its share of the fleet's agents; among those refused as
     /// `table_full`.
     pub table_refused_uid: u64,
-    /// The same by user: whoever sent most first. Adds up to what the shard counted in all.
+    /// The same by user, the busiest first. Adds up to what the shard counted in all.
     pub uids: Vec<UidCounts>,
     /// Stalls told for certain.
     pub stalls_certain: u64,

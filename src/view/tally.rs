@@ -1,4 +1,4 @@
-//! Histograms and counts, kept by the aggregator and copied by whoever wants to see them.
+//! Histograms and counts, kept by the aggregator and copied for readers.
 
 use hdrhistogram::Histogram;
 
@@ -115,7 +115,7 @@ pub enum Reader {
     Log,
     /// Those who ask by HTTP.
     Http,
-    /// A subscriber of whoever embeds the fleet.
+    /// A subscriber of the program that embeds the fleet.
     Subscriber,
 }
 

@@ -1,4 +1,4 @@
-//! What a fleet answers, as far as somebody is shown of it.
+//! What a fleet answers, as far as it is shown.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! `demo`: a small fleet of its own at work, told in plain words.
 //!
 //! Real processes beat on a real two-shard observer in a private directory. One is frozen and woken, one
-//! is killed, one panics, one forges a frame. Whatever was promised and not told makes it fail.
+//! is killed, one panics, one forges a frame. It fails if an event that it promises does not come.
 
 use std::fmt;
 use std::fs::{self, DirBuilder};

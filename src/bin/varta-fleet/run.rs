@@ -115,7 +115,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
                 let _ = fleet.stop(FLUSH);
                 return Err(error);
             }
-            // Nobody would hear a SIGTERM any more.
+            // A SIGTERM would not be heard any more.
             Err(RecvTimeoutError::Disconnected) => {
                 let _ = fleet.stop(FLUSH);
                 return Err(CliError::new(
@@ -179,7 +179,7 @@ fn raise_open_files() {
 /// standard output, for whoever reads those expects nothing else.
 fn say_ready(line: String, is_stdout_taken: bool, news: Sender<News>) -> Result<(), CliError> {
     let say = move || {
-        // Whoever waits for the line finds what was said before it.
+        // A reader of the line finds what was said before it.
         stderr::flush();
         let (name, written) = if is_stdout_taken {
             ("error", io::stderr().write_all(line.as_bytes()))

@@ -98,7 +98,7 @@ fn write(text: &str) {
             Err(Errno::INTR) => {}
             // Another process made it non-blocking.
             Err(Errno::AGAIN) => thread::sleep(Duration::from_millis(10)),
-            // Closed, or its disk is full: nobody is left to tell it to.
+            // Closed, or its disk is full: there is no other place to report it.
             Err(_) => return,
         }
     }

@@ -47,7 +47,7 @@ pub enum Order {
         /// Which one was looked up before, if any.
         incarnation: Option<Incarnation>,
     },
-    /// Nobody wants to know any more.
+    /// The holder is not to be watched any more.
     Unwatch {
         /// On whose behalf it was watched.
         ticket: Ticket,
@@ -158,7 +158,7 @@ struct Entry {
 enum Held {
     /// Its pidfd is in the epoll set.
     Pidfd(OwnedFd),
-    /// It has exited as of this instant, and nobody has reaped it yet.
+    /// It has exited as of this instant and is not reaped yet.
     Unreaped(OwnedFd, MonoNs),
     /// No descriptor was left for it.
     Waiting(Box<Waiting>),
@@ -218,7 +218,7 @@ impl<C: Clock> Watcher<C> {
         let mut is_more = false;
         loop {
             if self.wait(is_more).is_err() {
-                // Only a broken descriptor: the thread's end is seen by whoever looks at its health.
+                // Only a broken descriptor. The health check reports the end of the thread.
                 return;
             }
             let Some(left) = self.take_orders() else { return };
@@ -291,7 +291,7 @@ impl<C: Clock> Watcher<C> {
         }
     }
 
-    /// Nobody has reaped them in time: how they ended stays unknown.
+    /// They were not reaped in time: how they ended stays unknown.
     fn give_up_reaping(&mut self) {
         let now = self.clock.mono();
         while let Some((_, key)) = self.unreaped.pop_front_if(|(until, _)| *until <= now) {
@@ -389,7 +389,7 @@ impl<C: Clock> Watcher<C> {
         }
     }
 
-    /// Whoever waits for a descriptor gets one, if there are.
+    /// Gives descriptors to the processes that wait for one, while there are any.
     fn let_in(&mut self) {
         while self.pidfds < self.pidfds_max
             && let Some((turn, key)) = self.waiting.pop_first()
@@ -430,7 +430,7 @@ impl<C: Clock> Watcher<C> {
 
     fn answer(&mut self, answer: Answer) {
         self.has_answered = true;
-        // Nobody is left to be told at the end of the fleet.
+        // At the end of the fleet no receiver is left.
         let _ = self.answers.send(answer);
     }
 }

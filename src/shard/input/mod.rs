@@ -33,7 +33,7 @@ pub trait Transport {
     fn datagram(&self, index: usize) -> Datagram<'_>;
 
     /// The attested sender of datagram `index` of the last batch, before anything else of it is looked at;
-    /// `None` if nobody attests one.
+    /// `None` if the kernel attests none.
     fn sender(&self, index: usize) -> Option<u32>;
 
     /// Most datagrams one [`Transport::receive`] returns.

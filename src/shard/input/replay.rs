@@ -336,7 +336,7 @@ impl Replay {
     }
 }
 
-/// Without the hook's message: whoever scripted it catches it.
+/// Without the hook's message: the test that scripted it catches it.
 fn panic_silently() -> ! {
     std::panic::resume_unwind(Box::new("scripted"))
 }

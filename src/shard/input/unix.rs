@@ -78,7 +78,7 @@ impl Unix {
 struct Wakers {
     epoll: OwnedFd,
     timer: OwnedFd,
-    /// When the timer goes off; `None` if nobody set it since it last did.
+    /// When the timer goes off; `None` if it was not set since it last did.
     armed_for: Option<MonoNs>,
     /// Whether the socket is among them. While the shard sleeps it is not: each sender would pay for that.
     has_socket: bool,
@@ -95,7 +95,7 @@ impl Wakers {
         let timer =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         epoll::add(&epoll, kick, EventData::new_u64(OF_KICK), EventFlags::IN)?;
-        // Told once each time it goes off, so that nobody has to read it.
+        // Edge-triggered: it does not have to be read.
         epoll::add(&epoll, &timer, EventData::new_u64(OF_TIMER), EventFlags::IN | EventFlags::ET)?;
         Ok(Self { epoll, timer, armed_for: None, has_socket: false })
     }

@@ -67,7 +67,7 @@ pub fn agent(args: &LoadAgentArgs) -> Result<Exit, CliError> {
         return Ok(Exit::Runtime);
     }
     let sent = beat(args, &socket, u64::from_le_bytes(word));
-    // Whoever is done lives on until the observer was measured: it is its beats that were to be, not its end.
+    // Stay alive until the observer is measured: exits are not part of the load.
     await_end().map_err(|error| told(error.into()))?;
     for line in sent.lines() {
         // Shorter than PIPE_BUF: written whole, though all agents write to one pipe.

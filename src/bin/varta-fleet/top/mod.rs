@@ -29,7 +29,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(100);
 /// Events shown that were told before.
 const EVENTS: u64 = 30;
-/// Whoever draws turns ten times a second; one who did not for this long is stuck.
+/// The drawing thread turns ten times a second; after this long without a turn it is stuck.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Agents asked for.
 const AGENTS: u32 = 100;
