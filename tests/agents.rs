@@ -10,15 +10,6 @@ use common::{Agent, AgentOptions, Client, Observer, Options, PERIOD, SOON, T, mo
 use rustix::process::Signal;
 use varta_fleet::shard_for;
 
-/// Nobody who beats is told as stalled. If the agent itself was late, the message says so.
-fn assert_never_stalled(observer: &mut Observer, agent: &mut Agent) {
-    if observer.count("stall", agent.pid()) > 0 {
-        let report = agent.report();
-        println!("the agent says: {report:?}");
-        observer.none_of("stall", agent.pid());
-    }
-}
-
 // --- beating --------------------------------------------------------------------------------------
 
 #[test]
@@ -58,7 +49,7 @@ fn two_hundred_processes_on_four_shards_raise_no_false_stall_and_every_true_one(
     }
     observer.watch(3 * T);
     for agent in &mut agents {
-        assert_never_stalled(&mut observer, agent);
+        observer.no_false_stall(agent);
         assert_eq!(observer.count("up", agent.pid()), 1);
         assert_eq!(observer.count("session", agent.pid()), 0, "one handle is one stream");
         agent.signal(Signal::STOP);
@@ -229,7 +220,7 @@ fn defect_24_a_stall_is_told_while_others_beat_fast() {
     agent.signal(Signal::STOP);
     observer.expect("stall", agent.pid(), T + SOON);
     for other in &mut others {
-        assert_never_stalled(&mut observer, other);
+        observer.no_false_stall(other);
     }
     observer.stop();
 }
@@ -386,7 +377,7 @@ fn defect_11_a_process_that_survives_a_panic_goes_on_without_a_stall() {
     }
     observer.watch(2 * T);
     for agent in &mut agents {
-        assert_never_stalled(&mut observer, agent);
+        observer.no_false_stall(agent);
         observer.none_of("exit", agent.pid());
         assert_eq!(observer.count("session", agent.pid()), 0, "the old stream goes on");
         // Its silence is judged as before: the nonce of the crash hook is no reference.
@@ -429,7 +420,7 @@ fn fault_05_a_forked_child_is_an_agent_of_its_own_and_its_parent_is_unharmed() {
     }
     observer.watch(2 * T);
     for (agent, child) in agents.iter_mut().zip(children) {
-        assert_never_stalled(&mut observer, agent);
+        observer.no_false_stall(agent);
         observer.none_of("stall", child);
         assert_eq!(observer.count("session", agent.pid()), 0, "the parent's stream goes on");
         // The child follows its parent; both are told.
@@ -459,7 +450,7 @@ fn defect_10_nonce_starts_again_with_a_second_handle() {
     }
     observer.watch(2 * T);
     for agent in &mut agents {
-        assert_never_stalled(&mut observer, agent);
+        observer.no_false_stall(agent);
     }
     observer.stop();
 }
@@ -480,7 +471,7 @@ fn defect_10_nonce_starts_again_when_a_process_executes_another_program() {
     }
     observer.watch(2 * T);
     for agent in &mut agents {
-        assert_never_stalled(&mut observer, agent);
+        observer.no_false_stall(agent);
         observer.none_of("exit", agent.pid());
     }
     observer.stop();
@@ -499,7 +490,7 @@ fn handles_in_step_under_one_pid_are_never_a_stall() {
     observer.watch(3 * T);
     for agent in &mut agents {
         let pid = agent.pid();
-        assert_never_stalled(&mut observer, agent);
+        observer.no_false_stall(agent);
         assert_eq!(observer.count("up", pid), 1);
         assert!(observer.count("session", pid) <= 3, "a stream is told when it begins, not with every beat");
         agent.ask("quiet");
@@ -528,7 +519,7 @@ fn three_streams_at_once_are_told_as_mixed_once_and_never_as_stalled() {
     }
     observer.watch(2 * T);
     for agent in &mut agents {
-        assert_never_stalled(&mut observer, agent);
+        observer.no_false_stall(agent);
         assert_eq!(observer.count("mixed", agent.pid()), 1);
         assert!(observer.count("session", agent.pid()) <= 3, "streams are not told any more");
         agent.signal(Signal::STOP);
@@ -560,7 +551,7 @@ fn fault_18_an_agent_that_moves_to_another_shard_is_told_as_moved_and_never_as_s
     observer.watch(2 * T);
     for agent in &mut agents {
         let pid = agent.pid();
-        assert_never_stalled(&mut observer, agent);
+        observer.no_false_stall(agent);
         observer.none_of("resume", pid);
         assert_eq!((observer.count("up", pid), observer.count("moved", pid)), (1, 1));
         agent.signal(Signal::STOP);
@@ -592,7 +583,7 @@ fn fault_18_an_agent_that_beats_on_two_shards_is_one_agent() {
     }
     observer.watch(3 * T);
     for agent in &mut agents {
-        assert_never_stalled(&mut observer, agent);
+        observer.no_false_stall(agent);
         assert_eq!(observer.count("up", agent.pid()), 1, "the same process is up once");
         agent.ask("quiet");
     }
@@ -629,7 +620,7 @@ fn fault_18_agents_on_a_shard_that_is_not_their_pids_are_watched_there() {
     }
     observer.watch(2 * T);
     for agent in &mut agents {
-        assert_never_stalled(&mut observer, agent);
+        observer.no_false_stall(agent);
     }
     let table = observer.table();
     assert_eq!(table.shard(3, "up"), 8, "{table}");
@@ -664,7 +655,7 @@ fn agents_that_reconnect_are_up_again_at_the_next_observer_without_a_stall() {
     }
     second.watch(2 * T);
     for agent in &mut agents {
-        assert_never_stalled(&mut second, agent);
+        second.no_false_stall(agent);
         assert_eq!(second.count("up", agent.pid()), 1);
     }
     second.stop();

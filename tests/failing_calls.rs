@@ -65,7 +65,7 @@ fn thread_of(observer: &Observer, name: &str) -> u32 {
 #[test]
 fn fault_48_a_receive_that_fails_for_a_while_is_told_and_survived() {
     let mut observer = Observer::start(Options { shards: 1, ..Options::default() });
-    let agent = Agent::start(Client::Rust02, &observer);
+    let mut agent = Agent::start(Client::Rust02, &observer);
     observer.expect("up", agent.pid(), SOON);
     {
         let _interrupted =
@@ -84,7 +84,7 @@ fn fault_48_a_receive_that_fails_for_a_while_is_told_and_survived() {
         // The next is told a second later at the earliest, and by then a lost agent would be stalled.
         observer.watch(T + T / 4);
     }
-    observer.none_of("stall", agent.pid());
+    observer.no_false_stall(&mut agent);
     let ended = observer.stop();
     let told = ended.events.iter().filter(|event| event.kind() == "io").count();
     assert_eq!(told, 2, "an interrupted call is not told");
@@ -137,7 +137,7 @@ fn fault_76_the_end_of_the_watch_thread_ends_the_observer_and_is_named() {
 #[test]
 fn fault_80_where_recvmmsg_is_refused_datagrams_are_taken_one_by_one() {
     let mut observer = Observer::start(Options { shards: 1, ..Options::default() });
-    let agents = [Client::Rust01, Client::Rust02].map(|client| Agent::start(client, &observer));
+    let mut agents = [Client::Rust01, Client::Rust02].map(|client| Agent::start(client, &observer));
     for agent in &agents {
         observer.expect("up", agent.pid(), SOON);
     }
@@ -148,8 +148,8 @@ fn fault_80_where_recvmmsg_is_refused_datagrams_are_taken_one_by_one() {
         observer.expect("up", late.pid(), SOON);
         drop(late);
     }
-    for agent in &agents {
-        observer.none_of("stall", agent.pid());
+    for agent in &mut agents {
+        observer.no_false_stall(agent);
     }
     let ended = observer.stop();
     assert!(!ended.events.iter().any(|event| event.kind() == "io"), "{:?}", ended.events);
@@ -177,7 +177,7 @@ fn fault_80_a_refused_recvmmsg_is_said_before_the_start() {
 #[test]
 fn fault_81_a_wait_that_the_kernel_has_no_room_for_is_told_and_survived() {
     let mut observer = Observer::start(Options { shards: 1, ..Options::default() });
-    let agent = Agent::start(Client::Rust02, &observer);
+    let mut agent = Agent::start(Client::Rust02, &observer);
     observer.expect("up", agent.pid(), SOON);
     {
         let how = "epoll_wait,epoll_pwait,epoll_pwait2,poll,ppoll:error=ENOMEM";
@@ -186,6 +186,6 @@ fn fault_81_a_wait_that_the_kernel_has_no_room_for_is_told_and_survived() {
         assert_eq!((told.str("place"), told.u64("errno")), ("receive", 12), "{told}");
         observer.watch(T + T / 4);
     }
-    observer.none_of("stall", agent.pid());
+    observer.no_false_stall(&mut agent);
     observer.stop();
 }

@@ -42,7 +42,7 @@ fn threat_01_a_forged_pid_of_another_user_is_told_and_its_victim_is_unharmed() {
     needs_root("it becomes another user");
     let config = OPEN.to_owned();
     let mut observer = Observer::start(Options { shards: 1, config, ..Options::default() });
-    let victim = Agent::start(Client::Rust02, &observer);
+    let mut victim = Agent::start(Client::Rust02, &observer);
     observer.expect("up", victim.pid(), SOON);
     let silent = AgentOptions { uid: Some(STRANGER), beats: Some(0), ..AgentOptions::default() };
     let mut forger = Agent::start_with(&observer, silent);
@@ -58,7 +58,7 @@ fn threat_01_a_forged_pid_of_another_user_is_told_and_its_victim_is_unharmed() {
 
     // The victim's life is its own: it may stop, and that is told, whatever the forger sends.
     observer.watch(T);
-    observer.none_of("stall", victim.pid());
+    observer.no_false_stall(&mut victim);
     assert_eq!(observer.count("session", victim.pid()), 0, "no stream but its own");
     victim.signal(Signal::STOP);
     let end = Instant::now() + T;
@@ -84,13 +84,13 @@ fn defect_17_agents_of_other_users_beat_where_the_sockets_mode_lets_them() {
     let mut observer = Observer::start(Options { shards: 1, config, ..Options::default() });
     let others =
         Client::RUST.map(|client| AgentOptions { client, uid: Some(1000), ..AgentOptions::default() });
-    let agents = Agent::start_many(&observer, others);
+    let mut agents = Agent::start_many(&observer, others);
     for agent in &agents {
         observer.expect("up", agent.pid(), SOON);
     }
     observer.watch(2 * T);
-    for agent in &agents {
-        observer.none_of("stall", agent.pid());
+    for agent in &mut agents {
+        observer.no_false_stall(agent);
     }
     let table = observer.table();
     assert_eq!(table.shard(0, "refused"), 0, "{table}");
@@ -102,7 +102,8 @@ fn defect_17_only_the_users_of_a_list_beat_where_there_is_one() {
     needs_root("it becomes another user");
     let config = format!("{OPEN}allow-uids = [1000]\n");
     let mut observer = Observer::start(Options { shards: 1, config, ..Options::default() });
-    let listed = Agent::start_with(&observer, AgentOptions { uid: Some(1000), ..AgentOptions::default() });
+    let mut listed =
+        Agent::start_with(&observer, AgentOptions { uid: Some(1000), ..AgentOptions::default() });
     let mut unlisted = Agent::start(Client::Rust02, &observer);
     observer.expect("up", listed.pid(), SOON);
     let sent = wait_for("beats", || Some(unlisted.report().sent).filter(|sent| *sent > 5));
@@ -110,7 +111,7 @@ fn defect_17_only_the_users_of_a_list_beat_where_there_is_one() {
     for kind in ["up", "stall", "exit"] {
         observer.none_of(kind, unlisted.pid());
     }
-    observer.none_of("stall", listed.pid());
+    observer.no_false_stall(&mut listed);
     let table = observer.table();
     assert!(table.refused(0, "uid") >= sent, "{sent} sent\n{table}");
     observer.stop();
@@ -155,7 +156,7 @@ fn defect_02_a_flood_of_garbage_harms_nobody_and_is_told_ten_times_a_second() {
 
     observer.watch(T);
     for agent in &mut agents {
-        assert!(observer.count("stall", agent.pid()) == 0, "{:?} stalled: {:?}", agent.pid(), agent.report());
+        observer.no_false_stall(agent);
         observer.none_of("exit", agent.pid());
     }
     for shard in 0..shards {
@@ -270,8 +271,8 @@ fn a_full_table_is_told_harms_nobody_in_it_and_has_room_again_after_an_exit() {
     let (mut tracked, mut refused): (Vec<_>, Vec<_>) =
         agents.drain(..).partition(|agent| observer.count("up", agent.pid()) > 0);
     assert_eq!((tracked.len(), refused.len()), (5, 5));
-    for agent in tracked.iter().chain(&refused) {
-        observer.none_of("stall", agent.pid());
+    for agent in tracked.iter_mut().chain(&mut refused) {
+        observer.no_false_stall(agent);
     }
     let detail = observer.get(&format!("/api/v1/agents/{}", refused[0].pid())).json();
     assert_eq!((&detail["state"], &detail["refused"]["why"]), (&"refused".into(), &"table_full".into()));
@@ -290,8 +291,8 @@ fn a_full_table_is_told_harms_nobody_in_it_and_has_room_again_after_an_exit() {
     observer.watch(T + T / 2);
     refused.retain(|agent| Some(agent.pid()) == up.pid());
     tracked.append(&mut refused);
-    for agent in &tracked {
-        observer.none_of("stall", agent.pid());
+    for agent in &mut tracked {
+        observer.no_false_stall(agent);
     }
     let table = observer.table();
     assert_eq!(table.shard(0, "up") + table.shard(1, "up"), 5, "{table}");

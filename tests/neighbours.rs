@@ -75,7 +75,7 @@ fn fault_22_a_flood_of_one_user_costs_agents_on_other_shards_nothing_and_is_name
         let report = agent.report();
         assert_eq!((report.dropped, report.failed), (0, 0), "{report:?}");
         sent += report.sent;
-        observer.none_of("stall", agent.pid());
+        observer.no_false_stall(agent);
     }
     wait_for("every beat to be counted", || (observer.table().shard(0, "beats") >= sent).then_some(()));
     let table = observer.table();
@@ -105,7 +105,7 @@ fn fault_22_over_its_budget_a_user_is_refused_but_for_its_crash_reports() {
     assert_eq!(terminal.str("status"), "critical", "{terminal}");
     observer.watch(2 * T);
 
-    observer.none_of("stall", honest.pid());
+    observer.no_false_stall(&mut honest);
     let report = honest.report();
     assert_eq!((report.dropped, report.failed), (0, 0), "{report:?}");
     // What passes of the flooder's own frames keeps it alive.
@@ -141,20 +141,20 @@ fn fault_52_a_user_fills_its_share_of_the_table_and_not_the_table() {
         "{full}"
     );
     // All others find their places, before and after.
-    let others =
+    let mut others =
         Agent::start_many(&observer, (0..4).map(|i| of(if i < 2 { None } else { Some(OTHER_NEIGHBOUR) }, i)));
     for agent in &others {
         observer.expect("up", agent.pid(), SOON);
     }
     observer.watch(2 * T);
     let is_in = |observer: &mut Observer, agent: &Agent| observer.count("up", agent.pid()) > 0;
-    let (mut inside, outside): (Vec<_>, Vec<_>) =
+    let (mut inside, mut outside): (Vec<_>, Vec<_>) =
         greedy.drain(..).partition(|agent| is_in(&mut observer, agent));
     assert_eq!((inside.len(), outside.len()), (3, 3));
     let table = observer.table();
     assert_eq!(table.uid(0, NEIGHBOUR, "agents") + table.uid(1, NEIGHBOUR, "agents"), 3, "{table}");
-    for agent in inside.iter().chain(&outside).chain(&others) {
-        observer.none_of("stall", agent.pid());
+    for agent in inside.iter_mut().chain(&mut outside).chain(&mut others) {
+        observer.no_false_stall(agent);
     }
     // A place that comes free is the user's own again.
     let gone = inside.pop().expect("there are three");

@@ -140,7 +140,7 @@ fn fault_28_a_second_observer_is_told_who_is_there_and_leaves_the_first_alone() 
 
     assert_eq!(files(), before);
     first.watch(T + T / 2);
-    first.none_of("stall", agent.pid());
+    first.no_false_stall(&mut agent);
     let dropped = agent.report().dropped;
     assert_eq!(dropped, 0, "the first goes on reading");
     first.stop();
@@ -161,8 +161,8 @@ fn fault_26_what_a_killed_observer_left_is_replaced_by_the_next() {
     }
     agents.push(Agent::start(Client::Rust02, &second));
     second.watch(2 * T);
-    for agent in &agents {
-        second.none_of("stall", agent.pid());
+    for agent in &mut agents {
+        second.no_false_stall(agent);
     }
     second.stop();
 }
@@ -351,13 +351,13 @@ fn allowed_cores() -> Vec<usize> {
 
 /// An agent that beats is not stalled, one that is stopped is.
 fn expect_a_stall_of_one_of_two(observer: &mut Observer) {
-    let agents = [0, 1].map(|shard| Agent::start_on(Client::Rust02, observer, shard));
+    let mut agents = [0, 1].map(|shard| Agent::start_on(Client::Rust02, observer, shard));
     for agent in &agents {
         observer.expect("up", agent.pid(), SOON);
     }
     agents[0].signal(Signal::STOP);
     observer.expect("stall", agents[0].pid(), T + SOON);
-    observer.none_of("stall", agents[1].pid());
+    observer.no_false_stall(&mut agents[1]);
 }
 
 /// Processes that use all the time they get, until dropped.
@@ -386,7 +386,7 @@ fn fault_57_eight_shards_on_a_busy_machine_tell_every_true_stall_and_no_false_on
     // A busy machine keeps agents waiting, too, and that is a true silence.
     let threshold = 3 * T;
     let mut observer = Observer::start(Options { shards: 8, threshold, ..Options::default() });
-    let agents = Agent::start_many(
+    let mut agents = Agent::start_many(
         &observer,
         (0..16).map(|i| AgentOptions { sockets: vec![observer.socket(i % 8)], ..AgentOptions::default() }),
     );
@@ -407,8 +407,8 @@ fn fault_57_eight_shards_on_a_busy_machine_tell_every_true_stall_and_no_false_on
         observer.expect("resume", agent.pid(), SOON);
     }
     drop(spinners);
-    for agent in &agents[8..] {
-        observer.none_of("stall", agent.pid());
+    for agent in &mut agents[8..] {
+        observer.no_false_stall(agent);
     }
     observer.stop();
 }

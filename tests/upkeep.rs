@@ -66,7 +66,7 @@ impl World {
         // Whoever was lost at first is stalled by then.
         self.observer.watch(T + T / 4);
         for agent in &mut self.before {
-            self.observer.none_of("stall", agent.pid());
+            self.observer.no_false_stall(agent);
             assert_eq!(self.observer.count("session", agent.pid()), 0, "it never connected again");
             assert_eq!(agent.report().failed, 0);
         }

@@ -32,7 +32,7 @@ usage: stock-agent --client 0.1|0.2 (--dir DIR | --socket PATH...) [--handles N]
   --uid N              become this user before connecting
 
 commands, one a line:
-  report         answer: report sent=N dropped=N failed=N gap-ms=N (the longest time without a sent beat)
+  report         answer: report sent=N dropped=N failed=N gap-ms=N (the longest time without a try to beat)
   beat           one round of beats at once; answer: beat MONO_NS SENT, the instant before the first
   quiet, go      stop and start the regular beats
   status WORD    beat with this status from now on
@@ -238,7 +238,7 @@ struct Agent {
     sent: u64,
     dropped: u64,
     failed: u64,
-    last_sent: Option<Instant>,
+    last_try: Option<Instant>,
     longest_gap: Duration,
 }
 
@@ -263,7 +263,7 @@ impl Agent {
             sent: 0,
             dropped: 0,
             failed: 0,
-            last_sent: None,
+            last_try: None,
             longest_gap: Duration::ZERO,
         })
     }
@@ -365,11 +365,9 @@ impl Agent {
                 Outcome::Failed => self.failed += 1,
             }
         }
-        if self.sent > before {
-            let now = Instant::now();
-            if let Some(last) = self.last_sent.replace(now) {
-                self.longest_gap = self.longest_gap.max(now - last);
-            }
+        let now = Instant::now();
+        if let Some(last) = self.last_try.replace(now) {
+            self.longest_gap = self.longest_gap.max(now - last);
         }
         self.sent - before
     }
@@ -398,7 +396,7 @@ impl Agent {
         let (command, argument) = line.split_once(' ').unwrap_or((line, ""));
         match command {
             "report" => {
-                let gap = self.last_sent.map_or(Duration::ZERO, |last| last.elapsed()).max(self.longest_gap);
+                let gap = self.last_try.map_or(Duration::ZERO, |last| last.elapsed()).max(self.longest_gap);
                 println!(
                     "report sent={} dropped={} failed={} gap-ms={}",
                     self.sent,

@@ -42,7 +42,7 @@ class Agent:
         self.reconnect_after = reconnect_after
         self.is_quiet = False
         self.sent = self.dropped = self.failed = 0
-        self.last_sent = None
+        self.last_try = None
         self.longest_gap = 0.0
         self.buffer = b""
         self.connect()
@@ -70,19 +70,17 @@ class Agent:
 
     def beat(self):
         outcome = self.handle.beat(varta.Status.OK)
-        if not outcome.is_sent:
-            self.dropped += outcome.is_dropped
-            self.failed += outcome.is_failed
-            return
-        self.sent += 1
+        self.sent += outcome.is_sent
+        self.dropped += outcome.is_dropped
+        self.failed += outcome.is_failed
         now = time.monotonic()
-        if self.last_sent is not None:
-            self.longest_gap = max(self.longest_gap, now - self.last_sent)
-        self.last_sent = now
+        if self.last_try is not None:
+            self.longest_gap = max(self.longest_gap, now - self.last_try)
+        self.last_try = now
 
     def obey(self, command, argument=None):
         if command == "report":
-            gap = max(self.longest_gap, time.monotonic() - self.last_sent if self.last_sent else 0.0)
+            gap = max(self.longest_gap, time.monotonic() - self.last_try if self.last_try else 0.0)
             say(f"report sent={self.sent} dropped={self.dropped} failed={self.failed} gap-ms={int(gap * 1000)}")
         elif command in ("quiet", "go"):
             self.is_quiet = command == "quiet"

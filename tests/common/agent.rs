@@ -82,7 +82,7 @@ pub struct Report {
     pub sent: u64,
     pub dropped: u64,
     pub failed: u64,
-    /// The longest time without a beat that the kernel took.
+    /// The longest time in which it did not try to beat.
     pub gap: Duration,
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tempfile::TempDir;
 
-use super::{Event, T, Table, wait_for};
+use super::{Agent, Event, T, Table, ns, wait_for};
 
 /// How to run the observer.
 #[derive(Clone, Debug)]
@@ -237,6 +237,20 @@ impl Observer {
     pub fn none_of(&mut self, kind: &str, pid: u32) {
         let found = self.count(kind, pid);
         assert_eq!(found, 0, "{kind} of {pid} was told: {}", self.all_about(pid));
+    }
+
+    /// Asserts that it told no stall of this agent but for times in which the agent, by its own account, did not
+    /// beat: on a busy machine an agent may have to wait for a core longer than a threshold.
+    pub fn no_false_stall(&mut self, agent: &mut Agent) {
+        let pid = agent.pid();
+        if self.count("stall", pid) == 0 {
+            return;
+        }
+        let report = agent.report();
+        let stalls = self.log.events.iter().filter(|event| event.is("stall", pid));
+        let longest = stalls.map(|stall| stall.u64("silent_ns")).max().expect("there is one");
+        // It ends when the next beat arrives, its gap a little earlier.
+        assert!(longest <= ns(report.gap + T / 4), "{report:?}, but told: {}", self.all_about(pid));
     }
 
     /// How often it told this so far.
