@@ -22,7 +22,7 @@ const MANIFEST_VERSION: u32 = 1;
 /// Over 2 to 32 shards the busiest carries at most 1.12 times the mean of a thousand sequential or
 /// even keys, of 4096 keys a power of two apart (up to 1024), of 16 384 keys any other step up to 64
 /// apart. Few steps resonate with the constant: 4096 keys exactly 615 apart load one shard of 32 three
-/// times the mean. Random keys fall like dice: 50 000 of them keep within 1.12 (`tests/route.rs`).
+/// times the mean. Random keys fall like dice: 50 000 of them keep within 1.12 (`tests/it/route.rs`).
 #[inline]
 #[must_use]
 pub const fn shard_for(key: u32, shards: u32) -> u32 {

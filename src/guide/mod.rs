@@ -1,6 +1,6 @@
 //! The manual: one page a topic. On a forge, read it in `src/guide/`, from `index.md` on.
 //!
-//! `tests/guide.rs` runs the commands of each page and follows its links.
+//! `tests/it/guide.rs` runs the commands of each page and follows its links.
 
 /// A page. Its file defines its links for a forge, at its end; the definitions here come first, so rustdoc takes them.
 macro_rules! pages {

@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-mod common;
-
-use common::{Agent, AgentOptions, Observer, Options, SOON};
+use crate::common::{Agent, AgentOptions, Observer, Options, SOON};
 
 #[test]
 fn a_browser_shows_the_fleet_as_it_is_with_and_without_scripts() {
@@ -16,7 +14,7 @@ fn a_browser_shows_the_fleet_as_it_is_with_and_without_scripts() {
         observer.expect("up", agent.pid(), SOON);
     }
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let output = Command::new(common::python())
+    let output = Command::new(crate::common::python())
         .arg(tests.join("browser/page.py"))
         .arg(format!("http://{}/", observer.http_address()))
         .arg(agents[0].pid().to_string())

@@ -5,15 +5,13 @@
 //! has the network, `/run` and the processes to itself, and what it leaves behind ends with it. `file NAME` saves the
 //! block that follows under that name first.
 
-mod common;
-
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{needs_root, python};
+use crate::common::{needs_root, python};
 use varta_fleet::config::{KEYS, Layers, TABLES};
 use varta_fleet::event::EventKind;
 

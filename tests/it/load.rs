@@ -1,13 +1,11 @@
 //! The load generator, against a real observer and against sockets that nobody reads.
 
-mod common;
-
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::{Observer, Options, Place, needs_root, wait_for};
+use crate::common::{Observer, Options, Place, needs_root, wait_for};
 use serde_json::Value;
 
 fn load(arguments: &[&str]) -> Output {

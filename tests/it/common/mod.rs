@@ -4,8 +4,6 @@
 //! Nobody sleeps for what can be seen: waiting is looking at the events, or for an answer, until a deadline.
 //! Where time itself is what is tested, it is spent by [`Observer::watch`], and says so.
 
-#![allow(dead_code, unused_imports, reason = "every test program uses a part of it")]
-
 mod agent;
 mod chance;
 mod event;
@@ -23,12 +21,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-pub use agent::{Agent, AgentOptions, Client, Report, python, rust_program};
+pub use agent::{Agent, AgentOptions, Client, python, rust_program};
 pub use chance::Chance;
 pub use event::Event;
 pub use freezer::Freezer;
 pub use namespace::{PidNamespace, in_pid_namespace};
-pub use observer::{Ended, Observer, Options, Place, needs_root, only_child_of};
+pub use observer::{Ended, Observer, Options, Place, needs_root};
 pub use table::Table;
 
 /// The threshold of most tests. Far above what a busy machine of two cores does to a process that beats

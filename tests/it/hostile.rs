@@ -1,13 +1,11 @@
 //! Senders that mean harm or are broken: they are told and counted, and nobody else is harmed.
 
-mod common;
-
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{
+use crate::common::{
     Agent, AgentOptions, Client, Event, Observer, Options, SOON, T, mono_ns, needs_root, ns, wait_for, wire,
 };
 use rustix::process::Signal;

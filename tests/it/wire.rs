@@ -8,7 +8,7 @@ use varta_fleet::wire::{
     DecodeError, FRAME_BYTES, Frame, NONCE_MAX, NONCE_TERMINAL, Status, Version, decode, decode_attested,
 };
 
-mod vectors;
+use crate::vectors;
 
 type Bytes = [u8; FRAME_BYTES];
 

@@ -2,7 +2,7 @@
 //!
 //! `frames.json` is produced by running those crates, never by this project's own codec, so the codec
 //! is held against something it did not write. The test below produces it again and compares;
-//! `VARTA_BLESS=1 cargo test --test wire` rewrites the file after a deliberate change of the list.
+//! `VARTA_BLESS=1 cargo test --test it vectors::` rewrites the file after a deliberate change of the list.
 //!
 //! An entry has a name and the bytes. `frame`: encoding these fields gives these bytes (absent where no
 //! encoder can produce them). `error`: decoding them is refused with this word and these `values`;
@@ -66,7 +66,7 @@ fn the_committed_vectors_are_what_the_original_crates_say() {
     assert!(
         committed == fresh,
         "tests/vectors/frames.json is not what the original crates produce; first difference \
-         (committed, produced): {differing:#?}\nVARTA_BLESS=1 cargo test --test wire rewrites it"
+         (committed, produced): {differing:#?}\nVARTA_BLESS=1 cargo test --test it vectors:: rewrites it"
     );
 }
 

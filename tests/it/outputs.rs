@@ -1,14 +1,12 @@
 //! Where events go: standard output and those who leave it, a log that is renamed under the observer.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::http::Connection;
-use common::{Agent, AgentOptions, Event, Observer, Options, Place, Table, wait_for};
+use crate::common::http::Connection;
+use crate::common::{Agent, AgentOptions, Event, Observer, Options, Place, Table, wait_for};
 use rustix::process::Signal;
 
 /// An observer whose events go to a pipe. Killed when dropped.
@@ -37,7 +35,7 @@ impl Piped {
     }
 
     fn end(&mut self) -> Option<i32> {
-        common::signal(self.child.id(), Signal::TERM);
+        crate::common::signal(self.child.id(), Signal::TERM);
         self.child.wait().expect("it is our child").code()
     }
 }
@@ -129,7 +127,7 @@ fn fault_70_no_event_is_lost_while_the_log_is_rotated_under_load() {
 /// What logrotate runs after a rotation: the observer hears it, and nobody who would end by it.
 #[test]
 fn fault_70_a_rotation_signals_the_observer_and_no_other_command() {
-    let snippet = include_str!("../scripts/deploy/logrotate");
+    let snippet = include_str!("../../scripts/deploy/logrotate");
     let line = snippet.lines().find(|line| line.contains("pkill")).expect("it sends a signal");
     let pattern = line.split('\'').nth(1).expect("a pattern in quotes");
     let mut observer = Piped::start();

@@ -1,9 +1,7 @@
 //! What the numbers, the versions and the clock in an agent's frames may do without harm: the kernel attests
 //! who sent them, so each is life, and none of it is a stall.
 
-mod common;
-
-use common::{Agent, AgentOptions, Client, Event, Observer, Options, SOON, T, wait_for, wire};
+use crate::common::{Agent, AgentOptions, Client, Event, Observer, Options, SOON, T, wait_for, wire};
 use rustix::process::Signal;
 
 /// The largest number that is not a last word.

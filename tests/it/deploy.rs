@@ -13,10 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-mod common;
-
-use common::http::Connection;
-use common::{Agent, AgentOptions, Observer, Options, SOON};
+use crate::common::http::Connection;
+use crate::common::{Agent, AgentOptions, Observer, Options, SOON};
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/deploy").join(name)

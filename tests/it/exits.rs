@@ -1,11 +1,9 @@
 //! The end of a process is an exit, told when it happens and with its cause, and never a stall.
 
-mod common;
-
 use std::collections::HashMap;
 use std::time::Duration;
 
-use common::{Agent, AgentOptions, Client, Observer, Options, SOON, wait_for};
+use crate::common::{Agent, AgentOptions, Client, Observer, Options, SOON, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// So long that nothing below can come of a threshold.

@@ -1,11 +1,9 @@
 //! When the observer itself cannot see: stopped, or its queue full. Blindness is its own, never the agents'.
 
-mod common;
-
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{
+use crate::common::{
     Agent, AgentOptions, Client, Ended, Freezer, Observer, Options, SOON, mono_ns, ns, wait_for, wire,
 };
 use rustix::process::Signal;

@@ -1,13 +1,11 @@
 //! Agents and observers that live in namespaces of their own: who is known by which pid, who can be forged,
 //! and what an observer inside of one cannot see.
 
-mod common;
-
 use std::collections::HashSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use common::{
+use crate::common::{
     Agent, AgentOptions, Client, Observer, Options, SOON, T, Table, copy_program, in_pid_namespace,
     rust_program, signal, wire,
 };
@@ -40,7 +38,7 @@ fn expect_life(observer: &mut Observer, agent: &mut Agent, ns_pid: Option<u32>) 
     agent.signal(Signal::KILL);
     observer.expect("exit", pid, T + SOON);
     let told: Vec<_> = observer.events().iter().filter(|event| event.pid() == Some(pid)).cloned().collect();
-    let kinds: Vec<_> = told.iter().map(common::Event::kind).collect();
+    let kinds: Vec<_> = told.iter().map(crate::common::Event::kind).collect();
     assert_eq!(kinds, ["up", "stall", "resume", "exit"], "{told:#?}");
     for event in &told {
         let inner = event.has("ns_pid").then(|| event.u64("ns_pid"));

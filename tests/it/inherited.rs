@@ -1,14 +1,12 @@
 //! What an observer inherits from who starts it: a standard error that nobody reads, signals that are ignored,
 //! limits.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, pipe};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use common::{Place, signal, wait_for};
+use crate::common::{Place, signal, wait_for};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::Signal;

@@ -1,7 +1,5 @@
 //! `run` as an operator meets it: start, signals, a second one, what it prints, where its events go.
 
-mod common;
-
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::Read;
@@ -12,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::{
+use crate::common::{
     Agent, AgentOptions, Client, Event, Observer, Options, Place, SOON, T, Table, mono_ns, needs_root,
     signal, wait_for,
 };
@@ -48,7 +46,7 @@ fn events_are_numbered_without_a_gap_from_start_to_stop() {
 /// The guide's table of threads is that of a running fleet, and the other way round.
 #[test]
 fn the_threads_are_those_that_the_guide_names() {
-    let guide = include_str!("../src/guide/architecture.md");
+    let guide = include_str!("../../src/guide/architecture.md");
     let (_, table) = guide.split_once("| Thread | Waits for").expect("a table of threads");
     let named = table.lines().skip(2).map_while(|line| line.strip_prefix("| `")?.split_once('`'));
     let mut named: HashSet<String> = named.map(|(name, _)| name.to_owned()).collect();
@@ -400,9 +398,9 @@ fn fault_57_eight_shards_on_a_busy_machine_tell_every_true_stall_and_no_false_on
     }
     for agent in &agents[..8] {
         let stall = observer.expect("stall", agent.pid(), threshold + SOON);
-        assert!(stall.u64("silent_ns") >= common::ns(threshold), "{stall}");
+        assert!(stall.u64("silent_ns") >= crate::common::ns(threshold), "{stall}");
         // Promised: within three thresholds of awake time, whatever else the machine does.
-        assert!(stall.u64("silent_ns") <= 3 * common::ns(threshold), "{stall}");
+        assert!(stall.u64("silent_ns") <= 3 * crate::common::ns(threshold), "{stall}");
         agent.signal(Signal::CONT);
         observer.expect("resume", agent.pid(), SOON);
     }

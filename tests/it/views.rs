@@ -10,9 +10,7 @@ use serde_json::Value;
 use varta_fleet::config::{KEYS, TABLES};
 use varta_fleet::event::EventKind;
 
-mod common;
-
-use common::{Agent, AgentOptions, Client, Observer, Options, Place, SOON, wait_for};
+use crate::common::{Agent, AgentOptions, Client, Observer, Options, Place, SOON, wait_for};
 
 fn run(dir: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_varta-fleet"));
@@ -155,10 +153,10 @@ fn who_may_not_ask_and_where_nobody_answers_is_told() {
         assert!(told.contains("varta-fleet run") && told.contains("--dir"), "{told}");
     }
     assert!(refused(&place.dir(), &["top"], 2).contains("status --json"));
-    common::needs_root("it asks as another user");
+    crate::common::needs_root("it asks as another user");
     let (observer, _agents) = fleet_of_three();
     let copy = observer.place().base().join("copy");
-    common::copy_program(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), &copy);
+    crate::common::copy_program(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), &copy);
     let output = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .arg(&copy)
@@ -394,7 +392,7 @@ fn the_name_of_a_process_reaches_a_terminal_as_text() {
     let place = Place::new();
     let name = "a\u{9b}2J\u{202e}\u{1b}[m";
     let program = place.base().join(name);
-    common::copy_program(common::rust_program(), &program);
+    crate::common::copy_program(crate::common::rust_program(), &program);
     let mut observer = Observer::start_in(place, Options::default());
     let agent =
         Agent::start_with(&observer, AgentOptions { program: Some(program), ..AgentOptions::default() });

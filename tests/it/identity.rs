@@ -1,12 +1,10 @@
 //! Which process it is: the kernel's pid and which holder of that pid. Nothing carries over from one to the
 //! next, and what one process does hides nothing of another.
 
-mod common;
-
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{
+use crate::common::{
     Agent, AgentOptions, Client, Event, Observer, Options, PidNamespace, SOON, T, copy_program,
     in_pid_namespace, ns, python, rust_program, signal,
 };
@@ -167,7 +165,7 @@ fn fault_07_a_newcomer_whose_numbers_go_on_does_not_end_the_silence_of_the_dead(
         observer.signal(Signal::STOP);
         end(&mut dead);
         let mut heir = pids.start_as(pid, || Agent::start_with(&observer, silent(Client::Rust02)));
-        let frame = common::wire::frame(pid, 2);
+        let frame = crate::common::wire::frame(pid, 2);
         assert!(heir.send(&frame));
         observer.signal(Signal::CONT);
         expect_heir(&mut observer, pid, &["up", "stall"]);
@@ -408,7 +406,7 @@ fn threat_05_a_newcomer_is_no_forger_because_the_dead_was_one() {
         for is_stopped in [false, true] {
             let mut forger = Agent::start_with(&observer, silent(Client::Rust02));
             let pid = forger.pid();
-            assert!(forger.send(&common::wire::frame(victim.pid(), 1_000_000)));
+            assert!(forger.send(&crate::common::wire::frame(victim.pid(), 1_000_000)));
             let auth = observer.expect_kind("auth", SOON);
             assert_eq!(auth.u64("attested"), u64::from(pid), "{auth}");
             if is_stopped {

@@ -1,12 +1,10 @@
 //! Agents as they are in the field, and what the observer tells of them: real processes, real sockets.
 
-mod common;
-
 use std::collections::HashSet;
 use std::fs;
 use std::time::Duration;
 
-use common::{Agent, AgentOptions, Client, Observer, Options, PERIOD, SOON, T, mono_ns, ns, wait_for};
+use crate::common::{Agent, AgentOptions, Client, Observer, Options, PERIOD, SOON, T, mono_ns, ns, wait_for};
 use rustix::process::Signal;
 use varta_fleet::shard_for;
 
@@ -86,7 +84,7 @@ fn fault_10_two_thousand_agents_that_start_at_once_are_all_admitted() {
     pids.insert(parent.pid());
     let ups = |observer: &mut Observer| -> Vec<u32> {
         let ups = observer.events().iter().filter(|event| event.kind() == "up");
-        ups.filter_map(common::Event::pid).collect()
+        ups.filter_map(crate::common::Event::pid).collect()
     };
     wait_for("the whole crowd", || (ups(&mut observer).len() >= pids.len()).then_some(()));
     observer.watch(threshold);

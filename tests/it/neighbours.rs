@@ -1,7 +1,5 @@
 //! Users that take more than is theirs: others are not harmed, and it is said who it was.
 
-mod common;
-
 use std::collections::HashSet;
 use std::fs;
 use std::io::IoSlice;
@@ -10,7 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use common::{Agent, AgentOptions, Client, Observer, Options, SOON, T, needs_root, wait_for, wire};
+use crate::common::{Agent, AgentOptions, Client, Observer, Options, SOON, T, needs_root, wait_for, wire};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::Signal;
@@ -81,7 +79,7 @@ fn fault_22_a_flood_of_one_user_costs_agents_on_other_shards_nothing_and_is_name
     let table = observer.table();
     assert_eq!((table.shard(0, "beats"), table.shard(0, "refused")), (sent, 0), "{table}");
     assert_eq!(table.shard(0, "lost"), 0, "{table}");
-    let on_shard_0 = |event: &&common::Event| event.kind() == "flood" && event.u64("shard") == 0;
+    let on_shard_0 = |event: &&crate::common::Event| event.kind() == "flood" && event.u64("shard") == 0;
     assert_eq!(observer.events().iter().filter(on_shard_0).count(), 0);
     observer.stop();
 }
@@ -195,7 +193,7 @@ fn each_shard_lets_in_the_users_of_its_own_list() {
         assert_eq!(agent.ask("quiet"), "quiet");
     }
     let sent: Vec<u64> = agents.iter_mut().map(|agent| agent.report().sent).collect();
-    let counted = |table: &common::Table| places.map(|(shard, uid)| table.uid(shard, uid, "frames"));
+    let counted = |table: &crate::common::Table| places.map(|(shard, uid)| table.uid(shard, uid, "frames"));
     wait_for("every frame to be counted", || (counted(&observer.table())[..] == sent[..]).then_some(()));
     let table = observer.table();
     let refused = places.map(|(shard, uid)| table.uid(shard, uid, "refused"));

@@ -1,12 +1,10 @@
 //! Many agents at once, each stopped, continued, moved, crashed or killed by chance: every verdict about each
 //! of them must be the one that was earned. `VARTA_TEST_SEED` repeats a run as far as the machine lets it.
 
-mod common;
-
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use common::{Agent, AgentOptions, Chance, Client, Event, Observer, Options, SOON, mono_ns, ns};
+use crate::common::{Agent, AgentOptions, Chance, Client, Event, Observer, Options, SOON, mono_ns, ns};
 use rustix::process::Signal;
 
 const T: Duration = Duration::from_secs(1);

@@ -4,15 +4,13 @@
 //! `scripts/soak` runs it for as long and with as many processes as wanted; a short run is among the tests.
 //! `VARTA_SOAK_SECONDS`, `VARTA_SOAK_AGENTS` and `VARTA_TEST_SEED` say how.
 
-mod common;
-
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use common::{Agent, AgentOptions, Chance, Client, Event, Observer, Options, SOON, mono_ns, ns};
+use crate::common::{Agent, AgentOptions, Chance, Client, Event, Observer, Options, SOON, mono_ns, ns};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Long against what a busy machine of two cores keeps a process from beating.

@@ -11,19 +11,17 @@ use flate2::read::GzDecoder;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-mod common;
+use crate::common::http::{Answer, Connection};
+use crate::common::{Agent, AgentOptions, Client, Freezer, Observer, Options, SOON, signal, wait_for};
 
-use common::http::{Answer, Connection};
-use common::{Agent, AgentOptions, Client, Freezer, Observer, Options, SOON, signal, wait_for};
-
-const SCHEMA: &str = include_str!("../src/http/openapi.json");
+const SCHEMA: &str = include_str!("../../src/http/openapi.json");
 
 fn served() -> Options {
     let arguments = vec!["--http".to_owned(), "127.0.0.1:0".to_owned()];
     Options { arguments, ..Options::default() }
 }
 
-fn with_token(base: &common::Place) -> (Options, String) {
+fn with_token(base: &crate::common::Place) -> (Options, String) {
     let file = base.base().join("token");
     fs::write(&file, "correct-horse-battery\n").expect("write a token");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("it is ours");
@@ -36,7 +34,7 @@ fn with_token(base: &common::Place) -> (Options, String) {
 /// Whether an answer is what the schema says of it.
 fn assert_is(name: &str, value: &Value) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut validator = Command::new(common::python())
+    let mut validator = Command::new(crate::common::python())
         .arg(root.join("tests/schema/validate.py"))
         .arg(root.join("src/http/openapi.json"))
         .arg(name)
@@ -308,7 +306,7 @@ fn health_is_what_the_shards_and_the_directory_say() {
 
 #[test]
 fn without_the_token_nothing_is_told_over_tcp() {
-    let place = common::Place::new();
+    let place = crate::common::Place::new();
     let (options, token) = with_token(&place);
     let observer = Observer::start_in(place, options);
     let address = observer.http_address();
@@ -333,7 +331,7 @@ fn without_the_token_nothing_is_told_over_tcp() {
 /// A service manager or load balancer that asks whether the observer is well has no token.
 #[test]
 fn whether_it_is_well_needs_no_token() {
-    let place = common::Place::new();
+    let place = crate::common::Place::new();
     let (options, _) = with_token(&place);
     let observer = Observer::start_in(place, options);
     let get = |path: &str| Connection::tcp(observer.http_address()).get(path, &["Connection: close"]);
@@ -344,7 +342,7 @@ fn whether_it_is_well_needs_no_token() {
 
 #[test]
 fn a_token_that_is_replaced_is_asked_for_and_one_that_is_no_use_is_told() {
-    let place = common::Place::new();
+    let place = crate::common::Place::new();
     let (options, old) = with_token(&place);
     let (file, new) = (place.base().join("token"), place.base().join("token.new"));
     let observer = Observer::start_in(place, options);
@@ -374,7 +372,7 @@ fn a_token_that_is_replaced_is_asked_for_and_one_that_is_no_use_is_told() {
 /// Nobody writes into the pipe: whoever waits for that waits for ever.
 #[test]
 fn a_pipe_for_a_token_file_is_refused_at_once() {
-    let place = common::Place::new();
+    let place = crate::common::Place::new();
     let (options, _) = with_token(&place);
     let token = place.base().join("token");
     fs::remove_file(&token).expect("it is ours");
@@ -401,7 +399,7 @@ fn a_pipe_for_a_token_file_is_refused_at_once() {
 
 #[test]
 fn a_token_that_others_can_read_is_refused_at_the_start() {
-    let place = common::Place::new();
+    let place = crate::common::Place::new();
     let (options, _) = with_token(&place);
     fs::set_permissions(place.base().join("token"), fs::Permissions::from_mode(0o644)).expect("it is ours");
     let config = place.base().join("varta.toml");
@@ -443,7 +441,7 @@ fn a_strangers_name_for_this_host_is_refused() {
 fn a_port_that_is_taken_is_told_and_nothing_is_left_behind() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("its address").to_string();
-    let place = common::Place::new();
+    let place = crate::common::Place::new();
     let output = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
         .args(["run", "--http", &address, "--dir"])
         .arg(place.dir())
@@ -696,7 +694,7 @@ fn fault_47_a_name_with_quotes_markup_and_controls_is_text_everywhere() {
     // A process is called as the file it was started from.
     let name = "<b>\"'\\}\n\u{1b}[2Jx";
     let program = observer.place().base().join(name);
-    common::copy_program(common::rust_program(), &program);
+    crate::common::copy_program(crate::common::rust_program(), &program);
     let agent =
         Agent::start_with(&observer, AgentOptions { program: Some(program), ..AgentOptions::default() });
     observer.expect("up", agent.pid(), SOON);

@@ -3,15 +3,13 @@
 //!
 //! `strace` makes the calls of one thread fail; it attaches once the observer observes.
 
-mod common;
-
 use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::{Agent, Client, Observer, Options, SOON, T, needs_root, wait_for};
+use crate::common::{Agent, Client, Observer, Options, SOON, T, needs_root, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Lets calls of one of the observer's threads fail, until dropped.

@@ -1,11 +1,9 @@
 //! What memory an observer takes for each agent, in real pages of a real process.
 
-mod common;
-
 use std::fs;
 use std::time::Duration;
 
-use common::{Agent, AgentOptions, Observer, Options, wait_for};
+use crate::common::{Agent, AgentOptions, Observer, Options, wait_for};
 
 /// What may be resident for an agent, bytes: 96 of its own and of the threads' records of it, 192 that change with
 /// its state, 24 of index and queues, 8 of its seat, by which the fleet counts it once on however many shards it beats.

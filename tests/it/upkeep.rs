@@ -1,15 +1,13 @@
 //! Somebody removes or replaces the files by which agents find a running observer: those who are connected go
 //! on, and those who come later find it again, or the operator is told why they cannot.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Agent, AgentOptions, Client, Observer, Options, SOON, T, wait_for};
+use crate::common::{Agent, AgentOptions, Client, Observer, Options, SOON, T, wait_for};
 use varta_fleet::Manifest;
 
 const ENOENT: u64 = 2;

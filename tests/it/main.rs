@@ -1,0 +1,36 @@
+//! All tests that drive the built program or read the tree, in one program: it is linked once, and what they share is
+//! in [`common`]. `cargo test --test it hostile::` runs those of one topic.
+
+mod common;
+
+mod agents;
+mod blind;
+mod chaos;
+mod cli;
+mod containers;
+mod demo;
+mod deploy;
+mod exits;
+mod failing_calls;
+mod faults;
+mod guide;
+mod hostile;
+mod http;
+mod identity;
+mod inherited;
+mod instructions;
+mod load;
+mod memory;
+mod neighbours;
+mod observer;
+mod outputs;
+mod page;
+mod route;
+mod run;
+mod soak;
+mod streams;
+mod tidy;
+mod upkeep;
+mod vectors;
+mod views;
+mod wire;
