@@ -89,11 +89,32 @@ impl World {
         wait_for(|| self.port(shard).counters.watermark() >= until);
     }
 
-    /// Stalls, exits, sessions: all that may be told of agents that do nothing but beat, besides `up`.
+    /// Stalls, exits, sessions: all that may be told of agents that do nothing but beat, besides `up`, and besides
+    /// silences of an agent that had to wait for a core so long.
     fn told_of_agents(&mut self) -> Vec<Event> {
         self.told.extend(std::iter::from_fn(|| self.events.try_next()));
         let of_agents = self.told.iter().filter(|event| event.agent.is_some() && event.kind != EventKind::Up);
-        of_agents.copied().collect()
+        of_agents.filter(|event| !self.did_not_beat(event)).copied().collect()
+    }
+
+    /// Whether it is a silence that the agent admits. Waits until one that was not stopped runs again.
+    fn did_not_beat(&self, event: &Event) -> bool {
+        let (EventKind::Stall { silent_ns, .. } | EventKind::Resume { silent_ns, .. }) = event.kind else {
+            return false;
+        };
+        let pid = event.agent.expect("a silence is somebody's").pid;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        if !matches!(state, Some('R' | 'S' | 'D')) {
+            return false;
+        }
+        // Its gap ends a little before its next beat arrives.
+        let admitted = silent_ns.saturating_sub(crate::time::duration_ns(T) / 4);
+        wait_for(|| {
+            let gap = std::fs::read_to_string(gap_file(self.directory.path(), pid)).unwrap_or_default();
+            gap.parse::<u64>().is_ok_and(|gap| gap >= admitted)
+        });
+        true
     }
 }
 
@@ -163,7 +184,15 @@ fn an_agent_of_these_tests_beats_and_counts() {
     assert_eq!(wire::decode(&bytes).expect("frame").nonce, sent);
 }
 
+/// Where an agent writes the longest time in which it did not try to beat, ns, once that is long.
+fn gap_file(dir: &Path, pid: u32) -> PathBuf {
+    dir.join(format!("gap-{pid}"))
+}
+
 fn beat(path: &Path) {
+    let gap_file = gap_file(path.parent().expect("its directory"), std::process::id());
+    let mut longest = T / 4;
+    let mut last = Instant::now();
     let socket = UnixDatagram::unbound().expect("socket");
     socket.connect(path).expect("connect");
     let mut frame = Frame {
@@ -177,10 +206,16 @@ fn beat(path: &Path) {
     let stdin = io::stdin();
     while matches!(poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&PERIOD)), Ok(0)) {
         (frame.nonce, frame.timestamp) = (frame.nonce + 1, SystemClock.mono().0);
+        let gap = last.elapsed();
+        if gap > longest {
+            longest = gap;
+            std::fs::write(&gap_file, gap.as_nanos().to_string()).expect("write a file");
+        }
         // Waits while the queue is full, and fails if nobody has the socket open any more.
         if let Err(error) = socket.send(&frame.encode()) {
             return println!("refused: {error}");
         }
+        last = Instant::now();
     }
     println!("sent {}", frame.nonce);
 }
