@@ -4,7 +4,10 @@ use std::cell::Cell;
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An instant of `CLOCK_MONOTONIC` in nanoseconds. Stops while the host is suspended.
 ///
@@ -47,8 +50,23 @@ impl Sub<u64> for MonoNs {
 impl fmt::Display for WallNs {
     /// RFC 3339 in UTC with nine decimals, as events carry it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let instant = std::time::UNIX_EPOCH + Duration::from_nanos(self.0);
+        let instant = UNIX_EPOCH + Duration::from_nanos(self.0);
         humantime::format_rfc3339_nanos(instant).fmt(f)
+    }
+}
+
+impl Serialize for WallNs {
+    /// As it is displayed.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for WallNs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let instant = humantime::parse_rfc3339(&text).map_err(D::Error::custom)?;
+        Ok(Self(duration_ns(instant.duration_since(UNIX_EPOCH).map_err(D::Error::custom)?)))
     }
 }
 

@@ -15,6 +15,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Bytes of a frame; a datagram of any other length is not one.
 pub const FRAME_BYTES: usize = 32;
 /// The nonce only a crash hook sends, together with [`Status::Critical`].
@@ -28,16 +30,20 @@ const TIMESTAMP_RESERVED: u64 = u64::MAX;
 const CRC_OFFSET: usize = 28;
 
 /// Wire format of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Hash, Serialize)]
 pub enum Version {
     /// 0.1: 64-bit payload, no checksum.
+    #[serde(rename = "0.1")]
     V01,
     /// 0.2: 32-bit payload, CRC-32C.
+    #[default]
+    #[serde(rename = "0.2")]
     V02,
 }
 
 /// What an agent says of itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Status {
     /// In order.

@@ -1,9 +1,17 @@
 //! What the fleet tells: one [`Event`] a fact, `Copy` and of fixed size, so that queues of them are bounded memory.
 
+use std::io;
+
+use serde::Deserialize;
+
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
-/// One told fact.
+mod json;
+#[cfg(test)]
+pub(crate) mod samples;
+
+/// One told fact. As JSON: its line in the event log.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Event {
     /// Gapless over the run, from 1, in the order told. 0 where none is given: beats and [`EventKind::Lost`].
@@ -37,8 +45,22 @@ pub struct Agent {
     pub payload: u64,
 }
 
+impl Event {
+    /// The process it is about: the agent, or who sent what was no frame.
+    #[must_use]
+    pub const fn pid(&self) -> Option<u32> {
+        match (self.agent, self.kind) {
+            (Some(agent), _) => Some(agent.pid),
+            (None, EventKind::Decode { attested: 0, .. }) => None,
+            (None, EventKind::Decode { attested, .. }) => Some(attested),
+            (None, _) => None,
+        }
+    }
+}
+
 /// What happened.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(tag = "kind", rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum EventKind {
     /// First session of a pid in this run or after its exit.
@@ -54,6 +76,7 @@ pub enum EventKind {
         /// How much of the silence we were blind, ns.
         blind_ns: u64,
         /// Stalls told by this one event; more than 1 if the agent was faster than the telling.
+        #[serde(default = "single")]
         coalesced: u32,
     },
     /// The silence ended with a beat.
@@ -63,6 +86,7 @@ pub enum EventKind {
         /// Beats lost before us during the silence, from the gap in the nonce: a lower bound.
         lost: u64,
         /// Resumes told by this one event.
+        #[serde(default = "single")]
         coalesced: u32,
     },
     /// A silence reached the agent's threshold while its control group was frozen, which is no stall. The end of
@@ -76,17 +100,20 @@ pub enum EventKind {
         /// From the last beat's arrival to the instant the exit was known, ns.
         silent_ns: u64,
         /// How it ended, where the kernel says.
+        #[serde(flatten)]
         how: Option<ExitHow>,
     },
     /// A crash hook reported a panic or unhandled exception. The process may live on.
     Terminal {
         /// Crash reports told by this one event, whose payload is the first one's; of many after one that was told
         /// it is that of the last but one.
+        #[serde(default = "single")]
         coalesced: u32,
     },
     /// The agent's status changed.
     Status {
         /// Changes told by this one event, which says what came of them.
+        #[serde(default = "single")]
         coalesced: u32,
     },
     /// A later session or stream of a known agent.
@@ -94,6 +121,7 @@ pub enum EventKind {
         /// What began it.
         why: SessionWhy,
         /// Sessions and streams told by this one event.
+        #[serde(default = "single")]
         coalesced: u32,
     },
     /// Three streams at once, or both wire versions in turn: life is known, loss is not counted any more.
@@ -101,6 +129,7 @@ pub enum EventKind {
     /// A datagram was no frame. At most 10 a second per shard; the rest is counted.
     Decode {
         /// Sender attested by the kernel; 0: none.
+        #[serde(skip)]
         attested: u32,
         /// Why it was none.
         error: NoFrame,
@@ -117,6 +146,7 @@ pub enum EventKind {
     /// The shard could not see.
     Blind {
         /// Begin or end.
+        #[serde(flatten)]
         phase: BlindPhase,
         /// What blinded it.
         why: BlindWhy,
@@ -126,6 +156,7 @@ pub enum EventKind {
         /// Frames refused for either since the last such event.
         refused: u64,
         /// Those refused because their user has its share, if any were.
+        #[serde(flatten)]
         share: Option<ShareSpent>,
     },
     /// The shard's queue was full, or a user overran its budget: who sent most of it. At most once a second per
@@ -188,17 +219,23 @@ pub enum EventKind {
     Beat,
 }
 
+const fn single() -> u32 {
+    1
+}
+
 /// Frames refused because their user has its share of the agent table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 pub struct ShareSpent {
     /// The user of the last of them.
     pub uid: u32,
     /// Their number.
+    #[serde(rename = "share_refused")]
     pub refused: u64,
 }
 
 /// Why somebody is said to flood a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
 pub enum FloodWhy {
     /// The shard's queue was full.
     Full,
@@ -207,7 +244,8 @@ pub enum FloodWhy {
 }
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
 pub enum ExitHow {
     /// It returned this exit status, 0..=255.
     Code(u8),
@@ -216,7 +254,8 @@ pub enum ExitHow {
 }
 
 /// What began a later session or stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
 pub enum SessionWhy {
     /// The pid belongs to another process now.
     NewProcess,
@@ -231,7 +270,8 @@ pub enum SessionWhy {
 }
 
 /// Begin or end of a blind window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(tag = "phase", rename_all = "lowercase")]
 pub enum BlindPhase {
     /// It began at the event's `mono`.
     Begin,
@@ -243,7 +283,8 @@ pub enum BlindPhase {
 }
 
 /// Begin or end of what is told of a frozen agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
 pub enum FrozenPhase {
     /// It is frozen as of the event's `mono`.
     Begin,
@@ -263,7 +304,8 @@ impl FrozenPhase {
 }
 
 /// What blinded a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
 pub enum BlindWhy {
     /// The observer did not run.
     Paused,
@@ -272,7 +314,8 @@ pub enum BlindWhy {
 }
 
 /// Where input or output failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
 pub enum IoPlace {
     /// A shard's socket.
     Receive,
@@ -514,6 +557,34 @@ impl IoPlace {
             Self::ShardStuck => "shard-stuck",
             Self::Socket => "socket",
             Self::Directory => "directory",
+        }
+    }
+
+    /// Why it failed: the kernel's words for `errno`, without the number.
+    #[must_use]
+    pub fn reason(self, errno: i32) -> String {
+        if let Some(words) = self.own_words(errno) {
+            return words.to_owned();
+        }
+        let mut words = io::Error::from_raw_os_error(errno).to_string();
+        if let Some(end) = words.find(" (os error") {
+            words.truncate(end);
+        }
+        words
+    }
+
+    /// What to say where the kernel has no word to say.
+    pub(crate) const fn own_words(self, errno: i32) -> Option<&'static str> {
+        match (self, errno) {
+            (Self::Shard, _) => Some("the shard's thread panicked"),
+            (Self::ShardStuck, _) => Some("the shard's thread is stuck"),
+            (Self::Socket | Self::Directory, 0) => {
+                Some("it had been removed or replaced, and is in place again")
+            }
+            (Self::Events, 0) => Some(
+                "the file was cut by somebody else, and what was written since it was copied is lost; rename it instead",
+            ),
+            _ => None,
         }
     }
 }

@@ -1,13 +1,11 @@
 //! One agent: what its slot says, and a page of its past.
 
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use super::agents::{AgentAnswer, Row};
 use super::ring::Ring;
 use super::sources::Sources;
 use crate::event::Event;
-use crate::sinks::jsonl;
 use crate::table::slot::Flags;
 use crate::time::MonoNs;
 
@@ -64,7 +62,7 @@ struct Resume {
 /// Events of one pid, oldest first: the latest of them, or those before a number.
 #[derive(Debug, Serialize)]
 pub struct Past {
-    history: Vec<Box<RawValue>>,
+    history: Vec<Event>,
     /// What to ask for as `before` to get those before these, if there are any.
     history_next: Option<u64>,
     history_from_seq: u64,
@@ -102,19 +100,14 @@ impl Past {
     /// What the ring holds of a pid, up to an event with the number `before`; a page at most.
     pub fn of(pid: u32, ring: &Ring, before: Option<u64>) -> Self {
         let is_before = |event: &&Event| before.is_none_or(|before| event.seq < before);
-        let mut events: Vec<&Event> =
-            ring.latest_of_pid(pid).filter(is_before).take(EVENTS_MAX + 1).collect();
-        let is_more = events.len() > EVENTS_MAX;
-        events.truncate(EVENTS_MAX);
-        events.reverse();
-        let lines = events.iter().filter_map(|event| {
-            let mut line = Vec::new();
-            jsonl::write_line(event, &mut line);
-            RawValue::from_string(String::from_utf8(line).ok()?).ok()
-        });
+        let latest = ring.latest_of_pid(pid).filter(is_before);
+        let mut history: Vec<Event> = latest.take(EVENTS_MAX + 1).copied().collect();
+        let is_more = history.len() > EVENTS_MAX;
+        history.truncate(EVENTS_MAX);
+        history.reverse();
         Self {
-            history: lines.collect(),
-            history_next: events.first().filter(|_| is_more).map(|event| event.seq),
+            history_next: history.first().filter(|_| is_more).map(|event| event.seq),
+            history,
             history_from_seq: ring.whole_from_seq(),
         }
     }
@@ -208,10 +201,7 @@ mod tests {
                 kind: EventKind::Status { coalesced: 1 },
             });
         }
-        let seqs = |past: &Past| -> Vec<u64> {
-            let events = past.history.iter().map(|line| serde_json::from_str(line.get()).unwrap());
-            events.map(|event: serde_json::Value| event["seq"].as_u64().unwrap()).collect()
-        };
+        let seqs = |past: &Past| past.history.iter().map(|event| event.seq).collect::<Vec<u64>>();
         let (mut pages, mut before) = (Vec::new(), None);
         loop {
             let past = Past::of(7, &ring, before);

@@ -8,11 +8,7 @@ pub mod rotation;
 pub mod sink;
 pub mod trouble;
 pub mod tsv;
-mod wording;
 pub mod writer;
-
-#[cfg(test)]
-mod samples;
 
 pub use format::Format;
 pub use rotation::Rotation;

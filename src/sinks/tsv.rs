@@ -23,8 +23,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use super::wording::PUT_BACK;
-use crate::event::{BlindPhase, Event, EventKind, IoPlace, NoFrame};
+use crate::event::{BlindPhase, Event, EventKind, NoFrame};
 use crate::time::MonoNs;
 use crate::wire::DecodeError;
 
@@ -57,16 +56,10 @@ impl fmt::Display for Columns<'_> {
             },
             EventKind::Auth { claimed, .. } => write!(f, "{claimed}\t-\t-\tauth_failure"),
             EventKind::Decode { error, .. } => write!(f, "-\t-\t-\t{}", DecodeWord(error)),
-            EventKind::Io { place: IoPlace::Shard, .. } => {
-                f.write_str("-\t-\t-\tthe shard's thread panicked")
-            }
-            EventKind::Io { place: IoPlace::ShardStuck, .. } => {
-                f.write_str("-\t-\t-\tthe shard's thread is stuck")
-            }
-            EventKind::Io { place: IoPlace::Socket | IoPlace::Directory, errno: 0 } => {
-                write!(f, "-\t-\t-\t{PUT_BACK}")
-            }
-            EventKind::Io { errno, .. } => write!(f, "-\t-\t-\t{}", io::Error::from_raw_os_error(errno)),
+            EventKind::Io { place, errno } => match place.own_words(errno) {
+                Some(words) => write!(f, "-\t-\t-\t{words}"),
+                None => write!(f, "-\t-\t-\t{}", io::Error::from_raw_os_error(errno)),
+            },
             EventKind::Blind { phase: BlindPhase::Begin, why, .. } => {
                 write!(f, "-\t-\t-\tbegin {}", why.as_str())
             }
@@ -135,8 +128,8 @@ impl fmt::Display for DecodeWord {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::samples::{any_event, one_of_each};
     use super::*;
+    use crate::event::samples::{any_event, one_of_each};
     use crate::wire::{Frame, Status, Version};
 
     fn line_of(event: &Event, start: MonoNs) -> String {

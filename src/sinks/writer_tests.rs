@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::super::samples::up;
 use super::*;
 use crate::event::EventKind;
+use crate::event::samples::up;
 
 /// Far more than any test needs, so that only a defect waits for it.
 const LONG: Duration = Duration::from_secs(30);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use varta_fleet::event::Event;
 
 /// The fleet at a glance.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -203,46 +204,6 @@ pub struct Resume {
     pub at_ns: u64,
     pub silent_ns: u64,
     pub lost: u64,
-}
-
-/// One event, as in the log.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Event {
-    pub seq: Option<u64>,
-    pub ts: Option<String>,
-    pub mono_ns: u64,
-    pub kind: String,
-    pub shard: Option<u16>,
-    pub pid: Option<u32>,
-    pub status: Option<String>,
-    pub nonce: Option<u64>,
-    pub payload: Option<u64>,
-    pub session: Option<u32>,
-    pub silent_ns: Option<u64>,
-    pub lost: Option<u64>,
-    pub certain: Option<bool>,
-    pub blind_ns: Option<u64>,
-    pub coalesced: Option<u32>,
-    pub code: Option<i32>,
-    pub signal: Option<i32>,
-    pub why: Option<String>,
-    pub error: Option<String>,
-    pub claimed: Option<u32>,
-    pub attested: Option<u32>,
-    pub uid: Option<u32>,
-    pub phase: Option<String>,
-    pub for_ns: Option<u64>,
-    pub refused: Option<u64>,
-    pub frames: Option<u64>,
-    pub ups: Option<u64>,
-    pub exits: Option<u64>,
-    pub terminals: Option<u64>,
-    pub from: Option<u16>,
-    pub from_seq: Option<u64>,
-    pub to_seq: Option<u64>,
-    pub place: Option<String>,
-    pub shards: Option<u16>,
 }
 
 #[cfg(test)]

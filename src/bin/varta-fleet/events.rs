@@ -2,7 +2,9 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use crate::answers::Event;
+use varta_fleet::Shown;
+use varta_fleet::event::Event;
+
 use crate::client::{FleetArgs, parameter};
 use crate::exit::{CliError, Exit};
 use crate::words::line;
@@ -51,8 +53,11 @@ pub fn events(args: &EventsArgs) -> Result<Exit, CliError> {
     };
     while let Some(text) = events.next()? {
         if is_words {
-            let event: Event = serde_json::from_str(&text).unwrap_or_default();
-            writeln!(out, "{}", line(&event))?;
+            // An observer of another version may tell what has no words here.
+            match serde_json::from_str::<Event>(&text) {
+                Ok(event) => writeln!(out, "{}", line(&event))?,
+                Err(_) => writeln!(out, "{}", Shown(&text))?,
+            }
         } else {
             writeln!(out, "{text}")?;
         }

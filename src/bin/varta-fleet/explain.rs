@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use varta_fleet::Shown;
+use varta_fleet::event::{Event, EventKind};
 
-use crate::answers::{Detail, Event, Exited, Fleet, Refused, Tracked};
+use crate::answers::{Detail, Exited, Fleet, Refused, Tracked};
 use crate::client::FleetArgs;
 use crate::exit::{CliError, Exit, counted};
 use crate::words::{comm, ending, line, time};
@@ -205,18 +206,21 @@ fn refusal(refused: &Refused) -> String {
 }
 
 fn of_exited(exited: &Exited) -> String {
-    let exit = exited.history.iter().rev().find(|event| event.kind == "exit");
+    let exit = exited.history.iter().rev().find_map(|event| match event.kind {
+        EventKind::Exit { silent_ns, how } => Some((event.wall, silent_ns, how)),
+        _ => None,
+    });
     let refused = exited.refused.as_ref().filter(|_| exited.history.is_empty()).map(refusal);
     let said = match (exit, refused) {
         (None, Some(refused)) => {
             format!("pid {} is not tracked: its last frame was refused {refused}.", exited.pid)
         }
-        (Some(exit), _) => {
-            let when = exit.ts.as_deref().unwrap_or("some time ago");
-            let silent =
-                exit.silent_ns.map(|ns| format!(", {} after its last beat", time(ns))).unwrap_or_default();
-            format!("pid {} {} at {}{silent}. It is tracked no more.", exited.pid, ending(exit), Shown(when))
-        }
+        (Some((when, silent_ns, how)), _) => format!(
+            "pid {} {} at {when}, {} after its last beat. It is tracked no more.",
+            exited.pid,
+            ending(how),
+            time(silent_ns)
+        ),
         (None, _) if exited.history.iter().all(is_refusal) => {
             format!("pid {} never beat: what it sent was refused.", exited.pid)
         }
@@ -226,7 +230,7 @@ fn of_exited(exited: &Exited) -> String {
 }
 
 fn is_refusal(event: &Event) -> bool {
-    matches!(event.kind.as_str(), "decode" | "auth")
+    matches!(event.kind, EventKind::Decode { .. } | EventKind::Auth { .. })
 }
 
 /// The text in lines of a readable length, and the last events.
@@ -336,7 +340,7 @@ mod tests {
 
     #[test]
     fn an_end_is_told_with_its_cause() {
-        let exit = r#"{"kind":"exit","ts":"2026-03-01T12:00:00.123456789Z","pid":7,"silent_ns":2000000000,"signal":9}"#;
+        let exit = r#"{"v":1,"seq":1,"ts":"2026-03-01T12:00:00.123456789Z","mono_ns":1,"kind":"exit","shard":0,"pid":7,"session":1,"nonce":1,"status":"ok","payload":0,"silent_ns":2000000000,"signal":9}"#;
         let exited =
             Exited { pid: 7, history: vec![serde_json::from_str(exit).unwrap()], ..Exited::default() };
         let said = of_exited(&exited);
@@ -346,7 +350,7 @@ mod tests {
             ),
             "{said}"
         );
-        let refused = r#"{"kind":"decode","pid":7,"error":"bad_crc"}"#;
+        let refused = r#"{"v":1,"kind":"decode","pid":7,"error":"bad_crc"}"#;
         let refused_by_us = Refused { ago_ns: 2 * SECOND, why: "table_full".to_owned() };
         let never_let_in = Exited { pid: 7, refused: Some(refused_by_us), ..Exited::default() };
         let said = of_exited(&never_let_in);

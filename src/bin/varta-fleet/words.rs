@@ -1,9 +1,11 @@
 //! Numbers, times and events in the words of people.
 
 use varta_fleet::Shown;
+use varta_fleet::event::{BlindPhase, BlindWhy, Event, EventKind, ExitHow, FrozenPhase, SessionWhy};
 use varta_fleet::priority::Standing;
+use varta_fleet::time::WallNs;
 
-use crate::answers::{Agent, Event};
+use crate::answers::Agent;
 use crate::exit::counted;
 
 /// A time with three digits and its unit: `12.3 ms`, `2.00 s`, `1h 05m`.
@@ -70,7 +72,7 @@ pub fn comm(agent: &Agent) -> String {
 /// What an event says, after its time and kind.
 pub fn event(event: &Event) -> String {
     let mut said = Vec::new();
-    if let Some(pid) = event.pid {
+    if let Some(pid) = event.pid() {
         said.push(format!("pid {pid}"));
     }
     if let Some(shard) = event.shard {
@@ -86,111 +88,101 @@ pub fn event(event: &Event) -> String {
 }
 
 fn predicate(event: &Event) -> String {
-    let silent = event.silent_ns.map(time).unwrap_or_default();
-    let why = event.why.as_deref().unwrap_or_default();
-    match event.kind.as_str() {
-        "up" => format!("beats, status {}", event.status.as_deref().unwrap_or("?")),
-        "stall" => {
-            let certainty = if event.certain == Some(false) { ", not certain" } else { "" };
-            let blind = event.blind_ns.filter(|ns| *ns > 0);
+    let said_of_itself = event.agent.map(|agent| (agent.status.as_str(), agent.payload));
+    let (status, payload) = said_of_itself.unwrap_or(("?", 0));
+    match event.kind {
+        EventKind::Up => format!("beats, status {status}"),
+        EventKind::Stall { silent_ns, certain, blind_ns, .. } => {
+            let certainty = if certain { "" } else { ", not certain" };
+            let blind = Some(blind_ns).filter(|ns| *ns > 0);
             let blind = blind.map(|ns| format!(", blind for {}", time(ns))).unwrap_or_default();
-            format!("silent for {silent}{certainty}{blind}")
+            format!("silent for {}{certainty}{blind}", time(silent_ns))
         }
-        "resume" => {
-            let lost = event.lost.filter(|lost| *lost > 0);
+        EventKind::Resume { silent_ns, lost, .. } => {
+            let lost = Some(lost).filter(|lost| *lost > 0);
             let lost = lost.map(|lost| format!(", {} lost", counted(lost, "beat"))).unwrap_or_default();
-            format!("back after {silent}{lost}")
+            format!("back after {}{lost}", time(silent_ns))
         }
-        "frozen" if event.phase.as_deref() == Some("end") => "is not frozen any more, or beats".to_owned(),
-        "frozen" => "silent because its control group is frozen, which is no stall".to_owned(),
-        "exit" => ending(event),
-        "terminal" => {
-            let payload = event.payload.unwrap_or(0);
-            match event.coalesced {
-                Some(times) => {
-                    format!("panicked or died of an exception {times} times, first with payload {payload}")
-                }
-                None => format!("panicked or died of an exception, payload {payload}"),
-            }
+        EventKind::Frozen { phase: FrozenPhase::Begin } => {
+            "silent because its control group is frozen, which is no stall".to_owned()
         }
-        "status" => {
-            let status = event.status.as_deref().unwrap_or("?");
-            match event.coalesced {
-                Some(times) => format!("says {status}, after {times} changes"),
-                None => format!("says {status}"),
-            }
+        EventKind::Frozen { phase: FrozenPhase::End } => "is not frozen any more, or beats".to_owned(),
+        EventKind::Exit { how, .. } => ending(how),
+        EventKind::Terminal { coalesced: 0 | 1 } => {
+            format!("panicked or died of an exception, payload {payload}")
         }
-        "session" => {
+        EventKind::Terminal { coalesced } => {
+            format!("panicked or died of an exception {coalesced} times, first with payload {payload}")
+        }
+        EventKind::Status { coalesced: 0 | 1 } => format!("says {status}"),
+        EventKind::Status { coalesced } => format!("says {status}, after {coalesced} changes"),
+        EventKind::Session { why, coalesced } => {
             let began = match why {
-                "new-process" => "the pid is another process now",
-                "exec" => "it executed another program",
-                "version" => "it speaks another wire version",
-                "uid" => "it became another user",
-                _ => "it beats on another connection",
+                SessionWhy::NewProcess => "the pid is another process now",
+                SessionWhy::Exec => "it executed another program",
+                SessionWhy::Version => "it speaks another wire version",
+                SessionWhy::Uid => "it became another user",
+                SessionWhy::Nonce => "it beats on another connection",
             };
-            match event.coalesced {
-                Some(times) => format!("{began}, the last of {times} changes"),
-                None => began.to_owned(),
+            match coalesced {
+                0 | 1 => began.to_owned(),
+                times => format!("{began}, the last of {times} changes"),
             }
         }
-        "mixed" => "its streams alternate, loss is not counted any more".to_owned(),
-        "decode" => format!("refused, {}", event.error.as_deref().unwrap_or("?")),
-        "auth" => format!(
-            "pid {} (uid {}) claimed to be pid {}",
-            event.attested.unwrap_or(0),
-            event.uid.unwrap_or(0),
-            event.claimed.unwrap_or(0)
-        ),
-        "blind" => {
-            let cause = if why == "full" { "its queue is full" } else { "it was paused" };
-            match (event.phase.as_deref(), event.for_ns) {
-                (Some("end"), Some(for_ns)) => format!("sees again, was blind for {}", time(for_ns)),
-                _ => format!("cannot see: {cause}"),
-            }
+        EventKind::Mixed => "its streams alternate, loss is not counted any more".to_owned(),
+        EventKind::Decode { error, .. } => format!("refused, {}", error.reason()),
+        EventKind::Auth { claimed, attested, uid } => {
+            format!("pid {attested} (uid {uid}) claimed to be pid {claimed}")
         }
-        "full" => format!("no room, {} refused", counted(event.refused.unwrap_or(0), "frame")),
-        "flood" => {
-            let who = event.uid.map_or("many users".to_owned(), |uid| format!("uid {uid}"));
-            let sent = counted(event.frames.unwrap_or(0), "frame");
-            format!("{who} sent {sent} in {}", time(event.for_ns.unwrap_or(0)))
+        EventKind::Blind { phase: BlindPhase::Begin, why: BlindWhy::Full } => {
+            "cannot see: its queue is full".to_owned()
         }
-        "churn" => {
-            let who = event.uid.map_or("many users".to_owned(), |uid| format!("uid {uid}"));
-            let for_ns = time(event.for_ns.unwrap_or(0));
-            let came = counted(event.ups.unwrap_or(0), "agent");
-            let (exits, terminals) = (event.exits.unwrap_or(0), event.terminals.unwrap_or(0));
-            format!("{who}: {came} came, {exits} ended, {terminals} panicked in {for_ns}")
+        EventKind::Blind { phase: BlindPhase::Begin, why: BlindWhy::Paused } => {
+            "cannot see: it was paused".to_owned()
         }
-        "moved" => format!("moved here from shard {}", event.from.unwrap_or(0)),
-        "io" => format!(
-            "{}: {}",
-            event.place.as_deref().unwrap_or("?"),
-            Shown(event.error.as_deref().unwrap_or("?"))
-        ),
-        "start" => format!("observing with {}", counted(event.shards.unwrap_or(0).into(), "shard")),
-        "lost" => {
-            let (from, to) = (event.from_seq.unwrap_or(0), event.to_seq.unwrap_or(0));
-            format!("events {from} to {to} are not remembered any more")
+        EventKind::Blind { phase: BlindPhase::End { for_ns }, .. } => {
+            format!("sees again, was blind for {}", time(for_ns))
+        }
+        EventKind::Full { refused, .. } => format!("no room, {} refused", counted(refused, "frame")),
+        EventKind::Flood { uid, frames, for_ns, .. } => {
+            format!("{} sent {} in {}", user(uid), counted(frames, "frame"), time(for_ns))
+        }
+        EventKind::Churn { uid, ups, exits, terminals, for_ns, .. } => {
+            let came = counted(ups.into(), "agent");
+            let ended = format!("{exits} ended, {terminals} panicked");
+            format!("{}: {came} came, {ended} in {}", user(uid), time(for_ns))
+        }
+        EventKind::Moved { from } => format!("moved here from shard {from}"),
+        EventKind::Io { place, errno } => format!("{}: {}", place.as_str(), place.reason(errno)),
+        EventKind::Start { shards } => format!("observing with {}", counted(shards.into(), "shard")),
+        EventKind::Lost { from_seq, to_seq } => {
+            format!("events {from_seq} to {to_seq} are not remembered any more")
         }
         _ => String::new(),
     }
 }
 
+/// Whose datagrams or agents; many users have no name of their own.
+fn user(uid: Option<u32>) -> String {
+    uid.map_or("many users".to_owned(), |uid| format!("uid {uid}"))
+}
+
 /// How a process ended.
-pub fn ending(event: &Event) -> String {
-    match (event.code, event.signal) {
-        (_, Some(signal)) => format!("ended by signal {signal}"),
-        (Some(0), None) => "ended well, code 0".to_owned(),
-        (Some(code), None) => format!("ended with code {code}"),
-        (None, None) => "ended, nobody says how".to_owned(),
+pub fn ending(how: Option<ExitHow>) -> String {
+    match how {
+        Some(ExitHow::Signal(signal)) => format!("ended by signal {signal}"),
+        Some(ExitHow::Code(0)) => "ended well, code 0".to_owned(),
+        Some(ExitHow::Code(code)) => format!("ended with code {code}"),
+        None => "ended, nobody says how".to_owned(),
     }
 }
 
 /// One event on a line: time of day, kind, what it says.
 pub fn line(event: &Event) -> String {
-    let time = event.ts.as_deref().and_then(|ts| ts.get(11..23)).unwrap_or("            ");
-    let said = self::event(event);
-    format!("{time}  {:<8} {said}", Shown(&event.kind).to_string()).trim_end().to_owned()
+    let told = event.wall.to_string();
+    // What was lost was told at no time.
+    let time = if event.wall == WallNs(0) { "" } else { told.get(11..23).unwrap_or_default() };
+    format!("{time:<12}  {:<8} {}", event.kind.name(), self::event(event)).trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -231,12 +223,12 @@ mod tests {
 
     #[test]
     fn events_are_sentences() {
-        let common =
-            r#""v":1,"seq":4,"ts":"2026-03-01T12:00:00.123456789Z","mono_ns":1,"shard":1,"pid":4711"#;
+        let common = r#""v":1,"seq":4,"ts":"2026-03-01T12:00:00.123456789Z","mono_ns":1,"shard":1"#;
+        let agent = r#""pid":4711,"session":1,"nonce":9,"status":"ok","payload":0"#;
         let cases = [
-            (r#""kind":"up","status":"ok""#, "up       pid 4711 shard 1: beats, status ok"),
+            (r#""kind":"up""#, "up       pid 4711 shard 1: beats, status ok"),
             (
-                r#""kind":"stall","silent_ns":2000000000,"certain":false,"blind_ns":5000000"#,
+                r#""kind":"stall","silent_ns":2000000000,"last_nonce":9,"certain":false,"blind_ns":5000000"#,
                 "stall    pid 4711 shard 1: silent for 2.00 s, not certain, blind for 5.00 ms",
             ),
             (
@@ -248,10 +240,7 @@ mod tests {
                 r#""kind":"exit","silent_ns":1,"code":null"#,
                 "exit     pid 4711 shard 1: ended, nobody says how",
             ),
-            (
-                r#""kind":"status","status":"ok","coalesced":4"#,
-                "status   pid 4711 shard 1: says ok, after 4 changes",
-            ),
+            (r#""kind":"status","coalesced":4"#, "status   pid 4711 shard 1: says ok, after 4 changes"),
             (
                 r#""kind":"churn","uid":7,"ups":1,"exits":2,"terminals":3,"changes":4,"for_ns":1000000000"#,
                 "churn    pid 4711 shard 1: uid 7: 1 agent came, 2 ended, 3 panicked in 1.00 s",
@@ -259,10 +248,12 @@ mod tests {
             (r#""kind":"moved","from":0"#, "moved    pid 4711 shard 1: moved here from shard 0"),
         ];
         for (kind, expected) in cases {
-            assert_eq!(told(&format!("{{{common},{kind}}}")), format!("12:00:00.123  {expected}"));
+            let told = told(&format!("{{{common},{agent},{kind}}}"));
+            assert_eq!(told, format!("12:00:00.123  {expected}"));
         }
+        let refused = told(&format!(r#"{{{common},"pid":815,"kind":"decode","error":"bad_crc"}}"#));
+        assert_eq!(refused, "12:00:00.123  decode   pid 815 shard 1: refused, bad_crc");
         let lost = told(r#"{"v":1,"kind":"lost","from_seq":5,"to_seq":9}"#);
         assert_eq!(lost.trim_start(), "lost     events 5 to 9 are not remembered any more");
-        assert!(!told(r#"{"v":1,"kind":"\u001b[2J"}"#).contains('\u{1b}'));
     }
 }

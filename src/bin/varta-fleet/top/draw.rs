@@ -8,9 +8,10 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Clear, Paragraph};
 use varta_fleet::Shown;
+use varta_fleet::event::Event;
 
 use super::model::Model;
-use crate::answers::{Agent, Event, Fleet};
+use crate::answers::{Agent, Fleet};
 use crate::status::headline;
 use crate::words::{amount, comm, line, time};
 
@@ -189,7 +190,7 @@ fn event_lines(model: &Model, area: Rect) -> Vec<Line<'static>> {
 }
 
 fn event_line(event: &Event) -> Line<'static> {
-    let style = match event.kind.as_str() {
+    let style = match event.kind.name() {
         "stall" | "terminal" | "io" | "full" => alarm(),
         "blind" | "frozen" | "lost" | "auth" | "decode" | "flood" | "churn" => Style::new().fg(Color::Yellow),
         _ => Style::new(),

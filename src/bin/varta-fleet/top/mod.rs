@@ -175,8 +175,9 @@ fn follow(client: &Client, updates: &Sender<Update>) {
             client.get::<Fleet>("/api/v1/fleet").map_or(0, |fleet| fleet.events.saturating_sub(EVENTS));
         if let Ok(mut events) = client.events(&format!("after={after}")) {
             while let Ok(Some(line)) = events.next() {
-                let event = serde_json::from_str(&line).unwrap_or_default();
-                if updates.send(Update::Told(Box::new(event))).is_err() {
+                // An observer of another version may tell what has no words here.
+                let Ok(event) = serde_json::from_str(&line) else { continue };
+                if updates.send(Update::Told(event)).is_err() {
                     return;
                 }
             }

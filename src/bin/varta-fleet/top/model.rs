@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 
 use ratatui::crossterm::event::KeyCode;
+use varta_fleet::event::Event;
 
-use crate::answers::{Agent, Event, Fleet, Page, Shard};
+use crate::answers::{Agent, Fleet, Page, Shard};
 
 /// Seconds that curves go back.
 pub const CURVE: usize = 60;
@@ -20,7 +21,7 @@ pub enum Update {
     /// It did not answer.
     Trouble(String),
     /// It told this.
-    Told(Box<Event>),
+    Told(Event),
 }
 
 /// Everything that is drawn.
@@ -70,9 +71,9 @@ impl Model {
             Update::Trouble(why) => self.trouble = Some(why),
             // Told again after the connection was lost.
             Update::Told(event)
-                if self.events.iter().any(|known| (known.seq, &known.ts) == (event.seq, &event.ts)) => {}
+                if self.events.iter().any(|known| (known.seq, known.wall) == (event.seq, event.wall)) => {}
             Update::Told(event) => {
-                self.events.push_back(*event);
+                self.events.push_back(event);
                 if self.events.len() > EVENTS {
                     self.events.pop_front();
                 }

@@ -1,8 +1,8 @@
-//! Events for the tests of this folder.
+//! Events for tests.
 
 use proptest::prelude::*;
 
-use crate::event::{
+use super::{
     Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
     SessionWhy, ShareSpent,
 };

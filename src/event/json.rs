@@ -1,0 +1,461 @@
+//! The JSON of an event, schema version 1: one form, which every output and answer writes, and which is read back into
+//! the same [`Event`].
+//!
+//! `v`, `ts`, `mono_ns` and `kind` are in every object, `seq` in every one but those of beats; `shard`,
+//! `pid`, `ns_pid`, `session`, `nonce`, `status` and `payload` where they apply; after them what the
+//! kind adds. One is different: `{"v":1,"kind":"lost","from_seq":…,"to_seq":…}` stands for the
+//! events of a range that this output had to drop.
+//!
+//! Numbers of 64 bits are written whole, as JSON allows; a reader that keeps numbers as doubles
+//! rounds nonces and payloads above 2^53.
+//!
+//! Only the reason of a [`NoFrame`] is written: what is read back has zeros for the bytes that were wrong.
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{Agent, BlindPhase, Event, EventKind, ExitHow, NoFrame};
+use crate::time::{MonoNs, WallNs};
+use crate::wire::{DecodeError, Status};
+
+const SCHEMA: u8 = 1;
+
+impl Serialize for Event {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.kind {
+            EventKind::Lost { from_seq, to_seq } => {
+                LostLine { v: SCHEMA, kind: "lost", from_seq, to_seq }.serialize(serializer)
+            }
+            _ => Line::of(self).serialize(serializer),
+        }
+    }
+}
+
+/// The fields in the order of the schema; what does not apply is left out.
+#[derive(Serialize)]
+struct Line {
+    v: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+    ts: WallNs,
+    mono_ns: u64,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ns_pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nonce: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Status>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<u64>,
+    #[serde(flatten)]
+    detail: Detail,
+}
+
+#[derive(Serialize)]
+struct LostLine {
+    v: u8,
+    kind: &'static str,
+    from_seq: u64,
+    to_seq: u64,
+}
+
+/// What a kind adds, after the common fields.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Detail {
+    Nothing,
+    Stall {
+        silent_ns: u64,
+        last_nonce: u64,
+        certain: bool,
+        blind_ns: u64,
+        #[serde(skip_serializing_if = "is_single")]
+        coalesced: u32,
+    },
+    Resume {
+        silent_ns: u64,
+        lost: u64,
+        #[serde(skip_serializing_if = "is_single")]
+        coalesced: u32,
+    },
+    /// `None` is written as null: the kernel does not say how the process ended.
+    ExitCode {
+        silent_ns: u64,
+        code: Option<u8>,
+    },
+    ExitSignal {
+        silent_ns: u64,
+        signal: u8,
+    },
+    Coalesced {
+        #[serde(skip_serializing_if = "is_single")]
+        coalesced: u32,
+    },
+    Session {
+        why: &'static str,
+        #[serde(skip_serializing_if = "is_single")]
+        coalesced: u32,
+    },
+    Decode {
+        error: &'static str,
+    },
+    Auth {
+        claimed: u32,
+        attested: u32,
+        uid: u32,
+    },
+    Frozen {
+        phase: &'static str,
+    },
+    Blind {
+        phase: &'static str,
+        why: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        for_ns: Option<u64>,
+    },
+    Full {
+        refused: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        share_refused: Option<u64>,
+    },
+    /// `None` is written as null, here and below: many users, none of whom has a row of its own.
+    Flood {
+        why: &'static str,
+        uid: Option<u32>,
+        frames: u64,
+        refused: u64,
+        for_ns: u64,
+    },
+    Churn {
+        uid: Option<u32>,
+        ups: u32,
+        exits: u32,
+        terminals: u32,
+        changes: u32,
+        for_ns: u64,
+    },
+    Moved {
+        from: u16,
+    },
+    Io {
+        place: &'static str,
+        errno: i32,
+        error: String,
+    },
+    Start {
+        shards: u16,
+    },
+}
+
+impl Line {
+    fn of(event: &Event) -> Self {
+        let agent = event.agent;
+        Self {
+            v: SCHEMA,
+            seq: match event.kind {
+                EventKind::Beat => None,
+                _ => Some(event.seq),
+            },
+            ts: event.wall,
+            mono_ns: event.mono.0,
+            kind: event.kind.name(),
+            shard: event.shard,
+            pid: event.pid(),
+            ns_pid: agent.and_then(|agent| agent.ns_pid),
+            session: agent.map(|agent| agent.session),
+            nonce: agent.map(|agent| agent.nonce),
+            status: agent.map(|agent| agent.status),
+            payload: agent.map(|agent| agent.payload),
+            detail: Detail::of(&event.kind),
+        }
+    }
+}
+
+impl Detail {
+    fn of(kind: &EventKind) -> Self {
+        match *kind {
+            EventKind::Up | EventKind::Mixed | EventKind::Stop | EventKind::Lost { .. } | EventKind::Beat => {
+                Self::Nothing
+            }
+            EventKind::Stall { silent_ns, last_nonce, certain, blind_ns, coalesced } => {
+                Self::Stall { silent_ns, last_nonce, certain, blind_ns, coalesced }
+            }
+            EventKind::Resume { silent_ns, lost, coalesced } => Self::Resume { silent_ns, lost, coalesced },
+            EventKind::Frozen { phase } => Self::Frozen { phase: phase.as_str() },
+            EventKind::Exit { silent_ns, how } => match how {
+                Some(ExitHow::Signal(signal)) => Self::ExitSignal { silent_ns, signal },
+                Some(ExitHow::Code(code)) => Self::ExitCode { silent_ns, code: Some(code) },
+                None => Self::ExitCode { silent_ns, code: None },
+            },
+            EventKind::Terminal { coalesced } | EventKind::Status { coalesced } => {
+                Self::Coalesced { coalesced }
+            }
+            EventKind::Session { why, coalesced } => Self::Session { why: why.as_str(), coalesced },
+            EventKind::Decode { error, .. } => Self::Decode { error: error.reason() },
+            EventKind::Auth { claimed, attested, uid } => Self::Auth { claimed, attested, uid },
+            EventKind::Blind { phase, why } => {
+                let (phase, for_ns) = match phase {
+                    BlindPhase::Begin => ("begin", None),
+                    BlindPhase::End { for_ns } => ("end", Some(for_ns)),
+                };
+                Self::Blind { phase, why: why.as_str(), for_ns }
+            }
+            EventKind::Full { refused, share } => Self::Full {
+                refused,
+                uid: share.map(|share| share.uid),
+                share_refused: share.map(|share| share.refused),
+            },
+            EventKind::Flood { why, uid, frames, refused, for_ns } => {
+                Self::Flood { why: why.as_str(), uid, frames, refused, for_ns }
+            }
+            EventKind::Churn { uid, ups, exits, terminals, changes, for_ns } => {
+                Self::Churn { uid, ups, exits, terminals, changes, for_ns }
+            }
+            EventKind::Moved { from } => Self::Moved { from },
+            EventKind::Io { place, errno } => {
+                Self::Io { place: place.as_str(), errno, error: place.reason(errno) }
+            }
+            EventKind::Start { shards } => Self::Start { shards },
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+fn is_single(coalesced: &u32) -> bool {
+    *coalesced <= 1
+}
+
+/// What is read: the fields that any kind may have. What the kind adds, [`EventKind`] reads itself.
+#[derive(Deserialize)]
+struct Read {
+    v: u8,
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    ts: WallNs,
+    #[serde(default)]
+    mono_ns: u64,
+    shard: Option<u16>,
+    pid: Option<u32>,
+    ns_pid: Option<u32>,
+    session: Option<u32>,
+    #[serde(default)]
+    nonce: u64,
+    #[serde(default)]
+    status: Status,
+    #[serde(default)]
+    payload: u64,
+    #[serde(flatten)]
+    kind: EventKind,
+}
+
+impl<'de> Deserialize<'de> for Event {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let read = Read::deserialize(deserializer)?;
+        if read.v != SCHEMA {
+            return Err(D::Error::custom(format!("an event of schema {}, not {SCHEMA}", read.v)));
+        }
+        let Read { seq, ns_pid, nonce, status, payload, shard, mut kind, .. } = read;
+        let agent = read.pid.zip(read.session);
+        let agent = agent.map(|(pid, session)| Agent { pid, ns_pid, session, nonce, status, payload });
+        if let (EventKind::Decode { attested, .. }, None) = (&mut kind, agent) {
+            *attested = read.pid.unwrap_or(0);
+        }
+        Ok(Self { seq, wall: read.ts, mono: MonoNs(read.mono_ns), shard, agent, kind })
+    }
+}
+
+impl<'de> Deserialize<'de> for NoFrame {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let reason = String::deserialize(deserializer)?;
+        let errors = [
+            DecodeError::BadMagic([0; 2]),
+            DecodeError::BadVersion(0),
+            DecodeError::BadCrc { computed: 0, received: 0 },
+            DecodeError::BadStatus(0),
+            DecodeError::StallOnWire,
+            DecodeError::BadPid(0),
+            DecodeError::BadTimestamp(0),
+            DecodeError::BadNonce { nonce: 0, status: Status::Ok },
+        ];
+        let mut all = errors.into_iter().map(Self::Undecodable).chain([Self::WrongSize]);
+        all.find(|known| known.reason() == reason)
+            .ok_or_else(|| D::Error::custom(format!("no frame is refused for {reason:?}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::super::samples::{any_event, one_of_each};
+    use super::*;
+
+    fn line_of(event: &Event) -> String {
+        serde_json::to_string(event).unwrap()
+    }
+
+    /// What of an event is in its JSON.
+    fn as_written(event: Event) -> Event {
+        let mut event = event;
+        match &mut event.kind {
+            EventKind::Lost { .. } => {
+                return Event { seq: 0, wall: WallNs(0), mono: MonoNs(0), shard: None, agent: None, ..event };
+            }
+            EventKind::Beat => event.seq = 0,
+            EventKind::Stall { coalesced, .. }
+            | EventKind::Resume { coalesced, .. }
+            | EventKind::Terminal { coalesced }
+            | EventKind::Status { coalesced }
+            | EventKind::Session { coalesced, .. } => *coalesced = (*coalesced).max(1),
+            EventKind::Decode { attested, error } => {
+                if event.agent.is_some() {
+                    *attested = 0;
+                }
+                *error = serde_json::from_value(error.reason().into()).unwrap();
+            }
+            _ => {}
+        }
+        event
+    }
+
+    /// The schema is a contract: a line that changes here is a new schema version.
+    #[test]
+    fn every_kind_has_its_line() {
+        let lines: Vec<String> = one_of_each().iter().map(line_of).collect();
+        let common = |seq: u64| {
+            format!(r#""v":1,"seq":{seq},"ts":"2026-03-01T12:00:00.000000007Z","mono_ns":2500000000,"kind""#)
+        };
+        let agent = r#""shard":1,"pid":4711,"ns_pid":7,"session":3,"nonce":42,"status":"degraded","payload":18446744073709551615"#;
+        let outside = r#""shard":1,"pid":4711,"session":3,"nonce":42,"status":"degraded","payload":18446744073709551615"#;
+        let expected = [
+            format!(r#"{{{}:"start","shards":4}}"#, common(1)),
+            format!(r#"{{{}:"up",{agent}}}"#, common(2)),
+            format!(r#"{{{}:"up",{outside}}}"#, common(3)),
+            format!(
+                r#"{{{}:"stall",{agent},"silent_ns":2000000000,"last_nonce":41,"certain":true,"blind_ns":0}}"#,
+                common(4)
+            ),
+            format!(
+                r#"{{{}:"stall",{agent},"silent_ns":2000000000,"last_nonce":41,"certain":false,"blind_ns":9,"coalesced":2}}"#,
+                common(5)
+            ),
+            format!(r#"{{{}:"resume",{agent},"silent_ns":2000000000,"lost":5}}"#, common(6)),
+            format!(r#"{{{}:"resume",{agent},"silent_ns":2000000000,"lost":5,"coalesced":3}}"#, common(7)),
+            format!(r#"{{{}:"exit",{agent},"silent_ns":1,"code":3}}"#, common(8)),
+            format!(r#"{{{}:"exit",{agent},"silent_ns":1,"signal":9}}"#, common(9)),
+            format!(r#"{{{}:"exit",{agent},"silent_ns":1,"code":null}}"#, common(10)),
+            format!(r#"{{{}:"terminal",{agent}}}"#, common(11)),
+            format!(r#"{{{}:"status",{agent},"coalesced":3}}"#, common(12)),
+            format!(r#"{{{}:"session",{agent},"why":"new-process"}}"#, common(13)),
+            format!(r#"{{{}:"mixed",{agent}}}"#, common(14)),
+            format!(r#"{{{}:"decode","shard":1,"pid":815,"error":"bad_crc"}}"#, common(15)),
+            format!(r#"{{{}:"auth","shard":1,"claimed":1,"attested":815,"uid":1000}}"#, common(16)),
+            format!(r#"{{{}:"blind","shard":1,"phase":"begin","why":"paused"}}"#, common(17)),
+            format!(r#"{{{}:"blind","shard":1,"phase":"end","why":"full","for_ns":8}}"#, common(18)),
+            format!(r#"{{{}:"full","shard":1,"refused":12}}"#, common(19)),
+            format!(r#"{{{}:"full","shard":1,"refused":12,"uid":1001,"share_refused":7}}"#, common(20)),
+            format!(
+                r#"{{{}:"flood","shard":1,"why":"budget","uid":1001,"frames":9000,"refused":8000,"for_ns":1500000000}}"#,
+                common(21)
+            ),
+            format!(
+                r#"{{{}:"flood","shard":1,"why":"full","uid":null,"frames":9000,"refused":0,"for_ns":1500000000}}"#,
+                common(22)
+            ),
+            format!(r#"{{{}:"moved",{agent},"from":3}}"#, common(23)),
+            format!(
+                r#"{{{}:"io","place":"events","errno":28,"error":"No space left on device"}}"#,
+                common(24)
+            ),
+            format!(
+                r#"{{{}:"io","shard":1,"place":"shard","errno":0,"error":"the shard's thread panicked"}}"#,
+                common(25)
+            ),
+            format!(
+                r#"{{{}:"io","shard":1,"place":"shard-stuck","errno":0,"error":"the shard's thread is stuck"}}"#,
+                common(26)
+            ),
+            format!(
+                r#"{{{}:"io","shard":1,"place":"socket","errno":0,"error":"it had been removed or replaced, and is in place again"}}"#,
+                common(27)
+            ),
+            format!(r#"{{{}:"io","place":"directory","errno":17,"error":"File exists"}}"#, common(28)),
+            r#"{"v":1,"kind":"lost","from_seq":5,"to_seq":9}"#.to_owned(),
+            format!(
+                r#"{{"v":1,"ts":"2026-03-01T12:00:00.000000007Z","mono_ns":2500000000,"kind":"beat",{agent}}}"#
+            ),
+            format!(r#"{{{}:"stop"}}"#, common(29)),
+            format!(r#"{{{}:"frozen",{agent},"phase":"begin"}}"#, common(30)),
+            format!(r#"{{{}:"frozen",{agent},"phase":"end"}}"#, common(31)),
+            format!(
+                r#"{{{}:"churn","uid":1001,"ups":900,"exits":800,"terminals":7,"changes":60,"for_ns":1000000000}}"#,
+                common(32)
+            ),
+            format!(
+                r#"{{{}:"churn","uid":null,"ups":900,"exits":800,"terminals":7,"changes":60,"for_ns":1000000000}}"#,
+                common(33)
+            ),
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn what_is_no_event_is_refused() {
+        let told = r#"{"v":1,"seq":1,"ts":"2026-03-01T12:00:00Z","mono_ns":1,"kind":"stop"}"#;
+        let read = |text: &str| serde_json::from_str::<Event>(text).map_err(|error| error.to_string());
+        assert!(read(told).is_ok());
+        for (from, to) in [(r#""v":1"#, r#""v":2"#), ("stop", "stopped"), ("stop", "stall"), ("T12", "T25")] {
+            read(&told.replace(from, to)).expect_err(to);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(event in any_event()) {
+            let line = line_of(&event);
+            let read: Event = serde_json::from_str(&line).unwrap();
+            prop_assert_eq!(read, as_written(event));
+            prop_assert_eq!(line_of(&read), line);
+        }
+
+        #[test]
+        fn one_event_is_one_line_whose_numbers_are_whole(event in any_event()) {
+            let line = line_of(&event);
+            prop_assert!(!line.contains(|c: char| c.is_control()));
+            let object: Value = serde_json::from_str(&line).unwrap();
+            prop_assert_eq!(&object["v"], 1);
+            prop_assert_eq!(&object["kind"], event.kind.name());
+            if let EventKind::Lost { from_seq, to_seq } = event.kind {
+                prop_assert_eq!(object["from_seq"].as_u64(), Some(from_seq));
+                prop_assert_eq!(object["to_seq"].as_u64(), Some(to_seq));
+                prop_assert_eq!(object.as_object().unwrap().len(), 4);
+                return Ok(());
+            }
+            prop_assert_eq!(object["mono_ns"].as_u64(), Some(event.mono.0));
+            prop_assert_eq!(object["seq"].as_u64(), (event.kind != EventKind::Beat).then_some(event.seq));
+            let ts = object["ts"].as_str().unwrap();
+            let since_1970 = humantime::parse_rfc3339(ts).unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
+            prop_assert_eq!(since_1970.as_nanos(), u128::from(event.wall.0));
+            prop_assert_eq!(ts.len(), "2026-03-01T12:00:00.000000007Z".len());
+            if let Some(agent) = event.agent {
+                prop_assert_eq!(object["pid"].as_u64(), Some(u64::from(agent.pid)));
+                prop_assert_eq!(object["nonce"].as_u64(), Some(agent.nonce));
+                prop_assert_eq!(object["payload"].as_u64(), Some(agent.payload));
+            }
+            if let EventKind::Exit { how: Some(ExitHow::Code(code)), .. } = event.kind {
+                prop_assert_eq!(object["code"].as_i64(), Some(i64::from(code)));
+            }
+        }
+    }
+}
