@@ -1,8 +1,8 @@
-//! Private modules, opened for what is in `benches/`.
+//! Private modules, exported for `benches/`.
 //!
-//! Exists only with the feature `bench`. A feature and not a `--cfg` as the fuzz targets have: cargo then leaves
-//! the benches out where it is off (`required-features`), and builds their dependencies once for benches and
-//! tests. Nothing of it is documented or promised.
+//! Compiled only with the feature `bench`. It is a feature, not a `--cfg` as for the fuzz targets, so that
+//! cargo skips the benches without it (`required-features`) and builds the dependencies of benches and tests
+//! once. Nothing here is documented or stable.
 
 #[cfg(feature = "http")]
 pub use crate::http::standin::{busy as busy_sources, scrape};

@@ -1,5 +1,5 @@
-//! Private parsers, opened for the fuzz targets in `tests/fuzz`. Exists only with `--cfg fuzzing`, which no
-//! build but theirs sets: nobody can turn it on as a feature, and nothing of it is in a release.
+//! Private parsers, exported for the fuzz targets in `tests/fuzz`. Compiled only with `--cfg fuzzing`, which
+//! only those builds set: it is no feature that a user could enable, and no release contains it.
 
 pub use crate::process::procfs::{Stat, parse_inner_pids, parse_stat};
 pub use crate::sinks::Format;

@@ -1,8 +1,8 @@
-//! A fleet of more agents than a host has pids, in real time, at the command of a bench.
+//! A fleet of more agents than a host has pids, in real time, driven by a bench.
 //!
-//! Real: shards, lanes, aggregator and their threads as in [`fleet`](crate::fleet). Stand-ins: the kernel's
-//! queue, from which datagrams come that no process sent, and the lookup and the watch thread, to whom
-//! everybody lives.
+//! Real: shards, lanes, aggregator and their threads as in [`fleet`](crate::fleet). Replaced: the kernel's
+//! queue, which supplies datagrams that no process sent, and the lookup and the watch thread, which answer
+//! that every process exists.
 
 use std::collections::HashMap;
 use std::io;
@@ -41,25 +41,25 @@ use crate::view::health::Vitals;
 use crate::view::tally::Reader;
 use crate::wire::{FRAME_BYTES, Frame, Status, Version};
 
-/// Datagrams of one receive call, as the kernel gives them.
+/// Datagrams of one receive call, as from the kernel.
 const BATCH: usize = 64;
-/// Pids of agents begin here.
+/// The first agent's pid.
 const FIRST_PID: u32 = 2;
 
-/// What is observed.
+/// Parameters of the fleet.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
-    /// Agents in all.
+    /// Number of agents.
     pub agents: u32,
-    /// Shards they hash to.
+    /// Shards the agents are hashed to.
     pub shards: u16,
-    /// Silence that is a stall, ns.
+    /// Threshold of a stall, ns.
     pub threshold_ns: u64,
-    /// Resolution of judgements, ns.
+    /// Resolution of the timers, ns.
     pub tick_ns: u64,
     /// Longest sleep of a shard before it drains, ns.
     pub max_delay_ns: u64,
-    /// How long a shard is busy to take one datagram out of the queue, ns.
+    /// Time a shard takes to read one datagram from the queue, ns.
     pub datagram_ns: u64,
 }
 
@@ -82,14 +82,14 @@ struct Volley {
     agents: Range<usize>,
 }
 
-/// What the bench queues for one shard.
+/// Datagrams that the bench queues for one shard.
 #[derive(Debug)]
 struct Queue {
     volleys: (Sender<Volley>, Receiver<Volley>),
     filled: Kick,
 }
 
-/// The shard's end of it.
+/// The shard's end of the queue.
 #[derive(Debug)]
 struct Standin {
     queue: Arc<Queue>,
@@ -174,10 +174,10 @@ impl Transport for Standin {
 }
 
 impl Stage {
-    /// Starts the threads. Nobody beats yet.
+    /// Starts the threads. No agent beats yet.
     ///
     /// # Errors
-    /// The kernel's, when it grants no memory, descriptor or thread.
+    /// The kernel's, if it grants no memory, descriptor or thread.
     pub fn new(setup: &Setup) -> io::Result<Self> {
         let doorbell = Arc::new(Doorbell::default());
         let admission = Admission::new(setup.agents)?;
@@ -236,7 +236,7 @@ impl Stage {
         let inquiries = Inquiries { lookups, watch, answers: answers_of };
         let aggregator =
             Aggregator::new(&stage.ports, policy, inquiries, requests_of, Arc::clone(&doorbell), asked);
-        // Nobody hears how threads are set up.
+        // The warnings of the thread setup are not read.
         let (said, _) = unbounded();
         let vitals = Vitals::new(stage.ports.as_slice().into(), Arc::default());
         let body = aggregate(aggregator, copies, vitals, Arc::clone(&doorbell), said.clone());
@@ -264,7 +264,7 @@ impl Stage {
         events
     }
 
-    /// The agents of a range, counted from 0 over all shards, beat now, all at the same instant.
+    /// Makes the agents of a range, counted from 0 over all shards, beat now, all at the same instant.
     pub fn beat(&self, agents: Range<u32>) {
         let at = SystemClock.wall();
         for (queue, pids) in &self.queues {
@@ -277,12 +277,12 @@ impl Stage {
         }
     }
 
-    /// Agents that were told to be up and not to be stalled.
+    /// Agents reported as up and not as stalled.
     pub fn agents_up(&self) -> u64 {
         self.copies.take().shards.iter().map(|shard| shard.up).sum()
     }
 
-    /// Batch reports that no room was left for.
+    /// Batch reports dropped because a report lane was full.
     pub fn reports_dropped(&self) -> u64 {
         self.ports.iter().map(|port| port.counters.reports_dropped.get()).sum()
     }
@@ -303,7 +303,7 @@ impl Drop for Stage {
     }
 }
 
-/// Everybody is who it was.
+/// Answers that every pid still belongs to the same process.
 fn answer_questions(
     [urgent, questions]: &[Receiver<Question>; 2],
     answers: &Sender<Answer>,
@@ -334,7 +334,7 @@ fn answer_questions(
     }
 }
 
-/// Everybody is there. Woken and ringing as the watch thread does, with as much to remember.
+/// Answers that every watched process exists. Wakes, rings and keeps as many entries as the watch thread.
 fn obey(kick: &Kick, orders: &[Receiver<Order>; 2], answers: &Sender<Answer>, doorbell: &Doorbell) {
     let _ = set_own_nice(AGGREGATOR_NICE);
     let mut watched = HashMap::new();

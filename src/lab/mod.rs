@@ -1,5 +1,5 @@
-//! For tests and benches alone: whole fleets in worlds of their own, planted bugs, and what benches and fuzz targets
-//! drive. Nothing of it is in a release.
+//! For tests and benches only: simulated fleets, planted bugs, and what benches and fuzz targets drive. No
+//! release contains it.
 
 #[macro_use]
 pub mod planted;

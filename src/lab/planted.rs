@@ -1,6 +1,6 @@
-//! Bugs that a test may plant, so that the simulator can show that it finds them.
+//! Bugs that a test can switch on, to show that the simulator finds them.
 //!
-//! [`planted!`](planted) stands at the spot of each bug and is the constant `false` outside of tests.
+//! [`planted!`](planted) marks the place of each bug and is the constant `false` outside of tests.
 
 #[cfg(not(test))]
 macro_rules! planted {
@@ -28,25 +28,25 @@ mod switch {
     pub enum Bug {
         /// A datagram of a wrong size is dropped without being counted.
         ForgetsToCount,
-        /// An agent that appears on another shard is taken for another agent.
+        /// An agent that appears on another shard counts as another agent.
         TakesOneForTwo,
-        /// Silences are judged by the clock, not by the watermark.
+        /// Silences are judged by the clock instead of the watermark.
         JudgesByTheClock,
-        /// An agent that had beaten when its deadline came is not looked at again.
+        /// The timer of an agent that had beaten before its deadline is not set again.
         ForgetsTheTimer,
-        /// A resume is told twice.
+        /// A resume is reported twice.
         ResumesTwice,
-        /// The next holder of a pid goes on under its predecessor's session.
+        /// The next process with the same pid keeps the session of the one before.
         KeepsTheSession,
-        /// Agents are let in whatever the maximum.
+        /// Agents are admitted beyond the maximum.
         LetsEverybodyIn,
-        /// A subscriber is not told what it missed.
+        /// A subscriber does not get `lost` for the events it missed.
         DropsTheLostLine,
-        /// Steps of the wall clock go unnoticed.
+        /// Steps of the wall clock are not detected.
         TrustsTheWallClock,
-        /// A process is judged by the name it had at first.
+        /// A process is judged by its first name, even after a rename.
         KeepsTheFirstName,
-        /// A line has a column too many.
+        /// A line has one column too many.
         SplitsAColumn,
     }
 
@@ -54,12 +54,12 @@ mod switch {
         static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
     }
 
-    /// Whether this bug is planted on this thread.
+    /// Whether this bug is on for this thread.
     pub fn is_on(bug: Bug) -> bool {
         PLANTED.get() == Some(bug)
     }
 
-    /// Does `work` with this bug planted, on this thread alone.
+    /// Runs `work` with this bug on, for this thread only.
     pub fn with<T>(bug: Bug, work: impl FnOnce() -> T) -> T {
         struct Uproot;
         impl Drop for Uproot {

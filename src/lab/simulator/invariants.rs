@@ -1,48 +1,48 @@
-//! What must hold in every world, by name.
+//! What must hold in every world. Each invariant has a name.
 
 use std::fmt;
 
-/// A promise that is checked after every step.
+/// An invariant that is checked after every step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Invariant {
     /// Every datagram ends in exactly one counter, and none ends the loop.
     I1,
-    /// An agent is one agent, wherever it beats: `up` once until its exit, and not never.
+    /// An agent is one agent on all shards: `up` is reported exactly once before its exit.
     I2,
-    /// A stall is told for certain only if, on every shard, no beat of the agent had arrived within the
-    /// threshold before the watermark, and no blind window excuses the silence. One whose beat lies in the
-    /// queue of the telling shard itself is not told at all.
+    /// A stall is reported as certain only if, on every shard, no beat of the agent arrived within the
+    /// threshold before the watermark, and no blind window excuses the silence. A stall is not reported at
+    /// all if a beat of the agent is in the queue of the reporting shard.
     I3,
-    /// Sighted, a true silence is told within threshold + tick and what asking around may take, and for
-    /// certain; in no case later than three thresholds of awake time. So is the end of a process.
+    /// If nothing was blind, a true silence is reported as certain within threshold + tick + the time of the
+    /// questions; in any case within three thresholds of awake time. The same holds for exits.
     I4,
-    /// Stall and resume take turns, from `up` to `exit`, and a silence that ends is told to have ended.
+    /// Stall and resume alternate between `up` and `exit`, and a silence that ends is reported as ended.
     I5,
-    /// Nothing carries over from one process to the next holder of its pid: no silence, no number of a
-    /// session, no word; and nobody is told to be gone, or up again, for what happened to another.
+    /// Nothing carries over from one process to the next with the same pid: no silence, no session number, no
+    /// payload; and no agent is reported as exited or up because of another process.
     I6,
-    /// Tables, queues and lists hold no more than their maximum, and nothing once everybody is gone.
+    /// Tables, queues and lists never exceed their maximum, and are empty once all agents are gone.
     I7,
-    /// Nothing is lost silently: numbers without gaps, `lost` for exactly what a slow subscriber missed,
-    /// blind windows told, every report, sample and beat delivered or counted as dropped.
+    /// Nothing is lost silently: event numbers without gaps, `lost` for exactly the events a slow subscriber
+    /// missed, blind windows reported, every report, sample and beat delivered or counted as dropped.
     I8,
-    /// Recovery commands stay within their limits. Waits for recovery commands to exist.
+    /// Recovery commands stay within their limits. Not checked until recovery commands exist.
     I9,
-    /// Verdicts survive any step of the wall clock: what fails in a world with steps and holds without them
-    /// fails here. What no kernel attests is no life.
+    /// Verdicts survive any step of the wall clock: a failure that occurs only in a world with steps is
+    /// reported under this name. A datagram without attested sender proves nothing.
     I10,
-    /// What the exporters write of an event is one bounded line that reads back as what it was.
+    /// The line an exporter writes for an event is bounded, and reads back as the event.
     I11,
-    /// Scrapes and beats do not hold each other up. Waits for the HTTP interface to exist.
+    /// Scrapes and beats do not delay each other. Not checked until the HTTP interface exists.
     I12,
-    /// A restart makes no false stall and counts nothing twice. Waits for the handover to exist.
+    /// A restart causes no false stall and counts nothing twice. Not checked until the handover exists.
     I13,
 }
 
 impl Invariant {
-    /// Those that wait for what they are about.
+    /// Not checked yet: what they are about does not exist.
     pub const WAITING: [Self; 3] = [Self::I9, Self::I12, Self::I13];
-    /// Those that are checked.
+    /// Checked.
     pub const CHECKED: [Self; 10] = [
         Self::I1,
         Self::I2,
@@ -57,11 +57,11 @@ impl Invariant {
     ];
 }
 
-/// An invariant that did not hold.
+/// A violated invariant.
 #[derive(Clone, Debug)]
 pub struct Violation {
     pub invariant: Invariant,
-    /// When, in ns since the world began.
+    /// When, in ns from the begin of the world.
     pub at: u64,
     pub what: String,
 }
@@ -73,5 +73,5 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Whether what was looked at is as it should be.
+/// Whether the checked invariants hold.
 pub type Verdict = Result<(), Violation>;

@@ -6,11 +6,11 @@ use crate::event::{Event, EventKind};
 use crate::lab::simulator::model::START;
 use crate::sinks::{Format, jsonl};
 
-/// No line is longer.
+/// Longest line allowed.
 const LINE_MAX: usize = 512;
 const TSV_COLUMNS: usize = 6;
 
-/// What is wrong with the event's lines, if anything.
+/// Returns what is wrong with the lines written for the event, if anything.
 pub fn read_back(event: &Event) -> Result<(), String> {
     let mut line = Vec::new();
     jsonl::write_line(event, &mut line);

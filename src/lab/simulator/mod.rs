@@ -1,16 +1,16 @@
-//! The deterministic simulator: whole fleets in worlds of their own, and what must hold in each.
+//! The deterministic simulator: runs whole fleets in simulated worlds and checks what must hold in each.
 //!
 //! ```text
-//! seed -> story (who lives, what happens) -> truth (what is sent when)
+//! seed -> story (which agents, what happens) -> truth (which datagram is sent when)
 //!                     |                         |
-//!                     +-> world: shards, aggregator, lookup thread, each on its own time
+//!                     +-> world: shards, aggregator, lookup thread, each with its own clock
 //!                                               |
 //!                         model: naive, knows the truth, judges every step -> violation -> shrink
 //! ```
 //!
-//! Shards and aggregator are the real ones; socket, clock, threads and processes are not. Everything
-//! follows from the story: the same story is the same world, to the nanosecond. A world that fails is cut
-//! down and printed.
+//! Shards and aggregator are the real ones; socket, clock, threads and processes are simulated. The story
+//! determines everything: the same story gives the same world, to the nanosecond. A world that fails is
+//! shrunk and printed.
 
 pub mod invariants;
 pub mod lines;

@@ -1,5 +1,6 @@
-//! The reference: what is true, told naively. It keeps what every datagram became and what every thread did
-//! in plain lists, and says of each event and each silence whether it may or must be.
+//! The reference model: knows the truth and is naive. It records the fate of every datagram and the times of
+//! every thread in plain lists, and decides for each event and each silence whether it may or must be
+//! reported.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
@@ -14,64 +15,64 @@ use crate::time::MonoNs;
 
 /// The world's begin on the observer's clock.
 pub const START: MonoNs = MonoNs(1_000_000_000_000);
-/// The offset of the wall clock is known to a millisecond, so arrivals are.
+/// Arrivals are exact to this: the offset of the wall clock is known to a millisecond.
 const ERROR: u64 = MS + 50_000;
-/// Asking other shards and the lookup thread.
+/// Time for the questions to other shards and the lookup thread.
 const CONFIRM: u64 = 20 * MS;
-/// How long nothing is told of an agent whose claimed pid is looked up.
+/// Longest time in which nothing is reported of an agent whose claimed pid is looked up.
 const HELD: u64 = SECOND;
-/// How often the processes of stalled agents are asked about.
+/// How often the processes of stalled agents are polled.
 const WATCH: u64 = SECOND;
-/// How long an exit waits for shards that may hold last words.
+/// How long an exit waits for shards that may hold a terminal frame.
 const EXIT: u64 = SECOND;
 const AWAKE_THRESHOLDS: u64 = 3;
 
-/// What became of a datagram.
+/// The fate of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// Not sent yet, as far as anybody has looked.
+    /// Not sent yet, as far as is known.
     Unknown,
     /// The queue was full.
     Refused,
     Queued,
     Read,
-    /// Whoever took it panicked over it.
+    /// The shard panicked while it processed the datagram.
     Lost,
 }
 
 #[derive(Debug, Default)]
 struct ShardTruth {
-    /// Its sendings in order, and how many of them happened.
+    /// Its sendings in order, and how many of them were sent.
     sendings: Vec<usize>,
     sent: usize,
-    /// Those that the kernel took, and how many of them were read.
+    /// Those that the kernel queued, and how many of them were read.
     queued: Vec<usize>,
     read: usize,
     delivered_until: u64,
-    /// Times in which it could not run.
+    /// Times in which the shard could not run.
     still: Vec<(u64, u64)>,
-    /// Times in which it did not run though it should have.
+    /// Times in which the shard did not run though it should have.
     pauses: Vec<(u64, u64)>,
-    /// Instants at which it began to see anew.
+    /// Instants at which its sight began anew.
     grace: Vec<u64>,
-    /// Times in which the queue was full, and since when it is.
+    /// Times in which the queue was full, and since when it is now.
     full: Vec<(u64, u64)>,
     full_since: Option<u64>,
-    /// When it was full last as far as the shard can tell.
+    /// When the queue was full last, as far as the shard can know.
     seemed_full_at: Option<u64>,
     watermark: u64,
     expected: BTreeMap<usize, u64>,
     perhaps: u64,
     read_total: u64,
-    /// Read and not counted yet; and how many were counted that nobody read.
+    /// Read but not counted yet; and how many were counted but not read.
     in_hand: VecDeque<usize>,
     excess: usize,
     batches: u64,
-    /// Ends of pauses that must be told.
+    /// Ends of pauses whose blind window is not reported yet.
     blind_due: Vec<u64>,
 }
 
-/// What was told of a pid.
+/// What was reported of a pid.
 #[derive(Debug, Default)]
 struct ToldOf {
     is_up: bool,
@@ -80,7 +81,7 @@ struct ToldOf {
     up_at: u64,
     up_told_at: u64,
     exits: usize,
-    /// What was before this instant was somebody else's.
+    /// Nothing before this instant belongs to the present process.
     not_before: u64,
     over: Vec<u32>,
     history: Vec<(u64, &'static str, Option<u16>)>,
@@ -93,14 +94,14 @@ pub struct Model {
     setting: Setting,
     fates: Vec<Fate>,
     of_pid: HashMap<u32, Vec<usize>>,
-    /// When each pid sent something that its user may not: evidence, and no life.
+    /// When a pid sent a frame that its uid may not send: evidence, but no beat.
     turned_away: HashMap<u32, Vec<u64>>,
     life_of_id: HashMap<u32, usize>,
     shards: Vec<ShardTruth>,
     /// Times in which the aggregator and the lookup thread did not run.
     still: [Vec<(u64, u64)>; 2],
     told: BTreeMap<u32, ToldOf>,
-    /// To whom each session's number belongs: pid, and exits of it before.
+    /// The owner of each session number: pid, and its number of exits before.
     sessions: HashMap<u32, (u32, usize)>,
     checks: BinaryHeap<Reverse<(u64, u32)>>,
     not_before: u64,
@@ -112,7 +113,7 @@ pub struct Model {
     slow_next: u64,
     slow_lost: u64,
     has_steps: bool,
-    /// When the wall clock stepped back by what would be a pause.
+    /// When the wall clock stepped back by as much as a pause.
     steps_back: Vec<u64>,
     has_panics: bool,
     with_forgers: bool,
@@ -182,7 +183,7 @@ impl Model {
         }
     }
 
-    /// Events told so far.
+    /// Events reported so far.
     pub const fn events(&self) -> u64 {
         self.events
     }
@@ -194,17 +195,17 @@ impl Model {
 
     // --- what the machine and the threads did -----------------------------------------------------
 
-    /// The shard's sendings from a number on.
+    /// The shard's sending with a number.
     pub fn sending(&self, shard: usize, number: usize) -> Option<&Sending> {
         self.shards[shard].sendings.get(number).map(|index| &self.truth.sendings[*index])
     }
 
-    /// When the next datagram comes to a shard, of those that did not come yet.
+    /// When the next datagram arrives at a shard.
     pub fn next_sending(&self, shard: usize) -> Option<u64> {
         self.sending(shard, self.shards[shard].sent).map(|sending| sending.at)
     }
 
-    /// How many datagrams come to a shard until an instant, of those that did not come yet; no more than `most`.
+    /// How many datagrams will arrive at a shard until an instant; at most `most`.
     pub fn sendings_until(&self, shard: usize, until: u64, most: u64) -> u64 {
         let mut come = 0;
         let first = self.shards[shard].sent;
@@ -217,7 +218,7 @@ impl Model {
         come
     }
 
-    /// The kernel took or refused the shard's next sendings; all of those up to `until` were handed to it.
+    /// The kernel queued or refused the shard's next sendings; all those up to `until` were delivered.
     pub fn delivered(&mut self, shard: usize, are_queued: impl Iterator<Item = bool>, until: u64) {
         let of = &mut self.shards[shard];
         for is_queued in are_queued {
@@ -231,7 +232,7 @@ impl Model {
         of.delivered_until = of.delivered_until.max(until);
     }
 
-    /// The shard's calls read so many datagrams each, and it counted so many of them.
+    /// Each call of the shard read this many datagrams, and the shard counted `counted` of them.
     pub fn received(&mut self, shard: usize, calls: &[usize], counted: usize) {
         let of = &mut self.shards[shard];
         for read in calls {
@@ -257,24 +258,24 @@ impl Model {
         }
     }
 
-    /// The queue of a shard was full from one instant to another, and is since.
+    /// The shard's queue was full in these times, and has been full since `since`.
     pub fn was_full(&mut self, shard: usize, full: impl Iterator<Item = (u64, u64)>, since: Option<u64>) {
         let of = &mut self.shards[shard];
         of.full.extend(full);
         of.full_since = since;
     }
 
-    /// The queue of a shard was full last at this instant, as far as the shard can tell.
+    /// The shard's queue was full last at this instant, as far as the shard can know.
     pub fn seemed_full(&mut self, shard: usize, at: Option<u64>) {
         self.shards[shard].seemed_full_at = at;
     }
 
-    /// A shard cannot run until then.
+    /// The shard cannot run until `to`.
     pub fn stands_still(&mut self, shard: usize, to: u64) {
         self.shards[shard].still.push((self.now, to));
     }
 
-    /// A shard did not run for this long though it should have.
+    /// The shard did not run in this time though it should have.
     pub fn was_paused(&mut self, shard: usize, from: u64, to: u64) {
         let of = &mut self.shards[shard];
         of.pauses.push((from, to));
@@ -283,17 +284,17 @@ impl Model {
         }
     }
 
-    /// The aggregator cannot run until then.
+    /// The aggregator cannot run until `to`.
     pub fn aggregator_stands_still(&mut self, to: u64) {
         self.still[0].push((self.now, to));
     }
 
-    /// The lookup thread cannot answer until then.
+    /// The lookup thread cannot answer until `to`.
     pub fn lookup_stands_still(&mut self, to: u64) {
         self.still[1].push((self.now, to));
     }
 
-    /// The shard's thread panicked and began anew: over one datagram, or over none.
+    /// The shard's thread panicked and recovered. It lost the datagram in hand, if there was one.
     pub fn began_anew(&mut self, shard: usize, at: u64) {
         let of = &mut self.shards[shard];
         if let Some(lost) = of.in_hand.pop_front() {
@@ -305,7 +306,7 @@ impl Model {
 
     // --- after every turn of a shard ----------------------------------------------------------------
 
-    /// `local`: the shard's clock. `is_panicked`: it may have more in hand.
+    /// `local`: the shard's clock. `is_panicked`: datagrams may be left in hand.
     pub fn check_counters(
         &mut self,
         shard: usize,
@@ -317,7 +318,7 @@ impl Model {
         let watermark = counters.watermark().since(START);
         let refused = |refusal: Refusal| counters.refused(refusal);
         let of = &self.shards[shard];
-        // What no kernel attests is no life.
+        // A datagram that the kernel does not attest proves nothing.
         let unattested = *of.expected.get(&(Refusal::Unattested as usize)).unwrap_or(&0);
         let found = refused(Refusal::Unattested);
         must!(self, I10, found == unattested, "{found} of {unattested} unattested datagrams were refused");
@@ -380,7 +381,7 @@ impl Model {
         Ok(())
     }
 
-    // --- what is told --------------------------------------------------------------------------------
+    // --- what is reported ------------------------------------------------------------------------------
 
     pub fn on_event(&mut self, event: &Event) -> Verdict {
         self.events += 1;
@@ -429,7 +430,7 @@ impl Model {
                     self.history(pid)
                 );
                 let told = self.told.get_mut(&pid).unwrap();
-                // Whoever is taken for an heir is told to be gone as well.
+                // An agent taken for the next process is reported as exited, too.
                 told.over.retain(|over| *over != id);
                 (told.is_up, told.is_stalled) = (true, false);
                 (told.up_at, told.up_told_at) = (at, now);
@@ -461,7 +462,7 @@ impl Model {
                 let lives = &self.truth.of_pid[&pid];
                 let mut dead =
                     lives.iter().map(|life| &self.truth.lives[*life]).filter(|life| life.died <= now);
-                // The first of the dead whose exit is not told yet.
+                // The first exited process whose exit is not reported yet.
                 let gone = dead.nth(self.told[&pid].over.len());
                 must!(self, I6, gone.is_some(), "{pid} lives, and is told to be gone: {}", self.history(pid));
                 let gone = gone.unwrap();
@@ -469,8 +470,8 @@ impl Model {
                 let told = self.told.get_mut(&pid).unwrap();
                 (told.is_up, told.is_stalled) = (false, false);
                 told.exits += 1;
-                // A shard that did not look for a second may still hold words of the dead, and who utters them
-                // is gone, too.
+                // A shard that did not read for a second may still hold frames of the exited process; their
+                // sender no longer exists.
                 if self.shards.iter().all(|shard| shard.watermark >= died) {
                     told.not_before = told.not_before.max(died.min(at + ERROR));
                     told.over.push(gone);
@@ -481,9 +482,9 @@ impl Model {
         Ok(())
     }
 
-    /// Whether it is open whose the last words of a pid are. Where a step of the wall clock or a panic leaves
-    /// open when the words of the dead came, they may be taken for an heir's; and an heir whose own terminal
-    /// frame came first has no others to be known by.
+    /// Whether the owner of the last beat of a pid is undecidable. If a step of the wall clock or a panic
+    /// hides when a frame arrived, a frame of the exited process may count as one of the next process; and a
+    /// process that sent a terminal frame first has sent no other frame to identify it.
     fn is_open(&self, pid: u32, since: u64) -> bool {
         let is_terminal = |index: usize| {
             let what = self.truth.sendings[index].what;
@@ -492,12 +493,12 @@ impl Model {
         self.has_panics || self.has_steps || self.sendings_within(pid, since, self.now).any(is_terminal)
     }
 
-    /// A beat was told to the one who wants them.
+    /// A beat was delivered to the subscriber that wants them.
     pub fn on_beat(&mut self) {
         self.beats += 1;
     }
 
-    /// What the slow subscriber took.
+    /// An event that the slow subscriber read.
     pub fn on_slow(&mut self, event: &Event) -> Verdict {
         let next = self.slow_next;
         let (from, to) = match event.kind {
@@ -520,7 +521,7 @@ impl Model {
 
     // --- silences ------------------------------------------------------------------------------------
 
-    /// Checks the stalls told, once everything is known that had arrived by then.
+    /// Checks the reported stalls once all arrivals up to their instant are known.
     pub fn check_stalls(&mut self) -> Verdict {
         let known = self.shards.iter().map(|shard| shard.delivered_until).min().unwrap_or(0);
         let stalls = std::mem::take(&mut self.stalls);
@@ -534,7 +535,7 @@ impl Model {
         Ok(())
     }
 
-    /// Whether stalls wait to be checked.
+    /// Whether reported stalls are not checked yet.
     pub const fn has_open_stalls(&self) -> bool {
         !self.stalls.is_empty()
     }
@@ -577,11 +578,12 @@ impl Model {
             "{pid} has another name by then, and {of_name} ns: {event:?}"
         );
         let pause = pause_ns(&self.setting) + 2 * MS;
-        // The agent may have gone to a shard that could not see it come.
+        // The agent may have moved to a shard that was blind when it came.
         for (shard, of) in self.shards.iter().enumerate() {
             let pauses = of.pauses.iter().filter(|(from, to)| to - from > pause).map(|(_, to)| *to);
             let ended = pauses.chain(of.grace.iter().copied()).filter(|sight| *sight <= at);
-            // Whoever came while it was full was refused. Stamps are rounded, so what began just now is not judged.
+            // A datagram sent to a full queue was refused. Stamps are rounded, so a queue that became full
+            // just now is not judged.
             let full = of.full.iter().copied().chain(of.full_since.map(|since| (since, u64::MAX)));
             let full = full.filter(|(from, _)| *from + ERROR < at).map(|(_, to)| to);
             for sight in ended.chain(full).filter(|sight| *sight > since + ERROR) {
@@ -596,7 +598,7 @@ impl Model {
         Ok(())
     }
 
-    /// The smallest threshold that may have held for a pid.
+    /// The smallest threshold that may have applied to a pid.
     fn threshold_low(&self, pid: u32, at: u64) -> u64 {
         let lives = self.truth.of_pid[&pid].iter().map(|life| &self.truth.lives[*life]);
         let classes = lives.filter(|life| life.born <= at).flat_map(|life| life.names.iter());
@@ -605,7 +607,8 @@ impl Model {
         if self.setting.lookup_fails > 0 { lowest.min(self.setting.threshold) } else { lowest }
     }
 
-    /// The smallest threshold that holds for what a pid is called when its stall is told, where everybody could ask.
+    /// The smallest threshold of the names that a pid has when its stall is reported; 0 if they could not be
+    /// looked up.
     fn threshold_of_name(&self, pid: u32, since: u64, at: u64, told_at: u64) -> u64 {
         let asked_from = at.saturating_sub(CONFIRM);
         let holder = self.truth.holder(pid, at).filter(|life| life.born <= since && life.died > told_at);
@@ -639,17 +642,17 @@ impl Model {
         of_pid[first..last.max(first)].iter().copied()
     }
 
-    /// When the next agents are to be looked at.
+    /// When the next agents are due to be checked.
     pub fn next_check(&self) -> u64 {
         self.checks.peek().map_or(u64::MAX, |Reverse((at, _))| (*at).max(self.not_before))
     }
 
-    /// Nothing is to be looked at before.
+    /// Nothing is checked before this instant.
     pub fn leap_to(&mut self, at: u64) {
         self.not_before = at;
     }
 
-    /// Looks at the agents that are to be looked at now.
+    /// Checks the agents that are due.
     pub fn check_agents(&mut self) -> Verdict {
         while let Some(Reverse((at, pid))) = self.checks.peek().copied() {
             if at.max(self.not_before) > self.now {
@@ -662,7 +665,7 @@ impl Model {
         Ok(())
     }
 
-    /// Whether everybody ran and saw all the time from one instant to another.
+    /// Whether every thread ran and saw everything from one instant to another.
     fn is_sighted(&self, from: u64, to: u64) -> bool {
         let slack = 2 * MS + 2 * self.setting.latency;
         let overlaps = |windows: &[(u64, u64)]| {
@@ -677,10 +680,10 @@ impl Model {
             overlaps(&shard.still) || is_full || is_new
         };
         let load = self.setting.turn_ns + self.setting.frame_ns * 64 + self.setting.latency;
-        // By the clock as it was before, what comes first after a step back was queued for as long as the step:
-        // that may as well have been a pause, and nobody is condemned for it.
+        // After a step back, the first datagram seems to have been queued for as long as the step. That may
+        // have been a pause, so the observer is not certain of a stall.
         let is_doubtful = self.steps_back.iter().any(|at| *at + 2 * SECOND > from && *at < to);
-        // Where there is no room, whom we turned away may have beaten: that is blindness, too.
+        // An agent that the observer turned away for lack of room may have beaten: that is blindness, too.
         !self.is_tight
             && !is_doubtful
             && load < 10 * MS
@@ -688,13 +691,14 @@ impl Model {
             && !shards.clone().any(is_shard_blind)
     }
 
-    /// Whether a frame of a pid may have been refused for a reason of ours from one instant to another.
+    /// Whether the observer may have refused a frame of a pid from one instant to another, for a reason of
+    /// its own.
     fn was_turned_away(&self, pid: u32, from: u64, to: u64) -> bool {
         let at = self.turned_away.get(&pid).into_iter().flatten();
         at.copied().any(|at| at + ERROR > from && at < to)
     }
 
-    /// Time in which every thread that matters ran.
+    /// Time in which every thread involved ran.
     fn awake(&self, shard: u16, from: u64, to: u64) -> u64 {
         let of = &self.shards[usize::from(shard)];
         let mut windows: Vec<(u64, u64)> =
@@ -713,13 +717,13 @@ impl Model {
         (to - from).saturating_sub(still)
     }
 
-    /// What the observer itself may take, beside all thresholds.
+    /// Time the observer itself may take, in addition to the thresholds.
     fn slack(&self) -> u64 {
         let Setting { tick, frame_ns, turn_ns, latency, queue_limit, lookup_ns, max_delay, .. } =
             self.setting;
         let queue = frame_ns * (u64::from(queue_limit).min(self.busiest()) + 1200);
         let lookups = lookup_ns.min(CONFIRM);
-        // Who waits for a place among those asked about waits for everybody before it.
+        // A silence that waits for its turn to be confirmed waits for all before it.
         let rounds = self.setting.in_flight_max.map_or(1, |max| {
             let share = (u64::from(max) / u64::from(self.setting.shards)).max(1);
             1 + self.fates.len() as u64 / share
@@ -733,14 +737,14 @@ impl Model {
             + 5 * MS
     }
 
-    /// More datagrams than this never wait in one queue.
+    /// Upper bound of the datagrams in one queue.
     fn busiest(&self) -> u64 {
         self.shards.iter().map(|shard| shard.sendings.len() as u64).max().unwrap_or(0).min(4096)
     }
 
     fn check_agent(&self, pid: u32) -> Verdict {
         let now = self.now;
-        // A shard that stands in the middle of a turn knows nothing yet of what came since.
+        // What arrived at a shard in the middle of a turn is not known yet.
         let known = self.shards.iter().map(|shard| shard.delivered_until).min().unwrap_or(0);
         if known + ERROR < now {
             return Ok(());
@@ -761,7 +765,7 @@ impl Model {
         let threshold = self.threshold_max();
         let awake_since = |at: u64| self.awake(last.shard, at, now);
         if life.died <= now {
-            // The end of a process is told as a silence is.
+            // An exit must be reported, as a silence must.
             let since = life.died.max(last.at);
             let allowed = AWAKE_THRESHOLDS * threshold + HELD + 2 * WATCH + EXIT + slack;
             let is_told = !told.is_up;
@@ -778,7 +782,7 @@ impl Model {
         if self.truth.lives[last.life].id != life.id {
             return Ok(());
         }
-        // From its first beat on it is up.
+        // From its first beat on, the agent is up.
         let first = self.sendings_within(pid, life.born, now).find(|index| {
             self.truth.sendings[*index].worth == Worth::Sure
                 && matches!(self.fates[*index], Fate::Queued | Fate::Read)
@@ -791,7 +795,7 @@ impl Model {
             return Ok(());
         }
         if told.is_stalled {
-            // What ended the silence is told.
+            // The beat that ended the silence is reported.
             let back = self.sendings_within(pid, told.stalled_at + ERROR, now).find(|index| {
                 let sending = &self.truth.sendings[*index];
                 sending.worth == Worth::Sure && matches!(self.fates[*index], Fate::Queued | Fate::Read)
@@ -809,15 +813,16 @@ impl Model {
             );
             return Ok(());
         }
-        // It is silent: since when, and is that told?
+        // It is silent: since when, and is that reported?
         let settled = first.at.max(told.up_told_at).max(self.last_change(pid, last.at));
-        // An heir whose nonce goes on where its predecessor's stopped may be taken for it until somebody looks.
+        // A process whose nonce continues that of the one before may be taken for it until the pid is looked
+        // up.
         let is_classed = self.setting.rules.is_empty()
             || told.up_at + ERROR >= life.born
                 && now.saturating_sub(settled) > 2 * SECOND
                 && self.setting.lookup_fails == 0
                 && self.is_sighted(settled, now);
-        // Another program under the same pid may go unnoticed: its first nonce may repeat the last one.
+        // Another program under the same pid may stay undetected: its first nonce may repeat the last one.
         let programs = life.names.iter().filter(|(from, _)| *from <= now);
         let of_programs = programs.map(|(_, class)| self.threshold(*class)).max();
         let threshold = of_programs.filter(|_| is_classed).unwrap_or(threshold);
@@ -832,7 +837,7 @@ impl Model {
             last.at,
             self.history(pid)
         );
-        // Where there is no room for everybody, a shard may have turned away its beats, and another knows of it.
+        // If the table is too small, a shard may have turned its beats away while another tracks the agent.
         let known_by = |index: usize| self.awake(self.truth.sendings[index].shard, last.at, now);
         let awake = match self.is_tight {
             true => beats().map(known_by).min().unwrap_or(0),
@@ -927,13 +932,13 @@ impl Model {
     }
 }
 
-/// What is left when everybody is gone.
+/// What is left once all agents are gone.
 #[derive(Debug, Default)]
 pub struct End {
     pub left: u64,
     pub what_is_left: String,
     pub events_dropped: u64,
-    /// Reports taken and dropped, of each shard.
+    /// Reports taken and dropped, by shard.
     pub reports: Vec<u64>,
     pub samples_dropped: Vec<u64>,
     pub beats: u64,

@@ -1,16 +1,16 @@
-//! Small, seeded, and the same everywhere.
+//! Random numbers: seeded, and the same on every machine.
 
-/// Numbers that look random (splitmix64).
+/// Pseudo-random numbers (splitmix64).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// The numbers of this seed.
+    /// The sequence of this seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next one.
+    /// The next number.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -19,7 +19,7 @@ impl Random {
         z ^ z >> 31
     }
 
-    /// 0..n; 0 for no choice at all.
+    /// 0..n; 0 if `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n.max(1)
     }
@@ -39,12 +39,12 @@ impl Random {
         from + self.below(to.saturating_sub(from))
     }
 
-    /// Any of them.
+    /// One of the choices.
     pub fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.index(choices.len())]
     }
 
-    /// True once in n.
+    /// True with probability 1/n.
     pub fn is_one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }

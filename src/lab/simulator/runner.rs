@@ -1,4 +1,4 @@
-//! Runs worlds: one, or one after another until time is up.
+//! Runs worlds: a single one, or one after another until time is up.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,13 +12,13 @@ use crate::lab::simulator::shrink::shrink;
 use crate::lab::simulator::story::{Story, What};
 use crate::lab::simulator::world::{self, Summary};
 
-/// Runs of one cutting down.
+/// Most runs to shrink one failure.
 const SHRINK_RUNS: u32 = 600;
-/// How often a hunt says how far it is.
+/// How often a hunt prints its progress.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
-/// Runs a story and says what did not hold, under the right name: a verdict that is wrong only where the
-/// wall clock steps did not survive the step.
+/// Runs a story and returns the violation under the right name: a verdict that is wrong only if the wall
+/// clock steps violates [`Invariant::I10`].
 pub fn judge(story: &Story) -> Result<Summary, Violation> {
     let violation = match run(story) {
         Ok(summary) => return Ok(summary),
@@ -45,7 +45,7 @@ fn run(story: &Story) -> Result<Summary, Violation> {
     })
 }
 
-/// A world that failed, as it is and cut down.
+/// A world that failed, after shrinking.
 pub struct Failure {
     pub seed: u64,
     pub violation: Violation,
@@ -53,7 +53,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Cuts the story down.
+    /// Shrinks the story.
     pub fn of(story: &Story, violation: &Violation, runs: u32) -> Self {
         let (shrunken, violation) = shrink(story, violation, runs);
         Self { seed: story.seed, violation, story: shrunken }
@@ -76,19 +76,19 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What to hunt for bugs with.
+/// Parameters of a search for failing worlds.
 #[derive(Clone, Copy, Debug)]
 pub struct Hunt {
     pub first_seed: u64,
-    /// `None`: until interrupted.
+    /// `None`: no limit of time.
     pub for_time: Option<Duration>,
-    /// No more worlds than this.
+    /// Most worlds to run.
     pub worlds: u64,
     pub agents: Option<u32>,
     pub jobs: usize,
 }
 
-/// What a hunt came to.
+/// The totals of a hunt.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bag {
     pub worlds: u64,
@@ -96,10 +96,10 @@ pub struct Bag {
 }
 
 impl Hunt {
-    /// Runs one world after another until time is up or one fails. Says how far it is if it lasts.
+    /// Runs one world after another until time is up or one fails. Prints its progress if it takes long.
     ///
     /// # Errors
-    /// The first world that failed, cut down.
+    /// The first world that failed, shrunk.
     pub fn run(&self) -> Result<Bag, Box<Failure>> {
         let start = Instant::now();
         let next = AtomicU64::new(0);

@@ -1,4 +1,4 @@
-//! Cuts a failing world down to what it takes to fail in the same way.
+//! Shrinks a failing world to the smallest that still fails in the same way.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +6,10 @@ use crate::lab::simulator::invariants::{Invariant, Violation};
 use crate::lab::simulator::runner::judge;
 use crate::lab::simulator::story::{MS, Story};
 
-/// No cutting down takes longer; what was reached by then is good enough.
+/// Longest time to shrink; then the smallest story so far is returned.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// The smallest story found within so many runs that still violates what this one does, and how.
+/// Returns the smallest story found within `runs` runs that violates the same invariant, and its violation.
 pub fn shrink(story: &Story, violation: &Violation, runs: u32) -> (Story, Violation) {
     let mut shrinker = Shrinker {
         story: story.clone(),
@@ -41,7 +41,7 @@ struct Shrinker {
 }
 
 impl Shrinker {
-    /// Keeps the story if it fails in the same way.
+    /// Replaces the story by this one if it violates the same invariant.
     fn try_story(&mut self, story: Story) -> bool {
         if self.runs == 0 || Instant::now() > self.until {
             self.runs = 0;
@@ -57,7 +57,7 @@ impl Shrinker {
         }
     }
 
-    /// Nothing happens after what fails.
+    /// Cuts off everything after the violation.
     fn end_early(&mut self) {
         let mut story = self.story.clone();
         story.setting.length = story.setting.length.min(self.violation.at + MS);
@@ -104,7 +104,7 @@ impl Shrinker {
         }
     }
 
-    /// The plainer machine, where it fails as well.
+    /// Simplifies the setting as far as the story still fails.
     fn simplify(&mut self) {
         let plainer: [fn(&mut Story); 8] = [
             |story| story.setting.shards = 1,

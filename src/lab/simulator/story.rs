@@ -1,7 +1,7 @@
-//! A world as data: who lives in it, what happens to them and to the observer, and when. Made from a seed
-//! before anything runs, so that it can be replayed, printed and cut down.
+//! A world as data: its agents, what happens to them and to the observer, and when. Drawn from a seed before
+//! anything runs, so that it can be replayed, printed and shrunk.
 //!
-//! Every instant and duration is in ns; instants count from the world's begin.
+//! Every instant and duration is in ns; instants count from the begin of the world.
 
 use crate::lab::simulator::random::Random;
 use crate::wire::{Status, Version};
@@ -13,18 +13,18 @@ pub const SECOND: u64 = 1_000 * MS;
 /// A whole world.
 #[derive(Clone, Debug)]
 pub struct Story {
-    /// What it was made from; also decides the small delays while it runs.
+    /// The seed; it also determines the small delays while the world runs.
     pub seed: u64,
     pub setting: Setting,
     pub agents: Vec<Agent>,
-    /// In the order of their instants.
+    /// Ordered by instant.
     pub happenings: Vec<Happening>,
 }
 
 /// The observer and the machine it runs on.
 #[derive(Clone, Debug)]
 pub struct Setting {
-    /// From here on nothing happens but that everybody dies.
+    /// After this instant nothing happens except that all agents exit.
     pub length: u64,
     pub shards: u16,
     pub threshold: u64,
@@ -34,40 +34,40 @@ pub struct Setting {
     pub max_delay: u64,
     pub agents_max: u32,
     pub queue_limit: u32,
-    /// Reading one datagram takes this long.
+    /// Time to read one datagram.
     pub frame_ns: u64,
-    /// So does a turn of a shard, beside its datagrams.
+    /// Time of a shard's turn, without its datagrams.
     pub turn_ns: u64,
-    /// A thread that is woken runs this much later, at most.
+    /// Longest delay of a woken thread.
     pub latency: u64,
     pub lookup_ns: u64,
-    /// Processes watched at once, at most.
+    /// Most processes watched at once.
     pub pidfds: usize,
-    /// One lookup in so many fails; 0 = none.
+    /// Every n-th lookup fails; 0 = none.
     pub lookup_fails: u64,
-    /// Words of a report lane.
+    /// Words in a report lane.
     pub report_words: usize,
-    /// Room of the slow subscriber, and how often it takes what is there.
+    /// Room of the slow subscriber, and how often it reads.
     pub slow_room: usize,
     pub slow_every: u64,
-    /// Somebody wants each beat.
+    /// A subscriber wants each beat.
     pub with_beats: bool,
-    /// Stalls and resumes that the aggregator asks about at a time, where that is not its own limit.
+    /// Limit of the silences the aggregator confirms at once; `None`: its own limit.
     pub in_flight_max: Option<u32>,
 }
 
 /// A process that beats, until something happens to it.
 #[derive(Clone, Debug)]
 pub struct Agent {
-    /// Its name in this world, and its payload.
+    /// Its id in this world, and its payload.
     pub id: u32,
     pub pid: u32,
     pub seed: u64,
     pub born: u64,
-    /// From its birth to its first beat.
+    /// From its start to its first beat.
     pub first_beat: u64,
     pub period: u64,
-    /// A beat comes this much earlier or later, at most.
+    /// A beat is early or late by this much, at most.
     pub jitter: u64,
     pub shard: u16,
     pub version: Version,
@@ -86,7 +86,7 @@ pub struct Happening {
     pub what: What,
 }
 
-/// What happens. Agents go by their id; who is not there has nothing happen to it.
+/// What happens. Agents are named by id; nothing happens to an agent that does not exist.
 #[derive(Clone, Copy, Debug)]
 pub enum What {
     // --- to an agent -------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ pub enum What {
         agent: u32,
         for_ns: u64,
     },
-    /// So many beats at once, 100 us apart.
+    /// It sends this many beats, 100 us apart.
     Burst {
         agent: u32,
         beats: u32,
@@ -113,7 +113,7 @@ pub enum What {
         agent: u32,
         nonce: u64,
     },
-    /// A second connection beside the first, which beats as often.
+    /// A second connection beside the first, with the same rate.
     SecondHandle {
         agent: u32,
         shard: u16,
@@ -123,12 +123,12 @@ pub enum What {
         agent: u32,
         class: u8,
     },
-    /// It takes another name, as a server does for its workers.
+    /// It changes its name, as a server does for its workers.
     Rename {
         agent: u32,
         class: u8,
     },
-    /// The child goes on where the parent is: on its shard, with its nonce.
+    /// The child continues on the parent's shard with the parent's nonce.
     Fork {
         agent: u32,
         child: u32,
@@ -137,7 +137,7 @@ pub enum What {
         agent: u32,
         shard: u16,
     },
-    /// Every second beat goes there.
+    /// Every second beat goes to this shard.
     Alternate {
         agent: u32,
         shard: u16,
@@ -150,11 +150,11 @@ pub enum What {
         agent: u32,
         version: Version,
     },
-    /// Last words; it may live on.
+    /// A terminal frame; the process may continue.
     Terminal {
         agent: u32,
     },
-    /// One frame that claims another's pid.
+    /// One frame that claims the pid of another process.
     Forge {
         agent: u32,
         claimed: u32,
@@ -180,7 +180,7 @@ pub enum What {
     Wake {
         shard: u16,
     },
-    /// Its next turn panics once it has taken so many datagrams.
+    /// Its next turn panics after this many datagrams.
     Panic {
         shard: u16,
         after: u32,
@@ -190,7 +190,7 @@ pub enum What {
         shard: u16,
     },
     // --- to the machine ----------------------------------------------------------------------------
-    /// Nobody runs, neither agents nor observer: suspend, a frozen container.
+    /// No agent and no thread of the observer runs: suspend, a frozen container.
     Leap {
         by: u64,
     },
@@ -208,7 +208,7 @@ pub enum Who {
     Everybody,
 }
 
-/// Where a shard is paused; others are paused between their turns.
+/// Where in its turn a shard is paused; other threads are paused between turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     Wait,
@@ -283,7 +283,7 @@ impl What {
     }
 }
 
-/// How large and how wild.
+/// Size of a world.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
     pub agents: u32,
@@ -291,7 +291,7 @@ pub struct Size {
 }
 
 impl Story {
-    /// The world of this seed. `agents`: how many at least, where that is not left to the seed.
+    /// The world of this seed. `agents`: their minimum number; `None`: drawn from the seed.
     pub fn new(seed: u64, agents: Option<u32>) -> Self {
         let mut random = Random::new(seed);
         let scale = random.below(10);
@@ -331,7 +331,7 @@ impl Story {
     }
 
     fn populate(&mut self, random: &mut Random, agents: u32) {
-        // How wild its agents are: some worlds have none that forge, some none that die.
+        // How much happens to the agents; in some worlds none forges, in some none exits.
         let wildness = random.one_of(&[0, 2, 4, 8]);
         let with_forgers = random.is_one_in(4);
         let with_versions = random.is_one_in(3);
@@ -360,7 +360,7 @@ impl Story {
             };
             agent.jitter = agent.period / random.one_of(&[2, 5, 100]);
             next_id += 1;
-            // Successive holders of one pid.
+            // Successive processes with the same pid.
             for _ in 0..1 + if random.is_one_in(6) { random.below(3) } else { 0 } {
                 let end = self.live(random, &agent, wildness, with_forgers, with_versions, &mut next_id);
                 let id = agent.id;
@@ -384,7 +384,7 @@ impl Story {
         }
     }
 
-    /// What happens to one agent. When it dies, if it does.
+    /// Draws what happens to one agent. Returns when it exits, if it does.
     fn live(
         &mut self,
         random: &mut Random,
@@ -444,7 +444,7 @@ impl Story {
         (wildness > 0 && random.is_one_in(2) && at < length).then_some(at)
     }
 
-    /// Some take another name, where names matter.
+    /// Some agents change their name, if names matter.
     fn rename(&mut self, random: &mut Random) {
         let Setting { threshold, length, .. } = self.setting;
         let classes = self.setting.rules.len() + 1;
@@ -461,7 +461,7 @@ impl Story {
         }
     }
 
-    /// Everything from an instant on comes so much later.
+    /// Delays everything from an instant on.
     fn defer(&mut self, from: u64, by: u64) {
         let instants = self.happenings.iter_mut().map(|happening| &mut happening.at);
         for at in instants.chain(self.agents.iter_mut().map(|agent| &mut agent.born)) {
@@ -514,8 +514,8 @@ impl Story {
             };
             self.put(at, what);
         }
-        // Two steps that no batch lies between cannot be told apart: the queue holds stamps of an offset that
-        // nobody has seen. So they are further apart than any pause.
+        // Two steps without a batch in between cannot be distinguished: the queue holds stamps with an offset
+        // that no shard has seen. So they are further apart than any pause.
         let apart = 2 * SECOND + 2 * long;
         let mut at = random.below(until);
         while with_steps && at < until {

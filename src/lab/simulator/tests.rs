@@ -1,4 +1,4 @@
-//! Worlds that must hold, and worlds that must not.
+//! Worlds in which every invariant must hold, and worlds with a planted bug that must fail.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use super::runner::{Failure, Hunt, judge};
 use super::story::{SECOND, Size, Story};
 use crate::lab::planted::{Bug, with};
 
-/// Runs of cutting down, where a test waits for it.
+/// Most runs to shrink a failure in a test.
 const SHRINK_RUNS: u32 = 150;
 
-/// The same worlds every time, small and large.
+/// The same worlds in every run, small and large.
 #[test]
 fn fixed_worlds_hold() {
     let sizes = [(3, 8), (12, 8), (60, 6), (300, 5)];
@@ -24,15 +24,15 @@ fn a_large_world_holds() {
     hold(&Story::of_size(1, Size { agents: 2200, length: 4 * SECOND }));
 }
 
-/// An agent moved while the end of an earlier silence on its new shard waited to be looked at: the slot that knew
-/// better was given back first, and the silence was told as a stall.
+/// An agent moved while the end of an earlier silence on its new shard was still to be confirmed. Its old
+/// slot, which held the evidence, was released first, and the silence was reported as a stall.
 #[test]
 fn a_move_takes_away_nothing_that_a_waiting_fact_is_judged_by() {
     hold(&Story::new(10_829_708_416_314, None));
 }
 
-/// An agent's second handle found no room on its shard, and the shard that knew it stood still: there is nobody who
-/// could have told its silence sooner.
+/// An agent's second handle found no room on its shard, and the shard that tracked the agent was paused: no
+/// other shard could have reported the silence sooner.
 #[test]
 fn who_finds_no_room_on_a_second_shard_is_judged_by_the_first() {
     hold(&Story::new(902_259, None));
@@ -44,7 +44,7 @@ fn hold(story: &Story) {
     }
 }
 
-/// Worlds of all kinds; with the variables of `scripts/simulate`, for as long as they say.
+/// Worlds of any seed; how many and for how long is set by the variables of `scripts/simulate`.
 #[test]
 fn worlds_of_any_seed_hold() {
     let number = |name: &str| {
@@ -68,7 +68,7 @@ fn worlds_of_any_seed_hold() {
     }
 }
 
-/// Worlds looked through for a planted bug, at most.
+/// Most worlds searched for a planted bug.
 const WORLDS: u64 = 400;
 
 fn finds(bug: Bug, invariant: Invariant) {

@@ -1,5 +1,5 @@
-//! What is true outside of the observer: who lives when, and who sends what. It follows from the story alone,
-//! since agents never ask whether anybody listens.
+//! What is true outside of the observer: which processes exist when, and which datagrams they send. It
+//! follows from the story alone, because agents never depend on the observer.
 
 use std::collections::BTreeMap;
 
@@ -9,26 +9,26 @@ use crate::shard::input::replay::Recorded;
 use crate::sys::datagram::Credentials;
 use crate::wire::{Frame, NONCE_MAX, NONCE_TERMINAL, Status, Version};
 
-/// The user all agents run as; others may not beat.
+/// The uid of all agents; other users may not beat.
 pub const UID: u32 = 1000;
-/// Of the burst's beats.
+/// Time between the beats of a burst.
 const BURST_GAP: u64 = 100 * US;
 
 /// One process.
 #[derive(Clone, Debug)]
 pub struct Life {
-    /// The agent's name in the story: in the payload of every frame.
+    /// The agent's id in the story: the payload of every frame.
     pub id: u32,
     pub pid: u32,
     pub born: u64,
-    /// First instant at which it is no more.
+    /// First instant at which it no longer exists.
     pub died: u64,
     pub inner: Option<u32>,
-    /// Which name since when, by its class.
+    /// Its names: since when, and of which class.
     pub names: Vec<(u64, u8)>,
     /// When each of its programs began.
     pub programs: Vec<u64>,
-    /// Since when it is known to forge.
+    /// The instant of its first forged frame.
     pub forges_from: Option<u64>,
 }
 
@@ -38,33 +38,33 @@ impl Life {
         *class
     }
 
-    /// Number of its program in a row.
+    /// How many programs it has begun by then.
     pub fn program_at(&self, at: u64) -> usize {
         self.programs.iter().filter(|from| **from <= at).count()
     }
 }
 
-/// How much one datagram proves.
+/// What a datagram proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Worth {
-    /// Life, whatever the observer knows.
+    /// A beat, whatever the observer knows.
     Sure,
-    /// Life or not, as the observer has it: what it knew of the sender decides.
+    /// Perhaps a beat: it depends on what the observer knows of the sender.
     Perhaps,
-    /// Last words: life of who is known, and no beat of who is not.
+    /// A terminal frame: a beat of a known agent, otherwise refused.
     LastWords,
-    /// Never life.
+    /// Never a beat.
     Never,
 }
 
-/// One datagram as it is handed to the kernel.
+/// One datagram as it is passed to the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Sending {
     pub at: u64,
     pub shard: u16,
-    /// The sender, as the kernel attests.
+    /// The sender, as the kernel attests it.
     pub pid: u32,
-    /// Index of its life; meaningless for garbage.
+    /// Index of its process; meaningless for garbage.
     pub life: usize,
     pub worth: Worth,
     pub what: Datagram,
@@ -76,13 +76,13 @@ pub enum Datagram {
     Garbage(Garbage),
 }
 
-/// Everything.
+/// Everything that is true in one world.
 #[derive(Debug)]
 pub struct Truth {
     pub lives: Vec<Life>,
-    /// In the order of their instants.
+    /// Ordered by instant.
     pub sendings: Vec<Sending>,
-    /// Lives of each pid, in order.
+    /// Processes of each pid, in order.
     pub of_pid: BTreeMap<u32, Vec<usize>>,
 }
 
@@ -117,7 +117,7 @@ impl Truth {
                 programs: vec![0],
                 forges_from: None,
             });
-            // Whoever held the pid before is gone by now.
+            // The previous process with this pid has exited by now.
             let holders = truth.of_pid.entry(agent.pid).or_default();
             if let Some(before) = holders.last() {
                 let before = &mut truth.lives[*before];
@@ -148,14 +148,14 @@ impl Truth {
         }
     }
 
-    /// Who holds a pid at an instant.
+    /// The process that has a pid at an instant.
     pub fn holder(&self, pid: u32, at: u64) -> Option<&Life> {
         let lives = self.of_pid.get(&pid)?;
         lives.iter().map(|life| &self.lives[*life]).find(|life| life.born <= at && at < life.died)
     }
 }
 
-/// Times in which nobody runs: start and end.
+/// Times in which no process and no thread runs: start and end.
 pub fn leaps(story: &Story) -> Vec<(u64, u64)> {
     let mut leaps: Vec<(u64, u64)> = Vec::new();
     for happening in &story.happenings {
@@ -167,12 +167,12 @@ pub fn leaps(story: &Story) -> Vec<(u64, u64)> {
     leaps
 }
 
-/// What would fall into a leap comes at its end.
+/// What would happen within a leap happens at its end.
 pub fn after(leaps: &[(u64, u64)], at: u64) -> u64 {
     leaps.iter().find(|(from, to)| (*from..*to).contains(&at)).map_or(at, |(_, to)| *to)
 }
 
-/// An agent's doings so far.
+/// State of an agent so far.
 struct Doing {
     nonce: u64,
     shard: u16,
@@ -180,7 +180,7 @@ struct Doing {
     beats: u64,
     status: Status,
     version: Version,
-    /// It spoke 0.2 in this life: 0.1 may be refused.
+    /// This process has sent 0.2: 0.1 may be refused.
     has_spoken_v02: bool,
     handle: Option<(u16, u64)>,
 }
@@ -303,7 +303,7 @@ fn beat(truth: &mut Truth, doing: &mut Doing, agent: &Agent, life: usize, at: u6
     }
 }
 
-/// At the end 0.2 begins anew and 0.1 stays.
+/// After the largest nonce, 0.2 begins anew and 0.1 stays there.
 const fn after_nonce(nonce: u64, version: Version) -> u64 {
     match version {
         _ if nonce < NONCE_MAX => nonce + 1,
@@ -318,7 +318,7 @@ fn send(truth: &mut Truth, shard: u16, agent: &Agent, life: usize, at: u64, wort
 }
 
 impl Sending {
-    /// What the kernel hands over.
+    /// What the kernel delivers.
     pub fn recorded(&self) -> Recorded {
         match self.what {
             Datagram::Frame(frame) => Recorded::frame(&frame, self.pid),

@@ -1,8 +1,9 @@
-//! Runs a story: real shards and the real aggregator, each on its own time, the earliest next. Nobody ever
-//! sees what another did later.
+//! Runs a story: real shards and the real aggregator, each with its own clock; the thread with the earliest
+//! instant runs next, so that no thread ever sees what another does later.
 //!
-//! A shard that is paused in the middle of a turn takes the whole turn at its end, on a clock that starts
-//! where the turn did: what it published in between would have been seen no earlier than now.
+//! A shard that is paused in the middle of a turn runs the whole turn at the end of the pause, with a clock
+//! that starts at the begin of the turn: what it published in between would have been read no earlier than
+//! now.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -40,19 +41,19 @@ use crate::time::{Clock, ManualClock, MonoNs, WallNs};
 use crate::view::copies::Copies;
 use crate::view::tally::Reader;
 
-/// REALTIME is ahead of MONOTONIC by this at the begin.
+/// By how much REALTIME is ahead of MONOTONIC at the begin.
 const WALL_AHEAD: i64 = 1_700_000_000_000_000_000;
-/// A turn never takes longer than this, pauses aside; what comes until then is told to the transport before.
+/// Longest turn, pauses aside; what arrives until then is scripted before the turn.
 const LOOKAHEAD: u64 = 400 * MS;
-/// What a turn of the aggregator takes.
+/// Time a turn of the aggregator takes.
 const AGGREGATOR_NS: u64 = 20 * US;
-/// Times of standing still that are not worth a note.
+/// Shorter pauses are not recorded.
 const STILL_MIN: u64 = MS;
 /// Most datagrams of a turn.
 const TURN_MAX: u64 = 1024;
 const NEVER: u64 = u64::MAX;
 
-/// What a world came to.
+/// The totals of a world.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Summary {
     pub events: u64,
@@ -61,12 +62,12 @@ pub struct Summary {
     pub simulated_ns: u64,
 }
 
-/// A thread that takes turns.
+/// A simulated thread.
 #[derive(Debug)]
 struct Thread {
     /// When it runs next.
     at: u64,
-    /// When it should.
+    /// When it should run next.
     due: u64,
     paused_until: u64,
 }
@@ -80,7 +81,7 @@ impl Thread {
         Self { at: NEVER, due: NEVER, paused_until: 0 }
     }
 
-    /// It is to run at `due`, and does `later`.
+    /// Schedules a run at `due`, delayed by `later`.
     fn wake(&mut self, due: u64, later: u64) {
         self.due = self.due.min(due);
         self.at = self.at.min(due + later);
@@ -102,11 +103,11 @@ struct ShardThread {
     script: Script,
     shard: Shard<Replay, ManualClock>,
     port: Arc<Port>,
-    /// Its next pauses in the middle of a turn.
+    /// Pauses in the middle of its next turns.
     pauses: Vec<(Point, u64)>,
-    /// It is in the middle of a turn.
+    /// Set while it is in the middle of a turn.
     middle: Option<Middle>,
-    /// How many sendings and steps of the wall clock were told to the transport.
+    /// How many sendings and steps of the wall clock are scripted already.
     fed: usize,
     fed_steps: usize,
     paused: usize,
@@ -114,18 +115,17 @@ struct ShardThread {
     panic_after: Option<usize>,
 }
 
-/// Whose ends the watch thread is told of: by slot, with the instant of the end, which it does not look at
-/// before.
+/// Processes the watch thread watches, by slot, with the instant of their exit, which is not used before.
 #[derive(Debug, Default)]
 struct Watched {
     held: BTreeMap<(u16, u32), (Ticket, u32, u64, u64)>,
     ends: BTreeSet<(u64, (u16, u32))>,
-    /// No descriptor was left for them.
+    /// Not watched: no descriptor was left.
     waiting: VecDeque<(Ticket, u32, u64)>,
 }
 
 impl Watched {
-    /// Those that ended by now: on whose behalf, pid and life.
+    /// Those that have exited by now: ticket, pid and id.
     fn ended(&mut self, now: u64) -> Vec<(Ticket, u32, u64)> {
         let mut ended = Vec::new();
         while let Some((died, key)) = self.ends.first().copied().filter(|(died, _)| *died <= now) {
@@ -158,16 +158,16 @@ const fn key_of(ticket: Ticket) -> (u16, u32) {
     (ticket.shard, ticket.slot)
 }
 
-/// A turn that began and takes its time.
+/// A turn that has begun and is not over.
 #[derive(Clone, Copy, Debug)]
 struct Middle {
     from: u64,
     pause: Option<(Point, u64)>,
-    /// It was kicked before; later kicks are for the turn after.
+    /// When it was kicked before the turn; later kicks are for the next turn.
     kicked_at: Option<MonoNs>,
 }
 
-/// A world that runs.
+/// A running world.
 pub struct World<'a> {
     story: &'a Story,
     model: Model,
@@ -193,11 +193,11 @@ pub struct World<'a> {
     delays: Random,
     now: u64,
     steps: u64,
-    /// Keeps the aggregator's end open.
+    /// Keeps the channel open.
     _requests: Sender<Request>,
 }
 
-/// Runs the story to its end, or to the first thing that is not as it should be.
+/// Runs the story to its end, or to the first violation.
 pub fn run(story: &Story) -> Result<Summary, Violation> {
     let mut world = World::new(story);
     world.run()?;
@@ -238,7 +238,7 @@ impl<'a> World<'a> {
             requests.send(Request::Subscribe(subscriber)).unwrap();
             events
         };
-        // Everything told in one turn has room.
+        // Room for all events of one turn.
         let room = 4096 + 16 * story.agents.len();
         let events = subscribe(room, false);
         let slow = subscribe(setting.slow_room, false);
@@ -298,7 +298,7 @@ impl<'a> World<'a> {
             if at > end {
                 break;
             }
-            // Nothing may happen for ever at one instant.
+            // An instant in the past must not set the world's time back.
             self.now = self.now.max(at);
             self.model.now = self.now;
             self.steps += 1;
@@ -316,7 +316,7 @@ impl<'a> World<'a> {
         self.check_end()
     }
 
-    /// What comes next, and when. At one instant the machine comes before the threads.
+    /// The next step and when. At the same instant, happenings come before threads.
     fn next(&self) -> (u64, Step) {
         let happening = self.story.happenings.get(self.happened).map_or(NEVER, |happening| happening.at);
         let mut next = (happening, Step::Happening);
@@ -356,7 +356,7 @@ impl<'a> World<'a> {
                     shard.port.table.open(slot);
                     shard.open_slot = Some(slot);
                     shard.thread.pause(now + for_ns);
-                    // It was awake, and goes on once it may.
+                    // It was awake, and continues after the pause.
                     shard.thread.at = shard.thread.at.min(now);
                     let index = usize::from(index % self.story.setting.shards);
                     self.model.stands_still(index, now + for_ns);
@@ -391,7 +391,7 @@ impl<'a> World<'a> {
             self.model.aggregator_stands_still(until);
         }
         if is_all || who == Who::Lookup {
-            // What asks the kernel: both wait for procfs or the scheduler.
+            // Lookup and watch thread: both wait for the kernel.
             self.lookup_thread.pause(until);
             self.watch_thread.pause(until);
             self.model.lookup_stands_still(until);
@@ -427,7 +427,7 @@ impl<'a> World<'a> {
             let takes = shard.reading_takes(&self.model, index, paused_until, self.story.setting.frame_ns);
             if takes > 0 || pause.is_some() {
                 let until = paused_until + takes;
-                // Who reads for long answers nobody meanwhile.
+                // A shard answers no one while it reads.
                 if pause.is_some() || takes > 4 * MS {
                     self.model.stands_still(index, until);
                 }
@@ -551,7 +551,7 @@ impl<'a> World<'a> {
         }
         let asked = self.questions.iter().map(Receiver::len).sum::<usize>();
         if asked > 0 {
-            // Who asks much waits long.
+            // Many questions take long.
             let takes = self.story.setting.lookup_ns * asked as u64;
             if takes > 4 * MS {
                 self.model.lookup_stands_still(now + takes);
@@ -613,7 +613,7 @@ impl<'a> World<'a> {
         self.ring_aggregator();
     }
 
-    /// The truth at this instant.
+    /// Answers with the truth at this instant.
     fn identify(&mut self, Question { ticket, pid, of }: Question) -> Answer {
         self.lookups += 1;
         let now = self.now;
@@ -651,7 +651,7 @@ impl<'a> World<'a> {
             self.watch_thread.at = self.watch_thread.paused_until;
             return;
         }
-        // Exits come before answers: who is asked about may be among them.
+        // Exits come before answers: the process asked about may be among them.
         for (ticket, pid, life) in self.watched.ended(now) {
             let at = self.gone_at(pid, Some(Incarnation::new(life))).unwrap_or(START + now);
             let how = Some(ExitHow::Signal(9)).filter(|_| life % 5 > 0);
@@ -662,7 +662,7 @@ impl<'a> World<'a> {
             let answer = match order {
                 Order::Watch { ticket, pid, incarnation } => self.hold(ticket, pid, incarnation),
                 Order::Unwatch { ticket } => {
-                    // The slot's next holder may be watched already.
+                    // The slot's next process may be watched already.
                     if self.watched.is_of(ticket) {
                         self.watched.forget(key_of(ticket));
                     }
@@ -692,7 +692,7 @@ impl<'a> World<'a> {
         self.ring_aggregator();
     }
 
-    /// Watches a process: what there is to say of it at once.
+    /// Watches a process. Returns the immediate answer, if any.
     fn hold(&mut self, ticket: Ticket, pid: u32, incarnation: Option<Incarnation>) -> Option<Answer> {
         if let Some(at) = self.gone_at(pid, incarnation) {
             return Some(Answer::Gone { ticket, at, how: None });
@@ -709,7 +709,7 @@ impl<'a> World<'a> {
         None
     }
 
-    /// Since when a process is gone, as far as one can tell from who holds its pid.
+    /// Since when a process no longer exists, judged by the process that now has its pid.
     fn gone_at(&self, pid: u32, incarnation: Option<Incarnation>) -> Option<MonoNs> {
         match self.model.truth.holder(pid, self.now) {
             None => Some(START + self.now),
@@ -726,7 +726,7 @@ impl<'a> World<'a> {
         if holds { Ok(()) } else { Err(Violation { invariant, at: self.now, what: what() }) }
     }
 
-    /// Shards that sleep are told what has arrived meanwhile.
+    /// Delivers to shards that sleep what has arrived meanwhile.
     fn deliver(&mut self) {
         let now = self.now;
         for (index, shard) in self.shards.iter_mut().enumerate() {
@@ -758,13 +758,13 @@ impl<'a> World<'a> {
         let slots = agents_max as usize * usize::from(shards);
         let tracked = self.admission.tracked();
         let backlog = self.aggregator.backlog();
-        // A place that is not given back stays: it is found later, too, and counting them is slow.
+        // A place that is not given back stays, so a later check finds it; counting all places is slow.
         let places = if self.steps.is_multiple_of(256) { self.aggregator.places() } else { 0 };
         let questions = self.questions.iter().map(Receiver::len).sum::<usize>()
             + self.orders.iter().map(Receiver::len).sum::<usize>();
         let is_within = tracked <= agents_max
             && places <= slots
-            // One that waits and one that was released and given to another, a slot.
+            // For each slot: one that waits, and one released and assigned again.
             && backlog.pending <= 4 * slots + 64
             && backlog.polled <= 2 * slots + 64
             && backlog.to_look <= 2 * slots + 64
@@ -776,7 +776,7 @@ impl<'a> World<'a> {
 
     fn check_end(&mut self) -> Verdict {
         self.take_slow()?;
-        // A slow subscriber is told what it missed once it has room.
+        // A slow subscriber gets `lost` once it has room.
         self.aggregator_thread.paused_until = 0;
         self.turn_aggregator()?;
         self.take_slow()?;
@@ -854,7 +854,7 @@ impl ShardThread {
         }
     }
 
-    /// Tells the transport what will come until an instant.
+    /// Scripts what arrives until an instant.
     fn feed(&mut self, model: &Model, index: usize, steps: &[(u64, i64)], until: u64) {
         while let Some(sending) = model.sending(index, self.fed).filter(|sending| sending.at <= until) {
             self.script.at(START + sending.at, Act::Send(sending.recorded()));
@@ -866,7 +866,7 @@ impl ShardThread {
         }
     }
 
-    /// How long reading takes what is queued and what comes until `from` and while it is read, ns.
+    /// Time to read what is queued, what arrives until `from`, and what arrives while reading, ns.
     fn reading_takes(&self, model: &Model, index: usize, from: u64, frame_ns: u64) -> u64 {
         if frame_ns == 0 {
             return 0;
@@ -884,7 +884,7 @@ impl ShardThread {
         frames.min(TURN_MAX) * frame_ns
     }
 
-    /// When its next turn's wait ends by itself.
+    /// When the wait of its next turn ends without a kick.
     fn due(&self, model: &Model, index: usize, now: u64) -> u64 {
         let Some((until, for_datagrams)) = self.shard.next_wait() else { return now };
         if self.port.is_kicked() {
