@@ -1,4 +1,4 @@
-//! When the observer itself cannot see: stopped, or its queue full. Blindness is its own, never the agents'.
+//! Blindness of the observer: it is stopped, or its queue is full. No agent may be blamed for it.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use crate::common::{
 };
 use rustix::process::Signal;
 
-/// Short, for three of them are to pass; agents beat every [`BEAT`].
+/// Short, because tests wait for three of them. Agents beat every [`BEAT`].
 const T: Duration = Duration::from_millis(800);
 const BEAT: Duration = Duration::from_millis(80);
 
@@ -26,11 +26,11 @@ fn agents_on_both_shards(observer: &Observer, count: u32) -> Vec<Agent> {
     Agent::start_many(observer, each)
 }
 
-/// Stops the observer for this long; returns the instants of begin and end.
+/// Stops the observer for this long; returns the begin and end of the pause.
 fn pause(observer: &Observer, length: Duration) -> (u64, u64) {
     observer.signal(Signal::STOP);
     let begin = mono_ns();
-    // The pause is what is tested, and a stopped observer tells nothing to wait for.
+    // The pause is under test, and a stopped observer reports nothing to wait for.
     std::thread::sleep(length);
     let end = mono_ns();
     observer.signal(Signal::CONT);
@@ -59,7 +59,8 @@ fn stopped_for_three_thresholds(queue_limit: u32) {
     expect_one_pause_and_no_harm(observer, &mut agents, begin, end);
 }
 
-/// As a suspended machine: the observer's threads do not run, no signal tells it, and it did not ask for it.
+/// Freezing the observer is like suspending the machine: no thread runs, and neither a signal nor a call of
+/// its own explains why.
 #[test]
 fn fault_24_a_frozen_observer_raises_no_false_stall_tells_one_pause_and_finds_true_stalls() {
     let queue_limit = 512;
@@ -77,7 +78,7 @@ fn fault_24_a_frozen_observer_raises_no_false_stall_tells_one_pause_and_finds_tr
     expect_one_pause_and_no_harm(observer, &mut agents, begin, end);
 }
 
-/// An agent in a frozen container is silent, and no stall; it comes back, or it stops in earnest.
+/// An agent in a frozen container is silent without a stall. After the thaw it beats again, or stalls.
 #[test]
 fn fault_65_an_agent_in_a_frozen_control_group_is_frozen_and_not_stalled() {
     let mut observer = Observer::start(options(512));
@@ -99,7 +100,7 @@ fn fault_65_an_agent_in_a_frozen_control_group_is_frozen_and_not_stalled() {
         observer.none_of("stall", agent.pid());
         observer.none_of("resume", agent.pid());
     }
-    // Stopped by a signal it is not frozen.
+    // An agent that a signal stops is not frozen.
     agents[0].signal(Signal::STOP);
     observer.expect("stall", pid, T + SOON);
     agents[0].signal(Signal::CONT);
@@ -107,14 +108,14 @@ fn fault_65_an_agent_in_a_frozen_control_group_is_frozen_and_not_stalled() {
     observer.stop();
 }
 
-/// Nobody who beat is called stalled, the pause is told once, and true stalls are found after it.
+/// No beating agent is reported as stalled, the pause is reported once, and later stalls are reported.
 fn expect_one_pause_and_no_harm(mut observer: Observer, agents: &mut [Agent], begin: u64, end: u64) {
-    // Whoever is judged wrongly is judged within the next thresholds.
+    // A wrong verdict would come within the next thresholds.
     observer.watch(3 * T);
     for agent in agents.iter_mut() {
         observer.no_false_stall(agent);
     }
-    // True stalls are told again.
+    // Stalls are reported again.
     agents[0].signal(Signal::STOP);
     observer.expect("stall", agents[0].pid(), T + SOON);
 
@@ -122,7 +123,7 @@ fn expect_one_pause_and_no_harm(mut observer: Observer, agents: &mut [Agent], be
     for shard in [0, 1] {
         let covering: Vec<_> = blind_windows(&ended, shard)
             .into_iter()
-            // It may have noticed the last beats before it was stopped, and is blind from the next on.
+            // A shard that read the last beats before the stop is blind from the next beats on.
             .filter(|window| window.begin <= begin + ns(2 * BEAT) && window.end >= end)
             .collect();
         assert_eq!(covering.len(), 1, "pause {begin}..{end}, shard {shard}: {covering:?}");
@@ -140,7 +141,7 @@ struct Window {
     why: String,
 }
 
-/// The windows of a shard, each told by a begin and the end that follows it.
+/// The blind windows of a shard, each from a begin event and the end that follows it.
 fn blind_windows(ended: &Ended, shard: u64) -> Vec<Window> {
     let mut windows = Vec::new();
     let mut open = None;
@@ -190,7 +191,7 @@ fn fault_23_defect_01_last_words_of_the_dead_are_heard() {
     observer.signal(Signal::STOP);
     for agent in &mut agents {
         agent.tell("beat\npanic");
-        // Dead and reaped before anybody reads its frames.
+        // The agents have exited and are reaped before the observer reads their frames.
         agent.wait();
     }
     observer.signal(Signal::CONT);
@@ -210,7 +211,7 @@ fn fault_23_defect_01_last_words_of_the_dead_are_heard() {
 
 #[test]
 fn fault_23_defect_19_silence_counts_from_the_arrival_of_a_beat_not_from_its_reading() {
-    // A quarter of the threshold is longer than the delay, which is therefore no pause.
+    // The delay is below a quarter of the threshold, and therefore not a pause.
     let threshold = Duration::from_secs(2);
     let delay = Duration::from_millis(400);
     let mut observer = Observer::start(Options { threshold, ..options(512) });

@@ -1,5 +1,5 @@
-//! Many agents at once, each stopped, continued, moved, crashed or killed by chance: every verdict about each
-//! of them must be the one that was earned. `VARTA_TEST_SEED` repeats a run as far as the machine lets it.
+//! Many agents at once, each stopped, continued, moved, crashed or killed at random: every verdict must match
+//! what was done. `VARTA_TEST_SEED` repeats a run as far as scheduling allows.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ fn every_verdict_was_earned() {
             victim.go_on(&mut observer);
         }
     }
-    // Until every deadline that is still open would have come due.
+    // Until every deadline that is still open has passed.
     observer.watch(T + T / 2);
 
     let mut findings = String::new();
@@ -66,12 +66,12 @@ struct Victim {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
-    /// Beating since.
+    /// Beating since this instant.
     Free(Instant),
     Stopped {
         until: Instant,
     },
-    /// Beating again after a stop that is a stall; nothing else until that was told.
+    /// Beating again after a stop that is a stall; left alone until that is reported.
     Returned,
     Dead,
 }
@@ -107,7 +107,7 @@ impl Victim {
     }
 
     fn suffer(&mut self, chance: &mut Chance, observer: &Observer) {
-        // Time to beat between two misfortunes, so that two silences do not become one.
+        // Time to beat between two faults, so that two silences do not become one.
         let State::Free(since) = self.state else { return };
         if since.elapsed() < T / 2 {
             return;
@@ -127,7 +127,7 @@ impl Victim {
                 let to = chance.below(SHARDS);
                 self.agent.ask(format_args!("move {}", observer.socket(to).display()));
                 self.suffered.push(Suffered::Move { at, to });
-                // Sometimes at once silent on both shards.
+                // Sometimes silent at once, on both shards.
                 if chance.below(2) == 0 {
                     self.state = State::Free(Instant::now() - T);
                     self.suffer_again(chance);
@@ -194,7 +194,7 @@ impl Victim {
             Suffered::Kill { at } => Some(*at),
             _ => None,
         });
-        // Whether a silent process is dead may take longer to find out than a stall may wait for.
+        // It may take longer to find out whether a silent process has exited than a stall may wait.
         let is_doubt =
             |stall: &&Event| killed.is_some_and(|at| stall.u64("mono_ns") > at) && !stall.bool("certain");
         let doubts = of("stall").filter(is_doubt).count();
@@ -211,7 +211,7 @@ impl Victim {
             if silent < ns(T) {
                 return Err(format!("early: {stall}"));
             }
-            // It beat at least every 100 ms; one more is slack for a machine that does other things.
+            // The agent beats every 100 ms; another 100 ms are slack for a busy machine.
             let silent_before = at.saturating_sub(judged - silent);
             if silent_before > 200_000_000 {
                 return Err(format!("beats of {silent_before} ns before the stop were not seen: {stall}"));

@@ -1,4 +1,4 @@
-//! The one command a newcomer runs: it must work, tell what it promises, and leave nothing behind.
+//! `varta-fleet demo` must work, show what it promises, and leave nothing behind.
 
 use std::process::Command;
 

@@ -1,5 +1,5 @@
-//! What is shipped for the people on call: rules that fire, a runbook for each, a dashboard of what exists, and
-//! two alerts from real agents to a real Prometheus.
+//! What is shipped for operation: rules that fire, a runbook entry for each alert, a dashboard of metrics
+//! that exist, and two alerts from real agents to a real Prometheus.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -42,7 +42,7 @@ fn assert_well(output: &Output) {
     assert!(output.status.success(), "{said}");
 }
 
-/// The names of all alerts of the rules, in their order.
+/// The names of all alerts in the rules, in order.
 fn alerts() -> Vec<String> {
     let rules = read("prometheus/rules.yml");
     let names = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
@@ -75,7 +75,7 @@ fn every_alert_has_its_page_of_the_runbook() {
     }
 }
 
-/// Names of ours and of processes in general that a text mentions.
+/// The metrics of ours, and of processes in general, that a text mentions.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
     words
@@ -120,14 +120,14 @@ fn panels_of_the_dashboard_have_their_own_places() {
     }
 }
 
-/// A Prometheus of its own; ends when dropped.
+/// A Prometheus of the test's own; ends on drop.
 struct Prometheus {
     child: Child,
     port: u16,
 }
 
 impl Prometheus {
-    /// Scrapes every second; the shipped rules, but nothing has to last longer than two seconds.
+    /// Scrapes every second, with the shipped rules, their `for` shortened to two seconds.
     fn start(dir: &Path, observer: &Observer) -> Self {
         let rules: String = read("prometheus/rules.yml")
             .lines()
@@ -163,7 +163,7 @@ impl Prometheus {
         (answer.code == 200).then(|| answer.text().to_owned())
     }
 
-    /// The state of an alert: `pending`, `firing`; `None`: neither.
+    /// The state of an alert, `pending` or `firing`; `None` if neither.
     fn state_of(&self, alert: &str) -> Option<String> {
         let answer: Value = serde_json::from_str(&self.get("/api/v1/alerts")?).ok()?;
         let alerts = answer["data"]["alerts"].as_array()?.iter();

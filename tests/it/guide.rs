@@ -1,9 +1,9 @@
-//! README and guide do what they say: commands run, links lead somewhere, tables agree with the program.
+//! README and guide are true: their commands run, links lead somewhere, tables agree with the program.
 //!
-//! A shell block is preceded by a comment that readers do not see: `run`, or `not run:` and why. The blocks of a page
-//! run as one script, in an empty directory, with this program first on PATH and in namespaces of their own: the script
-//! has the network, `/run` and the processes to itself, and what it leaves behind ends with it. `file NAME` saves the
-//! block that follows under that name first.
+//! Before a shell block stands a comment that the rendered page does not show: `run`, or `not run:` and why.
+//! The blocks of a page run as one script, in an empty directory, with this program first on PATH and in
+//! namespaces of their own: the script has the network, `/run` and the processes to itself, and what it
+//! leaves behind ends with it. `file NAME` first saves the following block under that name.
 
 use std::env;
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ use crate::common::{needs_root, python};
 use varta_fleet::config::{KEYS, Layers, TABLES};
 use varta_fleet::event::EventKind;
 
-/// What a page may take, in seconds: ten times what it takes on a machine that has time for it.
+/// Seconds that a page may take: ten times what it takes on an idle machine.
 const PATIENCE: &str = "120";
 
 /// A fenced block.
@@ -32,7 +32,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The README and every page of the guide, by their paths from the root.
+/// The README and every page of the guide, with their paths from the root.
 fn pages() -> Vec<(String, String)> {
     let guide = fs::read_dir(root().join("src/guide")).expect("the guide");
     let names = guide.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"));
@@ -109,12 +109,12 @@ fn every_shell_block_runs_or_says_why_not() {
 const LOOPBACK: &str = "import fcntl, socket, struct
 fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sH22x', b'lo', 1))";
 
-/// Runs the marked blocks of a page, one after the other, and `proof` after them.
+/// Runs the marked blocks of a page one after the other, then `proof`.
 fn run(path: &str, proof: &str) {
     needs_root("it runs the commands of a page in namespaces of their own");
     let directory = tempfile::tempdir().expect("a directory");
     let text = page(path);
-    // Their own network, queue limit, runtime directories and processes.
+    // The script's own network, queue limit, runtime directories and processes.
     let mut script = format!("mount -t tmpfs tmpfs /run\npython3 -c \"{LOOPBACK}\"\nset -eux\n");
     let mut count = 0;
     for block in blocks(&text) {
@@ -142,7 +142,7 @@ fn run(path: &str, proof: &str) {
     command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     command.args(["sh", "-c", &script]).current_dir(directory.path()).stdin(Stdio::null());
     command.env("PATH", env::join_paths(paths).expect("paths")).env_remove("VARTA_DIR");
-    // To a file: what is left behind would hold a pipe open.
+    // To a file: a process that outlives the script would hold a pipe open.
     let log = directory.path().join(".log");
     let written = fs::File::create(&log).expect("a log");
     command.stdout(written.try_clone().expect("its copy")).stderr(written);
@@ -153,7 +153,7 @@ fn run(path: &str, proof: &str) {
 
 #[test]
 fn commands_of_the_readme_run() {
-    // Fleet and load were started side by side: all its agents beat.
+    // Fleet and load start side by side; `proof` waits until all agents beat.
     run("README.md", "until varta-fleet status --json | jq --exit-status '.up == 300'; do sleep 0.1; done");
 }
 
@@ -177,7 +177,7 @@ fn commands_of_verdicts_run() {
     run("src/guide/verdicts.md", "");
 }
 
-/// A page with commands must have a test above.
+/// Every page with commands has a test above.
 #[test]
 fn no_page_with_commands_is_forgotten() {
     let source = include_str!("guide.rs");
@@ -190,7 +190,7 @@ fn no_page_with_commands_is_forgotten() {
 
 // --- links ----------------------------------------------------------------------------------------
 
-/// Targets of `[text](target)` and `[name]: target`, outside of code.
+/// Targets of `[text](target)` and `[name]: target` outside of code.
 fn links(text: &str) -> Vec<&str> {
     let mut is_code = false;
     let mut targets = Vec::new();
@@ -211,7 +211,7 @@ fn references(text: &str) -> Vec<&str> {
     names.filter(|name| name.chars().all(char::is_alphabetic)).collect()
 }
 
-/// What a forge makes of a heading.
+/// The anchor that a forge makes of a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.to_lowercase();
     kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>().replace(' ', "-")
@@ -248,7 +248,7 @@ fn every_link_leads_to_a_file_and_heading() {
     assert!(findings.is_empty(), "\n{findings}");
 }
 
-/// Files that a page mentions without a link: a page that says where something is must not go stale.
+/// Files that a page names without a link must exist, too.
 #[test]
 fn every_file_that_is_named_exists() {
     let mut findings = String::new();
@@ -269,7 +269,7 @@ fn every_file_that_is_named_exists() {
     assert!(findings.is_empty(), "\n{findings}");
 }
 
-/// Rustdoc shows the pages that the module names.
+/// Rustdoc shows only the pages that the module includes.
 #[test]
 fn every_page_is_in_the_module_and_in_the_index() {
     let module = fs::read_to_string(root().join("src/guide/mod.rs")).expect("the module");
@@ -295,7 +295,7 @@ fn the_page_of_events_says_of_each_kind_what_the_program_says() {
     assert_eq!(rows, expected);
 }
 
-/// Names of users and groups of the sample are on no host but the reader's.
+/// User and group names of the sample exist only on the reader's hosts, so they are replaced.
 #[test]
 fn the_sample_of_a_configuration_has_every_key_and_is_accepted() {
     let page = page("src/guide/operate.md");

@@ -1,4 +1,4 @@
-//! Senders that mean harm or are broken: they are told and counted, and nobody else is harmed.
+//! Malicious or broken senders: they are reported and counted, and no other agent is affected.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,13 +10,13 @@ use crate::common::{
 };
 use rustix::process::Signal;
 
-/// A user who is nobody here.
+/// A user that owns nothing here.
 const STRANGER: u32 = 65534;
 
-/// One shard that everybody may beat on.
+/// One shard that every user may beat on.
 const OPEN: &str = "[[shard]]\nmode = \"0666\"\n";
 
-/// A deep queue, as `check` asks for: a sender alone cannot fill it, so nobody's beats are refused.
+/// A queue as deep as `check` asks for: one sender cannot fill it, so no agent's beats are refused.
 fn with_room() -> Options {
     Options { queue_limit: Some(2000), ..Options::default() }
 }
@@ -33,8 +33,9 @@ fn beating_fast(observer: &Observer, shards: u32) -> Vec<Agent> {
 
 // --- who sent it ----------------------------------------------------------------------------------
 
-/// A user writes another process's pid into its frames, to hide its stall or to bring it down. Who sent them is
-/// the kernel's word: the forgery is told and counted, and the victim is judged as if nothing had been sent.
+/// A user writes the pid of another user's process into its frames, to hide a stall of that process or to
+/// have it reported as stalled. The kernel attests the sender: the forgery is reported and counted, and the
+/// victim is judged as if nothing had been sent.
 #[test]
 fn threat_01_a_forged_pid_of_another_user_is_told_and_its_victim_is_unharmed() {
     needs_root("it becomes another user");
@@ -45,7 +46,7 @@ fn threat_01_a_forged_pid_of_another_user_is_told_and_its_victim_is_unharmed() {
     let silent = AgentOptions { uid: Some(STRANGER), beats: Some(0), ..AgentOptions::default() };
     let mut forger = Agent::start_with(&observer, silent);
 
-    // More life of the victim than it has itself, from far ahead.
+    // Frames with the victim's pid and nonces far ahead of its own.
     for nonce in 1_000_000..1_000_003 {
         assert!(forger.send(&wire::frame(victim.pid(), nonce)));
     }
@@ -54,7 +55,7 @@ fn threat_01_a_forged_pid_of_another_user_is_told_and_its_victim_is_unharmed() {
     let who = (auth.u64("claimed"), auth.u64("attested"), auth.u64("uid"));
     assert_eq!(who, (claimed, attested, STRANGER.into()), "{auth}");
 
-    // The victim's life is its own: it may stop, and that is told, whatever the forger sends.
+    // A stall of the victim is reported whatever the forger sends.
     observer.watch(T);
     observer.no_false_stall(&mut victim);
     assert_eq!(observer.count("session", victim.pid()), 0, "no stream but its own");
@@ -68,7 +69,7 @@ fn threat_01_a_forged_pid_of_another_user_is_told_and_its_victim_is_unharmed() {
     assert!(stall.u64("last_nonce") < 1_000, "the forger's nonce is not the victim's: {stall}");
     assert!(stall.u64("silent_ns") < ns(3 * T), "the forger prolongs nobody's life: {stall}");
 
-    // A forger is no agent: nothing waits for its next frame.
+    // The forger is no agent: no deadline exists for its next frame.
     observer.watch(T);
     observer.none_of("stall", forger.pid());
     assert!(observer.table().refused(0, "forged") > 0, "{}", observer.table());
@@ -172,7 +173,7 @@ fn defect_02_a_flood_of_garbage_harms_nobody_and_is_told_ten_times_a_second() {
         .map(|event| event.str("error").to_owned())
         .collect();
     assert!(errors.contains("bad_magic"), "{errors:?}");
-    // Everything is counted, whether told or not.
+    // Every datagram is counted, reported or not.
     let table = observer.table();
     for shard in 0..shards {
         for reason in ["bad_magic", "bad_version", "bad_crc", "wrong_size", "probe"] {
@@ -182,10 +183,10 @@ fn defect_02_a_flood_of_garbage_harms_nobody_and_is_told_ten_times_a_second() {
     observer.stop();
 }
 
-/// Datagrams of every kind of brokenness, a few thousand a second.
+/// Malformed datagrams of every kind, a few thousand a second.
 fn flood_with_garbage(socket: &std::path::Path, is_over: &AtomicBool) {
     let sender = wire::sender(socket);
-    // xorshift64: garbage that is the same in every run.
+    // xorshift64 with a fixed seed: the same garbage in every run.
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
     let mut next = || {
         random ^= random << 13;
@@ -220,7 +221,7 @@ fn fault_14_defect_13_long_short_and_empty_datagrams_and_foreign_descriptors_are
         wire::send_at_last(&sender, &[0; 31]);
         wire::send_at_last(&sender, &[0; 5000]);
     }
-    // They are no frames, and that is told of whoever sent them.
+    // They are no frames, and are reported with their sender.
     for _ in 0..6 {
         let told =
             observer.expect_that("a datagram that is no frame", SOON, |event| event.kind() == "decode");
@@ -235,13 +236,13 @@ fn fault_14_defect_13_long_short_and_empty_datagrams_and_foreign_descriptors_are
     });
     let table = observer.table();
     let foreign = table.refused(0, "truncated_control") + table.refused(0, "foreign_fds");
-    // The kernel refuses them at the sender, if it is new enough.
+    // A kernel that is new enough refuses them at the sender.
     assert_eq!(foreign, u64::from(is_taken), "{table}");
     assert_eq!(table.shard(0, "refused"), 7 + foreign, "{table}");
     observer.stop();
 }
 
-/// Sends a descriptor along with a good frame; whether the kernel took it.
+/// Sends a valid frame with a descriptor; returns whether the kernel accepted it.
 fn send_with_descriptors(sender: &std::os::unix::net::UnixDatagram) -> bool {
     use std::mem::MaybeUninit;
     use std::os::fd::AsFd;
@@ -278,7 +279,7 @@ fn a_full_table_is_told_harms_nobody_in_it_and_has_room_again_after_an_exit() {
     let told = observer.events().iter().filter(|event| event.kind() == "full").count() as u64;
     assert!(told <= 2 * (seconds + 1), "{told} in {seconds} s on two shards");
 
-    // One leaves, one of those who still beat comes in; the others stay where they are.
+    // After one agent exits, one of the refused agents gets its slot; the others keep theirs.
     let gone = tracked.pop().expect("there are five");
     gone.signal(Signal::KILL);
     observer.expect("exit", gone.pid(), T + SOON);
@@ -309,11 +310,11 @@ fn fault_21_a_true_stall_is_told_although_a_flood_keeps_the_queue_full() {
 
     let stopped = mono_ns();
     victim.signal(Signal::STOP);
-    // Refused beats may have made it look silent already, so the deadline counts from the last beat.
+    // Refused beats may have begun the silence before the stop, so it counts from the last accepted beat.
     let stall = observer.expect("stall", victim.pid(), 3 * T + SOON);
     let last_beat = stall.u64("mono_ns") - stall.u64("silent_ns");
     assert!(last_beat <= stopped + ns(T) / 4, "{stall}");
-    // 3T of awake time at the latest; T of slack for a machine that is busy with the flood.
+    // At most 3T of awake time, and T of slack for a machine that is busy with the flood.
     assert!(stall.u64("silent_ns") < ns(4 * T), "late: {stall}");
     assert!(stall.u64("silent_ns") >= ns(T), "early: {stall}");
     drop(flooder);

@@ -1,5 +1,4 @@
-//! What an observer inherits from who starts it: a standard error that nobody reads, signals that are ignored,
-//! limits.
+//! What an observer inherits from its parent: a standard error without a reader, ignored signals, limits.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, pipe};
@@ -11,19 +10,19 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-/// A running program, killed when dropped.
+/// A running program; killed on drop.
 struct Running {
     child: Child,
     place: Place,
 }
 
 impl Running {
-    /// `run`, by this command, such as `env` with its arguments; an empty one: by itself.
+    /// Starts `run`, by a command such as `env` with its arguments, or directly if `by` is empty.
     fn start(by: &[&str], stderr: impl Into<Stdio>) -> Self {
         Self::start_in(Place::new(), by, stderr)
     }
 
-    /// The same, in this place.
+    /// Like `start`, in this place.
     fn start_in(place: Place, by: &[&str], stderr: impl Into<Stdio>) -> Self {
         let mut words = by.iter().copied().chain([env!("CARGO_BIN_EXE_varta-fleet")]);
         let child = Command::new(words.next().expect("at least the program"))
@@ -53,7 +52,7 @@ impl Running {
         signal(self.child.id(), number);
     }
 
-    /// How often its first thread, which hears signals, has waited for something.
+    /// How often the main thread, which handles signals, has waited.
     fn waits(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it lives");
         let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
@@ -72,13 +71,13 @@ impl Drop for Running {
     }
 }
 
-/// A pipe that has no room: what reads from it, and what writes to it.
+/// A full pipe: its reader and its writer.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, writer) = pipe().expect("a pipe");
     let flags = fcntl_getfl(&writer).expect("its flags");
     fcntl_setfl(&writer, flags | OFlags::NONBLOCK).expect("set them");
     while rustix::io::write(&writer, &[b'.'; 4096]) != Err(Errno::AGAIN) {}
-    // As others have it.
+    // The observer inherits an ordinary descriptor.
     fcntl_setfl(&writer, flags).expect("set them");
     (reader, writer)
 }
@@ -87,13 +86,13 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
 fn fault_77_a_standard_error_that_nobody_reads_holds_up_neither_start_nor_table_nor_stop() {
     let (reader, writer) = full_pipe();
     let mut observer = Running::start(&[], writer.try_clone().expect("a descriptor"));
-    // More than are kept for a reader, one after another: signals that are not taken yet are one signal.
+    // More tables than are kept for a reader. One at a time: equal pending signals are one signal.
     for _ in 0..400 {
         let before = observer.waits();
         observer.signal(Signal::USR1);
         wait_for("a table that nobody reads", || (observer.waits() > before).then_some(()));
     }
-    // One that has something to say cannot start either, and ends all the same.
+    // A second observer has an error to print; it must exit all the same.
     let mut second = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
         .args(["run", "--dir"])
         .arg(observer.place.dir())
@@ -110,7 +109,7 @@ fn fault_77_a_standard_error_that_nobody_reads_holds_up_neither_start_nor_table_
     drop(reader);
 }
 
-/// The line goes to standard output, or to standard error where events have that.
+/// The line goes to standard output, or to standard error if standard output is for events.
 #[test]
 fn fault_77_a_ready_line_that_nobody_reads_does_not_keep_signals_waiting() {
     for events in ["-", "none"] {
@@ -146,7 +145,7 @@ fn fault_77_a_reader_that_comes_back_gets_what_was_kept() {
     let mut said = Vec::new();
     let mut until = |observer: &Running, part: &str| {
         wait_for(part, || {
-            // What is asked for is an answer, so there is something to read.
+            // Ask for a table, so that there is something to read.
             observer.signal(Signal::USR1);
             let mut bytes = [0; 4096];
             let len = pipe.read(&mut bytes).expect("read what it says");
@@ -157,13 +156,13 @@ fn fault_77_a_reader_that_comes_back_gets_what_was_kept() {
     until(&observer, "observing ");
     until(&observer, "histogram ");
     observer.signal(Signal::TERM);
-    // Whatever it says last finds room.
+    // There is room for everything that it prints last.
     let mut rest = Vec::new();
     pipe.read_to_end(&mut rest).expect("read what it says");
     assert_eq!(observer.end().code(), Some(0));
 }
 
-/// As under nohup, and for what a shell without job control runs in the background.
+/// As under nohup, or in the background of a shell without job control.
 #[test]
 fn fault_78_signals_that_were_ignored_at_the_start_stay_ignored() {
     let mut observer = Running::start(&["env", "--ignore-signal=HUP,INT"], Stdio::null());
@@ -181,7 +180,7 @@ fn fault_78_signals_that_were_ignored_at_the_start_stay_ignored() {
 fn fault_78_a_hangup_does_not_end_the_observer_and_an_interrupt_does() {
     let stderr = Place::new();
     let file = File::create(stderr.base().join("stderr")).expect("create a file");
-    // Whatever the tests themselves run under.
+    // Regardless of what the tests themselves inherit.
     let mut observer = Running::start(&["env", "--default-signal=HUP,INT"], file);
     for tables in 1..=2 {
         observer.signal(Signal::HUP);
@@ -195,7 +194,8 @@ fn fault_78_a_hangup_does_not_end_the_observer_and_an_interrupt_does() {
     assert_eq!(observer.end().code(), Some(0));
 }
 
-/// RLIMIT_FSIZE: a file may grow to so many bytes, and whoever writes more is killed if it does not say otherwise.
+/// RLIMIT_FSIZE: a process that writes beyond the limit is killed by SIGXFSZ unless it handles or ignores the
+/// signal.
 #[test]
 fn fault_79_a_file_that_may_not_grow_is_as_a_full_disk() {
     const LIMIT: usize = 1 << 20;
@@ -204,7 +204,7 @@ fn fault_79_a_file_that_may_not_grow_is_as_a_full_disk() {
     let said = || fs::read_to_string(stderr.base().join("stderr")).expect("what it said");
     let place = Place::new();
     let events = place.base().join("events");
-    // The first line of the observer ends beyond the limit.
+    // The observer's first line crosses the limit.
     fs::write(&events, format!("{}\n", "x".repeat(LIMIT - 11))).expect("write a long line");
     let limit = format!("--fsize={LIMIT}");
     let mut observer = Running::start_in(place, &["prlimit", &limit], file);
@@ -218,7 +218,7 @@ fn fault_79_a_file_that_may_not_grow_is_as_a_full_disk() {
     assert_eq!(observer.end().code(), Some(0), "{}", said());
 }
 
-/// The kernel grants no memory for the first agents: that is an error of the start and no SIGBUS of the first beat.
+/// If the kernel grants no memory for the first agents, the start fails: no SIGBUS at the first beat.
 #[test]
 fn fault_79_memory_that_is_not_there_is_an_error_of_the_start() {
     let place = Place::new();
@@ -234,7 +234,7 @@ fn fault_79_memory_that_is_not_there_is_an_error_of_the_start() {
     assert!(!place.socket(0).exists());
 }
 
-/// Whichever call it is for which no descriptor is left.
+/// Whichever call fails for want of a descriptor.
 #[test]
 fn a_start_without_enough_descriptors_says_what_to_raise_and_leaves_nothing() {
     const TOO_LOW: u32 = 9;

@@ -1,5 +1,5 @@
-//! All tests that drive the built program or read the tree, in one program: it is linked once, and what they share is
-//! in [`common`]. `cargo test --test it hostile::` runs those of one topic.
+//! All tests that drive the built program or read the tree, in one program, which is linked once; what they
+//! share is in [`common`]. `cargo test --test it hostile::` runs the tests of one topic.
 
 mod common;
 

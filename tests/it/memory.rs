@@ -1,23 +1,25 @@
-//! What memory an observer takes for each agent, in real pages of a real process.
+//! Resident memory of an observer for each agent.
 
 use std::fs;
 use std::time::Duration;
 
 use crate::common::{Agent, AgentOptions, Observer, Options, wait_for};
 
-/// What may be resident for an agent, bytes: 96 of its own and of the threads' records of it, 192 that change with
-/// its state, 24 of index and queues, 8 of its seat, by which the fleet counts it once on however many shards it beats.
+/// Bytes that may be resident for each agent: 96 for its own data and the threads' records of it, 192 that
+/// change with its state, 24 of index and queues, 8 of its seat, which counts it once however many shards it
+/// beats on.
 const AGENT_BYTES: u64 = 96 + 192 + 24 + 8;
-/// An event of the history; each agent causes one by coming up.
+/// Bytes of an event in the history; each agent causes one, its `up`.
 const EVENT_BYTES: u64 = 112;
-/// A copy of the fleet's counts with their distributions, which replaces another each second: there may be one more
-/// of them when it is looked than there was before.
+/// Bytes of a copy of the fleet's counts with their distributions. Each second a new one replaces it, so the
+/// second measurement may include one more than the first.
 const COPY_BYTES: u64 = 128 * 1024;
-/// Agents that come at a time. What the first of them cost beside themselves is not counted.
+/// Agents started at a time. The first batch is not measured: it also pays for what the observer allocates
+/// once.
 const AT_A_TIME: u32 = 1000;
 const TIMES: u32 = 6;
 
-/// Waits until so many processes are watched, which is the last that is done for a new agent.
+/// Waits until this many processes are watched, the last step for a new agent.
 fn wait_for_agents(observer: &Observer, agents: u32) {
     let descriptors = format!("/proc/{}/fd", observer.pid());
     wait_for("every agent to be watched", || {
@@ -28,7 +30,7 @@ fn wait_for_agents(observer: &Observer, agents: u32) {
     });
 }
 
-/// Resident memory of the observer, bytes, less what is read from its program file.
+/// Resident memory of the observer in bytes, without the pages of its program file.
 fn resident(observer: &Observer) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", observer.pid())).expect("its status");
     let kib = |name: &str| -> u64 {
@@ -40,13 +42,13 @@ fn resident(observer: &Observer) -> u64 {
 
 #[test]
 fn an_agent_takes_as_little_memory_as_it_should() {
-    // Each beats once: what more beats take, as the lane of reports, is not the agents' own.
+    // Each agent beats once: the report lane, which grows with further beats, is not memory of the agents.
     let (period, threshold) = (Duration::from_hours(1), Duration::from_hours(2));
     let options =
         Options { shards: 1, threshold, agents_max: 8192, queue_limit: Some(4096), ..Options::default() };
     let mut observer = Observer::start(options);
     let mut first = Agent::start_with(&observer, AgentOptions { period, ..AgentOptions::default() });
-    // What it keeps whatever the number of agents, such as copies of its counts, is there before.
+    // Have the observer allocate what does not depend on the number of agents, such as copies of its counts.
     observer.table();
     let mut sizes = Vec::new();
     for time in 1..=TIMES {
@@ -57,7 +59,7 @@ fn an_agent_takes_as_little_memory_as_it_should() {
     let grown = (sizes[sizes.len() - 1] - sizes[0]).saturating_sub(COPY_BYTES);
     let each = grown / u64::from((TIMES - 1) * AT_A_TIME);
     assert!(each <= AGENT_BYTES + EVENT_BYTES, "{each} bytes an agent: {sizes:?}");
-    // It does see them: the slots alone are 128 bytes.
+    // It observes the agents: the slots alone take 128 bytes each.
     assert!(each >= 128, "{each} bytes an agent: {sizes:?}");
     drop(first);
     observer.stop();

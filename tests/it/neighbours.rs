@@ -1,4 +1,4 @@
-//! Users that take more than is theirs: others are not harmed, and it is said who it was.
+//! Users that take more than their share: other users are not affected, and the user is named.
 
 use std::collections::HashSet;
 use std::fs;
@@ -17,7 +17,7 @@ use rustix::process::Signal;
 const NEIGHBOUR: u32 = 1001;
 const OTHER_NEIGHBOUR: u32 = 1002;
 
-/// Two shards that everybody may beat on.
+/// Two shards that every user may beat on.
 const OPEN: &str = "[[shard]]\nmode = \"0666\"\n[[shard]]\nmode = \"0666\"\n";
 
 fn open(settings: &str, queue_limit: u32) -> Options {
@@ -26,7 +26,8 @@ fn open(settings: &str, queue_limit: u32) -> Options {
     Options { config, queue_limit: Some(queue_limit), ..Options::default() }
 }
 
-/// A process that sends as fast as it can, from several sockets; it ends by itself if nobody ends it.
+/// A process that sends as fast as it can from several sockets, and ends by itself if the test does not end
+/// it.
 fn flooder(observer: &Observer, shard: u32, handles: u32) -> Agent {
     let options = AgentOptions {
         sockets: vec![observer.socket(shard)],
@@ -66,7 +67,7 @@ fn fault_22_a_flood_of_one_user_costs_agents_on_other_shards_nothing_and_is_name
     assert_eq!(table.uid(0, NEIGHBOUR, "frames"), 0, "{table}");
     drop(flooders);
 
-    // Every beat was taken by the kernel and by us.
+    // The kernel accepted every beat, and so did the observer.
     let mut sent = 0;
     for agent in &mut honest {
         assert_eq!(agent.ask("quiet"), "quiet");
@@ -86,7 +87,7 @@ fn fault_22_a_flood_of_one_user_costs_agents_on_other_shards_nothing_and_is_name
 
 #[test]
 fn fault_22_over_its_budget_a_user_is_refused_but_for_its_crash_reports() {
-    // Four handles cannot fill the queue, so nothing is refused but by us.
+    // Four handles cannot fill the queue, so only the observer refuses frames.
     let mut observer = Observer::start(open("uid-frames-max = 300", 4_000));
     let on_shard_1 = |uid| AgentOptions { sockets: vec![observer.socket(1)], uid, ..AgentOptions::default() };
     let mut honest = Agent::start_with(&observer, on_shard_1(None));
@@ -106,11 +107,11 @@ fn fault_22_over_its_budget_a_user_is_refused_but_for_its_crash_reports() {
     observer.no_false_stall(&mut honest);
     let report = honest.report();
     assert_eq!((report.dropped, report.failed), (0, 0), "{report:?}");
-    // What passes of the flooder's own frames keeps it alive.
+    // The frames within the budget keep the flooder alive.
     observer.none_of("stall", flooder.pid());
     let pid = flooder.pid();
     drop(flooder);
-    // Nothing of it is counted after this.
+    // After its exit nothing more of it is counted.
     observer.expect("exit", pid, T + SOON);
     let table = observer.table();
     let refused = table.refused(1, "budget");
@@ -138,7 +139,7 @@ fn fault_52_a_user_fills_its_share_of_the_table_and_not_the_table() {
         (NEIGHBOUR.into(), full.u64("refused")),
         "{full}"
     );
-    // All others find their places, before and after.
+    // Other users' agents get slots, before and after.
     let mut others =
         Agent::start_many(&observer, (0..4).map(|i| of(if i < 2 { None } else { Some(OTHER_NEIGHBOUR) }, i)));
     for agent in &others {
@@ -154,7 +155,7 @@ fn fault_52_a_user_fills_its_share_of_the_table_and_not_the_table() {
     for agent in inside.iter_mut().chain(&mut outside).chain(&mut others) {
         observer.no_false_stall(agent);
     }
-    // A place that comes free is the user's own again.
+    // A slot that an exit frees goes to the same user again.
     let gone = inside.pop().expect("there are three");
     gone.signal(Signal::KILL);
     observer.expect("exit", gone.pid(), T + SOON);
@@ -204,7 +205,7 @@ fn each_shard_lets_in_the_users_of_its_own_list() {
 
 // --- descriptors ----------------------------------------------------------------------------------
 
-/// Most descriptors the kernel lets one datagram carry (SCM_MAX_FD).
+/// The largest number of descriptors that one datagram can carry (SCM_MAX_FD).
 const FDS_MAX: usize = 253;
 
 #[test]
@@ -217,22 +218,22 @@ fn fault_20_descriptors_sent_along_never_reach_the_observer() {
     let mut taken = 0;
     for round in 0..DATAGRAMS {
         match send_with_descriptors(&sender, &frame, [1, 2, 16, FDS_MAX][round % 4]) {
-            // As a kernel does that knows SO_PASSRIGHTS.
+            // A kernel that knows SO_PASSRIGHTS refuses them.
             Err(Errno::PERM) => {}
-            // An older one hands them over or drops them, unless the queue is full.
+            // An older kernel passes or drops them, unless the queue is full.
             Ok(_) => taken += 1,
             Err(Errno::AGAIN | Errno::TOOMANYREFS) => {}
             Err(error) => panic!("{error}"),
         }
         assert!(round % 500 != 0 || open_fds(&observer) <= before, "{} open", open_fds(&observer));
     }
-    // The same socket goes on sending.
+    // The same socket can still send.
     wire::send_at_last(&sender, &frame);
     observer.expect("up", std::process::id(), SOON);
     let table = observer.table();
     let foreign = table.refused(0, "truncated_control") + table.refused(0, "foreign_fds");
     assert_eq!((foreign, table.shard(0, "refused"), table.shard(0, "beats")), (taken, taken, 1), "{table}");
-    // Now it watches this process for its exit, by one descriptor.
+    // One more descriptor: the pidfd that watches this process.
     assert!(open_fds(&observer) <= before + 1, "{} open, {before} before", open_fds(&observer));
     observer.stop();
 }

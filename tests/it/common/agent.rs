@@ -1,4 +1,4 @@
-//! Real processes that beat. Their program is `tests/agents/stock-agent.rs`, or its Python twin.
+//! Real processes that beat. They run `tests/agents/stock-agent.rs` or its Python counterpart.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use super::observer::{needs_root, only_child_of};
 use super::{Observer, PERIOD, SOON, wait_for};
 
-/// Which stock client.
+/// The stock client that an agent uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
     /// Rust, protocol 0.1.
@@ -29,22 +29,22 @@ impl Client {
     pub const RUST: [Self; 2] = [Self::Rust01, Self::Rust02];
 }
 
-/// How an agent beats. The default is a 0.2 agent on the socket that the manifest gives to its pid.
+/// How an agent beats. By default it is a 0.2 agent on the socket that the manifest gives for its pid.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
     pub client: Client,
-    /// One handle each, instead of the socket of the manifest.
+    /// Sockets to connect to, one handle each, instead of the socket from the manifest.
     pub sockets: Vec<PathBuf>,
     pub handles: u32,
     pub period: Duration,
-    /// Silent after so many.
+    /// Number of beats after which the agent falls silent.
     pub beats: Option<u32>,
     pub reconnect_after: u32,
     pub uid: Option<u32>,
-    /// The command that runs it, such as `unshare` with its arguments, or empty. Each word `--fork`, and
-    /// `nsenter`, makes a process between. Needs root.
+    /// The command that runs the agent, such as `unshare` with its arguments, or empty. Each word `--fork` or
+    /// `nsenter` adds a process between test and agent. Needs root.
     pub within: String,
-    /// A copy of the program to run instead, for those who may not reach the original.
+    /// A copy of the program to run instead, for users who cannot reach the original.
     pub program: Option<PathBuf>,
 }
 
@@ -67,45 +67,45 @@ impl Default for AgentOptions {
 /// A process that beats. Killed when dropped.
 pub struct Agent {
     child: Child,
-    /// The agent itself, as it is seen from here: the child, or a descendant of it.
+    /// The agent's pid in this namespace: the child, or a descendant of it.
     pid: u32,
-    /// How many processes lie between it and the test.
+    /// How many generations the agent is below the child.
     depth: usize,
     stdin: Option<ChildStdin>,
     stdout: ChildStdout,
     heard: Vec<u8>,
 }
 
-/// What an agent says of itself.
+/// An agent's own counts.
 #[derive(Clone, Copy, Debug)]
 pub struct Report {
     pub sent: u64,
     pub dropped: u64,
     pub failed: u64,
-    /// The longest time in which it did not try to beat.
+    /// The longest time in which the agent did not try to beat.
     pub gap: Duration,
 }
 
 impl Agent {
-    /// Starts one that beats as most do.
+    /// Starts an agent with the default options.
     pub fn start(client: Client, observer: &Observer) -> Self {
         Self::start_with(observer, AgentOptions { client, ..AgentOptions::default() })
     }
 
-    /// Starts one on this shard's socket.
+    /// Starts an agent on this shard's socket.
     pub fn start_on(client: Client, observer: &Observer, shard: u32) -> Self {
         let sockets = vec![observer.socket(shard)];
         Self::start_with(observer, AgentOptions { client, sockets, ..AgentOptions::default() })
     }
 
-    /// Starts one and waits until it is connected.
+    /// Starts an agent and waits until it is connected.
     pub fn start_with(observer: &Observer, options: AgentOptions) -> Self {
         let mut agent = Self::spawn(observer, options);
         agent.expect_up();
         agent
     }
 
-    /// Starts many at once.
+    /// Starts all agents, then waits until each is connected.
     pub fn start_many(observer: &Observer, all: impl IntoIterator<Item = AgentOptions>) -> Vec<Self> {
         let mut agents: Vec<_> = all.into_iter().map(|options| Self::spawn(observer, options)).collect();
         for agent in &mut agents {
@@ -165,7 +165,7 @@ impl Agent {
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // What a panic prints. Errors come on standard output.
+            // Discards the messages of panics. The agent reports errors on standard output.
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| {
@@ -177,14 +177,14 @@ impl Agent {
         Self { pid: child.id(), child, depth, stdin, stdout, heard: Vec::new() }
     }
 
-    /// Waits until it says that it is connected, which it does after every start of its program.
+    /// Waits for the line that the agent prints once it is connected, after each start of its program.
     pub fn expect_up(&mut self) {
         let answer = self.answer();
         self.pid = (0..self.depth).fold(self.child.id(), |pid, _| only_child_of(pid));
         assert_eq!(answer, format!("up {}", self.inner_pid()));
     }
 
-    /// Its pid here, and in each namespace further in.
+    /// The agent's pid in this namespace and in each inner one.
     pub fn pids(&self) -> Vec<u32> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("it lives");
         let line = status.lines().find_map(|line| line.strip_prefix("NSpid:")).expect("a line of pids");
@@ -197,7 +197,7 @@ impl Agent {
         self.pid
     }
 
-    /// Its pid as it knows it itself.
+    /// The agent's pid in its own namespace.
     pub fn inner_pid(&self) -> u32 {
         *self.pids().last().expect("every process has a pid")
     }
@@ -206,13 +206,13 @@ impl Agent {
         super::signal(self.pid, signal);
     }
 
-    /// Tells it something that it does not answer.
+    /// Sends a command that the agent does not answer.
     pub fn tell(&mut self, command: impl fmt::Display) {
         let stdin = self.stdin.as_mut().expect("open until it is dropped");
         writeln!(stdin, "{command}").expect("tell an agent something");
     }
 
-    /// Tells it something and returns the answer.
+    /// Sends a command and returns the answer.
     pub fn ask(&mut self, command: impl fmt::Display) -> String {
         self.tell(command);
         self.answer()
@@ -228,7 +228,7 @@ impl Agent {
         Report { sent: number("sent"), dropped: number("dropped"), failed: number("failed"), gap }
     }
 
-    /// One beat now, and an instant just before it.
+    /// Sends one beat; returns an instant just before it.
     pub fn beat(&mut self) -> u64 {
         let answer = self.ask("beat");
         match answer.split(' ').collect::<Vec<_>>()[..] {
@@ -237,12 +237,12 @@ impl Agent {
         }
     }
 
-    /// Forks it and returns the child's pid. The child ends with it.
+    /// Forks the agent and returns the child's pid. The child ends with the agent.
     pub fn fork(&mut self) -> u32 {
         self.forked("fork")
     }
 
-    /// The same, but the child lives on until this is dropped.
+    /// Like `fork`, but the child runs until this `Agent` is dropped.
     pub fn fork_orphan(&mut self) -> u32 {
         self.forked("orphan")
     }
@@ -253,42 +253,42 @@ impl Agent {
         child.unwrap_or_else(|| panic!("not forked: {answer}"))
     }
 
-    /// Starts so many more agents as children of this one, each with a connection of its own; returns their
+    /// Starts `count` more agents as children of this one, each with a connection of its own; returns their
     /// pids.
     pub fn spawn_children(&mut self, count: u32) -> Vec<u32> {
         self.children("spawn", count)
     }
 
-    /// The same, but they begin all at once, when the last of them is there.
+    /// Like `spawn_children`, but the children start beating together once the last exists.
     pub fn spawn_crowd(&mut self, count: u32) -> Vec<u32> {
         self.children("crowd", count)
     }
 
     fn children(&mut self, how: &str, count: u32) -> Vec<u32> {
         self.tell(format_args!("{how} {count}"));
-        // A thousand processes are more than one answer.
+        // Starting thousands of processes takes longer than an ordinary answer.
         let answer = self.answer_within(SOON * (1 + count / 1000));
         let pids = answer.strip_prefix("spawned").unwrap_or_else(|| panic!("not spawned: {answer}"));
         pids.split_ascii_whitespace().map(|pid| pid.parse().expect("a pid")).collect()
     }
 
-    /// Sends a datagram as this process; says whether the kernel took it.
+    /// Sends a datagram from this process; returns whether the kernel accepted it.
     pub fn send(&mut self, datagram: &[u8]) -> bool {
         self.ask(format_args!("send {}", hex(datagram))) == "send ok"
     }
 
-    /// Sends a datagram as if another process sent it; says what the kernel said.
+    /// Sends a datagram with the credentials of another process; returns the kernel's result.
     pub fn forge(&mut self, pid: u32, datagram: &[u8]) -> String {
         let answer = self.ask(format_args!("forge {pid} {}", hex(datagram)));
         answer.strip_prefix("forge ").unwrap_or_else(|| panic!("not an answer: {answer}")).to_owned()
     }
 
-    /// Waits until it ended.
+    /// Waits until the agent exits.
     pub fn wait(&mut self) -> ExitStatus {
         wait_for("the end of an agent", || self.child.try_wait().expect("it is our child"))
     }
 
-    /// Whether it says anything within this time.
+    /// Returns whether the agent writes anything within this time.
     pub fn answers(&mut self, within: Duration) -> bool {
         let within = Timespec::try_from(within).expect("a few seconds");
         poll(&mut [PollFd::new(&self.stdout, PollFlags::IN)], Some(&within)).expect("wait") > 0
@@ -331,7 +331,7 @@ impl Drop for Agent {
 /// The interpreter with the stock Python client.
 ///
 /// # Panics
-/// If it is not there: a test that cannot be run has not passed.
+/// If it does not exist: a test that cannot run must not pass.
 pub fn python() -> PathBuf {
     let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
     let python = env::var_os("VARTA_TEST_PYTHON").map_or_else(default, PathBuf::from);
@@ -343,7 +343,8 @@ pub fn python() -> PathBuf {
     python
 }
 
-/// The example `stock-agent`, built now: cargo builds examples only for a `cargo test` that names no target.
+/// The example `stock-agent`. It is built here because cargo builds examples only for a `cargo test` without
+/// a target.
 pub fn rust_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {

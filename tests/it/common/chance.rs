@@ -1,12 +1,12 @@
-//! Seeded chance for tests that do whatever comes.
+//! Seeded random numbers.
 
 use super::mono_ns;
 
-/// xorshift64*: chance that can be had again.
+/// xorshift64*.
 pub struct Chance(u64);
 
 impl Chance {
-    /// Seeded by `VARTA_TEST_SEED`, else by the clock; says which, so that a run can be repeated.
+    /// Seeded by `VARTA_TEST_SEED`, else by the clock. Prints the seed, so that a run can be repeated.
     pub fn from_environment() -> Self {
         let seed = std::env::var("VARTA_TEST_SEED").ok().and_then(|text| text.parse().ok());
         let seed: u64 = seed.unwrap_or_else(|| mono_ns() | 1);
@@ -14,7 +14,7 @@ impl Chance {
         Self(seed)
     }
 
-    /// 0..end, evenly enough.
+    /// A number in 0..end, nearly uniform.
     pub fn below(&mut self, end: u32) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-/// One event, as JSON Lines tell it.
+/// One event, from a line of JSON Lines.
 #[derive(Clone, Debug)]
 pub struct Event {
     fields: Value,
@@ -25,12 +25,12 @@ impl Event {
         self.str("kind")
     }
 
-    /// The agent it concerns.
+    /// The agent that the event concerns.
     pub fn pid(&self) -> Option<u32> {
         self.fields["pid"].as_u64().map(|pid| u32::try_from(pid).expect("pids have 32 bits"))
     }
 
-    /// Whether it tells this of this agent.
+    /// Whether the event is of this kind and concerns this agent.
     pub fn is(&self, kind: &str, pid: u32) -> bool {
         self.kind() == kind && self.pid() == Some(pid)
     }
@@ -39,13 +39,13 @@ impl Event {
         !self.fields[field].is_null()
     }
 
-    /// Whether the field is there and says that nobody knows.
+    /// Whether the field is there and is null.
     pub fn is_null(&self, field: &str) -> bool {
         self.fields.get(field).is_some_and(Value::is_null)
     }
 
     /// # Panics
-    /// If it has no such number, as in all that follow.
+    /// If the field is not such a number; the same holds for the methods below.
     pub fn u64(&self, field: &str) -> u64 {
         self.fields[field].as_u64().unwrap_or_else(|| panic!("no number {field} in {self}"))
     }

@@ -1,4 +1,4 @@
-//! A cgroup whose processes can be frozen, as a container's or a suspended session's are.
+//! A cgroup that can be frozen, as that of a container or a suspended session can.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process;
 
 use super::{needs_root, wait_for};
 
-/// A cgroup of its own. Dropped, it is thawed and removed; its processes go back to where they were.
+/// A new cgroup. On drop it is thawed and removed, and its processes go back to the parent.
 #[derive(Debug)]
 pub struct Freezer {
     cgroup: PathBuf,
@@ -15,10 +15,10 @@ pub struct Freezer {
 }
 
 impl Freezer {
-    /// Puts a process, and all its threads, into a new cgroup beside the root's.
+    /// Moves a process with all its threads into a new cgroup at the top of a hierarchy.
     ///
     /// # Panics
-    /// If there is no freezer: a test that cannot be run has not passed.
+    /// If there is no freezer: a test that cannot run must not pass.
     pub fn around(pid: u32) -> Self {
         needs_root("it makes a cgroup");
         let name = format!("varta-fleet-test-{}-{pid}", process::id());
@@ -49,12 +49,12 @@ impl Freezer {
         );
     }
 
-    /// Freezes every thread of it.
+    /// Freezes every thread of the process.
     pub fn freeze(&self) {
         self.set(true);
     }
 
-    /// Lets it go on.
+    /// Thaws the process.
     pub fn thaw(&self) {
         self.set(false);
     }
@@ -70,7 +70,7 @@ impl Freezer {
         if self.is_v2 {
             read("cgroup.events").contains("frozen 1")
         } else {
-            // In between it is FREEZING.
+            // The state in between is FREEZING.
             read("freezer.state").trim() == "FROZEN"
         }
     }

@@ -1,5 +1,4 @@
-//! Questions to an observer, asked byte by byte: what is tested here must not be kept from going wrong by a client
-//! that knows better.
+//! HTTP requests to an observer, written byte by byte: an HTTP library would not send the malformed ones.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -19,7 +18,7 @@ pub struct Connection {
 pub trait ReadWrite: Read + Write {}
 impl<T: Read + Write> ReadWrite for T {}
 
-/// What came back.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub code: u16,
@@ -28,43 +27,42 @@ pub struct Answer {
 }
 
 impl Connection {
-    /// To the control socket in this runtime directory.
+    /// Connects to the control socket in this runtime directory.
     pub fn control(dir: &Path) -> Self {
         let stream = UnixStream::connect(dir.join("control.sock")).expect("connect to the control socket");
         stream.set_read_timeout(Some(SOON)).expect("a timeout");
         Self { reader: BufReader::new(Box::new(stream)) }
     }
 
-    /// To the TCP listener.
+    /// Connects to the TCP listener.
     pub fn tcp(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("connect to the observer");
         stream.set_read_timeout(Some(SOON)).expect("a timeout");
         Self { reader: BufReader::new(Box::new(stream)) }
     }
 
-    /// Sends these bytes.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.reader.get_mut().write_all(bytes.as_ref())
     }
 
-    /// Asks for a path, with more header lines, and reads the answer.
+    /// Requests a path with additional headers and reads the response.
     pub fn get(&mut self, path: &str, headers: &[&str]) -> Answer {
         self.ask(path, headers);
         self.answer()
     }
 
-    /// Asks for a path.
+    /// Sends a GET request without reading the response.
     pub fn ask(&mut self, path: &str, headers: &[&str]) {
         let more: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
         self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n")).expect("send a request");
     }
 
-    /// Reads one answer, which must be whole.
+    /// Reads one complete response.
     pub fn answer(&mut self) -> Answer {
         self.try_answer().expect("an answer").expect("an answer before the end")
     }
 
-    /// Reads one answer; `None` if the connection was closed instead.
+    /// Reads one response; `None` if the server closed the connection instead.
     pub fn try_answer(&mut self) -> io::Result<Option<Answer>> {
         let Some((code, headers)) = self.head()? else { return Ok(None) };
         let mut body = Vec::new();
@@ -79,7 +77,7 @@ impl Connection {
         Ok(Some(Answer { code, headers, body }))
     }
 
-    /// Reads the head of an answer whose body has no end.
+    /// Reads the head of a response whose body is a stream.
     pub fn head(&mut self) -> io::Result<Option<(u16, BTreeMap<String, String>)>> {
         let Some(status) = self.line()? else { return Ok(None) };
         let code = status.split(' ').nth(1).and_then(|code| code.parse().ok());
@@ -92,7 +90,7 @@ impl Connection {
         Ok(Some((code, headers)))
     }
 
-    /// Reads one chunk; `None` if it was the last.
+    /// Reads one chunk; `None` if it is the last.
     pub fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
         let size = self.line()?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let size = usize::from_str_radix(&size, 16).unwrap_or_else(|_| panic!("no chunk: {size:?}"));
@@ -109,18 +107,17 @@ impl Connection {
 }
 
 impl Answer {
-    /// The body as text.
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("text")
     }
 
-    /// The body as JSON; the answer must be a good one.
+    /// The body as JSON; the status must be 200.
     pub fn json(&self) -> Value {
         assert_eq!(self.code, 200, "{}", self.text());
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
-    /// Why it was refused.
+    /// The reason in a response that must have this error code.
     pub fn refusal(&self, code: u16) -> String {
         assert_eq!(self.code, code, "{}", self.text());
         let body: Value = serde_json::from_slice(&self.body).expect("refusals are JSON");
@@ -129,12 +126,12 @@ impl Answer {
 }
 
 impl Observer {
-    /// Asks over the control socket, on a connection of its own.
+    /// Sends a GET request on a new connection to the control socket.
     pub fn get(&self, path: &str) -> Answer {
         Connection::control(&self.dir()).get(path, &["Connection: close"])
     }
 
-    /// Where its TCP listener is.
+    /// The address of the observer's TCP listener.
     pub fn http_address(&self) -> SocketAddr {
         let fleet = self.get("/api/v1/fleet").json();
         let address = fleet["http"].as_str().expect("it listens");

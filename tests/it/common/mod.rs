@@ -1,8 +1,8 @@
-//! What the tests of the running observer share: an [`Observer`] in a directory of its own, and [`Agent`]s,
-//! real processes on the stock clients.
+//! What the tests of the running observer share: an [`Observer`] in a temporary directory, and [`Agent`]s,
+//! real processes that use the stock clients.
 //!
-//! Nobody sleeps for what can be seen: waiting is looking at the events, or for an answer, until a deadline.
-//! Where time itself is what is tested, it is spent by [`Observer::watch`], and says so.
+//! Tests do not sleep for what they can observe: they read the events or poll for a result until a deadline.
+//! Where a test needs time to pass, it calls [`Observer::watch`].
 
 mod agent;
 mod chance;
@@ -29,34 +29,33 @@ pub use namespace::{PidNamespace, in_pid_namespace};
 pub use observer::{Ended, Observer, Options, Place, needs_root};
 pub use table::Table;
 
-/// The threshold of most tests. Far above what a busy machine of two cores does to a process that beats
-/// [every 100 ms](PERIOD), and short enough to wait for.
+/// The threshold of most tests: far above the scheduling delays of a busy machine with two cores for a
+/// process that beats [every 100 ms](PERIOD), and short enough to wait for.
 pub const T: Duration = Duration::from_secs(1);
-/// From one beat of an agent to the next, unless a test says otherwise.
+/// The period of an agent's beats, unless a test sets another.
 pub const PERIOD: Duration = Duration::from_millis(100);
-/// Slack for everything that is promised within milliseconds, on a machine that does many other things.
-/// A test that waits this long in vain fails.
+/// Time limit for what should take milliseconds, on a machine that is busy with other tests. A test that
+/// waits this long fails.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// Copies a program, for those who may not reach the original, or to have another one.
+/// Copies a program, for users who cannot reach the original, or to have another executable.
 ///
-/// By another process: one that a neighbouring test forks meanwhile would hold our copy open for writing,
-/// and nobody could execute it.
+/// A process of its own writes the copy: a test on another thread may fork while the copy is open for
+/// writing, and execve(2) then fails with ETXTBSY.
 pub fn copy_program(from: &Path, to: &Path) {
     let status = Command::new("cp").args([from, to]).status().expect("run cp");
     assert!(status.success(), "cannot copy {} to {}", from.display(), to.display());
 }
 
-/// Signals a process.
 pub fn signal(pid: u32, signal: Signal) {
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
     kill_process(raw, signal).unwrap_or_else(|error| panic!("cannot signal {pid}: {error}"));
 }
 
-/// Looks until `found` finds something, at most [`SOON`].
+/// Polls until `found` returns something, for at most [`SOON`].
 ///
 /// # Panics
-/// When it did not.
+/// If it returns nothing until then.
 pub fn wait_for<R>(what: &str, mut found: impl FnMut() -> Option<R>) -> R {
     let deadline = Instant::now() + SOON;
     loop {
@@ -74,7 +73,7 @@ pub fn mono_ns() -> u64 {
     u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).expect("the clock began at boot")
 }
 
-/// Nanoseconds, as events tell them.
+/// Nanoseconds, as in events.
 pub fn ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).expect("less than centuries")
 }

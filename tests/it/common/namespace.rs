@@ -1,4 +1,4 @@
-//! Tests that need pids to themselves: they run once more, alone, in a pid namespace of their own.
+//! Tests that choose pids: each runs itself again in a new pid namespace, where no other test runs.
 
 use std::process::Command;
 use std::{any, env, fs};
@@ -6,20 +6,20 @@ use std::{any, env, fs};
 use super::agent::rust_program;
 use super::{Agent, needs_root, wait_for};
 
-/// Set inside: the test that runs there.
+/// Environment variable with the name of the test that runs in the namespace.
 const INSIDE: &str = "VARTA_TEST_INSIDE";
 
-/// Proof of being in a pid namespace of one's own, where pids may be chosen.
+/// Proof of running in a pid namespace of its own, where the test may choose pids.
 #[derive(Debug)]
 pub struct PidNamespace(());
 
 impl PidNamespace {
-    /// Starts an agent that gets this pid, which nobody may have any more.
+    /// Starts an agent with this pid, which no process may have any more.
     pub fn start_as(&self, pid: u32, start: impl Fn() -> Agent) -> Agent {
         self.choose(pid, || Some(start()).filter(|agent| agent.pid() == pid))
     }
 
-    /// Repeats until what was started has this pid: somebody else may be faster.
+    /// Repeats until the started process has this pid: another process may take it first.
     pub fn choose<R>(&self, pid: u32, mut start: impl FnMut() -> Option<R>) -> R {
         wait_for("the pid to be used again", || {
             fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("choose the next pid");
@@ -28,11 +28,11 @@ impl PidNamespace {
     }
 }
 
-/// Runs the body of the calling test in a new pid namespace with a /proc of its own, where this program is
-/// the first process.
+/// Runs the body of the calling test in a new pid namespace with its own /proc, where this program is the
+/// first process.
 ///
 /// # Panics
-/// If it fails there, with what it printed.
+/// If it fails there; the message has its output.
 pub fn in_pid_namespace<F: FnOnce(&PidNamespace)>(body: F) {
     // `program::test::{{closure}}`
     let name = any::type_name::<F>().split("::").nth(1).expect("a closure has a path");
@@ -40,7 +40,7 @@ pub fn in_pid_namespace<F: FnOnce(&PidNamespace)>(body: F) {
         return body(&PidNamespace(()));
     }
     needs_root("it chooses the pids of processes, in a pid namespace of its own");
-    // So that inside nobody but the test starts processes.
+    // Build it here, so that only the test starts processes in the namespace.
     rust_program();
     let output = Command::new("unshare")
         .args(["--pid", "--mount", "--mount-proc", "--fork", "--kill-child"])

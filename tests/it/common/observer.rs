@@ -1,4 +1,4 @@
-//! A running `varta-fleet`, and what it tells.
+//! A running `varta-fleet` and its events.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -20,17 +20,17 @@ pub struct Options {
     pub shards: u32,
     pub threshold: Duration,
     pub agents_max: u32,
-    /// `net.unix.max_dgram_qlen` of a network namespace made for it; needs root.
+    /// `net.unix.max_dgram_qlen` in a network namespace of the observer's own; needs root.
     pub queue_limit: Option<u32>,
-    /// More of its configuration, in TOML; its `[[shard]]` blocks stand for `shards`.
+    /// Additional configuration in TOML. Its `[[shard]]` blocks replace `shards`.
     pub config: String,
-    /// Where events go; by default a file that this fixture reads.
+    /// Where events go; by default to a file that this fixture reads.
     pub events: Option<PathBuf>,
-    /// Shell commands before it, in a mount namespace of its own; needs root.
+    /// Shell commands that run before the observer, in a mount namespace of its own; needs root.
     pub mounts: Option<String>,
-    /// More arguments of the `unshare` that runs it, such as `--pid --fork --kill-child`; needs root.
+    /// Additional arguments of `unshare`, such as `--pid --fork --kill-child`; needs root.
     pub unshare: &'static str,
-    /// The user who runs it, with a copy of the program; needs root.
+    /// The user that runs a copy of the program; needs root.
     pub uid: Option<u32>,
     pub arguments: Vec<String>,
 }
@@ -52,7 +52,7 @@ impl Default for Options {
     }
 }
 
-/// A temporary directory with the runtime directory in it. Outlives an observer, for the next one.
+/// A temporary directory that contains the runtime directory. It outlives an observer, for the next one.
 #[derive(Debug)]
 pub struct Place {
     base: TempDir,
@@ -62,12 +62,12 @@ pub struct Place {
 impl Place {
     pub fn new() -> Self {
         let base = tempfile::tempdir().expect("a temporary directory");
-        // Agents of other users are to reach the sockets.
+        // Agents of other users must reach the sockets.
         fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
         Self { base, runs: 0 }
     }
 
-    /// For files of the test.
+    /// The directory for files of the test.
     pub fn base(&self) -> &Path {
         self.base.path()
     }
@@ -81,13 +81,13 @@ impl Place {
     }
 }
 
-/// A running observer. Dropped without [`Observer::stop`], which a failed test does, it is killed and what
-/// it told is shown.
+/// A running observer. Dropped without [`Observer::stop`], as in a failed test, it is killed and its events
+/// are printed.
 #[derive(Debug)]
 pub struct Observer {
     place: Option<Place>,
     child: Child,
-    /// The observer itself: the child, or the child's child.
+    /// The pid of the observer: the child, or the child's child.
     pid: u32,
     log: Log,
     stdout: PathBuf,
@@ -95,25 +95,25 @@ pub struct Observer {
     is_over: bool,
 }
 
-/// What an observer left behind.
+/// What remains of an observer that ended.
 #[derive(Debug)]
 pub struct Ended {
     pub place: Place,
-    /// Everything it told.
+    /// All events.
     pub events: Vec<Event>,
     pub stderr: String,
-    /// From SIGTERM to its end, or from when that was awaited.
+    /// Time from SIGTERM, or from the start of the wait, to the exit.
     pub took: Duration,
     pub stdout: String,
 }
 
 impl Observer {
-    /// Starts one in a directory of its own, and waits until it observes.
+    /// Starts an observer in a new directory and waits until it is ready.
     pub fn start(options: Options) -> Self {
         Self::start_in(Place::new(), options)
     }
 
-    /// Starts one where another one was.
+    /// Starts an observer in the directory of an earlier one.
     pub fn start_in(mut place: Place, options: Options) -> Self {
         place.runs += 1;
         let file = |name: &str| place.base().join(format!("{name}-{}", place.runs));
@@ -125,7 +125,7 @@ impl Observer {
         command.stderr(File::create(&stderr).expect("create a file"));
         follow_parent(&mut command);
         let child = command.spawn().expect("start the observer");
-        // Inside another mount namespace, the path means something else.
+        // The path is one in the observer's mount namespace.
         let seen_from_here = match options.mounts {
             Some(_) => {
                 let inside = events.strip_prefix("/").expect("an absolute path");
@@ -141,7 +141,7 @@ impl Observer {
         wait_for("the ready line", || {
             observer.assert_lives();
             let printed = fs::read_to_string(&observer.stdout).expect("read its output");
-            // Standard output may be for events.
+            // The line goes to standard error if standard output is for events.
             (printed.contains(&expected) || observer.stderr().contains(&expected)).then_some(())
         });
         if options.unshare.contains("--fork") {
@@ -173,7 +173,7 @@ impl Observer {
         }
     }
 
-    /// Whether all its threads are stopped: the signal reaches them one after another.
+    /// Whether all threads are stopped: SIGSTOP reaches one after another.
     fn is_stopped(&self) -> bool {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).expect("list its threads");
         tasks.flatten().all(|task| {
@@ -182,12 +182,12 @@ impl Observer {
         })
     }
 
-    /// What it wrote to standard error so far.
+    /// What the observer wrote to standard error so far.
     pub fn stderr(&self) -> String {
         fs::read_to_string(&self.stderr).expect("read its errors")
     }
 
-    /// Its counters now, as SIGUSR1 prints them.
+    /// The counters now, as SIGUSR1 prints them.
     pub fn table(&mut self) -> Table {
         let (_, before) = Table::last(&self.stderr());
         self.signal(Signal::USR1);
@@ -198,30 +198,30 @@ impl Observer {
         })
     }
 
-    /// Everything it told so far.
+    /// All events so far.
     pub fn events(&mut self) -> &[Event] {
         self.log.read();
         &self.log.events
     }
 
-    /// The next event of this kind about this process that was not returned before.
+    /// Waits for an event of this kind and process that no earlier call returned.
     ///
     /// # Panics
-    /// When there is none by then.
+    /// If there is none within this time.
     pub fn expect(&mut self, kind: &str, pid: u32, within: Duration) -> Event {
         self.expect_that(&format!("{kind} of {pid}"), within, |event| event.is(kind, pid))
     }
 
-    /// The next event of this kind that was not returned before.
+    /// Waits for an event of this kind that no earlier call returned.
     pub fn expect_kind(&mut self, kind: &str, within: Duration) -> Event {
         self.expect_that(kind, within, |event| event.kind() == kind)
     }
 
-    /// The next event that is so and was not returned before.
+    /// Waits for an event that matches and that no earlier call returned.
     pub fn expect_that(&mut self, what: &str, within: Duration, is: impl Fn(&Event) -> bool) -> Event {
         let deadline = Instant::now() + within;
         loop {
-            // Before the look, so that the last one comes after the deadline.
+            // Checked first, so that the last read happens after the deadline.
             let is_last = Instant::now() >= deadline;
             self.log.read();
             if let Some(event) = self.log.take(&is) {
@@ -233,14 +233,14 @@ impl Observer {
         }
     }
 
-    /// Asserts that it told nothing of this kind about this process until now.
+    /// Asserts that no event of this kind and process was reported so far.
     pub fn none_of(&mut self, kind: &str, pid: u32) {
         let found = self.count(kind, pid);
         assert_eq!(found, 0, "{kind} of {pid} was told: {}", self.all_about(pid));
     }
 
-    /// Asserts that it told no stall of this agent but for times in which the agent, by its own account, did not
-    /// beat: on a busy machine an agent may have to wait for a core longer than a threshold.
+    /// Asserts that each reported stall of this agent covers a time in which the agent, by its own report,
+    /// did not beat: on a busy machine a process may wait for a core longer than a threshold.
     pub fn no_false_stall(&mut self, agent: &mut Agent) {
         let pid = agent.pid();
         if self.count("stall", pid) == 0 {
@@ -249,11 +249,11 @@ impl Observer {
         let report = agent.report();
         let stalls = self.log.events.iter().filter(|event| event.is("stall", pid));
         let longest = stalls.map(|stall| stall.u64("silent_ns")).max().expect("there is one");
-        // It ends when the next beat arrives, its gap a little earlier.
+        // The silence ends when the next beat arrives, the gap when the agent sends it.
         assert!(longest <= ns(report.gap + T / 4), "{report:?}, but told: {}", self.all_about(pid));
     }
 
-    /// How often it told this so far.
+    /// The number of events of this kind and process so far.
     pub fn count(&mut self, kind: &str, pid: u32) -> usize {
         self.events().iter().filter(|event| event.is(kind, pid)).count()
     }
@@ -263,7 +263,7 @@ impl Observer {
         lines.map(|event| format!("\n{event}")).collect()
     }
 
-    /// Lets this much time pass, because it is time that is tested: for events that must not come.
+    /// Reads events for this long, in tests of events that must not come.
     pub fn watch(&mut self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end {
@@ -274,8 +274,8 @@ impl Observer {
         self.log.read();
     }
 
-    /// Ends it by SIGTERM: it must exit 0, leave none of its files, and have numbered its events without
-    /// a gap from `start` to `stop`.
+    /// Ends the observer by SIGTERM. It must exit 0, remove its files, and have numbered its events from
+    /// `start` to `stop` without a gap.
     pub fn stop(mut self) -> Ended {
         let (status, took) = self.end();
         assert_eq!(status.code(), Some(0), "{status}: {}", self.stderr());
@@ -290,15 +290,15 @@ impl Observer {
         self.into_ended(took)
     }
 
-    /// Ends it by SIGTERM where it cannot write its events, so that it must exit so and nothing is asserted
-    /// about them.
+    /// Ends an observer that cannot write its events by SIGTERM. It must exit with this code; its events are
+    /// not checked.
     pub fn stop_without_events(mut self, code: i32) -> Ended {
         let (status, took) = self.end();
         assert_eq!(status.code(), Some(code), "{status}: {}", self.stderr());
         self.into_ended(took)
     }
 
-    /// Waits until it ends by itself, so that it must exit so and have told everything.
+    /// Waits until the observer ends by itself. It must exit with this code, and its events must be complete.
     pub fn ends_by_itself(mut self, code: i32) -> Ended {
         let began = Instant::now();
         let status = wait_for("the end of the observer", || self.child.try_wait().expect("it is our child"));
@@ -308,7 +308,7 @@ impl Observer {
         self.into_ended(began.elapsed())
     }
 
-    /// Ends it by SIGKILL, so that all its files stay.
+    /// Ends the observer by SIGKILL, which leaves its files behind.
     pub fn kill(mut self) -> Place {
         self.child.kill().expect("it is our child");
         self.child.wait().expect("it is our child");
@@ -350,10 +350,10 @@ impl Drop for Observer {
     }
 }
 
-/// Fails where a test cannot show anything.
+/// Fails a test that would show nothing without root.
 ///
 /// # Panics
-/// If this is not root.
+/// If the effective user is not root.
 pub fn needs_root(what: &str) {
     assert!(
         rustix::process::geteuid().is_root(),
@@ -361,14 +361,14 @@ pub fn needs_root(what: &str) {
     );
 }
 
-/// The process that another one, such as `unshare`, started and waits for.
+/// The only child of a process, such as of `unshare --fork`.
 pub fn only_child_of(pid: u32) -> u32 {
     let path = format!("/proc/{pid}/task/{pid}/children");
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {path}: {error}"));
     text.trim().parse().unwrap_or_else(|_| panic!("not one process in {path}: {text:?}"))
 }
 
-/// The program with its arguments, inside the namespaces it is to have.
+/// The command that runs the program in its namespaces.
 fn command(place: &Place, options: &Options, events: &Path) -> Command {
     let mut arguments: Vec<String> = ["run", "--tick", "10ms", "--max-delay", "1ms", "--print-ready"]
         .iter()
@@ -411,7 +411,7 @@ fn command(place: &Place, options: &Options, events: &Path) -> Command {
     let mut program = PathBuf::from(env!("CARGO_BIN_EXE_varta-fleet"));
     if let Some(uid) = options.uid {
         needs_root("it runs the observer as another user");
-        // Who may not look into the original's directory, or write where events go.
+        // The user cannot read the original's directory, and must be able to write the events.
         let copy = place.base().join("varta-fleet");
         super::copy_program(&program, &copy);
         std::os::unix::fs::chown(place.base(), Some(uid), Some(uid)).expect("give the directory away");
@@ -429,10 +429,11 @@ fn command(place: &Place, options: &Options, events: &Path) -> Command {
     command.args(arguments).env_clear();
     command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into()));
     command.env("RUST_BACKTRACE", "1");
-    // What `scripts/sanitize` says to a sanitized program.
+    // The options that `scripts/sanitize` sets.
     if let Ok(mut sanitizer) = std::env::var("ASAN_OPTIONS") {
         if options.unshare.contains("--pid") {
-            // It looks for its threads under numbers that mean nothing in there, and calls lost what they hold.
+            // In a pid namespace LeakSanitizer does not find the threads by their ids, and reports what they
+            // own as leaked.
             sanitizer += ":detect_leaks=0";
         }
         command.env("ASAN_OPTIONS", sanitizer);
@@ -440,7 +441,7 @@ fn command(place: &Place, options: &Options, events: &Path) -> Command {
     command
 }
 
-/// The observer ends when this test ends, however that comes.
+/// Has the kernel kill the observer when the test ends in any way.
 #[expect(unsafe_code, reason = "no safe way to run something between fork and exec")]
 fn follow_parent(command: &mut Command) {
     // SAFETY: one system call, which takes no lock and allocates nothing.
@@ -449,13 +450,13 @@ fn follow_parent(command: &mut Command) {
     }
 }
 
-/// The event file, as far as it was read.
+/// The event file, as far as it has been read.
 #[derive(Debug)]
 struct Log {
     path: PathBuf,
-    /// Kept open: the path may end with the observer, and its disk with the path.
+    /// Kept open: the path, or the file system it is on, may vanish with the observer.
     file: Option<File>,
-    /// The begin of a line whose end is not written yet.
+    /// The beginning of a line that is not yet complete.
     rest: Vec<u8>,
     events: Vec<Event>,
     taken: Vec<bool>,
@@ -468,7 +469,7 @@ impl Log {
 
     fn read(&mut self) {
         if self.file.is_none() {
-            // A device has no end to be read to.
+            // A device has no end to read to.
             let file = File::open(&self.path).ok();
             self.file = file.filter(|file| file.metadata().is_ok_and(|found| found.is_file()));
         }
@@ -490,7 +491,8 @@ impl Log {
         Some(self.events[at].clone())
     }
 
-    /// Numbered from 1 without a gap, but for what a `lost` line accounts for; beats have no number.
+    /// Events are numbered from 1 without a gap, except for what a `lost` line accounts for. Beats have no
+    /// number.
     fn assert_whole(&self) {
         assert!(self.rest.is_empty(), "half a line: {:?}", String::from_utf8_lossy(&self.rest));
         let mut next = 1;

@@ -1,13 +1,13 @@
-//! The table of counters that SIGUSR1 prints.
+//! The table of counters that the program prints on SIGUSR1.
 
 use std::fmt;
 
-/// One printed table, whole.
+/// One complete table.
 #[derive(Clone, Debug)]
 pub struct Table(String);
 
 impl Table {
-    /// The last whole table in this text, and how many there are.
+    /// The last complete table in this text, and the number of complete tables.
     pub fn last(text: &str) -> (Option<Self>, usize) {
         let is_end = |line: &str| line.starts_with("events ");
         let mut tables = Vec::new();
@@ -28,7 +28,7 @@ impl Table {
     /// A column of a shard's row.
     ///
     /// # Panics
-    /// If there is no such number, as below.
+    /// If there is no such number; the same holds for the methods below.
     pub fn shard(&self, shard: u32, column: &str) -> u64 {
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let is_head = |line: &&str| line.starts_with("shard ") && line.contains(" beats ");
@@ -39,7 +39,7 @@ impl Table {
         number.unwrap_or_else(|| panic!("no {column} of shard {shard} in\n{self}"))
     }
 
-    /// A column of a user's row on a shard; 0 if it has none among the busiest.
+    /// A column of a user's row on a shard; 0 if the user is not among the busiest.
     pub fn uid(&self, shard: u32, uid: u32, column: &str) -> u64 {
         let mut lines = self.0.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         let head = lines
@@ -51,13 +51,13 @@ impl Table {
         row.map_or(0, |words| words[at].parse().unwrap_or_else(|_| panic!("no number: {words:?}")))
     }
 
-    /// Events told so far, written or not.
+    /// Events reported so far, whether written or not.
     pub fn events(&self) -> u64 {
         let number = self.0.lines().find_map(|line| line.strip_prefix("events ")?.split(',').next());
         number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no events in\n{self}"))
     }
 
-    /// Datagrams of a shard refused for this reason.
+    /// Datagrams that the shard refused for this reason.
     pub fn refused(&self, shard: u32, reason: &str) -> u64 {
         let lead = format!("shard {shard} refused: ");
         let Some(list) = self.0.lines().find_map(|line| line.strip_prefix(&lead)) else { return 0 };
