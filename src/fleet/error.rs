@@ -57,6 +57,11 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// What the kernel would not grant.
+    pub(super) fn resources(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Resources { what, source }
+    }
+
     /// What kind of failure it is: `AddrInUse` another observer runs, `PermissionDenied`, `InvalidInput`
     /// the configuration, others at run time.
     #[must_use]

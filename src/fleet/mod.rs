@@ -2,10 +2,14 @@
 //!
 //! Thread: the caller's.
 
+mod acquire;
 mod error;
 mod handle;
+mod run;
 mod start;
+mod stop;
 
 pub use error::StartError;
 pub use handle::{Handle, Subscription};
-pub use start::{Fleet, StopReport};
+pub use start::Fleet;
+pub use stop::StopReport;

@@ -1,9 +1,12 @@
 //! Real fleets, real sockets, real agents, and threads that go wrong.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,6 +15,9 @@ use tempfile::TempDir;
 use super::*;
 use crate::event::{BlindPhase, Event, EventKind, IoPlace};
 use crate::fleet::handle::Subscription;
+use crate::lane::Port;
+use crate::lane::counters::ShardHealth;
+use crate::view::health::Problem;
 use crate::wire::{self, Frame, Status, Version};
 
 /// Far longer than an agent beats apart, so that a busy machine makes no true stalls.
@@ -36,6 +42,10 @@ impl World {
         let fleet = Fleet::start(&config).expect("fleet");
         let events = fleet.handle().subscribe(4096);
         Self { fleet, events, told: Vec::new(), directory }
+    }
+
+    fn running(&self) -> &Running {
+        self.fleet.running.as_ref().expect("it runs")
     }
 
     fn port(&self, shard: usize) -> &Port {
@@ -440,7 +450,7 @@ fn what_was_found_while_the_fleet_stopped_is_in_its_report() {
 #[test]
 fn fault_76_a_panic_of_the_upkeep_thread_leaves_sockets_and_lock_until_the_shards_have_ended() {
     let mut world = World::new(2);
-    world.fleet.upkeep.as_ref().expect("it runs").make_panic();
+    world.running().upkeep.make_panic();
     std::fs::remove_file(world.socket(0)).expect("it is there");
     wait_for(|| !world.fleet.is_healthy());
     assert_eq!(world.fleet.health().problems[0], Problem::Died(FleetThread::Upkeep));
@@ -465,7 +475,7 @@ fn fault_76_the_files_stay_until_the_last_shard_has_ended() {
     world.strike(0);
     let dir = world.directory.path().to_owned();
     let (socket, port) = (world.socket(0), Arc::clone(&world.fleet.handle.ports[0]));
-    let is_stopping = Arc::clone(&world.fleet.stop);
+    let is_stopping = Arc::clone(&world.running().shards.stop);
     thread::scope(|scope| {
         let stop = scope.spawn(|| world.fleet.stop(SOON));
         wait_for(|| is_stopping.load(Ordering::Acquire));

@@ -93,7 +93,10 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// Opens the output.
+    /// Opens the output. A file with a `rotation` is renamed away when it is full.
+    ///
+    /// # Errors
+    /// The output cannot be opened. The kind is the kernel's, the text names the path and what to do.
     pub fn open(output: Output, rotation: Option<Rotation>) -> io::Result<Self> {
         match &output {
             Output::Stdout => {

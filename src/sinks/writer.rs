@@ -25,8 +25,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 
 use super::format::Format;
-use super::rotation::Rotation;
-use super::sink::{Descriptor, Look, Output, Sink};
+use super::sink::{Descriptor, Look, Sink};
 use super::trouble::WriteTrouble;
 use crate::event::Event;
 
@@ -118,23 +117,19 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Opens the output and starts the thread that writes the events of `source` to it. A file with a `rotation` is
-    /// renamed away when it is full.
+    /// Starts the thread that writes the events of `source` to an open output.
     ///
     /// `on_trouble` is called on that thread and must not wait for it. The thread writes whatever
     /// comes, also beats: who does not want them does not send them.
     ///
     /// # Errors
-    /// The output cannot be opened, or the thread not be started. The kind is the kernel's, the text
-    /// names the path and what to do.
+    /// The kernel's, when it grants no thread.
     pub fn spawn(
         source: Receiver<Event>,
-        output: Output,
-        rotation: Option<Rotation>,
+        sink: Descriptor,
         format: Format,
         on_trouble: impl Fn(WriteTrouble) + Send + 'static,
     ) -> io::Result<Self> {
-        let sink = Descriptor::open(output, rotation)?;
         Self::spawn_on(source, sink, format, Pace::default(), on_trouble)
     }
 

@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::super::rotation::Rotation;
+use super::super::sink::Output;
 use super::*;
 use crate::event::EventKind;
 use crate::event::samples::up;
@@ -242,8 +244,8 @@ fn close_gives_up_at_its_deadline_and_says_what_is_missing() {
     let begun = Instant::now();
     let (on_trouble, told) = troubles();
     let (sender, source) = channel::bounded(8);
-    let output = Output::File("/dev/full".into());
-    let writer = EventWriter::spawn(source, output, None, Format::Jsonl, on_trouble).unwrap();
+    let output = Descriptor::open(Output::File("/dev/full".into()), None).unwrap();
+    let writer = EventWriter::spawn(source, output, Format::Jsonl, on_trouble).unwrap();
     sender.send(up(1)).unwrap();
     assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::ENOSPC }));
     (2..=5).for_each(|seq| sender.send(up(seq)).unwrap());
@@ -316,8 +318,8 @@ fn a_cut_line_of_a_crashed_run_is_ended_first() {
     for (before, repaired) in [("", ""), ("whole\n", "whole\n"), ("{\"v\":1,\"se", "{\"v\":1,\"se\n")] {
         let path = dir.path().join("events.jsonl");
         std::fs::write(&path, before).unwrap();
-        let output = Output::File(path.clone());
-        let writer = EventWriter::spawn(queued(2), output, None, Format::Jsonl, |_| {}).unwrap();
+        let output = Descriptor::open(Output::File(path.clone()), None).unwrap();
+        let writer = EventWriter::spawn(queued(2), output, Format::Jsonl, |_| {}).unwrap();
         let report = writer.close(LONG);
         assert_eq!(report, WriterReport { lines: 2, ..WriterReport::default() });
         let expected = [repaired.as_bytes(), &lines_of(1..=2)].concat();
@@ -536,7 +538,8 @@ fn a_new_file_is_for_its_owner_and_group() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.tsv");
     let format = Format::Tsv { start: crate::time::MonoNs(0) };
-    let writer = EventWriter::spawn(queued(1), Output::File(path.clone()), None, format, |_| {}).unwrap();
+    let output = Descriptor::open(Output::File(path.clone()), None).unwrap();
+    let writer = EventWriter::spawn(queued(1), output, format, |_| {}).unwrap();
     assert_eq!(writer.close(LONG).lines, 1);
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "1\tup\t4711\t42\tdegraded\t18446744073709551615\n");
@@ -554,8 +557,7 @@ fn a_path_that_cannot_be_opened_is_refused_at_start_with_the_remedy() {
         (socket, io::Error::from_raw_os_error(libc::ENXIO).kind(), "name another file".to_owned()),
     ];
     for (path, kind, remedy) in cases {
-        let error = EventWriter::spawn(queued(0), Output::File(path.clone()), None, Format::Jsonl, |_| {})
-            .unwrap_err();
+        let error = Descriptor::open(Output::File(path.clone()), None).err().unwrap();
         assert_eq!(error.kind(), kind);
         let text = error.to_string();
         assert!(text.starts_with(&format!("cannot open event output {}: ", path.display())), "{text}");

@@ -4,6 +4,7 @@
 //! `strace` makes the calls of one thread fail; it attaches once the observer observes.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -167,6 +168,50 @@ fn fault_80_a_refused_recvmmsg_is_said_before_the_start() {
             .expect("run strace; `scripts/check --setup` installs it");
         let told = String::from_utf8_lossy(&output.stdout);
         assert!(told.contains("refuses recvmmsg to this process"), "{error}: {told}");
+    }
+}
+
+/// Whichever thread the kernel refuses: those that run end in order, and no file is left.
+#[test]
+fn a_start_that_gets_no_thread_gives_everything_back() {
+    let base = tempfile::tempdir().expect("a directory");
+    let (dir, log) = (base.path().join("run"), base.path().join("events"));
+    for refused in 1.. {
+        let _ = fs::remove_file(&log);
+        let mut strace = Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=clone,clone3"])
+            .args(["-e", &format!("inject=clone,clone3:error=EAGAIN:when={refused}")])
+            .arg(env!("CARGO_BIN_EXE_varta-fleet"))
+            .args(["run", "--print-ready", "--shards", "2", "--agents-max", "8", "--dir"])
+            .arg(&dir)
+            .arg("--events")
+            .arg(&log)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run strace; `scripts/check --setup` installs it");
+        let mut stdout = BufReader::new(strace.stdout.take().expect("piped"));
+        let mut ready = String::new();
+        stdout.read_line(&mut ready).expect("text");
+        if !ready.is_empty() {
+            assert!(refused > 8, "it started without a thread");
+            let holder = fs::read_to_string(dir.join("lock")).expect("it is held");
+            let pid = holder.trim().parse().ok().and_then(Pid::from_raw).expect("a pid");
+            kill_process(pid, Signal::TERM).expect("end it");
+            assert!(strace.wait().expect("it ends").success());
+            return;
+        }
+        let ended = strace.wait_with_output().expect("it ends");
+        let told = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(1), "{refused}: {told}");
+        assert!(told.contains("resource temporarily unavailable"), "{refused}: {told}");
+        let left = fs::read_dir(&dir).map_or(Vec::new(), |entries| {
+            entries.flatten().map(|entry| entry.file_name()).filter(|name| name != "lock").collect()
+        });
+        assert_eq!(left, [""; 0], "{refused}");
+        let events = fs::read_to_string(&log).unwrap_or_default();
+        let is_ended = |line: &str| line.contains(r#""kind":"stop""#);
+        assert!(events.lines().last().is_none_or(is_ended), "{refused}: {events}");
     }
 }
 

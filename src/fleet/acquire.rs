@@ -1,0 +1,205 @@
+//! What a fleet needs besides threads: all that can be refused to it by what surrounds it, before a thread runs.
+//!
+//! In: a plan. Out: the locked runtime directory, bound sockets, the memory of the agents, the open event output.
+//! Thread: the caller's. Blocks: in the file system. What was acquired is given back when it is dropped.
+//!
+//! What has a name (the socket of a shard, its table, the control socket, the event output) comes from one function
+//! each: whoever is handed it by that name takes it there instead of making it.
+
+use std::io;
+use std::sync::Arc;
+
+use super::error::StartError;
+use crate::config::plan::{self, EventsPlan, Plan, ShardPlan};
+#[cfg(feature = "http")]
+use crate::http::Listeners;
+use crate::lane::Port;
+use crate::lane::kick::Kick;
+use crate::process::procfs;
+use crate::rundir::binding::{BoundSocket, Owner};
+use crate::rundir::dir::{self, RunDir};
+use crate::rundir::upkeep::Files;
+use crate::shard::front::{Front, Limits};
+use crate::shard::input::unix::Unix;
+use crate::shard::tracker::{Admission, Tracker};
+use crate::sinks::{Descriptor, Output, Rotation};
+use crate::sys::clock::SystemClock;
+use crate::sys::mmsg::is_recvmmsg_refused;
+use crate::table::{self, Origin, Table, TableWriter};
+use crate::time::Clock;
+use crate::warning::Warning;
+
+/// Agents that may come before the kernel is asked for more memory, of all shards together and of one at least: more
+/// than start at once, and half of it is left when it is asked.
+const GRANTED_AHEAD: u32 = 16_384;
+const GRANTED_AHEAD_MIN: u32 = 1024;
+
+/// What a fleet needs besides threads.
+pub struct Acquired {
+    /// The runtime directory and the sockets.
+    pub files: Files,
+    /// Where questions are asked.
+    #[cfg(feature = "http")]
+    pub listeners: Listeners,
+    /// Front and port of each shard.
+    pub shards: Vec<(ShardFront, Arc<Port>)>,
+    /// Where events are written, if they are.
+    pub output: Option<Descriptor>,
+    /// What will work less well than it should.
+    pub warnings: Vec<Warning>,
+}
+
+/// What a shard's thread is made of.
+pub type ShardFront = Front<Unix, SystemClock>;
+
+/// Acquires what this plan asks for.
+///
+/// # Errors
+/// The first thing that cannot be had; nothing is left behind.
+pub fn acquire(plan: &Plan) -> Result<Acquired, StartError> {
+    let dir = RunDir::open(&plan.dir)?;
+    let sockets = plan.shards.iter().enumerate().map(|(shard, of)| shard_socket(&dir, shard, of));
+    let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
+    let mut warnings = Warning::of_here();
+    warnings.extend(Warning::of_rules(plan));
+    #[cfg(feature = "http")]
+    let (control, listeners) = {
+        let control = control_socket(&dir, plan)?;
+        let listener = control.fd().try_clone().map_err(StartError::resources("open the control socket"))?;
+        (control, Listeners::open(listener.into(), &plan.http)?)
+    };
+    #[cfg(not(feature = "http"))]
+    if let Some(address) = plan.http.listen {
+        return Err(StartError::NoHttp { address });
+    }
+    let admission = Admission::with_shares(plan.agents_max, plan.uid_agents_max)
+        .map_err(StartError::resources("reserve memory for agents"))?;
+    let shards =
+        sockets.iter().enumerate().map(|(shard, socket)| make_shard(plan, shard, socket, &admission));
+    let shards =
+        shards.collect::<Result<_, _>>().map_err(StartError::resources("reserve memory for a shard"))?;
+    Ok(Acquired {
+        shards,
+        output: plan.events.as_ref().map(event_output).transpose().map_err(StartError::Events)?,
+        warnings,
+        #[cfg(feature = "http")]
+        listeners,
+        files: Files {
+            sockets,
+            #[cfg(feature = "http")]
+            control,
+            dir,
+        },
+    })
+}
+
+/// The socket of a shard.
+fn shard_socket(dir: &RunDir, shard: usize, of: &ShardPlan) -> Result<BoundSocket, StartError> {
+    if let Some(parent) = of.socket.parent().filter(|parent| *parent != dir.path()) {
+        dir::vet(parent)?;
+    }
+    let bound = dir.bind_shard(&of.socket, of.mode, Owner { uid: None, gid: of.group });
+    bound.map_err(|source| StartError::Bind { shard, source })
+}
+
+/// The socket that answers questions.
+#[cfg(feature = "http")]
+fn control_socket(dir: &RunDir, plan: &Plan) -> Result<BoundSocket, StartError> {
+    let owner = Owner { uid: None, gid: plan.control_group };
+    dir.bind_control(plan.control_mode, owner).map_err(StartError::Control)
+}
+
+/// The slots of a shard's agents, none of which is taken.
+fn shard_table(plan: &Plan, shard: usize) -> io::Result<(TableWriter, Table)> {
+    let number = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
+    let origin = Origin {
+        boot_id: boot_id(),
+        pid_namespace: pid_namespace(),
+        shard: number(shard),
+        shards: number(plan.shards.len()),
+    };
+    let ahead = (GRANTED_AHEAD / u32::from(origin.shards.max(1))).max(GRANTED_AHEAD_MIN);
+    table::create_granted(plan.agents_max, origin, ahead)
+}
+
+/// Where events are written.
+fn event_output(events: &EventsPlan) -> io::Result<Descriptor> {
+    let output = match &events.output {
+        plan::Output::Stdout => Output::Stdout,
+        plan::Output::File(path) => Output::File(path.clone()),
+    };
+    let rotation = events.max_bytes.map(|bytes_max| Rotation { bytes_max, keep: events.keep });
+    Descriptor::open(output, rotation)
+}
+
+fn make_shard(
+    plan: &Plan,
+    shard: usize,
+    socket: &BoundSocket,
+    admission: &Arc<Admission>,
+) -> io::Result<(ShardFront, Arc<Port>)> {
+    let (writer, table) = shard_table(plan, shard)?;
+    let kick = Arc::new(Kick::new()?);
+    let with_beats = plan.events.as_ref().is_some_and(|events| events.beats);
+    let port = Port::new(table, Arc::clone(&kick), with_beats)?.with_turned_away(admission.turned_away());
+    let thresholds = thresholds(plan);
+    let first_class = u8::try_from(thresholds.len() - 1).unwrap_or(u8::MAX);
+    let now = SystemClock.mono();
+    let tracker = Tracker::new(writer, &thresholds, first_class, plan.tick_ns, Arc::clone(admission), now);
+    let transport = Unix::new(Arc::clone(socket.fd()), socket.queue_limit(), kick)?;
+    let allow_uids = plan.shards[shard].allow_uids.as_deref();
+    let mut front = Front::new(transport, SystemClock, tracker, Limits::from(plan), allow_uids);
+    front.limit_uids(plan.uid_frames_max);
+    Ok((front, Arc::new(port)))
+}
+
+/// Class 0 is the default, class i + 1 is rule i; after them, if there are rules, the largest of all: it
+/// holds until the lookup is done.
+pub fn thresholds(plan: &Plan) -> Vec<u64> {
+    let mut thresholds = vec![plan.threshold_ns];
+    if !plan.rules.is_empty() {
+        thresholds.extend(plan.rules.iter().map(|rule| rule.threshold_ns));
+        thresholds.push(plan.threshold_max_ns());
+    }
+    thresholds
+}
+
+impl Warning {
+    /// What an observer could not see or do from where this process runs. Four system calls.
+    #[must_use]
+    pub fn of_here() -> Vec<Self> {
+        let procfs = match () {
+            () if !procfs::is_procfs_ours() => Some(Self::ForeignProcfs),
+            () if procfs::is_procfs_hiding() => Some(Self::HiddenProcfs),
+            () => None,
+        };
+        let namespace = is_inside_pid_namespace().then_some(Self::PidNamespace);
+        let calls = is_recvmmsg_refused().then_some(Self::OneByOne);
+        namespace.into_iter().chain(procfs).chain(calls).collect()
+    }
+}
+
+impl Warning {
+    /// What of this plan's rules an observer could not decide from where this process runs. One system call.
+    #[must_use]
+    pub fn of_rules(plan: &Plan) -> Option<Self> {
+        let looks_at_programs = plan.rules.iter().any(|rule| rule.matcher.exe.is_some());
+        (looks_at_programs && !procfs::may_look_into_others()).then_some(Self::UnreadablePrograms)
+    }
+}
+
+fn boot_id() -> u128 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0)
+}
+
+fn pid_namespace() -> u64 {
+    rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
+}
+
+/// Whether processes exist that we cannot see.
+fn is_inside_pid_namespace() -> bool {
+    /// `PROC_PID_INIT_INO`: the inode of the initial pid namespace, fixed by the kernel.
+    const INITIAL: u64 = 0xEFFF_FFFC;
+    pid_namespace() != INITIAL
+}

@@ -1,0 +1,291 @@
+//! Starts the threads of a fleet on what was acquired for it. Opens and binds nothing that has a name.
+//!
+//! Thread: the caller's. Blocks: until every shard receives.
+//!
+//! If a thread cannot be had, those that run end, and everything is given back.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+use crossbeam::channel::{Receiver, Sender, unbounded};
+use rustix::process::{Resource, getrlimit};
+
+use super::acquire::{Acquired, ShardFront, thresholds};
+use super::error::StartError;
+use super::handle::Handle;
+#[cfg(feature = "http")]
+use super::stop::end_http;
+use super::stop::{Running, Shards, Tellers};
+use crate::aggregator::fanout::{EVENTS_SLACK, Subscriber};
+use crate::aggregator::policy::Policy;
+use crate::aggregator::thread::{AGGREGATOR_NICE, aggregate};
+use crate::aggregator::{Aggregator, Inquiries, Request};
+use crate::config::plan::{CoreChoice, EventsFormat, EventsPlan, Plan, ShardPlan};
+#[cfg(feature = "http")]
+use crate::http::{Heard, Http, Listeners, Sources};
+use crate::lane::{Doorbell, Port};
+#[cfg(feature = "http")]
+use crate::priority::Standing;
+use crate::process::lookup::Lookups;
+#[cfg(feature = "http")]
+use crate::process::names::Names;
+use crate::process::procfs::Program;
+use crate::process::question::Ticket;
+use crate::process::watch::Watch;
+use crate::rundir::upkeep::{Files, Upkeep};
+use crate::shard::Shard;
+use crate::shard::thread::{Life, observe};
+use crate::sinks::{Descriptor, EventWriter, Format, OutputState, WriteTrouble};
+use crate::sys::clock::SystemClock;
+use crate::sys::thread::{allowed_cores, set_own_nice};
+use crate::time::Clock;
+use crate::view::copies::{Asked, Copies};
+use crate::view::health::{FleetThread, Vitals};
+use crate::view::tally::Reader;
+use crate::warning::Warning;
+
+/// What a fleet that runs consists of.
+pub struct Started {
+    pub running: Running,
+    pub handle: Handle,
+    /// What works less well than it should.
+    pub warnings: Vec<Warning>,
+}
+
+/// Runs a fleet. Returns once every shard receives and agents can find it.
+///
+/// # Errors
+/// The kernel grants no thread, or the fleet cannot be published; nothing is left behind.
+pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
+    // Dropped in the opposite order if the start fails: the files go when the shards have ended.
+    let files = acquired.files;
+    let mut warnings = acquired.warnings;
+    let (fronts, ports): (Vec<ShardFront>, Vec<Arc<Port>>) = acquired.shards.into_iter().unzip();
+    let ports: Arc<[Arc<Port>]> = ports.into();
+    let doorbell = Arc::<Doorbell>::default();
+    let (requests, requests_of) = unbounded();
+    let (copies, asked) = Copies::new(ports.len(), Arc::clone(&doorbell));
+    let output = Arc::<OutputState>::default();
+    let handle = Handle {
+        vitals: Vitals::new(Arc::clone(&ports), Arc::clone(&output)),
+        copies: Arc::new(copies),
+        requests,
+        doorbell: Arc::clone(&doorbell),
+        agents_max: plan.agents_max,
+        output,
+        #[cfg(feature = "http")]
+        names: Arc::new(Names::new(ports.len())),
+        ports,
+    };
+    // Subscribed before the first event is told, so that its file begins with `start`.
+    let writer = match (&plan.events, acquired.output) {
+        (Some(events), Some(output)) => Some(write_events(plan, events, output, &handle)?),
+        _ => None,
+    };
+    #[cfg(feature = "http")]
+    let heard = {
+        let (heard, subscriber) = Heard::subscribe(plan);
+        let _ = handle.requests.send(Request::Subscribe(subscriber));
+        heard
+    };
+    let (said, raised) = unbounded();
+    let tellers = start_tellers(plan, &handle, writer, (requests_of, asked), said.clone())?;
+    let shards = start_shards(plan, &handle, fronts, said)?;
+    // Each thread says how it is set up, then that it runs; all have spoken when the channel closes.
+    warnings.extend(raised);
+    warnings.dedup_by(|one, other| {
+        matches!((&*one, &*other), (Warning::Priority { thread: a, .. }, Warning::Priority { thread: b, .. }) if a == b)
+    });
+    #[cfg(feature = "http")]
+    let http =
+        start_http(plan, &handle, files.dir.path().to_owned(), &warnings, (acquired.listeners, heard))?;
+    let upkeep = match publish(plan, &handle, files) {
+        Ok(upkeep) => upkeep,
+        Err(error) => {
+            #[cfg(feature = "http")]
+            end_http(http);
+            return Err(error);
+        }
+    };
+    handle.vitals.warn(warnings.iter().map(ToString::to_string).collect());
+    let running = Running {
+        shards,
+        tellers,
+        #[cfg(feature = "http")]
+        http,
+        upkeep,
+    };
+    Ok(Started { running, handle, warnings })
+}
+
+/// Starts to write events; see [`EventWriter::spawn`].
+fn write_events(
+    plan: &Plan,
+    events: &EventsPlan,
+    output: Descriptor,
+    handle: &Handle,
+) -> Result<EventWriter, StartError> {
+    let (mut subscriber, source) = Subscriber::new(Reader::Log, plan.agents_max as usize + EVENTS_SLACK);
+    subscriber.wants_beats = events.beats;
+    let format = match events.format {
+        EventsFormat::Jsonl => Format::Jsonl,
+        EventsFormat::Tsv => Format::Tsv { start: SystemClock.mono() },
+    };
+    let (requests, doorbell) = (handle.requests.clone(), Arc::clone(&handle.doorbell));
+    let output_state = Arc::clone(&handle.output);
+    let lifeline = handle.vitals.of(FleetThread::Events);
+    let on_trouble = move |trouble: WriteTrouble| {
+        let _ = &lifeline;
+        if let Some(errno) = output_state.take(trouble) {
+            let _ = requests.send(Request::WriteFailed(errno));
+            doorbell.ring();
+        }
+    };
+    let writer = EventWriter::spawn(source, output, format, on_trouble)
+        .map_err(StartError::resources("start a thread"))?;
+    subscriber.counters = Some(writer.counters());
+    let _ = handle.requests.send(Request::Subscribe(subscriber));
+    Ok(writer)
+}
+
+/// Starts the aggregator and the threads that it asks.
+fn start_tellers(
+    plan: &Plan,
+    handle: &Handle,
+    writer: Option<EventWriter>,
+    (requests, asked): (Receiver<Request>, Asked),
+    said: Sender<Warning>,
+) -> Result<Tellers, StartError> {
+    let thread = StartError::resources("start a thread");
+    let doorbell = &handle.doorbell;
+    let mut tellers = Tellers { handle: handle.clone(), threads: Vec::new(), writer };
+    let (answer, answers) = unbounded();
+    let on_program = {
+        #[cfg(feature = "http")]
+        let names = Arc::clone(&handle.names);
+        let lifeline = handle.vitals.of(FleetThread::Lookup);
+        move |_ticket: Ticket, _program: &Program| {
+            let _ = &lifeline;
+            #[cfg(feature = "http")]
+            names.put(_ticket, _program);
+        }
+    };
+    // As the aggregator's: exits and stalls are reported within milliseconds on a busy host, too.
+    let on_start = || drop(set_own_nice(AGGREGATOR_NICE));
+    let (lookups, lookup) =
+        Lookups::spawn(SystemClock, answer.clone(), Arc::clone(doorbell), on_start, on_program)
+            .map_err(&thread)?;
+    tellers.threads.push(lookup);
+    let lifeline = handle.vitals.of(FleetThread::Watch);
+    let on_start = || {
+        let _ = set_own_nice(AGGREGATOR_NICE);
+        lifeline
+    };
+    let (watch, watch_thread) =
+        Watch::spawn(SystemClock, answer, Arc::clone(doorbell), pidfds_max(plan), on_start)
+            .map_err(&thread)?;
+    tellers.threads.push(watch_thread);
+    let policy = Policy { thresholds_ns: thresholds(plan), rules: plan.rules.clone() };
+    let inquiries = Inquiries { lookups, watch, answers };
+    let aggregator = Aggregator::new(&handle.ports, policy, inquiries, requests, Arc::clone(doorbell), asked);
+    let (copies, vitals) = (Arc::clone(&handle.copies), Arc::clone(&handle.vitals));
+    let body = aggregate(aggregator, copies, vitals, Arc::clone(doorbell), said);
+    let aggregator = thread::Builder::new().name("varta-aggregate".into()).spawn(body).map_err(&thread)?;
+    doorbell.answer(aggregator.thread().clone());
+    tellers.threads.insert(0, aggregator);
+    Ok(tellers)
+}
+
+fn start_shards(
+    plan: &Plan,
+    handle: &Handle,
+    fronts: Vec<ShardFront>,
+    said: Sender<Warning>,
+) -> Result<Shards, StartError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut shards = Shards { ports: Arc::clone(&handle.ports), stop, threads: Vec::new() };
+    let pins = pins(&plan.shards);
+    for (index, front) in fronts.into_iter().enumerate() {
+        let port = Arc::clone(&handle.ports[index]);
+        let shard = Shard::new(front, port, Arc::clone(&handle.doorbell), plan.max_delay_ns);
+        let life = Life {
+            port: Arc::clone(&handle.ports[index]),
+            doorbell: Arc::clone(&handle.doorbell),
+            stop: Arc::clone(&shards.stop),
+        };
+        let body = observe(shard, life, index, pins[index], said.clone());
+        let thread = thread::Builder::new().name(format!("varta-shard-{index}")).spawn(body);
+        shards.threads.push(thread.map_err(StartError::resources("start a thread"))?);
+    }
+    Ok(shards)
+}
+
+/// Lets others ask.
+#[cfg(feature = "http")]
+fn start_http(
+    plan: &Plan,
+    handle: &Handle,
+    dir: PathBuf,
+    warnings: &[Warning],
+    (listeners, heard): (Listeners, Heard),
+) -> Result<Http, StartError> {
+    let is_raised = ["the shards", "the aggregator"].map(|threads| {
+        let is_about =
+            |warning: &Warning| matches!(warning, Warning::Priority { thread, .. } if *thread == threads);
+        !warnings.iter().any(is_about)
+    });
+    let counts = Standing::own() == Standing::Host;
+    let sources = Sources {
+        ports: Arc::clone(&handle.ports),
+        copies: Arc::clone(&handle.copies),
+        names: Arc::clone(&handle.names),
+        vitals: Arc::clone(&handle.vitals),
+        output: Arc::clone(&handle.output),
+        thresholds_ns: thresholds(plan),
+        plan: plan.clone(),
+        dir,
+        is_raised: is_raised.map(|is_raised| is_raised && counts),
+        started: (SystemClock.mono(), SystemClock.wall()),
+        address: listeners.address(),
+    };
+    Http::spawn(sources, listeners, heard).map_err(StartError::resources("start a thread"))
+}
+
+/// Lets agents find the sockets, and has the files looked after.
+fn publish(plan: &Plan, handle: &Handle, mut files: Files) -> Result<Upkeep, StartError> {
+    let paths: Vec<PathBuf> = plan.shards.iter().map(|shard| shard.socket.clone()).collect();
+    files.dir.publish(&paths)?;
+    let (requests, doorbell) = (handle.requests.clone(), Arc::clone(&handle.doorbell));
+    let lifeline = handle.vitals.of(FleetThread::Upkeep);
+    let upkeep = Upkeep::spawn(files, lifeline, move |shard, errno| {
+        let _ = requests.send(Request::Files { shard, errno });
+        doorbell.ring();
+    });
+    upkeep.map_err(StartError::resources("start a thread"))
+}
+
+/// Pidfds that the limit of this process leaves room for. The limit is not ours to raise: whoever owns the
+/// process does before the start.
+fn pidfds_max(plan: &Plan) -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
+    plan.pidfds_max(limit.map_or(u64::MAX, |limit| limit.saturating_sub(open))) as usize
+}
+
+/// The core of each shard. `auto` pins only if there are more cores than shards: a pinned shard on a
+/// busy core would be worse off than one that may move.
+fn pins(shards: &[ShardPlan]) -> Vec<Option<usize>> {
+    let cores = allowed_cores();
+    let is_room = cores.len() > shards.len();
+    let mut free = cores.iter().copied();
+    shards
+        .iter()
+        .map(|shard| match shard.core {
+            CoreChoice::Core(core) => Some(core as usize),
+            CoreChoice::Auto if is_room => free.next(),
+            CoreChoice::Auto | CoreChoice::None => None,
+        })
+        .collect()
+}

@@ -1,0 +1,176 @@
+//! The threads of a running fleet, and how they end.
+//!
+//! Thread: the caller's. Blocks: until the threads have ended, each for a bounded time.
+//!
+//! What has started when another thread cannot be ends by being dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::handle::Handle;
+use crate::aggregator::Request;
+#[cfg(feature = "http")]
+use crate::http::Http;
+use crate::lane::Port;
+use crate::lane::counters::ShardHealth;
+use crate::rundir::upkeep::Upkeep;
+use crate::sinks::{EventWriter, WriterReport};
+use crate::sys::clock::SystemClock;
+use crate::sys::thread::join_until;
+use crate::time::Clock;
+use crate::view::health::{Health, Problem};
+use crate::warning::Warning;
+
+/// How long a stop waits for threads, which end within milliseconds unless they are stuck.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// How long the events that are left may take to be written where nobody said how long.
+pub const WRITE_WITHIN: Duration = Duration::from_millis(500);
+
+/// How a fleet stopped.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StopReport {
+    /// Shards whose threads had died before, or were stuck.
+    pub shards_dead: usize,
+    /// The aggregator's thread had died before, or was stuck: events are missing.
+    pub is_aggregator_dead: bool,
+    /// Events that could not be written to the output in time.
+    pub events_unwritten: u64,
+    /// The output ends in the middle of a line.
+    pub ends_mid_line: bool,
+    /// What made the fleet unhealthy when the stop began, and threads that died.
+    pub problems: Vec<Problem>,
+    /// What was found of the fleet's files since [`Fleet::next_warning`](crate::Fleet::next_warning) was asked last,
+    /// up to the stop.
+    pub warnings: Vec<Warning>,
+}
+
+/// The shards' threads. Dropped, they end.
+#[derive(Debug)]
+pub struct Shards {
+    pub ports: Arc<[Arc<Port>]>,
+    pub stop: Arc<AtomicBool>,
+    pub threads: Vec<JoinHandle<()>>,
+}
+
+impl Shards {
+    /// Tells them to end, at `now`.
+    fn end(&self) {
+        let now = SystemClock.mono();
+        self.stop.store(true, Ordering::Release);
+        for port in &*self.ports {
+            port.kick(now);
+        }
+    }
+
+    /// Waits for them. Returns how many had died before, or were stuck.
+    fn join_until(&mut self, until: Instant) -> usize {
+        let mut dead = 0;
+        for (thread, port) in self.threads.drain(..).zip(&*self.ports) {
+            // One that is known to be stuck had its time.
+            let has_ended =
+                join_until(thread, if port.is_alive() { until } else { Instant::now() }).is_some();
+            dead += usize::from(!has_ended || port.counters.health() != ShardHealth::Alive);
+        }
+        dead
+    }
+}
+
+impl Drop for Shards {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.end();
+            self.join_until(Instant::now() + STOP_WITHIN);
+        }
+    }
+}
+
+/// The threads that tell: they start before the shards and end after them. Dropped, they end.
+#[derive(Debug)]
+pub struct Tellers {
+    pub handle: Handle,
+    /// The aggregator, then those that it asks.
+    pub threads: Vec<JoinHandle<()>>,
+    pub writer: Option<EventWriter>,
+}
+
+impl Tellers {
+    /// Ends all but the writer. Returns whether the aggregator had died before, or is stuck.
+    fn end(&mut self) -> bool {
+        let mut threads = self.threads.drain(..);
+        let Some(aggregator) = threads.next() else { return false };
+        let _ = self.handle.requests.send(Request::Stop);
+        self.handle.doorbell.ring();
+        let is_dead = join_until(aggregator, Instant::now() + STOP_WITHIN).is_none();
+        // They end once the aggregator has dropped its questions: as long as it is stuck they cannot.
+        for thread in threads {
+            if !is_dead {
+                let _ = join_until(thread, Instant::now() + STOP_WITHIN);
+            }
+        }
+        is_dead
+    }
+
+    /// Ends the writer, once the others have ended.
+    fn close(&mut self, within: Duration) -> Option<WriterReport> {
+        self.writer.take().map(|writer| writer.close(within))
+    }
+}
+
+impl Drop for Tellers {
+    fn drop(&mut self) {
+        self.end();
+        let _ = self.close(WRITE_WITHIN);
+    }
+}
+
+/// All threads of a running fleet.
+#[derive(Debug)]
+pub struct Running {
+    pub shards: Shards,
+    pub tellers: Tellers,
+    #[cfg(feature = "http")]
+    pub http: Http,
+    pub upkeep: Upkeep,
+}
+
+impl Running {
+    /// Stops them in order. What is left of the events has `within` to be written.
+    pub fn stop(self, within: Duration) -> StopReport {
+        let Self { mut shards, mut tellers, upkeep, .. } = self;
+        let vitals = &tellers.handle.vitals;
+        let Health { problems } = vitals.threads(SystemClock.mono());
+        vitals.stop();
+        shards.end();
+        let upkeep = upkeep.end();
+        let until = Instant::now() + STOP_WITHIN;
+        let shards_dead = shards.join_until(until);
+        // One that is stuck in the file system keeps the files, as a crash would. One that died left them to us.
+        let (mut files, warnings) = upkeep.join_until(until);
+        if let Some(files) = &mut files {
+            files.dir.withdraw();
+        }
+        let is_aggregator_dead = tellers.end();
+        // It tells the last events, too.
+        #[cfg(feature = "http")]
+        end_http(self.http);
+        let written = tellers.close(within);
+        drop(files);
+        StopReport {
+            is_aggregator_dead,
+            shards_dead,
+            events_unwritten: written.as_ref().map_or(0, |report| report.events_unwritten),
+            ends_mid_line: written.is_some_and(|report| report.ends_mid_line),
+            problems,
+            warnings,
+        }
+    }
+}
+
+/// Ends the HTTP thread.
+#[cfg(feature = "http")]
+pub fn end_http(http: Http) {
+    let _ = join_until(http.end(), Instant::now() + STOP_WITHIN);
+}
