@@ -17,6 +17,7 @@ use crate::rundir::binding::{self, BoundSocket};
 use crate::shard::front::{Batch, Front, Limits};
 use crate::shard::input::unix::Unix;
 use crate::shard::tracker::{Admission, Outcome, Tracker};
+use crate::shard::uids::UidAccounts;
 use crate::sys::clock::SystemClock;
 use crate::table::slot::{Flags, State};
 use crate::table::{self, Origin};
@@ -166,7 +167,8 @@ impl Observer {
         let clock = SystemClock;
         let now = crate::time::Clock::mono(&clock);
         let tick_ns = TICK_NS.min(threshold_ns / 2);
-        let tracker = Tracker::new(writer, &[threshold_ns], 0, tick_ns, admission, now);
+        let tracker =
+            Tracker::new(writer, &[threshold_ns], 0, tick_ns, admission, UidAccounts::default(), now);
         let transport = Unix::new(Arc::clone(socket.fd()), socket.queue_limit(), Arc::new(Kick::new()?))?;
         let limits = Limits { threshold_min_ns: threshold_ns, tick_ns };
         Ok(Self {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use varta_fleet::bench::{
     Admission, BATCH_MAX, Credentials, Datagram, Doorbell, Front, Heard, Kick, Limits, Origin, Outcome, Port,
-    SAMPLES_MAX, Shard, Tracker, Transport, create,
+    SAMPLES_MAX, Shard, Tracker, Transport, UidAccounts, create,
 };
 use varta_fleet::time::{Clock, ManualClock, MonoNs, WallNs};
 use varta_fleet::wire::{FRAME_BYTES, Frame, Status, Version};
@@ -180,17 +180,18 @@ impl Recorder {
 fn front(recording: Recording, slots: u32, threshold_ns: u64) -> (Front<Recording, ManualClock>, Arc<Port>) {
     let clock = recording.clock.clone();
     let (writer, table) = create(slots, ORIGIN).expect("memory for the table");
+    let kick = Arc::new(Kick::new().expect("a descriptor"));
+    let port = Port::new(table, kick, false).expect("memory for the lanes");
     let tracker = Tracker::new(
         writer,
         &[threshold_ns],
         0,
         TICK_NS,
         Admission::new(slots).expect("address space for pids"),
+        UidAccounts::new(Arc::clone(&port.uids), None),
         clock.mono(),
     );
     let limits = Limits { threshold_min_ns: threshold_ns, tick_ns: TICK_NS };
-    let kick = Arc::new(Kick::new().expect("a descriptor"));
-    let port = Port::new(table, kick, false).expect("memory for the lanes");
     (Front::new(recording, clock, tracker, limits, None), Arc::new(port))
 }
 

@@ -22,6 +22,7 @@ use crate::rundir::upkeep::Files;
 use crate::shard::front::{Front, Limits};
 use crate::shard::input::unix::Unix;
 use crate::shard::tracker::{Admission, Tracker};
+use crate::shard::uids::UidAccounts;
 use crate::sinks::{Descriptor, Output, Rotation};
 use crate::sys::clock::SystemClock;
 use crate::sys::mmsg::is_recvmmsg_refused;
@@ -145,11 +146,12 @@ fn make_shard(
     let thresholds = thresholds(plan);
     let first_class = u8::try_from(thresholds.len() - 1).unwrap_or(u8::MAX);
     let now = SystemClock.mono();
-    let tracker = Tracker::new(writer, &thresholds, first_class, plan.tick_ns, Arc::clone(admission), now);
+    let uids = UidAccounts::new(Arc::clone(&port.uids), plan.uid_frames_max);
+    let admission = Arc::clone(admission);
+    let tracker = Tracker::new(writer, &thresholds, first_class, plan.tick_ns, admission, uids, now);
     let transport = Unix::new(Arc::clone(socket.fd()), socket.queue_limit(), kick)?;
     let allow_uids = plan.shards[shard].allow_uids.as_deref();
-    let mut front = Front::new(transport, SystemClock, tracker, Limits::from(plan), allow_uids);
-    front.limit_uids(plan.uid_frames_max);
+    let front = Front::new(transport, SystemClock, tracker, Limits::from(plan), allow_uids);
     Ok((front, Arc::new(port)))
 }
 

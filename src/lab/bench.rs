@@ -14,6 +14,7 @@ pub use crate::shard::Shard;
 pub use crate::shard::front::{Front, Heard, Limits};
 pub use crate::shard::input::Transport;
 pub use crate::shard::tracker::{Outcome, Tracker};
+pub use crate::shard::uids::UidAccounts;
 pub use crate::sys::datagram::{Credentials, Datagram};
 pub use crate::sys::mmsg::BATCH_MAX;
 pub use crate::table::admission::Admission;

@@ -31,6 +31,7 @@ use crate::shard::front::{Front, Limits};
 use crate::shard::input::Transport;
 use crate::shard::thread::{Life, observe};
 use crate::shard::tracker::{Admission, Tracker};
+use crate::shard::uids::UidAccounts;
 use crate::sys::clock::SystemClock;
 use crate::sys::datagram::{Credentials, Datagram};
 use crate::sys::thread::set_own_nice;
@@ -202,8 +203,9 @@ impl Stage {
             let port = Port::new(table, Arc::clone(&kick), false)?.with_turned_away(admission.turned_away());
             let port = Arc::new(port);
             let (threshold_ns, now) = (setup.threshold_ns, SystemClock.mono());
+            let uids = UidAccounts::new(Arc::clone(&port.uids), None);
             let tracker =
-                Tracker::new(writer, &[threshold_ns], 0, setup.tick_ns, Arc::clone(&admission), now);
+                Tracker::new(writer, &[threshold_ns], 0, setup.tick_ns, Arc::clone(&admission), uids, now);
             let queue = Arc::new(Queue { volleys: unbounded(), filled: Kick::new()? });
             let pids: Vec<u32> = (FIRST_PID..FIRST_PID + setup.agents)
                 .filter(|pid| shard_for(*pid, u32::from(setup.shards)) == u32::from(index))

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::lane::Port;
+use crate::lane::uids::UidTable;
 use crate::shard::input::replay::{Act, Recorded, Replay, Script};
 use crate::shard::tracker::Admission;
+use crate::shard::uids::UidAccounts;
 use crate::sys::datagram::Credentials;
 use crate::table::slot::State;
 use crate::table::{Origin, create};
@@ -23,6 +24,7 @@ struct World {
     clock: ManualClock,
     script: Script,
     front: Front<Replay, ManualClock>,
+    table: Arc<UidTable>,
     admission: Arc<Admission>,
     refused: Vec<(u32, Refusal)>,
     /// Who was found stalled, when (ms since the start) and whether for certain.
@@ -38,11 +40,13 @@ impl World {
         let clock = ManualClock::new(START, 1_700_000_000_000_000_000);
         let script = Script::new(&clock, 512);
         let (writer, _) = create(100, ORIGIN).unwrap();
-        let tracker = Tracker::new(writer, &[T], 0, TICK, Arc::clone(&admission), START);
+        let table = Arc::<UidTable>::default();
+        let accounts = UidAccounts::new(Arc::clone(&table), frames_max);
+        let tracker = Tracker::new(writer, &[T], 0, TICK, Arc::clone(&admission), accounts, START);
         let limits = Limits { threshold_min_ns: T, tick_ns: TICK };
-        let mut front = Front::new(script.transport(), clock.clone(), tracker, limits, Some(uids));
-        front.limit_uids(frames_max);
-        let mut world = Self { clock, script, front, admission, refused: Vec::new(), stalls: Vec::new() };
+        let front = Front::new(script.transport(), clock.clone(), tracker, limits, Some(uids));
+        let mut world =
+            Self { clock, script, front, table, admission, refused: Vec::new(), stalls: Vec::new() };
         // Begun with, a front is in grace for a threshold.
         world.run_until(2_000);
         world
@@ -216,8 +220,6 @@ fn an_agent_that_comes_through_again_in_time_was_never_stalled() {
 #[test]
 fn a_user_fills_its_share_and_no_other_ones() {
     let mut world = World::new(Admission::with_shares(100, Some(2)).unwrap(), None);
-    let port = port();
-    world.front.tracker.uids.count_in(Arc::clone(&port.uids));
     for pid in 100..110 {
         world.beats(USER, pid, 3_000, 4_000, 100);
     }
@@ -227,19 +229,13 @@ fn a_user_fills_its_share_and_no_other_ones() {
     assert!(
         world.refused.iter().all(|(pid, refusal)| (102..110).contains(pid) && *refusal == Refusal::TableFull)
     );
-    assert_eq!((port.uids.share_refused.get(), refused), (80, 80));
-    assert_eq!(port.uids.share_refused_uid.get(), u64::from(USER));
+    assert_eq!((world.table.share_refused.get(), refused), (80, 80));
+    assert_eq!(world.table.share_refused_uid.get(), u64::from(USER));
     assert_eq!((world.admission.share_of(USER), world.admission.tracked()), (2, 3));
     assert_eq!(world.stalls, [], "whoever is in stays in");
     let agents =
-        port.uids.read().unwrap().iter().map(|counts| (counts.uid, counts.agents)).collect::<Vec<_>>();
+        world.table.read().unwrap().iter().map(|counts| (counts.uid, counts.agents)).collect::<Vec<_>>();
     assert_eq!(agents, [(Some(USER), 2), (Some(1000), 1), (None, 0)]);
-}
-
-/// A port whose counts are read; its other parts are not used.
-fn port() -> Port {
-    let (_, table) = create(1, ORIGIN).unwrap();
-    Port::new(table, Arc::new(crate::lane::kick::Kick::new().unwrap()), false).unwrap()
 }
 
 /// It beats at 10 Hz where it may not: alive, as far as we let it tell.
@@ -280,8 +276,6 @@ fn fault_66_what_others_send_in_its_name_is_no_evidence() {
 fn after_a_panic_shares_are_what_the_table_says() {
     let admission = Admission::with_shares(100, Some(3)).unwrap();
     let mut world = World::new(admission, None);
-    let port = port();
-    world.front.tracker.uids.count_in(Arc::clone(&port.uids));
     for pid in 100..103 {
         world.beat(3_000, USER, pid);
     }
@@ -289,7 +283,7 @@ fn after_a_panic_shares_are_what_the_table_says() {
     for _ in 0..3 {
         world.front.recover();
         assert_eq!((world.admission.share_of(USER), world.admission.tracked()), (3, 3));
-        let counts = port.uids.read().unwrap();
+        let counts = world.table.read().unwrap();
         assert_eq!((counts[0].uid, counts[0].agents), (Some(USER), 3));
     }
     let as_of = world.clock.mono();

@@ -104,14 +104,6 @@ impl<T: Transport, C: Clock> Front<T, C> {
         }
     }
 
-    /// Allows each user `frames_max` datagrams a second, and as many at once; `None`: any number. To be called
-    /// before the first datagram.
-    pub fn limit_uids(&mut self, frames_max: Option<u32>) {
-        if let Some(frames_max) = frames_max {
-            self.tracker.uids.limit(frames_max);
-        }
-    }
-
     /// Goes on after a panic: from the table alone, on the same socket, with every agent in grace.
     pub fn recover(&mut self) {
         self.now = self.clock.mono();

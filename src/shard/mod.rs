@@ -62,10 +62,9 @@ pub struct Shard<T, C> {
 }
 
 impl<T: Transport, C: Clock> Shard<T, C> {
-    /// A shard that speaks through `port` and sleeps at most `max_delay_ns` before it drains.
-    pub fn new(mut front: Front<T, C>, port: Arc<Port>, doorbell: Arc<Doorbell>, max_delay_ns: u64) -> Self {
+    /// A shard that speaks through `port`, whose `uids` its front counts in, and sleeps at most `max_delay_ns` before it drains.
+    pub fn new(front: Front<T, C>, port: Arc<Port>, doorbell: Arc<Doorbell>, max_delay_ns: u64) -> Self {
         let now = front.now();
-        front.tracker.uids.count_in(Arc::clone(&port.uids));
         port.counters.queue_limit.set(u64::from(front.queue_limit()));
         Self {
             pace: Pace::new(max_delay_ns, front.queue_limit(), now),

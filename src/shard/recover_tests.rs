@@ -8,6 +8,7 @@ use crate::lane::kick::Kick;
 use crate::shard::front::Limits;
 use crate::shard::input::replay::{Replay, Script};
 use crate::shard::tracker::{Admission, Tracker};
+use crate::shard::uids::UidAccounts;
 use crate::sys::datagram::Datagram;
 use crate::table::{Origin, create};
 use crate::time::{ManualClock, MonoNs};
@@ -55,7 +56,8 @@ fn shard(agents: u32, poisoned: usize) -> (Shard<Poisoned, ManualClock>, ManualC
     let origin = Origin { boot_id: 1, pid_namespace: 2, shard: 0, shards: 1 };
     let (writer, table) = create(16, origin).unwrap();
     let port = Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap());
-    let tracker = Tracker::new(writer, &[T], 0, 10 * MS, Admission::new(16).unwrap(), START);
+    let uids = UidAccounts::new(Arc::clone(&port.uids), None);
+    let tracker = Tracker::new(writer, &[T], 0, 10 * MS, Admission::new(16).unwrap(), uids, START);
     let transport = Poisoned { inner: script.transport(), index: Cell::new(Some(poisoned)) };
     let limits = Limits { threshold_min_ns: T, tick_ns: 10 * MS };
     let front = Front::new(transport, clock.clone(), tracker, limits, None);

@@ -5,6 +5,7 @@ use crate::lane::kick::Kick;
 use crate::shard::front::Limits;
 use crate::shard::input::replay::{Replay, Script};
 use crate::shard::tracker::{Admission, Tracker};
+use crate::shard::uids::UidAccounts;
 use crate::table::{Origin, create};
 use crate::time::ManualClock;
 use crate::wire::{Frame, Status, Version};
@@ -30,10 +31,12 @@ impl Fixture {
         let clock = ManualClock::new(START, 1_700_000_000_000_000_000);
         let script = Script::new(&clock, 512);
         let (writer, table) = create(slots, ORIGIN).unwrap();
-        let tracker = Tracker::new(writer, &[threshold], 0, TICK, Admission::new(slots).unwrap(), START);
+        let port = Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), true).unwrap());
+        let uids = UidAccounts::new(Arc::clone(&port.uids), None);
+        let admission = Admission::new(slots).unwrap();
+        let tracker = Tracker::new(writer, &[threshold], 0, TICK, admission, uids, START);
         let limits = Limits { threshold_min_ns: threshold, tick_ns: TICK };
         let front = Front::new(script.transport(), clock.clone(), tracker, limits, None);
-        let port = Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), true).unwrap());
         script.kick_through(Arc::clone(&port));
         let shard = Shard::new(front, Arc::clone(&port), Arc::new(Doorbell::default()), MS);
         Self { script, clock, port, shard }

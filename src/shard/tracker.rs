@@ -91,6 +91,7 @@ impl Tracker {
         first_class: u8,
         tick_ns: u64,
         admission: Arc<Admission>,
+        uids: UidAccounts,
         now: MonoNs,
     ) -> Self {
         let slots = writer.table().capacity();
@@ -105,7 +106,7 @@ impl Tracker {
             first_class,
             beats_lost: 0,
             seats: vec![0; slots as usize],
-            uids: UidAccounts::new(),
+            uids,
         }
     }
 

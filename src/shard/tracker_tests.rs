@@ -19,7 +19,15 @@ fn at(ms: u64) -> MonoNs {
 
 fn fixture(slots: u32, agents_max: u32) -> Tracker {
     let (writer, _) = create(slots, ORIGIN).unwrap();
-    Tracker::new(writer, &[LONG, SHORT], 0, TICK, Admission::new(agents_max).unwrap(), START)
+    Tracker::new(
+        writer,
+        &[LONG, SHORT],
+        0,
+        TICK,
+        Admission::new(agents_max).unwrap(),
+        UidAccounts::default(),
+        START,
+    )
 }
 
 fn frame(pid: u32, nonce: u64) -> Frame {
@@ -315,7 +323,15 @@ fn an_answer_about_the_claimed_pid_settles_it() {
 #[test]
 fn a_restart_takes_no_memory_for_agents_that_do_not_exist() {
     let (writer, table) = create_granted(1 << 20, ORIGIN, 64).unwrap();
-    let mut tracker = Tracker::new(writer, &[LONG], 0, TICK, Admission::new(1 << 20).unwrap(), START);
+    let mut tracker = Tracker::new(
+        writer,
+        &[LONG],
+        0,
+        TICK,
+        Admission::new(1 << 20).unwrap(),
+        UidAccounts::default(),
+        START,
+    );
     for pid in 1..=10 {
         slot_of(beat(&mut tracker, 0, pid, 1));
     }
@@ -330,7 +346,8 @@ fn a_restart_takes_no_memory_for_agents_that_do_not_exist() {
 #[test]
 fn fault_79_an_agent_for_whom_no_memory_is_granted_is_refused_until_there_is() {
     let (writer, table) = create_granted(8, ORIGIN, 2).unwrap();
-    let mut tracker = Tracker::new(writer, &[LONG], 0, TICK, Admission::new(8).unwrap(), START);
+    let mut tracker =
+        Tracker::new(writer, &[LONG], 0, TICK, Admission::new(8).unwrap(), UidAccounts::default(), START);
     for pid in 1..=2 {
         slot_of(beat(&mut tracker, 0, pid, 1));
     }
@@ -345,7 +362,8 @@ fn fault_79_an_agent_for_whom_no_memory_is_granted_is_refused_until_there_is() {
 fn rebuilt(old: Tracker, ms: u64) -> Tracker {
     let Tracker { writer, thresholds_ns, admission, .. } = old;
     let admission = Admission::new(admission.agents_max()).unwrap();
-    let mut tracker = Tracker::new(writer, &thresholds_ns, 0, TICK, admission, at(ms));
+    let mut tracker =
+        Tracker::new(writer, &thresholds_ns, 0, TICK, admission, UidAccounts::default(), at(ms));
     tracker.rebuild();
     tracker
 }

@@ -50,31 +50,28 @@ pub struct UidAccounts {
     no_row_before: MonoNs,
 }
 
+/// No budget, and counts that nobody reads.
+impl Default for UidAccounts {
+    fn default() -> Self {
+        Self::new(Arc::default(), None)
+    }
+}
+
 impl UidAccounts {
-    /// No budget, and counts that nobody reads until [`UidAccounts::count_in`].
-    pub fn new() -> Self {
+    /// Counts in this table. Each user may send `frames_max` datagrams a second, and as many at once; `None`: any
+    /// number.
+    pub fn new(table: Arc<UidTable>, frames_max: Option<u32>) -> Self {
+        let frames_max = u64::from(frames_max.unwrap_or(0));
         Self {
-            table: Arc::default(),
+            table,
             uids: [NO_UID; ROWS],
             last: (NO_UID, other()),
             hints: [0; HINTS],
             seen: [MonoNs(0); ROWS + 1],
-            left: [0; ROWS + 1],
-            frames_max: 0,
+            left: [frames_max * FRAME_COST; ROWS + 1],
+            frames_max,
             no_row_before: MonoNs(0),
         }
-    }
-
-    /// Counts in this table from here on. To be called before the first datagram.
-    pub fn count_in(&mut self, table: Arc<UidTable>) {
-        self.table = table;
-    }
-
-    /// Allows each user `frames_max` datagrams a second, and as many at once. To be called before the first
-    /// datagram.
-    pub fn limit(&mut self, frames_max: u32) {
-        self.frames_max = u64::from(frames_max);
-        self.left = [self.frames_max * FRAME_COST; ROWS + 1];
     }
 
     /// Starts over from the table, after a panic left everything else in doubt. The agents of each user are
@@ -227,6 +224,10 @@ mod tests {
         START + ms * MS
     }
 
+    fn with_budget(frames_max: u32) -> UidAccounts {
+        UidAccounts::new(Arc::default(), Some(frames_max))
+    }
+
     /// Whether each datagram of `uid`, arriving at these instants, is over the budget.
     fn over(accounts: &mut UidAccounts, uid: u32, arrivals_ms: &[u64]) -> Vec<bool> {
         arrivals_ms.iter().map(|ms| accounts.on_datagram(Some(uid), at(*ms)).is_over_budget).collect()
@@ -234,8 +235,7 @@ mod tests {
 
     #[test]
     fn a_budget_is_a_rate_with_one_second_of_burst() {
-        let mut accounts = UidAccounts::new();
-        accounts.limit(4);
+        let mut accounts = with_budget(4);
         assert_eq!(over(&mut accounts, 7, &[0, 0, 0, 0, 0, 0]), [false, false, false, false, true, true]);
         assert_eq!(over(&mut accounts, 8, &[0]), [false], "another user's is its own");
         // Four a second: one each 250 ms.
@@ -246,14 +246,13 @@ mod tests {
 
     #[test]
     fn without_a_budget_everything_passes() {
-        let mut accounts = UidAccounts::new();
+        let mut accounts = UidAccounts::default();
         assert!(over(&mut accounts, 7, &[0; 10_000]).iter().all(|is_over| !is_over));
     }
 
     #[test]
     fn the_largest_budget_is_exact() {
-        let mut accounts = UidAccounts::new();
-        accounts.limit(u32::MAX);
+        let mut accounts = with_budget(u32::MAX);
         for ms in [0, 1, 5_000, 10_000_000] {
             assert!(!accounts.on_datagram(Some(7), at(ms)).is_over_budget);
         }
@@ -261,8 +260,7 @@ mod tests {
 
     #[test]
     fn a_row_goes_to_another_user_only_when_nobody_can_tell() {
-        let mut accounts = UidAccounts::new();
-        accounts.limit(2);
+        let mut accounts = with_budget(2);
         let row_of = |accounts: &mut UidAccounts, uid, ms| accounts.on_datagram(Some(uid), at(ms)).row;
         let with_an_agent = 1;
         accounts.on_admitted(with_an_agent, at(0));
@@ -290,8 +288,7 @@ mod tests {
 
     #[test]
     fn all_who_have_no_row_share_one_budget() {
-        let mut accounts = UidAccounts::new();
-        accounts.limit(3);
+        let mut accounts = with_budget(3);
         for uid in 0..64 {
             accounts.on_admitted(uid, at(0));
         }
@@ -308,7 +305,7 @@ mod tests {
 
     #[test]
     fn after_a_panic_rows_and_counts_are_found_again_and_agents_counted_anew() {
-        let mut accounts = UidAccounts::new();
+        let mut accounts = UidAccounts::default();
         accounts.on_admitted(7, at(0));
         let row = accounts.on_datagram(Some(7), at(0)).row;
         accounts.on_datagram(Some(8), at(0));
@@ -343,7 +340,7 @@ mod tests {
         /// who has a row are its own.
         #[test]
         fn rows_add_up(steps in prop::collection::vec(step(), 1..600)) {
-            let mut accounts = UidAccounts::new();
+            let mut accounts = UidAccounts::default();
             let (mut frames, mut refused, mut ms) = (0, 0, 0);
             let mut agents: Vec<(u32, u8)> = Vec::new();
             for (index, step) in steps.iter().enumerate() {

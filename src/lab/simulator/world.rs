@@ -34,6 +34,7 @@ use crate::shard::Shard;
 use crate::shard::front::{Front, Limits};
 use crate::shard::input::replay::{Act, Point, Replay, Script};
 use crate::shard::tracker::{Admission, Tracker};
+use crate::shard::uids::UidAccounts;
 use crate::sys::allocations::during;
 use crate::table::slot::State;
 use crate::table::{Origin, create};
@@ -833,7 +834,8 @@ impl ShardThread {
         let port = Arc::new(port.with_turned_away(admission.turned_away()));
         let first_class = u8::try_from(thresholds_ns.len() - 1).unwrap();
         let admission = Arc::clone(admission);
-        let tracker = Tracker::new(writer, thresholds_ns, first_class, setting.tick, admission, START);
+        let uids = UidAccounts::new(Arc::clone(&port.uids), None);
+        let tracker = Tracker::new(writer, thresholds_ns, first_class, setting.tick, admission, uids, START);
         let threshold_min_ns = thresholds_ns.iter().copied().min().unwrap();
         let limits = Limits { threshold_min_ns, tick_ns: setting.tick };
         let front = Front::new(script.transport(), clock.clone(), tracker, limits, Some(&[UID]));
