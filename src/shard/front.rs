@@ -184,38 +184,30 @@ impl<T: Transport, C: Clock> Front<T, C> {
         // Before anything of it is looked at.
         let uid = datagram.credentials.map(|credentials| credentials.uid);
         let account = self.tracker.uids.on_datagram(uid, arrival.latest);
-        let mut heard = Heard {
-            outcome: Outcome::Refused(Refusal::Probe),
-            arrival: arrival.latest,
-            queue_ns: u32::try_from(until.since(arrival.latest)).unwrap_or(u32::MAX),
-            pid: sender.pid,
-            uid: sender.uid,
-            frame: None,
-            error: None,
-        };
-        match admissible(&datagram, self.allow_uids.as_deref()) {
+        let (mut frame, mut error) = (None, None);
+        let outcome = match admissible(&datagram, self.allow_uids.as_deref()) {
             // A crash report passes, if it is one.
             Ok(bytes) if account.is_over_budget && !wire::claims_terminal(bytes) => {
-                heard.outcome = Outcome::Refused(Refusal::Budget);
+                Outcome::Refused(Refusal::Budget)
             }
             Ok(bytes) => {
-                let frame = wire::decode_attested(bytes, sender.pid)
+                let decoded = wire::decode_attested(bytes, sender.pid)
                     .and_then(|frame| rules::forbid_in_v01(&frame).map(|()| frame));
-                match frame {
-                    Ok(frame) => {
-                        heard.outcome = self.tracker.on_frame(&frame, &sender);
-                        heard.frame = Some(frame);
+                match decoded {
+                    Ok(decoded) => {
+                        frame = Some(decoded);
+                        self.tracker.on_frame(&decoded, &sender)
                     }
-                    Err(_) if account.is_over_budget => heard.outcome = Outcome::Refused(Refusal::Budget),
-                    Err(error) => {
-                        heard.outcome = Outcome::Refused(error.into());
-                        heard.error = Some(error);
+                    Err(_) if account.is_over_budget => Outcome::Refused(Refusal::Budget),
+                    Err(why) => {
+                        error = Some(why);
+                        Outcome::Refused(why.into())
                     }
                 }
             }
-            Err(refusal) => heard.outcome = Outcome::Refused(refusal),
-        }
-        if let Outcome::Refused(refusal) = heard.outcome {
+            Err(refusal) => Outcome::Refused(refusal),
+        };
+        if let Outcome::Refused(refusal) = outcome {
             self.tracker.uids.on_refused(account, refusal);
             // The tracker notes for itself whom it has no room for.
             let turned_away_for = match refusal {
@@ -227,7 +219,15 @@ impl<T: Transport, C: Clock> Front<T, C> {
                 self.tracker.on_turned_away(sender.pid, sender.arrival, why);
             }
         }
-        heard
+        Heard {
+            outcome,
+            arrival: arrival.latest,
+            queue_ns: u32::try_from(until.since(arrival.latest)).unwrap_or(u32::MAX),
+            pid: sender.pid,
+            uid: sender.uid,
+            frame,
+            error,
+        }
     }
 
     /// The batch's datagrams were all taken. Returns how long that took, ns.
