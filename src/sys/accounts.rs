@@ -5,9 +5,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-/// Room for the strings of one entry, at first; a group has its members there.
+/// First size of the buffer for the strings of one entry, which include the members of a group.
 const ROOM: usize = 1 << 10;
-/// More than any entry has.
+/// Larger than any entry.
 const ROOM_MAX: usize = 1 << 24;
 
 /// getpwnam_r(3), or getgrnam_r(3) with entries of its own.
@@ -19,10 +19,10 @@ type Ask<E> = unsafe extern "C" fn(
     *mut *mut E,
 ) -> libc::c_int;
 
-/// The id of the user with this name; `None` if there is none. May block on the disk, or on a directory service.
+/// The id of the user with this name; `None` if there is none. May block on the disk or a directory service.
 ///
 /// # Errors
-/// The kernel's or the C library's, when it cannot find out.
+/// The kernel's or the C library's, if the lookup fails.
 pub fn user_id(name: &str) -> io::Result<Option<u32>> {
     find(name, libc::getpwnam_r, |entry| entry.pw_uid)
 }
@@ -40,15 +40,16 @@ fn find<E>(name: &str, by: Ask<E>, id: fn(&E) -> u32) -> io::Result<Option<u32>>
     with_room(|room| {
         let mut entry = MaybeUninit::<E>::uninit();
         let mut found = ptr::null_mut();
-        // SAFETY: `name` ends in NUL; `entry`, `room` of the length given, and `found` are ours until it returns.
+        // SAFETY: `name` ends in NUL; `entry`, `room` of the given length and `found` are exclusively
+        // borrowed until it returns.
         let errno =
             unsafe { by(name.as_ptr(), entry.as_mut_ptr(), room.as_mut_ptr(), room.len(), &raw mut found) };
-        // SAFETY: a pointer that is not null points to `entry`, which is written then.
+        // SAFETY: `found` is null or points to `entry`, which is initialised then.
         (errno, unsafe { found.as_ref() }.map(id))
     })
 }
 
-/// Asks with as much room as the answer takes.
+/// Repeats the lookup with a larger buffer until the answer fits.
 fn with_room(ask: impl Fn(&mut [libc::c_char]) -> (i32, Option<u32>)) -> io::Result<Option<u32>> {
     let mut room = vec![0; ROOM];
     loop {
@@ -56,7 +57,7 @@ fn with_room(ask: impl Fn(&mut [libc::c_char]) -> (i32, Option<u32>)) -> io::Res
             (0, found) => return Ok(found),
             (libc::EINTR, _) => {}
             (libc::ERANGE, _) if room.len() < ROOM_MAX => room.resize(2 * room.len(), 0),
-            // Some libraries say so of a name that nobody has.
+            // Some libraries return this for an unknown name.
             (libc::ENOENT | libc::ESRCH, _) => return Ok(None),
             (errno, _) => return Err(io::Error::from_raw_os_error(errno)),
         }

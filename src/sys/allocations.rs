@@ -1,10 +1,10 @@
-//! Counts what each thread allocates, for the tests that say it is nothing.
+//! Counts the allocations of each thread, for tests that require none.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 thread_local! {
-    /// Neither lazily made nor dropped, so that counting allocates nothing itself.
+    /// Neither initialised lazily nor dropped, so that counting does not allocate.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -13,14 +13,14 @@ struct Counting;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Allocations of this thread while `work` ran.
+/// Number of allocations of this thread while `work` ran.
 pub fn during(work: impl FnOnce()) -> u64 {
     let before = ALLOCATIONS.get();
     work();
     ALLOCATIONS.get() - before
 }
 
-/// Does `work` without counting what it allocates.
+/// Runs `work` without counting its allocations.
 pub fn uncounted<T>(work: impl FnOnce() -> T) -> T {
     let before = ALLOCATIONS.get();
     let result = work();
@@ -32,11 +32,11 @@ fn count() {
     ALLOCATIONS.set(ALLOCATIONS.get() + 1);
 }
 
-// SAFETY: every call goes to the system's allocator as it came; counting touches no allocated memory.
+// SAFETY: every call is passed unchanged to the system's allocator; counting touches no allocated memory.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: the caller keeps GlobalAlloc's contract, which is the same.
+        // SAFETY: the caller upholds the contract of GlobalAlloc, which is the same here.
         unsafe { System.alloc(layout) }
     }
 
@@ -48,7 +48,7 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count();
-        // SAFETY: as above; the block is the system allocator's, as all of ours are.
+        // SAFETY: as above; the block came from the system's allocator, as all blocks do.
         unsafe { System.realloc(block, layout, size) }
     }
 

@@ -19,7 +19,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// `CLOCK_BOOTTIME` in ns: like MONOTONIC, but it goes on in suspend. Process start times count on it.
+/// `CLOCK_BOOTTIME` in ns: like MONOTONIC, but it also runs in suspend. Process start times use it.
 pub fn boottime_ns() -> u64 {
     nanoseconds(clock_gettime(ClockId::Boottime))
 }

@@ -1,7 +1,6 @@
-//! Zeroed memory seen as atomics: anonymous, or a sealed memfd that another process can map.
+//! Zeroed memory, accessed as atomics: anonymous, or a sealed memfd that another process can map.
 //!
-//! The kernel hands out its pages when they are first touched, so reserving a large table costs
-//! address space only.
+//! The kernel allocates a page when it is first touched, so reserving a large table costs address space only.
 
 use std::fs::File;
 use std::io;
@@ -16,24 +15,24 @@ use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_sea
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
-/// An integer that may live in memory shared with other threads and processes.
+/// An atomic integer that may be in memory shared with other threads and processes.
 ///
 /// # Safety
-/// The type is an atomic integer: every bit pattern is a valid value, zeroes included, and its
-/// alignment is at most 8.
+/// The type is an atomic integer: every bit pattern, including zero, is a valid value, and its alignment is
+/// at most 8.
 pub unsafe trait SharedWord: Sync + Send + 'static {}
 // SAFETY: an atomic integer of 4 bytes, alignment 4.
 unsafe impl SharedWord for AtomicU32 {}
 // SAFETY: an atomic integer of 8 bytes, alignment 8.
 unsafe impl SharedWord for AtomicU64 {}
 
-/// Asks the processor to fetch the cache line where `place` begins. A hint: nothing is read, nothing changes.
+/// Prefetches the cache line where `place` begins. A hint: nothing is read or changed.
 #[inline]
 pub fn prefetch<T>(place: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: the instruction accesses no memory in the sense of the language, whatever the address.
+        // SAFETY: the instruction is no memory access in the sense of the language, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
@@ -45,12 +44,12 @@ pub fn prefetch<T>(place: &T) {
 pub struct Words<T: SharedWord> {
     start: NonNull<T>,
     words: usize,
-    /// Held open so that the table can be handed to a successor by its descriptor.
+    /// Kept open so that the table can be handed over to a successor by its descriptor.
     memfd: Option<OwnedFd>,
 }
 
-// SAFETY: the mapping is owned by this value and reached only through `&[T]`, whose elements are
-// atomics; moving or sharing the owner between threads moves or shares nothing else.
+// SAFETY: this value owns the mapping, which is reached only through `&[T]`, whose elements are atomics;
+// moving or sharing the owner between threads moves or shares nothing else.
 unsafe impl<T: SharedWord> Send for Words<T> {}
 // SAFETY: as above.
 unsafe impl<T: SharedWord> Sync for Words<T> {}
@@ -59,7 +58,7 @@ impl<T: SharedWord> Words<T> {
     /// Maps `words` zeroed words of private memory.
     ///
     /// # Errors
-    /// `OutOfMemory` when the kernel grants no address space, `InvalidInput` for a size beyond it.
+    /// `OutOfMemory` if the kernel grants no address space, `InvalidInput` for a size beyond it.
     pub fn anonymous(words: usize) -> io::Result<Self> {
         let bytes = byte_length::<T>(words)?;
         // SAFETY: a new mapping at an address the kernel chooses overlaps nothing (mmap(2)).
@@ -74,9 +73,9 @@ impl<T: SharedWord> Words<T> {
         Self::from_mapping(start, words, None)
     }
 
-    /// Maps `words` zeroed words of a new memfd, sealed against any change of its size.
+    /// Maps `words` zeroed words of a new memfd, sealed so that its size never changes.
     ///
-    /// `name` shows in `/proc/PID/maps`.
+    /// `name` appears in `/proc/PID/maps`.
     ///
     /// # Errors
     /// The kernel's, from memfd_create, ftruncate, F_ADD_SEALS and mmap.
@@ -84,11 +83,11 @@ impl<T: SharedWord> Words<T> {
         let bytes = byte_length::<T>(words)?;
         let file = File::from(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
         file.set_len(bytes as u64)?;
-        // Size is fixed from here on: no holder of the descriptor can make our reads fault.
+        // The size is fixed from here on: no holder of the descriptor can make reads fault.
         fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        // SAFETY: a new mapping at an address the kernel chooses overlaps nothing (mmap(2)); the file
-        // is `bytes` long and sealed, so no access inside the mapping reaches beyond its end. One that the kernel
-        // has no memory for raises SIGBUS, unless `grant` had it granted before.
+        // SAFETY: a new mapping at an address the kernel chooses overlaps nothing (mmap(2)); the file is
+        // `bytes` long and sealed, so no access inside the mapping reaches beyond its end. An access for
+        // which the kernel has no memory raises SIGBUS, unless `grant` allocated that memory before.
         let start = unsafe {
             mmap(
                 std::ptr::null_mut(),
@@ -107,11 +106,12 @@ impl<T: SharedWord> Words<T> {
         Ok(Self { start, words, memfd })
     }
 
-    /// Has the kernel grant memory for these words of a memfd now, rather than when they are first touched, where it
-    /// could refuse by SIGBUS only. Takes about half a microsecond a page; does nothing for anonymous memory.
+    /// Makes the kernel allocate memory for these words of a memfd now. If it were short of memory at the
+    /// first touch, it would raise SIGBUS. Takes about half a microsecond a page; does nothing for anonymous
+    /// memory.
     ///
     /// # Errors
-    /// `ENOSPC` or `ENOMEM` when there is none.
+    /// `ENOSPC` or `ENOMEM` if there is no memory.
     pub fn grant(&self, words: Range<usize>) -> io::Result<()> {
         let Some(memfd) = &self.memfd else { return Ok(()) };
         if words.is_empty() {
@@ -141,8 +141,8 @@ impl<T: SharedWord> Deref for Words<T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: the mapping is page-aligned, `words` elements long, zeroed (valid for T by
-        // `SharedWord`), lives as long as self, and is only ever reached as shared atomics.
+        // SAFETY: the mapping is page-aligned, `words` elements long, zeroed (valid for T by `SharedWord`),
+        // lives as long as self, and is accessed only as shared atomics.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
     }
 }
@@ -150,8 +150,8 @@ impl<T: SharedWord> Deref for Words<T> {
 impl<T: SharedWord> Drop for Words<T> {
     fn drop(&mut self) {
         let bytes = self.words.max(1) * size_of::<T>();
-        // SAFETY: exactly the range that mmap returned; no borrow of it outlives self. An error could
-        // only leave the range mapped.
+        // SAFETY: exactly the range that mmap returned; no borrow of it outlives self. An error could only
+        // leave the range mapped.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), bytes) };
     }
 }

@@ -1,4 +1,4 @@
-//! recvmmsg into preallocated memory: many datagrams a call, each with its sender and its arrival.
+//! recvmmsg into preallocated memory: many datagrams per call, each with its sender and its arrival.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -7,21 +7,21 @@ use std::ptr::NonNull;
 use crate::sys::datagram::{Credentials, Datagram};
 use crate::time::WallNs;
 
-/// Most datagrams one call returns. Beyond this the cost of the call itself is spread thin enough.
+/// Most datagrams per call. With this many, the cost of the call itself is small per datagram.
 pub const BATCH_MAX: usize = HEADERS_MAX as usize;
-/// The same as recvmmsg(2) takes it.
+/// The same with the type that recvmmsg(2) takes.
 const HEADERS_MAX: libc::c_uint = 64;
 
-/// Room for one datagram: more than a frame, so that a longer one is seen as such and not cut to fit.
+/// Room for one datagram: more than a frame, so that a longer datagram is recognised.
 const DATA_BYTES: usize = 64;
 
-/// Bytes before the data of a control message: length (as wide as a pointer), level, type.
+/// Header of a control message: length (as wide as a pointer), level, type.
 const HEADER_BYTES: usize = 16;
 const CREDENTIALS_BYTES: usize = 12;
 const STAMP_BYTES: usize = 16;
 
-/// Room for credentials and stamp and not a byte more: the kernel hands both over before it looks at
-/// descriptors, and without room for one it installs none (unix(7), MSG_CTRUNC).
+/// Exactly the room for credentials and stamp: the kernel writes both before any descriptors, and installs no
+/// descriptor that has no room (unix(7), MSG_CTRUNC).
 const CONTROL_BYTES: usize = space(CREDENTIALS_BYTES) + space(STAMP_BYTES);
 
 /// CMSG_SPACE(3): a control message with its padding.
@@ -36,7 +36,7 @@ const _: () = {
     assert!(size_of::<libc::timespec>() == STAMP_BYTES);
 };
 
-/// Memory the kernel writes to. Lives at one address: the headers point into it.
+/// Memory the kernel writes to. Its address never changes, because the headers point into it.
 struct Room {
     headers: [libc::mmsghdr; BATCH_MAX],
     slices: [libc::iovec; BATCH_MAX],
@@ -44,31 +44,31 @@ struct Room {
     control: [Control; BATCH_MAX],
 }
 
-/// Aligned like `cmsghdr`, as cmsg(3) asks.
+/// Aligned like `cmsghdr`, as cmsg(3) requires.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
 
-/// The datagrams of one receive call, 13 KiB of heap. Allocates only when made.
+/// The datagrams of one receive call, 13 KiB of heap. Only [`Batch::new`] allocates.
 pub struct Batch {
-    /// Owned; made by [`Batch::new`], freed by drop. A `Box` would claim that nothing else points
-    /// there, and the headers do.
+    /// Owned: allocated by [`Batch::new`], freed by drop. Not a `Box`, which must be the only pointer: the
+    /// headers point there, too.
     room: NonNull<Room>,
-    /// What came along with each datagram, read once: a descriptor must not be closed twice.
+    /// The control data of each datagram, parsed once: a descriptor must not be closed twice.
     attached: [Attached; BATCH_MAX],
     /// Slots filled by the last call.
     filled: usize,
-    /// recvmmsg(2) is refused to this process: one call a datagram instead.
+    /// recvmmsg(2) is not permitted to this process: one recvmsg(2) per datagram instead.
     is_one_by_one: bool,
 }
 
-// SAFETY: `room` is owned by this batch alone and tied to no thread; every access goes through `self`.
+// SAFETY: only this batch owns `room`, which is tied to no thread; every access goes through `self`.
 unsafe impl Send for Batch {}
 
 impl Batch {
-    /// Allocates the slots and points the headers at them, once.
+    /// Allocates the slots and sets the pointers in the headers, once.
     pub fn new() -> Self {
-        // SAFETY: `mmsghdr` holds integers and raw pointers only, for which all zeroes are a value.
+        // SAFETY: `mmsghdr` holds only integers and raw pointers, for which all zeroes are a valid value.
         let header: libc::mmsghdr = unsafe { std::mem::zeroed() };
         let slice = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: DATA_BYTES };
         let room = NonNull::from(Box::leak(Box::new(Room {
@@ -77,7 +77,7 @@ impl Batch {
             data: [[0; DATA_BYTES]; BATCH_MAX],
             control: [Control([0; CONTROL_BYTES]); BATCH_MAX],
         })));
-        // These come from the raw pointer, not through references: later references must not end them.
+        // Derived from the raw pointer, not from references: later references must not invalidate them.
         // SAFETY: just allocated; only an address inside it is computed.
         let slices = unsafe { &raw mut (*room.as_ptr()).slices }.cast::<libc::iovec>();
         // SAFETY: as above.
@@ -97,19 +97,18 @@ impl Batch {
         batch
     }
 
-    /// Takes what is queued, oldest first, without blocking; the previous datagrams are gone. Returns
-    /// their number: less than [`BATCH_MAX`] means that the queue was empty at some instant during the
-    /// call. Descriptors that came along although nobody asked are closed before this returns.
+    /// Receives what is queued, oldest first, without blocking, and discards the previous datagrams. Returns
+    /// the number of datagrams: less than [`BATCH_MAX`] means that the queue was empty at some instant during
+    /// the call. Descriptors that a datagram carried are closed before this returns.
     ///
-    /// Waiting is not done here: recvmmsg(2) looks at its timeout only after a datagram has come. Where a filter
-    /// (seccomp) refuses that call, each datagram takes a recvmsg(2), from then on.
+    /// This does not wait: recvmmsg(2) checks its timeout only after a datagram has arrived. If a filter
+    /// (seccomp) refuses that call, each datagram takes a recvmsg(2) from then on.
     ///
-    /// # Errors
-    /// The kernel's, other than EAGAIN (0 datagrams) and EINTR (tried again).
+    /// # Errors The kernel's, other than EAGAIN (0 datagrams) and EINTR (tried again).
     pub fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let used = std::mem::take(&mut self.filled);
         for header in &mut self.room_mut().headers[..used] {
-            // The kernel wrote how much it used: without this the next sender would appear nameless.
+            // The kernel wrote the length it used. Without this the next datagram would have no credentials.
             header.msg_hdr.msg_controllen = CONTROL_BYTES as _;
             header.msg_hdr.msg_flags = 0;
             header.msg_len = 0;
@@ -134,7 +133,7 @@ impl Batch {
     /// Datagram `index` of the last [`Batch::receive`].
     ///
     /// # Panics
-    /// If `index` is not below the number that call returned.
+    /// If `index` is not below the number that `receive` returned.
     #[inline]
     pub fn datagram(&self, index: usize) -> Datagram<'_> {
         assert!(index < self.filled, "datagram {index} of a batch of {}", self.filled);
@@ -143,7 +142,7 @@ impl Batch {
         let length = (header.msg_len as usize).min(DATA_BYTES);
         let attached = &self.attached[index];
         let is_control_truncated = header.msg_hdr.msg_flags & libc::MSG_CTRUNC != 0;
-        // All that we asked for is there and yet something was cut off: it is not ours.
+        // Credentials and stamp are complete, so something else was cut off.
         let is_foreign_cut_off =
             is_control_truncated && attached.credentials.is_some() && attached.stamp.is_some();
         Datagram {
@@ -165,26 +164,26 @@ impl Batch {
     fn recvmmsg(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let headers = self.room_mut().headers.as_mut_ptr();
         let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-        // SAFETY: `fd` is open while it is borrowed. `headers` are BATCH_MAX initialised headers, each
-        // with one slice of DATA_BYTES and CONTROL_BYTES of control room in the same allocation, which
-        // lives as long as self and is unaliased under `&mut self`. recvmmsg(2) writes at most that
-        // many headers, and in each at most iov_len and msg_controllen bytes.
+        // SAFETY: `fd` is open while it is borrowed. `headers` are BATCH_MAX initialised headers, each with
+        // one slice of DATA_BYTES and CONTROL_BYTES of control room in the same allocation, which lives as
+        // long as self and is unaliased under `&mut self`. recvmmsg(2) writes at most that many headers, and
+        // in each at most iov_len and msg_controllen bytes.
         let filled =
             unsafe { libc::recvmmsg(fd.as_raw_fd(), headers, HEADERS_MAX, flags as _, std::ptr::null_mut()) };
         usize::try_from(filled).map_err(|_| io::Error::last_os_error())
     }
 
-    /// What [`Batch::recvmmsg`] does, by a call for each datagram.
+    /// As [`Batch::recvmmsg`], with one call per datagram.
     #[cold]
     fn one_by_one(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
         for (index, header) in self.room_mut().headers.iter_mut().enumerate() {
             let into = &raw mut header.msg_hdr;
-            // SAFETY: as in `recvmmsg`, of one header.
+            // SAFETY: as in `recvmmsg`, for one header.
             let length = unsafe { libc::recvmsg(fd.as_raw_fd(), into, flags) };
             match u32::try_from(length) {
                 Ok(length) => header.msg_len = length,
-                // What was taken is not lost for what came after it.
+                // An error must not lose the datagrams received before it.
                 Err(_) if index > 0 => return Ok(index),
                 Err(_) => return Err(io::Error::last_os_error()),
             }
@@ -201,12 +200,12 @@ impl Batch {
     }
 
     fn room(&self) -> &Room {
-        // SAFETY: allocated in `new`, initialised, freed only by drop; nobody writes under `&self`.
+        // SAFETY: allocated in `new`, initialised, freed only by drop; nothing writes to it under `&self`.
         unsafe { self.room.as_ref() }
     }
 
     fn room_mut(&mut self) -> &mut Room {
-        // SAFETY: as in `room`, and `&mut self` is the only way to it.
+        // SAFETY: as in `room`; `&mut self` makes the access exclusive.
         unsafe { self.room.as_mut() }
     }
 }
@@ -218,33 +217,33 @@ impl Drop for Batch {
     }
 }
 
-/// Whether recvmmsg(2) is refused to this process, as by a filter that knows only what older programs call. One
-/// system call, which receives nothing.
+/// Whether recvmmsg(2) is not permitted to this process, for instance by a filter that allows only older
+/// calls. Costs one system call, which receives nothing.
 pub fn is_recvmmsg_refused() -> bool {
-    // SAFETY: no descriptor is -1, and no header is read or written.
+    // SAFETY: -1 is no descriptor, and no header is read or written.
     let tried = unsafe { libc::recvmmsg(-1, std::ptr::null_mut(), 0, 0, std::ptr::null_mut()) };
     tried < 0 && is_refusal(&io::Error::last_os_error())
 }
 
-/// What a filter answers instead of the kernel, which says neither of a socket.
+/// Whether a filter returned this instead of the kernel, which returns neither for a socket.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
 }
 
-/// What the kernel attached to one datagram.
+/// The control data of one datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attached {
     /// SCM_CREDENTIALS.
     pub credentials: Option<Credentials>,
     /// SCM_TIMESTAMPNS.
     pub stamp: Option<WallNs>,
-    /// SCM_RIGHTS was there.
+    /// SCM_RIGHTS was present.
     pub has_fds: bool,
 }
 
-/// Reads the control messages of one datagram, and hands each descriptor among them to `on_fd`.
+/// Parses the control messages of one datagram, and passes each descriptor among them to `on_fd`.
 ///
-/// Any bytes will do: a message that does not fit ends the reading, one of an unknown kind is skipped.
+/// Accepts any bytes: parsing ends at a message that does not fit, and skips messages of unknown kinds.
 pub fn parse_control(mut bytes: &[u8], mut on_fd: impl FnMut(RawFd)) -> Attached {
     let mut attached = Attached::default();
     while let Some((header, _)) = bytes.split_first_chunk::<HEADER_BYTES>() {
@@ -261,7 +260,7 @@ pub fn parse_control(mut bytes: &[u8], mut on_fd: impl FnMut(RawFd)) -> Attached
             }
             _ => {}
         }
-        // The last message may lack its padding. `length` is at most that of a slice: no overflow.
+        // The last message may lack its padding. `length` is at most the length of a slice: no overflow.
         bytes = bytes.get(length.next_multiple_of(size_of::<usize>())..).unwrap_or_default();
     }
     attached
@@ -270,7 +269,7 @@ pub fn parse_control(mut bytes: &[u8], mut on_fd: impl FnMut(RawFd)) -> Attached
 /// `struct ucred`: pid, uid, gid.
 fn credentials(data: &[u8]) -> Option<Credentials> {
     let data: &[u8; CREDENTIALS_BYTES] = data.first_chunk()?;
-    // A pid is never negative; if it were, it would attest nothing.
+    // The kernel never sends a negative pid; if it did, it would attest nothing.
     Some(Credentials { pid: u32::try_from(int(data, 0)).unwrap_or(0), uid: int(data, 4).cast_unsigned() })
 }
 
@@ -282,21 +281,21 @@ fn stamp(data: &[u8]) -> Option<WallNs> {
     Some(WallNs(seconds.saturating_mul(1_000_000_000).saturating_add(rest)))
 }
 
-/// The 32-bit integer at `at`; 0 if it is not all there.
+/// The 32-bit integer at `at`; 0 if it is incomplete.
 fn int(bytes: &[u8], at: usize) -> i32 {
     bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |raw| i32::from_ne_bytes(*raw))
 }
 
-/// The 64-bit integer at `at`; 0 if it is not all there.
+/// The 64-bit integer at `at`; 0 if it is incomplete.
 fn long(bytes: &[u8], at: usize) -> i64 {
     bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |raw| i64::from_ne_bytes(*raw))
 }
 
-/// Closes a descriptor that the kernel has just installed for us.
+/// Closes a descriptor that the kernel has just installed in this process.
 #[cold]
 fn close(fd: RawFd) {
-    // SAFETY: `fd` came with SCM_RIGHTS of this receive call, is not negative, and nobody else was
-    // told of it: we own it.
+    // SAFETY: `fd` came with SCM_RIGHTS of this receive call, is not negative, and nothing else uses it: this
+    // function owns it.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
 }
 
@@ -314,7 +313,7 @@ mod tests {
     use super::*;
     use crate::sys::unix_socket::{behave_like_an_older_kernel, bind, open_receiver};
 
-    /// Most descriptors one datagram carries (SCM_MAX_FD).
+    /// Most descriptors one datagram can carry (SCM_MAX_FD).
     const FDS_MAX: usize = 253;
 
     fn pair() -> (tempfile::TempDir, OwnedFd, UnixDatagram) {
@@ -328,7 +327,7 @@ mod tests {
         (dir, receiver, sender)
     }
 
-    /// One as it is, and one to which recvmmsg(2) is refused.
+    /// One batch that uses recvmmsg(2), and one to which it is not permitted.
     fn both() -> [Batch; 2] {
         let mut single = Batch::new();
         single.is_one_by_one = true;
@@ -348,7 +347,7 @@ mod tests {
         sendmsg(sender, &[IoSlice::new(data)], &mut control, SendFlags::DONTWAIT)
     }
 
-    /// How many descriptors of this process refer to `path`; other tests' descriptors do not disturb it.
+    /// Number of this process's descriptors that refer to `path`; those of other tests do not count.
     fn open_fds_of(path: &Path) -> usize {
         let fds = std::fs::read_dir("/proc/self/fd").unwrap();
         fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok()).filter(|target| target == path).count()
@@ -374,7 +373,7 @@ mod tests {
     #[test]
     fn largest_datagram_is_taken_and_the_next_one_follows() {
         let (_dir, receiver, sender) = pair();
-        // As large as its own buffer lets a sender: 212,960 by default.
+        // As large as the sender's own buffer allows: 212,960 by default.
         let room = rustix::net::sockopt::socket_send_buffer_size(&sender).unwrap();
         assert_eq!(sender.send(&vec![7; room - 32]).unwrap(), room - 32);
         let mut batch = Batch::new();
@@ -408,7 +407,7 @@ mod tests {
                 assert_eq!(credentials.uid, rustix::process::getuid().as_raw());
                 let stamp = datagram.stamp.unwrap().0;
                 assert!(previous <= stamp, "arrival order");
-                // A stepped clock would be no fault of ours; a stamp of another epoch would.
+                // The clock may be stepped during the test; a stamp of another epoch is a fault.
                 assert!(
                     before.abs_diff(stamp) < 3_600_000_000_000 && after.abs_diff(stamp) < 3_600_000_000_000
                 );
@@ -539,7 +538,8 @@ mod tests {
             let mut batch = Batch::new();
             let mut received = 0;
             for round in 0..10_000 {
-                // Every few, so that a call takes several; the kernel limits what is under way (ETOOMANYREFS).
+                // Received every few sends, so that a call takes several; the kernel limits descriptors in
+                // flight (ETOOMANYREFS).
                 send_with_fds(&sender, &[2; 32], file.as_fd(), FDS_MAX).unwrap();
                 if round % 5 == 4 {
                     let filled = batch.receive(receiver.as_fd()).unwrap();
@@ -580,7 +580,7 @@ mod tests {
         assert_eq!(attached.stamp, Some(WallNs(3_000_000_005)));
         assert!(attached.has_fds);
         assert_eq!(closed, [4, 6]);
-        // Without its padding the last message is still read.
+        // The last message is parsed even without its padding.
         assert_eq!(parse_control(&bytes[..bytes.len() - 4], |_| {}).credentials, attached.credentials);
         assert_eq!(parse_control(&bytes[..bytes.len() - 5], |_| {}).credentials, None);
     }

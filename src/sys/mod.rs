@@ -1,4 +1,4 @@
-//! The only unsafe code: one wrapper owns one system call, proves it, and holds no policy.
+//! The only unsafe code: each wrapper owns one system call, proves it safe, and holds no policy.
 
 pub mod accounts;
 pub mod clock;

@@ -1,11 +1,11 @@
-//! `PIDFD_GET_INFO`: how a process ended, asked of its pidfd.
+//! `PIDFD_GET_INFO`: how a process ended, read from its pidfd.
 
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Information about the exit; the kernel has it once the process was reaped (Linux 6.15).
+/// Exit information; available once the process was reaped (Linux 6.15).
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
-/// `_IOWR(0xFF, 11, struct pidfd_info)` with the 64 bytes of its first version.
+/// `_IOWR(0xFF, 11, struct pidfd_info)` with the 64 bytes of the first version.
 const PIDFD_GET_INFO: libc::c_ulong = 0xC040_FF0B;
 
 /// `struct pidfd_info`, first version.
@@ -21,12 +21,12 @@ struct PidfdInfo {
 
 const _: () = assert!(size_of::<PidfdInfo>() == 64);
 
-/// The wait status of the process if it was reaped, whoever's child it was; `None` before that, and of
-/// kernels that do not say.
+/// The wait status of the process if it was reaped, whether or not it was a child of this process; `None`
+/// before that, and on kernels that do not provide it.
 pub fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
     let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
-    // SAFETY: the descriptor is open, and the kernel writes at most the 64 bytes that the request's size
-    // field names, which is the size of `info`.
+    // SAFETY: the descriptor is open, and the kernel writes at most the 64 bytes that the size field of the
+    // request names, which is the size of `info`.
     let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
     (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
 }

@@ -1,4 +1,4 @@
-//! What a thread may be: its priority and its core.
+//! Scheduling of a thread: its priority and its core. Joining with a deadline.
 
 use std::io;
 use std::thread::{self, JoinHandle};
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
 
-/// How often it is looked whether a thread has ended.
+/// How often to check whether a thread has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// Sets the nice value of the calling thread alone (Linux keeps one per thread, setpriority(2)).
+/// Sets the nice value of the calling thread only (Linux keeps one per thread, setpriority(2)).
 ///
 /// # Errors
 /// `PermissionDenied` without CAP_SYS_NICE or a high enough RLIMIT_NICE.
@@ -17,20 +17,20 @@ pub fn set_own_nice(nice: i32) -> io::Result<()> {
     rustix::process::setpriority_process(None, nice).map_err(io::Error::from)
 }
 
-/// The cores that this process may use, in order.
+/// The cores this process may use, in order.
 pub fn allowed_cores() -> Vec<usize> {
     core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect()
 }
 
 /// Pins the calling thread. False if it may not use that core, or the kernel refused.
 ///
-/// The kernel holds sched_setaffinity(2) only against the cpuset: without asking first, a thread could
-/// leave the cores that `taskset` or the unit's `CPUAffinity=` left it.
+/// sched_setaffinity(2) checks only the cpuset: without this check, a thread could leave the cores to which
+/// `taskset` or the unit's `CPUAffinity=` restricts it.
 pub fn pin_to(core: usize) -> bool {
     allowed_cores().contains(&core) && core_affinity::set_for_current(CoreId { id: core })
 }
 
-/// What the thread returns if it ends in order. One that does not end in time is left to itself.
+/// Returns the thread's result. `None` if it panicked or did not end by `until`; it is then left running.
 pub fn join_until<T>(thread: JoinHandle<T>, until: Instant) -> Option<T> {
     while !thread.is_finished() {
         if Instant::now() >= until {

@@ -1,4 +1,4 @@
-//! The receiving Unix datagram socket, its options set before it has a name.
+//! The receiving Unix datagram socket, with its options set before it is bound.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -7,27 +7,27 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
-/// Bytes a socket path may have. `sun_path` holds 108; the kernel takes all of them, but agents keep the
-/// last for the NUL as unix(7) advises, and could not connect.
+/// Longest socket path in bytes. `sun_path` holds 108 and the kernel accepts all of them, but agents reserve
+/// the last for the NUL as unix(7) advises, and could not connect.
 pub const PATH_BYTES_MAX: usize = 107;
 
-/// How many datagrams a queue holds, less one, is set here per network namespace.
+/// Sets the length of a datagram queue, less one, per network namespace.
 const QUEUE_LIMIT: &str = "/proc/sys/net/unix/max_dgram_qlen";
 
 /// Whether senders may attach descriptors. Linux 6.16; asm-generic, so the same number on x86_64 and aarch64.
 const SO_PASSRIGHTS: libc::c_int = 83;
 
-/// Opens the socket a shard receives on: datagrams, non-blocking, closed on exec, not bound yet.
+/// Opens a shard's socket: datagrams, non-blocking, closed on exec, not bound yet.
 ///
-/// The kernel will attach sender credentials and arrival stamps, and refuses descriptors with EPERM
-/// at the sender where it knows how (elsewhere [`Batch`](super::mmsg::Batch) leaves no room for them).
-/// These are set here because a datagram queued before SO_PASSCRED was on carries pid 0 for ever.
+/// The kernel will attach sender credentials and arrival stamps, and refuse descriptors with EPERM at the
+/// sender if it can (otherwise [`Batch`](super::mmsg::Batch) leaves no room for them). The options are set
+/// before the bind because a datagram queued before SO_PASSCRED was on carries pid 0 for ever.
 ///
-/// Also returns `net.unix.max_dgram_qlen`, read just before the socket is made, for then it is fixed:
-/// the queue holds one datagram more. SO_RCVBUF does nothing for Unix sockets (unix(7)).
+/// Also returns `net.unix.max_dgram_qlen`, read just before the socket is created, which fixes it: the queue
+/// holds one datagram more. SO_RCVBUF does nothing for Unix sockets (unix(7)).
 ///
-/// # Errors
-/// The kernel's; also when the queue limit cannot be read, since a full queue could not be told then.
+/// # Errors The kernel's; also if the queue limit cannot be read, since a full queue could not be detected
+/// then.
 pub fn open_receiver() -> io::Result<(OwnedFd, u32)> {
     let limit = queue_limit()?;
     let fd = datagram_socket()?;
@@ -40,7 +40,7 @@ pub fn open_receiver() -> io::Result<(OwnedFd, u32)> {
     Ok((fd, limit))
 }
 
-/// Opens a socket to be connected to, as a stream: non-blocking, closed on exec, not bound yet.
+/// Opens a stream socket to listen on: non-blocking, closed on exec, not bound yet.
 ///
 /// # Errors
 /// The kernel's.
@@ -49,7 +49,7 @@ pub fn open_listener() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
 }
 
-/// Lets a bound listener be connected to. The kernel holds the backlog against `net.core.somaxconn`.
+/// Makes a bound socket listen. The kernel limits the backlog to `net.core.somaxconn`.
 ///
 /// # Errors
 /// The kernel's.
@@ -61,13 +61,13 @@ pub fn listen(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// `net.unix.max_dgram_qlen` of this network namespace, as it is now.
 ///
 /// # Errors
-/// The file cannot be read, or holds no number.
+/// The file cannot be read, or contains no number.
 pub fn queue_limit() -> io::Result<u32> {
     let text = std::fs::read_to_string(QUEUE_LIMIT).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
             io::Error::new(error.kind(), format!("cannot read {QUEUE_LIMIT}: {error}; is /proc mounted?"))
         }
-        // Such as for want of a descriptor, which is not about this file.
+        // For instance no free descriptor, which is not about this file.
         _ => error,
     })?;
     text.trim().parse().map_err(|_| {
@@ -78,9 +78,9 @@ pub fn queue_limit() -> io::Result<u32> {
     })
 }
 
-/// Gives the socket a path, which must be free: a file there, even a dangling symlink, is EADDRINUSE.
+/// Binds the socket to a path, which must be free: a file there, even a dangling symlink, is EADDRINUSE.
 ///
-/// The file's mode is the mode of the descriptor (fchmod(2), 0777 unless changed) less the umask.
+/// The mode of the file is the mode of the descriptor (fchmod(2), 0777 unless changed) less the umask.
 ///
 /// # Errors
 /// The kernel's.
@@ -88,12 +88,12 @@ pub fn bind(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     Ok(rustix::net::bind(fd, &SocketAddrUnix::new(path)?)?)
 }
 
-/// Asks whether a socket is open behind `path`, by connecting to it. Sends nothing and does not
-/// block, however full the queue there is.
+/// Checks whether a socket is open at `path`, by connecting to it. Sends nothing and does not block, even if
+/// the queue is full.
 ///
 /// # Errors
-/// `ConnectionRefused`: nobody has it open. `PermissionDenied`: we may not ask. `NotFound`: no file.
-/// EPROTOTYPE: open, but not a datagram socket. And the kernel's others.
+/// `ConnectionRefused`: no process has it open. `PermissionDenied`: this process may not connect. `NotFound`:
+/// no file. EPROTOTYPE: open, but not a datagram socket. And the kernel's others.
 pub fn connect_probe(path: &Path) -> io::Result<()> {
     let address = SocketAddrUnix::new(path)?;
     let fd = datagram_socket()?;
@@ -110,20 +110,20 @@ fn datagram_socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?)
 }
 
-/// Sets a boolean option of level SOL_SOCKET, for those rustix does not know.
+/// Sets a boolean option of level SOL_SOCKET that rustix does not have.
 fn set_option(fd: BorrowedFd<'_>, option: libc::c_int, on: bool) -> io::Result<()> {
     const VALUE_BYTES: libc::socklen_t = 4;
     const _: () = assert!(size_of::<libc::c_int>() == 4);
     let value = libc::c_int::from(on);
-    // SAFETY: `fd` is open while it is borrowed. setsockopt(2) only reads VALUE_BYTES bytes at the
-    // pointer: exactly the initialised `value`, which outlives the call.
+    // SAFETY: `fd` is open while it is borrowed. setsockopt(2) only reads VALUE_BYTES bytes at the pointer:
+    // exactly the initialised `value`, which outlives the call.
     let code = unsafe {
         libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), VALUE_BYTES)
     };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// What an older kernel does, for tests: accepts descriptors from senders, and with `bare` attaches
+/// Behaves like an older kernel, for tests: accepts descriptors from senders, and with `bare` attaches
 /// neither credentials nor stamps, so that there is room for descriptors.
 #[cfg(test)]
 pub fn behave_like_an_older_kernel(fd: BorrowedFd<'_>, bare: bool) -> io::Result<()> {
@@ -160,7 +160,7 @@ mod tests {
         let (fd, limit) = open_receiver().unwrap();
         bind(fd.as_fd(), &path).unwrap();
         let mut queued = 0;
-        // One sender is held back by its own SO_SNDBUF after 278 datagrams, so take fresh ones.
+        // A sender is limited by its own SO_SNDBUF to 278 datagrams, so use several.
         'full: loop {
             let sender = UnixDatagram::unbound().unwrap();
             sender.set_nonblocking(true).unwrap();
