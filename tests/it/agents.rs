@@ -1,4 +1,4 @@
-//! Agents as they are in the field, and what the observer tells of them: real processes, real sockets.
+//! Real agents on real sockets, and what the observer reports about them.
 
 use std::collections::HashSet;
 use std::fs;
@@ -52,7 +52,7 @@ fn two_hundred_processes_on_four_shards_raise_no_false_stall_and_every_true_one(
         assert_eq!(observer.count("session", agent.pid()), 0, "one handle is one stream");
         agent.signal(Signal::STOP);
     }
-    // And when all fall silent at once, nobody is missed.
+    // When all fall silent at once, each stall is reported.
     for agent in &agents {
         observer.expect("stall", agent.pid(), T + SOON);
     }
@@ -67,7 +67,7 @@ fn two_hundred_processes_on_four_shards_raise_no_false_stall_and_every_true_one(
 }
 
 /// Two thousand processes begin to beat at the same instant: each is admitted and looked up, none is refused,
-/// counted twice or called stalled for the crowd.
+/// counted twice or reported as stalled.
 #[test]
 fn fault_10_two_thousand_agents_that_start_at_once_are_all_admitted() {
     const AGENTS: u32 = 2000;
@@ -105,14 +105,14 @@ fn a_changed_status_is_told_once_per_change() {
     let mut observer = Observer::start(Options::default());
     for client in Client::RUST {
         let mut agent = Agent::start(client, &observer);
-        // A first beat with another status changes nothing: `up` tells it.
+        // A first beat with another status is no change: `up` has the status.
         observer.expect("up", agent.pid(), SOON);
         for word in ["degraded", "critical", "ok"] {
             agent.ask(format_args!("status {word}"));
             let told = observer.expect("status", agent.pid(), SOON);
             assert_eq!(told.str("status"), word);
         }
-        // Critical by itself is no crash.
+        // A critical status alone is no crash.
         observer.none_of("terminal", agent.pid());
         assert_eq!(observer.count("status", agent.pid()), 3);
     }
@@ -139,7 +139,7 @@ fn defect_08_every_beat_is_taken_exactly_once_with_two_shards_busy() {
             let report = agent.report();
             (report.sent + report.dropped == u64::from(BEATS)).then_some(report.sent)
         });
-        // Everything before a silence is told before it.
+        // A `stall` follows all events before its silence.
         observer.expect("stall", agent.pid(), T + SOON);
         let beats = observer.events().iter().filter(|event| event.is("beat", agent.pid()));
         let mut nonces: Vec<_> = beats.map(|event| event.u64("nonce")).collect();
@@ -153,7 +153,7 @@ fn defect_08_every_beat_is_taken_exactly_once_with_two_shards_busy() {
 
 // --- silence --------------------------------------------------------------------------------------
 
-/// An agent is stopped and goes on much later: one stall, one resume, and the same session before and after.
+/// An agent is stopped and later continued: one stall, one resume, the same session before and after.
 #[test]
 fn fault_03_a_stopped_process_stalls_once_and_resumes_when_it_goes_on() {
     let mut observer = Observer::start(Options::default());
@@ -175,7 +175,7 @@ fn fault_03_a_stopped_process_stalls_once_and_resumes_when_it_goes_on() {
         assert_eq!(stall.u64("nonce"), stall.u64("last_nonce"), "{stall}");
     }
 
-    // One stall a silence, however long.
+    // One stall for each silence, however long.
     observer.watch(T + T / 2);
     for agent in &agents {
         assert_eq!(observer.count("stall", agent.pid()), 1);
@@ -185,7 +185,7 @@ fn fault_03_a_stopped_process_stalls_once_and_resumes_when_it_goes_on() {
     for agent in &agents {
         let resume = observer.expect("resume", agent.pid(), SOON);
         assert!(resume.u64("silent_ns") >= ns(2 * T), "{resume}");
-        // A stopped process sends nothing, so nothing was lost.
+        // A stopped process sends nothing, so no beat is lost.
         assert_eq!(resume.u64("lost"), 0, "{resume}");
         assert_eq!(observer.count("stall", agent.pid()), 1);
         assert_eq!(observer.count("session", agent.pid()), 0, "the same stream goes on");
@@ -232,7 +232,7 @@ fn a_rule_gives_its_agents_a_threshold_of_their_own() {
     for agent in [&ruled, &default] {
         observer.expect("up", agent.pid(), SOON);
     }
-    // Until both are looked up, the largest threshold holds for both.
+    // Until an agent is looked up, the largest threshold holds for it.
     observer.watch(T / 2);
     for agent in [&ruled, &default] {
         agent.signal(Signal::STOP);
@@ -244,8 +244,8 @@ fn a_rule_gives_its_agents_a_threshold_of_their_own() {
     observer.stop();
 }
 
-/// The main thread of an agent hangs while a helper thread beats on. Beats are all that is looked at, so that
-/// is no stall, by design; what the process says of itself is told.
+/// The main thread of an agent hangs while a helper thread still beats. That is no stall by design, since the
+/// observer judges beats only; the status that the process sends is reported.
 #[test]
 fn fault_04_a_hung_process_whose_helper_beats_is_alive_and_what_it_says_is_told() {
     let mut observer = Observer::start(Options::default());
@@ -269,14 +269,14 @@ fn fault_04_a_hung_process_whose_helper_beats_is_alive_and_what_it_says_is_told(
     observer.stop();
 }
 
-/// The main thread of an agent ends while a helper thread beats on. The process lives, although procfs shows
-/// a zombie, until its last thread ends.
+/// The main thread of an agent exits while a helper thread still beats. The process is alive until its last
+/// thread exits, although procfs shows a zombie.
 #[test]
 fn fault_04_a_process_whose_main_thread_ended_is_alive_while_its_helper_beats() {
     let mut observer = Observer::start(Options { queue_limit: Some(512), ..Options::default() });
     for (client, is_known) in Client::RUST.into_iter().flat_map(|client| [(client, true), (client, false)]) {
         if !is_known {
-            // So that it is looked up when its main thread is gone already.
+            // The lookup happens after the main thread has exited.
             observer.signal(Signal::STOP);
         }
         let mut agent = Agent::start(client, &observer);
@@ -308,7 +308,7 @@ fn fault_04_a_process_whose_main_thread_ended_is_alive_while_its_helper_beats() 
 
 // --- the end --------------------------------------------------------------------------------------
 
-/// An agent is killed. That is its end, told with the signal, and no silence.
+/// An agent is killed: that is reported as an exit with the signal, and never as a stall.
 #[test]
 fn fault_01_a_killed_process_is_told_as_exit_with_its_signal_and_never_as_stall() {
     let mut observer = Observer::start(Options::default());
@@ -322,7 +322,7 @@ fn fault_01_a_killed_process_is_told_as_exit_with_its_signal_and_never_as_stall(
         assert_eq!(exit.u64("signal"), 9, "{exit}");
         assert!(!exit.has("code"), "{exit}");
     }
-    // Until every deadline that was open is long over.
+    // Until every deadline has passed.
     observer.watch(2 * T);
     for agent in &agents {
         observer.none_of("stall", agent.pid());
@@ -378,7 +378,7 @@ fn defect_11_a_process_that_survives_a_panic_goes_on_without_a_stall() {
         observer.no_false_stall(agent);
         observer.none_of("exit", agent.pid());
         assert_eq!(observer.count("session", agent.pid()), 0, "the old stream goes on");
-        // Its silence is judged as before: the nonce of the crash hook is no reference.
+        // Its silence is judged as before: the nonce of the terminal frame does not count.
         agent.signal(Signal::STOP);
         let stall = observer.expect("stall", agent.pid(), T + SOON);
         assert!(stall.u64("last_nonce") < 1_000_000, "{stall}");
@@ -392,7 +392,7 @@ fn defect_12_a_terminal_frame_right_after_a_beat_is_told() {
     for client in Client::RUST {
         let options = AgentOptions { client, beats: Some(0), ..AgentOptions::default() };
         let mut agent = Agent::start_with(&observer, options);
-        // In one write: microseconds lie between the beat and the panic.
+        // One write, so that microseconds lie between the beat and the panic.
         agent.tell("beat\npanic");
         observer.expect("up", agent.pid(), SOON);
         observer.expect("terminal", agent.pid(), SOON);
@@ -403,8 +403,8 @@ fn defect_12_a_terminal_frame_right_after_a_beat_is_told() {
 
 // --- one process, several streams; several processes, one stream ----------------------------------
 
-/// An agent forks, and the child beats with the socket it inherited: it is an agent of its own, and nothing
-/// changes for its parent.
+/// An agent forks, and the child beats on the inherited socket: it is an agent of its own, and nothing
+/// changes for the parent.
 #[test]
 fn fault_05_a_forked_child_is_an_agent_of_its_own_and_its_parent_is_unharmed() {
     let mut observer = Observer::start(Options::default());
@@ -421,7 +421,7 @@ fn fault_05_a_forked_child_is_an_agent_of_its_own_and_its_parent_is_unharmed() {
         observer.no_false_stall(agent);
         observer.none_of("stall", child);
         assert_eq!(observer.count("session", agent.pid()), 0, "the parent's stream goes on");
-        // The child follows its parent; both are told.
+        // The child exits with its parent; both exits are reported.
         agent.signal(Signal::KILL);
         observer.expect("exit", agent.pid(), SOON);
         observer.expect("exit", child, SOON);
@@ -436,7 +436,7 @@ fn defect_10_nonce_starts_again_with_a_second_handle() {
     for client in Client::RUST {
         let mut agent = Agent::start(client, &observer);
         observer.expect("up", agent.pid(), SOON);
-        // The nonce of the first handle is far ahead; the incumbent ignores what is not.
+        // The nonce of the first handle is far ahead of the second's: varta-watch ignores the lower ones.
         for _ in 0..20 {
             agent.ask("beat");
         }
@@ -494,7 +494,7 @@ fn handles_in_step_under_one_pid_are_never_a_stall() {
         agent.ask("quiet");
     }
     for agent in &agents {
-        // Silence of all handles is still a stall.
+        // The silence of all handles is still a stall.
         observer.expect("stall", agent.pid(), T + SOON);
     }
     observer.stop();
@@ -507,7 +507,7 @@ fn three_streams_at_once_are_told_as_mixed_once_and_never_as_stalled() {
     for agent in &mut agents {
         observer.expect("up", agent.pid(), SOON);
         for _ in 0..2 {
-            // So that the nonces of the handles lie apart.
+            // Beats that put the nonces of the handles far apart.
             for _ in 0..20 {
                 agent.ask("beat");
             }
@@ -530,7 +530,8 @@ fn three_streams_at_once_are_told_as_mixed_once_and_never_as_stalled() {
 
 // --- several shards -------------------------------------------------------------------------------
 
-/// An agent goes from one shard to another: it is alive where it beats, and its silence where it was is none.
+/// An agent moves from one shard to another: it is alive where it beats, and its silence on the first shard
+/// is no stall.
 #[test]
 fn fault_18_an_agent_that_moves_to_another_shard_is_told_as_moved_and_never_as_stalled() {
     let mut observer = Observer::start(Options::default());
@@ -558,7 +559,7 @@ fn fault_18_an_agent_that_moves_to_another_shard_is_told_as_moved_and_never_as_s
         let stall = observer.expect("stall", agent.pid(), T + SOON);
         assert_eq!(stall.u64("shard"), 1, "{stall}");
     }
-    // Its place on the first shard is gone: no second stall from there.
+    // Its slot on the first shard is free: no second stall from there.
     observer.watch(T + T / 2);
     for agent in &agents {
         assert_eq!(observer.count("stall", agent.pid()), 1);
@@ -566,7 +567,7 @@ fn fault_18_an_agent_that_moves_to_another_shard_is_told_as_moved_and_never_as_s
     observer.stop();
 }
 
-/// An agent beats on two shards at once: it is one agent, with one silence and one end.
+/// An agent beats on two shards at once: it is one agent, with one silence and one exit.
 #[test]
 fn fault_18_an_agent_that_beats_on_two_shards_is_one_agent() {
     let mut observer = Observer::start(Options::default());
@@ -607,7 +608,7 @@ fn fault_18_an_agent_that_beats_on_two_shards_is_one_agent() {
     observer.stop();
 }
 
-/// Agents beat on shards that their pids do not belong to: they are watched there like any others.
+/// Agents that beat on shards other than their pids' are observed there like any others.
 #[test]
 fn fault_18_agents_on_a_shard_that_is_not_their_pids_are_watched_there() {
     let mut observer = Observer::start(Options { shards: 4, ..Options::default() });
@@ -648,7 +649,7 @@ fn agents_that_reconnect_are_up_again_at_the_next_observer_without_a_stall() {
     let mut second = Observer::start_in(place, Options::default());
     for agent in &agents {
         let up = second.expect("up", agent.pid(), SOON);
-        // Nonces go on over a reconnect: any first nonce is fine.
+        // Nonces continue over a reconnect: any first nonce is valid.
         assert!(up.u64("nonce") > 1, "{up}");
     }
     second.watch(2 * T);

@@ -1,4 +1,4 @@
-//! The end of a process is an exit, told when it happens and with its cause, and never a stall.
+//! The end of a process is reported at once as an exit with its cause, and never as a stall.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::common::{Agent, AgentOptions, Client, Observer, Options, SOON, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// So long that nothing below can come of a threshold.
+/// So long that no event below can come from a threshold.
 const NEVER: Duration = Duration::from_secs(3600);
-/// As many as one machine of two cores starts in a few seconds.
+/// As many as a machine with two cores starts in a few seconds.
 const MANY: u32 = 5000;
 
 fn kill(pid: u32, signal: Signal) {
@@ -16,7 +16,7 @@ fn kill(pid: u32, signal: Signal) {
     kill_process(pid, signal).expect("kill");
 }
 
-/// What was told of each pid, by kind.
+/// The number of events of this kind by pid.
 fn told(observer: &mut Observer, kind: &str) -> HashMap<u32, usize> {
     let mut told = HashMap::new();
     for pid in observer.events().iter().filter(|event| event.kind() == kind).filter_map(|event| event.pid()) {
@@ -25,8 +25,8 @@ fn told(observer: &mut Observer, kind: &str) -> HashMap<u32, usize> {
     told
 }
 
-/// A process ends by itself, well or not, or by a signal: that is told at once and never as a silence, and the
-/// three are told apart.
+/// A process exits with success, with a failure or by a signal: each is reported at once, with its cause, and
+/// never as a stall.
 #[test]
 fn fault_02_an_exit_does_not_wait_for_the_threshold_and_says_how() {
     let mut observer = Observer::start(Options { threshold: NEVER, ..Options::default() });
@@ -58,7 +58,7 @@ fn fault_02_an_exit_does_not_wait_for_the_threshold_and_says_how() {
 fn an_exit_is_known_whoever_reaps_the_process_and_when() {
     let mut observer = Observer::start(Options { threshold: NEVER, ..Options::default() });
     let mut parent = Agent::start(Client::Rust02, &observer);
-    // Its parent never reaps it.
+    // The parent never reaps the child.
     let child = parent.spawn_children(1)[0];
     observer.expect("up", child, SOON);
     kill(child, Signal::TERM);
@@ -69,8 +69,8 @@ fn an_exit_is_known_whoever_reaps_the_process_and_when() {
 
 #[test]
 fn fault_09_all_of_a_large_fleet_dies_at_once_and_each_is_one_exit_and_no_stall() {
-    // Far above what a machine that is busy starting and ending thousands of processes does to one of them:
-    // whoever is told to be silent here was not, or was dead.
+    // Far above the delays of a machine that starts and ends thousands of processes: any stall here is a
+    // false one.
     let options = Options {
         threshold: Duration::from_secs(30),
         agents_max: 2 * MANY,
@@ -102,7 +102,7 @@ fn fault_09_all_of_a_large_fleet_dies_at_once_and_each_is_one_exit_and_no_stall(
     }
     let table = observer.table();
     assert_eq!(table.shard(0, "up") + table.shard(1, "up"), 1, "the parent:\n{table}");
-    // Their slots are free again: as many find room once more, though both together would not.
+    // The slots are free again: as many new processes find room, though the table would not hold both.
     let heirs = parent.spawn_children(MANY);
     wait_for("their heirs to be up", || {
         let up = told(&mut observer, "up");

@@ -1,7 +1,7 @@
-//! The kernel's calls fail under a running observer: what passes is survived and told, what does not ends it
-//! with a reason.
+//! System calls fail under a running observer: it reports and survives a temporary failure, and exits with a
+//! reason on a permanent one.
 //!
-//! `strace` makes the calls of one thread fail; it attaches once the observer observes.
+//! `strace` makes the calls of one thread fail. It attaches once the observer is ready.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,13 +13,13 @@ use std::time::Duration;
 use crate::common::{Agent, Client, Observer, Options, SOON, T, needs_root, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Lets calls of one of the observer's threads fail, until dropped.
+/// Makes calls of one of the observer's threads fail, until dropped.
 struct Injection {
     strace: Child,
 }
 
 impl Injection {
-    /// `how`: as strace takes it after `inject=`.
+    /// `how`: what follows `inject=` on strace's command line.
     fn into_thread(observer: &Observer, thread: &str, how: &str) -> Self {
         needs_root("it attaches to a running process");
         let task = thread_of(observer, thread);
@@ -34,7 +34,7 @@ impl Injection {
             Err(error) => panic!("cannot run strace: {error}; `scripts/check --setup` installs it"),
         };
         let injection = Self { strace };
-        // It has attached, and the thread made a call since.
+        // Once a call has failed, strace is attached.
         wait_for("a call that failed", || {
             let text = fs::read_to_string(&log).unwrap_or_default();
             text.contains("(INJECTED)").then_some(())
@@ -45,7 +45,7 @@ impl Injection {
 
 impl Drop for Injection {
     fn drop(&mut self) {
-        // Asked to end, it detaches; killed, it would leave the thread as it is.
+        // SIGTERM makes strace detach; SIGKILL would leave the thread stopped.
         let _ = kill_process(Pid::from_child(&self.strace), Signal::TERM);
         let _ = self.strace.wait();
     }
@@ -60,7 +60,7 @@ fn thread_of(observer: &Observer, name: &str) -> u32 {
     task.file_name().to_str().and_then(|number| number.parse().ok()).expect("a thread's number")
 }
 
-/// Out of memory passes; an interrupted call is no failure at all. Nobody is lost by either.
+/// ENOMEM is temporary, and EINTR is not a failure. No agent is lost by either.
 #[test]
 fn fault_48_a_receive_that_fails_for_a_while_is_told_and_survived() {
     let mut observer = Observer::start(Options { shards: 1, ..Options::default() });
@@ -80,7 +80,7 @@ fn fault_48_a_receive_that_fails_for_a_while_is_told_and_survived() {
             ("receive", errno, 0),
             "{told}"
         );
-        // The next is told a second later at the earliest, and by then a lost agent would be stalled.
+        // The next event comes a second later at the earliest; by then a lost agent would be stalled.
         observer.watch(T + T / 4);
     }
     observer.no_false_stall(&mut agent);
@@ -103,8 +103,8 @@ fn fault_48_a_socket_that_fails_for_good_ends_the_observer_with_a_reason() {
     assert!(ended.stderr.contains("1 shard thread died"), "{}", ended.stderr);
 }
 
-/// The thread that would notice exits ends. Whoever asks for the table all the time does not keep that from being
-/// seen.
+/// The thread that notices exits ends. Frequent requests for the table do not keep the observer from noticing
+/// that.
 #[test]
 fn fault_76_the_end_of_the_watch_thread_ends_the_observer_and_is_named() {
     let observer = Observer::start(Options::default());
@@ -118,9 +118,9 @@ fn fault_76_the_end_of_the_watch_thread_ends_the_observer_and_is_named() {
                 if is_over.load(Ordering::Relaxed) {
                     return;
                 }
-                // It may be gone already.
+                // The observer may have exited already.
                 let _ = kill_process(Pid::from_raw(pid.cast_signed()).expect("a pid"), Signal::USR1);
-                // Not a wait for anything: more often than the threads are looked at.
+                // Shorter than the interval at which the main thread checks the threads.
                 thread::sleep(Duration::from_millis(300));
             }
         });
@@ -132,7 +132,7 @@ fn fault_76_the_end_of_the_watch_thread_ends_the_observer_and_is_named() {
     assert!(!ended.place.socket(0).exists(), "its files are gone, as after any stop");
 }
 
-/// A filter that knows only what older programs call: the observer goes on with a call for each datagram.
+/// A seccomp filter that allows only older calls: the observer then makes one call for each datagram.
 #[test]
 fn fault_80_where_recvmmsg_is_refused_datagrams_are_taken_one_by_one() {
     let mut observer = Observer::start(Options { shards: 1, ..Options::default() });
@@ -171,7 +171,7 @@ fn fault_80_a_refused_recvmmsg_is_said_before_the_start() {
     }
 }
 
-/// Whichever thread the kernel refuses: those that run end in order, and no file is left.
+/// Whichever thread the kernel refuses, the running threads end in order, and no file is left.
 #[test]
 fn a_start_that_gets_no_thread_gives_everything_back() {
     let base = tempfile::tempdir().expect("a directory");
@@ -215,8 +215,7 @@ fn a_start_that_gets_no_thread_gives_everything_back() {
     }
 }
 
-/// A kernel that is out of memory for a wait, as one is that has no room for another file to wait for
-/// (`fs.epoll.max_user_watches`).
+/// The kernel has no memory for a wait, as when `fs.epoll.max_user_watches` is exhausted.
 #[test]
 fn fault_81_a_wait_that_the_kernel_has_no_room_for_is_told_and_survived() {
     let mut observer = Observer::start(Options { shards: 1, ..Options::default() });

@@ -1,5 +1,5 @@
-//! What can go wrong, numbered, and how each is shown. The tests of a fault have names that begin with
-//! `fault_` and its number; a fault of something that does not exist yet says what it waits for.
+//! What can go wrong, numbered, and what shows that it is handled. The tests of a fault have names that begin
+//! with `fault_` and its number. A fault of a missing capability names what it waits for.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,11 +12,11 @@ use Shown::{ByTests, WaitsFor};
 enum Shown {
     /// Tests named after it.
     ByTests,
-    /// This capability is not there yet; nothing of it is tested.
+    /// This capability does not exist yet, so nothing is tested.
     WaitsFor(&'static str),
 }
 
-/// Every fault: its number, what happens, what is expected, how that is shown.
+/// Every fault: its number, what happens, what is expected, what shows it.
 const FAULTS: &[(usize, &str, &str, Shown)] = &[
     (1, "an agent is killed", "exit with the signal within milliseconds", ByTests),
     (2, "an agent ends by itself", "exit with its code; no stall", ByTests),
@@ -253,7 +253,7 @@ fn every_fault_has_its_tests_or_says_what_it_waits_for() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// The names of all tests of faults, by number: functions under `#[test]`.
+/// The names of all tests of faults by number: functions under `#[test]`.
 fn named_tests() -> BTreeMap<usize, Vec<String>> {
     let mut found = BTreeMap::<usize, Vec<String>>::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,4 +1,4 @@
-//! Questions by HTTP: what is answered, to whom, and what a client cannot do to it.
+//! HTTP: what is answered, to which client, and what a client cannot do to the observer.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -31,7 +31,7 @@ fn with_token(base: &crate::common::Place) -> (Options, String) {
 
 // --- what is answered -----------------------------------------------------------------------------
 
-/// Whether an answer is what the schema says of it.
+/// Asserts that a response matches the schema.
 fn assert_is(name: &str, value: &Value) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut validator = Command::new(crate::common::python())
@@ -103,7 +103,7 @@ fn every_path_of_the_schema_answers_as_it_says() {
     assert_eq!(observer.get("/api/v1/openapi.json").json(), document);
     for (path, item) in document["paths"].as_object().expect("paths") {
         if path == "/api/v1/events" {
-            continue; // it has no end, and its own tests
+            continue; // it has no end, and tests of its own
         }
         let asked = path.replace("{pid}", &pid.to_string());
         let answer = observer.get(&asked);
@@ -228,7 +228,7 @@ fn events_are_followed_filtered_and_taken_up_again() {
         all.extend_from_slice(headers);
         let answer = Connection::control(&observer.dir()).get(path, &all);
         assert_eq!(answer.code, 200, "{}", answer.text());
-        // A busy machine may pause the observer, which it tells.
+        // A busy machine may pause the observer, which reports that as `blind`.
         parse_events(answer.text()).into_iter().filter(|event| event.kind != "blind").collect::<Vec<_>>()
     };
     let kinds = |events: &[Told]| events.iter().map(|event| event.kind.clone()).collect::<Vec<_>>();
@@ -238,14 +238,14 @@ fn events_are_followed_filtered_and_taken_up_again() {
     assert_eq!(kinds(&remembered("/api/v1/events?follow=false", &[&last_id])), ["stall"]);
     let after = format!("/api/v1/events?follow=false&after={}", all[1].data["seq"]);
     assert_eq!(kinds(&remembered(&after, &[])), ["stall"]);
-    // Of another run: nothing of this one is left out.
+    // An id of another run: all events of this run follow.
     let other_run = remembered("/api/v1/events?follow=false", &["Last-Event-ID: 1-3"]);
     assert_eq!(kinds(&other_run), ["start", "up", "stall"]);
     let of_pid = format!("/api/v1/events?follow=false&pid={}", agent.pid());
     assert_eq!(kinds(&remembered(&of_pid, &[])), ["up", "stall"]);
     assert!(observer.get("/api/v1/events?kind=upp").refusal(400).contains("write some of up,stall"));
 
-    // Whoever follows hears the end, too.
+    // A client that follows gets the `stop`, too.
     let mut rest = Connection::control(&observer.dir());
     rest.ask("/api/v1/events?kind=stop", &[]);
     rest.head().expect("a head");
@@ -291,7 +291,7 @@ fn health_is_what_the_shards_and_the_directory_say() {
     assert_eq!(observer.get("/-/ready").text(), "ready\n");
     let mode = fs::metadata(observer.dir().join("control.sock")).expect("it is there").permissions().mode();
     assert_eq!(mode & 0o7777, 0o600);
-    // Somebody removes it: it is made again, and the connection that is open goes on.
+    // The observer creates a removed socket again, and open connections continue.
     let mut open = Connection::control(&observer.dir());
     open.get("/-/ready", &[]);
     fs::remove_file(observer.dir().join("control.sock")).expect("it is there");
@@ -302,7 +302,7 @@ fn health_is_what_the_shards_and_the_directory_say() {
     assert!(ended.stderr.contains("control.sock had been removed or replaced"), "{}", ended.stderr);
 }
 
-// --- to whom --------------------------------------------------------------------------------------
+// --- to which client ------------------------------------------------------------------------------
 
 #[test]
 fn without_the_token_nothing_is_told_over_tcp() {
@@ -328,7 +328,7 @@ fn without_the_token_nothing_is_told_over_tcp() {
     observer.stop();
 }
 
-/// A service manager or load balancer that asks whether the observer is well has no token.
+/// A health check by a service manager or load balancer has no token.
 #[test]
 fn whether_it_is_well_needs_no_token() {
     let place = crate::common::Place::new();
@@ -369,7 +369,7 @@ fn a_token_that_is_replaced_is_asked_for_and_one_that_is_no_use_is_told() {
     observer.stop();
 }
 
-/// Nobody writes into the pipe: whoever waits for that waits for ever.
+/// A pipe without a writer: reading it would block for ever.
 #[test]
 fn a_pipe_for_a_token_file_is_refused_at_once() {
     let place = crate::common::Place::new();
@@ -463,7 +463,7 @@ fn fault_45_hostile_requests_are_refused_or_cut_off_and_others_are_served() {
     let address = observer.http_address();
     let code_of = |request: &[u8]| {
         let mut connection = Connection::tcp(address);
-        // A server that had enough may close before everything is sent.
+        // A server that refuses a request may close before everything is sent.
         let _ = connection.send(request);
         connection.try_answer().ok().flatten().map(|answer| answer.code)
     };
@@ -487,7 +487,7 @@ fn fault_45_hostile_requests_are_refused_or_cut_off_and_others_are_served() {
     pipelined.send(format!("{one}{two}{one}")).expect("send");
     assert_eq!([pipelined.answer().code, pipelined.answer().code, pipelined.answer().code], [200, 404, 200]);
 
-    // A request that comes late, in pieces, is served; a HEAD has no body.
+    // A request that arrives in pieces is served; a HEAD has no body.
     let mut late = Connection::tcp(address);
     for piece in ["HE", "AD /metrics HTT", "P/1.1\r\nHost: loc", "alhost\r\nConnection: close\r\n\r", "\n"] {
         late.send(piece).expect("send");
@@ -498,7 +498,7 @@ fn fault_45_hostile_requests_are_refused_or_cut_off_and_others_are_served() {
     assert!(headers["content-length"].parse::<u64>().expect("a length") > 1000);
     assert!(late.head().expect("the end").is_none());
 
-    // One who never finishes its request is cut off.
+    // A client that never finishes its request is cut off.
     let mut slow = Connection::tcp(address);
     slow.send("GET /metrics HTTP/1.1\r\n").expect("send");
     let began = Instant::now();
@@ -511,7 +511,7 @@ fn fault_45_hostile_requests_are_refused_or_cut_off_and_others_are_served() {
     };
     assert!(matches!(cut_off, None | Some(408)), "{cut_off:?}");
     assert_eq!(observer.get("/-/healthy").code, 200);
-    // Also those that the library answered by itself.
+    // Responses that the HTTP library sends by itself are counted, too.
     let metrics = observer.get("/metrics");
     for code in [400, 408, 413, 431] {
         let none = format!("varta_http_requests_total{{code=\"{code}\"}} 0\n");
@@ -532,7 +532,7 @@ fn fault_45_idle_connections_delay_nobody_and_make_room() {
     assert_eq!(answer.code, 200);
     let open = value_of(answer.text(), "varta_http_connections");
     assert!(open >= IDLE as f64, "{open} are open, those that wait to be let in apart");
-    // More than there is room for: those that were idle longest go.
+    // More than the limit: the connections that were idle longest are closed.
     idle.extend((IDLE..MOST + 10).map(|_| Connection::tcp(address)));
     let answer = Connection::tcp(address).get("/metrics", &["Connection: close"]);
     assert!(value_of(answer.text(), "varta_http_connections_evicted_total") >= 10.0, "{}", answer.text());
@@ -546,7 +546,7 @@ fn fault_45_idle_connections_delay_nobody_and_make_room() {
 fn one_who_does_not_take_an_answer_costs_nobody_anything() {
     let mut observer = Observer::start(served());
     let address = observer.http_address();
-    // Asks for more than the kernel's buffers hold, and reads nothing.
+    // Requests more than the kernel's buffers hold, and reads nothing.
     let mut lazy = Connection::tcp(address);
     for _ in 0..20_000 {
         if lazy.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").is_err() {
@@ -607,7 +607,7 @@ fn metrics_add_up_and_come_in_the_form_that_is_asked_for() {
     assert_eq!(sum("varta_agents{"), 6.0);
     assert_eq!(sum("varta_sessions_total{"), 6.0);
     assert_eq!(value_of(text.text(), "varta_stall_lateness_seconds_count"), 1.0);
-    // Once nobody beats, what was reported of batches catches up.
+    // Once no agent beats, the reports of batches catch up.
     agents[1..].iter().for_each(|agent| agent.signal(Signal::STOP));
     wait_for("every batch to be reported", || {
         let text = metrics(&observer, &[]);
@@ -615,7 +615,7 @@ fn metrics_add_up_and_come_in_the_form_that_is_asked_for() {
         let frames: f64 = frames.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
         (value_of(text.text(), "varta_batch_frames_sum") == frames).then_some(())
     });
-    // Every series is there from the first scrape on, whatever happened since.
+    // Every series exists from the first scrape on.
     let names = |text: &str| -> Vec<String> {
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         samples.map(|line| line.rsplit_once(' ').expect("a value").0.to_owned()).collect()
@@ -674,7 +674,7 @@ fn agents_have_series_of_their_own_only_if_asked_for_and_only_so_many() {
             assert!(expected.is_none_or(|value| line.ends_with(value)), "{line}");
         }
     }
-    // A sum over all that is scraped counts nothing twice.
+    // A sum over all scraped series counts nothing twice.
     let fleet = observer.get("/metrics?collect=all");
     assert!(!fleet.text().contains("pid="));
     let families = |text: &str| -> Vec<String> {
@@ -691,7 +691,7 @@ fn agents_have_series_of_their_own_only_if_asked_for_and_only_so_many() {
 fn fault_47_a_name_with_quotes_markup_and_controls_is_text_everywhere() {
     let config = "[http]\nmetrics-agents-max = 10\n".to_owned();
     let mut observer = Observer::start(Options { config, ..Options::default() });
-    // A process is called as the file it was started from.
+    // A process is named after the file that it executes.
     let name = "<b>\"'\\}\n\u{1b}[2Jx";
     let program = observer.place().base().join(name);
     crate::common::copy_program(crate::common::rust_program(), &program);

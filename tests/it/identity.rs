@@ -1,5 +1,5 @@
-//! Which process it is: the kernel's pid and which holder of that pid. Nothing carries over from one to the
-//! next, and what one process does hides nothing of another.
+//! Identity of a process: its pid and which holder of that pid it is. A new process with the same pid
+//! inherits nothing, and what one process does hides nothing about another.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -10,12 +10,12 @@ use crate::common::{
 };
 use rustix::process::Signal;
 
-/// Beats only when told.
+/// An agent that beats only on command.
 fn silent(client: Client) -> AgentOptions {
     AgentOptions { client, beats: Some(0), ..AgentOptions::default() }
 }
 
-/// One shard with a queue that holds what comes while the observer is stopped.
+/// One shard whose queue holds the frames that arrive while the observer is stopped.
 fn with_room() -> Options {
     Options { shards: 1, queue_limit: Some(512), ..Options::default() }
 }
@@ -25,17 +25,17 @@ fn end(agent: &mut Agent) {
     agent.wait();
 }
 
-/// Everything told of this pid so far.
+/// All events of this pid so far.
 fn told(observer: &mut Observer, pid: u32) -> Vec<Event> {
     observer.events().iter().filter(|event| event.pid() == Some(pid)).cloned().collect()
 }
 
-/// The kinds of everything told of this pid so far, in order.
+/// The kinds of all events of this pid so far, in order.
 fn story(observer: &mut Observer, pid: u32) -> Vec<String> {
     told(observer, pid).iter().map(|event| event.kind().to_owned()).collect()
 }
 
-/// Waits until all that was told of this pid is this, in this order, and returns it.
+/// Waits until the events of this pid are of these kinds, in this order, and returns them.
 fn expect_story(observer: &mut Observer, pid: u32, expected: &[&str]) -> Vec<Event> {
     for kind in expected {
         let is_there = |events: &[Event]| events.iter().filter(|event| event.is(kind, pid)).count();
@@ -51,8 +51,8 @@ fn expect_story(observer: &mut Observer, pid: u32, expected: &[&str]) -> Vec<Eve
     told
 }
 
-/// Waits until the death of one holder of the pid and the first beat of the next were told, and nothing else
-/// but `before`: two sessions, and nothing of one in the other.
+/// Waits for the exit of one holder of the pid and the `up` of the next, with no other events than `before`:
+/// two sessions, which share no event.
 fn expect_heir(observer: &mut Observer, pid: u32, before: &[&str]) -> Event {
     let expected: Vec<_> = before.iter().copied().chain(["exit", "up"]).collect();
     let mut told = expect_story(observer, pid, &expected);
@@ -63,7 +63,7 @@ fn expect_heir(observer: &mut Observer, pid: u32, before: &[&str]) -> Event {
     up
 }
 
-/// The heir is watched like anybody else: alive while it beats, stalled when silent, back, and dead.
+/// The new process is observed like any other: alive while it beats, stalled when silent, resumed, exited.
 fn expect_ordinary_life(observer: &mut Observer, agent: &mut Agent) {
     let pid = agent.pid();
     let before = story(observer, pid);
@@ -85,8 +85,8 @@ fn expect_ordinary_life(observer: &mut Observer, agent: &mut Agent) {
 
 // --- a pid that is used again ---------------------------------------------------------------------
 
-/// A process dies and another one gets its pid and beats, all before the silence is a stall. The dead is told
-/// as such, the newcomer begins anew, and neither speaks for the other.
+/// A process exits and another one gets its pid and beats before the silence is a stall. The exit is
+/// reported, the new process is a new agent, and neither process affects the verdicts of the other.
 #[test]
 fn fault_07_a_pid_used_again_within_the_threshold_is_an_exit_and_a_new_agent() {
     in_pid_namespace(|pids| {
@@ -105,7 +105,7 @@ fn fault_07_a_pid_used_again_within_the_threshold_is_an_exit_and_a_new_agent() {
     });
 }
 
-/// The same long after the death was told: nobody remembers the dead.
+/// The same, long after the exit was reported.
 #[test]
 fn fault_07_a_pid_used_again_after_the_threshold_is_a_new_agent() {
     in_pid_namespace(|pids| {
@@ -125,7 +125,7 @@ fn fault_07_a_pid_used_again_after_the_threshold_is_a_new_agent() {
     });
 }
 
-/// An agent is stalled and dies, and its pid goes to a process that beats. That beat is nobody's return.
+/// An agent stalls and exits, and its pid goes to a process that beats. That beat is not a resume.
 #[test]
 fn fault_07_a_newcomer_does_not_end_the_silence_of_the_dead() {
     in_pid_namespace(|pids| {
@@ -138,7 +138,7 @@ fn fault_07_a_newcomer_does_not_end_the_silence_of_the_dead() {
             }
             observer.expect("up", pid, SOON);
             observer.expect("stall", pid, T + SOON);
-            // So that it finds the death and the newcomer's beats at the same time.
+            // The observer finds the exit and the new process's beats at the same time.
             observer.signal(Signal::STOP);
             end(&mut dead);
             let mut heir = pids.start_as(pid, || Agent::start(client, &observer));
@@ -151,8 +151,8 @@ fn fault_07_a_newcomer_does_not_end_the_silence_of_the_dead() {
     });
 }
 
-/// An agent is stalled, dies, and its pid goes to a process whose first beat follows the dead one's last by
-/// its number: even so it is somebody else.
+/// An agent stalls and exits, and its pid goes to a process whose first nonce follows the last one of the old
+/// process. It is a different process all the same.
 #[test]
 fn fault_07_a_newcomer_whose_numbers_go_on_does_not_end_the_silence_of_the_dead() {
     in_pid_namespace(|pids| {
@@ -177,8 +177,8 @@ fn fault_07_a_newcomer_whose_numbers_go_on_does_not_end_the_silence_of_the_dead(
     });
 }
 
-/// A process dies and its pid goes to one that never beats. The dead is told as dead: neither is the
-/// newcomer's life the agent's, nor its silence a stall.
+/// A process exits and its pid goes to a process that never beats. The exit is reported: the new process
+/// neither keeps the agent alive nor stalls.
 #[test]
 fn fault_07_a_newcomer_that_never_beats_neither_resurrects_nor_condemns() {
     in_pid_namespace(|pids| {
@@ -198,7 +198,7 @@ fn fault_07_a_newcomer_that_never_beats_neither_resurrects_nor_condemns() {
     });
 }
 
-/// A process that has nothing to do with us. Killed when dropped.
+/// A process that is no agent. Killed on drop.
 struct Sleeper(Child);
 
 impl Sleeper {
@@ -219,7 +219,7 @@ impl Drop for Sleeper {
 
 // --- late frames ----------------------------------------------------------------------------------
 
-/// Frames of a known agent are read after it died, was reaped, and a newcomer with its pid began to beat.
+/// Frames of a known agent are read after it exited and was reaped, and a new process with its pid beats.
 #[test]
 fn fault_08_late_frames_of_a_known_agent_are_not_its_heirs() {
     in_pid_namespace(|pids| {
@@ -247,8 +247,8 @@ fn fault_08_late_frames_of_a_known_agent_are_not_its_heirs() {
     });
 }
 
-/// The same of an agent that nobody knew before: its first frames are read together with its heir's, so
-/// that whoever is looked up then is the heir. With one beat of the dead, the numbers even are the same.
+/// The same for an unknown agent: its first frames are read together with those of the new process, so that a
+/// lookup finds only the new one. If the old process sent one beat, even the nonces are equal.
 #[test]
 fn fault_08_late_frames_of_an_unknown_agent_are_an_agent_that_is_dead() {
     in_pid_namespace(|pids| {
@@ -260,7 +260,7 @@ fn fault_08_late_frames_of_an_unknown_agent_are_an_agent_that_is_dead() {
             for _ in 0..beats {
                 dead.beat();
             }
-            // Start times are told in steps of 10 ms: closer than that, one holder looks like the other.
+            // The kernel reports start times in steps of 10 ms: within a step, both holders look the same.
             observer_is_stopped_for_a_moment();
             end(&mut dead);
             let mut heir = pids.start_as(pid, || Agent::start(client, &observer));
@@ -277,12 +277,12 @@ fn fault_08_late_frames_of_an_unknown_agent_are_an_agent_that_is_dead() {
     });
 }
 
-/// It tells nothing while it is stopped, so that there is nothing to wait for but time.
+/// A stopped observer reports nothing to wait for, so the test sleeps.
 fn observer_is_stopped_for_a_moment() {
     std::thread::sleep(Duration::from_millis(50));
 }
 
-/// A process dies between its first beat and the look at who it is: it was there, and it is gone.
+/// A process exits between its first beat and its lookup: it is reported as up, then as exited.
 #[test]
 fn fault_08_an_agent_that_dies_before_it_is_looked_up_is_up_and_then_gone() {
     let mut observer = Observer::start(with_room());
@@ -302,8 +302,8 @@ fn fault_08_an_agent_that_dies_before_it_is_looked_up_is_up_and_then_gone() {
 
 // --- nothing is inherited -------------------------------------------------------------------------
 
-/// A newcomer gets the pid of an agent that was critical, in several streams at once, and of protocol 0.2. It
-/// is ok, in one stream and of 0.1: no frame of it is refused for what the dead had been.
+/// A new process gets the pid of an agent that was critical, sent several streams and used protocol 0.2. The
+/// new process is ok, sends one stream and uses 0.1: none of its frames is refused because of the old agent.
 #[test]
 fn threat_05_a_newcomer_inherits_no_state_of_the_dead() {
     in_pid_namespace(|pids| {
@@ -333,7 +333,7 @@ fn threat_05_a_newcomer_inherits_no_state_of_the_dead() {
             heir.ask("beat");
         }
         heir.ask("open");
-        // Two streams are no more than two, whatever the dead had: both are told, and `mixed` is not.
+        // Two streams are reported as a second session, not as `mixed`, whatever the old process had.
         observer.expect_that("its second stream", SOON, |event| {
             event.is("session", pid) && event.u64("session") == up.u64("session")
         });
@@ -345,8 +345,8 @@ fn threat_05_a_newcomer_inherits_no_state_of_the_dead() {
     });
 }
 
-/// The same when the frames of both are read at once: what the newcomer says differently is no change of the
-/// dead one, neither its version nor its status.
+/// The same when the frames of both are read at once: the new process's version and status are not changes of
+/// the old one.
 #[test]
 fn threat_05_what_a_newcomer_says_differently_is_no_change_of_the_dead() {
     in_pid_namespace(|pids| {
@@ -372,8 +372,8 @@ fn threat_05_what_a_newcomer_says_differently_is_no_change_of_the_dead() {
     });
 }
 
-/// An agent of a container dies, and its pid out here goes to an ordinary process: that one has no inner pid.
-/// And the other way round.
+/// An agent in a container exits, and its pid outside goes to an ordinary process: that one has no inner pid.
+/// Then the other way round.
 #[test]
 fn threat_05_a_newcomer_inherits_no_inner_pid() {
     in_pid_namespace(|pids| {
@@ -395,8 +395,8 @@ fn threat_05_a_newcomer_inherits_no_inner_pid() {
     });
 }
 
-/// A forger dies, and its pid goes to an honest process: its frames are beats like any other's, and of the
-/// forger nothing is told but the forgery.
+/// A forger exits, and its pid goes to an honest process, whose frames count as beats. The only event about
+/// the forger is the forgery.
 #[test]
 fn threat_05_a_newcomer_is_no_forger_because_the_dead_was_one() {
     in_pid_namespace(|pids| {
@@ -410,7 +410,7 @@ fn threat_05_a_newcomer_is_no_forger_because_the_dead_was_one() {
             let auth = observer.expect_kind("auth", SOON);
             assert_eq!(auth.u64("attested"), u64::from(pid), "{auth}");
             if is_stopped {
-                // So that it finds the death and the newcomer's beats at the same time.
+                // The observer finds the exit and the new process's beats at the same time.
                 observer.signal(Signal::STOP);
             }
             end(&mut forger);
@@ -430,8 +430,8 @@ fn threat_05_a_newcomer_is_no_forger_because_the_dead_was_one() {
 
 // --- exec and fork --------------------------------------------------------------------------------
 
-/// A process executes another program, which beats with numbers of its own: the same process, and another
-/// session.
+/// A process executes another program, which starts its own nonces: the process stays the same, its session
+/// is new.
 #[test]
 fn fault_06_another_program_in_the_same_process_is_the_same_agent_in_a_new_session() {
     let mut observer = Observer::start(Options::default());
@@ -470,8 +470,8 @@ fn fault_06_another_program_in_the_same_process_is_the_same_agent_in_a_new_sessi
     observer.stop();
 }
 
-/// A child inherits its parent's socket and beats on after the parent died. The death is told, and the child
-/// is an agent of its own.
+/// A child inherits its parent's socket and still beats after the parent exited. The exit is reported, and
+/// the child is an agent of its own.
 #[test]
 fn threat_04_a_child_that_beats_on_does_not_hide_the_death_of_its_parent() {
     let mut observer = Observer::start(Options::default());
@@ -496,7 +496,7 @@ fn threat_04_a_child_that_beats_on_does_not_hide_the_death_of_its_parent() {
     observer.stop();
 }
 
-/// And a parent that falls silent is stalled, although its child goes on with the same socket.
+/// A parent that falls silent stalls, although its child still beats on the same socket.
 #[test]
 fn fault_05_a_child_that_beats_on_does_not_hide_the_silence_of_its_parent() {
     let mut observer = Observer::start(Options::default());
@@ -517,22 +517,22 @@ fn fault_05_a_child_that_beats_on_does_not_hide_the_silence_of_its_parent() {
 
 // --- what a process becomes -----------------------------------------------------------------------
 
-/// The silence that a rule of these tests allows.
+/// The threshold that a rule of these tests sets.
 const PATIENCE: Duration = T.saturating_mul(3);
 
-/// Processes that this matches may be silent for long.
+/// Gives processes that this matches the long threshold.
 fn patient_if(matches: &str) -> Options {
     let config = format!("[[rule]]\nmatch = {{ {matches} }}\nthreshold = \"{}s\"\n", PATIENCE.as_secs());
     Options { shards: 1, config, ..Options::default() }
 }
 
-/// Its silence is a stall once it is as long as its rule allows, and not before.
+/// The agent stalls once its silence reaches its rule's threshold, and not before.
 fn expect_patience(observer: &mut Observer, agent: &Agent) {
     let stall = observer.expect("stall", agent.pid(), PATIENCE + SOON);
     assert!(stall.u64("silent_ns") >= ns(PATIENCE), "{stall}");
 }
 
-/// A server forks its workers and names them then, which by that time have beaten.
+/// A server forks its workers and names them after they have beaten.
 #[test]
 fn fault_61_a_process_is_judged_by_the_name_it_took_after_its_first_beat() {
     let mut observer = Observer::start(patient_if("comm = \"patient\""));
@@ -552,7 +552,7 @@ fn fault_61_a_process_is_judged_by_the_name_it_took_after_its_first_beat() {
     observer.stop();
 }
 
-/// A server connects as root and becomes its own user then.
+/// A server connects as root and then changes to its own user.
 #[test]
 fn fault_61_a_process_that_becomes_another_user_is_that_users_agent() {
     let mut observer = Observer::start(patient_if("uid = 4711"));
@@ -571,8 +571,8 @@ fn fault_61_a_process_that_becomes_another_user_is_that_users_agent() {
     observer.stop();
 }
 
-/// Of a process with several streams at once every frame is life whatever its number; a number that begins anew
-/// may be another program's all the same.
+/// Every frame of a process with several streams is life, whatever its nonce. Nonces that start again may
+/// still come from another program.
 #[test]
 fn fault_62_another_program_is_noticed_whatever_the_number_of_streams() {
     let mut observer = Observer::start(patient_if("exe = \"*/another-agent\""));
@@ -603,8 +603,8 @@ fn fault_62_another_program_is_noticed_whatever_the_number_of_streams() {
     observer.stop();
 }
 
-/// The observer is an ordinary user's and may not read what root's processes run: the rule that looks at it may
-/// hold, so its patience does.
+/// The observer runs as an ordinary user and cannot read which programs root's processes run: the rule by
+/// program may match, so its threshold holds.
 #[test]
 fn fault_64_a_rule_that_cannot_be_decided_makes_no_threshold_shorter() {
     let options = patient_if("exe = \"/nowhere/*\"");

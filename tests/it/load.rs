@@ -1,4 +1,4 @@
-//! The load generator, against a real observer and against sockets that nobody reads.
+//! The load generator, with a real observer and with sockets that are never read.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
@@ -26,7 +26,7 @@ fn with_room() -> Observer {
     Observer::start(Options { queue_limit: Some(4096), ..Options::default() })
 }
 
-/// Waits until so many were told: what the last beats and the ends of agents lead to comes after the report.
+/// Waits for this many events: some follow the generator's report.
 fn expect_told(observer: &mut Observer, kind: &str, count: usize) {
     wait_for(&format!("{kind} of {count} agents"), || (told(observer, kind) >= count).then_some(()));
 }
@@ -43,14 +43,14 @@ fn number(report: &Value, field: &str) -> u64 {
 fn every_beat_that_is_due_is_sent_and_taken() {
     let mut observer = with_room();
     let report = measured(&observer, &["--agents", "20", "--rate", "1000", "--observe"]);
-    // However late they are: what is due within the second is sent.
+    // Everything that is due within the second is sent, however late.
     assert_eq!(number(&report, "sent"), 1000, "{report}");
     assert_eq!(report["refused"], serde_json::json!({}), "{report}");
     assert!(number(&report, "observer_cpu_ns") > 0, "{report}");
     for times in ["late_ns", "send_ns"] {
         assert!(number(&report[times], "p50") <= number(&report[times], "max"), "{report}");
     }
-    // The fleet was asked at both ends of the second; what was late at the first falls into it.
+    // The fleet is queried at both ends of the second; beats that were late at the first query count.
     let observed = &report["observed"];
     assert!((1..=1200).contains(&number(observed, "beats")), "{report}");
     assert_eq!(observed["refused"], serde_json::json!({}), "{report}");
@@ -68,8 +68,8 @@ fn every_beat_that_is_due_is_sent_and_taken() {
     observer.stop();
 }
 
-/// What is measured is a fleet that beats: whoever has sent its last beat a second before the others does not end
-/// meanwhile, which costs an observer more than many beats.
+/// The load is beats, not exits: an agent that has sent its last beat waits for the others, because an exit
+/// costs the observer more than many beats.
 #[test]
 fn nobody_ends_before_all_have_beaten() {
     let arguments = vec!["--events-beats".to_owned()];
@@ -145,7 +145,7 @@ fn what_the_kernel_refuses_is_counted_by_its_reason() {
     assert!(words.contains("20000  resource temporarily unavailable"), "all of them, by now:\n{words}");
 }
 
-/// As the lines of the README are pasted: nobody waits between the fleet and its load.
+/// The lines of the README are pasted as a block: nothing waits between the fleet and its load.
 #[test]
 fn the_load_waits_for_a_fleet_that_comes() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! The single-socket observer, as an embedder uses it, with the stock clients of both wire versions.
+//! The single-socket observer as an embedder uses it, with the stock clients of both wire versions.
 
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -33,7 +33,7 @@ impl Fixture {
         Self { _dir: dir, path, observer }
     }
 
-    /// The next event; fails the test if none comes.
+    /// Polls for the next event; fails the test if none comes.
     fn event(&mut self) -> ObserverEvent {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -44,7 +44,7 @@ impl Fixture {
         }
     }
 
-    /// Polls until something is so; there must be no event on the way.
+    /// Polls until a condition holds; fails if an event comes first.
     fn silently_until(&mut self, what: &str, is_so: impl Fn(&mut Observer) -> bool) {
         let until = Instant::now() + PATIENCE;
         while !is_so(&mut self.observer) {
@@ -196,7 +196,7 @@ fn a_full_table_refuses_counts_and_makes_room_of_the_dead_alone() {
     assert!(matches!(fixture.event(), ObserverEvent::Beat { pid, .. } if pid == second.pid()));
 }
 
-/// This program in another process, beating whenever it is told.
+/// This program in another process, which beats on command.
 struct Agent {
     child: Child,
     orders: ChildStdin,
@@ -236,7 +236,7 @@ impl Drop for Agent {
     }
 }
 
-/// Runs in a process of its own for the tests above.
+/// The other process of the tests above.
 #[test]
 fn helper_beats_when_told() {
     let Some(path) = std::env::var_os("VARTA_TEST_OBSERVER") else { return };

@@ -1,4 +1,4 @@
-//! Where events go: standard output and those who leave it, a log that is renamed under the observer.
+//! Outputs of events: a standard output whose reader exits, a log that is renamed under the observer.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -9,7 +9,7 @@ use crate::common::http::Connection;
 use crate::common::{Agent, AgentOptions, Event, Observer, Options, Place, Table, wait_for};
 use rustix::process::Signal;
 
-/// An observer whose events go to a pipe. Killed when dropped.
+/// An observer that writes its events to a pipe. Killed on drop.
 struct Piped {
     place: Place,
     child: Child,
@@ -66,7 +66,7 @@ fn fault_73_once_the_reader_of_standard_output_is_gone_it_is_said_and_counted() 
     wait_for("a word on standard error", || observer.stderr().contains(said).then_some(()));
     let fleet = wait_for("events that are counted as dropped", || {
         let fleet = Connection::control(&observer.place.dir()).get("/api/v1/fleet", &[]).json();
-        // Three agents came up, and the failure was told.
+        // Three `up` and the failure itself.
         (fleet["events_dropped"].as_u64() >= Some(4)).then_some(fleet)
     });
     assert!(fleet["problems"].to_string().contains(said), "{fleet}");
@@ -79,7 +79,7 @@ fn fault_73_once_the_reader_of_standard_output_is_gone_it_is_said_and_counted() 
     agent.kill().expect("it is our child");
     agent.wait().expect("it is our child");
     assert_eq!(observer.end(), Some(1), "a run that lost events must not look like one that ended well");
-    // The table at the end has it, too.
+    // The final table has the warning, too.
     let warnings = observer.stderr().matches(&format!("warning: {said}")).count();
     assert_eq!(warnings, 1, "{}", observer.stderr());
     assert!(!observer.stderr().contains("they wait"), "{}", observer.stderr());
@@ -124,7 +124,8 @@ fn fault_70_no_event_is_lost_while_the_log_is_rotated_under_load() {
     assert!(seqs.len() > ROTATIONS, "there was load");
 }
 
-/// What logrotate runs after a rotation: the observer hears it, and nobody who would end by it.
+/// The command that logrotate runs after a rotation signals the observer, and no process that the signal
+/// would end.
 #[test]
 fn fault_70_a_rotation_signals_the_observer_and_no_other_command() {
     let snippet = include_str!("../../scripts/deploy/logrotate");

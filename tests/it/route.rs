@@ -1,4 +1,4 @@
-//! Which shard, and the manifest that tells agents: what other languages compute, and what is refused.
+//! The shard of a pid, and the manifest that agents read: what other languages compute, and what is refused.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -40,7 +40,7 @@ fn every_key_is_on_shard_0_of_one_shard_and_of_none() {
     }
 }
 
-/// Agents hard-code it in other languages: these may never change.
+/// Agents in other languages hard-code the formula: these values may never change.
 #[test]
 fn known_keys_are_on_known_shards() {
     for (key, shards, shard) in
@@ -52,7 +52,7 @@ fn known_keys_are_on_known_shards() {
 
 #[test]
 fn the_shell_computes_the_same() {
-    // Keys from 2^31 on overflow the shell's 64-bit product; the mask keeps what counts.
+    // Keys from 2^31 on overflow the shell's 64-bit product; the mask keeps the bits that matter.
     let cases: Vec<(u32, u32)> = [1, 2, 7, 4_242, 32_768, 4_194_303, 2_147_483_648, u32::MAX]
         .into_iter()
         .flat_map(|key| [2, 3, 8, 31, 64, 1_024].map(|shards| (key, shards)))
@@ -79,7 +79,7 @@ fn the_shell_computes_the_same() {
 const BUSIEST: f64 = 1.12;
 const FIRST_PIDS: [u32; 4] = [300, 1_001, 32_768, 2_000_000];
 
-/// How many times the mean the busiest shard carries, over 2 to 32 shards.
+/// The load of the busiest shard as a multiple of the mean, the highest over 2 to 32 shards.
 fn busiest(keys: impl Iterator<Item = u32> + Clone) -> f64 {
     let over_mean = |shards: u32| {
         let mut load = vec![0_u32; shards as usize];
@@ -126,10 +126,10 @@ fn sixteen_thousand_pids_spread_at_every_stride_up_to_64_and_its_multiples() {
     }
 }
 
-/// Random pids fall like dice: how close to the mean is a question of how many there are.
+/// Random pids: how close the shards are to the mean depends on the number of pids.
 #[test]
 fn fifty_thousand_random_pids_spread() {
-    // xorshift32, fixed seed: the same pids in every run.
+    // xorshift32 with a fixed seed: the same pids in every run.
     let mut state = 0x9747_b28c_u32;
     let pids: Vec<u32> = (0..50_000)
         .map(|_| {
@@ -143,8 +143,8 @@ fn fifty_thousand_random_pids_spread() {
     assert!(ratio <= BUSIEST, "{ratio}");
 }
 
-/// The limit of any multiplicative hash: a few strides resonate with its constant. Written down so that
-/// nobody believes in an even spread whatever the keys; `pid % shards` would put all on one shard.
+/// The limit of any multiplicative hash: a few strides resonate with its constant. Documents that the spread
+/// is not even for all keys; `pid % shards` would put these on one shard.
 #[test]
 fn a_resonant_stride_triples_the_busiest_shard_and_no_more() {
     let ratio = busiest(strided(300, 615, 4_096));
@@ -173,7 +173,7 @@ fn refusal(content: &str) -> String {
     let text = error.to_string();
     let path = path.to_str().expect("UTF-8");
     assert!(text.contains(path) && text.contains("not a fleet manifest"), "{text}");
-    // Both ways to ask give the same answer.
+    // Both functions report the same error.
     let same = socket_for(dir.path(), 4_242).expect_err("an unusable manifest was accepted");
     assert_eq!(same.to_string(), text);
     text
@@ -188,7 +188,7 @@ fn a_manifest_is_read_as_it_was_written() {
     assert_eq!(Manifest::read(dir.path()).expect("its own manifest"), manifest);
 }
 
-/// What was written in a directory leads into it, under whatever name it is read.
+/// A relative path in a manifest is relative to the directory it is read from.
 #[test]
 fn a_relative_socket_is_in_the_directory_that_was_read() {
     let dir = directory();
@@ -203,7 +203,7 @@ fn a_relative_socket_is_in_the_directory_that_was_read() {
     }
 }
 
-/// Agents in other languages read this file: its shape is a contract.
+/// Agents in other languages read this file: its layout is a contract.
 #[test]
 fn a_manifest_has_the_documented_shape() {
     let written = serde_json::to_value(Manifest::new(&sockets(2), 815)).expect("plain data");
@@ -219,7 +219,7 @@ fn a_manifest_has_the_documented_shape() {
     assert_eq!(written, documented);
 }
 
-/// A later observer may add to the file without cutting off the agents that know this layout.
+/// A later observer may add fields without cutting off agents that know this layout.
 #[test]
 fn an_unknown_field_of_a_manifest_is_ignored() {
     let mut value = serde_json::to_value(Manifest::new(&sockets(2), 815)).expect("plain data");
@@ -272,7 +272,7 @@ fn another_version_is_refused_as_such() {
     assert!(text.contains("version 2") && text.contains("knows 1"), "{text}");
 }
 
-/// Another version is a file of another shape: the reader must not complain of the shape.
+/// Another version may have another layout: the error is about the version.
 #[test]
 fn another_version_of_another_shape_is_refused_for_its_version() {
     for content in [

@@ -1,8 +1,8 @@
-//! A fleet of real processes that are killed, stopped and flooded by chance, under an observer that is paused
-//! now and then: no verdict may be wrong, none missed, and nothing of the observer may grow.
+//! A fleet of real processes that are killed, stopped and flooded at random, under an observer that is paused
+//! now and then: no verdict may be wrong or missing, and no resource of the observer may grow.
 //!
-//! `scripts/soak` runs it for as long and with as many processes as wanted; a short run is among the tests.
-//! `VARTA_SOAK_SECONDS`, `VARTA_SOAK_AGENTS` and `VARTA_TEST_SEED` say how.
+//! A short run is among the tests; `scripts/soak` sets the length and the number of processes. Variables:
+//! `VARTA_SOAK_SECONDS`, `VARTA_SOAK_AGENTS` and `VARTA_TEST_SEED`.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
@@ -13,18 +13,18 @@ use std::time::{Duration, Instant};
 use crate::common::{Agent, AgentOptions, Chance, Client, Event, Observer, Options, SOON, mono_ns, ns};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Long against what a busy machine of two cores keeps a process from beating.
+/// Longer than a busy machine with two cores delays a beat.
 const T: Duration = Duration::from_secs(3);
 const PERIOD: Duration = Duration::from_millis(500);
 const SHARDS: u32 = 2;
-/// Children of one mother.
+/// Children for each parent process, and the most that it starts at a time.
 const BROOD: u32 = 250;
 const TURN: Duration = Duration::from_millis(10);
-/// How long a verdict may take that is promised within milliseconds, on a machine that is flooded.
+/// Nanoseconds that a verdict may take on a flooded machine; on an idle one it takes milliseconds.
 const PATIENCE: u64 = 10_000_000_000;
-/// The threshold may begin this much before its process was stopped: a period, and a machine that was busy.
+/// Nanoseconds by which a silence may begin before the stop: a period, and the delays of a busy machine.
 const SLACK: u64 = 1_500_000_000;
-/// After this long, a process was looked up and is watched, however many came with it.
+/// Nanoseconds after which a new process has been looked up and is watched, however many start with it.
 const YOUTH: u64 = 3_000_000_000;
 
 #[test]
@@ -45,9 +45,9 @@ struct Soak {
     mothers: Vec<Agent>,
     flooder: Option<(Agent, Instant)>,
     agents: HashMap<u32, Known>,
-    /// Pids in an order in which one can be chosen by chance.
+    /// The same pids, to choose from at random.
     living: Vec<u32>,
-    /// Told of processes that their mothers have not named yet.
+    /// Events of processes whose pids their parents have not returned yet.
     early: HashMap<u32, Vec<Event>>,
     wanted: u32,
     chance: Chance,
@@ -72,17 +72,17 @@ struct Counts {
     refuted: u64,
 }
 
-/// One process: what was done to it, and what was told of it.
+/// One process: what was done to it, and what was reported.
 #[derive(Debug, Default)]
 struct Known {
     is_up: bool,
-    /// When it was told up.
+    /// When it was reported as up.
     up_at: u64,
-    /// Told stalled, since this instant.
+    /// When it was reported as stalled.
     stalled: Option<u64>,
-    /// When it was stopped and continued last; 0 = not continued yet.
+    /// When it was last stopped and continued; 0 = not continued yet.
     stopped: Option<(u64, u64)>,
-    /// It stays stopped until then, and if its stall is due, until that was told.
+    /// It stays stopped until this instant, and if a stall is due, until that is reported.
     until: Option<(Instant, bool)>,
     killed: Option<(u64, i32)>,
     history: Vec<Event>,
@@ -152,7 +152,7 @@ impl Soak {
         };
         while Instant::now() < end {
             self.give_birth();
-            // One in a hundred a second is killed, two are stopped.
+            // Each second, one process in a hundred is killed and two are stopped.
             let per_turn = self.wanted * u32::try_from(TURN.as_millis()).expect("short");
             if self.chance.below(100_000) < per_turn {
                 self.kill();
@@ -178,7 +178,7 @@ impl Soak {
             if is_due(&mut report) {
                 self.report();
             }
-            // Time between two misfortunes, not a wait for anything.
+            // The interval between actions; the test waits for nothing here.
             std::thread::sleep(TURN);
         }
         self.end_flood();
@@ -212,12 +212,12 @@ impl Soak {
         let Some(pid) = self.choose() else { return };
         let known = self.known(pid);
         if !known.is_up {
-            // Nobody has heard of it yet, and nobody would miss it.
+            // The observer does not know the process yet, so no exit would be reported.
             return;
         }
         let is_stopped = known.until.is_some();
         let (signal, number) = match self.chance.below(3) {
-            // A stopped process takes no other.
+            // A stopped process handles no other signal.
             0 if !is_stopped => (Signal::TERM, 15),
             1 if !is_stopped => (Signal::USR1, 10),
             _ => (Signal::KILL, 9),
@@ -247,7 +247,7 @@ impl Soak {
         self.counts.stops += 1;
     }
 
-    /// Continues whoever was stopped long enough.
+    /// Continues each process that has been stopped long enough.
     fn go_on(&mut self) {
         for (pid, known) in &mut self.agents {
             let Some((until, is_stall_due)) = known.until else { continue };
@@ -264,14 +264,14 @@ impl Soak {
     fn pause_observer(&mut self) {
         let length = T * (50 + self.chance.below(1200)) / 1000;
         self.observer.signal(Signal::STOP);
-        // The pause is what is tested, and a stopped observer tells nothing to wait for.
+        // The pause is under test, and a stopped observer reports nothing to wait for.
         std::thread::sleep(length);
         self.observer.signal(Signal::CONT);
         self.paused += length;
         self.counts.pauses += 1;
     }
 
-    /// Beats as fast as they go, on one of the shards.
+    /// Starts a process that beats on one of the shards as fast as it can.
     fn flood(&mut self) {
         if self.flooder.is_some() {
             return;
@@ -300,7 +300,7 @@ impl Soak {
         self.agents.get_mut(&pid).unwrap_or_else(|| panic!("{pid} is nobody"))
     }
 
-    // --- what is told -----------------------------------------------------------------------------
+    // --- what is reported -------------------------------------------------------------------------
 
     fn listen(&mut self) {
         for event in self.stream.read() {
@@ -334,7 +334,7 @@ impl Soak {
         }
     }
 
-    /// Nothing that happened may stay untold.
+    /// Fails if an event is overdue.
     fn judge_the_missing(&self) {
         let now = mono_ns();
         let paused = ns(self.paused);
@@ -357,7 +357,7 @@ impl Soak {
         }
     }
 
-    /// Lets everything come to its end.
+    /// Waits until every process is up and none is stopped or stalled.
     fn settle(&mut self) {
         let deadline = Instant::now() + 4 * T + SOON;
         let is_settled = |known: &Known| known.is_up && known.stalled.is_none() && known.until.is_none();
@@ -376,7 +376,7 @@ impl Soak {
         self.sample();
     }
 
-    // --- what it takes ----------------------------------------------------------------------------
+    // --- resources --------------------------------------------------------------------------------
 
     fn sample(&mut self) {
         let proc = PathBuf::from(format!("/proc/{}", self.observer.pid()));
@@ -406,14 +406,14 @@ impl Soak {
         );
     }
 
-    /// Everybody dies, and what the observer held for them is given back.
+    /// Kills all processes; the observer must free what it held for them.
     fn finish(mut self) {
         self.judge_growth();
         for mother in &self.mothers {
             send(mother.pid(), Signal::KILL);
         }
         for known in self.agents.values_mut() {
-            // Children follow their mother.
+            // The children exit with their parent.
             known.killed = Some((mono_ns(), 9));
         }
         while !self.agents.is_empty() {
@@ -434,7 +434,8 @@ impl Soak {
         self.stream.remove();
     }
 
-    /// Descriptors follow the agents, threads stay, and memory is what it was once all had come.
+    /// Descriptors follow the number of agents, threads stay the same, and memory does not grow once all
+    /// agents run.
     fn judge_growth(&self) {
         let half = self.samples.len() / 2;
         let (early, late) = self.samples.split_at(half);
@@ -471,7 +472,8 @@ impl Known {
             return Err("stalled before its threshold");
         }
         let Some((stopped, continued)) = self.stopped else { return Err("stalled, but never stopped") };
-        // What it sent while the observer was blind is no evidence; the threshold since then is.
+        // Beats that were lost while the observer was blind may lengthen the silence: only its last threshold
+        // must lie within the stop.
         if stopped > at - ns(T) + SLACK || continued != 0 && continued + SLACK < at {
             return Err("stalled, but not while it was stopped");
         }
@@ -493,7 +495,7 @@ impl Known {
     fn exit(&mut self, event: &Event, counts: &mut Counts) -> Verdict {
         counts.exits += 1;
         let Some((killed, signal)) = self.killed else { return Err("exited, but lives") };
-        // Killed and reaped before its first lookup, nobody knows how it ended.
+        // The cause is unknown if the process was killed and reaped before its first lookup.
         let is_unknown = event.is_null("code") && killed < self.up_at + YOUTH;
         let is_so = event.has("signal") && event.u64("signal") == u64::from(signal.unsigned_abs());
         if !is_so && !is_unknown {
@@ -503,7 +505,7 @@ impl Known {
     }
 }
 
-/// The event file, read as it grows; nothing of it is kept.
+/// The event file, read as it grows; events are not kept.
 struct Stream {
     path: PathBuf,
     file: File,
@@ -540,6 +542,6 @@ impl Stream {
 
 fn send(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("not 0");
-    // Gone already, if its mother was killed.
+    // The process may have exited with its parent.
     let _ = kill_process(pid, signal);
 }

@@ -1,10 +1,10 @@
-//! What the numbers, the versions and the clock in an agent's frames may do without harm: the kernel attests
-//! who sent them, so each is life, and none of it is a stall.
+//! Nonces, versions and clocks in an agent's frames: the kernel attests the sender, so every frame is life,
+//! whatever they are, and none is a stall.
 
 use crate::common::{Agent, AgentOptions, Client, Event, Observer, Options, SOON, T, wait_for, wire};
 use rustix::process::Signal;
 
-/// The largest number that is not a last word.
+/// The largest nonce of an ordinary frame.
 const NONCE_MAX: u64 = u64::MAX - 1;
 
 fn silent() -> AgentOptions {
@@ -15,7 +15,7 @@ fn observer() -> Observer {
     Observer::start(Options { shards: 1, queue_limit: Some(512), ..Options::default() })
 }
 
-/// Sends them all and waits until they were taken.
+/// Sends all frames and waits until the observer has counted them.
 fn send_all(observer: &mut Observer, agent: &mut Agent, frames: impl IntoIterator<Item = [u8; 32]>) {
     let taken = |observer: &mut Observer| {
         let table = observer.table();
@@ -42,8 +42,8 @@ fn reasons(observer: &mut Observer, pid: u32) -> Vec<String> {
 
 // --- the ends of the ranges -----------------------------------------------------------------------
 
-/// An agent counts to the end of its numbers and goes on: in 0.2 at 0, in 0.1 with the last one again and
-/// again. It is the same stream, and nothing was lost.
+/// An agent reaches the largest nonce and continues: in 0.2 at 0, in 0.1 with the same nonce again and again.
+/// It is the same stream, and nothing was lost.
 #[test]
 fn fault_12_numbers_that_come_to_their_end_go_on_in_the_same_stream() {
     let mut observer = observer();
@@ -67,9 +67,9 @@ fn fault_12_numbers_that_come_to_their_end_go_on_in_the_same_stream() {
     observer.stop();
 }
 
-/// The last word of a crash, with the largest number of all, is told once for each time it is sent, and is no
-/// number to count on from. Without a critical status it is no last word, and no frame; nor is one with the
-/// instant that is reserved.
+/// The terminal frame of a crash hook, with the largest nonce, is reported each time it is sent, and later
+/// nonces do not continue from it. Without the status critical it is no valid frame; nor is a frame with the
+/// reserved timestamp.
 #[test]
 fn fault_12_a_last_word_is_told_once_and_counted_on_by_nobody() {
     let mut observer = observer();
@@ -79,7 +79,7 @@ fn fault_12_a_last_word_is_told_once_and_counted_on_by_nobody() {
     send_all(&mut observer, &mut agent, [wire::last_word(pid)]);
     let terminal = observer.expect("terminal", pid, SOON);
     assert_eq!(terminal.str("status"), "critical", "{terminal}");
-    // It survived: the stream goes on where it was, and the earliest and latest instants are as good as any.
+    // The process survived: the stream continues, and the smallest and largest timestamps are valid.
     let instants = [(4, 0), (5, u64::MAX - 1), (6, 1)];
     send_all(
         &mut observer,
@@ -102,10 +102,10 @@ fn fault_12_a_last_word_is_told_once_and_counted_on_by_nobody() {
     observer.stop();
 }
 
-// --- numbers out of order -------------------------------------------------------------------------
+// --- nonces out of order --------------------------------------------------------------------------
 
-/// An agent sends the same frame again and again, and frames of long ago. The kernel says that it is the
-/// sender, so it lives: a repeat is nothing new, an old number is another stream, and neither is a stall.
+/// An agent sends the same frame again and again, and old frames. The kernel attests the sender, so it is
+/// alive: a repeat is nothing new, an old nonce is another stream, and neither is a stall.
 #[test]
 fn fault_13_repeats_and_old_numbers_are_life_and_old_ones_another_stream() {
     let mut observer = observer();
@@ -117,7 +117,7 @@ fn fault_13_repeats_and_old_numbers_are_life_and_old_ones_another_stream() {
     for pid in [same, old] {
         observer.expect("up", pid, SOON);
     }
-    // For three thresholds nothing new comes of them.
+    // For three thresholds, no frame has a new nonce.
     for round in 0..30 {
         send_all(&mut observer, &mut repeating, [wire::frame(same, 20)]);
         send_all(&mut observer, &mut replaying, [wire::frame(old, 1 + round % 5)]);
@@ -138,7 +138,7 @@ fn fault_13_repeats_and_old_numbers_are_life_and_old_ones_another_stream() {
     observer.stop();
 }
 
-/// Two frames change places on their way. That is life, and no beat is counted as lost for it.
+/// Two frames arrive in reverse order. Both are life, and no beat is counted as lost.
 #[test]
 fn fault_13_beats_that_change_places_are_life_and_not_lost() {
     let mut observer = observer();
@@ -156,7 +156,7 @@ fn fault_13_beats_that_change_places_are_life_and_not_lost() {
 
 // --- versions -------------------------------------------------------------------------------------
 
-/// Agents of both versions beat on one socket: each is taken for what it is.
+/// Agents of both versions beat on one socket, each counted by its version.
 #[test]
 fn fault_17_agents_of_both_versions_share_a_socket() {
     let mut observer = observer();
@@ -179,8 +179,8 @@ fn fault_17_agents_of_both_versions_share_a_socket() {
     observer.stop();
 }
 
-/// Two flipped bits make a frame of 0.1 of one of 0.2, and 0.1 has no checksum. One such frame among others is
-/// refused and no life; an agent that really went back to 0.1 is believed with its second.
+/// Two flipped bits turn a 0.2 frame into a 0.1 frame, which has no checksum. A single such frame is refused
+/// and is no life; an agent that really changes to 0.1 is accepted with its second frame.
 #[test]
 fn fault_17_a_stray_frame_of_0_1_is_no_life_of_an_agent_of_0_2() {
     let mut observer = observer();
@@ -188,7 +188,7 @@ fn fault_17_a_stray_frame_of_0_1_is_no_life_of_an_agent_of_0_2() {
     let pid = agent.pid();
     send_all(&mut observer, &mut agent, [1, 2, 3].map(|nonce| wire::frame(pid, nonce)));
     observer.expect("up", pid, SOON);
-    // Never two in a row with rising numbers: between two of them there is a frame of 0.2, or time stands.
+    // Never two 0.1 frames in a row with rising nonces: a 0.2 frame lies between them, or the nonce repeats.
     for nonce in 4..8 {
         let stray = [wire::frame_01(pid, 1_000_000), wire::frame(pid, nonce)];
         send_all(&mut observer, &mut agent, stray);
@@ -202,7 +202,7 @@ fn fault_17_a_stray_frame_of_0_1_is_no_life_of_an_agent_of_0_2() {
     let stall = observer.expect("stall", pid, T + SOON);
     assert_eq!(stall.u64("last_nonce"), 7, "they are no life: {stall}");
     assert_eq!(observer.table().refused(0, "downgrade"), 16);
-    // It really speaks 0.1 now.
+    // Now the agent really sends 0.1.
     send_all(&mut observer, &mut agent, [1_000_001, 1_000_002].map(|nonce| wire::frame_01(pid, nonce)));
     observer.expect("resume", pid, SOON);
     observer.expect("session", pid, SOON);

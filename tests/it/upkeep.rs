@@ -1,5 +1,5 @@
-//! Somebody removes or replaces the files by which agents find a running observer: those who are connected go
-//! on, and those who come later find it again, or the operator is told why they cannot.
+//! Another process removes or replaces the files by which agents find a running observer: connected agents
+//! are not affected, and later ones find it again, or the operator learns why they cannot.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -14,7 +14,7 @@ const ENOENT: u64 = 2;
 const EEXIST: u64 = 17;
 const EADDRINUSE: u64 = 98;
 
-/// An observer of two shards, and an agent on each since before anything happened.
+/// An observer of two shards, and on each an agent that connected before the fault.
 struct World {
     observer: Observer,
     before: Vec<Agent>,
@@ -34,7 +34,7 @@ impl World {
         Self { observer, before }
     }
 
-    /// The next `io` event; it is of this place and shard, and says this.
+    /// Waits for the next `io` event, which must have this place, shard and errno.
     fn expect_io(&mut self, place: &str, shard: Option<u64>, errno: u64) {
         let told = self.observer.expect_kind("io", SOON);
         let its_shard = told.has("shard").then(|| told.u64("shard"));
@@ -45,8 +45,8 @@ impl World {
         wait_for("a word on standard error", || self.observer.stderr().contains(text).then_some(()));
     }
 
-    /// Those who come now are up, by the way that is documented; those who were there miss nothing; nothing
-    /// is left behind.
+    /// Agents that start now are up, found in each documented way; earlier agents missed nothing; nothing is
+    /// left behind.
     fn ends_well(mut self) {
         let options = (0..4).map(|_| AgentOptions::default());
         let dir = self.observer.dir();
@@ -61,7 +61,7 @@ impl World {
     }
 
     fn expect_nothing_lost(&mut self) {
-        // Whoever was lost at first is stalled by then.
+        // An agent that was lost would be stalled by then.
         self.observer.watch(T + T / 4);
         for agent in &mut self.before {
             self.observer.no_false_stall(agent);
@@ -77,15 +77,15 @@ fn remove(path: &Path) {
     fs::remove_file(path).unwrap_or_else(|error| panic!("cannot remove {}: {error}", path.display()));
 }
 
-/// A socket that nobody has open.
+/// A bound path whose socket is closed.
 fn leave_stale(path: &Path) {
     drop(UnixDatagram::bind(path).expect("a socket"));
-    // A process that another test forks meanwhile holds a copy until it executes its program.
+    // A process that another test forks at this moment holds a copy until it calls exec.
     let is_open = || UnixDatagram::unbound().expect("a socket").connect(path).is_ok();
     wait_for("the last copy to be closed", || (!is_open()).then_some(()));
 }
 
-/// The names in a directory but for random ends.
+/// The names in a directory, without their random ends.
 fn names_in(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(dir)
         .expect("it is there")
@@ -113,7 +113,7 @@ fn fault_29_a_socket_that_is_removed_is_put_back_and_told() {
     let mut world = World::new("");
     let socket = world.observer.socket(1);
     let inode = fs::metadata(&socket).expect("it is bound").ino();
-    // More than once: what the path is made of again is not used up.
+    // More than once: the observer makes a new spare for the path each time.
     for round in 1..=3 {
         remove(&socket);
         world.expect_io("socket", Some(1), 0);
@@ -167,7 +167,7 @@ fn fault_29_a_file_in_its_place_is_left_and_told_until_it_goes() {
     world.expect_stderr(&format!("warning: agents that start now do not find {}", socket.display()));
     world.expect_stderr("a file that is not a socket is in the way; remove it");
     assert!(world.observer.table().to_string().contains("shard 0 has lost its socket's path"));
-    // It is told once, and the other shard is in order.
+    // It is reported once, and the other shard works.
     world.expect_nothing_lost();
     let told = world.observer.events().iter().filter(|event| event.kind() == "io").count();
     assert_eq!(told, 1);
@@ -192,7 +192,7 @@ fn fault_29_somebody_elses_live_socket_in_its_place_is_left_alone() {
     let sender = UnixDatagram::unbound().expect("a socket");
     assert_eq!(sender.send_to(b"theirs", &socket).expect("it is open"), 6);
     assert_eq!(theirs.recv(&mut [0; 8]).expect("it is received there"), 6);
-    // Closed, it is stale.
+    // Once closed, the socket is stale.
     drop(theirs);
     world.expect_io("socket", Some(1), 0);
     world.ends_well();
@@ -209,7 +209,7 @@ fn fault_29_manifest_symlink_and_lock_are_written_again() {
         assert_eq!(names_in(&dir), WHOLE);
     }
     assert_eq!(Manifest::read(&dir).expect("it is back"), manifest);
-    // Nobody takes the directory from under us for the want of the lock we had.
+    // The lost lock does not let a second observer take over the directory.
     let second = Command::new(env!("CARGO_BIN_EXE_varta-fleet")).args(["run", "--dir"]).arg(&dir).output();
     assert_eq!(second.expect("run a second observer").status.code(), Some(69));
     world.ends_well();
@@ -220,7 +220,7 @@ fn fault_29_somebody_elses_symlink_is_left_and_told() {
     let mut world = World::new("");
     let link = world.observer.dir().join("varta.sock");
     remove(&link);
-    // If it was put back meanwhile, then replaced all the same.
+    // The rename works even if the observer has put the link back meanwhile.
     let aside = world.observer.place().base().join("link");
     symlink("elsewhere", &aside).expect("make a symlink");
     fs::rename(&aside, &link).expect("replace the symlink");
@@ -242,7 +242,7 @@ fn fault_29_all_that_a_star_removes_is_put_back() {
     let dir = world.observer.dir();
     let status = Command::new("sh").args(["-c", "rm -rf \"$0\"/*"]).arg(&dir).status();
     assert!(status.expect("run a shell").success());
-    // The look may come while the shell is at it: then the rest is found by the next one.
+    // The observer may check while the shell removes; the next check finds the rest.
     wait_for("everything", || (names_in(&dir) == WHOLE).then_some(()));
     for shard in [0, 1] {
         world.observer.expect_that("a socket put back", SOON, |event| {
@@ -256,7 +256,7 @@ fn fault_29_all_that_a_star_removes_is_put_back() {
 fn fault_29_without_a_name_left_it_goes_on_for_those_who_are_connected_and_says_so() {
     let mut world = World::new("");
     let dir = world.observer.dir();
-    // A look in the midst of it may put something back.
+    // A check during the removal may put something back.
     wait_for("the end of the directory", || fs::remove_dir_all(&dir).ok());
     for shard in [0, 1] {
         world.observer.expect_that("a socket that is lost", SOON, |event| {
@@ -300,7 +300,7 @@ fn fault_29_a_socket_outside_of_the_runtime_directory_is_looked_after_too() {
     fs::set_permissions(elsewhere.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
     let socket = elsewhere.path().join("first.sock");
     let config = format!("[[shard]]\nsocket = \"{}\"\n[[shard]]\n", socket.display());
-    // What an observer that was killed left there.
+    // What a killed observer left there.
     leave_stale(&elsewhere.path().join(".first~abc"));
     let mut world = World::new(&config);
     assert_eq!(names_in(elsewhere.path()), [".first~", "first.sock"]);

@@ -1,12 +1,12 @@
-//! Golden frames: what the two original protocol crates make of 32 bytes, written down.
+//! Golden frames: what the two original protocol crates decode and encode, in a file.
 //!
-//! `frames.json` is produced by running those crates, never by this project's own codec, so the codec
-//! is held against something it did not write. The test below produces it again and compares;
-//! `VARTA_BLESS=1 cargo test --test it vectors::` rewrites the file after a deliberate change of the list.
+//! `frames.json` is the output of those crates, never of this project's own codec, so that the codec is
+//! compared with an independent source. The test below generates it again and compares. After a deliberate
+//! change of the list, `VARTA_BLESS=1 cargo test --test it vectors::` rewrites the file.
 //!
-//! An entry has a name and the bytes. `frame`: encoding these fields gives these bytes (absent where no
-//! encoder can produce them). `error`: decoding them is refused with this word and these `values`;
-//! absent: decoding gives `frame`.
+//! An entry has a name and the bytes. `frame`: encoding these fields gives these bytes (absent if no encoder
+//! can produce them). `error`: decoding the bytes fails with this word and these `values`; if it is absent,
+//! decoding gives `frame`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -56,7 +56,7 @@ pub fn hex(bytes: &[u8]) -> String {
 fn the_committed_vectors_are_what_the_original_crates_say() {
     let fresh = render(&generate());
     if std::env::var_os("VARTA_BLESS").is_some_and(|value| value == "1") {
-        // Renamed into place: other tests of this run read the file.
+        // Rename the file into place: other tests of this run read it.
         let draft = path().with_extension("json.new");
         fs::write(&draft, &fresh).expect("write the new vectors");
         fs::rename(&draft, path()).expect("put the new vectors into place");
@@ -74,7 +74,7 @@ fn path() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/frames.json")
 }
 
-/// One entry a line, so that a diff shows entries.
+/// One entry per line, so that a diff shows entries.
 fn render(entries: &[Entry]) -> String {
     let lines: Vec<_> =
         entries.iter().map(|entry| serde_json::to_string(entry).expect("plain data")).collect();
@@ -92,7 +92,7 @@ fn generate() -> Vec<Entry> {
 
 const MAX: u64 = u64::MAX;
 
-/// Everything 0.1 can encode decodes as 0.1, also what an observer has reason to refuse.
+/// Everything that 0.1 can encode decodes as 0.1, even what an observer then refuses.
 fn frames_01(entries: &mut Vec<Entry>) {
     use Status::{Critical, Degraded, Ok, Stall};
     use varta_vlp_01::{Frame, Status};
@@ -202,7 +202,7 @@ fn strangers(entries: &mut Vec<Entry>) {
     entries.push(entry("any: text", *b"a line of text sent to a socket\n", None));
 }
 
-/// Two faults in one frame: the first check wins. Every pair that fits into one frame.
+/// Two faults in one frame: the first check decides. Every pair that fits into one frame.
 fn check_order(entries: &mut Vec<Entry>) {
     type Break = fn(&mut [u8; 32]);
     let faults: [(&str, Break); 8] = [
@@ -261,7 +261,7 @@ fn status_word(status: u8) -> String {
     ["ok", "degraded", "critical", "stall"][usize::from(status)].to_owned()
 }
 
-/// Lets the original crate of the version in byte 2 judge; of an unknown version, both.
+/// The verdict of the original crate for the version in byte 2; of both for an unknown version.
 fn entry(name: &str, bytes: [u8; 32], frame: Option<Fields>) -> Entry {
     let verdict = match bytes[2] {
         1 => judge_01(&bytes),

@@ -44,7 +44,7 @@ fn golden_vectors_encode_to_the_bytes_of_the_original_crates() {
     }
 }
 
-/// A list that shrank would let the two tests above pass on nothing.
+/// If the list shrank, the two tests above would pass on nothing.
 #[test]
 fn fault_15_golden_vectors_cover_both_versions_and_every_error() {
     let entries = vectors::committed();
@@ -82,7 +82,7 @@ proptest! {
         prop_assert_eq!(decode(&bytes), original(&bytes));
     }
 
-    /// Random bytes fail at the magic; these reach every check behind it.
+    /// Random bytes fail at the magic; these reach every later check.
     #[test]
     fn plausible_bytes_decode_as_the_original_crates_decode_them(bytes in plausible()) {
         prop_assert_eq!(decode(&bytes), original(&bytes));
@@ -113,8 +113,8 @@ proptest! {
         }
     }
 
-    /// The attested pid takes the place of the claimed one in the check for reserved pids, and
-    /// changes nothing else: not the order of checks, not the pid of the decoded frame.
+    /// The attested pid replaces the claimed one in the check for reserved pids. It changes neither the order
+    /// of checks nor the pid of the decoded frame.
     #[test]
     fn an_attested_pid_replaces_the_claim_in_the_pid_check_only(bytes in plausible(), attested in any_pid()) {
         let claimed = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
@@ -189,14 +189,14 @@ fn fault_16_every_flipped_bit_of_a_0_2_frame_is_refused_as_what_it_hit() {
             let bytes = flip(frame.encode(), &[bit]);
             let error = decode(&bytes).expect_err("a flipped bit went unnoticed");
             assert_eq!(error.reason(), reason_of_flips(&[bit]), "bit {bit} of {frame:?}");
-            // The kernel's word on the sender does not make corruption acceptable.
+            // Attestation of the sender does not make a corrupt frame valid.
             assert_eq!(decode_attested(&bytes, frame.pid), Err(error), "bit {bit} of {frame:?}");
         }
     }
 }
 
-/// One pair in 32 640 turns version 2 into 1, where there is no checksum. Such a frame decodes: the
-/// codec cannot tell, which is why a single 0.1 frame of a 0.2 session must not count as life.
+/// One pair in 32 640 turns version 2 into 1, which has no checksum. The codec cannot detect such a frame,
+/// which is why a single 0.1 frame in a 0.2 session must not count as life.
 #[test]
 fn fault_16_every_two_flipped_bits_are_refused_except_the_pair_that_makes_it_version_1() {
     for frame in good_frames() {
@@ -221,7 +221,7 @@ fn fault_16_every_two_flipped_bits_are_refused_except_the_pair_that_makes_it_ver
     }
 }
 
-/// With the version pair flipped, the status byte is the only thing still checked.
+/// With the version pair flipped, only the status byte is still checked.
 #[test]
 fn a_frame_flipped_to_version_1_is_refused_only_for_its_status() {
     for frame in good_frames() {
@@ -244,7 +244,7 @@ fn flip(mut bytes: Bytes, bits: &[usize]) -> Bytes {
     bytes
 }
 
-/// What a frame is refused for when these of its bits are flipped, by where they lie.
+/// The expected reason for refusing a frame with these bits flipped, by their position.
 fn reason_of_flips(bits: &[usize]) -> &'static str {
     match bits.iter().map(|bit| bit / 8).min() {
         Some(0 | 1) => "bad_magic",
@@ -298,9 +298,9 @@ fn only_the_terminal_nonce_is_terminal() {
     assert!(!Frame { nonce: NONCE_MAX, ..good_frames()[0] }.is_terminal());
 }
 
-// --- the original crates, in our words ------------------------------------------------------------
+// --- the original crates, in our types ------------------------------------------------------------
 
-/// What the original crates say: the one of the version in byte 2, of any other byte the newer.
+/// The result of the original crate for the version in byte 2; of the newer crate for any other byte.
 fn original(bytes: &Bytes) -> Result<Frame, DecodeError> {
     if bytes[2] == 1 { original_01(bytes) } else { original_02(bytes) }
 }
@@ -365,7 +365,7 @@ fn original_encode(frame: &Frame) -> Bytes {
     bytes
 }
 
-/// The frame as its version can carry it: 0.2 has no room for the upper half of a payload.
+/// The frame as its version can carry it: 0.2 has no room for the upper half of the payload.
 fn on_the_wire(frame: Frame) -> Frame {
     match frame.version {
         Version::V01 => frame,
@@ -382,7 +382,7 @@ fn repair_crc(bytes: &mut Bytes) {
     bytes[28..].copy_from_slice(&crc.to_le_bytes());
 }
 
-// --- the vectors, in our words --------------------------------------------------------------------
+// --- the vectors, in our types --------------------------------------------------------------------
 
 fn fields_of(frame: &Frame) -> vectors::Fields {
     vectors::Fields {
@@ -425,9 +425,9 @@ fn values_of(error: &DecodeError) -> serde_json::Value {
     }
 }
 
-// --- what is tried --------------------------------------------------------------------------------
+// --- inputs ---------------------------------------------------------------------------------------
 
-/// Good 0.2 frames: few bits set, most bits set, and in between; each status, terminal among them.
+/// Valid 0.2 frames: few bits set, most bits set, and in between; each status, one frame terminal.
 fn good_frames() -> [Frame; 4] {
     let ordinary = Frame {
         version: Version::V02,
@@ -475,8 +475,8 @@ fn any_frame() -> impl Strategy<Value = Frame> {
     )
 }
 
-/// Bytes with a good magic and mostly good version, status and checksum, the rest often at a limit;
-/// one in five has a random byte put anywhere afterwards.
+/// Bytes with a valid magic and mostly valid version, status and checksum, the other fields often at a limit.
+/// One in five then has one byte replaced at random.
 fn plausible() -> impl Strategy<Value = Bytes> {
     let version = prop_oneof![2 => Just(1), 6 => Just(2), 1 => any::<u8>()];
     let status = prop_oneof![6 => 0..=2_u8, 1 => Just(3), 1 => any::<u8>()];
