@@ -205,7 +205,7 @@ struct Agent {
 impl Agent {
     fn start(observer: &Path) -> Self {
         let mut child = Command::new(std::env::current_exe().expect("exe"))
-            .args(["--exact", "helper_beats_when_told", "--nocapture"])
+            .args(["--exact", "observer::helper_beats_when_told", "--nocapture"])
             .env("VARTA_TEST_OBSERVER", observer)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

@@ -34,8 +34,9 @@ impl PidNamespace {
 /// # Panics
 /// If it fails there; the message has its output.
 pub fn in_pid_namespace<F: FnOnce(&PidNamespace)>(body: F) {
-    // `program::test::{{closure}}`
-    let name = any::type_name::<F>().split("::").nth(1).expect("a closure has a path");
+    // `program::module::test::{{closure}}`
+    let path = any::type_name::<F>().strip_suffix("::{{closure}}").expect("a closure has a path");
+    let (_, name) = path.split_once("::").expect("a test is in a program");
     if env::var(INSIDE).as_deref() == Ok(name) {
         return body(&PidNamespace(()));
     }
