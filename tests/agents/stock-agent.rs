@@ -33,6 +33,8 @@ usage: stock-agent --client 0.1|0.2 (--dir DIR | --socket PATH...) [--handles N]
 
 commands, one a line:
   report         answer: report sent=N dropped=N failed=N gap-ms=N (the longest time without a try to beat)
+  gaps           answer: gaps FROM-TO..., from before a try to beat until after the next where that took 250 ms
+                 or more, the last one open; MONO_NS
   beat           one round of beats at once; answer: beat MONO_NS SENT, the instant before the first
   quiet, go      stop and start the regular beats
   status WORD    beat with this status from now on
@@ -238,8 +240,18 @@ struct Agent {
     sent: u64,
     dropped: u64,
     failed: u64,
-    last_try: Option<Instant>,
-    longest_gap: Duration,
+    /// Before and after the last try to beat.
+    last_try: Option<(u64, u64)>,
+    longest_gap: u64,
+    gaps: Vec<(u64, u64)>,
+}
+
+/// A gap as long as this is remembered.
+const LONG_NS: u64 = 250_000_000;
+
+fn mono_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).expect("the clock began at boot")
 }
 
 impl Agent {
@@ -264,7 +276,8 @@ impl Agent {
             dropped: 0,
             failed: 0,
             last_try: None,
-            longest_gap: Duration::ZERO,
+            longest_gap: 0,
+            gaps: Vec::new(),
         })
     }
 
@@ -326,7 +339,8 @@ impl Agent {
     /// From here on a helper thread beats with the same handles, and does nothing else.
     fn beat_from_a_helper(&mut self) -> Result<(), String> {
         let handles = std::mem::take(&mut self.handles);
-        let mut agent = Self { handles, options: self.options.clone(), ..*self };
+        let (options, gaps) = (self.options.clone(), self.gaps.clone());
+        let mut agent = Self { handles, options, gaps, ..*self };
         let helper = std::thread::Builder::new().spawn(move || {
             // What the main thread asked for may end with it.
             if set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
@@ -357,7 +371,7 @@ impl Agent {
     }
 
     fn beat(&mut self) -> u64 {
-        let before = self.sent;
+        let (before, begin) = (self.sent, mono_ns());
         for handle in &mut self.handles {
             match handle.beat(self.options.status) {
                 Outcome::Sent => self.sent += 1,
@@ -365,9 +379,12 @@ impl Agent {
                 Outcome::Failed => self.failed += 1,
             }
         }
-        let now = Instant::now();
-        if let Some(last) = self.last_try.replace(now) {
-            self.longest_gap = self.longest_gap.max(now - last);
+        let end = mono_ns();
+        if let Some((last_begin, last_end)) = self.last_try.replace((begin, end)) {
+            self.longest_gap = self.longest_gap.max(begin - last_end);
+            if end - last_begin >= LONG_NS {
+                self.gaps.push((last_begin, end));
+            }
         }
         self.sent - before
     }
@@ -396,7 +413,8 @@ impl Agent {
         let (command, argument) = line.split_once(' ').unwrap_or((line, ""));
         match command {
             "report" => {
-                let gap = self.last_try.map_or(Duration::ZERO, |last| last.elapsed()).max(self.longest_gap);
+                let open = self.last_try.map_or(0, |(_, last_end)| mono_ns() - last_end);
+                let gap = Duration::from_nanos(self.longest_gap.max(open));
                 println!(
                     "report sent={} dropped={} failed={} gap-ms={}",
                     self.sent,
@@ -405,10 +423,15 @@ impl Agent {
                     gap.as_millis()
                 );
             }
+            "gaps" => {
+                let open = self.last_try.map(|(last_begin, _)| (last_begin, mono_ns()));
+                let gaps = self.gaps.iter().copied().chain(open);
+                println!("gaps{}", gaps.map(|(from, to)| format!(" {from}-{to}")).collect::<String>());
+            }
             "beat" => {
-                let now = clock_gettime(ClockId::Monotonic);
+                let now = mono_ns();
                 let sent = self.beat();
-                println!("beat {} {sent}", now.tv_sec * 1_000_000_000 + now.tv_nsec);
+                println!("beat {now} {sent}");
             }
             "quiet" | "go" => {
                 self.is_quiet = command == "quiet";

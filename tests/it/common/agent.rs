@@ -228,6 +228,15 @@ impl Agent {
         Report { sent: number("sent"), dropped: number("dropped"), failed: number("failed"), gap }
     }
 
+    /// When it did not try to beat for long, as ranges of `CLOCK_MONOTONIC`, the last of them open.
+    pub fn gaps(&mut self) -> Vec<(u64, u64)> {
+        let answer = self.ask("gaps");
+        let ranges = answer.strip_prefix("gaps").unwrap_or_else(|| panic!("not an answer: {answer}"));
+        let instant = |text: &str| text.parse().unwrap_or_else(|_| panic!("no instant in {answer}"));
+        let range = |text: &str| text.split_once('-').map(|(from, to)| (instant(from), instant(to)));
+        ranges.split_whitespace().map(|text| range(text).expect("two instants")).collect()
+    }
+
     /// Sends one beat; returns an instant just before it.
     pub fn beat(&mut self) -> u64 {
         let answer = self.ask("beat");
