@@ -48,7 +48,7 @@ pub struct Words<T: SharedWord> {
     memfd: Option<OwnedFd>,
 }
 
-// SAFETY: this value owns the mapping, which is reached only through `&[T]`, whose elements are atomics;
+// SAFETY: this value owns the mapping, reached only through `&[T]` of atomics, and
 // moving or sharing the owner between threads moves or shares nothing else.
 unsafe impl<T: SharedWord> Send for Words<T> {}
 // SAFETY: as above.
