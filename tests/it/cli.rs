@@ -1,4 +1,4 @@
-//! The built binary, as an operator meets it: what it prints, and how it exits.
+//! The built binary as an operator uses it: output and exit codes.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -17,13 +17,13 @@ const UNAVAILABLE: i32 = 69;
 const PERMISSION: i32 = 77;
 const CONFIG: i32 = 78;
 
-/// A directory of its own and a command in it with an empty environment.
+/// A temporary directory, and commands that run in it with an empty environment.
 struct Scene {
     dir: TempDir,
     env: Vec<(&'static str, String)>,
 }
 
-/// How a command ended and what it said.
+/// The exit code and output of a command.
 #[derive(Debug)]
 struct Outcome {
     code: Option<i32>,
@@ -60,15 +60,15 @@ impl Scene {
         Outcome::of(self.command(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), args))
     }
 
-    /// As [`Scene::run`], but as a user who is not root. Root may read everything, whatever its mode.
+    /// Like [`Scene::run`], but never as root, which may read everything whatever its mode.
     fn run_unprivileged(&self, args: &[&str]) -> Outcome {
         if !rustix::process::geteuid().is_root() {
             return self.run(args);
         }
-        // The build directory may be closed to others.
+        // Other users may be unable to read the build directory.
         let program = self.dir.path().join("varta-fleet");
-        // By another process: one that a neighbouring test forks meanwhile would hold our copy open for
-        // writing, and nobody could execute it.
+        // A process of its own writes the copy: a test on another thread may fork while the copy is open for
+        // writing, and execve(2) then fails with ETXTBSY.
         let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_varta-fleet")).arg(&program).status();
         assert!(copied.is_ok_and(|status| status.success()), "room for a copy");
         let mut command = self.command(&program, args);
@@ -76,13 +76,13 @@ impl Scene {
         Outcome::of(command)
     }
 
-    /// `check` in a runtime directory that is fine, of a fleet small enough for any queue.
+    /// `check` with a valid runtime directory and a fleet small enough for any queue.
     fn check(&self, args: &[&str]) -> Outcome {
         let small = ["check", "--dir", "run", "--shards", "1", "--agents-max", "1"];
         self.run(&[&small, args].concat())
     }
 
-    /// `check` of a configuration file with this text; the file is `varta.toml`.
+    /// `check` with a configuration file `varta.toml` of this text.
     fn check_file(&self, text: impl AsRef<[u8]>) -> Outcome {
         self.file("varta.toml", text);
         self.run(&["check", "--dir", "run", "--config", "varta.toml"])
@@ -96,7 +96,7 @@ impl Outcome {
         Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    /// The exit code, and every word where it belongs: on stderr, if anything is there.
+    /// Asserts the exit code and that every word is on standard error, or if that is empty, on standard output.
     #[track_caller]
     fn says(&self, code: i32, words: &[&str]) -> &Self {
         assert_eq!(self.code, Some(code), "{self:#?}");
@@ -107,7 +107,7 @@ impl Outcome {
         self
     }
 
-    /// What the plan gives for a key: value and origin.
+    /// The plan's row for a key: value and origin.
     #[track_caller]
     fn planned(&self, key: &str) -> String {
         let row = self.stdout.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix(' '));
@@ -116,12 +116,12 @@ impl Outcome {
     }
 }
 
-/// `net.unix.max_dgram_qlen` of this machine, which tests must not depend on.
+/// `net.unix.max_dgram_qlen` of this machine; the tests must pass with any value.
 fn queue_limit() -> Option<u64> {
     fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").ok()?.trim().parse().ok()
 }
 
-/// How `check` is to end for a fleet with this many agents on its fullest shard and nothing else amiss.
+/// The expected exit code of `check` with this many agents on the fullest shard and no other problem.
 fn code_of_check(agents_per_shard: u64) -> i32 {
     if queue_limit().is_some_and(|limit| limit < 2 * agents_per_shard) { CONFIG } else { CLEAN }
 }
@@ -512,7 +512,7 @@ fn check_prints_the_plan() {
 
 #[test]
 fn check_judges_the_queue_limit() {
-    // The largest fleet there is on one shard: more than any host carries by default.
+    // The largest possible fleet on one shard: too large for any default limit.
     let outcome = Scene::new().run(&["check", "--dir", "run", "--shards", "1", "--agents-max", "4194304"]);
     let Some(limit) = queue_limit() else {
         outcome.says(CLEAN, &["note: cannot read /proc/sys/net/unix/max_dgram_qlen"]);
@@ -533,7 +533,7 @@ fn check_judges_the_queue_limit() {
     assert_eq!(small.stdout.contains("problem: net.unix"), code_of_check(1) == CONFIG);
 }
 
-/// Nobody asked for as many agents as there may be by default, so no host is short of anything for them.
+/// agents-max is not set: that a host is too small for its default is no problem.
 #[test]
 fn the_defaults_pass_their_own_check() {
     let scene = Scene::new();
@@ -560,7 +560,7 @@ fn check_says_what_a_fleet_of_that_size_needs() {
         "fix: write shards = 34",
     ];
     outcome.says(CONFIG, &words);
-    // 2 800 000 a second on the busiest, half a second and a sleep of one millisecond long.
+    // 2 800 000 a second on the busiest shard, times half a second plus a sleep of one millisecond.
     assert!(outcome.stdout.contains("queue limit      1402801 "), "{}", outcome.stdout);
 
     for rate in ["0", "-1", "x", "NaN", "1e9"] {
@@ -647,7 +647,7 @@ fn a_reader_that_hangs_up_is_no_error() {
     let scene = Scene::new();
     let found = code_of_check(1);
     let check = ["check", "--dir", "run", "--shards", "1", "--agents-max", "1"];
-    // What `check` found it says by its exit code, too.
+    // The exit code reports what `check` found, too.
     let refused = [&check[..], &["--threshold", "1ms"]].concat();
     for (args, code) in [(&check[..], found), (&refused, CONFIG), (&["--help"], CLEAN)] {
         let (reader, writer) = std::io::pipe().unwrap();
@@ -766,7 +766,7 @@ fn route_prints_the_socket_of_a_pid() {
         let outcome = scene.run(&["route", "--dir", ".", "--pid", &pid.to_string()]);
         assert_eq!((outcome.code, outcome.stdout, outcome.stderr), (Some(CLEAN), expected, String::new()));
     }
-    // Without a pid it is for its caller.
+    // Without a pid, for the caller's.
     let expected = format!("{}\n", sockets[shard_for(std::process::id(), 4) as usize].display());
     assert_eq!(scene.run(&["route", "--dir", "."]).stdout, expected);
     let by_variable = Scene::new().env("VARTA_DIR", &scene.dir.path().to_string_lossy()).run(&["route"]);
@@ -789,7 +789,7 @@ fn route_to_where_a_beat_is_not_heard_says_so_beside_the_path() {
             .run_unprivileged(&["load", "--dir", ".", "--agents", "1", "--rate", "10", "--for", "1s"])
             .says(PERMISSION, &["this user may not send to ", "shard-0.sock"]);
     }
-    // As SIGKILL leaves it, and then without the socket.
+    // As after SIGKILL, then without the socket.
     drop(heard);
     for _ in 0..2 {
         let deaf = scene.run(&args);
@@ -828,13 +828,13 @@ fn route_with_a_manifest_it_cannot_use() {
         .says(PERMISSION, &["cannot route pid 7: permission denied on ", "fleet.json"]);
 }
 
-// Text of others.
+// Text from others.
 
-/// Ends a line, pretends to be us, colours, retitles and clears the terminal, and hides what follows.
+/// Ends a line, imitates our messages, colours, retitles and clears the terminal, and hides what follows.
 const HOSTILE: &str = "a\nerror: all is well\r\u{1b}[31m\u{1b}]0;x\u{7}\u{9b}2J\u{202e}\u{7f}b";
 
 impl Outcome {
-    /// Asserts that no text of others reached a terminal as more than text.
+    /// Asserts that text from others reached the terminal as plain text.
     fn is_harmless(&self, what: &str) {
         for said in [&self.stdout, &self.stderr] {
             let is_harmful = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
@@ -852,10 +852,10 @@ fn no_character_of_others_steers_a_terminal() {
     for command in commands {
         for key in varta_fleet::config::KEYS.iter().filter(|key| key.is_settable()) {
             let name = key.name;
-            // A plan that fails for another reason would hide what the value does.
+            // A plan that fails for another reason would hide the effect of the value.
             let dir: &[&str] = if name == "dir" { &[] } else { &["--dir", "/dev/null/varta"] };
             let base = [command, dir].concat();
-            // Nothing can be started there, whatever is made of the name.
+            // No fleet can start there, whatever the name.
             let value = if name == "dir" { format!("{HOSTILE}/absent/run") } else { HOSTILE.to_owned() };
             let flag = format!("--{name}={value}");
             Scene::new().run(&[&base[..], &[&flag]].concat()).is_harmless(&format!("{command:?} --{name}"));

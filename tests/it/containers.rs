@@ -1,5 +1,5 @@
-//! Agents and observers that live in namespaces of their own: who is known by which pid, who can be forged,
-//! and what an observer inside of one cannot see.
+//! Agents and observers in namespaces of their own: which pid identifies an agent, which pids can be forged,
+//! and what an observer in a namespace cannot see.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,9 +15,9 @@ use rustix::process::Signal;
 const CONTAINER: &str = "unshare --pid --fork --kill-child";
 /// A container in a container.
 const NESTED: &str = "unshare --pid --fork --kill-child unshare --pid --fork --kill-child";
-/// A user who is nobody here.
+/// An unprivileged user.
 const ORDINARY: u32 = 1000;
-/// One shard that everybody may beat on.
+/// One shard that every user may beat on.
 const OPEN: &str = "[[shard]]\nmode = \"0666\"\n";
 
 fn within(client: Client, within: &str) -> AgentOptions {
@@ -28,7 +28,7 @@ fn silent(options: AgentOptions) -> AgentOptions {
     AgentOptions { beats: Some(0), ..options }
 }
 
-/// Stalled when silent, back when it beats, dead when killed; all of it told under this inner pid.
+/// Stops, continues and kills the agent: expects stall, resume and exit, each with this inner pid.
 fn expect_life(observer: &mut Observer, agent: &mut Agent, ns_pid: Option<u32>) {
     let pid = agent.pid();
     agent.signal(Signal::STOP);
@@ -49,9 +49,9 @@ fn expect_life(observer: &mut Observer, agent: &mut Agent, ns_pid: Option<u32>) 
 
 // --- inner pids -----------------------------------------------------------------------------------
 
-/// The pid that an agent knows of itself is not the one that the kernel attests, because it lives one or two
-/// pid namespaces further in. It is tracked by the pid out here, and its own is told beside it, the same in
-/// all that is told of it; pid 1 is as good as any.
+/// An agent's own pid is not the one that the kernel attests, because the agent runs one or two pid
+/// namespaces further in. It is tracked by the pid in the observer's namespace. Every event about it has its
+/// own pid, too, and pid 1 is as valid as any.
 #[test]
 fn fault_19_agents_in_containers_are_known_by_both_their_pids() {
     let mut observer = Observer::start(Options::default());
@@ -72,8 +72,8 @@ fn fault_19_agents_in_containers_are_known_by_both_their_pids() {
     observer.stop();
 }
 
-/// A frame may carry the sender's pid of any level between its own and ours; a pid of none of these levels is
-/// forged.
+/// A frame may carry the sender's pid at any level between its own namespace and the observer's; any other
+/// pid is forged.
 #[test]
 fn fault_19_the_pid_of_every_level_is_the_senders_own() {
     let mut observer = Observer::start(Options { shards: 1, ..Options::default() });
@@ -97,8 +97,8 @@ fn fault_19_the_pid_of_every_level_is_the_senders_own() {
     observer.stop();
 }
 
-/// An agent that is not the first of its container has another pid inside, and goes on under it after it
-/// executed another program.
+/// An agent that is not the first process of its container has another inner pid, and keeps it when it
+/// executes another program.
 #[test]
 fn fault_19_an_inner_pid_is_kept_over_exec_and_not_inherited_by_a_fork() {
     let mut observer = Observer::start(Options { shards: 1, ..Options::default() });
@@ -106,7 +106,7 @@ fn fault_19_an_inner_pid_is_kept_over_exec_and_not_inherited_by_a_fork() {
     let pid = agent.pid();
     let up = observer.expect("up", pid, SOON);
     assert_eq!(up.u64("ns_pid"), 1, "{up}");
-    // The stock client writes the pid it had when it connected; what it says is looked up all the same.
+    // The stock client writes the pid that it had when it connected; the observer still looks the sender up.
     let inner = agent.fork();
     assert_ne!(inner, pid, "it is the pid inside");
     let child = observer
@@ -135,8 +135,8 @@ fn pids_of(pid: u32) -> Vec<u32> {
 
 // --- forging --------------------------------------------------------------------------------------
 
-/// An ordinary user tells the kernel that somebody else sends. The kernel refuses that to the sender, and the
-/// observer hears nothing.
+/// An unprivileged user sends with the pid of another process. The kernel refuses it at the sender, and the
+/// observer receives nothing.
 #[test]
 fn threat_01_the_kernel_lets_no_ordinary_user_send_as_another_process() {
     let config = OPEN.to_owned();
@@ -151,7 +151,7 @@ fn threat_01_the_kernel_lets_no_ordinary_user_send_as_another_process() {
         let said = forger.forge(pid, &wire::frame(pid, 1_000_000));
         assert!(said.contains("Operation not permitted"), "as {pid}: {said}");
     }
-    // As itself it may.
+    // Its own pid is allowed.
     let own = forger.pid();
     assert_eq!(forger.forge(own, &wire::frame(own, 1)), "ok");
     observer.expect("up", own, SOON);
@@ -164,9 +164,9 @@ fn threat_01_the_kernel_lets_no_ordinary_user_send_as_another_process() {
     observer.stop();
 }
 
-/// Who is privileged over a pid namespace may send as any process in it, and an ordinary user is so over one
-/// that it made itself: the kernel attests what it says, and nobody can tell the difference. Its false life
-/// stays inside: no process outside of that namespace can be named.
+/// A process that is privileged over a pid namespace may send as any process in it, and an unprivileged user
+/// has that privilege over a namespace that it creates. The kernel attests such a pid, and the observer cannot
+/// detect the forgery. It is limited to that namespace: no process outside can be named.
 #[test]
 fn threat_02_the_root_of_a_container_forges_its_own_processes_and_nobody_elses() {
     let allowed = fs::read_to_string("/proc/sys/user/max_user_namespaces").expect("a kernel with them");
@@ -194,7 +194,7 @@ fn threat_02_the_root_of_a_container_forges_its_own_processes_and_nobody_elses()
     });
     let victim = up.pid().expect("an agent has one");
 
-    // A process of its own: its silence is covered up.
+    // A process of its own namespace: the forged beats hide its silence.
     signal(victim, Signal::STOP);
     let end = Instant::now() + 2 * T;
     let mut nonce = 1_000_000;
@@ -206,10 +206,10 @@ fn threat_02_the_root_of_a_container_forges_its_own_processes_and_nobody_elses()
     observer.none_of("stall", victim);
     let table = observer.table();
     assert_eq!(table.refused(0, "forged"), 0, "nobody can tell: {table}");
-    // As soon as nobody covers it up any more it is told.
+    // The stall is reported once the forged beats stop.
     observer.expect("stall", victim, T + SOON);
 
-    // A process outside: it has no number in there, and its number out here is nobody's, or somebody's inside.
+    // A process outside: inside the namespace its pid is free or another process's.
     let said = root.forge(outside.pid(), &wire::frame(outside.pid(), 1));
     assert!(said.contains("No such process") || said.contains("not permitted"), "{said}");
     outside.signal(Signal::STOP);
@@ -219,9 +219,8 @@ fn threat_02_the_root_of_a_container_forges_its_own_processes_and_nobody_elses()
 
 // --- an observer inside ---------------------------------------------------------------------------
 
-/// The observer runs in a pid namespace, the agents outside of it. The kernel says pid 0 of them, which
-/// attests nothing: they are counted and not believed, whatever pid they claim. The observer says so at
-/// start.
+/// The observer runs in a pid namespace, the agents outside. The kernel reports them as pid 0, which attests
+/// nothing: their frames are counted and refused, whatever pid they claim. The observer warns at start.
 #[test]
 fn fault_19_whom_the_kernel_does_not_attest_is_nobody_and_the_observer_says_so_at_start() {
     let inside = "--pid --fork --kill-child --mount-proc";
@@ -238,7 +237,7 @@ fn fault_19_whom_the_kernel_does_not_attest_is_nobody_and_the_observer_says_so_a
     });
     let mut agents = Agent::start_many(&observer, each);
     for agent in &mut agents {
-        // A pid that exists in there: the observer's own.
+        // A pid that exists in the namespace: the observer's own.
         assert!(agent.send(&wire::frame(1, 7)));
         assert!(agent.send(&wire::frame(2, 7)));
     }
@@ -256,8 +255,8 @@ fn fault_19_whom_the_kernel_does_not_attest_is_nobody_and_the_observer_says_so_a
     assert_eq!(table.shard(0, "beats"), 0, "{table}");
 }
 
-/// The observer and its agents share a pid namespace, which has its own /proc: within it everything is as on
-/// a host, and containers inside of it are, too.
+/// The observer and its agents share a pid namespace with its own /proc: everything works as on a host,
+/// containers inside included.
 #[test]
 fn fault_19_inside_a_pid_namespace_an_observer_sees_what_is_inside() {
     in_pid_namespace(|_| {
@@ -274,8 +273,8 @@ fn fault_19_inside_a_pid_namespace_an_observer_sees_what_is_inside() {
     });
 }
 
-/// The observer runs in a pid namespace whose /proc is still that of the host: the numbers there are other
-/// processes, or none. It says so at start, and takes nobody's life for the want of an entry.
+/// The observer runs in a pid namespace whose /proc is still the host's: the pids in it belong to other
+/// processes, or to none. The observer warns at start, and reports no exit because an entry is missing.
 #[test]
 fn fault_19_a_proc_of_another_pid_namespace_is_not_believed() {
     let inside = "--pid --fork --kill-child";
@@ -305,8 +304,8 @@ fn fault_19_a_proc_of_another_pid_namespace_is_not_believed() {
     observer.stop();
 }
 
-/// The observer is an ordinary user's, and /proc hides from it who is not: a process that cannot be seen there
-/// is not gone.
+/// The observer runs as an unprivileged user and /proc hides the processes of other users: a hidden process
+/// has not exited.
 #[test]
 fn fault_19_who_is_hidden_in_proc_is_not_gone() {
     let mut observer = Observer::start(Options {
@@ -333,8 +332,8 @@ fn fault_19_who_is_hidden_in_proc_is_not_gone() {
 
 // --- other namespaces -----------------------------------------------------------------------------
 
-/// An agent in another network namespace reaches the socket by its path, as one in a container does through a
-/// directory it is given.
+/// An agent in another network namespace reaches the socket by its path, as a container does through a
+/// mounted directory.
 #[test]
 fn fault_19_agents_of_other_network_namespaces_reach_the_socket_by_its_path() {
     let mut observer = Observer::start(Options { shards: 1, ..Options::default() });
@@ -350,8 +349,8 @@ fn fault_19_agents_of_other_network_namespaces_reach_the_socket_by_its_path() {
     observer.stop();
 }
 
-/// An agent's clock is days ahead or behind, or goes back while it beats. Its time is compared with nothing
-/// of ours: silence is counted from the arrival of its beats.
+/// An agent's clock is days ahead or behind, or goes back while the agent beats. The observer compares it
+/// with none of its own clocks: silence counts from the arrival of beats.
 #[test]
 fn fault_11_the_clock_of_an_agent_has_no_effect() {
     let mut observer = Observer::start(Options { shards: 1, ..Options::default() });
@@ -379,8 +378,8 @@ fn fault_11_the_clock_of_an_agent_has_no_effect() {
     observer.stop();
 }
 
-/// The clocks of the observer itself are far from the kernel's, each by another length. Start times of
-/// processes, which are told on one of them, are still compared with arrivals, which are told on the other.
+/// The observer's clocks are far from the kernel's, each by another offset. Start times of processes are on
+/// one clock and arrivals on another, and both are still compared correctly.
 #[test]
 fn fault_11_an_observer_in_a_time_namespace_sees_that_a_pid_is_used_again() {
     in_pid_namespace(|pids| {
@@ -395,7 +394,7 @@ fn fault_11_an_observer_in_a_time_namespace_sees_that_a_pid_is_used_again() {
             let pid = dead.pid();
             observer.signal(Signal::STOP);
             dead.beat();
-            // Start times are told in steps of 10 ms: closer than that, one holder looks like the other.
+            // The kernel reports start times in steps of 10 ms: within a step, both holders look the same.
             std::thread::sleep(Duration::from_millis(50));
             dead.signal(Signal::KILL);
             dead.wait();

@@ -1,5 +1,5 @@
-//! The rules by which `scripts/instructions` holds counts to a baseline, on made-up counts; and the compiler it
-//! takes, among made-up ones. That the counts themselves hold is a step of `scripts/check`.
+//! How `scripts/instructions` compares counts with a baseline, on made-up counts, and which compiler it
+//! takes, among made-up ones. `scripts/check` compares the real counts.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -15,13 +15,13 @@ const FAILED: i32 = 1;
 const USAGE: i32 = 2;
 const MISSING: i32 = 3;
 
-/// A baseline of its own in a directory of its own.
+/// A baseline in a temporary directory.
 struct Baseline {
     dir: TempDir,
 }
 
 impl Baseline {
-    /// One count, of `beat`.
+    /// A baseline with one count, of `beat`.
     fn of(first: f64, present: f64) -> Self {
         Self::of_all(&json!({ "beat": { "first": first, "present": present, "history": [] } }))
     }
@@ -72,7 +72,7 @@ impl Run {
         Self { code: status.code().expect("it ends by itself"), out: text(stdout), error: text(stderr) }
     }
 
-    /// Ended so, and said all of this on standard error; nothing if there is nothing.
+    /// Asserts the exit code and that standard error has all these parts, or is empty if there are none.
     #[track_caller]
     fn ended(&self, code: i32, said: &[&str]) {
         assert_eq!(self.code, code, "{}{}", self.out, self.error);
@@ -163,7 +163,7 @@ fn an_update_is_refused_above_a_quarter_more_than_the_first_count_and_then_chang
         "decode": { "first": 50.0, "present": 50.0, "history": [] },
     });
     let baseline = Baseline::of_all(&counts);
-    // Less than 5 % more than at present: held. But that is how it would creep.
+    // Less than 5 % above the present count passes, but repeated small rises must not.
     baseline.hold(&json!({ "beat": 125.1, "decode": 50.0 })).ended(HELD, &[]);
     let run = baseline.update(&json!({ "decode": 40.0, "beat": 125.1 }));
     run.ended(FAILED, &["beat takes 125.1", "1.25 times the 100.0", "nothing is updated", "`first`"]);
@@ -195,7 +195,7 @@ fn a_broken_baseline_is_not_held_to() {
     baseline.hold(&json!({ "beat": 1.0 })).ended(MISSING, &["cannot read", "No such file"]);
 }
 
-/// Nobody changed one number of it and forgot the other.
+/// A history that does not add up was edited by hand.
 #[test]
 fn the_baseline_of_the_project_adds_up() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/instructions.json");
@@ -220,7 +220,7 @@ fn the_baseline_of_the_project_adds_up() {
 
 // --- the compiler -----------------------------------------------------------------------------------------
 
-/// A `PATH` of stand-ins. Each writes down how it was called; cargo fails, so that nothing is built.
+/// A `PATH` of fake tools. Each records how it was called; cargo fails, so that nothing is built.
 struct Tools {
     dir: TempDir,
 }
@@ -252,7 +252,7 @@ impl Tools {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
     }
 
-    /// A rustup that has the compiler of the baseline, or will have it once it was told to install it.
+    /// A rustup that has the baseline's compiler, or has it once it was asked to install it.
     fn put_rustup(&self, is_installed: bool) {
         fs::create_dir(self.path().join("1.95.0")).expect("created");
         self.put("1.95.0/cargo", "exit 1");
@@ -274,7 +274,7 @@ impl Tools {
         Run::of(Command::new(SCRIPT).arg("--baseline").arg(baseline.path()).env("PATH", self.path()))
     }
 
-    /// What was called, less the arguments of cargo.
+    /// The recorded calls, without the arguments of cargo.
     fn calls(&self) -> Vec<String> {
         let calls = fs::read_to_string(self.path().join("calls")).unwrap_or_default();
         let brief = |call: &str| call.split(" --quiet").next().unwrap_or_default().to_owned();

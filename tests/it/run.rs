@@ -1,4 +1,4 @@
-//! `run` as an operator meets it: start, signals, a second one, what it prints, where its events go.
+//! `run` as an operator uses it: start, signals, a second observer, output, events.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -17,7 +17,7 @@ use crate::common::{
 use rustix::process::Signal;
 use varta_fleet::Manifest;
 
-/// What `stop` and the fixture assert of every test, in one place where it is named.
+/// What `stop` and the fixture assert in every test, under a name of its own.
 #[test]
 fn events_are_numbered_without_a_gap_from_start_to_stop() {
     let mut observer = Observer::start(Options { shards: 3, ..Options::default() });
@@ -43,7 +43,7 @@ fn events_are_numbered_without_a_gap_from_start_to_stop() {
     }
 }
 
-/// The guide's table of threads is that of a running fleet, and the other way round.
+/// The guide's table lists the threads of a running fleet and no others.
 #[test]
 fn the_threads_are_those_that_the_guide_names() {
     let guide = include_str!("../../src/guide/architecture.md");
@@ -53,7 +53,7 @@ fn the_threads_are_those_that_the_guide_names() {
     let (_, others) = guide.split_once("The program adds ").expect("a word on the program's own");
     let others = others.split('`').skip(1).step_by(2).take_while(|name| name.starts_with("varta-"));
     named.extend(others.map(str::to_owned));
-    // It ends once the line is written.
+    // This thread ends once the line is written.
     assert!(named.remove("varta-ready"), "{named:?}");
     named.insert("varta-fleet".to_owned());
 
@@ -77,11 +77,11 @@ fn fault_34_sigterm_ends_a_flooded_observer_within_a_second_and_removes_its_file
         observer.expect("up", flooder.pid(), SOON);
     }
     let ended = observer.stop();
-    // One second is promised; two are slack for what else runs here.
+    // The limit is one second; two are slack for other tests.
     assert!(ended.took < Duration::from_secs(3), "{:?}", ended.took);
 }
 
-/// As when a host goes down, or a whole process group is told to end: many die at once, and then one after another
+/// As when a host shuts down or a process group is ended: many agents exit at once, then one after another
 /// for longer than a stop waits for any thread.
 #[test]
 fn fault_75_sigterm_while_agents_die_ends_well_and_stop_is_told_last() {
@@ -103,7 +103,7 @@ fn fault_75_sigterm_while_agents_die_ends_well_and_stop_is_told_last() {
                     if is_over.load(Ordering::Relaxed) {
                         return;
                     }
-                    // Not a wait for anything: the pace at which they die.
+                    // The pace of the exits.
                     thread::sleep(Duration::from_millis(8));
                 }
             }
@@ -169,7 +169,7 @@ fn reconnecting(client: Client) -> AgentOptions {
     AgentOptions { client, reconnect_after: 3, ..AgentOptions::default() }
 }
 
-/// Voluntary context switches of each thread so far: a thread that waits makes one for each time it was woken.
+/// Voluntary context switches of each thread so far: a waiting thread makes one for each wakeup.
 fn wakes(pid: u32) -> HashMap<String, u64> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
     let of_thread = |task: PathBuf| -> (String, u64) {
@@ -188,7 +188,7 @@ fn wakes(pid: u32) -> HashMap<String, u64> {
 fn a_fleet_without_beats_wakes_once_a_second_a_shard_and_twice_a_second_otherwise() {
     let observer = Observer::start(Options { shards: 4, ..Options::default() });
     let is_shard = |name: &str| name.starts_with("varta-shard-");
-    // What its start left to do is done once the shards wake for nothing but to say that they live.
+    // The start is over once the shards wake only to show that they run.
     let of_shards = |wakes: &HashMap<String, u64>| -> u64 {
         wakes.iter().filter(|(name, _)| is_shard(name)).map(|(_, wakes)| wakes).sum()
     };
@@ -213,14 +213,14 @@ fn a_fleet_without_beats_wakes_once_a_second_a_shard_and_twice_a_second_otherwis
             others += wakes;
         }
     }
-    // One more of each of the three that wake at all: when they began is chance.
+    // One more for each of the three threads that wake at all: their phase is random.
     assert!(others <= 2 * seconds + 3, "in {seconds} s: {woken:?}");
     observer.stop();
 }
 
 #[test]
 fn the_runtime_directory_is_as_documented() {
-    // The mode is no less than configured, whatever the umask of the tests.
+    // The mode is as configured, whatever the umask of the tests.
     let config = "[[shard]]\n[[shard]]\nmode = \"0666\"\n".to_owned();
     let observer = Observer::start(Options { config, ..Options::default() });
     let dir = observer.dir();
@@ -245,7 +245,7 @@ fn sigusr1_prints_histograms_and_counters_and_the_observer_goes_on() {
         agent.ask("beat");
     }
     observer.expect("up", agent.pid(), SOON);
-    // A queue of ten may refuse some.
+    // A queue of ten may refuse some beats.
     let sent = agent.report().sent;
     let table = wait_for("all beats to be counted", || {
         let table = observer.table();
@@ -266,7 +266,7 @@ fn sigusr1_prints_histograms_and_counters_and_the_observer_goes_on() {
     agent.beat();
     observer.expect("stall", agent.pid(), T + SOON);
     let ended = observer.stop();
-    // The last one, at the end, has the whole run.
+    // The final table covers the whole run.
     let last = Table::last(&ended.stderr).0.expect("a table at the end");
     assert_eq!((last.shard(1, "beats"), last.shard(1, "stalls")), (sent + 1, 1), "{last}");
 }
@@ -306,7 +306,7 @@ fn fault_56_a_shard_whose_core_is_not_there_is_told_and_runs_unpinned() {
     observer.stop();
 }
 
-/// A shard never leaves the cores that `taskset` or a unit left the observer.
+/// A shard never leaves the cores that `taskset` or a unit allows the observer.
 #[test]
 fn fault_56_a_core_that_is_not_allowed_is_told_and_stays_unused() {
     let cores = allowed_cores();
@@ -347,7 +347,7 @@ fn allowed_cores() -> Vec<usize> {
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| cores.is_set(*core)).collect()
 }
 
-/// An agent that beats is not stalled, one that is stopped is.
+/// An agent that beats does not stall; one that is stopped does.
 fn expect_a_stall_of_one_of_two(observer: &mut Observer) {
     let mut agents = [0, 1].map(|shard| Agent::start_on(Client::Rust02, observer, shard));
     for agent in &agents {
@@ -358,12 +358,12 @@ fn expect_a_stall_of_one_of_two(observer: &mut Observer) {
     observer.no_false_stall(&mut agents[1]);
 }
 
-/// Processes that use all the time they get, until dropped.
+/// Processes that use all the CPU time they get, until dropped.
 struct Spinners(Vec<std::process::Child>);
 
 impl Spinners {
     fn start(count: usize) -> Self {
-        // They end by themselves if nobody ends them.
+        // A limit for processes that the test does not end.
         let spin = || Command::new("timeout").args(["30", "sh", "-c", "while :; do :; done"]).spawn();
         Self((0..count).map(|_| spin().expect("run a shell")).collect())
     }
@@ -372,7 +372,7 @@ impl Spinners {
 impl Drop for Spinners {
     fn drop(&mut self) {
         for spinner in &mut self.0 {
-            // `timeout` hands SIGTERM on to what it runs.
+            // `timeout` forwards SIGTERM to its child.
             signal(spinner.id(), Signal::TERM);
             let _ = spinner.wait();
         }
@@ -381,7 +381,7 @@ impl Drop for Spinners {
 
 #[test]
 fn fault_57_eight_shards_on_a_busy_machine_tell_every_true_stall_and_no_false_one() {
-    // A busy machine keeps agents waiting, too, and that is a true silence.
+    // On a busy machine agents wait for a core, too, and such a silence is real.
     let threshold = 3 * T;
     let mut observer = Observer::start(Options { shards: 8, threshold, ..Options::default() });
     let mut agents = Agent::start_many(
@@ -399,7 +399,7 @@ fn fault_57_eight_shards_on_a_busy_machine_tell_every_true_stall_and_no_false_on
     for agent in &agents[..8] {
         let stall = observer.expect("stall", agent.pid(), threshold + SOON);
         assert!(stall.u64("silent_ns") >= crate::common::ns(threshold), "{stall}");
-        // Promised: within three thresholds of awake time, whatever else the machine does.
+        // The limit: three thresholds of awake time, whatever else the machine does.
         assert!(stall.u64("silent_ns") <= 3 * crate::common::ns(threshold), "{stall}");
         agent.signal(Signal::CONT);
         observer.expect("resume", agent.pid(), SOON);
@@ -432,7 +432,7 @@ fn fault_36_a_disk_that_stays_full_stops_nothing_but_the_events_and_is_told_at_t
     for agent in &mut agents[1..] {
         assert_eq!(agent.report().failed, 0);
     }
-    // A run that lost events must not look like one that ended well.
+    // A run that lost events must not look like a successful one.
     let ended = observer.stop_without_events(1);
     assert!(ended.stderr.contains("could not be written"), "{}", ended.stderr);
     assert!(ended.took < Duration::from_secs(3), "1 s and slack: {:?}", ended.took);
@@ -455,7 +455,8 @@ fn fault_36_a_disk_that_was_full_for_a_while_costs_no_event() {
     let filler = inside(&observer, &disk).join("filler");
     let full = fs::write(&filler, vec![0; 1 << 20]).expect_err("more than the disk holds");
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
-    // More than what is left of the page that the file ends in: what each does often would be told as one event.
+    // More events than fit into the last page of the file. Each is of another agent, since frequent events of
+    // one agent are coalesced.
     agent.spawn_children(60);
     wait_for("events that cannot be written", || {
         let written = observer.events().len() as u64;
@@ -474,7 +475,7 @@ fn fault_36_a_disk_that_was_full_for_a_while_costs_no_event() {
 
 // --- a log that goes away, a slow disk ------------------------------------------------------------
 
-/// The lines of a file whose last one may still be on its way.
+/// The complete lines of a file.
 fn events_in(path: &Path) -> Vec<Event> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.split_inclusive('\n')
@@ -483,7 +484,7 @@ fn events_in(path: &Path) -> Vec<Event> {
         .collect()
 }
 
-/// One event: its status changes. A change that is undone at once may be none.
+/// Causes one event. A change that is undone at once may cause none.
 fn change_status(agent: &mut Agent, word: &str) {
     agent.ask(format_args!("status {word}"));
     agent.beat();
@@ -505,7 +506,7 @@ fn fault_37_a_log_whose_directory_was_removed_is_told_and_goes_on_once_it_is_bac
     wait_for("a word on standard error", || {
         observer.stderr().contains("warning: cannot write events: no such file or directory").then_some(())
     });
-    // Observing goes on.
+    // The observer still observes.
     change_status(&mut agent, "ok");
     let told = observer.table().events();
     assert!(told > written, "{told} after {written}");
@@ -550,8 +551,8 @@ fn fault_37_a_log_on_a_file_system_that_is_read_only_is_told_and_goes_on_once_it
         command.args(["--mount", "--target", &pid, "mount"]).args(arguments).arg(&disk);
         assert!(command.status().expect("run nsenter").success(), "mount {arguments:?}");
     };
-    // A file that is open for writing keeps its file system writable: another one is mounted over it, and the
-    // log goes.
+    // The file system of a file that is open for writing cannot become read-only, so another one is mounted
+    // over it and the log is removed.
     mount(&["-t", "tmpfs", "-o", "ro", "none"]);
     fs::remove_file(inside(&observer, &alias).join("events")).expect("remove the log");
     change_status(&mut agent, "critical");
@@ -567,7 +568,7 @@ fn fault_37_a_log_on_a_file_system_that_is_read_only_is_told_and_goes_on_once_it
     observer.stop_without_events(0);
 }
 
-/// A FIFO that is open and not read, as a disk that takes nothing: a pipe holds 64 KiB.
+/// A FIFO that is open but not read acts as a disk that accepts nothing: a pipe holds 64 KiB.
 #[test]
 fn fault_38_while_the_log_takes_nothing_only_its_writer_waits() {
     let place = Place::new();
@@ -589,7 +590,7 @@ fn fault_38_while_the_log_takes_nothing_only_its_writer_waits() {
             .contains("warning: cannot write events: resource temporarily unavailable")
             .then_some(())
     });
-    // Nobody is lost, everybody is judged.
+    // No agent is lost, and all are judged.
     observer.watch(T + T / 4);
     let table = observer.table();
     assert_eq!(table.shard(0, "up") + table.shard(1, "up"), 4, "{table}");
@@ -602,7 +603,7 @@ fn fault_38_while_the_log_takes_nothing_only_its_writer_waits() {
     for agent in &mut agents[1..] {
         assert_eq!(agent.report().failed, 0);
     }
-    // Read again, it is told what was held back, in order.
+    // Once the FIFO is read, the deferred events follow in order.
     agents[1..].iter().for_each(|agent| agent.signal(Signal::STOP));
     let mut text = Vec::new();
     wait_for("the stalls in the log", || {
@@ -625,13 +626,13 @@ fn fault_38_while_the_log_takes_nothing_only_its_writer_waits() {
     assert!(ended.stderr.contains("events are written again"), "{}", ended.stderr);
 }
 
-/// The path as the observer sees it, in its mount namespace.
+/// A path in the observer's mount namespace, as seen from here.
 fn inside(observer: &Observer, path: &Path) -> PathBuf {
     let root = Path::new("/proc").join(observer.pid().to_string()).join("root");
     root.join(path.strip_prefix("/").expect("an absolute path"))
 }
 
-/// The queue is judged by the agents there are: not by those that the defaults allow.
+/// The queue is compared with the agents that exist, not with those that the defaults allow.
 #[test]
 fn a_queue_that_is_too_short_for_its_agents_is_told_when_they_are_there() {
     let options = Options { shards: 1, queue_limit: Some(4), agents_max: 100_000, ..Options::default() };
@@ -640,18 +641,18 @@ fn a_queue_that_is_too_short_for_its_agents_is_told_when_they_are_there() {
     for agent in &some {
         observer.expect("up", agent.pid(), SOON);
     }
-    // A second and more, in which it would be told.
+    // Time enough for a warning.
     observer.watch(3 * T);
     assert!(!observer.stderr().contains("max_dgram_qlen"), "{}", observer.stderr());
     let _one_more = Agent::start(Client::Rust02, &observer);
     let told = "net.unix.max_dgram_qlen is 4, and shard 0 has 3 agents, which need 6";
     wait_for("the warning", || observer.stderr().contains(told).then_some(()));
     let ended = observer.stop();
-    // The table at the end has it, too.
+    // The final table has the warning, too.
     assert_eq!(ended.stderr.matches("warning: net.unix.max_dgram_qlen").count(), 1, "{}", ended.stderr);
 }
 
-/// Who may beat and who may ask follows from mode and group, of all shards or of one.
+/// Mode and group, of all shards or of one, decide who may beat and who may query.
 #[test]
 fn sockets_have_the_mode_and_group_that_were_configured() {
     needs_root("it gives sockets to other groups");
@@ -676,15 +677,15 @@ fn sockets_have_the_mode_and_group_that_were_configured() {
     );
 }
 
-/// A nice value counts only inside its session where the kernel groups processes by session: the observer raises a
-/// session of its own, as a service has one, and leaves alone one that it shares.
+/// If the kernel groups processes by session (autogroup), a nice value counts only inside its session: the
+/// observer raises a session of its own, as a service has one, and leaves a shared one alone.
 #[test]
 fn fault_82_a_raised_priority_counts_outside_of_its_session() {
     needs_root("it raises priorities");
-    // None where the kernel does not group by session, and for processes of its first session, which is no group.
+    // `None` if the kernel does not group by session, and for processes of its first session.
     let nice = |text: &str| text.rsplit_once("nice ").map(|(_, nice)| nice.trim().to_owned());
     let weight = |pid: u32| {
-        // A kernel without such groups has no such file.
+        // A kernel without autogroups has no such file.
         let file = Path::new("/proc").join(pid.to_string()).join("autogroup");
         nice(&fs::read_to_string(file).unwrap_or_default())
     };

@@ -1,4 +1,4 @@
-//! Rules of the tree that no compiler checks: what may be where, and what may be nowhere.
+//! Rules of the tree that the compiler does not check.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -9,19 +9,19 @@ use std::process::Command;
 
 // --- rules of the sources -------------------------------------------------------------------------
 
-/// Pure rules: every instant is an argument, every effect is returned. Each stands for all files that its
-/// path begins.
+/// Pure rules: every instant is an argument, every effect is returned. Each entry stands for all paths that
+/// begin with it.
 const PURE: [&str; 3] = ["src/wire.rs", "src/rules.rs", "src/shard/tracker"];
 
-/// Names that read a clock or reach outside wherever they stand in code.
+/// Names that read a clock or do output wherever they stand in code.
 const IMPURE: [&str; 7] =
     ["Instant", "SystemTime", "SystemClock", "Clock", "clock_gettime", "println", "eprintln"];
-/// Modules that do, when named in a path or imported; a variable may be called so. `io` is judged by what
-/// follows it.
+/// Modules that do, if they are imported or named in a path; a variable may have such a name. What follows
+/// `io` decides about it.
 const IMPURE_MODULES: [&str; 9] = ["fs", "net", "os", "env", "process", "thread", "libc", "rustix", "sys"];
-/// Of those, what changes nothing and tells nothing: it asks the processor to read ahead.
+/// The exception: it prefetches memory, and has no effect on results.
 const HARMLESS: &str = "use crate::sys::memory::prefetch;";
-/// What is left of `std::io` when nothing is read or written.
+/// Items of `std::io` that neither read nor write.
 const PLAIN_IO: [&str; 3] = ["Error", "ErrorKind", "Result"];
 
 #[test]
@@ -35,7 +35,8 @@ fn every_source_file_says_what_it_is() {
     assert_none(&findings);
 }
 
-/// Folders whose files run on a thread of the fleet: each says on which, or its folder does for all.
+/// Folders whose files run on a thread of the fleet: each file names its thread, or the folder's `mod.rs`
+/// does for all.
 const ON_THREADS: [&str; 10] =
     ["aggregator", "fleet", "http", "lane", "process", "rundir", "shard", "sinks", "table", "view"];
 
@@ -76,7 +77,7 @@ fn unsafe_code_is_in_sys_only() {
 fn pure_rules_read_no_clock_and_do_no_input_or_output() {
     let mut findings = String::new();
     let sources = sources();
-    // Tests may do as they like, in the file or in its twin.
+    // Tests are exempt, in the file or in a `_tests.rs` beside it.
     let is_twin = |file: &File| file.path.ends_with("_tests.rs");
     let pure = |file: &&File| PURE.iter().any(|prefix| file.path.starts_with(prefix)) && !is_twin(file);
     assert!(sources.iter().any(|file| pure(&file)), "none of {PURE:?} exists: has it moved?");
@@ -117,7 +118,7 @@ fn impure(line: &str) -> Option<&str> {
 
 #[test]
 fn nothing_is_left_for_later() {
-    // Put together here, so that this file does not find itself.
+    // Concatenated, so that this file does not match.
     let markers = [
         concat!("TO", "DO"),
         concat!("FIX", "ME"),
@@ -170,7 +171,7 @@ fn looks_commented_out(line: &str) -> bool {
 
 #[test]
 fn no_path_of_a_developers_machine_is_written_down() {
-    // Homes, and wherever this clone lies. Put together so that this file does not find itself.
+    // Home directories and the path of this clone. Concatenated, so that this file does not match.
     let mut places = vec![
         concat!("/ho", "me/").to_owned(),
         concat!("/Us", "ers/").to_owned(),
@@ -247,7 +248,7 @@ fn links(text: &str) -> impl Iterator<Item = &str> {
 
 // --- the rules themselves -------------------------------------------------------------------------
 
-/// A rule that finds nothing may be a rule that cannot find anything.
+/// A rule that finds nothing might be unable to find anything.
 #[test]
 fn the_rules_find_what_they_look_for() {
     let text = "let a = 1; // unsafe\n/* unsafe\nunsafe */ let b = \"unsafe \\\" unsafe\";\n\
@@ -285,9 +286,9 @@ fn the_rules_find_what_they_look_for() {
     assert_eq!(links(text).collect::<Vec<_>>(), ["b.md#c", "e.png", "h.md"]);
 }
 
-// --- who imports whom -----------------------------------------------------------------------------
+// --- imports --------------------------------------------------------------------------------------
 
-/// Edges that may not exist, by the beginnings of paths: who may not import what, and why.
+/// Forbidden imports, by the beginnings of paths: from, to and why.
 const FORBIDDEN: [(&str, &str, &str); 13] = [
     ("src/sys/", "src/", "system calls know nothing of what they are for"),
     ("src/rules.rs", "src/sys/", "the rules are pure"),
@@ -303,7 +304,7 @@ const FORBIDDEN: [(&str, &str, &str); 13] = [
     ("src/", "src/fleet/", "the wiring is above everything that it wires"),
     ("src/", "src/lab/", "a release has nothing of what tests and benches need"),
 ];
-/// Edges that may, though the table says otherwise.
+/// Imports that are allowed although the table forbids them.
 const ALLOWED: [(&str, &str); 6] = [
     ("src/sys/", "src/sys/"),
     ("src/sys/", "src/time.rs"),
@@ -370,7 +371,7 @@ fn the_reader_of_imports_finds_them() {
 
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
-/// Which files each source file names items of, by `use` or by a path; what tests use does not count.
+/// The files whose items each source file names, by `use` or by a path; imports of tests do not count.
 fn imports(files: &[File]) -> Imports {
     let mut found = Imports::new();
     for root in ["src/bin/varta-fleet/", "src/"] {
@@ -396,7 +397,7 @@ fn imports(files: &[File]) -> Imports {
     found
 }
 
-/// The module of a file, by its path below the root.
+/// The module of a file, from its path below the root.
 fn module_of(path: &str) -> Vec<String> {
     let mut parts: Vec<String> = path.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
     if parts.last().is_some_and(|last| ["mod", "lib", "main"].contains(&last.as_str())) {
@@ -405,7 +406,7 @@ fn module_of(path: &str) -> Vec<String> {
     parts
 }
 
-/// What a file is without its tests, comments and literals.
+/// A file without its tests, comments and literals.
 fn product(text: &str) -> String {
     let lines: Vec<String> = code(text).map(|(_, line)| line).collect();
     let tests = lines.windows(2).position(|two| {
@@ -414,7 +415,7 @@ fn product(text: &str) -> String {
     lines[..tests.unwrap_or(lines.len())].join("\n")
 }
 
-/// The modules that are declared for tests alone.
+/// The modules that are declared for tests only.
 fn test_modules(module: &[String], text: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut is_for_tests = false;
@@ -449,7 +450,7 @@ fn paths(code: &str) -> Vec<String> {
                 !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':' || c == '$');
             let end = code[at..].find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
             let path = &code[at..end.map_or(code.len(), |end| at + end)];
-            // A group of an import ends so: it is expanded above.
+            // The path of an import's group, which is expanded above, ends with a colon.
             if is_whole && !path.ends_with(':') {
                 found.push(path.to_owned());
             }
@@ -484,7 +485,7 @@ fn expand(tree: &str, prefix: &str, found: &mut Vec<String>) {
     }
 }
 
-/// The innermost module that a path in `here` names; `None`: it leads out of the crate.
+/// The innermost module that a path in `here` names; `None` if it is in another crate.
 fn resolve(path: &str, here: &[String], modules: &BTreeMap<Vec<String>, &File>) -> Option<Vec<String>> {
     let mut parts = path.split("::").map(str::trim).filter(|part| !part.is_empty()).peekable();
     let mut at = match *parts.peek()? {
@@ -511,7 +512,7 @@ fn resolve(path: &str, here: &[String], modules: &BTreeMap<Vec<String>, &File>) 
     modules.contains_key(&at).then_some(at)
 }
 
-/// The sets of files of which each imports each, directly or not.
+/// The sets of files that all import each other, directly or not.
 fn circles(imports: &Imports) -> Vec<Vec<&str>> {
     fn reach<'a>(imports: &'a Imports, from: &'a str) -> BTreeSet<&'a str> {
         let mut reached = BTreeSet::new();
@@ -549,7 +550,7 @@ fn sources() -> Vec<File> {
     files().into_iter().filter(|file| file.path.starts_with("src/") && file.path.ends_with(".rs")).collect()
 }
 
-/// Every text file of the project. Left out: the lock file, and what git, cargo and editors keep.
+/// Every text file of the project, except the lock file and the files of git, cargo and editors.
 fn files() -> Vec<File> {
     let mut files = Vec::new();
     let mut directories = vec![root().to_owned()];
@@ -580,7 +581,7 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
     line.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty())
 }
 
-/// The lines of a Rust file without comments and without what is inside literals.
+/// The lines of a Rust file without comments and the contents of literals.
 fn code(text: &str) -> impl Iterator<Item = (usize, String)> {
     let mut bare = String::new();
     let mut rest = text;
@@ -602,7 +603,7 @@ fn code(text: &str) -> impl Iterator<Item = (usize, String)> {
             bare.push(next);
             rest = &rest[next.len_utf8()..];
         } else {
-            // Line numbers stay what they were.
+            // Keeps line numbers.
             bare.extend(rest[..skipped].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
             rest = &rest[skipped..];
         }
@@ -611,7 +612,7 @@ fn code(text: &str) -> impl Iterator<Item = (usize, String)> {
     (1..).zip(lines)
 }
 
-/// Bytes of the string literal that `rest` begins with.
+/// Length in bytes of the string literal at the start of `rest`.
 fn string(rest: &str) -> usize {
     let mut escaped = false;
     for (at, c) in rest.char_indices().skip(1) {
@@ -625,7 +626,7 @@ fn string(rest: &str) -> usize {
     rest.len()
 }
 
-/// Bytes of the raw string literal that `rest` begins with; 0 if it begins with something else.
+/// Length in bytes of the raw string literal at the start of `rest`; 0 if there is none.
 fn raw_string(rest: &str) -> usize {
     let hashes = rest[1..].chars().take_while(|c| *c == '#').count();
     if !rest[1 + hashes..].starts_with('"') {
@@ -636,7 +637,7 @@ fn raw_string(rest: &str) -> usize {
     rest[start..].find(&end).map_or(rest.len(), |at| start + at + end.len())
 }
 
-/// Bytes of the character literal that `rest` begins with; 0 if it is a lifetime.
+/// Length in bytes of the character literal at the start of `rest`; 0 if it is a lifetime.
 fn character(rest: &str) -> usize {
     let mut chars = rest.char_indices().skip(1);
     match (chars.next(), chars.next()) {

@@ -1,4 +1,4 @@
-//! What an operator types, against real observers and real agents; `top` in a real terminal.
+//! The commands that an operator types, with real observers and agents; `top` in a real terminal.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -17,7 +17,7 @@ fn run(dir: &Path, arguments: &[&str]) -> Output {
     command.args(arguments).env("VARTA_DIR", dir).output().expect("run it")
 }
 
-/// What it printed; it must end well.
+/// The output of a command that must succeed.
 fn said(dir: &Path, arguments: &[&str]) -> String {
     let output = run(dir, arguments);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -30,7 +30,7 @@ fn said(dir: &Path, arguments: &[&str]) -> String {
     text
 }
 
-/// What it complained of, with this exit code.
+/// The error of a command that must exit with this code.
 fn refused(dir: &Path, arguments: &[&str], code: i32) -> String {
     let output = run(dir, arguments);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -123,7 +123,7 @@ fn events_are_shown_as_words_or_as_in_the_log_and_followed_to_the_end() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("run it");
-    // Once it shows the first, it is connected.
+    // Once it shows the first event, it is connected.
     let mut shown = BufReader::new(following.stdout.take().expect("a pipe"));
     let mut text = String::new();
     shown.read_line(&mut text).expect("the first event");
@@ -174,7 +174,7 @@ fn who_may_not_ask_and_where_nobody_answers_is_told() {
 fn commands() -> Vec<String> {
     let help = said(Path::new("/nonexistent"), &["--help"]);
     let listed = help.split("Commands:").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("commands");
-    // What goes on in the next line is further in.
+    // Continuation lines are indented further.
     let lines = listed.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let commands: Vec<String> =
         lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
@@ -233,7 +233,7 @@ fn every_manual_page_is_written_and_well_formed() {
         assert!(events.contains(&format!(".TP\n\\fB{kind}\\fR\n")), "{kind} is missing:\n{events}");
     }
 
-    // What troff complains of, where there is one.
+    // Warnings of groff, if it is installed.
     for section in ["man1", "man5", "man7"] {
         for entry in fs::read_dir(manual.join(section)).expect("a directory") {
             let path = entry.expect("an entry").path();
@@ -258,7 +258,7 @@ fn a_manual_that_cannot_be_written_is_said() {
 
 // --- top ------------------------------------------------------------------------------------------
 
-/// A terminal of its own, 80x24; gone when dropped.
+/// A terminal of the test's own, 80x24; closed on drop.
 struct Terminal {
     name: String,
 }
@@ -266,7 +266,7 @@ struct Terminal {
 impl Terminal {
     fn run(name: &str, command: &str) -> Self {
         let terminal = Self { name: format!("varta-{}-{name}", std::process::id()) };
-        // The shell stays, so that what a program leaves of its terminal is seen.
+        // The shell outlives the program, so that the test sees in which state it leaves the terminal.
         let start = ["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "env PS1='$ ' sh"];
         terminal.tmux(&start);
         terminal.keys(&[&format!("{command}; echo ended $?"), "Enter"]);
@@ -374,7 +374,7 @@ fn top_says_that_the_fleet_is_gone_goes_on_when_it_is_back_and_ends_on_a_signal(
     terminal.keys(&["C-c"]);
     terminal.expect("ended 0");
 
-    // The terminal goes away under it.
+    // Closes the terminal under `top`.
     terminal.keys(&["clear", "Enter", &format!("exec {}", top(&observer.dir())), "Enter"]);
     terminal.expect("No agent beats.");
     drop(terminal);
@@ -386,7 +386,7 @@ fn top_says_that_the_fleet_is_gone_goes_on_when_it_is_back_and_ends_on_a_signal(
     observer.stop();
 }
 
-/// A process chooses its name: no character of it steers the terminal that somebody looks at.
+/// A process chooses its name: no character of it may control the operator's terminal.
 #[test]
 fn the_name_of_a_process_reaches_a_terminal_as_text() {
     let place = Place::new();
