@@ -1,13 +1,13 @@
-//! The forms of a line.
+//! The formats of a line.
 
 use super::{jsonl, tsv};
 use crate::event::Event;
 use crate::time::MonoNs;
 
-/// The form of an output's lines.
+/// The format of an output's lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON object a line: everything an event says. See [`jsonl`].
+    /// One JSON object per line with every field of the event. See [`jsonl`].
     Jsonl,
     /// The six tab-separated columns of varta-watch. See [`tsv`].
     Tsv {
@@ -17,9 +17,8 @@ pub enum Format {
 }
 
 impl Format {
-    /// Appends the event's line, newline included, to `out`.
-    ///
-    /// The newline is the only one and the last byte, whatever the event carries.
+    /// Appends the event's line, newline included, to `out`. The line contains no other newline, whatever the
+    /// event carries.
     pub fn write_line(&self, event: &Event, out: &mut Vec<u8>) {
         match *self {
             Self::Jsonl => jsonl::write_line(event, out),

@@ -1,17 +1,17 @@
-//! Events as JSON Lines, schema version 1: one object a line, its fields always in the same order.
+//! Events as JSON Lines, schema version 1: one object per line, its fields always in the same order.
 //!
 //! ```text
 //! {"v":1,"seq":7,"ts":"2026-03-01T12:00:00.000000000Z","mono_ns":2500000000,"kind":"stall","shard":1,"pid":4711,"session":1,"nonce":42,"status":"ok","payload":0,"silent_ns":2000000000,"last_nonce":42,"certain":true,"blind_ns":0}
 //! ```
 //!
-//! What stands in a line, and who reads it back: `src/event/json.rs`.
+//! The fields of a line and their reader are in `src/event/json.rs`.
 
 use crate::event::Event;
 
 /// Appends the event's JSON object and a newline to `out`.
 ///
-/// Allocates nothing once `out` has room, except for the text of an error number. The newline is the
-/// only one: strings are escaped.
+/// Allocates nothing once `out` has room, except for the text of an error number. The line contains no other
+/// newline: strings are escaped.
 pub fn write_line(event: &Event, out: &mut Vec<u8>) {
     let written = serde_json::to_writer(&mut *out, event);
     debug_assert!(written.is_ok(), "a Vec takes every byte, and every key is a string: {written:?}");

@@ -1,6 +1,6 @@
-//! Events to a file, a FIFO or standard output: two forms of a line, and the thread that writes them.
+//! Events to a file, a FIFO or standard output: two formats of a line, and the thread that writes them.
 //!
-//! Thread: events, which writes; what is wrong with an output is read by any.
+//! Thread: events, which writes; any thread may read what is wrong with an output.
 
 mod format;
 pub mod jsonl;

@@ -1,20 +1,22 @@
-//! A log that would grow too large is renamed away: `log` becomes `log.1`, `log.1` becomes `log.2`, the oldest goes.
+//! Renames a log before it grows too large: `log` becomes `log.1`, `log.1` becomes `log.2`, the oldest is
+//! removed.
 
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// When a file is renamed away, and how many are kept beside it.
+/// When a file is rotated, and how many old files are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotation {
-    /// Size that a file does not exceed, unless a single line does.
+    /// Largest size of a file, unless a single line is larger.
     pub bytes_max: u64,
-    /// Files kept beside the one that is written; at least one.
+    /// Old files kept; at least one.
     pub keep: u32,
 }
 
 impl Rotation {
-    /// How many bytes from the front of `lines` still belong into a file of `size` bytes: whole lines. 0: none does.
+    /// How many bytes from the front of `lines` still fit into a file of `size` bytes, in whole lines; 0:
+    /// none.
     pub fn share(&self, size: u64, lines: &[u8]) -> usize {
         let room = usize::try_from(self.bytes_max.saturating_sub(size)).unwrap_or(usize::MAX);
         if lines.len() <= room {
@@ -23,14 +25,14 @@ impl Rotation {
         let end_of = |part: &[u8]| part.iter().rposition(|byte| *byte == b'\n').map(|last| last + 1);
         match end_of(&lines[..room]) {
             Some(end) => end,
-            // A line that is larger than any file has one of its own.
+            // A line larger than any file gets a file of its own.
             None if size == 0 => first_line(lines),
             None => 0,
         }
     }
 
-    /// Moves what is at `path` out of the way. Interrupted in the middle, it has lost nothing but perhaps the oldest,
-    /// which was to go.
+    /// Renames the file at `path` and the old files. If interrupted, it has lost at most the oldest file,
+    /// which was to be removed.
     pub fn make_room(&self, path: &Path) -> io::Result<()> {
         for number in (1..self.keep.max(1)).rev() {
             move_if_there(&numbered(path, number), &numbered(path, number + 1))?;
@@ -39,7 +41,7 @@ impl Rotation {
     }
 }
 
-/// Length of the first line, newline included; of everything if none ends.
+/// Length of the first line, newline included; of everything if there is no newline.
 pub fn first_line(lines: &[u8]) -> usize {
     lines.iter().position(|byte| *byte == b'\n').map_or(lines.len(), |last| last + 1)
 }

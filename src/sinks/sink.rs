@@ -1,11 +1,12 @@
-//! Where the bytes of an output go: a file, a FIFO or standard output, kept at the path it was asked for.
+//! Where the bytes of an output go: a file, a FIFO or standard output. A file or FIFO is followed by its
+//! path.
 //!
-//! - **File.** Opened in append mode, created with mode 0640 less the umask. Before each write it is compared with
-//!   what is at its path: one that was renamed or removed is left, and the path opened (and made) again. One that is
-//!   shorter than what was written to it was cut by somebody else.
-//! - **FIFO.** Opened without blocking. No reader yet is no error at start. Replaced by another, that one is opened.
-//! - **Standard output.** Its descriptor is shared with other processes, so it is not made non-blocking: it is asked for
-//!   room and then given what a pipe with room takes at once.
+//! - **File.** Opened in append mode, created with mode 0640 less the umask. Before each write it is compared
+//!   with the file at its path: if that was renamed or removed, the path is opened (or created) again. A file
+//!   shorter than what was written to it was truncated by another process. - **FIFO.** Opened without
+//!   blocking. A missing reader is no error at start. If the FIFO is replaced, the new one is opened. -
+//!   **Standard output.** Other processes share the descriptor, so it is not set non-blocking: it is polled
+//!   for room, and a write is no larger than what a pipe with room accepts without blocking.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
@@ -19,9 +20,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::rotation::{Rotation, first_line};
 use crate::message::{Reason, Shown};
 
-/// A pipe that says it has room takes this much without blocking: PIPE_BUF, pipe(7).
+/// A pipe that polls writable accepts this much without blocking: PIPE_BUF, pipe(7).
 const PIPE_ROOM_BYTES: usize = 4096;
-/// How long after a rotation failed it is tried again.
+/// Pause before a failed rotation is tried again.
 const ROTATE_AGAIN: Duration = Duration::from_secs(10);
 
 /// Where the lines go.
@@ -33,40 +34,40 @@ pub enum Output {
     File(PathBuf),
 }
 
-/// What takes the bytes; in tests it is scripted.
+/// The target of the bytes; scripted in tests.
 pub trait Sink: Send {
-    /// Makes sure that what is written next goes to the file that has the output's name now.
+    /// Makes sure that the next write goes to the file now at the output's path.
     fn look(&mut self) -> io::Result<Look> {
         Ok(Look::Same)
     }
-    /// The next look opens the file anew whatever its name means.
+    /// Makes the next look open the path anew, even if the file there is the same.
     fn reopen(&mut self) {}
-    /// Takes some of `bytes` from the front. `WouldBlock`: no room now.
+    /// Writes some of `bytes` from the front. `WouldBlock`: no room now.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
-    /// Error number that keeps a file that is too large from being renamed away; it is written on.
+    /// Error number of a rotation that failed; the full file is still written to.
     fn unrotated(&self) -> Option<i32> {
         None
     }
-    /// Sleeps until there may be room, `timeout` at most.
+    /// Sleeps until there may be room, at most `timeout`.
     fn wait_for_room(&self, timeout: Duration);
-    /// EPIPE is final: no new reader can come.
+    /// Whether EPIPE is final: no new reader can come.
     fn is_gone_after_epipe(&self) -> bool;
-    /// What was there already ends in the middle of a line.
+    /// Whether the existing content ends in the middle of a line.
     fn ends_mid_line(&self) -> bool;
 }
 
-/// What a look found.
+/// The result of a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
     /// The file that was written to before.
     Same,
-    /// Another file, now open: what was begun in the old one has to begin again.
+    /// Another file, now open: a line begun in the old file must begin again.
     Other,
     /// The same file, truncated by another process: lines may be lost.
     Cut,
 }
 
-/// Why there is no writer: what, where, why, and what to do.
+/// Why an output cannot be opened: what, where, why, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot open event output {}: {}; {remedy}", Shown(.path.display()), Reason(.why))]
 struct OpenError {
@@ -75,28 +76,28 @@ struct OpenError {
     remedy: String,
 }
 
-/// An output of the kernel's.
+/// An output that is a descriptor of the kernel.
 pub struct Descriptor {
     output: Output,
     rotation: Option<Rotation>,
-    /// `None`: a FIFO without a reader so far.
+    /// `None`: a FIFO that has had no reader so far.
     file: Option<File>,
-    /// A pipe, socket or terminal that others share and that may block.
+    /// A pipe, socket or terminal that is shared and may block.
     may_block: bool,
     ends_mid_line: bool,
     /// The last byte written ended a line.
     is_between_lines: bool,
     is_to_be_reopened: bool,
-    /// Size of a regular file of a path of its own, as of the last write; else 0.
+    /// Size of a regular file opened by path, as of the last write; else 0.
     size: u64,
     unrotated: Option<(i32, Instant)>,
 }
 
 impl Descriptor {
-    /// Opens the output. A file with a `rotation` is renamed away when it is full.
+    /// Opens the output. A file with a `rotation` is rotated when it is full.
     ///
     /// # Errors
-    /// The output cannot be opened. The kind is the kernel's, the text names the path and what to do.
+    /// The output cannot be opened. The kind is the kernel's; the text names the path and what to do.
     pub fn open(output: Output, rotation: Option<Rotation>) -> io::Result<Self> {
         match &output {
             Output::Stdout => {
@@ -118,7 +119,7 @@ impl Descriptor {
         }
     }
 
-    /// Standard output, which others use, too.
+    /// Standard output, which other processes share.
     pub fn shared(file: File) -> io::Result<Self> {
         let may_block = !file.metadata()?.is_file();
         let mut descriptor = Self::of(Output::Stdout, None, may_block);
@@ -140,7 +141,7 @@ impl Descriptor {
         }
     }
 
-    /// Everything from now on goes here.
+    /// Makes `file` the target of all further writes.
     fn adopt(&mut self, file: File) {
         self.ends_mid_line = ends_mid_line(&file);
         self.size = file.metadata().ok().filter(Metadata::is_file).map_or(0, |found| found.size());
@@ -149,7 +150,7 @@ impl Descriptor {
         self.file = Some(file);
     }
 
-    /// How much of `bytes` the open file is to take; makes room for them if it is to take none of them.
+    /// How much of `bytes` to write to the open file. Rotates first if none of them fits.
     fn share(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let (Some(rotation), Output::File(path), Some(file)) = (self.rotation, &self.output, &self.file)
         else {
@@ -231,7 +232,7 @@ impl Sink for Descriptor {
 
     fn wait_for_room(&self, timeout: Duration) {
         if let Some(file) = &self.file {
-            // An error shows again in the write that follows.
+            // An error occurs again in the write that follows.
             let _ = has_room(file, timeout);
         }
     }
@@ -245,14 +246,14 @@ impl Sink for Descriptor {
     }
 }
 
-/// Whether a write would get on (also to an error) within `timeout`.
+/// Whether a write would succeed or fail without blocking within `timeout`.
 fn has_room(file: &File, timeout: Duration) -> io::Result<bool> {
     let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
     let mut files = [PollFd::new(file, PollFlags::OUT)];
     Ok(poll(&mut files, Some(&timeout))? > 0)
 }
 
-/// Opens without ever blocking: a FIFO without a reader is ENXIO, a full one says EAGAIN later.
+/// Opens without ever blocking: a FIFO without reader fails with ENXIO, a full one with EAGAIN later.
 fn open_to_append(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .append(true)
@@ -262,8 +263,9 @@ fn open_to_append(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Whether the path means another file than the one that is open. Nothing there: a regular file is to be made again, for
-/// nobody could find what the old one gets; where a FIFO was, no file is to be. What cannot be seen is as it was.
+/// Whether the path names another file than the open one. If it names none, a regular file is created again,
+/// since no reader could find the old one; a FIFO is not. If the path cannot be read, the file counts as
+/// unchanged.
 fn is_elsewhere(path: &Path, open: &Metadata) -> bool {
     match std::fs::metadata(path) {
         Ok(found) => !is_same(&found, open),
@@ -276,7 +278,7 @@ fn is_same(one: &Metadata, other: &Metadata) -> bool {
 }
 
 fn has_no_reader(path: &Path, error: &io::Error) -> bool {
-    // ENXIO is also what a socket says, and that is never an output.
+    // A socket fails with ENXIO, too, and is never an output.
     error.raw_os_error() == Some(libc::ENXIO)
         && std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo())
 }
@@ -293,8 +295,7 @@ fn refusal(path: &Path, why: io::Error) -> io::Error {
     io::Error::new(why.kind(), OpenError { path: path.to_owned(), why, remedy })
 }
 
-/// Whether a regular file's last byte is something other than a newline. A file that cannot be read
-/// is taken to be whole.
+/// Whether the last byte of a regular file is not a newline. A file that cannot be read counts as whole.
 fn ends_mid_line(file: &File) -> bool {
     use std::os::fd::AsRawFd;
 
@@ -302,7 +303,7 @@ fn ends_mid_line(file: &File) -> bool {
     if !found.is_file() || found.size() == 0 {
         return false;
     }
-    // Reopened through its descriptor, which is for appending only: the path may mean another file by now.
+    // Opened through the descriptor, which is append-only: the path may name another file by now.
     let Ok(readable) = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())) else { return false };
     let mut last = [b'\n'];
     readable.read_exact_at(&mut last, found.size() - 1).is_ok() && last != *b"\n"

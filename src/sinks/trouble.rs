@@ -1,4 +1,4 @@
-//! What is wrong with an output at present. Written by its thread, read by any.
+//! What is wrong with an output now. Written by the output's thread, read by any.
 
 use std::fmt;
 use std::io;
@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 
 use crate::message::Reason;
 
-/// What an output's owner is told while it runs.
+/// What the writer reports to the owner of an output while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WriteTrouble {
-    /// Writing fails and is tried again; nothing is lost yet. Once for each error of an episode,
-    /// which lasts until everything held back is written. EAGAIN: a pipe nobody reads.
+    /// A write failed and is tried again; nothing is lost yet. Reported once for each error of an episode,
+    /// which lasts until everything held back is written. EAGAIN: a full pipe without a reading process.
     Failing {
         /// The kernel's error number.
         errno: i32,
@@ -25,33 +25,33 @@ pub enum WriteTrouble {
         /// From the first failure to now.
         after: Duration,
     },
-    /// The reader of standard output is gone; all further events are discarded. Told once.
+    /// The reader of standard output has exited; all further events are discarded. Reported once.
     Gone {
         /// The kernel's error number.
         errno: i32,
     },
-    /// Another process truncated the file: lines may be lost, it is not known which.
+    /// Another process truncated the file: lines may be lost; which is not known.
     Cut,
-    /// The file is too large and cannot be renamed away; it is written on, and the renaming tried again. Told as
-    /// `Failing` is, and over when everything is as it should be.
+    /// The file is full and cannot be rotated; it is still written to, and the rotation is tried again.
+    /// Reported like `Failing`, and over when the rotation succeeds.
     Unrotated {
         /// The kernel's error number.
         errno: i32,
     },
 }
 
-/// What is wrong with the event output. Shown in words, with what to do.
+/// What is wrong with the event output. Displayed in words, with what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OutputTrouble {
-    /// Events cannot be written at present, for the reason of this error number. They wait.
+    /// Events cannot be written now, for the reason of this error number. They are held back.
     Held {
         /// The kernel's error number.
         errno: i32,
     },
-    /// The reader of standard output is gone for good: events are discarded and counted.
+    /// The reader of standard output has exited: events are discarded and counted.
     Gone,
-    /// The file is full and cannot be renamed away; events are written to it all the same.
+    /// The file is full and cannot be rotated; events are still written to it.
     Unrotated {
         /// The kernel's error number.
         errno: i32,
@@ -84,17 +84,18 @@ impl fmt::Display for OutputTrouble {
     }
 }
 
-/// The trouble there is, if any.
+/// An output's present trouble, if any.
 #[derive(Debug, Default)]
 pub struct OutputState(Mutex<Option<OutputTrouble>>);
 
 impl OutputState {
-    /// What is wrong now.
+    /// The present trouble.
     pub fn trouble(&self) -> Option<OutputTrouble> {
         *self.0.lock()
     }
 
-    /// The writer told this. Gives the error number of an `io` event, if there is to be one; 0: the file was cut.
+    /// Records what the writer reported. Returns the error number of the `io` event to report, if any; 0: the
+    /// file was cut.
     pub fn take(&self, told: WriteTrouble) -> Option<i32> {
         let (now, errno) = match told {
             WriteTrouble::Failing { errno } => (Some(OutputTrouble::Held { errno }), Some(errno)),

@@ -12,13 +12,13 @@
 //! 5200000000   lost      -     -      -       118-240
 //! ```
 //!
-//! Always six columns and no header; `-` is an empty one; `observer_ns` counts from the start of the
-//! observer. The first five kinds are written as varta-watch 0.2 writes them: a stall has status
-//! `stall` and no payload, `mismatch` (our `auth`) names the pid that was claimed. Every other kind
-//! goes by its name in [`EventKind`] and shows what its agent said last. A line about no agent has
-//! its detail in the last column: `blind` its phase, reason and length, `full` the refused frames (and the
-//! user whose share is spent), `flood` its reason, user (`-`: many), frames and how many were refused, `start` the shards, `lost` the first and the last `seq` that this output had to drop. There is no
-//! room for more; [`jsonl`](super::jsonl) says everything.
+//! Always six columns and no header; `-` is an empty column; `observer_ns` counts from the start of the
+//! observer. The first five kinds are written as by varta-watch 0.2: a stall has status `stall` and no
+//! payload, `mismatch` (here `auth`) has the claimed pid. Every other kind has its name in [`EventKind`] and
+//! the last frame of its agent. A line about no agent has its detail in the last column: `blind` its phase,
+//! reason and length, `full` the refused frames (and the user whose share is used up), `flood` its reason,
+//! user (`-`: many), frames and refused frames, `start` the shards, `lost` the first and the last `seq` that
+//! this output had to drop. More does not fit; [`jsonl`](super::jsonl) has all fields.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -101,7 +101,7 @@ impl fmt::Display for Columns<'_> {
     }
 }
 
-/// A refusal as varta-watch 0.2 spells it, which tells none of a wrong size.
+/// A refusal as varta-watch 0.2 spells it; that has no word for a wrong size.
 struct DecodeWord(NoFrame);
 
 impl fmt::Display for DecodeWord {

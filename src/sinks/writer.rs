@@ -1,20 +1,21 @@
-//! The thread behind `--events`: events to a file, a FIFO or standard output.
+//! The thread behind `--events`: writes events to a file, a FIFO or standard output.
 //!
-//! In: a bounded channel of events. Out: whole lines. Thread: its own. Blocks: on the channel, the
-//! output and its own back-off, never a sender. Allocates: until its buffer holds one batch.
+//! In: a bounded channel of events. Out: whole lines. Thread: its own. Blocks: on the channel, the output and
+//! its own back-off, never a sender. Allocates: until its buffer holds one batch.
 //!
-//! Lines gather in one buffer while events are queued and are written when none are, or at 64 KiB.
-//! When the output refuses (full disk, failing device), what is left of a partial write is kept, the
-//! rest is tried again on the same descriptor, and the next byte written is the next byte of the
-//! stream: lines stay whole however often the disk fills. Meanwhile nothing is taken from the
-//! channel; it fills, its sender counts what it drops and tells it in a `lost` event like any other.
+//! Lines are collected in one buffer while events are queued, and written when the queue is empty or the
+//! buffer holds 64 KiB. If a write fails (full disk, failing device), the rest of a partial write is kept and
+//! tried again on the same descriptor, and the next byte written is the next byte of the stream: lines stay
+//! whole however often the disk fills. Meanwhile nothing is read from the channel; it fills, and its sender
+//! counts what it drops and reports it in a `lost` event.
 //!
-//! A file that was renamed or removed is left between two lines, and its path opened again; a line that was begun in
-//! the old one is written whole to the new one. So rotate it by renaming: what copies and cuts it takes the lines
-//! that came in between, which is reported without their numbers. [`sink`](super::sink) says what else happens
-//! to an output, [`rotation`](super::rotation) how a log renames itself.
+//! If the file was renamed or removed, the writer opens its path again between two lines; a line begun in the
+//! old file is written whole to the new one. So rotate by renaming: copying and truncating loses the lines
+//! written in between, which is reported without their numbers. [`sink`](super::sink) describes each kind of
+//! output, [`rotation`](super::rotation) the built-in rotation.
 //!
-//! Once the reader of standard output is gone (EPIPE) none can come: the rest is discarded and counted.
+//! Once the reader of standard output has exited (EPIPE) none can come: further events are discarded and
+//! counted.
 
 use std::io;
 use std::sync::Arc;
@@ -29,30 +30,30 @@ use super::sink::{Descriptor, Look, Sink};
 use super::trouble::WriteTrouble;
 use crate::event::Event;
 
-/// Lines gather up to here before they are written although more events are queued.
+/// Collected lines are written at this size even if more events are queued.
 const BATCH_BYTES: usize = 64 * 1024;
-/// Longest wait for room in one piece, so that a stop is heard in between.
+/// Longest single wait for room, so that a stop is noticed in between.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
-/// Part of the deadline of [`EventWriter::close`] kept for the report, at most.
+/// Largest part of the deadline of [`EventWriter::close`] that is reserved for the report.
 const REPORT_RESERVE: Duration = Duration::from_millis(20);
 
-/// How it ended.
+/// The result of a closed writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct WriterReport {
     /// Lines written whole.
     pub lines: u64,
-    /// Bytes of formatted lines that did not get out.
+    /// Bytes of formatted lines that were not written.
     pub bytes_unwritten: u64,
-    /// Events that did not get out as a whole line: discarded, in the buffer or still queued.
+    /// Events not written as a whole line: discarded, in the buffer or still queued.
     pub events_unwritten: u64,
     /// Failed attempts to write; a pipe that stays full counts once.
     pub errors: u64,
-    /// The output ends in the middle of a line. The next writer to append to it begins a new one.
+    /// The output ends in the middle of a line. The next writer to append to it begins a new line.
     pub ends_mid_line: bool,
 }
 
-/// What the writer has done so far; read by any thread, written by its own.
+/// What the writer has done so far; written by its thread, read by any.
 #[derive(Debug, Default)]
 pub struct WriterCounters {
     taken: AtomicU64,
@@ -76,7 +77,7 @@ impl WriterCounters {
         self.errors.load(Relaxed)
     }
 
-    /// Events discarded because no reader can ever come.
+    /// Events discarded because no reader can come.
     #[must_use]
     pub fn discarded(&self) -> u64 {
         self.discarded.load(Relaxed)
@@ -95,7 +96,7 @@ impl WriterCounters {
     }
 }
 
-/// What the thread is told.
+/// Orders to the thread.
 #[derive(Clone, Copy, Debug)]
 enum Order {
     /// Open the output again.
@@ -106,7 +107,8 @@ enum Order {
 
 /// The running writer of one output.
 ///
-/// Dropped instead of [closed](EventWriter::close), it stops as soon as it can, whatever is queued.
+/// If it is dropped instead of [closed](EventWriter::close), it stops as soon as it can, and discards what is
+/// queued.
 #[derive(Debug)]
 #[must_use = "close() drains the queue and says what did not get out"]
 pub struct EventWriter {
@@ -118,12 +120,12 @@ pub struct EventWriter {
 
 impl EventWriter {
     /// Starts the thread that writes the events of `source` to an open output.
+    /// Starts the thread that writes the events of `source` to an open output.
     ///
-    /// `on_trouble` is called on that thread and must not wait for it. The thread writes whatever
-    /// comes, also beats: who does not want them does not send them.
+    /// `on_trouble` is called on that thread and must not wait for it. The thread writes every event it gets,
+    /// beats included: a sender that does not want them written must not send them.
     ///
-    /// # Errors
-    /// The kernel's, when it grants no thread.
+    /// # Errors The kernel's, if it grants no thread.
     pub fn spawn(
         source: Receiver<Event>,
         sink: Descriptor,
@@ -162,33 +164,33 @@ impl EventWriter {
             pace,
         };
         let run = move || {
-            // Fails only if the caller stopped waiting for the report.
+            // Fails only if the caller no longer waits for the report.
             let _ = reporter.send(writer.run());
         };
         thread::Builder::new().name("varta-events".to_owned()).spawn(run)?;
         Ok(Self { orders, report, source, counters })
     }
 
-    /// Opens the output again, at once, after its file was moved away. Never waits; that it cannot be opened is
-    /// trouble like any other.
+    /// Opens the output again at once, after its file was renamed. Never waits. If the output cannot be
+    /// opened, that is reported as trouble.
     pub fn reopen(&self) {
         // Fails only if the thread has ended.
         let _ = self.orders.send(Order::Reopen);
     }
 
-    /// What it has done so far.
+    /// What the writer has done so far.
     pub fn counters(&self) -> Arc<WriterCounters> {
         Arc::clone(&self.counters)
     }
 
     /// Writes what is queued and ends, after at most `deadline`, whatever the output does.
     ///
-    /// The senders must have hung up: as long as one has not, more may come and the deadline is
-    /// waited for. A back-off ends at once. If the kernel holds the thread in a write beyond the
-    /// deadline, it is left behind and what this write achieves in the end is not in the report.
+    /// All senders must be dropped first: while one exists, more events may come, and this waits until the
+    /// deadline. A back-off ends at once. If the kernel blocks the thread in a write beyond the deadline, the
+    /// thread is left running, and the report does not include that write.
     pub fn close(self, deadline: Duration) -> WriterReport {
         let reserve = (deadline / 8).min(REPORT_RESERVE);
-        // Fails only if the thread has ended already, and then its report is there.
+        // Fails only if the thread has ended, and then its report is there.
         let _ = self.orders.send(Order::Stop(later(Instant::now(), deadline.saturating_sub(reserve))));
         match self.report.recv_timeout(deadline) {
             Ok(report) => report,
@@ -197,15 +199,15 @@ impl EventWriter {
     }
 }
 
-/// How long to wait before a failed write is tried again.
+/// How long to wait before a failed write is tried again, and before a full pipe is reported.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     first: Duration,
     most: Duration,
-    /// A failure this long after the previous one begins at `first` again. Not the recovery does: a
-    /// disk that is freed and filled in turn would otherwise be told about 20 times a second.
+    /// A failure this long after the previous one begins at `first` again. A recovery does not reset the
+    /// wait: a disk that is freed and filled in turn would be reported about 20 times a second.
     forget: Duration,
-    /// A pipe may be full for this long before it is called trouble: its reader may just be slow.
+    /// How long a pipe may be full before that is reported: its reader may just be slow.
     patience: Duration,
     next: Duration,
     failed_at: Option<Instant>,
@@ -220,7 +222,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Time to wait after a failure at `now`: doubles from `first` up to `most`.
+    /// The wait after a failure at `now`: doubles from `first` up to `most`.
     fn after_failure(&mut self, now: Instant) -> Duration {
         if self.failed_at.is_some_and(|at| now.saturating_duration_since(at) > self.forget) {
             self.next = self.first;
@@ -242,21 +244,21 @@ struct Episode {
 /// The thread's state.
 struct Writer<S, F> {
     source: Receiver<Event>,
-    /// Hung up: the caller does not wait.
+    /// Disconnected: the caller does not wait.
     orders: Receiver<Order>,
     sink: S,
     format: Format,
     on_trouble: F,
     counters: Arc<WriterCounters>,
-    /// Formatted lines; `..written` of them are out.
+    /// Formatted lines; `..written` of them are written.
     lines: Vec<u8>,
     written: usize,
-    /// The first newline ends a line that somebody else began.
+    /// The first newline ends a line that another process began.
     is_repairing: bool,
     is_gone: bool,
     deadline: Option<Instant>,
     episode: Option<Episode>,
-    /// What keeps the file from being renamed away, as it was told.
+    /// The failed rotation, as last reported.
     unrotated: Option<i32>,
     full_since: Option<Instant>,
     pace: Pace,
@@ -271,8 +273,8 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         self.counters.report(self.source.len())
     }
 
-    /// Formats what is queued, up to a batch; waits if nothing is. False at the end: the senders
-    /// have hung up and everything is taken, or the deadline has passed.
+    /// Formats what is queued, up to a batch; waits if nothing is. False at the end: all senders are dropped
+    /// and all events taken, or the deadline has passed.
     fn gather(&mut self) -> bool {
         if self.lines.is_empty() {
             match self.wait_for_event() {
@@ -283,7 +285,7 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         while !self.is_gone && self.lines.len() < BATCH_BYTES {
             match self.source.try_recv() {
                 Ok(event) => self.take(&event),
-                // Hung up: told again once what was gathered is written.
+                // If disconnected, the next call finds that again, after what was collected is written.
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }
         }
@@ -315,8 +317,8 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         self.publish_unwritten();
     }
 
-    /// Writes everything gathered, however long that takes; leaves early only at the deadline or
-    /// when nobody will ever read it.
+    /// Writes everything collected, however long that takes; returns early only at the deadline or if no
+    /// reader can come.
     fn write_out(&mut self) {
         while self.written < self.lines.len() {
             match self.attend().and_then(|()| self.sink.write(&self.lines[self.written..])) {
@@ -346,7 +348,7 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         }
     }
 
-    /// Looks whether what is written next goes where it should.
+    /// Checks that the next write goes to the right file.
     fn attend(&mut self) -> io::Result<()> {
         match self.sink.look()? {
             Look::Same => {}
@@ -360,7 +362,7 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         Ok(())
     }
 
-    /// The same while there is nothing to write: the caller may wait to unmount a disk.
+    /// As [`Writer::attend`], without anything to write: the caller may wait to unmount a disk.
     fn attend_idle(&mut self) {
         if let Err(error) = self.attend()
             && !self.is_gone
@@ -370,12 +372,13 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         }
     }
 
-    /// The line under way is written whole, after one that somebody else has left unfinished.
+    /// Writes the current line again from its begin, after ending a line that another process left
+    /// unfinished.
     fn begin_line_anew(&mut self) {
         let ended = self.lines[..self.written].iter().rposition(|byte| *byte == b'\n').map(|last| last + 1);
         self.written = ended.unwrap_or(0);
         if self.is_repairing {
-            // The newline for a line of the other file.
+            // This newline was for a line of the other file.
             self.lines.remove(self.written);
         }
         self.is_repairing = self.sink.ends_mid_line();
@@ -408,7 +411,7 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         let now = Instant::now();
         let wait = self.pace.after_failure(now);
         match self.deadline {
-            // Space may come back any moment and there is little time left to use it.
+            // Space may become free at any moment, and little time is left to use it.
             Some(deadline) => {
                 thread::sleep(wait.min(self.pace.first).min(deadline.saturating_duration_since(now)));
             }
@@ -441,7 +444,7 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         (self.on_trouble)(WriteTrouble::Gone { errno: libc::EPIPE });
     }
 
-    /// Tells an error once in an episode, and again when another one takes its place. True if told.
+    /// Reports an error once per episode, and again when another error replaces it. True if reported.
     fn tell(&mut self, errno: i32) -> bool {
         let episode = self.episode;
         if episode.is_some_and(|episode| episode.errno == errno) {
@@ -453,7 +456,7 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         true
     }
 
-    /// Says what became of a file that was to be renamed away, when that has changed.
+    /// Reports a failed rotation, or its recovery, if that has changed.
     fn tell_rotation(&mut self) {
         let unrotated = self.sink.unrotated();
         if let Some(errno) = unrotated.filter(|_| unrotated != self.unrotated) {
@@ -502,7 +505,7 @@ fn errno_of(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
 }
 
-/// `now + wait`, or what comes closest.
+/// `now + wait`, or a year from now if that overflows.
 fn later(now: Instant, wait: Duration) -> Instant {
     const YEAR: Duration = Duration::from_secs(365 * 86_400);
     now.checked_add(wait).unwrap_or_else(|| now + YEAR)

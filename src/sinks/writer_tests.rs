@@ -1,4 +1,4 @@
-//! The writer against outputs that refuse, fill, block and go away.
+//! The writer with outputs that fail, fill up, block and disappear.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -17,7 +17,7 @@ use super::*;
 use crate::event::EventKind;
 use crate::event::samples::up;
 
-/// Far more than any test needs, so that only a defect waits for it.
+/// Much longer than any test needs, so that only a defect waits this long.
 const LONG: Duration = Duration::from_secs(30);
 
 fn fast() -> Pace {
@@ -35,14 +35,14 @@ fn newlines(bytes: &[u8]) -> u64 {
     bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
-/// Events 1..=count, all queued, nothing to follow.
+/// Events 1..=count, all queued, and no sender left.
 fn queued(count: u64) -> Receiver<Event> {
     let (sender, source) = channel::unbounded();
     (1..=count).for_each(|seq| sender.send(up(seq)).unwrap());
     source
 }
 
-/// Waits until everything is written, without asking the writer to stop.
+/// Waits until everything is written, without stopping the writer.
 fn finish(writer: &EventWriter) -> WriterReport {
     writer.report.recv_timeout(LONG).expect("the writer ends once its senders have hung up")
 }
@@ -50,7 +50,7 @@ fn finish(writer: &EventWriter) -> WriterReport {
 fn troubles() -> (impl Fn(WriteTrouble) + Send + 'static, Receiver<WriteTrouble>) {
     let (sender, told) = channel::unbounded();
     let tell = move |trouble| {
-        // A test that has seen enough does not listen any more.
+        // A test that has seen enough may drop its receiver.
         let _ = sender.send(trouble);
     };
     (tell, told)
@@ -62,7 +62,7 @@ enum Step {
     Fail(i32),
 }
 
-/// Follows its script, then takes everything.
+/// Follows its script, then accepts everything.
 #[derive(Default)]
 struct Scripted {
     steps: VecDeque<Step>,
@@ -307,7 +307,7 @@ fn dropped_instead_of_closed_it_ends_although_senders_live() {
     let (sender, source) = channel::bounded(0);
     let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), |_| {}).unwrap();
     drop(writer);
-    // The thread was the last receiver.
+    // The thread owned the last receiver.
     while sender.send(up(1)).is_ok() {}
     assert_eq!(out.lock().len() % lines_of([1]).len(), 0);
 }
@@ -333,7 +333,7 @@ fn a_cut_line_of_a_crashed_run_is_ended_first() {
     assert_eq!(*out.lock(), b"\n");
 }
 
-/// A log in a folder, and its writer.
+/// A log in a folder, with its writer.
 struct Log {
     dir: tempfile::TempDir,
     path: PathBuf,
@@ -354,7 +354,7 @@ impl Log {
         Self { dir, path, sender, writer, told }
     }
 
-    /// One event, and waits until it is the last of this file.
+    /// Sends one event, and waits until it is the last of this file.
     fn write(&self, seq: u64, to: &Path) {
         self.sender.send(up(seq)).unwrap();
         until(|| std::fs::read(to).is_ok_and(|written| written.ends_with(&lines_of([seq]))));
@@ -406,7 +406,7 @@ fn fault_70_a_file_that_was_renamed_is_left_and_its_path_written_to() {
     std::fs::rename(&log.path, log.aside("old")).unwrap();
     log.write(2, &log.path);
     assert_eq!((log.read("old"), log.read("log/events")), (lines_of([1]), lines_of([2])));
-    // Another file in its place, in the middle of a line.
+    // Another file at the path, which ends in the middle of a line.
     std::fs::write(log.aside("new"), "{").unwrap();
     std::fs::rename(log.aside("new"), &log.path).unwrap();
     log.write(3, &log.path);
@@ -447,7 +447,8 @@ fn fault_70_a_line_that_was_begun_in_the_old_file_is_whole_in_the_new_one() {
     let writer = EventWriter::spawn_on(queued(4), sink, Format::Jsonl, fast(), |_| {}).unwrap();
     assert_eq!(finish(&writer).lines, 4);
     let all = lines_of(1..=4);
-    // Of 299 bytes that went to the old file, 150 and 150 with the newline of a repair, one line was whole.
+    // Of the 299 bytes written to the old file (150, and 150 with the newline of a repair), one line was
+    // whole.
     let second = lines_of([1]).len();
     assert!((second..2 * second).contains(&299));
     assert_eq!(*new.lock(), [b"\n", &all[second..]].concat());
@@ -458,7 +459,7 @@ fn fault_70_no_line_is_lost_over_fifty_rotations_under_load() {
     let log = Log::new(None);
     let mut seq = 0;
     for rotation in 0..50 {
-        // As many as fit before it is renamed, and while it is.
+        // As many as fit before the rename, and during it.
         (0..40).for_each(|_| {
             seq += 1;
             log.sender.send(up(seq)).unwrap();
@@ -571,7 +572,7 @@ fn fifo(dir: &Path) -> PathBuf {
     path
 }
 
-/// Everything until the writer's thread has let go of the pipe, which it does after its report.
+/// Everything until the writer's thread closes the pipe, which it does after its report.
 fn read_until_hang_up(reader: &mut File) -> Vec<u8> {
     let mut got = Vec::new();
     while let Err(error) = reader.read_to_end(&mut got) {
@@ -642,7 +643,7 @@ fn the_next_reader_of_a_fifo_goes_on_at_the_same_byte() {
     assert_eq!(finish(&writer).lines, COUNT);
 }
 
-/// Standard output as it is when piped: blocking, shared, its reader free to leave.
+/// Standard output to a pipe: blocking, shared, and its reader may exit.
 fn piped_stdout() -> (io::PipeReader, Descriptor) {
     let (reader, pipe) = io::pipe().unwrap();
     (reader, Descriptor::shared(File::from(std::os::fd::OwnedFd::from(pipe))).unwrap())
