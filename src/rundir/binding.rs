@@ -1,14 +1,14 @@
-//! Binding a socket path: right mode from the first moment, no live socket displaced, nothing foreign removed.
+//! Binds a socket path: with the right mode from the first moment, without replacing a live socket or
+//! removing a foreign file.
 //!
-//! The socket is bound to a temporary name beside the path, gets its mode there, and then takes the
-//! path in one step: by link(2) where nothing is (EEXIST: somebody else was faster), by rename(2)
-//! over a stale socket. So agents see the old socket or the new one, never none and never one they
-//! may not connect to. Whether a socket is stale is asked by connecting to it: ECONNREFUSED means
-//! that nobody has it open.
+//! The socket is bound to a temporary name beside the path, gets its mode there, and then takes the path in
+//! one step: by link(2) if the path is free (EEXIST: another process was faster), by rename(2) over a stale
+//! socket. So agents see the old socket or the new one, never none and never one they may not connect to.
+//! Whether a socket is stale is found by connecting to it: ECONNREFUSED means that no process has it open.
 //!
-//! A socket whose path is removed goes on for those who are connected, and nobody else ever finds it; once
-//! its last name is gone the kernel gives it no new one. So a fleet's sockets keep the temporary name as a
-//! spare, out of which the path can be made again.
+//! A socket whose path is removed still serves connected agents, but no agent can connect to it any more;
+//! once its last name is removed the kernel gives it no new one. So a fleet's sockets keep the temporary name
+//! as a spare, from which the path can be restored.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -27,20 +27,20 @@ use rustix::io::Errno;
 use crate::message::{Reason, Shown};
 use crate::sys::unix_socket::{self, PATH_BYTES_MAX};
 
-/// A temporary name begins with a dot, so that `rm *` leaves it, and ends in this and [`TAG_BYTES`] random
-/// characters.
+/// A temporary name begins with a dot, so that `rm *` does not match it, and ends in this and [`TAG_BYTES`]
+/// random characters.
 const TAG_MARK: u8 = b'~';
 const TAG_BYTES: usize = 3;
-/// The shortest name whose temporary ones can be told from others.
+/// The shortest name whose temporary names can be recognised.
 const NAME_BYTES_MIN: usize = TAG_BYTES + 2;
-/// Names tried before giving up; only names of one or two bytes ever need several.
+/// Names to try before giving up; only names of one or two bytes ever need several.
 const NAMES_MAX: u64 = 64;
-/// Times the path may change hands under us before we give up.
+/// How often another process may change the path during a bind before it fails.
 const ROUNDS_MAX: usize = 16;
-/// How long others may take to replace a stale socket in the same directory; it takes them microseconds.
+/// How long to wait for others that replace a stale socket in the same directory, which takes microseconds.
 const LOCK_PATIENCE: (u32, Duration) = (200, Duration::from_millis(1));
 
-/// Who owns a socket file. `None`: as the kernel makes it.
+/// Owner of a socket file. `None`: as the kernel creates it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
     /// User id.
@@ -54,12 +54,11 @@ pub struct Owner {
 pub enum Kind {
     /// Receives datagrams.
     Receiver,
-    /// Is connected to.
+    /// Accepts connections.
     Listener,
 }
 
-/// Which file a name led to when we looked. Unlike a name it does not come to mean another file
-/// while that file exists.
+/// The file that a name led to. Unlike a name, it does not refer to another file as long as the file exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Device of the file system.
@@ -74,7 +73,7 @@ impl From<&Stat> for Identity {
     }
 }
 
-/// A socket at its path. Dropping it removes the path, if it is still ours.
+/// A socket at its path. Dropping it removes the path if it still leads to this socket.
 #[derive(Debug)]
 pub struct BoundSocket {
     kind: Kind,
@@ -85,12 +84,12 @@ pub struct BoundSocket {
     spare: Option<Spare>,
 }
 
-/// What a removed path is made from again.
+/// From which a removed path is restored.
 #[derive(Debug)]
 struct Spare {
-    /// The socket's file, whatever its names are: linking it is possible while it has one.
+    /// The socket's file, whatever its names; it can be linked as long as it has one.
     file: OwnedFd,
-    /// A name that nobody looks for.
+    /// A name that no agent uses.
     name: PathBuf,
 }
 
@@ -110,7 +109,8 @@ impl BoundSocket {
         self.identity
     }
 
-    /// `net.unix.max_dgram_qlen` when the socket was made: its queue holds one datagram more. 0 of a listener.
+    /// `net.unix.max_dgram_qlen` when the socket was created: its queue holds one datagram more. 0 for a
+    /// listener.
     pub fn queue_limit(&self) -> u32 {
         self.queue_limit
     }
@@ -118,7 +118,7 @@ impl BoundSocket {
     /// Removes the path, unless another socket or file has taken its place, and the spare. Returns whether
     /// the path was removed.
     ///
-    /// Done before the socket is closed: until then nobody who asks first takes the path.
+    /// Call this before the socket is closed: until then no other process that probes the path takes it.
     pub fn unlink_if_ours(&self) -> bool {
         if let Some(spare) = self.spare.as_ref().filter(|spare| self.is_at(&spare.name)) {
             let _ = rustix::fs::unlink(&spare.name);
@@ -126,7 +126,7 @@ impl BoundSocket {
         self.is_in_place() && rustix::fs::unlink(&self.path).is_ok()
     }
 
-    /// Whether its path leads to this socket. One system call.
+    /// Whether the path leads to this socket. One system call.
     pub fn is_in_place(&self) -> bool {
         self.is_at(&self.path)
     }
@@ -135,11 +135,11 @@ impl BoundSocket {
         rustix::fs::lstat(path).is_ok_and(|stat| Identity::from(&stat) == self.identity)
     }
 
-    /// Gives the socket its path again, as [`bind`] took it: where nothing is, or over a stale socket.
-    /// Whether the directory is safe is not asked here.
+    /// Restores the socket's path as [`bind`] took it: if it is free, or over a stale socket. Does not check
+    /// whether the directory is safe.
     ///
     /// # Errors
-    /// As [`bind`]; `Nameless` if it cannot be done any more.
+    /// As [`bind`]; `Nameless` if it is no longer possible.
     pub fn put_back(&self) -> Result<(), BindError> {
         if self.is_in_place() {
             return Ok(());
@@ -152,8 +152,8 @@ impl BoundSocket {
         })
     }
 
-    /// Makes the spare again if somebody removed it. One system call if not. Where it cannot be made, the
-    /// path cannot be put back either once it goes, and that is told then.
+    /// Creates the spare again if it was removed. One system call if not. If it cannot be created, a removed
+    /// path cannot be restored, and that is reported when it happens.
     pub fn renew_spare(&mut self) {
         let Some(spare) = &self.spare else { return };
         if self.is_at(&spare.name) {
@@ -168,9 +168,9 @@ impl BoundSocket {
 }
 
 impl Spare {
-    /// Gives the file one more name.
+    /// Adds one more name to the file.
     fn link_to(&self, path: &Path) -> Result<(), Errno> {
-        // The way through /proc, since linking a descriptor itself takes a privilege.
+        // Through /proc, since linking a descriptor itself requires a privilege.
         let file = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         rustix::fs::linkat(CWD, file, CWD, path, AtFlags::SYMLINK_FOLLOW)
     }
@@ -186,11 +186,11 @@ impl Drop for BoundSocket {
     }
 }
 
-/// Why a path could not be bound. Whatever was at the path is still there.
+/// Why a path could not be bound. What was at the path is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// Agents could not connect to so long a path.
+    /// Agents could not connect to a path of this length.
     #[error(
         "cannot bind {}: the path has {} bytes, and {PATH_BYTES_MAX} is the limit for sockets; choose a shorter one",
         Shown(path.display()), path.as_os_str().len()
@@ -199,7 +199,7 @@ pub enum BindError {
         /// The path.
         path: PathBuf,
     },
-    /// The path ends in no file name, or holds a NUL.
+    /// The path does not end in a file name, or contains a NUL.
     #[error("cannot bind {path:?}: it names no file; give the path of a socket")]
     NoName {
         /// The path.
@@ -211,7 +211,7 @@ pub enum BindError {
         /// The path.
         path: PathBuf,
     },
-    /// Something is there that is not a socket of ours to replace.
+    /// Something other than a replaceable socket is there.
     #[error("cannot bind {}: {what} is in the way; remove it, or choose another path", Shown(path.display()))]
     InTheWay {
         /// The path.
@@ -219,7 +219,7 @@ pub enum BindError {
         /// What is there.
         what: InTheWay,
     },
-    /// We could not find out whether the socket that is there is live.
+    /// Whether the socket that is there is live could not be found out.
     #[error(
         "cannot tell whether an observer is running at {}: {}; nothing was removed; run as its owner, or remove it",
         Shown(path.display()), Reason(source)
@@ -227,16 +227,16 @@ pub enum BindError {
     Probe {
         /// The path.
         path: PathBuf,
-        /// The kernel's answer.
+        /// The kernel's reason.
         source: io::Error,
     },
-    /// Others kept binding and removing the same path, or kept its directory locked.
+    /// Other processes kept binding and removing the same path, or kept its directory locked.
     #[error("cannot bind {}: others are binding it at the same time; let one of them finish", Shown(path.display()))]
     Contended {
         /// The path.
         path: PathBuf,
     },
-    /// Somebody removed every name of the socket.
+    /// Every name of the socket was removed.
     #[error(
         "cannot put {} back: every name of the socket was removed, and the kernel gives it no new one; restart the \
          observer; until then it observes the agents that are connected",
@@ -284,7 +284,7 @@ impl fmt::Display for InTheWay {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "; create its directory first",
-        // Of chown(2) and chmod(2); bind(2) says EACCES.
+        // From chown(2) and chmod(2); bind(2) returns EACCES.
         _ if error.raw_os_error() == Some(libc::EPERM) => {
             "; name a group that this user is in, or run as root"
         }
@@ -298,8 +298,8 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 impl BindError {
-    /// The kind of error the standard library would report: `AddrInUse` for a live socket,
-    /// `PermissionDenied` where we may not ask or not write, and so on.
+    /// The kind of error the standard library would report: `AddrInUse` for a live socket, `PermissionDenied`
+    /// if this process may not probe or not write, and so on.
     pub fn kind(&self) -> io::ErrorKind {
         match self {
             Self::PathTooLong { .. } | Self::NoName { .. } => io::ErrorKind::InvalidInput,
@@ -310,7 +310,7 @@ impl BindError {
         }
     }
 
-    /// The error number that says it best.
+    /// The error number closest to this error.
     pub(crate) fn errno(&self) -> i32 {
         match self {
             Self::PathTooLong { .. } => libc::ENAMETOOLONG,
@@ -325,22 +325,21 @@ impl BindError {
     }
 }
 
-/// Binds a receiving socket to `path` with exactly the permission bits of `mode`, replacing a stale
-/// socket there.
+/// Binds a receiving socket to `path` with exactly the permission bits of `mode`, replacing a stale socket
+/// there.
 ///
-/// Waits only for others that replace a stale socket in the same directory, a fifth of a second at most.
-/// Leaves the process's umask alone. Whether the directory is safe is not asked here.
+/// Waits at most a fifth of a second, and only for others that replace a stale socket in the same directory.
+/// Does not change the umask, and does not check whether the directory is safe.
 ///
-/// # Errors
-/// See [`BindError`]. Nothing is left behind then.
+/// # Errors See [`BindError`]. Nothing is left behind then.
 pub fn bind(path: &Path, mode: u32) -> Result<BoundSocket, BindError> {
     let (socket, _) = bind_whole(path, Kind::Receiver, mode, Owner::default())?;
     Ok(socket)
 }
 
-/// As [`bind`], for either kind, and for an owner other than us, who has the file from the first moment; and with
-/// a spare, for [`BoundSocket::put_back`], unless the name is too short for one. A listener listens before it is at
-/// its path.
+/// As [`bind`], for either kind, and for another owner, set before the path exists; and with a spare for
+/// [`BoundSocket::put_back`], unless the name is too short for one. A listener listens before it is at its
+/// path.
 ///
 /// # Errors
 /// As [`bind`].
@@ -350,7 +349,7 @@ pub fn bind_as(path: &Path, kind: Kind, mode: u32, owner: Owner) -> Result<Bound
     Ok(socket)
 }
 
-/// Also the temporary name, which is still there.
+/// Also returns the temporary name, which still exists.
 fn bind_whole(
     path: &Path,
     kind: Kind,
@@ -367,7 +366,7 @@ fn bind_whole(
         return Err(BindError::NoName { path: path.to_owned() });
     }
     let absolute = std::path::absolute(path).map_err(refused)?;
-    probe(path, kind)?; // before anything is made
+    probe(path, kind)?; // before anything is created
     let (fd, queue_limit) = match kind {
         Kind::Receiver => unix_socket::open_receiver(),
         Kind::Listener => unix_socket::open_listener().map(|fd| (fd, 0)),
@@ -383,8 +382,8 @@ fn bind_whole(
     Ok((socket, temporary))
 }
 
-/// Gives `path` to the socket that `link` links to where it is told: where nothing is, or over a stale
-/// socket.
+/// Gives `path` to a socket, if it is free or holds a stale socket. `link` links the socket to the path it is
+/// passed.
 fn take_path(path: &Path, kind: Kind, link: impl Fn(&Path) -> Result<(), Errno>) -> Result<(), BindError> {
     let refused = |errno: Errno| BindError::Refused { path: path.to_owned(), source: errno.into() };
     for _ in 0..ROUNDS_MAX {
@@ -394,7 +393,7 @@ fn take_path(path: &Path, kind: Kind, link: impl Fn(&Path) -> Result<(), Errno>)
                 other => other.map_err(refused)?,
             },
             stale @ Found::Stale(_) => {
-                // Two who both saw it stale must not rename over each other.
+                // Two processes that both saw it stale must not rename over each other.
                 let _lock = lock_directory(path)?;
                 if probe(path, kind)? != stale {
                     continue;
@@ -415,15 +414,15 @@ fn take_path(path: &Path, kind: Kind, link: impl Fn(&Path) -> Result<(), Errno>)
 fn link_beside(path: &Path, link: impl Fn(&Path) -> Result<(), Errno>) -> Result<PathBuf, Errno> {
     for name in temporary_names(path) {
         match link(&name) {
-            Err(Errno::EXIST) => {} // somebody's, or left by a crash
+            Err(Errno::EXIST) => {} // in use, or left by a crash
             other => return other.map(|()| name),
         }
     }
     Err(Errno::EXIST)
 }
 
-/// Removes temporary names beside `path` that a crash left behind and nobody has open. To be called by who
-/// holds `path`: nobody else makes such names. Those that cannot be removed do no harm.
+/// Removes temporary names beside `path` that a crash left behind and no process has open. Only the owner of
+/// `path` may call this: no other process creates such names. Names that cannot be removed do no harm.
 pub fn remove_leftovers_of(path: &Path) {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return };
     let Some(alike) = recognised_by(name) else { return };
@@ -436,7 +435,7 @@ pub fn remove_leftovers_of(path: &Path) {
     }
 }
 
-/// Removes a socket that nobody has open.
+/// Removes a socket that no process has open.
 pub fn remove_if_stale(path: &Path) {
     if let Ok(Found::Stale(found)) = probe(path, Kind::Receiver)
         && rustix::fs::lstat(path).is_ok_and(|stat| Identity::from(&stat) == found)
@@ -445,24 +444,24 @@ pub fn remove_if_stale(path: &Path) {
     }
 }
 
-/// Whether `name` is one that [`bind`] uses for a moment and [`bind_as`] keeps. A crash may leave such a socket
-/// behind.
+/// Whether `name` is a temporary name, which [`bind`] removes and [`bind_as`] keeps. A crash may leave such a
+/// socket behind.
 pub fn is_temporary(name: &OsStr) -> bool {
     let bytes = name.as_bytes();
     bytes.len() >= NAME_BYTES_MIN && bytes[0] == b'.' && bytes[bytes.len() - TAG_BYTES - 1] == TAG_MARK
 }
 
-/// What may be at a path that we can bind.
+/// What a path that can be bound may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// Nothing.
     Nothing,
-    /// A socket that nobody has open.
+    /// A socket that no process has open.
     Stale(Identity),
 }
 
-/// Everything that would keep an observer from binding `path`. Changes nothing, sends nothing, does not
-/// block.
+/// Checks for everything that would keep an observer from binding `path`. Changes nothing, sends nothing,
+/// does not block.
 ///
 /// # Errors
 /// [`BindError`]; `InUse` if an observer is running there.
@@ -470,8 +469,8 @@ pub fn inspect(path: &Path) -> Result<(), BindError> {
     probe(path, Kind::Receiver).map(drop)
 }
 
-/// Looks at `path`, where a socket of this kind is to be, without following a symlink, sending anything, or
-/// blocking. A socket that nobody has open is stale, whatever its kind was.
+/// Checks `path`, where a socket of this kind is to be bound, without following a symlink, sending anything,
+/// or blocking. A socket that no process has open is stale, whatever its kind was.
 ///
 /// # Errors
 /// [`BindError`] for everything that may not be replaced.
@@ -503,7 +502,7 @@ pub fn probe(path: &Path, kind: Kind) -> Result<Found, BindError> {
     Err(BindError::InTheWay { path: path.to_owned(), what })
 }
 
-/// A socket's file under a name nobody looks for. Dropping it removes that name.
+/// A socket's file under a temporary name. Dropping it removes that name.
 struct Temporary {
     path: PathBuf,
     identity: Identity,
@@ -511,16 +510,16 @@ struct Temporary {
 }
 
 impl Temporary {
-    /// Binds `fd` beside `path` under a free name as long as its own, with mode and owner in place.
+    /// Binds `fd` beside `path` under a free name of the same length, with mode and owner set.
     fn bind(fd: &OwnedFd, path: &Path, mode: u32, owner: Owner) -> io::Result<Self> {
         let mode = Mode::from_raw_mode(mode & 0o777);
-        // The file gets the mode of the descriptor less the umask: too little at worst, never too much.
+        // The file gets the mode of the descriptor less the umask: never too many bits.
         rustix::fs::fchmod(fd, mode)?;
         let mut last = Errno::ADDRINUSE.into();
         for path in temporary_names(path) {
             match unix_socket::bind(fd.as_fd(), &path) {
                 Ok(()) => return Self::finish(path, mode, owner),
-                // Somebody's, or left by a crash.
+                // In use, or left by a crash.
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
                 Err(error) => return Err(error),
             }
@@ -529,9 +528,10 @@ impl Temporary {
     }
 
     fn finish(path: PathBuf, mode: Mode, owner: Owner) -> io::Result<Self> {
-        // From here on the name is removed whatever goes wrong.
+        // From here on, drop removes the name after an error.
         let mut temporary = Self { path, identity: Identity { dev: 0, inode: 0 }, file: None };
-        // A descriptor, since chmod(2) follows symlinks; O_PATH, since a socket cannot be opened (ENXIO).
+        // Through a descriptor, since chmod(2) follows symlinks; with O_PATH, since a socket cannot be opened
+        // (ENXIO).
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::open(&temporary.path, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&file)?;
@@ -541,14 +541,14 @@ impl Temporary {
             rustix::fs::chownat(&file, "", uid, gid, AtFlags::EMPTY_PATH)?;
         }
         if Mode::from_raw_mode(stat.st_mode) != mode {
-            // fchmod(2) refuses an O_PATH descriptor; the way through /proc is the documented one.
+            // fchmod(2) refuses an O_PATH descriptor; the path in /proc is the documented way.
             rustix::fs::chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), mode)?;
         }
         temporary.file = Some(file);
         Ok(temporary)
     }
 
-    /// Leaves the name where it is, if it can be told from others after a crash.
+    /// Keeps the name, if it can be recognised after a crash.
     fn keep(mut self) -> Option<Spare> {
         self.path.file_name().filter(|name| is_temporary(name))?;
         let file = self.file.take()?;
@@ -560,13 +560,13 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.path.as_os_str().is_empty() {
-            // Ours, since bind(2) made it. What cannot be removed now is as harmless as after a crash.
+            // bind(2) created it, so it belongs to this process. If it cannot be removed, it does no harm.
             let _ = rustix::fs::unlink(&self.path);
         }
     }
 }
 
-/// Names beside `path` to be tried one after another.
+/// Names beside `path`, to be tried one after another.
 fn temporary_names(path: &Path) -> impl Iterator<Item = PathBuf> {
     let name = path.file_name().unwrap_or_default();
     let random = RandomState::new();
@@ -574,14 +574,14 @@ fn temporary_names(path: &Path) -> impl Iterator<Item = PathBuf> {
     names.filter(move |candidate| candidate != name).map(|candidate| path.with_file_name(candidate))
 }
 
-/// How temporary names of `name` begin. `None`: too short to be told from others.
+/// How temporary names of `name` begin. `None`: too short to be recognised.
 fn recognised_by(name: &OsStr) -> Option<Vec<u8>> {
     let kept = name.len().checked_sub(NAME_BYTES_MIN)?;
     Some([b".", &name.as_bytes()[..kept], &[TAG_MARK]].concat())
 }
 
-/// As long as `name`, so that it fits where that fits, and alike, so that ss(8) shows which it is:
-/// a socket keeps the name it was bound to. That of `shard-0.sock` is `.shard-0~k3f`.
+/// As long as `name`, so that it fits wherever that fits, and similar, so that ss(8) shows the shard: a
+/// socket keeps the name it was bound to. `shard-0.sock` becomes `.shard-0~k3f`.
 fn temporary_name(name: &OsStr, random: u64) -> OsString {
     const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
     let mut bytes = recognised_by(name).unwrap_or_default();
@@ -591,7 +591,7 @@ fn temporary_name(name: &OsStr, random: u64) -> OsString {
     OsString::from_vec(bytes)
 }
 
-/// Locks the directory of `path` until the descriptor is dropped, or the process dies.
+/// Locks the directory of `path` until the descriptor is dropped or the process exits.
 fn lock_directory(path: &Path) -> Result<OwnedFd, BindError> {
     let refused = |errno: Errno| BindError::Refused { path: path.to_owned(), source: errno.into() };
     let directory = match path.parent() {
@@ -632,7 +632,7 @@ mod tests {
 
     fn leave_stale(path: &Path) {
         drop(UnixDatagram::bind(path).unwrap());
-        // A process that another test forks meanwhile holds a copy until it executes its program.
+        // A process that another test forks holds a copy of the descriptor until it executes its program.
         let until = std::time::Instant::now() + Duration::from_secs(10);
         while UnixDatagram::unbound().unwrap().connect(path).is_ok() {
             assert!(std::time::Instant::now() < until, "somebody holds {} open", path.display());
@@ -641,12 +641,12 @@ mod tests {
         assert!(path.exists());
     }
 
-    /// Runs `what` as a user whom file modes bind. If we are root, on a thread that is nobody.
+    /// Runs `what` as a user to whom file modes apply; as root, on a thread that runs as nobody.
     fn unprivileged<T: Send>(what: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 if rustix::process::geteuid().is_root() {
-                    // The system call itself: this thread only, unlike libc's setuid.
+                    // The system call itself changes this thread only, unlike libc's setuid.
                     let nobody = Uid::from_raw(65534);
                     rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
                 }
@@ -750,7 +750,7 @@ mod tests {
             assert!(matches!(error, BindError::InUse { .. }), "{error}");
             assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
             assert!(error.to_string().starts_with("another observer is already running at /"), "{error}");
-            // The second time its queue is full, whichever limit is met first.
+            // The second time its queue is full, whichever limit is reached first.
             let sender = UnixDatagram::unbound().unwrap();
             sender.set_nonblocking(true).unwrap();
             while sender.send_to(&[0; 32], &path).is_ok() {}
@@ -774,7 +774,7 @@ mod tests {
     #[test]
     fn not_allowed_to_ask_means_nothing_is_removed() {
         let dir = tempfile::tempdir().unwrap();
-        // The one who probes may write here: only the probe stands in the way.
+        // The user may write here: only the probe fails.
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
         let path = dir.path().join("s.sock");
         leave_stale(&path);
@@ -847,7 +847,7 @@ mod tests {
     #[test]
     fn leftover_names_of_a_crash_do_not_block() {
         let dir = tempfile::tempdir().unwrap();
-        // The shortest name has the fewest temporary ones: leave half of them behind.
+        // The shortest name has the fewest temporary names: leave half of them behind.
         for letter in "abcdefghijklmnop".chars() {
             leave_stale(&dir.path().join(letter.to_string()));
         }
@@ -943,7 +943,7 @@ mod tests {
             bound.put_back().unwrap();
             bound.renew_spare();
             assert_eq!(names_in(dir.path()), [second, "shard-0.sock".into()]);
-            // One queue all the time.
+            // It is the same queue all the time.
             sender.send(b"old").unwrap();
             UnixDatagram::unbound().unwrap().send_to(b"new", &path).unwrap();
             for expected in [b"old", b"new"] {
@@ -1011,7 +1011,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
         leave_stale(&path);
-        // Somebody keeps the directory locked: the stale socket cannot be replaced.
+        // Another process keeps the directory locked: the stale socket cannot be replaced.
         let held = std::fs::File::open(dir.path()).unwrap();
         rustix::fs::flock(&held, FlockOperation::LockExclusive).unwrap();
         let error = bind(&path, 0o600).unwrap_err();

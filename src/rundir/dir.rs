@@ -2,15 +2,15 @@
 //!
 //! | Name | What |
 //! |---|---|
-//! | `lock` | held by flock(2) from before the first bind until after the last removal; holds our pid |
+//! | `lock` | held by flock(2) from before the first bind until after the last removal; contains the observer's pid |
 //! | `shard-<i>.sock` | socket of shard i, unless configured elsewhere |
 //! | `fleet.json` | the [`Manifest`] |
-//! | `control.sock` | who observes here answers questions, by HTTP |
-//! | `varta.sock` | symlink to the socket of shard 0, for agents that know nothing of shards |
-//! | `.shard-<i>~xxx` | second name of that socket, out of which its path is made again if somebody removes it |
+//! | `control.sock` | the observer's HTTP socket |
+//! | `varta.sock` | symlink to the socket of shard 0, for agents without support for shards |
+//! | `.shard-<i>~xxx` | second name of that socket, from which its path is restored if it is removed |
 //!
-//! The directory is opened once and everything but bind(2) goes through that descriptor, so it cannot
-//! be exchanged under us. Nothing that is removed or replaced is reached through a symlink.
+//! The directory is opened once, and everything but bind(2) uses that descriptor, so it cannot be exchanged.
+//! Nothing that is removed or replaced is reached through a symlink.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -28,7 +28,7 @@ use crate::message::{Reason, Shown};
 use crate::route::{MANIFEST, Manifest};
 use crate::rundir::binding::{self, BindError, BoundSocket, Found, Identity, Kind, Owner};
 
-/// Both are replaced by renaming these over them. Only the holder of the lock touches them.
+/// Renamed over manifest and symlink to replace them. Only the holder of the lock uses them.
 const MANIFEST_NEW: &str = "fleet.json.new";
 const SYMLINK_NEW: &str = "varta.sock.new";
 
@@ -39,10 +39,10 @@ const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 
-/// Whether sockets may be bound in `dir`, a directory beside the runtime directory: nobody but root and
-/// us may be able to replace what is in it.
+/// Whether sockets may be bound in `dir`, a directory other than the runtime directory: only root and the
+/// observer's user may be able to replace what is in it.
 ///
-/// # Errors
+/// The first problem found.
 /// The first thing that is wrong.
 pub fn vet(dir: &Path) -> Result<(), RunDirError> {
     let dir = absolute(dir)?;
@@ -51,9 +51,9 @@ pub fn vet(dir: &Path) -> Result<(), RunDirError> {
     first(&mut problems)
 }
 
-/// A runtime directory that is ours until this is dropped.
+/// A runtime directory held until this is dropped.
 ///
-/// Drop the [`BoundSocket`]s first: the lock should be the last thing to go.
+/// Drop the [`BoundSocket`]s first: the lock should be released last.
 #[derive(Debug)]
 pub struct RunDir {
     dir: PathBuf,
@@ -72,7 +72,7 @@ struct Held {
     lock_identity: Identity,
 }
 
-/// A file of ours. Open, so that no other file comes to have its inode.
+/// A file this observer wrote. Kept open, so that no other file gets its inode.
 #[derive(Debug)]
 struct Published {
     identity: Identity,
@@ -83,7 +83,7 @@ struct Published {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunDirError {
-    /// Another observer has it.
+    /// Another observer holds it.
     #[error(
         "another observer{} is already running in {}; stop it, or choose another directory",
         holder.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), Shown(dir.display())
@@ -91,10 +91,10 @@ pub enum RunDirError {
     Busy {
         /// The directory.
         dir: PathBuf,
-        /// Who holds the lock, as it wrote itself.
+        /// The pid that the holder of the lock wrote into it.
         holder: Option<u32>,
     },
-    /// It does not exist and could not be made.
+    /// It does not exist and could not be created.
     #[error("cannot create directory {}: {}{}", Shown(dir.display()), Reason(source), advice(source))]
     Create {
         /// The directory.
@@ -102,7 +102,7 @@ pub enum RunDirError {
         /// The kernel's reason.
         source: io::Error,
     },
-    /// It could not be opened, or one of its parents not be looked at.
+    /// It could not be opened, or one of its parents could not be read.
     #[error("cannot open directory {}: {}{}", Shown(dir.display()), Reason(source), advice_open(source))]
     Open {
         /// The directory.
@@ -110,7 +110,7 @@ pub enum RunDirError {
         /// The kernel's reason.
         source: io::Error,
     },
-    /// We may not make files in it.
+    /// This process may not create files in it.
     #[error("cannot write to directory {}: {}{}", Shown(dir.display()), Reason(source), advice(source))]
     Write {
         /// The directory.
@@ -118,21 +118,21 @@ pub enum RunDirError {
         /// The kernel's reason.
         source: io::Error,
     },
-    /// It is something else.
+    /// It is not a directory.
     #[error("{} is not a directory; remove it, or choose another directory", Shown(dir.display()))]
     NotADirectory {
         /// The path.
         dir: PathBuf,
     },
-    /// It is a symlink that somebody else than root or we made.
+    /// It is a symlink whose owner is neither root nor the observer's user.
     #[error("{} is a symlink made by user {uid}, who could point it elsewhere; name the directory itself", Shown(dir.display()))]
     ForeignSymlink {
         /// The path.
         dir: PathBuf,
-        /// Who owns the symlink.
+        /// Owner of the symlink.
         uid: u32,
     },
-    /// Somebody else than root or we could replace everything in it.
+    /// Another user than root and the observer's could replace everything in it.
     #[error("directory {} is owned by user {uid}, neither root nor us; chown it, or choose another", Shown(dir.display()))]
     ForeignOwner {
         /// The directory.
@@ -158,10 +158,10 @@ pub enum RunDirError {
         dir: PathBuf,
         /// The directory above it.
         parent: PathBuf,
-        /// Mode of that.
+        /// Mode of the parent.
         mode: u32,
     },
-    /// The lock could not be taken for another reason than that somebody has it.
+    /// The lock could not be taken, for another reason than that it is held.
     #[error("cannot lock {}: {}{}", Shown(path.display()), Reason(source), advice(source))]
     Lock {
         /// The lock file.
@@ -169,7 +169,7 @@ pub enum RunDirError {
         /// The kernel's reason.
         source: io::Error,
     },
-    /// There is something else where one of our files belongs.
+    /// Something else is where a file of the observer belongs.
     #[error("{} is in the way: it is not {expected}; remove it, or choose another directory", Shown(path.display()))]
     InTheWay {
         /// The path.
@@ -208,8 +208,8 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 impl RunDirError {
-    /// `AddrInUse` if another observer is there, `PermissionDenied` if we may not, else what is wrong
-    /// with the configured directory: `InvalidInput`, or the kernel's kind.
+    /// `AddrInUse` if another observer holds it, `PermissionDenied` if this process lacks permission, else
+    /// what is wrong with the configured directory: `InvalidInput`, or the kernel's kind.
     pub fn kind(&self) -> io::ErrorKind {
         match self {
             Self::Busy { .. } => io::ErrorKind::AddrInUse,
@@ -227,7 +227,7 @@ impl RunDirError {
         }
     }
 
-    /// The error number that says it best.
+    /// The error number closest to this error.
     pub(crate) fn errno(&self) -> i32 {
         match self {
             Self::Busy { .. } => libc::EADDRINUSE,
@@ -263,18 +263,17 @@ impl Published {
 }
 
 impl RunDir {
-    /// Makes `dir` ours: creates it (mode 0755) if only it is missing, refuses it if others could
-    /// replace what is in it, and takes the lock. Removes sockets that a crash left under temporary
-    /// names. Does not block.
+    /// Takes `dir`: creates it (mode 0755) if only it is missing, refuses it if others could replace what is
+    /// in it, and takes the lock. Removes sockets that a crash left under temporary names. Does not block.
     ///
     /// # Errors
-    /// See [`RunDirError`]; the first thing that is wrong. [`inspect`] tells them all.
+    /// See [`RunDirError`]; the first problem found. [`inspect`] returns all.
     pub fn open(dir: &Path) -> Result<Self, RunDirError> {
         let dir = absolute(dir)?;
         let mut problems = Vec::new();
         if let Err(Errno::NOENT) = rustix::fs::lstat(&dir) {
             examine_parents(&dir, &mut problems);
-            first(&mut problems)?; // before anything is made
+            first(&mut problems)?; // before anything is created
             create(&dir)?;
         }
         let fd = examine(&dir, &mut problems);
@@ -291,8 +290,8 @@ impl RunDir {
         &self.dir
     }
 
-    /// Binds the socket of one shard, here or elsewhere; see [`binding::bind_as`]. Removes what a crash left of
-    /// it under temporary names.
+    /// Binds the socket of one shard, here or elsewhere; see [`binding::bind_as`]. Removes temporary names of
+    /// it that a crash left behind.
     ///
     /// # Errors
     /// See [`BindError`].
@@ -302,7 +301,7 @@ impl RunDir {
         Ok(socket)
     }
 
-    /// Binds the socket that answers questions. Who may connect may ask.
+    /// Binds the control socket. Every process that may connect may query.
     ///
     /// # Errors
     /// See [`BindError`].
@@ -314,15 +313,14 @@ impl RunDir {
         Ok(socket)
     }
 
-    /// Tells agents where the sockets are: writes the manifest, then points `varta.sock` at the first
-    /// socket, unless one of them is bound there. To be called once every shard receives. Each of
-    /// the two is replaced in one step, so a reader sees the old or the new one.
+    /// Publishes the sockets to agents: writes the manifest, then points `varta.sock` at the first socket,
+    /// unless a shard is bound there. Call it once every shard receives. Each of the two is replaced in one
+    /// step, so a reader sees the old or the new one.
     ///
-    /// Not synced to the disk: after a crash of the host there is no fleet to be found.
+    /// Not synced to the disk: after a crash of the host there is no fleet to find.
     ///
-    /// # Errors
-    /// `InTheWay` if there is something else than a symlink at `varta.sock`; `Publish`. Then neither
-    /// of the two is left behind.
+    /// # Errors `InTheWay` if something other than a symlink is at `varta.sock`; `Publish`. Then neither of
+    /// the two is left behind.
     pub fn publish(&mut self, sockets: &[PathBuf]) -> Result<(), RunDirError> {
         let published = self.publish_manifest(sockets).and_then(|()| self.publish_symlink(sockets));
         if published.is_err() {
@@ -332,11 +330,11 @@ impl RunDir {
         published
     }
 
-    /// Whether the directory at our path is still the one we hold, and its lock ours. If somebody made it again
-    /// or removed the lock, both are taken again as by [`RunDir::open`]; true then. Two system calls if not.
+    /// Whether the directory or its lock had been replaced or removed, and both are taken again as by
+    /// [`RunDir::open`]. Two system calls if not.
     ///
     /// # Errors
-    /// As [`RunDir::open`], which means that nothing here may be touched.
+    /// As [`RunDir::open`]; then nothing here may be changed.
     pub fn hold(&mut self) -> Result<bool, RunDirError> {
         let here = rustix::fs::stat(&self.dir).ok().as_ref().map(Identity::from);
         if here == Some(self.held.identity) && self.identity(LOCK) == Some(self.held.lock_identity) {
@@ -350,11 +348,11 @@ impl RunDir {
         Ok(true)
     }
 
-    /// Writes manifest and symlink again if somebody removed them; true then. What was put in their place is
-    /// left there. Two system calls if there is nothing to do.
+    /// Writes manifest and symlink again if they were removed, and returns whether they were. If another file
+    /// is in their place, it is left there. Two system calls if there is nothing to do.
     ///
     /// # Errors
-    /// What stands in the way, or makes the directory unsafe; the first of them.
+    /// What is in the way, or makes the directory unsafe; the first of them.
     pub fn look_after(&mut self) -> Result<bool, RunDirError> {
         let manifest = self.is_missing(MANIFEST, self.manifest.as_ref());
         let symlink = self.is_missing(SYMLINK, self.symlink.as_ref());
@@ -370,7 +368,7 @@ impl RunDir {
         manifest.and(symlink).and(written.and(linked).map(|()| is_any))
     }
 
-    /// Whether nothing is where we published a file.
+    /// Whether nothing is where a file was published.
     fn is_missing(&self, name: &str, published: Option<&Published>) -> Result<bool, RunDirError> {
         let Some(published) = published else { return Ok(false) };
         let path = self.dir.join(name);
@@ -382,8 +380,8 @@ impl RunDir {
         }
     }
 
-    /// Removes manifest and symlink, if they are still ours. Done by drop; earlier if agents should stop
-    /// coming before the sockets are closed.
+    /// Removes manifest and symlink, if they are still this observer's. Drop does it, too; call it earlier so
+    /// that agents stop connecting before the sockets are closed.
     pub fn withdraw(&mut self) {
         for (name, published) in [(MANIFEST, self.manifest.take()), (SYMLINK, self.symlink.take())] {
             if let Some(published) = published
@@ -447,8 +445,8 @@ impl RunDir {
         Ok(())
     }
 
-    /// The path to a socket that begins in this directory if the socket is in it, so that it leads there too
-    /// where the directory is mounted under another name; else the absolute one.
+    /// Relative path to a socket in this directory, so that it also leads there where the directory is
+    /// mounted under another name; else the absolute path.
     fn relative(&self, socket: &Path) -> io::Result<PathBuf> {
         let absolute = std::path::absolute(socket)?;
         Ok(match (absolute.strip_prefix(&self.dir), absolute.file_name()) {
@@ -458,12 +456,12 @@ impl RunDir {
         })
     }
 
-    /// Whether `socket` is `varta.sock` of this directory, however its path is written.
+    /// Whether `socket` is `varta.sock` of this directory, whatever path leads there.
     fn is_symlink_path(&self, socket: &Path) -> bool {
         socket.file_name() == Some(OsStr::new(SYMLINK)) && self.is_parent_of(socket)
     }
 
-    /// Whether the directory of `path` is this one, however it is written.
+    /// Whether the directory of `path` is this one, whatever path leads there.
     fn is_parent_of(&self, path: &Path) -> bool {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let theirs = rustix::fs::stat(parent.unwrap_or(Path::new(".")));
@@ -477,8 +475,9 @@ impl RunDir {
         }
     }
 
-    /// Removes dead sockets with temporary names. Nobody binds such a name here while we hold the lock,
-    /// and one that nobody has open will never be open again. Those that cannot be removed do no harm.
+    /// Removes stale sockets with temporary names. No other process binds such a name here while the lock is
+    /// held, and a socket that no process has open is never opened again. Names that cannot be removed do no
+    /// harm.
     fn remove_leftovers(&self) {
         let Ok(entries) = Dir::read_from(&self.held.fd) else { return };
         for entry in entries.flatten() {
@@ -504,16 +503,16 @@ impl RunDir {
 impl Drop for RunDir {
     fn drop(&mut self) {
         self.withdraw();
-        // Name only a process that holds it. The file stays: removing it could leave two observers
-        // with a lock each, one on the file removed and one on the next.
+        // The file names only a process that holds it. It is not removed: otherwise two observers could each
+        // hold a lock, one on the removed file and one on the next.
         let _ = rustix::fs::ftruncate(&self.held.lock, 0);
         // Then `lock` is closed, which releases it.
     }
 }
 
-/// Everything that would keep an observer from using `dir`, except that one is running there.
-/// Changes nothing; a directory that a start could create is in order. An empty list promises
-/// nothing: the directory may change.
+/// All problems that would keep an observer from using `dir`, except that one is running there. Changes
+/// nothing; a directory that a start could create is no problem. An empty list is no guarantee: the directory
+/// may change.
 pub fn inspect(dir: &Path) -> Vec<RunDirError> {
     let mut problems = Vec::new();
     let dir = match absolute(dir) {
@@ -540,7 +539,7 @@ pub fn inspect(dir: &Path) -> Vec<RunDirError> {
     ] {
         let Ok(stat) = rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
         let found = FileType::from_raw_mode(stat.st_mode);
-        // A socket there is a shard's own, which is allowed if configured.
+        // A socket there is a shard's, which is allowed if configured.
         let is_own_socket = name == SYMLINK && found == FileType::Socket;
         if found == FileType::Directory || has_to_be.is_some_and(|wanted| wanted != found && !is_own_socket) {
             problems.push(RunDirError::InTheWay { path: dir.join(name), expected });
@@ -575,7 +574,7 @@ fn first(problems: &mut Vec<RunDirError>) -> Result<(), RunDirError> {
 fn create(dir: &Path) -> Result<(), RunDirError> {
     let failed = |errno: Errno| RunDirError::Create { dir: dir.to_owned(), source: errno.into() };
     match rustix::fs::mkdir(dir, DIRECTORY_MODE) {
-        Err(Errno::EXIST) => return Ok(()), // somebody was faster; whether we may use it is asked next
+        Err(Errno::EXIST) => return Ok(()), // created by another process; checked next
         other => other.map_err(failed)?,
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -583,14 +582,15 @@ fn create(dir: &Path) -> Result<(), RunDirError> {
     rustix::fs::fchmod(&fd, DIRECTORY_MODE).map_err(failed)
 }
 
-/// Opens `dir` and judges what was opened. `None` if it could not be; the problem is told then.
+/// Opens `dir` and checks the opened directory. `None` if it cannot be opened; `problems` then has the
+/// reason.
 fn examine(dir: &Path, problems: &mut Vec<RunDirError>) -> Option<OwnedFd> {
     let unusable = |source: Errno| match source {
         Errno::NOTDIR | Errno::LOOP => RunDirError::NotADirectory { dir: dir.to_owned() },
         errno => RunDirError::Open { dir: dir.to_owned(), source: errno.into() },
     };
     let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    // A symlink is followed if those made it whom we trust with the directory itself.
+    // A symlink is followed if its owner is trusted with the directory itself.
     match rustix::fs::lstat(dir) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
             if !is_trusted(stat.st_uid) {
@@ -624,14 +624,14 @@ fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == rustix::process::geteuid().as_raw()
 }
 
-/// Judges the directories above `dir`, as it is written and as symlinks lead to it.
+/// Checks the directories above `dir`, both along the path and along the symlinks in it.
 fn examine_parents(dir: &Path, problems: &mut Vec<RunDirError>) {
     let real = std::fs::canonicalize(dir).unwrap_or_default();
     let mut parents: Vec<&Path> = dir.ancestors().skip(1).chain(real.ancestors().skip(1)).collect();
     parents.sort();
     parents.dedup();
     for parent in parents {
-        // One that cannot be looked at cannot be passed either: opening `dir` tells.
+        // A parent that cannot be read cannot be passed either: opening `dir` reports that.
         let Ok(stat) = rustix::fs::stat(parent) else { continue };
         let mode = stat.st_mode & 0o7777;
         if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
@@ -641,11 +641,11 @@ fn examine_parents(dir: &Path, problems: &mut Vec<RunDirError>) {
     }
 }
 
-/// Takes the lock and writes our pid into it.
+/// Takes the lock and writes the observer's pid into it.
 fn take_lock(dir: &Path, fd: &OwnedFd) -> Result<(File, Identity), RunDirError> {
     let path = dir.join(LOCK);
     let failed = |source: io::Error| RunDirError::Lock { path: path.clone(), source };
-    // NONBLOCK: opening a pipe somebody put there must not wait for its other end.
+    // NONBLOCK: opening a pipe there must not wait for its other end.
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     loop {
         let opened = rustix::fs::openat(fd, LOCK, flags, LOCK_MODE);
@@ -667,7 +667,7 @@ fn take_lock(dir: &Path, fd: &OwnedFd) -> Result<(File, Identity), RunDirError> 
             Err(Errno::INTR) => continue,
             Err(errno) => return Err(failed(errno.into())),
         }
-        // Somebody may have removed the file meanwhile; the next observer would lock another one.
+        // The file may have been removed meanwhile; the next observer would lock another file.
         let now = rustix::fs::statat(fd, LOCK, AtFlags::SYMLINK_NOFOLLOW);
         if now.is_ok_and(|now| Identity::from(&now) == Identity::from(&stat)) {
             let text = format!("{}\n", std::process::id());
@@ -677,7 +677,7 @@ fn take_lock(dir: &Path, fd: &OwnedFd) -> Result<(File, Identity), RunDirError> 
     }
 }
 
-/// The pid in a lock file. `None` while its holder has not written it yet.
+/// The pid in a lock file. `None` until its holder has written it.
 fn holder(lock: &mut File) -> Option<u32> {
     let mut text = String::new();
     lock.rewind().ok()?;
@@ -698,7 +698,7 @@ mod tests {
 
     use super::*;
 
-    /// One that is safe whatever the umask.
+    /// A directory that is safe whatever the umask.
     fn tempdir() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         chmod(dir.path(), 0o755);
@@ -718,7 +718,7 @@ mod tests {
         std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
     }
 
-    /// The random end of temporary names is shown as `xxx`.
+    /// Temporary names end in `xxx` instead of random characters.
     fn names_in(dir: &Path) -> Vec<String> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(dir).unwrap() {
@@ -737,7 +737,7 @@ mod tests {
         (bound, paths)
     }
 
-    /// Problems of `dir`, first told by `open`, then all by `inspect`.
+    /// The first problem of `dir` from `open`, and all from `inspect`.
     fn problems(dir: &Path) -> (RunDirError, Vec<RunDirError>) {
         (RunDir::open(dir).unwrap_err(), inspect(dir))
     }
@@ -783,7 +783,7 @@ mod tests {
         RunDir::open(&dir).unwrap();
     }
 
-    /// As in a container, where the directory is mounted under another name.
+    /// A reader finds the sockets if the directory is mounted under another name, as in a container.
     #[test]
     fn what_agents_read_holds_where_the_directory_is_called_otherwise() {
         let parent = tempdir();
@@ -791,7 +791,7 @@ mod tests {
         let apart = tempdir();
         let mut run = RunDir::open(&dir).unwrap();
         create_dir(&dir.join("deep"));
-        // Here, below, here by another name, and in another directory.
+        // In the directory, below it, in it by another path, and in another directory.
         symlink(&dir, parent.path().join("alias")).unwrap();
         let names = ["varta/a.sock", "varta/deep/b.sock", "alias/c.sock"];
         let mut paths: Vec<_> = names.iter().map(|name| parent.path().join(name)).collect();
@@ -825,7 +825,7 @@ mod tests {
         );
         assert!(matches!(error, RunDirError::Busy { holder: Some(holder), .. } if holder == pid));
         drop(first);
-        // The name of somebody dead is not believed: what counts is the lock.
+        // The pid of an exited process is not used: only the lock counts.
         std::fs::write(dir.path().join(LOCK), "1\n and more text than ever belongs here").unwrap();
         let _second = RunDir::open(dir.path()).unwrap();
         assert!(
@@ -840,7 +840,7 @@ mod tests {
         let dir = tempdir();
         let _first = RunDir::open(dir.path()).unwrap();
         std::fs::rename(dir.path().join(LOCK), dir.path().join("moved")).unwrap();
-        // Nothing can be done about an administrator; but the sockets still protect themselves.
+        // The lock cannot prevent this, but the sockets still protect themselves.
         let (second, path) = (RunDir::open(dir.path()).unwrap(), dir.path().join("s.sock"));
         let _bound = second.bind_shard(&path, 0o600, Owner::default()).unwrap();
         assert!(matches!(binding::bind(&path, 0o600), Err(BindError::InUse { .. })));
@@ -896,7 +896,7 @@ mod tests {
         }
         assert!(RunDir::open(&parent.path().join("new")).is_err());
         assert!(!parent.path().join("new").exists(), "made where it may not be used");
-        // Also a parent that only a symlink leads below.
+        // Also a parent that is only above the target of a symlink.
         let linked = tempdir();
         symlink(parent.path().join("middle"), linked.path().join("alias")).unwrap();
         let (error, _) = problems(&linked.path().join("alias/varta"));
@@ -924,7 +924,7 @@ mod tests {
         assert!(RunDir::open(&parent.path().join("dangling")).is_err());
         assert!(!parent.path().join("nowhere").exists());
 
-        // Another user's: ours if we are root, else root's file system would be needed to try.
+        // Files of another user can be made only by root.
         if rustix::process::geteuid().is_root() {
             let stranger = Some(Uid::from_raw(1234));
             rustix::fs::chownat(CWD, &alias, stranger, None, AtFlags::SYMLINK_NOFOLLOW).unwrap();
@@ -1040,7 +1040,7 @@ mod tests {
         let mut run = RunDir::open(dir.path()).unwrap();
         let own = dir.path().join(SYMLINK);
         let bound = run.bind_shard(&own, 0o600, Owner::default()).unwrap();
-        // The same path, written otherwise.
+        // The same path, written differently.
         let alias = tempdir();
         symlink(dir.path(), alias.path().join("d")).unwrap();
         for written in [own.clone(), alias.path().join("d").join(SYMLINK)] {
@@ -1077,7 +1077,7 @@ mod tests {
         let path = |name: &str| dir.path().join(name);
         drop(UnixDatagram::bind(path(".shard-0~abc")).unwrap());
         drop(UnixDatagram::bind(path("shard-0.sock")).unwrap());
-        // A process that another test forks meanwhile holds a copy until it executes its program.
+        // A process that another test forks holds a copy of the descriptor until it executes its program.
         let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while UnixDatagram::unbound().unwrap().connect(path(".shard-0~abc")).is_ok() {
             assert!(std::time::Instant::now() < until, "somebody holds the leftover open");
@@ -1109,7 +1109,7 @@ mod tests {
         assert_eq!(Manifest::read(dir.path()).unwrap(), Manifest::new(&paths, std::process::id()));
         assert_eq!(std::fs::read_link(path(SYMLINK)).unwrap(), Path::new("shard-0.sock"));
 
-        // The one is replaced, the other removed: each is treated as it deserves.
+        // One is replaced, the other removed: only the removed one is written again.
         std::fs::remove_file(path(SYMLINK)).unwrap();
         symlink("theirs", path(SYMLINK)).unwrap();
         std::fs::remove_file(path(MANIFEST)).unwrap();
@@ -1119,7 +1119,7 @@ mod tests {
         assert!(path(MANIFEST).exists());
         assert_eq!(std::fs::read_link(path(SYMLINK)).unwrap(), Path::new("theirs"));
 
-        // Nothing is written where others could replace it.
+        // Nothing is written to a directory in which others could replace it.
         std::fs::remove_file(path(MANIFEST)).unwrap();
         chmod(dir.path(), 0o777);
         let error = run.look_after().unwrap_err();
@@ -1140,7 +1140,7 @@ mod tests {
         assert!(!run.hold().unwrap());
         assert!(matches!(RunDir::open(&dir), Err(RunDirError::Busy { .. })));
 
-        // Another directory: it has to be as safe as the first.
+        // Another directory must be as safe as the first.
         std::fs::rename(&dir, parent.path().join("aside")).unwrap();
         let error = run.hold().unwrap_err();
         assert_eq!(error.errno(), libc::ENOENT, "{error}");

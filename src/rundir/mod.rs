@@ -1,4 +1,4 @@
-//! The runtime directory: sockets under their names, lock, manifest, and the thread that looks after them.
+//! The runtime directory: sockets under their names, lock, manifest, and the thread that maintains them.
 //!
 //! Threads: the caller's at start and stop, upkeep in between.
 

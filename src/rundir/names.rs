@@ -4,5 +4,5 @@
 pub const SYMLINK: &str = "varta.sock";
 /// The lock file.
 pub const LOCK: &str = "lock";
-/// The socket that answers questions.
+/// The control socket.
 pub const CONTROL: &str = "control.sock";

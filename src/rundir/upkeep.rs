@@ -1,11 +1,11 @@
-//! Looks every two seconds whether agents still find the fleet, puts back what somebody removed of its sockets,
-//! manifest and symlink, and tells.
+//! Checks every two seconds whether agents can still find the fleet, restores its sockets, manifest and
+//! symlink if they were removed, and reports that.
 //!
-//! Who is connected does not need the files; but every agent that starts after a socket's file was removed
-//! would beat into nothing, and nobody would know.
+//! Connected agents do not need the files; but every agent that starts after a socket's file was removed
+//! would fail to connect, unnoticed.
 //!
-//! In: the files. Out: requests to the aggregator, which tells; warnings to who runs the fleet. Thread:
-//! upkeep. Blocks: in calls of the file system; no other thread waits for it. Nothing is replaced but a stale socket.
+//! In: the files. Out: calls of `on_change`, and warnings for the owner of the fleet. Thread: upkeep. Blocks:
+//! in file system calls; no other thread waits for it. Only a stale socket is ever replaced.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -25,38 +25,37 @@ use crate::view::health::Lifeline;
 use crate::warning::Warning;
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Warnings that wait to be taken; further ones are reported as events only.
+/// Warnings held until they are taken; further ones are reported as events only.
 const WARNINGS: usize = 256;
 
-/// The files of a running fleet. Dropping them removes them, the lock last.
+/// The files of a running fleet. Dropping this removes them, the lock last.
 #[derive(Debug)]
 pub struct Files {
-    /// One a shard, in the order of their index.
+    /// One per shard, ordered by index.
     pub sockets: Vec<BoundSocket>,
-    /// The socket that answers questions.
+    /// The control socket.
     #[cfg(feature = "http")]
     pub control: BoundSocket,
     /// The runtime directory.
     pub dir: RunDir,
 }
 
-/// The thread that looks after the files.
+/// The thread that maintains the files.
 #[derive(Debug)]
 pub struct Upkeep {
     stop: Sender<Infallible>,
     thread: JoinHandle<()>,
-    /// Here and not on the thread, so that a panic of it leaves the files where they are.
+    /// Not owned by the thread, so that its panic leaves the files where they are.
     keeper: Arc<Mutex<Keeper>>,
     warnings: Receiver<Warning>,
 }
 
 impl Upkeep {
-    /// Starts to look after `files`. The thread keeps its `lifeline` until it ends. `on_change` is called on it when
-    /// the file of a shard's socket (`None`: those of the fleet) is not where it was put, with the error number, or
-    /// is back, with 0.
+    /// Starts the thread that maintains `files`. The thread keeps its `lifeline` until it ends. It calls
+    /// `on_change` when the file of a shard's socket (`None`: those of the fleet) is found missing or
+    /// replaced, with the error number, or restored, with 0.
     ///
-    /// # Errors
-    /// The kernel's, when it grants no thread; the files are removed then.
+    /// # Errors The kernel's, if it grants no thread; the files are removed then.
     pub fn spawn(
         files: Files,
         lifeline: Lifeline,
@@ -83,25 +82,25 @@ impl Upkeep {
         Ok(Self { stop, thread, keeper, warnings })
     }
 
-    /// The next thing that was found and not taken yet.
+    /// The oldest warning not taken yet.
     pub fn next_warning(&self) -> Option<Warning> {
         self.warnings.try_recv().ok()
     }
 
-    /// The thread panics when it finds something out of place.
+    /// Makes the thread panic at its next look.
     #[cfg(test)]
     pub fn make_panic(&self) {
         self.keeper.lock().troubles.clear();
     }
 
-    /// Tells the thread to end; until it has, it may find something more.
+    /// Asks the thread to end; until it has, it may report more.
     pub fn end(self) -> Ending {
         drop(self.stop);
         Ending { thread: self.thread, keeper: self.keeper, warnings: self.warnings }
     }
 }
 
-/// A thread that was told to end.
+/// A thread that was asked to end.
 #[derive(Debug)]
 pub struct Ending {
     thread: JoinHandle<()>,
@@ -110,16 +109,16 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// The files, unless the thread has not ended by then, and what was found and not taken.
+    /// The files, unless the thread has not ended by then, and the warnings not taken yet.
     pub fn join_until(self, until: Instant) -> (Option<Files>, Vec<Warning>) {
         let _ = join_until(self.thread, until);
-        // The thread's share of it is gone if it ended, well or not.
+        // The thread's reference is dropped once it ended, even by a panic.
         let keeper = Arc::into_inner(self.keeper);
         (keeper.map(|keeper| keeper.into_inner().files), self.warnings.try_iter().collect())
     }
 }
 
-/// What keeps agents from finding something.
+/// Why agents cannot find a socket, or the fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Trouble {
     errno: i32,
@@ -138,7 +137,7 @@ impl From<BindError> for Trouble {
     }
 }
 
-/// What a look found.
+/// The result of a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
     InPlace,
@@ -147,7 +146,7 @@ enum Found {
 
 struct Keeper {
     files: Files,
-    /// What was told of each socket, and did not end since.
+    /// The trouble last reported of each socket, if it is not over.
     troubles: Vec<Option<Trouble>>,
     dir_trouble: Option<Trouble>,
     on_change: Box<dyn Fn(Option<u16>, i32) + Send>,
@@ -161,10 +160,10 @@ impl fmt::Debug for Keeper {
 }
 
 impl Keeper {
-    /// Looks at everything once. Two system calls a socket and four more while nothing is wrong.
+    /// Checks all files once. Two system calls per socket and four more if nothing is wrong.
     fn look(&mut self) {
         let Files { sockets, dir, .. } = &mut self.files;
-        // Without the lock somebody else may be about to bind the same paths.
+        // Without the lock, another observer may be about to bind the same paths.
         let held = dir.hold().map_err(Trouble::from);
         let of_sockets: Vec<_> = sockets.iter_mut().map(|socket| look_after(socket, &held)).collect();
         let of_dir = match &held {
@@ -216,7 +215,7 @@ fn look_after(socket: &mut BoundSocket, held: &Result<bool, Trouble>) -> Result<
     Ok(Found::PutBack)
 }
 
-/// Whether it differs from what was told last: a trouble is told once, and its end.
+/// Whether this differs from what was last reported: a trouble is reported once, and so is its end.
 fn has_news(told: &mut Option<Trouble>, found: &Result<Found, Trouble>) -> bool {
     let now = found.as_ref().err();
     let is_news = *found == Ok(Found::PutBack) || told.as_ref() != now;
