@@ -331,7 +331,8 @@ impl BindError {
 /// Waits at most a fifth of a second, and only for others that replace a stale socket in the same directory.
 /// Does not change the umask, and does not check whether the directory is safe.
 ///
-/// # Errors See [`BindError`]. Nothing is left behind then.
+/// # Errors
+/// See [`BindError`]. Nothing is left behind then.
 pub fn bind(path: &Path, mode: u32) -> Result<BoundSocket, BindError> {
     let (socket, _) = bind_whole(path, Kind::Receiver, mode, Owner::default())?;
     Ok(socket)

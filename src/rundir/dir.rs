@@ -42,8 +42,8 @@ const STICKY: u32 = 0o1000;
 /// Whether sockets may be bound in `dir`, a directory other than the runtime directory: only root and the
 /// observer's user may be able to replace what is in it.
 ///
+/// # Errors
 /// The first problem found.
-/// The first thing that is wrong.
 pub fn vet(dir: &Path) -> Result<(), RunDirError> {
     let dir = absolute(dir)?;
     let mut problems = Vec::new();
@@ -319,8 +319,9 @@ impl RunDir {
     ///
     /// Not synced to the disk: after a crash of the host there is no fleet to find.
     ///
-    /// # Errors `InTheWay` if something other than a symlink is at `varta.sock`; `Publish`. Then neither of
-    /// the two is left behind.
+    /// # Errors
+    /// `InTheWay` if something other than a symlink is at `varta.sock`; `Publish`. Then neither of the two is
+    /// left behind.
     pub fn publish(&mut self, sockets: &[PathBuf]) -> Result<(), RunDirError> {
         let published = self.publish_manifest(sockets).and_then(|()| self.publish_symlink(sockets));
         if published.is_err() {
@@ -330,8 +331,8 @@ impl RunDir {
         published
     }
 
-    /// Whether the directory or its lock had been replaced or removed, and both are taken again as by
-    /// [`RunDir::open`]. Two system calls if not.
+    /// If the directory or its lock was replaced or removed, takes both again as by [`RunDir::open`] and returns
+    /// true. Two system calls if not.
     ///
     /// # Errors
     /// As [`RunDir::open`]; then nothing here may be changed.

@@ -55,7 +55,8 @@ impl Upkeep {
     /// `on_change` when the file of a shard's socket (`None`: those of the fleet) is found missing or
     /// replaced, with the error number, or restored, with 0.
     ///
-    /// # Errors The kernel's, if it grants no thread; the files are removed then.
+    /// # Errors
+    /// The kernel's, if it grants no thread; the files are removed then.
     pub fn spawn(
         files: Files,
         lifeline: Lifeline,

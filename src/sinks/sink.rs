@@ -3,9 +3,10 @@
 //!
 //! - **File.** Opened in append mode, created with mode 0640 less the umask. Before each write it is compared
 //!   with the file at its path: if that was renamed or removed, the path is opened (or created) again. A file
-//!   shorter than what was written to it was truncated by another process. - **FIFO.** Opened without
-//!   blocking. A missing reader is no error at start. If the FIFO is replaced, the new one is opened. -
-//!   **Standard output.** Other processes share the descriptor, so it is not set non-blocking: it is polled
+//!   shorter than what was written to it was truncated by another process.
+//! - **FIFO.** Opened without blocking. A missing reader is no error at start. If the FIFO is replaced, the
+//!   new one is opened.
+//! - **Standard output.** Other processes share the descriptor, so it is not set non-blocking: it is polled
 //!   for room, and a write is no larger than what a pipe with room accepts without blocking.
 
 use std::fs::{File, Metadata, OpenOptions};

@@ -125,7 +125,8 @@ impl EventWriter {
     /// `on_trouble` is called on that thread and must not wait for it. The thread writes every event it gets,
     /// beats included: a sender that does not want them written must not send them.
     ///
-    /// # Errors The kernel's, if it grants no thread.
+    /// # Errors
+    /// The kernel's, if it grants no thread.
     pub fn spawn(
         source: Receiver<Event>,
         sink: Descriptor,

@@ -104,7 +104,8 @@ impl Batch {
     /// This does not wait: recvmmsg(2) checks its timeout only after a datagram has arrived. If a filter
     /// (seccomp) refuses that call, each datagram takes a recvmsg(2) from then on.
     ///
-    /// # Errors The kernel's, other than EAGAIN (0 datagrams) and EINTR (tried again).
+    /// # Errors
+    /// The kernel's, other than EAGAIN (0 datagrams) and EINTR (tried again).
     pub fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let used = std::mem::take(&mut self.filled);
         for header in &mut self.room_mut().headers[..used] {

@@ -26,8 +26,8 @@ const SO_PASSRIGHTS: libc::c_int = 83;
 /// Also returns `net.unix.max_dgram_qlen`, read just before the socket is created, which fixes it: the queue
 /// holds one datagram more. SO_RCVBUF does nothing for Unix sockets (unix(7)).
 ///
-/// # Errors The kernel's; also if the queue limit cannot be read, since a full queue could not be detected
-/// then.
+/// # Errors
+/// The kernel's; also if the queue limit cannot be read, since a full queue could not be detected then.
 pub fn open_receiver() -> io::Result<(OwnedFd, u32)> {
     let limit = queue_limit()?;
     let fd = datagram_socket()?;
