@@ -1,4 +1,5 @@
-//! Whether a process is frozen: whether its control group is, or one above it. What cannot be read is not.
+//! Whether a process is frozen: whether its control group or one above it is. A group that cannot be read
+//! counts as not frozen.
 //!
 //! Files are read once for all processes of a group that are asked about at the same time.
 
@@ -7,24 +8,24 @@ use std::fs;
 
 use crate::time::MonoNs;
 
-/// Where control groups of version 2 are: alone, or beside those of version 1.
+/// Where control groups of version 2 are mounted: alone, or beside those of version 1.
 const UNIFIED: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-/// Where the freezer of version 1 is.
+/// Where the freezer of version 1 is mounted.
 const FREEZER: &str = "/sys/fs/cgroup/freezer";
-/// What was read of a group is good for this long.
+/// How long the state of a group is cached.
 const FRESH_NS: u64 = 100_000_000;
 
-/// A control group: of which hierarchy, and its path there.
+/// A control group: its hierarchy, and its path there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Group<'a> {
     Unified(&'a str),
     Freezer(&'a str),
 }
 
-/// Asks whether processes are frozen.
+/// Looks up whether processes are frozen.
 #[derive(Debug, Default)]
 pub struct Freezer {
-    /// By what `/proc/PID/cgroup` says.
+    /// By the content of `/proc/PID/cgroup`.
     known: HashMap<String, bool>,
     known_since: MonoNs,
 }
@@ -70,7 +71,8 @@ fn is_group_frozen(group: Group<'_>, read: impl Fn(String) -> Option<String>) ->
     match group {
         Group::Unified(path) => above(path)
             .any(|path| UNIFIED.iter().any(|root| says(format!("{root}{path}/cgroup.events"), "frozen 1"))),
-        // The state of a group says what those above it do to it; on its way there it says that it freezes.
+        // The state of a group includes that of the groups above it; `self_freezing` is set before the state
+        // is.
         Group::Freezer(path) => above(path).any(|path| {
             says(format!("{FREEZER}{path}/freezer.state"), "FROZEN")
                 || says(format!("{FREEZER}{path}/freezer.self_freezing"), "1")
@@ -78,8 +80,8 @@ fn is_group_frozen(group: Group<'_>, read: impl Fn(String) -> Option<String>) ->
     }
 }
 
-/// A group's path and those above it, without the root, which cannot be frozen. Nothing of a path that leads out
-/// of what we see.
+/// A group's path and those above it, without the root, which cannot be frozen. Empty if the path leads out
+/// of this cgroup namespace.
 fn above(path: &str) -> impl Iterator<Item = &str> {
     let is_seen = !path.split('/').any(|name| name == "..");
     let first = is_seen.then(|| path.trim_end_matches('/'));

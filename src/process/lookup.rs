@@ -1,8 +1,8 @@
-//! The lookup thread: asks procfs who a process is, once per session, and what it runs by now and whether it is
-//! frozen, before a stall is reported, so that no other thread reads procfs.
+//! The lookup thread: reads from procfs who a process is, once per session, and, before a stall is reported,
+//! what it runs and whether it is frozen, so that no other thread reads procfs.
 //!
-//! In: questions, urgent ones first. Out: answers. Thread: its own. Blocks: in procfs and waiting for questions.
-//! The number of questions under way is bounded by the slots: one of each kind a slot.
+//! In: questions, urgent ones first. Out: answers. Thread: its own. Blocks: in procfs and waiting for
+//! questions. At most one question of each kind per slot is pending.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -17,7 +17,7 @@ use crate::process::procfs::{self, End, Program};
 use crate::process::question::{Answer, Inquiry, Question, Ticket};
 use crate::time::Clock;
 
-/// The asking side.
+/// The sending side.
 #[derive(Debug)]
 pub struct Lookups {
     urgent: Sender<Question>,
@@ -25,11 +25,11 @@ pub struct Lookups {
 }
 
 impl Lookups {
-    /// Starts the thread; it ends when the asking side is dropped. Each answer rings. `on_start` runs on it first;
-    /// `on_program` is told what processes run.
+    /// Starts the thread; it ends when the sending side is dropped. Rings after each answer. Runs `on_start`
+    /// first; calls `on_program` with each program that was read.
     ///
     /// # Errors
-    /// The kernel's, when it grants no thread.
+    /// The kernel's, if it grants no thread.
     pub fn spawn(
         clock: impl Clock + Send + 'static,
         answers: Sender<Answer>,
@@ -65,7 +65,8 @@ impl Lookups {
                     }
                     Inquiry::Freezer(incarnation) => {
                         let is_frozen = freezer.is_frozen(pid, clock.mono());
-                        // The dead are in no group, and an heir may be in another: that is no thaw.
+                        // An exited process is in no group, and the next one may be in another: that is no
+                        // thaw.
                         let end = if is_frozen { None } else { procfs::end(pid, incarnation, &clock) };
                         match end {
                             Some(End { at, how }) => Answer::Gone { ticket, at, how },
@@ -82,7 +83,7 @@ impl Lookups {
         Ok((Self { urgent, ordinary }, thread))
     }
 
-    /// The asking side without a thread, for a world that answers by itself: urgent questions, others.
+    /// The sending side without a thread, for tests that answer themselves: urgent questions, others.
     #[cfg(any(test, feature = "bench"))]
     pub fn detached() -> (Self, [Receiver<Question>; 2]) {
         let (urgent, urgent_questions) = unbounded();
@@ -90,7 +91,7 @@ impl Lookups {
         (Self { urgent, ordinary }, [urgent_questions, questions])
     }
 
-    /// Asks. Never blocks. If the thread is gone there will be no answer: askers set themselves a limit.
+    /// Sends a question. Never blocks. If the thread has ended there is no answer, so callers need a timeout.
     pub fn ask(&self, question: Question) {
         let _ = match question.of {
             Inquiry::Identity | Inquiry::Freezer(_) => self.ordinary.send(question),

@@ -1,5 +1,5 @@
-//! What the kernel knows of a process: who it is, whether it is there, what it runs, how it ended. Asked on threads
-//! of their own, for the answers may take as long as they like.
+//! What the kernel knows of a process: who it is, whether it exists, what it runs, how it ended. Looked up on
+//! separate threads, because the kernel may take any time to answer.
 //!
 //! Threads: lookup and watch, each in the file of its name; the aggregator asks both.
 

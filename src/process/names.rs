@@ -1,6 +1,6 @@
-//! What the agents' processes are called, for those who show it: the lookup thread writes, readers ask by slot.
+//! The names of the agents' processes, for display: the lookup thread writes, readers look up by slot.
 //!
-//! Verdicts do not depend on it. Threads: lookup, HTTP. Blocks: for as long as it takes to copy a name.
+//! Verdicts do not depend on it. Threads: lookup, HTTP. Blocks: while a name is copied.
 
 use parking_lot::Mutex;
 
@@ -8,22 +8,23 @@ use crate::process::procfs::Program;
 use crate::process::question::Ticket;
 use crate::table::slots::Slots;
 
-/// The kernel's limit on a process name, less its NUL.
+/// Longest process name of the kernel, without its NUL.
 const NAME_BYTES: usize = 15;
 
 /// The name of one slot's holder.
 #[derive(Clone, Copy, Debug, Default)]
 struct Name {
-    /// Which holder; 0 = none yet.
+    /// The holder's generation; 0 = none yet.
     generation: u32,
-    /// Length of the name, and [`KNOWN`] and [`PROGRAM_HIDDEN`]: there is one of these for each agent.
+    /// Length of the name, with the flags [`KNOWN`] and [`PROGRAM_HIDDEN`]: one byte, as there is one for
+    /// each agent.
     about: u8,
     bytes: [u8; NAME_BYTES],
 }
 
 /// The name was read.
 const KNOWN: u8 = 1 << 7;
-/// The program was not.
+/// The program could not be read.
 const PROGRAM_HIDDEN: u8 = 1 << 6;
 
 impl Name {
@@ -36,19 +37,20 @@ impl Name {
     }
 }
 
-/// The names of all agents that were looked up, as they were then.
+/// The names of all agents that were looked up, as of the lookup.
 #[derive(Debug)]
 pub struct Names {
     shards: Box<[Mutex<Slots<Name>>]>,
 }
 
 impl Names {
-    /// Room for so many shards.
+    /// Room for this many shards.
     pub fn new(shards: usize) -> Self {
         Self { shards: (0..shards).map(|_| Mutex::default()).collect() }
     }
 
-    /// Keeps the name of the slot's holder. One that is not UTF-8 was made so, and may lose its end here.
+    /// Stores the name of the slot's holder. A name that was not UTF-8 contains replacement characters, and
+    /// may be cut here.
     pub fn put(&self, ticket: Ticket, Program { comm, exe }: &Program) {
         let is_known = comm.is_some();
         let comm = comm.as_deref().unwrap_or_default();
@@ -62,7 +64,7 @@ impl Names {
         *shard.lock().of(ticket.slot) = name;
     }
 
-    /// The name of this holder of the slot; `None` if it was not looked up yet, or could not be.
+    /// The name of this holder of the slot; `None` if it was not looked up yet, or could not be read.
     pub fn get(&self, ticket: Ticket) -> Option<String> {
         let name = *self.shards.get(usize::from(ticket.shard))?.lock().get(ticket.slot)?;
         let is_known = name.is(KNOWN) && name.generation == ticket.generation;

@@ -1,5 +1,5 @@
-//! What the kernel tells of a process: procfs through one directory descriptor, so that everything
-//! read belongs to one incarnation of the pid, and pidfds.
+//! What the kernel knows of a process, from pidfds and from procfs through one directory descriptor, so that
+//! everything read belongs to one incarnation of the pid.
 
 use std::io::Read;
 use std::num::NonZeroU64;
@@ -18,27 +18,27 @@ use crate::time::{Clock, MonoNs};
 /// Why a process could not be identified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LookupError {
-    /// There is no such process as of this instant; how it ended, if the kernel says.
+    /// No such process exists as of this instant; how it ended, if the kernel provides it.
     Gone(MonoNs, Option<ExitHow>),
-    /// The kernel would not tell.
+    /// The kernel did not tell.
     Failed,
 }
 
-/// `PID_FS_MAGIC`: pidfds of this file system have an inode number that is never used again.
+/// `PID_FS_MAGIC`: a pidfd of this file system has an inode number that is never reused.
 const PIDFS_MAGIC: u64 = 0x5049_4446;
 /// procfs counts start times in hundredths of a second on every architecture (USER_HZ).
 const TICK_NS: u64 = 10_000_000;
-/// What the kernel adds to the path of a file that was removed or replaced, as by an upgrade.
+/// Appended by the kernel to the path of a file that was removed or replaced, as by an upgrade.
 const DELETED: &str = " (deleted)";
 /// Longest procfs file read: status has 60 short lines and the supplementary groups.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
-/// What tells one holder of a pid from the next: the pidfs inode, or on older kernels the start time.
+/// Distinguishes successive processes with the same pid: the pidfs inode, or on older kernels the start time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Incarnation(NonZeroU64);
 
 impl Incarnation {
-    /// Of an inode or start time, which may be 0 as that of the first process is.
+    /// From an inode or start time, which may be 0 for the first process.
     pub const fn new(number: u64) -> Self {
         Self(NonZeroU64::MIN.saturating_add(number))
     }
@@ -47,40 +47,40 @@ impl Incarnation {
 /// Who a process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Which of the pid's holders.
+    /// Which process with this pid.
     pub incarnation: Incarnation,
-    /// When it started, at the earliest (the kernel rounds down to 10 ms).
+    /// Earliest time it may have started (the kernel rounds down to 10 ms).
     pub started: MonoNs,
-    /// Its pids in the pid namespaces below ours, outermost first; empty if there are none.
+    /// Its pids in the pid namespaces below the observer's, outermost first; empty if there are none.
     pub inner_pids: Vec<u32>,
     /// What it runs.
     pub program: Program,
 }
 
-/// What a process runs, and under which name. It may change both at any time. `None`: it cannot be read.
+/// What a process runs, and its name. Both may change at any time. `None`: cannot be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Program {
-    /// Its name, at most 15 bytes, which it chooses itself.
+    /// Its name, at most 15 bytes, chosen by itself.
     pub comm: Option<String>,
-    /// Path of its program, wherever the file is by now.
+    /// Path of its program, wherever the file is now.
     pub exe: Option<String>,
 }
 
 /// Looks a process up: about a dozen system calls.
 ///
-/// That it is gone is the pidfd's word alone: procfs may hide a process that lives (hidepid, or no procfs
-/// at all), or belong to another pid namespace, where the number is somebody else's.
+/// Only the pidfd decides whether it has exited: procfs may hide a process that exists (hidepid, or no procfs
+/// at all), or belong to another pid namespace, where the number is another process.
 ///
 /// # Errors
-/// `Gone` if there is no such process (any more), `Failed` if the kernel would not tell.
+/// `Gone` if no such process exists (any more), `Failed` if the kernel did not tell.
 pub fn identify(pid: u32, clock: &impl Clock) -> Result<Identity, LookupError> {
     let pidfd = open_pidfd(pid).map_err(|error| match error {
         Errno::SRCH => LookupError::Gone(clock.mono(), None),
         _ => LookupError::Failed,
     })?;
     let found = if is_procfs_ours() { read_identity(pid, &pidfd, clock) } else { None };
-    // Asked last: if it is there now, it was all the time, and what was read is its own. A zombie will not
-    // beat again; a leader that exited before its threads only looks like one.
+    // Checked last: if it exists now, it existed all the time, and what was read belongs to it. A zombie will
+    // not beat again; a leader that exited before its threads only looks like a zombie.
     if has_exited(&pidfd) {
         let now = clock.mono();
         return Err(LookupError::Gone(end_of(&pidfd, pid, now, clock), ended(&pidfd, pid)));
@@ -100,7 +100,7 @@ fn read_identity(pid: u32, pidfd: &OwnedFd, clock: &impl Clock) -> Option<Identi
     })
 }
 
-/// What the process that holds this pid now runs. About ten system calls.
+/// What the process that has this pid now runs. About ten system calls.
 pub fn program(pid: u32) -> Program {
     if !is_procfs_ours() {
         return Program::default();
@@ -118,48 +118,50 @@ fn open_directory(pid: u32) -> Option<OwnedFd> {
 fn read_exe(directory: &OwnedFd) -> Option<String> {
     let path = lossy(readlinkat(directory, "exe", Vec::new()).ok()?.as_bytes());
     let Some(before) = path.strip_suffix(DELETED) else { return Some(path) };
-    // Where the process itself sees files: it may be in a container.
+    // As the process itself sees files: it may be in a container.
     let is_its_name = rustix::fs::statat(directory, format!("root{path}"), AtFlags::empty()).is_ok();
     Some(if is_its_name { path } else { before.to_owned() })
 }
 
-/// The instant of a start time, which procfs tells on `CLOCK_BOOTTIME`.
+/// The instant of a start time, which procfs gives on `CLOCK_BOOTTIME`.
 fn started(start_ticks: u64, clock: &impl Clock) -> MonoNs {
-    // In this order: whatever happens between the readings makes it earlier. Too late a start would be an
-    // heir's, and the agent declared dead. In a time namespace either clock may be far ahead.
+    // In this order, any delay between the readings makes the start earlier. Too late a start would look like
+    // that of the next process, and the agent would be reported as exited. In a time namespace either clock
+    // may be far ahead.
     let mono = clock.mono().0;
     let boottime = boottime_ns();
     MonoNs(start_ticks.saturating_mul(TICK_NS).saturating_add(mono).saturating_sub(boottime))
 }
 
-/// Whether the numbers in /proc are pids as we know them. One system call.
+/// Whether the numbers in /proc are pids of the observer's namespace. One system call.
 pub fn is_procfs_ours() -> bool {
     let ours = std::process::id().to_string();
     rustix::fs::readlink("/proc/self", Vec::new()).is_ok_and(|pid| pid.as_bytes() == ours.as_bytes())
 }
 
-/// Whether processes of other users are hidden from us in /proc.
+/// Whether /proc hides processes of other users from the observer.
 pub fn is_procfs_hiding() -> bool {
-    // The first process is root's, and always there.
+    // Process 1 is root's and always exists.
     rustix::fs::stat("/proc/1").is_err()
 }
 
 /// Why a process cannot be held by a pidfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotHeld {
-    /// It is gone as of this instant: there is none of that pid, or another one.
+    /// No such process as of this instant: no process has the pid, or another one.
     Gone(MonoNs),
-    /// The kernel would not give a descriptor.
+    /// The kernel gave no descriptor.
     Refused,
 }
 
-/// A pidfd of the process of this pid, if it is the one that was looked up (`None`: whichever it is). It
-/// may have exited. Three system calls.
+/// A pidfd of the process with this pid, if it is the one that was looked up (`None`: any). It may have
+/// exited. Three system calls.
 ///
 /// # Errors
-/// `Gone` if it is not there, `Refused` if descriptors are used up or the kernel has no pidfds for us.
+/// `Gone` if it does not exist, `Refused` if no descriptor is left or the kernel gives this process no
+/// pidfds.
 pub fn hold(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -> Result<OwnedFd, NotHeld> {
-    // The clock is read after the question: whatever the dead sent had arrived by then.
+    // The clock is read afterwards: whatever the exited process sent had arrived by then.
     let pidfd = match open_pidfd(pid) {
         Ok(pidfd) => pidfd,
         Err(Errno::SRCH) => return Err(NotHeld::Gone(clock.mono())),
@@ -171,7 +173,7 @@ pub fn hold(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -> R
         Some(_) => {
             Err(NotHeld::Gone(identify(pid, clock).map_or_else(|_| clock.mono(), |heir| heir.started)))
         }
-        // No pidfs: the start time tells.
+        // No pidfs: compare the start time.
         None => match identify(pid, clock) {
             Ok(heir) if heir.incarnation != known => Err(NotHeld::Gone(heir.started)),
             Err(LookupError::Gone(at, _)) => Err(NotHeld::Gone(at)),
@@ -183,14 +185,14 @@ pub fn hold(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -> R
 /// The end of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
-    /// Since when it is known to be gone.
+    /// When the exit was known.
     pub at: MonoNs,
-    /// How it ended, where the kernel says.
+    /// How it ended, if the kernel provides it.
     pub how: Option<ExitHow>,
 }
 
-/// The end of the process, if there is none of that pid or another one; `None` if it is there, or nobody
-/// can tell. Four system calls.
+/// The end of the process, if no process has the pid or another one; `None` if it exists, or that cannot be
+/// found out. Four system calls.
 pub fn end(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -> Option<End> {
     match hold(pid, incarnation, clock) {
         Ok(pidfd) => has_exited(&pidfd).then(|| {
@@ -202,8 +204,8 @@ pub fn end(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -> Op
     }
 }
 
-/// Until when frames under this pid are those of the process of `pidfd`, which has exited as of `now`: until
-/// then, unless another process has the pid by now and started earlier. Three system calls.
+/// Until when frames under this pid belong to the process of `pidfd`, which has exited as of `now`: until
+/// `now`, unless another process has the pid now and started earlier. Three system calls.
 pub fn end_of(pidfd: &OwnedFd, pid: u32, now: MonoNs, clock: &impl Clock) -> MonoNs {
     let Some(inode) = pidfs_inode(pidfd) else { return now };
     match hold(pid, Some(Incarnation::new(inode)), clock) {
@@ -212,8 +214,8 @@ pub fn end_of(pidfd: &OwnedFd, pid: u32, now: MonoNs, clock: &impl Clock) -> Mon
     }
 }
 
-/// How a process ended that has exited, as far as the kernel says yet. Of one that nobody reaped it does
-/// only if we may look into the process; of a reaped one always, from Linux 6.15.
+/// How a process ended that has exited, if the kernel provides it yet: for a zombie only if the observer may
+/// inspect the process; for a reaped process always, since Linux 6.15.
 pub fn ended(pidfd: impl AsFd, pid: u32) -> Option<ExitHow> {
     let reaped = || exit_status(pidfd.as_fd());
     let status = reaped().or_else(|| {
@@ -221,13 +223,13 @@ pub fn ended(pidfd: impl AsFd, pid: u32) -> Option<ExitHow> {
             return None;
         }
         let stat = std::fs::read(format!("/proc/{pid}/stat")).ok().and_then(|bytes| parse_stat(&bytes));
-        // If it was reaped meanwhile, what we read may be of the pid's next holder.
+        // If it was reaped meanwhile, the stat may be that of the next process with the pid.
         reaped().or_else(|| stat.filter(|stat| stat.is_zombie).and_then(|stat| stat.exit_status()))
     });
     status.map(how)
 }
 
-/// What a wait status says.
+/// Decodes a wait status.
 fn how(status: i32) -> ExitHow {
     if libc::WIFSIGNALED(status) {
         ExitHow::Signal(low_byte(libc::WTERMSIG(status)))
@@ -236,13 +238,13 @@ fn how(status: i32) -> ExitHow {
     }
 }
 
-/// Exit statuses and signals are no longer than that.
+/// Exit statuses and signals fit into a byte.
 const fn low_byte(number: i32) -> u8 {
     number.to_le_bytes()[0]
 }
 
-/// Whether we may look into processes of others: without it their exit status reads 0, and their programs cannot
-/// be read.
+/// Whether the observer may inspect processes of other users (CAP_SYS_PTRACE): without it their exit status
+/// reads 0, and their programs cannot be read.
 pub fn may_look_into_others() -> bool {
     rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_PTRACE))
@@ -253,7 +255,7 @@ fn open_pidfd(pid: u32) -> Result<OwnedFd, Errno> {
     pidfd_open(pid, PidfdFlags::empty())
 }
 
-/// Whether the whole process has exited, reaped or not. One system call, never blocks.
+/// Whether the whole process has exited, reaped or not. One system call; never blocks.
 pub fn has_exited(pidfd: &OwnedFd) -> bool {
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
@@ -283,27 +285,28 @@ fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What we read of `/proc/PID/stat`.
+/// The used fields of `/proc/PID/stat`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// The name, which the process chooses itself.
+    /// The name, chosen by the process.
     pub comm: String,
-    /// It has exited and is not reaped, or is on its way there.
+    /// It has exited and is not reaped, or is about to be.
     pub is_zombie: bool,
-    /// When it started, since boot, in hundredths of a second.
+    /// Start time since boot, in hundredths of a second.
     pub start_ticks: u64,
-    /// As wait(2) gives it, once the process has exited; 0 also where we may not know.
+    /// As from wait(2), once the process has exited; also 0 if the observer may not read it.
     pub wait_status: i32,
 }
 
 impl Stat {
-    /// The wait status of a zombie; 0 is believed only if it cannot stand for "you may not know".
+    /// The wait status of a zombie; 0 counts only if it cannot mean that the observer may not read it.
     fn exit_status(&self) -> Option<i32> {
         (self.wait_status != 0 || may_look_into_others()).then_some(self.wait_status)
     }
 }
 
-/// `PID (comm) state …`: comm is anything, parentheses and spaces included, so the last one closes it.
+/// `PID (comm) state …`: comm may contain anything, parentheses and spaces included, so the last parenthesis
+/// closes it.
 pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let open = bytes.iter().position(|byte| *byte == b'(')?;
     let close = bytes.iter().rposition(|byte| *byte == b')')?;
@@ -317,14 +320,14 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     Some(Stat { comm, is_zombie, start_ticks, wait_status })
 }
 
-/// The pids after our own on the line `NSpid:`.
+/// The pids after the observer's own on the line `NSpid:`.
 pub fn parse_inner_pids(status: &[u8]) -> Vec<u32> {
     let Some(line) = line_of(status, "NSpid:") else { return Vec::new() };
     line.split_ascii_whitespace().skip(1).filter_map(|pid| pid.parse().ok()).collect()
 }
 
 fn line_of<'a>(status: &'a [u8], name: &str) -> Option<&'a str> {
-    // Only the first line, the name, could hold anything but ASCII.
+    // Only the name, on the first line, may be other than ASCII.
     status
         .split(|byte| *byte == b'\n')
         .filter_map(|line| std::str::from_utf8(line).ok())
@@ -357,13 +360,14 @@ mod tests {
         assert!(me.started <= SystemClock.mono());
         let comm = me.program.comm.expect("our own");
         assert!(comm.len() <= 15 && !comm.is_empty());
-        // A name of several threads is the first thread's.
+        // The name of a process is that of its first thread.
         assert_eq!(program(std::process::id()).comm, Some(comm));
         assert_eq!(end(std::process::id(), Some(me.incarnation), &SystemClock), None);
         assert_eq!(end(std::process::id(), None, &SystemClock), None);
     }
 
-    /// Its package is upgraded while it runs; and a file whose name ends as the kernel marks such files.
+    /// A program's path stays the same when its file is removed while it runs, and when its name ends as the
+    /// kernel marks such files.
     #[test]
     fn fault_64_a_program_keeps_its_path_when_its_file_is_replaced() {
         let dir = tempfile::tempdir().expect("a directory");

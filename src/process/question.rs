@@ -1,10 +1,10 @@
-//! What is asked about processes, and what is found out.
+//! Questions about processes, and their answers.
 
 use crate::event::ExitHow;
 use crate::process::procfs::{Identity, Incarnation, LookupError, Program};
 use crate::time::MonoNs;
 
-/// Which slot a question is about, and which of its holders.
+/// The slot a question is about, and which of its holders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
     /// The shard.
@@ -18,38 +18,38 @@ pub struct Ticket {
 /// A question about a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// On whose behalf.
+    /// The slot it is about.
     pub ticket: Ticket,
     /// The process.
     pub pid: u32,
-    /// What is asked.
+    /// The kind of question.
     pub of: Inquiry,
 }
 
-/// What is asked about a process.
+/// The kind of a question about a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inquiry {
     /// Who is it?
     Identity,
-    /// What does it run by now, and is it frozen? A stall waits for the answer: before everything else.
+    /// What does it run now, and is it frozen? A stall waits for the answer, so this is asked first.
     Program,
-    /// Is it still frozen, if it is still this one?
+    /// Is it still frozen, provided it is still the same process?
     Freezer(Option<Incarnation>),
 }
 
-/// What the lookup and the watch thread found out.
+/// Answers of the lookup and the watch thread.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// Who it is.
     Identity {
-        /// On whose behalf.
+        /// The slot it is about.
         ticket: Ticket,
         /// What was found.
         found: Result<Identity, LookupError>,
     },
-    /// What it runs by now, if the pid is still its own.
+    /// What it runs now, if the pid still belongs to it.
     Program {
-        /// On whose behalf.
+        /// The slot it is about.
         ticket: Ticket,
         /// What was found.
         found: Program,
@@ -58,30 +58,31 @@ pub enum Answer {
     },
     /// Whether it is still frozen.
     Freezer {
-        /// On whose behalf.
+        /// The slot it is about.
         ticket: Ticket,
-        /// It is.
+        /// Whether it is.
         is_frozen: bool,
     },
-    /// Asked: it is there, or the kernel does not say.
+    /// Asked: it exists, or the kernel does not tell.
     There {
-        /// On whose behalf.
+        /// The slot it is about.
         ticket: Ticket,
     },
-    /// It is gone, asked or not.
+    /// It has exited, asked or not.
     Gone {
-        /// On whose behalf.
+        /// The slot it is about.
         ticket: Ticket,
-        /// Since when it is known to be.
+        /// When that was known.
         at: MonoNs,
-        /// How it ended, where the kernel says.
+        /// How it ended, if the kernel provides it.
         how: Option<ExitHow>,
     },
-    /// Whether its end will be told unasked. Said when it turns out not to be, and when it is after all.
+    /// Whether its exit will be reported unasked. Sent when it turns out that it will not, and when it will
+    /// after all.
     Watching {
-        /// On whose behalf.
+        /// The slot it is about.
         ticket: Ticket,
-        /// It will.
+        /// Whether it will.
         is_watched: bool,
     },
 }

@@ -1,10 +1,10 @@
-//! The watch thread: holds a pidfd of each agent's process and says within milliseconds when one ends.
-//! Whether a process is still there is asked here, too.
+//! The watch thread: holds a pidfd of each agent's process and reports its exit within milliseconds. It also
+//! answers whether a process still exists.
 //!
 //! In: orders, urgent ones first. Out: answers. Thread: its own. Blocks: waiting for processes and orders.
-//! Descriptors are bounded; who does not get one waits until another is given back, and meanwhile its
-//! end is noticed when somebody asks, as at its threshold. Orders under way are bounded by the slots: two
-//! questions, one order to watch and one to stop it a slot.
+//! Descriptors are bounded; a process without one waits until another is closed, and meanwhile its exit is
+//! noticed when it is asked about, as at its threshold. Orders are bounded by the slots: per slot two
+//! questions, one order to watch and one to stop.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -26,60 +26,61 @@ use crate::process::question::{Answer, Ticket};
 use crate::table::slots::Slots;
 use crate::time::{Clock, MonoNs};
 
-/// Events taken from the kernel at once.
+/// Most events read from the kernel at once.
 const EVENTS: usize = 1024;
-/// Orders that are not urgent, taken between two looks at those that are.
+/// Orders that are not urgent, taken between two checks for urgent ones.
 const ORDERS_PER_TURN: usize = 256;
-/// How long the telling of an exit waits for the parent to reap, where only that shows how it ended.
+/// How long the report of an exit waits for the parent to reap, if only then the kernel provides how the
+/// process ended.
 const REAP_NS: u64 = 20_000_000;
-/// What the kernel gives with an event of the bell; slots have smaller numbers.
+/// The epoll data of the bell; slots have smaller numbers.
 const BELL: u64 = u64::MAX;
 
-/// What the watch thread is to do.
+/// Orders to the watch thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Say when the process ends.
+    /// Report when the process exits.
     Watch {
-        /// On whose behalf.
+        /// The slot it is about.
         ticket: Ticket,
         /// The process.
         pid: u32,
-        /// Which one was looked up before, if any.
+        /// The process that was looked up before, if any.
         incarnation: Option<Incarnation>,
     },
-    /// The holder is not to be watched any more.
+    /// Stop watching the holder.
     Unwatch {
-        /// On whose behalf it was watched.
+        /// The slot it is about.
         ticket: Ticket,
     },
-    /// Is it still there, and the same process as before?
+    /// Does it still exist, as the same process as before?
     Exists {
-        /// On whose behalf.
+        /// The slot it is about.
         ticket: Ticket,
         /// The process.
         pid: u32,
-        /// Which one was looked up before, if any.
+        /// The process that was looked up before, if any.
         incarnation: Option<Incarnation>,
-        /// A stall waits for the answer: before everything else.
+        /// A stall waits for the answer, so this is taken first.
         is_urgent: bool,
     },
 }
 
-/// The ordering side.
+/// The sending side.
 #[derive(Debug)]
 pub struct Watch {
-    /// `None` only while it is dropped.
+    /// `None` only during drop.
     orders: Option<(Sender<Order>, Sender<Order>)>,
     kick: Arc<Kick>,
 }
 
 impl Watch {
-    /// Starts the thread, which holds at most `pidfds_max` descriptors beside two of its own; it ends when
-    /// the ordering side is dropped. `on_start` runs on it first, and what it returns is kept until the thread
-    /// ends. Answers ring.
+    /// Starts the thread, which holds at most `pidfds_max` descriptors and two of its own; it ends when the
+    /// sending side is dropped. Runs `on_start` first, and keeps what it returns until the thread ends. Rings
+    /// after answers.
     ///
     /// # Errors
-    /// The kernel's, when it grants no thread or descriptor.
+    /// The kernel's, if it grants no thread or descriptor.
     pub fn spawn<L>(
         clock: impl Clock + Send + 'static,
         answers: Sender<Answer>,
@@ -115,8 +116,8 @@ impl Watch {
         Ok((Self { orders: Some((urgent, ordinary)), kick }, thread))
     }
 
-    /// The ordering side without a thread, for a world that obeys by itself: urgent orders, others. `kick` is
-    /// rung as for the thread.
+    /// The sending side without a thread, for tests that act on orders themselves: urgent orders, others.
+    /// `kick` is rung as for the thread.
     #[cfg(any(test, feature = "bench"))]
     pub fn detached(kick: Arc<Kick>) -> (Self, [Receiver<Order>; 2]) {
         let (urgent, urgent_orders) = unbounded();
@@ -124,15 +125,15 @@ impl Watch {
         (Self { orders: Some((urgent, ordinary)), kick }, [urgent_orders, ordinary_orders])
     }
 
-    /// Orders; nothing happens before [`Watch::begin`]. Never blocks. If the thread is gone nothing will
-    /// come of it: askers set themselves a limit.
+    /// Sends an order; nothing happens before [`Watch::begin`]. Never blocks. If the thread has ended there
+    /// is no answer, so callers need a timeout.
     pub fn order(&self, order: Order) {
         let Some((urgent, ordinary)) = &self.orders else { return };
         let is_urgent = matches!(order, Order::Exists { is_urgent: true, .. });
         let _ = if is_urgent { urgent.send(order) } else { ordinary.send(order) };
     }
 
-    /// Wakes the thread for what was ordered. One system call, for any number of orders.
+    /// Wakes the thread for the orders sent. One system call, for any number of orders.
     pub fn begin(&self) {
         self.kick.kick();
     }
@@ -145,7 +146,7 @@ impl Drop for Watch {
     }
 }
 
-/// Who is watched on behalf of a slot: 24 bytes.
+/// The process watched for a slot: 24 bytes.
 #[derive(Debug)]
 struct Entry {
     /// Which holder of the slot.
@@ -160,13 +161,13 @@ enum Held {
     Pidfd(OwnedFd),
     /// It has exited as of this instant and is not reaped yet.
     Unreaped(OwnedFd, MonoNs),
-    /// No descriptor was left for it.
+    /// No descriptor was left.
     Waiting(Box<Waiting>),
 }
 
 #[derive(Debug)]
 struct Waiting {
-    /// When it gets the next one.
+    /// Its position in the queue for a descriptor.
     turn: u64,
     incarnation: Option<Incarnation>,
 }
@@ -207,9 +208,9 @@ struct Watcher<C> {
     /// Keys of entries without a descriptor, longest waiting first.
     waiting: BTreeMap<u64, u64>,
     last_turn: u64,
-    /// Deadline and key of those whose reaping is waited for.
+    /// Deadline and key of those not reaped yet.
     unreaped: VecDeque<(MonoNs, u64)>,
-    /// Since the doorbell was rung.
+    /// Since the doorbell last rang.
     has_answered: bool,
 }
 
@@ -218,7 +219,7 @@ impl<C: Clock> Watcher<C> {
         let mut is_more = false;
         loop {
             if self.wait(is_more).is_err() {
-                // Only a broken descriptor. The health check reports the end of the thread.
+                // Only a broken descriptor can fail. The health check reports the end of the thread.
                 return;
             }
             let Some(left) = self.take_orders() else { return };
@@ -231,14 +232,14 @@ impl<C: Clock> Watcher<C> {
         }
     }
 
-    /// Waits for exits and orders; at once over if `is_more` is known to be there.
+    /// Waits for exits and orders; returns at once if `is_more` orders are left.
     fn wait(&mut self, is_more: bool) -> io::Result<()> {
         let until = self.unreaped.front().map(|(until, _)| until.since(self.clock.mono()));
         let timeout = if is_more { Some(0) } else { until };
         self.take_events(timeout).map(drop)
     }
 
-    /// Takes what the kernel has to say. Returns how much that was.
+    /// Takes events from the kernel. Returns their number.
     fn take_events(&mut self, timeout_ns: Option<u64>) -> io::Result<usize> {
         let timeout = timeout_ns.map(|ns| Timespec {
             tv_sec: i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX),
@@ -250,7 +251,7 @@ impl<C: Clock> Watcher<C> {
             Err(Errno::INTR) => &[],
             Err(error) => return Err(error.into()),
         };
-        // Read after the kernel spoke: whatever the dead sent had arrived by then.
+        // Read after the kernel answered: whatever the exited process sent had arrived by then.
         let now = self.clock.mono();
         for event in events {
             match event.data.u64() {
@@ -261,7 +262,7 @@ impl<C: Clock> Watcher<C> {
         Ok(events.len())
     }
 
-    /// The process of this entry exited, or was reaped after it had.
+    /// The process of this entry exited, or was reaped after it had exited.
     fn ended(&mut self, key: u64, now: MonoNs) {
         let Some(entry) = self.entries.of(key) else { return };
         let (pidfd, at, is_new) = match &entry.held {
@@ -274,7 +275,7 @@ impl<C: Clock> Watcher<C> {
         if how.is_some() || !is_new {
             return self.tell_gone(key, at, how);
         }
-        // Without a wish the kernel still says when it is reaped.
+        // Without any events requested, the kernel still reports when it is reaped.
         if epoll::modify(&self.epoll, pidfd, EventData::new_u64(key), EventFlags::empty()).is_err() {
             return self.tell_gone(key, at, how);
         }
@@ -291,7 +292,7 @@ impl<C: Clock> Watcher<C> {
         }
     }
 
-    /// They were not reaped in time: how they ended stays unknown.
+    /// Reports processes that were not reaped in time, without how they ended.
     fn give_up_reaping(&mut self) {
         let now = self.clock.mono();
         while let Some((_, key)) = self.unreaped.pop_front_if(|(until, _)| *until <= now) {
@@ -302,8 +303,8 @@ impl<C: Clock> Watcher<C> {
         }
     }
 
-    /// Takes orders: the urgent ones, and some of the others. True if more are left, `None` if there will
-    /// be no more.
+    /// Takes orders: all urgent ones, and some of the others. True if more are left, `None` if the sending
+    /// side is dropped.
     fn take_orders(&mut self) -> Option<bool> {
         let mut questions: Vec<Order> = self.orders[0].try_iter().collect();
         let mut is_more = true;
@@ -322,8 +323,8 @@ impl<C: Clock> Watcher<C> {
         if questions.is_empty() {
             return Some(is_more);
         }
-        // The kernel queues an exit before anybody can see it otherwise: whoever is watched and not told
-        // of when the queue was empty was there. One look for all who were asked about.
+        // The kernel queues an exit before it is visible otherwise: a watched process without an event
+        // existed when the queue was empty. One check serves all questions.
         while self.take_events(Some(0)).ok()? == EVENTS {}
         for question in questions {
             if let Order::Exists { ticket, pid, incarnation, .. } = question {
@@ -337,7 +338,7 @@ impl<C: Clock> Watcher<C> {
         let entry = self.entry_of(ticket);
         match entry.map(|entry| &entry.held) {
             Some(Held::Pidfd(_)) => self.answer(Answer::There { ticket }),
-            // The asker has no time to learn how it ended.
+            // The caller cannot wait to learn how it ended.
             Some(Held::Unreaped(_, at)) => {
                 let at = *at;
                 self.tell_gone(key_of(ticket), at, None);
@@ -369,13 +370,13 @@ impl<C: Clock> Watcher<C> {
         *self.entries.of(key) = Some(Entry { generation, pid, held });
     }
 
-    /// A pidfd of the process, which is in the set from now on, as `key`.
+    /// A pidfd of the process, added to the epoll set as `key`.
     fn hold(&mut self, key: u64, pid: u32, incarnation: Option<Incarnation>) -> Result<OwnedFd, NotHeld> {
         if self.pidfds >= self.pidfds_max {
             return Err(NotHeld::Refused);
         }
         let pidfd = procfs::hold(pid, incarnation, &self.clock)?;
-        // Readable at once if it has exited already.
+        // Readable at once if the process has exited already.
         epoll::add(&self.epoll, &pidfd, EventData::new_u64(key), EventFlags::IN)
             .map_err(|_| NotHeld::Refused)?;
         self.pidfds += 1;
@@ -389,7 +390,7 @@ impl<C: Clock> Watcher<C> {
         }
     }
 
-    /// Gives descriptors to the processes that wait for one, while there are any.
+    /// Opens descriptors for the processes that wait for one, while any are free.
     fn let_in(&mut self) {
         while self.pidfds < self.pidfds_max
             && let Some((turn, key)) = self.waiting.pop_first()
@@ -406,7 +407,7 @@ impl<C: Clock> Watcher<C> {
                 }
                 Err(NotHeld::Gone(at)) => self.tell_gone(key, at, None),
                 Err(NotHeld::Refused) => {
-                    // The kernel has none, whatever we may have: when another is given back.
+                    // The kernel has none left, whatever this thread's limit: try again when one is closed.
                     self.waiting.insert(turn, key);
                     return;
                 }
@@ -421,7 +422,7 @@ impl<C: Clock> Watcher<C> {
     fn forget(&mut self, key: u64) -> Option<Ticket> {
         let entry = self.entries.of(key).take()?;
         match entry.held {
-            // Closing it takes it out of the set.
+            // Closing it removes it from the set.
             Held::Pidfd(_) | Held::Unreaped(..) => self.pidfds -= 1,
             Held::Waiting(waiting) => drop(self.waiting.remove(&waiting.turn)),
         }

@@ -1,4 +1,4 @@
-//! The watch thread over processes that begin and end.
+//! The watch thread with processes that start and exit.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::sys::clock::SystemClock;
 
-/// Longer than anything waited for takes; passing it is a failure.
+/// Longer than any wait takes; exceeding it is a failure.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Fixture {
@@ -38,7 +38,7 @@ impl Fixture {
         self.answers.recv_timeout(PATIENCE).expect("an answer")
     }
 
-    /// Whether it is there, asked after everything ordered so far was done.
+    /// Whether it exists, asked after all orders so far were taken.
     fn is_there(&self, slot: u32, pid: u32) -> Answer {
         self.order(Order::Exists { ticket: ticket(slot), pid, incarnation: None, is_urgent: false });
         self.next()
@@ -120,7 +120,7 @@ fn nobody_is_told_of_whom_nobody_wants_to_know_any_more() {
     let mut first = process("read x");
     let mut second = process("read x");
     fixture.watch(1, first.id());
-    // The slot has another holder: what was ordered for the one before does not concern it.
+    // The slot has another holder: an order for the one before does not concern it.
     fixture.watch(1, second.id());
     fixture.order(Order::Unwatch { ticket: Ticket { generation: 2, ..ticket(1) } });
     assert!(matches!(fixture.is_there(1, second.id()), Answer::There { .. }), "and the orders were taken");
