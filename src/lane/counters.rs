@@ -1,4 +1,4 @@
-//! What one shard counted. One writer, the shard, by load and store; anybody reads.
+//! Counters of one shard. The shard alone writes, by load and store; any thread reads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,7 +18,7 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
-    /// Replaces the number. Writer only. What was written before is visible to a reader of the number.
+    /// Replaces the number. Writer only. A reader of the number sees what was written before it.
     #[inline]
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Release);
@@ -40,44 +40,44 @@ pub struct ShardCounters {
     pub beats: Counter,
     /// Calls of recvmmsg.
     pub receive_calls: Counter,
-    /// Reports that found their lane full.
+    /// Reports dropped because their lane was full.
     pub reports_dropped: Counter,
-    /// Beat notes that found their queue full.
+    /// Beat notes dropped because their queue was full.
     pub beats_untold: Counter,
-    /// Examples of refused frames that were counted only.
+    /// Refused frames without a sample: counted only.
     pub samples_dropped: Counter,
-    /// Panics of the thread; it went on after each, or was given up.
+    /// Panics of the thread; after each it went on, or was given up.
     pub panics: Counter,
     /// Failed calls on the socket.
     pub io_errors: Counter,
-    /// Error number of the last of them.
+    /// Error number of the last such failure.
     pub io_errno: Counter,
     /// Steps of the wall clock.
     pub clock_steps: Counter,
-    /// Length of all blind windows that ended, ns.
+    /// Total length of all ended blind windows, ns.
     pub blind_ns: Counter,
     /// 1 during a blind window, and until a tick after it.
     pub is_blind: Counter,
-    /// End of the last blind window that began before the watermark, ns of MONOTONIC.
+    /// End of the last blind window that began before the watermark, MONOTONIC, ns.
     pub last_blind_end: Counter,
-    /// Beats lost before us, from gaps in nonces: a lower bound.
+    /// Beats lost before they reached the socket, from gaps in nonces: a lower bound.
     pub beats_lost: Counter,
     /// Limit of the socket's queue.
     pub queue_limit: Counter,
-    /// Slots from this one on were never used.
+    /// Number of slots ever used; all later slots never were.
     pub slots_used: Counter,
     refused: [Counter; Refusal::ALL.len()],
-    /// Everything that arrived until here has been processed and its facts are queued.
+    /// Everything that arrived before this has been processed and its facts are queued.
     watermark: CachePadded<Counter>,
     /// When the shard last finished a turn.
     pub turned_at: Counter,
     health: Counter,
 }
 
-/// Whether a shard's thread runs.
+/// State of a shard's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShardHealth {
-    /// It does.
+    /// It runs.
     Alive,
     /// It panicked.
     Panicked,
@@ -109,7 +109,7 @@ impl ShardCounters {
         MonoNs(self.watermark.get())
     }
 
-    /// Says how the thread ended.
+    /// Records how the thread ended.
     pub fn set_health(&self, health: ShardHealth) {
         self.health.set(match health {
             ShardHealth::Alive => 0,
@@ -118,7 +118,7 @@ impl ShardCounters {
         });
     }
 
-    /// Whether the thread runs.
+    /// State of the thread.
     pub fn health(&self) -> ShardHealth {
         match self.health.get() {
             0 => ShardHealth::Alive,

@@ -10,23 +10,23 @@ use crossbeam::utils::CachePadded;
 
 use crate::table::word::Word;
 
-/// Wakes the aggregator. Facts always ring; reports only while it sleeps without a tick.
+/// Wakes the aggregator. Facts always ring; reports only while the aggregator sleeps without a tick.
 #[derive(Debug, Default)]
 pub struct Doorbell {
     aggregator: OnceLock<Thread>,
     tickless: Tickless<AtomicU32>,
-    /// Rung, and the test has not looked.
+    /// Rung since the test last checked.
     #[cfg(test)]
     rung: AtomicBool,
 }
 
 impl Doorbell {
-    /// Says whom to wake; until then ringing does nothing.
+    /// Sets the thread to wake; until then ringing does nothing.
     pub fn answer(&self, aggregator: Thread) {
         let _ = self.aggregator.set(aggregator);
     }
 
-    /// Wakes the aggregator. Neither locks nor allocates; a system call only if it sleeps.
+    /// Wakes the aggregator. Neither locks nor allocates; a system call only if the aggregator sleeps.
     #[inline]
     pub fn ring(&self) {
         #[cfg(test)]
@@ -36,13 +36,13 @@ impl Doorbell {
         }
     }
 
-    /// Whether it was rung, once.
+    /// Whether it was rung since the last call.
     #[cfg(test)]
     pub fn take_ring(&self) -> bool {
         self.rung.swap(false, Ordering::Relaxed)
     }
 
-    /// Wakes the aggregator if it sleeps without a tick. What was queued before is seen by it.
+    /// Wakes the aggregator if it sleeps without a tick. It then sees what was queued before.
     #[inline]
     pub fn ring_if_tickless(&self) {
         if self.tickless.is_to_be_rung() {
@@ -50,18 +50,18 @@ impl Doorbell {
         }
     }
 
-    /// The aggregator says that it sleeps without a tick; it must look for work once more after this.
+    /// Called by the aggregator before it sleeps without a tick; it must check for work once more afterwards.
     pub fn sleep_tickless(&self) {
         self.tickless.begin();
     }
 
-    /// The aggregator is awake or ticks.
+    /// Called by the aggregator when it is awake or ticks.
     pub fn wake(&self) {
         self.tickless.end();
     }
 }
 
-/// Whether the aggregator sleeps without a tick: 1 if so.
+/// 1 while the aggregator sleeps without a tick.
 #[derive(Debug)]
 pub(super) struct Tickless<W: Word<Value = u32>>(CachePadded<W>);
 
@@ -72,10 +72,10 @@ impl<W: Word<Value = u32>> Default for Tickless<W> {
 }
 
 impl<W: Word<Value = u32>> Tickless<W> {
-    /// To be asked after something was queued; if true, ring.
+    /// Call this after queuing something; if true, ring.
     #[inline]
     pub(super) fn is_to_be_rung(&self) -> bool {
-        // Either we see that it is going to sleep, or it sees what we queued.
+        // Either this sees that the aggregator is going to sleep, or the aggregator sees what was queued.
         W::fence(Ordering::SeqCst);
         if self.0.load(Ordering::Relaxed) == 0 {
             return false;
@@ -84,7 +84,7 @@ impl<W: Word<Value = u32>> Tickless<W> {
         true
     }
 
-    /// From here on it is to be rung; what was queued before is to be looked for after this.
+    /// From here on it must be rung; check for what was queued before after this.
     pub(super) fn begin(&self) {
         self.0.store(1, Ordering::Relaxed);
         W::fence(Ordering::SeqCst);

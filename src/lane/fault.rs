@@ -1,4 +1,4 @@
-//! What a test does to a shard's thread. Tests only.
+//! Faults that a test injects into a shard's thread. Tests only.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -12,24 +12,24 @@ const PANIC_INSIDE_SLOT: u32 = 2;
 const STUCK: u32 = 3;
 const HELD: u32 = 4;
 
-/// What happens in the shard's next turn.
+/// The fault of the shard's next turn.
 #[derive(Debug, Default)]
 pub struct Fault {
     next: AtomicU32,
 }
 
 impl Fault {
-    /// The next turn panics.
+    /// Makes the next turn panic.
     pub fn panic(&self) {
         self.next.store(PANIC, Ordering::Release);
     }
 
-    /// The next turn panics while it writes slot 0, which stays open.
+    /// Makes the next turn panic while it writes slot 0, which stays open.
     pub fn panic_inside_slot(&self) {
         self.next.store(PANIC_INSIDE_SLOT, Ordering::Release);
     }
 
-    /// The next turn does not end before [`Fault::release`].
+    /// Makes the next turn last until [`Fault::release`].
     pub fn stick(&self) {
         self.next.store(STUCK, Ordering::Release);
     }
@@ -39,7 +39,7 @@ impl Fault {
         self.next.store(NONE, Ordering::Release);
     }
 
-    /// Whether what was asked for has happened, or happens.
+    /// Whether the requested fault has happened, or is happening.
     pub fn has_struck(&self) -> bool {
         matches!(self.next.load(Ordering::Acquire), NONE | HELD)
     }
@@ -49,7 +49,7 @@ impl Fault {
         match self.next.load(Ordering::Acquire) {
             NONE => {}
             STUCK => {
-                // Released before it began, it does not begin.
+                // If it was released before the turn, the turn does not wait.
                 let _ = self.next.compare_exchange(STUCK, HELD, Ordering::AcqRel, Ordering::Acquire);
                 while self.next.load(Ordering::Acquire) == HELD {
                     thread::sleep(Duration::from_millis(1));

@@ -1,4 +1,4 @@
-//! Answers of the aggregator to a shard: cannot overflow, one place a slot.
+//! Answers of the aggregator to a shard: cannot overflow, one place per slot.
 
 use std::io;
 use std::ops::Deref;
@@ -9,45 +9,45 @@ use crate::sys::memory::Words;
 use crate::table::word::Word;
 use crate::time::MonoNs;
 
-/// What an answer says; a set of bits.
+/// The kinds of an answer: a set of bits.
 pub mod answer {
-    /// The slot's holder is gone as of the answer's instant: give the slot back.
+    /// The slot's holder is gone as of the answer's instant: release the slot.
     pub const RELEASE: u32 = 1;
-    /// With [`RELEASE`]: only if it did not beat since; it lives on another shard.
+    /// With [`RELEASE`]: only if it has not beaten since; it now beats on another shard.
     pub const IF_SILENT: u32 = 1 << 1;
     /// The claimed pid is not the sender's.
     pub const FORGED: u32 = 1 << 2;
-    /// The claimed pid is one of the sender's inner pids, or the sender is gone and cannot be asked.
+    /// The claimed pid is one of the sender's inner pids, or the sender has exited and cannot be looked up.
     pub const INNER_PID: u32 = 1 << 3;
-    /// The agent's class of threshold is known.
+    /// The agent's threshold class is known.
     pub const CLASS: u32 = 1 << 4;
-    /// The agent beat elsewhere before: its last words open a deadline, too.
+    /// The agent beat elsewhere before, so its terminal frame opens a deadline, too.
     pub const OPEN: u32 = 1 << 5;
-    /// The last stall was none: a longer threshold holds. It is judged again.
+    /// The last stall was wrong, because a longer threshold applies. Judge it again.
     pub const WITHDRAW: u32 = 1 << 6;
-    /// Below this are the bits above, from here on the holder that they are about.
+    /// The bits below this are those above; the bits from here on are the holder's generation.
     pub(super) const GENERATION_SHIFT: u32 = 8;
 }
 
-/// The values of an answer; which of them count is in its bits.
+/// The values of an answer; its bits decide which of them apply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// Until when the slot's holder is known to be gone.
+    /// The slot's holder is known to be gone until this instant.
     pub as_of: MonoNs,
     /// The pid that the agent's frames carry.
     pub inner_pid: u32,
-    /// The class of threshold.
+    /// The threshold class.
     pub class: u8,
 }
 
-/// An answer taken out of an inbox.
+/// An answer taken from an inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
     /// The slot.
     pub slot: u32,
-    /// The low bits of its holder's generation.
+    /// The low bits of the holder's generation.
     holder: u32,
-    /// What the answer says.
+    /// The bits of the answer.
     pub bits: u32,
     /// Its values.
     pub answer: Answer,
@@ -61,7 +61,7 @@ impl Taken {
     }
 }
 
-/// Answers to one shard: cannot overflow, one place a slot. `L` and `M` are the memory of its words.
+/// Answers to one shard: cannot overflow, one place per slot. `L` and `M` hold the words.
 #[derive(Debug)]
 pub struct Inbox<N = AtomicU32, V = AtomicU64, L = Words<N>, M = Words<V>>
 where
@@ -71,15 +71,15 @@ where
     M: Deref<Target = [V]>,
 {
     pub(super) lane: IndexLane<N, L>,
-    /// Per slot: the instant; the inner pid and the class.
+    /// Per slot two words: the instant; the inner pid and the class.
     pub(super) values: M,
 }
 
 impl Inbox {
-    /// An inbox for so many slots.
+    /// An inbox for this many slots.
     ///
     /// # Errors
-    /// The kernel's, when it grants no address space.
+    /// The kernel's, if it grants no address space.
     pub fn new(slots: u32) -> io::Result<Self> {
         Ok(Self { lane: index_lane(slots)?, values: Words::anonymous(slots as usize * 2)? })
     }
@@ -92,12 +92,11 @@ where
     L: Deref<Target = [N]>,
     M: Deref<Target = [V]>,
 {
-    /// Leaves an answer about the holder `generation` of a slot. Aggregator only; the shard is to be kicked
-    /// afterwards.
+    /// Posts an answer about the holder `generation` of a slot. Aggregator only; kick the shard afterwards.
     ///
-    /// The slot may have gone to another holder meanwhile, whom the answer must not hit: the shard compares
-    /// generations. Nobody is answered about a later holder before the shard took what there was to say of
-    /// the one before or cannot apply it any more, so the values below are those of the bits' holder.
+    /// The slot may have another holder meanwhile, to which the answer must not apply: the shard compares
+    /// generations. The aggregator answers about a later holder only once the shard has taken all answers
+    /// about the one before or cannot apply them any more, so the values below are those of the bits' holder.
     pub fn post(&self, slot: u32, generation: u32, bits: u32, answer: Answer) {
         let [as_of, rest] = self.values(slot);
         if bits & answer::RELEASE != 0 {
@@ -114,9 +113,9 @@ where
         let holder = generation << answer::GENERATION_SHIFT;
         let of_bits = (1 << answer::GENERATION_SHIFT) - 1;
         self.lane.push_amended(slot, |waiting| {
-            // What was said of an earlier holder is over.
+            // Bits for an earlier holder are void.
             let mut waiting = if waiting & !of_bits == holder { waiting & of_bits } else { 0 };
-            // Gone is gone, whether it was silent or not.
+            // An unconditional release overrides one that depends on silence.
             let both = waiting & bits & answer::RELEASE != 0;
             let if_silent = answer::IF_SILENT & if both { waiting & bits } else { waiting | bits };
             waiting = (waiting | bits) & !answer::IF_SILENT | if_silent;
@@ -124,8 +123,7 @@ where
         });
     }
 
-    /// Takes the next answer: of which slot, whether it is about the holder of a generation, what.
-    /// Shard only.
+    /// Takes the next answer. Shard only.
     #[inline]
     pub fn take(&self) -> Option<Taken> {
         let (slot, word_of_bits) = self.lane.pop()?;

@@ -1,6 +1,6 @@
-//! A queue of slot indices that cannot overflow: it has as many places as there are slots, and a slot
-//! is in it at most once. What there is to say of a slot is a set of bits beside it; saying more while
-//! the slot waits only adds bits.
+//! A queue of slot indices that cannot overflow: it has as many places as there are slots, and a slot is in
+//! it at most once. What to report of a slot is a set of bits beside it; reporting more while the slot is
+//! queued only adds bits.
 //!
 //! One producer, one consumer, wait-free on both sides.
 
@@ -13,29 +13,29 @@ use crossbeam::utils::CachePadded;
 use crate::sys::memory::Words;
 use crate::table::word::Word;
 
-/// The queue; `S` is the memory its two arrays live in.
+/// The queue; `S` holds its two arrays.
 #[derive(Debug)]
 pub struct IndexLane<W: Word<Value = u32>, S: Deref<Target = [W]>> {
-    /// Per slot: what is waiting to be said; 0 = the slot is not queued.
+    /// Per slot: the bits to report; 0 = the slot is not queued.
     pending: S,
     /// The queued slots.
     ring: S,
-    /// Places taken out so far; written by the consumer.
+    /// Number of places taken out; written by the consumer.
     head: CachePadded<W>,
-    /// Places put in so far; written by the producer.
+    /// Number of places put in; written by the producer.
     tail: CachePadded<W>,
 }
 
 impl<W: Word<Value = u32>, S: Deref<Target = [W]>> IndexLane<W, S> {
     /// A lane for as many slots as both arrays are long; their words must be 0.
     ///
-    /// The length must be a power of two, so that counting goes on over 2^32.
+    /// The length must be a power of two, so that the count may wrap at 2^32.
     pub fn new(pending: S, ring: S) -> Self {
         assert!(ring.len().is_power_of_two() && pending.len() <= ring.len(), "a lane needs a place per slot");
         Self { pending, ring, head: CachePadded::new(W::new(0)), tail: CachePadded::new(W::new(0)) }
     }
 
-    /// Says `bits` (not 0) of `slot`. Producer only. True if the slot was not queued yet, so that the
+    /// Reports `bits` (not 0) of `slot`. Producer only. True if the slot was not queued yet, so that the
     /// consumer may have to be woken.
     ///
     /// What the producer wrote before is visible to the consumer once it has popped the slot.
@@ -49,11 +49,12 @@ impl<W: Word<Value = u32>, S: Deref<Target = [W]>> IndexLane<W, S> {
         true
     }
 
-    /// As [`IndexLane::push`], but `amend` makes the bits (not 0) from those that wait; 0 = none do.
+    /// As [`IndexLane::push`], but `amend` computes the bits (not 0) from the pending ones; 0 = none are
+    /// pending.
     pub fn push_amended(&self, slot: u32, amend: impl Fn(u32) -> u32) -> bool {
         let word = &self.pending[slot as usize];
         let mut waiting = word.load(Ordering::Relaxed);
-        // The consumer only ever takes everything, so this goes round at most once more.
+        // The consumer only ever takes all bits, so this loops at most once more.
         while let Err(now) = word.compare_exchange(waiting, amend(waiting)) {
             waiting = now;
         }
@@ -71,7 +72,7 @@ impl<W: Word<Value = u32>, S: Deref<Target = [W]>> IndexLane<W, S> {
         self.tail.store(tail.wrapping_add(1), Ordering::Release);
     }
 
-    /// Takes the next slot and what was said of it. Consumer only.
+    /// Takes the next slot and its bits. Consumer only.
     #[inline]
     pub fn pop(&self) -> Option<(u32, u32)> {
         let head = self.head.load(Ordering::Relaxed);
@@ -80,7 +81,8 @@ impl<W: Word<Value = u32>, S: Deref<Target = [W]>> IndexLane<W, S> {
         }
         let slot = self.place(head).load(Ordering::Relaxed);
         self.head.store(head.wrapping_add(1), Ordering::Release);
-        // After the place is free and before the slot is looked at: what is said from here on queues anew.
+        // After the place is free and before the slot is read: bits reported from here on queue the slot
+        // again.
         Some((slot, self.pending[slot as usize].swap(0, Ordering::AcqRel)))
     }
 
@@ -93,7 +95,7 @@ impl<W: Word<Value = u32>, S: Deref<Target = [W]>> IndexLane<W, S> {
 /// A lane for the slots of a table.
 ///
 /// # Errors
-/// The kernel's, when it grants no address space.
+/// The kernel's, if it grants no address space.
 pub fn index_lane(slots: u32) -> io::Result<IndexLane<AtomicU32, Words<AtomicU32>>> {
     let places = (slots as usize).next_power_of_two();
     Ok(IndexLane::new(Words::anonymous(slots as usize)?, Words::anonymous(places)?))
@@ -140,7 +142,7 @@ mod tests {
         use loom::sync::Arc;
         use loom::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-        /// What was said of slot 1, and the fact as seen after it.
+        /// What was reported of slot 1, and the fact as seen after it.
         fn look(lane: &IndexLane<AtomicU32, Box<[AtomicU32]>>, fact: &AtomicU32) -> (u32, u32) {
             let (mut said, mut seen) = (0, 0);
             while let Some((slot, bits)) = lane.pop() {
@@ -153,8 +155,8 @@ mod tests {
             (said, seen)
         }
 
-        // The one who writes a word it also reads has to run first: loom forgets earlier readers of a word when its
-        // writer reads it before writing, and would explore a single interleaving.
+        // A thread that writes a word it also reads must run first: loom forgets earlier readers of a word
+        // when its writer reads it before writing, and would explore a single interleaving.
         loom::model(|| {
             let lane = Arc::new(IndexLane::<AtomicU32, _>::new(words(2), words(2)));
             let fact = Arc::new(AtomicU32::new(0));

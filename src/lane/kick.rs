@@ -11,14 +11,15 @@ use rustix::io::Errno;
 use crate::table::word::Word;
 use crate::time::MonoNs;
 
-/// A bell: rung by any thread, heard by the one that polls it. Rings before it is heard are one ring.
+/// A bell: rung by any thread, heard by the thread that polls it. Several rings before it is heard count as
+/// one.
 #[derive(Debug)]
 pub struct Kick {
     fd: OwnedFd,
 }
 
 impl Kick {
-    /// Makes a silent one. Costs a descriptor.
+    /// Creates a bell that has not rung. Takes a descriptor.
     ///
     /// # Errors
     /// The kernel's: no descriptors left.
@@ -26,14 +27,14 @@ impl Kick {
         Ok(Self { fd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
     }
 
-    /// Ends the wait of the thread that polls this, or its next one. Never blocks; one system call.
+    /// Ends the wait of the thread that polls this, or its next wait. Never blocks; one system call.
     pub fn kick(&self) {
-        // EAGAIN: rung 2^64 - 2 times without being heard, so it is ringing. eventfd(2) knows no other
-        // error for an open descriptor and eight bytes.
+        // EAGAIN: rung 2^64 - 2 times without being heard, so it is ringing. For an open descriptor and eight
+        // bytes eventfd(2) has no other error.
         let _ = retry(|| rustix::io::write(&self.fd, &1_u64.to_ne_bytes()));
     }
 
-    /// Takes the ring back. Never blocks. Returns whether it had rung.
+    /// Resets the bell. Never blocks. Returns whether it had rung.
     pub fn consume(&self) -> bool {
         let mut count = [0; 8];
         retry(|| rustix::io::read(&self.fd, &mut count)).is_ok()
@@ -47,7 +48,7 @@ impl AsFd for Kick {
     }
 }
 
-/// When a thread was kicked; 0 = not since it last looked. Of several kicks the first counts.
+/// When a thread was kicked; 0 = not since it last checked. The first of several kicks counts.
 #[derive(Debug)]
 pub struct KickedAt<W: Word<Value = u64>>(CachePadded<W>);
 
@@ -58,18 +59,18 @@ impl<W: Word<Value = u64>> Default for KickedAt<W> {
 }
 
 impl<W: Word<Value = u64>> KickedAt<W> {
-    /// To be followed by [`Kick::kick`].
+    /// Call [`Kick::kick`] after this.
     pub fn set(&self, now: MonoNs) {
         let _ = self.0.compare_exchange(0, now.0.max(1));
     }
 
-    /// Whether the thread was kicked and has not looked.
+    /// Whether the thread was kicked and has not checked.
     #[cfg(test)]
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed) != 0
     }
 
-    /// When the thread was kicked, once. By that thread only.
+    /// When the thread was kicked, if it was since the last call. Only for that thread.
     #[inline]
     pub fn take(&self) -> Option<MonoNs> {
         if self.0.load(Ordering::Relaxed) == 0 {
@@ -109,8 +110,8 @@ mod tests {
         kick.kick();
         assert!(kick.consume());
     }
-    /// The bell is the kernel's; here being unparked stands for it: it, too, is rung once however often it is
-    /// rung, and heard by the next wait. loom reports a deadlock if the thread sleeps on a kick.
+    /// No kick is lost. Unparking stands for the kernel's bell: it also counts once however often it is rung,
+    /// and ends the next wait. loom reports a deadlock if the thread sleeps on a kick.
     #[test]
     fn loom_no_kick_is_lost() {
         use loom::sync::Arc;
@@ -120,7 +121,7 @@ mod tests {
         builder.preemption_bound = Some(3);
         builder.check(|| {
             let kicked_at = Arc::new(KickedAt::<AtomicU64>::default());
-            // What the kickers want to be seen.
+            // What the kickers published before.
             let answers = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
             let shard = loom::thread::current();
             for kicker in 0..2 {

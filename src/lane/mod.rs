@@ -1,8 +1,8 @@
 //! What crosses between a shard and the aggregator: facts and reports outwards, answers inwards.
 //!
-//! Everything here is bounded and allocated at start. Facts and answers cannot overflow; reports,
-//! samples and beat notes drop and are counted. What crosses is proportional to changes and batches,
-//! never to frames, unless a subscriber asks for every beat.
+//! Everything here is bounded and allocated at start. Facts and answers cannot overflow; reports, samples and
+//! beat notes are dropped and counted. What crosses is proportional to changes and batches, never to frames,
+//! unless a subscriber wants every beat.
 //!
 //! Threads: shard and aggregator, each at its end of a lane; any thread reads the counters.
 

@@ -1,12 +1,12 @@
-//! Single datagrams of which more is said than their number: examples of refused ones, and every beat where a
-//! subscriber asks for that.
+//! Single datagrams that are reported beyond their count: samples of refused ones, and every beat if a
+//! subscriber wants that.
 
 use crate::event::NoFrame;
 use crate::refusal::Refusal;
 use crate::time::MonoNs;
 use crate::wire::{DecodeError, Status};
 
-/// A refused datagram, as an example of those counted.
+/// A refused datagram, as a sample of those counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// When it arrived.
@@ -29,7 +29,7 @@ pub enum SampleOf {
 }
 
 impl SampleOf {
-    /// The sample of a refusal, if refusals of this kind are told.
+    /// The sample of a refusal, if refusals of this kind are reported.
     pub const fn of(refusal: Refusal, error: Option<DecodeError>, claimed: u32) -> Option<Self> {
         match (refusal, error) {
             (_, Some(error)) => Some(Self::Decode(NoFrame::Undecodable(error))),
@@ -40,7 +40,7 @@ impl SampleOf {
     }
 }
 
-/// One accepted frame, where a subscriber asks for every beat.
+/// One accepted frame, for a subscriber that wants every beat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BeatNote {
     /// When it arrived.

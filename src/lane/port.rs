@@ -1,4 +1,4 @@
-//! What others may touch of one shard.
+//! What other threads may access of one shard.
 
 use std::io;
 use std::sync::Arc;
@@ -24,44 +24,44 @@ use crate::time::MonoNs;
 
 /// Words of a report lane: at 10 000 full batches a second it holds a fifth of a second.
 const REPORT_WORDS: usize = 1 << 17;
-/// Samples of refused frames that wait to be told.
+/// Samples of refused frames that wait to be reported.
 const SAMPLES: usize = 16;
-/// Blind windows that wait to be told; the shard keeps (and merges) what does not fit.
+/// Blind windows that wait to be reported; the shard keeps (and merges) what does not fit.
 const BLIND_NEWS: usize = 64;
-/// Beats that wait to be reported, where a subscriber asks for them.
+/// Beats that wait to be reported, if a subscriber wants them.
 const BEAT_NOTES: usize = 1 << 16;
 
-/// Everything others may touch of one shard.
+/// Everything that other threads may access of one shard.
 #[derive(Debug)]
 pub struct Port {
     /// The slots, readable.
     pub table: Table,
-    /// Slots that have something to tell.
+    /// Slots with something to report.
     pub facts: IndexLane<AtomicU32, Words<AtomicU32>>,
-    /// One report a batch.
+    /// One report per batch.
     pub reports: ReportLane<AtomicU32, Words<AtomicU32>>,
-    /// Examples of refused frames.
+    /// Samples of refused frames.
     pub samples: ArrayQueue<Sample>,
-    /// Blind windows to tell.
+    /// Blind windows to report.
     pub blind: ArrayQueue<BlindNews>,
-    /// Every beat, if asked for.
+    /// Every beat, if a subscriber wants them.
     pub beats: Option<ArrayQueue<BeatNote>>,
     /// Answers for the shard.
     pub inbox: Inbox,
-    /// Which session each slot's holder is in.
+    /// The session of each slot's holder.
     pub sessions: Sessions,
-    /// What it counted.
+    /// Its counters.
     pub counters: ShardCounters,
-    /// The same by user, as far as there is room.
+    /// The same by user, as far as rows suffice.
     pub uids: Arc<UidTable>,
-    /// Whom any shard turned away.
+    /// Senders that any shard turned away.
     pub turned_away: Arc<TurnedAway>,
     /// Ends the shard's wait.
     pub kick: Arc<Kick>,
     kicked_at: KickedAt<AtomicU64>,
-    /// The aggregator found that the shard's thread turns no more.
+    /// The aggregator found that the shard's thread no longer turns.
     pub is_stuck: AtomicBool,
-    /// What a test does to the shard's thread.
+    /// The fault that a test injects into the shard's thread.
     #[cfg(test)]
     pub fault: fault::Fault,
 }
@@ -70,12 +70,12 @@ impl Port {
     /// The port of a shard with this table.
     ///
     /// # Errors
-    /// The kernel's, when it grants no address space.
+    /// The kernel's, if it grants no address space.
     pub fn new(table: Table, kick: Arc<Kick>, with_beats: bool) -> io::Result<Self> {
         Self::with_reports(table, kick, with_beats, REPORT_WORDS)
     }
 
-    /// As [`Port::new`], with a report lane of so many words, a power of two.
+    /// As [`Port::new`], with a report lane of this many words, a power of two.
     ///
     /// # Errors
     /// As [`Port::new`].
@@ -106,13 +106,13 @@ impl Port {
         })
     }
 
-    /// The port of a shard whose fleet remembers here whom it turned away.
+    /// The port of a shard whose fleet records here the senders it turned away.
     #[must_use]
     pub fn with_turned_away(self, turned_away: &Arc<TurnedAway>) -> Self {
         Self { turned_away: Arc::clone(turned_away), ..self }
     }
 
-    /// Whether the shard observes: its thread runs, and turns.
+    /// Whether the shard observes: its thread has not ended and is not stuck.
     pub fn is_alive(&self) -> bool {
         self.counters.health() == ShardHealth::Alive && !self.is_stuck.load(Ordering::Relaxed)
     }
@@ -124,13 +124,13 @@ impl Port {
         self.kick.kick();
     }
 
-    /// Whether the shard was kicked and has not looked.
+    /// Whether the shard was kicked and has not checked.
     #[cfg(test)]
     pub fn is_kicked(&self) -> bool {
         self.kicked_at.is_set()
     }
 
-    /// When the shard was kicked, once. Shard only.
+    /// When the shard was kicked, if it was since the last call. Shard only.
     #[inline]
     pub fn take_kick(&self) -> Option<MonoNs> {
         self.kicked_at.take()

@@ -1,5 +1,5 @@
-//! One report a batch, from a shard to the aggregator. A full lane drops the report and the shard
-//! counts it: reports are statistics, never facts.
+//! One report per batch, from a shard to the aggregator. If the lane is full the report is dropped and
+//! counted: reports are statistics, never facts.
 //!
 //! One producer, one consumer, wait-free on both sides. A report takes 3 words and one per sample.
 
@@ -14,18 +14,18 @@ use crate::table::word::Word;
 pub const SAMPLES_MAX: usize = 64;
 const HEAD_WORDS: u32 = 3;
 
-/// What one batch was like.
+/// Statistics of one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report<'a> {
     /// Datagrams in it.
     pub frames: u32,
     /// Time to decode and track one of them, ns: the batch's time divided by its frames.
     pub decode_ns: u32,
-    /// From arrival in the kernel's queue to being read, ns, of up to 64 of them.
+    /// Time from arrival in the kernel's queue to being read, ns, of up to 64 of them.
     pub queue_ns: &'a [u32],
 }
 
-/// The queue; `S` is the memory its words live in.
+/// The queue; `S` holds its words.
 #[derive(Debug)]
 pub struct ReportLane<W: Word<Value = u32>, S: Deref<Target = [W]>> {
     ring: S,
@@ -60,7 +60,7 @@ impl<W: Word<Value = u32>, S: Deref<Target = [W]>> ReportLane<W, S> {
         true
     }
 
-    /// Takes the next report; its samples go to `samples`. Consumer only.
+    /// Takes the next report and writes its samples to `samples`. Consumer only.
     #[inline]
     pub fn pop<'a>(&self, samples: &'a mut [u32; SAMPLES_MAX]) -> Option<Report<'a>> {
         let head = self.head.load(Ordering::Relaxed);
@@ -86,7 +86,7 @@ impl<W: Word<Value = u32>, S: Deref<Target = [W]>> ReportLane<W, S> {
         used as usize * 2 >= self.ring.len()
     }
 
-    /// Whether nothing is queued. Exact for the consumer, a hint for anybody else.
+    /// Whether nothing is queued. Exact for the consumer, a hint for other threads.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.head.load(Ordering::Relaxed) == self.tail.load(Ordering::Acquire)
@@ -152,8 +152,8 @@ mod tests {
             popped
         }
 
-        // The one who writes a word it also reads has to run first: loom forgets earlier readers of a word when its
-        // writer reads it before writing, and would explore a single interleaving.
+        // A thread that writes a word it also reads must run first: loom forgets earlier readers of a word
+        // when its writer reads it before writing, and would explore a single interleaving.
         loom::model(|| {
             let lane = Arc::new(ReportLane::<AtomicU32, _>::new(words(8)));
             let consumer = {

@@ -1,7 +1,7 @@
-//! Which session each slot's holder is in, as the aggregator counts them: it writes, views read.
+//! The session of each slot's holder, as the aggregator counts them: it writes, views read.
 //!
-//! One word a slot, so that none is ever read half: the session's number, the pid inside the agent's own
-//! namespace, and enough of the holder's generation to know whose they are. Threads: aggregator writes, any
+//! One word per slot, so that none is read half-written: the session's number, the pid in the agent's own
+//! namespace, and enough of the holder's generation to recognise the holder. Threads: aggregator writes, any
 //! reads. Blocks: never.
 
 use std::io;
@@ -9,30 +9,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::memory::Words;
 
-/// Linux gives out pids below 2^22 (PID_MAX_LIMIT).
+/// Linux assigns pids below 2^22 (PID_MAX_LIMIT).
 const PID_BITS: u32 = 22;
 const PID_MASK: u64 = (1 << PID_BITS) - 1;
 /// The low bits of the generation, between the pid and the session's number.
 const HOLDER_BITS: u32 = 32 - PID_BITS - FREEZE_BITS;
-/// Whether it is frozen, next to the session's number.
+/// The [`Freeze`], next to the session's number.
 const FREEZE_BITS: u32 = 2;
 const FREEZE_SHIFT: u32 = PID_BITS + HOLDER_BITS;
 
-/// The session that a slot's holder is in.
+/// The session of a slot's holder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Session {
     /// Its number, unique in this run, from 1; 0 = none.
     pub number: u32,
     /// The agent's pid inside its own namespace, if that differs and is known.
     pub ns_pid: Option<u32>,
-    /// Whether its silence is one.
+    /// Whether its silence is a stall.
     pub freeze: Freeze,
 }
 
-/// Why the silence of an agent that its shard finds stalled is no stall.
+/// Why the silence of an agent that its shard judged stalled is not a stall.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Freeze {
-    /// It is one.
+    /// It is a stall.
     #[default]
     No,
     /// The agent is frozen.
@@ -48,15 +48,15 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Of so many slots, none in a session.
+    /// For this many slots, none with a session.
     ///
     /// # Errors
-    /// The kernel's, when it grants no address space.
+    /// The kernel's, if it grants no address space.
     pub fn new(slots: u32) -> io::Result<Self> {
         Ok(Self { words: Words::anonymous(slots as usize)? })
     }
 
-    /// Says which session holder `generation` of a slot is in. Aggregator only.
+    /// Stores the session of holder `generation` of a slot. Aggregator only.
     pub fn put(&self, slot: u32, generation: u32, session: Session) {
         let pid = u64::from(session.ns_pid.unwrap_or(0)) & PID_MASK;
         let freeze = (session.freeze as u64) << FREEZE_SHIFT;
@@ -64,8 +64,8 @@ impl Sessions {
         self.words[slot as usize].store(word, Ordering::Relaxed);
     }
 
-    /// The session of holder `generation` of a slot; none if the aggregator has not seen it yet, or sees
-    /// another one there already.
+    /// The session of holder `generation` of a slot; `None` if the aggregator has not seen it yet, or already
+    /// sees another holder.
     pub fn get(&self, slot: u32, generation: u32) -> Option<Session> {
         let word = self.words[slot as usize].load(Ordering::Relaxed);
         let number = (word >> 32) as u32;

@@ -1,4 +1,4 @@
-//! What crosses, in every order in which two threads can take their turns.
+//! What crosses between threads, in every interleaving of two threads.
 
 use std::sync::atomic::Ordering;
 
@@ -45,21 +45,22 @@ fn words<W: Word>(n: usize, zero: W::Value) -> Box<[W]> {
     (0..n).map(|_| W::new(zero)).collect()
 }
 
-/// Every interleaving in which threads are interrupted at most three times where they need not be.
+/// Explores every interleaving with at most three preemptions.
 fn model(interleaved: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
     builder.check(interleaved);
 }
 
-/// The shard gives the slot from its first holder to a second while answers about both are on the way.
+/// The shard gives the slot from its first holder to a second while answers about both are in flight: each
+/// applies only to its holder.
 #[test]
 fn loom_an_answer_is_whole_and_hits_only_the_holder_it_is_about() {
     use loom::sync::Arc;
     use loom::sync::atomic::{AtomicU32, AtomicU64};
     type Modelled = Inbox<AtomicU32, AtomicU64, Box<[AtomicU32]>, Box<[AtomicU64]>>;
 
-    /// What the shard makes of the answers.
+    /// The shard's state, from the answers it took.
     struct Shard {
         generation: u32,
         class: Option<u8>,
@@ -107,9 +108,9 @@ fn loom_an_answer_is_whole_and_hits_only_the_holder_it_is_about() {
         };
         inbox.post(0, 1, answer::CLASS, Answer { class: 3, ..Answer::default() });
         inbox.post(0, 1, answer::RELEASE, answer(10));
-        // Said too late: nobody holds the slot any more, or its second holder does.
+        // Too late: the slot is free, or its second holder has it.
         inbox.post(0, 1, answer::FORGED, Answer::default());
-        // The slot itself says who holds it.
+        // The slot itself shows its holder.
         let is_second = generation.load(Ordering::Acquire) == 2;
         if is_second {
             let about_second = Answer { class: 5, inner_pid: 9, ..Answer::default() };
@@ -124,7 +125,7 @@ fn loom_an_answer_is_whole_and_hits_only_the_holder_it_is_about() {
     });
 }
 
-/// loom reports a deadlock if the aggregator sleeps on a report.
+/// loom reports a deadlock if the aggregator sleeps while a report is queued.
 #[test]
 fn loom_nobody_sleeps_on_a_report() {
     use loom::sync::Arc;
@@ -162,7 +163,7 @@ fn loom_nobody_sleeps_on_a_report() {
     });
 }
 
-/// The order of a stop: the shard says its last, is joined, and only then is the aggregator told.
+/// A stop in order: the shard reports its last facts and is joined, and only then is the aggregator stopped.
 #[test]
 fn fault_34_loom_what_a_shard_says_last_is_told_before_the_stop() {
     use loom::sync::Arc;
@@ -188,7 +189,7 @@ fn fault_34_loom_what_a_shard_says_last_is_told_before_the_stop() {
             loom::thread::spawn(move || {
                 let mut told = 0;
                 loop {
-                    // Requests before facts: whatever preceded the stop is there to be taken.
+                    // Requests before facts: everything that preceded the stop is there to take.
                     let is_last = is_stopping.load(Ordering::Acquire);
                     while facts.pop().is_some() {
                         told += 1;

@@ -1,8 +1,8 @@
 //! What the users on one shard's socket cost it: rows of counts, written by the shard alone, readable by any
 //! thread.
 //!
-//! In: the shard's bookkeeping ([`crate::shard::uids`]). Out: consistent copies. Blocks: never. Bounded: a row
-//! for each of 64 users, and one for all others.
+//! In: the shard's bookkeeping ([`crate::shard::uids`]). Out: consistent copies. Blocks: never. Bounded: a
+//! row for each of 64 users, and one for all others.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -14,16 +14,16 @@ use crate::table::sequence::{begin, end, read_once, repair};
 
 /// Users with a row of their own.
 pub const ROWS: usize = 64;
-/// The row of all who have none.
+/// The row of all other users.
 pub const OTHER: usize = ROWS;
-/// A reader that meets the writer this often gives up and says busy.
+/// How often a reader may meet the writer before it returns [`Busy`].
 const READ_ATTEMPTS: u32 = 64;
 
-/// What one user's datagrams amounted to, on one shard.
+/// Counts of one user's datagrams, on one shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UidCounts {
-    /// The user; `None`: all who have no row of their own, and datagrams without a sender.
+    /// The user; `None`: all users without a row, and datagrams without a sender.
     pub uid: Option<u32>,
     /// Agents tracked whose first beat was this user's.
     pub agents: u64,
@@ -31,21 +31,21 @@ pub struct UidCounts {
     pub frames: u64,
     /// Those refused, for any reason.
     pub refused: u64,
-    /// Those refused because the budget was spent.
+    /// Those refused because the budget was used up.
     pub over_budget: u64,
 }
 
 /// The rows of one shard.
 #[derive(Debug)]
 pub struct UidTable {
-    /// Odd while a row goes from one user to another.
+    /// Odd while a row passes from one user to another.
     sequence: CachePadded<AtomicU64>,
-    /// Rows from here on were never used.
+    /// Rows from this one on were never used.
     used: Counter,
     rows: [Row; ROWS + 1],
-    /// Frames refused because their user has its share of the fleet's agents.
+    /// Frames refused because their user has used up its share of the fleet's agents.
     pub share_refused: Counter,
-    /// User of the last of them.
+    /// User of the last such frame.
     pub share_refused_uid: Counter,
 }
 
@@ -59,7 +59,7 @@ pub struct Row {
     pub frames: Counter,
     /// Those refused, for any reason.
     pub refused: Counter,
-    /// Those refused because the budget was spent.
+    /// Those refused because the budget was used up.
     pub over_budget: Counter,
 }
 
@@ -88,8 +88,8 @@ impl UidTable {
         self.rows[..used].iter().map(|row| row.uid.load(Ordering::Relaxed))
     }
 
-    /// Gives a row, that of nobody or of somebody without agents, to `uid`. What was counted there goes to
-    /// the row of all others, so that the sum of all rows is what the shard counted. Writer only.
+    /// Gives a row that is free, or whose user has no agents, to `uid`. Its counts are added to the row of
+    /// all others, so that the sum of all rows is what the shard counted. Writer only.
     pub fn assign(&self, row: usize, uid: u32) {
         let (of, other) = (&self.rows[row], &self.rows[OTHER]);
         begin(&*self.sequence);
@@ -104,15 +104,15 @@ impl UidTable {
         end(&*self.sequence, 0);
     }
 
-    /// Makes readable again what a writer that died inside left open. Writer only.
+    /// Closes the sequence that a writer left open when it panicked. Writer only.
     pub fn repair(&self) {
         repair(&*self.sequence);
     }
 
-    /// All rows in use, that of the others last.
+    /// All rows in use; the row of all others is last.
     ///
     /// # Errors
-    /// [`Busy`] when the writer was met between two users of a row 64 times.
+    /// [`Busy`] if 64 attempts met a row passing from one user to another.
     pub fn read(&self) -> Result<Vec<UidCounts>, Busy> {
         for _ in 0..READ_ATTEMPTS {
             if let Some((_, counts)) = read_once(&*self.sequence, || self.read_rows()) {
@@ -128,7 +128,7 @@ impl UidTable {
         let rows =
             uids.enumerate().map(|(row, uid)| (self.row(if uid.is_some() { row } else { OTHER }), uid));
         let counts = rows.map(|(row, uid)| {
-            // What is counted last is read first: no part is ever larger than the whole.
+            // What is counted last is read first, so that no part exceeds the whole.
             let (over_budget, refused) = (row.over_budget.get(), row.refused.get());
             UidCounts { uid, agents: row.agents.get(), frames: row.frames.get(), refused, over_budget }
         });
@@ -177,7 +177,7 @@ mod tests {
                 while !done.load(Ordering::Relaxed) || seen == 0 {
                     let Ok(counts) = table.read() else { continue };
                     for row in &counts {
-                        // The writer counts as many frames for a user as its id says, before it goes on.
+                        // The writer counts as many frames for a user as its id, then goes on to the next.
                         let most = row.uid.map_or(u64::MAX, u64::from);
                         assert!(row.frames <= most && row.refused <= row.frames, "{counts:?}");
                     }

@@ -1,28 +1,28 @@
 //! Distinguishes a stuck thread from a process that was paused as a whole.
 //!
-//! Thread: any that looks. Time is an argument.
+//! Thread: any that checks. Time is an argument.
 
 use crate::time::MonoNs;
 
 /// A thread that should turn once a second and did not for this long is stuck.
 pub const STUCK_NS: u64 = 5_000_000_000;
-/// Between two looks at most this much counts: in a longer gap the one who looks did not run either, and a
-/// thread may not be blamed for a time in which the whole process stood still.
+/// Most time that counts between two checks: in a longer gap the checking thread did not run either, and a
+/// thread must not be blamed for a time in which the whole process was paused.
 const GAP_NS: u64 = 1_500_000_000;
 
-/// A watch over one thread, kept by one who looks at it again and again.
+/// Watches one thread, by repeated checks.
 #[derive(Debug, Default)]
 pub struct Vigil {
-    /// The thread's last turn as seen at the last look.
+    /// The thread's last turn as of the last check.
     turned_at: MonoNs,
     looked_at: MonoNs,
-    /// For how long, as far as we were there to see, it has not turned.
+    /// For how long the thread has not turned, as far as it was checked.
     quiet_ns: u64,
 }
 
 impl Vigil {
-    /// Whether the thread is stuck, which said last that it turned at `turned_at`. To be asked about once a
-    /// second: who asks less often finds out later.
+    /// Whether the thread is stuck, which last turned at `turned_at`. Call it once a second: less often
+    /// delays the result.
     pub fn look(&mut self, turned_at: MonoNs, now: MonoNs) -> bool {
         let gap = now.since(self.looked_at).min(GAP_NS);
         self.quiet_ns = if turned_at == self.turned_at { self.quiet_ns.saturating_add(gap) } else { 0 };
@@ -61,7 +61,7 @@ mod tests {
         let mut vigil = Vigil::default();
         let last = MonoNs(100 * SECOND);
         assert!(!vigil.look(last, last));
-        // Stopped for an hour, and looked at before the thread had a chance to turn.
+        // Stopped for an hour, and checked before the thread could turn.
         let now = last + 3600 * SECOND;
         assert!(!vigil.look(last, now));
         assert!(!vigil.look(now, now + SECOND));
