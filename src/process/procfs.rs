@@ -69,7 +69,7 @@ pub struct Program {
 /// Looks a process up: about a dozen system calls.
 ///
 /// Only the pidfd decides whether it has exited: procfs may hide a process that exists (hidepid, or no procfs
-/// at all), or belong to another pid namespace, where the number is another process.
+/// at all), or belong to another pid namespace, where the number is another process's.
 ///
 /// # Errors
 /// `Gone` if no such process exists (any more), `Failed` if the kernel did not tell.
@@ -185,7 +185,7 @@ pub fn hold(pid: u32, incarnation: Option<Incarnation>, clock: &impl Clock) -> R
 /// The end of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
-    /// When the exit was known.
+    /// As of when it is known to have exited.
     pub at: MonoNs,
     /// How it ended, if the kernel provides it.
     pub how: Option<ExitHow>,

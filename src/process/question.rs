@@ -72,7 +72,7 @@ pub enum Answer {
     Gone {
         /// The slot it is about.
         ticket: Ticket,
-        /// When that was known.
+        /// As of when it is known to have exited.
         at: MonoNs,
         /// How it ended, if the kernel provides it.
         how: Option<ExitHow>,
