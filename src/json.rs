@@ -1,5 +1,5 @@
-//! JSON whose text reaches a terminal as text. serde_json escapes what JSON demands, which leaves C1 controls and
-//! marks of the writing direction as they are; the names of processes are chosen by the processes.
+//! JSON that is safe to print on a terminal. serde_json escapes only what JSON requires, not C1 controls and
+//! marks of the writing direction, and processes choose their own names.
 
 use std::fmt;
 use std::io;
@@ -10,15 +10,15 @@ use serde_json::ser::Formatter;
 
 use crate::message::is_deceptive;
 
-/// A value as JSON, with every character escaped that could steer a terminal or cannot be seen.
+/// A value as JSON, with every character escaped that could control a terminal or is invisible.
 #[derive(Clone, Copy, Debug)]
 pub struct Json<T>(pub T);
 
 impl<T: Serialize> Json<T> {
-    /// The text.
+    /// The text of the value.
     ///
     /// # Errors
-    /// Those of the value: a key that is no string, or an error of its own.
+    /// Those of the value: a key that is not a string, or an error of its own.
     pub fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
         let mut text = Vec::new();
         self.0.serialize(&mut Serializer::with_formatter(&mut text, Escaping))?;

@@ -1,10 +1,10 @@
-//! How messages show texts of the system and of others.
+//! How messages display texts of the system and of other programs.
 
 use std::fmt;
 use std::io;
 
-/// A failure of the system as our messages tell it: in lower case, and without the number that the
-/// standard library adds. Other errors are told as they are.
+/// An error of the system as messages display it: in lower case, and without the error number that the
+/// standard library appends. Other errors are displayed unchanged.
 ///
 /// ```
 /// let error = std::io::Error::from_raw_os_error(2);
@@ -18,7 +18,7 @@ impl fmt::Display for Reason<'_> {
         let text = self.0.to_string();
         let Some(code) = self.0.raw_os_error() else { return f.write_str(&text) };
         let text = text.strip_suffix(&format!(" (os error {code})")).unwrap_or(&text);
-        // Not of "RPC …" or "I/O error", which are names.
+        // Leaves names such as "RPC …" or "I/O error" unchanged.
         let is_word = text.chars().nth(1).is_some_and(char::is_lowercase);
         match text.chars().next() {
             Some(first) if is_word => write!(f, "{}{}", first.to_lowercase(), &text[first.len_utf8()..]),
@@ -27,8 +27,8 @@ impl fmt::Display for Reason<'_> {
     }
 }
 
-/// Text that somebody else chose (a path, a pattern, an argument) as our messages show it: what could end the
-/// line, move the cursor or turn the writing direction is escaped. Other text is shown as it is.
+/// Text from outside (a path, a pattern, an argument) as messages display it: characters that could end the
+/// line, move the cursor or change the writing direction are escaped. Other text is unchanged.
 ///
 /// ```
 /// let path = std::path::Path::new("/run/a\n\u{1b}[31mb");
@@ -57,8 +57,8 @@ impl fmt::Write for Escaping<'_, '_> {
     }
 }
 
-/// Control characters, and those without a shape of their own: line and paragraph separators, marks and
-/// overrides of the writing direction.
+/// Control characters, and invisible characters: line and paragraph separators, marks and overrides of the
+/// writing direction.
 pub(crate) fn is_deceptive(c: char) -> bool {
     c.is_control()
         || matches!(

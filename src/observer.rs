@@ -1,7 +1,7 @@
-//! One socket, one caller, no thread: what every shard is made of, as a building block.
+//! One socket, one caller, no thread: the building block of every shard.
 //!
-//! In: datagrams. Out: one [`ObserverEvent`] a call. Thread: the caller's. Blocks: at most
-//! [`POLL_WAIT`] a call. Allocates: never after [`Observer::bind`].
+//! In: datagrams. Out: one [`ObserverEvent`] per call. Thread: the caller's. Blocks: at most [`POLL_WAIT`]
+//! per call. Allocates: never after [`Observer::bind`].
 
 use std::io;
 use std::path::Path;
@@ -24,20 +24,20 @@ use crate::table::{self, Origin};
 use crate::time::{MonoNs, duration_ns};
 use crate::wire::{DecodeError, Frame, Status};
 
-/// Longest that one [`Observer::poll`] waits.
+/// Longest wait of one [`Observer::poll`].
 pub const POLL_WAIT: Duration = Duration::from_millis(100);
-/// Agents that one observer tracks unless told otherwise.
+/// Default of the agents that one observer tracks.
 pub const OBSERVER_AGENTS_MAX: u32 = 4096;
-/// Agents that may come before the kernel is asked for more memory; a batch brings far less than half of them.
+/// New agents for which memory is already allocated; a batch brings far fewer than half of them.
 const GRANTED_AHEAD: u32 = 4096;
-/// Resolution of stalls.
+/// Resolution of stalls, ns.
 const TICK_NS: u64 = 10_000_000;
-/// Timer entries handled between two receive calls; as many stalls wait to be told at most.
+/// Timer entries handled between two receive calls; also the most stalls that wait to be reported.
 const JUDGE_BUDGET: u32 = 4096;
-/// Slots looked at in one search for room.
+/// Slots checked in one search for room.
 const EVICTION_SCAN: u32 = 64;
 
-/// What one call of [`Observer::poll`] found. Instants are `CLOCK_MONOTONIC`.
+/// The result of one call of [`Observer::poll`]. Instants are `CLOCK_MONOTONIC`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ObserverEvent {
@@ -45,7 +45,7 @@ pub enum ObserverEvent {
     Beat {
         /// Sender, attested by the kernel.
         pid: u32,
-        /// What the agent says of itself.
+        /// The agent's own status.
         status: Status,
         /// Opaque to the protocol, whole.
         payload: u64,
@@ -54,7 +54,7 @@ pub enum ObserverEvent {
         /// When the kernel queued it.
         arrival: MonoNs,
     },
-    /// A silence reached the threshold. Told once; a [`ObserverEvent::Resume`] ends it.
+    /// A silence reached the threshold. Reported once; a [`ObserverEvent::Resume`] ends it.
     Stall {
         /// The silent agent.
         pid: u32,
@@ -64,7 +64,7 @@ pub enum ObserverEvent {
         last_arrival: MonoNs,
         /// From the last beat to the judgement, ns.
         silent_ns: u64,
-        /// False if we never had a whole threshold of sight.
+        /// False if the observer never had a whole threshold of sight.
         certain: bool,
     },
     /// A beat ended a stalled silence. The beat itself is the next event.
@@ -73,10 +73,10 @@ pub enum ObserverEvent {
         pid: u32,
         /// Length of the silence, ns.
         silent_ns: u64,
-        /// Beats lost before us in it: a lower bound.
+        /// Beats lost before the socket during the silence: a lower bound.
         lost: u64,
     },
-    /// A silent agent's process is gone; it is not tracked any more.
+    /// A silent agent's process has exited; the agent is no longer tracked.
     Exit {
         /// The process.
         pid: u32,
@@ -90,58 +90,58 @@ pub enum ObserverEvent {
         /// Sender, attested by the kernel.
         attested: u32,
     },
-    /// A frame claims a pid that is not its sender's. Refused: without a lookup thread nobody can tell
-    /// a container's inner pid from a forged one.
+    /// A frame claims a pid that is not its sender's. Refused: without a lookup thread the observer cannot
+    /// distinguish a container's inner pid from a forged one.
     AuthFailure {
         /// The pid in the frame.
         claimed: u32,
         /// The sender attested by the kernel.
         attested: u32,
     },
-    /// A datagram that is refused for what is around the frame: its size, its control data, its sender.
+    /// A datagram refused for its size, its control data or its sender.
     Refused(Refusal),
     /// The socket failed.
     Io(io::Error),
 }
 
-/// Observes one socket. Not to be shared; send it to the thread that polls it.
+/// Observes one socket. Not shared; it may be sent to the thread that polls it.
 #[derive(Debug)]
 pub struct Observer {
     front: Front<Unix, SystemClock>,
     socket: BoundSocket,
     batch: Option<(Batch, usize)>,
-    /// The beat that resumed its agent: told after the resume.
+    /// The beat that ended a stall: returned after the resume.
     resumer: Option<ObserverEvent>,
-    /// Slots found stalled, to be told one after another.
+    /// Slots found stalled, to be returned one after another.
     stalled: Vec<u32>,
     /// The socket may hold more than the last batch: do not wait.
     is_behind: bool,
     evictions: u64,
     refused: u64,
-    /// Where the last search for dead agents ended.
+    /// Where the last search for exited agents ended.
     scan_from: u32,
 }
 
 impl Observer {
-    /// Binds `path` with `mode` (such as `0o600`) and observes agents that are silent for `threshold`
-    /// (at least 10 ms). Tracks up to [`OBSERVER_AGENTS_MAX`] agents. All memory it needs is reserved here.
+    /// Binds `path` with `mode` (such as `0o600`) and observes agents that are silent for `threshold` (at
+    /// least 10 ms). Tracks up to [`OBSERVER_AGENTS_MAX`] agents. Reserves all memory it needs.
     ///
     /// The mode is set before the path is visible. A stale socket is replaced.
     ///
     /// # Errors
-    /// `AddrInUse`: another observer is running there. `PermissionDenied`: the path, or whether somebody
-    /// listens there, may not be touched. `AlreadyExists`: something else than a socket is in the way.
-    /// `InvalidInput`: a threshold below 10 ms. Else the kernel's, when it grants no memory or descriptor. What
-    /// was at the path is still there after an error.
+    /// `AddrInUse`: another observer is running there. `PermissionDenied`: this process may not use the path,
+    /// or may not check whether a socket is open there. `AlreadyExists`: something other than a socket is in
+    /// the way. `InvalidInput`: a threshold below 10 ms. Else the kernel's, if it grants no memory or
+    /// descriptor. After an error, what was at the path is unchanged.
     pub fn bind(path: impl AsRef<Path>, threshold: Duration, mode: u32) -> io::Result<Self> {
         Self::bind_for(path, threshold, mode, OBSERVER_AGENTS_MAX)
     }
 
-    /// As [`Observer::bind`], for up to `agents_max` agents (1..=4 194 304). Each takes about 300 bytes, once
+    /// As [`Observer::bind`], for up to `agents_max` agents (1..=4 194 304). Each takes about 300 bytes once
     /// it beats.
     ///
     /// # Errors
-    /// As [`Observer::bind`]; `InvalidInput` also for an `agents_max` out of its range.
+    /// As [`Observer::bind`]; `InvalidInput` also for an `agents_max` out of range.
     pub fn bind_for(
         path: impl AsRef<Path>,
         threshold: Duration,
@@ -190,12 +190,12 @@ impl Observer {
         self.socket.path()
     }
 
-    /// The next event, waiting for it at most [`POLL_WAIT`]; `None` if there was none, or something came
-    /// that is counted but no event (an empty datagram, a frame of the future refused for room).
+    /// The next event. Waits at most [`POLL_WAIT`]; `None` if there was none, or a datagram came that is
+    /// counted without an event (an empty datagram, a frame refused for lack of room).
     ///
-    /// What lies in the socket is always taken before anybody is called stalled. A caller that comes back
-    /// later than 100 ms, or a quarter of the threshold if that is longer, counts as paused: agents are owed
-    /// a whole threshold of sight after that, so stalls are told later, after three thresholds at most.
+    /// What is queued in the socket is always read before a stall is reported. A caller that returns later
+    /// than 100 ms, or a quarter of the threshold if that is longer, counts as paused: agents then need a
+    /// whole threshold of sight, so stalls are reported later, after three thresholds at most.
     pub fn poll(&mut self) -> Option<ObserverEvent> {
         if let Some(beat) = self.resumer.take() {
             return Some(beat);
@@ -214,7 +214,7 @@ impl Observer {
                 return Some(ObserverEvent::Io(error));
             }
         }
-        // Without memory for more, those who come are refused.
+        // If there is no memory for more, new agents are refused.
         let used = self.front.tracker.slots_used();
         let _ = self.front.tracker.writer().table().grant_ahead(used);
         let batch = match self.front.receive() {
@@ -233,17 +233,17 @@ impl Observer {
         self.next_of_batch().flatten()
     }
 
-    /// Agents given up since the last call to make room: their processes were gone.
+    /// Agents evicted since the last call to make room: their processes had exited.
     pub fn drain_evictions(&mut self) -> u64 {
         std::mem::take(&mut self.evictions)
     }
 
-    /// Frames of agents that found no room since the last call.
+    /// Frames of agents refused for lack of room since the last call.
     pub fn drain_capacity_exceeded(&mut self) -> u64 {
         std::mem::take(&mut self.refused)
     }
 
-    /// The outer `None`: no batch is under way.
+    /// The outer `None`: there is no batch.
     fn next_of_batch(&mut self) -> Option<Option<ObserverEvent>> {
         let (batch, index) = self.batch.as_mut()?;
         let (batch, at) = (*batch, *index);
@@ -262,7 +262,7 @@ impl Observer {
         while self.front.sight.take_news().is_some() {}
         let stalled = &mut self.stalled;
         self.is_behind |= self.front.judge(JUDGE_BUDGET, |slot| stalled.push(slot));
-        // They are taken from the end: the longest silence first.
+        // Taken from the end: the longest silence first.
         stalled.reverse();
     }
 
@@ -315,7 +315,8 @@ impl Observer {
         beat
     }
 
-    /// Stalls one after another; who is gone exited, and who beat meanwhile is not told.
+    /// Returns stalls one after another. Reports an exit instead if the process has exited, and nothing if
+    /// the agent has beaten meanwhile.
     fn next_stall(&mut self) -> Option<ObserverEvent> {
         while let Some(slot) = self.stalled.pop() {
             let (hot, cold) = (self.front.tracker.hot(slot), self.front.tracker.cold(slot));
@@ -337,8 +338,8 @@ impl Observer {
         None
     }
 
-    /// Gives up one stalled agent whose process is gone, if one of the next few slots holds such: the
-    /// search goes on with the next refused frame, so that each costs the same.
+    /// Evicts one stalled agent whose process has exited, if one of the next few slots holds such an agent:
+    /// the search continues at the next refused frame, so that each costs the same.
     fn evict_one(&mut self) {
         let slots = self.front.tracker.slots_used();
         if slots == 0 {
@@ -384,7 +385,7 @@ mod tests {
                 let bytes = frame.encode();
                 let length = if nonce % 40 == 0 { 31 } else { 32 };
                 agent.send(&bytes[..length]).expect("room: each is taken at once");
-                // Some silences are long enough for a stall, which is waited for.
+                // Some silences last until a stall; the loop waits for it.
                 let is_stall_due = nonce % 100 == 0;
                 loop {
                     match observer.poll() {

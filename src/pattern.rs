@@ -1,17 +1,17 @@
-//! Patterns for the names of processes and programs: `*` stands for any characters and `?` for one.
+//! Patterns for the names of processes and programs: `*` matches any characters, `?` exactly one.
 
-/// Most bytes of a pattern in a request. Names of processes have 15.
+/// Longest pattern in a request, in bytes. Process names have at most 15.
 #[cfg(feature = "http")]
 pub const ASKED_BYTES_MAX: usize = 64;
 
-/// Which characters may stand at each place of a pattern, one bit a place: the places that a text may have reached
-/// are a set of bits, and a character of the text moves all of them at once. So a text is read once, whatever the
-/// pattern.
+/// A pattern as a bit-parallel automaton, one bit per place: the places that a text may have reached are a
+/// set of bits, and each character of the text moves all of them at once. So a text is read once, whatever
+/// the pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
-    /// What moves from a place to the next: a character, or any.
+    /// What advances from each place to the next: a certain character, or any.
     steps: Vec<Step>,
-    /// Places at which a star stands.
+    /// Places with a star, as bits.
     stars: Vec<u64>,
 }
 
@@ -22,12 +22,12 @@ enum Step {
 }
 
 impl Pattern {
-    /// Of its text.
+    /// Compiles a pattern.
     pub fn new(text: &str) -> Self {
         let (mut steps, mut starred) = (Vec::new(), Vec::new());
         for c in text.chars() {
             match c {
-                // Many stars in a row are one.
+                // Several stars in a row count as one.
                 '*' => starred.push(steps.len()),
                 '?' => steps.push(Step::Any),
                 c => steps.push(Step::One(c)),
@@ -38,8 +38,8 @@ impl Pattern {
         Self { steps, stars }
     }
 
-    /// Whether the whole text is as the pattern says. Takes one pass over the text, of as many steps of 64 places as
-    /// the pattern has.
+    /// Whether the pattern matches the whole text. One pass over the text, with one step per character for
+    /// every 64 places of the pattern.
     pub fn matches(&self, text: &str) -> bool {
         let mut reached = vec![0; self.stars.len()];
         set(&mut reached, 0);
@@ -55,7 +55,7 @@ impl Pattern {
         reached[end / 64] >> (end % 64) & 1 == 1
     }
 
-    /// The places in this block from which a character moves on.
+    /// The places in this block from which a character advances.
     fn accepting(&self, block: usize, c: char) -> u64 {
         let steps = self.steps.iter().skip(block * 64).take(64);
         let moves = |step: &Step| matches!(step, Step::Any) || *step == Step::One(c);
@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    /// What the words above say, without a thought for time.
+    /// The definition of a pattern, written without regard to time.
     fn matches(pattern: &[char], text: &[char]) -> bool {
         match (pattern, text) {
             ([], []) => true,

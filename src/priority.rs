@@ -1,22 +1,22 @@
-//! Whether a raised priority counts against the rest of the host.
+//! Whether a raised priority has an effect beyond the observer's own session or group.
 //!
-//! A nice value weighs a thread only against its neighbours in the scheduler's tree. Where the kernel groups
-//! processes by session (autogroup) or by control group, the group is weighed first, and a thread at nice -20 in a
-//! group of ordinary weight gets no more than that. See sched(7) and cgroups(7).
+//! A nice value weighs a thread only against its siblings in the scheduler's tree. If the kernel groups
+//! processes by session (autogroup) or by control group, the group is weighed first, and a thread at nice -20
+//! in a group of ordinary weight gets no more than the group's share. See sched(7) and cgroups(7).
 
 use std::fs;
 use std::path::Path;
 use std::process;
 
-/// Among whom the nice values of this process count.
+/// Among which processes the nice values of this process count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Standing {
-    /// All processes of the host, or the group is raised, too.
+    /// All processes of the host, or its group is raised, too.
     Host,
-    /// Those of its session: the kernel shares time among sessions first.
+    /// Those of its session: the kernel divides time among sessions first.
     Session,
-    /// Those of its control group, which has the weight of any other.
+    /// Those of its control group, which has the default weight.
     Group {
         /// Path of the group.
         path: String,
@@ -24,19 +24,20 @@ pub enum Standing {
 }
 
 const AUTOGROUP: &str = "/proc/self/autogroup";
-/// The lowest nice value there is: the weight of a whole session.
+/// The nice value with the highest weight, for a whole session.
 const HIGHEST: &str = "-20";
-/// `cpu.weight` and `cpu.shares` of a group for which nobody asked for more.
+/// The default values of `cpu.weight` and `cpu.shares`.
 const ORDINARY: [(&str, u64); 2] = [("cpu.weight", 100), ("cpu.shares", 1024)];
 
 impl Standing {
-    /// Of this process, now. A few reads of /proc and /sys; what cannot be read does not group.
+    /// The standing of this process, now. Reads a few files of /proc and /sys; a file that cannot be read
+    /// counts as no grouping.
     #[must_use]
     pub fn own() -> Self {
         Self::of(&|path| fs::read_to_string(path).ok())
     }
 
-    /// Of the process whose view of the host this is.
+    /// The standing of the process that reads these files.
     fn of(view: &dyn Fn(&Path) -> Option<String>) -> Self {
         let read = |path: &str| view(path.as_ref()).unwrap_or_default();
         if let Some(path) = group_of(&read("/proc/self/cgroup")) {
@@ -44,7 +45,7 @@ impl Standing {
                 let weight = find_weight(view, &path, name)?;
                 Some(weight > *ordinary)
             });
-            // Inside a group that is weighed, sessions are not.
+            // In a control group with a weight, sessions are not weighed.
             if let Some(is_raised) = weights.max() {
                 return if is_raised { Self::Host } else { Self::Group { path } };
             }
@@ -57,17 +58,17 @@ impl Standing {
     }
 }
 
-/// Raises the session of this process as far as it may, if it is nobody else's: as a service has one of its own. A
-/// shell's session is left alone.
+/// Raises the session of this process as far as it may, if the process leads it, as a service does. A shell's
+/// session is left alone.
 pub fn raise_own_session() {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     if session_of(&stat) == Some(process::id()) {
-        // Refused, nothing is worse than before; `Standing::own` tells.
+        // If this fails, nothing changes; `Standing::own` reports that.
         let _ = fs::write(AUTOGROUP, HIGHEST);
     }
 }
 
-/// The group of the controller that shares the processor, if it is not the root, of `/proc/self/cgroup`.
+/// The group of the `cpu` controller in the text of `/proc/self/cgroup`, if it is not the root.
 fn group_of(text: &str) -> Option<String> {
     let of = |is_it: &dyn Fn(&str) -> bool| {
         text.lines().find_map(|line| {
@@ -93,7 +94,7 @@ fn session_nice(text: &str) -> Option<i32> {
     text.rsplit_once("nice ")?.1.trim().parse().ok()
 }
 
-/// The session in the text of `/proc/PID/stat`, whose second field may hold anything.
+/// The session in the text of `/proc/PID/stat`, whose second field may contain anything.
 fn session_of(stat: &str) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(3)?.parse().ok()
 }
@@ -142,7 +143,7 @@ mod tests {
             (vec![v2, ("/sys/fs/cgroup/a/cpu.weight", "10000\n"), session[0], session[1]], Standing::Host),
             (vec![v1, ("/sys/fs/cgroup/cpu/a/cpu.shares", "1024\n")], group),
             (vec![v1, ("/sys/fs/cgroup/cpu,cpuacct/a/cpu.shares", "2048\n")], Standing::Host),
-            // A group whose controller is not there is not weighed.
+            // A group without the controller is not weighed.
             (vec![v2, session[0], session[1]], Standing::Session),
         ] {
             let view = |path: &Path| {

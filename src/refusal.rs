@@ -1,4 +1,4 @@
-//! Why a datagram was not accepted as a beat. Every refused datagram is counted under exactly one.
+//! Why a datagram was not accepted as a beat. Each refused datagram is counted under exactly one reason.
 
 use crate::wire::DecodeError;
 
@@ -11,7 +11,7 @@ macro_rules! refusals {
         pub enum Refusal { $(#[doc = $doc] $variant,)* }
 
         impl Refusal {
-            /// Every reason, in the order of its number.
+            /// Every reason, ordered by number.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// The spelling of metrics and events.

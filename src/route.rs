@@ -9,20 +9,20 @@ use crate::message::{Reason, Shown, is_deceptive};
 
 /// Name of the manifest in the runtime directory.
 pub const MANIFEST: &str = "fleet.json";
-/// The only hash there is, as the manifest names it.
+/// Name of the only hash, as in the manifest.
 pub const HASH: &str = "fibonacci32";
 const MANIFEST_VERSION: u32 = 1;
 
 /// The shard, in `0..shards`, that the key maps to.
 ///
-/// `key` is the agent's pid, or any other stable number where pids repeat (in containers). Multiplies
-/// by a prime next to 2^32 over the golden ratio and scales, in any language with integers of 64 bits:
-/// `((key * 2654435761 & 4294967295) * shards) >> 32`. 0 for `shards` = 0. A few ns.
+/// `key` is the agent's pid, or any other stable number where pids repeat (in containers). Multiplies by a
+/// prime next to 2^32 over the golden ratio and scales; in any language with 64-bit integers: `((key *
+/// 2654435761 & 4294967295) * shards) >> 32`. 0 for `shards` = 0. A few ns.
 ///
-/// Over 2 to 32 shards the busiest carries at most 1.12 times the mean of a thousand sequential or
-/// even keys, of 4096 keys a power of two apart (up to 1024), of 16 384 keys any other step up to 64
-/// apart. Few steps resonate with the constant: 4096 keys exactly 615 apart load one shard of 32 three
-/// times the mean. Random keys fall like dice: 50 000 of them keep within 1.12 (`tests/it/route.rs`).
+/// With 2 to 32 shards the busiest has at most 1.12 times the mean load for a thousand sequential or even
+/// keys, for 4096 keys a power of two apart (up to 1024), and for 16 384 keys any other step up to 64 apart.
+/// A few steps resonate with the constant: 4096 keys exactly 615 apart load one of 32 shards with three times
+/// the mean. 50 000 random keys stay within 1.12 (`tests/it/route.rs`).
 #[inline]
 #[must_use]
 pub const fn shard_for(key: u32, shards: u32) -> u32 {
@@ -30,14 +30,14 @@ pub const fn shard_for(key: u32, shards: u32) -> u32 {
     ((hash * shards as u64) >> 32) as u32
 }
 
-/// What agents need to find their shard; the file `fleet.json`.
+/// What agents need to find their shard: the content of `fleet.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Layout of this file: 1.
     pub version: u32,
     /// Name of the hash: `fibonacci32`, [`shard_for`].
     pub hash: String,
-    /// Every shard, in the order of its index.
+    /// Every shard, ordered by index.
     pub shards: Vec<ManifestShard>,
     /// Process id of the observer.
     pub pid: u32,
@@ -48,19 +48,19 @@ pub struct Manifest {
 pub struct ManifestShard {
     /// Number of the shard, from 0.
     pub index: u32,
-    /// Path of its socket. In the file, one that is not absolute begins at the directory of the file, so that
-    /// it holds wherever that directory is mounted; as read, it begins with the directory that was read.
+    /// Path of its socket. In the file, a relative path begins at the directory of the file, so that it holds
+    /// wherever that directory is mounted; as read, it begins with the directory that was read.
     pub socket: PathBuf,
 }
 
-/// What every version of the manifest has.
+/// Common to every version of the manifest.
 #[derive(Deserialize)]
 struct Layout {
     version: u32,
 }
 
 impl Manifest {
-    /// The manifest of an observer `pid` with these sockets, in the order of the shards.
+    /// The manifest of an observer with process id `pid` and these sockets, ordered by shard.
     #[must_use]
     pub fn new(sockets: &[PathBuf], pid: u32) -> Self {
         let shards =
@@ -68,12 +68,12 @@ impl Manifest {
         Self { version: MANIFEST_VERSION, hash: HASH.to_owned(), shards: shards.collect(), pid }
     }
 
-    /// Reads the manifest of the fleet that runs in `dir`; its sockets are paths that begin with `dir`, as far
-    /// as they are in it. One small file read; may block on the disk.
+    /// Reads the manifest of the fleet that runs in `dir`; paths of sockets in `dir` begin with `dir`. Reads
+    /// one small file; may block on the disk.
     ///
     /// # Errors
-    /// `NotFound` when no fleet runs there; `InvalidData` when the file is not a manifest this version
-    /// understands.
+    /// `NotFound` if no fleet runs there; `InvalidData` if the file is not a manifest that this version can
+    /// read.
     pub fn read(dir: &Path) -> io::Result<Self> {
         let path = dir.join(MANIFEST);
         let text = std::fs::read_to_string(&path).map_err(|error| {
@@ -93,7 +93,8 @@ impl Manifest {
             )
         };
         let not_json = |error: serde_json::Error| invalid(error.to_string());
-        // The version first: another version may have another shape, and that is not what is wrong.
+        // The version first: another version may have another layout, and the version is then the error to
+        // report.
         let Layout { version } = serde_json::from_str(&text).map_err(not_json)?;
         if version != MANIFEST_VERSION {
             return Err(invalid(format!("version {version} (this program knows {MANIFEST_VERSION})")));

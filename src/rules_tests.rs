@@ -1,4 +1,4 @@
-//! The rules, one by one, and streams against a model that knows who sent what.
+//! The rules, one by one, and streams against a model that knows the sender of every frame.
 
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ const MS: u64 = 1_000_000;
 const PID: u32 = 4242;
 const START: MonoNs = MonoNs(1_000_000_000_000);
 
-/// One agent as a slot remembers it.
+/// One agent as its slot holds it.
 struct Agent {
     hot: Hot,
     cold: Cold,
@@ -26,7 +26,7 @@ impl Agent {
         self.hear_after(MS, frame)
     }
 
-    /// As the tracker does it: the common path first.
+    /// As the tracker: the common path first.
     fn hear_after(&mut self, ns: u64, frame: &Frame) -> Beat {
         self.now = self.now + ns;
         let sender = sender(self.now);
@@ -159,7 +159,7 @@ fn two_handles_that_count_from_one_are_two_streams_and_lose_nothing() {
     }
     assert_eq!((agent.cold.beats_lost, agent.cold.streams), (0, 1));
     assert!(!agent.hot.flags.has(Flags::MIXED));
-    // In step with each other.
+    // Alternating.
     let mut agent = Agent::new(&v02(1));
     for nonce in 1..=100 {
         agent.hear_all([nonce, nonce]);
@@ -216,7 +216,7 @@ fn a_survived_panic_goes_on_where_it_was() {
     assert_eq!(agent.hear(&v02(5)), Beat::Life);
 }
 
-/// Of many crash reports the first is the root of the others.
+/// Of many crash reports the first is kept as the likely cause, and the last two.
 #[test]
 fn of_crash_reports_the_first_and_the_last_two_are_kept() {
     let mut agent = Agent::new(&v02(1));
@@ -452,7 +452,7 @@ fn sighted_a_silence_is_a_stall_at_its_threshold_and_not_before() {
     let due = START + T;
     assert_eq!(judge(START, 0, T, &sight(due - 1)), Judgement::NotBefore(due));
     assert_eq!(judge(START, 0, T, &sight(due)), CERTAIN);
-    // Blindness before the last beat excuses nothing.
+    // Blindness before the last beat is no excuse.
     let before = Sight { last_blind_end: START, paused_before: 7, ..sight(due) };
     assert_eq!(judge(START, 7, T, &before), CERTAIN);
 }
@@ -507,7 +507,7 @@ fn pauses_are_no_time_awake() {
     assert_eq!(judge(arrival, 50 * MS, T, &after), Judgement::NotBefore(START + 3600 * MS));
     let later = Sight { watermark: START + 3600 * MS, ..after };
     assert_eq!(judge(arrival, 50 * MS, T, &later), CERTAIN);
-    // Blind ever since: awake for 3 T only at 4.8 s.
+    // Blind ever since: 3 T of awake time only at 4.8 s.
     let blind = |ms| Sight { watermark: START + ms * MS, last_blind_end: START + ms * MS, ..after };
     assert!(matches!(judge(arrival, 50 * MS, T, &blind(4799)), Judgement::NotBefore(_)));
     assert_eq!(judge(arrival, 50 * MS, T, &blind(4800)), UNCERTAIN);
@@ -534,7 +534,7 @@ struct Handle {
     next: u64,
     /// Lost before the last frame that arrived.
     lost: u64,
-    /// Lost since.
+    /// Lost since then.
     lost_since: u64,
 }
 
@@ -543,7 +543,7 @@ impl Handle {
         Self { next: from, lost: 0, lost_since: 0 }
     }
 
-    /// Sends; `None` if the frame is lost on the way.
+    /// Sends a frame; `None` if it is lost.
     fn beat(&mut self, is_lost: bool) -> Option<Frame> {
         let frame = v02(self.next);
         self.next = if self.next == NONCE_MAX { 0 } else { self.next + 1 };
@@ -557,7 +557,7 @@ impl Handle {
 }
 
 proptest! {
-    /// One handle: every frame is life, and in the end every lost one is counted.
+    /// One handle: every frame is a beat, and in the end every lost one is counted.
     #[test]
     fn one_handle_is_counted_exactly(
         from in prop_oneof![Just(1), Just(NONCE_MAX - 20), 1..NONCE_MAX - 100],
@@ -576,7 +576,7 @@ proptest! {
         prop_assert_eq!((agent.hot.beats(), agent.cold.streams), (arrived, 0));
     }
 
-    /// Two handles in one process: every frame is life, and never is a beat counted lost that was not.
+    /// Two handles in one process: every frame is a beat, and no beat is counted as lost that was not.
     #[test]
     fn two_handles_never_look_like_more_loss_than_there_was(
         ahead in 0u64..30,
@@ -596,7 +596,7 @@ proptest! {
         prop_assert!(!agent.hot.flags.has(Flags::MIXED), "two streams are not three");
     }
 
-    /// Whatever is sent, frames of the session's version are life and nothing panics.
+    /// Whatever is sent, frames of the session's version are beats and nothing panics.
     #[test]
     fn any_nonce_is_life(nonces in prop::collection::vec(prop_oneof![0u64..6, Just(NONCE_MAX), any::<u64>()], 1..60)) {
         let mut agent = Agent::new(&v02(1));

@@ -1,4 +1,4 @@
-//! Instants and where they come from. Time is an argument everywhere else: only a [`Clock`] reads it.
+//! Instants and clocks. Everywhere else time is an argument: only a [`Clock`] reads it.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,8 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An instant of `CLOCK_MONOTONIC` in nanoseconds. Stops while the host is suspended.
 ///
-/// Comparable only on one host and within one boot. Arithmetic saturates: a clock that leaps can
-/// make an instant wrong but never make the observer panic.
+/// Comparable only on one host and within one boot. Arithmetic saturates: a clock that leaps can make an
+/// instant wrong but cannot make the observer panic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MonoNs(pub u64);
 
@@ -23,7 +23,7 @@ pub struct MonoNs(pub u64);
 pub struct WallNs(pub u64);
 
 impl MonoNs {
-    /// Nanoseconds from `earlier` to `self`; 0 when `earlier` is later.
+    /// Nanoseconds from `earlier` to `self`; 0 if `earlier` is later.
     #[inline]
     #[must_use]
     pub const fn since(self, earlier: Self) -> u64 {
@@ -48,7 +48,7 @@ impl Sub<u64> for MonoNs {
 }
 
 impl fmt::Display for WallNs {
-    /// RFC 3339 in UTC with nine decimals, as events carry it.
+    /// RFC 3339 in UTC with nine decimals, as in events.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let instant = UNIX_EPOCH + Duration::from_nanos(self.0);
         humantime::format_rfc3339_nanos(instant).fmt(f)
@@ -56,7 +56,7 @@ impl fmt::Display for WallNs {
 }
 
 impl Serialize for WallNs {
-    /// As it is displayed.
+    /// As displayed.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -77,7 +77,7 @@ pub fn duration_ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Where a thread reads the time. One implementation asks the kernel, one is turned by a test.
+/// Where a thread reads the time. One implementation reads the kernel's clocks, one is set by a test.
 pub trait Clock {
     /// `CLOCK_MONOTONIC`, ns. Never decreases. Costs a vDSO call (about 25-50 ns).
     fn mono(&self) -> MonoNs;
@@ -85,7 +85,7 @@ pub trait Clock {
     fn wall(&self) -> WallNs;
 }
 
-/// A clock that only moves when told to, shared by its clones (single-threaded).
+/// A clock that moves only when set, shared by its clones (single-threaded).
 #[derive(Clone, Debug, Default)]
 pub struct ManualClock {
     mono: Rc<Cell<u64>>,
@@ -93,7 +93,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// Starts with both clocks `mono` and REALTIME ahead of MONOTONIC by `wall_ahead` ns.
+    /// Starts with MONOTONIC at `mono` and REALTIME ahead of it by `wall_ahead` ns.
     #[must_use]
     pub fn new(mono: MonoNs, wall_ahead: i64) -> Self {
         Self { mono: Rc::new(Cell::new(mono.0)), wall_ahead: Rc::new(Cell::new(wall_ahead)) }
@@ -104,7 +104,7 @@ impl ManualClock {
         self.mono.set(self.mono.get().saturating_add(ns));
     }
 
-    /// Sets MONOTONIC (REALTIME moves along). Earlier instants are ignored.
+    /// Sets MONOTONIC (REALTIME moves along). An earlier instant is ignored.
     pub fn set(&self, mono: MonoNs) {
         self.mono.set(self.mono.get().max(mono.0));
     }

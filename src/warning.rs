@@ -1,10 +1,10 @@
-//! What a fleet may complain of, and runs all the same.
+//! Problems in spite of which a fleet runs.
 
 use std::path::PathBuf;
 
 use crate::message::Shown;
 
-/// Something that works less well than it should; the fleet runs all the same.
+/// A problem in spite of which the fleet runs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Warning {
@@ -16,10 +16,10 @@ pub enum Warning {
     Priority {
         /// Which threads.
         thread: &'static str,
-        /// The kernel's answer.
+        /// The kernel's reason.
         why: String,
     },
-    /// A shard is not pinned to the core it was given.
+    /// A shard is not pinned to its core.
     #[error("cannot pin shard {shard} to core {core}: this process may not use it; it runs unpinned")]
     Pinning {
         /// Index of the shard.
@@ -27,13 +27,13 @@ pub enum Warning {
         /// The core.
         core: usize,
     },
-    /// A file by which agents find the fleet was removed or replaced. It is back.
+    /// A file by which agents find the fleet was removed or replaced. It has been restored.
     #[error("{} had been removed or replaced, and is in place again; find out who removes it", Shown(path.display()))]
     PutBack {
         /// The file, or the runtime directory.
         path: PathBuf,
     },
-    /// The same, and it could not be put back.
+    /// As `PutBack`, but the file could not be restored.
     #[error("agents that start now do not find {}: {why}", Shown(path.display()))]
     Unreachable {
         /// The file, or the runtime directory.
@@ -41,25 +41,25 @@ pub enum Warning {
         /// What is in the way, and what to do.
         why: String,
     },
-    /// The thread that answers questions died. Agents are observed all the same.
+    /// The HTTP thread panicked. Agents are still observed.
     #[error(
         "the HTTP thread died: metrics, API and page are not answered any more, agents are observed all the same; \
          restart the observer when it suits you, and report the panic above"
     )]
     Unanswered,
-    /// recvmmsg(2) is refused to this process.
+    /// recvmmsg(2) is not permitted to this process.
     #[error(
         "a filter (seccomp) refuses recvmmsg to this process: each datagram takes a call of its own, which costs \
          more CPU under load; allow it (SystemCallFilter=@system-service, or the runtime's profile)"
     )]
     OneByOne,
-    /// We are inside a pid namespace.
+    /// The observer runs inside a pid namespace.
     #[error(
         "this observer runs inside a pid namespace: agents outside of it cannot be attested and are \
          refused as unattested; run the observer on the host to see them"
     )]
     PidNamespace,
-    /// Lookups cannot work: /proc numbers processes otherwise, or is not there.
+    /// Lookups cannot work: /proc numbers processes differently, or is missing.
     #[error(
         "/proc is not there or of another pid namespace: no agent can be looked up, so the \
          largest threshold among the rules that may match holds, containers' own pids stay unknown and forged pids are not told; mount a proc of this namespace \
@@ -72,7 +72,7 @@ pub enum Warning {
          threshold among the rules that may match holds for them, and forged pids are not told; mount it without hidepid (ProtectProc=default), or run the observer as root"
     )]
     HiddenProcfs,
-    /// A rule looks at what may not be read of other users' processes.
+    /// A rule needs what may not be read of other users' processes.
     #[error(
         "without CAP_SYS_PTRACE the programs of other users' processes cannot be read: where a rule matches by exe, \
          the largest threshold among those that may match holds for them; grant it, match by comm or uid, or run \

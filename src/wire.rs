@@ -17,16 +17,16 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes of a frame; a datagram of any other length is not one.
+/// Bytes of a frame; a datagram of any other length is no frame.
 pub const FRAME_BYTES: usize = 32;
-/// The nonce only a crash hook sends, together with [`Status::Critical`].
+/// The nonce that only a crash hook sends, together with [`Status::Critical`].
 pub const NONCE_TERMINAL: u64 = u64::MAX;
-/// The largest nonce of an ordinary frame. After it 0.2 agents go on at 0, 0.1 agents repeat it.
+/// The largest nonce of an ordinary frame. After it, 0.2 agents continue at 0, and 0.1 agents repeat it.
 pub const NONCE_MAX: u64 = u64::MAX - 1;
 
 const MAGIC: [u8; 2] = *b"VA";
 const TIMESTAMP_RESERVED: u64 = u64::MAX;
-/// The CRC covers everything before itself.
+/// The CRC covers everything before it.
 const CRC_OFFSET: usize = 28;
 
 /// Wire format of a frame.
@@ -41,7 +41,7 @@ pub enum Version {
     V02,
 }
 
-/// What an agent says of itself.
+/// An agent's own status.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
@@ -58,7 +58,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// The status a byte stands for; `None` above 3.
+    /// The status of a byte; `None` above 3.
     #[inline]
     #[must_use]
     pub const fn from_byte(byte: u8) -> Option<Self> {
@@ -71,7 +71,7 @@ impl Status {
         }
     }
 
-    /// The word events and metrics use.
+    /// The word used in events and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -83,12 +83,12 @@ impl Status {
     }
 }
 
-/// One decoded heartbeat. Plain data: nothing in it is attested.
+/// One decoded heartbeat. Plain data: the kernel attests none of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// Format it was sent in.
     pub version: Version,
-    /// What the agent says of itself.
+    /// The agent's own status.
     pub status: Status,
     /// The sender's process id in its own pid namespace, as it claims.
     pub pid: u32,
@@ -96,11 +96,12 @@ pub struct Frame {
     pub timestamp: u64,
     /// Counter of one connection handle: 1, 2, 3…; [`NONCE_TERMINAL`] from a crash hook.
     pub nonce: u64,
-    /// Opaque to the protocol. 64 bits in 0.1, the lower 32 in 0.2.
+    /// Opaque to the protocol. 64 bits in 0.1, 32 in 0.2.
     pub payload: u64,
 }
 
-/// Why 32 bytes are not a frame. The first failing check wins; variants are in the order of checks.
+/// Why 32 bytes are not a frame. The first failing check is reported; variants are in the order of the
+/// checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Bytes 0 and 1 are not `VA`.
@@ -120,7 +121,7 @@ pub enum DecodeError {
     /// The status byte is above 3.
     #[error("bad status byte {0}")]
     BadStatus(u8),
-    /// 0.2: status 3 is the observer's verdict and has no place on the wire.
+    /// 0.2: status 3 is the observer's verdict and must not be sent.
     #[error("status stall on the wire")]
     StallOnWire,
     /// 0.2: pid 0 or 1.
@@ -134,13 +135,13 @@ pub enum DecodeError {
     BadNonce {
         /// The terminal nonce.
         nonce: u64,
-        /// The status beside it.
+        /// The status sent with it.
         status: Status,
     },
 }
 
 impl DecodeError {
-    /// The spelling of metrics and events.
+    /// The spelling in metrics and events.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -164,7 +165,7 @@ impl fmt::Display for Status {
 
 /// Decodes a frame exactly as the protocol defines it, for either version.
 ///
-/// No panic for any bytes, no allocation; about 10 ns.
+/// Never panics and never allocates; about 10 ns.
 ///
 /// # Errors
 /// The first failing check, in the order of [`DecodeError`]'s variants.
@@ -176,8 +177,8 @@ pub fn decode(bytes: &[u8; FRAME_BYTES]) -> Result<Frame, DecodeError> {
 
 /// [`decode`] for a frame whose sender the kernel attests to be process `pid`.
 ///
-/// The check for the reserved pids 0 and 1 applies to `pid` instead of the frame's own claim: the
-/// first process of a container claims 1 and is an ordinary agent.
+/// The check for the reserved pids 0 and 1 applies to `pid` instead of the claimed pid: the first process of
+/// a container claims 1 and is an ordinary agent.
 ///
 /// # Errors
 /// As [`decode`].
@@ -239,7 +240,7 @@ fn decode_v02(bytes: &[u8; FRAME_BYTES], pid: u32) -> Result<Frame, DecodeError>
     })
 }
 
-/// Whether the bytes look like what only a crash hook sends, without decoding them.
+/// Whether the bytes have the nonce that only a crash hook sends, without decoding them.
 #[inline]
 #[must_use]
 pub fn claims_terminal(bytes: &[u8; FRAME_BYTES]) -> bool {
@@ -249,9 +250,8 @@ pub fn claims_terminal(bytes: &[u8; FRAME_BYTES]) -> bool {
 impl Frame {
     /// The 32 bytes of this frame.
     ///
-    /// A payload above 32 bits loses its upper half in [`Version::V02`], which has no room for it.
-    /// Fields are written as they are; a frame the protocol forbids encodes and is refused by the
-    /// receiver.
+    /// A payload above 32 bits loses its upper half in [`Version::V02`]. Fields are encoded without checks;
+    /// the receiver refuses a frame that the protocol forbids.
     #[must_use]
     pub fn encode(&self) -> [u8; FRAME_BYTES] {
         let mut bytes = [0; FRAME_BYTES];
