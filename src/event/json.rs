@@ -1,15 +1,15 @@
-//! The JSON of an event, schema version 1: one form, which every output and answer writes, and which is read back into
-//! the same [`Event`].
+//! The JSON of an event, schema version 1: the same in every output and response, and read back into the same
+//! [`Event`].
 //!
-//! `v`, `ts`, `mono_ns` and `kind` are in every object, `seq` in every one but those of beats; `shard`,
-//! `pid`, `ns_pid`, `session`, `nonce`, `status` and `payload` where they apply; after them what the
-//! kind adds. One is different: `{"v":1,"kind":"lost","from_seq":…,"to_seq":…}` stands for the
-//! events of a range that this output had to drop.
+//! `v`, `ts`, `mono_ns` and `kind` are in every object, `seq` in every object except beats; `shard`, `pid`,
+//! `ns_pid`, `session`, `nonce`, `status` and `payload` where they apply; then the fields of the kind. One
+//! object differs: `{"v":1,"kind":"lost","from_seq":…,"to_seq":…}` stands for a range of events that this
+//! output had to drop.
 //!
-//! Numbers of 64 bits are written whole, as JSON allows; a reader that keeps numbers as doubles
-//! rounds nonces and payloads above 2^53.
+//! 64-bit numbers are written whole, as JSON allows; a reader that stores numbers as doubles rounds nonces
+//! and payloads above 2^53.
 //!
-//! Only the reason of a [`NoFrame`] is written: what is read back has zeros for the bytes that were wrong.
+//! Of a [`NoFrame`] only the reason is written: when read back, its wrong bytes are zero.
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -31,7 +31,7 @@ impl Serialize for Event {
     }
 }
 
-/// The fields in the order of the schema; what does not apply is left out.
+/// The fields in the order of the schema; those that do not apply are omitted.
 #[derive(Serialize)]
 struct Line {
     v: u8,
@@ -66,7 +66,7 @@ struct LostLine {
     to_seq: u64,
 }
 
-/// What a kind adds, after the common fields.
+/// The fields of a kind, after the common fields.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Detail {
@@ -85,7 +85,7 @@ enum Detail {
         #[serde(skip_serializing_if = "is_single")]
         coalesced: u32,
     },
-    /// `None` is written as null: the kernel does not say how the process ended.
+    /// `None` is written as null: the kernel does not provide how the process ended.
     ExitCode {
         silent_ns: u64,
         code: Option<u8>,
@@ -127,7 +127,7 @@ enum Detail {
         #[serde(skip_serializing_if = "Option::is_none")]
         share_refused: Option<u64>,
     },
-    /// `None` is written as null, here and below: many users, none of whom has a row of its own.
+    /// `None` is written as null, here and below: many users without a row of their own.
     Flood {
         why: &'static str,
         uid: Option<u32>,
@@ -234,7 +234,7 @@ fn is_single(coalesced: &u32) -> bool {
     *coalesced <= 1
 }
 
-/// What is read: the fields that any kind may have. What the kind adds, [`EventKind`] reads itself.
+/// The fields of any kind, for reading; [`EventKind`] reads those of its kind.
 #[derive(Deserialize)]
 struct Read {
     v: u8,
@@ -305,7 +305,7 @@ mod tests {
         serde_json::to_string(event).unwrap()
     }
 
-    /// What of an event is in its JSON.
+    /// The part of an event that its JSON contains.
     fn as_written(event: Event) -> Event {
         let mut event = event;
         match &mut event.kind {
@@ -329,7 +329,7 @@ mod tests {
         event
     }
 
-    /// The schema is a contract: a line that changes here is a new schema version.
+    /// The schema is a contract: any change of a line here requires a new schema version.
     #[test]
     fn every_kind_has_its_line() {
         let lines: Vec<String> = one_of_each().iter().map(line_of).collect();

@@ -1,4 +1,5 @@
-//! What the fleet tells: one [`Event`] a fact, `Copy` and of fixed size, so that queues of them are bounded memory.
+//! Events of the fleet: one [`Event`] per fact, `Copy` and of fixed size, so that queues of them have bounded
+//! size.
 
 use std::io;
 
@@ -11,12 +12,13 @@ mod json;
 #[cfg(test)]
 pub(crate) mod samples;
 
-/// One told fact. As JSON: its line in the event log.
+/// One reported fact. As JSON: its line in the event log.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Event {
-    /// Gapless over the run, from 1, in the order told. 0 where none is given: beats and [`EventKind::Lost`].
+    /// Number in the run, without gaps, from 1, in the order of reports. 0 for beats and [`EventKind::Lost`],
+    /// which have none.
     pub seq: u64,
-    /// When it was told, `CLOCK_REALTIME`. For display only.
+    /// When it was reported, `CLOCK_REALTIME`. For display only.
     pub wall: WallNs,
     /// When it happened, `CLOCK_MONOTONIC`.
     pub mono: MonoNs,
@@ -28,12 +30,12 @@ pub struct Event {
     pub kind: EventKind,
 }
 
-/// The agent an event concerns, as last seen when it was told.
+/// The agent of an event, as last seen when the event was reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agent {
     /// Process id in the observer's pid namespace, attested by the kernel.
     pub pid: u32,
-    /// Process id inside the agent's own pid namespace, where that differs and is known.
+    /// Process id in the agent's own pid namespace, if that differs and is known.
     pub ns_pid: Option<u32>,
     /// Number of the session, unique in this run, from 1.
     pub session: u32,
@@ -46,7 +48,7 @@ pub struct Agent {
 }
 
 impl Event {
-    /// The process it is about: the agent, or who sent what was no frame.
+    /// The process it is about: the agent, or the sender of a datagram that was no frame.
     #[must_use]
     pub const fn pid(&self) -> Option<u32> {
         match (self.agent, self.kind) {
@@ -63,19 +65,19 @@ impl Event {
 #[serde(tag = "kind", rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum EventKind {
-    /// First session of a pid in this run or after its exit.
+    /// The first session of a pid in this run or after its exit.
     Up,
     /// A silence reached the agent's threshold.
     Stall {
-        /// From the last beat's arrival to the instant it was judged, ns.
+        /// From the last beat's arrival to the judgement, ns.
         silent_ns: u64,
         /// Nonce of the last accepted frame before the silence.
         last_nonce: u64,
-        /// False when we were blind for part of the silence, or another shard could not be asked.
+        /// False if a shard was blind during the silence, or another shard could not be asked.
         certain: bool,
-        /// How much of the silence we were blind, ns.
+        /// How much of the silence was blind, ns.
         blind_ns: u64,
-        /// Stalls told by this one event; more than 1 if the agent was faster than the telling.
+        /// Stalls reported by this event; more than 1 if they happened faster than they were reported.
         #[serde(default = "single")]
         coalesced: u32,
     },
@@ -83,55 +85,56 @@ pub enum EventKind {
     Resume {
         /// Length of the silence, ns.
         silent_ns: u64,
-        /// Beats lost before us during the silence, from the gap in the nonce: a lower bound.
+        /// Beats lost before the socket during the silence, from the gap in the nonce: a lower bound.
         lost: u64,
-        /// Resumes told by this one event.
+        /// Resumes reported by this event.
         #[serde(default = "single")]
         coalesced: u32,
     },
-    /// A silence reached the agent's threshold while its control group was frozen, which is no stall. The end of
-    /// one whose process dies meanwhile is its exit.
+    /// A silence reached the agent's threshold while its control group was frozen, which is no stall. If the
+    /// process exits meanwhile, its exit ends it.
     Frozen {
         /// Begin or end.
         phase: FrozenPhase,
     },
-    /// The kernel says the process is gone.
+    /// The process has exited, according to the kernel.
     Exit {
         /// From the last beat's arrival to the instant the exit was known, ns.
         silent_ns: u64,
-        /// How it ended, where the kernel says.
+        /// How it ended, if the kernel provides it.
         #[serde(flatten)]
         how: Option<ExitHow>,
     },
-    /// A crash hook reported a panic or unhandled exception. The process may live on.
+    /// A crash hook reported a panic or unhandled exception. The process may still run.
     Terminal {
-        /// Crash reports told by this one event, whose payload is the first one's; of many after one that was told
-        /// it is that of the last but one.
+        /// Crash reports reported by this event, with the payload of the first one; if one was reported
+        /// before, with that of the last but one.
         #[serde(default = "single")]
         coalesced: u32,
     },
     /// The agent's status changed.
     Status {
-        /// Changes told by this one event, which says what came of them.
+        /// Changes reported by this event, which has the last status.
         #[serde(default = "single")]
         coalesced: u32,
     },
     /// A later session or stream of a known agent.
     Session {
-        /// What began it.
+        /// The cause.
         why: SessionWhy,
-        /// Sessions and streams told by this one event.
+        /// Sessions and streams reported by this event.
         #[serde(default = "single")]
         coalesced: u32,
     },
-    /// Three streams at once, or both wire versions in turn: life is known, loss is not counted any more.
+    /// Three streams at once, or both wire versions in turn: the agent beats, but losses are no longer
+    /// counted.
     Mixed,
     /// A datagram was no frame. At most 10 a second per shard; the rest is counted.
     Decode {
         /// Sender attested by the kernel; 0: none.
         #[serde(skip)]
         attested: u32,
-        /// Why it was none.
+        /// Why it was no frame.
         error: NoFrame,
     },
     /// A frame claimed a pid that is not its sender's. At most 10 a second per shard; the rest is counted.
@@ -143,7 +146,7 @@ pub enum EventKind {
         /// The sender's user id attested by the kernel.
         uid: u32,
     },
-    /// The shard could not see.
+    /// The shard was blind.
     Blind {
         /// Begin or end.
         #[serde(flatten)]
@@ -151,42 +154,44 @@ pub enum EventKind {
         /// What blinded it.
         why: BlindWhy,
     },
-    /// The agent table is full, or a user has its share of it. At most once a second per shard.
+    /// The agent table is full, or a user has used up its share of it. At most once a second per shard.
     Full {
         /// Frames refused for either since the last such event.
         refused: u64,
-        /// Those refused because their user has its share, if any were.
+        /// Those refused because their user has used up its share, if any.
         #[serde(flatten)]
         share: Option<ShareSpent>,
     },
-    /// The shard's queue was full, or a user overran its budget: who sent most of it. At most once a second per
-    /// shard.
+    /// The shard's queue was full, or a user exceeded its budget; names the user that sent most. At most once
+    /// a second per shard.
     Flood {
-        /// What of the two it was.
+        /// Which of the two.
         why: FloodWhy,
-        /// The user who sent most; `None`: the many users who have no row of their own in the shard's counts.
+        /// The user that sent most; `None`: the many users without a row in the shard's counts.
         uid: Option<u32>,
-        /// Its datagrams.
+        /// Datagrams of that user.
         frames: u64,
-        /// Those of them that were refused, for any reason.
+        /// How many of them were refused, for any reason.
         refused: u64,
-        /// The time they came in, ns, up to the event's `mono`: one to two seconds while the observer is busy.
+        /// The period they came in, ns, up to the event's `mono`: one to two seconds while the observer is
+        /// busy.
         for_ns: u64,
     },
-    /// A user's agents come and go too fast to be told of one by one: what was not told singly since the last such
-    /// event. At most once a second per user. An `up` follows for those that live on, before what is told of them.
+    /// A user's agents come and go too fast to be reported singly: the number of changes since the last such
+    /// event that were not. At most once a second per user. An `up` follows for each agent that continues,
+    /// before its other events.
     Churn {
         /// The user; `None`: many users.
         uid: Option<u32>,
-        /// Agents that came up.
+        /// Agents that appeared.
         ups: u32,
-        /// Those that ended.
+        /// Agents that exited.
         exits: u32,
         /// Their crash reports.
         terminals: u32,
-        /// What else they said.
+        /// Other changes.
         changes: u32,
-        /// The time it happened in, ns, up to the event's `mono`.
+        /// The period, ns, up to the event's `mono`.
         for_ns: u64,
     },
     /// The agent beats on this event's shard now.
@@ -198,15 +203,15 @@ pub enum EventKind {
     Io {
         /// Where.
         place: IoPlace,
-        /// The kernel's error number; 0 where there is none.
+        /// The kernel's error number; 0 if there is none.
         errno: i32,
     },
-    /// The fleet began to observe.
+    /// The fleet started to observe.
     Start {
         /// Number of shards.
         shards: u16,
     },
-    /// The fleet stopped observing; the last event of a run.
+    /// The fleet stopped; the last event of a run.
     Stop,
     /// This subscriber was too slow: the events of this range did not reach it.
     Lost {
@@ -215,7 +220,7 @@ pub enum EventKind {
         /// Last missing `seq`.
         to_seq: u64,
     },
-    /// One accepted frame, only for a subscriber that asked for beats. Has no `seq`.
+    /// One accepted frame, only for a subscriber that wants beats. Has no `seq`.
     Beat,
 }
 
@@ -223,17 +228,17 @@ const fn single() -> u32 {
     1
 }
 
-/// Frames refused because their user has its share of the agent table.
+/// Frames refused because their user has used up its share of the agent table.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 pub struct ShareSpent {
-    /// The user of the last of them.
+    /// The user of the last such frame.
     pub uid: u32,
     /// Their number.
     #[serde(rename = "share_refused")]
     pub refused: u64,
 }
 
-/// Why somebody is said to flood a shard.
+/// The cause of a flood event.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum FloodWhy {
@@ -253,7 +258,7 @@ pub enum ExitHow {
     Signal(u8),
 }
 
-/// What began a later session or stream.
+/// The cause of a later session or stream.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum SessionWhy {
@@ -265,7 +270,7 @@ pub enum SessionWhy {
     Version,
     /// A nonce that continues no known stream: a reconnect or another handle.
     Nonce,
-    /// The process became another user.
+    /// The process changed its user id.
     Uid,
 }
 
@@ -282,13 +287,13 @@ pub enum BlindPhase {
     },
 }
 
-/// Begin or end of what is told of a frozen agent.
+/// Begin or end of a freeze.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum FrozenPhase {
     /// It is frozen as of the event's `mono`.
     Begin,
-    /// It is not, or beats: its next silence is a stall from its threshold on.
+    /// It is not frozen any more, or beats: its next silence is a stall once it reaches the threshold.
     End,
 }
 
@@ -321,14 +326,14 @@ pub enum IoPlace {
     Receive,
     /// The event output.
     Events,
-    /// A shard's thread panicked. It goes on, unless it did so too often.
+    /// A shard's thread panicked. It continues, unless it panicked too often.
     Shard,
-    /// A shard's thread does not turn any more: it is stuck.
+    /// A shard's thread is stuck: it no longer turns.
     ShardStuck,
-    /// A shard's socket was not at its path: it was put back (error number 0), or agents that start now do not
-    /// find it. Those that are connected are observed all the same.
+    /// A shard's socket was not at its path: it was restored (error number 0), or new agents cannot find it.
+    /// Connected agents are still observed.
     Socket,
-    /// Lock, manifest or symlink were not in the runtime directory: as `Socket`.
+    /// As `Socket`, for lock, manifest or symlink in the runtime directory.
     Directory,
 }
 
@@ -343,7 +348,7 @@ pub enum NoFrame {
 }
 
 impl NoFrame {
-    /// The spelling of metrics and events.
+    /// The spelling in metrics and events.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -353,14 +358,14 @@ impl NoFrame {
     }
 }
 
-/// Whose room an event takes where there is not enough: what there may be much of takes none from the rest.
+/// Priority of events when a queue has little room: frequent kinds must not displace the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rank {
-    /// A verdict, or that there may be none.
+    /// A verdict, or the reason why there is none.
     Verdict,
-    /// What agents and users do beside coming and going.
+    /// Other changes of agents and users.
     Word,
-    /// Agents come and go.
+    /// Agents that appear and exit.
     Life,
 }
 
@@ -379,13 +384,13 @@ impl EventKind {
         }
     }
 
-    /// The words of all kinds that have a number.
+    /// The names of all kinds with a `seq`.
     pub const NAMES: [&'static str; 19] = [
         "up", "stall", "resume", "frozen", "exit", "terminal", "status", "session", "mixed", "decode",
         "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "stop",
     ];
 
-    /// Every kind and what it means, in the words of the manual; backquotes enclose words of the schema.
+    /// Every kind and its meaning, in the words of the manual; backquotes enclose words of the schema.
     pub const MEANINGS: [(&'static str, &'static str); 21] = [
         (
             "up",
@@ -508,7 +513,7 @@ impl EventKind {
 }
 
 impl SessionWhy {
-    /// Every one of them, in the order of declaration.
+    /// Every variant, in the order of declaration.
     pub const ALL: [Self; 5] = [Self::NewProcess, Self::Exec, Self::Version, Self::Nonce, Self::Uid];
 
     /// The word of the event schema.
@@ -560,7 +565,7 @@ impl IoPlace {
         }
     }
 
-    /// Why it failed: the kernel's words for `errno`, without the number.
+    /// Why it failed: the kernel's text for `errno`, without the number.
     #[must_use]
     pub fn reason(self, errno: i32) -> String {
         if let Some(words) = self.own_words(errno) {
@@ -573,7 +578,7 @@ impl IoPlace {
         words
     }
 
-    /// What to say where the kernel has no word to say.
+    /// The text for a failure that has no error number of the kernel.
     pub(crate) const fn own_words(self, errno: i32) -> Option<&'static str> {
         match (self, errno) {
             (Self::Shard, _) => Some("the shard's thread panicked"),

@@ -12,7 +12,7 @@ use crate::wire::{DecodeError, Status};
 const AGENT: Agent =
     Agent { pid: 4711, ns_pid: Some(7), session: 3, nonce: 42, status: Status::Degraded, payload: u64::MAX };
 
-/// Every kind, and every shape its line can have; `seq` counts from 1 where one is given.
+/// Every kind, and every shape of its line; `seq` counts from 1 if there is one.
 pub fn one_of_each() -> Vec<Event> {
     use EventKind as Kind;
     let (agent, shard) = (Some(AGENT), Some(1));
@@ -108,7 +108,7 @@ pub fn up(seq: u64) -> Event {
     }
 }
 
-/// Any event at all, also ones that no shard tells.
+/// Any event, including events that no shard reports.
 pub fn any_event() -> impl Strategy<Value = Event> {
     (extreme(), extreme(), extreme(), proptest::option::of(any::<u16>()), any_agent(), any_kind()).prop_map(
         |(seq, wall, mono, shard, agent, kind)| Event {
@@ -122,7 +122,7 @@ pub fn any_event() -> impl Strategy<Value = Event> {
     )
 }
 
-/// All 64 bits, with the ends and the borders of doubles more often than chance has them.
+/// Any 64-bit number; the limits of u64 and of doubles are more likely than by chance.
 fn extreme() -> impl Strategy<Value = u64> {
     prop_oneof![
         2 => any::<u64>(),
