@@ -85,7 +85,7 @@ enum Detail {
         #[serde(skip_serializing_if = "is_single")]
         coalesced: u32,
     },
-    /// `None` is written as null: the kernel does not provide how the process ended.
+    /// `None` is written as null: the kernel does not report how the process ended.
     ExitCode {
         silent_ns: u64,
         code: Option<u8>,

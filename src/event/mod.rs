@@ -107,8 +107,8 @@ pub enum EventKind {
     },
     /// A crash hook reported a panic or unhandled exception. The process may still run.
     Terminal {
-        /// Crash reports reported by this event, with the payload of the first one; if one was reported
-        /// before, with that of the last but one.
+        /// Crash reports that this event covers. Its payload is that of the first; if one was reported before,
+        /// that of the last but one.
         #[serde(default = "single")]
         coalesced: u32,
     },

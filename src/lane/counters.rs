@@ -67,7 +67,7 @@ pub struct ShardCounters {
     /// Number of slots ever used; all later slots never were.
     pub slots_used: Counter,
     refused: [Counter; Refusal::ALL.len()],
-    /// Everything that arrived before this has been processed and its facts are queued.
+    /// Everything that arrived up to this instant has been processed and its facts are queued.
     watermark: CachePadded<Counter>,
     /// When the shard last finished a turn.
     pub turned_at: Counter,
