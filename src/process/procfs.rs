@@ -20,7 +20,7 @@ use crate::time::{Clock, MonoNs};
 pub enum LookupError {
     /// No such process exists as of this instant; how it ended, if the kernel provides it.
     Gone(MonoNs, Option<ExitHow>),
-    /// The kernel did not tell.
+    /// The kernel refused, or procfs could not be read.
     Failed,
 }
 
@@ -72,7 +72,7 @@ pub struct Program {
 /// at all), or belong to another pid namespace, where the number is another process's.
 ///
 /// # Errors
-/// `Gone` if no such process exists (any more), `Failed` if the kernel did not tell.
+/// `Gone` if no such process exists (any more), `Failed` if the kernel refused or procfs could not be read.
 pub fn identify(pid: u32, clock: &impl Clock) -> Result<Identity, LookupError> {
     let pidfd = open_pidfd(pid).map_err(|error| match error {
         Errno::SRCH => LookupError::Gone(clock.mono(), None),

@@ -63,7 +63,7 @@ pub enum Answer {
         /// Whether it is.
         is_frozen: bool,
     },
-    /// Asked: it exists, or the kernel does not tell.
+    /// Asked: it exists, or that could not be found out.
     There {
         /// The slot it is about.
         ticket: Ticket,
