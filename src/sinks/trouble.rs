@@ -13,7 +13,7 @@ use crate::message::Reason;
 #[non_exhaustive]
 pub enum WriteTrouble {
     /// A write failed and is tried again; nothing is lost yet. Reported once for each error of an episode,
-    /// which lasts until everything held back is written. EAGAIN: a full pipe without a reading process.
+    /// which lasts until everything held back is written. EAGAIN: a full pipe that is not read.
     Failing {
         /// The kernel's error number.
         errno: i32,
@@ -25,7 +25,7 @@ pub enum WriteTrouble {
         /// From the first failure to now.
         after: Duration,
     },
-    /// The reader of standard output has exited; all further events are discarded. Reported once.
+    /// The reader of standard output has closed it; all further events are discarded. Reported once.
     Gone {
         /// The kernel's error number.
         errno: i32,
@@ -49,7 +49,7 @@ pub enum OutputTrouble {
         /// The kernel's error number.
         errno: i32,
     },
-    /// The reader of standard output has exited: events are discarded and counted.
+    /// The reader of standard output has closed it: events are discarded and counted.
     Gone,
     /// The file is full and cannot be rotated; events are still written to it.
     Unrotated {

@@ -14,7 +14,7 @@
 //! written in between, which is reported without their numbers. [`sink`](super::sink) describes each kind of
 //! output, [`rotation`](super::rotation) the built-in rotation.
 //!
-//! Once the reader of standard output has exited (EPIPE) none can come: further events are discarded and
+//! Once the reader of standard output has closed it (EPIPE) none can come: further events are discarded and
 //! counted.
 
 use std::io;
