@@ -1,4 +1,4 @@
-//! What does one turn of a shard cost that finds 64 beats, all but the system calls?
+//! What does a shard's turn with 64 beats cost, without the system calls?
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
-//! What does an ordinary beat cost a shard once it is received: arrival, sender, decode, find, write?
+//! What does an ordinary beat cost a shard after its receipt: arrival, sender, decoding, lookup, write?
 //!
-//! In turn, the agents' memory is read ahead by the processor; in random order of another kind in each round,
-//! most beats find it cold once there are more agents than the caches hold.
+//! If agents beat in order, the processor prefetches their memory. In random order, different in each round,
+//! most beats miss the caches once there are more agents than the caches hold.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ fn beat(criterion: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    // A round of a million agents takes a while, most of it to record it.
+    // A round of a million agents takes a while, most of it for the recording.
     config = Criterion::default().sample_size(10);
     targets = beat
 }

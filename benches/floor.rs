@@ -1,10 +1,10 @@
-//! The floor: what the kernel alone costs an observer. One recvmmsg loop a socket, with the same socket
-//! options, priority, pinning and sleep as ours, that does nothing with the frames.
+//! The floor: what the kernel alone costs an observer. One recvmmsg loop for each socket discards the frames,
+//! with the socket options, priority, pinning and sleep of the observer.
 //!
-//!     floor --delay-us 1000 SOCKET...    sleep so long, then drain
-//!     floor --delay-us 0 SOCKET...       woken for each datagram
+//!     floor --delay-us 1000 SOCKET...    sleep for this long, then drain
+//!     floor --delay-us 0 SOCKET...       wake for each datagram
 //!
-//! Says `ready`, ends with SIGTERM or its standard input, and prints the datagrams it took.
+//! Prints `ready`, ends on SIGTERM or at the end of standard input, and prints the number of datagrams.
 
 #![expect(unsafe_code, reason = "the system calls themselves are what is measured")]
 
@@ -18,7 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 const BATCH: usize = BATCH_U32 as usize;
-/// The same as recvmmsg(2) takes it.
+/// The same number in the type of recvmmsg(2).
 const BATCH_U32: libc::c_uint = 64;
 const CONTROL_BYTES: usize = 64;
 const SO_PASSRIGHTS: libc::c_int = 83;
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     }
     let taken = Arc::new(AtomicU64::new(0));
     let cores = core_affinity::get_core_ids().unwrap_or_default();
-    // As ours: only if a core is left for the others.
+    // Like the observer: only if a core is left for others.
     let mut pins = if cores.len() > sockets.len() { cores } else { Vec::new() }.into_iter();
     for path in sockets {
         let pin = pins.next();
@@ -75,17 +75,17 @@ fn usage() -> ExitCode {
 
 fn open(path: &str) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
-    // As ours: options before the name.
+    // Like the observer: options before the bind.
     for (option, value) in [(libc::SO_PASSCRED, 1), (libc::SO_TIMESTAMPNS, 1), (SO_PASSRIGHTS, 0)] {
         let value: libc::c_int = value;
-        // SAFETY: the descriptor is open, and exactly the four initialised bytes of `value` are read.
-        // SO_PASSRIGHTS is unknown before Linux 6.16, as ours it does without then.
+        // SAFETY: the descriptor is open, and exactly the four initialised bytes of `value` are read. Before
+        // Linux 6.16, SO_PASSRIGHTS is unknown; this does without it, like the observer.
         unsafe {
             libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), 4);
         }
     }
     let address = std::os::unix::net::SocketAddr::from_pathname(path)?;
-    // std binds only sockets that it makes itself.
+    // std binds only sockets that it creates.
     rustix::net::bind(
         &socket,
         &rustix::net::SocketAddrUnix::new(address.as_pathname().unwrap_or(path.as_ref()))?,
@@ -95,7 +95,8 @@ fn open(path: &str) -> io::Result<UnixDatagram> {
 }
 
 fn drain(socket: &UnixDatagram, delay: Duration, taken: &AtomicU64) {
-    // SAFETY: no memory is passed; refused, it runs at ordinary priority, as ours does.
+    // SAFETY: no memory is passed. If the kernel refuses, the thread runs at ordinary priority, like the
+    // observer's.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
     let mut data = [[0_u8; 64]; BATCH];
     let mut control = [[0_u64; CONTROL_BYTES / 8]; BATCH];

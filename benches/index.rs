@@ -1,7 +1,7 @@
-//! Does finding an agent get slower with pids that resonate? It must not: every agent chooses when it starts,
-//! and with that, within limits, its pid.
+//! Do pids that resonate slow down the index? They must not: an agent chooses when it starts, and with that,
+//! within limits, its pid.
 //!
-//! Nothing can collide; what differs is how many pages of the index are touched, 4000 in the worst case.
+//! Pids cannot collide in the index; they differ in how many of its pages they touch, 4000 in the worst case.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ fn index(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(u64::from(AGENTS)));
     for (name, pids) in cases {
         let mut beating = Beating::new(pids);
-        // Whatever the pids, they do not beat in their order.
+        // Whatever the pids, they beat in random order.
         beating.shuffle();
         group.bench_function(name, |bencher| {
             bencher.iter_custom(|rounds| {

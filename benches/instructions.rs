@@ -1,12 +1,12 @@
-//! The work whose instructions `scripts/instructions` counts, and holds to `benches/instructions.json`.
+//! The work whose instructions `scripts/instructions` counts and compares with `benches/instructions.json`.
 //!
-//!     instructions                    the names of the measures, one a line
-//!     instructions NAME prepare       prepares the work
-//!     instructions NAME work          prepares it, and does it
+//!     instructions                    list the measures, one per line
+//!     instructions NAME prepare       prepare the work
+//!     instructions NAME work          prepare and do the work
 //!
-//! The last two print how many units the work has, and what the processor seems to be able to do. The
-//! difference between their instructions, divided by the units, is the count: what comes before and after the
-//! work is the same in both. Nothing here depends on the time, on addresses or on chance.
+//! The last two print the number of units and the processor feature that the work uses. The count is the
+//! difference between their instructions, divided by the units: everything before and after the work is the
+//! same in both. Nothing here depends on time, addresses or chance.
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -19,7 +19,7 @@ mod rig;
 
 use rig::{Beating, MS, ROUND, Turning, UID, frame, pids, pids_of_one_hash};
 
-/// Prepares, does the work if told to, and returns its units.
+/// Prepares the work, does it if the argument is true, and returns its units.
 type Measure = fn(bool) -> u64;
 
 const MEASURES: [(&str, Measure); 7] = [
@@ -62,8 +62,8 @@ fn usage() -> ExitCode {
     ExitCode::from(2)
 }
 
-/// What the counts depend on that is chosen at run time: the crc32c crate uses the processor's instruction if
-/// there is one. memcpy(3) chooses, too, but what it copies here is little: far less than a count may rise by.
+/// What is chosen at run time and affects the counts: the crc32c crate uses the processor's instruction if
+/// there is one. memcpy(3) chooses, too, but copies little here: far less than a count may rise by.
 fn cpu() -> String {
     #[cfg(target_arch = "x86_64")]
     let (name, is_there) = ("sse4.2", is_x86_feature_detected!("sse4.2"));
@@ -72,7 +72,7 @@ fn cpu() -> String {
     format!("{} {}{name}", std::env::consts::ARCH, if is_there { "" } else { "without " })
 }
 
-/// A good frame to a decoded one.
+/// Decodes valid frames.
 fn decode(version: Version, is_done: bool) -> u64 {
     let frames: Vec<_> = pids(64).into_iter().map(|pid| frame(version, pid, 7).encode()).collect();
     assert!(frames.iter().all(|bytes| wire::decode(bytes).is_ok()));
@@ -85,8 +85,8 @@ fn decode(version: Version, is_done: bool) -> u64 {
     DECODED
 }
 
-/// An ordinary beat through the tracker: decoded frame and kernel's word in, slot written. Whatever the pids
-/// are, it is the same.
+/// An ordinary beat through the tracker: decoded frame and attested sender in, slot written. The count must
+/// be the same for all pids.
 fn beat(pids: Vec<u32>, is_done: bool) -> u64 {
     let mut beating = Beating::new(pids.clone());
     let arrival = beating.recorder.clock.mono() + MS;
@@ -102,7 +102,7 @@ fn beat(pids: Vec<u32>, is_done: bool) -> u64 {
     agents
 }
 
-/// Judging an agent whose timer came up and who has beaten since, as each has once a threshold.
+/// Judges agents whose timer expired and that have beaten since, as happens to each once a threshold.
 fn sweep_alive(is_done: bool) -> u64 {
     let mut beating = Beating::new(pids(AGENTS));
     beating.pass(600 * MS);
@@ -115,7 +115,7 @@ fn sweep_alive(is_done: bool) -> u64 {
     u64::from(AGENTS)
 }
 
-/// Judging an agent who is silent, as all are when a host freezes.
+/// Judges silent agents, as after a freeze of the host.
 fn sweep_stalled(is_done: bool) -> u64 {
     let mut beating = Beating::new(pids(AGENTS));
     beating.make_silent();
@@ -125,7 +125,7 @@ fn sweep_stalled(is_done: bool) -> u64 {
     u64::from(AGENTS)
 }
 
-/// A turn of a shard that finds 64 beats: sleep, receive, decode, track, judge who is due, publish.
+/// A turn of a shard with 64 beats: sleep, receive, decode, track, judge, publish.
 fn batch(is_done: bool) -> u64 {
     let mut turning = Turning::new();
     for _ in 0..BATCHES {

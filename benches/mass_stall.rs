@@ -1,15 +1,15 @@
-//! How late is a stall told when nearly the whole fleet falls silent at once, and how late its end?
+//! How late is a stall reported when nearly the whole fleet falls silent at once, and how late is its end?
 //!
 //!     mass-stall [--agents N] [--shards N] [--rounds N] [--real]
 //!
-//! Lateness of a stall: from its agent's last beat plus the threshold to the instant at which a subscriber
-//! has the event in hand; of a resume: from the arrival of the beat that ended the silence.
+//! Lateness of a stall: from the agent's last beat plus the threshold to the instant at which a subscriber
+//! has the event. Lateness of a resume: from the arrival of the beat that ended the silence.
 //!
-//! A host has not pids enough: agents are pids that do not exist, their datagrams come from memory, and
-//! stand-ins for the lookup and the watch thread answer that everybody lives. Shards, lanes, aggregator and
-//! their threads are the real ones. With `--real` everything is: processes that sleep, in whose names root
-//! beats on the fleet's sockets, as fast as the kernel takes it; events are taken only after the last beat of a
-//! volley, so the first resumes seem late by the length of it.
+//! A host does not have enough pids: the agents' pids do not exist, their datagrams come from memory, and
+//! stand-ins for the lookup and the watch thread report every process as alive. Shards, lanes, aggregator and
+//! their threads are the real ones. With `--real` everything is: sleeping processes with whose pids root
+//! sends beats to the fleet's sockets, as fast as the kernel accepts them. Events are read only after the
+//! last beat of a volley, so the first resumes appear late by its length.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -31,11 +31,11 @@ use varta_fleet::{Fleet, Subscription, shard_for, socket_for};
 
 const THRESHOLD_NS: u64 = 2_000_000_000;
 const TICK_NS: u64 = 10_000_000;
-/// What recvmmsg takes for a datagram of a batch.
+/// Time of recvmmsg for each datagram of a batch.
 const DATAGRAM_NS: u64 = 800;
-/// From one volley of a steady fleet to the next.
+/// Time between two volleys of a steady fleet.
 const STEP: Duration = Duration::from_millis(1);
-/// Nobody waits longer for what should have been told.
+/// Time limit for an event.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Agents that fall silent together while all others beat.
 const FEW: u32 = 20;
@@ -81,9 +81,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// A fleet whose agents do as they are told.
+/// A fleet whose agents beat on command.
 trait Crowd {
-    /// These agents beat now, counted from 0.
+    /// Sends a beat of each of these agents, counted from 0.
     fn beat(&mut self, agents: Range<u32>);
     fn next_event(&self, within: Duration) -> Option<Event>;
     fn agents_up(&self) -> u64;
@@ -149,7 +149,7 @@ impl Processes {
         let events = fleet.handle().subscribe(room(setup));
         let mut sockets = Vec::new();
         for shard in 0..u32::from(setup.shards) {
-            // Any key that hashes there will do.
+            // Any key that hashes to the shard.
             let key = (1..).find(|key| shard_for(*key, u32::from(setup.shards)) == shard).unwrap_or(1);
             let socket = UnixDatagram::unbound().map_err(text)?;
             let path = socket_for(dir.path(), key).map_err(|error| error.to_string())?;
@@ -182,7 +182,7 @@ impl Crowd for Processes {
             let mut control = SendAncillaryBuffer::new(&mut space);
             let credentials = UCred { pid: attested, uid: Uid::ROOT, gid: Gid::ROOT };
             let _ = control.push(SendAncillaryMessage::ScmCredentials(credentials));
-            // Waits for room. What cannot be sent at all is missed by whoever waits for its events.
+            // Blocks while the queue is full. A failure shows as a missing event.
             let _ = sendmsg(socket, &[IoSlice::new(&frame.encode())], &mut control, SendFlags::empty());
         }
     }
@@ -212,7 +212,7 @@ impl Drop for Processes {
     }
 }
 
-/// As many events as may wait for a subscriber that must miss none.
+/// Capacity of a subscriber that must not lose an event.
 fn room(setup: &Setup) -> usize {
     2 * setup.agents as usize + 65_536
 }
@@ -250,14 +250,14 @@ fn run(fleet: &mut impl Crowd, setup: &Setup, rounds: u32) -> Result<(), String>
     Ok(())
 }
 
-/// Everybody beats once within half a threshold, one after another.
+/// All agents beat once within half a threshold, one after another.
 struct Steady {
     next: u32,
     agents: u32,
 }
 
 impl Steady {
-    /// The next millisecond's share beats, but for those that are `silent`.
+    /// Sends the beats of the next millisecond, except those of `silent`.
     fn step(&mut self, fleet: &mut impl Crowd, silent: Range<u32>) {
         std::thread::sleep(STEP);
         let steps = u32::try_from(Duration::from_nanos(THRESHOLD_NS / 2).as_millis()).unwrap_or(u32::MAX);
@@ -272,7 +272,7 @@ impl Steady {
     }
 }
 
-/// A few fall silent now and then while all others beat.
+/// Reports the lateness of a few stalls at a time while all others beat.
 fn few(fleet: &mut impl Crowd, steady: &mut Steady) -> Result<(), String> {
     let mut told = Told::default();
     let before = cpu_ns();

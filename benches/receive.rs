@@ -1,10 +1,10 @@
-//! What does it cost to take one datagram from the kernel: one call each, batches of several sizes, io_uring?
+//! What does it cost to receive one datagram: one call each, batches of several sizes, io_uring?
 //!
-//! Sender and receiver are one thread and only the taking is timed, so neither waking nor a busy machine is in
-//! it. It is why a batch has 64 places, and why it is recvmmsg(2). On a 2-core AMD EPYC machine, 400 queued: one
-//! call each 959 ns, batches of 8 820, 16 806, 32 799, 64 796, 128 794, 512 792, multishot io_uring 867. Beyond
-//! 64 there is nothing left to win, io_uring costs more, and it does not say that the queue was seen empty, which
-//! the watermark rests on.
+//! Sender and receiver are one thread and only receiving is timed, so neither wakeups nor other load count.
+//! The result is why a batch has 64 places, and why it uses recvmmsg(2). On a 2-core AMD EPYC machine, 400
+//! queued: one call each 959 ns, batches of 8 820, 16 806, 32 799, 64 796, 128 794, 512 792, multishot
+//! io_uring 867. Batches above 64 gain nothing. io_uring costs more and does not report that the queue was
+//! empty, which the watermark needs.
 
 #![expect(unsafe_code, reason = "the system calls themselves are what is measured")]
 
@@ -19,12 +19,12 @@ use io_uring::{IoUring, cqueue, opcode, types};
 const SO_PASSRIGHTS: libc::c_int = 83;
 const DATA_BYTES: usize = 64;
 const CONTROL_BYTES: usize = 64;
-/// Each sender's own limit is 278 frames.
+/// Each sender may have 278 frames queued.
 const SENDERS: usize = 4;
-/// As many as the queue takes, up to this.
+/// The most that is queued at a time, if the queue takes as many.
 const QUEUED_MAX: usize = 400;
 
-/// A bound socket and those who send to it.
+/// A bound socket and its senders.
 struct Pair {
     receiver: UnixDatagram,
     senders: Vec<UnixDatagram>,
@@ -59,14 +59,14 @@ impl Pair {
         Self { receiver, senders: senders.collect(), _dir: dir }
     }
 
-    /// Sends until the queue is full or has `QUEUED_MAX`; returns how many it has.
+    /// Sends until the queue is full or has `QUEUED_MAX` datagrams; returns their number.
     fn fill(&self) -> usize {
         let turn = self.senders.iter().cycle().take(QUEUED_MAX);
         turn.take_while(|sender| sender.send(&[7; 32]).is_ok()).count()
     }
 }
 
-/// Room for so many datagrams a call.
+/// Buffers for this many datagrams a call.
 struct Room {
     headers: Vec<libc::mmsghdr>,
     _slices: Vec<libc::iovec>,
@@ -95,7 +95,7 @@ impl Room {
         Self { headers: headers.collect(), _slices: slices, _data: data, _control: control }
     }
 
-    /// The same, by a recvmsg(2) for each.
+    /// Receives everything by one recvmsg(2) for each datagram.
     fn drain_one_by_one(&mut self, receiver: &UnixDatagram) -> usize {
         let header = &mut self.headers[0];
         let mut taken = 0;
@@ -110,7 +110,7 @@ impl Room {
         }
     }
 
-    /// Takes all that is queued.
+    /// Receives everything that is queued.
     fn drain(&mut self, receiver: &UnixDatagram) -> usize {
         let mut taken = 0;
         loop {
@@ -134,7 +134,7 @@ impl Room {
 const BUFFERS: u16 = 1024;
 const BUFFER_BYTES: u32 = 256;
 
-/// A ring whose one request delivers datagram after datagram into provided buffers.
+/// A ring with one request that delivers every datagram into provided buffers.
 struct Multishot {
     ring: IoUring,
     entries: *mut types::BufRingEntry,
@@ -174,7 +174,8 @@ impl Multishot {
         let start = usize::from(buffer) * BUFFER_BYTES as usize;
         // SAFETY: `at` is inside the mapping.
         let entry = unsafe { self.entries.add(at) };
-        // SAFETY: zeroed memory is an entry, and until the tail is published the kernel does not look there.
+        // SAFETY: zeroed memory is a valid entry, and the kernel does not read it until the tail is
+        // published.
         let entry = unsafe { &mut *entry };
         entry.set_addr(self.pool[start..].as_mut_ptr() as u64);
         entry.set_len(BUFFER_BYTES);

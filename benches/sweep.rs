@@ -1,5 +1,5 @@
-//! What does it cost to judge n agents: none of whom is due, all of whom are due and have beaten, all of whom
-//! are due and silent? Their timers come up in the order in which their agents last beat: in turn, or at random.
+//! What does it cost to judge n agents if none is due, if all are due and have beaten, and if all are due and
+//! silent? Their timers expire in the order of their last beats: in turn, or at random.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! A shard in memory, for the benches and the counts: its datagrams come from a recording, its clock moves
-//! only as this says. No system call but those that reserve its memory.
+//! A shard in memory for benches and instruction counts: its datagrams come from a recording, and only this
+//! code moves its clock. It makes no system call except to allocate.
 
 #![allow(dead_code, reason = "every bench uses a part of it")]
 
@@ -16,31 +16,31 @@ use varta_fleet::time::{Clock, ManualClock, MonoNs, WallNs};
 use varta_fleet::wire::{FRAME_BYTES, Frame, Status, Version};
 
 pub const MS: u64 = 1_000_000;
-/// The defaults of the program.
+/// The program's defaults.
 pub const THRESHOLD_NS: u64 = 2_000 * MS;
 pub const TICK_NS: u64 = 10 * MS;
 const DELAY_NS: u64 = MS;
-/// What one receive call takes; how long is of no matter, but the clock has to move.
+/// Time of one receive call. The length does not matter, but the clock has to move.
 const RECEIVE_NS: u64 = 1_000;
 const START: MonoNs = MonoNs(1_000_000 * MS);
 const WALL_AHEAD_NS: i64 = 1_700_000_000_000_000_000;
 const ORIGIN: Origin = Origin { boot_id: 1, pid_namespace: 2, shard: 0, shards: 1 };
-/// Steps in which time passes while nothing comes: shorter than what a shard takes for a pause.
+/// Steps in which time passes without datagrams: shorter than what a shard treats as a pause.
 const STEP_NS: u64 = 50 * MS;
 pub const UID: u32 = 1000;
 
-/// The frame an agent of the stock clients sends as its `nonce`th.
+/// The `nonce`th frame of a stock agent.
 pub fn frame(version: Version, pid: u32, nonce: u64) -> Frame {
     let timestamp = nonce * 1_000 * MS + u64::from(pid);
     Frame { version, status: Status::Ok, pid, timestamp, nonce, payload: nonce }
 }
 
-/// So many pids, one after another, as a host that starts its agents together gives them.
+/// Consecutive pids, as on a host that starts its agents together.
 pub fn pids(agents: u32) -> Vec<u32> {
     (1000..1000 + agents).collect()
 }
 
-/// The same in an order that no prefetcher guesses; the same in every run.
+/// Shuffles with a fixed seed, into an order that no prefetcher predicts.
 pub fn shuffle(pids: &mut [u32]) {
     let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
     for end in (1..pids.len()).rev() {
@@ -52,11 +52,11 @@ pub fn shuffle(pids: &mut [u32]) {
     }
 }
 
-/// The largest pid Linux gives out.
+/// The largest pid on Linux.
 pub const PID_MAX: u32 = 4_194_304;
 
-/// Pids, 4096 at most, that are in one bucket of any table of up to 1024 buckets that hashes by the golden
-/// ratio, as the routing does.
+/// Up to 4096 pids that are in one bucket of any table of up to 1024 buckets that hashes by the golden ratio,
+/// as the routing does.
 pub fn pids_of_one_hash(agents: u32) -> Vec<u32> {
     let hash = |pid: u32| pid.wrapping_mul(0x9E37_79B1);
     let pids: Vec<u32> = (2..=PID_MAX).filter(|pid| hash(*pid) >> 22 == 0).take(agents as usize).collect();
@@ -64,7 +64,7 @@ pub fn pids_of_one_hash(agents: u32) -> Vec<u32> {
     pids
 }
 
-/// What was recorded, and what of it was received and has arrived.
+/// What was recorded, and how much of it has arrived and was received.
 #[derive(Default)]
 struct Queue {
     datagrams: RefCell<Vec<Recorded>>,
@@ -78,7 +78,7 @@ struct Recorded {
     pid: u32,
 }
 
-/// The recording. What has arrived did so evenly since the call before.
+/// The recording as a transport. Arrivals are spread evenly over the time since the call before.
 pub struct Recording {
     queue: Rc<Queue>,
     clock: ManualClock,
@@ -89,7 +89,8 @@ pub struct Recording {
 }
 
 impl Transport for Recording {
-    /// A batch arrives meanwhile. Takes the whole time, or a millisecond if datagrams end it.
+    /// A batch arrives during the wait, which lasts until the deadline, or a millisecond if it is for
+    /// datagrams.
     fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()> {
         let timeout_ns = until.since(now);
         self.clock.advance(if for_datagrams { timeout_ns.min(MS) } else { timeout_ns });
@@ -139,7 +140,7 @@ impl Transport for Recording {
     }
 }
 
-/// The bench's half of a recording.
+/// The bench's end of a recording.
 pub struct Recorder {
     queue: Rc<Queue>,
     pub clock: ManualClock,
@@ -159,19 +160,18 @@ impl Recorder {
         (Self { queue, clock }, recording)
     }
 
-    /// Begins a new recording of nothing.
+    /// Starts a new, empty recording.
     pub fn clear(&self) {
         self.queue.datagrams.borrow_mut().clear();
         self.queue.received.set(0);
         self.queue.arrived.set(0);
     }
 
-    /// All that is recorded has arrived.
+    /// Marks everything recorded as arrived.
     fn arrive(&self) {
         self.queue.arrived.set(self.queue.datagrams.borrow().len());
     }
 
-    /// Adds a frame.
     pub fn add(&self, frame: &Frame) {
         self.queue.datagrams.borrow_mut().push(Recorded { bytes: frame.encode(), pid: frame.pid });
     }
@@ -204,7 +204,7 @@ pub struct Beating {
 }
 
 impl Beating {
-    /// All of `pids` have beaten once.
+    /// Creates the front; each of `pids` has beaten once.
     pub fn new(pids: Vec<u32>) -> Self {
         let (recorder, recording) = Recorder::new();
         let slots = u32::try_from(pids.len()).expect("fewer than there are pids");
@@ -229,7 +229,7 @@ impl Beating {
         self.recorder.arrive();
     }
 
-    /// Takes all that was recorded; returns how much of it was an ordinary beat.
+    /// Receives everything recorded; returns how many were ordinary beats.
     pub fn drain(&mut self) -> u64 {
         let mut ordinary = 0;
         loop {
@@ -245,7 +245,7 @@ impl Beating {
         }
     }
 
-    /// So much time passes, in which nothing comes and nobody is judged.
+    /// Lets time pass in which nothing arrives and no agent is judged.
     pub fn pass(&mut self, ns: u64) {
         self.recorder.clear();
         let end = self.recorder.clock.mono() + ns;
@@ -253,18 +253,18 @@ impl Beating {
             self.recorder.clock.advance(STEP_NS.min(end.since(self.recorder.clock.mono())));
             self.drain();
         }
-        // What the watermark may claim is known to the call after.
+        // The next call learns up to when the watermark may move.
         self.drain();
     }
 
-    /// Judges whoever is due; returns how many are found stalled.
+    /// Judges every agent that is due; returns how many stalled.
     pub fn judge(&mut self) -> u64 {
         let mut stalled = 0;
         while self.front.judge(JUDGE_BUDGET, |_| stalled += 1) {}
         stalled
     }
 
-    /// Brings about that all are due, and have beaten since the deadline that is due.
+    /// Makes every agent due, with a beat since its deadline was set.
     pub fn make_due(&mut self) {
         self.pass(900 * MS);
         self.record();
@@ -272,7 +272,7 @@ impl Beating {
         self.pass(600 * MS);
     }
 
-    /// Brings about that all are due, and silent.
+    /// Makes every agent due and silent.
     pub fn make_silent(&mut self) {
         self.record();
         self.drain();
@@ -280,10 +280,10 @@ impl Beating {
     }
 }
 
-/// As a shard judges: so many between two receive calls.
+/// Agents judged between two receive calls, as in a shard.
 const JUDGE_BUDGET: u32 = 4096;
 
-/// A whole shard in steady state: 64 beats a millisecond, the agents in turn, four times a second each; a
+/// A whole shard in steady state: 64 beats a millisecond, the agents in turn, each four times a second; a
 /// silence of half a second is a stall.
 pub struct Turning {
     pub recorder: Recorder,
@@ -298,7 +298,7 @@ pub struct Turning {
 pub const ROUND: usize = 250;
 
 impl Turning {
-    /// Turns for two rounds, so that admissions are over and timers have come up.
+    /// Runs two rounds, so that all agents are admitted and timers have expired.
     pub fn new() -> Self {
         let (recorder, recording) = Recorder::new();
         let agents = u32::try_from(ROUND * BATCH_MAX).expect("fewer than there are pids");
@@ -315,7 +315,7 @@ impl Turning {
         turning
     }
 
-    /// Adds the next batch to the recording. Every fourth agent speaks 0.1.
+    /// Adds the next batch to the recording. Every fourth agent sends 0.1.
     pub fn record(&mut self) {
         for _ in 0..BATCH_MAX {
             let pid = self.pids[self.next];
@@ -329,12 +329,12 @@ impl Turning {
         }
     }
 
-    /// One turn, which takes one batch of what is recorded.
+    /// One turn, which receives one recorded batch.
     pub fn turn(&mut self) {
         self.shard.turn().expect("a recording does not fail");
     }
 
-    /// Takes the reports of the turns so far and forgets what was recorded for them.
+    /// Drains the reports of the turns so far and clears the recording.
     pub fn collect(&mut self) {
         self.recorder.clear();
         let mut samples = [0; SAMPLES_MAX];
@@ -342,7 +342,7 @@ impl Turning {
         while self.port.facts.pop().is_some() {}
     }
 
-    /// Fails unless nothing happened but beats: what was measured is what was meant.
+    /// Fails unless only beats happened: otherwise something else was measured.
     pub fn check(&self) {
         let counters = &self.port.counters;
         let frames = counters.frames.get();

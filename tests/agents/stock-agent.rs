@@ -1,8 +1,8 @@
-//! A process that beats with the stock Rust clients, told by lines on standard input what to do, so that a
-//! test observes it instead of waiting for it. `tests/common/agent.rs` is its other end.
+//! A process that beats with the stock Rust clients and takes commands as lines on standard input.
+//! `tests/it/common/agent.rs` starts it.
 //!
-//! It says `up PID` once connected and answers every command with one line. It ends with its standard
-//! input, and with its parent.
+//! It prints `up PID` once connected and answers every command with one line. It exits at the end of its
+//! standard input, and with its parent.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(error) => {
-            // A test reads standard output, and nothing else.
+            // Tests read standard output only.
             println!("error {error}");
             ExitCode::FAILURE
         }
@@ -73,7 +73,7 @@ fn run() -> Result<ExitCode, String> {
         rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(uid))
             .map_err(told("become that user"))?;
     }
-    // After the change of user, which would clear it.
+    // After the change of user, which would reset it.
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(told("follow the parent"))?;
     let mut agent = Agent::connect(options)?;
     println!("up {}", process::id());
@@ -84,7 +84,7 @@ fn told<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> String {
     move |error| format!("cannot {what}: {error}")
 }
 
-// --- what to do -----------------------------------------------------------------------------------
+// --- options --------------------------------------------------------------------------------------
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
@@ -113,7 +113,7 @@ impl Status {
 #[derive(Clone, Debug)]
 struct Options {
     version: Version,
-    /// Of a fleet whose sockets are found by process id.
+    /// The runtime directory of a fleet, in which the agent finds its socket by its pid.
     dir: Option<PathBuf>,
     sockets: Vec<PathBuf>,
     period: Duration,
@@ -161,7 +161,7 @@ impl Options {
         Ok(options)
     }
 
-    /// The socket that the fleet has for this process.
+    /// Sets the socket that the fleet has for this process.
     fn find_socket(&mut self) -> Result<(), String> {
         if let Some(dir) = &self.dir {
             let socket = varta_fleet::socket_for(dir, process::id());
@@ -231,7 +231,7 @@ impl Handle {
     }
 }
 
-// --- its life -------------------------------------------------------------------------------------
+// --- the loop -------------------------------------------------------------------------------------
 
 struct Agent {
     options: Options,
@@ -240,13 +240,13 @@ struct Agent {
     sent: u64,
     dropped: u64,
     failed: u64,
-    /// Before and after the last try to beat.
+    /// Instants before and after the last attempt to beat.
     last_try: Option<(u64, u64)>,
     longest_gap: u64,
     gaps: Vec<(u64, u64)>,
 }
 
-/// A gap as long as this is remembered.
+/// Gaps of at least this length are recorded.
 const LONG_NS: u64 = 250_000_000;
 
 fn mono_ns() -> u64 {
@@ -281,14 +281,14 @@ impl Agent {
         })
     }
 
-    /// Beats and obeys until its standard input ends.
+    /// Beats and executes commands until standard input ends.
     fn live(&mut self) -> Result<ExitCode, String> {
         let input = io::stdin();
         let mut heard = Vec::new();
         let mut next = Instant::now();
         loop {
             if is_told_something(&input, self.wait_until(next))? {
-                // Past the buffer of `Stdin`: what lay there would not end the next wait.
+                // Bypasses the buffer of `Stdin`: poll(2) does not see what lies in it.
                 let mut bytes = [0; 4096];
                 let len = rustix::io::read(&input, &mut bytes).map_err(told("read a command"))?;
                 if len == 0 {
@@ -306,13 +306,14 @@ impl Agent {
         }
     }
 
-    /// The life of a child or a helper: others are told what to do. It ends with the standard input.
+    /// The loop of a child or helper thread: beats without reading commands, and exits when standard input
+    /// ends.
     fn live_deaf(&mut self) -> ! {
         let input = io::stdin();
         let mut next = Instant::now();
         loop {
             let wait = self.wait_until(next).and_then(|wait| Timespec::try_from(wait).ok());
-            // Only its end is waited for: what is there to read is for others.
+            // Polls for hang-up only: the commands are for the main loop.
             if let Ok(1..) = poll(&mut [PollFd::new(&input, PollFlags::empty())], wait.as_ref()) {
                 process::exit(0);
             }
@@ -320,7 +321,7 @@ impl Agent {
         }
     }
 
-    /// In a child: beats on with a connection of its own.
+    /// In a child: beats on a connection of its own.
     fn become_another(&self) -> ! {
         let mut options = self.options.clone();
         let connected = set_parent_process_death_signal(Some(Signal::KILL))
@@ -336,13 +337,13 @@ impl Agent {
         }
     }
 
-    /// From here on a helper thread beats with the same handles, and does nothing else.
+    /// Moves the handles to a helper thread, which beats from then on.
     fn beat_from_a_helper(&mut self) -> Result<(), String> {
         let handles = std::mem::take(&mut self.handles);
         let (options, gaps) = (self.options.clone(), self.gaps.clone());
         let mut agent = Self { handles, options, gaps, ..*self };
         let helper = std::thread::Builder::new().spawn(move || {
-            // What the main thread asked for may end with it.
+            // The death signal is set per thread, and the main thread may exit.
             if set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
                 process::exit(1);
             }
@@ -366,7 +367,7 @@ impl Agent {
         }
         self.options.beats -= 1;
         self.beat();
-        // Missed beats are not caught up on: no burst after a pause.
+        // No catching up: a pause is not followed by a burst.
         *next = (*next + self.options.period).max(now);
     }
 
@@ -389,7 +390,7 @@ impl Agent {
         self.sent - before
     }
 
-    /// Children with connections of their own.
+    /// Starts children with connections of their own.
     fn spawn(&self, count: u32, is_at_once: bool) -> Result<String, String> {
         let (mut gate, opener) = io::pipe().map_err(told("make a gate"))?;
         let mut answer = "spawned".to_owned();
@@ -398,7 +399,7 @@ impl Agent {
                 0 => {
                     drop(opener);
                     if is_at_once {
-                        // Nobody writes: the end of the last writer opens it.
+                        // Nothing is written: the read returns when the last writer closes the pipe.
                         let _ = gate.read(&mut [0]);
                     }
                     self.become_another();
@@ -510,7 +511,7 @@ impl Agent {
                 println!("forge {answer}");
             }
             "name" => {
-                // Of the thread that everybody takes for the process.
+                // The comm of the main thread is the name of the process.
                 fs::write("/proc/self/comm", argument).map_err(told("take a name"))?;
                 println!("name {argument}");
             }
@@ -528,11 +529,11 @@ impl Agent {
     }
 }
 
-/// Ends the calling thread alone. Its process goes on as long as it has another one.
+/// Ends the calling thread. The process continues while it has another thread.
 #[expect(unsafe_code, reason = "no safe wrapper: a thread does not return from this")]
 fn end_this_thread() -> ! {
     loop {
-        // SAFETY: nothing of this thread is used by others: the helper owns what it needs.
+        // SAFETY: no other thread uses anything of this one: the helper owns what it needs.
         unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
 }
@@ -546,7 +547,7 @@ fn is_told_something(input: &io::Stdin, within: Option<Duration>) -> Result<bool
     }
 }
 
-/// 0 in the child.
+/// Returns 0 in the child.
 #[expect(unsafe_code, reason = "no safe wrapper: a child may not do everything")]
 fn fork() -> Result<i32, String> {
     // SAFETY: this process has one thread, so no lock is held by another, and the child may do anything.
@@ -556,10 +557,10 @@ fn fork() -> Result<i32, String> {
     }
 }
 
-/// Nobody waits for them: they leave no zombies.
+/// Children are reaped by the kernel and leave no zombies.
 #[expect(unsafe_code, reason = "no safe wrapper: a handler might do anything")]
 fn ignore_children() {
-    // SAFETY: no handler is installed; the kernel only stops keeping the dead for us.
+    // SAFETY: no handler is installed; the kernel only stops keeping exited children.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
@@ -569,7 +570,7 @@ fn send(socket: &Path, datagram: &[u8]) -> io::Result<()> {
     sender.send_to(datagram, socket).map(drop)
 }
 
-/// Sends with credentials that name another process, as the privileged may.
+/// Sends with credentials that name another process, which takes privileges.
 fn send_as(pid: i32, socket: &Path, datagram: &[u8]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);

@@ -1,9 +1,9 @@
-"""A process that beats with the stock Python client; the twin of stock-agent.rs, with fewer commands.
+"""A process that beats with the stock Python client: the counterpart of stock-agent.rs, with fewer commands.
 
 usage: stock_agent.py (--dir DIR | --socket PATH) [--period-ms N] [--reconnect-after N]
 
-It says `up PID` once connected and answers every command with one line: report, quiet, go, panic (an
-exception that nobody handles), fork, move PATH, exit N. It ends with its standard input, and with its
+It prints `up PID` once connected and answers every command with one line: report, quiet, go, panic (an
+unhandled exception), fork, move PATH, exit N. It exits at the end of its standard input, and with its
 parent.
 """
 
@@ -26,7 +26,7 @@ def follow_parent():
 
 
 def socket_for(directory, key):
-    """As the documents tell any language to do it."""
+    """Finds the socket of a key as the guide describes it for any language."""
     with open(os.path.join(directory, "fleet.json"), encoding="utf-8") as file:
         manifest = json.load(file)
     assert manifest["version"] == 1 and manifest["hash"] == "fibonacci32", manifest

@@ -1,7 +1,7 @@
-//! Any text as configuration: no panic; either a plan that keeps its promises, or problems that say what,
-//! why and what to do.
+//! Any text as configuration: no panic, and either a valid plan or problems that name what is wrong, why, and
+//! what to do.
 //!
-//! Input: the TOML file; after each NUL one `key=value` as from the environment.
+//! Input: the TOML file, then after each NUL one `key=value` of the environment.
 
 #![no_main]
 

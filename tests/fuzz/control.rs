@@ -1,8 +1,8 @@
 //! Any control bytes of a datagram: no panic, no descriptor that is not there, none twice; and messages as
-//! the kernel writes them are read for what they say.
+//! the kernel writes them are parsed correctly.
 //!
-//! Input: the control bytes as they are. For the second half the same bytes are instructions: one of the
-//! kind, one of the length, then the data.
+//! Input: the control bytes. The second half reads the same bytes as instructions: one byte for the kind, one
+//! for the length, then the data.
 
 #![no_main]
 
@@ -24,7 +24,7 @@ fuzz_target!(|input: &[u8]| {
     assert!(fds.is_empty() || attached.has_fds);
     let (again, fds_again) = parsed(input);
     assert_eq!((attached, &fds), (again, &fds_again), "the same bytes say the same");
-    // Cut off anywhere, nothing appears that was not there.
+    // Cutting the input adds nothing.
     for keep in 0..input.len().min(96) {
         let (_, cut) = parsed(&input[..keep]);
         assert!(fds.starts_with(&cut), "{cut:?} of the first {keep} bytes, {fds:?} of all");

@@ -1,6 +1,6 @@
-//! Any event as a line of either format: one line, no control bytes, and everything can be read back.
+//! Any event as a line of either format: one line, no control bytes, and every value can be read back.
 //!
-//! Input: the values of one event, in the order in which they are taken below.
+//! Input: the values of one event, in the order in which they are read below.
 
 #![no_main]
 
@@ -17,7 +17,7 @@ use varta_fleet::wire::{DecodeError, Status};
 
 fuzz_target!(|input: &[u8]| {
     let mut values = Unstructured::new(input);
-    // When the bytes end, the rest is zeroes.
+    // Values after the end of the input are zero.
     let Ok(event) = any_event(&mut values) else { return };
     let start = MonoNs(values.arbitrary().unwrap_or_default());
 
@@ -53,7 +53,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(columns[0].parse(), Ok(event.mono.since(start)));
 });
 
-/// The line without its newline, appended to what was there.
+/// The line without its newline, written after other content.
 fn line_of(format: Format, event: &Event) -> String {
     let mut out = b"before\n".to_vec();
     format.write_line(event, &mut out);

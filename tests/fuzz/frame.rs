@@ -1,7 +1,7 @@
-//! Any 32 bytes as a frame: no panic, and the same word as the original crates.
+//! Any 32 bytes as a frame: no panic, and the same result as the original crates.
 //!
-//! Input: the frame, then optionally one byte (odd: make the CRC right, so that what lies behind it is
-//! reached) and four of the attested pid.
+//! Input: the frame, then optionally one byte (odd: correct the CRC, so that the later checks are reached)
+//! and four of the attested pid.
 
 #![no_main]
 
@@ -25,14 +25,14 @@ fuzz_target!(|input: &[u8]| {
         }
     }
 
-    // Attested, only the pid is judged differently: by who sent it.
+    // With an attested sender, only the pid check differs.
     let attested = rest.first_chunk().map_or(4711, |pid| u32::from_le_bytes(*pid));
     match (wire::decode_attested(&bytes, attested), decoded) {
         (Ok(frame), Ok(same)) => assert_eq!(frame, same),
         (Ok(frame), Err(DecodeError::BadPid(pid))) => assert_eq!(frame.pid, pid),
         (Err(DecodeError::BadPid(pid)), _) => assert_eq!(pid, attested),
         (Err(error), Err(DecodeError::BadPid(_))) => {
-            // The pid comes before these in the order of checks.
+            // The pid is checked before these.
             assert!(
                 matches!(error, DecodeError::BadTimestamp(_) | DecodeError::BadNonce { .. }),
                 "{error:?}"

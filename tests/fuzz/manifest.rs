@@ -1,4 +1,4 @@
-//! Any bytes as `fleet.json`: no panic, and what is accepted leads every key to a shard.
+//! Any bytes as `fleet.json`: no panic, and an accepted manifest routes every key to a shard.
 
 #![no_main]
 
@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use varta_fleet::{MANIFEST, Manifest};
 
-/// Where this process writes what it reads. In memory where that is possible.
+/// The directory of the file that this process writes and reads; in memory if possible.
 static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| {
     let memory = PathBuf::from("/dev/shm");
     let parent = if memory.is_dir() { memory } else { std::env::temp_dir() };

@@ -1,7 +1,7 @@
-//! Any bytes as `/proc/PID/stat` and `/proc/PID/status`: no panic, and a process cannot choose a name that
-//! makes it look like another one.
+//! Any bytes as `/proc/PID/stat` and `/proc/PID/status`: no panic, and no name that a process chooses makes
+//! it look like another one.
 //!
-//! Input: the file. For the second half the same bytes are the name a process chose.
+//! Input: the file. The second half takes the same bytes as the name of a process.
 
 #![no_main]
 
@@ -12,7 +12,7 @@ fuzz_target!(|input: &[u8]| {
     let _ = parse_stat(input);
     let _ = parse_inner_pids(input);
 
-    // The kernel keeps 15 bytes, none of them 0.
+    // The kernel keeps 15 bytes, none of them NUL.
     let name: Vec<u8> = input.iter().copied().filter(|byte| *byte != 0).take(15).collect();
     let mut stat = b"4711 (".to_vec();
     stat.extend(&name);
@@ -21,7 +21,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(stat.comm, String::from_utf8_lossy(&name));
     assert_eq!((stat.is_zombie, stat.start_ticks), (false, 4242), "named {name:?}");
 
-    // In `status` the kernel escapes newlines and backslashes of the name.
+    // In `status` the kernel escapes newlines and backslashes.
     let mut status = b"Name:\t".to_vec();
     for byte in name {
         match byte {
