@@ -16,6 +16,7 @@
 //! 6. Alive anywhere is alive. ([`outlives`])
 
 use crate::refusal::Refusal;
+use crate::table::key::AgentKey;
 use crate::table::slot::{Account, Cold, Flags, Hot, State};
 use crate::time::MonoNs;
 use crate::wire::{DecodeError, Frame, NONCE_MAX, Status, Version};
@@ -40,6 +41,14 @@ pub struct Sender {
     pub arrival: MonoNs,
     /// How long the shard had been paused in all before that, ns.
     pub paused_before: u64,
+}
+
+impl Sender {
+    /// By what the agent is known.
+    #[inline]
+    pub const fn key(&self) -> AgentKey {
+        AgentKey::of_pid(self.pid)
+    }
 }
 
 /// What a frame of a known agent amounted to.

@@ -142,7 +142,7 @@ impl Aggregator {
 
     /// Where the pid was seen last.
     pub(super) fn place_of_pid(&self, pid: u32) -> Option<Place> {
-        self.places.get(pid).copied().flatten().map(Place::from)
+        self.places.get(AgentKey::of_pid(pid)).copied().flatten().map(Place::from)
     }
 
     /// Another place of the same pid.

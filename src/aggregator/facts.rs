@@ -109,7 +109,7 @@ impl Aggregator {
         if is_up && !is_held {
             self.doubt(place);
         }
-        *self.places.of(hot.pid) = Some(place.into());
+        *self.places.of(hot.key()) = Some(place.into());
         self.tally.shards[usize::from(place.shard)].off_hash += u64::from(is_off_hash);
         if is_held {
             self.held.push_back((self.now + HELD_NS, place, cold.generation));
@@ -183,7 +183,7 @@ impl Aggregator {
             self.order(Order::Unwatch { ticket });
         }
         if self.place_of_pid(told.pid) == Some(place) {
-            *self.places.of(told.pid) = told.next;
+            *self.places.of(told.key()) = told.next;
         } else {
             let mut at = self.place_of_pid(told.pid);
             while let Some(earlier) = at {

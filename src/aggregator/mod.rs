@@ -33,6 +33,7 @@ use crate::refusal::Refusal;
 use crate::route::shard_for;
 use crate::rules;
 use crate::table::Busy;
+use crate::table::key::{AgentKey, ByKey};
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::table::slots::Slots;
 use crate::time::{MonoNs, WallNs};
@@ -217,8 +218,8 @@ pub struct Aggregator {
     fanout: Fanout,
     tally: Tally,
     asked: Asked,
-    /// Where each pid beats, by pid; further places hang on the first.
-    places: Slots<Option<PackedPlace>>,
+    /// Where each agent beats; further places hang on the first.
+    places: ByKey<Option<PackedPlace>>,
     pending: VecDeque<Pending>,
     in_flight_max: u32,
     /// Agents of whom nothing is told until somebody has looked whose pid they claim, and until when.
@@ -282,7 +283,7 @@ impl Aggregator {
             fanout: Fanout::default(),
             tally: Tally::of_shards(ports.len()),
             asked,
-            places: Slots::default(),
+            places: ByKey::default(),
             pending: VecDeque::new(),
             in_flight_max: IN_FLIGHT_MAX,
             polled: VecDeque::new(),

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 
 use crate::event::ExitHow;
 use crate::process::procfs::Incarnation;
+use crate::table::key::AgentKey;
 use crate::time::MonoNs;
 use crate::wire::Status;
 
@@ -166,6 +167,11 @@ pub struct Told {
 }
 
 impl Told {
+    /// By what the agent is known.
+    pub const fn key(&self) -> AgentKey {
+        AgentKey::of_pid(self.pid)
+    }
+
     /// Whether a mark is set.
     pub const fn is(&self, mark: Mark) -> bool {
         self.marks & mark as u32 != 0

@@ -14,6 +14,7 @@ use crate::shard::input::Transport;
 use crate::shard::sight::Sight;
 use crate::shard::tracker::{Outcome, Tracker};
 use crate::sys::datagram::Datagram;
+use crate::table::key::AgentKey;
 use crate::table::turned_away::TurnedAwayFor;
 use crate::time::{Clock, MonoNs, WallNs};
 use crate::wire::{self, DecodeError, FRAME_BYTES, Frame};
@@ -161,7 +162,7 @@ impl<T: Transport, C: Clock> Front<T, C> {
         let len = self.transport.receive()?;
         let wall = self.clock.wall();
         let transport = &self.transport;
-        self.tracker.prefetch((0..len).filter_map(|index| transport.sender(index)));
+        self.tracker.prefetch((0..len).filter_map(|index| transport.sender(index).map(AgentKey::of_pid)));
         self.arrivals.begin_batch(&self.clock, t_pre, wall);
         self.sight.received(self.arrivals.instant(wall));
         Ok(Batch { len, is_last: len < self.transport.batch_max(), wall, t_pre })

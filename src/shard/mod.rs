@@ -13,6 +13,7 @@ use crate::time::{Clock, MonoNs};
 
 pub mod arrival;
 pub mod front;
+pub mod index;
 pub mod input;
 pub mod pace;
 pub mod sight;

@@ -454,7 +454,7 @@ impl World {
 
     /// What can be seen of a step from outside, slots aside.
     fn take(&mut self, step: &Step) -> String {
-        let slot_of_pid = |tracker: &Tracker, pid: u32| tracker.slot_of_pid[pid as usize].checked_sub(1);
+        let slot_of_pid = |tracker: &Tracker, pid: u32| tracker.index.slot(AgentKey::of_pid(pid));
         match step {
             Step::Beat { pid, ahead } => {
                 let nonce = &mut self.nonces[(*pid - 100) as usize];

@@ -14,6 +14,7 @@ use crate::sys::memory::{Words, prefetch};
 use crate::time::MonoNs;
 
 pub mod admission;
+pub mod key;
 pub mod sequence;
 pub mod slot;
 pub mod slots;

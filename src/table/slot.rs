@@ -5,6 +5,7 @@
 //! something of their kind happened. Ordinals count what happened; whoever tells it keeps
 //! the ordinals told so far and tells the difference, so nothing is lost by being looked at late.
 
+use super::key::AgentKey;
 use crate::time::MonoNs;
 use crate::wire::Status;
 
@@ -91,6 +92,15 @@ pub struct Hot {
     pub payload: u64,
     /// Whose beats, and how many.
     pub account: Account,
+}
+
+impl Hot {
+    /// By what the slot's agent is known.
+    #[inline]
+    #[must_use]
+    pub const fn key(&self) -> AgentKey {
+        AgentKey::of_pid(self.pid)
+    }
 }
 
 /// The user id attested with the last beat, and the beats accepted since the slot's generation began, modulo 2^32
