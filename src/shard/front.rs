@@ -185,30 +185,32 @@ impl<T: Transport, C: Clock> Front<T, C> {
         // Before anything of it is looked at.
         let uid = datagram.credentials.map(|credentials| credentials.uid);
         let account = self.tracker.uids.on_datagram(uid, arrival.latest);
-        let (mut frame, mut error) = (None, None);
-        let outcome = match admissible(&datagram, self.allow_uids.as_deref()) {
+        let heard = |outcome, frame, error| Heard {
+            outcome,
+            arrival: arrival.latest,
+            queue_ns: u32::try_from(until.since(arrival.latest)).unwrap_or(u32::MAX),
+            pid: sender.pid,
+            uid: sender.uid,
+            frame,
+            error,
+        };
+        let heard = match admissible(&datagram, self.allow_uids.as_deref()) {
             // A crash report passes, if it is one.
             Ok(bytes) if account.is_over_budget && !wire::claims_terminal(bytes) => {
-                Outcome::Refused(Refusal::Budget)
+                heard(Outcome::Refused(Refusal::Budget), None, None)
             }
             Ok(bytes) => {
-                let decoded = wire::decode_attested(bytes, sender.pid)
+                let frame = wire::decode_attested(bytes, sender.pid)
                     .and_then(|frame| rules::forbid_in_v01(&frame).map(|()| frame));
-                match decoded {
-                    Ok(decoded) => {
-                        frame = Some(decoded);
-                        self.tracker.on_frame(&decoded, &sender)
-                    }
-                    Err(_) if account.is_over_budget => Outcome::Refused(Refusal::Budget),
-                    Err(why) => {
-                        error = Some(why);
-                        Outcome::Refused(why.into())
-                    }
+                match frame {
+                    Ok(frame) => heard(self.tracker.on_frame(&frame, &sender), Some(frame), None),
+                    Err(_) if account.is_over_budget => heard(Outcome::Refused(Refusal::Budget), None, None),
+                    Err(error) => heard(Outcome::Refused(error.into()), None, Some(error)),
                 }
             }
-            Err(refusal) => Outcome::Refused(refusal),
+            Err(refusal) => heard(Outcome::Refused(refusal), None, None),
         };
-        if let Outcome::Refused(refusal) = outcome {
+        if let Outcome::Refused(refusal) = heard.outcome {
             self.tracker.uids.on_refused(account, refusal);
             // The tracker notes for itself whom it has no room for.
             let turned_away_for = match refusal {
@@ -220,15 +222,7 @@ impl<T: Transport, C: Clock> Front<T, C> {
                 self.tracker.on_turned_away(sender.pid, sender.arrival, why);
             }
         }
-        Heard {
-            outcome,
-            arrival: arrival.latest,
-            queue_ns: u32::try_from(until.since(arrival.latest)).unwrap_or(u32::MAX),
-            pid: sender.pid,
-            uid: sender.uid,
-            frame,
-            error,
-        }
+        heard
     }
 
     /// The batch's datagrams were all taken. Returns how long that took, ns.
