@@ -3,7 +3,7 @@
 use super::tests::{THRESHOLD, World, beat};
 use super::*;
 use crate::event::{FloodWhy, ShareSpent};
-use crate::shard::input::replay::{Act, Recorded};
+use crate::lab::replay::{Act, Recorded};
 use crate::sys::datagram::Credentials;
 
 const MS: u64 = 1_000_000;

@@ -298,8 +298,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::Value;
 
-    use super::super::samples::{any_event, one_of_each};
     use super::*;
+    use crate::lab::samples::{any_event, one_of_each};
 
     fn line_of(event: &Event) -> String {
         serde_json::to_string(event).unwrap()

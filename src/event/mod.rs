@@ -9,8 +9,6 @@ use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
 mod json;
-#[cfg(test)]
-pub(crate) mod samples;
 
 /// One reported fact. As JSON: its line in the event log.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -498,8 +498,8 @@ const fn word_of(state: Standing) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::standin::sources;
     use super::*;
+    use crate::lab::standin::sources;
 
     #[test]
     fn whoever_asks_at_once_shares_a_scan_and_the_next_comes_half_a_second_later() {

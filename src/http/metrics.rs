@@ -598,8 +598,8 @@ fn is_counter(name: &str) -> bool {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::standin::sources;
     use super::*;
+    use crate::lab::standin::sources;
 
     fn text(agents: u64) -> String {
         let sources = Arc::new(sources(2));

@@ -41,17 +41,15 @@ mod cells;
 mod detail;
 mod events;
 mod fleet;
-mod metrics;
+pub mod metrics;
 mod page;
 mod query;
 mod resources;
 mod ring;
 mod series;
 mod sources;
-#[cfg(any(test, feature = "bench"))]
-pub mod standin;
 mod token;
-mod traffic;
+pub mod traffic;
 
 use agents::Views;
 use budget::Budget;

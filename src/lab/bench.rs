@@ -5,7 +5,7 @@
 //! once. Nothing here is documented or stable.
 
 #[cfg(feature = "http")]
-pub use crate::http::standin::{busy as busy_sources, scrape};
+pub use crate::lab::standin::{busy as busy_sources, scrape};
 pub use crate::lane::kick::Kick;
 pub use crate::lane::report::SAMPLES_MAX;
 pub use crate::lane::{Doorbell, Port};

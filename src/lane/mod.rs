@@ -9,8 +9,6 @@
 pub mod blind;
 pub mod counters;
 mod doorbell;
-#[cfg(test)]
-pub mod fault;
 mod inbox;
 pub mod index;
 pub mod kick;

@@ -8,8 +8,6 @@ use crossbeam::queue::ArrayQueue;
 
 use super::blind::BlindNews;
 use super::counters::{ShardCounters, ShardHealth};
-#[cfg(test)]
-use super::fault;
 use super::inbox::Inbox;
 use super::index::{IndexLane, index_lane};
 use super::kick::{Kick, KickedAt};
@@ -17,6 +15,8 @@ use super::notes::{BeatNote, Sample};
 use super::report::ReportLane;
 use super::sessions::Sessions;
 use super::uids::UidTable;
+#[cfg(test)]
+use crate::lab::fault;
 use crate::sys::memory::Words;
 use crate::table::Table;
 use crate::table::turned_away::TurnedAway;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::lab::replay::{Act, Recorded, Replay, Script};
 use crate::lane::uids::UidTable;
-use crate::shard::input::replay::{Act, Recorded, Replay, Script};
 use crate::shard::tracker::Admission;
 use crate::shard::uids::UidAccounts;
 use crate::sys::datagram::Credentials;

@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
+use crate::lab::replay::{Replay, Script};
 use crate::lane::kick::Kick;
 use crate::shard::front::Limits;
-use crate::shard::input::replay::{Replay, Script};
 use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::uids::UidAccounts;
 use crate::sys::datagram::Datagram;

@@ -1,9 +1,9 @@
 //! A whole shard with its port, on a socket that misbehaves.
 
 use super::*;
+use crate::lab::replay::{Replay, Script};
 use crate::lane::kick::Kick;
 use crate::shard::front::Limits;
-use crate::shard::input::replay::{Replay, Script};
 use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::uids::UidAccounts;
 use crate::table::{Origin, create};

@@ -21,7 +21,7 @@ pub fn write_line(event: &Event, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::samples::one_of_each;
+    use crate::lab::samples::one_of_each;
 
     #[test]
     fn lines_are_appended() {

@@ -129,7 +129,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::event::samples::{any_event, one_of_each};
+    use crate::lab::samples::{any_event, one_of_each};
     use crate::wire::{Frame, Status, Version};
 
     fn line_of(event: &Event, start: MonoNs) -> String {

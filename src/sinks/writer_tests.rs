@@ -15,7 +15,7 @@ use super::super::rotation::Rotation;
 use super::super::sink::Output;
 use super::*;
 use crate::event::EventKind;
-use crate::event::samples::up;
+use crate::lab::samples::up;
 
 /// Much longer than any test needs, so that only a defect waits this long.
 const LONG: Duration = Duration::from_secs(30);

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::lab::replay::Recorded;
 use crate::lab::simulator::random::Random;
 use crate::lab::simulator::story::{Agent, Garbage, Story, US, What};
-use crate::shard::input::replay::Recorded;
 use crate::sys::datagram::Credentials;
 use crate::wire::{Frame, NONCE_MAX, NONCE_TERMINAL, Status, Version};
 

@@ -5,8 +5,6 @@ use std::io;
 use crate::sys::datagram::Datagram;
 use crate::time::MonoNs;
 
-#[cfg(test)]
-pub mod replay;
 pub mod unix;
 
 /// A source of datagrams, chosen once before the loop.

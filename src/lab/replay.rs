@@ -7,8 +7,8 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::Transport;
 use crate::lane::Port;
+use crate::shard::input::Transport;
 use crate::sys::allocations::uncounted;
 use crate::sys::datagram::{Credentials, Datagram};
 use crate::time::{Clock, ManualClock, MonoNs, WallNs};

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-#[cfg(feature = "bench")]
-use super::metrics::{Reading, openmetrics_text};
-use super::sources::Sources;
-#[cfg(feature = "bench")]
-use super::traffic::Traffic;
 use crate::config::Config;
+use crate::http::Sources;
+#[cfg(feature = "bench")]
+use crate::http::metrics::{Reading, openmetrics_text};
+#[cfg(feature = "bench")]
+use crate::http::traffic::Traffic;
 use crate::lane::Port;
 use crate::lane::kick::Kick;
 use crate::process::names::Names;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{
+use crate::event::{
     Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
     SessionWhy, ShareSpent,
 };
