@@ -57,25 +57,7 @@ pub mod thread;
 mod troubles;
 
 #[cfg(test)]
-mod backlog;
-#[cfg(test)]
-mod blindness;
-#[cfg(test)]
-mod coming_and_going;
-#[cfg(test)]
-mod crowd;
-#[cfg(test)]
-mod ending;
-#[cfg(test)]
-mod neighbours;
-#[cfg(test)]
-mod renamed;
-#[cfg(test)]
-mod stuck;
-#[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod thaw;
 
 use churn::Churns;
 use fanout::{Fanout, Subscriber};

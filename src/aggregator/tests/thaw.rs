@@ -1,6 +1,5 @@
 //! Agents that are frozen while they should beat, and what became of them.
 
-use super::tests::{MS, STEP, THRESHOLD, World, beat};
 use super::*;
 use crate::event::FrozenPhase;
 use crate::lane::sessions::Freeze;

@@ -1,6 +1,5 @@
 //! What is told, and how soon it is over, when the fleet stops while its agents die.
 
-use super::tests::{MS, STEP, THRESHOLD, World, beat};
 use super::*;
 use crate::time::Clock;
 

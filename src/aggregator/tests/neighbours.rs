@@ -1,6 +1,5 @@
 //! What is told of users that take more than is theirs.
 
-use super::tests::{THRESHOLD, World, beat};
 use super::*;
 use crate::event::{FloodWhy, ShareSpent};
 use crate::lab::replay::{Act, Recorded};

@@ -1,6 +1,5 @@
 //! What is told while a shard is stuck: the others' exits and stalls do not wait for it.
 
-use super::tests::{MS, STEP, THRESHOLD, World};
 use super::*;
 use crate::lane::vigil::STUCK_NS;
 

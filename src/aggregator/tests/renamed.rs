@@ -1,6 +1,5 @@
 //! Processes that change what they are after their first beat: name, program, user.
 
-use super::tests::{MS, STEP, THRESHOLD, World, beat};
 use super::*;
 use crate::config::RuleMatch;
 use crate::config::plan::Rule;

@@ -1,6 +1,5 @@
 //! What is told of a silence while another shard could not see, where the agent may have gone.
 
-use super::tests::{MS, QUEUE, STEP, THRESHOLD, World, beat};
 use super::*;
 
 impl World {

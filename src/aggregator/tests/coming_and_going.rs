@@ -1,6 +1,5 @@
 //! What is told of agents that come and go faster than each of them can be told of.
 
-use super::tests::{MS, THRESHOLD, World, beat};
 use super::*;
 use crate::wire::Frame;
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use super::tests::{MS, THRESHOLD, World, beat};
 use super::*;
 
 const SHARDS: u16 = 4;

@@ -22,6 +22,16 @@ use crate::time::{Clock, ManualClock};
 use crate::view::copies::Copies;
 use crate::wire::{Frame, Version};
 
+mod backlog;
+mod blindness;
+mod coming_and_going;
+mod crowd;
+mod ending;
+mod neighbours;
+mod renamed;
+mod stuck;
+mod thaw;
+
 pub(super) const MS: u64 = 1_000_000;
 pub(super) const THRESHOLD: u64 = 600 * MS;
 const TICK: u64 = 10 * MS;
