@@ -111,17 +111,18 @@ impl Churns {
         }
         self.of.entry(key).or_default()
     }
-
-    /// For tests: so many at once.
-    #[cfg(test)]
-    pub const fn limit(&mut self, at_once: u32) {
-        self.at_once = at_once;
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Churns {
+        /// For tests: so many at once.
+        pub const fn limit(&mut self, at_once: u32) {
+            self.at_once = at_once;
+        }
+    }
 
     const START: MonoNs = MonoNs(1_000 * SECOND_NS);
 

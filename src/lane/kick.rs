@@ -64,12 +64,6 @@ impl<W: Word<Value = u64>> KickedAt<W> {
         let _ = self.0.compare_exchange(0, now.0.max(1));
     }
 
-    /// Whether the thread was kicked and has not checked.
-    #[cfg(test)]
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != 0
-    }
-
     /// When the thread was kicked, if it was since the last call. Only for that thread.
     #[inline]
     pub fn take(&self) -> Option<MonoNs> {
@@ -92,6 +86,13 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl<W: Word<Value = u64>> KickedAt<W> {
+        /// Whether the thread was kicked and has not checked.
+        pub fn is_set(&self) -> bool {
+            self.0.load(Ordering::Relaxed) != 0
+        }
+    }
 
     #[test]
     fn many_rings_are_heard_once() {

@@ -124,15 +124,21 @@ impl Port {
         self.kick.kick();
     }
 
-    /// Whether the shard was kicked and has not checked.
-    #[cfg(test)]
-    pub fn is_kicked(&self) -> bool {
-        self.kicked_at.is_set()
-    }
-
     /// When the shard was kicked, if it was since the last call. Shard only.
     #[inline]
     pub fn take_kick(&self) -> Option<MonoNs> {
         self.kicked_at.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Port {
+        /// Whether the shard was kicked and has not checked.
+        pub fn is_kicked(&self) -> bool {
+            self.kicked_at.is_set()
+        }
     }
 }

@@ -104,11 +104,6 @@ impl BoundSocket {
         &self.path
     }
 
-    #[cfg(test)]
-    fn identity(&self) -> Identity {
-        self.identity
-    }
-
     /// `net.unix.max_dgram_qlen` when the socket was created: its queue holds one datagram more. 0 for a
     /// listener.
     pub fn queue_limit(&self) -> u32 {
@@ -619,6 +614,12 @@ mod tests {
     use std::sync::Barrier;
 
     use super::*;
+
+    impl BoundSocket {
+        fn identity(&self) -> Identity {
+            self.identity
+        }
+    }
 
     fn mode_of(path: &Path) -> u32 {
         std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777

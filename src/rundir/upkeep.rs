@@ -88,12 +88,6 @@ impl Upkeep {
         self.warnings.try_recv().ok()
     }
 
-    /// Makes the thread panic at its next look.
-    #[cfg(test)]
-    pub fn make_panic(&self) {
-        self.keeper.lock().troubles.clear();
-    }
-
     /// Asks the thread to end; until it has, it may report more.
     pub fn end(self) -> Ending {
         drop(self.stop);
@@ -222,4 +216,16 @@ fn has_news(told: &mut Option<Trouble>, found: &Result<Found, Trouble>) -> bool 
     let is_news = *found == Ok(Found::PutBack) || told.as_ref() != now;
     *told = now.cloned();
     is_news
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Upkeep {
+        /// Makes the thread panic at its next look.
+        pub fn make_panic(&self) {
+            self.keeper.lock().troubles.clear();
+        }
+    }
 }

@@ -6,8 +6,6 @@ use std::fs::File;
 use std::io;
 use std::ops::{Deref, Range};
 use std::os::fd::OwnedFd;
-#[cfg(test)]
-use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -125,11 +123,6 @@ impl<T: SharedWord> Words<T> {
             }
         }
     }
-
-    #[cfg(test)]
-    pub fn memfd(&self) -> Option<BorrowedFd<'_>> {
-        self.memfd.as_ref().map(AsFd::as_fd)
-    }
 }
 
 fn byte_length<T>(words: usize) -> io::Result<usize> {
@@ -158,11 +151,18 @@ impl<T: SharedWord> Drop for Words<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsFd, BorrowedFd};
     use std::sync::atomic::Ordering;
 
     use rustix::fs::fcntl_get_seals;
 
     use super::*;
+
+    impl<T: SharedWord> Words<T> {
+        pub fn memfd(&self) -> Option<BorrowedFd<'_>> {
+            self.memfd.as_ref().map(AsFd::as_fd)
+        }
+    }
 
     #[test]
     fn anonymous_words_start_at_zero_and_keep_what_is_stored() {

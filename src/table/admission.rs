@@ -209,24 +209,6 @@ impl Admission {
     pub const fn turned_away(&self) -> &Arc<TurnedAway> {
         &self.turned_away
     }
-
-    /// Places there are.
-    #[cfg(test)]
-    pub const fn agents_max(&self) -> u32 {
-        self.agents_max
-    }
-
-    /// Places taken.
-    #[cfg(test)]
-    pub fn tracked(&self) -> u32 {
-        self.tracked.load(Ordering::Relaxed)
-    }
-
-    /// Places taken by agents of `uid`, as far as they are counted in a place of their own.
-    #[cfg(test)]
-    pub fn share_of(&self, uid: u32) -> u32 {
-        self.shares.as_ref().map_or(0, |shares| shares.taken(shares.set(uid), uid))
-    }
 }
 
 /// How many agents of each user there are.
@@ -326,6 +308,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    impl Admission {
+        /// Places there are.
+        pub const fn agents_max(&self) -> u32 {
+            self.agents_max
+        }
+
+        /// Places taken.
+        pub fn tracked(&self) -> u32 {
+            self.tracked.load(Ordering::Relaxed)
+        }
+
+        /// Places taken by agents of `uid`, as far as they are counted in a place of their own.
+        pub fn share_of(&self, uid: u32) -> u32 {
+            self.shares.as_ref().map_or(0, |shares| shares.taken(shares.set(uid), uid))
+        }
+    }
 
     #[test]
     fn a_user_has_its_share_and_no_more_and_others_are_not_touched() {

@@ -50,10 +50,16 @@ impl<T: Default> ByKey<T> {
     pub fn of(&mut self, key: AgentKey) -> &mut T {
         self.0.of(key.0)
     }
+}
 
-    /// All records that there are, new ones included.
-    #[cfg(test)]
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.0.iter()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl<T: Default> ByKey<T> {
+        /// All records that there are, new ones included.
+        pub fn iter(&self) -> impl Iterator<Item = &T> {
+            self.0.iter()
+        }
     }
 }

@@ -198,19 +198,6 @@ impl Table {
         }
     }
 
-    /// The kernel has no memory left, or has.
-    #[cfg(test)]
-    pub fn refuse_grants(&self, is_refusing: bool) {
-        self.grants.is_refusing.store(is_refusing, Ordering::Relaxed);
-    }
-
-    /// Memory that the kernel has given to the table, bytes.
-    #[cfg(test)]
-    pub fn memory(&self) -> u64 {
-        let memfd = self.words.memfd().expect("a table is one");
-        rustix::fs::fstat(memfd).expect("it is open").st_blocks as u64 * 512
-    }
-
     #[inline]
     fn hot(&self, slot: u32) -> &[AtomicU64; HOT_WORDS] {
         let start = HEADER_WORDS + slot as usize * HOT_WORDS;
@@ -258,18 +245,6 @@ impl Table {
     #[inline]
     pub fn generation(&self, slot: u32) -> u32 {
         slot::generation_of(self.cold(slot)[0].load(Ordering::Relaxed))
-    }
-
-    /// As a writer that was interrupted inside the slot.
-    #[cfg(test)]
-    pub fn open(&self, slot: u32) {
-        begin(&self.hot(slot)[0]);
-    }
-
-    /// The writer goes on.
-    #[cfg(test)]
-    pub fn close(&self, slot: u32) {
-        repair(&self.hot(slot)[0]);
     }
 
     fn read_words<T>(&self, slot: u32, read: impl Fn() -> T) -> Result<(u32, T), Busy> {
@@ -399,6 +374,29 @@ mod tests {
     use super::slot::{Account, State};
     use super::*;
     use crate::wire::Status;
+
+    impl Table {
+        /// The kernel has no memory left, or has.
+        pub fn refuse_grants(&self, is_refusing: bool) {
+            self.grants.is_refusing.store(is_refusing, Ordering::Relaxed);
+        }
+
+        /// Memory that the kernel has given to the table, bytes.
+        pub fn memory(&self) -> u64 {
+            let memfd = self.words.memfd().expect("a table is one");
+            rustix::fs::fstat(memfd).expect("it is open").st_blocks as u64 * 512
+        }
+
+        /// As a writer that was interrupted inside the slot.
+        pub fn open(&self, slot: u32) {
+            begin(&self.hot(slot)[0]);
+        }
+
+        /// The writer goes on.
+        pub fn close(&self, slot: u32) {
+            repair(&self.hot(slot)[0]);
+        }
+    }
 
     const ORIGIN: Origin = Origin { boot_id: 5 << 64 | 6, pid_namespace: 7, shard: 1, shards: 4 };
 

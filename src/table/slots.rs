@@ -36,17 +36,18 @@ impl<T: Default> Slots<T> {
             self.chunks[slot / CHUNK].get_or_insert_with(|| (0..CHUNK).map(|_| T::default()).collect());
         &mut chunk[slot % CHUNK]
     }
-
-    /// All records that there are, new ones included.
-    #[cfg(test)]
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.chunks.iter().flatten().flat_map(|chunk| chunk.iter())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl<T: Default> Slots<T> {
+        /// All records that there are, new ones included.
+        pub fn iter(&self) -> impl Iterator<Item = &T> {
+            self.chunks.iter().flatten().flat_map(|chunk| chunk.iter())
+        }
+    }
 
     #[test]
     fn a_record_is_kept_and_its_neighbours_are_new() {
