@@ -124,8 +124,8 @@ fn drain(socket: &UnixDatagram, delay: Duration, taken: &AtomicU64) {
             thread::sleep(delay);
         }
         loop {
-            // SAFETY: BATCH headers that point into `slices`, `data` and `control`, all alive and of the sizes
-            // they say.
+            // SAFETY: BATCH headers that point into `slices`, `data` and `control`, which outlive the call
+            // and have the given sizes.
             let got = unsafe {
                 libc::recvmmsg(
                     socket.as_raw_fd(),

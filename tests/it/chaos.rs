@@ -68,7 +68,7 @@ struct Victim {
     agent: Agent,
     state: State,
     suffered: Vec<Suffered>,
-    /// When it did not beat, by its own account.
+    /// Ranges of time in which the agent did not beat, by its own report.
     gaps: Vec<(u64, u64)>,
 }
 
@@ -215,7 +215,7 @@ impl Victim {
             if silent < ns(T) {
                 return Err(format!("early: {stall}"));
             }
-            // It was silent all the time, and no beat before that was missed.
+            // The agent was silent for the whole time, and no earlier beat is missing.
             let is_all_of_it = |gap: &&(u64, u64)| gap.0 <= judged - silent && judged <= gap.1;
             if !self.gaps.iter().any(|gap| is_all_of_it(&gap)) {
                 return Err(format!("it did beat: {stall}"));
@@ -239,7 +239,7 @@ impl Victim {
         let panics =
             self.suffered.iter().filter(|suffered| matches!(suffered, Suffered::Panic { .. })).count();
         expect("up", 1)?;
-        // One that had to wait for a core may be dead before it is back.
+        // An agent that waited for a core may exit before it resumes.
         let (stalls, resumes) = (of("stall").count() - doubts, of("resume").count());
         if resumes != stalls && !(is_dead && resumes + 1 == stalls) {
             return Err(format!("{resumes} x resume for {stalls} x stall"));

@@ -43,7 +43,6 @@ impl Scene {
         self
     }
 
-    /// Writes a file and returns its path.
     fn file(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.dir.path().join(name);
         fs::write(&path, text).expect("the directory is ours");
@@ -96,7 +95,7 @@ impl Outcome {
         Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    /// Asserts the exit code and that every word is on standard error, or if that is empty, on standard output.
+    /// Asserts the exit code, and that standard error, or if it is empty standard output, has every word.
     #[track_caller]
     fn says(&self, code: i32, words: &[&str]) -> &Self {
         assert_eq!(self.code, Some(code), "{self:#?}");

@@ -165,8 +165,8 @@ fn threat_01_the_kernel_lets_no_ordinary_user_send_as_another_process() {
 }
 
 /// A process that is privileged over a pid namespace may send as any process in it, and an unprivileged user
-/// has that privilege over a namespace that it creates. The kernel attests such a pid, and the observer cannot
-/// detect the forgery. It is limited to that namespace: no process outside can be named.
+/// has that privilege over a namespace that it creates. The kernel attests such a pid, and the observer
+/// cannot detect the forgery. It is limited to that namespace: processes outside cannot be named.
 #[test]
 fn threat_02_the_root_of_a_container_forges_its_own_processes_and_nobody_elses() {
     let allowed = fs::read_to_string("/proc/sys/user/max_user_namespaces").expect("a kernel with them");

@@ -75,7 +75,7 @@ fn every_alert_has_its_page_of_the_runbook() {
     }
 }
 
-/// The metrics of ours, and of processes in general, that a text mentions.
+/// The metrics `varta_*` and `process_*` that a text mentions.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
     words

@@ -69,7 +69,7 @@ fn expect_ordinary_life(observer: &mut Observer, agent: &mut Agent) {
     let count = story(observer, pid).len();
     observer.watch(T + T / 2);
     let before = story(observer, pid);
-    // On a busy machine it may have to wait for a core.
+    // On a busy machine the agent may wait for a core.
     let gap = agent.report().gap + T / 4;
     let is_silence = |event: &Event| ["stall", "resume"].contains(&event.kind());
     let more = &told(observer, pid)[count..];
@@ -576,8 +576,8 @@ fn fault_61_a_process_that_becomes_another_user_is_that_users_agent() {
     observer.stop();
 }
 
-/// Every frame of a process with several streams is life, whatever its nonce. Nonces that start again may
-/// still come from another program.
+/// Every frame of a process with several streams counts as a beat, whatever its nonce. Nonces that start
+/// again may still come from another program.
 #[test]
 fn fault_62_another_program_is_noticed_whatever_the_number_of_streams() {
     let mut observer = Observer::start(patient_if("exe = \"*/another-agent\""));

@@ -234,7 +234,7 @@ fn fault_79_memory_that_is_not_there_is_an_error_of_the_start() {
     assert!(!place.socket(0).exists());
 }
 
-/// Whichever call fails for want of a descriptor.
+/// The same message, whichever call gets no descriptor.
 #[test]
 fn a_start_without_enough_descriptors_says_what_to_raise_and_leaves_nothing() {
     const TOO_LOW: u32 = 9;

@@ -13,7 +13,6 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::Signal;
 
-/// The neighbour.
 const NEIGHBOUR: u32 = 1001;
 const OTHER_NEIGHBOUR: u32 = 1002;
 

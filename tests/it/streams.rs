@@ -1,5 +1,5 @@
-//! Nonces, versions and clocks in an agent's frames: the kernel attests the sender, so every frame is life,
-//! whatever they are, and none is a stall.
+//! Nonces, versions and clocks in an agent's frames: the kernel attests the sender, so every frame shows that
+//! the agent is alive, whatever they are.
 
 use crate::common::{Agent, AgentOptions, Client, Event, Observer, Options, SOON, T, wait_for, wire};
 use rustix::process::Signal;
@@ -138,7 +138,7 @@ fn fault_13_repeats_and_old_numbers_are_life_and_old_ones_another_stream() {
     observer.stop();
 }
 
-/// Two frames arrive in reverse order. Both are life, and no beat is counted as lost.
+/// Two frames arrive in reverse order. Both count as beats, and none as lost.
 #[test]
 fn fault_13_beats_that_change_places_are_life_and_not_lost() {
     let mut observer = observer();
@@ -180,7 +180,7 @@ fn fault_17_agents_of_both_versions_share_a_socket() {
 }
 
 /// Two flipped bits turn a 0.2 frame into a 0.1 frame, which has no checksum. A single such frame is refused
-/// and is no life; an agent that really changes to 0.1 is accepted with its second frame.
+/// and is no beat; an agent that really changes to 0.1 is accepted with its second frame.
 #[test]
 fn fault_17_a_stray_frame_of_0_1_is_no_life_of_an_agent_of_0_2() {
     let mut observer = observer();

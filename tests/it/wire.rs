@@ -196,7 +196,7 @@ fn fault_16_every_flipped_bit_of_a_0_2_frame_is_refused_as_what_it_hit() {
 }
 
 /// One pair in 32 640 turns version 2 into 1, which has no checksum. The codec cannot detect such a frame,
-/// which is why a single 0.1 frame in a 0.2 session must not count as life.
+/// which is why a single 0.1 frame in a 0.2 session must not count as a beat.
 #[test]
 fn fault_16_every_two_flipped_bits_are_refused_except_the_pair_that_makes_it_version_1() {
     for frame in good_frames() {

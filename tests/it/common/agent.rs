@@ -228,7 +228,7 @@ impl Agent {
         Report { sent: number("sent"), dropped: number("dropped"), failed: number("failed"), gap }
     }
 
-    /// When it did not try to beat for long, as ranges of `CLOCK_MONOTONIC`, the last of them open.
+    /// Long gaps between attempts to beat, as ranges of `CLOCK_MONOTONIC`; the last one has no end yet.
     pub fn gaps(&mut self) -> Vec<(u64, u64)> {
         let answer = self.ask("gaps");
         let ranges = answer.strip_prefix("gaps").unwrap_or_else(|| panic!("not an answer: {answer}"));

@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use super::{Observer, SOON};
 
-/// One connection.
 pub struct Connection {
     reader: BufReader<Box<dyn ReadWrite>>,
 }
