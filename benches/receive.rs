@@ -174,8 +174,7 @@ impl Multishot {
         let start = usize::from(buffer) * BUFFER_BYTES as usize;
         // SAFETY: `at` is inside the mapping.
         let entry = unsafe { self.entries.add(at) };
-        // SAFETY: zeroed memory is a valid entry, and the kernel does not read it until the tail is
-        // published.
+        // SAFETY: zeroed memory is a valid entry, which the kernel reads only once the tail is published.
         let entry = unsafe { &mut *entry };
         entry.set_addr(self.pool[start..].as_mut_ptr() as u64);
         entry.set_len(BUFFER_BYTES);

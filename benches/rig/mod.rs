@@ -89,8 +89,7 @@ pub struct Recording {
 }
 
 impl Transport for Recording {
-    /// A batch arrives during the wait, which lasts until the deadline, or a millisecond if it is for
-    /// datagrams.
+    /// A batch arrives during the wait. A wait for datagrams takes at most a millisecond.
     fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()> {
         let timeout_ns = until.since(now);
         self.clock.advance(if for_datagrams { timeout_ns.min(MS) } else { timeout_ns });

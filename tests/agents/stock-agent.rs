@@ -306,8 +306,7 @@ impl Agent {
         }
     }
 
-    /// The loop of a child or helper thread: beats without reading commands, and exits when standard input
-    /// ends.
+    /// The loop of a child or helper thread: beats, reads no commands, and exits when standard input ends.
     fn live_deaf(&mut self) -> ! {
         let input = io::stdin();
         let mut next = Instant::now();

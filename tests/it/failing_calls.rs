@@ -103,8 +103,7 @@ fn fault_48_a_socket_that_fails_for_good_ends_the_observer_with_a_reason() {
     assert!(ended.stderr.contains("1 shard thread died"), "{}", ended.stderr);
 }
 
-/// The thread that notices exits ends. Frequent requests for the table do not keep the observer from noticing
-/// that.
+/// The thread that notices exits ends. The observer notices that even while SIGUSR1 often asks for the table.
 #[test]
 fn fault_76_the_end_of_the_watch_thread_ends_the_observer_and_is_named() {
     let observer = Observer::start(Options::default());

@@ -194,8 +194,7 @@ fn fault_78_a_hangup_does_not_end_the_observer_and_an_interrupt_does() {
     assert_eq!(observer.end().code(), Some(0));
 }
 
-/// RLIMIT_FSIZE: a process that writes beyond the limit is killed by SIGXFSZ unless it handles or ignores the
-/// signal.
+/// RLIMIT_FSIZE: a write beyond the limit sends SIGXFSZ, which by default kills the process.
 #[test]
 fn fault_79_a_file_that_may_not_grow_is_as_a_full_disk() {
     const LIMIT: usize = 1 << 20;

@@ -14,8 +14,7 @@ const EVENT_BYTES: u64 = 112;
 /// Bytes of a copy of the fleet's counts with their distributions. Each second a new one replaces it, so the
 /// second measurement may include one more than the first.
 const COPY_BYTES: u64 = 128 * 1024;
-/// Agents started at a time. The first batch is not measured: it also pays for what the observer allocates
-/// once.
+/// Agents started at a time. The first batch is not measured: it includes what the observer allocates once.
 const AT_A_TIME: u32 = 1000;
 const TIMES: u32 = 6;
 

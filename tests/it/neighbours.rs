@@ -25,8 +25,7 @@ fn open(settings: &str, queue_limit: u32) -> Options {
     Options { config, queue_limit: Some(queue_limit), ..Options::default() }
 }
 
-/// A process that sends as fast as it can from several sockets, and ends by itself if the test does not end
-/// it.
+/// A process that sends as fast as it can from several sockets, for a limited number of beats.
 fn flooder(observer: &Observer, shard: u32, handles: u32) -> Agent {
     let options = AgentOptions {
         sockets: vec![observer.socket(shard)],

@@ -262,8 +262,7 @@ impl Agent {
         child.unwrap_or_else(|| panic!("not forked: {answer}"))
     }
 
-    /// Starts `count` more agents as children of this one, each with a connection of its own; returns their
-    /// pids.
+    /// Starts `count` children of this agent, which beat on connections of their own; returns their pids.
     pub fn spawn_children(&mut self, count: u32) -> Vec<u32> {
         self.children("spawn", count)
     }

@@ -491,8 +491,7 @@ impl Log {
         Some(self.events[at].clone())
     }
 
-    /// Events are numbered from 1 without a gap, except for what a `lost` line accounts for. Beats have no
-    /// number.
+    /// Asserts that events are numbered from 1 without a gap but those of `lost` lines. Beats have no number.
     fn assert_whole(&self) {
         assert!(self.rest.is_empty(), "half a line: {:?}", String::from_utf8_lossy(&self.rest));
         let mut next = 1;
