@@ -1,5 +1,5 @@
-//! Datagrams from a script, on a clock that only the script and the test turn: the kernel's queue with
-//! its limit, its refusals and its stamps, and an observer that is paused where it hurts.
+//! Datagrams from a script, on a clock that only the script and the test advance: the kernel's queue with its
+//! limit, refusals and stamps, and an observer that can be paused at chosen points.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -14,7 +14,7 @@ use crate::sys::datagram::{Credentials, Datagram};
 use crate::time::{Clock, ManualClock, MonoNs, WallNs};
 use crate::wire::Frame;
 
-/// As many as the kernel transport takes a call.
+/// The batch size of the kernel transport.
 const BATCH_MAX: usize = 64;
 
 /// One datagram as its sender hands it to the kernel.
@@ -29,12 +29,12 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// What an honest agent sends.
+    /// A valid frame of an agent.
     pub fn frame(frame: &Frame, pid: u32) -> Self {
         Self::bytes(&frame.encode(), pid)
     }
 
-    /// Any bytes, attested to be from `pid`.
+    /// Any bytes, attested to come from `pid`.
     pub fn bytes(bytes: &[u8], pid: u32) -> Self {
         Self {
             bytes: bytes.to_vec(),
@@ -47,7 +47,7 @@ impl Recorded {
     }
 }
 
-/// Something that happens at an instant, whatever the observer does.
+/// An event at an instant, whatever the observer does.
 #[derive(Clone, Debug)]
 pub enum Act {
     /// An agent sends.
@@ -63,7 +63,7 @@ pub enum Act {
 pub enum Point {
     /// Before or while it sleeps.
     Wait,
-    /// After it read the clock, before the kernel's queue is looked at.
+    /// After it has read the clock, before it reads the kernel's queue.
     BeforeReceive,
     /// Between the first and the second datagram of a call.
     InReceive,
@@ -71,7 +71,7 @@ pub enum Point {
     AfterReceive,
 }
 
-/// What became of a scripted send.
+/// The result of a scripted send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
     pub at: MonoNs,
@@ -99,7 +99,7 @@ struct State {
     calls: Vec<usize>,
     full_since: Option<MonoNs>,
     full: Vec<(MonoNs, MonoNs)>,
-    /// Datagrams that the present call took so far.
+    /// Datagrams the present call has taken so far.
     in_call: usize,
     seems_full_at: Option<MonoNs>,
 }
@@ -109,7 +109,7 @@ struct State {
 pub struct Script(Rc<RefCell<State>>);
 
 impl Script {
-    /// Nothing happens yet.
+    /// An empty script.
     pub fn new(clock: &ManualClock, queue_limit: u32) -> Self {
         let state = State { clock: clock.clone(), queue_limit, ..State::default() };
         Self(Rc::new(RefCell::new(state)))
@@ -130,7 +130,7 @@ impl Script {
         self.0.borrow_mut().frame_ns = frame_ns;
     }
 
-    /// Something happens at `at`.
+    /// Schedules an event at `at`.
     pub fn at(&self, at: MonoNs, act: Act) {
         let mut state = self.0.borrow_mut();
         state.acts_made += 1;
@@ -138,12 +138,12 @@ impl Script {
         state.acts.insert(key, act);
     }
 
-    /// An honest agent sends at `at`.
+    /// An agent sends a valid frame at `at`.
     pub fn send(&self, at: MonoNs, frame: &Frame, pid: u32) {
         self.at(at, Act::Send(Recorded::frame(frame, pid)));
     }
 
-    /// The observer is paused for `for_ns` when it passes `point` at `at` or later.
+    /// The observer is paused for `for_ns` when it first passes `point` at `at` or later.
     pub fn pause(&self, at: MonoNs, for_ns: u64, point: Point) {
         self.0.borrow_mut().pauses.push((point, at, for_ns));
     }
@@ -153,22 +153,22 @@ impl Script {
         self.0.borrow_mut().errors.push_back(errno);
     }
 
-    /// Ends the next wait at once, without a word.
+    /// Ends the next wait at once, without recording a kick.
     pub fn wake(&self) {
         self.0.borrow_mut().is_kicked = true;
     }
 
-    /// The observer panics when it takes this datagram of the next batch that has it, or finds none at all.
+    /// The observer panics after it has taken this many datagrams of a batch, or at a batch without any.
     pub fn panic_after(&self, datagrams: usize) {
         self.0.borrow_mut().panic_after = Some(datagrams);
     }
 
-    /// Whether the panic is still to come.
+    /// Whether the panic is still pending.
     pub fn has_panic(&self) -> bool {
         self.0.borrow().panic_after.is_some()
     }
 
-    /// Pauses that were not sat out are off.
+    /// Cancels the pending pauses.
     pub fn forget_pauses(&self) {
         self.0.borrow_mut().pauses.clear();
     }
@@ -178,47 +178,47 @@ impl Script {
         self.0.borrow().queue.len()
     }
 
-    /// What the receive calls read since it was asked last.
+    /// The sizes of the receive calls since the last query.
     pub fn take_calls(&self) -> Vec<usize> {
         std::mem::take(&mut self.0.borrow_mut().calls)
     }
 
-    /// The times in which the queue was full and is no more, since it was asked last.
+    /// The periods, ended since the last query, in which the queue was full.
     pub fn take_full(&self) -> Vec<(MonoNs, MonoNs)> {
         std::mem::take(&mut self.0.borrow_mut().full)
     }
 
-    /// When the queue was full last for all that the observer can tell: it does not know when in a call a
+    /// When the queue was last full as far as the observer can know: it does not know when during a call a
     /// datagram left.
     pub fn seems_full_at(&self) -> Option<MonoNs> {
         self.0.borrow().seems_full_at
     }
 
-    /// Since when the queue is full, if it is.
+    /// Since when the queue has been full, if it is.
     pub fn full_since(&self) -> Option<MonoNs> {
         self.0.borrow().full_since
     }
 
-    /// What became of the sends since it was asked last.
+    /// The results of the sends since the last query.
     pub fn take_sent(&self) -> Vec<Sent> {
         let mut state = self.0.borrow_mut();
         state.catch_up();
         std::mem::take(&mut state.sent)
     }
 
-    /// The pauses the observer has sat out.
+    /// The pauses the observer has had.
     pub fn paused(&self) -> Vec<(MonoNs, MonoNs)> {
         self.0.borrow().paused.clone()
     }
 
-    /// When the observer was kicked last, once.
+    /// When the observer was last kicked; cleared by the query.
     pub fn take_kick(&self) -> Option<MonoNs> {
         self.0.borrow_mut().kicked_at.take()
     }
 }
 
 impl State {
-    /// Everything up to the clock's present happens.
+    /// Performs everything up to the clock's present.
     fn catch_up(&mut self) {
         while let Some(entry) = self.acts.first_entry() {
             let at = entry.key().0;
@@ -239,7 +239,7 @@ impl State {
         }
     }
 
-    /// The kernel stamps what it queues and refuses what finds the queue full.
+    /// Queues and stamps a datagram as the kernel does, and refuses it if the queue is full.
     fn send(&mut self, at: MonoNs, datagram: Recorded) {
         let is_queued = self.queue.len() <= self.queue_limit as usize;
         let pid = datagram.credentials.map_or(0, |credentials| credentials.pid);
@@ -257,7 +257,7 @@ impl State {
         }
     }
 
-    /// Sits out the pauses that wait for this point.
+    /// Performs the pauses due at this point.
     fn pass(&mut self, point: Point) {
         let now = self.clock.mono();
         while let Some(index) = self.pauses.iter().position(|(where_, at, _)| *where_ == point && *at <= now)
@@ -274,7 +274,7 @@ impl State {
         self.is_kicked || for_datagrams && !self.queue.is_empty() || self.clock.mono() >= until
     }
 
-    /// The earliest thing after the present that may end or prolong a sleep.
+    /// The next instant that may end or prolong a sleep.
     fn next_instant(&self) -> Option<MonoNs> {
         let act = self.acts.first_key_value().map(|((at, _), _)| *at);
         let pauses = self.pauses.iter().filter(|(point, ..)| *point == Point::Wait).map(|(_, at, _)| *at);
@@ -336,12 +336,12 @@ impl Replay {
     }
 }
 
-/// Without the hook's message: the test that scripted it catches it.
+/// Panics without the hook's message: the test catches it.
 fn panic_silently() -> ! {
     std::panic::resume_unwind(Box::new("scripted"))
 }
 
-/// What the script allocates is not the observer's.
+/// Allocations of the script are not counted as the observer's.
 impl Transport for Replay {
     fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()> {
         uncounted(|| self.sleep(for_datagrams, until.since(now)));

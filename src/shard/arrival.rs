@@ -1,29 +1,29 @@
-//! From the kernel's stamp (REALTIME) to an instant of MONOTONIC that a step of the wall clock cannot
-//! bend.
+//! Converts the kernel's stamp (REALTIME) to an instant of MONOTONIC, whatever steps the wall clock makes.
 //!
-//! In: one reading of REALTIME a batch, between two of MONOTONIC that the loop takes anyway. Out: for
-//! each stamp the earliest and the latest instant that can be true. Time is an argument.
+//! In: one reading of REALTIME per batch, between two readings of MONOTONIC that the loop makes anyway. Out:
+//! for each stamp, the earliest and the latest possible instant. Time is an argument.
 //!
-//! The offset REALTIME - MONOTONIC lies between (wall - later mono) and (wall - earlier mono): each
-//! batch narrows it, and slewing moves it along. Outside that by more than a millisecond the wall clock
-//! stepped, or we were preempted between the readings; a tight second reading tells. After a step the
-//! queue holds stamps of both ages until it was seen empty, so both offsets are kept until then.
+//! The offset REALTIME - MONOTONIC lies between (wall - later mono) and (wall - earlier mono): each batch
+//! narrows it, and slewing moves it. If it seems to move by more than a millisecond, either the wall clock
+//! stepped or the thread was preempted between the readings; a second, tight reading distinguishes the two.
+//! After a step the queue holds stamps from before and after it, so both offsets are kept until the queue was
+//! seen empty.
 
 use crate::time::{Clock, MonoNs, WallNs};
 
-/// A smaller move of the offset is slewing and reading noise.
+/// A smaller change of the offset is slewing or reading noise.
 const STEP_NS: i64 = 1_000_000;
-/// Two readings of MONOTONIC closer than this pin the REALTIME reading between them.
+/// Two readings of MONOTONIC closer than this determine the REALTIME reading between them.
 const TIGHT_NS: u64 = 100_000;
-/// Attempts at a tight reading; a machine too busy for all of them is asked again at the next batch.
+/// Attempts at a tight reading. If all fail, the next batch tries again.
 const TIGHT_ATTEMPTS: u32 = 8;
 
-/// When one datagram arrived: the kernel's stamp leaves room only after a step of the wall clock.
+/// When one datagram arrived. The two instants differ only after a step of the wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// The earliest instant that can be true: what the watermark may claim.
+    /// The earliest possible instant: the watermark moves to this.
     pub earliest: MonoNs,
-    /// The latest: what life is granted.
+    /// The latest possible instant: the agent was alive until this.
     pub latest: MonoNs,
 }
 
@@ -34,12 +34,12 @@ pub struct Arrivals {
     offset: i64,
     /// The lowest and the highest offset before the last step, until the queue was seen empty after it.
     old_offsets: Option<[i64; 2]>,
-    /// The last step was found in the present batch: what it left queued may be older than the step.
+    /// The last step was found in this batch: datagrams still queued may be older than the step.
     is_step_fresh: bool,
-    /// The clock seems to have stepped and nobody could confirm it: this batch was read by this instant,
-    /// and its stamps say nothing.
+    /// The clock seems to have stepped, which could not be confirmed. This batch was read by this instant,
+    /// and its stamps are ignored.
     doubt: Option<MonoNs>,
-    /// The previous frame's arrival: the queue is in order of arrival.
+    /// The previous frame's arrival; the queue is in order of arrival.
     previous: Arrival,
     steps: u64,
 }
@@ -66,9 +66,9 @@ impl Arrivals {
 
     /// Takes the batch's reading of REALTIME, made after `before` (MONOTONIC). Call before its stamps.
     ///
-    /// What the reading means is known to a millisecond if the clock did not step. If it may have, and the reading
-    /// then means an instant that was not yet or was before the call, it stepped between our readings, and nobody
-    /// knows what the stamps mean.
+    /// Without a step the reading converts to an instant with an error of at most a millisecond. If a step is
+    /// possible and the instant lies in the future or before the call, the clock stepped between the
+    /// readings, and the stamps of this batch mean nothing.
     #[inline]
     pub fn begin_batch(&mut self, clock: &impl Clock, before: MonoNs, wall: WallNs) {
         let highest = difference(wall, before);
@@ -76,7 +76,7 @@ impl Arrivals {
         self.doubt = None;
         self.is_step_fresh = false;
         if !(-STEP_NS..=STEP_NS).contains(&moved) {
-            // Backwards it stepped; forwards it stepped, or the call took long.
+            // A backward move is a step. A forward move is a step, or the call took long.
             self.step(clock);
             let now = clock.mono();
             if !(before..=now + STEP_NS.unsigned_abs()).contains(&self.instant(wall)) {
@@ -122,7 +122,7 @@ impl Arrivals {
         self.offset = offset;
     }
 
-    /// The instant of this batch's reading of REALTIME; of a later one if the clock is in doubt.
+    /// The instant of this batch's reading of REALTIME, or a later one if the clock is in doubt.
     #[inline]
     pub fn instant(&self, wall: WallNs) -> MonoNs {
         match self.doubt {
@@ -145,7 +145,7 @@ impl Arrivals {
                     let at = mono(stamp, self.offset);
                     let is_possible =
                         at <= until + STEP_NS.unsigned_abs() && at + STEP_NS.unsigned_abs() >= from;
-                    // Else the clock stepped and nobody has seen it yet, or it stepped back already.
+                    // Otherwise the clock stepped unnoticed, or has already stepped back.
                     if is_possible { self.within(at, at, until) } else { anything }
                 }
                 Some(old) => self.after_step(stamp, old, until).unwrap_or(anything),
@@ -156,7 +156,7 @@ impl Arrivals {
         arrival
     }
 
-    /// The queue is in order of arrival: nothing arrived before its predecessor.
+    /// Nothing arrived before its predecessor: the queue is in order of arrival.
     #[inline]
     fn within(&self, earliest: MonoNs, latest: MonoNs, until: MonoNs) -> Arrival {
         Arrival {
@@ -165,7 +165,7 @@ impl Arrivals {
         }
     }
 
-    /// What the present offset and those before make of a stamp, as far as it can be true.
+    /// The arrival by the present offset and the earlier ones, limited to possible instants.
     #[cold]
     fn after_step(&self, stamp: WallNs, old: [i64; 2], until: MonoNs) -> Option<Arrival> {
         let slack = STEP_NS.unsigned_abs();
@@ -217,7 +217,7 @@ mod tests {
         clock.wall()
     }
 
-    /// One batch read at the clock's present, of datagrams with these stamps.
+    /// One batch, read at the clock's present, of datagrams with these stamps.
     fn batch(
         arrivals: &mut Arrivals,
         clock: &ManualClock,
@@ -286,7 +286,7 @@ mod tests {
                 );
                 assert!(arrival.latest <= clock.mono(), "never in the future");
             }
-            // The queue was seen empty: stamps are of one age again.
+            // The queue was seen empty, so a stamp has one meaning again.
             clock.advance(MS);
             let stamp = wall_of(&clock);
             let found = batch(&mut arrivals, &clock, &[Some(stamp)], true);
@@ -385,8 +385,8 @@ mod tests {
     }
 
     proptest! {
-        /// Between whichever of our readings the wall clock steps, and steps back: what we make of a reading is no
-        /// instant that was not yet.
+        /// The wall clock steps, and steps back, between any two readings: the converted instant is never in
+        /// the future.
         #[test]
         fn fault_50_no_step_between_two_readings_makes_an_instant_of_the_future(
             steps in prop::collection::vec((0_u32..24, prop_oneof![
@@ -421,7 +421,8 @@ mod tests {
             let mut arrivals = Arrivals::new(&clock);
             clock.advance(1000 * MS);
             let before = clock.mono();
-            // The call finds nothing; then a datagram arrives and the clock steps before it is read.
+            // The call finds nothing; then a datagram arrives, and the clock steps before the datagram is
+            // read.
             clock.advance(1);
             let (truth, stamp) = (clock.mono(), clock.wall());
             clock.step_wall(step);
@@ -468,8 +469,8 @@ mod tests {
                 match happening {
                     Happening::Passes(ms) => clock.advance(ms * MS),
                     Happening::Sends => queue.push_back((clock.mono(), clock.wall())),
-                    // A step that another one hides from us before we look cannot be known, and three
-                    // while the queue is never empty are not worth remembering.
+                    // The observer cannot notice a step that a second one undoes before the next reading, and
+                    // does not remember three steps while the queue is never empty.
                     Happening::Steps(_) if has_stepped || ages > 2 => {}
                     Happening::Steps(ns) => {
                         clock.step_wall(ns);

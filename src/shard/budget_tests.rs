@@ -1,4 +1,4 @@
-//! What a user's budget and share do to its agents, heard by the whole front on a scripted socket.
+//! Effects of a user's budget and share on its agents: a whole front on a scripted socket.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ struct World {
     table: Arc<UidTable>,
     admission: Arc<Admission>,
     refused: Vec<(u32, Refusal)>,
-    /// Who was found stalled, when (ms since the start) and whether for certain.
+    /// Which pids were found stalled, when (ms since the start) and whether for certain.
     stalls: Vec<(u32, u64, bool)>,
 }
 
@@ -47,7 +47,7 @@ impl World {
         let front = Front::new(script.transport(), clock.clone(), tracker, limits, Some(uids));
         let mut world =
             Self { clock, script, front, table, admission, refused: Vec::new(), stalls: Vec::new() };
-        // Begun with, a front is in grace for a threshold.
+        // A new front is in grace for a threshold.
         world.run_until(2_000);
         world
     }
@@ -66,7 +66,7 @@ impl World {
         self.send(ms, uid, pid, &frame(pid, ms).encode());
     }
 
-    /// Beats of one agent every `period` ms from `from` to before `to`.
+    /// Beats of one agent every `period` ms, from `from` to before `to`.
     fn beats(&self, uid: u32, pid: u32, from: u64, to: u64, period: usize) {
         (from..to).step_by(period).for_each(|ms| self.beat(ms, uid, pid));
     }
@@ -137,7 +137,7 @@ fn over_the_budget_nothing_is_looked_at_but_whether_it_is_a_crash_report() {
     world.run_until(3_100);
     assert_eq!(world.refusals_of(100), [Refusal::Budget; 3]);
     assert_eq!((world.refusals_of(101), world.refusals_of(200)), (vec![], vec![]));
-    // Two crash reports came through, also that of a process we had never heard of; nobody else noticed.
+    // Both crash reports were accepted, also that of an unknown process; other users were not affected.
     let slot_of = |pid: u32| (0..100).find(|slot| world.front.tracker.hot(*slot).pid == pid).unwrap();
     for pid in [100, 101] {
         assert_eq!(world.front.tracker.cold(slot_of(pid)).terminals, 1, "{pid}");
@@ -159,13 +159,13 @@ fn what_is_refused_anyway_keeps_its_own_reason_and_costs_budget_all_the_same() {
     assert_eq!(world.refusals_of(300), [Refusal::Uid], "not on the list");
 }
 
-// --- what a refusal of ours says of a silence -------------------------------------------------------
+// --- how a refusal limits a stall ---------------------------------------------------------------------
 
 /// One agent of a user whose other process takes the whole budget.
 fn crowded_out() -> World {
     let world = World::with_budget(50);
     world.beats(USER, 100, 2_000, 3_000, 100);
-    // The 51st of them finds the budget spent, as does everybody after it: 1000 a second come in.
+    // The 51st of them finds the budget spent, and so does every later frame: 1000 a second arrive.
     world.beats(USER, 666, 3_000, 12_000, 1);
     world
 }
@@ -173,7 +173,7 @@ fn crowded_out() -> World {
 #[test]
 fn whose_beats_we_refuse_is_not_called_stalled_for_certain_and_not_before_three_thresholds() {
     let mut world = crowded_out();
-    // Just after one of the others, when there is never any budget left.
+    // Each beat comes just after another one of the user, when the budget is always empty.
     (3_055..12_000).step_by(100).for_each(|ms| world.send(ms, USER, 100, &frame(100, ms).encode()));
     world.run_until(12_000);
     let stalls = world.stalls_of(100);
@@ -192,7 +192,7 @@ fn an_agent_of_the_same_user_that_is_truly_silent_is_told_in_time_and_for_certai
     assert!((2_900 + T / MS..2_900 + T / MS + 20).contains(&at), "{at}");
 }
 
-/// Whatever came or did not come after it: it may have been the agent's last beat, or the first of many.
+/// One refused frame makes the stall uncertain: it may have been the last beat or the first of many.
 #[test]
 fn fault_66_one_refused_frame_leaves_no_certainty_of_its_silence() {
     let mut world = crowded_out();
@@ -208,7 +208,7 @@ fn an_agent_that_comes_through_again_in_time_was_never_stalled() {
     let mut world = World::with_budget(50);
     world.beats(USER, 100, 2_000, 3_000, 100);
     world.beats(USER, 666, 3_000, 4_000, 1);
-    // Silent for more than a threshold by what was accepted.
+    // By its accepted frames alone the agent was silent for more than a threshold.
     world.beats(USER, 100, 3_055, 6_000, 100);
     world.run_until(6_000);
     assert!(world.refusals_of(100).len() >= 9, "{:?}", world.refusals_of(100));
@@ -238,7 +238,7 @@ fn a_user_fills_its_share_and_no_other_ones() {
     assert_eq!(agents, [(Some(USER), 2), (Some(1000), 1), (None, 0)]);
 }
 
-/// It beats at 10 Hz where it may not: alive, as far as we let it tell.
+/// A process of a forbidden user beats at 10 Hz: it is reported late and as uncertain.
 #[test]
 fn fault_66_whom_we_do_not_let_beat_is_not_condemned_for_certain_and_not_before_three_thresholds() {
     let admission = Admission::new(10).unwrap();
@@ -264,7 +264,7 @@ fn fault_66_what_others_send_in_its_name_is_no_evidence() {
     let mut world = World::new(Admission::new(10).unwrap(), None);
     world.beat(2_900, USER, 100);
     for ms in (3_000..6_000).step_by(100) {
-        // As the kernel attests, it is 200 that may not beat here.
+        // The kernel attests that 200 sent these, and only 200 is refused.
         world.send(ms, 77, 200, &frame(100, ms).encode());
     }
     world.run_until(6_000);

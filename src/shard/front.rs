@@ -1,8 +1,8 @@
-//! One socket's observer without its surroundings: receive, decode, track, judge. Every shard is made of
-//! one, and so is the single-socket [`Observer`](crate::Observer).
+//! The observer of one socket without its surroundings: receive, decode, track, judge. Shared by every shard
+//! and by the single-socket [`Observer`](crate::Observer).
 //!
-//! In: datagrams. Out: what each amounted to, and which slots have something to tell. Thread: its owner's.
-//! Blocks: only in [`Front::wait`]. Allocates: never after [`Front::new`].
+//! In: datagrams. Out: the outcome of each, and which slots have changed. Thread: its owner's. Blocks: only
+//! in [`Front::wait`]. Allocates: never after [`Front::new`].
 
 use std::io;
 
@@ -22,19 +22,19 @@ use crate::wire::{self, DecodeError, FRAME_BYTES, Frame};
 /// One datagram, judged.
 #[derive(Clone, Copy, Debug)]
 pub struct Heard {
-    /// What it amounted to.
+    /// What the datagram did.
     pub outcome: Outcome,
     /// When it arrived.
     pub arrival: MonoNs,
     /// From its arrival to being read, ns.
     pub queue_ns: u32,
-    /// Attested sender; 0 if there is none.
+    /// Attested sender; 0 if the kernel attests none.
     pub pid: u32,
     /// Attested user.
     pub uid: u32,
     /// The frame, if it decoded.
     pub frame: Option<Frame>,
-    /// Why it did not decode.
+    /// Why the frame did not decode.
     pub error: Option<DecodeError>,
 }
 
@@ -56,22 +56,22 @@ pub struct Front<T, C> {
     clock: C,
     /// The agents.
     pub tracker: Tracker,
-    /// What was and was not seen.
+    /// When the shard could read its socket, and when it could not.
     pub sight: Sight,
     arrivals: Arrivals,
     limits: Limits,
-    /// Users that may beat here, sorted; `None` = all that the socket's mode lets in.
+    /// Users that may beat here, sorted; `None` = every user that the socket's mode admits.
     allow_uids: Option<Box<[u32]>>,
     /// The last reading of the clock: after the last batch, or before the wait.
     now: MonoNs,
-    /// The last wait ended, and the clock was not read since.
+    /// The last wait ended, and the clock has not been read since.
     is_now_stale: bool,
 }
 
-/// What of a plan a front needs.
+/// The part of a plan that a front needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Smallest threshold there is, ns.
+    /// The smallest configured threshold, ns.
     pub threshold_min_ns: u64,
     /// Resolution of judgements, ns.
     pub tick_ns: u64,
@@ -84,7 +84,7 @@ impl From<&Plan> for Limits {
 }
 
 impl<T: Transport, C: Clock> Front<T, C> {
-    /// A front that starts to see now.
+    /// A front whose sight begins now.
     pub fn new(transport: T, clock: C, tracker: Tracker, limits: Limits, allow_uids: Option<&[u32]>) -> Self {
         let now = clock.mono();
         let allow_uids = allow_uids.map(|uids| {
@@ -105,11 +105,11 @@ impl<T: Transport, C: Clock> Front<T, C> {
         }
     }
 
-    /// Goes on after a panic: from the table alone, on the same socket, with every agent in grace.
+    /// Continues after a panic, from the table alone, on the same socket, with every agent in grace.
     pub fn recover(&mut self) {
         self.now = self.clock.mono();
         self.is_now_stale = false;
-        // What is queued is not processed: the watermark and the arrivals go on from where they were.
+        // Queued datagrams are not processed yet: the watermark continues from where it was.
         let (watermark, blind_total_ns) = (self.sight.watermark(), self.sight.blind_total_ns());
         self.sight = sight_of(&self.transport, self.limits, self.now);
         self.sight.go_on_from(watermark, blind_total_ns);
@@ -136,8 +136,8 @@ impl<T: Transport, C: Clock> Front<T, C> {
         self.transport.queue_limit()
     }
 
-    /// Sleeps until `until` at the latest; a datagram ends it only if `for_datagrams`. The only place
-    /// where a shard blocks.
+    /// Sleeps until `until` at the latest. A datagram ends the sleep only if `for_datagrams`. A shard blocks
+    /// nowhere else.
     ///
     /// # Errors
     /// The transport's.
@@ -147,16 +147,16 @@ impl<T: Transport, C: Clock> Front<T, C> {
         self.transport.wait(for_datagrams, self.now, until)
     }
 
-    /// Receives one batch. Two clock reads, and a third in [`Front::end_batch`].
+    /// Receives one batch. Reads the clock twice; [`Front::end_batch`] reads it a third time.
     ///
     /// # Errors
-    /// The transport's; the batch is then empty and nothing is concluded from it.
+    /// The transport's; the batch is then empty and proves nothing.
     pub fn receive(&mut self) -> io::Result<Batch> {
         if self.is_now_stale {
             self.now = self.clock.mono();
             self.is_now_stale = false;
         }
-        // Before the call: what the watermark may claim if the queue turns out empty.
+        // Read before the call: the watermark moves here if the queue turns out to be empty.
         let t_pre = self.now;
         self.sight.begin_receive(t_pre);
         let len = self.transport.receive()?;
@@ -172,7 +172,8 @@ impl<T: Transport, C: Clock> Front<T, C> {
     #[inline]
     pub fn hear(&mut self, batch: &Batch, index: usize) -> Heard {
         let datagram = self.transport.datagram(index);
-        // Received by `wall`, so it arrived by then; what converts is this batch's clock reading.
+        // The datagram was received by `wall`, so it arrived by then. Converted with the offset of this
+        // batch.
         let until = self.arrivals.instant(batch.wall).max(batch.t_pre);
         let arrival = self.arrivals.arrival(datagram.stamp, until);
         self.sight.on_datagram(arrival.earliest);
@@ -182,7 +183,7 @@ impl<T: Transport, C: Clock> Front<T, C> {
             arrival: arrival.latest,
             paused_before: self.sight.paused_before(arrival.latest),
         };
-        // Before anything of it is looked at.
+        // Count the datagram before its content is examined.
         let uid = datagram.credentials.map(|credentials| credentials.uid);
         let account = self.tracker.uids.on_datagram(uid, arrival.latest);
         let heard = |outcome, frame, error| Heard {
@@ -195,7 +196,7 @@ impl<T: Transport, C: Clock> Front<T, C> {
             error,
         };
         let heard = match admissible(&datagram, self.allow_uids.as_deref()) {
-            // A crash report passes, if it is one.
+            // A crash report is accepted over the budget, if it is valid.
             Ok(bytes) if account.is_over_budget && !wire::claims_terminal(bytes) => {
                 heard(Outcome::Refused(Refusal::Budget), None, None)
             }
@@ -212,7 +213,7 @@ impl<T: Transport, C: Clock> Front<T, C> {
         };
         if let Outcome::Refused(refusal) = heard.outcome {
             self.tracker.uids.on_refused(account, refusal);
-            // The tracker notes for itself whom it has no room for.
+            // The tracker itself records senders that find no room.
             let turned_away_for = match refusal {
                 Refusal::Uid => Some(TurnedAwayFor::Uid),
                 Refusal::Budget => Some(TurnedAwayFor::Budget),
@@ -225,7 +226,7 @@ impl<T: Transport, C: Clock> Front<T, C> {
         heard
     }
 
-    /// The batch's datagrams were all taken. Returns how long that took, ns.
+    /// All datagrams of the batch were taken. Returns how long that took, ns.
     #[inline]
     pub fn end_batch(&mut self, batch: &Batch) -> u64 {
         self.now = self.clock.mono();
@@ -234,8 +235,8 @@ impl<T: Transport, C: Clock> Front<T, C> {
         self.now.since(self.arrivals.instant(batch.wall).max(batch.t_pre))
     }
 
-    /// Judges at most `budget` agents; `on_stall` is told each that is found stalled. True if there may
-    /// be more.
+    /// Judges at most `budget` agents and calls `on_stall` for each one found stalled. Returns true if more
+    /// may be due.
     pub fn judge(&mut self, budget: u32, on_stall: impl FnMut(u32)) -> bool {
         let sight = &self.sight;
         let mut view = sight.view();
@@ -251,7 +252,7 @@ fn sight_of(transport: &impl Transport, limits: Limits, now: MonoNs) -> Sight {
     Sight::new(transport.queue_limit(), transport.batch_max(), threshold_min_ns, tick_ns, now)
 }
 
-/// The 32 bytes of a datagram whose sender the kernel attests and we let in.
+/// The 32 bytes of a datagram whose sender the kernel attests and the configuration allows.
 #[inline]
 fn admissible<'a>(
     datagram: &Datagram<'a>,
@@ -289,8 +290,8 @@ mod tests {
     use super::*;
     use crate::sys::datagram::Credentials;
 
-    /// A datagram comes with no word of its sender, with the pid 0 that stands for a process outside of our
-    /// pid namespace, or with control data that did not fit. None of them is anybody's life.
+    /// A datagram without credentials, with pid 0 (a process outside our pid namespace), or with truncated
+    /// control data is refused: none of them proves that an agent is alive.
     #[test]
     fn fault_19_who_cannot_be_told_by_the_kernel_is_nobody() {
         let credentials = Some(Credentials { pid: 7, uid: 1000 });

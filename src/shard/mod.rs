@@ -27,17 +27,17 @@ use input::Transport;
 use pace::Pace;
 use tracker::Outcome;
 
-/// Receive calls of one turn: bounded, so that a flood cannot starve judgements.
+/// Receive calls per turn. Bounded, so that a flood cannot delay judgements.
 const BATCHES_PER_TURN: u32 = 16;
 /// Timer entries handled between two receive calls.
 const JUDGE_BUDGET: u32 = 4096;
-/// Answers taken a turn.
+/// Answers taken per turn.
 const ANSWERS_PER_TURN: u32 = 1024;
-/// A shard with nothing to do wakes this often, to say that it lives.
+/// An idle shard wakes this often, to publish that it runs.
 const IDLE_NS: u64 = 1_000_000_000;
-/// After a failed receive the next is tried this much later: what failed would fail again at once.
+/// Pause after a failed receive: an immediate retry would fail again.
 const RETRY_NS: u64 = 10_000_000;
-/// Examples of refused frames told a second.
+/// Examples of refused frames reported per second.
 const SAMPLES_PER_SECOND: u32 = 10;
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -51,19 +51,20 @@ pub struct Shard<T, C> {
     queue_ns: [u32; SAMPLES_MAX],
     samples_left: u32,
     samples_since: MonoNs,
-    /// More is known to be waiting: do not sleep.
+    /// More datagrams are known to be queued: do not sleep.
     is_behind: bool,
     /// The last receive failed.
     is_failing: bool,
-    /// The batch that is being taken, and how many of its datagrams were.
+    /// The batch being taken, and how many of its datagrams have been taken.
     in_hand: Option<Batch>,
     taken: usize,
-    /// A release that has to wait: frames of the dead may still be queued.
+    /// A release that has to wait: frames of the exited process may still be queued.
     deferred: Option<Taken>,
 }
 
 impl<T: Transport, C: Clock> Shard<T, C> {
-    /// A shard that speaks through `port`, whose `uids` its front counts in, and sleeps at most `max_delay_ns` before it drains.
+    /// A shard that reports through `port` and sleeps at most `max_delay_ns` before it drains. `front` counts
+    /// users in the `uids` of the same port.
     pub fn new(front: Front<T, C>, port: Arc<Port>, doorbell: Arc<Doorbell>, max_delay_ns: u64) -> Self {
         let now = front.now();
         port.counters.queue_limit.set(u64::from(front.queue_limit()));
@@ -86,7 +87,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
     /// One turn: sleep unless more is waiting, drain, judge, publish.
     ///
     /// # Errors
-    /// The socket cannot be waited for or received from any more. Errors that pass are counted.
+    /// The socket can no longer be polled or read. Transient errors are counted.
     pub fn turn(&mut self) -> io::Result<()> {
         if let Some((until, for_datagrams)) = self.next_wait() {
             self.front.wait(until, for_datagrams).or_else(|error| self.failed(error))?;
@@ -104,14 +105,14 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         Ok(())
     }
 
-    /// Goes on after a panic in [`Shard::turn`]: on the same socket and table, with its agents in grace.
-    /// What the slots had to tell is told again as far as it was not.
+    /// Continues after a panic in [`Shard::turn`], on the same socket and table, with all agents in grace.
+    /// Pushes every slot again: some changes may not have been reported.
     pub fn recover(&mut self) {
         let used = self.front.tracker.slots_used();
         self.front.recover();
         self.is_behind = true;
         if let Some(batch) = &mut self.in_hand {
-            // More may have come since: it vouches for nothing.
+            // More datagrams may have arrived since, so this batch does not prove that the queue was empty.
             batch.is_last = false;
         }
         for slot in 0..used {
@@ -120,8 +121,8 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         self.doorbell.ring();
     }
 
-    /// The last turn before the shard's end: everything that had arrived is taken, nothing is judged. Who
-    /// goes on sending cannot hold it up.
+    /// The last turn before the shard ends: takes everything that has arrived and judges nothing. Senders
+    /// that keep sending do not delay it.
     pub fn finish(mut self) {
         self.front.read_clock();
         let stopped_at = self.front.now();
@@ -135,11 +136,11 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         self.front.tracker.writer().mark_clean();
     }
 
-    /// Until when the next turn waits at the latest, and whether a datagram ends that; `None` if it does
+    /// The latest end of the next wait, and whether a datagram ends it earlier; `None` if the next turn does
     /// not wait.
     pub fn next_wait(&self) -> Option<(MonoNs, bool)> {
         let now = self.front.now();
-        // Whatever else there is to do: a release may wait for the very receive that fails.
+        // Checked first: a pending release may depend on the receive call that fails.
         if self.is_failing {
             return Some((now + RETRY_NS, false));
         }
@@ -184,12 +185,12 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         Ok(batch)
     }
 
-    /// Takes the datagrams of the batch in hand; after a panic, those that are left of it.
+    /// Takes the datagrams of the batch in hand; after a panic, the remaining ones.
     #[inline]
     fn take(&mut self, batch: &Batch) {
         while self.taken < batch.len {
             let index = self.taken;
-            // First: what makes us panic is not looked at again.
+            // Advance first: a datagram that causes a panic is skipped afterwards.
             self.taken += 1;
             let heard = self.front.hear(batch, index);
             self.count(&heard, index);
@@ -228,7 +229,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         }
     }
 
-    /// Refusals are counted; a few a second are told.
+    /// Counts every refusal and reports a few per second.
     #[cold]
     fn refused(&mut self, heard: &Heard, refusal: Refusal) {
         if matches!(refusal, Refusal::TableFull | Refusal::Budget) {
@@ -285,7 +286,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         }
     }
 
-    /// A kernel that is out of memory, or of room for one more to wait for, recovers; a closed socket does not.
+    /// Errors that mean the kernel is out of memory or watches are transient; a closed socket is not.
     #[cold]
     fn failed(&mut self, error: io::Error) -> io::Result<()> {
         let counters = &self.port.counters;
@@ -310,8 +311,8 @@ impl<T: Transport, C: Clock> Shard<T, C> {
                 continue;
             }
             if bits & answer::RELEASE != 0 && answer.as_of > self.front.sight.watermark() {
-                // What the dead sent may still be queued, and must not look like somebody new. The next
-                // receive calls bring the watermark there.
+                // Frames of the exited process may still be queued and must not look like a new process. The
+                // next receive calls move the watermark past them.
                 self.deferred = Some(taken);
                 break;
             }

@@ -1,30 +1,30 @@
 //! How long a shard sleeps before it drains its socket.
 //!
-//! Being woken costs more than a beat, so under load the shard sleeps briefly and drains many. It is
-//! controlled by how deep a sleep let the queue become, not by the rate: a rate says nothing about bursts.
-//! With less than about one beat per sleep, sleeping first would only double the wake-ups; then each
+//! A wake-up costs more than a beat, so under load the shard sleeps briefly and drains many datagrams at
+//! once. The length of the sleep is controlled by how deep the queue became, not by the rate: a rate does not
+//! show bursts. Below about one beat per sleep, sleeping first would only double the wake-ups; then each
 //! datagram wakes the shard.
 //!
-//! Measured on 2 cores, queue limit 512, CPU a beat: 4000 processes that start together and then beat
-//! 45 000 times a second cost 8.2 us if a deep queue ends all sleeping for ten seconds, 3.6 us if it makes
-//! sleeps as short as they get, 2.1 us if a queue that is deep because the shard ran late does not count, and
+//! Measured on 2 cores, queue limit 512, CPU per beat: 4000 processes that start together and then beat 45
+//! 000 times a second cost 8.2 us if a deep queue stops all sleeping for ten seconds, 3.6 us if it makes
+//! sleeps as short as possible, 2.1 us if a queue that is deep because the shard ran late is not counted, and
 //! 1.7 us with sleeps as long as the burst allows. At 250 000 beats a second the first refuses 0.12 % and the
-//! last 0.02 %, where sleeping 1 ms whatever happens refuses 0.09 to 0.13 %: whoever is woken for each datagram
-//! has no time left for a burst. Not to wait at all costs a core: 21 us a beat at 45 000 a second, and on two
-//! cores agents that send as fast as they can get through 76 000 beats a second instead of 690 000.
+//! last 0.02 %; a fixed sleep of 1 ms refuses 0.09 to 0.13 %. A shard woken for each datagram has no time
+//! left for a burst. A shard that never waits uses a whole core: 21 us per beat at 45 000 a second, and on
+//! two cores agents that send as fast as they can reach 76 000 beats a second instead of 690 000.
 
 use crate::time::MonoNs;
 
-/// After a sleep that half filled the queue, sleeps do not grow for so long.
+/// Sleeps do not grow for this long after one that half filled the queue.
 const ALERT_NS: u64 = 10_000_000_000;
 /// The shortest sleep: wake-ups, a few microseconds each, then take less than a tenth of a core.
 const SHORTEST_NS: u64 = 60_000;
-/// The delay grows by this part of its maximum a turn.
+/// The delay grows by its maximum divided by this per turn.
 const GROWTH: u64 = 64;
-/// Turns' worth of delay over which the rate is looked at.
+/// The rate is measured over this many maximum delays.
 const LOOK_DELAYS: u64 = 16;
-/// Sockets that hold no more start without delay, and have none after bursts: the shortest sleep could fill
-/// them.
+/// Sockets with a queue limit up to this start without delay and drop it after bursts: even the shortest
+/// sleep could fill them.
 const SMALL_QUEUE: u32 = 64;
 
 /// The pace of one shard.
@@ -39,13 +39,13 @@ pub struct Pace {
     frames: u64,
     /// Datagrams read since the queue was seen empty.
     backlog: u64,
-    /// When it was.
+    /// The instant when the queue was last seen empty.
     drained_at: MonoNs,
     is_busy: bool,
 }
 
 impl Pace {
-    /// The pace of a shard that sleeps at most `max_ns` and whose socket holds `queue_limit` + 1.
+    /// The pace of a shard that sleeps at most `max_ns` and whose socket holds `queue_limit` + 1 datagrams.
     pub fn new(max_ns: u64, queue_limit: u32, now: MonoNs) -> Self {
         let is_small = queue_limit <= SMALL_QUEUE;
         Self {
@@ -62,7 +62,7 @@ impl Pace {
         }
     }
 
-    /// Takes what the last turn found: `frames` datagrams, and whether they were all.
+    /// Takes the result of the last turn: `frames` datagrams, and whether the queue was drained.
     #[inline]
     pub fn on_turn(&mut self, frames: u64, is_drained: bool, now: MonoNs) {
         if self.max_ns == 0 {
@@ -79,17 +79,18 @@ impl Pace {
         if !is_drained {
             return;
         }
-        // What came while it was drained is part of it: so much would have waited, had it come at once.
+        // Datagrams that arrived during the drain count as well: the queue would have held them, had they
+        // arrived at once.
         let backlog = std::mem::take(&mut self.backlog);
         let elapsed = now.since(std::mem::replace(&mut self.drained_at, now));
-        // What came because the shard ran late, a shorter sleep would not have kept out.
+        // A shorter sleep would not have avoided what arrived because the shard ran late.
         let depth = match self.delay() {
             Some(delay_ns) if elapsed > delay_ns => backlog * delay_ns / elapsed,
             _ => backlog,
         };
         let quarter = u64::from(self.places).div_ceil(4);
         if depth > quarter && depth > 1 {
-            // As long as would have filled a quarter.
+            // The sleep that would have filled a quarter.
             let delay_ns = self.delay_ns * quarter / depth;
             self.delay_ns = if delay_ns < SHORTEST_NS { self.min_ns } else { delay_ns };
             if depth >= quarter * 2 {
@@ -100,7 +101,7 @@ impl Pace {
         }
     }
 
-    /// How long to sleep before draining, ns; `None`: be woken by the next datagram.
+    /// How long to sleep before draining, ns; `None`: wait for the next datagram.
     #[inline]
     pub const fn delay(&self) -> Option<u64> {
         if self.is_busy && self.delay_ns > 0 { Some(self.delay_ns) } else { None }
@@ -113,7 +114,7 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    /// Turns that each come when the pace says, or after `MS` if nothing does.
+    /// Turns that each begin when the pace says, or after `MS` without a delay.
     fn turns(pace: &mut Pace, now: &mut MonoNs, turns: u64, frames: u64) {
         for _ in 0..turns {
             *now = *now + pace.delay().unwrap_or(MS);
@@ -162,11 +163,11 @@ mod tests {
         let mut now = MonoNs(0);
         let mut pace = Pace::new(MS, 511, now);
         turns(&mut pace, &mut now, 100, 100);
-        // 4 ms instead of 1: of what waited a quarter came in the time it meant to sleep.
+        // 4 ms instead of 1: a quarter of the queued datagrams arrived within the intended sleep.
         now = now + 4 * MS;
         pace.on_turn(400, true, now);
         assert_eq!(pace.delay(), Some(MS));
-        // A burst is one, however late: 300 of these.
+        // A burst counts even if the shard ran late: 300 of these arrived within the intended sleep.
         now = now + 2 * MS;
         pace.on_turn(600, true, now);
         assert_eq!(pace.delay(), Some(MS * 128 / 300));

@@ -1,4 +1,4 @@
-//! A shard that panics over one datagram loses that one, and nothing that was received with it.
+//! A shard that panics at one datagram loses that datagram and no other of its batch.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,7 +18,7 @@ const MS: u64 = 1_000_000;
 const T: u64 = 600 * MS;
 const START: MonoNs = MonoNs(1_000_000_000_000);
 
-/// One datagram cannot be looked at.
+/// Panics at one datagram.
 struct Poisoned {
     inner: Replay,
     index: Cell<Option<usize>>,
@@ -49,7 +49,7 @@ impl Transport for Poisoned {
     }
 }
 
-/// A shard whose agents have sent one beat each, of which it cannot look at the one of this index.
+/// A shard whose agents have sent one beat each; reading the datagram of index `poisoned` panics.
 fn shard(agents: u32, poisoned: usize) -> (Shard<Poisoned, ManualClock>, ManualClock) {
     let clock = ManualClock::new(START, 1_700_000_000_000_000_000);
     let script = Script::new(&clock, 512);
@@ -103,10 +103,10 @@ fn what_was_counted_before_a_panic_stays_counted() {
     let (mut shard, clock) = shard(2, 9);
     let port = Arc::clone(&shard.port);
     shard.turn().unwrap();
-    // Nobody turns for so long that it is a pause.
+    // A gap this long is a pause.
     clock.advance(2 * T);
     shard.turn().unwrap();
-    // It is over once the queue was seen empty after it.
+    // It ends once the queue was seen empty after it.
     clock.advance(20 * MS);
     shard.turn().unwrap();
     let before = port.counters.blind_ns.get();

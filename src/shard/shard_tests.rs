@@ -1,4 +1,4 @@
-//! A whole shard with its port, on a socket that misbehaves.
+//! A whole shard with its port, on a socket that fails.
 
 use super::*;
 use crate::lab::replay::{Replay, Script};
@@ -61,7 +61,8 @@ fn errors_of_the_socket_that_pass_end_nothing_and_conclude_nothing() {
     assert!(ended, "a socket that is gone ends the shard");
 }
 
-/// The release of a dead agent waits for the receive call that fails.
+/// A pending release of an exited agent depends on the failing receive call; the shard still sleeps between
+/// attempts.
 #[test]
 fn fault_81_while_receiving_fails_the_shard_pauses_whatever_else_there_is_to_do() {
     let Fixture { script, clock, port, mut shard } = Fixture::new(10, 600 * MS);

@@ -1,8 +1,7 @@
-//! What a shard has seen and when it could not see: the watermark, pauses, a full queue.
+//! When a shard could read its socket and when it was blind: the watermark, pauses, a full queue.
 //!
 //! In: the instants of each wait and receive call, the arrivals of frames. Out: [`rules::Sight`] for
-//! judgements, and the blind windows to tell. Thread: shard. Allocates: at start only. Time is an
-//! argument.
+//! judgements, and the blind windows to report. Thread: shard. Allocates: at start only. Time is an argument.
 
 use std::collections::VecDeque;
 
@@ -11,42 +10,43 @@ use crate::lane::blind::{BlindNews, Window};
 use crate::rules;
 use crate::time::MonoNs;
 
-/// A gap this short is never a pause, whatever the threshold.
+/// A gap up to this length is never a pause, whatever the threshold.
 const PAUSE_MIN_NS: u64 = 100_000_000;
-/// Blind windows that ended within one turn and wait to be told; more merge into the last.
+/// Blind windows that ended within one turn and are not reported yet; further ones merge into the last.
 const FINISHED_MAX: usize = 8;
-/// Pause windows remembered until the queue was seen empty after them; more merge into the last.
+/// Pause windows remembered until the queue was seen empty after them. If there are more, the oldest is only
+/// added to the total.
 const WINDOWS_MAX: usize = 32;
 
-/// Receive calls remembered until the queue is seen empty, whatever the queue may hold: as many as 4 million datagrams
-/// take, 1 MiB.
+/// Receive calls remembered until the queue is seen empty, whatever its limit: the calls for 4 million
+/// datagrams, 1 MiB.
 const CALLS_MAX: usize = 1 << 16;
 
-/// A blind window as it is told.
+/// A blind window as it is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blindness {
-    /// The window, as far as it is known to reach.
+    /// The window, as far as its end is known.
     pub window: Window,
     /// What blinded the shard.
     pub why: BlindWhy,
     /// The end of the last pause in it.
     pub paused_until: Option<MonoNs>,
-    /// Its begin was told already.
+    /// Its begin was already reported.
     pub is_begin_told: bool,
 }
 
-/// Why the shard waited, and what should have ended the wait.
+/// A wait of the shard, and what should have ended it.
 #[derive(Clone, Copy, Debug)]
 struct Wait {
-    /// The shard was awake until here, so nothing before this ends the wait late.
+    /// The shard was awake at this instant; anything earlier cannot end the wait late.
     from: MonoNs,
-    /// The earliest of its own timeout and a kick.
+    /// The earlier of its own timeout and a kick.
     should_end: MonoNs,
     /// A datagram would have ended it, too.
     is_for_datagrams: bool,
 }
 
-/// One receive call since the queue was seen empty last.
+/// One receive call since the queue was last seen empty.
 #[derive(Clone, Copy, Debug)]
 struct Call {
     /// The number of its first datagram, counted from the begin of sight.
@@ -68,37 +68,37 @@ pub struct Sight {
     t_pre: MonoNs,
     received_at: MonoNs,
     is_first_frame_due: bool,
-    /// Datagrams taken, in all and until the queue was seen empty last.
+    /// Datagrams taken: in total, and until the queue was last seen empty.
     taken: u64,
     taken_when_empty: u64,
-    /// The calls that took the last `places` datagrams, or all since the queue was empty. Oldest first.
+    /// The calls that took the last `places` datagrams, or all calls since the queue was empty. Oldest first.
     calls: VecDeque<Call>,
     full_until: MonoNs,
-    /// Pause windows that frames still queued may have arrived in, oldest first.
+    /// Pause windows in which frames still queued may have arrived, oldest first.
     windows: [Window; WINDOWS_MAX],
     windows_len: usize,
-    /// Length of all pause windows no longer remembered one by one.
+    /// Length of all pause windows no longer kept individually.
     paused_ns: u64,
     last_blind_end: MonoNs,
     /// The blind window that may still grow.
     blindness: Option<Blindness>,
-    /// Windows that cannot grow any more, oldest first, and are not told yet.
+    /// Windows that cannot grow any more and are not reported yet, oldest first.
     finished: [Option<Blindness>; FINISHED_MAX],
-    /// The last windows told, for the blind part of a silence.
+    /// The last reported windows, for the blind part of a silence.
     recent: [Window; WINDOWS_MAX],
     recent_next: usize,
     blind_total_ns: u64,
 }
 
 impl Sight {
-    /// The sight of a shard whose socket holds `queue_limit` + 1 datagrams and yields `batch_max` of them a
-    /// call, judging nothing shorter than `threshold_ns` (the smallest threshold there is), from `now` on.
+    /// The sight, from `now` on, of a shard whose socket holds `queue_limit` + 1 datagrams and yields
+    /// `batch_max` per call. `threshold_ns` is the smallest threshold.
     ///
-    /// All time before `now` counts as one pause: whoever beat before, into the queue or to a thread that
-    /// this one takes over from, is owed a whole threshold of sight.
+    /// All time before `now` counts as one pause: an agent that beat before, into the queue or to the
+    /// previous thread, gets a whole threshold of sight.
     pub fn new(queue_limit: u32, batch_max: usize, threshold_ns: u64, tick_ns: u64, now: MonoNs) -> Self {
         let places = u64::from(queue_limit) + 1;
-        // All but the last call before the queue is seen empty are of `batch_max`.
+        // All calls but the last before the queue is seen empty take `batch_max`.
         let calls_max = (usize::try_from(places).unwrap_or(usize::MAX) / batch_max.max(1) + 3).min(CALLS_MAX);
         let mut windows = [Window::default(); WINDOWS_MAX];
         windows[0].end = now;
@@ -130,14 +130,14 @@ impl Sight {
 
     /// The shard is about to wait, until `timeout_at` at the latest.
     ///
-    /// After a receive call that failed the wait before it goes on: nothing was seen in between.
+    /// After a failed receive call the earlier wait continues: the queue was not read in between.
     pub fn begin_wait(&mut self, timeout_at: MonoNs, is_for_datagrams: bool) {
         if self.wait.is_none() {
             self.wait = Some(Wait { from: self.awake_at, should_end: timeout_at, is_for_datagrams });
         }
     }
 
-    /// The wait was ended by a kick that another thread gave at `kicked_at`.
+    /// Another thread kicked the shard at `kicked_at` and ended the wait.
     pub fn kicked(&mut self, kicked_at: MonoNs) {
         if let Some(wait) = &mut self.wait {
             wait.should_end = wait.should_end.min(kicked_at);
@@ -156,18 +156,19 @@ impl Sight {
         self.t_pre = t_pre;
     }
 
-    /// The present call returned by `at`: its datagrams arrived before. To be called before them.
+    /// The present call returned by `at`: its datagrams arrived before. Call this before
+    /// [`Sight::on_datagram`].
     #[inline]
     pub fn received(&mut self, at: MonoNs) {
         let left_by = at.max(self.t_pre);
         let is_room = self.calls.len() < CALLS_MAX;
         match self.calls.back_mut().filter(|_| !is_room) {
-            // As one call with the last, which makes a window longer and never shorter.
+            // Merged with the last call. That can lengthen a full-queue window, never shorten it.
             Some(last) => last.left_by = left_by,
             None => self.calls.push_back(Call { first: self.taken, left_by }),
         }
         if self.is_first_frame_due {
-            // What there is to say of the wait comes first.
+            // The wait is evaluated first, at the first datagram or the end of the call.
             self.received_at = at;
         } else {
             self.ran(at);
@@ -176,7 +177,7 @@ impl Sight {
 
     /// A datagram of the present call arrived at `arrival` (the earliest instant that can be true).
     ///
-    /// To be called for every datagram, refused ones included, before [`Sight::paused_before`].
+    /// Call this for every datagram, including refused ones, before [`Sight::paused_before`].
     #[inline]
     pub fn on_datagram(&mut self, arrival: MonoNs) {
         if self.is_first_frame_due {
@@ -189,8 +190,8 @@ impl Sight {
         self.watermark = self.watermark.max(arrival);
     }
 
-    /// The datagrams of the present call were taken by `now`; `is_queue_empty` if it found less than it
-    /// had room for.
+    /// The datagrams of the present call were taken by `now`; `is_queue_empty` if the call did not fill its
+    /// batch.
     #[inline]
     pub fn end_receive(&mut self, is_queue_empty: bool, now: MonoNs) {
         if self.is_first_frame_due {
@@ -205,7 +206,7 @@ impl Sight {
         self.ran(now);
     }
 
-    /// How long the shard had been paused in all before `instant`, ns.
+    /// Total pause time of the shard before `instant`, ns.
     #[inline]
     pub fn paused_before(&self, instant: MonoNs) -> u64 {
         if self.windows_len == 0 {
@@ -215,7 +216,7 @@ impl Sight {
         self.paused_ns + windows.iter().map(|window| window.length_before(instant)).sum::<u64>()
     }
 
-    /// What rules need to judge.
+    /// The input of a judgement.
     #[inline]
     pub fn view(&self) -> rules::Sight {
         rules::Sight {
@@ -225,13 +226,14 @@ impl Sight {
         }
     }
 
-    /// Takes over from a thread that had processed everything up to `watermark` and was blind for so long.
+    /// Continues for a thread that had processed everything up to `watermark` and had been blind for
+    /// `blind_total_ns`.
     pub fn go_on_from(&mut self, watermark: MonoNs, blind_total_ns: u64) {
         self.watermark = watermark;
         self.blind_total_ns = blind_total_ns;
     }
 
-    /// The instant up to which everything that arrived has been processed. Never goes back.
+    /// The instant up to which everything that arrived has been processed. Never decreases.
     #[inline]
     pub const fn watermark(&self) -> MonoNs {
         self.watermark
@@ -242,8 +244,8 @@ impl Sight {
         self.blindness.is_some()
     }
 
-    /// End of the last blind window that began before the watermark; it may lie after that. The begin of
-    /// sight if there was none.
+    /// End of the last blind window that began before the watermark (the end may lie after it), or the begin
+    /// of sight.
     pub const fn last_blind_end(&self) -> MonoNs {
         self.last_blind_end
     }
@@ -253,15 +255,15 @@ impl Sight {
         self.blind_total_ns
     }
 
-    /// How much of the silence since `last_arrival` the shard was blind, ns. Exact for the last 32 windows.
+    /// The time since `last_arrival` in which the shard was blind, ns. Exact for the last 32 windows.
     pub fn blind_since(&self, last_arrival: MonoNs) -> u64 {
         let within = |window: &Window| window.end.since(window.start.max(last_arrival));
         let ended: u64 = self.recent.iter().map(within).sum();
         ended + self.blindness.map_or(0, |blindness| within(&blindness.window))
     }
 
-    /// What there is to tell of blindness, one at a time. A window that ended is told once nothing can
-    /// merge with it any more: a tick later.
+    /// The next blindness to report, if any. An ended window is reported once no other can merge with it: a
+    /// tick later.
     pub fn take_news(&mut self) -> Option<BlindNews> {
         if let Some(blindness) = &mut self.blindness
             && self.watermark >= blindness.window.end + self.tick_ns
@@ -278,8 +280,8 @@ impl Sight {
             });
         }
         let blindness = self.blindness.as_mut()?;
-        // A pause is noticed at its end, so begin and end are told together. The full queue that it left
-        // behind is gone within a tick, or it is news.
+        // A pause is noticed at its end, so its begin and end are reported together. The full queue it left
+        // behind is drained within a tick; otherwise it is reported.
         let is_aftermath =
             blindness.paused_until.is_some_and(|end| blindness.window.end < end + self.tick_ns);
         if blindness.is_begin_told || is_aftermath {
@@ -305,13 +307,13 @@ impl Sight {
         }
     }
 
-    /// When [`Sight::take_news`] will have something to say without any further input.
+    /// When [`Sight::take_news`] will return something without any further input.
     pub fn news_due(&self) -> Option<MonoNs> {
         self.blindness.map(|blindness| blindness.window.end + self.tick_ns)
     }
 
-    /// The first receive call after a wait found its oldest frame, or none: was the wait longer than
-    /// anything that should have ended it? Waiting for nothing is not a pause.
+    /// The first receive call after a wait found its oldest frame, or none. The wait was a pause if it lasted
+    /// much longer than anything that should have ended it; a wait that nothing should have ended is not one.
     fn end_wait(&mut self, oldest: Option<MonoNs>) {
         self.is_first_frame_due = false;
         let Some(wait) = self.wait.take() else { return };
@@ -326,7 +328,7 @@ impl Sight {
         self.ran(self.received_at);
     }
 
-    /// The shard runs at `at` and has not slept since it was known to run before.
+    /// The shard runs at `at` and has not slept since it last was known to run.
     #[inline]
     fn ran(&mut self, at: MonoNs) {
         if at.since(self.awake_at) > self.pause_ns {
@@ -338,12 +340,12 @@ impl Sight {
     #[cold]
     fn paused(&mut self, window: Window) {
         if self.windows_len == WINDOWS_MAX {
-            // Older frames than these windows cannot be queued in numbers that matter; the total stays true.
+            // Frames from before these windows are hardly still queued; the total stays exact.
             self.paused_ns += self.windows[0].length();
             self.windows.copy_within(1.., 0);
             self.windows_len -= 1;
         }
-        // Windows never overlap, else a time would be taken off twice.
+        // Windows never overlap; otherwise the same time would be subtracted twice.
         let start = match self.windows_len.checked_sub(1) {
             Some(last) => window.start.max(self.windows[last].end),
             None => window.start,
@@ -372,18 +374,19 @@ impl Sight {
         }
     }
 
-    /// Was the queue full when the last datagram taken arrived, at `arrival`?
+    /// Detects whether the queue was full when the last datagram arrived, at `arrival`.
     ///
-    /// The queue has `places`. If the datagram `places` - 1 before this one was still in it, this one took the
-    /// last place, and the kernel refused all others until that one left. When in its call it left nobody knows:
-    /// by the call's end, so a window may seem longer by a part of one call, and never shorter.
+    /// The queue has `places`. If the datagram `places` - 1 before this one was still queued, this one took
+    /// the last place, and the kernel refused all others until that one left. The exact instant within its
+    /// call is not known, so the end of the call is used: a window may be reported longer by part of one
+    /// call, never shorter.
     fn look_for_room(&mut self, arrival: MonoNs) {
         let Some(number) = self.taken.checked_sub(self.places) else { return };
         while self.calls.get(1).is_some_and(|next| next.first <= number) {
             self.calls.pop_front();
         }
         let Some(call) = self.calls.front().filter(|call| call.first <= number) else { return };
-        // Those that one call took leave the same end.
+        // Datagrams of one call share its end.
         if call.left_by >= arrival && call.left_by > self.full_until {
             self.full_until = call.left_by;
             self.full(Window { start: arrival, end: call.left_by });
@@ -405,7 +408,7 @@ impl Sight {
         }
     }
 
-    /// The queue was seen empty after `t_pre`: what is read from here on arrived later than that.
+    /// The queue was seen empty after `t_pre`: datagrams read from now on arrived later.
     #[inline]
     fn forget_windows(&mut self) {
         if self.windows_len == 0 {

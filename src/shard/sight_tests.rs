@@ -1,4 +1,4 @@
-//! Sight, case by case and at random.
+//! Sight: single cases and random sequences.
 
 use proptest::prelude::*;
 
@@ -6,13 +6,13 @@ use super::*;
 
 const MS: u64 = 1_000_000;
 const TICK: u64 = 10 * MS;
-/// Datagrams of a call, as far as room is made for calls.
+/// Datagrams per call, used to size the memory of calls.
 const BATCH: usize = 1;
 /// A threshold of 0.6 s: a gap of more than 150 ms is a pause.
 const T: u64 = 600 * MS;
 const START: MonoNs = MonoNs(1_000_000_000_000);
 
-/// An instant so many milliseconds after the start.
+/// An instant `ms` milliseconds after the start.
 fn at(ms: u64) -> MonoNs {
     START + ms * MS
 }
@@ -32,7 +32,7 @@ fn call(sight: &mut Sight, t_pre_ms: u64, arrivals_ms: &[u64], is_queue_empty: b
     long_call(sight, [t_pre_ms; 3], arrivals_ms, is_queue_empty);
 }
 
-/// A receive call: clock before, clock after, all taken.
+/// A receive call with these clock readings: before, after, and when all datagrams were taken.
 fn long_call(sight: &mut Sight, clock_ms: [u64; 3], arrivals_ms: &[u64], is_queue_empty: bool) {
     let [t_pre, received, taken] = clock_ms.map(at);
     sight.begin_receive(t_pre);
@@ -47,7 +47,7 @@ fn news(sight: &mut Sight) -> Vec<BlindNews> {
     std::iter::from_fn(|| sight.take_news()).collect()
 }
 
-/// What is told once nothing can grow any more.
+/// What is reported once no window can grow any more.
 fn news_at(sight: &mut Sight, ms: u64) -> Vec<BlindNews> {
     call(sight, ms, &[], true);
     news(sight)
@@ -112,7 +112,7 @@ fn a_wait_that_its_oldest_frame_does_not_end_is_a_pause() {
     sight.begin_wait(at(1000), true);
     call(&mut sight, 800, &[300, 301, 799], true);
     assert_eq!(news_at(&mut sight, 810), [paused(300, 800)]);
-    // Where datagrams do not end the wait, they may lie.
+    // Where datagrams do not end the wait, they may stay queued.
     sight.begin_wait(at(1600), false);
     call(&mut sight, 1600, &[900, 1599], true);
     assert_eq!(news_at(&mut sight, 1700), []);
@@ -151,7 +151,7 @@ fn a_pause_in_the_wait_and_one_in_the_call_after_it_are_one() {
 fn a_call_that_fails_ends_no_pause() {
     let mut sight = sight(10);
     sight.begin_wait(at(100), true);
-    // Woken a second late, and the call fails: nothing is known yet.
+    // The shard wakes a second late and the call fails: nothing is known yet.
     sight.begin_receive(at(1100));
     sight.begin_wait(at(1110), false);
     call(&mut sight, 1110, &[1100], true);
@@ -192,7 +192,7 @@ fn a_short_gap_with_room_left_is_no_blindness() {
 
 // --- a full queue ----------------------------------------------------------------------------------
 
-/// When the queue was full, as far as it is known.
+/// The window in which the queue was full, as far as known.
 fn full(sight: &Sight) -> Option<Window> {
     sight.blindness.map(|blindness| blindness.window)
 }
@@ -205,7 +205,7 @@ fn full_is_exactly_one_more_than_the_limit() {
         call(&mut sight, 100, &arrivals, true);
         assert_eq!(full(&sight), expected, "{frames}");
     }
-    // Nobody knows when in a call a datagram left the queue: by its end at the latest.
+    // When in a call a datagram left the queue is not known: by the end of the call at the latest.
     let mut sight = sight(10);
     long_call(&mut sight, [100, 103, 104], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 101], true);
     assert_eq!(full(&sight), Some(window(101, 103)));
@@ -232,12 +232,12 @@ fn a_queue_that_was_emptied_in_between_was_not_full() {
     assert_eq!(full(&sight), None);
 }
 
-/// Between any two calls the queue may fill, whatever the calls before and after find.
+/// The queue may fill between any two calls, whatever the calls before and after find.
 #[test]
 fn no_call_at_which_the_queue_is_full_is_overlooked() {
     let mut sight = sight(2);
     call(&mut sight, 100, &[90], false);
-    // Three wait for the second call, and only the third sees that nothing came since the first.
+    // Three are queued at the second call, which takes one; only the third call shows that the queue was full.
     call(&mut sight, 200, &[150], false);
     call(&mut sight, 201, &[151, 152, 210], false);
     call(&mut sight, 211, &[], true);
@@ -273,7 +273,7 @@ fn windows_closer_than_a_tick_are_one() {
     call(&mut sight, 113, &[], true);
     assert_eq!(news(&mut sight), [], "its end may still move");
     assert_eq!(news_at(&mut sight, 130), [ended(92, 112)]);
-    // And further apart they are two; what was not told yet is told with its end.
+    // Further apart they are two; one not reported yet is reported together with its end.
     call(&mut sight, 200, &[190, 191, 192], true);
     call(&mut sight, 220, &[213, 214, 215], true);
     let both = BlindNews::Both(window(192, 200), BlindWhy::Full);
@@ -380,7 +380,7 @@ fn a_beat_from_inside_a_pause_was_awake_for_none_of_the_rest() {
     assert_eq!(sight.paused_before(at(2000)), base + 1990 * MS);
     sight.end_receive(true, at(3000));
     assert_eq!(sight.view().paused_before, base + 2990 * MS);
-    // A later beat: the window is forgotten one by one, and its length is not.
+    // A later beat: the window is no longer kept, its length still counts.
     assert_eq!(sight.paused_before(at(3500)), base + 2990 * MS);
 }
 
@@ -469,8 +469,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// The watermark never goes back nor ahead of the clock; no time is a pause twice; what is told lies
-    /// in order, has begun before it ends, and adds up.
+    /// The watermark never goes back or ahead of the clock; no time counts as a pause twice; reported windows
+    /// are in order, begin before they end, and add up.
     #[test]
     fn whatever_happens_time_stays_in_order(steps in prop::collection::vec(step(), 1..80)) {
         let mut sight = Sight::new(3, BATCH, T, TICK, START);
@@ -544,7 +544,7 @@ proptest! {
     }
 }
 
-/// As `net.unix.max_dgram_qlen` may be set.
+/// The largest value `net.unix.max_dgram_qlen` can take.
 #[test]
 fn the_longest_queue_there_may_be_takes_no_more_memory_than_a_long_one() {
     let mut sight = Sight::new(i32::MAX.unsigned_abs(), 64, T, TICK, at(0));

@@ -1,4 +1,4 @@
-//! Thread: `varta-shard-N`. Turns a shard until the fleet stops, and after a panic again.
+//! Thread: `varta-shard-N`. Runs the turns of a shard until the fleet stops, and resumes after a panic.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,11 +18,11 @@ use crate::sys::thread::{pin_to, set_own_nice};
 use crate::warning::Warning;
 
 const SHARD_NICE: i32 = -20;
-/// A shard that panics more often than this many times within this time is given up.
+/// The thread ends after more than this many panics within this time.
 const PANICS_MAX: usize = 3;
 const PANICS_WITHIN: Duration = Duration::from_secs(60);
 
-/// What a shard's thread has besides the shard.
+/// What the thread of a shard shares with the fleet.
 pub struct Life {
     pub port: Arc<Port>,
     pub doorbell: Arc<Doorbell>,
@@ -30,7 +30,7 @@ pub struct Life {
 }
 
 impl Life {
-    /// The thread is given up. Tells who may be waiting for it, and counts on nobody to ask.
+    /// Publishes that the thread has ended, and wakes the aggregator: it may be waiting for this shard.
     fn end(&self, health: ShardHealth) {
         self.port.counters.set_health(health);
         self.doorbell.ring();

@@ -1,8 +1,8 @@
-//! Who beats on this shard: the table's writer, the index from agents to slots, and the timers.
+//! The agents of one shard: the table's writer, the index from agents to slots, and the timers.
 //!
-//! In: decoded frames with the kernel's word on their senders; answers from the aggregator. Out: which
-//! slots have something to tell. Thread: shard. Blocks: never. Allocates: at start only. Time is an
-//! argument; what a beat means is decided in [`rules`].
+//! In: decoded frames with attested senders; answers from the aggregator. Out: which slots have changed.
+//! Thread: shard. Blocks: never. Allocates: at start only. Time is an argument; [`rules`] decide what a beat
+//! means.
 
 use std::sync::Arc;
 
@@ -21,17 +21,17 @@ use crate::table::turned_away::TurnedAwayFor;
 use crate::time::MonoNs;
 use crate::wire::Frame;
 
-/// Timer entries whose agents are fetched from memory together.
+/// Timer entries whose agents are prefetched together.
 const DUE_MAX: usize = 32;
 
-/// What one frame amounted to.
+/// The outcome of one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Life; nothing to tell.
+    /// An accepted beat; nothing to report.
     Beat(u32),
-    /// Life, and this slot has something to tell.
+    /// An accepted beat that changed something to report in this slot.
     Changed(u32),
-    /// Not life.
+    /// A refused frame.
     Refused(Refusal),
 }
 
@@ -39,9 +39,9 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Tracker {
     writer: TableWriter,
-    /// Which slot each has.
+    /// The slot of each agent.
     index: Index,
-    /// Slots given back, used first.
+    /// Released slots, used first.
     free: Vec<u32>,
     /// Slots from here on were never used.
     unused_from: u32,
@@ -49,18 +49,18 @@ pub struct Tracker {
     admission: Arc<Admission>,
     /// Threshold of each class, ns.
     thresholds_ns: Box<[u64]>,
-    /// The class of an agent that was not looked up yet.
+    /// The class of an agent that has not been looked up yet.
     first_class: u8,
-    /// Beats lost before us, by all agents so far.
+    /// Beats of all agents that were lost before they reached the shard.
     beats_lost: u64,
-    /// Where each slot's agent is counted; 0 = it is not.
+    /// Where each slot's agent is counted; 0 = nowhere.
     seats: Vec<u64>,
-    /// What each user costs and may cost.
+    /// What each user costs, and the budget of each.
     pub uids: UidAccounts,
 }
 
-/// Where the agent of a slot is counted, packed into a word of `seats`: which it is, whose, and in which row of the
-/// shard's users.
+/// Where the agent of a slot is counted, packed into a word of `seats`: pid, user, and row in the shard's
+/// user table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seat {
     pid: u32,
@@ -82,7 +82,7 @@ impl Seat {
 }
 
 impl Tracker {
-    /// Tracks into an empty table.
+    /// A tracker on an empty table.
     pub fn new(
         writer: TableWriter,
         thresholds_ns: &[u64],
@@ -108,17 +108,17 @@ impl Tracker {
         }
     }
 
-    /// Starts over from the table, after a panic left everything else in doubt.
+    /// Rebuilds from the table after a panic left everything else in doubt.
     pub fn recover(&mut self, now: MonoNs) {
         self.wheel.reset(now);
         self.uids.recover();
         self.rebuild();
     }
 
-    /// Finds index, free slots and timers again from the table alone, as after a restart of the thread.
+    /// Rebuilds index, free slots and timers from the table alone, as after a restart of the thread.
     ///
-    /// Agents that were not counted yet are now, and whoever is in the table stays. Visits every slot that was ever
-    /// used: to look at another would be to take memory for it.
+    /// Counts agents that were not counted yet; all agents in the table stay. Visits only slots that were
+    /// ever used: touching another would allocate its memory.
     pub fn rebuild(&mut self) {
         self.writer.repair();
         self.index.clear();
@@ -155,9 +155,9 @@ impl Tracker {
         }
     }
 
-    /// Fetches what the frames of these agents will touch, for all of them at once: a batch then waits for memory
-    /// twice and not twice a frame. Measured with 1M agents in random order: 33 ns a beat instead of 323, with
-    /// 100k 26 instead of 59, with 1000 no difference. Huge pages add nothing to that.
+    /// Prefetches what the frames of these agents will touch, for all of them at once: a batch then waits for
+    /// memory twice instead of twice per frame. Measured with 1M agents in random order: 33 ns per beat instead
+    /// of 323; with 100k 26 instead of 59; with 1000 no difference. Huge pages do not improve that.
     #[inline]
     pub fn prefetch(&self, keys: impl Iterator<Item = AgentKey> + Clone) {
         for key in keys.clone() {
@@ -170,8 +170,8 @@ impl Tracker {
         }
     }
 
-    /// Takes one frame whose sender the kernel attests. The cost of an ordinary beat: one probe, one
-    /// read and one write of a cache line.
+    /// Takes one frame with an attested sender. An ordinary beat costs one probe, one read and one write of a
+    /// cache line.
     #[inline]
     pub fn on_frame(&mut self, frame: &Frame, sender: &Sender) -> Outcome {
         let slot = match self.index.find(sender.key()) {
@@ -188,7 +188,7 @@ impl Tracker {
         self.on_other_frame(slot, hot, frame, sender)
     }
 
-    /// Anything but the ordinary next beat.
+    /// Handles every frame but the ordinary next beat.
     #[cold]
     fn on_other_frame(&mut self, slot: u32, mut hot: Hot, frame: &Frame, sender: &Sender) -> Outcome {
         let mut cold = self.writer.cold(slot);
@@ -200,7 +200,7 @@ impl Tracker {
         if hot.uid() != uid_before
             && let Err(why) = self.change_user(slot, sender)
         {
-            // It stays with its old user, and the slot as it was.
+            // The agent stays with its old user, and the slot stays unchanged.
             return self.turn_away(sender, why);
         }
         self.writer.write(slot, &hot, &cold);
@@ -215,7 +215,7 @@ impl Tracker {
         }
     }
 
-    /// Counts the agent of the slot among the sender's user's, unless that user has its share.
+    /// Counts the slot's agent under the sender's user, unless the share of that user is full.
     fn change_user(&mut self, slot: u32, sender: &Sender) -> Result<(), NoRoom> {
         let Some(seat) = Seat::from_word(self.seats[slot as usize]) else { return Ok(()) };
         self.admission.change_user(seat.pid, sender.uid)?;
@@ -237,7 +237,7 @@ impl Tracker {
                 self.writer.mark_used(self.unused_from);
                 self.unused_from - 1
             }
-            // All are taken, or the kernel has granted no memory for more yet.
+            // All slots are taken, or the kernel has not granted memory for more yet.
             None => {
                 self.admission.leave(sender.pid);
                 return self.turn_away(sender, NoRoom::Fleet);
@@ -272,9 +272,9 @@ impl Tracker {
         }
     }
 
-    /// Judges agents whose deadline may have come, `budget` of them at most; `on_stall` is told each slot
-    /// found stalled, `blind_since` says how much of a silence the shard was blind. True if the budget
-    /// was spent: call again after the next receive.
+    /// Judges at most `budget` agents whose deadline may have come and calls `on_stall` for each slot found
+    /// stalled. `blind_since` returns the blind time of a silence. Returns true if the budget was spent: call
+    /// again after the next receive.
     pub fn judge(
         &mut self,
         sight: &Sight,
@@ -284,7 +284,7 @@ impl Tracker {
     ) -> bool {
         let mut left = budget as usize;
         while left > 0 {
-            // What judging them touches is fetched for all of them at once.
+            // Prefetch what judging touches, for all of them at once.
             let mut room = [0; DUE_MAX];
             let room = &mut room[..left.min(DUE_MAX)];
             let len = self.wheel.take_due(sight.watermark, room, |slot| self.writer.prefetch_hot(slot));
@@ -343,7 +343,7 @@ impl Tracker {
         self.writer.write(slot, &hot, &cold);
     }
 
-    /// Takes an answer of the aggregator. True if the slot has something to tell.
+    /// Takes an answer of the aggregator. Returns true if the slot has something to report.
     pub fn on_answer(&mut self, slot: u32, bits: u32, answer: Answer) -> bool {
         let mut hot = self.writer.hot(slot);
         if hot.state == State::Free {
@@ -353,7 +353,7 @@ impl Tracker {
         if bits & answer::RELEASE != 0 && !is_kept {
             return self.release(slot, hot, answer.as_of);
         }
-        // It beat meanwhile, and stays: what else was found out holds.
+        // The agent beat meanwhile and stays; the other findings apply.
         let is_kept = bits & answer::RELEASE != 0;
         let before = hot;
         if bits & answer::FORGED != 0 {
@@ -386,7 +386,7 @@ impl Tracker {
         is_opened || is_kept
     }
 
-    /// The holder of the slot is gone as of an instant. What beat later is somebody else, and stays.
+    /// The holder of the slot exited by `as_of`. A later beat came from a new process, which keeps the slot.
     fn release(&mut self, slot: u32, hot: Hot, as_of: MonoNs) -> bool {
         let mut cold = self.writer.cold(slot);
         if hot.last_arrival > as_of {
@@ -421,22 +421,24 @@ impl Tracker {
         true
     }
 
-    /// A frame of `pid`, as the kernel attests, that arrived at `arrival` was refused for a reason of ours.
+    /// Records that a frame of `pid` (attested) that arrived at `arrival` was refused by a limit of this
+    /// observer.
     pub fn on_turned_away(&self, pid: u32, arrival: MonoNs, why: TurnedAwayFor) {
         self.admission.turned_away().note(pid, arrival, why);
     }
 
-    /// Beats lost before us, from gaps in the nonces of all agents so far: a lower bound.
+    /// Lower bound of the beats lost before they reached the shard, from gaps in the nonces of all agents so
+    /// far.
     pub const fn beats_lost(&self) -> u64 {
         self.beats_lost
     }
 
-    /// Slots from this one on were never used.
+    /// Slots from this number on were never used.
     pub const fn slots_used(&self) -> u32 {
         self.unused_from
     }
 
-    /// When the next agent may come due.
+    /// When the next deadline may come.
     #[inline]
     pub fn next_due(&self) -> Option<MonoNs> {
         self.wheel.next_due()
@@ -458,7 +460,7 @@ impl Tracker {
         &mut self.writer
     }
 
-    /// The threshold that holds for an agent, ns.
+    /// The threshold in force for an agent, ns.
     pub fn threshold_of(&self, hot: &Hot) -> u64 {
         self.thresholds_ns
             .get(usize::from(hot.class))

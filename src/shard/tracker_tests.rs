@@ -147,7 +147,7 @@ fn no_two_holders_of_a_slot_have_one_generation() {
         let slot = slot_of(beat(&mut tracker, n * 10, pid, 1));
         seen.push(tracker.cold(slot).generation);
         if n % 3 == 0 {
-            // Somebody else beat here after the holder was gone.
+            // Another process beat in this slot after the holder had exited.
             beat(&mut tracker, n * 10 + 5, pid, 2);
             assert!(release(&mut tracker, slot, n * 10 + 3, 0));
             seen.push(tracker.cold(slot).generation);
@@ -210,7 +210,7 @@ fn an_heir_of_terminal_frames_alone_waits_without_a_deadline() {
     assert_eq!(stalls(&mut tracker, 60_000), [0; 0]);
 }
 
-/// What was found out about its frames was posted together with a release that it outlived.
+/// An answer about the sender, posted together with a release that the agent outlives, still applies.
 #[test]
 fn fault_63_an_answer_survives_a_release_that_the_agent_outlives() {
     let claiming = |nonce| Frame { pid: 7, ..frame(100, nonce) };
@@ -375,7 +375,7 @@ fn after_a_restart_everybody_is_owed_a_threshold_of_sight() {
     let slot = slot_of(beat(&mut tracker, 0, 200, 1));
     assert_eq!(stalls(&mut tracker, 2_010), [100, 200]);
     beat(&mut tracker, 2_500, 200, 2);
-    // Nobody looked for a minute.
+    // The shard was away for a minute.
     let mut tracker = rebuilt(tracker, 62_500);
     let view = |ms| Sight { watermark: at(ms), paused_before: at(62_500).0, last_blind_end: at(62_500) };
     let mut found = Vec::new();
@@ -389,11 +389,11 @@ fn after_a_restart_everybody_is_owed_a_threshold_of_sight() {
 #[test]
 fn after_a_restart_nobody_can_be_hidden_for_longer_than_before() {
     let mut tracker = fixture(4, 4);
-    // The thread before had been awake for an hour.
+    // The previous thread had been awake for an hour.
     let sender = Sender { pid: 100, uid: 1, arrival: at(3_600_000), paused_before: START.0 };
     let slot = slot_of(tracker.on_frame(&frame(100, 1), &sender));
     let mut tracker = rebuilt(tracker, 3_700_000);
-    // A full queue ever since.
+    // The queue has been full since.
     let view = |ms| Sight { watermark: at(ms), paused_before: at(3_700_000).0, last_blind_end: at(ms) };
     let mut found = Vec::new();
     for ms in (3_700_000..3_720_000).step_by(10) {
@@ -452,7 +452,7 @@ impl World {
         Self { tracker: fixture(8, 8), nonces: [0; 12], now: 0 }
     }
 
-    /// What can be seen of a step from outside, slots aside.
+    /// The effects of a step visible from outside, except slot numbers.
     fn take(&mut self, step: &Step) -> String {
         let slot_of_pid = |tracker: &Tracker, pid: u32| tracker.index.slot(AgentKey::of_pid(pid));
         match step {
@@ -467,7 +467,7 @@ impl World {
                 self.seen(outcome)
             }
             Step::Passes(ticks) => {
-                // Whole ticks: within one, it depends on the entry's history which turn finds a stall.
+                // Whole ticks: within one, the entry's history decides which turn finds a stall.
                 self.now += ticks * TICK / MS;
                 String::new()
             }
@@ -505,7 +505,7 @@ proptest! {
     // Each case touches the index of all pids twice.
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// A tracker that was rebuilt from its table goes on as if nothing had happened.
+    /// A tracker rebuilt from its table behaves as if nothing had happened.
     #[test]
     fn a_rebuilt_tracker_is_the_same_to_everybody(
         before in prop::collection::vec(step(), 0..60),
@@ -515,7 +515,7 @@ proptest! {
         for step in &before {
             prop_assert_eq!(one.take(step), other.take(step));
         }
-        // Both have judged what was due: a restart does not change when they look.
+        // Both have judged what was due: a restart does not change when deadlines are checked.
         prop_assert_eq!(one.take(&Step::Judge), other.take(&Step::Judge));
         other.tracker = rebuilt(other.tracker, other.now);
         prop_assert_eq!(one.tracker.admission.tracked(), other.tracker.admission.tracked());

@@ -1,11 +1,12 @@
-//! What each user costs this shard, and what it may cost: counts in a bounded table, and a budget of frames.
+//! Counts what each user costs this shard, in a bounded table, and limits the frames of each user by a
+//! budget.
 //!
 //! In: the attested user and the arrival of every datagram. Out: its row, and whether it is over the budget.
 //! Thread: shard. Blocks, locks: never. Allocates: at start only. Time is an argument.
 //!
-//! 64 users have a row of their own, all others share one, and its budget. A row goes to another user only
-//! when nobody could tell the difference: none of its user's agents is tracked, and nothing came for as
-//! long as an empty budget takes to fill.
+//! 64 users have a row of their own; all others share one row and its budget. A row is reassigned only when
+//! that has no visible effect: no agent of its user is tracked, and no datagram arrived for as long as an
+//! empty budget takes to fill.
 
 use std::sync::Arc;
 
@@ -13,13 +14,13 @@ use crate::lane::uids::{OTHER, ROWS, UidTable};
 use crate::refusal::Refusal;
 use crate::time::MonoNs;
 
-/// What an empty budget takes to fill; so much of it may be spent at once.
+/// The time in which an empty budget fills; the frames of this time may be sent at once.
 const BURST_NS: u64 = 1_000_000_000;
-/// What one datagram takes from a budget; each nanosecond brings one for each frame a second.
+/// Budget units per datagram. Each nanosecond adds one unit for each frame a second.
 const FRAME_COST: u64 = 1_000_000_000;
-/// Rows remembered by a few bits of the user id, a power of two.
+/// Size of the cache from the low bits of a user id to its row, a power of two.
 const HINTS: usize = 256;
-/// No user has this id (chown(2) means by it: no change).
+/// No user has this id: chown(2) uses it for "no change".
 const NO_UID: u32 = u32::MAX;
 
 /// Where a datagram was counted.
@@ -27,7 +28,7 @@ const NO_UID: u32 = u32::MAX;
 pub struct Account {
     /// Its user's row.
     pub row: u8,
-    /// Its user's budget was spent before it.
+    /// The budget was already spent.
     pub is_over_budget: bool,
 }
 
@@ -37,7 +38,7 @@ pub struct UidAccounts {
     table: Arc<UidTable>,
     /// The user of each row, [`NO_UID`] for unused ones.
     uids: [u32; ROWS],
-    /// User and row of the last datagram: mostly that of the next one, too.
+    /// User and row of the last datagram; the next one usually has the same.
     last: (u32, u8),
     hints: [u8; HINTS],
     /// Arrival of the last datagram of each row.
@@ -46,11 +47,11 @@ pub struct UidAccounts {
     left: [u64; ROWS + 1],
     /// Frames a second; 0 = no budget.
     frames_max: u64,
-    /// Before this no row can come free, unless an agent goes.
+    /// No row comes free before this, unless an agent goes.
     no_row_before: MonoNs,
 }
 
-/// No budget, and counts that nobody reads.
+/// No budget, and counts that are not read.
 impl Default for UidAccounts {
     fn default() -> Self {
         Self::new(Arc::default(), None)
@@ -58,8 +59,8 @@ impl Default for UidAccounts {
 }
 
 impl UidAccounts {
-    /// Counts in this table. Each user may send `frames_max` datagrams a second, and as many at once; `None`: any
-    /// number.
+    /// Counts in this table. Each user may send `frames_max` datagrams a second, and as many at once; `None`:
+    /// no limit.
     pub fn new(table: Arc<UidTable>, frames_max: Option<u32>) -> Self {
         let frames_max = u64::from(frames_max.unwrap_or(0));
         Self {
@@ -74,8 +75,8 @@ impl UidAccounts {
         }
     }
 
-    /// Starts over from the table, after a panic left everything else in doubt. The agents of each user are
-    /// to be counted again.
+    /// Rebuilds from the table after a panic left everything else in doubt. The caller counts the agents of
+    /// each user again.
     pub fn recover(&mut self) {
         self.table.repair();
         self.uids = [NO_UID; ROWS];
@@ -89,8 +90,8 @@ impl UidAccounts {
         }
     }
 
-    /// Counts a datagram of `uid` (`None`: the kernel does not say whose) that arrived at `arrival`, and takes
-    /// it from its user's budget.
+    /// Counts a datagram of `uid` (`None`: the kernel does not attest a user) that arrived at `arrival`, and
+    /// takes it from its user's budget.
     #[inline]
     pub fn on_datagram(&mut self, uid: Option<u32>, arrival: MonoNs) -> Account {
         let uid = uid.unwrap_or(NO_UID);
@@ -126,7 +127,7 @@ impl UidAccounts {
         self.no_row_before = MonoNs(0);
     }
 
-    /// An agent of `uid` found no room because its user has its share.
+    /// An agent of `uid` was refused because its user's share is full.
     pub fn on_share_refused(&self, uid: u32) {
         self.table.share_refused_uid.set(u64::from(uid));
         self.table.share_refused.add(1);
@@ -139,7 +140,7 @@ impl UidAccounts {
         } else {
             let row = self.search(uid, now);
             if usize::from(row) == OTHER {
-                // Asked again with every datagram: a row may come free.
+                // Not cached: a row may come free before the next datagram.
                 return row;
             }
             self.hints[hint_of(uid)] = row;
@@ -168,7 +169,7 @@ impl UidAccounts {
         number(row)
     }
 
-    /// An unused row, or one whose user nobody would miss.
+    /// An unused row, or one that can be reassigned without a visible effect.
     fn free_row(&mut self, now: MonoNs) -> Option<usize> {
         if now < self.no_row_before {
             return None;
@@ -186,7 +187,7 @@ impl UidAccounts {
         idlest
     }
 
-    /// Takes one datagram from the budget of a row; false if it was spent.
+    /// Takes one datagram from the budget of a row; false if the budget was spent.
     fn spend(&mut self, row: usize, arrival: MonoNs) -> bool {
         let passed_ns = arrival.since(self.seen[row]).min(BURST_NS);
         let filled = self.left[row] + passed_ns * self.frames_max;
@@ -238,9 +239,9 @@ mod tests {
         let mut accounts = with_budget(4);
         assert_eq!(over(&mut accounts, 7, &[0, 0, 0, 0, 0, 0]), [false, false, false, false, true, true]);
         assert_eq!(over(&mut accounts, 8, &[0]), [false], "another user's is its own");
-        // Four a second: one each 250 ms.
+        // Four a second: one per 250 ms.
         assert_eq!(over(&mut accounts, 7, &[249, 250, 250, 499, 500]), [true, false, true, true, false]);
-        // However long it was quiet, one second of burst is all.
+        // After any quiet time, the burst is that of one second.
         assert_eq!(over(&mut accounts, 7, &[100_000; 5]), [false, false, false, false, true]);
     }
 
@@ -272,7 +273,7 @@ mod tests {
         assert_eq!(row_of(&mut accounts, 65, 999), other(), "an empty budget is not full again yet");
         let row = row_of(&mut accounts, 65, 1_000);
         assert!(row != other() && row != last, "the row of one who was quiet for a second");
-        // All but the first user and the 65th are idle; 62 more rows come free, and no more.
+        // All but the first user and the 65th are idle: 62 more rows come free, and no more.
         for uid in 1_000..1_062 {
             assert_ne!(row_of(&mut accounts, uid, 1_500), other(), "{uid}");
         }
@@ -336,8 +337,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes and goes: the rows add up to what came, no user has two, and the agents of a user
-        /// who has a row are its own.
+        /// The rows add up to what arrived, no user has two rows, and a row counts the agents of its own
+        /// user.
         #[test]
         fn rows_add_up(steps in prop::collection::vec(step(), 1..600)) {
             let mut accounts = UidAccounts::default();
@@ -361,7 +362,7 @@ mod tests {
                     }
                     Step::Passes(more) => ms += more,
                 }
-                // Looking costs more than a step does.
+                // Reading the table costs more than a step.
                 if index % 16 != 0 && index + 1 < steps.len() {
                     continue;
                 }

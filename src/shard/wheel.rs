@@ -1,15 +1,15 @@
-//! Timers whose upkeep the beat path never touches.
+//! Timers that the beat path never touches.
 //!
-//! Each tracked agent has one entry, put where its deadline was when it was last looked at. A beat moves
-//! the deadline, not the entry; when the entry comes up, whoever judges finds the deadline in the future
-//! and puts it there. So an agent costs one visit per threshold, not one per beat.
+//! Each tracked agent has one entry, placed at the deadline it had when it was last judged. A beat moves the
+//! deadline, not the entry; when the entry comes due, the judge finds the deadline in the future and moves
+//! the entry there. So an agent costs one visit per threshold, not one per beat.
 //!
-//! A ring of buckets one tick wide; an entry further away than the ring is long is put at its end and
-//! looked at once a round. A bucket is a list of chunks, a cache line of entries each, and every slot knows where
-//! its entry is. What comes up next is so read in rows, where one list through all slots makes each entry wait
-//! for the memory of the one before: `benches/sweep.rs` with 1M agents in random order, 34 to 38 ns an agent
-//! instead of 76 to 152, and 12 in turn; huge pages add nothing to that. 9 bytes a slot. Never early, at most a
-//! tick late. Thread: shard. Allocates: at start (pages are touched as slots are used).
+//! The wheel is a ring of buckets one tick wide. An entry further away than the ring is long is placed at its
+//! end and visited once a round. A bucket is a list of chunks, each a cache line of entries, and every slot
+//! records where its entry is. Due entries are thus read in rows; with one list through all slots, each entry
+//! waits for the memory of the one before. `benches/sweep.rs` with 1M agents in random order: 34 to 38 ns per
+//! agent instead of 76 to 152, and 12 in sequence; huge pages do not improve that. 9 bytes per slot. Never
+//! early, at most a tick late. Thread: shard. Allocates: at start (pages are touched as slots are used).
 
 use crate::time::MonoNs;
 
@@ -19,20 +19,20 @@ const BUCKETS_LEN: usize = 4096;
 /// Entries of a chunk.
 const ENTRIES: u32 = 14;
 const ENTRIES_LEN: usize = 14;
-/// No chunk; chunks are counted from 1.
+/// No chunk; chunks are numbered from 1.
 const NONE: u32 = 0;
 /// What a chunk holds: its entries, the next chunk of its bucket (or of the unused ones), and its bucket.
 type Chunk = [u32; ENTRIES_LEN + 2];
 const NEXT: usize = ENTRIES_LEN;
 const BUCKET: usize = ENTRIES_LEN + 1;
-/// Where an entry is: its chunk in the upper bits, its place there in these.
+/// An entry's chunk is in the upper bits, its place in the chunk in these.
 const PLACE_BITS: u32 = 4;
 
 /// The chunks of one bucket. All but the first are full.
 #[derive(Clone, Copy, Debug, Default)]
 struct Bucket {
     first: u32,
-    /// Entries in the first; 0 if there is none.
+    /// Entries in the first chunk; 0 if there is none.
     filled: u32,
 }
 
@@ -40,12 +40,12 @@ struct Bucket {
 #[derive(Debug)]
 pub struct Wheel {
     tick_ns: u64,
-    /// Buckets before this tick are done; its own may hold entries still.
+    /// Buckets before this tick are done; the bucket of this tick may still hold entries.
     now: u64,
     buckets: Box<[Bucket]>,
     occupied: [u64; BUCKETS_LEN / 64],
     chunks: Vec<Chunk>,
-    /// The first of those given back.
+    /// The first returned chunk.
     unused: u32,
     /// Chunks from here on were never used.
     fresh: u32,
@@ -56,14 +56,14 @@ pub struct Wheel {
 impl Wheel {
     /// An empty wheel for `slots` slots, starting at `now`.
     pub fn new(slots: u32, tick_ns: u64, now: MonoNs) -> Self {
-        // One for each full chunk, one for each that is not, and none at 0.
+        // One for each full chunk, one partly filled per bucket, and the unused chunk 0.
         let chunks = (slots / ENTRIES) as usize + BUCKETS_LEN.min(slots as usize) + 1;
         Self {
             tick_ns,
             now: now.0 / tick_ns,
             buckets: vec![Bucket::default(); BUCKETS_LEN].into_boxed_slice(),
             occupied: [0; BUCKETS_LEN / 64],
-            // Both zeroed by the kernel page by page when touched.
+            // The kernel zeroes both page by page when they are touched.
             chunks: vec![[0; ENTRIES_LEN + 2]; chunks],
             unused: NONE,
             fresh: 1,
@@ -71,17 +71,17 @@ impl Wheel {
         }
     }
 
-    /// Empties the wheel, whatever state it is in.
+    /// Empties the wheel, whatever its state.
     pub fn reset(&mut self, now: MonoNs) {
         self.now = now.0 / self.tick_ns;
         self.buckets.fill(Bucket::default());
         self.occupied.fill(0);
         (self.unused, self.fresh) = (NONE, 1);
-        // A slot that was never in it takes no memory.
+        // Write only entries that are set: writing others would allocate their pages.
         self.places.iter_mut().filter(|place| **place != 0).for_each(|place| *place = 0);
     }
 
-    /// Puts the slot's entry at `at`, wherever it was.
+    /// Moves the slot's entry to `at`.
     #[inline]
     pub fn set(&mut self, slot: u32, at: MonoNs) {
         self.remove(slot);
@@ -104,7 +104,7 @@ impl Wheel {
             return;
         }
         let (chunk, at) = (place >> PLACE_BITS, place & ((1 << PLACE_BITS) - 1));
-        // The last entry of the bucket takes its place.
+        // The last entry of the bucket fills the gap.
         let index = self.chunks[chunk as usize][BUCKET];
         let last = self.pop(index);
         if last != slot {
@@ -112,9 +112,9 @@ impl Wheel {
         }
     }
 
-    /// Takes out entries that are due at `now`, as many as `due` has room for, and returns their number: less
-    /// than that if there are no more. `fetch` is told each slot before anything is written, to fetch what judging
-    /// it will touch.
+    /// Takes out entries due at `now`, as many as `due` has room for, and returns their number; a smaller
+    /// number means that no more are due. `fetch` is called with each slot before anything is written, to
+    /// prefetch what judging will touch.
     #[inline]
     pub fn take_due(&mut self, now: MonoNs, due: &mut [u32], fetch: impl Fn(u32)) -> usize {
         let target = now.0 / self.tick_ns;
@@ -123,7 +123,7 @@ impl Wheel {
             let index = bucket_of(self.now);
             let Bucket { first, filled } = self.buckets[index as usize];
             if filled > 0 {
-                // From the end of the row: what was put there in turn comes up in turn, chunk after chunk.
+                // From the end: entries added in sequence come up in sequence, chunk by chunk.
                 let entries = &self.chunks[first as usize][..filled as usize];
                 let mut left = filled;
                 for (place, slot) in due[taken..].iter_mut().zip(entries.iter().rev()) {
@@ -137,7 +137,7 @@ impl Wheel {
             } else if self.now >= target {
                 break;
             } else {
-                // Straight to the next bucket with entries; after a leap of the clock at most one round.
+                // Skip to the next bucket with entries; after a leap of the clock, at most one round ahead.
                 self.now = self.next_occupied().map_or(target, |tick| tick.min(target));
             }
         }
@@ -168,7 +168,7 @@ impl Wheel {
         None
     }
 
-    /// Takes the last entry of a bucket that has some. Its slot still says that it is there.
+    /// Takes the last entry of a non-empty bucket. The caller updates the place of its slot.
     fn pop(&mut self, index: u32) -> u32 {
         let Bucket { first, filled } = self.buckets[index as usize];
         let slot = self.chunks[first as usize][filled as usize - 1];
@@ -176,7 +176,8 @@ impl Wheel {
         slot
     }
 
-    /// The first chunk of a bucket has so many entries left; without any it is given back.
+    /// Sets how many entries the first chunk of a bucket has left; an empty chunk is returned to the unused
+    /// ones.
     #[inline]
     fn shorten(&mut self, index: u32, first: u32, filled: u32) {
         self.buckets[index as usize] = if filled > 0 {
@@ -199,7 +200,8 @@ impl Wheel {
         self.places[slot as usize] = chunk << PLACE_BITS | at;
     }
 
-    /// An empty chunk before the bucket's others. There is always one: a bucket has at most one that is not full.
+    /// Adds an empty chunk before the others of the bucket. One is always left: a bucket has at most one that
+    /// is not full.
     fn take_chunk(&mut self, index: u32, next: u32) -> u32 {
         let chunk = if self.unused == NONE {
             self.fresh += 1;
@@ -232,7 +234,7 @@ mod tests {
     fn due(wheel: &mut Wheel, now: u64) -> Vec<u32> {
         let mut found = Vec::new();
         loop {
-            // Not a divisor of what a chunk holds.
+            // Not a divisor of the size of a chunk.
             let mut due = [0; 5];
             let len = wheel.take_due(MonoNs(now), &mut due, |_| {});
             found.extend_from_slice(&due[..len]);
@@ -264,7 +266,7 @@ mod tests {
     fn there_is_room_for_every_slot_however_deadlines_are_spread() {
         for slots in [1, 14, 15, 100, 5_000] {
             let mut wheel = Wheel::new(slots, TICK, MonoNs(0));
-            // All in one bucket, then as many to a bucket as leaves most chunks unfilled, then back.
+            // All in one bucket, then spread so that most chunks are partly filled, then back.
             for apart in [0, 1, 15, 0] {
                 for slot in 0..slots {
                     wheel.set(slot, MonoNs(TICK * (100 + u64::from(slot) * apart / 15)));
@@ -295,8 +297,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against the obvious model: a sorted map of the ticks. Half of the deadlines are near, so that buckets
-        /// have several chunks; the others are spread, so that hardly a chunk is full.
+        /// The wheel agrees with a sorted map of ticks. Half of the deadlines are near, so that buckets have
+        /// several chunks; the others are spread, so that hardly any chunk is full.
         #[test]
         fn agrees_with_a_sorted_map(
             steps in prop::collection::vec(
@@ -307,7 +309,7 @@ mod tests {
             let mut model = BTreeMap::<u32, u64>::new();
             let mut now = 0;
             for (slot, ahead, step, what) in steps {
-                // A leap now and then, so that some come up together.
+                // An occasional leap, so that several come due together.
                 let step = if what == 0 { step * 20 } else { step };
                 if what == 1 {
                     wheel.remove(slot);

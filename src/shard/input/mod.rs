@@ -7,31 +7,32 @@ use crate::time::MonoNs;
 
 pub mod unix;
 
-/// A source of datagrams, chosen once before the loop.
+/// A source of datagrams, chosen once, before the loop.
 ///
-/// Used by one thread. Nothing here allocates after construction.
+/// Used by one thread. Does not allocate after construction.
 pub trait Transport {
-    /// Sleeps until a datagram is queued (only if `for_datagrams`), the shard is kicked, or it is `until`; `now`
-    /// is the last reading of the same clock. The only place a shard blocks. A kick is consumed. May return
+    /// Sleeps until a datagram is queued (only if `for_datagrams`), the shard is kicked, or it is `until`.
+    /// `now` is the last reading of the same clock. A shard blocks nowhere else. Consumes a kick. May return
     /// early.
     ///
     /// # Errors
-    /// The kernel's, other than EINTR, and not at once: whoever waits again must not do so without a pause.
+    /// The kernel's, other than EINTR. Returns only after a pause, so that a caller that retries at once does
+    /// not spin.
     fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()>;
 
-    /// Fills the batch with what is queued, in order of arrival, without blocking; the previous batch
-    /// is gone. Returns the number of datagrams: less than [`Transport::batch_max`] means that the
+    /// Fills the batch with the queued datagrams, in order of arrival, without blocking, and discards the
+    /// previous batch. Returns the number of datagrams: less than [`Transport::batch_max`] means that the
     /// queue was empty at some instant during the call.
     ///
     /// # Errors
     /// The kernel's, other than EAGAIN (0 datagrams) and EINTR (tried again).
     fn receive(&mut self) -> io::Result<usize>;
 
-    /// Datagram `index` of the last batch, below the number it returned.
+    /// Datagram `index` of the last batch; `index` is below the returned number.
     fn datagram(&self, index: usize) -> Datagram<'_>;
 
-    /// The attested sender of datagram `index` of the last batch, before anything else of it is looked at;
-    /// `None` if the kernel attests none.
+    /// The attested sender of datagram `index` of the last batch, without reading the rest; `None` if the
+    /// kernel attests none.
     fn sender(&self, index: usize) -> Option<u32>;
 
     /// Most datagrams one [`Transport::receive`] returns.

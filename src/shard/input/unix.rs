@@ -21,13 +21,12 @@ use crate::sys::datagram::Datagram;
 use crate::sys::mmsg::{BATCH_MAX, Batch};
 use crate::time::MonoNs;
 
-/// How long a wait takes that the kernel refuses.
+/// How long a failed wait sleeps before it returns.
 const FAILED: Duration = Duration::from_millis(10);
 
 /// The kernel's queue of one bound socket.
 ///
-/// The socket is shared because it outlives the thread: a shard that is restarted goes on with the
-/// same queue.
+/// The socket is shared because it outlives the thread: a restarted shard continues with the same queue.
 pub struct Unix {
     socket: Arc<OwnedFd>,
     queue_limit: u32,
@@ -37,8 +36,8 @@ pub struct Unix {
 }
 
 impl Unix {
-    /// Receives from `socket`, whose queue was made with `queue_limit`; `kick` ends its waits. All
-    /// memory it will ever need is allocated here. Costs two descriptors.
+    /// Receives from `socket`, whose queue has the limit `queue_limit`; `kick` ends its waits. Allocates all
+    /// memory it needs. Costs two descriptors.
     ///
     /// # Errors
     /// The kernel's: no descriptors left.
@@ -57,7 +56,7 @@ impl Unix {
         Ok(())
     }
 
-    /// Sleeps whatever is sent meanwhile, unless it is kicked.
+    /// Sleeps until a kick or the timeout; datagrams do not end the sleep.
     fn sleep(&self, timeout_ns: u64) -> io::Result<()> {
         let mut fds = [PollFd::new(&self.kick, PollFlags::IN)];
         match poll(&mut fds, Some(&timespec(timeout_ns))) {
@@ -71,20 +70,21 @@ impl Unix {
 
 /// What ends a wait for datagrams: the socket, the kick, and a timer.
 ///
-/// ppoll(2) arms a timer of its own for each wait, and few of them ever go off. This one stays as it is unless it is
-/// too late; if it is too early, one wait ends early. At 1000 beats a second on 4 shards that is 10.8 us of CPU a
-/// beat instead of 12.3, where a loop woken for each datagram, without timer or kick, takes 8.6 (medians of 9
-/// rounds in turn).
+/// ppoll(2) arms a timer for each wait, and few of them ever expire. This timer is moved only if it would
+/// expire too late; if it expires too early, one wait ends early. At 1000 beats a second on 4 shards this
+/// costs 10.8 us of CPU per beat instead of 12.3; a loop woken for each datagram, without timer or kick,
+/// costs 8.6 (medians of 9 alternating rounds).
 struct Wakers {
     epoll: OwnedFd,
     timer: OwnedFd,
-    /// When the timer goes off; `None` if it was not set since it last did.
+    /// When the timer expires; `None` if it has expired and was not set again.
     armed_for: Option<MonoNs>,
-    /// Whether the socket is among them. While the shard sleeps it is not: each sender would pay for that.
+    /// Whether the socket is in the epoll set. It is removed while the shard sleeps: each sender would pay
+    /// for the wake-up.
     has_socket: bool,
 }
 
-/// Which of them it was.
+/// Which file woke the wait.
 const OF_SOCKET: u64 = 0;
 const OF_KICK: u64 = 1;
 const OF_TIMER: u64 = 2;
@@ -116,10 +116,10 @@ impl Wakers {
         Ok(())
     }
 
-    /// Has the timer go off at `until` at the latest.
+    /// Sets the timer to expire at `until` at the latest.
     fn arm(&mut self, until: MonoNs) -> io::Result<()> {
         if self.armed_for.is_none_or(|armed_for| until < armed_for) {
-            // 0 would be never.
+            // 0 would disarm it.
             let at = Itimerspec { it_interval: timespec(0), it_value: timespec(until.0.max(1)) };
             timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &at)?;
             self.armed_for = Some(until);
@@ -127,7 +127,7 @@ impl Wakers {
         Ok(())
     }
 
-    /// Waits for any of them; whether the kick is one of those that came.
+    /// Waits for any of them. Returns whether the kick was among them.
     fn wait(&mut self) -> io::Result<bool> {
         let mut room = [const { MaybeUninit::uninit() }; 3];
         let events = match epoll::wait(&self.epoll, &mut room, None) {
@@ -187,7 +187,7 @@ impl Transport for Unix {
     }
 }
 
-/// As the kernel takes it; any `u64` of nanoseconds fits.
+/// Converts for the kernel; any `u64` of nanoseconds fits.
 fn timespec(ns: u64) -> Timespec {
     const SECOND: u64 = 1_000_000_000;
     Timespec {
@@ -206,7 +206,7 @@ mod tests {
     use crate::sys::unix_socket::{bind, open_receiver};
     use crate::time::Clock;
 
-    /// Long enough that a wait which is not ended fails the test by hanging visibly.
+    /// So long that a wait that does not end makes the test hang visibly.
     const LONG_NS: u64 = 60_000_000_000;
 
     fn fixture() -> (tempfile::TempDir, Unix, Arc<Kick>, UnixDatagram) {
@@ -227,7 +227,7 @@ mod tests {
         uds.wait(for_datagrams, now, now + timeout_ns).unwrap();
     }
 
-    /// A wait may end early once, by a timer that was set for an earlier one.
+    /// A wait may end early once, by a timer that was set for an earlier wait.
     fn waits(uds: &mut Unix, for_datagrams: bool) {
         let start = Instant::now();
         wait(uds, for_datagrams, 3_000_000);
