@@ -1,8 +1,8 @@
-//! Knows, for every process of a very large fleet on one Linux host, whether it is alive.
+//! Observes, for every process of a very large fleet on one Linux host, whether it is alive.
 //!
 //! Agents send 32-byte heartbeats (Varta Lifeline Protocol 0.1 and 0.2) to Unix datagram sockets. Several
-//! *shards*, each a thread with a socket and a private table, take them in; one *aggregator* asks what the
-//! shards cannot know, decides what to tell, and hands out events.
+//! *shards*, each a thread with a socket and a private table, receive them; one *aggregator* looks up what
+//! the shards cannot know, decides what to report, and delivers events.
 //!
 //! ```text
 //! socket -[Datagram]-> wire -[Frame]-> tracker -[slot]-> fact lane -> aggregator -[Event]-> subscribers, files
@@ -11,11 +11,10 @@
 //! ```
 //!
 //! *agent* a process that beats · *frame* 32 bytes on the wire · *beat* an accepted frame · *shard* thread,
-//! socket and table · *session* one incarnation of a process · *stream* one nonce sequence in it ·
-//! *silence* from one beat to the next · *stall* a silence that reached the threshold · *exit* the kernel
-//! says the process is gone · *lane* queue between a shard and the aggregator · *blind* a time in which a shard
-//! could not see · *watermark* the instant up to which a shard has processed everything that arrived.
-//!
+//! socket and table · *session* one incarnation of a process · *stream* one nonce sequence in it · *silence*
+//! from one beat to the next · *stall* a silence that reached the threshold · *exit* the kernel reports that
+//! the process is gone · *lane* queue between a shard and the aggregator · *blind* a time in which a shard
+//! may have missed beats · *watermark* the instant up to which a shard has processed everything that arrived.
 //! # Observe a fleet
 //!
 //! ```
@@ -46,20 +45,21 @@
 //! # }
 //! ```
 //!
-//! One socket without threads, in a loop of your own: [`Observer`].
+//! One socket without threads, in a loop of the caller: [`Observer`].
 //!
-//! With the feature `http` (on by default) a fleet also answers on `control.sock` in its directory, and where
-//! [`config::HttpConfig`] says: metrics, an API that `/api/v1/openapi.json` describes, and a status page.
+//! With the feature `http` (on by default) a fleet also answers on `control.sock` in its directory, and on
+//! the address of [`config::HttpConfig`]: metrics, an API described by `/api/v1/openapi.json`, and a status
+//! page.
 //!
 //! The manual is the module `guide` of this documentation.
 //!
-//! The library installs no signal handler, no logger and no panic hook, keeps no global state, and never
-//! ends the process.
+//! The library installs no signal handler, no logger and no panic hook, keeps no global state, and never ends
+//! the process.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("varta-fleet runs on Linux only: it rests on SCM_CREDENTIALS, pidfds and sealed memfds");
 
-// For tests and benches: worlds of their own, and bugs that tests plant.
+// For tests and benches: simulated surroundings, and planted faults.
 #[macro_use]
 mod lab;
 
@@ -76,7 +76,7 @@ mod message;
 mod pattern;
 mod warning;
 
-// What the operator wrote, what will run, what can go wrong.
+// What the operator configured, what will run, what can fail.
 pub mod config;
 
 /// What will run: see [`config::Config::plan`].
@@ -91,19 +91,19 @@ pub mod sizing {
 
 pub mod priority;
 
-// The wiring, and what a caller sees of it.
+// The wiring, and what a caller gets of it.
 mod fleet;
 mod observer;
 mod view;
 
-// Files in the runtime directory, and the upkeep thread, which looks after them.
+// Files in the runtime directory, and the upkeep thread, which maintains them.
 mod rundir;
 
 // When is an agent stalled? Read this file first.
 mod rules;
 
-// Shared by the threads: what the shard remembers, the queues out of and into it, how it is woken, and
-// whether it turns.
+// Shared by the threads: the slot tables, the queues from and to the shards, how threads are woken, and
+// whether they make progress.
 mod table;
 mod lane;
 
@@ -123,11 +123,11 @@ mod sinks;
 #[cfg(feature = "http")]
 mod http;
 
-// The only unsafe.
+// The only unsafe code.
 #[expect(unsafe_code, reason = "system calls and shared memory; every block carries its argument")]
 mod sys;
 
-// What benches and fuzz targets drive is no interface.
+// For benches and fuzz targets; not part of the interface.
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use lab::fuzzing;

@@ -1,14 +1,14 @@
 //! Finds the slot of an agent by its key.
 //!
-//! One probe, whatever the keys: there is nothing to collide. 16 MiB of address space, of which pages are touched as
-//! their keys appear. Thread: shard. Allocates: at start only.
+//! One probe without collisions, whatever the keys. 16 MiB of address space, whose pages are touched as their
+//! keys appear. Thread: shard. Allocates: at start only.
 
 use crate::sys::memory::prefetch;
 use crate::table::key::{AgentKey, KEYS};
 
 const NOBODY: u32 = 0;
 
-/// What is at a key.
+/// The entry of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// The agent has this slot.
@@ -27,12 +27,12 @@ pub struct Index {
 }
 
 impl Index {
-    /// Nobody has a slot.
+    /// An empty index.
     pub fn new() -> Self {
         Self { places: vec![NOBODY; KEYS] }
     }
 
-    /// What is at a key.
+    /// Returns the entry of a key.
     #[inline]
     pub fn find(&self, key: AgentKey) -> Found {
         match self.places.get(key.index()) {
@@ -48,7 +48,7 @@ impl Index {
         self.places.get(key.index()).and_then(|place| place.checked_sub(1))
     }
 
-    /// Fetches what [`Index::find`] will read.
+    /// Prefetches what [`Index::find`] will read.
     #[inline]
     pub fn prefetch(&self, key: AgentKey) {
         if let Some(place) = self.places.get(key.index()) {
@@ -56,7 +56,7 @@ impl Index {
         }
     }
 
-    /// Gives the agent a slot. The key was found possible.
+    /// Gives the agent a slot. The caller has checked that the key is possible.
     pub fn put(&mut self, key: AgentKey, slot: u32) {
         self.places[key.index()] = slot + 1;
     }
@@ -66,7 +66,7 @@ impl Index {
         self.places[key.index()] = NOBODY;
     }
 
-    /// Nobody has a slot any more. What reads as zero is left alone: to write there would be to take memory for it.
+    /// Removes all entries. Zeros are not written: a write would allocate their pages.
     pub fn clear(&mut self) {
         self.places.iter_mut().filter(|place| **place != NOBODY).for_each(|place| *place = NOBODY);
     }

@@ -1,17 +1,18 @@
-//! Who may come in: one count of tracked agents for all shards, the share of each user in it, and whom we
-//! turned away.
+//! Admission of agents: one count of tracked agents for all shards, each user's share in it, and the
+//! refusals.
 //!
-//! In: agents that come and go, with pid and user as the kernel attests them. Out: yes or no. Thread: any shard;
-//! touched only when an agent comes, goes or is turned away, never by an ordinary beat. Blocks, locks: never.
+//! In: agents that come and go, with attested pid and user. Out: admitted or not. Thread: any shard; touched
+//! only when an agent comes, goes or is turned away, never by an ordinary beat. Blocks, locks: never.
 //! Allocates: at start only; memory is touched as pids appear.
 //!
-//! An agent has one place however many slots: one that beats on two shards, or moves, needs no second. Each pid
-//! has a *seat*, a word that says how many slots hold it and to whose share it was counted.
+//! An agent takes one place however many slots it has: one that beats on two shards, or moves, needs no
+//! second place. Each pid has a *seat*, a word that records how many slots hold it and to whose share it is
+//! counted.
 //!
-//! Shares are counted in sets of 16 places, chosen by a hash of the user id that is different in every run;
-//! a place with nobody in it is free for any user. A user who finds no place in its set is of the *crowd*:
-//! all of the crowd together have one share. So the table of shares being full refuses too many rather
-//! than letting anybody exceed a share.
+//! Shares are counted in sets of 16 places, chosen by a hash of the user id that differs in every run; a
+//! place with no agents is free for any user. Users who find no place in their set form the *crowd*, which
+//! has one share in total. So a full table of shares refuses too many agents rather than let a user exceed
+//! its share.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -41,25 +42,25 @@ pub struct Admission {
 pub enum NoRoom {
     /// The fleet tracks as many agents as it may.
     Fleet,
-    /// The agent's user has its share.
+    /// The share of the agent's user is full.
     Share,
 }
 
-/// Where an agent that came in is counted: to be given back when it goes.
+/// Where an admitted agent is counted, and must be released when it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CountedIn {
-    /// In its user's own place, or nowhere if there are no shares.
+    /// In its user's own place, or nowhere without shares.
     Own,
     /// In the crowd.
     Crowd,
 }
 
-/// What a pid's seat says.
+/// The content of a pid's seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seat {
     uid: u32,
     counted_in: CountedIn,
-    /// Slots that hold the agent, at most one a shard.
+    /// Slots that hold the agent, at most one per shard.
     slots: u16,
 }
 
@@ -86,12 +87,12 @@ impl Admission {
     /// Room for `agents_max` agents, of any user.
     ///
     /// # Errors
-    /// The kernel's, when it grants no address space.
+    /// The kernel's, if it grants no address space.
     pub fn new(agents_max: u32) -> io::Result<Arc<Self>> {
         Self::with_shares(agents_max, None)
     }
 
-    /// Room for `agents_max` agents, `uid_agents_max` of them of one user.
+    /// Room for `agents_max` agents, at most `uid_agents_max` of each user.
     ///
     /// # Errors
     /// As [`Admission::new`].
@@ -105,11 +106,12 @@ impl Admission {
         }))
     }
 
-    /// One more slot is to hold the agent `pid` of `uid`: takes a place for it unless it has one. If that was another
-    /// user's, of an agent that changed it or of one that is gone, it is this one's from here on.
+    /// Called when one more slot is to hold the agent `pid` of `uid`: takes a place for it unless it has one.
+    /// A place counted to another user (the agent changed its user, or a former process had the pid) is moved
+    /// to this user.
     ///
     /// # Errors
-    /// Why there is none; nothing is taken then.
+    /// Why there is no place; nothing is taken then.
     pub fn enter(&self, pid: u32, uid: u32) -> Result<(), NoRoom> {
         self.find_seat(pid, uid)?;
         self.change_user(pid, uid).inspect_err(|_| self.leave(pid))
@@ -130,7 +132,7 @@ impl Admission {
         })
     }
 
-    /// Counts an agent that a slot holds already, although that may be more than there is room for.
+    /// Counts an agent that a slot already holds, even beyond the limits.
     pub fn count_in(&self, pid: u32, uid: u32) {
         let _ = self.sit(pid, uid, || {
             self.tracked.fetch_add(1, Ordering::Relaxed);
@@ -139,7 +141,7 @@ impl Admission {
         });
     }
 
-    /// A slot holds the agent no more: its place is given back if that was the last.
+    /// A slot no longer holds the agent; its place is released if that was the last slot.
     pub fn leave(&self, pid: u32) {
         let Some(word) = self.seats.get(pid as usize) else { return };
         let less = |word: u64| match Seat::from_word(word)? {
@@ -153,10 +155,10 @@ impl Admission {
         }
     }
 
-    /// Counts the agent among those of another user from here on.
+    /// Counts the agent under another user from now on.
     ///
     /// # Errors
-    /// That user has its share: then nothing changes.
+    /// The share of that user is full; nothing changes then.
     pub fn change_user(&self, pid: u32, to: u32) -> Result<(), NoRoom> {
         let Some(word) = self.seats.get(pid as usize) else { return Ok(()) };
         loop {
@@ -179,7 +181,7 @@ impl Admission {
         }
     }
 
-    /// Joins the agent's seat, or opens one with the place that `take` finds.
+    /// Adds a slot to the agent's seat, or opens a seat with the place that `take` finds.
     fn sit(&self, pid: u32, uid: u32, take: impl Fn() -> Result<CountedIn, NoRoom>) -> Result<(), NoRoom> {
         // No process has a larger pid.
         let Some(word) = self.seats.get(pid as usize) else { return Err(NoRoom::Fleet) };
@@ -193,7 +195,7 @@ impl Admission {
             if word.compare_exchange(0, seat.to_word(), Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 return Ok(());
             }
-            // Another shard let it in meanwhile.
+            // Another shard admitted it meanwhile.
             self.give_back(uid, counted_in);
         }
     }
@@ -205,18 +207,18 @@ impl Admission {
         }
     }
 
-    /// Whom we turned away.
+    /// The refusals.
     pub const fn turned_away(&self) -> &Arc<TurnedAway> {
         &self.turned_away
     }
 }
 
-/// How many agents of each user there are.
+/// The number of agents of each user.
 #[derive(Debug)]
 struct Shares {
     uid_agents_max: u32,
     hash: RandomState,
-    /// User id in the high half, number of its agents in the low half; a place whose number is 0 is free.
+    /// User id in the high half, number of its agents in the low half; a place with number 0 is free.
     places: Box<[AtomicU64]>,
     crowd: AtomicU32,
 }
@@ -233,8 +235,8 @@ impl Shares {
         &self.places[start..start + PLACES_PER_SET]
     }
 
-    /// Agents of `uid` in its set. Two shards that bring in a new user at once may give it two places, so
-    /// all are added up.
+    /// Agents of `uid` in its set. Two shards that admit a new user at once may give it two places, so all
+    /// are added up.
     fn taken(&self, set: &[AtomicU64], uid: u32) -> u32 {
         let of_uid = |place: &AtomicU64| {
             let (holder, count) = parts(place.load(Ordering::SeqCst));
@@ -243,7 +245,7 @@ impl Shares {
         set.iter().map(of_uid).fold(0, u32::saturating_add)
     }
 
-    /// Counts an agent in, unless its user had `most` already.
+    /// Counts an agent, unless its user already has `most`.
     fn enter(&self, uid: u32, most: u32) -> Option<CountedIn> {
         let set = self.set(uid);
         loop {
@@ -262,7 +264,7 @@ impl Shares {
             if self.taken(set, uid) <= most {
                 return Some(CountedIn::Own);
             }
-            // Another shard took the last place at the same time; of the two at most one keeps it.
+            // Another shard took the last place at the same time; at most one of the two keeps it.
             self.leave(uid, CountedIn::Own);
             return None;
         }
@@ -284,7 +286,7 @@ impl Shares {
             (holder, count) if holder == uid && count > 0 => Some(word_of(uid, count - 1)),
             _ => None,
         };
-        // Another shard may change the word between two looks at it; one of the set is ours to lower.
+        // Another shard may change the word between two loads; one place of the set holds our count.
         let lowered =
             |place: &AtomicU64| place.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok();
         let is_done = set.iter().any(lowered);
@@ -310,7 +312,7 @@ mod tests {
     use super::*;
 
     impl Admission {
-        /// Places there are.
+        /// Places in total.
         pub const fn agents_max(&self) -> u32 {
             self.agents_max
         }
@@ -320,7 +322,7 @@ mod tests {
             self.tracked.load(Ordering::Relaxed)
         }
 
-        /// Places taken by agents of `uid`, as far as they are counted in a place of their own.
+        /// Places taken by agents of `uid`, as far as the user has a place of its own.
         pub fn share_of(&self, uid: u32) -> u32 {
             self.shares.as_ref().map_or(0, |shares| shares.taken(shares.set(uid), uid))
         }
@@ -368,14 +370,14 @@ mod tests {
         }
     }
 
-    /// It became another user and moves, or its pid is another process's by now: the last word counts.
+    /// An agent changed its user and moved, or its pid was reused: the last slot decides whose it is.
     #[test]
     fn fault_61_whose_an_agent_is_says_the_slot_that_came_last() {
         let admission = Admission::with_shares(9, Some(1)).unwrap();
         let shares = |of: &Admission| (of.tracked(), of.share_of(7), of.share_of(8));
         assert_eq!((admission.enter(1, 7), admission.enter(1, 8)), (Ok(()), Ok(())));
         assert_eq!(shares(&admission), (1, 0, 1));
-        // Its old user's share is another's by now.
+        // Another agent has taken the share of its old user meanwhile.
         assert_eq!((admission.enter(2, 7), admission.enter(1, 7)), (Ok(()), Err(NoRoom::Share)));
         assert_eq!(shares(&admission), (2, 1, 1));
         [1, 1, 2].into_iter().for_each(|pid| admission.leave(pid));
@@ -468,8 +470,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain count of each user: never more than the share, never an innocent refused, and a second
-        /// slot for whoever has one.
+        /// Agrees with a plain count per user: no share is exceeded, no agent is refused without need, and an
+        /// agent with a slot gets a second one.
         #[test]
         fn shares_are_those_of_a_plain_count(
             steps in prop::collection::vec((1..30_u32, any::<bool>()), 1..300)

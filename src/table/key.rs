@@ -1,14 +1,14 @@
-//! By what an agent is known: whatever is found by agent and not by slot is found by its key.
+//! The key of an agent: everything that is found by agent, not by slot, is found by this key.
 
 use super::slots::{PIDS, Slots};
 
-/// So many keys there may be.
+/// Number of possible keys.
 pub const KEYS: usize = PIDS;
 
 /// The key of an agent: the process id that the kernel attests, in our own pid namespace.
 ///
-/// Two agents never have the same at the same time. One that no local process has would change this type, what makes
-/// it, and the indices made for it: those of a shard and of the aggregator.
+/// No two agents have the same key at the same time. An agent without a local process would change this type,
+/// the code that creates it, and the indices built on it: those of a shard and of the aggregator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AgentKey(u32);
 
@@ -20,7 +20,7 @@ impl AgentKey {
         Self(pid)
     }
 
-    /// Its place in an array of [`KEYS`]; one beyond its end is nobody's.
+    /// Its place in an array of [`KEYS`]; a place beyond the end belongs to no agent.
     #[inline]
     #[must_use]
     pub const fn index(self) -> usize {
@@ -28,7 +28,7 @@ impl AgentKey {
     }
 }
 
-/// A record for each agent, by key: memory is taken as keys are used.
+/// A record for each agent, by key. Memory is taken as keys are used.
 #[derive(Debug)]
 pub struct ByKey<T>(Slots<T>);
 
@@ -39,7 +39,7 @@ impl<T> Default for ByKey<T> {
 }
 
 impl<T: Default> ByKey<T> {
-    /// The record of an agent; `None`: neither it nor a neighbour ever had one.
+    /// The record of an agent; `None` if neither it nor any key of its chunk has one.
     #[inline]
     pub fn get(&self, key: AgentKey) -> Option<&T> {
         self.0.get(key.0)
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     impl<T: Default> ByKey<T> {
-        /// All records that there are, new ones included.
+        /// All allocated records, including unused ones.
         pub fn iter(&self) -> impl Iterator<Item = &T> {
             self.0.iter()
         }

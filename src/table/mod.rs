@@ -1,10 +1,10 @@
-//! The slot table of one shard: shared data, written by the shard alone, readable by any thread.
+//! The slot table of one shard: shared data, written by the shard only, readable by any thread.
 //!
-//! In: what the shard remembers. Out: consistent copies of single slots. Thread: the writer belongs to
-//! the shard; readers anywhere. Blocks: never. Allocates: at creation only.
+//! In: the records of the shard. Out: consistent copies of single slots. Thread: the writer belongs to the
+//! shard; readers anywhere. Blocks: never. Allocates: at creation only.
 //!
-//! The table lives in one sealed memfd: a header page, the hot halves, the cold halves, their rare
-//! words. It is plain data, so a successor can map it, and index, free list and timers can be rebuilt from it alone.
+//! The table is one sealed memfd: a header page, the hot halves, the cold halves, their rare words. It is
+//! plain data, so a successor can map it, and can rebuild index, free list and timers from it alone.
 
 use std::io;
 use std::sync::Arc;
@@ -26,19 +26,19 @@ use slot::{COLD_WORDS, Cold, HOT_WORDS, Hot, RARE_WORDS};
 
 /// Words of the header: one page.
 const HEADER_WORDS: usize = 512;
-/// `vartaflt` in the order of bytes.
+/// `vartaflt` in byte order.
 const MAGIC: u64 = u64::from_le_bytes(*b"vartaflt");
-/// Changes whenever the meaning of a word changes.
+/// Incremented whenever the meaning of a word changes.
 const LAYOUT: u64 = 3;
-/// Words of a slot, wherever they lie.
+/// Words of a slot, in all areas together.
 const SLOT_WORDS: usize = HOT_WORDS + COLD_WORDS + RARE_WORDS;
-/// A reader that meets the writer this often gives up and says busy.
+/// A read that meets the writer this often returns [`Busy`].
 const READ_ATTEMPTS: u32 = 64;
 
-/// What the header says of the whole table; written once.
+/// The header's description of the whole table; written once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// Which boot's clocks the instants belong to.
+    /// The boot whose clocks the instants belong to.
     pub boot_id: u128,
     /// Inode of the pid namespace the pids belong to.
     pub pid_namespace: u64,
@@ -72,22 +72,21 @@ pub struct Table {
     grants: Arc<Grants>,
 }
 
-/// For how many slots the kernel has granted memory. Whoever waits until a slot is touched is told by SIGBUS that
-/// there is none.
+/// For how many slots the kernel has granted memory. Without a grant, a touch of a slot can raise SIGBUS.
 #[derive(Debug)]
 struct Grants {
-    /// Slots from this one on are not to be touched yet.
+    /// Slots from this one on must not be touched yet.
     slots: AtomicU32,
-    /// So many more than are used are asked for.
+    /// How many slots beyond the used ones are granted ahead.
     ahead: u32,
-    /// Why the kernel refused last; 0 = it did not.
+    /// The kernel's last refusal; 0 = none.
     errno: AtomicI32,
-    /// The kernel has no memory.
+    /// The kernel has no memory left.
     #[cfg(test)]
     is_refusing: std::sync::atomic::AtomicBool,
 }
 
-/// The writing half: there is one, and it cannot be cloned.
+/// The writing half. There is one; it cannot be cloned.
 #[derive(Debug)]
 pub struct TableWriter {
     table: Table,
@@ -97,10 +96,11 @@ pub struct TableWriter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
 
-/// Reserves a table of `capacity` slots, whose memory is granted as they are touched. Touches only the header.
+/// Reserves a table of `capacity` slots; the kernel allocates memory as they are touched. Touches only the
+/// header.
 ///
 /// # Errors
-/// The kernel's, when it grants no memfd or no address space.
+/// The kernel's, if it grants no memfd or no address space.
 #[cfg(any(test, feature = "bench"))]
 pub fn create(capacity: u32, origin: Origin) -> io::Result<(TableWriter, Table)> {
     let (writer, table) = create_granted(capacity, origin, 0)?;
@@ -108,11 +108,11 @@ pub fn create(capacity: u32, origin: Origin) -> io::Result<(TableWriter, Table)>
     Ok((writer, table))
 }
 
-/// Reserves a table of `capacity` slots and has memory granted for the first `ahead` of them; for more, see
+/// Reserves a table of `capacity` slots and obtains memory for the first `ahead` of them; for more, see
 /// [`Table::grant_ahead`]. Touches only the header.
 ///
 /// # Errors
-/// The kernel's, when it grants no memfd, address space or memory.
+/// The kernel's, if it grants no memfd, address space or memory.
 pub fn create_granted(capacity: u32, origin: Origin, ahead: u32) -> io::Result<(TableWriter, Table)> {
     let words = HEADER_WORDS + capacity as usize * SLOT_WORDS;
     let words = Words::<AtomicU64>::sealed(&format!("varta-shard-{}", origin.shard), words)?;
@@ -129,7 +129,7 @@ pub fn create_granted(capacity: u32, origin: Origin, ahead: u32) -> io::Result<(
     put(header::SHARDS, u64::from(origin.shards));
     put(header::GENERATION, 1);
     put(header::USED, 0);
-    // Last, so that a half-made header is never taken for a table.
+    // Written last, so that a half-written header is never taken for a table.
     words[header::MAGIC].store(MAGIC, Ordering::Release);
     let grants = Grants {
         slots: AtomicU32::new(0),
@@ -151,18 +151,18 @@ impl Table {
         self.capacity
     }
 
-    /// Slots from this one on are not to be touched: there may be no memory for them.
+    /// Slots from this one on must not be touched: there may be no memory for them.
     #[inline]
     pub fn granted(&self) -> u32 {
         self.grants.slots.load(Ordering::Acquire)
     }
 
-    /// Has memory granted for agents that may come, where less than half of what is kept ahead is left after the `used`
-    /// slots. Two loads if there is nothing to do. By one thread at a time, and not the shard's: it may take
+    /// Obtains memory for agents to come, if less than half of the reserve is left beyond the `used` slots.
+    /// Two loads if there is nothing to do. Called by one thread at a time, not by the shard: it may take
     /// milliseconds.
     ///
     /// # Errors
-    /// The kernel's, when it has none: agents are refused until it has.
+    /// The kernel's, if it has no memory. Agents are refused until it has.
     pub fn grant_ahead(&self, used: u32) -> io::Result<()> {
         let granted = self.granted();
         if granted == self.capacity || granted.saturating_sub(used) > self.grants.ahead / 2 {
@@ -190,7 +190,7 @@ impl Table {
         Ok(())
     }
 
-    /// Why the kernel grants no memory for more agents, if it does not.
+    /// Why the kernel grants no memory for more agents, if it refused.
     pub fn grant_error(&self) -> Option<io::Error> {
         match self.grants.errno.load(Ordering::Relaxed) {
             0 => None,
@@ -225,7 +225,7 @@ impl Table {
     /// A consistent copy of both halves of a slot.
     ///
     /// # Errors
-    /// [`Busy`] when the writer was met inside 64 times: look again later.
+    /// [`Busy`] if the writer was inside the slot at all 64 attempts: read again later.
     pub fn read(&self, slot: u32) -> Result<(Hot, Cold), Busy> {
         let hot = self.hot(slot);
         self.read_words(slot, || (load_tail(hot), self.load_cold(slot)))
@@ -241,7 +241,7 @@ impl Table {
         self.read_words(slot, || load_tail(hot)).map(|(frame_pid, words)| Hot::from_words(frame_pid, words))
     }
 
-    /// The generation of a slot's holder, of this moment or later: one word cannot be torn.
+    /// The generation of a slot's holder at this moment or later; a single word cannot be torn.
     #[inline]
     pub fn generation(&self, slot: u32) -> u32 {
         slot::generation_of(self.cold(slot)[0].load(Ordering::Relaxed))
@@ -266,7 +266,7 @@ impl TableWriter {
         &self.table
     }
 
-    /// The hot half, as the writer left it. One cache line.
+    /// The hot half as last written. One cache line.
     #[inline]
     #[must_use]
     pub fn hot(&self, slot: u32) -> Hot {
@@ -274,13 +274,13 @@ impl TableWriter {
         Hot::from_words(high(words[0].load(Ordering::Relaxed)), load_tail(words))
     }
 
-    /// Asks the processor to fetch the hot half, which will be wanted soon.
+    /// Prefetches the hot half.
     #[inline]
     pub fn prefetch_hot(&self, slot: u32) {
         prefetch(&self.table.hot(slot)[0]);
     }
 
-    /// The cold half, as the writer left it.
+    /// The cold half as last written.
     #[must_use]
     pub fn cold(&self, slot: u32) -> Cold {
         self.table.load_cold(slot)
@@ -295,7 +295,7 @@ impl TableWriter {
         end(&words[0], hot.frame_pid);
     }
 
-    /// Replaces both halves at once: no reader sees one without the other.
+    /// Replaces both halves at once: no reader gets one without the other.
     pub fn write(&mut self, slot: u32, hot: &Hot, cold: &Cold) {
         let words = self.table.hot(slot);
         begin(&words[0]);
@@ -308,31 +308,31 @@ impl TableWriter {
         end(&words[0], hot.frame_pid);
     }
 
-    /// Says in the header that no slot from this one on was ever written.
+    /// Records in the header that no slot from this one on was ever written.
     pub fn mark_used(&mut self, slots: u32) {
         self.table.words[header::USED].store(u64::from(slots), Ordering::Release);
     }
 
-    /// Slots from this one on were never written, and take no memory as long as they are not looked at.
+    /// Slots from this one on were never written; they take no memory until they are touched.
     pub fn used(&self) -> u32 {
         let used = self.table.words[header::USED].load(Ordering::Acquire);
         u32::try_from(used).unwrap_or(u32::MAX).min(self.table.capacity)
     }
 
-    /// Makes readable again what a writer that died inside left open. Call before a rebuild.
+    /// Makes slots readable again that an interrupted writer left open. Call before a rebuild.
     pub fn repair(&mut self) {
         for slot in 0..self.used() {
             repair(&self.table.hot(slot)[0]);
         }
     }
 
-    /// Says in the header that the writer is alive.
+    /// Records in the header that the writer is alive.
     #[inline]
     pub fn mark_alive(&mut self, at: MonoNs) {
         self.table.words[header::LAST_ALIVE].store(at.0, Ordering::Relaxed);
     }
 
-    /// Says in the header that the writer stopped in order and nothing is half done.
+    /// Records in the header that the writer stopped in order and nothing is half written.
     pub fn mark_clean(&mut self) {
         self.table.words[header::IS_CLEAN].store(1, Ordering::Release);
     }
@@ -356,7 +356,7 @@ fn load_all<const N: usize>(words: &[AtomicU64; N]) -> [u64; N] {
     std::array::from_fn(|index| words[index].load(Ordering::Relaxed))
 }
 
-/// Everything after the first word, which the sequence protocol owns.
+/// Everything after the first word, which belongs to the sequence protocol.
 #[inline]
 fn load_tail(words: &[AtomicU64; HOT_WORDS]) -> [u64; HOT_WORDS - 1] {
     std::array::from_fn(|index| words[index + 1].load(Ordering::Relaxed))
@@ -376,23 +376,23 @@ mod tests {
     use crate::wire::Status;
 
     impl Table {
-        /// The kernel has no memory left, or has.
+        /// Makes the kernel refuse memory, or grant it again.
         pub fn refuse_grants(&self, is_refusing: bool) {
             self.grants.is_refusing.store(is_refusing, Ordering::Relaxed);
         }
 
-        /// Memory that the kernel has given to the table, bytes.
+        /// Memory the kernel has allocated to the table, bytes.
         pub fn memory(&self) -> u64 {
             let memfd = self.words.memfd().expect("a table is one");
             rustix::fs::fstat(memfd).expect("it is open").st_blocks as u64 * 512
         }
 
-        /// As a writer that was interrupted inside the slot.
+        /// Leaves the slot as a writer does that is interrupted inside it.
         pub fn open(&self, slot: u32) {
             begin(&self.hot(slot)[0]);
         }
 
-        /// The writer goes on.
+        /// Closes the slot again.
         pub fn close(&self, slot: u32) {
             repair(&self.hot(slot)[0]);
         }
@@ -449,7 +449,7 @@ mod tests {
         assert!(table.read(1).is_ok());
     }
 
-    /// Of slots that are not granted nothing is known: not even whether they can be touched.
+    /// Memory is granted ahead of use, in steps. A slot without a grant must not be touched.
     #[test]
     fn fault_79_memory_is_granted_ahead_of_use_and_not_all_at_once() {
         const MANY: u32 = 1 << 20;

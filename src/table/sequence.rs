@@ -1,8 +1,8 @@
 //! One writer, any number of readers, no lock: a record of words guarded by a sequence.
 //!
-//! The low half of the first word is the sequence, odd while the writer is inside; the high half is
-//! the caller's. Words are relaxed atomics, so a torn read is merely a wrong value, and the sequence
-//! tells the reader to throw it away.
+//! The low half of the first word is the sequence, odd while the writer is inside; the high half is the
+//! caller's. Words are relaxed atomics, so a torn read is merely a wrong value, and the sequence shows the
+//! reader that it has to discard it.
 
 use std::sync::atomic::Ordering;
 
@@ -15,7 +15,7 @@ const SEQUENCE: u64 = 0xFFFF_FFFF;
 pub fn begin<W: Word<Value = u64>>(sequence: &W) {
     let word = sequence.load(Ordering::Relaxed);
     sequence.store(word | 1, Ordering::Relaxed);
-    // A reader that sees a word written after this fence also sees the odd sequence before it.
+    // A reader that loads a word written after this fence also loads the odd sequence before it.
     W::fence(Ordering::Release);
 }
 
@@ -26,7 +26,7 @@ pub fn end<W: Word<Value = u64>>(sequence: &W, high: u32) {
     sequence.store(u64::from(high) << 32 | low, Ordering::Release);
 }
 
-/// Makes the sequence of a writer that died inside even again; its words are whatever they are.
+/// Makes the sequence even again after a writer was interrupted inside; the words stay as they are.
 #[inline]
 pub fn repair<W: Word<Value = u64>>(sequence: &W) {
     let word = sequence.load(Ordering::Relaxed);
@@ -41,8 +41,8 @@ pub const fn high(word: u64) -> u32 {
     (word >> 32) as u32
 }
 
-/// Tries once to read the record: `read` loads its words. Returns the first word and what `read`
-/// returned, or `None` if the writer was inside meanwhile.
+/// Tries once to read the record: `read` loads its words. Returns the first word and the result of `read`, or
+/// `None` if the writer was inside meanwhile.
 #[inline]
 pub fn read_once<W: Word<Value = u64>, T>(sequence: &W, read: impl FnOnce() -> T) -> Option<(u64, T)> {
     let before = sequence.load(Ordering::Acquire);
@@ -98,8 +98,8 @@ mod tests {
         });
     }
 
-    /// A writer that dies inside leaves what it had written: after the repair that is the record, and a
-    /// reader gets it whole or what came before or after it, never a mixture.
+    /// After the repair the record is what the interrupted writer left. A reader gets the record before, as
+    /// left, or after the next write, never a mixture.
     #[test]
     fn fault_33_loom_no_reader_sees_a_mixture_when_a_dead_writer_is_repaired() {
         loom::model(|| {
@@ -111,7 +111,7 @@ mod tests {
                         (record.words[0].load(Ordering::Relaxed), record.words[1].load(Ordering::Relaxed))
                     });
                     if let Some((first, words)) = seen {
-                        // Before, as the dead left it, and after the writer went on.
+                        // Before, as left by the interrupted writer, and after the next write.
                         let expected = [(0, (0, 0)), (0, (1, 0)), (2, (2, 2))];
                         let nth = usize::try_from((first & SEQUENCE) / 2).expect("small");
                         assert_eq!((high(first), words), expected[nth]);

@@ -1,9 +1,9 @@
-//! What is remembered of one agent, and how it lies in shared memory: plain words, no pointers.
+//! The record of one agent and its layout in shared memory: plain words, no pointers.
 //!
-//! The hot half is one cache line and all that an ordinary beat touches. The cold half changes with
-//! the agent's state: sessions, stalls, losses. Its rare words stay untouched, and so take no memory, until
-//! something of their kind happened. Ordinals count what happened; whoever tells it keeps
-//! the ordinals told so far and tells the difference, so nothing is lost by being looked at late.
+//! The hot half is one cache line and all that an ordinary beat touches. The cold half changes with the
+//! agent's state: sessions, stalls, losses. Its rare words stay untouched, and take no memory, until
+//! something of their kind happens. Events are stored as counters: a reader keeps the values it has reported
+//! and reports the difference, so a late read loses nothing.
 
 use super::key::AgentKey;
 use crate::time::MonoNs;
@@ -11,12 +11,13 @@ use crate::wire::Status;
 
 /// Words of a hot half: 64 bytes, one cache line.
 pub const HOT_WORDS: usize = 8;
-/// Words of a cold half that every agent has: 64 bytes.
+/// Words of a cold half that every agent uses: 64 bytes.
 pub const COLD_WORDS: usize = 8;
-/// Its words for what happens to few agents, stalls, jumps, last words and late claims: 128 bytes.
+/// Further words of a cold half that few agents use, for stalls, jumps, terminal frames and late claims: 128
+/// bytes.
 pub const RARE_WORDS: usize = 16;
 
-/// Whether a slot holds an agent, and what was judged of it last.
+/// Whether a slot holds an agent, and the last verdict on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
@@ -27,11 +28,11 @@ pub enum State {
     Up = 1,
     /// A silence reached its threshold and no beat has ended it.
     Stalled = 2,
-    /// Only terminal frames so far: they open no deadline, an ordinary beat will.
+    /// Only terminal frames so far: they set no deadline, the first ordinary beat will.
     Waiting = 3,
 }
 
-/// What else is true of an agent; a set of bits.
+/// Further properties of an agent; a set of bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(pub u8);
 
@@ -42,15 +43,15 @@ impl Flags {
     pub const OTHER_USED: u8 = 1 << 1;
     /// The session speaks wire version 0.2.
     pub const V02: u8 = 1 << 2;
-    /// One frame of version 0.1 came in a 0.2 session and was refused; the next one decides.
+    /// One frame of version 0.1 arrived in a 0.2 session and was refused; the next one decides.
     pub const DOWNGRADE: u8 = 1 << 3;
-    /// Streams or versions alternate: frames are life, loss is not counted.
+    /// Streams or versions alternate: frames count as beats, loss is not counted.
     pub const MIXED: u8 = 1 << 4;
-    /// Frames claim another pid than their sender's, and nobody has looked yet whether they may.
+    /// Frames claim another pid than their sender's; not checked yet.
     pub const UNVERIFIED: u8 = 1 << 5;
-    /// Frames that claim another pid are forged: looked up and refused.
+    /// Frames that claim another pid are forged: checked and refused.
     pub const FORGER: u8 = 1 << 6;
-    /// The current stream jumped ahead: loss, or another stream. The next frame tells.
+    /// The current stream jumped ahead, by loss or because another stream began. The next frame decides.
     pub const JUMP: u8 = 1 << 7;
 
     /// Whether every bit of `flags` is set.
@@ -76,26 +77,26 @@ pub struct Hot {
     pub pid: u32,
     /// Status of the last accepted frame.
     pub status: Status,
-    /// What was judged last.
+    /// The last verdict.
     pub state: State,
-    /// What else is true.
+    /// Further properties.
     pub flags: Flags,
-    /// Which threshold holds: an index into the fleet's classes.
+    /// The threshold that applies: an index into the fleet's classes.
     pub class: u8,
     /// Arrival of the last beat.
     pub last_arrival: MonoNs,
-    /// How long the shard had been paused in all before that arrival, ns.
+    /// Total pause time of the shard before that arrival, ns.
     pub paused_before: u64,
-    /// Last nonce of each of the two streams remembered.
+    /// Last nonce of each of the two remembered streams.
     pub nonces: [u64; 2],
     /// Payload of the last beat.
     pub payload: u64,
-    /// Whose beats, and how many.
+    /// The user and the number of the beats.
     pub account: Account,
 }
 
 impl Hot {
-    /// By what the slot's agent is known.
+    /// The key of the slot's agent.
     #[inline]
     #[must_use]
     pub const fn key(&self) -> AgentKey {
@@ -103,27 +104,28 @@ impl Hot {
     }
 }
 
-/// The user id attested with the last beat, and the beats accepted since the slot's generation began, modulo 2^32
-/// (see [`Cold::beats`]): one word, so that one comparison tells an ordinary beat.
+/// The user id attested with the last beat, and the beats accepted since the slot's generation began, modulo
+/// 2^32 (see [`Cold::beats`]). One word, so that one comparison recognises an ordinary beat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account(u64);
 
 impl Account {
-    /// So many beats, the last of them of this user.
+    /// `beats` beats, the last of them from `uid`.
     #[inline]
     #[must_use]
     pub const fn new(uid: u32, beats: u32) -> Self {
         Self(pair(uid, beats))
     }
 
-    /// Whether one more beat of this user only counts up: it is the same user, and the count does not go round.
+    /// Whether one more beat of this user only increments the count: the user is the same, and the count does
+    /// not wrap.
     #[inline]
     #[must_use]
     pub const fn is_ordinary_for(self, uid: u32) -> bool {
         self.0 ^ pair(uid, 0) < u32::MAX as u64
     }
 
-    /// One beat more. Not for a count that goes round.
+    /// Adds one beat. Not for a count that wraps.
     #[inline]
     #[must_use]
     pub const fn next(self) -> Self {
@@ -134,21 +136,21 @@ impl Account {
 /// The half of a slot that changes with the agent's state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cold {
-    /// How often the slot was given to an agent: tells one holder from the next.
+    /// How often the slot was given to an agent. Distinguishes its holders.
     pub generation: u32,
     /// Changes of the attested user.
     pub users: u16,
-    /// How often the count of beats in the hot half went round.
+    /// How often the count of beats in the hot half has wrapped.
     pub beats_rounds: u16,
     /// Arrival of the first beat.
     pub first_arrival: MonoNs,
     /// Last arrival on the stream that is not current.
     pub other_seen: MonoNs,
-    /// Nonce before the last jump of the current stream, while that jump may still be another stream.
+    /// Nonce before the last jump of the current stream, as long as that jump may be another stream.
     pub jump_from: u64,
-    /// Beats the jump would mean lost.
+    /// Beats lost if the jump is a loss.
     pub jump_lost: u64,
-    /// Beats lost before us, from gaps in the nonce: a lower bound.
+    /// Beats lost before they reached the shard, from gaps in the nonce: a lower bound.
     pub beats_lost: u64,
     /// Stalls judged.
     pub stalls: u32,
@@ -164,9 +166,9 @@ pub struct Cold {
     pub versions: u32,
     /// Length of the last stalled silence when it was judged, ns.
     pub stall_silent_ns: u64,
-    /// The watermark that the last stall was judged by.
+    /// The watermark by which the last stall was judged.
     pub stall_at: MonoNs,
-    /// How much of that silence the shard was blind, ns.
+    /// How long the shard was blind during that silence, ns.
     pub stall_blind_ns: u64,
     /// Whether the last stall was judged without a whole threshold of sight.
     pub is_stall_uncertain: bool,
@@ -186,15 +188,15 @@ pub struct Cold {
     pub terminal_payload: u64,
     /// The payload of the one before it.
     pub terminal_before: u64,
-    /// The payload of the first: most likely the root of the others.
+    /// The payload of the first terminal frame: most likely the cause of the others.
     pub terminal_first: u64,
-    /// The pid that frames claim instead of the sender's, as last seen before it was looked up.
+    /// The pid that frames claim instead of the sender's, as of the last frame before the check.
     pub claimed_pid: u32,
-    /// Arrival of the frame that claimed it first; 0: it was the agent's first frame.
+    /// Arrival of the first frame that claimed it; 0: it was the agent's first frame.
     pub claimed_at: MonoNs,
-    /// A frame came that claimed no other pid than its sender's (not kept up once one did).
+    /// A frame arrived that claimed no other pid than its sender's (not updated after that).
     pub is_honest: bool,
-    /// Changes back to wire version 0.1.
+    /// Downgrades to wire version 0.1.
     pub downgrades: u32,
     /// Arrival of the frame that last changed status, stream or version.
     pub changed_at: MonoNs,
@@ -229,7 +231,7 @@ impl Hot {
         unpair(self.account.0).1
     }
 
-    /// The words after the first, in the order they are stored.
+    /// The words after the first, in storage order.
     #[inline]
     pub(super) const fn to_words(self) -> [u64; HOT_WORDS - 1] {
         let identity = (self.pid as u64) << 32
@@ -255,7 +257,7 @@ impl Hot {
         Self {
             frame_pid,
             pid: (identity >> 32) as u32,
-            // A torn read is thrown away by the sequence, so what stands in for it does not matter.
+            // A torn read is discarded by the sequence, so the substitute does not matter.
             status: match Status::from_byte(status) {
                 Some(status) => status,
                 None => Status::Ok,
@@ -288,11 +290,11 @@ const fn unpair(word: u64) -> (u32, u32) {
     ((word >> 32) as u32, word as u32)
 }
 
-/// The top bit of the downgrades, which are counted to 2.
+/// The top bit of the downgrades, which need only two bits.
 const HONEST: u32 = 1 << 31;
-/// The bit after it: the rare words are not all 0, and are stored.
+/// The next bit: some rare word is not 0, so they are stored.
 const RARE: u32 = 1 << 30;
-/// The top bit of the blind time carries the uncertainty: 2^63 ns are 292 years.
+/// The top bit of the blind time stores the uncertainty: 2^63 ns are 292 years.
 const UNCERTAIN: u64 = 1 << 63;
 
 /// The generation in the first word of a cold half.
@@ -300,7 +302,7 @@ pub(super) const fn generation_of(first: u64) -> u32 {
     unpair(first).0
 }
 
-/// Whether a cold half with these words has rare ones, too.
+/// Whether rare words belong to a cold half with these words.
 pub(super) const fn has_rare(words: &[u64; COLD_WORDS]) -> bool {
     unpair(words[COLD_WORDS - 1]).1 & RARE != 0
 }
@@ -313,7 +315,7 @@ impl Cold {
         pair(self.beats_rounds as u32, hot.beats())
     }
 
-    /// The words every agent has, and the rare ones, which are to be stored if [`has_rare`].
+    /// The words every agent has, and the rare ones, to be stored if [`has_rare`].
     #[inline]
     pub(super) fn to_words(self) -> ([u64; COLD_WORDS], [u64; RARE_WORDS]) {
         let uncertain = if self.is_stall_uncertain { UNCERTAIN } else { 0 };
@@ -350,7 +352,7 @@ impl Cold {
         (words, rare)
     }
 
-    /// `rare` loads the rare words, which is done only if they are stored.
+    /// `rare` loads the rare words; called only if they are stored.
     #[inline]
     pub(super) fn from_words(words: [u64; COLD_WORDS], rare: impl FnOnce() -> [u64; RARE_WORDS]) -> Self {
         let (generation, rounds) = unpair(words[0]);

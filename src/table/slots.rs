@@ -1,8 +1,8 @@
-//! Records by slot or pid: memory is taken in chunks, as numbers are used, and never moved or given back.
+//! Records by slot or pid. Memory is taken in chunks, as numbers are used, and never moved or freed.
 
-/// Largest process id Linux gives out (PID_MAX_LIMIT), plus one.
+/// Largest process id of Linux (PID_MAX_LIMIT), plus one.
 pub const PIDS: usize = 4_194_304 + 1;
-/// Slots whose records are allocated together, when the first of them is used.
+/// Slots whose records are allocated together, at the first use of any of them.
 const CHUNK: usize = 256;
 
 /// A record for each slot of a shard.
@@ -18,7 +18,7 @@ impl<T> Default for Slots<T> {
 }
 
 impl<T: Default> Slots<T> {
-    /// The record of a slot that was used; `None`: neither it nor a neighbour ever was.
+    /// The record of a used slot; `None` if neither it nor any slot of its chunk was used.
     #[inline]
     pub fn get(&self, slot: u32) -> Option<&T> {
         let slot = slot as usize;
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     impl<T: Default> Slots<T> {
-        /// All records that there are, new ones included.
+        /// All allocated records, including unused ones.
         pub fn iter(&self) -> impl Iterator<Item = &T> {
             self.chunks.iter().flatten().flat_map(|chunk| chunk.iter())
         }

@@ -1,7 +1,9 @@
-//! Whose frames we refused last for reasons of ours, when and why: evidence that an agent may be alive.
+//! The last refusal of each pid by a limit of ours, with time and reason: evidence that an agent may be
+//! alive.
 //!
-//! In: attested senders whose frames a shard refuses. Out: a pid's last refusal. Thread: any shard writes, anybody
-//! reads. Blocks, locks: never. Allocates: at start only; memory is touched as pids are refused.
+//! In: attested senders whose frames a shard refuses. Out: the last refusal of a pid. Thread: any shard
+//! writes, any thread reads. Blocks, locks: never. Allocates: at start only; memory is touched as pids are
+//! refused.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,10 +13,10 @@ use crate::time::MonoNs;
 
 use super::slots::PIDS;
 
-/// Low bits of a word: why. The rest is the instant, rounded up to 4 ns.
+/// Low bits of a word: the reason. The rest is the instant, rounded up to 4 ns.
 const WHY_BITS: u64 = 3;
 
-/// Why we refused a frame with which nothing was wrong, as far as we looked.
+/// Why a frame without a known fault was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TurnedAwayFor {
     /// Its user may not beat on this shard.
@@ -23,14 +25,14 @@ pub enum TurnedAwayFor {
     Budget,
     /// The table has no room for another agent.
     Table,
-    /// Its user has its share of the table.
+    /// Its user's share of the table is used up.
     Share,
 }
 
 impl TurnedAwayFor {
     const ALL: [Self; 4] = [Self::Uid, Self::Budget, Self::Table, Self::Share];
 
-    /// The word of the API; that of the metrics where these know the reason.
+    /// The word of the API, and of the metrics where they have the reason.
     #[cfg(feature = "http")]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -51,8 +53,8 @@ pub struct TurnedAwayAt {
     pub why: TurnedAwayFor,
 }
 
-/// The last refusal of every pid. Exact, for whoever could have another's pid mistaken for its own could keep
-/// that one's stalls from being told.
+/// The last refusal of every pid. Exact: a process whose refusals counted for another pid could suppress the
+/// stalls of that pid.
 #[derive(Debug)]
 pub struct TurnedAway {
     of_pid: Words<AtomicU64>,
@@ -67,7 +69,7 @@ impl TurnedAway {
         Ok(Self { of_pid: Words::anonymous(PIDS)? })
     }
 
-    /// A frame of `pid`, as the kernel attests, that arrived at `arrival` was turned away.
+    /// Records that a frame of `pid` (attested) that arrived at `arrival` was turned away.
     pub fn note(&self, pid: u32, arrival: MonoNs, why: TurnedAwayFor) {
         let Some(word) = self.of_pid.get(pid as usize) else { return };
         let at = arrival.0.saturating_add(WHY_BITS) & !WHY_BITS;
@@ -107,7 +109,8 @@ mod tests {
         }
     }
 
-    /// A process that can choose its pid must not be able to speak for others.
+    /// A refusal never counts for another pid: a process that can choose its pid could suppress stalls
+    /// otherwise.
     #[test]
     fn no_pid_is_taken_for_another() {
         let turned_away = TurnedAway::new().unwrap();

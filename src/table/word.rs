@@ -16,12 +16,12 @@ pub trait Word: Sync {
     fn swap(&self, value: Self::Value, order: Ordering) -> Self::Value;
     /// Sets the bits of `value` and returns the old value.
     fn fetch_or(&self, value: Self::Value, order: Ordering) -> Self::Value;
-    /// Stores `new` if the word holds `old`; else returns what it holds.
+    /// Stores `new` if the word holds `old`; otherwise returns the present value.
     ///
     /// # Errors
-    /// The present value, when it is another one.
+    /// The present value, if it is not `old`.
     fn compare_exchange(&self, old: Self::Value, new: Self::Value) -> Result<Self::Value, Self::Value>;
-    /// A memory fence of the same world as this word.
+    /// A memory fence for this kind of word (std or loom).
     fn fence(order: Ordering);
 }
 

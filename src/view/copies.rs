@@ -1,6 +1,6 @@
-//! Copies of what the aggregator counts, for readers: made by the aggregator itself between two turns, and
-//! never changed afterwards. So no reader holds a lock that it waits for, however long the reader is kept from
-//! running in the middle of it.
+//! Copies of the aggregator's counts for readers. The aggregator makes them between two turns and never
+//! changes them afterwards, so it never waits for a reader that holds a lock, however long the reader is
+//! preempted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,24 +13,24 @@ use crate::lane::Doorbell;
 use crate::time::MonoNs;
 use crate::view::tally::Tally;
 
-/// An aggregator that takes no turn for so long is stuck, or gone: what was counted last is shown.
+/// After this time without an answer the aggregator counts as stuck or gone, and the last copy is used.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// A copy is made at least so often if the aggregator turns at all, for those who do not ask.
+/// The aggregator makes a copy at least this often, for readers that do not ask.
 const EVERY_NS: u64 = 900_000_000;
 
-/// Where to ask for a copy.
+/// The readers' end: asks for copies.
 #[derive(Debug)]
 pub struct Copies {
     asked: Sender<Sender<Arc<Tally>>>,
     doorbell: Arc<Doorbell>,
-    /// The aggregator only tries to lock it.
+    /// The aggregator only tries this lock.
     last: Arc<Mutex<Arc<Tally>>>,
-    /// A reader lost patience; until that question is answered, no reader waits.
+    /// A reader timed out; until that request is answered, no reader waits.
     is_overdue: AtomicBool,
 }
 
-/// Who wants a copy: the aggregator's end.
+/// The aggregator's end: pending requests for a copy.
 #[derive(Debug)]
 pub struct Asked {
     asks: Receiver<Sender<Arc<Tally>>>,
@@ -39,7 +39,7 @@ pub struct Asked {
 }
 
 impl Copies {
-    /// Both ends, of shards that were counted nothing yet.
+    /// Both ends, for shards with no counts yet.
     pub fn new(shards: usize, doorbell: Arc<Doorbell>) -> (Self, Asked) {
         let (asked, asks) = unbounded();
         let last = Arc::new(Mutex::new(Arc::new(Tally::of_shards(shards))));
@@ -47,13 +47,13 @@ impl Copies {
         (Self { asked, doorbell, last, is_overdue: AtomicBool::new(false) }, asked_of)
     }
 
-    /// What is counted now, or what was when the aggregator last answered. Wakes the aggregator and waits for its
-    /// turn, a tenth of a second at most.
+    /// The present counts, or those of the aggregator's last answer. Wakes the aggregator and waits for its
+    /// turn, at most a tenth of a second.
     pub fn take(&self) -> Arc<Tally> {
         self.ask().unwrap_or_else(|| self.latest())
     }
 
-    /// What was counted a second ago or later, if the aggregator turns. Wakes no thread.
+    /// Counts at most about a second old, if the aggregator runs. Wakes no thread.
     pub fn latest(&self) -> Arc<Tally> {
         Arc::clone(&self.last.lock())
     }
@@ -70,12 +70,12 @@ impl Copies {
         copy.ok()
     }
 
-    /// What was counted at the end, once nobody counts any more.
+    /// Stores the final counts, once counting has ended.
     pub fn keep(&self, last: Tally) {
         *self.last.lock() = Arc::new(last);
     }
 
-    /// Of these counts, for ever.
+    /// Always returns these counts.
     #[cfg(any(test, all(feature = "http", feature = "bench")))]
     pub fn of(tally: Tally) -> Self {
         let (copies, _) = Self::new(0, Arc::default());
@@ -85,8 +85,8 @@ impl Copies {
 }
 
 impl Asked {
-    /// Gives everybody who asked the same copy, and leaves it for those who do not. One look at an empty queue if
-    /// nobody did and the last is not old; the copy takes some ten microseconds a shard.
+    /// Gives every waiting reader the same copy, and stores it for readers that do not ask. Checks one empty
+    /// queue if no reader waits and the last copy is recent; a copy takes some ten microseconds per shard.
     pub fn answer(&mut self, tally: &Tally, now: MonoNs) {
         let first = self.asks.try_recv().ok();
         if first.is_none() && now.since(self.last_at) < EVERY_NS {
@@ -94,12 +94,12 @@ impl Asked {
         }
         self.last_at = now;
         let copy = Arc::new(tally.clone());
-        // A reader that holds it is not waited for: the next copy is for it.
+        // Do not wait for a reader that holds the lock: the next copy replaces the old one.
         if let Some(mut last) = self.last.try_lock() {
             *last = Arc::clone(&copy);
         }
         for reply in first.into_iter().chain(self.asks.try_iter()) {
-            // A reader that lost patience is gone.
+            // A reader that timed out is gone.
             let _ = reply.try_send(Arc::clone(&copy));
         }
     }
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!((copies.take().shards.len(), copies.take().events), (2, 0));
         let mut tally = Tally::of_shards(2);
         tally.events = 9;
-        // It was stuck and goes on: who waited no longer does no harm.
+        // The aggregator was stuck and continues: a reader that timed out does no harm.
         asked.answer(&tally, MonoNs(1));
         drop(asked);
         copies.keep(tally.clone());
@@ -147,7 +147,7 @@ mod tests {
             copies.take();
             assert_eq!(asked.asks.len(), 1, "who did not ask does not wait");
         }
-        // It goes on.
+        // The aggregator continues.
         asked.answer(&Tally::of_shards(1), MonoNs(1));
         copies.take();
         assert_eq!(asked.asks.len(), 1);

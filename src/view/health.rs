@@ -1,7 +1,7 @@
-//! Whether a fleet observes as it should: one definition for `run`, `/-/healthy`, `status` and the table of counters.
+//! Health of a fleet: one definition for `run`, `/-/healthy`, `status` and the table of counters.
 //!
-//! In: the marks of the threads, what the shards publish, a snapshot. Out: problems, the worst first. Thread:
-//! anybody's; no thread of the fleet waits for who asks. Time is an argument.
+//! In: the marks of the threads, what the shards publish, a snapshot. Out: problems, worst first. Thread:
+//! any; no thread of the fleet waits for the caller. Time is an argument.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,21 +17,21 @@ use crate::sinks::{OutputState, OutputTrouble};
 use crate::time::MonoNs;
 use crate::view::snapshot::Snapshot;
 
-/// A thread of the fleet that is no shard.
+/// A thread of the fleet other than a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FleetThread {
-    /// Decides what is told, and tells it.
+    /// Decides on events and delivers them.
     Aggregator,
-    /// Asks who processes are.
+    /// Looks up processes.
     Lookup,
-    /// Waits for processes to end.
+    /// Waits for processes to exit.
     Watch,
-    /// Looks after the files.
+    /// Maintains the files.
     Upkeep,
     /// Writes events.
     Events,
-    /// Answers questions.
+    /// Answers HTTP requests.
     Http,
 }
 
@@ -52,23 +52,23 @@ impl fmt::Display for FleetThread {
     }
 }
 
-/// Something that is wrong with a running fleet: what, on what, what to do.
+/// A problem of a running fleet. Shown as what is wrong, where, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Problem {
-    /// A thread died.
+    /// A thread ended.
     Died(FleetThread),
-    /// The aggregator takes no turns.
+    /// The aggregator makes no progress.
     AggregatorStuck,
-    /// A shard's thread died, or its socket failed for good.
+    /// A shard's thread ended, or its socket failed for good.
     ShardDead(usize),
-    /// A shard's thread takes no turns.
+    /// A shard's thread makes no progress.
     ShardStuck(usize),
-    /// A shard cannot see all that is sent to it.
+    /// A shard cannot receive all that is sent to it.
     Blind(usize),
     /// New agents do not find a shard's socket.
     Unreachable(usize),
-    /// Ends of so many processes of a shard are noticed at their threshold only.
+    /// Exits of this many processes of a shard are noticed only at their threshold.
     Unwatched(usize, u64),
     /// A shard's queue is too short for its agents.
     QueueLimit {
@@ -76,29 +76,29 @@ pub enum Problem {
         shard: usize,
         /// Agents that beat there.
         agents: u64,
-        /// What `net.unix.max_dgram_qlen` was when its socket was made.
+        /// `net.unix.max_dgram_qlen` when its socket was created.
         limit: u64,
-        /// What it should be.
+        /// The limit it needs.
         needed: u64,
     },
     /// The kernel has no memory for more agents of a shard.
     NoMemory(usize, String),
     /// New agents may not find their shard.
     Unlisted,
-    /// Events are not written as they should be.
+    /// Events are not written correctly.
     Output(OutputTrouble),
-    /// The token file was replaced by one that cannot be used; the token of the former holds.
+    /// The token file was replaced by an unusable one; the former token stays in force.
     Token(String),
-    /// What was not as it should be at the start.
+    /// A problem found at the start.
     AtStart(String),
 }
 
 impl Problem {
-    /// Whether agents are not observed, or what happens to them is not told: the fleet is to be restarted.
+    /// Whether agents are not observed or their events are not delivered. The fleet should be restarted then.
     #[must_use]
     pub const fn is_fatal(&self) -> bool {
         match self {
-            // What nobody answers is observed and told all the same.
+            // Without the HTTP thread, agents are still observed and events still delivered.
             Self::Died(thread) => !matches!(thread, FleetThread::Http),
             Self::AggregatorStuck | Self::ShardDead(_) | Self::ShardStuck(_) => true,
             Self::Blind(_)
@@ -171,23 +171,23 @@ impl fmt::Display for Problem {
     }
 }
 
-/// How a fleet is.
+/// The health of a fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
-    /// What is wrong; the worst first.
+    /// The problems, worst first.
     pub problems: Vec<Problem>,
 }
 
 impl Health {
-    /// Whether agents are observed and what happens to them is told.
+    /// Whether agents are observed and their events delivered.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         !self.problems.iter().any(Problem::is_fatal)
     }
 }
 
-/// What tells how the threads are; shared by all who ask.
+/// The state of the threads; shared by all readers.
 #[derive(Debug)]
 pub struct Vitals {
     ports: Arc<[Arc<Port>]>,
@@ -195,17 +195,17 @@ pub struct Vitals {
     pub aggregator_turned_at: Counter,
     vigil: Mutex<Vigil>,
     died: [AtomicBool; FleetThread::COUNT],
-    /// From here on threads end in order.
+    /// From now on threads end in order.
     is_stopping: AtomicBool,
     output: Arc<OutputState>,
     at_start: OnceLock<Vec<String>>,
-    /// Why the token file as it is now is of no use; the token before stays in force.
+    /// Why the present token file is unusable; the former token stays in force.
     #[cfg(feature = "http")]
     pub token_trouble: Mutex<Option<String>>,
 }
 
 impl Vitals {
-    /// Of a fleet with these shards. `output`: what is wrong with the event output.
+    /// The vitals of a fleet with these shards. `output`: problems of the event output.
     pub fn new(ports: Arc<[Arc<Port>]>, output: Arc<OutputState>) -> Arc<Self> {
         Arc::new(Self {
             ports,
@@ -220,28 +220,28 @@ impl Vitals {
         })
     }
 
-    /// What a thread keeps as long as it lives.
+    /// The guard that a thread holds while it runs.
     pub fn of(self: &Arc<Self>, thread: FleetThread) -> Lifeline {
         Lifeline { vitals: Arc::clone(self), thread }
     }
 
-    /// Says what was not as it should be at the start; once.
+    /// Sets the problems found at the start; once.
     pub fn warn(&self, warnings: Vec<String>) {
         let _ = self.at_start.set(warnings);
     }
 
-    /// The fleet stops: a thread that ends from here on did not die.
+    /// The fleet stops: threads that end from now on are not reported.
     pub fn stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
     }
 
-    /// Whether this thread died.
+    /// Whether this thread ended before the stop.
     pub fn has_died(&self, thread: FleetThread) -> bool {
         self.died[thread as usize].load(Ordering::Acquire)
     }
 
-    /// How the threads are. To be asked about once a second: who asks less often learns later that the aggregator is
-    /// stuck. A time in which the whole process stood still counts against nobody.
+    /// The state of the threads. Call it about once a second: with fewer calls a stuck aggregator is noticed
+    /// later. A time in which the whole process was paused is not counted.
     pub fn threads(&self, now: MonoNs) -> Health {
         use FleetThread::{Aggregator, Events, Http, Lookup, Upkeep, Watch};
         let threads = [Aggregator, Lookup, Watch, Upkeep, Events, Http];
@@ -258,12 +258,12 @@ impl Vitals {
                 problems.push(Problem::ShardStuck(shard));
             }
         }
-        // Fatal ones first: the HTTP thread's end is none.
+        // Fatal ones first: the end of the HTTP thread is not fatal.
         problems.sort_by_key(|problem| !problem.is_fatal());
         Health { problems }
     }
 
-    /// How the fleet is whose counts are these.
+    /// The health of the fleet with these counts.
     pub fn health(&self, snapshot: &Snapshot, now: MonoNs) -> Health {
         let Health { mut problems } = self.threads(now);
         for (shard, port) in self.ports.iter().enumerate() {
@@ -289,7 +289,7 @@ impl Vitals {
     }
 }
 
-/// Says, when it is dropped, that its thread is over: by a panic or otherwise.
+/// Records, when dropped, that its thread ended, by a panic or otherwise.
 #[derive(Debug)]
 pub struct Lifeline {
     vitals: Arc<Vitals>,

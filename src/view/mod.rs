@@ -1,4 +1,4 @@
-//! What every reader sees of the fleet: one definition of each count.
+//! What readers see of the fleet: one definition of each count.
 //!
 //! Threads: the aggregator counts and copies; any thread reads the copies.
 

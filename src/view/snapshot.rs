@@ -1,4 +1,4 @@
-//! What every reader sees of a running fleet: owned, a copy of one moment's counts.
+//! The counts of a running fleet at one moment: an owned copy.
 
 use std::sync::Arc;
 
@@ -10,27 +10,27 @@ use crate::lane::uids::UidCounts;
 use crate::refusal::Refusal;
 use crate::view::tally::{Histograms, Tally};
 
-/// The fleet's counts at one moment. Numbers of different shards are not of the same instant.
+/// The fleet's counts at one moment. The numbers of different shards are not of the same instant.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// One a shard, in the order of their index.
+    /// One per shard, by index.
     pub shards: Vec<ShardSnapshot>,
     /// Most agents the fleet tracks.
     pub agents_max: u32,
-    /// Events told.
+    /// Events reported.
     pub events: u64,
-    /// Events that a slow subscriber missed, and was told of.
+    /// Events that slow subscribers missed; each such subscriber receives a report of the gap.
     pub events_dropped: u64,
-    /// Beats that a subscriber that asked for every beat missed.
+    /// Beats missed by subscribers to every beat.
     pub beats_untold: u64,
-    /// Lookups that the kernel would not answer.
+    /// Lookups that the kernel did not answer.
     pub lookups_failed: u64,
-    /// Times a slot had to be read again because its shard was writing it.
+    /// Slot reads repeated because the shard was writing the slot.
     pub slot_reads_busy: u64,
     /// Failures of event outputs.
     pub event_write_errors: u64,
-    /// Manifest and symlink are in place, as far as was seen within the last second.
+    /// Manifest and symlink are in place, as of the last check, within the last second.
     pub is_listed: bool,
 }
 
@@ -42,7 +42,7 @@ pub struct ShardSnapshot {
     pub up: u64,
     /// Agents that are stalled.
     pub stalled: u64,
-    /// Agents whose exit is noticed at their threshold only, for want of a descriptor.
+    /// Agents whose exit is noticed only at their threshold, for lack of a descriptor.
     pub unwatched: u64,
     /// Agents whose pid does not hash to this shard.
     pub off_hash: u64,
@@ -50,30 +50,30 @@ pub struct ShardSnapshot {
     pub frames: u64,
     /// Accepted frames.
     pub beats: u64,
-    /// Beats that were lost before us, from gaps in nonces: a lower bound.
+    /// Beats lost before they reached the shard, from gaps in nonces: a lower bound.
     pub beats_lost: u64,
     /// Refused datagrams by reason, every reason once.
     pub refused: Vec<(Refusal, u64)>,
-    /// Frames refused because their user has its share of the fleet's agents; among those refused as
-    /// `table_full`.
+    /// Frames refused because their user's share of the fleet's agents is used up; included in those refused
+    /// as `table_full`.
     pub table_refused_uid: u64,
-    /// The same by user, the busiest first. Adds up to what the shard counted in all.
+    /// Counts by user, busiest first. Adds up to the totals of the shard.
     pub uids: Vec<UidCounts>,
-    /// Stalls told for certain.
+    /// Stalls reported as certain.
     pub stalls_certain: u64,
-    /// Stalls told without a whole threshold of sight.
+    /// Stalls reported without a whole threshold of sight.
     pub stalls_uncertain: u64,
     /// Stalls that turned out to be lost beats.
     pub stalls_refuted: u64,
-    /// Resumes told.
+    /// Resumes reported.
     pub resumes: u64,
-    /// Exits told.
+    /// Exits reported.
     pub exits: u64,
     /// Calls of recvmmsg.
     pub receive_calls: u64,
-    /// Reports that found their lane full.
+    /// Receive reports dropped because their lane was full.
     pub reports_dropped: u64,
-    /// How long the shard was blind in all.
+    /// Total blind time of the shard.
     pub blind_ns: u64,
     /// Its queue is full.
     pub is_blind: bool,
@@ -83,17 +83,17 @@ pub struct ShardSnapshot {
     pub io_errors: u64,
     /// Limit of the socket's queue; it holds one datagram more.
     pub queue_limit: u64,
-    /// Its thread runs and is not stuck.
+    /// Its thread runs and makes progress.
     pub is_alive: bool,
-    /// Its socket is at its path, as far as was seen within the last second. If not, it observes the agents
-    /// that are connected, and nobody new finds it.
+    /// Its socket is at its path, as of the last check, within the last second. If not, connected agents are
+    /// still observed, but new agents do not find it.
     pub is_reachable: bool,
     /// Its distributions.
     pub latencies: Latencies,
 }
 
 impl ShardSnapshot {
-    /// The `net.unix.max_dgram_qlen` that its agents need, if its queue is shorter: see
+    /// The `net.unix.max_dgram_qlen` that its agents need, if the limit of its queue is lower: see
     /// [`queue_limit_for`](crate::config::sizing::queue_limit_for).
     #[must_use]
     pub fn queue_limit_missed(&self) -> Option<u64> {
@@ -102,7 +102,7 @@ impl ShardSnapshot {
     }
 }
 
-/// Distributions, as far as a table of them needs.
+/// Distributions, as quantiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Latencies {
@@ -112,7 +112,7 @@ pub struct Latencies {
     pub queue_ns: Quantiles,
     /// Datagrams of one receive call.
     pub batch_frames: Quantiles,
-    /// From the deadline to the telling of a stall, ns.
+    /// From the deadline to the report of a stall, ns.
     pub lateness_ns: Quantiles,
 }
 
@@ -220,7 +220,7 @@ impl Snapshot {
     }
 }
 
-/// The users of a shard, the busiest first. Empty only if its thread died while it gave a row to another user.
+/// The users of a shard, busiest first. Empty only if its thread ended while it reassigned a row.
 fn uids_of(port: &Port) -> Vec<UidCounts> {
     let mut uids = port.uids.read().unwrap_or_default();
     uids.retain(|counts| counts.frames > 0);

@@ -4,7 +4,7 @@ use hdrhistogram::Histogram;
 
 use crate::event::SessionWhy;
 
-/// One minute; whatever takes longer counts as a minute.
+/// One minute; longer times count as a minute.
 const LONGEST_NS: u64 = 60_000_000_000;
 /// Relative error below 1 %; a histogram of times takes 40 KiB.
 const DIGITS: u8 = 2;
@@ -18,7 +18,7 @@ pub struct Histograms {
     pub queue_ns: Histogram<u64>,
     /// Datagrams of one receive call that found any.
     pub batch_frames: Histogram<u64>,
-    /// From the deadline (last arrival + threshold) to the telling of a stall, ns.
+    /// From the deadline (last arrival + threshold) to the report of a stall, ns.
     pub lateness_ns: Histogram<u64>,
 }
 
@@ -34,7 +34,7 @@ impl Default for Histograms {
 }
 
 impl Histograms {
-    /// Adds another shard's.
+    /// Adds those of another shard.
     pub fn merge(&mut self, other: &Self) {
         let pairs = [
             (&mut self.decode_ns, &other.decode_ns),
@@ -43,7 +43,7 @@ impl Histograms {
             (&mut self.lateness_ns, &other.lateness_ns),
         ];
         for (one, other) in pairs {
-            // Same bounds by construction, the only thing that could be refused.
+            // Cannot fail: the bounds are the same by construction.
             let _ = one.add(other);
         }
     }
@@ -61,27 +61,27 @@ fn histogram(largest: u64) -> Histogram<u64> {
 pub struct ShardTally {
     /// Agents that beat.
     pub up: u64,
-    /// Of those, agents that are silent because they are frozen.
+    /// Agents in `up` that are silent because they are frozen.
     pub frozen: u64,
-    /// Agents whose stall was told and that did not resume.
+    /// Agents whose stall was reported and that have not resumed.
     pub stalled: u64,
     /// Agents whose pid does not hash to this shard.
     pub off_hash: u64,
-    /// Agents whose end is noticed at their threshold only, for want of a descriptor.
+    /// Agents whose exit is noticed only at their threshold, for lack of a descriptor.
     pub unwatched: u64,
-    /// Stalls told for certain.
+    /// Stalls reported as certain.
     pub stalls_certain: u64,
-    /// Stalls told without a whole threshold of sight.
+    /// Stalls reported without a whole threshold of sight.
     pub stalls_uncertain: u64,
     /// Stalls that the resuming beat refuted.
     pub stalls_refuted: u64,
-    /// Resumes told.
+    /// Resumes reported.
     pub resumes: u64,
-    /// Exits told.
+    /// Exits reported.
     pub exits: u64,
     /// Sessions begun, by [`SessionWhy`] in the order of its variants.
     pub sessions: [u64; SessionWhy::ALL.len()],
-    /// Agents that start now do not find its socket.
+    /// New agents do not find its socket.
     pub is_unreachable: bool,
     /// Distributions.
     pub histograms: Histograms,
@@ -90,30 +90,30 @@ pub struct ShardTally {
 /// Everything the aggregator counts.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// One a shard.
+    /// One per shard.
     pub shards: Vec<ShardTally>,
-    /// Events told.
+    /// Events reported.
     pub events: u64,
     /// Events that a slow reader missed, by [`Reader`] in the order of its variants.
     pub events_dropped: [u64; Reader::ALL.len()],
-    /// Beats that a subscriber that asked for them missed.
+    /// Beats missed by a subscriber to every beat.
     pub beats_untold: u64,
-    /// Lookups that the kernel would not answer.
+    /// Lookups that the kernel did not answer.
     pub lookups_failed: u64,
-    /// Reads of slots that met their writer too often and were done again.
+    /// Slot reads that met the writer too often and were repeated.
     pub slot_reads_busy: u64,
     /// Write errors of event outputs.
     pub event_write_errors: u64,
-    /// Manifest or symlink are not in place.
+    /// Manifest or symlink is not in place.
     pub is_unlisted: bool,
 }
 
-/// Who reads events.
+/// A kind of event reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
     /// The event output.
     Log,
-    /// Those who ask by HTTP.
+    /// HTTP clients.
     Http,
     /// A subscriber of the program that embeds the fleet.
     Subscriber,
@@ -135,7 +135,7 @@ impl Reader {
 }
 
 impl Tally {
-    /// Of so many shards, nothing counted yet.
+    /// A tally of `shards` shards with nothing counted yet.
     pub fn of_shards(shards: usize) -> Self {
         Self { shards: vec![ShardTally::default(); shards], ..Self::default() }
     }

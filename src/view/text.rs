@@ -14,7 +14,7 @@ const UIDS_SHOWN: usize = 5;
 pub struct Table<'a> {
     /// What to show.
     pub snapshot: &'a Snapshot,
-    /// What is wrong, in its words.
+    /// The problems to show.
     pub health: &'a Health,
     /// The distributions of all shards merged.
     pub merged: Latencies,
@@ -94,7 +94,7 @@ impl fmt::Display for Table<'_> {
                 )?;
             }
         }
-        // What was wrong at the start was said there.
+        // Problems at the start were printed then.
         for problem in health.problems.iter().filter(|problem| !matches!(problem, Problem::AtStart(_))) {
             writeln!(f, "{problem}")?;
         }
@@ -165,7 +165,7 @@ pub(crate) fn written(ns: u64) -> String {
     }
 }
 
-/// Shows about as many significant digits as the precision asks for.
+/// Shows about as many significant digits as the precision requests.
 struct Digits(f64);
 
 impl fmt::Display for Digits {
