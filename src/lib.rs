@@ -1,4 +1,4 @@
-//! Observes, for every process of a very large fleet on one Linux host, whether it is alive.
+//! Observes whether each process of a very large fleet on one Linux host is alive.
 //!
 //! Agents send 32-byte heartbeats (Varta Lifeline Protocol 0.1 and 0.2) to Unix datagram sockets. Several
 //! *shards*, each a thread with a socket and a private table, receive them; one *aggregator* looks up what
@@ -15,6 +15,7 @@
 //! from one beat to the next · *stall* a silence that reached the threshold · *exit* the kernel reports that
 //! the process is gone · *lane* queue between a shard and the aggregator · *blind* a time in which a shard
 //! may have missed beats · *watermark* the instant up to which a shard has processed everything that arrived.
+//!
 //! # Observe a fleet
 //!
 //! ```
