@@ -1,8 +1,8 @@
-//! Who is tracked: all slots, read in chunks and at most twice a second whatever the number of those who ask, then
-//! filtered, sorted and cut for each of them.
+//! The list of agents: all slots, read in chunks and at most twice a second whatever the number of clients,
+//! then filtered, sorted and cut for each client.
 //!
-//! Each agent is consistent in itself, the list is no instant. One that beats on two shards is one agent: the
-//! slot that heard it last speaks for it.
+//! Each agent is consistent in itself; the list as a whole is not of one instant. An agent that beats on two
+//! shards is listed once, with the slot that received its last beat.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
@@ -24,45 +24,45 @@ use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::MonoNs;
 use crate::view::text::written;
 
-/// A scan is good for this long.
+/// A scan is reused for this long.
 const FRESH: Duration = Duration::from_millis(500);
-/// And is forgotten after this.
+/// A scan is dropped after this.
 const KEPT: Duration = Duration::from_secs(3);
-/// Slots read before others of this thread have their turn.
+/// Slots read before other tasks of this thread run.
 const CHUNK: u32 = 1024;
-/// Looks at a slot that is being written before it is left out.
+/// Attempts to read a slot that is being written, before it is skipped.
 const LOOKS: u32 = 3;
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 10_000;
-/// A page ends here, however many agents are asked for.
+/// The maximum size of a page, whatever its number of agents.
 const PAGE_BYTES_MAX: usize = 1 << 20;
 
-/// One agent, as its slot says.
+/// One agent, from its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     /// Its shard.
     pub shard: u16,
     /// Its slot there.
     pub slot: u32,
-    /// Which holder of the slot.
+    /// The generation of the slot.
     pub generation: u32,
-    /// What every beat writes.
+    /// The hot half of the slot.
     pub hot: Hot,
     /// Beats accepted.
     pub beats: u64,
-    /// First beat.
+    /// Arrival of the first beat.
     pub first_arrival: MonoNs,
-    /// Beats lost, by gaps in nonces.
+    /// Beats lost, from gaps in nonces.
     pub lost: u64,
     /// Stalls judged.
     pub stalls: u32,
     /// Silences that ended.
     pub resumes: u32,
-    /// Whether its silence is a stall.
+    /// Whether its control group is frozen.
     pub freeze: Freeze,
 }
 
-/// What is said of an agent.
+/// The state of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// It beats, or its threshold has not passed.
@@ -71,12 +71,12 @@ pub enum Standing {
     Stalled,
     /// Its silence reached its threshold, and its control group is frozen.
     Frozen,
-    /// It sent crash reports only.
+    /// It has sent crash reports only.
     Waiting,
 }
 
 impl Row {
-    /// What a slot says; `None` if it is free.
+    /// The agent of a slot; `None` if it is free.
     pub fn new(port: &Port, shard: u16, slot: u32, hot: Hot, cold: &Cold) -> Option<Self> {
         let freeze = || port.sessions.get(slot, cold.generation).unwrap_or_default().freeze;
         let freeze = if hot.state == State::Stalled { freeze() } else { Freeze::No };
@@ -95,7 +95,7 @@ impl Row {
         })
     }
 
-    /// What is said of it.
+    /// Its state.
     pub const fn standing(&self) -> Standing {
         match (self.hot.state, self.freeze) {
             (State::Stalled, Freeze::No) => Standing::Stalled,
@@ -105,33 +105,33 @@ impl Row {
         }
     }
 
-    /// Where its name is kept.
+    /// The key under which its name is stored.
     pub const fn ticket(&self) -> Ticket {
         Ticket { shard: self.shard, slot: self.slot, generation: self.generation }
     }
 }
 
-/// All agents, as of the last scan. The default: none.
+/// All agents as of the last scan; none by default.
 #[derive(Debug, Default)]
 pub struct View {
     /// In the order of their pids, each once.
     rows: Vec<Row>,
-    /// When each shard was begun with.
+    /// When the scan of each shard began.
     as_of: Vec<MonoNs>,
 }
 
-/// A scan, and when it began.
+/// A scan and when it began.
 #[derive(Clone, Debug)]
 struct Scan {
     view: Rc<View>,
     began: Instant,
 }
 
-/// The last scan, and who may begin the next.
+/// The last scan, and the lock for the next.
 #[derive(Debug, Default)]
 pub struct Views {
     last: RefCell<Option<Scan>>,
-    /// Held during a scan: others who want one wait for its result.
+    /// Held during a scan: other tasks that need one wait for its result.
     scanning: Mutex<()>,
     is_forgetting: Cell<bool>,
 }
@@ -146,7 +146,7 @@ impl Views {
         self.scan(sources, busy).await
     }
 
-    /// A scan that began after this call; not before half a second after the last.
+    /// A scan that began after this call; at the earliest half a second after the last.
     pub async fn next(&self, sources: &Sources, busy: impl Fn(u64)) -> Rc<View> {
         let asked = Instant::now();
         let _scanning = self.scanning.lock().await;
@@ -160,7 +160,7 @@ impl Views {
         self.scan(sources, busy).await
     }
 
-    /// Drops the last scan once it is not asked for any more; a large fleet's takes many megabytes.
+    /// Drops the last scan once it is no longer used: that of a large fleet takes many megabytes.
     pub async fn forget(&self) {
         if self.is_forgetting.replace(true) {
             return;
@@ -206,7 +206,7 @@ impl Views {
     }
 }
 
-/// One row a pid, in their order.
+/// One row per pid, in the order of pids.
 fn one_each(mut rows: Vec<Row>) -> Vec<Row> {
     rows.sort_unstable_by_key(|row| (row.hot.pid, std::cmp::Reverse(row.hot.last_arrival)));
     rows.dedup_by_key(|row| row.hot.pid);
@@ -219,7 +219,7 @@ impl View {
         &self.rows
     }
 
-    /// When each shard was begun with, ns.
+    /// When the scan of each shard began, ns.
     pub fn as_of(&self) -> Vec<u64> {
         self.as_of.iter().map(|at| at.0).collect()
     }
@@ -231,7 +231,7 @@ impl View {
     }
 }
 
-/// What to list, and how.
+/// A selection of agents: filters, order, page.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Selection {
     state: Option<Standing>,
@@ -241,7 +241,7 @@ pub struct Selection {
     sort: Sort,
     is_descending: bool,
     limit: usize,
-    /// The key of the last agent of the page before.
+    /// The key of the last agent of the previous page.
     after: Option<(u64, u32)>,
 }
 
@@ -255,10 +255,10 @@ enum Sort {
 }
 
 impl Selection {
-    /// What the query asks for.
+    /// The selection that the query asks for.
     ///
     /// # Errors
-    /// What cannot be understood.
+    /// A parameter is invalid.
     pub fn parse(query: &Query) -> Result<Self, BadQuery> {
         query.allows(&["state", "shard", "uid", "comm", "sort", "order", "limit", "after"])?;
         let state = query.one_of(
@@ -299,7 +299,7 @@ impl Selection {
             })
     }
 
-    /// What it is sorted by. Of silence the last arrival, which does not change while nothing comes.
+    /// The sort key. For silence it is the last arrival, which does not change while no beat arrives.
     fn key(&self, row: &Row) -> (u64, u32) {
         let key = match self.sort {
             Sort::Pid => 0,
@@ -312,11 +312,11 @@ impl Selection {
     }
 
     fn order(&self, one: (u64, u32), other: (u64, u32)) -> Ordering {
-        // The same agent order among equals in both directions: pids tell them apart.
+        // Equal agents are ordered by pid, in the same order for both directions.
         if self.is_descending { other.cmp(&one) } else { one.cmp(&other) }
     }
 
-    /// The page, whether there are more, and how many there are on all pages.
+    /// The rows of the page, whether more follow, and the total on all pages.
     async fn page<'a>(&self, view: &'a View, sources: &Sources) -> (Vec<&'a Row>, bool, usize) {
         let mut rows: Vec<&Row> = Vec::new();
         for chunk in view.rows.chunks(CHUNK as usize) {
@@ -337,7 +337,7 @@ impl Selection {
         (rows, is_more, total)
     }
 
-    /// Where the page after this row begins.
+    /// The cursor of the page after this row.
     fn cursor(&self, row: &Row) -> String {
         let (key, pid) = self.key(row);
         format!("{key}.{pid}")
@@ -371,7 +371,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// What the selection finds.
+    /// The page of a selection.
     pub async fn of(selection: &Selection, view: &View, sources: &Sources) -> Self {
         let (rows, is_more, total) = selection.page(view, sources).await;
         let now = sources.now();
@@ -415,7 +415,7 @@ impl Page {
 }
 
 impl Selection {
-    /// Those who are stalled, the longest silence first.
+    /// The stalled agents, longest silence first.
     pub fn stalled(limit: usize) -> Self {
         Self {
             state: Some(Standing::Stalled),
@@ -458,7 +458,7 @@ pub struct AgentAnswer {
 }
 
 impl AgentAnswer {
-    /// What is known of it.
+    /// The answer for a row.
     pub fn of(row: &Row, sources: &Sources, now: MonoNs) -> Self {
         let hot = &row.hot;
         let sessions = &sources.ports[usize::from(row.shard)].sessions;

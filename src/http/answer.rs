@@ -1,4 +1,4 @@
-//! Who may ask, what for, and in which form it is answered.
+//! Answers to requests: access, routing and formats.
 
 use std::convert::Infallible;
 use std::io::Write as _;
@@ -38,25 +38,25 @@ use crate::message::Shown;
 use crate::sys::clock::SystemClock;
 use crate::time::Clock;
 
-/// Every path there is, for who asks for another.
+/// All paths, listed in the answer to an unknown one.
 const PATHS: &str = "/, /metrics, /metrics/agents, /-/healthy, /-/ready, /api/v1/fleet, /api/v1/agents, \
      /api/v1/agents/PID, /api/v1/cells, /api/v1/events, /api/v1/openapi.json";
-/// Cells of a map at most.
+/// Most cells of a map.
 const CELLS_MAX: u64 = 10_000;
-/// Stalled agents on the page without a script.
+/// Stalled agents shown on the page without a script.
 const STALLED_SHOWN: usize = 100;
 const SCHEMA: &str = include_str!("openapi.json");
-/// For a client that finds every connection taken.
+/// Answer if no connection is free.
 pub const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\
       connection: close\r\n\r\n";
-/// Shorter answers are not worth compressing.
+/// Shorter answers are not compressed.
 const GZIP_FROM: usize = 1024;
 const OPENMETRICS: &str = "application/openmetrics-text";
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What goes out, and the mark that it does.
+/// The body of an answer; holds the mark of an answer in progress.
 pub struct Outgoing {
     body: Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>>,
     _busy: Busy,
@@ -82,7 +82,7 @@ impl Body for Outgoing {
     }
 }
 
-/// An answer before it is known how it goes out.
+/// An answer before its encoding is decided.
 struct Answer {
     code: StatusCode,
     kind: &'static str,
@@ -93,7 +93,7 @@ struct Answer {
 enum Content {
     Whole(Bytes),
     Pieces(Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>>),
-    /// As the former, with no end of its own.
+    /// The same, but without an end.
     Endless(Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>>),
 }
 
@@ -135,7 +135,7 @@ impl From<BadQuery> for Answer {
 }
 
 impl Server {
-    /// Answers one request. Waits for other tasks of this thread only.
+    /// Answers one request. Waits only for other tasks of this thread.
     pub(super) async fn answer(
         self: Rc<Self>,
         way: Way,
@@ -171,7 +171,7 @@ impl Server {
         response
     }
 
-    /// The answer as it goes out, zipped or not, if it may wait beside all that waits.
+    /// The answer as it is sent, compressed or not, if the budget of waiting bytes allows it.
     fn affordable(&self, mut answer: Answer, is_gzip: bool) -> (Answer, bool) {
         let Content::Whole(bytes) = &mut answer.content else { return (answer, false) };
         let is_zipped = is_gzip && bytes.len() >= GZIP_FROM;
@@ -197,7 +197,7 @@ impl Server {
         bad.into()
     }
 
-    /// What the request is refused for before it is looked at.
+    /// Refuses a request by its origin and headers, before its content is examined.
     fn admits(&self, way: Way, request: &Request<Incoming>) -> Option<Answer> {
         if way == Way::Tcp {
             if let Some(file) = &*self.token.borrow() {
@@ -216,7 +216,7 @@ impl Server {
                     );
                 }
             } else if !is_this_host(request.headers()) {
-                // A name that leads here may be a stranger's, whose page a browser of this host has open.
+                // A foreign name may resolve to this host and serve a page that is open in a browser here.
                 let told = "ask by an address or as localhost: without a token, other names are refused; see \
                             token-file of [http]";
                 return Some(Answer::refused(StatusCode::MISDIRECTED_REQUEST, told));
@@ -244,7 +244,7 @@ impl Server {
                 query.allows(&[])?;
                 Ok(self.status_page().await)
             }
-            // Scrapers add parameters of their own.
+            // Scrapers may add parameters of their own.
             "/metrics" => Ok(self.metrics(request.headers())),
             "/metrics/agents" => {
                 let names =
@@ -286,7 +286,7 @@ impl Server {
     fn metrics(&self, headers: &HeaderMap) -> Answer {
         let text = openmetrics_text(Reading::take(&self.sources, self.traffic(), self.sources.now()));
         let wants_openmetrics = accepts(headers, header::ACCEPT, OPENMETRICS);
-        // A client that does not say gets what every client can read.
+        // A client without preferences gets the format that every client can read.
         let is_openmetrics =
             wants_openmetrics > 0.0 && wants_openmetrics >= accepts(headers, header::ACCEPT, "text/plain");
         if is_openmetrics {
@@ -297,10 +297,11 @@ impl Server {
         }
     }
 
-    /// A scan that is fresh enough, or one that begins now.
+    /// A scan that is recent enough, or a new one.
     async fn view(self: &Rc<Self>, must_be_new: bool) -> Rc<View> {
         let server = Rc::clone(self);
-        // A task of its own: a client that leaves must not end what others wait for, or have it begun again.
+        // A separate task: a client that disconnects must not end a scan that others wait for, or make it
+        // start again.
         let (found, view) = oneshot::channel();
         spawn_local(async move {
             let count = |busy| server.traffic.borrow_mut().slot_reads_busy += busy;
@@ -347,8 +348,8 @@ impl Server {
         }
     }
 
-    /// What is answered without the token: probes of service managers and load balancers have none. They learn
-    /// whether it is well, and not what is wrong.
+    /// Answers probes, which service managers and load balancers send without a token. They learn whether the
+    /// fleet is healthy, not what is wrong.
     fn probed(&self, request: &Request<Incoming>) -> Option<Answer> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return None;
@@ -373,7 +374,7 @@ impl Server {
     async fn status_page(self: &Rc<Self>) -> Answer {
         let stalled = self.page(&Selection::stalled(STALLED_SHOWN)).await;
         let mut random = [0; 16];
-        // As good as a secret for a page that shows no secret, should the kernel not have one ready.
+        // Without ready randomness the nonce is predictable; acceptable, as the page shows no secret.
         let _ = rustix::rand::getrandom(&mut random, GetRandomFlags::NONBLOCK);
         let nonce = BASE64.encode(random);
         let page = page::render(&self.fleet(), &stalled, &nonce);
@@ -392,7 +393,7 @@ impl Server {
         let Ok(pid) = pid.parse::<u32>() else {
             return Err(BadQuery::new("pid", format!("{pid:?} is no process id"), "write its number"));
         };
-        // The second time: it may have come since, or may have moved.
+        // The second scan is new: the agent may have appeared since, or moved.
         for must_be_new in [false, true] {
             let view = self.view(must_be_new).await;
             let past = |pid| Past::of(pid, &self.ring.borrow(), before);
@@ -430,7 +431,7 @@ fn gzip(bytes: &[u8]) -> Bytes {
     encoder.finish().unwrap_or_default().into()
 }
 
-/// How much one of a list of preferences is wanted, 0 to 1; 0 if it is not named.
+/// The weight of a value in a list of preferences, 0 to 1; 0 if it is not listed.
 fn accepts(headers: &HeaderMap, name: HeaderName, what: &str) -> f32 {
     let lists = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     let wanted = lists.flat_map(|list| list.split(',')).filter_map(|item| {
@@ -444,7 +445,7 @@ fn accepts(headers: &HeaderMap, name: HeaderName, what: &str) -> f32 {
     wanted.fold(0.0, f32::max)
 }
 
-/// What a client sends as token: a bearer token, or the password of Basic authentication.
+/// The token that a client sends: a bearer token, or the password of Basic authentication.
 fn secret(headers: &HeaderMap) -> Option<Vec<u8>> {
     let (scheme, rest) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") {
@@ -458,7 +459,7 @@ fn secret(headers: &HeaderMap) -> Option<Vec<u8>> {
     Some(plain[colon + 1..].to_vec())
 }
 
-/// Whether the name in the request can only mean this host: an address, or `localhost`.
+/// Whether the host name of the request can only mean this host: an address, or `localhost`.
 fn is_this_host(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST) else { return true };
     let Ok(host) = host.to_str() else { return false };

@@ -1,5 +1,5 @@
-//! How many bytes of answers wait to be taken, on all connections together: a thousand clients that read slowly must
-//! not take a thousand times the largest answer.
+//! Limits the bytes of unread answers on all connections together: a thousand slow clients must not take a
+//! thousand times the largest answer.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,18 +8,18 @@ use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 
-/// Most bytes that wait, but for answers of a few kilobytes.
+/// Most bytes that may wait, not counting small answers.
 pub const BYTES_MAX: usize = 16 << 20;
-/// Answers up to here are given whatever waits: health, and a few agents. The number of connections bounds them.
+/// Answers up to this size are always sent: health, and a few agents. The number of connections limits them.
 pub const SMALL: usize = 16 << 10;
-/// A body is handed on in pieces of this size.
+/// A body is sent in pieces of this size.
 const PIECE: usize = 16 << 10;
 
-/// What waits on all connections. Cheap to clone.
+/// The waiting bytes of all connections. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Budget(Arc<AtomicUsize>);
 
-/// Bytes that wait, until this is dropped.
+/// Waiting bytes, until this is dropped.
 #[derive(Debug)]
 pub struct Charge {
     bytes: usize,
@@ -27,9 +27,9 @@ pub struct Charge {
 }
 
 impl Budget {
-    /// Counts so many bytes; `None` if there is no room for them.
+    /// Counts `bytes`; `None` if there is no room for them.
     pub fn charge(&self, bytes: usize) -> Option<Charge> {
-        // One thread asks: no other comes in between.
+        // Only one thread charges, so load and add need not be one step.
         let is_room = bytes <= SMALL || self.0.load(Relaxed).saturating_add(bytes) <= BYTES_MAX;
         is_room.then(|| {
             self.0.fetch_add(bytes, Relaxed);
@@ -43,7 +43,7 @@ impl Budget {
         Some(Bytes::from_owner(Held { bytes, _charge: charge }))
     }
 
-    /// How many bytes may be made at once: few where many wait.
+    /// How many bytes to make at once: fewer if many wait.
     pub fn share(&self) -> usize {
         if self.0.load(Relaxed) > BYTES_MAX / 2 { SMALL } else { 4 * SMALL }
     }
@@ -66,7 +66,7 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// A whole answer that goes out in pieces. Handed on at once, all of it would count as taken while it still waits.
+/// A whole answer sent in pieces. Passed on at once, all of it would count as sent while it still waits.
 #[derive(Debug)]
 pub struct Sliced(pub Bytes);
 

@@ -1,4 +1,4 @@
-//! A map of the fleet: all agents, however many, in a bounded number of cells.
+//! A map of the fleet: all agents in a bounded number of cells.
 
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ pub struct Cells {
     as_of: Vec<u64>,
 }
 
-/// Agents of one shard whose pids follow each other.
+/// Agents of one shard with consecutive pids.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Cell {
     shard: u16,
@@ -23,12 +23,12 @@ struct Cell {
     agents: usize,
     stalled: usize,
     waiting: usize,
-    /// Of the one who is silent for longest, in thousandths of its threshold.
+    /// The longest silence in the cell, in thousandths of the agent's threshold.
     silent_permille: u64,
 }
 
 impl Cells {
-    /// At most `max` and one a shard more.
+    /// At most `max` cells, plus one per shard.
     pub fn of(view: &View, max: usize, sources: &Sources) -> Self {
         let mut rows: Vec<&Row> = view.rows().iter().collect();
         rows.sort_by_key(|row| (row.shard, row.hot.pid));

@@ -1,4 +1,4 @@
-//! One agent: what its slot says, and a page of its past.
+//! One agent: its slot, and a page of its past.
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use crate::event::Event;
 use crate::table::slot::Flags;
 use crate::time::MonoNs;
 
-/// Events of a page at most.
+/// Most events of a page.
 const EVENTS_MAX: usize = 200;
 
 /// One agent and its past.
@@ -59,16 +59,16 @@ struct Resume {
     lost: u64,
 }
 
-/// Events of one pid, oldest first: the latest of them, or those before a number.
+/// Events of one pid, oldest first: the latest ones, or those before a number.
 #[derive(Debug, Serialize)]
 pub struct Past {
     history: Vec<Event>,
-    /// What to ask for as `before` to get those before these, if there are any.
+    /// The value of `before` for the previous page, if there is one.
     history_next: Option<u64>,
     history_from_seq: u64,
 }
 
-/// An agent that is gone, and its past; or one that was never let in.
+/// An exited agent and its past, or a process that was never admitted.
 #[derive(Debug, Serialize)]
 pub struct Exited {
     pid: u32,
@@ -79,7 +79,7 @@ pub struct Exited {
     past: Past,
 }
 
-/// The last frame of a pid that was refused for a reason of ours.
+/// The last frame of a pid that was refused by a limit of ours.
 #[derive(Debug, Serialize)]
 pub struct Refused {
     at_ns: u64,
@@ -88,7 +88,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// If there was one after this instant.
+    /// The last refusal, if it was after `since`.
     fn of(pid: u32, since: MonoNs, sources: &Sources) -> Option<Self> {
         let last = sources.ports.first()?.turned_away.last(pid).filter(|last| last.at > since)?;
         let ago_ns = sources.now().since(last.at);
@@ -97,7 +97,7 @@ impl Refused {
 }
 
 impl Past {
-    /// What the ring holds of a pid, up to an event with the number `before`; a page at most.
+    /// The events of a pid in the ring with numbers below `before`; at most a page.
     pub fn of(pid: u32, ring: &Ring, before: Option<u64>) -> Self {
         let is_before = |event: &&Event| before.is_none_or(|before| event.seq < before);
         let latest = ring.latest_of_pid(pid).filter(is_before);
@@ -112,15 +112,15 @@ impl Past {
         }
     }
 
-    /// Nothing is known of the pid.
+    /// Whether the ring has no event of the pid.
     pub fn is_empty(&self) -> bool {
         self.history.is_empty()
     }
 }
 
 impl Exited {
-    /// Only its past is left, or that it was refused; `None` if nothing is known of it. `is_later`: the first page of
-    /// its past was asked for before.
+    /// The past of a pid without a slot, or its refusal; `None` if the pid is unknown. `is_later`: an earlier
+    /// page of its past was requested before.
     pub fn of(pid: u32, sources: &Sources, past: Past, is_later: bool) -> Option<Self> {
         let refused = Refused::of(pid, MonoNs(0), sources);
         let state = match (past.is_empty() && !is_later, &refused) {
@@ -133,8 +133,7 @@ impl Exited {
 }
 
 impl Detail {
-    /// The agent of a row that was found by its pid, as of now; `None` if it is gone meanwhile, or its slot is
-    /// being written.
+    /// The agent of a row as of now; `None` if it has gone meanwhile, or its slot is being written.
     pub fn of(row: &Row, sources: &Sources, past: impl Fn(u32) -> Past) -> Option<Self> {
         let port = &sources.ports[usize::from(row.shard)];
         let (hot, cold) = port.table.read(row.slot).ok()?;

@@ -1,5 +1,5 @@
-//! Events as server-sent events: from the ring, so that a slow reader costs the others nothing and
-//! is told what it missed.
+//! Events as server-sent events, read from the ring: a slow reader costs the others nothing and gets a report
+//! of what it missed.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -17,15 +17,15 @@ use crate::event::{Event, EventKind};
 use crate::sinks::jsonl;
 use crate::time::{MonoNs, WallNs};
 
-/// A reader that hears nothing for this long gets a comment, so that both sides know the other is there.
+/// After this time without events a reader gets a comment, so that either side notices a lost connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Events in one piece of the answer.
+/// Events per piece of the answer.
 const PIECE: usize = 256;
 
-/// Which events, and from where on.
+/// The events a client wants, and its position.
 #[derive(Debug)]
 pub struct Reader {
-    /// The last number that was dealt with.
+    /// The last number that was handled.
     after: u64,
     kinds: Vec<String>,
     pid: Option<u32>,
@@ -34,10 +34,10 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// What the query asks for. `last_id` is the `Last-Event-ID` of one who comes again.
+    /// The reader that the query asks for. `last_id` is the `Last-Event-ID` of a client that reconnects.
     ///
     /// # Errors
-    /// What cannot be understood.
+    /// A parameter is invalid.
     pub fn parse(query: &Query, last_id: Option<&str>, server: &Server) -> Result<Self, BadQuery> {
         query.allows(&["kind", "pid", "shard", "after", "follow"])?;
         let kinds: Vec<String> =
@@ -75,7 +75,7 @@ impl Reader {
             && self.shard.is_none_or(|shard| event.shard == Some(shard))
     }
 
-    /// The next few events as text; empty if there are none yet.
+    /// The next events as text; empty if there are none yet.
     fn piece(&mut self, server: &Server) -> Vec<u8> {
         let ring = server.ring.borrow();
         let mut text = Vec::new();
@@ -105,8 +105,8 @@ impl Reader {
     }
 }
 
-/// The position that a number or an id stands for. An id of another run stands for the beginning of this one,
-/// and so does a number that this run has not reached.
+/// The position of a number or an event id. An id of another run means the beginning of this run, and so does
+/// a number that this run has not reached.
 fn position(text: &str, run: &str, last_seq: u64) -> Option<u64> {
     let (of_run, number) = text.rsplit_once('-').unwrap_or((run, text));
     let number: u64 = number.parse().ok()?;
@@ -119,7 +119,7 @@ fn write(event: &Event, seq: u64, run: &str, text: &mut Vec<u8>) {
     text.push(b'\n');
 }
 
-/// The answer, piece by piece, until the client leaves.
+/// The answer, piece by piece, until the client disconnects.
 pub fn stream(
     reader: Reader,
     server: Rc<Server>,
@@ -130,7 +130,7 @@ pub fn stream(
             if let Some(piece) = ready.pop_front() {
                 return Some((Ok(Frame::data(piece)), (reader, server, ready)));
             }
-            // Listened for before the ring is looked at, so that nothing can come in between.
+            // Registered before the ring is read, so that no event is missed in between.
             let news = server.news.notified();
             let piece = reader.piece(&server);
             if !piece.is_empty() {
@@ -138,7 +138,7 @@ pub fn stream(
                 continue;
             }
             if reader.after < server.ring.borrow().last_seq() {
-                // Nothing of this piece was wanted; others have their turn.
+                // No event of this piece was wanted; let other tasks run.
                 tokio::task::yield_now().await;
                 continue;
             }

@@ -1,4 +1,4 @@
-//! The fleet at a glance, as JSON: what a snapshot holds, and what is wrong in words.
+//! The state of the fleet as JSON: a snapshot, and the problems.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::view::snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
 use crate::view::tally::Histograms;
 use crate::view::text::written;
 
-/// Users of a shard that are listed.
+/// Users listed per shard.
 const UIDS: usize = 20;
 
 /// The whole answer.
@@ -104,7 +104,7 @@ struct ShardAnswer {
 
 #[derive(Debug, Serialize)]
 struct UidAnswer {
-    /// Null: all who have no row of their own.
+    /// Null: all users without a row of their own.
     uid: Option<u32>,
     agents: u64,
     frames: u64,
@@ -155,7 +155,7 @@ impl FleetAnswer {
 }
 
 impl FleetAnswer {
-    /// What is wrong, in words.
+    /// The problems, as text.
     pub fn problems(&self) -> &[String] {
         &self.problems
     }
@@ -163,7 +163,7 @@ impl FleetAnswer {
 
 /// For the page without a script.
 impl FleetAnswer {
-    /// What to know first, and how good it is: `good`, `old` or `bad`.
+    /// The headline and its class: `good`, `old` or `bad`.
     pub fn headline(&self) -> (&'static str, String) {
         let agents = self.up + self.stalled;
         if !self.is_healthy {
@@ -181,7 +181,7 @@ impl FleetAnswer {
         }
     }
 
-    /// The line below it.
+    /// The line below the headline.
     pub fn summary(&self) -> String {
         let threshold = written(self.threshold_ns);
         format!(
@@ -291,7 +291,7 @@ impl ShardAnswer {
         }
     }
 
-    /// With the buckets of what its frames waited, for who draws a curve of it.
+    /// Adds the buckets of the queue times, for clients that draw a curve.
     fn with_queue(mut self, queue_ns: &Histogram<u64>) -> Self {
         self.latencies.queue_ns.fill(queue_ns, true);
         self

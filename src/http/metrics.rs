@@ -1,8 +1,8 @@
-//! What `/metrics` says: one table of families, read per shard and never per agent, so that a scrape costs the
-//! same whatever the size of the fleet.
+//! The content of `/metrics`: one table of families, read per shard and never per agent, so that a scrape
+//! costs the same whatever the size of the fleet.
 //!
-//! Text is made by prometheus-client, which speaks OpenMetrics; [`prometheus_text`] turns that into the older
-//! format for those who ask for it.
+//! prometheus-client writes the text as OpenMetrics; [`prometheus_text`] converts it to the older format for
+//! clients that request it.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -24,8 +24,8 @@ use crate::refusal::Refusal;
 use crate::time::MonoNs;
 use crate::view::tally::{Histograms, Reader, ShardTally, Tally};
 
-/// Bounds of times, ns. The histograms behind them know a value to 1 %, so one that close to a bound may be
-/// counted on either side of it.
+/// Bounds of times, ns. The histograms know a value to 1 %, so a value that close to a bound may be counted
+/// on either side of it.
 const TIMES_NS: &[u64] = &[
     10,
     25,
@@ -59,7 +59,7 @@ const TIMES_NS: &[u64] = &[
 const FRAMES: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 const NS_PER_SECOND: f64 = 1e9;
 
-/// Everything a scrape looks at, taken once.
+/// The data of one scrape, taken once.
 pub struct Reading {
     sources: Arc<Sources>,
     tally: Arc<Tally>,
@@ -71,7 +71,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// As of `now`. Waits only for the aggregator, microseconds at a time.
+    /// The data as of `now`. Waits only for the aggregator, for microseconds at a time.
     pub fn take(sources: &Arc<Sources>, traffic: Traffic, now: MonoNs) -> Self {
         let tally = sources.copies.take();
         let merged = tally.merged();
@@ -105,7 +105,7 @@ struct Family {
     values: Values,
 }
 
-/// Where its values come from, and under which labels.
+/// The source and the labels of its values.
 enum Values {
     Counter(Read),
     Gauge(Read),
@@ -115,12 +115,12 @@ enum Values {
 
 enum Read {
     Fleet(fn(&Reading) -> f64),
-    /// Of the fleet, if it is known: there is no series otherwise.
+    /// One value of the fleet, if it is known; otherwise no series.
     Known(fn(&Reading) -> Option<f64>),
     Shard(fn(&Reading, usize) -> f64),
-    /// One a value of a label.
+    /// One value per value of a label.
     Label(&'static str, fn() -> Vec<&'static str>, fn(&Reading, usize) -> f64),
-    /// One a shard and value of a label.
+    /// One value per shard and value of a label.
     ShardLabel(&'static str, fn() -> Vec<&'static str>, fn(&Reading, usize, usize) -> f64),
 }
 
@@ -463,14 +463,14 @@ impl Values {
     }
 }
 
-/// Whether it can be written without decimals.
+/// The value as an integer, if it is one.
 fn whole(value: f64) -> Option<u64> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is whole and in range")]
     (value.fract() == 0.0 && (0.0..9e15).contains(&value)).then_some(value as u64)
 }
 
 impl Read {
-    /// Writes every value there is, also those that are 0: a series that appears late has no rate at first.
+    /// Writes all values, including 0: a series that appears late has no rate at first.
     fn each(
         &self,
         reading: &Reading,
@@ -520,17 +520,17 @@ fn encode_histogram(
     encoder.encode_histogram::<NoLabelSet>(sum / per, histogram.len(), &buckets, None)
 }
 
-/// A histogram with few and wide cells.
+/// A histogram with few, wide cells.
 #[derive(Debug, PartialEq)]
 pub struct Buckets {
-    /// Values up to each bound and above the one before; the last: above all of them.
+    /// Number of values up to each bound and above the previous one; the last cell: above all bounds.
     pub counts: Vec<u64>,
-    /// Of all values, to 1 %.
+    /// Sum of all values, to 1 %.
     pub sum: f64,
 }
 
 impl Buckets {
-    /// Sorts the values of a histogram in under `bounds`. One pass over its cells.
+    /// Counts the values of a histogram by `bounds`. One pass over its cells.
     pub fn of(histogram: &Histogram<u64>, bounds: &[u64]) -> Self {
         let mut counts = vec![0; bounds.len() + 1];
         let mut sum = 0.0;
@@ -543,7 +543,7 @@ impl Buckets {
         Self { counts, sum }
     }
 
-    /// How many are at most each bound; the last has none.
+    /// The number of values up to each bound; the last count has no bound.
     pub fn cumulative(&self, bounds: &[u64]) -> Vec<(Option<u64>, u64)> {
         let mut so_far = 0;
         let upper = bounds.iter().copied().map(Some).chain([None]);
@@ -555,7 +555,7 @@ impl Buckets {
     }
 }
 
-/// The distributions: of times in ns, of frames.
+/// The bounds of a distribution: of times in ns, or of frames.
 pub const fn bounds(is_time: bool) -> &'static [u64] {
     if is_time { TIMES_NS } else { FRAMES }
 }
@@ -570,8 +570,8 @@ pub fn openmetrics_text(reading: Reading) -> String {
     text
 }
 
-/// The same in the older format of Prometheus: counters are described under their whole name, and there is
-/// neither unit nor end.
+/// The same in the older format of Prometheus: counters are described under their whole name, and units and
+/// the end marker are omitted.
 pub fn prometheus_text(openmetrics: &str) -> String {
     let mut text = String::with_capacity(openmetrics.len());
     for line in openmetrics.lines() {

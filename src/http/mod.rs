@@ -1,11 +1,11 @@
-//! Metrics, API and status page, over `control.sock` and, if asked for, TCP.
+//! Metrics, API and status page, over `control.sock` and, if configured, TCP.
 //!
-//! In: requests; events of its own subscription; slots, counters and tallies that others publish. Out: answers.
-//! Thread: http, one, with a runtime of its own. Blocks: in its runtime. It waits for no shard, nor any shard for it;
-//! the aggregator copies what it counts for it, between two turns.
+//! In: requests; events of its own subscription; slots, counters and tallies that other threads publish. Out:
+//! answers. Thread: http, one, with a runtime of its own. Blocks: in its runtime. It never waits for a shard,
+//! nor a shard for it; the aggregator copies its counts for this thread between two turns.
 //!
-//! What a client can take is bounded: connections (the one idle longest makes room), bytes of a request, time to
-//! send one, time to take an answer. Everything that takes long yields between pieces.
+//! Each client is limited: connections (the one idle longest makes room), bytes of a request, time to send a
+//! request, time to read an answer. Long work yields between pieces.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -59,20 +59,20 @@ pub use token::TokenError;
 use token::{Token, TokenFile};
 use traffic::{Connections, Entry, Traffic};
 
-/// How long a client may take to send a request, from its connection or the end of the answer before.
+/// How long a client may take to send a request, from its connection or the end of the previous answer.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
-/// How long a client may leave the bytes of an answer where they are.
+/// How long a client may leave an answer unread.
 const TAKEN_WITHIN: Duration = Duration::from_secs(5);
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 const BUFFER_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
-/// How long answers under way may take at a stop.
+/// How long answers in progress may take at a stop.
 const WIND_UP: Duration = Duration::from_millis(300);
-/// How often the token file is looked at: a replaced token is in force within two seconds.
+/// How often the token file is checked: a new token is in force within two seconds.
 const TOKEN_EVERY: Duration = Duration::from_secs(1);
-/// What cannot be accepted now is tried again after this.
+/// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
-/// Events taken before others of this thread have their turn.
+/// Events taken before other tasks of this thread run.
 const EVENTS_PER_TURN: usize = 1024;
 
 /// The thread.
@@ -82,7 +82,7 @@ pub struct Http {
     stop: watch::Sender<bool>,
 }
 
-/// Where events arrive, and what says that some did.
+/// The queue of events, and the signal that some have arrived.
 #[derive(Debug)]
 pub struct Heard {
     events: Receiver<Event>,
@@ -90,7 +90,8 @@ pub struct Heard {
 }
 
 impl Heard {
-    /// Also the subscriber that brings them. It has room for a stall of every agent, as the event output has.
+    /// Also returns the subscriber that fills it. The queue has room for a stall of every agent, as that of
+    /// the event output.
     pub fn subscribe(plan: &Plan) -> (Self, Subscriber) {
         let (mut subscriber, events) = Subscriber::new(Reader::Http, plan.agents_max as usize + EVENTS_SLACK);
         let rung = Arc::new(Notify::new());
@@ -109,7 +110,7 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds the TCP listener, if there is to be one, and reads its token. May block on the disk.
+    /// Binds the TCP listener, if configured, and reads its token. May block on the disk.
     ///
     /// # Errors
     /// See [`HttpError`].
@@ -118,13 +119,13 @@ impl Listeners {
         Ok(Self { control, tcp: plan.listen.map(bind).transpose()?, token })
     }
 
-    /// Where the TCP listener is.
+    /// The address of the TCP listener.
     pub fn address(&self) -> Option<SocketAddr> {
         self.tcp.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 }
 
-/// Why questions cannot be answered.
+/// Why HTTP requests cannot be answered.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HttpError {
@@ -141,11 +142,11 @@ pub enum HttpError {
     Token(#[from] TokenError),
 }
 
-/// What keeps questions from being answered where they should be. Binds the address for a moment; a token file is
-/// read.
+/// Checks whether requests can be answered as configured. Binds the address for a moment and reads the token
+/// file.
 ///
 /// # Errors
-/// The first thing that is wrong; `AddrInUse` if somebody serves there.
+/// The first problem found; `AddrInUse` if another process serves there.
 pub fn inspect(plan: &HttpPlan) -> Result<(), HttpError> {
     plan.token_file.as_deref().map(Token::read).transpose()?;
     plan.listen.map(bind).transpose()?;
@@ -180,16 +181,16 @@ impl HttpError {
     }
 }
 
-/// What the thread shares among its tasks.
+/// State shared by the tasks of this thread.
 struct Server {
     sources: Arc<Sources>,
     token: RefCell<Option<TokenFile>>,
     ring: RefCell<Ring>,
-    /// There are more events, or there will be no more.
+    /// More events have arrived, or no more will.
     news: Notify,
     /// The fleet stops.
     is_over: Cell<bool>,
-    /// What tells this run's event ids from those of another.
+    /// Distinguishes the event ids of this run from those of other runs.
     run: String,
     views: Views,
     budget: Budget,
@@ -198,20 +199,20 @@ struct Server {
     tcp: Rc<Connections>,
 }
 
-/// By which way a client came.
+/// How a client connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// Through a file that only we and root may use.
+    /// Through a socket file that only our user and root may use.
     Control,
-    /// From this host, or with a token from anywhere.
+    /// From this host, or from anywhere with a token.
     Tcp,
 }
 
 impl Http {
-    /// Starts to answer.
+    /// Starts the thread.
     ///
     /// # Errors
-    /// The kernel's, when it grants no thread or descriptor.
+    /// The kernel's, if it grants no thread or descriptor.
     pub fn spawn(sources: Sources, listeners: Listeners, heard: Heard) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -224,8 +225,8 @@ impl Http {
         Ok(Self { thread, stop })
     }
 
-    /// Tells what is left and closes every connection, a third of a second at most. To be called once the aggregator
-    /// has stopped, or is given up.
+    /// Sends the remaining events and closes every connection, within a third of a second. Call it once the
+    /// aggregator has stopped or is given up.
     pub fn end(self) -> JoinHandle<()> {
         let _ = self.stop.send(true);
         self.thread
@@ -255,7 +256,7 @@ async fn serve(
         spawn_local(renew_token(Rc::clone(&server)));
     }
     let hearing = spawn_local(hear(Rc::clone(&server), events, Arc::clone(&rung)));
-    // Both are made for it: non-blocking, in a runtime with I/O.
+    // Cannot fail: both are non-blocking, in a runtime with I/O.
     if let Ok(control) = tokio::net::UnixListener::from_std(listeners.control) {
         let server = Rc::clone(&server);
         spawn_local(async move {
@@ -268,14 +269,14 @@ async fn serve(
         spawn_local(async move {
             let accept = async || {
                 let (stream, _) = tcp.accept().await?;
-                // Answers are written whole; waiting for more to send only delays them.
+                // Answers are written whole; waiting for more data only delays them.
                 let _ = stream.set_nodelay(true);
                 Ok(stream)
             };
             server.welcome(Way::Tcp, accept).await;
         });
     }
-    // Also when the fleet is gone without a word.
+    // Also ends when the fleet is dropped without a stop.
     let _ = stopped.wait_for(|is_stopped| *is_stopped).await;
     server.is_over.set(true);
     rung.notify_one();
@@ -288,7 +289,7 @@ async fn serve(
     let _ = timeout(WIND_UP, wind_up).await;
 }
 
-/// Takes the token that its file holds now, for ever.
+/// Follows changes of the token file, forever.
 async fn renew_token(server: Rc<Server>) {
     loop {
         sleep(TOKEN_EVERY).await;
@@ -299,7 +300,7 @@ async fn renew_token(server: Rc<Server>) {
     }
 }
 
-/// Keeps the ring. Ends when the fleet stops and nothing is left.
+/// Fills the ring. Ends when the fleet stops and no event is left.
 async fn hear(server: Rc<Server>, events: Receiver<Event>, rung: Arc<Notify>) {
     loop {
         let mut heard = 0;
@@ -325,7 +326,7 @@ async fn hear(server: Rc<Server>, events: Receiver<Event>, rung: Arc<Notify>) {
     }
 }
 
-/// How a request that is none of HTTP's was answered.
+/// The status with which hyper answered a malformed request.
 fn code_of(error: &hyper::Error) -> Option<hyper::StatusCode> {
     if error.is_parse_too_large() {
         Some(hyper::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -337,7 +338,7 @@ fn code_of(error: &hyper::Error) -> Option<hyper::StatusCode> {
 }
 
 impl Server {
-    /// Accepts connections, for ever.
+    /// Accepts connections, forever.
     async fn welcome<S>(self: Rc<Self>, way: Way, accept: impl AsyncFn() -> io::Result<S>)
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -346,7 +347,7 @@ impl Server {
         loop {
             match accept().await {
                 Ok(stream) => self.let_in(way, &connections, stream).await,
-                // Perhaps no descriptor is left: one connection has to go. Or the client hung up.
+                // Perhaps no descriptor is left, so one connection has to go. Or the client hung up.
                 Err(_) => {
                     connections.evict_idle();
                     sleep(ACCEPT_PAUSE).await;
@@ -396,7 +397,7 @@ impl Server {
             .max_buf_size(BUFFER_BYTES_MAX)
             .serve_connection(TokioIo::new(Box::pin(stream)), answering)
             .await;
-        // What ends badly was the client's doing, and it knows; what it was told by the library is counted here.
+        // The client caused the error and knows it. Only an answer that the library sent is counted here.
         if let Some(code) = ended.err().as_ref().and_then(code_of) {
             self.traffic.borrow_mut().count(code);
         }

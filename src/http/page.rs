@@ -1,4 +1,4 @@
-//! The status page: what a browser shows without a script, and the script that keeps it up to date.
+//! The status page: its content without a script, and the script that keeps it up to date.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use super::fleet::FleetAnswer;
 
 const TEMPLATE: &str = include_str!("page.html");
 
-/// What a browser may do with the page: run the script that came with it, and ask us.
+/// The content security policy: the browser may run the script of the page, and send requests to us.
 pub fn policy(nonce: &str) -> String {
     format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
@@ -33,7 +33,7 @@ pub fn render(fleet: &FleetAnswer, stalled: &Page, nonce: &str) -> String {
     ];
     let mut page = String::with_capacity(TEMPLATE.len() + 4096);
     let mut rest = TEMPLATE;
-    // In one pass: what a process calls itself must not be taken for a place to fill.
+    // Replaced in one pass, so that a process name is never taken for a placeholder.
     while let Some((before, name, after)) = next_place(rest) {
         page.push_str(before);
         page.push_str(values.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value));

@@ -1,4 +1,4 @@
-//! The part of a request after the question mark: known names, each at most once, values in range.
+//! The query of a request: known names, each at most once, values in range.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ pub struct Query {
     pairs: Vec<(String, String)>,
 }
 
-/// A parameter that cannot be used.
+/// An invalid parameter.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadQuery {
     name: String,
@@ -17,7 +17,7 @@ pub struct BadQuery {
 }
 
 impl BadQuery {
-    /// Why, and what to write instead.
+    /// `why` it is invalid, and the `fix`: what to write instead.
     pub fn new(name: &str, why: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { name: name.to_owned(), why: why.into(), fix: fix.into() }
     }
@@ -30,15 +30,15 @@ impl fmt::Display for BadQuery {
 }
 
 impl Query {
-    /// Takes it apart.
+    /// Splits the query into its parameters.
     pub fn parse(text: &str) -> Self {
         Self { pairs: form_urlencoded::parse(text.as_bytes()).into_owned().collect() }
     }
 
-    /// Refuses everything but these names, and each of them twice.
+    /// Refuses other names than these, and repeated ones.
     ///
     /// # Errors
-    /// The first that is wrong.
+    /// The first invalid parameter.
     pub fn allows(&self, names: &[&str]) -> Result<(), BadQuery> {
         for (at, (name, _)) in self.pairs.iter().enumerate() {
             if !names.contains(&name.as_str()) {
@@ -64,7 +64,7 @@ impl Query {
     /// A whole number from `min` to `max`.
     ///
     /// # Errors
-    /// It is something else.
+    /// The value is anything else.
     pub fn number(&self, name: &str, min: u64, max: u64) -> Result<Option<u64>, BadQuery> {
         let Some(text) = self.text(name) else { return Ok(None) };
         match text.parse::<u64>() {
@@ -80,7 +80,7 @@ impl Query {
     /// One of a few words.
     ///
     /// # Errors
-    /// It is another one.
+    /// The value is another word.
     pub fn one_of<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, BadQuery> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);

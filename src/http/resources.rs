@@ -1,11 +1,12 @@
-//! What this process takes from the host, as metrics of processes are commonly called.
+//! Resources used by this process, under the usual names of process metrics.
 
 use std::fs;
 
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 
-/// What the kernel says of this process; nothing where it does not. Four system calls, whatever the number of descriptors.
+/// Data of the kernel on this process; `None` where it has none. Four system calls, whatever the number of
+/// descriptors.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Resources {
     /// CPU time of all threads in user and system mode, s.
@@ -16,9 +17,9 @@ pub struct Resources {
     pub virtual_bytes: Option<u64>,
     /// Threads.
     pub threads: Option<u64>,
-    /// Open descriptors; Linux counts them for us since 6.2.
+    /// Open descriptors; Linux reports their number since 6.2.
     pub open_fds: Option<u64>,
-    /// Most of them that this process may have; nothing if any number.
+    /// The limit of open descriptors; `None` if there is none.
     pub max_fds: Option<u64>,
 }
 
@@ -27,7 +28,7 @@ impl Resources {
     pub fn now() -> Self {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         Self {
-            // Older kernels say 0, and our sockets are open.
+            // Older kernels report 0, and at least our sockets are open.
             open_fds: rustix::fs::stat("/proc/self/fd")
                 .ok()
                 .and_then(|stat| u64::try_from(stat.st_size).ok())
@@ -37,11 +38,12 @@ impl Resources {
         }
     }
 
-    /// What proc_pid_stat(5) holds; the name in it may contain anything, also spaces and parentheses.
+    /// The fields of proc_pid_stat(5). The name in it may contain any character, including spaces and
+    /// parentheses.
     fn of_stat(stat: &str, ticks_per_second: u64, page_bytes: u64) -> Self {
         let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
         let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
-        // Field 3 of the manual, the state, is the first here.
+        // Field 3 of the manual, the state, comes first here.
         let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<u64>().ok());
         let ticks = field(14).zip(field(15)).map(|(user, system)| user + system);
         #[expect(clippy::cast_precision_loss, reason = "2^53 ticks are three million years")]

@@ -1,7 +1,7 @@
-//! The last events, for late readers. Each rank has places of its own: agents that come and go, however often, do not
-//! take the place of a stall.
+//! The last events, for readers that connect later. Each rank has its own space, so that agents that come and
+//! go do not displace a stall, however many they are.
 //!
-//! In: every event, in order. Out: events after a number, with what is missing between them.
+//! In: every event, in order. Out: events after a number, with the gaps between them.
 
 use std::collections::VecDeque;
 use std::collections::vec_deque::Iter;
@@ -9,38 +9,38 @@ use std::iter::{self, Rev};
 
 use crate::event::{Event, EventKind};
 
-/// Events kept of each rank, in the order of [`Rank`]: 65 536 together.
+/// Events kept per rank, in the order of [`Rank`]: 65 536 in total.
 const KEPT: [usize; 3] = [16_384, 16_384, 32_768];
 
 /// The last events of this run.
 #[derive(Debug)]
 pub struct Ring {
-    /// By rank, each in the order of their numbers.
+    /// By rank, each in the order of event numbers.
     events: [VecDeque<Event>; 3],
-    /// Number of the last event that was told, kept or not.
+    /// Number of the last event, kept or not.
     last_seq: u64,
-    /// Number of the last event that had to go for another.
+    /// Number of the last discarded event.
     gone_seq: u64,
 }
 
-/// The next thing a reader of the ring is to be told.
+/// The next item for a reader of the ring.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Step {
     /// An event.
     Event(Event),
-    /// These numbers are not there any more.
+    /// The events with these numbers were discarded.
     Lost(u64, u64),
 }
 
 impl Default for Ring {
     fn default() -> Self {
-        // All of it at once: memory is taken as events come, and none is left behind by growing.
+        // Reserved at once: pages are touched as events come, and growth leaves no old buffer behind.
         Self { events: KEPT.map(VecDeque::with_capacity), last_seq: 0, gone_seq: 0 }
     }
 }
 
 impl Ring {
-    /// One more event; the oldest of its rank may have to go.
+    /// Adds an event; may discard the oldest of its rank.
     pub fn push(&mut self, event: Event) {
         match event.kind {
             EventKind::Lost { to_seq, .. } => {
@@ -61,23 +61,23 @@ impl Ring {
         events.push_back(event);
     }
 
-    /// Number of the last event told; 0 before the first.
+    /// Number of the last event; 0 before the first.
     pub const fn last_seq(&self) -> u64 {
         self.last_seq
     }
 
-    /// Number of the oldest event kept; the next one's if there is none.
+    /// Number of the oldest kept event, or the next number if none is kept.
     pub fn first_seq(&self) -> u64 {
         let fronts = self.events.iter().filter_map(VecDeque::front);
         fronts.map(|event| event.seq).min().unwrap_or(self.last_seq + 1)
     }
 
-    /// From this number on no event had to go.
+    /// No event from this number on was discarded.
     pub fn whole_from_seq(&self) -> u64 {
         self.first_seq().max(self.gone_seq + 1)
     }
 
-    /// What comes after event `after`; `None` if nothing does yet.
+    /// The item after event `after`; `None` if there is none yet.
     pub fn next(&self, after: u64) -> Option<Step> {
         if after >= self.last_seq {
             return None;
@@ -92,7 +92,7 @@ impl Ring {
         }
     }
 
-    /// The events of a pid, latest first, with those of datagrams it sent that were refused.
+    /// The events of a pid, latest first, including refusals of datagrams it sent.
     pub fn latest_of_pid(&self, pid: u32) -> impl Iterator<Item = &Event> {
         let mut ranks = self.events.each_ref().map(|events| events.iter().rev());
         let latest = move || {

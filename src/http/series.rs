@@ -1,22 +1,22 @@
-//! A few agents as metrics, a series each, in pieces.
+//! A limited number of agents as metrics, one series each, written in pieces.
 
 use super::agents::{Row, Standing, View};
 use super::budget::{BYTES_MAX, Charge};
 use crate::config::plan::METRICS_AGENTS_MAX;
 use crate::wire::Status;
 
-/// What the series of single agents are called: beats, stalls, status.
+/// Names of the series of single agents: beats, stalls, status.
 pub type SeriesNames = [&'static str; 3];
 
-/// Ours: others than those of a shard, so that a sum over both counts nothing twice.
+/// Our names. They differ from those of a shard, so that a sum over both counts nothing twice.
 pub const NAMES: SeriesNames = ["varta_agent_beats_total", "varta_agent_stalls_total", "varta_agent_status"];
-/// Those of varta-watch, for its dashboards.
+/// The names of varta-watch, for its dashboards.
 pub const NAMES_OF_WATCH: SeriesNames = ["varta_beats_total", "varta_stalls_total", "varta_status"];
 
-/// What is shown of one agent: its pid, and a value for each family.
+/// The values of one agent: its pid, and one value per family.
 type Sample = (u32, [u64; 3]);
 
-/// As many as there may be can be answered, also to two who ask at once.
+/// The configured maximum fits into the budget, for two clients at once.
 const _: () = assert!(METRICS_AGENTS_MAX as usize * size_of::<Sample>() <= BYTES_MAX / 2);
 
 const FAMILIES: [(&str, &str); 3] = [
@@ -24,10 +24,10 @@ const FAMILIES: [(&str, &str); 3] = [
     ("counter", "Stalls judged of this process"),
     ("gauge", "Status: 0 ok, 1 degraded, 2 critical, 3 stalled"),
 ];
-/// Agents in one piece of the text.
+/// Agents per piece of the text.
 const PIECE: usize = 500;
 
-/// The first agents of a scan. A copy: a slow client must not keep the scan, which may be large.
+/// The first agents of a scan. A copy, so that a slow client does not keep the scan, which may be large.
 #[derive(Debug)]
 pub struct Series {
     samples: Vec<Sample>,
@@ -35,18 +35,18 @@ pub struct Series {
 }
 
 impl Series {
-    /// At most `max` of them.
+    /// At most `max` of the agents.
     pub fn of(view: &View, max: usize) -> Self {
         let rows = view.rows();
         Self { samples: rows.iter().take(max).map(sample).collect(), all: rows.len() }
     }
 
-    /// Memory it takes.
+    /// The memory it takes.
     pub const fn bytes(&self) -> usize {
         self.samples.len() * size_of::<Sample>()
     }
 
-    /// The text, piece by piece; `charge` is kept until the last one.
+    /// The text, piece by piece. `charge` is held until the last piece.
     pub fn pieces(self, names: &'static SeriesNames, charge: Charge) -> impl Iterator<Item = String> {
         let Self { samples, all } = self;
         let shown = samples.len();
@@ -55,7 +55,7 @@ impl Series {
         let texts = (0..names.len() * (1 + chunks)).map(move |number| {
             let (family, piece) = (number / (1 + chunks), number % (1 + chunks));
             let (name, (kind, help)) = (names[family], FAMILIES[family]);
-            // Held by what makes the text.
+            // Moves `charge` into the closure that makes the text.
             let _ = &charge;
             let Some(chunk) = piece.checked_sub(1).and_then(|piece| samples.chunks(PIECE).nth(piece)) else {
                 return format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");

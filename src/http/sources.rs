@@ -1,4 +1,4 @@
-//! What answers are made of.
+//! The data that answers are made of.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,30 +14,30 @@ use crate::time::{Clock, MonoNs, WallNs};
 use crate::view::copies::Copies;
 use crate::view::health::Vitals;
 
-/// What answers are made of.
+/// The data that answers are made of.
 #[derive(Debug)]
 pub struct Sources {
     /// What the shards publish.
     pub ports: Arc<[Arc<Port>]>,
     /// What the aggregator counts.
     pub copies: Arc<Copies>,
-    /// What processes are called.
+    /// Names of processes.
     pub names: Arc<Names>,
-    /// How the threads are.
+    /// State of the threads.
     pub vitals: Arc<Vitals>,
-    /// What is wrong with the event output.
+    /// Problems of the event output.
     pub output: Arc<OutputState>,
     /// Thresholds by class; class 0 is the default, class i + 1 is rule i.
     pub thresholds_ns: Vec<u64>,
-    /// What runs.
+    /// The plan in force.
     pub plan: Plan,
     /// The runtime directory.
     pub dir: PathBuf,
-    /// Whether shards and aggregator run at the priority they ask for, and it counts on the whole host.
+    /// Whether shards and aggregator have the priority they request, and it takes effect on the whole host.
     pub is_raised: [bool; 2],
     /// When the fleet started.
     pub started: (MonoNs, WallNs),
-    /// Where the TCP listener is.
+    /// The address of the TCP listener.
     pub address: Option<SocketAddr>,
 }
 
@@ -51,7 +51,7 @@ impl Sources {
         thresholds.get(usize::from(class)).or(thresholds.first()).copied().unwrap_or(0)
     }
 
-    /// The rule that gave an agent its class; `None`: the default, or not known yet.
+    /// The rule that set an agent's class; `None`: the default class, or not known yet.
     pub fn rule_of(&self, class: u8) -> Option<usize> {
         usize::from(class).checked_sub(1).filter(|rule| *rule < self.plan.rules.len())
     }

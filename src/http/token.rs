@@ -1,4 +1,4 @@
-//! The secret that clients must send by TCP.
+//! The secret that TCP clients must send.
 
 use std::fmt;
 use std::fs::{self, File, Metadata};
@@ -11,12 +11,12 @@ use subtle::ConstantTimeEq;
 
 use crate::message::{Reason, Shown};
 
-/// Shorter ones could be guessed.
+/// Shorter tokens could be guessed.
 const BYTES_MIN: usize = 16;
 const BYTES_MAX: usize = 4096;
 const GROUP_OR_OTHERS: u32 = 0o077;
 
-/// The secret; never shown.
+/// The secret; never printed.
 pub struct Token(Vec<u8>);
 
 impl fmt::Debug for Token {
@@ -43,7 +43,7 @@ pub enum TokenError {
         /// The path.
         path: PathBuf,
     },
-    /// Others could read or replace it.
+    /// Other users could read or replace it.
     #[error("token file {} can be read or written by others (owner {uid}, mode {mode:04o}); chown it to the user of the observer and chmod 600 it", Shown(path.display()))]
     Exposed {
         /// The file.
@@ -62,7 +62,7 @@ pub enum TokenError {
 }
 
 impl TokenError {
-    /// What kind of failure it is.
+    /// The kind of the failure.
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         match self {
@@ -75,7 +75,7 @@ impl TokenError {
 }
 
 impl Token {
-    /// Reads it from a file that only its owner, we or root, may read. May block on the disk.
+    /// Reads the token from a file that only its owner (our user or root) may access. May block on the disk.
     ///
     /// # Errors
     /// See [`TokenError`].
@@ -105,27 +105,27 @@ impl Token {
         Ok(Self(token.to_owned()))
     }
 
-    /// Whether this is it. Takes as long for every guess of the same length.
+    /// Whether `guess` is the token. Takes the same time for every guess of the same length.
     pub fn is(&self, guess: &[u8]) -> bool {
         self.0.ct_eq(guess).into()
     }
 }
 
-/// The token in a file, read again when the file is replaced or written to.
+/// The token in a file, read again when the file is replaced or written.
 #[derive(Debug)]
 pub struct TokenFile {
     path: PathBuf,
     token: Token,
-    /// The file when it was read last, or was found to be of no use; `None`: there was none.
+    /// The file at the last read, valid or not; `None`: there was none.
     seen: Option<Version>,
 }
 
-/// What changes when a file is replaced or written to.
+/// Changes when the file is replaced or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Version {
     device: u64,
     inode: u64,
-    /// Where two changes fall into one tick of the file system's clock, the size tells them apart.
+    /// Distinguishes two changes within one tick of the file system's clock.
     size: u64,
     changed: (i64, i64),
 }
@@ -148,13 +148,13 @@ impl TokenFile {
     /// # Errors
     /// As [`Token::read`].
     pub fn open(path: &Path) -> Result<Self, TokenError> {
-        // Before it is read: what is written meanwhile is a change.
+        // Taken before the read: a write during the read counts as a change.
         let seen = Version::of(path);
         Ok(Self { path: path.to_owned(), token: Token::read(path)?, seen })
     }
 
-    /// Reads it again if it is another file than it was, or was written to; `None` if not. The token before stays
-    /// in force while the file is of no use. One system call while nothing changes. May block on the disk.
+    /// Reads the file again if it was replaced or written; `None` if not. If the file is unusable, the former
+    /// token stays in force. One system call if nothing changed. May block on the disk.
     pub fn look_again(&mut self) -> Option<Result<(), TokenError>> {
         let now = Version::of(&self.path);
         if now == self.seen {

@@ -1,5 +1,5 @@
-//! Open connections and what they asked for. At most so many are open; the one that was idle longest makes
-//! room, so whoever comes late is served.
+//! Open connections and their requests. Their number is limited; the one idle longest makes room for a new
+//! client.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use hyper::StatusCode;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-/// Every status that is answered.
+/// All status codes of answers.
 pub const CODES: [(StatusCode, &str); 11] = [
     (StatusCode::OK, "200"),
     (StatusCode::BAD_REQUEST, "400"),
@@ -25,16 +25,16 @@ pub const CODES: [(StatusCode, &str); 11] = [
     (StatusCode::SERVICE_UNAVAILABLE, "503"),
 ];
 
-/// Counts since the start, and how many are open.
+/// Counts since the start, and the number of open connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Requests answered, by [`CODES`].
+    /// Answers by status, in the order of [`CODES`].
     pub answered: [u64; CODES.len()],
     /// Open connections.
     pub connections: u64,
     /// Idle connections closed to make room.
     pub evicted: u64,
-    /// Slots that were being written each time they were read.
+    /// Slots skipped because they were being written at every attempt.
     pub slot_reads_busy: u64,
 }
 
@@ -53,16 +53,16 @@ pub struct Connections {
     max: usize,
     open: RefCell<BTreeMap<u64, Connection>>,
     last_id: Cell<u64>,
-    /// One was closed.
+    /// Notified when a connection closes.
     closed: Notify,
 }
 
 #[derive(Debug)]
 struct Connection {
     task: Option<AbortHandle>,
-    /// Answers under way.
+    /// Answers in progress.
     busy: usize,
-    /// Those among them that have no end of their own.
+    /// Endless answers among them.
     endless: usize,
     idle_since: Instant,
 }
@@ -74,7 +74,7 @@ pub struct Entry {
     id: u64,
 }
 
-/// An answer under way, until this is dropped.
+/// An answer in progress, until this is dropped.
 #[derive(Debug)]
 pub struct Busy {
     connections: Rc<Connections>,
@@ -83,20 +83,20 @@ pub struct Busy {
 }
 
 impl Connections {
-    /// At most `max` at a time.
+    /// At most `max` connections at a time.
     pub fn new(max: usize) -> Rc<Self> {
         Rc::new(Self { max, open: RefCell::default(), last_id: Cell::new(0), closed: Notify::new() })
     }
 
-    /// How many are open.
+    /// Number of open connections.
     pub fn len(&self) -> usize {
         self.open.borrow().len()
     }
 
-    /// A place in the list, and whether another had to go for it; `None` if all are busy.
+    /// Adds a connection, and returns whether another was closed for it; `None` if all are busy.
     pub fn enter(self: &Rc<Self>, now: Instant) -> Option<(Entry, bool)> {
         let is_full = self.len() >= self.max;
-        // A client that follows events reconnects and misses nothing.
+        // A client that follows events reconnects without missing any.
         if is_full && !self.evict(|connection| connection.busy == 0) && !self.evict(Connection::is_following)
         {
             return None;
@@ -107,7 +107,7 @@ impl Connections {
         Some((Entry { connections: Rc::clone(self), id }, is_full))
     }
 
-    /// Closes the connection that is idle and was so longest; false if none is.
+    /// Closes the connection idle longest; false if none is idle.
     pub fn evict_idle(&self) -> bool {
         self.evict(|connection| connection.busy == 0)
     }
@@ -124,7 +124,7 @@ impl Connections {
         true
     }
 
-    /// Closes all that are idle, and waits until the others are gone.
+    /// Closes all idle connections, and waits until the others are closed.
     pub async fn wind_up(&self) {
         loop {
             while self.evict_idle() {}
@@ -137,21 +137,21 @@ impl Connections {
 }
 
 impl Connection {
-    /// All it is waiting for are events to come.
+    /// Whether it waits only for events to come.
     const fn is_following(&self) -> bool {
         self.busy == self.endless
     }
 }
 
 impl Entry {
-    /// Says which task serves it.
+    /// Sets the task that serves the connection.
     pub fn is_served_by(&self, task: AbortHandle) {
         if let Some(connection) = self.connections.open.borrow_mut().get_mut(&self.id) {
             connection.task = Some(task);
         }
     }
 
-    /// An answer begins.
+    /// Marks the begin of an answer.
     pub fn begin(&self) -> Busy {
         if let Some(connection) = self.connections.open.borrow_mut().get_mut(&self.id) {
             connection.busy += 1;
@@ -161,7 +161,7 @@ impl Entry {
 }
 
 impl Busy {
-    /// The answer has no end of its own.
+    /// Marks the answer as endless.
     pub fn is_endless(&mut self) {
         if let Some(connection) = self.connections.open.borrow_mut().get_mut(&self.id) {
             connection.endless += 1;
