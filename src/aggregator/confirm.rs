@@ -3,6 +3,7 @@
 //! Here are also the ends of a slot's tenancy: exits, moves, releases.
 
 use super::*;
+use crate::rules::Witness;
 
 impl Aggregator {
     /// Asks what others know of a silent agent: is its process there, does it beat elsewhere?
@@ -126,17 +127,16 @@ impl Aggregator {
 
     /// Whether a shard other than `home` could not see for all of the silence since `silent_since` that `cold` was
     /// judged by. Whether it holds a slot of the agent is no matter: the first beat there of one that moved may be
-    /// just what it could not see. It owes the agent a threshold of sight as the judge does, and one that does not
-    /// run any more will never see what it holds.
+    /// just what it could not see.
     pub(super) fn is_unsighted(&self, home: u16, silent_since: MonoNs, hot: &Hot, cold: &Cold) -> bool {
         let threshold_ns = self.threshold_of(hot);
         (0..self.shard_count).zip(&self.shards).any(|(shard, view)| {
             let counters = &view.port.counters;
             // Read first: a shard publishes it last.
             let watermark = counters.watermark();
-            let blind_end = MonoNs(counters.last_blind_end.get());
-            let is_blind = blind_end > silent_since && blind_end + threshold_ns > cold.stall_at;
-            shard != home && (is_blind || watermark < cold.stall_at || view.seen < cold.stall_at)
+            let last_blind_end = MonoNs(counters.last_blind_end.get());
+            let witness = Witness { watermark, seen: view.seen, last_blind_end };
+            shard != home && !rules::is_sighted(&witness, silent_since, cold.stall_at, threshold_ns)
         })
     }
 
@@ -174,173 +174,6 @@ impl Aggregator {
         }
         // Some may have gone to others.
         if is_stale { self.places_of(pid) } else { places }
-    }
-
-    pub(super) fn settle_pending(&mut self) {
-        for _ in 0..self.pending.len() {
-            let Some(pending) = self.pending.pop_front() else { return };
-            if !self.settle(&pending) {
-                self.pending.push_back(pending);
-            } else if !pending.is_exit {
-                self.view(pending.place.shard).in_flight -= 1;
-            }
-        }
-    }
-
-    /// Whether the lookup thread may still say in time what a process runs.
-    fn is_worth_waiting_to_look(&self, give_up_at: MonoNs) -> bool {
-        let is_answering = self.now.since(self.looked_up_at) < CONFIRM_NS;
-        let until = if is_answering { give_up_at + LOOK_NS } else { give_up_at };
-        self.now < until && !self.is_out_of_time()
-    }
-
-    /// Tells the stall or exit if everybody answered or had their time. False: still waiting.
-    pub(super) fn settle(&mut self, pending: &Pending) -> bool {
-        let Pending { place, generation, give_up_at, .. } = *pending;
-        let told = *self.told(place);
-        if told.generation != generation {
-            return true;
-        }
-        if told.is(Mark::Releasing) {
-            let told = self.told(place);
-            told.clear(&[Mark::Confirming, Mark::Returning, Mark::Recalling, Mark::Doubted]);
-            return true;
-        }
-        let has_time = self.now < give_up_at && !self.is_out_of_time();
-        if told.is_gone() {
-            let at = told.as_of;
-            if !pending.is_exit {
-                // The exit says more than the answer.
-                return true;
-            }
-            if has_time && self.is_awaited(at, |_| true) {
-                self.kick_all();
-                return false;
-            }
-            self.look_before_verdict(told.pid);
-            // Somebody else has the slot by now: the dead left it before this could be told.
-            return self.told(place).generation != generation || self.exit(place, at);
-        }
-        if told.is(Mark::Doubted) {
-            if told.existence == Existence::Asked && has_time {
-                return false;
-            }
-            let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
-            self.told(place).set(Mark::Doubted, false);
-            if cold.generation == generation {
-                self.tell_news(place, &hot, &cold);
-            }
-        }
-        let told = *self.told(place);
-        if told.is(Mark::Returning) {
-            if told.is(Mark::Identifying) && has_time || self.resume_from_elsewhere(place).is_err() {
-                return false;
-            }
-            let told = self.told(place);
-            told.set(Mark::Returning, false);
-            if told.is(Mark::Releasing) {
-                told.clear(&[Mark::Confirming, Mark::Recalling]);
-                return true;
-            }
-        }
-        if told.is(Mark::LookingAgain) && self.is_worth_waiting_to_look(give_up_at) {
-            return !told.is(Mark::Recalling) && !told.is(Mark::Confirming);
-        }
-        if told.is(Mark::Recalling) && !self.recall(place, has_time) {
-            return false;
-        }
-        if !told.is(Mark::Confirming) {
-            return true;
-        }
-        // First of all: a pid that is somebody else's by now has not moved. And it costs nothing to look.
-        if told.existence == Existence::Asked && has_time {
-            return false;
-        }
-        let places = self.look_before_verdict(told.pid);
-        let mut others = places.iter().filter(|other| *other != place);
-        if has_time && others.any(|other| self.told(other).is(Mark::Recalling)) {
-            // Reporting this stall may release the other slot and destroy the evidence its verdict needs.
-            return false;
-        }
-        let told = *self.told(place);
-        if told.generation != generation {
-            return true;
-        }
-        if told.is(Mark::Doubted) && has_time {
-            return false;
-        }
-        let Ok((hot, mut cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
-        if hot.state != State::Stalled || cold.generation != generation {
-            // It beat again: its fact is on the way, and says so.
-            self.told(place).set(Mark::Confirming, false);
-            return true;
-        }
-        if !self.judge_again(place, &hot, &mut cold) {
-            return true;
-        }
-        if cold.stall_silent_ns < self.policy.threshold_ns(told.class) {
-            // Judged by the rule of before.
-            self.withdraw(place);
-            return true;
-        }
-        // Of the time since a thaw its own shard did not judge either: a beat may lie in its queue.
-        if told.is(Mark::Thawed) && self.is_awaited(cold.stall_at, |shard| shard == place.shard) {
-            return false;
-        }
-        let home = if told.is(Mark::Thawed) { u16::MAX } else { place.shard };
-        if has_time && self.is_awaited(cold.stall_at, |shard| shard != home) {
-            return false;
-        }
-        let judged_from = self.thawed_at(place).unwrap_or(hot.last_arrival);
-        // If asked in vain, nobody could say in time whether there is a process to be stalled, or by which rule.
-        let is_uncertain = cold.is_stall_uncertain
-            || told.existence == Existence::Asked
-            || told.is(Mark::LookingAgain)
-            || self.is_unsighted(home, judged_from, &hot, &cold);
-        let silent_since = hot.last_arrival;
-        match self.lives_elsewhere(&places, place, silent_since) {
-            Err(Busy) => return false,
-            Ok(Some(elsewhere)) => {
-                self.told(place).set(Mark::Confirming, false);
-                self.move_to(elsewhere, place, &hot, &cold);
-                return true;
-            }
-            Ok(None) => {}
-        }
-        if told.is(Mark::FoundFrozen) {
-            self.told(place).set(Mark::Confirming, false);
-            self.freeze(place, &hot, &cold);
-            return true;
-        }
-        let turned_away = &self.view(place.shard).port.turned_away;
-        if !told.is(Mark::Thawed) && !cold.is_stall_uncertain && turned_away.is_after(hot.pid, silent_since) {
-            // Its shard did not know yet what another refused of it, and judges it again.
-            self.withdraw(place);
-            return true;
-        }
-        let stalls = cold.stalls.wrapping_sub(told.stalls);
-        let told = self.told(place);
-        told.set(Mark::Confirming, false);
-        told.stalls = cold.stalls;
-        self.stall(place, &hot, &cold, is_uncertain, stalls.max(1));
-        if self.told(place).is(Mark::Thawed) {
-            self.unfreeze(place, &hot, self.now);
-        }
-        self.told(place).resumes = cold.resumes;
-        self.poll_unwatched(place);
-        // An ordinary beat on another slot would go unnoticed; after this it is news.
-        for other in places.iter() {
-            if other != place && !self.told(other).is(Mark::Releasing) && !self.told(other).is(Mark::Closed) {
-                self.release(other, silent_since, answer::RELEASE | answer::IF_SILENT);
-            }
-        }
-        true
-    }
-
-    /// The stall that waits is none yet: the shard judges it again, and what it then says is confirmed anew.
-    fn withdraw(&mut self, place: Place) {
-        self.told(place).set(Mark::Confirming, false);
-        self.post(place, answer::WITHDRAW, crate::lane::Answer::default());
     }
 
     /// Another of an agent's slots that beat later than this one. One that is on its way back counts,

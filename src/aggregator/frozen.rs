@@ -106,7 +106,7 @@ impl Aggregator {
     }
 
     /// Judges it once it had its time to beat.
-    fn judge_thawed(&mut self, place: Place) {
+    pub(super) fn judge_thawed(&mut self, place: Place) {
         let generation = self.told(place).generation;
         if let Some(at) = self.deadline_of_thawed(place) {
             self.freezes.deadlines.insert((at, place.shard, place.slot, generation));
@@ -134,16 +134,12 @@ impl Aggregator {
         self.freezes.thawed.get(&place).copied()
     }
 
-    /// The silence of a thawed agent as it is judged now. False: by what is known by now that is too soon.
-    pub(super) fn judge_again(&mut self, place: Place, hot: &Hot, cold: &mut Cold) -> bool {
-        let Some(at) = self.deadline_of_thawed(place) else { return true };
-        if self.now < at {
-            self.told(place).set(Mark::Confirming, false);
-            self.judge_thawed(place);
-            return false;
-        }
+    /// Until when a thawed agent has time to beat, by what is known by now. `cold` then says that it stalled at this
+    /// instant: its shard judged an earlier silence.
+    pub(super) fn judge_again(&mut self, place: Place, hot: &Hot, cold: &mut Cold) -> Option<MonoNs> {
+        let at = self.deadline_of_thawed(place)?;
         (cold.stall_at, cold.stall_silent_ns) = (at, at.since(hot.last_arrival));
-        true
+        Some(at)
     }
 
     /// The silence of a frozen or thawed agent ended with a beat. It was no stall, and this is no resume.

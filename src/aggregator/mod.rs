@@ -1,8 +1,8 @@
 //! The aggregator thread: looks at what shards report, asks what others know, decides what to tell,
 //! numbers it and hands it out.
 //!
-//! The loop and the facts are here; [`confirm`] asks the others, [`answers`] takes what was looked up,
-//! [`troubles`] what concerns a whole shard.
+//! The loop and the facts are here; [`confirm`] asks the others, [`answers`] takes what was looked up, [`settle`]
+//! has the rules decide what is told, [`troubles`] what concerns a whole shard.
 //!
 //! In: facts, reports, samples and blind windows of all shards; answers of the lookup thread. Out: events
 //! to subscribers, answers to shards, counts. Thread: aggregator. Blocks: only between turns. Allocates: as
@@ -31,7 +31,7 @@ use crate::process::question::{Answer, Inquiry, Question, Ticket};
 use crate::process::watch::{Order, Watch};
 use crate::refusal::Refusal;
 use crate::route::shard_for;
-use crate::rules;
+use crate::rules::{self, Existence};
 use crate::table::Busy;
 use crate::table::key::{AgentKey, ByKey};
 use crate::table::slot::{Cold, Flags, Hot, State};
@@ -52,6 +52,7 @@ pub mod policy;
 pub mod fanout;
 mod limit;
 pub mod told;
+mod settle;
 mod silence;
 pub mod thread;
 mod troubles;
@@ -64,7 +65,7 @@ use fanout::{Fanout, Subscriber};
 use freezes::Freezes;
 use limit::{Buckets, Limit, Often, SECOND_NS};
 use policy::Policy;
-use told::{Existence, Mark, PackedPlace, Place, Places, Told};
+use told::{Mark, PackedPlace, Place, Places, Told};
 
 /// Reports wait this long, so that the aggregator is not woken for each.
 const REPORT_TICK_NS: u64 = 100_000_000;

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 
 use crate::event::ExitHow;
 use crate::process::procfs::Incarnation;
+use crate::rules::Existence;
 use crate::table::key::AgentKey;
 use crate::time::MonoNs;
 use crate::wire::Status;
@@ -52,20 +53,6 @@ impl Places {
     pub fn iter(&self) -> impl Iterator<Item = Place> + '_ {
         self.first.into_iter().chain(self.more.iter().copied())
     }
-}
-
-/// Whether the holder's process is known to be there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Existence {
-    /// Not asked lately.
-    #[default]
-    Unknown,
-    /// The watch thread was asked.
-    Asked,
-    /// It was there when asked.
-    There,
-    /// It is gone, as of [`Told::as_of`].
-    Gone,
 }
 
 /// What is true of a slot's holder, or was told of it.

@@ -14,12 +14,19 @@
 //! 5. A stall whose lost beats, evenly spread, would have left no silence is refuted: we keep score
 //!    against ourselves. ([`is_refuted`])
 //! 6. Alive anywhere is alive. ([`outlives`])
+//! 7. A stall is told only after all were asked who may know better, or had their time. ([`verdict`](mod@verdict))
 
 use crate::refusal::Refusal;
 use crate::table::key::AgentKey;
 use crate::table::slot::{Account, Cold, Flags, Hot, State};
 use crate::time::MonoNs;
 use crate::wire::{DecodeError, Frame, NONCE_MAX, Status, Version};
+
+mod verdict;
+
+pub use verdict::{
+    Case, Evidence, Existence, Silence, Step, Verdict, Witness, is_sighted, next_step, preliminary, verdict,
+};
 
 /// The first nonce of every stream.
 const NONCE_FIRST: u64 = 1;

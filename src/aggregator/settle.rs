@@ -1,0 +1,209 @@
+//! What waits to be told of an agent is settled: the facts are gathered, the rules decide, and what they say is done.
+
+use super::*;
+use crate::rules::{Case, Evidence, Silence, Step, Verdict};
+
+impl Aggregator {
+    pub(super) fn settle_pending(&mut self) {
+        for _ in 0..self.pending.len() {
+            let Some(pending) = self.pending.pop_front() else { return };
+            if !self.settle(&pending) {
+                self.pending.push_back(pending);
+            } else if !pending.is_exit {
+                self.view(pending.place.shard).in_flight -= 1;
+            }
+        }
+    }
+
+    /// Tells what waits to be told of a slot, if everybody answered or had their time. False: still waiting.
+    pub(super) fn settle(&mut self, pending: &Pending) -> bool {
+        let place = pending.place;
+        loop {
+            let is_done = match rules::next_step(&self.case(pending)) {
+                Step::Drop => return true,
+                Step::Void => {
+                    let told = self.told(place);
+                    told.clear(&[Mark::Confirming, Mark::Returning, Mark::Recalling, Mark::Doubted]);
+                    return true;
+                }
+                Step::Wait => return false,
+                Step::WaitForShards => {
+                    self.kick_all();
+                    return false;
+                }
+                Step::Exit => return self.settle_exit(pending),
+                Step::Judge => return self.settle_stall(pending),
+                Step::News => self.settle_doubt(pending),
+                Step::Return => self.settle_return(place),
+                Step::Recall => self.recall(place, self.has_time(pending)),
+            };
+            if !is_done {
+                return false;
+            }
+        }
+    }
+
+    /// What is open about the agent.
+    fn case(&mut self, pending: &Pending) -> Case {
+        let told = *self.told(pending.place);
+        Case {
+            is_same_holder: told.generation == pending.generation,
+            is_released: told.is(Mark::Releasing),
+            is_exit: pending.is_exit,
+            existence: told.existence,
+            are_last_frames_awaited: told.is_gone() && self.is_awaited(told.as_of, |_| true),
+            has_time: self.has_time(pending),
+            has_time_to_look: self.has_time_to_look(pending),
+            is_doubted: told.is(Mark::Doubted),
+            is_returning: told.is(Mark::Returning),
+            is_identifying: told.is(Mark::Identifying),
+            is_looking_again: told.is(Mark::LookingAgain),
+            is_recalled: told.is(Mark::Recalling),
+            is_stalled: told.is(Mark::Confirming),
+        }
+    }
+
+    fn has_time(&self, pending: &Pending) -> bool {
+        self.now < pending.give_up_at && !self.is_out_of_time()
+    }
+
+    /// Whether the lookup thread may still say in time what a process runs.
+    fn has_time_to_look(&self, pending: &Pending) -> bool {
+        let is_answering = self.now.since(self.looked_up_at) < CONFIRM_NS;
+        let until = if is_answering { pending.give_up_at + LOOK_NS } else { pending.give_up_at };
+        self.now < until && !self.is_out_of_time()
+    }
+
+    fn settle_exit(&mut self, pending: &Pending) -> bool {
+        let Told { pid, as_of, .. } = *self.told(pending.place);
+        self.look_before_verdict(pid);
+        // Somebody else may have the slot by now: the dead left it before this could be told.
+        self.told(pending.place).generation != pending.generation || self.exit(pending.place, as_of)
+    }
+
+    fn settle_doubt(&mut self, pending: &Pending) -> bool {
+        let place = pending.place;
+        let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
+        self.told(place).set(Mark::Doubted, false);
+        if cold.generation == pending.generation {
+            self.tell_news(place, &hot, &cold);
+        }
+        true
+    }
+
+    fn settle_return(&mut self, place: Place) -> bool {
+        let is_resumed = self.resume_from_elsewhere(place).is_ok();
+        if is_resumed {
+            self.told(place).set(Mark::Returning, false);
+        }
+        is_resumed
+    }
+
+    fn settle_stall(&mut self, pending: &Pending) -> bool {
+        let place = pending.place;
+        let pid = self.told(place).pid;
+        let places = self.look_before_verdict(pid);
+        if self.told(place).generation != pending.generation {
+            return true;
+        }
+        let Ok((hot, mut cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
+        let thawed_until = self.judge_again(place, &hot, &mut cold);
+        let silence = self.silence(pending, &places, &hot, &cold, thawed_until);
+        let (verdict, elsewhere) = match rules::preliminary(&silence) {
+            Some(verdict) => (verdict, None),
+            None => match self.ask_others(&silence, &places, place, &hot, &cold) {
+                Ok(verdict) => verdict,
+                Err(Busy) => return false,
+            },
+        };
+        if verdict == Verdict::Wait {
+            return false;
+        }
+        self.told(place).set(Mark::Confirming, false);
+        match (verdict, elsewhere) {
+            (Verdict::TooSoon, _) => self.judge_thawed(place),
+            // What its shard says then is confirmed anew.
+            (Verdict::Withdrawn, _) => self.post(place, answer::WITHDRAW, crate::lane::Answer::default()),
+            (Verdict::Moved, Some(elsewhere)) => self.move_to(elsewhere, place, &hot, &cold),
+            (Verdict::Frozen, _) => self.freeze(place, &hot, &cold),
+            (Verdict::Stalled { is_certain }, _) => self.tell_stall(place, &places, &hot, &cold, is_certain),
+            (Verdict::BeatAgain | Verdict::Moved | Verdict::Wait, _) => {}
+        }
+        true
+    }
+
+    /// What its own slot says of the silence.
+    fn silence(
+        &mut self,
+        pending: &Pending,
+        places: &Places,
+        hot: &Hot,
+        cold: &Cold,
+        thawed_until: Option<MonoNs>,
+    ) -> Silence {
+        let place = pending.place;
+        let is_recalled = |other: Place| other != place && self.told(other).is(Mark::Recalling);
+        let is_other_recalled = places.iter().any(is_recalled);
+        let told = *self.told(place);
+        Silence {
+            now: self.now,
+            has_time: self.has_time(pending),
+            is_doubted: told.is(Mark::Doubted),
+            is_other_recalled,
+            is_silent: hot.state == State::Stalled && cold.generation == pending.generation,
+            silent_ns: cold.stall_silent_ns,
+            threshold_ns: self.policy.threshold_ns(told.class),
+            thawed_until,
+            is_home_awaited: self.is_awaited(cold.stall_at, |shard| shard == place.shard),
+            is_other_awaited: self.is_awaited(cold.stall_at, |shard| shard != place.shard),
+            is_uncertain: cold.is_stall_uncertain,
+        }
+    }
+
+    /// What is told of a silence by what the other slots and shards say; and where the agent beats, if elsewhere.
+    fn ask_others(
+        &mut self,
+        silence: &Silence,
+        places: &Places,
+        place: Place,
+        hot: &Hot,
+        cold: &Cold,
+    ) -> Result<(Verdict, Option<(Place, Hot)>), Busy> {
+        let silent_since = hot.last_arrival;
+        // The time since a thaw no shard judged.
+        let (home, judged_from) = match self.thawed_at(place) {
+            Some(thawed) => (u16::MAX, thawed),
+            None => (place.shard, silent_since),
+        };
+        let is_unsighted = self.is_unsighted(home, judged_from, hot, cold);
+        let elsewhere = self.lives_elsewhere(places, place, silent_since)?;
+        let told = *self.told(place);
+        let evidence = Evidence {
+            lives_elsewhere: elsewhere.is_some(),
+            is_frozen: told.is(Mark::FoundFrozen),
+            was_turned_away: self.view(place.shard).port.turned_away.is_after(hot.pid, silent_since),
+            is_unsighted,
+            is_existence_unknown: told.existence == Existence::Asked,
+            is_rule_unknown: told.is(Mark::LookingAgain),
+        };
+        Ok((rules::verdict(silence, &evidence), elsewhere))
+    }
+
+    fn tell_stall(&mut self, place: Place, places: &Places, hot: &Hot, cold: &Cold, is_certain: bool) {
+        let told = self.told(place);
+        let stalls = cold.stalls.wrapping_sub(told.stalls);
+        told.stalls = cold.stalls;
+        self.stall(place, hot, cold, !is_certain, stalls.max(1));
+        if self.told(place).is(Mark::Thawed) {
+            self.unfreeze(place, hot, self.now);
+        }
+        self.told(place).resumes = cold.resumes;
+        self.poll_unwatched(place);
+        // An ordinary beat on another slot would go unnoticed; after this it is news.
+        for other in places.iter() {
+            if other != place && !self.told(other).is(Mark::Releasing) && !self.told(other).is(Mark::Closed) {
+                self.release(other, hot.last_arrival, answer::RELEASE | answer::IF_SILENT);
+            }
+        }
+    }
+}
