@@ -1,327 +1,287 @@
-//! The verdict against the one function that decided it before.
+//! What must hold of every case, silence and piece of evidence there can be: all of them are tried.
+
+use proptest::prelude::*;
 
 use super::*;
-use crate::lab::simulator::random::Random;
 
-const CASES: u32 = 1_000_000;
 const T: u64 = 600_000_000;
 const NOW: MonoNs = MonoNs(1_000_000_000_000);
+const EXISTENCES: [Existence; 4] = [Existence::Unknown, Existence::Asked, Existence::There, Existence::Gone];
 
-/// All that a settling may find, whether it looks or not.
-#[derive(Clone, Copy, Debug)]
-struct Facts {
-    case: Case,
-    /// What the news changes.
-    after_news: Case,
-    /// Slots that are just being written.
-    is_doubt_busy: bool,
-    is_return_busy: bool,
-    is_recall_waiting: bool,
-    is_slot_busy: bool,
-    is_other_busy: bool,
-    /// It beats later elsewhere: its slot here goes.
-    is_released_by_return: bool,
-    /// After the look before the verdict.
-    is_same_holder_then: bool,
-    silence: Silence,
-    evidence: Evidence,
-}
+/// Deals out the bits of a number.
+struct Bits(u32);
 
-/// What is done, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Did {
-    Clear,
-    Kick,
-    News,
-    Return,
-    Recall,
-    Look,
-    Exit,
-    Tell(Verdict),
-    Stay,
-    Leave,
-}
-
-fn facts(random: &mut Random) -> Facts {
-    let case = case(random);
-    let mut after_news = case;
-    after_news.is_doubted = false;
-    if random.is_one_in(2) {
-        (after_news.is_stalled, after_news.is_looking_again) = (true, true);
-        after_news.existence = Existence::Asked;
-    }
-    let has_time = case.has_time;
-    let thawed_until = random.is_one_in(3).then(|| NOW + T - random.below(2 * T));
-    Facts {
-        case,
-        after_news,
-        is_doubt_busy: random.is_one_in(8),
-        is_return_busy: random.is_one_in(8),
-        is_recall_waiting: random.is_one_in(8),
-        is_slot_busy: random.is_one_in(8),
-        is_other_busy: random.is_one_in(8),
-        is_released_by_return: random.is_one_in(4),
-        is_same_holder_then: !random.is_one_in(8),
-        silence: Silence {
-            now: NOW,
-            has_time,
-            is_doubted: random.is_one_in(6),
-            is_other_recalled: random.is_one_in(6),
-            is_silent: !random.is_one_in(4),
-            silent_ns: random.between(T / 2, 3 * T),
-            threshold_ns: T,
-            thawed_until,
-            is_home_awaited: random.is_one_in(3),
-            is_other_awaited: random.is_one_in(3),
-            is_uncertain: random.is_one_in(3),
-        },
-        evidence: Evidence {
-            lives_elsewhere: random.is_one_in(4),
-            is_frozen: random.is_one_in(4),
-            was_turned_away: random.is_one_in(3),
-            is_unsighted: random.is_one_in(3),
-            is_existence_unknown: random.is_one_in(3),
-            is_rule_unknown: random.is_one_in(3),
-        },
+impl Bits {
+    fn next(&mut self) -> bool {
+        let bit = self.0 & 1 != 0;
+        self.0 >>= 1;
+        bit
     }
 }
 
-fn case(random: &mut Random) -> Case {
-    let existences = [Existence::Unknown, Existence::Asked, Existence::There, Existence::Gone];
-    let existence = random.one_of(&existences);
+/// Every case there is.
+fn cases() -> impl Iterator<Item = Case> {
+    EXISTENCES.into_iter().flat_map(|existence| (0..1 << 12).map(move |bits| case(existence, Bits(bits))))
+}
+
+fn case(existence: Existence, mut bits: Bits) -> Case {
     Case {
-        is_same_holder: !random.is_one_in(8),
-        is_released: random.is_one_in(8),
-        // An exit waits for those alone that are gone.
-        is_exit: existence == Existence::Gone && random.is_one_in(2),
+        is_same_holder: bits.next(),
+        is_released: bits.next(),
+        is_exit: bits.next(),
         existence,
-        are_last_frames_awaited: existence == Existence::Gone && random.is_one_in(2),
-        has_time: random.is_one_in(2),
-        has_time_to_look: random.is_one_in(2),
-        is_doubted: random.is_one_in(4),
-        is_returning: random.is_one_in(4),
-        is_identifying: random.is_one_in(2),
-        is_looking_again: random.is_one_in(3),
-        is_recalled: random.is_one_in(4),
-        is_stalled: !random.is_one_in(4),
+        are_last_frames_awaited: bits.next(),
+        has_time: bits.next(),
+        has_time_to_look: bits.next(),
+        is_doubted: bits.next(),
+        is_returning: bits.next(),
+        is_identifying: bits.next(),
+        is_looking_again: bits.next(),
+        is_recalled: bits.next(),
+        is_stalled: bits.next(),
     }
 }
 
-/// As it was: one function.
-fn before(facts: &Facts) -> Vec<Did> {
-    let mut did = Vec::new();
-    let is_over = before_end(facts, &mut did);
-    did.push(if is_over { Did::Leave } else { Did::Stay });
-    did
+/// Every silence that differs in what a rule may look at, at and around each limit.
+fn silences() -> impl Iterator<Item = Silence> {
+    let lengths = [0, T - 1, T, T + 1, u64::MAX];
+    let thaws = [None, Some(NOW - 1), Some(NOW), Some(NOW + 1)];
+    lengths.into_iter().flat_map(move |silent_ns| {
+        thaws.into_iter().flat_map(move |thawed_until| {
+            (0..1 << 7).map(move |bits| silence(silent_ns, thawed_until, Bits(bits)))
+        })
+    })
 }
 
-fn before_end(facts: &Facts, did: &mut Vec<Did>) -> bool {
-    let mut told = facts.case;
-    if !told.is_same_holder {
-        return true;
+fn silence(silent_ns: u64, thawed_until: Option<MonoNs>, mut bits: Bits) -> Silence {
+    Silence {
+        now: NOW,
+        has_time: bits.next(),
+        is_doubted: bits.next(),
+        is_other_recalled: bits.next(),
+        is_silent: bits.next(),
+        silent_ns,
+        threshold_ns: T,
+        thawed_until,
+        is_home_awaited: bits.next(),
+        is_other_awaited: bits.next(),
+        is_uncertain: bits.next(),
     }
-    if told.is_released {
-        did.push(Did::Clear);
-        return true;
-    }
-    let has_time = told.has_time;
-    if told.existence == Existence::Gone {
-        if !told.is_exit {
-            return true;
-        }
-        if has_time && told.are_last_frames_awaited {
-            did.push(Did::Kick);
-            return false;
-        }
-        did.push(Did::Look);
-        if facts.is_same_holder_then {
-            did.push(Did::Exit);
-        }
-        return true;
-    }
-    if told.is_doubted {
-        if told.existence == Existence::Asked && has_time {
-            return false;
-        }
-        if facts.is_doubt_busy {
-            return false;
-        }
-        did.push(Did::News);
-        told = facts.after_news;
-    }
-    if told.is_returning {
-        if told.is_identifying && has_time || facts.is_return_busy {
-            return false;
-        }
-        did.push(Did::Return);
-        if facts.is_released_by_return {
-            did.push(Did::Clear);
-            return true;
-        }
-    }
-    if told.is_looking_again && told.has_time_to_look {
-        return !told.is_recalled && !told.is_stalled;
-    }
-    if told.is_recalled {
-        if facts.is_recall_waiting {
-            return false;
-        }
-        did.push(Did::Recall);
-    }
-    if !told.is_stalled {
-        return true;
-    }
-    if told.existence == Existence::Asked && has_time {
-        return false;
-    }
-    did.push(Did::Look);
-    let Silence { threshold_ns, .. } = facts.silence;
-    // The slot was another's by then, whatever else held; and was left a turn later.
-    if !facts.is_same_holder_then {
-        return true;
-    }
-    if has_time && facts.silence.is_other_recalled {
-        return false;
-    }
-    if facts.silence.is_doubted && has_time {
-        return false;
-    }
-    if facts.is_slot_busy {
-        return false;
-    }
-    if !facts.silence.is_silent {
-        did.push(Did::Tell(Verdict::BeatAgain));
-        return true;
-    }
-    if let Some(at) = facts.silence.thawed_until
-        && facts.silence.now < at
-    {
-        did.push(Did::Tell(Verdict::TooSoon));
-        return true;
-    }
-    if facts.silence.silent_ns < threshold_ns {
-        did.push(Did::Tell(Verdict::Withdrawn));
-        return true;
-    }
-    let is_thawed = facts.silence.thawed_until.is_some();
-    if is_thawed && facts.silence.is_home_awaited {
-        return false;
-    }
-    let is_awaited = facts.silence.is_other_awaited || is_thawed && facts.silence.is_home_awaited;
-    if has_time && is_awaited {
-        return false;
-    }
-    let is_uncertain = facts.silence.is_uncertain
-        || facts.evidence.is_existence_unknown
-        || facts.evidence.is_rule_unknown
-        || facts.evidence.is_unsighted;
-    if facts.is_other_busy {
-        return false;
-    }
-    if facts.evidence.lives_elsewhere {
-        did.push(Did::Tell(Verdict::Moved));
-        return true;
-    }
-    if facts.evidence.is_frozen {
-        did.push(Did::Tell(Verdict::Frozen));
-        return true;
-    }
-    let turned_away = facts.evidence.was_turned_away;
-    if !is_thawed && !facts.silence.is_uncertain && turned_away {
-        did.push(Did::Tell(Verdict::Withdrawn));
-        return true;
-    }
-    // The last was looked at once more where the stall was told.
-    did.push(Did::Tell(Verdict::Stalled { is_certain: !(is_uncertain || turned_away) }));
-    true
 }
 
-/// As the aggregator does what the rules say.
-fn after(facts: &Facts) -> Vec<Did> {
-    let mut did = Vec::new();
-    let mut case = facts.case;
-    let is_over = loop {
+fn all_evidence() -> impl Iterator<Item = Evidence> {
+    (0..1 << 6).map(|bits| evidence(Bits(bits)))
+}
+
+fn evidence(mut bits: Bits) -> Evidence {
+    Evidence {
+        lives_elsewhere: bits.next(),
+        is_frozen: bits.next(),
+        was_turned_away: bits.next(),
+        is_unsighted: bits.next(),
+        is_existence_unknown: bits.next(),
+        is_rule_unknown: bits.next(),
+    }
+}
+
+/// Every silence with all that others may say of it, and what is told.
+fn judged() -> impl Iterator<Item = (Silence, Evidence, Verdict)> {
+    silences().flat_map(|silence| {
+        all_evidence().map(move |evidence| {
+            let told = preliminary(&silence).unwrap_or_else(|| verdict(&silence, &evidence));
+            (silence, evidence, told)
+        })
+    })
+}
+
+/// Those of whom a stall is told, and whether it is certain.
+fn stalled() -> impl Iterator<Item = (Silence, Evidence, bool)> {
+    judged().filter_map(|(silence, evidence, told)| match told {
+        Verdict::Stalled { is_certain } => Some((silence, evidence, is_certain)),
+        _ => None,
+    })
+}
+
+#[test]
+fn every_wait_ends_with_the_time_to_answer() {
+    for case in cases().filter(|case| !case.has_time && !case.has_time_to_look) {
+        assert!(!matches!(next_step(&case), Step::Wait | Step::WaitForShards), "{case:?}");
+    }
+    for (silence, evidence, told) in judged().filter(|(silence, ..)| !silence.has_time) {
+        // The time since a thaw was judged by nobody.
+        let is_thawed = silence.thawed_until.is_some() && silence.is_home_awaited;
+        assert!(told != Verdict::Wait || is_thawed, "{silence:?} {evidence:?}");
+    }
+}
+
+#[test]
+fn what_is_waited_for_is_under_way() {
+    for case in cases() {
+        let is_asked = case.existence == Existence::Asked || case.is_identifying || case.is_looking_again;
         match next_step(&case) {
-            Step::Drop => break true,
-            Step::Void => {
-                did.push(Did::Clear);
-                break true;
-            }
-            Step::Wait => break false,
-            Step::WaitForShards => {
-                did.push(Did::Kick);
-                break false;
-            }
-            Step::Exit => {
-                did.push(Did::Look);
-                if facts.is_same_holder_then {
-                    did.push(Did::Exit);
-                }
-                break true;
-            }
-            Step::Judge => break after_judging(facts, &mut did),
-            Step::News if facts.is_doubt_busy => break false,
-            Step::News => {
-                did.push(Did::News);
-                case = facts.after_news;
-            }
-            Step::Return if facts.is_return_busy => break false,
-            Step::Return => {
-                did.push(Did::Return);
-                (case.is_returning, case.is_released) = (false, facts.is_released_by_return);
-            }
-            Step::Recall if facts.is_recall_waiting => break false,
-            Step::Recall => {
-                did.push(Did::Recall);
-                case.is_recalled = false;
-            }
+            Step::Wait => assert!(is_asked, "{case:?}"),
+            Step::WaitForShards => assert!(case.are_last_frames_awaited, "{case:?}"),
+            _ => {}
         }
-    };
-    did.push(if is_over { Did::Leave } else { Did::Stay });
-    did
-}
-
-fn after_judging(facts: &Facts, did: &mut Vec<Did>) -> bool {
-    did.push(Did::Look);
-    if !facts.is_same_holder_then {
-        return true;
     }
-    if facts.is_slot_busy {
-        return false;
+    for (silence, evidence, told) in judged().filter(|(.., told)| *told == Verdict::Wait) {
+        let is_asked = silence.is_home_awaited || silence.is_other_awaited;
+        let is_awaited = is_asked || silence.is_doubted || silence.is_other_recalled;
+        assert!(is_awaited, "{silence:?} {evidence:?}: {told:?}");
     }
-    let told = match preliminary(&facts.silence) {
-        Some(told) => told,
-        None if facts.is_other_busy => return false,
-        None => verdict(&facts.silence, &facts.evidence),
-    };
-    if told == Verdict::Wait {
-        return false;
-    }
-    did.push(Did::Tell(told));
-    true
 }
 
 #[test]
-fn it_is_what_one_function_decided() {
-    let mut random = Random::new(17);
-    for _ in 0..CASES {
-        let facts = facts(&mut random);
-        assert_eq!(after(&facts), before(&facts), "{facts:?}");
+fn an_agent_whose_process_is_gone_is_never_stalled() {
+    for case in cases().filter(|case| case.existence == Existence::Gone) {
+        let step = next_step(&case);
+        let is_silent = matches!(step, Step::Drop | Step::Void | Step::WaitForShards | Step::Exit);
+        assert!(is_silent, "{case:?}: {step:?}");
     }
 }
 
-/// Of every shard's sight the one condition that was.
 #[test]
-fn sight_is_what_it_was() {
-    let mut random = Random::new(18);
-    for _ in 0..CASES {
-        let silent_since = NOW - random.below(4 * T);
-        let stall_at = silent_since + random.between(T / 2, 4 * T);
-        let mut near = || silent_since - T + random.below(6 * T);
-        let witness = Witness { watermark: near(), seen: near(), last_blind_end: near() };
-        let Witness { watermark, seen, last_blind_end } = witness;
-        let is_blind = last_blind_end > silent_since && last_blind_end + T > stall_at;
-        let was = is_blind || watermark < stall_at || seen < stall_at;
-        assert_eq!(is_sighted(&witness, silent_since, stall_at, T), !was, "{witness:?}");
+fn an_exit_is_told_of_the_dead_alone_and_after_their_last_frames() {
+    let mut exits = 0;
+    for case in cases().filter(|case| next_step(case) == Step::Exit) {
+        assert!(case.existence == Existence::Gone && case.is_exit, "{case:?}");
+        assert!(!case.are_last_frames_awaited || !case.has_time, "{case:?}");
+        exits += 1;
+    }
+    assert_ne!(exits, 0);
+}
+
+#[test]
+fn nothing_is_told_of_another_holder_or_of_a_slot_on_its_way_back() {
+    for case in cases().filter(|case| !case.is_same_holder || case.is_released) {
+        assert!(matches!(next_step(&case), Step::Drop | Step::Void), "{case:?}");
+    }
+}
+
+#[test]
+fn no_stall_is_judged_before_it_is_known_who_the_process_is() {
+    for case in cases() {
+        let step = next_step(&case);
+        let is_judged = matches!(step, Step::Judge | Step::Recall);
+        assert!(!is_judged || !case.is_doubted && !case.is_returning, "{case:?}: {step:?}");
+        assert!(!is_judged || !case.is_looking_again || !case.has_time_to_look, "{case:?}: {step:?}");
+        let is_asked = case.existence == Existence::Asked && case.has_time;
+        assert!(step != Step::Judge && step != Step::News || !is_asked, "{case:?}: {step:?}");
+        assert!(step != Step::Return || !case.is_identifying || !case.has_time, "{case:?}");
+    }
+}
+
+/// And each step clears what it is about, so that settling ends.
+#[test]
+fn each_step_is_about_something_that_is_open() {
+    for case in cases() {
+        let step = next_step(&case);
+        let is_open = match step {
+            Step::News => case.is_doubted,
+            Step::Return => case.is_returning,
+            Step::Recall => case.is_recalled,
+            Step::Judge => case.is_stalled,
+            _ => true,
+        };
+        assert!(is_open, "{case:?}: {step:?}");
+        let is_alive = case.existence != Existence::Gone && case.is_same_holder && !case.is_released;
+        let waits = case.is_doubted || case.is_returning || case.is_recalled || case.is_stalled;
+        assert!(!is_alive || !waits || step != Step::Drop, "{case:?}: nothing that waits is forgotten");
+    }
+}
+
+#[test]
+fn no_stall_is_told_before_the_threshold_of_the_rule_that_holds() {
+    for (silence, ..) in stalled() {
+        assert!(silence.is_silent && silence.silent_ns >= silence.threshold_ns, "{silence:?}");
+        assert!(silence.thawed_until.is_none_or(|until| silence.now >= until), "{silence:?}");
+    }
+}
+
+#[test]
+fn no_stall_is_told_while_somebody_may_know_better_in_time() {
+    for (silence, ..) in stalled() {
+        let is_awaited = silence.is_other_awaited || silence.is_doubted || silence.is_other_recalled;
+        assert!(!is_awaited || !silence.has_time, "{silence:?}");
+        assert!(silence.thawed_until.is_none() || !silence.is_home_awaited, "{silence:?}");
+    }
+}
+
+#[test]
+fn who_beats_elsewhere_or_is_frozen_is_not_told_stalled() {
+    for (silence, evidence, _) in stalled() {
+        assert!(!evidence.lives_elsewhere && !evidence.is_frozen, "{silence:?} {evidence:?}");
+    }
+    for (silence, evidence, told) in judged().filter(|(.., told)| *told == Verdict::Frozen) {
+        assert!(!evidence.lives_elsewhere, "{silence:?} {evidence:?}: {told:?}");
+    }
+}
+
+#[test]
+fn no_stall_is_certain_that_anybody_could_not_see_or_say() {
+    for (silence, evidence, is_certain) in stalled() {
+        let was_refused = evidence.was_turned_away;
+        let is_blind = silence.is_uncertain || evidence.is_unsighted || was_refused;
+        let is_mute = evidence.is_existence_unknown || evidence.is_rule_unknown;
+        assert_eq!(is_certain, !is_blind && !is_mute, "{silence:?} {evidence:?}");
+    }
+}
+
+/// By its own shard, which knows by now what another refused and owes it more time; unless it has had it.
+#[test]
+fn a_silence_in_which_a_frame_was_refused_is_judged_again() {
+    for (silence, evidence, _) in stalled().filter(|(_, evidence, _)| evidence.was_turned_away) {
+        assert!(silence.thawed_until.is_some() || silence.is_uncertain, "{silence:?} {evidence:?}");
+    }
+}
+
+/// And nobody may switch stalls off.
+#[test]
+fn a_silence_that_nothing_speaks_against_is_told() {
+    for (silence, evidence, told) in judged() {
+        let is_long = silence.is_silent && silence.silent_ns >= silence.threshold_ns;
+        let is_owed_time = silence.thawed_until.is_some_and(|until| silence.now < until);
+        let is_thawed = silence.thawed_until.is_some();
+        let is_judged_again = evidence.was_turned_away && !is_thawed && !silence.is_uncertain;
+        let is_other = evidence.lives_elsewhere || evidence.is_frozen || is_judged_again;
+        let is_awaited = silence.has_time || is_thawed && silence.is_home_awaited;
+        if is_long && !is_owed_time && !is_other && !is_awaited {
+            assert!(matches!(told, Verdict::Stalled { .. }), "{silence:?} {evidence:?}: {told:?}");
+        }
+    }
+}
+
+/// A stall at `NOW` and a shard that saw everything until then.
+const SEES_ALL: Witness = Witness { watermark: NOW, seen: NOW, last_blind_end: MonoNs(0) };
+
+#[test]
+fn a_shard_that_may_hold_a_frame_did_not_see_the_silence() {
+    let in_long = |last_blind_end| is_sighted(&Witness { last_blind_end, ..SEES_ALL }, NOW - 2 * T, NOW, T);
+    assert!(in_long(NOW - T) && !in_long(NOW - T + 1), "a threshold of sight is enough");
+    let is_sighted = |witness: &Witness| is_sighted(witness, NOW - T, NOW, T);
+    assert!(is_sighted(&SEES_ALL));
+    assert!(!is_sighted(&Witness { watermark: NOW - 1, ..SEES_ALL }));
+    assert!(!is_sighted(&Witness { seen: NOW - 1, ..SEES_ALL }));
+    assert!(is_sighted(&Witness { last_blind_end: NOW - T, ..SEES_ALL }), "blind before the silence");
+    assert!(!is_sighted(&Witness { last_blind_end: NOW - T + 1, ..SEES_ALL }));
+    assert!(!is_sighted(&Witness { last_blind_end: NOW, ..SEES_ALL }));
+}
+
+proptest! {
+    #[test]
+    fn a_shard_saw_a_silence_if_it_had_a_threshold_of_sight_and_holds_nothing(
+        silent_ns in 0..4 * T,
+        watermark in 0..6 * T,
+        seen in 0..6 * T,
+        blind_end in 0..6 * T,
+    ) {
+        let silent_since = NOW;
+        let (watermark, seen, last_blind_end) = (NOW + watermark - T, NOW + seen - T, NOW + blind_end - T);
+        let stall_at = silent_since + silent_ns;
+        let witness = Witness { watermark, seen, last_blind_end };
+        let holds_nothing = watermark.min(seen) >= stall_at;
+        let sees_since = last_blind_end.max(silent_since);
+        let has_threshold = sees_since == silent_since || stall_at.since(sees_since) >= T;
+        prop_assert_eq!(is_sighted(&witness, silent_since, stall_at, T), holds_nothing && has_threshold);
     }
 }
