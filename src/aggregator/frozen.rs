@@ -29,7 +29,7 @@ impl Aggregator {
         told.stalls = told.stalls.wrapping_add(earlier);
         let (stall_at, stall_silent_ns) = (cold.resume_at, cold.resume_silent_ns);
         let last = Cold { stall_at, stall_silent_ns, stall_blind_ns: 0, ..*cold };
-        self.stall(place, hot, &last, true, earlier);
+        self.stall(place, hot, &last, false, earlier);
         let resumes = cold.resumes.wrapping_sub(self.told(place).resumes);
         self.resume(place, hot, &last, resumes);
         self.told(place).resumes = cold.resumes;

@@ -1,7 +1,7 @@
 //! What waits to be told of an agent is settled: the facts are gathered, the rules decide, and what they say is done.
 
 use super::*;
-use crate::rules::{Case, Evidence, Silence, Step, Verdict};
+use crate::rules::{Case, Ended, Evidence, Silence, Step, Verdict};
 
 impl Aggregator {
     pub(super) fn settle_pending(&mut self) {
@@ -35,7 +35,7 @@ impl Aggregator {
                 Step::Judge => return self.settle_stall(pending),
                 Step::News => self.settle_doubt(pending),
                 Step::Return => self.settle_return(place),
-                Step::Recall => self.recall(place, self.has_time(pending)),
+                Step::Recall => self.settle_ended(pending),
             };
             if !is_done {
                 return false;
@@ -127,7 +127,7 @@ impl Aggregator {
             (Verdict::Moved, Some(elsewhere)) => self.move_to(elsewhere, place, &hot, &cold),
             (Verdict::Frozen, _) => self.freeze(place, &hot, &cold),
             (Verdict::Stalled { is_certain }, _) => self.tell_stall(place, &places, &hot, &cold, is_certain),
-            (Verdict::BeatAgain | Verdict::Moved | Verdict::Wait, _) => {}
+            (Verdict::Overtaken | Verdict::Moved | Verdict::Wait, _) => {}
         }
         true
     }
@@ -189,11 +189,69 @@ impl Aggregator {
         Ok((rules::verdict(silence, &evidence), elsewhere))
     }
 
+    /// Tells a stall that was over before it was told, and its end.
+    fn settle_ended(&mut self, pending: &Pending) -> bool {
+        let place = pending.place;
+        let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
+        let ended = self.ended(pending, &hot, &cold);
+        let verdict = match rules::preliminary_of_ended(&ended) {
+            Some(verdict) => verdict,
+            None => match self.evidence_of_ended(place, &hot, &cold) {
+                Ok(evidence) => rules::verdict_of_ended(&ended, &evidence),
+                Err(Busy) => return false,
+            },
+        };
+        if verdict == Verdict::Wait {
+            return false;
+        }
+        let told = self.told(place);
+        let resumes = cold.resumes.wrapping_sub(told.resumes);
+        if verdict != Verdict::Overtaken {
+            (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
+        }
+        if let Verdict::Stalled { is_certain } = verdict {
+            self.stall(place, &hot, &cold, is_certain, ended.stalls);
+            self.resume(place, &hot, &cold, resumes);
+        }
+        self.told(place).set(Mark::Recalling, false);
+        true
+    }
+
+    fn ended(&mut self, pending: &Pending, hot: &Hot, cold: &Cold) -> Ended {
+        let place = pending.place;
+        let told = *self.told(place);
+        Ended {
+            has_time: self.has_time(pending),
+            is_over: hot.state != State::Stalled && cold.generation == told.generation,
+            stalls: cold.stalls.wrapping_sub(told.stalls),
+            silent_ns: cold.resume_silent_ns,
+            threshold_ns: self.threshold_of_ended(place, hot, cold),
+            is_other_awaited: self.is_awaited(cold.stall_at, |shard| shard != place.shard),
+            is_uncertain: cold.is_stall_uncertain,
+        }
+    }
+
+    fn evidence_of_ended(&mut self, place: Place, hot: &Hot, cold: &Cold) -> Result<Evidence, Busy> {
+        let silent_since = cold.stall_at - cold.stall_silent_ns;
+        let places = self.places_of(hot.pid);
+        let elsewhere = self.lives_elsewhere(&places, place, silent_since)?;
+        let told = *self.told(place);
+        Ok(Evidence {
+            lives_elsewhere: elsewhere.is_some(),
+            is_frozen: told.is(Mark::FoundFrozen),
+            was_turned_away: self.view(place.shard).port.turned_away.is_after(hot.pid, silent_since),
+            is_unsighted: self.is_unsighted(place.shard, silent_since, hot, cold),
+            // The beat that ended it shows that the process was there.
+            is_existence_unknown: false,
+            is_rule_unknown: told.is(Mark::LookingAgain),
+        })
+    }
+
     fn tell_stall(&mut self, place: Place, places: &Places, hot: &Hot, cold: &Cold, is_certain: bool) {
         let told = self.told(place);
         let stalls = cold.stalls.wrapping_sub(told.stalls);
         told.stalls = cold.stalls;
-        self.stall(place, hot, cold, !is_certain, stalls.max(1));
+        self.stall(place, hot, cold, is_certain, stalls.max(1));
         if self.told(place).is(Mark::Thawed) {
             self.unfreeze(place, hot, self.now);
         }

@@ -44,48 +44,8 @@ impl Aggregator {
         (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
     }
 
-    /// Tells a stall that was over before it was told, and its end. False: still waiting.
-    pub(super) fn recall(&mut self, place: Place, has_time: bool) -> bool {
-        let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
-        let told = *self.told(place);
-        let stalls = cold.stalls.wrapping_sub(told.stalls);
-        let resumes = cold.resumes.wrapping_sub(told.resumes);
-        // By what is known by now it was no stall.
-        let least_ns = self.threshold_of_ended(place, &hot, &cold);
-        let is_short = stalls == 1 && cold.resume_silent_ns < least_ns;
-        if is_short && hot.state != State::Stalled && cold.generation == told.generation {
-            let told = self.told(place);
-            (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
-            told.set(Mark::Recalling, false);
-            return true;
-        }
-        // Stalled again: then that stall tells of this one, too.
-        if hot.state != State::Stalled && cold.generation == told.generation && stalls > 0 {
-            if has_time && self.is_awaited(cold.stall_at, |shard| shard != place.shard) {
-                return false;
-            }
-            let places = self.places_of(hot.pid);
-            let silent_since = cold.stall_at - cold.stall_silent_ns;
-            let Ok(elsewhere) = self.lives_elsewhere(&places, place, silent_since) else {
-                return false;
-            };
-            let told = self.told(place);
-            (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
-            if elsewhere.is_none() {
-                // If asked in vain, nobody could say in time by which rule it was one.
-                let is_uncertain = cold.is_stall_uncertain
-                    || told.is(Mark::LookingAgain)
-                    || self.is_unsighted(place.shard, silent_since, &hot, &cold);
-                self.stall(place, &hot, &cold, is_uncertain, stalls);
-                self.resume(place, &hot, &cold, resumes);
-            }
-        }
-        self.told(place).set(Mark::Recalling, false);
-        true
-    }
-
     /// How long the silence that ended last had to be for a stall.
-    fn threshold_of_ended(&mut self, place: Place, hot: &Hot, cold: &Cold) -> u64 {
+    pub(super) fn threshold_of_ended(&mut self, place: Place, hot: &Hot, cold: &Cold) -> u64 {
         let class = self.told(place).class;
         let threshold_ns = self.policy.threshold_ns(class);
         let began = cold.resume_at - cold.resume_silent_ns;
@@ -97,16 +57,13 @@ impl Aggregator {
     }
 
     /// Tells the last stall, and with it of all others since the last that was told; what ended these is counted.
-    pub(super) fn stall(&mut self, place: Place, hot: &Hot, cold: &Cold, is_uncertain: bool, coalesced: u32) {
+    pub(super) fn stall(&mut self, place: Place, hot: &Hot, cold: &Cold, is_certain: bool, coalesced: u32) {
         self.tell_rest(place, hot, cold);
         let silent_since = cold.stall_at - cold.stall_silent_ns;
-        // By a shard whose word we had to wait for, perhaps.
-        let turned_away = &self.view(place.shard).port.turned_away;
-        let is_uncertain = is_uncertain || turned_away.is_after(hot.pid, silent_since);
         let kind = EventKind::Stall {
             silent_ns: cold.stall_silent_ns,
             last_nonce: cold.stall_nonce,
-            certain: !is_uncertain,
+            certain: is_certain,
             blind_ns: cold.stall_blind_ns,
             coalesced,
         };
@@ -117,7 +74,7 @@ impl Aggregator {
         {
             let tally = &mut self.tally;
             let shard = &mut tally.shards[usize::from(place.shard)];
-            let count = if is_uncertain { &mut shard.stalls_uncertain } else { &mut shard.stalls_certain };
+            let count = if is_certain { &mut shard.stalls_certain } else { &mut shard.stalls_uncertain };
             *count += u64::from(coalesced);
             shard.resumes += u64::from(between);
             shard.up -= 1;

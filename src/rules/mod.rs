@@ -25,7 +25,8 @@ use crate::wire::{DecodeError, Frame, NONCE_MAX, Status, Version};
 mod verdict;
 
 pub use verdict::{
-    Case, Evidence, Existence, Silence, Step, Verdict, Witness, is_sighted, next_step, preliminary, verdict,
+    Case, Ended, Evidence, Existence, Silence, Step, Verdict, Witness, is_sighted, next_step, preliminary,
+    preliminary_of_ended, verdict, verdict_of_ended,
 };
 
 /// The first nonce of every stream.

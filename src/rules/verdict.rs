@@ -6,6 +6,8 @@
 //! 2. A stall comes next: may it be judged yet, by its own slot and the clock? ([`preliminary`])
 //! 3. It may: what do the other slots and shards say? ([`verdict`])
 //!
+//! Of a stall that was over before it was told, [`preliminary_of_ended`] and [`verdict_of_ended`] answer the last two.
+//!
 //! No question waits for ever: every wait ends with the time to answer. One does not, because only the shard itself can
 //! end it: the shard of a thawed agent, while it turns, first takes what lies in its queue.
 
@@ -142,18 +144,18 @@ pub struct Silence {
     pub is_uncertain: bool,
 }
 
-/// What is told of an agent that its shard calls stalled.
+/// What is told of an agent that its shard calls, or called, stalled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Not yet anything.
     Wait,
-    /// Nothing: it beat again, and that fact is on the way.
-    BeatAgain,
+    /// Nothing: it beat again, or stalled again after it had, and what is told of that says all.
+    Overtaken,
     /// Nothing: it was thawed too recently.
     TooSoon,
-    /// Nothing: it is no stall by what is known by now, and its shard judges the silence again.
+    /// Nothing: it is no stall by what is known by now. A silence that goes on is judged again by its shard.
     Withdrawn,
-    /// It beats on another shard.
+    /// No stall, for it beat on another shard.
     Moved,
     /// It is frozen.
     Frozen,
@@ -172,7 +174,7 @@ pub fn preliminary(silence: &Silence) -> Option<Verdict> {
         return Some(Verdict::Wait);
     }
     if !silence.is_silent {
-        return Some(Verdict::BeatAgain);
+        return Some(Verdict::Overtaken);
     }
     if silence.thawed_until.is_some_and(|until| silence.now < until) {
         return Some(Verdict::TooSoon);
@@ -219,12 +221,60 @@ pub const fn verdict(silence: &Silence, evidence: &Evidence) -> Verdict {
         // Its shard did not know yet what another refused of it.
         return Verdict::Withdrawn;
     }
-    let is_certain = !silence.is_uncertain
+    Verdict::Stalled { is_certain: is_certain(silence.is_uncertain, evidence) }
+}
+
+/// Whether a stall is certain: its shard saw enough, and others could see and were not asked in vain.
+const fn is_certain(is_uncertain: bool, evidence: &Evidence) -> bool {
+    !is_uncertain
         && !evidence.is_unsighted
         && !evidence.was_turned_away
         && !evidence.is_existence_unknown
-        && !evidence.is_rule_unknown;
-    Verdict::Stalled { is_certain }
+        && !evidence.is_rule_unknown
+}
+
+/// What an agent's own slot says of a stall that was over before it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// There is time for an answer.
+    pub has_time: bool,
+    /// The slot is the agent's, and its state is not stalled.
+    pub is_over: bool,
+    /// How many stalls there were since the last that was told.
+    pub stalls: u32,
+    /// How long the last silence was.
+    pub silent_ns: u64,
+    /// How long it had to be by the rule that holds by now.
+    pub threshold_ns: u64,
+    /// Another shard turns, and may hold a frame from before the stall.
+    pub is_other_awaited: bool,
+    /// Its shard could not see for a whole threshold.
+    pub is_uncertain: bool,
+}
+
+/// As [`preliminary`], of a stall that was over before it was told.
+#[must_use]
+pub const fn preliminary_of_ended(ended: &Ended) -> Option<Verdict> {
+    if !ended.is_over || ended.stalls == 0 {
+        return Some(Verdict::Overtaken);
+    }
+    // Of several only the last is known to be too short.
+    if ended.stalls == 1 && ended.silent_ns < ended.threshold_ns {
+        return Some(Verdict::Withdrawn);
+    }
+    if ended.is_other_awaited && ended.has_time {
+        return Some(Verdict::Wait);
+    }
+    None
+}
+
+/// As [`verdict`], of a stall that was over before it was told. Whether it is frozen by now is no matter.
+#[must_use]
+pub const fn verdict_of_ended(ended: &Ended, evidence: &Evidence) -> Verdict {
+    if evidence.lives_elsewhere {
+        return Verdict::Moved;
+    }
+    Verdict::Stalled { is_certain: is_certain(ended.is_uncertain, evidence) }
 }
 
 /// What a shard can say of a silence that it does not judge itself.

@@ -251,6 +251,77 @@ fn a_silence_that_nothing_speaks_against_is_told() {
     }
 }
 
+/// Every stall that was over before it was told, with all that others may say of it, and what is told.
+fn ended() -> impl Iterator<Item = (Ended, Evidence, Verdict)> {
+    let lengths = [0, T - 1, T, T + 1, u64::MAX];
+    let counts = [0, 1, 2, u32::MAX];
+    lengths.into_iter().flat_map(move |silent_ns| {
+        counts.into_iter().flat_map(move |stalls| {
+            (0..1 << 4).flat_map(move |bits| {
+                let ended = one_ended(silent_ns, stalls, Bits(bits));
+                all_evidence().map(move |evidence| {
+                    let told =
+                        preliminary_of_ended(&ended).unwrap_or_else(|| verdict_of_ended(&ended, &evidence));
+                    (ended, evidence, told)
+                })
+            })
+        })
+    })
+}
+
+fn one_ended(silent_ns: u64, stalls: u32, mut bits: Bits) -> Ended {
+    Ended {
+        has_time: bits.next(),
+        is_over: bits.next(),
+        stalls,
+        silent_ns,
+        threshold_ns: T,
+        is_other_awaited: bits.next(),
+        is_uncertain: bits.next(),
+    }
+}
+
+#[test]
+fn a_stall_that_is_over_waits_for_others_while_there_is_time() {
+    for (ended, evidence, told) in ended() {
+        match told {
+            Verdict::Wait => assert!(ended.has_time && ended.is_other_awaited, "{ended:?}"),
+            Verdict::Stalled { .. } => {
+                assert!(!ended.has_time || !ended.is_other_awaited, "{ended:?}");
+                assert!(!evidence.lives_elsewhere, "{ended:?} {evidence:?}");
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_stall_that_is_over_is_told_as_certain_only_if_all_could_see_and_say() {
+    for (ended, evidence, told) in ended() {
+        let Verdict::Stalled { is_certain } = told else { continue };
+        let is_blind = ended.is_uncertain || evidence.is_unsighted || evidence.was_turned_away;
+        let is_mute = evidence.is_existence_unknown || evidence.is_rule_unknown;
+        assert_eq!(is_certain, !is_blind && !is_mute, "{ended:?} {evidence:?}");
+    }
+}
+
+/// One that is silent again is told with the stall that it is in.
+#[test]
+fn a_stall_that_is_over_is_told_unless_it_was_none() {
+    for (ended, evidence, told) in ended().filter(|(.., told)| *told != Verdict::Wait) {
+        let is_there = ended.is_over && ended.stalls > 0;
+        let is_short = ended.stalls == 1 && ended.silent_ns < ended.threshold_ns;
+        let is_right = match told {
+            Verdict::Overtaken => !is_there,
+            Verdict::Withdrawn => is_there && is_short,
+            Verdict::Moved => is_there && !is_short && evidence.lives_elsewhere,
+            Verdict::Stalled { .. } => is_there && !is_short && !evidence.lives_elsewhere,
+            _ => false,
+        };
+        assert!(is_right, "{ended:?} {evidence:?}: {told:?}");
+    }
+}
+
 /// A stall at `NOW` and a shard that saw everything until then.
 const SEES_ALL: Witness = Witness { watermark: NOW, seen: NOW, last_blind_end: MonoNs(0) };
 
