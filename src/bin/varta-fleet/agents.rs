@@ -1,4 +1,4 @@
-//! `agents`: who is tracked, as a table.
+//! `agents`: the tracked agents as a table.
 
 use std::io::{self, Write};
 
@@ -9,7 +9,7 @@ use crate::client::{FleetArgs, parameter};
 use crate::exit::{CliError, Exit, counted};
 use crate::words::{amount, comm, time};
 
-/// Most that are asked for at once.
+/// Most agents requested at once.
 const PAGE: u32 = 10_000;
 
 /// Arguments of `agents`.
@@ -40,7 +40,7 @@ pub struct AgentsArgs {
     json: bool,
 }
 
-/// Shows them.
+/// Prints the agents.
 pub fn agents(args: &AgentsArgs) -> Result<Exit, CliError> {
     let client = args.fleet.client()?;
     let mut out = io::BufWriter::new(io::stdout().lock());

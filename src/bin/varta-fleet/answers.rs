@@ -1,11 +1,11 @@
-//! What a fleet answers, as far as it is shown.
+//! The answers of a fleet, as far as they are shown.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use varta_fleet::event::Event;
 
-/// The fleet at a glance.
+/// The state of the fleet.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Fleet {
     pub version: String,
@@ -59,7 +59,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Refused datagrams, whatever the reason.
+    /// Refused datagrams, for all reasons.
     pub fn refused(&self) -> u64 {
         self.refused.values().sum()
     }
@@ -83,13 +83,13 @@ pub struct Quantiles {
     pub p99: u64,
     pub p999: u64,
     pub max: u64,
-    /// Bounds, and how many values are at most each; only where somebody needs them.
+    /// Bounds, and the number of values up to each; only where requested.
     #[serde(default)]
     pub buckets: Vec<(Option<u64>, u64)>,
 }
 
 impl Quantiles {
-    /// The bound under which so many thousandths of the values lie that came since `then`; 0 if none came.
+    /// The bound below which `permille` thousandths of the values since `then` lie; 0 if there are none.
     pub fn bound_since(&self, then: &Self, permille: u64) -> u64 {
         let came = |at: usize| {
             let before = then.buckets.get(at).map_or(0, |(_, count)| *count);
@@ -134,7 +134,7 @@ pub struct Agent {
     pub last_ns: u64,
 }
 
-/// One agent and its past, or what is left of it.
+/// One agent and its past, or an exited agent.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub enum Detail {
@@ -142,7 +142,7 @@ pub enum Detail {
     Exited(Exited),
 }
 
-/// One that is tracked.
+/// A tracked agent.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Tracked {
     #[serde(flatten)]
@@ -164,7 +164,7 @@ pub struct Tracked {
     pub history_from_seq: u64,
 }
 
-/// One that is gone.
+/// An exited agent.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Exited {
     pub pid: u32,
@@ -174,14 +174,14 @@ pub struct Exited {
     pub history_from_seq: u64,
 }
 
-/// The last frame of it that was refused for a reason of the fleet's.
+/// The last frame of the agent that was refused by a limit of the fleet.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Refused {
     pub ago_ns: u64,
     pub why: String,
 }
 
-/// How much its shard could not see.
+/// How long its shard was blind.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub struct Blind {
     pub is_blind: bool,
@@ -189,7 +189,7 @@ pub struct Blind {
     pub last_end_ns: u64,
 }
 
-/// The last stall that was judged.
+/// The last stall.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub struct Stall {
     pub at_ns: u64,

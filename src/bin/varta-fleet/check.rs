@@ -1,7 +1,7 @@
-//! `check`: everything that stands in the way of a good start, at once, each with its fix.
+//! `check`: reports everything that prevents a good start, each with its fix.
 //!
-//! A *problem* lies with the configuration or the host and keeps the fleet from working as configured.
-//! A *note* lies with this very process (its user, limits, cores): the observer may be started with others.
+//! A *problem* lies with the configuration or the host and keeps the fleet from working as configured. A
+//! *note* lies with this process (its user, limits, cores), with which the observer need not be started.
 
 use std::fmt;
 use std::fs;
@@ -23,9 +23,9 @@ use crate::config::ConfigArgs;
 use crate::exit::{CliError, Exit, counted};
 use crate::words::{confined, only_ours_beat};
 
-/// Where the kernel says how many datagrams wait before it refuses more; of this network namespace.
+/// The kernel's limit of queued datagrams per socket, of this network namespace.
 const QUEUE_LIMIT_PATH: &str = "/proc/sys/net/unix/max_dgram_qlen";
-/// The longest time without the observer that a fleet is laid out for, unless told otherwise.
+/// The default for the longest pause of the observer that the queue should bridge.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Arguments of `check`.
@@ -57,23 +57,23 @@ fn read_rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Whether the fleet works as configured while it stands.
+/// Whether the fleet can work as configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// It does not: exit code 78.
+    /// It cannot: exit code 78.
     Problem,
-    /// It works, less well or perhaps.
+    /// It can, perhaps less well.
     Note,
 }
 
-/// One thing worth telling, and what to do about it.
+/// One finding, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// How bad it is.
+    /// Its severity.
     pub level: Level,
     /// What, where and why.
     pub text: String,
-    /// What to do; commands to type, where there are any. May have several lines, or none.
+    /// What to do; commands to type, if there are any. May have several lines, or none.
     pub fix: String,
 }
 
@@ -161,7 +161,7 @@ pub fn check(args: &CheckArgs) -> Result<Exit, CliError> {
     let notes = findings.len() - problems;
     writeln!(out, "{}, {}", counted(problems as u64, "problem"), counted(notes as u64, "note"))?;
     match io::stdout().lock().write_all(&out) {
-        // `check | head` still says by its exit code what was found.
+        // `check | head` still reports its findings by the exit code.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         written => written?,
     }
@@ -284,7 +284,7 @@ fn print_sizing(out: &mut impl Write, plan: &Plan, demand: &Demand) -> io::Resul
     Ok(())
 }
 
-/// Whether the shards can take that many beats.
+/// Whether the shards can process that many beats.
 fn shards_finding(plan: &Plan, demand: &Demand) -> Option<Finding> {
     let sizing = sizing_of(plan, demand);
     let fewest = demand.shards();
@@ -309,9 +309,9 @@ fn shards_finding(plan: &Plan, demand: &Demand) -> Option<Finding> {
     Some(if sizing.busiest_core > 1.0 { Finding::problem(text, fix) } else { Finding::note(text, fix) })
 }
 
-/// What of this host and this process does not go with the plan.
+/// Differences between the plan and this host or process.
 ///
-/// `is_asked`: somebody said how many agents there are to be. The default says only how many there may be.
+/// `is_asked`: the user set the number of agents. The default is only an upper limit.
 fn host_findings(plan: &Plan, demand: Option<&Demand>, is_asked: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     match fs::read_to_string(QUEUE_LIMIT_PATH).map(|text| text.trim().parse()) {
@@ -336,7 +336,8 @@ fn host_findings(plan: &Plan, demand: Option<&Demand>, is_asked: bool) -> Vec<Fi
     findings
 }
 
-/// Whether there is a descriptor for each process of the fleet; `run` raises the limit to its maximum.
+/// Whether the limit allows a descriptor for each process of the fleet; `run` raises the limit to its
+/// maximum.
 fn watch_finding(plan: &Plan, open_files_max: Option<u64>) -> Option<Finding> {
     let watched = plan.pidfds_max(open_files_max?);
     let wanted = plan.watched_max.min(plan.agents_max);
@@ -357,7 +358,7 @@ fn watch_finding(plan: &Plan, open_files_max: Option<u64>) -> Option<Finding> {
     ))
 }
 
-/// Whether the kernel's queue carries the fleet; it holds one datagram more than its limit.
+/// Whether the kernel's queue is long enough for the fleet; it holds one datagram more than its limit.
 fn queue_finding(plan: &Plan, demand: Option<&Demand>, limit: u64) -> Option<Finding> {
     let needed = queue_limit_needed(plan, demand);
     if limit >= needed {
@@ -390,7 +391,7 @@ fn queue_finding(plan: &Plan, demand: Option<&Demand>, limit: u64) -> Option<Fin
     Some(Finding::problem(text, fix))
 }
 
-/// Whom the sockets' modes keep out, perhaps against what was meant.
+/// Users that the sockets' modes exclude, perhaps by mistake.
 fn access_findings(plan: &Plan) -> Vec<Finding> {
     let mut findings = Vec::new();
     if !plan.lets_others_beat() {
@@ -413,7 +414,7 @@ fn access_findings(plan: &Plan) -> Vec<Finding> {
     findings
 }
 
-/// How many agents the kernel's queue carries, if that is fewer than there may be.
+/// How many agents the kernel's queue is long enough for, if fewer than agents-max.
 fn queue_note(plan: &Plan, limit: u64) -> Option<Finding> {
     if limit >= plan.queue_limit_needed() {
         return None;
@@ -430,7 +431,7 @@ fn queue_note(plan: &Plan, limit: u64) -> Option<Finding> {
     ))
 }
 
-/// Whether a user may have what its agents need, and whether a limit can ever be reached.
+/// Whether a user's limits are enough for its agents, and whether they can ever be reached.
 fn limit_findings(plan: &Plan) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(share) = plan.uid_agents_max.filter(|share| *share >= plan.agents_max) {
@@ -445,7 +446,7 @@ fn limit_findings(plan: &Plan) -> Vec<Finding> {
     if let Some(budget) = plan.uid_frames_max {
         let agents = plan.uid_agents_max.unwrap_or(u32::MAX).min(plan.agents_max);
         let on_a_shard = u64::from(agents).div_ceil(plan.shards.len().max(1) as u64);
-        // An agent that beats only once a threshold is one lost beat away from a stall.
+        // An agent that beats only once per threshold is reported as stalled after one lost beat.
         let needed = (2 * on_a_shard * 1_000_000_000).div_ceil(plan.threshold_min_ns().max(1));
         if u64::from(budget) < needed {
             findings.push(Finding::note(
@@ -464,7 +465,7 @@ fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
-/// What is wrong with the runtime directory, as a start would find it, and what to type.
+/// Problems of the runtime directory, as a start would find them, and the commands that fix them.
 fn directory_findings(dir: &Path) -> Vec<Finding> {
     let command = |problem: &RunDirError| match problem {
         RunDirError::Writable { dir, .. } => format!("chmod go-w {}", quoted(dir)),
@@ -481,7 +482,7 @@ fn directory_findings(dir: &Path) -> Vec<Finding> {
     problems.iter().map(|problem| Finding::problem(problem.to_string(), command(problem))).collect()
 }
 
-/// What is in the way of the shards' sockets, as a start would find it.
+/// Problems of the shards' sockets, as a start would find them.
 fn socket_findings(plan: &Plan) -> Vec<Finding> {
     let judge = |shard: &ShardPlan| match varta_fleet::inspect_socket(&shard.socket) {
         Ok(()) => None,
@@ -494,7 +495,7 @@ fn socket_findings(plan: &Plan) -> Vec<Finding> {
     plan.shards.iter().filter_map(judge).collect()
 }
 
-/// What keeps metrics, page and API from being served by TCP.
+/// Why metrics, page and API cannot be served by TCP.
 fn http_finding(plan: &Plan) -> Option<Finding> {
     let error = varta_fleet::inspect_http(&plan.http).err()?;
     Some(match error.kind() {
@@ -510,7 +511,7 @@ fn access_finding(dir: &Path, what: &str) -> Option<Finding> {
     Some(Finding::problem(text, "run as its owner, or name a directory of this user with dir"))
 }
 
-/// Directories the plan writes in beside its own. The observer makes none of them.
+/// Checks the other directories the plan writes in. The observer creates none of them.
 fn other_directory_findings(plan: &Plan) -> Vec<Finding> {
     let sockets = plan.shards.iter().map(|shard| shard.socket.as_path());
     let events = plan.events.as_ref().and_then(|events| match &events.output {
@@ -531,7 +532,7 @@ fn other_directory_findings(plan: &Plan) -> Vec<Finding> {
     dirs.into_iter().filter_map(judge).collect()
 }
 
-/// Whether the threads get the cores they are to have.
+/// Whether the threads can get their cores.
 fn core_findings(plan: &Plan, allowed: &[u32]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (i, shard) in plan.shards.iter().enumerate() {
@@ -557,12 +558,12 @@ fn core_findings(plan: &Plan, allowed: &[u32]) -> Vec<Finding> {
     findings
 }
 
-/// Whether this process may raise its priority, found out by trying: capabilities do not tell, in a
-/// user namespace they may be there and mean nothing.
+/// Whether this process may raise its priority, found out by trying: in a user namespace a capability may be
+/// present without effect.
 fn priority_finding() -> Option<Finding> {
     let before = rustix::process::getpriority_process(None).ok()?;
     let tried = rustix::process::setpriority_process(None, -20);
-    // Going back down is always allowed.
+    // Lowering the priority is always allowed.
     let _ = rustix::process::setpriority_process(None, before);
     let error = tried.err()?;
     Some(Finding::note(
@@ -590,12 +591,12 @@ fn ranges(numbers: &[u32]) -> String {
     shown.collect::<Vec<_>>().join(", ")
 }
 
-/// The path as a shell takes it.
+/// The path, quoted for a shell.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let shown = Shown(&text).to_string();
     if shown != text {
-        // What the shell has for such names; the escapes are its own.
+        // ANSI-C quoting of the shell, byte by byte.
         let bytes = path.as_os_str().as_bytes().iter().map(|byte| format!("\\x{byte:02x}"));
         format!("$'{}'", bytes.collect::<String>())
     } else if text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c)) {
@@ -713,7 +714,7 @@ mod tests {
                     && finding.fix.ends_with(r"it'\''s here'"))
             );
         }
-        // Parents are not judged, but for one where anybody can replace anything.
+        // Parents are not checked, except one in which every user can replace any file.
         let below = dir.join("run");
         fs::create_dir(&below).unwrap();
         for (mode, found) in [(0o775, 0), (0o1777, 0), (0o777, 1)] {

@@ -1,4 +1,4 @@
-//! What was typed. Parsing never acts.
+//! The command line. Parsing has no effects.
 
 use clap::{Arg, CommandFactory, Parser, Subcommand};
 
@@ -124,7 +124,7 @@ pub enum Command {
     Man(crate::man::ManArgs),
 }
 
-/// The command line as it is read now: a variable that is empty is as if it was not set.
+/// The command line to parse; an empty variable counts as not set.
 pub fn command() -> clap::Command {
     without_empty_variables(Cli::command())
 }

@@ -1,4 +1,4 @@
-//! Asks a running fleet, over its control socket.
+//! Queries a running fleet over its control socket.
 
 use std::io;
 use std::mem;
@@ -21,11 +21,11 @@ use varta_fleet::{Reason, Shown};
 use crate::exit::{CliError, Exit};
 use crate::stderr;
 
-/// How long an answer may take.
+/// Longest time for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long [`await_fleet`] waits.
 const ARRIVAL: Duration = Duration::from_secs(10);
-/// From one attempt to the next.
+/// Time between two attempts.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// Which fleet to ask.
@@ -36,14 +36,14 @@ pub struct FleetArgs {
     dir: Option<PathBuf>,
 }
 
-/// A fleet that can be asked. Each question is a connection of its own.
+/// A fleet that can be queried. Each query is a connection of its own.
 #[derive(Debug)]
 pub struct Client {
     socket: PathBuf,
     runtime: Runtime,
 }
 
-/// Events as they are told.
+/// Events as they are reported.
 #[derive(Debug)]
 pub struct Events<'a> {
     client: &'a Client,
@@ -52,8 +52,8 @@ pub struct Events<'a> {
     text: String,
 }
 
-/// Repeats `ask` until a fleet is there, for ten seconds: a fleet that the line before started in the background needs
-/// a moment.
+/// Repeats `ask` for up to ten seconds until a fleet answers: a fleet that the previous shell line started in
+/// the background needs a moment.
 pub fn await_fleet<T>(mut ask: impl FnMut() -> Result<T, CliError>) -> Result<T, CliError> {
     let deadline = Instant::now() + ARRIVAL;
     let mut is_said = false;
@@ -71,7 +71,7 @@ pub fn await_fleet<T>(mut ask: impl FnMut() -> Result<T, CliError>) -> Result<T,
 }
 
 impl FleetArgs {
-    /// The fleet; whether it is there shows when it is asked.
+    /// A client of the fleet. The first query shows whether the fleet runs.
     pub fn client(&self) -> Result<Client, CliError> {
         let dir = match &self.dir {
             Some(dir) => dir.clone(),
@@ -82,7 +82,7 @@ impl FleetArgs {
 }
 
 impl Client {
-    /// For the fleet in this directory.
+    /// A client of the fleet in this directory.
     pub fn new(dir: &Path) -> Result<Self, CliError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| {
@@ -94,12 +94,12 @@ impl Client {
         Ok(Self { socket: dir.join("control.sock"), runtime })
     }
 
-    /// What the fleet answers to a path.
+    /// The answer of the fleet to a path.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
         self.read(path, &self.text(path)?)
     }
 
-    /// What an answer says.
+    /// Parses an answer.
     pub fn read<T: DeserializeOwned>(&self, path: &str, text: &[u8]) -> Result<T, CliError> {
         serde_json::from_slice(text).map_err(|error| {
             CliError::new(
@@ -111,7 +111,7 @@ impl Client {
         })
     }
 
-    /// The same, as it came.
+    /// The same, unparsed.
     pub fn text(&self, path: &str) -> Result<Bytes, CliError> {
         self.runtime.block_on(async {
             let asked = timeout(PATIENCE, async {
@@ -126,7 +126,7 @@ impl Client {
         })
     }
 
-    /// Events from now on, or whatever the query asks for.
+    /// New events, or those that the query selects.
     pub fn events(&self, query: &str) -> Result<Events<'_>, CliError> {
         let path = format!("/api/v1/events?{query}");
         let (response, connection) = self
@@ -208,13 +208,13 @@ impl Events<'_> {
                     let data = frame.into_data().unwrap_or_default();
                     self.text.push_str(&String::from_utf8_lossy(&data));
                 }
-                // It ended without a word, as a crash would.
+                // The connection broke without an end, as in a crash.
                 Some(Err(error)) => return Err(self.client.broken(&error)),
             }
         }
     }
 
-    /// The data of the first event that arrived whole.
+    /// The data of the first complete event.
     fn take(&mut self) -> Option<String> {
         while let Some(end) = self.text.find("\n\n") {
             let block: String = self.text.drain(..end + 2).collect();
@@ -226,7 +226,7 @@ impl Events<'_> {
     }
 }
 
-/// What the fleet said, which is in our own grammar.
+/// The error of the fleet, which already follows our grammar.
 fn refused(body: &[u8]) -> CliError {
     #[derive(serde::Deserialize)]
     struct Refused {
@@ -239,7 +239,7 @@ fn refused(body: &[u8]) -> CliError {
     CliError::new(Exit::Runtime, message)
 }
 
-/// One parameter of a query, if it is given.
+/// One parameter of a query, if it has a value.
 pub fn parameter(name: &str, value: Option<impl ToString>) -> Option<String> {
     let value = value?.to_string();
     Some(form_urlencoded::Serializer::new(String::new()).append_pair(name, &value).finish())

@@ -1,4 +1,4 @@
-//! `completions`: made of the same definitions as the flags.
+//! `completions`: made from the definitions of the flags.
 
 use std::io::{self, Write};
 
@@ -13,7 +13,7 @@ pub struct CompletionsArgs {
     shell: Shell,
 }
 
-/// Prints what the shell reads.
+/// Prints the completion script.
 pub fn completions(args: &CompletionsArgs, mut command: clap::Command) -> Result<Exit, CliError> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut command, "varta-fleet", &mut text);

@@ -1,4 +1,4 @@
-//! The configuration as flags and environment variables give it; what it means is decided by [`Layers`].
+//! The configuration from flags and environment variables; [`Layers`] interprets it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches};
 use varta_fleet::config::{ConfigError, KEYS, Layers, Origin};
 use varta_fleet::plan::Plan;
 
-/// What our environment variables begin with.
+/// The prefix of our environment variables.
 const PREFIX: &str = "VARTA_";
 
 /// The configuration as flags and environment variables give it: one of each for every settable key.
@@ -16,12 +16,12 @@ const PREFIX: &str = "VARTA_";
 pub struct ConfigArgs {
     file: Option<PathBuf>,
     written: Vec<(&'static str, String, Origin)>,
-    /// Variables with our prefix that no key has.
+    /// Variables with our prefix that match no key.
     unknown: Vec<(String, String)>,
 }
 
 impl ConfigArgs {
-    /// File, environment and flags, each over the one before.
+    /// File, environment and flags; each overrides the one before.
     pub fn layers(&self) -> Layers {
         let mut layers = Layers::default();
         if let Some(path) = &self.file {
@@ -36,7 +36,7 @@ impl ConfigArgs {
         layers
     }
 
-    /// What they come to.
+    /// The resulting plan.
     pub fn plan(&self) -> Result<Plan, ConfigError> {
         self.layers().plan()
     }

@@ -1,7 +1,7 @@
-//! `demo`: a small fleet of its own at work, told in plain words.
+//! `demo`: runs a small fleet and describes it in plain words.
 //!
-//! Real processes beat on a real two-shard observer in a private directory. One is frozen and woken, one
-//! is killed, one panics, one forges a frame. It fails if an event that it promises does not come.
+//! Real processes beat on a real two-shard observer in a private directory. One is stopped and continued, one
+//! is killed, one panics, one forges a frame. The demo fails if an announced event does not come.
 
 use std::fmt;
 use std::fs::{self, DirBuilder};
@@ -28,7 +28,7 @@ const AGENTS: usize = 50;
 const SHARDS: u32 = 2;
 const THRESHOLD: Duration = Duration::from_secs(1);
 const PERIOD: Duration = Duration::from_millis(100);
-/// How long the demo waits for what it expects, each time.
+/// How long the demo waits for each expected event.
 const PATIENCE: Duration = Duration::from_secs(3);
 const SUBSCRIPTION: usize = 4096;
 
@@ -77,7 +77,7 @@ pub fn demo() -> Result<Exit, CliError> {
     Ok(Exit::Clean)
 }
 
-/// What happens, in order.
+/// Runs the scenes in order.
 fn play(stage: &mut Stage, directory: &Path) -> Result<(), CliError> {
     let manifest =
         Manifest::read(directory).map_err(|error| CliError::new(Exit::Runtime, error.to_string()))?;
@@ -136,7 +136,7 @@ fn play(stage: &mut Stage, directory: &Path) -> Result<(), CliError> {
     stage.say(format_args!("the other {} agents went on beating all the time", AGENTS - 2))
 }
 
-/// What is shown, and what was told so far.
+/// The output and the events so far.
 struct Stage {
     events: Subscription,
     started: Instant,
@@ -153,7 +153,7 @@ impl Stage {
         Ok(writeln!(io::stdout(), "[{seconds:6.3}s] {text}")?)
     }
 
-    /// Shows each event until the one that is waited for.
+    /// Shows each event up to the expected one.
     fn until(&mut self, what: &str, mut is_it: impl FnMut(&Event) -> bool) -> Result<(), CliError> {
         self.wait(what, |stage, event| {
             stage.show(event)?;
@@ -206,7 +206,7 @@ impl Stage {
     }
 }
 
-/// One event as a person would say it.
+/// One event in plain words.
 fn in_words(event: &Event) -> String {
     let who = event.agent.map_or_else(String::new, |agent| format!("agent {}", agent.pid));
     let shard = event.shard.map_or_else(String::new, |shard| format!(" on shard {shard}"));
@@ -260,7 +260,7 @@ fn unexpected(what: &str) -> CliError {
     )
 }
 
-/// A directory that only we may enter, removed in the end.
+/// A directory that only our user may enter, removed at the end.
 struct PrivateDirectory(PathBuf);
 
 impl PrivateDirectory {
@@ -280,7 +280,7 @@ impl PrivateDirectory {
 
 impl Drop for PrivateDirectory {
     fn drop(&mut self) {
-        // What could not be removed is an empty directory of ours below the temporary one.
+        // What remains after a failure is a directory of ours below the temporary one.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -340,7 +340,7 @@ impl DemoAgent {
 
 impl Drop for DemoAgent {
     fn drop(&mut self) {
-        // It may be dead already, which is what we want.
+        // It may have exited already, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -374,7 +374,7 @@ pub fn agent(args: &DemoAgentArgs) -> Result<Exit, CliError> {
         payload: 0,
     };
     for nonce in 1.. {
-        // A beat that finds no room is gone, like any agent's.
+        // A beat that finds the queue full is lost, as with any agent.
         let _ = sender.send(&frame(pid, nonce, Status::Ok).encode());
         let victim = forge.swap(0, Ordering::Relaxed);
         if victim != 0 {
@@ -385,7 +385,7 @@ pub fn agent(args: &DemoAgentArgs) -> Result<Exit, CliError> {
     Ok(Exit::Clean)
 }
 
-/// Says one last word when a thread panics, as the stock clients' hooks do.
+/// Sends a terminal frame when a thread panics, as the hooks of the stock clients do.
 fn install_crash_hook(sender: UnixDatagram) {
     std::panic::set_hook(Box::new(move |_| {
         let last_words = Frame {
@@ -406,7 +406,7 @@ fn take_orders(forge: Arc<AtomicU32>) -> io::Result<()> {
             match order.split_once(' ') {
                 Some(("forge", victim)) => forge.store(victim.parse().unwrap_or(0), Ordering::Relaxed),
                 _ => {
-                    // The hook says it; then the process ends like one that panicked.
+                    // The hook sends the frame; then the process exits as after a panic.
                     let _ = std::panic::catch_unwind(|| panic!("as ordered"));
                     std::process::exit(101);
                 }

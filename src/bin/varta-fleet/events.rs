@@ -1,4 +1,4 @@
-//! `events`: what a fleet told, and tells.
+//! `events`: past and new events of a fleet.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -34,7 +34,7 @@ pub struct EventsArgs {
     format: Option<String>,
 }
 
-/// Shows them.
+/// Prints the events.
 pub fn events(args: &EventsArgs) -> Result<Exit, CliError> {
     let client = args.fleet.client()?;
     let query = [
@@ -53,7 +53,7 @@ pub fn events(args: &EventsArgs) -> Result<Exit, CliError> {
     };
     while let Some(text) = events.next()? {
         if is_words {
-            // An observer of another version may tell what has no words here.
+            // An observer of another version may report events that this version does not know.
             match serde_json::from_str::<Event>(&text) {
                 Ok(event) => writeln!(out, "{}", line(&event))?,
                 Err(_) => writeln!(out, "{}", Shown(&text))?,

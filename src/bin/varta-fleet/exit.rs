@@ -1,4 +1,4 @@
-//! How the program ends: one exit code for each kind of end, one message for each failure.
+//! Exit codes of the program, and the message of each failure.
 
 use std::fmt;
 use std::io;
@@ -40,7 +40,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command failed, and the exit code that says so.
+/// Why a command failed, and its exit code.
 #[derive(Debug)]
 pub struct CliError {
     exit: Exit,
@@ -49,7 +49,7 @@ pub struct CliError {
 }
 
 impl CliError {
-    /// A failure told by `message`: what, on what, why, what to do.
+    /// A failure. `message`: what failed, on what, why, what to do.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into(), is_broken_pipe: false }
     }
@@ -73,7 +73,8 @@ impl fmt::Display for CliError {
 
 impl From<ConfigError> for CliError {
     fn from(error: ConfigError) -> Self {
-        // A flag whose value cannot be read is a slip of the hand; a value that makes no sense is configuration.
+        // An unreadable value of a flag is a usage error; a value that makes no sense is a configuration
+        // error.
         let mistyped =
             |kind, origin: &Option<Origin>| kind == ProblemKind::Unreadable && *origin == Some(Origin::Flag);
         let is_usage = error.problems().iter().any(|problem| mistyped(problem.kind, &problem.origin));
@@ -87,7 +88,7 @@ impl From<StartError> for CliError {
             (_, io::ErrorKind::AddrInUse) => Exit::Unavailable,
             (_, io::ErrorKind::PermissionDenied) => Exit::Permission,
             (StartError::Config(_) | StartError::NoHttp { .. }, _) => Exit::Config,
-            // A path that cannot be used is configuration, too; a kernel that has no descriptor or room left is not.
+            // An unusable path is a configuration error; a kernel without descriptors or room is not.
             (
                 StartError::RunDir(_)
                 | StartError::Bind { .. }
@@ -127,7 +128,7 @@ pub fn counted(n: u64, what: &str) -> String {
     }
 }
 
-/// The parser's complaint in our grammar: what and why from its first lines, then what to do.
+/// Converts an error of clap to our grammar: what and why from its first lines, then what to do.
 pub fn usage(error: &clap::Error) -> CliError {
     let text = error.to_string();
     let mut lines = text

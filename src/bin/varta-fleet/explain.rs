@@ -1,4 +1,4 @@
-//! `explain`: why a process is judged as it is, in plain words.
+//! `explain`: why a process has its verdict, in plain words.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -27,7 +27,7 @@ pub struct ExplainArgs {
     json: bool,
 }
 
-/// Explains it.
+/// Prints the explanation.
 pub fn explain(args: &ExplainArgs) -> Result<Exit, CliError> {
     let client = args.fleet.client()?;
     let path = format!("/api/v1/agents/{}", args.pid);
@@ -131,7 +131,7 @@ fn threshold(tracked: &Tracked, fleet: &Fleet) -> String {
         let why = match fleet.rules.len() {
             0 => "the default",
             _ if tracked.agent.threshold_ns == fleet.threshold_ns => "the default, as no rule matches it",
-            // The largest of all holds until it is known who it is.
+            // The largest threshold applies until the lookup is done.
             _ => "the largest there is, until it is known which rule matches",
         };
         return format!("A silence of {threshold} is a stall for it ({why}).");
@@ -193,7 +193,7 @@ fn sight(tracked: &Tracked) -> String {
     }
 }
 
-/// When and why.
+/// When and why the last frame was refused.
 fn refusal(refused: &Refused) -> String {
     let why = match refused.why.as_str() {
         "uid" => "its user may not beat on that shard (allow-uids)",

@@ -32,8 +32,8 @@ use cli::{Cli, Command};
 use exit::{CliError, Exit};
 
 fn main() -> ExitCode {
-    // A file that may not grow any more (RLIMIT_FSIZE) is to fail like a full disk, not to kill. Should the kernel
-    // refuse, it kills.
+    // Without this, a file at its size limit (RLIMIT_FSIZE) would kill the process instead of failing like a
+    // full disk. A failure of the call is ignored.
     let _ = flag::register(SIGXFSZ, Arc::default());
     let cli = cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let outcome = match cli {
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         Err(help)
             if !help.use_stderr() || help.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
         {
-            // A reader that hung up has seen enough of it.
+            // Ignored: the reader may have hung up.
             let _ = help.print();
             return if help.use_stderr() { Exit::Usage.into() } else { Exit::Clean.into() };
         }

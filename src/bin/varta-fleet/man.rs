@@ -1,4 +1,4 @@
-//! `man`: the manual pages, made from the tables that make flags, configuration and events.
+//! `man`: the manual pages, made from the tables of flags, configuration and events.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -40,7 +40,7 @@ pub struct ManArgs {
     dir: Option<PathBuf>,
 }
 
-/// Prints the main page, or writes all, of the whole command line.
+/// Prints the main page, or writes all pages of the whole command line.
 pub fn man(args: &ManArgs, mut all: clap::Command) -> Result<Exit, CliError> {
     all.build();
     match &args.dir {
@@ -50,7 +50,7 @@ pub fn man(args: &ManArgs, mut all: clap::Command) -> Result<Exit, CliError> {
     Ok(Exit::Clean)
 }
 
-/// A page in the language of man(7).
+/// A page in man(7) format.
 struct Page {
     name: String,
     section: u8,
@@ -81,14 +81,14 @@ impl Page {
         let _ = writeln!(self.text, ".PP\n{}", marked(text));
     }
 
-    /// An item and what it means.
+    /// An item and its description.
     fn item(&mut self, name: &str, lines: &[String]) {
         let lines: Vec<String> = lines.iter().map(|line| marked(line)).collect();
         let _ = writeln!(self.text, ".TP\n\\fB{}\\fR\n{}", escaped(name), lines.join("\n.br\n"));
     }
 
-    /// What follows the help of a command: a section for each list, and for what is no list. `macro_name`: of their
-    /// headings.
+    /// The text after the help of a command: one section per list, and one for the rest. `macro_name`: the
+    /// macro of their headings.
     fn notes<'a>(&mut self, parts: impl Iterator<Item = &'a str>, macro_name: &str) {
         for part in parts {
             let Some((heading, list)) = part.split_once(":\n") else {
@@ -142,7 +142,7 @@ fn after_help(command: &clap::Command) -> String {
     command.get_after_help().map(ToString::to_string).unwrap_or_default()
 }
 
-/// What clap makes, in characters that every troff reads.
+/// The output of clap, limited to characters that every troff reads.
 fn rendered(render: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<String> {
     let mut text = Vec::new();
     render(&mut text)?;
@@ -165,9 +165,9 @@ fn main_page(all: &clap::Command) -> io::Result<Page> {
             man.render_description_section(text)?;
             man.render_options_section(text)
         })?;
-        // Its sections are parts of ours.
+        // Its sections become subsections.
         page.text.push_str(&section.replace(".SH ", ".SS "));
-        // Exit codes are the same for all, and at the end.
+        // The exit codes are the same for all commands, and are listed at the end.
         let notes = after_help(command);
         page.notes(notes.split("\n\n").filter(|part| *part != EXIT_CODES && !part.is_empty()), "SS");
     }
@@ -233,7 +233,7 @@ fn events_page() -> Page {
     page
 }
 
-/// Text as roff shows it literally.
+/// Escapes text for roff.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     if text.starts_with(['.', '\'']) {
@@ -255,7 +255,7 @@ fn escaped(text: &str) -> String {
     out
 }
 
-/// The same, with what stands between backquotes in bold.
+/// The same, with the text between backquotes in bold.
 fn marked(text: &str) -> String {
     let mut out = String::new();
     for (at, part) in text.split('`').enumerate() {

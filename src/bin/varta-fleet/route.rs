@@ -21,8 +21,8 @@ pub struct RouteArgs {
     pub pid: Option<u32>,
 }
 
-/// Prints the path, and nothing else on standard output, for use in scripts. Who beats there without being heard
-/// is told so.
+/// Prints the path, and nothing else on standard output, for use in scripts. Fails if beats of this user
+/// would not arrive.
 pub fn route(args: &RouteArgs) -> Result<Exit, CliError> {
     let dir = match &args.dir {
         Some(dir) => dir.clone(),
@@ -67,7 +67,7 @@ pub fn hears_us(socket: &Path) -> Result<Exit, CliError> {
     }
 }
 
-/// Why nobody hears who sends to this socket, of the error of connect(2).
+/// Why beats sent to this socket do not arrive, from the error of connect(2).
 pub fn unheard(socket: &Path, error: &io::Error) -> CliError {
     let shown = Shown(socket.display());
     match error.kind() {

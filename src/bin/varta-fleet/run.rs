@@ -1,4 +1,4 @@
-//! `run`: observes the fleet until told to stop.
+//! `run`: observes the fleet until a signal stops it.
 
 use std::fs;
 use std::io::{self, Write};
@@ -25,7 +25,7 @@ use crate::exit::{CliError, Exit, counted};
 use crate::stderr;
 use crate::words::{confined, only_ours_beat};
 
-/// How often the health of the threads is looked at while nothing happens.
+/// How often the health of the threads is checked.
 const HEALTH_TICK: Duration = Duration::from_secs(2);
 /// How long a stop waits for the event output.
 const FLUSH: Duration = Duration::from_millis(700);
@@ -56,10 +56,10 @@ enum News {
     Unready(CliError),
 }
 
-/// Runs the plan until a signal ends it.
+/// Runs the plan until a signal stops it.
 pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     stderr::take_panics();
-    // Before any thread of the fleet starts, so that no signal can find us half-way.
+    // Before any thread of the fleet starts, so that a signal always finds its handler.
     let (sender, news) = mpsc::channel();
     hear_signals(sender.clone())?;
     let shards = plan.shards.len();
@@ -115,7 +115,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
                 let _ = fleet.stop(FLUSH);
                 return Err(error);
             }
-            // A SIGTERM would not be heard any more.
+            // A SIGTERM would no longer be received.
             Err(RecvTimeoutError::Disconnected) => {
                 let _ = fleet.stop(FLUSH);
                 return Err(CliError::new(
@@ -133,16 +133,16 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     conclude(problems, &report)
 }
 
-/// What was said, so that it is said once.
+/// What was printed, so that it is printed once.
 struct Told {
-    /// What is wrong with the events.
+    /// The problem of the event output.
     trouble: Option<OutputTrouble>,
-    /// By shard, that its queue is too short.
+    /// By shard: the warning of a short queue.
     is_short: Vec<bool>,
 }
 
 impl Told {
-    /// Of a queue that is too short, once a shard.
+    /// Warns of a short queue, once per shard.
     fn warn_of_queues(&mut self, health: &Health) {
         for problem in &health.problems {
             if let Problem::QueueLimit { shard, .. } = problem
@@ -154,7 +154,7 @@ impl Told {
     }
 }
 
-/// Says what works less well than before, or works again.
+/// Prints what became worse, or works again.
 fn tell_news(fleet: &Fleet, handle: &Handle, told: &mut Told) {
     let now = handle.output_trouble();
     if now != mem::replace(&mut told.trouble, now) {
@@ -166,20 +166,20 @@ fn tell_news(fleet: &Fleet, handle: &Handle, told: &mut Told) {
     }
 }
 
-/// Each watched process takes a descriptor: as many as this process may have. The old soft limit is for
-/// programs that use select(2), which this is not.
+/// Raises the limit of open files to its maximum: each watched process takes a descriptor. The low soft limit
+/// is meant for programs that use select(2), which this one does not.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
-    // Refused, the fleet watches as many as there is room for, and says how many it cannot.
+    // If refused, the fleet watches as many processes as it can, and reports the rest as unwatched.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-/// Prints the ready line, by a thread of its own: a full pipe must not keep signals waiting. Whoever asked for the line
-/// waits for it, so a fleet that cannot say it must not seem to have run. It goes to standard error where events go to
-/// standard output, for whoever reads those expects nothing else.
+/// Prints the ready line, by a thread of its own: a full pipe must not delay signals. Fails if the line
+/// cannot be written: a supervisor waits for it. The line goes to standard error if events go to standard
+/// output, where readers expect only events.
 fn say_ready(line: String, is_stdout_taken: bool, news: Sender<News>) -> Result<(), CliError> {
     let say = move || {
-        // A reader of the line finds what was said before it.
+        // Earlier messages come before the line.
         stderr::flush();
         let (name, written) = if is_stdout_taken {
             ("error", io::stderr().write_all(line.as_bytes()))
@@ -202,8 +202,7 @@ fn say_ready(line: String, is_stdout_taken: bool, news: Sender<News>) -> Result<
     })
 }
 
-/// A fleet that lost a thread or events must not look like one that ended well. `problems`: why it was ended, if it
-/// was not asked to.
+/// Fails if the fleet lost a thread or events. `problems`: why the fleet was ended, unless by a signal.
 fn conclude(mut problems: Vec<Problem>, report: &StopReport) -> Result<Exit, CliError> {
     problems.extend(
         report.problems.iter().filter(|problem| !problems.contains(problem)).cloned().collect::<Vec<_>>(),
@@ -238,7 +237,7 @@ fn conclude(mut problems: Vec<Problem>, report: &StopReport) -> Result<Exit, Cli
     if failures.is_empty() { Ok(Exit::Clean) } else { Err(CliError::new(Exit::Runtime, failures.join("; "))) }
 }
 
-/// Sends the signals that concern us, as they come. A second one that stops ends the process at once.
+/// Forwards the handled signals. A second stop signal ends the process at once.
 fn hear_signals(news: Sender<News>) -> Result<(), CliError> {
     let failed = |error: io::Error| {
         CliError::new(
@@ -250,7 +249,7 @@ fn hear_signals(news: Sender<News>) -> Result<(), CliError> {
     let is_heard = |signal: &i32| ignored >> (signal - 1) & 1 == 0;
     let is_stopping = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT].into_iter().filter(is_heard) {
-        // In this order: the first signal finds the flag unset and sets it.
+        // In this order: the first signal finds the flag unset, then sets it.
         flag::register_conditional_shutdown(signal, Exit::Runtime as i32, Arc::clone(&is_stopping))
             .map_err(failed)?;
         flag::register(signal, Arc::clone(&is_stopping)).map_err(failed)?;
@@ -267,7 +266,7 @@ fn hear_signals(news: Sender<News>) -> Result<(), CliError> {
     thread::Builder::new().name("varta-signals".into()).spawn(forward).map(drop).map_err(failed)
 }
 
-/// Of the signals that nohup and shells without job control let their children ignore, those that we are to: a bit
+/// The signals ignored at the start, as nohup and shells without job control set for their children: one bit
 /// each, the lowest for signal 1. Without procfs, none.
 fn ignored() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `status`: a fleet on one screen, what is wrong first.
+//! `status`: a fleet on one screen, problems first.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -21,7 +21,7 @@ pub struct StatusArgs {
     json: bool,
 }
 
-/// Shows how a fleet is; exit code 0 if it is healthy, stalled agents or not.
+/// Prints the state of a fleet. Exit code 0 if it is healthy, even with stalled agents.
 pub fn status(args: &StatusArgs) -> Result<Exit, CliError> {
     let client = args.fleet.client()?;
     let text = client.text("/api/v1/fleet")?;
@@ -36,7 +36,7 @@ pub fn status(args: &StatusArgs) -> Result<Exit, CliError> {
     Ok(if fleet.is_healthy { Exit::Clean } else { Exit::Runtime })
 }
 
-/// What to know first.
+/// The most important fact about the fleet.
 pub fn headline(fleet: &Fleet) -> String {
     let blind = fleet.shards.iter().filter(|shard| shard.is_blind).count() as u64;
     let agents = fleet.up + fleet.stalled;
@@ -149,7 +149,7 @@ fn write_words(fleet: &Fleet, out: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
-/// How long it has been running.
+/// How long the fleet has been running.
 fn age(fleet: &Fleet) -> String {
     let instant = |text: &str| humantime::parse_rfc3339(text).ok();
     let (started, now) = (instant(&fleet.started), instant(&fleet.now));

@@ -1,8 +1,8 @@
-//! What the program says to people: to standard error, by a thread of its own, so that a reader who stops reading
-//! holds up nobody else.
+//! Messages to the user on standard error, written by a thread of their own, so that a reader that stops
+//! reading blocks no other thread.
 //!
-//! Its descriptor is shared with other processes, so it is not made non-blocking. What nobody reads is dropped once
-//! the queue is full, and that is said when somebody reads again.
+//! The descriptor is shared with other processes, so it is not made non-blocking. Once the queue is full,
+//! messages are dropped, and their number is printed when the reader reads again.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::{self, PanicHookInfo};
@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::exit::counted;
 
-/// Messages that wait for their reader, at most.
+/// Most messages that wait for the reader.
 const QUEUED: usize = 256;
 /// How long the end of the program waits for the reader.
 const LAST_WORD: Duration = Duration::from_millis(500);
@@ -26,11 +26,11 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 enum Message {
     Text(String),
-    /// Everything before it is written: whoever waits for the other end's drop may go on.
+    /// All messages before it are written; [`flush`] waits for the drop of this sender.
     Mark(Sender<()>),
 }
 
-/// Says `text`, a line or more. Never waits for who reads it.
+/// Prints `text`, one line or more. Never waits for the reader.
 pub fn say(text: &str) {
     let text = format!("{text}\n");
     match QUEUE.get_or_init(spawn) {
@@ -39,12 +39,12 @@ pub fn say(text: &str) {
                 DROPPED.fetch_add(1, Ordering::Relaxed);
             }
         }
-        // No thread is left for it: better late than never.
+        // No thread could be started, so write directly.
         None => write(&text),
     }
 }
 
-/// Waits until all that was said is written, but not for ever.
+/// Waits until all messages are written, for a bounded time.
 pub fn flush() {
     let Some(Some(queue)) = QUEUE.get() else { return };
     let (mark, is_written) = bounded(0);
@@ -53,7 +53,7 @@ pub fn flush() {
     }
 }
 
-/// From here on, panics are said the same way: a thread that panics must not wait for a reader either.
+/// From now on panics are printed in the same way: a thread that panics must not wait for a reader either.
 pub fn take_panics() {
     panic::set_hook(Box::new(|panic| say(&told(panic))));
 }
@@ -88,7 +88,7 @@ fn write_all(messages: &Receiver<Message>) {
     }
 }
 
-/// Without the standard library's lock, which others could wait for.
+/// Without the lock of the standard library, for which other threads could wait.
 fn write(text: &str) {
     let mut left = text.as_bytes();
     while !left.is_empty() {

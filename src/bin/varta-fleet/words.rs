@@ -1,4 +1,4 @@
-//! Numbers, times and events in the words of people.
+//! Numbers, times and events in plain words.
 
 use varta_fleet::Shown;
 use varta_fleet::event::{BlindPhase, BlindWhy, Event, EventKind, ExitHow, FrozenPhase, SessionWhy};
@@ -22,7 +22,7 @@ pub fn time(ns: u64) -> String {
     }
 }
 
-/// Who can beat where the sockets let in nobody but their own user.
+/// Who can beat if the sockets admit only their own user.
 pub fn only_ours_beat() -> String {
     match rustix::process::geteuid().as_raw() {
         0 => "only root can beat".to_owned(),
@@ -30,7 +30,7 @@ pub fn only_ours_beat() -> String {
     }
 }
 
-/// Where a raised priority does not count on the whole host, and what to do about it.
+/// Where a raised priority does not take effect on the whole host, and what to do about it.
 pub fn confined(standing: &Standing) -> Option<(String, String)> {
     let among = match standing {
         Standing::Session => "processes of the same session (autogroup)".to_owned(),
@@ -64,12 +64,12 @@ fn digits(amount: u64, of: u64) -> String {
     }
 }
 
-/// The name of a process, which it chose itself.
+/// The name of a process, which the process chose itself.
 pub fn comm(agent: &Agent) -> String {
     agent.comm.as_ref().map_or_else(|| "?".to_owned(), |comm| Shown(comm).to_string())
 }
 
-/// What an event says, after its time and kind.
+/// The text of an event, after its time and kind.
 pub fn event(event: &Event) -> String {
     let mut said = Vec::new();
     if let Some(pid) = event.pid() {
@@ -162,12 +162,12 @@ fn predicate(event: &Event) -> String {
     }
 }
 
-/// Whose datagrams or agents; many users have no name of their own.
+/// The user of datagrams or agents; several users without a row of their own are shown together.
 fn user(uid: Option<u32>) -> String {
     uid.map_or("many users".to_owned(), |uid| format!("uid {uid}"))
 }
 
-/// How a process ended.
+/// How a process exited.
 pub fn ending(how: Option<ExitHow>) -> String {
     match how {
         Some(ExitHow::Signal(signal)) => format!("ended by signal {signal}"),
@@ -177,10 +177,10 @@ pub fn ending(how: Option<ExitHow>) -> String {
     }
 }
 
-/// One event on a line: time of day, kind, what it says.
+/// One event on a line: time of day, kind, text.
 pub fn line(event: &Event) -> String {
     let told = event.wall.to_string();
-    // What was lost was told at no time.
+    // `lost` events have no time.
     let time = if event.wall == WallNs(0) { "" } else { told.get(11..23).unwrap_or_default() };
     format!("{time:<12}  {:<8} {}", event.kind.name(), self::event(event)).trim_end().to_owned()
 }

@@ -1,4 +1,4 @@
-//! One agent of the load: connects, waits for the word, beats, says what came of it.
+//! One agent of the load: connects, waits for the start, beats, reports the result.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
@@ -35,14 +35,14 @@ pub struct LoadAgentArgs {
     length_ns: u64,
 }
 
-/// Lives as one agent.
+/// Runs one agent.
 pub fn agent(args: &LoadAgentArgs) -> Result<Exit, CliError> {
     let told = |error: io::Error| CliError::new(Exit::Runtime, Reason(&error).to_string());
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| told(error.into()))?;
     let mut out = io::stdout().lock();
     if args.socket.is_empty() {
         writeln!(out, "ready")?;
-        // Until the other end is closed.
+        // Ends when the other end is closed.
         io::copy(&mut io::stdin().lock(), &mut io::sink()).map_err(told)?;
         return Ok(Exit::Clean);
     }
@@ -51,7 +51,7 @@ pub fn agent(args: &LoadAgentArgs) -> Result<Exit, CliError> {
     let socket = match connect(path, args.period_ns > 0) {
         Ok(socket) => socket,
         Err(error) => {
-            // One line, which `load` tells and ends with.
+            // One line, which `load` prints before it ends.
             let error = unheard(path, &error);
             writeln!(out, "{} {error}", error.exit() as u8)?;
             return Ok(error.exit());
@@ -60,35 +60,36 @@ pub fn agent(args: &LoadAgentArgs) -> Result<Exit, CliError> {
     writeln!(out, "ready")?;
     out.flush()?;
     let mut word = [0; 8];
-    // Past the buffer of `Stdin`, which would take the words of others, too.
+    // Bypasses the buffer of `Stdin`, which would also take the bytes meant for other agents.
     let heard = rustix::io::read(io::stdin(), &mut word).map_err(|error| told(error.into()))?;
     if heard < word.len() {
-        // Called off before it began.
+        // Cancelled before the start.
         return Ok(Exit::Runtime);
     }
     let sent = beat(args, &socket, u64::from_le_bytes(word));
     // Stay alive until the observer is measured: exits are not part of the load.
     await_end().map_err(|error| told(error.into()))?;
     for line in sent.lines() {
-        // Shorter than PIPE_BUF: written whole, though all agents write to one pipe.
+        // Shorter than PIPE_BUF: written whole, although all agents write to one pipe.
         out.write_all(line.as_bytes())?;
     }
     out.flush()?;
     Ok(Exit::Clean)
 }
 
-/// Waits until the other end of standard input is closed. Reads nothing: what is there is for others.
+/// Waits until the other end of standard input is closed. Reads nothing: the bytes in it are for other
+/// agents.
 fn await_end() -> rustix::io::Result<()> {
     let stdin = io::stdin();
     let mut gate = [PollFd::new(&stdin, PollFlags::empty())];
-    // POLLHUP comes unasked.
+    // poll(2) always reports POLLHUP.
     retry_on_intr(|| poll(&mut gate, None)).map(drop)
 }
 
 fn connect(path: &PathBuf, is_paced: bool) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.connect(path)?;
-    // Flat out, the kernel says when there is room.
+    // With --flat-out, send(2) blocks until there is room.
     socket.set_nonblocking(is_paced)?;
     Ok(socket)
 }
@@ -116,7 +117,7 @@ fn beat(args: &LoadAgentArgs, socket: &UnixDatagram, begin: u64) -> Sent {
     sent
 }
 
-/// What an agent says; its nonce and timestamp follow.
+/// The frame of an agent; nonce and timestamp are set later.
 pub fn first_frame(pid: u32, version: Version) -> Frame {
     Frame { version, status: Status::Ok, pid, timestamp: 0, nonce: 0, payload: 0 }
 }

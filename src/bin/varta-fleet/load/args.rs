@@ -53,7 +53,7 @@ pub fn version_of(wire: &str, index: u32) -> &str {
     }
 }
 
-/// The version that the word means.
+/// The version of a word.
 pub fn wire_version(word: &str) -> Version {
     if word == "0.1" { Version::V01 } else { Version::V02 }
 }

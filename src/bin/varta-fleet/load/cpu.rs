@@ -1,4 +1,4 @@
-//! What CPU time a process took, by the scheduler's own accounting of its threads.
+//! CPU time of a process, from the scheduler's accounting of its threads.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,19 +15,19 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// Of this process.
+    /// Measures the process `pid`.
     ///
     /// # Errors
-    /// There is no such process, or it may not be looked into.
+    /// There is no such process, or it may not be read.
     pub fn of(pid: u32) -> io::Result<Self> {
         let cpu = Self { tasks: PathBuf::from(format!("/proc/{pid}/task")) };
         cpu.used_ns().map(|_| cpu)
     }
 
-    /// Time that its present threads ran, ns, since each began, by the name of the thread.
+    /// Run time of the present threads since each began, ns, by thread name.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process has exited.
     pub fn used_ns(&self) -> io::Result<ByThread> {
         let mut used = ByThread::new();
         for task in fs::read_dir(&self.tasks)? {

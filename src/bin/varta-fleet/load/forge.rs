@@ -1,4 +1,4 @@
-//! One sender that beats in the name of many processes, as root may.
+//! One sender that beats in the name of many processes; needs root.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -30,7 +30,7 @@ struct Agent {
     frame: Frame,
 }
 
-/// It beats on a thread of its own.
+/// A sender running on its own thread.
 #[derive(Debug)]
 pub struct Forging(JoinHandle<Sent>);
 
@@ -64,7 +64,7 @@ impl Forger {
         Ok(forger)
     }
 
-    /// Beats by the schedule from `begin` on.
+    /// Beats by the schedule, from `begin` on.
     pub fn start(mut self, schedule: &Schedule, begin: u64) -> Forging {
         let schedule = schedule.clone();
         Forging(thread::spawn(move || self.beat(&schedule, begin)))
@@ -95,7 +95,7 @@ impl Forger {
 }
 
 impl Forging {
-    /// Waits for its end.
+    /// Waits for the end of the schedule.
     pub fn finish(self) -> Result<Sent, CliError> {
         self.0
             .join()

@@ -1,9 +1,9 @@
-//! `load`: beats as a fleet does, and says what came of it.
+//! `load`: beats as a fleet does, and reports the result.
 //!
-//! Open loop: each beat has an instant at which it is due, whatever became of those before it, and its
-//! latency counts from there; an agent that is late sends what it owes. So neither a slow observer nor a
-//! slow load generator hides in the figures. Each agent is a process of its own, or, forged by root, a real
-//! process that sleeps while one sender speaks for all.
+//! Open loop: each beat has a due time, whatever happened to the beats before it, and its latency counts from
+//! there; a late agent sends its missed beats. So the figures hide neither a slow observer nor a slow load
+//! generator. Each agent is a process of its own. With --forge, which needs root, it is a real process that
+//! sleeps while one sender beats for all.
 
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::path::{Path, PathBuf};
@@ -33,9 +33,9 @@ use observed::{Look, Observed};
 use report::{Report, Sent};
 use schedule::{Schedule, now_ns, sleep_until};
 
-/// From the word to begin to the first beat: every agent has heard it by then.
+/// From the start message to the first beat: by then every agent has read the message.
 const LEAD_NS: u64 = 300_000_000;
-/// How long agents may take to connect, all together.
+/// How long all agents together may take to connect.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Beats as a fleet does.
@@ -56,22 +56,23 @@ pub fn load(args: &LoadArgs) -> Result<Exit, CliError> {
     Ok(Exit::Clean)
 }
 
-/// Where beats go.
+/// Where beats are sent.
 struct Target {
     sockets: Vec<PathBuf>,
     observer: Option<u32>,
-    /// A fleet of ours, which can be asked what it counted.
+    /// A fleet of this program, which can be queried for its counts.
     fleet: Option<PathBuf>,
 }
 
-/// Whom to measure.
+/// What to measure.
 struct Watch {
     cpu: Cpu,
     fleet: Option<Client>,
 }
 
 impl Watch {
-    /// The counts of this moment. What it costs to ask is not counted: `is_begin` asks first, the end last.
+    /// The present counts. The cost of the query is not measured: the first look queries before it reads the
+    /// CPU time, the second after it.
     fn look(&self, is_begin: bool) -> Result<Look, CliError> {
         let ask = || self.fleet.as_ref().map(|fleet| fleet.get::<Fleet>("/api/v1/fleet")).transpose();
         let cpu = || self.cpu.used_ns().map_err(gone);
@@ -103,12 +104,12 @@ impl Target {
         let manifest = await_fleet(|| {
             let manifest = Manifest::read(&dir);
             let manifest = manifest.map_err(|error| CliError::new(Exit::Unavailable, error.to_string()))?;
-            // A manifest may be that of an observer that was killed.
+            // The manifest may be left from an observer that was killed.
             hears_us(&manifest.shards[0].socket)?;
             Ok(manifest)
         })?;
         let observer = args.observe.map(|pid| pid.unwrap_or(manifest.pid));
-        // Another process than the fleet's own cannot be asked.
+        // Another process than the fleet's own cannot be queried.
         let fleet = observer.filter(|observer| *observer == manifest.pid).map(|_| dir);
         let sockets = manifest.shards.into_iter().map(|shard| shard.socket).collect();
         Ok(Self { sockets, observer, fleet })
@@ -124,7 +125,7 @@ impl Target {
         })?;
         let fleet = self.fleet.as_deref().map(Client::new).transpose()?;
         let watch = Watch { cpu, fleet };
-        // What cannot be asked is told before the load, not after it.
+        // Report a failing query before the load, not after it.
         watch.look(true)?;
         Ok(Some(watch))
     }
@@ -135,7 +136,7 @@ impl Target {
     }
 }
 
-/// All agents, connected and waiting for the word.
+/// All agents, connected and waiting for the start.
 struct Crowd {
     children: Vec<Child>,
     gate: PipeWriter,
@@ -184,7 +185,7 @@ impl Crowd {
         Ok(crowd)
     }
 
-    /// Each says that it is connected, or why it is not.
+    /// Waits until each agent reports that it is connected, or why it is not.
     fn await_ready(&mut self) -> Result<(), CliError> {
         let expected = self.children.len();
         for ready in 0..expected {
@@ -208,7 +209,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// The next line of any agent; `None` when all are gone.
+    /// The next line of any agent; `None` when all have exited.
     fn answer(&mut self) -> Result<Option<String>, CliError> {
         let mut line = String::new();
         let len = self.answers.read_line(&mut line).map_err(|error| {
@@ -217,7 +218,7 @@ impl Crowd {
         Ok((len > 0).then(|| line.trim_end().to_owned()))
     }
 
-    /// Lets them beat; looks at the observer while it is measured.
+    /// Runs the load, and measures the observer meanwhile.
     fn run(
         mut self,
         schedule: &Schedule,

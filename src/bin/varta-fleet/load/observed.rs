@@ -1,4 +1,4 @@
-//! What an observer did between two looks at it.
+//! What an observer did between two measurements.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use super::cpu::ByThread;
 use crate::answers::{Fleet, Quantiles, Shard};
 use crate::words::time;
 
-/// What was seen at one moment.
+/// One measurement.
 #[derive(Debug)]
 pub struct Look {
     /// What the fleet counted.
@@ -18,31 +18,31 @@ pub struct Look {
     pub cpu: ByThread,
 }
 
-/// What it did.
+/// The difference of two measurements.
 #[derive(Debug)]
 pub struct Observed {
     /// CPU time, ns, by thread.
     pub cpu: ByThread,
-    /// What a fleet counted; other observers cannot be asked.
+    /// The counts of a fleet; other observers cannot be queried.
     pub counts: Option<Counts>,
 }
 
-/// What a fleet counted.
+/// The counts of a fleet.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Counts {
     beats: u64,
-    /// Refused datagrams by reason, those that were.
+    /// Refused datagrams by reason, without zeros.
     refused: BTreeMap<String, u64>,
     lost: u64,
     stalls: u64,
     reports_dropped: u64,
-    /// Datagrams of a receive call that found any.
+    /// Datagrams per receive call that found any.
     batch_frames: Bounds,
     queue_ns: Bounds,
     decode_ns: Bounds,
 }
 
-/// Bounds under which so many of the values lie.
+/// Upper bounds of quantiles.
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct Bounds {
     p50: u64,
@@ -51,7 +51,7 @@ struct Bounds {
 }
 
 impl Observed {
-    /// From the first look to the second.
+    /// The difference between two measurements.
     pub fn between(before: Look, after: Look) -> Self {
         let mut cpu = after.cpu;
         for (thread, ns) in &mut cpu {

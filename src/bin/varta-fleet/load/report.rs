@@ -1,4 +1,4 @@
-//! What came of the beats: counted by each agent, merged, told.
+//! The result of the beats: counted by each agent, merged, printed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,20 +13,20 @@ use super::observed::Observed;
 use super::schedule::Schedule;
 use crate::exit::counted;
 
-/// Longer than anything waits; what takes longer counts as a minute.
+/// Longer than any wait; longer times count as a minute.
 const LONGEST_NS: u64 = 60_000_000_000;
-/// A line that agents write at once, at most: below PIPE_BUF.
+/// Most bytes that agents write at once: below PIPE_BUF.
 const LINE_BYTES: usize = 3500;
 
-/// What became of the beats that were due while it counted.
+/// The result of the beats that were due while counting.
 #[derive(Debug)]
 pub struct Sent {
     sent: u64,
     /// Refused, by error number.
     refused: BTreeMap<i32, u64>,
-    /// From the instant a beat was due to its sending, ns: how late the load generator itself was.
+    /// From the due time of a beat to its sending, ns: the lateness of the load generator itself.
     late_ns: Histogram<u64>,
-    /// From the instant a beat was due until the kernel had taken or refused it, ns.
+    /// From the due time of a beat until the kernel accepted or refused it, ns.
     send_ns: Histogram<u64>,
 }
 
@@ -41,7 +41,7 @@ impl Default for Sent {
 }
 
 impl Sent {
-    /// One beat: refused with this error number, if any.
+    /// Records one beat; `errno` is the error number if it was refused.
     pub fn record(&mut self, errno: Option<i32>, due: u64, started: u64, done: u64) {
         match errno {
             None => self.sent += 1,
@@ -51,19 +51,19 @@ impl Sent {
         self.send_ns.saturating_record(done.saturating_sub(due));
     }
 
-    /// Adds another's.
+    /// Adds the counts of another agent.
     pub fn merge(&mut self, other: &Self) {
         self.sent += other.sent;
         for (errno, count) in &other.refused {
             *self.refused.entry(*errno).or_default() += count;
         }
         for (mine, others) in [(&mut self.late_ns, &other.late_ns), (&mut self.send_ns, &other.send_ns)] {
-            // Same bounds, the only thing that could be refused.
+            // Cannot fail: the bounds are the same.
             let _ = mine.add(others);
         }
     }
 
-    /// As lines of a pipe that many write to: a word, then pairs of numbers.
+    /// As lines for a pipe with many writers: a word, then pairs of numbers.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!("sent {}:0\n", self.sent)];
         let refused = self.refused.iter().map(|(errno, count)| (errno.unsigned_abs().into(), *count));
@@ -90,7 +90,7 @@ impl Sent {
         lines
     }
 
-    /// Adds what a line of [`Sent::lines`] says.
+    /// Adds the counts of a line of [`Sent::lines`].
     pub fn take(&mut self, line: &str) -> Result<(), String> {
         let (word, pairs) = line.split_once(' ').unwrap_or((line, ""));
         for pair in pairs.split_ascii_whitespace() {
@@ -115,15 +115,15 @@ impl Sent {
     }
 }
 
-/// What is told at the end.
+/// The report at the end.
 pub struct Report<'a> {
-    /// What was asked for.
+    /// The arguments of the command.
     pub args: &'a LoadArgs,
-    /// How many sockets took part.
+    /// Number of sockets used.
     pub shards: usize,
     /// When beats were due.
     pub schedule: &'a Schedule,
-    /// What became of them.
+    /// The result of the beats.
     pub sent: &'a Sent,
     /// What the observer did meanwhile.
     pub observed: Option<&'a Observed>,

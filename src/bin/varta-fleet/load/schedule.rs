@@ -7,13 +7,13 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 /// The schedule of all agents. Instants are `CLOCK_MONOTONIC`, ns.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    /// How many agents share it.
+    /// Number of agents that share it.
     pub agents: u32,
-    /// Beats a second of all together; `None`: as fast as they go.
+    /// Beats a second of all agents together; `None`: as fast as possible.
     pub rate: Option<u64>,
-    /// They beat this long before it counts.
+    /// Beats in this time are not counted.
     pub warm_up_ns: u64,
-    /// And this long while it does.
+    /// Beats in the time after that are counted.
     pub length_ns: u64,
 }
 
@@ -36,17 +36,17 @@ impl Schedule {
         self.warm_up_ns + self.length_ns
     }
 
-    /// From one beat of an agent to its next; 0 if that is as soon as it can.
+    /// Time between two beats of an agent; 0 means as soon as possible.
     pub fn period_ns(&self) -> u64 {
         self.rate.map_or(0, |rate| 1_000_000_000 * u64::from(self.agents) / rate)
     }
 
-    /// Agents begin one after the other, so that their beats are spread evenly.
+    /// Agents start one after the other, so that their beats are spread evenly.
     pub fn phase_ns(&self, index: u32) -> u64 {
         self.period_ns() * u64::from(index) / u64::from(self.agents)
     }
 
-    /// What an agent has to know of it.
+    /// The part of the schedule that an agent needs.
     pub fn arguments(&self, index: u32) -> [String; 8] {
         [
             "--period-ns".to_owned(),
@@ -67,12 +67,12 @@ pub fn now_ns() -> u64 {
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
-/// Sleeps until this instant; at once over if it has passed.
+/// Sleeps until this instant; returns at once if it has passed.
 pub fn sleep_until(at_ns: u64) {
     let at = Timespec {
         tv_sec: i64::try_from(at_ns / 1_000_000_000).unwrap_or(i64::MAX),
         tv_nsec: i64::try_from(at_ns % 1_000_000_000).unwrap_or(0),
     };
-    // Interrupted by a signal, it goes on; nothing else can fail.
+    // A signal may interrupt the sleep, which then continues; nothing else can fail.
     while now_ns() < at_ns && rustix::thread::clock_nanosleep_absolute(ClockId::Monotonic, &at).is_err() {}
 }

@@ -1,4 +1,4 @@
-//! The model on a screen of any size.
+//! Draws the model on a screen of any size.
 
 use std::collections::VecDeque;
 
@@ -17,13 +17,13 @@ use crate::words::{amount, comm, line, time};
 
 const KEYS: &str = " q quit  s sort  / name  f freeze  arrows scroll  ? help";
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-/// Rows of shards at most; more of them are added up.
+/// Most rows of shards; further shards are added up.
 const SHARDS: usize = 8;
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const DIM: Style = Style::new().add_modifier(Modifier::DIM);
 const HEAD: Style = Style::new().add_modifier(Modifier::REVERSED);
 
-/// Draws it.
+/// Draws the whole screen.
 pub fn draw(model: &Model, frame: &mut Frame<'_>) {
     let shards = model.curves().len().clamp(1, SHARDS + 1);
     let rows = u16::try_from(shards).unwrap_or(u16::MAX);
@@ -69,7 +69,7 @@ fn summary(model: &Model) -> Vec<Line<'static>> {
     vec![first, Line::raw(second), trouble(model, fleet)]
 }
 
-/// What is wrong, the most pressing of it.
+/// The most pressing problem.
 fn trouble(model: &Model, fleet: &Fleet) -> Line<'static> {
     if let Some(trouble) = model.trouble() {
         return Line::styled(format!("! {}", Shown(trouble)), alarm());
@@ -84,7 +84,7 @@ fn trouble(model: &Model, fleet: &Fleet) -> Line<'static> {
 }
 
 fn shard_lines(model: &Model, width: u16) -> Vec<Line<'static>> {
-    // What the numbers leave of the width goes to two curves.
+    // The width left by the numbers is used by two curves.
     let curve = usize::from(width.saturating_sub(58) / 2).clamp(8, 60);
     let head = format!(
         "{:<5}{:>8}{:>8} {:>8} {:<curve$} {:>8} {:<curve$} {:>7} {:>7}",
@@ -120,7 +120,7 @@ fn shard_lines(model: &Model, width: u16) -> Vec<Line<'static>> {
     lines
 }
 
-/// The end of a curve, the highest of it as high as a line.
+/// The end of a curve, scaled so that its highest value fills a line.
 fn bars(curve: &VecDeque<u64>, width: usize) -> String {
     let shown: Vec<u64> = curve.iter().rev().take(width).rev().copied().collect();
     let most = shown.iter().copied().max().unwrap_or(0).max(1);

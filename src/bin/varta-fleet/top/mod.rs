@@ -1,7 +1,7 @@
-//! `top`: a fleet, live, on a whole terminal.
+//! `top`: a live view of a fleet on a whole terminal.
 //!
-//! Two threads ask, one once a second, one for events; this one draws what it has and reads keys. A fleet that
-//! goes away is said so and asked again.
+//! Two threads query the fleet: one once a second, one for events. This one draws what they received and
+//! reads keys. If the fleet goes away, the screen shows it and the queries are repeated.
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -23,15 +23,15 @@ use model::{Model, Update};
 mod draw;
 mod model;
 
-/// From one question to the next.
+/// Time between two queries.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How long a key may take to be noticed, at most.
+/// Longest time until a key is noticed.
 const TICK: Duration = Duration::from_millis(100);
-/// Events shown that were told before.
+/// Past events shown at the start.
 const EVENTS: u64 = 30;
-/// The drawing thread turns ten times a second; after this long without a turn it is stuck.
+/// The drawing thread runs ten times a second; after this long without a turn it counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Agents asked for.
+/// Agents requested.
 const AGENTS: u32 = 100;
 
 /// Arguments of `top`.
@@ -41,13 +41,13 @@ pub struct TopArgs {
     fleet: FleetArgs,
 }
 
-/// Shows it until told to stop.
+/// Shows the fleet until the user quits.
 pub fn top(args: &TopArgs) -> Result<Exit, CliError> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         let message = "top draws on a terminal, and this is none; use status --json for programs";
         return Err(CliError::new(Exit::Usage, message));
     }
-    // Asked once before the screen is taken, so that a mistyped directory is told where it can be read.
+    // Query once before taking the screen, so that the error for a mistyped directory stays readable.
     let client = args.fleet.client()?;
     await_fleet(|| client.text("/api/v1/fleet"))?;
     let life = Arc::new(Life::default());
@@ -63,7 +63,7 @@ pub fn top(args: &TopArgs) -> Result<Exit, CliError> {
     thread::spawn(move || watched.watch());
     thread::spawn(move || ask(&asking, &wished, &updates));
     thread::spawn(move || follow(&following, &teller));
-    // Restores the terminal if anything below panics, too.
+    // Also restores the terminal if anything below panics.
     let mut terminal = ratatui::try_init().map_err(|error| failed("take the terminal", &error))?;
     let shown = show(&mut terminal, &received, &wishes, &life);
     ratatui::restore();
@@ -75,7 +75,7 @@ fn failed(what: &str, error: &io::Error) -> CliError {
     CliError::new(Exit::Runtime, format!("cannot {what}: {}; use status instead", Reason(error)))
 }
 
-/// Whether the thread that draws is to end, and whether it turns.
+/// Whether the drawing thread is to end, and whether it makes progress.
 #[derive(Debug, Default)]
 struct Life {
     is_over: Arc<AtomicBool>,
@@ -83,14 +83,14 @@ struct Life {
 }
 
 impl Life {
-    /// Ends the process if nobody draws any more: reading the keys of a terminal that is gone never returns.
+    /// Ends the process if drawing has stopped: reading the keys of a closed terminal never returns.
     fn watch(&self) {
         let (mut turns, mut quiet) = (0, 0);
         loop {
             thread::sleep(PATIENCE);
             let now = self.turns.load(Ordering::Relaxed);
             quiet = if now == turns { quiet + 1 } else { 0 };
-            // Once may mean that the whole process stood still.
+            // A single quiet period may mean that the whole process was paused.
             if quiet == 2 {
                 ratatui::restore();
                 std::process::exit(if self.is_over.load(Ordering::Relaxed) { 0 } else { 1 });
@@ -100,7 +100,7 @@ impl Life {
     }
 }
 
-/// What is to be asked for.
+/// What the query should return.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Wish {
     sort: &'static str,
@@ -141,7 +141,7 @@ fn show(
     Ok(())
 }
 
-/// Asks once a second, and at once when something else is wanted.
+/// Queries the fleet once a second, and at once when the wish changes.
 fn ask(client: &Client, wishes: &Receiver<Wish>, updates: &Sender<Update>) {
     let mut wish = Wish { sort: "silent", filter: String::new() };
     loop {
@@ -167,15 +167,15 @@ fn look(client: &Client, wish: &Wish) -> Result<Update, CliError> {
     Ok(Update::Seen(Box::new(fleet), page))
 }
 
-/// Hears events, again and again.
+/// Receives events, and reconnects.
 fn follow(client: &Client, updates: &Sender<Update>) {
     loop {
-        // A screen of those before, too.
+        // Includes one screen of past events.
         let after =
             client.get::<Fleet>("/api/v1/fleet").map_or(0, |fleet| fleet.events.saturating_sub(EVENTS));
         if let Ok(mut events) = client.events(&format!("after={after}")) {
             while let Ok(Some(line)) = events.next() {
-                // An observer of another version may tell what has no words here.
+                // An observer of another version may report events that this version does not know.
                 let Ok(event) = serde_json::from_str(&line) else { continue };
                 if updates.send(Update::Told(event)).is_err() {
                     return;

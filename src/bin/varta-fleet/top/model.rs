@@ -1,4 +1,4 @@
-//! What `top` shows, and what keys do to it. No terminal, no clock.
+//! The content of `top`, and what keys do to it. No terminal, no clock.
 
 use std::collections::VecDeque;
 
@@ -7,20 +7,20 @@ use varta_fleet::event::Event;
 
 use crate::answers::{Agent, Fleet, Page, Shard};
 
-/// Seconds that curves go back.
+/// Length of the curves, in seconds.
 pub const CURVE: usize = 60;
-/// Events that are kept.
+/// Events kept.
 const EVENTS: usize = 200;
 const SORTS: [&str; 4] = ["silent", "lost", "stalls", "beats"];
 
 /// News for the model.
 #[derive(Debug)]
 pub enum Update {
-    /// What the fleet answered.
+    /// The answer of the fleet.
     Seen(Box<Fleet>, Page),
-    /// It did not answer.
+    /// The fleet did not answer.
     Trouble(String),
-    /// It told this.
+    /// The fleet reported this event.
     Told(Event),
 }
 
@@ -37,25 +37,25 @@ pub struct Model {
     is_typing: bool,
     is_frozen: bool,
     is_helping: bool,
-    /// First agent that is shown.
+    /// First agent shown.
     first: usize,
 }
 
-/// One shard's last minute; the last second at the end.
+/// The last minute of one shard; the latest second is last.
 #[derive(Clone, Debug, Default)]
 pub struct Curves {
     /// Beats a second.
     pub beats: VecDeque<u64>,
-    /// What 99 % waited in the queue at most, ns, in that second.
+    /// The 99 % quantile of the queue time in that second, ns.
     pub queue_ns: VecDeque<u64>,
-    /// Refused and lost a second.
+    /// Refused and lost beats a second.
     pub refused: u64,
     /// Beats lost a second.
     pub lost: u64,
 }
 
 impl Model {
-    /// Takes news in, unless it is frozen.
+    /// Applies an update, unless the screen is frozen.
     pub fn take(&mut self, update: Update) {
         if self.is_frozen {
             return;
@@ -69,7 +69,7 @@ impl Model {
                 self.first = self.first.min(self.page.agents.len().saturating_sub(1));
             }
             Update::Trouble(why) => self.trouble = Some(why),
-            // Told again after the connection was lost.
+            // Received again after a reconnect.
             Update::Told(event)
                 if self.events.iter().any(|known| (known.seq, known.wall) == (event.seq, event.wall)) => {}
             Update::Told(event) => {
@@ -81,7 +81,7 @@ impl Model {
         }
     }
 
-    /// Lengthens the curves by what came since the answer before.
+    /// Extends the curves by the difference to the previous answer.
     fn draw_on(&mut self, fleet: &Fleet) {
         let before =
             self.fleet.as_ref().filter(|before| before.pid == fleet.pid && before.mono_ns < fleet.mono_ns);
@@ -99,7 +99,7 @@ impl Model {
         }
     }
 
-    /// What a key does; false: the end.
+    /// Handles a key; false ends `top`.
     pub fn press(&mut self, key: KeyCode) -> bool {
         if self.is_typing {
             match key {
@@ -138,22 +138,22 @@ impl Model {
         true
     }
 
-    /// What was answered last.
+    /// The last answer.
     pub const fn fleet(&self) -> Option<&Fleet> {
         self.fleet.as_ref()
     }
 
-    /// One a shard.
+    /// One per shard.
     pub fn curves(&self) -> &[Curves] {
         &self.curves
     }
 
-    /// The agents that are shown, from the first on.
+    /// The agents shown, from the first on.
     pub fn agents(&self) -> &[Agent] {
         self.page.agents.get(self.first..).unwrap_or_default()
     }
 
-    /// How many there are.
+    /// The number of agents.
     pub const fn total(&self) -> u64 {
         self.page.total
     }
@@ -168,27 +168,27 @@ impl Model {
         self.trouble.as_deref()
     }
 
-    /// What agents are sorted by.
+    /// The sort key of agents.
     pub const fn sort(&self) -> &'static str {
         SORTS[self.sort]
     }
 
-    /// What their names have to contain.
+    /// The text that names must contain.
     pub fn filter(&self) -> &str {
         if self.is_typing { "" } else { &self.filter }
     }
 
-    /// What is being typed.
+    /// The text being typed.
     pub fn typed(&self) -> Option<&str> {
         self.is_typing.then_some(&*self.filter)
     }
 
-    /// Nothing moves.
+    /// Whether the screen is frozen.
     pub const fn is_frozen(&self) -> bool {
         self.is_frozen
     }
 
-    /// Keys are explained.
+    /// Whether the help is shown.
     pub const fn is_helping(&self) -> bool {
         self.is_helping
     }
@@ -222,7 +222,7 @@ mod tests {
         assert!(model.curves()[0].beats.is_empty(), "one answer says nothing of a rate");
         model.take(Update::Seen(fleet(3_000_000_000, 700), Page::default()));
         assert_eq!(model.curves()[0].beats, [300]);
-        // Another observer: its counts began anew.
+        // Another observer: its counts begin at 0.
         let mut other = fleet(4_000_000_000, 5);
         other.pid = 2;
         model.take(Update::Seen(other, Page::default()));
