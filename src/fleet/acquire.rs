@@ -1,10 +1,12 @@
-//! What a fleet needs besides threads: all that can be refused to it by what surrounds it, before a thread runs.
+//! Acquires everything a fleet needs besides threads, before a thread runs: all that its surroundings can
+//! refuse.
 //!
-//! In: a plan. Out: the locked runtime directory, bound sockets, the memory of the agents, the open event output.
-//! Thread: the caller's. Blocks: in the file system. What was acquired is given back when it is dropped.
+//! In: a plan. Out: the locked runtime directory, bound sockets, the memory of the agents, the open event
+//! output. Thread: the caller's. Blocks: in the file system. Dropping [`Acquired`] releases everything.
 //!
-//! What has a name (the socket of a shard, its table, the control socket, the event output) comes from one function
-//! each: whoever is handed it by that name takes it there instead of making it.
+//! Each resource with a name (the socket of a shard, its table, the control socket, the event output) comes
+//! from one function. To take over a resource handed over by that name instead of making it, change that
+//! function only.
 
 use std::io;
 use std::sync::Arc;
@@ -30,33 +32,33 @@ use crate::table::{self, Origin, Table, TableWriter};
 use crate::time::Clock;
 use crate::warning::Warning;
 
-/// Agents that may come before the kernel is asked for more memory, of all shards together and of one at least: more
-/// than start at once, and half of it is left when it is asked.
+/// Agents for which memory is granted ahead: of all shards together, and at least of one shard. More than
+/// start at once; the next grant is requested when half is left.
 const GRANTED_AHEAD: u32 = 16_384;
 const GRANTED_AHEAD_MIN: u32 = 1024;
 
-/// What a fleet needs besides threads.
+/// Everything a fleet needs besides threads.
 pub struct Acquired {
     /// The runtime directory and the sockets.
     pub files: Files,
-    /// Where questions are asked.
+    /// The listeners for HTTP requests.
     #[cfg(feature = "http")]
     pub listeners: Listeners,
     /// Front and port of each shard.
     pub shards: Vec<(ShardFront, Arc<Port>)>,
-    /// Where events are written, if they are.
+    /// The event output, if there is one.
     pub output: Option<Descriptor>,
-    /// What will work less well than it should.
+    /// Problems that limit the fleet.
     pub warnings: Vec<Warning>,
 }
 
-/// What a shard's thread is made of.
+/// The front of a shard on a real socket and the system clock.
 pub type ShardFront = Front<Unix, SystemClock>;
 
-/// Acquires what this plan asks for.
+/// Acquires everything that this plan needs.
 ///
 /// # Errors
-/// The first thing that cannot be had; nothing is left behind.
+/// The first resource that is refused; everything acquired before is released.
 pub fn acquire(plan: &Plan) -> Result<Acquired, StartError> {
     let dir = RunDir::open(&plan.dir)?;
     let sockets = plan.shards.iter().enumerate().map(|(shard, of)| shard_socket(&dir, shard, of));
@@ -103,14 +105,14 @@ fn shard_socket(dir: &RunDir, shard: usize, of: &ShardPlan) -> Result<BoundSocke
     bound.map_err(|source| StartError::Bind { shard, source })
 }
 
-/// The socket that answers questions.
+/// The socket for HTTP requests.
 #[cfg(feature = "http")]
 fn control_socket(dir: &RunDir, plan: &Plan) -> Result<BoundSocket, StartError> {
     let owner = Owner { uid: None, gid: plan.control_group };
     dir.bind_control(plan.control_mode, owner).map_err(StartError::Control)
 }
 
-/// The slots of a shard's agents, none of which is taken.
+/// The slot table of a shard, with all slots free.
 fn shard_table(plan: &Plan, shard: usize) -> io::Result<(TableWriter, Table)> {
     let number = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
     let origin = Origin {
@@ -123,7 +125,7 @@ fn shard_table(plan: &Plan, shard: usize) -> io::Result<(TableWriter, Table)> {
     table::create_granted(plan.agents_max, origin, ahead)
 }
 
-/// Where events are written.
+/// Opens the event output.
 fn event_output(events: &EventsPlan) -> io::Result<Descriptor> {
     let output = match &events.output {
         plan::Output::Stdout => Output::Stdout,
@@ -155,8 +157,8 @@ fn make_shard(
     Ok((front, Arc::new(port)))
 }
 
-/// Class 0 is the default, class i + 1 is rule i; after them, if there are rules, the largest of all: it
-/// holds until the lookup is done.
+/// Class 0 is the default, class i + 1 is rule i. If there are rules, the largest of all follows: it applies
+/// until the lookup is done.
 pub fn thresholds(plan: &Plan) -> Vec<u64> {
     let mut thresholds = vec![plan.threshold_ns];
     if !plan.rules.is_empty() {
@@ -167,7 +169,7 @@ pub fn thresholds(plan: &Plan) -> Vec<u64> {
 }
 
 impl Warning {
-    /// What an observer could not see or do from where this process runs. Four system calls.
+    /// Limits of an observer in the place where this process runs. Four system calls.
     #[must_use]
     pub fn of_here() -> Vec<Self> {
         let procfs = match () {
@@ -182,7 +184,8 @@ impl Warning {
 }
 
 impl Warning {
-    /// What of this plan's rules an observer could not decide from where this process runs. One system call.
+    /// Rules of this plan that an observer could not apply in the place where this process runs. One system
+    /// call.
     #[must_use]
     pub fn of_rules(plan: &Plan) -> Option<Self> {
         let looks_at_programs = plan.rules.iter().any(|rule| rule.matcher.exe.is_some());
@@ -199,7 +202,7 @@ fn pid_namespace() -> u64 {
     rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
 }
 
-/// Whether processes exist that we cannot see.
+/// Whether there are processes outside our pid namespace.
 fn is_inside_pid_namespace() -> bool {
     /// `PROC_PID_INIT_INO`: the inode of the initial pid namespace, fixed by the kernel.
     const INITIAL: u64 = 0xEFFF_FFFC;

@@ -7,7 +7,7 @@ use crate::message::Reason;
 use crate::rundir::binding::BindError;
 use crate::rundir::dir::RunDirError;
 
-/// Why a fleet did not start. Nothing is left behind.
+/// Why a fleet did not start. Everything acquired before was released.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -22,7 +22,7 @@ pub enum StartError {
     Bind {
         /// Index of the shard.
         shard: usize,
-        /// Why.
+        /// The reason.
         source: BindError,
     },
     /// The event output cannot be opened.
@@ -31,16 +31,16 @@ pub enum StartError {
     /// The control socket cannot be bound.
     #[error(transparent)]
     Control(BindError),
-    /// Questions cannot be answered where they should be.
+    /// HTTP requests cannot be answered as configured.
     #[cfg(feature = "http")]
     #[error(transparent)]
     Http(#[from] crate::http::HttpError),
-    /// This build answers no questions.
+    /// This build has no HTTP.
     #[error(
         "cannot serve http on {address}: this build has no http; build it with the feature `http`, or leave it out"
     )]
     NoHttp {
-        /// Where it was to.
+        /// The configured address.
         address: std::net::SocketAddr,
     },
     /// The kernel grants no memory, descriptor or thread.
@@ -49,7 +49,7 @@ pub enum StartError {
         Reason(source)
     )]
     Resources {
-        /// What was asked for.
+        /// What was requested.
         what: &'static str,
         /// The kernel's answer.
         source: io::Error,
@@ -57,12 +57,12 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// What the kernel would not grant.
+    /// The kernel refused `what`.
     pub(super) fn resources(what: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::Resources { what, source }
     }
 
-    /// What kind of failure it is: `AddrInUse` another observer runs, `PermissionDenied`, `InvalidInput`
+    /// The kind of the failure: `AddrInUse` if another observer runs, `PermissionDenied`, `InvalidInput` for
     /// the configuration, others at run time.
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {

@@ -1,4 +1,4 @@
-//! What a running fleet can be asked, and its events.
+//! Queries to a running fleet, and its events.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::view::snapshot::{Latencies, Snapshot};
 use crate::view::tally::Reader;
 use crate::view::text::Table;
 
-/// What a running fleet can be asked, from any thread. Cheap to clone.
+/// Queries a running fleet, from any thread. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(super) ports: Arc<[Arc<Port>]>,
@@ -29,22 +29,22 @@ pub struct Handle {
     pub(super) doorbell: Arc<Doorbell>,
     pub(super) vitals: Arc<Vitals>,
     pub(super) agents_max: u32,
-    /// What is wrong with the event output.
+    /// Problems of the event output.
     pub(super) output: Arc<OutputState>,
-    /// What processes are called.
+    /// Names of processes.
     #[cfg(feature = "http")]
     pub(super) names: Arc<Names>,
 }
 
-/// Events, in order, without gaps that are not told.
+/// Events in order; gaps are reported.
 #[derive(Debug)]
 pub struct Subscription {
     pub(super) events: Receiver<Event>,
 }
 
 impl Handle {
-    /// Events told from now on. `capacity`: how many wait at most, at least 2; a slower reader loses
-    /// events and gets `Lost` with their range.
+    /// Events reported from now on. `capacity`: how many may wait, at least 2; a slower reader loses events
+    /// and gets `Lost` with their range.
     #[must_use]
     pub fn subscribe(&self, capacity: usize) -> Subscription {
         let (subscriber, events) = Subscriber::new(Reader::Subscriber, capacity);
@@ -53,8 +53,8 @@ impl Handle {
         Subscription { events }
     }
 
-    /// The counts of this moment. The aggregator copies them between two turns, about 0.1 ms; if it takes none for
-    /// 0.1 s, those of its last copy. Never waits for a shard.
+    /// The present counts. The aggregator copies them between two turns, about 0.1 ms; if it takes no turn
+    /// within 0.1 s, those of its last copy. Never waits for a shard.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::take(&self.ports, &self.copies.take(), self.agents_max)
@@ -65,13 +65,13 @@ impl Handle {
         self.vitals.health(&snapshot, SystemClock.mono())
     }
 
-    /// What is wrong with the event output at present, if anything.
+    /// The present problem of the event output, if any.
     #[must_use]
     pub fn output_trouble(&self) -> Option<OutputTrouble> {
         self.output.trouble()
     }
 
-    /// Histograms and counters as a table for people.
+    /// Histograms and counters as a table of text.
     #[must_use]
     pub fn table(&self) -> String {
         let tally = self.copies.take();
@@ -82,13 +82,13 @@ impl Handle {
 }
 
 impl Subscription {
-    /// The next event; waits for it up to `timeout`. `None` when that has passed or the fleet stopped.
+    /// The next event; waits for it up to `timeout`. `None` after the timeout, or if the fleet stopped.
     #[must_use]
     pub fn next_within(&self, timeout: Duration) -> Option<Event> {
         self.events.recv_timeout(timeout).ok()
     }
 
-    /// The next event if there is one.
+    /// The next event if there is one. Never waits.
     #[must_use]
     pub fn try_next(&self) -> Option<Event> {
         self.events.try_recv().ok()

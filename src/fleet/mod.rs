@@ -1,4 +1,4 @@
-//! The wiring: a plan becomes a running fleet, which can be asked and stopped.
+//! The wiring: a plan becomes a running fleet, which can be queried and stopped.
 //!
 //! Thread: the caller's.
 

@@ -1,8 +1,8 @@
-//! Starts the threads of a fleet on what was acquired for it. Opens and binds nothing that has a name.
+//! Starts the threads of a fleet on the acquired resources. Opens and binds nothing that has a name.
 //!
 //! Thread: the caller's. Blocks: until every shard receives.
 //!
-//! If a thread cannot be had, those that run end, and everything is given back.
+//! If a thread cannot be started, the others end and everything is released.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,20 +46,20 @@ use crate::view::health::{FleetThread, Vitals};
 use crate::view::tally::Reader;
 use crate::warning::Warning;
 
-/// What a fleet that runs consists of.
+/// A running fleet and its start warnings.
 pub struct Started {
     pub running: Running,
     pub handle: Handle,
-    /// What works less well than it should.
+    /// Problems that limit the fleet.
     pub warnings: Vec<Warning>,
 }
 
 /// Runs a fleet. Returns once every shard receives and agents can find it.
 ///
 /// # Errors
-/// The kernel grants no thread, or the fleet cannot be published; nothing is left behind.
+/// The kernel grants no thread, or the fleet cannot be published; everything is released then.
 pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
-    // Dropped in the opposite order if the start fails: the files go when the shards have ended.
+    // Declared first, so dropped last if the start fails: the files are removed after the shards have ended.
     let files = acquired.files;
     let mut warnings = acquired.warnings;
     let (fronts, ports): (Vec<ShardFront>, Vec<Arc<Port>>) = acquired.shards.into_iter().unzip();
@@ -79,7 +79,7 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         names: Arc::new(Names::new(ports.len())),
         ports,
     };
-    // Subscribed before the first event is told, so that its file begins with `start`.
+    // Subscribed before the first event, so that its file begins with `start`.
     let writer = match (&plan.events, acquired.output) {
         (Some(events), Some(output)) => Some(write_events(plan, events, output, &handle)?),
         _ => None,
@@ -93,7 +93,8 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
     let (said, raised) = unbounded();
     let tellers = start_tellers(plan, &handle, writer, (requests_of, asked), said.clone())?;
     let shards = start_shards(plan, &handle, fronts, said)?;
-    // Each thread says how it is set up, then that it runs; all have spoken when the channel closes.
+    // Each thread sends the warnings of its setup, then drops its sender; the channel closes after the last
+    // one.
     warnings.extend(raised);
     warnings.dedup_by(|one, other| {
         matches!((&*one, &*other), (Warning::Priority { thread: a, .. }, Warning::Priority { thread: b, .. }) if a == b)
@@ -120,7 +121,7 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
     Ok(Started { running, handle, warnings })
 }
 
-/// Starts to write events; see [`EventWriter::spawn`].
+/// Starts the event writer; see [`EventWriter::spawn`].
 fn write_events(
     plan: &Plan,
     events: &EventsPlan,
@@ -150,7 +151,7 @@ fn write_events(
     Ok(writer)
 }
 
-/// Starts the aggregator and the threads that it asks.
+/// Starts the aggregator and its lookup and watch threads.
 fn start_tellers(
     plan: &Plan,
     handle: &Handle,
@@ -172,7 +173,8 @@ fn start_tellers(
             names.put(_ticket, _program);
         }
     };
-    // As the aggregator's: exits and stalls are reported within milliseconds on a busy host, too.
+    // The priority of the aggregator, so that exits and stalls are reported within milliseconds on a busy
+    // host.
     let on_start = || drop(set_own_nice(AGGREGATOR_NICE));
     let (lookups, lookup) =
         Lookups::spawn(SystemClock, answer.clone(), Arc::clone(doorbell), on_start, on_program)
@@ -222,7 +224,7 @@ fn start_shards(
     Ok(shards)
 }
 
-/// Lets others ask.
+/// Starts the HTTP thread.
 #[cfg(feature = "http")]
 fn start_http(
     plan: &Plan,
@@ -253,7 +255,7 @@ fn start_http(
     Http::spawn(sources, listeners, heard).map_err(StartError::resources("start a thread"))
 }
 
-/// Lets agents find the sockets, and has the files looked after.
+/// Publishes the sockets to agents, and starts the upkeep of the files.
 fn publish(plan: &Plan, handle: &Handle, mut files: Files) -> Result<Upkeep, StartError> {
     let paths: Vec<PathBuf> = plan.shards.iter().map(|shard| shard.socket.clone()).collect();
     files.dir.publish(&paths)?;
@@ -266,16 +268,16 @@ fn publish(plan: &Plan, handle: &Handle, mut files: Files) -> Result<Upkeep, Sta
     upkeep.map_err(StartError::resources("start a thread"))
 }
 
-/// Pidfds that the limit of this process leaves room for. The limit is not ours to raise: whoever owns the
-/// process does before the start.
+/// Number of pidfds that the limit of this process allows. The library does not raise the limit: the owner of
+/// the process does, before the start.
 fn pidfds_max(plan: &Plan) -> usize {
     let limit = getrlimit(Resource::Nofile).current;
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
     plan.pidfds_max(limit.map_or(u64::MAX, |limit| limit.saturating_sub(open))) as usize
 }
 
-/// The core of each shard. `auto` pins only if there are more cores than shards: a pinned shard on a
-/// busy core would be worse off than one that may move.
+/// The core of each shard. `auto` pins only if there are more cores than shards: a shard pinned to a busy
+/// core is worse off than one that may move.
 fn pins(shards: &[ShardPlan]) -> Vec<Option<usize>> {
     let cores = allowed_cores();
     let is_room = cores.len() > shards.len();

@@ -1,8 +1,9 @@
-//! The wiring: config -> fleet -> handle. What it needs is acquired first, then threads run on it, and stop in order.
+//! The wiring: config -> fleet -> handle. Resources are acquired first, then threads run on them, and stop in
+//! order.
 //!
-//! Start: lock, bind all sockets, reserve memory, open the output ([`acquire`]); what tells runs, shards receive,
-//! questions are answered, manifest, symlink ([`run`]). Stop: shards drain, the aggregator tells what is left,
-//! outputs flush, files go, the lock last ([`Running::stop`]).
+//! Start: lock, bind all sockets, reserve memory, open the output ([`acquire`]); start the aggregator and its
+//! helpers, the shards, HTTP, then publish manifest and symlink ([`run`]). Stop: shards drain, the aggregator
+//! reports what is left, outputs flush, files are removed, the lock last ([`Running::stop`]).
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,10 +28,10 @@ pub struct Fleet {
     handle: Handle,
     /// `None` only while it is dropped.
     running: Option<Running>,
-    /// The end of the HTTP thread was told.
+    /// The end of the HTTP thread was reported.
     is_unanswered_told: AtomicBool,
     dir: PathBuf,
-    /// Where questions are answered by TCP.
+    /// The TCP address of HTTP.
     address: Option<SocketAddr>,
     warnings: Vec<Warning>,
 }
@@ -38,15 +39,15 @@ pub struct Fleet {
 impl Fleet {
     /// Starts to observe as configured. Returns once every shard receives and agents can find it.
     ///
-    /// Installs no signal handler and no logger, changes nothing of the process but its threads.
+    /// Installs no signal handler and no logger; changes nothing in the process but its threads.
     ///
     /// # Errors
-    /// The first thing that cannot be had; nothing is left behind.
+    /// The first resource that is refused; everything acquired before is released.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         Self::start_plan(config.plan()?)
     }
 
-    /// As [`Fleet::start`], of a plan made before.
+    /// As [`Fleet::start`], with a plan made before.
     ///
     /// # Errors
     /// As [`Fleet::start`].
@@ -62,20 +63,20 @@ impl Fleet {
         Ok(Self { handle, running: Some(running), is_unanswered_told, dir, address, warnings })
     }
 
-    /// Where metrics, API and status page are served by TCP, if they are.
+    /// The TCP address of metrics, API and status page, if they are served by TCP.
     #[must_use]
     pub const fn http_address(&self) -> Option<SocketAddr> {
         self.address
     }
 
-    /// What works less well than it should.
+    /// Problems found at the start that limit the fleet.
     #[must_use]
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
 
-    /// The next thing that came to work less well since the start, or works again; each is told once. To be
-    /// asked for about once a second; `io` events tell the same.
+    /// The next problem since the start, or its end; each is returned once. Call it about once a second; `io`
+    /// events report the same.
     #[must_use]
     pub fn next_warning(&self) -> Option<Warning> {
         let is_unanswered = self.handle.vitals.has_died(FleetThread::Http);
@@ -85,32 +86,33 @@ impl Fleet {
         self.running.as_ref().and_then(|running| running.upkeep.next_warning())
     }
 
-    /// Whether every thread that observes and tells runs, and turns: one that is stuck for 5 s is not healthy. To
-    /// be asked about once a second; who asks less often learns later that the aggregator is stuck. A time in
-    /// which the whole process stood still counts against nobody. Never waits for any of them.
+    /// Whether every thread that observes or reports runs and makes progress: a thread stuck for 5 s is not
+    /// healthy. Call it about once a second; with fewer calls a stuck aggregator is noticed later. A time in
+    /// which the whole process was paused is not counted. Never waits for a thread.
     ///
-    /// A socket that agents cannot find any more does not count: to end for it would lose those that are
-    /// connected, too. [`Fleet::next_warning`], an `io` event and the [`Snapshot`](crate::Snapshot) tell of it.
+    /// A socket that agents no longer find does not make the fleet unhealthy: a restart would also lose the
+    /// agents that are connected. [`Fleet::next_warning`], an `io` event and the
+    /// [`Snapshot`](crate::Snapshot) report it.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.handle.vitals.threads(SystemClock.mono()).is_healthy()
     }
 
-    /// What is wrong, fatal or not; as [`Fleet::is_healthy`] otherwise, and about 0.1 ms more.
+    /// All problems, fatal or not; otherwise as [`Fleet::is_healthy`]. Costs about 0.1 ms more.
     #[must_use]
     pub fn health(&self) -> Health {
         self.handle.health()
     }
 
-    /// Opens the event output again, at once; for whoever has moved its file away and does not want to wait for the
-    /// next event. Without it the next event finds out. Never waits.
+    /// Reopens the event output at once, after its file was moved away. Without this call the next event
+    /// detects the move. Never waits.
     pub fn reopen(&self) {
         if let Some(writer) = self.running.as_ref().and_then(|running| running.tellers.writer.as_ref()) {
             writer.reopen();
         }
     }
 
-    /// To be asked from any thread.
+    /// A handle for queries from any thread.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
@@ -122,9 +124,9 @@ impl Fleet {
         &self.dir
     }
 
-    /// Stops: shards drain what is queued, what is left is told, outputs flush, the files go. `within`
-    /// bounds the flushing of the event output; the rest takes milliseconds. A thread that is stuck is left
-    /// behind after 5 s; it ends by itself if it ever goes on.
+    /// Stops: shards drain their queues, remaining events are reported, outputs flush, the files are removed.
+    /// `within` limits the flush of the event output; the rest takes milliseconds. A stuck thread is left
+    /// behind after 5 s; it ends by itself if it ever continues.
     #[must_use]
     pub fn stop(mut self, within: Duration) -> StopReport {
         self.running.take().map(|running| running.stop(within)).unwrap_or_default()

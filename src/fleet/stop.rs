@@ -1,8 +1,8 @@
-//! The threads of a running fleet, and how they end.
+//! The threads of a running fleet, and their end.
 //!
 //! Thread: the caller's. Blocks: until the threads have ended, each for a bounded time.
 //!
-//! What has started when another thread cannot be ends by being dropped.
+//! If a thread cannot be started, the ones already running end by being dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,31 +23,31 @@ use crate::time::Clock;
 use crate::view::health::{Health, Problem};
 use crate::warning::Warning;
 
-/// How long a stop waits for threads, which end within milliseconds unless they are stuck.
+/// How long a stop waits for threads. They end within milliseconds unless they are stuck.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
-/// How long the events that are left may take to be written where nobody said how long.
+/// The default time for writing the remaining events.
 pub const WRITE_WITHIN: Duration = Duration::from_millis(500);
 
 /// How a fleet stopped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StopReport {
-    /// Shards whose threads had died before, or were stuck.
+    /// Shards whose threads ended before the stop, or were stuck.
     pub shards_dead: usize,
-    /// The aggregator's thread had died before, or was stuck: events are missing.
+    /// The aggregator's thread ended before the stop, or was stuck: events are missing.
     pub is_aggregator_dead: bool,
     /// Events that could not be written to the output in time.
     pub events_unwritten: u64,
     /// The output ends in the middle of a line.
     pub ends_mid_line: bool,
-    /// What made the fleet unhealthy when the stop began, and threads that died.
+    /// What made the fleet unhealthy when the stop began, and threads that ended before it.
     pub problems: Vec<Problem>,
-    /// What was found of the fleet's files since [`Fleet::next_warning`](crate::Fleet::next_warning) was asked last,
-    /// up to the stop.
+    /// Problems of the fleet's files since the last call of
+    /// [`Fleet::next_warning`](crate::Fleet::next_warning), up to the stop.
     pub warnings: Vec<Warning>,
 }
 
-/// The shards' threads. Dropped, they end.
+/// The shards' threads. They end when this is dropped.
 #[derive(Debug)]
 pub struct Shards {
     pub ports: Arc<[Arc<Port>]>,
@@ -56,7 +56,7 @@ pub struct Shards {
 }
 
 impl Shards {
-    /// Tells them to end, at `now`.
+    /// Requests their end.
     fn end(&self) {
         let now = SystemClock.mono();
         self.stop.store(true, Ordering::Release);
@@ -65,11 +65,11 @@ impl Shards {
         }
     }
 
-    /// Waits for them. Returns how many had died before, or were stuck.
+    /// Waits for them. Returns how many had ended before, or were stuck.
     fn join_until(&mut self, until: Instant) -> usize {
         let mut dead = 0;
         for (thread, port) in self.threads.drain(..).zip(&*self.ports) {
-            // One that is known to be stuck had its time.
+            // A shard that is known to be stuck gets no further time.
             let has_ended =
                 join_until(thread, if port.is_alive() { until } else { Instant::now() }).is_some();
             dead += usize::from(!has_ended || port.counters.health() != ShardHealth::Alive);
@@ -87,24 +87,24 @@ impl Drop for Shards {
     }
 }
 
-/// The threads that tell: they start before the shards and end after them. Dropped, they end.
+/// The threads that report: they start before the shards and end after them. They end when this is dropped.
 #[derive(Debug)]
 pub struct Tellers {
     pub handle: Handle,
-    /// The aggregator, then those that it asks.
+    /// The aggregator, then its lookup and watch threads.
     pub threads: Vec<JoinHandle<()>>,
     pub writer: Option<EventWriter>,
 }
 
 impl Tellers {
-    /// Ends all but the writer. Returns whether the aggregator had died before, or is stuck.
+    /// Ends all but the writer. Returns whether the aggregator had ended before, or is stuck.
     fn end(&mut self) -> bool {
         let mut threads = self.threads.drain(..);
         let Some(aggregator) = threads.next() else { return false };
         let _ = self.handle.requests.send(Request::Stop);
         self.handle.doorbell.ring();
         let is_dead = join_until(aggregator, Instant::now() + STOP_WITHIN).is_none();
-        // They end once the aggregator has dropped its questions: as long as it is stuck they cannot.
+        // They end once the aggregator drops its senders; while it is stuck they cannot.
         for thread in threads {
             if !is_dead {
                 let _ = join_until(thread, Instant::now() + STOP_WITHIN);
@@ -113,7 +113,7 @@ impl Tellers {
         is_dead
     }
 
-    /// Ends the writer, once the others have ended.
+    /// Ends the writer, after the others have ended.
     fn close(&mut self, within: Duration) -> Option<WriterReport> {
         self.writer.take().map(|writer| writer.close(within))
     }
@@ -137,7 +137,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Stops them in order. What is left of the events has `within` to be written.
+    /// Stops them in order. Remaining events may take `within` to be written.
     pub fn stop(self, within: Duration) -> StopReport {
         let Self { mut shards, mut tellers, upkeep, .. } = self;
         let vitals = &tellers.handle.vitals;
@@ -147,13 +147,14 @@ impl Running {
         let upkeep = upkeep.end();
         let until = Instant::now() + STOP_WITHIN;
         let shards_dead = shards.join_until(until);
-        // One that is stuck in the file system keeps the files, as a crash would. One that died left them to us.
+        // An upkeep thread stuck in the file system keeps the files, as in a crash. One that panicked left
+        // them to us.
         let (mut files, warnings) = upkeep.join_until(until);
         if let Some(files) = &mut files {
             files.dir.withdraw();
         }
         let is_aggregator_dead = tellers.end();
-        // It tells the last events, too.
+        // HTTP also delivers the last events, so it ends after the aggregator.
         #[cfg(feature = "http")]
         end_http(self.http);
         let written = tellers.close(within);

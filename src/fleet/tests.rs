@@ -1,4 +1,4 @@
-//! Real fleets, real sockets, real agents, and threads that go wrong.
+//! Real fleets, real sockets, real agents, and threads that fail.
 
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -20,10 +20,10 @@ use crate::lane::counters::ShardHealth;
 use crate::view::health::Problem;
 use crate::wire::{self, Frame, Status, Version};
 
-/// Far longer than an agent beats apart, so that a busy machine makes no true stalls.
+/// Far longer than the period of an agent, so that a busy machine causes no real stalls.
 const T: Duration = Duration::from_secs(1);
 const PERIOD: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-/// Nothing here takes this long unless it never comes.
+/// Nothing here takes this long unless it never happens.
 const SOON: Duration = Duration::from_secs(30);
 const SOCKET: &str = "VARTA_FLEET_TEST_SOCKET";
 
@@ -64,13 +64,13 @@ impl World {
         agent
     }
 
-    /// What was asked of the shard's fault happens now.
+    /// Triggers the planted fault of the shard and waits for it.
     fn strike(&self, shard: usize) {
         self.port(shard).kick(SystemClock.mono());
         wait_for(|| self.port(shard).fault.has_struck());
     }
 
-    /// The next event that is this one; those before it are kept.
+    /// The next matching event; those before it are kept.
     fn expect(&mut self, is_it: impl Fn(&Event) -> bool) -> Event {
         loop {
             let Some(event) = self.events.next_within(SOON) else {
@@ -93,21 +93,21 @@ impl World {
         self.expect(|event| event.shard == Some(shard) && is_it(event.kind));
     }
 
-    /// Until the shard has seen all of the next `time`.
+    /// Waits until the shard has processed everything of the next `time`.
     fn watch(&self, shard: usize, time: Duration) {
         let until = SystemClock.mono() + crate::time::duration_ns(time);
         wait_for(|| self.port(shard).counters.watermark() >= until);
     }
 
-    /// Stalls, exits, sessions: all that may be told of agents that do nothing but beat, besides `up`, and besides
-    /// silences of an agent that had to wait for a core so long.
+    /// Events other than `up` that concern agents, without silences of an agent that had to wait that long
+    /// for a core.
     fn told_of_agents(&mut self) -> Vec<Event> {
         self.told.extend(std::iter::from_fn(|| self.events.try_next()));
         let of_agents = self.told.iter().filter(|event| event.agent.is_some() && event.kind != EventKind::Up);
         of_agents.filter(|event| !self.did_not_beat(event)).copied().collect()
     }
 
-    /// Whether it is a silence that the agent admits. Waits until one that was not stopped runs again.
+    /// Whether the agent admits this silence. Waits until an agent that was not stopped runs again.
     fn did_not_beat(&self, event: &Event) -> bool {
         let (EventKind::Stall { silent_ns, .. } | EventKind::Resume { silent_ns, .. }) = event.kind else {
             return false;
@@ -118,7 +118,7 @@ impl World {
         if !matches!(state, Some('R' | 'S' | 'D')) {
             return false;
         }
-        // Its gap ends a little before its next beat arrives.
+        // The agent's gap ends a little before its next beat arrives.
         let admitted = silent_ns.saturating_sub(crate::time::duration_ns(T) / 4);
         wait_for(|| {
             let gap = std::fs::read_to_string(gap_file(self.directory.path(), pid)).unwrap_or_default();
@@ -128,7 +128,7 @@ impl World {
     }
 }
 
-/// A process of its own that beats. Killed when dropped.
+/// A process that beats. Killed when dropped.
 struct Agent {
     child: Child,
 }
@@ -155,7 +155,7 @@ impl Agent {
         kill_process(Pid::from_child(&self.child), signal).expect("signal an agent");
     }
 
-    /// Ends it. Returns how many beats it sent, every one of which the kernel took.
+    /// Ends it. Returns the number of beats it sent, all accepted by the kernel.
     fn stop(mut self) -> u64 {
         drop(self.child.stdin.take());
         let mut said = String::new();
@@ -172,7 +172,7 @@ impl Drop for Agent {
     }
 }
 
-/// Also the program of those agents: they are this one again, told to run this alone.
+/// Also the program of the agents: each agent is this test binary, run with this test only.
 #[test]
 fn an_agent_of_these_tests_beats_and_counts() {
     if let Some(path) = std::env::var_os(SOCKET) {
@@ -194,7 +194,7 @@ fn an_agent_of_these_tests_beats_and_counts() {
     assert_eq!(wire::decode(&bytes).expect("frame").nonce, sent);
 }
 
-/// Where an agent writes the longest time in which it did not try to beat, ns, once that is long.
+/// File in which an agent writes its longest time without a beat, ns, once that is long.
 fn gap_file(dir: &Path, pid: u32) -> PathBuf {
     dir.join(format!("gap-{pid}"))
 }
@@ -221,7 +221,7 @@ fn beat(path: &Path) {
             longest = gap;
             std::fs::write(&gap_file, gap.as_nanos().to_string()).expect("write a file");
         }
-        // Waits while the queue is full, and fails if nobody has the socket open any more.
+        // Blocks while the queue is full, and fails once no process has the socket open.
         if let Err(error) = socket.send(&frame.encode()) {
             return println!("refused: {error}");
         }
@@ -249,7 +249,7 @@ fn fault_30_a_shard_that_panics_goes_on_with_its_socket_and_its_agents() {
         world.port(0).fault.panic();
         world.strike(0);
         world.expect_io(0, IoPlace::Shard);
-        // Everybody who is not heard in this time is stalled.
+        // An agent whose beats are not received in this time is stalled.
         world.watch(0, T + T / 4);
         assert!(world.fleet.is_healthy());
     }
@@ -257,7 +257,7 @@ fn fault_30_a_shard_that_panics_goes_on_with_its_socket_and_its_agents() {
     let snapshot = world.fleet.handle().snapshot();
     assert_eq!(snapshot.shards.iter().map(|shard| shard.up).collect::<Vec<_>>(), [2, 2], "counted once");
 
-    // And it still sees, though it panics inside the slot of one who will never write it again.
+    // The shard still observes after a panic inside the slot of an agent that sends no more beats.
     first.signal(Signal::STOP);
     world.expect_of(&first, |kind| matches!(kind, EventKind::Stall { certain: true, .. }));
     world.port(0).fault.panic_inside_slot();
@@ -285,10 +285,10 @@ fn fault_30_a_shard_that_panics_goes_on_with_its_socket_and_its_agents() {
     assert_eq!(world.fleet.stop(SOON).shards_dead, 0);
 }
 
-/// The descriptors by which this process has the socket open.
+/// The descriptors of this process for the socket.
 fn descriptors_of(socket: &Path) -> Vec<(String, PathBuf)> {
     let unix = std::fs::read_to_string("/proc/self/net/unix").expect("list the sockets");
-    // Its name there is the one it was bound to, and begins as its path does.
+    // The kernel lists the name it was bound to, which begins like its path.
     let begin = format!("{}/.{}~", socket.parent().expect("a directory").display(), "shard-0");
     let inode =
         unix.lines().find(|line| line.contains(&begin)).and_then(|line| line.split_whitespace().nth(6));
@@ -311,13 +311,13 @@ fn fault_55_a_shard_that_starts_over_keeps_its_descriptor() {
         world.expect_io(0, IoPlace::Shard);
         assert_eq!(descriptors_of(&world.socket(0)), before);
     }
-    // Who was connected still is.
+    // Connected agents stay connected.
     world.watch(0, T + T / 4);
     assert_eq!(world.told_of_agents(), []);
     agent.stop();
 }
 
-/// Wakes the shard without a reason, again and again, until dropped.
+/// Wakes the shard without a reason, repeatedly, until dropped.
 struct Restless {
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -330,7 +330,7 @@ impl Restless {
         let body = move || {
             while !until.load(Ordering::Acquire) {
                 port.kick(SystemClock.mono());
-                // Not a wait for anything: kicks without a pause would be a busy machine, not a restless one.
+                // A pause between kicks, not a wait: without it the machine would be busy.
                 thread::sleep(Duration::from_micros(200));
             }
         };
@@ -382,11 +382,11 @@ fn fault_30_the_fourth_panic_within_a_minute_ends_the_shard_and_is_seen() {
         world.fleet.handle().snapshot().shards.iter().map(|shard| shard.is_alive).collect();
     assert_eq!(alive, [false, true]);
 
-    // Others go on, and nobody waits for the word of the dead shard.
+    // Other shards continue, and no thread waits for the ended shard.
     world.watch(1, T + T / 4);
     assert_eq!(world.told_of_agents(), []);
     kept.signal(Signal::STOP);
-    // But what it holds nobody will ever read, a beat of this agent perhaps.
+    // But its queue, which may hold a beat of this agent, is never read again.
     world.expect_of(&kept, |kind| matches!(kind, EventKind::Stall { certain: false, .. }));
     kept.signal(Signal::CONT);
     world.expect_of(&kept, |kind| matches!(kind, EventKind::Resume { .. }));
@@ -411,7 +411,7 @@ fn fault_31_a_stuck_shard_is_told_and_forgiven_when_it_goes_on() {
     kept.signal(Signal::CONT);
     world.expect_of(&kept, |kind| matches!(kind, EventKind::Resume { .. }));
 
-    // It goes on after all: it was blind, and its agent beat all the time.
+    // The shard continues: it was blind, and its agent beat all the time.
     world.port(0).fault.release();
     world.expect(|event| matches!(event.kind, EventKind::Blind { phase: BlindPhase::End { .. }, .. }));
     wait_for(|| world.fleet.is_healthy());
@@ -440,13 +440,13 @@ fn what_was_found_while_the_fleet_stopped_is_in_its_report() {
     let world = World::new(1);
     let socket = world.socket(0);
     std::fs::remove_file(&socket).expect("it is there");
-    // From here on it is found; whether it was told yet, nobody asks.
+    // The problem is found from now on, whether reported or not.
     wait_for(|| socket.exists());
     let report = world.fleet.stop(SOON);
     assert_eq!(report.warnings, [Warning::PutBack { path: socket }]);
 }
 
-/// The thread that looks after the files panics. They are the fleet's all the same until it has stopped.
+/// The upkeep thread panics. The files still belong to the fleet until it has stopped.
 #[test]
 fn fault_76_a_panic_of_the_upkeep_thread_leaves_sockets_and_lock_until_the_shards_have_ended() {
     let mut world = World::new(2);
@@ -454,7 +454,7 @@ fn fault_76_a_panic_of_the_upkeep_thread_leaves_sockets_and_lock_until_the_shard
     std::fs::remove_file(world.socket(0)).expect("it is there");
     wait_for(|| !world.fleet.is_healthy());
     assert_eq!(world.fleet.health().problems[0], Problem::Died(FleetThread::Upkeep));
-    // It goes on to observe, and nobody else takes its place.
+    // The fleet continues to observe, and no other observer takes its place.
     world.agent(1);
     let dir = Some(world.directory.path().to_owned());
     let second = Fleet::start(&Config { dir, shards: Some(1), ..Config::default() });
@@ -467,7 +467,7 @@ fn fault_76_a_panic_of_the_upkeep_thread_leaves_sockets_and_lock_until_the_shard
     assert!(!socket.exists());
 }
 
-/// As long as a shard reads what was sent to its socket, no other observer takes its place.
+/// While a shard reads its socket, no other observer takes its place.
 #[test]
 fn fault_76_the_files_stay_until_the_last_shard_has_ended() {
     let world = World::new(2);

@@ -25,7 +25,7 @@ use crate::words::{confined, only_ours_beat};
 
 /// The kernel's limit of queued datagrams per socket, of this network namespace.
 const QUEUE_LIMIT_PATH: &str = "/proc/sys/net/unix/max_dgram_qlen";
-/// The default for the longest pause of the observer that the queue should bridge.
+/// The default for the longest pause of the observer that the queue should absorb.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Arguments of `check`.

@@ -84,7 +84,7 @@ struct Wakers {
     has_socket: bool,
 }
 
-/// Which file woke the wait.
+/// Event data: which of the three is ready.
 const OF_SOCKET: u64 = 0;
 const OF_KICK: u64 = 1;
 const OF_TIMER: u64 = 2;
