@@ -1,12 +1,12 @@
 //! The keys of the file: their names, what they take, what they mean. Flags, variables, help and messages follow
 //! from these lists.
 
+use super::tables::Config;
 use super::values::{
     ADDRESS, DURATION, GROUP, LIMIT, MODE, OUTPUT, Refused, SIZE, USER, parse_address, parse_bool,
     parse_duration, parse_events_format, parse_group, parse_limit, parse_mode, parse_number, parse_size,
     read_output,
 };
-use super::written::Config;
 
 /// One key of the file. Those with `set` are also a flag and an environment variable.
 #[derive(Debug)]
@@ -274,8 +274,8 @@ pub(super) const MATCH_KEYS: &[Key] = &[
 
 #[cfg(test)]
 mod tests {
+    use super::super::tables::ShardConfig;
     use super::super::values::CoreChoice;
-    use super::super::written::ShardConfig;
     use super::*;
 
     #[test]

@@ -11,7 +11,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::keys::{HTTP_KEYS, KEYS, Key, MATCH_KEYS, RULE_KEYS, SHARD_KEYS};
 use super::plan::Plan;
 use super::problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
-use super::written::Config;
+use super::tables::Config;
 
 /// A [`Config`] put together from layers, which remembers who wrote what.
 ///

@@ -9,11 +9,11 @@ mod layers;
 pub(crate) mod plan;
 mod problem;
 pub(crate) mod sizing;
+mod tables;
 mod values;
-mod written;
 
 pub use keys::{KEYS, Key, TABLES};
 pub use layers::Layers;
 pub use problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
+pub use tables::{Config, HttpConfig, RuleConfig, RuleMatch, ShardConfig};
 pub use values::{CoreChoice, EventsFormat, Output, read_duration, written};
-pub use written::{Config, HttpConfig, RuleConfig, RuleMatch, ShardConfig};

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 pub use super::bounds::{AGENTS_MAX, METRICS_AGENTS_MAX, RULES_MAX, SHARDS_MAX, SOCKET_PATH_MAX};
 use super::problem::{ConfigError, ConfigProblem};
+use super::tables::{Config, RuleMatch, ShardConfig};
 use super::values::written;
 pub use super::values::{CoreChoice, EventsFormat, Output};
-use super::written::{Config, RuleMatch, ShardConfig};
 use crate::config::sizing::queue_limit_for;
 use crate::message::{Reason, is_deceptive};
 use crate::pattern::Pattern;
