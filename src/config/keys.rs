@@ -1,14 +1,20 @@
-//! The keys of the file: their names, what they take, what they mean. Flags, variables, help and messages follow
-//! from these lists.
+//! The keys of the file, a row each. Of those at its top the row is the field: default, what it takes and means, which
+//! values can be used; fields of tables are in `tables.rs`.
+//!
+//! Fields, flags, variables, help, the manual, `check` and messages follow from the rows. [`Config::plan`] judges what
+//! keys have to do with each other, and makes of a value what takes effect.
 
-use super::tables::Config;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::bounds::AGENTS_MAX;
+use super::tables::{HttpConfig, RuleConfig, ShardConfig};
 use super::values::{
-    ADDRESS, DURATION, GROUP, LIMIT, MODE, OUTPUT, Refused, SIZE, USER, parse_address, parse_bool,
-    parse_duration, parse_events_format, parse_group, parse_limit, parse_mode, parse_number, parse_size,
-    read_output,
+    ADDRESS, BOOL, DURATION, EVENTS_FORMAT, EventsFormat, Form, GROUP, LIMIT, MODE, OUTPUT, Output, PATH,
+    Refused, SIZE, USER, duration, group, limit, number, octal, output, size, some_number,
 };
 
-/// One key of the file. Those with `set` are also a flag and an environment variable.
+/// One key of the file. Those with a setting are also a flag and an environment variable.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Key {
@@ -20,192 +26,317 @@ pub struct Key {
     pub takes: &'static str,
     /// What it takes, for help: `DURATION`.
     pub value_name: &'static str,
-    /// What it means, for help; one line.
+    /// What it means, for help; one line, without the default.
     pub help: &'static str,
-    pub(super) set: Option<Setter>,
+    /// Its full name in the file, which differs where a flag sets a key of a table: `http.listen`.
+    pub in_file: &'static str,
+    /// What holds if nobody writes it, where that is no value; empty: the default of the setting, if there is one.
+    pub(super) unwritten: &'static str,
+    pub(super) setting: Option<Setting>,
 }
 
-pub(super) type Setter = fn(&mut Config, &str) -> Result<(), Refused>;
+/// What a flag or variable does with the field of its key.
+#[derive(Debug)]
+pub(super) struct Setting {
+    pub(super) set: fn(&mut Config, &str) -> Result<(), Refused>,
+    show: fn(&Config) -> String,
+    judge: fn(&Config) -> Result<(), Refused>,
+}
 
 impl Key {
+    /// The key at the top of the file that has this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        KEYS.iter().find(|key| key.name == name)
+    }
+
     /// Whether it is also a flag and an environment variable, rather than of the file alone.
     #[must_use]
     pub const fn is_settable(&self) -> bool {
-        self.set.is_some()
+        self.setting.is_some()
     }
 
-    const fn in_file(name: &'static str, takes: &'static str, help: &'static str) -> Self {
-        Self { name, variable: "", takes, value_name: "", help, set: None }
+    /// Its value as the operator would write it, without quotes; empty if it is of the file alone.
+    #[must_use]
+    pub fn value_in(&self, config: &Config) -> String {
+        self.setting.as_ref().map(|setting| (setting.show)(config)).unwrap_or_default()
+    }
+
+    /// What holds if nobody writes it; empty: it must be written, or says nothing.
+    #[must_use]
+    pub fn default_text(&self) -> String {
+        if self.unwritten.is_empty() { self.value_in(&Config::default()) } else { self.unwritten.to_owned() }
+    }
+
+    /// What it means, with the default if there is one.
+    #[must_use]
+    pub fn help_with_default(&self) -> String {
+        match self.default_text() {
+            default if default.is_empty() => self.help.to_owned(),
+            default => format!("{} [default: {default}]", self.help),
+        }
+    }
+
+    /// Refuses its value if it can never be used, whatever the others are.
+    pub(super) fn judge(&self, config: &Config) -> Result<(), Refused> {
+        self.setting.as_ref().map_or(Ok(()), |setting| (setting.judge)(config))
+    }
+
+    /// A key of the file alone. `unwritten`: what holds without it; empty if nothing can be said.
+    pub(super) const fn in_file(
+        name: &'static str,
+        takes: &'static str,
+        help: &'static str,
+        unwritten: &'static str,
+    ) -> Self {
+        Self { name, variable: "", takes, value_name: "", help, in_file: name, unwritten, setting: None }
     }
 }
 
-/// Every key at the top of the file. Flags, variables, help and messages are made from this list.
-pub const KEYS: &[Key] = &[
-    Key {
-        name: "dir",
-        variable: "VARTA_DIR",
-        takes: "a path in quotes, such as \"/run/varta\"",
-        value_name: "DIR",
-        help: "Runtime directory: sockets, lock and manifest [default: /run/varta, or $XDG_RUNTIME_DIR/varta when not root]",
-        set: Some(|config, text| {
-            config.dir = Some(text.into());
-            Ok(())
-        }),
-    },
-    Key {
-        name: "shards",
-        variable: "VARTA_SHARDS",
-        takes: "a whole number from 1 to 64",
-        value_name: "N",
-        help: "Number of shards: threads, each with its own socket [default: half of the allowed cores]",
-        set: Some(|config, text| parse_number(text).map(|value| config.shards = Some(value))),
-    },
-    Key {
-        name: "threshold",
-        variable: "VARTA_THRESHOLD",
-        takes: DURATION,
-        value_name: "DURATION",
-        help: "Silence that is a stall [default: 2s]",
-        set: Some(|config, text| parse_duration(text).map(|value| config.threshold = value)),
-    },
-    Key {
-        name: "tick",
-        variable: "VARTA_TICK",
-        takes: DURATION,
-        value_name: "DURATION",
-        help: "Resolution of detection [default: 10ms]",
-        set: Some(|config, text| parse_duration(text).map(|value| config.tick = value)),
-    },
-    Key {
-        name: "max-delay",
-        variable: "VARTA_MAX_DELAY",
-        takes: DURATION,
-        value_name: "DURATION",
-        help: "Longest coalescing sleep of a shard; 0 wakes it for every datagram [default: 1ms]",
-        set: Some(|config, text| parse_duration(text).map(|value| config.max_delay = value)),
-    },
-    Key {
-        name: "mode",
-        variable: "VARTA_MODE",
-        takes: MODE,
-        value_name: "MODE",
-        help: "Permission bits of the shards' sockets: who may beat [default: 0600]",
-        set: Some(|config, text| parse_mode(text).map(|value| config.mode = value)),
-    },
-    Key {
-        name: "group",
-        variable: "VARTA_GROUP",
-        takes: GROUP,
-        value_name: "GROUP",
-        help: "Group of the shards' sockets, by name or number [default: the observer's own]",
-        set: Some(|config, text| parse_group(text).map(|value| config.group = Some(value))),
-    },
-    Key {
-        name: "control-mode",
-        variable: "VARTA_CONTROL_MODE",
-        takes: MODE,
-        value_name: "MODE",
-        help: "Permission bits of control.sock: who may query the fleet [default: 0600]",
-        set: Some(|config, text| parse_mode(text).map(|value| config.control_mode = value)),
-    },
-    Key {
-        name: "control-group",
-        variable: "VARTA_CONTROL_GROUP",
-        takes: GROUP,
-        value_name: "GROUP",
-        help: "Group of control.sock, by name or number [default: the observer's own]",
-        set: Some(|config, text| parse_group(text).map(|value| config.control_group = Some(value))),
-    },
-    Key {
-        name: "agents-max",
-        variable: "VARTA_AGENTS_MAX",
-        takes: "a whole number from 1 to 4194304",
-        value_name: "N",
-        help: "Most agents tracked at once by the whole fleet [default: 131072]",
-        set: Some(|config, text| parse_number(text).map(|value| config.agents_max = value)),
-    },
-    Key {
-        name: "uid-agents-max",
-        variable: "VARTA_UID_AGENTS_MAX",
-        takes: LIMIT,
-        value_name: "N",
-        help: "Most agents of one user, of the whole fleet's [default: none]",
-        set: Some(|config, text| parse_limit(text).map(|value| config.uid_agents_max = value)),
-    },
-    Key {
-        name: "uid-frames-max",
-        variable: "VARTA_UID_FRAMES_MAX",
-        takes: LIMIT,
-        value_name: "N",
-        help: "Most datagrams a second of one user on one shard; crash reports pass [default: none]",
-        set: Some(|config, text| parse_limit(text).map(|value| config.uid_frames_max = value)),
-    },
-    Key {
-        name: "watched-max",
-        variable: "VARTA_WATCHED_MAX",
-        takes: "a whole number from 0 to 4194304",
-        value_name: "N",
-        help: "Most processes whose exit is reported at once, a descriptor each [default: 131072]",
-        set: Some(|config, text| parse_number(text).map(|value| config.watched_max = value)),
-    },
-    Key {
-        name: "events",
-        variable: "VARTA_EVENTS",
-        takes: OUTPUT,
-        value_name: "PATH",
-        help: "Write events to this file, - for standard output, none for nowhere [default: none]",
-        set: Some(|config, text| {
-            config.events = read_output(text);
-            Ok(())
-        }),
-    },
-    Key {
-        name: "events-format",
-        variable: "VARTA_EVENTS_FORMAT",
-        takes: "\"jsonl\" or \"tsv\"",
-        value_name: "FORMAT",
-        help: "How events are written: jsonl or tsv [default: jsonl]",
-        set: Some(|config, text| parse_events_format(text).map(|value| config.events_format = value)),
-    },
-    Key {
-        name: "events-beats",
-        variable: "VARTA_EVENTS_BEATS",
-        takes: "true or false",
-        value_name: "BOOL",
-        help: "Write every accepted beat among the events [default: false]",
-        set: Some(|config, text| parse_bool(text).map(|value| config.events_beats = value)),
-    },
-    Key {
-        name: "events-max-bytes",
-        variable: "VARTA_EVENTS_MAX_BYTES",
-        takes: SIZE,
-        value_name: "SIZE",
-        help: "Size at which the file of events is renamed to PATH.1, such as 100MiB [default: none]",
-        set: Some(|config, text| parse_size(text).map(|value| config.events_max_bytes = value)),
-    },
-    Key {
-        name: "events-keep",
-        variable: "VARTA_EVENTS_KEEP",
-        takes: "a whole number from 1 to 1000",
-        value_name: "N",
-        help: "Renamed files of events that are kept [default: 3]",
-        set: Some(|config, text| parse_number(text).map(|value| config.events_keep = value)),
-    },
-    Key {
-        name: "http",
-        variable: "VARTA_HTTP",
-        takes: "a table, headed [http]",
-        value_name: "ADDR:PORT",
-        help: "Serve metrics, status page and API here, too; none for control.sock only [default: none]",
-        set: Some(|config, text| parse_address(text).map(|value| config.http.listen = value)),
-    },
-    Key::in_file("shard", "blocks, each headed [[shard]]", "A shard each, instead of shards"),
-    Key::in_file(
-        "rule",
-        "blocks, each headed [[rule]]",
-        "Thresholds of classes of agents; the first match wins",
-    ),
-];
+/// What the environment variables of keys begin with.
+pub(super) const PREFIX: &str = "VARTA_";
+
+/// A field's name as the file spells it: `max-delay` of `max_delay`.
+const fn in_kebab<const N: usize>(field: &str) -> [u8; N] {
+    let mut text = [b'-'; N];
+    let mut i = 0;
+    while i < N {
+        if field.as_bytes()[i] != b'_' {
+            text[i] = field.as_bytes()[i];
+        }
+        i += 1;
+    }
+    text
+}
+
+/// The variable of a field: `VARTA_MAX_DELAY` of `max_delay`.
+const fn in_capitals<const N: usize>(field: &str) -> [u8; N] {
+    let mut text = [b'_'; N];
+    let mut i = 0;
+    while i < N {
+        text[i] = match i.checked_sub(PREFIX.len()) {
+            None => PREFIX.as_bytes()[i],
+            Some(at) => field.as_bytes()[at].to_ascii_uppercase(),
+        };
+        i += 1;
+    }
+    text
+}
+
+const fn text(bytes: &[u8]) -> &str {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(_) => panic!("names of fields are UTF-8"),
+    }
+}
+
+/// Makes [`Config`], its default and [`KEYS`] of the rows. A row is a field with its default, the form of its values
+/// and its help; `default` says in words what holds where the default is no value. Rows of tables bring their key.
+macro_rules! keys {
+    (
+        $(#[$about:meta])*
+        $config:ident {
+            $(
+                $(#[$doc:meta])*
+                $field:ident: $type:ty = $default:expr,
+                    $form:expr,
+                    $help:literal
+                    $(, default $unwritten:literal)?;
+            )*
+        }
+        tables {
+            $($(#[$table_doc:meta])* $table:ident: $table_type:ty = $table_key:expr;)*
+        }
+    ) => {
+        $(#[$about])*
+        pub struct $config {
+            $($(#[$doc])* pub $field: $type,)*
+            $($(#[$table_doc])* pub $table: $table_type,)*
+        }
+
+        impl Default for $config {
+            fn default() -> Self {
+                Self { $($field: $default,)* $($table: <$table_type>::default(),)* }
+            }
+        }
+
+        /// Every key at the top of the file. Flags, variables, help and messages are made from this list.
+        pub const KEYS: &[Key] = &[
+            $({
+                const FIELD: &str = stringify!($field);
+                const NAME: &[u8] = &in_kebab::<{ FIELD.len() }>(FIELD);
+                const VARIABLE: &[u8] = &in_capitals::<{ PREFIX.len() + FIELD.len() }>(FIELD);
+                const FORM: &Form<$type> = &$form;
+                Key {
+                    name: text(NAME),
+                    variable: text(VARIABLE),
+                    takes: FORM.takes,
+                    value_name: FORM.value_name,
+                    help: $help,
+                    in_file: text(NAME),
+                    unwritten: concat!($($unwritten)?),
+                    setting: Some(Setting {
+                        set: |config, text| (FORM.parse)(text).map(|value| config.$field = value),
+                        show: |config| (FORM.show)(&config.$field),
+                        judge: |config| FORM.judge(&config.$field, text(NAME)),
+                    }),
+                }
+            },)*
+            $($table_key,)*
+        ];
+    };
+}
+
+keys! {
+    /// What the operator wrote. Fields that are not given hold their defaults.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use varta_fleet::config::{Config, RuleConfig, RuleMatch};
+    ///
+    /// let mut config = Config::default();
+    /// config.dir = Some("/tmp/varta".into());
+    /// config.shards = Some(2);
+    /// config.threshold = Duration::from_millis(500);
+    /// config.rules.push(RuleConfig::new(RuleMatch::comm("batch-*"), Duration::from_secs(30)));
+    /// assert_eq!(config.plan()?.shards.len(), 2);
+    /// # Ok::<(), varta_fleet::config::ConfigError>(())
+    /// ```
+    #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+    #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+    #[non_exhaustive]
+    Config {
+        /// Runtime directory. `None`: `/run/varta` for root, else `$XDG_RUNTIME_DIR/varta`.
+        dir: Option<PathBuf> = None,
+            PATH,
+            "Runtime directory: sockets, lock and manifest",
+            default "/run/varta, or $XDG_RUNTIME_DIR/varta when not root";
+        /// Number of shards. `None`: as many as there are shard blocks, else half of the allowed cores.
+        shards: Option<u32> = None,
+            // How many there are to be follows from the blocks, too: `Config::plan` judges both.
+            some_number("a whole number from 1 to 64"),
+            "Number of shards: threads, each with its own socket",
+            default "half of the allowed cores";
+        /// Silence that is a stall, for agents no rule matches.
+        #[serde(deserialize_with = "duration")]
+        threshold: Duration = Duration::from_secs(2),
+            DURATION,
+            "Silence that is a stall";
+        /// Resolution of detection: judging adds at most this much to how late a stall is told.
+        #[serde(deserialize_with = "duration")]
+        tick: Duration = Duration::from_millis(10),
+            DURATION,
+            "Resolution of detection";
+        /// Longest coalescing sleep of a shard; zero wakes it for every datagram.
+        #[serde(deserialize_with = "duration")]
+        max_delay: Duration = Duration::from_millis(1),
+            DURATION,
+            "Longest coalescing sleep of a shard; 0 wakes it for every datagram";
+        /// Permission bits of the shards' sockets: who may send. 0600, the default: the observer's own user and root.
+        #[serde(deserialize_with = "octal")]
+        mode: u32 = 0o600,
+            MODE,
+            "Permission bits of the shards' sockets: who may beat";
+        /// Group of the shards' sockets, in the file also by name. `None`: the observer's own.
+        #[serde(deserialize_with = "group")]
+        group: Option<u32> = None,
+            GROUP,
+            "Group of the shards' sockets, by name or number",
+            default "the observer's own";
+        /// Permission bits of `control.sock`: who may ask.
+        #[serde(deserialize_with = "octal")]
+        control_mode: u32 = 0o600,
+            MODE,
+            "Permission bits of control.sock: who may query the fleet";
+        /// Group of `control.sock`, in the file also by name. `None`: the observer's own.
+        #[serde(deserialize_with = "group")]
+        control_group: Option<u32> = None,
+            GROUP,
+            "Group of control.sock, by name or number",
+            default "the observer's own";
+        /// Most agents tracked at once by the whole fleet; address space for them is reserved at start.
+        agents_max: u32 = 131_072,
+            number("a whole number from 1 to 4194304", |number| match number {
+                0 => Some("a fleet of none"),
+                1..=AGENTS_MAX => None,
+                _ => Some("it is more than one fleet can track"),
+            }),
+            "Most agents tracked at once by the whole fleet";
+        /// Most of them of one user. `None`: as many as there is room for.
+        #[serde(deserialize_with = "limit")]
+        uid_agents_max: Option<u32> = None,
+            LIMIT,
+            "Most agents of one user, of the whole fleet's";
+        /// Most datagrams of one user that one shard takes in a second, and at once; crash reports pass. `None`: any
+        /// number.
+        #[serde(deserialize_with = "limit")]
+        uid_frames_max: Option<u32> = None,
+            LIMIT,
+            "Most datagrams a second of one user on one shard; crash reports pass";
+        /// Most processes whose exit is told within milliseconds; each takes a descriptor and about 1.4 KiB of
+        /// kernel memory. Of others it is noticed at their threshold. The limit on open files bounds it, too.
+        watched_max: u32 = 131_072,
+            number("a whole number from 0 to 4194304", |number| match number {
+                0..=AGENTS_MAX => None,
+                _ => Some("there cannot be so many processes"),
+            }),
+            "Most processes whose exit is reported at once, a descriptor each";
+        /// Where events are written. `None`, `"none"` in the file: nowhere.
+        #[serde(deserialize_with = "output")]
+        events: Option<Output> = None,
+            OUTPUT,
+            "Write events to this file, - for standard output, none for nowhere";
+        /// How events are written.
+        events_format: EventsFormat = EventsFormat::Jsonl,
+            EVENTS_FORMAT,
+            "How events are written: jsonl or tsv";
+        /// Whether every accepted beat is written among the events.
+        events_beats: bool = false,
+            BOOL,
+            "Write every accepted beat among the events";
+        /// Size at which a file of events is renamed away, bytes. `None`: never.
+        #[serde(deserialize_with = "size")]
+        events_max_bytes: Option<u64> = None,
+            SIZE,
+            "Size at which the file of events is renamed to PATH.1, such as 100MiB";
+        /// How many such files are kept: `events.1`, the latest, to `events.N`.
+        events_keep: u32 = 3,
+            number("a whole number from 1 to 1000", |number| match number {
+                1..=1000 => None,
+                _ => Some("so many files cannot be kept beside the one that is written"),
+            }),
+            "Renamed files of events that are kept";
+    }
+    tables {
+        /// Where questions are answered, `[http]`, beside `control.sock`.
+        http: HttpConfig = Key {
+            name: "http",
+            variable: "VARTA_HTTP",
+            takes: "a table, headed [http]",
+            value_name: ADDRESS.value_name,
+            help: "Serve metrics, status page and API here, too; none for control.sock only",
+            in_file: "http.listen",
+            unwritten: "",
+            setting: Some(Setting {
+                set: |config, text| (ADDRESS.parse)(text).map(|value| config.http.listen = value),
+                show: |config| (ADDRESS.show)(&config.http.listen),
+                judge: |config| ADDRESS.judge(&config.http.listen, "http.listen"),
+            }),
+        };
+        /// One block per shard, `[[shard]]`; empty: every shard has the defaults.
+        #[serde(rename = "shard")]
+        shard_blocks: Vec<ShardConfig> =
+            Key::in_file("shard", "blocks, each headed [[shard]]", "A shard each, instead of shards", "");
+        /// Classes of agents with their own threshold, `[[rule]]`; the first match wins.
+        #[serde(rename = "rule")]
+        rules: Vec<RuleConfig> = Key::in_file(
+            "rule",
+            "blocks, each headed [[rule]]",
+            "Thresholds of classes of agents; the first match wins",
+            "",
+        );
+    }
+}
 
 /// The tables of the file by their headings, and the keys in each.
 pub const TABLES: &[(&str, &[Key])] = &[
@@ -218,18 +349,21 @@ pub const TABLES: &[(&str, &[Key])] = &[
 pub(super) const HTTP_KEYS: &[Key] = &[
     Key::in_file(
         "listen",
-        ADDRESS,
-        "Serve metrics, status page and API here, too; --http and VARTA_HTTP set it, too [default: none]",
+        ADDRESS.takes,
+        "Serve metrics, status page and API here, too; --http and VARTA_HTTP set it, too",
+        "none",
     ),
     Key::in_file(
         "token-file",
         "a path in quotes, such as \"/etc/varta/token\"",
-        "File, mode 0600, whose content TCP clients must send; any address but loopback needs it [default: none]",
+        "File, mode 0600, whose content TCP clients must send; any address but loopback needs it",
+        "none",
     ),
     Key::in_file(
         "metrics-agents-max",
         "a whole number from 0, for no such page, to 250000",
-        "Most agents at /metrics/agents, a series each [default: 0]",
+        "Most agents at /metrics/agents, a series each",
+        "0",
     ),
 ];
 
@@ -237,25 +371,28 @@ pub(super) const SHARD_KEYS: &[Key] = &[
     Key::in_file(
         "socket",
         "a path in quotes, such as \"/run/varta/shard-0.sock\"",
-        "Path of its socket; a relative one begins in the runtime directory [default: shard-<i>.sock]",
+        "Path of its socket; a relative one begins in the runtime directory",
+        "shard-<i>.sock",
     ),
     Key::in_file(
         "core",
         "the number of a core, \"auto\" or \"none\"",
-        "Core its thread is pinned to; auto pins if more cores are allowed than there are shards [default: auto]",
+        "Core its thread is pinned to; auto pins if more cores are allowed than there are shards",
+        "auto",
     ),
-    Key::in_file("mode", MODE, "Permission bits of its socket: who may beat [default: mode at the top]"),
-    Key::in_file("group", GROUP, "Group of its socket [default: group at the top]"),
+    Key::in_file("mode", MODE.takes, "Permission bits of its socket: who may beat", "mode at the top"),
+    Key::in_file("group", GROUP.takes, "Group of its socket", "group at the top"),
     Key::in_file(
         "allow-uids",
         "a list of users, by number or name, such as [1000, \"batch\"]",
-        "Users whose frames are accepted [default: all whom mode lets in]",
+        "Users whose frames are accepted",
+        "all whom mode lets in",
     ),
 ];
 
 pub(super) const RULE_KEYS: &[Key] = &[
-    Key::in_file("match", "what to match, such as { comm = \"batch-*\" }", "Which agents it is for"),
-    Key::in_file("threshold", DURATION, "Silence that is a stall for them"),
+    Key::in_file("match", "what to match, such as { comm = \"batch-*\" }", "Which agents it is for", ""),
+    Key::in_file("threshold", DURATION.takes, "Silence that is a stall for them", ""),
 ];
 
 pub(super) const MATCH_KEYS: &[Key] = &[
@@ -263,19 +400,19 @@ pub(super) const MATCH_KEYS: &[Key] = &[
         "comm",
         "a pattern in quotes, such as \"batch-*\"",
         "Name of the process, /proc/PID/comm: 15 bytes, and chosen by the process itself",
+        "",
     ),
-    Key::in_file("uid", USER, "User of the process"),
+    Key::in_file("uid", USER, "User of the process", ""),
     Key::in_file(
         "exe",
         "a pattern in quotes, such as \"/opt/batch/*\"",
         "Absolute path of the program, /proc/PID/exe",
+        "",
     ),
 ];
 
 #[cfg(test)]
 mod tests {
-    use super::super::tables::ShardConfig;
-    use super::super::values::CoreChoice;
     use super::*;
 
     #[test]
@@ -299,57 +436,58 @@ mod tests {
     }
 
     #[test]
-    fn variables_and_defaults_are_as_the_help_says() {
-        let mut config = Config::default();
-        for key in KEYS {
+    fn a_key_is_called_the_same_everywhere() {
+        let delay = Key::named("max-delay").unwrap();
+        assert_eq!((delay.variable, delay.in_file), ("VARTA_MAX_DELAY", "max-delay"));
+        for key in KEYS.iter().filter(|key| key.is_settable()) {
             let variable = format!("VARTA_{}", key.name.to_uppercase().replace('-', "_"));
-            assert!(key.variable == variable || !key.is_settable(), "{key:?}");
-            let default = key
-                .help
-                .split_once("[default: ")
-                .and_then(|(_, rest)| rest.split_once(']'))
-                .map(|pair| pair.0);
-            if let (Some(set), Some(default)) = (key.set, default)
-                && !["dir", "shards", "group", "control-group"].contains(&key.name)
-            {
-                set(&mut config, default).unwrap();
+            assert_eq!(key.variable, variable);
+        }
+    }
+
+    #[test]
+    fn defaults_are_read_back_as_they_are_shown_by_flag_and_by_file() {
+        let mut by_flag = Config::default();
+        let mut file = String::new();
+        for key in KEYS {
+            // A default that is no value is said in words.
+            let (Some(setting), "") = (&key.setting, key.unwritten) else { continue };
+            let text = key.default_text();
+            (setting.set)(&mut by_flag, &text).unwrap();
+            let is_bare = !text.starts_with("06") && (text.parse::<u32>().is_ok() || text == "false");
+            let written = if is_bare { text } else { format!("\"{text}\"") };
+            file += &format!("{} = {written}\n", key.in_file);
+        }
+        assert_eq!(by_flag, Config::default());
+        assert_eq!(toml::from_str::<Config>(&file).unwrap(), Config::default(), "{file}");
+        let unwritten = KEYS.iter().filter(|key| !key.unwritten.is_empty()).map(|key| key.name);
+        assert_eq!(unwritten.collect::<Vec<_>>(), ["dir", "shards", "group", "control-group"]);
+    }
+
+    #[test]
+    fn the_bounds_that_a_number_takes_are_those_it_keeps() {
+        let is_refused = |key: &Key, number: u64| {
+            let mut config = Config { dir: Some("/tmp/varta".into()), ..Config::default() };
+            (key.setting.as_ref().unwrap().set)(&mut config, &number.to_string()).unwrap();
+            let problems = config.plan().err().map(|error| error.problems().to_vec()).unwrap_or_default();
+            problems.iter().any(|problem| problem.key == key.name)
+        };
+        let mut judged = 0;
+        for key in KEYS {
+            let Some(bounds) = key.takes.strip_prefix("a whole number from ") else { continue };
+            let (least, most) = match bounds.split_once(" to ") {
+                Some((least, most)) => (least, most.parse::<u64>().unwrap()),
+                None => (bounds.trim_end_matches(", or \"none\""), u64::from(u32::MAX)),
+            };
+            let least = least.parse::<u64>().unwrap();
+            let beyond =
+                least.checked_sub(1).into_iter().chain(Some(most + 1)).filter(|n| *n <= u32::MAX.into());
+            for number in beyond {
+                assert!(is_refused(key, number), "{}: {number}", key.name);
             }
+            assert!(!is_refused(key, least) && !is_refused(key, most), "{}", key.name);
+            judged += 1;
         }
-        assert_eq!(config, Config::default());
-    }
-
-    #[test]
-    fn leaves_of_a_shard_block() {
-        let text =
-            "[[shard]]\ncore = 3\nmode = \"0660\"\nallow-uids = [7]\n[[shard]]\ncore = \"none\"\n[[shard]]";
-        let config: Config = toml::from_str(text).unwrap();
-        let [first, second, third] = &config.shard_blocks[..] else { panic!("{config:?}") };
-        assert_eq!(
-            (first.core, first.mode, first.allow_uids.as_deref()),
-            (CoreChoice::Core(3), Some(0o660), Some(&[7][..]))
-        );
-        assert_eq!(second.core, CoreChoice::None);
-        assert_eq!(*third, ShardConfig::default());
-        for bad in ["mode = 660", "mode = \"0689\"", "core = -1", "core = \"two\""] {
-            assert!(toml::from_str::<Config>(&format!("[[shard]]\n{bad}")).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn users_and_groups_are_taken_by_number_or_name() {
-        let text = "group = \"root\"\ncontrol-group = 7\n[[shard]]\ngroup = 8\nallow-uids = [\"root\", 7]\n\
-                    [[rule]]\nmatch = { uid = \"root\" }\nthreshold = \"3s\"";
-        let config: Config = toml::from_str(text).unwrap();
-        assert_eq!((config.group, config.control_group), (Some(0), Some(7)));
-        assert_eq!(
-            (config.shard_blocks[0].group, &config.shard_blocks[0].allow_uids),
-            (Some(8), &Some(vec![0, 7]))
-        );
-        assert_eq!(config.rules[0].matches.uid, Some(0));
-        let refused = |text: &str| toml::from_str::<Config>(text).unwrap_err().to_string();
-        assert!(refused("group = \"no such group\"").contains("there is no such group on this host"));
-        assert!(refused("[[shard]]\nallow-uids = [\"no such user\"]").contains("no such user on this host"));
-        assert!(refused("group = -1").contains("out of range"));
-        assert!(refused("group = true").contains("the number of a group, or its name in quotes"));
+        assert_eq!(judged, 6);
     }
 }

@@ -8,10 +8,9 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::keys::{HTTP_KEYS, KEYS, Key, MATCH_KEYS, RULE_KEYS, SHARD_KEYS};
+use super::keys::{Config, HTTP_KEYS, KEYS, Key, MATCH_KEYS, PREFIX, RULE_KEYS, SHARD_KEYS};
 use super::plan::Plan;
 use super::problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
-use super::tables::Config;
 
 /// A [`Config`] put together from layers, which remembers who wrote what.
 ///
@@ -98,14 +97,14 @@ impl Layers {
 
     /// Sets a key of [`KEYS`] to what the environment or a flag says.
     pub fn set(&mut self, key: &str, text: &str, origin: Origin) {
-        let set = KEYS.iter().find(|known| known.name == key).and_then(|known| known.set);
-        let problem = match set.map(|set| set(&mut self.config, text)) {
+        let known = Key::named(key);
+        let setting = known.and_then(|known| known.setting.as_ref());
+        let problem = match setting.map(|setting| (setting.set)(&mut self.config, text)) {
             Some(Ok(())) => None,
             Some(Err(refused)) => Some((ProblemKind::Unreadable, refused.why, refused.fix)),
             None => Some((ProblemKind::Unknown, "there is no such key".to_owned(), suggestion(key, &TOP))),
         };
-        // The one flag that is a key of a table in the file.
-        let key = if key == "http" { "http.listen" } else { key };
+        let key = known.map_or(key, |known| known.in_file);
         self.written.insert(key.to_owned(), Written { origin: origin.clone(), text: shortened(text) });
         let Some((kind, why, fix)) = problem else { return };
         self.unread.insert(key.to_owned());
@@ -418,7 +417,7 @@ fn suggestion(name: &str, level: &Level) -> String {
 
 /// What to do instead of setting an unknown variable. `None`: it resembles no key.
 fn meant(variable: &str) -> Option<String> {
-    let key = variable.strip_prefix("VARTA_")?.to_lowercase().replace('_', "-");
+    let key = variable.strip_prefix(PREFIX)?.to_lowercase().replace('_', "-");
     if ["config", "print-ready"].contains(&key.as_str()) {
         return Some(format!("write --{key} on the command line"));
     }

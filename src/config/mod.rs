@@ -12,8 +12,8 @@ pub(crate) mod sizing;
 mod tables;
 mod values;
 
-pub use keys::{KEYS, Key, TABLES};
+pub use keys::{Config, KEYS, Key, TABLES};
 pub use layers::Layers;
 pub use problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
-pub use tables::{Config, HttpConfig, RuleConfig, RuleMatch, ShardConfig};
+pub use tables::{HttpConfig, RuleConfig, RuleMatch, ShardConfig};
 pub use values::{CoreChoice, EventsFormat, Output, read_duration, written};

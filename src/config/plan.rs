@@ -8,10 +8,11 @@ use std::thread;
 use std::time::Duration;
 
 pub use super::bounds::{AGENTS_MAX, METRICS_AGENTS_MAX, RULES_MAX, SHARDS_MAX, SOCKET_PATH_MAX};
+use super::keys::{Config, KEYS};
 use super::problem::{ConfigError, ConfigProblem};
-use super::tables::{Config, RuleMatch, ShardConfig};
-use super::values::written;
+use super::tables::{RuleMatch, ShardConfig};
 pub use super::values::{CoreChoice, EventsFormat, Output};
+use super::values::{Refused, written};
 use crate::config::sizing::queue_limit_for;
 use crate::message::{Reason, is_deceptive};
 use crate::pattern::Pattern;
@@ -33,9 +34,6 @@ const OWN_FILES: [(&str, &str); 3] = [(LOCK, "lock"), (MANIFEST, "manifest"), (C
 
 /// Descriptors that are not used for pidfds, beside two a shard.
 const OPEN_FILES_RESERVED: u64 = 256;
-/// Smallest size at which a file of events is renamed away.
-const EVENTS_BYTES_MIN: u64 = 65_536;
-const EVENTS_KEEP_MAX: u32 = 1000;
 const THRESHOLD_MIN: Duration = Duration::from_millis(10);
 const THRESHOLD_MAX: Duration = Duration::from_secs(24 * 3600);
 const TICK_MIN: Duration = Duration::from_millis(1);
@@ -268,30 +266,11 @@ impl Config {
         let mut problems = Vec::new();
         self.judge_times(&mut problems);
         self.judge_rules(&mut problems);
-        if !(1..=AGENTS_MAX).contains(&self.agents_max) {
-            problems.push(ConfigProblem::refused(
-                "agents-max",
-                self.agents_max.to_string(),
-                if self.agents_max == 0 { "a fleet of none" } else { "it is more than one fleet can track" },
-                format!("write a whole number from 1 to {AGENTS_MAX}"),
-            ));
-        }
-        for (key, limit) in [("uid-agents-max", self.uid_agents_max), ("uid-frames-max", self.uid_frames_max)]
-        {
-            if limit == Some(0) {
-                let fix = format!("write a whole number from 1, or {key} = \"none\"");
-                problems.push(ConfigProblem::refused(key, "0", "it lets nobody beat", fix));
+        for key in KEYS {
+            if let Err(Refused { why, fix }) = key.judge(self) {
+                problems.push(ConfigProblem::refused(key.name, key.value_in(self), why, fix));
             }
         }
-        if self.watched_max > AGENTS_MAX {
-            problems.push(ConfigProblem::refused(
-                "watched-max",
-                self.watched_max.to_string(),
-                "there cannot be so many processes",
-                format!("write a whole number from 0 to {AGENTS_MAX}"),
-            ));
-        }
-        self.judge_rotation(&mut problems);
         let blocks = self.resolve_blocks(host, &mut problems);
         judge_mode("mode", self.mode, BEATS, &mut problems);
         judge_mode("control-mode", self.control_mode, "nobody may write, so nobody can ask", &mut problems);
@@ -341,19 +320,6 @@ impl Config {
             events,
             http,
         })
-    }
-
-    fn judge_rotation(&self, problems: &mut Vec<ConfigProblem>) {
-        if let Some(bytes) = self.events_max_bytes.filter(|bytes| *bytes < EVENTS_BYTES_MIN) {
-            let why = "a file would be full within a few hundred events";
-            let fix = format!("write a size from {EVENTS_BYTES_MIN} bytes, or \"none\"");
-            problems.push(ConfigProblem::refused("events-max-bytes", bytes.to_string(), why, fix));
-        }
-        if !(1..=EVENTS_KEEP_MAX).contains(&self.events_keep) {
-            let why = "so many files cannot be kept beside the one that is written";
-            let fix = format!("write a whole number from 1 to {EVENTS_KEEP_MAX}");
-            problems.push(ConfigProblem::refused("events-keep", self.events_keep.to_string(), why, fix));
-        }
     }
 
     fn judge_http(&self, problems: &mut Vec<ConfigProblem>) -> HttpPlan {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::keys::KEYS;
+use super::keys::Key;
 use crate::message::Shown;
 
 /// Everything that is wrong with a configuration, never only the first of it.
@@ -138,7 +138,7 @@ impl ConfigProblem {
             _ if self.key.is_empty() => String::new(),
             Some(Origin::Flag) => format!("--{flag} {}", self.value.as_deref().unwrap_or_default()),
             Some(Origin::Environment) => {
-                let variable = KEYS.iter().find(|key| key.name == flag).map_or(flag, |key| key.variable);
+                let variable = Key::named(flag).map_or(flag, |key| key.variable);
                 format!("{variable}={}", self.value.as_deref().unwrap_or_default())
             }
             Some(origin @ Origin::File { .. }) => {

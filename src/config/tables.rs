@@ -1,118 +1,10 @@
-//! What the operator wrote: the fields of the file, with their defaults.
+//! The tables of the file: their fields with their defaults.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::values::{
-    CoreChoice, EventsFormat, Output, address, duration, group, limit, octal, output, size, some_octal, user,
-    users,
-};
-
-/// What the operator wrote. Fields that are not given hold their defaults.
-///
-/// ```
-/// use std::time::Duration;
-/// use varta_fleet::config::{Config, RuleConfig, RuleMatch};
-///
-/// let mut config = Config::default();
-/// config.dir = Some("/tmp/varta".into());
-/// config.shards = Some(2);
-/// config.threshold = Duration::from_millis(500);
-/// config.rules.push(RuleConfig::new(RuleMatch::comm("batch-*"), Duration::from_secs(30)));
-/// assert_eq!(config.plan()?.shards.len(), 2);
-/// # Ok::<(), varta_fleet::config::ConfigError>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-#[non_exhaustive]
-pub struct Config {
-    /// Runtime directory. `None`: `/run/varta` for root, else `$XDG_RUNTIME_DIR/varta`.
-    pub dir: Option<PathBuf>,
-    /// Number of shards. `None`: as many as there are shard blocks, else half of the allowed cores.
-    pub shards: Option<u32>,
-    /// Silence that is a stall, for agents no rule matches.
-    #[serde(deserialize_with = "duration")]
-    pub threshold: Duration,
-    /// Resolution of detection: judging adds at most this much to how late a stall is told.
-    #[serde(deserialize_with = "duration")]
-    pub tick: Duration,
-    /// Longest coalescing sleep of a shard; zero wakes it for every datagram.
-    #[serde(deserialize_with = "duration")]
-    pub max_delay: Duration,
-    /// Permission bits of the shards' sockets: who may send. 0600, the default: the observer's own user and root.
-    #[serde(deserialize_with = "octal")]
-    pub mode: u32,
-    /// Group of the shards' sockets, in the file also by name. `None`: the observer's own.
-    #[serde(deserialize_with = "group")]
-    pub group: Option<u32>,
-    /// Permission bits of `control.sock`: who may ask.
-    #[serde(deserialize_with = "octal")]
-    pub control_mode: u32,
-    /// Group of `control.sock`, in the file also by name. `None`: the observer's own.
-    #[serde(deserialize_with = "group")]
-    pub control_group: Option<u32>,
-    /// Most agents tracked at once by the whole fleet; address space for them is reserved at start.
-    pub agents_max: u32,
-    /// Most of them of one user. `None`: as many as there is room for.
-    #[serde(deserialize_with = "limit")]
-    pub uid_agents_max: Option<u32>,
-    /// Most datagrams of one user that one shard takes in a second, and at once; crash reports pass. `None`: any
-    /// number.
-    #[serde(deserialize_with = "limit")]
-    pub uid_frames_max: Option<u32>,
-    /// Most processes whose exit is told within milliseconds; each takes a descriptor and about 1.4 KiB of
-    /// kernel memory. Of others it is noticed at their threshold. The limit on open files bounds it, too.
-    pub watched_max: u32,
-    /// Where events are written. `None`, `"none"` in the file: nowhere.
-    #[serde(deserialize_with = "output")]
-    pub events: Option<Output>,
-    /// How events are written.
-    pub events_format: EventsFormat,
-    /// Whether every accepted beat is written among the events.
-    pub events_beats: bool,
-    /// Size at which a file of events is renamed away, bytes. `None`: never.
-    #[serde(deserialize_with = "size")]
-    pub events_max_bytes: Option<u64>,
-    /// How many such files are kept: `events.1`, the latest, to `events.N`.
-    pub events_keep: u32,
-    /// Where questions are answered, `[http]`, beside `control.sock`.
-    pub http: HttpConfig,
-    /// One block per shard, `[[shard]]`; empty: every shard has the defaults.
-    #[serde(rename = "shard")]
-    pub shard_blocks: Vec<ShardConfig>,
-    /// Classes of agents with their own threshold, `[[rule]]`; the first match wins.
-    #[serde(rename = "rule")]
-    pub rules: Vec<RuleConfig>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            dir: None,
-            shards: None,
-            threshold: Duration::from_secs(2),
-            tick: Duration::from_millis(10),
-            max_delay: Duration::from_millis(1),
-            mode: 0o600,
-            group: None,
-            control_mode: 0o600,
-            control_group: None,
-            agents_max: 131_072,
-            uid_agents_max: None,
-            uid_frames_max: None,
-            watched_max: 131_072,
-            events: None,
-            events_format: EventsFormat::default(),
-            events_beats: false,
-            events_max_bytes: None,
-            events_keep: 3,
-            http: HttpConfig::default(),
-            shard_blocks: Vec::new(),
-            rules: Vec::new(),
-        }
-    }
-}
+use super::values::{CoreChoice, address, duration, group, some_octal, user, users};
 
 /// The `[http]` table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -203,5 +95,46 @@ impl RuleMatch {
     #[must_use]
     pub fn exe(pattern: &str) -> Self {
         Self { exe: Some(pattern.to_owned()), ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys::Config;
+    use super::*;
+
+    #[test]
+    fn leaves_of_a_shard_block() {
+        let text =
+            "[[shard]]\ncore = 3\nmode = \"0660\"\nallow-uids = [7]\n[[shard]]\ncore = \"none\"\n[[shard]]";
+        let config: Config = toml::from_str(text).unwrap();
+        let [first, second, third] = &config.shard_blocks[..] else { panic!("{config:?}") };
+        assert_eq!(
+            (first.core, first.mode, first.allow_uids.as_deref()),
+            (CoreChoice::Core(3), Some(0o660), Some(&[7][..]))
+        );
+        assert_eq!(second.core, CoreChoice::None);
+        assert_eq!(*third, ShardConfig::default());
+        for bad in ["mode = 660", "mode = \"0689\"", "core = -1", "core = \"two\""] {
+            assert!(toml::from_str::<Config>(&format!("[[shard]]\n{bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn users_and_groups_are_taken_by_number_or_name() {
+        let text = "group = \"root\"\ncontrol-group = 7\n[[shard]]\ngroup = 8\nallow-uids = [\"root\", 7]\n\
+                    [[rule]]\nmatch = { uid = \"root\" }\nthreshold = \"3s\"";
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!((config.group, config.control_group), (Some(0), Some(7)));
+        assert_eq!(
+            (config.shard_blocks[0].group, &config.shard_blocks[0].allow_uids),
+            (Some(8), &Some(vec![0, 7]))
+        );
+        assert_eq!(config.rules[0].matches.uid, Some(0));
+        let refused = |text: &str| toml::from_str::<Config>(text).unwrap_err().to_string();
+        assert!(refused("group = \"no such group\"").contains("there is no such group on this host"));
+        assert!(refused("[[shard]]\nallow-uids = [\"no such user\"]").contains("no such user on this host"));
+        assert!(refused("group = -1").contains("out of range"));
+        assert!(refused("group = true").contains("the number of a group, or its name in quotes"));
     }
 }

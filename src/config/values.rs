@@ -11,14 +11,105 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use crate::message::Reason;
 use crate::sys::accounts;
 
-pub(super) const DURATION: &str = "a duration, such as \"500ms\", \"2s\" or \"1m30s\"";
-pub(super) const ADDRESS: &str = "an address and port in quotes, such as \"127.0.0.1:9464\", or \"none\"";
-pub(super) const OUTPUT: &str = "a path in quotes, \"-\" for standard output, or \"none\"";
-pub(super) const LIMIT: &str = "a whole number from 1, or \"none\"";
-pub(super) const SIZE: &str = "a number of bytes from 65536, such as \"100MiB\", or \"none\"";
-pub(super) const MODE: &str = "an octal number in quotes, such as \"0660\"";
+/// How the values of a key are written, and which of them can be used.
+pub(super) struct Form<T> {
+    /// For messages: `a duration, such as …`.
+    pub(super) takes: &'static str,
+    /// For help: `DURATION`.
+    pub(super) value_name: &'static str,
+    pub(super) parse: fn(&str) -> Result<T, Refused>,
+    /// As it would be written, without quotes.
+    pub(super) show: fn(&T) -> String,
+    /// Why a value can never be used, whatever the other keys say.
+    why_not: fn(&T) -> Option<&'static str>,
+    /// What to write instead of such a value; `{key}` stands for the name of the key.
+    instead: &'static str,
+}
+
+impl<T> Form<T> {
+    const fn new(
+        takes: &'static str,
+        value_name: &'static str,
+        parse: fn(&str) -> Result<T, Refused>,
+        show: fn(&T) -> String,
+    ) -> Self {
+        Self { takes, value_name, parse, show, why_not: |_| None, instead: takes }
+    }
+
+    const fn refuses(self, why_not: fn(&T) -> Option<&'static str>, instead: &'static str) -> Self {
+        Self { why_not, instead, ..self }
+    }
+
+    /// Refuses a value of `key` that can never be used.
+    pub(super) fn judge(&self, value: &T, key: &str) -> Result<(), Refused> {
+        let fix = || format!("write {}", self.instead.replace("{key}", key));
+        (self.why_not)(value).map_or(Ok(()), |why| Err(Refused::new(why, fix())))
+    }
+}
+
+pub(super) const PATH: Form<Option<PathBuf>> = Form::new(
+    "a path in quotes, such as \"/run/varta\"",
+    "DIR",
+    |text| Ok(Some(text.into())),
+    |path| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+);
+pub(super) const DURATION: Form<Duration> =
+    Form::new("a duration, such as \"500ms\", \"2s\" or \"1m30s\"", "DURATION", parse_duration, |duration| {
+        written(*duration)
+    });
+pub(super) const ADDRESS: Form<Option<SocketAddr>> = Form::new(
+    "an address and port in quotes, such as \"127.0.0.1:9464\", or \"none\"",
+    "ADDR:PORT",
+    parse_address,
+    or_none,
+);
+pub(super) const OUTPUT: Form<Option<Output>> = Form::new(
+    "a path in quotes, \"-\" for standard output, or \"none\"",
+    "PATH",
+    |text| Ok(read_output(text)),
+    or_none,
+);
+pub(super) const EVENTS_FORMAT: Form<EventsFormat> =
+    Form::new("\"jsonl\" or \"tsv\"", "FORMAT", parse_events_format, |format| format.as_str().to_owned());
+pub(super) const BOOL: Form<bool> = Form::new("true or false", "BOOL", parse_bool, bool::to_string);
+pub(super) const LIMIT: Form<Option<u32>> =
+    Form::new("a whole number from 1, or \"none\"", "N", parse_limit, or_none).refuses(
+        |limit| (*limit == Some(0)).then_some("it lets nobody beat"),
+        "a whole number from 1, or {key} = \"none\"",
+    );
+pub(super) const SIZE: Form<Option<u64>> =
+    Form::new("a number of bytes from 65536, such as \"100MiB\", or \"none\"", "SIZE", parse_size, or_none)
+        .refuses(
+            |size| {
+                size.filter(|size| *size < 65_536).map(|_| "a file would be full within a few hundred events")
+            },
+            "a size from 65536 bytes, or \"none\"",
+        );
+pub(super) const MODE: Form<u32> =
+    Form::new("an octal number in quotes, such as \"0660\"", "MODE", parse_mode, |mode| {
+        format!("{mode:04o}")
+    });
+pub(super) const GROUP: Form<Option<u32>> = Form::new(
+    "the number of a group, or its name in quotes",
+    "GROUP",
+    |text| parse_group(text).map(Some),
+    |group| group.map_or("its own".to_owned(), |group| group.to_string()),
+);
 pub(super) const USER: &str = "the number of a user, or its name in quotes";
-pub(super) const GROUP: &str = "the number of a group, or its name in quotes";
+
+/// A whole number. `takes` names the bounds that `why_not` keeps.
+pub(super) const fn number(takes: &'static str, why_not: fn(&u32) -> Option<&'static str>) -> Form<u32> {
+    Form::new(takes, "N", parse_number, u32::to_string).refuses(why_not, takes)
+}
+
+/// A whole number that need not be written; its bounds are judged by [`Config::plan`](super::Config::plan).
+pub(super) const fn some_number(takes: &'static str) -> Form<Option<u32>> {
+    Form::new(takes, "N", |text| parse_number(text).map(Some), or_none)
+}
+
+fn or_none<T: ToString>(value: &Option<T>) -> String {
+    value.as_ref().map_or("none".to_owned(), T::to_string)
+}
 
 /// Which core a shard's thread is pinned to: a number, `"auto"` or `"none"`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -234,7 +325,7 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dur
     impl Visitor<'_> for DurationVisitor {
         type Value = Duration;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(DURATION)
+            f.write_str(DURATION.takes)
         }
         fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
             parse_duration(text).map_err(E::custom)
@@ -292,11 +383,11 @@ pub(super) fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
             "write digits without quotes, or \"none\"",
         )),
     };
-    deserializer.deserialize_any(NumberVisitor { takes: LIMIT, parse })
+    deserializer.deserialize_any(NumberVisitor { takes: LIMIT.takes, parse })
 }
 
 pub(super) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    deserializer.deserialize_any(NumberVisitor { takes: SIZE, parse: parse_size })
+    deserializer.deserialize_any(NumberVisitor { takes: SIZE.takes, parse: parse_size })
 }
 
 pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
@@ -304,7 +395,7 @@ pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
     impl Visitor<'_> for AddressVisitor {
         type Value = Option<SocketAddr>;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(ADDRESS)
+            f.write_str(ADDRESS.takes)
         }
         fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<SocketAddr>, E> {
             parse_address(text).map_err(E::custom)
@@ -318,7 +409,7 @@ pub(super) fn output<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
     impl Visitor<'_> for OutputVisitor {
         type Value = Option<Output>;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(OUTPUT)
+            f.write_str(OUTPUT.takes)
         }
         fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<Output>, E> {
             Ok(read_output(text))
@@ -332,7 +423,7 @@ pub(super) fn octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D
     impl Visitor<'_> for OctalVisitor {
         type Value = u32;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(MODE)
+            f.write_str(MODE.takes)
         }
         fn visit_str<E: de::Error>(self, text: &str) -> Result<u32, E> {
             parse_mode(text).map_err(E::custom)
@@ -369,7 +460,7 @@ impl Visitor<'_> for AccountVisitor {
 }
 
 pub(super) fn group<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    deserializer.deserialize_any(AccountVisitor { takes: GROUP, parse: parse_group }).map(Some)
+    deserializer.deserialize_any(AccountVisitor { takes: GROUP.takes, parse: parse_group }).map(Some)
 }
 
 pub(super) fn user<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {

@@ -170,46 +170,23 @@ pub fn check(args: &CheckArgs) -> Result<Exit, CliError> {
 
 fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<()> {
     let ns = |ns| written(Duration::from_nanos(ns));
-    let blocks = if layers.config().shard_blocks.is_empty() { "shards" } else { "shard" };
-    let events = plan.events.as_ref();
-    let limit = |most: Option<u32>| most.map_or("none".to_owned(), |most| most.to_string());
-    let group = |gid: Option<u32>| gid.map_or("its own".to_owned(), |gid| gid.to_string());
     let config = layers.config();
-    let rows = [
-        ("dir", "dir", Shown(plan.dir.display()).to_string()),
-        ("shards", blocks, plan.shards.len().to_string()),
-        ("threshold", "threshold", ns(plan.threshold_ns)),
-        ("tick", "tick", ns(plan.tick_ns)),
-        ("max-delay", "max-delay", ns(plan.max_delay_ns)),
-        ("mode", "mode", format!("{:04o}", config.mode)),
-        ("group", "group", group(config.group)),
-        ("control-mode", "control-mode", format!("{:04o}", plan.control_mode)),
-        ("control-group", "control-group", group(plan.control_group)),
-        ("agents-max", "agents-max", plan.agents_max.to_string()),
-        ("uid-agents-max", "uid-agents-max", limit(plan.uid_agents_max)),
-        ("uid-frames-max", "uid-frames-max", limit(plan.uid_frames_max)),
-        ("watched-max", "watched-max", plan.watched_max.to_string()),
-        ("events", "events", events.map_or("none".to_owned(), |events| Shown(&events.output).to_string())),
-        ("events-format", "events-format", layers.config().events_format.as_str().to_owned()),
-        ("events-beats", "events-beats", layers.config().events_beats.to_string()),
-        (
-            "events-max-bytes",
-            "events-max-bytes",
-            layers.config().events_max_bytes.map_or("none".to_owned(), |bytes| bytes.to_string()),
-        ),
-        ("events-keep", "events-keep", layers.config().events_keep.to_string()),
-        ("http", "http.listen", plan.http.listen.map_or("none".to_owned(), |listen| listen.to_string())),
-    ];
     writeln!(out, "plan:")?;
-    for (name, key, value) in rows {
-        let origin = match layers.origin(key) {
-            Origin::Flag => format!("--{name}"),
-            Origin::Environment => {
-                KEYS.iter().find(|known| known.name == name).map_or("", |key| key.variable).to_owned()
-            }
+    for key in KEYS.iter().filter(|key| key.is_settable()) {
+        // What the plan resolves is shown as it will be.
+        let value = match (key.name, &plan.events) {
+            ("dir", _) => Shown(plan.dir.display()).to_string(),
+            ("shards", _) => plan.shards.len().to_string(),
+            ("events", Some(events)) => Shown(&events.output).to_string(),
+            _ => key.value_in(config),
+        };
+        let is_by_blocks = key.name == "shards" && !config.shard_blocks.is_empty();
+        let origin = match layers.origin(if is_by_blocks { "shard" } else { key.in_file }) {
+            Origin::Flag => format!("--{}", key.name),
+            Origin::Environment => key.variable.to_owned(),
             origin => origin.to_string(),
         };
-        writeln!(out, "    {name:<16} {value:<24} ({origin})")?;
+        writeln!(out, "    {:<16} {value:<24} ({origin})", key.name)?;
     }
     for (i, ShardPlan { socket, mode, group, core, allow_uids, .. }) in plan.shards.iter().enumerate() {
         let uids = allow_uids.as_ref().map(|uids| format!(", uids {}", listed(uids))).unwrap_or_default();

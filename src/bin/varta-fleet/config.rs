@@ -81,7 +81,7 @@ impl Args for ConfigArgs {
             let arg = Arg::new(key.name)
                 .long(key.name)
                 .value_name(key.value_name)
-                .help(key.help)
+                .help(key.help_with_default())
                 .env(key.variable)
                 .hide_env_values(true)
                 .allow_negative_numbers(true)

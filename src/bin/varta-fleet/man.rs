@@ -213,7 +213,7 @@ fn config_page() -> Page {
 }
 
 fn explained(key: &Key) -> Vec<String> {
-    let mut lines = vec![format!("{}.", key.help), format!("Takes {}.", key.takes)];
+    let mut lines = vec![format!("{}.", key.help_with_default()), format!("Takes {}.", key.takes)];
     if key.is_settable() {
         lines.push(format!("Flag `--{}`, variable `{}`.", key.name, key.variable));
     }
