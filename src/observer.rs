@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::classes::Classes;
 use crate::config::plan::AGENTS_MAX;
 use crate::lane::kick::Kick;
 use crate::lane::{Answer, answer};
@@ -167,8 +168,14 @@ impl Observer {
         let clock = SystemClock;
         let now = crate::time::Clock::mono(&clock);
         let tick_ns = TICK_NS.min(threshold_ns / 2);
-        let tracker =
-            Tracker::new(writer, &[threshold_ns], 0, tick_ns, admission, UidAccounts::default(), now);
+        let tracker = Tracker::new(
+            writer,
+            Classes::single(threshold_ns),
+            tick_ns,
+            admission,
+            UidAccounts::default(),
+            now,
+        );
         let transport = Unix::new(Arc::clone(socket.fd()), socket.queue_limit(), Arc::new(Kick::new()?))?;
         let limits = Limits { threshold_min_ns: threshold_ns, tick_ns };
         Ok(Self {

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use varta_fleet::bench::{
-    Admission, BATCH_MAX, Credentials, Datagram, Doorbell, Front, Heard, Kick, Limits, Origin, Outcome, Port,
-    SAMPLES_MAX, Shard, Tracker, Transport, UidAccounts, create,
+    Admission, BATCH_MAX, Classes, Credentials, Datagram, Doorbell, Front, Heard, Kick, Limits, Origin,
+    Outcome, Port, SAMPLES_MAX, Shard, Tracker, Transport, UidAccounts, create,
 };
 use varta_fleet::time::{Clock, ManualClock, MonoNs, WallNs};
 use varta_fleet::wire::{FRAME_BYTES, Frame, Status, Version};
@@ -183,8 +183,7 @@ fn front(recording: Recording, slots: u32, threshold_ns: u64) -> (Front<Recordin
     let port = Port::new(table, kick, false).expect("memory for the lanes");
     let tracker = Tracker::new(
         writer,
-        &[threshold_ns],
-        0,
+        Classes::single(threshold_ns),
         TICK_NS,
         Admission::new(slots).expect("address space for pids"),
         UidAccounts::new(Arc::clone(&port.uids), None),

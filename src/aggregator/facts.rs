@@ -90,7 +90,7 @@ impl Aggregator {
         if known.is_none() && !(planted!(KeepsTheSession) && self.last_session > 0) {
             self.last_session = self.last_session.wrapping_add(1);
         }
-        let class = self.policy.first_class();
+        let class = self.policy.classes.unknown();
         let record = self.told(place);
         *record = Told::default();
         (record.generation, record.pid, record.class) = (cold.generation, hot.pid, class);

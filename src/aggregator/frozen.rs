@@ -118,7 +118,7 @@ impl Aggregator {
     fn deadline_of_thawed(&mut self, place: Place) -> Option<MonoNs> {
         let thawed = self.thawed_at(place)?;
         let Told { class, pid, .. } = *self.told(place);
-        let threshold_ns = self.policy.threshold_ns(class);
+        let threshold_ns = self.policy.classes.threshold_ns(class);
         let port = &self.view(place.shard).port;
         let blind_end = MonoNs(port.counters.last_blind_end.get());
         let excused_until = match () {

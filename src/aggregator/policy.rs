@@ -2,6 +2,7 @@
 //! rule that might match makes the threshold shorter: the largest of those that may hold does.
 
 use crate::config::RuleMatch;
+use crate::config::classes::Classes;
 use crate::config::plan::Rule;
 use crate::pattern::Pattern;
 use crate::process::procfs::Program;
@@ -9,29 +10,18 @@ use crate::process::procfs::Program;
 /// What the aggregator needs to know of the plan.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// Threshold of each class, ns: class 0 is the default, class i + 1 is rule i. If there are rules, a last one
-    /// holds until an agent was looked up.
-    pub thresholds_ns: Vec<u64>,
+    /// Which threshold holds for which class.
+    pub classes: Classes,
     /// Which agents belong to which class.
     pub rules: Vec<Rule>,
 }
 
 impl Policy {
-    /// The class of an agent that was not looked up yet.
-    pub fn first_class(&self) -> u8 {
-        number(self.thresholds_ns.len().saturating_sub(1))
-    }
-
-    /// The threshold of a class, ns.
-    pub fn threshold_ns(&self, class: u8) -> u64 {
-        let thresholds = &self.thresholds_ns;
-        thresholds.get(usize::from(class)).or(thresholds.first()).copied().unwrap_or(0)
-    }
-
     /// The class of a process of user `uid`.
     pub fn class_of(&self, uid: u32, program: &Program) -> u8 {
         let mut largest: Option<u8> = None;
-        for (class, rule) in (1..).zip(&self.rules) {
+        for (index, rule) in self.rules.iter().enumerate() {
+            let class = Classes::of_rule(index);
             let matches = judge(rule, uid, program);
             if matches == Some(false) {
                 continue;
@@ -46,7 +36,7 @@ impl Policy {
 
     /// Of two classes the one that allows more silence, the first if it makes no difference.
     fn larger(&self, one: u8, other: u8) -> u8 {
-        if self.threshold_ns(other) > self.threshold_ns(one) { other } else { one }
+        if self.classes.threshold_ns(other) > self.classes.threshold_ns(one) { other } else { one }
     }
 }
 
@@ -66,11 +56,6 @@ fn judge(rule: &Rule, uid: u32, program: &Program) -> Option<bool> {
     if may_match && !is_known { None } else { Some(may_match) }
 }
 
-/// There are at most 200 rules.
-fn number(class: usize) -> u8 {
-    u8::try_from(class).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,10 +69,7 @@ mod tests {
     }
 
     fn policy(rules: Vec<Rule>) -> Policy {
-        let mut thresholds_ns = vec![10];
-        thresholds_ns.extend(rules.iter().map(|rule| rule.threshold_ns));
-        thresholds_ns.push(thresholds_ns.iter().copied().max().unwrap_or(0));
-        Policy { thresholds_ns, rules }
+        Policy { classes: Classes::new(10, rules.iter().map(|rule| rule.threshold_ns)), rules }
     }
 
     fn program(comm: &str, exe: &str) -> Program {
@@ -106,7 +88,7 @@ mod tests {
         assert_eq!(policy.class_of(5, &program("x", "/opt/x")), 2);
         assert_eq!(policy.class_of(1, &program("x", "/opt/x")), 3);
         assert_eq!(policy.class_of(1, &program("x", "/bin/x")), 0);
-        assert_eq!(policy.first_class(), 4);
+        assert_eq!(policy.classes.unknown(), 4);
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl Aggregator {
             is_other_recalled,
             is_silent: hot.state == State::Stalled && cold.generation == pending.generation,
             silent_ns: cold.stall_silent_ns,
-            threshold_ns: self.policy.threshold_ns(told.class),
+            threshold_ns: self.policy.classes.threshold_ns(told.class),
             thawed_until,
             is_home_awaited: self.is_awaited(cold.stall_at, |shard| shard == place.shard),
             is_other_awaited: self.is_awaited(cold.stall_at, |shard| shard != place.shard),

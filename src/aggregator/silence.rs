@@ -47,7 +47,7 @@ impl Aggregator {
     /// How long the silence that ended last had to be for a stall.
     pub(super) fn threshold_of_ended(&mut self, place: Place, hot: &Hot, cold: &Cold) -> u64 {
         let class = self.told(place).class;
-        let threshold_ns = self.policy.threshold_ns(class);
+        let threshold_ns = self.policy.classes.threshold_ns(class);
         let began = cold.resume_at - cold.resume_silent_ns;
         let refused = self.view(place.shard).port.turned_away.last(hot.pid);
         if refused.is_some_and(|refused| refused.at > began && refused.at <= cold.resume_at) {
@@ -116,6 +116,6 @@ impl Aggregator {
     }
 
     pub(super) fn threshold_of(&self, hot: &Hot) -> u64 {
-        self.policy.threshold_ns(hot.class)
+        self.policy.classes.threshold_ns(hot.class)
     }
 }

@@ -4,6 +4,7 @@
 //! code from [`Config::default`] and its public fields. [`Config::plan`] turns it into what will run.
 
 mod bounds;
+pub(crate) mod classes;
 mod keys;
 mod layers;
 pub(crate) mod plan;

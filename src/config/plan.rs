@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 pub use super::bounds::{AGENTS_MAX, METRICS_AGENTS_MAX, RULES_MAX, SHARDS_MAX, SOCKET_PATH_MAX};
+use super::classes::Classes;
 use super::keys::{Config, KEYS};
 use super::problem::{ConfigError, ConfigProblem};
 use super::tables::{RuleMatch, ShardConfig};
@@ -144,6 +145,11 @@ impl Plan {
     #[must_use]
     pub fn rule_for(&self, identity: &Identity<'_>) -> Option<usize> {
         self.rules.iter().position(|rule| rule.matches(identity))
+    }
+
+    /// Which threshold holds for which agents.
+    pub(crate) fn classes(&self) -> Classes {
+        Classes::new(self.threshold_ns, self.rules.iter().map(|rule| rule.threshold_ns))
     }
 
     /// The `net.unix.max_dgram_qlen` that carries this fleet, whatever its agents' rate: see [`queue_limit_for`].

@@ -145,27 +145,14 @@ fn make_shard(
     let kick = Arc::new(Kick::new()?);
     let with_beats = plan.events.as_ref().is_some_and(|events| events.beats);
     let port = Port::new(table, Arc::clone(&kick), with_beats)?.with_turned_away(admission.turned_away());
-    let thresholds = thresholds(plan);
-    let first_class = u8::try_from(thresholds.len() - 1).unwrap_or(u8::MAX);
     let now = SystemClock.mono();
     let uids = UidAccounts::new(Arc::clone(&port.uids), plan.uid_frames_max);
     let admission = Arc::clone(admission);
-    let tracker = Tracker::new(writer, &thresholds, first_class, plan.tick_ns, admission, uids, now);
+    let tracker = Tracker::new(writer, plan.classes(), plan.tick_ns, admission, uids, now);
     let transport = Unix::new(Arc::clone(socket.fd()), socket.queue_limit(), kick)?;
     let allow_uids = plan.shards[shard].allow_uids.as_deref();
     let front = Front::new(transport, SystemClock, tracker, Limits::from(plan), allow_uids);
     Ok((front, Arc::new(port)))
-}
-
-/// Class 0 is the default, class i + 1 is rule i. If there are rules, the largest of all follows: it applies
-/// until the lookup is done.
-pub fn thresholds(plan: &Plan) -> Vec<u64> {
-    let mut thresholds = vec![plan.threshold_ns];
-    if !plan.rules.is_empty() {
-        thresholds.extend(plan.rules.iter().map(|rule| rule.threshold_ns));
-        thresholds.push(plan.threshold_max_ns());
-    }
-    thresholds
 }
 
 impl Warning {

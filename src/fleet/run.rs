@@ -12,7 +12,7 @@ use std::thread;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use rustix::process::{Resource, getrlimit};
 
-use super::acquire::{Acquired, ShardFront, thresholds};
+use super::acquire::{Acquired, ShardFront};
 use super::error::StartError;
 use super::handle::Handle;
 #[cfg(feature = "http")]
@@ -189,7 +189,7 @@ fn start_tellers(
         Watch::spawn(SystemClock, answer, Arc::clone(doorbell), pidfds_max(plan), on_start)
             .map_err(&thread)?;
     tellers.threads.push(watch_thread);
-    let policy = Policy { thresholds_ns: thresholds(plan), rules: plan.rules.clone() };
+    let policy = Policy { classes: plan.classes(), rules: plan.rules.clone() };
     let inquiries = Inquiries { lookups, watch, answers };
     let aggregator = Aggregator::new(&handle.ports, policy, inquiries, requests, Arc::clone(doorbell), asked);
     let (copies, vitals) = (Arc::clone(&handle.copies), Arc::clone(&handle.vitals));
@@ -245,7 +245,7 @@ fn start_http(
         names: Arc::clone(&handle.names),
         vitals: Arc::clone(&handle.vitals),
         output: Arc::clone(&handle.output),
-        thresholds_ns: thresholds(plan),
+        classes: plan.classes(),
         plan: plan.clone(),
         dir,
         is_raised: is_raised.map(|is_raised| is_raised && counts),

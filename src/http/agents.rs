@@ -480,7 +480,7 @@ impl AgentAnswer {
             stalls: row.stalls,
             resumes: row.resumes,
             silent_ns: now.since(hot.last_arrival),
-            threshold_ns: sources.threshold_of(hot.class),
+            threshold_ns: sources.classes.threshold_ns(hot.class),
             first_ns: row.first_arrival.0,
             last_ns: hot.last_arrival.0,
         }

@@ -46,7 +46,8 @@ impl Cell {
         let count = |state| rows.iter().filter(|row| row.standing() == state).count();
         let permille = |row: &&Row| {
             let silent = u128::from(now.since(row.hot.last_arrival)) * 1000;
-            u64::try_from(silent / u128::from(sources.threshold_of(row.hot.class).max(1))).unwrap_or(u64::MAX)
+            u64::try_from(silent / u128::from(sources.classes.threshold_ns(row.hot.class).max(1)))
+                .unwrap_or(u64::MAX)
         };
         Self {
             shard: rows[0].shard,

@@ -150,7 +150,7 @@ impl Detail {
             as_of: now.0,
             off_hash: sources.is_off_hash(hot.pid, row.shard),
             period_ns: (as_is.beats > 2).then(|| hot.last_arrival.since(cold.first_arrival) / (sent - 1)),
-            rule: sources.rule_of(hot.class),
+            rule: sources.classes.rule_of(hot.class),
             terminals: cold.terminals,
             mixed: hot.flags.has(Flags::MIXED),
             program_unreadable: sources.names.is_program_hidden(as_is.ticket()),

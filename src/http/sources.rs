@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::classes::Classes;
 use crate::config::plan::Plan;
 use crate::lane::Port;
 use crate::process::names::Names;
@@ -27,8 +28,8 @@ pub struct Sources {
     pub vitals: Arc<Vitals>,
     /// Problems of the event output.
     pub output: Arc<OutputState>,
-    /// Thresholds by class; class 0 is the default, class i + 1 is rule i.
-    pub thresholds_ns: Vec<u64>,
+    /// The threshold of each class of agents.
+    pub classes: Classes,
     /// The plan in force.
     pub plan: Plan,
     /// The runtime directory.
@@ -44,16 +45,6 @@ pub struct Sources {
 impl Sources {
     pub fn now(&self) -> MonoNs {
         SystemClock.mono()
-    }
-
-    pub fn threshold_of(&self, class: u8) -> u64 {
-        let thresholds = &self.thresholds_ns;
-        thresholds.get(usize::from(class)).or(thresholds.first()).copied().unwrap_or(0)
-    }
-
-    /// The rule that set an agent's class; `None`: the default class, or not known yet.
-    pub fn rule_of(&self, class: u8) -> Option<usize> {
-        usize::from(class).checked_sub(1).filter(|rule| *rule < self.plan.rules.len())
     }
 
     pub fn is_off_hash(&self, pid: u32, shard: u16) -> bool {

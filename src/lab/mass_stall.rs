@@ -18,6 +18,7 @@ use crate::aggregator::fanout::Subscriber;
 use crate::aggregator::policy::Policy;
 use crate::aggregator::thread::{AGGREGATOR_NICE, aggregate};
 use crate::aggregator::{Aggregator, Inquiries, Request};
+use crate::config::classes::Classes;
 use crate::event::Event;
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
@@ -204,8 +205,14 @@ impl Stage {
             let port = Arc::new(port);
             let (threshold_ns, now) = (setup.threshold_ns, SystemClock.mono());
             let uids = UidAccounts::new(Arc::clone(&port.uids), None);
-            let tracker =
-                Tracker::new(writer, &[threshold_ns], 0, setup.tick_ns, Arc::clone(&admission), uids, now);
+            let tracker = Tracker::new(
+                writer,
+                Classes::single(threshold_ns),
+                setup.tick_ns,
+                Arc::clone(&admission),
+                uids,
+                now,
+            );
             let queue = Arc::new(Queue { volleys: unbounded(), filled: Kick::new()? });
             let pids: Vec<u32> = (FIRST_PID..FIRST_PID + setup.agents)
                 .filter(|pid| shard_for(*pid, u32::from(setup.shards)) == u32::from(index))
@@ -234,7 +241,7 @@ impl Stage {
         stage.spawn("lookup", move || answer_questions(&questions, &lookup.0, &lookup.1))?;
         let watching = Arc::clone(&doorbell);
         stage.spawn("watch", move || obey(&kick, &orders, &answers, &watching))?;
-        let policy = Policy { thresholds_ns: vec![setup.threshold_ns], rules: Vec::new() };
+        let policy = Policy { classes: Classes::single(setup.threshold_ns), rules: Vec::new() };
         let inquiries = Inquiries { lookups, watch, answers: answers_of };
         let aggregator =
             Aggregator::new(&stage.ports, policy, inquiries, requests_of, Arc::clone(&doorbell), asked);

@@ -32,6 +32,7 @@ pub fn sources(shards: u16) -> Sources {
         Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap())
     };
     let ports: Arc<[Arc<Port>]> = (0..shards).map(port).collect();
+    let plan = config.plan().unwrap();
     let vitals = Vitals::new(Arc::clone(&ports), Arc::default());
     Sources {
         ports,
@@ -39,8 +40,8 @@ pub fn sources(shards: u16) -> Sources {
         names: Arc::new(Names::new(shards.into())),
         vitals,
         output: Arc::default(),
-        thresholds_ns: vec![2_000_000_000],
-        plan: config.plan().unwrap(),
+        classes: plan.classes(),
+        plan,
         dir,
         is_raised: [true; 2],
         started: (MonoNs(1), WallNs(2)),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::config::classes::Classes;
 use crate::lab::replay::{Act, Recorded, Replay, Script};
 use crate::lane::uids::UidTable;
 use crate::shard::tracker::Admission;
@@ -42,7 +43,7 @@ impl World {
         let (writer, _) = create(100, ORIGIN).unwrap();
         let table = Arc::<UidTable>::default();
         let accounts = UidAccounts::new(Arc::clone(&table), frames_max);
-        let tracker = Tracker::new(writer, &[T], 0, TICK, Arc::clone(&admission), accounts, START);
+        let tracker = Tracker::new(writer, Classes::single(T), TICK, Arc::clone(&admission), accounts, START);
         let limits = Limits { threshold_min_ns: T, tick_ns: TICK };
         let front = Front::new(script.transport(), clock.clone(), tracker, limits, Some(uids));
         let mut world =

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
+use crate::config::classes::Classes;
 use crate::lab::replay::{Replay, Script};
 use crate::lane::kick::Kick;
 use crate::shard::front::Limits;
@@ -57,7 +58,7 @@ fn shard(agents: u32, poisoned: usize) -> (Shard<Poisoned, ManualClock>, ManualC
     let (writer, table) = create(16, origin).unwrap();
     let port = Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap());
     let uids = UidAccounts::new(Arc::clone(&port.uids), None);
-    let tracker = Tracker::new(writer, &[T], 0, 10 * MS, Admission::new(16).unwrap(), uids, START);
+    let tracker = Tracker::new(writer, Classes::single(T), 10 * MS, Admission::new(16).unwrap(), uids, START);
     let transport = Poisoned { inner: script.transport(), index: Cell::new(Some(poisoned)) };
     let limits = Limits { threshold_min_ns: T, tick_ns: 10 * MS };
     let front = Front::new(transport, clock.clone(), tracker, limits, None);

@@ -1,6 +1,7 @@
 //! A whole shard with its port, on a socket that fails.
 
 use super::*;
+use crate::config::classes::Classes;
 use crate::lab::replay::{Replay, Script};
 use crate::lane::kick::Kick;
 use crate::shard::front::Limits;
@@ -34,7 +35,7 @@ impl Fixture {
         let port = Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), true).unwrap());
         let uids = UidAccounts::new(Arc::clone(&port.uids), None);
         let admission = Admission::new(slots).unwrap();
-        let tracker = Tracker::new(writer, &[threshold], 0, TICK, admission, uids, START);
+        let tracker = Tracker::new(writer, Classes::single(threshold), TICK, admission, uids, START);
         let limits = Limits { threshold_min_ns: threshold, tick_ns: TICK };
         let front = Front::new(script.transport(), clock.clone(), tracker, limits, None);
         script.kick_through(Arc::clone(&port));

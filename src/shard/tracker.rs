@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::config::classes::Classes;
 use crate::lane::{Answer, answer};
 use crate::refusal::Refusal;
 use crate::rules::{self, Beat, Judgement, Sender, Sight};
@@ -47,10 +48,7 @@ pub struct Tracker {
     unused_from: u32,
     wheel: Wheel,
     admission: Arc<Admission>,
-    /// Threshold of each class, ns.
-    thresholds_ns: Box<[u64]>,
-    /// The class of an agent that has not been looked up yet.
-    first_class: u8,
+    classes: Classes,
     /// Beats of all agents that were lost before they reached the shard.
     beats_lost: u64,
     /// Where each slot's agent is counted; 0 = nowhere.
@@ -85,8 +83,7 @@ impl Tracker {
     /// A tracker on an empty table.
     pub fn new(
         writer: TableWriter,
-        thresholds_ns: &[u64],
-        first_class: u8,
+        classes: Classes,
         tick_ns: u64,
         admission: Arc<Admission>,
         uids: UidAccounts,
@@ -100,8 +97,7 @@ impl Tracker {
             unused_from: 0,
             wheel: Wheel::new(slots, tick_ns, now),
             admission,
-            thresholds_ns: thresholds_ns.into(),
-            first_class,
+            classes,
             beats_lost: 0,
             seats: vec![0; slots as usize],
             uids,
@@ -265,7 +261,7 @@ impl Tracker {
     /// Gives the slot to the sender of `frame`, under a new generation.
     fn settle(&mut self, slot: u32, frame: &Frame, sender: &Sender) {
         let generation = self.writer.cold(slot).generation.wrapping_add(1);
-        let (hot, cold) = rules::first_beat(frame, sender, generation, self.first_class);
+        let (hot, cold) = rules::first_beat(frame, sender, generation, self.classes.unknown());
         self.writer.write(slot, &hot, &cold);
         if hot.state == State::Up {
             self.wheel.set(slot, hot.last_arrival + self.threshold_of(&hot));
@@ -364,7 +360,7 @@ impl Tracker {
             hot.flags.set(Flags::UNVERIFIED, false);
             hot.frame_pid = answer.inner_pid;
         }
-        if bits & answer::CLASS != 0 && usize::from(answer.class) < self.thresholds_ns.len() {
+        if bits & answer::CLASS != 0 && self.classes.has(answer.class) {
             hot.class = answer.class;
         }
         let is_opened = bits & answer::OPEN != 0 && hot.state == State::Waiting;
@@ -399,7 +395,7 @@ impl Tracker {
             heir.flags.set(Flags::V02, hot.flags.has(Flags::V02));
             heir.nonces = [hot.nonce(), 0];
             heir.account = Account::new(hot.uid(), 1);
-            heir.class = self.first_class;
+            heir.class = self.classes.unknown();
             let generation = cold.generation.wrapping_add(1);
             cold = Cold { generation, first_arrival: hot.last_arrival, ..Cold::default() };
             self.writer.write(slot, &heir, &cold);
@@ -462,11 +458,7 @@ impl Tracker {
 
     /// The threshold in force for an agent, ns.
     pub fn threshold_of(&self, hot: &Hot) -> u64 {
-        self.thresholds_ns
-            .get(usize::from(hot.class))
-            .or(self.thresholds_ns.first())
-            .copied()
-            .unwrap_or(u64::MAX)
+        self.classes.threshold_ns(hot.class)
     }
 }
 

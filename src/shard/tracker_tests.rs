@@ -21,8 +21,7 @@ fn fixture(slots: u32, agents_max: u32) -> Tracker {
     let (writer, _) = create(slots, ORIGIN).unwrap();
     Tracker::new(
         writer,
-        &[LONG, SHORT],
-        0,
+        Classes::new(LONG, [SHORT]),
         TICK,
         Admission::new(agents_max).unwrap(),
         UidAccounts::default(),
@@ -248,7 +247,8 @@ fn what_is_said_of_a_former_holder_does_not_stick_to_the_next() {
     let all = answer::RELEASE | answer::FORGED | answer::INNER_PID | answer::CLASS;
     assert!(tracker.on_answer(slot, all, answer));
     let hot = tracker.hot(slot);
-    assert_eq!((hot.frame_pid, hot.class, hot.flags.has(Flags::FORGER)), (100, 0, false));
+    let expected = (100, tracker.classes.unknown(), false);
+    assert_eq!((hot.frame_pid, hot.class, hot.flags.has(Flags::FORGER)), expected);
 }
 
 // --- thresholds ------------------------------------------------------------------------------------
@@ -325,8 +325,7 @@ fn a_restart_takes_no_memory_for_agents_that_do_not_exist() {
     let (writer, table) = create_granted(1 << 20, ORIGIN, 64).unwrap();
     let mut tracker = Tracker::new(
         writer,
-        &[LONG],
-        0,
+        Classes::single(LONG),
         TICK,
         Admission::new(1 << 20).unwrap(),
         UidAccounts::default(),
@@ -346,8 +345,14 @@ fn a_restart_takes_no_memory_for_agents_that_do_not_exist() {
 #[test]
 fn fault_79_an_agent_for_whom_no_memory_is_granted_is_refused_until_there_is() {
     let (writer, table) = create_granted(8, ORIGIN, 2).unwrap();
-    let mut tracker =
-        Tracker::new(writer, &[LONG], 0, TICK, Admission::new(8).unwrap(), UidAccounts::default(), START);
+    let mut tracker = Tracker::new(
+        writer,
+        Classes::single(LONG),
+        TICK,
+        Admission::new(8).unwrap(),
+        UidAccounts::default(),
+        START,
+    );
     for pid in 1..=2 {
         slot_of(beat(&mut tracker, 0, pid, 1));
     }
@@ -360,10 +365,9 @@ fn fault_79_an_agent_for_whom_no_memory_is_granted_is_refused_until_there_is() {
 
 /// A new tracker on the table of the old one, as after a restart of the thread.
 fn rebuilt(old: Tracker, ms: u64) -> Tracker {
-    let Tracker { writer, thresholds_ns, admission, .. } = old;
+    let Tracker { writer, classes, admission, .. } = old;
     let admission = Admission::new(admission.agents_max()).unwrap();
-    let mut tracker =
-        Tracker::new(writer, &thresholds_ns, 0, TICK, admission, UidAccounts::default(), at(ms));
+    let mut tracker = Tracker::new(writer, classes, TICK, admission, UidAccounts::default(), at(ms));
     tracker.rebuild();
     tracker
 }

@@ -8,6 +8,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use super::*;
 use crate::aggregator::fanout::EVENTS_SLACK;
 use crate::config::RuleMatch;
+use crate::config::classes::Classes;
 use crate::config::plan::Rule;
 use crate::lab::replay::{Act, Recorded, Replay, Script};
 use crate::lane::kick::Kick;
@@ -98,13 +99,8 @@ impl World {
         uid_frames_max: Option<u32>,
     ) -> Self {
         let clock = ManualClock::new(START, 1_700_000_000_000_000_000);
-        let mut thresholds_ns = vec![THRESHOLD];
-        if !rules.is_empty() {
-            thresholds_ns.extend(rules.iter().map(|rule| rule.threshold_ns));
-            thresholds_ns.push(thresholds_ns.iter().copied().max().unwrap());
-        }
-        let threshold_min_ns = thresholds_ns.iter().copied().min().unwrap();
-        let first_class = u8::try_from(thresholds_ns.len() - 1).unwrap();
+        let classes = Classes::new(THRESHOLD, rules.iter().map(|rule| rule.threshold_ns));
+        let threshold_min_ns = classes.smallest_ns();
         let doorbell = Arc::new(Doorbell::default());
         let admission = Admission::with_shares(agents_max, uid_agents_max).unwrap();
         let (mut scripts, mut made, mut ports) = (Vec::new(), Vec::new(), Vec::new());
@@ -118,7 +114,7 @@ impl World {
             let admission = Arc::clone(&admission);
             let uids = UidAccounts::new(Arc::clone(&port.uids), uid_frames_max);
             let now = clock.mono();
-            let tracker = Tracker::new(writer, &thresholds_ns, first_class, TICK, admission, uids, now);
+            let tracker = Tracker::new(writer, classes.clone(), TICK, admission, uids, now);
             let script = Script::new(&clock, QUEUE.max(agents_max));
             let limits = Limits { threshold_min_ns, tick_ns: TICK };
             let front = Front::new(script.transport(), clock.clone(), tracker, limits, None);
@@ -134,7 +130,7 @@ impl World {
             Subscriber::new(crate::view::tally::Reader::Log, agents_max as usize + EVENTS_SLACK);
         requests.send(Request::Subscribe(subscriber)).unwrap();
         let (_copies, asked) = Copies::new(ports.len(), Arc::default());
-        let policy = Policy { thresholds_ns, rules };
+        let policy = Policy { classes, rules };
         let inquiries = Inquiries { lookups, watch, answers };
         let mut aggregator = Aggregator::new(&ports, policy, inquiries, requests_of, doorbell, asked);
         aggregator.start(clock.mono(), clock.wall());

@@ -15,6 +15,7 @@ use crate::aggregator::fanout::Subscriber;
 use crate::aggregator::policy::Policy;
 use crate::aggregator::{Aggregator, Inquiries, Next, Request};
 use crate::config::RuleMatch;
+use crate::config::classes::Classes;
 use crate::config::plan::Rule;
 use crate::event::{Event, EventKind, ExitHow};
 use crate::lab::replay::{Act, Point, Replay, Script};
@@ -214,19 +215,15 @@ impl<'a> World<'a> {
     fn new(story: &'a Story) -> Self {
         let setting = &story.setting;
         let model = Model::new(story);
-        let mut thresholds_ns = vec![setting.threshold];
-        if !setting.rules.is_empty() {
-            thresholds_ns.extend(&setting.rules);
-            thresholds_ns.push(model.threshold_max());
-        }
+        let classes = Classes::new(setting.threshold, setting.rules.iter().copied());
         let rules = setting.rules.iter().enumerate().map(|(index, threshold_ns)| Rule {
-            matcher: RuleMatch::comm(&comm(u8::try_from(index + 1).unwrap())),
+            matcher: RuleMatch::comm(&comm(Classes::of_rule(index))),
             threshold_ns: *threshold_ns,
         });
         let doorbell = Arc::new(Doorbell::default());
         let admission = Admission::new(setting.agents_max).unwrap();
         let shards: Vec<ShardThread> = (0..setting.shards)
-            .map(|index| ShardThread::new(setting, index, &thresholds_ns, &doorbell, &admission))
+            .map(|index| ShardThread::new(setting, index, &classes, &doorbell, &admission))
             .collect();
         let ports: Vec<Arc<Port>> = shards.iter().map(|shard| Arc::clone(&shard.port)).collect();
         let (lookups, questions) = Lookups::detached();
@@ -245,7 +242,7 @@ impl<'a> World<'a> {
         let slow = subscribe(setting.slow_room, false);
         let beats = setting.with_beats.then(|| subscribe(2 * room, true));
         let (_copies, asked) = Copies::new(shards.len(), Arc::default());
-        let policy = Policy { thresholds_ns, rules: rules.collect() };
+        let policy = Policy { classes, rules: rules.collect() };
         let mut aggregator = Aggregator::new(
             &ports,
             policy,
@@ -820,7 +817,7 @@ impl ShardThread {
     fn new(
         setting: &Setting,
         index: u16,
-        thresholds_ns: &[u64],
+        classes: &Classes,
         doorbell: &Arc<Doorbell>,
         admission: &Arc<Admission>,
     ) -> Self {
@@ -832,11 +829,10 @@ impl ShardThread {
         let kick = Arc::new(Kick::new().unwrap());
         let port = Port::with_reports(table, kick, setting.with_beats, setting.report_words).unwrap();
         let port = Arc::new(port.with_turned_away(admission.turned_away()));
-        let first_class = u8::try_from(thresholds_ns.len() - 1).unwrap();
         let admission = Arc::clone(admission);
         let uids = UidAccounts::new(Arc::clone(&port.uids), None);
-        let tracker = Tracker::new(writer, thresholds_ns, first_class, setting.tick, admission, uids, START);
-        let threshold_min_ns = thresholds_ns.iter().copied().min().unwrap();
+        let tracker = Tracker::new(writer, classes.clone(), setting.tick, admission, uids, START);
+        let threshold_min_ns = classes.smallest_ns();
         let limits = Limits { threshold_min_ns, tick_ns: setting.tick };
         let front = Front::new(script.transport(), clock.clone(), tracker, limits, Some(&[UID]));
         let shard = Shard::new(front, Arc::clone(&port), Arc::clone(doorbell), setting.max_delay);
