@@ -9,7 +9,8 @@ use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_
 
 mod rig;
 
-use rig::{Beating, PID_MAX, pids, pids_of_one_hash, shuffle};
+use rig::{Beating, pids, pids_of_one_hash, shuffle};
+use varta_fleet::bench::PID_MAX;
 
 const AGENTS: u32 = 4_000;
 

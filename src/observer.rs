@@ -138,8 +138,8 @@ impl Observer {
         Self::bind_for(path, threshold, mode, OBSERVER_AGENTS_MAX)
     }
 
-    /// As [`Observer::bind`], for up to `agents_max` agents (1..=4 194 304). Each takes about 300 bytes once
-    /// it beats.
+    /// As [`Observer::bind`], for up to `agents_max` agents, from 1 to [`AGENTS_MAX`](crate::plan::AGENTS_MAX). Each
+    /// takes about 300 bytes once it beats.
     ///
     /// # Errors
     /// As [`Observer::bind`]; `InvalidInput` also for an `agents_max` out of range.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use varta_fleet::bench::{
     Admission, BATCH_MAX, Classes, Credentials, Datagram, Doorbell, Front, Heard, Kick, Limits, Origin,
-    Outcome, Port, SAMPLES_MAX, Shard, Tracker, Transport, UidAccounts, create,
+    Outcome, PID_MAX, Port, SAMPLES_MAX, Shard, Tracker, Transport, UidAccounts, create,
 };
 use varta_fleet::time::{Clock, ManualClock, MonoNs, WallNs};
 use varta_fleet::wire::{FRAME_BYTES, Frame, Status, Version};
@@ -51,9 +51,6 @@ pub fn shuffle(pids: &mut [u32]) {
         pids.swap(end, at);
     }
 }
-
-/// The largest pid on Linux.
-pub const PID_MAX: u32 = 4_194_304;
 
 /// Up to 4096 pids that are in one bucket of any table of up to 1024 buckets that hashes by the golden ratio,
 /// as the routing does.

@@ -4,8 +4,10 @@
 pub const SOCKET_PATH_MAX: usize = 107;
 /// Most shards of one fleet.
 pub const SHARDS_MAX: u32 = 64;
-/// Most agents one fleet tracks.
-pub const AGENTS_MAX: u32 = 4_194_304;
+/// Largest process id that Linux gives out (PID_MAX_LIMIT).
+pub const PID_MAX: u32 = 4_194_304;
+/// Most agents one fleet tracks: as many as there can be processes.
+pub const AGENTS_MAX: u32 = PID_MAX;
 /// Most agents that may have series of their own: they take half of what may wait on all connections.
 pub const METRICS_AGENTS_MAX: u32 = 250_000;
 /// Most rules: each agent carries the number of its rule in one byte.

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::bounds::AGENTS_MAX;
+use super::bounds::{AGENTS_MAX, PID_MAX};
 use super::tables::{HttpConfig, RuleConfig, ShardConfig};
 use super::values::{
     ADDRESS, BOOL, DURATION, EVENTS_FORMAT, EventsFormat, Form, GROUP, LIMIT, MODE, OUTPUT, Output, PATH,
@@ -277,7 +277,7 @@ keys! {
         /// kernel memory. Of others it is noticed at their threshold. The limit on open files bounds it, too.
         watched_max: u32 = 131_072,
             number("a whole number from 0 to 4194304", |number| match number {
-                0..=AGENTS_MAX => None,
+                0..=PID_MAX => None,
                 _ => Some("there cannot be so many processes"),
             }),
             "Most processes whose exit is reported at once, a descriptor each";

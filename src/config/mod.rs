@@ -3,7 +3,7 @@
 //! A [`Config`] is put together from a file, the environment and flags by [`Layers`], or built in
 //! code from [`Config::default`] and its public fields. [`Config::plan`] turns it into what will run.
 
-mod bounds;
+pub(crate) mod bounds;
 pub(crate) mod classes;
 mod keys;
 mod layers;

@@ -65,7 +65,8 @@ pub struct Plan {
     pub uid_agents_max: Option<u32>,
     /// Most datagrams of one user a second and shard, at least one; `None`: no limit.
     pub uid_frames_max: Option<u32>,
-    /// Most processes whose exit is told within milliseconds, a descriptor each; at most 4 194 304.
+    /// Most processes whose exit is told within milliseconds, a descriptor each; at most as many as there
+    /// can be processes.
     pub watched_max: u32,
     /// Classes of agents; the first match wins. At most 200.
     pub rules: Vec<Rule>,

@@ -7,7 +7,7 @@
 //! cores do not slow each other down; memory is that of a fleet whose pids lie within four times their number, and
 //! all of whose agents stalled or lost a beat at some time.
 
-use super::bounds::SHARDS_MAX;
+use super::bounds::{PID_MAX, SHARDS_MAX};
 
 /// CPU of one beat, ns: measured 1.1 to 1.4 us with 50 processes at 45 000 and 100 000 a second on a shard,
 /// 1.6 us with 4000; a wake-up's part, which is counted apart, is taken off.
@@ -36,8 +36,6 @@ const INDEX_BYTES: u64 = 4;
 const PID_SPREAD: u64 = 4;
 /// Pids that Linux gives out unless told otherwise.
 const PIDS_FEW: u64 = 32_768;
-/// Pids that Linux gives out at most.
-const PIDS_MAX: u64 = 4_194_304;
 /// Kernel memory of one waiting frame, bytes.
 const QUEUED_FRAME_BYTES: u64 = 768;
 const SECOND_NS: f64 = 1e9;
@@ -107,7 +105,7 @@ impl Demand {
 
     fn resident_bytes(&self, shards: u64) -> u64 {
         let agents = u64::from(self.agents);
-        let pids = (agents * PID_SPREAD).clamp(PIDS_FEW, PIDS_MAX);
+        let pids = (agents * PID_SPREAD).clamp(PIDS_FEW, PID_MAX.into());
         let fixed = BASE_BYTES + HISTORY_BYTES + shards * SHARD_BYTES;
         fixed + agents * AGENT_BYTES + pids * INDEX_BYTES * (shards + 1)
     }

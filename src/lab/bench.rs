@@ -4,6 +4,7 @@
 //! cargo skips the benches without it (`required-features`) and builds the dependencies of benches and tests
 //! once. Nothing here is documented or stable.
 
+pub use crate::config::bounds::PID_MAX;
 pub use crate::config::classes::Classes;
 #[cfg(feature = "http")]
 pub use crate::lab::standin::{busy as busy_sources, scrape};

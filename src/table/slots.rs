@@ -1,7 +1,9 @@
 //! Records by slot or pid. Memory is taken in chunks, as numbers are used, and never moved or freed.
 
-/// Largest process id of Linux (PID_MAX_LIMIT), plus one.
-pub const PIDS: usize = 4_194_304 + 1;
+use crate::config::bounds::PID_MAX;
+
+/// Records that one for each process id takes, 0 among them.
+pub const PIDS: usize = PID_MAX as usize + 1;
 /// Slots whose records are allocated together, at the first use of any of them.
 const CHUNK: usize = 256;
 
