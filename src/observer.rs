@@ -21,7 +21,7 @@ use crate::shard::tracker::{Admission, Outcome, Tracker};
 use crate::shard::uids::UidAccounts;
 use crate::sys::clock::SystemClock;
 use crate::table::slot::{Flags, State};
-use crate::table::{self, Origin};
+use crate::table::{self, Header};
 use crate::time::{MonoNs, duration_ns};
 use crate::wire::{DecodeError, Frame, Status};
 
@@ -162,8 +162,8 @@ impl Observer {
         }
         let socket =
             binding::bind(path.as_ref(), mode).map_err(|error| io::Error::new(error.kind(), error))?;
-        let origin = Origin { boot_id: 0, pid_namespace: 0, shard: 0, shards: 1 };
-        let (writer, _) = table::create_granted(agents_max, origin, GRANTED_AHEAD.min(agents_max))?;
+        let header = Header { boot_id: 0, pid_namespace: 0, shard: 0, shards: 1 };
+        let (writer, _) = table::create_granted(agents_max, header, GRANTED_AHEAD.min(agents_max))?;
         let admission = Admission::new(agents_max)?;
         let clock = SystemClock;
         let now = crate::time::Clock::mono(&clock);

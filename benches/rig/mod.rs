@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use varta_fleet::bench::{
-    Admission, BATCH_MAX, Classes, Credentials, Datagram, Doorbell, Front, Heard, Kick, Limits, Origin,
+    Admission, BATCH_MAX, Classes, Credentials, Datagram, Doorbell, Front, Header, Heard, Kick, Limits,
     Outcome, PID_MAX, Port, SAMPLES_MAX, Shard, Tracker, Transport, UidAccounts, create,
 };
 use varta_fleet::time::{Clock, ManualClock, MonoNs, WallNs};
@@ -24,7 +24,7 @@ const DELAY_NS: u64 = MS;
 const RECEIVE_NS: u64 = 1_000;
 const START: MonoNs = MonoNs(1_000_000 * MS);
 const WALL_AHEAD_NS: i64 = 1_700_000_000_000_000_000;
-const ORIGIN: Origin = Origin { boot_id: 1, pid_namespace: 2, shard: 0, shards: 1 };
+const HEADER: Header = Header { boot_id: 1, pid_namespace: 2, shard: 0, shards: 1 };
 /// Steps in which time passes without datagrams: shorter than what a shard treats as a pause.
 const STEP_NS: u64 = 50 * MS;
 pub const UID: u32 = 1000;
@@ -175,7 +175,7 @@ impl Recorder {
 
 fn front(recording: Recording, slots: u32, threshold_ns: u64) -> (Front<Recording, ManualClock>, Arc<Port>) {
     let clock = recording.clock.clone();
-    let (writer, table) = create(slots, ORIGIN).expect("memory for the table");
+    let (writer, table) = create(slots, HEADER).expect("memory for the table");
     let kick = Arc::new(Kick::new().expect("a descriptor"));
     let port = Port::new(table, kick, false).expect("memory for the lanes");
     let tracker = Tracker::new(

@@ -28,7 +28,7 @@ use crate::shard::uids::UidAccounts;
 use crate::sinks::{Descriptor, Output, Rotation};
 use crate::sys::clock::SystemClock;
 use crate::sys::mmsg::is_recvmmsg_refused;
-use crate::table::{self, Origin, Table, TableWriter};
+use crate::table::{self, Header, Table, TableWriter};
 use crate::time::Clock;
 use crate::warning::Warning;
 
@@ -115,14 +115,14 @@ fn control_socket(dir: &RunDir, plan: &Plan) -> Result<BoundSocket, StartError> 
 /// The slot table of a shard, with all slots free.
 fn shard_table(plan: &Plan, shard: usize) -> io::Result<(TableWriter, Table)> {
     let number = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
-    let origin = Origin {
+    let header = Header {
         boot_id: boot_id(),
         pid_namespace: pid_namespace(),
         shard: number(shard),
         shards: number(plan.shards.len()),
     };
-    let ahead = (GRANTED_AHEAD / u32::from(origin.shards.max(1))).max(GRANTED_AHEAD_MIN);
-    table::create_granted(plan.agents_max, origin, ahead)
+    let ahead = (GRANTED_AHEAD / u32::from(header.shards.max(1))).max(GRANTED_AHEAD_MIN);
+    table::create_granted(plan.agents_max, header, ahead)
 }
 
 /// Opens the event output.

@@ -20,4 +20,4 @@ pub use crate::shard::uids::UidAccounts;
 pub use crate::sys::datagram::{Credentials, Datagram};
 pub use crate::sys::mmsg::BATCH_MAX;
 pub use crate::table::admission::Admission;
-pub use crate::table::{Origin, create};
+pub use crate::table::{Header, create};

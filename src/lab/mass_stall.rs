@@ -36,7 +36,7 @@ use crate::shard::uids::UidAccounts;
 use crate::sys::clock::SystemClock;
 use crate::sys::datagram::{Credentials, Datagram};
 use crate::sys::thread::set_own_nice;
-use crate::table::{self, Origin};
+use crate::table::{self, Header};
 use crate::time::{Clock, MonoNs, WallNs};
 use crate::view::copies::Copies;
 use crate::view::health::Vitals;
@@ -198,8 +198,8 @@ impl Stage {
         };
         let mut shards = Vec::new();
         for index in 0..setup.shards {
-            let origin = Origin { boot_id: 0, pid_namespace: 0, shard: index, shards: setup.shards };
-            let (writer, table) = table::create(setup.agents, origin)?;
+            let header = Header { boot_id: 0, pid_namespace: 0, shard: index, shards: setup.shards };
+            let (writer, table) = table::create(setup.agents, header)?;
             let kick = Arc::new(Kick::new()?);
             let port = Port::new(table, Arc::clone(&kick), false)?.with_turned_away(admission.turned_away());
             let port = Arc::new(port);

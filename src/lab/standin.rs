@@ -12,7 +12,7 @@ use crate::http::traffic::Traffic;
 use crate::lane::Port;
 use crate::lane::kick::Kick;
 use crate::process::names::Names;
-use crate::table::{self, Origin};
+use crate::table::{self, Header};
 use crate::time::{MonoNs, WallNs};
 use crate::view::copies::Copies;
 use crate::view::health::Vitals;
@@ -27,8 +27,8 @@ pub fn sources(shards: u16) -> Sources {
     let dir = PathBuf::from("/run/test");
     let config = Config { dir: Some(dir.clone()), shards: Some(shards.into()), ..Config::default() };
     let port = |shard| {
-        let origin = Origin { boot_id: 0, pid_namespace: 0, shard, shards };
-        let (_, table) = table::create(8, origin).unwrap();
+        let header = Header { boot_id: 0, pid_namespace: 0, shard, shards };
+        let (_, table) = table::create(8, header).unwrap();
         Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap())
     };
     let ports: Arc<[Arc<Port>]> = (0..shards).map(port).collect();

@@ -10,7 +10,7 @@ use crate::shard::tracker::Admission;
 use crate::shard::uids::UidAccounts;
 use crate::sys::datagram::Credentials;
 use crate::table::slot::State;
-use crate::table::{Origin, create};
+use crate::table::{Header, create};
 use crate::time::ManualClock;
 use crate::wire::{Status, Version};
 
@@ -18,7 +18,7 @@ const MS: u64 = 1_000_000;
 const T: u64 = 600 * MS;
 const TICK: u64 = 10 * MS;
 const START: MonoNs = MonoNs(1_000_000_000_000);
-const ORIGIN: Origin = Origin { boot_id: 1, pid_namespace: 2, shard: 0, shards: 1 };
+const HEADER: Header = Header { boot_id: 1, pid_namespace: 2, shard: 0, shards: 1 };
 const USER: u32 = 1001;
 
 struct World {
@@ -40,7 +40,7 @@ impl World {
     fn allowing(admission: Arc<Admission>, frames_max: Option<u32>, uids: &[u32]) -> Self {
         let clock = ManualClock::new(START, 1_700_000_000_000_000_000);
         let script = Script::new(&clock, 512);
-        let (writer, _) = create(100, ORIGIN).unwrap();
+        let (writer, _) = create(100, HEADER).unwrap();
         let table = Arc::<UidTable>::default();
         let accounts = UidAccounts::new(Arc::clone(&table), frames_max);
         let tracker = Tracker::new(writer, Classes::single(T), TICK, Arc::clone(&admission), accounts, START);

@@ -11,7 +11,7 @@ use crate::shard::front::Limits;
 use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::uids::UidAccounts;
 use crate::sys::datagram::Datagram;
-use crate::table::{Origin, create};
+use crate::table::{Header, create};
 use crate::time::{ManualClock, MonoNs};
 use crate::wire::{Frame, Status, Version};
 
@@ -54,8 +54,8 @@ impl Transport for Poisoned {
 fn shard(agents: u32, poisoned: usize) -> (Shard<Poisoned, ManualClock>, ManualClock) {
     let clock = ManualClock::new(START, 1_700_000_000_000_000_000);
     let script = Script::new(&clock, 512);
-    let origin = Origin { boot_id: 1, pid_namespace: 2, shard: 0, shards: 1 };
-    let (writer, table) = create(16, origin).unwrap();
+    let header = Header { boot_id: 1, pid_namespace: 2, shard: 0, shards: 1 };
+    let (writer, table) = create(16, header).unwrap();
     let port = Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap());
     let uids = UidAccounts::new(Arc::clone(&port.uids), None);
     let tracker = Tracker::new(writer, Classes::single(T), 10 * MS, Admission::new(16).unwrap(), uids, START);

@@ -7,14 +7,14 @@ use crate::lane::kick::Kick;
 use crate::shard::front::Limits;
 use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::uids::UidAccounts;
-use crate::table::{Origin, create};
+use crate::table::{Header, create};
 use crate::time::ManualClock;
 use crate::wire::{Frame, Status, Version};
 
 const MS: u64 = 1_000_000;
 const TICK: u64 = 10 * MS;
 const START: MonoNs = MonoNs(1_000_000_000_000);
-const ORIGIN: Origin = Origin { boot_id: 1, pid_namespace: 2, shard: 0, shards: 1 };
+const HEADER: Header = Header { boot_id: 1, pid_namespace: 2, shard: 0, shards: 1 };
 
 fn frame(pid: u32, nonce: u64) -> Frame {
     Frame { version: Version::V02, status: Status::Ok, pid, timestamp: nonce, nonce, payload: 0 }
@@ -31,7 +31,7 @@ impl Fixture {
     fn new(slots: u32, threshold: u64) -> Self {
         let clock = ManualClock::new(START, 1_700_000_000_000_000_000);
         let script = Script::new(&clock, 512);
-        let (writer, table) = create(slots, ORIGIN).unwrap();
+        let (writer, table) = create(slots, HEADER).unwrap();
         let port = Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), true).unwrap());
         let uids = UidAccounts::new(Arc::clone(&port.uids), None);
         let admission = Admission::new(slots).unwrap();

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::table::{Origin, create, create_granted};
+use crate::table::{Header, create, create_granted};
 use crate::wire::{Status, Version};
 
 const MS: u64 = 1_000_000;
@@ -11,14 +11,14 @@ const TICK: u64 = 10 * MS;
 const LONG: u64 = 2_000 * MS;
 const SHORT: u64 = 500 * MS;
 const START: MonoNs = MonoNs(1_000_000_000_000);
-const ORIGIN: Origin = Origin { boot_id: 1, pid_namespace: 2, shard: 0, shards: 1 };
+const HEADER: Header = Header { boot_id: 1, pid_namespace: 2, shard: 0, shards: 1 };
 
 fn at(ms: u64) -> MonoNs {
     START + ms * MS
 }
 
 fn fixture(slots: u32, agents_max: u32) -> Tracker {
-    let (writer, _) = create(slots, ORIGIN).unwrap();
+    let (writer, _) = create(slots, HEADER).unwrap();
     Tracker::new(
         writer,
         Classes::new(LONG, [SHORT]),
@@ -322,7 +322,7 @@ fn an_answer_about_the_claimed_pid_settles_it() {
 
 #[test]
 fn a_restart_takes_no_memory_for_agents_that_do_not_exist() {
-    let (writer, table) = create_granted(1 << 20, ORIGIN, 64).unwrap();
+    let (writer, table) = create_granted(1 << 20, HEADER, 64).unwrap();
     let mut tracker = Tracker::new(
         writer,
         Classes::single(LONG),
@@ -344,7 +344,7 @@ fn a_restart_takes_no_memory_for_agents_that_do_not_exist() {
 
 #[test]
 fn fault_79_an_agent_for_whom_no_memory_is_granted_is_refused_until_there_is() {
-    let (writer, table) = create_granted(8, ORIGIN, 2).unwrap();
+    let (writer, table) = create_granted(8, HEADER, 2).unwrap();
     let mut tracker = Tracker::new(
         writer,
         Classes::single(LONG),

@@ -37,7 +37,7 @@ const READ_ATTEMPTS: u32 = 64;
 
 /// The header's description of the whole table; written once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
+pub struct Header {
     /// The boot whose clocks the instants belong to.
     pub boot_id: u128,
     /// Inode of the pid namespace the pids belong to.
@@ -102,8 +102,8 @@ pub struct Busy;
 /// # Errors
 /// The kernel's, if it grants no memfd or no address space.
 #[cfg(any(test, feature = "bench"))]
-pub fn create(capacity: u32, origin: Origin) -> io::Result<(TableWriter, Table)> {
-    let (writer, table) = create_granted(capacity, origin, 0)?;
+pub fn create(capacity: u32, header: Header) -> io::Result<(TableWriter, Table)> {
+    let (writer, table) = create_granted(capacity, header, 0)?;
     table.grants.slots.store(capacity, Ordering::Relaxed);
     Ok((writer, table))
 }
@@ -113,20 +113,20 @@ pub fn create(capacity: u32, origin: Origin) -> io::Result<(TableWriter, Table)>
 ///
 /// # Errors
 /// The kernel's, if it grants no memfd, address space or memory.
-pub fn create_granted(capacity: u32, origin: Origin, ahead: u32) -> io::Result<(TableWriter, Table)> {
+pub fn create_granted(capacity: u32, header: Header, ahead: u32) -> io::Result<(TableWriter, Table)> {
     let words = HEADER_WORDS + capacity as usize * SLOT_WORDS;
-    let words = Words::<AtomicU64>::sealed(&format!("varta-shard-{}", origin.shard), words)?;
+    let words = Words::<AtomicU64>::sealed(&format!("varta-shard-{}", header.shard), words)?;
     words.grant(0..HEADER_WORDS)?;
     let put = |index: usize, value: u64| words[index].store(value, Ordering::Relaxed);
     put(header::LAYOUT, LAYOUT);
     put(header::SLOT_BYTES, (SLOT_WORDS * size_of::<u64>()) as u64);
     put(header::CAPACITY, u64::from(capacity));
-    let [high, low] = halves(origin.boot_id);
+    let [high, low] = halves(header.boot_id);
     put(header::BOOT_ID[0], high);
     put(header::BOOT_ID[1], low);
-    put(header::PID_NAMESPACE, origin.pid_namespace);
-    put(header::SHARD, u64::from(origin.shard));
-    put(header::SHARDS, u64::from(origin.shards));
+    put(header::PID_NAMESPACE, header.pid_namespace);
+    put(header::SHARD, u64::from(header.shard));
+    put(header::SHARDS, u64::from(header.shards));
     put(header::GENERATION, 1);
     put(header::USED, 0);
     // Written last, so that a half-written header is never taken for a table.
@@ -398,11 +398,11 @@ mod tests {
         }
     }
 
-    const ORIGIN: Origin = Origin { boot_id: 5 << 64 | 6, pid_namespace: 7, shard: 1, shards: 4 };
+    const HEADER: Header = Header { boot_id: 5 << 64 | 6, pid_namespace: 7, shard: 1, shards: 4 };
 
     #[test]
     fn what_is_written_is_read_and_neighbours_stay() {
-        let (mut writer, table) = create(3, ORIGIN).expect("table");
+        let (mut writer, table) = create(3, HEADER).expect("table");
         let hot = Hot {
             frame_pid: 9,
             pid: 8,
@@ -424,7 +424,7 @@ mod tests {
 
     #[test]
     fn the_header_says_whose_table_it_is() {
-        let (mut writer, table) = create(3, ORIGIN).expect("table");
+        let (mut writer, table) = create(3, HEADER).expect("table");
         let word = |index: usize| table.words[index].load(Ordering::Relaxed);
         assert_eq!(word(header::MAGIC).to_le_bytes(), *b"vartaflt");
         assert_eq!(word(header::LAYOUT), LAYOUT);
@@ -440,7 +440,7 @@ mod tests {
 
     #[test]
     fn a_slot_left_open_reads_busy_until_repaired() {
-        let (mut writer, table) = create(2, ORIGIN).expect("table");
+        let (mut writer, table) = create(2, HEADER).expect("table");
         writer.mark_used(2);
         begin(&writer.table.hot(1)[0]);
         assert_eq!(table.read(1), Err(Busy));
@@ -453,7 +453,7 @@ mod tests {
     #[test]
     fn fault_79_memory_is_granted_ahead_of_use_and_not_all_at_once() {
         const MANY: u32 = 1 << 20;
-        let (_, table) = create_granted(MANY, ORIGIN, 1000).expect("table");
+        let (_, table) = create_granted(MANY, HEADER, 1000).expect("table");
         let each = (SLOT_WORDS * size_of::<u64>()) as u64;
         // Three areas, which begin and end within pages.
         let slack = 8 * 4096;
@@ -478,7 +478,7 @@ mod tests {
 
     #[test]
     fn readers_in_other_threads_never_see_a_torn_slot() {
-        let (mut writer, table) = create(1, ORIGIN).expect("table");
+        let (mut writer, table) = create(1, HEADER).expect("table");
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| {

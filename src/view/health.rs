@@ -311,13 +311,13 @@ mod tests {
     use super::*;
     use crate::lane::kick::Kick;
     use crate::sinks::WriteTrouble;
-    use crate::table::{self, Origin};
+    use crate::table::{self, Header};
     use crate::view::tally::Tally;
 
     fn ports(shards: u16) -> Arc<[Arc<Port>]> {
         let port = |shard| {
             let (_, table) =
-                table::create(8, Origin { boot_id: 0, pid_namespace: 0, shard, shards }).unwrap();
+                table::create(8, Header { boot_id: 0, pid_namespace: 0, shard, shards }).unwrap();
             Arc::new(Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap())
         };
         (0..shards).map(port).collect()

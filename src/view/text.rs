@@ -195,8 +195,8 @@ mod tests {
 
     #[test]
     fn the_busiest_users_of_each_shard_are_shown_and_the_rest_counted() {
-        let origin = crate::table::Origin { boot_id: 0, pid_namespace: 0, shard: 0, shards: 1 };
-        let (_, table) = crate::table::create(1, origin).unwrap();
+        let header = crate::table::Header { boot_id: 0, pid_namespace: 0, shard: 0, shards: 1 };
+        let (_, table) = crate::table::create(1, header).unwrap();
         let port =
             Arc::new(Port::new(table, Arc::new(crate::lane::kick::Kick::new().unwrap()), false).unwrap());
         for (row, frames) in [30, 70, 10, 50, 20, 60, 40, 0].into_iter().enumerate() {

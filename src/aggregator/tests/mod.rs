@@ -18,7 +18,7 @@ use crate::shard::front::{Front, Limits};
 use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::uids::UidAccounts;
 use crate::sys::datagram::Credentials;
-use crate::table::{self, Origin};
+use crate::table::{self, Header};
 use crate::time::{Clock, ManualClock};
 use crate::view::copies::Copies;
 use crate::wire::{Frame, Version};
@@ -106,9 +106,9 @@ impl World {
         let (mut scripts, mut made, mut ports) = (Vec::new(), Vec::new(), Vec::new());
         for shard in 0..shards {
             let number = |n: usize| u16::try_from(n).unwrap();
-            let origin =
-                Origin { boot_id: 0, pid_namespace: 0, shard: number(shard), shards: number(shards) };
-            let (writer, table) = table::create(agents_max, origin).unwrap();
+            let header =
+                Header { boot_id: 0, pid_namespace: 0, shard: number(shard), shards: number(shards) };
+            let (writer, table) = table::create(agents_max, header).unwrap();
             let port = Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap();
             let port = Arc::new(port.with_turned_away(admission.turned_away()));
             let admission = Arc::clone(&admission);
