@@ -133,14 +133,14 @@ impl EventWriter {
         format: Format,
         on_trouble: impl Fn(WriteTrouble) + Send + 'static,
     ) -> io::Result<Self> {
-        Self::spawn_on(source, sink, format, Pace::default(), on_trouble)
+        Self::spawn_on(source, sink, format, Backoff::default(), on_trouble)
     }
 
     fn spawn_on(
         source: Receiver<Event>,
         sink: impl Sink + 'static,
         format: Format,
-        pace: Pace,
+        backoff: Backoff,
         on_trouble: impl Fn(WriteTrouble) + Send + 'static,
     ) -> io::Result<Self> {
         let (orders, ordered) = channel::unbounded();
@@ -162,7 +162,7 @@ impl EventWriter {
             episode: None,
             unrotated: None,
             full_since: None,
-            pace,
+            backoff,
         };
         let run = move || {
             // Fails only if the caller no longer waits for the report.
@@ -202,7 +202,7 @@ impl EventWriter {
 
 /// How long to wait before a failed write is tried again, and before a full pipe is reported.
 #[derive(Clone, Copy, Debug)]
-struct Pace {
+struct Backoff {
     first: Duration,
     most: Duration,
     /// A failure this long after the previous one begins at `first` again. A recovery does not reset the
@@ -214,7 +214,7 @@ struct Pace {
     failed_at: Option<Instant>,
 }
 
-impl Default for Pace {
+impl Default for Backoff {
     fn default() -> Self {
         let (first, most) = (Duration::from_millis(50), Duration::from_secs(1));
         let (forget, patience) = (Duration::from_secs(60), Duration::from_secs(1));
@@ -222,7 +222,7 @@ impl Default for Pace {
     }
 }
 
-impl Pace {
+impl Backoff {
     /// The wait after a failure at `now`: doubles from `first` up to `most`.
     fn after_failure(&mut self, now: Instant) -> Duration {
         if self.failed_at.is_some_and(|at| now.saturating_duration_since(at) > self.forget) {
@@ -262,7 +262,7 @@ struct Writer<S, F> {
     /// The failed rotation, as last reported.
     unrotated: Option<i32>,
     full_since: Option<Instant>,
-    pace: Pace,
+    backoff: Backoff,
 }
 
 impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
@@ -410,11 +410,11 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         self.counters.errors.fetch_add(1, Relaxed);
         self.tell(errno);
         let now = Instant::now();
-        let wait = self.pace.after_failure(now);
+        let wait = self.backoff.after_failure(now);
         match self.deadline {
             // Space may become free at any moment, and little time is left to use it.
             Some(deadline) => {
-                thread::sleep(wait.min(self.pace.first).min(deadline.saturating_duration_since(now)));
+                thread::sleep(wait.min(self.backoff.first).min(deadline.saturating_duration_since(now)));
             }
             None => match self.orders.recv_timeout(wait) {
                 Ok(order) => self.on_order(Some(order)),
@@ -427,7 +427,7 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
     fn on_full_pipe(&mut self) {
         let now = Instant::now();
         let since = *self.full_since.get_or_insert(now);
-        if now.saturating_duration_since(since) >= self.pace.patience && self.tell(libc::EAGAIN) {
+        if now.saturating_duration_since(since) >= self.backoff.patience && self.tell(libc::EAGAIN) {
             self.counters.errors.fetch_add(1, Relaxed);
         }
         let left = self.deadline.map_or(ROOM_WAIT, |deadline| deadline.saturating_duration_since(now));

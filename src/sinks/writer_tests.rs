@@ -20,9 +20,9 @@ use crate::lab::samples::up;
 /// Much longer than any test needs, so that only a defect waits this long.
 const LONG: Duration = Duration::from_secs(30);
 
-fn fast() -> Pace {
+fn fast() -> Backoff {
     let tiny = Duration::from_micros(1);
-    Pace { first: tiny, most: tiny, next: tiny, ..Pace::default() }
+    Backoff { first: tiny, most: tiny, next: tiny, ..Backoff::default() }
 }
 
 fn lines_of(seqs: impl IntoIterator<Item = u64>) -> Vec<u8> {
@@ -230,8 +230,8 @@ fn close_ends_a_back_off_at_once_and_writes_the_rest() {
     let (sink, errno, out) = Switched::failing(libc::EIO);
     let (on_trouble, told) = troubles();
     let hour = Duration::from_secs(3600);
-    let pace = Pace { first: hour, most: hour, next: hour, ..Pace::default() };
-    let writer = EventWriter::spawn_on(queued(3), sink, Format::Jsonl, pace, on_trouble).unwrap();
+    let backoff = Backoff { first: hour, most: hour, next: hour, ..Backoff::default() };
+    let writer = EventWriter::spawn_on(queued(3), sink, Format::Jsonl, backoff, on_trouble).unwrap();
     assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::EIO }));
     errno.store(0, Relaxed);
     let report = writer.close(LONG);
@@ -595,8 +595,8 @@ fn fault_38_a_fifo_nobody_reads_holds_up_neither_start_nor_stop() {
     let mut reader = reader_of(&path);
     let (on_trouble, told) = troubles();
     let sink = Descriptor::open(Output::File(path), None).unwrap();
-    let pace = Pace { patience: Duration::ZERO, ..fast() };
-    let writer = EventWriter::spawn_on(queued(COUNT), sink, Format::Jsonl, pace, on_trouble).unwrap();
+    let backoff = Backoff { patience: Duration::ZERO, ..fast() };
+    let writer = EventWriter::spawn_on(queued(COUNT), sink, Format::Jsonl, backoff, on_trouble).unwrap();
     assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::EAGAIN }));
 
     let begun = Instant::now();
@@ -631,8 +631,8 @@ fn the_next_reader_of_a_fifo_goes_on_at_the_same_byte() {
     let mut first = reader_of(&path);
     let (on_trouble, told) = troubles();
     let sink = Descriptor::open(Output::File(path.clone()), None).unwrap();
-    let pace = Pace { patience: Duration::ZERO, ..fast() };
-    let writer = EventWriter::spawn_on(queued(COUNT), sink, Format::Jsonl, pace, on_trouble).unwrap();
+    let backoff = Backoff { patience: Duration::ZERO, ..fast() };
+    let writer = EventWriter::spawn_on(queued(COUNT), sink, Format::Jsonl, backoff, on_trouble).unwrap();
     assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::EAGAIN }));
     let mut got = vec![0; 10_001];
     first.read_exact(&mut got).unwrap();
@@ -654,8 +654,8 @@ fn fault_38_a_blocking_pipe_does_not_block_the_thread() {
     const COUNT: u64 = 3000;
     let (mut reader, sink) = piped_stdout();
     let (on_trouble, told) = troubles();
-    let pace = Pace { patience: Duration::ZERO, ..fast() };
-    let writer = EventWriter::spawn_on(queued(COUNT), sink, Format::Jsonl, pace, on_trouble).unwrap();
+    let backoff = Backoff { patience: Duration::ZERO, ..fast() };
+    let writer = EventWriter::spawn_on(queued(COUNT), sink, Format::Jsonl, backoff, on_trouble).unwrap();
     assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::EAGAIN }));
     let mut got = Vec::new();
     reader.read_to_end(&mut got).unwrap();
@@ -676,11 +676,11 @@ fn a_pipe_whose_reader_leaves_is_gone() {
 
 #[test]
 fn the_back_off_doubles_to_its_end_and_is_forgotten_after_a_quiet_minute() {
-    let mut pace = Pace::default();
+    let mut backoff = Backoff::default();
     let mut now = Instant::now();
     let mut wait_after = |seconds| {
         now += Duration::from_secs(seconds);
-        pace.after_failure(now).as_millis()
+        backoff.after_failure(now).as_millis()
     };
     let waits: Vec<_> = [0, 0, 0, 0, 0, 0, 0, 60, 61].map(&mut wait_after).into();
     assert_eq!(waits, [50, 100, 200, 400, 800, 1000, 1000, 1000, 50]);
