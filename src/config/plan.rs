@@ -177,13 +177,14 @@ impl Plan {
     /// The smallest of all thresholds, ns.
     #[must_use]
     pub fn threshold_min_ns(&self) -> u64 {
-        self.rules.iter().map(|rule| rule.threshold_ns).fold(self.threshold_ns, u64::min)
+        self.classes().smallest_ns()
     }
 
     /// The largest of all thresholds, ns: it holds for an agent until its identity is known.
     #[must_use]
     pub fn threshold_max_ns(&self) -> u64 {
-        self.rules.iter().map(|rule| rule.threshold_ns).fold(self.threshold_ns, u64::max)
+        let classes = self.classes();
+        classes.threshold_ns(classes.unknown())
     }
 }
 

@@ -138,7 +138,7 @@ impl fmt::Display for CoreChoice {
 pub enum Output {
     /// Standard output.
     Stdout,
-    /// This file, appended to.
+    /// This file, FIFO or device, appended to.
     File(PathBuf),
 }
 

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::error::StartError;
-use crate::config::plan::{self, EventsPlan, Plan, ShardPlan};
+use crate::config::plan::{EventsPlan, Plan, ShardPlan};
 #[cfg(feature = "http")]
 use crate::http::Listeners;
 use crate::lane::Port;
@@ -25,7 +25,7 @@ use crate::shard::front::{Front, Limits};
 use crate::shard::input::unix::Unix;
 use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::uids::UidAccounts;
-use crate::sinks::{Descriptor, Output, Rotation};
+use crate::sinks::{Descriptor, Rotation};
 use crate::sys::clock::SystemClock;
 use crate::sys::mmsg::is_recvmmsg_refused;
 use crate::table::{self, Header, Table, TableWriter};
@@ -127,12 +127,8 @@ fn shard_table(plan: &Plan, shard: usize) -> io::Result<(TableWriter, Table)> {
 
 /// Opens the event output.
 fn event_output(events: &EventsPlan) -> io::Result<Descriptor> {
-    let output = match &events.output {
-        plan::Output::Stdout => Output::Stdout,
-        plan::Output::File(path) => Output::File(path.clone()),
-    };
     let rotation = events.max_bytes.map(|bytes_max| Rotation { bytes_max, keep: events.keep });
-    Descriptor::open(output, rotation)
+    Descriptor::open(events.output.clone(), rotation)
 }
 
 fn make_shard(

@@ -12,6 +12,6 @@ pub mod writer;
 
 pub use format::Format;
 pub use rotation::Rotation;
-pub use sink::{Descriptor, Output};
+pub use sink::Descriptor;
 pub use trouble::{OutputState, OutputTrouble, WriteTrouble};
 pub use writer::{EventWriter, WriterCounters, WriterReport};

@@ -19,21 +19,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::rotation::{Rotation, first_line};
+use crate::config::plan::Output;
 use crate::message::{Reason, Shown};
 
 /// A pipe that polls writable accepts this much without blocking: PIPE_BUF, pipe(7).
 const PIPE_ROOM_BYTES: usize = 4096;
 /// Pause before a failed rotation is tried again.
 const ROTATE_AGAIN: Duration = Duration::from_secs(10);
-
-/// Where the lines go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// The standard output of this process.
-    Stdout,
-    /// A file, FIFO or device, appended to.
-    File(PathBuf),
-}
 
 /// The target of the bytes; scripted in tests.
 pub trait Sink: Send {

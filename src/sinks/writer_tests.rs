@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::super::rotation::Rotation;
-use super::super::sink::Output;
 use super::*;
+use crate::config::plan::Output;
 use crate::event::EventKind;
 use crate::lab::samples::up;
 
