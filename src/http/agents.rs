@@ -22,7 +22,7 @@ use crate::pattern::{ASKED_BYTES_MAX, Pattern};
 use crate::process::question::Ticket;
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::MonoNs;
-use crate::view::text::written;
+use crate::view::text::rounded;
 
 /// A scan is reused for this long.
 const FRESH: Duration = Duration::from_millis(500);
@@ -403,8 +403,8 @@ impl Page {
                 comm,
                 agent.shard.to_string(),
                 agent.uid.to_string(),
-                written(agent.silent_ns),
-                written(agent.threshold_ns),
+                rounded(agent.silent_ns),
+                rounded(agent.threshold_ns),
                 agent.beats.to_string(),
                 agent.lost.to_string(),
             ]

@@ -12,7 +12,7 @@ use crate::lane::uids::UidCounts;
 use crate::time::{MonoNs, WallNs};
 use crate::view::snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
 use crate::view::tally::Histograms;
-use crate::view::text::written;
+use crate::view::text::rounded;
 
 /// Users listed per shard.
 const UIDS: usize = 20;
@@ -183,7 +183,7 @@ impl FleetAnswer {
 
     /// The line below the headline.
     pub fn summary(&self) -> String {
-        let threshold = written(self.threshold_ns);
+        let threshold = rounded(self.threshold_ns);
         format!(
             "{} shards · a silence of {threshold} is a stall · since {} · {}",
             self.shards.len(),
@@ -206,7 +206,7 @@ impl FleetAnswer {
             let mut cells: Vec<String> = counts.iter().map(u64::to_string).collect();
             cells.push("–".to_owned());
             cells.extend([shard.beats, shard.lost, refused].iter().map(u64::to_string));
-            cells.extend([shard.latencies.queue_ns.p99, shard.tick_age_ns, shard.blind_ns].map(written));
+            cells.extend([shard.latencies.queue_ns.p99, shard.tick_age_ns, shard.blind_ns].map(rounded));
             cells.extend([shard.queue_limit.to_string(), state.to_owned()]);
             cells
         })

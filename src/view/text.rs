@@ -72,7 +72,7 @@ impl fmt::Display for Table<'_> {
                 shard.stalls_refuted,
                 shard.resumes,
                 shard.exits,
-                written(shard.blind_ns),
+                rounded(shard.blind_ns),
                 shard.queue_limit,
             )?;
         }
@@ -132,7 +132,7 @@ fn uid_rows(f: &mut fmt::Formatter<'_>, shards: &[ShardSnapshot]) -> fmt::Result
 }
 
 fn time_row(f: &mut fmt::Formatter<'_>, name: &str, quantiles: &Quantiles) -> fmt::Result {
-    row(f, name, quantiles, written)
+    row(f, name, quantiles, rounded)
 }
 
 fn count_row(f: &mut fmt::Formatter<'_>, name: &str, quantiles: &Quantiles) -> fmt::Result {
@@ -154,7 +154,7 @@ fn row(f: &mut fmt::Formatter<'_>, name: &str, q: &Quantiles, show: impl Fn(u64)
 }
 
 /// A time with three digits and its unit.
-pub(crate) fn written(ns: u64) -> String {
+pub(crate) fn rounded(ns: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
     let value = ns as f64;
     match ns {
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn times_have_three_digits_and_a_unit() {
-        let shown = [0, 999, 1_000, 12_345, 999_900, 1_230_000, 45_600_000, 7_890_000_000].map(written);
+        let shown = [0, 999, 1_000, 12_345, 999_900, 1_230_000, 45_600_000, 7_890_000_000].map(rounded);
         assert_eq!(shown, ["0ns", "999ns", "1.00us", "12.3us", "1000us", "1.23ms", "45.6ms", "7.89s"]);
     }
 
