@@ -1,0 +1,254 @@
+//! Which configurations are refused, in which words, and what comes of the others.
+
+use super::*;
+use crate::config::RuleConfig;
+
+const ROOT: Host = Host { is_root: true, xdg_runtime_dir: None, cores_allowed: 8 };
+
+fn plan(change: impl FnOnce(&mut Config)) -> Result<Plan, Vec<String>> {
+    plan_on(&ROOT, change)
+}
+
+fn plan_on(host: &Host, change: impl FnOnce(&mut Config)) -> Result<Plan, Vec<String>> {
+    let mut config = Config::default();
+    change(&mut config);
+    config.plan_on(host).map_err(|error| error.problems().iter().map(ToString::to_string).collect())
+}
+
+fn only_problem(change: impl FnOnce(&mut Config)) -> String {
+    let told = plan(change).unwrap_err();
+    assert_eq!(told.len(), 1, "{told:#?}");
+    told.into_iter().next().unwrap()
+}
+
+fn block(socket: &str) -> ShardConfig {
+    ShardConfig { socket: Some(socket.into()), ..ShardConfig::default() }
+}
+
+#[test]
+fn defaults() {
+    let plan = plan(|_| ()).unwrap();
+    assert_eq!(plan.dir, Path::new("/run/varta"));
+    assert_eq!(plan.shards.len(), 4);
+    assert_eq!(plan.shards[3].socket, Path::new("/run/varta/shard-3.sock"));
+    assert_eq!((plan.shards[0].mode, plan.shards[0].core), (0o600, CoreChoice::Auto));
+    assert_eq!((plan.threshold_ns, plan.tick_ns, plan.max_delay_ns), (2_000_000_000, 10_000_000, 1_000_000));
+    assert_eq!(plan.agents_max, 131_072);
+}
+
+#[test]
+fn default_shards_follow_the_cores() {
+    for (cores_allowed, agents_max, shards) in
+        [(1, 10, 1), (2, 10, 1), (3, 10, 1), (9, 10, 4), (999, 999, 64), (64, 3, 3)]
+    {
+        let host = Host { cores_allowed, ..ROOT };
+        assert_eq!(plan_on(&host, |config| config.agents_max = agents_max).unwrap().shards.len(), shards);
+    }
+}
+
+#[test]
+fn default_dir_of_a_user() {
+    let user = |dir: Option<&str>| Host { is_root: false, xdg_runtime_dir: dir.map(PathBuf::from), ..ROOT };
+    assert_eq!(plan_on(&user(Some("/run/user/7")), |_| ()).unwrap().dir, Path::new("/run/user/7/varta"));
+    for host in [user(None), user(Some("")), user(Some("run"))] {
+        let told = plan_on(&host, |_| ()).unwrap_err();
+        assert!(
+            told.len() == 1 && told[0].contains("XDG_RUNTIME_DIR is not set") && told[0].contains("--dir"),
+            "{told:?}"
+        );
+        assert!(plan_on(&host, |config| config.dir = Some("/x".into())).is_ok());
+    }
+}
+
+#[test]
+fn relative_paths_are_resolved() {
+    let plan = plan(|config| {
+        config.dir = Some("here".into());
+        config.shard_blocks = vec![block("a.sock"), block("/b.sock")];
+        config.events = Some(Output::File("events.jsonl".into()));
+    });
+    let plan = plan.unwrap();
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(plan.dir, here.join("here"));
+    assert_eq!(plan.shards[0].socket, here.join("here/a.sock"));
+    assert_eq!(plan.shards[1].socket, Path::new("/b.sock"));
+    assert_eq!(plan.events.unwrap().output, Output::File(here.join("events.jsonl")));
+}
+
+#[test]
+fn fault_51_ranges_of_times() {
+    let ms = Duration::from_millis;
+    for (threshold, tick, delay, fine) in [
+        (ms(10), ms(5), ms(2), true),
+        (ms(86_400_000), ms(1000), ms(100), true),
+        (ms(2000), ms(1), ms(0), true),
+        (ms(9), ms(1), ms(0), false),
+        (ms(0), ms(1), ms(0), false),
+        (ms(86_400_001), ms(1), ms(0), false),
+        (ms(2000), ms(0), ms(0), false),
+        (ms(9000), ms(1001), ms(0), false),
+        (ms(9000), ms(10), ms(101), false),
+        (ms(20), ms(11), ms(0), false),
+        (ms(20), ms(10), ms(6), false),
+    ] {
+        let planned = plan(|config| {
+            (config.threshold, config.tick, config.max_delay) = (threshold, tick, delay);
+        });
+        assert_eq!(planned.is_ok(), fine, "{threshold:?} {tick:?} {delay:?}: {planned:?}");
+        assert!(planned.err().is_none_or(|told| told.len() == 1));
+    }
+    assert_eq!(
+        only_problem(|config| config.threshold = ms(15)),
+        "cannot use tick = 10ms: a tick of 10ms is more than half of the smallest threshold, 15ms; \
+         write tick = \"7ms\" or less, or a threshold of at least 20ms"
+    );
+    let rule = only_problem(|config| config.rules.push(RuleConfig::new(RuleMatch::uid(7), ms(19))));
+    assert!(rule.contains("smallest threshold, 19ms"), "{rule}");
+}
+
+#[test]
+fn fault_51_ranges_of_counts() {
+    for shards in [0, 65, u32::MAX] {
+        assert!(only_problem(|config| config.shards = Some(shards)).contains("from 1 to 64"));
+    }
+    for agents_max in [0, AGENTS_MAX + 1] {
+        assert!(only_problem(|config| config.agents_max = agents_max).contains("from 1 to 4194304"));
+    }
+    assert!(only_problem(|config| config.watched_max = AGENTS_MAX + 1).contains("from 0 to 4194304"));
+    let series = |max| move |config: &mut Config| config.http.metrics_agents_max = max;
+    assert!(only_problem(series(250_001)).contains("from 0 to 250000"));
+    assert!(plan(series(250_000)).is_ok());
+    for (agents, frames) in [(Some(0), None), (None, Some(0))] {
+        let told = only_problem(|config| (config.uid_agents_max, config.uid_frames_max) = (agents, frames));
+        assert!(told.contains("it lets nobody beat; write a whole number from 1, or uid-"), "{told}");
+    }
+    let least = plan(|config| (config.uid_agents_max, config.uid_frames_max) = (Some(1), Some(1))).unwrap();
+    assert_eq!((least.uid_agents_max, least.uid_frames_max), (Some(1), Some(1)));
+    let crowded = only_problem(|config| (config.shards, config.agents_max) = (Some(4), 3));
+    assert!(crowded.contains("agents-max = 3"), "{crowded}");
+    let split =
+        only_problem(|config| (config.shards, config.shard_blocks) = (Some(3), vec![block("a"), block("b")]));
+    assert!(split.contains("shards = 3: there are 2 [[shard]] blocks"), "{split}");
+    assert!(
+        plan(|config| (config.shards, config.shard_blocks) = (Some(2), vec![block("a"), block("b")])).is_ok()
+    );
+    assert!(
+        only_problem(|config| config.rules = vec![RuleConfig::new(RuleMatch::uid(7), config.threshold); 201])
+            .contains("200")
+    );
+    assert!(
+        plan(|config| config.rules = vec![RuleConfig::new(RuleMatch::uid(7), config.threshold); 200]).is_ok()
+    );
+}
+
+#[test]
+fn sockets() {
+    let twice = only_problem(|config| {
+        config.shard_blocks = vec![block("/run/varta/shard-1.sock"), ShardConfig::default()]
+    });
+    assert!(twice.contains("it is the socket of shard 0, too"), "{twice}");
+    assert!(only_problem(|config| config.shard_blocks = vec![block("lock")]).contains("observer's own lock"));
+    assert!(plan(|config| config.shard_blocks = vec![block("varta.sock")]).is_ok());
+
+    let path = |bytes: usize| format!("/{}", "s".repeat(bytes - 1));
+    assert!(plan(|config| config.shard_blocks = vec![block(&path(107))]).is_ok());
+    let long = only_problem(|config| config.shard_blocks = vec![block(&path(110))]);
+    assert!(
+        long.contains("110 bytes") && long.contains("107 at most") && long.contains("shorter by 3"),
+        "{long}"
+    );
+    let long = only_problem(|config| config.dir = Some(path(100).into()));
+    assert!(long.starts_with("cannot use dir = ") && long.contains("107 at most"), "{long}");
+    assert!(only_problem(|config| config.shard_blocks = vec![block("")]).contains("it is empty"));
+}
+
+#[test]
+fn access() {
+    let shard =
+        |mode, allow_uids| vec![ShardConfig { mode: Some(mode), allow_uids, ..ShardConfig::default() }];
+    assert!(only_problem(|config| config.shard_blocks = shard(0o444, None)).contains("nobody may write"));
+    assert!(only_problem(|config| config.shard_blocks = shard(0o1666, None)).contains("no such bits"));
+    assert!(
+        only_problem(|config| config.shard_blocks = shard(0o600, Some(vec![]))).contains("lets nobody beat")
+    );
+    let plan = plan(|config| config.shard_blocks = shard(0o600, Some(vec![9, 7, 9]))).unwrap();
+    assert_eq!(plan.shards[0].allow_uids, Some(vec![7, 9]));
+    assert!(only_problem(|config| config.mode = 0o444).contains("nobody can beat"));
+    assert!(only_problem(|config| config.control_mode = 0o400).contains("nobody can ask"));
+}
+
+#[test]
+fn a_block_says_otherwise_than_all_shards() {
+    let plan = plan(|config| {
+        (config.mode, config.group) = (0o660, Some(7));
+        config.shard_blocks = vec![
+            ShardConfig::default(),
+            ShardConfig { mode: Some(0o666), group: Some(8), ..ShardConfig::default() },
+        ];
+    });
+    let shards = plan.unwrap().shards;
+    let access: Vec<_> = shards.iter().map(|shard| (shard.mode, shard.group)).collect();
+    assert_eq!(access, [(0o660, Some(7)), (0o666, Some(8))]);
+}
+
+#[test]
+fn patterns_that_match_nothing_are_refused() {
+    let rule = |matches: RuleMatch| {
+        only_problem(|config| config.rules.push(RuleConfig::new(matches, config.threshold)))
+    };
+    assert!(rule(RuleMatch::default()).contains("matches every agent"));
+    assert!(rule(RuleMatch::comm("")).contains("is empty"));
+    assert!(rule(RuleMatch::comm("sixteen-bytes-xx")).contains("longer than 15 bytes"));
+    assert!(rule(RuleMatch::exe("bin/x")).contains("absolute"));
+    assert!(
+        plan(|config| config
+            .rules
+            .push(RuleConfig::new(RuleMatch::comm("fifteen-bytes-x"), config.threshold)))
+        .is_ok()
+    );
+}
+
+#[test]
+fn the_first_matching_rule_wins() {
+    let second = Duration::from_secs(1);
+    let plan = plan(|config| {
+        config.rules = vec![
+            RuleConfig::new(RuleMatch { uid: Some(7), ..RuleMatch::comm("batch-*") }, second * 30),
+            RuleConfig::new(RuleMatch::comm("batch-*"), second * 9),
+            RuleConfig::new(RuleMatch::exe("/opt/*/agent"), second),
+        ];
+    })
+    .unwrap();
+    let rule = |comm, uid, exe| plan.rule_for(&Identity { comm, uid, exe });
+    assert_eq!(rule("batch-1", 7, "/opt/a/agent"), Some(0));
+    assert_eq!(rule("batch-1", 8, "/opt/a/agent"), Some(1));
+    assert_eq!(rule("web", 7, "/opt/a/b/agent"), Some(2));
+    assert_eq!(rule("web", 7, "/usr/agent"), None);
+    assert_eq!((plan.threshold_min_ns(), plan.threshold_max_ns()), (1_000_000_000, 30_000_000_000));
+}
+
+#[test]
+fn patterns() {
+    for (pattern, text, expected) in [
+        ("", "", true),
+        ("", "a", false),
+        ("*", "", true),
+        ("**", "abc", true),
+        ("a", "a", true),
+        ("a", "ab", false),
+        ("ab", "a", false),
+        ("?", "", false),
+        ("?", "é", true),
+        ("b*h", "batch", true),
+        ("b*h", "batches", false),
+        ("*-?", "a-b-c", true),
+        ("*ab", "aab", true),
+        ("*a*b", "xxabxb", true),
+        ("*a*b", "xxabxbc", false),
+        ("/opt/*", "/opt/a/b", true),
+        ("a?c*", "abc", true),
+        ("A*", "a", false),
+    ] {
+        assert_eq!(Pattern::new(pattern).matches(text), expected, "{pattern:?} {text:?}");
+    }
+}
