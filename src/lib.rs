@@ -83,6 +83,7 @@ pub mod config;
 /// What will run: see [`config::Config::plan`].
 pub mod plan {
     pub use crate::config::plan::*;
+    pub use crate::config::validate::default_dir;
 }
 
 /// What a fleet of a given size needs.

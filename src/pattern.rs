@@ -108,4 +108,30 @@ mod tests {
         assert!(!Pattern::new(&"*a".repeat(500)).matches(&"a".repeat(499)));
         assert!(Pattern::new(&"*".repeat(100_000)).matches("a"));
     }
+
+    #[test]
+    fn patterns() {
+        for (pattern, text, expected) in [
+            ("", "", true),
+            ("", "a", false),
+            ("*", "", true),
+            ("**", "abc", true),
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("ab", "a", false),
+            ("?", "", false),
+            ("?", "é", true),
+            ("b*h", "batch", true),
+            ("b*h", "batches", false),
+            ("*-?", "a-b-c", true),
+            ("*ab", "aab", true),
+            ("*a*b", "xxabxb", true),
+            ("*a*b", "xxabxbc", false),
+            ("/opt/*", "/opt/a/b", true),
+            ("a?c*", "abc", true),
+            ("A*", "a", false),
+        ] {
+            assert_eq!(Pattern::new(pattern).matches(text), expected, "{pattern:?} {text:?}");
+        }
+    }
 }

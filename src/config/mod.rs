@@ -11,6 +11,7 @@ pub(crate) mod plan;
 mod problem;
 pub(crate) mod sizing;
 mod tables;
+pub(crate) mod validate;
 mod values;
 
 pub use keys::{Config, KEYS, Key, TABLES};

@@ -1,0 +1,471 @@
+//! From what the operator wrote to what will run: every value judged, alone and against the others, defaults derived,
+//! paths made absolute.
+
+use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use super::keys::{Config, KEYS};
+use super::plan::{
+    DIR_OF_ROOT, EventsPlan, HttpPlan, METRICS_AGENTS_MAX, Output, Plan, RULES_MAX, Rule, SHARDS_MAX,
+    SOCKET_PATH_MAX, ShardPlan,
+};
+use super::problem::{ConfigError, ConfigProblem};
+use super::tables::{RuleMatch, ShardConfig};
+use super::values::{Refused, written};
+use crate::message::{Reason, is_deceptive};
+use crate::route::MANIFEST;
+use crate::rundir::names::{CONTROL, LOCK, SYMLINK};
+use crate::time::duration_ns;
+
+/// Files in the runtime directory that are neither sockets of shards nor events. The symlink is not
+/// among them: a shard's socket may be bound in its place.
+const OWN_FILES: [(&str, &str); 3] = [(LOCK, "lock"), (MANIFEST, "manifest"), (CONTROL, "control socket")];
+
+const THRESHOLD_MIN: Duration = Duration::from_millis(10);
+const THRESHOLD_MAX: Duration = Duration::from_secs(24 * 3600);
+const TICK_MIN: Duration = Duration::from_millis(1);
+const TICK_MAX: Duration = Duration::from_secs(1);
+const MAX_DELAY_MAX: Duration = Duration::from_millis(100);
+
+/// Whether a socket could have this path.
+fn names_a_file(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
+    path.file_name().is_some() && !bytes.ends_with(b"/") && !bytes.contains(&0)
+}
+
+/// The runtime directory of an observer that is not told another.
+///
+/// # Errors
+/// Not root, and no `XDG_RUNTIME_DIR` to use.
+pub fn default_dir() -> Result<PathBuf, ConfigError> {
+    Host::here().dir()
+}
+
+/// What defaults depend on.
+#[derive(Clone, Debug)]
+struct Host {
+    is_root: bool,
+    xdg_runtime_dir: Option<PathBuf>,
+    cores_allowed: u32,
+}
+
+impl Host {
+    fn here() -> Self {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            is_root: rustix::process::geteuid().is_root(),
+            xdg_runtime_dir: std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
+            cores_allowed: u32::try_from(cores).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn dir(&self) -> Result<PathBuf, ConfigError> {
+        if self.is_root {
+            return Ok(DIR_OF_ROOT.into());
+        }
+        match &self.xdg_runtime_dir {
+            Some(base) if base.is_absolute() => Ok(base.join("varta")),
+            _ => Err(ConfigError::from(ConfigProblem::refused(
+                "dir",
+                "$XDG_RUNTIME_DIR/varta",
+                "XDG_RUNTIME_DIR is not set to an absolute path, and this user is not root",
+                "write dir = \"…\" or give --dir or VARTA_DIR, a directory of this user",
+            ))),
+        }
+    }
+}
+
+impl Config {
+    /// Validates, derives what was not written and resolves paths.
+    ///
+    /// Reads the environment (`XDG_RUNTIME_DIR`), the current directory for relative paths, the user id
+    /// and the number of allowed cores; touches no file.
+    ///
+    /// # Errors
+    /// Everything that is out of range or does not go together, at once.
+    pub fn plan(&self) -> Result<Plan, ConfigError> {
+        self.plan_on(&Host::here())
+    }
+
+    fn plan_on(&self, host: &Host) -> Result<Plan, ConfigError> {
+        let mut problems = Vec::new();
+        self.judge_times(&mut problems);
+        self.judge_rules(&mut problems);
+        for key in KEYS {
+            if let Err(Refused { why, fix }) = key.judge(self) {
+                problems.push(ConfigProblem::refused(key.name, key.value_in(self), why, fix));
+            }
+        }
+        let blocks = self.resolve_blocks(host, &mut problems);
+        judge_mode("mode", self.mode, BEATS, &mut problems);
+        judge_mode("control-mode", self.control_mode, "nobody may write, so nobody can ask", &mut problems);
+        let dir = match &self.dir {
+            Some(dir) => absolute("dir", dir, &mut problems),
+            None => host.dir().unwrap_or_else(|error| {
+                problems.extend_from_slice(error.problems());
+                PathBuf::new()
+            }),
+        };
+        judge_characters("dir", &dir, &mut problems);
+        let shards = self.resolve_shards(&dir, &blocks, &mut problems);
+        let events = self.events.as_ref().map(|output| EventsPlan {
+            output: match output {
+                Output::Stdout => Output::Stdout,
+                Output::File(path) => {
+                    let path = absolute("events", path, &mut problems);
+                    judge_characters("events", &path, &mut problems);
+                    judge_events(&path, &dir, &shards, &mut problems);
+                    Output::File(path)
+                }
+            },
+            format: self.events_format,
+            beats: self.events_beats,
+            max_bytes: self.events_max_bytes,
+            keep: self.events_keep,
+        });
+        let http = self.judge_http(&mut problems);
+        ConfigError::check(problems)?;
+        Ok(Plan {
+            dir,
+            shards,
+            threshold_ns: duration_ns(self.threshold),
+            tick_ns: duration_ns(self.tick),
+            max_delay_ns: duration_ns(self.max_delay),
+            control_mode: self.control_mode,
+            control_group: self.control_group,
+            agents_max: self.agents_max,
+            uid_agents_max: self.uid_agents_max,
+            uid_frames_max: self.uid_frames_max,
+            watched_max: self.watched_max,
+            rules: self
+                .rules
+                .iter()
+                .map(|rule| Rule { matcher: rule.matches.clone(), threshold_ns: duration_ns(rule.threshold) })
+                .collect(),
+            events,
+            http,
+        })
+    }
+
+    fn judge_http(&self, problems: &mut Vec<ConfigProblem>) -> HttpPlan {
+        let token_file =
+            self.http.token_file.as_ref().map(|path| absolute("http.token-file", path, problems));
+        match (self.http.listen, &token_file) {
+            (Some(listen), None) if !listen.ip().is_loopback() => problems.push(ConfigProblem::refused(
+                "http.listen",
+                listen.to_string(),
+                "other hosts could ask, and nobody would have to know a secret",
+                "write token-file = \"…\" in [http], or an address of this host alone, such as 127.0.0.1:9464",
+            )),
+            (None, Some(path)) => problems.push(ConfigProblem::refused(
+                "http.token-file",
+                format!("{path:?}"),
+                "nothing listens that would ask for it",
+                "write listen = \"127.0.0.1:9464\" in [http], or leave it out",
+            )),
+            _ => {}
+        }
+        if self.http.metrics_agents_max > METRICS_AGENTS_MAX {
+            problems.push(ConfigProblem::refused(
+                "http.metrics-agents-max",
+                self.http.metrics_agents_max.to_string(),
+                "one answer cannot hold as many",
+                format!("write a whole number from 0 to {METRICS_AGENTS_MAX}"),
+            ));
+        }
+        HttpPlan { listen: self.http.listen, token_file, metrics_agents_max: self.http.metrics_agents_max }
+    }
+
+    fn judge_times(&self, problems: &mut Vec<ConfigProblem>) {
+        let of_rules = (0..)
+            .zip(&self.rules)
+            .map(|(i, rule): (usize, _)| (format!("rule[{i}].threshold"), rule.threshold));
+        let thresholds: Vec<_> =
+            std::iter::once(("threshold".to_owned(), self.threshold)).chain(of_rules).collect();
+        for (key, threshold) in &thresholds {
+            in_range(key, *threshold, THRESHOLD_MIN..=THRESHOLD_MAX, problems);
+        }
+        // What is out of range itself is told once.
+        let judged =
+            thresholds.iter().filter(|(_, threshold)| (THRESHOLD_MIN..=THRESHOLD_MAX).contains(threshold));
+        let smallest = judged.min_by_key(|(_, threshold)| *threshold);
+        for (key, value, range, part, name) in [
+            ("tick", self.tick, TICK_MIN..=TICK_MAX, 2, "half"),
+            ("max-delay", self.max_delay, Duration::ZERO..=MAX_DELAY_MAX, 4, "a quarter"),
+        ] {
+            let Some((of, threshold)) = smallest.filter(|_| in_range(key, value, range, problems)) else {
+                continue;
+            };
+            if value * part > *threshold {
+                let why = format!(
+                    "a {key} of {} is more than {name} of the smallest threshold, {}",
+                    written(value),
+                    written(*threshold)
+                );
+                let most =
+                    Duration::from_millis(u64::try_from((*threshold / part).as_millis()).unwrap_or(u64::MAX));
+                let fix = format!(
+                    "write {key} = \"{}\" or less, or a threshold of at least {}",
+                    written(most),
+                    written(value * part)
+                );
+                problems.push(ConfigProblem::refused(key, written(value), why, fix).against(of));
+            }
+        }
+    }
+
+    fn judge_rules(&self, problems: &mut Vec<ConfigProblem>) {
+        if self.rules.len() > RULES_MAX {
+            problems.push(ConfigProblem::refused(
+                "rule",
+                format!("{} blocks", self.rules.len()),
+                format!("there are more than {RULES_MAX} rules"),
+                "merge rules that give the same threshold",
+            ));
+        }
+        for (i, rule) in self.rules.iter().enumerate() {
+            let RuleMatch { comm, uid, exe } = &rule.matches;
+            if comm.is_none() && uid.is_none() && exe.is_none() {
+                problems.push(ConfigProblem::refused(
+                    &format!("rule[{i}].match"),
+                    "{}",
+                    "it matches every agent",
+                    "name a comm, uid or exe, or set the threshold at the top of the file instead",
+                ));
+            }
+            if let Some(pattern) = comm {
+                let key = format!("rule[{i}].match.comm");
+                let refused = |why, fix| ConfigProblem::refused(&key, format!("{pattern:?}"), why, fix);
+                if pattern.is_empty() {
+                    problems.push(refused(
+                        "it is empty and matches nothing",
+                        "write a name or a pattern, such as \"batch-*\"",
+                    ));
+                } else if pattern.len() > 15 {
+                    problems.push(refused(
+                        "it is longer than 15 bytes, and the kernel keeps only 15 of a name, so it matches nothing",
+                        "shorten it and end it with *, or match by exe",
+                    ));
+                }
+            }
+            if let Some(pattern) = exe
+                && !pattern.starts_with(['/', '*', '?'])
+            {
+                problems.push(ConfigProblem::refused(
+                    &format!("rule[{i}].match.exe"),
+                    format!("{pattern:?}"),
+                    "exe is an absolute path, so it matches nothing",
+                    "begin it with / or *",
+                ));
+            }
+        }
+    }
+
+    /// One block per shard, the written ones or as many defaults as there are to be shards.
+    fn resolve_blocks(&self, host: &Host, problems: &mut Vec<ConfigProblem>) -> Vec<ShardConfig> {
+        let blocks = u32::try_from(self.shard_blocks.len()).unwrap_or(u32::MAX);
+        let key = if self.shards.is_some() { "shards" } else { "shard" };
+        let count = match self.shards {
+            Some(shards) if blocks != 0 && shards != blocks => {
+                problems.push(
+                    ConfigProblem::refused(
+                        "shards",
+                        shards.to_string(),
+                        if blocks == 1 { "there is 1 [[shard]] block".to_owned() } else { format!("there are {blocks} [[shard]] blocks") },
+                        format!("write a block for each shard, or leave out shards or the blocks (shards = {blocks} fits)"),
+                    )
+                    .against("shard"),
+                );
+                return self.shard_blocks.clone();
+            }
+            Some(shards) => shards,
+            None if blocks != 0 => blocks,
+            None => (host.cores_allowed / 2).min(SHARDS_MAX).min(self.agents_max).max(1),
+        };
+        let refused = |why: String, fix: String| ConfigProblem::refused(key, count.to_string(), why, fix);
+        if count == 0 || count > SHARDS_MAX {
+            let why = if count == 0 { "nobody would receive" } else { "it is more than one fleet can have" };
+            problems.push(refused(why.to_owned(), format!("write a whole number from 1 to {SHARDS_MAX}")));
+        } else if count > self.agents_max && self.agents_max > 0 {
+            let why = format!("it is more than agents-max = {}", self.agents_max);
+            problems.push(
+                refused(why, "write fewer shards, or a larger agents-max".to_owned()).against("agents-max"),
+            );
+        }
+        if blocks == 0 {
+            vec![ShardConfig::default(); count.min(SHARDS_MAX) as usize]
+        } else {
+            self.shard_blocks.clone()
+        }
+    }
+
+    fn resolve_shards(
+        &self,
+        dir: &Path,
+        blocks: &[ShardConfig],
+        problems: &mut Vec<ConfigProblem>,
+    ) -> Vec<ShardPlan> {
+        let mut taken: HashMap<PathBuf, String> = HashMap::new();
+        for (name, whose) in OWN_FILES {
+            taken.insert(dir.join(name), format!("the observer's own {whose}"));
+        }
+        let mut shards = Vec::with_capacity(blocks.len());
+        for (i, block) in blocks.iter().enumerate() {
+            let key = |name: &str| format!("shard[{i}].{name}");
+            let socket = match &block.socket {
+                Some(path) if path.is_relative() && !path.as_os_str().is_empty() => dir.join(path),
+                Some(path) => absolute(&key("socket"), path, problems),
+                None => dir.join(format!("shard-{i}.sock")),
+            };
+            if let Some(path) =
+                block.socket.as_deref().filter(|path| !path.as_os_str().is_empty() && !names_a_file(path))
+            {
+                let why = "a socket's path ends in the name of a file, without NUL in it";
+                let fix = "write for example socket = \"/run/varta/shard-0.sock\"";
+                problems.push(ConfigProblem::refused(&key("socket"), format!("{path:?}"), why, fix));
+            }
+            if block.socket.is_some() && !problems.iter().any(|problem| problem.key == "dir") {
+                judge_characters(&key("socket"), &socket, problems);
+            }
+            let bytes = socket.as_os_str().len();
+            // An overlong directory is told once, not for every shard in it.
+            let by_dir = block.socket.is_none();
+            let told = by_dir && problems.iter().any(|problem| problem.key == "dir");
+            if bytes > SOCKET_PATH_MAX && !told {
+                let (key, value) = if by_dir { ("dir".to_owned(), dir) } else { (key("socket"), &*socket) };
+                let why = format!(
+                    "the path of the socket of shard {i} has {bytes} bytes, and the kernel takes {SOCKET_PATH_MAX} at most"
+                );
+                let fix = format!("use a path shorter by {}", bytes - SOCKET_PATH_MAX);
+                problems.push(ConfigProblem::refused(&key, format!("{value:?}"), why, fix));
+            }
+            if let Some(other) = taken.insert(socket.clone(), format!("the socket of shard {i}")) {
+                let why = format!("it is {other}, too");
+                let fix = "give each shard a socket of its own";
+                problems.push(ConfigProblem::refused(&key("socket"), format!("{socket:?}"), why, fix));
+            }
+            judge_access(i, block, problems);
+            let allow_uids = block.allow_uids.clone().map(|mut uids| {
+                uids.sort_unstable();
+                uids.dedup();
+                uids
+            });
+            shards.push(ShardPlan {
+                socket,
+                mode: block.mode.unwrap_or(self.mode),
+                group: block.group.or(self.group),
+                core: block.core,
+                allow_uids,
+            });
+        }
+        shards
+    }
+}
+
+/// What follows from a mode that lets no one write.
+const BEATS: &str = "nobody may write, so nobody can beat";
+
+fn judge_access(i: usize, block: &ShardConfig, problems: &mut Vec<ConfigProblem>) {
+    if let Some(mode) = block.mode {
+        judge_mode(&format!("shard[{i}].mode"), mode, BEATS, problems);
+    }
+    if block.allow_uids.as_ref().is_some_and(Vec::is_empty) {
+        problems.push(ConfigProblem::refused(
+            &format!("shard[{i}].allow-uids"),
+            "[]",
+            "it lets nobody beat",
+            "name users, or leave it out to accept whoever the mode lets in",
+        ));
+    }
+}
+
+fn judge_mode(key: &str, mode: u32, closed: &str, problems: &mut Vec<ConfigProblem>) {
+    if mode > 0o777 || mode & 0o222 == 0 {
+        problems.push(ConfigProblem::refused(
+            key,
+            format!("\"{mode:04o}\""),
+            if mode > 0o777 { "a socket has no such bits" } else { closed },
+            "write \"0600\" for the same user, \"0660\" for its group too, \"0666\" for everybody",
+        ));
+    }
+}
+
+/// Paths are printed, one a line, and read by scripts.
+fn judge_characters(key: &str, path: &Path, problems: &mut Vec<ConfigProblem>) {
+    // What no path at all can hold is told already.
+    let is_told = problems.iter().any(|problem| problem.key == key);
+    if !is_told && path.to_string_lossy().contains(is_deceptive) {
+        let why = "it holds characters that control a terminal or cannot be seen";
+        problems.push(ConfigProblem::refused(key, format!("{path:?}"), why, "name another path"));
+    }
+}
+
+/// Events are appended to whatever is there: they must not end up in a file the observer needs.
+fn judge_events(path: &Path, dir: &Path, shards: &[ShardPlan], problems: &mut Vec<ConfigProblem>) {
+    let own = OWN_FILES.iter().chain(&[(SYMLINK, "symlink")]);
+    let file = own
+        .filter(|(name, _)| dir.join(name) == path)
+        .map(|(_, whose)| format!("the observer's own {whose}"));
+    let socket = (0..)
+        .zip(shards)
+        .filter(|(_, shard): &(usize, _)| shard.socket == path)
+        .map(|(i, _)| format!("the socket of shard {i}"));
+    if let Some(what) = file.chain(socket).next() {
+        let why = format!("it is {what}");
+        problems.push(ConfigProblem::refused("events", format!("{path:?}"), why, "name another file"));
+    }
+}
+
+/// Whether the duration is in the range; if not, it is reported.
+fn in_range(
+    key: &str,
+    value: Duration,
+    range: std::ops::RangeInclusive<Duration>,
+    problems: &mut Vec<ConfigProblem>,
+) -> bool {
+    if range.contains(&value) {
+        return true;
+    }
+    let (least, most) = (written(*range.start()), written(*range.end()));
+    let why = if value < *range.start() {
+        format!("it is shorter than {least}")
+    } else {
+        format!("it is longer than {most}")
+    };
+    let value = format!("\"{}\"", written(value));
+    problems.push(ConfigProblem::refused(
+        key,
+        value,
+        why,
+        format!("write a duration from {least} to {most}"),
+    ));
+    false
+}
+
+/// The path, starting in the current directory if it is relative.
+fn absolute(key: &str, path: &Path, problems: &mut Vec<ConfigProblem>) -> PathBuf {
+    let mut refused = |why: String, fix: &str| {
+        problems.push(ConfigProblem::refused(key, format!("{path:?}"), why, fix));
+        path.to_owned()
+    };
+    if path.as_os_str().is_empty() {
+        return refused("it is empty".to_owned(), "write a path, or leave it out");
+    }
+    if path.as_os_str().as_bytes().contains(&0) {
+        return refused("it contains a NUL byte, and no path can".to_owned(), "take it out");
+    }
+    match std::path::absolute(path) {
+        Ok(path) => path,
+        Err(error) => refused(
+            format!("it is relative to a directory that cannot be found: {}", Reason(&error)),
+            "write it from / on",
+        ),
+    }
+}
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;
