@@ -1,4 +1,4 @@
-//! Observes whether each process of a very large fleet on one Linux host is alive.
+//! Knows, for every process of a very large fleet on one Linux host, whether it is alive.
 //!
 //! Agents send 32-byte heartbeats (Varta Lifeline Protocol 0.1 and 0.2) to Unix datagram sockets. Several
 //! *shards*, each a thread with a socket and a private table, receive them; one *aggregator* looks up what

@@ -61,7 +61,7 @@ impl Index {
         self.places[key.index()] = slot + 1;
     }
 
-    /// The agent has no slot any more.
+    /// Removes the entry of an agent.
     pub fn remove(&mut self, key: AgentKey) {
         self.places[key.index()] = NOBODY;
     }

@@ -286,7 +286,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         }
     }
 
-    /// Errors that mean the kernel is out of memory or watches are transient; a closed socket is not.
+    /// A kernel that is out of memory or epoll watches recovers; a closed socket does not.
     #[cold]
     fn failed(&mut self, error: io::Error) -> io::Result<()> {
         let counters = &self.port.counters;
