@@ -9,25 +9,25 @@ impl Aggregator {
         for _ in 0..ANSWERS_PER_TURN {
             let Ok(answer) = self.inquiries.answers.try_recv() else { return false };
             match answer {
-                Answer::Identity { ticket, found } => self.identified(ticket, found),
-                Answer::Program { ticket, found, is_frozen } => self.looked_again(ticket, &found, is_frozen),
-                Answer::Freezer { ticket, is_frozen } => self.asked_if_frozen(ticket, is_frozen),
-                Answer::There { ticket } => self.is_there(ticket),
-                Answer::Gone { ticket, at, how } => self.is_gone(ticket, at, how),
-                Answer::Watching { ticket, is_watched } => self.is_watched(ticket, is_watched),
+                Answer::Identity { holder, found } => self.identified(holder, found),
+                Answer::Program { holder, found, is_frozen } => self.looked_again(holder, &found, is_frozen),
+                Answer::Freezer { holder, is_frozen } => self.asked_if_frozen(holder, is_frozen),
+                Answer::There { holder } => self.is_there(holder),
+                Answer::Gone { holder, at, how } => self.is_gone(holder, at, how),
+                Answer::Watching { holder, is_watched } => self.is_watched(holder, is_watched),
             }
         }
         true
     }
 
     /// The slot that an answer is about, if its holder is still the one asked about.
-    pub(super) fn place_of(&mut self, ticket: Ticket) -> Option<Place> {
-        let place = Place { shard: ticket.shard, slot: ticket.slot };
-        (self.told(place).generation == ticket.generation).then_some(place)
+    pub(super) fn place_of(&mut self, holder: Holder) -> Option<Place> {
+        let place = holder.place;
+        (self.told(place).generation == holder.generation).then_some(place)
     }
 
-    fn is_there(&mut self, ticket: Ticket) {
-        let Some(place) = self.place_of(ticket) else { return };
+    fn is_there(&mut self, holder: Holder) {
+        let Some(place) = self.place_of(holder) else { return };
         let told = self.told(place);
         told.asked = told.asked.saturating_sub(1);
         // An earlier question's answer says nothing of now.
@@ -36,20 +36,20 @@ impl Aggregator {
         }
     }
 
-    fn is_gone(&mut self, ticket: Ticket, at: MonoNs, how: Option<ExitHow>) {
-        let Some(place) = self.place_of(ticket) else { return };
+    fn is_gone(&mut self, holder: Holder, at: MonoNs, how: Option<ExitHow>) {
+        let Some(place) = self.place_of(holder) else { return };
         let pid = self.told(place).pid;
         self.look_before_verdict(pid);
         let told = self.told(place);
-        if told.is(Mark::Releasing) || told.generation != ticket.generation {
+        if told.is(Mark::Releasing) || told.generation != holder.generation {
             return;
         }
         told.how = told.how.or(how);
         self.gone(place, at);
     }
 
-    fn is_watched(&mut self, ticket: Ticket, is_watched: bool) {
-        let Some(place) = self.place_of(ticket) else { return };
+    fn is_watched(&mut self, holder: Holder, is_watched: bool) {
+        let Some(place) = self.place_of(holder) else { return };
         let told = self.told(place);
         let was_unwatched = told.set(Mark::Unwatched, !is_watched);
         let tally = &mut self.tally;
@@ -61,25 +61,25 @@ impl Aggregator {
         }
     }
 
-    pub(super) fn identified(&mut self, ticket: Ticket, found: Result<Identity, LookupError>) {
+    pub(super) fn identified(&mut self, holder: Holder, found: Result<Identity, LookupError>) {
         self.looked_up_at = self.now;
-        let place = Place { shard: ticket.shard, slot: ticket.slot };
+        let place = holder.place;
         let told = self.told(place);
-        if told.generation != ticket.generation {
+        if told.generation != holder.generation {
             return;
         }
         told.set(Mark::Identifying, false);
         let pid = told.pid;
         self.look_before_verdict(pid);
         let told = self.told(place);
-        if told.is(Mark::Releasing) || told.generation != ticket.generation {
+        if told.is(Mark::Releasing) || told.generation != holder.generation {
             return;
         }
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {
             // Met the writer; ask again rather than guess.
             return self.identify(place);
         };
-        if cold.generation != ticket.generation {
+        if cold.generation != holder.generation {
             return;
         }
         match found {
@@ -161,22 +161,22 @@ impl Aggregator {
             return;
         }
         let Told { generation, pid, .. } = *told;
-        let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
-        self.order(Order::Watch { ticket, pid, incarnation });
+        let holder = Holder { place, generation };
+        self.order(Order::Watch { holder, pid, incarnation });
     }
 
     /// What the holder's process runs by now, so far as its pid is its own: who else has it is gone, and asked
     /// about.
-    fn looked_again(&mut self, ticket: Ticket, program: &Program, is_frozen: bool) {
+    fn looked_again(&mut self, holder: Holder, program: &Program, is_frozen: bool) {
         self.looked_up_at = self.now;
-        let Some(place) = self.place_of(ticket) else { return };
+        let Some(place) = self.place_of(holder) else { return };
         if !self.told(place).set(Mark::LookingAgain, false) || self.told(place).is(Mark::Releasing) {
             return;
         }
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {
             return self.look_again(place);
         };
-        if cold.generation != ticket.generation {
+        if cold.generation != holder.generation {
             return;
         }
         self.told(place).set(Mark::FoundFrozen, is_frozen);
@@ -252,13 +252,13 @@ impl Aggregator {
             return;
         }
         told.set(Mark::Polled, true);
-        let generation = told.generation;
-        self.polled.push_back((self.now + POLL_NS, place, generation));
+        let holder = Holder { place, generation: told.generation };
+        self.polled.push_back((self.now + POLL_NS, holder));
     }
 
     /// Frames that nobody could look into in time are life all the same, and their silence is one.
     pub(super) fn tell_of_held(&mut self) {
-        while let Some((until, place, generation)) = self.held.front().copied() {
+        while let Some((until, Holder { place, generation })) = self.held.front().copied() {
             if until > self.now {
                 return;
             }
@@ -272,7 +272,7 @@ impl Aggregator {
     }
 
     pub(super) fn ask_about_polled(&mut self) {
-        while let Some((at, place, generation)) = self.polled.front().copied() {
+        while let Some((at, Holder { place, generation })) = self.polled.front().copied() {
             if at > self.now {
                 return;
             }

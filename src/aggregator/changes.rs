@@ -129,25 +129,26 @@ impl Aggregator {
         }
         let told = self.told(place);
         if !told.set(Mark::Deferred, true) {
-            let generation = told.generation;
-            self.deferred.push_back((self.now + SECOND_NS, place, generation));
+            let holder = Holder { place, generation: told.generation };
+            self.deferred.push_back((self.now + SECOND_NS, holder));
         }
         false
     }
 
     /// Tells of those of whom too much was told before; at the end of all of them.
     pub(super) fn tell_of_deferred(&mut self) {
-        while let Some((at, place, generation)) = self.deferred.front().copied() {
+        while let Some((at, holder)) = self.deferred.front().copied() {
             if at > self.now && !self.are_shards_over() {
                 return;
             }
             self.deferred.pop_front();
+            let Holder { place, generation } = holder;
             let told = self.told(place);
             if told.generation != generation || !told.is(Mark::Deferred) {
                 continue;
             }
             let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {
-                self.deferred.push_back((self.now + CONFIRM_TICK_NS, place, generation));
+                self.deferred.push_back((self.now + CONFIRM_TICK_NS, holder));
                 return;
             };
             if self.are_shards_over() {

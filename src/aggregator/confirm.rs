@@ -32,8 +32,8 @@ impl Aggregator {
         }
         told.set(Mark::FoundFrozen, false);
         let Told { generation, pid, .. } = *told;
-        let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
-        self.inquiries.lookups.ask(Question { ticket, pid, of: Inquiry::Program });
+        let holder = Holder { place, generation };
+        self.inquiries.lookups.ask(Question { holder, pid, of: Inquiry::Program });
     }
 
     /// Tells nothing of the slot until its process is known to be the one that was told of, or is gone.
@@ -59,8 +59,8 @@ impl Aggregator {
         }
         told.asked += 1;
         let Told { generation, pid, incarnation, .. } = *told;
-        let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
-        self.order(Order::Exists { ticket, pid, incarnation, is_urgent });
+        let holder = Holder { place, generation };
+        self.order(Order::Exists { holder, pid, incarnation, is_urgent });
     }
 
     pub(super) fn order(&mut self, order: Order) {

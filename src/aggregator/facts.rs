@@ -112,7 +112,7 @@ impl Aggregator {
         *self.places.of(hot.key()) = Some(place.into());
         self.tally.shards[usize::from(place.shard)].off_hash += u64::from(is_off_hash);
         if is_held {
-            self.held.push_back((self.now + HELD_NS, place, cold.generation));
+            self.held.push_back((self.now + HELD_NS, Holder { place, generation: cold.generation }));
         }
         self.identify(place);
         self.return_if_stalled(place);
@@ -166,8 +166,8 @@ impl Aggregator {
         }
         told.set(Mark::Identifying, true);
         let (pid, generation) = (told.pid, told.generation);
-        let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
-        self.inquiries.lookups.ask(Question { ticket, pid, of: Inquiry::Identity });
+        let holder = Holder { place, generation };
+        self.inquiries.lookups.ask(Question { holder, pid, of: Inquiry::Identity });
     }
 
     /// The slot is free, or another agent's, from here on.
@@ -179,8 +179,8 @@ impl Aggregator {
         self.buckets.forget(place);
         self.forget_freeze(place, &told);
         if told.is(Mark::WatchOrdered) {
-            let ticket = Ticket { shard: place.shard, slot: place.slot, generation: told.generation };
-            self.order(Order::Unwatch { ticket });
+            let holder = Holder { place, generation: told.generation };
+            self.order(Order::Unwatch { holder });
         }
         if self.place_of_pid(told.pid) == Some(place) {
             *self.places.of(told.key()) = told.next;

@@ -4,18 +4,18 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use super::told::Place;
+use crate::table::place::{Holder, Place};
 use crate::time::MonoNs;
 
 /// Those who are frozen, and those who were and did not beat yet.
 #[derive(Debug, Default)]
 pub struct Freezes {
     /// Frozen ones, in the order in which they are asked about next.
-    pub polled: VecDeque<(MonoNs, Place, u32)>,
+    pub polled: VecDeque<(MonoNs, Holder)>,
     /// Since when those are thawed that did not beat since.
     pub thawed: HashMap<Place, MonoNs>,
-    /// When they are judged again: instant, shard, slot, generation.
-    pub deadlines: BTreeSet<(MonoNs, u16, u32, u32)>,
+    /// When they are judged again.
+    pub deadlines: BTreeSet<(MonoNs, Holder)>,
 }
 
 impl Freezes {

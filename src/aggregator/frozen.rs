@@ -36,8 +36,8 @@ impl Aggregator {
     }
 
     fn poll_frozen(&mut self, place: Place) {
-        let generation = self.told(place).generation;
-        self.freezes.polled.push_back((self.now + POLL_NS, place, generation));
+        let holder = Holder { place, generation: self.told(place).generation };
+        self.freezes.polled.push_back((self.now + POLL_NS, holder));
     }
 
     fn show_freeze(&mut self, place: Place, freeze: Freeze) {
@@ -58,13 +58,12 @@ impl Aggregator {
 
     /// Asks about frozen ones, and judges those whose time to beat after the thaw has passed.
     pub(super) fn look_at_frozen(&mut self) {
-        while let Some((_, place, generation)) = self.freezes.polled.pop_front_if(|(at, ..)| *at <= self.now)
-        {
+        while let Some((_, holder)) = self.freezes.polled.pop_front_if(|(at, ..)| *at <= self.now) {
+            let Holder { place, generation } = holder;
             let told = self.told(place);
             if told.generation == generation && told.is(Mark::Frozen) && !told.is(Mark::Releasing) {
                 let Told { pid, incarnation, .. } = *told;
-                let ticket = Ticket { shard: place.shard, slot: place.slot, generation };
-                self.inquiries.lookups.ask(Question { ticket, pid, of: Inquiry::Freezer(incarnation) });
+                self.inquiries.lookups.ask(Question { holder, pid, of: Inquiry::Freezer(incarnation) });
                 if self.told(place).is(Mark::Unwatched) {
                     self.ask_existence(place, false);
                 }
@@ -73,8 +72,7 @@ impl Aggregator {
         while let Some(deadline) = self.freezes.deadlines.first().copied().filter(|(at, ..)| *at <= self.now)
         {
             self.freezes.deadlines.remove(&deadline);
-            let (_, shard, slot, generation) = deadline;
-            let place = Place { shard, slot };
+            let (_, Holder { place, generation }) = deadline;
             let told = self.told(place);
             if told.generation == generation && told.is(Mark::Thawed) && !told.is(Mark::Releasing) {
                 self.kick_all();
@@ -84,8 +82,8 @@ impl Aggregator {
     }
 
     /// Whether it is still frozen.
-    pub(super) fn asked_if_frozen(&mut self, ticket: Ticket, is_frozen: bool) {
-        let Some(place) = self.place_of(ticket) else { return };
+    pub(super) fn asked_if_frozen(&mut self, holder: Holder, is_frozen: bool) {
+        let Some(place) = self.place_of(holder) else { return };
         if !self.told(place).is(Mark::Frozen) || self.told(place).is(Mark::Releasing) {
             return;
         }
@@ -95,7 +93,7 @@ impl Aggregator {
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {
             return self.poll_frozen(place);
         };
-        if cold.generation != ticket.generation || self.told(place).is_gone() {
+        if cold.generation != holder.generation || self.told(place).is_gone() {
             return;
         }
         self.unfreeze(place, &hot, self.now);
@@ -107,9 +105,9 @@ impl Aggregator {
 
     /// Judges it once it had its time to beat.
     pub(super) fn judge_thawed(&mut self, place: Place) {
-        let generation = self.told(place).generation;
+        let holder = Holder { place, generation: self.told(place).generation };
         if let Some(at) = self.deadline_of_thawed(place) {
-            self.freezes.deadlines.insert((at, place.shard, place.slot, generation));
+            self.freezes.deadlines.insert((at, holder));
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::told::Place;
+use crate::table::place::Place;
 use crate::time::MonoNs;
 
 pub const SECOND_NS: u64 = 1_000_000_000;

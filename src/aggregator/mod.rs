@@ -27,13 +27,14 @@ use crate::lane::{Doorbell, Port, SampleOf, answer};
 use crate::process::lookup::Lookups;
 use crate::process::procfs::LookupError;
 use crate::process::procfs::{Identity, Program};
-use crate::process::question::{Answer, Inquiry, Question, Ticket};
+use crate::process::question::{Answer, Inquiry, Question};
 use crate::process::watch::{Order, Watch};
 use crate::refusal::Refusal;
 use crate::route::shard_for;
 use crate::rules::{self, Existence};
 use crate::table::Busy;
 use crate::table::key::{AgentKey, ByKey};
+use crate::table::place::{Holder, PackedPlace, Place};
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::table::slots::Slots;
 use crate::time::{MonoNs, WallNs};
@@ -65,7 +66,7 @@ use fanout::{Fanout, Subscriber};
 use freezes::Freezes;
 use limit::{Buckets, Limit, Often, SECOND_NS};
 use policy::Policy;
-use told::{Mark, PackedPlace, Place, Places, Told};
+use told::{Mark, Places, Told};
 
 /// Reports wait this long, so that the aggregator is not woken for each.
 const REPORT_TICK_NS: u64 = 100_000_000;
@@ -206,9 +207,9 @@ pub struct Aggregator {
     pending: VecDeque<Pending>,
     in_flight_max: u32,
     /// Agents of whom nothing is told until somebody has looked whose pid they claim, and until when.
-    held: VecDeque<(MonoNs, Place, u32)>,
+    held: VecDeque<(MonoNs, Holder)>,
     /// Stalled and waiting agents that are not watched, in the order in which they are asked about next.
-    polled: VecDeque<(MonoNs, Place, u32)>,
+    polled: VecDeque<(MonoNs, Holder)>,
     /// Agents that are silent because they are frozen, or were.
     freezes: Freezes,
     /// What one agent may have told of it.
@@ -216,7 +217,7 @@ pub struct Aggregator {
     /// What the agents of one user may have told of them while they come and go.
     churns: Churns,
     /// Agents of whom something is told later, in the order of when.
-    deferred: VecDeque<(MonoNs, Place, u32)>,
+    deferred: VecDeque<(MonoNs, Holder)>,
     /// Slots that read busy.
     again: Vec<Place>,
     last_session: u32,

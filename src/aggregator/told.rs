@@ -6,38 +6,9 @@ use crate::event::ExitHow;
 use crate::process::procfs::Incarnation;
 use crate::rules::Existence;
 use crate::table::key::AgentKey;
+use crate::table::place::{PackedPlace, Place};
 use crate::time::MonoNs;
 use crate::wire::Status;
-
-/// Bits of a packed place that hold the slot: there are at most 2^22 (`AGENTS_MAX`).
-const SLOT_BITS: u32 = 22;
-
-/// A slot of the fleet: shard and slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
-    /// The shard.
-    pub shard: u16,
-    /// The slot of its table.
-    pub slot: u32,
-}
-
-/// A place in four bytes, as it is kept for every agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PackedPlace(NonZeroU32);
-
-impl From<Place> for PackedPlace {
-    fn from(Place { shard, slot }: Place) -> Self {
-        debug_assert!(slot >> SLOT_BITS == 0 && shard < 1 << (31 - SLOT_BITS), "a fleet has no such slot");
-        Self(NonZeroU32::MIN.saturating_add(u32::from(shard) << SLOT_BITS | slot))
-    }
-}
-
-impl From<PackedPlace> for Place {
-    fn from(PackedPlace(word): PackedPlace) -> Self {
-        let word = word.get() - 1;
-        Self { shard: (word >> SLOT_BITS) as u16, slot: word & ((1 << SLOT_BITS) - 1) }
-    }
-}
 
 /// The slots of one pid. Nearly all have one, which allocates nothing.
 #[derive(Clone, Debug)]
@@ -207,16 +178,6 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::plan::{AGENTS_MAX, SHARDS_MAX};
-
-    #[test]
-    fn every_place_of_the_largest_fleet_survives_packing() {
-        let last_shard = u16::try_from(SHARDS_MAX - 1).expect("few");
-        for (shard, slot) in [(0, 0), (1, 7), (0, AGENTS_MAX - 1), (last_shard, AGENTS_MAX - 1)] {
-            let place = Place { shard, slot };
-            assert_eq!(Place::from(PackedPlace::from(place)), place);
-        }
-    }
 
     #[test]
     fn a_record_is_as_small_as_it_says() {

@@ -32,7 +32,6 @@ use crate::process::lookup::Lookups;
 #[cfg(feature = "http")]
 use crate::process::names::Names;
 use crate::process::procfs::Program;
-use crate::process::question::Ticket;
 use crate::process::watch::Watch;
 use crate::rundir::upkeep::{Files, Upkeep};
 use crate::shard::Shard;
@@ -40,6 +39,7 @@ use crate::shard::thread::{Life, observe};
 use crate::sinks::{Descriptor, EventWriter, Format, OutputState, WriteTrouble};
 use crate::sys::clock::SystemClock;
 use crate::sys::thread::{allowed_cores, set_own_nice};
+use crate::table::place::Holder;
 use crate::time::Clock;
 use crate::view::copies::{Asked, Copies};
 use crate::view::health::{FleetThread, Vitals};
@@ -167,10 +167,10 @@ fn start_tellers(
         #[cfg(feature = "http")]
         let names = Arc::clone(&handle.names);
         let lifeline = handle.vitals.of(FleetThread::Lookup);
-        move |_ticket: Ticket, _program: &Program| {
+        move |_holder: Holder, _program: &Program| {
             let _ = &lifeline;
             #[cfg(feature = "http")]
-            names.put(_ticket, _program);
+            names.put(_holder, _program);
         }
     };
     // The priority of the aggregator, so that exits and stalls are reported within milliseconds on a busy

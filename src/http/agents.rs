@@ -19,7 +19,7 @@ use crate::json::Json;
 use crate::lane::Port;
 use crate::lane::sessions::Freeze;
 use crate::pattern::{ASKED_BYTES_MAX, Pattern};
-use crate::process::question::Ticket;
+use crate::table::place::{Holder, Place};
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::MonoNs;
 use crate::view::text::rounded;
@@ -106,8 +106,8 @@ impl Row {
     }
 
     /// The key under which its name is stored.
-    pub const fn ticket(&self) -> Ticket {
-        Ticket { shard: self.shard, slot: self.slot, generation: self.generation }
+    pub const fn holder(&self) -> Holder {
+        Holder { place: Place { shard: self.shard, slot: self.slot }, generation: self.generation }
     }
 }
 
@@ -295,7 +295,7 @@ impl Selection {
             && self.shard.is_none_or(|shard| shard == row.shard)
             && self.uid.is_none_or(|uid| uid == row.hot.uid())
             && self.comm.as_ref().is_none_or(|pattern| {
-                sources.names.get(row.ticket()).is_some_and(|comm| pattern.matches(&comm))
+                sources.names.get(row.holder()).is_some_and(|comm| pattern.matches(&comm))
             })
     }
 
@@ -473,7 +473,7 @@ impl AgentAnswer {
             status: hot.status.as_str(),
             payload: hot.payload,
             uid: hot.uid(),
-            comm: sources.names.get(row.ticket()),
+            comm: sources.names.get(row.holder()),
             wire: if hot.flags.has(Flags::V02) { "0.2" } else { "0.1" },
             beats: row.beats,
             lost: row.lost,

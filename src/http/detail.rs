@@ -153,7 +153,7 @@ impl Detail {
             rule: sources.classes.rule_of(hot.class),
             terminals: cold.terminals,
             mixed: hot.flags.has(Flags::MIXED),
-            program_unreadable: sources.names.is_program_hidden(as_is.ticket()),
+            program_unreadable: sources.names.is_program_hidden(as_is.holder()),
             blind: Blind {
                 is_blind: counters.is_blind.get() != 0,
                 total_ns: blind_ns,

@@ -325,15 +325,15 @@ fn answer_questions(
                 recv(questions) -> question => question,
             }
         });
-        let Ok(Question { ticket, pid, of }) = question else { return };
+        let Ok(Question { holder, pid, of }) = question else { return };
         let program = Program { comm: Some("agent".to_owned()), exe: Some("/agent".to_owned()) };
         let answer = match of {
-            Inquiry::Program => Answer::Program { ticket, found: program, is_frozen: false },
-            Inquiry::Freezer(_) => Answer::Freezer { ticket, is_frozen: false },
+            Inquiry::Program => Answer::Program { holder, found: program, is_frozen: false },
+            Inquiry::Freezer(_) => Answer::Freezer { holder, is_frozen: false },
             Inquiry::Identity => {
                 let incarnation = Incarnation::new(u64::from(pid));
                 let found = Identity { incarnation, started: MonoNs(0), inner_pids: Vec::new(), program };
-                Answer::Identity { ticket, found: Ok(found) }
+                Answer::Identity { holder, found: Ok(found) }
             }
         };
         if answers.send(answer).is_err() {
@@ -355,15 +355,15 @@ fn obey(kick: &Kick, orders: &[Receiver<Order>; 2], answers: &Sender<Answer>, do
         for orders in orders {
             loop {
                 match orders.try_recv() {
-                    Ok(Order::Watch { ticket, .. }) => {
-                        watched.insert((ticket.shard, ticket.slot), ticket);
+                    Ok(Order::Watch { holder, .. }) => {
+                        watched.insert(holder.place, holder);
                     }
-                    Ok(Order::Unwatch { ticket }) => {
-                        watched.remove(&(ticket.shard, ticket.slot));
+                    Ok(Order::Unwatch { holder }) => {
+                        watched.remove(&holder.place);
                     }
-                    Ok(Order::Exists { ticket, .. }) => {
-                        if watched.get(&(ticket.shard, ticket.slot)) == Some(&ticket) {
-                            has_answered |= answers.send(Answer::There { ticket }).is_ok();
+                    Ok(Order::Exists { holder, .. }) => {
+                        if watched.get(&holder.place) == Some(&holder) {
+                            has_answered |= answers.send(Answer::There { holder }).is_ok();
                         }
                     }
                     Err(TryRecvError::Empty) => break,

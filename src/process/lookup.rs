@@ -14,7 +14,8 @@ use crossbeam::channel::{Sender, select, unbounded};
 use crate::lane::Doorbell;
 use crate::process::freezer::Freezer;
 use crate::process::procfs::{self, End, Program};
-use crate::process::question::{Answer, Inquiry, Question, Ticket};
+use crate::process::question::{Answer, Inquiry, Question};
+use crate::table::place::Holder;
 use crate::time::Clock;
 
 /// The sending side.
@@ -35,7 +36,7 @@ impl Lookups {
         answers: Sender<Answer>,
         doorbell: Arc<Doorbell>,
         on_start: impl FnOnce() + Send + 'static,
-        on_program: impl Fn(Ticket, &Program) + Send + 'static,
+        on_program: impl Fn(Holder, &Program) + Send + 'static,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (urgent, urgent_questions) = unbounded::<Question>();
         let (ordinary, questions) = unbounded::<Question>();
@@ -49,19 +50,19 @@ impl Lookups {
                         recv(questions) -> question => question,
                     }
                 });
-                let Ok(Question { ticket, pid, of }) = question else { return };
+                let Ok(Question { holder, pid, of }) = question else { return };
                 let answer = match of {
                     Inquiry::Identity => {
                         let found = procfs::identify(pid, &clock);
                         if let Ok(identity) = &found {
-                            on_program(ticket, &identity.program);
+                            on_program(holder, &identity.program);
                         }
-                        Answer::Identity { ticket, found }
+                        Answer::Identity { holder, found }
                     }
                     Inquiry::Program => {
                         let found = procfs::program(pid);
-                        on_program(ticket, &found);
-                        Answer::Program { ticket, found, is_frozen: freezer.is_frozen(pid, clock.mono()) }
+                        on_program(holder, &found);
+                        Answer::Program { holder, found, is_frozen: freezer.is_frozen(pid, clock.mono()) }
                     }
                     Inquiry::Freezer(incarnation) => {
                         let is_frozen = freezer.is_frozen(pid, clock.mono());
@@ -69,8 +70,8 @@ impl Lookups {
                         // thaw.
                         let end = if is_frozen { None } else { procfs::end(pid, incarnation, &clock) };
                         match end {
-                            Some(End { at, how }) => Answer::Gone { ticket, at, how },
-                            None => Answer::Freezer { ticket, is_frozen },
+                            Some(End { at, how }) => Answer::Gone { holder, at, how },
+                            None => Answer::Freezer { holder, is_frozen },
                         }
                     }
                 };

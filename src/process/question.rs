@@ -2,24 +2,14 @@
 
 use crate::event::ExitHow;
 use crate::process::procfs::{Identity, Incarnation, LookupError, Program};
+use crate::table::place::Holder;
 use crate::time::MonoNs;
-
-/// The slot a question is about, and which of its holders.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
-    /// The shard.
-    pub shard: u16,
-    /// The slot.
-    pub slot: u32,
-    /// The holder.
-    pub generation: u32,
-}
 
 /// A question about a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
     /// The slot it is about.
-    pub ticket: Ticket,
+    pub holder: Holder,
     /// The process.
     pub pid: u32,
     /// The kind of question.
@@ -43,14 +33,14 @@ pub enum Answer {
     /// Who it is.
     Identity {
         /// The slot it is about.
-        ticket: Ticket,
+        holder: Holder,
         /// What was found.
         found: Result<Identity, LookupError>,
     },
     /// What it runs now, if the pid still belongs to it.
     Program {
         /// The slot it is about.
-        ticket: Ticket,
+        holder: Holder,
         /// What was found.
         found: Program,
         /// Its control group is frozen.
@@ -59,19 +49,19 @@ pub enum Answer {
     /// Whether it is still frozen.
     Freezer {
         /// The slot it is about.
-        ticket: Ticket,
+        holder: Holder,
         /// Whether it is.
         is_frozen: bool,
     },
     /// Asked: it exists, or that could not be found out.
     There {
         /// The slot it is about.
-        ticket: Ticket,
+        holder: Holder,
     },
     /// It has exited, asked or not.
     Gone {
         /// The slot it is about.
-        ticket: Ticket,
+        holder: Holder,
         /// As of when it is known to have exited.
         at: MonoNs,
         /// How it ended, if the kernel provides it.
@@ -81,7 +71,7 @@ pub enum Answer {
     /// after all.
     Watching {
         /// The slot it is about.
-        ticket: Ticket,
+        holder: Holder,
         /// Whether it will.
         is_watched: bool,
     },

@@ -15,6 +15,7 @@ use crate::time::MonoNs;
 
 pub mod admission;
 pub mod key;
+pub mod place;
 pub mod sequence;
 pub mod slot;
 pub mod slots;

@@ -64,7 +64,7 @@ pub(super) struct World {
     pub(super) answers: Sender<Answer>,
     pub(super) processes: HashMap<u32, Process>,
     /// Those whose end is told unasked, if `is_watching`.
-    watched: Vec<(Ticket, u32, Option<Incarnation>)>,
+    watched: Vec<(Holder, u32, Option<Incarnation>)>,
     /// There are descriptors to watch with.
     pub(super) is_watching: bool,
     /// The lookup thread does not answer.
@@ -206,32 +206,32 @@ impl World {
         }
         while let Some(order) = self.orders.iter().find_map(|orders| orders.try_recv().ok()) {
             match order {
-                Order::Watch { ticket, .. } if !self.is_watching => {
-                    self.answers.send(Answer::Watching { ticket, is_watched: false }).unwrap();
+                Order::Watch { holder, .. } if !self.is_watching => {
+                    self.answers.send(Answer::Watching { holder, is_watched: false }).unwrap();
                 }
-                Order::Watch { ticket, pid, incarnation } => self.watched.push((ticket, pid, incarnation)),
-                Order::Unwatch { ticket } => self.watched.retain(|(watched, ..)| *watched != ticket),
-                Order::Exists { ticket, pid, incarnation, .. } => {
+                Order::Watch { holder, pid, incarnation } => self.watched.push((holder, pid, incarnation)),
+                Order::Unwatch { holder } => self.watched.retain(|(watched, ..)| *watched != holder),
+                Order::Exists { holder, pid, incarnation, .. } => {
                     let answer = match self.gone_at(pid, incarnation) {
-                        None => Answer::There { ticket },
-                        Some(at) => Answer::Gone { ticket, at, how: None },
+                        None => Answer::There { holder },
+                        Some(at) => Answer::Gone { holder, at, how: None },
                     };
                     self.answers.send(answer).unwrap();
                 }
             }
         }
-        for (ticket, pid, incarnation) in mem::take(&mut self.watched) {
+        for (holder, pid, incarnation) in mem::take(&mut self.watched) {
             match self.gone_at(pid, incarnation) {
-                None => self.watched.push((ticket, pid, incarnation)),
+                None => self.watched.push((holder, pid, incarnation)),
                 Some(at) => {
                     let how = Some(ExitHow::Signal(9));
-                    self.answers.send(Answer::Gone { ticket, at, how }).unwrap();
+                    self.answers.send(Answer::Gone { holder, at, how }).unwrap();
                 }
             }
         }
     }
 
-    fn identify(&self, Question { ticket, pid, of }: Question) -> Answer {
+    fn identify(&self, Question { holder, pid, of }: Question) -> Answer {
         let program = |process: &Process| Program {
             comm: Some(process.comm.to_owned()),
             exe: Some(process.exe.to_owned()).filter(|exe| !exe.is_empty()),
@@ -239,13 +239,13 @@ impl World {
         if of == Inquiry::Program {
             let process = self.processes.get(&pid).filter(|_| !self.is_secretive);
             let is_frozen = process.is_some_and(|process| process.is_frozen);
-            return Answer::Program { ticket, found: process.map(program).unwrap_or_default(), is_frozen };
+            return Answer::Program { holder, found: process.map(program).unwrap_or_default(), is_frozen };
         }
         if let Inquiry::Freezer(incarnation) = of {
             let is_frozen = self.processes.get(&pid).is_some_and(|process| process.is_frozen);
             return match self.gone_at(pid, incarnation).filter(|_| !is_frozen) {
-                Some(at) => Answer::Gone { ticket, at, how: None },
-                None => Answer::Freezer { ticket, is_frozen },
+                Some(at) => Answer::Gone { holder, at, how: None },
+                None => Answer::Freezer { holder, is_frozen },
             };
         }
         let found = match self.processes.get(&pid) {
@@ -258,7 +258,7 @@ impl World {
                 program: program(process),
             }),
         };
-        Answer::Identity { ticket, found }
+        Answer::Identity { holder, found }
     }
 
     fn gone_at(&self, pid: u32, incarnation: Option<Incarnation>) -> Option<MonoNs> {

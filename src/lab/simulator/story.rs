@@ -168,7 +168,7 @@ pub enum What {
     // --- to the observer ---------------------------------------------------------------------------
     Pause {
         who: Who,
-        place: Place,
+        place: TurnPart,
         for_ns: u64,
     },
     /// A shard is paused while it writes a slot.
@@ -210,7 +210,7 @@ pub enum Who {
 
 /// Where in its turn a shard is paused; other threads are paused between turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum TurnPart {
     Wait,
     BeforeReceive,
     InReceive,
@@ -491,8 +491,12 @@ impl Story {
                 8 => Who::Lookup,
                 _ => Who::Everybody,
             };
-            let place =
-                random.one_of(&[Place::Wait, Place::BeforeReceive, Place::InReceive, Place::AfterReceive]);
+            let place = random.one_of(&[
+                TurnPart::Wait,
+                TurnPart::BeforeReceive,
+                TurnPart::InReceive,
+                TurnPart::AfterReceive,
+            ]);
             self.put(at, What::Pause { who, place, for_ns });
         }
         let with_steps = random.is_one_in(3);

@@ -23,20 +23,21 @@ use crate::lab::simulator::invariants::{Invariant, Verdict, Violation};
 use crate::lab::simulator::lines;
 use crate::lab::simulator::model::{End, Model, START};
 use crate::lab::simulator::random::Random;
-use crate::lab::simulator::story::{MS, Place, SECOND, Setting, Story, US, What, Who};
+use crate::lab::simulator::story::{MS, SECOND, Setting, Story, TurnPart, US, What, Who};
 use crate::lab::simulator::truth::{Life, UID};
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
 use crate::process::lookup::Lookups;
 use crate::process::procfs::LookupError;
 use crate::process::procfs::{Identity, Incarnation, Program};
-use crate::process::question::{Answer, Inquiry, Question, Ticket};
+use crate::process::question::{Answer, Inquiry, Question};
 use crate::process::watch::{Order, Watch};
 use crate::shard::Shard;
 use crate::shard::front::{Front, Limits};
 use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::uids::UidAccounts;
 use crate::sys::allocations::during;
+use crate::table::place::{Holder, Place};
 use crate::table::slot::State;
 use crate::table::{Header, create};
 use crate::time::{Clock, ManualClock, MonoNs, WallNs};
@@ -120,44 +121,40 @@ struct ShardThread {
 /// Processes the watch thread watches, by slot, with the instant of their exit, which is not used before.
 #[derive(Debug, Default)]
 struct Watched {
-    held: BTreeMap<(u16, u32), (Ticket, u32, u64, u64)>,
-    ends: BTreeSet<(u64, (u16, u32))>,
+    held: BTreeMap<Place, (Holder, u32, u64, u64)>,
+    ends: BTreeSet<(u64, Place)>,
     /// Not watched: no descriptor was left.
-    waiting: VecDeque<(Ticket, u32, u64)>,
+    waiting: VecDeque<(Holder, u32, u64)>,
 }
 
 impl Watched {
-    /// Those that have exited by now: ticket, pid and id.
-    fn ended(&mut self, now: u64) -> Vec<(Ticket, u32, u64)> {
+    /// Those that have exited by now: holder, pid and id.
+    fn ended(&mut self, now: u64) -> Vec<(Holder, u32, u64)> {
         let mut ended = Vec::new();
-        while let Some((died, key)) = self.ends.first().copied().filter(|(died, _)| *died <= now) {
-            self.ends.remove(&(died, key));
-            if let Some((ticket, pid, life, _)) = self.held.remove(&key) {
-                ended.push((ticket, pid, life));
+        while let Some((died, place)) = self.ends.first().copied().filter(|(died, _)| *died <= now) {
+            self.ends.remove(&(died, place));
+            if let Some((holder, pid, life, _)) = self.held.remove(&place) {
+                ended.push((holder, pid, life));
             }
         }
         ended
     }
 
-    fn is_of(&self, ticket: Ticket) -> bool {
-        self.held.get(&key_of(ticket)).is_some_and(|(held, ..)| *held == ticket)
-            || self.waiting.iter().any(|(waiting, ..)| *waiting == ticket)
+    fn is_of(&self, holder: Holder) -> bool {
+        self.held.get(&holder.place).is_some_and(|(held, ..)| *held == holder)
+            || self.waiting.iter().any(|(waiting, ..)| *waiting == holder)
     }
 
-    fn forget(&mut self, key: (u16, u32)) {
-        if let Some((.., died)) = self.held.remove(&key) {
-            self.ends.remove(&(died, key));
+    fn forget(&mut self, place: Place) {
+        if let Some((.., died)) = self.held.remove(&place) {
+            self.ends.remove(&(died, place));
         }
-        self.waiting.retain(|(ticket, ..)| key_of(*ticket) != key);
+        self.waiting.retain(|(holder, ..)| holder.place != place);
     }
 
     fn next_end(&self) -> Option<u64> {
         self.ends.first().map(|(died, _)| *died)
     }
-}
-
-const fn key_of(ticket: Ticket) -> (u16, u32) {
-    (ticket.shard, ticket.slot)
 }
 
 /// A turn that has begun and is not over.
@@ -372,7 +369,7 @@ impl<'a> World<'a> {
             What::Fail { shard } => self.shard(shard).script.fail(libc::ENOMEM),
             What::StepWall { by } => self.wall_stepped = self.wall_stepped.saturating_add(by),
             What::Leap { by } => {
-                self.pause(Who::Everybody, Place::Wait, by);
+                self.pause(Who::Everybody, TurnPart::Wait, by);
                 self.model.leap_to(now + by);
                 self.slow_at += by;
             }
@@ -380,7 +377,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn pause(&mut self, who: Who, place: Place, for_ns: u64) {
+    fn pause(&mut self, who: Who, place: TurnPart, for_ns: u64) {
         let until = self.now + for_ns;
         let shards = self.shards.len();
         let is_all = who == Who::Everybody;
@@ -612,7 +609,7 @@ impl<'a> World<'a> {
     }
 
     /// Answers with the truth at this instant.
-    fn identify(&mut self, Question { ticket, pid, of }: Question) -> Answer {
+    fn identify(&mut self, Question { holder, pid, of }: Question) -> Answer {
         self.lookups += 1;
         let now = self.now;
         let fails = self.story.setting.lookup_fails;
@@ -622,15 +619,15 @@ impl<'a> World<'a> {
             exe: Some(format!("/program-{}", life.program_at(now))),
         };
         if of == Inquiry::Program {
-            let holder = self.model.truth.holder(pid, now).filter(|_| !is_failing);
-            let found = holder.map(program).unwrap_or_default();
-            return Answer::Program { ticket, found, is_frozen: false };
+            let life = self.model.truth.holder(pid, now).filter(|_| !is_failing);
+            let found = life.map(program).unwrap_or_default();
+            return Answer::Program { holder, found, is_frozen: false };
         }
         if let Inquiry::Freezer(_) = of {
-            return Answer::Freezer { ticket, is_frozen: false };
+            return Answer::Freezer { holder, is_frozen: false };
         }
         if is_failing {
-            return Answer::Identity { ticket, found: Err(LookupError::Failed) };
+            return Answer::Identity { holder, found: Err(LookupError::Failed) };
         }
         let found = self.model.truth.holder(pid, now).map(|life| Identity {
             incarnation: Incarnation::new(u64::from(life.id)),
@@ -638,7 +635,7 @@ impl<'a> World<'a> {
             inner_pids: life.inner.into_iter().collect(),
             program: program(life),
         });
-        Answer::Identity { ticket, found: found.ok_or(LookupError::Gone(START + now, None)) }
+        Answer::Identity { holder, found: found.ok_or(LookupError::Gone(START + now, None)) }
     }
 
     // --- the watch thread --------------------------------------------------------------------------------
@@ -650,26 +647,26 @@ impl<'a> World<'a> {
             return;
         }
         // Exits come before answers: the process asked about may be among them.
-        for (ticket, pid, life) in self.watched.ended(now) {
+        for (holder, pid, life) in self.watched.ended(now) {
             let at = self.gone_at(pid, Some(Incarnation::new(life))).unwrap_or(START + now);
             let how = Some(ExitHow::Signal(9)).filter(|_| life % 5 > 0);
-            self.answers.send(Answer::Gone { ticket, at, how }).unwrap();
+            self.answers.send(Answer::Gone { holder, at, how }).unwrap();
             self.doorbell.ring();
         }
         while let Some(order) = self.orders.iter().find_map(|orders| orders.try_recv().ok()) {
             let answer = match order {
-                Order::Watch { ticket, pid, incarnation } => self.hold(ticket, pid, incarnation),
-                Order::Unwatch { ticket } => {
+                Order::Watch { holder, pid, incarnation } => self.hold(holder, pid, incarnation),
+                Order::Unwatch { holder } => {
                     // The slot's next process may be watched already.
-                    if self.watched.is_of(ticket) {
-                        self.watched.forget(key_of(ticket));
+                    if self.watched.is_of(holder) {
+                        self.watched.forget(holder.place);
                     }
                     None
                 }
-                Order::Exists { ticket, pid, incarnation, .. } => {
+                Order::Exists { holder, pid, incarnation, .. } => {
                     Some(match self.gone_at(pid, incarnation) {
-                        None => Answer::There { ticket },
-                        Some(at) => Answer::Gone { ticket, at, how: None },
+                        None => Answer::There { holder },
+                        Some(at) => Answer::Gone { holder, at, how: None },
                     })
                 }
             };
@@ -679,10 +676,10 @@ impl<'a> World<'a> {
             }
         }
         while self.watched.held.len() < self.story.setting.pidfds
-            && let Some((ticket, pid, life)) = self.watched.waiting.pop_front()
+            && let Some((holder, pid, life)) = self.watched.waiting.pop_front()
         {
-            let answer = self.hold(ticket, pid, Some(Incarnation::new(life)));
-            self.answers.send(answer.unwrap_or(Answer::Watching { ticket, is_watched: true })).unwrap();
+            let answer = self.hold(holder, pid, Some(Incarnation::new(life)));
+            self.answers.send(answer.unwrap_or(Answer::Watching { holder, is_watched: true })).unwrap();
             self.doorbell.ring();
         }
         let later = self.delay();
@@ -691,19 +688,19 @@ impl<'a> World<'a> {
     }
 
     /// Watches a process. Returns the immediate answer, if any.
-    fn hold(&mut self, ticket: Ticket, pid: u32, incarnation: Option<Incarnation>) -> Option<Answer> {
+    fn hold(&mut self, holder: Holder, pid: u32, incarnation: Option<Incarnation>) -> Option<Answer> {
         if let Some(at) = self.gone_at(pid, incarnation) {
-            return Some(Answer::Gone { ticket, at, how: None });
+            return Some(Answer::Gone { holder, at, how: None });
         }
         let life = self.model.truth.holder(pid, self.now)?;
         let (id, died) = (u64::from(life.id), life.died);
-        self.watched.forget(key_of(ticket));
+        self.watched.forget(holder.place);
         if self.watched.held.len() >= self.story.setting.pidfds {
-            self.watched.waiting.push_back((ticket, pid, id));
-            return Some(Answer::Watching { ticket, is_watched: false });
+            self.watched.waiting.push_back((holder, pid, id));
+            return Some(Answer::Watching { holder, is_watched: false });
         }
-        self.watched.held.insert(key_of(ticket), (ticket, pid, id, died));
-        self.watched.ends.insert((died, key_of(ticket)));
+        self.watched.held.insert(holder.place, (holder, pid, id, died));
+        self.watched.ends.insert((died, holder.place));
         None
     }
 
@@ -910,7 +907,7 @@ enum Step {
     Check,
 }
 
-impl Place {
+impl TurnPart {
     const fn point(self) -> Option<Point> {
         match self {
             Self::Wait => None,

@@ -22,7 +22,8 @@ use crate::event::ExitHow;
 use crate::lane::Doorbell;
 use crate::lane::kick::Kick;
 use crate::process::procfs::{self, End, Incarnation, NotHeld};
-use crate::process::question::{Answer, Ticket};
+use crate::process::question::Answer;
+use crate::table::place::{Holder, Place};
 use crate::table::slots::Slots;
 use crate::time::{Clock, MonoNs};
 
@@ -42,7 +43,7 @@ pub enum Order {
     /// Report when the process exits.
     Watch {
         /// The slot it is about.
-        ticket: Ticket,
+        holder: Holder,
         /// The process.
         pid: u32,
         /// The process that was looked up before, if any.
@@ -51,12 +52,12 @@ pub enum Order {
     /// Stop watching the holder.
     Unwatch {
         /// The slot it is about.
-        ticket: Ticket,
+        holder: Holder,
     },
     /// Does it still exist, as the same process as before?
     Exists {
         /// The slot it is about.
-        ticket: Ticket,
+        holder: Holder,
         /// The process.
         pid: u32,
         /// The process that was looked up before, if any.
@@ -172,21 +173,19 @@ struct Waiting {
     incarnation: Option<Incarnation>,
 }
 
-/// The entries of all shards, by key.
+/// The entries of all shards, by place.
 #[derive(Debug, Default)]
 struct Entries {
     shards: Vec<Slots<Option<Entry>>>,
 }
 
 impl Entries {
-    fn get(&self, key: u64) -> Option<&Entry> {
-        let Ticket { shard, slot, .. } = ticket_of(key, 0);
+    fn get(&self, Place { shard, slot }: Place) -> Option<&Entry> {
         self.shards.get(usize::from(shard))?.get(slot)?.as_ref()
     }
 
-    /// The place of an entry, which may be empty.
-    fn of(&mut self, key: u64) -> &mut Option<Entry> {
-        let Ticket { shard, slot, .. } = ticket_of(key, 0);
+    /// The entry at a place, if there is one.
+    fn of(&mut self, Place { shard, slot }: Place) -> &mut Option<Entry> {
         if self.shards.len() <= usize::from(shard) {
             self.shards.resize_with(usize::from(shard) + 1, Slots::default);
         }
@@ -205,11 +204,11 @@ struct Watcher<C> {
     pidfds_max: usize,
     pidfds: usize,
     entries: Entries,
-    /// Keys of entries without a descriptor, longest waiting first.
-    waiting: BTreeMap<u64, u64>,
+    /// Entries without a descriptor, longest waiting first.
+    waiting: BTreeMap<u64, Place>,
     last_turn: u64,
-    /// Deadline and key of those not reaped yet.
-    unreaped: VecDeque<(MonoNs, u64)>,
+    /// Deadline and place of those not reaped yet.
+    unreaped: VecDeque<(MonoNs, Place)>,
     /// Since the doorbell last rang.
     has_answered: bool,
 }
@@ -256,15 +255,15 @@ impl<C: Clock> Watcher<C> {
         for event in events {
             match event.data.u64() {
                 BELL => drop(self.kick.consume()),
-                key => self.ended(key, now),
+                word => self.ended(Place::from(word), now),
             }
         }
         Ok(events.len())
     }
 
     /// The process of this entry exited, or was reaped after it had exited.
-    fn ended(&mut self, key: u64, now: MonoNs) {
-        let Some(entry) = self.entries.of(key) else { return };
+    fn ended(&mut self, place: Place, now: MonoNs) {
+        let Some(entry) = self.entries.of(place) else { return };
         let (pidfd, at, is_new) = match &entry.held {
             Held::Pidfd(pidfd) => (pidfd, now, true),
             Held::Unreaped(pidfd, at) => (pidfd, *at, false),
@@ -273,32 +272,32 @@ impl<C: Clock> Watcher<C> {
         let how = procfs::ended(pidfd, entry.pid);
         let at = procfs::end_of(pidfd, entry.pid, at, &self.clock);
         if how.is_some() || !is_new {
-            return self.tell_gone(key, at, how);
+            return self.tell_gone(place, at, how);
         }
         // Without any events requested, the kernel still reports when it is reaped.
-        if epoll::modify(&self.epoll, pidfd, EventData::new_u64(key), EventFlags::empty()).is_err() {
-            return self.tell_gone(key, at, how);
+        if epoll::modify(&self.epoll, pidfd, EventData::new_u64(place.into()), EventFlags::empty()).is_err() {
+            return self.tell_gone(place, at, how);
         }
-        let place = self.entries.of(key);
-        if let Some(Entry { generation, pid, held: Held::Pidfd(pidfd) }) = place.take() {
-            *place = Some(Entry { generation, pid, held: Held::Unreaped(pidfd, at) });
+        let entry = self.entries.of(place);
+        if let Some(Entry { generation, pid, held: Held::Pidfd(pidfd) }) = entry.take() {
+            *entry = Some(Entry { generation, pid, held: Held::Unreaped(pidfd, at) });
         }
-        self.unreaped.push_back((at + REAP_NS, key));
+        self.unreaped.push_back((at + REAP_NS, place));
     }
 
-    fn tell_gone(&mut self, key: u64, at: MonoNs, how: Option<ExitHow>) {
-        if let Some(ticket) = self.forget(key) {
-            self.answer(Answer::Gone { ticket, at, how });
+    fn tell_gone(&mut self, place: Place, at: MonoNs, how: Option<ExitHow>) {
+        if let Some(holder) = self.forget(place) {
+            self.answer(Answer::Gone { holder, at, how });
         }
     }
 
     /// Reports processes that were not reaped in time, without how they ended.
     fn give_up_reaping(&mut self) {
         let now = self.clock.mono();
-        while let Some((_, key)) = self.unreaped.pop_front_if(|(until, _)| *until <= now) {
-            if let Some(Entry { held: Held::Unreaped(_, at), .. }) = self.entries.get(key) {
+        while let Some((_, place)) = self.unreaped.pop_front_if(|(until, _)| *until <= now) {
+            if let Some(Entry { held: Held::Unreaped(_, at), .. }) = self.entries.get(place) {
                 let at = *at;
-                self.tell_gone(key, at, None);
+                self.tell_gone(place, at, None);
             }
         }
     }
@@ -310,8 +309,8 @@ impl<C: Clock> Watcher<C> {
         let mut is_more = true;
         for _ in 0..ORDERS_PER_TURN {
             match self.orders[1].try_recv() {
-                Ok(Order::Watch { ticket, pid, incarnation }) => self.watch(ticket, pid, incarnation),
-                Ok(Order::Unwatch { ticket }) => self.unwatch(ticket),
+                Ok(Order::Watch { holder, pid, incarnation }) => self.watch(holder, pid, incarnation),
+                Ok(Order::Unwatch { holder }) => self.unwatch(holder),
                 Ok(question) => questions.push(question),
                 Err(TryRecvError::Empty) => {
                     is_more = false;
@@ -327,106 +326,107 @@ impl<C: Clock> Watcher<C> {
         // existed when the queue was empty. One check serves all questions.
         while self.take_events(Some(0)).ok()? == EVENTS {}
         for question in questions {
-            if let Order::Exists { ticket, pid, incarnation, .. } = question {
-                self.look(ticket, pid, incarnation);
+            if let Order::Exists { holder, pid, incarnation, .. } = question {
+                self.look(holder, pid, incarnation);
             }
         }
         Some(is_more)
     }
 
-    fn look(&mut self, ticket: Ticket, pid: u32, incarnation: Option<Incarnation>) {
-        let entry = self.entry_of(ticket);
+    fn look(&mut self, holder: Holder, pid: u32, incarnation: Option<Incarnation>) {
+        let entry = self.entry_of(holder);
         match entry.map(|entry| &entry.held) {
-            Some(Held::Pidfd(_)) => self.answer(Answer::There { ticket }),
+            Some(Held::Pidfd(_)) => self.answer(Answer::There { holder }),
             // The caller cannot wait to learn how it ended.
             Some(Held::Unreaped(_, at)) => {
                 let at = *at;
-                self.tell_gone(key_of(ticket), at, None);
+                self.tell_gone(holder.place, at, None);
             }
             Some(Held::Waiting(_)) | None => {
                 let answer = match procfs::end(pid, incarnation, &self.clock) {
-                    None => Answer::There { ticket },
-                    Some(End { at, how }) => Answer::Gone { ticket, at, how },
+                    None => Answer::There { holder },
+                    Some(End { at, how }) => Answer::Gone { holder, at, how },
                 };
                 self.answer(answer);
             }
         }
     }
 
-    fn watch(&mut self, ticket: Ticket, pid: u32, incarnation: Option<Incarnation>) {
-        let key = key_of(ticket);
-        self.forget(key);
-        let Ticket { generation, .. } = ticket;
-        let held = match self.hold(key, pid, incarnation) {
+    fn watch(&mut self, holder: Holder, pid: u32, incarnation: Option<Incarnation>) {
+        let Holder { place, generation } = holder;
+        self.forget(place);
+        let held = match self.hold(place, pid, incarnation) {
             Ok(pidfd) => Held::Pidfd(pidfd),
-            Err(NotHeld::Gone(at)) => return self.answer(Answer::Gone { ticket, at, how: None }),
+            Err(NotHeld::Gone(at)) => return self.answer(Answer::Gone { holder, at, how: None }),
             Err(NotHeld::Refused) => {
                 self.last_turn += 1;
-                self.waiting.insert(self.last_turn, key);
-                self.answer(Answer::Watching { ticket, is_watched: false });
+                self.waiting.insert(self.last_turn, place);
+                self.answer(Answer::Watching { holder, is_watched: false });
                 Held::Waiting(Box::new(Waiting { turn: self.last_turn, incarnation }))
             }
         };
-        *self.entries.of(key) = Some(Entry { generation, pid, held });
+        *self.entries.of(place) = Some(Entry { generation, pid, held });
     }
 
-    /// A pidfd of the process, added to the epoll set as `key`.
-    fn hold(&mut self, key: u64, pid: u32, incarnation: Option<Incarnation>) -> Result<OwnedFd, NotHeld> {
+    /// A pidfd of the process, added to the epoll set as `place`.
+    fn hold(&mut self, place: Place, pid: u32, incarnation: Option<Incarnation>) -> Result<OwnedFd, NotHeld> {
         if self.pidfds >= self.pidfds_max {
             return Err(NotHeld::Refused);
         }
         let pidfd = procfs::hold(pid, incarnation, &self.clock)?;
         // Readable at once if the process has exited already.
-        epoll::add(&self.epoll, &pidfd, EventData::new_u64(key), EventFlags::IN)
+        epoll::add(&self.epoll, &pidfd, EventData::new_u64(place.into()), EventFlags::IN)
             .map_err(|_| NotHeld::Refused)?;
         self.pidfds += 1;
         Ok(pidfd)
     }
 
-    fn unwatch(&mut self, ticket: Ticket) {
+    fn unwatch(&mut self, holder: Holder) {
         // The slot's next holder may be watched already.
-        if self.entry_of(ticket).is_some() {
-            self.forget(key_of(ticket));
+        if self.entry_of(holder).is_some() {
+            self.forget(holder.place);
         }
     }
 
     /// Opens descriptors for the processes that wait for one, while any are free.
     fn let_in(&mut self) {
         while self.pidfds < self.pidfds_max
-            && let Some((turn, key)) = self.waiting.pop_first()
+            && let Some((turn, place)) = self.waiting.pop_first()
         {
-            let Some(Entry { generation, pid, held: Held::Waiting(waiting) }) = self.entries.get(key) else {
+            let Some(Entry { generation, pid, held: Held::Waiting(waiting) }) = self.entries.get(place)
+            else {
                 continue;
             };
-            let (ticket, pid, incarnation) = (ticket_of(key, *generation), *pid, waiting.incarnation);
-            match self.hold(key, pid, incarnation) {
+            let (holder, pid, incarnation) =
+                (Holder { place, generation: *generation }, *pid, waiting.incarnation);
+            match self.hold(place, pid, incarnation) {
                 Ok(pidfd) => {
                     let held = Held::Pidfd(pidfd);
-                    *self.entries.of(key) = Some(Entry { generation: ticket.generation, pid, held });
-                    self.answer(Answer::Watching { ticket, is_watched: true });
+                    *self.entries.of(place) = Some(Entry { generation: holder.generation, pid, held });
+                    self.answer(Answer::Watching { holder, is_watched: true });
                 }
-                Err(NotHeld::Gone(at)) => self.tell_gone(key, at, None),
+                Err(NotHeld::Gone(at)) => self.tell_gone(place, at, None),
                 Err(NotHeld::Refused) => {
                     // The kernel has none left, whatever this thread's limit: try again when one is closed.
-                    self.waiting.insert(turn, key);
+                    self.waiting.insert(turn, place);
                     return;
                 }
             }
         }
     }
 
-    fn entry_of(&self, ticket: Ticket) -> Option<&Entry> {
-        self.entries.get(key_of(ticket)).filter(|entry| entry.generation == ticket.generation)
+    fn entry_of(&self, holder: Holder) -> Option<&Entry> {
+        self.entries.get(holder.place).filter(|entry| entry.generation == holder.generation)
     }
 
-    fn forget(&mut self, key: u64) -> Option<Ticket> {
-        let entry = self.entries.of(key).take()?;
+    fn forget(&mut self, place: Place) -> Option<Holder> {
+        let entry = self.entries.of(place).take()?;
         match entry.held {
             // Closing it removes it from the set.
             Held::Pidfd(_) | Held::Unreaped(..) => self.pidfds -= 1,
             Held::Waiting(waiting) => drop(self.waiting.remove(&waiting.turn)),
         }
-        Some(ticket_of(key, entry.generation))
+        Some(Holder { place, generation: entry.generation })
     }
 
     fn answer(&mut self, answer: Answer) {
@@ -434,15 +434,6 @@ impl<C: Clock> Watcher<C> {
         // At the end of the fleet no receiver is left.
         let _ = self.answers.send(answer);
     }
-}
-
-fn key_of(ticket: Ticket) -> u64 {
-    u64::from(ticket.shard) << 32 | u64::from(ticket.slot)
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "takes the key apart")]
-const fn ticket_of(key: u64, generation: u32) -> Ticket {
-    Ticket { shard: (key >> 32) as u16, slot: key as u32, generation }
 }
 
 #[cfg(test)]

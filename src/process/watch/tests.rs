@@ -31,7 +31,7 @@ impl Fixture {
     }
 
     fn watch(&self, slot: u32, pid: u32) {
-        self.order(Order::Watch { ticket: ticket(slot), pid, incarnation: None });
+        self.order(Order::Watch { holder: holder(slot), pid, incarnation: None });
     }
 
     fn next(&self) -> Answer {
@@ -40,7 +40,7 @@ impl Fixture {
 
     /// Whether it exists, asked after all orders so far were taken.
     fn is_there(&self, slot: u32, pid: u32) -> Answer {
-        self.order(Order::Exists { ticket: ticket(slot), pid, incarnation: None, is_urgent: false });
+        self.order(Order::Exists { holder: holder(slot), pid, incarnation: None, is_urgent: false });
         self.next()
     }
 
@@ -51,8 +51,8 @@ impl Fixture {
     }
 }
 
-fn ticket(slot: u32) -> Ticket {
-    Ticket { shard: 1, slot, generation: 3 }
+fn holder(slot: u32) -> Holder {
+    Holder { place: Place { shard: 1, slot }, generation: 3 }
 }
 
 fn process(script: &str) -> Child {
@@ -71,8 +71,8 @@ fn an_end_is_told_once_unasked_and_with_its_cause() {
         assert!(matches!(fixture.is_there(7, child.id()), Answer::There { .. }));
         drop(child.stdin.take());
         let status = child.wait().expect("reaped");
-        let Answer::Gone { ticket: of, how, .. } = fixture.next() else { panic!("not gone: {script}") };
-        assert_eq!((of, how), (ticket(7), Some(expected)), "{script}: {status}");
+        let Answer::Gone { holder: of, how, .. } = fixture.next() else { panic!("not gone: {script}") };
+        assert_eq!((of, how), (holder(7), Some(expected)), "{script}: {status}");
         fixture.stop();
     }
 }
@@ -86,9 +86,9 @@ fn who_is_dead_already_or_never_was_is_told_gone() {
     assert!(matches!(fixture.next(), Answer::Gone { .. }));
     let me = std::process::id();
     let other = Some(Incarnation::new(1));
-    fixture.order(Order::Watch { ticket: ticket(2), pid: me, incarnation: other });
-    let Answer::Gone { ticket: of, .. } = fixture.next() else { panic!("another process holds the pid") };
-    assert_eq!(of, ticket(2));
+    fixture.order(Order::Watch { holder: holder(2), pid: me, incarnation: other });
+    let Answer::Gone { holder: of, .. } = fixture.next() else { panic!("another process holds the pid") };
+    assert_eq!(of, holder(2));
     fixture.stop();
 }
 
@@ -99,15 +99,15 @@ fn who_gets_no_descriptor_is_said_to_be_unwatched_and_gets_the_next_one() {
     let mut second = process("read x");
     fixture.watch(1, first.id());
     fixture.watch(2, second.id());
-    let Answer::Watching { ticket: of, is_watched: false } = fixture.next() else { panic!("room for one") };
-    assert_eq!(of, ticket(2));
+    let Answer::Watching { holder: of, is_watched: false } = fixture.next() else { panic!("room for one") };
+    assert_eq!(of, holder(2));
     assert!(matches!(fixture.is_there(2, second.id()), Answer::There { .. }), "asked, it is looked for");
     drop(first.stdin.take());
     first.wait().expect("reaped");
-    let Answer::Gone { ticket: of, .. } = fixture.next() else { panic!("the first ended") };
-    assert_eq!(of, ticket(1));
-    let Answer::Watching { ticket: of, is_watched: true } = fixture.next() else { panic!("its turn") };
-    assert_eq!(of, ticket(2));
+    let Answer::Gone { holder: of, .. } = fixture.next() else { panic!("the first ended") };
+    assert_eq!(of, holder(1));
+    let Answer::Watching { holder: of, is_watched: true } = fixture.next() else { panic!("its turn") };
+    assert_eq!(of, holder(2));
     drop(second.stdin.take());
     second.wait().expect("reaped");
     assert!(matches!(fixture.next(), Answer::Gone { .. }), "told unasked");
@@ -122,12 +122,12 @@ fn nobody_is_told_of_whom_nobody_wants_to_know_any_more() {
     fixture.watch(1, first.id());
     // The slot has another holder: an order for the one before does not concern it.
     fixture.watch(1, second.id());
-    fixture.order(Order::Unwatch { ticket: Ticket { generation: 2, ..ticket(1) } });
+    fixture.order(Order::Unwatch { holder: Holder { generation: 2, ..holder(1) } });
     assert!(matches!(fixture.is_there(1, second.id()), Answer::There { .. }), "and the orders were taken");
     drop(first.stdin.take());
     first.wait().expect("reaped");
     assert!(matches!(fixture.is_there(1, second.id()), Answer::There { .. }));
-    fixture.order(Order::Unwatch { ticket: ticket(1) });
+    fixture.order(Order::Unwatch { holder: holder(1) });
     assert!(matches!(fixture.is_there(1, second.id()), Answer::There { .. }), "and the order was taken");
     drop(second.stdin.take());
     second.wait().expect("reaped");
