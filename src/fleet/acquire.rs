@@ -5,8 +5,7 @@
 //! output. Thread: the caller's. Blocks: in the file system. Dropping [`Acquired`] releases everything.
 //!
 //! Each resource with a name (the socket of a shard, its table, the control socket, the event output) comes
-//! from one function. To take over a resource handed over by that name instead of making it, change that
-//! function only.
+//! from one function: the only place to change if a resource is to be handed over by name.
 
 use std::io;
 use std::sync::Arc;

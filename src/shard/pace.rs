@@ -11,8 +11,8 @@
 //! counted, and 1.7 us with sleeps as long as the burst allows. At 250 000 beats a second the first refuses
 //! 0.12 % and the last 0.02 %; a fixed sleep of 1 ms refuses 0.09 to 0.13 %. A shard woken for each datagram
 //! has no time left for a burst. A shard that never waits uses a whole core: 21 us per beat at 45 000 a
-//! second, and on two cores agents that send as fast as they can reach 76 000 beats a second instead of 690
-//! 000.
+//! second, and on two cores agents that send as fast as they can reach 76 000 beats a second instead of
+//! 690 000.
 
 use crate::time::MonoNs;
 

@@ -173,7 +173,7 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
     let config = layers.config();
     writeln!(out, "plan:")?;
     for key in KEYS.iter().filter(|key| key.is_settable()) {
-        // What the plan resolves is shown as it will be.
+        // Keys that the plan resolves are shown with the resolved value.
         let value = match (key.name, &plan.events) {
             ("dir", _) => Shown(plan.dir.display()).to_string(),
             ("shards", _) => plan.shards.len().to_string(),

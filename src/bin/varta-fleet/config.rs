@@ -11,7 +11,7 @@ use varta_fleet::plan::Plan;
 /// The prefix of our environment variables.
 const PREFIX: &str = "VARTA_";
 
-/// The configuration as flags and environment variables give it: one of each for every settable key.
+/// The configuration from flags and environment variables: one of each for every settable key.
 #[derive(Clone, Debug)]
 pub struct ConfigArgs {
     file: Option<PathBuf>,

@@ -1,4 +1,4 @@
-//! What was typed of `load`.
+//! The arguments of `load`.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -48,7 +48,7 @@ pub struct Curves {
     pub beats: VecDeque<u64>,
     /// The 99 % quantile of the queue time in that second, ns.
     pub queue_ns: VecDeque<u64>,
-    /// Refused and lost beats a second.
+    /// Refused datagrams a second.
     pub refused: u64,
     /// Beats lost a second.
     pub lost: u64,
