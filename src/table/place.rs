@@ -1,4 +1,4 @@
-//! Where an agent is tracked, and who holds a place there: one type each, and the words they are packed into.
+//! The place where an agent is tracked, and its holder: one type each, and the words they are packed into.
 
 use std::num::NonZeroU32;
 
@@ -14,12 +14,12 @@ pub struct Place {
     pub slot: u32,
 }
 
-/// Who holds a place, of all who ever did.
+/// One holder of a place, among all it ever had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Holder {
     /// The place.
     pub place: Place,
-    /// How often it was given to an agent by then.
+    /// How often the place had been given to an agent by then.
     pub generation: u32,
 }
 
