@@ -49,8 +49,8 @@
 //! One socket without threads, in a loop of the caller: [`Observer`].
 //!
 //! With the feature `http` (on by default) a fleet also answers on `control.sock` in its directory, and on
-//! the address of [`config::HttpConfig`]: metrics, an API described by `/api/v1/openapi.json`, and a status
-//! page.
+//! the address of [`config::HttpConfig`]: metrics, an API described by `/api/v1/openapi.json` with its types in
+//! `api`, and a status page.
 //!
 //! The manual is the module `guide` of this documentation.
 //!
@@ -97,6 +97,10 @@ pub mod priority;
 mod fleet;
 mod observer;
 mod view;
+
+// The answers of a fleet, for both ends.
+#[cfg(feature = "http")]
+pub mod api;
 
 // Files in the runtime directory, and the upkeep thread, which maintains them.
 mod rundir;

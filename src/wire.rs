@@ -41,6 +41,17 @@ pub enum Version {
     V02,
 }
 
+impl Version {
+    /// The word of the API and the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::V01 => "0.1",
+            Self::V02 => "0.2",
+        }
+    }
+}
+
 /// An agent's own status.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]

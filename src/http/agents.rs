@@ -9,12 +9,12 @@ use std::cmp::Ordering;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::query::{BadQuery, Query};
 use super::sources::Sources;
+use crate::api::{Agent, AgentState, Page};
 use crate::json::Json;
 use crate::lane::Port;
 use crate::lane::sessions::Freeze;
@@ -22,7 +22,7 @@ use crate::pattern::{ASKED_BYTES_MAX, Pattern};
 use crate::table::place::{Holder, Place};
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::MonoNs;
-use crate::view::text::rounded;
+use crate::wire::Version;
 
 /// A scan is reused for this long.
 const FRESH: Duration = Duration::from_millis(500);
@@ -62,19 +62,6 @@ pub struct Row {
     pub freeze: Freeze,
 }
 
-/// The state of an agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It beats, or its threshold has not passed.
-    Up,
-    /// Its silence reached its threshold.
-    Stalled,
-    /// Its silence reached its threshold, and its control group is frozen.
-    Frozen,
-    /// It has sent crash reports only.
-    Waiting,
-}
-
 impl Row {
     /// The agent of a slot; `None` if it is free.
     pub fn new(port: &Port, shard: u16, slot: u32, hot: Hot, cold: &Cold) -> Option<Self> {
@@ -96,12 +83,12 @@ impl Row {
     }
 
     /// Its state.
-    pub const fn standing(&self) -> Standing {
+    pub const fn state(&self) -> AgentState {
         match (self.hot.state, self.freeze) {
-            (State::Stalled, Freeze::No) => Standing::Stalled,
-            (State::Stalled, Freeze::Frozen) => Standing::Frozen,
-            (State::Waiting, _) => Standing::Waiting,
-            (State::Free | State::Up | State::Stalled, _) => Standing::Up,
+            (State::Stalled, Freeze::No) => AgentState::Stalled,
+            (State::Stalled, Freeze::Frozen) => AgentState::Frozen,
+            (State::Waiting, _) => AgentState::Waiting,
+            (State::Free | State::Up | State::Stalled, _) => AgentState::Up,
         }
     }
 
@@ -234,7 +221,7 @@ impl View {
 /// A selection of agents: filters, order, page.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Selection {
-    state: Option<Standing>,
+    state: Option<AgentState>,
     shard: Option<u16>,
     uid: Option<u32>,
     comm: Option<Pattern>,
@@ -261,11 +248,7 @@ impl Selection {
     /// A parameter is invalid.
     pub fn parse(query: &Query) -> Result<Self, BadQuery> {
         query.allows(&["state", "shard", "uid", "comm", "sort", "order", "limit", "after"])?;
-        let state = query.one_of(
-            "state",
-            &[Standing::Up, Standing::Stalled, Standing::Frozen, Standing::Waiting]
-                .map(|state| (word_of(state), state)),
-        )?;
+        let state = query.one_of("state", &AgentState::TRACKED.map(|state| (state.as_str(), state)))?;
         let sorts = [
             ("pid", Sort::Pid),
             ("silent", Sort::Silent),
@@ -291,7 +274,7 @@ impl Selection {
     }
 
     fn takes(&self, row: &Row, sources: &Sources) -> bool {
-        self.state.is_none_or(|state| state == row.standing())
+        self.state.is_none_or(|state| state == row.state())
             && self.shard.is_none_or(|shard| shard == row.shard)
             && self.uid.is_none_or(|uid| uid == row.hot.uid())
             && self.comm.as_ref().is_none_or(|pattern| {
@@ -361,64 +344,33 @@ fn bad_cursor() -> BadQuery {
     BadQuery::new("after", "it is no cursor", "take it from `next` of the page before, with the same filters")
 }
 
-/// One page.
-#[derive(Debug, Serialize)]
-pub struct Page {
-    agents: Vec<AgentAnswer>,
-    next: Option<String>,
-    total: usize,
-    as_of: Vec<u64>,
-}
-
-impl Page {
-    /// The page of a selection.
-    pub async fn of(selection: &Selection, view: &View, sources: &Sources) -> Self {
-        let (rows, is_more, total) = selection.page(view, sources).await;
-        let now = sources.now();
-        let (mut agents, mut bytes) = (Vec::new(), 0);
-        for row in &rows {
-            let agent = AgentAnswer::of(row, sources, now);
-            bytes += Json(&agent).to_bytes().map_or(0, |text| text.len());
-            if bytes > PAGE_BYTES_MAX {
-                break;
-            }
-            agents.push(agent);
-            if agents.len() % CHUNK as usize == 0 {
-                tokio::task::yield_now().await;
-            }
+/// The page of a selection.
+pub async fn page(selection: &Selection, view: &View, sources: &Sources) -> Page {
+    let (rows, is_more, total) = selection.page(view, sources).await;
+    let now = sources.now();
+    let (mut agents, mut bytes) = (Vec::new(), 0);
+    for row in &rows {
+        let agent = agent(row, sources, now);
+        bytes += Json(&agent).to_bytes().map_or(0, |text| text.len());
+        if bytes > PAGE_BYTES_MAX {
+            break;
         }
-        let is_more = is_more || agents.len() < rows.len();
-        let last = agents.len().checked_sub(1).filter(|_| is_more);
-        Self { next: last.map(|last| selection.cursor(rows[last])), agents, total, as_of: view.as_of() }
+        agents.push(agent);
+        if agents.len() % CHUNK as usize == 0 {
+            tokio::task::yield_now().await;
+        }
     }
-}
-
-impl Page {
-    /// For the page without a script.
-    pub fn rows(&self) -> impl Iterator<Item = Vec<String>> {
-        let rows = self.agents.iter().map(move |agent| {
-            let comm = agent.comm.clone().unwrap_or_else(|| "?".to_owned());
-            vec![
-                agent.pid.to_string(),
-                comm,
-                agent.shard.to_string(),
-                agent.uid.to_string(),
-                rounded(agent.silent_ns),
-                rounded(agent.threshold_ns),
-                agent.beats.to_string(),
-                agent.lost.to_string(),
-            ]
-        });
-        let nobody = self.agents.is_empty().then(|| vec![String::new(), "nobody".to_owned()]);
-        rows.chain(nobody)
-    }
+    let is_more = is_more || agents.len() < rows.len();
+    let last = agents.len().checked_sub(1).filter(|_| is_more);
+    let next = last.map(|last| selection.cursor(rows[last]));
+    Page { next, agents, total: total as u64, as_of: view.as_of() }
 }
 
 impl Selection {
     /// The stalled agents, longest silence first.
     pub fn stalled(limit: usize) -> Self {
         Self {
-            state: Some(Standing::Stalled),
+            state: Some(AgentState::Stalled),
             shard: None,
             uid: None,
             comm: None,
@@ -430,69 +382,31 @@ impl Selection {
     }
 }
 
-/// One agent, in the words of the event schema.
-#[derive(Debug, Serialize)]
-pub struct AgentAnswer {
-    pid: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ns_pid: Option<u32>,
-    shard: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    session: Option<u32>,
-    state: &'static str,
-    nonce: u64,
-    status: &'static str,
-    payload: u64,
-    uid: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    comm: Option<String>,
-    wire: &'static str,
-    beats: u64,
-    lost: u64,
-    stalls: u32,
-    resumes: u32,
-    silent_ns: u64,
-    threshold_ns: u64,
-    first_ns: u64,
-    last_ns: u64,
-}
-
-impl AgentAnswer {
-    /// The answer for a row.
-    pub fn of(row: &Row, sources: &Sources, now: MonoNs) -> Self {
-        let hot = &row.hot;
-        let sessions = &sources.ports[usize::from(row.shard)].sessions;
-        let session = sessions.get(row.slot, row.generation);
-        Self {
-            pid: hot.pid,
-            ns_pid: session.and_then(|session| session.ns_pid),
-            shard: row.shard,
-            session: session.map(|session| session.number),
-            state: word_of(row.standing()),
-            nonce: hot.nonce(),
-            status: hot.status.as_str(),
-            payload: hot.payload,
-            uid: hot.uid(),
-            comm: sources.names.get(row.holder()),
-            wire: if hot.flags.has(Flags::V02) { "0.2" } else { "0.1" },
-            beats: row.beats,
-            lost: row.lost,
-            stalls: row.stalls,
-            resumes: row.resumes,
-            silent_ns: now.since(hot.last_arrival),
-            threshold_ns: sources.classes.threshold_ns(hot.class),
-            first_ns: row.first_arrival.0,
-            last_ns: hot.last_arrival.0,
-        }
-    }
-}
-
-const fn word_of(state: Standing) -> &'static str {
-    match state {
-        Standing::Up => "up",
-        Standing::Stalled => "stalled",
-        Standing::Frozen => "frozen",
-        Standing::Waiting => "waiting",
+/// The answer for a row.
+pub fn agent(row: &Row, sources: &Sources, now: MonoNs) -> Agent {
+    let hot = &row.hot;
+    let sessions = &sources.ports[usize::from(row.shard)].sessions;
+    let session = sessions.get(row.slot, row.generation);
+    Agent {
+        pid: hot.pid,
+        ns_pid: session.and_then(|session| session.ns_pid),
+        shard: row.shard,
+        session: session.map(|session| session.number),
+        state: row.state(),
+        nonce: hot.nonce(),
+        status: hot.status,
+        payload: hot.payload,
+        uid: hot.uid(),
+        comm: sources.names.get(row.holder()),
+        wire: if hot.flags.has(Flags::V02) { Version::V02 } else { Version::V01 },
+        beats: row.beats,
+        lost: row.lost,
+        stalls: row.stalls,
+        resumes: row.resumes,
+        silent_ns: now.since(hot.last_arrival),
+        threshold_ns: sources.classes.threshold_ns(hot.class),
+        first_ns: row.first_arrival.0,
+        last_ns: hot.last_arrival.0,
     }
 }
 
@@ -542,7 +456,7 @@ mod tests {
             let (mut found, mut after, mut pages) = (Vec::new(), String::new(), 0);
             loop {
                 let query = Query::parse(&format!("limit=10000{after}"));
-                let page = Page::of(&Selection::parse(&query).unwrap(), &view, &sources).await;
+                let page = page(&Selection::parse(&query).unwrap(), &view, &sources).await;
                 assert!(Json(&page).to_bytes().unwrap().len() < 2 * PAGE_BYTES_MAX);
                 assert_eq!(page.total, 10_000);
                 found.extend(page.agents.iter().map(|agent| agent.pid));

@@ -22,17 +22,18 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
-use super::agents::{Page, Selection, View};
+use super::agents::{self, Selection, View};
 use super::budget::Sliced;
 use super::cells::Cells;
-use super::detail::{Detail, Exited, Past};
+use super::detail::{exited, past, tracked};
 use super::events::{self, Reader};
-use super::fleet::FleetAnswer;
+use super::fleet::fleet;
 use super::metrics::{Reading, openmetrics_text, prometheus_text};
 use super::query::{BadQuery, Query};
 use super::series::{NAMES, NAMES_OF_WATCH, Series, SeriesNames};
 use super::traffic::Busy;
 use super::{Server, Way, page};
+use crate::api::{Fleet, Page};
 use crate::json::Json;
 use crate::message::Shown;
 use crate::sys::clock::SystemClock;
@@ -337,7 +338,7 @@ impl Server {
         if self.sources.vitals.threads(self.sources.now()).is_healthy() {
             return Answer::new(StatusCode::OK, TEXT, "ok\n");
         }
-        let told = self.fleet().problems().iter().map(|problem| format!("{problem}\n")).collect::<String>();
+        let told = self.fleet().problems.iter().map(|problem| format!("{problem}\n")).collect::<String>();
         Answer::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, told)
     }
 
@@ -367,8 +368,8 @@ impl Server {
         }
     }
 
-    fn fleet(&self) -> FleetAnswer {
-        FleetAnswer::of(&self.sources, self.sources.now(), SystemClock.wall())
+    fn fleet(&self) -> Fleet {
+        fleet(&self.sources, self.sources.now(), SystemClock.wall())
     }
 
     async fn status_page(self: &Rc<Self>) -> Answer {
@@ -386,7 +387,7 @@ impl Server {
 
     async fn page(self: &Rc<Self>, selection: &Selection) -> Page {
         let view = self.view(false).await;
-        Page::of(selection, &view, &self.sources).await
+        agents::page(selection, &view, &self.sources).await
     }
 
     async fn agent(self: &Rc<Self>, pid: &str, before: Option<u64>) -> Result<Answer, BadQuery> {
@@ -396,14 +397,14 @@ impl Server {
         // The second scan is new: the agent may have appeared since, or moved.
         for must_be_new in [false, true] {
             let view = self.view(must_be_new).await;
-            let past = |pid| Past::of(pid, &self.ring.borrow(), before);
-            let found = view.find(pid).and_then(|row| Detail::of(row, &self.sources, past));
+            let past = |pid| past(pid, &self.ring.borrow(), before);
+            let found = view.find(pid).and_then(|row| tracked(row, &self.sources, past));
             if let Some(detail) = found {
                 return Ok(Answer::json(&detail));
             }
         }
-        let past = Past::of(pid, &self.ring.borrow(), before);
-        if let Some(exited) = Exited::of(pid, &self.sources, past, before.is_some()) {
+        let past = past(pid, &self.ring.borrow(), before);
+        if let Some(exited) = exited(pid, &self.sources, past, before.is_some()) {
             return Ok(Answer::json(&exited));
         }
         let told =

@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
-use super::agents::{Row, Standing, View};
+use super::agents::{Row, View};
 use super::sources::Sources;
+use crate::api::AgentState;
 use crate::time::MonoNs;
 
 /// All agents in a bounded number of cells, to draw a map.
@@ -43,7 +44,7 @@ impl Cells {
 
 impl Cell {
     fn of(rows: &[&Row], sources: &Sources, now: MonoNs) -> Self {
-        let count = |state| rows.iter().filter(|row| row.standing() == state).count();
+        let count = |state| rows.iter().filter(|row| row.state() == state).count();
         let permille = |row: &&Row| {
             let silent = u128::from(now.since(row.hot.last_arrival)) * 1000;
             u64::try_from(silent / u128::from(sources.classes.threshold_ns(row.hot.class).max(1)))
@@ -54,8 +55,8 @@ impl Cell {
             pid_from: rows[0].hot.pid,
             pid_to: rows[rows.len() - 1].hot.pid,
             agents: rows.len(),
-            stalled: count(Standing::Stalled),
-            waiting: count(Standing::Waiting),
+            stalled: count(AgentState::Stalled),
+            waiting: count(AgentState::Waiting),
             silent_permille: rows.iter().map(permille).max().unwrap_or(0),
         }
     }

@@ -1,10 +1,9 @@
 //! One agent: its slot, and a page of its past.
 
-use serde::Serialize;
-
-use super::agents::{AgentAnswer, Row};
+use super::agents::{Row, agent};
 use super::ring::Ring;
 use super::sources::Sources;
+use crate::api::{AgentState, Blind, Exited, Past, Refused, Resume, Stall, Tracked};
 use crate::event::Event;
 use crate::table::slot::Flags;
 use crate::time::MonoNs;
@@ -12,169 +11,80 @@ use crate::time::MonoNs;
 /// Most events of a page.
 const EVENTS_MAX: usize = 200;
 
-/// One agent and its past.
-#[derive(Debug, Serialize)]
-pub struct Detail {
-    #[serde(flatten)]
-    agent: AgentAnswer,
-    as_of: u64,
-    off_hash: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    period_ns: Option<u64>,
-    rule: Option<usize>,
-    terminals: u32,
-    mixed: bool,
-    program_unreadable: bool,
-    blind: Blind,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stall: Option<Stall>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resume: Option<Resume>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refused: Option<Refused>,
-    #[serde(flatten)]
-    past: Past,
+/// The last refused frame of a pid, if it was after `since`.
+fn refused(pid: u32, since: MonoNs, sources: &Sources) -> Option<Refused> {
+    let last = sources.ports.first()?.turned_away.last(pid).filter(|last| last.at > since)?;
+    Some(Refused { at_ns: last.at.0, ago_ns: sources.now().since(last.at), why: last.why })
 }
 
-#[derive(Debug, Serialize)]
-struct Blind {
-    is_blind: bool,
-    total_ns: u64,
-    last_end_ns: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct Stall {
-    at_ns: u64,
-    silent_ns: u64,
-    blind_ns: u64,
-    certain: bool,
-    last_nonce: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct Resume {
-    at_ns: u64,
-    silent_ns: u64,
-    lost: u64,
-}
-
-/// Events of one pid, oldest first: the latest ones, or those before a number.
-#[derive(Debug, Serialize)]
-pub struct Past {
-    history: Vec<Event>,
-    /// The value of `before` for the previous page, if there is one.
-    history_next: Option<u64>,
-    history_from_seq: u64,
-}
-
-/// An exited agent and its past, or a process that was never admitted.
-#[derive(Debug, Serialize)]
-pub struct Exited {
-    pid: u32,
-    state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refused: Option<Refused>,
-    #[serde(flatten)]
-    past: Past,
-}
-
-/// The last frame of a pid that was refused by a limit of ours.
-#[derive(Debug, Serialize)]
-pub struct Refused {
-    at_ns: u64,
-    ago_ns: u64,
-    why: &'static str,
-}
-
-impl Refused {
-    /// The last refusal, if it was after `since`.
-    fn of(pid: u32, since: MonoNs, sources: &Sources) -> Option<Self> {
-        let last = sources.ports.first()?.turned_away.last(pid).filter(|last| last.at > since)?;
-        let ago_ns = sources.now().since(last.at);
-        Some(Self { at_ns: last.at.0, ago_ns, why: last.why.as_str() })
+/// The events of a pid in the ring with numbers below `before`; at most a page.
+pub fn past(pid: u32, ring: &Ring, before: Option<u64>) -> Past {
+    let is_before = |event: &&Event| before.is_none_or(|before| event.seq < before);
+    let latest = ring.latest_of_pid(pid).filter(is_before);
+    let mut history: Vec<Event> = latest.take(EVENTS_MAX + 1).copied().collect();
+    let is_more = history.len() > EVENTS_MAX;
+    history.truncate(EVENTS_MAX);
+    history.reverse();
+    Past {
+        history_next: history.first().filter(|_| is_more).map(|event| event.seq),
+        history,
+        history_from_seq: ring.whole_from_seq(),
     }
 }
 
-impl Past {
-    /// The events of a pid in the ring with numbers below `before`; at most a page.
-    pub fn of(pid: u32, ring: &Ring, before: Option<u64>) -> Self {
-        let is_before = |event: &&Event| before.is_none_or(|before| event.seq < before);
-        let latest = ring.latest_of_pid(pid).filter(is_before);
-        let mut history: Vec<Event> = latest.take(EVENTS_MAX + 1).copied().collect();
-        let is_more = history.len() > EVENTS_MAX;
-        history.truncate(EVENTS_MAX);
-        history.reverse();
-        Self {
-            history_next: history.first().filter(|_| is_more).map(|event| event.seq),
-            history,
-            history_from_seq: ring.whole_from_seq(),
-        }
-    }
-
-    /// Whether the ring has no event of the pid.
-    pub fn is_empty(&self) -> bool {
-        self.history.is_empty()
-    }
+/// The past of a pid without a slot, or its refusal; `None` if the pid is unknown. `is_later`: an earlier
+/// page of its past was requested before.
+pub fn exited(pid: u32, sources: &Sources, past: Past, is_later: bool) -> Option<Exited> {
+    let refused = refused(pid, MonoNs(0), sources);
+    let state = match (past.history.is_empty() && !is_later, &refused) {
+        (false, _) => AgentState::Exited,
+        (true, Some(_)) => AgentState::Refused,
+        (true, None) => return None,
+    };
+    Some(Exited { pid, state, refused, past })
 }
 
-impl Exited {
-    /// The past of a pid without a slot, or its refusal; `None` if the pid is unknown. `is_later`: an earlier
-    /// page of its past was requested before.
-    pub fn of(pid: u32, sources: &Sources, past: Past, is_later: bool) -> Option<Self> {
-        let refused = Refused::of(pid, MonoNs(0), sources);
-        let state = match (past.is_empty() && !is_later, &refused) {
-            (false, _) => "exited",
-            (true, Some(_)) => "refused",
-            (true, None) => return None,
-        };
-        Some(Self { pid, state, refused, past })
+/// The agent of a row as of now; `None` if it has gone meanwhile, or its slot is being written.
+pub fn tracked(row: &Row, sources: &Sources, past: impl Fn(u32) -> Past) -> Option<Tracked> {
+    let port = &sources.ports[usize::from(row.shard)];
+    let (hot, cold) = port.table.read(row.slot).ok()?;
+    let now = sources.now();
+    let as_is = Row::new(port, row.shard, row.slot, hot, &cold)?;
+    if (as_is.generation, hot.pid) != (row.generation, row.hot.pid) {
+        return None;
     }
-}
-
-impl Detail {
-    /// The agent of a row as of now; `None` if it has gone meanwhile, or its slot is being written.
-    pub fn of(row: &Row, sources: &Sources, past: impl Fn(u32) -> Past) -> Option<Self> {
-        let port = &sources.ports[usize::from(row.shard)];
-        let (hot, cold) = port.table.read(row.slot).ok()?;
-        let now = sources.now();
-        let as_is = Row::new(port, row.shard, row.slot, hot, &cold)?;
-        if (as_is.generation, hot.pid) != (row.generation, row.hot.pid) {
-            return None;
-        }
-        let counters = &port.counters;
-        let blind_ns = counters.blind_ns.get();
-        let sent = as_is.beats + cold.beats_lost;
-        Some(Self {
-            agent: AgentAnswer::of(&as_is, sources, now),
-            as_of: now.0,
-            off_hash: sources.is_off_hash(hot.pid, row.shard),
-            period_ns: (as_is.beats > 2).then(|| hot.last_arrival.since(cold.first_arrival) / (sent - 1)),
-            rule: sources.classes.rule_of(hot.class),
-            terminals: cold.terminals,
-            mixed: hot.flags.has(Flags::MIXED),
-            program_unreadable: sources.names.is_program_hidden(as_is.holder()),
-            blind: Blind {
-                is_blind: counters.is_blind.get() != 0,
-                total_ns: blind_ns,
-                last_end_ns: if blind_ns > 0 { counters.last_blind_end.get() } else { 0 },
-            },
-            stall: (cold.stalls > 0).then_some(Stall {
-                at_ns: cold.stall_at.0,
-                silent_ns: cold.stall_silent_ns,
-                blind_ns: cold.stall_blind_ns,
-                certain: !cold.is_stall_uncertain,
-                last_nonce: cold.stall_nonce,
-            }),
-            resume: (cold.resumes > 0).then_some(Resume {
-                at_ns: cold.resume_at.0,
-                silent_ns: cold.resume_silent_ns,
-                lost: cold.resume_lost,
-            }),
-            refused: Refused::of(hot.pid, cold.first_arrival, sources),
-            past: past(hot.pid),
-        })
-    }
+    let counters = &port.counters;
+    let blind_ns = counters.blind_ns.get();
+    let sent = as_is.beats + cold.beats_lost;
+    Some(Tracked {
+        agent: agent(&as_is, sources, now),
+        as_of: now.0,
+        off_hash: sources.is_off_hash(hot.pid, row.shard),
+        period_ns: (as_is.beats > 2).then(|| hot.last_arrival.since(cold.first_arrival) / (sent - 1)),
+        rule: sources.classes.rule_of(hot.class),
+        terminals: cold.terminals,
+        mixed: hot.flags.has(Flags::MIXED),
+        program_unreadable: sources.names.is_program_hidden(as_is.holder()),
+        blind: Blind {
+            is_blind: counters.is_blind.get() != 0,
+            total_ns: blind_ns,
+            last_end_ns: if blind_ns > 0 { counters.last_blind_end.get() } else { 0 },
+        },
+        stall: (cold.stalls > 0).then_some(Stall {
+            at_ns: cold.stall_at.0,
+            silent_ns: cold.stall_silent_ns,
+            blind_ns: cold.stall_blind_ns,
+            certain: !cold.is_stall_uncertain,
+            last_nonce: cold.stall_nonce,
+        }),
+        resume: (cold.resumes > 0).then_some(Resume {
+            at_ns: cold.resume_at.0,
+            silent_ns: cold.resume_silent_ns,
+            lost: cold.resume_lost,
+        }),
+        refused: refused(hot.pid, cold.first_arrival, sources),
+        past: past(hot.pid),
+    })
 }
 
 #[cfg(test)]
@@ -203,7 +113,7 @@ mod tests {
         let seqs = |past: &Past| past.history.iter().map(|event| event.seq).collect::<Vec<u64>>();
         let (mut pages, mut before) = (Vec::new(), None);
         loop {
-            let past = Past::of(7, &ring, before);
+            let past = past(7, &ring, before);
             pages.push(seqs(&past));
             before = past.history_next;
             if before.is_none() {
@@ -213,6 +123,6 @@ mod tests {
         assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [200, 200, 100]);
         pages.reverse();
         assert!(pages.concat().into_iter().eq((2..=1000).step_by(2)));
-        assert!(Past::of(7, &ring, Some(2)).is_empty());
+        assert!(past(7, &ring, Some(2)).history.is_empty());
     }
 }

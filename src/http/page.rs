@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::agents::Page;
-use super::fleet::FleetAnswer;
+use crate::api::{Fleet, Page};
+use crate::view::text::rounded;
 
 const TEMPLATE: &str = include_str!("page.html");
 
@@ -16,19 +16,16 @@ pub fn policy(nonce: &str) -> String {
 }
 
 /// The page as of now.
-pub fn render(fleet: &FleetAnswer, stalled: &Page, nonce: &str) -> String {
-    let (class, headline) = fleet.headline();
+pub fn render(fleet: &Fleet, stalled: &Page, nonce: &str) -> String {
+    let (class, headline) = headline(fleet);
     let values = [
         ("nonce", nonce.to_owned()),
         ("class", class.to_owned()),
         ("headline", escaped(&headline)),
-        ("summary", escaped(&fleet.summary())),
-        (
-            "problems",
-            fleet.problems().iter().map(|problem| format!("<li>{}</li>", escaped(problem))).collect(),
-        ),
-        ("stalled", rows(stalled.rows(), &[1])),
-        ("shards", rows(fleet.rows(), &[11])),
+        ("summary", escaped(&summary(fleet))),
+        ("problems", fleet.problems.iter().map(|problem| format!("<li>{}</li>", escaped(problem))).collect()),
+        ("stalled", rows(agent_rows(stalled), &[1])),
+        ("shards", rows(shard_rows(fleet), &[11])),
         ("version", escaped(env!("CARGO_PKG_VERSION"))),
     ];
     let mut page = String::with_capacity(TEMPLATE.len() + 4096);
@@ -41,6 +38,74 @@ pub fn render(fleet: &FleetAnswer, stalled: &Page, nonce: &str) -> String {
     }
     page.push_str(rest);
     page
+}
+
+/// The headline and its class: `good`, `old` or `bad`.
+fn headline(fleet: &Fleet) -> (&'static str, String) {
+    let agents = fleet.up + fleet.stalled;
+    if !fleet.is_healthy {
+        return ("bad", "Not healthy: agents are not observed as they should be".to_owned());
+    }
+    if fleet.stalled > 0 {
+        return ("bad", format!("{} of {agents} agents stalled", fleet.stalled));
+    }
+    if fleet.shards.iter().any(|shard| shard.is_blind) {
+        return ("old", "A shard cannot see".to_owned());
+    }
+    match agents {
+        0 => ("old", "No agent beats".to_owned()),
+        _ => ("good", format!("All well: {agents} agents beat")),
+    }
+}
+
+/// The line below the headline.
+fn summary(fleet: &Fleet) -> String {
+    let threshold = rounded(fleet.threshold_ns);
+    format!(
+        "{} shards · a silence of {threshold} is a stall · since {} · {}",
+        fleet.shards.len(),
+        fleet.started,
+        fleet.dir
+    )
+}
+
+/// The table of shards.
+fn shard_rows(fleet: &Fleet) -> impl Iterator<Item = Vec<String>> {
+    fleet.shards.iter().map(|shard| {
+        let state = match (shard.is_alive, shard.is_blind, shard.is_reachable) {
+            (false, ..) => "dead",
+            (true, true, _) => "blind",
+            (true, false, false) => "not reachable",
+            (true, false, true) => "sees",
+        };
+        let counts = [shard.shard.into(), shard.up, shard.stalled];
+        let mut cells: Vec<String> = counts.iter().map(u64::to_string).collect();
+        cells.push("–".to_owned());
+        cells.extend([shard.beats, shard.lost, shard.refused()].iter().map(u64::to_string));
+        let waited = shard.latencies.queue_ns.quantiles.p99;
+        cells.extend([waited, shard.tick_age_ns, shard.blind_ns].map(rounded));
+        cells.extend([shard.queue_limit.to_string(), state.to_owned()]);
+        cells
+    })
+}
+
+/// The table of agents.
+fn agent_rows(page: &Page) -> impl Iterator<Item = Vec<String>> {
+    let rows = page.agents.iter().map(|agent| {
+        let comm = agent.comm.clone().unwrap_or_else(|| "?".to_owned());
+        vec![
+            agent.pid.to_string(),
+            comm,
+            agent.shard.to_string(),
+            agent.uid.to_string(),
+            rounded(agent.silent_ns),
+            rounded(agent.threshold_ns),
+            agent.beats.to_string(),
+            agent.lost.to_string(),
+        ]
+    });
+    let nobody = page.agents.is_empty().then(|| vec![String::new(), "nobody".to_owned()]);
+    rows.chain(nobody)
 }
 
 fn next_place(text: &str) -> Option<(&str, &str, &str)> {

@@ -1,7 +1,8 @@
 //! A limited number of agents as metrics, one series each, written in pieces.
 
-use super::agents::{Row, Standing, View};
+use super::agents::{Row, View};
 use super::budget::{BYTES_MAX, Charge};
+use crate::api::AgentState;
 use crate::config::plan::METRICS_AGENTS_MAX;
 use crate::wire::Status;
 
@@ -71,7 +72,7 @@ impl Series {
 
 fn sample(row: &Row) -> Sample {
     let hot = &row.hot;
-    let status = if row.standing() == Standing::Stalled { Status::Stall } else { hot.status };
+    let status = if row.state() == AgentState::Stalled { Status::Stall } else { hot.status };
     (hot.pid, [row.beats, row.stalls.into(), status as u64])
 }
 

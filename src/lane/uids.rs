@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
+use serde::{Deserialize, Serialize};
 
 use crate::lane::counters::Counter;
 use crate::table::Busy;
@@ -20,7 +21,7 @@ pub const OTHER: usize = ROWS;
 const READ_ATTEMPTS: u32 = 64;
 
 /// Counts of one user's datagrams, on one shard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct UidCounts {
     /// The user; `None`: all users without a row, and datagrams without a sender.

@@ -8,6 +8,8 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use crate::sys::memory::Words;
 use crate::time::MonoNs;
 
@@ -17,23 +19,27 @@ use super::slots::PIDS;
 const WHY_BITS: u64 = 3;
 
 /// Why a frame without a known fault was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum TurnedAwayFor {
     /// Its user may not beat on this shard.
     Uid,
     /// Its user's frame budget was spent.
     Budget,
     /// The table has no room for another agent.
+    #[serde(rename = "table_full")]
     Table,
     /// Its user's share of the table is used up.
     Share,
 }
 
 impl TurnedAwayFor {
-    const ALL: [Self; 4] = [Self::Uid, Self::Budget, Self::Table, Self::Share];
+    /// Every one of them, in the order of declaration.
+    pub const ALL: [Self; 4] = [Self::Uid, Self::Budget, Self::Table, Self::Share];
 
     /// The word of the API, and of the metrics where they have the reason.
     #[cfg(feature = "http")]
+    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Uid => "uid",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use crate::config::sizing::queue_limit_for;
 use crate::lane::Port;
@@ -102,22 +103,35 @@ impl ShardSnapshot {
     }
 }
 
-/// Distributions, as quantiles.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Distributions: as quantiles, or as another type for each.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Latencies {
+pub struct Latencies<T = Quantiles> {
     /// Time to decode and track one frame, ns.
-    pub decode_ns: Quantiles,
+    pub decode_ns: T,
     /// From arrival in the kernel's queue to being read, ns.
-    pub queue_ns: Quantiles,
+    pub queue_ns: T,
     /// Datagrams of one receive call.
-    pub batch_frames: Quantiles,
+    pub batch_frames: T,
     /// From the deadline to the report of a stall, ns.
-    pub lateness_ns: Quantiles,
+    pub lateness_ns: T,
+}
+
+#[cfg(feature = "http")]
+impl<T> Latencies<T> {
+    /// Something else of each.
+    pub(crate) fn each<U>(self, of: impl Fn(T) -> U) -> Latencies<U> {
+        Latencies {
+            decode_ns: of(self.decode_ns),
+            queue_ns: of(self.queue_ns),
+            batch_frames: of(self.batch_frames),
+            lateness_ns: of(self.lateness_ns),
+        }
+    }
 }
 
 /// One distribution; values are exact to 1 %.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Quantiles {
     /// Values recorded.

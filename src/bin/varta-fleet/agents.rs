@@ -2,9 +2,9 @@
 
 use std::io::{self, Write};
 
-use varta_fleet::{Json, Shown};
+use varta_fleet::Json;
+use varta_fleet::api::{Agent, Page};
 
-use crate::answers::{Agent, Page};
 use crate::client::{FleetArgs, parameter};
 use crate::exit::{CliError, Exit, counted};
 use crate::words::{amount, comm, time};
@@ -98,15 +98,15 @@ fn row(agent: &Agent) -> String {
         agent.pid,
         comm(agent),
         agent.shard,
-        Shown(&agent.state).to_string(),
+        agent.state.as_str(),
         time(agent.silent_ns),
         time(agent.threshold_ns),
         amount(agent.beats),
         amount(agent.lost),
         agent.stalls,
         agent.uid,
-        Shown(&agent.wire).to_string(),
-        Shown(&agent.status),
+        agent.wire.as_str(),
+        agent.status,
     )
 }
 
@@ -120,6 +120,8 @@ fn footer(shown: u32, total: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use varta_fleet::api::AgentState;
+
     use super::*;
 
     #[test]
@@ -127,9 +129,7 @@ mod tests {
         let agent = Agent {
             pid: 4_194_304,
             comm: Some("a\u{1b}[2Jb".to_owned()),
-            state: "stalled".to_owned(),
-            status: "ok".to_owned(),
-            wire: "0.2".to_owned(),
+            state: AgentState::Stalled,
             silent_ns: 12_300_000_000,
             threshold_ns: 2_000_000_000,
             beats: 1_234_567,

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use varta_fleet::Shown;
+use varta_fleet::api::{AgentState, Detail, Exited, Fleet, Past, Refused, Tracked, TurnedAwayFor};
 use varta_fleet::event::{Event, EventKind};
 
-use crate::answers::{Detail, Exited, Fleet, Refused, Tracked};
 use crate::client::FleetArgs;
 use crate::exit::{CliError, Exit, counted};
 use crate::words::{comm, ending, line, time};
@@ -54,14 +54,14 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
         comm(agent),
         agent.pid,
         agent.uid,
-        match agent.state.as_str() {
-            "stalled" => "is STALLED",
-            "frozen" => "is FROZEN (its control group is, which is no stall)",
-            "waiting" => "has sent nothing but crash reports",
+        match agent.state {
+            AgentState::Stalled => "is STALLED",
+            AgentState::Frozen => "is FROZEN (its control group is, which is no stall)",
+            AgentState::Waiting => "has sent nothing but crash reports",
             _ => "beats",
         },
         agent.shard,
-        Shown(&agent.wire),
+        agent.wire.as_str(),
         if tracked.off_hash { ", which is not where its pid hashes to" } else { "" },
     )];
     said.push(last_beat(tracked));
@@ -73,7 +73,7 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
                 .to_owned(),
         );
     }
-    if agent.state == "frozen" {
+    if agent.state == AgentState::Frozen {
         said.push(
             "While it is frozen it is asked about each second, and has its threshold once it is thawed."
                 .to_owned(),
@@ -104,14 +104,15 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
             refusal(refused)
         ));
     }
-    let refused: Vec<&Event> = tracked.history.iter().filter(|event| is_refusal(event)).collect();
+    let past = &tracked.past;
+    let refused: Vec<&Event> = past.history.iter().filter(|event| is_refusal(event)).collect();
     if let Some(last) = refused.last() {
         said.push(format!(
             "Frames of it were refused, which are not life; the last that was told: {}.",
             crate::words::event(last)
         ));
     }
-    paragraphs(&said.join(" "), &tracked.history, tracked.history_next.is_some(), tracked.history_from_seq)
+    paragraphs(&said.join(" "), past)
 }
 
 fn last_beat(tracked: &Tracked) -> String {
@@ -195,22 +196,22 @@ fn sight(tracked: &Tracked) -> String {
 
 /// When and why the last frame was refused.
 fn refusal(refused: &Refused) -> String {
-    let why = match refused.why.as_str() {
-        "uid" => "its user may not beat on that shard (allow-uids)",
-        "budget" => "its user had spent its budget (uid-frames-max)",
-        "table_full" => "there was no room for another agent (agents-max)",
-        "share" => "its user had its share of all agents (uid-agents-max)",
-        why => &format!("for the reason {}", Shown(why)),
+    let why = match refused.why {
+        TurnedAwayFor::Uid => "its user may not beat on that shard (allow-uids)",
+        TurnedAwayFor::Budget => "its user had spent its budget (uid-frames-max)",
+        TurnedAwayFor::Table => "there was no room for another agent (agents-max)",
+        TurnedAwayFor::Share => "its user had its share of all agents (uid-agents-max)",
     };
     format!("{} ago: {why}", time(refused.ago_ns))
 }
 
 fn of_exited(exited: &Exited) -> String {
-    let exit = exited.history.iter().rev().find_map(|event| match event.kind {
+    let past = &exited.past;
+    let exit = past.history.iter().rev().find_map(|event| match event.kind {
         EventKind::Exit { silent_ns, how } => Some((event.wall, silent_ns, how)),
         _ => None,
     });
-    let refused = exited.refused.as_ref().filter(|_| exited.history.is_empty()).map(refusal);
+    let refused = exited.refused.as_ref().filter(|_| past.history.is_empty()).map(refusal);
     let said = match (exit, refused) {
         (None, Some(refused)) => {
             format!("pid {} is not tracked: its last frame was refused {refused}.", exited.pid)
@@ -221,12 +222,12 @@ fn of_exited(exited: &Exited) -> String {
             ending(how),
             time(silent_ns)
         ),
-        (None, _) if exited.history.iter().all(is_refusal) => {
+        (None, _) if past.history.iter().all(is_refusal) => {
             format!("pid {} never beat: what it sent was refused.", exited.pid)
         }
         (None, _) => format!("pid {} is tracked no more, and its exit was not told.", exited.pid),
     };
-    paragraphs(&said, &exited.history, exited.history_next.is_some(), exited.history_from_seq)
+    paragraphs(&said, past)
 }
 
 fn is_refusal(event: &Event) -> bool {
@@ -234,7 +235,7 @@ fn is_refusal(event: &Event) -> bool {
 }
 
 /// The text in lines of a readable length, and the last events.
-fn paragraphs(said: &str, history: &[Event], is_more: bool, from_seq: u64) -> String {
+fn paragraphs(said: &str, past: &Past) -> String {
     const WIDTH: usize = 88;
     let mut out = String::new();
     let mut width = 0;
@@ -251,12 +252,13 @@ fn paragraphs(said: &str, history: &[Event], is_more: bool, from_seq: u64) -> St
         width += len;
     }
     out.push_str("\n\n");
+    let history = &past.history;
     if history.is_empty() {
-        let _ = writeln!(out, "No event of it is remembered (from number {from_seq} on).");
+        let _ = writeln!(out, "No event of it is remembered (from number {} on).", past.history_from_seq);
     }
     let hidden = history.len().saturating_sub(EVENTS);
     if hidden > 0 {
-        let more = if is_more { " and more" } else { "" };
+        let more = if past.history_next.is_some() { " and more" } else { "" };
         let _ = writeln!(out, "... {}{more} before these", counted(hidden as u64, "event"));
     }
     for event in &history[hidden..] {
@@ -267,8 +269,9 @@ fn paragraphs(said: &str, history: &[Event], is_more: bool, from_seq: u64) -> St
 
 #[cfg(test)]
 mod tests {
+    use varta_fleet::api::{Agent, Blind, Resume, Rule, Stall};
+
     use super::*;
-    use crate::answers::{Agent, Blind, Refused, Resume, Rule, Stall};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -279,8 +282,7 @@ mod tests {
                 comm: Some("engine".to_owned()),
                 uid: 1000,
                 shard: 1,
-                state: "stalled".to_owned(),
-                wire: "0.2".to_owned(),
+                state: AgentState::Stalled,
                 beats: 100,
                 stalls: 1,
                 threshold_ns: 2 * SECOND,
@@ -290,7 +292,13 @@ mod tests {
             },
             as_of: 65 * SECOND,
             period_ns: Some(SECOND / 2),
-            stall: Some(Stall { at_ns: 62 * SECOND, silent_ns: 2 * SECOND, blind_ns: 0, certain: true }),
+            stall: Some(Stall {
+                at_ns: 62 * SECOND,
+                silent_ns: 2 * SECOND,
+                blind_ns: 0,
+                certain: true,
+                last_nonce: 1,
+            }),
             ..Tracked::default()
         }
     }
@@ -316,7 +324,7 @@ mod tests {
         let mut tracked = tracked();
         tracked.rule = Some(0);
         tracked.agent.lost = 1;
-        tracked.refused = Some(Refused { ago_ns: SECOND, why: "budget".to_owned() });
+        tracked.refused = Some(Refused { at_ns: 1, ago_ns: SECOND, why: TurnedAwayFor::Budget });
         tracked.blind = Blind { is_blind: false, total_ns: SECOND, last_end_ns: 61 * SECOND };
         tracked.stall = Some(Stall { certain: false, blind_ns: SECOND, ..tracked.stall.unwrap() });
         tracked.resume = Some(Resume { at_ns: 64 * SECOND, silent_ns: 4 * SECOND, lost: 2 });
@@ -341,8 +349,8 @@ mod tests {
     #[test]
     fn an_end_is_told_with_its_cause() {
         let exit = r#"{"v":1,"seq":1,"ts":"2026-03-01T12:00:00.123456789Z","mono_ns":1,"kind":"exit","shard":0,"pid":7,"session":1,"nonce":1,"status":"ok","payload":0,"silent_ns":2000000000,"signal":9}"#;
-        let exited =
-            Exited { pid: 7, history: vec![serde_json::from_str(exit).unwrap()], ..Exited::default() };
+        let past = |event| Past { history: vec![serde_json::from_str(event).unwrap()], ..Past::default() };
+        let exited = Exited { pid: 7, past: past(exit), ..Exited::default() };
         let said = of_exited(&exited);
         assert!(
             said.starts_with(
@@ -351,11 +359,11 @@ mod tests {
             "{said}"
         );
         let refused = r#"{"v":1,"kind":"decode","pid":7,"error":"bad_crc"}"#;
-        let refused_by_us = Refused { ago_ns: 2 * SECOND, why: "table_full".to_owned() };
+        let refused_by_us = Refused { at_ns: 1, ago_ns: 2 * SECOND, why: TurnedAwayFor::Table };
         let never_let_in = Exited { pid: 7, refused: Some(refused_by_us), ..Exited::default() };
         let said = of_exited(&never_let_in);
         assert!(said.contains("refused 2.00 s ago: there was no room"), "{said}");
-        let never = Exited { history: vec![serde_json::from_str(refused).unwrap()], ..exited };
+        let never = Exited { past: past(refused), ..exited };
         assert!(of_exited(&never).contains("never beat"));
     }
 }

@@ -1,7 +1,6 @@
 //! The command line of varta-fleet: parse, load, call one function per command, map to an exit code.
 
 mod agents;
-mod answers;
 mod check;
 mod cli;
 mod client;

@@ -3,10 +3,9 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
-use varta_fleet::Shown;
-use varta_fleet::time::duration_ns;
+use varta_fleet::api::{Distribution, Fleet, Shard};
+use varta_fleet::{Quantiles, Shown};
 
-use crate::answers::{Fleet, Quantiles};
 use crate::client::FleetArgs;
 use crate::exit::{CliError, Exit, counted};
 use crate::words::{amount, time};
@@ -93,7 +92,7 @@ fn write_words(fleet: &Fleet, out: &mut String) -> std::fmt::Result {
             amount(shard.beats),
             amount(shard.lost),
             amount(shard.refused()),
-            cell(&shard.latencies.queue_ns, shard.latencies.queue_ns.p99),
+            p99(&shard.latencies.queue_ns),
             time(shard.tick_age_ns),
             time(shard.blind_ns),
             shard.queue_limit,
@@ -113,13 +112,14 @@ fn write_words(fleet: &Fleet, out: &mut String) -> std::fmt::Result {
     for (name, q) in
         [("decode", &of.decode_ns), ("in the queue", &of.queue_ns), ("stall late by", &of.lateness_ns)]
     {
+        let q = &q.quantiles;
         write!(out, "{name:<14}")?;
         for value in [q.p50, q.p90, q.p99, q.p999, q.max] {
             write!(out, "{:>10}", cell(q, value))?;
         }
         writeln!(out, "{:>10}", amount(q.count))?;
     }
-    let sum = |of: fn(&crate::answers::Shard) -> u64| fleet.shards.iter().map(of).sum::<u64>();
+    let sum = |of: fn(&Shard) -> u64| fleet.shards.iter().map(of).sum::<u64>();
     writeln!(
         out,
         "\ntold: {} ({} not certain, {} refuted), {}, {}, {}",
@@ -151,10 +151,11 @@ fn write_words(fleet: &Fleet, out: &mut String) -> std::fmt::Result {
 
 /// How long the fleet has been running.
 fn age(fleet: &Fleet) -> String {
-    let instant = |text: &str| humantime::parse_rfc3339(text).ok();
-    let (started, now) = (instant(&fleet.started), instant(&fleet.now));
-    let age = started.zip(now).and_then(|(started, now)| now.duration_since(started).ok());
-    age.map_or_else(|| "?".to_owned(), |age| time(duration_ns(age)))
+    time(fleet.now.0.saturating_sub(fleet.started.0))
+}
+
+fn p99(of: &Distribution) -> String {
+    cell(&of.quantiles, of.quantiles.p99)
 }
 
 fn cell(quantiles: &Quantiles, value: u64) -> String {
@@ -164,7 +165,6 @@ fn cell(quantiles: &Quantiles, value: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::answers::Shard;
 
     fn fleet(up: u64, stalled: u64) -> Fleet {
         let shard = Shard { up, stalled, is_alive: true, ..Shard::default() };

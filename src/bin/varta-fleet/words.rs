@@ -1,11 +1,11 @@
 //! Numbers, times and events in plain words.
 
 use varta_fleet::Shown;
+use varta_fleet::api::Agent;
 use varta_fleet::event::{BlindPhase, BlindWhy, Event, EventKind, ExitHow, FrozenPhase, SessionWhy};
 use varta_fleet::priority::Standing;
 use varta_fleet::time::WallNs;
 
-use crate::answers::Agent;
 use crate::exit::counted;
 
 /// A time with three digits and its unit: `12.3 ms`, `2.00 s`, `1h 05m`.

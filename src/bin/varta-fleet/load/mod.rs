@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use varta_fleet::api::Fleet;
 use varta_fleet::{Manifest, Reason, shard_for};
 
-use crate::answers::Fleet;
 use crate::client::{Client, await_fleet};
 use crate::exit::{CliError, Exit, counted};
 use crate::route::hears_us;

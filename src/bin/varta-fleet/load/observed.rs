@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
+use varta_fleet::api::{Distribution, Fleet, Shard};
 
 use super::cpu::ByThread;
-use crate::answers::{Fleet, Quantiles, Shard};
 use crate::words::time;
 
 /// One measurement.
@@ -94,7 +94,7 @@ impl Counts {
 }
 
 impl Bounds {
-    fn between(then: &Quantiles, now: &Quantiles) -> Self {
+    fn between(then: &Distribution, now: &Distribution) -> Self {
         let [p50, p99, p999] = [500, 990, 999].map(|permille| now.bound_since(then, permille));
         Self { p50, p99, p999 }
     }

@@ -8,10 +8,11 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Clear, Paragraph};
 use varta_fleet::Shown;
+use varta_fleet::api::{Agent, AgentState, Fleet};
 use varta_fleet::event::Event;
+use varta_fleet::wire::Status;
 
 use super::model::Model;
-use crate::answers::{Agent, Fleet};
 use crate::status::headline;
 use crate::words::{amount, comm, line, time};
 
@@ -162,19 +163,19 @@ fn agent_line(agent: &Agent) -> Line<'static> {
         agent.pid,
         comm(agent),
         agent.shard,
-        Shown(&agent.state).to_string(),
+        agent.state.as_str(),
         time(agent.silent_ns),
         time(agent.threshold_ns),
         amount(agent.beats),
         amount(agent.lost),
         agent.stalls,
-        match agent.status.as_str() {
-            "ok" => String::new(),
-            status => Shown(status).to_string(),
+        match agent.status {
+            Status::Ok => "",
+            status => status.as_str(),
         }
     );
-    let style = match agent.state.as_str() {
-        "stalled" => alarm(),
+    let style = match agent.state {
+        AgentState::Stalled => alarm(),
         _ if agent.silent_ns > agent.threshold_ns / 3 * 2 => Style::new().fg(Color::Yellow),
         _ => Style::new(),
     };
@@ -242,10 +243,10 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use ratatui::crossterm::event::KeyCode;
+    use varta_fleet::api::{Page, Shard};
 
     use super::super::model::Update;
     use super::*;
-    use crate::answers::{Page, Shard};
 
     fn drawn(model: &Model, width: u16, height: u16) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
@@ -280,13 +281,13 @@ mod tests {
             let agent = Agent {
                 pid: 4_194_304,
                 comm: Some("fifteen-letters".to_owned()),
-                state: "stalled".to_owned(),
+                state: AgentState::Stalled,
                 silent_ns: 12_000_000_000,
                 threshold_ns: 2_000_000_000,
                 beats: 1_234_567,
                 ..Agent::default()
             };
-            let page = Page { agents: vec![agent; 50], next: None, total: 50 };
+            let page = Page { agents: vec![agent; 50], total: 50, ..Page::default() };
             model.take(Update::Seen(Box::new(fleet), page));
         }
         model

@@ -14,8 +14,8 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, KeyModifiers};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use varta_fleet::Reason;
+use varta_fleet::api::Fleet;
 
-use crate::answers::Fleet;
 use crate::client::{Client, FleetArgs, await_fleet, parameter};
 use crate::exit::{CliError, Exit};
 use model::{Model, Update};

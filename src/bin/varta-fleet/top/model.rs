@@ -3,9 +3,8 @@
 use std::collections::VecDeque;
 
 use ratatui::crossterm::event::KeyCode;
+use varta_fleet::api::{Agent, Fleet, Page, Shard};
 use varta_fleet::event::Event;
-
-use crate::answers::{Agent, Fleet, Page, Shard};
 
 /// Length of the curves, in seconds.
 pub const CURVE: usize = 60;

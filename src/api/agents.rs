@@ -1,0 +1,286 @@
+//! Agents: a page of them, and one with its past.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Event;
+use crate::table::turned_away::TurnedAwayFor;
+use crate::wire::{Status, Version};
+
+/// A page of agents: `/api/v1/agents`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Page {
+    /// Each consistent in itself; the list is no instant.
+    pub agents: Vec<Agent>,
+    /// Cursor of the next page; `None`: this is the last.
+    pub next: Option<String>,
+    /// Agents on all pages.
+    pub total: u64,
+    /// When each shard was read, `CLOCK_MONOTONIC`, ns; at most half a second ago.
+    pub as_of: Vec<u64>,
+}
+
+/// One agent, in the words of the event schema.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Agent {
+    /// Process id as the observer sees it.
+    pub pid: u32,
+    /// Process id inside the agent's own pid namespace, where that differs and is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ns_pid: Option<u32>,
+    /// The shard that hears it.
+    pub shard: u16,
+    /// Number of its session in this run, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<u32>,
+    /// Its state.
+    pub state: AgentState,
+    /// Nonce of its last frame.
+    pub nonce: u64,
+    /// Status of its last frame.
+    pub status: Status,
+    /// Payload of its last frame.
+    pub payload: u64,
+    /// The user attested with its first frame.
+    pub uid: u32,
+    /// Its name when it was looked up; it chose it itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comm: Option<String>,
+    /// The wire version it speaks.
+    pub wire: Version,
+    /// Accepted frames on this shard.
+    pub beats: u64,
+    /// Beats lost before us, a lower bound.
+    pub lost: u64,
+    /// Stalls judged.
+    pub stalls: u32,
+    /// Silences that ended.
+    pub resumes: u32,
+    /// Time since its last beat.
+    pub silent_ns: u64,
+    /// The silence that is a stall for it.
+    pub threshold_ns: u64,
+    /// Arrival of its first beat, `CLOCK_MONOTONIC`.
+    pub first_ns: u64,
+    /// Arrival of its last beat, `CLOCK_MONOTONIC`.
+    pub last_ns: u64,
+}
+
+/// The state of an agent.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum AgentState {
+    /// It beats, or its threshold has not passed.
+    #[default]
+    Up,
+    /// Its silence reached its threshold.
+    Stalled,
+    /// Its silence reached its threshold, and its control group is frozen.
+    Frozen,
+    /// It has sent crash reports only.
+    Waiting,
+    /// It is tracked no more.
+    Exited,
+    /// It was never admitted.
+    Refused,
+}
+
+impl AgentState {
+    /// Those of agents that are tracked.
+    pub const TRACKED: [Self; 4] = [Self::Up, Self::Stalled, Self::Frozen, Self::Waiting];
+
+    /// The word of the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Stalled => "stalled",
+            Self::Frozen => "frozen",
+            Self::Waiting => "waiting",
+            Self::Exited => "exited",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// One agent and its past, or an exited agent: `/api/v1/agents/{pid}`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Detail {
+    /// It is tracked.
+    Tracked(Box<Tracked>),
+    /// It is not.
+    Exited(Exited),
+}
+
+/// An agent that is tracked.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Tracked {
+    /// As in a page.
+    #[serde(flatten)]
+    pub agent: Agent,
+    /// When it was read, `CLOCK_MONOTONIC`.
+    pub as_of: u64,
+    /// Its pid does not hash to this shard.
+    pub off_hash: bool,
+    /// From beat to beat, on average; from the third on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub period_ns: Option<u64>,
+    /// Index of the rule that gives its threshold; `None`: the default does.
+    pub rule: Option<usize>,
+    /// Crash reports.
+    pub terminals: u32,
+    /// Streams or versions alternate: loss is not counted.
+    pub mixed: bool,
+    /// Its program could not be read when it was looked up: any rule by program may match it.
+    pub program_unreadable: bool,
+    /// How long its shard was blind.
+    pub blind: Blind,
+    /// The last stall that was judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stall: Option<Stall>,
+    /// The last silence that ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Resume>,
+    /// The last frame of it that was refused though nothing was wrong with it, if there was one since its first beat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refused>,
+    /// Its events.
+    #[serde(flatten)]
+    pub past: Past,
+}
+
+/// An exited agent and its past, or a process that was never admitted.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Exited {
+    /// Process id.
+    pub pid: u32,
+    /// Which of the two.
+    pub state: AgentState,
+    /// The last frame of it that was refused though nothing was wrong with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refused>,
+    /// Its events.
+    #[serde(flatten)]
+    pub past: Past,
+}
+
+/// How long a shard was blind.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Blind {
+    /// It cannot see.
+    pub is_blind: bool,
+    /// How long it could not, in windows that ended.
+    pub total_ns: u64,
+    /// End of the last of them, `CLOCK_MONOTONIC`; 0: none.
+    pub last_end_ns: u64,
+}
+
+/// The last stall that was judged.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Stall {
+    /// When it was judged, `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
+    /// Length of the silence then.
+    pub silent_ns: u64,
+    /// How much of it we were blind.
+    pub blind_ns: u64,
+    /// It was judged with a whole threshold of sight.
+    pub certain: bool,
+    /// Nonce before the silence.
+    pub last_nonce: u64,
+}
+
+/// The last silence that ended.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Resume {
+    /// Arrival of the beat that ended it, `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
+    /// Length of the silence.
+    pub silent_ns: u64,
+    /// Beats lost in it.
+    pub lost: u64,
+}
+
+/// The last frame of a pid that was refused by a limit of ours.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// Its arrival, `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
+    /// How long ago that was.
+    pub ago_ns: u64,
+    /// Why.
+    pub why: TurnedAwayFor,
+}
+
+/// Events of one pid: the latest 200, or those before the number that was asked for.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Past {
+    /// Oldest first.
+    pub history: Vec<Event>,
+    /// What to ask for as `before` to get those before these, if there are any.
+    pub history_next: Option<u64>,
+    /// Number from which on every event is remembered.
+    pub history_from_seq: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::Json;
+    use crate::lab::samples::{one_of_each, up};
+
+    fn read_back(detail: &Detail) -> Detail {
+        serde_json::from_slice(&Json(detail).to_bytes().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn an_agent_is_read_back_as_it_was_written() {
+        let scant = Tracked::default();
+        let past =
+            Past { history: vec![up(7), one_of_each()[3]], history_next: Some(7), history_from_seq: 5 };
+        let agent = Agent {
+            pid: 4711,
+            ns_pid: Some(7),
+            session: Some(3),
+            state: AgentState::Frozen,
+            nonce: u64::MAX,
+            status: Status::Degraded,
+            comm: Some("a\u{1b}[2Jb".to_owned()),
+            wire: Version::V01,
+            ..Agent::default()
+        };
+        let refused = Refused { at_ns: 1, ago_ns: 2, why: TurnedAwayFor::Table };
+        let whole = Tracked {
+            agent,
+            period_ns: Some(1),
+            rule: Some(0),
+            stall: Some(Stall { certain: true, ..Stall::default() }),
+            resume: Some(Resume::default()),
+            refused: Some(refused),
+            past: past.clone(),
+            ..scant.clone()
+        };
+        let exited = Exited { pid: 7, state: AgentState::Refused, refused: Some(refused), past };
+        let tracked = [scant, whole].map(|tracked| Detail::Tracked(Box::new(tracked)));
+        for detail in tracked.into_iter().chain([Detail::Exited(exited)]) {
+            assert_eq!(read_back(&detail), detail);
+        }
+    }
+
+    #[test]
+    fn a_word_is_the_same_in_json_and_in_queries() {
+        for state in AgentState::TRACKED.into_iter().chain([AgentState::Exited, AgentState::Refused]) {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+        for why in TurnedAwayFor::ALL {
+            assert_eq!(serde_json::to_value(why).unwrap(), why.as_str());
+        }
+        for (version, word) in [(Version::V01, "0.1"), (Version::V02, "0.2")] {
+            assert_eq!((serde_json::to_value(version).unwrap(), version.as_str()), (word.into(), word));
+        }
+        for status in [Status::Ok, Status::Degraded, Status::Critical, Status::Stall] {
+            assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The state of the fleet.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::lane::uids::UidCounts;
+use crate::time::WallNs;
+use crate::view::snapshot::{Latencies, Quantiles};
+
+/// The state of the fleet: `/api/v1/fleet`. Counts are since the start; those of different shards are not of the same
+/// instant.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Fleet {
+    /// Version of the observer.
+    pub version: String,
+    /// Process id of the observer.
+    pub pid: u32,
+    /// Its runtime directory.
+    pub dir: String,
+    /// How pids are spread over shards.
+    pub hash: String,
+    /// Address of the TCP listener, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<String>,
+    /// When it started.
+    pub started: WallNs,
+    /// When this was written.
+    pub now: WallNs,
+    /// The same, `CLOCK_MONOTONIC`: the counts of two answers make rates.
+    pub mono_ns: u64,
+    /// Every shard observes, and the aggregator tells.
+    pub is_healthy: bool,
+    /// What is not as it should be, in words, the worst first.
+    pub problems: Vec<String>,
+    /// Most agents the fleet tracks.
+    pub agents_max: u32,
+    /// The silence that is a stall, where no rule matches.
+    pub threshold_ns: u64,
+    /// Resolution of detection.
+    pub tick_ns: u64,
+    /// Rules; the first that matches holds.
+    pub rules: Vec<Rule>,
+    /// Agents that beat.
+    pub up: u64,
+    /// Agents that are stalled.
+    pub stalled: u64,
+    /// Events told.
+    pub events: u64,
+    /// Events that a reader was too slow for.
+    pub events_dropped: u64,
+    /// Failures of event outputs.
+    pub event_write_errors: u64,
+    /// Lookups that the kernel would not answer.
+    pub lookups_failed: u64,
+    /// Distributions of all shards together, with their buckets.
+    pub latencies: Latencies<Distribution>,
+    /// In the order of their index.
+    pub shards: Vec<Shard>,
+}
+
+/// A rule, and the silence that is a stall for those it matches.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Rule {
+    /// Pattern for the name of the process.
+    pub comm: Option<String>,
+    /// User id.
+    pub uid: Option<u32>,
+    /// Pattern for the path of the program.
+    pub exe: Option<String>,
+    /// The silence.
+    pub threshold_ns: u64,
+}
+
+/// One shard. What its counts mean: [`ShardSnapshot`](crate::ShardSnapshot).
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Shard {
+    /// Its index.
+    pub shard: u16,
+    /// Path of its socket.
+    pub socket: String,
+    /// Agents that beat.
+    pub up: u64,
+    /// Agents that are stalled.
+    pub stalled: u64,
+    /// Agents whose exit is noticed at their threshold only.
+    pub unwatched: u64,
+    /// Agents whose pid does not hash to this shard.
+    pub off_hash: u64,
+    /// Datagrams received: beats and refused.
+    pub frames: u64,
+    /// Accepted frames.
+    pub beats: u64,
+    /// Beats lost before us, a lower bound.
+    pub lost: u64,
+    /// Refused datagrams by reason, every reason.
+    pub refused: BTreeMap<String, u64>,
+    /// Stalls told.
+    pub stalls: u64,
+    /// Those of them that were not certain.
+    pub stalls_uncertain: u64,
+    /// Those of them that the resuming beat proved wrong.
+    pub stalls_refuted: u64,
+    /// Resumes told.
+    pub resumes: u64,
+    /// Exits told.
+    pub exits: u64,
+    /// Calls of recvmmsg.
+    pub receive_calls: u64,
+    /// Reports that the histograms miss.
+    pub reports_dropped: u64,
+    /// How long it was blind, in windows that ended.
+    pub blind_ns: u64,
+    /// It cannot see.
+    pub is_blind: bool,
+    /// Its thread runs and is not stuck.
+    pub is_alive: bool,
+    /// Its socket is at its path.
+    pub is_reachable: bool,
+    /// Limit of its socket's queue.
+    pub queue_limit: u64,
+    /// Time since it last finished a turn.
+    pub tick_age_ns: u64,
+    /// Its distributions, with buckets for the wait in the queue.
+    pub latencies: Latencies<Distribution>,
+    /// The busiest users first, at most 20.
+    pub uids: Vec<UidCounts>,
+}
+
+impl Shard {
+    /// Refused datagrams, for all reasons.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused.values().sum()
+    }
+}
+
+/// One distribution.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Distribution {
+    /// Its quantiles.
+    #[serde(flatten)]
+    pub quantiles: Quantiles,
+    /// Bounds (`None`: above all others), and the number of values up to each; only where requested.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub buckets: Vec<(Option<u64>, u64)>,
+}
+
+impl From<Quantiles> for Distribution {
+    fn from(quantiles: Quantiles) -> Self {
+        Self { quantiles, buckets: Vec::new() }
+    }
+}
+
+impl Distribution {
+    /// The bound below which `permille` thousandths of the values since `then` lie; 0 if there are none.
+    #[must_use]
+    pub fn bound_since(&self, then: &Self, permille: u64) -> u64 {
+        let came = |at: usize| {
+            let before = then.buckets.get(at).map_or(0, |(_, count)| *count);
+            self.buckets[at].1.saturating_sub(before)
+        };
+        let last = self.buckets.len().saturating_sub(1);
+        let Some(all) = (!self.buckets.is_empty()).then(|| came(last)).filter(|all| *all > 0) else {
+            return 0;
+        };
+        let at = (0..last).find(|at| came(*at) * 1000 >= all * permille).unwrap_or(last);
+        // Above the last bound nothing more is known.
+        let bounds = self.buckets[..=at].iter().rev();
+        bounds.filter_map(|(bound, _)| *bound).next().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_what_came_between() {
+        let of = |buckets: &[(Option<u64>, u64)]| Distribution {
+            buckets: buckets.to_vec(),
+            ..Distribution::default()
+        };
+        let then = of(&[(Some(10), 100), (Some(20), 100), (None, 100)]);
+        let now = of(&[(Some(10), 150), (Some(20), 199), (None, 200)]);
+        assert_eq!((now.bound_since(&then, 500), now.bound_since(&then, 990)), (10, 20));
+        assert_eq!(now.bound_since(&now, 990), 0);
+        let over = of(&[(Some(10), 0), (None, 1)]);
+        assert_eq!(over.bound_since(&of(&[]), 990), 10, "above the last bound");
+        assert_eq!(of(&[]).bound_since(&of(&[]), 990), 0);
+    }
+}

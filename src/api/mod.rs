@@ -1,0 +1,14 @@
+//! The types of the HTTP API: `/api/v1/fleet`, `/api/v1/agents` and `/api/v1/agents/{pid}`.
+//!
+//! The HTTP thread serializes them, the command line and other programs deserialize them. Their JSON is described by
+//! `/api/v1/openapi.json`. An event is an [`Event`](crate::event::Event), as in the event log.
+//!
+//! Later versions may add fields: construct with `..Default::default()`, and match with `..`.
+
+mod agents;
+mod fleet;
+
+pub use agents::{Agent, AgentState, Blind, Detail, Exited, Page, Past, Refused, Resume, Stall, Tracked};
+pub use fleet::{Distribution, Fleet, Rule, Shard};
+
+pub use crate::table::turned_away::TurnedAwayFor;
