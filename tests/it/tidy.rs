@@ -535,6 +535,107 @@ fn circles(imports: &Imports) -> Vec<Vec<&str>> {
     found
 }
 
+// --- recipes --------------------------------------------------------------------------------------
+
+/// What of each sort there is, by a piece of its code: it stands in no file but those that the recipe names.
+const ADDED: [(&str, &str); 5] = [
+    ("a metric", "\"varta_"),
+    ("a sink of events", "fn write_line("),
+    ("an input", "impl Transport for "),
+    ("an event kind", "enum EventKind "),
+    ("a count to an answer", "pub stalls_refuted: "),
+];
+
+/// A row of the table of recipes.
+struct Recipe {
+    add: String,
+    /// Files and folders.
+    places: Vec<String>,
+    /// What is written as `this` in `that/file`.
+    anchors: Vec<(String, String)>,
+}
+
+fn recipes() -> Vec<Recipe> {
+    const PAGE: &str = "src/guide/architecture.md";
+    let page = fs::read_to_string(root().join(PAGE)).expect("the page");
+    let (_, table) = page.split_once("\n## Add something\n").expect("it has recipes");
+    table.lines().filter(|line| line.starts_with("| a")).map(recipe).collect()
+}
+
+fn recipe(row: &str) -> Recipe {
+    let add = row.trim_start_matches("| ").split(" | ").next().unwrap_or_default().to_owned();
+    let quoted: Vec<&str> = row.split('`').collect();
+    let code = || (1..quoted.len()).step_by(2);
+    let is_place = |word: &str| word.starts_with("src/");
+    let is_in = |at: &usize| quoted[at + 1] == " in " && quoted.get(at + 2).is_some_and(|to| is_place(to));
+    Recipe {
+        add,
+        places: code().map(|at| quoted[at].to_owned()).filter(|word| is_place(word)).collect(),
+        anchors: code().filter(is_in).map(|at| (quoted[at].to_owned(), quoted[at + 2].to_owned())).collect(),
+    }
+}
+
+#[test]
+fn recipes_name_what_is_there() {
+    let recipes = recipes();
+    assert!(recipes.len() > ADDED.len(), "only {} recipes were found", recipes.len());
+    let mut findings = String::new();
+    for Recipe { add, places, anchors } in &recipes {
+        for place in places.iter().filter(|place| !root().join(place).exists()) {
+            let _ = writeln!(findings, "{add}: {place} does not exist");
+        }
+        for (anchor, place) in anchors {
+            let text = fs::read_to_string(root().join(place)).unwrap_or_default();
+            if !words(&text).any(|word| word == anchor) {
+                let _ = writeln!(findings, "{add}: there is no {anchor} in {place}");
+            }
+        }
+        if anchors.is_empty() {
+            let _ = writeln!(findings, "{add}: the recipe names nothing in a file");
+        }
+    }
+    assert_none(&findings);
+}
+
+#[test]
+fn what_was_added_is_where_the_recipes_say() {
+    let (recipes, sources) = (recipes(), sources());
+    let recipe = |add: &str| recipes.iter().find(|recipe| recipe.add == add);
+    let places = |add: &str| &recipe(add).unwrap_or_else(|| panic!("no recipe says how to add {add}")).places;
+    let mut findings = String::new();
+    for (add, code) in ADDED {
+        let is_for_tests = |path: &str| path.starts_with("src/lab/") || path.ends_with("_tests.rs");
+        let has = |file: &&File| file.text.contains(code) && !is_for_tests(&file.path);
+        let found: Vec<&str> = sources.iter().filter(has).map(|file| file.path.as_str()).collect();
+        assert!(!found.is_empty(), "no file has {code:?}");
+        for path in found {
+            if !places(add).iter().any(|place| path.starts_with(place.as_str())) {
+                let _ = writeln!(findings, "{path} has {code:?}: the recipe to add {add} does not say so");
+            }
+        }
+    }
+    let of_keys = places("a configuration key");
+    let texts: Vec<&str> =
+        sources.iter().filter(|file| of_keys.contains(&file.path)).map(|file| file.text.as_str()).collect();
+    for key in varta_fleet::config::KEYS {
+        let field = key.name.replace('-', "_");
+        if !texts.iter().any(|text| words(text).any(|word| word == field)) {
+            let _ = writeln!(findings, "{} is in none of {of_keys:?}", key.name);
+        }
+    }
+    assert_none(&findings);
+}
+
+#[test]
+fn a_recipe_is_read_as_it_is_meant() {
+    let Recipe { add, places, anchors } = recipe(
+        "| a door | Add `D` to `HINGES` in `src/a.rs`, `x` to `src/b` and `y` to it, in `src/c.rs`. | `t` |",
+    );
+    assert_eq!(add, "a door");
+    assert_eq!(places, ["src/a.rs", "src/b", "src/c.rs"]);
+    assert_eq!(anchors, [("HINGES".to_owned(), "src/a.rs".to_owned())]);
+}
+
 // --- reading the tree -----------------------------------------------------------------------------
 
 struct File {
