@@ -9,7 +9,10 @@ use std::time::Instant;
 
 use flate2::read::GzDecoder;
 use rustix::process::Signal;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use varta_fleet::api;
 
 use crate::common::http::{Answer, Connection};
 use crate::common::{Agent, AgentOptions, Client, Freezer, Observer, Options, SOON, signal, wait_for};
@@ -46,6 +49,18 @@ fn assert_is(name: &str, value: &Value) {
     let output = validator.wait_with_output().expect("it ends");
     let problems = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && problems.is_empty(), "{name}: {problems}\n{value:#}");
+    match name {
+        "Fleet" => assert_is_whole_as::<api::Fleet>(value),
+        "Page" => assert_is_whole_as::<api::Page>(value),
+        "AgentDetail" | "ExitedAgent" => assert_is_whole_as::<api::Detail>(value),
+        _ => {}
+    }
+}
+
+/// The type that others read it with has all of it.
+fn assert_is_whole_as<T: DeserializeOwned + Serialize>(value: &Value) {
+    let read: T = serde_json::from_value(value.clone()).expect("it is of that type");
+    assert_eq!(serde_json::to_value(read).expect("it was JSON"), *value);
 }
 
 #[test]
