@@ -30,10 +30,10 @@ pub struct ShardConfig {
     pub socket: Option<PathBuf>,
     /// Core its thread is pinned to.
     pub core: CoreChoice,
-    /// Permission bits of its socket: who may send. `None`: [`Config::mode`].
+    /// Permission bits of its socket: who may send. `None`: that of [the fleet](super::Config::mode).
     #[serde(deserialize_with = "some_octal")]
     pub mode: Option<u32>,
-    /// Group of its socket, in the file also by name. `None`: [`Config::group`].
+    /// Group of its socket, in the file also by name. `None`: that of [the fleet](super::Config::group).
     #[serde(deserialize_with = "group")]
     pub group: Option<u32>,
     /// User ids whose frames are accepted, in the file also by name. `None`: all that `mode` lets in.
