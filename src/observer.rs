@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::config::classes::Classes;
 use crate::config::plan::AGENTS_MAX;
 use crate::lane::kick::Kick;
-use crate::lane::{Answer, answer};
+use crate::lane::{Instruction, instruction};
 use crate::process::procfs::{self, End};
 use crate::refusal::Refusal;
 use crate::rundir::binding::{self, BoundSocket};
@@ -302,13 +302,13 @@ impl Observer {
         if is_changed {
             let (hot, cold) = (self.front.tracker.hot(slot), self.front.tracker.cold(slot));
             if hot.flags.has(Flags::UNVERIFIED) {
-                self.front.tracker.on_answer(slot, answer::FORGED, Answer::default());
+                self.front.tracker.on_instruction(slot, instruction::FORGED, Instruction::default());
                 if hot.beats() == 1 {
                     let as_of = hot.last_arrival;
-                    self.front.tracker.on_answer(
+                    self.front.tracker.on_instruction(
                         slot,
-                        answer::RELEASE,
-                        Answer { as_of, ..Answer::default() },
+                        instruction::RELEASE,
+                        Instruction { as_of, ..Instruction::default() },
                     );
                 }
                 return ObserverEvent::AuthFailure { claimed: frame.pid, attested: pid };
@@ -331,7 +331,11 @@ impl Observer {
                 continue;
             }
             if let Some(End { at: as_of, .. }) = procfs::end(hot.pid, None, &SystemClock) {
-                self.front.tracker.on_answer(slot, answer::RELEASE, Answer { as_of, ..Answer::default() });
+                self.front.tracker.on_instruction(
+                    slot,
+                    instruction::RELEASE,
+                    Instruction { as_of, ..Instruction::default() },
+                );
                 return Some(ObserverEvent::Exit { pid: hot.pid, silent_ns: as_of.since(hot.last_arrival) });
             }
             return Some(ObserverEvent::Stall {
@@ -360,7 +364,11 @@ impl Observer {
                 continue;
             }
             if let Some(End { at: as_of, .. }) = procfs::end(hot.pid, None, &SystemClock) {
-                self.front.tracker.on_answer(slot, answer::RELEASE, Answer { as_of, ..Answer::default() });
+                self.front.tracker.on_instruction(
+                    slot,
+                    instruction::RELEASE,
+                    Instruction { as_of, ..Instruction::default() },
+                );
                 self.evictions += 1;
                 return;
             }

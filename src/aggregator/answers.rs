@@ -205,7 +205,7 @@ impl Aggregator {
         let told = self.told(place);
         if told.class != class {
             told.class = class;
-            self.post(place, answer::CLASS, crate::lane::Answer { class, ..Default::default() });
+            self.post(place, instruction::CLASS, crate::lane::Instruction { class, ..Default::default() });
         }
     }
 
@@ -220,7 +220,11 @@ impl Aggregator {
         let session = self.session(place);
         self.enter(place, Session { ns_pid, ..session });
         let inner_pid = cold.claimed_pid;
-        self.post(place, answer::INNER_PID, crate::lane::Answer { inner_pid, ..Default::default() });
+        self.post(
+            place,
+            instruction::INNER_PID,
+            crate::lane::Instruction { inner_pid, ..Default::default() },
+        );
     }
 
     pub(super) fn forged(&mut self, place: Place, cold: &Cold, hot: &Hot) {
@@ -228,7 +232,7 @@ impl Aggregator {
         told.set(Mark::Closed, !told.is(Mark::Up) && !cold.is_honest);
         told.set(Mark::Held, false);
         told.settle_claim(cold.claimed_pid);
-        self.post(place, answer::FORGED, crate::lane::Answer::default());
+        self.post(place, instruction::FORGED, crate::lane::Instruction::default());
         self.tell_auth(
             place.shard,
             cold.claimed_at.max(cold.first_arrival),

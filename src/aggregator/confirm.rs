@@ -218,7 +218,7 @@ impl Aggregator {
         if !is_stalled_there {
             self.tell_of(to, &there, there.last_arrival, EventKind::Moved { from: from.shard });
         }
-        self.release(from, here.last_arrival, answer::RELEASE | answer::IF_SILENT);
+        self.release(from, here.last_arrival, instruction::RELEASE | instruction::IF_SILENT);
         self.open(to, &there);
     }
 
@@ -251,7 +251,7 @@ impl Aggregator {
             let told = self.told(place);
             told.existence = Existence::Gone;
             told.set(Mark::Confirming, false);
-            self.release(place, at, answer::RELEASE);
+            self.release(place, at, instruction::RELEASE);
         }
         true
     }
@@ -279,14 +279,14 @@ impl Aggregator {
     pub(super) fn close_silently(&mut self, place: Place, hot: &Hot) {
         if hot.state == State::Stalled && !self.told(place).is(Mark::Releasing) {
             self.told(place).existence = Existence::Gone;
-            self.release(place, hot.last_arrival, answer::RELEASE);
+            self.release(place, hot.last_arrival, instruction::RELEASE);
         }
     }
 
     /// Last words alone open no deadline, but those of an agent that beat elsewhere do.
     pub(super) fn open(&mut self, place: Place, hot: &Hot) {
         if hot.state == State::Waiting {
-            self.post(place, answer::OPEN, crate::lane::Answer::default());
+            self.post(place, instruction::OPEN, crate::lane::Instruction::default());
         }
     }
 
@@ -294,13 +294,13 @@ impl Aggregator {
         let told = self.told(place);
         told.set(Mark::Releasing, true);
         told.as_of = as_of;
-        self.post(place, bits, crate::lane::Answer { as_of, ..Default::default() });
+        self.post(place, bits, crate::lane::Instruction { as_of, ..Default::default() });
     }
 
-    pub(super) fn post(&mut self, place: Place, bits: u32, answer: crate::lane::Answer) {
+    pub(super) fn post(&mut self, place: Place, bits: u32, instruction: crate::lane::Instruction) {
         let generation = self.told(place).generation;
         let view = self.view(place.shard);
-        view.port.inbox.post(place.slot, generation, bits, answer);
+        view.port.inbox.post(place.slot, generation, bits, instruction);
         view.is_to_be_kicked = true;
     }
 }

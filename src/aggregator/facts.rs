@@ -145,7 +145,7 @@ impl Aggregator {
                 if cold.first_arrival > there.last_arrival { cold.first_arrival } else { hot.last_arrival };
             if at <= there.last_arrival {
                 // Not back yet. An ordinary beat here would go unnoticed; after this it is news.
-                self.release(place, there.last_arrival, answer::RELEASE | answer::IF_SILENT);
+                self.release(place, there.last_arrival, instruction::RELEASE | instruction::IF_SILENT);
                 return Ok(());
             }
             silence.resume_at = at;
@@ -153,7 +153,7 @@ impl Aggregator {
             silence.resume_lost = 0;
             self.resume(other, &there, &silence, 1);
             self.tell_of(place, &hot, at, EventKind::Moved { from: other.shard });
-            self.release(other, there.last_arrival, answer::RELEASE | answer::IF_SILENT);
+            self.release(other, there.last_arrival, instruction::RELEASE | instruction::IF_SILENT);
             self.open(place, &hot);
         }
         Ok(())

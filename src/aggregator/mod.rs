@@ -5,7 +5,7 @@
 //! has the rules decide what is told, [`troubles`] what concerns a whole shard.
 //!
 //! In: facts, reports, samples and blind windows of all shards; answers of the lookup thread. Out: events
-//! to subscribers, answers to shards, counts. Thread: aggregator. Blocks: only between turns. Allocates: as
+//! to subscribers, instructions to shards, counts. Thread: aggregator. Blocks: only between turns. Allocates: as
 //! agents come. Time is an argument.
 
 use std::collections::VecDeque;
@@ -23,7 +23,7 @@ use crate::lane::counters::ShardHealth;
 use crate::lane::report::SAMPLES_MAX;
 use crate::lane::sessions::{Freeze, Session};
 use crate::lane::vigil::Vigil;
-use crate::lane::{Doorbell, Port, SampleOf, answer};
+use crate::lane::{Doorbell, Port, SampleOf, instruction};
 use crate::process::lookup::Lookups;
 use crate::process::procfs::LookupError;
 use crate::process::procfs::{Identity, Program};
@@ -147,7 +147,7 @@ struct ShardView {
     in_flight: u32,
     /// Everything that arrived until here has been processed by the shard, and its facts were looked at.
     seen: MonoNs,
-    /// Answers were posted: kick it at the end of the turn.
+    /// Instructions were posted: kick it at the end of the turn.
     is_to_be_kicked: bool,
     /// `full` was told last at this instant, with this many refused.
     full_told: (Option<MonoNs>, u64),
@@ -336,7 +336,7 @@ impl Aggregator {
         self.next(is_more, is_ticking || is_owing)
     }
 
-    /// Wakes the shards that are to look at answers or to move their watermark, at `now`: read after the turn, for
+    /// Wakes the shards that are to look at instructions or to move their watermark, at `now`: read after the turn, for
     /// the turn may have been long, and a shard that is kicked late was not paused.
     pub fn kick_shards(&mut self, now: MonoNs) {
         for view in &mut self.shards {

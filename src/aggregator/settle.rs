@@ -123,7 +123,9 @@ impl Aggregator {
         match (verdict, elsewhere) {
             (Verdict::TooSoon, _) => self.judge_thawed(place),
             // What its shard says then is confirmed anew.
-            (Verdict::Withdrawn, _) => self.post(place, answer::WITHDRAW, crate::lane::Answer::default()),
+            (Verdict::Withdrawn, _) => {
+                self.post(place, instruction::WITHDRAW, crate::lane::Instruction::default())
+            }
             (Verdict::Moved, Some(elsewhere)) => self.move_to(elsewhere, place, &hot, &cold),
             (Verdict::Frozen, _) => self.freeze(place, &hot, &cold),
             (Verdict::Stalled { is_certain }, _) => self.tell_stall(place, &places, &hot, &cold, is_certain),
@@ -260,7 +262,7 @@ impl Aggregator {
         // An ordinary beat on another slot would go unnoticed; after this it is news.
         for other in places.iter() {
             if other != place && !self.told(other).is(Mark::Releasing) && !self.told(other).is(Mark::Closed) {
-                self.release(other, hot.last_arrival, answer::RELEASE | answer::IF_SILENT);
+                self.release(other, hot.last_arrival, instruction::RELEASE | instruction::IF_SILENT);
             }
         }
     }

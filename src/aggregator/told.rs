@@ -64,7 +64,7 @@ pub enum Mark {
     ToBeLookedAt = 1 << 15,
     /// In the list of those asked about again and again.
     Polled = 1 << 16,
-    /// The claimed pid was looked into: the shard has the answer, or will have it.
+    /// The claimed pid was looked into: the shard has been told, or will be.
     ClaimSettled = 1 << 17,
     /// More was to be told of it than may be: the rest comes later, or before what else is told of it.
     Deferred = 1 << 18,

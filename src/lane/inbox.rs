@@ -1,4 +1,4 @@
-//! Answers of the aggregator to a shard: cannot overflow, one place per slot.
+//! Instructions of the aggregator to a shard: cannot overflow, one place per slot.
 
 use std::io;
 use std::ops::Deref;
@@ -9,9 +9,9 @@ use crate::sys::memory::Words;
 use crate::table::word::Word;
 use crate::time::MonoNs;
 
-/// The kinds of an answer: a set of bits.
-pub mod answer {
-    /// The slot's holder is gone as of the answer's instant: release the slot.
+/// The kinds of an instruction: a set of bits.
+pub mod instruction {
+    /// The slot's holder is gone as of the instruction's instant: release the slot.
     pub const RELEASE: u32 = 1;
     /// With [`RELEASE`]: only if it has not beaten since; it now beats on another shard.
     pub const IF_SILENT: u32 = 1 << 1;
@@ -29,9 +29,9 @@ pub mod answer {
     pub(super) const GENERATION_SHIFT: u32 = 8;
 }
 
-/// The values of an answer; its bits decide which of them apply.
+/// The values of an instruction; its bits decide which of them apply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Answer {
+pub struct Instruction {
     /// The slot's holder is known to be gone until this instant.
     pub as_of: MonoNs,
     /// The pid that the agent's frames carry.
@@ -40,28 +40,28 @@ pub struct Answer {
     pub class: u8,
 }
 
-/// An answer taken from an inbox.
+/// An instruction taken from an inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
     /// The slot.
     pub slot: u32,
     /// The low bits of the holder's generation.
     holder: u32,
-    /// The bits of the answer.
+    /// The bits of the instruction.
     pub bits: u32,
     /// Its values.
-    pub answer: Answer,
+    pub instruction: Instruction,
 }
 
 impl Taken {
     /// Whether it is about this holder of the slot.
     #[must_use]
     pub const fn is_about(&self, generation: u32) -> bool {
-        generation << answer::GENERATION_SHIFT >> answer::GENERATION_SHIFT == self.holder
+        generation << instruction::GENERATION_SHIFT >> instruction::GENERATION_SHIFT == self.holder
     }
 }
 
-/// Answers to one shard: cannot overflow, one place per slot. `L` and `M` hold the words.
+/// Instructions to one shard: cannot overflow, one place per slot. `L` and `M` hold the words.
 #[derive(Debug)]
 pub struct Inbox<N = AtomicU32, V = AtomicU64, L = Words<N>, M = Words<V>>
 where
@@ -92,49 +92,49 @@ where
     L: Deref<Target = [N]>,
     M: Deref<Target = [V]>,
 {
-    /// Posts an answer about the holder `generation` of a slot. Aggregator only; kick the shard afterwards.
+    /// Posts an instruction about the holder `generation` of a slot. Aggregator only; kick the shard afterwards.
     ///
-    /// The slot may have another holder meanwhile, to which the answer must not apply: the shard compares
-    /// generations. The aggregator answers about a later holder only once the shard has taken all answers
+    /// The slot may have another holder meanwhile, to which the instruction must not apply: the shard compares
+    /// generations. The aggregator instructions about a later holder only once the shard has taken all instructions
     /// about the one before or cannot apply them any more, so the values below are those of the bits' holder.
-    pub fn post(&self, slot: u32, generation: u32, bits: u32, answer: Answer) {
+    pub fn post(&self, slot: u32, generation: u32, bits: u32, instruction: Instruction) {
         let [as_of, rest] = self.values(slot);
-        if bits & answer::RELEASE != 0 {
-            as_of.store(answer.as_of.0, Ordering::Relaxed);
+        if bits & instruction::RELEASE != 0 {
+            as_of.store(instruction.as_of.0, Ordering::Relaxed);
         }
         let mut word = rest.load(Ordering::Relaxed);
-        if bits & answer::INNER_PID != 0 {
-            word = word & 0xFF | u64::from(answer.inner_pid) << 32;
+        if bits & instruction::INNER_PID != 0 {
+            word = word & 0xFF | u64::from(instruction.inner_pid) << 32;
         }
-        if bits & answer::CLASS != 0 {
-            word = word & !0xFF | u64::from(answer.class);
+        if bits & instruction::CLASS != 0 {
+            word = word & !0xFF | u64::from(instruction.class);
         }
         rest.store(word, Ordering::Relaxed);
-        let holder = generation << answer::GENERATION_SHIFT;
-        let of_bits = (1 << answer::GENERATION_SHIFT) - 1;
+        let holder = generation << instruction::GENERATION_SHIFT;
+        let of_bits = (1 << instruction::GENERATION_SHIFT) - 1;
         self.lane.push_amended(slot, |waiting| {
             // Bits for an earlier holder are void.
             let mut waiting = if waiting & !of_bits == holder { waiting & of_bits } else { 0 };
             // An unconditional release overrides one that depends on silence.
-            let both = waiting & bits & answer::RELEASE != 0;
-            let if_silent = answer::IF_SILENT & if both { waiting & bits } else { waiting | bits };
-            waiting = (waiting | bits) & !answer::IF_SILENT | if_silent;
+            let both = waiting & bits & instruction::RELEASE != 0;
+            let if_silent = instruction::IF_SILENT & if both { waiting & bits } else { waiting | bits };
+            waiting = (waiting | bits) & !instruction::IF_SILENT | if_silent;
             holder | waiting
         });
     }
 
-    /// Takes the next answer. Shard only.
+    /// Takes the next instruction. Shard only.
     #[inline]
     pub fn take(&self) -> Option<Taken> {
         let (slot, word_of_bits) = self.lane.pop()?;
-        let bits = word_of_bits & ((1 << answer::GENERATION_SHIFT) - 1);
-        let holder = word_of_bits >> answer::GENERATION_SHIFT;
+        let bits = word_of_bits & ((1 << instruction::GENERATION_SHIFT) - 1);
+        let holder = word_of_bits >> instruction::GENERATION_SHIFT;
         let [as_of, rest] = self.values(slot);
         let word = rest.load(Ordering::Relaxed);
         let [class, ..] = word.to_le_bytes();
         let inner_pid = (word >> 32) as u32;
-        let answer = Answer { as_of: MonoNs(as_of.load(Ordering::Relaxed)), inner_pid, class };
-        Some(Taken { slot, holder, bits, answer })
+        let instruction = Instruction { as_of: MonoNs(as_of.load(Ordering::Relaxed)), inner_pid, class };
+        Some(Taken { slot, holder, bits, instruction })
     }
 
     fn values(&self, slot: u32) -> [&V; 2] {

@@ -1,6 +1,6 @@
-//! What crosses between a shard and the aggregator: facts and reports outwards, answers inwards.
+//! What crosses between a shard and the aggregator: facts and reports outwards, instructions inwards.
 //!
-//! Everything here is bounded and allocated at start. Facts and answers cannot overflow; reports, samples and
+//! Everything here is bounded and allocated at start. Facts and instructions cannot overflow; reports, samples and
 //! beat notes are dropped and counted. What crosses is proportional to changes and batches, never to frames,
 //! unless a subscriber wants every beat.
 //!
@@ -22,6 +22,6 @@ pub mod uids;
 pub mod vigil;
 
 pub use doorbell::Doorbell;
-pub use inbox::{Answer, Taken, answer};
+pub use inbox::{Instruction, Taken, instruction};
 pub use notes::{BeatNote, Sample, SampleOf};
 pub use port::Port;

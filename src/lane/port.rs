@@ -46,7 +46,7 @@ pub struct Port {
     pub blind: ArrayQueue<BlindNews>,
     /// Every beat, if a subscriber wants them.
     pub beats: Option<ArrayQueue<BeatNote>>,
-    /// Answers for the shard.
+    /// Instructions for the shard.
     pub inbox: Inbox,
     /// The session of each slot's holder.
     pub sessions: Sessions,

@@ -3,40 +3,40 @@
 use std::sync::atomic::Ordering;
 
 use super::doorbell::Tickless;
-use super::inbox::{Answer, Inbox, Taken, answer};
+use super::inbox::{Inbox, Instruction, Taken, instruction};
 use super::index::IndexLane;
 use super::report::{self, Report, ReportLane};
 use crate::table::word::Word;
 use crate::time::MonoNs;
 
-fn answer(as_of: u64) -> Answer {
-    Answer { as_of: MonoNs(as_of), ..Answer::default() }
+fn instruction(as_of: u64) -> Instruction {
+    Instruction { as_of: MonoNs(as_of), ..Instruction::default() }
 }
 
 #[test]
-fn an_answer_is_about_one_holder_and_the_last_one_counts() {
+fn an_instruction_is_about_one_holder_and_the_last_one_counts() {
     let inbox = Inbox::new(2).unwrap();
-    inbox.post(1, 5, answer::RELEASE, answer(10));
-    inbox.post(1, 7, answer::CLASS, answer(0));
+    inbox.post(1, 5, instruction::RELEASE, instruction(10));
+    inbox.post(1, 7, instruction::CLASS, instruction(0));
     let taken = inbox.take().unwrap();
-    assert_eq!((taken.slot, taken.bits), (1, answer::CLASS), "what was said of 5 does not hit 7");
+    assert_eq!((taken.slot, taken.bits), (1, instruction::CLASS), "what was said of 5 does not hit 7");
     assert!(taken.is_about(7) && taken.is_about(7 | 1 << 24) && !taken.is_about(5));
     assert_eq!(inbox.take(), None);
 }
 
 #[test]
 fn gone_overrides_gone_if_silent_and_not_the_other_way_round() {
-    let silent = answer::RELEASE | answer::IF_SILENT;
+    let silent = instruction::RELEASE | instruction::IF_SILENT;
     for (said, means) in [
         (&[silent][..], silent),
-        (&[silent, answer::RELEASE], answer::RELEASE),
-        (&[answer::RELEASE, silent], answer::RELEASE),
-        (&[answer::CLASS, silent], answer::CLASS | silent),
+        (&[silent, instruction::RELEASE], instruction::RELEASE),
+        (&[instruction::RELEASE, silent], instruction::RELEASE),
+        (&[instruction::CLASS, silent], instruction::CLASS | silent),
         (&[silent, silent], silent),
     ] {
         let inbox = Inbox::new(1).unwrap();
         for bits in said {
-            inbox.post(0, 1, *bits, answer(10));
+            inbox.post(0, 1, *bits, instruction(10));
         }
         assert_eq!(inbox.take().unwrap().bits, means, "{said:?}");
     }
@@ -52,15 +52,15 @@ fn model(interleaved: impl Fn() + Send + Sync + 'static) {
     builder.check(interleaved);
 }
 
-/// The shard gives the slot from its first holder to a second while answers about both are in flight: each
+/// The shard gives the slot from its first holder to a second while instructions about both are in flight: each
 /// applies only to its holder.
 #[test]
-fn loom_an_answer_is_whole_and_hits_only_the_holder_it_is_about() {
+fn loom_an_instruction_is_whole_and_hits_only_the_holder_it_is_about() {
     use loom::sync::Arc;
     use loom::sync::atomic::{AtomicU32, AtomicU64};
     type Modelled = Inbox<AtomicU32, AtomicU64, Box<[AtomicU32]>, Box<[AtomicU64]>>;
 
-    /// The shard's state, from the answers it took.
+    /// The shard's state, from the instructions it took.
     struct Shard {
         generation: u32,
         class: Option<u8>,
@@ -72,21 +72,21 @@ fn loom_an_answer_is_whole_and_hits_only_the_holder_it_is_about() {
                 if !taken.is_about(self.generation) {
                     continue;
                 }
-                let Taken { bits, answer, .. } = taken;
-                if bits & answer::RELEASE != 0 {
-                    assert_eq!((self.generation, answer.as_of), (1, MonoNs(10)), "{taken:?}");
+                let Taken { bits, instruction, .. } = taken;
+                if bits & instruction::RELEASE != 0 {
+                    assert_eq!((self.generation, instruction.as_of), (1, MonoNs(10)), "{taken:?}");
                     self.generation = 2;
                     generation.store(2, Ordering::Release);
                     self.class = None;
                     continue;
                 }
-                if bits & answer::CLASS != 0 {
-                    assert_eq!(answer.class, [3, 5][self.generation as usize - 1], "{taken:?}");
-                    self.class = Some(answer.class);
+                if bits & instruction::CLASS != 0 {
+                    assert_eq!(instruction.class, [3, 5][self.generation as usize - 1], "{taken:?}");
+                    self.class = Some(instruction.class);
                 }
-                assert!(bits & answer::FORGED == 0 || self.generation == 1, "{taken:?}");
-                if bits & answer::INNER_PID != 0 {
-                    assert_eq!((self.generation, answer.inner_pid), (2, 9), "{taken:?}");
+                assert!(bits & instruction::FORGED == 0 || self.generation == 1, "{taken:?}");
+                if bits & instruction::INNER_PID != 0 {
+                    assert_eq!((self.generation, instruction.inner_pid), (2, 9), "{taken:?}");
                     self.inner_pid = Some(9);
                 }
             }
@@ -106,15 +106,15 @@ fn loom_an_answer_is_whole_and_hits_only_the_holder_it_is_about() {
                 shard
             })
         };
-        inbox.post(0, 1, answer::CLASS, Answer { class: 3, ..Answer::default() });
-        inbox.post(0, 1, answer::RELEASE, answer(10));
+        inbox.post(0, 1, instruction::CLASS, Instruction { class: 3, ..Instruction::default() });
+        inbox.post(0, 1, instruction::RELEASE, instruction(10));
         // Too late: the slot is free, or its second holder has it.
-        inbox.post(0, 1, answer::FORGED, Answer::default());
+        inbox.post(0, 1, instruction::FORGED, Instruction::default());
         // The slot itself shows its holder.
         let is_second = generation.load(Ordering::Acquire) == 2;
         if is_second {
-            let about_second = Answer { class: 5, inner_pid: 9, ..Answer::default() };
-            inbox.post(0, 2, answer::CLASS | answer::INNER_PID, about_second);
+            let about_second = Instruction { class: 5, inner_pid: 9, ..Instruction::default() };
+            inbox.post(0, 2, instruction::CLASS | instruction::INNER_PID, about_second);
         }
         let mut shard = shard.join().expect("shard");
         shard.take(&inbox, &generation);

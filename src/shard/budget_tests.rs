@@ -288,9 +288,9 @@ fn after_a_panic_shares_are_what_the_table_says() {
         assert_eq!((counts[0].uid, counts[0].agents), (Some(USER), 3));
     }
     let as_of = world.clock.mono();
-    let answer = crate::lane::Answer { as_of, ..crate::lane::Answer::default() };
+    let instruction = crate::lane::Instruction { as_of, ..crate::lane::Instruction::default() };
     for slot in 0..100 {
-        world.front.tracker.on_answer(slot, crate::lane::answer::RELEASE, answer);
+        world.front.tracker.on_instruction(slot, crate::lane::instruction::RELEASE, instruction);
     }
     assert_eq!((world.admission.share_of(USER), world.admission.tracked()), (0, 0));
 }

@@ -1,13 +1,13 @@
 //! The thread of one shard: wait, receive, decode, track, judge, publish. Read this first.
 //!
-//! In: datagrams of its socket; answers in its inbox. Out: facts, reports and samples on its port.
+//! In: datagrams of its socket; instructions in its inbox. Out: facts, reports and samples on its port.
 //! Thread: shard. Blocks: only in [`Front::wait`]. Allocates, locks, logs: never after [`Shard::new`].
 
 use std::io;
 use std::sync::Arc;
 
 use crate::lane::report::{Report, SAMPLES_MAX};
-use crate::lane::{BeatNote, Doorbell, Port, Sample, SampleOf, Taken, answer};
+use crate::lane::{BeatNote, Doorbell, Port, Sample, SampleOf, Taken, instruction};
 use crate::refusal::Refusal;
 use crate::time::{Clock, MonoNs};
 
@@ -31,8 +31,8 @@ use tracker::Outcome;
 const BATCHES_PER_TURN: u32 = 16;
 /// Timer entries handled between two receive calls.
 const JUDGE_BUDGET: u32 = 4096;
-/// Answers taken per turn.
-const ANSWERS_PER_TURN: u32 = 1024;
+/// Instructions taken per turn.
+const INSTRUCTIONS_PER_TURN: u32 = 1024;
 /// An idle shard wakes this often, to publish that it runs.
 const IDLE_NS: u64 = 1_000_000_000;
 /// Pause after a failed receive: an immediate retry would fail again.
@@ -98,7 +98,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         #[cfg(test)]
         self.port.fault.strike(&self.port.table);
         self.drain()?;
-        self.take_answers();
+        self.take_instructions();
         self.judge();
         self.tell_blindness();
         self.publish();
@@ -303,20 +303,20 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         }
     }
 
-    fn take_answers(&mut self) {
-        for _ in 0..ANSWERS_PER_TURN {
+    fn take_instructions(&mut self) {
+        for _ in 0..INSTRUCTIONS_PER_TURN {
             let Some(taken) = self.deferred.take().or_else(|| self.port.inbox.take()) else { return };
-            let Taken { slot, bits, answer, .. } = taken;
+            let Taken { slot, bits, instruction, .. } = taken;
             if !taken.is_about(self.front.tracker.cold(slot).generation) {
                 continue;
             }
-            if bits & answer::RELEASE != 0 && answer.as_of > self.front.sight.watermark() {
+            if bits & instruction::RELEASE != 0 && instruction.as_of > self.front.sight.watermark() {
                 // Frames of the exited process may still be queued and must not look like a new process. The
                 // next receive calls move the watermark past them.
                 self.deferred = Some(taken);
                 break;
             }
-            if self.front.tracker.on_answer(slot, bits, answer) {
+            if self.front.tracker.on_instruction(slot, bits, instruction) {
                 self.tell(slot);
             }
         }

@@ -71,8 +71,8 @@ fn fault_81_while_receiving_fails_the_shard_pauses_whatever_else_there_is_to_do(
     shard.turn().unwrap();
     clock.advance(50 * MS);
     let generation = port.table.generation(0);
-    let as_of = crate::lane::Answer { as_of: clock.mono(), ..Default::default() };
-    port.inbox.post(0, generation, answer::RELEASE, as_of);
+    let as_of = crate::lane::Instruction { as_of: clock.mono(), ..Default::default() };
+    port.inbox.post(0, generation, instruction::RELEASE, as_of);
     script.fail(libc::ENOMEM);
     shard.turn().unwrap();
     assert!(shard.deferred.is_some(), "it was not seen that nothing came");

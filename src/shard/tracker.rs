@@ -1,13 +1,13 @@
 //! The agents of one shard: the table's writer, the index from agents to slots, and the timers.
 //!
-//! In: decoded frames with attested senders; answers from the aggregator. Out: which slots have changed.
+//! In: decoded frames with attested senders; instructions from the aggregator. Out: which slots have changed.
 //! Thread: shard. Blocks: never. Allocates: at start only. Time is an argument; [`rules`] decide what a beat
 //! means.
 
 use std::sync::Arc;
 
 use crate::config::classes::Classes;
-use crate::lane::{Answer, answer};
+use crate::lane::{Instruction, instruction};
 use crate::refusal::Refusal;
 use crate::rules::{self, Beat, Judgement, Sender, Sight};
 use crate::shard::index::{Found, Index};
@@ -339,35 +339,35 @@ impl Tracker {
         self.writer.write(slot, &hot, &cold);
     }
 
-    /// Takes an answer of the aggregator. Returns true if the slot has something to report.
-    pub fn on_answer(&mut self, slot: u32, bits: u32, answer: Answer) -> bool {
+    /// Takes an instruction of the aggregator. Returns true if the slot has something to report.
+    pub fn on_instruction(&mut self, slot: u32, bits: u32, instruction: Instruction) -> bool {
         let mut hot = self.writer.hot(slot);
         if hot.state == State::Free {
             return false;
         }
-        let is_kept = bits & answer::IF_SILENT != 0 && hot.last_arrival > answer.as_of;
-        if bits & answer::RELEASE != 0 && !is_kept {
-            return self.release(slot, hot, answer.as_of);
+        let is_kept = bits & instruction::IF_SILENT != 0 && hot.last_arrival > instruction.as_of;
+        if bits & instruction::RELEASE != 0 && !is_kept {
+            return self.release(slot, hot, instruction.as_of);
         }
         // The agent beat meanwhile and stays; the other findings apply.
-        let is_kept = bits & answer::RELEASE != 0;
+        let is_kept = bits & instruction::RELEASE != 0;
         let before = hot;
-        if bits & answer::FORGED != 0 {
+        if bits & instruction::FORGED != 0 {
             hot.flags.set(Flags::UNVERIFIED, false);
             hot.flags.set(Flags::FORGER, true);
         }
-        if bits & answer::INNER_PID != 0 {
+        if bits & instruction::INNER_PID != 0 {
             hot.flags.set(Flags::UNVERIFIED, false);
-            hot.frame_pid = answer.inner_pid;
+            hot.frame_pid = instruction.inner_pid;
         }
-        if bits & answer::CLASS != 0 && self.classes.has(answer.class) {
-            hot.class = answer.class;
+        if bits & instruction::CLASS != 0 && self.classes.has(instruction.class) {
+            hot.class = instruction.class;
         }
-        let is_opened = bits & answer::OPEN != 0 && hot.state == State::Waiting;
+        let is_opened = bits & instruction::OPEN != 0 && hot.state == State::Waiting;
         if is_opened {
             hot.state = State::Up;
         }
-        if bits & answer::WITHDRAW != 0 && hot.state == State::Stalled {
+        if bits & instruction::WITHDRAW != 0 && hot.state == State::Stalled {
             hot.state = State::Up;
             let mut cold = self.writer.cold(slot);
             cold.stalls = cold.stalls.wrapping_sub(1);

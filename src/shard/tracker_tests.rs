@@ -67,8 +67,8 @@ fn stalls(tracker: &mut Tracker, ms: u64) -> Vec<u32> {
 }
 
 fn release(tracker: &mut Tracker, slot: u32, as_of_ms: u64, bits: u32) -> bool {
-    let answer = Answer { as_of: at(as_of_ms), ..Answer::default() };
-    tracker.on_answer(slot, answer::RELEASE | bits, answer)
+    let instruction = Instruction { as_of: at(as_of_ms), ..Instruction::default() };
+    tracker.on_instruction(slot, instruction::RELEASE | bits, instruction)
 }
 
 // --- capacity --------------------------------------------------------------------------------------
@@ -209,20 +209,24 @@ fn an_heir_of_terminal_frames_alone_waits_without_a_deadline() {
     assert_eq!(stalls(&mut tracker, 60_000), [0; 0]);
 }
 
-/// An answer about the sender, posted together with a release that the agent outlives, still applies.
+/// An instruction about the sender, posted together with a release that the agent outlives, still applies.
 #[test]
-fn fault_63_an_answer_survives_a_release_that_the_agent_outlives() {
+fn fault_63_an_instruction_survives_a_release_that_the_agent_outlives() {
     let claiming = |nonce| Frame { pid: 7, ..frame(100, nonce) };
     let from_100 = |ms| Sender { pid: 100, uid: 1, arrival: at(ms), paused_before: 0 };
-    for bits in [answer::FORGED, answer::INNER_PID] {
+    for bits in [instruction::FORGED, instruction::INNER_PID] {
         let mut tracker = fixture(4, 4);
         let slot = slot_of(tracker.on_frame(&claiming(1), &from_100(100)));
-        let answer = Answer { as_of: at(99), inner_pid: 7, ..Answer::default() };
-        assert!(tracker.on_answer(slot, answer::RELEASE | answer::IF_SILENT | bits, answer));
+        let instruction = Instruction { as_of: at(99), inner_pid: 7, ..Instruction::default() };
+        assert!(tracker.on_instruction(
+            slot,
+            instruction::RELEASE | instruction::IF_SILENT | bits,
+            instruction
+        ));
         let hot = tracker.hot(slot);
         assert!(!hot.flags.has(Flags::UNVERIFIED), "it was looked into, and nobody does so again");
-        assert_eq!(hot.flags.has(Flags::FORGER), bits == answer::FORGED);
-        assert_eq!(hot.frame_pid == 7, bits == answer::INNER_PID);
+        assert_eq!(hot.flags.has(Flags::FORGER), bits == instruction::FORGED);
+        assert_eq!(hot.frame_pid == 7, bits == instruction::INNER_PID);
     }
 }
 
@@ -231,9 +235,9 @@ fn a_slot_whose_agent_may_live_elsewhere_stays_if_it_beat_since() {
     let mut tracker = fixture(4, 4);
     let slot = slot_of(beat(&mut tracker, 100, 100, 1));
     let before = (tracker.hot(slot), tracker.cold(slot));
-    assert!(release(&mut tracker, slot, 99, answer::IF_SILENT));
+    assert!(release(&mut tracker, slot, 99, instruction::IF_SILENT));
     assert_eq!((tracker.hot(slot), tracker.cold(slot)), before);
-    assert!(release(&mut tracker, slot, 100, answer::IF_SILENT));
+    assert!(release(&mut tracker, slot, 100, instruction::IF_SILENT));
     assert_eq!(tracker.hot(slot).state, State::Free);
     assert!(!release(&mut tracker, slot, 100, 0), "nobody is there");
     assert_eq!(tracker.admission.tracked(), 0);
@@ -243,9 +247,9 @@ fn a_slot_whose_agent_may_live_elsewhere_stays_if_it_beat_since() {
 fn what_is_said_of_a_former_holder_does_not_stick_to_the_next() {
     let mut tracker = fixture(4, 4);
     let slot = slot_of(beat(&mut tracker, 100, 100, 1));
-    let answer = Answer { as_of: at(50), inner_pid: 7, class: 1 };
-    let all = answer::RELEASE | answer::FORGED | answer::INNER_PID | answer::CLASS;
-    assert!(tracker.on_answer(slot, all, answer));
+    let instruction = Instruction { as_of: at(50), inner_pid: 7, class: 1 };
+    let all = instruction::RELEASE | instruction::FORGED | instruction::INNER_PID | instruction::CLASS;
+    assert!(tracker.on_instruction(slot, all, instruction));
     let hot = tracker.hot(slot);
     let expected = (100, tracker.classes.unknown(), false);
     assert_eq!((hot.frame_pid, hot.class, hot.flags.has(Flags::FORGER)), expected);
@@ -257,16 +261,16 @@ fn what_is_said_of_a_former_holder_does_not_stick_to_the_next() {
 fn a_class_moves_the_deadline_either_way() {
     let mut tracker = fixture(4, 4);
     let slot = slot_of(beat(&mut tracker, 0, 100, 1));
-    let class = |class| Answer { class, ..Answer::default() };
+    let class = |class| Instruction { class, ..Instruction::default() };
     assert_eq!(stalls(&mut tracker, 400), [0; 0]);
-    assert!(!tracker.on_answer(slot, answer::CLASS, class(1)));
+    assert!(!tracker.on_instruction(slot, instruction::CLASS, class(1)));
     assert_eq!(stalls(&mut tracker, 499), [0; 0]);
     assert_eq!(stalls(&mut tracker, 510), [100]);
     beat(&mut tracker, 600, 100, 2);
-    tracker.on_answer(slot, answer::CLASS, class(0));
+    tracker.on_instruction(slot, instruction::CLASS, class(0));
     assert_eq!(stalls(&mut tracker, 2_599), [0; 0]);
     assert_eq!(stalls(&mut tracker, 2_610), [100]);
-    tracker.on_answer(slot, answer::CLASS, class(200));
+    tracker.on_instruction(slot, instruction::CLASS, class(200));
     assert_eq!(tracker.hot(slot).class, 0, "there is no such class");
 }
 
@@ -301,15 +305,15 @@ fn a_budget_leaves_the_rest_for_the_next_time() {
 }
 
 #[test]
-fn an_answer_about_the_claimed_pid_settles_it() {
+fn an_instruction_about_the_claimed_pid_settles_it() {
     let claiming = |nonce| Frame { pid: 7, ..frame(100, nonce) };
     let from_100 = |ms| Sender { pid: 100, uid: 1, arrival: at(ms), paused_before: 0 };
-    for bits in [answer::FORGED, answer::INNER_PID] {
+    for bits in [instruction::FORGED, instruction::INNER_PID] {
         let mut tracker = fixture(4, 4);
         let slot = slot_of(tracker.on_frame(&claiming(1), &from_100(0)));
-        tracker.on_answer(slot, bits, Answer { inner_pid: 7, ..Answer::default() });
+        tracker.on_instruction(slot, bits, Instruction { inner_pid: 7, ..Instruction::default() });
         let outcome = tracker.on_frame(&claiming(2), &from_100(1));
-        if bits == answer::FORGED {
+        if bits == instruction::FORGED {
             assert_eq!(outcome, Outcome::Refused(Refusal::Forged));
         } else {
             assert_eq!(outcome, Outcome::Beat(slot));
@@ -438,7 +442,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => pid().prop_map(Step::Terminal),
         4 => (0u64..60).prop_map(Step::Passes),
         3 => Just(Step::Judge),
-        1 => (pid(), 0u64..50, prop_oneof![Just(0), Just(answer::IF_SILENT)])
+        1 => (pid(), 0u64..50, prop_oneof![Just(0), Just(instruction::IF_SILENT)])
             .prop_map(|(pid, ago, bits)| Step::Release { pid, ago, bits }),
         1 => (pid(), 0u8..3).prop_map(|(pid, class)| Step::Class { pid, class }),
     ]
@@ -485,8 +489,8 @@ impl World {
             },
             Step::Class { pid, class } => match slot_of_pid(&self.tracker, *pid) {
                 Some(slot) => {
-                    let answer = Answer { class: *class, ..Answer::default() };
-                    format!("{}", self.tracker.on_answer(slot, answer::CLASS, answer))
+                    let instruction = Instruction { class: *class, ..Instruction::default() };
+                    format!("{}", self.tracker.on_instruction(slot, instruction::CLASS, instruction))
                 }
                 None => String::new(),
             },
