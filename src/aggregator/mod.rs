@@ -1,12 +1,12 @@
 //! The aggregator thread: looks at what shards report, asks what others know, decides what to tell,
 //! numbers it and hands it out.
 //!
-//! The loop and the facts are here; [`confirm`] asks the others, [`answers`] takes what was looked up, [`settle`]
+//! The loop and the facts are here; [`confirm`] asks the others, [`findings`] takes what was looked up, [`settle`]
 //! has the rules decide what is told, [`troubles`] what concerns a whole shard.
 //!
-//! In: facts, reports, samples and blind windows of all shards; answers of the lookup thread. Out: events
-//! to subscribers, instructions to shards, counts. Thread: aggregator. Blocks: only between turns. Allocates: as
-//! agents come. Time is an argument.
+//! In: facts, reports, samples and blind windows of all shards; findings of the lookup and the watch thread. Out:
+//! events to subscribers, instructions to shards, counts. Thread: aggregator. Blocks: only between turns.
+//! Allocates: as agents come. Time is an argument.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -27,7 +27,7 @@ use crate::lane::{Doorbell, Port, SampleOf, instruction};
 use crate::process::lookup::Lookups;
 use crate::process::procfs::LookupError;
 use crate::process::procfs::{Identity, Program};
-use crate::process::question::{Answer, Inquiry, Question};
+use crate::process::question::{Finding, Inquiry, Question};
 use crate::process::watch::{Order, Watch};
 use crate::refusal::Refusal;
 use crate::route::shard_for;
@@ -42,7 +42,7 @@ use crate::view::copies::Asked;
 use crate::view::tally::Tally;
 use crate::wire::{NONCE_TERMINAL, Status};
 
-mod answers;
+mod findings;
 mod changes;
 mod churn;
 mod confirm;
@@ -82,7 +82,7 @@ const CONFIRM_NS: u64 = 20_000_000;
 const LOOK_NS: u64 = 500_000_000;
 /// How long an exit waits for a shard to look at what the dead may have sent it.
 const EXIT_NS: u64 = 1_000_000_000;
-/// How long a stop waits for the watch thread's answers. The shards have ended by then, and say no more.
+/// How long a stop waits for the watch thread's findings. The shards have ended by then, and say no more.
 const STOP_NS: u64 = 300_000_000;
 /// While something is confirmed, how often to look again without a ring.
 const CONFIRM_TICK_NS: u64 = 1_000_000;
@@ -101,8 +101,8 @@ const FACTS_PER_TURN: u32 = 65_536;
 const IN_FLIGHT_MAX: u32 = 8192;
 /// Reports taken from one shard in a turn.
 const REPORTS_PER_TURN: u32 = 16_384;
-/// Answers taken in a turn.
-const ANSWERS_PER_TURN: usize = 8192;
+/// Findings taken in a turn.
+const FINDINGS_PER_TURN: usize = 8192;
 /// The kernel rounds start times down to 10 ms.
 const START_SLACK_NS: u64 = 10_000_000;
 
@@ -182,7 +182,7 @@ pub struct Inquiries {
     /// Is it there?
     pub watch: Watch,
     /// What both found out.
-    pub answers: Receiver<Answer>,
+    pub findings: Receiver<Finding>,
 }
 
 /// The aggregator.
@@ -319,7 +319,7 @@ impl Aggregator {
             self.grant_memory(shard);
         }
         // As long as agents die there are more of them.
-        is_more |= !self.is_out_of_time() && self.take_answers();
+        is_more |= !self.is_out_of_time() && self.take_findings();
         self.settle_pending();
         self.tell_of_held();
         self.tell_of_deferred();

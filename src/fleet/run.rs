@@ -162,7 +162,7 @@ fn start_tellers(
     let thread = StartError::resources("start a thread");
     let doorbell = &handle.doorbell;
     let mut tellers = Tellers { handle: handle.clone(), threads: Vec::new(), writer };
-    let (answer, answers) = unbounded();
+    let (finder, findings) = unbounded();
     let on_program = {
         #[cfg(feature = "http")]
         let names = Arc::clone(&handle.names);
@@ -177,7 +177,7 @@ fn start_tellers(
     // host.
     let on_start = || drop(set_own_nice(AGGREGATOR_NICE));
     let (lookups, lookup) =
-        Lookups::spawn(SystemClock, answer.clone(), Arc::clone(doorbell), on_start, on_program)
+        Lookups::spawn(SystemClock, finder.clone(), Arc::clone(doorbell), on_start, on_program)
             .map_err(&thread)?;
     tellers.threads.push(lookup);
     let lifeline = handle.vitals.of(FleetThread::Watch);
@@ -186,11 +186,11 @@ fn start_tellers(
         lifeline
     };
     let (watch, watch_thread) =
-        Watch::spawn(SystemClock, answer, Arc::clone(doorbell), pidfds_max(plan), on_start)
+        Watch::spawn(SystemClock, finder, Arc::clone(doorbell), pidfds_max(plan), on_start)
             .map_err(&thread)?;
     tellers.threads.push(watch_thread);
     let policy = Policy { classes: plan.classes(), rules: plan.rules.clone() };
-    let inquiries = Inquiries { lookups, watch, answers };
+    let inquiries = Inquiries { lookups, watch, findings };
     let aggregator = Aggregator::new(&handle.ports, policy, inquiries, requests, Arc::clone(doorbell), asked);
     let (copies, vitals) = (Arc::clone(&handle.copies), Arc::clone(&handle.vitals));
     let body = aggregate(aggregator, copies, vitals, Arc::clone(doorbell), said);

@@ -24,7 +24,7 @@ use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
 use crate::process::lookup::Lookups;
 use crate::process::procfs::{Identity, Incarnation, Program};
-use crate::process::question::{Answer, Inquiry, Question};
+use crate::process::question::{Finding, Inquiry, Question};
 use crate::process::watch::{Order, Watch};
 use crate::route::shard_for;
 use crate::shard::Shard;
@@ -233,16 +233,16 @@ impl Stage {
             stage.queues.push((queue, pids));
             stage.ports.push(port);
         }
-        let (answers, answers_of) = unbounded();
+        let (findings, findings_of) = unbounded();
         let (lookups, questions) = Lookups::detached();
         let kick = Arc::new(Kick::new()?);
         let (watch, orders) = Watch::detached(Arc::clone(&kick));
-        let lookup = (answers.clone(), Arc::clone(&doorbell));
+        let lookup = (findings.clone(), Arc::clone(&doorbell));
         stage.spawn("lookup", move || answer_questions(&questions, &lookup.0, &lookup.1))?;
         let watching = Arc::clone(&doorbell);
-        stage.spawn("watch", move || obey(&kick, &orders, &answers, &watching))?;
+        stage.spawn("watch", move || obey(&kick, &orders, &findings, &watching))?;
         let policy = Policy { classes: Classes::single(setup.threshold_ns), rules: Vec::new() };
-        let inquiries = Inquiries { lookups, watch, answers: answers_of };
+        let inquiries = Inquiries { lookups, watch, findings: findings_of };
         let aggregator =
             Aggregator::new(&stage.ports, policy, inquiries, requests_of, Arc::clone(&doorbell), asked);
         // The warnings of the thread setup are not read.
@@ -315,7 +315,7 @@ impl Drop for Stage {
 /// Answers that every pid still belongs to the same process.
 fn answer_questions(
     [urgent, questions]: &[Receiver<Question>; 2],
-    answers: &Sender<Answer>,
+    findings: &Sender<Finding>,
     doorbell: &Doorbell,
 ) {
     loop {
@@ -327,16 +327,16 @@ fn answer_questions(
         });
         let Ok(Question { holder, pid, of }) = question else { return };
         let program = Program { comm: Some("agent".to_owned()), exe: Some("/agent".to_owned()) };
-        let answer = match of {
-            Inquiry::Program => Answer::Program { holder, found: program, is_frozen: false },
-            Inquiry::Freezer(_) => Answer::Freezer { holder, is_frozen: false },
+        let finding = match of {
+            Inquiry::Program => Finding::Program { holder, found: program, is_frozen: false },
+            Inquiry::Freezer(_) => Finding::Freezer { holder, is_frozen: false },
             Inquiry::Identity => {
                 let incarnation = Incarnation::new(u64::from(pid));
                 let found = Identity { incarnation, started: MonoNs(0), inner_pids: Vec::new(), program };
-                Answer::Identity { holder, found: Ok(found) }
+                Finding::Identity { holder, found: Ok(found) }
             }
         };
-        if answers.send(answer).is_err() {
+        if findings.send(finding).is_err() {
             return;
         }
         doorbell.ring();
@@ -344,14 +344,14 @@ fn answer_questions(
 }
 
 /// Answers that every watched process exists. Wakes, rings and keeps as many entries as the watch thread.
-fn obey(kick: &Kick, orders: &[Receiver<Order>; 2], answers: &Sender<Answer>, doorbell: &Doorbell) {
+fn obey(kick: &Kick, orders: &[Receiver<Order>; 2], findings: &Sender<Finding>, doorbell: &Doorbell) {
     let _ = set_own_nice(AGGREGATOR_NICE);
     let mut watched = HashMap::new();
     loop {
         if poll(&mut [PollFd::new(kick, PollFlags::IN)], None).is_ok() {
             kick.consume();
         }
-        let mut has_answered = false;
+        let mut has_told = false;
         for orders in orders {
             loop {
                 match orders.try_recv() {
@@ -363,7 +363,7 @@ fn obey(kick: &Kick, orders: &[Receiver<Order>; 2], answers: &Sender<Answer>, do
                     }
                     Ok(Order::Exists { holder, .. }) => {
                         if watched.get(&holder.place) == Some(&holder) {
-                            has_answered |= answers.send(Answer::There { holder }).is_ok();
+                            has_told |= findings.send(Finding::There { holder }).is_ok();
                         }
                     }
                     Err(TryRecvError::Empty) => break,
@@ -371,7 +371,7 @@ fn obey(kick: &Kick, orders: &[Receiver<Order>; 2], answers: &Sender<Answer>, do
                 }
             }
         }
-        if has_answered {
+        if has_told {
             doorbell.ring();
         }
     }

@@ -1,7 +1,7 @@
 //! The lookup thread: reads from procfs who a process is, once per session, and, before a stall is reported,
 //! what it runs and whether it is frozen, so that no other thread reads procfs.
 //!
-//! In: questions, urgent ones first. Out: answers. Thread: its own. Blocks: in procfs and waiting for
+//! In: questions, urgent ones first. Out: findings. Thread: its own. Blocks: in procfs and waiting for
 //! questions. At most one question of each kind per slot is pending.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crossbeam::channel::{Sender, select, unbounded};
 use crate::lane::Doorbell;
 use crate::process::freezer::Freezer;
 use crate::process::procfs::{self, End, Program};
-use crate::process::question::{Answer, Inquiry, Question};
+use crate::process::question::{Finding, Inquiry, Question};
 use crate::table::place::Holder;
 use crate::time::Clock;
 
@@ -26,14 +26,14 @@ pub struct Lookups {
 }
 
 impl Lookups {
-    /// Starts the thread; it ends when the sending side is dropped. Rings after each answer. Runs `on_start`
+    /// Starts the thread; it ends when the sending side is dropped. Rings after each finding. Runs `on_start`
     /// first; calls `on_program` with each program that was read.
     ///
     /// # Errors
     /// The kernel's, if it grants no thread.
     pub fn spawn(
         clock: impl Clock + Send + 'static,
-        answers: Sender<Answer>,
+        findings: Sender<Finding>,
         doorbell: Arc<Doorbell>,
         on_start: impl FnOnce() + Send + 'static,
         on_program: impl Fn(Holder, &Program) + Send + 'static,
@@ -51,18 +51,18 @@ impl Lookups {
                     }
                 });
                 let Ok(Question { holder, pid, of }) = question else { return };
-                let answer = match of {
+                let finding = match of {
                     Inquiry::Identity => {
                         let found = procfs::identify(pid, &clock);
                         if let Ok(identity) = &found {
                             on_program(holder, &identity.program);
                         }
-                        Answer::Identity { holder, found }
+                        Finding::Identity { holder, found }
                     }
                     Inquiry::Program => {
                         let found = procfs::program(pid);
                         on_program(holder, &found);
-                        Answer::Program { holder, found, is_frozen: freezer.is_frozen(pid, clock.mono()) }
+                        Finding::Program { holder, found, is_frozen: freezer.is_frozen(pid, clock.mono()) }
                     }
                     Inquiry::Freezer(incarnation) => {
                         let is_frozen = freezer.is_frozen(pid, clock.mono());
@@ -70,12 +70,12 @@ impl Lookups {
                         // thaw.
                         let end = if is_frozen { None } else { procfs::end(pid, incarnation, &clock) };
                         match end {
-                            Some(End { at, how }) => Answer::Gone { holder, at, how },
-                            None => Answer::Freezer { holder, is_frozen },
+                            Some(End { at, how }) => Finding::Gone { holder, at, how },
+                            None => Finding::Freezer { holder, is_frozen },
                         }
                     }
                 };
-                if answers.send(answer).is_err() {
+                if findings.send(finding).is_err() {
                     return;
                 }
                 doorbell.ring();

@@ -1,4 +1,4 @@
-//! Questions about processes, and their answers.
+//! Questions about processes, and their findings.
 
 use crate::event::ExitHow;
 use crate::process::procfs::{Identity, Incarnation, LookupError, Program};
@@ -27,9 +27,9 @@ pub enum Inquiry {
     Freezer(Option<Incarnation>),
 }
 
-/// Answers of the lookup and the watch thread.
+/// What the lookup or the watch thread found out about a process.
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub enum Finding {
     /// Who it is.
     Identity {
         /// The slot it is about.

@@ -79,8 +79,8 @@ fn fault_75_a_stall_that_waits_to_be_looked_into_is_told_before_the_stop() {
     }
     let others = Holder { place: Place { shard: 1, slot: 5 }, generation: 9 };
     let took = world.stop(|world| {
-        let answer = Answer::Program { holder: others, found: Program::default(), is_frozen: false };
-        world.answers.send(answer).expect("the aggregator is there");
+        let finding = Finding::Program { holder: others, found: Program::default(), is_frozen: false };
+        world.findings.send(finding).expect("the aggregator is there");
     });
     assert!(took <= STOP_NS + STEP, "{} ms", took / MS);
     assert_eq!(world.kinds(7), ["up", "stall"]);

@@ -1,4 +1,4 @@
-//! Real shards and the real aggregator on a clock that the test turns; the lookup thread's answers come
+//! Real shards and the real aggregator on a clock that the test turns; the lookup thread's findings come
 //! from a table of who lives.
 
 use std::collections::HashMap;
@@ -61,7 +61,7 @@ pub(super) struct World {
     pub(super) events: Receiver<Event>,
     pub(super) questions: [Receiver<Question>; 2],
     pub(super) orders: [Receiver<Order>; 2],
-    pub(super) answers: Sender<Answer>,
+    pub(super) findings: Sender<Finding>,
     pub(super) processes: HashMap<u32, Process>,
     /// Those whose end is told unasked, if `is_watching`.
     watched: Vec<(Holder, u32, Option<Incarnation>)>,
@@ -124,14 +124,14 @@ impl World {
         }
         let (lookups, questions) = Lookups::detached();
         let (watch, orders) = Watch::detached(Arc::new(Kick::new().expect("a descriptor")));
-        let (answer, answers) = unbounded();
+        let (finder, findings) = unbounded();
         let (requests, requests_of) = unbounded();
         let (subscriber, events) =
             Subscriber::new(crate::view::tally::Reader::Log, agents_max as usize + EVENTS_SLACK);
         requests.send(Request::Subscribe(subscriber)).unwrap();
         let (_copies, asked) = Copies::new(ports.len(), Arc::default());
         let policy = Policy { classes, rules };
-        let inquiries = Inquiries { lookups, watch, answers };
+        let inquiries = Inquiries { lookups, watch, findings };
         let mut aggregator = Aggregator::new(&ports, policy, inquiries, requests_of, doorbell, asked);
         aggregator.start(clock.mono(), clock.wall());
         let mut world = Self {
@@ -143,7 +143,7 @@ impl World {
             events,
             questions,
             orders,
-            answers: answer,
+            findings: finder,
             processes: HashMap::new(),
             watched: Vec::new(),
             is_watching: false,
@@ -202,21 +202,21 @@ impl World {
     /// The lookup and the watch thread take a turn.
     pub(super) fn ask(&mut self) {
         while let Some(question) = self.questions.iter().find_map(|questions| questions.try_recv().ok()) {
-            self.answers.send(self.identify(question)).unwrap();
+            self.findings.send(self.identify(question)).unwrap();
         }
         while let Some(order) = self.orders.iter().find_map(|orders| orders.try_recv().ok()) {
             match order {
                 Order::Watch { holder, .. } if !self.is_watching => {
-                    self.answers.send(Answer::Watching { holder, is_watched: false }).unwrap();
+                    self.findings.send(Finding::Watching { holder, is_watched: false }).unwrap();
                 }
                 Order::Watch { holder, pid, incarnation } => self.watched.push((holder, pid, incarnation)),
                 Order::Unwatch { holder } => self.watched.retain(|(watched, ..)| *watched != holder),
                 Order::Exists { holder, pid, incarnation, .. } => {
-                    let answer = match self.gone_at(pid, incarnation) {
-                        None => Answer::There { holder },
-                        Some(at) => Answer::Gone { holder, at, how: None },
+                    let finding = match self.gone_at(pid, incarnation) {
+                        None => Finding::There { holder },
+                        Some(at) => Finding::Gone { holder, at, how: None },
                     };
-                    self.answers.send(answer).unwrap();
+                    self.findings.send(finding).unwrap();
                 }
             }
         }
@@ -225,13 +225,13 @@ impl World {
                 None => self.watched.push((holder, pid, incarnation)),
                 Some(at) => {
                     let how = Some(ExitHow::Signal(9));
-                    self.answers.send(Answer::Gone { holder, at, how }).unwrap();
+                    self.findings.send(Finding::Gone { holder, at, how }).unwrap();
                 }
             }
         }
     }
 
-    fn identify(&self, Question { holder, pid, of }: Question) -> Answer {
+    fn identify(&self, Question { holder, pid, of }: Question) -> Finding {
         let program = |process: &Process| Program {
             comm: Some(process.comm.to_owned()),
             exe: Some(process.exe.to_owned()).filter(|exe| !exe.is_empty()),
@@ -239,13 +239,13 @@ impl World {
         if of == Inquiry::Program {
             let process = self.processes.get(&pid).filter(|_| !self.is_secretive);
             let is_frozen = process.is_some_and(|process| process.is_frozen);
-            return Answer::Program { holder, found: process.map(program).unwrap_or_default(), is_frozen };
+            return Finding::Program { holder, found: process.map(program).unwrap_or_default(), is_frozen };
         }
         if let Inquiry::Freezer(incarnation) = of {
             let is_frozen = self.processes.get(&pid).is_some_and(|process| process.is_frozen);
             return match self.gone_at(pid, incarnation).filter(|_| !is_frozen) {
-                Some(at) => Answer::Gone { holder, at, how: None },
-                None => Answer::Freezer { holder, is_frozen },
+                Some(at) => Finding::Gone { holder, at, how: None },
+                None => Finding::Freezer { holder, is_frozen },
             };
         }
         let found = match self.processes.get(&pid) {
@@ -258,7 +258,7 @@ impl World {
                 program: program(process),
             }),
         };
-        Answer::Identity { holder, found }
+        Finding::Identity { holder, found }
     }
 
     fn gone_at(&self, pid: u32, incarnation: Option<Incarnation>) -> Option<MonoNs> {
@@ -970,7 +970,7 @@ fn a_flood_does_not_keep_a_shard_from_stopping_and_what_had_arrived_is_taken() {
     assert!(world.now().since(stopped) < 1000 * MS, "{}", world.now().since(stopped));
 }
 
-// --- many slots of one agent, late answers, hard timing ------------------------------------------------
+// --- many slots of one agent, late findings, hard timing ------------------------------------------------
 
 #[test]
 fn a_stall_that_ended_before_it_was_settled_does_not_hide_the_next() {

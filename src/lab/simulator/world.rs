@@ -30,7 +30,7 @@ use crate::lane::{Doorbell, Port};
 use crate::process::lookup::Lookups;
 use crate::process::procfs::LookupError;
 use crate::process::procfs::{Identity, Incarnation, Program};
-use crate::process::question::{Answer, Inquiry, Question};
+use crate::process::question::{Finding, Inquiry, Question};
 use crate::process::watch::{Order, Watch};
 use crate::shard::Shard;
 use crate::shard::front::{Front, Limits};
@@ -184,7 +184,7 @@ pub struct World<'a> {
     questions: [Receiver<Question>; 2],
     orders: [Receiver<Order>; 2],
     watched: Watched,
-    answers: Sender<Answer>,
+    findings: Sender<Finding>,
     lookups: u64,
     steps_of_wall: Vec<(u64, i64)>,
     wall_stepped: i64,
@@ -225,7 +225,7 @@ impl<'a> World<'a> {
         let ports: Vec<Arc<Port>> = shards.iter().map(|shard| Arc::clone(&shard.port)).collect();
         let (lookups, questions) = Lookups::detached();
         let (watch, orders) = Watch::detached(Arc::new(Kick::new().expect("a descriptor")));
-        let (answer, answers) = unbounded();
+        let (finder, findings) = unbounded();
         let (requests, requests_of) = unbounded();
         let subscribe = |room: usize, wants_beats: bool| {
             let (mut subscriber, events) = Subscriber::new(Reader::Subscriber, room);
@@ -243,7 +243,7 @@ impl<'a> World<'a> {
         let mut aggregator = Aggregator::new(
             &ports,
             policy,
-            Inquiries { lookups, watch, answers },
+            Inquiries { lookups, watch, findings },
             requests_of,
             Arc::clone(&doorbell),
             asked,
@@ -274,7 +274,7 @@ impl<'a> World<'a> {
             questions,
             orders,
             watched: Watched::default(),
-            answers: answer,
+            findings: finder,
             lookups: 0,
             wall_stepped: 0,
             happened: 0,
@@ -598,8 +598,8 @@ impl<'a> World<'a> {
             return;
         }
         if let Some(question) = self.questions.iter().find_map(|questions| questions.try_recv().ok()) {
-            let answer = self.identify(question);
-            self.answers.send(answer).unwrap();
+            let finding = self.identify(question);
+            self.findings.send(finding).unwrap();
             self.doorbell.ring();
         }
         let is_more = self.questions.iter().any(|questions| !questions.is_empty());
@@ -609,7 +609,7 @@ impl<'a> World<'a> {
     }
 
     /// Answers with the truth at this instant.
-    fn identify(&mut self, Question { holder, pid, of }: Question) -> Answer {
+    fn identify(&mut self, Question { holder, pid, of }: Question) -> Finding {
         self.lookups += 1;
         let now = self.now;
         let fails = self.story.setting.lookup_fails;
@@ -621,13 +621,13 @@ impl<'a> World<'a> {
         if of == Inquiry::Program {
             let life = self.model.truth.holder(pid, now).filter(|_| !is_failing);
             let found = life.map(program).unwrap_or_default();
-            return Answer::Program { holder, found, is_frozen: false };
+            return Finding::Program { holder, found, is_frozen: false };
         }
         if let Inquiry::Freezer(_) = of {
-            return Answer::Freezer { holder, is_frozen: false };
+            return Finding::Freezer { holder, is_frozen: false };
         }
         if is_failing {
-            return Answer::Identity { holder, found: Err(LookupError::Failed) };
+            return Finding::Identity { holder, found: Err(LookupError::Failed) };
         }
         let found = self.model.truth.holder(pid, now).map(|life| Identity {
             incarnation: Incarnation::new(u64::from(life.id)),
@@ -635,7 +635,7 @@ impl<'a> World<'a> {
             inner_pids: life.inner.into_iter().collect(),
             program: program(life),
         });
-        Answer::Identity { holder, found: found.ok_or(LookupError::Gone(START + now, None)) }
+        Finding::Identity { holder, found: found.ok_or(LookupError::Gone(START + now, None)) }
     }
 
     // --- the watch thread --------------------------------------------------------------------------------
@@ -646,15 +646,15 @@ impl<'a> World<'a> {
             self.watch_thread.at = self.watch_thread.paused_until;
             return;
         }
-        // Exits come before answers: the process asked about may be among them.
+        // Exits come before findings: the process asked about may be among them.
         for (holder, pid, life) in self.watched.ended(now) {
             let at = self.gone_at(pid, Some(Incarnation::new(life))).unwrap_or(START + now);
             let how = Some(ExitHow::Signal(9)).filter(|_| life % 5 > 0);
-            self.answers.send(Answer::Gone { holder, at, how }).unwrap();
+            self.findings.send(Finding::Gone { holder, at, how }).unwrap();
             self.doorbell.ring();
         }
         while let Some(order) = self.orders.iter().find_map(|orders| orders.try_recv().ok()) {
-            let answer = match order {
+            let finding = match order {
                 Order::Watch { holder, pid, incarnation } => self.hold(holder, pid, incarnation),
                 Order::Unwatch { holder } => {
                     // The slot's next process may be watched already.
@@ -665,21 +665,21 @@ impl<'a> World<'a> {
                 }
                 Order::Exists { holder, pid, incarnation, .. } => {
                     Some(match self.gone_at(pid, incarnation) {
-                        None => Answer::There { holder },
-                        Some(at) => Answer::Gone { holder, at, how: None },
+                        None => Finding::There { holder },
+                        Some(at) => Finding::Gone { holder, at, how: None },
                     })
                 }
             };
-            if let Some(answer) = answer {
-                self.answers.send(answer).unwrap();
+            if let Some(finding) = finding {
+                self.findings.send(finding).unwrap();
                 self.doorbell.ring();
             }
         }
         while self.watched.held.len() < self.story.setting.pidfds
             && let Some((holder, pid, life)) = self.watched.waiting.pop_front()
         {
-            let answer = self.hold(holder, pid, Some(Incarnation::new(life)));
-            self.answers.send(answer.unwrap_or(Answer::Watching { holder, is_watched: true })).unwrap();
+            let finding = self.hold(holder, pid, Some(Incarnation::new(life)));
+            self.findings.send(finding.unwrap_or(Finding::Watching { holder, is_watched: true })).unwrap();
             self.doorbell.ring();
         }
         let later = self.delay();
@@ -687,17 +687,17 @@ impl<'a> World<'a> {
         self.ring_aggregator();
     }
 
-    /// Watches a process. Returns the immediate answer, if any.
-    fn hold(&mut self, holder: Holder, pid: u32, incarnation: Option<Incarnation>) -> Option<Answer> {
+    /// Watches a process. Returns the immediate finding, if any.
+    fn hold(&mut self, holder: Holder, pid: u32, incarnation: Option<Incarnation>) -> Option<Finding> {
         if let Some(at) = self.gone_at(pid, incarnation) {
-            return Some(Answer::Gone { holder, at, how: None });
+            return Some(Finding::Gone { holder, at, how: None });
         }
         let life = self.model.truth.holder(pid, self.now)?;
         let (id, died) = (u64::from(life.id), life.died);
         self.watched.forget(holder.place);
         if self.watched.held.len() >= self.story.setting.pidfds {
             self.watched.waiting.push_back((holder, pid, id));
-            return Some(Answer::Watching { holder, is_watched: false });
+            return Some(Finding::Watching { holder, is_watched: false });
         }
         self.watched.held.insert(holder.place, (holder, pid, id, died));
         self.watched.ends.insert((died, holder.place));

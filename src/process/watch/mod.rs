@@ -1,7 +1,7 @@
 //! The watch thread: holds a pidfd of each agent's process and reports its exit within milliseconds. It also
 //! answers whether a process still exists.
 //!
-//! In: orders, urgent ones first. Out: answers. Thread: its own. Blocks: waiting for processes and orders.
+//! In: orders, urgent ones first. Out: findings. Thread: its own. Blocks: waiting for processes and orders.
 //! Descriptors are bounded; a process without one waits until another is closed, and meanwhile its exit is
 //! noticed when it is asked about, as at its threshold. Orders are bounded by the slots: per slot two
 //! questions, one order to watch and one to stop.
@@ -22,7 +22,7 @@ use crate::event::ExitHow;
 use crate::lane::Doorbell;
 use crate::lane::kick::Kick;
 use crate::process::procfs::{self, End, Incarnation, NotHeld};
-use crate::process::question::Answer;
+use crate::process::question::Finding;
 use crate::table::place::{Holder, Place};
 use crate::table::slots::Slots;
 use crate::time::{Clock, MonoNs};
@@ -78,13 +78,13 @@ pub struct Watch {
 impl Watch {
     /// Starts the thread, which holds at most `pidfds_max` descriptors and two of its own; it ends when the
     /// sending side is dropped. Runs `on_start` first, and keeps what it returns until the thread ends. Rings
-    /// after answers.
+    /// after findings.
     ///
     /// # Errors
     /// The kernel's, if it grants no thread or descriptor.
     pub fn spawn<L>(
         clock: impl Clock + Send + 'static,
-        answers: Sender<Answer>,
+        findings: Sender<Finding>,
         doorbell: Arc<Doorbell>,
         pidfds_max: usize,
         on_start: impl FnOnce() -> L + Send + 'static,
@@ -99,7 +99,7 @@ impl Watch {
             epoll,
             kick: Arc::clone(&kick),
             orders: [urgent_orders, ordinary_orders],
-            answers,
+            findings,
             doorbell,
             pidfds_max,
             pidfds: 0,
@@ -107,7 +107,7 @@ impl Watch {
             waiting: BTreeMap::new(),
             last_turn: 0,
             unreaped: VecDeque::new(),
-            has_answered: false,
+            has_told: false,
         };
         let body = move || {
             let _lifeline = on_start();
@@ -199,7 +199,7 @@ struct Watcher<C> {
     kick: Arc<Kick>,
     /// Urgent, ordinary.
     orders: [Receiver<Order>; 2],
-    answers: Sender<Answer>,
+    findings: Sender<Finding>,
     doorbell: Arc<Doorbell>,
     pidfds_max: usize,
     pidfds: usize,
@@ -210,7 +210,7 @@ struct Watcher<C> {
     /// Deadline and place of those not reaped yet.
     unreaped: VecDeque<(MonoNs, Place)>,
     /// Since the doorbell last rang.
-    has_answered: bool,
+    has_told: bool,
 }
 
 impl<C: Clock> Watcher<C> {
@@ -225,7 +225,7 @@ impl<C: Clock> Watcher<C> {
             is_more = left;
             self.give_up_reaping();
             self.let_in();
-            if std::mem::take(&mut self.has_answered) {
+            if std::mem::take(&mut self.has_told) {
                 self.doorbell.ring();
             }
         }
@@ -287,7 +287,7 @@ impl<C: Clock> Watcher<C> {
 
     fn tell_gone(&mut self, place: Place, at: MonoNs, how: Option<ExitHow>) {
         if let Some(holder) = self.forget(place) {
-            self.answer(Answer::Gone { holder, at, how });
+            self.tell(Finding::Gone { holder, at, how });
         }
     }
 
@@ -336,18 +336,18 @@ impl<C: Clock> Watcher<C> {
     fn look(&mut self, holder: Holder, pid: u32, incarnation: Option<Incarnation>) {
         let entry = self.entry_of(holder);
         match entry.map(|entry| &entry.held) {
-            Some(Held::Pidfd(_)) => self.answer(Answer::There { holder }),
+            Some(Held::Pidfd(_)) => self.tell(Finding::There { holder }),
             // The caller cannot wait to learn how it ended.
             Some(Held::Unreaped(_, at)) => {
                 let at = *at;
                 self.tell_gone(holder.place, at, None);
             }
             Some(Held::Waiting(_)) | None => {
-                let answer = match procfs::end(pid, incarnation, &self.clock) {
-                    None => Answer::There { holder },
-                    Some(End { at, how }) => Answer::Gone { holder, at, how },
+                let finding = match procfs::end(pid, incarnation, &self.clock) {
+                    None => Finding::There { holder },
+                    Some(End { at, how }) => Finding::Gone { holder, at, how },
                 };
-                self.answer(answer);
+                self.tell(finding);
             }
         }
     }
@@ -357,11 +357,11 @@ impl<C: Clock> Watcher<C> {
         self.forget(place);
         let held = match self.hold(place, pid, incarnation) {
             Ok(pidfd) => Held::Pidfd(pidfd),
-            Err(NotHeld::Gone(at)) => return self.answer(Answer::Gone { holder, at, how: None }),
+            Err(NotHeld::Gone(at)) => return self.tell(Finding::Gone { holder, at, how: None }),
             Err(NotHeld::Refused) => {
                 self.last_turn += 1;
                 self.waiting.insert(self.last_turn, place);
-                self.answer(Answer::Watching { holder, is_watched: false });
+                self.tell(Finding::Watching { holder, is_watched: false });
                 Held::Waiting(Box::new(Waiting { turn: self.last_turn, incarnation }))
             }
         };
@@ -403,7 +403,7 @@ impl<C: Clock> Watcher<C> {
                 Ok(pidfd) => {
                     let held = Held::Pidfd(pidfd);
                     *self.entries.of(place) = Some(Entry { generation: holder.generation, pid, held });
-                    self.answer(Answer::Watching { holder, is_watched: true });
+                    self.tell(Finding::Watching { holder, is_watched: true });
                 }
                 Err(NotHeld::Gone(at)) => self.tell_gone(place, at, None),
                 Err(NotHeld::Refused) => {
@@ -429,10 +429,10 @@ impl<C: Clock> Watcher<C> {
         Some(Holder { place, generation: entry.generation })
     }
 
-    fn answer(&mut self, answer: Answer) {
-        self.has_answered = true;
+    fn tell(&mut self, finding: Finding) {
+        self.has_told = true;
         // At the end of the fleet no receiver is left.
-        let _ = self.answers.send(answer);
+        let _ = self.findings.send(finding);
     }
 }
 

@@ -11,17 +11,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Fixture {
     watch: Option<Watch>,
-    answers: Receiver<Answer>,
+    findings: Receiver<Finding>,
     thread: JoinHandle<()>,
 }
 
 impl Fixture {
     fn new(pidfds_max: u32) -> Self {
-        let (answer, answers) = unbounded();
+        let (finder, findings) = unbounded();
         let doorbell = Arc::new(Doorbell::default());
         let (watch, thread) =
-            Watch::spawn(SystemClock, answer, doorbell, pidfds_max as usize, || {}).expect("a thread");
-        Self { watch: Some(watch), answers, thread }
+            Watch::spawn(SystemClock, finder, doorbell, pidfds_max as usize, || {}).expect("a thread");
+        Self { watch: Some(watch), findings, thread }
     }
 
     fn order(&self, order: Order) {
@@ -34,12 +34,12 @@ impl Fixture {
         self.order(Order::Watch { holder: holder(slot), pid, incarnation: None });
     }
 
-    fn next(&self) -> Answer {
-        self.answers.recv_timeout(PATIENCE).expect("an answer")
+    fn next(&self) -> Finding {
+        self.findings.recv_timeout(PATIENCE).expect("a finding")
     }
 
     /// Whether it exists, asked after all orders so far were taken.
-    fn is_there(&self, slot: u32, pid: u32) -> Answer {
+    fn is_there(&self, slot: u32, pid: u32) -> Finding {
         self.order(Order::Exists { holder: holder(slot), pid, incarnation: None, is_urgent: false });
         self.next()
     }
@@ -47,7 +47,7 @@ impl Fixture {
     fn stop(mut self) {
         self.watch = None;
         self.thread.join().expect("no panic");
-        assert_eq!(self.answers.try_iter().count(), 0, "nothing else was said");
+        assert_eq!(self.findings.try_iter().count(), 0, "nothing else was said");
     }
 }
 
@@ -68,10 +68,10 @@ fn an_end_is_told_once_unasked_and_with_its_cause() {
         let fixture = Fixture::new(4);
         let mut child = process(script);
         fixture.watch(7, child.id());
-        assert!(matches!(fixture.is_there(7, child.id()), Answer::There { .. }));
+        assert!(matches!(fixture.is_there(7, child.id()), Finding::There { .. }));
         drop(child.stdin.take());
         let status = child.wait().expect("reaped");
-        let Answer::Gone { holder: of, how, .. } = fixture.next() else { panic!("not gone: {script}") };
+        let Finding::Gone { holder: of, how, .. } = fixture.next() else { panic!("not gone: {script}") };
         assert_eq!((of, how), (holder(7), Some(expected)), "{script}: {status}");
         fixture.stop();
     }
@@ -83,11 +83,11 @@ fn who_is_dead_already_or_never_was_is_told_gone() {
     let mut child = process("exit 0");
     child.wait().expect("reaped");
     fixture.watch(1, child.id());
-    assert!(matches!(fixture.next(), Answer::Gone { .. }));
+    assert!(matches!(fixture.next(), Finding::Gone { .. }));
     let me = std::process::id();
     let other = Some(Incarnation::new(1));
     fixture.order(Order::Watch { holder: holder(2), pid: me, incarnation: other });
-    let Answer::Gone { holder: of, .. } = fixture.next() else { panic!("another process holds the pid") };
+    let Finding::Gone { holder: of, .. } = fixture.next() else { panic!("another process holds the pid") };
     assert_eq!(of, holder(2));
     fixture.stop();
 }
@@ -99,18 +99,18 @@ fn who_gets_no_descriptor_is_said_to_be_unwatched_and_gets_the_next_one() {
     let mut second = process("read x");
     fixture.watch(1, first.id());
     fixture.watch(2, second.id());
-    let Answer::Watching { holder: of, is_watched: false } = fixture.next() else { panic!("room for one") };
+    let Finding::Watching { holder: of, is_watched: false } = fixture.next() else { panic!("room for one") };
     assert_eq!(of, holder(2));
-    assert!(matches!(fixture.is_there(2, second.id()), Answer::There { .. }), "asked, it is looked for");
+    assert!(matches!(fixture.is_there(2, second.id()), Finding::There { .. }), "asked, it is looked for");
     drop(first.stdin.take());
     first.wait().expect("reaped");
-    let Answer::Gone { holder: of, .. } = fixture.next() else { panic!("the first ended") };
+    let Finding::Gone { holder: of, .. } = fixture.next() else { panic!("the first ended") };
     assert_eq!(of, holder(1));
-    let Answer::Watching { holder: of, is_watched: true } = fixture.next() else { panic!("its turn") };
+    let Finding::Watching { holder: of, is_watched: true } = fixture.next() else { panic!("its turn") };
     assert_eq!(of, holder(2));
     drop(second.stdin.take());
     second.wait().expect("reaped");
-    assert!(matches!(fixture.next(), Answer::Gone { .. }), "told unasked");
+    assert!(matches!(fixture.next(), Finding::Gone { .. }), "told unasked");
     fixture.stop();
 }
 
@@ -123,15 +123,15 @@ fn nobody_is_told_of_whom_nobody_wants_to_know_any_more() {
     // The slot has another holder: an order for the one before does not concern it.
     fixture.watch(1, second.id());
     fixture.order(Order::Unwatch { holder: Holder { generation: 2, ..holder(1) } });
-    assert!(matches!(fixture.is_there(1, second.id()), Answer::There { .. }), "and the orders were taken");
+    assert!(matches!(fixture.is_there(1, second.id()), Finding::There { .. }), "and the orders were taken");
     drop(first.stdin.take());
     first.wait().expect("reaped");
-    assert!(matches!(fixture.is_there(1, second.id()), Answer::There { .. }));
+    assert!(matches!(fixture.is_there(1, second.id()), Finding::There { .. }));
     fixture.order(Order::Unwatch { holder: holder(1) });
-    assert!(matches!(fixture.is_there(1, second.id()), Answer::There { .. }), "and the order was taken");
+    assert!(matches!(fixture.is_there(1, second.id()), Finding::There { .. }), "and the order was taken");
     drop(second.stdin.take());
     second.wait().expect("reaped");
-    let Answer::Gone { how: None, .. } = fixture.is_there(1, second.id()) else { panic!("asked") };
+    let Finding::Gone { how: None, .. } = fixture.is_there(1, second.id()) else { panic!("asked") };
     fixture.stop();
 }
 
@@ -151,9 +151,9 @@ fn the_limit_on_descriptors_is_kept_and_nobody_is_forgotten() {
     let (mut unwatched, mut let_in) = (0, 0);
     while gone < PROCESSES {
         match fixture.next() {
-            Answer::Gone { .. } => gone += 1,
-            Answer::Watching { is_watched: false, .. } => unwatched += 1,
-            Answer::Watching { is_watched: true, .. } => let_in += 1,
+            Finding::Gone { .. } => gone += 1,
+            Finding::Watching { is_watched: false, .. } => unwatched += 1,
+            Finding::Watching { is_watched: true, .. } => let_in += 1,
             other => panic!("{other:?}"),
         }
     }

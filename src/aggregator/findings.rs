@@ -5,22 +5,22 @@ use super::*;
 use crate::process::procfs::Incarnation;
 
 impl Aggregator {
-    pub(super) fn take_answers(&mut self) -> bool {
-        for _ in 0..ANSWERS_PER_TURN {
-            let Ok(answer) = self.inquiries.answers.try_recv() else { return false };
-            match answer {
-                Answer::Identity { holder, found } => self.identified(holder, found),
-                Answer::Program { holder, found, is_frozen } => self.looked_again(holder, &found, is_frozen),
-                Answer::Freezer { holder, is_frozen } => self.asked_if_frozen(holder, is_frozen),
-                Answer::There { holder } => self.is_there(holder),
-                Answer::Gone { holder, at, how } => self.is_gone(holder, at, how),
-                Answer::Watching { holder, is_watched } => self.is_watched(holder, is_watched),
+    pub(super) fn take_findings(&mut self) -> bool {
+        for _ in 0..FINDINGS_PER_TURN {
+            let Ok(finding) = self.inquiries.findings.try_recv() else { return false };
+            match finding {
+                Finding::Identity { holder, found } => self.identified(holder, found),
+                Finding::Program { holder, found, is_frozen } => self.looked_again(holder, &found, is_frozen),
+                Finding::Freezer { holder, is_frozen } => self.asked_if_frozen(holder, is_frozen),
+                Finding::There { holder } => self.is_there(holder),
+                Finding::Gone { holder, at, how } => self.is_gone(holder, at, how),
+                Finding::Watching { holder, is_watched } => self.is_watched(holder, is_watched),
             }
         }
         true
     }
 
-    /// The slot that an answer is about, if its holder is still the one asked about.
+    /// The slot that a finding is about, if its holder is still the one asked about.
     pub(super) fn place_of(&mut self, holder: Holder) -> Option<Place> {
         let place = holder.place;
         (self.told(place).generation == holder.generation).then_some(place)
@@ -30,7 +30,7 @@ impl Aggregator {
         let Some(place) = self.place_of(holder) else { return };
         let told = self.told(place);
         told.asked = told.asked.saturating_sub(1);
-        // An earlier question's answer says nothing of now.
+        // An earlier finding says nothing of now.
         if told.asked == 0 && told.existence == Existence::Asked {
             told.existence = Existence::There;
         }
