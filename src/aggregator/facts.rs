@@ -167,7 +167,7 @@ impl Aggregator {
         told.set(Mark::Identifying, true);
         let (pid, generation) = (told.pid, told.generation);
         let holder = Holder { place, generation };
-        self.inquiries.lookups.ask(Question { holder, pid, of: Inquiry::Identity });
+        self.inquiries.lookups.ask(Question { holder, pid, of: Inquiry::Who });
     }
 
     /// The slot is free, or another agent's, from here on.

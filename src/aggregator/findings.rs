@@ -9,7 +9,7 @@ impl Aggregator {
         for _ in 0..FINDINGS_PER_TURN {
             let Ok(finding) = self.inquiries.findings.try_recv() else { return false };
             match finding {
-                Finding::Identity { holder, found } => self.identified(holder, found),
+                Finding::Who { holder, found } => self.identified(holder, found),
                 Finding::Program { holder, found, is_frozen } => self.looked_again(holder, &found, is_frozen),
                 Finding::Freezer { holder, is_frozen } => self.asked_if_frozen(holder, is_frozen),
                 Finding::There { holder } => self.is_there(holder),
@@ -61,7 +61,7 @@ impl Aggregator {
         }
     }
 
-    pub(super) fn identified(&mut self, holder: Holder, found: Result<Identity, LookupError>) {
+    pub(super) fn identified(&mut self, holder: Holder, found: Result<LookedUp, LookupError>) {
         self.looked_up_at = self.now;
         let place = holder.place;
         let told = self.told(place);
@@ -83,7 +83,7 @@ impl Aggregator {
             return;
         }
         match found {
-            Ok(identity) => self.known(place, &hot, &cold, &identity),
+            Ok(found) => self.known(place, &hot, &cold, &found),
             Err(LookupError::Gone(at, how)) => {
                 self.accept_claim(place, &hot, &cold, None);
                 let told = self.told(place);
@@ -103,21 +103,21 @@ impl Aggregator {
         }
     }
 
-    pub(super) fn known(&mut self, place: Place, hot: &Hot, cold: &Cold, identity: &Identity) {
+    pub(super) fn known(&mut self, place: Place, hot: &Hot, cold: &Cold, found: &LookedUp) {
         let told = *self.told(place);
-        let is_other = told.incarnation.is_some_and(|known| known != identity.incarnation);
-        if is_other || identity.started > cold.first_arrival + START_SLACK_NS {
+        let is_other = told.incarnation.is_some_and(|known| known != found.incarnation);
+        if is_other || found.started > cold.first_arrival + START_SLACK_NS {
             // The sender is dead, and the pid is another process's.
             self.accept_claim(place, hot, cold, None);
-            self.gone(place, identity.started);
+            self.gone(place, found.started);
             return;
         }
-        self.watch(place, Some(identity.incarnation));
-        self.told(place).incarnation = Some(identity.incarnation);
-        self.settle_session(place, hot, cold, hash_of(&identity.program));
-        self.set_class(place, hot.uid(), &identity.program);
+        self.watch(place, Some(found.incarnation));
+        self.told(place).incarnation = Some(found.incarnation);
+        self.settle_session(place, hot, cold, hash_of(&found.program));
+        self.set_class(place, hot.uid(), &found.program);
         if hot.flags.has(Flags::UNVERIFIED) && !told.has_settled(cold.claimed_pid) {
-            if identity.inner_pids.contains(&cold.claimed_pid) {
+            if found.inner_pids.contains(&cold.claimed_pid) {
                 self.accept_claim(place, hot, cold, Some(cold.claimed_pid));
             } else {
                 self.forged(place, cold, hot);

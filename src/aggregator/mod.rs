@@ -26,7 +26,7 @@ use crate::lane::vigil::Vigil;
 use crate::lane::{Doorbell, Port, SampleOf, instruction};
 use crate::process::lookup::Lookups;
 use crate::process::procfs::LookupError;
-use crate::process::procfs::{Identity, Program};
+use crate::process::procfs::{LookedUp, Program};
 use crate::process::question::{Finding, Inquiry, Question};
 use crate::process::watch::{Order, Watch};
 use crate::refusal::Refusal;

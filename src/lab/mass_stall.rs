@@ -23,7 +23,7 @@ use crate::event::Event;
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
 use crate::process::lookup::Lookups;
-use crate::process::procfs::{Identity, Incarnation, Program};
+use crate::process::procfs::{Incarnation, LookedUp, Program};
 use crate::process::question::{Finding, Inquiry, Question};
 use crate::process::watch::{Order, Watch};
 use crate::route::shard_for;
@@ -330,10 +330,10 @@ fn answer_questions(
         let finding = match of {
             Inquiry::Program => Finding::Program { holder, found: program, is_frozen: false },
             Inquiry::Freezer(_) => Finding::Freezer { holder, is_frozen: false },
-            Inquiry::Identity => {
+            Inquiry::Who => {
                 let incarnation = Incarnation::new(u64::from(pid));
-                let found = Identity { incarnation, started: MonoNs(0), inner_pids: Vec::new(), program };
-                Finding::Identity { holder, found: Ok(found) }
+                let found = LookedUp { incarnation, started: MonoNs(0), inner_pids: Vec::new(), program };
+                Finding::Who { holder, found: Ok(found) }
             }
         };
         if findings.send(finding).is_err() {

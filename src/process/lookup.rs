@@ -52,12 +52,12 @@ impl Lookups {
                 });
                 let Ok(Question { holder, pid, of }) = question else { return };
                 let finding = match of {
-                    Inquiry::Identity => {
+                    Inquiry::Who => {
                         let found = procfs::identify(pid, &clock);
                         if let Ok(identity) = &found {
                             on_program(holder, &identity.program);
                         }
-                        Finding::Identity { holder, found }
+                        Finding::Who { holder, found }
                     }
                     Inquiry::Program => {
                         let found = procfs::program(pid);
@@ -95,7 +95,7 @@ impl Lookups {
     /// Sends a question. Never blocks. If the thread has ended there is no answer, so callers need a timeout.
     pub fn ask(&self, question: Question) {
         let _ = match question.of {
-            Inquiry::Identity | Inquiry::Freezer(_) => self.ordinary.send(question),
+            Inquiry::Who | Inquiry::Freezer(_) => self.ordinary.send(question),
             Inquiry::Program => self.urgent.send(question),
         };
     }

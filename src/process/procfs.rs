@@ -46,7 +46,7 @@ impl Incarnation {
 
 /// Who a process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub struct LookedUp {
     /// Which process with this pid.
     pub incarnation: Incarnation,
     /// Earliest time it may have started (the kernel rounds down to 10 ms).
@@ -73,12 +73,12 @@ pub struct Program {
 ///
 /// # Errors
 /// `Gone` if no such process exists (any more), `Failed` if the kernel refused or procfs could not be read.
-pub fn identify(pid: u32, clock: &impl Clock) -> Result<Identity, LookupError> {
+pub fn identify(pid: u32, clock: &impl Clock) -> Result<LookedUp, LookupError> {
     let pidfd = open_pidfd(pid).map_err(|error| match error {
         Errno::SRCH => LookupError::Gone(clock.mono(), None),
         _ => LookupError::Failed,
     })?;
-    let found = if is_procfs_ours() { read_identity(pid, &pidfd, clock) } else { None };
+    let found = if is_procfs_ours() { read_process(pid, &pidfd, clock) } else { None };
     // Checked last: if it exists now, it existed all the time, and what was read belongs to it. A zombie will
     // not beat again; a leader that exited before its threads only looks like a zombie.
     if has_exited(&pidfd) {
@@ -88,11 +88,11 @@ pub fn identify(pid: u32, clock: &impl Clock) -> Result<Identity, LookupError> {
     found.ok_or(LookupError::Failed)
 }
 
-fn read_identity(pid: u32, pidfd: &OwnedFd, clock: &impl Clock) -> Option<Identity> {
+fn read_process(pid: u32, pidfd: &OwnedFd, clock: &impl Clock) -> Option<LookedUp> {
     let directory = open_directory(pid)?;
     let stat = parse_stat(&read(&directory, "stat").ok()?)?;
     let status = read(&directory, "status").ok()?;
-    Some(Identity {
+    Some(LookedUp {
         incarnation: Incarnation::new(pidfs_inode(pidfd).unwrap_or(stat.start_ticks)),
         started: started(stat.start_ticks, clock),
         inner_pids: parse_inner_pids(&status),

@@ -1,7 +1,7 @@
 //! Questions about processes, and their findings.
 
 use crate::event::ExitHow;
-use crate::process::procfs::{Identity, Incarnation, LookupError, Program};
+use crate::process::procfs::{Incarnation, LookedUp, LookupError, Program};
 use crate::table::place::Holder;
 use crate::time::MonoNs;
 
@@ -20,7 +20,7 @@ pub struct Question {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inquiry {
     /// Who is it?
-    Identity,
+    Who,
     /// What does it run now, and is it frozen? A stall waits for the answer, so this is asked first.
     Program,
     /// Is it still frozen, provided it is still the same process?
@@ -31,11 +31,11 @@ pub enum Inquiry {
 #[derive(Clone, Debug)]
 pub enum Finding {
     /// Who it is.
-    Identity {
+    Who {
         /// The slot it is about.
         holder: Holder,
         /// What was found.
-        found: Result<Identity, LookupError>,
+        found: Result<LookedUp, LookupError>,
     },
     /// What it runs now, if the pid still belongs to it.
     Program {

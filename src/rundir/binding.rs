@@ -60,14 +60,14 @@ pub enum Kind {
 
 /// The file that a name led to. Unlike a name, it does not refer to another file as long as the file exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub struct FileId {
     /// Device of the file system.
     pub dev: u64,
     /// Inode in it.
     pub inode: u64,
 }
 
-impl From<&Stat> for Identity {
+impl From<&Stat> for FileId {
     fn from(stat: &Stat) -> Self {
         Self { dev: stat.st_dev, inode: stat.st_ino }
     }
@@ -79,7 +79,7 @@ pub struct BoundSocket {
     kind: Kind,
     fd: Arc<OwnedFd>,
     path: PathBuf,
-    identity: Identity,
+    file_id: FileId,
     queue_limit: u32,
     spare: Option<Spare>,
 }
@@ -127,7 +127,7 @@ impl BoundSocket {
     }
 
     fn is_at(&self, path: &Path) -> bool {
-        rustix::fs::lstat(path).is_ok_and(|stat| Identity::from(&stat) == self.identity)
+        rustix::fs::lstat(path).is_ok_and(|stat| FileId::from(&stat) == self.file_id)
     }
 
     /// Restores the socket's path as [`bind`] took it: if it is free, or over a stale socket. Does not check
@@ -373,8 +373,8 @@ fn bind_whole(
         unix_socket::listen(fd.as_fd()).map_err(refused)?;
     }
     take_path(path, kind, |to| rustix::fs::link(&temporary.path, to))?;
-    let identity = temporary.identity;
-    let socket = BoundSocket { kind, fd: Arc::new(fd), path: absolute, identity, queue_limit, spare: None };
+    let file_id = temporary.file_id;
+    let socket = BoundSocket { kind, fd: Arc::new(fd), path: absolute, file_id, queue_limit, spare: None };
     Ok((socket, temporary))
 }
 
@@ -434,7 +434,7 @@ pub fn remove_leftovers_of(path: &Path) {
 /// Removes a socket that no process has open.
 pub fn remove_if_stale(path: &Path) {
     if let Ok(Found::Stale(found)) = probe(path, Kind::Receiver)
-        && rustix::fs::lstat(path).is_ok_and(|stat| Identity::from(&stat) == found)
+        && rustix::fs::lstat(path).is_ok_and(|stat| FileId::from(&stat) == found)
     {
         let _ = rustix::fs::unlink(path);
     }
@@ -453,7 +453,7 @@ pub enum Found {
     /// Nothing.
     Nothing,
     /// A socket that no process has open.
-    Stale(Identity),
+    Stale(FileId),
 }
 
 /// Checks for everything that would keep an observer from binding `path`. Changes nothing, sends nothing,
@@ -482,7 +482,7 @@ pub fn probe(path: &Path, kind: Kind) -> Result<Found, BindError> {
             Ok(()) if kind == Kind::Receiver => return Err(BindError::InUse { path: path.to_owned() }),
             Ok(()) => InTheWay::OtherSocket,
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                return Ok(Found::Stale(Identity::from(&stat)));
+                return Ok(Found::Stale(FileId::from(&stat)));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
             Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => match kind {
@@ -501,7 +501,7 @@ pub fn probe(path: &Path, kind: Kind) -> Result<Found, BindError> {
 /// A socket's file under a temporary name. Dropping it removes that name.
 struct Temporary {
     path: PathBuf,
-    identity: Identity,
+    file_id: FileId,
     file: Option<OwnedFd>,
 }
 
@@ -525,13 +525,13 @@ impl Temporary {
 
     fn finish(path: PathBuf, mode: Mode, owner: Owner) -> io::Result<Self> {
         // From here on, drop removes the name after an error.
-        let mut temporary = Self { path, identity: Identity { dev: 0, inode: 0 }, file: None };
+        let mut temporary = Self { path, file_id: FileId { dev: 0, inode: 0 }, file: None };
         // Through a descriptor, since chmod(2) follows symlinks; with O_PATH, since a socket cannot be opened
         // (ENXIO).
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::open(&temporary.path, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&file)?;
-        temporary.identity = Identity::from(&stat);
+        temporary.file_id = FileId::from(&stat);
         let (uid, gid) = (owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw));
         if uid.is_some() || gid.is_some() {
             rustix::fs::chownat(&file, "", uid, gid, AtFlags::EMPTY_PATH)?;

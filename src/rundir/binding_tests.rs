@@ -7,8 +7,8 @@ use std::sync::Barrier;
 use super::*;
 
 impl BoundSocket {
-    fn identity(&self) -> Identity {
-        self.identity
+    fn file_id(&self) -> FileId {
+        self.file_id
     }
 }
 
@@ -56,7 +56,7 @@ fn free_path_is_bound_and_removed_with_the_socket() {
     assert_eq!(bound.path(), path);
     assert_eq!(names_in(dir.path()), ["s.sock"]);
     let stat = std::fs::symlink_metadata(&path).unwrap();
-    assert_eq!(bound.identity(), Identity { dev: stat.dev(), inode: stat.ino() });
+    assert_eq!(bound.file_id(), FileId { dev: stat.dev(), inode: stat.ino() });
     assert_eq!(bound.queue_limit(), unix_socket::queue_limit().unwrap());
     UnixDatagram::unbound().unwrap().send_to(b"beat", &path).unwrap();
     drop(bound);

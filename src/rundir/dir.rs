@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use super::names::{CONTROL, LOCK, SYMLINK};
 use crate::message::{Reason, Shown};
 use crate::route::{MANIFEST, Manifest};
-use crate::rundir::binding::{self, BindError, BoundSocket, Found, Identity, Kind, Owner};
+use crate::rundir::binding::{self, BindError, BoundSocket, FileId, Found, Kind, Owner};
 
 /// Renamed over manifest and symlink to replace them. Only the holder of the lock uses them.
 const MANIFEST_NEW: &str = "fleet.json.new";
@@ -67,15 +67,15 @@ pub struct RunDir {
 #[derive(Debug)]
 struct Held {
     fd: OwnedFd,
-    identity: Identity,
+    file_id: FileId,
     lock: File,
-    lock_identity: Identity,
+    lock_file_id: FileId,
 }
 
 /// A file this observer wrote. Kept open, so that no other file gets its inode.
 #[derive(Debug)]
 struct Published {
-    identity: Identity,
+    file_id: FileId,
     _file: OwnedFd,
 }
 
@@ -249,16 +249,16 @@ impl RunDirError {
 impl Held {
     fn take(dir: &Path, fd: OwnedFd) -> Result<Self, RunDirError> {
         let opened = |errno: Errno| RunDirError::Open { dir: dir.to_owned(), source: errno.into() };
-        let identity = Identity::from(&rustix::fs::fstat(&fd).map_err(opened)?);
-        let (lock, lock_identity) = take_lock(dir, &fd)?;
-        Ok(Self { fd, identity, lock, lock_identity })
+        let file_id = FileId::from(&rustix::fs::fstat(&fd).map_err(opened)?);
+        let (lock, lock_file_id) = take_lock(dir, &fd)?;
+        Ok(Self { fd, file_id, lock, lock_file_id })
     }
 }
 
 impl Published {
     fn new(file: OwnedFd) -> Result<Self, Errno> {
-        let identity = Identity::from(&rustix::fs::fstat(&file)?);
-        Ok(Self { identity, _file: file })
+        let file_id = FileId::from(&rustix::fs::fstat(&file)?);
+        Ok(Self { file_id, _file: file })
     }
 }
 
@@ -337,8 +337,8 @@ impl RunDir {
     /// # Errors
     /// As [`RunDir::open`]; then nothing here may be changed.
     pub fn hold(&mut self) -> Result<bool, RunDirError> {
-        let here = rustix::fs::stat(&self.dir).ok().as_ref().map(Identity::from);
-        if here == Some(self.held.identity) && self.identity(LOCK) == Some(self.held.lock_identity) {
+        let here = rustix::fs::stat(&self.dir).ok().as_ref().map(FileId::from);
+        if here == Some(self.held.file_id) && self.file_id(LOCK) == Some(self.held.lock_file_id) {
             return Ok(false);
         }
         let mut problems = Vec::new();
@@ -374,7 +374,7 @@ impl RunDir {
         let Some(published) = published else { return Ok(false) };
         let path = self.dir.join(name);
         match self.lstat(name) {
-            Ok(stat) if Identity::from(&stat) == published.identity => Ok(false),
+            Ok(stat) if FileId::from(&stat) == published.file_id => Ok(false),
             Ok(_) => Err(RunDirError::InTheWay { path, expected: "what this observer wrote" }),
             Err(Errno::NOENT) => Ok(true),
             Err(errno) => Err(RunDirError::Publish { path, source: errno.into() }),
@@ -386,7 +386,7 @@ impl RunDir {
     pub fn withdraw(&mut self) {
         for (name, published) in [(MANIFEST, self.manifest.take()), (SYMLINK, self.symlink.take())] {
             if let Some(published) = published
-                && self.identity(name) == Some(published.identity)
+                && self.file_id(name) == Some(published.file_id)
             {
                 let _ = rustix::fs::unlinkat(&self.held.fd, name, AtFlags::empty());
             }
@@ -466,7 +466,7 @@ impl RunDir {
     fn is_parent_of(&self, path: &Path) -> bool {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let theirs = rustix::fs::stat(parent.unwrap_or(Path::new(".")));
-        theirs.is_ok_and(|theirs| Identity::from(&theirs) == self.held.identity)
+        theirs.is_ok_and(|theirs| FileId::from(&theirs) == self.held.file_id)
     }
 
     fn remove_if_there(&self, name: &str) -> Result<(), Errno> {
@@ -485,15 +485,15 @@ impl RunDir {
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if binding::is_temporary(name)
                 && let Ok(Found::Stale(found)) = binding::probe(&self.dir.join(name), Kind::Receiver)
-                && self.lstat(name).is_ok_and(|stat| Identity::from(&stat) == found)
+                && self.lstat(name).is_ok_and(|stat| FileId::from(&stat) == found)
             {
                 let _ = rustix::fs::unlinkat(&self.held.fd, name, AtFlags::empty());
             }
         }
     }
 
-    fn identity(&self, name: &str) -> Option<Identity> {
-        self.lstat(name).ok().as_ref().map(Identity::from)
+    fn file_id(&self, name: &str) -> Option<FileId> {
+        self.lstat(name).ok().as_ref().map(FileId::from)
     }
 
     fn lstat(&self, name: impl rustix::path::Arg) -> Result<Stat, Errno> {
@@ -643,7 +643,7 @@ fn examine_parents(dir: &Path, problems: &mut Vec<RunDirError>) {
 }
 
 /// Takes the lock and writes the observer's pid into it.
-fn take_lock(dir: &Path, fd: &OwnedFd) -> Result<(File, Identity), RunDirError> {
+fn take_lock(dir: &Path, fd: &OwnedFd) -> Result<(File, FileId), RunDirError> {
     let path = dir.join(LOCK);
     let failed = |source: io::Error| RunDirError::Lock { path: path.clone(), source };
     // NONBLOCK: opening a pipe there must not wait for its other end.
@@ -670,10 +670,10 @@ fn take_lock(dir: &Path, fd: &OwnedFd) -> Result<(File, Identity), RunDirError> 
         }
         // The file may have been removed meanwhile; the next observer would lock another file.
         let now = rustix::fs::statat(fd, LOCK, AtFlags::SYMLINK_NOFOLLOW);
-        if now.is_ok_and(|now| Identity::from(&now) == Identity::from(&stat)) {
+        if now.is_ok_and(|now| FileId::from(&now) == FileId::from(&stat)) {
             let text = format!("{}\n", std::process::id());
             lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes())).map_err(failed)?;
-            return Ok((lock, Identity::from(&stat)));
+            return Ok((lock, FileId::from(&stat)));
         }
     }
 }

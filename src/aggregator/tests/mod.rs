@@ -251,14 +251,14 @@ impl World {
         let found = match self.processes.get(&pid) {
             _ if self.is_secretive => Err(LookupError::Failed),
             None => Err(LookupError::Gone(self.now(), None)),
-            Some(process) => Ok(Identity {
+            Some(process) => Ok(LookedUp {
                 incarnation: Incarnation::new(process.incarnation),
                 started: process.started,
                 inner_pids: process.inner_pids.clone(),
                 program: program(process),
             }),
         };
-        Finding::Identity { holder, found }
+        Finding::Who { holder, found }
     }
 
     fn gone_at(&self, pid: u32, incarnation: Option<Incarnation>) -> Option<MonoNs> {

@@ -29,7 +29,7 @@ use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
 use crate::process::lookup::Lookups;
 use crate::process::procfs::LookupError;
-use crate::process::procfs::{Identity, Incarnation, Program};
+use crate::process::procfs::{Incarnation, LookedUp, Program};
 use crate::process::question::{Finding, Inquiry, Question};
 use crate::process::watch::{Order, Watch};
 use crate::shard::Shard;
@@ -627,15 +627,15 @@ impl<'a> World<'a> {
             return Finding::Freezer { holder, is_frozen: false };
         }
         if is_failing {
-            return Finding::Identity { holder, found: Err(LookupError::Failed) };
+            return Finding::Who { holder, found: Err(LookupError::Failed) };
         }
-        let found = self.model.truth.holder(pid, now).map(|life| Identity {
+        let found = self.model.truth.holder(pid, now).map(|life| LookedUp {
             incarnation: Incarnation::new(u64::from(life.id)),
             started: started(life.born),
             inner_pids: life.inner.into_iter().collect(),
             program: program(life),
         });
-        Finding::Identity { holder, found: found.ok_or(LookupError::Gone(START + now, None)) }
+        Finding::Who { holder, found: found.ok_or(LookupError::Gone(START + now, None)) }
     }
 
     // --- the watch thread --------------------------------------------------------------------------------
