@@ -11,7 +11,7 @@ use crate::refusal::Refusal;
 use crate::rules::{self, Sender};
 use crate::shard::arrival::Arrivals;
 use crate::shard::input::Transport;
-use crate::shard::sight::Sight;
+use crate::shard::sight::SightLog;
 use crate::shard::tracker::{Outcome, Tracker};
 use crate::sys::datagram::Datagram;
 use crate::table::key::AgentKey;
@@ -57,7 +57,7 @@ pub struct Front<T, C> {
     /// The agents.
     pub tracker: Tracker,
     /// When the shard could read its socket, and when it could not.
-    pub sight: Sight,
+    pub sight: SightLog,
     arrivals: Arrivals,
     limits: Limits,
     /// Users that may beat here, sorted; `None` = every user that the socket's mode admits.
@@ -247,9 +247,9 @@ impl<T: Transport, C: Clock> Front<T, C> {
     }
 }
 
-fn sight_of(transport: &impl Transport, limits: Limits, now: MonoNs) -> Sight {
+fn sight_of(transport: &impl Transport, limits: Limits, now: MonoNs) -> SightLog {
     let Limits { threshold_min_ns, tick_ns } = limits;
-    Sight::new(transport.queue_limit(), transport.batch_max(), threshold_min_ns, tick_ns, now)
+    SightLog::new(transport.queue_limit(), transport.batch_max(), threshold_min_ns, tick_ns, now)
 }
 
 /// The 32 bytes of a datagram whose sender the kernel attests and the configuration allows.

@@ -55,9 +55,9 @@ struct Call {
     left_by: MonoNs,
 }
 
-/// One shard's sight.
+/// What one shard saw, and when it was blind.
 #[derive(Clone, Debug)]
-pub struct Sight {
+pub struct SightLog {
     places: u64,
     pause_ns: u64,
     tick_ns: u64,
@@ -90,7 +90,7 @@ pub struct Sight {
     blind_total_ns: u64,
 }
 
-impl Sight {
+impl SightLog {
     /// The sight, from `now` on, of a shard whose socket holds `queue_limit` + 1 datagrams and yields
     /// `batch_max` per call. `threshold_ns` is the smallest threshold.
     ///
@@ -157,7 +157,7 @@ impl Sight {
     }
 
     /// The present call returned by `at`: its datagrams arrived before. Call this before
-    /// [`Sight::on_datagram`].
+    /// [`SightLog::on_datagram`].
     #[inline]
     pub fn received(&mut self, at: MonoNs) {
         let left_by = at.max(self.t_pre);
@@ -177,7 +177,7 @@ impl Sight {
 
     /// A datagram of the present call arrived at `arrival` (the earliest instant that can be true).
     ///
-    /// Call this for every datagram, including refused ones, before [`Sight::paused_before`].
+    /// Call this for every datagram, including refused ones, before [`SightLog::paused_before`].
     #[inline]
     pub fn on_datagram(&mut self, arrival: MonoNs) {
         if self.is_first_frame_due {
@@ -307,7 +307,7 @@ impl Sight {
         }
     }
 
-    /// When [`Sight::take_news`] will return something without any further input.
+    /// When [`SightLog::take_news`] will return something without any further input.
     pub fn news_due(&self) -> Option<MonoNs> {
         self.blindness.map(|blindness| blindness.window.end + self.tick_ns)
     }

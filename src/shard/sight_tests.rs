@@ -21,19 +21,19 @@ fn window(from_ms: u64, to_ms: u64) -> Window {
     Window { start: at(from_ms), end: at(to_ms) }
 }
 
-fn sight(queue_limit: u32) -> Sight {
-    let mut sight = Sight::new(queue_limit, BATCH, T, TICK, START);
+fn sight(queue_limit: u32) -> SightLog {
+    let mut sight = SightLog::new(queue_limit, BATCH, T, TICK, START);
     call(&mut sight, 0, &[], true);
     sight
 }
 
 /// A receive call that takes no time.
-fn call(sight: &mut Sight, t_pre_ms: u64, arrivals_ms: &[u64], is_queue_empty: bool) {
+fn call(sight: &mut SightLog, t_pre_ms: u64, arrivals_ms: &[u64], is_queue_empty: bool) {
     long_call(sight, [t_pre_ms; 3], arrivals_ms, is_queue_empty);
 }
 
 /// A receive call with these clock readings: before, after, and when all datagrams were taken.
-fn long_call(sight: &mut Sight, clock_ms: [u64; 3], arrivals_ms: &[u64], is_queue_empty: bool) {
+fn long_call(sight: &mut SightLog, clock_ms: [u64; 3], arrivals_ms: &[u64], is_queue_empty: bool) {
     let [t_pre, received, taken] = clock_ms.map(at);
     sight.begin_receive(t_pre);
     sight.received(received);
@@ -43,12 +43,12 @@ fn long_call(sight: &mut Sight, clock_ms: [u64; 3], arrivals_ms: &[u64], is_queu
     sight.end_receive(is_queue_empty, taken);
 }
 
-fn news(sight: &mut Sight) -> Vec<BlindNews> {
+fn news(sight: &mut SightLog) -> Vec<BlindNews> {
     std::iter::from_fn(|| sight.take_news()).collect()
 }
 
 /// What is reported once no window can grow any more.
-fn news_at(sight: &mut Sight, ms: u64) -> Vec<BlindNews> {
+fn news_at(sight: &mut SightLog, ms: u64) -> Vec<BlindNews> {
     call(sight, ms, &[], true);
     news(sight)
 }
@@ -193,7 +193,7 @@ fn a_short_gap_with_room_left_is_no_blindness() {
 // --- a full queue ----------------------------------------------------------------------------------
 
 /// The window in which the queue was full, as far as known.
-fn full(sight: &Sight) -> Option<Window> {
+fn full(sight: &SightLog) -> Option<Window> {
     sight.blindness.map(|blindness| blindness.window)
 }
 
@@ -359,7 +359,7 @@ fn the_blind_part_of_a_silence_is_what_lies_in_windows() {
 
 #[test]
 fn before_it_looked_the_shard_was_not_awake() {
-    let sight = Sight::new(10, BATCH, T, TICK, START);
+    let sight = SightLog::new(10, BATCH, T, TICK, START);
     assert_eq!(sight.paused_before(START), START.0);
     assert_eq!(sight.paused_before(START - 7), START.0 - 7);
     assert_eq!(sight.paused_before(at(9)), START.0);
@@ -473,7 +473,7 @@ proptest! {
     /// are in order, begin before they end, and add up.
     #[test]
     fn whatever_happens_time_stays_in_order(steps in prop::collection::vec(step(), 1..80)) {
-        let mut sight = Sight::new(3, BATCH, T, TICK, START);
+        let mut sight = SightLog::new(3, BATCH, T, TICK, START);
         let (mut now, mut last_arrival) = (0, 0);
         let mut told = Vec::new();
         let mut watermark = MonoNs(0);
@@ -547,7 +547,7 @@ proptest! {
 /// The largest value `net.unix.max_dgram_qlen` can take.
 #[test]
 fn the_longest_queue_there_may_be_takes_no_more_memory_than_a_long_one() {
-    let mut sight = Sight::new(i32::MAX.unsigned_abs(), 64, T, TICK, at(0));
+    let mut sight = SightLog::new(i32::MAX.unsigned_abs(), 64, T, TICK, at(0));
     assert!(sight.calls.capacity() <= 2 * CALLS_MAX, "{}", sight.calls.capacity());
     let before = sight.calls.capacity();
     for call in 0..2 * CALLS_MAX as u64 {
