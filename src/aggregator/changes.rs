@@ -4,20 +4,20 @@
 use super::*;
 
 impl Aggregator {
-    pub(super) fn tell_arrival(&mut self, place: Place, hot: &Hot, cold: &Cold) {
-        let told = *self.told(place);
+    pub(super) fn report_arrival(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        let reported = *self.record(place);
         if hot.state == State::Waiting {
             return;
         }
-        if !told.is(Mark::Counted) {
-            self.told(place).set(Mark::Counted, true);
+        if !reported.is(Mark::Counted) {
+            self.record(place).set(Mark::Counted, true);
             self.tally.shards[usize::from(place.shard)].up += 1;
         }
-        if told.is(Mark::Up) {
+        if reported.is(Mark::Up) {
             return;
         }
         // Says the status, too; of what it was before in between, nothing.
-        let record = self.told(place);
+        let record = self.record(place);
         record.status = hot.status;
         if cold.statuses.wrapping_sub(record.statuses) <= 1 {
             record.statuses = cold.statuses;
@@ -25,16 +25,16 @@ impl Aggregator {
         self.mark_session(place, Mark::Up, true);
         self.mark_session(place, Mark::Uncalled, true);
         self.tally.shards[usize::from(place.shard)].sessions[SessionWhy::NewProcess as usize] += 1;
-        self.tell_of(place, hot, cold.first_arrival, EventKind::Up);
+        self.report_of(place, hot, cold.first_arrival, EventKind::Up);
     }
 
     /// Sets the mark wherever the agent is known.
     pub(super) fn mark_session(&mut self, place: Place, mark: Mark, is_set: bool) {
         let session = self.session(place).number;
-        let pid = self.told(place).pid;
+        let pid = self.record(place).pid;
         for other in self.places_of(pid).iter() {
             if self.session(other).number == session {
-                self.told(other).set(mark, is_set);
+                self.record(other).set(mark, is_set);
             }
         }
     }
@@ -49,64 +49,64 @@ impl Aggregator {
     }
 
     /// `is_rest`: report all that is left now, whatever the bucket holds.
-    pub(super) fn tell_changes(&mut self, place: Place, hot: &Hot, cold: &Cold, is_rest: bool) {
-        let told = *self.told(place);
-        let is_other_session = (told.streams, told.versions) != (cold.streams, cold.versions);
+    pub(super) fn report_changes(&mut self, place: Place, hot: &Hot, cold: &Cold, is_rest: bool) {
+        let reported = *self.record(place);
+        let is_other_session = (reported.streams, reported.versions) != (cold.streams, cold.versions);
         if is_other_session
-            && !told.is(Mark::Identifying)
-            && self.may_tell(place, hot, cold, Often::Session, is_rest)
+            && !reported.is(Mark::Identifying)
+            && self.may_report(place, hot, cold, Often::Session, is_rest)
         {
             // Whether it is another program or another connection is for the lookup to say.
             self.identify(place);
         }
-        if told.users != cold.users && self.may_tell(place, hot, cold, Often::Session, is_rest) {
-            self.tell_user(place, hot, cold);
+        if reported.users != cold.users && self.may_report(place, hot, cold, Often::Session, is_rest) {
+            self.report_user(place, hot, cold);
         }
-        if hot.flags.has(Flags::MIXED) != told.is(Mark::Mixed) {
-            self.told(place).set(Mark::Mixed, hot.flags.has(Flags::MIXED));
-            if !told.is(Mark::Mixed) {
-                self.tell_of(place, hot, cold.changed_at, EventKind::Mixed);
+        if hot.flags.has(Flags::MIXED) != reported.is(Mark::Mixed) {
+            self.record(place).set(Mark::Mixed, hot.flags.has(Flags::MIXED));
+            if !reported.is(Mark::Mixed) {
+                self.report_of(place, hot, cold.changed_at, EventKind::Mixed);
             }
         }
-        self.tell_terminal(place, hot, cold, is_rest);
-        let told = *self.told(place);
+        self.report_terminal(place, hot, cold, is_rest);
+        let reported = *self.record(place);
         if hot.state == State::Waiting {
-            self.told(place).statuses = cold.statuses;
+            self.record(place).statuses = cold.statuses;
             return;
         }
-        let changes = cold.statuses.wrapping_sub(told.statuses);
+        let changes = cold.statuses.wrapping_sub(reported.statuses);
         // A crash report that waits to be told brings its status with it.
-        let is_other = told.status != hot.status && told.terminals == cold.terminals;
-        if (changes > 0 || is_other) && self.may_tell(place, hot, cold, Often::Status, is_rest) {
-            let record = self.told(place);
+        let is_other = reported.status != hot.status && reported.terminals == cold.terminals;
+        if (changes > 0 || is_other) && self.may_report(place, hot, cold, Often::Status, is_rest) {
+            let record = self.record(place);
             (record.statuses, record.status) = (cold.statuses, hot.status);
             let at = if changes == 0 { cold.first_arrival } else { cold.changed_at };
-            self.tell_of(place, hot, at, EventKind::Status { coalesced: changes.max(1) });
+            self.report_of(place, hot, at, EventKind::Status { coalesced: changes.max(1) });
         }
     }
 
     /// Its process became another user; another rule may hold for that one.
-    fn tell_user(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+    fn report_user(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         self.identify(place);
-        let told = self.told(place);
-        if told.is(Mark::Up) {
-            let coalesced = u32::from(cold.users.wrapping_sub(told.users));
-            told.users = cold.users;
+        let reported = self.record(place);
+        if reported.is(Mark::Up) {
+            let coalesced = u32::from(cold.users.wrapping_sub(reported.users));
+            reported.users = cold.users;
             self.begin_session(place, SessionWhy::Uid, coalesced);
             let at = cold.changed_at.max(cold.first_arrival);
-            self.tell_of(place, hot, at, EventKind::Session { why: SessionWhy::Uid, coalesced });
+            self.report_of(place, hot, at, EventKind::Session { why: SessionWhy::Uid, coalesced });
         }
     }
 
-    pub(super) fn tell_terminal(&mut self, place: Place, hot: &Hot, cold: &Cold, is_rest: bool) {
-        let before = self.told(place).terminals;
+    pub(super) fn report_terminal(&mut self, place: Place, hot: &Hot, cold: &Cold, is_rest: bool) {
+        let before = self.record(place).terminals;
         let coalesced = cold.terminals.wrapping_sub(before);
-        if coalesced == 0 || !self.may_tell(place, hot, cold, Often::Terminal, is_rest) {
+        if coalesced == 0 || !self.may_report(place, hot, cold, Often::Terminal, is_rest) {
             return;
         }
-        let told = self.told(place);
+        let reported = self.record(place);
         // Says the status, too.
-        (told.terminals, told.status) = (cold.terminals, Status::Critical);
+        (reported.terminals, reported.status) = (cold.terminals, Status::Critical);
         let mut agent = self.agent(place, hot);
         agent.nonce = NONCE_TERMINAL;
         agent.status = Status::Critical;
@@ -116,35 +116,35 @@ impl Aggregator {
             (_, 1) => cold.terminal_payload,
             _ => cold.terminal_before,
         };
-        self.tell_agent(place, agent, cold.terminal_at, EventKind::Terminal { coalesced });
+        self.report_agent(place, agent, cold.terminal_at, EventKind::Terminal { coalesced });
     }
 
     /// Whether something of this kind may be told of the agent now; if not, what there is to tell comes later.
-    fn may_tell(&mut self, place: Place, hot: &Hot, cold: &Cold, kind: Often, is_rest: bool) -> bool {
+    fn may_report(&mut self, place: Place, hot: &Hot, cold: &Cold, kind: Often, is_rest: bool) -> bool {
         // Processes that are started in a loop have a full bucket each: they take from their user's, too.
-        let is_free = self.told(place).is(Mark::Uncalled) || self.is_settled(cold);
+        let is_free = self.record(place).is(Mark::Uncalled) || self.is_settled(cold);
         let has_left = self.buckets.take(place, kind, self.now);
         if is_rest || has_left && (is_free || self.churns.take(hot.uid(), self.now)) {
             return true;
         }
-        let told = self.told(place);
-        if !told.set(Mark::Deferred, true) {
-            let holder = Holder { place, generation: told.generation };
+        let reported = self.record(place);
+        if !reported.set(Mark::Deferred, true) {
+            let holder = Holder { place, generation: reported.generation };
             self.deferred.push_back((self.now + SECOND_NS, holder));
         }
         false
     }
 
     /// Tells of those of whom too much was told before; at the end of all of them.
-    pub(super) fn tell_of_deferred(&mut self) {
+    pub(super) fn report_of_deferred(&mut self) {
         while let Some((at, holder)) = self.deferred.front().copied() {
             if at > self.now && !self.are_shards_over() {
                 return;
             }
             self.deferred.pop_front();
             let Holder { place, generation } = holder;
-            let told = self.told(place);
-            if told.generation != generation || !told.is(Mark::Deferred) {
+            let reported = self.record(place);
+            if reported.generation != generation || !reported.is(Mark::Deferred) {
                 continue;
             }
             let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {
@@ -152,22 +152,22 @@ impl Aggregator {
                 return;
             };
             if self.are_shards_over() {
-                self.tell_rest(place, &hot, &cold);
+                self.report_rest(place, &hot, &cold);
             } else {
-                self.told(place).set(Mark::Deferred, false);
+                self.record(place).set(Mark::Deferred, false);
                 self.look(place);
             }
         }
     }
 
     /// What was not told of the agent so far precedes what is told next.
-    pub(super) fn tell_rest(&mut self, place: Place, hot: &Hot, cold: &Cold) {
-        let told = *self.told(place);
-        if !told.is(Mark::Deferred) || told.generation != cold.generation {
+    pub(super) fn report_rest(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        let reported = *self.record(place);
+        if !reported.is(Mark::Deferred) || reported.generation != cold.generation {
             return;
         }
-        self.told(place).set(Mark::Deferred, false);
+        self.record(place).set(Mark::Deferred, false);
         self.settle_session(place, hot, cold, None);
-        self.tell_changes(place, hot, cold, true);
+        self.report_changes(place, hot, cold, true);
     }
 }

@@ -43,13 +43,13 @@ pub struct Churns {
     /// By user id; `None`: those without one of their own.
     of: BTreeMap<Option<u32>, Bucket>,
     at_once: u32,
-    tell_at: Option<MonoNs>,
+    report_at: Option<MonoNs>,
 }
 
 impl Churns {
     /// Buckets of a fleet of at most `agents_max`, all of which may start at once.
     pub fn new(agents_max: u32) -> Self {
-        Self { of: BTreeMap::new(), at_once: agents_max.max(AT_ONCE_MIN), tell_at: None }
+        Self { of: BTreeMap::new(), at_once: agents_max.max(AT_ONCE_MIN), report_at: None }
     }
 
     /// Takes one for an agent of this user, if there is one.
@@ -66,7 +66,7 @@ impl Churns {
 
     /// An event that is not told singly.
     pub fn count(&mut self, uid: u32, now: MonoNs, kind: &EventKind) {
-        self.tell_at = self.tell_at.or(Some(now + SECOND_NS));
+        self.report_at = self.report_at.or(Some(now + SECOND_NS));
         let bucket = self.bucket(uid, now);
         if bucket.counts == Counts::default() {
             bucket.since = now;
@@ -86,21 +86,21 @@ impl Churns {
 
     /// When to tell the numbers.
     pub const fn next(&self) -> Option<MonoNs> {
-        self.tell_at
+        self.report_at
     }
 
     /// The numbers of each user, if it is time or `is_last`.
-    pub fn tell(&mut self, now: MonoNs, is_last: bool) -> Vec<EventKind> {
-        if self.tell_at.is_none_or(|at| at > now && !is_last) {
+    pub fn report(&mut self, now: MonoNs, is_last: bool) -> Vec<EventKind> {
+        if self.report_at.is_none_or(|at| at > now && !is_last) {
             return Vec::new();
         }
-        self.tell_at = None;
+        self.report_at = None;
         let buckets = self.of.iter_mut().filter(|(_, bucket)| bucket.counts != Counts::default());
-        let told = buckets.map(|(uid, bucket)| {
+        let reported = buckets.map(|(uid, bucket)| {
             let Counts { ups, exits, terminals, changes } = std::mem::take(&mut bucket.counts);
             EventKind::Churn { uid: *uid, ups, exits, terminals, changes, for_ns: now.since(bucket.since) }
         });
-        told.collect()
+        reported.collect()
     }
 
     fn bucket(&mut self, uid: u32, now: MonoNs) -> &mut Bucket {
@@ -140,14 +140,14 @@ mod tests {
     #[test]
     fn the_numbers_of_each_user_come_once_a_second() {
         let mut churns = Churns::new(10);
-        assert_eq!((churns.next(), churns.tell(START, true)), (None, Vec::new()));
+        assert_eq!((churns.next(), churns.report(START, true)), (None, Vec::new()));
         churns.count(7, START, &EventKind::Up);
         churns.count(9, START, &EventKind::Terminal { coalesced: 3 });
         churns.count(7, START + 10, &EventKind::Exit { silent_ns: 0, how: None });
         churns.count(7, START + 10, &EventKind::Status { coalesced: 2 });
         churns.count(7, START + 10, &EventKind::Mixed);
         assert_eq!(churns.next(), Some(START + SECOND_NS));
-        assert_eq!(churns.tell(START + SECOND_NS - 1, false), Vec::new());
+        assert_eq!(churns.report(START + SECOND_NS - 1, false), Vec::new());
         let churn = |uid, ups, exits, terminals, changes| EventKind::Churn {
             uid: Some(uid),
             ups,
@@ -156,8 +156,8 @@ mod tests {
             changes,
             for_ns: SECOND_NS,
         };
-        assert_eq!(churns.tell(START + SECOND_NS, false), [churn(7, 1, 1, 0, 3), churn(9, 0, 0, 3, 0)]);
-        assert_eq!((churns.next(), churns.tell(START + SECOND_NS, true)), (None, Vec::new()));
+        assert_eq!(churns.report(START + SECOND_NS, false), [churn(7, 1, 1, 0, 3), churn(9, 0, 0, 3, 0)]);
+        assert_eq!((churns.next(), churns.report(START + SECOND_NS, true)), (None, Vec::new()));
     }
 
     #[test]
@@ -171,7 +171,7 @@ mod tests {
             assert!(churns.of.len() <= USERS_MAX + 1);
         }
         churns.count(9_999, START, &EventKind::Up);
-        let [EventKind::Churn { uid: None, ups: 1, .. }] = churns.tell(START, true)[..] else {
+        let [EventKind::Churn { uid: None, ups: 1, .. }] = churns.report(START, true)[..] else {
             panic!("it has no bucket of its own");
         };
         assert!(churns.take(20_000, START + SECOND_NS), "by then the buckets are full");

@@ -8,15 +8,15 @@ use crate::rules::Witness;
 impl Aggregator {
     /// Asks what others know of a silent agent: is its process there, does it beat elsewhere?
     pub(super) fn confirm(&mut self, place: Place) {
-        let told = self.told(place);
-        if told.is(Mark::Confirming) {
+        let reported = self.record(place);
+        if reported.is(Mark::Confirming) {
             return;
         }
-        told.set(Mark::Confirming, true);
-        if !told.is_gone() {
-            told.existence = Existence::Asked;
+        reported.set(Mark::Confirming, true);
+        if !reported.is_gone() {
+            reported.existence = Existence::Asked;
         }
-        let generation = told.generation;
+        let generation = reported.generation;
         self.ask_existence(place, true);
         self.look_again(place);
         self.kick_others(place);
@@ -26,26 +26,26 @@ impl Aggregator {
     /// Asks what the holder's process runs by now: its name, its program and so its rule may be others than
     /// when it was looked up.
     pub(super) fn look_again(&mut self, place: Place) {
-        let told = self.told(place);
-        if told.set(Mark::LookingAgain, true) {
+        let reported = self.record(place);
+        if reported.set(Mark::LookingAgain, true) {
             return;
         }
-        told.set(Mark::FoundFrozen, false);
-        let Told { generation, pid, .. } = *told;
+        reported.set(Mark::FoundFrozen, false);
+        let Record { generation, pid, .. } = *reported;
         let holder = Holder { place, generation };
         self.inquiries.lookups.ask(Question { holder, pid, of: Inquiry::Program });
     }
 
     /// Tells nothing of the slot until its process is known to be the one that was told of, or is gone.
     pub(super) fn doubt(&mut self, place: Place) {
-        let told = self.told(place);
-        if told.set(Mark::Doubted, true) {
+        let reported = self.record(place);
+        if reported.set(Mark::Doubted, true) {
             return;
         }
-        if !told.is_gone() {
-            told.existence = Existence::Asked;
+        if !reported.is_gone() {
+            reported.existence = Existence::Asked;
         }
-        let generation = told.generation;
+        let generation = reported.generation;
         self.ask_existence(place, true);
         self.await_word(place, generation);
     }
@@ -53,12 +53,12 @@ impl Aggregator {
     /// Asks whether the holder's process is there. At most two questions a slot are under way: one that
     /// can wait and one that cannot.
     pub(super) fn ask_existence(&mut self, place: Place, is_urgent: bool) {
-        let told = self.told(place);
-        if told.asked > u8::from(is_urgent) {
+        let reported = self.record(place);
+        if reported.asked > u8::from(is_urgent) {
             return;
         }
-        told.asked += 1;
-        let Told { generation, pid, incarnation, .. } = *told;
+        reported.asked += 1;
+        let Record { generation, pid, incarnation, .. } = *reported;
         let holder = Holder { place, generation };
         self.order(Order::Exists { holder, pid, incarnation, is_urgent });
     }
@@ -78,14 +78,14 @@ impl Aggregator {
     /// The holder's process is gone as of `at`: its exit is told once its last frames were looked at.
     pub(super) fn gone(&mut self, place: Place, at: MonoNs) {
         let give_up_at = self.now + EXIT_NS;
-        let told = self.told(place);
-        if told.is_gone() {
+        let reported = self.record(place);
+        if reported.is_gone() {
             // What beat after the first word of its end is somebody else.
-            told.as_of = told.as_of.min(at);
+            reported.as_of = reported.as_of.min(at);
             return;
         }
-        (told.existence, told.as_of) = (Existence::Gone, at);
-        let generation = told.generation;
+        (reported.existence, reported.as_of) = (Existence::Gone, at);
+        let generation = reported.generation;
         self.pending.push_back(Pending { place, generation, give_up_at, is_forgiven: false, is_exit: true });
         self.kick_all();
     }
@@ -147,7 +147,7 @@ impl Aggregator {
 
     /// Another place of the same pid.
     pub(super) fn next_of(&mut self, place: Place) -> Option<Place> {
-        self.told(place).next.map(Place::from)
+        self.record(place).next.map(Place::from)
     }
 
     pub(super) fn places_of(&mut self, pid: u32) -> Places {
@@ -167,7 +167,7 @@ impl Aggregator {
         let places = self.places_of(pid);
         let mut is_stale = false;
         for place in places.iter() {
-            if self.told(place).is(Mark::ToBeLookedAt) {
+            if self.record(place).is(Mark::ToBeLookedAt) {
                 self.look(place);
                 is_stale = true;
             }
@@ -184,9 +184,9 @@ impl Aggregator {
         place: Place,
         silent_since: MonoNs,
     ) -> Result<Option<(Place, Hot)>, Busy> {
-        let pid = self.told(place).pid;
+        let pid = self.record(place).pid;
         for other in places.iter() {
-            if other == place || self.told(other).is_over() || self.told(other).is(Mark::Closed) {
+            if other == place || self.record(other).is_over() || self.record(other).is(Mark::Closed) {
                 continue;
             }
             let hot = self.view(other.shard).port.table.read_hot(other.slot)?;
@@ -200,23 +200,23 @@ impl Aggregator {
 
     /// The agent beats elsewhere: its slot here goes, and its silence here was none.
     pub(super) fn move_to(&mut self, (to, there): (Place, Hot), from: Place, here: &Hot, cold: &Cold) {
-        self.tell_rest(from, here, cold);
-        if self.told(from).is(Mark::Thawed) {
+        self.report_rest(from, here, cold);
+        if self.record(from).is(Mark::Thawed) {
             self.unfreeze(from, here, self.now);
         }
-        let told = *self.told(from);
+        let reported = *self.record(from);
         // What was told of the agent goes with it.
         let is_stalled_there = there.state == State::Stalled;
-        self.told(to).set(Mark::Up, told.is(Mark::Up));
-        self.told(to).set(Mark::Uncalled, told.is(Mark::Uncalled));
+        self.record(to).set(Mark::Up, reported.is(Mark::Up));
+        self.record(to).set(Mark::Uncalled, reported.is(Mark::Uncalled));
         let (session, own) = (self.session(from), self.session(to));
         // It may have begun another one there.
         let number = session.number.max(own.number);
         self.enter(to, Session { number, ns_pid: own.ns_pid.or(session.ns_pid), freeze: own.freeze });
-        let record = self.told(from);
+        let record = self.record(from);
         (record.stalls, record.resumes) = (cold.stalls, cold.resumes);
         if !is_stalled_there {
-            self.tell_of(to, &there, there.last_arrival, EventKind::Moved { from: from.shard });
+            self.report_of(to, &there, there.last_arrival, EventKind::Moved { from: from.shard });
         }
         self.release(from, here.last_arrival, instruction::RELEASE | instruction::IF_SILENT);
         self.open(to, &there);
@@ -225,60 +225,60 @@ impl Aggregator {
     /// Tells the exit of the process that holds `place` and gives back every slot of it. False: one of them
     /// is just being written.
     pub(super) fn exit(&mut self, place: Place, at: MonoNs) -> bool {
-        let told = *self.told(place);
-        let places = self.places_of(told.pid);
+        let reported = *self.record(place);
+        let places = self.places_of(reported.pid);
         let mut last: Option<(Place, Hot, Cold)> = None;
         for place in places.iter() {
             let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
             // What beat later than the exit is an heir, whose words are not the last of the dead.
             let rank = |hot: &Hot| (hot.last_arrival <= at, hot.last_arrival);
             let is_later = last.as_ref().is_none_or(|(_, latest, _)| rank(&hot) > rank(latest));
-            let of = self.told(place);
-            let is_told = !of.is(Mark::Closed) && !of.is(Mark::Held) && !of.is_over();
-            if is_told && hot.pid == told.pid && is_later {
+            let of = self.record(place);
+            let is_reported = !of.is(Mark::Closed) && !of.is(Mark::Held) && !of.is_over();
+            if is_reported && hot.pid == reported.pid && is_later {
                 last = Some((place, hot, cold));
             }
         }
         if let Some((place, hot, cold)) = last {
-            self.tell_last_words(place, &hot, &cold, at);
+            self.report_last_words(place, &hot, &cold, at);
             let mut agent = self.agent(place, &hot);
-            agent.status = self.told(place).status;
-            let kind = EventKind::Exit { silent_ns: at.since(hot.last_arrival), how: told.how };
-            self.tell_agent(place, agent, at, kind);
+            agent.status = self.record(place).status;
+            let kind = EventKind::Exit { silent_ns: at.since(hot.last_arrival), how: reported.how };
+            self.report_agent(place, agent, at, kind);
             self.tally.shards[usize::from(place.shard)].exits += 1;
         }
         for place in places.iter() {
-            let told = self.told(place);
-            told.existence = Existence::Gone;
-            told.set(Mark::Confirming, false);
+            let reported = self.record(place);
+            reported.existence = Existence::Gone;
+            reported.set(Mark::Confirming, false);
             self.release(place, at, instruction::RELEASE);
         }
         true
     }
 
     /// Tells what the slot says of the process that is gone as of `at`, and nothing of what came later.
-    fn tell_last_words(&mut self, place: Place, hot: &Hot, cold: &Cold, at: MonoNs) {
-        self.tell_arrival(place, hot, cold);
-        let told = *self.told(place);
-        if told.is(Mark::Stalled) && told.resumes != cold.resumes && cold.resume_at <= at {
-            let resumes = cold.resumes.wrapping_sub(told.resumes);
-            self.told(place).resumes = cold.resumes;
+    fn report_last_words(&mut self, place: Place, hot: &Hot, cold: &Cold, at: MonoNs) {
+        self.report_arrival(place, hot, cold);
+        let reported = *self.record(place);
+        if reported.is(Mark::Stalled) && reported.resumes != cold.resumes && cold.resume_at <= at {
+            let resumes = cold.resumes.wrapping_sub(reported.resumes);
+            self.record(place).resumes = cold.resumes;
             self.resume(place, hot, cold, resumes);
         }
         if hot.last_arrival <= at {
-            if told.versions != cold.versions || told.is(Mark::Deferred) {
+            if reported.versions != cold.versions || reported.is(Mark::Deferred) {
                 self.settle_session(place, hot, cold, None);
             }
-            self.tell_changes(place, hot, cold, true);
+            self.report_changes(place, hot, cold, true);
         } else if cold.terminal_at <= at {
-            self.tell_terminal(place, hot, cold, true);
+            self.report_terminal(place, hot, cold, true);
         }
     }
 
     /// A forger fell silent: its slot goes without a word.
     pub(super) fn close_silently(&mut self, place: Place, hot: &Hot) {
-        if hot.state == State::Stalled && !self.told(place).is(Mark::Releasing) {
-            self.told(place).existence = Existence::Gone;
+        if hot.state == State::Stalled && !self.record(place).is(Mark::Releasing) {
+            self.record(place).existence = Existence::Gone;
             self.release(place, hot.last_arrival, instruction::RELEASE);
         }
     }
@@ -291,14 +291,14 @@ impl Aggregator {
     }
 
     pub(super) fn release(&mut self, place: Place, as_of: MonoNs, bits: u32) {
-        let told = self.told(place);
-        told.set(Mark::Releasing, true);
-        told.as_of = as_of;
+        let reported = self.record(place);
+        reported.set(Mark::Releasing, true);
+        reported.as_of = as_of;
         self.post(place, bits, crate::lane::Instruction { as_of, ..Default::default() });
     }
 
     pub(super) fn post(&mut self, place: Place, bits: u32, instruction: crate::lane::Instruction) {
-        let generation = self.told(place).generation;
+        let generation = self.record(place).generation;
         let view = self.view(place.shard);
         view.port.inbox.post(place.slot, generation, bits, instruction);
         view.is_to_be_kicked = true;

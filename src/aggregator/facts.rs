@@ -9,10 +9,10 @@ impl Aggregator {
         for _ in 0..FACTS_PER_TURN {
             let view = self.view(shard);
             let Some((slot, _)) = view.port.facts.pop() else { return false };
-            let told = view.told.of(slot);
-            if told.generation != view.port.table.generation(slot) {
+            let reported = view.reported.of(slot);
+            if reported.generation != view.port.table.generation(slot) {
                 self.look(Place { shard, slot });
-            } else if !told.set(Mark::ToBeLookedAt, true) {
+            } else if !reported.set(Mark::ToBeLookedAt, true) {
                 view.to_look.push_back(slot);
             }
         }
@@ -35,7 +35,7 @@ impl Aggregator {
             }
             let Some(slot) = self.view(shard).to_look.pop_front() else { return };
             let place = Place { shard, slot };
-            self.told(place).set(Mark::ToBeLookedAt, false);
+            self.record(place).set(Mark::ToBeLookedAt, false);
             self.look(place);
         }
     }
@@ -46,8 +46,8 @@ impl Aggregator {
             self.again.push(place);
             return;
         };
-        let told = *self.told(place);
-        if told.generation != cold.generation {
+        let reported = *self.record(place);
+        if reported.generation != cold.generation {
             self.forget(place);
             if hot.state == State::Free {
                 return;
@@ -55,18 +55,18 @@ impl Aggregator {
             self.admit(place, &hot, &cold);
         } else if hot.state == State::Free {
             return;
-        } else if told.is(Mark::Releasing) {
+        } else if reported.is(Mark::Releasing) {
             // Without a later beat the shard has not come to it yet: it may have started over.
-            if told.is_over() || hot.last_arrival <= told.as_of {
+            if reported.is_over() || hot.last_arrival <= reported.as_of {
                 return;
             }
             // Released only if it stayed silent, and it did not: it stays, and whatever was found out
             // about it meanwhile is found out again.
-            self.told(place).set(Mark::Releasing, false);
+            self.record(place).set(Mark::Releasing, false);
             self.identify(place);
             self.return_if_stalled(place);
         }
-        self.tell_difference(place, &hot, &cold);
+        self.report_difference(place, &hot, &cold);
     }
 
     /// A new agent holds the slot.
@@ -77,7 +77,7 @@ impl Aggregator {
         // An agent that is known on another shard is not up again, and it is the same session, unless the
         // lookup finds another process; nobody is the same as one whose exit was told.
         let places = self.places_of(hot.pid);
-        let known = places.iter().find(|place| !self.told(*place).is_over());
+        let known = places.iter().find(|place| !self.record(*place).is_over());
         let known = known.filter(|_| !planted!(TakesOneForTwo));
         let session = match known {
             Some(known) => self.session(known),
@@ -86,13 +86,13 @@ impl Aggregator {
         // Of a user other than there it is told as one that changed it.
         let uid = known.and_then(|known| self.view(known.shard).port.table.read_hot(known.slot).ok());
         let is_other_user = uid.is_some_and(|there| there.uid() != hot.uid());
-        let known = known.map(|place| *self.told(place));
+        let known = known.map(|place| *self.record(place));
         if known.is_none() && !(planted!(KeepsTheSession) && self.last_session > 0) {
             self.last_session = self.last_session.wrapping_add(1);
         }
         let class = self.policy.classes.unknown();
-        let record = self.told(place);
-        *record = Told::default();
+        let record = self.record(place);
+        *record = Record::default();
         (record.generation, record.pid, record.class) = (cold.generation, hot.pid, class);
         record.status = known.map_or(hot.status, |known| known.status);
         record.next = first.map(PackedPlace::from);
@@ -121,12 +121,12 @@ impl Aggregator {
     /// Somebody beats here whose pid was told stalled on another shard: the agent is back, unless the
     /// pid went to another process meanwhile. The lookup tells which.
     fn return_if_stalled(&mut self, place: Place) {
-        let pid = self.told(place).pid;
+        let pid = self.record(place).pid;
         let is_back =
-            self.places_of(pid).iter().any(|other| other != place && self.told(other).is(Mark::Stalled));
-        if is_back && !self.told(place).is(Mark::Returning) {
-            self.told(place).set(Mark::Returning, true);
-            let generation = self.told(place).generation;
+            self.places_of(pid).iter().any(|other| other != place && self.record(other).is(Mark::Stalled));
+        if is_back && !self.record(place).is(Mark::Returning) {
+            self.record(place).set(Mark::Returning, true);
+            let generation = self.record(place).generation;
             self.await_word(place, generation);
         }
     }
@@ -135,9 +135,9 @@ impl Aggregator {
     pub(super) fn resume_from_elsewhere(&mut self, place: Place) -> Result<(), Busy> {
         let (hot, cold) = self.view(place.shard).port.table.read(place.slot)?;
         for other in self.places_of(hot.pid).iter() {
-            let told = *self.told(other);
-            let is_gone = told.is_gone();
-            if other == place || !told.is(Mark::Stalled) || told.is(Mark::Releasing) || is_gone {
+            let reported = *self.record(other);
+            let is_gone = reported.is_gone();
+            if other == place || !reported.is(Mark::Stalled) || reported.is(Mark::Releasing) || is_gone {
                 continue;
             }
             let (there, mut silence) = self.view(other.shard).port.table.read(other.slot)?;
@@ -152,7 +152,7 @@ impl Aggregator {
             silence.resume_silent_ns = at.since(there.last_arrival);
             silence.resume_lost = 0;
             self.resume(other, &there, &silence, 1);
-            self.tell_of(place, &hot, at, EventKind::Moved { from: other.shard });
+            self.report_of(place, &hot, at, EventKind::Moved { from: other.shard });
             self.release(other, there.last_arrival, instruction::RELEASE | instruction::IF_SILENT);
             self.open(place, &hot);
         }
@@ -160,81 +160,81 @@ impl Aggregator {
     }
 
     pub(super) fn identify(&mut self, place: Place) {
-        let told = self.told(place);
-        if told.is(Mark::Identifying) {
+        let reported = self.record(place);
+        if reported.is(Mark::Identifying) {
             return;
         }
-        told.set(Mark::Identifying, true);
-        let (pid, generation) = (told.pid, told.generation);
+        reported.set(Mark::Identifying, true);
+        let (pid, generation) = (reported.pid, reported.generation);
         let holder = Holder { place, generation };
         self.inquiries.lookups.ask(Question { holder, pid, of: Inquiry::Who });
     }
 
     /// The slot is free, or another agent's, from here on.
     pub(super) fn forget(&mut self, place: Place) {
-        let told = mem::take(self.told(place));
-        if told.pid == 0 {
+        let reported = mem::take(self.record(place));
+        if reported.pid == 0 {
             return;
         }
         self.buckets.forget(place);
-        self.forget_freeze(place, &told);
-        if told.is(Mark::WatchOrdered) {
-            let holder = Holder { place, generation: told.generation };
+        self.forget_freeze(place, &reported);
+        if reported.is(Mark::WatchOrdered) {
+            let holder = Holder { place, generation: reported.generation };
             self.order(Order::Unwatch { holder });
         }
-        if self.place_of_pid(told.pid) == Some(place) {
-            *self.places.of(told.key()) = told.next;
+        if self.place_of_pid(reported.pid) == Some(place) {
+            *self.places.of(reported.key()) = reported.next;
         } else {
-            let mut at = self.place_of_pid(told.pid);
+            let mut at = self.place_of_pid(reported.pid);
             while let Some(earlier) = at {
                 if self.next_of(earlier) == Some(place) {
-                    self.told(earlier).next = told.next;
+                    self.record(earlier).next = reported.next;
                 }
                 at = self.next_of(earlier);
             }
         }
         let tally = &mut self.tally;
         let shard = &mut tally.shards[usize::from(place.shard)];
-        shard.unwatched -= u64::from(told.is(Mark::Unwatched));
-        shard.off_hash -= u64::from(told.is(Mark::OffHash));
-        if told.is(Mark::Counted) {
-            let count = if told.is(Mark::Stalled) { &mut shard.stalled } else { &mut shard.up };
+        shard.unwatched -= u64::from(reported.is(Mark::Unwatched));
+        shard.off_hash -= u64::from(reported.is(Mark::OffHash));
+        if reported.is(Mark::Counted) {
+            let count = if reported.is(Mark::Stalled) { &mut shard.stalled } else { &mut shard.up };
             *count -= 1;
         }
     }
 
     /// Tells what changed since the slot was looked at last.
-    pub(super) fn tell_difference(&mut self, place: Place, hot: &Hot, cold: &Cold) {
-        let told = *self.told(place);
-        if told.is_gone() {
+    pub(super) fn report_difference(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        let reported = *self.record(place);
+        if reported.is_gone() {
             // Its exit is on the way, which tells what was its own of this and nothing of an heir's.
             return;
         }
-        if hot.flags.has(Flags::UNVERIFIED) && !told.has_settled(cold.claimed_pid) {
+        if hot.flags.has(Flags::UNVERIFIED) && !reported.has_settled(cold.claimed_pid) {
             self.identify(place);
         }
-        if told.is(Mark::Closed) && !cold.is_honest {
+        if reported.is(Mark::Closed) && !cold.is_honest {
             if hot.state == State::Waiting {
                 // No deadline will ever end it; the end of its process does.
                 self.poll_unwatched(place);
             }
             return self.close_silently(place, hot);
         }
-        if told.is(Mark::Held) || told.is(Mark::Releasing) {
+        if reported.is(Mark::Held) || reported.is(Mark::Releasing) {
             return;
         }
-        if is_doubtful(&told, cold) {
+        if is_doubtful(&reported, cold) {
             return self.doubt(place);
         }
-        self.tell_news(place, hot, cold);
+        self.report_news(place, hot, cold);
     }
 
     /// Tells what changed of the process that was known before.
-    pub(super) fn tell_news(&mut self, place: Place, hot: &Hot, cold: &Cold) {
-        self.told(place).set(Mark::Closed, false);
-        self.tell_arrival(place, hot, cold);
-        self.tell_changes(place, hot, cold, false);
-        self.tell_silence(place, hot, cold);
+    pub(super) fn report_news(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        self.record(place).set(Mark::Closed, false);
+        self.report_arrival(place, hot, cold);
+        self.report_changes(place, hot, cold, false);
+        self.report_silence(place, hot, cold);
         if hot.state == State::Waiting {
             self.poll_unwatched(place);
         }
@@ -242,10 +242,12 @@ impl Aggregator {
 }
 
 /// Whether what the slot says may be somebody else's, who got the pid of the agent that was told of.
-fn is_doubtful(told: &Told, cold: &Cold) -> bool {
-    let is_silent = [Mark::Stalled, Mark::Frozen, Mark::Thawed].iter().any(|mark| told.is(*mark));
-    let is_return = is_silent && told.resumes != cold.resumes;
+fn is_doubtful(reported: &Record, cold: &Cold) -> bool {
+    let is_silent = [Mark::Stalled, Mark::Frozen, Mark::Thawed].iter().any(|mark| reported.is(*mark));
+    let is_return = is_silent && reported.resumes != cold.resumes;
     let is_other_session =
-        (told.streams, told.versions, told.users) != (cold.streams, cold.versions, cold.users);
-    told.is(Mark::Doubted) || told.is(Mark::Closed) || told.is(Mark::Up) && (is_return || is_other_session)
+        (reported.streams, reported.versions, reported.users) != (cold.streams, cold.versions, cold.users);
+    reported.is(Mark::Doubted)
+        || reported.is(Mark::Closed)
+        || reported.is(Mark::Up) && (is_return || is_other_session)
 }

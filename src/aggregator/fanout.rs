@@ -121,7 +121,7 @@ impl Fanout {
     }
 
     /// Gives the event its number and hands it out. Never blocks.
-    pub fn tell(&mut self, mut event: Event) {
+    pub fn report(&mut self, mut event: Event) {
         self.last_seq += 1;
         event.seq = self.last_seq;
         let dropped = &mut self.dropped;
@@ -147,7 +147,7 @@ impl Fanout {
     }
 
     /// Hands a beat, which has no number, to those who asked for beats.
-    pub fn tell_beat(&mut self, event: Event) {
+    pub fn report_beat(&mut self, event: Event) {
         for subscriber in self.subscribers.iter_mut().filter(|subscriber| subscriber.wants_beats) {
             if subscriber.try_send(event, Rank::Word, 0).is_err() {
                 self.beats_dropped += 1;
@@ -213,12 +213,12 @@ mod tests {
         fanout.add(slow);
         fanout.add(fast);
         for _ in 0..5 {
-            fanout.tell(event());
+            fanout.report(event());
         }
         assert_eq!(fast_end.try_iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
         assert!(fanout.settle(WallNs(0), MonoNs(0)), "no room yet");
         assert_eq!(slow_end.try_iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2]);
-        fanout.tell(event());
+        fanout.report(event());
         let seen: Vec<Event> = slow_end.try_iter().collect();
         assert_eq!(seen[0].kind, EventKind::Lost { from_seq: 3, to_seq: 5 });
         assert_eq!(seen[1].seq, 6);
@@ -232,7 +232,7 @@ mod tests {
         let (slow, end) = Subscriber::new(Reader::Subscriber, 2);
         fanout.add(slow);
         for _ in 0..4 {
-            fanout.tell(event());
+            fanout.report(event());
         }
         assert_eq!(end.try_iter().count(), 2);
         assert!(!fanout.settle(WallNs(0), MonoNs(0)));
@@ -250,15 +250,15 @@ mod tests {
         let (slow, end) = Subscriber::new(Reader::Subscriber, 16);
         fanout.add(slow);
         for _ in 0..50 {
-            fanout.tell(event());
+            fanout.report(event());
             assert_eq!(fanout.settle(WallNs(0), MonoNs(0)), fanout.last_seq() > 12);
         }
-        fanout.tell(word());
-        fanout.tell(word());
-        let told: Vec<Event> = end.try_iter().collect();
-        assert_eq!(told[..12].iter().map(|event| event.seq).collect::<Vec<_>>(), Vec::from_iter(1..=12));
-        assert_eq!(told[12].kind, EventKind::Lost { from_seq: 13, to_seq: 50 });
-        assert_eq!(told[13..].iter().map(|event| event.seq).collect::<Vec<_>>(), [51, 52]);
+        fanout.report(word());
+        fanout.report(word());
+        let reported: Vec<Event> = end.try_iter().collect();
+        assert_eq!(reported[..12].iter().map(|event| event.seq).collect::<Vec<_>>(), Vec::from_iter(1..=12));
+        assert_eq!(reported[12].kind, EventKind::Lost { from_seq: 13, to_seq: 50 });
+        assert_eq!(reported[13..].iter().map(|event| event.seq).collect::<Vec<_>>(), [51, 52]);
     }
 
     /// Whatever fills the queue, stalls come through, each after a line of what is missing before it: no range
@@ -271,21 +271,21 @@ mod tests {
         let (slow, end) = Subscriber::new(Reader::Subscriber, 16);
         fanout.add(slow);
         for _ in 0..3 {
-            (0..100).for_each(|_| fanout.tell(word()));
-            fanout.tell(Event { kind: stall, ..event() });
+            (0..100).for_each(|_| fanout.report(word()));
+            fanout.report(Event { kind: stall, ..event() });
         }
-        let told: Vec<Event> = end.try_iter().collect();
+        let reported: Vec<Event> = end.try_iter().collect();
         let mut next = 1;
-        for event in &told {
+        for event in &reported {
             let (from, to) = match event.kind {
                 EventKind::Lost { from_seq, to_seq } => (from_seq, to_seq),
                 _ => (event.seq, event.seq),
             };
-            assert_eq!(from, next, "{told:?}");
+            assert_eq!(from, next, "{reported:?}");
             next = to + 1;
         }
         let stalls: Vec<u64> =
-            told.iter().filter(|event| event.kind == stall).map(|event| event.seq).collect();
+            reported.iter().filter(|event| event.kind == stall).map(|event| event.seq).collect();
         assert_eq!(stalls, [101, 202], "a reserve of four is for two stalls with their lines");
         assert!(!fanout.settle(WallNs(0), MonoNs(0)));
         let lost = EventKind::Lost { from_seq: 203, to_seq: 303 };
@@ -299,7 +299,7 @@ mod tests {
         let (subscriber, end) = Subscriber::new(Reader::Subscriber, 2);
         fanout.add(subscriber);
         drop(end);
-        fanout.tell(event());
+        fanout.report(event());
         assert!(fanout.subscribers.is_empty());
         assert_eq!(fanout.dropped(), [0, 0, 0]);
     }

@@ -23,40 +23,40 @@ impl Aggregator {
     /// The slot that a finding is about, if its holder is still the one asked about.
     pub(super) fn place_of(&mut self, holder: Holder) -> Option<Place> {
         let place = holder.place;
-        (self.told(place).generation == holder.generation).then_some(place)
+        (self.record(place).generation == holder.generation).then_some(place)
     }
 
     fn is_there(&mut self, holder: Holder) {
         let Some(place) = self.place_of(holder) else { return };
-        let told = self.told(place);
-        told.asked = told.asked.saturating_sub(1);
+        let reported = self.record(place);
+        reported.asked = reported.asked.saturating_sub(1);
         // An earlier finding says nothing of now.
-        if told.asked == 0 && told.existence == Existence::Asked {
-            told.existence = Existence::There;
+        if reported.asked == 0 && reported.existence == Existence::Asked {
+            reported.existence = Existence::There;
         }
     }
 
     fn is_gone(&mut self, holder: Holder, at: MonoNs, how: Option<ExitHow>) {
         let Some(place) = self.place_of(holder) else { return };
-        let pid = self.told(place).pid;
+        let pid = self.record(place).pid;
         self.look_before_verdict(pid);
-        let told = self.told(place);
-        if told.is(Mark::Releasing) || told.generation != holder.generation {
+        let reported = self.record(place);
+        if reported.is(Mark::Releasing) || reported.generation != holder.generation {
             return;
         }
-        told.how = told.how.or(how);
+        reported.how = reported.how.or(how);
         self.gone(place, at);
     }
 
     fn is_watched(&mut self, holder: Holder, is_watched: bool) {
         let Some(place) = self.place_of(holder) else { return };
-        let told = self.told(place);
-        let was_unwatched = told.set(Mark::Unwatched, !is_watched);
+        let reported = self.record(place);
+        let was_unwatched = reported.set(Mark::Unwatched, !is_watched);
         let tally = &mut self.tally;
         let unwatched = &mut tally.shards[usize::from(place.shard)].unwatched;
         *unwatched = *unwatched + u64::from(!is_watched) - u64::from(was_unwatched);
-        let told = self.told(place);
-        if told.is(Mark::Unwatched) && (told.is(Mark::Stalled) || !told.is(Mark::Counted)) {
+        let reported = self.record(place);
+        if reported.is(Mark::Unwatched) && (reported.is(Mark::Stalled) || !reported.is(Mark::Counted)) {
             self.poll_unwatched(place);
         }
     }
@@ -64,15 +64,15 @@ impl Aggregator {
     pub(super) fn identified(&mut self, holder: Holder, found: Result<LookedUp, LookupError>) {
         self.looked_up_at = self.now;
         let place = holder.place;
-        let told = self.told(place);
-        if told.generation != holder.generation {
+        let reported = self.record(place);
+        if reported.generation != holder.generation {
             return;
         }
-        told.set(Mark::Identifying, false);
-        let pid = told.pid;
+        reported.set(Mark::Identifying, false);
+        let pid = reported.pid;
         self.look_before_verdict(pid);
-        let told = self.told(place);
-        if told.is(Mark::Releasing) || told.generation != holder.generation {
+        let reported = self.record(place);
+        if reported.is(Mark::Releasing) || reported.generation != holder.generation {
             return;
         }
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {
@@ -86,8 +86,8 @@ impl Aggregator {
             Ok(found) => self.known(place, &hot, &cold, &found),
             Err(LookupError::Gone(at, how)) => {
                 self.accept_claim(place, &hot, &cold, None);
-                let told = self.told(place);
-                told.how = told.how.or(how);
+                let reported = self.record(place);
+                reported.how = reported.how.or(how);
                 self.gone(place, at);
             }
             Err(LookupError::Failed) => {
@@ -99,13 +99,13 @@ impl Aggregator {
             }
         }
         if let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) {
-            self.tell_difference(place, &hot, &cold);
+            self.report_difference(place, &hot, &cold);
         }
     }
 
     pub(super) fn known(&mut self, place: Place, hot: &Hot, cold: &Cold, found: &LookedUp) {
-        let told = *self.told(place);
-        let is_other = told.incarnation.is_some_and(|known| known != found.incarnation);
+        let reported = *self.record(place);
+        let is_other = reported.incarnation.is_some_and(|known| known != found.incarnation);
         if is_other || found.started > cold.first_arrival + START_SLACK_NS {
             // The sender is dead, and the pid is another process's.
             self.accept_claim(place, hot, cold, None);
@@ -113,10 +113,10 @@ impl Aggregator {
             return;
         }
         self.watch(place, Some(found.incarnation));
-        self.told(place).incarnation = Some(found.incarnation);
+        self.record(place).incarnation = Some(found.incarnation);
         self.settle_session(place, hot, cold, hash_of(&found.program));
         self.set_class(place, hot.uid(), &found.program);
-        if hot.flags.has(Flags::UNVERIFIED) && !told.has_settled(cold.claimed_pid) {
+        if hot.flags.has(Flags::UNVERIFIED) && !reported.has_settled(cold.claimed_pid) {
             if found.inner_pids.contains(&cold.claimed_pid) {
                 self.accept_claim(place, hot, cold, Some(cold.claimed_pid));
             } else {
@@ -133,34 +133,36 @@ impl Aggregator {
         cold: &Cold,
         program: Option<NonZeroU32>,
     ) {
-        let told = *self.told(place);
-        let record = self.told(place);
-        record.program = program.or(told.program);
-        let coalesced =
-            cold.streams.wrapping_sub(told.streams).wrapping_add(cold.versions.wrapping_sub(told.versions));
+        let reported = *self.record(place);
+        let record = self.record(place);
+        record.program = program.or(reported.program);
+        let coalesced = cold
+            .streams
+            .wrapping_sub(reported.streams)
+            .wrapping_add(cold.versions.wrapping_sub(reported.versions));
         if coalesced == 0 {
             return;
         }
         (record.streams, record.versions) = (cold.streams, cold.versions);
-        let is_exec = program.is_some() && told.program.is_some_and(|known| Some(known) != program);
+        let is_exec = program.is_some() && reported.program.is_some_and(|known| Some(known) != program);
         let why = match () {
             () if is_exec => SessionWhy::Exec,
-            () if told.versions != cold.versions => SessionWhy::Version,
+            () if reported.versions != cold.versions => SessionWhy::Version,
             () => SessionWhy::Nonce,
         };
-        if !told.is(Mark::Held) && !told.is(Mark::Closed) {
+        if !reported.is(Mark::Held) && !reported.is(Mark::Closed) {
             self.begin_session(place, why, coalesced);
-            self.tell_of(place, hot, cold.changed_at, EventKind::Session { why, coalesced });
+            self.report_of(place, hot, cold.changed_at, EventKind::Session { why, coalesced });
         }
     }
 
     /// Wants to be told of the end of the holder's process, once per session.
     fn watch(&mut self, place: Place, incarnation: Option<Incarnation>) {
-        let told = self.told(place);
-        if told.set(Mark::WatchOrdered, true) {
+        let reported = self.record(place);
+        if reported.set(Mark::WatchOrdered, true) {
             return;
         }
-        let Told { generation, pid, .. } = *told;
+        let Record { generation, pid, .. } = *reported;
         let holder = Holder { place, generation };
         self.order(Order::Watch { holder, pid, incarnation });
     }
@@ -170,7 +172,7 @@ impl Aggregator {
     fn looked_again(&mut self, holder: Holder, program: &Program, is_frozen: bool) {
         self.looked_up_at = self.now;
         let Some(place) = self.place_of(holder) else { return };
-        if !self.told(place).set(Mark::LookingAgain, false) || self.told(place).is(Mark::Releasing) {
+        if !self.record(place).set(Mark::LookingAgain, false) || self.record(place).is(Mark::Releasing) {
             return;
         }
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {
@@ -179,7 +181,7 @@ impl Aggregator {
         if cold.generation != holder.generation {
             return;
         }
-        self.told(place).set(Mark::FoundFrozen, is_frozen);
+        self.record(place).set(Mark::FoundFrozen, is_frozen);
         if !planted!(KeepsTheFirstName) {
             self.set_class(place, hot.uid(), program);
         }
@@ -190,33 +192,33 @@ impl Aggregator {
     }
 
     fn notice_exec(&mut self, place: Place, hot: &Hot, program: Option<NonZeroU32>) {
-        let told = self.told(place);
-        let known = told.program;
-        told.program = program.or(known);
-        if known.is_some() && told.program != known && told.is(Mark::Up) {
+        let reported = self.record(place);
+        let known = reported.program;
+        reported.program = program.or(known);
+        if known.is_some() && reported.program != known && reported.is(Mark::Up) {
             self.begin_session(place, SessionWhy::Exec, 1);
-            self.tell_of(place, hot, self.now, EventKind::Session { why: SessionWhy::Exec, coalesced: 1 });
+            self.report_of(place, hot, self.now, EventKind::Session { why: SessionWhy::Exec, coalesced: 1 });
         }
     }
 
     /// The threshold that holds for a process of this user that runs this.
     fn set_class(&mut self, place: Place, uid: u32, program: &Program) {
         let class = self.policy.class_of(uid, program);
-        let told = self.told(place);
-        if told.class != class {
-            told.class = class;
+        let reported = self.record(place);
+        if reported.class != class {
+            reported.class = class;
             self.post(place, instruction::CLASS, crate::lane::Instruction { class, ..Default::default() });
         }
     }
 
     /// The pid that frames claim is the sender's, or nobody is left to ask.
     pub(super) fn accept_claim(&mut self, place: Place, hot: &Hot, cold: &Cold, ns_pid: Option<u32>) {
-        let told = self.told(place);
-        told.set(Mark::Held, false);
+        let reported = self.record(place);
+        reported.set(Mark::Held, false);
         if !hot.flags.has(Flags::UNVERIFIED) {
             return;
         }
-        told.settle_claim(cold.claimed_pid);
+        reported.settle_claim(cold.claimed_pid);
         let session = self.session(place);
         self.enter(place, Session { ns_pid, ..session });
         let inner_pid = cold.claimed_pid;
@@ -228,12 +230,12 @@ impl Aggregator {
     }
 
     pub(super) fn forged(&mut self, place: Place, cold: &Cold, hot: &Hot) {
-        let told = self.told(place);
-        told.set(Mark::Closed, !told.is(Mark::Up) && !cold.is_honest);
-        told.set(Mark::Held, false);
-        told.settle_claim(cold.claimed_pid);
+        let reported = self.record(place);
+        reported.set(Mark::Closed, !reported.is(Mark::Up) && !cold.is_honest);
+        reported.set(Mark::Held, false);
+        reported.settle_claim(cold.claimed_pid);
         self.post(place, instruction::FORGED, crate::lane::Instruction::default());
-        self.tell_auth(
+        self.report_auth(
             place.shard,
             cold.claimed_at.max(cold.first_arrival),
             cold.claimed_pid,
@@ -242,34 +244,34 @@ impl Aggregator {
         );
     }
 
-    pub(super) fn tell_auth(&mut self, shard: u16, at: MonoNs, claimed: u32, attested: u32, uid: u32) {
+    pub(super) fn report_auth(&mut self, shard: u16, at: MonoNs, claimed: u32, attested: u32, uid: u32) {
         let now = self.now;
         if self.view(shard).auth.allows(now) {
-            self.tell(Some(shard), None, at, EventKind::Auth { claimed, attested, uid });
+            self.report(Some(shard), None, at, EventKind::Auth { claimed, attested, uid });
         }
     }
 
     /// Stalled agents may die: unless their end is told unasked, they are asked about again and again.
     pub(super) fn poll_unwatched(&mut self, place: Place) {
-        let told = self.told(place);
-        if told.is(Mark::Polled) || !told.is(Mark::Unwatched) {
+        let reported = self.record(place);
+        if reported.is(Mark::Polled) || !reported.is(Mark::Unwatched) {
             return;
         }
-        told.set(Mark::Polled, true);
-        let holder = Holder { place, generation: told.generation };
+        reported.set(Mark::Polled, true);
+        let holder = Holder { place, generation: reported.generation };
         self.polled.push_back((self.now + POLL_NS, holder));
     }
 
     /// Frames that nobody could look into in time are life all the same, and their silence is one.
-    pub(super) fn tell_of_held(&mut self) {
+    pub(super) fn report_of_held(&mut self) {
         while let Some((until, Holder { place, generation })) = self.held.front().copied() {
             if until > self.now {
                 return;
             }
             self.held.pop_front();
-            let told = self.told(place);
-            if told.generation == generation && told.is(Mark::Held) {
-                told.set(Mark::Held, false);
+            let reported = self.record(place);
+            if reported.generation == generation && reported.is(Mark::Held) {
+                reported.set(Mark::Held, false);
                 self.look(place);
             }
         }
@@ -281,12 +283,12 @@ impl Aggregator {
                 return;
             }
             self.polled.pop_front();
-            let told = *self.told(place);
-            if told.generation != generation {
+            let reported = *self.record(place);
+            if reported.generation != generation {
                 continue;
             }
-            self.told(place).set(Mark::Polled, false);
-            if !told.is(Mark::Releasing) && (told.is(Mark::Stalled) || !told.is(Mark::Counted)) {
+            self.record(place).set(Mark::Polled, false);
+            if !reported.is(Mark::Releasing) && (reported.is(Mark::Stalled) || !reported.is(Mark::Counted)) {
                 self.ask_existence(place, false);
                 self.poll_unwatched(place);
             }

@@ -7,36 +7,36 @@ use crate::event::FrozenPhase;
 impl Aggregator {
     /// Its stall is none: it is frozen.
     pub(super) fn freeze(&mut self, place: Place, hot: &Hot, cold: &Cold) {
-        self.tell_earlier(place, hot, cold);
+        self.report_earlier(place, hot, cold);
         self.freezes.thawed.remove(&place);
-        let told = self.told(place);
-        told.set(Mark::Thawed, false);
-        told.set(Mark::Frozen, true);
+        let reported = self.record(place);
+        reported.set(Mark::Thawed, false);
+        reported.set(Mark::Frozen, true);
         self.show_freeze(place, Freeze::Frozen);
         self.tally.shards[usize::from(place.shard)].frozen += 1;
-        self.tell_of(place, hot, self.now, EventKind::Frozen { phase: FrozenPhase::Begin });
+        self.report_of(place, hot, self.now, EventKind::Frozen { phase: FrozenPhase::Begin });
         self.poll_frozen(place);
     }
 
     /// Tells the stalls that were over before the one began that is none. Of them all the slot has kept how long the
     /// last was, and when it ended.
-    fn tell_earlier(&mut self, place: Place, hot: &Hot, cold: &Cold) {
-        let told = self.told(place);
-        let earlier = cold.stalls.wrapping_sub(told.stalls).saturating_sub(1);
+    fn report_earlier(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        let reported = self.record(place);
+        let earlier = cold.stalls.wrapping_sub(reported.stalls).saturating_sub(1);
         if earlier == 0 {
             return;
         }
-        told.stalls = told.stalls.wrapping_add(earlier);
+        reported.stalls = reported.stalls.wrapping_add(earlier);
         let (stall_at, stall_silent_ns) = (cold.resume_at, cold.resume_silent_ns);
         let last = Cold { stall_at, stall_silent_ns, stall_blind_ns: 0, ..*cold };
         self.stall(place, hot, &last, false, earlier);
-        let resumes = cold.resumes.wrapping_sub(self.told(place).resumes);
+        let resumes = cold.resumes.wrapping_sub(self.record(place).resumes);
         self.resume(place, hot, &last, resumes);
-        self.told(place).resumes = cold.resumes;
+        self.record(place).resumes = cold.resumes;
     }
 
     fn poll_frozen(&mut self, place: Place) {
-        let holder = Holder { place, generation: self.told(place).generation };
+        let holder = Holder { place, generation: self.record(place).generation };
         self.freezes.polled.push_back((self.now + POLL_NS, holder));
     }
 
@@ -49,10 +49,10 @@ impl Aggregator {
     pub(super) fn unfreeze(&mut self, place: Place, hot: &Hot, at: MonoNs) {
         self.freezes.thawed.remove(&place);
         self.show_freeze(place, Freeze::No);
-        self.told(place).set(Mark::Thawed, false);
-        if self.told(place).set(Mark::Frozen, false) {
+        self.record(place).set(Mark::Thawed, false);
+        if self.record(place).set(Mark::Frozen, false) {
             self.tally.shards[usize::from(place.shard)].frozen -= 1;
-            self.tell_of(place, hot, at, EventKind::Frozen { phase: FrozenPhase::End });
+            self.report_of(place, hot, at, EventKind::Frozen { phase: FrozenPhase::End });
         }
     }
 
@@ -60,11 +60,12 @@ impl Aggregator {
     pub(super) fn look_at_frozen(&mut self) {
         while let Some((_, holder)) = self.freezes.polled.pop_front_if(|(at, ..)| *at <= self.now) {
             let Holder { place, generation } = holder;
-            let told = self.told(place);
-            if told.generation == generation && told.is(Mark::Frozen) && !told.is(Mark::Releasing) {
-                let Told { pid, incarnation, .. } = *told;
+            let reported = self.record(place);
+            if reported.generation == generation && reported.is(Mark::Frozen) && !reported.is(Mark::Releasing)
+            {
+                let Record { pid, incarnation, .. } = *reported;
                 self.inquiries.lookups.ask(Question { holder, pid, of: Inquiry::Freezer(incarnation) });
-                if self.told(place).is(Mark::Unwatched) {
+                if self.record(place).is(Mark::Unwatched) {
                     self.ask_existence(place, false);
                 }
             }
@@ -73,8 +74,9 @@ impl Aggregator {
         {
             self.freezes.deadlines.remove(&deadline);
             let (_, Holder { place, generation }) = deadline;
-            let told = self.told(place);
-            if told.generation == generation && told.is(Mark::Thawed) && !told.is(Mark::Releasing) {
+            let reported = self.record(place);
+            if reported.generation == generation && reported.is(Mark::Thawed) && !reported.is(Mark::Releasing)
+            {
                 self.kick_all();
                 self.confirm(place);
             }
@@ -84,7 +86,7 @@ impl Aggregator {
     /// Whether it is still frozen.
     pub(super) fn asked_if_frozen(&mut self, holder: Holder, is_frozen: bool) {
         let Some(place) = self.place_of(holder) else { return };
-        if !self.told(place).is(Mark::Frozen) || self.told(place).is(Mark::Releasing) {
+        if !self.record(place).is(Mark::Frozen) || self.record(place).is(Mark::Releasing) {
             return;
         }
         if is_frozen {
@@ -93,11 +95,11 @@ impl Aggregator {
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {
             return self.poll_frozen(place);
         };
-        if cold.generation != holder.generation || self.told(place).is_gone() {
+        if cold.generation != holder.generation || self.record(place).is_gone() {
             return;
         }
         self.unfreeze(place, &hot, self.now);
-        self.told(place).set(Mark::Thawed, true);
+        self.record(place).set(Mark::Thawed, true);
         self.show_freeze(place, Freeze::Thawed);
         self.freezes.thawed.insert(place, self.now);
         self.judge_thawed(place);
@@ -105,7 +107,7 @@ impl Aggregator {
 
     /// Judges it once it had its time to beat.
     pub(super) fn judge_thawed(&mut self, place: Place) {
-        let holder = Holder { place, generation: self.told(place).generation };
+        let holder = Holder { place, generation: self.record(place).generation };
         if let Some(at) = self.deadline_of_thawed(place) {
             self.freezes.deadlines.insert((at, holder));
         }
@@ -115,7 +117,7 @@ impl Aggregator {
     /// was refused.
     fn deadline_of_thawed(&mut self, place: Place) -> Option<MonoNs> {
         let thawed = self.thawed_at(place)?;
-        let Told { class, pid, .. } = *self.told(place);
+        let Record { class, pid, .. } = *self.record(place);
         let threshold_ns = self.policy.classes.threshold_ns(class);
         let port = &self.view(place.shard).port;
         let blind_end = MonoNs(port.counters.last_blind_end.get());
@@ -143,14 +145,15 @@ impl Aggregator {
     /// The silence of a frozen or thawed agent ended with a beat. It was no stall, and this is no resume.
     pub(super) fn stir(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         self.unfreeze(place, hot, cold.resume_at);
-        let told = self.told(place);
-        told.set(Mark::Confirming, false);
-        (told.stalls, told.resumes) = (told.stalls.wrapping_add(1), told.resumes.wrapping_add(1));
+        let reported = self.record(place);
+        reported.set(Mark::Confirming, false);
+        (reported.stalls, reported.resumes) =
+            (reported.stalls.wrapping_add(1), reported.resumes.wrapping_add(1));
     }
 
     /// The slot is free, or another agent's.
-    pub(super) fn forget_freeze(&mut self, place: Place, told: &Told) {
-        if told.is(Mark::Frozen) {
+    pub(super) fn forget_freeze(&mut self, place: Place, reported: &Record) {
+        if reported.is(Mark::Frozen) {
             self.tally.shards[usize::from(place.shard)].frozen -= 1;
         }
         self.freezes.thawed.remove(&place);

@@ -19,17 +19,17 @@ const AGENTS_MIN: usize = 1024;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limit {
     since: MonoNs,
-    told: u32,
+    reported: u32,
 }
 
 impl Limit {
     /// Takes one, if there is one.
     pub fn allows(&mut self, now: MonoNs) -> bool {
-        if self.told == 0 || now.since(self.since) >= SECOND_NS {
-            *self = Self { since: now, told: 0 };
+        if self.reported == 0 || now.since(self.since) >= SECOND_NS {
+            *self = Self { since: now, reported: 0 };
         }
-        self.told += 1;
-        self.told <= PER_SECOND
+        self.reported += 1;
+        self.reported <= PER_SECOND
     }
 }
 

@@ -52,7 +52,7 @@ mod frozen;
 pub mod policy;
 pub mod fanout;
 mod limit;
-pub mod told;
+pub mod record;
 mod settle;
 mod silence;
 pub mod thread;
@@ -66,7 +66,7 @@ use fanout::{Fanout, Subscriber};
 use freezes::Freezes;
 use limit::{Buckets, Limit, Often, SECOND_NS};
 use policy::Policy;
-use told::{Mark, Places, Told};
+use record::{Mark, Places, Record};
 
 /// Reports wait this long, so that the aggregator is not woken for each.
 const REPORT_TICK_NS: u64 = 100_000_000;
@@ -140,7 +140,7 @@ pub enum Next {
 #[derive(Debug)]
 struct ShardView {
     port: Arc<Port>,
-    told: Slots<Told>,
+    reported: Slots<Record>,
     /// Slots of known holders that have something to tell, in order.
     to_look: VecDeque<u32>,
     /// Its slots in `pending`, but for exits.
@@ -150,16 +150,16 @@ struct ShardView {
     /// Instructions were posted: kick it at the end of the turn.
     is_to_be_kicked: bool,
     /// `full` was told last at this instant, with this many refused.
-    full_told: (Option<MonoNs>, u64),
-    io_errors_told: u64,
-    io_told_at: Option<MonoNs>,
-    panics_told: u64,
+    full_reported: (Option<MonoNs>, u64),
+    io_errors_reported: u64,
+    io_reported_at: Option<MonoNs>,
+    panics_reported: u64,
     vigil: Vigil,
     /// The kernel had no memory for more agents: ask again then.
     grant_again_at: MonoNs,
     auth: Limit,
     /// Frames refused for a share that were told.
-    share_told: u64,
+    share_reported: u64,
     flood: troubles::FloodWatch,
 }
 
@@ -239,20 +239,20 @@ impl Aggregator {
         asked: Asked,
     ) -> Self {
         let shards = ports.iter().map(|port| ShardView {
-            told: Slots::default(),
+            reported: Slots::default(),
             to_look: VecDeque::new(),
             in_flight: 0,
             seen: MonoNs(0),
             port: Arc::clone(port),
             is_to_be_kicked: false,
-            full_told: (None, 0),
-            io_errors_told: 0,
-            io_told_at: None,
-            panics_told: 0,
+            full_reported: (None, 0),
+            io_errors_reported: 0,
+            io_reported_at: None,
+            panics_reported: 0,
             vigil: Vigil::default(),
             grant_again_at: MonoNs(0),
             auth: Limit::default(),
-            share_told: 0,
+            share_reported: 0,
             flood: troubles::FloodWatch::default(),
         });
         Self {
@@ -289,7 +289,7 @@ impl Aggregator {
     pub fn start(&mut self, now: MonoNs, wall: WallNs) {
         (self.now, self.wall, self.last_turn) = (now, wall, now);
         self.take_requests();
-        self.tell(None, None, now, EventKind::Start { shards: self.shard_count });
+        self.report(None, None, now, EventKind::Start { shards: self.shard_count });
     }
 
     /// One turn: takes everything that is there, tells what is certain, says when to come again. To be followed by
@@ -321,9 +321,9 @@ impl Aggregator {
         // As long as agents die there are more of them.
         is_more |= !self.is_out_of_time() && self.take_findings();
         self.settle_pending();
-        self.tell_of_held();
-        self.tell_of_deferred();
-        self.tell_of_churn(false);
+        self.report_of_held();
+        self.report_of_deferred();
+        self.report_of_churn(false);
         self.ask_about_polled();
         self.look_at_frozen();
         is_more |= (0..self.shard_count).any(|shard| self.may_look(shard));
@@ -353,8 +353,8 @@ impl Aggregator {
             return Next::Now;
         }
         if self.stop_by.is_some() && (self.pending.is_empty() || self.is_out_of_time()) {
-            self.tell_of_churn(true);
-            self.tell(None, None, self.now, EventKind::Stop);
+            self.report_of_churn(true);
+            self.report(None, None, self.now, EventKind::Stop);
             self.fanout.settle(self.wall, self.now);
             self.publish();
             return Next::Stopped;
@@ -407,9 +407,9 @@ impl Aggregator {
                 Request::Subscribe(subscriber) => self.fanout.add(subscriber),
                 Request::WriteFailed(errno) => {
                     self.tally.event_write_errors += 1;
-                    self.tell(None, None, self.now, EventKind::Io { place: IoPlace::Events, errno });
+                    self.report(None, None, self.now, EventKind::Io { place: IoPlace::Events, errno });
                 }
-                Request::Files { shard, errno } => self.tell_of_files(shard, errno),
+                Request::Files { shard, errno } => self.report_of_files(shard, errno),
                 Request::Stop => self.stop_by = self.stop_by.or(Some(self.now + STOP_NS)),
             }
         }
@@ -420,22 +420,22 @@ impl Aggregator {
         Agent { pid: hot.pid, ns_pid, session, nonce: hot.nonce(), status: hot.status, payload: hot.payload }
     }
 
-    fn tell_of(&mut self, place: Place, hot: &Hot, mono: MonoNs, kind: EventKind) {
+    fn report_of(&mut self, place: Place, hot: &Hot, mono: MonoNs, kind: EventKind) {
         let agent = self.agent(place, hot);
-        self.tell_agent(place, agent, mono, kind);
+        self.report_agent(place, agent, mono, kind);
     }
 
     /// Tells it of the agent, or counts it if its user's agents come and go too fast.
-    fn tell_agent(&mut self, place: Place, agent: Agent, mono: MonoNs, kind: EventKind) {
-        if self.told(place).is(Mark::Uncalled) && self.counts_only(place, agent, mono, &kind) {
+    fn report_agent(&mut self, place: Place, agent: Agent, mono: MonoNs, kind: EventKind) {
+        if self.record(place).is(Mark::Uncalled) && self.counts_only(place, agent, mono, &kind) {
             return;
         }
-        self.tell(Some(place.shard), Some(agent), mono, kind);
+        self.report(Some(place.shard), Some(agent), mono, kind);
     }
 
     /// Counts it, if there are too many of its kind. If not, the agent's `up` precedes it.
     fn counts_only(&mut self, place: Place, agent: Agent, mono: MonoNs, kind: &EventKind) -> bool {
-        let generation = self.told(place).generation;
+        let generation = self.record(place).generation;
         let facts = self.view(place.shard).port.table.read(place.slot).ok();
         let facts = facts.filter(|(_, cold)| cold.generation == generation);
         if let Some((hot, cold)) = facts
@@ -449,7 +449,7 @@ impl Aggregator {
         self.mark_session(place, Mark::Uncalled, false);
         if *kind != EventKind::Up {
             let at = facts.map_or(mono, |(_, cold)| cold.first_arrival);
-            self.tell(Some(place.shard), Some(agent), at, EventKind::Up);
+            self.report(Some(place.shard), Some(agent), at, EventKind::Up);
         }
         false
     }
@@ -459,33 +459,33 @@ impl Aggregator {
         self.now.since(cold.first_arrival) >= churn::SETTLED_NS
     }
 
-    fn tell_of_churn(&mut self, is_last: bool) {
-        for churn in self.churns.tell(self.now, is_last) {
-            self.tell(None, None, self.now, churn);
+    fn report_of_churn(&mut self, is_last: bool) {
+        for churn in self.churns.report(self.now, is_last) {
+            self.report(None, None, self.now, churn);
         }
     }
 
-    fn tell(&mut self, shard: Option<u16>, agent: Option<Agent>, mono: MonoNs, kind: EventKind) {
-        self.fanout.tell(Event { seq: 0, wall: self.wall, mono, shard, agent, kind });
+    fn report(&mut self, shard: Option<u16>, agent: Option<Agent>, mono: MonoNs, kind: EventKind) {
+        self.fanout.report(Event { seq: 0, wall: self.wall, mono, shard, agent, kind });
     }
 
     fn view(&mut self, shard: u16) -> &mut ShardView {
         &mut self.shards[usize::from(shard)]
     }
 
-    fn told(&mut self, place: Place) -> &mut Told {
-        self.shards[usize::from(place.shard)].told.of(place.slot)
+    fn record(&mut self, place: Place) -> &mut Record {
+        self.shards[usize::from(place.shard)].reported.of(place.slot)
     }
 
     /// The session of the slot's holder.
     fn session(&mut self, place: Place) -> Session {
-        let generation = self.told(place).generation;
+        let generation = self.record(place).generation;
         self.view(place.shard).port.sessions.get(place.slot, generation).unwrap_or_default()
     }
 
     /// The slot's holder is in this session.
     fn enter(&mut self, place: Place, session: Session) {
-        let generation = self.told(place).generation;
+        let generation = self.record(place).generation;
         self.view(place.shard).port.sessions.put(place.slot, generation, session);
     }
 }

@@ -22,8 +22,8 @@ impl Aggregator {
             let is_done = match rules::next_step(&self.case(pending)) {
                 Step::Drop => return true,
                 Step::Void => {
-                    let told = self.told(place);
-                    told.clear(&[Mark::Confirming, Mark::Returning, Mark::Recalling, Mark::Doubted]);
+                    let reported = self.record(place);
+                    reported.clear(&[Mark::Confirming, Mark::Returning, Mark::Recalling, Mark::Doubted]);
                     return true;
                 }
                 Step::Wait => return false,
@@ -45,21 +45,21 @@ impl Aggregator {
 
     /// What is open about the agent.
     fn case(&mut self, pending: &Pending) -> Case {
-        let told = *self.told(pending.place);
+        let reported = *self.record(pending.place);
         Case {
-            is_same_holder: told.generation == pending.generation,
-            is_released: told.is(Mark::Releasing),
+            is_same_holder: reported.generation == pending.generation,
+            is_released: reported.is(Mark::Releasing),
             is_exit: pending.is_exit,
-            existence: told.existence,
-            are_last_frames_awaited: told.is_gone() && self.is_awaited(told.as_of, |_| true),
+            existence: reported.existence,
+            are_last_frames_awaited: reported.is_gone() && self.is_awaited(reported.as_of, |_| true),
             has_time: self.has_time(pending),
             has_time_to_look: self.has_time_to_look(pending),
-            is_doubted: told.is(Mark::Doubted),
-            is_returning: told.is(Mark::Returning),
-            is_identifying: told.is(Mark::Identifying),
-            is_looking_again: told.is(Mark::LookingAgain),
-            is_recalled: told.is(Mark::Recalling),
-            is_stalled: told.is(Mark::Confirming),
+            is_doubted: reported.is(Mark::Doubted),
+            is_returning: reported.is(Mark::Returning),
+            is_identifying: reported.is(Mark::Identifying),
+            is_looking_again: reported.is(Mark::LookingAgain),
+            is_recalled: reported.is(Mark::Recalling),
+            is_stalled: reported.is(Mark::Confirming),
         }
     }
 
@@ -75,18 +75,18 @@ impl Aggregator {
     }
 
     fn settle_exit(&mut self, pending: &Pending) -> bool {
-        let Told { pid, as_of, .. } = *self.told(pending.place);
+        let Record { pid, as_of, .. } = *self.record(pending.place);
         self.look_before_verdict(pid);
         // Somebody else may have the slot by now: the dead left it before this could be told.
-        self.told(pending.place).generation != pending.generation || self.exit(pending.place, as_of)
+        self.record(pending.place).generation != pending.generation || self.exit(pending.place, as_of)
     }
 
     fn settle_doubt(&mut self, pending: &Pending) -> bool {
         let place = pending.place;
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
-        self.told(place).set(Mark::Doubted, false);
+        self.record(place).set(Mark::Doubted, false);
         if cold.generation == pending.generation {
-            self.tell_news(place, &hot, &cold);
+            self.report_news(place, &hot, &cold);
         }
         true
     }
@@ -94,16 +94,16 @@ impl Aggregator {
     fn settle_return(&mut self, place: Place) -> bool {
         let is_resumed = self.resume_from_elsewhere(place).is_ok();
         if is_resumed {
-            self.told(place).set(Mark::Returning, false);
+            self.record(place).set(Mark::Returning, false);
         }
         is_resumed
     }
 
     fn settle_stall(&mut self, pending: &Pending) -> bool {
         let place = pending.place;
-        let pid = self.told(place).pid;
+        let pid = self.record(place).pid;
         let places = self.look_before_verdict(pid);
-        if self.told(place).generation != pending.generation {
+        if self.record(place).generation != pending.generation {
             return true;
         }
         let Ok((hot, mut cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
@@ -119,7 +119,7 @@ impl Aggregator {
         if verdict == Verdict::Wait {
             return false;
         }
-        self.told(place).set(Mark::Confirming, false);
+        self.record(place).set(Mark::Confirming, false);
         match (verdict, elsewhere) {
             (Verdict::TooSoon, _) => self.judge_thawed(place),
             // What its shard says then is confirmed anew.
@@ -128,7 +128,9 @@ impl Aggregator {
             }
             (Verdict::Moved, Some(elsewhere)) => self.move_to(elsewhere, place, &hot, &cold),
             (Verdict::Frozen, _) => self.freeze(place, &hot, &cold),
-            (Verdict::Stalled { is_certain }, _) => self.tell_stall(place, &places, &hot, &cold, is_certain),
+            (Verdict::Stalled { is_certain }, _) => {
+                self.report_stall(place, &places, &hot, &cold, is_certain)
+            }
             (Verdict::Overtaken | Verdict::Moved | Verdict::Wait, _) => {}
         }
         true
@@ -144,17 +146,17 @@ impl Aggregator {
         thawed_until: Option<MonoNs>,
     ) -> Silence {
         let place = pending.place;
-        let is_recalled = |other: Place| other != place && self.told(other).is(Mark::Recalling);
+        let is_recalled = |other: Place| other != place && self.record(other).is(Mark::Recalling);
         let is_other_recalled = places.iter().any(is_recalled);
-        let told = *self.told(place);
+        let reported = *self.record(place);
         Silence {
             now: self.now,
             has_time: self.has_time(pending),
-            is_doubted: told.is(Mark::Doubted),
+            is_doubted: reported.is(Mark::Doubted),
             is_other_recalled,
             is_silent: hot.state == State::Stalled && cold.generation == pending.generation,
             silent_ns: cold.stall_silent_ns,
-            threshold_ns: self.policy.classes.threshold_ns(told.class),
+            threshold_ns: self.policy.classes.threshold_ns(reported.class),
             thawed_until,
             is_home_awaited: self.is_awaited(cold.stall_at, |shard| shard == place.shard),
             is_other_awaited: self.is_awaited(cold.stall_at, |shard| shard != place.shard),
@@ -179,14 +181,14 @@ impl Aggregator {
         };
         let is_unsighted = self.is_unsighted(home, judged_from, hot, cold);
         let elsewhere = self.lives_elsewhere(places, place, silent_since)?;
-        let told = *self.told(place);
+        let reported = *self.record(place);
         let evidence = Evidence {
             lives_elsewhere: elsewhere.is_some(),
-            is_frozen: told.is(Mark::FoundFrozen),
+            is_frozen: reported.is(Mark::FoundFrozen),
             was_turned_away: self.view(place.shard).port.turned_away.is_after(hot.pid, silent_since),
             is_unsighted,
-            is_existence_unknown: told.existence == Existence::Asked,
-            is_rule_unknown: told.is(Mark::LookingAgain),
+            is_existence_unknown: reported.existence == Existence::Asked,
+            is_rule_unknown: reported.is(Mark::LookingAgain),
         };
         Ok((rules::verdict(silence, &evidence), elsewhere))
     }
@@ -206,26 +208,26 @@ impl Aggregator {
         if verdict == Verdict::Wait {
             return false;
         }
-        let told = self.told(place);
-        let resumes = cold.resumes.wrapping_sub(told.resumes);
+        let reported = self.record(place);
+        let resumes = cold.resumes.wrapping_sub(reported.resumes);
         if verdict != Verdict::Overtaken {
-            (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
+            (reported.stalls, reported.resumes) = (cold.stalls, cold.resumes);
         }
         if let Verdict::Stalled { is_certain } = verdict {
             self.stall(place, &hot, &cold, is_certain, ended.stalls);
             self.resume(place, &hot, &cold, resumes);
         }
-        self.told(place).set(Mark::Recalling, false);
+        self.record(place).set(Mark::Recalling, false);
         true
     }
 
     fn ended(&mut self, pending: &Pending, hot: &Hot, cold: &Cold) -> Ended {
         let place = pending.place;
-        let told = *self.told(place);
+        let reported = *self.record(place);
         Ended {
             has_time: self.has_time(pending),
-            is_over: hot.state != State::Stalled && cold.generation == told.generation,
-            stalls: cold.stalls.wrapping_sub(told.stalls),
+            is_over: hot.state != State::Stalled && cold.generation == reported.generation,
+            stalls: cold.stalls.wrapping_sub(reported.stalls),
             silent_ns: cold.resume_silent_ns,
             threshold_ns: self.threshold_of_ended(place, hot, cold),
             is_other_awaited: self.is_awaited(cold.stall_at, |shard| shard != place.shard),
@@ -237,31 +239,34 @@ impl Aggregator {
         let silent_since = cold.stall_at - cold.stall_silent_ns;
         let places = self.places_of(hot.pid);
         let elsewhere = self.lives_elsewhere(&places, place, silent_since)?;
-        let told = *self.told(place);
+        let reported = *self.record(place);
         Ok(Evidence {
             lives_elsewhere: elsewhere.is_some(),
-            is_frozen: told.is(Mark::FoundFrozen),
+            is_frozen: reported.is(Mark::FoundFrozen),
             was_turned_away: self.view(place.shard).port.turned_away.is_after(hot.pid, silent_since),
             is_unsighted: self.is_unsighted(place.shard, silent_since, hot, cold),
             // The beat that ended it shows that the process was there.
             is_existence_unknown: false,
-            is_rule_unknown: told.is(Mark::LookingAgain),
+            is_rule_unknown: reported.is(Mark::LookingAgain),
         })
     }
 
-    fn tell_stall(&mut self, place: Place, places: &Places, hot: &Hot, cold: &Cold, is_certain: bool) {
-        let told = self.told(place);
-        let stalls = cold.stalls.wrapping_sub(told.stalls);
-        told.stalls = cold.stalls;
+    fn report_stall(&mut self, place: Place, places: &Places, hot: &Hot, cold: &Cold, is_certain: bool) {
+        let reported = self.record(place);
+        let stalls = cold.stalls.wrapping_sub(reported.stalls);
+        reported.stalls = cold.stalls;
         self.stall(place, hot, cold, is_certain, stalls.max(1));
-        if self.told(place).is(Mark::Thawed) {
+        if self.record(place).is(Mark::Thawed) {
             self.unfreeze(place, hot, self.now);
         }
-        self.told(place).resumes = cold.resumes;
+        self.record(place).resumes = cold.resumes;
         self.poll_unwatched(place);
         // An ordinary beat on another slot would go unnoticed; after this it is news.
         for other in places.iter() {
-            if other != place && !self.told(other).is(Mark::Releasing) && !self.told(other).is(Mark::Closed) {
+            if other != place
+                && !self.record(other).is(Mark::Releasing)
+                && !self.record(other).is(Mark::Closed)
+            {
                 self.release(other, hot.last_arrival, instruction::RELEASE | instruction::IF_SILENT);
             }
         }

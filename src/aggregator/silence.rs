@@ -3,50 +3,50 @@
 use super::*;
 
 impl Aggregator {
-    pub(super) fn tell_silence(&mut self, place: Place, hot: &Hot, cold: &Cold) {
-        let mut told = *self.told(place);
-        if told.is(Mark::Frozen) || told.is(Mark::Thawed) {
-            if told.resumes == cold.resumes {
+    pub(super) fn report_silence(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        let mut reported = *self.record(place);
+        if reported.is(Mark::Frozen) || reported.is(Mark::Thawed) {
+            if reported.resumes == cold.resumes {
                 return;
             }
             self.stir(place, hot, cold);
-            told = *self.told(place);
+            reported = *self.record(place);
         }
-        let stalls = cold.stalls.wrapping_sub(told.stalls);
-        let resumes = cold.resumes.wrapping_sub(told.resumes);
+        let stalls = cold.stalls.wrapping_sub(reported.stalls);
+        let resumes = cold.resumes.wrapping_sub(reported.resumes);
         if stalls == 0 && resumes == 0 {
             return;
         }
         if hot.state == State::Stalled {
             // The last stall is not told yet, and what came before it ended.
-            if told.is(Mark::Stalled) && resumes > 0 {
+            if reported.is(Mark::Stalled) && resumes > 0 {
                 self.resume(place, hot, cold, resumes);
-                self.told(place).resumes = cold.resumes;
+                self.record(place).resumes = cold.resumes;
             }
             return self.confirm(place);
         }
-        if told.is(Mark::Stalled) {
+        if reported.is(Mark::Stalled) {
             self.resume(place, hot, cold, resumes);
         } else if stalls > 0 {
             // It was over before it could be told, and the beat shows that the process was there; but it may
             // have beaten elsewhere meanwhile.
-            self.told(place).set(Mark::Confirming, false);
-            if !self.told(place).is(Mark::Recalling) {
-                self.told(place).set(Mark::Recalling, true);
-                let generation = self.told(place).generation;
+            self.record(place).set(Mark::Confirming, false);
+            if !self.record(place).is(Mark::Recalling) {
+                self.record(place).set(Mark::Recalling, true);
+                let generation = self.record(place).generation;
                 self.look_again(place);
                 self.kick_others(place);
                 self.await_word(place, generation);
             }
             return;
         }
-        let told = self.told(place);
-        (told.stalls, told.resumes) = (cold.stalls, cold.resumes);
+        let reported = self.record(place);
+        (reported.stalls, reported.resumes) = (cold.stalls, cold.resumes);
     }
 
     /// How long the silence that ended last had to be for a stall.
     pub(super) fn threshold_of_ended(&mut self, place: Place, hot: &Hot, cold: &Cold) -> u64 {
-        let class = self.told(place).class;
+        let class = self.record(place).class;
         let threshold_ns = self.policy.classes.threshold_ns(class);
         let began = cold.resume_at - cold.resume_silent_ns;
         let refused = self.view(place.shard).port.turned_away.last(hot.pid);
@@ -58,7 +58,7 @@ impl Aggregator {
 
     /// Tells the last stall, and with it of all others since the last that was told; what ended these is counted.
     pub(super) fn stall(&mut self, place: Place, hot: &Hot, cold: &Cold, is_certain: bool, coalesced: u32) {
-        self.tell_rest(place, hot, cold);
+        self.report_rest(place, hot, cold);
         let silent_since = cold.stall_at - cold.stall_silent_ns;
         let kind = EventKind::Stall {
             silent_ns: cold.stall_silent_ns,
@@ -68,9 +68,9 @@ impl Aggregator {
             coalesced,
         };
         let deadline = self.thawed_at(place).unwrap_or(silent_since) + self.threshold_of(hot);
-        let told = self.told(place);
-        let between = cold.resumes.wrapping_sub(told.resumes).min(coalesced.saturating_sub(1));
-        told.resumes = told.resumes.wrapping_add(between);
+        let reported = self.record(place);
+        let between = cold.resumes.wrapping_sub(reported.resumes).min(coalesced.saturating_sub(1));
+        reported.resumes = reported.resumes.wrapping_add(between);
         {
             let tally = &mut self.tally;
             let shard = &mut tally.shards[usize::from(place.shard)];
@@ -81,19 +81,19 @@ impl Aggregator {
             shard.stalled += 1;
             shard.histograms.lateness_ns.saturating_record(self.now.since(deadline));
         }
-        self.told(place).set(Mark::Stalled, true);
-        self.tell_of(place, hot, cold.stall_at, kind);
+        self.record(place).set(Mark::Stalled, true);
+        self.report_of(place, hot, cold.stall_at, kind);
     }
 
     /// Tells that the silence ended that was told, and with it of all others that began and ended since: these were
     /// stalls, too, of which nobody was asked.
     pub(super) fn resume(&mut self, place: Place, hot: &Hot, cold: &Cold, coalesced: u32) {
-        self.tell_rest(place, hot, cold);
+        self.report_rest(place, hot, cold);
         let (silent_ns, lost) = (cold.resume_silent_ns, cold.resume_lost);
         let is_refuted = rules::is_refuted(silent_ns, lost, self.threshold_of(hot));
-        let told = self.told(place);
-        let between = cold.stalls.wrapping_sub(told.stalls).min(coalesced.saturating_sub(1));
-        told.stalls = told.stalls.wrapping_add(between);
+        let reported = self.record(place);
+        let between = cold.stalls.wrapping_sub(reported.stalls).min(coalesced.saturating_sub(1));
+        reported.stalls = reported.stalls.wrapping_add(between);
         {
             let tally = &mut self.tally;
             let shard = &mut tally.shards[usize::from(place.shard)];
@@ -103,15 +103,15 @@ impl Aggregator {
             shard.stalled -= 1;
             shard.up += 1;
         }
-        let told = self.told(place);
-        told.set(Mark::Stalled, false);
+        let reported = self.record(place);
+        reported.set(Mark::Stalled, false);
         // The last frame of the dead may have ended the silence; they are dead all the same.
-        if !told.is_gone() {
-            told.existence = Existence::Unknown;
+        if !reported.is_gone() {
+            reported.existence = Existence::Unknown;
         }
-        self.tell_of(place, hot, cold.resume_at, EventKind::Resume { silent_ns, lost, coalesced });
+        self.report_of(place, hot, cold.resume_at, EventKind::Resume { silent_ns, lost, coalesced });
         if planted!(ResumesTwice) {
-            self.tell_of(place, hot, cold.resume_at, EventKind::Resume { silent_ns, lost, coalesced });
+            self.report_of(place, hot, cold.resume_at, EventKind::Resume { silent_ns, lost, coalesced });
         }
     }
 

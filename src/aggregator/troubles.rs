@@ -16,8 +16,8 @@ pub(super) struct FloodWatch {
     was_full: bool,
     /// The queue is full.
     is_full: bool,
-    over_budget_told: u64,
-    told_at: Option<MonoNs>,
+    over_budget_reported: u64,
+    reported_at: Option<MonoNs>,
 }
 
 #[derive(Debug, Default)]
@@ -57,11 +57,11 @@ impl Aggregator {
             }
             if is_begin {
                 let kind = EventKind::Blind { phase: BlindPhase::Begin, why };
-                self.tell(Some(shard), None, window.start, kind);
+                self.report(Some(shard), None, window.start, kind);
             }
             if is_end {
                 let phase = BlindPhase::End { for_ns: window.end.since(window.start) };
-                self.tell(Some(shard), None, window.end, EventKind::Blind { phase, why });
+                self.report(Some(shard), None, window.end, EventKind::Blind { phase, why });
             }
         }
     }
@@ -71,10 +71,10 @@ impl Aggregator {
             match sample.what {
                 SampleOf::Decode(error) => {
                     let kind = EventKind::Decode { attested: sample.attested, error };
-                    self.tell(Some(shard), None, sample.arrival, kind);
+                    self.report(Some(shard), None, sample.arrival, kind);
                 }
                 SampleOf::Forged(claimed) => {
-                    self.tell_auth(shard, sample.arrival, claimed, sample.attested, sample.uid);
+                    self.report_auth(shard, sample.arrival, claimed, sample.attested, sample.uid);
                 }
             }
         }
@@ -97,7 +97,14 @@ impl Aggregator {
             };
             let kind = EventKind::Beat;
             let (wall, mono) = (self.wall, note.arrival);
-            self.fanout.tell_beat(Event { seq: 0, wall, mono, shard: Some(shard), agent: Some(agent), kind });
+            self.fanout.report_beat(Event {
+                seq: 0,
+                wall,
+                mono,
+                shard: Some(shard),
+                agent: Some(agent),
+                kind,
+            });
         }
     }
 
@@ -107,33 +114,33 @@ impl Aggregator {
         let view = self.view(shard);
         let counters = &view.port.counters;
         let refused = counters.refused(Refusal::TableFull);
-        let (told_at, told) = view.full_told;
+        let (reported_at, reported) = view.full_reported;
         let io_errors = counters.io_errors.get();
         let errno = i32::try_from(counters.io_errno.get()).unwrap_or(0);
-        let is_full_due = refused > told && told_at.is_none_or(|at| now.since(at) >= SECOND_NS);
-        let is_io_due =
-            io_errors != view.io_errors_told && view.io_told_at.is_none_or(|at| now.since(at) >= SECOND_NS);
+        let is_full_due = refused > reported && reported_at.is_none_or(|at| now.since(at) >= SECOND_NS);
+        let is_io_due = io_errors != view.io_errors_reported
+            && view.io_reported_at.is_none_or(|at| now.since(at) >= SECOND_NS);
         let panics = counters.panics.get();
         let share_refused = view.port.uids.share_refused.get();
         let share_uid = u32::try_from(view.port.uids.share_refused_uid.get()).unwrap_or(0);
         // Counted by the shard before the refusal is: of what is told now it can be no more than all.
-        let of_share = (share_refused - view.share_told).min(refused - told);
-        let is_panic_due = panics != view.panics_told;
+        let of_share = (share_refused - view.share_reported).min(refused - reported);
+        let is_panic_due = panics != view.panics_reported;
         if is_full_due {
-            view.full_told = (Some(now), refused);
-            view.share_told += of_share;
+            view.full_reported = (Some(now), refused);
+            view.share_reported += of_share;
             let share = (of_share > 0).then_some(ShareSpent { uid: share_uid, refused: of_share });
-            self.tell(Some(shard), None, now, EventKind::Full { refused: refused - told, share });
+            self.report(Some(shard), None, now, EventKind::Full { refused: refused - reported, share });
             self.hurry_polled();
         }
         if is_io_due {
             let view = self.view(shard);
-            (view.io_errors_told, view.io_told_at) = (io_errors, Some(now));
-            self.tell(Some(shard), None, now, EventKind::Io { place: IoPlace::Receive, errno });
+            (view.io_errors_reported, view.io_reported_at) = (io_errors, Some(now));
+            self.report(Some(shard), None, now, EventKind::Io { place: IoPlace::Receive, errno });
         }
         if is_panic_due {
-            self.view(shard).panics_told = panics;
-            self.tell(Some(shard), None, now, EventKind::Io { place: IoPlace::Shard, errno: 0 });
+            self.view(shard).panics_reported = panics;
+            self.report(Some(shard), None, now, EventKind::Io { place: IoPlace::Shard, errno: 0 });
         }
         self.watch_over(shard);
     }
@@ -157,7 +164,7 @@ impl Aggregator {
         let is_running = counters.health() == ShardHealth::Alive;
         let is_stuck = view.vigil.look(MonoNs(counters.turned_at.get()), now) && is_running;
         if view.port.is_stuck.swap(is_stuck, Ordering::Relaxed) != is_stuck && is_stuck {
-            self.tell(Some(shard), None, now, EventKind::Io { place: IoPlace::ShardStuck, errno: 0 });
+            self.report(Some(shard), None, now, EventKind::Io { place: IoPlace::ShardStuck, errno: 0 });
         }
         self.take_flood(shard);
     }
@@ -167,37 +174,37 @@ impl Aggregator {
     fn take_flood(&mut self, shard: u16) {
         let now = self.now;
         let ShardView { flood, port, .. } = &mut self.shards[usize::from(shard)];
-        let FloodWatch { base, last, was_full, is_full, over_budget_told, told_at } = flood;
+        let FloodWatch { base, last, was_full, is_full, over_budget_reported, reported_at } = flood;
         let over_budget = port.counters.refused(Refusal::Budget);
-        let is_flooded = *was_full || *is_full || over_budget > *over_budget_told;
-        let is_due = told_at.is_none_or(|at| now.since(at) >= SECOND_NS);
+        let is_flooded = *was_full || *is_full || over_budget > *over_budget_reported;
+        let is_due = reported_at.is_none_or(|at| now.since(at) >= SECOND_NS);
         let is_look_due = last.at.is_none_or(|at| now.since(at) >= SECOND_NS);
         if !(is_look_due || is_flooded && is_due) {
             return;
         }
         let Ok(uids) = port.uids.read() else { return };
-        let is_over_budget = over_budget > *over_budget_told;
+        let is_over_budget = over_budget > *over_budget_reported;
         let since = *base.at.get_or_insert(now);
         let measure = |counts: &UidCounts| if is_over_budget { counts.over_budget } else { counts.frames };
         let most = base.until(&uids).max_by_key(measure).filter(|counts| measure(counts) > 0);
-        let mut told = None;
+        let mut reported = None;
         if let Some(most) = most.filter(|_| is_flooded && is_due) {
-            (*was_full, *over_budget_told, *told_at) = (false, over_budget, Some(now));
+            (*was_full, *over_budget_reported, *reported_at) = (false, over_budget, Some(now));
             let why = if is_over_budget { FloodWhy::Budget } else { FloodWhy::Full };
             let UidCounts { uid, frames, refused, .. } = most;
-            told = Some(EventKind::Flood { why, uid, frames, refused, for_ns: now.since(since) });
+            reported = Some(EventKind::Flood { why, uid, frames, refused, for_ns: now.since(since) });
         }
         if is_look_due {
             let seen = Counts { at: Some(now), uids };
             *base = mem::replace(last, seen);
             base.at = base.at.or(Some(now));
         }
-        if let Some(kind) = told {
-            self.tell(Some(shard), None, now, kind);
+        if let Some(kind) = reported {
+            self.report(Some(shard), None, now, kind);
         }
     }
 
-    pub(super) fn tell_of_files(&mut self, shard: Option<u16>, errno: i32) {
+    pub(super) fn report_of_files(&mut self, shard: Option<u16>, errno: i32) {
         let tally = &mut self.tally;
         let place = match shard {
             Some(shard) => {
@@ -209,7 +216,7 @@ impl Aggregator {
                 IoPlace::Directory
             }
         };
-        self.tell(shard, None, self.now, EventKind::Io { place, errno });
+        self.report(shard, None, self.now, EventKind::Io { place, errno });
     }
 
     /// Room is needed: ask at once who of the stalled is gone.

@@ -59,7 +59,7 @@ fn fault_21_however_short_a_queue_was_full_no_stall_is_certain() {
         }
         world.run(2 * THRESHOLD);
         let stall = world
-            .told
+            .reported
             .iter()
             .find(|event| event.kind.name() == "stall" && event.agent.is_some_and(|agent| agent.pid == 7));
         let EventKind::Stall { certain, .. } = stall.expect("a stall").kind else { panic!("{stall:?}") };
@@ -114,5 +114,5 @@ fn fault_32_a_long_turn_of_the_aggregator_is_no_pause_of_the_shards() {
     world.run(THRESHOLD);
     assert_eq!(world.kinds(7), ["up", "stall"]);
     assert!(world.is_certain(), "{:?}", world.last("stall"));
-    assert_eq!(world.count("blind"), 0, "{:?}", world.told);
+    assert_eq!(world.count("blind"), 0, "{:?}", world.reported);
 }

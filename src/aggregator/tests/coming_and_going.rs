@@ -33,7 +33,7 @@ impl World {
     /// Ups, exits, crash reports and changes that were only counted of a user.
     fn counted(&self, of: u32) -> [u32; 4] {
         let mut sum = [0; 4];
-        for event in &self.told {
+        for event in &self.reported {
             if let EventKind::Churn { uid: Some(uid), ups, exits, terminals, changes, for_ns } = event.kind
                 && uid == of
             {
@@ -85,15 +85,15 @@ fn fault_83_what_fresh_agents_say_is_counted_too() {
     world.run(1100 * MS);
     let [ups, exits, terminals, changes] = world.counted(USER);
     // The other changes are told with the exits of those two, at the latest.
-    let told: u32 = world
-        .told
+    let reported: u32 = world
+        .reported
         .iter()
         .map(|event| match event.kind {
             EventKind::Status { coalesced } => coalesced,
             _ => 0,
         })
         .sum();
-    assert_eq!((ups, exits, terminals, changes + told), (8, 8, 1, 50));
+    assert_eq!((ups, exits, terminals, changes + reported), (8, 8, 1, 50));
     assert!(world.count("status") <= 4, "{}", world.count("status"));
 }
 
@@ -138,7 +138,7 @@ fn fault_83_what_was_counted_is_told_before_the_stop() {
     world.come(100..110, USER);
     world.requests.send(Request::Stop).expect("the aggregator is there");
     world.aggregate();
-    let kinds: Vec<&str> = world.told.iter().map(|event| event.kind.name()).collect();
+    let kinds: Vec<&str> = world.reported.iter().map(|event| event.kind.name()).collect();
     assert!(kinds.ends_with(&["churn", "stop"]), "{kinds:?}");
     assert_eq!(world.counted(USER), [8, 0, 0, 0]);
 }

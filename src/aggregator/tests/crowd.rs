@@ -32,12 +32,12 @@ impl World {
     /// The events told since `from`, by kind, each of every agent exactly once.
     fn assert_once_each(&self, from: usize, kind: &str) {
         let mut count: HashMap<u32, u32> = HashMap::new();
-        for event in &self.told[from..] {
+        for event in &self.reported[from..] {
             assert_eq!(event.kind.name(), kind, "{event:?}");
             *count.entry(event.agent.expect("an agent's").pid).or_default() += 1;
         }
         assert_eq!(count.len(), AGENTS as usize, "{kind}");
-        assert_eq!(self.told.len() - from, AGENTS as usize, "{kind}");
+        assert_eq!(self.reported.len() - from, AGENTS as usize, "{kind}");
     }
 }
 
@@ -47,16 +47,16 @@ fn fault_9_a_whole_fleet_stalls_and_resumes_at_once_each_agent_once_and_for_cert
     world.all_beat(2);
     world.run(THRESHOLD - 10 * MS);
     // The shards find all of them stalled before the aggregator has looked at the first.
-    let before = world.told.len();
+    let before = world.reported.len();
     world.is_aggregator_asleep = true;
     world.run(100 * MS);
     world.is_aggregator_asleep = false;
     world.run(200 * MS);
     world.assert_once_each(before, "stall");
     let is_uncertain = |event: &&Event| matches!(event.kind, EventKind::Stall { certain: false, .. });
-    assert_eq!(world.told[before..].iter().filter(is_uncertain).count(), 0, "everybody could be asked");
+    assert_eq!(world.reported[before..].iter().filter(is_uncertain).count(), 0, "everybody could be asked");
     assert_eq!(world.agents(), (0, u64::from(AGENTS)));
-    let before = world.told.len();
+    let before = world.reported.len();
     world.all_beat(3);
     world.run(400 * MS);
     world.assert_once_each(before, "resume");

@@ -17,7 +17,7 @@ impl World {
             if !self.is_mute {
                 self.ask();
             }
-            self.told.extend(self.events.try_iter());
+            self.reported.extend(self.events.try_iter());
             if next == Next::Stopped {
                 return self.now().since(began);
             }
@@ -42,7 +42,7 @@ fn fault_75_exits_during_a_stop_are_told_and_do_not_hold_it_up() {
         next += 1;
     });
     assert!(took <= STOP_NS + STEP, "{} ms", took / MS);
-    assert_eq!(world.told.last().expect("events").kind, EventKind::Stop);
+    assert_eq!(world.reported.last().expect("events").kind, EventKind::Stop);
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn fault_75_what_had_happened_before_the_stop_is_told_though_no_shard_turns_any_
     assert_eq!(world.kinds(7), ["up", "stall"]);
     assert_eq!(world.kinds(8), ["up", "exit"]);
     assert_eq!(world.kinds(9), ["up", "stall", "resume"]);
-    assert_eq!(world.told.last().expect("events").kind, EventKind::Stop);
+    assert_eq!(world.reported.last().expect("events").kind, EventKind::Stop);
 }
 
 /// The lookup thread has much to do and does not come to it.
@@ -98,5 +98,5 @@ fn fault_75_neither_a_mute_watch_thread_nor_a_slot_left_open_holds_up_a_stop() {
     world.ports[0].facts.push(0, 1);
     let took = world.stop(|_| {});
     assert!(took <= STOP_NS + STEP, "{} ms", took / MS);
-    assert_eq!(world.told.last().expect("events").kind, EventKind::Stop);
+    assert_eq!(world.reported.last().expect("events").kind, EventKind::Stop);
 }

@@ -77,7 +77,7 @@ pub(super) struct World {
     pub(super) is_aggregator_asleep: bool,
     /// Its next turn takes so long, ns.
     pub(super) next_turn_takes: u64,
-    pub(super) told: Vec<Event>,
+    pub(super) reported: Vec<Event>,
     pub(super) admission: Arc<Admission>,
     pub(super) requests: Sender<Request>,
 }
@@ -152,7 +152,7 @@ impl World {
             asleep: Vec::new(),
             is_aggregator_asleep: false,
             next_turn_takes: 0,
-            told: Vec::new(),
+            reported: Vec::new(),
             admission,
             requests,
         };
@@ -196,7 +196,7 @@ impl World {
         if !self.is_mute {
             self.ask();
         }
-        self.told.extend(self.events.try_iter());
+        self.reported.extend(self.events.try_iter());
     }
 
     /// The lookup and the watch thread take a turn.
@@ -294,15 +294,15 @@ impl World {
     /// Kinds told of `pid` so far, in order.
     pub(super) fn kinds(&self, pid: u32) -> Vec<&'static str> {
         let of = |event: &&Event| event.agent.is_some_and(|agent| agent.pid == pid);
-        self.told.iter().filter(of).map(|event| event.kind.name()).collect()
+        self.reported.iter().filter(of).map(|event| event.kind.name()).collect()
     }
 
     pub(super) fn last(&self, kind: &str) -> Event {
-        *self.told.iter().rfind(|event| event.kind.name() == kind).expect(kind)
+        *self.reported.iter().rfind(|event| event.kind.name() == kind).expect(kind)
     }
 
     pub(super) fn count(&self, kind: &str) -> usize {
-        self.told.iter().filter(|event| event.kind.name() == kind).count()
+        self.reported.iter().filter(|event| event.kind.name() == kind).count()
     }
 
     /// `pid` does everything that it can do as often as it likes.
@@ -319,7 +319,7 @@ impl World {
     /// How many crash reports, changes of status and sessions were told.
     fn coalesced(&self) -> [u32; 3] {
         let mut sums = [0; 3];
-        for event in &self.told {
+        for event in &self.reported {
             match event.kind {
                 EventKind::Terminal { coalesced } => sums[0] += coalesced,
                 EventKind::Status { coalesced } => sums[1] += coalesced,
@@ -346,7 +346,7 @@ impl Drop for World {
             return;
         }
         let mut stalled = HashMap::new();
-        for (index, event) in self.told.iter().enumerate() {
+        for (index, event) in self.reported.iter().enumerate() {
             assert_eq!(event.seq, index as u64 + 1, "{event:?}");
             let Some(agent) = event.agent else { continue };
             let is_stalled: &mut bool = stalled.entry(agent.pid).or_default();
@@ -401,7 +401,7 @@ fn the_dead_exit_and_do_not_stall_and_their_pid_comes_up_again() {
     world.beats(1, 7, 1..3);
     assert_eq!(world.kinds(7), ["up", "exit", "up"]);
     let sessions: Vec<u32> =
-        world.told.iter().filter_map(|event| event.agent.map(|agent| agent.session)).collect();
+        world.reported.iter().filter_map(|event| event.agent.map(|agent| agent.session)).collect();
     assert_eq!(sessions, [1, 1, 2]);
 }
 
@@ -793,8 +793,8 @@ fn fault_68_one_agent_cannot_fill_the_log_and_nothing_of_it_is_lost() {
     }
     let seconds = rounds * STEP / SECOND_NS + 1;
     for kind in ["status", "terminal"] {
-        let told = world.count(kind) as u64;
-        assert!(told >= 10 && told <= 10 + 3 * seconds, "{told} of {kind}");
+        let reported = world.count(kind) as u64;
+        assert!(reported >= 10 && reported <= 10 + 3 * seconds, "{reported} of {kind}");
     }
     assert_eq!(world.kinds(8), ["up"]);
     // Then it falls silent: what was not told comes before that.
@@ -833,12 +833,12 @@ fn fault_68_what_was_held_back_of_an_agent_is_told_before_its_end_and_before_it_
 /// Whatever is told in one event is counted as what it was: as many silences end as began.
 #[test]
 fn stalls_and_resumes_told_in_one_event_are_all_counted() {
-    for is_first_told in [false, true] {
+    for is_first_reported in [false, true] {
         for cycles in 1..4_u64 {
             let mut world = World::new(1);
             world.born(7);
             world.beats(0, 7, 1..4);
-            if is_first_told {
+            if is_first_reported {
                 world.run(2 * THRESHOLD);
             }
             world.is_aggregator_asleep = true;
@@ -854,7 +854,7 @@ fn stalls_and_resumes_told_in_one_event_are_all_counted() {
                 (shard.stalls_certain + shard.stalls_uncertain, shard.resumes)
             };
             world.run(100 * MS);
-            assert_eq!(counted(&world), (cycles, cycles), "{is_first_told}: {:?}", world.told);
+            assert_eq!(counted(&world), (cycles, cycles), "{is_first_reported}: {:?}", world.reported);
             // Silent again when it is looked at.
             world.is_aggregator_asleep = true;
             world.run(2 * THRESHOLD);
@@ -862,7 +862,12 @@ fn stalls_and_resumes_told_in_one_event_are_all_counted() {
             world.run(2 * THRESHOLD);
             world.is_aggregator_asleep = false;
             world.run(100 * MS);
-            assert_eq!(counted(&world), (cycles + 2, cycles + 1), "{is_first_told}: {:?}", world.told);
+            assert_eq!(
+                counted(&world),
+                (cycles + 2, cycles + 1),
+                "{is_first_reported}: {:?}",
+                world.reported
+            );
         }
     }
 }
@@ -886,7 +891,7 @@ fn fault_23_a_pause_of_the_observer_condemns_nobody_and_is_told_as_a_pair() {
     }
     for shard in 0..2 {
         let of_shard: Vec<&Event> = world
-            .told
+            .reported
             .iter()
             .filter(|event| event.shard == Some(shard) && event.kind.name() == "blind")
             .collect();
@@ -912,15 +917,15 @@ fn a_shard_that_starts_over_from_its_table_forgets_and_condemns_nobody() {
     world.run(1500 * MS);
     assert_eq!(world.kinds(8), ["up", "stall", "resume", "stall"]);
     world.beats(0, 8, 5..7);
-    let before = world.told.len();
+    let before = world.reported.len();
     world.run(THRESHOLD - 100 * MS - 2 * STEP);
     world.shards[0].recover();
     world.run(200 * MS);
     assert_eq!(
-        world.told.len(),
+        world.reported.len(),
         before,
         "it is owed a whole threshold of sight: {:?}",
-        &world.told[before..]
+        &world.reported[before..]
     );
     world.beats(0, 7, 3..5);
     assert_eq!(world.kinds(7), ["up", "stall", "resume"]);
@@ -946,8 +951,8 @@ fn stopping_tells_what_is_left_and_stop_is_the_last() {
         turns += 1;
         assert!(turns < 100);
     }
-    world.told.extend(world.events.try_iter());
-    assert_eq!(world.told.last().unwrap().kind, EventKind::Stop);
+    world.reported.extend(world.events.try_iter());
+    assert_eq!(world.reported.last().unwrap().kind, EventKind::Stop);
 }
 
 #[test]
@@ -1118,9 +1123,9 @@ fn the_exit_of_an_heir_is_told_of_the_heir() {
         world.beats(1, 7, nonces);
     }
     world.run(2 * EXIT_NS);
-    let told = world.told.iter().filter_map(|event| Some((event.kind.name(), event.agent?.session)));
+    let reported = world.reported.iter().filter_map(|event| Some((event.kind.name(), event.agent?.session)));
     let expected = [("up", 1), ("exit", 1), ("up", 2), ("exit", 2)];
-    assert_eq!(told.take(4).collect::<Vec<_>>(), expected);
+    assert_eq!(reported.take(4).collect::<Vec<_>>(), expected);
 }
 
 #[test]
@@ -1136,8 +1141,8 @@ fn a_pid_that_is_reused_on_another_shard_resumes_nobody() {
         let process = world.processes.get_mut(&7).unwrap();
         (process.incarnation, process.started) = (77, started);
         world.beats(1, 7, 1..15);
-        let told: Vec<&str> = world.kinds(7).into_iter().filter(|kind| *kind != "stall").collect();
-        assert_eq!(told, ["up", "exit", "up"]);
+        let reported: Vec<&str> = world.kinds(7).into_iter().filter(|kind| *kind != "stall").collect();
+        assert_eq!(reported, ["up", "exit", "up"]);
         assert_eq!(world.agents(), (1, 0));
     }
 }

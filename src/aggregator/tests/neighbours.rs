@@ -10,7 +10,7 @@ const FLOODER: u32 = 666;
 const FLOODERS_UID: u32 = 1001;
 
 /// Shard, reason, user, frames and refusals of a flood.
-type Told = (Option<u16>, FloodWhy, Option<u32>, u64, u64);
+type Record = (Option<u16>, FloodWhy, Option<u32>, u64, u64);
 
 impl World {
     /// `count` datagrams of another user at once.
@@ -22,15 +22,15 @@ impl World {
         }
     }
 
-    fn floods(&self) -> Vec<Told> {
-        let told = self.told.iter().filter_map(|event| match event.kind {
+    fn floods(&self) -> Vec<Record> {
+        let reported = self.reported.iter().filter_map(|event| match event.kind {
             EventKind::Flood { why, uid, frames, refused, for_ns } => {
                 assert!(for_ns <= 2_100 * MS, "{event:?}");
                 Some((event.shard, why, uid, frames, refused))
             }
             _ => None,
         });
-        told.collect()
+        reported.collect()
     }
 }
 
@@ -95,7 +95,7 @@ fn a_user_that_has_its_share_is_named_at_most_once_a_second() {
         }
         world.run(100 * MS);
     }
-    let full: Vec<_> = world.told.iter().filter(|event| event.kind.name() == "full").collect();
+    let full: Vec<_> = world.reported.iter().filter(|event| event.kind.name() == "full").collect();
     assert!((2..=4).contains(&full.len()), "{full:?}");
     for event in &full {
         let EventKind::Full { refused, share: Some(ShareSpent { uid: 1000, refused: of_share }) } =
@@ -151,7 +151,7 @@ fn fault_66_a_silence_in_which_a_frame_was_refused_is_no_stall_for_three_thresho
     world.is_aggregator_asleep = false;
     world.beats(0, 7, 8..10);
     assert!(world.ports[1].turned_away.last(7).is_some());
-    assert_eq!(world.kinds(7), ["up"], "{:?}", world.told);
+    assert_eq!(world.kinds(7), ["up"], "{:?}", world.reported);
 }
 
 /// The shard it left judged before the other one had read what it refused.
@@ -178,10 +178,10 @@ fn fault_66_who_was_turned_away_by_another_shard_is_not_condemned_for_certain() 
     world.asleep.clear();
     world.run(5_000 * MS);
     assert!(world.ports[1].turned_away.last(7).is_some());
-    let of_7 = world.told.iter().find(|event| {
+    let of_7 = world.reported.iter().find(|event| {
         event.agent.is_some_and(|agent| agent.pid == 7) && matches!(event.kind, EventKind::Stall { .. })
     });
     let EventKind::Stall { certain, silent_ns, .. } = of_7.expect("a stall").kind else { unreachable!() };
-    assert!(!certain, "{:?}", world.told);
+    assert!(!certain, "{:?}", world.reported);
     assert!(silent_ns >= 3 * THRESHOLD, "{silent_ns}: it is evidence, however late we read it");
 }

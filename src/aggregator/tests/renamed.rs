@@ -30,7 +30,7 @@ fn fault_61_a_process_is_judged_by_the_name_it_has_by_then() {
     world.beats(0, 7, 1..4);
     world.processes.get_mut(&7).unwrap().comm = "patient";
     world.run((PATIENCE - 1) * THRESHOLD + THRESHOLD / 2);
-    assert_eq!(world.kinds(7), ["up"], "{:?}", world.told);
+    assert_eq!(world.kinds(7), ["up"], "{:?}", world.reported);
     let (hot, cold) = world.ports[0].table.read(0).unwrap();
     assert_eq!((hot.state, cold.stalls), (State::Up, 0), "nobody sees a stall that was none");
     world.run(THRESHOLD);
@@ -58,7 +58,7 @@ fn fault_61_a_silence_that_ends_while_its_rule_is_looked_up_is_none() {
     world.run(STEP);
     world.is_mute = false;
     world.beats(0, 7, 5..10);
-    assert_eq!(world.kinds(7), ["up"], "{:?}", world.told);
+    assert_eq!(world.kinds(7), ["up"], "{:?}", world.reported);
     assert_eq!(world.agents(), (1, 0));
 }
 
@@ -117,7 +117,7 @@ fn an_agent_whose_stall_was_withdrawn_moves_as_any_other() {
         world.send(1, 7, &beat(7, nonce));
         world.run(100 * MS);
     }
-    assert_eq!(world.kinds(7), ["up", "moved"], "{:?}", world.told);
+    assert_eq!(world.kinds(7), ["up", "moved"], "{:?}", world.reported);
     assert_eq!(world.agents(), (1, 0));
 }
 
@@ -162,7 +162,7 @@ fn fault_61_a_process_that_becomes_another_user_as_it_moves_is_that_users() {
         world.send_as(1, 7, USER, &beat(7, nonce));
         world.run(100 * MS);
     }
-    assert_eq!(world.kinds(7), ["up", "session", "moved"], "{:?}", world.told);
+    assert_eq!(world.kinds(7), ["up", "session", "moved"], "{:?}", world.reported);
     let session = world.last("session");
     assert_eq!(session.kind, EventKind::Session { why: SessionWhy::Uid, coalesced: 1 });
     let (_, cold) = world.ports[1].table.read(0).unwrap();
@@ -186,7 +186,8 @@ fn fault_61_a_user_cannot_get_past_its_share_by_becoming_another() {
         world.send_as(0, 8, USER, &beat(8, nonce));
         world.run(100 * MS);
     }
-    let of_7: Vec<_> = world.told.iter().filter(|event| event.agent.is_some_and(|a| a.pid == 7)).collect();
+    let of_7: Vec<_> =
+        world.reported.iter().filter(|event| event.agent.is_some_and(|a| a.pid == 7)).collect();
     assert!(of_7.iter().all(|event| event.kind.name() != "session"), "{of_7:?}");
     assert!(of_7.iter().filter(|event| event.kind.name() == "stall").all(|event| !certain(**event)));
     assert_eq!((world.admission.share_of(ROOT), world.admission.share_of(USER)), (1, 1));
@@ -217,7 +218,7 @@ fn fault_63_a_newcomer_is_its_own_users_and_not_the_deads() {
         world.send_as(0, 7, USER, &beat(7, nonce));
         world.run(100 * MS);
     }
-    assert_eq!(world.kinds(7), ["up", "exit", "up"], "{:?}", world.told);
+    assert_eq!(world.kinds(7), ["up", "exit", "up"], "{:?}", world.reported);
     assert_eq!(world.ports[0].table.read(0).unwrap().0.uid(), USER);
     assert_eq!((world.admission.share_of(ROOT), world.admission.share_of(USER)), (0, 1));
 }
@@ -238,11 +239,11 @@ fn fault_62_another_program_of_a_mixed_agent_is_an_exec() {
     let before = world.kinds(7).len();
     world.processes.get_mut(&7).unwrap().exe = "/other";
     world.beats(0, 7, 1..5);
-    assert_eq!(world.kinds(7)[before..], ["session"], "{:?}", world.told);
+    assert_eq!(world.kinds(7)[before..], ["session"], "{:?}", world.reported);
     assert_eq!(world.last("session").kind, EventKind::Session { why: SessionWhy::Exec, coalesced: 1 });
     // Numbers that go on hide nothing either: it is looked at before it is called stalled.
     world.processes.get_mut(&7).unwrap().exe = "/third";
     world.run(2 * THRESHOLD);
-    assert_eq!(world.kinds(7)[before..], ["session", "session", "stall"], "{:?}", world.told);
+    assert_eq!(world.kinds(7)[before..], ["session", "session", "stall"], "{:?}", world.reported);
     assert_eq!(world.last("session").kind, EventKind::Session { why: SessionWhy::Exec, coalesced: 1 });
 }

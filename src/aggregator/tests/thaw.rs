@@ -22,7 +22,7 @@ fn phases(world: &World) -> Vec<FrozenPhase> {
         EventKind::Frozen { phase } => Some(phase),
         _ => None,
     };
-    world.told.iter().filter_map(of).collect()
+    world.reported.iter().filter_map(of).collect()
 }
 
 fn frozen(world: &World) -> u64 {
@@ -127,12 +127,12 @@ fn fault_65_a_stall_before_the_freeze_is_told_and_the_freeze_is_none() {
     world.run(THRESHOLD);
     world.is_aggregator_asleep = false;
     world.run(3 * THRESHOLD);
-    assert_eq!(world.kinds(7), ["up", "stall", "resume", "frozen"], "{:?}", world.told);
+    assert_eq!(world.kinds(7), ["up", "stall", "resume", "frozen"], "{:?}", world.reported);
     let EventKind::Stall { certain, coalesced, .. } = world.last("stall").kind else { unreachable!() };
     assert_eq!((certain, coalesced), (false, 1), "nobody asked about that one in time");
     freeze(&mut world, false);
     world.beats(0, 7, 5..30);
-    assert_eq!(world.kinds(7)[3..], ["frozen", "frozen"], "{:?}", world.told);
+    assert_eq!(world.kinds(7)[3..], ["frozen", "frozen"], "{:?}", world.reported);
     let tally = &world.aggregator.tally().shards[0];
     assert_eq!((tally.stalls_certain + tally.stalls_uncertain, tally.resumes, tally.up), (1, 1, 1));
 }
@@ -152,7 +152,7 @@ fn fault_65_a_thawed_agent_has_a_threshold_of_our_sight() {
     world.run(THRESHOLD + THRESHOLD / 2);
     world.asleep.clear();
     world.run(THRESHOLD - 50 * MS);
-    assert_eq!(world.kinds(7), ["up", "frozen", "frozen"], "{:?}", world.told);
+    assert_eq!(world.kinds(7), ["up", "frozen", "frozen"], "{:?}", world.reported);
     world.run(100 * MS);
     assert_eq!(world.kinds(7), ["up", "frozen", "frozen", "stall"]);
 }
@@ -176,7 +176,7 @@ fn fault_65_a_thawed_agent_that_is_turned_away_is_not_condemned_before_three_thr
     world.run(4 * THRESHOLD);
     assert!(world.ports[0].turned_away.last(7).is_some());
     let of_7 = |event: &&Event| event.agent.is_some_and(|agent| agent.pid == 7);
-    let stall = world.told.iter().rfind(of_7).expect("events");
+    let stall = world.reported.iter().rfind(of_7).expect("events");
     let EventKind::Stall { certain, .. } = stall.kind else { panic!("{:?}", world.kinds(7)) };
     assert_eq!((stall.mono, certain), (thawed + 3 * THRESHOLD, false));
 }
@@ -196,7 +196,7 @@ fn fault_65_a_beat_in_the_queue_after_the_thaw_is_life() {
     world.run(THRESHOLD);
     world.asleep.clear();
     world.beats(0, 7, 5..10);
-    assert_eq!(world.kinds(7), ["up", "frozen", "frozen"], "{:?}", world.told);
+    assert_eq!(world.kinds(7), ["up", "frozen", "frozen"], "{:?}", world.reported);
 }
 
 /// Its pid goes to another process, which beats before anybody knows of the end.
@@ -212,7 +212,7 @@ fn fault_65_a_beat_of_an_heir_ends_no_freeze() {
     world.beats(0, 7, 1..4);
     world.is_aggregator_asleep = false;
     world.beats(0, 7, 4..20);
-    assert_eq!(world.kinds(7), ["up", "frozen", "exit", "up"], "{:?}", world.told);
+    assert_eq!(world.kinds(7), ["up", "frozen", "exit", "up"], "{:?}", world.reported);
     assert_eq!((world.agents(), frozen(&world)), ((1, 0), 0));
 }
 
@@ -262,6 +262,6 @@ fn an_agent_that_beats_on_another_shard_after_the_thaw_moves() {
     world.run(3 * THRESHOLD);
     freeze(&mut world, false);
     world.beats(1, 7, 1..60);
-    assert_eq!(world.kinds(7), ["up", "frozen", "frozen", "moved"], "{:?}", world.told);
+    assert_eq!(world.kinds(7), ["up", "frozen", "frozen", "moved"], "{:?}", world.reported);
     assert_eq!((world.agents(), frozen(&world)), ((1, 0), 0));
 }

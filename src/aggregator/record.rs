@@ -52,7 +52,7 @@ pub enum Mark {
     Closed = 1 << 9,
     /// The lookup thread was asked who it is.
     Identifying = 1 << 10,
-    /// The shard was told to give the slot back, unless it beat later than [`Told::as_of`].
+    /// The shard was told to give the slot back, unless it beat later than [`Record::as_of`].
     Releasing = 1 << 11,
     /// Its pid does not hash to its shard.
     OffHash = 1 << 12,
@@ -82,7 +82,7 @@ pub enum Mark {
 
 /// What is known and told of one slot's holder, beside what the slot itself says: 72 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct Record {
     /// Which process it is.
     pub incarnation: Option<Incarnation>,
     /// Since when it is gone, or its last beat elsewhere.
@@ -124,7 +124,7 @@ pub struct Told {
     pub users: u16,
 }
 
-impl Told {
+impl Record {
     /// By what the agent is known.
     pub const fn key(&self) -> AgentKey {
         AgentKey::of_pid(self.pid)
@@ -181,18 +181,18 @@ mod tests {
 
     #[test]
     fn a_record_is_as_small_as_it_says() {
-        assert_eq!(size_of::<Told>(), 72);
+        assert_eq!(size_of::<Record>(), 72);
     }
 
     #[test]
     fn a_mark_says_what_it_was() {
-        let mut told = Told::default();
-        assert!(!told.set(Mark::Up, true) && told.set(Mark::Up, true));
-        told.set(Mark::Polled, true);
-        told.clear(&[Mark::Up, Mark::Held]);
-        assert!(!told.is(Mark::Up) && told.is(Mark::Polled));
-        assert!(!told.has_settled(0));
-        told.settle_claim(0);
-        assert!(told.has_settled(0) && !told.has_settled(1));
+        let mut reported = Record::default();
+        assert!(!reported.set(Mark::Up, true) && reported.set(Mark::Up, true));
+        reported.set(Mark::Polled, true);
+        reported.clear(&[Mark::Up, Mark::Held]);
+        assert!(!reported.is(Mark::Up) && reported.is(Mark::Polled));
+        assert!(!reported.has_settled(0));
+        reported.settle_claim(0);
+        assert!(reported.has_settled(0) && !reported.has_settled(1));
     }
 }
