@@ -382,7 +382,7 @@ impl Selection {
     }
 }
 
-/// The answer for a row.
+/// The response for a row.
 pub fn agent(row: &Row, sources: &Sources, now: MonoNs) -> Agent {
     let hot = &row.hot;
     let sessions = &sources.ports[usize::from(row.shard)].sessions;

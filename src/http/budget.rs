@@ -1,5 +1,5 @@
-//! Limits the bytes of unread answers on all connections together: a thousand slow clients must not take a
-//! thousand times the largest answer.
+//! Limits the bytes of unread responses on all connections together: a thousand slow clients must not take a
+//! thousand times the largest response.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 
-/// Most bytes that may wait, not counting small answers.
+/// Most bytes that may wait, not counting small responses.
 pub const BYTES_MAX: usize = 16 << 20;
-/// Answers up to this size are always sent: health, and a few agents. The number of connections limits them.
+/// Responses up to this size are always sent: health, and a few agents. The number of connections limits them.
 pub const SMALL: usize = 16 << 10;
 /// A body is sent in pieces of this size.
 const PIECE: usize = 16 << 10;
@@ -66,7 +66,7 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// A whole answer sent in pieces. Passed on at once, all of it would count as sent while it still waits.
+/// A whole response sent in pieces. Passed on at once, all of it would count as sent while it still waits.
 #[derive(Debug)]
 pub struct Sliced(pub Bytes);
 

@@ -19,7 +19,7 @@ use crate::time::{MonoNs, WallNs};
 
 /// After this time without events a reader gets a comment, so that either side notices a lost connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Events per piece of the answer.
+/// Events per piece of the response.
 const PIECE: usize = 256;
 
 /// The events a client wants, and its position.
@@ -119,7 +119,7 @@ fn write(event: &Event, seq: u64, run: &str, text: &mut Vec<u8>) {
     text.push(b'\n');
 }
 
-/// The answer, piece by piece, until the client disconnects.
+/// The response, piece by piece, until the client disconnects.
 pub fn stream(
     reader: Reader,
     server: Rc<Server>,

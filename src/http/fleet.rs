@@ -58,8 +58,8 @@ pub fn fleet(sources: &Sources, now: MonoNs, wall: WallNs) -> Fleet {
     }
 }
 
-/// The counts of a shard that are part of the answer. Names every count of the snapshot, so that a new one is added to
-/// the answer, or left out on purpose.
+/// The counts of a shard that are part of the response. Names every count of the snapshot, so that a new one is added to
+/// the response, or left out on purpose.
 fn counts_of(counts: ShardSnapshot) -> Shard {
     let ShardSnapshot {
         up,

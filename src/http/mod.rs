@@ -1,11 +1,11 @@
 //! Metrics, API and status page, over `control.sock` and, if configured, TCP.
 //!
 //! In: requests; events of its own subscription; slots, counters and tallies that other threads publish. Out:
-//! answers. Thread: http, one, with a runtime of its own. Blocks: in its runtime. It never waits for a shard,
+//! responses. Thread: http, one, with a runtime of its own. Blocks: in its runtime. It never waits for a shard,
 //! nor a shard for it; the aggregator copies its counts for this thread between two turns.
 //!
 //! Each client is limited: connections (the one idle longest makes room), bytes of a request, time to send a
-//! request, time to read an answer. Long work yields between pieces.
+//! request, time to read a response. Long work yields between pieces.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -35,7 +35,6 @@ use crate::view::health::FleetThread;
 use crate::view::tally::Reader;
 
 mod agents;
-mod answer;
 mod budget;
 mod cells;
 mod detail;
@@ -45,6 +44,7 @@ pub mod metrics;
 mod page;
 mod query;
 mod resources;
+mod response;
 mod ring;
 mod series;
 mod sources;
@@ -59,14 +59,14 @@ pub use token::TokenError;
 use token::{Token, TokenFile};
 use traffic::{Connections, Entry, Traffic};
 
-/// How long a client may take to send a request, from its connection or the end of the previous answer.
+/// How long a client may take to send a request, from its connection or the end of the previous response.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
-/// How long a client may leave an answer unread.
+/// How long a client may leave a response unread.
 const TAKEN_WITHIN: Duration = Duration::from_secs(5);
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 const BUFFER_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
-/// How long answers in progress may take at a stop.
+/// How long responses in progress may take at a stop.
 const WIND_UP: Duration = Duration::from_millis(300);
 /// How often the token file is checked: a new token is in force within two seconds.
 const TOKEN_EVERY: Duration = Duration::from_secs(1);
@@ -269,7 +269,7 @@ async fn serve(
         spawn_local(async move {
             let accept = async || {
                 let (stream, _) = tcp.accept().await?;
-                // Answers are written whole; waiting for more data only delays them.
+                // Responses are written whole; waiting for more data only delays them.
                 let _ = stream.set_nodelay(true);
                 Ok(stream)
             };
@@ -369,7 +369,7 @@ impl Server {
     {
         let Some((entry, has_evicted)) = connections.enter(Instant::now()) else {
             self.traffic.borrow_mut().count(hyper::StatusCode::SERVICE_UNAVAILABLE);
-            let _ = timeout(ACCEPT_PAUSE, stream.write_all(answer::TOO_MANY)).await;
+            let _ = timeout(ACCEPT_PAUSE, stream.write_all(response::TOO_MANY)).await;
             return;
         };
         self.traffic.borrow_mut().evicted += u64::from(has_evicted);
@@ -397,7 +397,7 @@ impl Server {
             .max_buf_size(BUFFER_BYTES_MAX)
             .serve_connection(TokioIo::new(Box::pin(stream)), answering)
             .await;
-        // The client caused the error and knows it. Only an answer that the library sent is counted here.
+        // The client caused the error and knows it. Only a response that the library sent is counted here.
         if let Some(code) = ended.err().as_ref().and_then(code_of) {
             self.traffic.borrow_mut().count(code);
         }

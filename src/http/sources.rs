@@ -1,4 +1,4 @@
-//! The data that answers are made of.
+//! The data that responses are made of.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::time::{Clock, MonoNs, WallNs};
 use crate::view::copies::Copies;
 use crate::view::health::Vitals;
 
-/// The data that answers are made of.
+/// The data that responses are made of.
 #[derive(Debug)]
 pub struct Sources {
     /// What the shards publish.

@@ -10,7 +10,7 @@ use hyper::StatusCode;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-/// All status codes of answers.
+/// All status codes of responses.
 pub const CODES: [(StatusCode, &str); 11] = [
     (StatusCode::OK, "200"),
     (StatusCode::BAD_REQUEST, "400"),
@@ -28,7 +28,7 @@ pub const CODES: [(StatusCode, &str); 11] = [
 /// Counts since the start, and the number of open connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Answers by status, in the order of [`CODES`].
+    /// Responses by status, in the order of [`CODES`].
     pub answered: [u64; CODES.len()],
     /// Open connections.
     pub connections: u64,
@@ -39,7 +39,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Counts an answer.
+    /// Counts a response.
     pub fn count(&mut self, code: StatusCode) {
         if let Some(index) = CODES.iter().position(|(known, _)| *known == code) {
             self.answered[index] += 1;
@@ -60,9 +60,9 @@ pub struct Connections {
 #[derive(Debug)]
 struct Connection {
     task: Option<AbortHandle>,
-    /// Answers in progress.
+    /// Responses in progress.
     busy: usize,
-    /// Endless answers among them.
+    /// Endless responses among them.
     endless: usize,
     idle_since: Instant,
 }
@@ -74,7 +74,7 @@ pub struct Entry {
     id: u64,
 }
 
-/// An answer in progress, until this is dropped.
+/// A response in progress, until this is dropped.
 #[derive(Debug)]
 pub struct Busy {
     connections: Rc<Connections>,
@@ -151,7 +151,7 @@ impl Entry {
         }
     }
 
-    /// Marks the begin of an answer.
+    /// Marks the begin of a response.
     pub fn begin(&self) -> Busy {
         if let Some(connection) = self.connections.open.borrow_mut().get_mut(&self.id) {
             connection.busy += 1;
@@ -161,7 +161,7 @@ impl Entry {
 }
 
 impl Busy {
-    /// Marks the answer as endless.
+    /// Marks the response as endless.
     pub fn is_endless(&mut self) {
         if let Some(connection) = self.connections.open.borrow_mut().get_mut(&self.id) {
             connection.endless += 1;
@@ -210,7 +210,7 @@ mod tests {
         let (first, _) = connections.enter(start).unwrap();
         let (second, evicted) = connections.enter(start + Duration::from_secs(1)).unwrap();
         assert!(!evicted);
-        let answer = first.begin();
+        let response = first.begin();
         let (third, evicted) = connections.enter(start + Duration::from_secs(2)).unwrap();
         assert!(evicted);
         let open: Vec<u64> = connections.open.borrow().keys().copied().collect();
@@ -221,7 +221,7 @@ mod tests {
         let (fourth, _) = connections.enter(start).unwrap();
         let open: Vec<u64> = connections.open.borrow().keys().copied().collect();
         assert_eq!(open, [first.id, fourth.id], "the third only followed");
-        drop((answer, following));
+        drop((response, following));
         drop((second, third, first));
         assert_eq!(connections.len(), 1, "leaving twice does nothing");
     }

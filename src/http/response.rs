@@ -1,4 +1,4 @@
-//! Answers to requests: access, routing and formats.
+//! Responses to requests: access, routing and formats.
 
 use std::convert::Infallible;
 use std::io::Write as _;
@@ -16,7 +16,7 @@ use futures_util::stream;
 use http_body_util::StreamBody;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use rustix::rand::GetRandomFlags;
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -39,7 +39,7 @@ use crate::message::Shown;
 use crate::sys::clock::SystemClock;
 use crate::time::Clock;
 
-/// All paths, listed in the answer to an unknown one.
+/// All paths, listed in the response to an unknown one.
 const PATHS: &str = "/, /metrics, /metrics/agents, /-/healthy, /-/ready, /api/v1/fleet, /api/v1/agents, \
      /api/v1/agents/PID, /api/v1/cells, /api/v1/events, /api/v1/openapi.json";
 /// Most cells of a map.
@@ -47,17 +47,17 @@ const CELLS_MAX: u64 = 10_000;
 /// Stalled agents shown on the page without a script.
 const STALLED_SHOWN: usize = 100;
 const SCHEMA: &str = include_str!("openapi.json");
-/// Answer if no connection is free.
+/// Response if no connection is free.
 pub const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\n\
       connection: close\r\n\r\n";
-/// Shorter answers are not compressed.
+/// Shorter responses are not compressed.
 const GZIP_FROM: usize = 1024;
 const OPENMETRICS: &str = "application/openmetrics-text";
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The body of an answer; holds the mark of an answer in progress.
+/// The body of a response; holds the mark of a response in progress.
 pub struct Outgoing {
     body: Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>>,
     _busy: Busy,
@@ -83,8 +83,8 @@ impl Body for Outgoing {
     }
 }
 
-/// An answer before its encoding is decided.
-struct Answer {
+/// A response before its encoding is decided.
+struct Response {
     code: StatusCode,
     kind: &'static str,
     content: Content,
@@ -104,7 +104,7 @@ struct Refused<'a> {
     error: &'a str,
 }
 
-impl Answer {
+impl Response {
     fn new(code: StatusCode, kind: &'static str, content: impl Into<Bytes>) -> Self {
         Self { code, kind, content: Content::Whole(content.into()), headers: Vec::new() }
     }
@@ -129,7 +129,7 @@ impl Answer {
     }
 }
 
-impl From<BadQuery> for Answer {
+impl From<BadQuery> for Response {
     fn from(bad: BadQuery) -> Self {
         Self::refused(StatusCode::BAD_REQUEST, &bad.to_string())
     }
@@ -142,15 +142,15 @@ impl Server {
         way: Way,
         request: &Request<Incoming>,
         mut busy: Busy,
-    ) -> Response<Outgoing> {
-        let answer = match self.admits(way, request) {
+    ) -> hyper::Response<Outgoing> {
+        let response = match self.admits(way, request) {
             Some(refused) => refused,
             None => self.look_up(request).await.unwrap_or_else(Self::refuse),
         };
         let is_gzip = accepts(request.headers(), header::ACCEPT_ENCODING, "gzip") > 0.0;
-        let (answer, zipped) = self.affordable(answer, is_gzip);
-        self.traffic.borrow_mut().count(answer.code);
-        let body: Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>> = match answer.content {
+        let (response, zipped) = self.affordable(response, is_gzip);
+        self.traffic.borrow_mut().count(response.code);
+        let body: Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>> = match response.content {
             Content::Whole(bytes) => Box::pin(Sliced(bytes)),
             Content::Pieces(body) => body,
             Content::Endless(body) => {
@@ -158,23 +158,23 @@ impl Server {
                 body
             }
         };
-        let mut response = Response::new(Outgoing { body, _busy: busy });
-        *response.status_mut() = answer.code;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(answer.kind));
+        let mut outgoing = hyper::Response::new(Outgoing { body, _busy: busy });
+        *outgoing.status_mut() = response.code;
+        let headers = outgoing.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(response.kind));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
         if zipped {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
-        headers.extend(answer.headers);
-        response
+        headers.extend(response.headers);
+        outgoing
     }
 
-    /// The answer as it is sent, compressed or not, if the budget of waiting bytes allows it.
-    fn affordable(&self, mut answer: Answer, is_gzip: bool) -> (Answer, bool) {
-        let Content::Whole(bytes) = &mut answer.content else { return (answer, false) };
+    /// The response as it is sent, compressed or not, if the budget of waiting bytes allows it.
+    fn affordable(&self, mut response: Response, is_gzip: bool) -> (Response, bool) {
+        let Content::Whole(bytes) = &mut response.content else { return (response, false) };
         let is_zipped = is_gzip && bytes.len() >= GZIP_FROM;
         if is_zipped {
             *bytes = gzip(bytes);
@@ -182,37 +182,37 @@ impl Server {
         match self.budget.hold(mem::take(bytes)) {
             Some(held) => {
                 *bytes = held;
-                (answer, is_zipped)
+                (response, is_zipped)
             }
             None => (Self::too_much(), false),
         }
     }
 
-    fn too_much() -> Answer {
+    fn too_much() -> Response {
         let told =
             "too many answers wait for clients that take them slowly: ask again in a second, or for less";
-        Answer::refused(StatusCode::SERVICE_UNAVAILABLE, told).with(header::RETRY_AFTER, "1")
+        Response::refused(StatusCode::SERVICE_UNAVAILABLE, told).with(header::RETRY_AFTER, "1")
     }
 
-    fn refuse(bad: BadQuery) -> Answer {
+    fn refuse(bad: BadQuery) -> Response {
         bad.into()
     }
 
     /// Refuses a request by its origin and headers, before its content is examined.
-    fn admits(&self, way: Way, request: &Request<Incoming>) -> Option<Answer> {
+    fn admits(&self, way: Way, request: &Request<Incoming>) -> Option<Response> {
         if way == Way::Tcp {
             if let Some(file) = &*self.token.borrow() {
                 let given = secret(request.headers());
                 if !given.is_some_and(|given| file.token().is(&given)) {
-                    if let Some(answer) = self.probed(request) {
-                        return Some(answer);
+                    if let Some(response) = self.probed(request) {
+                        return Some(response);
                     }
                     let told = "this observer wants a token: send Authorization: Bearer TOKEN, or the token as \
                                 the password of Basic authentication";
                     let schemes =
                         "Bearer realm=\"varta-fleet\", Basic realm=\"varta-fleet\", charset=\"UTF-8\"";
                     return Some(
-                        Answer::refused(StatusCode::UNAUTHORIZED, told)
+                        Response::refused(StatusCode::UNAUTHORIZED, told)
                             .with(header::WWW_AUTHENTICATE, schemes),
                     );
                 }
@@ -220,16 +220,16 @@ impl Server {
                 // A foreign name may resolve to this host and serve a page that is open in a browser here.
                 let told = "ask by an address or as localhost: without a token, other names are refused; see \
                             token-file of [http]";
-                return Some(Answer::refused(StatusCode::MISDIRECTED_REQUEST, told));
+                return Some(Response::refused(StatusCode::MISDIRECTED_REQUEST, told));
             }
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let told = "nothing can be changed here: use GET or HEAD";
-            let refused = Answer::refused(StatusCode::METHOD_NOT_ALLOWED, told);
+            let refused = Response::refused(StatusCode::METHOD_NOT_ALLOWED, told);
             return Some(refused.with(header::ALLOW, "GET, HEAD"));
         }
         if request.body().size_hint().lower() > 0 {
-            return Some(Answer::refused(
+            return Some(Response::refused(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "send no body: nothing here reads one",
             ));
@@ -237,7 +237,7 @@ impl Server {
         None
     }
 
-    async fn look_up(self: &Rc<Self>, request: &Request<Incoming>) -> Result<Answer, BadQuery> {
+    async fn look_up(self: &Rc<Self>, request: &Request<Incoming>) -> Result<Response, BadQuery> {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let path = request.uri().path();
         match path {
@@ -256,21 +256,21 @@ impl Server {
             "/-/ready" => Ok(self.ready()),
             "/api/v1/fleet" => {
                 query.allows(&[])?;
-                Ok(Answer::json(&self.fleet()))
+                Ok(Response::json(&self.fleet()))
             }
             "/api/v1/agents" => {
                 let selection = Selection::parse(&query)?;
-                Ok(Answer::json(&self.page(&selection).await))
+                Ok(Response::json(&self.page(&selection).await))
             }
             "/api/v1/cells" => {
                 query.allows(&["max"])?;
                 let max = query.number("max", 1, CELLS_MAX)?.unwrap_or(CELLS_MAX);
                 let view = self.view(false).await;
                 let max = usize::try_from(max).unwrap_or(usize::MAX);
-                Ok(Answer::json(&Cells::of(&view, max, &self.sources)))
+                Ok(Response::json(&Cells::of(&view, max, &self.sources)))
             }
             "/api/v1/events" => self.events(&query, request.headers()),
-            "/api/v1/openapi.json" => Ok(Answer::new(StatusCode::OK, JSON, SCHEMA)),
+            "/api/v1/openapi.json" => Ok(Response::new(StatusCode::OK, JSON, SCHEMA)),
             _ => match path.strip_prefix("/api/v1/agents/") {
                 Some(pid) => {
                     query.allows(&["before"])?;
@@ -278,13 +278,13 @@ impl Server {
                 }
                 None => {
                     let told = format!("there is no {}; there are {PATHS}", Shown(path));
-                    Ok(Answer::refused(StatusCode::NOT_FOUND, &told))
+                    Ok(Response::refused(StatusCode::NOT_FOUND, &told))
                 }
             },
         }
     }
 
-    fn metrics(&self, headers: &HeaderMap) -> Answer {
+    fn metrics(&self, headers: &HeaderMap) -> Response {
         let text = openmetrics_text(Reading::take(&self.sources, self.traffic(), self.sources.now()));
         let wants_openmetrics = accepts(headers, header::ACCEPT, OPENMETRICS);
         // A client without preferences gets the format that every client can read.
@@ -292,9 +292,9 @@ impl Server {
             wants_openmetrics > 0.0 && wants_openmetrics >= accepts(headers, header::ACCEPT, "text/plain");
         if is_openmetrics {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            Answer::new(StatusCode::OK, kind, text)
+            Response::new(StatusCode::OK, kind, text)
         } else {
-            Answer::new(StatusCode::OK, PROMETHEUS, prometheus_text(&text))
+            Response::new(StatusCode::OK, PROMETHEUS, prometheus_text(&text))
         }
     }
 
@@ -316,17 +316,17 @@ impl Server {
         view.await.unwrap_or_default()
     }
 
-    async fn metrics_of_agents(self: &Rc<Self>, names: &'static SeriesNames) -> Answer {
+    async fn metrics_of_agents(self: &Rc<Self>, names: &'static SeriesNames) -> Response {
         let max = self.sources.plan.http.metrics_agents_max;
         if max == 0 {
             let told = "agents have no series of their own here; set metrics-agents-max in [http]";
-            return Answer::refused(StatusCode::NOT_FOUND, told);
+            return Response::refused(StatusCode::NOT_FOUND, told);
         }
         let view = self.view(false).await;
         let series = Series::of(&view, max as usize);
         let Some(charge) = self.budget.charge(series.bytes()) else { return Self::too_much() };
         let pieces = series.pieces(names, charge).map(|piece| Ok(Frame::data(Bytes::from(piece))));
-        Answer {
+        Response {
             code: StatusCode::OK,
             kind: PROMETHEUS,
             content: Content::Pieces(Box::pin(StreamBody::new(stream::iter(pieces)))),
@@ -334,24 +334,24 @@ impl Server {
         }
     }
 
-    fn healthy(&self) -> Answer {
+    fn healthy(&self) -> Response {
         if self.sources.vitals.threads(self.sources.now()).is_healthy() {
-            return Answer::new(StatusCode::OK, TEXT, "ok\n");
+            return Response::new(StatusCode::OK, TEXT, "ok\n");
         }
         let told = self.fleet().problems.iter().map(|problem| format!("{problem}\n")).collect::<String>();
-        Answer::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, told)
+        Response::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, told)
     }
 
-    fn ready(&self) -> Answer {
+    fn ready(&self) -> Response {
         match self.is_over.get() {
-            false => Answer::new(StatusCode::OK, TEXT, "ready\n"),
-            true => Answer::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the observer is stopping\n"),
+            false => Response::new(StatusCode::OK, TEXT, "ready\n"),
+            true => Response::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the observer is stopping\n"),
         }
     }
 
     /// Answers probes, which service managers and load balancers send without a token. They learn whether the
     /// fleet is healthy, not what is wrong.
-    fn probed(&self, request: &Request<Incoming>) -> Option<Answer> {
+    fn probed(&self, request: &Request<Incoming>) -> Option<Response> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return None;
         }
@@ -362,7 +362,7 @@ impl Server {
             }
             "/-/healthy" => {
                 let told = "not healthy: who asks with the token is told why\n";
-                Some(Answer::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, told))
+                Some(Response::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, told))
             }
             _ => None,
         }
@@ -372,17 +372,17 @@ impl Server {
         fleet(&self.sources, self.sources.now(), SystemClock.wall())
     }
 
-    async fn status_page(self: &Rc<Self>) -> Answer {
+    async fn status_page(self: &Rc<Self>) -> Response {
         let stalled = self.page(&Selection::stalled(STALLED_SHOWN)).await;
         let mut random = [0; 16];
         // Without ready randomness the nonce is predictable; acceptable, as the page shows no secret.
         let _ = rustix::rand::getrandom(&mut random, GetRandomFlags::NONBLOCK);
         let nonce = BASE64.encode(random);
         let page = page::render(&self.fleet(), &stalled, &nonce);
-        let mut answer = Answer::new(StatusCode::OK, "text/html; charset=utf-8", page);
+        let mut response = Response::new(StatusCode::OK, "text/html; charset=utf-8", page);
         let policy = HeaderValue::try_from(page::policy(&nonce)).ok();
-        answer.headers.extend(policy.map(|policy| (header::CONTENT_SECURITY_POLICY, policy)));
-        answer.with(header::REFERRER_POLICY, "no-referrer")
+        response.headers.extend(policy.map(|policy| (header::CONTENT_SECURITY_POLICY, policy)));
+        response.with(header::REFERRER_POLICY, "no-referrer")
     }
 
     async fn page(self: &Rc<Self>, selection: &Selection) -> Page {
@@ -390,7 +390,7 @@ impl Server {
         agents::page(selection, &view, &self.sources).await
     }
 
-    async fn agent(self: &Rc<Self>, pid: &str, before: Option<u64>) -> Result<Answer, BadQuery> {
+    async fn agent(self: &Rc<Self>, pid: &str, before: Option<u64>) -> Result<Response, BadQuery> {
         let Ok(pid) = pid.parse::<u32>() else {
             return Err(BadQuery::new("pid", format!("{pid:?} is no process id"), "write its number"));
         };
@@ -400,23 +400,23 @@ impl Server {
             let past = |pid| past(pid, &self.ring.borrow(), before);
             let found = view.find(pid).and_then(|row| tracked(row, &self.sources, past));
             if let Some(detail) = found {
-                return Ok(Answer::json(&detail));
+                return Ok(Response::json(&detail));
             }
         }
         let past = past(pid, &self.ring.borrow(), before);
         if let Some(exited) = exited(pid, &self.sources, past, before.is_some()) {
-            return Ok(Answer::json(&exited));
+            return Ok(Response::json(&exited));
         }
         let told =
             format!("no agent with pid {pid} has beaten, as far as is remembered; is it the right pid?");
-        Ok(Answer::refused(StatusCode::NOT_FOUND, &told))
+        Ok(Response::refused(StatusCode::NOT_FOUND, &told))
     }
 
-    fn events(self: &Rc<Self>, query: &Query, headers: &HeaderMap) -> Result<Answer, BadQuery> {
+    fn events(self: &Rc<Self>, query: &Query, headers: &HeaderMap) -> Result<Response, BadQuery> {
         let last_id = headers.get("last-event-id").and_then(|id| id.to_str().ok());
         let reader = Reader::parse(query, last_id, self)?;
         let body = StreamBody::new(events::stream(reader, Rc::clone(self)));
-        Ok(Answer {
+        Ok(Response {
             code: StatusCode::OK,
             kind: "text/event-stream",
             content: Content::Endless(Box::pin(body)),
