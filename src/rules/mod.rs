@@ -1,20 +1,22 @@
-//! The rules: when is a process alive, when is it silent, and what do we owe it before we say so.
+//! The rules: when is a process alive, when is it silent, and what is checked before a stall is reported.
 //!
-//! Pure functions over instants that others read; nothing here asks a clock or does I/O.
+//! Pure functions over instants that the caller read; nothing here reads a clock or does I/O.
 //!
-//! 1. A frame that the kernel attests is life, whatever its nonce. ([`next_beat`])
+//! 1. A frame that the kernel attests proves that its sender is alive, whatever its nonce. ([`next_beat`])
 //! 2. A silence is judged against the watermark: the instant up to which everything that arrived has
-//!    been processed. A beat that lies in our queue cannot be called missing. ([`judge`])
-//! 3. While we were blind the agent may have beaten. It gets a whole threshold of our sight before it
-//!    is called stalled, but nobody may switch stalls off: after three thresholds in which we were
-//!    awake the stall is told, marked as uncertain. ([`judge`])
-//!    The same holds for one agent whose frames we turned away in its silence for reasons of ours: its user may
-//!    not beat here, spent its budget or has its share, or there is no room. ([`Sight::but_turned_away`])
-//! 4. A nonce tells what was lost before us, and never whether somebody lives. ([`next_beat`])
-//! 5. A stall whose lost beats, evenly spread, would have left no silence is refuted: we keep score
-//!    against ourselves. ([`is_refuted`])
-//! 6. Alive anywhere is alive. ([`outlives`])
-//! 7. A stall is told only after all were asked who may know better, or had their time. ([`verdict`](mod@verdict))
+//!    been processed. A beat that is still in the shard's queue is not missing. ([`judge`])
+//! 3. While the shard was blind the agent may have beaten. It gets a whole threshold of sight before it is
+//!    reported as stalled. Blindness cannot suppress a stall for ever: after three thresholds in which the
+//!    shard was awake the stall is reported as uncertain. ([`judge`])
+//!    The same holds for an agent one of whose frames was refused during its silence by a limit of ours: its
+//!    user may not beat here, or spent its budget or its share, or the table is full.
+//!    ([`Sight::but_turned_away`])
+//! 4. A nonce shows which beats were lost before the shard, never whether an agent is alive. ([`next_beat`])
+//! 5. A stall whose lost beats, evenly spread, would have left no silence is counted as refuted: it was an
+//!    error of the observer. ([`is_refuted`])
+//! 6. An agent that is alive on one shard is alive. ([`outlives`])
+//! 7. A stall is reported once every thread and shard that may hold evidence against it has answered, or its
+//!    time to answer has passed. ([`verdict`](mod@verdict))
 
 use crate::refusal::Refusal;
 use crate::table::key::AgentKey;
@@ -33,12 +35,12 @@ pub use verdict::{
 const NONCE_FIRST: u64 = 1;
 /// A nonce further ahead than this does not continue its stream.
 const STREAM_REACH: u64 = 1 << 16;
-/// Awake thresholds after which a stall is told whatever blinded us.
+/// Awake thresholds after which a stall is reported however blind the shard was.
 const AWAKE_THRESHOLDS: u64 = 3;
-/// Changes back to 0.1 within one incarnation after which both versions are life.
+/// Changes back to 0.1 within one incarnation after which both versions are accepted.
 const DOWNGRADES_MAX: u32 = 2;
 
-/// What the kernel and the shard say of one datagram, beside its frame.
+/// What the kernel and the shard know of one datagram, beside its frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sender {
     /// Attested process id.
@@ -47,31 +49,31 @@ pub struct Sender {
     pub uid: u32,
     /// When the kernel queued the datagram: the latest instant that can be true.
     pub arrival: MonoNs,
-    /// How long the shard had been paused in all before that, ns.
+    /// Total time for which the shard had been paused before that, ns.
     pub paused_before: u64,
 }
 
 impl Sender {
-    /// By what the agent is known.
+    /// The key under which the agent is tracked.
     #[inline]
     pub const fn key(&self) -> AgentKey {
         AgentKey::of_pid(self.pid)
     }
 }
 
-/// What a frame of a known agent amounted to.
+/// The result of a frame of a known agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beat {
-    /// Life, and nothing to tell.
+    /// A beat; nothing to report.
     Life,
-    /// Life, and something changed that must be told.
+    /// A beat, and a change that must be reported.
     Changed,
-    /// Not life: nothing is remembered of it, but that a 0.1 frame came in a 0.2 session.
+    /// No beat. Nothing of it is kept, except that a 0.1 frame came in a 0.2 session.
     Refused(Refusal),
 }
 
-/// What 0.2 forbids and 0.1 lets through the decoder is refused for both alike, but for the pid: whose
-/// frame it is says the kernel, and 0.1 never forbade the first process to beat.
+/// Refuses in 0.1 frames, too, what the decoder refuses only in 0.2 frames. Exempt is the pid: the kernel
+/// attests the sender, and 0.1 never forbade pid 1 to beat.
 ///
 /// # Errors
 /// The check that 0.2 would have failed.
@@ -94,7 +96,8 @@ pub fn forbid_in_v01(frame: &Frame) -> Result<(), DecodeError> {
 
 /// How far `nonce` is ahead of `last` in one stream; `None` if it does not continue it.
 ///
-/// A stream goes 1, 2, 3…; gaps up to 2^16 continue it. At the end 0.2 goes on at 0 and 0.1 repeats.
+/// A stream counts 1, 2, 3…; gaps up to 2^16 continue it. At the last nonce 0.2 wraps to 0 and 0.1 repeats
+/// it.
 #[inline]
 #[must_use]
 pub fn follows(last: u64, nonce: u64, version: Version) -> Option<u64> {
@@ -111,9 +114,9 @@ pub fn follows(last: u64, nonce: u64, version: Version) -> Option<u64> {
     (1..=STREAM_REACH).contains(&ahead).then_some(ahead)
 }
 
-/// The slot of an agent that was not known: its first frame opens a session, whatever its nonce.
+/// The slot of a new agent: its first frame opens a session, whatever its nonce.
 ///
-/// A terminal frame alone opens no deadline: the slot then waits for an ordinary beat.
+/// A terminal frame alone sets no deadline: the slot then waits for an ordinary beat.
 #[must_use]
 pub fn first_beat(frame: &Frame, sender: &Sender, generation: u32, class: u8) -> (Hot, Cold) {
     let mut flags = Flags::default();
@@ -142,7 +145,7 @@ pub fn first_beat(frame: &Frame, sender: &Sender, generation: u32, class: u8) ->
     (hot, cold)
 }
 
-/// Whether the frame is the ordinary next beat of the agent: nothing changes but the hot half.
+/// Whether the frame is the ordinary next beat of the agent, which changes only the hot half.
 #[inline]
 #[must_use]
 pub fn is_ordinary(hot: &Hot, frame: &Frame, sender: &Sender) -> bool {
@@ -160,7 +163,7 @@ pub fn is_ordinary(hot: &Hot, frame: &Frame, sender: &Sender) -> bool {
         && flags == expected
 }
 
-/// Takes the ordinary next beat into the hot half. What every beat costs.
+/// Applies the ordinary next beat to the hot half. Every beat costs this.
 #[inline]
 pub fn ordinary_beat(hot: &mut Hot, frame: &Frame, sender: &Sender) {
     let current = hot.current();
@@ -169,7 +172,7 @@ pub fn ordinary_beat(hot: &mut Hot, frame: &Frame, sender: &Sender) {
     hot.account = hot.account.next();
 }
 
-/// Takes any further frame of a known agent: life, or the reason why not.
+/// Applies any other frame of a known agent, or returns the reason for its refusal.
 pub fn next_beat(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender, threshold_ns: u64) -> Beat {
     let is_claim = frame.pid != hot.frame_pid && frame.pid != hot.pid;
     if is_claim && hot.flags.has(Flags::FORGER) {
@@ -189,7 +192,7 @@ pub fn next_beat(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender,
     if is_claim {
         changed |= claim(hot, cold, frame, sender);
     } else if frame.pid == hot.pid && !cold.is_honest {
-        // A forger's first honest frame: from here on it is an agent, too.
+        // A forger's first honest frame: from now on it is an agent, too.
         cold.is_honest = true;
         changed |= hot.flags.has(Flags::FORGER);
     }
@@ -198,7 +201,7 @@ pub fn next_beat(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender,
         end_silence(hot, cold, sender, 0);
         let payload = hot.payload;
         live_on(hot, cold, frame, sender);
-        // What it reported is told apart from what it carried as a beat.
+        // A terminal frame's payload is kept apart from the payload of beats.
         hot.payload = payload;
         hot.status = frame.status;
         return Beat::Changed;
@@ -232,7 +235,7 @@ fn live(hot: &mut Hot, frame: &Frame, sender: &Sender) {
     hot.payload = frame.payload;
 }
 
-/// The same where the count of beats may go round.
+/// As [`live`], where the count of beats may wrap.
 fn live_on(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender) {
     live(hot, frame, sender);
     let (beats, goes_round) = hot.beats().overflowing_add(1);
@@ -240,7 +243,7 @@ fn live_on(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender) {
     cold.beats_rounds = cold.beats_rounds.wrapping_add(goes_round.into());
 }
 
-/// Remembers that frames claim a pid other than the sender's, until somebody has looked it up.
+/// Records that frames claim a pid other than the sender's, until the lookup thread has checked it.
 fn claim(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender) -> bool {
     if frame.pid == hot.frame_pid || hot.flags.has(Flags::UNVERIFIED) {
         return false;
@@ -282,11 +285,11 @@ enum VersionRule {
     Refused,
 }
 
-/// A frame of 0.2 has a checksum and is always life. A frame of 0.1 in a 0.2 session may be two flipped
-/// bits: the first is refused, a second in a row with a rising nonce is believed.
+/// A frame of 0.2 has a checksum and is always accepted. A frame of 0.1 in a 0.2 session may be the result of
+/// two flipped bits: the first is refused, a second in a row with a rising nonce is accepted.
 fn version_rule(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender) -> VersionRule {
     let is_v02_session = hot.flags.has(Flags::V02);
-    // Not every agent that is mixed: three streams are no reason to believe two flipped bits.
+    // Not `Flags::MIXED`: three streams are no reason to accept two flipped bits.
     let speaks_both = cold.downgrades >= DOWNGRADES_MAX;
     match frame.version {
         Version::V02 => {
@@ -324,7 +327,7 @@ fn version_rule(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender) 
             }
         }
     }
-    // Another version is another connection: its nonces continue nothing of before.
+    // Another version is another connection: its nonces continue no earlier stream.
     cold.versions = cold.versions.wrapping_add(1);
     cold.changed_at = sender.arrival;
     hot.flags.set(Flags::OTHER_USED | Flags::JUMP, false);
@@ -333,17 +336,17 @@ fn version_rule(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender) 
 }
 
 /// Finds the stream the frame continues, or opens a new one. Returns how far it was ahead: 1 is the
-/// next beat, k means that k - 1 were lost before us, 0 that nothing can be said.
+/// next beat, k means that k - 1 were lost before the shard, 0 that the loss is unknown.
 ///
-/// Two streams are remembered (two connection handles in one process are ordinary). A jump counts as
-/// loss only once the next frame follows it and none continued from before it: else it was another
-/// handle all along.
+/// Two streams are kept (two connection handles in one process are ordinary). A jump counts as loss
+/// only if the next frame follows it: a frame that continues from before it shows that the jump was the
+/// start of another handle's stream.
 fn place(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender, threshold_ns: u64) -> u64 {
     let current = hot.current();
     let other = 1 - current;
     if hot.flags.has(Flags::MIXED) {
         if frame.nonce == NONCE_FIRST {
-            // One more handle, or another program: whoever counts the streams asks which.
+            // One more handle, or another program: the aggregator looks up which when the count changes.
             cold.streams = cold.streams.wrapping_add(1);
             cold.changed_at = sender.arrival;
         }
@@ -378,7 +381,7 @@ fn place(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender, thresho
         hot.flags.set(Flags::SECOND_CURRENT, other == 1);
         advance(hot, cold, other, frame.nonce, closest);
     } else {
-        // The frame continues from before the jump: what jumped was another stream all along.
+        // The frame continues from before the jump: the frame that jumped belongs to another stream.
         let jumped = hot.nonces[current];
         hot.nonces[current] = cold.jump_from;
         hot.flags.set(Flags::JUMP, false);
@@ -397,7 +400,7 @@ fn place(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender, thresho
     closest
 }
 
-/// Moves a stream to `nonce`; a gap waits to be believed.
+/// Moves a stream to `nonce`. A gap counts as loss only once the next frame confirms it.
 fn advance(hot: &mut Hot, cold: &mut Cold, stream: usize, nonce: u64, ahead: u64) {
     hot.flags.set(Flags::JUMP, ahead > 1);
     if ahead > 1 {
@@ -408,7 +411,7 @@ fn advance(hot: &mut Hot, cold: &mut Cold, stream: usize, nonce: u64, ahead: u64
 }
 
 /// Replaces the stream that was silent longer, which is never the current one. If it has beaten within
-/// the threshold there are three at once: from then on only life is known.
+/// the threshold there are three streams at once: from then on loss is not counted.
 fn open_stream(hot: &mut Hot, cold: &mut Cold, nonce: u64, sender: &Sender, threshold_ns: u64) {
     let other = 1 - hot.current();
     let is_recent = |seen: MonoNs| sender.arrival.since(seen) < threshold_ns;
@@ -422,12 +425,12 @@ fn open_stream(hot: &mut Hot, cold: &mut Cold, nonce: u64, sender: &Sender, thre
     hot.flags.set(Flags::JUMP, false);
 }
 
-/// What a shard can say of its own sight at one instant.
+/// What a shard knows of its own sight at one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sight {
     /// Everything that arrived until here has been processed.
     pub watermark: MonoNs,
-    /// How long the shard had been paused in all before the watermark, ns.
+    /// Total time for which the shard had been paused before the watermark, ns.
     pub paused_before: u64,
     /// End of the last blind window that began before the watermark, which may be later than that; the origin
     /// of time if there was none.
@@ -435,21 +438,21 @@ pub struct Sight {
 }
 
 impl Sight {
-    /// The sight of one agent in whose silence we turned away a frame of it for a reason of ours. Such a frame is no
-    /// life, but it may have been a beat: through our own doing we were blind to its sender, and nothing that we saw
-    /// of others makes up for that.
+    /// The sight of an agent one of whose frames was refused during its silence by a limit of ours. The frame
+    /// does not count as a beat, but it may have been one: the shard was blind to this agent, however well it
+    /// saw others.
     #[must_use]
     pub const fn but_turned_away(&self) -> Self {
         Self { last_blind_end: MonoNs(u64::MAX), ..*self }
     }
 }
 
-/// What is to be said of a silence.
+/// The judgement of a silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// Nothing before this instant; look again then.
+    /// No stall before this instant; judge again then.
     NotBefore(MonoNs),
-    /// The agent is stalled. `certain` is false if we never had a whole threshold of sight.
+    /// The agent is stalled. `is_certain` is false if the shard never had a whole threshold of sight.
     Stalled {
         /// Whether the shard saw for a whole threshold and no beat came.
         is_certain: bool,
@@ -457,7 +460,7 @@ pub enum Judgement {
 }
 
 /// Judges the silence of an agent whose last beat arrived at `last_arrival`, when the shard had been
-/// paused for `paused_before` ns in all.
+/// paused for a total of `paused_before` ns.
 #[inline]
 #[must_use]
 pub fn judge(last_arrival: MonoNs, paused_before: u64, threshold_ns: u64, sight: &Sight) -> Judgement {
@@ -482,21 +485,21 @@ pub fn judge(last_arrival: MonoNs, paused_before: u64, threshold_ns: u64, sight:
     Judgement::NotBefore(excused_until.min(switched_off_until))
 }
 
-/// How long we may be awake before a silence is a stall, whatever we could not see of it.
+/// The awake time, ns, after which a silence is a stall however blind the shard was.
 #[must_use]
 pub const fn longest_doubt(threshold_ns: u64) -> u64 {
     threshold_ns.saturating_mul(AWAKE_THRESHOLDS)
 }
 
 /// Whether the beats lost during a stalled silence, evenly spread, would have left no silence of a
-/// whole threshold: then the stall was ours, not the agent's.
+/// whole threshold: then the agent did not stall.
 #[must_use]
 pub const fn is_refuted(silent_ns: u64, lost: u64, threshold_ns: u64) -> bool {
     silent_ns / lost.saturating_add(1) < threshold_ns
 }
 
-/// Of two slots of one agent, whether the first is where it lives: it beat there later. With equal
-/// arrivals the lower shard wins, so that exactly one does.
+/// Whether the first of two slots of an agent got its latest beat. With equal arrivals the lower shard wins,
+/// so that exactly one does.
 #[must_use]
 pub fn outlives(one: (MonoNs, u16), other: (MonoNs, u16)) -> bool {
     (one.0, std::cmp::Reverse(one.1)) > (other.0, std::cmp::Reverse(other.1))

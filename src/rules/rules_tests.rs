@@ -9,7 +9,7 @@ const MS: u64 = 1_000_000;
 const PID: u32 = 4242;
 const START: MonoNs = MonoNs(1_000_000_000_000);
 
-/// One agent as its slot holds it.
+/// The slot of one agent.
 struct Agent {
     hot: Hot,
     cold: Cold,
@@ -26,7 +26,7 @@ impl Agent {
         self.hear_after(MS, frame)
     }
 
-    /// As the tracker: the common path first.
+    /// As in the tracker: the common path first.
     fn hear_after(&mut self, ns: u64, frame: &Frame) -> Beat {
         self.now = self.now + ns;
         let sender = sender(self.now);
@@ -216,7 +216,7 @@ fn a_survived_panic_goes_on_where_it_was() {
     assert_eq!(agent.hear(&v02(5)), Beat::Life);
 }
 
-/// Of many crash reports the first is kept as the likely cause, and the last two.
+/// Of many crash reports the slot keeps the first, as the likely cause, and the last two.
 #[test]
 fn of_crash_reports_the_first_and_the_last_two_are_kept() {
     let mut agent = Agent::new(&v02(1));
@@ -557,7 +557,7 @@ impl Handle {
 }
 
 proptest! {
-    /// One handle: every frame is a beat, and in the end every lost one is counted.
+    /// One handle: every frame is a beat, and every lost frame is counted in the end.
     #[test]
     fn one_handle_is_counted_exactly(
         from in prop_oneof![Just(1), Just(NONCE_MAX - 20), 1..NONCE_MAX - 100],
@@ -576,7 +576,7 @@ proptest! {
         prop_assert_eq!((agent.hot.beats(), agent.cold.streams), (arrived, 0));
     }
 
-    /// Two handles in one process: every frame is a beat, and no beat is counted as lost that was not.
+    /// Two handles in one process: every frame is a beat, and no received beat is counted as lost.
     #[test]
     fn two_handles_never_look_like_more_loss_than_there_was(
         ahead in 0u64..30,
@@ -596,7 +596,7 @@ proptest! {
         prop_assert!(!agent.hot.flags.has(Flags::MIXED), "two streams are not three");
     }
 
-    /// Whatever is sent, frames of the session's version are beats and nothing panics.
+    /// Every frame of the session's version is a beat, whatever its nonce, and nothing panics.
     #[test]
     fn any_nonce_is_life(nonces in prop::collection::vec(prop_oneof![0u64..6, Just(NONCE_MAX), any::<u64>()], 1..60)) {
         let mut agent = Agent::new(&v02(1));

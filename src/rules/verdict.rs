@@ -1,87 +1,89 @@
-//! What is told of an agent that fell silent or ended, and when. Pure, as all rules.
+//! What is reported of an agent that fell silent or exited, and when. Pure, like all rules.
 //!
-//! Three questions, one after the other, because each needs facts that cost more than those of the one before:
+//! Three questions, one after the other, because each needs facts that cost more than those of the one
+//! before:
 //!
-//! 1. What comes next: does it wait for an answer, and if not, what is told first? ([`next_step`])
-//! 2. A stall comes next: may it be judged yet, by its own slot and the clock? ([`preliminary`])
-//! 3. It may: what do the other slots and shards say? ([`verdict`])
+//! 1. What is the next step: wait for an answer, or report, and what? ([`next_step`])
+//! 2. If a stall: can it be judged yet, by the agent's own slot and the clock? ([`preliminary`])
+//! 3. If it can: what do the other slots and shards show? ([`verdict`])
 //!
-//! Of a stall that was over before it was told, [`preliminary_of_ended`] and [`verdict_of_ended`] answer the last two.
+//! For a stall that ended before it was reported, [`preliminary_of_ended`] and [`verdict_of_ended`] answer
+//! the last two.
 //!
-//! No question waits for ever: every wait ends with the time to answer. One does not, because only the shard itself can
-//! end it: the shard of a thawed agent, while it turns, first takes what lies in its queue.
+//! Every wait ends with the time to answer, except one that only the shard can end: the shard of a thawed
+//! agent, as long as it makes progress, must first read its queue.
 
 use crate::time::MonoNs;
 
-/// Whether the process of an agent is known to be there.
+/// Whether the process of an agent is known to exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Existence {
-    /// Not asked lately.
+    /// Not checked recently.
     #[default]
     Unknown,
-    /// The watch thread was asked.
+    /// The watch thread was asked and has not answered.
     Asked,
-    /// It was there when asked.
+    /// It existed when checked.
     There,
-    /// It is gone.
+    /// It exited.
     Gone,
 }
 
-/// What is open about an agent of which something waits to be told.
+/// What is open about an agent with a pending report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Case {
-    /// The slot is still held by the agent that this is about.
+    /// The same agent still holds the slot.
     pub is_same_holder: bool,
-    /// The slot is on its way back to the shard.
+    /// The slot is being returned to the shard.
     pub is_released: bool,
-    /// What waits is the exit, for the last frames of the dead.
+    /// The pending report is the exit, which waits for the last frames of the process.
     pub is_exit: bool,
-    /// Whether its process is there.
+    /// Whether its process exists.
     pub existence: Existence,
-    /// A shard that turns has not looked yet at what the dead may have sent it.
+    /// A shard that makes progress has not yet read what the exited process may have sent it.
     pub are_last_frames_awaited: bool,
-    /// There is time for an answer.
+    /// The time to answer has not passed.
     pub has_time: bool,
-    /// There is time for the lookup thread to say what its process runs by now.
+    /// The lookup thread's time to find out what its process runs now has not passed.
     pub has_time_to_look: bool,
-    /// What it says waits until its process is known to be the one that was told of.
+    /// Its reports wait until its process is known to be the one reported before.
     pub is_doubted: bool,
-    /// It beats while another slot of its pid is told stalled.
+    /// It beats while another slot of its pid is reported as stalled.
     pub is_returning: bool,
-    /// The lookup thread was asked who it is.
+    /// The lookup thread was asked for its identity.
     pub is_identifying: bool,
-    /// The lookup thread was asked what its process runs by now.
+    /// The lookup thread was asked what its process runs now.
     pub is_looking_again: bool,
-    /// A stall that was over before it was told waits to be told.
+    /// The report of a stall that is already over is pending.
     pub is_recalled: bool,
-    /// A stall waits to be told.
+    /// The report of a stall is pending.
     pub is_stalled: bool,
 }
 
-/// What comes next for a [`Case`].
+/// The next step of a [`Case`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing: it was told, its exit says more, or the slot is another agent's.
+    /// Report nothing: it was reported, the exit replaces it, or another agent holds the slot.
     Drop,
-    /// Nothing: what waited is void, for the slot is on its way back.
+    /// Report nothing and discard what is pending: the slot is being returned.
     Void,
-    /// An answer is under way.
+    /// Wait for an answer.
     Wait,
-    /// Shards are to look at what the dead may have sent them.
+    /// Have the shards read what the exited process may have sent them.
     WaitForShards,
-    /// Its exit is told.
+    /// Report its exit.
     Exit,
-    /// What its slot says is told: its process is the one that was told of, or nobody can say in time.
+    /// Report the changes in its slot: its process is the one reported before, or no answer came in time.
     News,
-    /// It is back from another shard.
+    /// Report that it came back from another shard.
     Return,
-    /// A stall that was over before it was told is judged.
+    /// Judge a stall that ended before it was reported.
     Recall,
-    /// Its stall is judged.
+    /// Judge its stall.
     Judge,
 }
 
-/// What comes next for an agent of which something waits to be told. An exit says more than anything else of it.
+/// The next step for an agent with a pending report. An exit takes precedence over any other report.
 #[must_use]
 pub fn next_step(case: &Case) -> Step {
     if !case.is_same_holder {
@@ -113,60 +115,63 @@ pub fn next_step(case: &Case) -> Step {
     if case.is_recalled {
         return Step::Recall;
     }
-    // Of a process that is gone there is no stall to tell; and its pid, if it is another's by now, has not moved.
+    // An exited process has no stall to report, and if another process has its pid by now, the agent has not
+    // moved.
     if is_existence_awaited { Step::Wait } else { Step::Judge }
 }
 
-/// What an agent's own slot says of the silence that its shard calls a stall, and how long others may take to answer.
+/// What an agent's own slot shows of the silence that its shard judged a stall, and whether answers may still
+/// come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Silence {
     /// Now.
     pub now: MonoNs,
-    /// There is time for an answer.
+    /// The time to answer has not passed.
     pub has_time: bool,
-    /// What its slot says is in doubt again.
+    /// The identity of its process is in doubt again.
     pub is_doubted: bool,
-    /// A stall on another slot of the agent, over before it was told, waits to be told.
+    /// The report of a stall on another slot of the agent, already over, is pending.
     pub is_other_recalled: bool,
-    /// The slot is the agent's, and its state is stalled.
+    /// The agent holds the slot, and its state is stalled.
     pub is_silent: bool,
-    /// How long it is silent.
+    /// Length of its silence.
     pub silent_ns: u64,
-    /// The threshold of the rule that holds for it by now.
+    /// The threshold of the rule that applies to it now.
     pub threshold_ns: u64,
-    /// It was frozen, and until this instant it is owed time to beat.
+    /// It was frozen, and has until this instant to beat.
     pub thawed_until: Option<MonoNs>,
-    /// Its shard turns, and may hold a frame from before the stall.
+    /// Its shard makes progress, and its queue may hold a frame from before the stall.
     pub is_home_awaited: bool,
-    /// Another shard turns, and may hold a frame from before the stall.
+    /// Another shard makes progress, and its queue may hold a frame from before the stall.
     pub is_other_awaited: bool,
     /// Its shard could not see for a whole threshold.
     pub is_uncertain: bool,
 }
 
-/// What is told of an agent that its shard calls, or called, stalled.
+/// What is reported of an agent whose silence its shard judged a stall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Not yet anything.
+    /// Nothing yet.
     Wait,
-    /// Nothing: it beat again, or stalled again after it had, and what is told of that says all.
+    /// Nothing: it beat again, and may have stalled again since; another report covers that.
     Overtaken,
     /// Nothing: it was thawed too recently.
     TooSoon,
-    /// Nothing: it is no stall by what is known by now. A silence that goes on is judged again by its shard.
+    /// Nothing: by what is known now it is no stall. If the silence goes on, its shard judges it again.
     Withdrawn,
-    /// No stall, for it beat on another shard.
+    /// No stall: it beat on another shard.
     Moved,
     /// It is frozen.
     Frozen,
     /// It is stalled.
     Stalled {
-        /// Whether every shard saw for a whole threshold and nobody was asked in vain.
+        /// Whether every shard saw for a whole threshold and every question was answered.
         is_certain: bool,
     },
 }
 
-/// The verdict that its own slot and the clock suffice for; `None` if the others have to be looked at.
+/// The verdict, if the agent's own slot and the clock suffice for it; `None` if other slots and shards
+/// matter.
 #[must_use]
 pub fn preliminary(silence: &Silence) -> Option<Verdict> {
     // Reporting this stall may release the other slot and destroy the evidence its verdict needs.
@@ -180,10 +185,10 @@ pub fn preliminary(silence: &Silence) -> Option<Verdict> {
         return Some(Verdict::TooSoon);
     }
     if silence.silent_ns < silence.threshold_ns {
-        // Judged by the rule of before.
+        // The shard judged it by the rule that applied before.
         return Some(Verdict::Withdrawn);
     }
-    // Its shard did not judge the time since the thaw either: a beat may lie in its queue.
+    // Its shard has not judged the time since the thaw either: a beat may be in its queue.
     let is_home_awaited = silence.thawed_until.is_some() && silence.is_home_awaited;
     if is_home_awaited || silence.is_other_awaited && silence.has_time {
         return Some(Verdict::Wait);
@@ -191,24 +196,24 @@ pub fn preliminary(silence: &Silence) -> Option<Verdict> {
     None
 }
 
-/// What others say of the silence of an agent.
+/// What other slots, shards and threads know of the silence of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Evidence {
-    /// Another of its slots beat later.
+    /// Another of its slots got a later beat.
     pub lives_elsewhere: bool,
-    /// It was frozen when it was looked at last.
+    /// It was frozen when last checked.
     pub is_frozen: bool,
-    /// A frame of it was refused, for a reason of ours, in its silence.
+    /// A frame of it was refused during its silence by a limit of ours.
     pub was_turned_away: bool,
     /// A shard that does not judge it could not see for all of the silence.
     pub is_unsighted: bool,
-    /// Nobody said in time whether its process is there.
+    /// No answer came in time to whether its process exists.
     pub is_existence_unknown: bool,
-    /// Nobody said in time what its process runs by now, and so by which rule it is to be judged.
+    /// No answer came in time to what its process runs now, which decides the rule that applies.
     pub is_rule_unknown: bool,
 }
 
-/// What is told of a silence that may be judged.
+/// What is reported of a silence that can be judged.
 #[must_use]
 pub const fn verdict(silence: &Silence, evidence: &Evidence) -> Verdict {
     if evidence.lives_elsewhere {
@@ -218,13 +223,13 @@ pub const fn verdict(silence: &Silence, evidence: &Evidence) -> Verdict {
         return Verdict::Frozen;
     }
     if evidence.was_turned_away && silence.thawed_until.is_none() && !silence.is_uncertain {
-        // Its shard did not know yet what another refused of it.
+        // Its shard did not know yet that another shard had refused the frame.
         return Verdict::Withdrawn;
     }
     Verdict::Stalled { is_certain: is_certain(silence.is_uncertain, evidence) }
 }
 
-/// Whether a stall is certain: its shard saw enough, and others could see and were not asked in vain.
+/// Whether a stall is certain: every shard saw enough, and every question was answered.
 const fn is_certain(is_uncertain: bool, evidence: &Evidence) -> bool {
     !is_uncertain
         && !evidence.is_unsighted
@@ -233,32 +238,32 @@ const fn is_certain(is_uncertain: bool, evidence: &Evidence) -> bool {
         && !evidence.is_rule_unknown
 }
 
-/// What an agent's own slot says of a stall that was over before it was told.
+/// What an agent's own slot shows of a stall that ended before it was reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// There is time for an answer.
+    /// The time to answer has not passed.
     pub has_time: bool,
-    /// The slot is the agent's, and its state is not stalled.
+    /// The agent holds the slot, and its state is not stalled.
     pub is_over: bool,
-    /// How many stalls there were since the last that was told.
+    /// Stalls since the last one reported.
     pub stalls: u32,
-    /// How long the last silence was.
+    /// Length of the last silence.
     pub silent_ns: u64,
-    /// How long it had to be by the rule that holds by now.
+    /// The threshold of the rule that applies to it now.
     pub threshold_ns: u64,
-    /// Another shard turns, and may hold a frame from before the stall.
+    /// Another shard makes progress, and its queue may hold a frame from before the stall.
     pub is_other_awaited: bool,
     /// Its shard could not see for a whole threshold.
     pub is_uncertain: bool,
 }
 
-/// As [`preliminary`], of a stall that was over before it was told.
+/// As [`preliminary`], for a stall that ended before it was reported.
 #[must_use]
 pub const fn preliminary_of_ended(ended: &Ended) -> Option<Verdict> {
     if !ended.is_over || ended.stalls == 0 {
         return Some(Verdict::Overtaken);
     }
-    // Of several only the last is known to be too short.
+    // Only the length of the last silence is known.
     if ended.stalls == 1 && ended.silent_ns < ended.threshold_ns {
         return Some(Verdict::Withdrawn);
     }
@@ -268,7 +273,8 @@ pub const fn preliminary_of_ended(ended: &Ended) -> Option<Verdict> {
     None
 }
 
-/// As [`verdict`], of a stall that was over before it was told. Whether it is frozen by now is no matter.
+/// As [`verdict`], for a stall that ended before it was reported. Whether the agent is frozen now does not
+/// matter.
 #[must_use]
 pub const fn verdict_of_ended(ended: &Ended, evidence: &Evidence) -> Verdict {
     if evidence.lives_elsewhere {
@@ -277,19 +283,20 @@ pub const fn verdict_of_ended(ended: &Ended, evidence: &Evidence) -> Verdict {
     Verdict::Stalled { is_certain: is_certain(ended.is_uncertain, evidence) }
 }
 
-/// What a shard can say of a silence that it does not judge itself.
+/// What a shard knows of a silence that it does not judge itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Witness {
-    /// Everything that arrived until here has been processed by the shard.
+    /// The shard has processed everything that arrived until this instant.
     pub watermark: MonoNs,
-    /// And what it said of that was looked at.
+    /// The aggregator has processed what the shard reported until this instant.
     pub seen: MonoNs,
     /// End of its last blind window.
     pub last_blind_end: MonoNs,
 }
 
-/// Whether a shard could see for all of the silence since `silent_since` that ended in a stall at `stall_at`. It owes
-/// the agent a threshold of sight as the judge does, and a shard that does not run any more never sees what it holds.
+/// Whether a shard could see for all of the silence since `silent_since` that led to a stall at `stall_at`.
+/// It must give the agent a threshold of sight, as the judging shard does. A shard that no longer runs never
+/// reads its queue.
 #[must_use]
 pub fn is_sighted(witness: &Witness, silent_since: MonoNs, stall_at: MonoNs, threshold_ns: u64) -> bool {
     let blind_end = witness.last_blind_end;

@@ -1,4 +1,4 @@
-//! What must hold of every case, silence and piece of evidence there can be: all of them are tried.
+//! Invariants of the verdicts, checked for every possible case, silence and piece of evidence.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ const T: u64 = 600_000_000;
 const NOW: MonoNs = MonoNs(1_000_000_000_000);
 const EXISTENCES: [Existence; 4] = [Existence::Unknown, Existence::Asked, Existence::There, Existence::Gone];
 
-/// Deals out the bits of a number.
+/// Takes the bits of a number one by one.
 struct Bits(u32);
 
 impl Bits {
@@ -19,7 +19,7 @@ impl Bits {
     }
 }
 
-/// Every case there is.
+/// Every possible case.
 fn cases() -> impl Iterator<Item = Case> {
     EXISTENCES.into_iter().flat_map(|existence| (0..1 << 12).map(move |bits| case(existence, Bits(bits))))
 }
@@ -42,7 +42,7 @@ fn case(existence: Existence, mut bits: Bits) -> Case {
     }
 }
 
-/// Every silence that differs in what a rule may look at, at and around each limit.
+/// Every silence that a rule can distinguish, at and around each limit.
 fn silences() -> impl Iterator<Item = Silence> {
     let lengths = [0, T - 1, T, T + 1, u64::MAX];
     let thaws = [None, Some(NOW - 1), Some(NOW), Some(NOW + 1)];
@@ -84,7 +84,7 @@ fn evidence(mut bits: Bits) -> Evidence {
     }
 }
 
-/// Every silence with all that others may say of it, and what is told.
+/// Every silence with all possible evidence, and its verdict.
 fn judged() -> impl Iterator<Item = (Silence, Evidence, Verdict)> {
     silences().flat_map(|silence| {
         all_evidence().map(move |evidence| {
@@ -94,7 +94,7 @@ fn judged() -> impl Iterator<Item = (Silence, Evidence, Verdict)> {
     })
 }
 
-/// Those of whom a stall is told, and whether it is certain.
+/// The silences reported as stalls, and whether each is certain.
 fn stalled() -> impl Iterator<Item = (Silence, Evidence, bool)> {
     judged().filter_map(|(silence, evidence, told)| match told {
         Verdict::Stalled { is_certain } => Some((silence, evidence, is_certain)),
@@ -108,7 +108,7 @@ fn every_wait_ends_with_the_time_to_answer() {
         assert!(!matches!(next_step(&case), Step::Wait | Step::WaitForShards), "{case:?}");
     }
     for (silence, evidence, told) in judged().filter(|(silence, ..)| !silence.has_time) {
-        // The time since a thaw was judged by nobody.
+        // No shard has judged the time since the thaw.
         let is_thawed = silence.thawed_until.is_some() && silence.is_home_awaited;
         assert!(told != Verdict::Wait || is_thawed, "{silence:?} {evidence:?}");
     }
@@ -171,7 +171,7 @@ fn no_stall_is_judged_before_it_is_known_who_the_process_is() {
     }
 }
 
-/// And each step clears what it is about, so that settling ends.
+/// Each step is about something that is open; it clears that, so settling ends.
 #[test]
 fn each_step_is_about_something_that_is_open() {
     for case in cases() {
@@ -227,7 +227,8 @@ fn no_stall_is_certain_that_anybody_could_not_see_or_say() {
     }
 }
 
-/// By its own shard, which knows by now what another refused and owes it more time; unless it has had it.
+/// The agent's own shard, which now knows of the refused frame, judges the silence again with more time,
+/// unless the agent has had that time.
 #[test]
 fn a_silence_in_which_a_frame_was_refused_is_judged_again() {
     for (silence, evidence, _) in stalled().filter(|(_, evidence, _)| evidence.was_turned_away) {
@@ -235,7 +236,7 @@ fn a_silence_in_which_a_frame_was_refused_is_judged_again() {
     }
 }
 
-/// And nobody may switch stalls off.
+/// A long silence without evidence against a stall is reported: no agent can suppress its stalls.
 #[test]
 fn a_silence_that_nothing_speaks_against_is_told() {
     for (silence, evidence, told) in judged() {
@@ -251,7 +252,7 @@ fn a_silence_that_nothing_speaks_against_is_told() {
     }
 }
 
-/// Every stall that was over before it was told, with all that others may say of it, and what is told.
+/// Every stall that ended before it was reported, with all possible evidence, and its verdict.
 fn ended() -> impl Iterator<Item = (Ended, Evidence, Verdict)> {
     let lengths = [0, T - 1, T, T + 1, u64::MAX];
     let counts = [0, 1, 2, u32::MAX];
@@ -305,7 +306,8 @@ fn a_stall_that_is_over_is_told_as_certain_only_if_all_could_see_and_say() {
     }
 }
 
-/// One that is silent again is told with the stall that it is in.
+/// A stall that ended is reported unless it was none. If the agent is silent again, the report of that stall
+/// covers both.
 #[test]
 fn a_stall_that_is_over_is_told_unless_it_was_none() {
     for (ended, evidence, told) in ended().filter(|(.., told)| *told != Verdict::Wait) {
