@@ -1,5 +1,5 @@
-//! What an agent does beside being silent: it comes up, changes its status, begins a session, reports a crash. What it
-//! does too often is told later, as one.
+//! What an agent does besides falling silent: it comes up, changes its status, begins a session, reports a
+//! crash. Changes above the limit are reported later, in one event.
 
 use super::*;
 
@@ -16,7 +16,7 @@ impl Aggregator {
         if reported.is(Mark::Up) {
             return;
         }
-        // Says the status, too; of what it was before in between, nothing.
+        // The event carries the status. That covers one change; more are reported by a `status` event.
         let record = self.record(place);
         record.status = hot.status;
         if cold.statuses.wrapping_sub(record.statuses) <= 1 {
@@ -28,7 +28,7 @@ impl Aggregator {
         self.report_of(place, hot, cold.first_arrival, EventKind::Up);
     }
 
-    /// Sets the mark wherever the agent is known.
+    /// Sets or clears the mark on every slot of the agent in this session.
     pub(super) fn mark_session(&mut self, place: Place, mark: Mark, is_set: bool) {
         let session = self.session(place).number;
         let pid = self.record(place).pid;
@@ -48,7 +48,7 @@ impl Aggregator {
         self.tally.shards[usize::from(place.shard)].sessions[why as usize] += u64::from(coalesced);
     }
 
-    /// `is_rest`: report all that is left now, whatever the bucket holds.
+    /// `is_rest`: report all that is left, even if the bucket is empty.
     pub(super) fn report_changes(&mut self, place: Place, hot: &Hot, cold: &Cold, is_rest: bool) {
         let reported = *self.record(place);
         let is_other_session = (reported.streams, reported.versions) != (cold.streams, cold.versions);
@@ -56,7 +56,7 @@ impl Aggregator {
             && !reported.is(Mark::Identifying)
             && self.may_report(place, hot, cold, Often::Session, is_rest)
         {
-            // Whether it is another program or another connection is for the lookup to say.
+            // The lookup decides whether it is another program or another connection.
             self.identify(place);
         }
         if reported.users != cold.users && self.may_report(place, hot, cold, Often::Session, is_rest) {
@@ -75,7 +75,7 @@ impl Aggregator {
             return;
         }
         let changes = cold.statuses.wrapping_sub(reported.statuses);
-        // A crash report that waits to be told brings its status with it.
+        // A deferred crash report brings its status with it.
         let is_other = reported.status != hot.status && reported.terminals == cold.terminals;
         if (changes > 0 || is_other) && self.may_report(place, hot, cold, Often::Status, is_rest) {
             let record = self.record(place);
@@ -85,7 +85,7 @@ impl Aggregator {
         }
     }
 
-    /// Its process became another user; another rule may hold for that one.
+    /// The process changed its user; another rule may apply to the new one.
     fn report_user(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         self.identify(place);
         let reported = self.record(place);
@@ -105,12 +105,12 @@ impl Aggregator {
             return;
         }
         let reported = self.record(place);
-        // Says the status, too.
+        // The event carries the status, too.
         (reported.terminals, reported.status) = (cold.terminals, Status::Critical);
         let mut agent = self.agent(place, hot);
         agent.nonce = NONCE_TERMINAL;
         agent.status = Status::Critical;
-        // The first is the root of the others. Of those after one that was told the last two are kept.
+        // The first payload is the root cause. Of later ones the slot keeps the last two: report the earlier.
         agent.payload = match (before, coalesced) {
             (0, _) => cold.terminal_first,
             (_, 1) => cold.terminal_payload,
@@ -119,9 +119,9 @@ impl Aggregator {
         self.report_agent(place, agent, cold.terminal_at, EventKind::Terminal { coalesced });
     }
 
-    /// Whether something of this kind may be told of the agent now; if not, what there is to tell comes later.
+    /// Whether an event of this kind may be reported of the agent now; if not, it is deferred.
     fn may_report(&mut self, place: Place, hot: &Hot, cold: &Cold, kind: Often, is_rest: bool) -> bool {
-        // Processes that are started in a loop have a full bucket each: they take from their user's, too.
+        // Processes started in a loop have a full bucket each, so they take from their user's, too.
         let is_free = self.record(place).is(Mark::Uncalled) || self.is_settled(cold);
         let has_left = self.buckets.take(place, kind, self.now);
         if is_rest || has_left && (is_free || self.churns.take(hot.uid(), self.now)) {
@@ -135,7 +135,7 @@ impl Aggregator {
         false
     }
 
-    /// Tells of those of whom too much was told before; at the end of all of them.
+    /// Reports deferred events that are due; at the end, all of them.
     pub(super) fn report_of_deferred(&mut self) {
         while let Some((at, holder)) = self.deferred.front().copied() {
             if at > self.now && !self.are_shards_over() {
@@ -160,7 +160,7 @@ impl Aggregator {
         }
     }
 
-    /// What was not told of the agent so far precedes what is told next.
+    /// Reports the deferred events of the agent before its next one.
     pub(super) fn report_rest(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         let reported = *self.record(place);
         if !reported.is(Mark::Deferred) || reported.generation != cold.generation {

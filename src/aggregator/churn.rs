@@ -1,5 +1,5 @@
-//! Limits how many agents that come and go are reported one by one: a token bucket for each user, so that a fork loop
-//! fills neither log nor queues. One `churn` event a second has the numbers of the rest.
+//! Limits how many agents that come and go are reported one by one: a token bucket for each user, so that a
+//! fork loop fills neither log nor queues. A `churn` event a second counts the rest of each user.
 //!
 //! Time is an argument.
 
@@ -9,17 +9,17 @@ use super::limit::SECOND_NS;
 use crate::event::EventKind;
 use crate::time::MonoNs;
 
-/// What a full bucket holds at least.
+/// Smallest capacity of a bucket.
 const AT_ONCE_MIN: u32 = 65_536;
-/// How long one more takes: twenty a second, and with each its exit and what it says in between.
+/// Time per token: twenty a second. The exit of a reported agent takes none.
 const ONE_MORE_NS: u64 = 50_000_000;
-/// Users with a bucket of their own; the others share one.
+/// Users with a bucket of their own; all others share one.
 const USERS_MAX: usize = 1024;
-/// An agent that lived as long does not come and go: it is told of singly. Processes that live so long cannot be
-/// many a second, for all of them are there at once.
+/// An agent this old no longer counts as coming and going: it is reported singly. Agents that live this long
+/// cannot be many a second, because all of them are in the table at once.
 pub const SETTLED_NS: u64 = 60 * SECOND_NS;
 
-/// What was not told singly of the agents of a user.
+/// Events of a user's agents that were counted instead of reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub ups: u32,
@@ -32,7 +32,7 @@ pub struct Counts {
 struct Bucket {
     /// When it is full again.
     full_at: MonoNs,
-    /// What to tell, and since when.
+    /// What to report, and since when.
     counts: Counts,
     since: MonoNs,
 }
@@ -40,19 +40,19 @@ struct Bucket {
 /// The buckets of all users.
 #[derive(Debug)]
 pub struct Churns {
-    /// By user id; `None`: those without one of their own.
+    /// By user id; `None`: the shared one.
     of: BTreeMap<Option<u32>, Bucket>,
     at_once: u32,
     report_at: Option<MonoNs>,
 }
 
 impl Churns {
-    /// Buckets of a fleet of at most `agents_max`, all of which may start at once.
+    /// Buckets for a fleet of at most `agents_max` agents, all of which may start at once.
     pub fn new(agents_max: u32) -> Self {
         Self { of: BTreeMap::new(), at_once: agents_max.max(AT_ONCE_MIN), report_at: None }
     }
 
-    /// Takes one for an agent of this user, if there is one.
+    /// Takes a token of this user, if one is left.
     pub fn take(&mut self, uid: u32, now: MonoNs) -> bool {
         let most = u64::from(self.at_once) * ONE_MORE_NS;
         let bucket = self.bucket(uid, now);
@@ -64,7 +64,7 @@ impl Churns {
         is_left
     }
 
-    /// An event that is not told singly.
+    /// Counts an event that is not reported.
     pub fn count(&mut self, uid: u32, now: MonoNs, kind: &EventKind) {
         self.report_at = self.report_at.or(Some(now + SECOND_NS));
         let bucket = self.bucket(uid, now);
@@ -84,12 +84,12 @@ impl Churns {
         *count = count.saturating_add(more);
     }
 
-    /// When to tell the numbers.
+    /// When to report the counts.
     pub const fn next(&self) -> Option<MonoNs> {
         self.report_at
     }
 
-    /// The numbers of each user, if it is time or `is_last`.
+    /// The counts of each user, if they are due or `is_last`.
     pub fn report(&mut self, now: MonoNs, is_last: bool) -> Vec<EventKind> {
         if self.report_at.is_none_or(|at| at > now && !is_last) {
             return Vec::new();
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     impl Churns {
-        /// For tests: so many at once.
+        /// For tests: the capacity of a bucket.
         pub const fn limit(&mut self, at_once: u32) {
             self.at_once = at_once;
         }
@@ -165,7 +165,7 @@ mod tests {
         let mut churns = Churns::new(10);
         churns.limit(1);
         for uid in 0..10_000 {
-            // The first of each is told singly, but for those who share a bucket.
+            // The first agent of each user is reported, except of those who share a bucket.
             let is_own = uid < 1024;
             assert_eq!(churns.take(uid, START), is_own || uid == 1024, "{uid}");
             assert!(churns.of.len() <= USERS_MAX + 1);

@@ -1,12 +1,13 @@
-//! A stall is reported only after all were asked: is the process there, does the agent beat elsewhere?
+//! A stall is reported only after the others were asked: does the process exist, does the agent beat on
+//! another shard?
 //!
-//! Here are also the ends of a slot's tenancy: exits, moves, releases.
+//! What ends the use of a slot is here, too: exits, moves, releases.
 
 use super::*;
 use crate::rules::Witness;
 
 impl Aggregator {
-    /// Asks what others know of a silent agent: is its process there, does it beat elsewhere?
+    /// Asks the watch and the lookup thread about a silent agent, and kicks the other shards.
     pub(super) fn confirm(&mut self, place: Place) {
         let reported = self.record(place);
         if reported.is(Mark::Confirming) {
@@ -23,8 +24,8 @@ impl Aggregator {
         self.await_word(place, generation);
     }
 
-    /// Asks what the holder's process runs by now: its name, its program and so its rule may be others than
-    /// when it was looked up.
+    /// Asks the lookup thread what the holder's process runs now: its name, its program and so its rule may
+    /// have changed since the first lookup.
     pub(super) fn look_again(&mut self, place: Place) {
         let reported = self.record(place);
         if reported.set(Mark::LookingAgain, true) {
@@ -36,7 +37,7 @@ impl Aggregator {
         self.inquiries.lookups.ask(Question { holder, pid, of: Inquiry::Program });
     }
 
-    /// Tells nothing of the slot until its process is known to be the one that was told of, or is gone.
+    /// Reports nothing of the slot until its process is known to be the reported one, or gone.
     pub(super) fn doubt(&mut self, place: Place) {
         let reported = self.record(place);
         if reported.set(Mark::Doubted, true) {
@@ -50,8 +51,8 @@ impl Aggregator {
         self.await_word(place, generation);
     }
 
-    /// Asks whether the holder's process is there. At most two questions a slot are under way: one that
-    /// can wait and one that cannot.
+    /// Asks whether the holder's process exists. At most two questions per slot are in flight: one that can
+    /// wait and one that cannot.
     pub(super) fn ask_existence(&mut self, place: Place, is_urgent: bool) {
         let reported = self.record(place);
         if reported.asked > u8::from(is_urgent) {
@@ -75,12 +76,12 @@ impl Aggregator {
         self.view(place.shard).in_flight += 1;
     }
 
-    /// The holder's process is gone as of `at`: its exit is told once its last frames were looked at.
+    /// The holder's process is gone as of `at`: its exit is reported once its last frames were looked at.
     pub(super) fn gone(&mut self, place: Place, at: MonoNs) {
         let give_up_at = self.now + EXIT_NS;
         let reported = self.record(place);
         if reported.is_gone() {
-            // What beat after the first word of its end is somebody else.
+            // Beats after the earliest known exit belong to another process.
             reported.as_of = reported.as_of.min(at);
             return;
         }
@@ -96,16 +97,16 @@ impl Aggregator {
         }
     }
 
-    /// Other shards move their watermark when kicked. All of them: the agent may have moved to one that
-    /// has not read its first beat there yet.
+    /// Kicks the other shards, so that they move their watermark. All of them: the agent may have moved to
+    /// one that has not read its first beat there yet.
     pub(super) fn kick_others(&mut self, place: Place) {
         for (shard, view) in self.shards.iter_mut().enumerate() {
             view.is_to_be_kicked |= shard != usize::from(place.shard);
         }
     }
 
-    /// Whether a shard that `matters` may still hold a frame from before `at`. A shard whose thread is dead
-    /// will never say; what it held is lost with it, and that is told.
+    /// Whether a shard that `matters` may still hold a frame from before `at`. A shard whose thread ended
+    /// does not count: it will never read what it held, and its end is reported.
     pub(super) fn is_unseen(&self, at: MonoNs, matters: impl Fn(u16) -> bool) -> bool {
         let mut shards = (0..self.shard_count).zip(&self.shards);
         shards.any(|(shard, view)| {
@@ -113,26 +114,26 @@ impl Aggregator {
         })
     }
 
-    /// Whether one of the shards that could still say something of before `at` is worth waiting for: one that is known
-    /// to be stuck had its time. It may hold a frame all the same, so nothing is certain without it.
+    /// Whether to wait for a shard that may hold a frame from before `at`. A stuck shard is not waited for.
+    /// It may hold a frame all the same, so nothing is certain without it.
     pub(super) fn is_awaited(&self, at: MonoNs, matters: impl Fn(u16) -> bool) -> bool {
         !self.are_shards_over()
             && self.is_unseen(at, |shard| matters(shard) && self.shards[usize::from(shard)].port.is_alive())
     }
 
-    /// Whether the shards have ended: what they have not seen by now they never will.
+    /// Whether the shards have ended and will read nothing more.
     pub(super) const fn are_shards_over(&self) -> bool {
         self.stop_by.is_some()
     }
 
-    /// Whether a shard other than `home` could not see for all of the silence since `silent_since` that `cold` was
-    /// judged by. Whether it holds a slot of the agent is no matter: the first beat there of one that moved may be
-    /// just what it could not see.
+    /// Whether a shard other than `home` could not see for all of the silence since `silent_since` that
+    /// `cold` was judged by. A shard counts even if it holds no slot of the agent: it may have missed the
+    /// first beat of an agent that moved there.
     pub(super) fn is_unsighted(&self, home: u16, silent_since: MonoNs, hot: &Hot, cold: &Cold) -> bool {
         let threshold_ns = self.threshold_of(hot);
         (0..self.shard_count).zip(&self.shards).any(|(shard, view)| {
             let counters = &view.port.counters;
-            // Read first: a shard publishes it last.
+            // Read this first: a shard publishes it last.
             let watermark = counters.watermark();
             let last_blind_end = MonoNs(counters.last_blind_end.get());
             let witness = Witness { watermark, seen: view.seen, last_blind_end };
@@ -145,7 +146,7 @@ impl Aggregator {
         self.places.get(AgentKey::of_pid(pid)).copied().flatten().map(Place::from)
     }
 
-    /// Another place of the same pid.
+    /// The next place of the same pid.
     pub(super) fn next_of(&mut self, place: Place) -> Option<Place> {
         self.record(place).next.map(Place::from)
     }
@@ -161,8 +162,8 @@ impl Aggregator {
         Places { first, more }
     }
 
-    /// The slots of a pid, after those were looked at whose facts wait for their turn: a verdict on one of them
-    /// may give back the others, and nobody would be told what they still had to say.
+    /// The slots of a pid, after looking at those whose facts wait for their turn: a verdict on one slot may
+    /// release the others, and their news would be lost.
     pub(super) fn look_before_verdict(&mut self, pid: u32) -> Places {
         let places = self.places_of(pid);
         let mut is_stale = false;
@@ -172,12 +173,12 @@ impl Aggregator {
                 is_stale = true;
             }
         }
-        // Some may have gone to others.
+        // Some slots may have new holders.
         if is_stale { self.places_of(pid) } else { places }
     }
 
-    /// Another of an agent's slots that beat later than this one. One that is on its way back counts,
-    /// too: it stays if it beat. Busy: a slot is just being written, by a beat perhaps.
+    /// Another slot of the agent with a later beat than this one. One that is being released counts, too: it
+    /// stays if it has beaten. Busy: a slot is being written, perhaps by a beat.
     pub(super) fn lives_elsewhere(
         &mut self,
         places: &Places,
@@ -198,19 +199,19 @@ impl Aggregator {
         Ok(None)
     }
 
-    /// The agent beats elsewhere: its slot here goes, and its silence here was none.
+    /// The agent beats on another shard: its slot here is released, and its silence here was no stall.
     pub(super) fn move_to(&mut self, (to, there): (Place, Hot), from: Place, here: &Hot, cold: &Cold) {
         self.report_rest(from, here, cold);
         if self.record(from).is(Mark::Thawed) {
             self.unfreeze(from, here, self.now);
         }
         let reported = *self.record(from);
-        // What was told of the agent goes with it.
+        // What was reported of the agent holds for the other slot.
         let is_stalled_there = there.state == State::Stalled;
         self.record(to).set(Mark::Up, reported.is(Mark::Up));
         self.record(to).set(Mark::Uncalled, reported.is(Mark::Uncalled));
         let (session, own) = (self.session(from), self.session(to));
-        // It may have begun another one there.
+        // The agent may have begun a later session there.
         let number = session.number.max(own.number);
         self.enter(to, Session { number, ns_pid: own.ns_pid.or(session.ns_pid), freeze: own.freeze });
         let record = self.record(from);
@@ -222,15 +223,15 @@ impl Aggregator {
         self.open(to, &there);
     }
 
-    /// Tells the exit of the process that holds `place` and gives back every slot of it. False: one of them
-    /// is just being written.
+    /// Reports the exit of the process that holds `place`, and releases all its slots. False: one of them is
+    /// being written.
     pub(super) fn exit(&mut self, place: Place, at: MonoNs) -> bool {
         let reported = *self.record(place);
         let places = self.places_of(reported.pid);
         let mut last: Option<(Place, Hot, Cold)> = None;
         for place in places.iter() {
             let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
-            // What beat later than the exit is an heir, whose words are not the last of the dead.
+            // Prefer slots without a beat after the exit: such a beat is of a new process with the same pid.
             let rank = |hot: &Hot| (hot.last_arrival <= at, hot.last_arrival);
             let is_later = last.as_ref().is_none_or(|(_, latest, _)| rank(&hot) > rank(latest));
             let of = self.record(place);
@@ -256,7 +257,7 @@ impl Aggregator {
         true
     }
 
-    /// Tells what the slot says of the process that is gone as of `at`, and nothing of what came later.
+    /// Reports what the slot says of the process that is gone as of `at`, and nothing later.
     fn report_last_words(&mut self, place: Place, hot: &Hot, cold: &Cold, at: MonoNs) {
         self.report_arrival(place, hot, cold);
         let reported = *self.record(place);
@@ -275,7 +276,7 @@ impl Aggregator {
         }
     }
 
-    /// A forger fell silent: its slot goes without a word.
+    /// Releases the slot of a silent forger without an event.
     pub(super) fn close_silently(&mut self, place: Place, hot: &Hot) {
         if hot.state == State::Stalled && !self.record(place).is(Mark::Releasing) {
             self.record(place).existence = Existence::Gone;
@@ -283,7 +284,7 @@ impl Aggregator {
         }
     }
 
-    /// Last words alone open no deadline, but those of an agent that beat elsewhere do.
+    /// A terminal frame alone opens no deadline, unless the agent beat elsewhere before.
     pub(super) fn open(&mut self, place: Place, hot: &Hot) {
         if hot.state == State::Waiting {
             self.post(place, instruction::OPEN, crate::lane::Instruction::default());

@@ -1,10 +1,10 @@
-//! What a slot says against what was told of it: who holds it, and whether there is news.
+//! Compares each slot with its record: who holds it, and what is new.
 
 use super::*;
 
 impl Aggregator {
-    /// Takes what the shard queued; true if there is more. New holders are looked at here, for whoever asks
-    /// where a pid beats has to know of them all; the others wait for their turn.
+    /// Takes the facts that the shard queued; true if there are more. New holders are looked at here, because
+    /// a search for the slots of a pid must find them all. The others wait for their turn.
     pub(super) fn take_facts(&mut self, shard: u16) -> bool {
         for _ in 0..FACTS_PER_TURN {
             let view = self.view(shard);
@@ -19,7 +19,7 @@ impl Aggregator {
         true
     }
 
-    /// Whether the shard has facts that need not wait any longer.
+    /// Whether facts of the shard wait that may be looked at now.
     pub(super) fn may_look(&mut self, shard: u16) -> bool {
         let share = (self.in_flight_max / u32::from(self.shard_count)).max(1);
         let view = self.view(shard);
@@ -28,7 +28,7 @@ impl Aggregator {
 
     /// Looks at slots of known holders, as many as may be in flight.
     pub(super) fn look_at_known(&mut self, shard: u16) {
-        // Not all of them have to wait for anything.
+        // Bounded, because not every slot adds to what is in flight.
         for _ in 0..IN_FLIGHT_MAX {
             if !self.may_look(shard) {
                 return;
@@ -56,12 +56,11 @@ impl Aggregator {
         } else if hot.state == State::Free {
             return;
         } else if reported.is(Mark::Releasing) {
-            // Without a later beat the shard has not come to it yet: it may have started over.
+            // No later beat: the shard has not read the instruction yet. It may have continued after a panic.
             if reported.is_over() || hot.last_arrival <= reported.as_of {
                 return;
             }
-            // Released only if it stayed silent, and it did not: it stays, and whatever was found out
-            // about it meanwhile is found out again.
+            // Released only if silent, and it has beaten: it stays, and is looked up again.
             self.record(place).set(Mark::Releasing, false);
             self.identify(place);
             self.return_if_stalled(place);
@@ -69,13 +68,13 @@ impl Aggregator {
         self.report_difference(place, &hot, &cold);
     }
 
-    /// A new agent holds the slot.
+    /// Begins the record of a new holder.
     fn admit(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         let is_off_hash = shard_for(hot.pid, u32::from(self.shard_count)) != u32::from(place.shard);
         let first = self.place_of_pid(hot.pid);
         let is_held = hot.flags.has(Flags::UNVERIFIED);
-        // An agent that is known on another shard is not up again, and it is the same session, unless the
-        // lookup finds another process; nobody is the same as one whose exit was told.
+        // An agent known on another shard is not up again and keeps its session, unless the lookup finds
+        // another process. An agent whose exit was reported is not known.
         let places = self.places_of(hot.pid);
         let known = places.iter().find(|place| !self.record(*place).is_over());
         let known = known.filter(|_| !planted!(TakesOneForTwo));
@@ -83,7 +82,7 @@ impl Aggregator {
             Some(known) => self.session(known),
             None => Session::default(),
         };
-        // Of a user other than there it is told as one that changed it.
+        // If its user differs from the one there, that is reported as a change of user.
         let uid = known.and_then(|known| self.view(known.shard).port.table.read_hot(known.slot).ok());
         let is_other_user = uid.is_some_and(|there| there.uid() != hot.uid());
         let known = known.map(|place| *self.record(place));
@@ -118,8 +117,8 @@ impl Aggregator {
         self.return_if_stalled(place);
     }
 
-    /// Somebody beats here whose pid was told stalled on another shard: the agent is back, unless the
-    /// pid went to another process meanwhile. The lookup tells which.
+    /// The holder beats here while another slot of its pid is reported as stalled: the agent is back, unless
+    /// the pid went to another process. The lookup decides.
     fn return_if_stalled(&mut self, place: Place) {
         let pid = self.record(place).pid;
         let is_back =
@@ -131,7 +130,8 @@ impl Aggregator {
         }
     }
 
-    /// An agent told stalled on another shard beats here: it is back, and its slot there goes.
+    /// An agent reported as stalled on another shard beats here: reports its return, and releases its slot
+    /// there.
     pub(super) fn resume_from_elsewhere(&mut self, place: Place) -> Result<(), Busy> {
         let (hot, cold) = self.view(place.shard).port.table.read(place.slot)?;
         for other in self.places_of(hot.pid).iter() {
@@ -144,7 +144,7 @@ impl Aggregator {
             let at =
                 if cold.first_arrival > there.last_arrival { cold.first_arrival } else { hot.last_arrival };
             if at <= there.last_arrival {
-                // Not back yet. An ordinary beat here would go unnoticed; after this it is news.
+                // Not back yet. Without a release, an ordinary beat here would not become a fact.
                 self.release(place, there.last_arrival, instruction::RELEASE | instruction::IF_SILENT);
                 return Ok(());
             }
@@ -170,7 +170,7 @@ impl Aggregator {
         self.inquiries.lookups.ask(Question { holder, pid, of: Inquiry::Who });
     }
 
-    /// The slot is free, or another agent's, from here on.
+    /// Clears the record of a slot that is free or has another holder.
     pub(super) fn forget(&mut self, place: Place) {
         let reported = mem::take(self.record(place));
         if reported.pid == 0 {
@@ -203,11 +203,12 @@ impl Aggregator {
         }
     }
 
-    /// Tells what changed since the slot was looked at last.
+    /// Reports what changed since the last look at the slot.
     pub(super) fn report_difference(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         let reported = *self.record(place);
         if reported.is_gone() {
-            // Its exit is on the way, which tells what was its own of this and nothing of an heir's.
+            // Its exit is pending. That reports what this process did, and nothing of a new process with its
+            // pid.
             return;
         }
         if hot.flags.has(Flags::UNVERIFIED) && !reported.has_settled(cold.claimed_pid) {
@@ -215,7 +216,7 @@ impl Aggregator {
         }
         if reported.is(Mark::Closed) && !cold.is_honest {
             if hot.state == State::Waiting {
-                // No deadline will ever end it; the end of its process does.
+                // No deadline will ever end it, but the exit of its process does.
                 self.poll_unwatched(place);
             }
             return self.close_silently(place, hot);
@@ -229,7 +230,7 @@ impl Aggregator {
         self.report_news(place, hot, cold);
     }
 
-    /// Tells what changed of the process that was known before.
+    /// Reports what changed, of a process known to be the reported one.
     pub(super) fn report_news(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         self.record(place).set(Mark::Closed, false);
         self.report_arrival(place, hot, cold);
@@ -241,7 +242,7 @@ impl Aggregator {
     }
 }
 
-/// Whether what the slot says may be somebody else's, who got the pid of the agent that was told of.
+/// Whether the slot may belong to another process, which got the pid of the reported agent.
 fn is_doubtful(reported: &Record, cold: &Cold) -> bool {
     let is_silent = [Mark::Stalled, Mark::Frozen, Mark::Thawed].iter().any(|mark| reported.is(*mark));
     let is_return = is_silent && reported.resumes != cold.resumes;
