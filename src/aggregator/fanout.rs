@@ -1,8 +1,8 @@
-//! Numbers events and hands them to subscribers. A subscriber that is too slow loses events and is told
-//! which: the next thing it gets is `lost` with their range.
+//! Numbers events and hands them to subscribers. A subscriber that is too slow loses events; the next one it
+//! gets is `lost` with their range.
 //!
-//! Verdicts, and what says that there may be none, have a reserve in every queue: whatever else there is to tell,
-//! and however much of it, cannot take their place. Agents that come and go leave a quarter of the rest to others.
+//! Verdicts, and events that explain missing verdicts, have a reserve in every queue that no other kind can
+//! take. Events of agents that come and go leave a quarter of the rest to others.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,30 +14,30 @@ use crate::sinks::WriterCounters;
 use crate::time::{MonoNs, WallNs};
 use crate::view::tally::Reader;
 
-/// A queue of events holds this many beyond one for each agent.
+/// A queue of events has room for one of each agent and this many more.
 pub const EVENTS_SLACK: usize = 65_536;
 
-/// Wants events.
+/// A receiver of events.
 pub struct Subscriber {
     reader: Reader,
     sender: Sender<Event>,
-    /// Most events that may wait, but for the reserve. Held here and not by the channel, whose memory would be
-    /// taken at once.
+    /// Most events that may wait, without the reserve. Limited here, because a bounded channel would allocate
+    /// all its memory at once.
     capacity: usize,
-    /// Wakes the reader, where receiving does not.
+    /// Wakes a reader that does not block on the channel.
     pub wake: Option<Box<dyn Fn() + Send>>,
     has_news: bool,
-    /// Wants each beat, too.
+    /// Whether it gets beats, too.
     pub wants_beats: bool,
-    /// What became of the events that reached it, where it says so.
+    /// Counts of its writer, if it has one.
     pub counters: Option<Arc<WriterCounters>>,
-    /// First and last number it missed and was not told of.
+    /// First and last number of missed events that are not reported to it yet.
     missed: Option<(u64, u64)>,
 }
 
 impl Subscriber {
-    /// A subscriber with room for `capacity` events, at least 2, and a quarter as many in reserve; and the end they
-    /// come out of.
+    /// A subscriber with room for `capacity` events, at least 2, and a quarter as many in reserve; and the
+    /// receiving end.
     pub fn new(reader: Reader, capacity: usize) -> (Self, Receiver<Event>) {
         let (sender, receiver) = unbounded();
         let subscriber = Self {
@@ -53,18 +53,18 @@ impl Subscriber {
         (subscriber, receiver)
     }
 
-    /// How many events may wait if one of this rank is to be the last of them.
+    /// Most events that may wait, this one included, for an event of this rank to be accepted.
     fn room(&self, rank: Rank) -> usize {
         match rank {
-            // There is always a place for the line that says what was lost before the event.
+            // At least two: a verdict and the `lost` line before it.
             Rank::Verdict => self.capacity + (self.capacity / 4).max(2),
             Rank::Word => self.capacity,
             Rank::Life => self.capacity - self.capacity / 4,
         }
     }
 
-    /// Sends the event if it leaves `spare` places of what its rank may take. There is one sender, so what has room
-    /// now has room when it is sent.
+    /// Sends the event if it leaves `spare` places of the room for its rank. There is no other sender, so the
+    /// room cannot shrink in between.
     fn try_send(&mut self, event: Event, rank: Rank, spare: usize) -> Result<(), TrySendError<Event>> {
         if self.sender.len() + spare >= self.room(rank) {
             return Err(TrySendError::Full(event));
@@ -90,12 +90,13 @@ pub struct Fanout {
 }
 
 impl Fanout {
-    /// Number of the last event told.
+    /// Number of the last event.
     pub const fn last_seq(&self) -> u64 {
         self.last_seq
     }
 
-    /// Events that did not reach a subscriber, or that it threw away, by [`Reader`] in the order of its variants.
+    /// Events that did not reach a subscriber, or that its writer discarded, by [`Reader`] in the order of
+    /// its variants.
     pub fn dropped(&self) -> [u64; Reader::ALL.len()] {
         let mut dropped = self.dropped;
         for subscriber in &self.subscribers {
@@ -110,24 +111,24 @@ impl Fanout {
         self.beats_dropped
     }
 
-    /// One more subscriber; it gets what is told from here on.
+    /// Adds a subscriber; it gets events from here on.
     pub fn add(&mut self, subscriber: Subscriber) {
         self.subscribers.push(subscriber);
     }
 
-    /// Whether anybody wants beats.
+    /// Whether any subscriber wants beats.
     pub fn wants_beats(&self) -> bool {
         self.subscribers.iter().any(|subscriber| subscriber.wants_beats)
     }
 
-    /// Gives the event its number and hands it out. Never blocks.
+    /// Numbers the event and hands it out. Never blocks.
     pub fn report(&mut self, mut event: Event) {
         self.last_seq += 1;
         event.seq = self.last_seq;
         let dropped = &mut self.dropped;
         let rank = event.kind.rank();
         self.subscribers.retain_mut(|subscriber| {
-            // A line of what was lost up to here, and no event after it, is of no use in the reserve.
+            // In the reserve, a `lost` line is of use only with the event after it.
             let spare = usize::from(rank == Rank::Verdict);
             if !catch_up(subscriber, event.wall, event.mono, rank, spare) {
                 miss(subscriber, event.seq);
@@ -146,7 +147,7 @@ impl Fanout {
         });
     }
 
-    /// Hands a beat, which has no number, to those who asked for beats.
+    /// Hands a beat, which has no number, to subscribers that want beats.
     pub fn report_beat(&mut self, event: Event) {
         for subscriber in self.subscribers.iter_mut().filter(|subscriber| subscriber.wants_beats) {
             if subscriber.try_send(event, Rank::Word, 0).is_err() {
@@ -155,12 +156,12 @@ impl Fanout {
         }
     }
 
-    /// Tells subscribers that have room again what they missed, and wakes those who have news. True if some still
-    /// wait. To be called at the end of a turn.
+    /// Sends the `lost` lines that are due to subscribers that have room again, and wakes those that got
+    /// something. True if lines are left. Call it at the end of a turn.
     pub fn settle(&mut self, wall: WallNs, mono: MonoNs) -> bool {
         let mut is_owing = false;
         for subscriber in &mut self.subscribers {
-            // As little room as possible: what makes it owe this may go on.
+            // By the lowest rank, which leaves room to events: what made it miss some may go on.
             is_owing |= !catch_up(subscriber, wall, mono, Rank::Life, 0);
             if std::mem::take(&mut subscriber.has_news)
                 && let Some(wake) = &subscriber.wake
@@ -172,7 +173,7 @@ impl Fanout {
     }
 }
 
-/// Tells the subscriber what it missed, if anything. False if there is no room even for that.
+/// Sends the subscriber the `lost` line that is due, if any. False if there is no room for it.
 fn catch_up(subscriber: &mut Subscriber, wall: WallNs, mono: MonoNs, rank: Rank, spare: usize) -> bool {
     let Some((from_seq, to_seq)) = subscriber.missed else { return true };
     let kind = EventKind::Lost { from_seq, to_seq };
@@ -243,7 +244,8 @@ mod tests {
         Event { kind: EventKind::Status { coalesced: 1 }, ..event() }
     }
 
-    /// Agents that come and go leave room to what others say, and a slow reader is not told of each gap.
+    /// Agents that come and go leave room to other events, and a slow reader gets one `lost` line for all
+    /// gaps.
     #[test]
     fn fault_83_who_comes_and_goes_takes_no_room_of_others() {
         let mut fanout = Fanout::default();
@@ -261,8 +263,8 @@ mod tests {
         assert_eq!(reported[13..].iter().map(|event| event.seq).collect::<Vec<_>>(), [51, 52]);
     }
 
-    /// Whatever fills the queue, stalls come through, each after a line of what is missing before it: no range
-    /// covers an event that was delivered.
+    /// A stall comes through a full queue, after a line for what is missing before it: no range covers an
+    /// event that was delivered.
     #[test]
     fn fault_69_a_stall_comes_through_a_queue_that_others_filled() {
         let stall =

@@ -1,5 +1,5 @@
-//! What the lookup and the watch thread found out: who a process is, whose pid its frames claim, whether
-//! it is there.
+//! Applies what the lookup and the watch thread found out: who a process is, whose pid its frames claim,
+//! whether it exists.
 
 use super::*;
 use crate::process::procfs::Incarnation;
@@ -20,7 +20,7 @@ impl Aggregator {
         true
     }
 
-    /// The slot that a finding is about, if its holder is still the one asked about.
+    /// The slot that a finding is about, if it still has the same holder.
     pub(super) fn place_of(&mut self, holder: Holder) -> Option<Place> {
         let place = holder.place;
         (self.record(place).generation == holder.generation).then_some(place)
@@ -30,7 +30,7 @@ impl Aggregator {
         let Some(place) = self.place_of(holder) else { return };
         let reported = self.record(place);
         reported.asked = reported.asked.saturating_sub(1);
-        // An earlier finding says nothing of now.
+        // Only the answer to the last question holds for now.
         if reported.asked == 0 && reported.existence == Existence::Asked {
             reported.existence = Existence::There;
         }
@@ -76,7 +76,7 @@ impl Aggregator {
             return;
         }
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else {
-            // Met the writer; ask again rather than guess.
+            // The slot is being written: ask again rather than guess.
             return self.identify(place);
         };
         if cold.generation != holder.generation {
@@ -107,7 +107,7 @@ impl Aggregator {
         let reported = *self.record(place);
         let is_other = reported.incarnation.is_some_and(|known| known != found.incarnation);
         if is_other || found.started > cold.first_arrival + START_SLACK_NS {
-            // The sender is dead, and the pid is another process's.
+            // The sender has exited, and the pid is another process's.
             self.accept_claim(place, hot, cold, None);
             self.gone(place, found.started);
             return;
@@ -125,7 +125,7 @@ impl Aggregator {
         }
     }
 
-    /// Tells why the numbers began anew: another program, another version, or another connection.
+    /// Reports why the nonces began anew: another program, another version, or another connection.
     pub(super) fn settle_session(
         &mut self,
         place: Place,
@@ -156,7 +156,7 @@ impl Aggregator {
         }
     }
 
-    /// Wants to be told of the end of the holder's process, once per session.
+    /// Asks the watch thread to report the end of the holder's process, once per holder.
     fn watch(&mut self, place: Place, incarnation: Option<Incarnation>) {
         let reported = self.record(place);
         if reported.set(Mark::WatchOrdered, true) {
@@ -167,8 +167,8 @@ impl Aggregator {
         self.order(Order::Watch { holder, pid, incarnation });
     }
 
-    /// What the holder's process runs by now, so far as its pid is its own: who else has it is gone, and asked
-    /// about.
+    /// Takes what the process with the holder's pid runs now. If that is another process, the existence check
+    /// finds that the holder's is gone.
     fn looked_again(&mut self, holder: Holder, program: &Program, is_frozen: bool) {
         self.looked_up_at = self.now;
         let Some(place) = self.place_of(holder) else { return };
@@ -186,7 +186,7 @@ impl Aggregator {
             self.set_class(place, hot.uid(), program);
         }
         if hot.flags.has(Flags::MIXED) {
-            // The numbers of its frames do not tell another program.
+            // The nonces of a mixed agent do not show another program.
             self.notice_exec(place, &hot, hash_of(program));
         }
     }
@@ -201,7 +201,7 @@ impl Aggregator {
         }
     }
 
-    /// The threshold that holds for a process of this user that runs this.
+    /// Sets the threshold class of a process of this user that runs this program.
     fn set_class(&mut self, place: Place, uid: u32, program: &Program) {
         let class = self.policy.class_of(uid, program);
         let reported = self.record(place);
@@ -211,7 +211,7 @@ impl Aggregator {
         }
     }
 
-    /// The pid that frames claim is the sender's, or nobody is left to ask.
+    /// Accepts the claimed pid: it is the sender's, or it can no longer be checked.
     pub(super) fn accept_claim(&mut self, place: Place, hot: &Hot, cold: &Cold, ns_pid: Option<u32>) {
         let reported = self.record(place);
         reported.set(Mark::Held, false);
@@ -251,7 +251,7 @@ impl Aggregator {
         }
     }
 
-    /// Stalled agents may die: unless their end is told unasked, they are asked about again and again.
+    /// Plans the next poll of an agent whose exit no pidfd reports.
     pub(super) fn poll_unwatched(&mut self, place: Place) {
         let reported = self.record(place);
         if reported.is(Mark::Polled) || !reported.is(Mark::Unwatched) {
@@ -262,7 +262,8 @@ impl Aggregator {
         self.polled.push_back((self.now + POLL_NS, holder));
     }
 
-    /// Frames that nobody could look into in time are life all the same, and their silence is one.
+    /// Stops holding agents whose claimed pid was not looked up in time: their frames are life all the same,
+    /// and their silences count.
     pub(super) fn report_of_held(&mut self) {
         while let Some((until, Holder { place, generation })) = self.held.front().copied() {
             if until > self.now {

@@ -1,4 +1,4 @@
-//! Who is frozen, was, and is asked about or judged when.
+//! Which agents are frozen or were, and when each is polled or judged next.
 //!
 //! Time is an argument.
 
@@ -7,19 +7,19 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use crate::table::place::{Holder, Place};
 use crate::time::MonoNs;
 
-/// Those who are frozen, and those who were and did not beat yet.
+/// Frozen agents, and thawed agents that have not beaten yet.
 #[derive(Debug, Default)]
 pub struct Freezes {
-    /// Frozen ones, in the order in which they are asked about next.
+    /// Frozen agents, in the order of their next poll.
     pub polled: VecDeque<(MonoNs, Holder)>,
-    /// Since when those are thawed that did not beat since.
+    /// When each agent was thawed that has not beaten since.
     pub thawed: HashMap<Place, MonoNs>,
     /// When they are judged again.
     pub deadlines: BTreeSet<(MonoNs, Holder)>,
 }
 
 impl Freezes {
-    /// When there is something to ask or to judge.
+    /// When the next poll or judgement is due.
     pub fn next(&self) -> Option<MonoNs> {
         let polled = self.polled.front().map(|(at, ..)| *at);
         let judged = self.deadlines.first().map(|(at, ..)| *at);

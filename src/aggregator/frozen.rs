@@ -1,11 +1,11 @@
-//! Agents whose control group is frozen. They are silent, but did not stop: what their shard finds stalled is told
-//! as frozen and asked about each second. Once they are thawed they have a threshold to beat in.
+//! Agents whose control group is frozen. They are silent but not stalled: a stall that their shard finds is
+//! reported as `frozen`, and the agent is polled each second. After the thaw it has a threshold to beat in.
 
 use super::*;
 use crate::event::FrozenPhase;
 
 impl Aggregator {
-    /// Its stall is none: it is frozen.
+    /// The silence is no stall: the agent is frozen.
     pub(super) fn freeze(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         self.report_earlier(place, hot, cold);
         self.freezes.thawed.remove(&place);
@@ -18,8 +18,8 @@ impl Aggregator {
         self.poll_frozen(place);
     }
 
-    /// Tells the stalls that were over before the one began that is none. Of them all the slot has kept how long the
-    /// last was, and when it ended.
+    /// Reports the stalls that ended before the silence that is none. The slot keeps length and end of the
+    /// last of them alone.
     fn report_earlier(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         let reported = self.record(place);
         let earlier = cold.stalls.wrapping_sub(reported.stalls).saturating_sub(1);
@@ -45,7 +45,7 @@ impl Aggregator {
         self.enter(place, Session { freeze, ..session });
     }
 
-    /// It is not silent any more, or the slot is another agent's.
+    /// Ends the freeze: the agent is thawed, beat, moved, or is reported as stalled.
     pub(super) fn unfreeze(&mut self, place: Place, hot: &Hot, at: MonoNs) {
         self.freezes.thawed.remove(&place);
         self.show_freeze(place, Freeze::No);
@@ -56,7 +56,7 @@ impl Aggregator {
         }
     }
 
-    /// Asks about frozen ones, and judges those whose time to beat after the thaw has passed.
+    /// Polls frozen agents that are due, and judges thawed agents whose time to beat has passed.
     pub(super) fn look_at_frozen(&mut self) {
         while let Some((_, holder)) = self.freezes.polled.pop_front_if(|(at, ..)| *at <= self.now) {
             let Holder { place, generation } = holder;
@@ -83,7 +83,7 @@ impl Aggregator {
         }
     }
 
-    /// Whether it is still frozen.
+    /// Takes the answer to a poll: whether the agent is still frozen.
     pub(super) fn asked_if_frozen(&mut self, holder: Holder, is_frozen: bool) {
         let Some(place) = self.place_of(holder) else { return };
         if !self.record(place).is(Mark::Frozen) || self.record(place).is(Mark::Releasing) {
@@ -105,7 +105,7 @@ impl Aggregator {
         self.judge_thawed(place);
     }
 
-    /// Judges it once it had its time to beat.
+    /// Plans when to judge a thawed agent: after its time to beat.
     pub(super) fn judge_thawed(&mut self, place: Place) {
         let holder = Holder { place, generation: self.record(place).generation };
         if let Some(at) = self.deadline_of_thawed(place) {
@@ -113,8 +113,8 @@ impl Aggregator {
         }
     }
 
-    /// A threshold after the thaw; later, but no later than any other, if its shard was blind since or a frame of it
-    /// was refused.
+    /// A threshold after the thaw; later, but no later than for any other agent, if its shard was blind since
+    /// or refused a frame of it.
     fn deadline_of_thawed(&mut self, place: Place) -> Option<MonoNs> {
         let thawed = self.thawed_at(place)?;
         let Record { class, pid, .. } = *self.record(place);
@@ -129,12 +129,12 @@ impl Aggregator {
         Some(excused_until.min(thawed + rules::longest_doubt(threshold_ns)))
     }
 
-    /// Since when it is thawed, if it was frozen and did not beat since.
+    /// When the agent was thawed, if it was frozen and has not beaten since.
     pub(super) fn thawed_at(&self, place: Place) -> Option<MonoNs> {
         self.freezes.thawed.get(&place).copied()
     }
 
-    /// Until when a thawed agent has time to beat, by what is known by now. `cold` then says that it stalled at this
+    /// Until when a thawed agent has time to beat, by what is known now. Moves the stall in `cold` to this
     /// instant: its shard judged an earlier silence.
     pub(super) fn judge_again(&mut self, place: Place, hot: &Hot, cold: &mut Cold) -> Option<MonoNs> {
         let at = self.deadline_of_thawed(place)?;
@@ -142,7 +142,7 @@ impl Aggregator {
         Some(at)
     }
 
-    /// The silence of a frozen or thawed agent ended with a beat. It was no stall, and this is no resume.
+    /// A beat ended the silence of a frozen or thawed agent: neither a stall nor a resume is reported.
     pub(super) fn stir(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         self.unfreeze(place, hot, cold.resume_at);
         let reported = self.record(place);
@@ -151,7 +151,7 @@ impl Aggregator {
             (reported.stalls.wrapping_add(1), reported.resumes.wrapping_add(1));
     }
 
-    /// The slot is free, or another agent's.
+    /// The slot is free or has another holder.
     pub(super) fn forget_freeze(&mut self, place: Place, reported: &Record) {
         if reported.is(Mark::Frozen) {
             self.tally.shards[usize::from(place.shard)].frozen -= 1;

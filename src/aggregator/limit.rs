@@ -1,4 +1,5 @@
-//! How often something is told: of a shard, and of one agent. What is over it is told later, as one.
+//! How often events are reported of a shard and of one agent. An agent's events above the limit are reported
+//! later, in one event.
 //!
 //! Time is an argument.
 
@@ -8,14 +9,14 @@ use crate::table::place::Place;
 use crate::time::MonoNs;
 
 pub const SECOND_NS: u64 = 1_000_000_000;
-/// Events of one kind told a second and shard, where they are limited.
+/// Events of one kind that are reported per second and shard, where they are limited.
 const PER_SECOND: u32 = 10;
-/// Events of one kind told of one agent at once; after that one a second.
+/// Events of one kind that are reported of one agent at once; after that, one a second.
 const BURST: u64 = 10;
-/// Agents remembered before it is looked whether all of them need to be.
+/// Agents remembered before those with full buckets are removed.
 const AGENTS_MIN: usize = 1024;
 
-/// So many a second.
+/// A limit per second.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limit {
     since: MonoNs,
@@ -23,7 +24,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// Takes one, if there is one.
+    /// Takes one event, if one is left.
     pub fn allows(&mut self, now: MonoNs) -> bool {
         if self.reported == 0 || now.since(self.since) >= SECOND_NS {
             *self = Self { since: now, reported: 0 };
@@ -44,16 +45,16 @@ pub enum Often {
     Session,
 }
 
-/// A bucket of ten for each agent and kind, into which one comes a second.
+/// A bucket of ten tokens for each agent and kind; one token is added a second.
 #[derive(Debug, Default)]
 pub struct Buckets {
-    /// When each bucket of an agent will be full again; who is not in here has full ones.
+    /// When each bucket of an agent is full again; agents that are not in here have full ones.
     full_at: HashMap<Place, [MonoNs; 3]>,
     look_at: usize,
 }
 
 impl Buckets {
-    /// Takes one for an event of this kind about the holder of `place`, if there is one.
+    /// Takes a token for an event of this kind about the holder of `place`, if one is left.
     pub fn take(&mut self, place: Place, kind: Often, now: MonoNs) -> bool {
         if self.full_at.len() >= self.look_at.max(AGENTS_MIN) {
             self.full_at.retain(|_, full_at| full_at.iter().any(|at| *at > now));
@@ -68,7 +69,7 @@ impl Buckets {
         is_left
     }
 
-    /// Another agent holds the place.
+    /// Removes the buckets of a place that has another holder.
     pub fn forget(&mut self, place: Place) {
         self.full_at.remove(&place);
     }

@@ -1,5 +1,6 @@
-//! Which threshold holds for a process: the first rule that matches. While not all is known of the process, no
-//! rule that might match makes the threshold shorter: the largest of those that may hold does.
+//! Which threshold holds for a process: that of the first rule that matches. While something is unknown of
+//! the process, no rule that might match makes the threshold shorter: the largest of those that may hold
+//! does.
 
 use crate::config::RuleMatch;
 use crate::config::classes::Classes;
@@ -7,10 +8,10 @@ use crate::config::plan::Rule;
 use crate::pattern::Pattern;
 use crate::process::procfs::Program;
 
-/// What the aggregator needs to know of the plan.
+/// The part of the plan that the aggregator needs.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// Which threshold holds for which class.
+    /// The threshold of each class.
     pub classes: Classes,
     /// Which agents belong to which class.
     pub rules: Vec<Rule>,
@@ -34,14 +35,13 @@ impl Policy {
         largest.map_or(0, |class| self.larger(class, 0))
     }
 
-    /// Of two classes the one that allows more silence, the first if it makes no difference.
+    /// The class that allows more silence; the first if they allow the same.
     fn larger(&self, one: u8, other: u8) -> u8 {
         if self.classes.threshold_ns(other) > self.classes.threshold_ns(one) { other } else { one }
     }
 }
 
-/// Whether the rule matches; `None` if it looks at something that could not be read, and nothing else speaks
-/// against it.
+/// Whether the rule matches; `None` if that depends on something that could not be read.
 fn judge(rule: &Rule, uid: u32, program: &Program) -> Option<bool> {
     let RuleMatch { comm, exe, .. } = &rule.matcher;
     let known = |pattern: &Option<String>, text: &Option<String>| pattern.is_none() || text.is_some();

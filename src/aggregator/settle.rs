@@ -1,4 +1,5 @@
-//! What waits to be told of an agent is settled: the facts are gathered, the rules decide, and what they say is done.
+//! Settles what waits to be reported of an agent: gathers the facts, lets the rules decide, and does what
+//! they say.
 
 use super::*;
 use crate::rules::{Case, Ended, Evidence, Silence, Step, Verdict};
@@ -15,7 +16,7 @@ impl Aggregator {
         }
     }
 
-    /// Tells what waits to be told of a slot, if everybody answered or had their time. False: still waiting.
+    /// Reports what waits on a slot, if all answers are there or their time is over. False: still waiting.
     pub(super) fn settle(&mut self, pending: &Pending) -> bool {
         let place = pending.place;
         loop {
@@ -67,7 +68,7 @@ impl Aggregator {
         self.now < pending.give_up_at && !self.is_out_of_time()
     }
 
-    /// Whether the lookup thread may still say in time what a process runs.
+    /// Whether there is still time for the lookup thread to say what a process runs.
     fn has_time_to_look(&self, pending: &Pending) -> bool {
         let is_answering = self.now.since(self.looked_up_at) < CONFIRM_NS;
         let until = if is_answering { pending.give_up_at + LOOK_NS } else { pending.give_up_at };
@@ -77,7 +78,7 @@ impl Aggregator {
     fn settle_exit(&mut self, pending: &Pending) -> bool {
         let Record { pid, as_of, .. } = *self.record(pending.place);
         self.look_before_verdict(pid);
-        // Somebody else may have the slot by now: the dead left it before this could be told.
+        // The slot may have been released meanwhile, and have another holder.
         self.record(pending.place).generation != pending.generation || self.exit(pending.place, as_of)
     }
 
@@ -122,7 +123,7 @@ impl Aggregator {
         self.record(place).set(Mark::Confirming, false);
         match (verdict, elsewhere) {
             (Verdict::TooSoon, _) => self.judge_thawed(place),
-            // What its shard says then is confirmed anew.
+            // If its shard finds it stalled again, that is confirmed anew.
             (Verdict::Withdrawn, _) => {
                 self.post(place, instruction::WITHDRAW, crate::lane::Instruction::default())
             }
@@ -136,7 +137,7 @@ impl Aggregator {
         true
     }
 
-    /// What its own slot says of the silence.
+    /// What the agent's own slot and the clock say of the silence.
     fn silence(
         &mut self,
         pending: &Pending,
@@ -164,7 +165,7 @@ impl Aggregator {
         }
     }
 
-    /// What is told of a silence by what the other slots and shards say; and where the agent beats, if elsewhere.
+    /// The verdict by what the other slots and shards say; and where the agent beats, if elsewhere.
     fn ask_others(
         &mut self,
         silence: &Silence,
@@ -174,7 +175,7 @@ impl Aggregator {
         cold: &Cold,
     ) -> Result<(Verdict, Option<(Place, Hot)>), Busy> {
         let silent_since = hot.last_arrival;
-        // The time since a thaw no shard judged.
+        // No shard judged the time since a thaw, so all of them count as others.
         let (home, judged_from) = match self.thawed_at(place) {
             Some(thawed) => (u16::MAX, thawed),
             None => (place.shard, silent_since),
@@ -193,7 +194,7 @@ impl Aggregator {
         Ok((rules::verdict(silence, &evidence), elsewhere))
     }
 
-    /// Tells a stall that was over before it was told, and its end.
+    /// Reports a stall that ended before it was reported, and its end.
     fn settle_ended(&mut self, pending: &Pending) -> bool {
         let place = pending.place;
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
@@ -245,7 +246,7 @@ impl Aggregator {
             is_frozen: reported.is(Mark::FoundFrozen),
             was_turned_away: self.view(place.shard).port.turned_away.is_after(hot.pid, silent_since),
             is_unsighted: self.is_unsighted(place.shard, silent_since, hot, cold),
-            // The beat that ended it shows that the process was there.
+            // The beat that ended the silence shows that the process existed.
             is_existence_unknown: false,
             is_rule_unknown: reported.is(Mark::LookingAgain),
         })
@@ -261,7 +262,7 @@ impl Aggregator {
         }
         self.record(place).resumes = cold.resumes;
         self.poll_unwatched(place);
-        // An ordinary beat on another slot would go unnoticed; after this it is news.
+        // Without a release, an ordinary beat on another slot would not become a fact.
         for other in places.iter() {
             if other != place
                 && !self.record(other).is(Mark::Releasing)

@@ -18,7 +18,7 @@ impl Aggregator {
             return;
         }
         if hot.state == State::Stalled {
-            // The last stall is not told yet, and what came before it ended.
+            // The last stall is not reported yet, and the ones before it ended.
             if reported.is(Mark::Stalled) && resumes > 0 {
                 self.resume(place, hot, cold, resumes);
                 self.record(place).resumes = cold.resumes;
@@ -28,8 +28,8 @@ impl Aggregator {
         if reported.is(Mark::Stalled) {
             self.resume(place, hot, cold, resumes);
         } else if stalls > 0 {
-            // It was over before it could be told, and the beat shows that the process was there; but it may
-            // have beaten elsewhere meanwhile.
+            // The stall ended before it was reported. The beat shows that the process existed, but the agent
+            // may have beaten on another shard meanwhile.
             self.record(place).set(Mark::Confirming, false);
             if !self.record(place).is(Mark::Recalling) {
                 self.record(place).set(Mark::Recalling, true);
@@ -44,7 +44,7 @@ impl Aggregator {
         (reported.stalls, reported.resumes) = (cold.stalls, cold.resumes);
     }
 
-    /// How long the silence that ended last had to be for a stall.
+    /// How long the silence that ended last had to be to count as a stall.
     pub(super) fn threshold_of_ended(&mut self, place: Place, hot: &Hot, cold: &Cold) -> u64 {
         let class = self.record(place).class;
         let threshold_ns = self.policy.classes.threshold_ns(class);
@@ -56,7 +56,7 @@ impl Aggregator {
         threshold_ns
     }
 
-    /// Tells the last stall, and with it of all others since the last that was told; what ended these is counted.
+    /// Reports the last stall, together with all since the last reported one; their ends are counted.
     pub(super) fn stall(&mut self, place: Place, hot: &Hot, cold: &Cold, is_certain: bool, coalesced: u32) {
         self.report_rest(place, hot, cold);
         let silent_since = cold.stall_at - cold.stall_silent_ns;
@@ -85,8 +85,8 @@ impl Aggregator {
         self.report_of(place, hot, cold.stall_at, kind);
     }
 
-    /// Tells that the silence ended that was told, and with it of all others that began and ended since: these were
-    /// stalls, too, of which nobody was asked.
+    /// Reports the end of the reported silence, together with all silences since: these were stalls, too, and
+    /// uncertain, because the aggregator asked about none of them.
     pub(super) fn resume(&mut self, place: Place, hot: &Hot, cold: &Cold, coalesced: u32) {
         self.report_rest(place, hot, cold);
         let (silent_ns, lost) = (cold.resume_silent_ns, cold.resume_lost);
@@ -105,7 +105,7 @@ impl Aggregator {
         }
         let reported = self.record(place);
         reported.set(Mark::Stalled, false);
-        // The last frame of the dead may have ended the silence; they are dead all the same.
+        // The beat may be the last frame of a process that has exited.
         if !reported.is_gone() {
             reported.existence = Existence::Unknown;
         }

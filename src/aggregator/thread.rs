@@ -1,4 +1,4 @@
-//! Thread: `varta-aggregate`. Turns the aggregator until it has told everything.
+//! Thread: `varta-aggregate`. Runs the aggregator until it has reported everything.
 
 use std::sync::Arc;
 use std::thread;
