@@ -1,12 +1,13 @@
-//! The aggregator thread: looks at what shards report, asks what others know, decides what to tell,
-//! numbers it and hands it out.
+//! The aggregator thread: takes what shards queue, asks about processes, decides what to report, numbers
+//! events and hands them out.
 //!
-//! The loop and the facts are here; [`confirm`] asks the others, [`findings`] takes what was looked up, [`settle`]
-//! has the rules decide what is told, [`troubles`] what concerns a whole shard.
+//! The loop is here; [`facts`] compares slots with their records, [`confirm`] asks the others, [`findings`]
+//! applies what they found out, [`settle`] lets the rules decide what is reported, [`troubles`] reports what
+//! concerns a whole shard.
 //!
-//! In: facts, reports, samples and blind windows of all shards; findings of the lookup and the watch thread. Out:
-//! events to subscribers, instructions to shards, counts. Thread: aggregator. Blocks: only between turns.
-//! Allocates: as agents come. Time is an argument.
+//! In: facts, reports, samples and blind windows of all shards; findings of the lookup and the watch thread.
+//! Out: events to subscribers, instructions to shards, counts. Thread: aggregator. Blocks: only between
+//! turns. Allocates: for new agents. Time is an argument.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -70,34 +71,34 @@ use record::{Mark, Places, Record};
 
 /// Reports wait this long, so that the aggregator is not woken for each.
 const REPORT_TICK_NS: u64 = 100_000_000;
-/// The same where every beat is told.
+/// The same if a subscriber wants beats.
 const BEATS_TICK_NS: u64 = 10_000_000;
-/// With nothing pending, how often to see whether every shard turns, and whether a shard said something that
-/// was told too recently to be told again.
+/// With nothing pending, how often to check that every shard turns, and for events of a shard that its limit
+/// held back.
 const IDLE_NS: u64 = 1_000_000_000;
 /// How long a stall waits for other shards and for the existence check.
 const CONFIRM_NS: u64 = 20_000_000;
-/// How much longer it waits to hear what its process runs by now, while the lookup thread answers at all: long
-/// enough for thousands to be looked into.
+/// How much longer it waits to learn what its process runs now, while the lookup thread answers at all: long
+/// enough to look up thousands of processes.
 const LOOK_NS: u64 = 500_000_000;
-/// How long an exit waits for a shard to look at what the dead may have sent it.
+/// How long an exit waits for a shard to read the last frames of the process.
 const EXIT_NS: u64 = 1_000_000_000;
-/// How long a stop waits for the watch thread's findings. The shards have ended by then, and say no more.
+/// How long a stop waits for the watch thread's findings. The shards have ended by then.
 const STOP_NS: u64 = 300_000_000;
-/// While something is confirmed, how often to look again without a ring.
+/// While something is confirmed, how often to check again without a ring.
 const CONFIRM_TICK_NS: u64 = 1_000_000;
-/// A longer gap between two turns while something is confirmed was our pause, not the others' silence.
-/// Forgiven once: turns that take so long by themselves must not put off a stall for ever.
+/// A longer gap between two turns while something is confirmed was a pause of the aggregator. Each wait is
+/// extended once: turns that always take this long must not put off a stall for ever.
 const TURN_GAP_NS: u64 = 20_000_000;
-/// How long nothing is told of an agent whose claimed pid waits to be looked up.
+/// How long nothing is reported of an agent whose claimed pid waits to be looked up.
 const HELD_NS: u64 = 1_000_000_000;
 /// How often to poll a stalled agent whose process no pidfd watches.
 const POLL_NS: u64 = 1_000_000_000;
 /// Facts taken from one shard in a turn.
 const FACTS_PER_TURN: u32 = 65_536;
-/// Stalls and resumes of all shards together that may wait to be told at a time. The facts of more wait before
-/// anybody is asked about them: the watch thread answers so many in a fraction of [`CONFIRM_NS`], so a fleet
-/// that falls silent at once is told for certain.
+/// Most stalls and resumes of all shards together that wait to be reported. Further facts wait before any
+/// question is asked: the watch thread answers this many in a fraction of [`CONFIRM_NS`], so a fleet that
+/// falls silent at once is reported for certain.
 const IN_FLIGHT_MAX: u32 = 8192;
 /// Reports taken from one shard in a turn.
 const REPORTS_PER_TURN: u32 = 16_384;
@@ -109,19 +110,18 @@ const START_SLACK_NS: u64 = 10_000_000;
 /// A request to the aggregator.
 #[derive(Debug)]
 pub enum Request {
-    /// One more subscriber.
+    /// Adds a subscriber.
     Subscribe(Subscriber),
-    /// An event output failed with this error number; 0: its file was cut.
+    /// An event output failed with this error number; 0: its file was truncated.
     WriteFailed(i32),
-    /// The file of a shard's socket, or those of the fleet as a whole, are not where they were put (error
-    /// number) or are back (0).
+    /// A shard's socket file, or a file of the fleet as a whole, is not in its place, or is back.
     Files {
         /// The shard; `None` for the fleet.
         shard: Option<u16>,
-        /// What keeps agents from finding them.
+        /// The error number of what keeps agents from finding it; 0: it is back.
         errno: i32,
     },
-    /// The shards are done: tell what is left, then `stop`.
+    /// The shards have ended: report what is left, then `stop`.
     Stop,
 }
 
@@ -132,7 +132,7 @@ pub enum Next {
     Now,
     /// At this instant, or when rung.
     At(MonoNs),
-    /// Never: everything is told.
+    /// Never: everything is reported.
     Stopped,
 }
 
@@ -141,40 +141,40 @@ pub enum Next {
 struct ShardView {
     port: Arc<Port>,
     reported: Slots<Record>,
-    /// Slots of known holders that have something to tell, in order.
+    /// Slots of known holders with facts to look at, in order.
     to_look: VecDeque<u32>,
-    /// Its slots in `pending`, but for exits.
+    /// Its slots in `pending`, without exits.
     in_flight: u32,
-    /// Everything that arrived until here has been processed by the shard, and its facts were looked at.
+    /// The shard has processed everything that arrived until here, and its facts were taken.
     seen: MonoNs,
     /// Instructions were posted: kick it at the end of the turn.
     is_to_be_kicked: bool,
-    /// `full` was told last at this instant, with this many refused.
+    /// When `full` was reported last, and the refusals reported so far.
     full_reported: (Option<MonoNs>, u64),
     io_errors_reported: u64,
     io_reported_at: Option<MonoNs>,
     panics_reported: u64,
     vigil: Vigil,
-    /// The kernel had no memory for more agents: ask again then.
+    /// The kernel refused memory for more agents: ask again at this instant.
     grant_again_at: MonoNs,
     auth: Limit,
-    /// Frames refused for a share that were told.
+    /// Frames refused for a share that were reported.
     share_reported: u64,
     flood: troubles::FloodWatch,
 }
 
-/// A slot whose stall or exit waits to be told.
+/// A slot with an event that waits for answers.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     place: Place,
     generation: u32,
     give_up_at: MonoNs,
     is_forgiven: bool,
-    /// It waits for the last frames of the dead.
+    /// The event is an exit, and waits for the last frames of the process.
     is_exit: bool,
 }
 
-/// Whom the aggregator asks about processes.
+/// The threads that the aggregator asks about processes.
 #[derive(Debug)]
 pub struct Inquiries {
     /// Who is it?
@@ -193,32 +193,32 @@ pub struct Aggregator {
     shard_count: u16,
     policy: Policy,
     inquiries: Inquiries,
-    /// The lookup thread answered last.
+    /// When the lookup thread answered last.
     looked_up_at: MonoNs,
-    /// The watch thread was ordered something: wake it at the end of the turn.
+    /// The watch thread has new orders: wake it at the end of the turn.
     is_watch_ordered: bool,
     requests: Receiver<Request>,
     doorbell: Arc<Doorbell>,
     fanout: Fanout,
     tally: Tally,
     asked: Asked,
-    /// Where each agent beats; further places hang on the first.
+    /// Where each agent was seen last; its other places are linked from there.
     places: ByKey<Option<PackedPlace>>,
     pending: VecDeque<Pending>,
     in_flight_max: u32,
-    /// Agents of whom nothing is told until somebody has looked whose pid they claim, and until when.
+    /// Agents of which nothing is reported until the lookup says whose pid they claim, or until this instant.
     held: VecDeque<(MonoNs, Holder)>,
-    /// Stalled and waiting agents that are not watched, in the order in which they are asked about next.
+    /// Stalled and waiting agents that no pidfd watches, in the order of their next poll.
     polled: VecDeque<(MonoNs, Holder)>,
-    /// Agents that are silent because they are frozen, or were.
+    /// Agents that are silent because they are or were frozen.
     freezes: Freezes,
-    /// What one agent may have told of it.
+    /// Limits the events of one agent.
     buckets: Buckets,
-    /// What the agents of one user may have told of them while they come and go.
+    /// Limits the events of a user's agents that come and go.
     churns: Churns,
-    /// Agents of whom something is told later, in the order of when.
+    /// Agents with deferred events, in the order in which these are due.
     deferred: VecDeque<(MonoNs, Holder)>,
-    /// Slots that read busy.
+    /// Slots that were being written when read.
     again: Vec<Place>,
     last_session: u32,
     last_turn: MonoNs,
@@ -285,15 +285,15 @@ impl Aggregator {
         }
     }
 
-    /// Tells that the fleet began. To be called once, before the first turn.
+    /// Reports that the fleet began. Call it once, before the first turn.
     pub fn start(&mut self, now: MonoNs, wall: WallNs) {
         (self.now, self.wall, self.last_turn) = (now, wall, now);
         self.take_requests();
         self.report(None, None, now, EventKind::Start { shards: self.shard_count });
     }
 
-    /// One turn: takes everything that is there, tells what is certain, says when to come again. To be followed by
-    /// [`Aggregator::kick_shards`].
+    /// One turn: takes what other threads queued, reports what is settled, and returns when to take the next.
+    /// Call [`Aggregator::kick_shards`] after it.
     pub fn turn(&mut self, now: MonoNs, wall: WallNs) -> Next {
         (self.now, self.wall) = (now, wall);
         self.doorbell.wake();
@@ -304,7 +304,7 @@ impl Aggregator {
             self.look(place);
         }
         for shard in 0..self.shard_count {
-            // Read before the facts: theirs are all among those taken now.
+            // Read before the facts: all facts from before it are among those taken now.
             let watermark = self.view(shard).port.counters.watermark();
             let is_left = self.take_facts(shard);
             if !is_left && self.again.iter().all(|place| place.shard != shard) {
@@ -318,7 +318,7 @@ impl Aggregator {
             self.take_troubles(shard);
             self.grant_memory(shard);
         }
-        // As long as agents die there are more of them.
+        // Out of time, no more findings are taken: agents may go on to exit.
         is_more |= !self.is_out_of_time() && self.take_findings();
         self.settle_pending();
         self.report_of_held();
@@ -336,7 +336,7 @@ impl Aggregator {
         self.next(is_more, is_ticking || is_owing)
     }
 
-    /// Wakes the shards that are to look at instructions or to move their watermark, at `now`: read after the turn, for
+    /// Wakes the shards that have instructions or are to move their watermark. `now` is read after the turn:
     /// the turn may have been long, and a shard that is kicked late was not paused.
     pub fn kick_shards(&mut self, now: MonoNs) {
         for view in &mut self.shards {
@@ -347,7 +347,7 @@ impl Aggregator {
     }
 
     fn next(&mut self, is_more: bool, is_ticking: bool) -> Next {
-        // A shard that is stuck in the middle of writing a slot will not finish it.
+        // A shard that is stuck while it writes a slot will not finish it.
         let is_waiting = !self.again.is_empty() && !self.is_out_of_time();
         if is_more || is_waiting {
             return Next::Now;
@@ -371,7 +371,7 @@ impl Aggregator {
         ];
         let at = ticks.into_iter().flatten().fold(self.now + IDLE_NS, MonoNs::min);
         if is_ticking {
-            // A tick for reports is on: shards need not ring for them.
+            // A tick for reports is set: shards need not ring for them.
             return Next::At(at);
         }
         self.doorbell.sleep_tickless();
@@ -384,7 +384,7 @@ impl Aggregator {
         self.stop_by.is_some_and(|stop_by| self.now >= stop_by)
     }
 
-    /// What we waited for could not be answered while we did not run.
+    /// Extends the waits by a pause of the aggregator, which could take no answers meanwhile.
     fn forgive_own_pause(&mut self) {
         let gap = self.now.since(self.last_turn);
         self.last_turn = self.now;
@@ -396,7 +396,7 @@ impl Aggregator {
         }
     }
 
-    /// What was counted so far.
+    /// The counts so far.
     pub const fn tally(&self) -> &Tally {
         &self.tally
     }
@@ -425,7 +425,7 @@ impl Aggregator {
         self.report_agent(place, agent, mono, kind);
     }
 
-    /// Tells it of the agent, or counts it if its user's agents come and go too fast.
+    /// Reports the event, or counts it if agents of its user come and go too fast.
     fn report_agent(&mut self, place: Place, agent: Agent, mono: MonoNs, kind: EventKind) {
         if self.record(place).is(Mark::Uncalled) && self.counts_only(place, agent, mono, &kind) {
             return;
@@ -433,7 +433,7 @@ impl Aggregator {
         self.report(Some(place.shard), Some(agent), mono, kind);
     }
 
-    /// Counts it, if there are too many of its kind. If not, the agent's `up` precedes it.
+    /// Counts the event, if there are too many of its kind. If not, reports the agent's `up` before it.
     fn counts_only(&mut self, place: Place, agent: Agent, mono: MonoNs, kind: &EventKind) -> bool {
         let generation = self.record(place).generation;
         let facts = self.view(place.shard).port.table.read(place.slot).ok();
@@ -454,7 +454,7 @@ impl Aggregator {
         false
     }
 
-    /// Whether the agent does not come and go.
+    /// Whether the agent no longer counts as coming and going.
     fn is_settled(&self, cold: &Cold) -> bool {
         self.now.since(cold.first_arrival) >= churn::SETTLED_NS
     }
@@ -483,14 +483,14 @@ impl Aggregator {
         self.view(place.shard).port.sessions.get(place.slot, generation).unwrap_or_default()
     }
 
-    /// The slot's holder is in this session.
+    /// Stores the session of the slot's holder.
     fn enter(&mut self, place: Place, session: Session) {
         let generation = self.record(place).generation;
         self.view(place.shard).port.sessions.put(place.slot, generation, session);
     }
 }
 
-/// What tells one program from the next; `None` if the kernel did not say, as of a process on its way out.
+/// Identifies a program; `None` if the kernel did not say, as for a process that is exiting.
 fn hash_of(program: &Program) -> Option<NonZeroU32> {
     let mut hasher = DefaultHasher::new();
     program.exe.as_ref()?.hash(&mut hasher);

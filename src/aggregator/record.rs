@@ -1,4 +1,4 @@
-//! What was told of each slot so far. The slot counts what happened; the difference is to be told.
+//! What was reported of each slot so far. The slot counts what happened; the difference is to be reported.
 
 use std::num::NonZeroU32;
 
@@ -10,12 +10,12 @@ use crate::table::place::{PackedPlace, Place};
 use crate::time::MonoNs;
 use crate::wire::Status;
 
-/// The slots of one pid. Nearly all have one, which allocates nothing.
+/// The slots of one pid. Nearly all pids have one, which allocates nothing.
 #[derive(Clone, Debug)]
 pub struct Places {
     /// Where it was seen last.
     pub first: Option<Place>,
-    /// Where else.
+    /// Its other places.
     pub more: Vec<Place>,
 }
 
@@ -26,106 +26,107 @@ impl Places {
     }
 }
 
-/// What is true of a slot's holder, or was told of it.
+/// What holds for a slot's holder, or was reported of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Mark {
-    /// `up` was told or counted, or is not to be told because the agent is known on another shard.
+    /// `up` was reported or counted, or is not to be reported because the agent is known on another shard.
     Up = 1,
     /// Counted among the agents up or stalled of its shard.
     Counted = 1 << 1,
-    /// A stall was told and no resume since.
+    /// A stall was reported, and no resume since.
     Stalled = 1 << 2,
-    /// A stall waits for what others know before it is told.
+    /// A stall waits for answers before it is reported.
     Confirming = 1 << 3,
-    /// It beats while another slot of its pid is told stalled: it resumes once it is known to be the same.
+    /// It beats while another slot of its pid is reported as stalled: it resumes once it is known to be the
+    /// same.
     Returning = 1 << 4,
-    /// A stall that was over before it was told is told once other shards had their word.
+    /// A stall that ended before it was reported waits for the other shards.
     Recalling = 1 << 5,
-    /// What it says waits until its process is known to be the one that was told of.
+    /// Its news waits until its process is known to be the reported one.
     Doubted = 1 << 6,
-    /// `mixed` was told.
+    /// `mixed` was reported.
     Mixed = 1 << 7,
-    /// Nothing is told until the lookup says whose pid the frames claim.
+    /// Nothing is reported until the lookup says whose pid the frames claim.
     Held = 1 << 8,
-    /// All its frames were forged: it is nobody's agent, and its silence is not told.
+    /// All its frames were forged: it is no agent, and its silence is not reported.
     Closed = 1 << 9,
     /// The lookup thread was asked who it is.
     Identifying = 1 << 10,
-    /// The shard was told to give the slot back, unless it beat later than [`Record::as_of`].
+    /// The shard was instructed to release the slot, unless it beat later than [`Record::as_of`].
     Releasing = 1 << 11,
     /// Its pid does not hash to its shard.
     OffHash = 1 << 12,
-    /// The watch thread was told to say when its process ends.
+    /// The watch thread was ordered to report when its process ends.
     WatchOrdered = 1 << 13,
-    /// It will not, for want of a descriptor.
+    /// The watch thread cannot, for want of a descriptor.
     Unwatched = 1 << 14,
-    /// In the list of those whose facts were taken and not looked at.
+    /// In the list of slots whose facts were taken and not looked at.
     ToBeLookedAt = 1 << 15,
-    /// In the list of those asked about again and again.
+    /// In the list of polled agents.
     Polled = 1 << 16,
-    /// The claimed pid was looked into: the shard has been told, or will be.
+    /// The claimed pid was looked up, and the shard is instructed.
     ClaimSettled = 1 << 17,
-    /// More was to be told of it than may be: the rest comes later, or before what else is told of it.
+    /// Events above its limit wait: they are reported later, or before its next event.
     Deferred = 1 << 18,
-    /// The lookup thread was asked what it runs by now.
+    /// The lookup thread was asked what it runs now.
     LookingAgain = 1 << 19,
-    /// It was frozen when the lookup thread looked last.
+    /// It was frozen at the last lookup.
     FoundFrozen = 1 << 20,
-    /// It was told to be frozen, and not that it is no more.
+    /// The start of a freeze was reported, and not its end.
     Frozen = 1 << 21,
-    /// It was frozen and is not any more, and it is judged anew a threshold after that.
+    /// It was frozen and is thawed; it is judged anew a threshold after the thaw.
     Thawed = 1 << 22,
-    /// Its `up` was only counted, as is what it says, until there is more to tell of it.
+    /// Its events are only counted so far, `up` included.
     Uncalled = 1 << 23,
 }
 
-/// What is known and told of one slot's holder, beside what the slot itself says: 72 bytes.
+/// What is known and reported of one slot's holder, besides what the slot itself says: 72 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// Which process it is.
     pub incarnation: Option<Incarnation>,
-    /// Since when it is gone, or its last beat elsewhere.
+    /// When it was gone, or the last beat that its release took into account.
     pub as_of: MonoNs,
     /// Which holder; 0 = none since the start.
     pub generation: u32,
     /// Its pid; 0 = the slot is free.
     pub pid: u32,
-    /// Ordinals told.
+    /// Ordinal reported: stalls.
     pub stalls: u32,
-    /// Ordinals told.
+    /// Ordinal reported: resumes.
     pub resumes: u32,
-    /// Ordinals told.
+    /// Ordinal reported: streams.
     pub streams: u32,
-    /// Ordinals told.
+    /// Ordinal reported: changes of its status.
     pub statuses: u32,
-    /// Ordinals told.
+    /// Ordinal reported: terminal frames.
     pub terminals: u32,
-    /// Ordinals told.
+    /// Ordinal reported: changes of its wire version.
     pub versions: u32,
     /// Hash of its program's path, to notice exec.
     pub program: Option<NonZeroU32>,
     /// Another slot of the same pid.
     pub next: Option<PackedPlace>,
-    /// The claimed pid that was looked into last.
+    /// The claimed pid that was looked up last.
     settled_claim: u32,
     marks: u32,
     /// How its process ended, once that is known.
     pub how: Option<ExitHow>,
-    /// Status told last.
+    /// Status reported last.
     pub status: Status,
-    /// Whether its process is there.
+    /// Whether its process exists.
     pub existence: Existence,
-    /// Questions about that under way.
+    /// Questions about that in flight.
     pub asked: u8,
-    /// Which threshold holds: what the shard was told last.
+    /// Threshold class, as the shard was instructed last.
     pub class: u8,
-    /// Ordinal told: changes of its user.
+    /// Ordinal reported: changes of its user.
     pub users: u16,
 }
 
 impl Record {
-    /// By what the agent is known.
+    /// The key by which the agent is known.
     pub const fn key(&self) -> AgentKey {
         AgentKey::of_pid(self.pid)
     }
@@ -153,23 +154,23 @@ impl Record {
         }
     }
 
-    /// Whether it was looked into whether the sender may claim this pid.
+    /// Whether the sender's claim to this pid was checked.
     pub fn has_settled(&self, claimed: u32) -> bool {
         self.is(Mark::ClaimSettled) && self.settled_claim == claimed
     }
 
-    /// It was looked into whether the sender may claim this pid.
+    /// Records that the sender's claim to this pid was checked.
     pub fn settle_claim(&mut self, claimed: u32) {
         self.set(Mark::ClaimSettled, true);
         self.settled_claim = claimed;
     }
 
-    /// Its process is known to be gone.
+    /// Whether its process is known to be gone.
     pub fn is_gone(&self) -> bool {
         self.existence == Existence::Gone
     }
 
-    /// Its exit was told, and its slot is on its way back.
+    /// Whether its exit was reported and its slot is being released.
     pub fn is_over(&self) -> bool {
         self.is(Mark::Releasing) && self.is_gone()
     }

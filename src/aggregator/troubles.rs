@@ -5,14 +5,14 @@ use super::*;
 use crate::event::{BlindWhy, FloodWhy, ShareSpent};
 use crate::lane::uids::UidCounts;
 
-/// What it takes to name the user that floods a shard: its counts, seen now and then.
+/// What it takes to name the user that floods a shard: the counts of earlier looks.
 #[derive(Debug, Default)]
 pub(super) struct FloodWatch {
     /// Counts of the look before the last one, which was at least a second before it.
     base: Counts,
     /// Counts of the last look.
     last: Counts,
-    /// The queue was full since a flood was told last.
+    /// The queue was full since the last flood was reported.
     was_full: bool,
     /// The queue is full.
     is_full: bool,
@@ -108,7 +108,7 @@ impl Aggregator {
         }
     }
 
-    /// What only counters say: a full table, a failing socket, a dead thread.
+    /// Reports what only counters show: a full table, a failing socket, a dead thread.
     pub(super) fn take_troubles(&mut self, shard: u16) {
         let now = self.now;
         let view = self.view(shard);
@@ -123,7 +123,8 @@ impl Aggregator {
         let panics = counters.panics.get();
         let share_refused = view.port.uids.share_refused.get();
         let share_uid = u32::try_from(view.port.uids.share_refused_uid.get()).unwrap_or(0);
-        // Counted by the shard before the refusal is: of what is told now it can be no more than all.
+        // The shard counts a refusal for a share first, so there may be more of these: report no more than
+        // all.
         let of_share = (share_refused - view.share_reported).min(refused - reported);
         let is_panic_due = panics != view.panics_reported;
         if is_full_due {
@@ -145,8 +146,8 @@ impl Aggregator {
         self.watch_over(shard);
     }
 
-    /// Keeps memory ready for agents that may come, so that the shard never has to wait for it. What the kernel
-    /// refuses is told as a full table, and asked for again a second later.
+    /// Keeps memory ready for new agents, so that the shard never waits for it. If the kernel refuses, that
+    /// is reported as a full table, and the aggregator asks again a second later.
     pub(super) fn grant_memory(&mut self, shard: u16) {
         let now = self.now;
         let view = self.view(shard);
@@ -169,8 +170,8 @@ impl Aggregator {
         self.take_flood(shard);
     }
 
-    /// Says who filled the queue or overran the budget, and looks at the counts once a second, so that there is
-    /// something to compare with when it happens.
+    /// Reports the user that filled the queue or overran the budget. Looks at the counts once a second, to
+    /// have something to compare with.
     fn take_flood(&mut self, shard: u16) {
         let now = self.now;
         let ShardView { flood, port, .. } = &mut self.shards[usize::from(shard)];
@@ -219,14 +220,14 @@ impl Aggregator {
         self.report(shard, None, self.now, EventKind::Io { place, errno });
     }
 
-    /// Room is needed: ask at once who of the stalled is gone.
+    /// Room is needed: polls the stalled agents at once, to find those that are gone.
     pub(super) fn hurry_polled(&mut self) {
         for (at, ..) in &mut self.polled {
             *at = (*at).min(self.now);
         }
     }
 
-    /// True if there were any, so that there will be more.
+    /// Takes the reports of batches. True if there were any, so that there will be more.
     pub(super) fn take_reports(&mut self) -> bool {
         let mut samples = [0; SAMPLES_MAX];
         let tally = &mut self.tally;
