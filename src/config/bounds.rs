@@ -1,14 +1,14 @@
-//! What no fleet goes beyond.
+//! Limits of every fleet.
 
 /// Longest path a socket can have, in bytes: `sun_path` of unix(7) less the NUL.
 pub const SOCKET_PATH_MAX: usize = 107;
 /// Most shards of one fleet.
 pub const SHARDS_MAX: u32 = 64;
-/// Largest process id that Linux gives out (PID_MAX_LIMIT).
+/// Largest process id that Linux assigns (PID_MAX_LIMIT).
 pub const PID_MAX: u32 = 4_194_304;
-/// Most agents one fleet tracks: as many as there can be processes.
+/// Most agents that one fleet tracks: as many as there can be processes.
 pub const AGENTS_MAX: u32 = PID_MAX;
-/// Most agents that may have series of their own: they take half of what may wait on all connections.
+/// Most agents with series of their own: their page takes half of what may be pending on all connections.
 pub const METRICS_AGENTS_MAX: u32 = 250_000;
-/// Most rules: each agent carries the number of its rule in one byte.
+/// Most rules: each slot holds the number of its agent's rule in one byte.
 pub const RULES_MAX: usize = 200;

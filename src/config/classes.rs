@@ -1,7 +1,8 @@
-//! Classes of agents: which of them is which rule's, and which threshold holds for them.
+//! Classes of agents: the rule of each class, and its threshold.
 //!
-//! Class 0 is that of agents that no rule matches, class i + 1 that of rule i. If there are rules, a last class is that
-//! of agents that have not been looked up yet; its threshold is the largest, so no rule that may match is passed over.
+//! Class 0 is for agents that no rule matches, class i + 1 for agents of rule i. If there are rules, a last
+//! class is for agents that have not been looked up yet. Its threshold is the largest, so that no rule that
+//! may match gives such an agent more time than it gets.
 
 use super::bounds::RULES_MAX;
 
@@ -9,15 +10,16 @@ use super::bounds::RULES_MAX;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classes {
     default_ns: u64,
-    /// That of class 0 among them.
+    /// Including that of class 0.
     thresholds_ns: Box<[u64]>,
 }
 
-// An agent carries its class in one byte.
+// A slot holds the class of its agent in one byte.
 const _: () = assert!(RULES_MAX + 2 <= 1 << u8::BITS);
 
 impl Classes {
-    /// The classes of a fleet whose rules have these thresholds, ns, in their order; at most [`RULES_MAX`].
+    /// The classes of a fleet whose rules have these thresholds, ns, in the order of the rules; at most
+    /// [`RULES_MAX`].
     pub fn new(default_ns: u64, of_rules_ns: impl IntoIterator<Item = u64>) -> Self {
         let mut thresholds_ns = vec![default_ns];
         thresholds_ns.extend(of_rules_ns);
@@ -37,7 +39,8 @@ impl Classes {
         u8::try_from(rule + 1).unwrap_or(0)
     }
 
-    /// The rule of a class. `None`: no rule matches, the agent has not been looked up yet, or there is no such class.
+    /// The rule of a class. `None`: no rule matches, the agent has not been looked up yet, or the class does
+    /// not exist.
     #[cfg(any(test, feature = "http"))]
     pub fn rule_of(&self, class: u8) -> Option<usize> {
         usize::from(class).checked_sub(1).filter(|_| self.has(class) && class != self.unknown())
@@ -48,12 +51,12 @@ impl Classes {
         u8::try_from(self.thresholds_ns.len() - 1).unwrap_or(0)
     }
 
-    /// Whether there is such a class.
+    /// Whether the class exists.
     pub fn has(&self, class: u8) -> bool {
         usize::from(class) < self.thresholds_ns.len()
     }
 
-    /// The threshold of a class, ns. For a class that there is not the default holds, as for class 0.
+    /// The threshold of a class, ns. For a class that does not exist, the default, as for class 0.
     pub fn threshold_ns(&self, class: u8) -> u64 {
         self.thresholds_ns.get(usize::from(class)).copied().unwrap_or(self.default_ns)
     }

@@ -1,8 +1,8 @@
-//! The keys of the file, a row each. Of those at its top the row is the field: default, what it takes and means, which
-//! values can be used; fields of tables are in `tables.rs`.
+//! The keys of the file, one row each. For a key at the top of the file the row declares the field: default,
+//! form, meaning and usable values. Fields of tables are in `tables.rs`.
 //!
-//! Fields, flags, variables, help, the manual, `check` and messages follow from the rows. [`Config::plan`] judges what
-//! keys have to do with each other, and makes of a value what takes effect.
+//! Fields, flags, variables, help, the manual, `check` and messages follow from the rows. [`Config::plan`]
+//! checks the keys against each other and turns their values into what takes effect.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::values::{
     Refused, SIZE, USER, duration, group, limit, number, octal, output, size, some_number,
 };
 
-/// One key of the file. Those with a setting are also a flag and an environment variable.
+/// One key of the file. A key with a setting is also a flag and an environment variable.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Key {
@@ -30,7 +30,8 @@ pub struct Key {
     pub help: &'static str,
     /// Its full name in the file, which differs where a flag sets a key of a table: `http.listen`.
     pub in_file: &'static str,
-    /// What holds if nobody writes it, where that is no value; empty: the default of the setting, if there is one.
+    /// What applies if the key is not written, where that is not a value. Empty: the default of the setting,
+    /// if any.
     pub(super) unwritten: &'static str,
     pub(super) setting: Option<Setting>,
 }
@@ -50,19 +51,19 @@ impl Key {
         KEYS.iter().find(|key| key.name == name)
     }
 
-    /// Whether it is also a flag and an environment variable, rather than of the file alone.
+    /// Whether it is also a flag and an environment variable, not only a key of the file.
     #[must_use]
     pub const fn is_settable(&self) -> bool {
         self.setting.is_some()
     }
 
-    /// Its value as the operator would write it, without quotes; empty if it is of the file alone.
+    /// Its value as the operator would write it, without quotes; empty for a key of the file only.
     #[must_use]
     pub fn value_in(&self, config: &Config) -> String {
         self.setting.as_ref().map(|setting| (setting.show)(config)).unwrap_or_default()
     }
 
-    /// What holds if nobody writes it; empty: it must be written, or says nothing.
+    /// What applies if the key is not written. Empty: it must be written, or has no effect if it is not.
     #[must_use]
     pub fn default_text(&self) -> String {
         if self.unwritten.is_empty() { self.value_in(&Config::default()) } else { self.unwritten.to_owned() }
@@ -77,12 +78,12 @@ impl Key {
         }
     }
 
-    /// Refuses its value if it can never be used, whatever the others are.
+    /// Refuses its value if it cannot be used with any values of the other keys.
     pub(super) fn judge(&self, config: &Config) -> Result<(), Refused> {
         self.setting.as_ref().map_or(Ok(()), |setting| (setting.judge)(config))
     }
 
-    /// A key of the file alone. `unwritten`: what holds without it; empty if nothing can be said.
+    /// A key of the file only. `unwritten`: what applies without it, or empty.
     pub(super) const fn in_file(
         name: &'static str,
         takes: &'static str,
@@ -93,7 +94,7 @@ impl Key {
     }
 }
 
-/// What the environment variables of keys begin with.
+/// The prefix of every key's environment variable.
 pub(super) const PREFIX: &str = "VARTA_";
 
 /// A field's name as the file spells it: `max-delay` of `max_delay`.
@@ -130,8 +131,9 @@ const fn text(bytes: &[u8]) -> &str {
     }
 }
 
-/// Makes [`Config`], its default and [`KEYS`] of the rows. A row is a field with its default, the form of its values
-/// and its help; `default` says in words what holds where the default is no value. Rows of tables bring their key.
+/// Makes [`Config`], its default and [`KEYS`] from the rows. A row is a field with its default, the form of
+/// its values and its help; `default` describes the default in words where it is not a value. Rows of tables
+/// contain their key.
 macro_rules! keys {
     (
         $(#[$about:meta])*
@@ -213,7 +215,7 @@ keys! {
             default "/run/varta, or $XDG_RUNTIME_DIR/varta when not root";
         /// Number of shards. `None`: as many as there are shard blocks, else half of the allowed cores.
         shards: Option<u32> = None,
-            // How many there are to be follows from the blocks, too: `Config::plan` judges both.
+            // The number of blocks matters, too: `Config::plan` checks both.
             some_number("a whole number from 1 to 64"),
             "Number of shards: threads, each with its own socket",
             default "half of the allowed cores";
@@ -222,7 +224,7 @@ keys! {
         threshold: Duration = Duration::from_secs(2),
             DURATION,
             "Silence that is a stall";
-        /// Resolution of detection: judging adds at most this much to how late a stall is told.
+        /// Resolution of detection: judging delays the report of a stall by at most this much.
         #[serde(deserialize_with = "duration")]
         tick: Duration = Duration::from_millis(10),
             DURATION,
@@ -232,7 +234,8 @@ keys! {
         max_delay: Duration = Duration::from_millis(1),
             DURATION,
             "Longest coalescing sleep of a shard; 0 wakes it for every datagram";
-        /// Permission bits of the shards' sockets: who may send. 0600, the default: the observer's own user and root.
+        /// Permission bits of the shards' sockets: who may send. 0600, the default: the observer's own user
+        /// and root.
         #[serde(deserialize_with = "octal")]
         mode: u32 = 0o600,
             MODE,
@@ -243,7 +246,7 @@ keys! {
             GROUP,
             "Group of the shards' sockets, by name or number",
             default "the observer's own";
-        /// Permission bits of `control.sock`: who may ask.
+        /// Permission bits of `control.sock`: who may query the fleet.
         #[serde(deserialize_with = "octal")]
         control_mode: u32 = 0o600,
             MODE,
@@ -262,19 +265,20 @@ keys! {
                 _ => Some("it is more than one fleet can track"),
             }),
             "Most agents tracked at once by the whole fleet";
-        /// Most of them of one user. `None`: as many as there is room for.
+        /// Most agents of one user. `None`: no limit but `agents_max`.
         #[serde(deserialize_with = "limit")]
         uid_agents_max: Option<u32> = None,
             LIMIT,
             "Most agents of one user, of the whole fleet's";
-        /// Most datagrams of one user that one shard takes in a second, and at once; crash reports pass. `None`: any
-        /// number.
+        /// Most datagrams of one user that one shard accepts in a second, and at once; crash reports pass.
+        /// `None`: no limit.
         #[serde(deserialize_with = "limit")]
         uid_frames_max: Option<u32> = None,
             LIMIT,
             "Most datagrams a second of one user on one shard; crash reports pass";
-        /// Most processes whose exit is told within milliseconds; each takes a descriptor and about 1.4 KiB of
-        /// kernel memory. Of others it is noticed at their threshold. The limit on open files bounds it, too.
+        /// Most processes whose exit is reported within milliseconds; each takes a descriptor and about 1.4
+        /// KiB of kernel memory. The exits of others are noticed at their threshold. The limit on open files
+        /// applies, too.
         watched_max: u32 = 131_072,
             number("a whole number from 0 to 4194304", |number| match number {
                 0..=PID_MAX => None,
@@ -290,16 +294,16 @@ keys! {
         events_format: EventsFormat = EventsFormat::Jsonl,
             EVENTS_FORMAT,
             "How events are written: jsonl or tsv";
-        /// Whether every accepted beat is written among the events.
+        /// Whether every accepted beat is written as an event, too.
         events_beats: bool = false,
             BOOL,
             "Write every accepted beat among the events";
-        /// Size at which a file of events is renamed away, bytes. `None`: never.
+        /// Size at which the file of events is renamed, bytes. `None`: never.
         #[serde(deserialize_with = "size")]
         events_max_bytes: Option<u64> = None,
             SIZE,
             "Size at which the file of events is renamed to PATH.1, such as 100MiB";
-        /// How many such files are kept: `events.1`, the latest, to `events.N`.
+        /// How many renamed files are kept: `events.1`, the latest, to `events.N`.
         events_keep: u32 = 3,
             number("a whole number from 1 to 1000", |number| match number {
                 1..=1000 => None,
@@ -308,7 +312,7 @@ keys! {
             "Renamed files of events that are kept";
     }
     tables {
-        /// Where questions are answered, `[http]`, beside `control.sock`.
+        /// Where HTTP requests are answered, `[http]`, beside `control.sock`.
         http: HttpConfig = Key {
             name: "http",
             variable: "VARTA_HTTP",
@@ -419,7 +423,8 @@ mod tests {
     fn every_key_of_the_list_is_a_key_of_the_file() {
         for (keys, head) in [(KEYS, ""), (SHARD_KEYS, "[[shard]]"), (RULE_KEYS, "[[rule]]")] {
             for key in keys {
-                // A value of the wrong type everywhere: serde must know the key, not like the value.
+                // A value of the wrong type everywhere: serde must know the key, whatever it makes of the
+                // value.
                 let text = format!("{head}\n{} = 1979-05-27", key.name);
                 let error = toml::from_str::<Config>(&text).unwrap_err().to_string();
                 assert!(!error.contains(&format!("unknown field `{}`", key.name)), "{error}");
@@ -450,7 +455,7 @@ mod tests {
         let mut by_flag = Config::default();
         let mut file = String::new();
         for key in KEYS {
-            // A default that is no value is said in words.
+            // A default that is not a value is described in words.
             let (Some(setting), "") = (&key.setting, key.unwritten) else { continue };
             let text = key.default_text();
             (setting.set)(&mut by_flag, &text).unwrap();

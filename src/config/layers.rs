@@ -1,4 +1,4 @@
-//! From a file, the environment and flags to one [`Config`], and back to who wrote what.
+//! Combines a file, the environment and flags into one [`Config`], and records the origin of each value.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -12,10 +12,10 @@ use super::keys::{Config, HTTP_KEYS, KEYS, Key, MATCH_KEYS, PREFIX, RULE_KEYS, S
 use super::plan::Plan;
 use super::problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
 
-/// A [`Config`] put together from layers, which remembers who wrote what.
+/// A [`Config`] combined from layers, with the origin of each value.
 ///
-/// Later layers win: read the file first, then set what the environment says, then the flags. What
-/// cannot be understood is kept until the end and told with everything else.
+/// Later layers win: read the file first, then set the environment's values, then the flags'. Values that
+/// cannot be read are reported by [`plan`](Self::plan), with all other problems.
 ///
 /// ```
 /// use varta_fleet::config::{Layers, Origin};
@@ -34,7 +34,7 @@ pub struct Layers {
     config: Config,
     written: BTreeMap<String, Written>,
     problems: Vec<ConfigProblem>,
-    /// Keys whose values were not understood: do not blame the user for what their defaults lead to.
+    /// Keys whose values could not be read: problems that their defaults cause are not reported.
     unread: BTreeSet<String>,
 }
 
@@ -46,7 +46,7 @@ struct Written {
 }
 
 impl Layers {
-    /// Reads a TOML file. May block on the disk. What is wrong with it is told by [`Layers::plan`].
+    /// Reads a TOML file. May block on the disk. [`Layers::plan`] reports its problems.
     pub fn file(&mut self, path: &Path) {
         match std::fs::read_to_string(path) {
             Ok(text) => self.toml(&text, path),
@@ -59,7 +59,7 @@ impl Layers {
         let (root, errors) = DeTable::parse_recoverable(text);
         let reader = Reader { text, path };
         if !errors.is_empty() {
-            // One mistake often leads to several errors on its line: the first of them says it best.
+            // One mistake often causes several errors on its line: the first describes it best.
             let mut syntax: Vec<_> = errors.iter().map(|error| reader.syntax(error)).collect();
             syntax.dedup_by(|later, earlier| later.origin == earlier.origin);
             self.problems.extend(syntax);
@@ -69,7 +69,7 @@ impl Layers {
         let mut problems = Vec::new();
         reader.drop_unknown(&mut table, &TOP, "", &mut problems);
         self.unread.extend(problems.iter().map(|problem| problem.key.clone()));
-        // Serde stops at the first value it cannot read: take that out, and ask again.
+        // Serde stops at the first value it cannot read: remove that value and try again.
         self.config = loop {
             let document = toml::Deserializer::from(Spanned::new(span.clone(), table.clone()));
             let error = match Config::deserialize(document) {
@@ -81,7 +81,7 @@ impl Layers {
                 break Config::default();
             };
             self.unread.insert(taken.key.clone());
-            // A block may only miss what was just taken out of it.
+            // A field may be missing from a block only because it was just removed.
             let missing = missing_field(error.message()).map(|name| joined(&taken.key, name));
             if !missing.is_some_and(|key| self.unread.contains(&key)) {
                 problems.push(reader.unreadable(taken, error.message()));
@@ -95,7 +95,7 @@ impl Layers {
         self.problems.extend(problems);
     }
 
-    /// Sets a key of [`KEYS`] to what the environment or a flag says.
+    /// Sets a key of [`KEYS`] to a value from the environment or a flag.
     pub fn set(&mut self, key: &str, text: &str, origin: Origin) {
         let known = Key::named(key);
         let setting = known.and_then(|known| known.setting.as_ref());
@@ -121,8 +121,8 @@ impl Layers {
         });
     }
 
-    /// Takes the name of an environment variable that begins with `VARTA_` and is none of [`KEYS`]. One that was
-    /// meant to be is a problem; others belong to somebody else.
+    /// Checks an environment variable whose name begins with `VARTA_` and that belongs to no key of [`KEYS`].
+    /// A misspelt key is a problem; any other variable is ignored, as it belongs to another program.
     pub fn unknown_variable(&mut self, name: &str, text: &str) {
         let Some(fix) = meant(name) else { return };
         self.problems.push(ConfigProblem {
@@ -136,7 +136,7 @@ impl Layers {
         });
     }
 
-    /// What the layers come to. Keys that were not understood hold their defaults.
+    /// The combined configuration. Keys whose values could not be read have their defaults.
     #[must_use]
     pub const fn config(&self) -> &Config {
         &self.config
@@ -148,10 +148,10 @@ impl Layers {
         self.written.get(key).map_or(Origin::Default, |written| written.origin.clone())
     }
 
-    /// Validates and resolves what the layers come to.
+    /// Validates and resolves the combined configuration.
     ///
     /// # Errors
-    /// Everything that is wrong in any layer or between them, at once.
+    /// All problems in any layer and between layers, at once.
     pub fn plan(&self) -> Result<Plan, ConfigError> {
         let planned = self.config.plan();
         let refused = planned.as_ref().err().map(ConfigError::problems).unwrap_or_default();
@@ -161,15 +161,15 @@ impl Layers {
         planned
     }
 
-    /// The configuration alone, not yet judged by [`Config::plan`].
+    /// The configuration alone, not yet checked by [`Config::plan`].
     pub(super) fn into_config(self) -> Result<Config, ConfigError> {
         ConfigError::check(self.problems)?;
         Ok(self.config)
     }
 
-    /// Whether a problem only follows from something that was not understood.
+    /// Whether a problem is only a consequence of a value that could not be read.
     fn follows(&self, problem: &ConfigProblem) -> bool {
-        // Of a block, only what became of it as a whole counts: its presence, not the keys in it.
+        // For a block, only the block as a whole counts, not the keys in it.
         let concerns = |unread: &String, key: &str| match unread.strip_prefix(key) {
             Some(rest) => {
                 rest.is_empty() || rest.starts_with('.') || (rest.starts_with('[') && rest.ends_with(']'))
@@ -180,7 +180,7 @@ impl Layers {
         unread(&problem.key) || problem.against.as_deref().is_some_and(unread)
     }
 
-    /// The problem with its origin. A default is blamed only where nobody wrote the other key either.
+    /// The problem with its origin. A default is blamed only if the other key was not written either.
     fn located(&self, mut problem: ConfigProblem) -> ConfigProblem {
         let other = problem.against.as_ref().filter(|_| !self.written.contains_key(&problem.key));
         if let Some(other) = other.filter(|other| self.written.contains_key(*other)) {
@@ -224,7 +224,7 @@ impl Level {
     }
 }
 
-/// What was taken out of the tree because it cannot be read.
+/// A key or block that was removed from the tree because it cannot be read.
 struct Taken {
     key: String,
     takes: &'static str,
@@ -233,7 +233,7 @@ struct Taken {
     value_span: Range<usize>,
 }
 
-/// Takes out the innermost key or block that an error at `span` is about.
+/// Removes the innermost key or block that an error at `span` is about.
 fn take(table: &mut DeTable<'_>, level: &Level, prefix: &str, span: &Range<usize>) -> Option<Taken> {
     let covers = |outer: Range<usize>| outer.start <= span.start && span.end <= outer.end;
     let names: Vec<String> = table.keys().map(|name| name.get_ref().to_string()).collect();
@@ -282,7 +282,7 @@ fn take(table: &mut DeTable<'_>, level: &Level, prefix: &str, span: &Range<usize
     None
 }
 
-/// Where the pieces of one file are.
+/// Finds the lines of one file's keys and values.
 struct Reader<'a> {
     text: &'a str,
     path: &'a Path,
@@ -329,7 +329,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Takes every unknown key out of the tree and reports it.
+    /// Removes every unknown key from the tree and reports it.
     fn drop_unknown(
         &self,
         table: &mut DeTable<'_>,
@@ -370,7 +370,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Notes line and text of every key in the tree.
+    /// Records line and text of every key in the tree.
     fn remember(&self, table: &DeTable<'_>, prefix: &str, written: &mut BTreeMap<String, Written>) {
         for (name, value) in table.iter() {
             let key = joined(prefix, name.get_ref());
@@ -391,7 +391,7 @@ impl Reader<'_> {
     }
 }
 
-/// The name of the key that serde misses.
+/// The name of the key that serde reports as missing.
 fn missing_field(message: &str) -> Option<&str> {
     message.strip_prefix("missing field `")?.split('`').next()
 }
@@ -435,7 +435,7 @@ fn joined(prefix: &str, name: &str) -> String {
     if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
 }
 
-/// One short line of what was written, fit for a message.
+/// The first line of a value, shortened for a message.
 fn shortened(text: &str) -> String {
     const CHARS_MAX: usize = 60;
     let line = text.trim().lines().next().unwrap_or_default();
@@ -468,8 +468,8 @@ impl Config {
     /// Reads a TOML file. May block on the disk.
     ///
     /// # Errors
-    /// Everything that is wrong with how the file is written, at once, with its lines. What the values
-    /// mean together is judged by [`Config::plan`]; [`Layers`] tells both together.
+    /// All problems of syntax and form in the file, at once, with their lines. [`Config::plan`] checks the
+    /// values against each other; [`Layers`] reports both together.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let mut layers = Layers::default();
         layers.file(path);

@@ -1,4 +1,4 @@
-//! What is told of a file, variables and flags, with who wrote what.
+//! Problems reported in a file, variables and flags, with their origins.
 
 use super::*;
 
@@ -60,9 +60,9 @@ fn limits_are_numbers_or_none() {
 
 #[test]
 fn what_follows_from_an_unreadable_value_is_not_told() {
-    // A tick of 1s would be too much for a threshold of 1s, but nobody knows what was meant.
+    // A tick of 1s would be too long for a threshold of 1s, but the intended threshold is unknown.
     assert_eq!(told("threshold = 9\ntick = \"1s\"\nmax-delay = \"100ms\"").len(), 1);
-    // Nor that a block misses what was taken out of it.
+    // A key that was removed because it cannot be read is not reported as missing.
     assert_eq!(told("[[rule]]\nmatch = { uid = 7 }\nthreshold = 1").len(), 1);
     assert_eq!(told("[[rule]]\nmatch = { com = 7 }\nthreshold = \"1s\"").len(), 1);
     assert_eq!(told("[[rule]]\nthreshold = 1").len(), 2);

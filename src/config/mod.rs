@@ -1,7 +1,7 @@
 //! What the operator wrote: kebab-case keys, a unit on every duration, unknown keys refused.
 //!
-//! A [`Config`] is put together from a file, the environment and flags by [`Layers`], or built in
-//! code from [`Config::default`] and its public fields. [`Config::plan`] turns it into what will run.
+//! [`Layers`] combines a file, the environment and flags into a [`Config`]; a program can also build one
+//! from [`Config::default`] and its public fields. [`Config::plan`] turns it into what will run.
 
 pub(crate) mod bounds;
 pub(crate) mod classes;

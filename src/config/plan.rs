@@ -1,4 +1,4 @@
-//! What will run: made of what the operator wrote by [`Config::plan`](super::Config::plan).
+//! What will run: [`Config::plan`](super::Config::plan) makes it from what the operator wrote.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,24 +10,25 @@ use super::tables::RuleMatch;
 pub use super::values::{CoreChoice, EventsFormat, Output};
 use crate::pattern::Pattern;
 
-/// Connections of the TCP listener at most.
+/// Most connections of the TCP listener.
 pub(crate) const TCP_MAX: usize = 1024;
-/// Connections of `control.sock` at most. Counted apart: a full TCP listener does not keep the operator out.
+/// Most connections of `control.sock`. Counted apart, so that a full TCP listener does not lock out the
+/// operator.
 pub(crate) const CONTROL_MAX: usize = 256;
 
 /// Runtime directory of an observer that runs as root.
 pub const DIR_OF_ROOT: &str = "/run/varta";
 
-/// Descriptors that are not used for pidfds, beside two a shard.
+/// Descriptors that are not used for pidfds, beside two for each shard.
 const OPEN_FILES_RESERVED: u64 = 256;
 
-/// What will run. Made by [`Config::plan`](super::Config::plan), which keeps its fields in agreement.
+/// What will run. [`Config::plan`](super::Config::plan) makes it and ensures that its fields agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Plan {
     /// Runtime directory, absolute.
     pub dir: PathBuf,
-    /// Every shard, in the order of its index; 1..=64, each with a socket of its own.
+    /// The shards, by index; 1..=64, each with a socket of its own.
     pub shards: Vec<ShardPlan>,
     /// Silence that is a stall for agents no rule matches, ns; 10 ms..=24 h.
     pub threshold_ns: u64,
@@ -39,20 +40,20 @@ pub struct Plan {
     pub control_mode: u32,
     /// Group of `control.sock`; `None`: the observer's own.
     pub control_group: Option<u32>,
-    /// Most agents tracked by the whole fleet; at least one a shard.
+    /// Most agents tracked by the whole fleet; at least one for each shard.
     pub agents_max: u32,
-    /// Most of them of one user, at least one; `None`: no limit.
+    /// Most agents of one user, at least one; `None`: no limit.
     pub uid_agents_max: Option<u32>,
-    /// Most datagrams of one user a second and shard, at least one; `None`: no limit.
+    /// Most datagrams of one user per second and shard, at least one; `None`: no limit.
     pub uid_frames_max: Option<u32>,
-    /// Most processes whose exit is told within milliseconds, a descriptor each; at most as many as there
-    /// can be processes.
+    /// Most processes whose exit is reported within milliseconds, each for a descriptor; at most as many as
+    /// there can be processes.
     pub watched_max: u32,
     /// Classes of agents; the first match wins. At most 200.
     pub rules: Vec<Rule>,
     /// Where and how events are written, if anywhere.
     pub events: Option<EventsPlan>,
-    /// Who else may ask, and what.
+    /// Where HTTP requests are answered beside `control.sock`.
     pub http: HttpPlan,
 }
 
@@ -78,13 +79,13 @@ pub struct ShardPlan {
 pub struct EventsPlan {
     /// Standard output, or a file by its absolute path.
     pub output: Output,
-    /// How each is written.
+    /// The format of each event.
     pub format: EventsFormat,
-    /// Whether every accepted beat is written, too.
+    /// Whether every accepted beat is written as an event, too.
     pub beats: bool,
-    /// Size at which the file is renamed away, bytes, at least 65 536; `None`: never.
+    /// Size at which the file is renamed, bytes, at least 65 536; `None`: never.
     pub max_bytes: Option<u64>,
-    /// How many such files are kept, 1..=1000.
+    /// How many renamed files are kept, 1..=1000.
     pub keep: u32,
 }
 
@@ -98,7 +99,7 @@ pub struct Rule {
     pub threshold_ns: u64,
 }
 
-/// Where questions are answered, beside `control.sock`.
+/// Where HTTP requests are answered, beside `control.sock`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HttpPlan {
@@ -110,10 +111,10 @@ pub struct HttpPlan {
     pub metrics_agents_max: u32,
 }
 
-/// What rules look at in a process.
+/// The properties of a process that rules match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity<'a> {
-    /// Its name, at most 15 bytes, which it chose itself.
+    /// Its name, at most 15 bytes; it can choose it itself.
     pub comm: &'a str,
     /// Its user id.
     pub uid: u32,
@@ -122,25 +123,26 @@ pub struct Identity<'a> {
 }
 
 impl Plan {
-    /// Index of the first rule that matches; `None`: the default threshold holds.
+    /// Index of the first rule that matches; `None`: the default threshold applies.
     #[must_use]
     pub fn rule_for(&self, identity: &Identity<'_>) -> Option<usize> {
         self.rules.iter().position(|rule| rule.matches(identity))
     }
 
-    /// Which threshold holds for which agents.
+    /// The classes of agents and their thresholds.
     pub(crate) fn classes(&self) -> Classes {
         Classes::new(self.threshold_ns, self.rules.iter().map(|rule| rule.threshold_ns))
     }
 
-    /// The `net.unix.max_dgram_qlen` that carries this fleet, whatever its agents' rate: see [`queue_limit_for`].
+    /// The `net.unix.max_dgram_qlen` that this fleet needs at any rate of beats: see [`queue_limit_for`].
     #[must_use]
     pub fn queue_limit_needed(&self) -> u64 {
         queue_limit_for(self.agents_max, u32::try_from(self.shards.len()).unwrap_or(u32::MAX))
     }
 
-    /// How many pidfds the fleet may hold with this limit on open files: one a process whose exit is to be
-    /// told within milliseconds. Some are left for sockets, procfs and the program that embeds the fleet.
+    /// How many pidfds the fleet may hold with this limit on open files, one for each process whose exit is
+    /// reported within milliseconds. The rest is left for sockets, procfs and the program that embeds the
+    /// fleet.
     #[must_use]
     pub fn pidfds_max(&self, open_files_max: u64) -> u32 {
         let ours = OPEN_FILES_RESERVED + connections_max(open_files_max) + 2 * self.shards.len() as u64;
@@ -148,7 +150,7 @@ impl Plan {
         self.watched_max.min(left)
     }
 
-    /// Whether somebody else than the observer's own user, and root, can beat on a shard.
+    /// Whether users other than the observer's own and root can beat on a shard.
     #[must_use]
     pub fn lets_others_beat(&self) -> bool {
         self.shards.iter().any(|shard| shard.mode & 0o022 != 0)
@@ -160,7 +162,7 @@ impl Plan {
         self.classes().smallest_ns()
     }
 
-    /// The largest of all thresholds, ns: it holds for an agent until its identity is known.
+    /// The largest of all thresholds, ns: it applies to an agent until its identity is known.
     #[must_use]
     pub fn threshold_max_ns(&self) -> u64 {
         let classes = self.classes();
@@ -169,7 +171,7 @@ impl Plan {
 }
 
 impl Rule {
-    /// Whether everything this rule asks for holds for the process.
+    /// Whether the process has every property that the rule names.
     #[must_use]
     pub fn matches(&self, identity: &Identity<'_>) -> bool {
         let RuleMatch { comm, uid, exe } = &self.matcher;
@@ -179,8 +181,8 @@ impl Rule {
     }
 }
 
-/// Descriptors that are left for connections to the observer. Where there are few they make do with a quarter:
-/// those that are idle make room for others.
+/// Descriptors reserved for connections to the observer: at most a quarter of all, as idle connections are
+/// closed for new ones.
 const fn connections_max(open_files_max: u64) -> u64 {
     const MAX: u64 = (TCP_MAX + CONTROL_MAX) as u64;
     let quarter = open_files_max / 4;

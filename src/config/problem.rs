@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, told to the person who wrote it.
+//! The problems of a configuration, as messages for the operator.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use super::keys::Key;
 use crate::message::Shown;
 
-/// Everything that is wrong with a configuration, never only the first of it.
+/// All problems of a configuration, not only the first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     problems: Vec<ConfigProblem>,
 }
 
 impl ConfigError {
-    /// What is wrong; at least one.
+    /// The problems; at least one.
     #[must_use]
     pub fn problems(&self) -> &[ConfigProblem] {
         &self.problems
@@ -34,7 +34,7 @@ impl From<ConfigProblem> for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl fmt::Display for ConfigError {
-    /// One problem as it is; several as a list, one a line.
+    /// One problem alone; several as a list, one on each line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let [problem] = &self.problems[..] {
             return problem.fmt(f);
@@ -44,7 +44,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// One thing that is wrong: what, where, why, what to do.
+/// One problem: what, where, why, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConfigProblem {
@@ -54,27 +54,27 @@ pub struct ConfigProblem {
     pub value: Option<String>,
     /// Who wrote it. `None`: the program that built the [`Config`](super::Config).
     pub origin: Option<Origin>,
-    /// In what way it is wrong.
+    /// The kind of problem.
     pub kind: ProblemKind,
     /// Why it cannot be used.
     pub why: String,
     /// What to do about it.
     pub fix: String,
-    /// The other key it does not agree with: blamed instead where only that one was written.
+    /// The other key that it does not agree with; blamed instead if only that one was written.
     pub(crate) against: Option<String>,
 }
 
-/// In what way something is wrong.
+/// The kind of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProblemKind {
     /// The file cannot be read, or is not TOML.
     File,
-    /// There is no such key.
+    /// The key does not exist.
     Unknown,
-    /// The value is not of the form the key takes.
+    /// The value does not have the form that the key takes.
     Unreadable,
-    /// The value is understood and cannot be used: out of range, or at odds with another.
+    /// The value can be read but not used: it is out of range, or does not agree with another.
     Refused,
 }
 
@@ -98,7 +98,7 @@ pub enum Origin {
 }
 
 impl ConfigProblem {
-    /// A problem with a value, its origin yet unknown.
+    /// A problem with a value whose origin is not known yet.
     pub(crate) fn refused(
         key: &str,
         value: impl Into<String>,
@@ -142,7 +142,7 @@ impl ConfigProblem {
                 format!("{variable}={}", self.value.as_deref().unwrap_or_default())
             }
             Some(origin @ Origin::File { .. }) => {
-                // The index of a block says less than its line.
+                // The line of a block says more than its index.
                 let block = self.key.split_once('[').filter(|(_, rest)| rest.contains("]."));
                 let within = match (block, self.key.split_once('.')) {
                     (Some((block, _)), _) => format!("in [[{block}]], "),
@@ -163,7 +163,7 @@ impl ConfigProblem {
 
 impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Keys and values may hold anything.
+        // Keys and values may contain any characters.
         let (why, fix) = (Shown(&self.why), Shown(&self.fix));
         match (&self.origin, self.key.is_empty()) {
             (Some(origin), true) => write!(f, "cannot read {origin}: {why}; {fix}"),

@@ -1,40 +1,40 @@
 //! What a fleet of a given size needs: shards, queue limit, CPU, memory. Arithmetic on measured costs; the
 //! guide (`performance`) shows the result for a large host, `varta-fleet check --rate` for yours.
 //!
-//! Assumptions: agents beat at their rate at unrelated times; pids spread over the shards as they do for real
-//! ones (the busiest shard gets 1.12 times the mean); the kernel costs what it cost on the machine of the
-//! measurements (2 cores of an AMD EPYC, a virtual machine, Linux 6.18, November 2026), and shards on different
-//! cores do not slow each other down; memory is that of a fleet whose pids lie within four times their number, and
-//! all of whose agents stalled or lost a beat at some time.
+//! Assumptions: agents beat at their rate at unrelated times; pids spread over the shards as real ones do
+//! (the busiest shard gets 1.12 times the mean); the kernel costs what it cost on the measured machine (2
+//! cores of an AMD EPYC, a virtual machine, Linux 6.18, November 2026), and shards on different cores do not
+//! slow each other down; memory is that of a fleet whose pids lie within four times their number, and in
+//! which every agent stalled or lost a beat at some time.
 
 use super::bounds::{PID_MAX, SHARDS_MAX};
 
 /// CPU of one beat, ns: measured 1.1 to 1.4 us with 50 processes at 45 000 and 100 000 a second on a shard,
-/// 1.6 us with 4000; a wake-up's part, which is counted apart, is taken off.
+/// 1.6 us with 4000. Wake-ups are counted apart and not included.
 const BEAT_NS: f64 = 1_450.0;
-/// CPU of one wake-up, ns: what beats cost more where few come (2.3 us each at 10 000 a second on a shard, 10 us
-/// at 250).
+/// CPU of one wake-up, ns: the additional cost of a beat at low rates (2.3 us each at 10 000 a second on a
+/// shard, 10 us at 250).
 const WAKE_NS: f64 = 10_000.0;
-/// CPU of looking at an agent whose threshold may have passed, once a threshold, ns: 11 with 1000 agents in a
-/// shard, 34 to 38 with a million in random order.
+/// CPU of judging an agent, once per threshold, ns: 11 with 1000 agents in a shard, 34 to 38 with a million
+/// in random order.
 const JUDGE_NS: f64 = 40.0;
-/// The busiest shard's part of the beats, as a multiple of the mean (see [`crate::shard_for`]).
+/// The busiest shard's share of the beats, as a multiple of the mean (see [`crate::shard_for`]).
 const BUSIEST: f64 = 1.12;
-/// A shard's core is planned to be busy so much, so that it catches up after a pause and with bursts.
+/// How busy a shard's core is planned to be: the rest is for catching up after a pause or a burst.
 const BUSY_MAX: f64 = 0.5;
 /// Resident memory before there are agents, with HTTP and metrics, bytes: measured 5.8 MiB, 6.3 with a few.
 const BASE_BYTES: u64 = 7 << 20;
-/// The same of each shard, once its lane of reports has gone round, bytes.
+/// Resident memory of each shard, once its report lane has wrapped, bytes.
 const SHARD_BYTES: u64 = 1 << 20;
-/// The last events when there are as many as are kept, bytes: 65 536 of 112.
+/// The full history of events, bytes: 65 536 of 112.
 const HISTORY_BYTES: u64 = 65_536 * 112;
 /// An agent, bytes: measured 288, and 104 once it stalled or lost a beat.
 const AGENT_BYTES: u64 = 392;
-/// An entry of the indices from pids to slots, of which each shard has one and the aggregator, too, bytes.
+/// An entry of an index from pids to slots, bytes; each shard and the aggregator have one.
 const INDEX_BYTES: u64 = 4;
-/// Pids lie within so many times the number of agents.
+/// The range of pids, as a multiple of the number of agents.
 const PID_SPREAD: u64 = 4;
-/// Pids that Linux gives out unless told otherwise.
+/// The pids that Linux assigns by default.
 const PIDS_FEW: u64 = 32_768;
 /// Kernel memory of one waiting frame, bytes.
 const QUEUED_FRAME_BYTES: u64 = 768;
@@ -43,24 +43,24 @@ const SECOND_NS: f64 = 1e9;
 /// A fleet to be observed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Demand {
-    /// How many agents there are at most.
+    /// Most agents.
     pub agents: u32,
-    /// Beats a second of each of them.
+    /// Beats per second of each agent.
     pub rate: f64,
     /// The smallest threshold, ns.
     pub threshold_ns: u64,
-    /// The longest time the observer may not run, ns, without any beat being refused for it.
+    /// The longest pause of the observer, ns, for which no beat may be refused.
     pub pause_ns: u64,
     /// The longest coalescing sleep of a shard, ns; 0: woken per datagram.
     pub max_delay_ns: u64,
 }
 
-/// What it takes to observe it with a number of shards.
+/// What a fleet needs with a given number of shards.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sizing {
     /// Shards.
     pub shards: u32,
-    /// Beats a second of the busiest.
+    /// Beats per second of the busiest shard.
     pub busiest_rate: f64,
     /// How busy its core is, 1 = always.
     pub busiest_core: f64,
@@ -70,7 +70,7 @@ pub struct Sizing {
     pub queue_limit: u64,
     /// Kernel memory of all queues when they are full, bytes.
     pub queue_bytes: u64,
-    /// Resident memory of the observer at most, but for who reads lists of agents, bytes.
+    /// Most resident memory of the observer, without clients that read lists of agents, bytes.
     pub resident_bytes: u64,
 }
 
@@ -81,7 +81,7 @@ impl Demand {
         (1..=SHARDS_MAX).find(|shards| self.on(*shards).busiest_core <= BUSY_MAX)
     }
 
-    /// What it takes with so many shards.
+    /// What the fleet needs with this many shards.
     #[must_use]
     pub fn on(&self, shards: u32) -> Sizing {
         let shards = shards.max(1);
@@ -89,7 +89,7 @@ impl Demand {
         let busiest = if shards > 1 { (BUSIEST * mean).min(1.0) } else { 1.0 };
         let busiest_rate = self.beats_per_second() * busiest;
         let at_once = queue_limit_for(self.agents, shards);
-        // A pause may begin when a sleep is nearly over.
+        // A pause may begin at the end of a sleep.
         let unread_ns = self.pause_ns.saturating_add(self.max_delay_ns);
         let queue_limit = at_once.max(whole(busiest_rate * unread_ns as f64 / SECOND_NS));
         Sizing {
@@ -114,7 +114,7 @@ impl Demand {
         f64::from(self.agents) * self.rate
     }
 
-    /// How busy the core of a shard is that has this part of the fleet.
+    /// How busy the core of a shard with this part of the fleet is.
     fn core_busy(&self, part: f64) -> f64 {
         let beats = self.beats_per_second() * part;
         let wakes =
@@ -124,8 +124,8 @@ impl Demand {
     }
 }
 
-/// The `net.unix.max_dgram_qlen` that carries so many agents: 2 for each of a shard, so that all may beat at once
-/// while the shard still holds their last beats.
+/// The `net.unix.max_dgram_qlen` that this many agents need: 2 for each agent of a shard, so that all can
+/// beat at once while their last beats are still in the queue.
 #[must_use]
 pub fn queue_limit_for(agents: u32, shards: u32) -> u64 {
     2 * u64::from(agents).div_ceil(u64::from(shards.max(1)))

@@ -1,4 +1,4 @@
-//! The arithmetic against itself, and against queues of real pids and the real pace.
+//! Checks the arithmetic against itself, and against a simulated queue with real pids and the real pace.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -16,7 +16,7 @@ fn demand(agents: u32, rate: f64) -> Demand {
 
 #[test]
 fn the_model_says_what_was_measured() {
-    // Beats a second on one shard, and CPU a beat in us: no less than measured, and at most a third more.
+    // Beats per second on one shard, and CPU per beat in us: no less than measured, and at most a third more.
     for (rate, measured) in [(250.0, 10.0), (10_000.0, 2.2), (45_000.0, 1.35), (100_000.0, 1.3)] {
         let us = demand(1, rate).on(1).cores * 1e6 / rate;
         assert!(us >= measured && us <= measured * 4.0 / 3.0, "{rate}/s: {us} us, measured {measured}");
@@ -48,7 +48,7 @@ fn the_queue_holds_two_beats_of_each_agent_and_all_of_a_pause() {
 
 #[test]
 fn memory_is_what_was_measured_at_least() {
-    // Agents, shards, and MiB of a fleet whose history held an event of each agent and had room for more.
+    // Agents, shards, and MiB of a fleet whose history had an event of each agent and room for more.
     for (agents, shards, measured) in [(8000, 1, 9.1), (4000, 4, 8.9)] {
         let mib = demand(agents, 1.0).on(shards).resident_bytes as f64 / f64::from(1 << 20);
         assert!(mib >= measured && mib <= measured * 2.5, "{agents} on {shards}: {mib}, measured {measured}");
@@ -71,8 +71,8 @@ impl Random {
     }
 }
 
-/// Beats that find the queue full at a shard of these pids in three seconds, in the middle of which the shard does
-/// not run for `pause_ns`.
+/// Beats that find the queue of a shard with these pids full in three seconds, in the middle of which the
+/// shard is paused for `pause_ns`.
 fn refused(agents: u64, demand: &Demand, queue_limit: u64) -> u64 {
     let mut random = Random(agents);
     let period = whole(SECOND as f64 / demand.rate);
@@ -83,7 +83,7 @@ fn refused(agents: u64, demand: &Demand, queue_limit: u64) -> u64 {
     let mut pace = Pace::new(demand.max_delay_ns, u32::try_from(queue_limit).unwrap(), MonoNs(0));
     let mut queue = VecDeque::new();
     let (mut now, mut refused, mut found) = (0, 0, 0);
-    // When the shard does its next step: take one datagram, or wake.
+    // `now` is the time of the shard's next step: it reads one datagram, or wakes.
     while now < 3 * SECOND {
         while let Some((at, agent)) = due.first().copied().filter(|(at, _)| *at <= now) {
             due.remove(&(at, agent));

@@ -11,13 +11,13 @@ use super::values::{CoreChoice, address, duration, group, some_octal, user, user
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct HttpConfig {
-    /// Address and port of a TCP listener; port 0: any that is free. `None`, `"none"` in the file: none. One that others than this
-    /// host reach needs a token.
+    /// Address and port of a TCP listener; port 0: any free port. `None`, `"none"` in the file: no listener.
+    /// An address that other hosts can reach needs a token.
     #[serde(deserialize_with = "address")]
     pub listen: Option<SocketAddr>,
-    /// File with the token, one line, that clients must send by TCP. `None`: anybody on this host may ask.
+    /// File with the token, one line, that TCP clients must send. `None`: every user of this host may query.
     pub token_file: Option<PathBuf>,
-    /// Most agents shown by `/metrics/agents`, a series each; 0: there is no such page.
+    /// Most agents on `/metrics/agents`, a series each; 0: no such page.
     pub metrics_agents_max: u32,
 }
 
@@ -30,13 +30,13 @@ pub struct ShardConfig {
     pub socket: Option<PathBuf>,
     /// Core its thread is pinned to.
     pub core: CoreChoice,
-    /// Permission bits of its socket: who may send. `None`: that of [the fleet](super::Config::mode).
+    /// Permission bits of its socket: who may send. `None`: those of [the fleet](super::Config::mode).
     #[serde(deserialize_with = "some_octal")]
     pub mode: Option<u32>,
     /// Group of its socket, in the file also by name. `None`: that of [the fleet](super::Config::group).
     #[serde(deserialize_with = "group")]
     pub group: Option<u32>,
-    /// User ids whose frames are accepted, in the file also by name. `None`: all that `mode` lets in.
+    /// User ids whose frames are accepted, in the file also by name. `None`: all that `mode` allows.
     #[serde(deserialize_with = "users")]
     pub allow_uids: Option<Vec<u32>>,
 }
@@ -46,7 +46,7 @@ pub struct ShardConfig {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RuleConfig {
-    /// Which agents it is for.
+    /// The agents it applies to.
     #[serde(rename = "match")]
     pub matches: RuleMatch,
     /// Silence that is a stall for them.
@@ -62,14 +62,14 @@ impl RuleConfig {
     }
 }
 
-/// Which agents a rule is for: everything given must hold, and something must be given.
+/// The agents a rule applies to: all given conditions must match, and at least one must be given.
 ///
-/// In patterns `*` stands for any characters, also `/` and none at all, and `?` for one.
+/// In patterns `*` stands for any number of characters, including `/` and none, and `?` for one character.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct RuleMatch {
-    /// Pattern for the name of the process, `/proc/PID/comm`: 15 bytes, and chosen by the process itself.
+    /// Pattern for the name of the process, `/proc/PID/comm`: 15 bytes; the process can choose it itself.
     pub comm: Option<String>,
     /// User id of the process, in the file also by name.
     #[serde(deserialize_with = "user")]

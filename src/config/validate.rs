@@ -1,5 +1,5 @@
-//! From what the operator wrote to what will run: every value judged, alone and against the others, defaults derived,
-//! paths made absolute.
+//! Turns what the operator wrote into what will run: checks every value, alone and against the others,
+//! derives defaults and makes paths absolute.
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
@@ -30,21 +30,21 @@ const TICK_MIN: Duration = Duration::from_millis(1);
 const TICK_MAX: Duration = Duration::from_secs(1);
 const MAX_DELAY_MAX: Duration = Duration::from_millis(100);
 
-/// Whether a socket could have this path.
+/// Whether a socket can have this path.
 fn names_a_file(path: &Path) -> bool {
     let bytes = path.as_os_str().as_bytes();
     path.file_name().is_some() && !bytes.ends_with(b"/") && !bytes.contains(&0)
 }
 
-/// The runtime directory of an observer that is not told another.
+/// The default runtime directory.
 ///
 /// # Errors
-/// Not root, and no `XDG_RUNTIME_DIR` to use.
+/// The user is not root, and `XDG_RUNTIME_DIR` is not usable.
 pub fn default_dir() -> Result<PathBuf, ConfigError> {
     Host::here().dir()
 }
 
-/// What defaults depend on.
+/// The environment that defaults depend on.
 #[derive(Clone, Debug)]
 struct Host {
     is_root: bool,
@@ -79,13 +79,13 @@ impl Host {
 }
 
 impl Config {
-    /// Validates, derives what was not written and resolves paths.
+    /// Validates, derives defaults and resolves paths.
     ///
     /// Reads the environment (`XDG_RUNTIME_DIR`), the current directory for relative paths, the user id
-    /// and the number of allowed cores; touches no file.
+    /// and the number of allowed cores; accesses no file.
     ///
     /// # Errors
-    /// Everything that is out of range or does not go together, at once.
+    /// All values that are out of range or do not agree with others, at once.
     pub fn plan(&self) -> Result<Plan, ConfigError> {
         self.plan_on(&Host::here())
     }
@@ -188,7 +188,7 @@ impl Config {
         for (key, threshold) in &thresholds {
             in_range(key, *threshold, THRESHOLD_MIN..=THRESHOLD_MAX, problems);
         }
-        // What is out of range itself is told once.
+        // A threshold that is out of range is reported once.
         let judged =
             thresholds.iter().filter(|(_, threshold)| (THRESHOLD_MIN..=THRESHOLD_MAX).contains(threshold));
         let smallest = judged.min_by_key(|(_, threshold)| *threshold);
@@ -264,7 +264,7 @@ impl Config {
         }
     }
 
-    /// One block per shard, the written ones or as many defaults as there are to be shards.
+    /// One block per shard: the written ones, or defaults for the number of shards.
     fn resolve_blocks(&self, host: &Host, problems: &mut Vec<ConfigProblem>) -> Vec<ShardConfig> {
         let blocks = u32::try_from(self.shard_blocks.len()).unwrap_or(u32::MAX);
         let key = if self.shards.is_some() { "shards" } else { "shard" };
@@ -331,7 +331,7 @@ impl Config {
                 judge_characters(&key("socket"), &socket, problems);
             }
             let bytes = socket.as_os_str().len();
-            // An overlong directory is told once, not for every shard in it.
+            // Report an overlong directory once, not for every shard in it.
             let by_dir = block.socket.is_none();
             let told = by_dir && problems.iter().any(|problem| problem.key == "dir");
             if bytes > SOCKET_PATH_MAX && !told {
@@ -365,7 +365,7 @@ impl Config {
     }
 }
 
-/// What follows from a mode that lets no one write.
+/// The consequence of a mode without write permission.
 const BEATS: &str = "nobody may write, so nobody can beat";
 
 fn judge_access(i: usize, block: &ShardConfig, problems: &mut Vec<ConfigProblem>) {
@@ -393,9 +393,10 @@ fn judge_mode(key: &str, mode: u32, closed: &str, problems: &mut Vec<ConfigProbl
     }
 }
 
-/// Paths are printed, one a line, and read by scripts.
+/// Refuses paths with control or invisible characters: paths are printed, one on each line, and read by
+/// scripts.
 fn judge_characters(key: &str, path: &Path, problems: &mut Vec<ConfigProblem>) {
-    // What no path at all can hold is told already.
+    // A character that no path can contain was reported before.
     let is_told = problems.iter().any(|problem| problem.key == key);
     if !is_told && path.to_string_lossy().contains(is_deceptive) {
         let why = "it holds characters that control a terminal or cannot be seen";
@@ -403,7 +404,7 @@ fn judge_characters(key: &str, path: &Path, problems: &mut Vec<ConfigProblem>) {
     }
 }
 
-/// Events are appended to whatever is there: they must not end up in a file the observer needs.
+/// Events are appended to an existing file: it must not be one that the observer needs.
 fn judge_events(path: &Path, dir: &Path, shards: &[ShardPlan], problems: &mut Vec<ConfigProblem>) {
     let own = OWN_FILES.iter().chain(&[(SYMLINK, "symlink")]);
     let file = own
@@ -419,7 +420,7 @@ fn judge_events(path: &Path, dir: &Path, shards: &[ShardPlan], problems: &mut Ve
     }
 }
 
-/// Whether the duration is in the range; if not, it is reported.
+/// Whether the duration is in the range; reports a problem if not.
 fn in_range(
     key: &str,
     value: Duration,
@@ -445,7 +446,7 @@ fn in_range(
     false
 }
 
-/// The path, starting in the current directory if it is relative.
+/// The path made absolute; a relative one starts in the current directory.
 fn absolute(key: &str, path: &Path, problems: &mut Vec<ConfigProblem>) -> PathBuf {
     let mut refused = |why: String, fix: &str| {
         problems.push(ConfigProblem::refused(key, format!("{path:?}"), why, fix));

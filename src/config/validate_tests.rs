@@ -1,4 +1,4 @@
-//! Which configurations are refused, in which words, and what comes of the others.
+//! Which configurations are refused, with which messages, and the plans of the others.
 
 use super::super::plan::{AGENTS_MAX, Identity};
 use super::super::tables::RuleConfig;

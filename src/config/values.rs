@@ -1,4 +1,4 @@
-//! How each value is written: read from the environment, a flag or the file, and shown again.
+//! The forms of values: read from the environment, a flag or the file, and shown again.
 
 use std::fmt;
 use std::io;
@@ -11,16 +11,16 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use crate::message::Reason;
 use crate::sys::accounts;
 
-/// How the values of a key are written, and which of them can be used.
+/// The form of a key's values, and which of them can be used.
 pub(super) struct Form<T> {
     /// For messages: `a duration, such as …`.
     pub(super) takes: &'static str,
     /// For help: `DURATION`.
     pub(super) value_name: &'static str,
     pub(super) parse: fn(&str) -> Result<T, Refused>,
-    /// As it would be written, without quotes.
+    /// As the operator would write it, without quotes.
     pub(super) show: fn(&T) -> String,
-    /// Why a value can never be used, whatever the other keys say.
+    /// Why a value cannot be used with any values of the other keys.
     why_not: fn(&T) -> Option<&'static str>,
     /// What to write instead of such a value; `{key}` stands for the name of the key.
     instead: &'static str,
@@ -102,7 +102,7 @@ pub(super) const fn number(takes: &'static str, why_not: fn(&u32) -> Option<&'st
     Form::new(takes, "N", parse_number, u32::to_string).refuses(why_not, takes)
 }
 
-/// A whole number that need not be written; its bounds are judged by [`Config::plan`](super::Config::plan).
+/// An optional whole number; [`Config::plan`](super::Config::plan) checks its bounds.
 pub(super) const fn some_number(takes: &'static str) -> Form<Option<u32>> {
     Form::new(takes, "N", |text| parse_number(text).map(Some), or_none)
 }
@@ -111,15 +111,15 @@ fn or_none<T: ToString>(value: &Option<T>) -> String {
     value.as_ref().map_or("none".to_owned(), T::to_string)
 }
 
-/// Which core a shard's thread is pinned to: a number, `"auto"` or `"none"`.
+/// The core a shard's thread is pinned to: a number, `"auto"` or `"none"`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CoreChoice {
-    /// A core of its own, if more are allowed than there are shards; else not pinned.
+    /// A core of its own if more cores are allowed than there are shards, else not pinned.
     #[default]
     Auto,
     /// Not pinned.
     None,
-    /// This core, numbered as the kernel does.
+    /// The core with this number in the kernel.
     Core(u32),
 }
 
@@ -161,7 +161,7 @@ impl fmt::Display for Output {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EventsFormat {
-    /// One JSON object a line.
+    /// One JSON object on each line.
     #[default]
     Jsonl,
     /// Tab-separated: `observer_ns kind pid nonce status payload`.
@@ -179,7 +179,7 @@ impl EventsFormat {
     }
 }
 
-/// Why a value was not understood and what to write instead: the text after `cannot use …:`.
+/// Why a value cannot be used and what to write instead: the text after `cannot use …:`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) why: String,
@@ -198,7 +198,7 @@ impl fmt::Display for Refused {
     }
 }
 
-/// A duration as it is written in the configuration: `500ms`, `2s`, `1m30s`, `0`.
+/// Reads a duration in the form of the configuration: `500ms`, `2s`, `1m30s`, `0`.
 ///
 /// # Errors
 /// Why it cannot be read, and how to write it.
@@ -302,7 +302,7 @@ pub(super) fn parse_events_format(text: &str) -> Result<EventsFormat, Refused> {
     }
 }
 
-/// As the operator would write it: `1m30s`, `24h`, `0`.
+/// A duration as the operator would write it: `1m30s`, `24h`, `0`.
 #[must_use]
 pub fn written(duration: Duration) -> String {
     if duration.is_zero() {
