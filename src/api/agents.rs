@@ -1,4 +1,4 @@
-//! Agents: a page of them, and one with its past.
+//! Agents: a page of them, and one with its history.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,9 +9,9 @@ use crate::wire::{Status, Version};
 /// A page of agents: `/api/v1/agents`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Page {
-    /// Each consistent in itself; the list is no instant.
+    /// Each is consistent in itself; they are not of the same instant.
     pub agents: Vec<Agent>,
-    /// Cursor of the next page; `None`: this is the last.
+    /// Cursor of the next page; `None`: this is the last page.
     pub next: Option<String>,
     /// Agents on all pages.
     pub total: u64,
@@ -27,9 +27,9 @@ pub struct Agent {
     /// Process id inside the agent's own pid namespace, where that differs and is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ns_pid: Option<u32>,
-    /// The shard that hears it.
+    /// The shard that receives its beats.
     pub shard: u16,
-    /// Number of its session in this run, where it is known.
+    /// Number of its session in this run, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<u32>,
     /// Its state.
@@ -42,14 +42,14 @@ pub struct Agent {
     pub payload: u64,
     /// The user attested with its first frame.
     pub uid: u32,
-    /// Its name when it was looked up; it chose it itself.
+    /// Its name when it was looked up; a process can choose it itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comm: Option<String>,
     /// The wire version it speaks.
     pub wire: Version,
     /// Accepted frames on this shard.
     pub beats: u64,
-    /// Beats lost before us, a lower bound.
+    /// Beats lost before the shard, a lower bound.
     pub lost: u64,
     /// Stalls judged.
     pub stalls: u32,
@@ -79,14 +79,14 @@ pub enum AgentState {
     Frozen,
     /// It has sent crash reports only.
     Waiting,
-    /// It is tracked no more.
+    /// It is no longer tracked.
     Exited,
     /// It was never admitted.
     Refused,
 }
 
 impl AgentState {
-    /// Those of agents that are tracked.
+    /// The states of tracked agents.
     pub const TRACKED: [Self; 4] = [Self::Up, Self::Stalled, Self::Frozen, Self::Waiting];
 
     /// The word of the API.
@@ -103,13 +103,13 @@ impl AgentState {
     }
 }
 
-/// One agent and its past, or an exited agent: `/api/v1/agents/{pid}`.
+/// One agent and its history, or an exited agent: `/api/v1/agents/{pid}`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Detail {
-    /// It is tracked.
+    /// A tracked agent.
     Tracked(Box<Tracked>),
-    /// It is not.
+    /// An agent that is not tracked.
     Exited(Exited),
 }
 
@@ -123,10 +123,10 @@ pub struct Tracked {
     pub as_of: u64,
     /// Its pid does not hash to this shard.
     pub off_hash: bool,
-    /// From beat to beat, on average; from the third on.
+    /// Mean time from beat to beat; from the third beat on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub period_ns: Option<u64>,
-    /// Index of the rule that gives its threshold; `None`: the default does.
+    /// Index of the rule that gives its threshold; `None`: the default applies.
     pub rule: Option<usize>,
     /// Crash reports.
     pub terminals: u32,
@@ -134,7 +134,7 @@ pub struct Tracked {
     pub mixed: bool,
     /// Its program could not be read when it was looked up: any rule by program may match it.
     pub program_unreadable: bool,
-    /// How long its shard was blind.
+    /// Blindness of its shard.
     pub blind: Blind,
     /// The last stall that was judged.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -142,7 +142,7 @@ pub struct Tracked {
     /// The last silence that ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resume: Option<Resume>,
-    /// The last frame of it that was refused though nothing was wrong with it, if there was one since its first beat.
+    /// Its last valid frame that a limit refused, if there was one since its first beat.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refused>,
     /// Its events.
@@ -150,14 +150,14 @@ pub struct Tracked {
     pub past: Past,
 }
 
-/// An exited agent and its past, or a process that was never admitted.
+/// An exited agent and its history, or a process that was never admitted.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Exited {
     /// Process id.
     pub pid: u32,
-    /// Which of the two.
+    /// Exited or never admitted.
     pub state: AgentState,
-    /// The last frame of it that was refused though nothing was wrong with it.
+    /// Its last valid frame that a limit refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refused>,
     /// Its events.
@@ -165,12 +165,12 @@ pub struct Exited {
     pub past: Past,
 }
 
-/// How long a shard was blind.
+/// Blindness of a shard.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Blind {
-    /// It cannot see.
+    /// It is blind now.
     pub is_blind: bool,
-    /// How long it could not, in windows that ended.
+    /// Total length of the windows that ended.
     pub total_ns: u64,
     /// End of the last of them, `CLOCK_MONOTONIC`; 0: none.
     pub last_end_ns: u64,
@@ -183,9 +183,9 @@ pub struct Stall {
     pub at_ns: u64,
     /// Length of the silence then.
     pub silent_ns: u64,
-    /// How much of it we were blind.
+    /// How much of the silence the shard was blind.
     pub blind_ns: u64,
-    /// It was judged with a whole threshold of sight.
+    /// The shard had seen for a whole threshold.
     pub certain: bool,
     /// Nonce before the silence.
     pub last_nonce: u64,
@@ -202,25 +202,25 @@ pub struct Resume {
     pub lost: u64,
 }
 
-/// The last frame of a pid that was refused by a limit of ours.
+/// The last valid frame of a pid that a limit refused.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Refused {
     /// Its arrival, `CLOCK_MONOTONIC`.
     pub at_ns: u64,
-    /// How long ago that was.
+    /// Time since then.
     pub ago_ns: u64,
     /// Why.
     pub why: TurnedAwayFor,
 }
 
-/// Events of one pid: the latest 200, or those before the number that was asked for.
+/// Events of one pid: the latest 200, or those before the requested number.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Past {
     /// Oldest first.
     pub history: Vec<Event>,
-    /// What to ask for as `before` to get those before these, if there are any.
+    /// The value of `before` that requests the events before these, if there are any.
     pub history_next: Option<u64>,
-    /// Number from which on every event is remembered.
+    /// Number of the oldest event in the history; it has every later one.
     pub history_from_seq: u64,
 }
 

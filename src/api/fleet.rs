@@ -8,8 +8,8 @@ use crate::lane::uids::UidCounts;
 use crate::time::WallNs;
 use crate::view::snapshot::{Latencies, Quantiles};
 
-/// The state of the fleet: `/api/v1/fleet`. Counts are since the start; those of different shards are not of the same
-/// instant.
+/// The state of the fleet: `/api/v1/fleet`. Counts are since the start; counts of different shards are not of
+/// the same instant.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Fleet {
     /// Version of the observer.
@@ -18,7 +18,7 @@ pub struct Fleet {
     pub pid: u32,
     /// Its runtime directory.
     pub dir: String,
-    /// How pids are spread over shards.
+    /// The function that maps pids to shards.
     pub hash: String,
     /// Address of the TCP listener, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -27,11 +27,11 @@ pub struct Fleet {
     pub started: WallNs,
     /// When this was written.
     pub now: WallNs,
-    /// The same, `CLOCK_MONOTONIC`: the counts of two answers make rates.
+    /// The same, `CLOCK_MONOTONIC`: rates follow from the counts of two answers.
     pub mono_ns: u64,
-    /// Every shard observes, and the aggregator tells.
+    /// Every shard observes, and events are delivered.
     pub is_healthy: bool,
-    /// What is not as it should be, in words, the worst first.
+    /// Problems in words, worst first.
     pub problems: Vec<String>,
     /// Most agents the fleet tracks.
     pub agents_max: u32,
@@ -39,27 +39,27 @@ pub struct Fleet {
     pub threshold_ns: u64,
     /// Resolution of detection.
     pub tick_ns: u64,
-    /// Rules; the first that matches holds.
+    /// Rules; the first that matches applies.
     pub rules: Vec<Rule>,
     /// Agents that beat.
     pub up: u64,
     /// Agents that are stalled.
     pub stalled: u64,
-    /// Events told.
+    /// Events reported.
     pub events: u64,
-    /// Events that a reader was too slow for.
+    /// Events that slow readers missed.
     pub events_dropped: u64,
     /// Failures of event outputs.
     pub event_write_errors: u64,
-    /// Lookups that the kernel would not answer.
+    /// Lookups that the kernel did not answer.
     pub lookups_failed: u64,
-    /// Distributions of all shards together, with their buckets.
+    /// Distributions of all shards together, with buckets.
     pub latencies: Latencies<Distribution>,
-    /// In the order of their index.
+    /// The shards, by index.
     pub shards: Vec<Shard>,
 }
 
-/// A rule, and the silence that is a stall for those it matches.
+/// A rule, and the silence that is a stall for the agents it matches.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Rule {
     /// Pattern for the name of the process.
@@ -72,7 +72,7 @@ pub struct Rule {
     pub threshold_ns: u64,
 }
 
-/// One shard. What its counts mean: [`ShardSnapshot`](crate::ShardSnapshot).
+/// One shard. [`ShardSnapshot`](crate::ShardSnapshot) explains the counts.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Shard {
     /// Its index.
@@ -83,7 +83,7 @@ pub struct Shard {
     pub up: u64,
     /// Agents that are stalled.
     pub stalled: u64,
-    /// Agents whose exit is noticed at their threshold only.
+    /// Agents whose exit is noticed only at their threshold.
     pub unwatched: u64,
     /// Agents whose pid does not hash to this shard.
     pub off_hash: u64,
@@ -91,29 +91,29 @@ pub struct Shard {
     pub frames: u64,
     /// Accepted frames.
     pub beats: u64,
-    /// Beats lost before us, a lower bound.
+    /// Beats lost before the shard, a lower bound.
     pub lost: u64,
     /// Refused datagrams by reason, every reason.
     pub refused: BTreeMap<String, u64>,
-    /// Stalls told.
+    /// Stalls reported.
     pub stalls: u64,
-    /// Those of them that were not certain.
+    /// Stalls that were not certain.
     pub stalls_uncertain: u64,
-    /// Those of them that the resuming beat proved wrong.
+    /// Stalls that the resuming beat refuted.
     pub stalls_refuted: u64,
-    /// Resumes told.
+    /// Resumes reported.
     pub resumes: u64,
-    /// Exits told.
+    /// Exits reported.
     pub exits: u64,
     /// Calls of recvmmsg.
     pub receive_calls: u64,
-    /// Reports that the histograms miss.
+    /// Reports missing from the histograms.
     pub reports_dropped: u64,
-    /// How long it was blind, in windows that ended.
+    /// Total length of the blind windows that ended.
     pub blind_ns: u64,
-    /// It cannot see.
+    /// It is blind now.
     pub is_blind: bool,
-    /// Its thread runs and is not stuck.
+    /// Its thread runs and makes progress.
     pub is_alive: bool,
     /// Its socket is at its path.
     pub is_reachable: bool,
@@ -128,7 +128,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Refused datagrams, for all reasons.
+    /// Refused datagrams, whatever the reason.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused.values().sum()
@@ -153,7 +153,7 @@ impl From<Quantiles> for Distribution {
 }
 
 impl Distribution {
-    /// The bound below which `permille` thousandths of the values since `then` lie; 0 if there are none.
+    /// The bound below which `permille` thousandths of the values since `then` lie; 0 if there are no values.
     #[must_use]
     pub fn bound_since(&self, then: &Self, permille: u64) -> u64 {
         let came = |at: usize| {
@@ -165,7 +165,7 @@ impl Distribution {
             return 0;
         };
         let at = (0..last).find(|at| came(*at) * 1000 >= all * permille).unwrap_or(last);
-        // Above the last bound nothing more is known.
+        // Values above the last bound are only known to be larger.
         let bounds = self.buckets[..=at].iter().rev();
         bounds.filter_map(|(bound, _)| *bound).next().unwrap_or(0)
     }

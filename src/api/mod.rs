@@ -1,7 +1,7 @@
 //! The types of the HTTP API: `/api/v1/fleet`, `/api/v1/agents` and `/api/v1/agents/{pid}`.
 //!
-//! The HTTP thread serializes them, the command line and other programs deserialize them. Their JSON is described by
-//! `/api/v1/openapi.json`. An event is an [`Event`](crate::event::Event), as in the event log.
+//! The HTTP thread serializes them, the command line and other programs deserialize them. Their JSON is
+//! described by `/api/v1/openapi.json`. An event is an [`Event`](crate::event::Event), as in the event log.
 //!
 //! Later versions may add fields: construct with `..Default::default()`, and match with `..`.
 
