@@ -108,7 +108,7 @@ impl Aggregator {
         }
     }
 
-    /// Reports what only counters show: a full table, a failing socket, a dead thread.
+    /// Reports what only counters show: a full table, a failing socket, a panic.
     pub(super) fn take_troubles(&mut self, shard: u16) {
         let now = self.now;
         let view = self.view(shard);
@@ -123,8 +123,7 @@ impl Aggregator {
         let panics = counters.panics.get();
         let share_refused = view.port.uids.share_refused.get();
         let share_uid = u32::try_from(view.port.uids.share_refused_uid.get()).unwrap_or(0);
-        // The shard counts a refusal for a share first, so there may be more of these: report no more than
-        // all.
+        // The shard counts these before it counts all refusals: report no more of them than of all.
         let of_share = (share_refused - view.share_reported).min(refused - reported);
         let is_panic_due = panics != view.panics_reported;
         if is_full_due {

@@ -1,15 +1,15 @@
-//! What the aggregator keeps, for tests that say how much it may.
+//! What the aggregator keeps, for tests that bound it.
 
 use super::*;
 
 /// How long its lists are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Stalls and exits that wait to be told.
+    /// Stalls and exits that wait to be reported.
     pub pending: usize,
-    /// Agents asked about again and again.
+    /// Polled agents.
     pub polled: usize,
-    /// Agents of whom nothing is told yet.
+    /// Agents of which nothing is reported yet.
     pub held: usize,
     /// Slots to look at again.
     pub again: usize,
@@ -18,17 +18,17 @@ pub struct Backlog {
 }
 
 impl Aggregator {
-    /// Lets this many stalls and resumes wait to be told at a time.
+    /// Lets this many stalls and resumes wait to be reported at a time.
     pub fn limit_in_flight(&mut self, max: u32) {
         self.in_flight_max = max;
     }
 
-    /// Tells of so many agents of a user singly at once.
+    /// Reports this many agents of a user singly at once.
     pub const fn limit_churn(&mut self, at_once: u32) {
         self.churns.limit(at_once);
     }
 
-    /// How many pids have a place. Looks at all there may be.
+    /// How many pids have a place, by a walk over all possible ones.
     pub fn places(&self) -> usize {
         self.places.iter().flatten().count()
     }

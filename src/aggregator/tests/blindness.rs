@@ -1,9 +1,9 @@
-//! What is told of a silence while another shard could not see, where the agent may have gone.
+//! What is reported of a silence while another shard, to which the agent may have gone, could not see.
 
 use super::*;
 
 impl World {
-    /// Whether the last stall told was told for certain.
+    /// Whether the last reported stall is certain.
     fn is_certain(&self) -> bool {
         let EventKind::Stall { certain, .. } = self.last("stall").kind else { unreachable!() };
         certain
@@ -20,7 +20,7 @@ fn fault_21_a_full_queue_leaves_no_certainty_of_agents_that_the_shard_has_never_
     world.run(2 * THRESHOLD);
     assert_eq!(world.kinds(7), ["up", "stall"]);
     assert!(!world.is_certain(), "{:?}", world.last("stall"));
-    // Once that shard saw for a whole threshold there is nothing to doubt.
+    // Once that shard saw for a whole threshold, the stall is certain.
     world.beats(0, 7, 5..8);
     world.flood(1, 5_000);
     world.beats(0, 7, 8..10);
@@ -33,7 +33,7 @@ fn fault_23_a_pause_leaves_no_certainty_of_agents_that_the_shard_has_never_seen(
     let mut world = World::new(2);
     [7, 8].into_iter().for_each(|pid| world.born(pid));
     world.beats(0, 7, 1..5);
-    // Somebody else's beat waited for all of the pause, so there was one.
+    // The beat of another agent waited for all of the pause, which proves it.
     world.send(1, 8, &beat(8, 1));
     world.asleep = vec![1];
     world.run(THRESHOLD / 2);
@@ -43,7 +43,7 @@ fn fault_23_a_pause_leaves_no_certainty_of_agents_that_the_shard_has_never_seen(
     assert!(!world.is_certain(), "{:?}", world.last("stall"));
 }
 
-/// A beat there may have been refused, however short the queue was full.
+/// The full queue may have refused a beat of the agent, however short it was full.
 #[test]
 fn fault_21_however_short_a_queue_was_full_no_stall_is_certain() {
     for is_known in [false, true] {
@@ -67,7 +67,7 @@ fn fault_21_however_short_a_queue_was_full_no_stall_is_certain() {
     }
 }
 
-/// The silence was over before it could be told.
+/// The silence ended before it was reported.
 #[test]
 fn fault_21_a_silence_that_ended_before_it_was_told_is_as_uncertain() {
     let mut world = World::new(2);
@@ -84,7 +84,7 @@ fn fault_21_a_silence_that_ended_before_it_was_told_is_as_uncertain() {
     assert!(!world.is_certain(), "{:?}", world.last("stall"));
 }
 
-/// What a shard that failed for good did not read, nobody ever will.
+/// A shard that failed for good will never read what it holds.
 #[test]
 fn fault_31_a_shard_that_is_dead_leaves_no_certainty_and_is_not_waited_for() {
     let mut world = World::new(2);
@@ -103,7 +103,7 @@ fn fault_32_a_long_turn_of_the_aggregator_is_no_pause_of_the_shards() {
     let mut world = World::new(2);
     world.born(7);
     world.beats(0, 7, 1..5);
-    // The other shard is asked of the silence, and woken at the end of a long turn.
+    // The other shard is asked about the silence, and woken at the end of a long turn.
     while world.aggregator.pending.is_empty() {
         let is_stalled = world.ports[0].table.read_hot(0).unwrap().state == State::Stalled;
         world.next_turn_takes = if is_stalled { 300 * MS } else { 0 };

@@ -1,4 +1,4 @@
-//! What is told of agents that come and go faster than each of them can be told of.
+//! What is reported of agents that come and go faster than each can be reported.
 
 use super::*;
 use crate::wire::Frame;
@@ -7,7 +7,7 @@ const USER: u32 = 1001;
 const OTHER: u32 = 1002;
 
 impl World {
-    /// A world in which two agents of a user are told of singly before the rest is counted.
+    /// A world in which two agents of a user are reported singly before the rest is counted.
     fn of_churn() -> Self {
         let mut world = Self::new(2);
         world.is_watching = true;
@@ -15,13 +15,13 @@ impl World {
         world
     }
 
-    /// So many processes of a user beat once.
+    /// These processes of a user beat once each.
     fn come(&mut self, pids: std::ops::Range<u32>, uid: u32) {
         for pid in pids {
             self.born(pid);
             self.send_as(pid as usize % 2, pid, uid, &beat(pid, 1));
         }
-        // Before one more could be told of.
+        // Too short for another token.
         self.run(20 * MS);
     }
 
@@ -30,7 +30,7 @@ impl World {
         self.run(20 * MS);
     }
 
-    /// Ups, exits, crash reports and changes that were only counted of a user.
+    /// Ups, exits, crash reports and changes of a user that were only counted.
     fn counted(&self, of: u32) -> [u32; 4] {
         let mut sum = [0; 4];
         for event in &self.reported {
@@ -65,7 +65,7 @@ fn fault_83_a_loop_that_starts_processes_is_counted_and_others_are_told() {
     assert_eq!(exits, 11, "the counters leave nobody out");
 }
 
-/// Ten of each kind at once are for each agent: those of fresh ones count for their user.
+/// Each agent has ten events of each kind at once, but those of fresh agents count against their user.
 #[test]
 fn fault_83_what_fresh_agents_say_is_counted_too() {
     let mut world = World::of_churn();
@@ -84,7 +84,7 @@ fn fault_83_what_fresh_agents_say_is_counted_too() {
     world.go(100..110);
     world.run(1100 * MS);
     let [ups, exits, terminals, changes] = world.counted(USER);
-    // The other changes are told with the exits of those two, at the latest.
+    // The other changes are reported with the exits of those two, at the latest.
     let reported: u32 = world
         .reported
         .iter()
@@ -115,7 +115,7 @@ fn fault_83_a_verdict_names_its_agent_first() {
     assert_eq!(world.counted(USER), [1, 0, 0, 0]);
 }
 
-/// Who lives on does not come and go.
+/// An agent that lives on does not come and go.
 #[test]
 fn fault_83_the_end_of_an_agent_that_lived_is_told() {
     let mut world = World::of_churn();

@@ -1,4 +1,4 @@
-//! What is told when nearly all of a large fleet falls silent at once, and when it comes back.
+//! What is reported when nearly all of a large fleet falls silent at once, and when it comes back.
 
 use std::collections::HashMap;
 
@@ -8,17 +8,17 @@ const SHARDS: u16 = 4;
 const AGENTS: u32 = 100_000;
 const FIRST_PID: u32 = 100;
 
-/// Everybody, on the shard its pid hashes to.
+/// All agents, each on the shard its pid hashes to.
 fn agents() -> impl Iterator<Item = (u32, usize)> {
     (FIRST_PID..FIRST_PID + AGENTS).map(|pid| (pid, shard_for(pid, u32::from(SHARDS)) as usize))
 }
 
 impl World {
-    /// A world in which everybody is up.
+    /// A world in which all agents are up.
     fn crowded() -> Self {
         let mut world = Self::with(usize::from(SHARDS), AGENTS, Vec::new());
         agents().for_each(|(pid, _)| world.born(pid));
-        // All of it is read before the first of them is due.
+        // All beats are read before the first agent is due.
         world.all_beat(1);
         world.run(THRESHOLD / 2);
         assert_eq!(world.agents(), (u64::from(AGENTS), 0));
@@ -29,7 +29,7 @@ impl World {
         agents().for_each(|(pid, shard)| self.send(shard, pid, &beat(pid, nonce)));
     }
 
-    /// The events told since `from`, by kind, each of every agent exactly once.
+    /// Every event since `from` is of this kind, one for each agent.
     fn assert_once_each(&self, from: usize, kind: &str) {
         let mut count: HashMap<u32, u32> = HashMap::new();
         for event in &self.reported[from..] {
@@ -46,7 +46,7 @@ fn fault_9_a_whole_fleet_stalls_and_resumes_at_once_each_agent_once_and_for_cert
     let mut world = World::crowded();
     world.all_beat(2);
     world.run(THRESHOLD - 10 * MS);
-    // The shards find all of them stalled before the aggregator has looked at the first.
+    // The shards find all agents stalled before the aggregator has looked at the first.
     let before = world.reported.len();
     world.is_aggregator_asleep = true;
     world.run(100 * MS);

@@ -1,11 +1,11 @@
-//! What is told, and how soon it is over, when the fleet stops while its agents die.
+//! What is reported, and how long it takes, when the fleet stops while its agents exit.
 
 use super::*;
 use crate::time::Clock;
 
 impl World {
-    /// The fleet is told to stop, and its shards have ended; `each_turn` is what happens meanwhile. Returns how
-    /// long the aggregator took.
+    /// Stops the fleet, whose shards have ended; `each_turn` runs before each turn. Returns how long the
+    /// aggregator took.
     fn stop(&mut self, mut each_turn: impl FnMut(&mut Self)) -> u64 {
         let began = self.now();
         self.asleep = (0..self.shards.len()).collect();
@@ -36,7 +36,7 @@ fn fault_75_exits_during_a_stop_are_told_and_do_not_hold_it_up() {
         world.beats(pid as usize % 2, pid, 1..2);
     }
     let mut next = FIRST;
-    // One dies each turn, for as long as it takes and longer: the shards will never see further than now.
+    // One exits each turn, for longer than a stop may take: the watermarks of the shards stay where they are.
     let took = world.stop(|world| {
         world.processes.remove(&next);
         next += 1;
@@ -53,7 +53,7 @@ fn fault_75_what_had_happened_before_the_stop_is_told_though_no_shard_turns_any_
         world.born(pid);
         world.beats(0, pid, 1..2);
     }
-    // One is dead, one is found silent, and the aggregator has not looked.
+    // One has exited, one is found silent, and the aggregator has not looked.
     world.processes.remove(&8);
     world.is_aggregator_asleep = true;
     world.run(THRESHOLD + 50 * MS);
@@ -67,7 +67,7 @@ fn fault_75_what_had_happened_before_the_stop_is_told_though_no_shard_turns_any_
     assert_eq!(world.reported.last().expect("events").kind, EventKind::Stop);
 }
 
-/// The lookup thread has much to do and does not come to it.
+/// The lookup thread is busy with other questions.
 #[test]
 fn fault_75_a_stall_that_waits_to_be_looked_into_is_told_before_the_stop() {
     let mut world = World::new(2);
@@ -93,7 +93,7 @@ fn fault_75_neither_a_mute_watch_thread_nor_a_slot_left_open_holds_up_a_stop() {
     world.beats(0, 7, 1..2);
     world.is_mute = true;
     world.run(THRESHOLD + 50 * MS);
-    // The thread that wrote it is stuck.
+    // The thread that writes the slot is stuck.
     world.ports[0].table.open(0);
     world.ports[0].facts.push(0, 1);
     let took = world.stop(|_| {});

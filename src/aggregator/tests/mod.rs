@@ -1,5 +1,5 @@
-//! Real shards and the real aggregator on a clock that the test turns; the lookup thread's findings come
-//! from a table of who lives.
+//! Real shards and the real aggregator on a clock that the test turns; the lookup thread's findings come from
+//! a table of processes.
 
 use std::collections::HashMap;
 
@@ -38,7 +38,7 @@ pub(super) const THRESHOLD: u64 = 600 * MS;
 const TICK: u64 = 10 * MS;
 pub(super) const STEP: u64 = 5 * MS;
 const START: MonoNs = MonoNs(1_000_000_000_000);
-/// The queue of a shard holds this many datagrams, or all agents' if they are more.
+/// The queue of a shard holds this many datagrams, or one for each agent if they are more.
 pub(super) const QUEUE: u32 = 4096;
 
 /// A process as the lookup thread sees it.
@@ -63,19 +63,19 @@ pub(super) struct World {
     pub(super) orders: [Receiver<Order>; 2],
     pub(super) findings: Sender<Finding>,
     pub(super) processes: HashMap<u32, Process>,
-    /// Those whose end is told unasked, if `is_watching`.
+    /// Watched processes, if `is_watching`.
     watched: Vec<(Holder, u32, Option<Incarnation>)>,
     /// There are descriptors to watch with.
     pub(super) is_watching: bool,
     /// The lookup thread does not answer.
     pub(super) is_mute: bool,
-    /// The kernel tells the lookup thread nothing.
+    /// The kernel gives the lookup thread no answers.
     is_secretive: bool,
     /// Shards that take no turns.
     pub(super) asleep: Vec<usize>,
     /// The aggregator takes no turns.
     pub(super) is_aggregator_asleep: bool,
-    /// Its next turn takes so long, ns.
+    /// How long its next turn takes, ns.
     pub(super) next_turn_takes: u64,
     pub(super) reported: Vec<Event>,
     pub(super) admission: Arc<Admission>,
@@ -156,7 +156,7 @@ impl World {
             admission,
             requests,
         };
-        // A shard is in grace at its start; what is tested comes after.
+        // A shard is in grace at its start; tests begin after that.
         world.run(2 * THRESHOLD);
         world
     }
@@ -172,7 +172,7 @@ impl World {
         self.clock.mono()
     }
 
-    /// Everybody takes turns for so long.
+    /// All threads take turns for this long.
     pub(super) fn run(&mut self, for_ns: u64) {
         let until = self.now() + for_ns;
         while self.now() < until {
@@ -276,7 +276,7 @@ impl World {
         self.scripts[shard].at(self.now(), Act::Send(Recorded::frame(frame, pid)));
     }
 
-    /// The same of a process that is another user now.
+    /// As [`World::send`], of a process that has another user now.
     pub(super) fn send_as(&mut self, shard: usize, pid: u32, uid: u32, frame: &Frame) {
         let mut datagram = Recorded::frame(frame, pid);
         datagram.credentials = Some(Credentials { pid, uid });
@@ -291,7 +291,7 @@ impl World {
         }
     }
 
-    /// Kinds told of `pid` so far, in order.
+    /// Kinds reported of `pid` so far, in order.
     pub(super) fn kinds(&self, pid: u32) -> Vec<&'static str> {
         let of = |event: &&Event| event.agent.is_some_and(|agent| agent.pid == pid);
         self.reported.iter().filter(of).map(|event| event.kind.name()).collect()
@@ -305,18 +305,18 @@ impl World {
         self.reported.iter().filter(|event| event.kind.name() == kind).count()
     }
 
-    /// `pid` does everything that it can do as often as it likes.
+    /// `pid` does everything that it may do as often as it likes.
     fn babble(&mut self, shard: usize, pid: u32, round: u64) {
         let status = if round.is_multiple_of(2) { Status::Degraded } else { Status::Ok };
         self.send(shard, pid, &Frame { status, ..beat(pid, 1 + round) });
         let last_words = Frame { status: Status::Critical, payload: round, ..beat(pid, NONCE_TERMINAL) };
         self.send(shard, pid, &last_words);
-        // Another connection each time: of one that has many, what says so is the first number.
+        // Another connection each time. A mixed agent shows a new one by the first nonce alone.
         let nonce = if round < 4 { (10_000 - round) * 100_000 } else { 1 };
         self.send(shard, pid, &Frame { status, ..beat(pid, nonce) });
     }
 
-    /// How many crash reports, changes of status and sessions were told.
+    /// How many crash reports, changes of status and sessions were reported.
     fn coalesced(&self) -> [u32; 3] {
         let mut sums = [0; 3];
         for event in &self.reported {
@@ -340,7 +340,7 @@ impl World {
 }
 
 impl Drop for World {
-    /// Whatever a test was about: numbers have no gaps, and stall and resume alternate.
+    /// Holds in every test: numbers have no gaps, and stall and resume alternate.
     fn drop(&mut self) {
         if std::thread::panicking() {
             return;
@@ -426,7 +426,7 @@ fn frames_of_the_dead_that_are_queued_are_its_last_words_and_nobody_new() {
     world.is_watching = true;
     world.born(7);
     world.beats(0, 7, 1..4);
-    // It beats on the other shard, too, which is not looking, and dies.
+    // It beats on the other shard, too, which does not read, and exits.
     world.asleep = vec![1];
     world.send(1, 7, &beat(7, 9));
     world.processes.remove(&7);
@@ -574,7 +574,7 @@ fn a_nonce_that_starts_again_is_a_stream_and_another_program_an_exec() {
     world.beats(0, 7, 500_000..500_005);
     assert_eq!(world.kinds(7), ["up", "session", "session"]);
     assert!(matches!(world.last("session").kind, EventKind::Session { why: SessionWhy::Exec, coalesced: 1 }));
-    // A process on its way out has no program any more; that is not another one.
+    // A process that is exiting has no program any more; that is not another one.
     world.processes.get_mut(&7).unwrap().exe = "";
     world.run(400 * MS);
     world.beats(0, 7, 1..5);
@@ -769,7 +769,7 @@ fn fault_67_what_changes_twice_between_two_looks_is_told() {
     let terminal = world.last("terminal");
     assert_eq!(terminal.kind, EventKind::Terminal { coalesced: 3 });
     assert_eq!(terminal.agent.unwrap().payload, 11, "the root of the others");
-    // And back: the same status as was told last, and yet it changed.
+    // And back: the status is the one reported last, and yet it changed.
     for (nonce, status) in [(6, Status::Ok), (7, Status::Critical)] {
         world.send(0, 7, &Frame { status, ..beat(7, nonce) });
     }
@@ -778,7 +778,7 @@ fn fault_67_what_changes_twice_between_two_looks_is_told() {
     assert_eq!(world.last("status").agent.unwrap().status, Status::Critical);
 }
 
-/// 1000 a second of everything an agent can do as often as it likes.
+/// 1000 a second of everything an agent may do as often as it likes.
 #[test]
 fn fault_68_one_agent_cannot_fill_the_log_and_nothing_of_it_is_lost() {
     let mut world = World::new(1);
@@ -797,7 +797,7 @@ fn fault_68_one_agent_cannot_fill_the_log_and_nothing_of_it_is_lost() {
         assert!(reported >= 10 && reported <= 10 + 3 * seconds, "{reported} of {kind}");
     }
     assert_eq!(world.kinds(8), ["up"]);
-    // Then it falls silent: what was not told comes before that.
+    // Then it falls silent: deferred events come before the stall.
     world.run(2 * THRESHOLD);
     let kinds = world.kinds(7);
     assert_eq!(kinds.last(), Some(&"stall"), "{kinds:?}");
@@ -830,7 +830,7 @@ fn fault_68_what_was_held_back_of_an_agent_is_told_before_its_end_and_before_it_
     }
 }
 
-/// Whatever is told in one event is counted as what it was: as many silences end as began.
+/// An event that stands for several is counted as all of them: as many silences end as began.
 #[test]
 fn stalls_and_resumes_told_in_one_event_are_all_counted() {
     for is_first_reported in [false, true] {
@@ -855,7 +855,7 @@ fn stalls_and_resumes_told_in_one_event_are_all_counted() {
             };
             world.run(100 * MS);
             assert_eq!(counted(&world), (cycles, cycles), "{is_first_reported}: {:?}", world.reported);
-            // Silent again when it is looked at.
+            // Silent again when the aggregator looks.
             world.is_aggregator_asleep = true;
             world.run(2 * THRESHOLD);
             world.send(0, 7, &beat(7, 20));
@@ -961,7 +961,7 @@ fn a_flood_does_not_keep_a_shard_from_stopping_and_what_had_arrived_is_taken() {
     let script = world.scripts[0].clone();
     script.set_frame_ns(100_000);
     let start = world.now();
-    // Twice as many as can be read, for longer than any stop may take.
+    // Twice as many as the shard can read, for longer than any stop may take.
     for n in 0..200_000 {
         script.at(start + n * 50_000, Act::Send(Recorded::bytes(&[0; 32], 7)));
     }
@@ -985,7 +985,7 @@ fn a_stall_that_ended_before_it_was_settled_does_not_hide_the_next() {
     while world.aggregator.pending.is_empty() {
         world.run(STEP);
     }
-    // The beat comes between the look at the facts and the settling.
+    // The beat comes after the look at the facts and before the settling.
     world.send(0, 7, &beat(7, 3));
     world.shards[0].turn().unwrap();
     world.aggregator.settle_pending();
@@ -1046,7 +1046,7 @@ fn an_old_beat_on_another_shard_resumes_nobody_and_the_next_one_does() {
     let mut world = World::new(2);
     world.born(7);
     world.beats(0, 7, 1..3);
-    // A beat from before the silence lies where nobody looks.
+    // A beat from before the silence lies in the queue of a shard that does not read.
     world.asleep = vec![1];
     world.send(1, 7, &beat(7, 3));
     world.run(100 * MS);
@@ -1067,13 +1067,13 @@ fn an_agent_whose_shard_starts_over_while_it_is_asked_to_let_go_resumes_all_the_
     world.born(7);
     world.beats(1, 7, 1..3);
     world.beats(0, 7, 3..5);
-    // It goes on on a shard that is paused: silent as far as anybody sees.
+    // It goes on on a paused shard, so it seems silent.
     world.asleep = vec![1];
     world.run(300 * MS);
     world.send(1, 7, &beat(7, 5));
     world.run(THRESHOLD);
     assert_eq!(world.kinds(7), ["up", "stall"]);
-    // The paused shard starts over, and is looked at before it has read anything.
+    // The paused shard recovers as after a panic, and is looked at before it has read anything.
     world.shards[1].recover();
     world.run(2 * STEP);
     world.asleep.clear();
@@ -1090,7 +1090,7 @@ fn who_takes_a_dead_agents_pid_on_another_shard_is_somebody_else() {
     while world.count("exit") == 0 {
         world.run(STEP);
     }
-    // The slot of the dead is not given back yet.
+    // The slot of the exited process is not released yet.
     world.asleep = vec![0];
     world.born(7);
     world.beats(1, 7, 1..3);
@@ -1101,7 +1101,7 @@ fn who_takes_a_dead_agents_pid_on_another_shard_is_somebody_else() {
     assert_eq!(world.agents(), (1, 0));
 }
 
-/// A slot that is not given back yet belongs to one whose exit was told, and dies no second time.
+/// A slot that is not released yet belongs to a process whose exit was reported: no second exit.
 #[test]
 fn the_exit_of_an_heir_is_told_of_the_heir() {
     let mut world = World::new(2);

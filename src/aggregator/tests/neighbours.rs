@@ -1,4 +1,4 @@
-//! What is told of users that take more than is theirs.
+//! What is reported of users that take more than their share.
 
 use super::*;
 use crate::event::{FloodWhy, ShareSpent};
@@ -13,7 +13,7 @@ const FLOODERS_UID: u32 = 1001;
 type Record = (Option<u16>, FloodWhy, Option<u32>, u64, u64);
 
 impl World {
-    /// `count` datagrams of another user at once.
+    /// Sends `count` datagrams of another user at once.
     pub(super) fn flood(&mut self, shard: usize, count: usize) {
         for nonce in 0..count {
             let mut datagram = Recorded::frame(&beat(FLOODER, nonce as u64), FLOODER);
@@ -40,7 +40,7 @@ fn who_filled_the_queue_is_named_however_much_others_sent_before() {
     for pid in [7, FLOODER] {
         world.born(pid);
     }
-    // An honest user has sent more in its life.
+    // An honest user has sent more in all.
     for round in 0..60 {
         (1..100).for_each(|nonce| world.send(1, 7, &beat(7, round * 100 + nonce)));
         world.run(100 * MS);
@@ -120,7 +120,7 @@ fn a_full_table_names_nobody() {
     assert_eq!(world.last("full").kind, EventKind::Full { refused: 2, share: None });
 }
 
-/// Both places are taken, and it has one of them.
+/// The table is full, and the agent has one of its two places.
 #[test]
 fn fault_52_an_agent_that_moves_needs_no_second_place() {
     let mut world = World::with_limits(2, 2, Vec::new(), Some(2), None);
@@ -133,7 +133,7 @@ fn fault_52_an_agent_that_moves_needs_no_second_place() {
     assert_eq!((world.count("full"), world.admission.tracked()), (0, 2));
 }
 
-/// The same, and its silence ended before it could be told.
+/// Another shard refused the frame, and the silence ended before it was reported.
 #[test]
 fn fault_66_a_silence_in_which_a_frame_was_refused_is_no_stall_for_three_thresholds() {
     let mut world = World::with_limits(2, 64, Vec::new(), None, Some(40));
@@ -154,7 +154,7 @@ fn fault_66_a_silence_in_which_a_frame_was_refused_is_no_stall_for_three_thresho
     assert_eq!(world.kinds(7), ["up"], "{:?}", world.reported);
 }
 
-/// The shard it left judged before the other one had read what it refused.
+/// The shard that it left judges before the other one has read the frames that it refuses.
 #[test]
 fn fault_66_who_was_turned_away_by_another_shard_is_not_condemned_for_certain() {
     let mut world = World::with_limits(2, 64, Vec::new(), None, Some(40));

@@ -1,4 +1,4 @@
-//! Processes that change what they are after their first beat: name, program, user.
+//! Processes that change their name, program or user after their first beat.
 
 use super::*;
 use crate::config::RuleMatch;
@@ -22,7 +22,7 @@ fn certain(event: Event) -> bool {
     certain
 }
 
-/// It takes its name after its first beat, as every server that forks its workers does.
+/// It takes its name after its first beat, as the workers of forking servers do.
 #[test]
 fn fault_61_a_process_is_judged_by_the_name_it_has_by_then() {
     let mut world = with_patient();
@@ -43,7 +43,7 @@ fn fault_61_a_process_is_judged_by_the_name_it_has_by_then() {
     assert_eq!(world.kinds(7), ["up", "stall", "resume"]);
 }
 
-/// The silence ends while its process is looked at: by the rule that holds there was none.
+/// The silence ends while its process is looked up: by the rule that applies it was no stall.
 #[test]
 fn fault_61_a_silence_that_ends_while_its_rule_is_looked_up_is_none() {
     let mut world = with_patient();
@@ -62,7 +62,7 @@ fn fault_61_a_silence_that_ends_while_its_rule_is_looked_up_is_none() {
     assert_eq!(world.agents(), (1, 0));
 }
 
-/// And nobody says in time which rule that is.
+/// As above, but the lookup does not answer in time.
 #[test]
 fn fault_61_a_silence_that_ended_is_not_certain_before_its_rule_is_looked_up() {
     let mut world = with_patient();
@@ -93,7 +93,7 @@ fn a_shorter_rule_holds_from_the_next_look_on() {
     assert_eq!(world.kinds(7), ["up", "stall", "resume", "stall"], "it was looked up with the last stall");
 }
 
-/// Nobody says what it runs by now: the stall is told all the same, as uncertain.
+/// The lookup does not say what it runs now: the stall is reported all the same, as uncertain.
 #[test]
 fn a_stall_does_not_wait_for_ever_for_the_name() {
     let mut world = with_patient();
@@ -105,7 +105,7 @@ fn a_stall_does_not_wait_for_ever_for_the_name() {
     assert!(!certain(world.last("stall")));
 }
 
-/// Alive on the other shard all the while, and judged twice on the first.
+/// It beats on the other shard all the while, and is judged twice on the first.
 #[test]
 fn an_agent_whose_stall_was_withdrawn_moves_as_any_other() {
     let mut world = with_patient();
@@ -121,7 +121,7 @@ fn an_agent_whose_stall_was_withdrawn_moves_as_any_other() {
     assert_eq!(world.agents(), (1, 0));
 }
 
-/// It binds its port as root and becomes its own user then: counted, and judged, as that user.
+/// It binds its port as root, then changes to its own user: it is counted and judged as that user.
 #[test]
 fn fault_61_a_process_that_becomes_another_user_is_that_users() {
     let mut world = World::with_limits(1, 64, vec![rule(RuleMatch::uid(USER), PATIENCE)], Some(1), None);
@@ -149,7 +149,7 @@ fn fault_61_a_process_that_becomes_another_user_is_that_users() {
     assert_eq!(world.kinds(7), ["up", "session"], "its user's rule holds");
 }
 
-/// As a server that listens on another socket for each of its users.
+/// As a server that uses another socket for each of its users.
 #[test]
 fn fault_61_a_process_that_becomes_another_user_as_it_moves_is_that_users() {
     let mut world = World::with_limits(2, 64, Vec::new(), Some(1), None);
@@ -172,8 +172,8 @@ fn fault_61_a_process_that_becomes_another_user_as_it_moves_is_that_users() {
     assert_eq!(number(world.last("moved")), number(session), "it is the session that it began");
 }
 
-/// Its new user has its share already: it keeps its place as the old one's, and the frames are evidence that
-/// it lives.
+/// The new user's share is used up: the agent stays in the old user's share, and the refused frames are
+/// evidence that it lives.
 #[test]
 fn fault_61_a_user_cannot_get_past_its_share_by_becoming_another() {
     let mut world = World::with_limits(1, 64, Vec::new(), Some(1), None);
@@ -194,7 +194,7 @@ fn fault_61_a_user_cannot_get_past_its_share_by_becoming_another() {
     assert!(world.ports[0].counters.refused(Refusal::TableFull) > 90);
 }
 
-/// Its pid goes to a process of another user, which is that user's agent and nobody else's.
+/// Its pid goes to a process of another user: the new agent is that user's alone.
 #[test]
 fn fault_63_a_newcomer_is_its_own_users_and_not_the_deads() {
     let mut world = World::with_limits(1, 64, Vec::new(), Some(1), None);
@@ -203,7 +203,7 @@ fn fault_63_a_newcomer_is_its_own_users_and_not_the_deads() {
         world.send_as(0, 7, ROOT, &beat(7, nonce));
         world.run(100 * MS);
     }
-    // Both the end of one and the first beat of the other are there when somebody looks.
+    // The exit of one and the first beat of the other are there when the aggregator looks.
     world.is_aggregator_asleep = true;
     world.born(7);
     let now = world.now();
@@ -223,7 +223,7 @@ fn fault_63_a_newcomer_is_its_own_users_and_not_the_deads() {
     assert_eq!((world.admission.share_of(ROOT), world.admission.share_of(USER)), (0, 1));
 }
 
-/// Three handles beat at once, and then another program of the same process does, with two.
+/// Three handles beat at once; then another program of the same process does, with two.
 #[test]
 fn fault_62_another_program_of_a_mixed_agent_is_an_exec() {
     let mut world = World::new(1);
@@ -241,7 +241,7 @@ fn fault_62_another_program_of_a_mixed_agent_is_an_exec() {
     world.beats(0, 7, 1..5);
     assert_eq!(world.kinds(7)[before..], ["session"], "{:?}", world.reported);
     assert_eq!(world.last("session").kind, EventKind::Session { why: SessionWhy::Exec, coalesced: 1 });
-    // Numbers that go on hide nothing either: it is looked at before it is called stalled.
+    // Nonces that go on hide nothing either: the process is looked up before a stall is reported.
     world.processes.get_mut(&7).unwrap().exe = "/third";
     world.run(2 * THRESHOLD);
     assert_eq!(world.kinds(7)[before..], ["session", "session", "stall"], "{:?}", world.reported);

@@ -1,4 +1,4 @@
-//! What is told while a shard is stuck: the others' exits and stalls do not wait for it.
+//! What is reported while a shard is stuck: exits and stalls of other shards do not wait for it.
 
 use super::*;
 use crate::lane::vigil::STUCK_NS;
@@ -13,7 +13,7 @@ fn fault_81_while_one_shard_is_stuck_exits_of_others_are_told_at_once_and_no_sta
     }
     world.asleep = vec![1];
     let mut nonce = 2;
-    // They beat until it is known.
+    // They beat until the shard is known to be stuck.
     while world.now().since(MonoNs(world.ports[1].counters.turned_at.get())) < STUCK_NS + 500 * MS {
         for pid in [7, 8] {
             world.beats(0, pid, nonce..nonce + 1);

@@ -1,4 +1,4 @@
-//! Agents that are frozen while they should beat, and what became of them.
+//! Agents that are frozen while they should beat, and what is reported of them.
 
 use super::*;
 use crate::event::FrozenPhase;
@@ -114,7 +114,7 @@ fn fault_65_who_dies_in_the_freezer_is_gone() {
     }
 }
 
-/// It was silent, beat, and was frozen, before anybody looked.
+/// It fell silent, beat, and was frozen, before the aggregator looked.
 #[test]
 fn fault_65_a_stall_before_the_freeze_is_told_and_the_freeze_is_none() {
     let mut world = World::new(2);
@@ -137,7 +137,7 @@ fn fault_65_a_stall_before_the_freeze_is_told_and_the_freeze_is_none() {
     assert_eq!((tally.stalls_certain + tally.stalls_uncertain, tally.resumes, tally.up), (1, 1, 1));
 }
 
-/// While its shard stood still its beats may have been refused.
+/// Its beats may have been refused while its shard was paused.
 #[test]
 fn fault_65_a_thawed_agent_has_a_threshold_of_our_sight() {
     let mut world = with_frozen(1);
@@ -181,7 +181,7 @@ fn fault_65_a_thawed_agent_that_is_turned_away_is_not_condemned_before_three_thr
     assert_eq!((stall.mono, certain), (thawed + 3 * THRESHOLD, false));
 }
 
-/// Its shard is behind: what lies in the queue is not missing.
+/// Its shard is behind: a beat in the queue is not missing.
 #[test]
 fn fault_65_a_beat_in_the_queue_after_the_thaw_is_life() {
     let mut world = with_frozen(1);
@@ -199,7 +199,7 @@ fn fault_65_a_beat_in_the_queue_after_the_thaw_is_life() {
     assert_eq!(world.kinds(7), ["up", "frozen", "frozen"], "{:?}", world.reported);
 }
 
-/// Its pid goes to another process, which beats before anybody knows of the end.
+/// Its pid goes to another process, which beats before the exit is known.
 #[test]
 fn fault_65_a_beat_of_an_heir_ends_no_freeze() {
     let mut world = with_frozen(2);
@@ -216,7 +216,7 @@ fn fault_65_a_beat_of_an_heir_ends_no_freeze() {
     assert_eq!((world.agents(), frozen(&world)), ((1, 0), 0));
 }
 
-/// Nobody watches, and who has the pid now is in a frozen group, too.
+/// No pidfd watches, and the new process with its pid is in a frozen group, too.
 #[test]
 fn fault_65_an_heir_that_is_frozen_hides_no_end() {
     let mut world = with_frozen(1);
