@@ -211,7 +211,7 @@ impl Aggregator {
         }
     }
 
-    /// Accepts the claimed pid: it is the sender's, or it can no longer be checked.
+    /// Accepts the claimed pid: it is the sender's, or it cannot be checked.
     pub(super) fn accept_claim(&mut self, place: Place, hot: &Hot, cold: &Cold, ns_pid: Option<u32>) {
         let reported = self.record(place);
         reported.set(Mark::Held, false);

@@ -59,7 +59,7 @@ pub enum Mark {
     OffHash = 1 << 12,
     /// The watch thread was ordered to report when its process ends.
     WatchOrdered = 1 << 13,
-    /// The watch thread cannot, for want of a descriptor.
+    /// The watch thread cannot watch it, for want of a descriptor.
     Unwatched = 1 << 14,
     /// In the list of slots whose facts were taken and not looked at.
     ToBeLookedAt = 1 << 15,
