@@ -60,11 +60,11 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("varta-fleet runs on Linux only: it rests on SCM_CREDENTIALS, pidfds and sealed memfds");
 
-// For tests and benches: simulated surroundings, and planted faults.
+// For tests, benches and fuzz targets: simulated surroundings, samples, planted bugs and faults.
 #[macro_use]
 mod lab;
 
-// Shared words: plain data, no I/O.
+// Shared words: plain data; `route` also reads the manifest.
 pub mod event;
 mod refusal;
 mod route;
@@ -77,7 +77,7 @@ mod message;
 mod pattern;
 mod warning;
 
-// What the operator configured, what will run, what can fail.
+// What the operator wrote, what is wrong with it, and what will run.
 pub mod config;
 
 /// What will run: see [`config::Config::plan`].
@@ -105,7 +105,7 @@ pub mod api;
 // Files in the runtime directory, and the upkeep thread, which maintains them.
 mod rundir;
 
-// When is an agent stalled? Read this file first.
+// When is an agent stalled? Read `rules/mod.rs` after this file.
 mod rules;
 
 // Shared by the threads: the slot tables, the queues from and to the shards, how threads are woken, and
@@ -122,7 +122,7 @@ mod process;
 // On the aggregator thread.
 mod aggregator;
 
-// On a thread for each output.
+// On the thread that writes events.
 mod sinks;
 
 // On the HTTP thread.

@@ -71,7 +71,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// The data as of `now`. Waits only for the aggregator, for microseconds at a time.
+    /// The data as of `now`. Waits for the aggregator at most 0.1 s, normally for microseconds.
     pub fn take(sources: &Arc<Sources>, traffic: Traffic, now: MonoNs) -> Self {
         let tally = sources.copies.take();
         let merged = tally.merged();

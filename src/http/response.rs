@@ -136,7 +136,7 @@ impl From<BadQuery> for Response {
 }
 
 impl Server {
-    /// Answers one request. Waits only for other tasks of this thread.
+    /// Answers one request. Waits for other tasks of this thread, and at most 0.1 s for the aggregator.
     pub(super) async fn answer(
         self: Rc<Self>,
         way: Way,

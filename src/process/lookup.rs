@@ -1,5 +1,5 @@
 //! The lookup thread: reads from procfs who a process is, once per session, and, before a stall is reported,
-//! what it runs and whether it is frozen, so that no other thread reads procfs.
+//! what it runs and whether it is frozen, so that neither shards nor the aggregator do.
 //!
 //! In: questions, urgent ones first. Out: findings. Thread: its own. Blocks: in procfs and waiting for
 //! questions. At most one question of each kind per slot is pending.

@@ -1,4 +1,4 @@
-//! The thread of one shard: wait, receive, decode, track, judge, publish. Read this first.
+//! The thread of one shard: wait, receive, decode, track, judge, publish. In this folder, read this file first.
 //!
 //! In: datagrams of its socket; instructions in its inbox. Out: facts, reports and samples on its port.
 //! Thread: shard. Blocks: only in [`Front::wait`]. Allocates, locks, logs: never after [`Shard::new`].

@@ -31,7 +31,7 @@ pub struct Snapshot {
     pub slot_reads_busy: u64,
     /// Failures of event outputs.
     pub event_write_errors: u64,
-    /// Manifest and symlink are in place, as of the last check, within the last second.
+    /// Manifest and symlink are in place, as of the last check, at most two seconds ago.
     pub is_listed: bool,
 }
 
@@ -76,7 +76,7 @@ pub struct ShardSnapshot {
     pub reports_dropped: u64,
     /// Total blind time of the shard.
     pub blind_ns: u64,
-    /// Its queue is full.
+    /// It cannot see: it was paused, or its queue is full.
     pub is_blind: bool,
     /// Steps of the wall clock seen.
     pub clock_steps: u64,
@@ -86,7 +86,7 @@ pub struct ShardSnapshot {
     pub queue_limit: u64,
     /// Its thread runs and makes progress.
     pub is_alive: bool,
-    /// Its socket is at its path, as of the last check, within the last second. If not, connected agents are
+    /// Its socket is at its path, as of the last check, at most two seconds ago. If not, connected agents are
     /// still observed, but new agents do not find it.
     pub is_reachable: bool,
     /// Its distributions.

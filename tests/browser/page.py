@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a browser makes of the status page. Run by tests/page.rs: URL, the pid of an agent to stop, a directory for
+"""What a browser makes of the status page. Run by tests/it/page.rs: URL, the pid of an agent to stop, a directory for
 screenshots."""
 
 import importlib.util

@@ -68,6 +68,39 @@ fn the_threads_are_those_that_the_guide_names() {
     wait_for("every thread that is named, and no other", || (threads() == named).then_some(()));
 }
 
+/// The guide's table names the priority of each thread as a running fleet has it.
+#[test]
+fn the_priorities_are_those_that_the_guide_names() {
+    needs_root("it raises priorities");
+    let guide = include_str!("../../src/guide/architecture.md");
+    let (_, table) = guide.split_once("| Thread | Waits for").expect("a table of threads");
+    let named: HashMap<&str, i32> = table
+        .lines()
+        .skip(2)
+        .map_while(|line| {
+            let mut cells = line.strip_prefix("| ")?.split(" | ");
+            let name = cells.next()?.trim_matches('`');
+            let priority = cells.nth(1)?;
+            Some((name, if priority == "ordinary" { 0 } else { priority.parse().expect("a number") }))
+        })
+        .collect();
+    assert!(named.len() >= 7, "{named:?}");
+    let observer = Observer::start(Options::default());
+    let tasks = fs::read_dir(format!("/proc/{}/task", observer.pid())).expect("its threads");
+    let mut seen = 0;
+    for task in tasks.filter_map(Result::ok) {
+        let Ok(stat) = fs::read_to_string(task.path().join("stat")) else { continue };
+        let (head, rest) = stat.rsplit_once(") ").expect("a name in brackets");
+        let name = head.split_once('(').expect("a bracket").1.replace(char::is_numeric, "N");
+        if let Some(priority) = named.get(name.as_str()) {
+            assert_eq!(rest.split(' ').nth(16), Some(priority.to_string().as_str()), "{name}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= named.len(), "{seen} threads of {named:?}");
+    observer.stop();
+}
+
 #[test]
 fn fault_34_sigterm_ends_a_flooded_observer_within_a_second_and_removes_its_files() {
     let mut observer = Observer::start(Options { shards: 1, ..Options::default() });

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds JSON against a schema of an OpenAPI document. Run by tests/http.rs: the document's path, the schema's name;
+"""Holds JSON against a schema of an OpenAPI document. Run by tests/it/http.rs: the document's path, the schema's name;
 the JSON comes by standard input, problems go to standard output."""
 
 import json
