@@ -1,5 +1,5 @@
-//! Acquires everything a fleet needs besides threads, before a thread runs: all that its surroundings can
-//! refuse.
+//! Acquires what a fleet needs before a thread runs: the directory, sockets, memory and the event output. What a
+//! thread opens for itself, and the manifest, come with the threads.
 //!
 //! In: a plan. Out: the locked runtime directory, bound sockets, the memory of the agents, the open event
 //! output. Thread: the caller's. Blocks: in the file system. Dropping [`Acquired`] releases everything.

@@ -57,9 +57,9 @@ pub struct Started {
 /// Runs a fleet. Returns once every shard receives and agents can find it.
 ///
 /// # Errors
-/// The kernel grants no thread, or the fleet cannot be published; everything is released then.
+/// The kernel grants no thread or descriptor, or the fleet cannot be published; everything is released then.
 pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
-    // Declared first, so dropped last if the start fails: the files are removed after the shards have ended.
+    // Declared first, so dropped last if a thread is refused: the files are removed after the others have ended.
     let files = acquired.files;
     let mut warnings = acquired.warnings;
     let (fronts, ports): (Vec<ShardFront>, Vec<Arc<Port>>) = acquired.shards.into_iter().unzip();
@@ -91,7 +91,7 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         heard
     };
     let (said, raised) = unbounded();
-    let tellers = start_tellers(plan, &handle, writer, (requests_of, asked), said.clone())?;
+    let mut tellers = start_tellers(plan, &handle, writer, (requests_of, asked), said.clone())?;
     let shards = start_shards(plan, &handle, fronts, said)?;
     // Each thread sends the warnings of its setup, then drops its sender; the channel closes after the last
     // one.
@@ -104,9 +104,13 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         start_http(plan, &handle, files.dir.path().to_owned(), &warnings, (acquired.listeners, heard))?;
     let upkeep = match publish(plan, &handle, files) {
         Ok(upkeep) => upkeep,
-        Err(error) => {
+        Err((error, files)) => {
+            drop(shards);
+            tellers.end();
             #[cfg(feature = "http")]
             end_http(http);
+            drop(tellers);
+            drop(files);
             return Err(error);
         }
     };
@@ -161,7 +165,7 @@ fn start_tellers(
 ) -> Result<Tellers, StartError> {
     let thread = StartError::resources("start a thread");
     let doorbell = &handle.doorbell;
-    let mut tellers = Tellers { handle: handle.clone(), threads: Vec::new(), writer };
+    let mut tellers = Tellers { handle: handle.clone(), aggregator: None, helpers: Vec::new(), writer };
     let (finder, findings) = unbounded();
     let on_program = {
         #[cfg(feature = "http")]
@@ -179,7 +183,7 @@ fn start_tellers(
     let (lookups, lookup) =
         Lookups::spawn(SystemClock, finder.clone(), Arc::clone(doorbell), on_start, on_program)
             .map_err(&thread)?;
-    tellers.threads.push(lookup);
+    tellers.helpers.push(lookup);
     let lifeline = handle.vitals.of(FleetThread::Watch);
     let on_start = || {
         let _ = set_own_nice(AGGREGATOR_NICE);
@@ -188,7 +192,7 @@ fn start_tellers(
     let (watch, watch_thread) =
         Watch::spawn(SystemClock, finder, Arc::clone(doorbell), pidfds_max(plan), on_start)
             .map_err(&thread)?;
-    tellers.threads.push(watch_thread);
+    tellers.helpers.push(watch_thread);
     let policy = Policy { classes: plan.classes(), rules: plan.rules.clone() };
     let inquiries = Inquiries { lookups, watch, findings };
     let aggregator = Aggregator::new(&handle.ports, policy, inquiries, requests, Arc::clone(doorbell), asked);
@@ -196,7 +200,7 @@ fn start_tellers(
     let body = aggregate(aggregator, copies, vitals, Arc::clone(doorbell), said);
     let aggregator = thread::Builder::new().name("varta-aggregate".into()).spawn(body).map_err(&thread)?;
     doorbell.answer(aggregator.thread().clone());
-    tellers.threads.insert(0, aggregator);
+    tellers.aggregator = Some(aggregator);
     Ok(tellers)
 }
 
@@ -256,16 +260,25 @@ fn start_http(
 }
 
 /// Publishes the sockets to agents, and starts the upkeep of the files.
-fn publish(plan: &Plan, handle: &Handle, mut files: Files) -> Result<Upkeep, StartError> {
+///
+/// # Errors
+/// What failed, and the files: they are removed after the threads have ended.
+fn publish(
+    plan: &Plan,
+    handle: &Handle,
+    mut files: Files,
+) -> Result<Upkeep, (StartError, Option<Box<Files>>)> {
     let paths: Vec<PathBuf> = plan.shards.iter().map(|shard| shard.socket.clone()).collect();
-    files.dir.publish(&paths)?;
+    if let Err(error) = files.dir.publish(&paths) {
+        return Err((error.into(), Some(Box::new(files))));
+    }
     let (requests, doorbell) = (handle.requests.clone(), Arc::clone(&handle.doorbell));
     let lifeline = handle.vitals.of(FleetThread::Upkeep);
     let upkeep = Upkeep::spawn(files, lifeline, move |shard, errno| {
         let _ = requests.send(Request::Files { shard, errno });
         doorbell.ring();
     });
-    upkeep.map_err(StartError::resources("start a thread"))
+    upkeep.map_err(|(error, files)| (StartError::resources("start a thread")(error), files))
 }
 
 /// Number of pidfds that the limit of this process allows. The library does not raise the limit: the owner of

@@ -91,21 +91,21 @@ impl Drop for Shards {
 #[derive(Debug)]
 pub struct Tellers {
     pub handle: Handle,
-    /// The aggregator, then its lookup and watch threads.
-    pub threads: Vec<JoinHandle<()>>,
+    pub aggregator: Option<JoinHandle<()>>,
+    /// The lookup and the watch thread. They end once the aggregator drops its senders.
+    pub helpers: Vec<JoinHandle<()>>,
     pub writer: Option<EventWriter>,
 }
 
 impl Tellers {
     /// Ends all but the writer. Returns whether the aggregator had ended before, or is stuck.
-    fn end(&mut self) -> bool {
-        let mut threads = self.threads.drain(..);
-        let Some(aggregator) = threads.next() else { return false };
+    pub fn end(&mut self) -> bool {
+        let Some(aggregator) = self.aggregator.take() else { return false };
         let _ = self.handle.requests.send(Request::Stop);
         self.handle.doorbell.ring();
         let is_dead = join_until(aggregator, Instant::now() + STOP_WITHIN).is_none();
-        // They end once the aggregator drops its senders; while it is stuck they cannot.
-        for thread in threads {
+        // While the aggregator is stuck, its helpers cannot end.
+        for thread in self.helpers.drain(..) {
             if !is_dead {
                 let _ = join_until(thread, Instant::now() + STOP_WITHIN);
             }

@@ -1,7 +1,7 @@
 //! Real fleets, real sockets, real agents, and threads that fail.
 
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::*;
+use crate::config::Output;
 use crate::event::{BlindPhase, Event, EventKind, IoPlace};
 use crate::fleet::handle::Subscription;
 use crate::lane::Port;
@@ -486,6 +487,49 @@ fn fault_76_the_files_stay_until_the_last_shard_has_ended() {
         assert_eq!(stop.join().expect("it stops").shards_dead, 0);
     });
     assert!(!socket.exists());
+}
+
+/// Publishing fails after the threads have started: another observer may begin only when they have ended.
+#[test]
+fn fault_76_the_files_of_a_failed_start_stay_until_its_threads_have_ended() {
+    let directory = tempfile::tempdir().expect("directory");
+    let dir = directory.path().join("run");
+    std::fs::create_dir_all(dir.join("varta.sock")).expect("create a directory where the symlink goes");
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    // A full FIFO keeps the event writer for as long as it may take.
+    let fifo = directory.path().join("events");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).expect("make a FIFO");
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NONBLOCK;
+    let full = rustix::fs::open(&fifo, flags, rustix::fs::Mode::empty()).expect("open the FIFO");
+    while rustix::io::write(&full, &[b'\n'; 4096]).is_ok() {}
+    let config = Config {
+        dir: Some(dir.clone()),
+        shards: Some(1),
+        agents_max: 64,
+        events: Some(Output::File(fifo.clone())),
+        ..Config::default()
+    };
+    let is_locked = || {
+        let Ok(lock) = std::fs::metadata(dir.join("lock")) else { return false };
+        let locks = std::fs::read_to_string("/proc/locks").expect("list the locks");
+        locks.lines().any(|line| line.contains("FLOCK") && line.contains(&format!(":{} ", lock.ino())))
+    };
+    let is_open = || {
+        let open = std::fs::read_dir("/proc/self/fd").expect("list the descriptors").flatten();
+        open.filter(|entry| entry.path().read_link().is_ok_and(|link| link == fifo)).count() > 1
+    };
+    thread::scope(|scope| {
+        let start = scope.spawn(|| Fleet::start(&config));
+        let mut was_open = false;
+        while !start.is_finished() {
+            let is_held = [is_open(), is_locked(), is_open()];
+            assert_ne!(is_held, [true, false, true], "the event writer still has the FIFO open");
+            was_open |= is_held == [true; 3];
+        }
+        assert!(was_open);
+        let error = start.join().expect("it returns").expect_err("the symlink is in the way");
+        assert!(error.to_string().contains("varta.sock"), "{error}");
+    });
 }
 
 #[cfg(feature = "http")]

@@ -56,12 +56,12 @@ impl Upkeep {
     /// replaced, with the error number, or restored, with 0.
     ///
     /// # Errors
-    /// The kernel's, if it grants no thread; the files are removed then.
+    /// The kernel's, if it grants no thread, and the files.
     pub fn spawn(
         files: Files,
         lifeline: Lifeline,
         on_change: impl Fn(Option<u16>, i32) + Send + 'static,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, (io::Error, Option<Box<Files>>)> {
         let (stop, stopped) = bounded(0);
         let (teller, warnings) = bounded(WARNINGS);
         let keeper = Keeper {
@@ -79,8 +79,12 @@ impl Upkeep {
                 of_thread.lock().look();
             }
         };
-        let thread = Builder::new().name("varta-upkeep".into()).spawn(body)?;
-        Ok(Self { stop, thread, keeper, warnings })
+        match Builder::new().name("varta-upkeep".into()).spawn(body) {
+            Ok(thread) => Ok(Self { stop, thread, keeper, warnings }),
+            Err(error) => {
+                Err((error, Arc::into_inner(keeper).map(|keeper| Box::new(keeper.into_inner().files))))
+            }
+        }
     }
 
     /// The oldest warning not taken yet.
