@@ -1,6 +1,8 @@
 //! Agents: a page of them, and one with its history.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use crate::event::Event;
 use crate::table::turned_away::TurnedAwayFor;
@@ -8,6 +10,7 @@ use crate::wire::{Status, Version};
 
 /// A page of agents: `/api/v1/agents`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
 pub struct Page {
     /// Each is consistent in itself; they are not of the same instant.
     pub agents: Vec<Agent>,
@@ -21,6 +24,7 @@ pub struct Page {
 
 /// One agent, in the words of the event schema.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
 pub struct Agent {
     /// Process id as the observer sees it.
     pub pid: u32,
@@ -104,7 +108,7 @@ impl AgentState {
 }
 
 /// One agent and its history, or an exited agent: `/api/v1/agents/{pid}`.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Detail {
     /// A tracked agent.
@@ -113,8 +117,23 @@ pub enum Detail {
     Exited(Exited),
 }
 
+impl<'de> Deserialize<'de> for Detail {
+    /// The state decides. A field that cannot be read makes no tracked agent an exited one.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let answer = Value::deserialize(deserializer)?;
+        let is_tracked = !matches!(answer["state"].as_str(), Some("exited" | "refused"));
+        let detail = if is_tracked {
+            Tracked::deserialize(answer).map(|tracked| Self::Tracked(Box::new(tracked)))
+        } else {
+            Exited::deserialize(answer).map(Self::Exited)
+        };
+        detail.map_err(D::Error::custom)
+    }
+}
+
 /// An agent that is tracked.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Tracked {
     /// As in a page.
     #[serde(flatten)]
@@ -152,6 +171,7 @@ pub struct Tracked {
 
 /// An exited agent and its history, or a process that was never admitted.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Exited {
     /// Process id.
     pub pid: u32,
@@ -167,6 +187,7 @@ pub struct Exited {
 
 /// Blindness of a shard.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
 pub struct Blind {
     /// It is blind now.
     pub is_blind: bool,
@@ -178,6 +199,7 @@ pub struct Blind {
 
 /// The last stall that was judged.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
 pub struct Stall {
     /// When it was judged, `CLOCK_MONOTONIC`.
     pub at_ns: u64,
@@ -193,6 +215,7 @@ pub struct Stall {
 
 /// The last silence that ended.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
 pub struct Resume {
     /// Arrival of the beat that ended it, `CLOCK_MONOTONIC`.
     pub at_ns: u64,
@@ -215,13 +238,20 @@ pub struct Refused {
 
 /// Events of one pid: the latest 200, or those before the requested number.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Past {
-    /// Oldest first.
+    /// Oldest first. A reader leaves out events of a kind that its version does not know.
+    #[serde(deserialize_with = "known_events")]
     pub history: Vec<Event>,
     /// The value of `before` that requests the events before these, if there are any.
     pub history_next: Option<u64>,
     /// Number of the oldest event in the history; it has every later one.
     pub history_from_seq: u64,
+}
+
+fn known_events<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Event>, D::Error> {
+    let events = Vec::<Value>::deserialize(deserializer)?;
+    Ok(events.into_iter().filter_map(|event| Event::deserialize(event).ok()).collect())
 }
 
 #[cfg(test)]
@@ -266,6 +296,20 @@ mod tests {
         for detail in tracked.into_iter().chain([Detail::Exited(exited)]) {
             assert_eq!(read_back(&detail), detail);
         }
+    }
+
+    #[test]
+    fn the_answer_of_another_version_is_read_for_what_it_has() {
+        let read = |answer: &str| serde_json::from_str::<Detail>(answer);
+        // Older: no `program_unreadable`, and more; newer: a field and an event that are not known here.
+        let up = serde_json::to_string(&up(7)).unwrap();
+        let unknown = up.replace("\"up\"", "\"levitates\"");
+        let answer = format!(r#"{{"pid":7,"state":"up","shard":1,"new":{{}},"history":[{unknown},{up}]}}"#);
+        let Detail::Tracked(tracked) = read(&answer).unwrap() else { panic!("it is tracked") };
+        assert_eq!((tracked.agent.pid, tracked.agent.shard, tracked.past.history.len()), (7, 1, 1));
+        // What cannot be read is an error, not an exit.
+        let error = read(r#"{"pid":7,"state":"up","wire":"0.3"}"#).unwrap_err();
+        assert!(error.to_string().contains("0.3"), "{error}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::view::snapshot::{Latencies, Quantiles};
 /// The state of the fleet: `/api/v1/fleet`. Counts are since the start; counts of different shards are not of
 /// the same instant.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Fleet {
     /// Version of the observer.
     pub version: String,
@@ -61,6 +62,7 @@ pub struct Fleet {
 
 /// A rule, and the silence that is a stall for the agents it matches.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
 pub struct Rule {
     /// Pattern for the name of the process.
     pub comm: Option<String>,
@@ -74,6 +76,7 @@ pub struct Rule {
 
 /// One shard. [`ShardSnapshot`](crate::ShardSnapshot) explains the counts.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Shard {
     /// Its index.
     pub shard: u16,

@@ -3,7 +3,8 @@
 //! The HTTP thread serializes them, the command line and other programs deserialize them. Their JSON is
 //! described by `/api/v1/openapi.json`. An event is an [`Event`](crate::event::Event), as in the event log.
 //!
-//! Later versions may add fields: construct with `..Default::default()`, and match with `..`.
+//! Later versions may add fields: match with `..`, and construct with `..Default::default()` where there is a default.
+//! A field that an answer lacks has its default.
 
 mod agents;
 mod fleet;
