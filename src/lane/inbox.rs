@@ -23,7 +23,7 @@ pub mod instruction {
     pub const CLASS: u32 = 1 << 4;
     /// The agent beat elsewhere before, so its terminal frame opens a deadline, too.
     pub const OPEN: u32 = 1 << 5;
-    /// The last stall was wrong, because a longer threshold applies. Judge it again.
+    /// The last stall was premature: a longer threshold applies, or a frame was refused meanwhile. Judge it again.
     pub const WITHDRAW: u32 = 1 << 6;
     /// The bits below this are those above; the bits from here on are the holder's generation.
     pub(super) const GENERATION_SHIFT: u32 = 8;
@@ -95,7 +95,7 @@ where
     /// Posts an instruction about the holder `generation` of a slot. Aggregator only; kick the shard afterwards.
     ///
     /// The slot may have another holder meanwhile, to which the instruction must not apply: the shard compares
-    /// generations. The aggregator instructions about a later holder only once the shard has taken all instructions
+    /// generations. The aggregator posts about a later holder only once the shard has taken all instructions
     /// about the one before or cannot apply them any more, so the values below are those of the bits' holder.
     pub fn post(&self, slot: u32, generation: u32, bits: u32, instruction: Instruction) {
         let [as_of, rest] = self.values(slot);

@@ -249,7 +249,8 @@ pub struct Ended {
     pub stalls: u32,
     /// Length of the last silence.
     pub silent_ns: u64,
-    /// The threshold of the rule that applies to it now.
+    /// How long the silence had to be for a stall: the threshold of the rule that applies now, or three of them if a
+    /// frame was refused in it.
     pub threshold_ns: u64,
     /// Another shard makes progress, and its queue may hold a frame from before the stall.
     pub is_other_awaited: bool,
@@ -288,7 +289,7 @@ pub const fn verdict_of_ended(ended: &Ended, evidence: &Evidence) -> Verdict {
 pub struct Witness {
     /// The shard has processed everything that arrived until this instant.
     pub watermark: MonoNs,
-    /// The aggregator has processed what the shard reported until this instant.
+    /// The aggregator has taken, though perhaps not looked at, what the shard reported until this instant.
     pub seen: MonoNs,
     /// End of its last blind window.
     pub last_blind_end: MonoNs,

@@ -66,6 +66,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
     /// A shard that reports through `port` and sleeps at most `max_delay_ns` before it drains. `front` counts
     /// users in the `uids` of the same port.
     pub fn new(front: Front<T, C>, port: Arc<Port>, doorbell: Arc<Doorbell>, max_delay_ns: u64) -> Self {
+        debug_assert!(front.tracker.uids.counts_in(&port.uids), "users are counted where others read");
         let now = front.now();
         port.counters.queue_limit.set(u64::from(front.queue_limit()));
         Self {

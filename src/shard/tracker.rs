@@ -382,7 +382,8 @@ impl Tracker {
         is_opened || is_kept
     }
 
-    /// The holder of the slot exited by `as_of`. A later beat came from a new process, which keeps the slot.
+    /// The holder gave up the slot as of `as_of`: it exited, moved, or is a silent forger. After an exit, a later beat
+    /// came from a new process, which keeps the slot.
     fn release(&mut self, slot: u32, hot: Hot, as_of: MonoNs) -> bool {
         let mut cold = self.writer.cold(slot);
         if hot.last_arrival > as_of {

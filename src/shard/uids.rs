@@ -75,6 +75,11 @@ impl UidAccounts {
         }
     }
 
+    /// Whether readers of this table see its counts.
+    pub fn counts_in(&self, table: &Arc<UidTable>) -> bool {
+        Arc::ptr_eq(&self.table, table)
+    }
+
     /// Rebuilds from the table after a panic left everything else in doubt. The caller counts the agents of
     /// each user again.
     pub fn recover(&mut self) {

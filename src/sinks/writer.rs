@@ -120,7 +120,6 @@ pub struct EventWriter {
 
 impl EventWriter {
     /// Starts the thread that writes the events of `source` to an open output.
-    /// Starts the thread that writes the events of `source` to an open output.
     ///
     /// `on_trouble` is called on that thread and must not wait for it. The thread writes every event it gets,
     /// beats included: a sender that does not want them written must not send them.

@@ -1,4 +1,5 @@
-//! The key of an agent: everything that is found by agent, not by slot, is found by this key.
+//! The key of an agent: the indices of a shard and of the aggregator find agents by it. Seats and refused frames are
+//! still found by pid.
 
 use super::slots::{PIDS, Slots};
 
@@ -8,7 +9,8 @@ pub const KEYS: usize = PIDS;
 /// The key of an agent: the process id that the kernel attests, in our own pid namespace.
 ///
 /// No two agents have the same key at the same time. An agent without a local process would change this type,
-/// the code that creates it, and the indices built on it: those of a shard and of the aggregator.
+/// the code that creates it, the indices of a shard and of the aggregator, and what is found by pid:
+/// `Admission` and `TurnedAway`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AgentKey(u32);
 

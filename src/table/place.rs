@@ -19,7 +19,7 @@ pub struct Place {
 pub struct Holder {
     /// The place.
     pub place: Place,
-    /// How often the place had been given to an agent by then.
+    /// That of the slot then: it changes with the holder; wraps.
     pub generation: u32,
 }
 

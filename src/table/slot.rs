@@ -136,7 +136,7 @@ impl Account {
 /// The half of a slot that changes with the agent's state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cold {
-    /// How often the slot was given to an agent. Distinguishes its holders.
+    /// Changes whenever the slot gets another holder or becomes free; wraps.
     pub generation: u32,
     /// Changes of the attested user.
     pub users: u16,
@@ -190,7 +190,7 @@ pub struct Cold {
     pub terminal_before: u64,
     /// The payload of the first terminal frame: most likely the cause of the others.
     pub terminal_first: u64,
-    /// The pid that frames claim instead of the sender's, as of the last frame before the check.
+    /// The pid that the first unchecked claiming frame has instead of the sender's.
     pub claimed_pid: u32,
     /// Arrival of the first frame that claimed it; 0: it was the agent's first frame.
     pub claimed_at: MonoNs,

@@ -151,7 +151,8 @@ fn write_words(fleet: &Fleet, out: &mut String) -> std::fmt::Result {
 
 /// How long the fleet has been running.
 fn age(fleet: &Fleet) -> String {
-    time(fleet.now.0.saturating_sub(fleet.started.0))
+    // The wall clock may have been set back since.
+    fleet.now.0.checked_sub(fleet.started.0).map_or_else(|| "?".to_owned(), time)
 }
 
 fn p99(of: &Distribution) -> String {

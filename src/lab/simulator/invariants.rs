@@ -33,14 +33,14 @@ pub enum Invariant {
     I10,
     /// The line an exporter writes for an event is bounded, and reads back as the event.
     I11,
-    /// Scrapes and beats do not delay each other. Not checked until the HTTP interface exists.
+    /// Scrapes and beats do not delay each other. Not checked by the simulator, which has no HTTP.
     I12,
     /// A restart causes no false stall and counts nothing twice. Not checked until the handover exists.
     I13,
 }
 
 impl Invariant {
-    /// Not checked yet: what they are about does not exist.
+    /// Not checked by the simulator: what they are about does not exist in it.
     pub const WAITING: [Self; 3] = [Self::I9, Self::I12, Self::I13];
     /// Checked.
     pub const CHECKED: [Self; 10] = [
