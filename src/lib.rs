@@ -6,8 +6,9 @@
 //!
 //! ```text
 //! socket -[Datagram]-> wire -[Frame]-> tracker -[slot]-> fact lane -> aggregator -[Event]-> subscribers, files
-//!                                        |                              |  ^
-//!                                  slot table <----- readers -----------+  +-- lookups (procfs, pidfds)
+//!                                      ^   |                           |   |   ^
+//!                                      | slot table <--- readers ------+   |   +-- lookups (procfs, pidfds)
+//!                                      +-- inbox <-[Instruction]-----------+
 //! ```
 //!
 //! *agent* a process that beats · *frame* 32 bytes on the wire · *beat* an accepted frame · *shard* thread,
@@ -52,7 +53,7 @@
 //! the address of [`config::HttpConfig`]: metrics, an API described by `/api/v1/openapi.json` with its types in
 //! `api`, and a status page.
 //!
-//! The manual is the module `guide` of this documentation.
+//! The manual is the module `guide` of this documentation; its page on the architecture has the table of threads.
 //!
 //! The library installs no signal handler, no logger and no panic hook, keeps no global state, and never ends
 //! the process.
