@@ -491,7 +491,17 @@ fn threat_04_a_child_that_beats_on_does_not_hide_the_death_of_its_parent() {
         observer.expect("exit", pid, T + SOON);
         observer.watch(2 * T);
         assert_eq!(story(&mut observer, pid), ["up", "exit"], "{:#?}", told(&mut observer, pid));
-        assert_eq!(story(&mut observer, child), ["up"], "{:#?}", told(&mut observer, child));
+        // It cannot be asked. On a busy machine it may have to wait for a core; no beat is missing then.
+        let of_child = told(&mut observer, child);
+        let is_real = |event: &&Event| match event.kind() {
+            "stall" => true,
+            "resume" => event.u64("lost") == 0,
+            _ => false,
+        };
+        let rest: Vec<_> = of_child.iter().filter(|event| !is_real(event)).map(Event::kind).collect();
+        assert_eq!(rest, ["up"], "{of_child:#?}");
+        let is_back = |of: &str| of_child.iter().filter(|event| event.kind() == of).count();
+        assert!(is_back("stall") - is_back("resume") <= 1, "{of_child:#?}");
         signal(child, Signal::STOP);
         observer.expect("stall", child, T + SOON);
         signal(child, Signal::KILL);
