@@ -397,61 +397,62 @@ impl EventKind {
         ),
         (
             "stall",
-            "A silence reached the threshold; once a silence. `silent_ns` is its length, `last_nonce` the \
-             last nonce before it. `certain` is false if we could not see for a whole threshold, or could not \
-             ask whether the process exists; `blind_ns` is how long of it we could not see.",
+            "A silence reached the threshold; reported once per silence. `silent_ns` is its length, \
+             `last_nonce` the last nonce before it. `certain` is false if the observer did not see a whole \
+             threshold of it, or could not ask whether the process exists; `blind_ns` is how long the \
+             observer was blind during it.",
         ),
         (
             "resume",
-            "The silence ended with a beat. `lost` beats of it never reached us, by the gap in the nonce: a \
-             lower bound.",
+            "A beat ended the silence. `lost` beats of it never arrived, by the gap in the nonce: a lower \
+             bound.",
         ),
         (
             "frozen",
-            "Begin and end (`phase`) of a silence that is no stall: it reached the threshold while the \
+            "Begin and end (`phase`) of a silence that is not a stall: it reached the threshold while the \
              agent's control group, or one above it, was frozen (`docker pause`, `systemctl freeze`). After \
-             the thaw the agent has its threshold to beat in. An `exit` ends it, too.",
+             the thaw the agent has one threshold to beat again. An `exit` ends it, too.",
         ),
         (
             "exit",
-            "The kernel says that the process is gone, with its exit `code` or the `signal` that ended it; \
-             `\"code\":null` where the kernel does not say. Never also a `stall` of the same silence.",
+            "The kernel reports that the process exited, with its exit `code` or the `signal` that ended it; \
+             `\"code\":null` where the kernel does not report how. An exit is never reported as a `stall`.",
         ),
         (
             "terminal",
-            "A crash hook reported a panic or an unhandled exception; the process may live on. Its status is \
-             `critical` until it says otherwise.",
+            "A crash hook reported a panic or an unhandled exception; the process may continue to run. Its \
+             status is `critical` until it reports another.",
         ),
         ("status", "The agent's own status changed."),
         (
             "session",
-            "A later program, user, connection or wire version of a known agent: `why` is `new-process`, \
-             `exec`, `version`, `nonce` (a reconnect, or another handle) or `uid`.",
+            "The process, program, user, connection or wire version of a known agent changed: `why` is \
+             `new-process`, `exec`, `version`, `nonce` (a reconnect, or another handle) or `uid`.",
         ),
         (
             "mixed",
-            "Three streams of the agent alternate, or both wire versions do. Its life is known; its losses \
-             are counted no more.",
+            "Three streams of the agent alternate, or both wire versions do. It is still observed, but its \
+             lost beats are no longer counted.",
         ),
         (
             "decode",
-            "A datagram was no frame, for its size or its content (`error`). At most 10 a second for each \
-             shard; the rest is counted.",
+            "A datagram was not a valid frame, by its size or its content (`error`). At most 10 a second for \
+             each shard; the rest is only counted.",
         ),
         (
             "auth",
             "A frame claimed the pid of another process: `claimed`, sent by `attested`, of user `uid`. At \
-             most 10 a second for each shard; the rest is counted.",
+             most 10 a second for each shard; the rest is only counted.",
         ),
         (
             "blind",
             "Begin and end (`phase`) of a time in which a shard could not see: the observer was `paused`, or \
-             the queue of the socket was `full` (`why`). No agent is condemned for it.",
+             the queue of the socket was `full` (`why`). This time does not count against any agent.",
         ),
         (
             "full",
-            "The agent table is full, or a user has its share of it: `refused` frames since the last such \
-             event, `share_refused` of them for their share, the last of those from `uid`.",
+            "The agent table is full, or a user has used up its share of it: `refused` frames since the last \
+             such event, `share_refused` of them because of a share, the last of those from `uid`.",
         ),
         (
             "flood",
@@ -468,11 +469,11 @@ impl EventKind {
         ("moved", "The agent beats on another shard now; `from` is the one it left."),
         (
             "io",
-            "Input or output failed. `place` is `receive`, `events`, `shard` or `shard-stuck`; or `socket` or \
-             `directory`, where agents could not find a socket, with `errno` 0 once it is back. `events` with `errno` \
-             0: somebody else truncated the log.",
+            "Input or output failed. `place` is `receive`, `events`, `shard` or `shard-stuck`; or `socket` \
+             or `directory`, where agents could not find a socket, with `errno` 0 once it is back. `events` \
+             with `errno` 0: another program truncated the log.",
         ),
-        ("start", "The fleet begins to observe, with so many `shards`. The first event."),
+        ("start", "The fleet starts to observe, with this number of `shards`. The first event."),
         ("stop", "The fleet stopped observing. The last event."),
         (
             "lost",
