@@ -28,7 +28,7 @@ pub enum Warning {
         core: usize,
     },
     /// A file by which agents find the fleet was removed or replaced. It has been restored.
-    #[error("{} had been removed or replaced, and is in place again; find out who removes it", Shown(path.display()))]
+    #[error("{} had been removed or replaced, and is in place again; find out what removes it", Shown(path.display()))]
     PutBack {
         /// The file, or the runtime directory.
         path: PathBuf,
@@ -43,8 +43,8 @@ pub enum Warning {
     },
     /// The HTTP thread panicked. Agents are still observed.
     #[error(
-        "the HTTP thread died: metrics, API and page are not answered any more, agents are observed all the same; \
-         restart the observer when it suits you, and report the panic above"
+        "the HTTP thread panicked: metrics, API and page are no longer served, agents are still observed; \
+         restart the observer when convenient, and report the panic above"
     )]
     Unanswered,
     /// recvmmsg(2) is not permitted to this process.
@@ -55,27 +55,28 @@ pub enum Warning {
     OneByOne,
     /// The observer runs inside a pid namespace.
     #[error(
-        "this observer runs inside a pid namespace: agents outside of it cannot be attested and are \
-         refused as unattested; run the observer on the host to see them"
+        "this observer runs inside a pid namespace: agents outside it cannot be attested and are \
+         refused as unattested; run the observer on the host to observe them"
     )]
     PidNamespace,
     /// Lookups cannot work: /proc numbers processes differently, or is missing.
     #[error(
-        "/proc is not there or of another pid namespace: no agent can be looked up, so the \
-         largest threshold among the rules that may match holds, containers' own pids stay unknown and forged pids are not told; mount a proc of this namespace \
-         (unshare --mount-proc)"
+        "/proc is missing or belongs to another pid namespace: no agent can be looked up, so the largest threshold \
+         among the rules that may match applies, containers' own pids stay unknown and forged pids are not \
+         detected; mount a proc of this namespace (unshare --mount-proc)"
     )]
     ForeignProcfs,
     /// Lookups of other users' processes cannot work.
     #[error(
         "/proc hides other users' processes: their agents cannot be looked up, so the largest \
-         threshold among the rules that may match holds for them, and forged pids are not told; mount it without hidepid (ProtectProc=default), or run the observer as root"
+         threshold among the rules that may match applies to them, and forged pids are not detected; mount it \
+         without hidepid (ProtectProc=default), or run the observer as root"
     )]
     HiddenProcfs,
     /// A rule needs what may not be read of other users' processes.
     #[error(
         "without CAP_SYS_PTRACE the programs of other users' processes cannot be read: where a rule matches by exe, \
-         the largest threshold among those that may match holds for them; grant it, match by comm or uid, or run \
+         the largest threshold among those that may match applies to them; grant it, match by comm or uid, or run \
          the observer as root"
     )]
     UnreadablePrograms,

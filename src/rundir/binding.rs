@@ -226,15 +226,15 @@ pub enum BindError {
         source: io::Error,
     },
     /// Other processes kept binding and removing the same path, or kept its directory locked.
-    #[error("cannot bind {}: others are binding it at the same time; let one of them finish", Shown(path.display()))]
+    #[error("cannot bind {}: other processes are binding it at the same time; let one of them finish", Shown(path.display()))]
     Contended {
         /// The path.
         path: PathBuf,
     },
     /// Every name of the socket was removed.
     #[error(
-        "cannot put {} back: every name of the socket was removed, and the kernel gives it no new one; restart the \
-         observer; until then it observes the agents that are connected",
+        "cannot put {} back: every name of the socket was removed, and the kernel cannot give it a new one; restart \
+         the observer; until then it observes the agents that are connected",
         Shown(path.display())
     )]
     Nameless {

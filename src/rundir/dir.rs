@@ -133,7 +133,7 @@ pub enum RunDirError {
         uid: u32,
     },
     /// Another user than root and the observer's could replace everything in it.
-    #[error("directory {} is owned by user {uid}, neither root nor us; chown it, or choose another", Shown(dir.display()))]
+    #[error("directory {} is owned by user {uid}, neither root nor the observer's user; chown it, or choose another", Shown(dir.display()))]
     ForeignOwner {
         /// The directory.
         dir: PathBuf,
@@ -150,7 +150,7 @@ pub enum RunDirError {
     },
     /// Others could replace a directory above it.
     #[error(
-        "directory {} is below {}, which everybody may write to without the sticky bit (mode {mode:04o}); chmod +t or o-w it",
+        "directory {} is below {}, which others may write to and which has no sticky bit (mode {mode:04o}); chmod +t or o-w it",
         Shown(dir.display()), Shown(parent.display())
     )]
     ExposedParent {

@@ -636,7 +636,7 @@ fn check_notes_what_of_the_host_it_cannot_see() {
         code_of_check(1),
         &[
             "note: this observer runs inside a pid namespace",
-            "note: /proc is not there or of another pid namespace",
+            "note: /proc is missing or belongs to another pid namespace",
         ],
     );
 }
@@ -792,7 +792,7 @@ fn route_to_where_a_beat_is_not_heard_says_so_beside_the_path() {
     drop(heard);
     for _ in 0..2 {
         let deaf = scene.run(&args);
-        deaf.says(UNAVAILABLE, &["nobody listens on ", "shard-0.sock", "varta-fleet run"]);
+        deaf.says(UNAVAILABLE, &["no observer listens on ", "shard-0.sock", "varta-fleet run"]);
         assert_eq!(deaf.stdout, path);
         let _ = fs::remove_file(&sockets[0]);
     }

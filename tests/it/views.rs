@@ -87,7 +87,7 @@ fn a_stall_is_seen_listed_and_explained() {
         "usually one every ",
         "A silence of 1.00 s is a stall for it (the default).",
         "It was judged stalled once:",
-        "we could see for a whole threshold",
+        "the observer could see for a whole threshold",
         "Its shard has never been blind.",
         "silent for 1.0",
     ] {

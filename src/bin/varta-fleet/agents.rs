@@ -29,10 +29,10 @@ pub struct AgentsArgs {
     /// Only processes of this name; * stands for any characters, ? for one
     #[arg(long, value_name = "PATTERN")]
     comm: Option<String>,
-    /// Sort by pid, or by another column, the most first
+    /// Sort by pid, or by another column, the largest first
     #[arg(long, default_value = "pid", value_parser = ["pid", "silent", "beats", "lost", "stalls"])]
     sort: String,
-    /// Show so many at most; 0 shows all
+    /// Show at most this many; 0 shows all
     #[arg(long, value_name = "N", default_value_t = 0)]
     limit: u32,
     /// One JSON object a line, instead of a table

@@ -42,10 +42,10 @@ pub struct CheckArgs {
 /// How often the agents beat, to advise for.
 #[derive(clap::Args, Clone, Debug)]
 pub struct BeatArgs {
-    /// Beats a second of each agent: says how many shards and how long a queue agents-max of them need
+    /// Beats a second of each agent: prints how many shards and how long a queue agents-max of them need
     #[arg(long, value_name = "HZ", allow_negative_numbers = true, value_parser = read_rate)]
     rate: Option<f64>,
-    /// With --rate: how long the observer may not run without a beat being refused for it [default: 1s]
+    /// With --rate: the longest pause of the observer for which no beat may be refused [default: 1s]
     #[arg(long, value_name = "DURATION", value_parser = read_duration)]
     pause: Option<Duration>,
 }
@@ -106,7 +106,7 @@ impl fmt::Display for Finding {
 /// Prints the resolved plan and every finding.
 pub fn check(args: &CheckArgs) -> Result<Exit, CliError> {
     if args.beats.pause.is_some() && args.beats.rate.is_none() {
-        let message = "--pause says how much of the agents' beats must fit the queue, and nobody says how often they beat; add --rate HZ";
+        let message = "--pause sizes the queue by the rate of the beats, which is not given; add --rate HZ";
         return Err(CliError::new(Exit::Usage, message));
     }
     let layers = args.config.layers();
@@ -295,7 +295,7 @@ fn host_findings(plan: &Plan, demand: Option<&Demand>, is_asked: bool) -> Vec<Fi
         Ok(Ok(limit)) if is_asked => findings.extend(queue_finding(plan, demand, limit)),
         Ok(Ok(limit)) => findings.extend(queue_note(plan, limit)),
         _ => findings.push(Finding::note(
-            format!("cannot read {QUEUE_LIMIT_PATH}, so nobody knows how many beats a shard's queue holds"),
+            format!("cannot read {QUEUE_LIMIT_PATH}, so it is unknown how many beats a shard's queue holds"),
             format!("where it can be read, set it to {} or more", queue_limit_needed(plan, demand)),
         )),
     }
@@ -323,7 +323,7 @@ fn watch_finding(plan: &Plan, open_files_max: Option<u64>) -> Option<Finding> {
     }
     Some(Finding::note(
         format!(
-            "this process may open {} files: the exits of {watched} agents at a time are told within milliseconds, \
+            "this process may open {} files: the exits of {watched} agents at a time are reported within milliseconds, \
              those of others at their threshold",
             open_files_max?
         ),
@@ -374,7 +374,7 @@ fn access_findings(plan: &Plan) -> Vec<Finding> {
     if !plan.lets_others_beat() {
         findings.push(Finding::note(
             format!("{}: the mode of the sockets is 0600", only_ours_beat()),
-            "if agents of others are to be heard: mode = \"0660\" with group = \"NAME\", or mode = \"0666\" for all",
+            "to accept agents of other users: mode = \"0660\" with group = \"NAME\", or mode = \"0666\" for all",
         ));
     }
     for (index, shard) in plan.shards.iter().enumerate() {
@@ -503,7 +503,8 @@ fn other_directory_findings(plan: &Plan) -> Vec<Finding> {
         if dir.is_dir() {
             return access_finding(dir, "write in");
         }
-        let text = format!("{} is to hold a socket or the events, and is no directory", Shown(dir.display()));
+        let text =
+            format!("{} is to hold a socket or the events, and is not a directory", Shown(dir.display()));
         Some(Finding::problem(text, format!("mkdir -p {}", quoted(dir))))
     };
     dirs.into_iter().filter_map(judge).collect()

@@ -104,9 +104,7 @@ impl Client {
         serde_json::from_slice(text).map_err(|error| {
             CliError::new(
                 Exit::Runtime,
-                format!(
-                    "cannot understand the answer to {path}: {error}; is the observer of the same version?"
-                ),
+                format!("cannot parse the answer to {path}: {error}; is the observer of the same version?"),
             )
         })
     }
@@ -164,7 +162,7 @@ impl Client {
             io::ErrorKind::PermissionDenied => CliError::new(
                 Exit::Permission,
                 format!(
-                    "cannot ask the fleet at {socket}: permission denied; let this user by the keys `control-mode` and \
+                    "cannot ask the fleet at {socket}: permission denied; allow this user with the keys `control-mode` and \
                      `control-group` of the observer's configuration, or run as root or as the user of the observer"
                 ),
             ),
@@ -183,13 +181,14 @@ impl Client {
 
     fn broken(&self, error: &hyper::Error) -> CliError {
         let socket = Shown(self.socket.display());
-        CliError::new(Exit::Unavailable, format!("the fleet at {socket} hung up: {error}; did it stop?"))
+        let message = format!("the fleet at {socket} closed the connection: {error}; did it stop?");
+        CliError::new(Exit::Unavailable, message)
     }
 
     fn silent(&self) -> CliError {
         let socket = Shown(self.socket.display());
         let message =
-            format!("the fleet at {socket} does not answer within {PATIENCE:?}; is its host overloaded?");
+            format!("the fleet at {socket} did not answer within {PATIENCE:?}; is its host overloaded?");
         CliError::new(Exit::Unavailable, message)
     }
 }
@@ -233,7 +232,7 @@ fn refused(body: &[u8]) -> CliError {
         error: String,
     }
     let message = serde_json::from_slice::<Refused>(body).map_or_else(
-        |_| "the fleet refused to answer and did not say why; see its log".to_owned(),
+        |_| "the fleet refused to answer without a reason; see its log".to_owned(),
         |refused| Shown(refused.error).to_string(),
     );
     CliError::new(Exit::Runtime, message)

@@ -69,10 +69,10 @@ pub fn demo() -> Result<Exit, CliError> {
     }
     let Stage { told, stalls, false_stalls, .. } = stage;
     stage.say(format_args!(
-        "done: {beats} beats taken, {refused} frames refused, {told} events told, {stalls} true stall, {false_stalls} false ones"
+        "done: {beats} beats taken, {refused} frames refused, {told} events reported, {stalls} true stall, {false_stalls} false ones"
     ))?;
     if stalls != 1 || false_stalls != 0 || report.shards_dead != 0 {
-        return Err(unexpected("a healthy agent was called stalled, or the frozen one was not"));
+        return Err(unexpected("a healthy agent was reported as stalled, or the frozen one was not"));
     }
     Ok(Exit::Clean)
 }
@@ -119,7 +119,7 @@ fn play(stage: &mut Stage, directory: &Path) -> Result<(), CliError> {
     let panicking = agents[23].pid();
     stage.say(format_args!("agent {panicking} panics"))?;
     agents[23].order("panic")?;
-    stage.until("its last words", |event| {
+    stage.until("its crash report", |event| {
         is_about(event, panicking) && matches!(event.kind, EventKind::Terminal { .. })
     })?;
 
@@ -133,7 +133,7 @@ fn play(stage: &mut Stage, directory: &Path) -> Result<(), CliError> {
         }
         gone.contains(&killed) && gone.contains(&panicking)
     })?;
-    stage.say(format_args!("the other {} agents went on beating all the time", AGENTS - 2))
+    stage.say(format_args!("the other {} agents kept beating throughout", AGENTS - 2))
 }
 
 /// The output and the events so far.
@@ -186,7 +186,7 @@ impl Stage {
             }
             let Some(event) = self.events.next_within(Duration::from_millis(50)) else {
                 if Instant::now() >= until {
-                    return Err(unexpected(&format!("waited {PATIENCE:?} for {what} in vain")));
+                    return Err(unexpected(&format!("waited {PATIENCE:?} for {what}, which did not come")));
                 }
                 continue;
             };
@@ -215,17 +215,17 @@ fn in_words(event: &Event) -> String {
         EventKind::Stall { silent_ns, last_nonce, certain, .. } => format!(
             "{who}{shard} has been silent for {} since beat {last_nonce}{}",
             seconds(silent_ns),
-            if certain { "" } else { ", though we did not see all the time" }
+            if certain { "" } else { ", though the observer was blind for some of it" }
         ),
         EventKind::Resume { silent_ns, lost, .. } => {
             format!(
-                "{who}{shard} is back after {} of silence; {lost} beats were lost before us",
+                "{who}{shard} is back after {} of silence; {lost} beats were lost on the way",
                 seconds(silent_ns)
             )
         }
         EventKind::Exit { silent_ns, .. } => {
             format!(
-                "{who}{shard}: the kernel says its process is gone, {} after its last beat",
+                "{who}{shard}: the kernel reports that it exited, {} after its last beat",
                 seconds(silent_ns)
             )
         }
@@ -234,13 +234,13 @@ fn in_words(event: &Event) -> String {
         }
         EventKind::Terminal { .. } => format!("{who}{shard}: its crash hook reports a panic"),
         EventKind::Auth { claimed, attested, uid } => format!(
-            "a frame in the name of {claimed} came from process {attested} (user {uid}): it does not count as life of {claimed}"
+            "a frame in the name of {claimed} came from process {attested} (user {uid}): it does not count as a beat of {claimed}"
         ),
         EventKind::Blind { phase: BlindPhase::Begin, why } => {
-            format!("we were blind{shard}: {}", why.as_str())
+            format!("the observer was blind{shard}: {}", why.as_str())
         }
         EventKind::Blind { phase: BlindPhase::End { for_ns }, .. } => {
-            format!("we see again{shard}, after {}; nobody is blamed for it", seconds(for_ns))
+            format!("the observer sees again{shard}, after {}; no agent is blamed", seconds(for_ns))
         }
         EventKind::Start { shards } => format!("{shards} shards observe"),
         _ => format!("{who}{shard}"),
@@ -255,7 +255,7 @@ fn unexpected(what: &str) -> CliError {
     CliError::new(
         Exit::Runtime,
         format!(
-            "the demo did not go as it must: {what}; if this machine is not badly overloaded, it is a bug"
+            "the demo did not go as expected: {what}; if this machine is not badly overloaded, it is a bug"
         ),
     )
 }

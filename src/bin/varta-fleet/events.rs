@@ -29,7 +29,7 @@ pub struct EventsArgs {
     /// Only events after the one of this number; 0 for all that are kept [default with --follow: new events]
     #[arg(long, value_name = "SEQ")]
     after: Option<u64>,
-    /// How they are written: words, or jsonl as in the event log [default: words on a terminal, else jsonl]
+    /// Output format: words, or jsonl as in the event log [default: words on a terminal, else jsonl]
     #[arg(long, value_parser = ["words", "jsonl"])]
     format: Option<String>,
 }

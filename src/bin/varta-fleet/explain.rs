@@ -56,7 +56,7 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
         agent.uid,
         match agent.state {
             AgentState::Stalled => "is STALLED",
-            AgentState::Frozen => "is FROZEN (its control group is, which is no stall)",
+            AgentState::Frozen => "is FROZEN (by its control group; this is not a stall)",
             AgentState::Waiting => "has sent nothing but crash reports",
             _ => "beats",
         },
@@ -75,7 +75,7 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
     }
     if agent.state == AgentState::Frozen {
         said.push(
-            "While it is frozen it is asked about each second, and has its threshold once it is thawed."
+            "While it is frozen it is checked each second; after the thaw it has one threshold to beat."
                 .to_owned(),
         );
     } else {
@@ -84,7 +84,7 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
     said.push(sight(tracked));
     if agent.lost > 0 {
         said.push(format!(
-            "{} never reached us, as the gaps in its nonces show: the kernel refused them because a queue was full, or \
+            "{} never arrived, as the gaps in its nonces show: the kernel refused them because a queue was full, or \
              the agent skipped them.",
             counted(agent.lost, "beat")
         ));
@@ -92,15 +92,12 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
         said.push("Several of its streams alternate, so what is lost cannot be counted.".to_owned());
     }
     if tracked.terminals > 0 {
-        said.push(format!(
-            "A crash hook of it reported {}.",
-            counted(tracked.terminals.into(), "crash report")
-        ));
+        said.push(format!("Its crash hook sent {}.", counted(tracked.terminals.into(), "crash report")));
     }
     if let Some(refused) = &tracked.refused {
         said.push(format!(
-            "A frame of it was refused {}. It may have been a beat: a silence in which that happens is told after \
-             three thresholds, and never for certain.",
+            "A frame of it was refused {}. It may have been a beat: a silence in which that happens is \
+             reported after three thresholds, and never as certain.",
             refusal(refused)
         ));
     }
@@ -108,7 +105,7 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
     let refused: Vec<&Event> = past.history.iter().filter(|event| is_refusal(event)).collect();
     if let Some(last) = refused.last() {
         said.push(format!(
-            "Frames of it were refused, which are not life; the last that was told: {}.",
+            "Some of its frames were refused and do not count as beats; the last one reported: {}.",
             crate::words::event(last)
         ));
     }
@@ -159,12 +156,12 @@ fn judgement(tracked: &Tracked) -> Option<String> {
         time(stall.silent_ns)
     );
     said += if stall.certain {
-        ", and we could see for a whole threshold of it."
+        ", and the observer could see for a whole threshold of it."
     } else {
-        "; not for certain, since we could not see for a whole threshold of it."
+        "; not certain, since the observer could not see for a whole threshold of it."
     };
     if stall.blind_ns > 0 {
-        let _ = write!(said, " We were blind for {} of it.", time(stall.blind_ns));
+        let _ = write!(said, " The observer was blind for {} of it.", time(stall.blind_ns));
     }
     if let Some(resume) = tracked.resume.filter(|resume| resume.at_ns >= stall.at_ns) {
         let _ = write!(
@@ -184,7 +181,7 @@ fn judgement(tracked: &Tracked) -> Option<String> {
 fn sight(tracked: &Tracked) -> String {
     let blind = &tracked.blind;
     match (blind.is_blind, blind.total_ns) {
-        (true, _) => "Its shard cannot see at present: nobody is condemned for that.".to_owned(),
+        (true, _) => "Its shard cannot see at present; this does not count against any agent.".to_owned(),
         (false, 0) => "Its shard has never been blind.".to_owned(),
         (false, total) => format!(
             "Its shard was blind for {} in all, last {} ago.",
@@ -200,7 +197,7 @@ fn refusal(refused: &Refused) -> String {
         TurnedAwayFor::Uid => "its user may not beat on that shard (allow-uids)",
         TurnedAwayFor::Budget => "its user had spent its budget (uid-frames-max)",
         TurnedAwayFor::Table => "there was no room for another agent (agents-max)",
-        TurnedAwayFor::Share => "its user had its share of all agents (uid-agents-max)",
+        TurnedAwayFor::Share => "its user had used up its share of agents (uid-agents-max)",
     };
     format!("{} ago: {why}", time(refused.ago_ns))
 }
@@ -217,7 +214,7 @@ fn of_exited(exited: &Exited) -> String {
             format!("pid {} is not tracked: its last frame was refused {refused}.", exited.pid)
         }
         (Some((when, silent_ns, how)), _) => format!(
-            "pid {} {} at {when}, {} after its last beat. It is tracked no more.",
+            "pid {} {} at {when}, {} after its last beat. It is no longer tracked.",
             exited.pid,
             ending(how),
             time(silent_ns)
@@ -225,7 +222,7 @@ fn of_exited(exited: &Exited) -> String {
         (None, _) if past.history.iter().all(is_refusal) => {
             format!("pid {} never beat: what it sent was refused.", exited.pid)
         }
-        (None, _) => format!("pid {} is tracked no more, and its exit was not told.", exited.pid),
+        (None, _) => format!("pid {} is no longer tracked, and its exit was not reported.", exited.pid),
     };
     paragraphs(&said, past)
 }
@@ -254,7 +251,7 @@ fn paragraphs(said: &str, past: &Past) -> String {
     out.push_str("\n\n");
     let history = &past.history;
     if history.is_empty() {
-        let _ = writeln!(out, "No event of it is remembered (from number {} on).", past.history_from_seq);
+        let _ = writeln!(out, "The history has no event of it (from number {} on).", past.history_from_seq);
     }
     let hidden = history.len().saturating_sub(EVENTS);
     if hidden > 0 {
@@ -314,8 +311,8 @@ mod tests {
             flat(&tracked(), &fleet),
             "engine (pid 4711, uid 1000) is STALLED on shard 1, wire version 0.2. Its last beat came 5.00 s ago; it has \
              sent 100 beats since 55.0 s ago, usually one every 500 ms. A silence of 2.00 s is a stall for it (the \
-             default). It was judged stalled once: 3.00 s ago after 2.00 s of silence, and we could see for a whole \
-             threshold of it. Its shard has never been blind."
+             default). It was judged stalled once: 3.00 s ago after 2.00 s of silence, and the observer could see \
+             for a whole threshold of it. Its shard has never been blind."
         );
     }
 
@@ -333,11 +330,11 @@ mod tests {
         let said = flat(&tracked, &fleet);
         for part in [
             "(rule 0: name eng*)",
-            "not for certain",
-            "We were blind for 1.00 s of it.",
+            "not certain",
+            "The observer was blind for 1.00 s of it.",
             "The silence ended 1.00 s ago, after 4.00 s, with 2 beats lost in it.",
             "Its shard was blind for 1.00 s in all, last 4.00 s ago.",
-            "1 beat never reached us",
+            "1 beat never arrived",
             "A frame of it was refused 1.00 s ago: its user had spent its budget (uid-frames-max).",
         ] {
             assert!(said.contains(part), "{part}: {said}");

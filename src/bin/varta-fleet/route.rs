@@ -42,7 +42,7 @@ pub fn route(args: &RouteArgs) -> Result<Exit, CliError> {
             io::ErrorKind::PermissionDenied => CliError::new(
                 Exit::Permission,
                 format!(
-                    "cannot route pid {pid}: permission denied on {}; let this user read it, or run as one who may",
+                    "cannot route pid {pid}: permission denied on {}; let this user read it, or run as a user who may",
                     Shown(dir.join(MANIFEST).display())
                 ),
             ),
@@ -74,14 +74,14 @@ pub fn unheard(socket: &Path, error: &io::Error) -> CliError {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => CliError::new(
             Exit::Unavailable,
             format!(
-                "nobody listens on {shown}: {}; start an observer there, `varta-fleet run`",
+                "no observer listens on {shown}: {}; start an observer there, `varta-fleet run`",
                 Reason(error)
             ),
         ),
         io::ErrorKind::PermissionDenied => CliError::new(
             Exit::Permission,
             format!(
-                "this user may not send to {shown}; let it by the keys `mode` and `group` of the observer's \
+                "this user may not send to {shown}; allow it with the keys `mode` and `group` of the observer's \
                  configuration, or beat as the user who runs it"
             ),
         ),

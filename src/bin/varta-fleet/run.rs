@@ -230,7 +230,7 @@ fn conclude(mut problems: Vec<Problem>, report: &StopReport) -> Result<Exit, Cli
     if report.events_unwritten > 0 {
         let torn = if report.ends_mid_line { ", and the output ends in the middle of a line" } else { "" };
         failures.push(format!(
-            "{} could not be written before the stop{torn}; the output is full or nobody reads it",
+            "{} could not be written before the stop{torn}; the output is full or has no reader",
             counted(report.events_unwritten, "event")
         ));
     }

@@ -122,7 +122,7 @@ fn write_words(fleet: &Fleet, out: &mut String) -> std::fmt::Result {
     let sum = |of: fn(&Shard) -> u64| fleet.shards.iter().map(of).sum::<u64>();
     writeln!(
         out,
-        "\ntold: {} ({} not certain, {} refuted), {}, {}, {}",
+        "\nreported: {} ({} not certain, {} refuted), {}, {}, {}",
         counted(sum(|shard| shard.stalls), "stall"),
         sum(|shard| shard.stalls_uncertain),
         sum(|shard| shard.stalls_refuted),

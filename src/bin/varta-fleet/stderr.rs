@@ -83,7 +83,7 @@ fn write_all(messages: &Receiver<Message>) {
         let dropped = DROPPED.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             let lost = counted(dropped, "message");
-            write(&format!("warning: {lost} were dropped here, because nobody read standard error\n"));
+            write(&format!("warning: {lost} dropped here, because standard error was not read\n"));
         }
     }
 }

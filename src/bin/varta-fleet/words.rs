@@ -104,9 +104,9 @@ fn predicate(event: &Event) -> String {
             format!("back after {}{lost}", time(silent_ns))
         }
         EventKind::Frozen { phase: FrozenPhase::Begin } => {
-            "silent because its control group is frozen, which is no stall".to_owned()
+            "silent because its control group is frozen, which is not a stall".to_owned()
         }
-        EventKind::Frozen { phase: FrozenPhase::End } => "is not frozen any more, or beats".to_owned(),
+        EventKind::Frozen { phase: FrozenPhase::End } => "is no longer frozen, or beats".to_owned(),
         EventKind::Exit { how, .. } => ending(how),
         EventKind::Terminal { coalesced: 0 | 1 } => {
             format!("panicked or died of an exception, payload {payload}")
@@ -114,14 +114,14 @@ fn predicate(event: &Event) -> String {
         EventKind::Terminal { coalesced } => {
             format!("panicked or died of an exception {coalesced} times, first with payload {payload}")
         }
-        EventKind::Status { coalesced: 0 | 1 } => format!("says {status}"),
-        EventKind::Status { coalesced } => format!("says {status}, after {coalesced} changes"),
+        EventKind::Status { coalesced: 0 | 1 } => format!("reports {status}"),
+        EventKind::Status { coalesced } => format!("reports {status}, after {coalesced} changes"),
         EventKind::Session { why, coalesced } => {
             let began = match why {
-                SessionWhy::NewProcess => "the pid is another process now",
+                SessionWhy::NewProcess => "the pid belongs to another process now",
                 SessionWhy::Exec => "it executed another program",
-                SessionWhy::Version => "it speaks another wire version",
-                SessionWhy::Uid => "it became another user",
+                SessionWhy::Version => "it uses another wire version",
+                SessionWhy::Uid => "it runs as another user",
                 SessionWhy::Nonce => "it beats on another connection",
             };
             match coalesced {
@@ -129,7 +129,7 @@ fn predicate(event: &Event) -> String {
                 times => format!("{began}, the last of {times} changes"),
             }
         }
-        EventKind::Mixed => "its streams alternate, loss is not counted any more".to_owned(),
+        EventKind::Mixed => "its streams alternate, lost beats are no longer counted".to_owned(),
         EventKind::Decode { error, .. } => format!("refused, {}", error.reason()),
         EventKind::Auth { claimed, attested, uid } => {
             format!("pid {attested} (uid {uid}) claimed to be pid {claimed}")
@@ -156,7 +156,7 @@ fn predicate(event: &Event) -> String {
         EventKind::Io { place, errno } => format!("{}: {}", place.as_str(), place.reason(errno)),
         EventKind::Start { shards } => format!("observing with {}", counted(shards.into(), "shard")),
         EventKind::Lost { from_seq, to_seq } => {
-            format!("events {from_seq} to {to_seq} are not remembered any more")
+            format!("events {from_seq} to {to_seq} are no longer in the history")
         }
         _ => String::new(),
     }
@@ -171,9 +171,9 @@ fn user(uid: Option<u32>) -> String {
 pub fn ending(how: Option<ExitHow>) -> String {
     match how {
         Some(ExitHow::Signal(signal)) => format!("ended by signal {signal}"),
-        Some(ExitHow::Code(0)) => "ended well, code 0".to_owned(),
+        Some(ExitHow::Code(0)) => "ended cleanly, code 0".to_owned(),
         Some(ExitHow::Code(code)) => format!("ended with code {code}"),
-        None => "ended, nobody says how".to_owned(),
+        None => "ended, cause unknown".to_owned(),
     }
 }
 
@@ -236,11 +236,8 @@ mod tests {
                 "resume   pid 4711 shard 1: back after 2.50 s, 3 beats lost",
             ),
             (r#""kind":"exit","silent_ns":1,"signal":9"#, "exit     pid 4711 shard 1: ended by signal 9"),
-            (
-                r#""kind":"exit","silent_ns":1,"code":null"#,
-                "exit     pid 4711 shard 1: ended, nobody says how",
-            ),
-            (r#""kind":"status","coalesced":4"#, "status   pid 4711 shard 1: says ok, after 4 changes"),
+            (r#""kind":"exit","silent_ns":1,"code":null"#, "exit     pid 4711 shard 1: ended, cause unknown"),
+            (r#""kind":"status","coalesced":4"#, "status   pid 4711 shard 1: reports ok, after 4 changes"),
             (
                 r#""kind":"churn","uid":7,"ups":1,"exits":2,"terminals":3,"changes":4,"for_ns":1000000000"#,
                 "churn    pid 4711 shard 1: uid 7: 1 agent came, 2 ended, 3 panicked in 1.00 s",
@@ -254,6 +251,6 @@ mod tests {
         let refused = told(&format!(r#"{{{common},"pid":815,"kind":"decode","error":"bad_crc"}}"#));
         assert_eq!(refused, "12:00:00.123  decode   pid 815 shard 1: refused, bad_crc");
         let lost = told(r#"{"v":1,"kind":"lost","from_seq":5,"to_seq":9}"#);
-        assert_eq!(lost.trim_start(), "lost     events 5 to 9 are not remembered any more");
+        assert_eq!(lost.trim_start(), "lost     events 5 to 9 are no longer in the history");
     }
 }

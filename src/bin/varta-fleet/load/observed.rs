@@ -107,7 +107,7 @@ impl fmt::Display for Counts {
         let refused = if refused.is_empty() { "none".to_owned() } else { refused.join(", ") };
         writeln!(
             f,
-            "it took {} beats, refused {refused}; {} lost before it, {} stalls told, {} reports dropped",
+            "it took {} beats, refused {refused}; {} lost before it, {} stalls reported, {} reports dropped",
             self.beats, self.lost, self.stalls, self.reports_dropped
         )?;
         let bounds =
