@@ -553,6 +553,8 @@ struct Recipe {
     places: Vec<String>,
     /// What is written as `this` in `that/file`.
     anchors: Vec<(String, String)>,
+    /// Whatever else it names: it is in one of the files.
+    others: Vec<String>,
 }
 
 fn recipes() -> Vec<Recipe> {
@@ -567,11 +569,18 @@ fn recipe(row: &str) -> Recipe {
     let quoted: Vec<&str> = row.split('`').collect();
     let code = || (1..quoted.len()).step_by(2);
     let is_place = |word: &str| word.starts_with("src/");
+    // Who checks it is in the last cell.
+    let is_to_do =
+        |at: &usize| quoted[..*at].iter().map(|text| text.matches(" | ").count()).sum::<usize>() < 2;
     let is_in = |at: &usize| quoted[at + 1] == " in " && quoted.get(at + 2).is_some_and(|to| is_place(to));
     Recipe {
         add,
         places: code().map(|at| quoted[at].to_owned()).filter(|word| is_place(word)).collect(),
         anchors: code().filter(is_in).map(|at| (quoted[at].to_owned(), quoted[at + 2].to_owned())).collect(),
+        others: code()
+            .filter(|at| is_to_do(at) && !is_in(at) && !is_place(quoted[*at]))
+            .map(|at| quoted[at].to_owned())
+            .collect(),
     }
 }
 
@@ -580,7 +589,7 @@ fn recipes_name_what_is_there() {
     let recipes = recipes();
     assert!(recipes.len() > ADDED.len(), "only {} recipes were found", recipes.len());
     let mut findings = String::new();
-    for Recipe { add, places, anchors } in &recipes {
+    for Recipe { add, places, anchors, others } in &recipes {
         for place in places.iter().filter(|place| !root().join(place).exists()) {
             let _ = writeln!(findings, "{add}: {place} does not exist");
         }
@@ -589,6 +598,13 @@ fn recipes_name_what_is_there() {
             if !words(&text).any(|word| word == anchor) {
                 let _ = writeln!(findings, "{add}: there is no {anchor} in {place}");
             }
+        }
+        let texts: Vec<String> =
+            places.iter().map(|place| fs::read_to_string(root().join(place)).unwrap_or_default()).collect();
+        for other in
+            others.iter().filter(|other| !texts.iter().any(|text| words(text).any(|word| word == **other)))
+        {
+            let _ = writeln!(findings, "{add}: there is no {other} in any of {places:?}");
         }
         if anchors.is_empty() {
             let _ = writeln!(findings, "{add}: the recipe names nothing in a file");
@@ -628,12 +644,13 @@ fn what_was_added_is_where_the_recipes_say() {
 
 #[test]
 fn a_recipe_is_read_as_it_is_meant() {
-    let Recipe { add, places, anchors } = recipe(
+    let Recipe { add, places, anchors, others } = recipe(
         "| a door | Add `D` to `HINGES` in `src/a.rs`, `x` to `src/b` and `y` to it, in `src/c.rs`. | `t` |",
     );
     assert_eq!(add, "a door");
     assert_eq!(places, ["src/a.rs", "src/b", "src/c.rs"]);
     assert_eq!(anchors, [("HINGES".to_owned(), "src/a.rs".to_owned())]);
+    assert_eq!(others, ["D", "x", "y"]);
 }
 
 // --- reading the tree -----------------------------------------------------------------------------
