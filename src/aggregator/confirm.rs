@@ -244,7 +244,9 @@ impl Aggregator {
             self.report_last_words(place, &hot, &cold, at);
             let mut agent = self.agent(place, &hot);
             agent.status = self.record(place).status;
-            let kind = EventKind::Exit { silent_ns: at.since(hot.last_arrival), how: reported.how };
+            let silent_ns = at.since(hot.last_arrival);
+            let while_away = reported.is(Mark::Adopted);
+            let kind = EventKind::Exit { silent_ns, how: reported.how, while_away };
             self.report_agent(place, agent, at, kind);
             self.tally.shards[usize::from(place.shard)].exits += 1;
         }

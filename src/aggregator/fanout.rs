@@ -177,7 +177,7 @@ impl Fanout {
 fn catch_up(subscriber: &mut Subscriber, wall: WallNs, mono: MonoNs, rank: Rank, spare: usize) -> bool {
     let Some((from_seq, to_seq)) = subscriber.missed else { return true };
     let kind = EventKind::Lost { from_seq, to_seq };
-    let lost = Event { seq: 0, wall, mono, shard: None, agent: None, kind };
+    let lost = Event { seq: 0, again: false, wall, mono, shard: None, agent: None, kind };
     if planted!(DropsTheLostLine) {
         subscriber.missed = None;
         return true;
@@ -203,7 +203,15 @@ mod tests {
     use super::*;
 
     fn event() -> Event {
-        Event { seq: 0, wall: WallNs(0), mono: MonoNs(0), shard: None, agent: None, kind: EventKind::Up }
+        Event {
+            seq: 0,
+            again: false,
+            wall: WallNs(0),
+            mono: MonoNs(0),
+            shard: None,
+            agent: None,
+            kind: EventKind::Up,
+        }
     }
 
     #[test]

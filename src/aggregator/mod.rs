@@ -466,7 +466,7 @@ impl Aggregator {
     }
 
     fn report(&mut self, shard: Option<u16>, agent: Option<Agent>, mono: MonoNs, kind: EventKind) {
-        self.fanout.report(Event { seq: 0, wall: self.wall, mono, shard, agent, kind });
+        self.fanout.report(Event { seq: 0, again: false, wall: self.wall, mono, shard, agent, kind });
     }
 
     fn view(&mut self, shard: u16) -> &mut ShardView {

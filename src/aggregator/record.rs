@@ -79,6 +79,8 @@ pub enum Mark {
     Thawed = 1 << 22,
     /// Its events are only counted so far, `up` included.
     Uncalled = 1 << 23,
+    /// Adopted from an earlier observer, and not known to exist since.
+    Adopted = 1 << 24,
 }
 
 /// What is known and reported of one slot's holder, besides what the slot itself says: 72 bytes.

@@ -99,6 +99,7 @@ impl Aggregator {
             let (wall, mono) = (self.wall, note.arrival);
             self.fanout.report_beat(Event {
                 seq: 0,
+                again: false,
                 wall,
                 mono,
                 shard: Some(shard),

@@ -37,6 +37,8 @@ struct Line {
     v: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<u64>,
+    #[serde(skip_serializing_if = "is_false")]
+    again: bool,
     ts: WallNs,
     mono_ns: u64,
     kind: &'static str,
@@ -89,10 +91,14 @@ enum Detail {
     ExitCode {
         silent_ns: u64,
         code: Option<u8>,
+        #[serde(skip_serializing_if = "is_false")]
+        while_away: bool,
     },
     ExitSignal {
         silent_ns: u64,
         signal: u8,
+        #[serde(skip_serializing_if = "is_false")]
+        while_away: bool,
     },
     Coalesced {
         #[serde(skip_serializing_if = "is_single")]
@@ -154,6 +160,13 @@ enum Detail {
     Start {
         shards: u16,
     },
+    Restart {
+        why: &'static str,
+        shards: u16,
+        adopted: u32,
+        gone: u32,
+        gap_ns: u64,
+    },
 }
 
 impl Line {
@@ -165,6 +178,7 @@ impl Line {
                 EventKind::Beat => None,
                 _ => Some(event.seq),
             },
+            again: event.again,
             ts: event.wall,
             mono_ns: event.mono.0,
             kind: event.kind.name(),
@@ -191,10 +205,10 @@ impl Detail {
             }
             EventKind::Resume { silent_ns, lost, coalesced } => Self::Resume { silent_ns, lost, coalesced },
             EventKind::Frozen { phase } => Self::Frozen { phase: phase.as_str() },
-            EventKind::Exit { silent_ns, how } => match how {
-                Some(ExitHow::Signal(signal)) => Self::ExitSignal { silent_ns, signal },
-                Some(ExitHow::Code(code)) => Self::ExitCode { silent_ns, code: Some(code) },
-                None => Self::ExitCode { silent_ns, code: None },
+            EventKind::Exit { silent_ns, how, while_away } => match how {
+                Some(ExitHow::Signal(signal)) => Self::ExitSignal { silent_ns, signal, while_away },
+                Some(ExitHow::Code(code)) => Self::ExitCode { silent_ns, code: Some(code), while_away },
+                None => Self::ExitCode { silent_ns, code: None, while_away },
             },
             EventKind::Terminal { coalesced } | EventKind::Status { coalesced } => {
                 Self::Coalesced { coalesced }
@@ -225,8 +239,16 @@ impl Detail {
                 Self::Io { place: place.as_str(), errno, error: place.reason(errno) }
             }
             EventKind::Start { shards } => Self::Start { shards },
+            EventKind::Restart { why, shards, adopted, gone, gap_ns } => {
+                Self::Restart { why: why.as_str(), shards, adopted, gone, gap_ns }
+            }
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
@@ -240,6 +262,8 @@ struct Read {
     v: u8,
     #[serde(default)]
     seq: u64,
+    #[serde(default)]
+    again: bool,
     #[serde(default)]
     ts: WallNs,
     #[serde(default)]
@@ -264,13 +288,13 @@ impl<'de> Deserialize<'de> for Event {
         if read.v != SCHEMA {
             return Err(D::Error::custom(format!("an event of schema {}, not {SCHEMA}", read.v)));
         }
-        let Read { seq, ns_pid, nonce, status, payload, shard, mut kind, .. } = read;
+        let Read { seq, again, ns_pid, nonce, status, payload, shard, mut kind, .. } = read;
         let agent = read.pid.zip(read.session);
         let agent = agent.map(|(pid, session)| Agent { pid, ns_pid, session, nonce, status, payload });
         if let (EventKind::Decode { attested, .. }, None) = (&mut kind, agent) {
             *attested = read.pid.unwrap_or(0);
         }
-        Ok(Self { seq, wall: read.ts, mono: MonoNs(read.mono_ns), shard, agent, kind })
+        Ok(Self { seq, again, wall: read.ts, mono: MonoNs(read.mono_ns), shard, agent, kind })
     }
 }
 
@@ -310,7 +334,15 @@ mod tests {
         let mut event = event;
         match &mut event.kind {
             EventKind::Lost { .. } => {
-                return Event { seq: 0, wall: WallNs(0), mono: MonoNs(0), shard: None, agent: None, ..event };
+                return Event {
+                    seq: 0,
+                    again: false,
+                    wall: WallNs(0),
+                    mono: MonoNs(0),
+                    shard: None,
+                    agent: None,
+                    ..event
+                };
             }
             EventKind::Beat => event.seq = 0,
             EventKind::Stall { coalesced, .. }
@@ -405,6 +437,16 @@ mod tests {
             format!(
                 r#"{{{}:"churn","uid":null,"ups":900,"exits":800,"terminals":7,"changes":60,"for_ns":1000000000}}"#,
                 common(33)
+            ),
+            format!(
+                r#"{{{}:"restart","why":"crash","shards":4,"adopted":300,"gone":2,"gap_ns":250000000}}"#,
+                common(34)
+            ),
+            format!(r#"{{{}:"blind","shard":1,"phase":"end","why":"restart","for_ns":8}}"#, common(35)),
+            format!(r#"{{{}:"exit",{agent},"silent_ns":1,"code":null,"while_away":true}}"#, common(36)),
+            format!(
+                r#"{{"v":1,"seq":1,"again":true,"ts":"2026-03-01T12:00:00.000000001Z","mono_ns":1,"kind":"up",{}}}"#,
+                agent.replacen('1', "0", 1)
             ),
         ];
         assert_eq!(lines, expected);

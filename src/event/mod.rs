@@ -16,6 +16,8 @@ pub struct Event {
     /// Number in the run, without gaps, from 1, in the order of reports. 0 for beats and [`EventKind::Lost`],
     /// which have none.
     pub seq: u64,
+    /// It was reported before, by an observer that ended before this output acknowledged it.
+    pub again: bool,
     /// When it was reported, `CLOCK_REALTIME`. For display only.
     pub wall: WallNs,
     /// When it happened, `CLOCK_MONOTONIC`.
@@ -102,6 +104,9 @@ pub enum EventKind {
         /// How it ended, if the kernel provides it.
         #[serde(flatten)]
         how: Option<ExitHow>,
+        /// It exited while no observer ran, so `silent_ns` ends when that was found.
+        #[serde(default)]
+        while_away: bool,
     },
     /// A crash hook reported a panic or unhandled exception. The process may still run.
     Terminal {
@@ -209,7 +214,20 @@ pub enum EventKind {
         /// Number of shards.
         shards: u16,
     },
-    /// The fleet stopped; the last event of a run.
+    /// The observer continues for one that ended: it adopted the agents. Stands in place of `Start`.
+    Restart {
+        /// How that one ended.
+        why: RestartWhy,
+        /// Number of shards.
+        shards: u16,
+        /// Agents adopted.
+        adopted: u32,
+        /// How many of them had exited meanwhile. An `exit` of each follows.
+        gone: u32,
+        /// How long no observer ran, ns.
+        gap_ns: u64,
+    },
+    /// The fleet stopped; the last event of an observer.
     Stop,
     /// This subscriber was too slow: the events of this range did not reach it.
     Lost {
@@ -272,6 +290,27 @@ pub enum SessionWhy {
     Uid,
 }
 
+/// How the observer ended that this one continues for.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum RestartWhy {
+    /// It stopped in order.
+    Planned,
+    /// It did not.
+    Crash,
+}
+
+impl RestartWhy {
+    /// The word of the event schema.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Crash => "crash",
+        }
+    }
+}
+
 /// Begin or end of a blind window.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(tag = "phase", rename_all = "lowercase")]
@@ -314,6 +353,8 @@ pub enum BlindWhy {
     Paused,
     /// The kernel's queue was full, so beats may have been refused.
     Full,
+    /// No observer ran.
+    Restart,
 }
 
 /// Where input or output failed.
@@ -376,6 +417,7 @@ impl EventKind {
             | Self::Frozen { .. }
             | Self::Blind { .. }
             | Self::Full { .. }
+            | Self::Restart { .. }
             | Self::Io { .. } => Rank::Verdict,
             Self::Up | Self::Exit { .. } | Self::Churn { .. } => Rank::Life,
             _ => Rank::Word,
@@ -383,13 +425,13 @@ impl EventKind {
     }
 
     /// The names of all kinds with a `seq`.
-    pub const NAMES: [&'static str; 19] = [
+    pub const NAMES: [&'static str; 20] = [
         "up", "stall", "resume", "frozen", "exit", "terminal", "status", "session", "mixed", "decode",
-        "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "stop",
+        "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "restart", "stop",
     ];
 
     /// Every kind and its meaning, in the words of the manual; backquotes enclose words of the schema.
-    pub const MEANINGS: [(&'static str, &'static str); 21] = [
+    pub const MEANINGS: [(&'static str, &'static str); 22] = [
         (
             "up",
             "A process beats for the first time in this run, or for the first time after an `exit` of its \
@@ -446,8 +488,8 @@ impl EventKind {
         ),
         (
             "blind",
-            "Begin and end (`phase`) of a time in which a shard could not see: the observer was `paused`, or \
-             the queue of the socket was `full` (`why`). This time does not count against any agent.",
+            "Begin and end (`phase`) of a time in which a shard could not see: the observer was `paused`, \
+             the queue of the socket was `full`, or no observer ran (`restart`; `why`). This time does not count against any agent.",
         ),
         (
             "full",
@@ -474,7 +516,14 @@ impl EventKind {
              with `errno` 0: another program truncated the log.",
         ),
         ("start", "The fleet starts to observe, with this number of `shards`. The first event."),
-        ("stop", "The fleet stopped observing. The last event."),
+        (
+            "restart",
+            "The observer continues for one that stopped (`why` is `planned`) or ended otherwise (`crash`), after a \
+             gap of `gap_ns`: it `adopted` that many agents, of which no `up` is reported. `gone` of them had \
+             exited meanwhile, and an `exit` with `while_away` follows for each. `seq` goes on. It stands in \
+             place of `start`.",
+        ),
+        ("stop", "The fleet stopped observing. The last event of an observer."),
         (
             "lost",
             "This output or subscriber was too slow: the events from `from_seq` to `to_seq` did not reach it.",
@@ -504,6 +553,7 @@ impl EventKind {
             Self::Moved { .. } => "moved",
             Self::Io { .. } => "io",
             Self::Start { .. } => "start",
+            Self::Restart { .. } => "restart",
             Self::Stop => "stop",
             Self::Lost { .. } => "lost",
             Self::Beat => "beat",
@@ -535,6 +585,7 @@ impl BlindWhy {
         match self {
             Self::Paused => "paused",
             Self::Full => "full",
+            Self::Restart => "restart",
         }
     }
 }

@@ -103,6 +103,7 @@ mod tests {
             let (mono, wall) = (MonoNs(0), WallNs(0));
             ring.push(Event {
                 seq,
+                again: false,
                 wall,
                 mono,
                 shard: Some(0),

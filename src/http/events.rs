@@ -94,8 +94,15 @@ impl Reader {
                 Some(Step::Lost(from_seq, to_seq)) => {
                     self.after = to_seq;
                     let kind = EventKind::Lost { from_seq, to_seq };
-                    let lost =
-                        Event { seq: 0, wall: WallNs(0), mono: MonoNs(0), shard: None, agent: None, kind };
+                    let lost = Event {
+                        seq: 0,
+                        again: false,
+                        wall: WallNs(0),
+                        mono: MonoNs(0),
+                        shard: None,
+                        agent: None,
+                        kind,
+                    };
                     write(&lost, to_seq, &server.run, &mut text);
                 }
                 None => break,

@@ -128,7 +128,7 @@ mod tests {
             status: Status::Ok,
             payload: 0,
         });
-        Event { seq, wall: WallNs(0), mono: MonoNs(0), shard: Some(0), agent, kind }
+        Event { seq, again: false, wall: WallNs(0), mono: MonoNs(0), shard: Some(0), agent, kind }
     }
 
     fn seqs_after(ring: &Ring, mut after: u64) -> Vec<(u64, u64)> {
@@ -197,7 +197,7 @@ mod tests {
     fn the_events_of_a_pid_are_found() {
         let mut ring = Ring::default();
         ring.push(event(1, Some(7), EventKind::Up));
-        ring.push(event(2, Some(7), EventKind::Exit { silent_ns: 0, how: None }));
+        ring.push(event(2, Some(7), EventKind::Exit { silent_ns: 0, how: None, while_away: false }));
         assert_eq!(ring.latest_of_pid(7).count(), 2);
         assert_eq!(ring.latest_of_pid(8).count(), 0);
     }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use crate::event::{
     Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
-    SessionWhy, ShareSpent,
+    RestartWhy, SessionWhy, ShareSpent,
 };
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
@@ -26,9 +26,9 @@ pub fn one_of_each() -> Vec<Event> {
         (shard, agent, Kind::Stall { silent_ns, last_nonce, certain: false, blind_ns: 9, coalesced: 2 }),
         (shard, agent, Kind::Resume { silent_ns, lost, coalesced: 1 }),
         (shard, agent, Kind::Resume { silent_ns, lost, coalesced: 3 }),
-        (shard, agent, Kind::Exit { silent_ns: 1, how: Some(ExitHow::Code(3)) }),
-        (shard, agent, Kind::Exit { silent_ns: 1, how: Some(ExitHow::Signal(9)) }),
-        (shard, agent, Kind::Exit { silent_ns: 1, how: None }),
+        (shard, agent, Kind::Exit { silent_ns: 1, how: Some(ExitHow::Code(3)), while_away: false }),
+        (shard, agent, Kind::Exit { silent_ns: 1, how: Some(ExitHow::Signal(9)), while_away: false }),
+        (shard, agent, Kind::Exit { silent_ns: 1, how: None, while_away: false }),
         (shard, agent, Kind::Terminal { coalesced: 1 }),
         (shard, agent, Kind::Status { coalesced: 3 }),
         (shard, agent, Kind::Session { why: SessionWhy::NewProcess, coalesced: 1 }),
@@ -75,6 +75,13 @@ pub fn one_of_each() -> Vec<Event> {
         (shard, agent, Kind::Frozen { phase: FrozenPhase::End }),
         (None, None, churn(Some(1001))),
         (None, None, churn(None)),
+        (
+            None,
+            None,
+            Kind::Restart { why: RestartWhy::Crash, shards: 4, adopted: 300, gone: 2, gap_ns: 250_000_000 },
+        ),
+        (shard, None, Kind::Blind { phase: BlindPhase::End { for_ns: 8 }, why: BlindWhy::Restart }),
+        (shard, agent, Kind::Exit { silent_ns: 1, how: None, while_away: true }),
     ];
     let mut seq = 0;
     let event = |(shard, agent, kind)| {
@@ -82,6 +89,7 @@ pub fn one_of_each() -> Vec<Event> {
         seq += u64::from(has_seq);
         Event {
             seq: if has_seq { seq } else { 0 },
+            again: false,
             wall: WallNs(1_772_366_400_000_000_007),
             mono: MonoNs(2_500_000_000),
             shard,
@@ -89,7 +97,8 @@ pub fn one_of_each() -> Vec<Event> {
             kind,
         }
     };
-    kinds.into_iter().map(event).collect()
+    let repeated = Event { again: true, ..up(1) };
+    kinds.into_iter().map(event).chain([repeated]).collect()
 }
 
 fn churn(uid: Option<u32>) -> EventKind {
@@ -100,6 +109,7 @@ fn churn(uid: Option<u32>) -> EventKind {
 pub fn up(seq: u64) -> Event {
     Event {
         seq,
+        again: false,
         wall: WallNs(1_772_366_400_000_000_000 + seq),
         mono: MonoNs(seq),
         shard: Some(0),
@@ -110,16 +120,24 @@ pub fn up(seq: u64) -> Event {
 
 /// Any event, including events that no shard reports.
 pub fn any_event() -> impl Strategy<Value = Event> {
-    (extreme(), extreme(), extreme(), proptest::option::of(any::<u16>()), any_agent(), any_kind()).prop_map(
-        |(seq, wall, mono, shard, agent, kind)| Event {
+    (
+        extreme(),
+        any::<bool>(),
+        extreme(),
+        extreme(),
+        proptest::option::of(any::<u16>()),
+        any_agent(),
+        any_kind(),
+    )
+        .prop_map(|(seq, again, wall, mono, shard, agent, kind)| Event {
             seq,
+            again,
             wall: WallNs(wall),
             mono: MonoNs(mono),
             shard,
             agent,
             kind,
-        },
-    )
+        })
 }
 
 /// Any 64-bit number; the limits of u64 and of doubles are more likely than by chance.
@@ -173,7 +191,7 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
     ];
     let session_why = SessionWhy::ALL.to_vec();
     let phase = prop_oneof![Just(BlindPhase::Begin), extreme().prop_map(|for_ns| BlindPhase::End { for_ns })];
-    let blind_why = prop::sample::select(vec![BlindWhy::Paused, BlindWhy::Full]);
+    let blind_why = prop::sample::select(vec![BlindWhy::Paused, BlindWhy::Full, BlindWhy::Restart]);
     let place = prop::sample::select(vec![
         IoPlace::Receive,
         IoPlace::Events,
@@ -207,7 +225,11 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
             lost,
             coalesced
         }),
-        (extreme(), how).prop_map(|(silent_ns, how)| Kind::Exit { silent_ns, how }),
+        (extreme(), how, any::<bool>()).prop_map(|(silent_ns, how, while_away)| Kind::Exit {
+            silent_ns,
+            how,
+            while_away
+        }),
         prop::sample::select(session_why).prop_map(|why| Kind::Session { why, coalesced: 2 }),
         (any::<u32>(), any_no_frame()).prop_map(|(attested, error)| Kind::Decode { attested, error }),
         any::<(u32, u32, u32)>().prop_map(|(claimed, attested, uid)| Kind::Auth { claimed, attested, uid }),
@@ -243,6 +265,18 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
         any::<u16>().prop_map(|from| Kind::Moved { from }),
         (place, any::<i32>()).prop_map(|(place, errno)| Kind::Io { place, errno }),
         any::<u16>().prop_map(|shards| Kind::Start { shards }),
+        (
+            prop::sample::select(vec![RestartWhy::Planned, RestartWhy::Crash]),
+            any::<(u16, u32, u32)>(),
+            extreme()
+        )
+            .prop_map(|(why, (shards, adopted, gone), gap_ns)| Kind::Restart {
+                why,
+                shards,
+                adopted,
+                gone,
+                gap_ns
+            }),
         (extreme(), extreme()).prop_map(|(from_seq, to_seq)| Kind::Lost { from_seq, to_seq }),
     ]
 }

@@ -17,7 +17,8 @@
 //! payload, `mismatch` (here `auth`) has the claimed pid. Every other kind has its name in [`EventKind`] and
 //! the last frame of its agent. A line about no agent has its detail in the last column: `blind` its phase,
 //! reason and length, `full` the refused frames (and the user whose share is used up), `flood` its reason,
-//! user (`-`: many), frames and refused frames, `start` the shards, `lost` the first and the last `seq` that
+//! user (`-`: many), frames and refused frames, `start` the shards, `restart` its reason, shards, agents
+//! adopted, those gone, and the gap in ns, `lost` the first and the last `seq` that
 //! this output had to drop. More does not fit; [`jsonl`](super::jsonl) has all fields.
 
 use std::fmt;
@@ -90,6 +91,9 @@ impl fmt::Display for Columns<'_> {
                 write!(f, " {ups} {exits} {terminals} {changes}")
             }
             EventKind::Start { shards } => write!(f, "-\t-\t-\t{shards}"),
+            EventKind::Restart { why, shards, adopted, gone, gap_ns } => {
+                write!(f, "-\t-\t-\t{} {shards} {adopted} {gone} {gap_ns}", why.as_str())
+            }
             EventKind::Lost { from_seq, to_seq } => write!(f, "-\t-\t-\t{from_seq}-{to_seq}"),
             _ => match agent {
                 Some(agent) => {

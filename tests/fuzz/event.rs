@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use varta_fleet::event::{
     Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
-    SessionWhy, ShareSpent,
+    RestartWhy, SessionWhy, ShareSpent,
 };
 use varta_fleet::fuzzing::Format;
 use varta_fleet::time::{MonoNs, WallNs};
@@ -66,6 +66,7 @@ fn any_event(values: &mut Unstructured<'_>) -> Result<Event> {
     Ok(Event {
         kind: any_kind(values)?,
         seq: values.arbitrary()?,
+        again: values.arbitrary()?,
         wall: WallNs(values.arbitrary()?),
         mono: MonoNs(values.arbitrary()?),
         shard: values.arbitrary()?,
@@ -86,7 +87,7 @@ fn any_agent(values: &mut Unstructured<'_>) -> Result<Agent> {
 
 fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
     use EventKind as Kind;
-    Ok(match values.int_in_range(0..=20)? {
+    Ok(match values.int_in_range(0..=21)? {
         0 => Kind::Up,
         1 => Kind::Stall {
             silent_ns: values.arbitrary()?,
@@ -102,6 +103,7 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
         },
         3 => Kind::Exit {
             silent_ns: values.arbitrary()?,
+            while_away: values.arbitrary()?,
             how: one_of(values, [None, Some(ExitHow::Code as fn(u8) -> ExitHow), Some(ExitHow::Signal)])?
                 .map(|how| u8::arbitrary(values).map(how))
                 .transpose()?,
@@ -125,7 +127,7 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
                 BlindPhase::Begin => BlindPhase::Begin,
                 BlindPhase::End { .. } => BlindPhase::End { for_ns: values.arbitrary()? },
             };
-            Kind::Blind { phase, why: one_of(values, [BlindWhy::Paused, BlindWhy::Full])? }
+            Kind::Blind { phase, why: one_of(values, [BlindWhy::Paused, BlindWhy::Full, BlindWhy::Restart])? }
         }
         11 => {
             let refused = values.arbitrary()?;
@@ -151,6 +153,13 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
             terminals: values.arbitrary()?,
             changes: values.arbitrary()?,
             for_ns: values.arbitrary()?,
+        },
+        20 => Kind::Restart {
+            why: one_of(values, [RestartWhy::Planned, RestartWhy::Crash])?,
+            shards: values.arbitrary()?,
+            adopted: values.arbitrary()?,
+            gone: values.arbitrary()?,
+            gap_ns: values.arbitrary()?,
         },
         18 => Kind::Frozen { phase: one_of(values, [FrozenPhase::Begin, FrozenPhase::End])? },
         _ => Kind::Flood {

@@ -205,7 +205,7 @@ fn refusal(refused: &Refused) -> String {
 fn of_exited(exited: &Exited) -> String {
     let past = &exited.past;
     let exit = past.history.iter().rev().find_map(|event| match event.kind {
-        EventKind::Exit { silent_ns, how } => Some((event.wall, silent_ns, how)),
+        EventKind::Exit { silent_ns, how, .. } => Some((event.wall, silent_ns, how)),
         _ => None,
     });
     let refused = exited.refused.as_ref().filter(|_| past.history.is_empty()).map(refusal);

@@ -2,7 +2,9 @@
 
 use varta_fleet::Shown;
 use varta_fleet::api::Agent;
-use varta_fleet::event::{BlindPhase, BlindWhy, Event, EventKind, ExitHow, FrozenPhase, SessionWhy};
+use varta_fleet::event::{
+    BlindPhase, BlindWhy, Event, EventKind, ExitHow, FrozenPhase, RestartWhy, SessionWhy,
+};
 use varta_fleet::priority::Standing;
 use varta_fleet::time::WallNs;
 
@@ -107,7 +109,10 @@ fn predicate(event: &Event) -> String {
             "silent because its control group is frozen, which is not a stall".to_owned()
         }
         EventKind::Frozen { phase: FrozenPhase::End } => "is no longer frozen, or beats".to_owned(),
-        EventKind::Exit { how, .. } => ending(how),
+        EventKind::Exit { how, while_away: false, .. } => ending(how),
+        EventKind::Exit { how, while_away: true, .. } => {
+            format!("{} while no observer ran", ending(how))
+        }
         EventKind::Terminal { coalesced: 0 | 1 } => {
             format!("panicked or died of an exception, payload {payload}")
         }
@@ -140,6 +145,9 @@ fn predicate(event: &Event) -> String {
         EventKind::Blind { phase: BlindPhase::Begin, why: BlindWhy::Paused } => {
             "cannot see: it was paused".to_owned()
         }
+        EventKind::Blind { phase: BlindPhase::Begin, why: BlindWhy::Restart } => {
+            "cannot see: no observer ran".to_owned()
+        }
         EventKind::Blind { phase: BlindPhase::End { for_ns }, .. } => {
             format!("sees again, was blind for {}", time(for_ns))
         }
@@ -155,6 +163,17 @@ fn predicate(event: &Event) -> String {
         EventKind::Moved { from } => format!("moved here from shard {from}"),
         EventKind::Io { place, errno } => format!("{}: {}", place.as_str(), place.reason(errno)),
         EventKind::Start { shards } => format!("observing with {}", counted(shards.into(), "shard")),
+        EventKind::Restart { why, adopted, gone, gap_ns, .. } => {
+            let before = match why {
+                RestartWhy::Planned => "stopped",
+                RestartWhy::Crash => "crashed",
+            };
+            let agents = counted(adopted.into(), "agent");
+            let gap = time(gap_ns);
+            format!(
+                "continues for an observer that {before} {gap} before, with {agents}, {gone} of them gone"
+            )
+        }
         EventKind::Lost { from_seq, to_seq } => {
             format!("events {from_seq} to {to_seq} are no longer in the history")
         }
