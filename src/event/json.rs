@@ -445,7 +445,7 @@ mod tests {
             format!(r#"{{{}:"blind","shard":1,"phase":"end","why":"restart","for_ns":8}}"#, common(35)),
             format!(r#"{{{}:"exit",{agent},"silent_ns":1,"code":null,"while_away":true}}"#, common(36)),
             format!(
-                r#"{{"v":1,"seq":1,"again":true,"ts":"2026-03-01T12:00:00.000000001Z","mono_ns":1,"kind":"up",{}}}"#,
+                r#"{{"v":1,"seq":1,"again":true,"ts":"2026-03-01T12:00:00.000000001Z","mono_ns":2500000000,"kind":"up",{}}}"#,
                 agent.replacen('1', "0", 1)
             ),
         ];

@@ -97,7 +97,7 @@ pub fn one_of_each() -> Vec<Event> {
             kind,
         }
     };
-    let repeated = Event { again: true, ..up(1) };
+    let repeated = Event { again: true, mono: MonoNs(2_500_000_000), ..up(1) };
     kinds.into_iter().map(event).chain([repeated]).collect()
 }
 

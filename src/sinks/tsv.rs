@@ -181,6 +181,10 @@ mod tests {
             "frozen\t4711\t42\t-\tend",
             "churn\t-\t-\t-\t1001 900 800 7 60",
             "churn\t-\t-\t-\t- 900 800 7 60",
+            "restart\t-\t-\t-\tcrash 4 300 2 250000000",
+            "blind\t-\t-\t-\tend restart 8",
+            "exit\t4711\t42\tdegraded\t18446744073709551615",
+            "up\t4711\t42\tdegraded\t18446744073709551615",
         ]
         .map(|columns| format!("1500000000\t{columns}"));
         assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
