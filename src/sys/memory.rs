@@ -5,11 +5,13 @@
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, Range};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, memfd_create};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create,
+};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
@@ -37,7 +39,12 @@ pub fn prefetch<T>(place: &T) {
     let _ = place;
 }
 
-/// A mapping of zeroed words, unmapped on drop.
+/// The seals of a table: its size never changes, and nobody can add a seal.
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+/// Seals under which a memfd cannot be written.
+const READ_ONLY: SealFlags = SealFlags::WRITE.union(SealFlags::FUTURE_WRITE);
+
+/// A mapping of words, zeroed when they were created, unmapped on drop.
 #[derive(Debug)]
 pub struct Words<T: SharedWord> {
     start: NonNull<T>,
@@ -82,7 +89,38 @@ impl<T: SharedWord> Words<T> {
         let file = File::from(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
         file.set_len(bytes as u64)?;
         // The size is fixed from here on: no holder of the descriptor can make reads fault.
-        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        fcntl_add_seals(&file, SEALS)?;
+        Self::shared(file.into(), words)
+    }
+
+    /// Maps all words of a memfd that another process created with [`Words::sealed`]. They hold what was stored
+    /// there. Touches none of them: [`Words::grant`] first makes sure that the kernel has memory for them.
+    ///
+    /// # Errors
+    /// `InvalidData`, with what is wrong, for a descriptor that is no such memfd; the kernel's.
+    #[cfg_attr(not(any(test, feature = "bench")), expect(dead_code, reason = "no start adopts a table yet"))]
+    pub fn adopt(memfd: OwnedFd) -> io::Result<Self> {
+        let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        let seals = match fcntl_get_seals(&memfd) {
+            Err(Errno::INVAL) => return refused("it is no memfd"),
+            seals => seals?,
+        };
+        if !seals.contains(SEALS) {
+            return refused("it is a memfd of another kind: its size is not sealed");
+        }
+        if seals.intersects(READ_ONLY) {
+            return refused("it is a memfd of another kind: it is sealed against writing");
+        }
+        let bytes = usize::try_from(fstat(&memfd)?.st_size).unwrap_or(0);
+        if bytes == 0 || bytes % size_of::<T>() != 0 {
+            return refused("it is a memfd of another kind: its size is no whole number of words");
+        }
+        Self::shared(memfd, bytes / size_of::<T>())
+    }
+
+    /// Maps a memfd of this many words whose size is sealed.
+    fn shared(memfd: OwnedFd, words: usize) -> io::Result<Self> {
+        let bytes = byte_length::<T>(words)?;
         // SAFETY: a new mapping at an address the kernel chooses overlaps nothing (mmap(2)); the file is
         // `bytes` long and sealed, so no access inside the mapping reaches beyond its end. An access for
         // which the kernel has no memory raises SIGBUS, unless `grant` allocated that memory before.
@@ -92,11 +130,17 @@ impl<T: SharedWord> Words<T> {
                 bytes,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::SHARED | MapFlags::NORESERVE,
-                &file,
+                &memfd,
                 0,
             )
         }?;
-        Self::from_mapping(start, words, Some(file.into()))
+        Self::from_mapping(start, words, Some(memfd))
+    }
+
+    /// The memfd that holds the words; `None` for anonymous memory.
+    #[cfg_attr(not(any(test, feature = "bench")), expect(dead_code, reason = "no start adopts a table yet"))]
+    pub fn memfd(&self) -> Option<BorrowedFd<'_>> {
+        self.memfd.as_ref().map(AsFd::as_fd)
     }
 
     fn from_mapping(start: *mut core::ffi::c_void, words: usize, memfd: Option<OwnedFd>) -> io::Result<Self> {
@@ -134,7 +178,7 @@ impl<T: SharedWord> Deref for Words<T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: the mapping is page-aligned, `words` elements long, zeroed (valid for T by `SharedWord`),
+        // SAFETY: the mapping is page-aligned, `words` elements long, of any bits (valid for T by `SharedWord`),
         // lives as long as self, and is accessed only as shared atomics.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
     }
@@ -151,17 +195,16 @@ impl<T: SharedWord> Drop for Words<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::{AsFd, BorrowedFd};
     use std::sync::atomic::Ordering;
-
-    use rustix::fs::fcntl_get_seals;
 
     use super::*;
 
-    impl<T: SharedWord> Words<T> {
-        pub fn memfd(&self) -> Option<BorrowedFd<'_>> {
-            self.memfd.as_ref().map(AsFd::as_fd)
-        }
+    /// A memfd of this many bytes under these seals.
+    fn memfd(bytes: u64, seals: SealFlags) -> OwnedFd {
+        let file = File::from(memfd_create("test", MemfdFlags::ALLOW_SEALING).expect("memfd"));
+        file.set_len(bytes).expect("length");
+        fcntl_add_seals(&file, seals).expect("seals");
+        file.into()
     }
 
     #[test]
@@ -190,5 +233,37 @@ mod tests {
         let mut bytes = [0; 8];
         std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 24).expect("read");
         assert_eq!(u64::from_ne_bytes(bytes), 42);
+    }
+    #[test]
+    fn a_memfd_is_adopted_with_its_words() {
+        let first = Words::<AtomicU64>::sealed("test", 16).expect("map");
+        first[3].store(42, Ordering::Relaxed);
+        let adopted =
+            Words::<AtomicU64>::adopt(first.memfd().expect("memfd").try_clone_to_owned().expect("dup"));
+        let adopted = adopted.expect("adopted");
+        drop(first);
+        assert_eq!((adopted.len(), adopted[3].load(Ordering::Relaxed)), (16, 42));
+        adopted[15].store(7, Ordering::Relaxed);
+    }
+
+    #[test]
+    fn what_is_no_sealed_memfd_is_refused_and_the_reason_given() {
+        let pipe = io::pipe().expect("pipe").0.into();
+        let file = OwnedFd::from(File::open("/proc/self/exe").expect("file"));
+        let cases = [
+            (pipe, "it is no memfd"),
+            (file, "it is no memfd"),
+            (memfd(64, SealFlags::empty()), "its size is not sealed"),
+            (memfd(64, SealFlags::SHRINK | SealFlags::GROW), "its size is not sealed"),
+            (memfd(64, SEALS | SealFlags::WRITE), "sealed against writing"),
+            (memfd(64, SEALS | SealFlags::FUTURE_WRITE), "sealed against writing"),
+            (memfd(0, SEALS), "no whole number of words"),
+            (memfd(63, SEALS), "no whole number of words"),
+        ];
+        for (number, (descriptor, why)) in cases.into_iter().enumerate() {
+            let error = Words::<AtomicU64>::adopt(descriptor).expect_err("refused");
+            assert!(error.to_string().contains(why), "case {number}: {error}");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        }
     }
 }
