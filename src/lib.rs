@@ -55,8 +55,8 @@
 //!
 //! The manual is the module `guide` of this documentation; its page on the architecture has the table of threads.
 //!
-//! The library installs no signal handler, no logger and no panic hook, keeps no global state, and never ends
-//! the process.
+//! The library installs no signal handler, no logger and no panic hook, never ends the process, and keeps no global
+//! state except that passed descriptors ([`Inherited`]) are taken once.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("varta-fleet runs on Linux only: it rests on SCM_CREDENTIALS, pidfds and sealed memfds");
@@ -142,7 +142,7 @@ pub use lab::fuzzing;
 #[doc(hidden)]
 pub use lab::{bench, mass_stall};
 
-pub use fleet::{Fleet, Handle, StartError, StopReport, Subscription};
+pub use fleet::{Fleet, Handle, Inherited, InheritedError, StartError, StopReport, Subscription};
 #[cfg(feature = "http")]
 pub use http::{HttpError, TokenError, inspect as inspect_http};
 #[cfg(feature = "http")]

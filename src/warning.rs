@@ -27,6 +27,46 @@ pub enum Warning {
         /// The core.
         core: usize,
     },
+    /// More sockets of shards were passed than shards are configured. All of them are observed.
+    #[error(
+        "{names} passed by the service manager, and shards = {configured}: this observer runs {shards} shards, so \
+         that the agents there are observed; write shards = {shards}, or disable the sockets that are too many"
+    )]
+    SurplusShards {
+        /// The configured number.
+        configured: usize,
+        /// What was passed beyond it.
+        names: String,
+        /// How many run.
+        shards: usize,
+    },
+    /// Some sockets of shards were passed, others not. These were bound here.
+    #[error(
+        "{names} not passed by the service manager and bound here instead: beats are refused there while the \
+         observer restarts; enable their .socket units, too"
+    )]
+    MissingShards {
+        /// What was not passed.
+        names: String,
+    },
+    /// What was queued in a passed socket before the start has no sender.
+    #[error(
+        "shard-{shard} was passed without PassCredentials=yes: beats queued before this start are refused as \
+         unattested; set PassCredentials=yes in its .socket unit"
+    )]
+    UnattestedQueue {
+        /// Index of the shard.
+        shard: usize,
+    },
+    /// What was queued in a passed socket before the start has no stamp.
+    #[error(
+        "shard-{shard} was passed without Timestamping=ns: beats queued before this start count as sent at the \
+         start, so a stall that began before it is reported later; set Timestamping=ns in its .socket unit"
+    )]
+    UnstampedQueue {
+        /// Index of the shard.
+        shard: usize,
+    },
     /// A file by which agents find the fleet was removed or replaced. It has been restored.
     #[error("{} had been removed or replaced, and is in place again; find out what removes it", Shown(path.display()))]
     PutBack {

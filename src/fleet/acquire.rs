@@ -4,29 +4,39 @@
 //! In: a plan. Out: the locked runtime directory, bound sockets, the memory of the agents, the open event
 //! output. Thread: the caller's. Blocks: in the file system. Dropping [`Acquired`] releases everything.
 //!
-//! Each resource with a name (the socket of a shard, its table, the control socket, the event output) comes
-//! from one function: the only place to change if a resource is to be handed over by name.
+//! Each resource with a name (the socket of a shard, its table, the control socket, HTTP, the event output) comes
+//! from one function, which uses what was passed to this process under that name, and else makes it.
 
 use std::io;
+#[cfg(feature = "http")]
+use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::error::StartError;
+use super::inherited::{Inherited, InheritedError, shard_name};
 use crate::config::plan::{EventsPlan, Plan, ShardPlan};
 #[cfg(feature = "http")]
 use crate::http::Listeners;
 use crate::lane::Port;
 use crate::lane::kick::Kick;
 use crate::process::procfs;
-use crate::rundir::binding::{BoundSocket, Owner};
+#[cfg(feature = "http")]
+use crate::rundir::binding::is_live;
+use crate::rundir::binding::{BoundSocket, Kind, Owner};
 use crate::rundir::dir::{self, RunDir};
+#[cfg(feature = "http")]
+use crate::rundir::names::CONTROL;
 use crate::rundir::upkeep::Files;
 use crate::shard::front::{Front, Limits};
+use crate::shard::input::survey::{Survey, survey};
 use crate::shard::input::unix::Unix;
 use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::uids::UidAccounts;
 use crate::sinks::{Descriptor, Rotation};
 use crate::sys::clock::SystemClock;
 use crate::sys::mmsg::is_recvmmsg_refused;
+use crate::sys::unix_socket::adopt_receiver;
 use crate::table::{self, Header, Table, TableWriter};
 use crate::time::Clock;
 use crate::warning::Warning;
@@ -54,35 +64,44 @@ pub struct Acquired {
 /// The front of a shard on a real socket and the system clock.
 pub type ShardFront = Front<Unix, SystemClock>;
 
-/// Acquires everything that this plan needs.
+/// Acquires everything that this plan needs, first of what was passed. The plan is changed where it has to fit
+/// that; see [`Inherited::fit`].
 ///
 /// # Errors
 /// The first resource that is refused; everything acquired before is released.
-pub fn acquire(plan: &Plan) -> Result<Acquired, StartError> {
+pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, StartError> {
+    inherited.check_names()?;
     let dir = RunDir::open(&plan.dir)?;
-    let sockets = plan.shards.iter().enumerate().map(|(shard, of)| shard_socket(&dir, shard, of));
-    let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
     let mut warnings = Warning::of_here();
     warnings.extend(Warning::of_rules(plan));
+    warnings.extend(inherited.fit(plan));
+    let plan = &*plan;
+    let mut sockets = Vec::with_capacity(plan.shards.len());
+    for (shard, of) in plan.shards.iter().enumerate() {
+        sockets.push(shard_socket(&dir, shard, of, inherited, &mut warnings)?);
+    }
     #[cfg(feature = "http")]
     let (control, listeners) = {
-        let control = control_socket(&dir, plan)?;
+        let control = control_socket(&dir, plan, inherited)?;
         let listener = control.fd().try_clone().map_err(StartError::resources("open the control socket"))?;
-        (control, Listeners::open(listener.into(), &plan.http)?)
+        let tcp = inherited.take_tcp("http")?;
+        (control, Listeners::open(listener.into(), tcp.map(TcpListener::from), &plan.http)?)
     };
+    let output = plan.events.as_ref().map(event_output).transpose().map_err(StartError::Events)?;
     #[cfg(not(feature = "http"))]
     if let Some(address) = plan.http.listen {
         return Err(StartError::NoHttp { address });
     }
     let admission = Admission::with_shares(plan.agents_max, plan.uid_agents_max)
         .map_err(StartError::resources("reserve memory for agents"))?;
+    // Last: what is received from a passed socket here would be lost if the start failed afterwards.
     let shards =
-        sockets.iter().enumerate().map(|(shard, socket)| make_shard(plan, shard, socket, &admission));
+        sockets.iter_mut().enumerate().map(|(shard, socket)| make_shard(plan, shard, socket, &admission));
     let shards =
         shards.collect::<Result<_, _>>().map_err(StartError::resources("reserve memory for a shard"))?;
     Ok(Acquired {
         shards,
-        output: plan.events.as_ref().map(event_output).transpose().map_err(StartError::Events)?,
+        output,
         warnings,
         #[cfg(feature = "http")]
         listeners,
@@ -96,7 +115,20 @@ pub fn acquire(plan: &Plan) -> Result<Acquired, StartError> {
 }
 
 /// The socket of a shard.
-fn shard_socket(dir: &RunDir, shard: usize, of: &ShardPlan) -> Result<BoundSocket, StartError> {
+fn shard_socket(
+    dir: &RunDir,
+    shard: usize,
+    of: &ShardPlan,
+    inherited: &mut Inherited,
+    warnings: &mut Vec<Warning>,
+) -> Result<BoundSocket, StartError> {
+    if let Some(fd) = inherited.take_receiver(shard, &of.socket)? {
+        let name = shard_name(shard);
+        let attested = adopt_receiver(fd.as_fd()).map_err(InheritedError::refused(&name))?;
+        warnings.extend((!attested.senders).then_some(Warning::UnattestedQueue { shard }));
+        warnings.extend((!attested.arrivals).then_some(Warning::UnstampedQueue { shard }));
+        return Ok(BoundSocket::passed(fd, of.socket.clone(), Kind::Receiver));
+    }
     if let Some(parent) = of.socket.parent().filter(|parent| *parent != dir.path()) {
         dir::vet(parent)?;
     }
@@ -106,7 +138,16 @@ fn shard_socket(dir: &RunDir, shard: usize, of: &ShardPlan) -> Result<BoundSocke
 
 /// The socket for HTTP requests.
 #[cfg(feature = "http")]
-fn control_socket(dir: &RunDir, plan: &Plan) -> Result<BoundSocket, StartError> {
+fn control_socket(dir: &RunDir, plan: &Plan, inherited: &mut Inherited) -> Result<BoundSocket, StartError> {
+    let path = dir.path().join(CONTROL);
+    if let Some(fd) = inherited.take_listener("control", &path)? {
+        let mut socket = BoundSocket::passed(fd, path, Kind::Listener);
+        let names = socket.names();
+        if let Some(name) = names.iter().find(|name| is_live(name, Kind::Listener)) {
+            socket.found_at(name).map_err(InheritedError::refused("control"))?;
+        }
+        return Ok(socket);
+    }
     let owner = Owner { uid: None, gid: plan.control_group };
     dir.bind_control(plan.control_mode, owner).map_err(StartError::Control)
 }
@@ -133,21 +174,34 @@ fn event_output(events: &EventsPlan) -> io::Result<Descriptor> {
 fn make_shard(
     plan: &Plan,
     shard: usize,
-    socket: &BoundSocket,
+    socket: &mut BoundSocket,
     admission: &Arc<Admission>,
 ) -> io::Result<(ShardFront, Arc<Port>)> {
     let (writer, table) = shard_table(plan, shard)?;
     let kick = Arc::new(Kick::new()?);
     let with_beats = plan.events.as_ref().is_some_and(|events| events.beats);
     let port = Port::new(table, Arc::clone(&kick), with_beats)?.with_turned_away(admission.turned_away());
+    let transport = transport(socket, kick)?;
     let now = SystemClock.mono();
     let uids = UidAccounts::new(Arc::clone(&port.uids), plan.uid_frames_max);
     let admission = Arc::clone(admission);
     let tracker = Tracker::new(writer, plan.classes(), plan.tick_ns, admission, uids, now);
-    let transport = Unix::new(Arc::clone(socket.fd()), socket.queue_limit(), kick)?;
     let allow_uids = plan.shards[shard].allow_uids.as_deref();
     let front = Front::new(transport, SystemClock, tracker, Limits::from(plan), allow_uids);
     Ok((front, Arc::new(port)))
+}
+
+/// Receives from `socket`. If it was passed, its queue limit is found out first.
+fn transport(socket: &mut BoundSocket, kick: Arc<Kick>) -> io::Result<Unix> {
+    let fd = Arc::clone(socket.fd());
+    if !socket.stays() {
+        return Unix::new(fd, socket.queue_limit(), kick);
+    }
+    let Survey { queue_limit, name, backlog } = survey(&fd, &socket.names())?;
+    if let Some(name) = name {
+        socket.found_at(&name)?;
+    }
+    Unix::after(backlog, fd, queue_limit, kick)
 }
 
 impl Warning {

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::inherited::InheritedError;
 use crate::config::ConfigError;
 use crate::message::Reason;
 use crate::rundir::binding::BindError;
@@ -17,6 +18,9 @@ pub enum StartError {
     /// The runtime directory cannot be used.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
+    /// A passed descriptor is refused.
+    #[error(transparent)]
+    Inherited(#[from] InheritedError),
     /// A shard's socket cannot be bound.
     #[error("cannot start shard {shard}: {source}")]
     Bind {
@@ -67,7 +71,7 @@ impl StartError {
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         match self {
-            Self::Config(_) => io::ErrorKind::InvalidInput,
+            Self::Config(_) | Self::Inherited(_) => io::ErrorKind::InvalidInput,
             Self::RunDir(error) => error.kind(),
             Self::Bind { source, .. } => source.kind(),
             Self::Events(error) => error.kind(),

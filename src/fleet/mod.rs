@@ -5,11 +5,13 @@
 mod acquire;
 mod error;
 mod handle;
+mod inherited;
 mod run;
 mod start;
 mod stop;
 
 pub use error::StartError;
 pub use handle::{Handle, Subscription};
+pub use inherited::{Inherited, InheritedError};
 pub use start::Fleet;
 pub use stop::StopReport;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::acquire::acquire;
 use super::error::StartError;
 use super::handle::Handle;
+use super::inherited::Inherited;
 use super::run::{Started, run};
 use super::stop::{Running, StopReport, WRITE_WITHIN};
 use crate::config::Config;
@@ -34,6 +35,7 @@ pub struct Fleet {
     /// The TCP address of HTTP.
     address: Option<SocketAddr>,
     warnings: Vec<Warning>,
+    plan: Plan,
 }
 
 impl Fleet {
@@ -52,7 +54,16 @@ impl Fleet {
     /// # Errors
     /// As [`Fleet::start`].
     pub fn start_plan(plan: Plan) -> Result<Self, StartError> {
-        let acquired = acquire(&plan)?;
+        Self::start_with(plan, &mut Inherited::default())
+    }
+
+    /// As [`Fleet::start_plan`], on sockets that were passed to this process. Those that were not passed are
+    /// bound. Descriptors that are not taken stay in `inherited`.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`]; also what is wrong with a passed descriptor.
+    pub fn start_with(mut plan: Plan, inherited: &mut Inherited) -> Result<Self, StartError> {
+        let acquired = acquire(&mut plan, inherited)?;
         let dir = acquired.files.dir.path().to_owned();
         #[cfg(feature = "http")]
         let address = acquired.listeners.address();
@@ -60,7 +71,13 @@ impl Fleet {
         let address = None;
         let Started { running, handle, warnings } = run(&plan, acquired)?;
         let is_unanswered_told = AtomicBool::new(false);
-        Ok(Self { handle, running: Some(running), is_unanswered_told, dir, address, warnings })
+        Ok(Self { handle, running: Some(running), is_unanswered_told, dir, address, warnings, plan })
+    }
+
+    /// What runs: the plan of the start, with the shards, modes and groups of sockets that were passed.
+    #[must_use]
+    pub const fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// The TCP address of metrics, API and status page, if they are served by TCP.

@@ -15,6 +15,7 @@ use crate::aggregator::Request;
 use crate::http::Http;
 use crate::lane::Port;
 use crate::lane::counters::ShardHealth;
+use crate::rundir::binding::BoundSocket;
 use crate::rundir::upkeep::Upkeep;
 use crate::sinks::{EventWriter, WriterReport};
 use crate::sys::clock::SystemClock;
@@ -151,7 +152,11 @@ impl Running {
         // them to us.
         let (mut files, warnings) = upkeep.join_until(until);
         if let Some(files) = &mut files {
-            files.dir.withdraw();
+            if files.sockets.iter().all(BoundSocket::stays) {
+                files.dir.leave();
+            } else {
+                files.dir.withdraw();
+            }
         }
         let is_aggregator_dead = tellers.end();
         // HTTP also delivers the last events, so it ends after the aggregator.

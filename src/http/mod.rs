@@ -110,13 +110,21 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds the TCP listener, if configured, and reads its token. May block on the disk.
+    /// Serves on `tcp`, if it was passed to this process; else binds the TCP listener, if configured. Reads the
+    /// token. May block on the disk.
     ///
     /// # Errors
     /// See [`HttpError`].
-    pub fn open(control: UnixListener, plan: &HttpPlan) -> Result<Self, HttpError> {
+    pub fn open(control: UnixListener, tcp: Option<TcpListener>, plan: &HttpPlan) -> Result<Self, HttpError> {
         let token = plan.token_file.as_deref().map(TokenFile::open).transpose()?;
-        Ok(Self { control, tcp: plan.listen.map(bind).transpose()?, token })
+        if let Some(tcp) = &tcp {
+            judge_passed(tcp, plan)?;
+        }
+        let tcp = match tcp {
+            Some(tcp) => Some(tcp),
+            None => plan.listen.map(bind).transpose()?,
+        };
+        Ok(Self { control, tcp, token })
     }
 
     /// The address of the TCP listener.
@@ -140,6 +148,29 @@ pub enum HttpError {
     /// The token cannot be used.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// A passed listener may not be served like that.
+    #[error("cannot serve http on {address}, the socket that was passed as http: {why}")]
+    Passed {
+        /// Its address.
+        address: SocketAddr,
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
+}
+
+/// Applies the rules of `http.listen` to a listener that was passed.
+fn judge_passed(listener: &TcpListener, plan: &HttpPlan) -> Result<(), HttpError> {
+    let Ok(address) = listener.local_addr() else { return Ok(()) };
+    let why = match plan.listen {
+        Some(listen) if listen != address => {
+            format!("http.listen is {listen}; write the same address in both, or leave out http.listen")
+        }
+        _ if plan.token_file.is_none() && !address.ip().is_loopback() => {
+            "everybody in the network could ask; name a token-file, or listen on 127.0.0.1".to_owned()
+        }
+        _ => return Ok(()),
+    };
+    Err(HttpError::Passed { address, why })
 }
 
 /// Checks whether requests can be answered as configured. Binds the address for a moment and reads the token
@@ -177,6 +208,7 @@ impl HttpError {
         match self {
             Self::Bind { source, .. } => source.kind(),
             Self::Token(error) => error.kind(),
+            Self::Passed { .. } => io::ErrorKind::InvalidInput,
         }
     }
 }

@@ -67,13 +67,19 @@ pub struct FileId {
     pub inode: u64,
 }
 
+impl FileId {
+    /// No file has it.
+    const NONE: Self = Self { dev: 0, inode: 0 };
+}
+
 impl From<&Stat> for FileId {
     fn from(stat: &Stat) -> Self {
         Self { dev: stat.st_dev, inode: stat.st_ino }
     }
 }
 
-/// A socket at its path. Dropping it removes the path if it still leads to this socket.
+/// A socket at its path. Dropping it removes the path if it still leads to this socket, unless the socket was
+/// passed to this process: whoever passed it keeps it open, so that senders queue there until the next start.
 #[derive(Debug)]
 pub struct BoundSocket {
     kind: Kind,
@@ -82,6 +88,8 @@ pub struct BoundSocket {
     file_id: FileId,
     queue_limit: u32,
     spare: Option<Spare>,
+    /// The path stays when this is dropped: another process keeps the socket open.
+    stays: bool,
 }
 
 /// From which a removed path is restored.
@@ -105,20 +113,61 @@ impl BoundSocket {
     }
 
     /// `net.unix.max_dgram_qlen` when the socket was created: its queue holds one datagram more. 0 for a
-    /// listener.
+    /// listener, and for a passed socket: its limit has to be found out.
     pub fn queue_limit(&self) -> u32 {
         self.queue_limit
     }
 
-    /// Removes the path, unless another socket or file has taken its place, and the spare. Returns whether
-    /// the path was removed.
+    /// A socket that was passed to this process, to be found at `path`. Until [`BoundSocket::found_at`] is
+    /// called, nothing is at its path.
+    pub fn passed(fd: OwnedFd, path: PathBuf, kind: Kind) -> Self {
+        let (file_id, queue_limit) = (FileId::NONE, 0);
+        Self { kind, fd: Arc::new(fd), path, file_id, queue_limit, spare: None, stays: true }
+    }
+
+    /// Whether it was passed to this process, and its path stays.
+    pub const fn stays(&self) -> bool {
+        self.stays
+    }
+
+    /// The path, and the temporary names beside it, which an observer before this one may have left.
+    pub fn names(&self) -> Vec<PathBuf> {
+        let mut names = vec![self.path.clone()];
+        if let (Some(directory), Some(name)) = (self.path.parent(), self.path.file_name()) {
+            names.extend(temporary_names_of(directory, name));
+        }
+        names
+    }
+
+    /// Takes the file that `name` leads to for this socket's, keeps a spare of it, and removes other spares.
+    /// If the path is missing, [`BoundSocket::put_back`] restores it.
+    ///
+    /// # Errors
+    /// The kernel's, if the file cannot be opened.
+    pub fn found_at(&mut self, name: &Path) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(name, flags, Mode::empty())?;
+        self.file_id = FileId::from(&rustix::fs::fstat(&file)?);
+        let mut spares =
+            self.names().into_iter().skip(1).filter(|spare| self.is_at(spare)).collect::<Vec<_>>();
+        let kept = spares.pop();
+        for surplus in spares {
+            let _ = rustix::fs::unlink(&surplus);
+        }
+        self.spare = Some(Spare { file, name: kept.unwrap_or_default() });
+        self.renew_spare();
+        Ok(())
+    }
+
+    /// Removes the path, unless another socket or file has taken its place or the path stays, and the spare.
+    /// Returns whether the path was removed.
     ///
     /// Call this before the socket is closed: until then no other process that probes the path takes it.
     pub fn unlink_if_ours(&self) -> bool {
         if let Some(spare) = self.spare.as_ref().filter(|spare| self.is_at(&spare.name)) {
             let _ = rustix::fs::unlink(&spare.name);
         }
-        self.is_in_place() && rustix::fs::unlink(&self.path).is_ok()
+        !self.stays && self.is_in_place() && rustix::fs::unlink(&self.path).is_ok()
     }
 
     /// Whether the path leads to this socket. One system call.
@@ -234,7 +283,7 @@ pub enum BindError {
     /// Every name of the socket was removed.
     #[error(
         "cannot put {} back: every name of the socket was removed, and the kernel cannot give it a new one; restart \
-         the observer; until then it observes the agents that are connected",
+         the observer, or the .socket unit if there is one; until then it observes the agents that are connected",
         Shown(path.display())
     )]
     Nameless {
@@ -374,7 +423,15 @@ fn bind_whole(
     }
     take_path(path, kind, |to| rustix::fs::link(&temporary.path, to))?;
     let file_id = temporary.file_id;
-    let socket = BoundSocket { kind, fd: Arc::new(fd), path: absolute, file_id, queue_limit, spare: None };
+    let socket = BoundSocket {
+        kind,
+        fd: Arc::new(fd),
+        path: absolute,
+        file_id,
+        queue_limit,
+        spare: None,
+        stays: false,
+    };
     Ok((socket, temporary))
 }
 
@@ -421,14 +478,23 @@ fn link_beside(path: &Path, link: impl Fn(&Path) -> Result<(), Errno>) -> Result
 /// `path` may call this: no other process creates such names. Names that cannot be removed do no harm.
 pub fn remove_leftovers_of(path: &Path) {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return };
-    let Some(alike) = recognised_by(name) else { return };
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        let found = entry.file_name();
-        if is_temporary(&found) && found.as_bytes().starts_with(&alike) && found.len() == name.len() {
-            remove_if_stale(&entry.path());
-        }
+    for leftover in temporary_names_of(directory, name) {
+        remove_if_stale(&leftover);
     }
+}
+
+/// The temporary names of `name` that exist in `directory`.
+fn temporary_names_of(directory: &Path, name: &OsStr) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let is_of_it = |found: &OsStr| is_temporary_name_of(found, name);
+    entries.flatten().filter(|entry| is_of_it(&entry.file_name())).map(|entry| entry.path()).collect()
+}
+
+/// Whether `found` is a temporary name of `name`.
+pub fn is_temporary_name_of(found: &OsStr, name: &OsStr) -> bool {
+    recognised_by(name).is_some_and(|alike| {
+        is_temporary(found) && found.as_bytes().starts_with(&alike) && found.len() == name.len()
+    })
 }
 
 /// Removes a socket that no process has open.
@@ -463,6 +529,12 @@ pub enum Found {
 /// [`BindError`]; `InUse` if an observer is running there.
 pub fn inspect(path: &Path) -> Result<(), BindError> {
     probe(path, Kind::Receiver).map(drop)
+}
+
+/// Whether a live socket of this kind is at `path`.
+#[cfg(feature = "http")]
+pub fn is_live(path: &Path, kind: Kind) -> bool {
+    matches!(probe(path, kind), Err(BindError::InUse { .. }))
 }
 
 /// Checks `path`, where a socket of this kind is to be bound, without following a symlink, sending anything,

@@ -393,6 +393,12 @@ impl RunDir {
         }
     }
 
+    /// Leaves manifest and symlink where they are: the sockets they name outlive this observer, and agents
+    /// that start before the next one can queue there.
+    pub fn leave(&mut self) {
+        (self.manifest, self.symlink) = (None, None);
+    }
+
     fn publish_manifest(&mut self, sockets: &[PathBuf]) -> Result<(), RunDirError> {
         let path = self.dir.join(MANIFEST);
         let failed = |source: io::Error| RunDirError::Publish { path: path.clone(), source };

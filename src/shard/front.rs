@@ -165,7 +165,7 @@ impl<T: Transport, C: Clock> Front<T, C> {
         self.tracker.prefetch((0..len).filter_map(|index| transport.sender(index).map(AgentKey::of_pid)));
         self.arrivals.begin_batch(&self.clock, t_pre, wall);
         self.sight.received(self.arrivals.instant(wall));
-        Ok(Batch { len, is_last: len < self.transport.batch_max(), wall, t_pre })
+        Ok(Batch { len, is_last: self.transport.was_emptied_by(len), wall, t_pre })
     }
 
     /// Takes datagram `index` of the batch.

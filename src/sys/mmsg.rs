@@ -131,6 +131,11 @@ impl Batch {
         Ok(filled)
     }
 
+    /// How many datagrams the last [`Batch::receive`] returned.
+    pub const fn len(&self) -> usize {
+        self.filled
+    }
+
     /// Datagram `index` of the last [`Batch::receive`].
     ///
     /// # Panics

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod datagram;
 pub mod memory;
 pub mod mmsg;
+pub mod passed;
 pub mod pidfd;
 pub mod thread;
 pub mod unix_socket;

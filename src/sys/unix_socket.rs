@@ -1,11 +1,14 @@
-//! The receiving Unix datagram socket, with its options set before it is bound.
+//! The receiving Unix datagram socket, with its options set before it is bound, or as soon as it was passed to
+//! this process.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 /// Longest socket path in bytes. `sun_path` holds 108 and the kernel accepts all of them, but agents reserve
 /// the last for the NUL as unix(7) advises, and could not connect.
@@ -16,6 +19,8 @@ const QUEUE_LIMIT: &str = "/proc/sys/net/unix/max_dgram_qlen";
 
 /// Whether senders may attach descriptors. Linux 6.16; asm-generic, so the same number on x86_64 and aarch64.
 const SO_PASSRIGHTS: libc::c_int = 83;
+/// Whether the kernel attaches a pidfd of the sender, for which there is no room. Linux 6.5; asm-generic, too.
+const SO_PASSPIDFD: libc::c_int = 76;
 
 /// Opens a shard's socket: datagrams, non-blocking, closed on exec, not bound yet.
 ///
@@ -31,13 +36,102 @@ const SO_PASSRIGHTS: libc::c_int = 83;
 pub fn open_receiver() -> io::Result<(OwnedFd, u32)> {
     let limit = queue_limit()?;
     let fd = datagram_socket()?;
-    sockopt::set_socket_passcred(&fd, true)?;
-    set_option(fd.as_fd(), libc::SO_TIMESTAMPNS, true)?;
-    match set_option(fd.as_fd(), SO_PASSRIGHTS, false) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {} // before Linux 6.16
-        other => other?,
-    }
+    set_receiver_options(fd.as_fd())?;
     Ok((fd, limit))
+}
+
+fn set_receiver_options(fd: BorrowedFd<'_>) -> io::Result<()> {
+    sockopt::set_socket_passcred(fd, true)?;
+    set_option(fd, libc::SO_TIMESTAMPNS, true)?;
+    // Whatever else the kernel can attach has no room.
+    for option in [SO_PASSRIGHTS, SO_PASSPIDFD, libc::SO_PASSSEC] {
+        match set_option(fd, option, false) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {} // an older kernel
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// What the kernel attached to the datagrams that a socket had queued before it was passed to this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attested {
+    /// The sender of each.
+    pub senders: bool,
+    /// The arrival of each.
+    pub arrivals: bool,
+}
+
+/// Makes a receiver of a datagram socket that was bound elsewhere: non-blocking, and with the options of
+/// [`open_receiver`]. Returns what was attached to the datagrams queued so far.
+///
+/// # Errors
+/// The kernel's.
+pub fn adopt_receiver(fd: BorrowedFd<'_>) -> io::Result<Attested> {
+    let attested = Attested {
+        senders: sockopt::socket_passcred(fd)?,
+        arrivals: is_option_set(fd, libc::SO_TIMESTAMPNS)?,
+    };
+    rustix::io::ioctl_fionbio(fd, true)?;
+    set_receiver_options(fd)?;
+    Ok(attested)
+}
+
+/// What a passed descriptor is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Family and type; `None` if it is no socket.
+    pub kind: Option<(AddressFamily, SocketType)>,
+    /// It listens for connections.
+    pub is_listening: bool,
+    /// It is connected to another socket.
+    pub is_connected: bool,
+    /// The path that it was bound to.
+    pub path: Option<PathBuf>,
+}
+
+/// Looks at a descriptor, whatever it is. Five system calls.
+pub fn shape_of(fd: BorrowedFd<'_>) -> Shape {
+    let kind = sockopt::socket_domain(fd).and_then(|family| Ok((family, sockopt::socket_type(fd)?)));
+    let name = rustix::net::getsockname(fd).ok().and_then(|name| SocketAddrUnix::try_from(name).ok());
+    let path = name.and_then(|name| {
+        let bytes = name.path_bytes()?.to_vec();
+        Some(PathBuf::from(OsString::from_vec(bytes)))
+    });
+    Shape {
+        kind: kind.ok(),
+        is_listening: sockopt::socket_acceptconn(fd).unwrap_or(false),
+        is_connected: rustix::net::getpeername(fd).is_ok_and(|peer| peer.is_some()),
+        path,
+    }
+}
+
+/// Sends empty datagrams to the socket at `path` until one is refused because its queue is full, but at most
+/// `max`. Returns how many were sent. Does not block.
+///
+/// # Errors
+/// The kernel's, if the path leads to no datagram socket that this process may send to.
+pub fn send_empty(path: &Path, max: u32) -> io::Result<u32> {
+    let address = SocketAddrUnix::new(path)?;
+    let mut sent = 0;
+    loop {
+        // The kernel also refuses what exceeds the send buffer of one socket, with the same error; but never
+        // the first datagram of a new one.
+        let sender = datagram_socket()?;
+        rustix::net::connect(&sender, &address)?;
+        let before = sent;
+        while sent < max {
+            match rustix::net::send(&sender, &[], SendFlags::DONTWAIT) {
+                Ok(_) => sent += 1,
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        if sent == before || sent == max {
+            return Ok(sent);
+        }
+    }
 }
 
 /// Opens a stream socket to listen on: non-blocking, closed on exec, not bound yet.
@@ -121,6 +215,18 @@ fn set_option(fd: BorrowedFd<'_>, option: libc::c_int, on: bool) -> io::Result<(
         libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), VALUE_BYTES)
     };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether a boolean option of level SOL_SOCKET that rustix does not have is set.
+fn is_option_set(fd: BorrowedFd<'_>, option: libc::c_int) -> io::Result<bool> {
+    let mut value: libc::c_int = 0;
+    let mut bytes: libc::socklen_t = 4;
+    // SAFETY: `fd` is open while it is borrowed. getsockopt(2) writes at most `bytes` bytes at the pointer to
+    // `value`, which has as many, and their number to `bytes`; both outlive the call.
+    let code = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut bytes)
+    };
+    if code == 0 { Ok(value != 0) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Behaves like an older kernel, for tests: accepts descriptors from senders, and with `bare` attaches

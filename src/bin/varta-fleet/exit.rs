@@ -87,7 +87,7 @@ impl From<StartError> for CliError {
         let exit = match (&error, error.kind()) {
             (_, io::ErrorKind::AddrInUse) => Exit::Unavailable,
             (_, io::ErrorKind::PermissionDenied) => Exit::Permission,
-            (StartError::Config(_) | StartError::NoHttp { .. }, _) => Exit::Config,
+            (StartError::Config(_) | StartError::Inherited(_) | StartError::NoHttp { .. }, _) => Exit::Config,
             // An unusable path is a configuration error; a kernel without descriptors or room is not.
             (
                 StartError::RunDir(_)

@@ -17,7 +17,8 @@ use varta_fleet::config::written;
 use varta_fleet::plan::{Output, Plan};
 use varta_fleet::priority::{Standing, raise_own_session};
 use varta_fleet::{
-    Fleet, FleetThread, Handle, Health, OutputTrouble, Problem, Reason, Shown, StopReport, Warning,
+    Fleet, FleetThread, Handle, Health, Inherited, OutputTrouble, Problem, Reason, Shown, StartError,
+    StopReport, Warning,
 };
 
 use crate::config::ConfigArgs;
@@ -59,16 +60,19 @@ enum News {
 /// Runs the plan until a signal stops it.
 pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     stderr::take_panics();
+    // While this is the only thread.
+    let mut inherited = Inherited::from_service_manager().map_err(StartError::from)?;
     // Before any thread of the fleet starts, so that a signal always finds its handler.
     let (sender, news) = mpsc::channel();
     hear_signals(sender.clone())?;
-    let shards = plan.shards.len();
     let threshold = written(Duration::from_nanos(plan.threshold_ns));
-    let (is_told, is_open) = (plan.events.is_some(), plan.lets_others_beat());
+    let is_told = plan.events.is_some();
     let is_stdout_taken = plan.events.as_ref().is_some_and(|events| events.output == Output::Stdout);
     raise_open_files();
     raise_own_session();
-    let fleet = Fleet::start_plan(plan)?;
+    let fleet = Fleet::start_with(plan, &mut inherited)?;
+    drop(inherited);
+    let shards = fleet.plan().shards.len();
     fleet.warnings().iter().for_each(warn);
     stderr::say(&format!(
         "observing {} with {}, a silence of {threshold} is a stall; stop with Ctrl-C or SIGTERM{}",
@@ -79,7 +83,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     if let Some((limit, advice)) = confined(&Standing::own()) {
         stderr::say(&format!("{limit}; {advice}"));
     }
-    if !is_open {
+    if !fleet.plan().lets_others_beat() {
         stderr::say(&format!(
             "{}: the mode of the sockets is 0600; see the keys mode and group",
             only_ours_beat()

@@ -5,6 +5,7 @@ use std::io;
 use crate::sys::datagram::Datagram;
 use crate::time::MonoNs;
 
+pub mod survey;
 pub mod unix;
 
 /// A source of datagrams, chosen once, before the loop.
@@ -21,8 +22,7 @@ pub trait Transport {
     fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()>;
 
     /// Fills the batch with the queued datagrams, in order of arrival, without blocking, and discards the
-    /// previous batch. Returns the number of datagrams: less than [`Transport::batch_max`] means that the
-    /// queue was empty at some instant during the call.
+    /// previous batch. Returns the number of datagrams; see [`Transport::was_emptied_by`].
     ///
     /// # Errors
     /// The kernel's, other than EAGAIN (0 datagrams) and EINTR (tried again).
@@ -35,9 +35,15 @@ pub trait Transport {
     /// kernel attests none.
     fn sender(&self, index: usize) -> Option<u32>;
 
+    /// Whether the last [`Transport::receive`], which returned `len`, found the queue empty at some instant.
+    fn was_emptied_by(&self, len: usize) -> bool {
+        len < self.batch_max()
+    }
+
     /// Most datagrams one [`Transport::receive`] returns.
     fn batch_max(&self) -> usize;
 
-    /// `net.unix.max_dgram_qlen` when the socket was made: it holds one datagram more than this.
+    /// `net.unix.max_dgram_qlen` when the socket was made, in the namespace where it was made: it holds one
+    /// datagram more than this.
     fn queue_limit(&self) -> u32;
 }

@@ -1,5 +1,6 @@
 //! Datagrams from a Unix socket.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
@@ -31,6 +32,10 @@ pub struct Unix {
     socket: Arc<OwnedFd>,
     queue_limit: u32,
     batch: Batch,
+    /// Received before this was made; they come first.
+    backlog: VecDeque<Batch>,
+    /// The last batch is of the backlog: it proves nothing about the queue.
+    is_backlog: bool,
     kick: Arc<Kick>,
     wakers: Wakers,
 }
@@ -42,8 +47,21 @@ impl Unix {
     /// # Errors
     /// The kernel's: no descriptors left.
     pub fn new(socket: Arc<OwnedFd>, queue_limit: u32, kick: Arc<Kick>) -> io::Result<Self> {
+        Self::after(VecDeque::new(), socket, queue_limit, kick)
+    }
+
+    /// As [`Unix::new`], for a socket from which `backlog` was received before: these datagrams come first.
+    ///
+    /// # Errors
+    /// As [`Unix::new`].
+    pub fn after(
+        backlog: VecDeque<Batch>,
+        socket: Arc<OwnedFd>,
+        queue_limit: u32,
+        kick: Arc<Kick>,
+    ) -> io::Result<Self> {
         let wakers = Wakers::new(&kick)?;
-        Ok(Self { socket, queue_limit, batch: Batch::new(), kick, wakers })
+        Ok(Self { socket, queue_limit, batch: Batch::new(), backlog, is_backlog: false, kick, wakers })
     }
 
     /// Waits until `until`, for a datagram or a kick.
@@ -154,6 +172,9 @@ impl fmt::Debug for Unix {
 
 impl Transport for Unix {
     fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()> {
+        if !self.backlog.is_empty() {
+            return Ok(());
+        }
         let waited = match for_datagrams {
             true => self.wait_for_datagrams(until),
             false => self.wakers.let_go(&self.socket).and_then(|()| self.sleep(until.since(now))),
@@ -165,7 +186,17 @@ impl Transport for Unix {
     }
 
     fn receive(&mut self) -> io::Result<usize> {
+        self.is_backlog = false;
+        if let Some(earlier) = self.backlog.pop_front() {
+            self.is_backlog = true;
+            self.batch = earlier;
+            return Ok(self.batch.len());
+        }
         self.batch.receive(self.socket.as_fd())
+    }
+
+    fn was_emptied_by(&self, len: usize) -> bool {
+        len < BATCH_MAX && !self.is_backlog
     }
 
     #[inline]

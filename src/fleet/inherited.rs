@@ -1,0 +1,382 @@
+//! Descriptors that were passed to this process, by name: sockets of the service manager's units, and what its
+//! store kept of an observer before this one.
+//!
+//! In: `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES`, as sd_listen_fds(3) describes. Out: descriptors by name.
+//! The order of the descriptors means nothing: versions of systemd sort them differently. Thread: the caller's.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+use crate::config::plan::{Plan, SHARDS_MAX, ShardPlan};
+use crate::message::{Reason, Shown};
+use crate::rundir::binding::{FileId, is_temporary_name_of};
+use crate::sys::passed;
+use crate::sys::unix_socket::{Shape, shape_of};
+use crate::warning::Warning;
+
+const PID: &str = "LISTEN_PID";
+const COUNT: &str = "LISTEN_FDS";
+const NAMES: &str = "LISTEN_FDNAMES";
+
+/// Descriptors that were passed to this process, by name. What is never taken is closed with it.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    fds: Vec<(String, OwnedFd)>,
+}
+
+/// Why passed descriptors are refused. Nothing was used; all were closed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InheritedError {
+    /// A variable makes no sense.
+    #[error(
+        "cannot use the passed descriptors: {variable} is {value:?}: {why}; unset {PID}, or let systemd set all three"
+    )]
+    Variable {
+        /// The variable.
+        variable: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A descriptor is not open.
+    #[error("cannot use passed descriptor {fd}: {}; {COUNT} counts more than were passed", Reason(source))]
+    NotOpen {
+        /// Its number.
+        fd: i32,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// Nothing here has this name.
+    #[error(
+        "a descriptor was passed as {name:?}, and no such name is known; known are {KNOWN}; set FileDescriptorName= in \
+         its .socket unit to one of these"
+    )]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// Two sockets have the same name.
+    #[error("different sockets were passed as {name}; stop the .socket unit of one of them")]
+    Twice {
+        /// The name.
+        name: String,
+    },
+    /// It is not what its name says.
+    #[error("the descriptor passed as {name} is {found}, not {expected}; correct its .socket unit")]
+    WrongKind {
+        /// The name.
+        name: String,
+        /// What was passed.
+        found: String,
+        /// What is needed.
+        expected: &'static str,
+    },
+    /// It is bound elsewhere than configured.
+    #[error(
+        "the socket passed as {name} is bound to {}, and {} is configured; write the same path in its .socket unit and \
+         in the configuration", Shown(found.display()), Shown(configured.display())
+    )]
+    Elsewhere {
+        /// The name.
+        name: String,
+        /// Where it is bound.
+        found: PathBuf,
+        /// Where it should be.
+        configured: PathBuf,
+    },
+    /// The kernel refused.
+    #[error("cannot use the descriptor passed as {name}: {}", Reason(source))]
+    Refused {
+        /// The name.
+        name: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+impl InheritedError {
+    pub(super) fn refused(name: &str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Refused { name: name.to_owned(), source }
+    }
+}
+
+/// The names, for messages.
+const KNOWN: &str = "shard-0 to shard-63 (datagram sockets), control and http (listening stream sockets)";
+
+/// What a name says of its descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// The socket of this shard.
+    Shard(usize),
+    /// A listening socket.
+    Listener,
+    /// Memory that an observer before this one left in the store.
+    State,
+}
+
+impl Role {
+    fn of(name: &str) -> Option<Self> {
+        let index = |text: &str| {
+            let index = text.parse::<u32>().ok().filter(|index| *index < SHARDS_MAX)?;
+            // Neither `shard-01` nor `shard-+1`.
+            (index.to_string() == text).then_some(index as usize)
+        };
+        match name {
+            "control" | "http" => return Some(Self::Listener),
+            "fleet" => return Some(Self::State),
+            _ => {}
+        }
+        let rest = name.strip_prefix("shard-")?;
+        match rest.split_once('-') {
+            None => index(rest).map(Self::Shard),
+            Some((shard, "table" | "told")) => index(shard).map(|_| Self::State),
+            Some(_) => None,
+        }
+    }
+}
+
+/// The name of the socket of a shard.
+pub(super) fn shard_name(shard: usize) -> String {
+    format!("shard-{shard}")
+}
+
+impl FromIterator<(String, OwnedFd)> for Inherited {
+    fn from_iter<T: IntoIterator<Item = (String, OwnedFd)>>(fds: T) -> Self {
+        Self { fds: fds.into_iter().collect() }
+    }
+}
+
+impl Inherited {
+    /// Takes the descriptors that the service manager passed to this process, and removes the variables that
+    /// describe them. None if it passed none, or on a second call. Call it before this process has a second
+    /// thread, and before it closes descriptors that it did not open.
+    ///
+    /// # Errors
+    /// See [`InheritedError`]: variables that contradict each other, and names that are not known.
+    pub fn from_service_manager() -> Result<Self, InheritedError> {
+        let variable = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+        if variable(PID).and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
+            return Ok(Self::default());
+        }
+        let names = names_of(variable(COUNT), variable(NAMES))?;
+        let count = u16::try_from(names.len()).unwrap_or(u16::MAX);
+        let fds = passed::take(count).map_err(|(fd, source)| InheritedError::NotOpen { fd, source })?;
+        passed::forget(&[PID, COUNT, NAMES]);
+        let inherited: Self = names.into_iter().zip(fds).collect();
+        inherited.check_names()?;
+        Ok(inherited)
+    }
+
+    /// The names, each as often as it was passed.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.fds.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Takes the descriptors of this name: several, if the service manager passed several.
+    pub fn take(&mut self, name: &str) -> Vec<OwnedFd> {
+        self.fds.extract_if(.., |(other, _)| other == name).map(|(_, fd)| fd).collect()
+    }
+
+    pub(super) fn check_names(&self) -> Result<(), InheritedError> {
+        match self.names().find(|name| Role::of(name).is_none()) {
+            Some(name) => Err(InheritedError::Unknown { name: name.to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes `plan` fit the passed sockets: each is observed, so shards are added if more were passed than are
+    /// configured. The files of passed sockets have the mode and group that their units gave them. Returns
+    /// what the operator should know of it.
+    pub(super) fn fit(&self, plan: &mut Plan) -> Vec<Warning> {
+        let passed: BTreeSet<usize> = self
+            .names()
+            .filter_map(|name| match Role::of(name)? {
+                Role::Shard(shard) => Some(shard),
+                Role::Listener | Role::State => None,
+            })
+            .collect();
+        let configured = plan.shards.len();
+        let (Some(last), Some(model)) = (passed.last(), plan.shards.last().cloned()) else {
+            return Vec::new();
+        };
+        let mut warnings = Vec::new();
+        for shard in configured..=*last {
+            plan.shards
+                .push(ShardPlan { socket: plan.dir.join(format!("shard-{shard}.sock")), ..model.clone() });
+        }
+        plan.agents_max = plan.agents_max.max(u32::try_from(plan.shards.len()).unwrap_or(u32::MAX));
+        let surplus: Vec<usize> = passed.range(configured..).copied().collect();
+        if !surplus.is_empty() {
+            warnings.push(Warning::SurplusShards {
+                configured,
+                names: listed(surplus),
+                shards: plan.shards.len(),
+            });
+        }
+        let missing: Vec<usize> = (0..plan.shards.len()).filter(|shard| !passed.contains(shard)).collect();
+        if !missing.is_empty() {
+            warnings.push(Warning::MissingShards { names: listed(missing) });
+        }
+        for shard in passed {
+            let of = &mut plan.shards[shard];
+            if let Ok(stat) = rustix::fs::lstat(&of.socket) {
+                (of.mode, of.group) = (stat.st_mode & 0o777, Some(stat.st_gid));
+            }
+        }
+        warnings
+    }
+
+    /// Takes the datagram socket of a shard, which must be bound to `path`.
+    pub(super) fn take_receiver(
+        &mut self,
+        shard: usize,
+        path: &Path,
+    ) -> Result<Option<OwnedFd>, InheritedError> {
+        let name = shard_name(shard);
+        let Some(fd) = self.take_one(&name)? else { return Ok(None) };
+        let shape = shape_of(fd.as_fd());
+        let expected = "a bound Unix datagram socket";
+        let is_right = shape.kind == Some((AddressFamily::UNIX, SocketType::DGRAM)) && !shape.is_connected;
+        must(is_right, &name, &shape, expected)?;
+        check_path(&name, shape, path, expected)?;
+        Ok(Some(fd))
+    }
+
+    /// Takes the listening Unix socket `name`, which must be bound to `path`.
+    #[cfg(feature = "http")]
+    pub(super) fn take_listener(
+        &mut self,
+        name: &str,
+        path: &Path,
+    ) -> Result<Option<OwnedFd>, InheritedError> {
+        let Some(fd) = self.take_one(name)? else { return Ok(None) };
+        let shape = shape_of(fd.as_fd());
+        let expected = "a listening Unix stream socket";
+        let is_right = shape.kind == Some((AddressFamily::UNIX, SocketType::STREAM)) && shape.is_listening;
+        must(is_right, name, &shape, expected)?;
+        check_path(name, shape, path, expected)?;
+        rustix::io::ioctl_fionbio(&fd, true).map_err(|errno| InheritedError::refused(name)(errno.into()))?;
+        Ok(Some(fd))
+    }
+
+    /// Takes the listening TCP socket `name`.
+    #[cfg(feature = "http")]
+    pub(super) fn take_tcp(&mut self, name: &str) -> Result<Option<OwnedFd>, InheritedError> {
+        let Some(fd) = self.take_one(name)? else { return Ok(None) };
+        let shape = shape_of(fd.as_fd());
+        let is_tcp =
+            matches!(shape.kind, Some((AddressFamily::INET | AddressFamily::INET6, SocketType::STREAM)));
+        must(is_tcp && shape.is_listening, name, &shape, "a listening TCP socket")?;
+        rustix::io::ioctl_fionbio(&fd, true).map_err(|errno| InheritedError::refused(name)(errno.into()))?;
+        Ok(Some(fd))
+    }
+
+    /// The socket of this name, which a socket unit and the store may both have passed.
+    fn take_one(&mut self, name: &str) -> Result<Option<OwnedFd>, InheritedError> {
+        let mut fds = self.take(name);
+        let cookies: BTreeSet<_> = fds.iter().map(|fd| sockopt::socket_cookie(fd).ok()).collect();
+        if cookies.len() > 1 || fds.len() > 1 && cookies.contains(&None) {
+            return Err(InheritedError::Twice { name: name.to_owned() });
+        }
+        Ok(fds.pop())
+    }
+}
+
+/// `shard-2, shard-3`.
+fn listed(shards: Vec<usize>) -> String {
+    shards.into_iter().map(shard_name).collect::<Vec<_>>().join(", ")
+}
+
+/// The name of each descriptor, from the values of the two variables.
+fn names_of(count: Option<String>, names: Option<String>) -> Result<Vec<String>, InheritedError> {
+    let wrong = |variable, value: &str, why: String| InheritedError::Variable {
+        variable,
+        value: value.to_owned(),
+        why,
+    };
+    let Some(count) = count else { return Ok(Vec::new()) };
+    let number =
+        count.parse::<u16>().map_err(|_| wrong(COUNT, &count, "it is no count of descriptors".to_owned()))?;
+    if number == 0 {
+        return Ok(Vec::new());
+    }
+    let Some(names) = names else {
+        return Err(wrong(
+            COUNT,
+            &count,
+            format!("{NAMES} is missing, and descriptors are known by their names"),
+        ));
+    };
+    let listed: Vec<String> = names.split(':').map(str::to_owned).collect();
+    if listed.len() != usize::from(number) {
+        let why = format!("it has {} names, and {COUNT} is {number}", listed.len());
+        return Err(wrong(NAMES, &names, why));
+    }
+    Ok(listed)
+}
+
+fn must(is_right: bool, name: &str, shape: &Shape, expected: &'static str) -> Result<(), InheritedError> {
+    let wrong =
+        || InheritedError::WrongKind { name: name.to_owned(), found: Found(shape).to_string(), expected };
+    if is_right { Ok(()) } else { Err(wrong()) }
+}
+
+/// Whether a socket is bound to `path`, or to a temporary name of it as by an observer before this one.
+fn check_path(name: &str, shape: Shape, path: &Path, expected: &'static str) -> Result<(), InheritedError> {
+    let Some(found) = shape.path.clone() else {
+        return must(false, name, &shape, expected);
+    };
+    let is_name = match (found.file_name(), path.file_name()) {
+        (Some(found), Some(name)) => found == name || is_temporary_name_of(found, name),
+        _ => false,
+    };
+    let directory = |path: &Path| {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        rustix::fs::stat(directory.unwrap_or(Path::new("."))).ok().as_ref().map(FileId::from)
+    };
+    if is_name && (found.parent() == path.parent() || directory(&found) == directory(path)) {
+        return Ok(());
+    }
+    Err(InheritedError::Elsewhere { name: name.to_owned(), found, configured: path.to_owned() })
+}
+
+/// What was passed, in words.
+struct Found<'a>(&'a Shape);
+
+impl fmt::Display for Found<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shape { kind, is_listening, is_connected, path } = self.0;
+        let Some((family, of)) = *kind else { return f.write_str("no socket") };
+        f.write_str(if *is_connected {
+            "a connected "
+        } else if *is_listening {
+            "a listening "
+        } else {
+            "a "
+        })?;
+        f.write_str(match family {
+            AddressFamily::UNIX => "Unix ",
+            AddressFamily::INET | AddressFamily::INET6 => "network ",
+            _ => "",
+        })?;
+        f.write_str(match of {
+            SocketType::DGRAM => "datagram socket",
+            SocketType::STREAM => "stream socket",
+            SocketType::SEQPACKET => "seqpacket socket",
+            _ => "socket",
+        })?;
+        if family == AddressFamily::UNIX && path.is_none() { f.write_str(" without a path") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+#[path = "inherited_tests.rs"]
+mod tests;
