@@ -1,10 +1,10 @@
 //! Blindness of the observer: it is stopped, or its queue is full. No agent may be blamed for it.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Agent, AgentOptions, Client, Ended, Freezer, Observer, Options, SOON, mono_ns, ns, wait_for, wire,
+    Agent, AgentOptions, Client, Ended, Freezer, Observer, Options, SOON, mono_ns, ns, program, wait_for,
+    wire,
 };
 use rustix::process::Signal;
 
@@ -241,7 +241,7 @@ fn fault_28_defect_16_a_second_observer_gives_up_at_once_though_the_firsts_queue
         assert_eq!(wire::fill(&observer.socket(shard), &[0; 8]), 11);
     }
     let began = Instant::now();
-    let mut second = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+    let mut second = program()
         .args(["run", "--shards", "2", "--dir"])
         .arg(observer.dir())
         .stderr(std::process::Stdio::null())

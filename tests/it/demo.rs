@@ -1,15 +1,11 @@
 //! `varta-fleet demo` must work, show what it promises, and leave nothing behind.
 
-use std::process::Command;
+use crate::common::program;
 
 #[test]
 fn the_demo_shows_what_it_promises_and_leaves_nothing() {
     let temporary = tempfile::tempdir().expect("tempdir");
-    let output = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
-        .arg("demo")
-        .env("TMPDIR", temporary.path())
-        .output()
-        .expect("run the demo");
+    let output = program().arg("demo").env("TMPDIR", temporary.path()).output().expect("run the demo");
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}{errors}");

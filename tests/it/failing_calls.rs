@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Agent, Client, Observer, Options, SOON, T, needs_root, wait_for};
+use crate::common::{Agent, Client, Observer, Options, PROGRAM, SOON, T, needs_root, program_by, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Makes calls of one of the observer's threads fail, until dropped.
@@ -157,10 +157,10 @@ fn fault_80_where_recvmmsg_is_refused_datagrams_are_taken_one_by_one() {
 fn fault_80_a_refused_recvmmsg_is_said_before_the_start() {
     let dir = tempfile::tempdir().expect("a directory");
     for error in ["ENOSYS", "EPERM"] {
-        let output = Command::new("strace")
+        let output = program_by("strace")
             .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=recvmmsg"])
             .args(["-e", &format!("inject=recvmmsg:error={error}")])
-            .arg(env!("CARGO_BIN_EXE_varta-fleet"))
+            .arg(PROGRAM)
             .args(["check", "--shards", "1", "--agents-max", "1", "--dir"])
             .arg(dir.path().join("run"))
             .output()
@@ -177,10 +177,10 @@ fn a_start_that_gets_no_thread_gives_everything_back() {
     let (dir, log) = (base.path().join("run"), base.path().join("events"));
     for refused in 1.. {
         let _ = fs::remove_file(&log);
-        let mut strace = Command::new("strace")
+        let mut strace = program_by("strace")
             .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=clone,clone3"])
             .args(["-e", &format!("inject=clone,clone3:error=EAGAIN:when={refused}")])
-            .arg(env!("CARGO_BIN_EXE_varta-fleet"))
+            .arg(PROGRAM)
             .args(["run", "--print-ready", "--shards", "2", "--agents-max", "8", "--dir"])
             .arg(&dir)
             .arg("--events")

@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 use varta_fleet::api;
 
 use crate::common::http::{Answer, Connection};
-use crate::common::{Agent, AgentOptions, Client, Freezer, Observer, Options, SOON, signal, wait_for};
+use crate::common::{
+    Agent, AgentOptions, Client, Freezer, Observer, Options, SOON, program, signal, wait_for,
+};
 
 const SCHEMA: &str = include_str!("../../src/http/openapi.json");
 
@@ -83,9 +85,7 @@ fn fault_65_a_frozen_agent_is_shown_and_found_as_such() {
     assert_is("AgentDetail", &detail);
     assert_eq!(detail["state"], "frozen");
     let dir = observer.dir().display().to_string();
-    let explain = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
-        .args(["explain", "--dir", &dir, &pid.to_string()])
-        .output();
+    let explain = program().args(["explain", "--dir", &dir, &pid.to_string()]).output();
     let said = String::from_utf8_lossy(&explain.expect("run it").stdout).into_owned();
     assert!(said.contains("FROZEN") && !said.contains("stalled"), "{said}");
     let counted = |observer: &Observer| {
@@ -395,7 +395,7 @@ fn a_pipe_for_a_token_file_is_refused_at_once() {
     let config = place.base().join("varta.toml");
     fs::write(&config, &options.config).expect("write the configuration");
     for command in ["run", "check"] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+        let mut child = program()
             .args([command, "--config"])
             .arg(&config)
             .arg("--dir")
@@ -420,7 +420,7 @@ fn a_token_that_others_can_read_is_refused_at_the_start() {
     let config = place.base().join("varta.toml");
     fs::write(&config, &options.config).expect("write the configuration");
     for command in ["run", "check"] {
-        let output = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+        let output = program()
             .args([command, "--config"])
             .arg(&config)
             .arg("--dir")
@@ -457,11 +457,8 @@ fn a_port_that_is_taken_is_told_and_nothing_is_left_behind() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("its address").to_string();
     let place = crate::common::Place::new();
-    let output = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
-        .args(["run", "--http", &address, "--dir"])
-        .arg(place.dir())
-        .output()
-        .expect("run it");
+    let output =
+        program().args(["run", "--http", &address, "--dir"]).arg(place.dir()).output().expect("run it");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(69), "{told}");
     assert!(told.contains(&format!("cannot serve http on {address}")), "{told}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::common::{
     Agent, AgentOptions, Client, Event, Observer, Options, PidNamespace, SOON, T, copy_program,
-    in_pid_namespace, ns, python, rust_program, signal,
+    in_pid_namespace, ns, program, python, rust_program, signal,
 };
 use rustix::process::Signal;
 
@@ -629,7 +629,7 @@ fn fault_64_a_rule_that_cannot_be_decided_makes_no_threshold_shorter() {
     let mut agent = Agent::start_with(&observer, silent(Client::Rust02));
     agent.beat();
     expect_patience(&mut observer, &agent);
-    let mut explain = Command::new(env!("CARGO_BIN_EXE_varta-fleet"));
+    let mut explain = program();
     explain.args(["explain", &agent.pid().to_string(), "--dir"]).arg(observer.dir());
     let said = explain.output().expect("run explain");
     let said = String::from_utf8_lossy(&said.stdout).into_owned();

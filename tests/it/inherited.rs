@@ -3,9 +3,9 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, pipe};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 
-use crate::common::{Place, signal, wait_for};
+use crate::common::{PROGRAM, Place, program, program_by, signal, wait_for};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -24,8 +24,8 @@ impl Running {
 
     /// Like `start`, in this place.
     fn start_in(place: Place, by: &[&str], stderr: impl Into<Stdio>) -> Self {
-        let mut words = by.iter().copied().chain([env!("CARGO_BIN_EXE_varta-fleet")]);
-        let child = Command::new(words.next().expect("at least the program"))
+        let mut words = by.iter().copied().chain([PROGRAM]);
+        let child = program_by(words.next().expect("at least the program"))
             .args(words)
             .args(["run", "--shards", "2", "--agents-max", "1000", "--print-ready", "--events"])
             .arg(place.base().join("events"))
@@ -93,7 +93,7 @@ fn fault_77_a_standard_error_that_nobody_reads_holds_up_neither_start_nor_table_
         wait_for("a table that nobody reads", || (observer.waits() > before).then_some(()));
     }
     // A second observer has an error to print; it must exit all the same.
-    let mut second = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+    let mut second = program()
         .args(["run", "--dir"])
         .arg(observer.place.dir())
         .stderr(writer)
@@ -117,7 +117,7 @@ fn fault_77_a_ready_line_that_nobody_reads_does_not_keep_signals_waiting() {
         let (reader, writer) = full_pipe();
         let output = place.base().join("output");
         let file = Stdio::from(File::create(&output).expect("create a file"));
-        let mut observer = Command::new(env!("CARGO_BIN_EXE_varta-fleet"));
+        let mut observer = program();
         observer
             .args(["run", "--shards", "1", "--print-ready", "--events", events, "--dir"])
             .arg(place.dir());
@@ -221,9 +221,9 @@ fn fault_79_a_file_that_may_not_grow_is_as_a_full_disk() {
 #[test]
 fn fault_79_memory_that_is_not_there_is_an_error_of_the_start() {
     let place = Place::new();
-    let output = Command::new("strace")
+    let output = program_by("strace")
         .args(["-qq", "-f", "-o", "/dev/null", "-e", "inject=fallocate:error=ENOSPC"])
-        .args([env!("CARGO_BIN_EXE_varta-fleet"), "run", "--dir"])
+        .args([PROGRAM, "run", "--dir"])
         .arg(place.dir())
         .output()
         .expect("run it; `scripts/check --setup` installs strace");
@@ -239,9 +239,9 @@ fn a_start_without_enough_descriptors_says_what_to_raise_and_leaves_nothing() {
     const TOO_LOW: u32 = 9;
     let place = Place::new();
     for limit in TOO_LOW..100 {
-        let mut observer = Command::new("prlimit")
+        let mut observer = program_by("prlimit")
             .arg(format!("--nofile={limit}"))
-            .args([env!("CARGO_BIN_EXE_varta-fleet"), "run", "--shards", "2", "--print-ready", "--dir"])
+            .args([PROGRAM, "run", "--shards", "2", "--print-ready", "--dir"])
             .arg(place.dir())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -3,14 +3,13 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
-use crate::common::{Observer, Options, Place, needs_root, wait_for};
+use crate::common::{Observer, Options, Place, needs_root, program, wait_for};
 use serde_json::Value;
 
 fn load(arguments: &[&str]) -> Output {
-    let program = env!("CARGO_BIN_EXE_varta-fleet");
-    Command::new(program).arg("load").args(arguments).env_remove("VARTA_DIR").output().expect("it starts")
+    program().arg("load").args(arguments).env_remove("VARTA_DIR").output().expect("it starts")
 }
 
 fn measured(observer: &Observer, arguments: &[&str]) -> Value {
@@ -149,8 +148,7 @@ fn what_the_kernel_refuses_is_counted_by_its_reason() {
 #[test]
 fn the_load_waits_for_a_fleet_that_comes() {
     let place = Place::new();
-    let program = env!("CARGO_BIN_EXE_varta-fleet");
-    let mut load = Command::new(program)
+    let mut load = program()
         .args(["load", "--agents", "2", "--for", "100ms", "--warm-up", "0s", "--json", "--dir"])
         .arg(place.dir())
         .stdout(Stdio::piped())

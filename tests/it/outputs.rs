@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::common::http::Connection;
-use crate::common::{Agent, AgentOptions, Event, Observer, Options, Place, Table, wait_for};
+use crate::common::{Agent, AgentOptions, Event, Observer, Options, Place, Table, program, wait_for};
 use rustix::process::Signal;
 
 /// An observer that writes its events to a pipe. Killed on drop.
@@ -19,7 +19,7 @@ impl Piped {
     fn start() -> Self {
         let place = Place::new();
         let stderr = File::create(place.base().join("stderr")).expect("create a file");
-        let child = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+        let child = program()
             .args(["run", "--shards", "1", "--agents-max", "100", "--print-ready", "--events", "-", "--dir"])
             .arg(place.dir())
             .stdin(Stdio::null())
@@ -55,7 +55,7 @@ fn fault_73_once_the_reader_of_standard_output_is_gone_it_is_said_and_counted() 
     stdout.read_line(&mut line).expect("the first event");
     assert_eq!(Event::parse(line.trim_end()).kind(), "start");
     drop(stdout);
-    let mut agent = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+    let mut agent = program()
         .args(["load", "--agents", "3", "--rate", "30", "--for", "1m", "--dir"])
         .arg(observer.place.dir())
         .stdout(Stdio::null())
@@ -70,11 +70,8 @@ fn fault_73_once_the_reader_of_standard_output_is_gone_it_is_said_and_counted() 
         (fleet["events_dropped"].as_u64() >= Some(4)).then_some(fleet)
     });
     assert!(fleet["problems"].to_string().contains(said), "{fleet}");
-    let status = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
-        .args(["status", "--dir"])
-        .arg(observer.place.dir())
-        .output()
-        .expect("ask how it is");
+    let status =
+        program().args(["status", "--dir"]).arg(observer.place.dir()).output().expect("ask how it is");
     assert!(String::from_utf8_lossy(&status.stdout).contains("reader of standard output is gone"));
     agent.kill().expect("it is our child");
     agent.wait().expect("it is our child");
@@ -134,7 +131,7 @@ fn fault_70_a_rotation_signals_the_observer_and_no_other_command() {
     let mut observer = Piped::start();
     let dir = observer.place.dir();
     wait_for("the observer", || dir.join("fleet.json").exists().then_some(()));
-    let mut reader = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+    let mut reader = program()
         .args(["events", "--follow", "--after", "0", "--dir"])
         .arg(&dir)
         .stdout(Stdio::piped())

@@ -11,8 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{
-    Agent, AgentOptions, Client, Event, Observer, Options, Place, SOON, T, Table, mono_ns, needs_root,
-    signal, wait_for,
+    Agent, AgentOptions, Client, Event, Observer, Options, PROGRAM, Place, SOON, T, Table, mono_ns,
+    needs_root, program, program_by, signal, wait_for,
 };
 use rustix::process::Signal;
 use varta_fleet::Manifest;
@@ -165,7 +165,7 @@ fn fault_28_a_second_observer_is_told_who_is_there_and_leaves_the_first_alone() 
     };
     let before = files();
 
-    let second = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+    let second = program()
         .args(["run", "--shards", "2", "--dir"])
         .arg(first.dir())
         .output()
@@ -353,8 +353,8 @@ fn fault_56_a_core_that_is_not_allowed_is_told_and_stays_unused() {
     let place = Place::new();
     let config = place.base().join("core.toml");
     fs::write(&config, format!("[[shard]]\ncore = {last}\n")).expect("write a file");
-    let child = Command::new("taskset")
-        .args(["--cpu-list", &first.to_string(), env!("CARGO_BIN_EXE_varta-fleet"), "run", "--print-ready"])
+    let child = program_by("taskset")
+        .args(["--cpu-list", &first.to_string(), PROGRAM, "run", "--print-ready"])
         .arg("--dir")
         .arg(place.dir())
         .arg("--config")
@@ -745,7 +745,8 @@ fn fault_82_a_raised_priority_counts_outside_of_its_session() {
     let is_grouped = nice(&String::from_utf8_lossy(&any.stdout)).is_some();
 
     let place = Place::new();
-    let mut child = in_session(env!("CARGO_BIN_EXE_varta-fleet"))
+    let mut child = in_session(PROGRAM)
+        .env("VARTA_CONFIG", "/dev/null")
         .args(["run", "--shards", "1", "--print-ready", "--dir"])
         .arg(place.dir())
         .stdout(std::process::Stdio::piped())

@@ -116,6 +116,16 @@ fn impure(line: &str) -> Option<&str> {
     }
 }
 
+/// A test that starts the program by another way may read the configuration of the machine it runs on.
+#[test]
+fn tests_start_the_program_by_one_way() {
+    let variable = concat!("CARGO_BIN_", "EXE_varta-fleet");
+    let named =
+        files().into_iter().filter(|file| file.path.starts_with("tests/") && file.text.contains(variable));
+    let named: Vec<String> = named.map(|file| file.path).collect();
+    assert_eq!(named, ["tests/it/common/mod.rs"], "start it by `program` or `program_by` in tests/it/common");
+}
+
 #[test]
 fn nothing_is_left_for_later() {
     // Concatenated, so that this file does not match.

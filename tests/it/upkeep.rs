@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Agent, AgentOptions, Client, Observer, Options, SOON, T, wait_for};
+use crate::common::{Agent, AgentOptions, Client, Observer, Options, SOON, T, program, wait_for};
 use varta_fleet::Manifest;
 
 const ENOENT: u64 = 2;
@@ -210,7 +210,7 @@ fn fault_29_manifest_symlink_and_lock_are_written_again() {
     }
     assert_eq!(Manifest::read(&dir).expect("it is back"), manifest);
     // The lost lock does not let a second observer take over the directory.
-    let second = Command::new(env!("CARGO_BIN_EXE_varta-fleet")).args(["run", "--dir"]).arg(&dir).output();
+    let second = program().args(["run", "--dir"]).arg(&dir).output();
     assert_eq!(second.expect("run a second observer").status.code(), Some(69));
     world.ends_well();
 }

@@ -10,10 +10,12 @@ use serde_json::Value;
 use varta_fleet::config::{KEYS, TABLES};
 use varta_fleet::event::EventKind;
 
-use crate::common::{Agent, AgentOptions, Client, Observer, Options, Place, SOON, wait_for};
+use crate::common::{
+    Agent, AgentOptions, Client, Observer, Options, PROGRAM, Place, SOON, program, program_by, wait_for,
+};
 
 fn run(dir: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_varta-fleet"));
+    let mut command = program();
     command.args(arguments).env("VARTA_DIR", dir).output().expect("run it")
 }
 
@@ -117,7 +119,7 @@ fn events_are_shown_as_words_or_as_in_the_log_and_followed_to_the_end() {
     assert!(of_pid.ends_with("beats, status ok\n") && of_pid.lines().count() == 1, "{of_pid}");
     assert!(refused(&dir, &["events", "--kind", "stal"], 1).contains("write some of up,stall"));
 
-    let mut following = Command::new(env!("CARGO_BIN_EXE_varta-fleet"))
+    let mut following = program()
         .args(["events", "--follow", "--after", "0", "--kind", "start,exit,stop"])
         .env("VARTA_DIR", &dir)
         .stdout(Stdio::piped())
@@ -156,8 +158,8 @@ fn who_may_not_ask_and_where_nobody_answers_is_told() {
     crate::common::needs_root("it asks as another user");
     let (observer, _agents) = fleet_of_three();
     let copy = observer.place().base().join("copy");
-    crate::common::copy_program(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), &copy);
-    let output = Command::new("setpriv")
+    crate::common::copy_program(Path::new(PROGRAM), &copy);
+    let output = program_by("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .arg(&copy)
         .args(["status", "--dir"])
@@ -306,7 +308,7 @@ impl Drop for Terminal {
 }
 
 fn top(dir: &Path) -> String {
-    format!("{} top --dir {}", env!("CARGO_BIN_EXE_varta-fleet"), dir.display())
+    format!("{PROGRAM} top --dir {}", dir.display())
 }
 
 #[test]

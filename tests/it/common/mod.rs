@@ -14,6 +14,7 @@ mod observer;
 mod table;
 pub mod wire;
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -37,6 +38,21 @@ pub const PERIOD: Duration = Duration::from_millis(100);
 /// Time limit for what should take milliseconds, on a machine that is busy with other tests. A test that
 /// waits this long fails.
 pub const SOON: Duration = Duration::from_secs(30);
+
+/// The path of the built program.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_varta-fleet");
+
+/// A command of the built program. It reads no configuration of this machine.
+pub fn program() -> Command {
+    program_by(PROGRAM)
+}
+
+/// A command that runs the built program, such as `strace`.
+pub fn program_by(command: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(command);
+    command.env("VARTA_CONFIG", "/dev/null");
+    command
+}
 
 /// Copies a program, for users who cannot reach the original, or to have another executable.
 ///

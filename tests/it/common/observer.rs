@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tempfile::TempDir;
 
-use super::{Agent, Event, T, Table, ns, wait_for};
+use super::{Agent, Event, PROGRAM, T, Table, ns, wait_for};
 
 /// How to run the observer.
 #[derive(Clone, Debug)]
@@ -408,7 +408,7 @@ fn command(place: &Place, options: &Options, events: &Path) -> Command {
         namespaces.extend(options.unshare.split_whitespace());
     }
     let mut become_user = String::new();
-    let mut program = PathBuf::from(env!("CARGO_BIN_EXE_varta-fleet"));
+    let mut program = PathBuf::from(PROGRAM);
     if let Some(uid) = options.uid {
         needs_root("it runs the observer as another user");
         // The user cannot read the original's directory, and must be able to write the events.
@@ -426,7 +426,7 @@ fn command(place: &Place, options: &Options, events: &Path) -> Command {
         command.args(namespaces).args(["sh", "-c", &script]).arg(program);
         command
     };
-    command.args(arguments).env_clear();
+    command.args(arguments).env_clear().env("VARTA_CONFIG", "/dev/null");
     command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into()));
     command.env("RUST_BACKTRACE", "1");
     // The options that `scripts/sanitize` sets.
