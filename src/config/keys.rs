@@ -7,6 +7,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use toml::Value;
+
 use super::bounds::{AGENTS_MAX, PID_MAX};
 use super::tables::{HttpConfig, RuleConfig, ShardConfig};
 use super::values::{
@@ -33,6 +35,9 @@ pub struct Key {
     /// What applies if the key is not written, where that is not a value. Empty: the default of the setting,
     /// if any.
     pub(super) unwritten: &'static str,
+    /// A value as the file writes it, for keys whose default is not a value or says nothing. Empty: the
+    /// default is example enough.
+    pub(super) example: &'static str,
     pub(super) setting: Option<Setting>,
 }
 
@@ -41,6 +46,7 @@ pub struct Key {
 pub(super) struct Setting {
     pub(super) set: fn(&mut Config, &str) -> Result<(), Refused>,
     show: fn(&Config) -> String,
+    pub(super) value: fn(&Config) -> Option<Value>,
     judge: fn(&Config) -> Result<(), Refused>,
 }
 
@@ -83,14 +89,26 @@ impl Key {
         self.setting.as_ref().map_or(Ok(()), |setting| (setting.judge)(config))
     }
 
-    /// A key of the file only. `unwritten`: what applies without it, or empty.
+    /// A key of the file only. `unwritten`: what applies without it, or empty. `example`: a value as the file
+    /// writes it.
     pub(super) const fn in_file(
         name: &'static str,
         takes: &'static str,
         help: &'static str,
         unwritten: &'static str,
+        example: &'static str,
     ) -> Self {
-        Self { name, variable: "", takes, value_name: "", help, in_file: name, unwritten, setting: None }
+        Self {
+            name,
+            variable: "",
+            takes,
+            value_name: "",
+            help,
+            in_file: name,
+            unwritten,
+            example,
+            setting: None,
+        }
     }
 }
 
@@ -132,8 +150,8 @@ const fn text(bytes: &[u8]) -> &str {
 }
 
 /// Makes [`Config`], its default and [`KEYS`] from the rows. A row is a field with its default, the form of
-/// its values and its help; `default` describes the default in words where it is not a value. Rows of tables
-/// contain their key.
+/// its values and its help; `default` describes the default in words where it is not a value, `example` gives
+/// one then. Rows of tables contain their key.
 macro_rules! keys {
     (
         $(#[$about:meta])*
@@ -143,7 +161,7 @@ macro_rules! keys {
                 $field:ident: $type:ty = $default:expr,
                     $form:expr,
                     $help:literal
-                    $(, default $unwritten:literal)?;
+                    $(, default $unwritten:literal, example $example:literal)?;
             )*
         }
         tables {
@@ -177,9 +195,11 @@ macro_rules! keys {
                     help: $help,
                     in_file: text(NAME),
                     unwritten: concat!($($unwritten)?),
+                    example: concat!($($example)?),
                     setting: Some(Setting {
                         set: |config, text| (FORM.parse)(text).map(|value| config.$field = value),
                         show: |config| (FORM.show)(&config.$field),
+                        value: |config| (FORM.value)(&config.$field),
                         judge: |config| FORM.judge(&config.$field, text(NAME)),
                     }),
                 }
@@ -212,13 +232,13 @@ keys! {
         dir: Option<PathBuf> = None,
             PATH,
             "Runtime directory: sockets, lock and manifest",
-            default "/run/varta, or $XDG_RUNTIME_DIR/varta when not root";
+            default "/run/varta, or $XDG_RUNTIME_DIR/varta when not root", example "\"/run/varta\"";
         /// Number of shards. `None`: as many as there are shard blocks, else half of the allowed cores.
         shards: Option<u32> = None,
             // The number of blocks matters, too: `Config::plan` checks both.
             some_number("a whole number from 1 to 64"),
             "Number of shards: threads, each with its own socket",
-            default "half of the allowed cores";
+            default "half of the allowed cores", example "4";
         /// Silence that is a stall, for agents no rule matches.
         #[serde(deserialize_with = "duration")]
         threshold: Duration = Duration::from_secs(2),
@@ -245,7 +265,7 @@ keys! {
         group: Option<u32> = None,
             GROUP,
             "Group of the shards' sockets, by name or number",
-            default "the observer's own";
+            default "the observer's own", example "\"varta\"";
         /// Permission bits of `control.sock`: who may query the fleet.
         #[serde(deserialize_with = "octal")]
         control_mode: u32 = 0o600,
@@ -256,7 +276,7 @@ keys! {
         control_group: Option<u32> = None,
             GROUP,
             "Group of control.sock, by name or number",
-            default "the observer's own";
+            default "the observer's own", example "\"varta\"";
         /// Most agents tracked at once by the whole fleet; address space for them is reserved at start.
         agents_max: u32 = 131_072,
             number("a whole number from 1 to 4194304", |number| match number {
@@ -293,7 +313,7 @@ keys! {
         /// How events are written.
         events_format: EventsFormat = EventsFormat::Jsonl,
             EVENTS_FORMAT,
-            "How events are written: jsonl or tsv";
+            "How events are written: jsonl, or tsv with the columns of varta-watch";
         /// Whether every accepted beat is written as an event, too.
         events_beats: bool = false,
             BOOL,
@@ -321,22 +341,25 @@ keys! {
             help: "Serve metrics, status page and API here, too; none for control.sock only",
             in_file: "http.listen",
             unwritten: "",
+            example: "",
             setting: Some(Setting {
                 set: |config, text| (ADDRESS.parse)(text).map(|value| config.http.listen = value),
                 show: |config| (ADDRESS.show)(&config.http.listen),
+                value: |config| (ADDRESS.value)(&config.http.listen),
                 judge: |config| ADDRESS.judge(&config.http.listen, "http.listen"),
             }),
         };
         /// One block per shard, `[[shard]]`; empty: every shard has the defaults.
         #[serde(rename = "shard")]
         shard_blocks: Vec<ShardConfig> =
-            Key::in_file("shard", "blocks, each headed [[shard]]", "A shard each, instead of shards", "");
+            Key::in_file("shard", "blocks, each headed [[shard]]", "One block for each shard, instead of shards", "", "");
         /// Classes of agents with their own threshold, `[[rule]]`; the first match wins.
         #[serde(rename = "rule")]
         rules: Vec<RuleConfig> = Key::in_file(
             "rule",
             "blocks, each headed [[rule]]",
             "Thresholds of classes of agents; the first match wins",
+            "",
             "",
         );
     }
@@ -356,17 +379,20 @@ pub(super) const HTTP_KEYS: &[Key] = &[
         ADDRESS.takes,
         "Serve metrics, status page and API here, too; --http and VARTA_HTTP set it, too",
         "none",
+        "\"127.0.0.1:9464\"",
     ),
     Key::in_file(
         "token-file",
         "a path in quotes, such as \"/etc/varta/token\"",
         "File, mode 0600, whose content TCP clients must send; any address but loopback needs it",
         "none",
+        "\"/etc/varta/token\"",
     ),
     Key::in_file(
         "metrics-agents-max",
         "a whole number from 0, for no such page, to 250000",
         "Most agents at /metrics/agents, a series each",
+        "0",
         "0",
     ),
 ];
@@ -377,26 +403,41 @@ pub(super) const SHARD_KEYS: &[Key] = &[
         "a path in quotes, such as \"/run/varta/shard-0.sock\"",
         "Path of its socket; a relative one begins in the runtime directory",
         "shard-<i>.sock",
+        "\"shard-0.sock\"",
     ),
     Key::in_file(
         "core",
         "the number of a core, \"auto\" or \"none\"",
         "Core its thread is pinned to; auto pins if more cores are allowed than there are shards",
         "auto",
+        "\"auto\"",
     ),
-    Key::in_file("mode", MODE.takes, "Permission bits of its socket: who may beat", "mode at the top"),
-    Key::in_file("group", GROUP.takes, "Group of its socket", "group at the top"),
+    Key::in_file(
+        "mode",
+        MODE.takes,
+        "Permission bits of its socket: who may beat",
+        "mode at the top",
+        "\"0660\"",
+    ),
+    Key::in_file("group", GROUP.takes, "Group of its socket", "group at the top", "\"varta\""),
     Key::in_file(
         "allow-uids",
         "a list of users, by number or name, such as [1000, \"batch\"]",
         "Users whose frames are accepted",
         "all whom mode lets in",
+        "[1000, \"batch\"]",
     ),
 ];
 
 pub(super) const RULE_KEYS: &[Key] = &[
-    Key::in_file("match", "what to match, such as { comm = \"batch-*\" }", "Which agents it is for", ""),
-    Key::in_file("threshold", DURATION.takes, "Silence that is a stall for them", ""),
+    Key::in_file(
+        "match",
+        "what to match, such as { comm = \"batch-*\" }",
+        "Which agents it is for: all that it names must hold",
+        "",
+        "",
+    ),
+    Key::in_file("threshold", DURATION.takes, "Silence that is a stall for them", "", "\"30s\""),
 ];
 
 pub(super) const MATCH_KEYS: &[Key] = &[
@@ -405,13 +446,15 @@ pub(super) const MATCH_KEYS: &[Key] = &[
         "a pattern in quotes, such as \"batch-*\"",
         "Name of the process, /proc/PID/comm: 15 bytes, and chosen by the process itself",
         "",
+        "\"batch-*\"",
     ),
-    Key::in_file("uid", USER, "User of the process", ""),
+    Key::in_file("uid", USER, "User of the process", "", "\"batch\""),
     Key::in_file(
         "exe",
         "a pattern in quotes, such as \"/opt/batch/*\"",
         "Absolute path of the program, /proc/PID/exe",
         "",
+        "\"/opt/batch/*\"",
     ),
 ];
 

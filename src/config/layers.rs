@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -11,6 +11,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::keys::{Config, HTTP_KEYS, KEYS, Key, MATCH_KEYS, PREFIX, RULE_KEYS, SHARD_KEYS};
 use super::plan::Plan;
 use super::problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
+use super::validate::default_dir;
 
 /// A [`Config`] combined from layers, with the origin of each value.
 ///
@@ -31,7 +32,7 @@ use super::problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Layers {
-    config: Config,
+    pub(super) config: Config,
     written: BTreeMap<String, Written>,
     problems: Vec<ConfigProblem>,
     /// Keys whose values could not be read: problems that their defaults cause are not reported.
@@ -51,6 +52,15 @@ impl Layers {
         match std::fs::read_to_string(path) {
             Ok(text) => self.toml(&text, path),
             Err(error) => self.problems.push(unreadable_file(path, &error)),
+        }
+    }
+
+    /// As [`file`](Self::file), but nothing if there is no such file.
+    pub fn file_if_there(&mut self, path: &Path) {
+        // A symlink that leads nowhere is there.
+        let is_absent = |error: std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+        if !path.symlink_metadata().is_err_and(is_absent) {
+            self.file(path);
         }
     }
 
@@ -124,6 +134,9 @@ impl Layers {
     /// Checks an environment variable whose name begins with `VARTA_` and that belongs to no key of [`KEYS`].
     /// A misspelt key is a problem; any other variable is ignored, as it belongs to another program.
     pub fn unknown_variable(&mut self, name: &str, text: &str) {
+        if name == CONFIG_VARIABLE {
+            return;
+        }
         let Some(fix) = meant(name) else { return };
         self.problems.push(ConfigProblem {
             key: name.to_owned(),
@@ -148,6 +161,19 @@ impl Layers {
         self.written.get(key).map_or(Origin::Default, |written| written.origin.clone())
     }
 
+    /// Who wrote the value of the key with this full name in the file, in words: `--max-delay`,
+    /// `VARTA_MAX_DELAY`, `varta.toml line 3`, `default`. The number of shards may follow from their blocks.
+    #[must_use]
+    pub fn origin_in_words(&self, name: &str) -> String {
+        let top = name.split(['.', '[']).next().and_then(Key::named);
+        let is_by_blocks = name == "shards" && !self.config.shard_blocks.is_empty();
+        match (self.origin(if is_by_blocks { "shard" } else { name }), top) {
+            (Origin::Flag, Some(key)) => format!("--{}", key.name),
+            (Origin::Environment, Some(key)) => key.variable.to_owned(),
+            (origin, _) => origin.to_string(),
+        }
+    }
+
     /// Validates and resolves the combined configuration.
     ///
     /// # Errors
@@ -159,6 +185,19 @@ impl Layers {
         let problems = self.problems.iter().cloned().chain(refused.map(|problem| self.located(problem)));
         ConfigError::check(problems.collect())?;
         planned
+    }
+
+    /// The runtime directory as written, or its default. No other key is checked: a client needs no more.
+    ///
+    /// # Errors
+    /// All problems that leave the directory unknown.
+    pub fn dir(&self) -> Result<PathBuf, ConfigError> {
+        let hides_it = |problem: &&ConfigProblem| problem.key.is_empty() || problem.key == "dir";
+        ConfigError::check(self.problems.iter().filter(hides_it).cloned().collect())?;
+        match &self.config.dir {
+            Some(dir) => Ok(dir.clone()),
+            None => default_dir(),
+        }
     }
 
     /// The configuration alone, not yet checked by [`Config::plan`].
@@ -415,17 +454,21 @@ fn suggestion(name: &str, level: &Level) -> String {
     }
 }
 
+/// The environment variable that names the file; it belongs to no key.
+const CONFIG_VARIABLE: &str = "VARTA_CONFIG";
+
 /// What to do instead of setting an unknown variable. `None`: it resembles no key.
 fn meant(variable: &str) -> Option<String> {
     let key = variable.strip_prefix(PREFIX)?.to_lowercase().replace('_', "-");
-    if ["config", "print-ready"].contains(&key.as_str()) {
+    if key == "print-ready" {
         return Some(format!("write --{key} on the command line"));
     }
     let in_file = [&TOP, &HTTP, &SHARD, &RULE, &MATCH].into_iter().find(|level| level.key(&key).is_some());
     if let Some(level) = in_file {
         return Some(format!("{key} belongs in the file, at {}", level.head));
     }
-    let variables = KEYS.iter().map(|key| key.variable).filter(|known| !known.is_empty());
+    let of_keys = KEYS.iter().map(|key| key.variable).filter(|known| !known.is_empty());
+    let variables = of_keys.chain([CONFIG_VARIABLE]);
     let near = variables.map(|known| (strsim::damerau_levenshtein(variable, known), known)).min();
     let (_, nearest) = near.filter(|(distance, _)| *distance <= 1 + key.len() / 3)?;
     Some(format!("did you mean {nearest}?"))
@@ -456,9 +499,10 @@ fn unreadable_file(path: &Path, error: &std::io::Error) -> ConfigProblem {
         _ => ("", "check the file"),
     };
     let why = if why.is_empty() { error.to_string() } else { why.to_owned() };
+    let is_denied = error.kind() == std::io::ErrorKind::PermissionDenied;
     ConfigProblem {
         origin: Some(Origin::File { path: path.to_owned(), line: 0 }),
-        kind: ProblemKind::File,
+        kind: if is_denied { ProblemKind::Denied } else { ProblemKind::File },
         value: None,
         ..ConfigProblem::refused("", "", why, fix)
     }

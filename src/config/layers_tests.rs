@@ -103,12 +103,13 @@ fn a_variable_that_was_meant_for_a_key_is_a_problem_and_others_are_not_ours() {
         ("VARTA_DRI", "did you mean VARTA_DIR?"),
         ("VARTA_TOKEN_FILE", "token-file belongs in the file, at [http]"),
         ("VARTA_ALLOW_UIDS", "allow-uids belongs in the file, at [[shard]]"),
-        ("VARTA_CONFIG", "write --config on the command line"),
+        ("VARTA_CONFIGS", "did you mean VARTA_CONFIG?"),
+        ("VARTA_PRINT_READY", "write --print-ready on the command line"),
     ] {
         let expected = format!("cannot use {name}=7: there is no such variable; {fix}");
         assert_eq!(told(name), Some(expected));
     }
-    for name in ["VARTA_TEST_PYTHON", "VARTA_NAMESPACE_OF_AN_AGENT", "VARTA_"] {
+    for name in ["VARTA_CONFIG", "VARTA_TEST_PYTHON", "VARTA_NAMESPACE_OF_AN_AGENT", "VARTA_"] {
         assert_eq!(told(name), None, "{name}");
     }
 }

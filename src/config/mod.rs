@@ -5,6 +5,7 @@
 
 pub(crate) mod bounds;
 pub(crate) mod classes;
+mod document;
 mod keys;
 mod layers;
 pub(crate) mod plan;
@@ -14,6 +15,7 @@ mod tables;
 pub(crate) mod validate;
 mod values;
 
+pub use document::example;
 pub use keys::{Config, KEYS, Key, TABLES};
 pub use layers::Layers;
 pub use problem::{ConfigError, ConfigProblem, Origin, ProblemKind};

@@ -70,6 +70,8 @@ pub struct ConfigProblem {
 pub enum ProblemKind {
     /// The file cannot be read, or is not TOML.
     File,
+    /// This user may not read the file.
+    Denied,
     /// The key does not exist.
     Unknown,
     /// The value does not have the form that the key takes.

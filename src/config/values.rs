@@ -3,10 +3,11 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
+use toml::Value;
 
 use crate::message::Reason;
 use crate::sys::accounts;
@@ -20,6 +21,8 @@ pub(super) struct Form<T> {
     pub(super) parse: fn(&str) -> Result<T, Refused>,
     /// As the operator would write it, without quotes.
     pub(super) show: fn(&T) -> String,
+    /// As the file writes it. `None`: only an absent key says it.
+    pub(super) value: fn(&T) -> Option<Value>,
     /// Why a value cannot be used with any values of the other keys.
     why_not: fn(&T) -> Option<&'static str>,
     /// What to write instead of such a value; `{key}` stands for the name of the key.
@@ -32,8 +35,9 @@ impl<T> Form<T> {
         value_name: &'static str,
         parse: fn(&str) -> Result<T, Refused>,
         show: fn(&T) -> String,
+        value: fn(&T) -> Option<Value>,
     ) -> Self {
-        Self { takes, value_name, parse, show, why_not: |_| None, instead: takes }
+        Self { takes, value_name, parse, show, value, why_not: |_| None, instead: takes }
     }
 
     const fn refuses(self, why_not: fn(&T) -> Option<&'static str>, instead: &'static str) -> Self {
@@ -52,59 +56,92 @@ pub(super) const PATH: Form<Option<PathBuf>> = Form::new(
     "DIR",
     |text| Ok(Some(text.into())),
     |path| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+    |path| path.as_deref().and_then(path_value),
 );
-pub(super) const DURATION: Form<Duration> =
-    Form::new("a duration, such as \"500ms\", \"2s\" or \"1m30s\"", "DURATION", parse_duration, |duration| {
-        written(*duration)
-    });
+pub(super) const DURATION: Form<Duration> = Form::new(
+    "a duration, such as \"500ms\", \"2s\" or \"1m30s\"",
+    "DURATION",
+    parse_duration,
+    |duration| written(*duration),
+    |duration| Some(written(*duration).into()),
+);
 pub(super) const ADDRESS: Form<Option<SocketAddr>> = Form::new(
     "an address and port in quotes, such as \"127.0.0.1:9464\", or \"none\"",
     "ADDR:PORT",
     parse_address,
     or_none,
+    |address| Some(or_none(address).into()),
 );
 pub(super) const OUTPUT: Form<Option<Output>> = Form::new(
     "a path in quotes, \"-\" for standard output, or \"none\"",
     "PATH",
     |text| Ok(read_output(text)),
     or_none,
+    |output| Some(or_none(output).into()),
 );
-pub(super) const EVENTS_FORMAT: Form<EventsFormat> =
-    Form::new("\"jsonl\" or \"tsv\"", "FORMAT", parse_events_format, |format| format.as_str().to_owned());
-pub(super) const BOOL: Form<bool> = Form::new("true or false", "BOOL", parse_bool, bool::to_string);
+pub(super) const EVENTS_FORMAT: Form<EventsFormat> = Form::new(
+    "\"jsonl\" or \"tsv\"",
+    "FORMAT",
+    parse_events_format,
+    |format| format.as_str().to_owned(),
+    |format| Some(format.as_str().into()),
+);
+pub(super) const BOOL: Form<bool> =
+    Form::new("true or false", "BOOL", parse_bool, bool::to_string, |flag| Some((*flag).into()));
 pub(super) const LIMIT: Form<Option<u32>> =
-    Form::new("a whole number from 1, or \"none\"", "N", parse_limit, or_none).refuses(
+    Form::new("a whole number from 1, or \"none\"", "N", parse_limit, or_none, |limit| {
+        Some(limit.map_or_else(|| "none".into(), Value::from))
+    })
+    .refuses(
         |limit| (*limit == Some(0)).then_some("it lets nobody beat"),
         "a whole number from 1, or {key} = \"none\"",
     );
-pub(super) const SIZE: Form<Option<u64>> =
-    Form::new("a number of bytes from 65536, such as \"100MiB\", or \"none\"", "SIZE", parse_size, or_none)
-        .refuses(
-            |size| {
-                size.filter(|size| *size < 65_536).map(|_| "a file would be full within a few hundred events")
-            },
-            "a size from 65536 bytes, or \"none\"",
-        );
-pub(super) const MODE: Form<u32> =
-    Form::new("an octal number in quotes, such as \"0660\"", "MODE", parse_mode, |mode| {
-        format!("{mode:04o}")
-    });
+pub(super) const SIZE: Form<Option<u64>> = Form::new(
+    "a number of bytes from 65536, such as \"100MiB\", or \"none\"",
+    "SIZE",
+    parse_size,
+    or_none,
+    |size| Some(size.map_or_else(|| "none".into(), size_value)),
+)
+.refuses(
+    |size| size.filter(|size| *size < 65_536).map(|_| "a file would be full within a few hundred events"),
+    "a size from 65536 bytes, or \"none\"",
+);
+pub(super) const MODE: Form<u32> = Form::new(
+    "an octal number in quotes, such as \"0660\"",
+    "MODE",
+    parse_mode,
+    |mode| format!("{mode:04o}"),
+    |mode| Some(format!("{mode:04o}").into()),
+);
 pub(super) const GROUP: Form<Option<u32>> = Form::new(
     "the number of a group, or its name in quotes",
     "GROUP",
     |text| parse_group(text).map(Some),
     |group| group.map_or("its own".to_owned(), |group| group.to_string()),
+    |group| group.map(Value::from),
 );
 pub(super) const USER: &str = "the number of a user, or its name in quotes";
 
 /// A whole number. `takes` names the bounds that `why_not` keeps.
 pub(super) const fn number(takes: &'static str, why_not: fn(&u32) -> Option<&'static str>) -> Form<u32> {
-    Form::new(takes, "N", parse_number, u32::to_string).refuses(why_not, takes)
+    Form::new(takes, "N", parse_number, u32::to_string, |number| Some((*number).into()))
+        .refuses(why_not, takes)
 }
 
 /// An optional whole number; [`Config::plan`](super::Config::plan) checks its bounds.
 pub(super) const fn some_number(takes: &'static str) -> Form<Option<u32>> {
-    Form::new(takes, "N", |text| parse_number(text).map(Some), or_none)
+    Form::new(takes, "N", |text| parse_number(text).map(Some), or_none, |number| number.map(Value::from))
+}
+
+/// `None`: TOML cannot write a path that is not UTF-8.
+fn path_value(path: &Path) -> Option<Value> {
+    path.to_str().map(Value::from)
+}
+
+/// As text where it is larger than a number of TOML can be.
+fn size_value(size: u64) -> Value {
+    i64::try_from(size).map_or_else(|_| size.to_string().into(), Value::from)
 }
 
 fn or_none<T: ToString>(value: &Option<T>) -> String {

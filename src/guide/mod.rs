@@ -6,7 +6,7 @@
 macro_rules! pages {
     ($($file:literal $page:ident)+) => {$(
         #[doc = concat!(
-            "[operate]: crate::guide::operate\n[events]: crate::guide::events\n[verdicts]: crate::guide::verdicts\n",
+            "[install]: crate::guide::install\n[operate]: crate::guide::operate\n[events]: crate::guide::events\n[verdicts]: crate::guide::verdicts\n",
             "[performance]: crate::guide::performance\n[limits]: crate::guide::limits\n[agents]: crate::guide::agents\n",
             "[architecture]: crate::guide::architecture\n[testing]: crate::guide::testing\n[migrate]: crate::guide::migrate\n\n",
         )]
@@ -16,6 +16,7 @@ macro_rules! pages {
 }
 
 pages! {
+    "install.md" install
     "operate.md" operate
     "agents.md" agents
     "events.md" events

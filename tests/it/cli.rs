@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 use varta_fleet::{MANIFEST, Manifest, shard_for};
 
+use crate::common::PROGRAM;
+
 const CLEAN: i32 = 0;
 const RUNTIME: i32 = 1;
 const USAGE: i32 = 2;
@@ -51,12 +53,13 @@ impl Scene {
 
     fn command(&self, program: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(program);
-        command.args(args).current_dir(self.dir.path()).env_clear().envs(self.env.iter().cloned());
+        command.args(args).current_dir(self.dir.path()).env_clear().env("VARTA_CONFIG", "/dev/null");
+        command.envs(self.env.iter().cloned());
         command
     }
 
     fn run(&self, args: &[&str]) -> Outcome {
-        Outcome::of(self.command(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), args))
+        Outcome::of(self.command(Path::new(PROGRAM), args))
     }
 
     /// Like [`Scene::run`], but never as root, which may read everything whatever its mode.
@@ -68,7 +71,7 @@ impl Scene {
         let program = self.dir.path().join("varta-fleet");
         // A process of its own writes the copy: a test on another thread may fork while the copy is open for
         // writing, and execve(2) then fails with ETXTBSY.
-        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_varta-fleet")).arg(&program).status();
+        let copied = Command::new("cp").arg(PROGRAM).arg(&program).status();
         assert!(copied.is_ok_and(|status| status.success()), "room for a copy");
         let mut command = self.command(&program, args);
         command.uid(65534).gid(65534);
@@ -431,8 +434,141 @@ fn a_file_that_cannot_be_read_is_explained() {
 
     let secret = scene.file("secret.toml", "");
     fs::set_permissions(secret, Permissions::from_mode(0o000)).unwrap();
-    let outcome = scene.run_unprivileged(&["run", "--dir", "run", "--config", "secret.toml"]);
-    outcome.says(CONFIG, &["cannot read secret.toml: permission denied", "let this user read it"]);
+    for command in [&["run"][..], &["check"], &["config"], &["status"], &["route"]] {
+        let outcome = scene.run_unprivileged(&[command, &["--config", "secret.toml"]].concat());
+        outcome.says(PERMISSION, &["cannot read secret.toml: permission denied", "let this user read it"]);
+    }
+}
+
+/// What `check` says of the threshold, with this text as `/etc/varta-fleet.toml` of a mount namespace.
+fn check_with_etc(setup: &str, variable: Option<&str>, args: &str) -> Outcome {
+    assert!(rustix::process::geteuid().is_root(), "this test needs root, for an /etc of its own");
+    let scene = Scene::new();
+    let script = format!(
+        "set -e; mount -t tmpfs -o mode=755 tmpfs /etc; {setup}; exec setpriv --reuid 65534 --clear-groups \
+         ./varta-fleet check --dir run --shards 1 --agents-max 1 {args}"
+    );
+    crate::common::copy_program(Path::new(PROGRAM), &scene.dir.path().join("varta-fleet"));
+    let mut command = scene.command(Path::new("unshare"), &["--mount", "sh", "-c", &script]);
+    // Without a variable, as on a host.
+    command.env_remove("VARTA_CONFIG").envs(variable.map(|path| ("VARTA_CONFIG", path)));
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    Outcome::of(command)
+}
+
+#[test]
+fn the_file_in_etc_is_read_if_it_is_there_and_no_other_is_named() {
+    let there = "echo 'threshold = \"7s\"' > /etc/varta-fleet.toml";
+    let planned = |setup: &str, variable, args| check_with_etc(setup, variable, args).planned("threshold");
+    assert_eq!(planned(there, None, ""), "7s (/etc/varta-fleet.toml line 1)");
+    assert_eq!(planned(there, Some(""), ""), "7s (/etc/varta-fleet.toml line 1)");
+    assert_eq!(planned("true", None, ""), "2s (default)");
+    assert_eq!(planned(there, Some("/dev/null"), ""), "2s (default)");
+    assert_eq!(planned(there, None, "--config /dev/null"), "2s (default)");
+    assert_eq!(planned(there, None, "--threshold 9s"), "9s (--threshold)");
+    let other = format!("{there}; echo 'threshold = \"8s\"' > /etc/other.toml");
+    assert_eq!(planned(&other, Some("/etc/other.toml"), ""), "8s (/etc/other.toml line 1)");
+    assert_eq!(
+        planned(&other, Some("/etc/other.toml"), "--config /etc/varta-fleet.toml"),
+        "7s (/etc/varta-fleet.toml line 1)"
+    );
+
+    let is_missing = ["cannot read /etc/other.toml: there is no such file", "correct the path"];
+    check_with_etc(there, Some("/etc/other.toml"), "").says(CONFIG, &is_missing);
+    let nowhere = "ln -s /nowhere /etc/varta-fleet.toml";
+    check_with_etc(nowhere, None, "").says(CONFIG, &["cannot read /etc/varta-fleet.toml: there is no such"]);
+    let secret = format!("{there}; chmod 600 /etc/varta-fleet.toml");
+    let words = ["cannot read /etc/varta-fleet.toml: permission denied", "let this user read it"];
+    check_with_etc(&secret, None, "").says(PERMISSION, &words);
+    check_with_etc("echo 'treshold = 1' > /etc/varta-fleet.toml", None, "")
+        .says(CONFIG, &["did you mean threshold?"]);
+}
+
+/// Commands that query a fleet find its directory where `run` finds it; its other keys may be wrong by now.
+#[test]
+fn clients_take_the_directory_from_the_configuration() {
+    let scene = Scene::new();
+    scene.file("varta.toml", "dir = \"/nowhere\"\nthreshold = 5\n");
+    for command in [&["status"][..], &["agents"], &["explain", "7"], &["events"]] {
+        let words = ["no fleet is running at /nowhere/control.sock"];
+        scene.run(&[command, &["--config", "varta.toml"]].concat()).says(UNAVAILABLE, &words);
+    }
+    scene.run(&["route", "--config", "varta.toml"]).says(UNAVAILABLE, &["no fleet runs in /nowhere,"]);
+    let by_variable = Scene::new().env("VARTA_CONFIG", "varta.toml");
+    by_variable.file("varta.toml", "dir = \"/nowhere\"");
+    by_variable.run(&["route"]).says(UNAVAILABLE, &["no fleet runs in /nowhere,"]);
+    by_variable.run(&["route", "--dir", "/here"]).says(UNAVAILABLE, &["no fleet runs in /here,"]);
+    for (text, word) in [("dir = 7", "cannot use dir = 7"), ("dir = \"/x", "cannot read varta.toml line 1")] {
+        scene.file("varta.toml", text);
+        scene.run(&["status", "--config", "varta.toml"]).says(CONFIG, &[word]);
+    }
+}
+
+#[test]
+fn config_prints_what_run_would_do() {
+    let scene = Scene::new().env("VARTA_TICK", "5ms");
+    scene.file(
+        "varta.toml",
+        "threshold = \"7s\"\ngroup = \"root\"\n[[rule]]\nmatch = { uid = \"root\" }\nthreshold = \"9s\"\n",
+    );
+    let config = |args: &[&str]| scene.run(&[&["config", "--dir", "/tmp/varta"], args].concat());
+    let outcome = config(&["--config", "varta.toml", "--max-delay", "2ms"]);
+    outcome.says(
+        CLEAN,
+        &["[[rule]]\nmatch = { uid = 0 }", "# varta.toml line 1\n", "# VARTA_TICK\n", "# --max-delay\n"],
+    );
+    outcome.says(CLEAN, &["group = 0", "# default\n", "# control-group: the observer's own"]);
+    // Read again, alone, it is the same.
+    let lines = |text: &str| -> Vec<String> {
+        text.lines().map(|line| line.split(" # ").next().unwrap_or_default().trim_end().to_owned()).collect()
+    };
+    let again = Scene::new();
+    again.file("varta.toml", &outcome.stdout);
+    let second = again.run(&["config", "--config", "varta.toml"]);
+    assert_eq!(lines(&second.says(CLEAN, &[]).stdout), lines(&outcome.stdout));
+    config(&["--threshold", "1ms"]).says(CONFIG, &["cannot use --threshold 1ms"]);
+}
+
+/// The lines in which the packaged file differs from the example: members of the group may beat and query.
+const PACKAGED: [(&str, &str); 5] = [
+    ("#mode = \"0600\"", "mode = \"0660\""),
+    ("#group = \"varta\"", "group = \"varta\""),
+    ("#control-mode = \"0600\"", "control-mode = \"0660\""),
+    ("#control-group = \"varta\"", "control-group = \"varta\""),
+    ("#events = \"none\"", "events = \"/var/log/varta-fleet/events.jsonl\""),
+];
+
+#[test]
+fn the_packaged_file_and_the_guide_show_the_example() {
+    let outcome = Scene::new().env("VARTA_THRESHOLD", "5s").run(&["config", "--default"]);
+    let example = outcome.says(CLEAN, &["#threshold = \"2s\"\n"]).stdout.clone();
+    let mut packaged = example.clone();
+    for (line, set) in PACKAGED {
+        // The keys at the top come first.
+        let (line, set) = (format!("\n{line}\n"), format!("\n{set}\n"));
+        assert!(packaged.contains(&line), "{line}");
+        packaged = packaged.replacen(&line, &set, 1);
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = root.join("scripts/deploy/varta-fleet.toml");
+    let page = root.join("src/guide/operate.md");
+    let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+    let sample = |page: &str| {
+        let (_, rest) = page.split_once("<!-- file example.toml -->\n```toml\n").expect("its place");
+        rest.split_once("```\n").expect("its end").0.to_owned()
+    };
+    if std::env::var_os("VARTA_BLESS").is_some_and(|value| value == "1") {
+        fs::write(&file, &packaged).expect("write the packaged file");
+        let text = read(&page);
+        fs::write(
+            &page,
+            text.replacen(&format!("```toml\n{}", sample(&text)), &format!("```toml\n{example}"), 1),
+        )
+        .expect("write the page");
+    }
+    let told = "is not what config --default prints: VARTA_BLESS=1 cargo test --test it cli:: rewrites it";
+    assert!(read(&file) == packaged, "{} {told}", file.display());
+    assert!(sample(&read(&page)) == example, "the sample of {} {told}", page.display());
 }
 
 #[test]
@@ -630,7 +766,7 @@ fn check_judges_cores_as_a_note() {
 fn check_notes_what_of_the_host_it_cannot_see() {
     assert!(rustix::process::geteuid().is_root(), "this test needs root, for a pid namespace of its own");
     let scene = Scene::new();
-    let program = env!("CARGO_BIN_EXE_varta-fleet");
+    let program = PROGRAM;
     let check = ["--pid", "--fork", program, "check", "--dir", "run", "--shards", "1", "--agents-max", "1"];
     Outcome::of(scene.command(Path::new("unshare"), &check)).says(
         code_of_check(1),
@@ -651,7 +787,7 @@ fn a_reader_that_hangs_up_is_no_error() {
     for (args, code) in [(&check[..], found), (&refused, CONFIG), (&["--help"], CLEAN)] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let mut command = scene.command(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), args);
+        let mut command = scene.command(Path::new(PROGRAM), args);
         let output =
             command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
         assert_eq!((output.status.code(), &*output.stderr), (Some(code), &b""[..]), "{args:?}");
@@ -664,7 +800,7 @@ fn a_run_that_cannot_say_it_is_ready_fails() {
     drop(reader);
     let scene = Scene::new();
     let args = ["run", "--dir", "run", "--agents-max", "1", "--print-ready"];
-    let mut command = scene.command(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), &args);
+    let mut command = scene.command(Path::new(PROGRAM), &args);
     let output = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(RUNTIME), "{said}");
@@ -692,7 +828,7 @@ fn events_do_not_go_to_files_of_the_observer() {
 fn an_output_that_fails_is_an_error() {
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let scene = Scene::new();
-    let mut command = scene.command(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), &["check", "--dir", "run"]);
+    let mut command = scene.command(Path::new(PROGRAM), &["check", "--dir", "run"]);
     let output = command.stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(RUNTIME), "{said}");
@@ -727,8 +863,8 @@ fn a_misspelt_variable_is_a_problem_that_names_the_right_one() {
     let words = ["cannot use VARTA_TRESHOLD=5s: there is no such variable", "did you mean VARTA_THRESHOLD?"];
     scene.run(&["run", "--dir", "run"]).says(CONFIG, &words);
     scene.check(&[]).says(CONFIG, &words);
-    let words = ["cannot use VARTA_CONFIG=/etc/varta.toml: there is no such variable; write --config on the"];
-    Scene::new().env("VARTA_CONFIG", "/etc/varta.toml").check(&[]).says(CONFIG, &words);
+    let words = ["cannot use VARTA_CONFIGS=x: there is no such variable", "did you mean VARTA_CONFIG?"];
+    Scene::new().env("VARTA_CONFIGS", "x").check(&[]).says(CONFIG, &words);
 }
 
 #[test]
@@ -932,11 +1068,11 @@ fn existing_places_with_hostile_names_are_told_harmlessly() {
     fs::set_permissions(inside.join("run"), Permissions::from_mode(0o777)).expect("it is ours");
     // Relative to a working directory whose name is hostile.
     for args in [&["check", "--dir", "run"][..], &["run", "--dir", "run"], &["route", "--dir", "run"]] {
-        let mut command = scene.command(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), args);
+        let mut command = scene.command(Path::new(PROGRAM), args);
         command.current_dir(&inside);
         Outcome::of(command).is_harmless(&format!("{args:?}"));
     }
-    let demo = scene.command(Path::new(env!("CARGO_BIN_EXE_varta-fleet")), &["demo"]);
+    let demo = scene.command(Path::new(PROGRAM), &["demo"]);
     let mut demo = demo;
     demo.env("TMPDIR", &inside);
     Outcome::of(demo).is_harmless("demo");

@@ -140,7 +140,7 @@ pub fn check(args: &CheckArgs) -> Result<Exit, CliError> {
         }
         Err(error) => {
             let failed = CliError::from(error.clone());
-            if failed.exit() == Exit::Usage {
+            if matches!(failed.exit(), Exit::Usage | Exit::Permission) {
                 return Err(failed);
             }
             findings.extend(error.problems().iter().map(|problem| Finding::problem(problem.to_string(), "")));
@@ -180,12 +180,7 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
             ("events", Some(events)) => Shown(&events.output).to_string(),
             _ => key.value_in(config),
         };
-        let is_by_blocks = key.name == "shards" && !config.shard_blocks.is_empty();
-        let origin = match layers.origin(if is_by_blocks { "shard" } else { key.in_file }) {
-            Origin::Flag => format!("--{}", key.name),
-            Origin::Environment => key.variable.to_owned(),
-            origin => origin.to_string(),
-        };
+        let origin = layers.origin_in_words(key.in_file);
         writeln!(out, "    {:<16} {value:<24} ({origin})", key.name)?;
     }
     for (i, ShardPlan { socket, mode, group, core, allow_uids, .. }) in plan.shards.iter().enumerate() {

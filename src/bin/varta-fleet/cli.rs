@@ -13,22 +13,31 @@ Examples:
 
 const RUN_EXAMPLES: &str = "\
 Examples:
-  varta-fleet run --config /etc/varta.toml
+  varta-fleet run --config varta.toml
   varta-fleet run --dir /tmp/varta --shards 2 --threshold 500ms --events -
   VARTA_THRESHOLD=5s varta-fleet run --print-ready
 
 Each setting is taken from its flag, else its environment variable, else the file, else the default. An empty
-variable counts as unset; `none` switches off what the file switched on (--events none).
+variable counts as unset; `none` switches off what the file switched on (--events none). For no file at all:
+--config /dev/null.
 Durations are written 500ms, 2s or 1m30s.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
-  varta-fleet check --config /etc/varta.toml
+  varta-fleet check --config varta.toml
   varta-fleet check --agents-max 20000 --shards 4     would this host carry that fleet?
   varta-fleet check --agents-max 1000000 --rate 1     what would a fleet of that size need?
 
 A problem keeps the fleet from working as configured: exit code 78. A note does not.
 Run it as the user, and with the limits, that the observer will have.";
+
+const CONFIG_EXAMPLES: &str = "\
+Examples:
+  varta-fleet config                        what `run` would do, and who said so
+  varta-fleet config --default              every key, its meaning and its default
+  varta-fleet config --threshold 5s > varta.toml
+
+Takes what `run` takes. What it prints makes the same fleet if `run` reads it.";
 
 const LOAD_EXAMPLES: &str = "\
 Examples:
@@ -107,6 +116,9 @@ pub enum Command {
     /// Check configuration, kernel limits and permissions; print every problem and its fix
     #[command(after_help = format!("{CHECK_EXAMPLES}\n\n{EXIT_CODES}"))]
     Check(crate::check::CheckArgs),
+    /// Print the configuration in effect as TOML, with the origin of each line
+    #[command(after_help = format!("{CONFIG_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Config(crate::config::ShowArgs),
     /// Beat as a fleet does and report what became of the beats: a load generator for this and other observers
     #[command(after_help = format!("{LOAD_EXAMPLES}\n\n{EXIT_CODES}"))]
     Load(crate::load::LoadArgs),

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use varta_fleet::{Reason, Shown};
 
+use crate::config::FileArgs;
 use crate::exit::{CliError, Exit};
 use crate::stderr;
 
@@ -31,9 +32,12 @@ const RETRY: Duration = Duration::from_millis(50);
 /// Which fleet to ask.
 #[derive(clap::Args, Clone, Debug)]
 pub struct FleetArgs {
-    /// Runtime directory of the fleet [default: /run/varta, or $XDG_RUNTIME_DIR/varta when not root]
+    /// Runtime directory of the fleet [default: that of the configuration]
     #[arg(long, env = "VARTA_DIR", hide_env_values = true)]
     dir: Option<PathBuf>,
+    /// Where else it may be named.
+    #[command(flatten)]
+    file: FileArgs,
 }
 
 /// A fleet that can be queried. Each query is a connection of its own.
@@ -71,13 +75,17 @@ pub fn await_fleet<T>(mut ask: impl FnMut() -> Result<T, CliError>) -> Result<T,
 }
 
 impl FleetArgs {
+    /// The runtime directory: named, else as in the configuration, of which nothing else is checked.
+    pub fn dir(&self) -> Result<PathBuf, CliError> {
+        match &self.dir {
+            Some(dir) => Ok(dir.clone()),
+            None => Ok(self.file.layers().dir()?),
+        }
+    }
+
     /// A client of the fleet. The first query shows whether the fleet runs.
     pub fn client(&self) -> Result<Client, CliError> {
-        let dir = match &self.dir {
-            Some(dir) => dir.clone(),
-            None => varta_fleet::plan::default_dir()?,
-        };
-        Client::new(&dir)
+        Client::new(&self.dir()?)
     }
 }
 

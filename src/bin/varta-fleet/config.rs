@@ -1,12 +1,19 @@
-//! The configuration from flags and environment variables; [`Layers`] interprets it.
+//! The configuration from the file, environment variables and flags, which [`Layers`] interprets; and `config`,
+//! which prints it.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches};
-use varta_fleet::config::{ConfigError, KEYS, Layers, Origin};
+use varta_fleet::config::{ConfigError, KEYS, Layers, Origin, example};
 use varta_fleet::plan::Plan;
+
+use crate::exit::{CliError, Exit};
+
+/// The file that is read if none is named.
+const FILE: &str = "/etc/varta-fleet.toml";
 
 /// The prefix of our environment variables.
 const PREFIX: &str = "VARTA_";
@@ -14,19 +21,54 @@ const PREFIX: &str = "VARTA_";
 /// The configuration from flags and environment variables: one of each for every settable key.
 #[derive(Clone, Debug)]
 pub struct ConfigArgs {
-    file: Option<PathBuf>,
+    file: FileArgs,
     written: Vec<(&'static str, String, Origin)>,
     /// Variables with our prefix that match no key.
     unknown: Vec<(String, String)>,
 }
 
+/// Arguments of `config`.
+#[derive(clap::Args, Debug)]
+pub struct ShowArgs {
+    /// What to print.
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print a file with every key, its meaning and its default instead, in which nothing is set
+    #[arg(long = "default")]
+    is_default: bool,
+}
+
+/// Prints the configuration in effect, or the example.
+pub fn config(args: &ShowArgs) -> Result<Exit, CliError> {
+    let text = if args.is_default { example() } else { args.config.layers().effective()? };
+    io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(Exit::Clean)
+}
+
+/// Which file to read.
+#[derive(clap::Args, Clone, Debug)]
+pub struct FileArgs {
+    /// Read settings from this TOML file [default: /etc/varta-fleet.toml if it is there]
+    #[arg(long = "config", value_name = "FILE", env = "VARTA_CONFIG", hide_env_values = true)]
+    path: Option<PathBuf>,
+}
+
+impl FileArgs {
+    /// What the file says. Only the one that nobody named may be missing.
+    pub fn layers(&self) -> Layers {
+        let mut layers = Layers::default();
+        match &self.path {
+            Some(path) => layers.file(path),
+            None => layers.file_if_there(Path::new(FILE)),
+        }
+        layers
+    }
+}
+
 impl ConfigArgs {
     /// File, environment and flags; each overrides the one before.
     pub fn layers(&self) -> Layers {
-        let mut layers = Layers::default();
-        if let Some(path) = &self.file {
-            layers.file(path);
-        }
+        let mut layers = self.file.layers();
         for (key, text, origin) in &self.written {
             layers.set(key, text, origin.clone());
         }
@@ -58,7 +100,7 @@ impl FromArgMatches for ConfigArgs {
             .map(|(name, value)| (text(name), text(value)))
             .filter(|(name, _)| name.starts_with(PREFIX) && !KEYS.iter().any(|key| key.variable == name));
         Ok(Self {
-            file: matches.get_one("config").cloned(),
+            file: FileArgs::from_arg_matches(matches)?,
             written: written.collect(),
             unknown: unknown.collect(),
         })
@@ -72,11 +114,6 @@ impl FromArgMatches for ConfigArgs {
 
 impl Args for ConfigArgs {
     fn augment_args(command: clap::Command) -> clap::Command {
-        let file = Arg::new("config")
-            .long("config")
-            .value_name("FILE")
-            .help("Read settings from this TOML file [default: none]")
-            .value_parser(clap::value_parser!(PathBuf));
         let keys = KEYS.iter().filter(|key| key.is_settable()).map(|key| {
             let arg = Arg::new(key.name)
                 .long(key.name)
@@ -92,7 +129,7 @@ impl Args for ConfigArgs {
                 arg
             }
         });
-        command.arg(file).args(keys)
+        FileArgs::augment_args(command).args(keys)
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {

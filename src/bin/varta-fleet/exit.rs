@@ -77,8 +77,15 @@ impl From<ConfigError> for CliError {
         // error.
         let mistyped =
             |kind, origin: &Option<Origin>| kind == ProblemKind::Unreadable && *origin == Some(Origin::Flag);
-        let is_usage = error.problems().iter().any(|problem| mistyped(problem.kind, &problem.origin));
-        Self::new(if is_usage { Exit::Usage } else { Exit::Config }, error.to_string())
+        let problems = error.problems();
+        let exit = if problems.iter().any(|problem| mistyped(problem.kind, &problem.origin)) {
+            Exit::Usage
+        } else if problems.iter().any(|problem| problem.kind == ProblemKind::Denied) {
+            Exit::Permission
+        } else {
+            Exit::Config
+        };
+        Self::new(exit, error.to_string())
     }
 }
 

@@ -65,6 +65,7 @@ fn execute(command: Command) -> Result<Exit, CliError> {
         Command::DemoAgent(args) => demo::agent(&args),
         Command::Load(args) => load::load(&args),
         Command::LoadAgent(args) => load::agent(&args),
+        Command::Config(args) => config::config(&args),
         Command::Check(args) => check::check(&args),
         Command::Route(args) => route::route(&args),
         Command::Status(args) => status::status(&args),

@@ -17,7 +17,7 @@ const EVENTS_PAGE: &str = "varta-fleet-events";
 
 const PRECEDENCE: &str = "\
 A setting comes from its flag, else from its environment variable, else from this file, else it is the default. An \
-empty variable counts as unset. Unknown keys and misspelt variables are errors; `varta-fleet check --config FILE` \
+empty variable counts as unset. Unknown keys and misspelt variables are errors; `varta-fleet check` \
 reports every mistake at once. Durations are written `500ms`, `2s` or `1m30s`. `none` switches off what another layer \
 switched on.";
 
@@ -193,7 +193,10 @@ fn command_page(command: &clap::Command) -> io::Result<Page> {
 fn config_page() -> Page {
     let mut page = Page::new(CONFIG_PAGE, 5, "configuration of varta-fleet");
     page.heading("DESCRIPTION");
-    page.paragraph("A file in TOML, named by `varta-fleet run --config FILE`.");
+    page.paragraph(
+        "A file in TOML: `/etc/varta-fleet.toml` if it is there, or the one that `--config FILE` or the environment \
+         variable `VARTA_CONFIG` names. `varta-fleet config` shows what is in effect, with the origin of each line.",
+    );
     page.paragraph(PRECEDENCE);
     page.heading("KEYS");
     let is_table = |key: &Key| TABLES.iter().any(|(heading, _)| heading.trim_matches(['[', ']']) == key.name);

@@ -3,31 +3,28 @@
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use varta_fleet::plan::default_dir;
 use varta_fleet::{MANIFEST, Reason, Shown, socket_for};
 
+use crate::client::FleetArgs;
 use crate::exit::{CliError, Exit};
 
 /// Arguments of `route`.
 #[derive(clap::Args, Debug)]
 pub struct RouteArgs {
-    /// Runtime directory of the fleet [default: /run/varta, or $XDG_RUNTIME_DIR/varta when not root]
-    #[arg(long, env = "VARTA_DIR", hide_env_values = true)]
-    pub dir: Option<PathBuf>,
+    /// Whose socket.
+    #[command(flatten)]
+    fleet: FleetArgs,
     /// Process id of the agent [default: the parent of this process, which calls it]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    pub pid: Option<u32>,
+    pid: Option<u32>,
 }
 
 /// Prints the path, and nothing else on standard output, for use in scripts. Fails if beats of this user
 /// would not arrive.
 pub fn route(args: &RouteArgs) -> Result<Exit, CliError> {
-    let dir = match &args.dir {
-        Some(dir) => dir.clone(),
-        None => default_dir()?,
-    };
+    let dir = args.fleet.dir()?;
     let pid = args.pid.unwrap_or_else(std::os::unix::process::parent_id);
     let socket = socket_for(&dir, pid).map_err(|error| {
         let shown = Shown(dir.display());

@@ -6,14 +6,16 @@ use std::time::Duration;
 use varta_fleet::config::read_duration;
 use varta_fleet::wire::Version;
 
+use crate::client::FleetArgs;
+
 /// Arguments of `load`.
 #[derive(clap::Args, Debug)]
 pub struct LoadArgs {
-    /// Runtime directory of the fleet [default: /run/varta, or $XDG_RUNTIME_DIR/varta when not root]
-    #[arg(long, env = "VARTA_DIR", hide_env_values = true, conflicts_with = "socket")]
-    pub dir: Option<PathBuf>,
+    /// Which fleet to beat for.
+    #[command(flatten)]
+    pub fleet: FleetArgs,
     /// Beat on this socket instead; several: each agent on the one its pid hashes to
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "dir")]
     pub socket: Vec<PathBuf>,
     /// How many agents, a process each
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=30_000))]

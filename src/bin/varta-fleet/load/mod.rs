@@ -97,10 +97,7 @@ impl Target {
             }
             return Ok(Self { sockets: args.socket.clone(), observer: args.observe.flatten(), fleet: None });
         }
-        let dir = match &args.dir {
-            Some(dir) => dir.clone(),
-            None => varta_fleet::plan::default_dir()?,
-        };
+        let dir = args.fleet.dir()?;
         let manifest = await_fleet(|| {
             let manifest = Manifest::read(&dir);
             let manifest = manifest.map_err(|error| CliError::new(Exit::Unavailable, error.to_string()))?;
