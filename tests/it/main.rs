@@ -27,6 +27,7 @@ mod outputs;
 mod page;
 mod route;
 mod run;
+mod service;
 mod soak;
 mod streams;
 mod tidy;

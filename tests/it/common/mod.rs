@@ -11,6 +11,7 @@ mod freezer;
 pub mod http;
 mod namespace;
 mod observer;
+mod rig;
 mod table;
 pub mod wire;
 
@@ -28,6 +29,7 @@ pub use event::Event;
 pub use freezer::Freezer;
 pub use namespace::{PidNamespace, in_pid_namespace};
 pub use observer::{Ended, Observer, Options, Place, needs_root};
+pub use rig::Rig;
 pub use table::Table;
 
 /// The threshold of most tests: far above the scheduling delays of a busy machine with two cores for a

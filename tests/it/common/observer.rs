@@ -443,7 +443,7 @@ fn command(place: &Place, options: &Options, events: &Path) -> Command {
 
 /// Has the kernel kill the observer when the test ends in any way.
 #[expect(unsafe_code, reason = "no safe way to run something between fork and exec")]
-fn follow_parent(command: &mut Command) {
+pub fn follow_parent(command: &mut Command) {
     // SAFETY: one system call, which takes no lock and allocates nothing.
     unsafe {
         command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));

@@ -1,0 +1,106 @@
+//! A systemd of its own with the shipped units: see `tests/it/systemd/rig --help`.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+use super::observer::{follow_parent, needs_root};
+use super::{rust_program, wait_for};
+
+/// A booted systemd. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Rig {
+    script: Child,
+    enter: PathBuf,
+    _files: TempDir,
+}
+
+impl Rig {
+    /// Boots. Inside are `varta-fleet`, `stock-agent`, the shipped units, the user `varta`, and a configuration.
+    pub fn boot(config: &str) -> Self {
+        needs_root("it boots a systemd in namespaces of its own");
+        let files = tempfile::tempdir().expect("a temporary directory");
+        let (enter, log) = (files.path().join("enter"), files.path().join("log"));
+        let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let bind = |from: &Path, at: &str| format!("{}={at}", from.display());
+        let mut command = Command::new(tree.join("tests/it/systemd/rig"));
+        command.arg("--units").arg(tree.join("scripts/deploy/systemd"));
+        command.args(["--bind", &bind(env!("CARGO_BIN_EXE_varta-fleet").as_ref(), "/usr/bin/varta-fleet")]);
+        command.args(["--bind", &bind(rust_program(), "/usr/bin/stock-agent")]);
+        command.arg("--enter").arg(&enter).arg("cat");
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        command.stderr(fs::File::create(&log).expect("create a file"));
+        follow_parent(&mut command);
+        let mut script = command.spawn().expect("start the rig");
+        wait_for("a booted systemd", || {
+            if let Some(status) = script.try_wait().expect("it is our child") {
+                panic!("the rig ended, {status}: {}", fs::read_to_string(&log).unwrap_or_default());
+            }
+            enter.exists().then_some(())
+        });
+        let rig = Self { script, enter, _files: files };
+        rig.run("systemd-sysusers --inline 'u varta - \"varta-fleet\" /run/varta' 2>/dev/null");
+        rig.write("/etc/varta-fleet.toml", config);
+        rig
+    }
+
+    /// A command that runs inside.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(&self.enter);
+        command.arg(program);
+        command
+    }
+
+    /// Runs a script inside, whatever becomes of it.
+    pub fn attempt(&self, script: &str) -> Output {
+        self.command("sh").args(["-c", script]).stdin(Stdio::null()).output().expect("run in the rig")
+    }
+
+    /// The standard output of a script that runs inside and must succeed.
+    pub fn run(&self, script: &str) -> String {
+        let output = self.attempt(script);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "{script}: {}\n{text}\n{}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr),
+            self.journal()
+        );
+        text
+    }
+
+    /// Writes a file inside.
+    pub fn write(&self, path: &str, text: &str) {
+        let mut writer =
+            self.command("tee").arg(path).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("tee");
+        writer.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
+        assert!(writer.wait().expect("it is our child").success(), "cannot write {path}");
+    }
+
+    /// A property of a unit, as `systemctl show` prints it.
+    pub fn property(&self, unit: &str, name: &str) -> String {
+        self.run(&format!("systemctl show --value --property={name} {unit}")).trim().to_owned()
+    }
+
+    /// What the observer has logged.
+    pub fn journal(&self) -> String {
+        let output =
+            self.attempt("journalctl --no-pager --output=short-monotonic --unit=varta-fleet.service");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.journal());
+        }
+        // The end of its input ends `cat` inside, and so the rig.
+        drop(self.script.stdin.take());
+        let _ = self.script.wait();
+    }
+}
