@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-use super::observer::{follow_parent, needs_root};
+use super::observer::{PROGRAM, follow_parent, needs_root};
 use super::{rust_program, wait_for};
 
 /// A booted systemd. It ends when this is dropped.
@@ -28,7 +28,7 @@ impl Rig {
         let bind = |from: &Path, at: &str| format!("{}={at}", from.display());
         let mut command = Command::new(tree.join("tests/it/systemd/rig"));
         command.arg("--units").arg(tree.join("scripts/deploy/systemd"));
-        command.args(["--bind", &bind(env!("CARGO_BIN_EXE_varta-fleet").as_ref(), "/usr/bin/varta-fleet")]);
+        command.args(["--bind", &bind(PROGRAM.as_ref(), "/usr/bin/varta-fleet")]);
         command.args(["--bind", &bind(rust_program(), "/usr/bin/stock-agent")]);
         command.arg("--enter").arg(&enter).arg("cat");
         command.stdin(Stdio::piped()).stdout(Stdio::null());
