@@ -7,8 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-use super::observer::{PROGRAM, follow_parent, needs_root};
-use super::{rust_program, wait_for};
+use super::observer::{follow_parent, needs_root};
+use super::{PROGRAM, rust_program, wait_for};
 
 /// A booted systemd. It ends when this is dropped.
 #[derive(Debug)]
