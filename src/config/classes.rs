@@ -14,8 +14,11 @@ pub struct Classes {
     thresholds_ns: Box<[u64]>,
 }
 
+/// The class of an agent with a threshold of its own, which its slot's extra words are kept for. No rule has it.
+pub const OWN_THRESHOLD: u8 = u8::MAX;
+
 // A slot holds the class of its agent in one byte.
-const _: () = assert!(RULES_MAX + 2 <= 1 << u8::BITS);
+const _: () = assert!(RULES_MAX + 2 <= OWN_THRESHOLD as usize);
 
 impl Classes {
     /// The classes of a fleet whose rules have these thresholds, ns, in the order of the rules; at most

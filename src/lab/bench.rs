@@ -20,4 +20,5 @@ pub use crate::shard::uids::UidAccounts;
 pub use crate::sys::datagram::{Credentials, Datagram};
 pub use crate::sys::mmsg::BATCH_MAX;
 pub use crate::table::admission::Admission;
+pub use crate::table::adopt::{Legacy, adopt};
 pub use crate::table::{Header, create};

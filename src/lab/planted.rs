@@ -32,6 +32,8 @@ mod switch {
         TakesOneForTwo,
         /// Silences are judged by the clock instead of the watermark.
         JudgesByTheClock,
+        /// After a restart the stored deadlines are judged before what is queued was read.
+        JudgesBeforeDraining,
         /// The timer of an agent that had beaten before its deadline is not set again.
         ForgetsTheTimer,
         /// A resume is reported twice.

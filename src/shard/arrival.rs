@@ -59,6 +59,23 @@ impl Arrivals {
         }
     }
 
+    /// Continues for a process that found this offset, and this arrival of the last datagram it took. What is still
+    /// queued arrived after that, and was stamped by the old offset or the present one.
+    #[cfg(any(test, feature = "bench"))]
+    pub fn go_on_after(&mut self, offset: i64, previous: Arrival) {
+        let now = self.previous.latest;
+        self.previous = Arrival { earliest: previous.earliest.min(now), latest: previous.latest.min(now) };
+        if self.offset.wrapping_sub(offset).unsigned_abs() > STEP_NS.unsigned_abs() {
+            self.steps += 1;
+            self.old_offsets = Some([offset; 2]);
+        }
+    }
+
+    /// REALTIME - MONOTONIC, ns.
+    pub const fn offset(&self) -> i64 {
+        self.offset
+    }
+
     /// Steps of the wall clock seen so far.
     pub const fn steps(&self) -> u64 {
         self.steps

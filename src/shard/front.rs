@@ -9,11 +9,16 @@ use std::io;
 use crate::config::plan::Plan;
 use crate::refusal::Refusal;
 use crate::rules::{self, Sender};
+#[cfg(any(test, feature = "bench"))]
+use crate::shard::arrival::Arrival;
 use crate::shard::arrival::Arrivals;
 use crate::shard::input::Transport;
 use crate::shard::sight::SightLog;
 use crate::shard::tracker::{Outcome, Tracker};
 use crate::sys::datagram::Datagram;
+use crate::table::Progress;
+#[cfg(any(test, feature = "bench"))]
+use crate::table::adopt::Legacy;
 use crate::table::key::AgentKey;
 use crate::table::turned_away::TurnedAwayFor;
 use crate::time::{Clock, MonoNs, WallNs};
@@ -102,6 +107,37 @@ impl<T: Transport, C: Clock> Front<T, C> {
             allow_uids,
             now,
             is_now_stale: false,
+        }
+    }
+
+    /// A front that goes on for the process before, on the same socket and on its table. Its sight begins now:
+    /// every agent that is silent gets a whole threshold. What is queued counts by its stamps.
+    #[cfg(any(test, feature = "bench"))]
+    pub fn adopted(
+        transport: T,
+        clock: C,
+        tracker: Tracker,
+        limits: Limits,
+        allow_uids: Option<&[u32]>,
+        legacy: &Legacy,
+    ) -> Self {
+        let mut front = Self::new(transport, clock, tracker, limits, allow_uids);
+        let before = &legacy.progress;
+        front.sight.go_on_after(before);
+        let last = Arrival { earliest: before.watermark, latest: before.watermark.max(legacy.last_arrival) };
+        front.arrivals.go_on_after(before.clock_offset, last);
+        front
+    }
+
+    /// How far the front has come, for a successor.
+    pub fn progress(&self) -> Progress {
+        let (paused_ns, paused_from) = self.sight.accounted();
+        Progress {
+            alive_at: self.now,
+            watermark: self.sight.watermark(),
+            paused_ns,
+            paused_from,
+            clock_offset: self.arrivals.offset(),
         }
     }
 

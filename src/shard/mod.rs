@@ -69,6 +69,7 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         debug_assert!(front.tracker.uids.counts_in(&port.uids), "users are counted where others read");
         let now = front.now();
         port.counters.queue_limit.set(u64::from(front.queue_limit()));
+        port.counters.slots_used.set(u64::from(front.tracker.slots_used()));
         Self {
             pace: Pace::new(max_delay_ns, front.queue_limit(), now),
             front,
@@ -98,6 +99,9 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         }
         #[cfg(test)]
         self.port.fault.strike(&self.port.table);
+        if planted!(JudgesBeforeDraining) {
+            self.judge();
+        }
         self.drain()?;
         self.take_instructions();
         self.judge();
@@ -356,8 +360,8 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         counters.slots_used.set(u64::from(self.front.tracker.slots_used()));
         counters.set_watermark(sight.watermark());
         counters.turned_at.set(self.front.now().0);
-        let now = self.front.now();
-        self.front.tracker.writer().mark_alive(now);
+        let progress = self.front.progress();
+        self.front.tracker.writer().mark_progress(&progress);
     }
 }
 

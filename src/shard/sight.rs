@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use crate::event::BlindWhy;
 use crate::lane::blind::{BlindNews, Window};
 use crate::rules;
+#[cfg(any(test, feature = "bench"))]
+use crate::table::Progress;
 use crate::time::MonoNs;
 
 /// A gap up to this length is never a pause, whatever the threshold.
@@ -233,6 +235,36 @@ impl SightLog {
         self.blind_total_ns = blind_total_ns;
     }
 
+    /// Continues for a process that came this far; its sight ended when it last ran. Call before the first receive.
+    ///
+    /// The time without sight counts as one pause, from the first instant that the process before had not accounted
+    /// for: an agent that was silent in it gets a whole threshold of sight from now on. The watermark is not moved: older
+    /// datagrams are still queued.
+    #[cfg(any(test, feature = "bench"))]
+    pub fn go_on_after(&mut self, before: &Progress) {
+        let now = self.awake_at;
+        if planted!(JudgesBeforeDraining) {
+            (self.watermark, self.last_blind_end) = (now, MonoNs(0));
+            return;
+        }
+        self.watermark = before.watermark.min(now);
+        self.windows[0] = Window { start: before.paused_from.min(now), end: now };
+        self.paused_ns = before.paused_ns;
+        self.blindness = Some(Blindness {
+            window: Window { start: before.alive_at.min(now), end: now },
+            why: BlindWhy::Restart,
+            paused_until: Some(now),
+            is_begin_told: false,
+        });
+    }
+
+    /// Length of the pauses that are not remembered one by one, and the instant up to which these are all, for a
+    /// successor.
+    pub fn accounted(&self) -> (u64, MonoNs) {
+        let first = self.windows[..self.windows_len].first();
+        (self.paused_ns, first.map_or(self.awake_at, |window| window.start))
+    }
+
     /// The instant up to which everything that arrived has been processed. Never decreases.
     #[inline]
     pub const fn watermark(&self) -> MonoNs {
@@ -355,7 +387,9 @@ impl SightLog {
         self.last_blind_end = self.last_blind_end.max(window.end);
         match &mut self.blindness {
             Some(blindness) if window.start <= blindness.window.end + self.tick_ns => {
-                blindness.why = BlindWhy::Paused;
+                if blindness.why != BlindWhy::Restart {
+                    blindness.why = BlindWhy::Paused;
+                }
                 blindness.paused_until = Some(window.end);
                 if !blindness.is_begin_told {
                     blindness.window.start = blindness.window.start.min(window.start);

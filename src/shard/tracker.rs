@@ -16,6 +16,8 @@ use crate::shard::wheel::Wheel;
 use crate::table::TableWriter;
 pub use crate::table::admission::Admission;
 use crate::table::admission::NoRoom;
+#[cfg(any(test, feature = "bench"))]
+use crate::table::adopt::Legacy;
 use crate::table::key::AgentKey;
 use crate::table::slot::{Account, Cold, Flags, Hot, State};
 use crate::table::turned_away::TurnedAwayFor;
@@ -104,19 +106,41 @@ impl Tracker {
         }
     }
 
+    /// A tracker of the agents that the process before left in this table. Until they are matched again they
+    /// have the largest threshold: its classes mean nothing here. Agents beyond the limits of `admission` stay.
+    #[cfg(any(test, feature = "bench"))]
+    pub fn adopted(
+        writer: TableWriter,
+        classes: Classes,
+        tick_ns: u64,
+        admission: Arc<Admission>,
+        uids: UidAccounts,
+        now: MonoNs,
+        legacy: &Legacy,
+    ) -> Self {
+        let class = classes.unknown();
+        let mut tracker = Self::new(writer, classes, tick_ns, admission, uids, now);
+        tracker.rebuild(|hot| {
+            hot.class = class;
+            hot.paused_before = legacy.paused_before(hot);
+        });
+        tracker
+    }
+
     /// Rebuilds from the table after a panic left everything else in doubt.
     pub fn recover(&mut self, now: MonoNs) {
         self.wheel.reset(now);
         self.uids.recover();
-        self.rebuild();
+        self.writer.repair();
+        // The new sight counts all time before it as one pause.
+        self.rebuild(|hot| hot.paused_before = hot.last_arrival.0);
     }
 
-    /// Rebuilds index, free slots and timers from the table alone, as after a restart of the thread.
+    /// Rebuilds index, free slots and timers from the table alone, after `renew` adapted each agent's hot half.
     ///
     /// Counts agents that were not counted yet; all agents in the table stay. Visits only slots that were
     /// ever used: touching another would allocate its memory.
-    pub fn rebuild(&mut self) {
-        self.writer.repair();
+    fn rebuild(&mut self, renew: impl Fn(&mut Hot)) {
         self.index.clear();
         self.free.clear();
         self.unused_from = self.writer.used();
@@ -141,9 +165,11 @@ impl Tracker {
             };
             let row = self.uids.on_admitted(uid, hot.last_arrival);
             self.seats[slot as usize] = Seat { pid, uid, row }.to_word();
-            // The new sight counts all time before it as one pause.
-            hot.paused_before = hot.last_arrival.0;
-            self.writer.write_hot(slot, &hot);
+            let before = hot;
+            renew(&mut hot);
+            if hot != before {
+                self.writer.write_hot(slot, &hot);
+            }
             self.index.put(hot.key(), slot);
             if hot.state == State::Up {
                 self.wheel.set(slot, hot.last_arrival + self.threshold_of(&hot));

@@ -372,7 +372,7 @@ fn rebuilt(old: Tracker, ms: u64) -> Tracker {
     let Tracker { writer, classes, admission, .. } = old;
     let admission = Admission::new(admission.agents_max()).unwrap();
     let mut tracker = Tracker::new(writer, classes, TICK, admission, UidAccounts::default(), at(ms));
-    tracker.rebuild();
+    tracker.recover(at(ms));
     tracker
 }
 

@@ -5,13 +5,15 @@
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, Range};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
+#[cfg(any(test, feature = "bench"))]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use rustix::fs::{
-    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create,
-};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, memfd_create};
+#[cfg(any(test, feature = "bench"))]
+use rustix::fs::{fcntl_get_seals, fstat};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
@@ -41,8 +43,6 @@ pub fn prefetch<T>(place: &T) {
 
 /// The seals of a table: its size never changes, and nobody can add a seal.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
-/// Seals under which a memfd cannot be written.
-const READ_ONLY: SealFlags = SealFlags::WRITE.union(SealFlags::FUTURE_WRITE);
 
 /// A mapping of words, zeroed when they were created, unmapped on drop.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl<T: SharedWord> Words<T> {
     ///
     /// # Errors
     /// `InvalidData`, with what is wrong, for a descriptor that is no such memfd; the kernel's.
-    #[cfg_attr(not(any(test, feature = "bench")), expect(dead_code, reason = "no start adopts a table yet"))]
+    #[cfg(any(test, feature = "bench"))]
     pub fn adopt(memfd: OwnedFd) -> io::Result<Self> {
         let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
         let seals = match fcntl_get_seals(&memfd) {
@@ -108,7 +108,7 @@ impl<T: SharedWord> Words<T> {
         if !seals.contains(SEALS) {
             return refused("it is a memfd of another kind: its size is not sealed");
         }
-        if seals.intersects(READ_ONLY) {
+        if seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE) {
             return refused("it is a memfd of another kind: it is sealed against writing");
         }
         let bytes = usize::try_from(fstat(&memfd)?.st_size).unwrap_or(0);
@@ -138,7 +138,7 @@ impl<T: SharedWord> Words<T> {
     }
 
     /// The memfd that holds the words; `None` for anonymous memory.
-    #[cfg_attr(not(any(test, feature = "bench")), expect(dead_code, reason = "no start adopts a table yet"))]
+    #[cfg(any(test, feature = "bench"))]
     pub fn memfd(&self) -> Option<BorrowedFd<'_>> {
         self.memfd.as_ref().map(AsFd::as_fd)
     }

@@ -3,10 +3,13 @@
 //! In: the records of the shard. Out: consistent copies of single slots. Thread: the writer belongs to the
 //! shard; readers anywhere. Blocks: never. Allocates: at creation only.
 //!
-//! The table is one sealed memfd: a header page, the hot halves, the cold halves, their rare words. It is
-//! plain data, so a successor can map it, and can rebuild index, free list and timers from it alone.
+//! The table is one sealed memfd: a header page, the hot halves, the cold halves, their rare words, their extra
+//! words. It is plain data, so a successor can map it ([`adopt`](mod@adopt)), and can rebuild index, free list
+//! and timers from it alone.
 
 use std::io;
+#[cfg(any(test, feature = "bench"))]
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
@@ -14,6 +17,8 @@ use crate::sys::memory::{Words, prefetch};
 use crate::time::MonoNs;
 
 pub mod admission;
+#[cfg(any(test, feature = "bench"))]
+pub mod adopt;
 pub mod key;
 pub mod place;
 pub mod sequence;
@@ -23,16 +28,17 @@ pub mod turned_away;
 pub mod word;
 
 use sequence::{begin, end, high, read_once, repair};
-use slot::{COLD_WORDS, Cold, HOT_WORDS, Hot, RARE_WORDS};
+use slot::{COLD_WORDS, Cold, EXTRA_WORDS, HOT_WORDS, Hot, RARE_WORDS};
 
 /// Words of the header: one page.
 const HEADER_WORDS: usize = 512;
 /// `vartaflt` in byte order.
 const MAGIC: u64 = u64::from_le_bytes(*b"vartaflt");
 /// Incremented whenever the meaning of a word changes.
-const LAYOUT: u64 = 3;
+const LAYOUT: u64 = 4;
 /// Words of a slot, in all areas together.
-const SLOT_WORDS: usize = HOT_WORDS + COLD_WORDS + RARE_WORDS;
+const SLOT_WORDS: usize = HOT_WORDS + COLD_WORDS + RARE_WORDS + EXTRA_WORDS;
+const SLOT_BYTES: u64 = (SLOT_WORDS * size_of::<u64>()) as u64;
 /// A read that meets the writer this often returns [`Busy`].
 const READ_ATTEMPTS: u32 = 64;
 
@@ -61,8 +67,29 @@ mod header {
     pub const SHARDS: usize = 8;
     pub const GENERATION: usize = 9;
     pub const IS_CLEAN: usize = 10;
-    pub const LAST_ALIVE: usize = 11;
-    pub const USED: usize = 12;
+    pub const USED: usize = 11;
+    // A cache line of its own, written in every turn.
+    pub const ALIVE_AT: usize = 16;
+    pub const WATERMARK: usize = 17;
+    pub const PAUSED_NS: usize = 18;
+    pub const PAUSED_FROM: usize = 19;
+    pub const CLOCK_OFFSET: usize = 20;
+}
+
+/// How far the shard has come: what a successor needs beside the slots. Written once a turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// When the shard last ran.
+    pub alive_at: MonoNs,
+    /// Everything that arrived until here has been processed.
+    pub watermark: MonoNs,
+    /// Length of the pauses before `paused_from`, ns.
+    pub paused_ns: u64,
+    /// Pauses from here on are not counted in `paused_ns`: the begin of the first pause before which frames that
+    /// are still queued may have arrived; without one, the last instant at which the shard ran.
+    pub paused_from: MonoNs,
+    /// REALTIME - MONOTONIC, ns.
+    pub clock_offset: i64,
 }
 
 /// The reading half; cheap to clone.
@@ -115,36 +142,63 @@ pub fn create(capacity: u32, header: Header) -> io::Result<(TableWriter, Table)>
 /// # Errors
 /// The kernel's, if it grants no memfd, address space or memory.
 pub fn create_granted(capacity: u32, header: Header, ahead: u32) -> io::Result<(TableWriter, Table)> {
-    let words = HEADER_WORDS + capacity as usize * SLOT_WORDS;
-    let words = Words::<AtomicU64>::sealed(&format!("varta-shard-{}", header.shard), words)?;
+    let words = Words::<AtomicU64>::sealed(&format!("varta-shard-{}", header.shard), words_of(capacity))?;
     words.grant(0..HEADER_WORDS)?;
-    let put = |index: usize, value: u64| words[index].store(value, Ordering::Relaxed);
-    put(header::LAYOUT, LAYOUT);
-    put(header::SLOT_BYTES, (SLOT_WORDS * size_of::<u64>()) as u64);
-    put(header::CAPACITY, u64::from(capacity));
+    let table = Table::of(words, capacity, ahead);
+    table.put(header::LAYOUT, LAYOUT);
+    table.put(header::SLOT_BYTES, SLOT_BYTES);
+    table.put(header::CAPACITY, u64::from(capacity));
     let [high, low] = halves(header.boot_id);
-    put(header::BOOT_ID[0], high);
-    put(header::BOOT_ID[1], low);
-    put(header::PID_NAMESPACE, header.pid_namespace);
-    put(header::SHARD, u64::from(header.shard));
-    put(header::SHARDS, u64::from(header.shards));
-    put(header::GENERATION, 1);
-    put(header::USED, 0);
+    table.put(header::BOOT_ID[0], high);
+    table.put(header::BOOT_ID[1], low);
+    table.put(header::PID_NAMESPACE, header.pid_namespace);
+    table.put(header::SHARD, u64::from(header.shard));
+    table.put(header::SHARDS, u64::from(header.shards));
+    table.put(header::GENERATION, 1);
+    table.put(header::USED, 0);
     // Written last, so that a half-written header is never taken for a table.
-    words[header::MAGIC].store(MAGIC, Ordering::Release);
-    let grants = Grants {
-        slots: AtomicU32::new(0),
-        ahead,
-        errno: AtomicI32::new(0),
-        #[cfg(test)]
-        is_refusing: std::sync::atomic::AtomicBool::new(false),
-    };
-    let table = Table { words: Arc::new(words), capacity, grants: Arc::new(grants) };
+    table.words[header::MAGIC].store(MAGIC, Ordering::Release);
     table.grant(ahead.min(capacity))?;
     Ok((TableWriter { table: table.clone() }, table))
 }
 
+/// Length of a table of so many slots.
+const fn words_of(capacity: u32) -> usize {
+    HEADER_WORDS + capacity as usize * SLOT_WORDS
+}
+
 impl Table {
+    /// The table in these words, without a grant for any slot.
+    fn of(words: Words<AtomicU64>, capacity: u32, ahead: u32) -> Self {
+        let grants = Grants {
+            slots: AtomicU32::new(0),
+            ahead,
+            errno: AtomicI32::new(0),
+            #[cfg(test)]
+            is_refusing: std::sync::atomic::AtomicBool::new(false),
+        };
+        Self { words: Arc::new(words), capacity, grants: Arc::new(grants) }
+    }
+
+    /// The memfd that holds the table, to be handed to a successor.
+    #[cfg(any(test, feature = "bench"))]
+    pub fn memfd(&self) -> BorrowedFd<'_> {
+        match self.words.memfd() {
+            Some(memfd) => memfd,
+            None => unreachable!("a table is a memfd"),
+        }
+    }
+
+    #[cfg(any(test, feature = "bench"))]
+    fn get(&self, index: usize) -> u64 {
+        self.words[index].load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn put(&self, index: usize, value: u64) {
+        self.words[index].store(value, Ordering::Relaxed);
+    }
+
     /// Number of slots.
     #[inline]
     #[must_use]
@@ -216,6 +270,13 @@ impl Table {
         let before = self.capacity as usize * (HOT_WORDS + COLD_WORDS);
         let start = HEADER_WORDS + before + slot as usize * RARE_WORDS;
         fixed(&self.words[start..start + RARE_WORDS])
+    }
+
+    #[cfg(any(test, feature = "bench"))]
+    fn extra(&self, slot: u32) -> &[AtomicU64; EXTRA_WORDS] {
+        let before = self.capacity as usize * (HOT_WORDS + COLD_WORDS + RARE_WORDS);
+        let start = HEADER_WORDS + before + slot as usize * EXTRA_WORDS;
+        fixed(&self.words[start..start + EXTRA_WORDS])
     }
 
     #[inline]
@@ -327,10 +388,16 @@ impl TableWriter {
         }
     }
 
-    /// Records in the header that the writer is alive.
+    /// Records in the header how far the shard has come.
     #[inline]
-    pub fn mark_alive(&mut self, at: MonoNs) {
-        self.table.words[header::LAST_ALIVE].store(at.0, Ordering::Relaxed);
+    pub fn mark_progress(&mut self, progress: &Progress) {
+        let table = &self.table;
+        table.put(header::ALIVE_AT, progress.alive_at.0);
+        table.put(header::WATERMARK, progress.watermark.0);
+        table.put(header::CLOCK_OFFSET, progress.clock_offset.cast_unsigned());
+        table.put(header::PAUSED_NS, progress.paused_ns);
+        // Last: of a writer killed in between, a pause may count twice, which delays a judgement, never not at all.
+        table.words[header::PAUSED_FROM].store(progress.paused_from.0, Ordering::Release);
     }
 
     /// Records in the header that the writer stopped in order and nothing is half written.
@@ -384,8 +451,7 @@ mod tests {
 
         /// Memory the kernel has allocated to the table, bytes.
         pub fn memory(&self) -> u64 {
-            let memfd = self.words.memfd().expect("a table is one");
-            rustix::fs::fstat(memfd).expect("it is open").st_blocks as u64 * 512
+            rustix::fs::fstat(self.memfd()).expect("it is open").st_blocks as u64 * 512
         }
 
         /// Leaves the slot as a writer does that is interrupted inside it.
@@ -429,14 +495,14 @@ mod tests {
         let word = |index: usize| table.words[index].load(Ordering::Relaxed);
         assert_eq!(word(header::MAGIC).to_le_bytes(), *b"vartaflt");
         assert_eq!(word(header::LAYOUT), LAYOUT);
-        assert_eq!(word(header::SLOT_BYTES), 64 + 64 + 128);
+        assert_eq!(word(header::SLOT_BYTES), 64 + 64 + 128 + 64);
         assert_eq!(word(header::CAPACITY), 3);
         assert_eq!((word(header::BOOT_ID[0]), word(header::BOOT_ID[1])), (5, 6));
         assert_eq!((word(header::PID_NAMESPACE), word(header::SHARD), word(header::SHARDS)), (7, 1, 4));
         assert_eq!((word(header::GENERATION), word(header::IS_CLEAN)), (1, 0));
-        writer.mark_alive(MonoNs(77));
+        writer.mark_progress(&Progress { alive_at: MonoNs(77), ..Progress::default() });
         writer.mark_clean();
-        assert_eq!((word(header::LAST_ALIVE), word(header::IS_CLEAN)), (77, 1));
+        assert_eq!((word(header::ALIVE_AT), word(header::IS_CLEAN)), (77, 1));
     }
 
     #[test]
@@ -455,7 +521,8 @@ mod tests {
     fn fault_79_memory_is_granted_ahead_of_use_and_not_all_at_once() {
         const MANY: u32 = 1 << 20;
         let (_, table) = create_granted(MANY, HEADER, 1000).expect("table");
-        let each = (SLOT_WORDS * size_of::<u64>()) as u64;
+        // Nothing is granted for extra words.
+        let each = SLOT_BYTES - (EXTRA_WORDS * size_of::<u64>()) as u64;
         // Three areas, which begin and end within pages.
         let slack = 8 * 4096;
         let expected = |slots: u64| slots * each..slots * each + slack;

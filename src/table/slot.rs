@@ -6,6 +6,8 @@
 //! and reports the difference, so a late read loses nothing.
 
 use super::key::AgentKey;
+#[cfg(any(test, feature = "bench"))]
+use crate::config::bounds::PID_MAX;
 use crate::time::MonoNs;
 use crate::wire::Status;
 
@@ -16,6 +18,13 @@ pub const COLD_WORDS: usize = 8;
 /// Further words of a cold half that few agents use, for stalls, jumps, terminal frames and late claims: 128
 /// bytes.
 pub const RARE_WORDS: usize = 16;
+/// Words that no version uses yet, 64 bytes, kept for what later ones know of single agents: a sample of the
+/// payload and its instant, a threshold of the agent's own, an extended deadline, a phase.
+///
+/// They count only while the `EXTRA` bit of the cold half is set, so neither a new nor a released slot has to
+/// touch them. Their memory is not granted with that of the other words: a plan that uses them adds their area
+/// to those that `Table::grant` walks.
+pub const EXTRA_WORDS: usize = 8;
 
 /// Whether a slot holds an agent, and the last verdict on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -250,6 +259,20 @@ impl Hot {
         ]
     }
 
+    /// Whether some hot half has this second word: [`Hot::from_words`] finds an agent or a free slot in any.
+    #[cfg(any(test, feature = "bench"))]
+    pub(super) const fn is_possible(identity: u64) -> bool {
+        let [status, state, ..] = identity.to_le_bytes();
+        let pid = identity >> 32;
+        match state {
+            // A free slot is empty.
+            0 => identity == 0,
+            // No frame has the last status.
+            1..=3 => status < Status::Stall as u8 && pid > 0 && pid <= PID_MAX as u64,
+            _ => false,
+        }
+    }
+
     #[inline]
     pub(super) const fn from_words(frame_pid: u32, words: [u64; HOT_WORDS - 1]) -> Self {
         let [identity, last_arrival, paused_before, first, second, payload, account] = words;
@@ -294,12 +317,28 @@ const fn unpair(word: u64) -> (u32, u32) {
 const HONEST: u32 = 1 << 31;
 /// The next bit: some rare word is not 0, so they are stored.
 const RARE: u32 = 1 << 30;
+/// The next bit: the extra words belong to this holder. No version sets it yet.
+const EXTRA: u32 = 1 << 29;
+/// What the downgrades share their word with.
+const NOT_DOWNGRADES: u32 = HONEST | RARE | EXTRA;
 /// The top bit of the blind time stores the uncertainty: 2^63 ns are 292 years.
 const UNCERTAIN: u64 = 1 << 63;
 
 /// The generation in the first word of a cold half.
 pub(super) const fn generation_of(first: u64) -> u32 {
     unpair(first).0
+}
+
+/// The arrival of the first beat in a cold half with these words.
+#[cfg(any(test, feature = "bench"))]
+pub(super) const fn first_arrival_of(words: &[u64; COLD_WORDS]) -> MonoNs {
+    MonoNs(words[1])
+}
+
+/// Whether extra words belong to a cold half with these words.
+#[cfg(any(test, feature = "bench"))]
+pub(super) const fn has_extra(words: &[u64; COLD_WORDS]) -> bool {
+    unpair(words[COLD_WORDS - 1]).1 & EXTRA != 0
 }
 
 /// Whether rare words belong to a cold half with these words.
@@ -347,7 +386,7 @@ impl Cold {
             pair(self.streams, self.statuses),
             pair(self.terminals, self.versions),
             self.changed_at.0,
-            pair(self.claimed_pid, self.downgrades & !(HONEST | RARE) | honest | is_rare),
+            pair(self.claimed_pid, self.downgrades & !NOT_DOWNGRADES | honest | is_rare),
         ];
         (words, rare)
     }
@@ -394,7 +433,7 @@ impl Cold {
             claimed_pid,
             claimed_at: MonoNs(rare[15]),
             is_honest: downgrades & HONEST != 0,
-            downgrades: downgrades & !(HONEST | RARE),
+            downgrades: downgrades & !NOT_DOWNGRADES,
         }
     }
 }
@@ -438,7 +477,7 @@ mod tests {
                 downgrade_nonce: numbers[4], stall_nonce: numbers[5],
                 terminal_at: MonoNs(numbers[6]), changed_at: MonoNs(numbers[7]),
                 terminal_payload: numbers[0], terminal_before: numbers[1], terminal_first: numbers[2],
-                claimed_at: MonoNs(numbers[3]), claimed_pid: small[0], downgrades: small[1] >> 2,
+                claimed_at: MonoNs(numbers[3]), claimed_pid: small[0], downgrades: small[1] >> 3,
                 is_honest: uncertain,
             };
             let (words, rare) = cold.to_words();
@@ -455,7 +494,7 @@ mod tests {
                 generation: small[0], users: low_half(small[1]), first_arrival: MonoNs(numbers[0]),
                 beats_lost: numbers[1], stalls: small[2], resumes: small[3], streams: small[4],
                 statuses: small[5], terminals: small[6], versions: small[7],
-                changed_at: MonoNs(numbers[2]), claimed_pid: small[0], downgrades: small[1] >> 2,
+                changed_at: MonoNs(numbers[2]), claimed_pid: small[0], downgrades: small[1] >> 3,
                 is_honest, ..Cold::default()
             };
             let (words, _) = cold.to_words();
