@@ -168,6 +168,11 @@ impl Script {
         self.0.borrow().panic_after.is_some()
     }
 
+    /// Cancels the pending panic.
+    pub fn forget_panic(&self) {
+        self.0.borrow_mut().panic_after = None;
+    }
+
     /// Cancels the pending pauses.
     pub fn forget_pauses(&self) {
         self.0.borrow_mut().pauses.clear();

@@ -370,5 +370,9 @@ impl<T: Transport, C: Clock> Shard<T, C> {
 mod recover_tests;
 
 #[cfg(test)]
+#[path = "restart_tests.rs"]
+mod restart_tests;
+
+#[cfg(test)]
 #[path = "shard_tests.rs"]
 mod tests;

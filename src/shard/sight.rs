@@ -244,7 +244,8 @@ impl SightLog {
     pub fn go_on_after(&mut self, before: &Progress) {
         let now = self.awake_at;
         if planted!(JudgesBeforeDraining) {
-            (self.watermark, self.last_blind_end) = (now, MonoNs(0));
+            // The next tick: no timer is earlier.
+            (self.watermark, self.last_blind_end) = (now + self.tick_ns, MonoNs(0));
             return;
         }
         self.watermark = before.watermark.min(now);

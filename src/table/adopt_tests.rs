@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::slot::{Account, Flags};
+use super::super::slot::Account;
 use super::super::{create, sequence};
 use super::*;
 use crate::wire::Status;
@@ -147,7 +147,7 @@ fn memory_that_holds_no_table_is_refused() {
     let short = Words::<AtomicU64>::sealed("test", 8).unwrap();
     let error = adopt(short.memfd().unwrap().try_clone_to_owned().unwrap(), &HEADER, 8, 2, NOW);
     assert!(matches!(error, Err(AdoptError::NoTable)), "{error:?}");
-    let error = adopt(std::io::pipe().unwrap().0.into(), &HEADER, 8, 2, NOW).expect_err("a pipe");
+    let error = adopt(io::pipe().unwrap().0.into(), &HEADER, 8, 2, NOW).expect_err("a pipe");
     assert_eq!(error.to_string(), "it is no memfd");
 }
 
