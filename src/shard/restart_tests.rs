@@ -264,7 +264,7 @@ fn score(policy: Policy, queue_limit: u32) -> Score {
 }
 
 #[test]
-fn fault_25_a_restart_condemns_nobody_and_misses_nobody() {
+fn a_restart_condemns_nobody_and_misses_nobody() {
     for queue_limit in [11, 512, 4096] {
         let score = score(Policy::Adopts, queue_limit);
         assert_eq!((score.false_stalls, score.missed), (0, 0), "queue {queue_limit}: {score:?}");
@@ -430,7 +430,7 @@ proptest! {
     /// Wherever a process is killed, and however soon again: who beats is not condemned, who stopped is told, and
     /// what a kill loses was in the hands of the process.
     #[test]
-    fn fault_25_processes_killed_anywhere_keep_the_promises(
+    fn processes_killed_anywhere_keep_the_promises(
         kills in kills(),
         stops in prop::collection::vec(0u64..3_000, 20),
         queue_limit in prop::sample::select(vec![11u32, 512]),
