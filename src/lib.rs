@@ -112,6 +112,7 @@ mod rules;
 // Shared by the threads: the slot tables, the queues from and to the shards, how threads are woken, and
 // whether they make progress.
 mod table;
+mod journal;
 mod lane;
 
 // On a shard thread.
@@ -142,7 +143,7 @@ pub use lab::fuzzing;
 #[doc(hidden)]
 pub use lab::{bench, mass_stall};
 
-pub use fleet::{Fleet, Handle, Inherited, InheritedError, StartError, StopReport, Subscription};
+pub use fleet::{Fleet, Handle, Inherited, InheritedError, StartError, StopReport, Subscription, ToStore};
 #[cfg(feature = "http")]
 pub use http::{HttpError, TokenError, inspect as inspect_http};
 #[cfg(feature = "http")]

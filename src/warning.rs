@@ -93,6 +93,15 @@ pub enum Warning {
          more CPU under load; allow it (SystemCallFilter=@system-service, or the runtime's profile)"
     )]
     OneByOne,
+    /// What an observer before this one left cannot be adopted.
+    #[error(
+        "cannot go on where the observer before ended: {why}; this one starts anew: agents that beat are reported as up, \
+         and agents that no longer do are not missed"
+    )]
+    StartsAnew {
+        /// What is wrong with it.
+        why: String,
+    },
     /// The observer runs inside a pid namespace.
     #[error(
         "this observer runs inside a pid namespace: agents outside it cannot be attested and are \

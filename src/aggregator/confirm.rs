@@ -245,7 +245,7 @@ impl Aggregator {
             let mut agent = self.agent(place, &hot);
             agent.status = self.record(place).status;
             let silent_ns = at.since(hot.last_arrival);
-            let while_away = reported.is(Mark::Adopted);
+            let while_away = reported.is(Mark::Adopted) && hot.last_arrival < self.started;
             let kind = EventKind::Exit { silent_ns, how: reported.how, while_away };
             self.report_agent(place, agent, at, kind);
             self.tally.shards[usize::from(place.shard)].exits += 1;
@@ -289,7 +289,7 @@ impl Aggregator {
     /// A terminal frame alone opens no deadline, unless the agent beat elsewhere before.
     pub(super) fn open(&mut self, place: Place, hot: &Hot) {
         if hot.state == State::Waiting {
-            self.post(place, instruction::OPEN, crate::lane::Instruction::default());
+            self.post(place, instruction::OPEN, Instruction::default());
         }
     }
 
@@ -297,13 +297,6 @@ impl Aggregator {
         let reported = self.record(place);
         reported.set(Mark::Releasing, true);
         reported.as_of = as_of;
-        self.post(place, bits, crate::lane::Instruction { as_of, ..Default::default() });
-    }
-
-    pub(super) fn post(&mut self, place: Place, bits: u32, instruction: crate::lane::Instruction) {
-        let generation = self.record(place).generation;
-        let view = self.view(place.shard);
-        view.port.inbox.post(place.slot, generation, bits, instruction);
-        view.is_to_be_kicked = true;
+        self.post(place, bits, Instruction { as_of, ..Default::default() });
     }
 }

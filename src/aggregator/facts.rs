@@ -12,6 +12,7 @@ impl Aggregator {
             let reported = view.reported.of(slot);
             if reported.generation != view.port.table.generation(slot) {
                 self.look(Place { shard, slot });
+                self.commit_if_much();
             } else if !reported.set(Mark::ToBeLookedAt, true) {
                 view.to_look.push_back(slot);
             }
@@ -37,6 +38,7 @@ impl Aggregator {
             let place = Place { shard, slot };
             self.record(place).set(Mark::ToBeLookedAt, false);
             self.look(place);
+            self.commit_if_much();
         }
     }
 

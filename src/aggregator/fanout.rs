@@ -121,10 +121,43 @@ impl Fanout {
         self.subscribers.iter().any(|subscriber| subscriber.wants_beats)
     }
 
-    /// Numbers the event and hands it out. Never blocks.
-    pub fn report(&mut self, mut event: Event) {
+    /// Gives the event the next number.
+    pub fn number(&mut self, event: Event) -> Event {
         self.last_seq += 1;
-        event.seq = self.last_seq;
+        Event { seq: self.last_seq, ..event }
+    }
+
+    /// Continues the numbers of a predecessor, whose last was `seq`.
+    pub fn go_on_after(&mut self, seq: u64) {
+        self.last_seq = seq;
+    }
+
+    /// Whether there is a subscriber of this kind.
+    pub fn has(&self, reader: Reader) -> bool {
+        self.subscribers.iter().any(|subscriber| subscriber.reader == reader)
+    }
+
+    /// Hands an event of a predecessor to those that keep a history; to the output only if it is marked as
+    /// repeated.
+    pub fn repeat(&mut self, event: Event) {
+        for subscriber in &mut self.subscribers {
+            if subscriber.reader == Reader::Http || subscriber.reader == Reader::Log && event.again {
+                let _ = subscriber.try_send(event, event.kind.rank(), 0);
+            }
+        }
+    }
+
+    /// Tells the output that events of a predecessor did not reach it and can no longer be repeated.
+    pub fn repeat_lost(&mut self, from_seq: u64, to_seq: u64, (wall, mono): (WallNs, MonoNs)) {
+        let kind = EventKind::Lost { from_seq, to_seq };
+        let lost = Event { seq: 0, again: false, wall, mono, shard: None, agent: None, kind };
+        for subscriber in self.subscribers.iter_mut().filter(|subscriber| subscriber.reader == Reader::Log) {
+            let _ = subscriber.try_send(lost, Rank::Verdict, 0);
+        }
+    }
+
+    /// Hands out a numbered event. Never blocks.
+    pub fn deliver(&mut self, event: Event) {
         let dropped = &mut self.dropped;
         let rank = event.kind.rank();
         self.subscribers.retain_mut(|subscriber| {
@@ -202,6 +235,11 @@ fn miss(subscriber: &mut Subscriber, seq: u64) {
 mod tests {
     use super::*;
 
+    fn report(fanout: &mut Fanout, event: Event) {
+        let event = fanout.number(event);
+        fanout.deliver(event);
+    }
+
     fn event() -> Event {
         Event {
             seq: 0,
@@ -222,12 +260,12 @@ mod tests {
         fanout.add(slow);
         fanout.add(fast);
         for _ in 0..5 {
-            fanout.report(event());
+            report(&mut fanout, event());
         }
         assert_eq!(fast_end.try_iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
         assert!(fanout.settle(WallNs(0), MonoNs(0)), "no room yet");
         assert_eq!(slow_end.try_iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2]);
-        fanout.report(event());
+        report(&mut fanout, event());
         let seen: Vec<Event> = slow_end.try_iter().collect();
         assert_eq!(seen[0].kind, EventKind::Lost { from_seq: 3, to_seq: 5 });
         assert_eq!(seen[1].seq, 6);
@@ -241,7 +279,7 @@ mod tests {
         let (slow, end) = Subscriber::new(Reader::Subscriber, 2);
         fanout.add(slow);
         for _ in 0..4 {
-            fanout.report(event());
+            report(&mut fanout, event());
         }
         assert_eq!(end.try_iter().count(), 2);
         assert!(!fanout.settle(WallNs(0), MonoNs(0)));
@@ -260,11 +298,11 @@ mod tests {
         let (slow, end) = Subscriber::new(Reader::Subscriber, 16);
         fanout.add(slow);
         for _ in 0..50 {
-            fanout.report(event());
+            report(&mut fanout, event());
             assert_eq!(fanout.settle(WallNs(0), MonoNs(0)), fanout.last_seq() > 12);
         }
-        fanout.report(word());
-        fanout.report(word());
+        report(&mut fanout, word());
+        report(&mut fanout, word());
         let reported: Vec<Event> = end.try_iter().collect();
         assert_eq!(reported[..12].iter().map(|event| event.seq).collect::<Vec<_>>(), Vec::from_iter(1..=12));
         assert_eq!(reported[12].kind, EventKind::Lost { from_seq: 13, to_seq: 50 });
@@ -281,8 +319,8 @@ mod tests {
         let (slow, end) = Subscriber::new(Reader::Subscriber, 16);
         fanout.add(slow);
         for _ in 0..3 {
-            (0..100).for_each(|_| fanout.report(word()));
-            fanout.report(Event { kind: stall, ..event() });
+            (0..100).for_each(|_| report(&mut fanout, word()));
+            report(&mut fanout, Event { kind: stall, ..event() });
         }
         let reported: Vec<Event> = end.try_iter().collect();
         let mut next = 1;
@@ -309,7 +347,7 @@ mod tests {
         let (subscriber, end) = Subscriber::new(Reader::Subscriber, 2);
         fanout.add(subscriber);
         drop(end);
-        fanout.report(event());
+        report(&mut fanout, event());
         assert!(fanout.subscribers.is_empty());
         assert_eq!(fanout.dropped(), [0, 0, 0]);
     }

@@ -7,6 +7,7 @@ use crate::process::procfs::Incarnation;
 impl Aggregator {
     pub(super) fn take_findings(&mut self) -> bool {
         for _ in 0..FINDINGS_PER_TURN {
+            self.commit_if_much();
             let Ok(finding) = self.inquiries.findings.try_recv() else { return false };
             match finding {
                 Finding::Who { holder, found } => self.identified(holder, found),
@@ -112,6 +113,7 @@ impl Aggregator {
             self.gone(place, found.started);
             return;
         }
+        self.record(place).set(Mark::Adopted, false);
         self.watch(place, Some(found.incarnation));
         self.record(place).incarnation = Some(found.incarnation);
         self.settle_session(place, hot, cold, hash_of(&found.program));
@@ -207,7 +209,7 @@ impl Aggregator {
         let reported = self.record(place);
         if reported.class != class {
             reported.class = class;
-            self.post(place, instruction::CLASS, crate::lane::Instruction { class, ..Default::default() });
+            self.post(place, instruction::CLASS, Instruction { class, ..Default::default() });
         }
     }
 
@@ -222,11 +224,7 @@ impl Aggregator {
         let session = self.session(place);
         self.enter(place, Session { ns_pid, ..session });
         let inner_pid = cold.claimed_pid;
-        self.post(
-            place,
-            instruction::INNER_PID,
-            crate::lane::Instruction { inner_pid, ..Default::default() },
-        );
+        self.post(place, instruction::INNER_PID, Instruction { inner_pid, ..Default::default() });
     }
 
     pub(super) fn forged(&mut self, place: Place, cold: &Cold, hot: &Hot) {
@@ -234,7 +232,7 @@ impl Aggregator {
         reported.set(Mark::Closed, !reported.is(Mark::Up) && !cold.is_honest);
         reported.set(Mark::Held, false);
         reported.settle_claim(cold.claimed_pid);
-        self.post(place, instruction::FORGED, crate::lane::Instruction::default());
+        self.post(place, instruction::FORGED, Instruction::default());
         self.report_auth(
             place.shard,
             cold.claimed_at.max(cold.first_arrival),

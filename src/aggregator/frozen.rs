@@ -18,6 +18,20 @@ impl Aggregator {
         self.poll_frozen(place);
     }
 
+    /// Goes on with an agent that a predecessor reported as frozen.
+    pub(super) fn go_on_frozen(&mut self, place: Place) {
+        self.show_freeze(place, Freeze::Frozen);
+        self.tally.shards[usize::from(place.shard)].frozen += 1;
+        self.poll_frozen(place);
+    }
+
+    /// Goes on with an agent that a predecessor reported as no longer frozen: it gets a threshold from now on.
+    pub(super) fn go_on_thawed(&mut self, place: Place) {
+        self.show_freeze(place, Freeze::Thawed);
+        self.freezes.thawed.insert(place, self.now);
+        self.judge_thawed(place);
+    }
+
     /// Reports the stalls that ended before the silence that is none. The slot keeps length and end of the
     /// last of them alone.
     fn report_earlier(&mut self, place: Place, hot: &Hot, cold: &Cold) {

@@ -19,12 +19,13 @@ use std::sync::atomic::Ordering;
 use crossbeam::channel::Receiver;
 
 use crate::event::{Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, Rank, SessionWhy};
+use crate::journal::{Adoption, Estate, Journal, Kept, KeptTable};
 use crate::lane::blind::BlindNews;
 use crate::lane::counters::ShardHealth;
 use crate::lane::report::SAMPLES_MAX;
 use crate::lane::sessions::{Freeze, Session};
 use crate::lane::vigil::Vigil;
-use crate::lane::{Doorbell, Port, SampleOf, instruction};
+use crate::lane::{Doorbell, Instruction, Port, SampleOf, instruction};
 use crate::process::lookup::Lookups;
 use crate::process::procfs::LookupError;
 use crate::process::procfs::{LookedUp, Program};
@@ -40,11 +41,13 @@ use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::table::slots::Slots;
 use crate::time::{MonoNs, WallNs};
 use crate::view::copies::Asked;
-use crate::view::tally::Tally;
+use crate::view::tally::{Reader, Tally};
 use crate::wire::{NONCE_TERMINAL, Status};
 
+mod adopt;
 mod findings;
 mod changes;
+mod commit;
 mod churn;
 mod confirm;
 mod facts;
@@ -141,6 +144,8 @@ pub enum Next {
 struct ShardView {
     port: Arc<Port>,
     reported: Slots<Record>,
+    /// What of `reported` outlives this process.
+    kept: KeptTable,
     /// Slots of known holders with facts to look at, in order.
     to_look: VecDeque<u32>,
     /// Its slots in `pending`, without exits.
@@ -172,6 +177,14 @@ struct Pending {
     is_forgiven: bool,
     /// The event is an exit, and waits for the last frames of the process.
     is_exit: bool,
+}
+
+/// An instruction to a shard that waits for the commit.
+#[derive(Clone, Copy, Debug)]
+struct Post {
+    holder: Holder,
+    bits: u32,
+    instruction: Instruction,
 }
 
 /// The threads that the aggregator asks about processes.
@@ -220,7 +233,20 @@ pub struct Aggregator {
     deferred: VecDeque<(MonoNs, Holder)>,
     /// Slots that were being written when read.
     again: Vec<Place>,
+    journal: Arc<Journal>,
+    /// What a predecessor left, until the start.
+    adoption: Option<Adoption>,
+    /// Not everything adopted was looked at.
+    is_unproved: bool,
+    /// Since the last commit: events, instructions, and records that may have changed.
+    collected: Vec<Event>,
+    posts: Vec<Post>,
+    touched: Vec<Place>,
+    /// Used by a commit; empty in between.
+    changed: Vec<(Place, Kept)>,
     last_session: u32,
+    /// When this observer started.
+    started: MonoNs,
     last_turn: MonoNs,
     /// The fleet stops, and from this instant on nothing is waited for.
     stop_by: Option<MonoNs>,
@@ -237,9 +263,12 @@ impl Aggregator {
         requests: Receiver<Request>,
         doorbell: Arc<Doorbell>,
         asked: Asked,
+        estate: Estate,
     ) -> Self {
-        let shards = ports.iter().map(|port| ShardView {
+        debug_assert_eq!(estate.kept.len(), ports.len(), "one for each shard");
+        let shards = ports.iter().zip(estate.kept).map(|(port, kept)| ShardView {
             reported: Slots::default(),
+            kept,
             to_look: VecDeque::new(),
             in_flight: 0,
             seen: MonoNs(0),
@@ -277,7 +306,15 @@ impl Aggregator {
             churns: Churns::new(ports.iter().map(|port| port.table.capacity()).max().unwrap_or(0)),
             deferred: VecDeque::new(),
             again: Vec::new(),
+            journal: estate.journal,
+            is_unproved: estate.adoption.is_some(),
+            adoption: estate.adoption,
+            collected: Vec::new(),
+            posts: Vec::new(),
+            touched: Vec::new(),
+            changed: Vec::new(),
             last_session: 0,
+            started: MonoNs(0),
             last_turn: MonoNs(0),
             stop_by: None,
             now: MonoNs(0),
@@ -285,11 +322,16 @@ impl Aggregator {
         }
     }
 
-    /// Reports that the fleet began. Call it once, before the first turn.
+    /// Adopts what a predecessor left, if anything, and reports that, or that the fleet began. Call it once,
+    /// before the first turn.
     pub fn start(&mut self, now: MonoNs, wall: WallNs) {
-        (self.now, self.wall, self.last_turn) = (now, wall, now);
+        (self.now, self.wall, self.last_turn, self.started) = (now, wall, now, now);
         self.take_requests();
-        self.report(None, None, now, EventKind::Start { shards: self.shard_count });
+        match self.adoption.take() {
+            Some(adoption) => self.adopt(&adoption),
+            None => self.report(None, None, now, EventKind::Start { shards: self.shard_count }),
+        }
+        self.commit();
     }
 
     /// One turn: takes what other threads queued, reports what is settled, and returns when to take the next.
@@ -302,6 +344,7 @@ impl Aggregator {
         let mut is_more = false;
         for place in mem::take(&mut self.again) {
             self.look(place);
+            self.commit_if_much();
         }
         for shard in 0..self.shard_count {
             // Read before the facts: all facts from before it are among those taken now.
@@ -331,7 +374,13 @@ impl Aggregator {
         if mem::take(&mut self.is_watch_ordered) {
             self.inquiries.watch.begin();
         }
+        self.commit();
         let is_owing = self.fanout.settle(wall, now);
+        self.journal.mark_alive(now);
+        if self.is_unproved && !is_more && self.again.is_empty() {
+            self.journal.mark_proved();
+            self.is_unproved = false;
+        }
         self.publish();
         self.next(is_more, is_ticking || is_owing)
     }
@@ -355,6 +404,7 @@ impl Aggregator {
         if self.stop_by.is_some() && (self.pending.is_empty() || self.is_out_of_time()) {
             self.report_of_churn(true);
             self.report(None, None, self.now, EventKind::Stop);
+            self.commit();
             self.fanout.settle(self.wall, self.now);
             self.publish();
             return Next::Stopped;
@@ -404,7 +454,10 @@ impl Aggregator {
     fn take_requests(&mut self) {
         while let Ok(request) = self.requests.try_recv() {
             match request {
-                Request::Subscribe(subscriber) => self.fanout.add(subscriber),
+                Request::Subscribe(subscriber) => {
+                    self.commit();
+                    self.fanout.add(subscriber);
+                }
                 Request::WriteFailed(errno) => {
                     self.tally.event_write_errors += 1;
                     self.report(None, None, self.now, EventKind::Io { place: IoPlace::Events, errno });
@@ -465,16 +518,16 @@ impl Aggregator {
         }
     }
 
-    fn report(&mut self, shard: Option<u16>, agent: Option<Agent>, mono: MonoNs, kind: EventKind) {
-        self.fanout.report(Event { seq: 0, again: false, wall: self.wall, mono, shard, agent, kind });
-    }
-
     fn view(&mut self, shard: u16) -> &mut ShardView {
         &mut self.shards[usize::from(shard)]
     }
 
     fn record(&mut self, place: Place) -> &mut Record {
-        self.shards[usize::from(place.shard)].reported.of(place.slot)
+        let record = self.shards[usize::from(place.shard)].reported.of(place.slot);
+        if !record.set(Mark::Touched, true) {
+            self.touched.push(place);
+        }
+        record
     }
 
     /// The session of the slot's holder.

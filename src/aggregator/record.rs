@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 
 use crate::event::ExitHow;
+use crate::journal::{Kept, flag};
+use crate::lane::sessions::Session;
 use crate::process::procfs::Incarnation;
 use crate::rules::Existence;
 use crate::table::key::AgentKey;
@@ -81,7 +83,22 @@ pub enum Mark {
     Uncalled = 1 << 23,
     /// Adopted from an earlier observer, and not known to exist since.
     Adopted = 1 << 24,
+    /// In the list of records that may have changed since the last commit.
+    Touched = 1 << 25,
 }
+
+/// The marks of a record that are kept, and their flags.
+const KEPT_MARKS: [(Mark, u32); 9] = [
+    (Mark::Up, flag::UP),
+    (Mark::Stalled, flag::STALLED),
+    (Mark::Mixed, flag::MIXED),
+    (Mark::Closed, flag::CLOSED),
+    (Mark::Releasing, flag::RELEASING),
+    (Mark::Uncalled, flag::UNCALLED),
+    (Mark::Frozen, flag::FROZEN),
+    (Mark::Thawed, flag::THAWED),
+    (Mark::ClaimSettled, flag::CLAIM_SETTLED),
+];
 
 /// What is known and reported of one slot's holder, besides what the slot itself says: 72 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -165,6 +182,58 @@ impl Record {
     pub fn settle_claim(&mut self, claimed: u32) {
         self.set(Mark::ClaimSettled, true);
         self.settled_claim = claimed;
+    }
+
+    /// What of it outlives this process.
+    pub fn to_kept(self, session: Session) -> Kept {
+        if self.pid == 0 {
+            return Kept::default();
+        }
+        let flags = KEPT_MARKS.iter().filter(|(mark, _)| self.is(*mark)).map(|(_, flag)| flag).sum::<u32>();
+        Kept {
+            generation: self.generation,
+            pid: self.pid,
+            flags: if self.is_over() { flags | flag::GONE } else { flags },
+            settled_claim: self.settled_claim,
+            session: session.number,
+            ns_pid: session.ns_pid.unwrap_or(0),
+            stalls: self.stalls,
+            resumes: self.resumes,
+            streams: self.streams,
+            statuses: self.statuses,
+            terminals: self.terminals,
+            versions: self.versions,
+            users: self.users,
+            status: self.status,
+            as_of: if self.is(Mark::Releasing) { self.as_of } else { MonoNs(0) },
+            incarnation: self.incarnation.map(Into::into),
+        }
+    }
+
+    /// The record of a holder of which a predecessor kept this. Its class is to be matched again.
+    pub fn of_kept(kept: &Kept, class: u8) -> Self {
+        let mut record = Self {
+            incarnation: kept.incarnation.map(Into::into),
+            as_of: kept.as_of,
+            generation: kept.generation,
+            pid: kept.pid,
+            stalls: kept.stalls,
+            resumes: kept.resumes,
+            streams: kept.streams,
+            statuses: kept.statuses,
+            terminals: kept.terminals,
+            versions: kept.versions,
+            settled_claim: kept.settled_claim,
+            status: kept.status,
+            existence: if kept.is(flag::GONE) { Existence::Gone } else { Existence::Unknown },
+            class,
+            users: kept.users,
+            ..Self::default()
+        };
+        for (mark, flag) in KEPT_MARKS {
+            record.set(mark, kept.is(flag));
+        }
+        record
     }
 
     /// Whether its process is known to be gone.

@@ -7,6 +7,7 @@ use crate::rules::{Case, Ended, Evidence, Silence, Step, Verdict};
 impl Aggregator {
     pub(super) fn settle_pending(&mut self) {
         for _ in 0..self.pending.len() {
+            self.commit_if_much();
             let Some(pending) = self.pending.pop_front() else { return };
             if !self.settle(&pending) {
                 self.pending.push_back(pending);
@@ -124,9 +125,7 @@ impl Aggregator {
         match (verdict, elsewhere) {
             (Verdict::TooSoon, _) => self.judge_thawed(place),
             // If its shard finds it stalled again, that is confirmed anew.
-            (Verdict::Withdrawn, _) => {
-                self.post(place, instruction::WITHDRAW, crate::lane::Instruction::default())
-            }
+            (Verdict::Withdrawn, _) => self.post(place, instruction::WITHDRAW, Instruction::default()),
             (Verdict::Moved, Some(elsewhere)) => self.move_to(elsewhere, place, &hot, &cold),
             (Verdict::Frozen, _) => self.freeze(place, &hot, &cold),
             (Verdict::Stalled { is_certain }, _) => {

@@ -7,23 +7,28 @@
 //! Each resource with a name (the socket of a shard, its table, the control socket, HTTP, the event output) comes
 //! from one function, which uses what was passed to this process under that name, and else makes it.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 #[cfg(feature = "http")]
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use rustix::net::sockopt;
+
 use super::error::StartError;
 use super::inherited::{Inherited, InheritedError, shard_name};
+use super::predecessor::{FLEET, OfShard, Predecessor, ToStore, table_name, told_name};
 use crate::config::plan::{EventsPlan, Plan, ShardPlan};
 #[cfg(feature = "http")]
 use crate::http::Listeners;
+use crate::journal::{Estate, Identity, Journal, KeptTable, SocketFile};
 use crate::lane::Port;
 use crate::lane::kick::Kick;
 use crate::process::procfs;
 #[cfg(feature = "http")]
 use crate::rundir::binding::is_live;
-use crate::rundir::binding::{BoundSocket, Kind, Owner};
+use crate::rundir::binding::{BoundSocket, FileId, Kind, Owner};
 use crate::rundir::dir::{self, RunDir};
 #[cfg(feature = "http")]
 use crate::rundir::names::CONTROL;
@@ -37,8 +42,9 @@ use crate::sinks::{Descriptor, Rotation};
 use crate::sys::clock::SystemClock;
 use crate::sys::mmsg::is_recvmmsg_refused;
 use crate::sys::unix_socket::adopt_receiver;
+use crate::table::adopt::Legacy;
 use crate::table::{self, Header, Table, TableWriter};
-use crate::time::Clock;
+use crate::time::{Clock, MonoNs};
 use crate::warning::Warning;
 
 /// Agents for which memory is granted ahead: of all shards together, and at least of one shard. More than
@@ -55,6 +61,10 @@ pub struct Acquired {
     pub listeners: Listeners,
     /// Front and port of each shard.
     pub shards: Vec<(ShardFront, Arc<Port>)>,
+    /// What is reported from.
+    pub estate: Estate,
+    /// What a successor will need.
+    pub to_store: Vec<ToStore>,
     /// The event output, if there is one.
     pub output: Option<Descriptor>,
     /// Problems that limit the fleet.
@@ -76,9 +86,18 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
     warnings.extend(Warning::of_rules(plan));
     warnings.extend(inherited.fit(plan));
     let plan = &*plan;
+    let now = SystemClock.mono();
+    let headers: Vec<Header> = (0..plan.shards.len()).map(|shard| header_of(plan, shard)).collect();
+    let ahead = (GRANTED_AHEAD / u32::from(headers[0].shards.max(1))).max(GRANTED_AHEAD_MIN);
+    let predecessor = Predecessor::take(inherited, &headers, plan.agents_max, ahead, now);
+    let mut predecessor = predecessor.unwrap_or_else(|why| {
+        warnings.push(Warning::StartsAnew { why: why.to_string() });
+        None
+    });
     let mut sockets = Vec::with_capacity(plan.shards.len());
     for (shard, of) in plan.shards.iter().enumerate() {
-        sockets.push(shard_socket(&dir, shard, of, inherited, &mut warnings)?);
+        let known = predecessor.as_ref().and_then(|predecessor| predecessor.socket(shard));
+        sockets.push(shard_socket(&dir, (shard, of), known, inherited, &mut warnings)?);
     }
     #[cfg(feature = "http")]
     let (control, listeners) = {
@@ -95,11 +114,33 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
     let admission = Admission::with_shares(plan.agents_max, plan.uid_agents_max)
         .map_err(StartError::resources("reserve memory for agents"))?;
     // Last: what is received from a passed socket here would be lost if the start failed afterwards.
-    let shards =
-        sockets.iter_mut().enumerate().map(|(shard, socket)| make_shard(plan, shard, socket, &admission));
-    let shards =
-        shards.collect::<Result<_, _>>().map_err(StartError::resources("reserve memory for a shard"))?;
+    let in_reserve = StartError::resources("reserve memory for a shard");
+    let (mut shards, mut to_store) = (Vec::new(), Vec::new());
+    let mut estate = estate(&headers[0], &mut predecessor, now).map_err(&in_reserve)?;
+    for ((shard, socket), header) in sockets.iter_mut().enumerate().zip(&headers) {
+        let of = predecessor.as_mut().and_then(|predecessor| predecessor.shards[shard].take());
+        let is_new = of.as_ref().is_none_or(|of| of.legacy.is_copied);
+        let memory = shard_memory(plan, header, ahead, of, &estate.journal).map_err(&in_reserve)?;
+        to_store.push(ToStore::memory(table_name(shard), memory.table.memfd(), is_new).map_err(&in_reserve)?);
+        to_store.push(ToStore::memory(told_name(shard), memory.kept.memfd(), is_new).map_err(&in_reserve)?);
+        if !socket.stays() {
+            to_store.push(ToStore { name: shard_name(shard), fd: Arc::clone(socket.fd()), is_new: true });
+        }
+        estate.kept.push(memory.kept);
+        let parts = (memory.writer, memory.table, memory.legacy);
+        shards.push(make_shard(plan, shard, socket, &admission, parts).map_err(&in_reserve)?);
+        estate.journal.set_socket(shard, socket_file(socket, &shards[shard].0));
+    }
+    to_store.push(
+        ToStore::memory(FLEET.to_owned(), estate.journal.memfd(), predecessor.is_none())
+            .map_err(&in_reserve)?,
+    );
+    if let Some(predecessor) = &predecessor {
+        estate.journal.begin(&predecessor.ended, now);
+    }
     Ok(Acquired {
+        estate,
+        to_store,
         shards,
         output,
         warnings,
@@ -117,8 +158,8 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
 /// The socket of a shard.
 fn shard_socket(
     dir: &RunDir,
-    shard: usize,
-    of: &ShardPlan,
+    (shard, of): (usize, &ShardPlan),
+    known: Option<SocketFile>,
     inherited: &mut Inherited,
     warnings: &mut Vec<Warning>,
 ) -> Result<BoundSocket, StartError> {
@@ -127,7 +168,16 @@ fn shard_socket(
         let attested = adopt_receiver(fd.as_fd()).map_err(InheritedError::refused(&name))?;
         warnings.extend((!attested.senders).then_some(Warning::UnattestedQueue { shard }));
         warnings.extend((!attested.arrivals).then_some(Warning::UnstampedQueue { shard }));
-        return Ok(BoundSocket::passed(fd, of.socket.clone(), Kind::Receiver));
+        let cookie = sockopt::socket_cookie(&fd).ok();
+        let Some(known) = known.filter(|known| cookie == Some(known.cookie)) else {
+            return Ok(BoundSocket::passed(fd, of.socket.clone(), Kind::Receiver));
+        };
+        let file_id = FileId { dev: known.dev, inode: known.inode };
+        let mut socket = BoundSocket::known(fd, of.socket.clone(), file_id, known.queue_limit);
+        if let Some(file) = socket.names().iter().find(|file| socket.is_at(file)) {
+            socket.found_at(file).map_err(InheritedError::refused(&name))?;
+        }
+        return Ok(socket);
     }
     if let Some(parent) = of.socket.parent().filter(|parent| *parent != dir.path()) {
         dir::vet(parent)?;
@@ -152,17 +202,61 @@ fn control_socket(dir: &RunDir, plan: &Plan, inherited: &mut Inherited) -> Resul
     dir.bind_control(plan.control_mode, owner).map_err(StartError::Control)
 }
 
-/// The slot table of a shard, with all slots free.
-fn shard_table(plan: &Plan, shard: usize) -> io::Result<(TableWriter, Table)> {
+/// The header of the table of a shard.
+fn header_of(plan: &Plan, shard: usize) -> Header {
     let number = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
-    let header = Header {
+    Header {
         boot_id: boot_id(),
         pid_namespace: pid_namespace(),
         shard: number(shard),
         shards: number(plan.shards.len()),
+    }
+}
+
+/// The journal of the predecessor, or a new one; the tables of the shards are added later.
+fn estate(header: &Header, predecessor: &mut Option<Predecessor>, now: MonoNs) -> io::Result<Estate> {
+    let adoption = predecessor.as_ref().map(|predecessor| predecessor.adoption(now));
+    let journal = match predecessor {
+        Some(predecessor) => Arc::clone(&predecessor.journal),
+        None => {
+            let fleet = RandomState::new().hash_one(now.0);
+            let Header { boot_id, pid_namespace, .. } = *header;
+            let identity = Identity { boot_id, pid_namespace, fleet };
+            Arc::new(Journal::create(&identity, SystemClock.wall().0, now)?)
+        }
     };
-    let ahead = (GRANTED_AHEAD / u32::from(header.shards.max(1))).max(GRANTED_AHEAD_MIN);
-    table::create_granted(plan.agents_max, header, ahead)
+    Ok(Estate { journal, kept: Vec::new(), adoption })
+}
+
+/// What outlives this process of one shard.
+struct ShardMemory {
+    writer: TableWriter,
+    table: Table,
+    kept: KeptTable,
+    legacy: Option<Legacy>,
+}
+
+/// That of the predecessor, or a table with all slots free.
+fn shard_memory(
+    plan: &Plan,
+    header: &Header,
+    ahead: u32,
+    of: Option<OfShard>,
+    journal: &Journal,
+) -> io::Result<ShardMemory> {
+    if let Some(OfShard { writer, table, legacy, kept }) = of {
+        return Ok(ShardMemory { writer, table, kept, legacy: Some(legacy) });
+    }
+    let (writer, table) = table::create_granted(plan.agents_max, *header, ahead)?;
+    let mut kept = KeptTable::create(plan.agents_max, header.shard, &journal.identity())?;
+    kept.grant_ahead(table.granted(), 0)?;
+    Ok(ShardMemory { writer, table, kept, legacy: None })
+}
+
+fn socket_file(socket: &BoundSocket, front: &ShardFront) -> SocketFile {
+    let FileId { dev, inode } = socket.file_id();
+    let cookie = sockopt::socket_cookie(socket.fd()).unwrap_or(0);
+    SocketFile { dev, inode, cookie, queue_limit: front.queue_limit() }
 }
 
 /// Opens the event output.
@@ -176,8 +270,8 @@ fn make_shard(
     shard: usize,
     socket: &mut BoundSocket,
     admission: &Arc<Admission>,
+    (writer, table, legacy): (TableWriter, Table, Option<Legacy>),
 ) -> io::Result<(ShardFront, Arc<Port>)> {
-    let (writer, table) = shard_table(plan, shard)?;
     let kick = Arc::new(Kick::new()?);
     let with_beats = plan.events.as_ref().is_some_and(|events| events.beats);
     let port = Port::new(table, Arc::clone(&kick), with_beats)?.with_turned_away(admission.turned_away());
@@ -185,16 +279,25 @@ fn make_shard(
     let now = SystemClock.mono();
     let uids = UidAccounts::new(Arc::clone(&port.uids), plan.uid_frames_max);
     let admission = Arc::clone(admission);
-    let tracker = Tracker::new(writer, plan.classes(), plan.tick_ns, admission, uids, now);
     let allow_uids = plan.shards[shard].allow_uids.as_deref();
-    let front = Front::new(transport, SystemClock, tracker, Limits::from(plan), allow_uids);
+    let (classes, tick_ns, limits) = (plan.classes(), plan.tick_ns, Limits::from(plan));
+    let front = match &legacy {
+        None => {
+            let tracker = Tracker::new(writer, classes, tick_ns, admission, uids, now);
+            Front::new(transport, SystemClock, tracker, limits, allow_uids)
+        }
+        Some(legacy) => {
+            let tracker = Tracker::adopted(writer, classes, tick_ns, admission, uids, now, legacy);
+            Front::adopted(transport, SystemClock, tracker, limits, allow_uids, legacy)
+        }
+    };
     Ok((front, Arc::new(port)))
 }
 
-/// Receives from `socket`. If it was passed, its queue limit is found out first.
+/// Receives from `socket`. If it was passed and its queue limit is not known, that is found out first.
 fn transport(socket: &mut BoundSocket, kick: Arc<Kick>) -> io::Result<Unix> {
     let fd = Arc::clone(socket.fd());
-    if !socket.stays() {
+    if socket.queue_limit() != 0 {
         return Unix::new(fd, socket.queue_limit(), kick);
     }
     let Survey { queue_limit, name, backlog } = survey(&fd, &socket.names())?;

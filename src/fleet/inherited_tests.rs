@@ -171,16 +171,17 @@ fn one_socket_may_be_passed_twice_but_not_two_of_one_name() {
 }
 
 #[test]
-fn state_of_an_observer_before_is_left_to_take_by_name() {
+fn what_no_observer_left_is_said_and_the_start_is_empty() {
     let file = || OwnedFd::from(fs::File::open("/dev/null").unwrap());
-    let names = ["shard-0-table", "fleet", "shard-0-table"];
-    let mut inherited: Inherited = names.map(|name| (name.to_owned(), file())).into_iter().collect();
-    let world = World::new();
-    drop(Fleet::start_with(world.plan(1), &mut inherited).unwrap());
-    assert_eq!(inherited.names().collect::<Vec<_>>(), names);
-    assert_eq!(inherited.take("shard-0-table").len(), 2);
-    assert_eq!(inherited.take("shard-0-table").len(), 0);
-    assert_eq!(inherited.names().collect::<Vec<_>>(), ["fleet"]);
+    for names in [&["shard-0-table", "fleet", "shard-0-table"][..], &["shard-0-told"], &["fleet"]] {
+        let mut inherited: Inherited = names.iter().map(|name| ((*name).to_owned(), file())).collect();
+        let world = World::new();
+        let fleet = Fleet::start_with(world.plan(1), &mut inherited).unwrap();
+        let is_said =
+            |warning: &Warning| matches!(warning, Warning::StartsAnew { why } if why.contains("fleet"));
+        assert!(fleet.warnings().iter().any(is_said), "{names:?}: {:?}", fleet.warnings());
+        assert_eq!(inherited.names().count(), 0, "all were taken");
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use rustix::process::{Resource, getrlimit};
 use super::acquire::{Acquired, ShardFront};
 use super::error::StartError;
 use super::handle::Handle;
+use super::predecessor::ToStore;
 #[cfg(feature = "http")]
 use super::stop::end_http;
 use super::stop::{Running, Shards, Tellers};
@@ -25,6 +26,7 @@ use crate::aggregator::{Aggregator, Inquiries, Request};
 use crate::config::plan::{CoreChoice, EventsFormat, EventsPlan, Plan, ShardPlan};
 #[cfg(feature = "http")]
 use crate::http::{Heard, Http, Listeners, Sources};
+use crate::journal::{Estate, Journal};
 use crate::lane::{Doorbell, Port};
 #[cfg(feature = "http")]
 use crate::priority::Standing;
@@ -52,6 +54,8 @@ pub struct Started {
     pub handle: Handle,
     /// Problems that limit the fleet.
     pub warnings: Vec<Warning>,
+    /// What a successor will need.
+    pub to_store: Vec<ToStore>,
 }
 
 /// Runs a fleet. Returns once every shard receives and agents can find it.
@@ -64,6 +68,7 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
     let mut warnings = acquired.warnings;
     let (fronts, ports): (Vec<ShardFront>, Vec<Arc<Port>>) = acquired.shards.into_iter().unzip();
     let ports: Arc<[Arc<Port>]> = ports.into();
+    let journal = Arc::clone(&acquired.estate.journal);
     let doorbell = Arc::<Doorbell>::default();
     let (requests, requests_of) = unbounded();
     let (copies, asked) = Copies::new(ports.len(), Arc::clone(&doorbell));
@@ -81,7 +86,9 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
     };
     // Subscribed before the first event, so that its file begins with `start`.
     let writer = match (&plan.events, acquired.output) {
-        (Some(events), Some(output)) => Some(write_events(plan, events, output, &handle)?),
+        (Some(events), Some(output)) => {
+            Some(write_events(plan, events, output, &handle, Arc::clone(&journal))?)
+        }
         _ => None,
     };
     #[cfg(feature = "http")]
@@ -91,7 +98,8 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         heard
     };
     let (said, raised) = unbounded();
-    let mut tellers = start_tellers(plan, &handle, writer, (requests_of, asked), said.clone())?;
+    let mut tellers =
+        start_tellers(plan, &handle, writer, (requests_of, asked, acquired.estate), said.clone())?;
     let shards = start_shards(plan, &handle, fronts, said)?;
     // Each thread sends the warnings of its setup, then drops its sender; the channel closes after the last
     // one.
@@ -100,8 +108,13 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         matches!((&*one, &*other), (Warning::Priority { thread: a, .. }, Warning::Priority { thread: b, .. }) if a == b)
     });
     #[cfg(feature = "http")]
-    let http =
-        start_http(plan, &handle, files.dir.path().to_owned(), &warnings, (acquired.listeners, heard))?;
+    let http = start_http(
+        plan,
+        &handle,
+        (files.dir.path().to_owned(), journal.run()),
+        &warnings,
+        (acquired.listeners, heard),
+    )?;
     let upkeep = match publish(plan, &handle, files) {
         Ok(upkeep) => upkeep,
         Err((error, files)) => {
@@ -121,8 +134,10 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         #[cfg(feature = "http")]
         http,
         upkeep,
+        journal,
+        keeps_files: false,
     };
-    Ok(Started { running, handle, warnings })
+    Ok(Started { running, handle, warnings, to_store: acquired.to_store })
 }
 
 /// Starts the event writer; see [`EventWriter::spawn`].
@@ -131,6 +146,7 @@ fn write_events(
     events: &EventsPlan,
     output: Descriptor,
     handle: &Handle,
+    journal: Arc<Journal>,
 ) -> Result<EventWriter, StartError> {
     let (mut subscriber, source) = Subscriber::new(Reader::Log, plan.agents_max as usize + EVENTS_SLACK);
     subscriber.wants_beats = events.beats;
@@ -148,7 +164,7 @@ fn write_events(
             doorbell.ring();
         }
     };
-    let writer = EventWriter::spawn(source, output, format, on_trouble)
+    let writer = EventWriter::spawn(source, output, format, Some(journal), on_trouble)
         .map_err(StartError::resources("start a thread"))?;
     subscriber.counters = Some(writer.counters());
     let _ = handle.requests.send(Request::Subscribe(subscriber));
@@ -160,7 +176,7 @@ fn start_tellers(
     plan: &Plan,
     handle: &Handle,
     writer: Option<EventWriter>,
-    (requests, asked): (Receiver<Request>, Asked),
+    (requests, asked, estate): (Receiver<Request>, Asked, Estate),
     said: Sender<Warning>,
 ) -> Result<Tellers, StartError> {
     let thread = StartError::resources("start a thread");
@@ -195,7 +211,8 @@ fn start_tellers(
     tellers.helpers.push(watch_thread);
     let policy = Policy { classes: plan.classes(), rules: plan.rules.clone() };
     let inquiries = Inquiries { lookups, watch, findings };
-    let aggregator = Aggregator::new(&handle.ports, policy, inquiries, requests, Arc::clone(doorbell), asked);
+    let aggregator =
+        Aggregator::new(&handle.ports, policy, inquiries, requests, Arc::clone(doorbell), asked, estate);
     let (copies, vitals) = (Arc::clone(&handle.copies), Arc::clone(&handle.vitals));
     let body = aggregate(aggregator, copies, vitals, Arc::clone(doorbell), said);
     let aggregator = thread::Builder::new().name("varta-aggregate".into()).spawn(body).map_err(&thread)?;
@@ -233,7 +250,7 @@ fn start_shards(
 fn start_http(
     plan: &Plan,
     handle: &Handle,
-    dir: PathBuf,
+    (dir, run): (PathBuf, u64),
     warnings: &[Warning],
     (listeners, heard): (Listeners, Heard),
 ) -> Result<Http, StartError> {
@@ -252,6 +269,7 @@ fn start_http(
         classes: plan.classes(),
         plan: plan.clone(),
         dir,
+        run,
         is_raised: is_raised.map(|is_raised| is_raised && counts),
         started: (SystemClock.mono(), SystemClock.wall()),
         address: listeners.address(),

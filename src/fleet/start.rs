@@ -14,6 +14,7 @@ use super::acquire::acquire;
 use super::error::StartError;
 use super::handle::Handle;
 use super::inherited::Inherited;
+use super::predecessor::ToStore;
 use super::run::{Started, run};
 use super::stop::{Running, StopReport, WRITE_WITHIN};
 use crate::config::Config;
@@ -35,6 +36,7 @@ pub struct Fleet {
     /// The TCP address of HTTP.
     address: Option<SocketAddr>,
     warnings: Vec<Warning>,
+    to_store: Vec<ToStore>,
     plan: Plan,
 }
 
@@ -69,15 +71,40 @@ impl Fleet {
         let address = acquired.listeners.address();
         #[cfg(not(feature = "http"))]
         let address = None;
-        let Started { running, handle, warnings } = run(&plan, acquired)?;
+        let Started { running, handle, warnings, to_store } = run(&plan, acquired)?;
         let is_unanswered_told = AtomicBool::new(false);
-        Ok(Self { handle, running: Some(running), is_unanswered_told, dir, address, warnings, plan })
+        Ok(Self {
+            handle,
+            running: Some(running),
+            is_unanswered_told,
+            dir,
+            address,
+            warnings,
+            plan,
+            to_store,
+        })
     }
 
     /// What runs: the plan of the start, with the shards, modes and groups of sockets that were passed.
     #[must_use]
     pub const fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// What a successor needs to go on with these agents: sockets, and memory that outlives this process. Pass it
+    /// to [`Fleet::start_with`] of the successor under the same names, on the same boot and in the same pid
+    /// namespace.
+    #[must_use]
+    pub fn to_store(&self) -> &[ToStore] {
+        &self.to_store
+    }
+
+    /// Declares that another process keeps what [`Fleet::to_store`] returns: the sockets live on, so their paths and
+    /// the manifest stay at the stop.
+    pub fn keep_files(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.keeps_files = true;
+        }
     }
 
     /// The TCP address of metrics, API and status page, if they are served by TCP.

@@ -13,6 +13,7 @@ use super::handle::Handle;
 use crate::aggregator::Request;
 #[cfg(feature = "http")]
 use crate::http::Http;
+use crate::journal::Journal;
 use crate::lane::Port;
 use crate::lane::counters::ShardHealth;
 use crate::rundir::binding::BoundSocket;
@@ -135,12 +136,16 @@ pub struct Running {
     #[cfg(feature = "http")]
     pub http: Http,
     pub upkeep: Upkeep,
+    /// Where it is recorded how this observer ended.
+    pub journal: Arc<Journal>,
+    /// The sockets outlive this process.
+    pub keeps_files: bool,
 }
 
 impl Running {
     /// Stops them in order. Remaining events may take `within` to be written.
     pub fn stop(self, within: Duration) -> StopReport {
-        let Self { mut shards, mut tellers, upkeep, .. } = self;
+        let Self { mut shards, mut tellers, upkeep, journal, keeps_files, .. } = self;
         let vitals = &tellers.handle.vitals;
         let Health { problems } = vitals.threads(SystemClock.mono());
         vitals.stop();
@@ -152,6 +157,9 @@ impl Running {
         // them to us.
         let (mut files, warnings) = upkeep.join_until(until);
         if let Some(files) = &mut files {
+            if keeps_files {
+                files.sockets.iter_mut().for_each(BoundSocket::keep_path);
+            }
             if files.sockets.iter().all(BoundSocket::stays) {
                 files.dir.leave();
             } else {
@@ -163,6 +171,12 @@ impl Running {
         #[cfg(feature = "http")]
         end_http(self.http);
         let written = tellers.close(within);
+        // A problem that ended it may come from what it adopted.
+        if problems.iter().any(Problem::is_fatal) || is_aggregator_dead || shards_dead > 0 {
+            journal.mark_failed();
+        } else {
+            journal.mark_clean();
+        }
         drop(files);
         StopReport {
             is_aggregator_dead,

@@ -22,6 +22,9 @@ use crate::lane::counters::ShardHealth;
 use crate::view::health::Problem;
 use crate::wire::{self, Frame, Status, Version};
 
+#[path = "restart_tests.rs"]
+mod restart;
+
 /// Far longer than the period of an agent, so that a busy machine causes no real stalls.
 const T: Duration = Duration::from_secs(1);
 const PERIOD: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };

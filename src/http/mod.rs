@@ -222,7 +222,8 @@ struct Server {
     news: Notify,
     /// The fleet stops.
     is_over: Cell<bool>,
-    /// Distinguishes the event ids of this run from those of other runs.
+    /// Distinguishes the event ids of this run from those of other runs; an observer that goes on for another
+    /// goes on with its run.
     run: String,
     views: Views,
     budget: Budget,
@@ -272,7 +273,7 @@ async fn serve(
     mut stopped: watch::Receiver<bool>,
 ) {
     let server = Rc::new(Server {
-        run: format!("{:x}", sources.started.1.0),
+        run: format!("{:x}", sources.run),
         sources,
         token: RefCell::new(listeners.token),
         ring: RefCell::default(),

@@ -36,6 +36,8 @@ pub struct Sources {
     pub dir: PathBuf,
     /// Whether shards and aggregator have the priority they request, and it takes effect on the whole host.
     pub is_raised: [bool; 2],
+    /// Distinguishes the numbers of its events from those of other fleets.
+    pub run: u64,
     /// When the fleet started.
     pub started: (MonoNs, WallNs),
     /// The address of the TCP listener.

@@ -20,6 +20,7 @@ use crate::aggregator::thread::{AGGREGATOR_NICE, aggregate};
 use crate::aggregator::{Aggregator, Inquiries, Request};
 use crate::config::classes::Classes;
 use crate::event::Event;
+use crate::journal::{Estate, Identity};
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
 use crate::process::lookup::Lookups;
@@ -243,8 +244,18 @@ impl Stage {
         stage.spawn("watch", move || obey(&kick, &orders, &findings, &watching))?;
         let policy = Policy { classes: Classes::single(setup.threshold_ns), rules: Vec::new() };
         let inquiries = Inquiries { lookups, watch, findings: findings_of };
-        let aggregator =
-            Aggregator::new(&stage.ports, policy, inquiries, requests_of, Arc::clone(&doorbell), asked);
+        let capacities = stage.ports.iter().map(|port| port.table.capacity());
+        let identity = Identity { boot_id: 0, pid_namespace: 0, fleet: 0 };
+        let estate = Estate::create(&identity, 0, SystemClock.mono(), capacities)?;
+        let aggregator = Aggregator::new(
+            &stage.ports,
+            policy,
+            inquiries,
+            requests_of,
+            Arc::clone(&doorbell),
+            asked,
+            estate,
+        );
         // The warnings of the thread setup are not read.
         let (said, _) = unbounded();
         let vitals = Vitals::new(stage.ports.as_slice().into(), Arc::default());

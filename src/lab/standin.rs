@@ -44,6 +44,7 @@ pub fn sources(shards: u16) -> Sources {
         plan,
         dir,
         is_raised: [true; 2],
+        run: 2,
         started: (MonoNs(1), WallNs(2)),
         address: None,
     }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 
 use crate::event::ExitHow;
 use crate::sys::clock::boottime_ns;
@@ -41,6 +41,18 @@ impl Incarnation {
     /// From an inode or start time, which may be 0 for the first process.
     pub const fn new(number: u64) -> Self {
         Self(NonZeroU64::MIN.saturating_add(number))
+    }
+}
+
+impl From<NonZeroU64> for Incarnation {
+    fn from(number: NonZeroU64) -> Self {
+        Self(number)
+    }
+}
+
+impl From<Incarnation> for NonZeroU64 {
+    fn from(Incarnation(number): Incarnation) -> Self {
+        number
     }
 }
 
@@ -131,6 +143,12 @@ fn started(start_ticks: u64, clock: &impl Clock) -> MonoNs {
     let mono = clock.mono().0;
     let boottime = boottime_ns();
     MonoNs(start_ticks.saturating_mul(TICK_NS).saturating_add(mono).saturating_sub(boottime))
+}
+
+/// Whether there is a process with this pid, be it one that has exited and was not reaped. One system call.
+pub fn exists(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
 }
 
 /// Whether the numbers in /proc are pids of the observer's namespace. One system call.

@@ -125,6 +125,24 @@ impl BoundSocket {
         Self { kind, fd: Arc::new(fd), path, file_id, queue_limit, spare: None, stays: true }
     }
 
+    /// As [`BoundSocket::passed`], of a socket whose file and queue limit are known from an observer before this
+    /// one.
+    pub fn known(fd: OwnedFd, path: PathBuf, file_id: FileId, queue_limit: u32) -> Self {
+        let mut socket = Self::passed(fd, path, Kind::Receiver);
+        (socket.file_id, socket.queue_limit) = (file_id, queue_limit);
+        socket
+    }
+
+    /// Keeps the path when this is dropped: the socket outlives this process.
+    pub fn keep_path(&mut self) {
+        self.stays = true;
+    }
+
+    /// The file at its path.
+    pub fn file_id(&self) -> FileId {
+        self.file_id
+    }
+
     /// Whether it was passed to this process, and its path stays.
     pub const fn stays(&self) -> bool {
         self.stays
@@ -175,7 +193,8 @@ impl BoundSocket {
         self.is_at(&self.path)
     }
 
-    fn is_at(&self, path: &Path) -> bool {
+    /// Whether `path` leads to this socket. One system call.
+    pub fn is_at(&self, path: &Path) -> bool {
         rustix::fs::lstat(path).is_ok_and(|stat| FileId::from(&stat) == self.file_id)
     }
 

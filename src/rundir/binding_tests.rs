@@ -6,12 +6,6 @@ use std::sync::Barrier;
 
 use super::*;
 
-impl BoundSocket {
-    fn file_id(&self) -> FileId {
-        self.file_id
-    }
-}
-
 fn mode_of(path: &Path) -> u32 {
     std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
 }

@@ -61,7 +61,6 @@ impl Arrivals {
 
     /// Continues for a process that found this offset, and this arrival of the last datagram it took. What is still
     /// queued arrived after that, and was stamped by the old offset or the present one.
-    #[cfg(any(test, feature = "bench"))]
     pub fn go_on_after(&mut self, offset: i64, previous: Arrival) {
         let now = self.previous.latest;
         self.previous = Arrival { earliest: previous.earliest.min(now), latest: previous.latest.min(now) };

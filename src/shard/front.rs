@@ -9,7 +9,6 @@ use std::io;
 use crate::config::plan::Plan;
 use crate::refusal::Refusal;
 use crate::rules::{self, Sender};
-#[cfg(any(test, feature = "bench"))]
 use crate::shard::arrival::Arrival;
 use crate::shard::arrival::Arrivals;
 use crate::shard::input::Transport;
@@ -17,7 +16,6 @@ use crate::shard::sight::SightLog;
 use crate::shard::tracker::{Outcome, Tracker};
 use crate::sys::datagram::Datagram;
 use crate::table::Progress;
-#[cfg(any(test, feature = "bench"))]
 use crate::table::adopt::Legacy;
 use crate::table::key::AgentKey;
 use crate::table::turned_away::TurnedAwayFor;
@@ -112,7 +110,6 @@ impl<T: Transport, C: Clock> Front<T, C> {
 
     /// A front that goes on for the process before, on the same socket and on its table. Its sight begins now:
     /// every agent that is silent gets a whole threshold. What is queued counts by its stamps.
-    #[cfg(any(test, feature = "bench"))]
     pub fn adopted(
         transport: T,
         clock: C,

@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use crate::event::BlindWhy;
 use crate::lane::blind::{BlindNews, Window};
 use crate::rules;
-#[cfg(any(test, feature = "bench"))]
 use crate::table::Progress;
 use crate::time::MonoNs;
 
@@ -240,7 +239,6 @@ impl SightLog {
     /// The time without sight counts as one pause, from the first instant that the process before had not accounted
     /// for: an agent that was silent in it gets a whole threshold of sight from now on. The watermark is not moved: older
     /// datagrams are still queued.
-    #[cfg(any(test, feature = "bench"))]
     pub fn go_on_after(&mut self, before: &Progress) {
         let now = self.awake_at;
         if planted!(JudgesBeforeDraining) {

@@ -16,7 +16,6 @@ use crate::shard::wheel::Wheel;
 use crate::table::TableWriter;
 pub use crate::table::admission::Admission;
 use crate::table::admission::NoRoom;
-#[cfg(any(test, feature = "bench"))]
 use crate::table::adopt::Legacy;
 use crate::table::key::AgentKey;
 use crate::table::slot::{Account, Cold, Flags, Hot, State};
@@ -108,7 +107,6 @@ impl Tracker {
 
     /// A tracker of the agents that the process before left in this table. Until they are matched again they
     /// have the largest threshold: its classes mean nothing here. Agents beyond the limits of `admission` stay.
-    #[cfg(any(test, feature = "bench"))]
     pub fn adopted(
         writer: TableWriter,
         classes: Classes,

@@ -29,6 +29,7 @@ use super::format::Format;
 use super::sink::{Descriptor, Look, Sink};
 use super::trouble::WriteTrouble;
 use crate::event::Event;
+use crate::journal::Journal;
 
 /// Collected lines are written at this size even if more events are queued.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -121,7 +122,7 @@ pub struct EventWriter {
 impl EventWriter {
     /// Starts the thread that writes the events of `source` to an open output.
     ///
-    /// `on_trouble` is called on that thread and must not wait for it. The thread writes every event it gets,
+    /// It acknowledges in the `journal` what it has written. `on_trouble` is called on that thread and must not wait for it. The thread writes every event it gets,
     /// beats included: a sender that does not want them written must not send them.
     ///
     /// # Errors
@@ -130,9 +131,10 @@ impl EventWriter {
         source: Receiver<Event>,
         sink: Descriptor,
         format: Format,
+        journal: Option<Arc<Journal>>,
         on_trouble: impl Fn(WriteTrouble) + Send + 'static,
     ) -> io::Result<Self> {
-        Self::spawn_on(source, sink, format, Backoff::default(), on_trouble)
+        Self::spawn_on(source, sink, format, Backoff::default(), journal, on_trouble)
     }
 
     fn spawn_on(
@@ -140,6 +142,7 @@ impl EventWriter {
         sink: impl Sink + 'static,
         format: Format,
         backoff: Backoff,
+        journal: Option<Arc<Journal>>,
         on_trouble: impl Fn(WriteTrouble) + Send + 'static,
     ) -> io::Result<Self> {
         let (orders, ordered) = channel::unbounded();
@@ -152,6 +155,8 @@ impl EventWriter {
             sink,
             format,
             on_trouble,
+            journal,
+            last_seq: 0,
             counters: Arc::clone(&counters),
             lines: if is_repairing { b"\n".to_vec() } else { Vec::new() },
             written: 0,
@@ -249,6 +254,10 @@ struct Writer<S, F> {
     sink: S,
     format: Format,
     on_trouble: F,
+    /// Where to acknowledge what was written.
+    journal: Option<Arc<Journal>>,
+    /// Number of the last event taken.
+    last_seq: u64,
     counters: Arc<WriterCounters>,
     /// Formatted lines; `..written` of them are written.
     lines: Vec<u8>,
@@ -309,8 +318,11 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
 
     fn take(&mut self, event: &Event) {
         self.counters.taken.fetch_add(1, Relaxed);
+        self.last_seq = self.last_seq.max(event.seq);
         if self.is_gone {
             self.counters.discarded.fetch_add(1, Relaxed);
+            // Nobody will ever read it.
+            self.acknowledge();
             return;
         }
         self.format.write_line(event, &mut self.lines);
@@ -339,6 +351,7 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         }
         self.lines.clear();
         self.written = 0;
+        self.acknowledge();
         self.tell_rotation();
         if let Some(episode) = self.episode.take() {
             (self.on_trouble)(WriteTrouble::Recovered {
@@ -441,6 +454,7 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         self.lines = Vec::new();
         self.written = 0;
         self.episode = None;
+        self.acknowledge();
         (self.on_trouble)(WriteTrouble::Gone { errno: libc::EPIPE });
     }
 
@@ -489,6 +503,15 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
 
     fn is_over(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Everything taken is written, or discarded for good: no successor has to repeat it.
+    fn acknowledge(&self) {
+        if let Some(journal) = &self.journal
+            && self.last_seq > 0
+        {
+            journal.acknowledge(self.last_seq);
+        }
     }
 
     fn publish_unwritten(&self) {

@@ -148,7 +148,7 @@ proptest! {
     ) {
         let (sink, out) = Scripted::new(steps);
         let (on_trouble, told) = troubles();
-        let writer = EventWriter::spawn_on(queued(count), sink, Format::Jsonl, fast(), on_trouble).unwrap();
+        let writer = EventWriter::spawn_on(queued(count), sink, Format::Jsonl, fast(), None, on_trouble).unwrap();
         let report = finish(&writer);
         prop_assert!(*out.lock() == lines_of(1..=count));
         let errors = report.errors;
@@ -173,7 +173,7 @@ fn an_episode_is_told_once_for_each_error_and_once_when_it_is_over() {
     let steps = [Take(10), full, full, Take(3), full, Fail(libc::EIO), Fail(libc::EIO), Take(0)];
     let (sink, out) = Scripted::new(steps);
     let (on_trouble, told) = troubles();
-    let writer = EventWriter::spawn_on(queued(3), sink, Format::Jsonl, fast(), on_trouble).unwrap();
+    let writer = EventWriter::spawn_on(queued(3), sink, Format::Jsonl, fast(), None, on_trouble).unwrap();
     assert_eq!(finish(&writer).errors, 6);
     assert_eq!(*out.lock(), lines_of(1..=3));
     let told: Vec<_> = told.try_iter().collect();
@@ -191,7 +191,7 @@ fn fault_36_while_the_disk_is_full_the_queue_fills_and_what_was_queued_is_writte
     let (sink, errno, out) = Switched::failing(libc::ENOSPC);
     let (on_trouble, told) = troubles();
     let (sender, source) = channel::bounded(4);
-    let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), on_trouble).unwrap();
+    let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), None, on_trouble).unwrap();
     sender.send(up(1)).unwrap();
     assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::ENOSPC }));
 
@@ -215,7 +215,7 @@ fn after_the_reader_of_stdout_is_gone_events_are_discarded_and_counted() {
     sink.is_stdout = true;
     let (on_trouble, told) = troubles();
     let (sender, source) = channel::bounded(1);
-    let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), on_trouble).unwrap();
+    let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), None, on_trouble).unwrap();
     (1..=100).for_each(|seq| sender.send(up(seq)).unwrap());
     drop(sender);
     let report = writer.close(LONG);
@@ -231,7 +231,7 @@ fn close_ends_a_back_off_at_once_and_writes_the_rest() {
     let (on_trouble, told) = troubles();
     let hour = Duration::from_secs(3600);
     let backoff = Backoff { first: hour, most: hour, next: hour, ..Backoff::default() };
-    let writer = EventWriter::spawn_on(queued(3), sink, Format::Jsonl, backoff, on_trouble).unwrap();
+    let writer = EventWriter::spawn_on(queued(3), sink, Format::Jsonl, backoff, None, on_trouble).unwrap();
     assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::EIO }));
     errno.store(0, Relaxed);
     let report = writer.close(LONG);
@@ -245,7 +245,7 @@ fn close_gives_up_at_its_deadline_and_says_what_is_missing() {
     let (on_trouble, told) = troubles();
     let (sender, source) = channel::bounded(8);
     let output = Descriptor::open(Output::File("/dev/full".into()), None).unwrap();
-    let writer = EventWriter::spawn(source, output, Format::Jsonl, on_trouble).unwrap();
+    let writer = EventWriter::spawn(source, output, Format::Jsonl, None, on_trouble).unwrap();
     sender.send(up(1)).unwrap();
     assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::ENOSPC }));
     (2..=5).for_each(|seq| sender.send(up(seq)).unwrap());
@@ -279,7 +279,7 @@ fn fault_38_close_returns_although_the_kernel_holds_the_thread_in_a_write() {
     let (inside, is_inside) = channel::unbounded();
     let (_held, release) = channel::bounded(0);
     let sink = Stuck { inside, release };
-    let writer = EventWriter::spawn_on(queued(9), sink, Format::Jsonl, fast(), |_| {}).unwrap();
+    let writer = EventWriter::spawn_on(queued(9), sink, Format::Jsonl, fast(), None, |_| {}).unwrap();
     is_inside.recv_timeout(LONG).unwrap();
     let report = writer.close(Duration::from_millis(50));
     assert_eq!((report.lines, report.events_unwritten), (0, 9));
@@ -290,7 +290,7 @@ fn fault_38_close_returns_although_the_kernel_holds_the_thread_in_a_write() {
 fn close_waits_for_senders_only_until_its_deadline() {
     let (sink, out) = Scripted::new([]);
     let (sender, source) = channel::unbounded();
-    let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), |_| {}).unwrap();
+    let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), None, |_| {}).unwrap();
     sender.send(up(1)).unwrap();
     while writer.counters().lines() == 0 {
         thread::yield_now();
@@ -305,7 +305,7 @@ fn close_waits_for_senders_only_until_its_deadline() {
 fn dropped_instead_of_closed_it_ends_although_senders_live() {
     let (sink, out) = Scripted::new([]);
     let (sender, source) = channel::bounded(0);
-    let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), |_| {}).unwrap();
+    let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), None, |_| {}).unwrap();
     drop(writer);
     // The thread owned the last receiver.
     while sender.send(up(1)).is_ok() {}
@@ -319,7 +319,7 @@ fn a_cut_line_of_a_crashed_run_is_ended_first() {
         let path = dir.path().join("events.jsonl");
         std::fs::write(&path, before).unwrap();
         let output = Descriptor::open(Output::File(path.clone()), None).unwrap();
-        let writer = EventWriter::spawn(queued(2), output, Format::Jsonl, |_| {}).unwrap();
+        let writer = EventWriter::spawn(queued(2), output, Format::Jsonl, None, |_| {}).unwrap();
         let report = writer.close(LONG);
         assert_eq!(report, WriterReport { lines: 2, ..WriterReport::default() });
         let expected = [repaired.as_bytes(), &lines_of(1..=2)].concat();
@@ -328,7 +328,7 @@ fn a_cut_line_of_a_crashed_run_is_ended_first() {
 
     let (mut sink, out) = Scripted::new([Step::Take(0), Step::Take(1)]);
     sink.begins_mid_line = true;
-    let writer = EventWriter::spawn_on(queued(0), sink, Format::Jsonl, fast(), |_| {}).unwrap();
+    let writer = EventWriter::spawn_on(queued(0), sink, Format::Jsonl, fast(), None, |_| {}).unwrap();
     assert_eq!(finish(&writer).lines, 0);
     assert_eq!(*out.lock(), b"\n");
 }
@@ -350,7 +350,7 @@ impl Log {
         let (sender, source) = channel::unbounded();
         let (on_trouble, told) = troubles();
         let sink = Descriptor::open(Output::File(path.clone()), rotation).unwrap();
-        let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), on_trouble).unwrap();
+        let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), None, on_trouble).unwrap();
         Self { dir, path, sender, writer, told }
     }
 
@@ -444,7 +444,7 @@ fn fault_70_a_line_that_was_begun_in_the_old_file_is_whole_in_the_new_one() {
     }
     let new = Arc::new(Mutex::new(Vec::new()));
     let sink = Moving { old: Vec::new(), new: Arc::clone(&new), writes: 0 };
-    let writer = EventWriter::spawn_on(queued(4), sink, Format::Jsonl, fast(), |_| {}).unwrap();
+    let writer = EventWriter::spawn_on(queued(4), sink, Format::Jsonl, fast(), None, |_| {}).unwrap();
     assert_eq!(finish(&writer).lines, 4);
     let all = lines_of(1..=4);
     // Of the 299 bytes written to the old file (150, and 150 with the newline of a repair), one line was
@@ -540,7 +540,7 @@ fn a_new_file_is_for_its_owner_and_group() {
     let path = dir.path().join("events.tsv");
     let format = Format::Tsv { start: crate::time::MonoNs(0) };
     let output = Descriptor::open(Output::File(path.clone()), None).unwrap();
-    let writer = EventWriter::spawn(queued(1), output, format, |_| {}).unwrap();
+    let writer = EventWriter::spawn(queued(1), output, format, None, |_| {}).unwrap();
     assert_eq!(writer.close(LONG).lines, 1);
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "1\tup\t4711\t42\tdegraded\t18446744073709551615\n");
@@ -596,7 +596,8 @@ fn fault_38_a_fifo_nobody_reads_holds_up_neither_start_nor_stop() {
     let (on_trouble, told) = troubles();
     let sink = Descriptor::open(Output::File(path), None).unwrap();
     let backoff = Backoff { patience: Duration::ZERO, ..fast() };
-    let writer = EventWriter::spawn_on(queued(COUNT), sink, Format::Jsonl, backoff, on_trouble).unwrap();
+    let writer =
+        EventWriter::spawn_on(queued(COUNT), sink, Format::Jsonl, backoff, None, on_trouble).unwrap();
     assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::EAGAIN }));
 
     let begun = Instant::now();
@@ -617,7 +618,7 @@ fn a_fifo_waits_for_its_first_reader() {
     let path = fifo(dir.path());
     let (on_trouble, told) = troubles();
     let sink = Descriptor::open(Output::File(path.clone()), None).unwrap();
-    let writer = EventWriter::spawn_on(queued(3), sink, Format::Jsonl, fast(), on_trouble).unwrap();
+    let writer = EventWriter::spawn_on(queued(3), sink, Format::Jsonl, fast(), None, on_trouble).unwrap();
     assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::ENXIO }));
     assert_eq!(std::fs::read(&path).unwrap(), lines_of(1..=3));
     assert_eq!(finish(&writer).lines, 3);
@@ -632,7 +633,8 @@ fn the_next_reader_of_a_fifo_goes_on_at_the_same_byte() {
     let (on_trouble, told) = troubles();
     let sink = Descriptor::open(Output::File(path.clone()), None).unwrap();
     let backoff = Backoff { patience: Duration::ZERO, ..fast() };
-    let writer = EventWriter::spawn_on(queued(COUNT), sink, Format::Jsonl, backoff, on_trouble).unwrap();
+    let writer =
+        EventWriter::spawn_on(queued(COUNT), sink, Format::Jsonl, backoff, None, on_trouble).unwrap();
     assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::EAGAIN }));
     let mut got = vec![0; 10_001];
     first.read_exact(&mut got).unwrap();
@@ -655,7 +657,8 @@ fn fault_38_a_blocking_pipe_does_not_block_the_thread() {
     let (mut reader, sink) = piped_stdout();
     let (on_trouble, told) = troubles();
     let backoff = Backoff { patience: Duration::ZERO, ..fast() };
-    let writer = EventWriter::spawn_on(queued(COUNT), sink, Format::Jsonl, backoff, on_trouble).unwrap();
+    let writer =
+        EventWriter::spawn_on(queued(COUNT), sink, Format::Jsonl, backoff, None, on_trouble).unwrap();
     assert_eq!(told.recv_timeout(LONG), Ok(WriteTrouble::Failing { errno: libc::EAGAIN }));
     let mut got = Vec::new();
     reader.read_to_end(&mut got).unwrap();
@@ -668,7 +671,7 @@ fn a_pipe_whose_reader_leaves_is_gone() {
     let (reader, sink) = piped_stdout();
     drop(reader);
     let (on_trouble, told) = troubles();
-    let writer = EventWriter::spawn_on(queued(3), sink, Format::Jsonl, fast(), on_trouble).unwrap();
+    let writer = EventWriter::spawn_on(queued(3), sink, Format::Jsonl, fast(), None, on_trouble).unwrap();
     let report = finish(&writer);
     assert_eq!((report.lines, report.events_unwritten), (0, 3));
     assert_eq!(told.try_iter().collect::<Vec<_>>(), [WriteTrouble::Gone { errno: libc::EPIPE }]);

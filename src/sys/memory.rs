@@ -6,13 +6,11 @@ use std::fs::File;
 use std::io;
 use std::ops::{Deref, Range};
 use std::os::fd::OwnedFd;
-#[cfg(any(test, feature = "bench"))]
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, memfd_create};
-#[cfg(any(test, feature = "bench"))]
 use rustix::fs::{fcntl_get_seals, fstat};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
@@ -98,7 +96,6 @@ impl<T: SharedWord> Words<T> {
     ///
     /// # Errors
     /// `InvalidData`, with what is wrong, for a descriptor that is no such memfd; the kernel's.
-    #[cfg(any(test, feature = "bench"))]
     pub fn adopt(memfd: OwnedFd) -> io::Result<Self> {
         let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
         let seals = match fcntl_get_seals(&memfd) {
@@ -138,7 +135,6 @@ impl<T: SharedWord> Words<T> {
     }
 
     /// The memfd that holds the words; `None` for anonymous memory.
-    #[cfg(any(test, feature = "bench"))]
     pub fn memfd(&self) -> Option<BorrowedFd<'_>> {
         self.memfd.as_ref().map(AsFd::as_fd)
     }

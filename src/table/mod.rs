@@ -8,7 +8,6 @@
 //! and timers from it alone.
 
 use std::io;
-#[cfg(any(test, feature = "bench"))]
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -17,7 +16,6 @@ use crate::sys::memory::{Words, prefetch};
 use crate::time::MonoNs;
 
 pub mod admission;
-#[cfg(any(test, feature = "bench"))]
 pub mod adopt;
 pub mod key;
 pub mod place;
@@ -181,7 +179,6 @@ impl Table {
     }
 
     /// The memfd that holds the table, to be handed to a successor.
-    #[cfg(any(test, feature = "bench"))]
     pub fn memfd(&self) -> BorrowedFd<'_> {
         match self.words.memfd() {
             Some(memfd) => memfd,
@@ -189,7 +186,6 @@ impl Table {
         }
     }
 
-    #[cfg(any(test, feature = "bench"))]
     fn get(&self, index: usize) -> u64 {
         self.words[index].load(Ordering::Relaxed)
     }
@@ -245,6 +241,12 @@ impl Table {
         Ok(())
     }
 
+    /// Slots from this one on were never written; they take no memory until they are touched.
+    pub fn used(&self) -> u32 {
+        let used = self.words[header::USED].load(Ordering::Acquire);
+        u32::try_from(used).unwrap_or(u32::MAX).min(self.capacity)
+    }
+
     /// Why the kernel grants no memory for more agents, if it refused.
     pub fn grant_error(&self) -> Option<io::Error> {
         match self.grants.errno.load(Ordering::Relaxed) {
@@ -272,7 +274,6 @@ impl Table {
         fixed(&self.words[start..start + RARE_WORDS])
     }
 
-    #[cfg(any(test, feature = "bench"))]
     fn extra(&self, slot: u32) -> &[AtomicU64; EXTRA_WORDS] {
         let before = self.capacity as usize * (HOT_WORDS + COLD_WORDS + RARE_WORDS);
         let start = HEADER_WORDS + before + slot as usize * EXTRA_WORDS;
@@ -377,8 +378,7 @@ impl TableWriter {
 
     /// Slots from this one on were never written; they take no memory until they are touched.
     pub fn used(&self) -> u32 {
-        let used = self.table.words[header::USED].load(Ordering::Acquire);
-        u32::try_from(used).unwrap_or(u32::MAX).min(self.table.capacity)
+        self.table.used()
     }
 
     /// Makes slots readable again that an interrupted writer left open. Call before a rebuild.

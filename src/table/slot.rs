@@ -6,7 +6,6 @@
 //! and reports the difference, so a late read loses nothing.
 
 use super::key::AgentKey;
-#[cfg(any(test, feature = "bench"))]
 use crate::config::bounds::PID_MAX;
 use crate::time::MonoNs;
 use crate::wire::Status;
@@ -260,7 +259,6 @@ impl Hot {
     }
 
     /// Whether some hot half has this second word: [`Hot::from_words`] finds an agent or a free slot in any.
-    #[cfg(any(test, feature = "bench"))]
     pub(super) const fn is_possible(identity: u64) -> bool {
         let [status, state, ..] = identity.to_le_bytes();
         let pid = identity >> 32;
@@ -330,13 +328,11 @@ pub(super) const fn generation_of(first: u64) -> u32 {
 }
 
 /// The arrival of the first beat in a cold half with these words.
-#[cfg(any(test, feature = "bench"))]
 pub(super) const fn first_arrival_of(words: &[u64; COLD_WORDS]) -> MonoNs {
     MonoNs(words[1])
 }
 
 /// Whether extra words belong to a cold half with these words.
-#[cfg(any(test, feature = "bench"))]
 pub(super) const fn has_extra(words: &[u64; COLD_WORDS]) -> bool {
     unpair(words[COLD_WORDS - 1]).1 & EXTRA != 0
 }

@@ -7,8 +7,8 @@ use crate::common::{Agent, AgentOptions, Observer, Options, wait_for};
 
 /// Bytes that may be resident for each agent: 96 for its own data and the threads' records of it, 192 that
 /// change with its state, 24 of index and queues, 8 of its seat, which counts it once however many shards it
-/// beats on.
-const AGENT_BYTES: u64 = 96 + 192 + 24 + 8;
+/// beats on, 64 of what was reported of it, for a successor.
+const AGENT_BYTES: u64 = 96 + 192 + 24 + 8 + 64;
 /// Bytes of an event in the history; each agent causes one, its `up`.
 const EVENT_BYTES: u64 = 112;
 /// Bytes of a copy of the fleet's counts with their distributions. Each second a new one replaces it, so the
@@ -29,14 +29,19 @@ fn wait_for_agents(observer: &Observer, agents: u32) {
     });
 }
 
-/// Resident memory of the observer in bytes, without the pages of its program file.
+/// Resident memory of the observer in bytes, without the pages of its program file, and without the ring of its
+/// journal: 2 MiB, whatever the number of agents, once that many events were reported.
 fn resident(observer: &Observer) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", observer.pid())).expect("its status");
     let kib = |name: &str| -> u64 {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of that name");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     };
-    (kib("RssAnon:") + kib("RssShmem:")) * 1024
+    let maps = fs::read_to_string(format!("/proc/{}/smaps", observer.pid())).expect("its mappings");
+    let ring = maps.lines().skip_while(|line| !line.contains("/memfd:varta-fleet "));
+    let ring = ring.filter_map(|line| line.strip_prefix("Rss:")).next().expect("its journal");
+    let ring: u64 = ring.trim().trim_end_matches(" kB").parse().expect("a number");
+    (kib("RssAnon:") + kib("RssShmem:") - ring) * 1024
 }
 
 #[test]

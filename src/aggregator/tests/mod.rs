@@ -10,6 +10,7 @@ use crate::aggregator::fanout::EVENTS_SLACK;
 use crate::config::RuleMatch;
 use crate::config::classes::Classes;
 use crate::config::plan::Rule;
+use crate::journal::{Estate, Identity};
 use crate::lab::replay::{Act, Recorded, Replay, Script};
 use crate::lane::kick::Kick;
 use crate::process::procfs::Incarnation;
@@ -126,13 +127,15 @@ impl World {
         let (watch, orders) = Watch::detached(Arc::new(Kick::new().expect("a descriptor")));
         let (finder, findings) = unbounded();
         let (requests, requests_of) = unbounded();
-        let (subscriber, events) =
-            Subscriber::new(crate::view::tally::Reader::Log, agents_max as usize + EVENTS_SLACK);
+        let (subscriber, events) = Subscriber::new(Reader::Log, agents_max as usize + EVENTS_SLACK);
         requests.send(Request::Subscribe(subscriber)).unwrap();
         let (_copies, asked) = Copies::new(ports.len(), Arc::default());
         let policy = Policy { classes, rules };
         let inquiries = Inquiries { lookups, watch, findings };
-        let mut aggregator = Aggregator::new(&ports, policy, inquiries, requests_of, doorbell, asked);
+        let identity = Identity { boot_id: 0, pid_namespace: 0, fleet: 0 };
+        let capacities = ports.iter().map(|port| port.table.capacity());
+        let estate = Estate::create(&identity, 0, clock.mono(), capacities).unwrap();
+        let mut aggregator = Aggregator::new(&ports, policy, inquiries, requests_of, doorbell, asked, estate);
         aggregator.start(clock.mono(), clock.wall());
         let mut world = Self {
             clock,

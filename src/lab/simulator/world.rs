@@ -18,6 +18,7 @@ use crate::config::RuleMatch;
 use crate::config::classes::Classes;
 use crate::config::plan::Rule;
 use crate::event::{Event, EventKind, ExitHow};
+use crate::journal::{Estate, Identity};
 use crate::lab::replay::{Act, Point, Replay, Script};
 use crate::lab::simulator::invariants::{Invariant, Verdict, Violation};
 use crate::lab::simulator::lines;
@@ -240,6 +241,9 @@ impl<'a> World<'a> {
         let beats = setting.with_beats.then(|| subscribe(2 * room, true));
         let (_copies, asked) = Copies::new(shards.len(), Arc::default());
         let policy = Policy { classes, rules: rules.collect() };
+        let identity = Identity { boot_id: 0, pid_namespace: 0, fleet: 0 };
+        let capacities = ports.iter().map(|port| port.table.capacity());
+        let estate = Estate::create(&identity, 0, START, capacities).expect("memory");
         let mut aggregator = Aggregator::new(
             &ports,
             policy,
@@ -247,6 +251,7 @@ impl<'a> World<'a> {
             requests_of,
             Arc::clone(&doorbell),
             asked,
+            estate,
         );
         if let Some(max) = setting.in_flight_max {
             aggregator.limit_in_flight(max);

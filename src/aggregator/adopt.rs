@@ -1,0 +1,120 @@
+//! Goes on where a predecessor ended: takes over what it reported of each agent, and reports what happened while
+//! nobody ran.
+//!
+//! The agents keep their sessions, stalls and freezes, and no `up` is reported of them. What the predecessor
+//! counted in a slot and did not report is a difference like any other, and found in the first turns.
+
+use super::*;
+use crate::journal::{Adoption, Kept, flag};
+
+impl Aggregator {
+    /// Takes over the agents, and reports that. Costs a system call for each.
+    pub(super) fn adopt(&mut self, adoption: &Adoption) {
+        for (place, kept) in self.journal.unapplied().collect::<Vec<_>>() {
+            if let Some(view) = self.shards.get(usize::from(place.shard)) {
+                view.kept.put(place.slot, &kept);
+            }
+        }
+        self.journal.mark_applied();
+        self.last_session = self.journal.last_session();
+        self.repeat();
+        let mut gone = Vec::new();
+        let mut adopted = 0;
+        for shard in 0..self.shard_count {
+            for slot in 0..self.view(shard).port.table.used() {
+                let place = Place { shard, slot };
+                let view = self.view(shard);
+                let kept = view.kept.get(slot);
+                let Ok((hot, cold)) = view.port.table.read(slot) else {
+                    self.again.push(place);
+                    continue;
+                };
+                if hot.state == State::Free {
+                    continue;
+                }
+                if (kept.generation, kept.pid) != (cold.generation, hot.pid) {
+                    // Nothing was reported of it yet.
+                    self.again.push(place);
+                    continue;
+                }
+                let is_known = self.place_of_pid(hot.pid).is_some();
+                self.adopt_holder(place, &hot, &kept);
+                adopted += u32::from(kept.is(flag::UP) && !is_known && !kept.is(flag::GONE));
+                if !kept.is(flag::RELEASING) && !(adoption.exists)(hot.pid) {
+                    gone.push(place);
+                }
+            }
+            self.commit_if_much();
+        }
+        let kind = EventKind::Restart {
+            why: adoption.why,
+            shards: self.shard_count,
+            adopted,
+            gone: u32::try_from(gone.len()).unwrap_or(u32::MAX),
+            gap_ns: adoption.gap_ns,
+        };
+        self.report(None, None, self.now, kind);
+        for place in gone {
+            self.gone(place, self.now);
+        }
+    }
+
+    /// Repeats to the output what it did not acknowledge, under the same numbers.
+    fn repeat(&mut self) {
+        let (past, from) = self.journal.past();
+        let oldest = past.first().map_or(self.journal.last_seq() + 1, |event| event.seq);
+        self.fanout.go_on_after(self.journal.last_seq());
+        if oldest > from {
+            self.fanout.repeat_lost(from, oldest - 1, (self.wall, self.now));
+        }
+        for event in past {
+            self.fanout.repeat(Event { again: event.seq >= from, ..event });
+        }
+    }
+
+    fn adopt_holder(&mut self, place: Place, hot: &Hot, kept: &Kept) {
+        let first = self.place_of_pid(hot.pid);
+        let shard = usize::from(place.shard);
+        let is_off_hash = shard_for(hot.pid, u32::from(self.shard_count)) != u32::from(place.shard);
+        let class = self.policy.classes.unknown();
+        let record = self.record(place);
+        *record = Record::of_kept(kept, class);
+        record.next = first.map(PackedPlace::from);
+        record.set(Mark::Adopted, true);
+        record.set(Mark::OffHash, is_off_hash);
+        let is_held = hot.flags.has(Flags::UNVERIFIED) && !kept.is(flag::UP);
+        record.set(Mark::Held, is_held);
+        *self.places.of(hot.key()) = Some(place.into());
+        let ns_pid = (kept.ns_pid != 0).then_some(kept.ns_pid);
+        self.enter(place, Session { number: kept.session, ns_pid, freeze: Freeze::No });
+        let counts = &mut self.tally.shards[shard];
+        counts.off_hash += u64::from(is_off_hash);
+        let is_counted = hot.state != State::Waiting || kept.is(flag::STALLED);
+        if is_counted {
+            let count = if kept.is(flag::STALLED) { &mut counts.stalled } else { &mut counts.up };
+            *count += 1;
+        }
+        self.record(place).set(Mark::Counted, is_counted);
+        if kept.is(flag::RELEASING) {
+            let bits = match kept.is(flag::GONE) {
+                true => instruction::RELEASE,
+                false => instruction::RELEASE | instruction::IF_SILENT,
+            };
+            return self.release(place, kept.as_of, bits);
+        }
+        if kept.is(flag::FROZEN) {
+            self.go_on_frozen(place);
+        }
+        if kept.is(flag::THAWED) {
+            self.go_on_thawed(place);
+        }
+        if is_held {
+            let holder = Holder { place, generation: kept.generation };
+            self.held.push_back((self.now + HELD_NS, holder));
+        }
+        self.identify(place);
+        if !self.record(place).set(Mark::ToBeLookedAt, true) {
+            self.view(place.shard).to_look.push_back(place.slot);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What an observer before this one left in the store of the service manager: its journal, and of each shard the
+//! slot table and what was reported of it. All of it is adopted, or nothing.
+//!
+//! Thread: the caller's. Costs a pass over the used slots.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::inherited::{Inherited, shard_name};
+use crate::event::RestartWhy;
+use crate::journal::{Adoption, Ended, Journal, KeptTable, Refused, SocketFile};
+use crate::process::procfs;
+use crate::table::adopt::{AdoptError, Legacy, adopt};
+use crate::table::{Header, Table, TableWriter};
+use crate::time::MonoNs;
+
+/// The name of the journal.
+pub const FLEET: &str = "fleet";
+
+/// The name of the slot table of a shard.
+pub fn table_name(shard: usize) -> String {
+    format!("{}-table", shard_name(shard))
+}
+
+/// The name of what was reported of the slots of a shard.
+pub fn told_name(shard: usize) -> String {
+    format!("{}-told", shard_name(shard))
+}
+
+/// What was left of one shard.
+pub struct OfShard {
+    pub writer: TableWriter,
+    pub table: Table,
+    pub legacy: Legacy,
+    pub kept: KeptTable,
+}
+
+/// What was left.
+pub struct Predecessor {
+    pub journal: Arc<Journal>,
+    pub ended: Ended,
+    /// By shard; `None` for one that is new.
+    pub shards: Vec<Option<OfShard>>,
+}
+
+/// Why what was left is not adopted.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAdopted {
+    /// The name stands for more than one descriptor, or for none, where there must be one.
+    #[error("{0} was passed {1} times")]
+    Count(String, usize),
+    /// The journal or a table of it is not what it should be.
+    #[error("{0}: {1}")]
+    Memory(String, Refused),
+    /// A slot table is not what it should be.
+    #[error("{0}: {1}")]
+    Table(String, AdoptError),
+}
+
+impl Predecessor {
+    /// Takes and checks what was left, for a fleet with tables of these `headers`. `None`: nothing was.
+    ///
+    /// # Errors
+    /// Nothing of it can be adopted.
+    pub fn take(
+        inherited: &mut Inherited,
+        headers: &[Header],
+        agents_max: u32,
+        ahead: u32,
+        now: MonoNs,
+    ) -> Result<Option<Self>, NotAdopted> {
+        let memories: Vec<_> = (0..headers.len())
+            .map(|shard| [table_name(shard), told_name(shard)].map(|name| (inherited.take(&name), name)))
+            .collect();
+        let journal = inherited.take(FLEET);
+        let is_nothing_left = memories.iter().flatten().all(|(fds, _)| fds.is_empty());
+        if journal.is_empty() && is_nothing_left {
+            return Ok(None);
+        }
+        let journal = the_only(journal, FLEET)?;
+        let Header { boot_id, pid_namespace, .. } = headers[0];
+        let (journal, ended) = Journal::adopt(journal, boot_id, pid_namespace, now)
+            .map_err(|why| NotAdopted::Memory(FLEET.to_owned(), why))?;
+        let identity = journal.identity();
+        let shards =
+            memories.into_iter().zip(headers).map(|([(table, table_name), (told, told_name)], header)| {
+                if table.is_empty() && told.is_empty() {
+                    return Ok(None);
+                }
+                let (table, told) = (the_only(table, &table_name)?, the_only(told, &told_name)?);
+                let (writer, table, legacy) = adopt(table, header, agents_max, ahead, now)
+                    .map_err(|why| NotAdopted::Table(table_name, why))?;
+                let kept = KeptTable::adopt(told, table.capacity(), legacy.used, header.shard, &identity)
+                    .map_err(|why| NotAdopted::Memory(told_name, why))?;
+                Ok(Some(OfShard { writer, table, legacy, kept }))
+            });
+        let shards = shards.collect::<Result<_, _>>()?;
+        Ok(Some(Self { journal: Arc::new(journal), ended, shards }))
+    }
+
+    /// The file of the socket of a shard.
+    pub fn socket(&self, shard: usize) -> Option<SocketFile> {
+        self.journal.socket(shard)
+    }
+
+    /// What the aggregator is to know of it.
+    pub fn adoption(&self, now: MonoNs) -> Adoption {
+        let alive = self.shards.iter().flatten().map(|of| of.legacy.progress.alive_at);
+        let last_alive = alive.fold(self.ended.last_alive, MonoNs::max);
+        Adoption {
+            why: if self.ended.is_clean { RestartWhy::Planned } else { RestartWhy::Crash },
+            gap_ns: now.since(last_alive),
+            exists: Box::new(procfs::exists),
+        }
+    }
+}
+
+/// A descriptor that a successor needs.
+#[derive(Debug)]
+pub struct ToStore {
+    /// The name under which the successor is to get it; see [`Inherited`].
+    pub name: String,
+    /// A socket or a memfd.
+    pub fd: Arc<OwnedFd>,
+    /// It was not passed to this process, so a store that kept another under this name has to forget that.
+    pub is_new: bool,
+}
+
+impl ToStore {
+    /// A duplicate of the descriptor of a memory.
+    ///
+    /// # Errors
+    /// The kernel's, if it grants no descriptor.
+    pub(super) fn memory(name: String, memfd: BorrowedFd<'_>, is_new: bool) -> io::Result<Self> {
+        Ok(Self { name, fd: Arc::new(memfd.try_clone_to_owned()?), is_new })
+    }
+}
+
+fn the_only(fds: Vec<OwnedFd>, name: &str) -> Result<OwnedFd, NotAdopted> {
+    let count = fds.len();
+    let mut fds = fds.into_iter();
+    match (fds.next(), fds.next()) {
+        (Some(fd), None) => Ok(fd),
+        _ => Err(NotAdopted::Count(name.to_owned(), count)),
+    }
+}

@@ -1,0 +1,301 @@
+//! An event in the words of the journal: plain numbers, whatever the compiler does with an enum.
+//!
+//! As in the JSON of an event, only the reason of a [`NoFrame`] is kept: its wrong bytes are zero when read.
+
+use crate::event::{
+    Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
+    RestartWhy, SessionWhy, ShareSpent,
+};
+use crate::time::{MonoNs, WallNs};
+use crate::wire::{DecodeError, Status};
+
+/// Words of an entry: 128 bytes.
+pub const ENTRY_WORDS: usize = 16;
+/// Words for the fields of a kind.
+const FIELD_WORDS: usize = 6;
+
+/// The first word: what the entry is, in its lowest byte.
+const IS_EVENT: u64 = 1;
+const KIND_SHIFT: u32 = 8;
+const STATUS_SHIFT: u32 = 16;
+const HAS_SHARD: u64 = 1 << 24;
+const HAS_AGENT: u64 = 1 << 25;
+const HAS_NS_PID: u64 = 1 << 26;
+const SHARD_SHIFT: u32 = 32;
+
+/// An absent number.
+const NONE: u64 = u64::MAX;
+
+/// Every variant of an enum, in the order of its codes. A code never changes its meaning: new variants are
+/// appended.
+const BLIND_WHYS: [BlindWhy; 3] = [BlindWhy::Paused, BlindWhy::Full, BlindWhy::Restart];
+const FLOOD_WHYS: [FloodWhy; 2] = [FloodWhy::Full, FloodWhy::Budget];
+const FROZEN_PHASES: [FrozenPhase; 2] = [FrozenPhase::Begin, FrozenPhase::End];
+const RESTART_WHYS: [RestartWhy; 2] = [RestartWhy::Planned, RestartWhy::Crash];
+const PLACES: [IoPlace; 6] = [
+    IoPlace::Receive,
+    IoPlace::Events,
+    IoPlace::Shard,
+    IoPlace::ShardStuck,
+    IoPlace::Socket,
+    IoPlace::Directory,
+];
+const NO_FRAMES: [NoFrame; 9] = [
+    NoFrame::WrongSize,
+    NoFrame::Undecodable(DecodeError::BadMagic([0; 2])),
+    NoFrame::Undecodable(DecodeError::BadVersion(0)),
+    NoFrame::Undecodable(DecodeError::BadCrc { computed: 0, received: 0 }),
+    NoFrame::Undecodable(DecodeError::BadStatus(0)),
+    NoFrame::Undecodable(DecodeError::StallOnWire),
+    NoFrame::Undecodable(DecodeError::BadPid(0)),
+    NoFrame::Undecodable(DecodeError::BadTimestamp(0)),
+    NoFrame::Undecodable(DecodeError::BadNonce { nonce: 0, status: Status::Ok }),
+];
+
+fn code_of<T: PartialEq>(all: &[T], one: &T) -> u64 {
+    all.iter().position(|each| each == one).map_or(NONE, |code| code as u64)
+}
+
+fn with_code<T: Copy>(all: &[T], code: u64) -> Option<T> {
+    usize::try_from(code).ok().and_then(|code| all.get(code)).copied()
+}
+
+/// The words of an event that has a `seq`; `None` for beats and `lost` lines, which no journal keeps.
+pub fn to_words(event: &Event) -> Option<[u64; ENTRY_WORDS]> {
+    let (kind, fields) = fields_of(&event.kind)?;
+    let mut first = IS_EVENT | kind << KIND_SHIFT;
+    if let Some(shard) = event.shard {
+        first |= HAS_SHARD | u64::from(shard) << SHARD_SHIFT;
+    }
+    let mut words = [0; ENTRY_WORDS];
+    if let Some(agent) = event.agent {
+        first |= HAS_AGENT | (agent.status as u64) << STATUS_SHIFT;
+        first |= if agent.ns_pid.is_some() { HAS_NS_PID } else { 0 };
+        words[4] = pair(agent.pid, agent.ns_pid.unwrap_or(0));
+        words[5] = u64::from(agent.session);
+        words[6] = agent.nonce;
+        words[7] = agent.payload;
+    }
+    words[0] = first;
+    (words[1], words[2], words[3]) = (event.seq, event.wall.0, event.mono.0);
+    words[8..8 + FIELD_WORDS].copy_from_slice(&fields);
+    Some(words)
+}
+
+/// The event in these words, if they are those of one.
+pub fn from_words(words: &[u64; ENTRY_WORDS]) -> Option<Event> {
+    let [first, seq, wall, mono, pids, session, nonce, payload, rest @ ..] = words;
+    if first & 0xFF != IS_EVENT {
+        return None;
+    }
+    let [_, kind, status, _, shard_low, shard_high, ..] = first.to_le_bytes();
+    let shard = u16::from_le_bytes([shard_low, shard_high]);
+    let fields = <&[u64; FIELD_WORDS]>::try_from(&rest[..FIELD_WORDS]).ok()?;
+    let agent = if first & HAS_AGENT == 0 {
+        None
+    } else {
+        let [pid, ns_pid] = unpair(*pids);
+        Some(Agent {
+            pid,
+            ns_pid: (first & HAS_NS_PID != 0).then_some(ns_pid),
+            session: u32::try_from(*session).ok()?,
+            nonce: *nonce,
+            status: Status::from_byte(status)?,
+            payload: *payload,
+        })
+    };
+    Some(Event {
+        seq: *seq,
+        again: false,
+        wall: WallNs(*wall),
+        mono: MonoNs(*mono),
+        shard: (first & HAS_SHARD != 0).then_some(shard),
+        agent,
+        kind: kind_of(kind, fields)?,
+    })
+}
+
+/// The code of a kind, and its fields.
+fn fields_of(kind: &EventKind) -> Option<(u64, [u64; FIELD_WORDS])> {
+    let none = |uid: Option<u32>| uid.map_or(NONE, u64::from);
+    Some(match *kind {
+        EventKind::Up => (0, [0; FIELD_WORDS]),
+        EventKind::Stall { silent_ns, last_nonce, certain, blind_ns, coalesced } => {
+            (1, [silent_ns, last_nonce, certain.into(), blind_ns, coalesced.into(), 0])
+        }
+        EventKind::Resume { silent_ns, lost, coalesced } => (2, [silent_ns, lost, coalesced.into(), 0, 0, 0]),
+        EventKind::Frozen { phase } => (3, [code_of(&FROZEN_PHASES, &phase), 0, 0, 0, 0, 0]),
+        EventKind::Exit { silent_ns, how, while_away } => {
+            let (how, number) = match how {
+                None => (0, 0),
+                Some(ExitHow::Code(code)) => (1, code.into()),
+                Some(ExitHow::Signal(signal)) => (2, signal.into()),
+            };
+            (4, [silent_ns, how, number, while_away.into(), 0, 0])
+        }
+        EventKind::Terminal { coalesced } => (5, [coalesced.into(), 0, 0, 0, 0, 0]),
+        EventKind::Status { coalesced } => (6, [coalesced.into(), 0, 0, 0, 0, 0]),
+        EventKind::Session { why, coalesced } => {
+            (7, [code_of(&SessionWhy::ALL, &why), coalesced.into(), 0, 0, 0, 0])
+        }
+        EventKind::Mixed => (8, [0; FIELD_WORDS]),
+        EventKind::Decode { attested, error } => {
+            let code = NO_FRAMES.iter().position(|known| known.reason() == error.reason());
+            (9, [attested.into(), code.map_or(NONE, |code| code as u64), 0, 0, 0, 0])
+        }
+        EventKind::Auth { claimed, attested, uid } => {
+            (10, [claimed.into(), attested.into(), uid.into(), 0, 0, 0])
+        }
+        EventKind::Blind { phase, why } => {
+            let (is_end, for_ns) = match phase {
+                BlindPhase::Begin => (0, 0),
+                BlindPhase::End { for_ns } => (1, for_ns),
+            };
+            (11, [is_end, for_ns, code_of(&BLIND_WHYS, &why), 0, 0, 0])
+        }
+        EventKind::Full { refused, share } => {
+            let of_share = share.map_or(0, |share| share.refused);
+            (12, [refused, none(share.map(|share| share.uid)), of_share, 0, 0, 0])
+        }
+        EventKind::Flood { why, uid, frames, refused, for_ns } => {
+            (13, [code_of(&FLOOD_WHYS, &why), none(uid), frames, refused, for_ns, 0])
+        }
+        EventKind::Churn { uid, ups, exits, terminals, changes, for_ns } => {
+            (14, [none(uid), ups.into(), exits.into(), terminals.into(), changes.into(), for_ns])
+        }
+        EventKind::Moved { from } => (15, [from.into(), 0, 0, 0, 0, 0]),
+        EventKind::Io { place, errno } => {
+            (16, [code_of(&PLACES, &place), u64::from(errno.cast_unsigned()), 0, 0, 0, 0])
+        }
+        EventKind::Start { shards } => (17, [shards.into(), 0, 0, 0, 0, 0]),
+        EventKind::Restart { why, shards, adopted, gone, gap_ns } => {
+            (18, [code_of(&RESTART_WHYS, &why), shards.into(), adopted.into(), gone.into(), gap_ns, 0])
+        }
+        EventKind::Stop => (19, [0; FIELD_WORDS]),
+        EventKind::Lost { .. } | EventKind::Beat => return None,
+    })
+}
+
+fn kind_of(code: u8, fields: &[u64; FIELD_WORDS]) -> Option<EventKind> {
+    let [a, b, c, d, e, f] = *fields;
+    let uid = |word: u64| match word {
+        NONE => Some(None),
+        _ => u32::try_from(word).ok().map(Some),
+    };
+    Some(match code {
+        0 => EventKind::Up,
+        1 => EventKind::Stall {
+            silent_ns: a,
+            last_nonce: b,
+            certain: c != 0,
+            blind_ns: d,
+            coalesced: u32::try_from(e).ok()?,
+        },
+        2 => EventKind::Resume { silent_ns: a, lost: b, coalesced: u32::try_from(c).ok()? },
+        3 => EventKind::Frozen { phase: with_code(&FROZEN_PHASES, a)? },
+        4 => {
+            let how = match b {
+                0 => None,
+                1 => Some(ExitHow::Code(u8::try_from(c).ok()?)),
+                2 => Some(ExitHow::Signal(u8::try_from(c).ok()?)),
+                _ => return None,
+            };
+            EventKind::Exit { silent_ns: a, how, while_away: d != 0 }
+        }
+        5 => EventKind::Terminal { coalesced: u32::try_from(a).ok()? },
+        6 => EventKind::Status { coalesced: u32::try_from(a).ok()? },
+        7 => EventKind::Session { why: with_code(&SessionWhy::ALL, a)?, coalesced: u32::try_from(b).ok()? },
+        8 => EventKind::Mixed,
+        9 => EventKind::Decode { attested: u32::try_from(a).ok()?, error: with_code(&NO_FRAMES, b)? },
+        10 => EventKind::Auth {
+            claimed: u32::try_from(a).ok()?,
+            attested: u32::try_from(b).ok()?,
+            uid: u32::try_from(c).ok()?,
+        },
+        11 => {
+            let phase = if a == 0 { BlindPhase::Begin } else { BlindPhase::End { for_ns: b } };
+            EventKind::Blind { phase, why: with_code(&BLIND_WHYS, c)? }
+        }
+        12 => EventKind::Full { refused: a, share: uid(b)?.map(|uid| ShareSpent { uid, refused: c }) },
+        13 => EventKind::Flood {
+            why: with_code(&FLOOD_WHYS, a)?,
+            uid: uid(b)?,
+            frames: c,
+            refused: d,
+            for_ns: e,
+        },
+        14 => EventKind::Churn {
+            uid: uid(a)?,
+            ups: u32::try_from(b).ok()?,
+            exits: u32::try_from(c).ok()?,
+            terminals: u32::try_from(d).ok()?,
+            changes: u32::try_from(e).ok()?,
+            for_ns: f,
+        },
+        15 => EventKind::Moved { from: u16::try_from(a).ok()? },
+        16 => EventKind::Io { place: with_code(&PLACES, a)?, errno: u32::try_from(b).ok()?.cast_signed() },
+        17 => EventKind::Start { shards: u16::try_from(a).ok()? },
+        18 => EventKind::Restart {
+            why: with_code(&RESTART_WHYS, a)?,
+            shards: u16::try_from(b).ok()?,
+            adopted: u32::try_from(c).ok()?,
+            gone: u32::try_from(d).ok()?,
+            gap_ns: e,
+        },
+        19 => EventKind::Stop,
+        _ => return None,
+    })
+}
+
+/// Two numbers in one word.
+pub const fn pair(high: u32, low: u32) -> u64 {
+    (high as u64) << 32 | low as u64
+}
+
+/// The numbers of a [`pair`].
+#[expect(clippy::cast_possible_truncation, reason = "takes the word apart")]
+pub const fn unpair(word: u64) -> [u32; 2] {
+    [(word >> 32) as u32, word as u32]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::lab::samples::{any_event, one_of_each};
+
+    /// What the words keep of an event.
+    fn as_kept(mut event: Event) -> Event {
+        event.again = false;
+        if let EventKind::Decode { error, .. } = &mut event.kind {
+            *error = *NO_FRAMES.iter().find(|known| known.reason() == error.reason()).expect("known");
+        }
+        event
+    }
+
+    #[test]
+    fn every_kind_with_a_number_is_kept() {
+        for event in one_of_each() {
+            let is_numbered = !matches!(event.kind, EventKind::Lost { .. } | EventKind::Beat);
+            assert_eq!(to_words(&event).is_some(), is_numbered, "{event:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_is_read_back(event in any_event()) {
+            if let Some(words) = to_words(&event) {
+                prop_assert_eq!(from_words(&words), Some(as_kept(event)));
+            }
+        }
+
+        #[test]
+        fn any_words_are_read_without_harm(words in any::<[u64; ENTRY_WORDS]>(), kind in 0_u64..30) {
+            let _ = from_words(&words);
+            let mut likely = words;
+            likely[0] = words[0] & !0xFFFF | IS_EVENT | kind << KIND_SHIFT;
+            let _ = from_words(&likely);
+        }
+    }
+}
