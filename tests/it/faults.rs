@@ -56,7 +56,7 @@ const FAULTS: &[(usize, &str, &str, Shown)] = &[
         25,
         "the observer is killed while something holds its sockets",
         "no stall, no loss, no second up",
-        WaitsFor("restart without loss"),
+        ByTests,
     ),
     (
         26,
