@@ -94,6 +94,9 @@ pub mod sizing {
 
 pub mod priority;
 
+// What a service manager is told.
+mod manager;
+
 // The wiring, and what a caller gets of it.
 mod fleet;
 mod observer;
@@ -149,6 +152,7 @@ pub use http::{HttpError, TokenError, inspect as inspect_http};
 #[cfg(feature = "http")]
 pub use json::Json;
 pub use lane::uids::UidCounts;
+pub use manager::{ManagerError, ServiceManager, WATCHDOG_MIN};
 pub use message::{Reason, Shown};
 pub use observer::{OBSERVER_AGENTS_MAX, Observer, ObserverEvent, POLL_WAIT};
 pub use refusal::Refusal;

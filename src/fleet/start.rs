@@ -19,8 +19,9 @@ use super::run::{Started, run};
 use super::stop::{Running, StopReport, WRITE_WITHIN};
 use crate::config::Config;
 use crate::config::plan::Plan;
+use crate::lane::Port;
 use crate::sys::clock::SystemClock;
-use crate::time::Clock;
+use crate::time::{Clock, MonoNs};
 use crate::view::health::{FleetThread, Health};
 use crate::warning::Warning;
 
@@ -140,6 +141,27 @@ impl Fleet {
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.handle.vitals.threads(SystemClock.mono()).is_healthy()
+    }
+
+    /// Wakes every shard and the aggregator for a turn, and returns the present instant, for
+    /// [`Fleet::has_turned_since`]. An idle shard turns only once a second by itself. Never waits.
+    #[must_use]
+    pub fn wake(&self) -> MonoNs {
+        let now = SystemClock.mono();
+        for port in &*self.handle.ports {
+            port.kick(now);
+        }
+        self.handle.doorbell.ring();
+        now
+    }
+
+    /// Whether every shard and the aggregator has ended a turn that was under way at this instant or began
+    /// after it. The other threads do not count: without them, stalls are still found and told.
+    #[must_use]
+    pub fn has_turned_since(&self, then: MonoNs) -> bool {
+        let has_turned = |port: &Port| port.counters.turned_at.get() >= then.0;
+        self.handle.vitals.aggregator_turned_at.get() >= then.0
+            && self.handle.ports.iter().all(|port| has_turned(port))
     }
 
     /// All problems, fatal or not; otherwise as [`Fleet::is_healthy`]. Costs about 0.1 ms more.

@@ -39,7 +39,7 @@ pub struct Arrivals {
     /// The clock seems to have stepped, which could not be confirmed. This batch was read by this instant,
     /// and its stamps are ignored.
     doubt: Option<MonoNs>,
-    /// The previous frame's arrival; the queue is in order of arrival.
+    /// The previous datagram's arrival; the queue is in order of arrival.
     previous: Arrival,
     steps: u64,
 }
@@ -47,14 +47,14 @@ pub struct Arrivals {
 impl Arrivals {
     /// Reads the clock for the first offset.
     pub fn new(clock: &impl Clock) -> Self {
-        let before = clock.mono();
         let offset = tight_offset(clock).unwrap_or_else(|| difference(clock.wall(), clock.mono()));
         Self {
             offset,
             old_offsets: None,
             is_step_fresh: false,
             doubt: None,
-            previous: Arrival { earliest: before, latest: before },
+            // The socket may be older than this process, and so what is queued in it.
+            previous: Arrival { earliest: MonoNs(0), latest: MonoNs(0) },
             steps: 0,
         }
     }
@@ -246,6 +246,16 @@ mod tests {
         let found = stamps.iter().map(|stamp| arrivals.arrival(*stamp, clock.mono())).collect();
         arrivals.end_batch(clock, wall, clock.mono(), is_queue_empty);
         found
+    }
+
+    #[test]
+    fn what_was_queued_before_the_start_keeps_its_instant() {
+        let clock = ManualClock::new(START, AHEAD);
+        let stamp = wall_of(&clock);
+        clock.advance(10_000 * MS);
+        let mut arrivals = Arrivals::new(&clock);
+        let found = batch(&mut arrivals, &clock, &[Some(stamp)], true);
+        assert_eq!(found, [Arrival { earliest: START, latest: START }]);
     }
 
     #[test]

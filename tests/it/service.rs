@@ -1,12 +1,71 @@
-//! The shipped units under a real systemd, which a test boots for itself.
+//! The shipped units under a real systemd, which a test boots for itself, and what the observer tells a service
+//! manager.
 
-use crate::common::Rig;
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::common::{PROGRAM, Place, Rig, SOON, program, program_by, signal, wait_for};
 
 const UNITS: &str = "varta-fleet.service varta-fleet-shard@0.socket varta-fleet-control.socket";
+const CONFIG: &str = r#"
+shards = 1
+threshold = "30s"
+mode = "0660"
+events = "/var/log/varta/events.jsonl"
+"#;
+
+/// A stock agent inside. It ends with this.
+struct AgentInside {
+    child: Child,
+    pid: u32,
+    _commands: ChildStdin,
+}
+
+impl AgentInside {
+    fn start(rig: &Rig, arguments: &str) -> Self {
+        let mut child = rig
+            .command("stock-agent")
+            .args(["--client", "0.2", "--socket", "/run/varta/shard-0.sock"])
+            .args(arguments.split_whitespace())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start an agent");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("it answers");
+        let pid = line.trim().strip_prefix("up ").and_then(|pid| pid.parse().ok());
+        let pid = pid.unwrap_or_else(|| panic!("the agent says {line:?}"));
+        Self { _commands: child.stdin.take().expect("a pipe"), child, pid }
+    }
+}
+
+impl Drop for AgentInside {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The number of a metric inside.
+fn metric(rig: &Rig, name: &str) -> f64 {
+    let metrics = rig.run("curl -s --unix-socket /run/varta/control.sock http://localhost/metrics");
+    let line = metrics.lines().find(|line| line.starts_with(name));
+    let line = line.unwrap_or_else(|| panic!("no {name} in {metrics}"));
+    line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+}
+
+/// The wall clock, seconds.
+fn wall(rig: &Rig) -> f64 {
+    rig.run("date +%s.%N").trim().parse().expect("a number")
+}
 
 #[test]
 fn units_are_understood_and_confined() {
-    let rig = Rig::boot("");
+    let rig = Rig::boot(CONFIG);
     // It succeeds in spite of what it complains about, such as a key that it does not know.
     let said = rig.attempt(&format!("systemd-analyze verify {UNITS} 2>&1"));
     assert_eq!(String::from_utf8_lossy(&said.stdout), "");
@@ -14,4 +73,231 @@ fn units_are_understood_and_confined() {
     rig.run("systemd-analyze security --no-pager --threshold=25 varta-fleet.service");
     // By default it is 0, and everything that is to be stored is dropped without a word.
     assert_ne!(rig.property("varta-fleet.service", "FileDescriptorStoreMax"), "0");
+}
+
+/// One boot, in the order of an operator's day.
+#[test]
+fn a_day_under_systemd() {
+    let rig = Rig::boot(CONFIG);
+    beats_from_before_the_start_are_taken(&rig);
+    a_restart_keeps_sockets_and_manifest(&rig);
+    a_stuck_shard_is_restarted(&rig);
+    a_name_that_is_not_known_is_refused(&rig);
+}
+
+fn beats_from_before_the_start_are_taken(rig: &Rig) {
+    // Activation by the first beat waits until the test lets it go on.
+    rig.run("mkdir -p /etc/systemd/system/varta-fleet.service.d && mkfifo /run/go && chmod 644 /run/go");
+    rig.write(
+        "/etc/systemd/system/varta-fleet.service.d/hold.conf",
+        "[Service]\nExecStartPre=/bin/sh -c 'read line </run/go'\n",
+    );
+    rig.run(
+        "systemctl daemon-reload && systemctl start varta-fleet-shard@0.socket varta-fleet-control.socket",
+    );
+    assert_eq!(
+        rig.run("stat -c '%a %U %G' /run/varta/shard-0.sock /run/varta/control.sock").trim(),
+        "660 varta varta\n660 varta varta"
+    );
+    let agent = AgentInside::start(rig, "--beats 5 --period-ms 0");
+    wait_for("the activation", || {
+        (rig.property("varta-fleet.service", "ActiveState") == "activating").then_some(())
+    });
+    let queued_at = wall(rig);
+    rig.run("rm /etc/systemd/system/varta-fleet.service.d/hold.conf");
+    let held = wall(rig) - queued_at;
+    rig.run("echo >/run/go && systemctl start varta-fleet.service");
+    // It is ready: agents find it.
+    rig.run("test -e /run/varta/fleet.json");
+    assert_eq!(rig.property("varta-fleet.service", "ActiveState"), "active");
+    wait_for("the beats of before", || (metric(rig, "varta_beats_total") > 4.5).then_some(()));
+    let up = wait_for("the agent", || {
+        let events = rig.run("cat /var/log/varta/events.jsonl");
+        let up = events.lines().find(|line| line.contains("\"kind\":\"up\""))?;
+        Some(serde_json::from_str::<serde_json::Value>(up).expect("JSON"))
+    });
+    assert_eq!(up["pid"].as_u64(), Some(agent.pid.into()), "{up}");
+    let measured = || metric(rig, "varta_queue_seconds_count") > 4.5;
+    wait_for("how long they were queued", || measured().then_some(()));
+    let waited = metric(rig, "varta_queue_seconds_sum");
+    assert!(waited >= held, "stamped when they were sent, {held} s before the start: {waited} s");
+    let expected = rig.run("cat /proc/sys/net/unix/max_dgram_qlen");
+    assert_eq!(metric(rig, "varta_socket_queue_limit").to_string(), expected.trim());
+    wait_for("the line of status", || {
+        rig.property("varta-fleet.service", "StatusText")
+            .starts_with("1 agent up, 0 stalled, on 1 shard")
+            .then_some(())
+    });
+    let journal = rig.journal();
+    assert!(!journal.contains("PassCredentials") && !journal.contains("not passed"), "{journal}");
+}
+
+fn a_restart_keeps_sockets_and_manifest(rig: &Rig) {
+    let before = rig.run("stat -c %i /run/varta/shard-0.sock /run/varta/control.sock");
+    rig.run("systemctl daemon-reload && systemctl restart varta-fleet.service");
+    assert_eq!(rig.run("stat -c %i /run/varta/shard-0.sock /run/varta/control.sock"), before);
+}
+
+fn a_stuck_shard_is_restarted(rig: &Rig) {
+    rig.write("/etc/systemd/system/varta-fleet.service.d/fast.conf", "[Service]\nWatchdogSec=2s\n");
+    rig.run("systemctl daemon-reload && systemctl restart varta-fleet.service");
+    let main = rig.property("varta-fleet.service", "MainPID");
+    let shard = format!("grep -l '^varta-shard-0$' /proc/{main}/task/*/comm | cut -d/ -f5");
+    let shard = rig.run(&shard).trim().to_owned();
+    // Its next receive call takes a minute.
+    let mut strace = rig
+        .command("strace")
+        .args(["-qq", "-o/dev/null", "-e", "inject=recvmmsg:delay_enter=60000000", "-p", &shard])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace is missing: scripts/check --setup installs it");
+    wait_for("the watchdog", || rig.journal().contains("Watchdog timeout").then_some(()));
+    // A thread that is held up by strace would not end.
+    rig.run("kill -KILL $(pidof strace)");
+    strace.wait().expect("it is our child");
+    wait_for("the restart", || {
+        let pid = rig.property("varta-fleet.service", "MainPID");
+        let is_active = rig.property("varta-fleet.service", "ActiveState") == "active";
+        (pid != "0" && pid != main && is_active).then_some(())
+    });
+    assert_eq!(rig.property("varta-fleet.service", "NRestarts"), "1");
+}
+
+fn a_name_that_is_not_known_is_refused(rig: &Rig) {
+    rig.write(
+        "/etc/systemd/system/other.socket",
+        "[Socket]\nListenDatagram=/run/varta/other.sock\nService=varta-fleet.service\nFileDescriptorName=other\n",
+    );
+    rig.run("systemctl stop varta-fleet.service; systemctl daemon-reload; systemctl start other.socket");
+    assert!(!rig.attempt("systemctl start varta-fleet.service").status.success());
+    assert_eq!(rig.property("varta-fleet.service", "ExecMainStatus"), "78");
+    assert_eq!(rig.property("varta-fleet.service", "ActiveState"), "failed", "it is not started again");
+    let journal = rig.journal();
+    assert!(journal.contains("passed as \"other\"") && journal.contains("shard-0 to shard-63"), "{journal}");
+}
+
+/// What a service manager is told by an observer that this starts with a socket for it.
+struct Told {
+    observer: Child,
+    manager: UnixDatagram,
+    place: Place,
+}
+
+impl Told {
+    /// `within`: the words of a command that runs the observer.
+    fn start(within: &[&str], watchdog: Option<Duration>) -> Self {
+        let place = Place::new();
+        let socket = place.base().join("notify");
+        let manager = UnixDatagram::bind(&socket).expect("bind a socket");
+        manager.set_read_timeout(Some(SOON)).expect("set an option");
+        let mut command = match within {
+            [] => program(),
+            [first, rest @ ..] => {
+                let mut command = program_by(first);
+                command.args(rest).arg(PROGRAM);
+                command
+            }
+        };
+        command.args(["run", "--shards", "1", "--dir"]).arg(place.dir());
+        command.env("NOTIFY_SOCKET", &socket).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Some(watchdog) = watchdog {
+            command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        }
+        Self { observer: command.spawn().expect("start an observer"), manager, place }
+    }
+
+    fn next(&self) -> String {
+        let mut bytes = [0; 512];
+        let len = self.manager.recv(&mut bytes).expect("it is told something");
+        String::from_utf8_lossy(&bytes[..len]).into_owned()
+    }
+
+    /// The next message that begins like this.
+    fn expect(&self, start: &str) -> String {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let told = self.next();
+            if told.starts_with(start) {
+                return told;
+            }
+            assert!(Instant::now() < deadline, "not told {start}, but {told}");
+        }
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let _ = self.observer.kill();
+        let _ = self.observer.wait();
+    }
+}
+
+#[test]
+fn a_service_manager_is_told_once_every_shard_turns_and_at_the_end() {
+    let told = Told::start(&[], None);
+    assert!(told.expect("STATUS=").starts_with("STATUS=no agents up, 0 stalled, on 1 shard"));
+    assert_eq!(told.next(), "READY=1");
+    assert!(told.place.dir().join("fleet.json").exists());
+    signal(told.observer.id(), Signal::TERM);
+    assert_eq!(told.next(), "STOPPING=1", "nothing of a watchdog that was not asked for");
+}
+
+#[test]
+fn an_observer_whose_shard_does_not_receive_is_not_ready() {
+    // The first receive call of the shard takes a second.
+    let delay = "inject=recvmmsg:delay_enter=1000000:when=2";
+    let began = Instant::now();
+    let told = Told::start(&["strace", "-qq", "-f", "-o/dev/null", "-e", delay], None);
+    told.expect("READY=1");
+    assert!(began.elapsed() >= Duration::from_secs(1));
+}
+
+/// It would wait for its delayed call.
+fn end(strace: &mut Child) {
+    strace.kill().expect("it is our child");
+    strace.wait().expect("it is our child");
+}
+
+/// Makes the next call of this kind of a thread take a minute.
+fn hold_up(told: &Told, thread: &str, call: &str) -> Child {
+    let tasks = format!("/proc/{}/task", told.observer.id());
+    let is_it = |task: &std::fs::DirEntry| {
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == thread)
+    };
+    let task = std::fs::read_dir(&tasks).expect("its threads").flatten().find(is_it).expect(thread);
+    let strace = Command::new("strace")
+        .args(["-qq", "-o/dev/null", "-e", &format!("inject={call}:delay_enter=60000000"), "-p"])
+        .arg(task.file_name())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace is missing: scripts/check --setup installs it");
+    let status = task.path().join("status");
+    wait_for("strace", || {
+        let status = std::fs::read_to_string(&status).expect("it lives");
+        (!status.contains("TracerPid:\t0\n")).then_some(())
+    });
+    strace
+}
+
+#[test]
+fn the_watchdog_is_fed_while_shards_and_aggregator_turn_whatever_else_does() {
+    const FEED: Duration = Duration::from_millis(200);
+    let told = Told::start(&[], Some(FEED));
+    told.expect("WATCHDOG=1");
+    let mut strace = hold_up(&told, "varta-lookup", "futex");
+    for _ in 0..5 {
+        told.expect("WATCHDOG=1");
+    }
+    end(&mut strace);
+    for (thread, call) in [("varta-shard-0", "recvmmsg"), ("varta-aggregate", "futex")] {
+        let told = Told::start(&[], Some(FEED));
+        told.expect("WATCHDOG=1");
+        let mut strace = hold_up(&told, thread, call);
+        told.manager.set_read_timeout(Some(5 * FEED)).expect("set an option");
+        let deadline = Instant::now() + SOON;
+        while told.manager.recv(&mut [0; 512]).is_ok() {
+            assert!(Instant::now() < deadline, "{thread} is stuck, and the watchdog is fed");
+        }
+        end(&mut strace);
+    }
 }

@@ -14,6 +14,7 @@ mod load;
 mod man;
 mod route;
 mod run;
+mod service;
 mod status;
 mod stderr;
 mod top;

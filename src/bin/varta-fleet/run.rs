@@ -23,6 +23,7 @@ use varta_fleet::{
 
 use crate::config::ConfigArgs;
 use crate::exit::{CliError, Exit, counted};
+use crate::service::Service;
 use crate::stderr;
 use crate::words::{confined, only_ours_beat};
 
@@ -62,6 +63,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     stderr::take_panics();
     // While this is the only thread.
     let mut inherited = Inherited::from_service_manager().map_err(StartError::from)?;
+    let mut service = Service::from_environment()?;
     // Before any thread of the fleet starts, so that a signal always finds its handler.
     let (sender, news) = mpsc::channel();
     hear_signals(sender.clone())?;
@@ -74,6 +76,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     drop(inherited);
     let shards = fleet.plan().shards.len();
     fleet.warnings().iter().for_each(warn);
+    service.warn();
     stderr::say(&format!(
         "observing {} with {}, a silence of {threshold} is a stall; stop with Ctrl-C or SIGTERM{}",
         Shown(fleet.dir().display()),
@@ -100,18 +103,22 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     }
     let handle = fleet.handle();
     let mut told = Told { trouble: None, is_short: vec![false; shards] };
+    service.describe(&fleet, &fleet.health());
     let mut next_look = Instant::now() + HEALTH_TICK;
     let problems = loop {
         tell_news(&fleet, &handle, &mut told);
+        service.look(&fleet, Instant::now());
         if Instant::now() >= next_look {
             next_look = Instant::now() + HEALTH_TICK;
             let health = fleet.health();
+            service.describe(&fleet, &health);
             if !health.is_healthy() {
                 break health.problems;
             }
             told.warn_of_queues(&health);
         }
-        match news.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
+        let until = service.due().map_or(next_look, |due| due.min(next_look));
+        match news.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(News::Signal(SIGUSR1)) => stderr::say(handle.table().trim_end()),
             Ok(News::Signal(SIGHUP)) => fleet.reopen(),
             Ok(News::Signal(_)) => break Vec::new(),
@@ -130,6 +137,7 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
             Err(RecvTimeoutError::Timeout) => {}
         }
     };
+    service.stopping();
     tell_news(&fleet, &handle, &mut told);
     let report = fleet.stop(FLUSH);
     report.warnings.iter().for_each(warn);

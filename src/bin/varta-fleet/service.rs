@@ -1,0 +1,126 @@
+//! What `run` tells its service manager: ready, its state in a line, that it is alive, and that it stops.
+//!
+//! In: the fleet, when it is due. Out: messages. Thread: main. Never waits: while the service manager has no room
+//! for a message, the next one is tried later.
+
+use std::time::{Duration, Instant};
+
+use varta_fleet::time::MonoNs;
+use varta_fleet::{Fleet, Health, ServiceManager, WATCHDOG_MIN};
+
+use crate::exit::{CliError, Exit, counted};
+use crate::stderr;
+
+/// How long a turn of every thread may take before it is looked for, and looked for again.
+const TURN: Duration = Duration::from_millis(20);
+
+/// The dialog with the service manager, if there is one.
+#[derive(Debug)]
+pub struct Service {
+    manager: Option<ServiceManager>,
+    is_ready: bool,
+    /// Every thread was woken then, and must have turned since.
+    woken: Option<MonoNs>,
+    /// When to look next; `None`: never again.
+    due: Option<Instant>,
+    /// The line it was told last.
+    line: String,
+}
+
+impl Service {
+    /// The service manager that started this process. Call it before there is a second thread.
+    pub fn from_environment() -> Result<Self, CliError> {
+        let manager = ServiceManager::from_environment()
+            .map_err(|error| CliError::new(Exit::Config, error.to_string()))?;
+        let due = manager.is_some().then(Instant::now);
+        Ok(Self { manager, is_ready: false, woken: None, due, line: String::new() })
+    }
+
+    /// Warns of what it asks for and cannot have.
+    pub fn warn(&self) {
+        if let Some(why) = self.manager.as_ref().and_then(ServiceManager::watchdog).and_then(too_fast) {
+            stderr::say(&format!("warning: {why}"));
+        }
+    }
+
+    /// When [`Service::look`] is to be called next.
+    pub const fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Tells it that this process is ready, or alive, if every shard and the aggregator has turned since they
+    /// were woken for it.
+    pub fn look(&mut self, fleet: &Fleet, now: Instant) {
+        let (Some(manager), Some(due)) = (&self.manager, self.due) else { return };
+        if now < due {
+            return;
+        }
+        let Some(then) = self.woken else {
+            self.woken = Some(fleet.wake());
+            self.due = Some(now + TURN);
+            return;
+        };
+        self.due = Some(now + TURN);
+        if !fleet.has_turned_since(then) {
+            return;
+        }
+        self.woken = None;
+        self.is_ready = self.is_ready || manager.ready().is_ok();
+        self.due = match manager.watchdog() {
+            _ if !self.is_ready => self.due,
+            None => None,
+            Some(interval) if manager.alive().is_ok() => Some(now + interval / 2),
+            Some(_) => self.due,
+        };
+    }
+
+    /// Tells it how the fleet is, if that is not what it was told last. Call it every two seconds at most.
+    pub fn describe(&mut self, fleet: &Fleet, health: &Health) {
+        let Some(manager) = &self.manager else { return };
+        let line = line(fleet, health);
+        if line != self.line && manager.status(&line).is_ok() {
+            self.line = line;
+        }
+    }
+
+    /// Tells it that the end begins.
+    pub fn stopping(&self) {
+        // Refused only while it has no room, and then it notices the end itself.
+        let _ = self.manager.as_ref().map(ServiceManager::stopping);
+    }
+}
+
+/// Why this interval of a watchdog is too short, and what to do.
+pub fn too_fast(interval: Duration) -> Option<String> {
+    (interval < WATCHDOG_MIN).then(|| {
+        format!(
+            "WatchdogSec= is {} s: on a busy host a healthy observer may be ended by it; set it to {} s or more",
+            interval.as_secs_f64(),
+            WATCHDOG_MIN.as_secs()
+        )
+    })
+}
+
+fn line(fleet: &Fleet, health: &Health) -> String {
+    let snapshot = fleet.handle().snapshot();
+    let sum = |of: fn(&varta_fleet::ShardSnapshot) -> u64| snapshot.shards.iter().map(of).sum::<u64>();
+    let (up, stalled) = (sum(|shard| shard.up), sum(|shard| shard.stalled));
+    let shards = counted(snapshot.shards.len() as u64, "shard");
+    let line = format!("{} up, {stalled} stalled, on {shards}", counted(up, "agent"));
+    match health.problems.first() {
+        Some(worst) => format!("{line}; {worst}"),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watchdog_of_less_than_two_seconds_is_a_finding() {
+        assert_eq!(too_fast(Duration::from_secs(2)), None);
+        let why = too_fast(Duration::from_millis(1500)).expect("too fast");
+        assert!(why.contains("1.5 s") && why.contains("set it to 2 s"), "{why}");
+    }
+}
