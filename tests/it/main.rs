@@ -25,6 +25,7 @@ mod neighbours;
 mod observer;
 mod outputs;
 mod page;
+mod restart;
 mod route;
 mod run;
 mod service;

@@ -3,16 +3,21 @@
 //! In: the fleet, when it is due. Out: messages. Thread: main. Never waits: while the service manager has no room
 //! for a message, the next one is tried later.
 
+use std::io;
+use std::os::fd::AsFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use varta_fleet::time::MonoNs;
-use varta_fleet::{Fleet, Health, ServiceManager, WATCHDOG_MIN};
+use varta_fleet::{Fleet, Health, Reason, ServiceManager, ToStore, WATCHDOG_MIN};
 
 use crate::exit::{CliError, Exit, counted};
 use crate::stderr;
 
 /// How long a turn of every thread may take before it is looked for, and looked for again.
 const TURN: Duration = Duration::from_millis(20);
+/// How long the start waits for room for what is to be kept.
+const ROOM: Duration = Duration::from_secs(1);
 
 /// The dialog with the service manager, if there is one.
 #[derive(Debug)]
@@ -40,6 +45,33 @@ impl Service {
     pub fn warn(&self) {
         if let Some(why) = self.manager.as_ref().and_then(ServiceManager::watchdog).and_then(too_fast) {
             stderr::say(&format!("warning: {why}"));
+        }
+    }
+
+    /// Has it keep what the next observer needs to go on with the agents; then the sockets stay at the stop. Call it
+    /// right after the start. Waits a second at most, for room.
+    pub fn store(&self, fleet: &mut Fleet) {
+        let Some(manager) = &self.manager else { return };
+        let until = Instant::now() + ROOM;
+        let with_patience = |send: &dyn Fn() -> io::Result<()>| loop {
+            match send() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {
+                    thread::sleep(TURN);
+                }
+                sent => return sent,
+            }
+        };
+        let new = fleet.to_store().iter().filter(|stored| stored.is_new);
+        let stored = new.map(|ToStore { name, fd, .. }| {
+            with_patience(&|| manager.remove(name))?;
+            with_patience(&|| manager.store(name, fd.as_fd()))
+        });
+        match stored.collect::<io::Result<()>>() {
+            Ok(()) => fleet.keep_files(),
+            Err(error) => stderr::say(&format!(
+                "warning: the service manager does not keep the state of this observer: {}; the next one starts anew",
+                Reason(&error)
+            )),
         }
     }
 

@@ -100,21 +100,27 @@ impl Agent {
 
     /// Starts an agent and waits until it is connected.
     pub fn start_with(observer: &Observer, options: AgentOptions) -> Self {
-        let mut agent = Self::spawn(observer, options);
+        Self::start_in(&observer.dir(), options)
+    }
+
+    /// Starts an agent of the observer with this runtime directory and waits until it is connected.
+    pub fn start_in(dir: &Path, options: AgentOptions) -> Self {
+        let mut agent = Self::spawn(dir, options);
         agent.expect_up();
         agent
     }
 
     /// Starts all agents, then waits until each is connected.
     pub fn start_many(observer: &Observer, all: impl IntoIterator<Item = AgentOptions>) -> Vec<Self> {
-        let mut agents: Vec<_> = all.into_iter().map(|options| Self::spawn(observer, options)).collect();
+        let mut agents: Vec<_> =
+            all.into_iter().map(|options| Self::spawn(&observer.dir(), options)).collect();
         for agent in &mut agents {
             agent.expect_up();
         }
         agents
     }
 
-    fn spawn(observer: &Observer, options: AgentOptions) -> Self {
+    fn spawn(dir: &Path, options: AgentOptions) -> Self {
         let program = match options.client {
             Client::Python => python(),
             Client::Rust01 | Client::Rust02 => options.program.unwrap_or_else(|| rust_program().to_owned()),
@@ -140,7 +146,7 @@ impl Agent {
             }
         }
         if options.sockets.is_empty() {
-            command.arg("--dir").arg(observer.dir());
+            command.arg("--dir").arg(dir);
         }
         for socket in &options.sockets {
             command.arg("--socket").arg(socket);
