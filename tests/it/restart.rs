@@ -1,10 +1,11 @@
 //! Observers that end and go on, under a service manager that keeps their sockets and memory.
 
-use std::time::Duration;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::common::{Agent, AgentOptions, Chance, Client, Keeper, T, ns};
+use crate::common::{Agent, AgentOptions, Chance, Client, Event, Keeper, T, mono_ns, ns};
 
 const RUN: [&str; 6] = ["--shards", "2", "--threshold", "1s", "--agents-max", "1000"];
 
@@ -121,4 +122,181 @@ fn fault_25_a_planned_restart_leaves_the_files_in_place() {
     keeper.assert_whole();
     assert_eq!(keeper.count("up", agent.pid()), 1);
     no_false_stall(&mut keeper, &mut agent);
+}
+
+/// An agent under chaos.
+struct Victim {
+    agent: Agent,
+    state: State,
+    /// Ranges of time in which it did not beat, by its own report.
+    gaps: Vec<(u64, u64)>,
+    /// How often it was stopped until that was told.
+    stops: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    Beats,
+    /// Stopped at this instant, until its stall is told.
+    Stopped(u64),
+    /// Continued at this instant, until its return is told.
+    Returns(u64),
+    Dead,
+}
+
+impl Victim {
+    fn go_on(&mut self, keeper: &mut Keeper) {
+        let pid = self.agent.pid();
+        let mut is_told = |kind, after| {
+            keeper.events().iter().rev().any(|event| event.is(kind, pid) && event.u64("mono_ns") > after)
+        };
+        match self.state {
+            State::Stopped(at) if is_told("stall", at) => {
+                self.state = State::Returns(mono_ns());
+                self.agent.signal(Signal::CONT);
+            }
+            State::Returns(at) if is_told("resume", at) => self.state = State::Beats,
+            _ => {}
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stops += 1;
+        self.state = State::Stopped(mono_ns());
+        self.agent.signal(Signal::STOP);
+    }
+
+    fn kill(&mut self) {
+        self.gaps = self.agent.gaps();
+        if let Some((_, to)) = self.gaps.last_mut() {
+            *to = u64::MAX;
+        }
+        self.agent.signal(Signal::KILL);
+        self.agent.wait();
+        self.state = State::Dead;
+    }
+
+    /// Whether what was told of it, in order and without repeats, is what happened to it.
+    fn judge(&self, told: &[Event]) -> Result<(), String> {
+        let of = |kind: &'static str| told.iter().filter(move |event| event.kind() == kind);
+        for (kind, expected) in [("up", 1), ("exit", usize::from(self.state == State::Dead))] {
+            let count = of(kind).count();
+            if count != expected {
+                return Err(format!("{count} x {kind} instead of {expected}"));
+            }
+        }
+        let mut truly = 0;
+        for stall in of("stall") {
+            let (judged, silent) = (stall.u64("mono_ns"), stall.u64("silent_ns"));
+            // Beats before the gap may have been refused, by a queue that was full while nobody read it.
+            let is_earned = |gap: &(u64, u64)| gap.0 + ns(T) <= judged && judged <= gap.1;
+            if silent < ns(T) || !self.gaps.iter().any(is_earned) {
+                return Err(format!("it did beat: {stall}"));
+            }
+            truly += 1;
+        }
+        if truly < self.stops {
+            return Err(format!("{truly} x stall, and it was stopped {} times", self.stops));
+        }
+        let verdicts = told.iter().map(Event::kind).filter(|kind| ["stall", "resume"].contains(kind));
+        if verdicts.enumerate().any(|(i, kind)| kind != ["stall", "resume"][i % 2]) {
+            return Err("stall and resume do not take turns".to_owned());
+        }
+        if self.state == State::Dead && told.last().is_none_or(|event| event.kind() != "exit") {
+            return Err("exit is not the last word".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// How long `scripts/chaos` runs this, and with how many agents.
+fn setting(name: &str, otherwise: u32) -> u32 {
+    let value = std::env::var(name).ok();
+    value.map_or(otherwise, |value| value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
+}
+
+/// The observer is killed, stopped and reloaded at random while agents fall silent, return and die: each thing that
+/// happened to them is told once, and nothing else.
+#[test]
+fn fault_25_observers_that_end_at_any_instant_tell_what_happened_once() {
+    let mut chance = Chance::from_environment();
+    let (seconds, count) = (setting("VARTA_CHAOS_SECONDS", 12), setting("VARTA_CHAOS_AGENTS", 40));
+    let mut keeper = Keeper::start(&["--shards", "2", "--threshold", "1s", "--agents-max", "20000"]);
+    let started: Vec<Agent> = (0..count)
+        .map(|at| {
+            let client = Client::RUST[at as usize % 2];
+            Agent::start_in(&keeper.dir(), AgentOptions { client, ..AgentOptions::default() })
+        })
+        .collect();
+    let mut victims: Vec<Victim> = started
+        .into_iter()
+        .map(|agent| Victim { agent, state: State::Beats, gaps: Vec::new(), stops: 0 })
+        .collect();
+    for victim in &victims {
+        keeper.expect("up", victim.agent.pid());
+    }
+    let (mut kills, mut stops, mut reloads) = (0_u32, 0_u32, 0_u32);
+    let end = Instant::now() + Duration::from_secs(seconds.into());
+    while Instant::now() < end || victims.iter().any(|of| !matches!(of.state, State::Beats | State::Dead)) {
+        for victim in &mut victims {
+            victim.go_on(&mut keeper);
+        }
+        if Instant::now() >= end {
+            std::thread::sleep(Duration::from_millis(20));
+            continue;
+        }
+        let victim = &mut victims[chance.below(count) as usize];
+        match chance.below(100) {
+            0..=69 if victim.state == State::Beats => victim.stop(),
+            70..=74 if victim.state == State::Beats && chance.below(count) >= 10 => victim.kill(),
+            75..=79 => {
+                reloads += 1;
+                keeper.signal(Signal::HUP);
+            }
+            80..=99 => {
+                let is_kill = chance.below(4) > 0;
+                let status = keeper.end(if is_kill { Signal::KILL } else { Signal::TERM });
+                assert_eq!(status, if is_kill { -9 } else { 0 });
+                *(if is_kill { &mut kills } else { &mut stops }) += 1;
+                std::thread::sleep(Duration::from_millis(chance.below(400).into()));
+                keeper.go_on();
+            }
+            _ => {}
+        }
+        std::thread::sleep(Duration::from_millis(chance.below(60).into()));
+    }
+    // What the observers accepted, in all, and what their ends may have cost.
+    let mut missing = 0;
+    for victim in victims.iter_mut().filter(|victim| victim.state == State::Beats) {
+        victim.gaps = victim.agent.gaps();
+        let agent = keeper.get(&format!("/api/v1/agents/{}", victim.agent.pid()));
+        let sent = victim.agent.report().sent;
+        missing += sent.saturating_sub(agent["beats"].as_u64().expect("a count"));
+    }
+    // Each agent sends about one beat between the two looks.
+    let in_hand = u64::from(kills) * 2 * 64;
+    assert!(missing <= in_hand + u64::from(count) * 2, "{missing} beats missing after {kills} kills");
+    assert_eq!(keeper.end(Signal::TERM), 0);
+    keeper.assert_whole();
+    let events: Vec<Event> = keeper.events().to_vec();
+    let mut findings = String::new();
+    let (mut silences, mut dead) = (0, 0);
+    for victim in &victims {
+        let pid = victim.agent.pid();
+        let told = events.iter().filter(|event| event.pid() == Some(pid) && !event.has("again"));
+        let told: Vec<Event> = told.cloned().collect();
+        silences += victim.stops;
+        dead += usize::from(victim.state == State::Dead);
+        if let Err(finding) = victim.judge(&told) {
+            let lines: String = told.iter().map(|event| format!("\n    {event}")).collect();
+            let _ =
+                writeln!(findings, "{pid}: {finding}\n  it did not beat {:?}\n  told:{lines}", victim.gaps);
+        }
+    }
+    eprintln!(
+        "{count} agents, {kills} kills, {stops} stops, {reloads} reloads of the observer; {silences} silences, \
+         {dead} exits, {} events; {missing} beats not seen",
+        events.len()
+    );
+    assert!(findings.is_empty(), "\n{findings}\n{}", keeper.stderr());
 }

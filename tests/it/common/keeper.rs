@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use serde_json::Value;
+
+use super::http::Connection;
 use super::observer::Log;
 use super::{Agent, AgentOptions, Event, PROGRAM, Place, python};
 
@@ -66,6 +69,15 @@ impl Keeper {
         let answer = self.ask(&format!("end {}", signal.as_raw()));
         let status = answer.strip_prefix("exited ").and_then(|status| status.parse().ok());
         status.unwrap_or_else(|| panic!("{answer}"))
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        super::signal(self.pid.expect("it runs"), signal);
+    }
+
+    /// What the observer answers to a GET request on its control socket.
+    pub fn get(&self, path: &str) -> Value {
+        Connection::control(&self.dir()).get(path, &["Connection: close"]).json()
     }
 
     /// The names of what is kept.
