@@ -25,22 +25,22 @@ impl Aggregator {
                 let place = Place { shard, slot };
                 let view = self.view(shard);
                 let kept = view.kept.get(slot);
-                let Ok((hot, cold)) = view.port.table.read(slot) else {
+                let is_kept = kept.pid != 0 && kept.generation == view.port.table.generation(slot);
+                let read = view.port.table.read(slot);
+                let is_known = self.place_of_pid(kept.pid).is_some();
+                adopted += u32::from(is_kept && kept.is(flag::UP) && !kept.is(flag::GONE) && !is_known);
+                let Ok((hot, cold)) = read else {
+                    // Being written: its first look adopts it.
                     self.again.push(place);
                     continue;
                 };
                 if hot.state == State::Free {
                     continue;
                 }
-                if (kept.generation, kept.pid) != (cold.generation, hot.pid) {
+                if !self.adopt_if_kept(place, &hot, &cold) {
                     // Nothing was reported of it yet.
                     self.again.push(place);
-                    continue;
-                }
-                let is_known = self.place_of_pid(hot.pid).is_some();
-                self.adopt_holder(place, &hot, &kept);
-                adopted += u32::from(kept.is(flag::UP) && !is_known && !kept.is(flag::GONE));
-                if !kept.is(flag::RELEASING) && !(adoption.exists)(hot.pid) {
+                } else if !kept.is(flag::RELEASING) && !(adoption.exists)(hot.pid) {
                     gone.push(place);
                 }
             }
@@ -70,6 +70,16 @@ impl Aggregator {
         for event in past {
             self.fanout.repeat(Event { again: event.seq >= from, ..event });
         }
+    }
+
+    /// Takes over what a predecessor reported of the slot's holder, if anything. False: it reported nothing.
+    pub(super) fn adopt_if_kept(&mut self, place: Place, hot: &Hot, cold: &Cold) -> bool {
+        let kept = self.view(place.shard).kept.get(place.slot);
+        let is_kept = kept.pid == hot.pid && kept.generation == cold.generation;
+        if is_kept {
+            self.adopt_holder(place, hot, &kept);
+        }
+        is_kept
     }
 
     fn adopt_holder(&mut self, place: Place, hot: &Hot, kept: &Kept) {

@@ -54,6 +54,9 @@ impl Aggregator {
             if hot.state == State::Free {
                 return;
             }
+            if self.is_unproved && self.adopt_if_kept(place, &hot, &cold) {
+                return;
+            }
             self.admit(place, &hot, &cold);
         } else if hot.state == State::Free {
             return;

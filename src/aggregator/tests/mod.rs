@@ -24,6 +24,7 @@ use crate::time::{Clock, ManualClock};
 use crate::view::copies::Copies;
 use crate::wire::{Frame, Version};
 
+mod adoption;
 mod backlog;
 mod blindness;
 mod coming_and_going;

@@ -1,0 +1,130 @@
+//! A successor of the aggregator alone: the shards go on, and what was reported is adopted.
+
+use super::*;
+use crate::event::RestartWhy;
+use crate::journal::{Adoption, Journal, KeptTable};
+
+impl World {
+    /// The aggregator is gone at once, and its output has everything; a successor adopts what it left. `meanwhile`
+    /// happens before the first turn.
+    fn succeed(&mut self, meanwhile: impl FnOnce(&mut Self)) {
+        self.succeed_after(self.aggregator.fanout.last_seq(), meanwhile);
+    }
+
+    /// As [`World::succeed`], but the output has the events up to this number.
+    fn succeed_after(&mut self, acknowledged: u64, meanwhile: impl FnOnce(&mut Self)) {
+        self.aggregator.journal.acknowledge(acknowledged);
+        meanwhile(self);
+        let dup = |memfd: std::os::fd::BorrowedFd<'_>| memfd.try_clone_to_owned().unwrap();
+        let old = &self.aggregator;
+        let (journal, ended) = Journal::adopt(dup(old.journal.memfd()), 0, 0, self.now()).unwrap();
+        journal.begin(&ended, self.now());
+        let identity = journal.identity();
+        let kept = (0..).zip(&old.shards).map(|(shard, view)| {
+            let (capacity, used) = (view.port.table.capacity(), view.port.table.used());
+            KeptTable::adopt(dup(view.kept.memfd()), capacity, used, shard, &identity).unwrap()
+        });
+        let alive: Vec<u32> = self.processes.keys().copied().collect();
+        let exists = Box::new(move |pid: u32| alive.contains(&pid));
+        let adoption = Some(Adoption { why: RestartWhy::Crash, gap_ns: 0, exists });
+        let estate = Estate { journal: Arc::new(journal), kept: kept.collect(), adoption };
+        let (lookups, questions) = Lookups::detached();
+        let (watch, orders) = Watch::detached(Arc::new(Kick::new().expect("a descriptor")));
+        let (finder, findings) = unbounded();
+        let (requests, requests_of) = unbounded();
+        let (subscriber, events) = Subscriber::new(Reader::Log, EVENTS_SLACK);
+        requests.send(Request::Subscribe(subscriber)).unwrap();
+        let (_copies, asked) = Copies::new(self.ports.len(), Arc::default());
+        let policy = Policy { classes: old.policy.classes.clone(), rules: old.policy.rules.clone() };
+        let inquiries = Inquiries { lookups, watch, findings };
+        let doorbell = Arc::clone(&old.doorbell);
+        self.aggregator =
+            Aggregator::new(&self.ports, policy, inquiries, requests_of, doorbell, asked, estate);
+        (self.questions, self.orders) = (questions, orders);
+        (self.findings, self.requests, self.events) = (finder, requests, events);
+        self.watched.clear();
+        self.aggregator.start(self.clock.mono(), self.clock.wall());
+    }
+}
+
+#[test]
+fn fault_25_what_was_reported_is_not_reported_again() {
+    let mut world = World::new(2);
+    world.is_watching = true;
+    for pid in [7, 8, 9] {
+        world.born(pid);
+        world.beats(0, pid, 1..2);
+    }
+    // 7 stalls, 8 and 9 beat.
+    let mut nonce = 2;
+    while world.count("stall") == 0 {
+        for pid in [8, 9] {
+            world.beats(0, pid, nonce..nonce + 1);
+        }
+        nonce += 1;
+    }
+    let seq = world.aggregator.fanout.last_seq();
+    world.succeed(|world| drop(world.processes.remove(&9)));
+    world.beats(0, 8, nonce..nonce + 1);
+    world.beats(0, 7, 2..3);
+    assert_eq!(world.kinds(7), ["up", "stall", "resume"]);
+    assert_eq!(world.kinds(8), ["up"]);
+    assert_eq!(world.kinds(9), ["up", "exit"]);
+    let restart = world.last("restart");
+    assert_eq!(restart.seq, seq + 1);
+    let EventKind::Restart { adopted, gone, .. } = restart.kind else { unreachable!("it was asked for") };
+    assert_eq!((adopted, gone), (3, 1));
+    assert!(matches!(world.last("exit").kind, EventKind::Exit { while_away: true, .. }));
+    let tally = &world.aggregator.tally().shards[0];
+    assert_eq!((tally.up, tally.stalled), (2, 0));
+}
+
+/// The shard writes a slot at the instant at which the successor reads it.
+#[test]
+fn fault_25_a_slot_that_is_being_written_is_adopted_later() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    world.succeed(|world| world.ports[0].table.open(0));
+    world.ports[0].table.close(0);
+    world.beats(0, 7, 3..5);
+    assert_eq!(world.kinds(7), ["up"]);
+    let EventKind::Restart { adopted, .. } = world.last("restart").kind else {
+        unreachable!("it was asked for")
+    };
+    assert_eq!(adopted, 1);
+}
+
+/// Killed after its events were committed and before anybody got them.
+#[test]
+fn fault_25_what_no_output_acknowledged_is_repeated_under_its_number() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    world.reported.clear();
+    world.succeed_after(1, |_| ());
+    world.run(STEP);
+    let told = mem::take(&mut world.reported);
+    let told: Vec<_> = told.iter().map(|event| (event.seq, event.again, event.kind.name())).collect();
+    assert_eq!(told[..2], [(2, true, "up"), (3, false, "restart")]);
+}
+
+/// Killed after the release of a slot was committed and before its shard got the instruction.
+#[test]
+fn fault_25_a_release_that_its_shard_did_not_get_is_posted_again() {
+    let mut world = World::new(1);
+    world.is_watching = true;
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    world.asleep = vec![0];
+    world.processes.remove(&7);
+    // The exit waits for the shard for a second, then it is reported without it.
+    world.run(2 * EXIT_NS);
+    assert_eq!(world.kinds(7), ["up", "exit"]);
+    while world.ports[0].inbox.take().is_some() {}
+    world.succeed(|_| ());
+    world.asleep.clear();
+    world.run(10 * STEP);
+    assert_eq!(world.kinds(7), ["up", "exit"]);
+    assert_eq!(world.ports[0].table.read_hot(0).map(|hot| hot.state), Ok(State::Free));
+}
