@@ -146,7 +146,10 @@ pub use lab::fuzzing;
 #[doc(hidden)]
 pub use lab::{bench, mass_stall};
 
-pub use fleet::{Fleet, Handle, Inherited, InheritedError, StartError, StopReport, Subscription, ToStore};
+pub use fleet::{
+    Fleet, Handle, Inherited, InheritedError, ReloadError, ReloadRefusal, Reloaded, StartError, StopReport,
+    Subscription, ToStore,
+};
 #[cfg(feature = "http")]
 pub use http::{HttpError, TokenError, inspect as inspect_http};
 #[cfg(feature = "http")]

@@ -66,7 +66,7 @@ impl Aggregator {
             view.is_to_be_kicked = true;
         }
         self.posts = posts;
-        if !collected.is_empty() && !self.fanout.has(Reader::Log) {
+        if !collected.is_empty() && !self.fanout.has(Reader::Log) && !self.reloading.is_writing_earlier() {
             // No output, so nobody to repeat it to.
             self.journal.acknowledge(self.fanout.last_seq());
         }

@@ -27,6 +27,11 @@ impl Aggregator {
     /// Asks the lookup thread what the holder's process runs now: its name, its program and so its rule may
     /// have changed since the first lookup.
     pub(super) fn look_again(&mut self, place: Place) {
+        self.ask_program(place, Inquiry::Program);
+    }
+
+    /// As [`Aggregator::look_again`], by a question that waits for the others or does not.
+    pub(super) fn ask_program(&mut self, place: Place, of: Inquiry) {
         let reported = self.record(place);
         if reported.set(Mark::LookingAgain, true) {
             return;
@@ -34,7 +39,7 @@ impl Aggregator {
         reported.set(Mark::FoundFrozen, false);
         let Record { generation, pid, .. } = *reported;
         let holder = Holder { place, generation };
-        self.inquiries.lookups.ask(Question { holder, pid, of: Inquiry::Program });
+        self.inquiries.lookups.ask(Question { holder, pid, of });
     }
 
     /// Reports nothing of the slot until its process is known to be the reported one, or gone.
@@ -129,8 +134,13 @@ impl Aggregator {
     /// Whether a shard other than `home` could not see for all of the silence since `silent_since` that
     /// `cold` was judged by. A shard counts even if it holds no slot of the agent: it may have missed the
     /// first beat of an agent that moved there.
-    pub(super) fn is_unsighted(&self, home: u16, silent_since: MonoNs, hot: &Hot, cold: &Cold) -> bool {
-        let threshold_ns = self.threshold_of(hot);
+    pub(super) fn is_unsighted(
+        &self,
+        home: u16,
+        silent_since: MonoNs,
+        threshold_ns: u64,
+        cold: &Cold,
+    ) -> bool {
         (0..self.shard_count).zip(&self.shards).any(|(shard, view)| {
             let counters = &view.port.counters;
             // Read this first: a shard publishes it last.

@@ -53,6 +53,11 @@ impl Subscriber {
         (subscriber, receiver)
     }
 
+    /// Events that its writer discarded.
+    fn discarded(&self) -> u64 {
+        self.counters.as_ref().map_or(0, |counters| counters.discarded())
+    }
+
     /// Most events that may wait, this one included, for an event of this rank to be accepted.
     fn room(&self, rank: Rank) -> usize {
         match rank {
@@ -100,8 +105,7 @@ impl Fanout {
     pub fn dropped(&self) -> [u64; Reader::ALL.len()] {
         let mut dropped = self.dropped;
         for subscriber in &self.subscribers {
-            let discarded = subscriber.counters.as_ref().map_or(0, |counters| counters.discarded());
-            dropped[subscriber.reader as usize] += discarded;
+            dropped[subscriber.reader as usize] += subscriber.discarded();
         }
         dropped
     }
@@ -114,6 +118,19 @@ impl Fanout {
     /// Adds a subscriber; it gets events from here on.
     pub fn add(&mut self, subscriber: Subscriber) {
         self.subscribers.push(subscriber);
+    }
+
+    /// Puts a subscriber, or none, in the place of the one that writes events. The `lost` line that
+    /// is due goes to that one if it has room, else to its successor.
+    pub fn replace_log(&mut self, log: Option<Subscriber>, wall: WallNs, mono: MonoNs) {
+        let mut missed = None;
+        for mut before in self.subscribers.extract_if(.., |subscriber| subscriber.reader == Reader::Log) {
+            if !catch_up(&mut before, wall, mono, Rank::Verdict, 0) {
+                missed = before.missed;
+            }
+            self.dropped[Reader::Log as usize] += before.discarded();
+        }
+        self.subscribers.extend(log.map(|log| Subscriber { missed, ..log }));
     }
 
     /// Whether any subscriber wants beats.

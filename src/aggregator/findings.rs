@@ -205,11 +205,17 @@ impl Aggregator {
 
     /// Sets the threshold class of a process of this user that runs this program.
     fn set_class(&mut self, place: Place, uid: u32, program: &Program) {
+        if !self.has_present_classes(place.shard) {
+            // It will be looked up again: see `follow_reload`.
+            return;
+        }
         let class = self.policy.class_of(uid, program);
+        let table = self.reloading.table;
         let reported = self.record(place);
         if reported.class != class {
             reported.class = class;
-            self.post(place, instruction::CLASS, Instruction { class, ..Default::default() });
+            let instruction = Instruction { class, table, ..Default::default() };
+            self.post(place, instruction::CLASS, instruction);
         }
     }
 

@@ -130,9 +130,9 @@ impl Aggregator {
     /// A threshold after the thaw; later, but no later than for any other agent, if its shard was blind since
     /// or refused a frame of it.
     fn deadline_of_thawed(&mut self, place: Place) -> Option<MonoNs> {
-        let thawed = self.thawed_at(place)?;
-        let Record { class, pid, .. } = *self.record(place);
-        let threshold_ns = self.policy.classes.threshold_ns(class);
+        let thawed = self.counts_from(self.thawed_at(place)?);
+        let pid = self.record(place).pid;
+        let threshold_ns = self.threshold_of(place);
         let port = &self.view(place.shard).port;
         let blind_end = MonoNs(port.counters.last_blind_end.get());
         let excused_until = match () {

@@ -54,6 +54,8 @@ mod facts;
 mod freezes;
 mod frozen;
 pub mod policy;
+pub mod reload;
+mod reloaded;
 pub mod fanout;
 mod limit;
 pub mod record;
@@ -71,6 +73,7 @@ use freezes::Freezes;
 use limit::{Buckets, Limit, Often, SECOND_NS};
 use policy::Policy;
 use record::{Mark, Places, Record};
+use reload::{Matching, NewOutput, Reload, Reloading};
 
 /// Reports wait this long, so that the aggregator is not woken for each.
 const REPORT_TICK_NS: u64 = 100_000_000;
@@ -124,6 +127,10 @@ pub enum Request {
         /// The error number of what keeps agents from finding it; 0: it is back.
         errno: i32,
     },
+    /// The configuration changes.
+    Reload(Box<Reload>),
+    /// A reload was refused: nothing changes.
+    ReloadRefused,
     /// The shards have ended: report what is left, then `stop`.
     Stop,
 }
@@ -166,6 +173,7 @@ struct ShardView {
     /// Frames refused for a share that were reported.
     share_reported: u64,
     flood: troubles::FloodWatch,
+    matching: Matching,
 }
 
 /// A slot with an event that waits for answers.
@@ -231,6 +239,7 @@ pub struct Aggregator {
     churns: Churns,
     /// Agents with deferred events, in the order in which these are due.
     deferred: VecDeque<(MonoNs, Holder)>,
+    reloading: Reloading,
     /// Slots that were being written when read.
     again: Vec<Place>,
     journal: Arc<Journal>,
@@ -283,6 +292,7 @@ impl Aggregator {
             auth: Limit::default(),
             share_reported: 0,
             flood: troubles::FloodWatch::default(),
+            matching: Matching::default(),
         });
         Self {
             shards: shards.collect(),
@@ -305,6 +315,7 @@ impl Aggregator {
             buckets: Buckets::default(),
             churns: Churns::new(ports.iter().map(|port| port.table.capacity()).max().unwrap_or(0)),
             deferred: VecDeque::new(),
+            reloading: Reloading::default(),
             again: Vec::new(),
             journal: estate.journal,
             is_unproved: estate.adoption.is_some(),
@@ -326,6 +337,7 @@ impl Aggregator {
     /// before the first turn.
     pub fn start(&mut self, now: MonoNs, wall: WallNs) {
         (self.now, self.wall, self.last_turn, self.started) = (now, wall, now, now);
+        self.tally.configured = wall;
         self.take_requests();
         match self.adoption.take() {
             Some(adoption) => self.adopt(&adoption),
@@ -341,6 +353,7 @@ impl Aggregator {
         self.doorbell.wake();
         self.forgive_own_pause();
         self.take_requests();
+        self.follow_reload();
         let mut is_more = false;
         for place in mem::take(&mut self.again) {
             self.look(place);
@@ -416,6 +429,7 @@ impl Aggregator {
             self.held.front().map(|(until, ..)| *until),
             self.deferred.front().map(|(at, ..)| *at),
             self.polled.front().map(|(at, ..)| *at),
+            self.reloading.is_matching.then_some(self.now + CONFIRM_TICK_NS),
             self.freezes.next(),
             self.churns.next(),
         ];
@@ -463,6 +477,8 @@ impl Aggregator {
                     self.report(None, None, self.now, EventKind::Io { place: IoPlace::Events, errno });
                 }
                 Request::Files { shard, errno } => self.report_of_files(shard, errno),
+                Request::Reload(reload) => self.reload(*reload),
+                Request::ReloadRefused => self.reload_refused(),
                 Request::Stop => self.stop_by = self.stop_by.or(Some(self.now + STOP_NS)),
             }
         }

@@ -156,7 +156,7 @@ impl Aggregator {
             is_other_recalled,
             is_silent: hot.state == State::Stalled && cold.generation == pending.generation,
             silent_ns: cold.stall_silent_ns,
-            threshold_ns: self.policy.classes.threshold_ns(reported.class),
+            threshold_ns: self.threshold_of(place),
             thawed_until,
             is_home_awaited: self.is_awaited(cold.stall_at, |shard| shard == place.shard),
             is_other_awaited: self.is_awaited(cold.stall_at, |shard| shard != place.shard),
@@ -179,7 +179,7 @@ impl Aggregator {
             Some(thawed) => (u16::MAX, thawed),
             None => (place.shard, silent_since),
         };
-        let is_unsighted = self.is_unsighted(home, judged_from, hot, cold);
+        let is_unsighted = self.is_unsighted(home, judged_from, silence.threshold_ns, cold);
         let elsewhere = self.lives_elsewhere(places, place, silent_since)?;
         let reported = *self.record(place);
         let evidence = Evidence {
@@ -239,12 +239,13 @@ impl Aggregator {
         let silent_since = cold.stall_at - cold.stall_silent_ns;
         let places = self.places_of(hot.pid);
         let elsewhere = self.lives_elsewhere(&places, place, silent_since)?;
+        let threshold_ns = self.threshold_of(place);
         let reported = *self.record(place);
         Ok(Evidence {
             lives_elsewhere: elsewhere.is_some(),
             is_frozen: reported.is(Mark::FoundFrozen),
             was_turned_away: self.view(place.shard).port.turned_away.is_after(hot.pid, silent_since),
-            is_unsighted: self.is_unsighted(place.shard, silent_since, hot, cold),
+            is_unsighted: self.is_unsighted(place.shard, silent_since, threshold_ns, cold),
             // The beat that ended the silence shows that the process existed.
             is_existence_unknown: false,
             is_rule_unknown: reported.is(Mark::LookingAgain),

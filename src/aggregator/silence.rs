@@ -46,8 +46,7 @@ impl Aggregator {
 
     /// How long the silence that ended last had to be to count as a stall.
     pub(super) fn threshold_of_ended(&mut self, place: Place, hot: &Hot, cold: &Cold) -> u64 {
-        let class = self.record(place).class;
-        let threshold_ns = self.policy.classes.threshold_ns(class);
+        let threshold_ns = self.threshold_of(place);
         let began = cold.resume_at - cold.resume_silent_ns;
         let refused = self.view(place.shard).port.turned_away.last(hot.pid);
         if refused.is_some_and(|refused| refused.at > began && refused.at <= cold.resume_at) {
@@ -67,7 +66,9 @@ impl Aggregator {
             blind_ns: cold.stall_blind_ns,
             coalesced,
         };
-        let deadline = self.thawed_at(place).unwrap_or(silent_since) + self.threshold_of(hot);
+        let threshold_ns = self.threshold_of(place);
+        let since = self.thawed_at(place).unwrap_or(silent_since);
+        let deadline = self.counts_from(since) + threshold_ns;
         let reported = self.record(place);
         let between = cold.resumes.wrapping_sub(reported.resumes).min(coalesced.saturating_sub(1));
         reported.resumes = reported.resumes.wrapping_add(between);
@@ -90,7 +91,7 @@ impl Aggregator {
     pub(super) fn resume(&mut self, place: Place, hot: &Hot, cold: &Cold, coalesced: u32) {
         self.report_rest(place, hot, cold);
         let (silent_ns, lost) = (cold.resume_silent_ns, cold.resume_lost);
-        let is_refuted = rules::is_refuted(silent_ns, lost, self.threshold_of(hot));
+        let is_refuted = rules::is_refuted(silent_ns, lost, self.threshold_of(place));
         let reported = self.record(place);
         let between = cold.stalls.wrapping_sub(reported.stalls).min(coalesced.saturating_sub(1));
         reported.stalls = reported.stalls.wrapping_add(between);
@@ -115,7 +116,9 @@ impl Aggregator {
         }
     }
 
-    pub(super) fn threshold_of(&self, hot: &Hot) -> u64 {
-        self.policy.classes.threshold_ns(hot.class)
+    /// The threshold of the slot's holder, as far as its rule is known.
+    pub(super) fn threshold_of(&mut self, place: Place) -> u64 {
+        let class = self.record(place).class;
+        self.policy.classes.threshold_ns(class)
     }
 }

@@ -38,6 +38,8 @@ pub struct Key {
     /// A value as the file writes it, for keys whose default is not a value or says nothing. Empty: the
     /// default is example enough.
     pub(super) example: &'static str,
+    /// Whether a reload changes it; if not, a restart does.
+    pub is_live: bool,
     pub(super) setting: Option<Setting>,
 }
 
@@ -75,12 +77,18 @@ impl Key {
         if self.unwritten.is_empty() { self.value_in(&Config::default()) } else { self.unwritten.to_owned() }
     }
 
-    /// What it means, with the default if there is one.
+    /// What it means, with the default if there is one, and whether it is live: changed by a reload.
     #[must_use]
     pub fn help_with_default(&self) -> String {
-        match self.default_text() {
-            default if default.is_empty() => self.help.to_owned(),
-            default => format!("{} [default: {default}]", self.help),
+        let default = match self.default_text() {
+            default if default.is_empty() => None,
+            default => Some(format!("default: {default}")),
+        };
+        let live = self.is_live.then(|| "live".to_owned());
+        let notes: Vec<String> = default.into_iter().chain(live).collect();
+        match notes.join(", ") {
+            notes if notes.is_empty() => self.help.to_owned(),
+            notes => format!("{} [{notes}]", self.help),
         }
     }
 
@@ -107,8 +115,15 @@ impl Key {
             in_file: name,
             unwritten,
             example,
+            is_live: false,
             setting: None,
         }
+    }
+
+    /// The same key, which a reload changes.
+    const fn live(mut self) -> Self {
+        self.is_live = true;
+        self
     }
 }
 
@@ -161,7 +176,8 @@ macro_rules! keys {
                 $field:ident: $type:ty = $default:expr,
                     $form:expr,
                     $help:literal
-                    $(, default $unwritten:literal, example $example:literal)?;
+                    $(, default $unwritten:literal, example $example:literal)?
+                    $(, live = $live:literal)?;
             )*
         }
         tables {
@@ -196,6 +212,7 @@ macro_rules! keys {
                     in_file: text(NAME),
                     unwritten: concat!($($unwritten)?),
                     example: concat!($($example)?),
+                    is_live: false $(|| $live)?,
                     setting: Some(Setting {
                         set: |config, text| (FORM.parse)(text).map(|value| config.$field = value),
                         show: |config| (FORM.show)(&config.$field),
@@ -243,7 +260,8 @@ keys! {
         #[serde(deserialize_with = "duration")]
         threshold: Duration = Duration::from_secs(2),
             DURATION,
-            "Silence that is a stall";
+            "Silence that is a stall",
+            live = true;
         /// Resolution of detection: judging delays the report of a stall by at most this much.
         #[serde(deserialize_with = "duration")]
         tick: Duration = Duration::from_millis(10),
@@ -253,7 +271,8 @@ keys! {
         #[serde(deserialize_with = "duration")]
         max_delay: Duration = Duration::from_millis(1),
             DURATION,
-            "Longest coalescing sleep of a shard; 0 wakes it for every datagram";
+            "Longest coalescing sleep of a shard; 0 wakes it for every datagram",
+            live = true;
         /// Permission bits of the shards' sockets: who may send. 0600, the default: the observer's own user
         /// and root.
         #[serde(deserialize_with = "octal")]
@@ -289,13 +308,15 @@ keys! {
         #[serde(deserialize_with = "limit")]
         uid_agents_max: Option<u32> = None,
             LIMIT,
-            "Most agents of one user, of the whole fleet's";
+            "Most agents of one user, of the whole fleet's",
+            live = true;
         /// Most datagrams of one user that one shard accepts in a second, and at once; crash reports pass.
         /// `None`: no limit.
         #[serde(deserialize_with = "limit")]
         uid_frames_max: Option<u32> = None,
             LIMIT,
-            "Most datagrams a second of one user on one shard; crash reports pass";
+            "Most datagrams a second of one user on one shard; crash reports pass",
+            live = true;
         /// Most processes whose exit is reported within milliseconds; each takes a descriptor and about 1.4
         /// KiB of kernel memory. The exits of others are noticed at their threshold. The limit on open files
         /// applies, too.
@@ -309,11 +330,13 @@ keys! {
         #[serde(deserialize_with = "output")]
         events: Option<Output> = None,
             OUTPUT,
-            "Write events to this file, - for standard output, none for nowhere";
+            "Write events to this file, - for standard output, none for nowhere",
+            live = true;
         /// How events are written.
         events_format: EventsFormat = EventsFormat::Jsonl,
             EVENTS_FORMAT,
-            "How events are written: jsonl, or tsv with the columns of varta-watch";
+            "How events are written: jsonl, or tsv with the columns of varta-watch",
+            live = true;
         /// Whether every accepted beat is written as an event, too.
         events_beats: bool = false,
             BOOL,
@@ -322,14 +345,16 @@ keys! {
         #[serde(deserialize_with = "size")]
         events_max_bytes: Option<u64> = None,
             SIZE,
-            "Size at which the file of events is renamed to PATH.1, such as 100MiB";
+            "Size at which the file of events is renamed to PATH.1, such as 100MiB",
+            live = true;
         /// How many renamed files are kept: `events.1`, the latest, to `events.N`.
         events_keep: u32 = 3,
             number("a whole number from 1 to 1000", |number| match number {
                 1..=1000 => None,
                 _ => Some("so many files cannot be kept beside the one that is written"),
             }),
-            "Renamed files of events that are kept";
+            "Renamed files of events that are kept",
+            live = true;
     }
     tables {
         /// Where HTTP requests are answered, `[http]`, beside `control.sock`.
@@ -342,6 +367,7 @@ keys! {
             in_file: "http.listen",
             unwritten: "",
             example: "",
+            is_live: false,
             setting: Some(Setting {
                 set: |config, text| (ADDRESS.parse)(text).map(|value| config.http.listen = value),
                 show: |config| (ADDRESS.show)(&config.http.listen),
@@ -361,7 +387,8 @@ keys! {
             "Thresholds of classes of agents; the first match wins",
             "",
             "",
-        );
+        )
+        .live();
     }
 }
 
@@ -387,7 +414,8 @@ pub(super) const HTTP_KEYS: &[Key] = &[
         "File, mode 0600, whose content TCP clients must send; any address but loopback needs it",
         "none",
         "\"/etc/varta/token\"",
-    ),
+    )
+    .live(),
     Key::in_file(
         "metrics-agents-max",
         "a whole number from 0, for no such page, to 250000",
@@ -426,7 +454,8 @@ pub(super) const SHARD_KEYS: &[Key] = &[
         "Users whose frames are accepted",
         "all whom mode lets in",
         "[1000, \"batch\"]",
-    ),
+    )
+    .live(),
 ];
 
 pub(super) const RULE_KEYS: &[Key] = &[
@@ -436,8 +465,9 @@ pub(super) const RULE_KEYS: &[Key] = &[
         "Which agents it is for: all that it names must hold",
         "",
         "",
-    ),
-    Key::in_file("threshold", DURATION.takes, "Silence that is a stall for them", "", "\"30s\""),
+    )
+    .live(),
+    Key::in_file("threshold", DURATION.takes, "Silence that is a stall for them", "", "\"30s\"").live(),
 ];
 
 pub(super) const MATCH_KEYS: &[Key] = &[
@@ -447,15 +477,17 @@ pub(super) const MATCH_KEYS: &[Key] = &[
         "Name of the process, /proc/PID/comm: 15 bytes, and chosen by the process itself",
         "",
         "\"batch-*\"",
-    ),
-    Key::in_file("uid", USER, "User of the process", "", "\"batch\""),
+    )
+    .live(),
+    Key::in_file("uid", USER, "User of the process", "", "\"batch\"").live(),
     Key::in_file(
         "exe",
         "a pattern in quotes, such as \"/opt/batch/*\"",
         "Absolute path of the program, /proc/PID/exe",
         "",
         "\"/opt/batch/*\"",
-    ),
+    )
+    .live(),
 ];
 
 #[cfg(test)]

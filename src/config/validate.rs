@@ -405,7 +405,7 @@ fn judge_characters(key: &str, path: &Path, problems: &mut Vec<ConfigProblem>) {
 }
 
 /// Events are appended to an existing file: it must not be one that the observer needs.
-fn judge_events(path: &Path, dir: &Path, shards: &[ShardPlan], problems: &mut Vec<ConfigProblem>) {
+pub(super) fn judge_events(path: &Path, dir: &Path, shards: &[ShardPlan], problems: &mut Vec<ConfigProblem>) {
     let own = OWN_FILES.iter().chain(&[(SYMLINK, "symlink")]);
     let file = own
         .filter(|(name, _)| dir.join(name) == path)

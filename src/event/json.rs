@@ -15,6 +15,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Agent, BlindPhase, Event, EventKind, ExitHow, NoFrame};
+use crate::config::KeySet;
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
@@ -167,6 +168,11 @@ enum Detail {
         gone: u32,
         gap_ns: u64,
     },
+    Reload {
+        outcome: &'static str,
+        changed: KeySet,
+        restart: KeySet,
+    },
 }
 
 impl Line {
@@ -241,6 +247,9 @@ impl Detail {
             EventKind::Start { shards } => Self::Start { shards },
             EventKind::Restart { why, shards, adopted, gone, gap_ns } => {
                 Self::Restart { why: why.as_str(), shards, adopted, gone, gap_ns }
+            }
+            EventKind::Reload { outcome, changed, restart } => {
+                Self::Reload { outcome: outcome.as_str(), changed, restart }
             }
         }
     }
@@ -444,6 +453,11 @@ mod tests {
             ),
             format!(r#"{{{}:"blind","shard":1,"phase":"end","why":"restart","for_ns":8}}"#, common(35)),
             format!(r#"{{{}:"exit",{agent},"silent_ns":1,"code":null,"while_away":true}}"#, common(36)),
+            format!(
+                r#"{{{}:"reload","outcome":"applied","changed":["threshold","rule"],"restart":["http.listen"]}}"#,
+                common(37)
+            ),
+            format!(r#"{{{}:"reload","outcome":"refused","changed":[],"restart":[]}}"#, common(38)),
             format!(
                 r#"{{"v":1,"seq":1,"again":true,"ts":"2026-03-01T12:00:00.000000001Z","mono_ns":2500000000,"kind":"up",{}}}"#,
                 agent.replacen('1', "0", 1)

@@ -5,6 +5,7 @@ use std::io;
 
 use serde::Deserialize;
 
+use crate::config::KeySet;
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
@@ -227,6 +228,17 @@ pub enum EventKind {
         /// How long no observer ran, ns.
         gap_ns: u64,
     },
+    /// The configuration was read again.
+    Reload {
+        /// Whether it is in force.
+        outcome: ReloadOutcome,
+        /// Keys with another value, in force since.
+        #[serde(default)]
+        changed: KeySet,
+        /// Keys with another value that only a restart puts in force.
+        #[serde(default)]
+        restart: KeySet,
+    },
     /// The fleet stopped; the last event of an observer.
     Stop,
     /// This subscriber was too slow: the events of this range did not reach it.
@@ -238,6 +250,27 @@ pub enum EventKind {
     },
     /// One accepted frame, only for a subscriber that wants beats. Has no `seq`.
     Beat,
+}
+
+/// What became of a configuration that was read again.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum ReloadOutcome {
+    /// It is in force, as far as a running fleet can change.
+    Applied,
+    /// It cannot be used, and nothing changed.
+    Refused,
+}
+
+impl ReloadOutcome {
+    /// The word of the event schema.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 const fn single() -> u32 {
@@ -409,6 +442,10 @@ pub(crate) enum Rank {
 }
 
 impl EventKind {
+    /// A refused reload.
+    pub(crate) const REFUSED_RELOAD: Self =
+        Self::Reload { outcome: ReloadOutcome::Refused, changed: KeySet::NONE, restart: KeySet::NONE };
+
     /// Its rank.
     pub(crate) const fn rank(&self) -> Rank {
         match self {
@@ -418,6 +455,7 @@ impl EventKind {
             | Self::Blind { .. }
             | Self::Full { .. }
             | Self::Restart { .. }
+            | Self::Reload { .. }
             | Self::Io { .. } => Rank::Verdict,
             Self::Up | Self::Exit { .. } | Self::Churn { .. } => Rank::Life,
             _ => Rank::Word,
@@ -425,13 +463,13 @@ impl EventKind {
     }
 
     /// The names of all kinds with a `seq`.
-    pub const NAMES: [&'static str; 20] = [
+    pub const NAMES: [&'static str; 21] = [
         "up", "stall", "resume", "frozen", "exit", "terminal", "status", "session", "mixed", "decode",
-        "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "restart", "stop",
+        "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "restart", "reload", "stop",
     ];
 
     /// Every kind and its meaning, in the words of the manual; backquotes enclose words of the schema.
-    pub const MEANINGS: [(&'static str, &'static str); 22] = [
+    pub const MEANINGS: [(&'static str, &'static str); 23] = [
         (
             "up",
             "A process beats for the first time in this run, or for the first time after an `exit` of its \
@@ -523,6 +561,12 @@ impl EventKind {
              exited meanwhile, and an `exit` with `while_away` follows for each. `seq` goes on. It stands in \
              place of `start`.",
         ),
+        (
+            "reload",
+            "The configuration was read again. `outcome` is `applied` or `refused`; the messages of the \
+             observer give the reasons of a refusal, after which nothing has changed. `changed` lists the keys \
+             whose new values are in force, `restart` those whose new values need a restart.",
+        ),
         ("stop", "The fleet stopped observing. The last event of an observer."),
         (
             "lost",
@@ -554,6 +598,7 @@ impl EventKind {
             Self::Io { .. } => "io",
             Self::Start { .. } => "start",
             Self::Restart { .. } => "restart",
+            Self::Reload { .. } => "reload",
             Self::Stop => "stop",
             Self::Lost { .. } => "lost",
             Self::Beat => "beat",

@@ -65,6 +65,8 @@ pub struct Acquired {
     pub estate: Estate,
     /// What a successor will need.
     pub to_store: Vec<ToStore>,
+    /// The count of all agents.
+    pub admission: Arc<Admission>,
     /// The event output, if there is one.
     pub output: Option<Descriptor>,
     /// Problems that limit the fleet.
@@ -142,6 +144,7 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
         estate,
         to_store,
         shards,
+        admission,
         output,
         warnings,
         #[cfg(feature = "http")]
@@ -260,7 +263,7 @@ fn socket_file(socket: &BoundSocket, front: &ShardFront) -> SocketFile {
 }
 
 /// Opens the event output.
-fn event_output(events: &EventsPlan) -> io::Result<Descriptor> {
+pub fn event_output(events: &EventsPlan) -> io::Result<Descriptor> {
     let rotation = events.max_bytes.map(|bytes_max| Rotation { bytes_max, keep: events.keep });
     Descriptor::open(events.output.clone(), rotation)
 }

@@ -4,10 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
+#[cfg(feature = "http")]
+use parking_lot::Mutex;
 
 use crate::aggregator::Request;
 use crate::aggregator::fanout::Subscriber;
 use crate::event::Event;
+#[cfg(feature = "http")]
+use crate::http::{TermsInForce, TokenFile};
+use crate::journal::Journal;
 use crate::lane::{Doorbell, Port};
 #[cfg(feature = "http")]
 use crate::process::names::Names;
@@ -31,6 +36,14 @@ pub struct Handle {
     pub(super) agents_max: u32,
     /// Problems of the event output.
     pub(super) output: Arc<OutputState>,
+    /// What a successor goes on from.
+    pub(super) journal: Arc<Journal>,
+    /// What HTTP answers say of the configuration.
+    #[cfg(feature = "http")]
+    pub(super) terms: Arc<TermsInForce>,
+    /// The token of TCP clients.
+    #[cfg(feature = "http")]
+    pub(super) token: Arc<Mutex<Option<TokenFile>>>,
     /// Names of processes.
     #[cfg(feature = "http")]
     pub(super) names: Arc<Names>,
@@ -58,6 +71,11 @@ impl Handle {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::take(&self.ports, &self.copies.take(), self.agents_max)
+    }
+
+    /// Whether the fleet was started to report every beat.
+    pub(super) fn has_beats(&self) -> bool {
+        self.ports.iter().any(|port| port.beats.is_some())
     }
 
     pub(super) fn health(&self) -> Health {

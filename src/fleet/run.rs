@@ -4,12 +4,15 @@
 //!
 //! If a thread cannot be started, the others end and everything is released.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
+#[cfg(feature = "http")]
+use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 
 use super::acquire::{Acquired, ShardFront};
@@ -18,15 +21,15 @@ use super::handle::Handle;
 use super::predecessor::ToStore;
 #[cfg(feature = "http")]
 use super::stop::end_http;
-use super::stop::{Running, Shards, Tellers};
+use super::stop::{OutputWriter, Running, Shards, Tellers, Writers};
 use crate::aggregator::fanout::{EVENTS_SLACK, Subscriber};
 use crate::aggregator::policy::Policy;
 use crate::aggregator::thread::{AGGREGATOR_NICE, aggregate};
 use crate::aggregator::{Aggregator, Inquiries, Request};
 use crate::config::plan::{CoreChoice, EventsFormat, EventsPlan, Plan, ShardPlan};
 #[cfg(feature = "http")]
-use crate::http::{Heard, Http, Listeners, Sources};
-use crate::journal::{Estate, Journal};
+use crate::http::{Heard, Http, Listeners, Sources, Terms, TermsInForce};
+use crate::journal::Estate;
 use crate::lane::{Doorbell, Port};
 #[cfg(feature = "http")]
 use crate::priority::Standing;
@@ -38,7 +41,7 @@ use crate::process::watch::Watch;
 use crate::rundir::upkeep::{Files, Upkeep};
 use crate::shard::Shard;
 use crate::shard::thread::{Life, observe};
-use crate::sinks::{Descriptor, EventWriter, Format, OutputState, WriteTrouble};
+use crate::sinks::{Descriptor, Earlier, EventWriter, Format, OutputState, Queue, WriteTrouble};
 use crate::sys::clock::SystemClock;
 use crate::sys::thread::{allowed_cores, set_own_nice};
 use crate::table::place::Holder;
@@ -70,6 +73,8 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
     let ports: Arc<[Arc<Port>]> = ports.into();
     let journal = Arc::clone(&acquired.estate.journal);
     let doorbell = Arc::<Doorbell>::default();
+    #[cfg(feature = "http")]
+    let mut listeners = acquired.listeners;
     let (requests, requests_of) = unbounded();
     let (copies, asked) = Copies::new(ports.len(), Arc::clone(&doorbell));
     let output = Arc::<OutputState>::default();
@@ -80,6 +85,11 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         doorbell: Arc::clone(&doorbell),
         agents_max: plan.agents_max,
         output,
+        journal: Arc::clone(&journal),
+        #[cfg(feature = "http")]
+        terms: Arc::new(TermsInForce::new(Terms::of(plan))),
+        #[cfg(feature = "http")]
+        token: Arc::new(Mutex::new(listeners.take_token())),
         #[cfg(feature = "http")]
         names: Arc::new(Names::new(ports.len())),
         ports,
@@ -87,7 +97,10 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
     // Subscribed before the first event, so that its file begins with `start`.
     let writer = match (&plan.events, acquired.output) {
         (Some(events), Some(output)) => {
-            Some(write_events(plan, events, output, &handle, Arc::clone(&journal))?)
+            let started = write_events(plan, events, output, Earlier::default(), &handle);
+            let (writer, subscriber) = started.map_err(StartError::resources("start a thread"))?;
+            let _ = handle.requests.send(Request::Subscribe(subscriber));
+            Some(writer)
         }
         _ => None,
     };
@@ -113,7 +126,7 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         &handle,
         (files.dir.path().to_owned(), journal.run()),
         &warnings,
-        (acquired.listeners, heard),
+        (listeners, heard),
     )?;
     let upkeep = match publish(plan, &handle, files) {
         Ok(upkeep) => upkeep,
@@ -140,14 +153,17 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
     Ok(Started { running, handle, warnings, to_store: acquired.to_store })
 }
 
-/// Starts the event writer; see [`EventWriter::spawn`].
-fn write_events(
+/// Starts an event writer after earlier ones. Returns also the subscriber whose events it writes.
+///
+/// # Errors
+/// As [`EventWriter::spawn`].
+pub fn write_events(
     plan: &Plan,
     events: &EventsPlan,
     output: Descriptor,
+    earlier: Earlier,
     handle: &Handle,
-    journal: Arc<Journal>,
-) -> Result<EventWriter, StartError> {
+) -> io::Result<(OutputWriter, Subscriber)> {
     let (mut subscriber, source) = Subscriber::new(Reader::Log, plan.agents_max as usize + EVENTS_SLACK);
     subscriber.wants_beats = events.beats;
     let format = match events.format {
@@ -155,33 +171,38 @@ fn write_events(
         EventsFormat::Tsv => Format::Tsv { start: SystemClock.mono() },
     };
     let (requests, doorbell) = (handle.requests.clone(), Arc::clone(&handle.doorbell));
-    let output_state = Arc::clone(&handle.output);
+    let is_replaced = Arc::new(AtomicBool::new(false));
+    let (output_state, is_silent) = (Arc::clone(&handle.output), Arc::clone(&is_replaced));
     let lifeline = handle.vitals.of(FleetThread::Events);
     let on_trouble = move |trouble: WriteTrouble| {
         let _ = &lifeline;
-        if let Some(errno) = output_state.take(trouble) {
+        // The state is that of the output in force.
+        let is_in_force = !is_silent.load(Ordering::Acquire);
+        let errno = if is_in_force { output_state.take(trouble) } else { trouble.errno() };
+        if let Some(errno) = errno {
             let _ = requests.send(Request::WriteFailed(errno));
             doorbell.ring();
         }
     };
-    let writer = EventWriter::spawn(source, output, format, Some(journal), on_trouble)
-        .map_err(StartError::resources("start a thread"))?;
+    let file = output.file();
+    let queue = Queue { events: source, earlier };
+    let writer = EventWriter::spawn(queue, output, format, Some(Arc::clone(&handle.journal)), on_trouble)?;
     subscriber.counters = Some(writer.counters());
-    let _ = handle.requests.send(Request::Subscribe(subscriber));
-    Ok(writer)
+    Ok((OutputWriter { writer, output: events.output.clone(), file, is_replaced }, subscriber))
 }
 
 /// Starts the aggregator and its lookup and watch threads.
 fn start_tellers(
     plan: &Plan,
     handle: &Handle,
-    writer: Option<EventWriter>,
+    writer: Option<OutputWriter>,
     (requests, asked, estate): (Receiver<Request>, Asked, Estate),
     said: Sender<Warning>,
 ) -> Result<Tellers, StartError> {
     let thread = StartError::resources("start a thread");
     let doorbell = &handle.doorbell;
-    let mut tellers = Tellers { handle: handle.clone(), aggregator: None, helpers: Vec::new(), writer };
+    let writers = Writers::new(writer, Arc::clone(&handle.output));
+    let mut tellers = Tellers { handle: handle.clone(), aggregator: None, helpers: Vec::new(), writers };
     let (finder, findings) = unbounded();
     let on_program = {
         #[cfg(feature = "http")]
@@ -266,7 +287,7 @@ fn start_http(
         names: Arc::clone(&handle.names),
         vitals: Arc::clone(&handle.vitals),
         output: Arc::clone(&handle.output),
-        classes: plan.classes(),
+        terms: Arc::clone(&handle.terms),
         plan: plan.clone(),
         dir,
         run,
@@ -274,7 +295,8 @@ fn start_http(
         started: (SystemClock.mono(), SystemClock.wall()),
         address: listeners.address(),
     };
-    Http::spawn(sources, listeners, heard).map_err(StartError::resources("start a thread"))
+    Http::spawn(sources, listeners, Arc::clone(&handle.token), heard)
+        .map_err(StartError::resources("start a thread"))
 }
 
 /// Publishes the sockets to agents, and starts the upkeep of the files.

@@ -7,18 +7,22 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::acquire::acquire;
 use super::error::StartError;
 use super::handle::Handle;
 use super::inherited::Inherited;
 use super::predecessor::ToStore;
+use super::reload::{InForce, ReloadError, Reloaded};
 use super::run::{Started, run};
 use super::stop::{Running, StopReport, WRITE_WITHIN};
-use crate::config::Config;
 use crate::config::plan::Plan;
+use crate::config::{Config, ConfigError};
 use crate::lane::Port;
 use crate::sys::clock::SystemClock;
 use crate::time::{Clock, MonoNs};
@@ -33,6 +37,7 @@ pub struct Fleet {
     running: Option<Running>,
     /// The end of the HTTP thread was reported.
     is_unanswered_told: AtomicBool,
+    in_force: Mutex<InForce>,
     dir: PathBuf,
     /// The TCP address of HTTP.
     address: Option<SocketAddr>,
@@ -66,7 +71,9 @@ impl Fleet {
     /// # Errors
     /// As [`Fleet::start`]; also what is wrong with a passed descriptor.
     pub fn start_with(mut plan: Plan, inherited: &mut Inherited) -> Result<Self, StartError> {
+        let started = plan.clone();
         let acquired = acquire(&mut plan, inherited)?;
+        let admission = Arc::clone(&acquired.admission);
         let dir = acquired.files.dir.path().to_owned();
         #[cfg(feature = "http")]
         let address = acquired.listeners.address();
@@ -74,10 +81,12 @@ impl Fleet {
         let address = None;
         let Started { running, handle, warnings, to_store } = run(&plan, acquired)?;
         let is_unanswered_told = AtomicBool::new(false);
+        let in_force = Mutex::new(InForce { plan: plan.clone(), started, admission });
         Ok(Self {
             handle,
             running: Some(running),
             is_unanswered_told,
+            in_force,
             dir,
             address,
             warnings,
@@ -86,7 +95,8 @@ impl Fleet {
         })
     }
 
-    /// What runs: the plan of the start, with the shards, modes and groups of sockets that were passed.
+    /// What runs: the plan of the start, with the shards, modes and groups of sockets that were passed. A reload does
+    /// not change it.
     #[must_use]
     pub const fn plan(&self) -> &Plan {
         &self.plan
@@ -173,9 +183,30 @@ impl Fleet {
     /// Reopens the event output at once, after its file was moved away. Without this call the next event
     /// detects the move. Never waits.
     pub fn reopen(&self) {
-        if let Some(writer) = self.running.as_ref().and_then(|running| running.tellers.writer.as_ref()) {
-            writer.reopen();
+        if let Some(running) = &self.running {
+            running.tellers.writers.reopen();
         }
+    }
+
+    /// Takes another configuration while agents are observed: first all of it is checked, then what is live changes, at
+    /// once. `plan` is what [`Config::plan`] made of it; a refused one is counted and reported, too.
+    ///
+    /// Live are thresholds, rules, budgets, allowed users, the event output, the HTTP token and the longest delay (see
+    /// [`Key::is_live`](crate::config::Key::is_live)); other keys with another value are named in
+    /// [`Reloaded::restart`], and stay as they are. An agent whose threshold became shorter is not judged before it
+    /// has passed once since the reload; until an agent was looked up again, the largest threshold holds for it.
+    ///
+    /// A changed event output is written from the `reload` event on; the events before it still go to the one before,
+    /// which is written to its end in the background.
+    ///
+    /// Several calls at once come one after the other. Blocks on the disk, and up to two seconds each for the
+    /// aggregator and the shards; normally a few milliseconds.
+    ///
+    /// # Errors
+    /// Why nothing changed.
+    pub fn reload(&self, plan: Result<Plan, ConfigError>) -> Result<Reloaded, ReloadError> {
+        let Some(running) = &self.running else { return Err(ReloadError::stuck("the fleet has stopped")) };
+        self.in_force.lock().reload(plan, &self.handle, &running.tellers.writers)
     }
 
     /// A handle for queries from any thread.

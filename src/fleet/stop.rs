@@ -4,13 +4,19 @@
 //!
 //! If a thread cannot be started, the ones already running end by being dropped.
 
+use std::convert::Infallible;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::Receiver;
+use parking_lot::Mutex;
+
 use super::handle::Handle;
 use crate::aggregator::Request;
+use crate::config::plan::Output;
 #[cfg(feature = "http")]
 use crate::http::Http;
 use crate::journal::Journal;
@@ -18,7 +24,7 @@ use crate::lane::Port;
 use crate::lane::counters::ShardHealth;
 use crate::rundir::binding::BoundSocket;
 use crate::rundir::upkeep::Upkeep;
-use crate::sinks::{EventWriter, WriterReport};
+use crate::sinks::{Earlier, EventWriter, OutputState, WriterReport};
 use crate::sys::clock::SystemClock;
 use crate::sys::thread::join_until;
 use crate::time::Clock;
@@ -96,11 +102,80 @@ pub struct Tellers {
     pub aggregator: Option<JoinHandle<()>>,
     /// The lookup and the watch thread. They end once the aggregator drops its senders.
     pub helpers: Vec<JoinHandle<()>>,
-    pub writer: Option<EventWriter>,
+    pub writers: Writers,
+}
+
+/// A running event writer and its output.
+#[derive(Debug)]
+pub struct OutputWriter {
+    pub writer: EventWriter,
+    pub output: Output,
+    /// Device and inode of its file when it was opened.
+    pub file: Option<(u64, u64)>,
+    /// Another one writes the events since.
+    pub is_replaced: Arc<AtomicBool>,
+}
+
+/// The event writers: the last one, if it is not replaced, writes present events; the others write the rest of theirs.
+#[derive(Debug)]
+pub struct Writers {
+    all: Mutex<Vec<OutputWriter>>,
+    state: Arc<OutputState>,
+}
+
+impl Writers {
+    /// The writer that was started with the fleet, if any.
+    pub fn new(writer: Option<OutputWriter>, state: Arc<OutputState>) -> Self {
+        Self { all: Mutex::new(writer.into_iter().collect()), state }
+    }
+
+    /// Reopens the outputs.
+    pub fn reopen(&self) {
+        self.all.lock().iter().for_each(|of| of.writer.reopen());
+    }
+
+    /// The writers so far, for the next one, which writes to this output.
+    pub fn before(&self, output: &Output, file: Option<(u64, u64)>) -> Earlier {
+        let all = self.all.lock();
+        let on_it = all.iter().filter(|of| of.output == *output || of.file.is_some() && of.file == file);
+        Earlier {
+            all: all.iter().map(|of| of.writer.ended()).collect(),
+            on_it: on_it.map(|of| of.writer.ended()).collect(),
+        }
+    }
+
+    /// The ends of the writers so far.
+    pub fn ends(&self) -> Vec<Receiver<Infallible>> {
+        self.all.lock().iter().map(|of| of.writer.ended()).collect()
+    }
+
+    /// Puts a writer, or none, in the place of the present one, which finishes in the background.
+    pub fn replace(&self, writer: Option<OutputWriter>) {
+        let mut all = self.all.lock();
+        all.iter().for_each(|of| of.is_replaced.store(true, Ordering::Release));
+        all.retain(|of| !of.writer.has_ended());
+        all.extend(writer);
+        self.state.clear();
+    }
+
+    /// Whether all of them have written what they have.
+    #[cfg(test)]
+    pub fn have_ended(&self) -> bool {
+        self.all.lock().iter().all(|of| of.writer.has_ended())
+    }
+
+    /// Ends all of them, within this time. The senders of their events are gone.
+    fn close(&self, within: Duration) -> Option<WriterReport> {
+        let until = Instant::now() + within;
+        let all = mem::take(&mut *self.all.lock());
+        let reports =
+            all.into_iter().map(|of| of.writer.close(until.saturating_duration_since(Instant::now())));
+        reports.reduce(WriterReport::and)
+    }
 }
 
 impl Tellers {
-    /// Ends all but the writer. Returns whether the aggregator had ended before, or is stuck.
+    /// Ends all but the writers. Returns whether the aggregator had ended before, or is stuck.
     pub fn end(&mut self) -> bool {
         let Some(aggregator) = self.aggregator.take() else { return false };
         let _ = self.handle.requests.send(Request::Stop);
@@ -115,9 +190,9 @@ impl Tellers {
         is_dead
     }
 
-    /// Ends the writer, after the others have ended.
-    fn close(&mut self, within: Duration) -> Option<WriterReport> {
-        self.writer.take().map(|writer| writer.close(within))
+    /// Ends the writers, after the others have ended.
+    fn close(&self, within: Duration) -> Option<WriterReport> {
+        self.writers.close(within)
     }
 }
 

@@ -13,8 +13,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::Output;
-use crate::event::{BlindPhase, Event, EventKind, IoPlace};
+use crate::aggregator::Request;
+use crate::aggregator::fanout::EVENTS_SLACK;
+use crate::config::{EventsFormat, KeyChange, Output};
+use crate::event::{BlindPhase, Event, EventKind, IoPlace, ReloadOutcome};
 use crate::fleet::handle::Subscription;
 use crate::fleet::stop::WRITE_WITHIN;
 use crate::lane::Port;
@@ -548,4 +550,187 @@ fn the_end_of_the_http_thread_is_told_once_and_is_no_reason_to_stop_observing() 
     assert_eq!(world.fleet.next_warning(), Some(Warning::Unanswered));
     assert_eq!(world.fleet.next_warning(), None);
     world.agent(0);
+}
+
+// --- reload ----------------------------------------------------------------------------------------
+
+impl World {
+    /// The configuration of the start, changed by `change`.
+    fn reload(&self, change: impl FnOnce(&mut Config)) -> Result<Reloaded, ReloadError> {
+        let dir = Some(self.directory.path().to_owned());
+        let shards = Some(u32::try_from(self.fleet.handle.ports.len()).expect("few"));
+        let mut config = Config { dir, shards, threshold: T, agents_max: 64, ..Config::default() };
+        change(&mut config);
+        self.fleet.reload(config.plan())
+    }
+
+    fn log(&self, name: &str) -> Vec<Event> {
+        let text = std::fs::read_to_string(self.directory.path().join(name)).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    }
+
+    fn output(&self, name: &str) -> Option<Output> {
+        Some(Output::File(self.directory.path().join(name)))
+    }
+}
+
+fn keys(changes: &[KeyChange]) -> Vec<&str> {
+    changes.iter().map(|change| &*change.key).collect()
+}
+
+#[test]
+fn another_threshold_is_in_force_when_the_call_returns_and_nobody_stalls_by_it() {
+    let mut world = World::new(2);
+    let agents = [world.agent(0), world.agent(1)];
+    for threshold in [60_000, 300, 5_000, 250, 1_000] {
+        let threshold = Duration::from_millis(threshold);
+        let done = world.reload(|config| config.threshold = threshold).expect("taken");
+        assert!(done.late_shards.is_empty() && done.restart.is_empty(), "{done:?}");
+        world.watch(0, Duration::from_millis(100));
+    }
+    let told = world.told_of_agents();
+    assert!(told.is_empty(), "{told:#?}");
+    world.reload(|config| config.threshold = Duration::from_millis(300)).expect("taken");
+    agents[0].signal(Signal::STOP);
+    world.expect_of(&agents[0], |kind| matches!(kind, EventKind::Stall { certain: true, .. }));
+    agents[0].signal(Signal::CONT);
+}
+
+#[test]
+fn fault_35_what_cannot_be_used_changes_nothing_and_is_told() {
+    let mut world = World::new(1);
+    let refused = |world: &World, change: &dyn Fn(&mut Config)| {
+        world
+            .reload(|config| {
+                config.threshold = Duration::from_secs(60);
+                change(config);
+            })
+            .expect_err("refused")
+            .to_string()
+    };
+    let told = refused(&world, &|config| config.tick = Duration::ZERO);
+    assert!(told.contains("tick"), "{told}");
+    let told = refused(&world, &|config| config.events = Some(Output::File("/nonexistent/events".into())));
+    assert!(told.contains("cannot open event output /nonexistent/events"), "{told}");
+    let told = refused(&world, &|config| config.events = Some(Output::File("/proc/self/mem/x".into())));
+    assert!(told.contains("cannot open event output"), "{told}");
+    for _ in 0..3 {
+        world.expect(|event| event.kind == EventKind::REFUSED_RELOAD);
+    }
+    assert!(world.reload(|_| ()).expect("what is in force").changed.is_empty(), "nothing had changed");
+    world.expect(|event| matches!(event.kind, EventKind::Reload { outcome: ReloadOutcome::Applied, .. }));
+}
+
+#[test]
+fn fault_31_a_shard_that_is_stuck_refuses_a_reload_and_one_that_is_late_takes_it_when_it_goes_on() {
+    let mut world = World::new(2);
+    let agent = world.agent(1);
+    world.port(0).fault.stick();
+    world.strike(0);
+    let done = world.reload(|config| config.threshold = Duration::from_secs(7)).expect("taken by the other");
+    assert_eq!((done.late_shards, world.port(1).handover.edition()), (vec![0], 1));
+    assert_eq!(world.port(0).handover.edition(), 0);
+    world.expect_io(0, IoPlace::ShardStuck);
+    let refused = world.reload(|config| config.threshold = Duration::from_secs(9)).expect_err("stuck");
+    assert_eq!(refused.to_string(), "cannot reload: shard 0 makes no progress; restart the observer");
+    world.port(0).fault.release();
+    wait_for(|| world.port(0).handover.edition() == 1);
+    wait_for(|| !world.port(0).is_stuck.load(Ordering::Relaxed));
+    world.reload(|config| config.threshold = T).expect("it turns again");
+    drop(agent);
+}
+
+#[test]
+fn each_event_is_in_the_output_of_its_time_and_in_no_other() {
+    let mut world = World::new(1);
+    let _first = world.agent(0);
+    world.reload(|config| config.events = world.output("a")).expect("none, then a");
+    let _second = world.agent(0);
+    world.reload(|config| config.events = world.output("b")).expect("a, then b");
+    let _third = world.agent(0);
+    world
+        .reload(|config| {
+            config.events = world.output("b");
+            config.events_format = EventsFormat::Tsv;
+        })
+        .expect("the same file in another format");
+    let _fourth = world.agent(0);
+    world.reload(|config| config.events = world.output("b")).expect("and back");
+    let _fifth = world.agent(0);
+    let done = world.reload(|_| ()).expect("b, then none");
+    assert_eq!(keys(&done.changed), ["events"]);
+    let _sixth = world.agent(0);
+    let directory = world.directory;
+    let report = world.fleet.stop(SOON);
+    assert_eq!(report.events_unwritten, 0);
+    let text = |name: &str| std::fs::read_to_string(directory.path().join(name)).expect(name);
+    let kinds = |text: &str| -> Vec<String> {
+        let kind = |line: &str| match serde_json::from_str::<Event>(line) {
+            Ok(event) => format!("{} {}", event.seq, event.kind.name()),
+            Err(_) => line.split('\t').nth(1).expect("a column").to_owned(),
+        };
+        text.lines().map(kind).collect()
+    };
+    assert_eq!(kinds(&text("a")), ["3 reload", "4 up"]);
+    assert_eq!(kinds(&text("b")), ["5 reload", "6 up", "reload", "up", "9 reload", "10 up"]);
+}
+
+/// Many events while the output changes back and forth: their numbers have no gap and no repetition.
+#[test]
+fn no_event_is_lost_or_written_twice_while_outputs_change_under_load() {
+    const RELOADS: u64 = 40;
+    let world = World::new(1);
+    let names = ["a", "b"];
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let storm = scope.spawn(|| {
+            // As many as one queue holds: none is dropped, however slow the writers are.
+            for _ in 0..EVENTS_SLACK {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                let _ = world.fleet.handle.requests.send(Request::WriteFailed(0));
+                world.fleet.handle.doorbell.ring();
+                thread::yield_now();
+            }
+        });
+        for turn in 0..RELOADS {
+            let name = names[usize::from(turn % 2 == 1)];
+            world.reload(|config| config.events = world.output(name)).expect("taken");
+        }
+        done.store(true, Ordering::Relaxed);
+        storm.join().expect("storm");
+    });
+    world.reload(|_| ()).expect("no output: the last writer ends, too");
+    wait_for(|| world.running().tellers.writers.have_ended());
+    let (a, b) = (world.log("a"), world.log("b"));
+    for log in [&a, &b] {
+        assert!(log.is_sorted_by_key(|event| event.seq), "in order");
+    }
+    let mut seqs: Vec<u64> = a.iter().chain(&b).map(|event| event.seq).collect();
+    seqs.sort_unstable();
+    let first = seqs[0];
+    assert!(seqs.len() as u64 >= RELOADS);
+    assert!(seqs.iter().enumerate().all(|(index, seq)| *seq == first + index as u64), "each once");
+}
+
+#[test]
+fn reloads_at_once_come_one_after_the_other() {
+    let world = World::new(2);
+    thread::scope(|scope| {
+        for reloader in 0..4_u64 {
+            let world = &world;
+            scope.spawn(move || {
+                for round in 1..=5 {
+                    let threshold = Duration::from_secs(10 + reloader * 10 + round);
+                    let done = world.reload(|config| config.threshold = threshold).expect("taken");
+                    assert_eq!(keys(&done.changed), ["threshold"]);
+                    assert!(done.late_shards.is_empty());
+                }
+            });
+        }
+    });
+    assert_eq!(world.port(1).handover.edition(), 20);
+    let done = world.reload(|config| config.shards = Some(7)).expect("taken");
+    assert_eq!((keys(&done.changed), keys(&done.restart)), (vec!["threshold"], vec!["shards"]));
 }

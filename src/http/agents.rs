@@ -404,7 +404,7 @@ pub fn agent(row: &Row, sources: &Sources, now: MonoNs) -> Agent {
         stalls: row.stalls,
         resumes: row.resumes,
         silent_ns: now.since(hot.last_arrival),
-        threshold_ns: sources.classes.threshold_ns(hot.class),
+        threshold_ns: sources.terms().classes.threshold_ns(hot.class),
         first_ns: row.first_arrival.0,
         last_ns: hot.last_arrival.0,
     }

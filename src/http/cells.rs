@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::agents::{Row, View};
 use super::sources::Sources;
 use crate::api::AgentState;
+use crate::config::classes::Classes;
 use crate::time::MonoNs;
 
 /// All agents in a bounded number of cells, to draw a map.
@@ -37,18 +38,18 @@ impl Cells {
         let shards = rows.chunk_by(|one, other| one.shard == other.shard);
         let now = sources.now();
         let cells = shards.flat_map(|shard| shard.chunks(agents_per_cell));
-        let cells = cells.map(|rows| Cell::of(rows, sources, now)).collect();
+        let terms = sources.terms();
+        let cells = cells.map(|rows| Cell::of(rows, &terms.classes, now)).collect();
         Self { agents_per_cell, cells, as_of: view.as_of() }
     }
 }
 
 impl Cell {
-    fn of(rows: &[&Row], sources: &Sources, now: MonoNs) -> Self {
+    fn of(rows: &[&Row], classes: &Classes, now: MonoNs) -> Self {
         let count = |state| rows.iter().filter(|row| row.state() == state).count();
         let permille = |row: &&Row| {
             let silent = u128::from(now.since(row.hot.last_arrival)) * 1000;
-            u64::try_from(silent / u128::from(sources.classes.threshold_ns(row.hot.class).max(1)))
-                .unwrap_or(u64::MAX)
+            u64::try_from(silent / u128::from(classes.threshold_ns(row.hot.class).max(1))).unwrap_or(u64::MAX)
         };
         Self {
             shard: rows[0].shard,

@@ -61,7 +61,7 @@ pub fn tracked(row: &Row, sources: &Sources, past: impl Fn(u32) -> Past) -> Opti
         as_of: now.0,
         off_hash: sources.is_off_hash(hot.pid, row.shard),
         period_ns: (as_is.beats > 2).then(|| hot.last_arrival.since(cold.first_arrival) / (sent - 1)),
-        rule: sources.classes.rule_of(hot.class),
+        rule: sources.terms().classes.rule_of(hot.class),
         terminals: cold.terminals,
         mixed: hot.flags.has(Flags::MIXED),
         program_unreadable: sources.names.is_program_hidden(as_is.holder()),

@@ -15,7 +15,7 @@ const UIDS: usize = 20;
 
 /// The fleet as of now.
 pub fn fleet(sources: &Sources, now: MonoNs, wall: WallNs) -> Fleet {
-    let tally = sources.copies.take();
+    let (tally, terms) = (sources.copies.take(), sources.terms());
     let snapshot = Snapshot::take(&sources.ports, &tally, sources.plan.agents_max);
     let health = sources.vitals.health(&snapshot, now);
     let (stalled, up) = (snapshot.stalled(), snapshot.agents() - snapshot.stalled());
@@ -44,9 +44,9 @@ pub fn fleet(sources: &Sources, now: MonoNs, wall: WallNs) -> Fleet {
         is_healthy: health.is_healthy(),
         problems: health.problems.iter().map(ToString::to_string).collect(),
         agents_max: snapshot.agents_max,
-        threshold_ns: sources.plan.threshold_ns,
+        threshold_ns: terms.threshold_ns,
         tick_ns: sources.plan.tick_ns,
-        rules: sources.plan.rules.iter().map(rule).collect(),
+        rules: terms.rules.iter().map(rule).collect(),
         up,
         stalled,
         events: snapshot.events,

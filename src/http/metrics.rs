@@ -206,6 +206,16 @@ const FAMILIES: &[Family] = &[
         )),
     },
     Family {
+        name: "varta_config_last_reload_successful",
+        help: "1 if the configuration that was read last is in force, 0 if it was refused",
+        values: Gauge(Fleet(|of| if of.tally.is_reload_refused { 0.0 } else { 1.0 })),
+    },
+    Family {
+        name: "varta_config_last_reload_success_timestamp_seconds",
+        help: "When the configuration in force was read: at the start or by a reload",
+        values: Gauge(Fleet(|of| number(of.tally.configured.0) / NS_PER_SECOND)),
+    },
+    Family {
         name: "varta_agents_max",
         help: "Most agents the whole fleet tracks",
         values: Gauge(Fleet(|of| number(of.sources.plan.agents_max.into()))),

@@ -20,6 +20,7 @@ use crossbeam::channel::{Receiver, TryRecvError};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
 use tokio::task::{LocalSet, spawn_local, yield_now};
@@ -54,9 +55,9 @@ pub mod traffic;
 use agents::Views;
 use budget::Budget;
 use ring::Ring;
-pub use sources::Sources;
-pub use token::TokenError;
-use token::{Token, TokenFile};
+pub use sources::{Sources, Terms, TermsInForce};
+use token::Token;
+pub use token::{TokenError, TokenFile};
 use traffic::{Connections, Entry, Traffic};
 
 /// How long a client may take to send a request, from its connection or the end of the previous response.
@@ -125,6 +126,11 @@ impl Listeners {
             None => plan.listen.map(bind).transpose()?,
         };
         Ok(Self { control, tcp, token })
+    }
+
+    /// The token of the TCP clients, taken out.
+    pub const fn take_token(&mut self) -> Option<TokenFile> {
+        self.token.take()
     }
 
     /// The address of the TCP listener.
@@ -216,7 +222,7 @@ impl HttpError {
 /// State shared by the tasks of this thread.
 struct Server {
     sources: Arc<Sources>,
-    token: RefCell<Option<TokenFile>>,
+    token: Arc<Mutex<Option<TokenFile>>>,
     ring: RefCell<Ring>,
     /// More events have arrived, or no more will.
     news: Notify,
@@ -242,17 +248,22 @@ enum Way {
 }
 
 impl Http {
-    /// Starts the thread.
+    /// Starts the thread. `token`: what TCP clients must send, if anything; it may be replaced meanwhile.
     ///
     /// # Errors
     /// The kernel's, if it grants no thread or descriptor.
-    pub fn spawn(sources: Sources, listeners: Listeners, heard: Heard) -> io::Result<Self> {
+    pub fn spawn(
+        sources: Sources,
+        listeners: Listeners,
+        token: Arc<Mutex<Option<TokenFile>>>,
+        heard: Heard,
+    ) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let lifeline = sources.vitals.of(FleetThread::Http);
         let thread = thread::Builder::new().name("varta-http".into()).spawn(move || {
             let _lifeline = lifeline;
-            let serving = serve(Arc::new(sources), listeners, heard, stopped);
+            let serving = serve(Arc::new(sources), listeners, token, heard, stopped);
             LocalSet::new().block_on(&runtime, serving);
         })?;
         Ok(Self { thread, stop })
@@ -269,13 +280,14 @@ impl Http {
 async fn serve(
     sources: Arc<Sources>,
     listeners: Listeners,
+    token: Arc<Mutex<Option<TokenFile>>>,
     Heard { events, rung }: Heard,
     mut stopped: watch::Receiver<bool>,
 ) {
     let server = Rc::new(Server {
         run: format!("{:x}", sources.run),
         sources,
-        token: RefCell::new(listeners.token),
+        token,
         ring: RefCell::default(),
         news: Notify::new(),
         is_over: Cell::new(false),
@@ -285,7 +297,7 @@ async fn serve(
         control: Connections::new(CONTROL_MAX),
         tcp: Connections::new(TCP_MAX),
     });
-    if server.token.borrow().is_some() {
+    if listeners.tcp.is_some() {
         spawn_local(renew_token(Rc::clone(&server)));
     }
     let hearing = spawn_local(hear(Rc::clone(&server), events, Arc::clone(&rung)));
@@ -326,7 +338,7 @@ async fn serve(
 async fn renew_token(server: Rc<Server>) {
     loop {
         sleep(TOKEN_EVERY).await;
-        let renewed = server.token.borrow_mut().as_mut().and_then(TokenFile::look_again);
+        let renewed = server.token.lock().as_mut().and_then(TokenFile::look_again);
         if let Some(renewed) = renewed {
             *server.sources.vitals.token_trouble.lock() = renewed.err().map(|error| error.to_string());
         }

@@ -201,7 +201,7 @@ impl Server {
     /// Refuses a request by its origin and headers, before its content is examined.
     fn admits(&self, way: Way, request: &Request<Incoming>) -> Option<Response> {
         if way == Way::Tcp {
-            if let Some(file) = &*self.token.borrow() {
+            if let Some(file) = &*self.token.lock() {
                 let given = secret(request.headers());
                 if !given.is_some_and(|given| file.token().is(&given)) {
                     if let Some(response) = self.probed(request) {

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
+
 use crate::config::classes::Classes;
-use crate::config::plan::Plan;
+use crate::config::plan::{Plan, Rule};
 use crate::lane::Port;
 use crate::process::names::Names;
 use crate::route::shard_for;
@@ -28,9 +30,9 @@ pub struct Sources {
     pub vitals: Arc<Vitals>,
     /// Problems of the event output.
     pub output: Arc<OutputState>,
-    /// The threshold of each class of agents.
-    pub classes: Classes,
-    /// The plan in force.
+    /// Thresholds and rules in force.
+    pub terms: Arc<TermsInForce>,
+    /// The plan of the start, of which only what a reload does not change is read.
     pub plan: Plan,
     /// The runtime directory.
     pub dir: PathBuf,
@@ -44,7 +46,46 @@ pub struct Sources {
     pub address: Option<SocketAddr>,
 }
 
+/// Thresholds and rules.
+#[derive(Debug)]
+pub struct Terms {
+    /// The threshold of agents that no rule matches, ns.
+    pub threshold_ns: u64,
+    /// The rules, in order.
+    pub rules: Vec<Rule>,
+    /// The threshold of each class of agents.
+    pub classes: Classes,
+}
+
+impl Terms {
+    /// Those of a plan.
+    pub fn of(plan: &Plan) -> Self {
+        Self { threshold_ns: plan.threshold_ns, rules: plan.rules.clone(), classes: plan.classes() }
+    }
+}
+
+/// The [`Terms`] in force, which a reload replaces. While it is under way, a slot may show a class of the others.
+#[derive(Debug)]
+pub struct TermsInForce(RwLock<Arc<Terms>>);
+
+impl TermsInForce {
+    /// These, until they are replaced.
+    pub fn new(terms: Terms) -> Self {
+        Self(RwLock::new(Arc::new(terms)))
+    }
+
+    /// Puts others in force.
+    pub fn set(&self, terms: Terms) {
+        *self.0.write() = Arc::new(terms);
+    }
+}
+
 impl Sources {
+    /// Thresholds and rules in force.
+    pub fn terms(&self) -> Arc<Terms> {
+        Arc::clone(&self.terms.0.read())
+    }
+
     pub fn now(&self) -> MonoNs {
         SystemClock.mono()
     }

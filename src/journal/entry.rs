@@ -2,9 +2,10 @@
 //!
 //! As in the JSON of an event, only the reason of a [`NoFrame`] is kept: its wrong bytes are zero when read.
 
+use crate::config::KeySet;
 use crate::event::{
     Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
-    RestartWhy, SessionWhy, ShareSpent,
+    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
 };
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
@@ -31,6 +32,7 @@ const NONE: u64 = u64::MAX;
 const BLIND_WHYS: [BlindWhy; 3] = [BlindWhy::Paused, BlindWhy::Full, BlindWhy::Restart];
 const FLOOD_WHYS: [FloodWhy; 2] = [FloodWhy::Full, FloodWhy::Budget];
 const FROZEN_PHASES: [FrozenPhase; 2] = [FrozenPhase::Begin, FrozenPhase::End];
+const RELOAD_OUTCOMES: [ReloadOutcome; 2] = [ReloadOutcome::Applied, ReloadOutcome::Refused];
 const RESTART_WHYS: [RestartWhy; 2] = [RestartWhy::Planned, RestartWhy::Crash];
 const PLACES: [IoPlace; 6] = [
     IoPlace::Receive,
@@ -172,6 +174,9 @@ fn fields_of(kind: &EventKind) -> Option<(u64, [u64; FIELD_WORDS])> {
             (18, [code_of(&RESTART_WHYS, &why), shards.into(), adopted.into(), gone.into(), gap_ns, 0])
         }
         EventKind::Stop => (19, [0; FIELD_WORDS]),
+        EventKind::Reload { outcome, changed, restart } => {
+            (20, [code_of(&RELOAD_OUTCOMES, &outcome), changed.to_bits(), restart.to_bits(), 0, 0, 0])
+        }
         EventKind::Lost { .. } | EventKind::Beat => return None,
     })
 }
@@ -243,6 +248,11 @@ fn kind_of(code: u8, fields: &[u64; FIELD_WORDS]) -> Option<EventKind> {
             gap_ns: e,
         },
         19 => EventKind::Stop,
+        20 => EventKind::Reload {
+            outcome: with_code(&RELOAD_OUTCOMES, a)?,
+            changed: KeySet::from_bits(b),
+            restart: KeySet::from_bits(c),
+        },
         _ => return None,
     })
 }

@@ -339,7 +339,9 @@ fn answer_questions(
         let Ok(Question { holder, pid, of }) = question else { return };
         let program = Program { comm: Some("agent".to_owned()), exe: Some("/agent".to_owned()) };
         let finding = match of {
-            Inquiry::Program => Finding::Program { holder, found: program, is_frozen: false },
+            Inquiry::Program | Inquiry::Class => {
+                Finding::Program { holder, found: program, is_frozen: false }
+            }
             Inquiry::Freezer(_) => Finding::Freezer { holder, is_frozen: false },
             Inquiry::Who => {
                 let incarnation = Incarnation::new(u64::from(pid));

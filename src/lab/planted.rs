@@ -48,6 +48,10 @@ mod switch {
         TrustsTheWallClock,
         /// A process is judged by its first name, even after a rename.
         KeepsTheFirstName,
+        /// A reload leaves slots the number of their class in the table before.
+        KeepsOldClasses,
+        /// A threshold that a reload made shorter holds for the silence before it, too.
+        JudgesAtOnceByAShorterThreshold,
         /// A line has one column too many.
         SplitsAColumn,
     }

@@ -2,9 +2,10 @@
 
 use proptest::prelude::*;
 
+use crate::config::KeySet;
 use crate::event::{
     Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
-    RestartWhy, SessionWhy, ShareSpent,
+    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
 };
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
@@ -82,6 +83,16 @@ pub fn one_of_each() -> Vec<Event> {
         ),
         (shard, None, Kind::Blind { phase: BlindPhase::End { for_ns: 8 }, why: BlindWhy::Restart }),
         (shard, agent, Kind::Exit { silent_ns: 1, how: None, while_away: true }),
+        (
+            None,
+            None,
+            Kind::Reload {
+                outcome: ReloadOutcome::Applied,
+                changed: ["threshold", "rule"].into_iter().collect(),
+                restart: ["http.listen"].into_iter().collect(),
+            },
+        ),
+        (None, None, Kind::REFUSED_RELOAD),
     ];
     let mut seq = 0;
     let event = |(shard, agent, kind)| {
@@ -277,6 +288,14 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
                 gone,
                 gap_ns
             }),
+        prop_oneof![
+            Just(Kind::REFUSED_RELOAD),
+            Just(Kind::Reload {
+                outcome: ReloadOutcome::Applied,
+                changed: ["events", "shard.allow-uids"].into_iter().collect(),
+                restart: KeySet::NONE,
+            })
+        ],
         (extreme(), extreme()).prop_map(|(from_seq, to_seq)| Kind::Lost { from_seq, to_seq }),
     ]
 }

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::http::Sources;
 #[cfg(feature = "bench")]
 use crate::http::metrics::{Reading, openmetrics_text};
 #[cfg(feature = "bench")]
 use crate::http::traffic::Traffic;
+use crate::http::{Sources, Terms, TermsInForce};
 use crate::lane::Port;
 use crate::lane::kick::Kick;
 use crate::process::names::Names;
@@ -40,7 +40,7 @@ pub fn sources(shards: u16) -> Sources {
         names: Arc::new(Names::new(shards.into())),
         vitals,
         output: Arc::default(),
-        classes: plan.classes(),
+        terms: Arc::new(TermsInForce::new(Terms::of(&plan))),
         plan,
         dir,
         is_raised: [true; 2],

@@ -118,6 +118,11 @@ impl ShardCounters {
         });
     }
 
+    /// Whether the thread runs.
+    pub fn is_alive(&self) -> bool {
+        self.health() == ShardHealth::Alive
+    }
+
     /// State of the thread.
     pub fn health(&self) -> ShardHealth {
         match self.health.get() {

@@ -29,6 +29,9 @@ pub mod instruction {
     pub(super) const GENERATION_SHIFT: u32 = 8;
 }
 
+/// The bits of a value that hold the class and the number of its table.
+const OF_CLASS: u64 = 0xFF_FFFF;
+
 /// The values of an instruction; its bits decide which of them apply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Instruction {
@@ -38,6 +41,8 @@ pub struct Instruction {
     pub inner_pid: u32,
     /// The threshold class.
     pub class: u8,
+    /// The number of the table that the class is of: the shard may use another one by now.
+    pub table: u16,
 }
 
 /// An instruction taken from an inbox.
@@ -71,7 +76,7 @@ where
     M: Deref<Target = [V]>,
 {
     pub(super) lane: IndexLane<N, L>,
-    /// Per slot two words: the instant; the inner pid and the class.
+    /// Per slot two words: the instant; the inner pid, the number of the table and the class.
     pub(super) values: M,
 }
 
@@ -104,10 +109,10 @@ where
         }
         let mut word = rest.load(Ordering::Relaxed);
         if bits & instruction::INNER_PID != 0 {
-            word = word & 0xFF | u64::from(instruction.inner_pid) << 32;
+            word = word & OF_CLASS | u64::from(instruction.inner_pid) << 32;
         }
         if bits & instruction::CLASS != 0 {
-            word = word & !0xFF | u64::from(instruction.class);
+            word = word & !OF_CLASS | u64::from(instruction.table) << 8 | u64::from(instruction.class);
         }
         rest.store(word, Ordering::Relaxed);
         let holder = generation << instruction::GENERATION_SHIFT;
@@ -131,9 +136,11 @@ where
         let holder = word_of_bits >> instruction::GENERATION_SHIFT;
         let [as_of, rest] = self.values(slot);
         let word = rest.load(Ordering::Relaxed);
-        let [class, ..] = word.to_le_bytes();
+        let [class, low, high, ..] = word.to_le_bytes();
+        let table = u16::from_le_bytes([low, high]);
         let inner_pid = (word >> 32) as u32;
-        let instruction = Instruction { as_of: MonoNs(as_of.load(Ordering::Relaxed)), inner_pid, class };
+        let as_of = MonoNs(as_of.load(Ordering::Relaxed));
+        let instruction = Instruction { as_of, inner_pid, class, table };
         Some(Taken { slot, holder, bits, instruction })
     }
 

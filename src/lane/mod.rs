@@ -16,6 +16,7 @@ mod notes;
 mod port;
 pub mod report;
 pub mod sessions;
+pub mod settings;
 #[cfg(test)]
 mod tests;
 pub mod uids;

@@ -14,6 +14,7 @@ use super::kick::{Kick, KickedAt};
 use super::notes::{BeatNote, Sample};
 use super::report::ReportLane;
 use super::sessions::Sessions;
+use super::settings::Handover;
 use super::uids::UidTable;
 #[cfg(test)]
 use crate::lab::fault;
@@ -48,6 +49,8 @@ pub struct Port {
     pub beats: Option<ArrayQueue<BeatNote>>,
     /// Instructions for the shard.
     pub inbox: Inbox,
+    /// New settings for the shard.
+    pub handover: Handover,
     /// The session of each slot's holder.
     pub sessions: Sessions,
     /// Its counters.
@@ -93,6 +96,7 @@ impl Port {
             blind: ArrayQueue::new(BLIND_NEWS),
             beats: with_beats.then(|| ArrayQueue::new(BEAT_NOTES)),
             inbox: Inbox::new(slots)?,
+            handover: Handover::default(),
             sessions: Sessions::new(slots)?,
             counters: ShardCounters::default(),
             uids: Arc::default(),

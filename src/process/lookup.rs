@@ -59,7 +59,7 @@ impl Lookups {
                         }
                         Finding::Who { holder, found }
                     }
-                    Inquiry::Program => {
+                    Inquiry::Program | Inquiry::Class => {
                         let found = procfs::program(pid);
                         on_program(holder, &found);
                         Finding::Program { holder, found, is_frozen: freezer.is_frozen(pid, clock.mono()) }
@@ -92,10 +92,15 @@ impl Lookups {
         (Self { urgent, ordinary }, [urgent_questions, questions])
     }
 
+    /// Questions that are not urgent and wait for their turn.
+    pub fn waiting(&self) -> usize {
+        self.ordinary.len()
+    }
+
     /// Sends a question. Never blocks. If the thread has ended there is no answer, so callers need a timeout.
     pub fn ask(&self, question: Question) {
         let _ = match question.of {
-            Inquiry::Who | Inquiry::Freezer(_) => self.ordinary.send(question),
+            Inquiry::Who | Inquiry::Class | Inquiry::Freezer(_) => self.ordinary.send(question),
             Inquiry::Program => self.urgent.send(question),
         };
     }

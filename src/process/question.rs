@@ -23,6 +23,8 @@ pub enum Inquiry {
     Who,
     /// What does it run now, and is it frozen? A stall waits for the answer, so this is asked first.
     Program,
+    /// As `Program`, but nothing waits for the answer.
+    Class,
     /// Is it still frozen, provided it is still the same process?
     Freezer(Option<Incarnation>),
 }

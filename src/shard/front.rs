@@ -5,8 +5,10 @@
 //! in [`Front::wait`]. Allocates: never after [`Front::new`].
 
 use std::io;
+use std::mem;
 
 use crate::config::plan::Plan;
+use crate::lane::settings::Settings;
 use crate::refusal::Refusal;
 use crate::rules::{self, Sender};
 use crate::shard::arrival::Arrival;
@@ -90,11 +92,7 @@ impl<T: Transport, C: Clock> Front<T, C> {
     /// A front whose sight begins now.
     pub fn new(transport: T, clock: C, tracker: Tracker, limits: Limits, allow_uids: Option<&[u32]>) -> Self {
         let now = clock.mono();
-        let allow_uids = allow_uids.map(|uids| {
-            let mut uids: Box<[u32]> = uids.into();
-            uids.sort_unstable();
-            uids
-        });
+        let allow_uids = allow_uids.map(sorted);
         Self {
             sight: sight_of(&transport, limits, now),
             arrivals: Arrivals::new(&clock),
@@ -147,6 +145,18 @@ impl<T: Transport, C: Clock> Front<T, C> {
         self.sight = sight_of(&self.transport, self.limits, self.now);
         self.sight.go_on_from(watermark, blind_total_ns);
         self.tracker.recover(self.now);
+    }
+
+    /// Swaps what a reload changes with `settings`: these are in force afterwards, and those before are in
+    /// `settings`. Frames that were heard before stay accepted or refused.
+    pub fn swap(&mut self, settings: &mut Settings) {
+        mem::swap(&mut self.allow_uids, &mut settings.allow_uids);
+        self.tracker.uids.set_frames_max(settings.uid_frames_max);
+        if let Some((table, classes)) = &mut settings.table {
+            self.limits.threshold_min_ns = classes.smallest_ns();
+            self.sight.set_threshold(self.limits.threshold_min_ns);
+            self.tracker.swap_classes(*table, classes, self.now);
+        }
     }
 
     /// The last reading of the clock.
@@ -278,6 +288,13 @@ impl<T: Transport, C: Clock> Front<T, C> {
         }
         self.tracker.judge(&view, budget, |since| sight.blind_since(since), on_stall)
     }
+}
+
+/// A list of users as it is searched.
+pub fn sorted(uids: &[u32]) -> Box<[u32]> {
+    let mut uids: Box<[u32]> = uids.into();
+    uids.sort_unstable();
+    uids
 }
 
 fn sight_of(transport: &impl Transport, limits: Limits, now: MonoNs) -> SightLog {

@@ -31,6 +31,8 @@ use tracker::Outcome;
 const BATCHES_PER_TURN: u32 = 16;
 /// Timer entries handled between two receive calls.
 const JUDGE_BUDGET: u32 = 4096;
+/// Agents moved to new classes per turn, after a reload.
+const RENEW_BUDGET: u32 = 1024;
 /// Instructions taken per turn.
 const INSTRUCTIONS_PER_TURN: u32 = 1024;
 /// An idle shard wakes this often, to publish that it runs.
@@ -103,6 +105,9 @@ impl<T: Transport, C: Clock> Shard<T, C> {
             self.judge();
         }
         self.drain()?;
+        if self.port.handover.is_offered() {
+            self.take_settings();
+        }
         self.take_instructions();
         self.judge();
         self.tell_blindness();
@@ -308,6 +313,19 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         }
     }
 
+    /// Takes what a reload changes, unless the agents are still being moved to the classes of the one before.
+    #[cold]
+    fn take_settings(&mut self) {
+        if self.front.tracker.is_renewing() {
+            return;
+        }
+        let Some(mut settings) = self.port.handover.take() else { return };
+        self.pace.set_max(settings.max_delay_ns);
+        self.front.swap(&mut settings);
+        self.port.handover.settle(settings.edition, settings);
+        self.doorbell.ring();
+    }
+
     fn take_instructions(&mut self) {
         for _ in 0..INSTRUCTIONS_PER_TURN {
             let Some(taken) = self.deferred.take().or_else(|| self.port.inbox.take()) else { return };
@@ -338,6 +356,10 @@ impl<T: Transport, C: Clock> Shard<T, C> {
             doorbell.ring();
         }
         self.is_behind |= is_budget_spent;
+        if self.front.tracker.is_renewing() {
+            self.front.tracker.renew(RENEW_BUDGET);
+            self.is_behind = true;
+        }
     }
 
     fn tell_blindness(&mut self) {
@@ -362,6 +384,14 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         counters.turned_at.set(self.front.now().0);
         let progress = self.front.progress();
         self.front.tracker.writer().mark_progress(&progress);
+    }
+}
+
+#[cfg(test)]
+impl<T: Transport, C: Clock> Shard<T, C> {
+    /// The threshold in force for the agent of a slot, ns.
+    pub fn threshold_of(&self, slot: u32) -> u64 {
+        self.front.tracker.threshold_of(&self.front.tracker.hot(slot))
     }
 }
 

@@ -63,6 +63,18 @@ impl Pace {
         }
     }
 
+    /// Sleeps at most `max_ns` from now on. The length of the sleep adapts from there as after the start.
+    pub fn set_max(&mut self, max_ns: u64) {
+        if max_ns == self.max_ns {
+            return;
+        }
+        let is_small = self.places <= SMALL_QUEUE + 1;
+        self.max_ns = max_ns;
+        self.min_ns = if is_small { 0 } else { SHORTEST_NS.min(max_ns) };
+        self.delay_ns = if max_ns == 0 { 0 } else { self.delay_ns.clamp(self.min_ns, max_ns) };
+        self.is_busy &= max_ns > 0;
+    }
+
     /// Takes the result of the last turn: `frames` datagrams, and whether the queue was drained.
     #[inline]
     pub fn on_turn(&mut self, frames: u64, is_drained: bool, now: MonoNs) {
@@ -199,6 +211,24 @@ mod tests {
         assert!(small.delay().is_some_and(|delay_ns| delay_ns > 0), "it grows while the queue is shallow");
         turns(&mut small, &mut now, 3, 6);
         assert_eq!(small.delay(), None);
+    }
+
+    #[test]
+    fn another_longest_sleep_holds_from_the_next_turn_on() {
+        let mut now = MonoNs(0);
+        let mut pace = Pace::new(MS, 512, now);
+        turns(&mut pace, &mut now, 100, 50);
+        pace.set_max(MS / 4);
+        assert_eq!(pace.delay(), Some(MS / 4));
+        pace.set_max(2 * MS);
+        turns(&mut pace, &mut now, 200, 50);
+        assert_eq!(pace.delay(), Some(2 * MS), "it grows to the new one");
+        pace.set_max(0);
+        turns(&mut pace, &mut now, 100, 50);
+        assert_eq!(pace.delay(), None);
+        pace.set_max(MS);
+        turns(&mut pace, &mut now, 200, 50);
+        assert_eq!(pace.delay(), Some(MS), "it sleeps again");
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl SightLog {
         windows[0].end = now;
         Self {
             places,
-            pause_ns: PAUSE_MIN_NS.max(threshold_ns / 4),
+            pause_ns: pause_of(threshold_ns),
             tick_ns,
             watermark: now,
             wait: None,
@@ -127,6 +127,11 @@ impl SightLog {
             recent_next: 0,
             blind_total_ns: 0,
         }
+    }
+
+    /// The smallest threshold is another one from now on.
+    pub fn set_threshold(&mut self, threshold_ns: u64) {
+        self.pause_ns = pause_of(threshold_ns);
     }
 
     /// The shard is about to wait, until `timeout_at` at the latest.
@@ -453,6 +458,11 @@ impl SightLog {
         self.windows.copy_within(over.., 0);
         self.windows_len -= over;
     }
+}
+
+/// How much later than it should end a wait must end to count as a pause, ns.
+fn pause_of(threshold_ns: u64) -> u64 {
+    PAUSE_MIN_NS.max(threshold_ns / 4)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Thread: shard. Blocks: never. Allocates: at start only. Time is an argument; [`rules`] decide what a beat
 //! means.
 
+use std::mem;
 use std::sync::Arc;
 
 use crate::config::classes::Classes;
@@ -50,12 +51,116 @@ pub struct Tracker {
     wheel: Wheel,
     admission: Arc<Admission>,
     classes: Classes,
+    /// The number of `classes`: an instruction that names a class of another table is void.
+    table: u16,
+    renewal: Renewal,
     /// Beats of all agents that were lost before they reached the shard.
     beats_lost: u64,
     /// Where each slot's agent is counted; 0 = nowhere.
     seats: Vec<u64>,
     /// What each user costs, and the budget of each.
     pub uids: UidAccounts,
+}
+
+/// What the last reload means for slots that were in use then.
+#[derive(Debug)]
+struct Renewal {
+    /// When the classes were swapped last; 0: never.
+    at: MonoNs,
+    /// When they were swapped before that.
+    earlier_at: MonoNs,
+    /// The classes before.
+    before: Classes,
+    /// A bit for each slot: its class is one of `before`.
+    stale: Vec<u64>,
+    /// Words of `stale` from the first to the second may hold bits that are set.
+    left: (u32, u32),
+    /// By slot: the threshold before the swap, ns, and an instant before which no earlier swap lets the agent be
+    /// judged.
+    grace: Vec<[u64; 2]>,
+}
+
+impl Renewal {
+    fn new(slots: u32) -> Self {
+        // The kernel zeroes both page by page when they are touched: in a fleet that is never reloaded, never.
+        Self {
+            at: MonoNs(0),
+            earlier_at: MonoNs(0),
+            before: Classes::single(0),
+            stale: vec![0; slots.div_ceil(u64::BITS) as usize],
+            left: (0, 0),
+            grace: vec![[0; 2]; slots as usize],
+        }
+    }
+
+    /// Marks the first `slots` slots.
+    fn mark(&mut self, slots: u32) {
+        let (full, rest) = ((slots / u64::BITS) as usize, slots % u64::BITS);
+        self.stale[..full].fill(u64::MAX);
+        if rest > 0 {
+            self.stale[full] = (1 << rest) - 1;
+        }
+        self.left = (0, slots.div_ceil(u64::BITS));
+    }
+
+    #[inline]
+    const fn is_over(&self) -> bool {
+        self.left.0 == self.left.1
+    }
+
+    fn is_stale(&self, slot: u32) -> bool {
+        !self.is_over() && self.stale[(slot / u64::BITS) as usize] >> (slot % u64::BITS) & 1 == 1
+    }
+
+    fn clear(&mut self, slot: u32) {
+        if !self.is_over() {
+            self.stale[(slot / u64::BITS) as usize] &= !(1 << (slot % u64::BITS));
+        }
+    }
+
+    /// Keeps what the slot owes its agent, whose threshold was `before_ns` until the last swap.
+    fn keep_grace(&mut self, slot: u32, last_arrival: MonoNs, before_ns: u64) {
+        let kept = grace(self.grace[slot as usize], self.earlier_at, last_arrival, before_ns);
+        self.grace[slot as usize] = [before_ns, kept.0];
+    }
+
+    /// The slot has another agent, which no swap concerns.
+    fn forget(&mut self, slot: u32) {
+        if self.at > MonoNs(0) {
+            self.clear(slot);
+            self.grace[slot as usize] = [0, 0];
+        }
+    }
+
+    /// The instant before which the agent of the slot is not judged, because its threshold became shorter.
+    fn not_before(&self, slot: u32, last_arrival: MonoNs, threshold_ns: u64) -> MonoNs {
+        if planted!(JudgesAtOnceByAShorterThreshold) {
+            return MonoNs(0);
+        }
+        grace(self.grace[slot as usize], self.at, last_arrival, threshold_ns)
+    }
+
+    /// The first slot whose class is one of `before`.
+    fn next(&mut self) -> Option<u32> {
+        while !self.is_over() {
+            let word = self.stale[self.left.0 as usize];
+            if word != 0 {
+                return Some(self.left.0 * u64::BITS + word.trailing_zeros());
+            }
+            self.left.0 += 1;
+        }
+        None
+    }
+}
+
+/// The instant before which an agent that has been silent since before the swap `at` is not judged, by what is
+/// kept of its slot. An agent that has beaten since owes nothing to a swap.
+fn grace([before_ns, kept]: [u64; 2], at: MonoNs, last_arrival: MonoNs, threshold_ns: u64) -> MonoNs {
+    if last_arrival >= at {
+        return MonoNs(0);
+    }
+    let is_shorter = threshold_ns < before_ns;
+    MonoNs(kept).max(if is_shorter { at + threshold_ns } else { MonoNs(0) })
 }
 
 /// Where the agent of a slot is counted, packed into a word of `seats`: pid, user, and row in the shard's
@@ -99,6 +204,8 @@ impl Tracker {
             wheel: Wheel::new(slots, tick_ns, now),
             admission,
             classes,
+            table: 0,
+            renewal: Renewal::new(slots),
             beats_lost: 0,
             seats: vec![0; slots as usize],
             uids,
@@ -125,6 +232,62 @@ impl Tracker {
         tracker
     }
 
+    /// Swaps the classes with those of a reload, at `now`. Slots in use have a class of the new table once
+    /// [`Tracker::renew`] has visited them: that of agents that have not been looked up yet, until an instruction
+    /// that names `table` says which. Every use of a slot visits it first.
+    ///
+    /// An agent whose threshold became shorter is not judged before a whole one has passed since `now`.
+    pub fn swap_classes(&mut self, table: u16, classes: &mut Classes, now: MonoNs) {
+        debug_assert!(!self.is_renewing(), "one after the other");
+        mem::swap(&mut self.classes, classes);
+        mem::swap(&mut self.renewal.before, classes);
+        self.table = table;
+        self.renewal.mark(self.unused_from);
+        self.renewal.earlier_at = mem::replace(&mut self.renewal.at, now);
+    }
+
+    /// Whether slots are left that [`Tracker::renew`] must visit.
+    #[inline]
+    pub const fn is_renewing(&self) -> bool {
+        !self.renewal.is_over()
+    }
+
+    /// Visits at most `budget` of the slots that still have a class of the table before.
+    pub fn renew(&mut self, budget: u32) {
+        for _ in 0..budget {
+            let Some(slot) = self.renewal.next() else { return };
+            self.renew_slot(slot);
+        }
+    }
+
+    /// Gives the agent of the slot, if it still has a class of the table before, that of agents that have not been
+    /// looked up yet.
+    #[cold]
+    fn renew_slot(&mut self, slot: u32) {
+        let mut hot = self.writer.hot(slot);
+        if hot.state == State::Free {
+            return self.renewal.clear(slot);
+        }
+        let before_ns = self.renewal.before.threshold_ns(hot.class);
+        self.renewal.keep_grace(slot, hot.last_arrival, before_ns);
+        if !planted!(KeepsOldClasses) {
+            hot.class = self.classes.unknown();
+        }
+        self.writer.write_hot(slot, &hot);
+        if hot.state == State::Up {
+            self.wheel.set(slot, hot.last_arrival + self.threshold_of(&hot));
+        }
+        // Last: after a panic in between, the slot is visited again.
+        self.renewal.clear(slot);
+    }
+
+    #[inline]
+    fn freshen(&mut self, slot: u32) {
+        if self.renewal.is_stale(slot) {
+            self.renew_slot(slot);
+        }
+    }
+
     /// Rebuilds from the table after a panic left everything else in doubt.
     pub fn recover(&mut self, now: MonoNs) {
         self.wheel.reset(now);
@@ -143,6 +306,7 @@ impl Tracker {
         self.free.clear();
         self.unused_from = self.writer.used();
         for slot in (0..self.unused_from).rev() {
+            self.freshen(slot);
             let mut hot = self.writer.hot(slot);
             let seat = Seat::from_word(self.seats[slot as usize]);
             if hot.state == State::Free {
@@ -211,6 +375,10 @@ impl Tracker {
     /// Handles every frame but the ordinary next beat.
     #[cold]
     fn on_other_frame(&mut self, slot: u32, mut hot: Hot, frame: &Frame, sender: &Sender) -> Outcome {
+        if self.renewal.is_stale(slot) {
+            self.renew_slot(slot);
+            hot = self.writer.hot(slot);
+        }
         let mut cold = self.writer.cold(slot);
         let before = hot.state;
         let threshold_ns = self.threshold_of(&hot);
@@ -285,6 +453,7 @@ impl Tracker {
     /// Gives the slot to the sender of `frame`, under a new generation.
     fn settle(&mut self, slot: u32, frame: &Frame, sender: &Sender) {
         let generation = self.writer.cold(slot).generation.wrapping_add(1);
+        self.renewal.forget(slot);
         let (hot, cold) = rules::first_beat(frame, sender, generation, self.classes.unknown());
         self.writer.write(slot, &hot, &cold);
         if hot.state == State::Up {
@@ -326,11 +495,12 @@ impl Tracker {
         blind_since: impl Fn(MonoNs) -> u64,
         on_stall: &mut impl FnMut(u32),
     ) {
+        self.freshen(slot);
         let hot = self.writer.hot(slot);
         if hot.state != State::Up {
             return;
         }
-        match self.judgement_of(&hot, sight) {
+        match self.judgement_of(slot, &hot, sight) {
             Judgement::NotBefore(_) if planted!(ForgetsTheTimer) => {}
             Judgement::NotBefore(at) => self.wheel.set(slot, at),
             Judgement::Stalled { is_certain } => {
@@ -340,15 +510,22 @@ impl Tracker {
         }
     }
 
-    fn judgement_of(&self, hot: &Hot, sight: &Sight) -> Judgement {
+    fn judgement_of(&self, slot: u32, hot: &Hot, sight: &Sight) -> Judgement {
         let threshold_ns = self.threshold_of(hot);
         let judge = |sight: &Sight| rules::judge(hot.last_arrival, hot.paused_before, threshold_ns, sight);
-        match judge(sight) {
+        let judgement = match judge(sight) {
             Judgement::Stalled { .. } if self.admission.turned_away().is_after(hot.pid, hot.last_arrival) => {
                 judge(&sight.but_turned_away())
             }
             judgement => judgement,
+        };
+        if matches!(judgement, Judgement::Stalled { .. }) {
+            let not_before = self.renewal.not_before(slot, hot.last_arrival, threshold_ns);
+            if sight.watermark < not_before {
+                return Judgement::NotBefore(not_before);
+            }
         }
+        judgement
     }
 
     fn stall(&mut self, slot: u32, mut hot: Hot, is_certain: bool, at: MonoNs, blind_ns: u64) {
@@ -365,6 +542,7 @@ impl Tracker {
 
     /// Takes an instruction of the aggregator. Returns true if the slot has something to report.
     pub fn on_instruction(&mut self, slot: u32, bits: u32, instruction: Instruction) -> bool {
+        self.freshen(slot);
         let mut hot = self.writer.hot(slot);
         if hot.state == State::Free {
             return false;
@@ -384,7 +562,10 @@ impl Tracker {
             hot.flags.set(Flags::UNVERIFIED, false);
             hot.frame_pid = instruction.inner_pid;
         }
-        if bits & instruction::CLASS != 0 && self.classes.has(instruction.class) {
+        if bits & instruction::CLASS != 0
+            && instruction.table == self.table
+            && self.classes.has(instruction.class)
+        {
             hot.class = instruction.class;
         }
         let is_opened = bits & instruction::OPEN != 0 && hot.state == State::Waiting;
@@ -421,6 +602,7 @@ impl Tracker {
             heir.nonces = [hot.nonce(), 0];
             heir.account = Account::new(hot.uid(), 1);
             heir.class = self.classes.unknown();
+            self.renewal.forget(slot);
             let generation = cold.generation.wrapping_add(1);
             cold = Cold { generation, first_arrival: hot.last_arrival, ..Cold::default() };
             self.writer.write(slot, &heir, &cold);

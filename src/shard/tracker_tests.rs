@@ -247,7 +247,7 @@ fn a_slot_whose_agent_may_live_elsewhere_stays_if_it_beat_since() {
 fn what_is_said_of_a_former_holder_does_not_stick_to_the_next() {
     let mut tracker = fixture(4, 4);
     let slot = slot_of(beat(&mut tracker, 100, 100, 1));
-    let instruction = Instruction { as_of: at(50), inner_pid: 7, class: 1 };
+    let instruction = Instruction { as_of: at(50), inner_pid: 7, class: 1, table: 0 };
     let all = instruction::RELEASE | instruction::FORGED | instruction::INNER_PID | instruction::CLASS;
     assert!(tracker.on_instruction(slot, all, instruction));
     let hot = tracker.hot(slot);
@@ -535,4 +535,140 @@ proptest! {
         prop_assert_eq!(one.take(&Step::Judge), other.take(&Step::Judge));
         prop_assert_eq!(one.tracker.admission.tracked(), other.tracker.admission.tracked());
     }
+}
+
+// --- reload ----------------------------------------------------------------------------------------
+
+/// Swaps the classes at `ms`; agents are in the class that is not known yet until `renewed` and matched.
+fn swap(tracker: &mut Tracker, ms: u64, table: u16, mut classes: Classes) {
+    tracker.swap_classes(table, &mut classes, at(ms));
+}
+
+fn renew_all(tracker: &mut Tracker) {
+    while tracker.is_renewing() {
+        tracker.renew(1);
+    }
+}
+
+fn put_in_class(tracker: &mut Tracker, slot: u32, class: u8, table: u16) {
+    let instruction = Instruction { class, table, ..Instruction::default() };
+    tracker.on_instruction(slot, instruction::CLASS, instruction);
+}
+
+/// The ms at which the agent of the only slot is found stalled, looking each 10 ms from `from`.
+fn stalls_at(tracker: &mut Tracker, from: u64) -> u64 {
+    (from..from + 20_000).step_by(10).find(|ms| !stalls(tracker, *ms).is_empty()).expect("a stall")
+}
+
+#[test]
+fn a_class_of_the_table_before_is_never_one_of_the_next() {
+    let mut tracker = fixture(200, 200);
+    let slots: Vec<u32> = (0..150).map(|n| slot_of(beat(&mut tracker, 0, 100 + n, 1))).collect();
+    for slot in &slots {
+        put_in_class(&mut tracker, *slot, 1, 0);
+    }
+    swap(&mut tracker, 10, 1, Classes::new(3 * LONG, [4 * LONG, SHORT]));
+    // Late: it names a class of the table before.
+    put_in_class(&mut tracker, slots[3], 1, 0);
+    put_in_class(&mut tracker, slots[4], 2, 1);
+    tracker.renew(60);
+    // An ordinary beat does not visit the slot, another one does.
+    beat(&mut tracker, 11, 100 + 140, 2);
+    hear(&mut tracker, 11, &Frame { status: Status::Degraded, ..frame(100 + 141, 2) });
+    assert!(tracker.is_renewing());
+    let admitted = slot_of(beat(&mut tracker, 12, 500, 1));
+    renew_all(&mut tracker);
+    let threshold = |slot: u32| tracker.threshold_of(&tracker.hot(slot));
+    assert!(slots.iter().filter(|slot| **slot != slots[4]).all(|slot| threshold(*slot) == 4 * LONG));
+    assert_eq!((threshold(slots[4]), threshold(admitted)), (SHORT, 4 * LONG));
+}
+
+#[test]
+fn a_panic_while_classes_are_swapped_leaves_no_old_class() {
+    let mut tracker = fixture(200, 200);
+    let slots: Vec<u32> = (0..150).map(|n| slot_of(beat(&mut tracker, 0, 100 + n, 1))).collect();
+    for slot in &slots {
+        put_in_class(&mut tracker, *slot, 1, 0);
+    }
+    release(&mut tracker, slots[149], 1, 0);
+    swap(&mut tracker, 10, 1, Classes::new(LONG, [4 * LONG]));
+    tracker.renew(7);
+    tracker.recover(at(11));
+    renew_all(&mut tracker);
+    let threshold = |slot: u32| tracker.threshold_of(&tracker.hot(slot));
+    assert!(slots[..149].iter().all(|slot| threshold(*slot) == 4 * LONG));
+    assert!(stalls(&mut tracker, 11 + 4 * LONG / MS - 20).is_empty());
+}
+
+#[test]
+fn a_deadline_is_the_last_beat_and_the_threshold_but_never_before_a_shorter_one_passed_since_the_reload() {
+    // Threshold before, after, and when the stall is due; the last beat at 0, the reload at 3 s.
+    for (before, after, due) in [(5, 4, 7), (5, 1, 4), (5, 5, 5), (5, 9, 9), (2_000, 1, 4)] {
+        let mut tracker = fixture(1, 1);
+        swap(&mut tracker, 0, 1, Classes::single(before * 1000 * MS));
+        beat(&mut tracker, 0, 100, 1);
+        renew_all(&mut tracker);
+        swap(&mut tracker, 3_000, 2, Classes::single(after * 1000 * MS));
+        renew_all(&mut tracker);
+        assert_eq!(stalls_at(&mut tracker, 3_000), due * 1000, "{before} s, then {after} s");
+    }
+}
+
+#[test]
+fn a_beat_after_the_reload_ends_the_grace() {
+    let mut tracker = fixture(1, 1);
+    swap(&mut tracker, 0, 1, Classes::single(10_000 * MS));
+    beat(&mut tracker, 0, 100, 1);
+    swap(&mut tracker, 3_000, 2, Classes::single(1_000 * MS));
+    beat(&mut tracker, 3_010, 100, 2);
+    renew_all(&mut tracker);
+    assert_eq!(stalls_at(&mut tracker, 3_010), 4_010);
+}
+
+#[test]
+fn an_agent_that_is_matched_late_has_a_threshold_since_the_reload_not_since_its_match() {
+    let mut tracker = fixture(1, 1);
+    swap(&mut tracker, 0, 1, Classes::single(10_000 * MS));
+    beat(&mut tracker, 0, 100, 1);
+    swap(&mut tracker, 3_000, 2, Classes::new(1_000 * MS, [30_000 * MS]));
+    renew_all(&mut tracker);
+    assert!(stalls(&mut tracker, 3_800).is_empty());
+    put_in_class(&mut tracker, 0, 0, 2);
+    assert_eq!(stalls_at(&mut tracker, 3_800), 4_000);
+}
+
+#[test]
+fn one_reload_after_another_gives_no_agent_less_than_each_alone() {
+    let mut tracker = fixture(1, 1);
+    swap(&mut tracker, 0, 1, Classes::single(10_000 * MS));
+    beat(&mut tracker, 0, 100, 1);
+    swap(&mut tracker, 5_000, 2, Classes::single(2_000 * MS));
+    renew_all(&mut tracker);
+    // The same threshold again: the agent has until 7 s all the same, and no longer.
+    swap(&mut tracker, 6_000, 3, Classes::single(2_000 * MS));
+    renew_all(&mut tracker);
+    assert_eq!(stalls_at(&mut tracker, 6_000), 7_000);
+    // Back to the first: its silence counts from the beat.
+    let mut tracker = fixture(1, 1);
+    swap(&mut tracker, 0, 1, Classes::single(10_000 * MS));
+    beat(&mut tracker, 0, 100, 1);
+    for (ms, table, threshold) in [(5_000, 2, 2_000), (6_000, 3, 10_000)] {
+        swap(&mut tracker, ms, table, Classes::single(threshold * MS));
+        renew_all(&mut tracker);
+    }
+    assert_eq!(stalls_at(&mut tracker, 6_000), 10_000);
+}
+
+#[test]
+fn who_gets_a_slot_later_owes_nothing_to_a_reload() {
+    let mut tracker = fixture(1, 1);
+    swap(&mut tracker, 0, 1, Classes::single(60_000 * MS));
+    beat(&mut tracker, 0, 100, 1);
+    swap(&mut tracker, 5_000, 2, Classes::single(30_000 * MS));
+    renew_all(&mut tracker);
+    release(&mut tracker, 0, 5_010, 0);
+    beat(&mut tracker, 5_020, 200, 1);
+    swap(&mut tracker, 5_030, 3, Classes::single(1_000 * MS));
+    renew_all(&mut tracker);
+    assert_eq!(stalls_at(&mut tracker, 5_030), 6_030);
 }

@@ -75,6 +75,15 @@ impl UidAccounts {
         }
     }
 
+    /// Each user may send `frames_max` datagrams a second from now on, and has a full budget. `None`: no limit.
+    pub fn set_frames_max(&mut self, frames_max: Option<u32>) {
+        let frames_max = u64::from(frames_max.unwrap_or(0));
+        if frames_max != self.frames_max {
+            self.frames_max = frames_max;
+            self.left = [frames_max * FRAME_COST; ROWS + 1];
+        }
+    }
+
     /// Whether readers of this table see its counts.
     pub fn counts_in(&self, table: &Arc<UidTable>) -> bool {
         Arc::ptr_eq(&self.table, table)

@@ -14,4 +14,4 @@ pub use format::Format;
 pub use rotation::Rotation;
 pub use sink::Descriptor;
 pub use trouble::{OutputState, OutputTrouble, WriteTrouble};
-pub use writer::{EventWriter, WriterCounters, WriterReport};
+pub use writer::{Earlier, EventWriter, Queue, WriterCounters, WriterReport};

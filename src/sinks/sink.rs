@@ -33,6 +33,8 @@ pub trait Sink: Send {
     fn look(&mut self) -> io::Result<Look> {
         Ok(Look::Same)
     }
+    /// Another writer has finished with the same output since it was opened: its end is another one now.
+    fn begin(&mut self) {}
     /// Makes the next look open the path anew, even if the file there is the same.
     fn reopen(&mut self) {}
     /// Writes some of `bytes` from the front. `WouldBlock`: no room now.
@@ -134,6 +136,12 @@ impl Descriptor {
         }
     }
 
+    /// Device and inode of the file, if one is open.
+    pub fn file(&self) -> Option<(u64, u64)> {
+        let found = self.file.as_ref()?.metadata().ok()?;
+        Some((found.dev(), found.ino()))
+    }
+
     /// Makes `file` the target of all further writes.
     fn adopt(&mut self, file: File) {
         self.ends_mid_line = ends_mid_line(&file);
@@ -197,6 +205,15 @@ impl Sink for Descriptor {
         self.is_between_lines = true;
         self.ends_mid_line = self.file.as_ref().is_some_and(ends_mid_line);
         Ok(Look::Cut)
+    }
+
+    fn begin(&mut self) {
+        // If it cannot be opened any more, the first look finds that again.
+        if let Output::File(path) = &self.output
+            && let Ok(file) = open_to_append(path)
+        {
+            self.adopt(file);
+        }
     }
 
     fn reopen(&mut self) {

@@ -40,6 +40,17 @@ pub enum WriteTrouble {
     },
 }
 
+impl WriteTrouble {
+    /// The error number of the `io` event to report, if any; 0: the file was cut.
+    pub const fn errno(self) -> Option<i32> {
+        match self {
+            Self::Failing { errno } | Self::Unrotated { errno } | Self::Gone { errno } => Some(errno),
+            Self::Recovered { .. } => None,
+            Self::Cut => Some(0),
+        }
+    }
+}
+
 /// What is wrong with the event output. Displayed in words, with what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -94,17 +105,21 @@ impl OutputState {
         *self.0.lock()
     }
 
-    /// Records what the writer reported. Returns the error number of the `io` event to report, if any; 0: the
-    /// file was cut.
+    /// Another output is in force, with no trouble so far.
+    pub fn clear(&self) {
+        *self.0.lock() = None;
+    }
+
+    /// Records what the writer reported. Returns [`WriteTrouble::errno`].
     pub fn take(&self, told: WriteTrouble) -> Option<i32> {
-        let (now, errno) = match told {
-            WriteTrouble::Failing { errno } => (Some(OutputTrouble::Held { errno }), Some(errno)),
-            WriteTrouble::Unrotated { errno } => (Some(OutputTrouble::Unrotated { errno }), Some(errno)),
-            WriteTrouble::Gone { errno } => (Some(OutputTrouble::Gone), Some(errno)),
-            WriteTrouble::Recovered { .. } => (None, None),
-            WriteTrouble::Cut => return Some(0),
+        let now = match told {
+            WriteTrouble::Failing { errno } => Some(OutputTrouble::Held { errno }),
+            WriteTrouble::Unrotated { errno } => Some(OutputTrouble::Unrotated { errno }),
+            WriteTrouble::Gone { .. } => Some(OutputTrouble::Gone),
+            WriteTrouble::Recovered { .. } => None,
+            WriteTrouble::Cut => return told.errno(),
         };
         *self.0.lock() = now;
-        errno
+        told.errno()
     }
 }

@@ -94,6 +94,7 @@ impl fmt::Display for Columns<'_> {
             EventKind::Restart { why, shards, adopted, gone, gap_ns } => {
                 write!(f, "-\t-\t-\t{} {shards} {adopted} {gone} {gap_ns}", why.as_str())
             }
+            EventKind::Reload { outcome, .. } => write!(f, "-\t-\t-\t{}", outcome.as_str()),
             EventKind::Lost { from_seq, to_seq } => write!(f, "-\t-\t-\t{from_seq}-{to_seq}"),
             _ => match agent {
                 Some(agent) => {
@@ -184,6 +185,8 @@ mod tests {
             "restart\t-\t-\t-\tcrash 4 300 2 250000000",
             "blind\t-\t-\t-\tend restart 8",
             "exit\t4711\t42\tdegraded\t18446744073709551615",
+            "reload\t-\t-\t-\tapplied",
+            "reload\t-\t-\t-\trefused",
             "up\t4711\t42\tdegraded\t18446744073709551615",
         ]
         .map(|columns| format!("1500000000\t{columns}"));

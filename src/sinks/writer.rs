@@ -17,6 +17,7 @@
 //! Once the reader of standard output has closed it (EPIPE) none can come: further events are discarded and
 //! counted.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -52,6 +53,19 @@ pub struct WriterReport {
     pub errors: u64,
     /// The output ends in the middle of a line. The next writer to append to it begins a new line.
     pub ends_mid_line: bool,
+}
+
+impl WriterReport {
+    /// Both together; the line that is cut short is that of either.
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            lines: self.lines + other.lines,
+            bytes_unwritten: self.bytes_unwritten + other.bytes_unwritten,
+            events_unwritten: self.events_unwritten + other.events_unwritten,
+            errors: self.errors + other.errors,
+            ends_mid_line: self.ends_mid_line || other.ends_mid_line,
+        }
+    }
 }
 
 /// What the writer has done so far; written by its thread, read by any.
@@ -106,6 +120,30 @@ enum Order {
     Stop(Instant),
 }
 
+/// The events of a writer.
+#[derive(Debug)]
+pub struct Queue {
+    /// The events.
+    pub events: Receiver<Event>,
+    /// Those that wrote the events before.
+    pub earlier: Earlier,
+}
+
+/// Writers that may still have something to write: see [`EventWriter::ended`].
+#[derive(Debug, Default)]
+pub struct Earlier {
+    /// All of them. Until they have ended nothing is acknowledged, as their events come before.
+    pub all: Vec<Receiver<Infallible>>,
+    /// Those of the same output, which write first.
+    pub on_it: Vec<Receiver<Infallible>>,
+}
+
+impl From<Receiver<Event>> for Queue {
+    fn from(events: Receiver<Event>) -> Self {
+        Self { events, earlier: Earlier::default() }
+    }
+}
+
 /// The running writer of one output.
 ///
 /// If it is dropped instead of [closed](EventWriter::close), it stops as soon as it can, and discards what is
@@ -117,6 +155,8 @@ pub struct EventWriter {
     report: Receiver<WriterReport>,
     source: Receiver<Event>,
     counters: Arc<WriterCounters>,
+    /// Disconnected once the thread has ended.
+    ended: Receiver<Infallible>,
 }
 
 impl EventWriter {
@@ -128,7 +168,7 @@ impl EventWriter {
     /// # Errors
     /// The kernel's, if it grants no thread.
     pub fn spawn(
-        source: Receiver<Event>,
+        source: impl Into<Queue>,
         sink: Descriptor,
         format: Format,
         journal: Option<Arc<Journal>>,
@@ -138,17 +178,18 @@ impl EventWriter {
     }
 
     fn spawn_on(
-        source: Receiver<Event>,
+        source: impl Into<Queue>,
         sink: impl Sink + 'static,
         format: Format,
         backoff: Backoff,
         journal: Option<Arc<Journal>>,
         on_trouble: impl Fn(WriteTrouble) + Send + 'static,
     ) -> io::Result<Self> {
+        let Queue { events: source, earlier } = source.into();
+        let (end, ended) = channel::bounded(0);
         let (orders, ordered) = channel::unbounded();
         let (reporter, report) = channel::bounded(1);
         let counters = Arc::new(WriterCounters::default());
-        let is_repairing = sink.ends_mid_line();
         let writer = Writer {
             source: source.clone(),
             orders: ordered,
@@ -156,11 +197,12 @@ impl EventWriter {
             format,
             on_trouble,
             journal,
+            earlier: earlier.all,
             last_seq: 0,
             counters: Arc::clone(&counters),
-            lines: if is_repairing { b"\n".to_vec() } else { Vec::new() },
+            lines: Vec::new(),
             written: 0,
-            is_repairing,
+            is_repairing: false,
             is_gone: false,
             deadline: None,
             episode: None,
@@ -170,10 +212,11 @@ impl EventWriter {
         };
         let run = move || {
             // Fails only if the caller no longer waits for the report.
-            let _ = reporter.send(writer.run());
+            let _ = reporter.send(writer.run(&earlier.on_it));
+            drop(end);
         };
         thread::Builder::new().name("varta-events".to_owned()).spawn(run)?;
-        Ok(Self { orders, report, source, counters })
+        Ok(Self { orders, report, source, counters, ended })
     }
 
     /// Opens the output again at once, after its file was renamed. Never waits. If the output cannot be
@@ -181,6 +224,16 @@ impl EventWriter {
     pub fn reopen(&self) {
         // Fails only if the thread has ended.
         let _ = self.orders.send(Order::Reopen);
+    }
+
+    /// Disconnected once the thread has ended.
+    pub fn ended(&self) -> Receiver<Infallible> {
+        self.ended.clone()
+    }
+
+    /// Whether the thread has ended: all senders are gone and every event is written, or it was closed.
+    pub fn has_ended(&self) -> bool {
+        self.ended.try_recv() == Err(TryRecvError::Disconnected)
     }
 
     /// What the writer has done so far.
@@ -256,6 +309,8 @@ struct Writer<S, F> {
     on_trouble: F,
     /// Where to acknowledge what was written.
     journal: Option<Arc<Journal>>,
+    /// Those that may still write earlier events.
+    earlier: Vec<Receiver<Infallible>>,
     /// Number of the last event taken.
     last_seq: u64,
     counters: Arc<WriterCounters>,
@@ -274,10 +329,19 @@ struct Writer<S, F> {
 }
 
 impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
-    fn run(mut self) -> WriterReport {
+    fn run(mut self, after: &[Receiver<Infallible>]) -> WriterReport {
+        self.wait_for(after);
+        self.is_repairing = self.sink.ends_mid_line();
+        if self.is_repairing {
+            self.lines.push(b'\n');
+        }
         while !self.is_over() && self.gather() {
             self.write_out();
             self.hear();
+        }
+        if self.lines.is_empty() {
+            // Earlier writers may have ended meanwhile.
+            self.acknowledge();
         }
         self.counters.report(self.source.len())
     }
@@ -299,6 +363,25 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
             }
         }
         true
+    }
+
+    /// Waits until the earlier writers of this output have ended, or the deadline has passed.
+    fn wait_for(&mut self, after: &[Receiver<Infallible>]) {
+        for ended in after {
+            loop {
+                if let Some(deadline) = self.deadline {
+                    let _ = ended.recv_deadline(deadline);
+                    break;
+                }
+                channel::select! {
+                    recv(ended) -> _ => break,
+                    recv(self.orders) -> order => self.on_order(order.ok()),
+                }
+            }
+        }
+        if !after.is_empty() {
+            self.sink.begin();
+        }
     }
 
     fn wait_for_event(&mut self) -> Option<Event> {
@@ -506,9 +589,11 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
     }
 
     /// Everything taken is written, or discarded for good: no successor has to repeat it.
-    fn acknowledge(&self) {
+    fn acknowledge(&mut self) {
+        self.earlier.retain(|ended| ended.try_recv() == Err(TryRecvError::Empty));
         if let Some(journal) = &self.journal
             && self.last_seq > 0
+            && self.earlier.is_empty()
         {
             journal.acknowledge(self.last_seq);
         }

@@ -33,7 +33,7 @@ pub struct Admission {
     /// By pid; 0 = none.
     seats: Words<AtomicU64>,
     agents_max: u32,
-    shares: Option<Shares>,
+    shares: Shares,
     turned_away: Arc<TurnedAway>,
 }
 
@@ -101,7 +101,7 @@ impl Admission {
             tracked: AtomicU32::new(0),
             seats: Words::anonymous(PIDS)?,
             agents_max,
-            shares: uid_agents_max.map(Shares::new),
+            shares: Shares::new(uid_agents_max),
             turned_away: Arc::new(TurnedAway::new()?),
         }))
     }
@@ -124,8 +124,7 @@ impl Admission {
             if self.tracked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
                 return Err(NoRoom::Fleet);
             }
-            let Some(shares) = &self.shares else { return Ok(CountedIn::Own) };
-            shares.enter(uid, shares.uid_agents_max).ok_or_else(|| {
+            self.shares.enter(uid, self.shares.most()).ok_or_else(|| {
                 self.tracked.fetch_sub(1, Ordering::Relaxed);
                 NoRoom::Share
             })
@@ -136,8 +135,7 @@ impl Admission {
     pub fn count_in(&self, pid: u32, uid: u32) {
         let _ = self.sit(pid, uid, || {
             self.tracked.fetch_add(1, Ordering::Relaxed);
-            let counted = self.shares.as_ref().and_then(|shares| shares.enter(uid, u32::MAX));
-            Ok(counted.unwrap_or(CountedIn::Own))
+            Ok(self.shares.enter(uid, u32::MAX).unwrap_or(CountedIn::Own))
         });
     }
 
@@ -164,17 +162,12 @@ impl Admission {
         loop {
             let before = word.load(Ordering::Acquire);
             let Some(seat) = Seat::from_word(before).filter(|seat| seat.uid != to) else { return Ok(()) };
-            let counted_in = match &self.shares {
-                Some(shares) => shares.enter(to, shares.uid_agents_max).ok_or(NoRoom::Share)?,
-                None => CountedIn::Own,
-            };
+            let counted_in = self.shares.enter(to, self.shares.most()).ok_or(NoRoom::Share)?;
             let after = Seat { uid: to, counted_in, ..seat }.to_word();
             let is_moved = word.compare_exchange(before, after, Ordering::AcqRel, Ordering::Acquire).is_ok();
-            if let Some(shares) = &self.shares {
-                // The old place, or the new one if another shard changed the seat meanwhile.
-                let (uid, counted_in) = if is_moved { (seat.uid, seat.counted_in) } else { (to, counted_in) };
-                shares.leave(uid, counted_in);
-            }
+            // The old place, or the new one if another shard changed the seat meanwhile.
+            let (uid, counted_in) = if is_moved { (seat.uid, seat.counted_in) } else { (to, counted_in) };
+            self.shares.leave(uid, counted_in);
             if is_moved {
                 return Ok(());
             }
@@ -202,9 +195,13 @@ impl Admission {
 
     fn give_back(&self, uid: u32, counted_in: CountedIn) {
         self.tracked.fetch_sub(1, Ordering::Relaxed);
-        if let Some(shares) = &self.shares {
-            shares.leave(uid, counted_in);
-        }
+        self.shares.leave(uid, counted_in);
+    }
+
+    /// Lets each user have at most `uid_agents_max` agents from now on; `None`: as many as there is room for. Agents
+    /// that are tracked stay. From any thread.
+    pub fn set_share(&self, uid_agents_max: Option<u32>) {
+        self.shares.uid_agents_max.store(uid_agents_max.unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     /// The refusals.
@@ -216,7 +213,8 @@ impl Admission {
 /// The number of agents of each user.
 #[derive(Debug)]
 struct Shares {
-    uid_agents_max: u32,
+    /// `u32::MAX`: no limit.
+    uid_agents_max: AtomicU32,
     hash: RandomState,
     /// User id in the high half, number of its agents in the low half; a place with number 0 is free.
     places: Box<[AtomicU64]>,
@@ -224,9 +222,15 @@ struct Shares {
 }
 
 impl Shares {
-    fn new(uid_agents_max: u32) -> Self {
+    fn new(uid_agents_max: Option<u32>) -> Self {
+        let uid_agents_max = AtomicU32::new(uid_agents_max.unwrap_or(u32::MAX));
         let places = (0..SETS * PLACES_PER_SET).map(|_| AtomicU64::new(0)).collect();
         Self { uid_agents_max, hash: RandomState::new(), places, crowd: AtomicU32::new(0) }
+    }
+
+    /// Most agents of one user.
+    fn most(&self) -> u32 {
+        self.uid_agents_max.load(Ordering::Relaxed)
     }
 
     fn set(&self, uid: u32) -> &[AtomicU64] {
@@ -324,7 +328,7 @@ mod tests {
 
         /// Places taken by agents of `uid`, as far as the user has a place of its own.
         pub fn share_of(&self, uid: u32) -> u32 {
-            self.shares.as_ref().map_or(0, |shares| shares.taken(shares.set(uid), uid))
+            self.shares.taken(self.shares.set(uid), uid)
         }
     }
 

@@ -27,6 +27,11 @@ impl<T: Default> Slots<T> {
         self.chunks.get(slot / CHUNK)?.as_ref().map(|chunk| &chunk[slot % CHUNK])
     }
 
+    /// All records of chunks that were used.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.chunks.iter_mut().flatten().flat_map(|chunk| chunk.iter_mut())
+    }
+
     /// The record of a slot; allocates its chunk at first use.
     #[inline]
     pub fn of(&mut self, slot: u32) -> &mut T {

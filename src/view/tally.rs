@@ -3,6 +3,7 @@
 use hdrhistogram::Histogram;
 
 use crate::event::SessionWhy;
+use crate::time::WallNs;
 
 /// One minute; longer times count as a minute.
 const LONGEST_NS: u64 = 60_000_000_000;
@@ -104,6 +105,10 @@ pub struct Tally {
     pub slot_reads_busy: u64,
     /// Write errors of event outputs.
     pub event_write_errors: u64,
+    /// The last reload was refused.
+    pub is_reload_refused: bool,
+    /// When the present configuration came into force: at the start, or by a reload.
+    pub configured: WallNs,
     /// Manifest or symlink is not in place.
     pub is_unlisted: bool,
 }

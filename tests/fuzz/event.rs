@@ -7,9 +7,10 @@
 use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
+use varta_fleet::config::KeySet;
 use varta_fleet::event::{
     Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
-    RestartWhy, SessionWhy, ShareSpent,
+    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
 };
 use varta_fleet::fuzzing::Format;
 use varta_fleet::time::{MonoNs, WallNs};
@@ -87,7 +88,7 @@ fn any_agent(values: &mut Unstructured<'_>) -> Result<Agent> {
 
 fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
     use EventKind as Kind;
-    Ok(match values.int_in_range(0..=21)? {
+    Ok(match values.int_in_range(0..=22)? {
         0 => Kind::Up,
         1 => Kind::Stall {
             silent_ns: values.arbitrary()?,
@@ -144,6 +145,11 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
         }
         14 => Kind::Start { shards: values.arbitrary()? },
         15 => Kind::Stop,
+        21 => Kind::Reload {
+            outcome: one_of(values, [ReloadOutcome::Applied, ReloadOutcome::Refused])?,
+            changed: KeySet::NONE,
+            restart: ["dir"].into_iter().collect(),
+        },
         16 => Kind::Lost { from_seq: values.arbitrary()?, to_seq: values.arbitrary()? },
         17 => Kind::Beat,
         19 => Kind::Churn {

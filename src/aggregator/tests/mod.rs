@@ -31,6 +31,7 @@ mod coming_and_going;
 mod crowd;
 mod ending;
 mod neighbours;
+mod reloaded;
 mod renamed;
 mod stuck;
 mod thaw;
@@ -240,7 +241,7 @@ impl World {
             comm: Some(process.comm.to_owned()),
             exe: Some(process.exe.to_owned()).filter(|exe| !exe.is_empty()),
         };
-        if of == Inquiry::Program {
+        if matches!(of, Inquiry::Program | Inquiry::Class) {
             let process = self.processes.get(&pid).filter(|_| !self.is_secretive);
             let is_frozen = process.is_some_and(|process| process.is_frozen);
             return Finding::Program { holder, found: process.map(program).unwrap_or_default(), is_frozen };

@@ -2,8 +2,9 @@
 
 use varta_fleet::Shown;
 use varta_fleet::api::Agent;
+use varta_fleet::config::KeySet;
 use varta_fleet::event::{
-    BlindPhase, BlindWhy, Event, EventKind, ExitHow, FrozenPhase, RestartWhy, SessionWhy,
+    BlindPhase, BlindWhy, Event, EventKind, ExitHow, FrozenPhase, ReloadOutcome, RestartWhy, SessionWhy,
 };
 use varta_fleet::priority::Standing;
 use varta_fleet::time::WallNs;
@@ -174,11 +175,24 @@ fn predicate(event: &Event) -> String {
                 "continues for an observer that {before} {gap} before, with {agents}, {gone} of them gone"
             )
         }
+        EventKind::Reload { outcome: ReloadOutcome::Refused, .. } => {
+            "the new configuration is refused, the one before stays in force".to_owned()
+        }
+        EventKind::Reload { changed, restart, .. } => reload(changed, restart),
         EventKind::Lost { from_seq, to_seq } => {
             format!("events {from_seq} to {to_seq} are no longer in the history")
         }
         _ => String::new(),
     }
+}
+
+/// What a reload changed, and what it did not.
+fn reload(changed: KeySet, restart: KeySet) -> String {
+    let list = |keys: KeySet| keys.names().collect::<Vec<_>>().join(", ");
+    let changed = if changed.is_empty() { "nothing".to_owned() } else { list(changed) };
+    let restart =
+        if restart.is_empty() { String::new() } else { format!("; {} needs a restart", list(restart)) };
+    format!("the configuration was read again, {changed} changed{restart}")
 }
 
 /// The user of datagrams or agents; several users without a row of their own are shown together.

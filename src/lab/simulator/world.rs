@@ -623,7 +623,7 @@ impl<'a> World<'a> {
             comm: Some(comm(life.class_at(now))),
             exe: Some(format!("/program-{}", life.program_at(now))),
         };
-        if of == Inquiry::Program {
+        if matches!(of, Inquiry::Program | Inquiry::Class) {
             let life = self.model.truth.holder(pid, now).filter(|_| !is_failing);
             let found = life.map(program).unwrap_or_default();
             return Finding::Program { holder, found, is_frozen: false };

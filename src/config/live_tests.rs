@@ -1,0 +1,188 @@
+//! What a reload takes, key by key.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::config::Config;
+use crate::config::tables::{RuleConfig, RuleMatch, ShardConfig};
+use crate::config::values::EventsFormat;
+
+/// A configuration in which every key has an effect.
+fn base() -> Config {
+    Config {
+        dir: Some("/run/varta".into()),
+        events: Some(Output::File("/var/log/events".into())),
+        events_max_bytes: Some(1 << 20),
+        shard_blocks: vec![ShardConfig::default(); 2],
+        http: crate::config::HttpConfig {
+            listen: Some("127.0.0.1:9464".parse().unwrap()),
+            ..crate::config::HttpConfig::default()
+        },
+        ..Config::default()
+    }
+}
+
+/// Gives the key another value.
+fn change(config: &mut Config, name: &str) {
+    let shard = &mut config.shard_blocks[1];
+    match name {
+        "dir" => config.dir = Some("/run/other".into()),
+        "shards" => config.shard_blocks.push(ShardConfig::default()),
+        "threshold" => config.threshold = Duration::from_secs(7),
+        "tick" => config.tick = Duration::from_millis(20),
+        "max-delay" => config.max_delay = Duration::ZERO,
+        "mode" => config.mode = 0o666,
+        "group" => config.group = Some(7),
+        "control-mode" => config.control_mode = 0o666,
+        "control-group" => config.control_group = Some(7),
+        "agents-max" => config.agents_max = 7,
+        "uid-agents-max" => config.uid_agents_max = Some(7),
+        "uid-frames-max" => config.uid_frames_max = Some(7),
+        "watched-max" => config.watched_max = 7,
+        "events" => config.events = None,
+        "events-format" => config.events_format = EventsFormat::Tsv,
+        "events-beats" => config.events_beats = true,
+        "events-max-bytes" => config.events_max_bytes = None,
+        "events-keep" => config.events_keep = 7,
+        "http.listen" => config.http.listen = None,
+        "http.token-file" => config.http.token_file = Some("/etc/token".into()),
+        "http.metrics-agents-max" => config.http.metrics_agents_max = 7,
+        "shard.socket" => shard.socket = Some("other.sock".into()),
+        "shard.core" => shard.core = crate::config::CoreChoice::None,
+        "shard.mode" => shard.mode = Some(0o666),
+        "shard.group" => shard.group = Some(7),
+        "shard.allow-uids" => shard.allow_uids = Some(vec![7]),
+        "rule" => config.rules.push(RuleConfig::new(RuleMatch::uid(7), Duration::from_secs(7))),
+        _ => panic!("{name} is a new key: give it another value here"),
+    }
+}
+
+fn reconciled_plans(before: &Plan, after: &Plan) -> Result<Reconciled, ConfigError> {
+    reconcile(before, before, after, false)
+}
+
+fn reconciled(before: &Config, after: &Config) -> Reconciled {
+    reconciled_plans(&before.plan().unwrap(), &after.plan().unwrap()).unwrap()
+}
+
+#[test]
+fn every_key_is_taken_or_named_as_its_row_says() {
+    for (name, key) in ALL.iter() {
+        let mut after = base();
+        change(&mut after, name);
+        let Reconciled { plan, changed, restart } = reconciled(&base(), &after);
+        let (named, other) = if key.is_live { (&changed, &restart) } else { (&restart, &changed) };
+        assert!(other.is_empty(), "{name}: {other:?}");
+        assert!(!named.is_empty(), "{name} is not named");
+        // The mode and group at the top are those of each shard.
+        let expected =
+            if ["mode", "group"].contains(&&**name) { format!("shard.{name}") } else { name.clone() };
+        assert!(named.iter().all(|change| change.name() == expected), "{name}: {named:?}");
+        assert_eq!(keys_of(named).names().collect::<Vec<_>>(), [&expected]);
+        let in_force = if key.is_live { after.plan().unwrap() } else { base().plan().unwrap() };
+        assert_eq!(plan, in_force, "{name}");
+    }
+}
+
+#[test]
+fn the_same_configuration_changes_nothing() {
+    let Reconciled { plan, changed, restart } = reconciled(&base(), &base());
+    assert!(changed.is_empty() && restart.is_empty());
+    assert_eq!(plan, base().plan().unwrap());
+}
+
+#[test]
+fn a_change_says_what_was_and_what_is() {
+    let mut after = base();
+    for name in ["threshold", "uid-frames-max", "shard.allow-uids", "events", "rule"] {
+        change(&mut after, name);
+    }
+    let told: Vec<String> = reconciled(&base(), &after).changed.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "threshold: 2s -> 7s",
+            "uid-frames-max: none -> 7",
+            "rule: 0 rules -> 1 rule",
+            "events: /var/log/events -> none",
+            "shard[1].allow-uids: all -> [7]",
+        ]
+    );
+}
+
+#[test]
+fn values_that_do_not_agree_with_what_stays_are_refused() {
+    let (mut before, mut after) = (base(), base());
+    before.tick = Duration::from_millis(500);
+    after.threshold = Duration::from_millis(300);
+    let (before, after) = (before.plan().unwrap(), after.plan().unwrap());
+    let told = reconciled_plans(&before, &after).unwrap_err().to_string();
+    assert_eq!(
+        told,
+        "cannot use threshold = \"300ms\": the tick in force is 500ms, more than half of it, and only a restart \
+         changes that; restart the observer, or write a threshold of at least 1s"
+    );
+    let mut after = base();
+    (after.dir, after.events) = (Some("/run/other".into()), Some(Output::File("/run/varta/lock".into())));
+    let told = reconciled_plans(&base().plan().unwrap(), &after.plan().unwrap()).unwrap_err().to_string();
+    assert!(told.contains("it is the observer's own lock"), "{told}");
+}
+
+/// Without a listener of its own the new token would guard the one before, or leave it open.
+#[test]
+fn a_token_stays_with_the_listener_that_it_is_for() {
+    let mut before = base();
+    before.http.listen = Some("0.0.0.0:9464".parse().unwrap());
+    before.http.token_file = Some("/etc/token".into());
+    let Reconciled { plan, changed, restart } = reconciled(&before, &base());
+    assert!(changed.is_empty(), "{changed:?}");
+    assert_eq!(keys_of(&restart).names().collect::<Vec<_>>(), ["http.listen", "http.token-file"]);
+    assert_eq!(plan.http, before.plan().unwrap().http);
+}
+
+#[test]
+fn users_follow_the_socket_that_they_may_use() {
+    let block = |socket: &str, uid| ShardConfig {
+        socket: Some(PathBuf::from(socket)),
+        allow_uids: Some(vec![uid]),
+        ..ShardConfig::default()
+    };
+    let before = Config { shard_blocks: vec![block("a", 1), block("b", 2)], ..base() };
+    let swapped = Config { shard_blocks: vec![block("b", 2), block("a", 3)], ..base() };
+    let Reconciled { plan, changed, restart } = reconciled(&before, &swapped);
+    assert_eq!(
+        changed.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["shard[0].allow-uids: [1] -> [3]"]
+    );
+    assert!(restart.is_empty(), "{restart:?}");
+    assert_eq!(plan.shards[0].allow_uids, Some(vec![3]));
+    let fewer = Config { shard_blocks: vec![block("b", 4)], ..base() };
+    let Reconciled { plan, changed, restart } = reconciled(&before, &fewer);
+    assert_eq!(changed.iter().map(|change| &*change.key).collect::<Vec<_>>(), ["shard[1].allow-uids"]);
+    assert_eq!(restart.iter().map(|change| &*change.key).collect::<Vec<_>>(), ["shards"]);
+    assert_eq!(plan.shards[0].allow_uids, Some(vec![1]), "nothing else is said of it");
+}
+
+#[test]
+fn a_set_of_keys_is_a_list_of_their_names() {
+    let set: KeySet = ["rule", "threshold", "no such key"].into_iter().collect();
+    let text = serde_json::to_string(&set).unwrap();
+    assert_eq!(text, r#"["threshold","rule"]"#);
+    assert_eq!(serde_json::from_str::<KeySet>(&text).unwrap(), set);
+    assert_eq!(serde_json::from_str::<KeySet>(r#"["of another version"]"#).unwrap(), KeySet::NONE);
+    assert!(ALL.iter().all(|(name, _)| BITS.contains(&&**name)), "append the new key to the bits");
+    let all: KeySet = ALL.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(all.names().count(), ALL.len());
+}
+
+/// A service manager passed three sockets where two were configured: that is no change of the configuration.
+#[test]
+fn what_was_passed_at_the_start_is_no_change() {
+    let started = base().plan().unwrap();
+    let mut in_force = started.clone();
+    in_force.shards.push(ShardPlan { socket: "/run/varta/shard-2.sock".into(), ..started.shards[0].clone() });
+    in_force.shards[0].mode = 0o666;
+    let Reconciled { plan, changed, restart } = reconcile(&in_force, &started, &started, false).unwrap();
+    assert!(changed.is_empty() && restart.is_empty(), "{changed:?} {restart:?}");
+    assert_eq!(plan, in_force);
+}
