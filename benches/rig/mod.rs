@@ -9,8 +9,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use varta_fleet::bench::{
-    Admission, BATCH_MAX, Classes, Credentials, Datagram, Doorbell, Front, Header, Heard, Kick, Limits,
-    Outcome, PID_MAX, Port, SAMPLES_MAX, Shard, Tracker, Transport, UidAccounts, create,
+    Admission, BATCH_MAX, Classes, Credentials, Datagram, Doorbell, Front, Header, Heard, Kick, Legacy,
+    Limits, Outcome, PID_MAX, Port, SAMPLES_MAX, Shard, Table, TableWriter, Tracker, Transport, UidAccounts,
+    adopt, create,
 };
 use varta_fleet::time::{Clock, ManualClock, MonoNs, WallNs};
 use varta_fleet::wire::{FRAME_BYTES, Frame, Status, Version};
@@ -274,6 +275,52 @@ impl Beating {
         self.pass(THRESHOLD_NS + 10 * TICK_NS);
     }
 }
+
+/// The table of a shard that has ended.
+pub struct Inheritance {
+    table: Table,
+    slots: u32,
+    now: MonoNs,
+}
+
+/// What a start has made before it adopts: nothing of it depends on the number of agents in the table.
+pub struct Prepared {
+    admission: Arc<Admission>,
+    now: MonoNs,
+}
+
+impl Inheritance {
+    /// What a front leaves when it ends in order.
+    pub fn of(beating: Beating) -> Self {
+        let Beating { recorder, mut front, pids, .. } = beating;
+        let progress = front.progress();
+        front.tracker.writer().mark_progress(&progress);
+        let table = front.tracker.writer().table().clone();
+        let slots = u32::try_from(pids.len()).expect("fewer than there are pids");
+        Self { table, slots, now: recorder.clock.mono() }
+    }
+
+    pub fn prepare(&self) -> Prepared {
+        Prepared { admission: Admission::new(self.slots).expect("address space for pids"), now: self.now }
+    }
+
+    pub fn adopt(&self) -> (TableWriter, Table, Legacy) {
+        let memfd = self.table.memfd().try_clone_to_owned().expect("a descriptor");
+        adopt(memfd, &HEADER, self.slots, GRANTED_AHEAD, self.now).expect("a table in order")
+    }
+}
+
+impl Prepared {
+    pub fn track(&self, (writer, _, legacy): (TableWriter, Table, Legacy)) -> Tracker {
+        // Another class, so that every slot is written.
+        let classes = Classes::new(THRESHOLD_NS, [THRESHOLD_NS]);
+        let admission = Arc::clone(&self.admission);
+        Tracker::adopted(writer, classes, TICK_NS, admission, UidAccounts::default(), self.now, &legacy)
+    }
+}
+
+/// Slots whose memory a fleet of one shard has granted ahead.
+const GRANTED_AHEAD: u32 = 16_384;
 
 /// Agents judged between two receive calls, as in a shard.
 const JUDGE_BUDGET: u32 = 4096;

@@ -21,4 +21,4 @@ pub use crate::sys::datagram::{Credentials, Datagram};
 pub use crate::sys::mmsg::BATCH_MAX;
 pub use crate::table::admission::Admission;
 pub use crate::table::adopt::{Legacy, adopt};
-pub use crate::table::{Header, create};
+pub use crate::table::{Header, Table, TableWriter, create};

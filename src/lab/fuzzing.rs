@@ -1,6 +1,7 @@
 //! Private parsers, exported for the fuzz targets in `tests/fuzz`. Compiled only with `--cfg fuzzing`, which
 //! only those builds set: it is no feature that a user could enable, and no release contains it.
 
+pub use crate::lab::inheritance::{Change, adopt_changed};
 pub use crate::process::procfs::{Stat, parse_inner_pids, parse_stat};
 pub use crate::sinks::Format;
 pub use crate::sys::datagram::Credentials;

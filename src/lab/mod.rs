@@ -10,6 +10,8 @@ pub mod bench;
 pub mod fault;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+#[cfg(any(test, fuzzing))]
+pub mod inheritance;
 #[cfg(feature = "bench")]
 pub mod mass_stall;
 #[cfg(test)]

@@ -292,18 +292,19 @@ impl Tracker {
     pub fn recover(&mut self, now: MonoNs) {
         self.wheel.reset(now);
         self.uids.recover();
+        self.index.clear();
+        self.free.clear();
         self.writer.repair();
         // The new sight counts all time before it as one pause.
         self.rebuild(|hot| hot.paused_before = hot.last_arrival.0);
     }
 
-    /// Rebuilds index, free slots and timers from the table alone, after `renew` adapted each agent's hot half.
+    /// Fills index, free slots and timers, which are empty, from the table alone, after `renew` adapted each agent's
+    /// hot half.
     ///
     /// Counts agents that were not counted yet; all agents in the table stay. Visits only slots that were
     /// ever used: touching another would allocate its memory.
     fn rebuild(&mut self, renew: impl Fn(&mut Hot)) {
-        self.index.clear();
-        self.free.clear();
         self.unused_from = self.writer.used();
         for slot in (0..self.unused_from).rev() {
             self.freshen(slot);
