@@ -1,7 +1,7 @@
 //! Any words of a table that another process left: no panic, and what is adopted is consistent.
 //!
-//! Input: changes of 10 bytes, the number of a word and the bits of it that are flipped. With an odd number of them the table is adopted as
-//! a larger one.
+//! Input: changes of 10 bytes, the number of a word and the bits of it that are flipped. With an odd number of them
+//! the table is adopted as a larger one.
 
 #![no_main]
 
@@ -15,5 +15,5 @@ fuzz_target!(|input: &[u8]| {
         .iter()
         .map(|bytes| Change { word: u16::from_le_bytes([bytes[0], bytes[1]]), flip: number(&bytes[2..]) })
         .collect();
-    adopt_changed(&changes, if changes.len() % 2 == 0 { 8 } else { 16 });
+    adopt_changed(&changes, if changes.len().is_multiple_of(2) { 8 } else { 16 });
 });
