@@ -441,8 +441,15 @@ fn mebibytes(bytes: u64) -> String {
 fn directory_findings(dir: &Path) -> Vec<Finding> {
     let command = |problem: &RunDirError| match problem {
         RunDirError::Writable { dir, .. } => format!("chmod go-w {}", quoted(dir)),
-        RunDirError::ForeignOwner { dir, .. } => {
-            format!("chown {} {}", rustix::process::geteuid().as_raw(), quoted(dir))
+        RunDirError::ForeignOwner { dir, uid } => {
+            let us = rustix::process::geteuid();
+            let own = format!("chown {} {}", us.as_raw(), quoted(dir));
+            match us.is_root() {
+                true => format!(
+                    "as the observer's user: setpriv --reuid {uid} --init-groups varta-fleet check\nas root: {own}"
+                ),
+                false => own,
+            }
         }
         RunDirError::ExposedParent { parent, .. } => format!("chmod +t {}", quoted(parent)),
         RunDirError::Create { dir, source } if source.kind() == io::ErrorKind::NotFound => {
@@ -701,6 +708,12 @@ mod tests {
         let file = base.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(directory_findings(&file)[0].text.contains("is not a directory"));
+        if rustix::process::geteuid().is_root() {
+            // Root checks what the service of another user runs in.
+            std::os::unix::fs::chown(&below, Some(1234), None).unwrap();
+            let fix = &directory_findings(&below)[0].fix;
+            assert!(fix.contains("setpriv --reuid 1234 ") && fix.contains("\nas root: chown 0 "), "{fix}");
+        }
     }
 
     #[test]
