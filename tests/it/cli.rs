@@ -529,13 +529,15 @@ fn config_prints_what_run_would_do() {
     config(&["--threshold", "1ms"]).says(CONFIG, &["cannot use --threshold 1ms"]);
 }
 
-/// The lines in which the packaged file differs from the example: members of the group may beat and query.
-const PACKAGED: [(&str, &str); 5] = [
+/// The lines in which the packaged file differs from the example: members of the group may beat and query, and
+/// their commands find the fleet.
+const PACKAGED: [(&str, &str); 6] = [
+    ("#dir = \"/run/varta\"", "dir = \"/run/varta\""),
     ("#mode = \"0600\"", "mode = \"0660\""),
     ("#group = \"varta\"", "group = \"varta\""),
     ("#control-mode = \"0600\"", "control-mode = \"0660\""),
     ("#control-group = \"varta\"", "control-group = \"varta\""),
-    ("#events = \"none\"", "events = \"/var/log/varta-fleet/events.jsonl\""),
+    ("#events = \"none\"", "events = \"/var/log/varta/events.jsonl\""),
 ];
 
 #[test]

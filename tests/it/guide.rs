@@ -11,7 +11,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::common::{PROGRAM, needs_root, python};
+use crate::common::packages::{deb, packages};
+use crate::common::{PROGRAM, Rig, needs_root, python};
 use varta_fleet::event::EventKind;
 
 /// Seconds that a page may take: ten times what it takes on an idle machine.
@@ -162,6 +163,31 @@ fn commands_of_operate_run() {
     run("src/guide/operate.md", "");
 }
 
+/// In a system of their own: they install the package.
+#[test]
+fn commands_of_install_run() {
+    let rig = Rig::bare(packages());
+    let page = page("src/guide/install.md");
+    let mut script = format!(
+        "set -eux\nmkdir -p guide/target/package\ncd guide\ncp {} target/package\n",
+        deb(env!("CARGO_PKG_VERSION"))
+    );
+    for block in blocks(&page) {
+        match block.mark {
+            Some("run") => script.push_str(&block.text),
+            Some(mark) => {
+                if let Some(name) = mark.strip_prefix("file ") {
+                    let _ = write!(script, "cat > {name} << 'EOF'\n{}EOF\n", block.text);
+                }
+            }
+            None => {}
+        }
+    }
+    let python = python();
+    let directory = python.parent().expect("in a directory").display();
+    rig.run(&format!("export PATH={directory}:$PATH\ncd /tmp\n{script}"));
+}
+
 #[test]
 fn commands_of_agents_run() {
     run("src/guide/agents.md", "");
@@ -183,7 +209,9 @@ fn no_page_with_commands_is_forgotten() {
     let source = include_str!("guide.rs");
     for (path, text) in pages() {
         if blocks(&text).iter().any(|block| block.mark == Some("run")) {
-            assert!(source.contains(&format!("run(\"{path}\", ")), "nothing runs the commands of {path}");
+            let is_run = [format!("run(\"{path}\", "), format!("page(\"{path}\")")];
+            let is_run = is_run.iter().any(|call| source.contains(call));
+            assert!(is_run, "nothing runs the commands of {path}");
         }
     }
 }

@@ -24,6 +24,7 @@ mod memory;
 mod neighbours;
 mod observer;
 mod outputs;
+mod package;
 mod page;
 mod restart;
 mod route;

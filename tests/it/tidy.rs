@@ -208,6 +208,8 @@ fn scripts_are_executable_and_explain_themselves() {
     let scripts: Vec<_> = files()
         .into_iter()
         .filter(|file| file.path.starts_with("scripts/") && file.text.starts_with("#!"))
+        // Only dpkg runs these.
+        .filter(|file| !file.path.starts_with("scripts/deploy/debian/"))
         .collect();
     assert!(!scripts.is_empty(), "there is no script: have they moved?");
     for file in scripts {

@@ -12,6 +12,7 @@ pub mod http;
 mod keeper;
 mod namespace;
 mod observer;
+pub mod packages;
 mod rig;
 mod table;
 pub mod wire;

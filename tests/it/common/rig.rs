@@ -1,5 +1,6 @@
 //! A systemd of its own with the shipped units: see `tests/it/systemd/rig --help`.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,15 +22,31 @@ pub struct Rig {
 impl Rig {
     /// Boots. Inside are `varta-fleet`, `stock-agent`, the shipped units, the user `varta`, and a configuration.
     pub fn boot(config: &str) -> Self {
+        let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let units = tree.join("scripts/deploy/systemd");
+        let rig = Self::start(Some(&units), &[(Path::new(PROGRAM), "/usr/bin/varta-fleet")]);
+        rig.run("systemd-sysusers --inline 'u varta - \"varta-fleet\" /run/varta' 2>/dev/null");
+        rig.write("/etc/varta-fleet.toml", config);
+        rig
+    }
+
+    /// Boots without anything of ours but `stock-agent`, and this directory at `/packages`.
+    pub fn bare(packages: &Path) -> Self {
+        let rig = Self::start(None, &[(packages, "/packages")]);
+        // Images for containers forbid the start of services. The index of manual pages takes seconds.
+        rig.run("rm -f /usr/sbin/policy-rc.d /var/lib/man-db/auto-update");
+        rig
+    }
+
+    fn start(units: Option<&Path>, binds: &[(&Path, &str)]) -> Self {
         needs_root("it boots a systemd in namespaces of its own");
         let files = tempfile::tempdir().expect("a temporary directory");
         let (enter, log) = (files.path().join("enter"), files.path().join("log"));
-        let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let bind = |from: &Path, at: &str| format!("{}={at}", from.display());
-        let mut command = Command::new(tree.join("tests/it/systemd/rig"));
-        command.arg("--units").arg(tree.join("scripts/deploy/systemd"));
-        command.args(["--bind", &bind(PROGRAM.as_ref(), "/usr/bin/varta-fleet")]);
-        command.args(["--bind", &bind(rust_program(), "/usr/bin/stock-agent")]);
+        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/systemd/rig"));
+        command.args(units.iter().flat_map(|units| [OsStr::new("--units"), units.as_os_str()]));
+        for (from, at) in binds.iter().chain([&(rust_program(), "/usr/bin/stock-agent")]) {
+            command.arg("--bind").arg(format!("{}={at}", from.display()));
+        }
         command.arg("--enter").arg(&enter).arg("cat");
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         command.stderr(fs::File::create(&log).expect("create a file"));
@@ -41,10 +58,7 @@ impl Rig {
             }
             enter.exists().then_some(())
         });
-        let rig = Self { script, enter, _files: files };
-        rig.run("systemd-sysusers --inline 'u varta - \"varta-fleet\" /run/varta' 2>/dev/null");
-        rig.write("/etc/varta-fleet.toml", config);
-        rig
+        Self { script, enter, _files: files }
     }
 
     /// A command that runs inside.
