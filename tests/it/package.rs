@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::common::packages::{NEXT, deb, made, packages};
-use crate::common::{Rig, needs_root, program_by, signal, wait_for};
+use crate::common::{Event, Rig, needs_root, program_by, signal, wait_for};
 
 const UNIT: &str = "varta-fleet.service";
 /// A systemd with the package of this version, the user alice, who is a member of its group, and bob.
@@ -106,6 +106,47 @@ fn an_upgrade_restarts_the_service_and_keeps_what_the_operator_changed() {
     // A service that the operator stopped stays so.
     rig.run(&format!("echo > /etc/varta-fleet.toml; systemctl stop {UNIT}; {upgrade}"));
     assert_eq!(rig.property(UNIT, "ActiveState"), "inactive");
+}
+
+/// Agents that beat all the time, one of which stops for good just before the upgrade, and no other.
+#[test]
+fn an_upgrade_under_load_tells_the_one_stall_and_loses_nobody() {
+    const AGENTS: usize = 200;
+    let rig = installed();
+    // Longer than the upgrade takes: the version that saw the last beat is not the one that tells of the silence.
+    rig.run(&format!("echo 'threshold = \"10s\"' >> /etc/varta-fleet.toml && systemctl restart {UNIT}"));
+    let mut parent = rig.command("sh");
+    parent.args(["-c", &as_user("alice", "stock-agent --client 0.2 --dir /run/varta --period-ms 100")]);
+    let mut parent = parent.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start agents");
+    let mut input = parent.stdin.take().expect("a pipe");
+    let mut output =
+        BufReader::new(parent.stdout.take().expect("a pipe")).lines().map(|line| line.expect("text"));
+    assert!(output.next().is_some_and(|line| line.starts_with("up ")));
+    writeln!(input, "spawn {}", AGENTS - 1).expect("it reads");
+    let spawned = output.next().expect("an answer");
+    let stopped = spawned.split(' ').nth(AGENTS / 2).expect("a pid").to_owned();
+    let count = |what: &str| -> u64 {
+        let status = rig.run("varta-fleet status --json || true");
+        serde_json::from_str(&status).map_or(0, |fleet: Value| fleet[what].as_u64().expect("a number"))
+    };
+    wait_for("agents that beat", || (count("up") == AGENTS as u64).then_some(()));
+    rig.run(&format!("kill -STOP {stopped} && dpkg --install {}", deb(NEXT)));
+    let events =
+        || -> Vec<Event> { rig.run("cat /var/log/varta/events.jsonl").lines().map(Event::parse).collect() };
+    wait_for("the stall of the one that stopped", || (count("stalled") > 0).then_some(()));
+    assert_eq!((count("up"), count("stalled")), (AGENTS as u64 - 1, 1));
+    let events = events();
+    let of_kind = |kind: &str| events.iter().filter(|event| event.kind() == kind).collect::<Vec<_>>();
+    let [stall] = of_kind("stall")[..] else { panic!("{:?}", of_kind("stall")) };
+    assert_eq!(stall.pid().map(|pid| pid.to_string()), Some(stopped));
+    // Nobody is new, nobody is gone, nobody is told twice.
+    assert_eq!((of_kind("up").len(), of_kind("exit").len()), (AGENTS, 0));
+    let restart = of_kind("restart").pop().expect("the upgrade restarts it");
+    assert_eq!(restart.u64("adopted"), AGENTS as u64, "{restart}");
+    let seqs: Vec<u64> = events.iter().map(|event| event.u64("seq")).collect();
+    assert!(seqs.windows(2).all(|pair| pair[1] == pair[0] + 1), "{seqs:?}");
+    drop(input);
+    parent.wait().expect("it is our child");
 }
 
 #[test]
