@@ -303,6 +303,35 @@ fn a_restart_is_told_as_one_blind_window() {
 }
 
 #[test]
+fn what_was_queued_in_the_gap_counts_by_its_stamp() {
+    let mut host = Host::new(T, 512, Policy::Adopts);
+    host.beats(FIRST_PID, &mut 0, START, START + 6 * T);
+    host.run(START + 2 * T);
+    // Inside the gap, 30 ms before its end.
+    let sent = START + 3 * T;
+    let at = host.clock.mono();
+    host.kill(None, None, (sent + 30 * MS).since(at));
+    let watermark = host.shard.as_ref().unwrap().front.sight.watermark();
+    assert!(watermark <= at, "older datagrams are still queued");
+    host.turn();
+    let hot = host.table.as_ref().unwrap().read_hot(0).unwrap();
+    assert_eq!((hot.last_arrival, hot.nonce()), (sent, 7));
+}
+
+#[test]
+fn a_process_that_stops_in_order_leaves_nothing_in_doubt() {
+    let mut host = Host::new(T, 512, Policy::Adopts);
+    host.beats(FIRST_PID, &mut 0, START, START + 6 * T);
+    host.run(START + 2 * T);
+    host.shard.take().unwrap().finish();
+    assert_eq!(host.script.depth(), 0);
+    host.start();
+    assert_eq!(host.legacy.map(|legacy| (legacy.was_clean, legacy.agents, legacy.torn)), Some((true, 1, 0)));
+    host.kill(None, Some(0), 0);
+    assert_eq!(host.legacy.map(|legacy| (legacy.was_clean, legacy.agents, legacy.torn)), Some((false, 1, 1)));
+}
+
+#[test]
 fn stalled_stays_stalled_until_a_beat_and_waiting_stays_waiting() {
     let mut host = Host::new(T, 512, Policy::Adopts);
     let (silent, waiting) = (FIRST_PID, FIRST_PID + 1);

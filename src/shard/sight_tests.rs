@@ -560,3 +560,58 @@ fn the_longest_queue_there_may_be_takes_no_more_memory_than_a_long_one() {
     }
     assert_eq!(sight.calls.capacity(), before, "and never more");
 }
+
+// --- after another process -------------------------------------------------------------------------
+
+/// Sight from `START` on, for a process that last ran 400 ms before and had processed everything up to 20 ms before that.
+fn sight_after(paused_from: MonoNs) -> SightLog {
+    let mut sight = SightLog::new(512, BATCH, T, TICK, START);
+    sight.go_on_after(&Progress {
+        alive_at: START - 400 * MS,
+        watermark: START - 420 * MS,
+        paused_ns: 77 * MS,
+        paused_from,
+        clock_offset: 0,
+    });
+    sight
+}
+
+#[test]
+fn after_a_restart_the_watermark_goes_on_and_sight_begins_anew() {
+    let mut sight = sight_after(START - 400 * MS);
+    assert_eq!(sight.watermark(), START - 420 * MS, "what is queued is older than the start");
+    assert_eq!(sight.last_blind_end(), START);
+    let paused: Vec<u64> = [410, 400, 300, 0].map(|ago| sight.paused_before(START - ago * MS) / MS).into();
+    assert_eq!(paused, [77, 77, 177, 477]);
+    assert_eq!(sight.paused_before(at(50)), 477 * MS);
+    assert_eq!(sight.blind_since(START - 100 * MS), 100 * MS);
+    sight.begin_receive(at(0));
+    sight.received(at(1));
+    sight.on_datagram(START - 350 * MS);
+    assert_eq!(sight.watermark(), START - 350 * MS);
+    sight.end_receive(true, at(2));
+    assert_eq!(sight.watermark(), START);
+    assert_eq!(sight.accounted(), (477 * MS, at(2)));
+}
+
+#[test]
+fn a_restart_swallows_the_pause_that_touches_it_and_is_told_once() {
+    let mut sight = sight_after(START - 400 * MS);
+    assert_eq!(news(&mut sight), []);
+    // The thread runs only 300 ms after the sight was set up.
+    call(&mut sight, 300, &[], true);
+    assert_eq!(news(&mut sight), []);
+    let restart = Window { start: START - 400 * MS, end: at(300) };
+    assert_eq!(news_at(&mut sight, 310), [BlindNews::Both(restart, BlindWhy::Restart)]);
+    assert_eq!((news_at(&mut sight, 350), sight.last_blind_end()), (vec![], at(300)));
+    assert_eq!(sight.blind_total_ns(), 700 * MS);
+}
+
+#[test]
+fn pauses_that_the_process_before_had_not_accounted_for_are_part_of_the_restart() {
+    let sight = sight_after(START - 900 * MS);
+    assert_eq!(sight.paused_before(START), 977 * MS);
+    assert_eq!(sight.accounted(), (77 * MS, START - 900 * MS), "nor has this one");
+    // It says only what it knows: the time before was reported by the process before.
+    assert_eq!(sight.blind_since(MonoNs(0)), 400 * MS);
+}
