@@ -62,8 +62,7 @@ impl Arrivals {
     /// Continues for a process that found this offset, and this arrival of the last datagram it took. What is still
     /// queued arrived after that, and was stamped by the old offset or the present one.
     pub fn go_on_after(&mut self, offset: i64, previous: Arrival) {
-        let now = self.previous.latest;
-        self.previous = Arrival { earliest: previous.earliest.min(now), latest: previous.latest.min(now) };
+        self.previous = previous;
         if self.offset.wrapping_sub(offset).unsigned_abs() > STEP_NS.unsigned_abs() {
             self.steps += 1;
             self.old_offsets = Some([offset; 2]);
@@ -256,6 +255,32 @@ mod tests {
         let mut arrivals = Arrivals::new(&clock);
         let found = batch(&mut arrivals, &clock, &[Some(stamp)], true);
         assert_eq!(found, [Arrival { earliest: START, latest: START }]);
+    }
+
+    #[test]
+    fn after_another_process_nothing_arrived_before_what_it_took_and_a_step_between_is_known() {
+        for step in [0, -50_000_000, 50_000_000] {
+            let clock = ManualClock::new(START, AHEAD);
+            let [older, newer] = [(); 2].map(|()| {
+                clock.advance(MS / 2);
+                (clock.mono(), clock.wall())
+            });
+            clock.advance(MS);
+            clock.step_wall(step);
+            clock.advance(MS);
+            let mut arrivals = Arrivals::new(&clock);
+            let last = Arrival { earliest: older.0, latest: newer.0 };
+            arrivals.go_on_after(AHEAD, last);
+            let found = batch(&mut arrivals, &clock, &[Some(older.1), Some(newer.1)], true);
+            assert_eq!(arrivals.steps(), u64::from(step != 0), "{step}");
+            for (arrival, truth) in found.iter().zip([older.0, newer.0]) {
+                assert!(
+                    arrival.earliest <= truth && truth <= arrival.latest,
+                    "{step}: {arrival:?} {truth:?}"
+                );
+                assert!(newer.0 <= arrival.latest && arrival.latest <= clock.mono(), "{step}: {arrival:?}");
+            }
+        }
     }
 
     #[test]

@@ -151,12 +151,17 @@ impl Host {
         }
     }
 
-    /// Takes note of what the kernel accepted and of what the shard has to tell.
-    fn look(&mut self) {
+    /// Makes happen what is due, whether a process runs or not.
+    fn look_at_senders(&mut self) {
         for sent in self.script.take_sent() {
             self.queued += u64::from(sent.is_queued);
             self.sent.insert(sent.pid, sent.at);
         }
+    }
+
+    /// Takes note of what the kernel accepted and of what the shard has to tell.
+    fn look(&mut self) {
+        self.look_at_senders();
         let port = self.port.as_ref().unwrap();
         self.blind.extend(std::iter::from_fn(|| port.blind.pop()));
         while let Some((slot, _)) = port.facts.pop() {
@@ -195,6 +200,7 @@ impl Host {
         self.port = None;
         self.kills += 1;
         self.clock.advance(down_ns);
+        self.look_at_senders();
         self.start();
     }
 
