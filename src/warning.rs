@@ -102,6 +102,26 @@ pub enum Warning {
         /// What is wrong with it.
         why: String,
     },
+    /// The list of agents of an observer before this one cannot be read.
+    #[error(
+        "cannot read the list of agents that the observer before left (roster): {why}; agents that no longer beat are \
+         not missed"
+    )]
+    NoRoster {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The list of agents cannot be written.
+    #[error(
+        "cannot write the list of agents to {}: {why}; a start that has to begin anew does not miss them; free space \
+         or correct the permissions", Shown(path.display())
+    )]
+    RosterUnwritten {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's reason.
+        why: String,
+    },
     /// The observer runs inside a pid namespace.
     #[error(
         "this observer runs inside a pid namespace: agents outside it cannot be attested and are \

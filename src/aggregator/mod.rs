@@ -26,6 +26,7 @@ use crate::lane::report::SAMPLES_MAX;
 use crate::lane::sessions::{Freeze, Session};
 use crate::lane::vigil::Vigil;
 use crate::lane::{Doorbell, Instruction, Port, SampleOf, instruction};
+use crate::process::expected::{Expected, Roster};
 use crate::process::lookup::Lookups;
 use crate::process::procfs::LookupError;
 use crate::process::procfs::{LookedUp, Program};
@@ -58,6 +59,7 @@ pub mod reload;
 mod reloaded;
 pub mod fanout;
 mod limit;
+mod missing;
 pub mod record;
 mod settle;
 mod silence;
@@ -245,6 +247,14 @@ pub struct Aggregator {
     journal: Arc<Journal>,
     /// What a predecessor left, until the start.
     adoption: Option<Adoption>,
+    /// How to find out whether an expected agent lives.
+    roster: Roster,
+    /// Agents of an observer before this one, and by when they must have beaten. In this order.
+    expected: VecDeque<(MonoNs, Expected)>,
+    /// All of them are excused until then.
+    excused_until: MonoNs,
+    /// Those reported as missing, and when to look again.
+    missing: VecDeque<(MonoNs, Expected)>,
     /// Not everything adopted was looked at.
     is_unproved: bool,
     /// Since the last commit: events, instructions, and records that may have changed.
@@ -320,6 +330,10 @@ impl Aggregator {
             journal: estate.journal,
             is_unproved: estate.adoption.is_some(),
             adoption: estate.adoption,
+            roster: estate.roster,
+            expected: VecDeque::new(),
+            excused_until: MonoNs(0),
+            missing: VecDeque::new(),
             collected: Vec::new(),
             posts: Vec::new(),
             touched: Vec::new(),
@@ -343,6 +357,7 @@ impl Aggregator {
             Some(adoption) => self.adopt(&adoption),
             None => self.report(None, None, now, EventKind::Start { shards: self.shard_count }),
         }
+        self.expect_agents();
         self.commit();
     }
 
@@ -382,6 +397,7 @@ impl Aggregator {
         self.report_of_churn(false);
         self.ask_about_polled();
         self.look_at_frozen();
+        is_more |= self.look_for_missing();
         is_more |= (0..self.shard_count).any(|shard| self.may_look(shard));
         let is_ticking = self.take_reports();
         if mem::take(&mut self.is_watch_ordered) {
@@ -432,6 +448,7 @@ impl Aggregator {
             self.reloading.is_matching.then_some(self.now + CONFIRM_TICK_NS),
             self.freezes.next(),
             self.churns.next(),
+            self.missing_due(),
         ];
         let at = ticks.into_iter().flatten().fold(self.now + IDLE_NS, MonoNs::min);
         if is_ticking {

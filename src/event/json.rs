@@ -14,7 +14,7 @@
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Agent, BlindPhase, Event, EventKind, ExitHow, NoFrame};
+use super::{Agent, BlindPhase, Comm, Event, EventKind, ExitHow, NoFrame};
 use crate::config::KeySet;
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
@@ -173,6 +173,10 @@ enum Detail {
         changed: KeySet,
         restart: KeySet,
     },
+    Missing {
+        uid: u32,
+        comm: Comm,
+    },
 }
 
 impl Line {
@@ -245,6 +249,7 @@ impl Detail {
                 Self::Io { place: place.as_str(), errno, error: place.reason(errno) }
             }
             EventKind::Start { shards } => Self::Start { shards },
+            EventKind::Missing { uid, comm, .. } => Self::Missing { uid, comm },
             EventKind::Restart { why, shards, adopted, gone, gap_ns } => {
                 Self::Restart { why: why.as_str(), shards, adopted, gone, gap_ns }
             }
@@ -252,6 +257,12 @@ impl Detail {
                 Self::Reload { outcome: outcome.as_str(), changed, restart }
             }
         }
+    }
+}
+
+impl Serialize for Comm {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -300,8 +311,10 @@ impl<'de> Deserialize<'de> for Event {
         let Read { seq, again, ns_pid, nonce, status, payload, shard, mut kind, .. } = read;
         let agent = read.pid.zip(read.session);
         let agent = agent.map(|(pid, session)| Agent { pid, ns_pid, session, nonce, status, payload });
-        if let (EventKind::Decode { attested, .. }, None) = (&mut kind, agent) {
-            *attested = read.pid.unwrap_or(0);
+        match (&mut kind, agent) {
+            (EventKind::Decode { attested, .. }, None) => *attested = read.pid.unwrap_or(0),
+            (EventKind::Missing { pid, .. }, None) => *pid = read.pid.unwrap_or(0),
+            _ => {}
         }
         Ok(Self { seq, again, wall: read.ts, mono: MonoNs(read.mono_ns), shard, agent, kind })
     }
@@ -359,6 +372,7 @@ mod tests {
             | EventKind::Terminal { coalesced }
             | EventKind::Status { coalesced }
             | EventKind::Session { coalesced, .. } => *coalesced = (*coalesced).max(1),
+            EventKind::Missing { pid, .. } if event.agent.is_some() => *pid = 0,
             EventKind::Decode { attested, error } => {
                 if event.agent.is_some() {
                     *attested = 0;
@@ -458,6 +472,7 @@ mod tests {
                 common(37)
             ),
             format!(r#"{{{}:"reload","outcome":"refused","changed":[],"restart":[]}}"#, common(38)),
+            format!(r#"{{{}:"missing","pid":4711,"uid":1000,"comm":"worker"}}"#, common(39)),
             format!(
                 r#"{{"v":1,"seq":1,"again":true,"ts":"2026-03-01T12:00:00.000000001Z","mono_ns":2500000000,"kind":"up",{}}}"#,
                 agent.replacen('1', "0", 1)

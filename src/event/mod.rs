@@ -3,7 +3,7 @@
 
 use std::io;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::config::KeySet;
 use crate::time::{MonoNs, WallNs};
@@ -56,6 +56,7 @@ impl Event {
             (Some(agent), _) => Some(agent.pid),
             (None, EventKind::Decode { attested: 0, .. }) => None,
             (None, EventKind::Decode { attested, .. }) => Some(attested),
+            (None, EventKind::Missing { pid, .. }) => Some(pid),
             (None, _) => None,
         }
     }
@@ -239,6 +240,17 @@ pub enum EventKind {
         #[serde(default)]
         restart: KeySet,
     },
+    /// A process that beat to an observer of which nothing could be adopted lives, and has not beaten for a
+    /// threshold since the start. An `up` or an `exit` ends it.
+    Missing {
+        /// The process.
+        #[serde(skip)]
+        pid: u32,
+        /// Its user, when it beat.
+        uid: u32,
+        /// Its name, when it beat.
+        comm: Comm,
+    },
     /// The fleet stopped; the last event of an observer.
     Stop,
     /// This subscriber was too slow: the events of this range did not reach it.
@@ -321,6 +333,38 @@ pub enum SessionWhy {
     Nonce,
     /// The process changed its user id.
     Uid,
+}
+
+/// The name of a process: at most 15 bytes, chosen by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Comm {
+    len: u8,
+    bytes: [u8; 15],
+}
+
+impl Comm {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
+    }
+}
+
+impl From<&str> for Comm {
+    /// As many whole characters as there is room for.
+    fn from(text: &str) -> Self {
+        let mut comm = Self::default();
+        let len = text.floor_char_boundary(comm.bytes.len());
+        comm.bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
+        comm.len = u8::try_from(len).unwrap_or(0);
+        comm
+    }
+}
+
+impl<'de> Deserialize<'de> for Comm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::from(&*String::deserialize(deserializer)?))
+    }
 }
 
 /// How the observer ended that this one continues for.
@@ -456,6 +500,7 @@ impl EventKind {
             | Self::Full { .. }
             | Self::Restart { .. }
             | Self::Reload { .. }
+            | Self::Missing { .. }
             | Self::Io { .. } => Rank::Verdict,
             Self::Up | Self::Exit { .. } | Self::Churn { .. } => Rank::Life,
             _ => Rank::Word,
@@ -463,13 +508,14 @@ impl EventKind {
     }
 
     /// The names of all kinds with a `seq`.
-    pub const NAMES: [&'static str; 21] = [
+    pub const NAMES: [&'static str; 22] = [
         "up", "stall", "resume", "frozen", "exit", "terminal", "status", "session", "mixed", "decode",
-        "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "restart", "reload", "stop",
+        "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "restart", "reload", "missing",
+        "stop",
     ];
 
     /// Every kind and its meaning, in the words of the manual; backquotes enclose words of the schema.
-    pub const MEANINGS: [(&'static str, &'static str); 23] = [
+    pub const MEANINGS: [(&'static str, &'static str); 24] = [
         (
             "up",
             "A process beats for the first time in this run, or for the first time after an `exit` of its \
@@ -567,6 +613,11 @@ impl EventKind {
              observer give the reasons of a refusal, after which nothing has changed. `changed` lists the keys \
              whose new values are in force, `restart` those whose new values need a restart.",
         ),
+        (
+            "missing",
+            "A process that beat to the observer before (`uid` and `comm` as they were) lives, but has not beaten for a \
+             threshold since this one started anew: its client does not reconnect. An `up` or an `exit` ends it.",
+        ),
         ("stop", "The fleet stopped observing. The last event of an observer."),
         (
             "lost",
@@ -599,6 +650,7 @@ impl EventKind {
             Self::Start { .. } => "start",
             Self::Restart { .. } => "restart",
             Self::Reload { .. } => "reload",
+            Self::Missing { .. } => "missing",
             Self::Stop => "stop",
             Self::Lost { .. } => "lost",
             Self::Beat => "beat",

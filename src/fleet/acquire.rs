@@ -25,6 +25,7 @@ use crate::http::Listeners;
 use crate::journal::{Estate, Identity, Journal, KeptTable, SocketFile};
 use crate::lane::Port;
 use crate::lane::kick::Kick;
+use crate::message::Reason;
 use crate::process::procfs;
 #[cfg(feature = "http")]
 use crate::rundir::binding::is_live;
@@ -32,6 +33,7 @@ use crate::rundir::binding::{BoundSocket, FileId, Kind, Owner};
 use crate::rundir::dir::{self, RunDir};
 #[cfg(feature = "http")]
 use crate::rundir::names::CONTROL;
+use crate::rundir::roster;
 use crate::rundir::upkeep::Files;
 use crate::shard::front::{Front, Limits};
 use crate::shard::input::survey::{Survey, survey};
@@ -137,6 +139,13 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
         ToStore::memory(FLEET.to_owned(), estate.journal.memfd(), predecessor.is_none())
             .map_err(&in_reserve)?,
     );
+    if predecessor.is_none() {
+        let expected = roster::read(&dir, (boot_id(), pid_namespace())).unwrap_or_else(|error| {
+            warnings.push(Warning::NoRoster { why: Reason(&error).to_string() });
+            Vec::new()
+        });
+        estate.roster = expected.into();
+    }
     if let Some(predecessor) = &predecessor {
         estate.journal.begin(&predecessor.ended, now);
     }
@@ -228,7 +237,7 @@ fn estate(header: &Header, predecessor: &mut Option<Predecessor>, now: MonoNs) -
             Arc::new(Journal::create(&identity, SystemClock.wall().0, now)?)
         }
     };
-    Ok(Estate { journal, kept: Vec::new(), adoption })
+    Ok(Estate { journal, kept: Vec::new(), adoption, roster: Vec::new().into() })
 }
 
 /// What outlives this process of one shard.
@@ -335,12 +344,12 @@ impl Warning {
     }
 }
 
-fn boot_id() -> u128 {
+pub fn boot_id() -> u128 {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0)
 }
 
-fn pid_namespace() -> u64 {
+pub fn pid_namespace() -> u64 {
     rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
 }
 

@@ -209,8 +209,8 @@ fn what_was_queued_before_the_start_is_taken_and_the_path_stays_for_the_next_one
     drop(fleet);
     assert_eq!(
         fs::read_dir(world.directory.path()).unwrap().count(),
-        4,
-        "lock, manifest, symlink and socket"
+        5,
+        "lock, manifest, symlink, socket and roster"
     );
 }
 

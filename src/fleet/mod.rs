@@ -5,6 +5,7 @@
 mod acquire;
 mod error;
 mod handle;
+mod agents;
 mod inherited;
 mod predecessor;
 mod reload;

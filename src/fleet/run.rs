@@ -15,7 +15,8 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 
-use super::acquire::{Acquired, ShardFront};
+use super::acquire::{Acquired, ShardFront, boot_id, pid_namespace};
+use super::agents::Agents;
 use super::error::StartError;
 use super::handle::Handle;
 use super::predecessor::ToStore;
@@ -38,6 +39,8 @@ use crate::process::lookup::Lookups;
 use crate::process::names::Names;
 use crate::process::procfs::Program;
 use crate::process::watch::Watch;
+use crate::rundir::dir::RunDir;
+use crate::rundir::roster;
 use crate::rundir::upkeep::{Files, Upkeep};
 use crate::shard::Shard;
 use crate::shard::thread::{Life, observe};
@@ -314,10 +317,13 @@ fn publish(
     }
     let (requests, doorbell) = (handle.requests.clone(), Arc::clone(&handle.doorbell));
     let lifeline = handle.vitals.of(FleetThread::Upkeep);
-    let upkeep = Upkeep::spawn(files, lifeline, move |shard, errno| {
+    let on_change = move |shard, errno| {
         let _ = requests.send(Request::Files { shard, errno });
         doorbell.ring();
-    });
+    };
+    let mut agents = Agents::of(&handle.ports);
+    let write_roster = move |dir: &RunDir| roster::write(dir, (boot_id(), pid_namespace()), agents.list());
+    let upkeep = Upkeep::spawn(files, lifeline, on_change, write_roster);
     upkeep.map_err(|(error, files)| (StartError::resources("start a thread")(error), files))
 }
 

@@ -177,6 +177,13 @@ fn fields_of(kind: &EventKind) -> Option<(u64, [u64; FIELD_WORDS])> {
         EventKind::Reload { outcome, changed, restart } => {
             (20, [code_of(&RELOAD_OUTCOMES, &outcome), changed.to_bits(), restart.to_bits(), 0, 0, 0])
         }
+        EventKind::Missing { pid, uid, comm } => {
+            let mut bytes = [0; 16];
+            bytes[..comm.as_str().len()].copy_from_slice(comm.as_str().as_bytes());
+            let [low, high] =
+                [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte])));
+            (21, [pid.into(), uid.into(), comm.as_str().len() as u64, low, high, 0])
+        }
         EventKind::Lost { .. } | EventKind::Beat => return None,
     })
 }
@@ -253,6 +260,12 @@ fn kind_of(code: u8, fields: &[u64; FIELD_WORDS]) -> Option<EventKind> {
             changed: KeySet::from_bits(b),
             restart: KeySet::from_bits(c),
         },
+        21 => {
+            let bytes = [d.to_le_bytes(), e.to_le_bytes()].concat();
+            let comm = bytes.get(..usize::try_from(c).ok()?)?;
+            let comm = std::str::from_utf8(comm).ok()?.into();
+            EventKind::Missing { pid: u32::try_from(a).ok()?, uid: u32::try_from(b).ok()?, comm }
+        }
         _ => return None,
     })
 }

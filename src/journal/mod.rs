@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::event::{Event, RestartWhy};
+use crate::process::expected::Roster;
 use crate::sys::memory::Words;
 use crate::table::place::Place;
 use crate::time::MonoNs;
@@ -109,6 +110,8 @@ pub struct Estate {
     pub kept: Vec<KeptTable>,
     /// What else is known of the predecessor, if there was one.
     pub adoption: Option<Adoption>,
+    /// If there was none: the agents of an observer of which nothing can be adopted.
+    pub roster: Roster,
 }
 
 #[cfg(any(test, feature = "bench"))]
@@ -129,6 +132,7 @@ impl Estate {
             journal: Arc::new(Journal::create(identity, run, now)?),
             kept: tables.collect::<io::Result<_>>()?,
             adoption: None,
+            roster: Vec::new().into(),
         })
     }
 }

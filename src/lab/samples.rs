@@ -93,6 +93,7 @@ pub fn one_of_each() -> Vec<Event> {
             },
         ),
         (None, None, Kind::REFUSED_RELOAD),
+        (None, None, Kind::Missing { pid: 4711, uid: 1000, comm: "worker".into() }),
     ];
     let mut seq = 0;
     let event = |(shard, agent, kind)| {
@@ -276,6 +277,11 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
         any::<u16>().prop_map(|from| Kind::Moved { from }),
         (place, any::<i32>()).prop_map(|(place, errno)| Kind::Io { place, errno }),
         any::<u16>().prop_map(|shards| Kind::Start { shards }),
+        (any::<u32>(), any::<u32>(), any::<String>()).prop_map(|(pid, uid, comm)| Kind::Missing {
+            pid,
+            uid,
+            comm: (&*comm).into()
+        }),
         (
             prop::sample::select(vec![RestartWhy::Planned, RestartWhy::Crash]),
             any::<(u16, u32, u32)>(),

@@ -112,6 +112,11 @@ fn read_process(pid: u32, pidfd: &OwnedFd, clock: &impl Clock) -> Option<LookedU
     })
 }
 
+/// What the kernel says of the process that has this pid now. Three system calls.
+pub fn stat(pid: u32) -> Option<Stat> {
+    std::fs::read(format!("/proc/{pid}/stat")).ok().and_then(|bytes| parse_stat(&bytes))
+}
+
 /// What the process that has this pid now runs. About ten system calls.
 pub fn program(pid: u32) -> Program {
     if !is_procfs_ours() {
@@ -240,7 +245,7 @@ pub fn ended(pidfd: impl AsFd, pid: u32) -> Option<ExitHow> {
         if !is_procfs_ours() {
             return None;
         }
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok().and_then(|bytes| parse_stat(&bytes));
+        let stat = stat(pid);
         // If it was reaped meanwhile, the stat may be that of the next process with the pid.
         reaped().or_else(|| stat.filter(|stat| stat.is_zombie).and_then(|stat| stat.exit_status()))
     });

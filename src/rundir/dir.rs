@@ -6,6 +6,7 @@
 //! | `shard-<i>.sock` | socket of shard i, unless configured elsewhere |
 //! | `fleet.json` | the [`Manifest`] |
 //! | `control.sock` | the observer's HTTP socket |
+//! | `roster` | the agents, for a start that can adopt nothing; it stays |
 //! | `varta.sock` | symlink to the socket of shard 0, for agents without support for shards |
 //! | `.shard-<i>~xxx` | second name of that socket, from which its path is restored if it is removed |
 //!
@@ -23,7 +24,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::names::{CONTROL, LOCK, SYMLINK};
+use super::names::{CONTROL, LOCK, ROSTER, SYMLINK};
 use crate::message::{Reason, Shown};
 use crate::route::{MANIFEST, Manifest};
 use crate::rundir::binding::{self, BindError, BoundSocket, FileId, Found, Kind, Owner};
@@ -31,10 +32,14 @@ use crate::rundir::binding::{self, BindError, BoundSocket, FileId, Found, Kind, 
 /// Renamed over manifest and symlink to replace them. Only the holder of the lock uses them.
 const MANIFEST_NEW: &str = "fleet.json.new";
 const SYMLINK_NEW: &str = "varta.sock.new";
+const ROSTER_NEW: &str = "roster.new";
 
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
 const LOCK_MODE: Mode = Mode::from_raw_mode(0o600);
 const MANIFEST_MODE: Mode = Mode::from_raw_mode(0o644);
+const ROSTER_MODE: Mode = Mode::from_raw_mode(0o600);
+/// A longer roster is not ours.
+const ROSTER_BYTES_MAX: u64 = 16 << 20;
 const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
@@ -406,20 +411,54 @@ impl RunDir {
         let manifest = Manifest::new(&sockets.map_err(failed)?, std::process::id());
         let mut text = serde_json::to_vec(&manifest).map_err(|error| failed(error.into()))?;
         text.push(b'\n');
+        let written = self.write_over((MANIFEST_NEW, MANIFEST), MANIFEST_MODE, &text);
+        let published = written.and_then(|file| Ok(Published::new(file.into())?));
+        self.manifest = Some(published.map_err(failed)?);
+        Ok(())
+    }
+
+    /// Writes a file whole, under another name first.
+    fn write_over(&self, (new, name): (&str, &str), mode: Mode, text: &[u8]) -> io::Result<File> {
         let written = (|| {
-            self.remove_if_there(MANIFEST_NEW)?;
+            self.remove_if_there(new)?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut file = File::from(rustix::fs::openat(&self.held.fd, MANIFEST_NEW, flags, MANIFEST_MODE)?);
-            rustix::fs::fchmod(&file, MANIFEST_MODE)?; // whatever the umask
-            file.write_all(&text)?;
-            rustix::fs::renameat(&self.held.fd, MANIFEST_NEW, &self.held.fd, MANIFEST)?;
-            Ok(Published::new(file.into())?)
+            let mut file = File::from(rustix::fs::openat(&self.held.fd, new, flags, mode)?);
+            rustix::fs::fchmod(&file, mode)?; // whatever the umask
+            file.write_all(text)?;
+            rustix::fs::renameat(&self.held.fd, new, &self.held.fd, name)?;
+            Ok(file)
         })();
         if written.is_err() {
-            let _ = self.remove_if_there(MANIFEST_NEW);
+            let _ = self.remove_if_there(new);
         }
-        self.manifest = Some(written.map_err(failed)?);
-        Ok(())
+        written
+    }
+
+    /// Replaces the roster. It stays when the observer ends.
+    ///
+    /// # Errors
+    /// The kernel's; the one before is still there.
+    pub fn write_roster(&self, text: &[u8]) -> io::Result<()> {
+        self.write_over((ROSTER_NEW, ROSTER), ROSTER_MODE, text).map(drop)
+    }
+
+    /// The roster that an observer before this one left; `None` if there is none.
+    ///
+    /// # Errors
+    /// The kernel's, or `InvalidData` for a file that no observer leaves.
+    pub fn read_roster(&self) -> io::Result<Option<Vec<u8>>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.held.fd, ROSTER, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            opened => File::from(opened?),
+        };
+        let found = file.metadata()?;
+        if !found.is_file() || found.len() > ROSTER_BYTES_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no roster"));
+        }
+        let mut text = Vec::new();
+        file.take(ROSTER_BYTES_MAX).read_to_end(&mut text)?;
+        Ok(Some(text))
     }
 
     fn publish_symlink(&mut self, sockets: &[PathBuf]) -> Result<(), RunDirError> {

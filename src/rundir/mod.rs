@@ -5,4 +5,5 @@
 pub mod binding;
 pub mod dir;
 pub mod names;
+pub mod roster;
 pub mod upkeep;

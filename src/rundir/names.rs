@@ -4,5 +4,7 @@
 pub const SYMLINK: &str = "varta.sock";
 /// The lock file.
 pub const LOCK: &str = "lock";
+/// The list of the agents, for a start that can adopt nothing.
+pub const ROSTER: &str = "roster";
 /// The control socket.
 pub const CONTROL: &str = "control.sock";

@@ -18,13 +18,17 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
+use crate::message::Reason;
 use crate::rundir::binding::{BindError, BoundSocket};
 use crate::rundir::dir::{self, RunDir, RunDirError};
+use crate::rundir::names::ROSTER;
 use crate::sys::thread::join_until;
 use crate::view::health::Lifeline;
 use crate::warning::Warning;
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The roster is written at each such look, and at the end.
+const LOOKS_PER_ROSTER: u32 = 5;
 /// Warnings held until they are taken; further ones are reported as events only.
 const WARNINGS: usize = 256;
 
@@ -53,7 +57,8 @@ pub struct Upkeep {
 impl Upkeep {
     /// Starts the thread that maintains `files`. The thread keeps its `lifeline` until it ends. It calls
     /// `on_change` when the file of a shard's socket (`None`: those of the fleet) is found missing or
-    /// replaced, with the error number, or restored, with 0.
+    /// replaced, with the error number, or restored, with 0; and `roster` every ten seconds and at the end, to
+    /// write the list of the agents.
     ///
     /// # Errors
     /// The kernel's, if it grants no thread, and the files.
@@ -61,6 +66,7 @@ impl Upkeep {
         files: Files,
         lifeline: Lifeline,
         on_change: impl Fn(Option<u16>, i32) + Send + 'static,
+        roster: impl FnMut(&RunDir) -> io::Result<()> + Send + 'static,
     ) -> Result<Self, (io::Error, Option<Box<Files>>)> {
         let (stop, stopped) = bounded(0);
         let (teller, warnings) = bounded(WARNINGS);
@@ -69,15 +75,24 @@ impl Upkeep {
             dir_trouble: None,
             files,
             on_change: Box::new(on_change),
+            write_roster: Box::new(roster),
+            is_roster_unwritten: false,
             warnings: teller,
         };
         let keeper = Arc::new(Mutex::new(keeper));
         let of_thread = Arc::clone(&keeper);
         let body = move || {
             let _lifeline = lifeline;
+            let mut looks = 0_u32;
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(LOOK_EVERY) {
-                of_thread.lock().look();
+                let mut keeper = of_thread.lock();
+                keeper.look();
+                looks = looks.wrapping_add(1);
+                if looks.is_multiple_of(LOOKS_PER_ROSTER) {
+                    keeper.write_roster();
+                }
             }
+            of_thread.lock().write_roster();
         };
         match Builder::new().name("varta-upkeep".into()).spawn(body) {
             Ok(thread) => Ok(Self { stop, thread, keeper, warnings }),
@@ -149,6 +164,10 @@ struct Keeper {
     troubles: Vec<Option<Trouble>>,
     dir_trouble: Option<Trouble>,
     on_change: Box<dyn Fn(Option<u16>, i32) + Send>,
+    /// Writes the list of the agents, for a start that can adopt nothing.
+    write_roster: Box<dyn FnMut(&RunDir) -> io::Result<()> + Send>,
+    /// That failed last time.
+    is_roster_unwritten: bool,
     warnings: Sender<Warning>,
 }
 
@@ -185,6 +204,16 @@ impl Keeper {
         }
         if has_news(&mut self.dir_trouble, &of_dir) {
             self.tell(None, path, of_dir);
+        }
+    }
+
+    fn write_roster(&mut self) {
+        let written = (self.write_roster)(&self.files.dir);
+        let was_unwritten = std::mem::replace(&mut self.is_roster_unwritten, written.is_err());
+        if let (Err(error), false) = (written, was_unwritten) {
+            let path = self.files.dir.path().join(ROSTER);
+            let why = Reason(&error).to_string();
+            let _ = self.warnings.try_send(Warning::RosterUnwritten { path, why });
         }
     }
 

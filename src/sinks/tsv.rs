@@ -18,13 +18,14 @@
 //! the last frame of its agent. A line about no agent has its detail in the last column: `blind` its phase,
 //! reason and length, `full` the refused frames (and the user whose share is used up), `flood` its reason,
 //! user (`-`: many), frames and refused frames, `start` the shards, `restart` its reason, shards, agents
-//! adopted, those gone, and the gap in ns, `lost` the first and the last `seq` that
+//! adopted, those gone, and the gap in ns, `missing` user and name, `lost` the first and the last `seq` that
 //! this output had to drop. More does not fit; [`jsonl`](super::jsonl) has all fields.
 
 use std::fmt;
 use std::io::{self, Write};
 
 use crate::event::{BlindPhase, Event, EventKind, NoFrame};
+use crate::message::Shown;
 use crate::time::MonoNs;
 use crate::wire::DecodeError;
 
@@ -95,6 +96,7 @@ impl fmt::Display for Columns<'_> {
                 write!(f, "-\t-\t-\t{} {shards} {adopted} {gone} {gap_ns}", why.as_str())
             }
             EventKind::Reload { outcome, .. } => write!(f, "-\t-\t-\t{}", outcome.as_str()),
+            EventKind::Missing { pid, uid, comm } => write!(f, "{pid}\t-\t-\t{uid} {}", Shown(comm.as_str())),
             EventKind::Lost { from_seq, to_seq } => write!(f, "-\t-\t-\t{from_seq}-{to_seq}"),
             _ => match agent {
                 Some(agent) => {
@@ -187,6 +189,7 @@ mod tests {
             "exit\t4711\t42\tdegraded\t18446744073709551615",
             "reload\t-\t-\t-\tapplied",
             "reload\t-\t-\t-\trefused",
+            "missing\t4711\t-\t-\t1000 worker",
             "up\t4711\t42\tdegraded\t18446744073709551615",
         ]
         .map(|columns| format!("1500000000\t{columns}"));

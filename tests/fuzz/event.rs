@@ -88,7 +88,7 @@ fn any_agent(values: &mut Unstructured<'_>) -> Result<Agent> {
 
 fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
     use EventKind as Kind;
-    Ok(match values.int_in_range(0..=22)? {
+    Ok(match values.int_in_range(0..=23)? {
         0 => Kind::Up,
         1 => Kind::Stall {
             silent_ns: values.arbitrary()?,
@@ -166,6 +166,11 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
             adopted: values.arbitrary()?,
             gone: values.arbitrary()?,
             gap_ns: values.arbitrary()?,
+        },
+        22 => Kind::Missing {
+            pid: values.arbitrary()?,
+            uid: values.arbitrary()?,
+            comm: <&str>::arbitrary(values)?.into(),
         },
         18 => Kind::Frozen { phase: one_of(values, [FrozenPhase::Begin, FrozenPhase::End])? },
         _ => Kind::Flood {

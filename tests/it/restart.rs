@@ -77,6 +77,31 @@ fn fault_26_without_what_was_kept_the_next_observer_begins_anew() {
     assert_eq!(keeper.end(Signal::TERM), 0);
 }
 
+/// Nothing is kept, and an agent does not reconnect: it is missed, by name, until it exits.
+#[test]
+fn fault_26_an_agent_that_does_not_reconnect_is_missed() {
+    let mut keeper = Keeper::start(&RUN);
+    let mut agent = keeper.agent(AgentOptions::default());
+    let reconnecting = AgentOptions { reconnect_after: 1, ..AgentOptions::default() };
+    let mut reconnecting = keeper.agent(reconnecting);
+    // The list is written at a stop.
+    assert_eq!(keeper.end(Signal::TERM), 0);
+    for name in keeper.stored() {
+        keeper.drop_stored(&name);
+    }
+    keeper.go_on();
+    let missing = keeper.expect("missing", agent.pid());
+    assert_eq!(missing.u64("uid"), u64::from(rustix::process::geteuid().as_raw()));
+    assert_eq!(missing.str("comm"), "stock-agent");
+    keeper.expect("up", reconnecting.pid());
+    agent.signal(Signal::KILL);
+    agent.wait();
+    keeper.expect("exit", agent.pid());
+    assert_eq!((keeper.count("missing", agent.pid()), keeper.count("missing", reconnecting.pid())), (1, 0));
+    no_false_stall(&mut keeper, &mut reconnecting);
+    assert_eq!(keeper.end(Signal::TERM), 0);
+}
+
 /// What was kept and cannot be used is said. The agents are connected to the kept sockets and come up again.
 #[test]
 fn what_cannot_be_adopted_is_said_and_agents_are_up_again() {

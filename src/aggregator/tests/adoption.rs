@@ -3,6 +3,7 @@
 use super::*;
 use crate::event::RestartWhy;
 use crate::journal::{Adoption, Journal, KeptTable};
+use crate::process::expected::{Expected, Roster};
 
 impl World {
     /// The aggregator is gone at once, and its output has everything; a successor adopts what it left. `meanwhile`
@@ -27,7 +28,14 @@ impl World {
         let alive: Vec<u32> = self.processes.keys().copied().collect();
         let exists = Box::new(move |pid: u32| alive.contains(&pid));
         let adoption = Some(Adoption { why: RestartWhy::Crash, gap_ns: 0, exists });
-        let estate = Estate { journal: Arc::new(journal), kept: kept.collect(), adoption };
+        let estate =
+            Estate { journal: Arc::new(journal), kept: kept.collect(), adoption, roster: Vec::new().into() };
+        self.replace_by(estate);
+    }
+
+    /// An aggregator that reports from this starts.
+    fn replace_by(&mut self, estate: Estate) {
+        let old = &self.aggregator;
         let (lookups, questions) = Lookups::detached();
         let (watch, orders) = Watch::detached(Arc::new(Kick::new().expect("a descriptor")));
         let (finder, findings) = unbounded();
@@ -127,4 +135,45 @@ fn fault_25_a_release_that_its_shard_did_not_get_is_posted_again() {
     world.run(10 * STEP);
     assert_eq!(world.kinds(7), ["up", "exit"]);
     assert_eq!(world.ports[0].table.read_hot(0).map(|hot| hot.state), Ok(State::Free));
+}
+
+/// Nothing could be adopted. Who lives and does not beat is missed, once, until it beats or exits.
+#[test]
+fn fault_26_who_lives_and_does_not_beat_is_missed_once() {
+    let mut world = World::new(1);
+    world.reported.clear();
+    let expected = |pid| Expected { pid, uid: 1000, start: pid.into(), comm: "worker".to_owned() };
+    // 7 beats at once, 8 later, 9 never and then exits, 10 has exited before.
+    let alive = Arc::new(std::sync::Mutex::new(vec![7, 8, 9]));
+    let now = Arc::clone(&alive);
+    let lives = Box::new(move |expected: &Expected| now.lock().unwrap().contains(&expected.pid));
+    let roster = Roster { agents: [7, 8, 9, 10].map(expected).to_vec(), lives };
+    let identity = Identity { boot_id: 0, pid_namespace: 0, fleet: 0 };
+    let estate = Estate { roster, ..Estate::create(&identity, 0, world.now(), [64]).unwrap() };
+    let started = world.now();
+    world.replace_by(estate);
+    for pid in [7, 8] {
+        world.born(pid);
+    }
+    let mut nonce = 1;
+    while world.count("missing") < 2 {
+        assert!(world.now().since(started) < 2 * THRESHOLD, "{:?}", world.reported);
+        world.beats(0, 7, nonce..nonce + 1);
+        nonce += 1;
+    }
+    let missed: Vec<_> = world.reported.iter().filter(|event| event.kind.name() == "missing").collect();
+    assert_eq!(missed.iter().filter_map(|event| event.pid()).collect::<Vec<_>>(), [8, 9]);
+    assert!(missed.iter().all(|event| event.mono.since(started) >= THRESHOLD));
+    let EventKind::Missing { uid, comm, .. } = missed[0].kind else { unreachable!("it was asked for") };
+    assert_eq!((uid, comm.as_str()), (1000, "worker"));
+    alive.lock().unwrap().retain(|pid| *pid != 9);
+    while world.count("exit") == 0 {
+        for pid in [7, 8] {
+            world.beats(0, pid, nonce..nonce + 1);
+        }
+        nonce += 1;
+    }
+    world.run(3 * POLL_NS);
+    assert_eq!((world.count("missing"), world.count("exit")), (2, 1));
+    assert_eq!((world.kinds(8)[0], &world.kinds(9)[..]), ("up", &["exit"][..]));
 }

@@ -164,6 +164,9 @@ fn predicate(event: &Event) -> String {
         EventKind::Moved { from } => format!("moved here from shard {from}"),
         EventKind::Io { place, errno } => format!("{}: {}", place.as_str(), place.reason(errno)),
         EventKind::Start { shards } => format!("observing with {}", counted(shards.into(), "shard")),
+        EventKind::Missing { uid, comm, .. } => {
+            format!("{} (uid {uid}) lives, but does not beat to this observer", Shown(comm.as_str()))
+        }
         EventKind::Restart { why, adopted, gone, gap_ns, .. } => {
             let before = match why {
                 RestartWhy::Planned => "stopped",
