@@ -10,6 +10,7 @@ use crate::journal::{Adoption, Kept, flag};
 impl Aggregator {
     /// Takes over the agents, and reports that. Costs a system call for each.
     pub(super) fn adopt(&mut self, adoption: &Adoption) {
+        self.journal.begin(&adoption.ended, self.now);
         for (place, kept) in self.journal.unapplied().collect::<Vec<_>>() {
             if let Some(view) = self.shards.get(usize::from(place.shard)) {
                 view.kept.put(place.slot, &kept);
@@ -18,7 +19,9 @@ impl Aggregator {
         self.journal.mark_applied();
         self.last_session = self.journal.last_session();
         self.repeat();
-        let mut gone = Vec::new();
+        // The rules of the adopted are asked for anew: there is time to answer.
+        self.looked_up_at = self.now;
+        let (mut gone, mut several) = (Vec::new(), Vec::new());
         let mut adopted = 0;
         for shard in 0..self.shard_count {
             for slot in 0..self.view(shard).port.table.used() {
@@ -36,6 +39,9 @@ impl Aggregator {
                 };
                 if hot.state == State::Free {
                     continue;
+                }
+                if is_known {
+                    several.push(hot.pid);
                 }
                 if !self.adopt_if_kept(place, &hot, &cold) {
                     // Nothing was reported of it yet.
@@ -56,6 +62,14 @@ impl Aggregator {
         self.report(None, None, self.now, kind);
         for place in gone {
             self.gone(place, self.now);
+        }
+        // A return to another slot may have been about to be reported.
+        for pid in several {
+            for place in self.places_of(pid).iter() {
+                if !self.record(place).is(Mark::Releasing) {
+                    self.return_if_stalled(place);
+                }
+            }
         }
     }
 
@@ -92,6 +106,10 @@ impl Aggregator {
         record.next = first.map(PackedPlace::from);
         record.set(Mark::Adopted, true);
         record.set(Mark::OffHash, is_off_hash);
+        if hot.flags.has(Flags::UNVERIFIED) {
+            // Its shard did not get what the claim came to: it is checked again.
+            record.set(Mark::ClaimSettled, false);
+        }
         let is_held = hot.flags.has(Flags::UNVERIFIED) && !kept.is(flag::UP);
         record.set(Mark::Held, is_held);
         *self.places.of(hot.key()) = Some(place.into());
@@ -99,7 +117,7 @@ impl Aggregator {
         self.enter(place, Session { number: kept.session, ns_pid, freeze: Freeze::No });
         let counts = &mut self.tally.shards[shard];
         counts.off_hash += u64::from(is_off_hash);
-        let is_counted = hot.state != State::Waiting || kept.is(flag::STALLED);
+        let is_counted = (hot.state != State::Waiting || kept.is(flag::STALLED)) && !kept.is(flag::CLOSED);
         if is_counted {
             let count = if kept.is(flag::STALLED) { &mut counts.stalled } else { &mut counts.up };
             *count += 1;
@@ -116,11 +134,14 @@ impl Aggregator {
             self.go_on_frozen(place);
         }
         if kept.is(flag::THAWED) {
-            self.go_on_thawed(place);
+            self.go_on_thawed(place, kept.as_of);
         }
         if is_held {
             let holder = Holder { place, generation: kept.generation };
             self.held.push_back((self.now + HELD_NS, holder));
+        }
+        if kept.is(flag::UP) {
+            self.open(place, hot);
         }
         self.identify(place);
         if !self.record(place).set(Mark::ToBeLookedAt, true) {

@@ -141,6 +141,7 @@ impl Aggregator {
             if at > self.now && !self.are_shards_over() {
                 return;
             }
+            self.commit_if_much();
             self.deferred.pop_front();
             let Holder { place, generation } = holder;
             let reported = self.record(place);

@@ -80,6 +80,10 @@ impl Aggregator {
     fn kept_of(&mut self, place: Place) -> Kept {
         let reported = *self.shards[usize::from(place.shard)].reported.of(place.slot);
         let session = self.view(place.shard).port.sessions.get(place.slot, reported.generation);
-        reported.to_kept(session.unwrap_or_default())
+        let kept = reported.to_kept(session.unwrap_or_default());
+        match self.thawed_at(place) {
+            Some(as_of) if !reported.is(Mark::Releasing) => Kept { as_of, ..kept },
+            _ => kept,
+        }
     }
 }

@@ -124,7 +124,7 @@ impl Aggregator {
 
     /// The holder beats here while another slot of its pid is reported as stalled: the agent is back, unless
     /// the pid went to another process. The lookup decides.
-    fn return_if_stalled(&mut self, place: Place) {
+    pub(super) fn return_if_stalled(&mut self, place: Place) {
         let pid = self.record(place).pid;
         let is_back =
             self.places_of(pid).iter().any(|other| other != place && self.record(other).is(Mark::Stalled));

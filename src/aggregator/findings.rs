@@ -93,6 +93,8 @@ impl Aggregator {
             }
             Err(LookupError::Failed) => {
                 self.tally.lookups_failed += 1;
+                // It exists, or the lookup would say that it is gone.
+                self.record(place).set(Mark::Adopted, false);
                 self.accept_claim(place, &hot, &cold, None);
                 self.set_class(place, hot.uid(), &Program::default());
                 self.watch(place, None);
@@ -273,6 +275,7 @@ impl Aggregator {
             if until > self.now {
                 return;
             }
+            self.commit_if_much();
             self.held.pop_front();
             let reported = self.record(place);
             if reported.generation == generation && reported.is(Mark::Held) {
@@ -287,6 +290,7 @@ impl Aggregator {
             if at > self.now {
                 return;
             }
+            self.commit_if_much();
             self.polled.pop_front();
             let reported = *self.record(place);
             if reported.generation != generation {

@@ -25,10 +25,10 @@ impl Aggregator {
         self.poll_frozen(place);
     }
 
-    /// Goes on with an agent that a predecessor reported as no longer frozen: it gets a threshold from now on.
-    pub(super) fn go_on_thawed(&mut self, place: Place) {
+    /// Goes on with an agent that a predecessor reported as no longer frozen as of `at`.
+    pub(super) fn go_on_thawed(&mut self, place: Place, at: MonoNs) {
         self.show_freeze(place, Freeze::Thawed);
-        self.freezes.thawed.insert(place, self.now);
+        self.freezes.thawed.insert(place, at);
         self.judge_thawed(place);
     }
 
@@ -74,6 +74,7 @@ impl Aggregator {
     pub(super) fn look_at_frozen(&mut self) {
         while let Some((_, holder)) = self.freezes.polled.pop_front_if(|(at, ..)| *at <= self.now) {
             let Holder { place, generation } = holder;
+            self.commit_if_much();
             let reported = self.record(place);
             if reported.generation == generation && reported.is(Mark::Frozen) && !reported.is(Mark::Releasing)
             {
@@ -86,6 +87,7 @@ impl Aggregator {
         }
         while let Some(deadline) = self.freezes.deadlines.first().copied().filter(|(at, ..)| *at <= self.now)
         {
+            self.commit_if_much();
             self.freezes.deadlines.remove(&deadline);
             let (_, Holder { place, generation }) = deadline;
             let reported = self.record(place);

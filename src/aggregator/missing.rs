@@ -35,6 +35,7 @@ impl Aggregator {
             if left == 0 {
                 return true;
             }
+            self.commit_if_much();
             let Some((_, expected)) = self.expected.pop_front() else { break };
             if self.place_of_pid(expected.pid).is_some() {
                 continue;

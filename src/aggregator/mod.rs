@@ -406,7 +406,7 @@ impl Aggregator {
         self.commit();
         let is_owing = self.fanout.settle(wall, now);
         self.journal.mark_alive(now);
-        if self.is_unproved && !is_more && self.again.is_empty() {
+        if self.is_unproved && !is_more && self.again.is_empty() && self.have_shards_turned() {
             self.journal.mark_proved();
             self.is_unproved = false;
         }
@@ -458,6 +458,11 @@ impl Aggregator {
         self.doorbell.sleep_tickless();
         let is_work = self.shards.iter().any(|view| !view.port.reports.is_empty());
         Next::At(if is_work { at.min(self.now + report_tick) } else { at })
+    }
+
+    /// Whether every shard has taken a whole turn since the start.
+    fn have_shards_turned(&self) -> bool {
+        self.shards.iter().all(|view| view.port.counters.turned_at.get() > self.started.0)
     }
 
     /// Whether the fleet stops and nothing is waited for any more.

@@ -94,10 +94,17 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
     let headers: Vec<Header> = (0..plan.shards.len()).map(|shard| header_of(plan, shard)).collect();
     let ahead = (GRANTED_AHEAD / u32::from(headers[0].shards.max(1))).max(GRANTED_AHEAD_MIN);
     let predecessor = Predecessor::take(inherited, &headers, plan.agents_max, ahead, now);
-    let mut predecessor = predecessor.unwrap_or_else(|why| {
-        warnings.push(Warning::StartsAnew { why: why.to_string() });
-        None
-    });
+    let mut predecessor = match predecessor {
+        Ok(predecessor) => predecessor,
+        Err(why) => {
+            if let Some(errno) = why.shortage() {
+                let shortage = io::Error::from_raw_os_error(errno);
+                return Err(StartError::resources("adopt what the observer before left")(shortage));
+            }
+            warnings.push(Warning::StartsAnew { why: why.to_string() });
+            None
+        }
+    };
     let mut sockets = Vec::with_capacity(plan.shards.len());
     for (shard, of) in plan.shards.iter().enumerate() {
         let known = predecessor.as_ref().and_then(|predecessor| predecessor.socket(shard));
@@ -123,13 +130,13 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
     let mut estate = estate(&headers[0], &mut predecessor, now).map_err(&in_reserve)?;
     for ((shard, socket), header) in sockets.iter_mut().enumerate().zip(&headers) {
         let of = predecessor.as_mut().and_then(|predecessor| predecessor.shards[shard].take());
-        let is_new = of.as_ref().is_none_or(|of| of.legacy.is_copied);
+        let is_new = of.as_ref().map_or((true, true), |of| (of.legacy.is_copied, of.kept.is_copied));
         let memory = shard_memory(plan, header, ahead, of, &estate.journal).map_err(&in_reserve)?;
-        to_store.push(ToStore::memory(table_name(shard), memory.table.memfd(), is_new).map_err(&in_reserve)?);
-        to_store.push(ToStore::memory(told_name(shard), memory.kept.memfd(), is_new).map_err(&in_reserve)?);
-        if !socket.stays() {
-            to_store.push(ToStore { name: shard_name(shard), fd: Arc::clone(socket.fd()), is_new: true });
-        }
+        to_store
+            .push(ToStore::memory(table_name(shard), memory.table.memfd(), is_new.0).map_err(&in_reserve)?);
+        to_store.push(ToStore::memory(told_name(shard), memory.kept.memfd(), is_new.1).map_err(&in_reserve)?);
+        let (name, is_new) = (shard_name(shard), !socket.stays());
+        to_store.push(ToStore { name, fd: Arc::clone(socket.fd()), is_new });
         estate.kept.push(memory.kept);
         let parts = (memory.writer, memory.table, memory.legacy);
         shards.push(make_shard(plan, shard, socket, &admission, parts).map_err(&in_reserve)?);
@@ -145,9 +152,6 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
             Vec::new()
         });
         estate.roster = expected.into();
-    }
-    if let Some(predecessor) = &predecessor {
-        estate.journal.begin(&predecessor.ended, now);
     }
     Ok(Acquired {
         estate,

@@ -118,8 +118,8 @@ enum Role {
     Shard(usize),
     /// A listening socket.
     Listener,
-    /// Memory that an observer before this one left in the store.
-    State,
+    /// Memory that an observer before this one left in the store: of this shard, or of the fleet.
+    State(Option<usize>),
 }
 
 impl Role {
@@ -131,13 +131,13 @@ impl Role {
         };
         match name {
             "control" | "http" => return Some(Self::Listener),
-            "fleet" => return Some(Self::State),
+            "fleet" => return Some(Self::State(None)),
             _ => {}
         }
         let rest = name.strip_prefix("shard-")?;
         match rest.split_once('-') {
             None => index(rest).map(Self::Shard),
-            Some((shard, "table" | "told")) => index(shard).map(|_| Self::State),
+            Some((shard, "table" | "told")) => index(shard).map(|shard| Self::State(Some(shard))),
             Some(_) => None,
         }
     }
@@ -192,19 +192,24 @@ impl Inherited {
         }
     }
 
-    /// Makes `plan` fit the passed sockets: each is observed, so shards are added if more were passed than are
-    /// configured. The files of passed sockets have the mode and group that their units gave them. Returns
+    /// Makes `plan` fit what was passed: each socket and each table is observed, so shards are added if more were
+    /// passed than are configured. The files of passed sockets have the mode and group that their units gave them. Returns
     /// what the operator should know of it.
     pub(super) fn fit(&self, plan: &mut Plan) -> Vec<Warning> {
         let passed: BTreeSet<usize> = self
             .names()
             .filter_map(|name| match Role::of(name)? {
                 Role::Shard(shard) => Some(shard),
-                Role::Listener | Role::State => None,
+                Role::Listener | Role::State(_) => None,
             })
             .collect();
+        let of_state = self.names().filter_map(|name| match Role::of(name)? {
+            Role::State(shard) => shard,
+            Role::Listener | Role::Shard(_) => None,
+        });
+        let all: BTreeSet<usize> = passed.iter().copied().chain(of_state).collect();
         let configured = plan.shards.len();
-        let (Some(last), Some(model)) = (passed.last(), plan.shards.last().cloned()) else {
+        let (Some(last), Some(model)) = (all.last(), plan.shards.last().cloned()) else {
             return Vec::new();
         };
         let mut warnings = Vec::new();
@@ -213,7 +218,7 @@ impl Inherited {
                 .push(ShardPlan { socket: plan.dir.join(format!("shard-{shard}.sock")), ..model.clone() });
         }
         plan.agents_max = plan.agents_max.max(u32::try_from(plan.shards.len()).unwrap_or(u32::MAX));
-        let surplus: Vec<usize> = passed.range(configured..).copied().collect();
+        let surplus: Vec<usize> = all.range(configured..).copied().collect();
         if !surplus.is_empty() {
             warnings.push(Warning::SurplusShards {
                 configured,
@@ -222,7 +227,7 @@ impl Inherited {
             });
         }
         let missing: Vec<usize> = (0..plan.shards.len()).filter(|shard| !passed.contains(shard)).collect();
-        if !missing.is_empty() {
+        if !missing.is_empty() && !passed.is_empty() {
             warnings.push(Warning::MissingShards { names: listed(missing) });
         }
         for shard in passed {

@@ -58,6 +58,20 @@ pub enum NotAdopted {
     Table(String, AdoptError),
 }
 
+impl NotAdopted {
+    /// The kernel's refusal, if it may go away by itself: what was left is not to blame.
+    pub fn shortage(&self) -> Option<i32> {
+        let error = match self {
+            Self::Count(..) => return None,
+            Self::Memory(_, Refused::Memory(error)) => error,
+            Self::Table(_, AdoptError::Memory(error) | AdoptError::Resources(error)) => error,
+            Self::Memory(..) | Self::Table(..) => return None,
+        };
+        const SHORTAGES: [i32; 5] = [libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOSPC];
+        error.raw_os_error().filter(|errno| SHORTAGES.contains(errno))
+    }
+}
+
 impl Predecessor {
     /// Takes and checks what was left, for a fleet with tables of these `headers`. `None`: nothing was.
     ///
@@ -111,6 +125,7 @@ impl Predecessor {
         Adoption {
             why: if self.ended.is_clean { RestartWhy::Planned } else { RestartWhy::Crash },
             gap_ns: now.since(last_alive),
+            ended: self.ended,
             exists: Box::new(procfs::exists),
         }
     }

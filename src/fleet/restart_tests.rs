@@ -23,8 +23,9 @@ impl Line {
             events: Some(Output::File(directory.path().join("events"))),
             ..Config::default()
         };
-        let fleet = Some(Fleet::start(&config).expect("fleet"));
-        Self { fleet, config, directory }
+        let mut line = Self { fleet: None, config, directory };
+        line.go_on(Inherited::default());
+        line
     }
 
     fn agent(&self, shard: usize) -> Agent {
@@ -35,10 +36,9 @@ impl Line {
 
     /// Stops the observer, and returns what a service manager would keep.
     fn stop(&mut self) -> Inherited {
-        let mut fleet = self.fleet.take().expect("it runs");
+        let fleet = self.fleet.take().expect("it runs");
         let dup = |stored: &ToStore| (stored.name.clone(), stored.fd.try_clone().expect("a descriptor"));
         let inherited = fleet.to_store().iter().map(dup).collect();
-        fleet.keep_files();
         let report = fleet.stop(WRITE_WITHIN);
         assert_eq!((report.events_unwritten, &report.problems[..]), (0, &[][..]));
         inherited
@@ -46,7 +46,7 @@ impl Line {
 
     fn go_on(&mut self, mut inherited: Inherited) {
         let plan = self.config.plan().expect("sound");
-        self.fleet = Some(Fleet::start_with(plan, &mut inherited).expect("a successor"));
+        self.fleet = Some(Fleet::start_kept(plan, &mut inherited, |_| true).expect("a successor"));
     }
 
     fn log(&self) -> Vec<Event> {
@@ -116,4 +116,50 @@ fn fault_25_a_planned_restart_tells_each_thing_once_and_keeps_every_agent() {
     assert!(log.iter().all(|event| !event.again));
     let starts = log.iter().filter(|event| matches!(event.kind, EventKind::Start { .. })).count();
     assert_eq!(starts, 1, "the successor goes on");
+}
+
+/// What a service manager keeps of a fleet.
+fn stored(fleet: &Fleet) -> Vec<(String, std::os::fd::OwnedFd)> {
+    let dup = |stored: &ToStore| (stored.name.clone(), stored.fd.try_clone().expect("a descriptor"));
+    fleet.to_store().iter().map(dup).collect()
+}
+
+fn again(fds: &[(String, std::os::fd::OwnedFd)]) -> Inherited {
+    fds.iter().map(|(name, fd)| (name.clone(), fd.try_clone().expect("a descriptor"))).collect()
+}
+
+/// With room for more agents than before, the tables are copied, and the copies are to be stored.
+#[test]
+fn fault_25_another_number_of_agents_moves_the_tables() {
+    let mut line = Line::begin(1);
+    let agent = line.agent(0);
+    let old = line.stop();
+    line.config.agents_max = 128;
+    line.go_on(old);
+    let restart = line.expect(|event| matches!(event.kind, EventKind::Restart { .. }));
+    assert!(matches!(restart.kind, EventKind::Restart { adopted: 1, .. }), "{restart:?}");
+    let fleet = line.fleet.as_ref().expect("it runs");
+    let new: Vec<_> = fleet.to_store().iter().filter(|of| of.is_new).map(|of| of.name.as_str()).collect();
+    assert_eq!(new, ["shard-0-table", "shard-0-told"]);
+    let copies = line.stop();
+    line.go_on(copies);
+    line.expect(|event| matches!(event.kind, EventKind::Restart { .. }) && event.seq > restart.seq);
+    assert_eq!(line.of(&agent), [EventKind::Up]);
+}
+
+/// Fewer shards are configured, and the unit of a socket is gone: the table is served until nobody is left.
+#[test]
+fn fault_25_agents_of_a_shard_without_a_socket_are_not_forgotten() {
+    let mut line = Line::begin(2);
+    let [stays, there] = [0, 1].map(|shard| line.agent(shard));
+    let old = stored(line.fleet.as_ref().expect("it runs"));
+    drop(line.stop());
+    let left: Vec<_> = old.into_iter().filter(|(name, _)| name != "shard-1").collect();
+    line.config.shards = Some(1);
+    line.go_on(again(&left));
+    let is_of_there = |event: &Event| is_of(event, &there);
+    line.expect(|event| {
+        matches!(event.kind, EventKind::Stall { .. } | EventKind::Exit { .. }) && is_of_there(event)
+    });
+    assert_eq!(line.of(&stays), [EventKind::Up]);
 }

@@ -151,7 +151,6 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         http,
         upkeep,
         journal,
-        keeps_files: false,
     };
     Ok(Started { running, handle, warnings, to_store: acquired.to_store })
 }

@@ -24,6 +24,7 @@ use super::stop::{Running, StopReport, WRITE_WITHIN};
 use crate::config::plan::Plan;
 use crate::config::{Config, ConfigError};
 use crate::lane::Port;
+use crate::rundir::binding::BoundSocket;
 use crate::sys::clock::SystemClock;
 use crate::time::{Clock, MonoNs};
 use crate::view::health::{FleetThread, Health};
@@ -70,10 +71,27 @@ impl Fleet {
     ///
     /// # Errors
     /// As [`Fleet::start`]; also what is wrong with a passed descriptor.
-    pub fn start_with(mut plan: Plan, inherited: &mut Inherited) -> Result<Self, StartError> {
+    pub fn start_with(plan: Plan, inherited: &mut Inherited) -> Result<Self, StartError> {
+        Self::start_kept(plan, inherited, |_| false)
+    }
+
+    /// As [`Fleet::start_with`]. Before anything is observed, `keep` hands what a successor will need to another
+    /// process, and returns whether that process has all of it: then the sockets live on, and their paths and the
+    /// manifest stay at the stop.
+    ///
+    /// # Errors
+    /// As [`Fleet::start_with`].
+    pub fn start_kept(
+        mut plan: Plan,
+        inherited: &mut Inherited,
+        keep: impl FnOnce(&[ToStore]) -> bool,
+    ) -> Result<Self, StartError> {
         let started = plan.clone();
-        let acquired = acquire(&mut plan, inherited)?;
+        let mut acquired = acquire(&mut plan, inherited)?;
         let admission = Arc::clone(&acquired.admission);
+        if keep(&acquired.to_store) {
+            acquired.files.sockets.iter_mut().for_each(BoundSocket::keep_path);
+        }
         let dir = acquired.files.dir.path().to_owned();
         #[cfg(feature = "http")]
         let address = acquired.listeners.address();
@@ -108,14 +126,6 @@ impl Fleet {
     #[must_use]
     pub fn to_store(&self) -> &[ToStore] {
         &self.to_store
-    }
-
-    /// Declares that another process keeps what [`Fleet::to_store`] returns: the sockets live on, so their paths and
-    /// the manifest stay at the stop.
-    pub fn keep_files(&mut self) {
-        if let Some(running) = &mut self.running {
-            running.keeps_files = true;
-        }
     }
 
     /// The TCP address of metrics, API and status page, if they are served by TCP.

@@ -213,14 +213,12 @@ pub struct Running {
     pub upkeep: Upkeep,
     /// Where it is recorded how this observer ended.
     pub journal: Arc<Journal>,
-    /// The sockets outlive this process.
-    pub keeps_files: bool,
 }
 
 impl Running {
     /// Stops them in order. Remaining events may take `within` to be written.
     pub fn stop(self, within: Duration) -> StopReport {
-        let Self { mut shards, mut tellers, upkeep, journal, keeps_files, .. } = self;
+        let Self { mut shards, mut tellers, upkeep, journal, .. } = self;
         let vitals = &tellers.handle.vitals;
         let Health { problems } = vitals.threads(SystemClock.mono());
         vitals.stop();
@@ -232,9 +230,6 @@ impl Running {
         // them to us.
         let (mut files, warnings) = upkeep.join_until(until);
         if let Some(files) = &mut files {
-            if keeps_files {
-                files.sockets.iter_mut().for_each(BoundSocket::keep_path);
-            }
             if files.sockets.iter().all(BoundSocket::stays) {
                 files.dir.leave();
             } else {

@@ -99,10 +99,9 @@ pub mod flag {
 
 impl Kept {
     pub(super) fn to_words(self) -> [u64; KEPT_WORDS] {
-        debug_assert!(self.pid >> PID_BITS == 0, "the kernel numbers no process so high");
         [
             pair(self.generation, self.settled_claim),
-            pair(self.flags << PID_BITS | self.pid, self.session),
+            pair(self.flags << PID_BITS | self.pid & ((1 << PID_BITS) - 1), self.session),
             pair(self.ns_pid, self.stalls),
             pair(self.resumes, self.streams),
             pair(self.statuses, self.terminals),
@@ -153,6 +152,8 @@ pub struct KeptTable {
     words: Words<AtomicU64>,
     capacity: u32,
     granted: u32,
+    /// It is a copy of the one of a predecessor, with another capacity.
+    pub is_copied: bool,
 }
 
 impl KeptTable {
@@ -172,7 +173,7 @@ impl KeptTable {
             put(header::IDENTITY + offset, word);
         }
         words[header::MAGIC].store(MAGIC, Ordering::Release);
-        Ok(Self { words, capacity, granted: 0 })
+        Ok(Self { words, capacity, granted: 0, is_copied: false })
     }
 
     /// The one of a predecessor, whose table has this many `used` slots. If it has another capacity than
@@ -201,7 +202,7 @@ impl KeptTable {
             return Err(Refused::Corrupt);
         }
         identity.check(std::array::from_fn(|offset| word(header::IDENTITY + offset)))?;
-        let mut old = Self { words, capacity: had, granted: 0 };
+        let mut old = Self { words, capacity: had, granted: 0, is_copied: false };
         old.grant_ahead(used, 0).map_err(Refused::Memory)?;
         if had == capacity {
             return Ok(old);
@@ -209,6 +210,7 @@ impl KeptTable {
         let mut copy = Self::create(capacity, shard, identity).map_err(Refused::Memory)?;
         copy.grant_ahead(used, 0).map_err(Refused::Memory)?;
         (0..used.min(capacity)).for_each(|slot| copy.put(slot, &old.get(slot)));
+        copy.is_copied = true;
         Ok(copy)
     }
 

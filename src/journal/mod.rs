@@ -15,7 +15,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::event::{Event, RestartWhy};
 use crate::process::expected::Roster;
@@ -50,6 +50,8 @@ const SUSPECT_NS: u64 = 60_000_000_000;
 /// Sockets whose files are remembered: as many as a fleet has shards.
 const SOCKETS_MAX: usize = 64;
 const SOCKET_WORDS: usize = 4;
+/// No count gets there.
+const EVER: u64 = 1 << 62;
 
 /// Indices of the header's words.
 mod header {
@@ -143,6 +145,8 @@ pub struct Adoption {
     pub why: RestartWhy,
     /// For how long nobody ran, ns.
     pub gap_ns: u64,
+    /// What its journal says of that.
+    pub ended: Ended,
     /// Whether a process with this pid exists.
     pub exists: Box<dyn Fn(u32) -> bool + Send>,
 }
@@ -185,7 +189,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// That of a predecessor, of this boot and pid namespace, and how that ended. Changes nothing in it; see
+    /// That of a predecessor, of this boot and pid namespace, and how that ended. See
     /// [`Journal::begin`].
     ///
     /// # Errors
@@ -216,8 +220,14 @@ impl Journal {
             && applied <= committed
             && committed <= begun
             && begun - applied <= ENTRIES as u64
-            && journal.get(header::ACKNOWLEDGED) <= journal.last_seq();
+            && [begun, journal.last_seq(), journal.get(header::FAILURES)].iter().all(|word| *word < EVER);
         if !is_sound {
+            return Err(Refused::Corrupt);
+        }
+        // Killed between a commit and the number of its last event.
+        let last = journal.past().0.last().map_or(0, |event| event.seq);
+        journal.put(header::LAST_SEQ, journal.last_seq().max(last));
+        if journal.get(header::ACKNOWLEDGED) > journal.last_seq() {
             return Err(Refused::Corrupt);
         }
         let last_alive = MonoNs(journal.get(header::LAST_ALIVE));
@@ -327,6 +337,8 @@ impl Journal {
         let begin = self.get(header::COMMITTED);
         let end = begin + (events.len() + kept.len()) as u64;
         self.put(header::BEGUN, end);
+        // No word of an entry is written before this, and none of a table before the commit below.
+        fence(Ordering::Release);
         let kept = kept.iter().map(|(place, kept)| {
             let mut words = [0; ENTRY_WORDS];
             words[0] = IS_KEPT | u64::from(place.shard) << SHARD_SHIFT;
@@ -342,8 +354,10 @@ impl Journal {
             }
         }
         self.put(header::LAST_SESSION, last_session.into());
-        self.put(header::LAST_SEQ, events.last().map_or(self.last_seq(), |event| event.seq));
         self.put(header::COMMITTED, end);
+        fence(Ordering::Release);
+        // After the commit: a number that nobody was told is used again.
+        self.put(header::LAST_SEQ, events.last().map_or(self.last_seq(), |event| event.seq));
     }
 
     /// Records that what was kept by the last commit is in its tables.

@@ -5,6 +5,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::lab::samples::up;
 
+impl Journal {
+    /// As killed between a commit and this.
+    pub fn forget_the_last_number(&self) {
+        self.put(header::LAST_SEQ, 0);
+    }
+}
+
 const IDENTITY: Identity = Identity { boot_id: 5 << 64 | 6, pid_namespace: 7, fleet: 8 };
 const NOW: MonoNs = MonoNs(1_000_000_000_000);
 

@@ -182,7 +182,9 @@ impl BoundSocket {
     ///
     /// Call this before the socket is closed: until then no other process that probes the path takes it.
     pub fn unlink_if_ours(&self) -> bool {
-        if let Some(spare) = self.spare.as_ref().filter(|spare| self.is_at(&spare.name)) {
+        // The last name of a socket that lives on must not go.
+        let may_go = !self.stays || self.is_in_place();
+        if let Some(spare) = self.spare.as_ref().filter(|spare| may_go && self.is_at(&spare.name)) {
             let _ = rustix::fs::unlink(&spare.name);
         }
         !self.stays && self.is_in_place() && rustix::fs::unlink(&self.path).is_ok()

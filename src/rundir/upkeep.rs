@@ -158,14 +158,16 @@ enum Found {
     PutBack,
 }
 
+/// Writes the list of the agents into the runtime directory.
+type WriteRoster = dyn FnMut(&RunDir) -> io::Result<()> + Send;
+
 struct Keeper {
     files: Files,
     /// The trouble last reported of each socket, if it is not over.
     troubles: Vec<Option<Trouble>>,
     dir_trouble: Option<Trouble>,
     on_change: Box<dyn Fn(Option<u16>, i32) + Send>,
-    /// Writes the list of the agents, for a start that can adopt nothing.
-    write_roster: Box<dyn FnMut(&RunDir) -> io::Result<()> + Send>,
+    write_roster: Box<WriteRoster>,
     /// That failed last time.
     is_roster_unwritten: bool,
     warnings: Sender<Warning>,

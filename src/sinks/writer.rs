@@ -404,8 +404,6 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         self.last_seq = self.last_seq.max(event.seq);
         if self.is_gone {
             self.counters.discarded.fetch_add(1, Relaxed);
-            // Nobody will ever read it.
-            self.acknowledge();
             return;
         }
         self.format.write_line(event, &mut self.lines);
@@ -537,7 +535,6 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         self.lines = Vec::new();
         self.written = 0;
         self.episode = None;
-        self.acknowledge();
         (self.on_trouble)(WriteTrouble::Gone { errno: libc::EPIPE });
     }
 
@@ -588,7 +585,7 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Everything taken is written, or discarded for good: no successor has to repeat it.
+    /// Everything taken is written: no successor has to repeat it.
     fn acknowledge(&mut self) {
         self.earlier.retain(|ended| ended.try_recv() == Err(TryRecvError::Empty));
         if let Some(journal) = &self.journal

@@ -19,7 +19,6 @@ impl World {
         let dup = |memfd: std::os::fd::BorrowedFd<'_>| memfd.try_clone_to_owned().unwrap();
         let old = &self.aggregator;
         let (journal, ended) = Journal::adopt(dup(old.journal.memfd()), 0, 0, self.now()).unwrap();
-        journal.begin(&ended, self.now());
         let identity = journal.identity();
         let kept = (0..).zip(&old.shards).map(|(shard, view)| {
             let (capacity, used) = (view.port.table.capacity(), view.port.table.used());
@@ -27,7 +26,7 @@ impl World {
         });
         let alive: Vec<u32> = self.processes.keys().copied().collect();
         let exists = Box::new(move |pid: u32| alive.contains(&pid));
-        let adoption = Some(Adoption { why: RestartWhy::Crash, gap_ns: 0, exists });
+        let adoption = Some(Adoption { why: RestartWhy::Crash, gap_ns: 0, ended, exists });
         let estate =
             Estate { journal: Arc::new(journal), kept: kept.collect(), adoption, roster: Vec::new().into() };
         self.replace_by(estate);
@@ -176,4 +175,117 @@ fn fault_26_who_lives_and_does_not_beat_is_missed_once() {
     world.run(3 * POLL_NS);
     assert_eq!((world.count("missing"), world.count("exit")), (2, 1));
     assert_eq!((world.kinds(8)[0], &world.kinds(9)[..]), ("up", &["exit"][..]));
+}
+
+/// Two processes, of which one sends what claims to be of the other.
+fn with_forger() -> World {
+    let mut world = World::new(1);
+    world.is_watching = true;
+    for pid in [7, 8] {
+        world.born(pid);
+    }
+    world
+}
+
+/// Its shard never read that the frames are forged: they must not count as life for ever.
+#[test]
+fn fault_25_a_claim_whose_finding_was_lost_is_checked_again() {
+    let mut world = with_forger();
+    world.beats(0, 7, 1..3);
+    world.send(0, 7, &beat(8, 3));
+    world.run(STEP);
+    world.asleep = vec![0];
+    world.run(10 * STEP);
+    assert!(world.ports[0].inbox.take().is_some(), "it was found out");
+    while world.ports[0].inbox.take().is_some() {}
+    world.succeed(|_| ());
+    world.asleep.clear();
+    for nonce in 4..40 {
+        world.send(0, 7, &beat(8, nonce));
+        world.run(100 * MS);
+    }
+    assert!(world.kinds(7).contains(&"stall"), "{:?}", world.kinds(7));
+}
+
+#[test]
+fn fault_25_a_closed_forger_is_counted_nowhere() {
+    let mut world = with_forger();
+    world.send(0, 7, &beat(8, 1));
+    world.run(100 * MS);
+    let before = world.aggregator.tally().shards[0].up;
+    world.succeed(|_| ());
+    world.run(100 * MS);
+    assert_eq!(world.aggregator.tally().shards[0].up, before);
+}
+
+/// Its shard never read that its crash report opens a deadline: it would never be reported as stalled.
+#[test]
+fn fault_25_a_deadline_that_was_not_opened_is_opened_again() {
+    let mut world = World::new(2);
+    world.is_watching = true;
+    world.born(7);
+    world.beats(0, 7, 1..4);
+    world.send(1, 7, &Frame { status: Status::Critical, ..beat(7, NONCE_TERMINAL) });
+    world.run(2 * STEP);
+    world.asleep = vec![1];
+    world.run(2 * THRESHOLD);
+    assert!(world.kinds(7).contains(&"moved"), "{:?}", world.kinds(7));
+    while world.ports[1].inbox.take().is_some() {}
+    world.succeed(|_| ());
+    world.asleep.clear();
+    world.run(20 * THRESHOLD);
+    assert!(world.kinds(7).contains(&"stall"), "{:?}", world.kinds(7));
+}
+
+/// It stalled on one shard and beats on the other, and that was about to be reported.
+#[test]
+fn fault_25_a_return_to_another_shard_is_not_forgotten() {
+    let mut world = World::new(2);
+    world.is_watching = true;
+    world.born(7);
+    world.beats(0, 7, 1..4);
+    while world.count("stall") == 0 {
+        world.run(STEP);
+    }
+    world.is_mute = true;
+    world.send(1, 7, &beat(7, 4));
+    world.run(STEP);
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+    world.succeed(|_| ());
+    world.is_mute = false;
+    world.beats(1, 7, 5..30);
+    assert_eq!(world.kinds(7)[..3], ["up", "stall", "resume"]);
+}
+
+/// However often it restarts, an agent that was thawed and does not beat is reported as stalled.
+#[test]
+fn fault_25_restarts_do_not_excuse_a_thawed_agent_for_ever() {
+    let mut world = World::new(1);
+    world.is_watching = true;
+    world.born(7);
+    world.beats(0, 7, 1..4);
+    world.processes.get_mut(&7).expect("it was born").is_frozen = true;
+    world.run(3 * THRESHOLD);
+    assert_eq!(world.kinds(7), ["up", "frozen"]);
+    world.processes.get_mut(&7).expect("it was born").is_frozen = false;
+    while world.count("frozen") < 2 {
+        world.run(STEP);
+    }
+    for _ in 0..20 {
+        world.succeed(|_| ());
+        world.run(THRESHOLD / 2);
+    }
+    assert!(world.kinds(7).contains(&"stall"), "{:?}", world.kinds(7));
+}
+
+/// Killed after the commit and before its last number was noted, or before the commit.
+#[test]
+fn fault_25_numbers_have_no_hole_whenever_it_is_killed() {
+    let mut world = World::new(1);
+    world.born(7);
+    world.beats(0, 7, 1..3);
+    let seq = world.aggregator.fanout.last_seq();
+    world.succeed(|world| world.aggregator.journal.forget_the_last_number());
+    world.run(STEP);
+    assert_eq!(world.last("restart").seq, seq + 1);
 }

@@ -72,9 +72,8 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     let is_stdout_taken = plan.events.as_ref().is_some_and(|events| events.output == Output::Stdout);
     raise_open_files();
     raise_own_session();
-    let mut fleet = Fleet::start_with(plan, &mut inherited)?;
+    let fleet = Fleet::start_kept(plan, &mut inherited, |to_store| service.store(to_store))?;
     drop(inherited);
-    service.store(&mut fleet);
     let shards = fleet.plan().shards.len();
     fleet.warnings().iter().for_each(warn);
     service.warn();

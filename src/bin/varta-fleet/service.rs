@@ -3,6 +3,7 @@
 //! In: the fleet, when it is due. Out: messages. Thread: main. Never waits: while the service manager has no room
 //! for a message, the next one is tried later.
 
+use std::env;
 use std::io;
 use std::os::fd::AsFd;
 use std::thread;
@@ -48,10 +49,10 @@ impl Service {
         }
     }
 
-    /// Has it keep what the next observer needs to go on with the agents; then the sockets stay at the stop. Call it
-    /// right after the start. Waits a second at most, for room.
-    pub fn store(&self, fleet: &mut Fleet) {
-        let Some(manager) = &self.manager else { return };
+    /// Has it keep what the next observer needs to go on with the agents. Returns whether it has all of it. Waits a
+    /// second at most, for room.
+    pub fn store(&self, all: &[ToStore]) -> bool {
+        let Some(manager) = &self.manager else { return false };
         let until = Instant::now() + ROOM;
         let with_patience = |send: &dyn Fn() -> io::Result<()>| loop {
             match send() {
@@ -61,18 +62,27 @@ impl Service {
                 sent => return sent,
             }
         };
-        let new = fleet.to_store().iter().filter(|stored| stored.is_new);
-        let stored = new.map(|ToStore { name, fd, .. }| {
-            with_patience(&|| manager.remove(name))?;
-            with_patience(&|| manager.store(name, fd.as_fd()))
-        });
-        match stored.collect::<io::Result<()>>() {
-            Ok(()) => fleet.keep_files(),
-            Err(error) => stderr::say(&format!(
+        // Since version 254, systemd says for how many it has room.
+        let room = env::var("FDSTORE").ok().and_then(|room| room.parse::<usize>().ok());
+        let stored = match room.filter(|room| *room < all.len()) {
+            Some(room) => Err(io::Error::other(format!(
+                "it keeps {room} descriptors, and {} are needed (FileDescriptorStoreMax=)",
+                all.len()
+            ))),
+            None => all.iter().filter(|stored| stored.is_new).try_for_each(|ToStore { name, fd, .. }| {
+                with_patience(&|| manager.remove(name))?;
+                with_patience(&|| manager.store(name, fd.as_fd()))
+            }),
+        };
+        if let Err(error) = &stored {
+            // Not half of it: the next observer would find it incomplete.
+            all.iter().for_each(|ToStore { name, .. }| drop(manager.remove(name)));
+            stderr::say(&format!(
                 "warning: the service manager does not keep the state of this observer: {}; the next one starts anew",
-                Reason(&error)
-            )),
+                Reason(error)
+            ));
         }
+        stored.is_ok()
     }
 
     /// When [`Service::look`] is to be called next.
