@@ -146,6 +146,8 @@ pub use lab::fuzzing;
 #[doc(hidden)]
 pub use lab::{bench, mass_stall};
 
+#[cfg(feature = "http")]
+pub use fleet::ReloadRequest;
 pub use fleet::{
     Fleet, Handle, Inherited, InheritedError, ReloadError, ReloadRefusal, Reloaded, StartError, StopReport,
     Subscription, ToStore,

@@ -1,4 +1,4 @@
-//! The types of the HTTP API: `/api/v1/fleet`, `/api/v1/agents` and `/api/v1/agents/{pid}`.
+//! The types of the HTTP API: `/api/v1/fleet`, `/api/v1/agents`, `/api/v1/agents/{pid}` and `/-/reload`.
 //!
 //! The HTTP thread serializes them, the command line and other programs deserialize them. Their JSON is
 //! described by `/api/v1/openapi.json`. An event is an [`Event`](crate::event::Event), as in the event log.
@@ -8,8 +8,10 @@
 
 mod agents;
 mod fleet;
+mod reload;
 
 pub use agents::{Agent, AgentState, Blind, Detail, Exited, Page, Past, Refused, Resume, Stall, Tracked};
 pub use fleet::{Distribution, Fleet, Rule, Shard};
+pub use reload::Reload;
 
 pub use crate::table::turned_away::TurnedAwayFor;

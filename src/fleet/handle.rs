@@ -11,7 +11,7 @@ use crate::aggregator::Request;
 use crate::aggregator::fanout::Subscriber;
 use crate::event::Event;
 #[cfg(feature = "http")]
-use crate::http::{TermsInForce, TokenFile};
+use crate::http::{Reloader, TermsInForce, TokenFile};
 use crate::journal::Journal;
 use crate::lane::{Doorbell, Port};
 #[cfg(feature = "http")]
@@ -41,6 +41,9 @@ pub struct Handle {
     /// What HTTP answers say of the configuration.
     #[cfg(feature = "http")]
     pub(super) terms: Arc<TermsInForce>,
+    /// Who reloads on request.
+    #[cfg(feature = "http")]
+    pub(super) reloader: Arc<Reloader>,
     /// The token of TCP clients.
     #[cfg(feature = "http")]
     pub(super) token: Arc<Mutex<Option<TokenFile>>>,

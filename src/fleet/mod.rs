@@ -17,6 +17,8 @@ pub use error::StartError;
 pub use handle::{Handle, Subscription};
 pub use inherited::{Inherited, InheritedError};
 pub use predecessor::ToStore;
+#[cfg(feature = "http")]
+pub use reload::ReloadRequest;
 pub use reload::{Refusal as ReloadRefusal, ReloadError, Reloaded};
 pub use start::Fleet;
 pub use stop::StopReport;

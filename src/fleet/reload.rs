@@ -23,7 +23,7 @@ use crate::config::live::{KeyChange, Reconciled, keys_of, reconcile};
 use crate::config::plan::Plan;
 use crate::event::{EventKind, ReloadOutcome};
 #[cfg(feature = "http")]
-use crate::http::{Terms, TokenError, TokenFile};
+use crate::http::{NotReloaded, Requested, Terms, TokenError, TokenFile};
 use crate::lane::Port;
 use crate::lane::settings::Settings;
 use crate::shard::front::sorted;
@@ -95,6 +95,36 @@ impl ReloadError {
 impl From<ConfigError> for ReloadError {
     fn from(error: ConfigError) -> Self {
         Self::Refused(vec![error.into()])
+    }
+}
+
+#[cfg(feature = "http")]
+impl From<&Reloaded> for crate::api::Reload {
+    fn from(done: &Reloaded) -> Self {
+        let Reloaded { changed, restart, late_shards, warnings } = done.clone();
+        let warnings = warnings.iter().map(ToString::to_string).collect();
+        Self { changed, restart, late_shards, warnings }
+    }
+}
+
+/// A client's request to reload, which waits for an answer: see
+/// [`Fleet::on_reload_request`](crate::Fleet::on_reload_request). If it is dropped, the client is told that there was
+/// none.
+#[cfg(feature = "http")]
+#[derive(Debug)]
+pub struct ReloadRequest(pub(super) Requested);
+
+#[cfg(feature = "http")]
+impl ReloadRequest {
+    /// Tells the client what [`Fleet::reload`](crate::Fleet::reload) returned. Never blocks.
+    pub fn answer(self, done: &Result<Reloaded, ReloadError>) {
+        self.0.answer(match done {
+            Ok(done) => Ok(done.into()),
+            Err(error) => Err(NotReloaded {
+                is_refused: matches!(error, ReloadError::Refused(_)),
+                error: error.to_string(),
+            }),
+        });
     }
 }
 

@@ -94,6 +94,8 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         #[cfg(feature = "http")]
         token: Arc::new(Mutex::new(listeners.take_token())),
         #[cfg(feature = "http")]
+        reloader: Arc::default(),
+        #[cfg(feature = "http")]
         names: Arc::new(Names::new(ports.len())),
         ports,
     };
@@ -291,6 +293,7 @@ fn start_http(
         output: Arc::clone(&handle.output),
         terms: Arc::clone(&handle.terms),
         plan: plan.clone(),
+        reloader: Arc::clone(&handle.reloader),
         dir,
         run,
         is_raised: is_raised.map(|is_raised| is_raised && counts),

@@ -18,6 +18,8 @@ use super::error::StartError;
 use super::handle::Handle;
 use super::inherited::Inherited;
 use super::predecessor::ToStore;
+#[cfg(feature = "http")]
+use super::reload::ReloadRequest;
 use super::reload::{InForce, ReloadError, Reloaded};
 use super::run::{Started, run};
 use super::stop::{Running, StopReport, WRITE_WITHIN};
@@ -217,6 +219,16 @@ impl Fleet {
     pub fn reload(&self, plan: Result<Plan, ConfigError>) -> Result<Reloaded, ReloadError> {
         let Some(running) = &self.running else { return Err(ReloadError::stuck("the fleet has stopped")) };
         self.in_force.lock().reload(plan, &self.handle, &running.tellers.writers)
+    }
+
+    /// Hands the requests of clients to reload (`varta-fleet reload`) to `handler`, on the HTTP thread; it must not
+    /// block. The fleet does not know where its configuration comes from: read it, call [`Fleet::reload`] on another
+    /// thread, and answer. Without a handler clients are told that this program does not reload.
+    ///
+    /// Such requests come through `control.sock` only, of root and of the user of this process.
+    #[cfg(feature = "http")]
+    pub fn on_reload_request(&self, handler: impl Fn(ReloadRequest) + Send + 'static) {
+        self.handle.reloader.set(Box::new(move |requested| handler(ReloadRequest(requested))));
     }
 
     /// A handle for queries from any thread.

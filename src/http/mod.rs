@@ -44,6 +44,7 @@ mod fleet;
 pub mod metrics;
 mod page;
 mod query;
+mod reload;
 mod resources;
 mod response;
 mod ring;
@@ -54,6 +55,7 @@ pub mod traffic;
 
 use agents::Views;
 use budget::Budget;
+pub use reload::{NotReloaded, Reloader, Requested};
 use ring::Ring;
 pub use sources::{Sources, Terms, TermsInForce};
 use token::Token;
@@ -241,8 +243,11 @@ struct Server {
 /// How a client connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// Through a socket file that only our user and root may use.
-    Control,
+    /// Through a socket file that only our user and root may use, unless the configuration lets others in.
+    Control {
+        /// The client is root or our user.
+        is_ours: bool,
+    },
     /// From this host, or from anywhere with a token.
     Tcp,
 }
@@ -305,8 +310,13 @@ async fn serve(
     if let Ok(control) = tokio::net::UnixListener::from_std(listeners.control) {
         let server = Rc::clone(&server);
         spawn_local(async move {
-            let accept = async || control.accept().await.map(|(stream, _)| stream);
-            server.welcome(Way::Control, accept).await;
+            let accept = async || {
+                let (stream, _) = control.accept().await?;
+                let ours = [0, rustix::process::geteuid().as_raw()];
+                let is_ours = stream.peer_cred().is_ok_and(|peer| ours.contains(&peer.uid()));
+                Ok((stream, Way::Control { is_ours }))
+            };
+            server.welcome(Rc::clone(&server.control), accept).await;
         });
     }
     if let Some(tcp) = listeners.tcp.and_then(|tcp| tokio::net::TcpListener::from_std(tcp).ok()) {
@@ -316,9 +326,9 @@ async fn serve(
                 let (stream, _) = tcp.accept().await?;
                 // Responses are written whole; waiting for more data only delays them.
                 let _ = stream.set_nodelay(true);
-                Ok(stream)
+                Ok((stream, Way::Tcp))
             };
-            server.welcome(Way::Tcp, accept).await;
+            server.welcome(Rc::clone(&server.tcp), accept).await;
         });
     }
     // Also ends when the fleet is dropped without a stop.
@@ -384,14 +394,16 @@ fn code_of(error: &hyper::Error) -> Option<hyper::StatusCode> {
 
 impl Server {
     /// Accepts connections, forever.
-    async fn welcome<S>(self: Rc<Self>, way: Way, accept: impl AsyncFn() -> io::Result<S>)
-    where
+    async fn welcome<S>(
+        self: &Rc<Self>,
+        connections: Rc<Connections>,
+        accept: impl AsyncFn() -> io::Result<(S, Way)>,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let connections = self.connections(way);
         loop {
             match accept().await {
-                Ok(stream) => self.let_in(way, &connections, stream).await,
+                Ok((stream, way)) => self.let_in(way, &connections, stream).await,
                 // Perhaps no descriptor is left, so one connection has to go. Or the client hung up.
                 Err(_) => {
                     connections.evict_idle();
@@ -399,13 +411,6 @@ impl Server {
                 }
             }
         }
-    }
-
-    fn connections(&self, way: Way) -> Rc<Connections> {
-        Rc::clone(match way {
-            Way::Control => &self.control,
-            Way::Tcp => &self.tcp,
-        })
     }
 
     async fn let_in<S>(self: &Rc<Self>, way: Way, connections: &Rc<Connections>, mut stream: S)

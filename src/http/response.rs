@@ -32,7 +32,7 @@ use super::metrics::{Reading, openmetrics_text, prometheus_text};
 use super::query::{BadQuery, Query};
 use super::series::{NAMES, NAMES_OF_WATCH, Series, SeriesNames};
 use super::traffic::Busy;
-use super::{Server, Way, page};
+use super::{Server, Way, page, reload};
 use crate::api::{Fleet, Page};
 use crate::json::Json;
 use crate::message::Shown;
@@ -40,7 +40,7 @@ use crate::sys::clock::SystemClock;
 use crate::time::Clock;
 
 /// All paths, listed in the response to an unknown one.
-const PATHS: &str = "/, /metrics, /metrics/agents, /-/healthy, /-/ready, /api/v1/fleet, /api/v1/agents, \
+const PATHS: &str = "/, /metrics, /metrics/agents, /-/healthy, /-/ready, /-/reload, /api/v1/fleet, /api/v1/agents, \
      /api/v1/agents/PID, /api/v1/cells, /api/v1/events, /api/v1/openapi.json";
 /// Most cells of a map.
 const CELLS_MAX: u64 = 10_000;
@@ -84,7 +84,7 @@ impl Body for Outgoing {
 }
 
 /// A response before its encoding is decided.
-struct Response {
+pub struct Response {
     code: StatusCode,
     kind: &'static str,
     content: Content,
@@ -109,7 +109,7 @@ impl Response {
         Self { code, kind, content: Content::Whole(content.into()), headers: Vec::new() }
     }
 
-    fn json(value: &impl Serialize) -> Self {
+    pub fn json(value: &impl Serialize) -> Self {
         match Json(value).to_bytes() {
             Ok(text) => Self::new(StatusCode::OK, JSON, text),
             Err(error) => {
@@ -118,7 +118,7 @@ impl Response {
         }
     }
 
-    fn refused(code: StatusCode, error: &str) -> Self {
+    pub fn refused(code: StatusCode, error: &str) -> Self {
         let text = Json(Refused { error }).to_bytes().unwrap_or_default();
         Self::new(code, JSON, text)
     }
@@ -135,6 +135,23 @@ impl From<BadQuery> for Response {
     }
 }
 
+/// Refuses a request to reload of a client that may only ask.
+fn may_reload(way: Way, request: &Request<Incoming>) -> Option<Response> {
+    if *request.method() != Method::POST {
+        let refused =
+            Response::refused(StatusCode::METHOD_NOT_ALLOWED, "a reload changes something: use POST");
+        return Some(refused.with(header::ALLOW, "POST"));
+    }
+    let told = match way {
+        Way::Control { is_ours: true } => return None,
+        Way::Control { is_ours: false } => {
+            "only root and the user of the observer may reload it; run this as one of them"
+        }
+        Way::Tcp => "an observer is reloaded only through its control.sock: varta-fleet reload",
+    };
+    Some(Response::refused(StatusCode::FORBIDDEN, told))
+}
+
 impl Server {
     /// Answers one request. Waits for other tasks of this thread, and at most 0.1 s for the aggregator.
     pub(super) async fn answer(
@@ -145,6 +162,7 @@ impl Server {
     ) -> hyper::Response<Outgoing> {
         let response = match self.admits(way, request) {
             Some(refused) => refused,
+            None if request.method() == Method::POST => self.reload().await,
             None => self.look_up(request).await.unwrap_or_else(Self::refuse),
         };
         let is_gzip = accepts(request.headers(), header::ACCEPT_ENCODING, "gzip") > 0.0;
@@ -222,6 +240,9 @@ impl Server {
                             token-file of [http]";
                 return Some(Response::refused(StatusCode::MISDIRECTED_REQUEST, told));
             }
+        }
+        if request.uri().path() == reload::PATH {
+            return may_reload(way, request);
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let told = "nothing can be changed here: use GET or HEAD";

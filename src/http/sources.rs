@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+use super::reload::Reloader;
 use crate::config::classes::Classes;
 use crate::config::plan::{Plan, Rule};
 use crate::lane::Port;
@@ -34,6 +35,8 @@ pub struct Sources {
     pub terms: Arc<TermsInForce>,
     /// The plan of the start, of which only what a reload does not change is read.
     pub plan: Plan,
+    /// Who reloads the configuration.
+    pub reloader: Arc<Reloader>,
     /// The runtime directory.
     pub dir: PathBuf,
     /// Whether shards and aggregator have the priority they request, and it takes effect on the whole host.

@@ -42,6 +42,7 @@ pub fn sources(shards: u16) -> Sources {
         output: Arc::default(),
         terms: Arc::new(TermsInForce::new(Terms::of(&plan))),
         plan,
+        reloader: Arc::default(),
         dir,
         is_raised: [true; 2],
         run: 2,

@@ -22,6 +22,12 @@ variable counts as unset; `none` switches off what the file switched on (--event
 --config /dev/null.
 Durations are written 500ms, 2s or 1m30s.";
 
+const RELOAD_NOTES: &str = "\
+The observer reads the same file again; its flags and environment stay those of its start. All of it is checked
+first: if anything cannot be used, nothing changes, and every problem is printed (exit code 78). What is marked
+live in the help of run changes at once; the rest is named, and needs a restart. Only root and the user of the
+observer may do this.";
+
 const CHECK_EXAMPLES: &str = "\
 Examples:
   varta-fleet check --config varta.toml
@@ -113,6 +119,9 @@ pub enum Command {
     /// Show past events and follow new ones
     #[command(after_help = format!("{EVENTS_EXAMPLES}\n\n{EXIT_CODES}"))]
     Events(crate::events::EventsArgs),
+    /// Have a running observer read its configuration again, and print what changed
+    #[command(after_help = format!("{RELOAD_NOTES}\n\n{EXIT_CODES}"))]
+    Reload(crate::reload::ReloadArgs),
     /// Check configuration, kernel limits and permissions; print every problem and its fix
     #[command(after_help = format!("{CHECK_EXAMPLES}\n\n{EXIT_CODES}"))]
     Check(crate::check::CheckArgs),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Request, Response, StatusCode, header};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -107,6 +107,11 @@ impl Client {
         self.read(path, &self.text(path)?)
     }
 
+    /// Has the fleet do what the path says, and returns its answer.
+    pub fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.read(path, &self.answer(Method::POST, path)?)
+    }
+
     /// Parses an answer.
     pub fn read<T: DeserializeOwned>(&self, path: &str, text: &[u8]) -> Result<T, CliError> {
         serde_json::from_slice(text).map_err(|error| {
@@ -119,41 +124,51 @@ impl Client {
 
     /// The same, unparsed.
     pub fn text(&self, path: &str) -> Result<Bytes, CliError> {
+        self.answer(Method::GET, path)
+    }
+
+    fn answer(&self, method: Method, path: &str) -> Result<Bytes, CliError> {
         self.runtime.block_on(async {
             let asked = timeout(PATIENCE, async {
-                let (response, _connection) = self.ask(path).await?;
+                let (response, _connection) = self.ask(method, path).await?;
                 let status = response.status();
                 let body =
                     response.into_body().collect().await.map_err(|error| self.broken(&error))?.to_bytes();
                 Ok::<_, CliError>((status, body))
             });
             let (status, body) = asked.await.map_err(|_| self.silent())??;
-            if status == StatusCode::OK { Ok(body) } else { Err(refused(&body)) }
+            if status == StatusCode::OK { Ok(body) } else { Err(refused(status, &body)) }
         })
     }
 
     /// New events, or those that the query selects.
     pub fn events(&self, query: &str) -> Result<Events<'_>, CliError> {
         let path = format!("/api/v1/events?{query}");
-        let (response, connection) = self
-            .runtime
-            .block_on(async { timeout(PATIENCE, self.ask(&path)).await.map_err(|_| self.silent())? })?;
-        if response.status() != StatusCode::OK {
+        let (response, connection) = self.runtime.block_on(async {
+            timeout(PATIENCE, self.ask(Method::GET, &path)).await.map_err(|_| self.silent())?
+        })?;
+        let status = response.status();
+        if status != StatusCode::OK {
             let body = self.runtime.block_on(response.into_body().collect());
-            return Err(refused(&body.map_err(|error| self.broken(&error))?.to_bytes()));
+            return Err(refused(status, &body.map_err(|error| self.broken(&error))?.to_bytes()));
         }
         Ok(Events { client: self, body: response.into_body(), _connection: connection, text: String::new() })
     }
 
     async fn ask(
         &self,
+        method: Method,
         path: &str,
     ) -> Result<(Response<Incoming>, JoinHandle<Result<(), hyper::Error>>), CliError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
         let connection = tokio::spawn(connection);
-        let request = Request::get(path).header(header::HOST, "localhost").body(Empty::<Bytes>::new());
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "localhost")
+            .body(Empty::<Bytes>::new());
         let request = request.map_err(|error| {
             CliError::new(
                 Exit::Usage,
@@ -234,7 +249,7 @@ impl Events<'_> {
 }
 
 /// The error of the fleet, which already follows our grammar.
-fn refused(body: &[u8]) -> CliError {
+fn refused(status: StatusCode, body: &[u8]) -> CliError {
     #[derive(serde::Deserialize)]
     struct Refused {
         error: String,
@@ -243,7 +258,12 @@ fn refused(body: &[u8]) -> CliError {
         |_| "the fleet refused to answer without a reason; see its log".to_owned(),
         |refused| Shown(refused.error).to_string(),
     );
-    CliError::new(Exit::Runtime, message)
+    let exit = match status {
+        StatusCode::UNPROCESSABLE_ENTITY => Exit::Config,
+        StatusCode::FORBIDDEN => Exit::Permission,
+        _ => Exit::Runtime,
+    };
+    CliError::new(exit, message)
 }
 
 /// One parameter of a query, if it has a value.

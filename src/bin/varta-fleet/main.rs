@@ -12,6 +12,7 @@ mod exit;
 mod explain;
 mod load;
 mod man;
+mod reload;
 mod route;
 mod run;
 mod service;
@@ -61,11 +62,12 @@ fn main() -> ExitCode {
 
 fn execute(command: Command) -> Result<Exit, CliError> {
     match command {
-        Command::Run(args) => run::run(args.config.plan()?, args.options),
+        Command::Run(args) => run::run(&args.config, args.options),
         Command::Demo => demo::demo(),
         Command::DemoAgent(args) => demo::agent(&args),
         Command::Load(args) => load::load(&args),
         Command::LoadAgent(args) => load::agent(&args),
+        Command::Reload(args) => reload::reload(&args),
         Command::Config(args) => config::config(&args),
         Command::Check(args) => check::check(&args),
         Command::Route(args) => route::route(&args),

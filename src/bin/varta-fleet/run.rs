@@ -14,15 +14,16 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use varta_fleet::config::written;
-use varta_fleet::plan::{Output, Plan};
+use varta_fleet::plan::Output;
 use varta_fleet::priority::{Standing, raise_own_session};
 use varta_fleet::{
-    Fleet, FleetThread, Handle, Health, Inherited, OutputTrouble, Problem, Reason, Shown, StartError,
-    StopReport, Warning,
+    Fleet, FleetThread, Handle, Health, Inherited, OutputTrouble, Problem, Reason, ReloadRequest, Shown,
+    StartError, StopReport, Warning,
 };
 
 use crate::config::ConfigArgs;
 use crate::exit::{CliError, Exit, counted};
+use crate::reload::put_in_force;
 use crate::service::Service;
 use crate::stderr;
 use crate::words::{confined, only_ours_beat};
@@ -54,19 +55,23 @@ pub struct RunOptions {
 /// What the main thread waits for.
 enum News {
     Signal(i32),
+    /// A client wants the configuration to be read again.
+    Reload(ReloadRequest),
     /// The ready line cannot be written.
     Unready(CliError),
 }
 
-/// Runs the plan until a signal stops it.
-pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
+/// Runs what is configured until a signal stops it.
+pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
+    let plan = config.plan()?;
     stderr::take_panics();
     // While this is the only thread.
     let mut inherited = Inherited::from_service_manager().map_err(StartError::from)?;
     let mut service = Service::from_environment()?;
     // Before any thread of the fleet starts, so that a signal always finds its handler.
     let (sender, news) = mpsc::channel();
-    hear_signals(sender.clone())?;
+    let sender = Arc::new(sender);
+    hear_signals(Arc::clone(&sender))?;
     let threshold = written(Duration::from_nanos(plan.threshold_ns));
     let is_told = plan.events.is_some();
     let is_stdout_taken = plan.events.as_ref().is_some_and(|events| events.output == Output::Stdout);
@@ -95,6 +100,13 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
     if let Some(address) = fleet.http_address() {
         stderr::say(&format!("serving http://{address}/"));
     }
+    // Weak: when the signal thread dies, the channel must close.
+    let to_main = Arc::downgrade(&sender);
+    fleet.on_reload_request(move |request| {
+        if let Some(sender) = to_main.upgrade() {
+            let _ = sender.send(News::Reload(request));
+        }
+    });
     if options.print_ready {
         let line = format!("ready shards={shards} dir={}\n", Shown(fleet.dir().display()));
         say_ready(line, is_stdout_taken, sender)?;
@@ -120,7 +132,12 @@ pub fn run(plan: Plan, options: RunOptions) -> Result<Exit, CliError> {
         let until = service.due().map_or(next_look, |due| due.min(next_look));
         match news.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(News::Signal(SIGUSR1)) => stderr::say(handle.table().trim_end()),
-            Ok(News::Signal(SIGHUP)) => fleet.reopen(),
+            Ok(News::Signal(SIGHUP)) => {
+                // Whatever becomes of the configuration: the log may have been moved away.
+                fleet.reopen();
+                let _ = put_in_force(&fleet, config, &mut service);
+            }
+            Ok(News::Reload(request)) => request.answer(&put_in_force(&fleet, config, &mut service)),
             Ok(News::Signal(_)) => break Vec::new(),
             Ok(News::Unready(error)) => {
                 let _ = fleet.stop(FLUSH);
@@ -189,7 +206,7 @@ fn raise_open_files() {
 /// Prints the ready line, by a thread of its own: a full pipe must not delay signals. Fails if the line
 /// cannot be written: a supervisor waits for it. The line goes to standard error if events go to standard
 /// output, where readers expect only events.
-fn say_ready(line: String, is_stdout_taken: bool, news: Sender<News>) -> Result<(), CliError> {
+fn say_ready(line: String, is_stdout_taken: bool, news: Arc<Sender<News>>) -> Result<(), CliError> {
     let say = move || {
         // Earlier messages come before the line.
         stderr::flush();
@@ -250,7 +267,7 @@ fn conclude(mut problems: Vec<Problem>, report: &StopReport) -> Result<Exit, Cli
 }
 
 /// Forwards the handled signals. A second stop signal ends the process at once.
-fn hear_signals(news: Sender<News>) -> Result<(), CliError> {
+fn hear_signals(news: Arc<Sender<News>>) -> Result<(), CliError> {
     let failed = |error: io::Error| {
         CliError::new(
             Exit::Runtime,

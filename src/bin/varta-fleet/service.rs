@@ -125,6 +125,22 @@ impl Service {
         }
     }
 
+    /// Tells it that a reload begins.
+    pub fn reloading(&self) {
+        // Refused only while it has no room: then it does not wait for the end of the reload either.
+        let _ = self.manager.as_ref().map(ServiceManager::reloading);
+    }
+
+    /// Tells it that the reload is over: whether the new configuration is in force or the one before, the service is
+    /// ready.
+    pub fn reloaded(&mut self) {
+        let Some(manager) = &self.manager else { return };
+        if manager.ready().is_err() {
+            // Tried again as after the start.
+            (self.is_ready, self.due) = (false, Some(Instant::now()));
+        }
+    }
+
     /// Tells it that the end begins.
     pub fn stopping(&self) {
         // Refused only while it has no room, and then it notices the end itself.
