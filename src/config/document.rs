@@ -17,7 +17,7 @@ const WIDTH_MAX: usize = 44;
 const HEADER: &str = "\
 # Configuration of varta-fleet, varta-fleet.toml(5). A key behind `#` is not set: it is shown with its default, or with
 # an example where the text above it names the default. `varta-fleet check` finds mistakes, `varta-fleet config` shows
-# what is in effect.
+# what is in effect. What is marked live changes at a reload, the rest at a restart.
 ";
 
 /// One line of a file.
@@ -166,7 +166,7 @@ pub fn example() -> String {
             if key.name == "match" {
                 let parts = MATCH_KEYS.iter().map(|key| format!("{} = {}", key.name, key.example));
                 MATCH_KEYS.iter().for_each(|key| {
-                    let _ = writeln!(file, "#   {}: {}", key.name, about(key));
+                    let _ = writeln!(file, "#   {}: {}", key.name, key.help);
                 });
                 let _ = writeln!(file, "#match = {{ {} }}", parts.collect::<Vec<_>>().join(", "));
             } else {
@@ -177,14 +177,10 @@ pub fn example() -> String {
     file
 }
 
-/// The meaning of a key, with its default unless the line below is the default.
+/// The meaning of a key, with its default unless the line below is the default, and whether it is live.
 fn about(key: &Key) -> String {
-    let is_shown = key.example.trim_matches('"') == key.unwritten;
-    if is_shown || key.unwritten.is_empty() {
-        key.help.to_owned()
-    } else {
-        format!("{} [default: {}]", key.help, key.unwritten)
-    }
+    let is_shown = key.example.trim_matches('"') == key.unwritten || key.unwritten.is_empty();
+    key.help_with((!is_shown).then(|| key.unwritten.to_owned()))
 }
 
 #[cfg(test)]

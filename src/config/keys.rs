@@ -80,12 +80,13 @@ impl Key {
     /// What it means, with the default if there is one, and whether it is live: changed by a reload.
     #[must_use]
     pub fn help_with_default(&self) -> String {
-        let default = match self.default_text() {
-            default if default.is_empty() => None,
-            default => Some(format!("default: {default}")),
-        };
-        let live = self.is_live.then(|| "live".to_owned());
-        let notes: Vec<String> = default.into_iter().chain(live).collect();
+        self.help_with(Some(self.default_text()).filter(|default| !default.is_empty()))
+    }
+
+    /// What it means, with this default, and whether it is live.
+    pub(super) fn help_with(&self, default: Option<String>) -> String {
+        let default = default.map(|default| format!("default: {default}"));
+        let notes: Vec<String> = default.into_iter().chain(self.is_live.then(|| "live".to_owned())).collect();
         match notes.join(", ") {
             notes if notes.is_empty() => self.help.to_owned(),
             notes => format!("{} [{notes}]", self.help),

@@ -4,16 +4,12 @@
 //! Thread: http. Blocks: never; waits for the program between its other tasks.
 
 use std::fmt;
-use std::rc::Rc;
 use std::time::Duration;
 
-use hyper::StatusCode;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::Server;
-use super::response::Response;
 use crate::api::Reload;
 
 /// The path of such requests.
@@ -59,44 +55,28 @@ impl Reloader {
         *self.0.lock() = Some(handler);
     }
 
-    /// Hands on a request; false if nobody takes it.
-    fn ask(&self, request: Requested) -> bool {
+    /// Has the configuration reloaded, and waits for what comes of it. `None`: nobody takes requests.
+    pub async fn ask(&self) -> Option<Outcome> {
+        let (answer, answered) = oneshot::channel();
         match &*self.0.lock() {
-            Some(handler) => {
-                handler(request);
-                true
-            }
-            None => false,
+            Some(handler) => handler(Requested(answer)),
+            None => return None,
         }
+        Some(match timeout(ANSWER_WITHIN, answered).await {
+            Ok(Ok(done)) => Outcome::Answered(done),
+            Ok(Err(_)) => Outcome::Dropped,
+            Err(_) => Outcome::Late,
+        })
     }
 }
 
-impl Server {
-    /// Has the program reload, and tells the client what came of it.
-    pub(super) async fn reload(self: &Rc<Self>) -> Response {
-        let (answer, answered) = oneshot::channel();
-        if !self.sources.reloader.ask(Requested(answer)) {
-            let told = "the program that runs this observer does not reload on request; restart it";
-            return Response::refused(StatusCode::NOT_IMPLEMENTED, told);
-        }
-        match timeout(ANSWER_WITHIN, answered).await {
-            Ok(Ok(Ok(done))) => Response::json(&done),
-            Ok(Ok(Err(NotReloaded { is_refused, error }))) => {
-                let code = if is_refused {
-                    StatusCode::UNPROCESSABLE_ENTITY
-                } else {
-                    StatusCode::SERVICE_UNAVAILABLE
-                };
-                Response::refused(code, &error)
-            }
-            Ok(Err(_)) => {
-                let told = "the observer stops, or gave no answer; ask again, or see its messages";
-                Response::refused(StatusCode::SERVICE_UNAVAILABLE, told)
-            }
-            Err(_) => {
-                let told = "not known yet: the observer takes long to reload; its `reload` event will tell";
-                Response::refused(StatusCode::GATEWAY_TIMEOUT, told)
-            }
-        }
-    }
+/// What came of a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The program answered.
+    Answered(Result<Reload, NotReloaded>),
+    /// The program ended, or dropped the request.
+    Dropped,
+    /// There was no answer in time.
+    Late,
 }

@@ -30,9 +30,10 @@ use super::events::{self, Reader};
 use super::fleet::fleet;
 use super::metrics::{Reading, openmetrics_text, prometheus_text};
 use super::query::{BadQuery, Query};
+use super::reload::{self, NotReloaded, Outcome};
 use super::series::{NAMES, NAMES_OF_WATCH, Series, SeriesNames};
 use super::traffic::Busy;
-use super::{Server, Way, page, reload};
+use super::{Server, Way, page};
 use crate::api::{Fleet, Page};
 use crate::json::Json;
 use crate::message::Shown;
@@ -84,7 +85,7 @@ impl Body for Outgoing {
 }
 
 /// A response before its encoding is decided.
-pub struct Response {
+struct Response {
     code: StatusCode,
     kind: &'static str,
     content: Content,
@@ -109,7 +110,7 @@ impl Response {
         Self { code, kind, content: Content::Whole(content.into()), headers: Vec::new() }
     }
 
-    pub fn json(value: &impl Serialize) -> Self {
+    fn json(value: &impl Serialize) -> Self {
         match Json(value).to_bytes() {
             Ok(text) => Self::new(StatusCode::OK, JSON, text),
             Err(error) => {
@@ -118,7 +119,7 @@ impl Response {
         }
     }
 
-    pub fn refused(code: StatusCode, error: &str) -> Self {
+    fn refused(code: StatusCode, error: &str) -> Self {
         let text = Json(Refused { error }).to_bytes().unwrap_or_default();
         Self::new(code, JSON, text)
     }
@@ -188,6 +189,32 @@ impl Server {
         }
         headers.extend(response.headers);
         outgoing
+    }
+
+    /// Has the program reload, and tells the client what came of it.
+    async fn reload(&self) -> Response {
+        let refused = |code, told: &str| Response::refused(code, told);
+        match self.sources.reloader.ask().await {
+            Some(Outcome::Answered(Ok(done))) => Response::json(&done),
+            Some(Outcome::Answered(Err(NotReloaded { is_refused: true, error }))) => {
+                refused(StatusCode::UNPROCESSABLE_ENTITY, &error)
+            }
+            Some(Outcome::Answered(Err(NotReloaded { is_refused: false, error }))) => {
+                refused(StatusCode::SERVICE_UNAVAILABLE, &error)
+            }
+            Some(Outcome::Dropped) => {
+                let told = "the observer stops, or gave no answer; ask again, or see its messages";
+                refused(StatusCode::SERVICE_UNAVAILABLE, told)
+            }
+            Some(Outcome::Late) => {
+                let told = "not known yet: the observer takes long to reload; its `reload` event will tell";
+                refused(StatusCode::GATEWAY_TIMEOUT, told)
+            }
+            None => {
+                let told = "the program that runs this observer does not reload on request; restart it";
+                refused(StatusCode::NOT_IMPLEMENTED, told)
+            }
+        }
     }
 
     /// The response as it is sent, compressed or not, if the budget of waiting bytes allows it.

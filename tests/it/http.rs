@@ -121,8 +121,14 @@ fn every_path_of_the_schema_answers_as_it_says() {
             continue; // it has no end, and tests of its own
         }
         let asked = path.replace("{pid}", &pid.to_string());
-        let answer = observer.get(&asked);
-        let responses = &item["get"]["responses"];
+        let (method, answer) = if item["post"].is_object() {
+            let mut control = Connection::control(&observer.dir());
+            control.send(format!("POST {asked} HTTP/1.1\r\nHost: localhost\r\n\r\n")).expect("send");
+            ("post", control.answer())
+        } else {
+            ("get", observer.get(&asked))
+        };
+        let responses = &item[method]["responses"];
         let described = &responses[answer.code.to_string()];
         assert!(described.is_object(), "{asked} answers {}: {}", answer.code, answer.text());
         let kind = answer.headers["content-type"].split(';').next().expect("a type").to_owned();
@@ -133,6 +139,8 @@ fn every_path_of_the_schema_answers_as_it_says() {
         };
         assert!(content[&kind].is_object(), "{asked} is {kind}");
     }
+    let reload = program().args(["reload", "--json", "--dir"]).arg(observer.dir()).output().expect("run it");
+    assert_is("Reload", &serde_json::from_slice(&reload.stdout).expect("JSON"));
     assert_is("Fleet", &observer.get("/api/v1/fleet").json());
     let cells = observer.get("/api/v1/cells?max=1").json();
     assert_is("Cells", &cells);

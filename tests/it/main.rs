@@ -26,6 +26,7 @@ mod observer;
 mod outputs;
 mod package;
 mod page;
+mod reload;
 mod restart;
 mod route;
 mod run;
