@@ -108,6 +108,7 @@ pub fn is_of(event: &Event, pid: u32) -> bool {
     match event.kind {
         EventKind::Decode { attested, .. } => attested == pid,
         EventKind::Auth { attested, claimed, .. } => attested == pid || claimed == pid,
+        EventKind::Missing { pid: missing, .. } => missing == pid,
         _ => event.agent.is_some_and(|agent| agent.pid == pid),
     }
 }
@@ -200,5 +201,7 @@ mod tests {
         ring.push(event(2, Some(7), EventKind::Exit { silent_ns: 0, how: None, while_away: false }));
         assert_eq!(ring.latest_of_pid(7).count(), 2);
         assert_eq!(ring.latest_of_pid(8).count(), 0);
+        ring.push(event(3, None, EventKind::Missing { pid: 8, uid: 0, comm: "worker".into() }));
+        assert_eq!(ring.latest_of_pid(8).count(), 1);
     }
 }

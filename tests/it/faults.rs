@@ -68,7 +68,7 @@ const FAULTS: &[(usize, &str, &str, Shown)] = &[
         27,
         "an upgrade by handover goes wrong",
         "the old one goes on; never two readers",
-        WaitsFor("restart without loss"),
+        WaitsFor("a handover between two running observers"),
     ),
     (28, "two observers are started on one directory", "the second gives up, the first is unharmed", ByTests),
     (29, "the socket file is removed or replaced", "noticed within a second and put back", ByTests),
