@@ -149,8 +149,8 @@ pub use lab::{bench, mass_stall};
 #[cfg(feature = "http")]
 pub use fleet::ReloadRequest;
 pub use fleet::{
-    Fleet, Handle, Inherited, InheritedError, ReloadError, ReloadRefusal, Reloaded, StartError, StopReport,
-    Subscription, ToStore,
+    Adopted, Fleet, Handle, Inherited, InheritedError, ReloadError, ReloadRefusal, Reloaded, StartError,
+    StopReport, Subscription, ToStore,
 };
 #[cfg(feature = "http")]
 pub use http::{HttpError, TokenError, inspect as inspect_http};

@@ -18,7 +18,7 @@ use rustix::net::sockopt;
 
 use super::error::StartError;
 use super::inherited::{Inherited, InheritedError, shard_name};
-use super::predecessor::{FLEET, OfShard, Predecessor, ToStore, table_name, told_name};
+use super::predecessor::{Adopted, FLEET, OfShard, Predecessor, ToStore, table_name, told_name};
 use crate::config::plan::{EventsPlan, Plan, ShardPlan};
 #[cfg(feature = "http")]
 use crate::http::Listeners;
@@ -67,6 +67,8 @@ pub struct Acquired {
     pub estate: Estate,
     /// What a successor will need.
     pub to_store: Vec<ToStore>,
+    /// What was adopted, if there was a predecessor.
+    pub adopted: Option<Adopted>,
     /// The count of all agents.
     pub admission: Arc<Admission>,
     /// The event output, if there is one.
@@ -126,6 +128,7 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
         .map_err(StartError::resources("reserve memory for agents"))?;
     // Last: what is received from a passed socket here would be lost if the start failed afterwards.
     let in_reserve = StartError::resources("reserve memory for a shard");
+    let adopted = predecessor.as_ref().map(|predecessor| predecessor.adopted(now));
     let (mut shards, mut to_store) = (Vec::new(), Vec::new());
     let mut estate = estate(&headers[0], &mut predecessor, now).map_err(&in_reserve)?;
     for ((shard, socket), header) in sockets.iter_mut().enumerate().zip(&headers) {
@@ -156,6 +159,7 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
     Ok(Acquired {
         estate,
         to_store,
+        adopted,
         shards,
         admission,
         output,

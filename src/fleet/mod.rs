@@ -16,7 +16,7 @@ mod stop;
 pub use error::StartError;
 pub use handle::{Handle, Subscription};
 pub use inherited::{Inherited, InheritedError};
-pub use predecessor::ToStore;
+pub use predecessor::{Adopted, ToStore};
 #[cfg(feature = "http")]
 pub use reload::ReloadRequest;
 pub use reload::{Refusal as ReloadRefusal, ReloadError, Reloaded};

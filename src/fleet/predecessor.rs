@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::inherited::{Inherited, shard_name};
 use crate::event::RestartWhy;
@@ -118,17 +119,37 @@ impl Predecessor {
         self.journal.socket(shard)
     }
 
+    /// What it amounts to.
+    pub fn adopted(&self, now: MonoNs) -> Adopted {
+        let agents = self.shards.iter().flatten().map(|of| of.legacy.agents).sum();
+        Adopted { agents, gap: Duration::from_nanos(self.gap_ns(now)) }
+    }
+
+    /// For how long nobody ran.
+    fn gap_ns(&self, now: MonoNs) -> u64 {
+        let alive = self.shards.iter().flatten().map(|of| of.legacy.progress.alive_at);
+        now.since(alive.fold(self.ended.last_alive, MonoNs::max))
+    }
+
     /// What the aggregator is to know of it.
     pub fn adoption(&self, now: MonoNs) -> Adoption {
-        let alive = self.shards.iter().flatten().map(|of| of.legacy.progress.alive_at);
-        let last_alive = alive.fold(self.ended.last_alive, MonoNs::max);
         Adoption {
             why: if self.ended.is_clean { RestartWhy::Planned } else { RestartWhy::Crash },
-            gap_ns: now.since(last_alive),
+            gap_ns: self.gap_ns(now),
             ended: self.ended,
             exists: Box::new(procfs::exists),
         }
     }
+}
+
+/// What an observer took over from one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Adopted {
+    /// Slots with an agent; an agent that moves between shards has two.
+    pub agents: u32,
+    /// How long no observer ran.
+    pub gap: Duration,
 }
 
 /// A descriptor that a successor needs.

@@ -87,6 +87,7 @@ fn fault_25_a_planned_restart_tells_each_thing_once_and_keeps_every_agent() {
     drop(dies);
     let before = line.log().last().expect("stop").seq;
     line.go_on(inherited);
+    assert_eq!(line.fleet.as_ref().and_then(Fleet::adopted).map(|adopted| adopted.agents), Some(4));
     let restart = line.expect(|event| matches!(event.kind, EventKind::Restart { .. }));
     let EventKind::Restart { why, shards, adopted, gone, gap_ns } = restart.kind else { unreachable!() };
     assert_eq!((why, shards, adopted, gone), (RestartWhy::Planned, 2, 4, 1));

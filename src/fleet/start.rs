@@ -17,7 +17,7 @@ use super::acquire::acquire;
 use super::error::StartError;
 use super::handle::Handle;
 use super::inherited::Inherited;
-use super::predecessor::ToStore;
+use super::predecessor::{Adopted, ToStore};
 #[cfg(feature = "http")]
 use super::reload::ReloadRequest;
 use super::reload::{InForce, ReloadError, Reloaded};
@@ -46,6 +46,7 @@ pub struct Fleet {
     address: Option<SocketAddr>,
     warnings: Vec<Warning>,
     to_store: Vec<ToStore>,
+    adopted: Option<Adopted>,
     plan: Plan,
 }
 
@@ -99,6 +100,7 @@ impl Fleet {
         let address = acquired.listeners.address();
         #[cfg(not(feature = "http"))]
         let address = None;
+        let adopted = acquired.adopted;
         let Started { running, handle, warnings, to_store } = run(&plan, acquired)?;
         let is_unanswered_told = AtomicBool::new(false);
         let in_force = Mutex::new(InForce { plan: plan.clone(), started, admission });
@@ -112,6 +114,7 @@ impl Fleet {
             warnings,
             plan,
             to_store,
+            adopted,
         })
     }
 
@@ -120,6 +123,12 @@ impl Fleet {
     #[must_use]
     pub const fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// What was taken over from an observer before this one; `None` if it started anew.
+    #[must_use]
+    pub const fn adopted(&self) -> Option<Adopted> {
+        self.adopted
     }
 
     /// What a successor needs to go on with these agents: sockets, and memory that outlives this process. Pass it

@@ -26,7 +26,7 @@ use crate::exit::{CliError, Exit, counted};
 use crate::reload::put_in_force;
 use crate::service::Service;
 use crate::stderr;
-use crate::words::{confined, only_ours_beat};
+use crate::words::{confined, only_ours_beat, time};
 
 /// How often the health of the threads is checked.
 const HEALTH_TICK: Duration = Duration::from_secs(2);
@@ -88,6 +88,13 @@ pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
         counted(shards as u64, "shard"),
         if is_told { "" } else { "; events go nowhere, name a file or - with --events" }
     ));
+    if let Some(adopted) = fleet.adopted() {
+        stderr::say(&format!(
+            "going on with {} of the observer before, after a gap of {}",
+            counted(adopted.agents.into(), "agent"),
+            time(adopted.gap.as_nanos().try_into().unwrap_or(u64::MAX))
+        ));
+    }
     if let Some((limit, advice)) = confined(&Standing::own()) {
         stderr::say(&format!("{limit}; {advice}"));
     }
