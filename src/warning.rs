@@ -122,6 +122,17 @@ pub enum Warning {
         /// The kernel's reason.
         why: String,
     },
+    /// The observer before this one tracked more agents than this one may.
+    #[error(
+        "{agents} agents of the observer before are still observed, and agents-max = {agents_max}: no agent is admitted \
+         before fewer are left; raise agents-max"
+    )]
+    MoreAgents {
+        /// How many.
+        agents: u32,
+        /// The configured number.
+        agents_max: u32,
+    },
     /// The observer runs inside a pid namespace.
     #[error(
         "this observer runs inside a pid namespace: agents outside it cannot be attested and are \

@@ -145,6 +145,9 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
         shards.push(make_shard(plan, shard, socket, &admission, parts).map_err(&in_reserve)?);
         estate.journal.set_socket(shard, socket_file(socket, &shards[shard].0));
     }
+    if let Some(agents) = admission.beyond() {
+        warnings.push(Warning::MoreAgents { agents, agents_max: plan.agents_max });
+    }
     to_store.push(
         ToStore::memory(FLEET.to_owned(), estate.journal.memfd(), predecessor.is_none())
             .map_err(&in_reserve)?,

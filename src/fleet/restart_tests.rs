@@ -164,3 +164,18 @@ fn fault_25_agents_of_a_shard_without_a_socket_are_not_forgotten() {
     });
     assert_eq!(line.of(&stays), [EventKind::Up]);
 }
+
+#[test]
+fn agents_beyond_a_lowered_limit_stay_and_a_warning_says_so() {
+    let mut line = Line::begin(1);
+    let [first, second] = [0, 0].map(|shard| line.agent(shard));
+    let inherited = line.stop();
+    line.config.agents_max = 1;
+    line.go_on(inherited);
+    let restart = line.expect(|event| matches!(event.kind, EventKind::Restart { .. }));
+    let EventKind::Restart { adopted, .. } = restart.kind else { unreachable!() };
+    assert_eq!(adopted, 2);
+    let warnings = line.fleet.as_ref().expect("it runs").warnings();
+    assert!(warnings.contains(&Warning::MoreAgents { agents: 2, agents_max: 1 }), "{warnings:?}");
+    assert!(first.stop() > 0 && second.stop() > 0);
+}

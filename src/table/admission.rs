@@ -139,6 +139,11 @@ impl Admission {
         });
     }
 
+    /// How many agents are tracked, if they are more than may be: they were counted in.
+    pub fn beyond(&self) -> Option<u32> {
+        Some(self.tracked.load(Ordering::Relaxed)).filter(|tracked| *tracked > self.agents_max)
+    }
+
     /// A slot no longer holds the agent; its place is released if that was the last slot.
     pub fn leave(&self, pid: u32) {
         let Some(word) = self.seats.get(pid as usize) else { return };
@@ -407,8 +412,11 @@ mod tests {
         (1..=3).for_each(|pid| admission.count_in(pid, 7));
         admission.count_in(3, 7);
         assert_eq!((admission.tracked(), admission.share_of(7)), (3, 3));
+        assert_eq!(admission.beyond(), Some(3));
         assert_eq!(admission.enter(4, 7), Err(NoRoom::Fleet));
-        [1, 2, 3, 3].into_iter().for_each(|pid| admission.leave(pid));
+        admission.leave(1);
+        assert_eq!(admission.beyond(), None);
+        [2, 3, 3].into_iter().for_each(|pid| admission.leave(pid));
         assert!(admission.enter(4, 7).is_ok());
     }
 
