@@ -59,6 +59,9 @@ impl Aggregator {
         self.policy = policy;
         self.reloading.table = self.reloading.table.wrapping_add(1);
         self.reloading.at = self.now;
+        if planted!(KeepsOldClasses) {
+            return;
+        }
         self.reloading.is_matching = true;
         let unknown = self.policy.classes.unknown();
         for view in &mut self.shards {

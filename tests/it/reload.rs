@@ -349,9 +349,9 @@ fn what_needs_a_restart_is_named_and_the_rest_applies() {
     ] {
         assert!(named.contains(&key), "{key} is not in {named:?}");
     }
-    let said = observer.stderr();
-    assert!(said.contains("reload: threshold: 30s -> 20s"), "{said}");
-    assert!(said.contains("reload: needs a restart: tick: 10ms -> 20ms"), "{said}");
+    for line in ["reload: threshold: 30s -> 20s", "reload: needs a restart: tick: 10ms -> 20ms"] {
+        wait_for(line, || observer.stderr().contains(line).then_some(()));
+    }
     let event = observer.events().into_iter().find(|event| event.kind() == "reload").expect("an event");
     assert!(event.to_string().contains("\"changed\":[\"threshold\"]"), "{event}");
     let plain = program().args(["reload", "--dir"]).arg(observer.place.dir()).output().expect("run");

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 
 use crate::event::{BlindPhase, Event, EventKind};
 use crate::lab::simulator::invariants::{Invariant, Verdict, Violation};
-use crate::lab::simulator::story::{Garbage, MS, SECOND, Setting, Story, What};
+use crate::lab::simulator::story::{Garbage, MS, SECOND, Setting, Story, Terms, What};
 use crate::lab::simulator::truth::{Datagram, Sending, Truth, Worth, after, leaps};
 use crate::lane::counters::ShardCounters;
 use crate::refusal::Refusal;
@@ -118,6 +118,8 @@ pub struct Model {
     has_panics: bool,
     with_forgers: bool,
     is_tight: bool,
+    /// Thresholds, since when they are in force, in order.
+    terms: Vec<(u64, Terms)>,
     pub now: u64,
 }
 
@@ -178,6 +180,7 @@ impl Model {
             has_panics: has(|what| matches!(what, What::Panic { .. })),
             with_forgers: has(|what| matches!(what, What::Forge { .. })),
             is_tight: (story.setting.agents_max as usize) < pids,
+            terms: vec![(0, story.setting.terms())],
             truth,
             now: 0,
         }
@@ -275,11 +278,27 @@ impl Model {
         self.shards[shard].still.push((self.now, to));
     }
 
+    /// The aggregator has put these thresholds in force.
+    pub fn reloaded(&mut self, terms: Terms) {
+        self.terms.push((self.now, terms));
+    }
+
+    /// When thresholds changed last.
+    fn reloaded_at(&self) -> u64 {
+        self.terms.last().map_or(0, |(since, _)| *since)
+    }
+
+    /// Indices of the thresholds that were in force at some instant from one to another.
+    fn terms_within(&self, from: u64, to: u64) -> impl Iterator<Item = usize> + '_ {
+        let until = |index: usize| self.terms.get(index + 1).map_or(u64::MAX, |(next, _)| *next);
+        (0..self.terms.len()).filter(move |index| self.terms[*index].0 <= to && until(*index) >= from)
+    }
+
     /// The shard did not run in this time though it should have.
     pub fn was_paused(&mut self, shard: usize, from: u64, to: u64) {
         let of = &mut self.shards[shard];
         of.pauses.push((from, to));
-        if to - from > pause_ns(&self.setting) + 5 * MS {
+        if to - from > longest_pause_ns(&self.setting) + 5 * MS {
             of.blind_due.push(to);
         }
     }
@@ -545,8 +564,15 @@ impl Model {
         let pid = event.agent.unwrap().pid;
         let home = event.shard.unwrap();
         let at = event.mono.since(START);
-        let threshold = self.threshold_low(pid, at);
+        let threshold = self.threshold_low(pid, at, told_at);
         must!(self, I3, silent_ns + ERROR >= threshold, "{pid} was silent for {silent_ns} only: {event:?}");
+        must!(
+            self,
+            I3,
+            coalesced > 1 || self.is_due(pid, at, silent_ns, told_at),
+            "{pid} was given less than the threshold since a reload made it shorter: {event:?}; {:?}",
+            self.terms
+        );
         let from = (at + ERROR).saturating_sub(threshold);
         for index in self.sendings_within(pid, from.max(self.told[&pid].up_at), at.saturating_sub(ERROR)) {
             let sending = &self.truth.sendings[index];
@@ -577,7 +603,7 @@ impl Model {
             coalesced > 1 || silent_ns + ERROR >= of_name,
             "{pid} has another name by then, and {of_name} ns: {event:?}"
         );
-        let pause = pause_ns(&self.setting) + 2 * MS;
+        let pause = longest_pause_ns(&self.setting) + 2 * MS;
         // The agent may have moved to a shard that was blind when it came.
         for (shard, of) in self.shards.iter().enumerate() {
             let pauses = of.pauses.iter().filter(|(from, to)| to - from > pause).map(|(_, to)| *to);
@@ -598,13 +624,38 @@ impl Model {
         Ok(())
     }
 
-    /// The smallest threshold that may have applied to a pid.
-    fn threshold_low(&self, pid: u32, at: u64) -> u64 {
+    /// The smallest threshold that may have applied to a pid, judged at `at` or later.
+    fn threshold_low(&self, pid: u32, at: u64, told_at: u64) -> u64 {
+        let all = self.terms_within(at.saturating_sub(ERROR), told_at);
+        all.map(|index| self.threshold_low_of(index, pid, at)).min().unwrap_or(0)
+    }
+
+    /// The smallest of these thresholds that may have applied to a pid.
+    fn threshold_low_of(&self, terms: usize, pid: u32, at: u64) -> u64 {
+        let terms = &self.terms[terms].1;
+        let lowest = self.classes_of(pid, at).map(|class| terms.threshold_of(class)).min();
+        let lowest = lowest.unwrap_or(terms.threshold);
+        if self.setting.lookup_fails > 0 { lowest.min(terms.threshold) } else { lowest }
+    }
+
+    fn classes_of(&self, pid: u32, at: u64) -> impl Iterator<Item = u8> + '_ {
         let lives = self.truth.of_pid[&pid].iter().map(|life| &self.truth.lives[*life]);
-        let classes = lives.filter(|life| life.born <= at).flat_map(|life| life.names.iter());
-        let lowest = classes.filter(|(from, _)| *from <= at).map(|(_, class)| self.threshold(*class)).min();
-        let lowest = lowest.unwrap_or(self.setting.threshold);
-        if self.setting.lookup_fails > 0 { lowest.min(self.setting.threshold) } else { lowest }
+        let names = lives.filter(move |life| life.born <= at).flat_map(|life| life.names.iter());
+        names.filter(move |(from, _)| *from <= at).map(|(_, class)| *class)
+    }
+
+    /// Whether a silence was long enough by thresholds in force; if a reload made them shorter in it, a whole one
+    /// must have passed since.
+    fn is_due(&self, pid: u32, at: u64, silent_ns: u64, told_at: u64) -> bool {
+        let since = at.saturating_sub(silent_ns);
+        self.terms_within(at.saturating_sub(ERROR), told_at).any(|index| {
+            let low = self.threshold_low_of(index, pid, at);
+            let reloaded_at = self.terms[index].0;
+            let was_silent = index > 0 && since + ERROR < reloaded_at;
+            let is_shorter =
+                was_silent && self.terms[index].1.largest() < self.threshold_low_of(index - 1, pid, at);
+            silent_ns + ERROR >= low && (!is_shorter || at + ERROR >= reloaded_at + low)
+        })
     }
 
     /// The smallest threshold of the names that a pid has when its stall is reported; 0 if they could not be
@@ -618,20 +669,14 @@ impl Model {
         };
         let later = life.names.iter().filter(|(from, _)| (asked_from..=told_at).contains(from));
         let classes = later.map(|(_, class)| *class).chain([life.class_at(asked_from)]);
-        classes.map(|class| self.threshold(class)).min().unwrap_or(0)
+        let all: Vec<usize> = self.terms_within(at.saturating_sub(ERROR), told_at).collect();
+        let of_class = |class: u8| all.iter().map(move |index| self.terms[*index].1.threshold_of(class));
+        classes.flat_map(of_class).min().unwrap_or(0)
     }
 
-    fn threshold(&self, class: u8) -> u64 {
-        match class.checked_sub(1) {
-            None => self.setting.threshold,
-            Some(rule) => {
-                self.setting.rules.get(usize::from(rule)).copied().unwrap_or(self.setting.threshold)
-            }
-        }
-    }
-
+    /// The largest of all thresholds that are ever in force.
     pub fn threshold_max(&self) -> u64 {
-        self.setting.rules.iter().copied().max().unwrap_or(0).max(self.setting.threshold)
+        self.setting.all_terms().map(|terms| terms.largest()).max().unwrap_or(0)
     }
 
     /// Sendings of a pid from one instant to another, both included.
@@ -814,21 +859,25 @@ impl Model {
             return Ok(());
         }
         // It is silent: since when, and is that reported?
-        let settled = first.at.max(told.up_told_at).max(self.last_change(pid, last.at));
+        let settled =
+            first.at.max(told.up_told_at).max(self.last_change(pid, last.at)).max(self.reloaded_at());
         // A process whose nonce continues that of the one before may be taken for it until the pid is looked
         // up.
-        let is_classed = self.setting.rules.is_empty()
+        let is_classed = self.setting.rules.is_empty() && self.setting.tables.is_empty()
             || told.up_at + ERROR >= life.born
                 && now.saturating_sub(settled) > 2 * SECOND
                 && self.setting.lookup_fails == 0
                 && self.is_sighted(settled, now);
         // Another program under the same pid may stay undetected: its first nonce may repeat the last one.
         let programs = life.names.iter().filter(|(from, _)| *from <= now);
-        let of_programs = programs.map(|(_, class)| self.threshold(*class)).max();
+        let terms = &self.terms[self.terms.len() - 1].1;
+        let of_programs = programs.map(|(_, class)| terms.threshold_of(*class)).max();
         let threshold = of_programs.filter(|_| is_classed).unwrap_or(threshold);
         let is_seen = self.is_sighted(last.at, now) && last.worth == Worth::Sure;
         let is_seen = is_seen && !self.was_turned_away(pid, last.at, now);
-        let silent = now.saturating_sub(last.at);
+        // A threshold that a reload made shorter holds from then on.
+        let from = last.at.max(self.reloaded_at());
+        let silent = now.saturating_sub(from);
         must!(
             self,
             I4,
@@ -838,10 +887,10 @@ impl Model {
             self.history(pid)
         );
         // If the table is too small, a shard may have turned its beats away while another tracks the agent.
-        let known_by = |index: usize| self.awake(self.truth.sendings[index].shard, last.at, now);
+        let known_by = |index: usize| self.awake(self.truth.sendings[index].shard, from, now);
         let awake = match self.is_tight {
             true => beats().map(known_by).min().unwrap_or(0),
-            false => awake_since(last.at),
+            false => awake_since(from),
         };
         must!(
             self,
@@ -951,14 +1000,23 @@ fn steps_back(story: &Story) -> Vec<u64> {
         What::StepWall { by } if *by < 0 => by.unsigned_abs(),
         _ => 0,
     };
-    let steps = story.happenings.iter().filter(|happening| step(&happening.what) >= pause_ns(&story.setting));
+    let shortest = shortest_pause_ns(&story.setting);
+    let steps = story.happenings.iter().filter(|happening| step(&happening.what) >= shortest);
     steps.map(|happening| after(&leaps, happening.at)).collect()
 }
 
-/// A shorter gap is no pause.
-pub fn pause_ns(setting: &Setting) -> u64 {
-    let smallest = setting.rules.iter().copied().min().unwrap_or(u64::MAX).min(setting.threshold);
-    (100 * MS).max(smallest / 4)
+/// A shorter gap is no pause, whatever is in force.
+fn shortest_pause_ns(setting: &Setting) -> u64 {
+    setting.all_terms().map(|terms| pause_ns(&terms)).min().unwrap_or(0)
+}
+
+/// A longer gap is a pause, whatever is in force.
+fn longest_pause_ns(setting: &Setting) -> u64 {
+    setting.all_terms().map(|terms| pause_ns(&terms)).max().unwrap_or(0)
+}
+
+fn pause_ns(terms: &Terms) -> u64 {
+    (100 * MS).max(terms.smallest() / 4)
 }
 
 fn is_decode(reason: usize) -> bool {

@@ -54,6 +54,47 @@ pub struct Setting {
     pub with_beats: bool,
     /// Limit of the silences the aggregator confirms at once; `None`: its own limit.
     pub in_flight_max: Option<u32>,
+    /// The thresholds that reloads put in force.
+    pub tables: Vec<Terms>,
+}
+
+/// Thresholds that a reload puts in force.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    pub threshold: u64,
+    /// The class that each rule is for, and its threshold.
+    pub rules: Vec<(u8, u64)>,
+}
+
+impl Terms {
+    pub fn threshold_of(&self, class: u8) -> u64 {
+        let rule = self.rules.iter().find(|(of, _)| *of == class);
+        rule.map_or(self.threshold, |(_, threshold)| *threshold)
+    }
+
+    fn thresholds(&self) -> impl Iterator<Item = u64> {
+        self.rules.iter().map(|(_, threshold)| *threshold).chain([self.threshold])
+    }
+
+    pub fn smallest(&self) -> u64 {
+        self.thresholds().min().unwrap()
+    }
+
+    pub fn largest(&self) -> u64 {
+        self.thresholds().max().unwrap()
+    }
+}
+
+impl Setting {
+    /// Those of the start.
+    pub fn terms(&self) -> Terms {
+        Terms { threshold: self.threshold, rules: (1..).zip(self.rules.iter().copied()).collect() }
+    }
+
+    /// Those of the start and of all reloads.
+    pub fn all_terms(&self) -> impl Iterator<Item = Terms> {
+        self.tables.iter().cloned().chain([self.terms()])
+    }
 }
 
 /// A process that beats, until something happens to it.
@@ -189,6 +230,10 @@ pub enum What {
     Fail {
         shard: u16,
     },
+    /// These of [`Setting::tables`] are put in force.
+    Reload {
+        table: u8,
+    },
     // --- to the machine ----------------------------------------------------------------------------
     /// No agent and no thread of the observer runs: suspend, a frozen container.
     Leap {
@@ -314,6 +359,8 @@ impl Story {
         story.happen_to_observer(&mut random);
         story.setting.in_flight_max = random.is_one_in(4).then(|| random.one_of(&[1, 16]));
         story.rename(&mut random);
+        // By numbers of its own: worlds without reloads stay as they were.
+        story.reload(&mut Random::new(seed ^ 0x0C0F_F1E5));
         story.sort();
         story
     }
@@ -461,6 +508,29 @@ impl Story {
         }
     }
 
+    /// The configuration changes, in some worlds.
+    fn reload(&mut self, random: &mut Random) {
+        if !random.is_one_in(3) {
+            return;
+        }
+        let threshold = self.setting.threshold;
+        let (short, long) = (threshold / 2, threshold * 2);
+        for table in 0..1 + random.small(5) {
+            let rules = match random.below(6) {
+                0 => Vec::new(),
+                1 => vec![(1, short), (2, long)],
+                2 => vec![(2, long), (1, short)],
+                3 => vec![(2, short), (1, long)],
+                4 => vec![(1, long)],
+                _ => vec![(2, short)],
+            };
+            let threshold = random.one_of(&[threshold, threshold, threshold * 3 / 2, long]);
+            self.setting.tables.push(Terms { threshold, rules });
+            let at = random.below(self.setting.length);
+            self.put(at, What::Reload { table: u8::try_from(table).unwrap() });
+        }
+    }
+
     /// Delays everything from an instant on.
     fn defer(&mut self, from: u64, by: u64) {
         let instants = self.happenings.iter_mut().map(|happening| &mut happening.at);
@@ -560,6 +630,7 @@ impl Setting {
             slow_every: random.one_of(&[MS, 200 * MS, 2 * SECOND]),
             with_beats: random.is_one_in(4),
             in_flight_max: None,
+            tables: Vec::new(),
         }
     }
 }

@@ -122,4 +122,6 @@ planted_bugs! {
     a_first_name_that_is_kept_is_found KeepsTheFirstName I3,
     trusting_the_wall_clock_is_found TrustsTheWallClock I10,
     a_column_too_many_is_found SplitsAColumn I11,
+    a_reload_that_keeps_old_classes_is_found KeepsOldClasses I4,
+    a_shorter_threshold_that_is_judged_at_once_is_found JudgesAtOnceByAShorterThreshold I3,
 }

@@ -13,20 +13,22 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::aggregator::fanout::Subscriber;
 use crate::aggregator::policy::Policy;
+use crate::aggregator::reload::Reload;
 use crate::aggregator::{Aggregator, Inquiries, Next, Request};
-use crate::config::RuleMatch;
 use crate::config::classes::Classes;
 use crate::config::plan::Rule;
-use crate::event::{Event, EventKind, ExitHow};
+use crate::config::{KeySet, RuleMatch};
+use crate::event::{Event, EventKind, ExitHow, ReloadOutcome};
 use crate::journal::{Estate, Identity};
 use crate::lab::replay::{Act, Point, Replay, Script};
 use crate::lab::simulator::invariants::{Invariant, Verdict, Violation};
 use crate::lab::simulator::lines;
 use crate::lab::simulator::model::{End, Model, START};
 use crate::lab::simulator::random::Random;
-use crate::lab::simulator::story::{MS, SECOND, Setting, Story, TurnPart, US, What, Who};
+use crate::lab::simulator::story::{MS, SECOND, Setting, Story, Terms, TurnPart, US, What, Who};
 use crate::lab::simulator::truth::{Life, UID};
 use crate::lane::kick::Kick;
+use crate::lane::settings::Settings;
 use crate::lane::{Doorbell, Port};
 use crate::process::lookup::Lookups;
 use crate::process::procfs::LookupError;
@@ -193,8 +195,9 @@ pub struct World<'a> {
     delays: Random,
     now: u64,
     steps: u64,
-    /// Keeps the channel open.
-    _requests: Sender<Request>,
+    requests: Sender<Request>,
+    /// Reloads that the aggregator has not taken.
+    reloads: VecDeque<(Terms, Receiver<u64>)>,
 }
 
 /// Runs the story to its end, or to the first violation.
@@ -213,11 +216,8 @@ impl<'a> World<'a> {
     fn new(story: &'a Story) -> Self {
         let setting = &story.setting;
         let model = Model::new(story);
-        let classes = Classes::new(setting.threshold, setting.rules.iter().copied());
-        let rules = setting.rules.iter().enumerate().map(|(index, threshold_ns)| Rule {
-            matcher: RuleMatch::comm(&comm(Classes::of_rule(index))),
-            threshold_ns: *threshold_ns,
-        });
+        let policy = policy(&setting.terms());
+        let classes = policy.classes.clone();
         let doorbell = Arc::new(Doorbell::default());
         let admission = Admission::new(setting.agents_max).unwrap();
         let shards: Vec<ShardThread> = (0..setting.shards)
@@ -240,7 +240,6 @@ impl<'a> World<'a> {
         let slow = subscribe(setting.slow_room, false);
         let beats = setting.with_beats.then(|| subscribe(2 * room, true));
         let (_copies, asked) = Copies::new(shards.len(), Arc::default());
-        let policy = Policy { classes, rules: rules.collect() };
         let identity = Identity { boot_id: 0, pid_namespace: 0, fleet: 0 };
         let capacities = ports.iter().map(|port| port.table.capacity());
         let estate = Estate::create(&identity, 0, START, capacities).expect("memory");
@@ -286,7 +285,8 @@ impl<'a> World<'a> {
             delays: Random::new(story.seed),
             now: 0,
             steps: 0,
-            _requests: requests,
+            requests,
+            reloads: VecDeque::new(),
         }
     }
 
@@ -372,6 +372,7 @@ impl<'a> World<'a> {
                 self.shard(shard).panic_after = Some(after as usize);
             }
             What::Fail { shard } => self.shard(shard).script.fail(libc::ENOMEM),
+            What::Reload { table } => self.reload(usize::from(table)),
             What::StepWall { by } => self.wall_stepped = self.wall_stepped.saturating_add(by),
             What::Leap { by } => {
                 self.pause(Who::Everybody, TurnPart::Wait, by);
@@ -380,6 +381,36 @@ impl<'a> World<'a> {
             }
             _ => {}
         }
+    }
+
+    /// Requests other thresholds of the aggregator.
+    fn reload(&mut self, table: usize) {
+        let Some(terms) = self.story.setting.tables.get(table) else { return };
+        let (progress, steps) = unbounded();
+        let max_delay_ns = self.story.setting.max_delay;
+        let settings = || Settings {
+            edition: 0,
+            table: None,
+            allow_uids: Some([UID].into()),
+            uid_frames_max: None,
+            max_delay_ns,
+        };
+        let reload = Reload {
+            policy: Some(policy(terms)),
+            shards: self.shards.iter().map(|_| settings()).collect(),
+            output: None,
+            event: EventKind::Reload {
+                outcome: ReloadOutcome::Applied,
+                changed: KeySet::NONE,
+                restart: KeySet::NONE,
+            },
+            is_decided: Arc::default(),
+            progress,
+        };
+        self.requests.send(Request::Reload(Box::new(reload))).unwrap();
+        self.reloads.push_back((terms.clone(), steps));
+        self.doorbell.ring();
+        self.ring_aggregator();
     }
 
     fn pause(&mut self, who: Who, place: TurnPart, for_ns: u64) {
@@ -535,6 +566,9 @@ impl<'a> World<'a> {
             WallNs((START + now).0.saturating_add_signed(WALL_AHEAD.saturating_add(self.wall_stepped)));
         let next = self.aggregator.turn(START + now, wall);
         self.aggregator.kick_shards(START + now);
+        while let Some((terms, _)) = self.reloads.pop_front_if(|(_, steps)| !steps.is_empty()) {
+            self.model.reloaded(terms);
+        }
         let thread = &mut self.aggregator_thread;
         match next {
             Next::Now => thread.sleep_until(now + AGGREGATOR_NS, 0),
@@ -921,6 +955,15 @@ impl TurnPart {
             Self::AfterReceive => Some(Point::AfterReceive),
         }
     }
+}
+
+fn policy(terms: &Terms) -> Policy {
+    let rules = terms.rules.iter().map(|(class, threshold_ns)| Rule {
+        matcher: RuleMatch::comm(&comm(*class)),
+        threshold_ns: *threshold_ns,
+    });
+    let of_rules = terms.rules.iter().map(|(_, threshold_ns)| *threshold_ns);
+    Policy { classes: Classes::new(terms.threshold, of_rules), rules: rules.collect() }
 }
 
 fn comm(class: u8) -> String {
