@@ -29,7 +29,7 @@ pub enum Warning {
     },
     /// More sockets of shards were passed than shards are configured. All of them are observed.
     #[error(
-        "{names} passed by the service manager, and shards = {configured}: this observer runs {shards} shards, so \
+        "the service manager passed {names}, and shards = {configured}: this observer runs {shards} shards, so \
          that the agents there are observed; write shards = {shards}, or disable the sockets that are too many"
     )]
     SurplusShards {
@@ -42,8 +42,8 @@ pub enum Warning {
     },
     /// Some sockets of shards were passed, others not. These were bound here.
     #[error(
-        "{names} not passed by the service manager and bound here instead: beats are refused there while the \
-         observer restarts; enable their .socket units, too"
+        "the service manager did not pass {names}: bound here instead, so beats are refused there while the observer \
+         restarts; enable their .socket units, too"
     )]
     MissingShards {
         /// What was not passed.

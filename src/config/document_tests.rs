@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::problem::Origin;
-use super::super::values::{EventsFormat, Output};
+use super::super::values::{EventsFormat, LogFormat, Output};
 use super::*;
 
 fn layers(text: &str) -> Layers {
@@ -185,6 +185,7 @@ fn config() -> impl Strategy<Value = Config> {
                 events_beats: events.2,
                 events_max_bytes: events.3,
                 events_keep: events.4,
+                log_format: if events.2 { LogFormat::Json } else { LogFormat::Plain },
                 http: HttpConfig {
                     listen: listen.map(SocketAddr::from),
                     token_file: listen.map(|_| token.into()),

@@ -12,8 +12,9 @@ use toml::Value;
 use super::bounds::{AGENTS_MAX, PID_MAX};
 use super::tables::{HttpConfig, RuleConfig, ShardConfig};
 use super::values::{
-    ADDRESS, BOOL, DURATION, EVENTS_FORMAT, EventsFormat, Form, GROUP, LIMIT, MODE, OUTPUT, Output, PATH,
-    Refused, SIZE, USER, duration, group, limit, number, octal, output, size, some_number,
+    ADDRESS, BOOL, DURATION, EVENTS_FORMAT, EventsFormat, Form, GROUP, LIMIT, LOG_FORMAT, LogFormat, MODE,
+    OUTPUT, Output, PATH, Refused, SIZE, USER, duration, group, limit, number, octal, output, size,
+    some_number,
 };
 
 /// One key of the file. A key with a setting is also a flag and an environment variable.
@@ -356,6 +357,10 @@ keys! {
             }),
             "Renamed files of events that are kept",
             live = true;
+        /// How the program writes its own messages to standard error.
+        log_format: LogFormat = LogFormat::Auto,
+            LOG_FORMAT,
+            "Form of messages: auto (for terminal, journal or file), plain, or json";
     }
     tables {
         /// Where HTTP requests are answered, `[http]`, beside `control.sock`.

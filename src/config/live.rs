@@ -26,7 +26,7 @@ pub static ALL: LazyLock<Vec<(String, &'static Key)>> = LazyLock::new(|| {
 
 /// The keys in the order of their bits. A bit never changes its meaning, because a journal outlives its observer: new
 /// keys are appended.
-const BITS: [&str; 27] = [
+const BITS: [&str; 28] = [
     "dir",
     "shards",
     "threshold",
@@ -54,6 +54,7 @@ const BITS: [&str; 27] = [
     "shard.mode",
     "shard.group",
     "shard.allow-uids",
+    "log-format",
 ];
 
 /// Keys of the configuration, as an event names them.
@@ -224,6 +225,7 @@ pub(crate) fn reconcile(
     note("control-mode", octal(started.control_mode), octal(new.control_mode));
     note("control-group", group(started.control_group), group(new.control_group));
     note("agents-max", started.agents_max.to_string(), new.agents_max.to_string());
+    note("log-format", started.log_format.as_str().to_owned(), new.log_format.as_str().to_owned());
     note("watched-max", started.watched_max.to_string(), new.watched_max.to_string());
     let (http, new_http) = (&in_force.http, &new.http);
     let is_same_listener = started.http.listen == new_http.listen;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::config::Config;
 use crate::config::tables::{RuleConfig, RuleMatch, ShardConfig};
-use crate::config::values::EventsFormat;
+use crate::config::values::{EventsFormat, LogFormat};
 
 /// A configuration in which every key has an effect.
 fn base() -> Config {
@@ -44,6 +44,7 @@ fn change(config: &mut Config, name: &str) {
         "events-beats" => config.events_beats = true,
         "events-max-bytes" => config.events_max_bytes = None,
         "events-keep" => config.events_keep = 7,
+        "log-format" => config.log_format = LogFormat::Json,
         "http.listen" => config.http.listen = None,
         "http.token-file" => config.http.token_file = Some("/etc/token".into()),
         "http.metrics-agents-max" => config.http.metrics_agents_max = 7,

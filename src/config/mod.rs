@@ -22,4 +22,4 @@ pub use layers::Layers;
 pub use live::{KeyChange, KeySet};
 pub use problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
 pub use tables::{HttpConfig, RuleConfig, RuleMatch, ShardConfig};
-pub use values::{CoreChoice, EventsFormat, Output, read_duration, written};
+pub use values::{CoreChoice, EventsFormat, LogFormat, Output, read_duration, written};

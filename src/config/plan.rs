@@ -7,7 +7,7 @@ pub use super::bounds::{AGENTS_MAX, METRICS_AGENTS_MAX, RULES_MAX, SHARDS_MAX, S
 use super::classes::Classes;
 use super::sizing::queue_limit_for;
 use super::tables::RuleMatch;
-pub use super::values::{CoreChoice, EventsFormat, Output};
+pub use super::values::{CoreChoice, EventsFormat, LogFormat, Output};
 use crate::pattern::Pattern;
 
 /// Most connections of the TCP listener.
@@ -53,6 +53,8 @@ pub struct Plan {
     pub rules: Vec<Rule>,
     /// Where and how events are written, if anywhere.
     pub events: Option<EventsPlan>,
+    /// How the program writes its own messages. The library writes none.
+    pub log_format: LogFormat,
     /// Where HTTP requests are answered beside `control.sock`.
     pub http: HttpPlan,
 }

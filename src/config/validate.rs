@@ -129,6 +129,7 @@ impl Config {
         let http = self.judge_http(&mut problems);
         ConfigError::check(problems)?;
         Ok(Plan {
+            log_format: self.log_format,
             dir,
             shards,
             threshold_ns: duration_ns(self.threshold),

@@ -86,6 +86,13 @@ pub(super) const EVENTS_FORMAT: Form<EventsFormat> = Form::new(
     |format| format.as_str().to_owned(),
     |format| Some(format.as_str().into()),
 );
+pub(super) const LOG_FORMAT: Form<LogFormat> = Form::new(
+    "\"auto\", \"plain\" or \"json\"",
+    "FORMAT",
+    parse_log_format,
+    |format| format.as_str().to_owned(),
+    |format| Some(format.as_str().into()),
+);
 pub(super) const BOOL: Form<bool> =
     Form::new("true or false", "BOOL", parse_bool, bool::to_string, |flag| Some((*flag).into()));
 pub(super) const LIMIT: Form<Option<u32>> =
@@ -216,6 +223,32 @@ impl EventsFormat {
     }
 }
 
+/// How the program writes its own messages to standard error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum LogFormat {
+    /// For the reader: plain words on a terminal, priorities for the journal, else time and level.
+    #[default]
+    Auto,
+    /// Plain words.
+    Plain,
+    /// One JSON object on each line: `ts`, `level`, `message`.
+    Json,
+}
+
+impl LogFormat {
+    /// The word that selects it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Plain => "plain",
+            Self::Json => "json",
+        }
+    }
+}
+
 /// Why a value cannot be used and what to write instead: the text after `cannot use …:`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refused {
@@ -336,6 +369,15 @@ pub(super) fn parse_events_format(text: &str) -> Result<EventsFormat, Refused> {
         "jsonl" => Ok(EventsFormat::Jsonl),
         "tsv" => Ok(EventsFormat::Tsv),
         _ => Err(Refused::new("there is no such format", "write jsonl or tsv")),
+    }
+}
+
+pub(super) fn parse_log_format(text: &str) -> Result<LogFormat, Refused> {
+    match text.trim() {
+        "auto" => Ok(LogFormat::Auto),
+        "plain" => Ok(LogFormat::Plain),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(Refused::new("there is no such format", "write auto, plain or json")),
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use rustix::net::sockopt;
 
 use super::error::StartError;
-use super::inherited::{Inherited, InheritedError, shard_name};
+use super::inherited::{Inherited, InheritedError, of_queue, shard_name};
 use super::predecessor::{Adopted, FLEET, OfShard, Predecessor, ToStore, table_name, told_name};
 use crate::config::plan::{EventsPlan, Plan, ShardPlan};
 #[cfg(feature = "http")]
@@ -189,8 +189,7 @@ fn shard_socket(
     if let Some(fd) = inherited.take_receiver(shard, &of.socket)? {
         let name = shard_name(shard);
         let attested = adopt_receiver(fd.as_fd()).map_err(InheritedError::refused(&name))?;
-        warnings.extend((!attested.senders).then_some(Warning::UnattestedQueue { shard }));
-        warnings.extend((!attested.arrivals).then_some(Warning::UnstampedQueue { shard }));
+        warnings.extend(of_queue(shard, attested));
         let cookie = sockopt::socket_cookie(&fd).ok();
         let Some(known) = known.filter(|known| cookie == Some(known.cookie)) else {
             return Ok(BoundSocket::passed(fd, of.socket.clone(), Kind::Receiver));

@@ -16,8 +16,10 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 use crate::config::plan::{Plan, SHARDS_MAX, ShardPlan};
 use crate::message::{Reason, Shown};
 use crate::rundir::binding::{FileId, is_temporary_name_of};
+#[cfg(feature = "http")]
+use crate::rundir::names::CONTROL;
 use crate::sys::passed;
-use crate::sys::unix_socket::{Shape, shape_of};
+use crate::sys::unix_socket::{Attested, Shape, attested_of, shape_of};
 use crate::warning::Warning;
 
 const PID: &str = "LISTEN_PID";
@@ -185,6 +187,29 @@ impl Inherited {
         self.fds.extract_if(.., |(other, _)| other == name).map(|(_, fd)| fd).collect()
     }
 
+    /// What a start with `plan` would refuse or warn of. Changes nothing; the sockets are taken.
+    ///
+    /// # Errors
+    /// As a start.
+    pub fn inspect(&mut self, plan: &Plan) -> Result<Vec<Warning>, InheritedError> {
+        self.check_names()?;
+        let mut plan = plan.clone();
+        let mut warnings = self.fit(&mut plan);
+        for (shard, of) in plan.shards.iter().enumerate() {
+            if let Some(fd) = self.take_receiver(shard, &of.socket)? {
+                let attested =
+                    attested_of(fd.as_fd()).map_err(InheritedError::refused(&shard_name(shard)))?;
+                warnings.extend(of_queue(shard, attested));
+            }
+        }
+        #[cfg(feature = "http")]
+        {
+            self.take_listener("control", &plan.dir.join(CONTROL))?;
+            self.take_tcp("http")?;
+        }
+        Ok(warnings)
+    }
+
     pub(super) fn check_names(&self) -> Result<(), InheritedError> {
         match self.names().find(|name| Role::of(name).is_none()) {
             Some(name) => Err(InheritedError::Unknown { name: name.to_owned() }),
@@ -293,6 +318,12 @@ impl Inherited {
         }
         Ok(fds.pop())
     }
+}
+
+/// What is missing of the datagrams that a passed socket had queued.
+pub(super) fn of_queue(shard: usize, attested: Attested) -> impl Iterator<Item = Warning> {
+    let senders = (!attested.senders).then_some(Warning::UnattestedQueue { shard });
+    senders.into_iter().chain((!attested.arrivals).then_some(Warning::UnstampedQueue { shard }))
 }
 
 /// `shard-2, shard-3`.

@@ -62,16 +62,22 @@ pub struct Attested {
     pub arrivals: bool,
 }
 
+/// What the kernel attaches to the datagrams of this socket.
+///
+/// # Errors
+/// The kernel's.
+pub fn attested_of(fd: BorrowedFd<'_>) -> io::Result<Attested> {
+    let senders = sockopt::socket_passcred(fd)?;
+    Ok(Attested { senders, arrivals: is_option_set(fd, libc::SO_TIMESTAMPNS)? })
+}
+
 /// Makes a receiver of a datagram socket that was bound elsewhere: non-blocking, and with the options of
 /// [`open_receiver`]. Returns what was attached to the datagrams queued so far.
 ///
 /// # Errors
 /// The kernel's.
 pub fn adopt_receiver(fd: BorrowedFd<'_>) -> io::Result<Attested> {
-    let attested = Attested {
-        senders: sockopt::socket_passcred(fd)?,
-        arrivals: is_option_set(fd, libc::SO_TIMESTAMPNS)?,
-    };
+    let attested = attested_of(fd)?;
     rustix::io::ioctl_fionbio(fd, true)?;
     set_receiver_options(fd)?;
     Ok(attested)

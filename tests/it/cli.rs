@@ -610,6 +610,7 @@ fn every_key_can_be_set_in_every_way() {
         ("events-max-bytes", "1000000", "1000000"),
         ("events-max-bytes", "none", "\"none\""),
         ("events-keep", "7", "7"),
+        ("log-format", "json", "\"json\""),
     ] {
         let variable = varta_fleet::config::KEYS.iter().find(|known| known.name == key).unwrap().variable;
         let base: &[&str] = if key == "dir" { &["check"] } else { &["check", "--dir", "run"] };

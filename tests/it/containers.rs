@@ -6,8 +6,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Agent, AgentOptions, Client, Observer, Options, SOON, T, Table, copy_program, in_pid_namespace,
-    rust_program, signal, wire,
+    Agent, AgentOptions, Client, Observer, Options, SOON, T, copy_program, in_pid_namespace, rust_program,
+    signal, wire,
 };
 use rustix::process::Signal;
 
@@ -249,8 +249,8 @@ fn fault_19_whom_the_kernel_does_not_attest_is_nobody_and_the_observer_says_so_a
     for agent in &mut agents {
         assert!(agent.report().sent > 0);
     }
-    let ended = observer.stop();
-    let table = Table::last(&ended.stderr).0.expect("it is printed at the end");
+    let table = observer.table();
+    observer.stop();
     assert!(table.refused(0, "unattested") >= 4, "{table}");
     assert_eq!(table.shard(0, "beats"), 0, "{table}");
 }

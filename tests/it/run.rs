@@ -304,10 +304,12 @@ fn sigusr1_prints_histograms_and_counters_and_the_observer_goes_on() {
     );
     agent.beat();
     observer.expect("stall", agent.pid(), T + SOON);
-    let ended = observer.stop();
-    // The final table covers the whole run.
-    let last = Table::last(&ended.stderr).0.expect("a table at the end");
+    // It covers the whole run.
+    let last = observer.table();
     assert_eq!((last.shard(1, "beats"), last.shard(1, "stalls")), (sent + 1, 1), "{last}");
+    let (_, before) = Table::last(&observer.stderr());
+    let (_, at_the_end) = Table::last(&observer.stop().stderr);
+    assert_eq!(at_the_end, before, "the end of a run prints one only on a terminal");
 }
 
 #[test]
@@ -760,4 +762,38 @@ fn fault_82_a_raised_priority_counts_outside_of_its_session() {
     child.wait().expect("it is our child");
     assert_eq!(&ready, b"ready");
     assert_eq!(raised.as_deref(), is_grouped.then_some("-20"));
+}
+
+/// Messages have the form that their reader needs.
+#[test]
+fn messages_are_for_who_reads_them() {
+    let said = |format: &str| {
+        let arguments = vec![format!("--log-format={format}")];
+        Observer::start(Options { arguments, ..Options::default() }).stop().stderr
+    };
+    for line in said("json").lines() {
+        let message: serde_json::Value = serde_json::from_str(line).expect(line);
+        assert!(message["ts"].is_string() && message["level"].is_string(), "{line}");
+        assert!(message["message"].is_string(), "{line}");
+    }
+    let is_time = |word: &str| word.len() == 24 && word.ends_with('Z') && word.contains('T');
+    let of_a_file = said("auto");
+    let observing = of_a_file.lines().find(|line| line.contains("observing ")).expect(&of_a_file);
+    let words: Vec<&str> = observing.splitn(3, ' ').collect();
+    assert!(is_time(words[0]) && words[1] == "info:" && words[2].starts_with("observing "), "{observing}");
+    assert!(said("plain").lines().any(|line| line.starts_with("observing ")));
+}
+
+/// A person sees plain words, and the counts at the end.
+#[test]
+fn on_a_terminal_the_end_of_a_run_prints_the_counts() {
+    let place = Place::new();
+    let run = format!(
+        "{PROGRAM} run --shards 1 --dir {dir} & until [ -e {dir}/fleet.json ]; do sleep 0.05; done; kill $!; wait",
+        dir = place.dir().display()
+    );
+    let output = program_by("script").args(["-qec", &run, "/dev/null"]).output().expect("script is there");
+    let said = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    assert!(said.lines().any(|line| line.starts_with("observing ")), "{said}");
+    assert!(Table::last(&said).0.is_some(), "{said}");
 }

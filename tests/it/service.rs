@@ -15,7 +15,7 @@ const CONFIG: &str = r#"
 shards = 1
 threshold = "30s"
 mode = "0660"
-events = "/var/log/varta/events.jsonl"
+events = "/var/log/varta-fleet/events.jsonl"
 "#;
 
 /// A stock agent inside. It ends with this.
@@ -83,6 +83,7 @@ fn a_day_under_systemd() {
     a_restart_keeps_sockets_and_manifest(&rig);
     a_stuck_shard_is_restarted(&rig);
     a_name_that_is_not_known_is_refused(&rig);
+    check_sees_what_a_start_would(&rig);
 }
 
 fn beats_from_before_the_start_are_taken(rig: &Rig) {
@@ -112,7 +113,7 @@ fn beats_from_before_the_start_are_taken(rig: &Rig) {
     assert_eq!(rig.property("varta-fleet.service", "ActiveState"), "active");
     wait_for("the beats of before", || (metric(rig, "varta_beats_total") > 4.5).then_some(()));
     let up = wait_for("the agent", || {
-        let events = rig.run("cat /var/log/varta/events.jsonl");
+        let events = rig.run("cat /var/log/varta-fleet/events.jsonl");
         let up = events.lines().find(|line| line.contains("\"kind\":\"up\""))?;
         Some(serde_json::from_str::<serde_json::Value>(up).expect("JSON"))
     });
@@ -128,8 +129,15 @@ fn beats_from_before_the_start_are_taken(rig: &Rig) {
             .starts_with("1 agent up, 0 stalled, on 1 shard")
             .then_some(())
     });
+    let by_priority =
+        |what: &str| rig.run(&format!("journalctl --output=cat --no-pager -u varta-fleet {what}"));
+    let (warnings, all) = (by_priority("--priority=warning"), by_priority("--priority=info"));
+    // A test runs it in a pid namespace, of which it warns.
+    assert!(warnings.contains("warning: this observer runs inside a pid namespace"), "{warnings}");
+    assert!(!warnings.contains("observing /run/varta"), "{warnings}");
+    assert!(all.lines().any(|line| line.starts_with("observing /run/varta")), "{all}");
     let journal = rig.journal();
-    assert!(!journal.contains("PassCredentials") && !journal.contains("not passed"), "{journal}");
+    assert!(!journal.contains("PassCredentials") && !journal.contains("did not pass"), "{journal}");
 }
 
 fn a_restart_keeps_sockets_and_manifest(rig: &Rig) {
@@ -174,6 +182,32 @@ fn a_name_that_is_not_known_is_refused(rig: &Rig) {
     assert_eq!(rig.property("varta-fleet.service", "ActiveState"), "failed", "it is not started again");
     let journal = rig.journal();
     assert!(journal.contains("passed as \"other\"") && journal.contains("shard-0 to shard-63"), "{journal}");
+}
+
+/// `check` in the place of the observer: a watchdog that is too fast, and a socket whose queue attests nobody.
+fn check_sees_what_a_start_would(rig: &Rig) {
+    rig.write(
+        "/etc/systemd/system/checked.service",
+        "[Service]\nWatchdogSec=1s\nEnvironment=VARTA_DIR=/run/checked\nRuntimeDirectory=checked\n\
+         ExecStart=/usr/bin/varta-fleet check --config /dev/null --shards 2\n",
+    );
+    rig.write(
+        "/etc/systemd/system/checked.socket",
+        "[Socket]\nListenDatagram=/run/checked/shard-0.sock\nFileDescriptorName=shard-0\n",
+    );
+    rig.run("systemctl daemon-reload && systemctl start checked.socket && systemctl start checked.service");
+    let said = wait_for("what check says", || {
+        let said = rig.run("journalctl --output=cat --no-pager -u checked.service");
+        said.contains(" notes").then_some(said)
+    });
+    for part in [
+        "WatchdogSec= is 1 s",
+        "shard-0 was passed without PassCredentials=yes",
+        "shard-0 was passed without Timestamping=ns",
+        "the service manager did not pass shard-1",
+    ] {
+        assert!(said.contains(&format!("note: {part}")), "{part}: {said}");
+    }
 }
 
 /// What a service manager is told by an observer that this starts with a socket for it.

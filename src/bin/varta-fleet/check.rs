@@ -17,10 +17,13 @@ use varta_fleet::plan::{CoreChoice, EventsPlan, Output, Plan, ShardPlan};
 use varta_fleet::priority::Standing;
 use varta_fleet::sizing::{Demand, Sizing, queue_bytes};
 use varta_fleet::time::duration_ns;
-use varta_fleet::{BindError, Reason, RunDirError, Shown, Warning};
+use varta_fleet::{
+    BindError, Inherited, InheritedError, Reason, RunDirError, ServiceManager, Shown, Warning,
+};
 
 use crate::config::ConfigArgs;
 use crate::exit::{CliError, Exit, counted};
+use crate::service::too_fast;
 use crate::words::{confined, only_ours_beat};
 
 /// The kernel's limit of queued datagrams per socket, of this network namespace.
@@ -109,6 +112,7 @@ pub fn check(args: &CheckArgs) -> Result<Exit, CliError> {
         let message = "--pause sizes the queue by the rate of the beats, which is not given; add --rate HZ";
         return Err(CliError::new(Exit::Usage, message));
     }
+    let passed = Inherited::from_service_manager();
     let layers = args.config.layers();
     let mut out = Vec::new();
     let mut findings = Vec::new();
@@ -122,6 +126,7 @@ pub fn check(args: &CheckArgs) -> Result<Exit, CliError> {
             }
             let is_asked = demand.is_some() || layers.origin("agents-max") != Origin::Default;
             findings.extend(host_findings(&plan, demand.as_ref(), is_asked));
+            findings.extend(passed_findings(&plan, passed));
             let undecided = Warning::of_rules(&plan);
             findings.extend(undecided.map(|warning| Finding::note(warning.to_string(), "")));
             if layers.config().events_beats && plan.events.is_none() {
@@ -150,6 +155,8 @@ pub fn check(args: &CheckArgs) -> Result<Exit, CliError> {
             ));
         }
     }
+    let watchdog = ServiceManager::watchdog_in_environment().and_then(too_fast);
+    findings.extend(watchdog.map(|why| Finding::note(why, "")));
     findings.extend(priority_finding());
     findings.extend(confined(&Standing::own()).map(|(limit, advice)| Finding::note(limit, advice)));
     findings.extend(Warning::of_here().iter().map(|warning| Finding::note(warning.to_string(), "")));
@@ -467,11 +474,19 @@ fn socket_findings(plan: &Plan) -> Vec<Finding> {
         Ok(()) => None,
         Err(BindError::InUse { path }) => Some(Finding::note(
             format!("an observer is running at {}: another cannot be started there", Shown(path.display())),
-            "stop it first, or name another directory with dir",
+            "stop it first, or name another directory with dir; if a .socket unit holds the socket, start the service",
         )),
         Err(error) => Some(Finding::problem(error.to_string(), "")),
     };
     plan.shards.iter().filter_map(judge).collect()
+}
+
+/// What is wrong with the sockets that a service manager passed to this process, as a start would find it.
+fn passed_findings(plan: &Plan, passed: Result<Inherited, InheritedError>) -> Vec<Finding> {
+    match passed.and_then(|mut passed| passed.inspect(plan)) {
+        Ok(warnings) => warnings.iter().map(|warning| Finding::note(warning.to_string(), "")).collect(),
+        Err(error) => vec![Finding::problem(error.to_string(), "")],
+    }
 }
 
 /// Why metrics, page and API cannot be served by TCP.

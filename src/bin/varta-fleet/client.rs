@@ -65,7 +65,7 @@ pub fn await_fleet<T>(mut ask: impl FnMut() -> Result<T, CliError>) -> Result<T,
         match ask() {
             Err(error) if error.exit() == Exit::Unavailable && Instant::now() < deadline => {
                 if !mem::replace(&mut is_said, true) {
-                    stderr::say("no fleet is running there yet; waiting 10 s for it");
+                    stderr::info("no fleet is running there yet; waiting 10 s for it");
                 }
                 thread::sleep(RETRY);
             }

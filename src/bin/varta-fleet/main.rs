@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) if error.is_broken_pipe() => Exit::Clean.into(),
         Err(error) => {
-            stderr::say(&format!("error: {error}"));
+            stderr::error(&error.to_string());
             error.exit().into()
         }
     };

@@ -47,12 +47,10 @@ pub fn put_in_force(
     match &done {
         Ok(done) => {
             let done = Reload::from(done);
-            lines(&done).iter().for_each(|line| stderr::say(&format!("reload: {line}")));
+            lines(&done).iter().for_each(|line| stderr::info(&format!("reload: {line}")));
         }
         Err(error) => {
-            stderr::say(&format!(
-                "error: {error}\nnothing is changed: the configuration before stays in force"
-            ));
+            stderr::error(&format!("{error}\nnothing is changed: the configuration before stays in force"));
         }
     }
     done

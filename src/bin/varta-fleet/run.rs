@@ -65,6 +65,7 @@ enum News {
 pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
     let plan = config.plan()?;
     stderr::take_panics();
+    stderr::begin(plan.log_format);
     // While this is the only thread.
     let mut inherited = Inherited::from_service_manager().map_err(StartError::from)?;
     let mut service = Service::from_environment()?;
@@ -82,30 +83,30 @@ pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
     let shards = fleet.plan().shards.len();
     fleet.warnings().iter().for_each(warn);
     service.warn();
-    stderr::say(&format!(
+    stderr::info(&format!(
         "observing {} with {}, a silence of {threshold} is a stall; stop with Ctrl-C or SIGTERM{}",
         Shown(fleet.dir().display()),
         counted(shards as u64, "shard"),
         if is_told { "" } else { "; events go nowhere, name a file or - with --events" }
     ));
     if let Some(adopted) = fleet.adopted() {
-        stderr::say(&format!(
+        stderr::info(&format!(
             "going on with {} of the observer before, after a gap of {}",
             counted(adopted.agents.into(), "agent"),
             time(adopted.gap.as_nanos().try_into().unwrap_or(u64::MAX))
         ));
     }
     if let Some((limit, advice)) = confined(&Standing::own()) {
-        stderr::say(&format!("{limit}; {advice}"));
+        stderr::info(&format!("{limit}; {advice}"));
     }
     if !fleet.plan().lets_others_beat() {
-        stderr::say(&format!(
+        stderr::info(&format!(
             "{}: the mode of the sockets is 0600; see the keys mode and group",
             only_ours_beat()
         ));
     }
     if let Some(address) = fleet.http_address() {
-        stderr::say(&format!("serving http://{address}/"));
+        stderr::info(&format!("serving http://{address}/"));
     }
     // Weak: when the signal thread dies, the channel must close.
     let to_main = Arc::downgrade(&sender);
@@ -138,7 +139,7 @@ pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
         }
         let until = service.due().map_or(next_look, |due| due.min(next_look));
         match news.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(News::Signal(SIGUSR1)) => stderr::say(handle.table().trim_end()),
+            Ok(News::Signal(SIGUSR1)) => say_counts(&handle),
             Ok(News::Signal(SIGHUP)) => {
                 // Whatever becomes of the configuration: the log may have been moved away.
                 fleet.reopen();
@@ -165,8 +166,15 @@ pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
     tell_news(&fleet, &handle, &mut told);
     let report = fleet.stop(FLUSH);
     report.warnings.iter().for_each(warn);
-    stderr::say(handle.table().trim_end());
+    if stderr::is_terminal() {
+        say_counts(&handle);
+    }
     conclude(problems, &report)
+}
+
+/// Prints the table of counters.
+fn say_counts(handle: &Handle) {
+    stderr::info(&format!("counts since the start:\n{}", handle.table().trim_end()));
 }
 
 /// What was printed, so that it is printed once.
@@ -184,7 +192,7 @@ impl Told {
             if let Problem::QueueLimit { shard, .. } = problem
                 && !mem::replace(&mut self.is_short[*shard], true)
             {
-                stderr::say(&format!("warning: {problem}"));
+                stderr::warn(&problem.to_string());
             }
         }
     }
@@ -194,8 +202,10 @@ impl Told {
 fn tell_news(fleet: &Fleet, handle: &Handle, told: &mut Told) {
     let now = handle.output_trouble();
     if now != mem::replace(&mut told.trouble, now) {
-        let again = || "events are written again".to_owned();
-        stderr::say(&now.map_or_else(again, |trouble| format!("warning: {trouble}")));
+        match now {
+            Some(trouble) => stderr::warn(&trouble.to_string()),
+            None => stderr::info("events are written again"),
+        }
     }
     while let Some(warning) = fleet.next_warning() {
         warn(&warning);
@@ -215,11 +225,11 @@ fn raise_open_files() {
 /// output, where readers expect only events.
 fn say_ready(line: String, is_stdout_taken: bool, news: Arc<Sender<News>>) -> Result<(), CliError> {
     let say = move || {
-        // Earlier messages come before the line.
-        stderr::flush();
         let (name, written) = if is_stdout_taken {
-            ("error", io::stderr().write_all(line.as_bytes()))
+            ("error", stderr::answer(&line))
         } else {
+            // Earlier messages come before the line.
+            stderr::flush();
             let mut stdout = io::stdout().lock();
             ("output", stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()))
         };
@@ -313,5 +323,5 @@ fn ignored() -> u64 {
 }
 
 fn warn(warning: &Warning) {
-    stderr::say(&format!("warning: {warning}"));
+    stderr::warn(&warning.to_string());
 }

@@ -45,7 +45,7 @@ impl Service {
     /// Warns of what it asks for and cannot have.
     pub fn warn(&self) {
         if let Some(why) = self.manager.as_ref().and_then(ServiceManager::watchdog).and_then(too_fast) {
-            stderr::say(&format!("warning: {why}"));
+            stderr::warn(&why);
         }
     }
 
@@ -77,8 +77,8 @@ impl Service {
         if let Err(error) = &stored {
             // Not half of it: the next observer would find it incomplete.
             all.iter().for_each(|ToStore { name, .. }| drop(manager.remove(name)));
-            stderr::say(&format!(
-                "warning: the service manager does not keep the state of this observer: {}; the next one starts anew",
+            stderr::warn(&format!(
+                "the service manager does not keep the state of this observer: {}; the next one starts anew",
                 Reason(error)
             ));
         }

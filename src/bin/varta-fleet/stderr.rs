@@ -3,16 +3,22 @@
 //!
 //! The descriptor is shared with other processes, so it is not made non-blocking. Once the queue is full,
 //! messages are dropped, and their number is printed when the reader reads again.
+//!
+//! Every command prints plain words. `run` prints for who reads it: see [`begin`].
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::env;
+use std::io::{self, IsTerminal, Write};
 use std::panic::{self, PanicHookInfo};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use rustix::io::Errno;
+use serde_json::json;
+use varta_fleet::plan::LogFormat;
 
 use crate::exit::counted;
 
@@ -23,6 +29,7 @@ const LAST_WORD: Duration = Duration::from_millis(500);
 
 static QUEUE: OnceLock<Option<Sender<Message>>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
+static FORM: OnceLock<Form> = OnceLock::new();
 
 enum Message {
     Text(String),
@@ -30,9 +37,113 @@ enum Message {
     Mark(Sender<()>),
 }
 
-/// Prints `text`, one line or more. Never waits for the reader.
-pub fn say(text: &str) {
-    let text = format!("{text}\n");
+/// How much a message matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Error,
+    Warning,
+    Info,
+}
+
+impl Level {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+        }
+    }
+
+    /// As in syslog(3).
+    const fn priority(self) -> u8 {
+        match self {
+            Self::Error => 3,
+            Self::Warning => 4,
+            Self::Info => 6,
+        }
+    }
+}
+
+/// The form of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// `warning: text`, and information without a word before it.
+    Plain,
+    /// The same with a priority before each line, which journald takes off.
+    Journal,
+    /// The same with the time and always a level.
+    Timed,
+    /// An object on each line.
+    Json,
+}
+
+impl Form {
+    fn of(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Json => Self::Json,
+            LogFormat::Plain => Self::Plain,
+            _ if is_journal() => Self::Journal,
+            _ if is_terminal() => Self::Plain,
+            _ => Self::Timed,
+        }
+    }
+
+    /// `now`: the time, where it is printed.
+    fn line(self, level: Level, text: &str, now: impl FnOnce() -> String) -> String {
+        let plain = || match level {
+            Level::Info => text.to_owned(),
+            level => format!("{}: {text}", level.word()),
+        };
+        match self {
+            Self::Plain => format!("{}\n", plain()),
+            Self::Journal => plain().lines().map(|line| format!("<{}>{line}\n", level.priority())).collect(),
+            Self::Timed => format!("{} {}: {text}\n", now(), level.word()),
+            Self::Json => format!("{}\n", json!({"ts": now(), "level": level.word(), "message": text})),
+        }
+    }
+}
+
+/// Whether standard error is connected to journald: `JOURNAL_STREAM` names the file that it is, by device and
+/// inode. Without the comparison, a process whose standard error was redirected would take it for its own.
+fn is_journal() -> bool {
+    let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
+    let Ok(stat) = rustix::fs::fstat(rustix::stdio::stderr()) else { return false };
+    stream == format!("{}:{}", stat.st_dev, stat.st_ino)
+}
+
+/// Whether a person reads standard error.
+pub fn is_terminal() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// From now on messages have this form; the first call counts. With `auto` it depends on the reader: plain words
+/// for a terminal, priorities for the journal, else the time and the level.
+pub fn begin(format: LogFormat) {
+    let _ = FORM.set(Form::of(format));
+}
+
+/// Prints a failure. As the other functions here, it never waits for the reader.
+pub fn error(text: &str) {
+    say(Level::Error, text);
+}
+
+/// Prints what limits the observer.
+pub fn warn(text: &str) {
+    say(Level::Warning, text);
+}
+
+/// Prints what is worth to know, one line or more.
+pub fn info(text: &str) {
+    say(Level::Info, text);
+}
+
+fn formed(level: Level, text: &str) -> String {
+    let form = FORM.get().copied().unwrap_or(Form::Plain);
+    form.line(level, text, || humantime::format_rfc3339_millis(SystemTime::now()).to_string())
+}
+
+fn say(level: Level, text: &str) {
+    let text = formed(level, text);
     match QUEUE.get_or_init(spawn) {
         Some(queue) => {
             if queue.try_send(Message::Text(text)).is_err() {
@@ -42,6 +153,12 @@ pub fn say(text: &str) {
         // No thread could be started, so write directly.
         None => write(&text),
     }
+}
+
+/// Writes a line that a program waits for, without a form, after all messages. May wait for the reader.
+pub fn answer(line: &str) -> io::Result<()> {
+    flush();
+    io::stderr().write_all(line.as_bytes())
 }
 
 /// Waits until all messages are written, for a bounded time.
@@ -55,7 +172,7 @@ pub fn flush() {
 
 /// From now on panics are printed in the same way: a thread that panics must not wait for a reader either.
 pub fn take_panics() {
-    panic::set_hook(Box::new(|panic| say(&told(panic))));
+    panic::set_hook(Box::new(|panic| error(&told(panic))));
 }
 
 fn told(panic: &PanicHookInfo<'_>) -> String {
@@ -83,7 +200,10 @@ fn write_all(messages: &Receiver<Message>) {
         let dropped = DROPPED.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             let lost = counted(dropped, "message");
-            write(&format!("warning: {lost} dropped here, because standard error was not read\n"));
+            write(&formed(
+                Level::Warning,
+                &format!("{lost} dropped here, because standard error was not read"),
+            ));
         }
     }
 }
@@ -101,5 +221,25 @@ fn write(text: &str) {
             // Closed, or its disk is full: there is no other place to report it.
             Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reader_gets_its_form() {
+        let line = |form: Form, level, text: &str| form.line(level, text, || "NOW".to_owned());
+        let warning = |form| line(form, Level::Warning, "it is \"cold\"\noutside");
+        assert_eq!(warning(Form::Plain), "warning: it is \"cold\"\noutside\n");
+        assert_eq!(warning(Form::Journal), "<4>warning: it is \"cold\"\n<4>outside\n");
+        assert_eq!(warning(Form::Timed), "NOW warning: it is \"cold\"\noutside\n");
+        let json: serde_json::Value = serde_json::from_str(&warning(Form::Json)).expect("JSON");
+        assert_eq!(json, json!({"ts": "NOW", "level": "warning", "message": "it is \"cold\"\noutside"}));
+        assert_eq!(warning(Form::Json).lines().count(), 1);
+        assert_eq!(line(Form::Plain, Level::Info, "well"), "well\n");
+        assert_eq!(line(Form::Timed, Level::Info, "well"), "NOW info: well\n");
+        assert_eq!(line(Form::Journal, Level::Error, "no"), "<3>error: no\n");
     }
 }

@@ -1,10 +1,10 @@
 //! A systemd of its own with the shipped units: see `tests/it/systemd/rig --help`.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::{env, fs};
 
 use tempfile::TempDir;
 
@@ -46,6 +46,10 @@ impl Rig {
         command.args(units.iter().flat_map(|units| [OsStr::new("--units"), units.as_os_str()]));
         for (from, at) in binds.iter().chain([&(rust_program(), "/usr/bin/stock-agent")]) {
             command.arg("--bind").arg(format!("{}={at}", from.display()));
+        }
+        // Another systemd: see scripts/systemd.
+        if let Some(root) = env::var_os("VARTA_TEST_RIG_ROOT") {
+            command.arg("--root").arg(root);
         }
         command.arg("--enter").arg(&enter).arg("cat");
         command.stdin(Stdio::piped()).stdout(Stdio::null());
