@@ -43,7 +43,7 @@ pub enum Warning {
     /// Some sockets of shards were passed, others not. These were bound here.
     #[error(
         "the service manager did not pass {names}: bound here instead, so beats are refused there while the observer \
-         restarts; enable their .socket units, too"
+         is stopped; enable their .socket units, too"
     )]
     MissingShards {
         /// What was not passed.

@@ -135,9 +135,22 @@ impl Keeper {
         }
     }
 
-    /// The number of events of this kind and process so far, without those that were repeated.
+    /// The events so far, each once, as a reader takes them: what is marked as repeated and has a number that was
+    /// seen is skipped. What is repeated may also be seen for the first time.
+    pub fn events_once(&mut self) -> Vec<Event> {
+        let mut last = 0;
+        let is_new = |event: &&Event| {
+            let seq = event.u64("seq");
+            let is_new = !event.has("again") || seq > last;
+            last = last.max(seq);
+            is_new
+        };
+        self.events().iter().filter(is_new).cloned().collect()
+    }
+
+    /// The number of events of this kind and process so far, each counted once.
     pub fn count(&mut self, kind: &str, pid: u32) -> usize {
-        self.events().iter().filter(|event| event.is(kind, pid) && !event.has("again")).count()
+        self.events_once().iter().filter(|event| event.is(kind, pid)).count()
     }
 
     /// Asserts that events are numbered from 1 without a gap, each once, but those repeated after a crash: they are
