@@ -173,7 +173,10 @@ fn a_removal_leaves_configuration_and_logs_and_a_purge_nothing() {
     for kept in ["/etc/varta-fleet.toml", "/var/log/varta/events.jsonl"] {
         assert!(left.iter().any(|path| path == kept), "{left:#?}");
     }
-    rig.run("dpkg --purge varta-fleet");
+    // Installed again, it runs again.
+    rig.run(&format!("dpkg --install {}", deb(env!("CARGO_PKG_VERSION"))));
+    assert_eq!(rig.property(UNIT, "ActiveState"), "active");
+    rig.run("dpkg --remove varta-fleet && dpkg --purge varta-fleet");
     let left: Vec<String> = files(&rig).difference(&before).cloned().collect();
     assert_eq!(left, Vec::<String>::new());
     assert_eq!(accounts(), accounts_before);
