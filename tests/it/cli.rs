@@ -537,7 +537,7 @@ const PACKAGED: [(&str, &str); 6] = [
     ("#group = \"varta\"", "group = \"varta\""),
     ("#control-mode = \"0600\"", "control-mode = \"0660\""),
     ("#control-group = \"varta\"", "control-group = \"varta\""),
-    ("#events = \"none\"", "events = \"/var/log/varta/events.jsonl\""),
+    ("#events = \"none\"", "events = \"/var/log/varta-fleet/events.jsonl\""),
 ];
 
 #[test]

@@ -55,11 +55,12 @@ fn the_package_brings_a_running_service_that_its_group_may_use() {
     }
     drop(agent.stdin.take());
     agent.wait().expect("it is our child");
-    assert!(rig.run("cat /var/log/varta/events.jsonl").contains("\"kind\":\"up\""));
+    assert!(rig.run("cat /var/log/varta-fleet/events.jsonl").contains("\"kind\":\"up\""));
     // Rotated: the next event is in the next file.
     rig.run("logrotate --force /etc/logrotate.d/varta-fleet");
     wait_for("the next log", || {
-        let next = rig.attempt("cat /var/log/varta/events.jsonl && test -e /var/log/varta/events.jsonl.1");
+        let next = rig
+            .attempt("cat /var/log/varta-fleet/events.jsonl && test -e /var/log/varta-fleet/events.jsonl.1");
         next.status.success().then_some(())
     });
     // What comes along is where programs look for it.
@@ -131,8 +132,9 @@ fn an_upgrade_under_load_tells_the_one_stall_and_loses_nobody() {
     };
     wait_for("agents that beat", || (count("up") == AGENTS as u64).then_some(()));
     rig.run(&format!("kill -STOP {stopped} && dpkg --install {}", deb(NEXT)));
-    let events =
-        || -> Vec<Event> { rig.run("cat /var/log/varta/events.jsonl").lines().map(Event::parse).collect() };
+    let events = || -> Vec<Event> {
+        rig.run("cat /var/log/varta-fleet/events.jsonl").lines().map(Event::parse).collect()
+    };
     wait_for("the stall of the one that stopped", || (count("stalled") > 0).then_some(()));
     assert_eq!((count("up"), count("stalled")), (AGENTS as u64 - 1, 1));
     let events = events();
@@ -161,7 +163,7 @@ fn a_removal_leaves_configuration_and_logs_and_a_purge_nothing() {
     assert_eq!(rig.run("pgrep -x varta-fleet || true"), "");
     let left: Vec<String> = files(&rig).difference(&before).cloned().collect();
     let expected = |path: &String| {
-        let is_log = path.starts_with("/var/log/varta");
+        let is_log = path.starts_with("/var/log/varta-fleet");
         let is_config = ["/etc/varta-fleet.toml", "/etc/logrotate.d/varta-fleet"].contains(&path.as_str());
         // Which units were enabled, and what dpkg knows.
         let is_record = path.starts_with("/etc/systemd/system/") && path.contains(".wants")
@@ -170,7 +172,7 @@ fn a_removal_leaves_configuration_and_logs_and_a_purge_nothing() {
         is_log || is_config || is_record
     };
     assert!(left.iter().all(expected), "{left:#?}");
-    for kept in ["/etc/varta-fleet.toml", "/var/log/varta/events.jsonl"] {
+    for kept in ["/etc/varta-fleet.toml", "/var/log/varta-fleet/events.jsonl"] {
         assert!(left.iter().any(|path| path == kept), "{left:#?}");
     }
     // Installed again, it runs again.
