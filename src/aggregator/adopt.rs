@@ -31,7 +31,9 @@ impl Aggregator {
                 let is_kept = kept.pid != 0 && kept.generation == view.port.table.generation(slot);
                 let read = view.port.table.read(slot);
                 let is_known = self.place_of_pid(kept.pid).is_some();
-                adopted += u32::from(is_kept && kept.is(flag::UP) && !kept.is(flag::GONE) && !is_known);
+                // An agent on several shards is one.
+                let is_told = self.places_of(kept.pid).iter().any(|other| self.record(other).is(Mark::Up));
+                adopted += u32::from(is_kept && kept.is(flag::UP) && !kept.is(flag::GONE) && !is_told);
                 let Ok((hot, cold)) = read else {
                     // Being written: its first look adopts it.
                     self.again.push(place);
@@ -52,11 +54,19 @@ impl Aggregator {
             }
             self.commit_if_much();
         }
+        let mut gone_agents: Vec<u32> = gone
+            .iter()
+            .map(|place| *self.record(*place))
+            .filter(|of| of.is(Mark::Up))
+            .map(|of| of.pid)
+            .collect();
+        gone_agents.sort_unstable();
+        gone_agents.dedup();
         let kind = EventKind::Restart {
             why: adoption.why,
             shards: self.shard_count,
             adopted,
-            gone: u32::try_from(gone.len()).unwrap_or(u32::MAX),
+            gone: u32::try_from(gone_agents.len()).unwrap_or(u32::MAX),
             gap_ns: adoption.gap_ns,
         };
         self.report(None, None, self.now, kind);

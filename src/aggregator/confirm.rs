@@ -255,7 +255,8 @@ impl Aggregator {
             let mut agent = self.agent(place, &hot);
             agent.status = self.record(place).status;
             let silent_ns = at.since(hot.last_arrival);
-            let while_away = reported.is(Mark::Adopted) && hot.last_arrival < self.started;
+            let is_adopted = places.iter().any(|place| self.record(place).is(Mark::Adopted));
+            let while_away = is_adopted && hot.last_arrival.min(at) < self.started;
             let kind = EventKind::Exit { silent_ns, how: reported.how, while_away };
             self.report_agent(place, agent, at, kind);
             self.tally.shards[usize::from(place.shard)].exits += 1;

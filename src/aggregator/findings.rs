@@ -34,6 +34,7 @@ impl Aggregator {
         // Only the answer to the last question holds for now.
         if reported.asked == 0 && reported.existence == Existence::Asked {
             reported.existence = Existence::There;
+            reported.set(Mark::Adopted, false);
         }
     }
 
@@ -93,8 +94,6 @@ impl Aggregator {
             }
             Err(LookupError::Failed) => {
                 self.tally.lookups_failed += 1;
-                // It exists, or the lookup would say that it is gone.
-                self.record(place).set(Mark::Adopted, false);
                 self.accept_claim(place, &hot, &cold, None);
                 self.set_class(place, hot.uid(), &Program::default());
                 self.watch(place, None);
@@ -115,7 +114,12 @@ impl Aggregator {
             self.gone(place, found.started);
             return;
         }
-        self.record(place).set(Mark::Adopted, false);
+        for other in self.places_of(hot.pid).iter() {
+            let record = self.record(other);
+            if other == place || record.incarnation == Some(found.incarnation) {
+                record.set(Mark::Adopted, false);
+            }
+        }
         self.watch(place, Some(found.incarnation));
         self.record(place).incarnation = Some(found.incarnation);
         self.settle_session(place, hot, cold, hash_of(&found.program));

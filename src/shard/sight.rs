@@ -107,7 +107,8 @@ impl SightLog {
             places,
             pause_ns: pause_of(threshold_ns),
             tick_ns,
-            watermark: now,
+            // Nothing was processed yet, and others may have left older datagrams in the queue.
+            watermark: MonoNs(0),
             wait: None,
             awake_at: now,
             t_pre: now,
