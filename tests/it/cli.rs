@@ -809,7 +809,7 @@ fn a_run_that_cannot_say_it_is_ready_fails() {
     assert_eq!(output.status.code(), Some(RUNTIME), "{said}");
     assert!(said.contains("error: cannot write the ready line to standard output: "), "{said}");
     let left: Vec<_> = fs::read_dir(scene.dir.path().join("run")).unwrap().flatten().collect();
-    assert_eq!(left.len(), 1, "only the lock: {left:?}");
+    assert_eq!(left.len(), 2, "only lock and roster: {left:?}");
 }
 
 #[test]
