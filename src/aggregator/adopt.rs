@@ -12,7 +12,9 @@ impl Aggregator {
     pub(super) fn adopt(&mut self, adoption: &Adoption) {
         self.journal.begin(&adoption.ended, self.now);
         for (place, kept) in self.journal.unapplied().collect::<Vec<_>>() {
-            if let Some(view) = self.shards.get(usize::from(place.shard)) {
+            if let Some(view) = self.shards.get(usize::from(place.shard))
+                && !planted!(TellsTwice)
+            {
                 view.kept.put(place.slot, &kept);
             }
         }
@@ -92,6 +94,9 @@ impl Aggregator {
             self.fanout.repeat_lost(from, oldest - 1, (self.wall, self.now));
         }
         for event in past {
+            if planted!(LosesTheUnacknowledged) {
+                break;
+            }
             self.fanout.repeat(Event { again: event.seq >= from, ..event });
         }
     }

@@ -17,6 +17,8 @@ pub use error::StartError;
 pub use handle::{Handle, Subscription};
 pub use inherited::{Inherited, InheritedError};
 pub use predecessor::{Adopted, ToStore};
+#[cfg(test)]
+pub use predecessor::{FLEET, Predecessor, table_name, told_name};
 #[cfg(feature = "http")]
 pub use reload::ReloadRequest;
 pub use reload::{Refusal as ReloadRefusal, ReloadError, Reloaded};

@@ -164,6 +164,9 @@ impl fmt::Debug for Adoption {
 #[derive(Debug)]
 pub struct Journal {
     words: Words<AtomicU64>,
+    /// Where a test ends the aggregator.
+    #[cfg(test)]
+    pub cut: crate::lab::fault::Cut,
 }
 
 impl Journal {
@@ -177,7 +180,7 @@ impl Journal {
         let words = HEADER_WORDS + ENTRIES * ENTRY_WORDS;
         let words = Words::<AtomicU64>::sealed("varta-fleet", words)?;
         words.grant(0..words.len())?;
-        let journal = Self { words };
+        let journal = Self::of(words);
         journal.put(header::LAYOUT, LAYOUT);
         journal.put(header::ENTRIES, ENTRIES as u64);
         for (offset, word) in identity.to_words().into_iter().enumerate() {
@@ -204,7 +207,7 @@ impl Journal {
         if words.len() < HEADER_WORDS {
             return Err(Refused::NotOurs);
         }
-        let journal = Self { words };
+        let journal = Self::of(words);
         if journal.get(header::MAGIC) != MAGIC {
             return Err(Refused::NotOurs);
         }
@@ -242,6 +245,14 @@ impl Journal {
         }
         let is_clean = journal.get(header::IS_CLEAN) == 1;
         Ok((journal, Ended { is_clean, last_alive, failures }))
+    }
+
+    fn of(words: Words<AtomicU64>) -> Self {
+        Self {
+            words,
+            #[cfg(test)]
+            cut: Default::default(),
+        }
     }
 
     /// Records that an observer goes on with it. Until [`Journal::mark_proved`], it counts as one that failed.
@@ -334,6 +345,8 @@ impl Journal {
     /// the latter to their tables, and calls [`Journal::mark_applied`]. Aggregator only.
     pub fn commit(&self, events: &[Event], kept: &[(Place, Kept)], last_session: u32) {
         debug_assert!(events.len() + kept.len() <= COMMIT_MAX, "the caller commits in time");
+        #[cfg(test)]
+        self.cut.pass(crate::lab::fault::CommitStep::Begin);
         let begin = self.get(header::COMMITTED);
         let end = begin + (events.len() + kept.len()) as u64;
         self.put(header::BEGUN, end);
@@ -348,6 +361,10 @@ impl Journal {
         });
         let words = events.iter().map(|event| entry::to_words(event).unwrap_or_default()).chain(kept);
         for (entry, words) in (begin..end).zip(words) {
+            #[cfg(test)]
+            if entry == begin + (end - begin) / 2 {
+                self.cut.pass(crate::lab::fault::CommitStep::HalfWritten);
+            }
             let start = start_of(entry);
             for (word, value) in self.words[start..start + ENTRY_WORDS].iter().zip(words) {
                 word.store(value, Ordering::Relaxed);
@@ -356,13 +373,21 @@ impl Journal {
         self.put(header::LAST_SESSION, last_session.into());
         self.put(header::COMMITTED, end);
         fence(Ordering::Release);
+        #[cfg(test)]
+        self.cut.pass(crate::lab::fault::CommitStep::Unnumbered);
         // After the commit: a number that nobody was told is used again.
         self.put(header::LAST_SEQ, events.last().map_or(self.last_seq(), |event| event.seq));
+        #[cfg(test)]
+        self.cut.pass(crate::lab::fault::CommitStep::Committed);
     }
 
     /// Records that what was kept by the last commit is in its tables.
     pub fn mark_applied(&self) {
+        #[cfg(test)]
+        self.cut.pass(crate::lab::fault::CommitStep::InTables);
         self.put(header::APPLIED, self.get(header::COMMITTED));
+        #[cfg(test)]
+        self.cut.pass(crate::lab::fault::CommitStep::Applied);
     }
 
     /// What is kept by the last commit and may not be in its tables, in order.

@@ -1,8 +1,11 @@
 //! A successor finds what was committed, and refuses what it cannot use.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::lab::fault::CommitStep;
 use crate::lab::samples::up;
 
 impl Journal {
@@ -96,6 +99,26 @@ fn the_ring_keeps_the_last_entries_and_none_that_may_be_half_written() {
     // Interrupted in the middle of the next commit.
     journal.put(header::BEGUN, 3 * entries + 10);
     assert_eq!(seqs(&journal), Vec::from_iter(2 * entries + 11..=3 * entries));
+}
+
+/// Its events are committed, and the next number follows theirs; before the commit, there is no trace of them.
+#[test]
+fn a_commit_that_is_interrupted_leaves_no_gap_in_the_numbers() {
+    for (step, last_seq) in [
+        (CommitStep::Begin, 3),
+        (CommitStep::HalfWritten, 3),
+        (CommitStep::Unnumbered, 5),
+        (CommitStep::Committed, 5),
+    ] {
+        let journal = journal();
+        commit(&journal, 1..=3);
+        journal.cut.arm(step, 0);
+        let cut = catch_unwind(AssertUnwindSafe(|| journal.commit(&[up(4), up(5)], &[], 0)));
+        assert!(cut.is_err(), "{step:?}");
+        let next = go_on(&journal, NOW).expect("sound");
+        let last = next.past().0.last().expect("events").seq;
+        assert_eq!((next.last_seq(), last), (last_seq, last_seq), "{step:?}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Faults that a test injects into a shard's thread. Tests only.
+//! Faults that a test injects into a shard's thread or into the aggregator's. Tests only.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -62,6 +62,62 @@ impl Fault {
                 }
                 panic!("a test asked for this panic");
             }
+        }
+    }
+}
+
+/// A step of a commit to the journal, at which the aggregator can be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum CommitStep {
+    /// Nothing is written.
+    Begin = 1,
+    /// Half of the entries are in the ring.
+    HalfWritten,
+    /// It is committed, and its last number is not recorded.
+    Unnumbered,
+    /// The number is, and nothing of it is in the tables.
+    Committed,
+    /// It is in the tables, which is not recorded.
+    InTables,
+    /// All is recorded, and nothing is passed on.
+    Applied,
+}
+
+impl CommitStep {
+    /// All steps, in order.
+    pub const ALL: [Self; 6] =
+        [Self::Begin, Self::HalfWritten, Self::Unnumbered, Self::Committed, Self::InTables, Self::Applied];
+}
+
+/// Where a journal ends the thread that commits to it.
+#[derive(Debug, Default)]
+pub struct Cut {
+    step: AtomicU32,
+    passes_left: AtomicU32,
+}
+
+impl Cut {
+    /// What the panic carries.
+    pub const PANIC: &str = "cut";
+
+    /// The thread that passes `step` for the `passes`th time from now on, counted from 0, panics.
+    pub fn arm(&self, step: CommitStep, passes: u32) {
+        self.passes_left.store(passes, Ordering::Relaxed);
+        self.step.store(step as u32, Ordering::Relaxed);
+    }
+
+    /// Aggregator only.
+    pub fn pass(&self, step: CommitStep) {
+        if self.step.load(Ordering::Relaxed) != step as u32 {
+            return;
+        }
+        let left = self.passes_left.load(Ordering::Relaxed);
+        self.passes_left.store(left.saturating_sub(1), Ordering::Relaxed);
+        if left == 0 {
+            self.step.store(NONE, Ordering::Relaxed);
+            // Without the message of the panic hook: the test catches it.
+            std::panic::resume_unwind(Box::new(Self::PANIC));
         }
     }
 }

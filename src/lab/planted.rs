@@ -34,6 +34,14 @@ mod switch {
         JudgesByTheClock,
         /// After a restart the stored deadlines are judged before what is queued was read.
         JudgesBeforeDraining,
+        /// After a restart the stored deadlines hold, as if agents had been seen while nobody ran.
+        ForgetsTheGap,
+        /// After a restart what the last commit kept of the agents, and did not reach the tables, is ignored.
+        TellsTwice,
+        /// After a restart the events that the output did not acknowledge are not repeated.
+        LosesTheUnacknowledged,
+        /// What an observer of another boot or pid namespace left is adopted.
+        AdoptsAnotherBoot,
         /// The timer of an agent that had beaten before its deadline is not set again.
         ForgetsTheTimer,
         /// A resume is reported twice.

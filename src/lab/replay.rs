@@ -178,6 +178,16 @@ impl Script {
         self.0.borrow_mut().pauses.clear();
     }
 
+    /// The observer has ended, and another one is to read the same queue.
+    pub fn change_observer(&self) {
+        let mut state = self.0.borrow_mut();
+        state.pauses.clear();
+        state.errors.clear();
+        state.calls.clear();
+        (state.is_kicked, state.kicked_at, state.port) = (false, None, None);
+        (state.panic_after, state.in_call) = (None, 0);
+    }
+
     /// Datagrams queued at present.
     pub fn depth(&self) -> usize {
         self.0.borrow().queue.len()

@@ -253,6 +253,9 @@ impl SightLog {
             return;
         }
         self.watermark = before.watermark.min(now);
+        if planted!(ForgetsTheGap) {
+            self.last_blind_end = MonoNs(0);
+        }
         self.windows[0] = Window { start: before.paused_from.min(now), end: now };
         self.paused_ns = before.paused_ns;
         self.blindness = Some(Blindness {

@@ -222,10 +222,12 @@ fn identify(
         return Err(AdoptError::Length { found: bytes(length), expected: bytes(expected) });
     }
     // A boot or namespace that could not be read is 0, and the same as no other.
-    if header.boot_id == 0 || header::BOOT_ID.map(word) != halves(header.boot_id) {
+    let is_other_boot = header.boot_id == 0 || header::BOOT_ID.map(word) != halves(header.boot_id);
+    if is_other_boot && !planted!(AdoptsAnotherBoot) {
         return Err(AdoptError::OtherBoot);
     }
-    if header.pid_namespace == 0 || word(header::PID_NAMESPACE) != header.pid_namespace {
+    let is_other_namespace = header.pid_namespace == 0 || word(header::PID_NAMESPACE) != header.pid_namespace;
+    if is_other_namespace && !planted!(AdoptsAnotherBoot) {
         return Err(AdoptError::OtherPidNamespace);
     }
     let found = word(header::SHARD);

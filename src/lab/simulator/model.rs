@@ -5,12 +5,13 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 
-use crate::event::{BlindPhase, Event, EventKind};
+use crate::event::{BlindPhase, Event, EventKind, RestartWhy};
 use crate::lab::simulator::invariants::{Invariant, Verdict, Violation};
 use crate::lab::simulator::story::{Garbage, MS, SECOND, Setting, Story, Terms, What};
 use crate::lab::simulator::truth::{Datagram, Sending, Truth, Worth, after, leaps};
 use crate::lane::counters::ShardCounters;
 use crate::refusal::Refusal;
+use crate::sinks::jsonl;
 use crate::time::MonoNs;
 
 /// The world's begin on the observer's clock.
@@ -26,6 +27,12 @@ const WATCH: u64 = SECOND;
 /// How long an exit waits for shards that may hold a terminal frame.
 const EXIT: u64 = SECOND;
 const AWAKE_THRESHOLDS: u64 = 3;
+/// An idle shard records this often how far it has come.
+const IDLE: u64 = SECOND;
+/// By how much an aggregator begins later than its shards.
+pub const BEGINS_WITHIN: u64 = 30 * MS;
+/// Most datagrams that a shard has taken and not processed.
+const IN_HAND_MAX: usize = 64;
 
 /// The fate of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +43,10 @@ pub enum Fate {
     Refused,
     Queued,
     Read,
-    /// The shard panicked while it processed the datagram.
+    /// The shard panicked or was killed while it processed the datagram.
     Lost,
+    /// An observer read it of which nothing was adopted.
+    Forgotten,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +79,19 @@ struct ShardTruth {
     batches: u64,
     /// Ends of pauses whose blind window is not reported yet.
     blind_due: Vec<u64>,
+    /// A successor knows that the shard was awake until here.
+    awake_until: u64,
+}
+
+/// The start of a successor.
+#[derive(Clone, Copy, Debug)]
+struct Successor {
+    at: u64,
+    /// End of its predecessor, and the last instant at which that recorded that it ran.
+    ended_at: u64,
+    last_alive: u64,
+    why: RestartWhy,
+    is_adopting: bool,
 }
 
 /// What was reported of a pid.
@@ -84,6 +106,8 @@ struct ToldOf {
     /// Nothing before this instant belongs to the present process.
     not_before: u64,
     over: Vec<u32>,
+    /// Exited processes that the observer cannot know of.
+    unknown: Vec<u32>,
     history: Vec<(u64, &'static str, Option<u16>)>,
 }
 
@@ -92,6 +116,19 @@ struct ToldOf {
 pub struct Model {
     pub truth: Truth,
     setting: Setting,
+    /// Starts after the first.
+    successors: Vec<Successor>,
+    ended: Option<(u64, RestartWhy)>,
+    last_alive: u64,
+    /// Between an end and a start nobody owes anything.
+    is_away: bool,
+    /// The observer that runs has reported nothing of its own yet.
+    is_beginning: bool,
+    /// With restarts: what was reported so far, as lines, by number.
+    lines: Option<Vec<Vec<u8>>>,
+    acknowledged: u64,
+    /// The number that is to be repeated next.
+    repeats_next: u64,
     fates: Vec<Fate>,
     of_pid: HashMap<u32, Vec<usize>>,
     /// When a pid sent a frame that its uid may not send: evidence, but no beat.
@@ -158,6 +195,14 @@ impl Model {
         });
         Self {
             setting: story.setting.clone(),
+            successors: Vec::new(),
+            ended: None,
+            last_alive: 0,
+            is_away: false,
+            is_beginning: true,
+            lines: has(|what| matches!(what, What::Restart(_))).then(Vec::new),
+            acknowledged: 0,
+            repeats_next: 1,
             fates: vec![Fate::Unknown; truth.sendings.len()],
             of_pid,
             turned_away,
@@ -184,6 +229,11 @@ impl Model {
             truth,
             now: 0,
         }
+    }
+
+    /// Number of the last reported event.
+    pub const fn last_seq(&self) -> u64 {
+        self.last_seq
     }
 
     /// Events reported so far.
@@ -278,6 +328,11 @@ impl Model {
         self.shards[shard].still.push((self.now, to));
     }
 
+    /// The thresholds in force.
+    pub fn terms(&self) -> Terms {
+        self.terms[self.terms.len() - 1].1.clone()
+    }
+
     /// The aggregator has put these thresholds in force.
     pub fn reloaded(&mut self, terms: Terms) {
         self.terms.push((self.now, terms));
@@ -321,6 +376,186 @@ impl Model {
         }
         of.grace.push(at);
         of.blind_due.clear();
+    }
+
+    // --- restarts -----------------------------------------------------------------------------------------
+
+    /// The shard ended a turn that began at `from`, and recorded that it ran at `alive_at`.
+    pub fn turned(&mut self, shard: usize, (from, alive_at): (u64, u64), is_queue_empty: bool) {
+        self.last_alive = self.last_alive.max(alive_at);
+        if is_queue_empty {
+            // Until then it knows its pauses one by one.
+            self.shards[shard].awake_until = from;
+        }
+    }
+
+    /// The aggregator recorded that it runs.
+    pub fn aggregator_turned(&mut self) {
+        self.last_alive = self.last_alive.max(self.now);
+    }
+
+    /// The observer stops in order: nobody owes anything any more.
+    pub fn begins_to_stop(&mut self) {
+        self.is_away = true;
+        for still in &mut self.still {
+            still.push((self.now, u64::MAX));
+        }
+    }
+
+    /// The observer has ended. Its output had acknowledged everything up to a number.
+    pub fn ended(&mut self, why: RestartWhy, acknowledged: u64) -> Verdict {
+        if !self.is_away {
+            self.begins_to_stop();
+        }
+        (self.ended, self.acknowledged) = (Some((self.now, why)), acknowledged);
+        for shard in 0..self.shards.len() {
+            let in_hand: Vec<usize> = self.shards[shard].in_hand.drain(..).collect();
+            let is_within = in_hand.len() <= IN_HAND_MAX && (in_hand.is_empty() || why == RestartWhy::Crash);
+            must!(self, I13, is_within, "shard {shard} loses {} datagrams by {why:?}", in_hand.len());
+            in_hand.into_iter().for_each(|index| self.fates[index] = Fate::Lost);
+        }
+        Ok(())
+    }
+
+    /// A successor starts. Its counters begin anew.
+    pub fn succeeds(&mut self, is_adopting: bool) {
+        let (at, last_alive) = (self.now, self.last_alive);
+        let (ended_at, why) = self.ended.take().unwrap_or((at, RestartWhy::Crash));
+        self.successors.push(Successor { at, ended_at, last_alive, why, is_adopting });
+        for of in &mut self.still {
+            if let Some(last) = of.last_mut() {
+                last.1 = at;
+            }
+        }
+        for of in &mut self.shards {
+            of.still.push((of.awake_until.min(ended_at), at));
+            of.expected.clear();
+            (of.perhaps, of.read_total, of.batches, of.excess) = (0, 0, 0, 0);
+            of.blind_due = is_adopting.then_some(at).into_iter().collect();
+            if !is_adopting {
+                of.watermark = 0;
+            }
+        }
+        self.decodes.fill(0);
+        (self.beats, self.slow_lost) = (0, 0);
+        (self.is_away, self.is_beginning) = (false, true);
+        self.repeats_next = self.acknowledged + 1;
+        self.not_before = self.not_before.max(at);
+        if !is_adopting {
+            self.forget();
+        }
+    }
+
+    /// Nothing was adopted: the observer knows nobody, and numbers anew.
+    fn forget(&mut self) {
+        self.last_alive = self.now;
+        (self.last_seq, self.acknowledged, self.repeats_next) = (0, 0, 1);
+        self.sessions.clear();
+        if let Some(lines) = &mut self.lines {
+            lines.clear();
+        }
+        for fate in &mut self.fates {
+            if matches!(fate, Fate::Read | Fate::Lost) {
+                *fate = Fate::Forgotten;
+            }
+        }
+        for (pid, told) in &mut self.told {
+            let of_pid = self.of_pid.get(pid).map_or(&[][..], |of_pid| &of_pid[..]);
+            let is_queued = |life: usize| {
+                let of_life = |index: &&usize| self.truth.sendings[**index].life == life;
+                of_pid.iter().filter(of_life).any(|index| self.fates[*index] == Fate::Queued)
+            };
+            let lives = self.truth.of_pid[pid].iter().copied();
+            let unknown = lives.filter(|life| self.truth.lives[*life].died <= self.now && !is_queued(*life));
+            let unknown = unknown.map(|life| self.truth.lives[life].id).collect();
+            *told = ToldOf { unknown, history: std::mem::take(&mut told.history), ..ToldOf::default() };
+            told.history.push((self.now, "anew", None));
+        }
+    }
+
+    /// The successor has reported what it adopted, and counts this many slots.
+    pub fn has_begun(&mut self, up: u64, stalled: u64) -> Verdict {
+        must!(self, I13, !self.is_beginning, "an observer began without a word");
+        let told = || self.told.values().filter(|told| told.is_up);
+        let are_stalled = told().filter(|told| told.is_stalled).count() as u64;
+        // A slot counts until it is released, soon after its exit was reported.
+        let gone = self.told.values().filter(|told| !told.is_up && told.exits > 0).count() as u64;
+        let is_right = stalled >= are_stalled && stalled <= are_stalled + gone;
+        must!(self, I13, is_right, "{stalled} are counted as stalled, {are_stalled} are");
+        let are_up = told().count() as u64 - are_stalled;
+        must!(self, I13, up >= are_up, "{up} are counted as up, {are_up} are");
+        Ok(())
+    }
+
+    /// The first event of an observer's own: everything that was not acknowledged was repeated before.
+    fn on_beginning(&mut self, event: &Event) -> Verdict {
+        self.is_beginning = false;
+        self.slow_next = event.seq;
+        let Some(successor) = self.successors.last() else {
+            must!(self, I13, matches!(event.kind, EventKind::Start { .. }), "the first event is {event:?}");
+            return Ok(());
+        };
+        let is_right = match event.kind {
+            EventKind::Start { .. } => !successor.is_adopting,
+            EventKind::Restart { .. } => successor.is_adopting,
+            _ => false,
+        };
+        must!(self, I13, is_right, "a successor begins by {event:?}: {successor:?}");
+        let (next, seq) = (self.repeats_next, event.seq);
+        must!(
+            self,
+            I13,
+            next == seq,
+            "what follows the acknowledged {} was repeated up to {next}, not to {seq}",
+            self.acknowledged
+        );
+        Ok(())
+    }
+
+    /// An event is repeated, or the numbers of some that cannot be. True if it is news.
+    fn on_repeated(&mut self, event: &Event) -> Result<bool, Violation> {
+        let (from, to) = match event.kind {
+            EventKind::Lost { from_seq, to_seq } => (from_seq, to_seq),
+            _ => (event.seq, event.seq),
+        };
+        let next = self.repeats_next;
+        must!(self, I13, self.is_beginning, "repeated later than at the start: {event:?}");
+        must!(self, I13, from == next, "{next} is to be repeated, and not {event:?}");
+        self.repeats_next = to + 1;
+        if to > self.last_seq {
+            must!(self, I13, from == to, "{to} is lost, and was never reported");
+            return Ok(true);
+        }
+        let line = line_of(event);
+        let index = usize::try_from(event.seq).unwrap().saturating_sub(1);
+        let is_same = from < to || self.lines.as_ref().is_some_and(|lines| lines[index] == line);
+        must!(self, I13, is_same, "{} is repeated with another content: {event:?}", event.seq);
+        Ok(false)
+    }
+
+    fn on_restart(&self, event: &Event) -> Verdict {
+        let EventKind::Restart { why, shards, adopted, gone, gap_ns } = event.kind else { return Ok(()) };
+        let at = event.mono.since(START);
+        let of = self.successors.iter().rfind(|successor| successor.at <= at);
+        let of = of.filter(|successor| successor.is_adopting);
+        must!(self, I13, of.is_some(), "no observer adopted anything then: {event:?}");
+        let of = of.unwrap();
+        let gap = of.at - of.last_alive.min(of.at);
+        let error = self.setting.turn_ns + MS;
+        let is_right = why == of.why && shards == self.setting.shards && gap_ns.abs_diff(gap) <= error;
+        must!(self, I13, is_right, "{of:?}: {event:?}");
+        let known = self.told.iter().filter(|(_, told)| told.is_up).map(|(pid, _)| *pid);
+        let known: Vec<u32> = known.collect();
+        must!(self, I13, adopted as usize == known.len(), "{} are known: {event:?}", known.len());
+        let are_gone = known.iter().filter(|pid| self.truth.holder(**pid, at).is_none()).count();
+        must!(self, I13, gone as usize == are_gone, "{are_gone} are gone: {event:?}");
+        Ok(())
+    }
+
+    /// How much longer what was begun before may take, because it was begun again in each restart since.
+    fn begun_again(&self, since: u64) -> u64 {
+        let restarts = self.successors.iter().filter(|successor| successor.at > since).count() as u64;
+        restarts * (HELD + WATCH + EXIT + 2 * CONFIRM + IDLE + self.slack())
     }
 
     // --- after every turn of a shard ----------------------------------------------------------------
@@ -380,6 +615,10 @@ impl Model {
             }
         }
         must!(self, I1, by_state <= of.perhaps, "shard {shard} refused {by_state} beats of honest agents");
+        if is_panicked && watermark == 0 {
+            // Its first turn did not end.
+            return Ok(());
+        }
         must!(self, I3, watermark >= of.watermark, "the watermark of shard {shard} went back to {watermark}");
         must!(
             self,
@@ -405,9 +644,23 @@ impl Model {
     pub fn on_event(&mut self, event: &Event) -> Verdict {
         self.events += 1;
         let seq = event.seq;
+        let is_lost = seq == 0 && matches!(event.kind, EventKind::Lost { .. });
+        if event.again || is_lost {
+            if !self.on_repeated(event)? {
+                return Ok(());
+            }
+        } else if self.is_beginning {
+            self.on_beginning(event)?;
+        }
         must!(self, I8, seq == self.last_seq + 1, "event {seq} follows {}", self.last_seq);
         self.last_seq = seq;
+        if let Some(lines) = &mut self.lines {
+            lines.push(line_of(event));
+        }
         match event.kind {
+            EventKind::Restart { .. } => self.on_restart(event)?,
+            // The counts of its observer are gone.
+            EventKind::Decode { .. } if event.again => {}
             EventKind::Decode { .. } => self.decodes[usize::from(event.shard.unwrap())] += 1,
             EventKind::Blind { phase: BlindPhase::End { for_ns }, .. } => {
                 let end = event.mono.since(START);
@@ -476,16 +729,26 @@ impl Model {
                 must!(self, I5, is_stalled, "{pid} resumes without a stall: {}", self.history(pid));
                 self.told.get_mut(&pid).unwrap().is_stalled = false;
             }
-            EventKind::Exit { silent_ns, .. } => {
-                must!(self, I6, began(silent_ns) >= not_before, "{pid} inherits a silence: {event:?}");
+            EventKind::Exit { silent_ns, while_away, .. } => {
+                let is_own = began(silent_ns) >= not_before || self.is_offset_unknown();
+                must!(self, I6, is_own, "{pid} inherits a silence: {event:?}");
                 let lives = &self.truth.of_pid[&pid];
-                let mut dead =
-                    lives.iter().map(|life| &self.truth.lives[*life]).filter(|life| life.died <= now);
+                let mut dead = lives
+                    .iter()
+                    .map(|life| &self.truth.lives[*life])
+                    .filter(|life| life.died <= now && !self.told[&pid].unknown.contains(&life.id));
                 // The first exited process whose exit is not reported yet.
                 let gone = dead.nth(self.told[&pid].over.len());
+                if gone.is_none() && self.is_offset_unknown() {
+                    let told = self.told.get_mut(&pid).unwrap();
+                    (told.is_up, told.is_stalled) = (false, false);
+                    told.exits += 1;
+                    return Ok(());
+                }
                 must!(self, I6, gone.is_some(), "{pid} lives, and is told to be gone: {}", self.history(pid));
                 let gone = gone.unwrap();
-                let (gone, died) = (gone.id, gone.died);
+                let (gone, born, died) = (gone.id, gone.born, gone.died);
+                self.on_exit_while_away(event, while_away, (born, died))?;
                 let told = self.told.get_mut(&pid).unwrap();
                 (told.is_up, told.is_stalled) = (false, false);
                 told.exits += 1;
@@ -499,6 +762,28 @@ impl Model {
             _ => {}
         }
         Ok(())
+    }
+
+    /// An exit is said to be of the time without an observer if it is.
+    fn on_exit_while_away(&self, event: &Event, while_away: bool, (born, died): (u64, u64)) -> Verdict {
+        let told = &self.told[&event.agent.unwrap().pid];
+        let adopted = self.successors.iter().rfind(|successor| successor.is_adopting);
+        let is_possible = adopted.is_some_and(|of| born <= of.ended_at);
+        must!(self, I13, !while_away || is_possible, "nobody adopted it: {event:?}");
+        // A later exit is that of another process with its pid, which was not told apart.
+        let is_of_gap = adopted.is_some_and(|of| {
+            let is_known = told.is_up && told.up_told_at <= of.ended_at;
+            let is_then = event.mono.since(START) <= of.at + BEGINS_WITHIN + ERROR;
+            is_known && is_then && (of.ended_at..of.at).contains(&died)
+        });
+        must!(self, I13, while_away || !is_of_gap, "died at {died}, while nobody ran: {event:?}");
+        Ok(())
+    }
+
+    /// Whether the observer cannot know by how much the wall clock was ahead when the frames in its queue came:
+    /// that clock steps in this world, and nothing was adopted. Their senders may seem to be of long ago.
+    fn is_offset_unknown(&self) -> bool {
+        self.has_steps && self.successors.iter().any(|successor| !successor.is_adopting)
     }
 
     /// Whether the owner of the last beat of a pid is undecidable. If a step of the wall clock or a panic
@@ -592,10 +877,11 @@ impl Model {
                 self.history(pid)
             );
         }
+        let since = at.saturating_sub(silent_ns);
+        self.check_sight_since_restart((pid, home), since, at, event)?;
         if !certain {
             return Ok(());
         }
-        let since = at.saturating_sub(silent_ns);
         let of_name = self.threshold_of_name(pid, since, at, told_at);
         must!(
             self,
@@ -621,6 +907,32 @@ impl Model {
                 );
             }
         }
+        Ok(())
+    }
+
+    /// The observer had to see for a threshold since it started, or for three of all time with an observer.
+    fn check_sight_since_restart(
+        &self,
+        (pid, home): (u32, u16),
+        since: u64,
+        at: u64,
+        event: &Event,
+    ) -> Verdict {
+        let within =
+            self.successors.iter().filter(|successor| successor.at > since + ERROR && successor.at <= at);
+        let threshold = self.threshold_low(pid, at, at);
+        let Some(last) = within.clone().next_back() else { return Ok(()) };
+        let away: u64 = within.map(|of| of.at - of.ended_at.max(since).min(of.at)).sum();
+        let is_owed = last.at + threshold > at + ERROR;
+        let is_overdue = at - since - away + ERROR >= AWAKE_THRESHOLDS * threshold;
+        let is_excused = matches!(event.kind, EventKind::Stall { certain: false, .. }) && is_overdue;
+        must!(
+            self,
+            I3,
+            !is_owed || is_excused,
+            "an observer runs since {}, and shard {home} reports {pid}: {event:?}",
+            last.at
+        );
         Ok(())
     }
 
@@ -689,12 +1001,13 @@ impl Model {
 
     /// When the next agents are due to be checked.
     pub fn next_check(&self) -> u64 {
-        self.checks.peek().map_or(u64::MAX, |Reverse((at, _))| (*at).max(self.not_before))
+        let next = self.checks.peek().filter(|_| !self.is_away);
+        next.map_or(u64::MAX, |Reverse((at, _))| (*at).max(self.not_before))
     }
 
     /// Nothing is checked before this instant.
     pub fn leap_to(&mut self, at: u64) {
-        self.not_before = at;
+        self.not_before = self.not_before.max(at);
     }
 
     /// Checks the agents that are due.
@@ -712,6 +1025,11 @@ impl Model {
 
     /// Whether every thread ran and saw everything from one instant to another.
     fn is_sighted(&self, from: u64, to: u64) -> bool {
+        !self.successors.iter().any(|successor| successor.at + ERROR > from) && self.is_seen_by_one(from, to)
+    }
+
+    /// The same, of a time with one observer.
+    fn is_seen_by_one(&self, from: u64, to: u64) -> bool {
         let slack = 2 * MS + 2 * self.setting.latency;
         let overlaps = |windows: &[(u64, u64)]| {
             windows.iter().rev().any(|(start, end)| *end > from && *start < to && end - start > slack)
@@ -812,7 +1130,8 @@ impl Model {
         if life.died <= now {
             // An exit must be reported, as a silence must.
             let since = life.died.max(last.at);
-            let allowed = AWAKE_THRESHOLDS * threshold + HELD + 2 * WATCH + EXIT + slack;
+            let again = self.begun_again(since);
+            let allowed = AWAKE_THRESHOLDS * threshold + HELD + 2 * WATCH + EXIT + slack + again;
             let is_told = !told.is_up;
             must!(
                 self,
@@ -834,7 +1153,7 @@ impl Model {
         });
         let Some(first) = first.map(|index| self.truth.sendings[index]) else { return Ok(()) };
         if !told.is_up {
-            let allowed = 2 * HELD + AWAKE_THRESHOLDS * threshold + slack;
+            let allowed = 2 * HELD + AWAKE_THRESHOLDS * threshold + slack + self.begun_again(first.at);
             let is_owed = awake_since(first.at) > allowed && !self.is_tight && !self.has_panics;
             must!(self, I2, !is_owed, "{pid} beats since {} and is not up: {}", first.at, self.history(pid));
             return Ok(());
@@ -846,7 +1165,8 @@ impl Model {
                 sending.worth == Worth::Sure && matches!(self.fates[*index], Fate::Queued | Fate::Read)
             });
             let Some(back) = back.map(|index| self.truth.sendings[index]) else { return Ok(()) };
-            let allowed = HELD + 10 * CONFIRM + slack + self.threshold_max();
+            let again = self.begun_again(back.at);
+            let allowed = HELD + 10 * CONFIRM + slack + self.threshold_max() + again;
             let is_owed = self.awake(back.shard, back.at, now) > allowed && !self.is_tight;
             must!(
                 self,
@@ -859,24 +1179,30 @@ impl Model {
             return Ok(());
         }
         // It is silent: since when, and is that reported?
-        let settled =
-            first.at.max(told.up_told_at).max(self.last_change(pid, last.at)).max(self.reloaded_at());
+        let started = self.successors.last().map_or(0, |successor| successor.at);
+        let settled = first
+            .at
+            .max(told.up_told_at)
+            .max(self.last_change(pid, last.at))
+            .max(started)
+            .max(self.reloaded_at());
         // A process whose nonce continues that of the one before may be taken for it until the pid is looked
         // up.
         let is_classed = self.setting.rules.is_empty() && self.setting.tables.is_empty()
             || told.up_at + ERROR >= life.born
                 && now.saturating_sub(settled) > 2 * SECOND
                 && self.setting.lookup_fails == 0
-                && self.is_sighted(settled, now);
+                && self.is_seen_by_one(settled, now);
         // Another program under the same pid may stay undetected: its first nonce may repeat the last one.
         let programs = life.names.iter().filter(|(from, _)| *from <= now);
         let terms = &self.terms[self.terms.len() - 1].1;
         let of_programs = programs.map(|(_, class)| terms.threshold_of(*class)).max();
         let threshold = of_programs.filter(|_| is_classed).unwrap_or(threshold);
-        let is_seen = self.is_sighted(last.at, now) && last.worth == Worth::Sure;
+        let seen_from = last.at.max(started);
+        let is_seen = self.is_seen_by_one(seen_from, now) && last.worth == Worth::Sure;
         let is_seen = is_seen && !self.was_turned_away(pid, last.at, now);
         // A threshold that a reload made shorter holds from then on.
-        let from = last.at.max(self.reloaded_at());
+        let from = seen_from.max(self.reloaded_at());
         let silent = now.saturating_sub(from);
         must!(
             self,
@@ -895,7 +1221,7 @@ impl Model {
         must!(
             self,
             I4,
-            awake <= AWAKE_THRESHOLDS * threshold + HELD + slack + CONFIRM,
+            awake <= AWAKE_THRESHOLDS * threshold + HELD + slack + CONFIRM + self.begun_again(last.at),
             "{pid} is silent since {}, {awake} ns of them awake, and nothing is told: {}",
             last.at,
             self.history(pid)
@@ -992,6 +1318,13 @@ pub struct End {
     pub samples_dropped: Vec<u64>,
     pub beats: u64,
     pub beats_untold: u64,
+}
+
+/// An event as the output writes it the first time.
+fn line_of(event: &Event) -> Vec<u8> {
+    let mut line = Vec::new();
+    jsonl::write_line(&Event { again: false, ..*event }, &mut line);
+    line
 }
 
 fn steps_back(story: &Story) -> Vec<u64> {

@@ -18,7 +18,7 @@ const SHRINK_RUNS: u32 = 600;
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs a story and returns the violation under the right name: a verdict that is wrong only if the wall
-/// clock steps violates [`Invariant::I10`].
+/// clock steps violates [`Invariant::I10`], and what is wrong only if the observer restarts, [`Invariant::I13`].
 pub fn judge(story: &Story) -> Result<Summary, Violation> {
     let violation = match run(story) {
         Ok(summary) => return Ok(summary),
@@ -31,6 +31,14 @@ pub fn judge(story: &Story) -> Result<Summary, Violation> {
         steady.happenings.retain(|happening| !is_step(&happening.what));
         if run(&steady).is_ok() {
             return Err(Violation { invariant: Invariant::I10, ..violation });
+        }
+    }
+    let is_restart = |what: &What| matches!(what, What::Restart(_));
+    if story.happenings.iter().any(|happening| is_restart(&happening.what)) {
+        let mut lasting = story.clone();
+        lasting.happenings.retain(|happening| !is_restart(&happening.what));
+        if run(&lasting).is_ok() {
+            return Err(Violation { invariant: Invariant::I13, ..violation });
         }
     }
     Err(violation)
@@ -156,16 +164,17 @@ impl Bag {
         sum.datagrams += of.datagrams;
         sum.steps += of.steps;
         sum.simulated_ns += of.simulated_ns;
+        sum.restarts += of.restarts;
     }
 
     #[expect(clippy::cast_precision_loss, reason = "numbers for people")]
     fn line(&self, took: Duration) -> String {
-        let Summary { events, datagrams, steps, simulated_ns } = self.summary;
+        let Summary { events, datagrams, steps, simulated_ns, restarts } = self.summary;
         let seconds = took.as_secs_f64().max(0.001);
         let hours = simulated_ns as f64 / 3_600e9;
         format!(
-            "{} worlds, {hours:.1} simulated hours, {events} events, {datagrams} datagrams, {steps} steps in \
-             {seconds:.0} s; per second: {:.0} worlds, {:.2} simulated hours, {:.0} events, {:.0} datagrams",
+            "{} worlds, {hours:.1} simulated hours, {restarts} restarts, {events} events, {datagrams} datagrams, \
+             {steps} steps in {seconds:.0} s; per second: {:.0} worlds, {:.2} simulated hours, {:.0} events, {:.0} datagrams",
             self.worlds,
             self.worlds as f64 / seconds,
             hours / seconds,

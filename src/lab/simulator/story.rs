@@ -3,6 +3,7 @@
 //!
 //! Every instant and duration is in ns; instants count from the begin of the world.
 
+use crate::lab::fault::CommitStep;
 use crate::lab::simulator::random::Random;
 use crate::wire::{Status, Version};
 
@@ -56,6 +57,8 @@ pub struct Setting {
     pub in_flight_max: Option<u32>,
     /// The thresholds that reloads put in force.
     pub tables: Vec<Terms>,
+    /// From an event to its acknowledgement by the event output; `None`: there is none.
+    pub acknowledged_after: Option<u64>,
 }
 
 /// Thresholds that a reload puts in force.
@@ -234,6 +237,8 @@ pub enum What {
     Reload {
         table: u8,
     },
+    /// The observer ends, and another starts after a while.
+    Restart(Restart),
     // --- to the machine ----------------------------------------------------------------------------
     /// No agent and no thread of the observer runs: suspend, a frozen container.
     Leap {
@@ -242,6 +247,38 @@ pub enum What {
     StepWall {
         by: i64,
     },
+}
+
+/// An end of the observer, and the start of its successor. What ends it while none runs, ends the next one.
+#[derive(Clone, Copy, Debug)]
+pub struct Restart {
+    pub ending: Ending,
+    /// Time until the successor starts.
+    pub gap: u64,
+    /// The successor takes what was left for that of another boot or pid namespace.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// How the observer ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Ending {
+    /// It stops in order.
+    Planned,
+    /// It is killed between two steps of the world.
+    Killed,
+    /// It is killed when a shard has taken this many datagrams of a batch, or finds none.
+    KilledInBatch { shard: u16, after: u32 },
+    /// It is killed while a shard writes a slot.
+    KilledInSlot { shard: u16, slot: u32 },
+    /// It is killed in the first commit after this many others, perhaps while it adopts.
+    KilledInCommit { step: CommitStep, commits: u32 },
+}
+
+/// What differs from the place where memory was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    Boot,
+    Namespace,
 }
 
 /// A thread of the observer.
@@ -361,6 +398,7 @@ impl Story {
         story.rename(&mut random);
         // By numbers of its own: worlds without reloads stay as they were.
         story.reload(&mut Random::new(seed ^ 0x0C0F_F1E5));
+        story.restart();
         story.sort();
         story
     }
@@ -531,6 +569,38 @@ impl Story {
         }
     }
 
+    /// In one world of three the observer ends, once or several times. Drawn apart, so that all else is as
+    /// it would be without.
+    fn restart(&mut self) {
+        let mut random = Random::new(self.seed ^ 0x1357_9BDF);
+        let Setting { length, threshold, .. } = self.setting;
+        self.setting.acknowledged_after =
+            random.one_of(&[Some(0), Some(MS), Some(300 * MS), Some(3 * SECOND), None]);
+        if !random.is_one_in(3) {
+            return;
+        }
+        let mut at = random.below(length);
+        for _ in 0..random.one_of(&[1, 1, 1, 2, 3, 6]) {
+            let shard = self.shard(&mut random);
+            let ending = match random.below(8) {
+                0 | 1 => Ending::Planned,
+                2 | 3 => Ending::Killed,
+                4 => Ending::KilledInBatch { shard, after: random.small(4) },
+                5 => Ending::KilledInSlot { shard, slot: random.small(4) },
+                _ => {
+                    let step = random.one_of(&CommitStep::ALL);
+                    Ending::KilledInCommit { step, commits: random.small(3) }
+                }
+            };
+            let longest = random.one_of(&[MS, 100 * MS, threshold, 2 * threshold, 5 * SECOND]);
+            let elsewhere =
+                random.is_one_in(12).then(|| random.one_of(&[Elsewhere::Boot, Elsewhere::Namespace]));
+            self.put(at, What::Restart(Restart { ending, gap: random.below(longest), elsewhere }));
+            let pause = random.one_of(&[MS, 20 * MS, threshold, 4 * threshold, 4 * SECOND]);
+            at = (at + random.below(pause)).min(length);
+        }
+    }
+
     /// Delays everything from an instant on.
     fn defer(&mut self, from: u64, by: u64) {
         let instants = self.happenings.iter_mut().map(|happening| &mut happening.at);
@@ -631,6 +701,7 @@ impl Setting {
             with_beats: random.is_one_in(4),
             in_flight_max: None,
             tables: Vec::new(),
+            acknowledged_after: None,
         }
     }
 }

@@ -38,6 +38,35 @@ fn who_finds_no_room_on_a_second_shard_is_judged_by_the_first() {
     hold(&Story::new(902_259, None));
 }
 
+/// A process died while no observer ran, and had beaten on two shards: the successor counted two that were gone.
+#[test]
+fn who_beat_on_two_shards_is_adopted_and_gone_once() {
+    hold(&Story::new(24, None));
+    hold(&Story::new(148, None));
+}
+
+/// The observer was killed after it recorded the last number of a commit, and before it committed: the successor
+/// left out the numbers of events that had never been.
+#[test]
+fn a_commit_that_is_cut_off_leaves_no_gap_in_the_numbers() {
+    hold(&Story::new(179, None));
+}
+
+/// A process died while no observer ran, and another one got its pid: the exit was not reported as of that time,
+/// because the slot of a second handle was new, or because the next process had beaten since the start.
+#[test]
+fn who_went_while_nobody_ran_is_said_to_whoever_has_its_pid_now() {
+    hold(&Story::new(120, None));
+    hold(&Story::new(151, None));
+}
+
+/// A successor that adopted nothing read a queue that was as old as the gap. Its shards said that they had processed
+/// everything before their start, so an exit was reported while another shard still had frames of that process.
+#[test]
+fn who_starts_from_nothing_has_not_read_what_is_queued() {
+    hold(&Story::new(827, None));
+}
+
 fn hold(story: &Story) {
     if let Err(violation) = judge(story) {
         panic!("{}", Failure::of(story, &violation, SHRINK_RUNS));
@@ -129,4 +158,9 @@ planted_bugs! {
     a_column_too_many_is_found SplitsAColumn I11,
     a_reload_that_keeps_old_classes_is_found KeepsOldClasses I4,
     a_shorter_threshold_that_is_judged_at_once_is_found JudgesAtOnceByAShorterThreshold I3,
+    judging_before_draining_is_found JudgesBeforeDraining I13,
+    a_forgotten_gap_is_found ForgetsTheGap I13,
+    a_word_told_twice_is_found TellsTwice I13,
+    an_event_that_nobody_repeats_is_found LosesTheUnacknowledged I13,
+    memory_of_another_boot_that_is_adopted_is_found AdoptsAnotherBoot I13,
 }

@@ -5,47 +5,40 @@
 //! that starts at the begin of the turn: what it published in between would have been read no earlier than
 //! now.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::Receiver;
 
-use crate::aggregator::fanout::Subscriber;
+use crate::aggregator::Next;
+use crate::aggregator::Request;
 use crate::aggregator::policy::Policy;
 use crate::aggregator::reload::Reload;
-use crate::aggregator::{Aggregator, Inquiries, Next, Request};
 use crate::config::classes::Classes;
 use crate::config::plan::Rule;
 use crate::config::{KeySet, RuleMatch};
 use crate::event::{Event, EventKind, ExitHow, ReloadOutcome};
-use crate::journal::{Estate, Identity};
 use crate::lab::replay::{Act, Point, Replay, Script};
 use crate::lab::simulator::invariants::{Invariant, Verdict, Violation};
 use crate::lab::simulator::lines;
 use crate::lab::simulator::model::{End, Model, START};
+use crate::lab::simulator::observer::{Here, Made, Observer, OneShard, Store, comm};
 use crate::lab::simulator::random::Random;
+use crate::lab::simulator::restart::{Past, Stage};
 use crate::lab::simulator::story::{MS, SECOND, Setting, Story, Terms, TurnPart, US, What, Who};
 use crate::lab::simulator::truth::{Life, UID};
-use crate::lane::kick::Kick;
+use crate::lane::Port;
 use crate::lane::settings::Settings;
-use crate::lane::{Doorbell, Port};
-use crate::process::lookup::Lookups;
 use crate::process::procfs::LookupError;
 use crate::process::procfs::{Incarnation, LookedUp, Program};
 use crate::process::question::{Finding, Inquiry, Question};
-use crate::process::watch::{Order, Watch};
+use crate::process::watch::Order;
 use crate::shard::Shard;
-use crate::shard::front::{Front, Limits};
-use crate::shard::tracker::{Admission, Tracker};
-use crate::shard::uids::UidAccounts;
 use crate::sys::allocations::during;
 use crate::table::place::{Holder, Place};
 use crate::table::slot::State;
-use crate::table::{Header, create};
 use crate::time::{Clock, ManualClock, MonoNs, WallNs};
-use crate::view::copies::Copies;
-use crate::view::tally::Reader;
 
 /// By how much REALTIME is ahead of MONOTONIC at the begin.
 const WALL_AHEAD: i64 = 1_700_000_000_000_000_000;
@@ -57,7 +50,7 @@ const AGGREGATOR_NS: u64 = 20 * US;
 const STILL_MIN: u64 = MS;
 /// Most datagrams of a turn.
 const TURN_MAX: u64 = 1024;
-const NEVER: u64 = u64::MAX;
+pub const NEVER: u64 = u64::MAX;
 
 /// The totals of a world.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,34 +59,36 @@ pub struct Summary {
     pub datagrams: u64,
     pub steps: u64,
     pub simulated_ns: u64,
+    pub restarts: u64,
 }
 
 /// A simulated thread.
 #[derive(Debug)]
-struct Thread {
+pub struct Thread {
     /// When it runs next.
-    at: u64,
+    pub at: u64,
     /// When it should run next.
     due: u64,
-    paused_until: u64,
+    pub paused_until: u64,
 }
 
 impl Thread {
-    const fn new() -> Self {
-        Self { at: 0, due: 0, paused_until: 0 }
+    /// One that runs first at this instant.
+    pub const fn from(at: u64) -> Self {
+        Self { at, due: at, paused_until: 0 }
     }
 
-    const fn asleep() -> Self {
+    pub const fn asleep() -> Self {
         Self { at: NEVER, due: NEVER, paused_until: 0 }
     }
 
     /// Schedules a run at `due`, delayed by `later`.
-    fn wake(&mut self, due: u64, later: u64) {
+    pub fn wake(&mut self, due: u64, later: u64) {
         self.due = self.due.min(due);
         self.at = self.at.min(due + later);
     }
 
-    fn sleep_until(&mut self, due: u64, later: u64) {
+    pub fn sleep_until(&mut self, due: u64, later: u64) {
         self.due = due;
         self.at = due.saturating_add(later);
     }
@@ -103,27 +98,31 @@ impl Thread {
     }
 }
 
-struct ShardThread {
-    thread: Thread,
-    clock: ManualClock,
-    script: Script,
-    shard: Shard<Replay, ManualClock>,
-    port: Arc<Port>,
+/// A socket, and the thread that reads it at present.
+pub struct ShardThread {
+    pub thread: Thread,
+    pub clock: ManualClock,
+    pub script: Script,
+    /// `None`: it has ended.
+    pub shard: Option<Shard<Replay, ManualClock>>,
+    pub port: Arc<Port>,
     /// Pauses in the middle of its next turns.
-    pauses: Vec<(Point, u64)>,
+    pub pauses: Vec<(Point, u64)>,
     /// Set while it is in the middle of a turn.
-    middle: Option<Middle>,
+    pub middle: Option<Middle>,
     /// How many sendings and steps of the wall clock are scripted already.
     fed: usize,
     fed_steps: usize,
     paused: usize,
-    open_slot: Option<u32>,
-    panic_after: Option<usize>,
+    pub open_slot: Option<u32>,
+    pub panic_after: Option<usize>,
+    /// The panic ends the observer.
+    pub is_killed_by_panic: bool,
 }
 
 /// Processes the watch thread watches, by slot, with the instant of their exit, which is not used before.
 #[derive(Debug, Default)]
-struct Watched {
+pub struct Watched {
     held: BTreeMap<Place, (Holder, u32, u64, u64)>,
     ends: BTreeSet<(u64, Place)>,
     /// Not watched: no descriptor was left.
@@ -162,42 +161,37 @@ impl Watched {
 
 /// A turn that has begun and is not over.
 #[derive(Clone, Copy, Debug)]
-struct Middle {
+pub struct Middle {
     from: u64,
     pause: Option<(Point, u64)>,
     /// When it was kicked before the turn; later kicks are for the next turn.
     kicked_at: Option<MonoNs>,
+    /// Nothing follows: the observer stops.
+    is_last: bool,
 }
 
 /// A running world.
 pub struct World<'a> {
-    story: &'a Story,
-    model: Model,
-    shards: Vec<ShardThread>,
-    aggregator: Aggregator,
-    aggregator_thread: Thread,
-    lookup_thread: Thread,
-    watch_thread: Thread,
-    doorbell: Arc<Doorbell>,
-    admission: Arc<Admission>,
-    events: Receiver<Event>,
-    slow: Receiver<Event>,
-    slow_at: u64,
-    beats: Option<Receiver<Event>>,
-    questions: [Receiver<Question>; 2],
-    orders: [Receiver<Order>; 2],
-    watched: Watched,
-    findings: Sender<Finding>,
+    pub story: &'a Story,
+    pub model: Model,
+    pub shards: Vec<ShardThread>,
+    pub observer: Observer,
+    pub stage: Stage,
+    pub past: Past,
+    pub aggregator_thread: Thread,
+    pub lookup_thread: Thread,
+    pub watch_thread: Thread,
+    pub slow_at: u64,
+    pub watched: Watched,
     lookups: u64,
     steps_of_wall: Vec<(u64, i64)>,
     wall_stepped: i64,
     happened: usize,
-    delays: Random,
-    now: u64,
+    pub delays: Random,
+    pub now: u64,
     steps: u64,
-    requests: Sender<Request>,
     /// Reloads that the aggregator has not taken.
-    reloads: VecDeque<(Terms, Receiver<u64>)>,
+    pub reloads: VecDeque<(Terms, Receiver<u64>)>,
 }
 
 /// Runs the story to its end, or to the first violation.
@@ -209,6 +203,7 @@ pub fn run(story: &Story) -> Result<Summary, Violation> {
         datagrams: world.model.datagrams(),
         steps: world.steps,
         simulated_ns: world.now,
+        restarts: world.past.restarts,
     })
 }
 
@@ -216,86 +211,56 @@ impl<'a> World<'a> {
     fn new(story: &'a Story) -> Self {
         let setting = &story.setting;
         let model = Model::new(story);
-        let policy = policy(&setting.terms());
-        let classes = policy.classes.clone();
-        let doorbell = Arc::new(Doorbell::default());
-        let admission = Admission::new(setting.agents_max).unwrap();
-        let shards: Vec<ShardThread> = (0..setting.shards)
-            .map(|index| ShardThread::new(setting, index, &classes, &doorbell, &admission))
-            .collect();
-        let ports: Vec<Arc<Port>> = shards.iter().map(|shard| Arc::clone(&shard.port)).collect();
-        let (lookups, questions) = Lookups::detached();
-        let (watch, orders) = Watch::detached(Arc::new(Kick::new().expect("a descriptor")));
-        let (finder, findings) = unbounded();
-        let (requests, requests_of) = unbounded();
-        let subscribe = |room: usize, wants_beats: bool| {
-            let (mut subscriber, events) = Subscriber::new(Reader::Subscriber, room);
-            subscriber.wants_beats = wants_beats;
-            requests.send(Request::Subscribe(subscriber)).unwrap();
-            events
-        };
-        // Room for all events of one turn.
-        let room = 4096 + 16 * story.agents.len();
-        let events = subscribe(room, false);
-        let slow = subscribe(setting.slow_room, false);
-        let beats = setting.with_beats.then(|| subscribe(2 * room, true));
-        let (_copies, asked) = Copies::new(shards.len(), Arc::default());
-        let identity = Identity { boot_id: 0, pid_namespace: 0, fleet: 0 };
-        let capacities = ports.iter().map(|port| port.table.capacity());
-        let estate = Estate::create(&identity, 0, START, capacities).expect("memory");
-        let mut aggregator = Aggregator::new(
-            &ports,
-            policy,
-            Inquiries { lookups, watch, findings },
-            requests_of,
-            Arc::clone(&doorbell),
-            asked,
-            estate,
+        let sockets: Vec<(ManualClock, Script)> = (0..setting.shards).map(|_| socket(setting)).collect();
+        let here = Here { boot_id: 1, pid_namespace: 2 };
+        let of_sockets: Vec<(&ManualClock, &Script)> =
+            sockets.iter().map(|(clock, script)| (clock, script)).collect();
+        let (past, nothing) = (Past::of(here), Store::new());
+        let first = (START, &past.living);
+        let Made { observer, shards, .. } = Observer::make(
+            setting,
+            policy(&setting.terms()),
+            here,
+            &nothing,
+            &of_sockets,
+            first,
+            story.agents.len(),
         );
-        if let Some(max) = setting.in_flight_max {
-            aggregator.limit_in_flight(max);
-        }
-        aggregator.start(START, WallNs(START.0.saturating_add_signed(WALL_AHEAD)));
+        let shards = sockets.into_iter().zip(shards).map(|(socket, shard)| ShardThread::new(socket, shard));
         let steps = story.happenings.iter().filter_map(|happening| match happening.what {
             What::StepWall { by } => Some((happening.at, by)),
             _ => None,
         });
         Self {
             steps_of_wall: steps.collect(),
+            shards: shards.collect(),
             story,
             model,
-            shards,
-            aggregator,
-            aggregator_thread: Thread::new(),
+            observer,
+            stage: Stage::Running,
+            past,
+            aggregator_thread: Thread::from(0),
             lookup_thread: Thread::asleep(),
             watch_thread: Thread::asleep(),
-            doorbell,
-            admission,
-            events,
-            slow,
             slow_at: setting.slow_every,
-            beats,
-            questions,
-            orders,
             watched: Watched::default(),
-            findings: finder,
             lookups: 0,
             wall_stepped: 0,
             happened: 0,
             delays: Random::new(story.seed),
             now: 0,
             steps: 0,
-            requests,
             reloads: VecDeque::new(),
         }
     }
 
     fn run(&mut self) -> Verdict {
         let rest = 5 * self.model.threshold_max() + 4 * SECOND;
-        let end = self.story.setting.length + rest;
+        self.begin()?;
         loop {
             let (at, what) = self.next();
-            if at > end {
+            // Every observer has time to tell what is left.
+            if at > self.past.started_at.max(self.story.setting.length) + rest {
                 break;
             }
             // An instant in the past must not set the world's time back.
@@ -303,7 +268,8 @@ impl<'a> World<'a> {
             self.model.now = self.now;
             self.steps += 1;
             match what {
-                Step::Happening => self.happen(),
+                Step::Happening => self.happen()?,
+                Step::Start => self.succeed()?,
                 Step::Shard(index) => self.turn_shard(index)?,
                 Step::Aggregator => self.turn_aggregator()?,
                 Step::Lookup => self.look_up(),
@@ -320,6 +286,11 @@ impl<'a> World<'a> {
     fn next(&self) -> (u64, Step) {
         let happening = self.story.happenings.get(self.happened).map_or(NEVER, |happening| happening.at);
         let mut next = (happening, Step::Happening);
+        if let Stage::Away { until } = self.stage
+            && until < happening
+        {
+            next = (until, Step::Start);
+        }
         let mut at = |at: u64, step: Step| {
             if at < next.0 {
                 next = (at, step);
@@ -336,23 +307,34 @@ impl<'a> World<'a> {
         next
     }
 
-    fn delay(&mut self) -> u64 {
+    pub fn delay(&mut self) -> u64 {
         self.delays.below(self.story.setting.latency + 1)
     }
 
-    fn shard(&mut self, shard: u16) -> &mut ShardThread {
+    pub fn shard(&mut self, shard: u16) -> &mut ShardThread {
         &mut self.shards[usize::from(shard % self.story.setting.shards)]
     }
 
-    fn happen(&mut self) {
+    fn happen(&mut self) -> Verdict {
         let what = self.story.happenings[self.happened].what;
         self.happened += 1;
         let now = self.now;
         match what {
+            What::StepWall { by } => self.wall_stepped = self.wall_stepped.saturating_add(by),
+            What::Leap { by } => {
+                self.pause(Who::Everybody, TurnPart::Wait, by);
+                self.model.leap_to(now + by);
+                self.slow_at = self.slow_at.saturating_add(by);
+            }
+            What::Restart(restart) => return self.restart(restart),
+            What::Reload { table } => self.reload(usize::from(table)),
+            // Nobody is there.
+            _ if matches!(self.stage, Stage::Away { .. }) => {}
             What::Pause { who, place, for_ns } => self.pause(who, place, for_ns),
             What::PauseInSlot { shard: index, slot, for_ns } => {
                 let shard = self.shard(index);
-                if shard.middle.is_none() && shard.open_slot.is_none() && slot < shard.port.table.capacity() {
+                let is_running = shard.shard.is_some() && shard.middle.is_none();
+                if is_running && shard.open_slot.is_none() && slot < shard.port.table.capacity() {
                     shard.port.table.open(slot);
                     shard.open_slot = Some(slot);
                     shard.thread.pause(now + for_ns);
@@ -364,7 +346,7 @@ impl<'a> World<'a> {
             }
             What::Wake { shard } => {
                 let shard = self.shard(shard);
-                if shard.middle.is_none() {
+                if shard.middle.is_none() && shard.shard.is_some() {
                     shard.thread.at = shard.thread.at.min(now);
                 }
             }
@@ -372,21 +354,15 @@ impl<'a> World<'a> {
                 self.shard(shard).panic_after = Some(after as usize);
             }
             What::Fail { shard } => self.shard(shard).script.fail(libc::ENOMEM),
-            What::Reload { table } => self.reload(usize::from(table)),
-            What::StepWall { by } => self.wall_stepped = self.wall_stepped.saturating_add(by),
-            What::Leap { by } => {
-                self.pause(Who::Everybody, TurnPart::Wait, by);
-                self.model.leap_to(now + by);
-                self.slow_at += by;
-            }
             _ => {}
         }
+        Ok(())
     }
 
     /// Requests other thresholds of the aggregator.
     fn reload(&mut self, table: usize) {
         let Some(terms) = self.story.setting.tables.get(table) else { return };
-        let (progress, steps) = unbounded();
+        let (progress, steps) = crossbeam::channel::unbounded();
         let max_delay_ns = self.story.setting.max_delay;
         let settings = || Settings {
             edition: 0,
@@ -407,14 +383,22 @@ impl<'a> World<'a> {
             is_decided: Arc::default(),
             progress,
         };
-        self.requests.send(Request::Reload(Box::new(reload))).unwrap();
         self.reloads.push_back((terms.clone(), steps));
-        self.doorbell.ring();
+        if matches!(self.stage, Stage::Away { .. }) {
+            // The next observer reads it when it starts.
+            return;
+        }
+        self.observer.requests.send(Request::Reload(Box::new(reload))).unwrap();
+        self.observer.doorbell.ring();
         self.ring_aggregator();
     }
 
     fn pause(&mut self, who: Who, place: TurnPart, for_ns: u64) {
         let until = self.now + for_ns;
+        if let Stage::Away { until: start } = &mut self.stage {
+            *start = until.max(*start);
+            return;
+        }
         let shards = self.shards.len();
         let is_all = who == Who::Everybody;
         if is_all || who == Who::Aggregator {
@@ -429,6 +413,9 @@ impl<'a> World<'a> {
         }
         for (index, shard) in self.shards.iter_mut().enumerate() {
             let is_this = matches!(who, Who::Shard(shard) if usize::from(shard) % shards == index);
+            if shard.shard.is_none() {
+                continue;
+            }
             match place.point() {
                 _ if !is_all && !is_this => {}
                 None => {
@@ -462,7 +449,8 @@ impl<'a> World<'a> {
                 if pause.is_some() || takes > 4 * MS {
                     self.model.stands_still(index, until);
                 }
-                shard.middle = Some(Middle { from: now, pause, kicked_at: shard.port.take_kick() });
+                let is_last = matches!(self.stage, Stage::Stopping { .. });
+                shard.middle = Some(Middle { from: now, pause, kicked_at: shard.port.take_kick(), is_last });
                 shard.thread.at = until;
                 return Ok(());
             }
@@ -473,6 +461,7 @@ impl<'a> World<'a> {
         shard.feed(&self.model, index, &self.steps_of_wall, now + LOOKAHEAD);
         let mut from = now;
         let mut kicked_at = None;
+        let was_in_middle = shard.middle.as_ref().is_some_and(|middle| !middle.is_last);
         if let Some(middle) = shard.middle.take() {
             from = middle.from;
             kicked_at = shard.port.take_kick();
@@ -494,9 +483,13 @@ impl<'a> World<'a> {
         let frames = shard.port.counters.frames.get();
         let is_panicking = shard.script.has_panic();
         let mut allocated = 0;
+        let is_last = matches!(self.stage, Stage::Stopping { .. }) && !was_in_middle;
         let turned = catch_unwind(AssertUnwindSafe(|| {
             let mut turned = Ok(());
-            allocated = during(|| turned = shard.shard.turn());
+            match &mut shard.shard {
+                Some(running) if !is_last => allocated = during(|| turned = running.turn()),
+                running => running.take().into_iter().for_each(Shard::finish),
+            }
             turned
         }));
         for (start, end) in shard.script.paused().iter().skip(shard.paused) {
@@ -530,8 +523,15 @@ impl<'a> World<'a> {
                 let is_scripted = panic.downcast_ref::<&str>() == Some(&"scripted");
                 self.must(is_scripted, Invariant::I1, || format!("shard {index} panicked"))?;
                 let shard = &mut self.shards[index];
+                if shard.is_killed_by_panic {
+                    let counters = &shard.port.counters;
+                    self.model.check_counters(index, counters, local.max(now), true)?;
+                    return self.killed();
+                }
                 shard.port.counters.panics.add(1);
-                shard.shard.recover();
+                if let Some(running) = &mut shard.shard {
+                    running.recover();
+                }
                 self.model.began_anew(index, local);
             }
         }
@@ -539,14 +539,20 @@ impl<'a> World<'a> {
         let shard = &mut self.shards[index];
         let due = shard.due(&self.model, index, local);
         shard.thread.sleep_until(due, later);
+        let is_empty = shard.script.depth() == 0;
         self.ring_aggregator();
         let counters = &self.shards[index].port.counters;
         self.model.check_counters(index, counters, local, is_panicked)?;
-        self.check_stalls()
+        if !is_panicked {
+            self.model.turned(index, (from, local.saturating_sub(turn_ns)), is_empty);
+        }
+        self.check_stalls()?;
+        self.stop_aggregator();
+        Ok(())
     }
 
-    fn ring_aggregator(&mut self) {
-        if self.doorbell.take_ring() {
+    pub fn ring_aggregator(&mut self) {
+        if self.observer.doorbell.take_ring() {
             let later = self.delay();
             self.aggregator_thread.wake(self.now, later);
         }
@@ -561,29 +567,37 @@ impl<'a> World<'a> {
             thread.at = thread.paused_until;
             return Ok(());
         }
-        self.doorbell.take_ring();
-        let wall =
-            WallNs((START + now).0.saturating_add_signed(WALL_AHEAD.saturating_add(self.wall_stepped)));
-        let next = self.aggregator.turn(START + now, wall);
-        self.aggregator.kick_shards(START + now);
+        if !self.past.is_begun {
+            return self.begin();
+        }
+        self.observer.doorbell.take_ring();
+        let wall = self.wall();
+        let Some(next) = self.until_cut(|aggregator| aggregator.turn(START + now, wall)) else {
+            return self.killed();
+        };
+        self.observer.aggregator.kick_shards(START + now);
         while let Some((terms, _)) = self.reloads.pop_front_if(|(_, steps)| !steps.is_empty()) {
             self.model.reloaded(terms);
         }
+        let began = START + self.past.adopted_at;
+        let have_turned = self.shards.iter().all(|shard| shard.port.counters.turned_at.get() > began.0);
+        self.past.aggregator_turned(now, next, have_turned);
+        self.model.aggregator_turned();
         let thread = &mut self.aggregator_thread;
         match next {
             Next::Now => thread.sleep_until(now + AGGREGATOR_NS, 0),
             Next::At(at) => thread.sleep_until(at.since(START).max(now + AGGREGATOR_NS), 0),
-            Next::Stopped => return self.must(false, Invariant::I1, || "the aggregator stopped".to_owned()),
+            Next::Stopped => return self.stopped(),
         }
         self.ring_aggregator();
         for index in 0..self.shards.len() {
             let later = self.delay();
             let shard = &mut self.shards[index];
-            if shard.middle.is_none() && shard.port.is_kicked() {
+            if shard.shard.is_some() && shard.middle.is_none() && shard.port.is_kicked() {
                 shard.thread.wake(now, later);
             }
         }
-        let asked = self.questions.iter().map(Receiver::len).sum::<usize>();
+        let asked = self.observer.questions.iter().map(Receiver::len).sum::<usize>();
         if asked > 0 {
             // Many questions take long.
             let takes = self.story.setting.lookup_ns * asked as u64;
@@ -592,22 +606,41 @@ impl<'a> World<'a> {
             }
             self.lookup_thread.wake(now, self.story.setting.lookup_ns);
         }
-        if self.orders.iter().any(|orders| !orders.is_empty()) {
+        if self.observer.orders.iter().any(|orders| !orders.is_empty()) {
             let later = self.delay();
             self.watch_thread.wake(now, later);
         }
-        while let Ok(event) = self.events.try_recv() {
+        self.hand_over()?;
+        self.check_stalls()
+    }
+
+    /// Hands what was reported to the model, as the event output gets it.
+    pub fn hand_over(&mut self) -> Verdict {
+        while let Ok(event) = self.observer.log.try_recv() {
             self.model.on_event(&event)?;
             self.read_back(&event)?;
+            self.past.handed_over(&event, self.now, self.story.setting.acknowledged_after);
         }
-        if let Some(beats) = &self.beats {
+        if let Some(beats) = &self.observer.beats {
             for event in beats.try_iter() {
                 if event.kind == EventKind::Beat {
                     self.model.on_beat();
                 }
             }
         }
-        self.check_stalls()
+        Ok(())
+    }
+
+    /// The wall clock.
+    pub fn wall(&self) -> WallNs {
+        let ahead = WALL_AHEAD.saturating_add(self.wall_stepped);
+        WallNs((START + self.now).0.saturating_add_signed(ahead))
+    }
+
+    /// The pids of all processes.
+    pub fn living(&self) -> HashSet<u32> {
+        let lives = self.model.truth.lives.iter();
+        lives.filter(|life| life.born <= self.now && self.now < life.died).map(|life| life.pid).collect()
     }
 
     fn read_back(&self, event: &Event) -> Verdict {
@@ -615,7 +648,7 @@ impl<'a> World<'a> {
     }
 
     fn take_slow(&mut self) -> Verdict {
-        for event in self.slow.try_iter() {
+        for event in self.observer.slow.try_iter() {
             self.model.on_slow(&event)?;
             lines::read_back(&event).map_err(|what| Violation {
                 invariant: Invariant::I11,
@@ -636,12 +669,13 @@ impl<'a> World<'a> {
             thread.at = thread.paused_until;
             return;
         }
-        if let Some(question) = self.questions.iter().find_map(|questions| questions.try_recv().ok()) {
+        if let Some(question) = self.observer.questions.iter().find_map(|questions| questions.try_recv().ok())
+        {
             let finding = self.identify(question);
-            self.findings.send(finding).unwrap();
-            self.doorbell.ring();
+            self.observer.findings.send(finding).unwrap();
+            self.observer.doorbell.ring();
         }
-        let is_more = self.questions.iter().any(|questions| !questions.is_empty());
+        let is_more = self.observer.questions.iter().any(|questions| !questions.is_empty());
         let due = if is_more { now + self.story.setting.lookup_ns.max(1) } else { NEVER };
         self.lookup_thread.sleep_until(due, 0);
         self.ring_aggregator();
@@ -689,10 +723,10 @@ impl<'a> World<'a> {
         for (holder, pid, life) in self.watched.ended(now) {
             let at = self.gone_at(pid, Some(Incarnation::new(life))).unwrap_or(START + now);
             let how = Some(ExitHow::Signal(9)).filter(|_| life % 5 > 0);
-            self.findings.send(Finding::Gone { holder, at, how }).unwrap();
-            self.doorbell.ring();
+            self.observer.findings.send(Finding::Gone { holder, at, how }).unwrap();
+            self.observer.doorbell.ring();
         }
-        while let Some(order) = self.orders.iter().find_map(|orders| orders.try_recv().ok()) {
+        while let Some(order) = self.observer.orders.iter().find_map(|orders| orders.try_recv().ok()) {
             let finding = match order {
                 Order::Watch { holder, pid, incarnation } => self.hold(holder, pid, incarnation),
                 Order::Unwatch { holder } => {
@@ -710,16 +744,19 @@ impl<'a> World<'a> {
                 }
             };
             if let Some(finding) = finding {
-                self.findings.send(finding).unwrap();
-                self.doorbell.ring();
+                self.observer.findings.send(finding).unwrap();
+                self.observer.doorbell.ring();
             }
         }
         while self.watched.held.len() < self.story.setting.pidfds
             && let Some((holder, pid, life)) = self.watched.waiting.pop_front()
         {
             let finding = self.hold(holder, pid, Some(Incarnation::new(life)));
-            self.findings.send(finding.unwrap_or(Finding::Watching { holder, is_watched: true })).unwrap();
-            self.doorbell.ring();
+            self.observer
+                .findings
+                .send(finding.unwrap_or(Finding::Watching { holder, is_watched: true }))
+                .unwrap();
+            self.observer.doorbell.ring();
         }
         let later = self.delay();
         self.watch_thread.sleep_until(self.watched.next_end().unwrap_or(NEVER).max(now), later);
@@ -756,12 +793,12 @@ impl<'a> World<'a> {
 
     // --- what is checked whatever happens -----------------------------------------------------------
 
-    fn must(&self, holds: bool, invariant: Invariant, what: impl FnOnce() -> String) -> Verdict {
+    pub fn must(&self, holds: bool, invariant: Invariant, what: impl FnOnce() -> String) -> Verdict {
         if holds { Ok(()) } else { Err(Violation { invariant, at: self.now, what: what() }) }
     }
 
     /// Delivers to shards that sleep what has arrived meanwhile.
-    fn deliver(&mut self) {
+    pub fn deliver(&mut self) {
         let now = self.now;
         for (index, shard) in self.shards.iter_mut().enumerate() {
             if shard.middle.is_some() {
@@ -790,12 +827,12 @@ impl<'a> World<'a> {
     fn check_bounds(&self) -> Verdict {
         let Setting { agents_max, shards, .. } = self.story.setting;
         let slots = agents_max as usize * usize::from(shards);
-        let tracked = self.admission.tracked();
-        let backlog = self.aggregator.backlog();
+        let tracked = self.observer.admission.tracked();
+        let backlog = self.observer.aggregator.backlog();
         // A place that is not given back stays, so a later check finds it; counting all places is slow.
-        let places = if self.steps.is_multiple_of(256) { self.aggregator.places() } else { 0 };
-        let questions = self.questions.iter().map(Receiver::len).sum::<usize>()
-            + self.orders.iter().map(Receiver::len).sum::<usize>();
+        let places = if self.steps.is_multiple_of(256) { self.observer.aggregator.places() } else { 0 };
+        let questions = self.observer.questions.iter().map(Receiver::len).sum::<usize>()
+            + self.observer.orders.iter().map(Receiver::len).sum::<usize>();
         let is_within = tracked <= agents_max
             && places <= slots
             // For each slot: one that waits, and one released and assigned again.
@@ -815,22 +852,26 @@ impl<'a> World<'a> {
         self.turn_aggregator()?;
         self.take_slow()?;
         self.check_stalls()?;
-        let tally = self.aggregator.tally();
+        let tally = self.observer.aggregator.tally();
         let stalls: u64 =
             tally.shards.iter().map(|shard| shard.stalls_certain + shard.stalls_uncertain).sum();
         let resumes: u64 = tally.shards.iter().map(|shard| shard.resumes).sum();
+        let stalls = stalls + self.past.stalled_at_start;
         self.must(resumes <= stalls, Invariant::I5, || format!("{resumes} resumes of {stalls} stalls"))?;
         let counted: u64 = tally.shards.iter().map(|shard| shard.up + shard.stalled + shard.off_hash).sum();
-        let backlog = self.aggregator.backlog();
-        let lists =
-            self.aggregator.places() + backlog.pending + backlog.held + backlog.again + backlog.to_look;
+        let backlog = self.observer.aggregator.backlog();
+        let lists = self.observer.aggregator.places()
+            + backlog.pending
+            + backlog.held
+            + backlog.again
+            + backlog.to_look;
         let ports = || self.shards.iter().map(|shard| &shard.port);
         let busy =
             ports().flat_map(|port| (0..port.table.capacity().min(1 << 16)).map(move |slot| (port, slot)));
         let slots =
             busy.filter(|(port, slot)| port.table.read_hot(*slot).is_ok_and(|hot| hot.state != State::Free));
         let slots = slots.count();
-        let tracked = self.admission.tracked();
+        let tracked = self.observer.admission.tracked();
         let end = End {
             left: counted + lists as u64 + u64::from(tracked) + slots as u64,
             what_is_left: format!("{counted} counted, {tracked} tracked, {slots} slots, {backlog:?}"),
@@ -849,34 +890,21 @@ impl<'a> World<'a> {
     }
 }
 
+/// A socket that nobody has read yet, and its reader's clock.
+fn socket(setting: &Setting) -> (ManualClock, Script) {
+    let clock = ManualClock::new(START, WALL_AHEAD);
+    let script = Script::new(&clock, setting.queue_limit);
+    script.set_frame_ns(setting.frame_ns);
+    (clock, script)
+}
+
 impl ShardThread {
-    fn new(
-        setting: &Setting,
-        index: u16,
-        classes: &Classes,
-        doorbell: &Arc<Doorbell>,
-        admission: &Arc<Admission>,
-    ) -> Self {
-        let clock = ManualClock::new(START, WALL_AHEAD);
-        let script = Script::new(&clock, setting.queue_limit);
-        script.set_frame_ns(setting.frame_ns);
-        let header = Header { boot_id: 1, pid_namespace: 2, shard: index, shards: setting.shards };
-        let (writer, table) = create(setting.agents_max, header).unwrap();
-        let kick = Arc::new(Kick::new().unwrap());
-        let port = Port::with_reports(table, kick, setting.with_beats, setting.report_words).unwrap();
-        let port = Arc::new(port.with_turned_away(admission.turned_away()));
-        let admission = Arc::clone(admission);
-        let uids = UidAccounts::new(Arc::clone(&port.uids), None);
-        let tracker = Tracker::new(writer, classes.clone(), setting.tick, admission, uids, START);
-        let threshold_min_ns = classes.smallest_ns();
-        let limits = Limits { threshold_min_ns, tick_ns: setting.tick };
-        let front = Front::new(script.transport(), clock.clone(), tracker, limits, Some(&[UID]));
-        let shard = Shard::new(front, Arc::clone(&port), Arc::clone(doorbell), setting.max_delay);
+    fn new((clock, script): (ManualClock, Script), (shard, port): OneShard) -> Self {
         Self {
-            thread: Thread::new(),
+            thread: Thread::from(0),
             clock,
             script,
-            shard,
+            shard: Some(shard),
             port,
             pauses: Vec::new(),
             middle: None,
@@ -885,7 +913,13 @@ impl ShardThread {
             paused: 0,
             open_slot: None,
             panic_after: None,
+            is_killed_by_panic: false,
         }
+    }
+
+    /// Its clock, which may be ahead of the world's after a turn.
+    pub fn local(&self) -> u64 {
+        self.clock.mono().since(START)
     }
 
     /// Scripts what arrives until an instant.
@@ -920,7 +954,8 @@ impl ShardThread {
 
     /// When the wait of its next turn ends without a kick.
     fn due(&self, model: &Model, index: usize, now: u64) -> u64 {
-        let Some((until, for_datagrams)) = self.shard.next_wait() else { return now };
+        let Some(shard) = &self.shard else { return NEVER };
+        let Some((until, for_datagrams)) = shard.next_wait() else { return now };
         if self.port.is_kicked() {
             return now;
         }
@@ -938,6 +973,8 @@ impl ShardThread {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Happening,
+    /// A successor starts.
+    Start,
     Shard(usize),
     Aggregator,
     Lookup,
@@ -957,17 +994,14 @@ impl TurnPart {
     }
 }
 
-fn policy(terms: &Terms) -> Policy {
+/// The rules that put these thresholds in force.
+pub fn policy(terms: &Terms) -> Policy {
     let rules = terms.rules.iter().map(|(class, threshold_ns)| Rule {
         matcher: RuleMatch::comm(&comm(*class)),
         threshold_ns: *threshold_ns,
     });
     let of_rules = terms.rules.iter().map(|(_, threshold_ns)| *threshold_ns);
     Policy { classes: Classes::new(terms.threshold, of_rules), rules: rules.collect() }
-}
-
-fn comm(class: u8) -> String {
-    if class == 0 { "agent".to_owned() } else { format!("class-{class}") }
 }
 
 /// The kernel rounds start times down to 10 ms.
