@@ -85,11 +85,12 @@ fn leave_stale(path: &Path) {
     wait_for("the last copy to be closed", || (!is_open()).then_some(()));
 }
 
-/// The names in a directory, without their random ends.
+/// The names in a directory, without their random ends. The roster comes ten seconds after the start.
 fn names_in(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(dir)
         .expect("it is there")
         .map(|entry| entry.expect("its entries").file_name().into_string().expect("text"))
+        .filter(|name| name != "roster")
         .map(|name| name.split_once('~').map_or(name.clone(), |(begin, _)| format!("{begin}~")))
         .collect();
     names.sort();
