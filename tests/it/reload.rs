@@ -14,8 +14,8 @@ use varta_fleet::config::{KEYS, TABLES};
 
 use crate::common::http::Connection;
 use crate::common::{
-    Agent, AgentOptions, Client, Event, PROGRAM, Place, SOON, copy_program, mono_ns, ns, program, signal,
-    wait_for,
+    Agent, AgentOptions, Client, Event, PROGRAM, Place, SOON, copy_program, mono_ns, ns, program, program_by,
+    signal, wait_for,
 };
 
 /// An observer that is configured by its file alone. Killed on drop.
@@ -36,7 +36,9 @@ impl Running {
     fn start_with(place: Place, config: &str, arguments: &[&str], notify: Option<&PathBuf>) -> Self {
         fs::write(place.base().join("varta.toml"), config).expect("write the configuration");
         let (stdout, stderr) = (place.base().join("stdout"), place.base().join("stderr"));
-        let mut command = program();
+        // Under nohup the signal would be ignored.
+        let mut command = program_by("env");
+        command.args(["--default-signal=HUP", PROGRAM]);
         command.args(["run", "--print-ready", "--config"]).arg(place.base().join("varta.toml"));
         command.arg("--dir").arg(place.dir()).args(arguments).stdin(Stdio::null());
         if let Some(socket) = notify {
@@ -458,7 +460,7 @@ fn only_root_and_the_user_of_the_observer_may_reload_and_only_through_the_contro
     crate::common::needs_root("it asks as another user");
     let copy = observer.place.base().join("varta-fleet");
     copy_program(PROGRAM.as_ref(), &copy);
-    let stranger = crate::common::program_by("setpriv")
+    let stranger = program_by("setpriv")
         .args(["--reuid", "4711", "--regid", "4711", "--clear-groups"])
         .arg(&copy)
         .args(["reload", "--dir"])
