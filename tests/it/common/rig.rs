@@ -32,7 +32,11 @@ impl Rig {
 
     /// Boots without anything of ours but `stock-agent`, and this directory at `/packages`.
     pub fn bare(packages: &Path) -> Self {
-        let rig = Self::start(None, &[(packages, "/packages")]);
+        // Where it is here: the rest of /tmp is not seen inside.
+        let python = super::python();
+        let environment = python.parent().and_then(Path::parent).expect("an environment of its own");
+        let at = environment.display().to_string();
+        let rig = Self::start(None, &[(packages, "/packages"), (environment, &at)]);
         // Images for containers forbid the start of services. The index of manual pages takes seconds.
         rig.run("rm -f /usr/sbin/policy-rc.d /var/lib/man-db/auto-update");
         rig
