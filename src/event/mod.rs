@@ -351,9 +351,10 @@ impl Comm {
 }
 
 impl From<&str> for Comm {
-    /// As many whole characters as there is room for.
+    /// As many whole characters as there is room for, with `?` for each that is none of a line.
     fn from(text: &str) -> Self {
         let mut comm = Self::default();
+        let text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         let len = text.floor_char_boundary(comm.bytes.len());
         comm.bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
         comm.len = u8::try_from(len).unwrap_or(0);
@@ -744,6 +745,12 @@ impl IoPlace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_short_and_of_one_line() {
+        assert_eq!(Comm::from("a\n\u{7f}b").as_str(), "a??b");
+        assert_eq!(Comm::from("fourteen bytes\u{e4}").as_str(), "fourteen bytes");
+    }
 
     #[test]
     fn every_kind_has_one_meaning() {
