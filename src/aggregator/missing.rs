@@ -1,84 +1,91 @@
 //! Agents of an observer before this one, of which nothing could be adopted: each is missed that lives and does not
 //! beat. Its client may never reconnect, and nobody else would notice.
 //!
-//! Whether a process lives is asked on this thread, of a few in each turn.
+//! An expected agent that has not beaten in time is asked about: if it lives, it is reported as missing, and asked
+//! about again and again, until it beats or its exit is reported.
 
 use super::*;
 
-/// Processes asked about in a turn: a question takes about ten microseconds.
-const ASKED_PER_TURN: usize = 256;
-/// How often to ask whether a missing process still lives; with many, longer by this much for each.
+/// Questions about them that may wait for an answer: the lookup thread has other work.
+const ASKED_MAX: usize = 256;
+/// How often to ask whether a missing agent still lives; with many, longer by this much for each.
 const ASK_EVERY_NS: u64 = SECOND_NS;
 const ASK_APART_NS: u64 = 150_000;
 
+/// The agents of the roster that have not beaten.
+#[derive(Debug, Default)]
+pub(super) struct Missing {
+    /// Each under when to ask about it next, and its pid.
+    due: BTreeMap<(MonoNs, u32), Expected>,
+    /// All of them are excused until then.
+    excused_until: MonoNs,
+    /// Those asked about.
+    asked: HashMap<u32, Expected>,
+    /// Those reported as missing.
+    reported: HashSet<u32>,
+}
+
 impl Aggregator {
     /// Begins to expect the agents of the roster, each within its threshold.
-    pub(super) fn expect_agents(&mut self) {
-        let agents = mem::take(&mut self.roster.agents).into_iter().map(|expected| {
+    pub(super) fn expect_agents(&mut self, roster: Vec<Expected>) {
+        for expected in roster {
             let program = Program { comm: Some(expected.comm.clone()), exe: None };
             let class = self.policy.class_of(expected.uid, &program);
-            (self.started + self.policy.classes.threshold_ns(class), expected)
-        });
-        let mut agents: Vec<_> = agents.collect();
-        agents.sort_by_key(|(by, _)| *by);
-        self.expected = agents.into();
+            let by = self.started + self.policy.classes.threshold_ns(class);
+            self.missing.due.insert((by, expected.pid), expected);
+        }
     }
 
-    /// Reports expected agents that live and did not beat in time, and the exits of those. True: there is more.
-    pub(super) fn look_for_missing(&mut self) -> bool {
-        let mut left = ASKED_PER_TURN;
-        while let Some(by) = self.expected.front().map(|(by, _)| *by).filter(|by| *by <= self.now) {
-            if let Some(until) = self.excused_until(by) {
-                self.excused_until = until;
-                break;
-            }
-            if left == 0 {
-                return true;
-            }
-            self.commit_if_much();
-            let Some((_, expected)) = self.expected.pop_front() else { break };
-            if self.place_of_pid(expected.pid).is_some() {
-                continue;
-            }
-            left -= 1;
-            if (self.roster.lives)(&expected) {
-                let Expected { pid, uid, .. } = expected;
-                let comm = (&*expected.comm).into();
-                self.report(None, None, self.now, EventKind::Missing { pid, uid, comm });
-                self.await_missing(expected);
-            }
-        }
-        while let Some((_, expected)) = self.missing.pop_front_if(|(at, _)| *at <= self.now) {
-            if self.place_of_pid(expected.pid).is_some() {
-                continue;
-            }
-            if left == 0 {
-                self.missing.push_front((self.now, expected));
-                return true;
-            }
-            left -= 1;
-            if (self.roster.lives)(&expected) {
-                self.await_missing(expected);
-                continue;
-            }
-            let silent_ns = self.now.since(self.started);
-            let kind = EventKind::Exit { silent_ns, how: None, while_away: false };
-            let agent = Agent {
-                pid: expected.pid,
-                ns_pid: None,
-                session: 0,
-                nonce: 0,
-                status: Status::Ok,
-                payload: 0,
+    /// Asks about those who are due.
+    pub(super) fn ask_about_missing(&mut self) {
+        while self.missing.asked.len() < ASKED_MAX {
+            let Some((by, _)) = self.missing.due.keys().next().copied().filter(|(by, _)| *by <= self.now)
+            else {
+                return;
             };
-            self.report(None, Some(agent), self.now, kind);
+            if let Some(until) = self.excused_until(by) {
+                self.missing.excused_until = until;
+                return;
+            }
+            let Some((_, expected)) = self.missing.due.pop_first() else { return };
+            if self.place_of_pid(expected.pid).is_some() {
+                self.missing.reported.remove(&expected.pid);
+                continue;
+            }
+            self.inquiries.lookups.ask(Question::of_expected(&expected));
+            self.missing.asked.insert(expected.pid, expected);
         }
-        false
     }
 
-    fn await_missing(&mut self, expected: Expected) {
-        let every = ASK_EVERY_NS.max(self.missing.len() as u64 * ASK_APART_NS);
-        self.missing.push_back((self.now + every, expected));
+    /// Takes the answer: whether it lives; `None`: that cannot be found out.
+    pub(super) fn asked_if_lives(&mut self, pid: u32, lives: Option<bool>) {
+        let Some(expected) = self.missing.asked.remove(&pid) else { return };
+        let is_reported = self.missing.reported.contains(&pid);
+        if self.place_of_pid(pid).is_some() {
+            self.missing.reported.remove(&pid);
+            return;
+        }
+        match lives {
+            Some(false) if is_reported => {
+                self.missing.reported.remove(&pid);
+                let silent_ns = self.now.since(self.started);
+                let kind = EventKind::Exit { silent_ns, how: None, while_away: false };
+                let (nonce, status, payload) = (0, Status::Ok, 0);
+                let agent = Agent { pid, ns_pid: None, session: 0, nonce, status, payload };
+                self.report(None, Some(agent), self.now, kind);
+            }
+            // It exited before it was missed: the observer before may have said so.
+            Some(false) => {}
+            Some(true) | None => {
+                if lives == Some(true) && !is_reported {
+                    self.missing.reported.insert(pid);
+                    let comm = (&*expected.comm).into();
+                    self.report(None, None, self.now, EventKind::Missing { pid, uid: expected.uid, comm });
+                }
+                let every = ASK_EVERY_NS.max(self.missing.due.len() as u64 * ASK_APART_NS);
+                self.missing.due.insert((self.now + every, pid), expected);
+            }
+        }
     }
 
     /// Until when an agent that should have beaten `by` then is excused: a shard has not read what arrived until
@@ -94,10 +101,12 @@ impl Aggregator {
         (sighted > self.now).then_some(sighted)
     }
 
-    /// When to look for missing agents next.
+    /// When to ask about missing agents next.
     pub(super) fn missing_due(&self) -> Option<MonoNs> {
-        let expected = self.expected.front().map(|(by, _)| self.excused_until.max(*by));
-        let due = [expected, self.missing.front().map(|(at, _)| *at)];
-        due.into_iter().flatten().min()
+        if self.missing.asked.len() >= ASKED_MAX {
+            // An answer rings.
+            return None;
+        }
+        self.missing.due.first_key_value().map(|((by, _), _)| self.missing.excused_until.max(*by))
     }
 }

@@ -9,7 +9,7 @@
 //! Out: events to subscribers, instructions to shards, counts. Thread: aggregator. Blocks: only between
 //! turns. Allocates: for new agents. Time is an argument.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem;
 use std::num::NonZeroU32;
@@ -26,7 +26,7 @@ use crate::lane::report::SAMPLES_MAX;
 use crate::lane::sessions::{Freeze, Session};
 use crate::lane::vigil::Vigil;
 use crate::lane::{Doorbell, Instruction, Port, SampleOf, instruction};
-use crate::process::expected::{Expected, Roster};
+use crate::process::expected::Expected;
 use crate::process::lookup::Lookups;
 use crate::process::procfs::LookupError;
 use crate::process::procfs::{LookedUp, Program};
@@ -73,6 +73,7 @@ use churn::Churns;
 use fanout::{Fanout, Subscriber};
 use freezes::Freezes;
 use limit::{Buckets, Limit, Often, SECOND_NS};
+use missing::Missing;
 use policy::Policy;
 use record::{Mark, Places, Record};
 use reload::{Matching, NewOutput, Reload, Reloading};
@@ -247,14 +248,10 @@ pub struct Aggregator {
     journal: Arc<Journal>,
     /// What a predecessor left, until the start.
     adoption: Option<Adoption>,
-    /// How to find out whether an expected agent lives.
-    roster: Roster,
-    /// Agents of an observer before this one, and by when they must have beaten. In this order.
-    expected: VecDeque<(MonoNs, Expected)>,
-    /// All of them are excused until then.
-    excused_until: MonoNs,
-    /// Those reported as missing, and when to look again.
-    missing: VecDeque<(MonoNs, Expected)>,
+    /// Agents of an observer of which nothing could be adopted, until the start.
+    roster: Vec<Expected>,
+    /// Those of them that have not beaten.
+    missing: Missing,
     /// Not everything adopted was looked at.
     is_unproved: bool,
     /// Since the last commit: events, instructions, and records that may have changed.
@@ -331,9 +328,7 @@ impl Aggregator {
             is_unproved: estate.adoption.is_some(),
             adoption: estate.adoption,
             roster: estate.roster,
-            expected: VecDeque::new(),
-            excused_until: MonoNs(0),
-            missing: VecDeque::new(),
+            missing: Missing::default(),
             collected: Vec::new(),
             posts: Vec::new(),
             touched: Vec::new(),
@@ -357,7 +352,8 @@ impl Aggregator {
             Some(adoption) => self.adopt(&adoption),
             None => self.report(None, None, now, EventKind::Start { shards: self.shard_count }),
         }
-        self.expect_agents();
+        let roster = mem::take(&mut self.roster);
+        self.expect_agents(roster);
         self.commit();
     }
 
@@ -397,7 +393,7 @@ impl Aggregator {
         self.report_of_churn(false);
         self.ask_about_polled();
         self.look_at_frozen();
-        is_more |= self.look_for_missing();
+        self.ask_about_missing();
         is_more |= (0..self.shard_count).any(|shard| self.may_look(shard));
         let is_ticking = self.take_reports();
         if mem::take(&mut self.is_watch_ordered) {

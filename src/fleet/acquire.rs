@@ -157,7 +157,7 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
             warnings.push(Warning::NoRoster { why: Reason(&error).to_string() });
             Vec::new()
         });
-        estate.roster = expected.into();
+        estate.roster = expected;
     }
     Ok(Acquired {
         estate,
@@ -247,7 +247,7 @@ fn estate(header: &Header, predecessor: &mut Option<Predecessor>, now: MonoNs) -
             Arc::new(Journal::create(&identity, SystemClock.wall().0, now)?)
         }
     };
-    Ok(Estate { journal, kept: Vec::new(), adoption, roster: Vec::new().into() })
+    Ok(Estate { journal, kept: Vec::new(), adoption, roster: Vec::new() })
 }
 
 /// What outlives this process of one shard.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::event::{Event, RestartWhy};
-use crate::process::expected::Roster;
+use crate::process::expected::Expected;
 use crate::sys::memory::Words;
 use crate::table::place::Place;
 use crate::time::MonoNs;
@@ -113,7 +113,7 @@ pub struct Estate {
     /// What else is known of the predecessor, if there was one.
     pub adoption: Option<Adoption>,
     /// If there was none: the agents of an observer of which nothing can be adopted.
-    pub roster: Roster,
+    pub roster: Vec<Expected>,
 }
 
 #[cfg(any(test, feature = "bench"))]
@@ -134,7 +134,7 @@ impl Estate {
             journal: Arc::new(Journal::create(identity, run, now)?),
             kept: tables.collect::<io::Result<_>>()?,
             adoption: None,
-            roster: Vec::new().into(),
+            roster: Vec::new(),
         })
     }
 }

@@ -343,6 +343,7 @@ fn answer_questions(
                 Finding::Program { holder, found: program, is_frozen: false }
             }
             Inquiry::Freezer(_) => Finding::Freezer { holder, is_frozen: false },
+            Inquiry::Lives(_) => Finding::Lives { pid, lives: None },
             Inquiry::Who => {
                 let incarnation = Incarnation::new(u64::from(pid));
                 let found = LookedUp { incarnation, started: MonoNs(0), inner_pids: Vec::new(), program };

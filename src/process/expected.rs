@@ -1,6 +1,4 @@
-//! Agents that beat to an observer of which nothing can be adopted: who they were, and whether they live.
-
-use std::fmt;
+//! Agents that beat to an observer of which nothing can be adopted: who they were.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,35 +18,10 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// The process with this pid, as an agent of this user. `None` if it is gone or cannot be read. Three system
+    /// The process with this pid, as an agent of this user. `None` if it is gone or cannot be read. Four system
     /// calls.
     pub fn of(pid: u32, uid: u32) -> Option<Self> {
         let procfs::Stat { start_ticks, comm, .. } = procfs::stat(pid)?;
         Some(Self { pid, uid, start: start_ticks, comm })
-    }
-
-    /// Whether its process lives.
-    pub fn lives(&self) -> bool {
-        procfs::stat(self.pid).is_some_and(|stat| stat.start_ticks == self.start && !stat.is_zombie)
-    }
-}
-
-/// The agents of an earlier observer, and how to find out whether they live.
-pub struct Roster {
-    /// The agents.
-    pub agents: Vec<Expected>,
-    /// Whether the process of one lives.
-    pub lives: Box<dyn Fn(&Expected) -> bool + Send>,
-}
-
-impl From<Vec<Expected>> for Roster {
-    fn from(agents: Vec<Expected>) -> Self {
-        Self { agents, lives: Box::new(Expected::lives) }
-    }
-}
-
-impl fmt::Debug for Roster {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Roster").field("agents", &self.agents.len()).finish_non_exhaustive()
     }
 }

@@ -64,6 +64,7 @@ impl Lookups {
                         on_program(holder, &found);
                         Finding::Program { holder, found, is_frozen: freezer.is_frozen(pid, clock.mono()) }
                     }
+                    Inquiry::Lives(start) => Finding::Lives { pid, lives: procfs::lives(pid, start) },
                     Inquiry::Freezer(incarnation) => {
                         let is_frozen = freezer.is_frozen(pid, clock.mono());
                         // An exited process is in no group, and the next one may be in another: that is no
@@ -100,7 +101,9 @@ impl Lookups {
     /// Sends a question. Never blocks. If the thread has ended there is no answer, so callers need a timeout.
     pub fn ask(&self, question: Question) {
         let _ = match question.of {
-            Inquiry::Who | Inquiry::Class | Inquiry::Freezer(_) => self.ordinary.send(question),
+            Inquiry::Who | Inquiry::Class | Inquiry::Freezer(_) | Inquiry::Lives(_) => {
+                self.ordinary.send(question)
+            }
             Inquiry::Program => self.urgent.send(question),
         };
     }

@@ -112,8 +112,12 @@ fn read_process(pid: u32, pidfd: &OwnedFd, clock: &impl Clock) -> Option<LookedU
     })
 }
 
-/// What the kernel says of the process that has this pid now. Three system calls.
+/// What the kernel says of the process that has this pid now. `None` if it is gone or cannot be read. Four system
+/// calls.
 pub fn stat(pid: u32) -> Option<Stat> {
+    if !is_procfs_ours() {
+        return None;
+    }
     std::fs::read(format!("/proc/{pid}/stat")).ok().and_then(|bytes| parse_stat(&bytes))
 }
 
@@ -154,6 +158,15 @@ fn started(start_ticks: u64, clock: &impl Clock) -> MonoNs {
 pub fn exists(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
+}
+
+/// Whether the process lives that has this pid and started then, in clock ticks since boot; `None` if that cannot be
+/// found out.
+pub fn lives(pid: u32, start: u64) -> Option<bool> {
+    if !exists(pid) {
+        return Some(false);
+    }
+    stat(pid).map(|stat| stat.start_ticks == start && !stat.is_zombie)
 }
 
 /// Whether the numbers in /proc are pids of the observer's namespace. One system call.

@@ -1,6 +1,7 @@
 //! Questions about processes, and their findings.
 
 use crate::event::ExitHow;
+use crate::process::expected::Expected;
 use crate::process::procfs::{Incarnation, LookedUp, LookupError, Program};
 use crate::table::place::Holder;
 use crate::time::MonoNs;
@@ -8,7 +9,7 @@ use crate::time::MonoNs;
 /// A question about a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// The slot it is about.
+    /// The slot it is about; the default for [`Inquiry::Lives`].
     pub holder: Holder,
     /// The process.
     pub pid: u32,
@@ -27,6 +28,15 @@ pub enum Inquiry {
     Class,
     /// Is it still frozen, provided it is still the same process?
     Freezer(Option<Incarnation>),
+    /// Does an agent of the roster live, whose process started then, in clock ticks since boot? It has no slot.
+    Lives(u64),
+}
+
+impl Question {
+    /// Does this agent of the roster live?
+    pub fn of_expected(expected: &Expected) -> Self {
+        Self { holder: Holder::default(), pid: expected.pid, of: Inquiry::Lives(expected.start) }
+    }
 }
 
 /// What the lookup or the watch thread found out about a process.
@@ -54,6 +64,13 @@ pub enum Finding {
         holder: Holder,
         /// Whether it is.
         is_frozen: bool,
+    },
+    /// Whether an agent of the roster lives.
+    Lives {
+        /// Its process.
+        pid: u32,
+        /// Whether it does; `None`: that cannot be found out.
+        lives: Option<bool>,
     },
     /// Asked: it exists, or that could not be found out.
     There {

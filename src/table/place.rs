@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 const SLOT_BITS: u32 = 22;
 
 /// A slot of the fleet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// The shard.
     pub shard: u16,
@@ -15,7 +15,7 @@ pub struct Place {
 }
 
 /// One holder of a place, among all it ever had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Holder {
     /// The place.
     pub place: Place,

@@ -246,6 +246,10 @@ impl World {
             let is_frozen = process.is_some_and(|process| process.is_frozen);
             return Finding::Program { holder, found: process.map(program).unwrap_or_default(), is_frozen };
         }
+        if let Inquiry::Lives(start) = of {
+            let lives = self.processes.get(&pid).is_some_and(|process| process.incarnation == start);
+            return Finding::Lives { pid, lives: Some(lives).filter(|_| !self.is_secretive) };
+        }
         if let Inquiry::Freezer(incarnation) = of {
             let is_frozen = self.processes.get(&pid).is_some_and(|process| process.is_frozen);
             return match self.gone_at(pid, incarnation).filter(|_| !is_frozen) {

@@ -696,6 +696,9 @@ impl<'a> World<'a> {
             let found = life.map(program).unwrap_or_default();
             return Finding::Program { holder, found, is_frozen: false };
         }
+        if let Inquiry::Lives(_) = of {
+            unreachable!("its fleets have no roster");
+        }
         if let Inquiry::Freezer(_) = of {
             return Finding::Freezer { holder, is_frozen: false };
         }
