@@ -13,7 +13,7 @@ impl Aggregator {
                 Finding::Who { holder, found } => self.identified(holder, found),
                 Finding::Program { holder, found, is_frozen } => self.looked_again(holder, &found, is_frozen),
                 Finding::Freezer { holder, is_frozen } => self.asked_if_frozen(holder, is_frozen),
-                Finding::Lives { pid, lives } => self.asked_if_lives(pid, lives),
+                Finding::Lives { pid, life } => self.asked_if_lives(pid, life),
                 Finding::There { holder } => self.is_there(holder),
                 Finding::Gone { holder, at, how } => self.is_gone(holder, at, how),
                 Finding::Watching { holder, is_watched } => self.is_watched(holder, is_watched),

@@ -1,5 +1,5 @@
-//! Agents of an observer before this one, of which nothing could be adopted: each is missed that lives and does not
-//! beat. Its client may never reconnect, and nobody else would notice.
+//! Agents of an observer before this one that were not adopted from it: each is missed that lives and does not beat.
+//! Its client may never reconnect, and nobody else would notice.
 //!
 //! An expected agent that has not beaten in time is asked about: if it lives, it is reported as missing, and asked
 //! about again and again, until it beats or its exit is reported.
@@ -12,34 +12,38 @@ const ASKED_MAX: usize = 256;
 const ASK_EVERY_NS: u64 = SECOND_NS;
 const ASK_APART_NS: u64 = 150_000;
 
-/// The agents of the roster that have not beaten.
+/// The agents of the roster that have not beaten, each by its index there.
 #[derive(Debug, Default)]
 pub(super) struct Missing {
-    /// Each under when to ask about it next, and its pid.
-    due: BTreeMap<(MonoNs, u32), Expected>,
+    roster: Arc<[Absent]>,
+    /// When to ask about each next.
+    due: BTreeSet<(MonoNs, usize)>,
+    /// Those asked about, by pid.
+    asked: HashMap<u32, usize>,
     /// All of them are excused until then.
     excused_until: MonoNs,
-    /// Those asked about.
-    asked: HashMap<u32, Expected>,
-    /// Those reported as missing.
-    reported: HashSet<u32>,
 }
 
 impl Aggregator {
-    /// Begins to expect the agents of the roster, each within its threshold.
-    pub(super) fn expect_agents(&mut self, roster: Vec<Expected>) {
-        for expected in roster {
-            let program = Program { comm: Some(expected.comm.clone()), exe: None };
-            let class = self.policy.class_of(expected.uid, &program);
-            let by = self.started + self.policy.classes.threshold_ns(class);
-            self.missing.due.insert((by, expected.pid), expected);
-        }
+    /// Begins to expect the agents of the roster, each within its threshold after the start.
+    pub(super) fn expect_agents(&mut self, roster: Arc<[Absent]>) {
+        let due = roster.iter().map(|absent| match absent.is_missing() {
+            true => self.now,
+            false => self.expected_by(absent.expected.uid, &absent.expected.comm),
+        });
+        let due = due.zip(0..).collect();
+        self.missing = Missing { roster, due, ..Missing::default() };
+    }
+
+    fn expected_by(&self, uid: u32, comm: &str) -> MonoNs {
+        let program = Program { comm: Some(comm.to_owned()), exe: None };
+        self.started + self.policy.classes.threshold_ns(self.policy.class_of(uid, &program))
     }
 
     /// Asks about those who are due.
     pub(super) fn ask_about_missing(&mut self) {
         while self.missing.asked.len() < ASKED_MAX {
-            let Some((by, _)) = self.missing.due.keys().next().copied().filter(|(by, _)| *by <= self.now)
+            let Some((by, index)) = self.missing.due.first().copied().filter(|(by, _)| *by <= self.now)
             else {
                 return;
             };
@@ -47,45 +51,55 @@ impl Aggregator {
                 self.missing.excused_until = until;
                 return;
             }
-            let Some((_, expected)) = self.missing.due.pop_first() else { return };
-            if self.place_of_pid(expected.pid).is_some() {
-                self.missing.reported.remove(&expected.pid);
+            self.missing.due.pop_first();
+            let absent = &self.missing.roster[index];
+            if self.place_of_pid(absent.expected.pid).is_some() {
+                absent.end();
                 continue;
             }
-            self.inquiries.lookups.ask(Question::of_expected(&expected));
-            self.missing.asked.insert(expected.pid, expected);
+            self.inquiries.lookups.ask(Question::of_expected(&absent.expected));
+            self.missing.asked.insert(absent.expected.pid, index);
         }
     }
 
-    /// Takes the answer: whether it lives; `None`: that cannot be found out.
-    pub(super) fn asked_if_lives(&mut self, pid: u32, lives: Option<bool>) {
-        let Some(expected) = self.missing.asked.remove(&pid) else { return };
-        let is_reported = self.missing.reported.contains(&pid);
+    /// Takes the answer: whether it lives.
+    pub(super) fn asked_if_lives(&mut self, pid: u32, life: Life) {
+        let Some(index) = self.missing.asked.remove(&pid) else { return };
+        let roster = Arc::clone(&self.missing.roster);
+        let absent = &roster[index];
         if self.place_of_pid(pid).is_some() {
-            self.missing.reported.remove(&pid);
-            return;
+            return absent.end();
         }
-        match lives {
-            Some(false) if is_reported => {
-                self.missing.reported.remove(&pid);
-                let silent_ns = self.now.since(self.started);
-                let kind = EventKind::Exit { silent_ns, how: None, while_away: false };
-                let (nonce, status, payload) = (0, Status::Ok, 0);
-                let agent = Agent { pid, ns_pid: None, session: 0, nonce, status, payload };
-                self.report(None, Some(agent), self.now, kind);
-            }
-            // It exited before it was missed: the observer before may have said so.
-            Some(false) => {}
-            Some(true) | None => {
-                if lives == Some(true) && !is_reported {
-                    self.missing.reported.insert(pid);
-                    let comm = (&*expected.comm).into();
-                    self.report(None, None, self.now, EventKind::Missing { pid, uid: expected.uid, comm });
+        let ask_again = self.now + ASK_EVERY_NS.max(self.missing.due.len() as u64 * ASK_APART_NS);
+        let next = match life {
+            Life::Gone => {
+                // Otherwise it exited before it was missed: the observer before may have said so.
+                if absent.is_missing() {
+                    let silent_ns = self.now.since(self.started);
+                    let kind = EventKind::Exit { silent_ns, how: None, while_away: false };
+                    let (nonce, status, payload) = (0, Status::Ok, 0);
+                    let agent = Agent { pid, ns_pid: None, session: 0, nonce, status, payload };
+                    self.report(None, Some(agent), self.now, kind);
                 }
-                let every = ASK_EVERY_NS.max(self.missing.due.len() as u64 * ASK_APART_NS);
-                self.missing.due.insert((self.now + every, pid), expected);
+                return absent.end();
             }
-        }
+            Life::Lives(comm) if !absent.is_missing() && !self.is_refused(pid) => {
+                let uid = absent.expected.uid;
+                let by = self.expected_by(uid, &comm);
+                if by <= self.now {
+                    absent.set_missing();
+                    self.report(None, None, self.now, EventKind::Missing { pid, uid, comm: (&*comm).into() });
+                }
+                by.max(ask_again)
+            }
+            Life::Lives(_) | Life::Unknown => ask_again,
+        };
+        self.missing.due.insert((next, index));
+    }
+
+    /// Whether it beats, and a limit of ours refuses that.
+    fn is_refused(&self, pid: u32) -> bool {
+        self.shards.iter().any(|view| view.port.turned_away.is_after(pid, self.started))
     }
 
     /// Until when an agent that should have beaten `by` then is excused: a shard has not read what arrived until
@@ -107,6 +121,6 @@ impl Aggregator {
             // An answer rings.
             return None;
         }
-        self.missing.due.first_key_value().map(|((by, _), _)| self.missing.excused_until.max(*by))
+        self.missing.due.first().map(|(by, _)| self.missing.excused_until.max(*by))
     }
 }

@@ -9,7 +9,7 @@
 //! Out: events to subscribers, instructions to shards, counts. Thread: aggregator. Blocks: only between
 //! turns. Allocates: for new agents. Time is an argument.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem;
 use std::num::NonZeroU32;
@@ -26,10 +26,10 @@ use crate::lane::report::SAMPLES_MAX;
 use crate::lane::sessions::{Freeze, Session};
 use crate::lane::vigil::Vigil;
 use crate::lane::{Doorbell, Instruction, Port, SampleOf, instruction};
-use crate::process::expected::Expected;
+use crate::process::expected::Absent;
 use crate::process::lookup::Lookups;
 use crate::process::procfs::LookupError;
-use crate::process::procfs::{LookedUp, Program};
+use crate::process::procfs::{Life, LookedUp, Program};
 use crate::process::question::{Finding, Inquiry, Question};
 use crate::process::watch::{Order, Watch};
 use crate::refusal::Refusal;
@@ -130,6 +130,8 @@ pub enum Request {
         /// The error number of what keeps agents from finding it; 0: it is back.
         errno: i32,
     },
+    /// These agents of an observer before this one were not adopted. Once, after the start.
+    Expect(Arc<[Absent]>),
     /// The configuration changes.
     Reload(Box<Reload>),
     /// A reload was refused: nothing changes.
@@ -248,9 +250,7 @@ pub struct Aggregator {
     journal: Arc<Journal>,
     /// What a predecessor left, until the start.
     adoption: Option<Adoption>,
-    /// Agents of an observer of which nothing could be adopted, until the start.
-    roster: Vec<Expected>,
-    /// Those of them that have not beaten.
+    /// Agents of an observer before this one that have not beaten.
     missing: Missing,
     /// Not everything adopted was looked at.
     is_unproved: bool,
@@ -327,7 +327,6 @@ impl Aggregator {
             journal: estate.journal,
             is_unproved: estate.adoption.is_some(),
             adoption: estate.adoption,
-            roster: estate.roster,
             missing: Missing::default(),
             collected: Vec::new(),
             posts: Vec::new(),
@@ -352,8 +351,6 @@ impl Aggregator {
             Some(adoption) => self.adopt(&adoption),
             None => self.report(None, None, now, EventKind::Start { shards: self.shard_count }),
         }
-        let roster = mem::take(&mut self.roster);
-        self.expect_agents(roster);
         self.commit();
     }
 
@@ -495,6 +492,7 @@ impl Aggregator {
                     self.report(None, None, self.now, EventKind::Io { place: IoPlace::Events, errno });
                 }
                 Request::Files { shard, errno } => self.report_of_files(shard, errno),
+                Request::Expect(roster) => self.expect_agents(roster),
                 Request::Reload(reload) => self.reload(*reload),
                 Request::ReloadRefused => self.reload_refused(),
                 Request::Stop => self.stop_by = self.stop_by.or(Some(self.now + STOP_NS)),

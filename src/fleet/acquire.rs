@@ -25,7 +25,6 @@ use crate::http::Listeners;
 use crate::journal::{Estate, Identity, Journal, KeptTable, SocketFile};
 use crate::lane::Port;
 use crate::lane::kick::Kick;
-use crate::message::Reason;
 use crate::process::procfs;
 #[cfg(feature = "http")]
 use crate::rundir::binding::is_live;
@@ -33,7 +32,6 @@ use crate::rundir::binding::{BoundSocket, FileId, Kind, Owner};
 use crate::rundir::dir::{self, RunDir};
 #[cfg(feature = "http")]
 use crate::rundir::names::CONTROL;
-use crate::rundir::roster;
 use crate::rundir::upkeep::Files;
 use crate::shard::front::{Front, Limits};
 use crate::shard::input::survey::{Survey, survey};
@@ -152,13 +150,6 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
         ToStore::memory(FLEET.to_owned(), estate.journal.memfd(), predecessor.is_none())
             .map_err(&in_reserve)?,
     );
-    if predecessor.is_none() {
-        let expected = roster::read(&dir, (boot_id(), pid_namespace())).unwrap_or_else(|error| {
-            warnings.push(Warning::NoRoster { why: Reason(&error).to_string() });
-            Vec::new()
-        });
-        estate.roster = expected;
-    }
     Ok(Acquired {
         estate,
         to_store,
@@ -247,7 +238,7 @@ fn estate(header: &Header, predecessor: &mut Option<Predecessor>, now: MonoNs) -
             Arc::new(Journal::create(&identity, SystemClock.wall().0, now)?)
         }
     };
-    Ok(Estate { journal, kept: Vec::new(), adoption, roster: Vec::new() })
+    Ok(Estate { journal, kept: Vec::new(), adoption })
 }
 
 /// What outlives this process of one shard.

@@ -1,13 +1,21 @@
-//! Lists the agents of a running fleet, for the roster.
+//! Lists the agents of a running fleet in the roster, and gives those of the observer before to the aggregator.
 //!
-//! Thread: upkeep. Costs a look at each used slot, and a read of procfs once for each process.
+//! In: the roster, the tables. Out: the roster, and a request for the aggregator. Thread: upkeep. Costs a look at each
+//! used slot, and a read of procfs once for each process. Blocks: in file system calls, and in procfs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::Arc;
 
-use crate::lane::Port;
-use crate::process::expected::Expected;
-use crate::rundir::roster::AGENTS_MAX;
+use crossbeam::channel::Sender;
+
+use super::acquire::{boot_id, pid_namespace};
+use crate::aggregator::Request;
+use crate::lane::{Doorbell, Port};
+use crate::process::expected::{Absence, Absent, Expected};
+use crate::rundir::dir::RunDir;
+use crate::rundir::roster::{self, AGENTS_MAX};
+use crate::rundir::upkeep::Roster;
 use crate::table::place::{Holder, Place};
 use crate::table::slot::State;
 
@@ -19,32 +27,70 @@ const READ_MAX: usize = 8192;
 pub struct Agents {
     ports: Arc<[Arc<Port>]>,
     known: HashMap<Holder, Expected>,
+    absent: Arc<[Absent]>,
+    requests: Sender<Request>,
+    doorbell: Arc<Doorbell>,
+    /// The tables were adopted: of the roster, the aggregator needs only those who are not in one.
+    is_adopted: bool,
 }
 
 impl Agents {
     /// None yet.
-    pub fn of(ports: &Arc<[Arc<Port>]>) -> Self {
-        Self { ports: Arc::clone(ports), known: HashMap::new() }
+    pub fn new(
+        ports: Arc<[Arc<Port>]>,
+        requests: Sender<Request>,
+        doorbell: Arc<Doorbell>,
+        is_adopted: bool,
+    ) -> Self {
+        Self { ports, known: HashMap::new(), absent: Arc::from([]), requests, doorbell, is_adopted }
     }
 
-    /// The agents that are tracked now, at most [`AGENTS_MAX`].
-    pub fn list(&mut self) -> Vec<Expected> {
+    /// The agents that are observed now and those that have not beaten to this observer yet, at most [`AGENTS_MAX`].
+    fn list(&mut self) -> Vec<Expected> {
         let mut before = std::mem::take(&mut self.known);
         let mut left = READ_MAX;
-        for (shard, port) in (0..).zip(&*self.ports) {
-            for slot in 0..port.table.used() {
-                let Ok((hot, cold)) = port.table.read(slot) else { continue };
-                if hot.state == State::Free || self.known.len() == AGENTS_MAX {
-                    continue;
-                }
-                let holder = Holder { place: Place { shard, slot }, generation: cold.generation };
-                let known = before.remove(&holder).or_else(|| {
-                    left = left.checked_sub(1)?;
-                    Expected::of(hot.pid, hot.uid())
-                });
-                self.known.extend(known.map(|expected| (holder, expected)));
+        let slots = (0..)
+            .zip(&*self.ports)
+            .flat_map(|(shard, port)| (0..port.table.used()).map(move |slot| (port, Place { shard, slot })));
+        for (port, place) in slots {
+            if self.known.len() == AGENTS_MAX {
+                break;
             }
+            let Ok((hot, cold)) = port.table.read(place.slot) else { continue };
+            // A process that has only said that it panicked may never have beaten.
+            if !matches!(hot.state, State::Up | State::Stalled) {
+                continue;
+            }
+            let holder = Holder { place, generation: cold.generation };
+            let known = before.remove(&holder).or_else(|| {
+                left = left.checked_sub(1)?;
+                Expected::of(hot.pid, hot.uid())
+            });
+            self.known.extend(known.map(|expected| (holder, expected)));
         }
-        self.known.values().cloned().collect()
+        let beating: HashSet<u32> = self.known.values().map(|expected| expected.pid).collect();
+        let absent = self.absent.iter().filter_map(Absent::now);
+        let absent = absent.filter(|expected| !beating.contains(&expected.pid));
+        absent.chain(self.known.values().cloned()).take(AGENTS_MAX).collect()
+    }
+}
+
+impl Roster for Agents {
+    fn begin(&mut self, dir: &RunDir) -> io::Result<()> {
+        let mut agents = roster::read(dir, (boot_id(), pid_namespace()))?;
+        if self.is_adopted {
+            agents.retain(|expected| expected.absence.is_some());
+        } else {
+            // Its numbering begins anew, so that nothing counts as reported.
+            agents.iter_mut().for_each(|expected| expected.absence = Some(Absence::Awaited));
+        }
+        self.absent = agents.into_iter().map(Absent::new).collect();
+        let _ = self.requests.send(Request::Expect(Arc::clone(&self.absent)));
+        self.doorbell.ring();
+        Ok(())
+    }
+
+    fn write(&mut self, dir: &RunDir) -> io::Result<()> {
+        roster::write(dir, (boot_id(), pid_namespace()), self.list())
     }
 }

@@ -15,7 +15,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 
-use super::acquire::{Acquired, ShardFront, boot_id, pid_namespace};
+use super::acquire::{Acquired, ShardFront};
 use super::agents::Agents;
 use super::error::StartError;
 use super::handle::Handle;
@@ -39,8 +39,6 @@ use crate::process::lookup::Lookups;
 use crate::process::names::Names;
 use crate::process::procfs::Program;
 use crate::process::watch::Watch;
-use crate::rundir::dir::RunDir;
-use crate::rundir::roster;
 use crate::rundir::upkeep::{Files, Upkeep};
 use crate::shard::Shard;
 use crate::shard::thread::{Life, observe};
@@ -133,7 +131,7 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         &warnings,
         (listeners, heard),
     )?;
-    let upkeep = match publish(plan, &handle, files) {
+    let upkeep = match publish(plan, &handle, files, acquired.adopted.is_some()) {
         Ok(upkeep) => upkeep,
         Err((error, files)) => {
             drop(shards);
@@ -312,6 +310,7 @@ fn publish(
     plan: &Plan,
     handle: &Handle,
     mut files: Files,
+    is_adopted: bool,
 ) -> Result<Upkeep, (StartError, Option<Box<Files>>)> {
     let paths: Vec<PathBuf> = plan.shards.iter().map(|shard| shard.socket.clone()).collect();
     if let Err(error) = files.dir.publish(&paths) {
@@ -323,9 +322,9 @@ fn publish(
         let _ = requests.send(Request::Files { shard, errno });
         doorbell.ring();
     };
-    let mut agents = Agents::of(&handle.ports);
-    let write_roster = move |dir: &RunDir| roster::write(dir, (boot_id(), pid_namespace()), agents.list());
-    let upkeep = Upkeep::spawn(files, lifeline, on_change, write_roster);
+    let (ports, requests) = (Arc::clone(&handle.ports), handle.requests.clone());
+    let agents = Agents::new(ports, requests, Arc::clone(&handle.doorbell), is_adopted);
+    let upkeep = Upkeep::spawn(files, lifeline, on_change, agents);
     upkeep.map_err(|(error, files)| (StartError::resources("start a thread")(error), files))
 }
 

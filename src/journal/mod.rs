@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::event::{Event, RestartWhy};
-use crate::process::expected::Expected;
 use crate::sys::memory::Words;
 use crate::table::place::Place;
 use crate::time::MonoNs;
@@ -112,8 +111,6 @@ pub struct Estate {
     pub kept: Vec<KeptTable>,
     /// What else is known of the predecessor, if there was one.
     pub adoption: Option<Adoption>,
-    /// If there was none: the agents of an observer of which nothing can be adopted.
-    pub roster: Vec<Expected>,
 }
 
 #[cfg(any(test, feature = "bench"))]
@@ -134,7 +131,6 @@ impl Estate {
             journal: Arc::new(Journal::create(identity, run, now)?),
             kept: tables.collect::<io::Result<_>>()?,
             adoption: None,
-            roster: Vec::new(),
         })
     }
 }

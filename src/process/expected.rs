@@ -1,10 +1,13 @@
-//! Agents that beat to an observer of which nothing can be adopted: who they were.
+//! Agents that beat to an observer before this one, from which they were not adopted: who they were, and what became
+//! of them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
 use super::procfs;
 
-/// An agent of an earlier observer.
+/// An agent of an earlier observer, as the roster has it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Expected {
     /// Its process.
@@ -15,6 +18,19 @@ pub struct Expected {
     pub start: u64,
     /// Name of its process.
     pub comm: String,
+    /// `None` if it beat to the observer that wrote this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absence: Option<Absence>,
+}
+
+/// The absence of an agent that beat to an observer still earlier only.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Absence {
+    /// It was awaited.
+    Awaited,
+    /// It was reported as missing.
+    Missing,
 }
 
 impl Expected {
@@ -22,6 +38,45 @@ impl Expected {
     /// calls.
     pub fn of(pid: u32, uid: u32) -> Option<Self> {
         let procfs::Stat { start_ticks, comm, .. } = procfs::stat(pid)?;
-        Some(Self { pid, uid, start: start_ticks, comm })
+        Some(Self { pid, uid, start: start_ticks, comm, absence: None })
+    }
+}
+
+/// An agent that has to beat to this observer. The aggregator writes what becomes of it, upkeep reads that.
+#[derive(Debug)]
+pub struct Absent {
+    /// Who it is.
+    pub expected: Expected,
+    is_missing: AtomicBool,
+    is_over: AtomicBool,
+}
+
+impl Absent {
+    /// It is awaited, or missing already.
+    pub const fn new(expected: Expected) -> Self {
+        let is_missing = matches!(expected.absence, Some(Absence::Missing));
+        Self { expected, is_missing: AtomicBool::new(is_missing), is_over: AtomicBool::new(false) }
+    }
+
+    /// Whether it was reported as missing.
+    pub fn is_missing(&self) -> bool {
+        self.is_missing.load(Ordering::Relaxed)
+    }
+
+    /// It was reported as missing.
+    pub fn set_missing(&self) {
+        self.is_missing.store(true, Ordering::Relaxed);
+    }
+
+    /// It beats, or has exited.
+    pub fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+
+    /// How it stands now; `None` if its absence is over.
+    pub fn now(&self) -> Option<Expected> {
+        let absence = if self.is_missing() { Absence::Missing } else { Absence::Awaited };
+        let is_over = self.is_over.load(Ordering::Relaxed);
+        (!is_over).then(|| Expected { absence: Some(absence), ..self.expected.clone() })
     }
 }

@@ -64,7 +64,7 @@ impl Lookups {
                         on_program(holder, &found);
                         Finding::Program { holder, found, is_frozen: freezer.is_frozen(pid, clock.mono()) }
                     }
-                    Inquiry::Lives(start) => Finding::Lives { pid, lives: procfs::lives(pid, start) },
+                    Inquiry::Lives(start) => Finding::Lives { pid, life: procfs::life(pid, start) },
                     Inquiry::Freezer(incarnation) => {
                         let is_frozen = freezer.is_frozen(pid, clock.mono());
                         // An exited process is in no group, and the next one may be in another: that is no

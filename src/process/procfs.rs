@@ -160,13 +160,27 @@ pub fn exists(pid: u32) -> bool {
     pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
 }
 
-/// Whether the process lives that has this pid and started then, in clock ticks since boot; `None` if that cannot be
-/// found out.
-pub fn lives(pid: u32, start: u64) -> Option<bool> {
+/// Whether a process lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It does, and has this name.
+    Lives(String),
+    /// It has exited.
+    Gone,
+    /// That cannot be found out.
+    Unknown,
+}
+
+/// Whether the process lives that has this pid and started then, in clock ticks since boot. Five system calls.
+pub fn life(pid: u32, start: u64) -> Life {
     if !exists(pid) {
-        return Some(false);
+        return Life::Gone;
     }
-    stat(pid).map(|stat| stat.start_ticks == start && !stat.is_zombie)
+    match stat(pid) {
+        Some(stat) if stat.start_ticks != start || stat.is_zombie => Life::Gone,
+        Some(stat) => Life::Lives(stat.comm),
+        None => Life::Unknown,
+    }
 }
 
 /// Whether the numbers in /proc are pids of the observer's namespace. One system call.

@@ -2,7 +2,7 @@
 
 use crate::event::ExitHow;
 use crate::process::expected::Expected;
-use crate::process::procfs::{Incarnation, LookedUp, LookupError, Program};
+use crate::process::procfs::{Incarnation, Life, LookedUp, LookupError, Program};
 use crate::table::place::Holder;
 use crate::time::MonoNs;
 
@@ -69,8 +69,8 @@ pub enum Finding {
     Lives {
         /// Its process.
         pid: u32,
-        /// Whether it does; `None`: that cannot be found out.
-        lives: Option<bool>,
+        /// Whether it does.
+        life: Life,
     },
     /// Asked: it exists, or that could not be found out.
     There {

@@ -56,12 +56,16 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::process::expected::Absence;
 
     const HERE: (u128, u64) = (u128::MAX - 5, 7);
 
     fn agents() -> Vec<Expected> {
-        let agent = |pid: u32| Expected { pid, uid: 1000, start: 9, comm: "a \"b\"\n(c)".to_owned() };
-        [7, 8].map(agent).to_vec()
+        let agent = |(pid, absence)| {
+            let comm = "a \"b\"\n(c)".to_owned();
+            Expected { pid, uid: 1000, start: 9, comm, absence }
+        };
+        [(7, None), (8, Some(Absence::Awaited)), (9, Some(Absence::Missing))].map(agent).to_vec()
     }
 
     #[test]

@@ -4,8 +4,11 @@
 //! Connected agents do not need the files; but every agent that starts after a socket's file was removed
 //! would fail to connect, unnoticed.
 //!
+//! It also has the roster written, for an observer that can adopt nothing.
+//!
 //! In: the files. Out: calls of `on_change`, and warnings for the owner of the fleet. Thread: upkeep. Blocks:
-//! in file system calls; no other thread waits for it. Only a stale socket is ever replaced.
+//! in file system calls and for the roster in procfs; no other thread waits for it. Only a stale socket is ever
+//! replaced.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -44,6 +47,21 @@ pub struct Files {
     pub dir: RunDir,
 }
 
+/// The list of the agents in the runtime directory.
+pub trait Roster: fmt::Debug + Send {
+    /// Takes the list that the observer before left.
+    ///
+    /// # Errors
+    /// The kernel's, or `InvalidData` for a file that no observer leaves.
+    fn begin(&mut self, dir: &RunDir) -> io::Result<()>;
+
+    /// Writes the list as it is now.
+    ///
+    /// # Errors
+    /// The kernel's; the list before is still there.
+    fn write(&mut self, dir: &RunDir) -> io::Result<()>;
+}
+
 /// The thread that maintains the files.
 #[derive(Debug)]
 pub struct Upkeep {
@@ -57,8 +75,8 @@ pub struct Upkeep {
 impl Upkeep {
     /// Starts the thread that maintains `files`. The thread keeps its `lifeline` until it ends. It calls
     /// `on_change` when the file of a shard's socket (`None`: those of the fleet) is found missing or
-    /// replaced, with the error number, or restored, with 0; and `roster` every ten seconds and at the end, to
-    /// write the list of the agents.
+    /// replaced, with the error number, or restored, with 0. It begins `roster`, and writes it every ten seconds and
+    /// at the end.
     ///
     /// # Errors
     /// The kernel's, if it grants no thread, and the files.
@@ -66,7 +84,7 @@ impl Upkeep {
         files: Files,
         lifeline: Lifeline,
         on_change: impl Fn(Option<u16>, i32) + Send + 'static,
-        roster: impl FnMut(&RunDir) -> io::Result<()> + Send + 'static,
+        roster: impl Roster + 'static,
     ) -> Result<Self, (io::Error, Option<Box<Files>>)> {
         let (stop, stopped) = bounded(0);
         let (teller, warnings) = bounded(WARNINGS);
@@ -75,7 +93,7 @@ impl Upkeep {
             dir_trouble: None,
             files,
             on_change: Box::new(on_change),
-            write_roster: Box::new(roster),
+            roster: Box::new(roster),
             is_roster_unwritten: false,
             warnings: teller,
         };
@@ -83,6 +101,7 @@ impl Upkeep {
         let of_thread = Arc::clone(&keeper);
         let body = move || {
             let _lifeline = lifeline;
+            of_thread.lock().begin_roster();
             let mut looks = 0_u32;
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(LOOK_EVERY) {
                 let mut keeper = of_thread.lock();
@@ -158,16 +177,13 @@ enum Found {
     PutBack,
 }
 
-/// Writes the list of the agents into the runtime directory.
-type WriteRoster = dyn FnMut(&RunDir) -> io::Result<()> + Send;
-
 struct Keeper {
     files: Files,
     /// The trouble last reported of each socket, if it is not over.
     troubles: Vec<Option<Trouble>>,
     dir_trouble: Option<Trouble>,
     on_change: Box<dyn Fn(Option<u16>, i32) + Send>,
-    write_roster: Box<WriteRoster>,
+    roster: Box<dyn Roster>,
     /// That failed last time.
     is_roster_unwritten: bool,
     warnings: Sender<Warning>,
@@ -175,7 +191,10 @@ struct Keeper {
 
 impl fmt::Debug for Keeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keeper").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("Keeper")
+            .field("files", &self.files)
+            .field("roster", &self.roster)
+            .finish_non_exhaustive()
     }
 }
 
@@ -209,8 +228,14 @@ impl Keeper {
         }
     }
 
+    fn begin_roster(&mut self) {
+        if let Err(error) = self.roster.begin(&self.files.dir) {
+            let _ = self.warnings.try_send(Warning::NoRoster { why: Reason(&error).to_string() });
+        }
+    }
+
     fn write_roster(&mut self) {
-        let written = (self.write_roster)(&self.files.dir);
+        let written = self.roster.write(&self.files.dir);
         let was_unwritten = std::mem::replace(&mut self.is_roster_unwritten, written.is_err());
         if let (Err(error), false) = (written, was_unwritten) {
             let path = self.files.dir.path().join(ROSTER);

@@ -1,11 +1,12 @@
 //! Observers that end and go on, under a service manager that keeps their sockets and memory.
 
 use std::fmt::Write as _;
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::common::{Agent, AgentOptions, Chance, Client, Event, Keeper, T, mono_ns, ns};
+use crate::common::{Agent, AgentOptions, Chance, Client, Event, Keeper, T, mono_ns, ns, wire};
 
 const RUN: [&str; 6] = ["--shards", "2", "--threshold", "1s", "--agents-max", "1000"];
 
@@ -77,13 +78,18 @@ fn fault_26_without_what_was_kept_the_next_observer_begins_anew() {
     assert_eq!(keeper.end(Signal::TERM), 0);
 }
 
-/// Nothing is kept, and an agent does not reconnect: it is missed, by name, until it exits.
+/// Nothing is kept, and an agent does not reconnect: it is missed, by name and once, until it exits.
 #[test]
 fn fault_26_an_agent_that_does_not_reconnect_is_missed() {
     let mut keeper = Keeper::start(&RUN);
     let mut agent = keeper.agent(AgentOptions::default());
     let reconnecting = AgentOptions { reconnect_after: 1, ..AgentOptions::default() };
     let mut reconnecting = keeper.agent(reconnecting);
+    // This process only says that it panicked: it never beat, so nobody may miss it.
+    let socket = UnixDatagram::unbound().expect("a socket");
+    socket
+        .send_to(&wire::last_word(std::process::id()), keeper.dir().join("shard-0.sock"))
+        .expect("the socket");
     // The list is written at a stop.
     assert_eq!(keeper.end(Signal::TERM), 0);
     for name in keeper.stored() {
@@ -94,10 +100,15 @@ fn fault_26_an_agent_that_does_not_reconnect_is_missed() {
     assert_eq!(missing.u64("uid"), u64::from(rustix::process::geteuid().as_raw()));
     assert_eq!(missing.str("comm"), "stock-agent");
     keeper.expect("up", reconnecting.pid());
+    // The next observer adopts what there is, and it is missing still.
+    assert_eq!(keeper.end(Signal::TERM), 0);
+    keeper.go_on();
+    keeper.expect_that("restart", |event| event.kind() == "restart");
     agent.signal(Signal::KILL);
     agent.wait();
     keeper.expect("exit", agent.pid());
     assert_eq!((keeper.count("missing", agent.pid()), keeper.count("missing", reconnecting.pid())), (1, 0));
+    assert_eq!(keeper.count("missing", std::process::id()), 0);
     no_false_stall(&mut keeper, &mut reconnecting);
     assert_eq!(keeper.end(Signal::TERM), 0);
 }

@@ -5,7 +5,7 @@ use crate::config::RuleMatch;
 use crate::config::plan::Rule;
 use crate::event::RestartWhy;
 use crate::journal::{Adoption, Journal, KeptTable};
-use crate::process::expected::Expected;
+use crate::process::expected::{Absence, Absent, Expected};
 
 impl World {
     /// The aggregator is gone at once, and its output has everything; a successor adopts what it left. `meanwhile`
@@ -29,8 +29,7 @@ impl World {
         let alive: Vec<u32> = self.processes.keys().copied().collect();
         let exists = Box::new(move |pid: u32| alive.contains(&pid));
         let adoption = Some(Adoption { why: RestartWhy::Crash, gap_ns: 0, ended, exists });
-        let estate =
-            Estate { journal: Arc::new(journal), kept: kept.collect(), adoption, roster: Vec::new() };
+        let estate = Estate { journal: Arc::new(journal), kept: kept.collect(), adoption };
         self.replace_by(estate);
     }
 
@@ -138,25 +137,40 @@ fn fault_25_a_release_that_its_shard_did_not_get_is_posted_again() {
     assert_eq!(world.ports[0].table.read_hot(0).map(|hot| hot.state), Ok(State::Free));
 }
 
+fn expected(pid: u32) -> Expected {
+    Expected { pid, uid: 1000, start: pid.into(), comm: "worker".to_owned(), absence: None }
+}
+
+/// A world whose aggregator has just started and must expect these.
+fn expecting(mut world: World, roster: impl IntoIterator<Item = Expected>) -> (World, Arc<[Absent]>) {
+    let roster: Arc<[Absent]> = roster.into_iter().map(Absent::new).collect();
+    let identity = Identity { boot_id: 0, pid_namespace: 0, fleet: 0 };
+    let capacities = world.ports.iter().map(|port| port.table.capacity());
+    world.replace_by(Estate::create(&identity, 0, world.now(), capacities).unwrap());
+    world.reported.clear();
+    world.requests.send(Request::Expect(Arc::clone(&roster))).unwrap();
+    (world, roster)
+}
+
 /// Nothing could be adopted. Who lives and does not beat is missed, once, until it beats or exits.
 #[test]
 fn fault_26_who_lives_and_does_not_beat_is_missed_once() {
     let patient = Rule { matcher: RuleMatch::comm("patient"), threshold_ns: 100 * THRESHOLD };
-    let mut world = World::with(1, 64, vec![patient]);
-    world.reported.clear();
-    let expected = |pid| Expected { pid, uid: 1000, start: pid.into(), comm: "worker".to_owned() };
-    // 7 beats at once, 8 later, 9 never and then exits, 10 has exited before, 11's pid is another process's, and 12
-    // is not due for long: it must not delay the exit of 9.
-    let odd =
-        [Expected { start: 1, ..expected(11) }, Expected { comm: "patient".to_owned(), ..expected(12) }];
-    let roster = [7, 8, 9, 10].map(expected).into_iter().chain(odd).collect();
-    let identity = Identity { boot_id: 0, pid_namespace: 0, fleet: 0 };
-    let estate = Estate { roster, ..Estate::create(&identity, 0, world.now(), [64]).unwrap() };
+    // 7 beats at once, 8 later, 9 never and then exits, 10 has exited before, and 11's pid is another process's. 12 is
+    // not due for long, and must not delay the exit of 9; 13 has taken such a name since.
+    let odd = [
+        Expected { start: 1, ..expected(11) },
+        Expected { comm: "patient".to_owned(), ..expected(12) },
+        expected(13),
+    ];
+    let roster = [7, 8, 9, 10].map(expected).into_iter().chain(odd);
+    let (mut world, roster) = expecting(World::with(1, 64, vec![patient]), roster);
     let started = world.now();
-    world.replace_by(estate);
-    for pid in [7, 8, 9, 11, 12] {
+    for pid in [7, 8, 9, 11] {
         world.born(pid);
     }
+    world.named(12, "patient");
+    world.named(13, "patient");
     let mut nonce = 1;
     while world.count("missing") < 2 {
         assert!(world.now().since(started) < 2 * THRESHOLD, "{:?}", world.reported);
@@ -167,7 +181,7 @@ fn fault_26_who_lives_and_does_not_beat_is_missed_once() {
     assert_eq!(missed.iter().filter_map(|event| event.pid()).collect::<Vec<_>>(), [8, 9]);
     assert!(missed.iter().all(|event| event.mono.since(started) >= THRESHOLD));
     let EventKind::Missing { uid, comm, .. } = missed[0].kind else { unreachable!("it was asked for") };
-    assert_eq!((uid, comm.as_str()), (1000, "worker"));
+    assert_eq!((uid, comm.as_str()), (1000, "agent"));
     // As long as it cannot be found out, nothing is said.
     world.is_secretive = true;
     world.processes.remove(&9);
@@ -185,6 +199,41 @@ fn fault_26_who_lives_and_does_not_beat_is_missed_once() {
     world.run(3 * POLL_NS);
     assert_eq!((world.count("missing"), world.count("exit")), (2, 1));
     assert_eq!((world.kinds(8)[0], &world.kinds(9)[..]), ("up", &["exit"][..]));
+    let absent: Vec<_> = roster.iter().filter_map(Absent::now).collect();
+    assert_eq!(absent.iter().map(|expected| expected.pid).collect::<Vec<_>>(), [12, 13]);
+    assert!(absent.iter().all(|expected| expected.absence == Some(Absence::Awaited)));
+}
+
+/// The observer before awaited 8 and had reported 9; this one adopted all others.
+#[test]
+fn fault_26_who_is_missing_stays_so_across_restarts() {
+    let absent = |pid, absence| Expected { absence: Some(absence), ..expected(pid) };
+    let roster = [absent(8, Absence::Awaited), absent(9, Absence::Missing)];
+    let (mut world, roster) = expecting(World::new(1), roster);
+    world.born(8);
+    world.born(9);
+    world.run(2 * THRESHOLD);
+    assert_eq!((world.count("missing"), world.last("missing").pid()), (1, Some(8)));
+    let absent: Vec<_> = roster.iter().filter_map(Absent::now).collect();
+    assert!(absent.iter().all(|expected| expected.absence == Some(Absence::Missing)), "{absent:?}");
+    world.processes.clear();
+    world.run(2 * THRESHOLD);
+    assert_eq!((world.kinds(8), world.kinds(9)), (vec!["exit"], vec!["exit"]));
+    assert_eq!(roster.iter().find_map(Absent::now), None);
+}
+
+/// It beats, but there is no room for it: it is not missing.
+#[test]
+fn fault_26_who_is_turned_away_is_not_missing() {
+    let (mut world, _) = expecting(World::with(1, 1, Vec::new()), [expected(8)]);
+    world.born(7);
+    world.born(8);
+    for nonce in 1..100 {
+        world.beats(0, 7, nonce..nonce + 1);
+        world.beats(0, 8, nonce..nonce + 1);
+    }
+    assert!(world.ports[0].turned_away.last(8).is_some());
+    assert_eq!(world.count("missing"), 0);
 }
 
 /// Two processes, of which one sends what claims to be of the other.

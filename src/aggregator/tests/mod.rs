@@ -13,7 +13,7 @@ use crate::config::plan::Rule;
 use crate::journal::{Estate, Identity};
 use crate::lab::replay::{Act, Recorded, Replay, Script};
 use crate::lane::kick::Kick;
-use crate::process::procfs::Incarnation;
+use crate::process::procfs::{Incarnation, Life};
 use crate::shard::Shard;
 use crate::shard::front::{Front, Limits};
 use crate::shard::tracker::{Admission, Tracker};
@@ -247,8 +247,12 @@ impl World {
             return Finding::Program { holder, found: process.map(program).unwrap_or_default(), is_frozen };
         }
         if let Inquiry::Lives(start) = of {
-            let lives = self.processes.get(&pid).is_some_and(|process| process.incarnation == start);
-            return Finding::Lives { pid, lives: Some(lives).filter(|_| !self.is_secretive) };
+            let life = match self.processes.get(&pid).filter(|process| process.incarnation == start) {
+                _ if self.is_secretive => Life::Unknown,
+                Some(process) => Life::Lives(process.comm.to_owned()),
+                None => Life::Gone,
+            };
+            return Finding::Lives { pid, life };
         }
         if let Inquiry::Freezer(incarnation) = of {
             let is_frozen = self.processes.get(&pid).is_some_and(|process| process.is_frozen);

@@ -49,7 +49,7 @@ impl World {
         self.run(4 * STEP);
     }
 
-    fn named(&mut self, pid: u32, comm: &'static str) {
+    pub(super) fn named(&mut self, pid: u32, comm: &'static str) {
         self.born(pid);
         self.processes.get_mut(&pid).unwrap().comm = comm;
     }

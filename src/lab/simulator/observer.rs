@@ -110,7 +110,7 @@ impl Observer {
             Some((of_shards, journal)) => {
                 let parts = of_shards.into_iter().map(|of| ((of.writer, of.table, Some(of.legacy)), of.kept));
                 let (tables, kept): (Vec<_>, Vec<_>) = parts.unzip();
-                (tables, Estate { journal, kept, adoption, roster: Vec::new() })
+                (tables, Estate { journal, kept, adoption })
             }
             None => {
                 let table = |header: &Header| create(setting.agents_max, *header).expect("memory");
