@@ -40,6 +40,15 @@ pub enum Warning {
         /// How many run.
         shards: usize,
     },
+    /// What was passed is no socket and has a name that this version does not know.
+    #[error(
+        "the service manager passed {names}, which this version does not know, and does not use: a later version may \
+         have kept it; if none did, remove what else passes it"
+    )]
+    UnknownStored {
+        /// The names.
+        names: String,
+    },
     /// Some sockets of shards were passed, others not. These were bound here.
     #[error(
         "the service manager did not pass {names}: bound here instead, so beats are refused there while the observer \
@@ -95,8 +104,8 @@ pub enum Warning {
     OneByOne,
     /// What an observer before this one left cannot be adopted.
     #[error(
-        "cannot go on where the observer before ended: {why}; this one starts anew: agents that beat are reported as up, \
-         and agents that no longer do are not missed"
+        "cannot go on where the observer before ended: {why}; this one starts anew, and reports agents that \
+         beat as up"
     )]
     StartsAnew {
         /// What is wrong with it.

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::Deserializer;
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 
 use super::keys::{HTTP_KEYS, KEYS, Key, SHARD_KEYS};
@@ -121,21 +121,8 @@ impl Serialize for KeySet {
 impl<'de> Deserialize<'de> for KeySet {
     /// Keys that this version does not know are left out.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Names;
-        impl<'de> Visitor<'de> for Names {
-            type Value = KeySet;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of keys")
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<KeySet, A::Error> {
-                let mut set = KeySet::NONE;
-                while let Some(name) = list.next_element::<String>()? {
-                    set.insert(&name);
-                }
-                Ok(set)
-            }
-        }
-        deserializer.deserialize_seq(Names)
+        let names = Vec::<String>::deserialize(deserializer)?;
+        Ok(names.iter().map(String::as_str).collect())
     }
 }
 
@@ -202,6 +189,9 @@ pub(crate) fn reconcile(
 ) -> Result<Reconciled, ConfigError> {
     let mut plan = in_force.clone();
     let mut changes = Vec::new();
+    if in_force.rules != new.rules {
+        changes.push(rules_change(&in_force.rules, &new.rules));
+    }
     let mut note = |key: &str, from: String, to: String| {
         if from != to {
             changes.push(KeyChange::new(key, from, to));
@@ -211,14 +201,6 @@ pub(crate) fn reconcile(
     note("max-delay", time(in_force.max_delay_ns), time(new.max_delay_ns));
     note("uid-agents-max", limit(in_force.uid_agents_max), limit(new.uid_agents_max));
     note("uid-frames-max", limit(in_force.uid_frames_max), limit(new.uid_frames_max));
-    if in_force.rules != new.rules {
-        changes.push(rules_change(&in_force.rules, &new.rules));
-    }
-    let mut note = |key: &str, from: String, to: String| {
-        if from != to {
-            changes.push(KeyChange::new(key, from, to));
-        }
-    };
     note("dir", started.dir.display().to_string(), new.dir.display().to_string());
     note("shards", started.shards.len().to_string(), new.shards.len().to_string());
     note("tick", time(started.tick_ns), time(new.tick_ns));
@@ -239,7 +221,7 @@ pub(crate) fn reconcile(
     note("http.token-file", path(&http.token_file), path(&new_http.token_file));
     note_events(in_force.events.as_ref(), new.events.as_ref(), has_beats, &mut note);
     note_shards(started, new, &mut note);
-    note_users(in_force, new, &mut plan, &mut note);
+    note_users((in_force, started), new, &mut plan, &mut note);
     plan.threshold_ns = new.threshold_ns;
     plan.max_delay_ns = new.max_delay_ns;
     plan.uid_agents_max = new.uid_agents_max;
@@ -304,9 +286,16 @@ fn note_events(
     note("events-keep", before.keep.to_string(), after.keep.to_string());
 }
 
-fn note_users(in_force: &Plan, new: &Plan, plan: &mut Plan, note: &mut impl FnMut(&str, String, String)) {
+fn note_users(
+    (in_force, started): (&Plan, &Plan),
+    new: &Plan,
+    plan: &mut Plan,
+    note: &mut impl FnMut(&str, String, String),
+) {
     for (index, shard) in in_force.shards.iter().enumerate() {
-        if let Some(other) = counterpart(in_force, new, index) {
+        // A shard beyond those configured at the start was made like the last of them.
+        let model = new.shards.last().filter(|_| index >= started.shards.len());
+        if let Some(other) = counterpart(in_force, new, index).or(model) {
             note(&format!("shard[{index}].allow-uids"), users(shard), users(other));
             plan.shards[index].allow_uids.clone_from(&other.allow_uids);
         }

@@ -102,9 +102,9 @@ fn a_change_says_what_was_and_what_is() {
     assert_eq!(
         told,
         [
+            "rule: 0 rules -> 1 rule",
             "threshold: 2s -> 7s",
             "uid-frames-max: none -> 7",
-            "rule: 0 rules -> 1 rule",
             "events: /var/log/events -> none",
             "shard[1].allow-uids: all -> [7]",
         ]
@@ -162,6 +162,23 @@ fn users_follow_the_socket_that_they_may_use() {
     assert_eq!(changed.iter().map(|change| &*change.key).collect::<Vec<_>>(), ["shard[1].allow-uids"]);
     assert_eq!(restart.iter().map(|change| &*change.key).collect::<Vec<_>>(), ["shards"]);
     assert_eq!(plan.shards[0].allow_uids, Some(vec![1]), "nothing else is said of it");
+}
+
+/// The service manager passed one more socket than shards are configured: its users are those of the last.
+#[test]
+fn the_users_of_a_surplus_shard_follow_the_last_configured_one() {
+    let block = |uid| ShardConfig { allow_uids: Some(vec![uid]), ..ShardConfig::default() };
+    let configured = Config { shard_blocks: vec![block(1), block(2)], ..base() }.plan().unwrap();
+    let mut in_force = configured.clone();
+    let surplus = ShardPlan { socket: "/run/varta/shard-2.sock".into(), ..in_force.shards[1].clone() };
+    in_force.shards.push(surplus);
+    let after = Config { shard_blocks: vec![block(1), block(3)], ..base() }.plan().unwrap();
+    let Reconciled { plan, changed, .. } = reconcile(&in_force, &configured, &after, false).unwrap();
+    assert_eq!(
+        changed.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["shard[1].allow-uids: [2] -> [3]", "shard[2].allow-uids: [2] -> [3]"]
+    );
+    assert_eq!(plan.shards[2].allow_uids, Some(vec![3]));
 }
 
 #[test]

@@ -210,17 +210,29 @@ impl Inherited {
         Ok(warnings)
     }
 
+    /// A socket that nobody would serve is refused. Anything else of an unknown name may be what a later version
+    /// kept in the store.
     pub(super) fn check_names(&self) -> Result<(), InheritedError> {
-        match self.names().find(|name| Role::of(name).is_none()) {
-            Some(name) => Err(InheritedError::Unknown { name: name.to_owned() }),
+        match self.unknown().find(|(_, fd)| sockopt::socket_type(fd).is_ok()) {
+            Some((name, _)) => Err(InheritedError::Unknown { name: name.clone() }),
             None => Ok(()),
         }
+    }
+
+    fn unknown(&self) -> impl Iterator<Item = &(String, OwnedFd)> {
+        self.fds.iter().filter(|(name, _)| Role::of(name).is_none())
     }
 
     /// Makes `plan` fit what was passed: each socket and each table is observed, so shards are added if more were
     /// passed than are configured. The files of passed sockets have the mode and group that their units gave them. Returns
     /// what the operator should know of it.
     pub(super) fn fit(&self, plan: &mut Plan) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        let unknown: BTreeSet<&str> = self.unknown().map(|(name, _)| name.as_str()).collect();
+        if !unknown.is_empty() {
+            let names = Shown(unknown.into_iter().collect::<Vec<_>>().join(", ")).to_string();
+            warnings.push(Warning::UnknownStored { names });
+        }
         let passed: BTreeSet<usize> = self
             .names()
             .filter_map(|name| match Role::of(name)? {
@@ -235,9 +247,8 @@ impl Inherited {
         let all: BTreeSet<usize> = passed.iter().copied().chain(of_state).collect();
         let configured = plan.shards.len();
         let (Some(last), Some(model)) = (all.last(), plan.shards.last().cloned()) else {
-            return Vec::new();
+            return warnings;
         };
-        let mut warnings = Vec::new();
         for shard in configured..=*last {
             plan.shards
                 .push(ShardPlan { socket: plan.dir.join(format!("shard-{shard}.sock")), ..model.clone() });

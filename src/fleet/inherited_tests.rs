@@ -246,6 +246,19 @@ fn sockets_that_were_not_passed_are_bound_and_surplus_ones_are_observed() {
     assert_eq!([0, 1, 2, 3].map(left), [true, false, false, true]);
 }
 
+/// A later version may keep more than this one knows: a start after a downgrade goes without it.
+#[test]
+fn what_is_no_socket_and_has_no_known_name_is_not_used() {
+    let world = World::new();
+    let memory = || rustix::fs::memfd_create("later", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    let passed = [("shard-0", world.socket(0).into()), ("shard-0-later", memory()), ("later", memory())];
+    let fleet = world.start(1, passed).unwrap();
+    let told = warnings(&fleet);
+    assert!(told.contains("later, shard-0-later"), "{told}");
+    world.beat(0, 1);
+    wait_for(|| fleet.handle().snapshot().shards[0].beats == 1);
+}
+
 #[test]
 fn fewer_shards_than_configured_and_none_at_all() {
     let world = World::new();

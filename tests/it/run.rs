@@ -784,6 +784,23 @@ fn messages_are_for_who_reads_them() {
     assert!(said("plain").lines().any(|line| line.starts_with("observing ")));
 }
 
+/// A configuration or a flag that is refused is an error in the journal, before anything says how to print it.
+#[test]
+fn the_journal_has_the_level_of_what_is_refused_at_the_start() {
+    let place = Place::new();
+    for refused in [["--threshold", "1ms"], ["--no-such-flag", "1"]] {
+        let path = place.base().join("journal");
+        let file = fs::File::create(&path).expect("a file");
+        let stat = rustix::fs::fstat(&file).expect("it is open");
+        let mut run = Command::new(PROGRAM);
+        run.arg("run").args(refused).arg("--dir").arg(place.dir()).stderr(file);
+        run.env("JOURNAL_STREAM", format!("{}:{}", stat.st_dev, stat.st_ino));
+        assert!(!run.status().expect("it starts").success());
+        let said = fs::read_to_string(&path).expect("it is there");
+        assert!(said.lines().count() > 0 && said.lines().all(|line| line.starts_with("<3>")), "{said}");
+    }
+}
+
 /// A person sees plain words, and the counts at the end.
 #[test]
 fn on_a_terminal_the_end_of_a_run_prints_the_counts() {

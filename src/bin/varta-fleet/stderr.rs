@@ -4,7 +4,7 @@
 //! The descriptor is shared with other processes, so it is not made non-blocking. Once the queue is full,
 //! messages are dropped, and their number is printed when the reader reads again.
 //!
-//! Every command prints plain words. `run` prints for who reads it: see [`begin`].
+//! Every command prints plain words, with priorities for the journal. `run` prints for who reads it: see [`begin`].
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::env;
@@ -138,7 +138,7 @@ pub fn info(text: &str) {
 }
 
 fn formed(level: Level, text: &str) -> String {
-    let form = FORM.get().copied().unwrap_or(Form::Plain);
+    let form = FORM.get().copied().unwrap_or_else(|| if is_journal() { Form::Journal } else { Form::Plain });
     form.line(level, text, || humantime::format_rfc3339_millis(SystemTime::now()).to_string())
 }
 
