@@ -1,126 +1,36 @@
-//! Agents of an observer before this one that were not adopted from it: each is missed that lives and does not beat.
-//! Its client may never reconnect, and nobody else would notice.
+//! The agents of the roster that have not beaten, and when each is asked about next.
 //!
-//! An expected agent that has not beaten in time is asked about: if it lives, it is reported as missing, and asked
-//! about again and again, until it beats or its exit is reported.
+//! Time is an argument.
 
-use super::*;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::process::expected::Absent;
+use crate::time::MonoNs;
 
 /// Questions about them that may wait for an answer: the lookup thread has other work.
 const ASKED_MAX: usize = 256;
-/// How often to ask whether a missing agent still lives; with many, longer by this much for each.
-const ASK_EVERY_NS: u64 = SECOND_NS;
-const ASK_APART_NS: u64 = 150_000;
 
 /// The agents of the roster that have not beaten, each by its index there.
 #[derive(Debug, Default)]
-pub(super) struct Missing {
-    roster: Arc<[Absent]>,
+pub struct Missing {
+    pub roster: Arc<[Absent]>,
     /// When to ask about each next.
-    due: BTreeSet<(MonoNs, usize)>,
+    pub due: BTreeSet<(MonoNs, usize)>,
     /// Those asked about, by pid.
-    asked: HashMap<u32, usize>,
+    pub asked: HashMap<u32, usize>,
     /// All of them are excused until then.
-    excused_until: MonoNs,
+    pub excused_until: MonoNs,
 }
 
-impl Aggregator {
-    /// Begins to expect the agents of the roster, each within its threshold after the start.
-    pub(super) fn expect_agents(&mut self, roster: Arc<[Absent]>) {
-        let due = roster.iter().map(|absent| match absent.is_missing() {
-            true => self.now,
-            false => self.expected_by(absent.expected.uid, &absent.expected.comm),
-        });
-        let due = due.zip(0..).collect();
-        self.missing = Missing { roster, due, ..Missing::default() };
+impl Missing {
+    /// Who is due next and when; nobody while enough answers are awaited, each of which rings.
+    pub fn next(&self) -> Option<(MonoNs, usize)> {
+        self.due.first().copied().filter(|_| self.asked.len() < ASKED_MAX)
     }
 
-    fn expected_by(&self, uid: u32, comm: &str) -> MonoNs {
-        let program = Program { comm: Some(comm.to_owned()), exe: None };
-        self.started + self.policy.classes.threshold_ns(self.policy.class_of(uid, &program))
-    }
-
-    /// Asks about those who are due.
-    pub(super) fn ask_about_missing(&mut self) {
-        while self.missing.asked.len() < ASKED_MAX {
-            let Some((by, index)) = self.missing.due.first().copied().filter(|(by, _)| *by <= self.now)
-            else {
-                return;
-            };
-            if let Some(until) = self.excused_until(by) {
-                self.missing.excused_until = until;
-                return;
-            }
-            self.missing.due.pop_first();
-            let absent = &self.missing.roster[index];
-            if self.place_of_pid(absent.expected.pid).is_some() {
-                absent.end();
-                continue;
-            }
-            self.inquiries.lookups.ask(Question::of_expected(&absent.expected));
-            self.missing.asked.insert(absent.expected.pid, index);
-        }
-    }
-
-    /// Takes the answer: whether it lives.
-    pub(super) fn asked_if_lives(&mut self, pid: u32, life: Life) {
-        let Some(index) = self.missing.asked.remove(&pid) else { return };
-        let roster = Arc::clone(&self.missing.roster);
-        let absent = &roster[index];
-        if self.place_of_pid(pid).is_some() {
-            return absent.end();
-        }
-        let ask_again = self.now + ASK_EVERY_NS.max(self.missing.due.len() as u64 * ASK_APART_NS);
-        let next = match life {
-            Life::Gone => {
-                // Otherwise it exited before it was missed: the observer before may have said so.
-                if absent.is_missing() {
-                    let silent_ns = self.now.since(self.started);
-                    let kind = EventKind::Exit { silent_ns, how: None, while_away: false };
-                    let (nonce, status, payload) = (0, Status::Ok, 0);
-                    let agent = Agent { pid, ns_pid: None, session: 0, nonce, status, payload };
-                    self.report(None, Some(agent), self.now, kind);
-                }
-                return absent.end();
-            }
-            Life::Lives(comm) if !absent.is_missing() && !self.is_refused(pid) => {
-                let uid = absent.expected.uid;
-                let by = self.expected_by(uid, &comm);
-                if by <= self.now {
-                    absent.set_missing();
-                    self.report(None, None, self.now, EventKind::Missing { pid, uid, comm: (&*comm).into() });
-                }
-                by.max(ask_again)
-            }
-            Life::Lives(_) | Life::Unknown => ask_again,
-        };
-        self.missing.due.insert((next, index));
-    }
-
-    /// Whether it beats, and a limit of ours refuses that.
-    fn is_refused(&self, pid: u32) -> bool {
-        self.shards.iter().any(|view| view.port.turned_away.is_after(pid, self.started))
-    }
-
-    /// Until when an agent that should have beaten `by` then is excused: a shard has not read what arrived until
-    /// then, or was blind.
-    fn excused_until(&mut self, by: MonoNs) -> Option<MonoNs> {
-        if self.is_awaited(by, |_| true) {
-            self.kick_all();
-            return Some(self.now + CONFIRM_NS);
-        }
-        let largest = self.policy.classes.threshold_ns(self.policy.classes.unknown());
-        let blind_ends = self.shards.iter().map(|view| MonoNs(view.port.counters.last_blind_end.get()));
-        let sighted = blind_ends.max().filter(|end| *end > self.started).map(|end| end + largest)?;
-        (sighted > self.now).then_some(sighted)
-    }
-
-    /// When to ask about missing agents next.
-    pub(super) fn missing_due(&self) -> Option<MonoNs> {
-        if self.missing.asked.len() >= ASKED_MAX {
-            // An answer rings.
-            return None;
-        }
-        self.missing.due.first().map(|(by, _)| self.missing.excused_until.max(*by))
+    /// When to ask next.
+    pub fn due(&self) -> Option<MonoNs> {
+        self.next().map(|(by, _)| self.excused_until.max(by))
     }
 }

@@ -9,7 +9,7 @@
 //! Out: events to subscribers, instructions to shards, counts. Thread: aggregator. Blocks: only between
 //! turns. Allocates: for new agents. Time is an argument.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem;
 use std::num::NonZeroU32;
@@ -46,21 +46,22 @@ use crate::view::tally::{Reader, Tally};
 use crate::wire::{NONCE_TERMINAL, Status};
 
 mod adopt;
-mod findings;
 mod changes;
-mod commit;
 mod churn;
+mod commit;
 mod confirm;
 mod facts;
+pub mod fanout;
+mod findings;
 mod freezes;
 mod frozen;
-pub mod policy;
-pub mod reload;
-mod reloaded;
-pub mod fanout;
 mod limit;
 mod missing;
+pub mod policy;
 pub mod record;
+pub mod reload;
+mod reloaded;
+mod roster;
 mod settle;
 mod silence;
 pub mod thread;
@@ -441,7 +442,7 @@ impl Aggregator {
             self.reloading.is_matching.then_some(self.now + CONFIRM_TICK_NS),
             self.freezes.next(),
             self.churns.next(),
-            self.missing_due(),
+            self.missing.due(),
         ];
         let at = ticks.into_iter().flatten().fold(self.now + IDLE_NS, MonoNs::min);
         if is_ticking {

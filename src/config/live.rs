@@ -189,9 +189,6 @@ pub(crate) fn reconcile(
 ) -> Result<Reconciled, ConfigError> {
     let mut plan = in_force.clone();
     let mut changes = Vec::new();
-    if in_force.rules != new.rules {
-        changes.push(rules_change(&in_force.rules, &new.rules));
-    }
     let mut note = |key: &str, from: String, to: String| {
         if from != to {
             changes.push(KeyChange::new(key, from, to));
@@ -222,6 +219,9 @@ pub(crate) fn reconcile(
     note_events(in_force.events.as_ref(), new.events.as_ref(), has_beats, &mut note);
     note_shards(started, new, &mut note);
     note_users((in_force, started), new, &mut plan, &mut note);
+    if in_force.rules != new.rules {
+        changes.push(rules_change(&in_force.rules, &new.rules));
+    }
     plan.threshold_ns = new.threshold_ns;
     plan.max_delay_ns = new.max_delay_ns;
     plan.uid_agents_max = new.uid_agents_max;

@@ -102,11 +102,11 @@ fn a_change_says_what_was_and_what_is() {
     assert_eq!(
         told,
         [
-            "rule: 0 rules -> 1 rule",
             "threshold: 2s -> 7s",
             "uid-frames-max: none -> 7",
             "events: /var/log/events -> none",
             "shard[1].allow-uids: all -> [7]",
+            "rule: 0 rules -> 1 rule",
         ]
     );
 }

@@ -616,8 +616,8 @@ impl EventKind {
         ),
         (
             "missing",
-            "A process that beat to the observer before (`uid` and `comm` as they were) lives, but has not beaten for a \
-             threshold since this one started anew: its client does not reconnect. An `up` or an `exit` ends it.",
+            "A process that beat to the observer before (`uid` as it was, `comm` as it is) lives, but has not \
+             beaten for a threshold since this one started: its client does not reconnect. An `up` or an `exit` ends it.",
         ),
         ("stop", "The fleet stopped observing. The last event of an observer."),
         (

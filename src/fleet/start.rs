@@ -3,7 +3,8 @@
 //!
 //! Start: lock, bind all sockets, reserve memory, open the output ([`acquire`]); start the aggregator and its
 //! helpers, the shards, HTTP, then publish manifest and symlink ([`run`]). Stop: shards drain, the aggregator
-//! reports what is left, outputs flush, files are removed, the lock last ([`Running::stop`]).
+//! reports what is left, outputs flush, files are removed unless the sockets are kept, the lock last
+//! ([`Running::stop`]).
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -252,8 +253,8 @@ impl Fleet {
         &self.dir
     }
 
-    /// Stops: shards drain their queues, remaining events are reported, outputs flush, the files are removed.
-    /// `within` limits the flush of the event output; the rest takes milliseconds. A stuck thread is left
+    /// Stops: shards drain their queues, remaining events are reported, outputs flush, the files are removed
+    /// unless the sockets are kept. `within` limits the flush of the event output; the rest takes milliseconds. A stuck thread is left
     /// behind after 5 s; it ends by itself if it ever continues.
     #[must_use]
     pub fn stop(mut self, within: Duration) -> StopReport {

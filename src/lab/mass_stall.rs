@@ -24,7 +24,7 @@ use crate::journal::{Estate, Identity};
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
 use crate::process::lookup::Lookups;
-use crate::process::procfs::{Incarnation, Life, LookedUp, Program};
+use crate::process::procfs::{self, Incarnation, LookedUp, Program};
 use crate::process::question::{Finding, Inquiry, Question};
 use crate::process::watch::{Order, Watch};
 use crate::route::shard_for;
@@ -343,7 +343,7 @@ fn answer_questions(
                 Finding::Program { holder, found: program, is_frozen: false }
             }
             Inquiry::Freezer(_) => Finding::Freezer { holder, is_frozen: false },
-            Inquiry::Lives(_) => Finding::Lives { pid, life: Life::Unknown },
+            Inquiry::Lives(_) => Finding::Lives { pid, life: procfs::Life::Unknown },
             Inquiry::Who => {
                 let incarnation = Incarnation::new(u64::from(pid));
                 let found = LookedUp { incarnation, started: MonoNs(0), inner_pids: Vec::new(), program };
