@@ -149,8 +149,8 @@ pub use lab::{bench, mass_stall};
 #[cfg(feature = "http")]
 pub use fleet::ReloadRequest;
 pub use fleet::{
-    Adopted, Fleet, Handle, Inherited, InheritedError, ReloadError, ReloadRefusal, Reloaded, StartError,
-    StopReport, Subscription, ToStore,
+    Adopted, Fleet, Handed, Handle, Inherited, InheritedError, ReloadError, ReloadRefusal, Reloaded,
+    StartError, StopReport, Subscription, TakeoverError, ToStore,
 };
 #[cfg(feature = "http")]
 pub use http::{HttpError, TokenError, inspect as inspect_http};

@@ -58,6 +58,12 @@ pub enum Warning {
         /// What was not passed.
         names: String,
     },
+    /// The socket for successors cannot be bound.
+    #[error("no other observer can take over from this one (run --takeover): {why}")]
+    NoTakeover {
+        /// The reason.
+        why: String,
+    },
     /// What was queued in a passed socket before the start has no sender.
     #[error(
         "shard-{shard} was passed without PassCredentials=yes: beats queued before this start are refused as \

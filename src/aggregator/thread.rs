@@ -8,6 +8,7 @@ use crossbeam::channel::Sender;
 
 use super::{Aggregator, Next};
 use crate::lane::Doorbell;
+use crate::lane::park::Park;
 use crate::message::Reason;
 use crate::sys::clock::SystemClock;
 use crate::sys::thread::set_own_nice;
@@ -23,7 +24,7 @@ pub fn aggregate(
     mut aggregator: Aggregator,
     copies: Arc<Copies>,
     vitals: Arc<Vitals>,
-    doorbell: Arc<Doorbell>,
+    (doorbell, park): (Arc<Doorbell>, Arc<Park>),
     said: Sender<Warning>,
 ) -> impl FnOnce() + Send {
     move || {
@@ -36,12 +37,19 @@ pub fn aggregate(
         let clock = SystemClock;
         aggregator.start(clock.mono(), clock.wall());
         loop {
+            // Before the turn, which takes all that the shards found before.
+            let is_park_wanted = park.is_wanted();
             let next = aggregator.turn(clock.mono(), clock.wall());
             let now = clock.mono();
             aggregator.kick_shards(now);
             vitals.aggregator_turned_at.set(now.0);
             match next {
                 Next::Now => {}
+                Next::At(_) if is_park_wanted => {
+                    if !park.wait() {
+                        return;
+                    }
+                }
                 Next::At(at) => thread::park_timeout(Duration::from_nanos(at.since(now))),
                 Next::Stopped => break,
             }

@@ -18,13 +18,17 @@ use rustix::net::sockopt;
 
 use super::error::StartError;
 use super::inherited::{Inherited, InheritedError, of_queue, shard_name};
-use super::predecessor::{Adopted, FLEET, OfShard, Predecessor, ToStore, table_name, told_name};
+use super::predecessor::{
+    Adopted, FLEET, Left, NotAdopted, OfShard, Predecessor, ToStore, table_name, told_name,
+};
+use super::takeover::Takeover;
 use crate::config::plan::{EventsPlan, Plan, ShardPlan};
 #[cfg(feature = "http")]
 use crate::http::Listeners;
 use crate::journal::{Estate, Identity, Journal, KeptTable, SocketFile};
 use crate::lane::Port;
 use crate::lane::kick::Kick;
+use crate::message::Reason;
 use crate::process::procfs;
 #[cfg(feature = "http")]
 use crate::rundir::binding::is_live;
@@ -32,6 +36,7 @@ use crate::rundir::binding::{BoundSocket, FileId, Kind, Owner};
 use crate::rundir::dir::{self, RunDir};
 #[cfg(feature = "http")]
 use crate::rundir::names::CONTROL;
+use crate::rundir::names::TAKEOVER;
 use crate::rundir::upkeep::Files;
 use crate::shard::front::{Front, Limits};
 use crate::shard::input::survey::{Survey, survey};
@@ -73,6 +78,8 @@ pub struct Acquired {
     pub output: Option<Descriptor>,
     /// Problems that limit the fleet.
     pub warnings: Vec<Warning>,
+    /// The observer that this one took over from, to be told how that ended.
+    pub takeover: Option<Takeover>,
 }
 
 /// The front of a shard on a real socket and the system clock.
@@ -81,62 +88,96 @@ pub type ShardFront = Front<Unix, SystemClock>;
 /// Acquires everything that this plan needs, first of what was passed. The plan is changed where it has to fit
 /// that; see [`Inherited::fit`].
 ///
+/// If it was passed by an observer that still runs, that observer goes on until everything is open that can be: only
+/// then it is taken over, and what it left is adopted.
+///
 /// # Errors
 /// The first resource that is refused; everything acquired before is released.
 pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, StartError> {
     inherited.check_names()?;
-    let dir = RunDir::open(&plan.dir)?;
+    let mut takeover = inherited.takeover.take();
+    let mut dir = match takeover.as_mut().and_then(|takeover| takeover.lock.take()) {
+        Some(lock) => RunDir::of_another(&plan.dir, lock)?,
+        None => RunDir::open(&plan.dir)?,
+    };
     let mut warnings = Warning::of_here();
     warnings.extend(Warning::of_rules(plan));
     warnings.extend(inherited.fit(plan));
     let plan = &*plan;
-    let now = SystemClock.mono();
     let headers: Vec<Header> = (0..plan.shards.len()).map(|shard| header_of(plan, shard)).collect();
     let ahead = (GRANTED_AHEAD / u32::from(headers[0].shards.max(1))).max(GRANTED_AHEAD_MIN);
-    let predecessor = Predecessor::take(inherited, &headers, plan.agents_max, ahead, now);
-    let mut predecessor = match predecessor {
-        Ok(predecessor) => predecessor,
-        Err(why) => {
-            if let Some(errno) = why.shortage() {
-                let shortage = io::Error::from_raw_os_error(errno);
-                return Err(StartError::resources("adopt what the observer before left")(shortage));
-            }
-            warnings.push(Warning::StartsAnew { why: why.to_string() });
-            None
+    let left = match (Left::find(inherited, &headers), &takeover) {
+        (Err(why), Some(takeover)) => return Err(takeover.unusable(why).into()),
+        (Ok(None), Some(takeover)) => return Err(takeover.unusable("it handed over no agents").into()),
+        (left, _) => unless_unfit(left, &mut warnings)?.flatten(),
+    };
+    // Of an observer that still runs, which looks after their files.
+    let is_taken_over = takeover.is_some();
+    let is_anothers = |socket: &mut BoundSocket| {
+        if is_taken_over && socket.stays() {
+            socket.give();
         }
     };
     let mut sockets = Vec::with_capacity(plan.shards.len());
     for (shard, of) in plan.shards.iter().enumerate() {
-        let known = predecessor.as_ref().and_then(|predecessor| predecessor.socket(shard));
-        sockets.push(shard_socket(&dir, (shard, of), known, inherited, &mut warnings)?);
+        let known = left.as_ref().and_then(|left| left.socket(shard));
+        let mut socket = shard_socket(&dir, (shard, of), known, inherited, &mut warnings)?;
+        is_anothers(&mut socket);
+        sockets.push(socket);
     }
     #[cfg(feature = "http")]
-    let (control, listeners) = {
-        let control = control_socket(&dir, plan, inherited)?;
+    let (mut control, listeners) = {
+        let mut control = control_socket(&dir, plan, inherited)?;
+        is_anothers(&mut control);
         let listener = control.fd().try_clone().map_err(StartError::resources("open the control socket"))?;
-        let tcp = inherited.take_tcp("http")?;
-        (control, Listeners::open(listener.into(), tcp.map(TcpListener::from), &plan.http)?)
+        let tcp = inherited.take_tcp("http")?.map(TcpListener::from);
+        // Another address is another listener; that of a socket unit has to be the configured one.
+        let is_wanted = |tcp: &TcpListener| tcp.local_addr().ok() == plan.http.listen;
+        let tcp = tcp.filter(|tcp| !is_taken_over || is_wanted(tcp));
+        (control, Listeners::open(listener.into(), tcp, &plan.http)?)
     };
-    let output = plan.events.as_ref().map(event_output).transpose().map_err(StartError::Events)?;
+    let mut successors = successors_socket(&dir, takeover.as_mut(), &mut warnings);
+    successors.iter_mut().for_each(is_anothers);
+    let mut output = plan.events.as_ref().map(event_output).transpose().map_err(StartError::Events)?;
     #[cfg(not(feature = "http"))]
     if let Some(address) = plan.http.listen {
         return Err(StartError::NoHttp { address });
     }
     let admission = Admission::with_shares(plan.agents_max, plan.uid_agents_max)
         .map_err(StartError::resources("reserve memory for agents"))?;
-    // Last: what is received from a passed socket here would be lost if the start failed afterwards.
+    // Last: what is received from a passed socket here would be lost if the start failed afterwards. And from here on
+    // an observer that is taken over observes no more.
+    if let (Some(takeover), Some(left)) = (&takeover, &left) {
+        takeover.take(left.journal())?;
+        for (shard, socket) in sockets.iter_mut().enumerate().filter(|(_, socket)| socket.stays()) {
+            socket.own(takeover.is_kept(&shard_name(shard)));
+        }
+        #[cfg(feature = "http")]
+        if control.stays() {
+            control.own(takeover.is_kept("control"));
+        }
+        successors.iter_mut().filter(|socket| socket.stays()).for_each(|socket| socket.own(false));
+        dir.own();
+        // It may have ended in the middle of a line, or have been rotated.
+        output = plan.events.as_ref().map(event_output).transpose().map_err(StartError::Events)?;
+    }
     let in_reserve = StartError::resources("reserve memory for a shard");
+    let now = SystemClock.mono();
+    let adopted = left.map(|left| left.adopt(plan.agents_max, ahead, now)).transpose();
+    let mut predecessor = unless_unfit(adopted, &mut warnings)?.flatten();
     let adopted = predecessor.as_ref().map(|predecessor| predecessor.adopted(now));
     let (mut shards, mut to_store) = (Vec::new(), Vec::new());
     let mut estate = estate(&headers[0], &mut predecessor, now).map_err(&in_reserve)?;
     for ((shard, socket), header) in sockets.iter_mut().enumerate().zip(&headers) {
         let of = predecessor.as_mut().and_then(|predecessor| predecessor.shards[shard].take());
-        let is_new = of.as_ref().map_or((true, true), |of| (of.legacy.is_copied, of.kept.is_copied));
+        let is_new = of.as_ref().map_or((true, true), |of| {
+            (is_taken_over || of.legacy.is_copied, is_taken_over || of.kept.is_copied)
+        });
         let memory = shard_memory(plan, header, ahead, of, &estate.journal).map_err(&in_reserve)?;
         to_store
             .push(ToStore::memory(table_name(shard), memory.table.memfd(), is_new.0).map_err(&in_reserve)?);
         to_store.push(ToStore::memory(told_name(shard), memory.kept.memfd(), is_new.1).map_err(&in_reserve)?);
-        let (name, is_new) = (shard_name(shard), !socket.stays());
+        let (name, is_new) = (shard_name(shard), is_taken_over || !socket.stays());
         to_store.push(ToStore { name, fd: Arc::clone(socket.fd()), is_new });
         estate.kept.push(memory.kept);
         let parts = (memory.writer, memory.table, memory.legacy);
@@ -147,7 +188,7 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
         warnings.push(Warning::MoreAgents { agents, agents_max: plan.agents_max });
     }
     to_store.push(
-        ToStore::memory(FLEET.to_owned(), estate.journal.memfd(), predecessor.is_none())
+        ToStore::memory(FLEET.to_owned(), estate.journal.memfd(), is_taken_over || predecessor.is_none())
             .map_err(&in_reserve)?,
     );
     Ok(Acquired {
@@ -158,14 +199,33 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
         admission,
         output,
         warnings,
+        takeover,
         #[cfg(feature = "http")]
         listeners,
         files: Files {
             sockets,
             #[cfg(feature = "http")]
             control,
+            takeover: successors,
             dir,
         },
+    })
+}
+
+/// A warning if what was left is unfit: the fleet starts anew. A shortage may pass, so it fails the start.
+fn unless_unfit<T>(
+    found: Result<T, NotAdopted>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Option<T>, StartError> {
+    found.map(Some).or_else(|why| match why.shortage() {
+        Some(errno) => {
+            let shortage = io::Error::from_raw_os_error(errno);
+            Err(StartError::resources("adopt what the observer before left")(shortage))
+        }
+        None => {
+            warnings.push(Warning::StartsAnew { why: why.to_string() });
+            Ok(None)
+        }
     })
 }
 
@@ -213,6 +273,25 @@ fn control_socket(dir: &RunDir, plan: &Plan, inherited: &mut Inherited) -> Resul
     }
     let owner = Owner { uid: None, gid: plan.control_group };
     dir.bind_control(plan.control_mode, owner).map_err(StartError::Control)
+}
+
+/// The socket for successors: that of the observer that is taken over, or a new one. Without it nobody can take over,
+/// which is no reason not to observe.
+fn successors_socket(
+    dir: &RunDir,
+    takeover: Option<&mut Takeover>,
+    warnings: &mut Vec<Warning>,
+) -> Option<BoundSocket> {
+    let listener = takeover.and_then(|takeover| takeover.listener.take());
+    let bound = match listener {
+        Some(listener) => {
+            let path = dir.path().join(TAKEOVER);
+            let mut socket = BoundSocket::passed(listener, path.clone(), Kind::Takeover);
+            socket.found_at(&path).map(|()| socket).map_err(|error| Reason(&error).to_string())
+        }
+        None => dir.bind_takeover().map_err(|error| error.to_string()),
+    };
+    bound.map_err(|why| warnings.push(Warning::NoTakeover { why })).ok()
 }
 
 /// The header of the table of a shard.

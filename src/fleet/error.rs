@@ -3,6 +3,7 @@
 use std::io;
 
 use super::inherited::InheritedError;
+use super::takeover::TakeoverError;
 use crate::config::ConfigError;
 use crate::message::Reason;
 use crate::rundir::binding::BindError;
@@ -21,6 +22,9 @@ pub enum StartError {
     /// A passed descriptor is refused.
     #[error(transparent)]
     Inherited(#[from] InheritedError),
+    /// The observer that was to be taken over goes on.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
     /// A shard's socket cannot be bound.
     #[error("cannot start shard {shard}: {source}")]
     Bind {
@@ -73,6 +77,7 @@ impl StartError {
         match self {
             Self::Config(_) | Self::Inherited(_) => io::ErrorKind::InvalidInput,
             Self::RunDir(error) => error.kind(),
+            Self::Takeover(error) => error.kind(),
             Self::Bind { source, .. } => source.kind(),
             Self::Events(error) => error.kind(),
             Self::Control(error) => error.kind(),

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
+use super::takeover::{Takeover, TakeoverError};
 use crate::config::plan::{Plan, SHARDS_MAX, ShardPlan};
 use crate::message::{Reason, Shown};
 use crate::rundir::binding::{FileId, is_temporary_name_of};
@@ -30,6 +31,8 @@ const NAMES: &str = "LISTEN_FDNAMES";
 #[derive(Debug, Default)]
 pub struct Inherited {
     fds: Vec<(String, OwnedFd)>,
+    /// Another observer runs with them.
+    pub(super) takeover: Option<Takeover>,
 }
 
 /// Why passed descriptors are refused. Nothing was used; all were closed.
@@ -152,7 +155,7 @@ pub(super) fn shard_name(shard: usize) -> String {
 
 impl FromIterator<(String, OwnedFd)> for Inherited {
     fn from_iter<T: IntoIterator<Item = (String, OwnedFd)>>(fds: T) -> Self {
-        Self { fds: fds.into_iter().collect() }
+        Self { fds: fds.into_iter().collect(), takeover: None }
     }
 }
 
@@ -175,6 +178,21 @@ impl Inherited {
         let inherited: Self = names.into_iter().zip(fds).collect();
         inherited.check_names()?;
         Ok(inherited)
+    }
+
+    /// Takes over from the observer that runs in this runtime directory: asks it for its descriptors. It goes on until
+    /// [`Fleet::start_with`](crate::Fleet::start_with) has checked and opened everything, and if that fails, it just goes
+    /// on. Returns its pid; `None` if no observer runs there, or one that does not hand over: then a start begins anew,
+    /// or says that the directory is in use. Waits a few seconds at most for its answers.
+    ///
+    /// # Errors
+    /// It refuses, or cannot be asked.
+    pub fn take_over(&mut self, dir: &Path) -> Result<Option<u32>, TakeoverError> {
+        let Some((takeover, fds)) = Takeover::begin(dir)? else { return Ok(None) };
+        let pid = takeover.pid();
+        self.fds.extend(fds);
+        self.takeover = Some(takeover);
+        Ok(Some(pid))
     }
 
     /// The names, each as often as it was passed.

@@ -1,5 +1,7 @@
-//! What an observer before this one left in the store of the service manager: its journal, and of each shard the
-//! slot table and what was reported of it. All of it is adopted, or nothing.
+//! What an observer before this one left in the store of the service manager, or hands over: its journal, and of each
+//! shard the slot table and what was reported of it. All of it is adopted, or nothing.
+//!
+//! It is found first ([`Left::find`]), while that observer may still run, and adopted once it does not.
 //!
 //! Thread: the caller's. Costs a pass over the used slots.
 
@@ -12,7 +14,7 @@ use super::inherited::{Inherited, shard_name};
 use crate::event::RestartWhy;
 use crate::journal::{Adoption, Ended, Journal, KeptTable, Refused, SocketFile};
 use crate::process::procfs;
-use crate::table::adopt::{AdoptError, Legacy, adopt};
+use crate::table::adopt::{self, AdoptError, Legacy};
 use crate::table::{Header, Table, TableWriter};
 use crate::time::MonoNs;
 
@@ -29,7 +31,19 @@ pub fn told_name(shard: usize) -> String {
     format!("{}-told", shard_name(shard))
 }
 
-/// What was left of one shard.
+/// What was left, and not adopted yet.
+pub struct Left {
+    journal: Journal,
+    /// By shard; `None` for one that is new.
+    shards: Vec<Option<LeftOfShard>>,
+}
+
+struct LeftOfShard {
+    table: adopt::Left,
+    kept: KeptTable,
+}
+
+/// What was adopted of one shard.
 pub struct OfShard {
     pub writer: TableWriter,
     pub table: Table,
@@ -37,7 +51,7 @@ pub struct OfShard {
     pub kept: KeptTable,
 }
 
-/// What was left.
+/// What was adopted.
 pub struct Predecessor {
     pub journal: Arc<Journal>,
     pub ended: Ended,
@@ -73,18 +87,13 @@ impl NotAdopted {
     }
 }
 
-impl Predecessor {
-    /// Takes and checks what was left, for a fleet with tables of these `headers`. `None`: nothing was.
+impl Left {
+    /// Finds what was left, for a fleet with tables of these `headers`. `None`: nothing was. Looks only at what never
+    /// changes.
     ///
     /// # Errors
     /// Nothing of it can be adopted.
-    pub fn take(
-        inherited: &mut Inherited,
-        headers: &[Header],
-        agents_max: u32,
-        ahead: u32,
-        now: MonoNs,
-    ) -> Result<Option<Self>, NotAdopted> {
+    pub fn find(inherited: &mut Inherited, headers: &[Header]) -> Result<Option<Self>, NotAdopted> {
         let memories: Vec<_> = (0..headers.len())
             .map(|shard| [table_name(shard), told_name(shard)].map(|name| (inherited.take(&name), name)))
             .collect();
@@ -95,7 +104,7 @@ impl Predecessor {
         }
         let journal = the_only(journal, FLEET)?;
         let Header { boot_id, pid_namespace, .. } = headers[0];
-        let (journal, ended) = Journal::adopt(journal, boot_id, pid_namespace, now)
+        let journal = Journal::identify(journal, boot_id, pid_namespace)
             .map_err(|why| NotAdopted::Memory(FLEET.to_owned(), why))?;
         let identity = journal.identity();
         let shards =
@@ -104,14 +113,19 @@ impl Predecessor {
                     return Ok(None);
                 }
                 let (table, told) = (the_only(table, &table_name)?, the_only(told, &told_name)?);
-                let (writer, table, legacy) = adopt(table, header, agents_max, ahead, now)
-                    .map_err(|why| NotAdopted::Table(table_name, why))?;
-                let kept = KeptTable::adopt(told, table.capacity(), legacy.used, header.shard, &identity)
+                let table =
+                    adopt::Left::identify(table, header).map_err(|why| NotAdopted::Table(table_name, why))?;
+                let kept = KeptTable::identify(told, header.shard, &identity)
                     .map_err(|why| NotAdopted::Memory(told_name, why))?;
-                Ok(Some(OfShard { writer, table, legacy, kept }))
+                Ok(Some(LeftOfShard { table, kept }))
             });
         let shards = shards.collect::<Result<_, _>>()?;
-        Ok(Some(Self { journal: Arc::new(journal), ended, shards }))
+        Ok(Some(Self { journal, shards }))
+    }
+
+    /// Its journal.
+    pub const fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// The file of the socket of a shard.
@@ -119,6 +133,28 @@ impl Predecessor {
         self.journal.socket(shard)
     }
 
+    /// Checks and adopts all of it. Nobody else writes it any more.
+    ///
+    /// # Errors
+    /// Nothing of it can be adopted.
+    pub fn adopt(self, agents_max: u32, ahead: u32, now: MonoNs) -> Result<Predecessor, NotAdopted> {
+        let ended = self.journal.adopt(now).map_err(|why| NotAdopted::Memory(FLEET.to_owned(), why))?;
+        let shards = self.shards.into_iter().enumerate().map(|(shard, of)| {
+            let Some(LeftOfShard { table, kept }) = of else { return Ok(None) };
+            let (writer, table, legacy) = table
+                .adopt(agents_max, ahead, now)
+                .map_err(|why| NotAdopted::Table(table_name(shard), why))?;
+            let kept = kept
+                .adopt(table.capacity(), legacy.used)
+                .map_err(|why| NotAdopted::Memory(told_name(shard), why))?;
+            Ok(Some(OfShard { writer, table, legacy, kept }))
+        });
+        let shards = shards.collect::<Result<_, _>>()?;
+        Ok(Predecessor { journal: Arc::new(self.journal), ended, shards })
+    }
+}
+
+impl Predecessor {
     /// What it amounts to.
     pub fn adopted(&self, now: MonoNs) -> Adopted {
         let agents = self.shards.iter().flatten().map(|of| of.legacy.agents).sum();

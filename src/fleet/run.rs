@@ -5,6 +5,7 @@
 //! If a thread cannot be started, the others end and everything is released.
 
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,7 @@ use super::predecessor::ToStore;
 #[cfg(feature = "http")]
 use super::stop::end_http;
 use super::stop::{OutputWriter, Running, Shards, Tellers, Writers};
+use super::takeover::{Host, Server, Takeover};
 use crate::aggregator::fanout::{EVENTS_SLACK, Subscriber};
 use crate::aggregator::policy::Policy;
 use crate::aggregator::thread::{AGGREGATOR_NICE, aggregate};
@@ -31,7 +33,9 @@ use crate::config::plan::{CoreChoice, EventsFormat, EventsPlan, Plan, ShardPlan}
 #[cfg(feature = "http")]
 use crate::http::{Heard, Http, Listeners, Sources, Terms, TermsInForce};
 use crate::journal::Estate;
+use crate::lane::park::Park;
 use crate::lane::{Doorbell, Port};
+use crate::message::Reason;
 #[cfg(feature = "http")]
 use crate::priority::Standing;
 use crate::process::lookup::Lookups;
@@ -60,6 +64,8 @@ pub struct Started {
     pub warnings: Vec<Warning>,
     /// What a successor will need.
     pub to_store: Vec<ToStore>,
+    /// The observer that this one took over from.
+    pub takeover: Option<Takeover>,
 }
 
 /// Runs a fleet. Returns once every shard receives and agents can find it.
@@ -76,6 +82,13 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
     let doorbell = Arc::<Doorbell>::default();
     #[cfg(feature = "http")]
     let mut listeners = acquired.listeners;
+    #[cfg(feature = "http")]
+    let tcp = listeners.tcp();
+    #[cfg(not(feature = "http"))]
+    let tcp = None;
+    let fds = handed(&files, &acquired.to_store, tcp)
+        .map_err(StartError::resources("open what a successor gets"))?;
+    let listener = files.takeover.as_ref().map(|socket| Arc::clone(socket.fd()));
     let (requests, requests_of) = unbounded();
     let (copies, asked) = Copies::new(ports.len(), Arc::clone(&doorbell));
     let output = Arc::<OutputState>::default();
@@ -114,9 +127,15 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         heard
     };
     let (said, raised) = unbounded();
-    let mut tellers =
-        start_tellers(plan, &handle, writer, (requests_of, asked, acquired.estate), said.clone())?;
-    let shards = start_shards(plan, &handle, fronts, said)?;
+    let parks = Parks::default();
+    let mut tellers = start_tellers(
+        plan,
+        &handle,
+        writer,
+        (requests_of, asked, acquired.estate, Arc::clone(&parks.aggregator)),
+        said.clone(),
+    )?;
+    let shards = start_shards(plan, &handle, fronts, &parks.shards, said)?;
     // Each thread sends the warnings of its setup, then drops its sender; the channel closes after the last
     // one.
     warnings.extend(raised);
@@ -143,6 +162,23 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
             return Err(error);
         }
     };
+    let host = listener.map(|listener| Host {
+        listener,
+        fds,
+        ports: Arc::clone(&handle.ports),
+        doorbell: Arc::clone(&handle.doorbell),
+        journal: Arc::clone(&journal),
+        shards: parks.shards,
+        aggregator: parks.aggregator,
+    });
+    let successors = match host.map(Server::spawn).transpose() {
+        Ok(successors) => successors,
+        Err(error) => {
+            let why = Reason(&error).to_string();
+            warnings.push(Warning::NoTakeover { why });
+            None
+        }
+    };
     handle.vitals.warn(warnings.iter().map(ToString::to_string).collect());
     let running = Running {
         shards,
@@ -150,9 +186,39 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         #[cfg(feature = "http")]
         http,
         upkeep,
+        successors,
         journal,
     };
-    Ok(Started { running, handle, warnings, to_store: acquired.to_store })
+    Ok(Started { running, handle, warnings, to_store: acquired.to_store, takeover: acquired.takeover })
+}
+
+/// Where shards and aggregator wait while a successor may go on.
+#[derive(Default)]
+struct Parks {
+    shards: Arc<Park>,
+    aggregator: Arc<Park>,
+}
+
+/// What a successor gets that takes over, by name, and whether another process keeps it, too.
+fn handed(
+    files: &Files,
+    to_store: &[ToStore],
+    tcp: Option<BorrowedFd<'_>>,
+) -> io::Result<Vec<(String, Arc<OwnedFd>, bool)>> {
+    let is_kept =
+        |fd: &Arc<OwnedFd>| files.sockets.iter().any(|socket| Arc::ptr_eq(socket.fd(), fd) && socket.stays());
+    let stored = to_store.iter().map(|ToStore { name, fd, .. }| (name.clone(), Arc::clone(fd), is_kept(fd)));
+    let mut all: Vec<_> = stored.collect();
+    all.push(("lock".to_owned(), Arc::new(files.dir.lock()?), false));
+    if let Some(listener) = &files.takeover {
+        all.push(("takeover".to_owned(), Arc::clone(listener.fd()), false));
+    }
+    #[cfg(feature = "http")]
+    all.push(("control".to_owned(), Arc::clone(files.control.fd()), files.control.stays()));
+    if let Some(tcp) = tcp {
+        all.push(("http".to_owned(), Arc::new(tcp.try_clone_to_owned()?), false));
+    }
+    Ok(all)
 }
 
 /// Starts an event writer after earlier ones. Returns also the subscriber whose events it writes.
@@ -198,7 +264,7 @@ fn start_tellers(
     plan: &Plan,
     handle: &Handle,
     writer: Option<OutputWriter>,
-    (requests, asked, estate): (Receiver<Request>, Asked, Estate),
+    (requests, asked, estate, park): (Receiver<Request>, Asked, Estate, Arc<Park>),
     said: Sender<Warning>,
 ) -> Result<Tellers, StartError> {
     let thread = StartError::resources("start a thread");
@@ -237,7 +303,7 @@ fn start_tellers(
     let aggregator =
         Aggregator::new(&handle.ports, policy, inquiries, requests, Arc::clone(doorbell), asked, estate);
     let (copies, vitals) = (Arc::clone(&handle.copies), Arc::clone(&handle.vitals));
-    let body = aggregate(aggregator, copies, vitals, Arc::clone(doorbell), said);
+    let body = aggregate(aggregator, copies, vitals, (Arc::clone(doorbell), park), said);
     let aggregator = thread::Builder::new().name("varta-aggregate".into()).spawn(body).map_err(&thread)?;
     doorbell.answer(aggregator.thread().clone());
     tellers.aggregator = Some(aggregator);
@@ -248,6 +314,7 @@ fn start_shards(
     plan: &Plan,
     handle: &Handle,
     fronts: Vec<ShardFront>,
+    park: &Arc<Park>,
     said: Sender<Warning>,
 ) -> Result<Shards, StartError> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -260,6 +327,7 @@ fn start_shards(
             port: Arc::clone(&handle.ports[index]),
             doorbell: Arc::clone(&handle.doorbell),
             stop: Arc::clone(&shards.stop),
+            park: Arc::clone(park),
         };
         let body = observe(shard, life, index, pins[index], said.clone());
         let thread = thread::Builder::new().name(format!("varta-shard-{index}")).spawn(body);

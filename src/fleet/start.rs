@@ -24,6 +24,7 @@ use super::reload::ReloadRequest;
 use super::reload::{InForce, ReloadError, Reloaded};
 use super::run::{Started, run};
 use super::stop::{Running, StopReport, WRITE_WITHIN};
+use super::takeover::{Answer, Handed};
 use crate::config::plan::Plan;
 use crate::config::{Config, ConfigError};
 use crate::lane::Port;
@@ -102,7 +103,10 @@ impl Fleet {
         #[cfg(not(feature = "http"))]
         let address = None;
         let adopted = acquired.adopted;
-        let Started { running, handle, warnings, to_store } = run(&plan, acquired)?;
+        let Started { running, handle, warnings, to_store, takeover } = run(&plan, acquired)?;
+        if let Some(takeover) = takeover {
+            takeover.observing();
+        }
         let is_unanswered_told = AtomicBool::new(false);
         let in_force = Mutex::new(InForce { plan: plan.clone(), started, admission });
         Ok(Self {
@@ -245,6 +249,33 @@ impl Fleet {
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Lets another observer take over from this one: see [`Inherited::take_over`]. `handler` is called, on a thread of
+    /// the fleet, with the pid of the successor once that goes on in the place of this one; it must not block. Then call
+    /// [`Fleet::leave`] at once. Until this is called, successors are refused.
+    pub fn on_takeover(&self, handler: impl FnMut(u32) + Send + 'static) {
+        self.answer_successors(Answer::HandOver(Box::new(handler)));
+    }
+
+    /// Refuses successors; they are told why, and what to do.
+    pub fn refuse_takeover(&self, why: &str) {
+        self.answer_successors(Answer::Refuse(why.to_owned()));
+    }
+
+    fn answer_successors(&self, answer: Answer) {
+        if let Some(successors) = self.running.as_ref().and_then(|running| running.successors.as_ref()) {
+            successors.answer(answer);
+        }
+    }
+
+    /// Ends a fleet that was taken over: no file is removed, and what was not written is left to the successor. Waits up
+    /// to five seconds for the successor to say that it observes.
+    ///
+    /// # Errors
+    /// It was not taken over, so it was stopped, as by [`Fleet::stop`].
+    pub fn leave(mut self, within: Duration) -> Result<Handed, StopReport> {
+        self.running.take().map_or_else(|| Err(StopReport::default()), |running| running.leave(within))
     }
 
     /// The runtime directory.

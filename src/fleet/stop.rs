@@ -15,6 +15,7 @@ use crossbeam::channel::Receiver;
 use parking_lot::Mutex;
 
 use super::handle::Handle;
+use super::takeover::{Handed, Server};
 use crate::aggregator::Request;
 use crate::config::plan::Output;
 #[cfg(feature = "http")]
@@ -23,7 +24,7 @@ use crate::journal::Journal;
 use crate::lane::Port;
 use crate::lane::counters::ShardHealth;
 use crate::rundir::binding::BoundSocket;
-use crate::rundir::upkeep::Upkeep;
+use crate::rundir::upkeep::{Files, Upkeep};
 use crate::sinks::{Earlier, EventWriter, OutputState, WriterReport};
 use crate::sys::clock::SystemClock;
 use crate::sys::thread::join_until;
@@ -211,6 +212,8 @@ pub struct Running {
     #[cfg(feature = "http")]
     pub http: Http,
     pub upkeep: Upkeep,
+    /// What answers successors, if anything does.
+    pub successors: Option<Server>,
     /// Where it is recorded how this observer ended.
     pub journal: Arc<Journal>,
 }
@@ -218,6 +221,43 @@ pub struct Running {
 impl Running {
     /// Stops them in order. Remaining events may take `within` to be written.
     pub fn stop(self, within: Duration) -> StopReport {
+        self.end(within).0
+    }
+
+    /// Ends them without a trace, if a successor has taken over; else stops them.
+    pub fn leave(self, within: Duration) -> Result<Handed, StopReport> {
+        match self.end(within) {
+            (_, Some(handed)) => Ok(handed),
+            (report, None) => Err(report),
+        }
+    }
+
+    fn end(mut self, within: Duration) -> (StopReport, Option<Handed>) {
+        let handed = self.successors.take().and_then(|successors| successors.end(STOP_WITHIN));
+        match handed {
+            Some(handed) => (self.abandon(), Some(handed)),
+            None => (self.stop_in_order(within), None),
+        }
+    }
+
+    /// Ends the threads, which are parked, and changes nothing that the successor has now.
+    fn abandon(self) -> StopReport {
+        let Self { mut shards, mut tellers, upkeep, .. } = self;
+        tellers.handle.vitals.stop();
+        let upkeep = upkeep.leave();
+        let until = Instant::now() + STOP_WITHIN;
+        shards.join_until(until);
+        let (mut files, _) = upkeep.join_until(until);
+        files.iter_mut().for_each(Files::give);
+        tellers.end();
+        #[cfg(feature = "http")]
+        end_http(self.http);
+        // What it has not written, the successor repeats.
+        let _ = tellers.close(Duration::ZERO);
+        StopReport::default()
+    }
+
+    fn stop_in_order(self, within: Duration) -> StopReport {
         let Self { mut shards, mut tellers, upkeep, journal, .. } = self;
         let vitals = &tellers.handle.vitals;
         let Health { problems } = vitals.threads(SystemClock.mono());

@@ -10,6 +10,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -133,6 +134,11 @@ impl Listeners {
     /// The token of the TCP clients, taken out.
     pub const fn take_token(&mut self) -> Option<TokenFile> {
         self.token.take()
+    }
+
+    /// The TCP listener.
+    pub fn tcp(&self) -> Option<BorrowedFd<'_>> {
+        self.tcp.as_ref().map(AsFd::as_fd)
     }
 
     /// The address of the TCP listener.

@@ -151,6 +151,8 @@ impl Kept {
 pub struct KeptTable {
     words: Words<AtomicU64>,
     capacity: u32,
+    shard: u16,
+    identity: Identity,
     granted: u32,
     /// It is a copy of the one of a predecessor, with another capacity.
     pub is_copied: bool,
@@ -173,21 +175,14 @@ impl KeptTable {
             put(header::IDENTITY + offset, word);
         }
         words[header::MAGIC].store(MAGIC, Ordering::Release);
-        Ok(Self { words, capacity, granted: 0, is_copied: false })
+        Ok(Self { words, capacity, shard, identity: *identity, granted: 0, is_copied: false })
     }
 
-    /// The one of a predecessor, whose table has this many `used` slots. If it has another capacity than
-    /// `capacity`, it is copied.
+    /// The one of a predecessor. Looks only at what never changes: the predecessor may still write it.
     ///
     /// # Errors
     /// [`Refused`]: it is not one, or belongs to another fleet, boot or shard.
-    pub fn adopt(
-        memfd: OwnedFd,
-        capacity: u32,
-        used: u32,
-        shard: u16,
-        identity: &Identity,
-    ) -> Result<Self, Refused> {
+    pub fn identify(memfd: OwnedFd, shard: u16, identity: &Identity) -> Result<Self, Refused> {
         let words = Words::<AtomicU64>::adopt(memfd).map_err(Refused::Memory)?;
         let word = |index: usize| words.get(index).map_or(0, |word| word.load(Ordering::Relaxed));
         if word(header::MAGIC) != MAGIC {
@@ -197,19 +192,26 @@ impl KeptTable {
             return Err(Refused::Layout(word(header::LAYOUT)));
         }
         let slots = words.len().saturating_sub(HEADER_WORDS) / KEPT_WORDS;
-        let had = u32::try_from(word(header::CAPACITY)).unwrap_or(u32::MAX);
-        if had as usize != slots || word(header::SHARD) != u64::from(shard) {
+        let capacity = u32::try_from(word(header::CAPACITY)).unwrap_or(u32::MAX);
+        if capacity as usize != slots || word(header::SHARD) != u64::from(shard) {
             return Err(Refused::Corrupt);
         }
         identity.check(std::array::from_fn(|offset| word(header::IDENTITY + offset)))?;
-        let mut old = Self { words, capacity: had, granted: 0, is_copied: false };
-        old.grant_ahead(used, 0).map_err(Refused::Memory)?;
-        if had == capacity {
-            return Ok(old);
+        Ok(Self { words, capacity, shard, identity: *identity, granted: 0, is_copied: false })
+    }
+
+    /// Adopts it for a table of this capacity and this many `used` slots. If it has another capacity, it is copied.
+    ///
+    /// # Errors
+    /// [`Refused::Memory`]: the kernel has none.
+    pub fn adopt(mut self, capacity: u32, used: u32) -> Result<Self, Refused> {
+        self.grant_ahead(used, 0).map_err(Refused::Memory)?;
+        if self.capacity == capacity {
+            return Ok(self);
         }
-        let mut copy = Self::create(capacity, shard, identity).map_err(Refused::Memory)?;
+        let mut copy = Self::create(capacity, self.shard, &self.identity).map_err(Refused::Memory)?;
         copy.grant_ahead(used, 0).map_err(Refused::Memory)?;
-        (0..used.min(capacity)).for_each(|slot| copy.put(slot, &old.get(slot)));
+        (0..used.min(capacity)).for_each(|slot| copy.put(slot, &self.get(slot)));
         copy.is_copied = true;
         Ok(copy)
     }

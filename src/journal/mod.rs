@@ -75,6 +75,8 @@ mod header {
     pub const IS_UNPROVED: usize = 17;
     /// Observers in a row that ended like that.
     pub const FAILURES: usize = 18;
+    /// The last [`Offer`](super::Offer), and what became of it.
+    pub const OFFER: usize = 19;
     pub const SOCKETS: usize = 64;
 }
 
@@ -100,6 +102,36 @@ pub struct SocketFile {
     pub cookie: u64,
     /// Datagrams the kernel queues, less one.
     pub queue_limit: u32,
+}
+
+/// A moment in which a successor may take what this observer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer(u64);
+
+impl Offer {
+    const OPEN: u64 = 1;
+    const TAKEN: u64 = 2;
+    const KEPT: u64 = 3;
+    const STATE_BITS: u32 = 2;
+    const NUMBERS: u64 = u64::MAX >> Self::STATE_BITS;
+
+    /// The offer with this number.
+    pub const fn numbered(number: u64) -> Self {
+        Self(number & Self::NUMBERS)
+    }
+
+    /// Its number, which no other offer of this fleet has.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    const fn of(word: u64) -> (u64, u64) {
+        (word >> Self::STATE_BITS, word & !(u64::MAX << Self::STATE_BITS))
+    }
+
+    const fn as_word(self, state: u64) -> u64 {
+        self.0 << Self::STATE_BITS | state
+    }
 }
 
 /// What an observer reports from: the memory of a predecessor, or memory of its own.
@@ -188,17 +220,12 @@ impl Journal {
         Ok(journal)
     }
 
-    /// That of a predecessor, of this boot and pid namespace, and how that ended. See
-    /// [`Journal::begin`].
+    /// That of a predecessor, of this boot and pid namespace. Looks only at what never changes: the predecessor may
+    /// still write it.
     ///
     /// # Errors
     /// [`Refused`]: nothing of it may be adopted.
-    pub fn adopt(
-        memfd: OwnedFd,
-        boot_id: u128,
-        pid_namespace: u64,
-        now: MonoNs,
-    ) -> Result<(Self, Ended), Refused> {
+    pub fn identify(memfd: OwnedFd, boot_id: u128, pid_namespace: u64) -> Result<Self, Refused> {
         let words = Words::<AtomicU64>::adopt(memfd).map_err(Refused::Memory)?;
         if words.len() < HEADER_WORDS {
             return Err(Refused::NotOurs);
@@ -212,35 +239,74 @@ impl Journal {
         }
         let own = journal.identity();
         Identity { boot_id, pid_namespace, ..own }.check(own.to_words())?;
+        let is_whole = journal.get(header::ENTRIES) == ENTRIES as u64
+            && journal.words.len() == HEADER_WORDS + ENTRIES * ENTRY_WORDS;
+        if is_whole { Ok(journal) } else { Err(Refused::Corrupt) }
+    }
+
+    /// How the predecessor ended, which writes no more. See [`Journal::begin`].
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing of it may be adopted.
+    pub fn adopt(&self, now: MonoNs) -> Result<Ended, Refused> {
         let [begun, committed, applied] =
-            [header::BEGUN, header::COMMITTED, header::APPLIED].map(|index| journal.get(index));
-        let is_sound = journal.get(header::ENTRIES) == ENTRIES as u64
-            && journal.words.len() == HEADER_WORDS + ENTRIES * ENTRY_WORDS
-            && applied <= committed
+            [header::BEGUN, header::COMMITTED, header::APPLIED].map(|index| self.get(index));
+        let is_sound = applied <= committed
             && committed <= begun
             && begun - applied <= ENTRIES as u64
-            && [begun, journal.last_seq(), journal.get(header::FAILURES)].iter().all(|word| *word < EVER);
+            && [begun, self.last_seq(), self.get(header::FAILURES)].iter().all(|word| *word < EVER);
         if !is_sound {
             return Err(Refused::Corrupt);
         }
         // Killed between a commit and the number of its last event.
-        let last = journal.past().0.last().map_or(0, |event| event.seq);
-        journal.put(header::LAST_SEQ, journal.last_seq().max(last));
-        if journal.get(header::ACKNOWLEDGED) > journal.last_seq() {
+        let last = self.past().0.last().map_or(0, |event| event.seq);
+        self.put(header::LAST_SEQ, self.last_seq().max(last));
+        if self.acknowledged() > self.last_seq() {
             return Err(Refused::Corrupt);
         }
-        let last_alive = MonoNs(journal.get(header::LAST_ALIVE));
+        let last_alive = MonoNs(self.get(header::LAST_ALIVE));
         if last_alive > now {
             return Err(Refused::ClockBehind);
         }
-        let had_time = last_alive.since(MonoNs(journal.get(header::ADOPTED_AT))) >= SUSPECT_NS;
-        let has_failed = journal.get(header::IS_UNPROVED) == 1 && !had_time;
-        let failures = if has_failed { journal.get(header::FAILURES) + 1 } else { 0 };
+        let had_time = last_alive.since(MonoNs(self.get(header::ADOPTED_AT))) >= SUSPECT_NS;
+        let is_taken = Offer::of(self.get(header::OFFER)).1 == Offer::TAKEN;
+        let failures = match self.get(header::FAILURES) {
+            // It did not end by itself.
+            failures if is_taken => failures,
+            failures if self.get(header::IS_UNPROVED) == 1 && !had_time => failures + 1,
+            _ => 0,
+        };
         if failures >= identity::FAILURES_MAX {
             return Err(Refused::Poisoned);
         }
-        let is_clean = journal.get(header::IS_CLEAN) == 1;
-        Ok((journal, Ended { is_clean, last_alive, failures }))
+        let is_clean = is_taken || self.get(header::IS_CLEAN) == 1;
+        Ok(Ended { is_clean, last_alive, failures })
+    }
+
+    /// Offers it to a successor that runs already. From here on nothing is written to it, or to a table, unless
+    /// [`Journal::keep`] returns true.
+    pub fn offer(&self) -> Offer {
+        let (last, _) = Offer::of(self.get(header::OFFER));
+        let offer = Offer(last.wrapping_add(1) & Offer::NUMBERS);
+        self.put(header::OFFER, offer.as_word(Offer::OPEN));
+        offer
+    }
+
+    /// Ends an offer of ours. False: it was taken, so that this process must not write any more.
+    pub fn keep(&self, offer: Offer) -> bool {
+        self.decide(offer, Offer::KEPT)
+    }
+
+    /// Takes what was offered. False: that is over, so that it belongs to the other process.
+    pub fn take(&self, offer: Offer) -> bool {
+        self.decide(offer, Offer::TAKEN)
+    }
+
+    /// Only one of both sides comes first.
+    fn decide(&self, offer: Offer, how: u64) -> bool {
+        let (open, decided) = (offer.as_word(Offer::OPEN), offer.as_word(how));
+        let word = &self.words[header::OFFER];
+        word.compare_exchange(open, decided, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     fn of(words: Words<AtomicU64>) -> Self {
@@ -257,6 +323,8 @@ impl Journal {
         self.put(header::IS_UNPROVED, 1);
         self.put(header::ADOPTED_AT, now.0);
         self.put(header::IS_CLEAN, 0);
+        let (last, _) = Offer::of(self.get(header::OFFER));
+        self.put(header::OFFER, Offer(last).as_word(Offer::KEPT));
     }
 
     fn get(&self, index: usize) -> u64 {
@@ -288,9 +356,15 @@ impl Journal {
         u32::try_from(self.get(header::LAST_SESSION)).unwrap_or(u32::MAX)
     }
 
-    /// Records that the output has written all events up to this number. Any thread, one at a time.
+    /// Records that the output has written all events up to this number. Any thread, and a process that was taken
+    /// over from.
     pub fn acknowledge(&self, seq: u64) {
-        self.put(header::ACKNOWLEDGED, seq);
+        self.words[header::ACKNOWLEDGED].fetch_max(seq, Ordering::AcqRel);
+    }
+
+    /// Number of the last event that the output is known to have written.
+    pub fn acknowledged(&self) -> u64 {
+        self.get(header::ACKNOWLEDGED)
     }
 
     /// Records that the observer runs.
@@ -402,7 +476,7 @@ impl Journal {
         let oldest = self.get(header::BEGUN).saturating_sub(ENTRIES as u64);
         let entries = oldest..self.get(header::COMMITTED);
         let events = entries.filter_map(|entry| entry::from_words(&self.read(entry)));
-        (events.collect(), self.get(header::ACKNOWLEDGED) + 1)
+        (events.collect(), self.acknowledged() + 1)
     }
 
     fn read(&self, entry: u64) -> [u64; ENTRY_WORDS] {

@@ -27,7 +27,9 @@ fn copy_of(memfd: BorrowedFd<'_>) -> OwnedFd {
 }
 
 fn adopt(journal: &Journal, now: MonoNs) -> Result<(Journal, Ended), Refused> {
-    Journal::adopt(copy_of(journal.memfd()), IDENTITY.boot_id, IDENTITY.pid_namespace, now)
+    let next = Journal::identify(copy_of(journal.memfd()), IDENTITY.boot_id, IDENTITY.pid_namespace)?;
+    let ended = next.adopt(now)?;
+    Ok((next, ended))
 }
 
 /// An observer goes on with it.
@@ -134,9 +136,9 @@ fn the_sockets_are_remembered() {
 
 #[test]
 fn a_journal_of_another_boot_namespace_layout_or_time_is_refused() {
-    let other_boot = Journal::adopt(copy_of(journal().memfd()), 1, IDENTITY.pid_namespace, NOW);
+    let other_boot = Journal::identify(copy_of(journal().memfd()), 1, IDENTITY.pid_namespace);
     assert!(matches!(other_boot, Err(Refused::OtherBoot)));
-    let other_namespace = Journal::adopt(copy_of(journal().memfd()), IDENTITY.boot_id, 1, NOW);
+    let other_namespace = Journal::identify(copy_of(journal().memfd()), IDENTITY.boot_id, 1);
     assert!(matches!(other_namespace, Err(Refused::OtherNamespace)));
     assert!(matches!(adopt(&journal(), NOW - 1), Err(Refused::ClockBehind)));
     let broken = |index: usize, value: u64| {
@@ -158,10 +160,10 @@ fn a_journal_of_another_boot_namespace_layout_or_time_is_refused() {
         assert_eq!(broken(index, value), Refused::Corrupt.to_string(), "word {index}");
     }
     let foreign = Words::<AtomicU64>::sealed("other", 4).expect("memory");
-    let foreign = Journal::adopt(copy_of(foreign.memfd().expect("it is one")), 1, 1, NOW);
+    let foreign = Journal::identify(copy_of(foreign.memfd().expect("it is one")), 1, 1);
     assert!(matches!(foreign, Err(Refused::NotOurs)));
     let no_memfd = std::fs::File::open("/dev/null").expect("there").into();
-    assert!(matches!(Journal::adopt(no_memfd, 1, 1, NOW), Err(Refused::Memory(_))));
+    assert!(matches!(Journal::identify(no_memfd, 1, 1), Err(Refused::Memory(_))));
 }
 
 /// Two observers in a row that fail on what they adopted are enough; one that proves itself begins anew, and
@@ -196,22 +198,60 @@ fn a_table_is_adopted_in_any_capacity() {
     table.grant_ahead(2, 0).expect("memory");
     (0..2).for_each(|slot| table.put(slot, &kept(slot + 1)));
     for capacity in [4, 8, 2] {
-        let next = KeptTable::adopt(copy_of(table.memfd()), capacity, 2, 2, &IDENTITY).expect("sound");
+        let next = KeptTable::identify(copy_of(table.memfd()), 2, &IDENTITY).expect("sound");
+        let next = next.adopt(capacity, 2).expect("memory");
         assert_eq!([0, 1, 2].map(|slot| next.get(slot)), [kept(1), kept(2), Kept::default()]);
     }
+}
+
+/// Of the observer that offers and the one that takes, only the first to decide goes on.
+#[test]
+fn an_offer_is_taken_or_kept_once() {
+    let journal = journal();
+    let (next, _) = adopt(&journal, NOW).expect("sound");
+    let first = journal.offer();
+    assert!(journal.keep(first), "nobody took it");
+    assert!(!next.take(first), "it ran out");
+    let second = journal.offer();
+    assert!(!next.take(first), "a slow successor does not take what is offered to another");
+    assert!(next.take(Offer::numbered(second.number())));
+    assert!(!journal.keep(second) && !next.take(second));
+}
+
+/// Who was taken over from did not end by itself, however short it ran.
+#[test]
+fn what_was_taken_is_a_planned_end_and_no_failure() {
+    let mut journal = journal();
+    for _ in 0..5 {
+        let offer = journal.offer();
+        assert!(journal.take(offer));
+        let (_, ended) = adopt(&journal, NOW).expect("sound");
+        assert!(ended.is_clean);
+        journal = go_on(&journal, NOW).expect("sound");
+        assert!(!adopt(&journal, NOW).expect("sound").1.is_clean, "the next one has not ended in order");
+    }
+}
+
+#[test]
+fn acknowledged_events_stay_so() {
+    let journal = journal();
+    commit(&journal, 1..=3);
+    journal.acknowledge(3);
+    journal.acknowledge(2);
+    assert_eq!(journal.acknowledged(), 3, "the output of an observer before is late");
 }
 
 #[test]
 fn a_table_of_another_fleet_or_shard_is_refused() {
     let table = KeptTable::create(4, 2, &IDENTITY).expect("memory");
     let adopt = |shard, identity: &Identity| {
-        KeptTable::adopt(copy_of(table.memfd()), 4, 0, shard, identity).expect_err("foreign").to_string()
+        KeptTable::identify(copy_of(table.memfd()), shard, identity).expect_err("foreign").to_string()
     };
     assert_eq!(adopt(2, &Identity { fleet: 1, ..IDENTITY }), Refused::OtherFleet.to_string());
     assert_eq!(adopt(2, &Identity { boot_id: 1, ..IDENTITY }), Refused::OtherBoot.to_string());
     assert_eq!(adopt(1, &IDENTITY), Refused::Corrupt.to_string());
     let fd = journal();
-    let as_table = KeptTable::adopt(copy_of(fd.memfd()), 4, 0, 2, &IDENTITY);
+    let as_table = KeptTable::identify(copy_of(fd.memfd()), 2, &IDENTITY);
     assert!(matches!(as_table, Err(Refused::NotOurs)));
 }
 

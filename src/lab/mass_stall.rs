@@ -259,11 +259,13 @@ impl Stage {
         // The warnings of the thread setup are not read.
         let (said, _) = unbounded();
         let vitals = Vitals::new(stage.ports.as_slice().into(), Arc::default());
-        let body = aggregate(aggregator, copies, vitals, Arc::clone(&doorbell), said.clone());
+        let body =
+            aggregate(aggregator, copies, vitals, (Arc::clone(&doorbell), Arc::default()), said.clone());
         let aggregator = stage.spawn("aggregate", body)?;
         doorbell.answer(aggregator);
         for (shard, port) in shards.into_iter().zip(stage.ports.clone()) {
-            let life = Life { port, doorbell: Arc::clone(&doorbell), stop: Arc::clone(&stop) };
+            let (doorbell, stop, park) = (Arc::clone(&doorbell), Arc::clone(&stop), Arc::default());
+            let life = Life { port, doorbell, stop, park };
             stage.spawn("shard", observe(shard, life, 0, None, said.clone()))?;
         }
         Ok(stage)

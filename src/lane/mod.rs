@@ -13,6 +13,7 @@ mod inbox;
 pub mod index;
 pub mod kick;
 mod notes;
+pub mod park;
 mod port;
 pub mod report;
 pub mod sessions;

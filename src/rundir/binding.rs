@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
+use rustix::net::SocketType;
 
 use crate::message::{Reason, Shown};
 use crate::sys::unix_socket::{self, PATH_BYTES_MAX};
@@ -56,6 +57,8 @@ pub enum Kind {
     Receiver,
     /// Accepts connections.
     Listener,
+    /// Accepts connections of successors, whose messages are whole.
+    Takeover,
 }
 
 /// The file that a name led to. Unlike a name, it does not refer to another file as long as the file exists.
@@ -79,7 +82,8 @@ impl From<&Stat> for FileId {
 }
 
 /// A socket at its path. Dropping it removes the path if it still leads to this socket, unless the socket was
-/// passed to this process: whoever passed it keeps it open, so that senders queue there until the next start.
+/// passed to this process: whoever passed it keeps it open, so that senders queue there until the next start. As long as
+/// it is another observer's, dropping it removes nothing.
 #[derive(Debug)]
 pub struct BoundSocket {
     kind: Kind,
@@ -90,6 +94,8 @@ pub struct BoundSocket {
     spare: Option<Spare>,
     /// The path stays when this is dropped: another process keeps the socket open.
     stays: bool,
+    /// Another observer uses it, which looks after its names.
+    is_anothers: bool,
 }
 
 /// From which a removed path is restored.
@@ -122,7 +128,16 @@ impl BoundSocket {
     /// called, nothing is at its path.
     pub fn passed(fd: OwnedFd, path: PathBuf, kind: Kind) -> Self {
         let (file_id, queue_limit) = (FileId::NONE, 0);
-        Self { kind, fd: Arc::new(fd), path, file_id, queue_limit, spare: None, stays: true }
+        Self {
+            kind,
+            fd: Arc::new(fd),
+            path,
+            file_id,
+            queue_limit,
+            spare: None,
+            stays: true,
+            is_anothers: false,
+        }
     }
 
     /// As [`BoundSocket::passed`], of a socket whose file and queue limit are known from an observer before this
@@ -131,6 +146,16 @@ impl BoundSocket {
         let mut socket = Self::passed(fd, path, Kind::Receiver);
         (socket.file_id, socket.queue_limit) = (file_id, queue_limit);
         socket
+    }
+
+    /// The other observer uses it no more. `stays`: as the other held it.
+    pub fn own(&mut self, stays: bool) {
+        (self.is_anothers, self.stays) = (false, stays);
+    }
+
+    /// Another observer uses it. Until [`BoundSocket::own`] is called, dropping it removes nothing.
+    pub fn give(&mut self) {
+        self.is_anothers = true;
     }
 
     /// Keeps the path when this is dropped: the socket outlives this process.
@@ -182,6 +207,9 @@ impl BoundSocket {
     ///
     /// Call this before the socket is closed: until then no other process that probes the path takes it.
     pub fn unlink_if_ours(&self) -> bool {
+        if self.is_anothers {
+            return false;
+        }
         // The last name of a socket that lives on must not go.
         let may_go = !self.stays || self.is_in_place();
         if let Some(spare) = self.spare.as_ref().filter(|spare| may_go && self.is_at(&spare.name)) {
@@ -435,11 +463,12 @@ fn bind_whole(
     probe(path, kind)?; // before anything is created
     let (fd, queue_limit) = match kind {
         Kind::Receiver => unix_socket::open_receiver(),
-        Kind::Listener => unix_socket::open_listener().map(|fd| (fd, 0)),
+        Kind::Listener => unix_socket::open_connected(SocketType::STREAM).map(|fd| (fd, 0)),
+        Kind::Takeover => unix_socket::open_connected(SocketType::SEQPACKET).map(|fd| (fd, 0)),
     }
     .map_err(refused)?;
     let temporary = Temporary::bind(&fd, path, mode, owner).map_err(refused)?;
-    if kind == Kind::Listener {
+    if kind != Kind::Receiver {
         unix_socket::listen(fd.as_fd()).map_err(refused)?;
     }
     take_path(path, kind, |to| rustix::fs::link(&temporary.path, to))?;
@@ -452,6 +481,7 @@ fn bind_whole(
         queue_limit,
         spare: None,
         stays: false,
+        is_anothers: false,
     };
     Ok((socket, temporary))
 }
@@ -580,7 +610,7 @@ pub fn probe(path: &Path, kind: Kind) -> Result<Found, BindError> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
             Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => match kind {
                 Kind::Receiver => InTheWay::OtherSocket,
-                Kind::Listener => return Err(BindError::InUse { path: path.to_owned() }),
+                Kind::Listener | Kind::Takeover => return Err(BindError::InUse { path: path.to_owned() }),
             },
             Err(error) => return Err(unknown(error)),
         },

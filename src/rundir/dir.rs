@@ -6,6 +6,7 @@
 //! | `shard-<i>.sock` | socket of shard i, unless configured elsewhere |
 //! | `fleet.json` | the [`Manifest`] |
 //! | `control.sock` | the observer's HTTP socket |
+//! | `takeover.sock` | where a successor takes over |
 //! | `roster` | the agents, for a start that can adopt nothing; it stays |
 //! | `varta.sock` | symlink to the socket of shard 0, for agents without support for shards |
 //! | `.shard-<i>~xxx` | second name of that socket, from which its path is restored if it is removed |
@@ -24,7 +25,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::names::{CONTROL, LOCK, ROSTER, SYMLINK};
+use super::names::{CONTROL, LOCK, ROSTER, SYMLINK, TAKEOVER};
 use crate::message::{Reason, Shown};
 use crate::route::{MANIFEST, Manifest};
 use crate::rundir::binding::{self, BindError, BoundSocket, FileId, Found, Kind, Owner};
@@ -40,6 +41,7 @@ const MANIFEST_MODE: Mode = Mode::from_raw_mode(0o644);
 const ROSTER_MODE: Mode = Mode::from_raw_mode(0o600);
 /// A longer roster is not ours.
 const ROSTER_BYTES_MAX: u64 = 16 << 20;
+const TAKEOVER_MODE: u32 = 0o600;
 const GROUP_OR_OTHERS_WRITE: u32 = 0o022;
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
@@ -66,6 +68,8 @@ pub struct RunDir {
     published: Vec<PathBuf>,
     manifest: Option<Published>,
     symlink: Option<Published>,
+    /// Another observer holds the lock by the same descriptor, and runs.
+    is_anothers: bool,
 }
 
 /// The directory as it was opened, and its lock.
@@ -285,8 +289,36 @@ impl RunDir {
         first(&mut problems)?;
         let Some(fd) = fd else { return Err(RunDirError::NotADirectory { dir }) };
         let held = Held::take(&dir, fd)?;
-        let opened = Self { dir, held, published: Vec::new(), manifest: None, symlink: None };
+        let opened = Self::of(dir, held);
         opened.remove_leftovers();
+        Ok(opened)
+    }
+
+    const fn of(dir: PathBuf, held: Held) -> Self {
+        Self { dir, held, published: Vec::new(), manifest: None, symlink: None, is_anothers: false }
+    }
+
+    /// The directory that another observer holds by `lock`, a duplicate of its descriptor. Until [`RunDir::own`] is
+    /// called, dropping this changes nothing there.
+    ///
+    /// # Errors
+    /// As [`RunDir::open`]; `Busy` if that is not the lock of this directory.
+    pub fn of_another(dir: &Path, lock: OwnedFd) -> Result<Self, RunDirError> {
+        let dir = absolute(dir)?;
+        let mut problems = Vec::new();
+        let fd = examine(&dir, &mut problems);
+        first(&mut problems)?;
+        let Some(fd) = fd else { return Err(RunDirError::NotADirectory { dir }) };
+        let opened = |errno: Errno| RunDirError::Open { dir: dir.clone(), source: errno.into() };
+        let file_id = FileId::from(&rustix::fs::fstat(&fd).map_err(opened)?);
+        let lock_file_id = FileId::from(&rustix::fs::fstat(&lock).map_err(opened)?);
+        let there = rustix::fs::statat(&fd, LOCK, AtFlags::SYMLINK_NOFOLLOW).map_err(opened)?;
+        if FileId::from(&there) != lock_file_id {
+            return Err(RunDirError::Busy { dir, holder: None });
+        }
+        let held = Held { fd, file_id, lock: lock.into(), lock_file_id };
+        let mut opened = Self::of(dir, held);
+        opened.is_anothers = true;
         Ok(opened)
     }
 
@@ -314,6 +346,17 @@ impl RunDir {
     pub fn bind_control(&self, mode: u32, owner: Owner) -> Result<BoundSocket, BindError> {
         let path = self.dir.join(CONTROL);
         let socket = binding::bind_as(&path, Kind::Listener, mode, owner)?;
+        binding::remove_leftovers_of(socket.path());
+        Ok(socket)
+    }
+
+    /// Binds the socket for successors: only root and this user may connect.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind_takeover(&self) -> Result<BoundSocket, BindError> {
+        let socket =
+            binding::bind_as(&self.dir.join(TAKEOVER), Kind::Takeover, TAKEOVER_MODE, Owner::default())?;
         binding::remove_leftovers_of(socket.path());
         Ok(socket)
     }
@@ -402,6 +445,27 @@ impl RunDir {
     /// that start before the next one can queue there.
     pub fn leave(&mut self) {
         (self.manifest, self.symlink) = (None, None);
+    }
+
+    /// The other observer runs no more: the lock names this process.
+    pub fn own(&mut self) {
+        self.is_anothers = false;
+        // Only messages name the pid.
+        let _ = write_pid(&mut self.held.lock);
+    }
+
+    /// Leaves everything as it is: another observer has the lock.
+    pub fn give(&mut self) {
+        self.leave();
+        self.is_anothers = true;
+    }
+
+    /// A duplicate of the descriptor that holds the lock.
+    ///
+    /// # Errors
+    /// The kernel's, if it grants no descriptor.
+    pub fn lock(&self) -> io::Result<OwnedFd> {
+        Ok(self.held.lock.try_clone()?.into())
     }
 
     fn publish_manifest(&mut self, sockets: &[PathBuf]) -> Result<(), RunDirError> {
@@ -548,6 +612,9 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
+        if self.is_anothers {
+            return;
+        }
         self.withdraw();
         // The file names only a process that holds it. It is not removed: otherwise two observers could each
         // hold a lock, one on the removed file and one on the next.
@@ -581,6 +648,7 @@ pub fn inspect(dir: &Path) -> Vec<RunDirError> {
         (LOCK, "a regular file", Some(FileType::RegularFile)),
         (SYMLINK, "a symlink", Some(FileType::Symlink)),
         (CONTROL, "a socket", Some(FileType::Socket)),
+        (TAKEOVER, "a socket", Some(FileType::Socket)),
         (MANIFEST, "a file", None),
     ] {
         let Ok(stat) = rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
@@ -716,11 +784,17 @@ fn take_lock(dir: &Path, fd: &OwnedFd) -> Result<(File, FileId), RunDirError> {
         // The file may have been removed meanwhile; the next observer would lock another file.
         let now = rustix::fs::statat(fd, LOCK, AtFlags::SYMLINK_NOFOLLOW);
         if now.is_ok_and(|now| FileId::from(&now) == FileId::from(&stat)) {
-            let text = format!("{}\n", std::process::id());
-            lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes())).map_err(failed)?;
+            write_pid(&mut lock).map_err(failed)?;
             return Ok((lock, FileId::from(&stat)));
         }
     }
+}
+
+/// Writes the pid of this process into a lock file.
+fn write_pid(lock: &mut File) -> io::Result<()> {
+    lock.set_len(0)?;
+    lock.rewind()?;
+    lock.write_all(format!("{}\n", std::process::id()).as_bytes())
 }
 
 /// The pid in a lock file. `None` until its holder has written it.

@@ -8,3 +8,5 @@ pub const LOCK: &str = "lock";
 pub const ROSTER: &str = "roster";
 /// The control socket.
 pub const CONTROL: &str = "control.sock";
+/// The socket by which a successor takes over.
+pub const TAKEOVER: &str = "takeover.sock";

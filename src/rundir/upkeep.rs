@@ -15,6 +15,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -43,8 +44,20 @@ pub struct Files {
     /// The control socket.
     #[cfg(feature = "http")]
     pub control: BoundSocket,
+    /// The socket for successors, unless it could not be bound.
+    pub takeover: Option<BoundSocket>,
     /// The runtime directory.
     pub dir: RunDir,
+}
+
+impl Files {
+    /// Leaves all of them as they are: another observer uses them.
+    pub fn give(&mut self) {
+        self.sockets.iter_mut().chain(&mut self.takeover).for_each(BoundSocket::give);
+        #[cfg(feature = "http")]
+        self.control.give();
+        self.dir.give();
+    }
 }
 
 /// The list of the agents in the runtime directory.
@@ -69,6 +82,8 @@ pub struct Upkeep {
     thread: JoinHandle<()>,
     /// Not owned by the thread, so that its panic leaves the files where they are.
     keeper: Arc<Mutex<Keeper>>,
+    /// Another observer looks after the files now.
+    is_left: Arc<AtomicBool>,
     warnings: Receiver<Warning>,
 }
 
@@ -99,6 +114,8 @@ impl Upkeep {
         };
         let keeper = Arc::new(Mutex::new(keeper));
         let of_thread = Arc::clone(&keeper);
+        let is_left = Arc::new(AtomicBool::new(false));
+        let is_left_of = Arc::clone(&is_left);
         let body = move || {
             let _lifeline = lifeline;
             of_thread.lock().begin_roster();
@@ -111,10 +128,12 @@ impl Upkeep {
                     keeper.write_roster();
                 }
             }
-            of_thread.lock().write_roster();
+            if !is_left_of.load(Ordering::Acquire) {
+                of_thread.lock().write_roster();
+            }
         };
         match Builder::new().name("varta-upkeep".into()).spawn(body) {
-            Ok(thread) => Ok(Self { stop, thread, keeper, warnings }),
+            Ok(thread) => Ok(Self { stop, thread, keeper, is_left, warnings }),
             Err(error) => {
                 Err((error, Arc::into_inner(keeper).map(|keeper| Box::new(keeper.into_inner().files))))
             }
@@ -124,6 +143,12 @@ impl Upkeep {
     /// The oldest warning not taken yet.
     pub fn next_warning(&self) -> Option<Warning> {
         self.warnings.try_recv().ok()
+    }
+
+    /// As [`Upkeep::end`], and changes no file any more.
+    pub fn leave(self) -> Ending {
+        self.is_left.store(true, Ordering::Release);
+        self.end()
     }
 
     /// Asks the thread to end; until it has, it may report more.
@@ -213,6 +238,10 @@ impl Keeper {
             Err(trouble) => Err(trouble.clone()),
         };
         let path = self.files.dir.path().to_owned();
+        let (path, of_dir) = match (of_dir, &mut self.files.takeover) {
+            (Ok(Found::InPlace), Some(takeover)) => (takeover.path().to_owned(), look_after(takeover, &held)),
+            (of_dir, _) => (path, of_dir),
+        };
         #[cfg(feature = "http")]
         let (path, of_dir) = match (of_dir, look_after(&mut self.files.control, &held)) {
             (Ok(Found::InPlace), of_control) => (self.files.control.path().to_owned(), of_control),

@@ -134,16 +134,21 @@ impl<T: Transport, C: Clock> Shard<T, C> {
     /// The last turn before the shard ends: takes everything that has arrived and judges nothing. Senders
     /// that keep sending do not delay it.
     pub fn finish(mut self) {
+        self.take_all();
+        self.front.tracker.writer().mark_clean();
+    }
+
+    /// Takes everything that has arrived and judges nothing: afterwards another process may receive.
+    pub fn take_all(&mut self) {
         self.front.read_clock();
-        let stopped_at = self.front.now();
+        let from = self.front.now();
         self.is_behind = true;
-        while self.is_behind && self.front.sight.watermark() <= stopped_at {
+        while self.is_behind && self.front.sight.watermark() <= from {
             if self.drain().is_err() {
                 break;
             }
         }
         self.publish();
-        self.front.tracker.writer().mark_clean();
     }
 
     /// The latest end of the next wait, and whether a datagram ends it earlier; `None` if the next turn does

@@ -11,6 +11,7 @@ use crossbeam::channel::Sender;
 use super::Shard;
 use super::input::Transport;
 use crate::lane::counters::ShardHealth;
+use crate::lane::park::Park;
 use crate::lane::{Doorbell, Port};
 use crate::message::Reason;
 use crate::sys::clock::SystemClock;
@@ -27,6 +28,7 @@ pub struct Life {
     pub port: Arc<Port>,
     pub doorbell: Arc<Doorbell>,
     pub stop: Arc<AtomicBool>,
+    pub park: Arc<Park>,
 }
 
 impl Life {
@@ -63,12 +65,20 @@ pub fn observe<T: Transport + Send>(
                     shard.recover();
                 }
                 while !life.stop.load(Ordering::Acquire) {
+                    if life.park.is_wanted() {
+                        shard.take_all();
+                        if !life.park.wait() {
+                            return Ok(false);
+                        }
+                    }
                     shard.turn()?;
                 }
-                io::Result::Ok(())
+                io::Result::Ok(true)
             }));
             match lived {
-                Ok(Ok(())) => break,
+                Ok(Ok(true)) => break,
+                // Another process goes on with its memory and socket.
+                Ok(Ok(false)) => return,
                 Ok(Err(_)) => return life.end(ShardHealth::SocketFailed),
                 Err(_) => {}
             }

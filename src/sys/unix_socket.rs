@@ -140,13 +140,13 @@ pub fn send_empty(path: &Path, max: u32) -> io::Result<u32> {
     }
 }
 
-/// Opens a stream socket to listen on: non-blocking, closed on exec, not bound yet.
+/// Opens a connection-mode socket, to listen on or to connect: non-blocking, closed on exec, not bound yet.
 ///
 /// # Errors
 /// The kernel's.
-pub fn open_listener() -> io::Result<OwnedFd> {
+pub fn open_connected(kind: SocketType) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?)
 }
 
 /// Makes a bound socket listen. The kernel limits the backlog to `net.core.somaxconn`.

@@ -3,8 +3,9 @@
 //! In: a memfd, whose content may be anything. Out: the table with its writer, or why it cannot be used. Thread:
 //! the caller's, before the shard has one. Blocks: while the kernel grants memory. Time is an argument.
 //!
-//! A table is adopted whole or not at all. No process may write it any more. Everything is checked before
-//! anything is changed. An importer for tables of an earlier layout would stand where [`AdoptError::Layout`] is
+//! A table is adopted whole or not at all. What never changes in it is checked first ([`Left::identify`]), while the
+//! process before may still write it; from [`Left::adopt`] on it may not. Everything is checked before anything is
+//! changed. An importer for tables of an earlier layout would stand where [`AdoptError::Layout`] is
 //! returned.
 
 use std::io;
@@ -128,14 +129,78 @@ pub enum AdoptError {
     Resources(#[source] io::Error),
 }
 
-/// Adopts the table in `memfd` for the shard that `header` describes, as a table of at least `capacity` slots. Obtains
-/// memory for `ahead` agents beyond those in it. `now`: MONOTONIC.
-///
-/// Each agent keeps its slot. A table with more slots than `capacity` keeps them: what limits the agents of a
-/// fleet is its admission, not the size of its tables. One with fewer is copied into a new memfd.
+/// A table that another process left, or is about to leave.
+#[derive(Debug)]
+pub struct Left {
+    words: Words<AtomicU64>,
+    header: Header,
+    capacity: u32,
+}
+
+impl Left {
+    /// The table in `memfd`, if it is one of the shard that `header` describes. Looks only at what never changes.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn identify(memfd: OwnedFd, header: &Header) -> Result<Self, AdoptError> {
+        let words = Words::<AtomicU64>::adopt(memfd).map_err(AdoptError::Memory)?;
+        let capacity = identify(&words, header)?;
+        Ok(Self { words, header: *header, capacity })
+    }
+
+    /// Adopts it as a table of at least `capacity` slots. No other process may write it any more. Obtains memory for
+    /// `ahead` agents beyond those in it. `now`: MONOTONIC.
+    ///
+    /// Each agent keeps its slot. A table with more slots than `capacity` keeps them: what limits the agents of a
+    /// fleet is its admission, not the size of its tables. One with fewer is copied into a new memfd.
+    ///
+    /// # Errors
+    /// Why the table cannot be used; nothing in it was changed, except for [`AdoptError::Resources`].
+    pub fn adopt(
+        self,
+        capacity: u32,
+        ahead: u32,
+        now: MonoNs,
+    ) -> Result<(TableWriter, Table, Legacy), AdoptError> {
+        let used = used(&self.words, self.capacity, now)?;
+        let table = Table::of(self.words, self.capacity, ahead);
+        // Without a grant a look at a slot could end the process.
+        table.grant(used).map_err(AdoptError::Resources)?;
+        let found = examine(&table, used, now)?;
+        let (table, is_copied) = if table.capacity < capacity {
+            (enlarged(&table, &self.header, capacity, ahead, used).map_err(AdoptError::Resources)?, true)
+        } else {
+            table.grant(used.saturating_add(ahead).min(table.capacity)).map_err(AdoptError::Resources)?;
+            (table, false)
+        };
+        let mut legacy = Legacy {
+            progress: table.progress(),
+            was_clean: table.get(header::IS_CLEAN) == 1,
+            shards: u16::try_from(table.get(header::SHARDS)).unwrap_or(u16::MAX),
+            adoptions: table.get(header::GENERATION),
+            used,
+            agents: found.agents,
+            torn: 0,
+            last_arrival: found.last_arrival,
+            is_copied,
+        };
+        table.put(header::SHARDS, u64::from(self.header.shards));
+        table.put(header::GENERATION, legacy.adoptions.wrapping_add(1));
+        table.words[header::IS_CLEAN].store(0, Ordering::Release);
+        let mut writer = TableWriter { table: table.clone() };
+        let mut holders = found.holders;
+        for slot in found.torn {
+            writer.mend(slot, &mut holders, &mut legacy, now);
+        }
+        Ok((writer, table, legacy))
+    }
+}
+
+/// [`Left::identify`] and [`Left::adopt`] in one.
 ///
 /// # Errors
-/// Why the table cannot be used; nothing in it was changed, except for [`AdoptError::Resources`].
+/// As theirs.
+#[cfg(any(test, fuzzing, feature = "bench"))]
 pub fn adopt(
     memfd: OwnedFd,
     header: &Header,
@@ -143,37 +208,7 @@ pub fn adopt(
     ahead: u32,
     now: MonoNs,
 ) -> Result<(TableWriter, Table, Legacy), AdoptError> {
-    let words = Words::<AtomicU64>::adopt(memfd).map_err(AdoptError::Memory)?;
-    let (table, used) = identify(words, header, ahead, now)?;
-    // Without a grant a look at a slot could end the process.
-    table.grant(used).map_err(AdoptError::Resources)?;
-    let found = examine(&table, used, now)?;
-    let (table, is_copied) = if table.capacity < capacity {
-        (enlarged(&table, header, capacity, ahead, used).map_err(AdoptError::Resources)?, true)
-    } else {
-        table.grant(used.saturating_add(ahead).min(table.capacity)).map_err(AdoptError::Resources)?;
-        (table, false)
-    };
-    let mut legacy = Legacy {
-        progress: table.progress(),
-        was_clean: table.get(header::IS_CLEAN) == 1,
-        shards: u16::try_from(table.get(header::SHARDS)).unwrap_or(u16::MAX),
-        adoptions: table.get(header::GENERATION),
-        used,
-        agents: found.agents,
-        torn: 0,
-        last_arrival: found.last_arrival,
-        is_copied,
-    };
-    table.put(header::SHARDS, u64::from(header.shards));
-    table.put(header::GENERATION, legacy.adoptions.wrapping_add(1));
-    table.words[header::IS_CLEAN].store(0, Ordering::Release);
-    let mut writer = TableWriter { table: table.clone() };
-    let mut holders = found.holders;
-    for slot in found.torn {
-        writer.mend(slot, &mut holders, &mut legacy, now);
-    }
-    Ok((writer, table, legacy))
+    Left::identify(memfd, header)?.adopt(capacity, ahead, now)
 }
 
 impl Legacy {
@@ -189,13 +224,8 @@ impl Legacy {
     }
 }
 
-/// The table in these words, and how many of its slots were used, if the header is one of `header`'s shard.
-fn identify(
-    words: Words<AtomicU64>,
-    header: &Header,
-    ahead: u32,
-    now: MonoNs,
-) -> Result<(Table, u32), AdoptError> {
+/// The number of slots of the table in these words, if it is one of `header`'s shard.
+fn identify(words: &Words<AtomicU64>, header: &Header) -> Result<u32, AdoptError> {
     let length = words.len();
     if length < HEADER_WORDS {
         return Err(AdoptError::NoTable);
@@ -234,6 +264,12 @@ fn identify(
     if found != u64::from(header.shard) {
         return Err(AdoptError::OtherShard { found });
     }
+    Ok(capacity)
+}
+
+/// How many of the `capacity` slots were used, if the rest of the header can be true.
+fn used(words: &Words<AtomicU64>, capacity: u32, now: MonoNs) -> Result<u32, AdoptError> {
+    let word = |index: usize| words[index].load(Ordering::Acquire);
     let instants = [header::ALIVE_AT, header::WATERMARK, header::PAUSED_FROM].map(word);
     let behind_ns = MonoNs(instants.into_iter().max().unwrap_or(0)).since(now);
     if behind_ns > 0 {
@@ -245,8 +281,7 @@ fn identify(
     }
     let used = word(header::USED);
     let fits = u32::try_from(used).ok().filter(|used| *used <= capacity);
-    let used = fits.ok_or(AdoptError::Used { used, capacity })?;
-    Ok((Table::of(words, capacity, ahead), used))
+    fits.ok_or(AdoptError::Used { used, capacity })
 }
 
 /// What the slots hold.

@@ -50,6 +50,9 @@ pub struct RunOptions {
     /// Print one line `ready shards=N dir=…` once every shard receives; on standard error if events go to standard output
     #[arg(long)]
     pub print_ready: bool,
+    /// Take over from the observer that runs in the directory, without a gap; begin anew if none does
+    #[arg(long)]
+    pub takeover: bool,
 }
 
 /// What the main thread waits for.
@@ -57,6 +60,8 @@ enum News {
     Signal(i32),
     /// A client wants the configuration to be read again.
     Reload(ReloadRequest),
+    /// The observer with this pid goes on in the place of this one.
+    TakenOver(u32),
     /// The ready line cannot be written.
     Unready(CliError),
 }
@@ -78,6 +83,8 @@ pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
     let is_stdout_taken = plan.events.as_ref().is_some_and(|events| events.output == Output::Stdout);
     raise_open_files();
     raise_own_session();
+    let before =
+        if options.takeover { inherited.take_over(&plan.dir).map_err(StartError::from)? } else { None };
     let fleet = Fleet::start_kept(plan, &mut inherited, |to_store| service.store(to_store))?;
     drop(inherited);
     let shards = fleet.plan().shards.len();
@@ -91,8 +98,9 @@ pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
     ));
     if let Some(adopted) = fleet.adopted() {
         stderr::info(&format!(
-            "going on with {} of the observer before, after a gap of {}",
+            "going on with {} of the observer before{}, after a gap of {}",
             counted(adopted.agents.into(), "agent"),
+            before.map(|pid| format!(", which had pid {pid}")).unwrap_or_default(),
             time(adopted.gap.as_nanos().try_into().unwrap_or(u64::MAX))
         ));
     }
@@ -108,7 +116,22 @@ pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
     if let Some(address) = fleet.http_address() {
         stderr::info(&format!("serving http://{address}/"));
     }
+    if options.takeover && before.is_none() {
+        stderr::info("no observer ran there that could be taken over");
+    }
     // Weak: when the signal thread dies, the channel must close.
+    let to_main = Arc::downgrade(&sender);
+    if service.is_managed() {
+        fleet.refuse_takeover(
+            "it is managed: its main process must not end; restart its unit (systemctl restart), which has no gap either",
+        );
+    } else {
+        fleet.on_takeover(move |pid| {
+            if let Some(sender) = to_main.upgrade() {
+                let _ = sender.send(News::TakenOver(pid));
+            }
+        });
+    }
     let to_main = Arc::downgrade(&sender);
     fleet.on_reload_request(move |request| {
         if let Some(sender) = to_main.upgrade() {
@@ -146,6 +169,7 @@ pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
                 let _ = put_in_force(&fleet, config, &mut service);
             }
             Ok(News::Reload(request)) => request.answer(&put_in_force(&fleet, config, &mut service)),
+            Ok(News::TakenOver(pid)) => return leave(fleet, pid),
             Ok(News::Signal(_)) => break Vec::new(),
             Ok(News::Unready(error)) => {
                 let _ = fleet.stop(FLUSH);
@@ -170,6 +194,21 @@ pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
         say_counts(&handle);
     }
     conclude(problems, &report)
+}
+
+/// Ends without a trace: the observer with this pid has taken over.
+fn leave(fleet: Fleet, pid: u32) -> Result<Exit, CliError> {
+    stderr::info(&format!("the observer with pid {pid} takes over"));
+    match fleet.leave(FLUSH) {
+        Ok(handed) if handed.is_observing => Ok(Exit::Clean),
+        Ok(_) => Err(CliError::new(
+            Exit::Runtime,
+            format!(
+                "the observer with pid {pid} took over and does not observe; look at its messages, and start one"
+            ),
+        )),
+        Err(report) => conclude(Vec::new(), &report),
+    }
 }
 
 /// Prints the table of counters.

@@ -42,6 +42,11 @@ impl Service {
         Ok(Self { manager, is_ready: false, woken: None, due, line: String::new() })
     }
 
+    /// Whether there is one.
+    pub const fn is_managed(&self) -> bool {
+        self.manager.is_some()
+    }
+
     /// Warns of what it asks for and cannot have.
     pub fn warn(&self) {
         if let Some(why) = self.manager.as_ref().and_then(ServiceManager::watchdog).and_then(too_fast) {

@@ -12,7 +12,7 @@ use crate::aggregator::policy::Policy;
 use crate::aggregator::{Aggregator, Inquiries, Request};
 use crate::config::classes::Classes;
 use crate::event::Event;
-use crate::fleet::{FLEET, Inherited, Predecessor, table_name, told_name};
+use crate::fleet::{FLEET, Inherited, Left, Predecessor, table_name, told_name};
 use crate::journal::{Adoption, Estate, Identity, Journal};
 use crate::lab::replay::{Replay, Script};
 use crate::lab::simulator::story::Setting;
@@ -94,7 +94,9 @@ impl Observer {
         let mut inherited: Inherited =
             store.iter().map(|(name, fd)| (name.clone(), copy_of(fd.as_fd()))).collect();
         let ahead = setting.agents_max;
-        let taken = Predecessor::take(&mut inherited, &headers, setting.agents_max, ahead, now);
+        let left = Left::find(&mut inherited, &headers);
+        let taken =
+            left.and_then(|left| left.map(|left| left.adopt(setting.agents_max, ahead, now)).transpose());
         let adopted = taken.as_ref().map(Option::is_some).map_err(ToString::to_string);
         let predecessor = taken.unwrap_or_default();
         let adoption = predecessor.as_ref().map(|predecessor| {

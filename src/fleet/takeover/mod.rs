@@ -1,0 +1,171 @@
+//! A successor goes on for an observer that still runs, without a gap.
+//!
+//! | From | Message | Meaning |
+//! |---|---|---|
+//! | successor | `varta takeover 1` | it wants to take over; the number is the version of this table |
+//! | observer | `refused WHY` | it may not; the conversation is over |
+//! | observer | `fd NAME`, `kept NAME` | a descriptor comes with it; a `kept` one another process keeps, too |
+//! | observer | `end` | those were all |
+//! | successor | `ready` | it has checked and opened everything that it can beforehand |
+//! | observer | `busy WHY` | not now; it may be `ready` again |
+//! | observer | `offered NUMBER` | its threads are parked; whoever decides the [`Offer`](crate::journal::Offer) first goes on |
+//! | successor | `taken` | it has decided it, and reads the first datagram now |
+//! | observer | `over` | nobody took it in time, so the observer goes on; the successor may be `ready` again |
+//! | successor | `observing` | it has started |
+//!
+//! A conversation that ends before `taken` leaves the observer as it was. Each message is one of a seqpacket socket in
+//! the runtime directory; either side talks only to root and to its own user.
+
+mod offer;
+mod take;
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+pub use offer::{Answer, Handed, Host, Server};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg, sockopt,
+};
+pub use take::{Takeover, TakeoverError};
+
+/// The first message.
+const HELLO: &str = "varta takeover 1";
+/// The name of the lock of the runtime directory.
+const LOCK: &str = "lock";
+/// The name of the socket that successors connect to.
+const LISTENER: &str = "takeover";
+/// Longest message, bytes.
+const MESSAGE_BYTES: usize = 1024;
+/// How long the other side may take for what it does at once.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long a successor may take for a start.
+const START_WITHIN: Duration = Duration::from_secs(30);
+
+/// One end of a conversation.
+#[derive(Debug)]
+struct Line(OwnedFd);
+
+/// A message, and a descriptor that came with it.
+struct Message {
+    text: String,
+    fd: Option<OwnedFd>,
+}
+
+impl Line {
+    /// Root or the user of this process: nobody else may hand over or take over.
+    fn is_trusted(&self) -> io::Result<bool> {
+        let uid = sockopt::socket_peercred(&self.0)?.uid;
+        Ok(uid.is_root() || uid == rustix::process::geteuid())
+    }
+
+    /// The pid of the other side.
+    fn pid(&self) -> u32 {
+        sockopt::socket_peercred(&self.0).map_or(0, |peer| peer.pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
+    /// Never blocks: there is room for all messages of a conversation.
+    fn send(&self, text: &str) -> io::Result<()> {
+        self.send_with(text, &[])
+    }
+
+    fn send_with(&self, text: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut room);
+        if !fds.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        let text = &text.as_bytes()[..text.floor_char_boundary(MESSAGE_BYTES)];
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        sendmsg(&self.0, &[IoSlice::new(text)], &mut control, flags)?;
+        Ok(())
+    }
+
+    /// The next message. `None`: the other side hung up. Never blocks.
+    fn receive(&self) -> io::Result<Option<Message>> {
+        let mut bytes = [0; MESSAGE_BYTES];
+        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut room);
+        let slices = &mut [IoSliceMut::new(&mut bytes)];
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let received = match recvmsg(&self.0, slices, &mut control, flags) {
+            Err(Errno::CONNRESET) => return Ok(None),
+            received => received?,
+        };
+        let fds = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        });
+        let fd = fds.flatten().next();
+        let text = String::from_utf8_lossy(&bytes[..received.bytes]).into_owned();
+        // Nobody sends an empty one.
+        Ok((!text.is_empty()).then_some(Message { text, fd }))
+    }
+}
+
+impl AsFd for Line {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Which of these descriptors can be read, or hung up, by `until`; without it, some day. None of them: the time is over.
+fn wait_for<const N: usize>(fds: [BorrowedFd<'_>; N], until: Option<Instant>) -> io::Result<[bool; N]> {
+    let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut polled, timeout.as_ref()) {
+            Err(Errno::INTR) => {}
+            polled_some => {
+                polled_some?;
+                return Ok(polled.map(|fd| !fd.revents().is_empty()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    fn pair() -> (Line, Line) {
+        let (one, other) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        (Line(one), Line(other))
+    }
+
+    #[test]
+    fn messages_arrive_whole_with_their_descriptor_and_then_the_end() {
+        let (one, other) = pair();
+        one.send(HELLO).unwrap();
+        let (reader, _writer) = io::pipe().unwrap();
+        one.send_with("fd lock", &[reader.as_fd()]).unwrap();
+        one.send(&"x".repeat(5000)).unwrap();
+        assert_eq!(other.receive().unwrap().unwrap().text, HELLO);
+        let message = other.receive().unwrap().unwrap();
+        assert_eq!(message.text, "fd lock");
+        let inode = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).unwrap().st_ino;
+        assert_eq!(inode(message.fd.unwrap().as_fd()), inode(reader.as_fd()));
+        assert_eq!(other.receive().unwrap().unwrap().text.len(), MESSAGE_BYTES);
+        assert_eq!(other.receive().map(drop).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(one);
+        assert!(other.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_wait_ends_with_a_message_or_with_the_time() {
+        let (one, other) = pair();
+        assert_eq!(wait_for([other.as_fd()], Some(Instant::now())).unwrap(), [false]);
+        one.send("ready").unwrap();
+        assert_eq!(wait_for([one.as_fd(), other.as_fd()], None).unwrap(), [false, true]);
+        assert!(one.is_trusted().unwrap());
+        assert_eq!(one.pid(), std::process::id());
+    }
+}
