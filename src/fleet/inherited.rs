@@ -86,8 +86,8 @@ pub enum InheritedError {
     },
     /// It is bound elsewhere than configured.
     #[error(
-        "the socket passed as {name} is bound to {}, and {} is configured; write the same path in its .socket unit and \
-         in the configuration", Shown(found.display()), Shown(configured.display())
+        "the socket passed as {name} is bound to {}, and {} is configured; configure where it is bound, or change its \
+         .socket unit", Shown(found.display()), Shown(configured.display())
     )]
     Elsewhere {
         /// The name.

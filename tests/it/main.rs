@@ -33,6 +33,7 @@ mod run;
 mod service;
 mod soak;
 mod streams;
+mod takeover;
 mod tidy;
 mod upkeep;
 mod vectors;

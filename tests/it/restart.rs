@@ -1,12 +1,13 @@
 //! Observers that end and go on, under a service manager that keeps their sockets and memory.
 
-use std::fmt::Write as _;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::common::{Agent, AgentOptions, Chance, Client, Event, Keeper, T, mono_ns, ns, wire};
+use crate::common::{
+    Agent, AgentOptions, Chance, Client, Keeper, State, T, Victim, judge_all, ns, setting, wire,
+};
 
 const RUN: [&str; 6] = ["--shards", "2", "--threshold", "1s", "--agents-max", "1000"];
 
@@ -160,97 +161,6 @@ fn fault_25_a_planned_restart_leaves_the_files_in_place() {
     no_false_stall(&mut keeper, &mut agent);
 }
 
-/// An agent under chaos.
-struct Victim {
-    agent: Agent,
-    state: State,
-    /// Ranges of time in which it did not beat, by its own report.
-    gaps: Vec<(u64, u64)>,
-    /// How often it was stopped until that was told.
-    stops: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum State {
-    Beats,
-    /// Stopped at this instant, until its stall is told.
-    Stopped(u64),
-    /// Continued at this instant, until its return is told.
-    Returns(u64),
-    Dead,
-}
-
-impl Victim {
-    fn go_on(&mut self, keeper: &mut Keeper) {
-        let pid = self.agent.pid();
-        let mut is_told = |kind, after| {
-            keeper.events().iter().rev().any(|event| event.is(kind, pid) && event.u64("mono_ns") > after)
-        };
-        match self.state {
-            State::Stopped(at) if is_told("stall", at) => {
-                self.state = State::Returns(mono_ns());
-                self.agent.signal(Signal::CONT);
-            }
-            State::Returns(at) if is_told("resume", at) => self.state = State::Beats,
-            _ => {}
-        }
-    }
-
-    fn stop(&mut self) {
-        self.stops += 1;
-        self.state = State::Stopped(mono_ns());
-        self.agent.signal(Signal::STOP);
-    }
-
-    fn kill(&mut self) {
-        self.gaps = self.agent.gaps();
-        if let Some((_, to)) = self.gaps.last_mut() {
-            *to = u64::MAX;
-        }
-        self.agent.signal(Signal::KILL);
-        self.agent.wait();
-        self.state = State::Dead;
-    }
-
-    /// Whether what was told of it, in order and without repeats, is what happened to it.
-    fn judge(&self, told: &[Event]) -> Result<(), String> {
-        let of = |kind: &'static str| told.iter().filter(move |event| event.kind() == kind);
-        for (kind, expected) in [("up", 1), ("exit", usize::from(self.state == State::Dead))] {
-            let count = of(kind).count();
-            if count != expected {
-                return Err(format!("{count} x {kind} instead of {expected}"));
-            }
-        }
-        let mut truly = 0;
-        for stall in of("stall") {
-            let (judged, silent) = (stall.u64("mono_ns"), stall.u64("silent_ns"));
-            // Beats before the gap may have been refused, by a queue that was full while nobody read it.
-            let is_earned = |gap: &(u64, u64)| gap.0 + ns(T) <= judged && judged <= gap.1;
-            if silent < ns(T) || !self.gaps.iter().any(is_earned) {
-                return Err(format!("it did beat: {stall}"));
-            }
-            truly += 1;
-        }
-        if truly < self.stops {
-            return Err(format!("{truly} x stall, and it was stopped {} times", self.stops));
-        }
-        let verdicts = told.iter().map(Event::kind).filter(|kind| ["stall", "resume"].contains(kind));
-        if verdicts.enumerate().any(|(i, kind)| kind != ["stall", "resume"][i % 2]) {
-            return Err("stall and resume do not take turns".to_owned());
-        }
-        if self.state == State::Dead && told.last().is_none_or(|event| event.kind() != "exit") {
-            return Err("exit is not the last word".to_owned());
-        }
-        Ok(())
-    }
-}
-
-/// How long `scripts/chaos` runs this, and with how many agents.
-fn setting(name: &str, otherwise: u32) -> u32 {
-    let value = std::env::var(name).ok();
-    value.map_or(otherwise, |value| value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
-}
-
 /// The observer is killed, stopped and reloaded at random while agents fall silent, return and die: each thing that
 /// happened to them is told once, and nothing else.
 #[test]
@@ -258,16 +168,7 @@ fn fault_25_observers_that_end_at_any_instant_tell_what_happened_once() {
     let mut chance = Chance::from_environment();
     let (seconds, count) = (setting("VARTA_CHAOS_SECONDS", 12), setting("VARTA_CHAOS_AGENTS", 40));
     let mut keeper = Keeper::start(&["--shards", "2", "--threshold", "1s", "--agents-max", "20000"]);
-    let started: Vec<Agent> = (0..count)
-        .map(|at| {
-            let client = Client::RUST[at as usize % 2];
-            Agent::start_in(&keeper.dir(), AgentOptions { client, ..AgentOptions::default() })
-        })
-        .collect();
-    let mut victims: Vec<Victim> = started
-        .into_iter()
-        .map(|agent| Victim { agent, state: State::Beats, gaps: Vec::new(), stops: 0 })
-        .collect();
+    let mut victims = Victim::start(&keeper.dir(), count);
     for victim in &victims {
         keeper.expect("up", victim.agent.pid());
     }
@@ -275,7 +176,7 @@ fn fault_25_observers_that_end_at_any_instant_tell_what_happened_once() {
     let end = Instant::now() + Duration::from_secs(seconds.into());
     while Instant::now() < end || victims.iter().any(|of| !matches!(of.state, State::Beats | State::Dead)) {
         for victim in &mut victims {
-            victim.go_on(&mut keeper);
+            victim.go_on(keeper.events());
         }
         if Instant::now() >= end {
             std::thread::sleep(Duration::from_millis(20));
@@ -315,24 +216,10 @@ fn fault_25_observers_that_end_at_any_instant_tell_what_happened_once() {
     assert_eq!(keeper.end(Signal::TERM), 0);
     keeper.assert_whole();
     let events = keeper.events_once();
-    let mut findings = String::new();
-    let (mut silences, mut dead) = (0, 0);
-    for victim in &victims {
-        let pid = victim.agent.pid();
-        let told = events.iter().filter(|event| event.pid() == Some(pid));
-        let told: Vec<Event> = told.cloned().collect();
-        silences += victim.stops;
-        dead += usize::from(victim.state == State::Dead);
-        if let Err(finding) = victim.judge(&told) {
-            let lines: String = told.iter().map(|event| format!("\n    {event}")).collect();
-            let _ =
-                writeln!(findings, "{pid}: {finding}\n  it did not beat {:?}\n  told:{lines}", victim.gaps);
-        }
-    }
+    let (silences, dead) = judge_all(&victims, &events, &keeper.stderr());
     eprintln!(
         "{count} agents, {kills} kills, {stops} stops, {reloads} reloads of the observer; {silences} silences, \
          {dead} exits, {} events; {missing} beats not seen",
         events.len()
     );
-    assert!(findings.is_empty(), "\n{findings}\n{}", keeper.stderr());
 }

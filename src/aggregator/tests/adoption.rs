@@ -20,11 +20,13 @@ impl World {
         meanwhile(self);
         let dup = |memfd: std::os::fd::BorrowedFd<'_>| memfd.try_clone_to_owned().unwrap();
         let old = &self.aggregator;
-        let (journal, ended) = Journal::adopt(dup(old.journal.memfd()), 0, 0, self.now()).unwrap();
+        let journal = Journal::identify(dup(old.journal.memfd()), 0, 0).unwrap();
+        let ended = journal.adopt(self.now()).unwrap();
         let identity = journal.identity();
         let kept = (0..).zip(&old.shards).map(|(shard, view)| {
             let (capacity, used) = (view.port.table.capacity(), view.port.table.used());
-            KeptTable::adopt(dup(view.kept.memfd()), capacity, used, shard, &identity).unwrap()
+            let kept = KeptTable::identify(dup(view.kept.memfd()), shard, &identity).unwrap();
+            kept.adopt(capacity, used).unwrap()
         });
         let alive: Vec<u32> = self.processes.keys().copied().collect();
         let exists = Box::new(move |pid: u32| alive.contains(&pid));

@@ -5,7 +5,7 @@
 //! | successor | `varta takeover 1` | it wants to take over; the number is the version of this table |
 //! | observer | `refused WHY` | it may not; the conversation is over |
 //! | observer | `fd NAME`, `kept NAME` | a descriptor comes with it; a `kept` one another process keeps, too |
-//! | observer | `end` | those were all |
+//! | observer | `end PID` | those were all, of this process |
 //! | successor | `ready` | it has checked and opened everything that it can beforehand |
 //! | observer | `busy WHY` | not now; it may be `ready` again |
 //! | observer | `offered NUMBER` | its threads are parked; whoever decides the [`Offer`](crate::journal::Offer) first goes on |
@@ -92,9 +92,12 @@ impl Line {
         let mut control = RecvAncillaryBuffer::new(&mut room);
         let slices = &mut [IoSliceMut::new(&mut bytes)];
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let received = match recvmsg(&self.0, slices, &mut control, flags) {
-            Err(Errno::CONNRESET) => return Ok(None),
-            received => received?,
+        let received = loop {
+            match recvmsg(&self.0, slices, &mut control, flags) {
+                // Said once, if the other side hung up before it read everything. What it wrote is still to be read.
+                Err(Errno::CONNRESET | Errno::INTR) => {}
+                received => break received?,
+            }
         };
         let fds = control.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(fds) => Some(fds),
@@ -156,6 +159,16 @@ mod tests {
         assert_eq!(other.receive().unwrap().unwrap().text.len(), MESSAGE_BYTES);
         assert_eq!(other.receive().map(drop).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(one);
+        assert!(other.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn last_words_are_heard_of_a_side_that_hung_up_without_listening() {
+        let (one, other) = pair();
+        other.send(HELLO).unwrap();
+        one.send("refused").unwrap();
+        drop(one);
+        assert_eq!(other.receive().unwrap().unwrap().text, "refused");
         assert!(other.receive().unwrap().is_none());
     }
 

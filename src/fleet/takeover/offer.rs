@@ -21,7 +21,6 @@ use crate::journal::{Journal, Offer};
 use crate::lane::kick::Kick;
 use crate::lane::park::Park;
 use crate::lane::{Doorbell, Port};
-use crate::message::Shown;
 use crate::sys::clock::SystemClock;
 use crate::sys::thread::join_until;
 use crate::time::Clock;
@@ -176,7 +175,7 @@ impl Host {
             return Ok(());
         };
         if hello.text != HELLO {
-            let what = Shown(&hello.text);
+            let what = hello.text;
             return line
                 .send(&format!("refused the observer knows {HELLO:?} and not {what:?}; stop it first"));
         }
@@ -187,11 +186,11 @@ impl Host {
             let word = if *is_kept { "kept" } else { "fd" };
             line.send_with(&format!("{word} {name}"), &[fd.as_fd()])?;
         }
-        line.send("end")?;
+        line.send(&format!("end {}", std::process::id()))?;
         let until = Instant::now() + START_WITHIN;
         while let Heard::Message(Message { text, .. }) = self.hear(line, shared, until)? {
             if text != "ready" {
-                return line.send(&format!("refused {:?} is not expected", Shown(&text)));
+                return line.send(&format!("refused {text:?} is not expected"));
             }
             if let Some(pid) = self.offer(line, shared)? {
                 return self.handed(line, shared, pid);

@@ -123,7 +123,11 @@ impl Takeover {
             let Message { text, fd } = this.hear()?;
             let (word, rest) = text.split_once(' ').unwrap_or((&text, ""));
             match (word, fd) {
-                ("end", None) => return Ok(Some((this, fds))),
+                ("end", None) => {
+                    // The kernel would name who made the socket: an observer before it, perhaps.
+                    this.pid = rest.parse().unwrap_or(this.pid);
+                    return Ok(Some((this, fds)));
+                }
                 ("fd", Some(fd)) if rest == LOCK => this.lock = Some(fd),
                 ("fd", Some(fd)) if rest == LISTENER => this.listener = Some(fd),
                 ("fd" | "kept", Some(fd)) if fds.len() < FDS_MAX => {

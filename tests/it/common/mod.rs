@@ -15,6 +15,7 @@ mod observer;
 pub mod packages;
 mod rig;
 mod table;
+mod victim;
 pub mod wire;
 
 use std::ffi::OsStr;
@@ -31,9 +32,10 @@ pub use event::Event;
 pub use freezer::Freezer;
 pub use keeper::Keeper;
 pub use namespace::{PidNamespace, in_pid_namespace};
-pub use observer::{Ended, Observer, Options, Place, needs_root};
+pub use observer::{Ended, Log, Observer, Options, Place, needs_root};
 pub use rig::Rig;
 pub use table::Table;
+pub use victim::{State, Victim, judge_all, setting};
 
 /// The threshold of most tests: far above the scheduling delays of a busy machine with two cores for a
 /// process that beats [every 100 ms](PERIOD), and short enough to wait for.

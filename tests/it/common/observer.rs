@@ -452,22 +452,22 @@ pub fn follow_parent(command: &mut Command) {
 
 /// The event file, as far as it has been read.
 #[derive(Debug)]
-pub(super) struct Log {
+pub struct Log {
     path: PathBuf,
     /// Kept open: the path, or the file system it is on, may vanish with the observer.
     file: Option<File>,
     /// The beginning of a line that is not yet complete.
     rest: Vec<u8>,
-    pub(super) events: Vec<Event>,
+    pub events: Vec<Event>,
     taken: Vec<bool>,
 }
 
 impl Log {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub fn new(path: PathBuf) -> Self {
         Self { path, file: None, rest: Vec::new(), events: Vec::new(), taken: Vec::new() }
     }
 
-    pub(super) fn read(&mut self) {
+    pub fn read(&mut self) {
         if self.file.is_none() {
             // A device has no end to read to.
             let file = File::open(&self.path).ok();
@@ -485,7 +485,7 @@ impl Log {
         }
     }
 
-    pub(super) fn take(&mut self, is: &impl Fn(&Event) -> bool) -> Option<Event> {
+    pub fn take(&mut self, is: &impl Fn(&Event) -> bool) -> Option<Event> {
         let at = (0..self.events.len()).find(|&at| !self.taken[at] && is(&self.events[at]))?;
         self.taken[at] = true;
         Some(self.events[at].clone())
@@ -513,7 +513,7 @@ impl Log {
         assert_eq!(kinds(self.events.last()).as_deref(), Some("stop"));
     }
 
-    pub(super) fn show(&mut self) {
+    pub fn show(&mut self) {
         const SHOWN: usize = 60;
         self.read();
         let left_out = self.events.len().saturating_sub(SHOWN);
