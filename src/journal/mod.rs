@@ -270,12 +270,9 @@ impl Journal {
         }
         let had_time = last_alive.since(MonoNs(self.get(header::ADOPTED_AT))) >= SUSPECT_NS;
         let is_taken = Offer::of(self.get(header::OFFER)).1 == Offer::TAKEN;
-        let failures = match self.get(header::FAILURES) {
-            // It did not end by itself.
-            failures if is_taken => failures,
-            failures if self.get(header::IS_UNPROVED) == 1 && !had_time => failures + 1,
-            _ => 0,
-        };
+        let has_failed = self.get(header::IS_UNPROVED) == 1 && !had_time;
+        // One that was taken over did not end by itself.
+        let failures = if has_failed { self.get(header::FAILURES) + u64::from(!is_taken) } else { 0 };
         if failures >= identity::FAILURES_MAX {
             return Err(Refused::Poisoned);
         }
@@ -294,7 +291,7 @@ impl Journal {
 
     /// Ends an offer of ours. False: it was taken, so that this process must not write any more.
     pub fn keep(&self, offer: Offer) -> bool {
-        self.decide(offer, Offer::KEPT)
+        self.decide(offer, Offer::KEPT) || planted!(GoesOnAfterATakeOver)
     }
 
     /// Takes what was offered. False: that is over, so that it belongs to the other process.

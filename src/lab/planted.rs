@@ -40,6 +40,8 @@ mod switch {
         TellsTwice,
         /// After a restart the events that the output did not acknowledge are not repeated.
         LosesTheUnacknowledged,
+        /// An observer goes on although a successor took over.
+        GoesOnAfterATakeOver,
         /// What an observer of another boot or pid namespace left is adopted.
         AdoptsAnotherBoot,
         /// The timer of an agent that had beaten before its deadline is not set again.

@@ -13,10 +13,13 @@ use crate::lab::simulator::invariants::{Invariant, Verdict};
 use crate::lab::simulator::model::{BEGINS_WITHIN, START};
 use crate::lab::simulator::observer::{Here, Living, Made, Observer};
 use crate::lab::simulator::story::{Elsewhere, Ending, MS, Restart, SECOND};
-use crate::lab::simulator::world::{NEVER, Thread, Watched, World, policy};
+use crate::lab::simulator::story::{TurnPart, Who};
+use crate::lab::simulator::world::{NEVER, ShardThread, Thread, Watched, World, policy};
 
 /// Who fails later than this after it adopted did not fail because of that.
 const SUSPECT: u64 = 60 * SECOND;
+/// How long an observer is parked at most.
+const PARKED_MAX: u64 = 200 * MS;
 /// Observers that fail in a row, after which nothing is adopted.
 const FAILURES_MAX: u64 = 2;
 
@@ -59,6 +62,8 @@ pub struct Past {
     /// The present one adopted, and has not looked at everything.
     is_unproved: bool,
     failures: u64,
+    /// The last one did not end by itself.
+    is_taken: bool,
     pub adopted_at: u64,
     alive_at: u64,
 }
@@ -80,6 +85,7 @@ impl Past {
             adopts_after: None,
             is_unproved: false,
             failures: 0,
+            is_taken: false,
             adopted_at: 0,
             alive_at: 0,
         }
@@ -110,7 +116,7 @@ impl Past {
     /// What the next start has to find of those before: how many failed in a row.
     const fn failures(&self) -> u64 {
         let has_failed = self.is_unproved && self.alive_at.saturating_sub(self.adopted_at) < SUSPECT;
-        if has_failed { self.failures + 1 } else { 0 }
+        if has_failed { self.failures + (!self.is_taken) as u64 } else { 0 }
     }
 }
 
@@ -143,8 +149,53 @@ impl World<'_> {
                 return self.killed();
             }
             Ending::KilledInCommit { step, commits } => self.observer.journal.cut.arm(step, commits),
+            Ending::Offered { is_taken } => return self.offered(is_taken),
         }
         Ok(())
+    }
+
+    // --- a take-over ------------------------------------------------------------------------------------
+
+    /// All threads are parked between two turns, and the aggregator has taken what the shards found. A successor takes
+    /// it, or does not. While a thread is in a turn, nothing is offered.
+    fn offered(&mut self, is_taken: bool) -> Verdict {
+        let now = self.now;
+        let is_parked = |shard: &ShardThread| {
+            let is_between = shard.middle.is_none() && shard.open_slot.is_none() && shard.shard.is_some();
+            is_between && shard.thread.paused_until <= now && shard.local() <= now
+        };
+        let is_begun = self.past.is_begun && self.aggregator_thread.paused_until <= now;
+        if !matches!(self.stage, Stage::Running) || !is_begun || !self.shards.iter().all(is_parked) {
+            self.past.end = None;
+            return Ok(());
+        }
+        self.turn_aggregator()?;
+        if !matches!(self.stage, Stage::Running) {
+            return Ok(());
+        }
+        let offer = self.observer.journal.offer();
+        if !is_taken {
+            let is_kept = self.observer.journal.keep(offer);
+            self.must(is_kept, Invariant::I13, || "nobody took what was offered".to_owned())?;
+            self.past.end = None;
+            let parked_ns = self.delays.below(PARKED_MAX);
+            self.pause(Who::Everybody, TurnPart::Wait, parked_ns);
+            return Ok(());
+        }
+        let is_taken = self.observer.journal.take(offer);
+        self.must(is_taken, Invariant::I13, || "what is offered can be taken".to_owned())?;
+        if self.observer.journal.keep(offer) {
+            // Both go on.
+            for shard in 0..self.shards.len() {
+                self.turn_shard(shard)?;
+            }
+        }
+        self.past.is_taken = true;
+        if self.delays.is_one_in(2) {
+            self.hand_over()?;
+        }
+        self.past.acknowledge(self.now);
+        self.away(RestartWhy::Planned)
     }
 
     /// Calls the aggregator. `None`: it was killed in a commit.
@@ -267,6 +318,7 @@ impl World<'_> {
         self.slow_at = now + self.story.setting.slow_every;
         let past = &mut self.past;
         past.adopts_after = is_adopting.then_some(failures);
+        past.is_taken = false;
         if !is_adopting {
             (past.is_unproved, past.failures, past.alive_at, past.acknowledged) = (false, 0, now, 0);
         }

@@ -272,6 +272,8 @@ pub enum Ending {
     KilledInSlot { shard: u16, slot: u32 },
     /// It is killed in the first commit after this many others, perhaps while it adopts.
     KilledInCommit { step: CommitStep, commits: u32 },
+    /// A successor takes over between two turns of each thread, or is too slow for that.
+    Offered { is_taken: bool },
 }
 
 /// What differs from the place where memory was left.
@@ -591,6 +593,10 @@ impl Story {
                     let step = random.one_of(&CommitStep::ALL);
                     Ending::KilledInCommit { step, commits: random.small(3) }
                 }
+            };
+            let ending = match self.seed % 5 {
+                1 if random.is_one_in(2) => Ending::Offered { is_taken: random.below(4) > 0 },
+                _ => ending,
             };
             let longest = random.one_of(&[MS, 100 * MS, threshold, 2 * threshold, 5 * SECOND]);
             let elsewhere =

@@ -166,4 +166,5 @@ planted_bugs! {
     a_word_told_twice_is_found TellsTwice I13,
     an_event_that_nobody_repeats_is_found LosesTheUnacknowledged I13,
     memory_of_another_boot_that_is_adopted_is_found AdoptsAnotherBoot I13,
+    two_that_go_on_are_found GoesOnAfterATakeOver I13,
 }

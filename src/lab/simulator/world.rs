@@ -393,7 +393,7 @@ impl<'a> World<'a> {
         self.ring_aggregator();
     }
 
-    fn pause(&mut self, who: Who, place: TurnPart, for_ns: u64) {
+    pub fn pause(&mut self, who: Who, place: TurnPart, for_ns: u64) {
         let until = self.now + for_ns;
         if let Stage::Away { until: start } = &mut self.stage {
             *start = until.max(*start);
@@ -429,7 +429,7 @@ impl<'a> World<'a> {
 
     // --- a shard's turn -----------------------------------------------------------------------------
 
-    fn turn_shard(&mut self, index: usize) -> Verdict {
+    pub fn turn_shard(&mut self, index: usize) -> Verdict {
         let (now, later) = (self.now, self.delay());
         let turn_ns = self.story.setting.turn_ns;
         let shard = &mut self.shards[index];
@@ -560,7 +560,7 @@ impl<'a> World<'a> {
 
     // --- the aggregator's turn ------------------------------------------------------------------------
 
-    fn turn_aggregator(&mut self) -> Verdict {
+    pub fn turn_aggregator(&mut self) -> Verdict {
         let now = self.now;
         let thread = &mut self.aggregator_thread;
         if thread.paused_until > now {
