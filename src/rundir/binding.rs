@@ -56,6 +56,7 @@ pub enum Kind {
     /// Receives datagrams.
     Receiver,
     /// Accepts connections.
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "only HTTP has one"))]
     Listener,
     /// Accepts connections of successors, whose messages are whole.
     Takeover,

@@ -237,16 +237,18 @@ impl Keeper {
                 .map(|is_repaired| if *was_lost || is_repaired { Found::PutBack } else { Found::InPlace }),
             Err(trouble) => Err(trouble.clone()),
         };
-        let path = self.files.dir.path().to_owned();
-        let (path, of_dir) = match (of_dir, &mut self.files.takeover) {
-            (Ok(Found::InPlace), Some(takeover)) => (takeover.path().to_owned(), look_after(takeover, &held)),
-            (of_dir, _) => (path, of_dir),
-        };
+        let mut of_fleet = vec![(self.files.dir.path().to_owned(), of_dir)];
+        let sockets = self.files.takeover.iter_mut();
         #[cfg(feature = "http")]
-        let (path, of_dir) = match (of_dir, look_after(&mut self.files.control, &held)) {
-            (Ok(Found::InPlace), of_control) => (self.files.control.path().to_owned(), of_control),
-            (of_dir, _) => (path, of_dir),
-        };
+        let sockets = sockets.chain([&mut self.files.control]);
+        of_fleet.extend(sockets.map(|socket| (socket.path().to_owned(), look_after(socket, &held))));
+        // The first trouble of them, else the first that was put back.
+        of_fleet.sort_by_key(|(_, found)| match found {
+            Err(_) => 0,
+            Ok(Found::PutBack) => 1,
+            Ok(Found::InPlace) => 2,
+        });
+        let (path, of_dir) = of_fleet.swap_remove(0);
         for (shard, found) in of_sockets.into_iter().enumerate() {
             if has_news(&mut self.troubles[shard], &found) {
                 self.tell(u16::try_from(shard).ok(), self.files.sockets[shard].path().to_owned(), found);

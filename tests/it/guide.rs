@@ -199,6 +199,11 @@ fn commands_of_events_run() {
 }
 
 #[test]
+fn commands_of_restart_run() {
+    run("src/guide/restart.md", "");
+}
+
+#[test]
 fn commands_of_verdicts_run() {
     run("src/guide/verdicts.md", "");
 }

@@ -97,15 +97,17 @@ fn names_in(dir: &Path) -> Vec<String> {
     names
 }
 
-const WHOLE: [&str; 9] = [
+const WHOLE: [&str; 11] = [
     ".control~",
     ".shard-0~",
     ".shard-1~",
+    ".takeover~",
     "control.sock",
     "fleet.json",
     "lock",
     "shard-0.sock",
     "shard-1.sock",
+    "takeover.sock",
     "varta.sock",
 ];
 

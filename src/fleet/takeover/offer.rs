@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
-use super::{ANSWER_WITHIN, HELLO, Line, Message, START_WITHIN, wait_for};
+use super::line::{ANSWER_WITHIN, HELLO, Line, Message, START_WITHIN, wait_for};
 use crate::journal::{Journal, Offer};
 use crate::lane::kick::Kick;
 use crate::lane::park::Park;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{SocketAddrUnix, SocketType, connect};
 
-use super::{ANSWER_WITHIN, HELLO, LISTENER, LOCK, Line, Message, wait_for};
+use super::line::{ANSWER_WITHIN, HELLO, LISTENER, LOCK, Line, Message, wait_for};
 use crate::journal::{Journal, Offer};
 use crate::message::{Reason, Shown};
 use crate::rundir::names::TAKEOVER;
