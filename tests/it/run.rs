@@ -514,6 +514,22 @@ fn fault_36_a_disk_that_was_full_for_a_while_costs_no_event() {
     assert!(!kinds.contains("lost"), "the queue holds far more than that");
 }
 
+#[test]
+fn fault_36_a_list_of_agents_that_finds_no_room_is_said_and_costs_nothing_else() {
+    let place = Place::new();
+    let dir = place.dir();
+    let mounts = format!("mkdir '{0}' && mount -t tmpfs -o size=64k,mode=755 none '{0}'", dir.display());
+    let options = Options { mounts: Some(mounts), ..Options::default() };
+    let observer = Observer::start_in(place, options);
+    let filler = inside(&observer, &dir).join("filler");
+    let full = fs::write(&filler, vec![0; 1 << 20]).expect_err("more than the disk holds");
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    // It is written at the stop at the latest.
+    let ended = observer.stop_without_events(0);
+    let why = format!("cannot write the list of agents to {}: no space left", dir.join("roster").display());
+    assert!(ended.stderr.contains(&why) && ended.stderr.contains("free space"), "{}", ended.stderr);
+}
+
 // --- a log that goes away, a slow disk ------------------------------------------------------------
 
 /// The complete lines of a file.

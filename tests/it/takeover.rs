@@ -402,6 +402,17 @@ fn a_successor_may_be_configured_otherwise() {
     chain.stops();
 }
 
+/// As many descriptors as there can be go through one conversation.
+#[test]
+fn a_successor_takes_over_all_shards_that_there_can_be() {
+    let mut chain = Chain::start(&["--shards", "64", "--threshold", "1s", "--agents-max", "1000"]);
+    let agent = chain.agent();
+    chain.takes_over(&[]);
+    chain.goes_on();
+    assert_eq!((chain.count("up", agent.pid()), chain.count("stall", agent.pid())), (1, 0));
+    chain.stops();
+}
+
 #[test]
 fn without_an_observer_it_begins_anew() {
     let mut chain = Chain::start(&RUN);
