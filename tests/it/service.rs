@@ -81,6 +81,7 @@ fn a_day_under_systemd() {
     let rig = Rig::boot(CONFIG);
     beats_from_before_the_start_are_taken(&rig);
     a_restart_keeps_sockets_and_manifest(&rig);
+    a_reload_changes_what_is_live(&rig);
     a_stuck_shard_is_restarted(&rig);
     a_name_that_is_not_known_is_refused(&rig);
     check_sees_what_a_start_would(&rig);
@@ -149,6 +150,35 @@ fn a_restart_keeps_sockets_and_manifest(rig: &Rig) {
     rig.run("systemctl start varta-fleet.service");
     rig.run("grep -q shard-0.sock /run/varta/fleet.json");
     assert_eq!(rig.run(sockets), before);
+}
+
+fn a_reload_changes_what_is_live(rig: &Rig) {
+    let main = rig.property("varta-fleet.service", "MainPID");
+    let threshold = || {
+        rig.run(
+            "curl -s --unix-socket /run/varta/control.sock http://localhost/api/v1/fleet | jq .threshold_ns",
+        )
+    };
+    let is_successful = || metric(rig, "varta_config_last_reload_successful");
+    rig.write("/etc/varta-fleet.toml", &CONFIG.replace("30s", "20s"));
+    rig.run("systemctl reload varta-fleet.service");
+    wait_for("the new threshold", || (threshold().trim() == "20000000000").then_some(()));
+    assert_eq!(is_successful().to_string(), "1");
+    rig.write("/etc/varta-fleet.toml", &CONFIG.replace("30s", "soon"));
+    rig.run("systemctl reload varta-fleet.service");
+    wait_for("the refusal", || (is_successful() < 0.5).then_some(()));
+    let problems = rig.run("journalctl --output=cat --no-pager --priority=err -u varta-fleet");
+    assert!(problems.contains("soon"), "{problems}");
+    // A client gets the reasons, and its exit code.
+    let refused = rig.attempt("varta-fleet reload");
+    assert_eq!(refused.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("soon"), "{refused:?}");
+    rig.write("/etc/varta-fleet.toml", CONFIG);
+    let reloaded = rig.run("varta-fleet reload");
+    assert!(reloaded.contains("threshold"), "{reloaded}");
+    assert_eq!(threshold().trim(), "30000000000");
+    assert_eq!(rig.property("varta-fleet.service", "MainPID"), main);
+    assert_eq!(rig.property("varta-fleet.service", "ActiveState"), "active");
 }
 
 fn a_stuck_shard_is_restarted(rig: &Rig) {
