@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 #[cfg(feature = "http")]
 use std::net::TcpListener;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::net::sockopt;
@@ -46,7 +46,7 @@ use crate::shard::uids::UidAccounts;
 use crate::sinks::{Descriptor, Rotation};
 use crate::sys::clock::SystemClock;
 use crate::sys::mmsg::is_recvmmsg_refused;
-use crate::sys::unix_socket::adopt_receiver;
+use crate::sys::unix_socket::{self, adopt_receiver};
 use crate::table::adopt::Legacy;
 use crate::table::{self, Header, Table, TableWriter};
 use crate::time::{Clock, MonoNs};
@@ -97,7 +97,10 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
     inherited.check_names()?;
     let mut takeover = inherited.takeover.take();
     let mut dir = match takeover.as_mut().and_then(|takeover| takeover.lock.take()) {
-        Some(lock) => RunDir::of_another(&plan.dir, lock)?,
+        Some(lock) => {
+            let tenure = takeover.as_ref().map(|takeover| takeover.tenure.clone()).unwrap_or_default();
+            RunDir::of_another(&plan.dir, lock, tenure)?
+        }
         None => RunDir::open(&plan.dir)?,
     };
     let mut warnings = Warning::of_here();
@@ -106,29 +109,30 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
     let plan = &*plan;
     let headers: Vec<Header> = (0..plan.shards.len()).map(|shard| header_of(plan, shard)).collect();
     let ahead = (GRANTED_AHEAD / u32::from(headers[0].shards.max(1))).max(GRANTED_AHEAD_MIN);
-    let left = match (Left::find(inherited, &headers), &takeover) {
-        (Err(why), Some(takeover)) => return Err(takeover.unusable(why).into()),
+    let found = Left::find(inherited, &headers);
+    let left = match (found, &takeover) {
+        (Err(why), Some(takeover)) if why.shortage().is_none() => return Err(takeover.unusable(why).into()),
         (Ok(None), Some(takeover)) => return Err(takeover.unusable("it handed over no agents").into()),
-        (left, _) => unless_unfit(left, &mut warnings)?.flatten(),
+        (found, _) => unless_unfit(found, &mut warnings)?.flatten(),
     };
-    // Of an observer that still runs, which looks after their files.
     let is_taken_over = takeover.is_some();
-    let is_anothers = |socket: &mut BoundSocket| {
-        if is_taken_over && socket.stays() {
-            socket.give();
+    // The files of an observer that still runs are looked after by that.
+    let hold = |socket: &mut BoundSocket, name: &str| {
+        if let Some(takeover) = takeover.as_ref().filter(|_| socket.stays()) {
+            socket.held_by(&takeover.tenure, takeover.is_kept(name));
         }
     };
     let mut sockets = Vec::with_capacity(plan.shards.len());
     for (shard, of) in plan.shards.iter().enumerate() {
         let known = left.as_ref().and_then(|left| left.socket(shard));
         let mut socket = shard_socket(&dir, (shard, of), known, inherited, &mut warnings)?;
-        is_anothers(&mut socket);
+        hold(&mut socket, &shard_name(shard));
         sockets.push(socket);
     }
     #[cfg(feature = "http")]
-    let (mut control, listeners) = {
+    let (control, listeners) = {
         let mut control = control_socket(&dir, plan, inherited)?;
-        is_anothers(&mut control);
+        hold(&mut control, "control");
         let listener = control.fd().try_clone().map_err(StartError::resources("open the control socket"))?;
         let tcp = inherited.take_tcp("http")?.map(TcpListener::from);
         // Another address is another listener; that of a socket unit has to be the configured one.
@@ -136,8 +140,13 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
         let tcp = tcp.filter(|tcp| !is_taken_over || is_wanted(tcp));
         (control, Listeners::open(listener.into(), tcp, &plan.http)?)
     };
-    let mut successors = successors_socket(&dir, takeover.as_mut(), &mut warnings);
-    successors.iter_mut().for_each(is_anothers);
+    let listener = takeover.as_mut().and_then(|takeover| takeover.listener.take());
+    let mut successors = successors_socket(&dir, listener, &mut warnings);
+    if let (Some(socket), Some(takeover)) = (&mut successors, &takeover)
+        && socket.stays()
+    {
+        socket.held_by(&takeover.tenure, false);
+    }
     let mut output = plan.events.as_ref().map(event_output).transpose().map_err(StartError::Events)?;
     #[cfg(not(feature = "http"))]
     if let Some(address) = plan.http.listen {
@@ -148,18 +157,18 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
     // Last: what is received from a passed socket here would be lost if the start failed afterwards. And from here on
     // an observer that is taken over observes no more.
     if let (Some(takeover), Some(left)) = (&takeover, &left) {
+        rehearse(plan, &dir, &headers, left)?;
         takeover.take(left.journal())?;
-        for (shard, socket) in sockets.iter_mut().enumerate().filter(|(_, socket)| socket.stays()) {
-            socket.own(takeover.is_kept(&shard_name(shard)));
+        dir.sign();
+        if let Some(socket) = &successors {
+            // Successors are told the process that listens, by the kernel, as it was then.
+            let _ = unix_socket::listen(socket.fd().as_fd());
         }
-        #[cfg(feature = "http")]
-        if control.stays() {
-            control.own(takeover.is_kept("control"));
-        }
-        successors.iter_mut().filter(|socket| socket.stays()).for_each(|socket| socket.own(false));
-        dir.own();
         // It may have ended in the middle of a line, or have been rotated.
-        output = plan.events.as_ref().map(event_output).transpose().map_err(StartError::Events)?;
+        output = match plan.events.as_ref().map(event_output) {
+            Some(Ok(again)) => Some(again),
+            Some(Err(_)) | None => output,
+        };
     }
     let in_reserve = StartError::resources("reserve memory for a shard");
     let now = SystemClock.mono();
@@ -275,14 +284,44 @@ fn control_socket(dir: &RunDir, plan: &Plan, inherited: &mut Inherited) -> Resul
     dir.bind_control(plan.control_mode, owner).map_err(StartError::Control)
 }
 
+/// Fails if the kernel would not grant this process what a start needs, or the files cannot be written: an observer that
+/// still runs is not to be taken over then. Touches nothing of that.
+fn rehearse(plan: &Plan, dir: &RunDir, headers: &[Header], left: &Left) -> Result<(), StartError> {
+    /// Descriptors of a shard, and of the rest: a few more than there are.
+    const FDS: (usize, usize) = (8, 48);
+    /// Threads besides those of the shards.
+    const THREADS: usize = 12;
+    let paths: Vec<_> = plan.shards.iter().map(|shard| shard.socket.clone()).collect();
+    dir.rehearse(&paths)?;
+    let needed = FDS.0 * plan.shards.len() + FDS.1;
+    let fds: io::Result<Vec<Kick>> = (0..needed).map(|_| Kick::new()).collect();
+    drop(fds.map_err(StartError::resources("open what a fleet needs"))?);
+    let (release, held) = crossbeam::channel::bounded::<std::convert::Infallible>(0);
+    let thread = |_| {
+        let held = held.clone();
+        std::thread::Builder::new().name("varta-rehearse".into()).spawn(move || {
+            let _ = held.recv();
+        })
+    };
+    let threads: io::Result<Vec<_>> = (0..plan.shards.len() + THREADS).map(thread).collect();
+    drop(release);
+    for thread in threads.map_err(StartError::resources("start a thread"))? {
+        let _ = thread.join();
+    }
+    for (_, header) in (0..).zip(headers).filter(|(shard, _)| left.needs_memory(*shard, plan.agents_max)) {
+        table::create_granted(plan.agents_max, *header, left.agents_max(usize::from(header.shard)))
+            .map_err(StartError::resources("reserve memory for a shard"))?;
+    }
+    Ok(())
+}
+
 /// The socket for successors: that of the observer that is taken over, or a new one. Without it nobody can take over,
 /// which is no reason not to observe.
 fn successors_socket(
     dir: &RunDir,
-    takeover: Option<&mut Takeover>,
+    listener: Option<OwnedFd>,
     warnings: &mut Vec<Warning>,
 ) -> Option<BoundSocket> {
-    let listener = takeover.and_then(|takeover| takeover.listener.take());
     let bound = match listener {
         Some(listener) => {
             let path = dir.path().join(TAKEOVER);

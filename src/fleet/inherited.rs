@@ -10,6 +10,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
@@ -183,12 +185,17 @@ impl Inherited {
     /// Takes over from the observer that runs in this runtime directory: asks it for its descriptors. It goes on until
     /// [`Fleet::start_with`](crate::Fleet::start_with) has checked and opened everything, and if that fails, it just goes
     /// on. Returns its pid; `None` if no observer runs there, or one that does not hand over: then a start begins anew,
-    /// or says that the directory is in use. Waits a few seconds at most for its answers.
+    /// or says that the directory is in use. Waits a few seconds at most for its answers. Once `is_cancelled`, a take-over
+    /// that has not come about does not any more, and the start fails.
     ///
     /// # Errors
     /// It refuses, or cannot be asked.
-    pub fn take_over(&mut self, dir: &Path) -> Result<Option<u32>, TakeoverError> {
-        let Some((takeover, fds)) = Takeover::begin(dir)? else { return Ok(None) };
+    pub fn take_over(
+        &mut self,
+        dir: &Path,
+        is_cancelled: Arc<AtomicBool>,
+    ) -> Result<Option<u32>, TakeoverError> {
+        let Some((takeover, fds)) = Takeover::begin(dir, is_cancelled)? else { return Ok(None) };
         let pid = takeover.pid();
         self.fds.extend(fds);
         self.takeover = Some(takeover);

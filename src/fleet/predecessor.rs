@@ -39,7 +39,7 @@ pub struct Left {
 }
 
 struct LeftOfShard {
-    table: adopt::Left,
+    table: adopt::Unadopted,
     kept: KeptTable,
 }
 
@@ -113,8 +113,8 @@ impl Left {
                     return Ok(None);
                 }
                 let (table, told) = (the_only(table, &table_name)?, the_only(told, &told_name)?);
-                let table =
-                    adopt::Left::identify(table, header).map_err(|why| NotAdopted::Table(table_name, why))?;
+                let table = adopt::Unadopted::identify(table, header)
+                    .map_err(|why| NotAdopted::Table(table_name, why))?;
                 let kept = KeptTable::identify(told, header.shard, &identity)
                     .map_err(|why| NotAdopted::Memory(told_name, why))?;
                 Ok(Some(LeftOfShard { table, kept }))
@@ -126,6 +126,16 @@ impl Left {
     /// Its journal.
     pub const fn journal(&self) -> &Journal {
         &self.journal
+    }
+
+    /// Whether a table is to be made for a shard: it is new, or there are to be more agents.
+    pub fn needs_memory(&self, shard: usize, agents_max: u32) -> bool {
+        self.agents_max(shard) < agents_max
+    }
+
+    /// For how many agents there is a table of a shard; 0 for a new one.
+    pub fn agents_max(&self, shard: usize) -> u32 {
+        self.shards.get(shard).and_then(Option::as_ref).map_or(0, |of| of.table.capacity())
     }
 
     /// The file of the socket of a shard.

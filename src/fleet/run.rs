@@ -24,7 +24,7 @@ use super::predecessor::ToStore;
 #[cfg(feature = "http")]
 use super::stop::end_http;
 use super::stop::{OutputWriter, Running, Shards, Tellers, Writers};
-use super::takeover::{Host, Server, Takeover};
+use super::takeover::{LISTENER, LOCK, Offerer, Successors, Takeover};
 use crate::aggregator::fanout::{EVENTS_SLACK, Subscriber};
 use crate::aggregator::policy::Policy;
 use crate::aggregator::thread::{AGGREGATOR_NICE, aggregate};
@@ -86,8 +86,10 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
     let tcp = listeners.tcp();
     #[cfg(not(feature = "http"))]
     let tcp = None;
-    let fds = handed(&files, &acquired.to_store, tcp)
-        .map_err(StartError::resources("open what a successor gets"))?;
+    let mut files = files;
+    files.hold();
+    let tenure = files.dir.tenure().clone();
+    let fds = handed(&files, &acquired.to_store, tcp);
     let listener = files.takeover.as_ref().map(|socket| Arc::clone(socket.fd()));
     let (requests, requests_of) = unbounded();
     let (copies, asked) = Copies::new(ports.len(), Arc::clone(&doorbell));
@@ -162,23 +164,24 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
             return Err(error);
         }
     };
-    let host = listener.map(|listener| Host {
-        listener,
-        fds,
-        ports: Arc::clone(&handle.ports),
-        doorbell: Arc::clone(&handle.doorbell),
-        journal: Arc::clone(&journal),
-        shards: parks.shards,
-        aggregator: parks.aggregator,
+    let offerer = fds.map(|fds| {
+        listener.map(|listener| Offerer {
+            listener,
+            fds,
+            ports: Arc::clone(&handle.ports),
+            doorbell: Arc::clone(&handle.doorbell),
+            journal: Arc::clone(&journal),
+            shards: parks.shards,
+            aggregator: parks.aggregator,
+            clerk: upkeep.clerk(),
+            tenure,
+        })
     });
-    let successors = match host.map(Server::spawn).transpose() {
-        Ok(successors) => successors,
-        Err(error) => {
-            let why = Reason(&error).to_string();
-            warnings.push(Warning::NoTakeover { why });
-            None
-        }
-    };
+    let successors = offerer.and_then(|offerer| offerer.map(Successors::spawn).transpose());
+    let successors = successors.unwrap_or_else(|error| {
+        warnings.push(Warning::NoTakeover { why: Reason(&error).to_string() });
+        None
+    });
     handle.vitals.warn(warnings.iter().map(ToString::to_string).collect());
     let running = Running {
         shards,
@@ -209,9 +212,9 @@ fn handed(
         |fd: &Arc<OwnedFd>| files.sockets.iter().any(|socket| Arc::ptr_eq(socket.fd(), fd) && socket.stays());
     let stored = to_store.iter().map(|ToStore { name, fd, .. }| (name.clone(), Arc::clone(fd), is_kept(fd)));
     let mut all: Vec<_> = stored.collect();
-    all.push(("lock".to_owned(), Arc::new(files.dir.lock()?), false));
+    all.push((LOCK.to_owned(), Arc::new(files.dir.lock()?), false));
     if let Some(listener) = &files.takeover {
-        all.push(("takeover".to_owned(), Arc::clone(listener.fd()), false));
+        all.push((LISTENER.to_owned(), Arc::clone(listener.fd()), false));
     }
     #[cfg(feature = "http")]
     all.push(("control".to_owned(), Arc::clone(files.control.fd()), files.control.stays()));

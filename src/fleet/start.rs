@@ -24,7 +24,7 @@ use super::reload::ReloadRequest;
 use super::reload::{InForce, ReloadError, Reloaded};
 use super::run::{Started, run};
 use super::stop::{Running, StopReport, WRITE_WITHIN};
-use super::takeover::{Answer, Handed};
+use super::takeover::{Handed, Reply, Successors};
 use crate::config::plan::Plan;
 use crate::config::{Config, ConfigError};
 use crate::lane::Port;
@@ -252,28 +252,35 @@ impl Fleet {
     }
 
     /// Lets another observer take over from this one: see [`Inherited::take_over`]. `handler` is called, on a thread of
-    /// the fleet, with the pid of the successor once that goes on in the place of this one; it must not block. Then call
-    /// [`Fleet::leave`] at once. Until this is called, successors are refused.
-    pub fn on_takeover(&self, handler: impl FnMut(u32) + Send + 'static) {
-        self.answer_successors(Answer::HandOver(Box::new(handler)));
+    /// the fleet, with the pid of the successor once that goes on in the place of this one. It must not block; call
+    /// [`Fleet::leave`] at once, on another thread. Until this is called, successors are refused.
+    pub fn on_takeover(&self, handler: impl FnOnce(u32) + Send + 'static) {
+        self.reply_to_successors(Reply::HandOver(Box::new(handler)));
     }
 
     /// Refuses successors; they are told why, and what to do.
     pub fn refuse_takeover(&self, why: &str) {
-        self.answer_successors(Answer::Refuse(why.to_owned()));
+        self.reply_to_successors(Reply::Refuse(why.to_owned()));
     }
 
-    fn answer_successors(&self, answer: Answer) {
+    fn reply_to_successors(&self, reply: Reply) {
         if let Some(successors) = self.running.as_ref().and_then(|running| running.successors.as_ref()) {
-            successors.answer(answer);
+            successors.reply(reply);
         }
     }
 
-    /// Ends a fleet that was taken over: no file is removed, and what was not written is left to the successor. Waits up
-    /// to five seconds for the successor to say that it observes.
+    /// Whether another observer has taken over from this one, which is to [leave](Fleet::leave). Never waits.
+    #[must_use]
+    pub fn is_taken_over(&self) -> bool {
+        let successors = self.running.as_ref().and_then(|running| running.successors.as_ref());
+        successors.is_some_and(Successors::have_taken)
+    }
+
+    /// Ends a fleet that was taken over: no file is removed. Then waits until the successor observes, up to half a
+    /// minute.
     ///
     /// # Errors
-    /// It was not taken over, so it was stopped, as by [`Fleet::stop`].
+    /// It was not taken over, so it was stopped, as by [`Fleet::stop`] with `within`.
     pub fn leave(mut self, within: Duration) -> Result<Handed, StopReport> {
         self.running.take().map_or_else(|| Err(StopReport::default()), |running| running.leave(within))
     }

@@ -15,7 +15,7 @@ use crossbeam::channel::Receiver;
 use parking_lot::Mutex;
 
 use super::handle::Handle;
-use super::takeover::{Handed, Server};
+use super::takeover::{Handed, Successors};
 use crate::aggregator::Request;
 use crate::config::plan::Output;
 #[cfg(feature = "http")]
@@ -24,7 +24,7 @@ use crate::journal::Journal;
 use crate::lane::Port;
 use crate::lane::counters::ShardHealth;
 use crate::rundir::binding::BoundSocket;
-use crate::rundir::upkeep::{Files, Upkeep};
+use crate::rundir::upkeep::Upkeep;
 use crate::sinks::{Earlier, EventWriter, OutputState, WriterReport};
 use crate::sys::clock::SystemClock;
 use crate::sys::thread::join_until;
@@ -34,6 +34,8 @@ use crate::warning::Warning;
 
 /// How long a stop waits for threads. They end within milliseconds unless they are stuck.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// How long a fleet that was taken over waits for its successor to observe.
+const SUCCESSOR_WITHIN: Duration = Duration::from_secs(31);
 /// The default time for writing the remaining events.
 pub const WRITE_WITHIN: Duration = Duration::from_millis(500);
 
@@ -213,7 +215,7 @@ pub struct Running {
     pub http: Http,
     pub upkeep: Upkeep,
     /// What answers successors, if anything does.
-    pub successors: Option<Server>,
+    pub successors: Option<Successors>,
     /// Where it is recorded how this observer ended.
     pub journal: Arc<Journal>,
 }
@@ -221,40 +223,39 @@ pub struct Running {
 impl Running {
     /// Stops them in order. Remaining events may take `within` to be written.
     pub fn stop(self, within: Duration) -> StopReport {
-        self.end(within).0
+        self.end(within).unwrap_or_default()
     }
 
     /// Ends them without a trace, if a successor has taken over; else stops them.
     pub fn leave(self, within: Duration) -> Result<Handed, StopReport> {
-        match self.end(within) {
-            (_, Some(handed)) => Ok(handed),
-            (report, None) => Err(report),
-        }
+        self.end(within).map_or_else(Ok, Err)
     }
 
-    fn end(mut self, within: Duration) -> (StopReport, Option<Handed>) {
-        let handed = self.successors.take().and_then(|successors| successors.end(STOP_WITHIN));
-        match handed {
-            Some(handed) => (self.abandon(), Some(handed)),
-            None => (self.stop_in_order(within), None),
+    fn end(mut self, within: Duration) -> Result<StopReport, Handed> {
+        let successors = self.successors.take();
+        match successors.filter(Successors::close) {
+            Some(successors) => {
+                self.abandon();
+                Err(successors.join(SUCCESSOR_WITHIN).unwrap_or(Handed::Silent))
+            }
+            None => Ok(self.stop_in_order(within)),
         }
     }
 
     /// Ends the threads, which are parked, and changes nothing that the successor has now.
-    fn abandon(self) -> StopReport {
+    fn abandon(self) {
         let Self { mut shards, mut tellers, upkeep, .. } = self;
         tellers.handle.vitals.stop();
-        let upkeep = upkeep.leave();
-        let until = Instant::now() + STOP_WITHIN;
-        shards.join_until(until);
-        let (mut files, _) = upkeep.join_until(until);
-        files.iter_mut().for_each(Files::give);
-        tellers.end();
+        // It would answer clients of the successor.
         #[cfg(feature = "http")]
         end_http(self.http);
-        // What it has not written, the successor repeats.
+        let upkeep = upkeep.end();
+        let until = Instant::now() + STOP_WITHIN;
+        shards.join_until(until);
+        let _ = upkeep.join_until(until);
+        tellers.end();
+        // It has written everything.
         let _ = tellers.close(Duration::ZERO);
-        StopReport::default()
     }
 
     fn stop_in_order(self, within: Duration) -> StopReport {

@@ -109,6 +109,8 @@ pub struct SocketFile {
 pub struct Offer(u64);
 
 impl Offer {
+    /// Who took it has adopted everything. As before the first offer.
+    const BEGUN: u64 = 0;
     const OPEN: u64 = 1;
     const TAKEN: u64 = 2;
     const KEPT: u64 = 3;
@@ -289,9 +291,15 @@ impl Journal {
         offer
     }
 
-    /// Ends an offer of ours. False: it was taken, so that this process must not write any more.
+    /// Ends the last offer of ours, unless that is over. False: it was taken, so that this process must not write any more.
     pub fn keep(&self, offer: Offer) -> bool {
-        self.decide(offer, Offer::KEPT) || planted!(GoesOnAfterATakeOver)
+        self.decide(offer, Offer::KEPT) || !self.is_taken(offer) || planted!(GoesOnAfterATakeOver)
+    }
+
+    /// Whether a successor took this offer, the last one of ours. It may have begun since, and made offers of its own.
+    pub fn is_taken(&self, offer: Offer) -> bool {
+        let (last, state) = Offer::of(self.get(header::OFFER));
+        last != offer.0 || matches!(state, Offer::TAKEN | Offer::BEGUN)
     }
 
     /// Takes what was offered. False: that is over, so that it belongs to the other process.
@@ -321,7 +329,7 @@ impl Journal {
         self.put(header::ADOPTED_AT, now.0);
         self.put(header::IS_CLEAN, 0);
         let (last, _) = Offer::of(self.get(header::OFFER));
-        self.put(header::OFFER, Offer(last).as_word(Offer::KEPT));
+        self.put(header::OFFER, Offer(last).as_word(Offer::BEGUN));
     }
 
     fn get(&self, index: usize) -> u64 {

@@ -216,6 +216,14 @@ fn an_offer_is_taken_or_kept_once() {
     assert!(!next.take(first), "a slow successor does not take what is offered to another");
     assert!(next.take(Offer::numbered(second.number())));
     assert!(!journal.keep(second) && !next.take(second));
+    assert!(journal.is_taken(second));
+    // It goes on, and offers in turn: whoever was taken over from knows that still.
+    let (next, ended) = adopt(&journal, NOW).expect("sound");
+    next.begin(&ended, NOW);
+    assert!(journal.is_taken(second) && !journal.keep(second));
+    let third = next.offer();
+    assert!(journal.is_taken(second) && !journal.keep(second) && !next.is_taken(third));
+    assert!(next.keep(third));
 }
 
 /// Who was taken over from did not end by itself, however short it ran.

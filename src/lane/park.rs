@@ -17,9 +17,12 @@ pub struct Park {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Counts how often it was wanted. Who waits goes on once its round is over, even if the next one has begun.
+    round: u64,
     is_wanted: bool,
     /// Nobody comes back: another process went on.
     is_left: bool,
+    /// Those that wait in this round.
     parked: usize,
 }
 
@@ -33,18 +36,19 @@ impl Park {
     /// Waits until the thread may go on. False: never.
     pub fn wait(&self) -> bool {
         let mut state = self.state.lock();
-        state.parked += 1;
+        let round = state.round;
+        state.parked += usize::from(state.is_wanted);
         self.changed.notify_all();
-        while state.is_wanted && !state.is_left {
+        while state.is_wanted && state.round == round && !state.is_left {
             self.changed.wait(&mut state);
         }
-        state.parked -= 1;
         !state.is_left
     }
 
     /// Has the threads wait as soon as their turns end. The caller wakes them.
     pub fn want(&self) {
-        self.state.lock().is_wanted = true;
+        let mut state = self.state.lock();
+        (state.round, state.is_wanted, state.parked) = (state.round + 1, true, 0);
         self.is_wanted.store(true, Ordering::Release);
     }
 
@@ -61,8 +65,9 @@ impl Park {
 
     /// Lets them go on.
     pub fn resume(&self) {
+        let mut state = self.state.lock();
         self.is_wanted.store(false, Ordering::Release);
-        self.state.lock().is_wanted = false;
+        (state.is_wanted, state.parked) = (false, 0);
         self.changed.notify_all();
     }
 
@@ -102,6 +107,20 @@ mod tests {
         let thread = parked(&park);
         park.leave();
         assert!(!thread.join().unwrap());
+    }
+
+    /// A thread of the last round that has not left yet is none of this round.
+    #[test]
+    fn each_round_waits_for_all_of_them() {
+        let park = Arc::<Park>::default();
+        for _ in 0..200 {
+            let thread = parked(&park);
+            park.resume();
+            park.want();
+            assert!(!park.has_within(1, Instant::now()), "it has not come to this round");
+            assert!(thread.join().unwrap(), "its round is over");
+            park.resume();
+        }
     }
 
     #[test]

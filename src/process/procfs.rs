@@ -160,6 +160,11 @@ pub fn exists(pid: u32) -> bool {
     pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
 }
 
+/// Inode of the time namespace of this process, whose offsets its clocks have; 0 if the kernel has none.
+pub fn time_namespace() -> u64 {
+    rustix::fs::stat("/proc/self/ns/time").map_or(0, |stat| stat.st_ino)
+}
+
 /// Whether a process lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Life {

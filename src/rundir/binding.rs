@@ -26,6 +26,7 @@ use rustix::io::Errno;
 use rustix::net::SocketType;
 
 use crate::message::{Reason, Shown};
+use crate::rundir::tenure::Tenure;
 use crate::sys::unix_socket::{self, PATH_BYTES_MAX};
 
 /// A temporary name begins with a dot, so that `rm *` does not match it, and ends in this and [`TAG_BYTES`]
@@ -95,8 +96,7 @@ pub struct BoundSocket {
     spare: Option<Spare>,
     /// The path stays when this is dropped: another process keeps the socket open.
     stays: bool,
-    /// Another observer uses it, which looks after its names.
-    is_anothers: bool,
+    tenure: Tenure,
 }
 
 /// From which a removed path is restored.
@@ -137,7 +137,7 @@ impl BoundSocket {
             queue_limit,
             spare: None,
             stays: true,
-            is_anothers: false,
+            tenure: Tenure::default(),
         }
     }
 
@@ -149,14 +149,10 @@ impl BoundSocket {
         socket
     }
 
-    /// The other observer uses it no more. `stays`: as the other held it.
-    pub fn own(&mut self, stays: bool) {
-        (self.is_anothers, self.stays) = (false, stays);
-    }
-
-    /// Another observer uses it. Until [`BoundSocket::own`] is called, dropping it removes nothing.
-    pub fn give(&mut self) {
-        self.is_anothers = true;
+    /// As long as the files are another observer's, dropping this removes nothing. `stays`: whether the path stays
+    /// otherwise.
+    pub fn held_by(&mut self, tenure: &Tenure, stays: bool) {
+        (self.tenure, self.stays) = (tenure.clone(), stays);
     }
 
     /// Keeps the path when this is dropped: the socket outlives this process.
@@ -208,7 +204,7 @@ impl BoundSocket {
     ///
     /// Call this before the socket is closed: until then no other process that probes the path takes it.
     pub fn unlink_if_ours(&self) -> bool {
-        if self.is_anothers {
+        if self.tenure.is_anothers() {
             return false;
         }
         // The last name of a socket that lives on must not go.
@@ -482,7 +478,7 @@ fn bind_whole(
         queue_limit,
         spare: None,
         stays: false,
-        is_anothers: false,
+        tenure: Tenure::default(),
     };
     Ok((socket, temporary))
 }

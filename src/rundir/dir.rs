@@ -29,10 +29,13 @@ use super::names::{CONTROL, LOCK, ROSTER, SYMLINK, TAKEOVER};
 use crate::message::{Reason, Shown};
 use crate::route::{MANIFEST, Manifest};
 use crate::rundir::binding::{self, BindError, BoundSocket, FileId, Found, Kind, Owner};
+use crate::rundir::tenure::Tenure;
 
 /// Renamed over manifest and symlink to replace them. Only the holder of the lock uses them.
 const MANIFEST_NEW: &str = "fleet.json.new";
 const SYMLINK_NEW: &str = "varta.sock.new";
+/// Written by a successor while the observer before still runs.
+const REHEARSAL: &str = "fleet.json.try";
 const ROSTER_NEW: &str = "roster.new";
 
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
@@ -68,8 +71,7 @@ pub struct RunDir {
     published: Vec<PathBuf>,
     manifest: Option<Published>,
     symlink: Option<Published>,
-    /// Another observer holds the lock by the same descriptor, and runs.
-    is_anothers: bool,
+    tenure: Tenure,
 }
 
 /// The directory as it was opened, and its lock.
@@ -289,21 +291,21 @@ impl RunDir {
         first(&mut problems)?;
         let Some(fd) = fd else { return Err(RunDirError::NotADirectory { dir }) };
         let held = Held::take(&dir, fd)?;
-        let opened = Self::of(dir, held);
+        let opened = Self::of(dir, held, Tenure::default());
         opened.remove_leftovers();
         Ok(opened)
     }
 
-    const fn of(dir: PathBuf, held: Held) -> Self {
-        Self { dir, held, published: Vec::new(), manifest: None, symlink: None, is_anothers: false }
+    const fn of(dir: PathBuf, held: Held, tenure: Tenure) -> Self {
+        Self { dir, held, published: Vec::new(), manifest: None, symlink: None, tenure }
     }
 
-    /// The directory that another observer holds by `lock`, a duplicate of its descriptor. Until [`RunDir::own`] is
-    /// called, dropping this changes nothing there.
+    /// The directory that another observer holds by `lock`, a duplicate of its descriptor. As long as it is that one's,
+    /// by `tenure`, dropping this changes nothing there.
     ///
     /// # Errors
     /// As [`RunDir::open`]; `Busy` if that is not the lock of this directory.
-    pub fn of_another(dir: &Path, lock: OwnedFd) -> Result<Self, RunDirError> {
+    pub fn of_another(dir: &Path, lock: OwnedFd, tenure: Tenure) -> Result<Self, RunDirError> {
         let dir = absolute(dir)?;
         let mut problems = Vec::new();
         let fd = examine(&dir, &mut problems);
@@ -317,9 +319,7 @@ impl RunDir {
             return Err(RunDirError::Busy { dir, holder: None });
         }
         let held = Held { fd, file_id, lock: lock.into(), lock_file_id };
-        let mut opened = Self::of(dir, held);
-        opened.is_anothers = true;
-        Ok(opened)
+        Ok(Self::of(dir, held, tenure))
     }
 
     /// Absolute path of the directory.
@@ -447,17 +447,30 @@ impl RunDir {
         (self.manifest, self.symlink) = (None, None);
     }
 
-    /// The other observer runs no more: the lock names this process.
-    pub fn own(&mut self) {
-        self.is_anothers = false;
+    /// Whose the files are.
+    pub const fn tenure(&self) -> &Tenure {
+        &self.tenure
+    }
+
+    /// Has the lock name this process, once the observer before runs no more.
+    pub fn sign(&mut self) {
         // Only messages name the pid.
         let _ = write_pid(&mut self.held.lock);
     }
 
-    /// Leaves everything as it is: another observer has the lock.
-    pub fn give(&mut self) {
-        self.leave();
-        self.is_anothers = true;
+    /// Whether [`RunDir::publish`] could write manifest and symlink. Writes a manifest under another name, and removes
+    /// it.
+    ///
+    /// # Errors
+    /// As [`RunDir::publish`].
+    pub fn rehearse(&self, sockets: &[PathBuf]) -> Result<(), RunDirError> {
+        let path = self.dir.join(MANIFEST);
+        let failed = |source: io::Error| RunDirError::Publish { path: path.clone(), source };
+        let text = self.manifest_of(sockets).map_err(failed)?;
+        let written = self.write_new(REHEARSAL, MANIFEST_MODE, &text);
+        let _ = self.remove_if_there(REHEARSAL);
+        written.map_err(failed)?;
+        self.is_symlink_free(sockets)
     }
 
     /// A duplicate of the descriptor that holds the lock.
@@ -471,24 +484,35 @@ impl RunDir {
     fn publish_manifest(&mut self, sockets: &[PathBuf]) -> Result<(), RunDirError> {
         let path = self.dir.join(MANIFEST);
         let failed = |source: io::Error| RunDirError::Publish { path: path.clone(), source };
-        let sockets: io::Result<Vec<_>> = sockets.iter().map(|socket| self.relative(socket)).collect();
-        let manifest = Manifest::new(&sockets.map_err(failed)?, std::process::id());
-        let mut text = serde_json::to_vec(&manifest).map_err(|error| failed(error.into()))?;
-        text.push(b'\n');
+        let text = self.manifest_of(sockets).map_err(failed)?;
         let written = self.write_over((MANIFEST_NEW, MANIFEST), MANIFEST_MODE, &text);
         let published = written.and_then(|file| Ok(Published::new(file.into())?));
         self.manifest = Some(published.map_err(failed)?);
         Ok(())
     }
 
+    /// The text of the manifest.
+    fn manifest_of(&self, sockets: &[PathBuf]) -> io::Result<Vec<u8>> {
+        let sockets: io::Result<Vec<_>> = sockets.iter().map(|socket| self.relative(socket)).collect();
+        let mut text = serde_json::to_vec(&Manifest::new(&sockets?, std::process::id()))?;
+        text.push(b'\n');
+        Ok(text)
+    }
+
+    /// Writes a new file.
+    fn write_new(&self, new: &str, mode: Mode, text: &[u8]) -> io::Result<File> {
+        self.remove_if_there(new)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::openat(&self.held.fd, new, flags, mode)?);
+        rustix::fs::fchmod(&file, mode)?; // whatever the umask
+        file.write_all(text)?;
+        Ok(file)
+    }
+
     /// Writes a file whole, under another name first.
     fn write_over(&self, (new, name): (&str, &str), mode: Mode, text: &[u8]) -> io::Result<File> {
         let written = (|| {
-            self.remove_if_there(new)?;
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut file = File::from(rustix::fs::openat(&self.held.fd, new, flags, mode)?);
-            rustix::fs::fchmod(&file, mode)?; // whatever the umask
-            file.write_all(text)?;
+            let file = self.write_new(new, mode, text)?;
             rustix::fs::renameat(&self.held.fd, new, &self.held.fd, name)?;
             Ok(file)
         })();
@@ -528,18 +552,9 @@ impl RunDir {
     fn publish_symlink(&mut self, sockets: &[PathBuf]) -> Result<(), RunDirError> {
         let path = self.dir.join(SYMLINK);
         let failed = |source: io::Error| RunDirError::Publish { path: path.clone(), source };
-        let Some(first) = sockets.first() else { return Ok(()) };
-        if sockets.iter().any(|socket| self.is_symlink_path(socket)) {
-            return Ok(()); // agents that know only this path reach that shard
-        }
+        let Some(first) = sockets.first().filter(|_| !self.has_symlink_path(sockets)) else { return Ok(()) };
         let target = self.relative(first).map_err(failed)?;
-        match self.lstat(SYMLINK) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink => {
-                return Err(RunDirError::InTheWay { path, expected: "a symlink" });
-            }
-            Ok(_) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(failed(errno.into())),
-        }
+        self.is_symlink_free(sockets)?;
         let linked = (|| {
             self.remove_if_there(SYMLINK_NEW)?;
             rustix::fs::symlinkat(&target, &self.held.fd, SYMLINK_NEW)?;
@@ -553,6 +568,24 @@ impl RunDir {
         }
         self.symlink = Some(linked.map_err(failed)?);
         Ok(())
+    }
+
+    /// Whether a shard is bound where the symlink would be: agents that know only this path reach that shard.
+    fn has_symlink_path(&self, sockets: &[PathBuf]) -> bool {
+        sockets.iter().any(|socket| self.is_symlink_path(socket))
+    }
+
+    /// Fails if something other than a symlink is where the symlink is to be.
+    fn is_symlink_free(&self, sockets: &[PathBuf]) -> Result<(), RunDirError> {
+        let path = self.dir.join(SYMLINK);
+        match self.lstat(SYMLINK) {
+            _ if self.has_symlink_path(sockets) => Ok(()),
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink => {
+                Err(RunDirError::InTheWay { path, expected: "a symlink" })
+            }
+            Ok(_) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(RunDirError::Publish { path, source: errno.into() }),
+        }
     }
 
     /// Relative path to a socket in this directory, so that it also leads there where the directory is
@@ -612,7 +645,7 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        if self.is_anothers {
+        if self.tenure.is_anothers() {
             return;
         }
         self.withdraw();

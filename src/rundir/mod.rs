@@ -6,4 +6,5 @@ pub mod binding;
 pub mod dir;
 pub mod names;
 pub mod roster;
+pub mod tenure;
 pub mod upkeep;

@@ -15,7 +15,6 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -51,12 +50,16 @@ pub struct Files {
 }
 
 impl Files {
-    /// Leaves all of them as they are: another observer uses them.
-    pub fn give(&mut self) {
-        self.sockets.iter_mut().chain(&mut self.takeover).for_each(BoundSocket::give);
+    /// Has all of them obey the tenure of the directory.
+    pub fn hold(&mut self) {
+        let tenure = self.dir.tenure().clone();
+        let sockets = self.sockets.iter_mut().chain(&mut self.takeover);
         #[cfg(feature = "http")]
-        self.control.give();
-        self.dir.give();
+        let sockets = sockets.chain([&mut self.control]);
+        for socket in sockets {
+            let stays = socket.stays();
+            socket.held_by(&tenure, stays);
+        }
     }
 }
 
@@ -82,8 +85,6 @@ pub struct Upkeep {
     thread: JoinHandle<()>,
     /// Not owned by the thread, so that its panic leaves the files where they are.
     keeper: Arc<Mutex<Keeper>>,
-    /// Another observer looks after the files now.
-    is_left: Arc<AtomicBool>,
     warnings: Receiver<Warning>,
 }
 
@@ -114,8 +115,6 @@ impl Upkeep {
         };
         let keeper = Arc::new(Mutex::new(keeper));
         let of_thread = Arc::clone(&keeper);
-        let is_left = Arc::new(AtomicBool::new(false));
-        let is_left_of = Arc::clone(&is_left);
         let body = move || {
             let _lifeline = lifeline;
             of_thread.lock().begin_roster();
@@ -128,12 +127,10 @@ impl Upkeep {
                     keeper.write_roster();
                 }
             }
-            if !is_left_of.load(Ordering::Acquire) {
-                of_thread.lock().write_roster();
-            }
+            of_thread.lock().write_roster();
         };
         match Builder::new().name("varta-upkeep".into()).spawn(body) {
-            Ok(thread) => Ok(Self { stop, thread, keeper, is_left, warnings }),
+            Ok(thread) => Ok(Self { stop, thread, keeper, warnings }),
             Err(error) => {
                 Err((error, Arc::into_inner(keeper).map(|keeper| Box::new(keeper.into_inner().files))))
             }
@@ -145,16 +142,26 @@ impl Upkeep {
         self.warnings.try_recv().ok()
     }
 
-    /// As [`Upkeep::end`], and changes no file any more.
-    pub fn leave(self) -> Ending {
-        self.is_left.store(true, Ordering::Release);
-        self.end()
+    /// What writes the roster on another thread.
+    pub fn clerk(&self) -> Clerk {
+        Clerk(Arc::clone(&self.keeper))
     }
 
     /// Asks the thread to end; until it has, it may report more.
     pub fn end(self) -> Ending {
         drop(self.stop);
         Ending { thread: self.thread, keeper: self.keeper, warnings: self.warnings }
+    }
+}
+
+/// Writes the roster besides the upkeep.
+#[derive(Clone, Debug)]
+pub struct Clerk(Arc<Mutex<Keeper>>);
+
+impl Clerk {
+    /// Writes it now. False: the upkeep hangs in the file system for longer than `patience`.
+    pub fn write_roster(&self, patience: Duration) -> bool {
+        self.0.try_lock_for(patience).map(|mut keeper| keeper.write_roster()).is_some()
     }
 }
 
@@ -226,6 +233,9 @@ impl fmt::Debug for Keeper {
 impl Keeper {
     /// Checks all files once. Two system calls per socket and four more if nothing is wrong.
     fn look(&mut self) {
+        if self.files.dir.tenure().is_anothers() {
+            return;
+        }
         let Files { sockets, dir, .. } = &mut self.files;
         // Without the lock, another observer may be about to bind the same paths.
         let held = dir.hold().map_err(Trouble::from);
@@ -266,6 +276,9 @@ impl Keeper {
     }
 
     fn write_roster(&mut self) {
+        if self.files.dir.tenure().is_anothers() {
+            return;
+        }
         let written = self.roster.write(&self.files.dir);
         let was_unwritten = std::mem::replace(&mut self.is_roster_unwritten, written.is_err());
         if let (Err(error), false) = (written, was_unwritten) {

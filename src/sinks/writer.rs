@@ -389,8 +389,10 @@ impl<S: Sink, F: Fn(WriteTrouble)> Writer<S, F> {
             if let Some(deadline) = self.deadline {
                 return self.source.recv_deadline(deadline).ok();
             }
+            let earlier = self.earlier.first().cloned().unwrap_or_else(channel::never);
             channel::select! {
                 recv(self.source) -> event => return event.ok(),
+                recv(earlier) -> _ => self.acknowledge(),
                 recv(self.orders) -> order => {
                     self.on_order(order.ok());
                     self.attend_idle();

@@ -149,6 +149,40 @@ pub fn open_connected(kind: SocketType) -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?)
 }
 
+/// The process at the other end of a connection, as it was when it connected or called listen(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its process id here; `None` if it has none in this pid namespace.
+    pub pid: Option<u32>,
+    /// Its user id.
+    pub uid: u32,
+}
+
+/// The process at the other end of a connection. Not by rustix, whose pid cannot be 0.
+///
+/// # Errors
+/// The kernel's.
+pub fn peer_of(fd: BorrowedFd<'_>) -> io::Result<Peer> {
+    let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut bytes: libc::socklen_t = 12;
+    const _: () = assert!(size_of::<libc::ucred>() == 12);
+    // SAFETY: `fd` is open while it is borrowed. getsockopt(2) writes at most `bytes` bytes at the pointer to
+    // `found`, which has as many, and their number to `bytes`; both outlive the call.
+    let code = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut bytes,
+        )
+    };
+    if code != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Peer { pid: u32::try_from(found.pid).ok().filter(|pid| *pid > 0), uid: found.uid })
+}
+
 /// Makes a bound socket listen. The kernel limits the backlog to `net.core.somaxconn`.
 ///
 /// # Errors

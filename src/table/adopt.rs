@@ -3,8 +3,8 @@
 //! In: a memfd, whose content may be anything. Out: the table with its writer, or why it cannot be used. Thread:
 //! the caller's, before the shard has one. Blocks: while the kernel grants memory. Time is an argument.
 //!
-//! A table is adopted whole or not at all. What never changes in it is checked first ([`Left::identify`]), while the
-//! process before may still write it; from [`Left::adopt`] on it may not. Everything is checked before anything is
+//! A table is adopted whole or not at all. What never changes in it is checked first ([`Unadopted::identify`]), while the
+//! process before may still write it; from [`Unadopted::adopt`] on it may not. Everything is checked before anything is
 //! changed. An importer for tables of an earlier layout would stand where [`AdoptError::Layout`] is
 //! returned.
 
@@ -131,13 +131,13 @@ pub enum AdoptError {
 
 /// A table that another process left, or is about to leave.
 #[derive(Debug)]
-pub struct Left {
+pub struct Unadopted {
     words: Words<AtomicU64>,
     header: Header,
     capacity: u32,
 }
 
-impl Left {
+impl Unadopted {
     /// The table in `memfd`, if it is one of the shard that `header` describes. Looks only at what never changes.
     ///
     /// # Errors
@@ -146,6 +146,12 @@ impl Left {
         let words = Words::<AtomicU64>::adopt(memfd).map_err(AdoptError::Memory)?;
         let capacity = identify(&words, header)?;
         Ok(Self { words, header: *header, capacity })
+    }
+
+    /// The number of its slots.
+    #[must_use]
+    pub const fn capacity(&self) -> u32 {
+        self.capacity
     }
 
     /// Adopts it as a table of at least `capacity` slots. No other process may write it any more. Obtains memory for
@@ -196,7 +202,7 @@ impl Left {
     }
 }
 
-/// [`Left::identify`] and [`Left::adopt`] in one.
+/// [`Unadopted::identify`] and [`Unadopted::adopt`] in one.
 ///
 /// # Errors
 /// As theirs.
@@ -208,7 +214,7 @@ pub fn adopt(
     ahead: u32,
     now: MonoNs,
 ) -> Result<(TableWriter, Table, Legacy), AdoptError> {
-    Left::identify(memfd, header)?.adopt(capacity, ahead, now)
+    Unadopted::identify(memfd, header)?.adopt(capacity, ahead, now)
 }
 
 impl Legacy {

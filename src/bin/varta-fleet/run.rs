@@ -17,8 +17,8 @@ use varta_fleet::config::written;
 use varta_fleet::plan::Output;
 use varta_fleet::priority::{Standing, raise_own_session};
 use varta_fleet::{
-    Fleet, FleetThread, Handle, Health, Inherited, OutputTrouble, Problem, Reason, ReloadRequest, Shown,
-    StartError, StopReport, Warning,
+    Fleet, FleetThread, Handed, Handle, Health, Inherited, OutputTrouble, Problem, Reason, ReloadRequest,
+    Shown, StartError, StopReport, Warning,
 };
 
 use crate::config::ConfigArgs;
@@ -77,14 +77,17 @@ pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
     // Before any thread of the fleet starts, so that a signal always finds its handler.
     let (sender, news) = mpsc::channel();
     let sender = Arc::new(sender);
-    hear_signals(Arc::clone(&sender))?;
+    let is_stopping = hear_signals(Arc::clone(&sender))?;
     let threshold = written(Duration::from_nanos(plan.threshold_ns));
     let is_told = plan.events.is_some();
     let is_stdout_taken = plan.events.as_ref().is_some_and(|events| events.output == Output::Stdout);
     raise_open_files();
     raise_own_session();
-    let before =
-        if options.takeover { inherited.take_over(&plan.dir).map_err(StartError::from)? } else { None };
+    let before = if options.takeover {
+        inherited.take_over(&plan.dir, is_stopping).map_err(StartError::from)?
+    } else {
+        None
+    };
     let fleet = Fleet::start_kept(plan, &mut inherited, |to_store| service.store(to_store))?;
     drop(inherited);
     let shards = fleet.plan().shards.len();
@@ -162,6 +165,8 @@ pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
         }
         let until = service.due().map_or(next_look, |due| due.min(next_look));
         match news.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            // The message of that follows.
+            Ok(News::Signal(SIGHUP) | News::Reload(_)) if fleet.is_taken_over() => {}
             Ok(News::Signal(SIGUSR1)) => say_counts(&handle),
             Ok(News::Signal(SIGHUP)) => {
                 // Whatever becomes of the configuration: the log may have been moved away.
@@ -199,16 +204,13 @@ pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
 /// Ends without a trace: the observer with this pid has taken over.
 fn leave(fleet: Fleet, pid: u32) -> Result<Exit, CliError> {
     stderr::info(&format!("the observer with pid {pid} takes over"));
-    match fleet.leave(FLUSH) {
-        Ok(handed) if handed.is_observing => Ok(Exit::Clean),
-        Ok(_) => Err(CliError::new(
-            Exit::Runtime,
-            format!(
-                "the observer with pid {pid} took over and does not observe; look at its messages, and start one"
-            ),
-        )),
-        Err(report) => conclude(Vec::new(), &report),
-    }
+    let why = match fleet.leave(FLUSH) {
+        Ok(Handed::Observing) => return Ok(Exit::Clean),
+        Ok(Handed::Ended) => "ended before it observed: look at its messages, and start one",
+        Ok(_) => "has not said yet that it observes: look at its messages",
+        Err(report) => return conclude(Vec::new(), &report),
+    };
+    Err(CliError::new(Exit::Runtime, format!("the observer with pid {pid} took over and {why}")))
 }
 
 /// Prints the table of counters.
@@ -322,8 +324,8 @@ fn conclude(mut problems: Vec<Problem>, report: &StopReport) -> Result<Exit, Cli
     if failures.is_empty() { Ok(Exit::Clean) } else { Err(CliError::new(Exit::Runtime, failures.join("; "))) }
 }
 
-/// Forwards the handled signals. A second stop signal ends the process at once.
-fn hear_signals(news: Arc<Sender<News>>) -> Result<(), CliError> {
+/// Forwards the handled signals. A second stop signal ends the process at once. Returns whether there was one.
+fn hear_signals(news: Arc<Sender<News>>) -> Result<Arc<AtomicBool>, CliError> {
     let failed = |error: io::Error| {
         CliError::new(
             Exit::Runtime,
@@ -348,7 +350,8 @@ fn hear_signals(news: Arc<Sender<News>>) -> Result<(), CliError> {
             }
         }
     };
-    thread::Builder::new().name("varta-signals".into()).spawn(forward).map(drop).map_err(failed)
+    thread::Builder::new().name("varta-signals".into()).spawn(forward).map_err(failed)?;
+    Ok(is_stopping)
 }
 
 /// The signals ignored at the start, as nohup and shells without job control set for their children: one bit

@@ -1,6 +1,6 @@
 //! One end of the conversation of two observers: whole messages, some with a descriptor.
 //!
-//! Never blocks, but in [`wait_for`].
+//! Blocks in [`wait_for`], and for room for a message.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg, sockopt,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+
+use crate::sys::unix_socket::{Peer, peer_of};
 
 /// The first message.
 pub const HELLO: &str = "varta takeover 1";
@@ -38,18 +40,12 @@ pub struct Message {
 }
 
 impl Line {
-    /// Root or the user of this process: nobody else may hand over or take over.
-    pub fn is_trusted(&self) -> io::Result<bool> {
-        let uid = sockopt::socket_peercred(&self.0)?.uid;
-        Ok(uid.is_root() || uid == rustix::process::geteuid())
+    /// The other side.
+    pub fn peer(&self) -> io::Result<Peer> {
+        peer_of(self.0.as_fd())
     }
 
-    /// The pid of the other side.
-    pub fn pid(&self) -> u32 {
-        sockopt::socket_peercred(&self.0).map_or(0, |peer| peer.pid.as_raw_nonzero().get().unsigned_abs())
-    }
-
-    /// Never blocks: there is room for all messages of a conversation.
+    /// Waits up to [`ANSWER_WITHIN`] for room.
     pub fn send(&self, text: &str) -> io::Result<()> {
         self.send_with(text, &[])
     }
@@ -62,8 +58,14 @@ impl Line {
         }
         let text = &text.as_bytes()[..text.floor_char_boundary(MESSAGE_BYTES)];
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        sendmsg(&self.0, &[IoSlice::new(text)], &mut control, flags)?;
-        Ok(())
+        let until = Instant::now() + ANSWER_WITHIN;
+        loop {
+            match sendmsg(&self.0, &[IoSlice::new(text)], &mut control, flags) {
+                Err(Errno::AGAIN) if has_room(self.0.as_fd(), until)? => {}
+                Err(Errno::INTR) => {}
+                sent => return Ok(sent.map(drop)?),
+            }
+        }
     }
 
     /// The next message. `None`: the other side hung up. Never blocks.
@@ -80,6 +82,10 @@ impl Line {
                 received => break received?,
             }
         };
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            // A descriptor that came found no place.
+            return Err(Errno::MFILE.into());
+        }
         let fds = control.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(fds) => Some(fds),
             _ => None,
@@ -97,20 +103,29 @@ impl AsFd for Line {
     }
 }
 
-/// Which of these descriptors can be read, or hung up, by `until`; without it, some day. None of them: the time is over.
-pub fn wait_for<const N: usize>(fds: [BorrowedFd<'_>; N], until: Option<Instant>) -> io::Result<[bool; N]> {
-    let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+/// Whether the other side made room for a message, by `until`.
+fn has_room(fd: BorrowedFd<'_>, until: Instant) -> io::Result<bool> {
+    let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+    poll_until(&mut polled, Some(until))?;
+    Ok(!polled[0].revents().is_empty())
+}
+
+fn poll_until(polled: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
     loop {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-        match poll(&mut polled, timeout.as_ref()) {
+        match poll(polled, timeout.as_ref()) {
             Err(Errno::INTR) => {}
-            polled_some => {
-                polled_some?;
-                return Ok(polled.map(|fd| !fd.revents().is_empty()));
-            }
+            polled => return Ok(polled.map(drop)?),
         }
     }
+}
+
+/// Which of these descriptors can be read, or hung up, by `until`; without it, some day. None of them: the time is over.
+pub fn wait_for<const N: usize>(fds: [BorrowedFd<'_>; N], until: Option<Instant>) -> io::Result<[bool; N]> {
+    let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    poll_until(&mut polled, until)?;
+    Ok(polled.map(|fd| !fd.revents().is_empty()))
 }
 
 #[cfg(test)]
@@ -159,7 +174,7 @@ mod tests {
         assert_eq!(wait_for([other.as_fd()], Some(Instant::now())).unwrap(), [false]);
         one.send("ready").unwrap();
         assert_eq!(wait_for([one.as_fd(), other.as_fd()], None).unwrap(), [false, true]);
-        assert!(one.is_trusted().unwrap());
-        assert_eq!(one.pid(), std::process::id());
+        let ours = Peer { pid: Some(std::process::id()), uid: rustix::process::geteuid().as_raw() };
+        assert_eq!(one.peer().unwrap(), ours);
     }
 }

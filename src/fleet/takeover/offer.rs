@@ -6,9 +6,9 @@
 
 use std::fmt;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,9 @@ use crate::journal::{Journal, Offer};
 use crate::lane::kick::Kick;
 use crate::lane::park::Park;
 use crate::lane::{Doorbell, Port};
+use crate::process::procfs::time_namespace;
+use crate::rundir::tenure::Tenure;
+use crate::rundir::upkeep::Clerk;
 use crate::sys::clock::SystemClock;
 use crate::sys::thread::join_until;
 use crate::time::Clock;
@@ -29,13 +32,17 @@ use crate::time::Clock;
 const PARKED_MAX: Duration = Duration::from_millis(200);
 /// How long the shards, then the aggregator, may take to park: longer than a turn takes.
 const PARKS_WITHIN: Duration = Duration::from_millis(50);
-/// How long the event output may take to write what it has; else the successor repeats it.
+/// How long the event output may take to write what it has; else it is no moment to hand over.
 const WRITES_WITHIN: Duration = Duration::from_millis(30);
 const LOOK_AT_OUTPUT: Duration = Duration::from_millis(1);
+/// How long the upkeep may take to let the roster be written.
+const ROSTER_WITHIN: Duration = Duration::from_millis(500);
+/// The threads are not parked more often than once in this time.
+const BETWEEN_OFFERS: Duration = Duration::from_secs(1);
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// What is handed over, and who is parked for it.
-pub struct Host {
+pub struct Offerer {
     /// What successors connect to.
     pub listener: Arc<OwnedFd>,
     /// What a successor gets, by name, and whether another process keeps it, too.
@@ -45,17 +52,19 @@ pub struct Host {
     pub journal: Arc<Journal>,
     pub shards: Arc<Park>,
     pub aggregator: Arc<Park>,
+    pub clerk: Clerk,
+    pub tenure: Tenure,
 }
 
-/// What a successor is answered.
-pub enum Answer {
+/// What a successor is told.
+pub enum Reply {
     /// Why there is nothing to take over.
     Refuse(String),
     /// Called once a successor, with this pid, has taken over.
-    HandOver(Box<dyn FnMut(u32) + Send>),
+    HandOver(Box<dyn FnOnce(u32) + Send>),
 }
 
-impl fmt::Debug for Answer {
+impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refuse(why) => f.debug_tuple("Refuse").field(why).finish(),
@@ -64,91 +73,133 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// What became of a hand-over.
+/// What became of a successor that took over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Handed {
-    /// The pid of the successor.
-    pub pid: u32,
-    /// The successor has said that it observes.
-    pub is_observing: bool,
+pub enum Handed {
+    /// It observes.
+    Observing,
+    /// It ended before it observed: nobody does.
+    Ended,
+    /// It still runs, and has not said that it observes.
+    Silent,
 }
 
 /// The thread that answers successors.
 #[derive(Debug)]
-pub struct Server {
-    thread: JoinHandle<()>,
+pub struct Successors {
+    thread: JoinHandle<Option<Handed>>,
     shared: Arc<Shared>,
     parks: [Arc<Park>; 2],
+    journal: Arc<Journal>,
+    tenure: Tenure,
 }
 
 #[derive(Debug)]
 struct Shared {
     bell: Kick,
-    is_ending: AtomicBool,
-    answer: Mutex<Answer>,
-    handed: Mutex<Option<Handed>>,
+    offers: Mutex<Offers>,
+    reply: Mutex<Reply>,
 }
 
-impl Server {
-    /// Starts the thread. Successors are refused until there is another [`Answer`].
+#[derive(Debug, Default)]
+struct Offers {
+    /// No more are made.
+    are_over: bool,
+    last: Option<Offer>,
+    last_at: Option<Instant>,
+}
+
+impl Successors {
+    /// Starts the thread. Successors are refused until there is another [`Reply`].
     ///
     /// # Errors
     /// The kernel's, if it grants no thread or descriptor.
-    pub fn spawn(host: Host) -> io::Result<Self> {
-        let refusal = "the program that observes does not hand over; stop it, and start this one".to_owned();
+    pub fn spawn(offerer: Offerer) -> io::Result<Self> {
+        let refusal = "its program does not hand over, or not yet: try again, or stop it and start this one";
         let shared = Arc::new(Shared {
             bell: Kick::new()?,
-            is_ending: AtomicBool::new(false),
-            answer: Mutex::new(Answer::Refuse(refusal)),
-            handed: Mutex::new(None),
+            offers: Mutex::default(),
+            reply: Mutex::new(Reply::Refuse(refusal.to_owned())),
         });
-        let parks = [&host.shards, &host.aggregator].map(Arc::clone);
+        let parks = [&offerer.shards, &offerer.aggregator].map(Arc::clone);
+        let (journal, tenure) = (Arc::clone(&offerer.journal), offerer.tenure.clone());
         let of_thread = Arc::clone(&shared);
-        let thread =
-            thread::Builder::new().name("varta-takeover".into()).spawn(move || host.serve(&of_thread))?;
-        Ok(Self { thread, shared, parks })
+        let body = move || offerer.serve(&of_thread);
+        let thread = thread::Builder::new().name("varta-takeover".into()).spawn(body)?;
+        Ok(Self { thread, shared, parks, journal, tenure })
     }
 
-    /// What successors are answered from now on.
-    pub fn answer(&self, answer: Answer) {
-        *self.shared.answer.lock() = answer;
+    /// What successors are told from now on.
+    pub fn reply(&self, reply: Reply) {
+        *self.shared.reply.lock() = reply;
     }
 
-    /// Answers no more. Returns what became of a hand-over, if there was one: then the parked threads do not go on. Waits
-    /// for the successor to observe, but not longer than `within`.
-    pub fn end(self, within: Duration) -> Option<Handed> {
-        self.shared.is_ending.store(true, Ordering::Release);
-        self.shared.bell.kick();
-        let _ = join_until(self.thread, Instant::now() + within);
-        let handed = *self.shared.handed.lock();
-        if handed.is_some() {
+    /// Whether a successor has taken over. Never waits.
+    pub fn have_taken(&self) -> bool {
+        self.shared.offers.lock().last.is_some_and(|offer| self.journal.is_taken(offer))
+    }
+
+    /// Makes no more offers, and ends one that is open. Returns whether a successor has taken over: then the threads
+    /// that are parked end, and nothing may be written any more. Never waits.
+    pub fn close(&self) -> bool {
+        let is_taken = {
+            let mut offers = self.shared.offers.lock();
+            offers.are_over = true;
+            offers.last.is_some_and(|offer| !self.journal.keep(offer))
+        };
+        if is_taken {
+            self.tenure.give();
             self.parks.iter().for_each(|park| park.leave());
         }
-        handed
+        self.shared.bell.kick();
+        is_taken
+    }
+
+    /// Waits for the end of the thread. What became of the successor, if there is one.
+    pub fn join(self, within: Duration) -> Option<Handed> {
+        join_until(self.thread, Instant::now() + within).unwrap_or(Some(Handed::Silent))
     }
 }
 
 /// What comes next from a successor.
 enum Heard {
     Message(Message),
-    /// It hung up, or takes too long, or the fleet stops.
+    HungUp,
+    /// It takes too long, or the fleet stops.
     Nothing,
 }
 
-impl Host {
-    fn serve(mut self, shared: &Shared) {
-        while !shared.is_ending.load(Ordering::Acquire) {
+/// Lets the threads go on at the end, unless a successor took what they have.
+struct Parked<'a> {
+    offerer: &'a Offerer,
+    offer: Option<Offer>,
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        if self.offer.is_none_or(|offer| self.offerer.journal.keep(offer)) {
+            self.offerer.aggregator.resume();
+            self.offerer.shards.resume();
+        }
+    }
+}
+
+impl Offerer {
+    fn serve(self, shared: &Shared) -> Option<Handed> {
+        while !shared.offers.lock().are_over {
             match wait_for([self.listener.as_fd(), shared.bell.as_fd()], None) {
                 Ok([true, _]) => {}
                 Ok(_) => continue,
-                Err(_) => return,
+                Err(_) => {
+                    thread::sleep(ACCEPT_RETRY);
+                    continue;
+                }
             }
             match self.accept() {
                 Ok(Some(line)) => {
-                    let _ = self.converse(&line, shared);
-                    if shared.handed.lock().is_some() {
-                        return;
+                    if let Ok(Some(pid)) = self.converse(&line, shared) {
+                        return Some(self.handed(&line, shared, pid));
                     }
                 }
                 Ok(None) => {}
@@ -156,6 +207,7 @@ impl Host {
                 Err(_) => thread::sleep(ACCEPT_RETRY),
             }
         }
+        None
     }
 
     fn accept(&self) -> io::Result<Option<Line>> {
@@ -166,127 +218,164 @@ impl Host {
         }
     }
 
-    /// One successor.
-    fn converse(&mut self, line: &Line, shared: &Shared) -> io::Result<()> {
-        if !line.is_trusted()? {
-            return line.send("refused only root and the user of the observer may take over");
+    /// One successor. Returns its pid if it took over.
+    fn converse(&self, line: &Line, shared: &Shared) -> io::Result<Option<u32>> {
+        let refuse = |why: &str| line.send(&format!("refused {why}")).map(|()| None);
+        let peer = line.peer()?;
+        if peer.uid != 0 && peer.uid != rustix::process::geteuid().as_raw() {
+            return refuse("only root and its own user may take over");
         }
-        let Heard::Message(hello) = self.hear(line, shared, Instant::now() + ANSWER_WITHIN)? else {
-            return Ok(());
+        let Some(pid) = peer.pid else {
+            return refuse(
+                "it cannot see the other process, which is in another pid namespace: run that in the same",
+            );
         };
-        if hello.text != HELLO {
-            let what = hello.text;
-            return line
-                .send(&format!("refused the observer knows {HELLO:?} and not {what:?}; stop it first"));
+        match self.hear(line, pid, shared, Instant::now() + ANSWER_WITHIN)? {
+            Heard::Message(hello) if hello.text == HELLO => {}
+            Heard::Message(Message { text, .. }) => {
+                return refuse(&format!("it knows {HELLO:?} and not {text:?}; stop it first"));
+            }
+            Heard::HungUp => return Ok(None),
+            Heard::Nothing => return refuse("it waited too long for the first message; try again"),
         }
-        if let Answer::Refuse(why) = &*shared.answer.lock() {
-            return line.send(&format!("refused {why}"));
+        if let Reply::Refuse(why) = &*shared.reply.lock() {
+            return refuse(why);
         }
         for (name, fd, is_kept) in &self.fds {
             let word = if *is_kept { "kept" } else { "fd" };
             line.send_with(&format!("{word} {name}"), &[fd.as_fd()])?;
         }
-        line.send(&format!("end {}", std::process::id()))?;
+        line.send(&format!("end {} {}", std::process::id(), time_namespace()))?;
         let until = Instant::now() + START_WITHIN;
-        while let Heard::Message(Message { text, .. }) = self.hear(line, shared, until)? {
-            if text != "ready" {
-                return line.send(&format!("refused {text:?} is not expected"));
+        loop {
+            match self.hear(line, pid, shared, until)? {
+                Heard::Message(Message { text, .. }) if text == "ready" => {}
+                Heard::Message(Message { text, .. }) => {
+                    return refuse(&format!("{text:?} is not expected"));
+                }
+                Heard::HungUp => return Ok(None),
+                Heard::Nothing => return refuse("it waited too long; try again"),
             }
-            if let Some(pid) = self.offer(line, shared)? {
-                return self.handed(line, shared, pid);
+            if let Reply::Refuse(why) = &*shared.reply.lock() {
+                return refuse(why);
+            }
+            if let Some(shard) = self.ports.iter().position(|port| !port.is_alive()) {
+                return refuse(&format!("its shard {shard} makes no progress; restart it"));
+            }
+            match self.offer(line, pid, shared) {
+                Ok(true) => return Ok(Some(pid)),
+                Ok(false) => line.send("over")?,
+                Err(why) => line.send(&format!("busy {why}"))?,
             }
         }
-        Ok(())
     }
 
-    /// Offers what it has, once. Returns the pid of the successor if it took it.
-    fn offer(&self, line: &Line, shared: &Shared) -> io::Result<Option<u32>> {
+    /// Offers what it has, once. Returns whether the successor took it.
+    fn offer(&self, line: &Line, pid: u32, shared: &Shared) -> Result<bool, &'static str> {
+        {
+            let mut offers = shared.offers.lock();
+            if offers.last_at.is_some_and(|at| at.elapsed() < BETWEEN_OFFERS) {
+                return Err("it was ready for that a moment ago");
+            }
+            offers.last_at = Some(Instant::now());
+        }
+        // A process that it misses is to be missed by the successor, too.
+        if !self.clerk.write_roster(ROSTER_WITHIN) {
+            return Err("its file system hangs");
+        }
         let until = Instant::now() + PARKED_MAX;
-        if let Err(why) = self.park() {
-            self.resume();
-            line.send(&format!("busy {why}"))?;
-            return Ok(None);
+        let mut parked = Parked { offerer: self, offer: None };
+        self.park()?;
+        let offer = {
+            let mut offers = shared.offers.lock();
+            if offers.are_over {
+                return Err("it stops");
+            }
+            let offer = self.journal.offer();
+            offers.last = Some(offer);
+            offer
+        };
+        parked.offer = Some(offer);
+        if line.send(&format!("offered {}", offer.number())).is_ok() {
+            // Whatever it says, or if it hangs up: what it did is in the journal.
+            let _ = self.hear(line, pid, shared, until);
         }
-        let offer = self.journal.offer();
-        // Whatever goes wrong in between.
-        let _ = self.await_decision(line, shared, offer, until);
-        if self.journal.keep(offer) {
-            self.resume();
-            line.send("over")?;
-            return Ok(None);
+        let is_kept = self.journal.keep(offer);
+        if !is_kept {
+            self.tenure.give();
         }
-        Ok(Some(line.pid()))
-    }
-
-    fn await_decision(&self, line: &Line, shared: &Shared, offer: Offer, until: Instant) -> io::Result<()> {
-        line.send(&format!("offered {}", offer.number()))?;
-        self.hear(line, shared, until).map(drop)
+        Ok(!is_kept)
     }
 
     /// Parks the shards, then the aggregator, which has reported all that they found by then.
-    fn park(&self) -> Result<(), String> {
+    fn park(&self) -> Result<(), &'static str> {
         self.shards.want();
         let now = SystemClock.mono();
         self.ports.iter().for_each(|port| port.kick(now));
         if !self.shards.has_within(self.ports.len(), Instant::now() + PARKS_WITHIN) {
-            return Err("a shard makes no progress".to_owned());
+            return Err("a shard of it is in a long turn");
         }
         self.aggregator.want();
         self.doorbell.ring();
         if !self.aggregator.has_within(1, Instant::now() + PARKS_WITHIN) {
-            return Err("the aggregator makes no progress".to_owned());
+            return Err("its aggregator is in a long turn");
         }
         let until = Instant::now() + WRITES_WITHIN;
         // Without an output nothing waits: the aggregator has acknowledged it.
-        while self.journal.acknowledged() < self.journal.last_seq() && Instant::now() < until {
+        while self.journal.acknowledged() < self.journal.last_seq() {
+            if Instant::now() >= until {
+                return Err("its event output is behind");
+            }
             thread::sleep(LOOK_AT_OUTPUT);
         }
         Ok(())
     }
 
-    fn resume(&self) {
-        self.aggregator.resume();
-        self.shards.resume();
-    }
-
-    /// The successor has it.
-    fn handed(&self, line: &Line, shared: &Shared, pid: u32) -> io::Result<()> {
-        *shared.handed.lock() = Some(Handed { pid, is_observing: false });
-        if let Answer::HandOver(handler) = &mut *shared.answer.lock() {
+    /// The successor has it. Waits until it observes.
+    fn handed(&self, line: &Line, shared: &Shared, pid: u32) -> Handed {
+        let gone = Reply::Refuse("another observer took over from it; try again".to_owned());
+        // Not under the lock: it may ask for another reply.
+        let reply = mem::replace(&mut *shared.reply.lock(), gone);
+        if let Reply::HandOver(handler) = reply {
             handler(pid);
         }
         let until = Instant::now() + START_WITHIN;
         loop {
             // Not interrupted by the end of the fleet, which waits for this.
-            if wait_for([line.as_fd()], Some(until))? != [true] {
-                return Ok(());
+            match wait_for([line.as_fd()], Some(until)) {
+                Ok([true]) => {}
+                Ok([false]) => return Handed::Silent,
+                Err(_) => return Handed::Silent,
             }
-            match line.receive()? {
-                Some(message) if message.text == "observing" => {
-                    *shared.handed.lock() = Some(Handed { pid, is_observing: true });
-                    return Ok(());
-                }
-                Some(_) => {}
-                None => return Ok(()),
+            match line.receive() {
+                Ok(Some(message)) if message.text == "observing" => return Handed::Observing,
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return Handed::Ended,
             }
         }
     }
 
     /// The next message of this successor, by `until`. Other successors are refused meanwhile.
-    fn hear(&self, line: &Line, shared: &Shared, until: Instant) -> io::Result<Heard> {
+    fn hear(&self, line: &Line, pid: u32, shared: &Shared, until: Instant) -> io::Result<Heard> {
+        let mut may_accept = true;
         loop {
-            let fds = [line.as_fd(), self.listener.as_fd(), shared.bell.as_fd()];
-            let [is_heard, is_another, is_ending] = wait_for(fds, Some(until))?;
+            let listener = if may_accept { self.listener.as_fd() } else { line.as_fd() };
+            let fds = [line.as_fd(), shared.bell.as_fd(), listener];
+            let [is_heard, is_ending, is_another] = wait_for(fds, Some(until))?;
             if is_heard {
-                return Ok(line.receive()?.map_or(Heard::Nothing, Heard::Message));
-            }
-            if is_another && let Ok(Some(other)) = self.accept() {
-                let why =
-                    format!("refused another take-over is under way, by pid {}; wait for it", line.pid());
-                let _ = other.send(&why);
+                return Ok(line.receive()?.map_or(Heard::HungUp, Heard::Message));
             }
             if is_ending || !is_another {
                 return Ok(Heard::Nothing);
+            }
+            match self.accept() {
+                Ok(Some(other)) => {
+                    let why = format!("refused another take-over is under way, by pid {pid}; wait for it");
+                    let _ = other.send(&why);
+                }
+                Ok(None) => {}
+                // No descriptor: it waits in the backlog, until this conversation is over.
+                Err(_) => may_accept = false,
             }
         }
     }

@@ -8,6 +8,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,12 +19,17 @@ use rustix::net::{SocketAddrUnix, SocketType, connect};
 use super::line::{ANSWER_WITHIN, HELLO, LISTENER, LOCK, Line, Message, wait_for};
 use crate::journal::{Journal, Offer};
 use crate::message::{Reason, Shown};
+use crate::process::procfs::time_namespace;
 use crate::rundir::names::TAKEOVER;
+use crate::rundir::tenure::Tenure;
 use crate::sys::unix_socket::open_connected;
 
 /// How often an offer is asked for: on a busy host it may run out before this process gets the processor.
 const OFFERS: usize = 10;
-const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// Between two of them: the observer makes no more.
+const PAUSE: Duration = Duration::from_millis(1050);
+/// How soon a wait notices that it is no longer wanted.
+const LOOK: Duration = Duration::from_millis(50);
 /// Descriptors that an observer hands over at most.
 const FDS_MAX: usize = 512;
 
@@ -42,6 +49,10 @@ pub struct Takeover {
     pub listener: Option<OwnedFd>,
     /// Names of descriptors that another process keeps, too.
     kept: BTreeSet<String>,
+    /// Whose the files are.
+    pub tenure: Tenure,
+    /// The take-over is no longer wanted.
+    is_cancelled: Arc<AtomicBool>,
 }
 
 /// Why an observer was not taken over. It goes on, unless it is said otherwise.
@@ -58,19 +69,27 @@ pub struct TakeoverError {
 enum Why {
     #[error("{}{}", Reason(.0), advice(.0))]
     Unreachable(io::Error),
-    #[error("it runs as another user; run this one as the same")]
-    Foreign,
+    #[error("it runs as user {0}; run this one as the same")]
+    Foreign(u32),
+    #[error("it runs in another pid namespace; run this one in the same")]
+    OtherPidNamespace,
+    #[error(
+        "it runs in another time namespace, so that its instants mean nothing here; run this one in the same"
+    )]
+    OtherTimeNamespace,
+    #[error("it goes on, as this one was asked to stop")]
+    Cancelled,
     #[error("{0}")]
     Refused(String),
     #[error("it does not answer; stop it, and start this one")]
     Silent,
-    #[error("it hung up; look at its messages")]
+    #[error("it hung up; look whether it still runs, and try again")]
     Closed,
     #[error("its answer {0:?} is not understood; stop it, and start this one")]
     Unexpected(String),
     #[error("{0}; stop it, and start this one")]
     Unusable(String),
-    #[error("{OFFERS} offers ran out: {0}; it goes on, try again")]
+    #[error("of {OFFERS} times, it never came to that, the last time because {0}; it goes on, try again")]
     TooLate(String),
 }
 
@@ -85,7 +104,10 @@ impl fmt::Display for Pid {
 
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => "; run this one as its user, or as root",
+        io::ErrorKind::PermissionDenied => "; run this one as its user",
+        _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+            "; raise the limit of open files (ulimit -n, LimitNOFILE=)"
+        }
         _ => "",
     }
 }
@@ -96,26 +118,38 @@ impl TakeoverError {
     pub fn kind(&self) -> io::ErrorKind {
         match &self.why {
             Why::Unreachable(error) => error.kind(),
-            Why::Foreign => io::ErrorKind::PermissionDenied,
+            Why::Foreign(_) => io::ErrorKind::PermissionDenied,
+            Why::Cancelled => io::ErrorKind::Interrupted,
             _ => io::ErrorKind::AddrInUse,
         }
     }
 }
 
 impl Takeover {
-    /// Asks the observer in `dir` for its descriptors, by name. `None`: no observer hands over there.
-    pub fn begin(dir: &Path) -> Result<Option<(Self, Named)>, TakeoverError> {
+    /// Asks the observer in `dir` for its descriptors, by name. `None`: no observer hands over there. Once
+    /// `is_cancelled`, it goes on.
+    pub fn begin(dir: &Path, is_cancelled: Arc<AtomicBool>) -> Result<Option<(Self, Named)>, TakeoverError> {
         let failed = |why: Why| TakeoverError { dir: dir.to_owned(), pid: 0, why };
         let line = match dial(&dir.join(TAKEOVER)) {
             Err(Errno::NOENT | Errno::CONNREFUSED | Errno::NOTDIR) => return Ok(None),
             line => line.map_err(|errno| failed(Why::Unreachable(errno.into())))?,
         };
-        let is_trusted = line.is_trusted().map_err(|error| failed(Why::Unreachable(error)))?;
-        let pid = line.pid();
-        let mut this =
-            Self { line, dir: dir.to_owned(), pid, lock: None, listener: None, kept: BTreeSet::new() };
-        if !is_trusted {
-            return Err(this.failed(Why::Foreign));
+        let peer = line.peer().map_err(|error| failed(Why::Unreachable(error)))?;
+        let mut this = Self {
+            line,
+            dir: dir.to_owned(),
+            pid: peer.pid.unwrap_or(0),
+            lock: None,
+            listener: None,
+            kept: BTreeSet::new(),
+            tenure: Tenure::of_another(),
+            is_cancelled,
+        };
+        if peer.uid != 0 && peer.uid != rustix::process::geteuid().as_raw() {
+            return Err(this.failed(Why::Foreign(peer.uid)));
+        }
+        if peer.pid.is_none() {
+            return Err(this.failed(Why::OtherPidNamespace));
         }
         this.say(HELLO)?;
         let mut fds = Vec::new();
@@ -124,8 +158,14 @@ impl Takeover {
             let (word, rest) = text.split_once(' ').unwrap_or((&text, ""));
             match (word, fd) {
                 ("end", None) => {
-                    // The kernel would name who made the socket: an observer before it, perhaps.
-                    this.pid = rest.parse().unwrap_or(this.pid);
+                    let mut numbers = rest.split(' ').map(str::parse::<u64>);
+                    let (Some(Ok(pid)), Some(Ok(time))) = (numbers.next(), numbers.next()) else {
+                        return Err(this.failed(Why::Unexpected(text)));
+                    };
+                    this.pid = u32::try_from(pid).unwrap_or(0);
+                    if time != time_namespace() {
+                        return Err(this.failed(Why::OtherTimeNamespace));
+                    }
                     return Ok(Some((this, fds)));
                 }
                 ("fd", Some(fd)) if rest == LOCK => this.lock = Some(fd),
@@ -160,19 +200,21 @@ impl Takeover {
     /// From here on this process goes on for the observer, whose journal this is, and which writes no more.
     pub fn take(&self, journal: &Journal) -> Result<(), TakeoverError> {
         let mut last = String::new();
-        for _ in 0..OFFERS {
+        for attempt in 0..OFFERS {
+            if attempt > 0 {
+                thread::sleep(PAUSE);
+            }
+            self.must_be_wanted()?;
             self.say("ready")?;
             let Message { text, .. } = self.hear()?;
             match text.split_once(' ') {
-                Some(("busy", why)) => {
-                    last = why.to_owned();
-                    thread::sleep(BUSY_PAUSE);
-                    continue;
-                }
+                Some(("busy", why)) => last = why.to_owned(),
                 Some(("refused", why)) => return Err(self.failed(Why::Refused(why.to_owned()))),
                 Some(("offered", number)) => {
                     let Ok(number) = number.parse() else { return Err(self.failed(Why::Unexpected(text))) };
+                    self.must_be_wanted()?;
                     if journal.take(Offer::numbered(number)) {
+                        self.tenure.take();
                         // It notices by itself if this does not get through.
                         let _ = self.line.send("taken");
                         return Ok(());
@@ -187,6 +229,13 @@ impl Takeover {
             }
         }
         Err(self.failed(Why::TooLate(last)))
+    }
+
+    fn must_be_wanted(&self) -> Result<(), TakeoverError> {
+        match self.is_cancelled.load(Ordering::Acquire) {
+            true => Err(self.failed(Why::Cancelled)),
+            false => Ok(()),
+        }
     }
 
     /// Says that this process observes.
@@ -217,10 +266,16 @@ impl Takeover {
 
     fn hear(&self) -> Result<Message, TakeoverError> {
         let unreachable = |error| self.failed(Why::Unreachable(error));
-        match wait_for([self.line.as_fd()], Some(Instant::now() + ANSWER_WITHIN)).map_err(unreachable)? {
-            [true] => self.line.receive().map_err(unreachable)?.ok_or_else(|| self.failed(Why::Closed)),
-            [false] => Err(self.failed(Why::Silent)),
+        let until = Instant::now() + ANSWER_WITHIN;
+        while Instant::now() < until {
+            self.must_be_wanted()?;
+            let [is_heard] =
+                wait_for([self.line.as_fd()], Some(Instant::now() + LOOK)).map_err(unreachable)?;
+            if is_heard {
+                return self.line.receive().map_err(unreachable)?.ok_or_else(|| self.failed(Why::Closed));
+            }
         }
+        Err(self.failed(Why::Silent))
     }
 }
 
