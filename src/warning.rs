@@ -58,7 +58,7 @@ pub enum Warning {
         /// What was not passed.
         names: String,
     },
-    /// The socket for successors cannot be bound.
+    /// There is no socket or thread for successors.
     #[error("no other observer can take over from this one (run --takeover): {why}")]
     NoTakeover {
         /// The reason.
