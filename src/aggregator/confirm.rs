@@ -4,7 +4,7 @@
 //! What ends the use of a slot is here, too: exits, moves, releases.
 
 use super::*;
-use crate::rules::Witness;
+use crate::rules::{Death, Witness};
 
 impl Aggregator {
     /// Asks the watch and the lookup thread about a silent agent, and kicks the other shards.
@@ -259,7 +259,9 @@ impl Aggregator {
             let while_away = is_adopted && hot.last_arrival.min(at) < self.started;
             let kind = EventKind::Exit { silent_ns, how: reported.how, while_away };
             self.report_agent(place, agent, at, kind);
-            self.tally.shards[usize::from(place.shard)].exits += 1;
+            // Its last frame, unless it has beaten since.
+            let has_panicked = cold.terminal_at > MonoNs(0) && cold.terminal_at >= hot.last_arrival;
+            self.count_exit(place, reported.how, has_panicked);
         }
         for place in places.iter() {
             let reported = self.record(place);
@@ -268,6 +270,15 @@ impl Aggregator {
             self.release(place, at, instruction::RELEASE);
         }
         true
+    }
+
+    fn count_exit(&mut self, place: Place, how: Option<ExitHow>, has_panicked: bool) {
+        let counts = &mut self.tally.shards[usize::from(place.shard)];
+        counts.exits += 1;
+        if let Some(death) = Death::of(how, has_panicked) {
+            counts.deaths[death.kind()] += 1;
+            self.tally.recent_deaths.add(death, self.now);
+        }
     }
 
     /// Reports what the slot says of the process that is gone as of `at`, and nothing later.

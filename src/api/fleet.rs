@@ -46,6 +46,10 @@ pub struct Fleet {
     pub up: u64,
     /// Agents that are stalled.
     pub stalled: u64,
+    /// Agents that died in the last minute.
+    pub died: Died,
+    /// The most important of this, in words.
+    pub headline: Headline,
     /// Events reported.
     pub events: u64,
     /// Events that slow readers missed.
@@ -58,6 +62,60 @@ pub struct Fleet {
     pub latencies: Latencies<Distribution>,
     /// The shards, by index.
     pub shards: Vec<Shard>,
+}
+
+/// What the fleet is to whoever looks at it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Nothing is to be done.
+    #[default]
+    Ok,
+    /// Somebody should look.
+    Warning,
+    /// Somebody has to act.
+    Critical,
+}
+
+/// The most important fact.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct Headline {
+    /// How much it matters.
+    pub level: Level,
+    /// The fact, a sentence without its full stop.
+    pub text: String,
+}
+
+/// Agents that died in the last minute: their processes ended, and nobody had asked for that. An end of which the kernel
+/// did not say how is left out.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct Died {
+    /// How many.
+    pub agents: u64,
+    /// Of how many: those that there are, and those that died.
+    pub of: u64,
+    /// The length of that minute.
+    pub within_ns: u64,
+    /// Why, the most frequent cause first.
+    pub causes: Vec<Cause>,
+}
+
+/// How agents died.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct Cause {
+    /// `code`, `signal` or `panic`, as in the metric `varta_deaths_total`.
+    pub how: String,
+    /// The exit status, of `code`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
+    /// The signal, of `signal`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<u8>,
+    /// How many.
+    pub agents: u64,
 }
 
 /// A rule, and the silence that is a stall for the agents it matches.
@@ -108,6 +166,8 @@ pub struct Shard {
     pub resumes: u64,
     /// Exits reported.
     pub exits: u64,
+    /// Exits that nobody asked for: neither status 0 nor SIGTERM, SIGINT, SIGHUP or SIGPIPE.
+    pub deaths: u64,
     /// Calls of recvmmsg.
     pub receive_calls: u64,
     /// Reports missing from the histograms.

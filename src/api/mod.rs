@@ -8,10 +8,11 @@
 
 mod agents;
 mod fleet;
+mod headline;
 mod reload;
 
 pub use agents::{Agent, AgentState, Blind, Detail, Exited, Page, Past, Refused, Resume, Stall, Tracked};
-pub use fleet::{Distribution, Fleet, Rule, Shard};
+pub use fleet::{Cause, Died, Distribution, Fleet, Headline, Level, Rule, Shard};
 pub use reload::Reload;
 
 pub use crate::table::turned_away::TurnedAwayFor;

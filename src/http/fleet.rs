@@ -4,9 +4,11 @@ use hdrhistogram::Histogram;
 
 use super::metrics::{Buckets, bounds};
 use super::sources::Sources;
-use crate::api::{Distribution, Fleet, Rule, Shard};
+use crate::api::{Cause, Died, Distribution, Fleet, Headline, Rule, Shard};
 use crate::config::plan;
+use crate::rules::Death;
 use crate::time::{MonoNs, WallNs};
+use crate::view::deaths::RECENT_NS;
 use crate::view::snapshot::{Latencies, ShardSnapshot, Snapshot};
 use crate::view::tally::Histograms;
 
@@ -32,7 +34,8 @@ pub fn fleet(sources: &Sources, now: MonoNs, wall: WallNs) -> Fleet {
             ..counts_of(counts)
         }
     };
-    Fleet {
+    let died = died(&tally.recent_deaths.within(now), up + stalled);
+    let mut fleet = Fleet {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         dir: sources.dir.display().to_string(),
@@ -49,13 +52,33 @@ pub fn fleet(sources: &Sources, now: MonoNs, wall: WallNs) -> Fleet {
         rules: terms.rules.iter().map(rule).collect(),
         up,
         stalled,
+        died,
+        headline: Headline::default(),
         events: snapshot.events,
         events_dropped: snapshot.events_dropped,
         event_write_errors: snapshot.event_write_errors,
         lookups_failed: snapshot.lookups_failed,
         latencies: distributions(&tally.merged()),
         shards: (0..).zip(snapshot.shards).map(shard).collect(),
-    }
+    };
+    fleet.headline = fleet.headline_now();
+    fleet
+}
+
+/// The deaths of the last minute, but for those of which nobody knows how.
+fn died(deaths: &[(Death, u64)], alive: u64) -> Died {
+    let cause = |&(death, agents): &(Death, u64)| {
+        let (code, signal) = match death {
+            Death::Code(code) => (Some(code), None),
+            Death::Signal(signal) => (None, Some(signal)),
+            Death::Panic => (None, None),
+            Death::Unknown => return None,
+        };
+        Some(Cause { how: Death::WORDS[death.kind()].to_owned(), code, signal, agents })
+    };
+    let causes: Vec<Cause> = deaths.iter().filter_map(cause).collect();
+    let agents = causes.iter().map(|cause| cause.agents).sum();
+    Died { agents, of: alive + agents, within_ns: RECENT_NS, causes }
 }
 
 /// The counts of a shard that are part of the response. Names every count of the snapshot, so that a new one is added to
@@ -77,6 +100,7 @@ fn counts_of(counts: ShardSnapshot) -> Shard {
         stalls_refuted,
         resumes,
         exits,
+        deaths,
         receive_calls,
         reports_dropped,
         blind_ns,
@@ -103,6 +127,7 @@ fn counts_of(counts: ShardSnapshot) -> Shard {
         stalls_refuted,
         resumes,
         exits,
+        deaths,
         receive_calls,
         reports_dropped,
         blind_ns,

@@ -21,6 +21,7 @@ use crate::event::SessionWhy;
 use crate::lane::Port;
 use crate::lane::counters::ShardCounters;
 use crate::refusal::Refusal;
+use crate::rules::Death;
 use crate::time::MonoNs;
 use crate::view::tally::{Histograms, Reader, ShardTally, Tally};
 
@@ -183,6 +184,15 @@ const FAMILIES: &[Family] = &[
         name: "varta_exits",
         help: "Agents whose process is gone",
         values: Counter(Shard(|of, shard| number(of.told(shard).exits))),
+    },
+    Family {
+        name: "varta_deaths",
+        help: "Exits that nobody asked for (neither status 0 nor SIGTERM, SIGINT, SIGHUP, SIGPIPE), by how the process ended",
+        values: Counter(ShardLabel(
+            "how",
+            || Death::WORDS.to_vec(),
+            |of, shard, how| number(of.told(shard).deaths[how]),
+        )),
     },
     Family {
         name: "varta_sessions",

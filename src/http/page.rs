@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::api::{Fleet, Page};
+use crate::api::{Fleet, Level, Page};
 use crate::view::text::rounded;
 
 const TEMPLATE: &str = include_str!("page.html");
@@ -17,11 +17,10 @@ pub fn policy(nonce: &str) -> String {
 
 /// The page as of now.
 pub fn render(fleet: &Fleet, stalled: &Page, nonce: &str) -> String {
-    let (class, headline) = headline(fleet);
     let values = [
         ("nonce", nonce.to_owned()),
-        ("class", class.to_owned()),
-        ("headline", escaped(&headline)),
+        ("class", class(fleet.headline.level).to_owned()),
+        ("headline", escaped(&fleet.headline.text)),
         ("summary", escaped(&summary(fleet))),
         ("problems", fleet.problems.iter().map(|problem| format!("<li>{}</li>", escaped(problem))).collect()),
         ("stalled", rows(agent_rows(stalled), &[1])),
@@ -40,21 +39,12 @@ pub fn render(fleet: &Fleet, stalled: &Page, nonce: &str) -> String {
     page
 }
 
-/// The headline and its class: `good`, `old` or `bad`.
-fn headline(fleet: &Fleet) -> (&'static str, String) {
-    let agents = fleet.up + fleet.stalled;
-    if !fleet.is_healthy {
-        return ("bad", "Not healthy: agents are not observed as they should be".to_owned());
-    }
-    if fleet.stalled > 0 {
-        return ("bad", format!("{} of {agents} agents stalled", fleet.stalled));
-    }
-    if fleet.shards.iter().any(|shard| shard.is_blind) {
-        return ("old", "A shard cannot see".to_owned());
-    }
-    match agents {
-        0 => ("old", "No agent beats".to_owned()),
-        _ => ("good", format!("All well: {agents} agents beat")),
+/// The class of the headline: `good`, `old` or `bad`.
+const fn class(level: Level) -> &'static str {
+    match level {
+        Level::Ok => "good",
+        Level::Warning => "old",
+        Level::Critical => "bad",
     }
 }
 

@@ -24,8 +24,10 @@ use crate::table::slot::{Account, Cold, Flags, Hot, State};
 use crate::time::MonoNs;
 use crate::wire::{DecodeError, Frame, NONCE_MAX, Status, Version};
 
+mod death;
 mod verdict;
 
+pub use death::Death;
 pub use verdict::{
     Case, Ended, Evidence, Existence, Silence, Step, Verdict, Witness, is_sighted, next_step, preliminary,
     preliminary_of_ended, verdict, verdict_of_ended,

@@ -3,6 +3,7 @@
 //! Threads: the aggregator counts and copies; any thread reads the copies.
 
 pub mod copies;
+pub mod deaths;
 pub mod health;
 pub mod snapshot;
 pub mod tally;

@@ -70,6 +70,8 @@ pub struct ShardSnapshot {
     pub resumes: u64,
     /// Exits reported.
     pub exits: u64,
+    /// Exits that nobody asked for: neither status 0 nor SIGTERM, SIGINT, SIGHUP or SIGPIPE.
+    pub deaths: u64,
     /// Calls of recvmmsg.
     pub receive_calls: u64,
     /// Receive reports dropped because their lane was full.
@@ -195,6 +197,7 @@ impl Snapshot {
                 stalls_refuted: tally.stalls_refuted,
                 resumes: tally.resumes,
                 exits: tally.exits,
+                deaths: tally.deaths.iter().sum(),
                 receive_calls: counters.receive_calls.get(),
                 reports_dropped: counters.reports_dropped.get(),
                 blind_ns: counters.blind_ns.get(),

@@ -3,7 +3,9 @@
 use hdrhistogram::Histogram;
 
 use crate::event::SessionWhy;
+use crate::rules::Death;
 use crate::time::WallNs;
+use crate::view::deaths::RecentDeaths;
 
 /// One minute; longer times count as a minute.
 const LONGEST_NS: u64 = 60_000_000_000;
@@ -80,6 +82,8 @@ pub struct ShardTally {
     pub resumes: u64,
     /// Exits reported.
     pub exits: u64,
+    /// Those of them that nobody asked for, by [`Death::kind`].
+    pub deaths: [u64; Death::KINDS],
     /// Sessions begun, by [`SessionWhy`] in the order of its variants.
     pub sessions: [u64; SessionWhy::ALL.len()],
     /// New agents do not find its socket.
@@ -111,6 +115,8 @@ pub struct Tally {
     pub configured: WallNs,
     /// Manifest or symlink is not in place.
     pub is_unlisted: bool,
+    /// Deaths of the last minute, of all shards.
+    pub recent_deaths: RecentDeaths,
 }
 
 /// A kind of event reader.

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::common::{Agent, AgentOptions, Client, Observer, Options, SOON, wait_for};
+use crate::common::http::Connection;
+use crate::common::{Agent, AgentOptions, Client, Observer, Options, SOON, program, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// So long that no event below can come from a threshold.
@@ -51,6 +52,76 @@ fn fault_02_an_exit_does_not_wait_for_the_threshold_and_says_how() {
             observer.none_of("stall", agent.pid());
         }
     }
+    observer.stop();
+}
+
+/// Who was stopped on request did not die; the rest is said by its cause, by every surface in the same words.
+#[test]
+fn deaths_are_told_from_stops_on_every_surface() {
+    let mut observer = Observer::start(Options { threshold: NEVER, ..Options::default() });
+    let mut agents: Vec<Agent> = (0..12).map(|_| Agent::start(Client::Rust02, &observer)).collect();
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    let dir = observer.dir();
+    let fleet = || Connection::control(&dir).get("/api/v1/fleet", &["Connection: close"]).json();
+    let run = |arguments: &[&str]| {
+        let done = program().args(arguments).arg("--dir").arg(&dir).output().expect("run the program");
+        (String::from_utf8_lossy(&done.stdout).into_owned(), done.status.code())
+    };
+    let ends = |observer: &mut Observer, agent: &Agent| drop(observer.expect("exit", agent.pid(), SOON));
+    // A deploy.
+    for (agent, signal) in agents.iter().zip([Signal::TERM, Signal::INT, Signal::HUP]) {
+        agent.signal(signal);
+        ends(&mut observer, agent);
+    }
+    agents[3].tell("exit 0");
+    ends(&mut observer, &agents[3]);
+    assert_eq!(fleet()["died"]["agents"], 0);
+    assert_eq!(fleet()["headline"]["text"], "All well: 8 agents beat");
+    assert_eq!(run(&["status", "--fail-on", "died,stalled"]).1, Some(0));
+    // Half of the rest.
+    for agent in &agents[4..7] {
+        agent.signal(Signal::KILL);
+        ends(&mut observer, agent);
+    }
+    let headline = "3 of 8 agents died by signal 9 in the last minute";
+    assert_eq!(fleet()["headline"]["text"], headline);
+    assert_eq!(fleet()["headline"]["level"], "critical");
+    let (shown, code) = run(&["status"]);
+    assert!(shown.starts_with(&format!("{headline}.\n")) && code == Some(0), "{code:?} {shown}");
+    assert_eq!(run(&["status", "--fail-on", "died"]).1, Some(1));
+    let (line, code) = run(&["status", "--plugin", "nagios"]);
+    assert!(line.starts_with(&format!("VARTA CRITICAL - {headline} | up=5 ")) && code == Some(2), "{line}");
+    assert_eq!(run(&["status", "--plugin", "npd"]), (format!("{headline}\n"), Some(1)));
+    let page = Connection::control(&dir).get("/", &["Connection: close"]).text();
+    assert!(page.contains(headline), "{page}");
+    agents[7].tell("exit 3");
+    ends(&mut observer, &agents[7]);
+    let died = fleet()["died"].clone();
+    assert_eq!((died["agents"].as_u64(), died["of"].as_u64()), (Some(4), Some(8)));
+    assert_eq!(died["causes"][1], serde_json::json!({ "how": "code", "code": 3, "agents": 1 }));
+    let metrics = Connection::control(&dir).get("/metrics", &["Connection: close"]).text();
+    let count = |how: &str| -> u64 {
+        let lines = metrics.lines().filter(|line| line.starts_with("varta_deaths_total{"));
+        let of = lines.filter(|line| line.contains(&format!("how=\"{how}\"")));
+        of.map(|line| line.rsplit(' ').next().expect("a value").parse::<u64>().expect("a number")).sum()
+    };
+    assert_eq!(["code", "signal", "panic", "unknown"].map(count), [1, 3, 0, 0]);
+    observer.stop();
+}
+
+/// The last frame of a process said that it panicked: that is how it died, whatever its exit status.
+#[test]
+fn who_panicked_died_of_that() {
+    let mut observer = Observer::start(Options { threshold: NEVER, ..Options::default() });
+    let mut agent = Agent::start(Client::Rust02, &observer);
+    observer.expect("up", agent.pid(), SOON);
+    agent.tell("panic");
+    observer.expect("terminal", agent.pid(), SOON);
+    observer.expect("exit", agent.pid(), SOON);
+    let fleet = Connection::control(&observer.dir()).get("/api/v1/fleet", &["Connection: close"]).json();
+    assert_eq!(fleet["headline"]["text"], "1 of 1 agent died of a panic in the last minute; No agent beats");
     observer.stop();
 }
 

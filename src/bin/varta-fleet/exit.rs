@@ -13,11 +13,13 @@ Exit codes:
   0   clean
   1   something failed while running
   2   the command line is not understood
+  3   of status --plugin nagios, which has codes of its own: the fleet cannot be asked
   69  a socket is in use by another observer, or there is no fleet to talk to
   77  permission denied
   78  the configuration is refused, or check found problems";
 
-/// How the program ends; the numbers follow sysexits.h where it has one.
+/// How the program ends; the numbers follow sysexits.h where it has one. `status --plugin` ends with the number that
+/// means the same to its monitoring system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// All went well.
@@ -26,6 +28,8 @@ pub enum Exit {
     Runtime = 1,
     /// The command line is not understood.
     Usage = 2,
+    /// Of `status --plugin nagios`: the fleet cannot be asked.
+    Unknown = 3,
     /// A socket is in use by another observer, or there is no fleet to talk to.
     Unavailable = 69,
     /// Permission denied.

@@ -1,9 +1,10 @@
 //! `status`: a fleet on one screen, problems first.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 
-use varta_fleet::api::{Distribution, Fleet, Shard};
+use clap::ValueEnum as _;
+use varta_fleet::api::{Distribution, Fleet, Level, Shard};
 use varta_fleet::{Quantiles, Shown};
 
 use crate::client::FleetArgs;
@@ -18,10 +19,52 @@ pub struct StatusArgs {
     /// The JSON that the fleet answers, instead of words
     #[arg(long)]
     json: bool,
+    /// Exit 1 if any of these is so, at most a minute ago; the default is unhealthy
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', default_values_t = [FailOn::Unhealthy], hide_default_value = true)]
+    fail_on: Vec<FailOn>,
+    /// One line and the exit code of a plugin, for a monitoring system that runs this
+    #[arg(long, value_name = "SYSTEM", conflicts_with_all = ["json", "fail_on"])]
+    plugin: Option<Plugin>,
 }
 
-/// Prints the state of a fleet. Exit code 0 if it is healthy, even with stalled agents.
+/// A state of the fleet that `status` fails on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum FailOn {
+    /// Agents are not observed as they should be
+    Unhealthy,
+    /// An agent is stalled
+    Stalled,
+    /// An agent died in the last minute
+    Died,
+    /// A shard cannot see
+    Blind,
+    /// No agent beats
+    Empty,
+}
+
+impl fmt::Display for FailOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_possible_value().map_or(Ok(()), |value| f.write_str(value.get_name()))
+    }
+}
+
+impl FailOn {
+    fn is_so(self, fleet: &Fleet) -> bool {
+        match self {
+            Self::Unhealthy => !fleet.is_healthy,
+            Self::Stalled => fleet.stalled > 0,
+            Self::Died => fleet.died.agents > 0,
+            Self::Blind => fleet.shards.iter().any(|shard| shard.is_blind),
+            Self::Empty => fleet.up + fleet.stalled == 0,
+        }
+    }
+}
+
+/// Prints the state of a fleet. Exit code 0 unless it is as `--fail-on` says.
 pub fn status(args: &StatusArgs) -> Result<Exit, CliError> {
+    if let Some(plugin) = args.plugin {
+        return run_plugin(plugin, &args.fleet);
+    }
     let client = args.fleet.client()?;
     let text = client.text("/api/v1/fleet")?;
     let fleet: Fleet = client.read("/api/v1/fleet", &text)?;
@@ -32,23 +75,74 @@ pub fn status(args: &StatusArgs) -> Result<Exit, CliError> {
     } else {
         out.write_all(words(&fleet).as_bytes())?;
     }
-    Ok(if fleet.is_healthy { Exit::Clean } else { Exit::Runtime })
+    Ok(if args.fail_on.iter().any(|what| what.is_so(&fleet)) { Exit::Runtime } else { Exit::Clean })
 }
 
-/// The most important fact about the fleet.
-pub fn headline(fleet: &Fleet) -> String {
-    let blind = fleet.shards.iter().filter(|shard| shard.is_blind).count() as u64;
-    let agents = fleet.up + fleet.stalled;
-    if !fleet.is_healthy {
-        return "NOT HEALTHY: agents are not observed as they should be.".to_owned();
+/// A monitoring system that runs `status` as a plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Plugin {
+    /// Nagios, Icinga and others: 0 ok, 1 warning, 2 critical, 3 unknown; with performance data
+    Nagios,
+    /// Node problem detector of Kubernetes: 0 ok, 1 problem, 2 unknown
+    Npd,
+}
+
+/// Prints the line of a plugin. A fleet that cannot be asked is unknown.
+fn run_plugin(plugin: Plugin, fleet: &FleetArgs) -> Result<Exit, CliError> {
+    let asked = fleet.client().and_then(|client| {
+        let text = client.text("/api/v1/fleet")?;
+        client.read::<Fleet>("/api/v1/fleet", &text)
+    });
+    let (line, exit) = answer(plugin, &asked);
+    writeln!(io::stdout().lock(), "{line}")?;
+    Ok(exit)
+}
+
+fn answer(plugin: Plugin, asked: &Result<Fleet, CliError>) -> (String, Exit) {
+    let text = match asked {
+        Ok(fleet) => fleet.headline.text.clone(),
+        Err(error) => error.to_string(),
+    };
+    let text = Shown(text.lines().next().unwrap_or_default()).to_string();
+    let level = asked.as_ref().ok().map(|fleet| fleet.headline.level);
+    match plugin {
+        Plugin::Nagios => {
+            let (word, exit) = match level {
+                Some(Level::Ok) => ("OK", Exit::Clean),
+                Some(Level::Warning) => ("WARNING", Exit::Runtime),
+                Some(Level::Critical) => ("CRITICAL", Exit::Usage),
+                None => ("UNKNOWN", Exit::Unknown),
+            };
+            // A bar begins the performance data.
+            let text = text.replace('|', "/");
+            let data = asked.as_ref().map_or_else(|_| String::new(), performance);
+            (format!("VARTA {word} - {text}{data}"), exit)
+        }
+        Plugin::Npd => {
+            let exit = match level {
+                Some(Level::Ok | Level::Warning) => Exit::Clean,
+                Some(Level::Critical) => Exit::Runtime,
+                None => Exit::Usage,
+            };
+            // It keeps no more of a line.
+            (text.chars().take(NPD_CHARS).collect(), exit)
+        }
     }
-    let seen = if blind > 0 { format!(" {} cannot see.", counted(blind, "shard")) } else { String::new() };
-    match (agents, fleet.stalled) {
-        (0, _) => format!("No agent beats.{seen}"),
-        (_, 0) => format!("All well: {} beat.{seen}", counted(agents, "agent")),
-        (_, 1) => format!("1 of {} is stalled.{seen}", counted(agents, "agent")),
-        (_, n) => format!("{n} of {} are stalled.{seen}", counted(agents, "agent")),
-    }
+}
+
+/// Longest line of a plugin of the node problem detector.
+const NPD_CHARS: usize = 80;
+
+fn performance(fleet: &Fleet) -> String {
+    let sum = |of: fn(&Shard) -> u64| fleet.shards.iter().map(of).sum::<u64>();
+    format!(
+        " | up={} stalled={} died={} beats={}c lost={}c",
+        fleet.up,
+        fleet.stalled,
+        fleet.died.agents,
+        sum(|shard| shard.beats),
+        sum(|shard| shard.lost)
+    )
 }
 
 fn words(fleet: &Fleet) -> String {
@@ -58,8 +152,8 @@ fn words(fleet: &Fleet) -> String {
     out
 }
 
-fn write_words(fleet: &Fleet, out: &mut String) -> std::fmt::Result {
-    writeln!(out, "{}", headline(fleet))?;
+fn write_words(fleet: &Fleet, out: &mut String) -> fmt::Result {
+    writeln!(out, "{}.", fleet.headline.text)?;
     for problem in &fleet.problems {
         writeln!(out, "  ! {}", Shown(problem))?;
     }
@@ -122,12 +216,13 @@ fn write_words(fleet: &Fleet, out: &mut String) -> std::fmt::Result {
     let sum = |of: fn(&Shard) -> u64| fleet.shards.iter().map(of).sum::<u64>();
     writeln!(
         out,
-        "\nreported: {} ({} not certain, {} refuted), {}, {}, {}",
+        "\nreported: {} ({} not certain, {} refuted), {}, {} ({} deaths), {}",
         counted(sum(|shard| shard.stalls), "stall"),
         sum(|shard| shard.stalls_uncertain),
         sum(|shard| shard.stalls_refuted),
         counted(sum(|shard| shard.resumes), "resume"),
         counted(sum(|shard| shard.exits), "exit"),
+        sum(|shard| shard.deaths),
         counted(fleet.events, "event"),
     )?;
     let reasons: std::collections::BTreeSet<&String> =
@@ -173,20 +268,44 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_comes_first() {
-        assert_eq!(headline(&fleet(0, 0)), "No agent beats.");
-        assert_eq!(headline(&fleet(3, 0)), "All well: 3 agents beat.");
-        assert_eq!(headline(&fleet(3, 1)), "1 of 4 agents is stalled.");
+    fn problems_follow_the_headline_and_harm_no_terminal() {
         let mut blind = fleet(3, 2);
-        blind.shards[0].is_blind = true;
-        assert_eq!(headline(&blind), "2 of 5 agents are stalled. 1 shard cannot see.");
-        blind.is_healthy = false;
-        assert!(headline(&blind).starts_with("NOT HEALTHY"));
+        blind.headline.text = "2 of 5 agents are stalled".to_owned();
         blind.problems = vec!["shard 0 is dead\u{1b}[31m".to_owned()];
         let shown = words(&blind);
+        assert_eq!(shown.lines().next(), Some("2 of 5 agents are stalled."));
         assert!(shown.lines().nth(1).is_some_and(|line| line.starts_with("  ! shard 0 is dead")), "{shown}");
         assert!(!shown.contains('\u{1b}'));
         assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");
+    }
+
+    #[test]
+    fn plugins_say_in_a_line_and_a_code_how_it_is() {
+        let is = |level, text: &str| {
+            let headline = varta_fleet::api::Headline { level, text: text.to_owned() };
+            Ok(Fleet { headline, ..fleet(3, 1) })
+        };
+        let failed = || Err(CliError::new(Exit::Unavailable, "no fleet in /run/varta\nstart one"));
+        let nagios = |asked| answer(Plugin::Nagios, &asked);
+        let said = nagios(is(Level::Ok, "All well: 4 agents beat"));
+        assert_eq!(
+            said,
+            (
+                "VARTA OK - All well: 4 agents beat | up=3 stalled=1 died=0 beats=0c lost=0c".to_owned(),
+                Exit::Clean
+            )
+        );
+        assert_eq!(nagios(is(Level::Warning, "x")).1 as u8, 1);
+        let said = nagios(is(Level::Critical, "a|b\u{1b}[31m"));
+        assert!(said.0.starts_with("VARTA CRITICAL - a/b") && said.1 as u8 == 2, "{said:?}");
+        assert_eq!(said.0.matches('|').count(), 1);
+        let said = nagios(failed());
+        assert_eq!((&*said.0, said.1 as u8), ("VARTA UNKNOWN - no fleet in /run/varta", 3));
+        let npd = |asked| answer(Plugin::Npd, &asked);
+        assert_eq!(npd(is(Level::Warning, "w")), ("w".to_owned(), Exit::Clean));
+        let said = npd(is(Level::Critical, &"x".repeat(200)));
+        assert_eq!((said.0.len(), said.1 as u8), (80, 1));
+        assert_eq!(npd(failed()).1 as u8, 2);
     }
 
     #[test]

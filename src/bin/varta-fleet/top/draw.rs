@@ -8,12 +8,11 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Clear, Paragraph};
 use varta_fleet::Shown;
-use varta_fleet::api::{Agent, AgentState, Fleet};
+use varta_fleet::api::{Agent, AgentState, Fleet, Level};
 use varta_fleet::event::Event;
 use varta_fleet::wire::Status;
 
 use super::model::Model;
-use crate::status::headline;
 use crate::words::{amount, comm, line, time};
 
 const KEYS: &str = " q quit  s sort  / name  f freeze  arrows scroll  ? help";
@@ -52,9 +51,12 @@ fn summary(model: &Model) -> Vec<Line<'static>> {
         let waiting = model.trouble().unwrap_or("waiting for the fleet's first answer").to_owned();
         return vec![Line::styled(waiting, BOLD)];
     };
-    let is_well = fleet.is_healthy && fleet.stalled == 0;
-    let style = if is_well { Style::new().fg(Color::Green).patch(BOLD) } else { alarm() };
-    let first = Line::from(vec![Span::styled(headline(fleet), style), frozen]);
+    let style = match fleet.headline.level {
+        Level::Ok => Style::new().fg(Color::Green).patch(BOLD),
+        Level::Warning => Style::new().fg(Color::Yellow).patch(BOLD),
+        Level::Critical => alarm(),
+    };
+    let first = Line::from(vec![Span::styled(format!("{}.", fleet.headline.text), style), frozen]);
     let rates: u64 = model.curves().iter().filter_map(|curves| curves.beats.back()).sum();
     let lost: u64 = model.curves().iter().map(|curves| curves.lost).sum();
     let refused: u64 = model.curves().iter().map(|curves| curves.refused).sum();
