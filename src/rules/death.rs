@@ -2,6 +2,12 @@
 
 use crate::event::ExitHow;
 
+// The same on every architecture that Linux runs on.
+const SIGHUP: u8 = 1;
+const SIGINT: u8 = 2;
+const SIGPIPE: u8 = 13;
+const SIGTERM: u8 = 15;
+
 /// A death: an end that nobody asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Death {
@@ -28,10 +34,8 @@ impl Death {
     /// SIGPIPE for a reader that is gone. So a deploy is no wave of deaths.
     #[must_use]
     pub const fn of(how: Option<ExitHow>, has_panicked: bool) -> Option<Self> {
-        const STOPS: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE];
         match how {
-            Some(ExitHow::Code(0)) => None,
-            Some(ExitHow::Signal(signal)) if is_one_of(signal, &STOPS) => None,
+            Some(ExitHow::Code(0) | ExitHow::Signal(SIGTERM | SIGINT | SIGHUP | SIGPIPE)) => None,
             _ if has_panicked => Some(Self::Panic),
             Some(ExitHow::Code(code)) => Some(Self::Code(code)),
             Some(ExitHow::Signal(signal)) => Some(Self::Signal(signal)),
@@ -49,17 +53,6 @@ impl Death {
             Self::Unknown => 3,
         }
     }
-}
-
-const fn is_one_of(signal: u8, all: &[i32]) -> bool {
-    let mut at = 0;
-    while at < all.len() {
-        if all[at] == signal as i32 {
-            return true;
-        }
-        at += 1;
-    }
-    false
 }
 
 #[cfg(test)]

@@ -131,7 +131,7 @@ def check_without_scripts(page):
 
     def shows_stall():
         # It looks again by itself.
-        return str(AGENT) in text_of(page, "stalled") and "1 of 12 agents stalled" in text_of(page, "health")
+        return str(AGENT) in text_of(page, "stalled") and "1 of 12 agents is stalled" in text_of(page, "health")
 
     wait_for(page, "the stall without scripts", shows_stall)
     os.kill(AGENT, signal.SIGCONT)

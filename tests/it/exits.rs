@@ -94,16 +94,16 @@ fn deaths_are_told_from_stops_on_every_surface() {
     let (line, code) = run(&["status", "--plugin", "nagios"]);
     assert!(line.starts_with(&format!("VARTA CRITICAL - {headline} | up=5 ")) && code == Some(2), "{line}");
     assert_eq!(run(&["status", "--plugin", "npd"]), (format!("{headline}\n"), Some(1)));
-    let page = Connection::control(&dir).get("/", &["Connection: close"]).text();
-    assert!(page.contains(headline), "{page}");
+    let page = Connection::control(&dir).get("/", &["Connection: close"]);
+    assert!(page.text().contains(headline), "{}", page.text());
     agents[7].tell("exit 3");
     ends(&mut observer, &agents[7]);
     let died = fleet()["died"].clone();
     assert_eq!((died["agents"].as_u64(), died["of"].as_u64()), (Some(4), Some(8)));
     assert_eq!(died["causes"][1], serde_json::json!({ "how": "code", "code": 3, "agents": 1 }));
-    let metrics = Connection::control(&dir).get("/metrics", &["Connection: close"]).text();
+    let metrics = Connection::control(&dir).get("/metrics", &["Connection: close"]);
     let count = |how: &str| -> u64 {
-        let lines = metrics.lines().filter(|line| line.starts_with("varta_deaths_total{"));
+        let lines = metrics.text().lines().filter(|line| line.starts_with("varta_deaths_total{"));
         let of = lines.filter(|line| line.contains(&format!("how=\"{how}\"")));
         of.map(|line| line.rsplit(' ').next().expect("a value").parse::<u64>().expect("a number")).sum()
     };

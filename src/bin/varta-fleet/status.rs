@@ -100,11 +100,11 @@ fn run_plugin(plugin: Plugin, fleet: &FleetArgs) -> Result<Exit, CliError> {
 
 fn answer(plugin: Plugin, asked: &Result<Fleet, CliError>) -> (String, Exit) {
     let text = match asked {
-        Ok(fleet) => fleet.headline.text.clone(),
+        Ok(fleet) => fleet.headline_now().text,
         Err(error) => error.to_string(),
     };
     let text = Shown(text.lines().next().unwrap_or_default()).to_string();
-    let level = asked.as_ref().ok().map(|fleet| fleet.headline.level);
+    let level = asked.as_ref().ok().map(|fleet| fleet.headline_now().level);
     match plugin {
         Plugin::Nagios => {
             let (word, exit) = match level {
@@ -153,7 +153,7 @@ fn words(fleet: &Fleet) -> String {
 }
 
 fn write_words(fleet: &Fleet, out: &mut String) -> fmt::Result {
-    writeln!(out, "{}.", fleet.headline.text)?;
+    writeln!(out, "{}.", fleet.headline_now().text)?;
     for problem in &fleet.problems {
         writeln!(out, "  ! {}", Shown(problem))?;
     }
@@ -270,7 +270,6 @@ mod tests {
     #[test]
     fn problems_follow_the_headline_and_harm_no_terminal() {
         let mut blind = fleet(3, 2);
-        blind.headline.text = "2 of 5 agents are stalled".to_owned();
         blind.problems = vec!["shard 0 is dead\u{1b}[31m".to_owned()];
         let shown = words(&blind);
         assert_eq!(shown.lines().next(), Some("2 of 5 agents are stalled."));
@@ -281,30 +280,26 @@ mod tests {
 
     #[test]
     fn plugins_say_in_a_line_and_a_code_how_it_is() {
-        let is = |level, text: &str| {
-            let headline = varta_fleet::api::Headline { level, text: text.to_owned() };
-            Ok(Fleet { headline, ..fleet(3, 1) })
-        };
-        let failed = || Err(CliError::new(Exit::Unavailable, "no fleet in /run/varta\nstart one"));
+        let failed = || Err(CliError::new(Exit::Unavailable, "no fleet in a|b\u{1b}[31m\nstart one"));
         let nagios = |asked| answer(Plugin::Nagios, &asked);
-        let said = nagios(is(Level::Ok, "All well: 4 agents beat"));
-        assert_eq!(
-            said,
-            (
-                "VARTA OK - All well: 4 agents beat | up=3 stalled=1 died=0 beats=0c lost=0c".to_owned(),
-                Exit::Clean
-            )
+        let (line, exit) = nagios(Ok(fleet(4, 0)));
+        let expected = "VARTA OK - All well: 4 agents beat | up=4 stalled=0 died=0 beats=0c lost=0c";
+        assert_eq!((&*line, exit as u8), (expected, 0));
+        assert_eq!(nagios(Ok(fleet(0, 0))).1 as u8, 1);
+        let (line, exit) = nagios(Ok(fleet(3, 1)));
+        assert!(
+            line.starts_with("VARTA CRITICAL - 1 of 4 agents is stalled | up=3") && exit as u8 == 2,
+            "{line}"
         );
-        assert_eq!(nagios(is(Level::Warning, "x")).1 as u8, 1);
-        let said = nagios(is(Level::Critical, "a|b\u{1b}[31m"));
-        assert!(said.0.starts_with("VARTA CRITICAL - a/b") && said.1 as u8 == 2, "{said:?}");
-        assert_eq!(said.0.matches('|').count(), 1);
-        let said = nagios(failed());
-        assert_eq!((&*said.0, said.1 as u8), ("VARTA UNKNOWN - no fleet in /run/varta", 3));
+        let (line, exit) = nagios(failed());
+        assert!(line.starts_with("VARTA UNKNOWN - no fleet in a/b") && exit as u8 == 3, "{line}");
+        assert!(!line.contains(['|', '\n', '\u{1b}']), "{line}");
         let npd = |asked| answer(Plugin::Npd, &asked);
-        assert_eq!(npd(is(Level::Warning, "w")), ("w".to_owned(), Exit::Clean));
-        let said = npd(is(Level::Critical, &"x".repeat(200)));
-        assert_eq!((said.0.len(), said.1 as u8), (80, 1));
+        assert_eq!(npd(Ok(fleet(0, 0))), ("No agent beats".to_owned(), Exit::Clean));
+        let mut all = fleet(1000, 200);
+        all.is_healthy = false;
+        let (line, exit) = npd(Ok(all));
+        assert!(line.len() == NPD_CHARS && exit as u8 == 1, "{line}");
         assert_eq!(npd(failed()).1 as u8, 2);
     }
 

@@ -51,12 +51,13 @@ fn summary(model: &Model) -> Vec<Line<'static>> {
         let waiting = model.trouble().unwrap_or("waiting for the fleet's first answer").to_owned();
         return vec![Line::styled(waiting, BOLD)];
     };
-    let style = match fleet.headline.level {
+    let headline = fleet.headline_now();
+    let style = match headline.level {
         Level::Ok => Style::new().fg(Color::Green).patch(BOLD),
         Level::Warning => Style::new().fg(Color::Yellow).patch(BOLD),
         Level::Critical => alarm(),
     };
-    let first = Line::from(vec![Span::styled(format!("{}.", fleet.headline.text), style), frozen]);
+    let first = Line::from(vec![Span::styled(format!("{}.", headline.text), style), frozen]);
     let rates: u64 = model.curves().iter().filter_map(|curves| curves.beats.back()).sum();
     let lost: u64 = model.curves().iter().map(|curves| curves.lost).sum();
     let refused: u64 = model.curves().iter().map(|curves| curves.refused).sum();
