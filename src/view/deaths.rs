@@ -47,6 +47,7 @@ impl RecentDeaths {
     }
 
     /// Those of the last minute, the most frequent cause first.
+    #[cfg(any(test, feature = "http"))]
     #[must_use]
     pub fn within(&self, now: MonoNs) -> Vec<(Death, u64)> {
         let oldest = now.0.saturating_sub(RECENT_NS) / SECOND_NS;
