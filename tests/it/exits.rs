@@ -70,9 +70,9 @@ fn deaths_are_told_from_stops_on_every_surface() {
         (String::from_utf8_lossy(&done.stdout).into_owned(), done.status.code())
     };
     let ends = |observer: &mut Observer, agent: &Agent| drop(observer.expect("exit", agent.pid(), SOON));
-    // A deploy.
-    for (agent, signal) in agents.iter().zip([Signal::TERM, Signal::INT, Signal::HUP]) {
-        agent.signal(signal);
+    // A deploy. The other signals of a stop may be ignored here, as by what nohup starts.
+    for agent in &agents[..3] {
+        agent.signal(Signal::TERM);
         ends(&mut observer, agent);
     }
     agents[3].tell("exit 0");
