@@ -16,7 +16,7 @@ impl Fleet {
         let mut facts: Vec<(Level, String)> = Vec::new();
         let mut say = |level: Level, fact: String| facts.push((level, fact));
         if !self.is_healthy {
-            say(Level::Critical, "Not healthy: agents are not observed as they should be".to_owned());
+            say(Level::Critical, "not healthy: agents are not observed as they should be".to_owned());
         }
         if self.stalled > 0 {
             let are = if self.stalled == 1 { "is" } else { "are" };
@@ -30,14 +30,14 @@ impl Fleet {
             say(Level::Warning, format!("{} cannot see", counted(blind, "shard")));
         }
         if agents == 0 {
-            say(Level::Warning, "No agent beats".to_owned());
+            facts.push((Level::Warning, "no agent beats".to_owned()));
         }
         let Some(level) = facts.iter().map(|(level, _)| *level).max() else {
             let text = format!("All well: {} beat", counted(agents, "agent"));
             return Headline { level: Level::Ok, text };
         };
         let texts: Vec<String> = facts.into_iter().map(|(_, fact)| fact).collect();
-        Headline { level, text: texts.join("; ") }
+        Headline { level, text: sentence(&texts.join("; ")) }
     }
 }
 
@@ -72,6 +72,12 @@ impl fmt::Display for Cause {
             _ => f.write_str("of a panic"),
         }
     }
+}
+
+/// It begins with a capital letter.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
 /// `1 shard`, `2 shards`.

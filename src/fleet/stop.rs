@@ -232,14 +232,15 @@ impl Running {
     }
 
     fn end(mut self, within: Duration) -> Result<StopReport, Handed> {
-        let successors = self.successors.take();
-        match successors.filter(Successors::close) {
-            Some(successors) => {
+        if let Some(successors) = self.successors.take() {
+            if successors.close() {
                 self.abandon();
-                Err(successors.join(SUCCESSOR_WITHIN).unwrap_or(Handed::Silent))
+                return Err(successors.join(SUCCESSOR_WITHIN).unwrap_or(Handed::Silent));
             }
-            None => Ok(self.stop_in_order(within)),
+            // It shares the files with the upkeep.
+            let _ = successors.join(STOP_WITHIN);
         }
+        Ok(self.stop_in_order(within))
     }
 
     /// Ends the threads, which are parked, and changes nothing that the successor has now.

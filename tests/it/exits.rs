@@ -121,7 +121,7 @@ fn who_panicked_died_of_that() {
     observer.expect("terminal", agent.pid(), SOON);
     observer.expect("exit", agent.pid(), SOON);
     let fleet = Connection::control(&observer.dir()).get("/api/v1/fleet", &["Connection: close"]).json();
-    assert_eq!(fleet["headline"]["text"], "1 of 1 agent died of a panic in the last minute; No agent beats");
+    assert_eq!(fleet["headline"]["text"], "1 of 1 agent died of a panic in the last minute; no agent beats");
     observer.stop();
 }
 
