@@ -40,6 +40,19 @@ pub enum Warning {
         /// How many run.
         shards: usize,
     },
+    /// The observer that was taken over has more shards than are configured. All of them are observed.
+    #[error(
+        "the observer before has {names}, and shards = {configured}: this one runs {shards} shards, so that the agents \
+         there are observed; write shards = {shards}, or stop it and start it again to be rid of them"
+    )]
+    TakenOverShards {
+        /// The configured number.
+        configured: usize,
+        /// What there is beyond it.
+        names: String,
+        /// How many run.
+        shards: usize,
+    },
     /// What was passed is no socket and has a name that this version does not know.
     #[error(
         "the service manager passed {names}, which this version does not know, and does not use: a later version may \

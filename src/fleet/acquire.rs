@@ -95,17 +95,16 @@ pub type ShardFront = Front<Unix, SystemClock>;
 /// The first resource that is refused; everything acquired before is released.
 pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, StartError> {
     inherited.check_names()?;
-    let mut takeover = inherited.takeover.take();
-    let mut dir = match takeover.as_mut().and_then(|takeover| takeover.lock.take()) {
-        Some(lock) => {
-            let tenure = takeover.as_ref().map(|takeover| takeover.tenure.clone()).unwrap_or_default();
-            RunDir::of_another(&plan.dir, lock, tenure)?
-        }
+    let held =
+        inherited.takeover.as_mut().and_then(|takeover| Some((takeover.lock.take()?, &takeover.tenure)));
+    let mut dir = match held {
+        Some((lock, tenure)) => RunDir::of_another(&plan.dir, lock, tenure.clone())?,
         None => RunDir::open(&plan.dir)?,
     };
     let mut warnings = Warning::of_here();
     warnings.extend(Warning::of_rules(plan));
     warnings.extend(inherited.fit(plan));
+    let mut takeover = inherited.takeover.take();
     let plan = &*plan;
     let headers: Vec<Header> = (0..plan.shards.len()).map(|shard| header_of(plan, shard)).collect();
     let ahead = (GRANTED_AHEAD / u32::from(headers[0].shards.max(1))).max(GRANTED_AHEAD_MIN);

@@ -281,14 +281,15 @@ impl Inherited {
         plan.agents_max = plan.agents_max.max(u32::try_from(plan.shards.len()).unwrap_or(u32::MAX));
         let surplus: Vec<usize> = all.range(configured..).copied().collect();
         if !surplus.is_empty() {
-            warnings.push(Warning::SurplusShards {
-                configured,
-                names: listed(surplus),
-                shards: plan.shards.len(),
+            let (names, shards) = (listed(surplus), plan.shards.len());
+            warnings.push(match self.takeover {
+                Some(_) => Warning::TakenOverShards { configured, names, shards },
+                None => Warning::SurplusShards { configured, names, shards },
             });
         }
         let missing: Vec<usize> = (0..plan.shards.len()).filter(|shard| !passed.contains(shard)).collect();
-        if !missing.is_empty() && !passed.is_empty() {
+        // What an observer that is taken over does not have is new.
+        if !missing.is_empty() && !passed.is_empty() && self.takeover.is_none() {
             warnings.push(Warning::MissingShards { names: listed(missing) });
         }
         for shard in passed {
