@@ -13,7 +13,9 @@ fn the_demo_shows_what_it_promises_and_leaves_nothing() {
         let told = text.lines().filter(|line| line.contains(&format!("    {kind}"))).count();
         assert_eq!(told, if kind == "exit " { 2 } else { 1 }, "{kind}: {text}");
     }
+    assert!(text.contains("1 of them forged and told as such"), "{text}");
     assert!(text.contains("1 true stall, 0 false ones"), "{text}");
+    assert!(text.contains("next, a fleet of your own: varta-fleet run"), "{text}");
     let left: Vec<_> = std::fs::read_dir(temporary.path()).expect("list").collect();
     assert!(left.is_empty(), "{left:?}");
 }

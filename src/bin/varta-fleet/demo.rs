@@ -52,6 +52,7 @@ pub fn demo() -> Result<Exit, CliError> {
         told: 0,
         stalls: 0,
         false_stalls: 0,
+        forged: 0,
         frozen: None,
     };
     stage.say(format_args!(
@@ -62,14 +63,15 @@ pub fn demo() -> Result<Exit, CliError> {
     let summary = fleet.handle().snapshot();
     let report = fleet.stop(Duration::from_millis(500));
     played?;
-    let (mut beats, mut refused) = (0, 0);
-    for shard in &summary.shards {
-        beats += shard.beats;
-        refused += shard.frames - shard.beats;
-    }
-    let Stage { told, stalls, false_stalls, .. } = stage;
+    let beats: u64 = summary.shards.iter().map(|shard| shard.beats).sum();
+    let Stage { told, stalls, false_stalls, forged, .. } = stage;
     stage.say(format_args!(
-        "done: {beats} beats taken, {refused} frames refused, {told} events reported, {stalls} true stall, {false_stalls} false ones"
+        "done: {beats} frames taken, {forged} of them forged and told as such, {told} events reported, {stalls} true \
+         stall, {false_stalls} false ones"
+    ))?;
+    stage.say(format_args!("next, a fleet of your own: varta-fleet run --events -"))?;
+    stage.say(format_args!(
+        "agents for it, in another terminal: varta-fleet load; and a view: varta-fleet top"
     ))?;
     if stalls != 1 || false_stalls != 0 || report.shards_dead != 0 {
         return Err(unexpected("a healthy agent was reported as stalled, or the frozen one was not"));
@@ -144,6 +146,8 @@ struct Stage {
     told: u32,
     stalls: u32,
     false_stalls: u32,
+    /// Frames that claimed another process.
+    forged: u32,
     frozen: Option<u32>,
 }
 
@@ -191,6 +195,7 @@ impl Stage {
                 continue;
             };
             self.told += 1;
+            self.forged += u32::from(matches!(event.kind, EventKind::Auth { .. }));
             if matches!(event.kind, EventKind::Stall { .. }) {
                 let is_true = event.agent.map(|agent| agent.pid) == self.frozen;
                 *(if is_true { &mut self.stalls } else { &mut self.false_stalls }) += 1;
