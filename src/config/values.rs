@@ -334,12 +334,20 @@ fn parse_account(
     }
 }
 
+/// `localhost` and no address at all mean 127.0.0.1: no name is looked up, and nobody is served by omission.
 pub(super) fn parse_address(text: &str) -> Result<Option<SocketAddr>, Refused> {
-    if text.trim() == "none" {
+    let text = text.trim();
+    if text == "none" {
         return Ok(None);
     }
     let fix = "write a numeric address and a port, such as 127.0.0.1:9464 or [::1]:9464, or none";
-    text.trim().parse().map(Some).map_err(|_| Refused::new("it is not an address with a port", fix))
+    let local = text.strip_prefix("localhost:").or_else(|| text.strip_prefix(':'));
+    let address = match local {
+        Some(port) if port.starts_with('+') => None,
+        Some(port) => port.parse().ok().map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port))),
+        None => text.parse().ok(),
+    };
+    address.map(Some).ok_or_else(|| Refused::new("it is not an address with a port", fix))
 }
 
 pub(super) fn read_output(text: &str) -> Option<Output> {
@@ -612,6 +620,20 @@ mod tests {
         for text in ["10ms", "2s", "1m30s", "24h", "0", "1h1m1s1ms1us1ns"] {
             let duration = parse_duration(text).unwrap();
             assert_eq!(written(duration), text);
+        }
+    }
+
+    #[test]
+    fn an_address_without_a_host_is_of_this_host() {
+        let loopback = Ok(Some(SocketAddr::from(([127, 0, 0, 1], 9464))));
+        for text in ["127.0.0.1:9464", "localhost:9464", ":9464", " :9464 "] {
+            assert_eq!(parse_address(text), loopback, "{text}");
+        }
+        assert_eq!(parse_address("none"), Ok(None));
+        for bad in
+            ["9464", "localhost", "localhost:", ":", ":99999", "host:9464", "localhost:9464x", ":+9464"]
+        {
+            assert!(parse_address(bad).is_err(), "{bad}");
         }
     }
 
