@@ -5,6 +5,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
+use crate::common::http::Connection;
 use crate::common::{Observer, Options, Place, needs_root, program, wait_for};
 use serde_json::Value;
 
@@ -98,6 +99,24 @@ fn agents_speak_the_version_they_are_told_to() {
         }
         observer.stop();
     }
+}
+
+#[test]
+fn agents_are_told_apart_by_their_names() {
+    let observer = with_room();
+    let mut command = program();
+    command.args(["load", "--agents", "3", "--rate", "30", "--for", "1m", "--dir"]).arg(observer.dir());
+    let mut load = command.stdout(Stdio::null()).spawn().expect("start the load");
+    wait_for("three agents, each with its name", || {
+        let page = Connection::control(&observer.dir()).get("/api/v1/agents", &["Connection: close"]).json();
+        let mut names: Vec<_> =
+            page["agents"].as_array()?.iter().filter_map(|agent| agent["comm"].as_str()).collect();
+        names.sort_unstable();
+        (names == ["load-000", "load-001", "load-002"]).then_some(())
+    });
+    load.kill().expect("it is our child");
+    load.wait().expect("it is our child");
+    observer.stop();
 }
 
 #[test]

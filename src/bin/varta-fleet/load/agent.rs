@@ -1,5 +1,6 @@
 //! One agent of the load: connects, waits for the start, beats, reports the result.
 
+use std::ffi::CString;
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -20,6 +21,9 @@ use crate::route::unheard;
 /// Arguments of `load-agent`, which `load` starts.
 #[derive(clap::Args, Debug)]
 pub struct LoadAgentArgs {
+    /// The name of its process, at most 15 bytes.
+    #[arg(long)]
+    name: CString,
     /// Without a socket it only lends its pid.
     #[arg(long)]
     socket: Vec<PathBuf>,
@@ -39,6 +43,8 @@ pub struct LoadAgentArgs {
 pub fn agent(args: &LoadAgentArgs) -> Result<Exit, CliError> {
     let told = |error: io::Error| CliError::new(Exit::Runtime, Reason(&error).to_string());
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| told(error.into()))?;
+    // So that views tell the agents apart. Without it they work as well.
+    let _ = rustix::thread::set_name(&args.name);
     let mut out = io::stdout().lock();
     if args.socket.is_empty() {
         writeln!(out, "ready")?;

@@ -157,7 +157,7 @@ impl Crowd {
         let mut crowd = Self { children: Vec::new(), gate, answers: BufReader::new(answers), forger: None };
         for index in 0..args.agents {
             let mut command = Command::new(&program);
-            command.arg("load-agent");
+            command.args(["load-agent", "--name", &format!("load-{index:03}")]);
             if !args.forge {
                 command.args(schedule.arguments(index));
                 command.args(["--wire", version_of(&args.wire, index)]);
