@@ -1,15 +1,16 @@
 //! What `scripts/package` makes, installed, used, upgraded and removed under a real systemd.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::common::packages::{NEXT, deb, made, packages};
-use crate::common::{Event, Rig, needs_root, program_by, signal, wait_for};
+use crate::common::{Chance, Event, Rig, needs_root, program_by, setting, signal, wait_for};
 
 const UNIT: &str = "varta-fleet.service";
 /// A systemd with the package of this version, the user alice, who is a member of its group, and bob.
@@ -116,39 +117,129 @@ fn an_upgrade_under_load_tells_the_one_stall_and_loses_nobody() {
     let rig = installed();
     // Longer than the upgrade takes: the version that saw the last beat is not the one that tells of the silence.
     rig.run(&format!("echo 'threshold = \"10s\"' >> /etc/varta-fleet.toml && systemctl restart {UNIT}"));
-    let mut parent = rig.command("sh");
-    parent.args(["-c", &as_user("alice", "stock-agent --client 0.2 --dir /run/varta --period-ms 100")]);
-    let mut parent = parent.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start agents");
-    let mut input = parent.stdin.take().expect("a pipe");
-    let mut output =
-        BufReader::new(parent.stdout.take().expect("a pipe")).lines().map(|line| line.expect("text"));
-    assert!(output.next().is_some_and(|line| line.starts_with("up ")));
-    writeln!(input, "spawn {}", AGENTS - 1).expect("it reads");
-    let spawned = output.next().expect("an answer");
-    let stopped = spawned.split(' ').nth(AGENTS / 2).expect("a pid").to_owned();
-    let count = |what: &str| -> u64 {
-        let status = rig.run("varta-fleet status --json || true");
-        serde_json::from_str(&status).map_or(0, |fleet: Value| fleet[what].as_u64().expect("a number"))
-    };
-    wait_for("agents that beat", || (count("up") == AGENTS as u64).then_some(()));
+    let crowd = Crowd::start(&rig, AGENTS);
+    let stopped = crowd.pids[AGENTS / 2];
+    let count = |what: &str| count(&rig, what);
     rig.run(&format!("kill -STOP {stopped} && dpkg --install {}", deb(NEXT)));
-    let events = || -> Vec<Event> {
-        rig.run("cat /var/log/varta-fleet/events.jsonl").lines().map(Event::parse).collect()
-    };
     wait_for("the stall of the one that stopped", || (count("stalled") > 0).then_some(()));
     assert_eq!((count("up"), count("stalled")), (AGENTS as u64 - 1, 1));
-    let events = events();
+    let events = events(&rig);
     let of_kind = |kind: &str| events.iter().filter(|event| event.kind() == kind).collect::<Vec<_>>();
     let [stall] = of_kind("stall")[..] else { panic!("{:?}", of_kind("stall")) };
-    assert_eq!(stall.pid().map(|pid| pid.to_string()), Some(stopped));
+    assert_eq!(stall.pid(), Some(stopped));
     // Nobody is new, nobody is gone, nobody is told twice.
     assert_eq!((of_kind("up").len(), of_kind("exit").len()), (AGENTS, 0));
     let restart = of_kind("restart").pop().expect("the upgrade restarts it");
     assert_eq!(restart.u64("adopted"), AGENTS as u64, "{restart}");
     let seqs: Vec<u64> = events.iter().map(|event| event.u64("seq")).collect();
     assert!(seqs.windows(2).all(|pair| pair[1] == pair[0] + 1), "{seqs:?}");
-    drop(input);
-    parent.wait().expect("it is our child");
+}
+
+/// The service is restarted, killed, reloaded and upgraded at random, and each time an agent stops: what happened is
+/// reported, once, and nothing else.
+#[test]
+fn a_service_that_is_treated_badly_tells_what_happened_once() {
+    let mut chance = Chance::from_environment();
+    let (seconds, agents) = (setting("VARTA_CHAOS_SECONDS", 12), setting("VARTA_CHAOS_AGENTS", 40));
+    let rig = installed();
+    rig.run(&format!("echo 'threshold = \"2s\"' >> /etc/varta-fleet.toml && systemctl restart {UNIT}"));
+    let crowd = Crowd::start(&rig, agents as usize);
+    let mut stops: BTreeMap<u32, usize> = BTreeMap::new();
+    let (mut done, mut version) = (BTreeMap::<&str, u32>::new(), false);
+    let end = Instant::now() + Duration::from_secs(seconds.into());
+    while Instant::now() < end {
+        let pid = crowd.pids[chance.below(agents) as usize];
+        rig.run(&format!("kill -STOP {pid}"));
+        *stops.entry(pid).or_default() += 1;
+        let stalls = stops[&pid];
+        let what = ["restart", "kill", "reload", "upgrade"][chance.below(4) as usize];
+        *done.entry(what).or_default() += 1;
+        rig.run(&match what {
+            "restart" => format!("systemctl restart {UNIT}"),
+            "kill" => format!("systemctl kill --kill-whom=main --signal=KILL {UNIT}"),
+            "reload" => format!("systemctl reload {UNIT}"),
+            _ => {
+                version = !version;
+                let to = if version { NEXT } else { env!("CARGO_PKG_VERSION") };
+                format!("dpkg --install {} 2>&1", deb(to))
+            }
+        });
+        let told = |kind: &str| once(&events(&rig)).iter().filter(|event| event.is(kind, pid)).count();
+        wait_for("the stall", || (told("stall") == stalls).then_some(()));
+        rig.run(&format!("kill -CONT {pid}"));
+        wait_for("the return", || (told("resume") == stalls).then_some(()));
+    }
+    let events = once(&events(&rig));
+    for pid in &crowd.pids {
+        let of = |kind: &str| events.iter().filter(|event| event.is(kind, *pid)).count();
+        let expected = stops.get(pid).copied().unwrap_or(0);
+        let found = ["up", "stall", "resume", "exit"].map(of);
+        assert_eq!(found, [1, expected, expected, 0], "{pid}: {events:#?}");
+    }
+    let seqs: Vec<u64> = events.iter().map(|event| event.u64("seq")).collect();
+    assert!(seqs.windows(2).all(|pair| pair[1] == pair[0] + 1), "{seqs:?}");
+    eprintln!("{agents} agents, {done:?}, {} silences", stops.values().sum::<usize>());
+}
+
+/// Agents of alice inside, which beat each 100 ms. They end with this.
+struct Crowd {
+    parent: Child,
+    pids: Vec<u32>,
+    _input: ChildStdin,
+}
+
+impl Crowd {
+    /// Starts this many, which are up afterwards.
+    fn start(rig: &Rig, agents: usize) -> Self {
+        let mut parent = rig.command("sh");
+        parent.args(["-c", &as_user("alice", "stock-agent --client 0.2 --dir /run/varta --period-ms 100")]);
+        let mut parent = parent.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start agents");
+        let mut input = parent.stdin.take().expect("a pipe");
+        let mut output =
+            BufReader::new(parent.stdout.take().expect("a pipe")).lines().map(|line| line.expect("text"));
+        let pid = |word: &str| word.parse::<u32>().ok();
+        let up = output.next().expect("an answer");
+        let first = up.strip_prefix("up ").and_then(pid).expect("a pid");
+        writeln!(input, "spawn {}", agents - 1).expect("it reads");
+        let spawned = output.next().expect("an answer");
+        let pids: Vec<u32> = [first].into_iter().chain(spawned.split(' ').filter_map(pid)).collect();
+        assert_eq!(pids.len(), agents, "{spawned}");
+        wait_for("agents that beat", || (count(rig, "up") == agents as u64).then_some(()));
+        Self { parent, pids, _input: input }
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        let _ = self.parent.kill();
+        let _ = self.parent.wait();
+    }
+}
+
+/// A count of the fleet inside.
+fn count(rig: &Rig, what: &str) -> u64 {
+    let status = rig.run("varta-fleet status --json || true");
+    serde_json::from_str(&status).map_or(0, |fleet: Value| fleet[what].as_u64().expect("a number"))
+}
+
+/// The events inside, as far as they are written.
+fn events(rig: &Rig) -> Vec<Event> {
+    let text = rig.run("cat /var/log/varta-fleet/events.jsonl");
+    text.split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .map(|line| Event::parse(line.trim_end()))
+        .collect()
+}
+
+/// Each of them once, as a reader takes them.
+fn once(events: &[Event]) -> Vec<Event> {
+    let mut last = 0;
+    let is_new = |event: &&Event| {
+        let is_new = !event.has("again") || event.u64("seq") > last;
+        last = last.max(event.u64("seq"));
+        is_new
+    };
+    events.iter().filter(is_new).cloned().collect()
 }
 
 #[test]
