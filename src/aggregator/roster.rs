@@ -15,7 +15,7 @@ impl Aggregator {
     pub(super) fn expect_agents(&mut self, roster: Arc<[Absent]>) {
         let due = roster.iter().map(|absent| match absent.is_missing() {
             true => self.now,
-            false => self.expected_by(absent.expected.uid, &absent.expected.comm),
+            false => self.expected_by(absent.expected.uid, absent.expected.comm.as_str()),
         });
         let due = due.zip(0..).collect();
         self.missing = Missing { roster, due, ..Missing::default() };

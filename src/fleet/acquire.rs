@@ -21,7 +21,7 @@ use super::inherited::{Inherited, InheritedError, of_queue, shard_name};
 use super::predecessor::{
     Adopted, FLEET, Left, NotAdopted, OfShard, Predecessor, ToStore, table_name, told_name,
 };
-use super::takeover::Takeover;
+use super::takeover::{LISTENER, Takeover};
 use crate::config::plan::{EventsPlan, Plan, ShardPlan};
 #[cfg(feature = "http")]
 use crate::http::Listeners;
@@ -115,6 +115,7 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
         (found, _) => unless_unfit(found, &mut warnings)?.flatten(),
     };
     let is_taken_over = takeover.is_some();
+    let listener = takeover.as_mut().and_then(|takeover| takeover.listener.take());
     // The files of an observer that still runs are looked after by that.
     let hold = |socket: &mut BoundSocket, name: &str| {
         if let Some(takeover) = takeover.as_ref().filter(|_| socket.stays()) {
@@ -139,13 +140,8 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
         let tcp = tcp.filter(|tcp| !is_taken_over || is_wanted(tcp));
         (control, Listeners::open(listener.into(), tcp, &plan.http)?)
     };
-    let listener = takeover.as_mut().and_then(|takeover| takeover.listener.take());
     let mut successors = successors_socket(&dir, listener, &mut warnings);
-    if let (Some(socket), Some(takeover)) = (&mut successors, &takeover)
-        && socket.stays()
-    {
-        socket.held_by(&takeover.tenure, false);
-    }
+    successors.iter_mut().for_each(|socket| hold(socket, LISTENER));
     let mut output = plan.events.as_ref().map(event_output).transpose().map_err(StartError::Events)?;
     #[cfg(not(feature = "http"))]
     if let Some(address) = plan.http.listen {

@@ -71,7 +71,7 @@ impl Agents {
         let beating: HashSet<u32> = self.known.values().map(|expected| expected.pid).collect();
         let absent = self.absent.iter().filter_map(Absent::now);
         let absent = absent.filter(|expected| !beating.contains(&expected.pid));
-        absent.chain(self.known.values().cloned()).take(AGENTS_MAX).collect()
+        absent.chain(self.known.values().copied()).take(AGENTS_MAX).collect()
     }
 }
 

@@ -74,7 +74,8 @@ pub struct Started {
 /// The kernel grants no thread or descriptor, or the fleet cannot be published; everything is released then.
 pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
     // Declared first, so dropped last if a thread is refused: the files are removed after the others have ended.
-    let files = acquired.files;
+    let mut files = acquired.files;
+    files.hold();
     let mut warnings = acquired.warnings;
     let (fronts, ports): (Vec<ShardFront>, Vec<Arc<Port>>) = acquired.shards.into_iter().unzip();
     let ports: Arc<[Arc<Port>]> = ports.into();
@@ -86,8 +87,6 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
     let tcp = listeners.tcp();
     #[cfg(not(feature = "http"))]
     let tcp = None;
-    let mut files = files;
-    files.hold();
     let tenure = files.dir.tenure().clone();
     let fds = handed(&files, &acquired.to_store, tcp);
     let listener = files.takeover.as_ref().map(|socket| Arc::clone(socket.fd()));

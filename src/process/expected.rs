@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::procfs;
+use crate::event::Comm;
 
 /// An agent of an earlier observer, as the roster has it.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Expected {
     /// Its process.
     pub pid: u32,
@@ -17,7 +18,7 @@ pub struct Expected {
     /// When its process started, in clock ticks since boot: distinguishes it from others with this pid.
     pub start: u64,
     /// Name of its process.
-    pub comm: String,
+    pub comm: Comm,
     /// `None` if it beat to the observer that wrote this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub absence: Option<Absence>,
@@ -38,7 +39,7 @@ impl Expected {
     /// calls.
     pub fn of(pid: u32, uid: u32) -> Option<Self> {
         let procfs::Stat { start_ticks, comm, .. } = procfs::stat(pid)?;
-        Some(Self { pid, uid, start: start_ticks, comm, absence: None })
+        Some(Self { pid, uid, start: start_ticks, comm: (&*comm).into(), absence: None })
     }
 }
 
@@ -77,6 +78,6 @@ impl Absent {
     pub fn now(&self) -> Option<Expected> {
         let absence = if self.is_missing() { Absence::Missing } else { Absence::Awaited };
         let is_over = self.is_over.load(Ordering::Relaxed);
-        (!is_over).then(|| Expected { absence: Some(absence), ..self.expected.clone() })
+        (!is_over).then_some(Expected { absence: Some(absence), ..self.expected })
     }
 }

@@ -62,7 +62,7 @@ mod tests {
 
     fn agents() -> Vec<Expected> {
         let agent = |(pid, absence)| {
-            let comm = "a \"b\"\n(c)".to_owned();
+            let comm = "a \"b\"\n(c)".into();
             Expected { pid, uid: 1000, start: 9, comm, absence }
         };
         [(7, None), (8, Some(Absence::Awaited)), (9, Some(Absence::Missing))].map(agent).to_vec()

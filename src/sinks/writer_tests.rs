@@ -15,7 +15,9 @@ use super::super::rotation::Rotation;
 use super::*;
 use crate::config::plan::Output;
 use crate::event::EventKind;
+use crate::journal::Identity;
 use crate::lab::samples::up;
+use crate::time::MonoNs;
 
 /// Much longer than any test needs, so that only a defect waits this long.
 const LONG: Duration = Duration::from_secs(30);
@@ -45,6 +47,28 @@ fn queued(count: u64) -> Receiver<Event> {
 /// Waits until everything is written, without stopping the writer.
 fn finish(writer: &EventWriter) -> WriterReport {
     writer.report.recv_timeout(LONG).expect("the writer ends once its senders have hung up")
+}
+
+/// What it has written counts as written once the writer of another output, which had the events before, has ended; nobody
+/// has to report another event for that.
+#[test]
+fn what_is_written_is_acknowledged_when_the_writer_before_has_ended() {
+    let identity = Identity { boot_id: 1, pid_namespace: 2, fleet: 3 };
+    let journal = Arc::new(Journal::create(&identity, 4, MonoNs(5)).expect("memory"));
+    let (sender, events) = channel::unbounded();
+    let (before, ended) = channel::bounded(0);
+    let earlier = Earlier { all: vec![ended], on_it: Vec::new() };
+    let (sink, out) = Scripted::new([]);
+    let queue = Queue { events, earlier };
+    let kept = Some(Arc::clone(&journal));
+    let writer = EventWriter::spawn_on(queue, sink, Format::Jsonl, fast(), kept, |_| {}).unwrap();
+    sender.send(up(1)).unwrap();
+    until(|| newlines(&out.lock()) == 1);
+    assert_eq!(journal.acknowledged(), 0);
+    drop::<Sender<Infallible>>(before);
+    until(|| journal.acknowledged() == 1);
+    drop(sender);
+    let _ = finish(&writer);
 }
 
 fn troubles() -> (impl Fn(WriteTrouble) + Send + 'static, Receiver<WriteTrouble>) {
@@ -287,7 +311,7 @@ fn fault_38_close_returns_although_the_kernel_holds_the_thread_in_a_write() {
 }
 
 #[test]
-fn close_waits_for_senders_only_until_its_deadline() {
+fn close_waits_forsender_only_until_its_deadline() {
     let (sink, out) = Scripted::new([]);
     let (sender, source) = channel::unbounded();
     let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), None, |_| {}).unwrap();
@@ -302,7 +326,7 @@ fn close_waits_for_senders_only_until_its_deadline() {
 }
 
 #[test]
-fn dropped_instead_of_closed_it_ends_although_senders_live() {
+fn dropped_instead_of_closed_it_ends_althoughsender_live() {
     let (sink, out) = Scripted::new([]);
     let (sender, source) = channel::bounded(0);
     let writer = EventWriter::spawn_on(source, sink, Format::Jsonl, fast(), None, |_| {}).unwrap();
@@ -538,7 +562,7 @@ fn fault_72_a_file_that_cannot_be_renamed_away_is_written_on_and_told_of() {
 fn a_new_file_is_for_its_owner_and_group() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.tsv");
-    let format = Format::Tsv { start: crate::time::MonoNs(0) };
+    let format = Format::Tsv { start: MonoNs(0) };
     let output = Descriptor::open(Output::File(path.clone()), None).unwrap();
     let writer = EventWriter::spawn(queued(1), output, format, None, |_| {}).unwrap();
     assert_eq!(writer.close(LONG).lines, 1);

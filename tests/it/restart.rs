@@ -1,12 +1,12 @@
 //! Observers that end and go on, under a service manager that keeps their sockets and memory.
 
 use std::os::unix::net::UnixDatagram;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::common::{
-    Agent, AgentOptions, Chance, Client, Keeper, State, T, Victim, judge_all, ns, setting, wire,
+    Agent, AgentOptions, Chance, Client, Keeper, Live, State, T, Victim, judge_all, live, ns, setting, wire,
 };
 
 const RUN: [&str; 6] = ["--shards", "2", "--threshold", "1s", "--agents-max", "1000"];
@@ -172,36 +172,15 @@ fn fault_25_observers_that_end_at_any_instant_tell_what_happened_once() {
     for victim in &victims {
         keeper.expect("up", victim.agent.pid());
     }
-    let (mut kills, mut stops, mut reloads) = (0_u32, 0_u32, 0_u32);
-    let end = Instant::now() + Duration::from_secs(seconds.into());
-    while Instant::now() < end || victims.iter().any(|of| !matches!(of.state, State::Beats | State::Dead)) {
-        for victim in &mut victims {
-            victim.go_on(keeper.events());
-        }
-        if Instant::now() >= end {
-            std::thread::sleep(Duration::from_millis(20));
-            continue;
-        }
-        let victim = &mut victims[chance.below(count) as usize];
-        match chance.below(100) {
-            0..=69 if victim.state == State::Beats => victim.stop(),
-            70..=74 if victim.state == State::Beats && chance.below(count) >= 10 => victim.kill(),
-            75..=79 => {
-                reloads += 1;
-                keeper.signal(Signal::HUP);
-            }
-            80..=99 => {
-                let is_kill = chance.below(4) > 0;
-                let status = keeper.end(if is_kill { Signal::KILL } else { Signal::TERM });
-                assert_eq!(status, if is_kill { -9 } else { 0 });
-                *(if is_kill { &mut kills } else { &mut stops }) += 1;
-                std::thread::sleep(Duration::from_millis(chance.below(400).into()));
-                keeper.go_on();
-            }
-            _ => {}
-        }
-        std::thread::sleep(Duration::from_millis(chance.below(60).into()));
-    }
+    let (mut kills, mut stops) = (0_u32, 0_u32);
+    let reloads = live(&mut keeper, &mut victims, &mut chance, seconds, |keeper, chance| {
+        let is_kill = chance.below(4) > 0;
+        let status = keeper.end(if is_kill { Signal::KILL } else { Signal::TERM });
+        assert_eq!(status, if is_kill { -9 } else { 0 });
+        *(if is_kill { &mut kills } else { &mut stops }) += 1;
+        std::thread::sleep(Duration::from_millis(chance.below(400).into()));
+        keeper.go_on();
+    });
     // What the observers accepted, in all, and what their ends may have cost.
     let mut missing = 0;
     for victim in victims.iter_mut().filter(|victim| victim.state == State::Beats) {

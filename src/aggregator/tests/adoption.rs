@@ -140,7 +140,7 @@ fn fault_25_a_release_that_its_shard_did_not_get_is_posted_again() {
 }
 
 fn expected(pid: u32) -> Expected {
-    Expected { pid, uid: 1000, start: pid.into(), comm: "worker".to_owned(), absence: None }
+    Expected { pid, uid: 1000, start: pid.into(), comm: "worker".into(), absence: None }
 }
 
 /// A world whose aggregator has just started and must expect these.
@@ -162,7 +162,7 @@ fn fault_26_who_lives_and_does_not_beat_is_missed_once() {
     // not due for long, and must not delay the exit of 9; 13 has taken such a name since.
     let odd = [
         Expected { start: 1, ..expected(11) },
-        Expected { comm: "patient".to_owned(), ..expected(12) },
+        Expected { comm: "patient".into(), ..expected(12) },
         expected(13),
     ];
     let roster = [7, 8, 9, 10].map(expected).into_iter().chain(odd);

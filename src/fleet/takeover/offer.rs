@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
-use super::line::{ANSWER_WITHIN, HELLO, Line, Message, START_WITHIN, wait_for};
+use super::line::{ANSWER_WITHIN, HELLO, Line, Message, START_WITHIN, is_trusted, wait_for};
 use crate::journal::{Journal, Offer};
 use crate::lane::kick::Kick;
 use crate::lane::park::Park;
@@ -162,6 +162,30 @@ impl Successors {
     }
 }
 
+/// Why a conversation ends, before anything was taken.
+enum Over {
+    /// The successor ended it, or cannot be reached.
+    HungUp,
+    /// The successor is told why.
+    Refused(String),
+}
+
+impl From<io::Error> for Over {
+    fn from(_: io::Error) -> Self {
+        Self::HungUp
+    }
+}
+
+impl Shared {
+    /// Whether a successor may take over now.
+    fn may_hand_over(&self) -> Result<(), Over> {
+        match &*self.reply.lock() {
+            Reply::Refuse(why) => Err(Over::Refused(why.clone())),
+            Reply::HandOver(_) => Ok(()),
+        }
+    }
+}
+
 /// What comes next from a successor.
 enum Heard {
     Message(Message),
@@ -197,11 +221,11 @@ impl Offerer {
                 }
             }
             match self.accept() {
-                Ok(Some(line)) => {
-                    if let Ok(Some(pid)) = self.converse(&line, shared) {
-                        return Some(self.handed(&line, shared, pid));
-                    }
-                }
+                Ok(Some(line)) => match self.converse(&line, shared) {
+                    Ok(pid) => return Some(self.handed(&line, shared, pid)),
+                    Err(Over::Refused(why)) => drop(line.send(&format!("refused {why}"))),
+                    Err(Over::HungUp) => {}
+                },
                 Ok(None) => {}
                 // No descriptor: it waits in the backlog.
                 Err(_) => thread::sleep(ACCEPT_RETRY),
@@ -218,29 +242,23 @@ impl Offerer {
         }
     }
 
-    /// One successor. Returns its pid if it took over.
-    fn converse(&self, line: &Line, shared: &Shared) -> io::Result<Option<u32>> {
-        let refuse = |why: &str| line.send(&format!("refused {why}")).map(|()| None);
+    /// One successor. Returns its pid once it took over.
+    fn converse(&self, line: &Line, shared: &Shared) -> Result<u32, Over> {
+        let refused = |why: &str| Err(Over::Refused(why.to_owned()));
         let peer = line.peer()?;
-        if peer.uid != 0 && peer.uid != rustix::process::geteuid().as_raw() {
-            return refuse("only root and its own user may take over");
+        if !is_trusted(&peer) {
+            return refused("only root and its own user may take over");
         }
         let Some(pid) = peer.pid else {
-            return refuse(
+            return refused(
                 "it cannot see the other process, which is in another pid namespace: run that in the same",
             );
         };
-        match self.hear(line, pid, shared, Instant::now() + ANSWER_WITHIN)? {
-            Heard::Message(hello) if hello.text == HELLO => {}
-            Heard::Message(Message { text, .. }) => {
-                return refuse(&format!("it knows {HELLO:?} and not {text:?}; stop it first"));
-            }
-            Heard::HungUp => return Ok(None),
-            Heard::Nothing => return refuse("it waited too long for the first message; try again"),
+        let hello = self.text(line, pid, shared, Instant::now() + ANSWER_WITHIN)?;
+        if hello != HELLO {
+            return refused(&format!("it knows {HELLO:?} and not {hello:?}; stop it first"));
         }
-        if let Reply::Refuse(why) = &*shared.reply.lock() {
-            return refuse(why);
-        }
+        shared.may_hand_over()?;
         for (name, fd, is_kept) in &self.fds {
             let word = if *is_kept { "kept" } else { "fd" };
             line.send_with(&format!("{word} {name}"), &[fd.as_fd()])?;
@@ -248,25 +266,28 @@ impl Offerer {
         line.send(&format!("end {} {}", std::process::id(), time_namespace()))?;
         let until = Instant::now() + START_WITHIN;
         loop {
-            match self.hear(line, pid, shared, until)? {
-                Heard::Message(Message { text, .. }) if text == "ready" => {}
-                Heard::Message(Message { text, .. }) => {
-                    return refuse(&format!("{text:?} is not expected"));
-                }
-                Heard::HungUp => return Ok(None),
-                Heard::Nothing => return refuse("it waited too long; try again"),
+            let text = self.text(line, pid, shared, until)?;
+            if text != "ready" {
+                return refused(&format!("{text:?} is not expected"));
             }
-            if let Reply::Refuse(why) = &*shared.reply.lock() {
-                return refuse(why);
-            }
+            shared.may_hand_over()?;
             if let Some(shard) = self.ports.iter().position(|port| !port.is_alive()) {
-                return refuse(&format!("its shard {shard} makes no progress; restart it"));
+                return refused(&format!("its shard {shard} makes no progress; restart it"));
             }
             match self.offer(line, pid, shared) {
-                Ok(true) => return Ok(Some(pid)),
+                Ok(true) => return Ok(pid),
                 Ok(false) => line.send("over")?,
                 Err(why) => line.send(&format!("busy {why}"))?,
             }
+        }
+    }
+
+    /// The next message of this successor, by `until`.
+    fn text(&self, line: &Line, pid: u32, shared: &Shared, until: Instant) -> Result<String, Over> {
+        match self.hear(line, pid, shared, until)? {
+            Heard::Message(message) => Ok(message.text),
+            Heard::HungUp => Err(Over::HungUp),
+            Heard::Nothing => Err(Over::Refused("it waited too long for a message; try again".to_owned())),
         }
     }
 
@@ -344,8 +365,7 @@ impl Offerer {
             // Not interrupted by the end of the fleet, which waits for this.
             match wait_for([line.as_fd()], Some(until)) {
                 Ok([true]) => {}
-                Ok([false]) => return Handed::Silent,
-                Err(_) => return Handed::Silent,
+                Ok([false]) | Err(_) => return Handed::Silent,
             }
             match line.receive() {
                 Ok(Some(message)) if message.text == "observing" => return Handed::Observing,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{SocketAddrUnix, SocketType, connect};
 
-use super::line::{ANSWER_WITHIN, HELLO, LISTENER, LOCK, Line, Message, wait_for};
+use super::line::{ANSWER_WITHIN, HELLO, LISTENER, LOCK, Line, Message, is_trusted, wait_for};
 use crate::journal::{Journal, Offer};
 use crate::message::{Reason, Shown};
 use crate::process::procfs::time_namespace;
@@ -145,7 +145,7 @@ impl Takeover {
             tenure: Tenure::of_another(),
             is_cancelled,
         };
-        if peer.uid != 0 && peer.uid != rustix::process::geteuid().as_raw() {
+        if !is_trusted(&peer) {
             return Err(this.failed(Why::Foreign(peer.uid)));
         }
         if peer.pid.is_none() {

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::http::Connection;
 use super::observer::Log;
+use super::victim::Live;
 use super::{Agent, AgentOptions, Event, PROGRAM, Place, python};
 
 /// The service manager, the observer, and the log of this and all observers before.
@@ -110,12 +111,6 @@ impl Keeper {
         agent
     }
 
-    /// All events so far.
-    pub fn events(&mut self) -> &[Event] {
-        self.log.read();
-        &self.log.events
-    }
-
     /// Waits for an event of this kind and process that no earlier call returned.
     pub fn expect(&mut self, kind: &str, pid: u32) -> Event {
         self.expect_that(&format!("{kind} of {pid}"), |event| event.is(kind, pid))
@@ -168,6 +163,17 @@ impl Keeper {
             assert_eq!(seq, next, "{event}");
             next += 1;
         }
+    }
+}
+
+impl Live for Keeper {
+    fn events(&mut self) -> &[Event] {
+        self.log.read();
+        &self.log.events
+    }
+
+    fn reload(&self) {
+        self.signal(Signal::HUP);
     }
 }
 

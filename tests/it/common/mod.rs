@@ -35,7 +35,7 @@ pub use namespace::{PidNamespace, in_pid_namespace};
 pub use observer::{Ended, Log, Observer, Options, Place, needs_root};
 pub use rig::Rig;
 pub use table::Table;
-pub use victim::{State, Victim, judge_all, setting};
+pub use victim::{Live, State, Victim, judge_all, live, setting};
 
 /// The threshold of most tests: far above the scheduling delays of a busy machine with two cores for a
 /// process that beats [every 100 ms](PERIOD), and short enough to wait for.

@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::{Agent, AgentOptions, Client, Event, T, mono_ns, ns};
+use super::{Agent, AgentOptions, Chance, Client, Event, T, mono_ns, ns};
 
 /// An agent under chaos.
 pub struct Victim {
@@ -40,7 +42,7 @@ impl Victim {
     }
 
     /// Continues it once its stall is told.
-    pub fn go_on(&mut self, events: &[Event]) {
+    fn go_on(&mut self, events: &[Event]) {
         let pid = self.agent.pid();
         let is_told = |kind, after| {
             events.iter().rev().any(|event| event.is(kind, pid) && event.u64("mono_ns") > after)
@@ -55,13 +57,13 @@ impl Victim {
         }
     }
 
-    pub fn stop(&mut self) {
+    fn stop(&mut self) {
         self.stops += 1;
         self.state = State::Stopped(mono_ns());
         self.agent.signal(Signal::STOP);
     }
 
-    pub fn kill(&mut self) {
+    fn kill(&mut self) {
         self.gaps = self.agent.gaps();
         if let Some((_, to)) = self.gaps.last_mut() {
             *to = u64::MAX;
@@ -102,6 +104,51 @@ impl Victim {
         }
         Ok(())
     }
+}
+
+/// Where victims live: an observer, and those that follow it.
+pub trait Live {
+    /// All events so far.
+    fn events(&mut self) -> &[Event];
+
+    /// Has the observer read its configuration again.
+    fn reload(&self);
+}
+
+/// For this long, lets agents fall silent and die at random, and reloads the observer; one time in five has `act` do
+/// something to it. Then waits until all that were stopped are back. Returns the number of reloads.
+pub fn live<P: Live>(
+    place: &mut P,
+    victims: &mut [Victim],
+    chance: &mut Chance,
+    seconds: u32,
+    mut act: impl FnMut(&mut P, &mut Chance),
+) -> u32 {
+    let mut reloads = 0;
+    let count = u32::try_from(victims.len()).expect("so many processes");
+    let end = Instant::now() + Duration::from_secs(seconds.into());
+    while Instant::now() < end || victims.iter().any(|of| !matches!(of.state, State::Beats | State::Dead)) {
+        for victim in &mut *victims {
+            victim.go_on(place.events());
+        }
+        if Instant::now() >= end {
+            thread::sleep(Duration::from_millis(20));
+            continue;
+        }
+        let victim = &mut victims[chance.below(count) as usize];
+        match chance.below(100) {
+            0..=69 if victim.state == State::Beats => victim.stop(),
+            70..=74 if victim.state == State::Beats && chance.below(count) >= 10 => victim.kill(),
+            75..=79 => {
+                reloads += 1;
+                place.reload();
+            }
+            80..=99 => act(place, chance),
+            _ => {}
+        }
+        thread::sleep(Duration::from_millis(chance.below(60).into()));
+    }
+    reloads
 }
 
 /// Fails if what was told of any of them, in order and without repeats, is not what happened to it. Returns how many
