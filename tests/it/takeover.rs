@@ -526,8 +526,14 @@ fn a_successor_in_other_namespaces_is_refused() {
         ),
     ];
     for (namespaces, why) in cases {
-        let mut command = program_by("unshare");
-        command.args(namespaces).arg(PROGRAM).args(["run", "--takeover", "--dir"]).arg(chain.place.dir());
+        // If it took over, it would run on.
+        let mut command = program_by("timeout");
+        command
+            .args(["20", "unshare"])
+            .args(namespaces)
+            .arg(PROGRAM)
+            .args(["run", "--takeover", "--dir"])
+            .arg(chain.place.dir());
         let done = command.output().expect("unshare is installed");
         let message = String::from_utf8_lossy(&done.stderr).into_owned();
         assert_eq!(done.status.code(), Some(69), "{message}");
