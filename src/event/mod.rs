@@ -603,8 +603,8 @@ impl EventKind {
         ("start", "The fleet starts to observe, with this number of `shards`. The first event."),
         (
             "restart",
-            "The observer continues for one that stopped (`why` is `planned`) or ended otherwise (`crash`), after a \
-             gap of `gap_ns`: it `adopted` that many agents, of which no `up` is reported. `gone` of them had \
+            "The observer continues for one that stopped or handed over (`why` is `planned`) or ended otherwise \
+             (`crash`), after a gap of `gap_ns`: it `adopted` that many agents, of which no `up` is reported. `gone` of them had \
              exited meanwhile, and an `exit` with `while_away` follows for each. `seq` goes on. It stands in \
              place of `start`.",
         ),
