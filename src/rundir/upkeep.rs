@@ -252,19 +252,25 @@ impl Keeper {
         #[cfg(feature = "http")]
         let sockets = sockets.chain([&mut self.files.control]);
         of_fleet.extend(sockets.map(|socket| (socket.path().to_owned(), look_after(socket, &held))));
-        // The first trouble of them, else the first that was put back.
+        // One event: the first trouble of them, else the first that was put back.
         of_fleet.sort_by_key(|(_, found)| match found {
             Err(_) => 0,
             Ok(Found::PutBack) => 1,
             Ok(Found::InPlace) => 2,
         });
-        let (path, of_dir) = of_fleet.swap_remove(0);
+        let mut of_fleet = of_fleet.into_iter();
+        let first = of_fleet.next();
+        for (path, _) in of_fleet.filter(|(_, found)| *found == Ok(Found::PutBack)) {
+            let _ = self.warnings.try_send(Warning::PutBack { path });
+        }
         for (shard, found) in of_sockets.into_iter().enumerate() {
             if has_news(&mut self.troubles[shard], &found) {
                 self.tell(u16::try_from(shard).ok(), self.files.sockets[shard].path().to_owned(), found);
             }
         }
-        if has_news(&mut self.dir_trouble, &of_dir) {
+        if let Some((path, of_dir)) = first
+            && has_news(&mut self.dir_trouble, &of_dir)
+        {
             self.tell(None, path, of_dir);
         }
     }

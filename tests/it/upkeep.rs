@@ -252,6 +252,9 @@ fn fault_29_all_that_a_star_removes_is_put_back() {
             event.kind() == "io" && event.str("place") == "socket" && event.u64("shard") == shard
         });
     }
+    for file in ["control.sock", "takeover.sock"] {
+        world.expect_stderr(&format!("{file} had been removed or replaced, and is in place again"));
+    }
     world.ends_well();
 }
 
