@@ -74,6 +74,7 @@ pub mod wire;
 
 #[cfg(feature = "http")]
 mod json;
+pub mod label;
 mod message;
 mod pattern;
 mod warning;

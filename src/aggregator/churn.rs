@@ -116,6 +116,7 @@ impl Churns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::samples::EXIT;
 
     impl Churns {
         /// For tests: the capacity of a bucket.
@@ -143,7 +144,7 @@ mod tests {
         assert_eq!((churns.next(), churns.report(START, true)), (None, Vec::new()));
         churns.count(7, START, &EventKind::Up);
         churns.count(9, START, &EventKind::Terminal { coalesced: 3 });
-        churns.count(7, START + 10, &EventKind::Exit { silent_ns: 0, how: None, while_away: false });
+        churns.count(7, START + 10, &EXIT);
         churns.count(7, START + 10, &EventKind::Status { coalesced: 2 });
         churns.count(7, START + 10, &EventKind::Mixed);
         assert_eq!(churns.next(), Some(START + SECOND_NS));

@@ -257,11 +257,12 @@ impl Aggregator {
             let silent_ns = at.since(hot.last_arrival);
             let is_adopted = places.iter().any(|place| self.record(place).is(Mark::Adopted));
             let while_away = is_adopted && hot.last_arrival.min(at) < self.started;
-            let kind = EventKind::Exit { silent_ns, how: reported.how, while_away };
-            self.report_agent(place, agent, at, kind);
             // Its last frame, unless it has beaten since.
-            let has_panicked = cold.terminal_at > MonoNs(0) && cold.terminal_at >= hot.last_arrival;
-            self.count_exit(place, reported.how, has_panicked);
+            let panicked = cold.terminal_at > MonoNs(0) && cold.terminal_at >= hot.last_arrival;
+            let lived_ns = at.since(cold.first_arrival);
+            let kind = EventKind::Exit { silent_ns, how: reported.how, lived_ns, panicked, while_away };
+            self.report_agent(place, agent, at, kind);
+            self.count_exit(place, reported.how, panicked);
         }
         for place in places.iter() {
             let reported = self.record(place);

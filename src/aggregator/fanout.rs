@@ -330,8 +330,14 @@ mod tests {
     /// event that was delivered.
     #[test]
     fn fault_69_a_stall_comes_through_a_queue_that_others_filled() {
-        let stall =
-            EventKind::Stall { silent_ns: 1, last_nonce: 1, certain: true, blind_ns: 0, coalesced: 1 };
+        let stall = EventKind::Stall {
+            silent_ns: 1,
+            last_nonce: 1,
+            certain: true,
+            blind_ns: 0,
+            process: None,
+            coalesced: 1,
+        };
         let mut fanout = Fanout::default();
         let (slow, end) = Subscriber::new(Reader::Subscriber, 16);
         fanout.add(slow);

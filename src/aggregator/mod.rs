@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 
 use crossbeam::channel::Receiver;
 
-use crate::event::{Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, Rank, SessionWhy};
+use crate::event::{About, Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, Rank, SessionWhy};
 use crate::journal::{Adoption, Estate, Journal, Kept, KeptTable};
 use crate::lane::blind::BlindNews;
 use crate::lane::counters::ShardHealth;
@@ -26,8 +26,9 @@ use crate::lane::report::SAMPLES_MAX;
 use crate::lane::sessions::{Freeze, Session};
 use crate::lane::vigil::Vigil;
 use crate::lane::{Doorbell, Instruction, Port, SampleOf, instruction};
-use crate::process::expected::Absent;
+use crate::process::expected::{Absent, Expected};
 use crate::process::lookup::Lookups;
+use crate::process::names::Names;
 use crate::process::procfs::LookupError;
 use crate::process::procfs::{Life, LookedUp, Program};
 use crate::process::question::{Finding, Inquiry, Question};
@@ -210,6 +211,8 @@ pub struct Inquiries {
     pub watch: Watch,
     /// What both found out.
     pub findings: Receiver<Finding>,
+    /// Who the processes are, for display.
+    pub names: Arc<Names>,
 }
 
 /// The aggregator.
@@ -503,7 +506,17 @@ impl Aggregator {
 
     fn agent(&mut self, place: Place, hot: &Hot) -> Agent {
         let Session { number: session, ns_pid, .. } = self.session(place);
-        Agent { pid: hot.pid, ns_pid, session, nonce: hot.nonce(), status: hot.status, payload: hot.payload }
+        let generation = self.record(place).generation;
+        let about = self.inquiries.names.about(Holder { place, generation });
+        Agent {
+            pid: hot.pid,
+            ns_pid,
+            session,
+            nonce: hot.nonce(),
+            status: hot.status,
+            payload: hot.payload,
+            about: About { uid: Some(hot.uid()), ..about },
+        }
     }
 
     fn report_of(&mut self, place: Place, hot: &Hot, mono: MonoNs, kind: EventKind) {

@@ -73,7 +73,7 @@ mod tests {
     }
 
     fn program(comm: &str, exe: &str) -> Program {
-        Program { comm: Some(comm.to_owned()), exe: Some(exe.to_owned()) }
+        Program { comm: Some(comm.to_owned()), exe: Some(exe.to_owned()), ..Program::default() }
     }
 
     #[test]
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_never_makes_the_threshold_shorter() {
-        let unreadable = Program { comm: Some("x".to_owned()), exe: None };
+        let unreadable = Program { comm: Some("x".to_owned()), ..Program::default() };
         let short_and_long = policy(vec![rule(exe("/a"), 5), rule(exe("/b"), 50), rule(exe("/c"), 20)]);
         assert_eq!(short_and_long.class_of(1, &unreadable), 2, "the largest that may hold");
         let only_shorter = policy(vec![rule(exe("/a"), 5)]);

@@ -22,7 +22,7 @@ impl Aggregator {
     }
 
     fn expected_by(&self, uid: u32, comm: &str) -> MonoNs {
-        let program = Program { comm: Some(comm.to_owned()), exe: None };
+        let program = Program { comm: Some(comm.to_owned()), ..Program::default() };
         self.started + self.policy.classes.threshold_ns(self.policy.class_of(uid, &program))
     }
 
@@ -58,9 +58,17 @@ impl Aggregator {
                 // Otherwise it exited before it was missed: the observer before may have said so.
                 if absent.is_missing() {
                     let silent_ns = self.now.since(self.started);
-                    let kind = EventKind::Exit { silent_ns, how: None, while_away: false };
+                    let kind = EventKind::Exit {
+                        silent_ns,
+                        how: None,
+                        lived_ns: silent_ns,
+                        panicked: false,
+                        while_away: false,
+                    };
                     let (nonce, status, payload) = (0, Status::Ok, 0);
-                    let agent = Agent { pid, ns_pid: None, session: 0, nonce, status, payload };
+                    let Expected { uid, comm, .. } = absent.expected;
+                    let about = About { uid: Some(uid), comm, ..About::UNKNOWN };
+                    let agent = Agent { pid, ns_pid: None, session: 0, nonce, status, payload, about };
                     self.report(None, Some(agent), self.now, kind);
                 }
                 return absent.end();

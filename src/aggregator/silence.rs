@@ -59,11 +59,16 @@ impl Aggregator {
     pub(super) fn stall(&mut self, place: Place, hot: &Hot, cold: &Cold, is_certain: bool, coalesced: u32) {
         self.report_rest(place, hot, cold);
         let silent_since = cold.stall_at - cold.stall_silent_ns;
+        let reported = self.record(place);
+        let is_known = hot.state == State::Stalled && !reported.is(Mark::LookingAgain);
+        let holder = Holder { place, generation: reported.generation };
+        let process = is_known.then(|| self.inquiries.names.state(holder)).flatten();
         let kind = EventKind::Stall {
             silent_ns: cold.stall_silent_ns,
             last_nonce: cold.stall_nonce,
             certain: is_certain,
             blind_ns: cold.stall_blind_ns,
+            process,
             coalesced,
         };
         let threshold_ns = self.threshold_of(place);

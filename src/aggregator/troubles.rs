@@ -94,6 +94,7 @@ impl Aggregator {
                 nonce: note.nonce,
                 status: note.status,
                 payload: note.payload,
+                about: About::UNKNOWN,
             };
             let kind = EventKind::Beat;
             let (wall, mono) = (self.wall, note.arrival);

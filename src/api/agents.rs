@@ -49,6 +49,12 @@ pub struct Agent {
     /// Its name when it was looked up; a process can choose it itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comm: Option<String>,
+    /// Its unit of the service manager when it was looked up, if it belongs to one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// The number of its container when it was looked up, if it is in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// The wire version it speaks.
     pub wire: Version,
     /// Accepted frames on this shard.
@@ -151,6 +157,9 @@ pub struct Tracked {
     pub terminals: u32,
     /// Streams or versions alternate: loss is not counted.
     pub mixed: bool,
+    /// Path of its program when it was looked up, as it sees files itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
     /// Its program could not be read when it was looked up: any rule by program may match it.
     pub program_unreadable: bool,
     /// Blindness of its shard.

@@ -2,8 +2,9 @@
 //! [`Event`].
 //!
 //! `v`, `ts`, `mono_ns` and `kind` are in every object, `seq` in every object except beats; `shard`, `pid`,
-//! `ns_pid`, `session`, `nonce`, `status` and `payload` where they apply; then the fields of the kind. One
-//! object differs: `{"v":1,"kind":"lost","from_seq":…,"to_seq":…}` stands for a range of events that this
+//! `ns_pid`, `session`, `nonce`, `status` and `payload` where they apply; `uid`, `comm`, `unit` and `container` of an
+//! agent where they are known, and `exe` if the event is its `up`, `session` or `exit`; then the fields of the kind.
+//! One object differs: `{"v":1,"kind":"lost","from_seq":…,"to_seq":…}` stands for a range of events that this
 //! output had to drop.
 //!
 //! 64-bit numbers are written whole, as JSON allows; a reader that stores numbers as doubles rounds nonces
@@ -14,8 +15,9 @@
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Agent, BlindPhase, Comm, Event, EventKind, ExitHow, NoFrame};
+use super::{About, Agent, BlindPhase, Comm, Event, EventKind, ExitHow, NoFrame, ProcessState};
 use crate::config::KeySet;
+use crate::label::Label;
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
@@ -57,6 +59,16 @@ struct Line {
     status: Option<Status>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Comm::is_empty")]
+    comm: Comm,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<Label>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<Label>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exe: Option<Label>,
     #[serde(flatten)]
     detail: Detail,
 }
@@ -79,6 +91,8 @@ enum Detail {
         last_nonce: u64,
         certain: bool,
         blind_ns: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        process: Option<&'static str>,
         #[serde(skip_serializing_if = "is_single")]
         coalesced: u32,
     },
@@ -92,14 +106,14 @@ enum Detail {
     ExitCode {
         silent_ns: u64,
         code: Option<u8>,
-        #[serde(skip_serializing_if = "is_false")]
-        while_away: bool,
+        #[serde(flatten)]
+        end: End,
     },
     ExitSignal {
         silent_ns: u64,
         signal: u8,
-        #[serde(skip_serializing_if = "is_false")]
-        while_away: bool,
+        #[serde(flatten)]
+        end: End,
     },
     Coalesced {
         #[serde(skip_serializing_if = "is_single")]
@@ -182,6 +196,9 @@ enum Detail {
 impl Line {
     fn of(event: &Event) -> Self {
         let agent = event.agent;
+        let about = agent.map(|agent| agent.about).unwrap_or_default();
+        let has_exe =
+            matches!(event.kind, EventKind::Up | EventKind::Session { .. } | EventKind::Exit { .. });
         Self {
             v: SCHEMA,
             seq: match event.kind {
@@ -199,6 +216,11 @@ impl Line {
             nonce: agent.map(|agent| agent.nonce),
             status: agent.map(|agent| agent.status),
             payload: agent.map(|agent| agent.payload),
+            uid: about.uid,
+            comm: about.comm,
+            unit: about.unit,
+            container: about.container,
+            exe: about.exe.filter(|_| has_exe),
             detail: Detail::of(&event.kind),
         }
     }
@@ -210,16 +232,20 @@ impl Detail {
             EventKind::Up | EventKind::Mixed | EventKind::Stop | EventKind::Lost { .. } | EventKind::Beat => {
                 Self::Nothing
             }
-            EventKind::Stall { silent_ns, last_nonce, certain, blind_ns, coalesced } => {
-                Self::Stall { silent_ns, last_nonce, certain, blind_ns, coalesced }
+            EventKind::Stall { silent_ns, last_nonce, certain, blind_ns, process, coalesced } => {
+                let process = process.map(ProcessState::as_str);
+                Self::Stall { silent_ns, last_nonce, certain, blind_ns, process, coalesced }
             }
             EventKind::Resume { silent_ns, lost, coalesced } => Self::Resume { silent_ns, lost, coalesced },
             EventKind::Frozen { phase } => Self::Frozen { phase: phase.as_str() },
-            EventKind::Exit { silent_ns, how, while_away } => match how {
-                Some(ExitHow::Signal(signal)) => Self::ExitSignal { silent_ns, signal, while_away },
-                Some(ExitHow::Code(code)) => Self::ExitCode { silent_ns, code: Some(code), while_away },
-                None => Self::ExitCode { silent_ns, code: None, while_away },
-            },
+            EventKind::Exit { silent_ns, how, lived_ns, panicked, while_away } => {
+                let end = End { lived_ns, panicked, while_away };
+                match how {
+                    Some(ExitHow::Signal(signal)) => Self::ExitSignal { silent_ns, signal, end },
+                    Some(ExitHow::Code(code)) => Self::ExitCode { silent_ns, code: Some(code), end },
+                    None => Self::ExitCode { silent_ns, code: None, end },
+                }
+            }
             EventKind::Terminal { coalesced } | EventKind::Status { coalesced } => {
                 Self::Coalesced { coalesced }
             }
@@ -257,6 +283,22 @@ impl Detail {
                 Self::Reload { outcome: outcome.as_str(), changed, restart }
             }
         }
+    }
+}
+
+/// What every exit has, however the process ended.
+#[derive(Serialize)]
+struct End {
+    lived_ns: u64,
+    #[serde(skip_serializing_if = "is_false")]
+    panicked: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    while_away: bool,
+}
+
+impl Serialize for Label {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -298,8 +340,35 @@ struct Read {
     status: Status,
     #[serde(default)]
     payload: u64,
+    // Before the next: some kinds have fields of these names, and the next takes them away.
     #[serde(flatten)]
     kind: EventKind,
+    #[serde(flatten)]
+    about: ReadAbout,
+}
+
+/// [`About`], for reading.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ReadAbout {
+    uid: Option<u32>,
+    comm: Comm,
+    unit: Option<String>,
+    container: Option<String>,
+    exe: Option<String>,
+}
+
+impl From<ReadAbout> for About {
+    fn from(read: ReadAbout) -> Self {
+        let label = |text: Option<String>| text.and_then(|text| Label::of(&text, 0));
+        Self {
+            uid: read.uid,
+            comm: read.comm,
+            unit: label(read.unit),
+            container: label(read.container),
+            exe: label(read.exe),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Event {
@@ -308,9 +377,10 @@ impl<'de> Deserialize<'de> for Event {
         if read.v != SCHEMA {
             return Err(D::Error::custom(format!("an event of schema {}, not {SCHEMA}", read.v)));
         }
-        let Read { seq, again, ns_pid, nonce, status, payload, shard, mut kind, .. } = read;
+        let Read { seq, again, ns_pid, nonce, status, payload, shard, mut kind, about, .. } = read;
+        let about = About::from(about);
         let agent = read.pid.zip(read.session);
-        let agent = agent.map(|(pid, session)| Agent { pid, ns_pid, session, nonce, status, payload });
+        let agent = agent.map(|(pid, session)| Agent { pid, ns_pid, session, nonce, status, payload, about });
         match (&mut kind, agent) {
             (EventKind::Decode { attested, .. }, None) => *attested = read.pid.unwrap_or(0),
             (EventKind::Missing { pid, .. }, None) => *pid = read.pid.unwrap_or(0),
@@ -372,7 +442,6 @@ mod tests {
             | EventKind::Terminal { coalesced }
             | EventKind::Status { coalesced }
             | EventKind::Session { coalesced, .. } => *coalesced = (*coalesced).max(1),
-            EventKind::Missing { pid, .. } if event.agent.is_some() => *pid = 0,
             EventKind::Decode { attested, error } => {
                 if event.agent.is_some() {
                     *attested = 0;
@@ -380,6 +449,11 @@ mod tests {
                 *error = serde_json::from_value(error.reason().into()).unwrap();
             }
             _ => {}
+        }
+        if let Some(agent) = &mut event.agent
+            && !matches!(event.kind, EventKind::Up | EventKind::Session { .. } | EventKind::Exit { .. })
+        {
+            agent.about.exe = None;
         }
         event
     }
@@ -402,14 +476,14 @@ mod tests {
                 common(4)
             ),
             format!(
-                r#"{{{}:"stall",{agent},"silent_ns":2000000000,"last_nonce":41,"certain":false,"blind_ns":9,"coalesced":2}}"#,
+                r#"{{{}:"stall",{agent},"silent_ns":2000000000,"last_nonce":41,"certain":false,"blind_ns":9,"process":"traced","coalesced":2}}"#,
                 common(5)
             ),
             format!(r#"{{{}:"resume",{agent},"silent_ns":2000000000,"lost":5}}"#, common(6)),
             format!(r#"{{{}:"resume",{agent},"silent_ns":2000000000,"lost":5,"coalesced":3}}"#, common(7)),
-            format!(r#"{{{}:"exit",{agent},"silent_ns":1,"code":3}}"#, common(8)),
-            format!(r#"{{{}:"exit",{agent},"silent_ns":1,"signal":9}}"#, common(9)),
-            format!(r#"{{{}:"exit",{agent},"silent_ns":1,"code":null}}"#, common(10)),
+            format!(r#"{{{}:"exit",{agent},"silent_ns":1,"code":3,"lived_ns":9}}"#, common(8)),
+            format!(r#"{{{}:"exit",{agent},"silent_ns":1,"signal":9,"lived_ns":9}}"#, common(9)),
+            format!(r#"{{{}:"exit",{agent},"silent_ns":1,"code":null,"lived_ns":9}}"#, common(10)),
             format!(r#"{{{}:"terminal",{agent}}}"#, common(11)),
             format!(r#"{{{}:"status",{agent},"coalesced":3}}"#, common(12)),
             format!(r#"{{{}:"session",{agent},"why":"new-process"}}"#, common(13)),
@@ -466,7 +540,10 @@ mod tests {
                 common(34)
             ),
             format!(r#"{{{}:"blind","shard":1,"phase":"end","why":"restart","for_ns":8}}"#, common(35)),
-            format!(r#"{{{}:"exit",{agent},"silent_ns":1,"code":null,"while_away":true}}"#, common(36)),
+            format!(
+                r#"{{{}:"exit",{agent},"silent_ns":1,"code":null,"lived_ns":9,"panicked":true,"while_away":true}}"#,
+                common(36)
+            ),
             format!(
                 r#"{{{}:"reload","outcome":"applied","changed":["threshold","rule"],"restart":["http.listen"]}}"#,
                 common(37)
@@ -479,6 +556,33 @@ mod tests {
             ),
         ];
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn who_the_agent_is_stands_in_its_events() {
+        let mut event = one_of_each()[1];
+        let label = |text| Label::of(text, 0);
+        let about = About {
+            uid: Some(1000),
+            comm: "worker".into(),
+            unit: label("worker@7.service"),
+            container: label(&"ab".repeat(32)),
+            exe: label("/opt/w/worker"),
+        };
+        if let Some(agent) = &mut event.agent {
+            agent.about = about;
+        }
+        let who = format!(
+            r#""uid":1000,"comm":"worker","unit":"worker@7.service","container":"{}""#,
+            "ab".repeat(32)
+        );
+        assert!(
+            line_of(&event).ends_with(&format!(r#",{who},"exe":"/opt/w/worker"}}"#)),
+            "{}",
+            line_of(&event)
+        );
+        event.kind = EventKind::Mixed;
+        assert!(line_of(&event).ends_with(&format!(",{who}}}")), "{}", line_of(&event));
     }
 
     #[test]

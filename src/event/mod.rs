@@ -6,6 +6,7 @@ use std::io;
 use serde::{Deserialize, Deserializer};
 
 use crate::config::KeySet;
+use crate::label::Label;
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
@@ -46,6 +47,36 @@ pub struct Agent {
     pub status: Status,
     /// Payload of the last accepted frame, whole.
     pub payload: u64,
+    /// Who its process is.
+    pub about: About,
+}
+
+/// Who a process is, as of the last lookup. A lookup comes after the first beat, so the first events of an agent may
+/// know its user only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct About {
+    /// The user attested with its last beat.
+    pub uid: Option<u32>,
+    /// Its name. Empty if it is not known.
+    pub comm: Comm,
+    /// Its unit of the service manager: the deepest `.service` or `.scope` of its control group.
+    pub unit: Option<Label>,
+    /// Its container: the 64 hexadecimal digits that container managers give to a control group.
+    pub container: Option<Label>,
+    /// Path of its program, as the process itself sees files.
+    pub exe: Option<Label>,
+}
+
+impl About {
+    /// Of a process of which nothing is known.
+    pub const UNKNOWN: Self =
+        Self { uid: None, comm: Comm { len: 0, bytes: [0; 15] }, unit: None, container: None, exe: None };
+}
+
+impl Default for About {
+    fn default() -> Self {
+        Self::UNKNOWN
+    }
 }
 
 impl Event {
@@ -79,6 +110,10 @@ pub enum EventKind {
         certain: bool,
         /// How much of the silence was blind, ns.
         blind_ns: u64,
+        /// What the kernel said of the process when the stall was confirmed, if it was asked in time and the silence
+        /// goes on.
+        #[serde(default)]
+        process: Option<ProcessState>,
         /// Stalls reported by this event; more than 1 if they happened faster than they were reported.
         #[serde(default = "single")]
         coalesced: u32,
@@ -106,7 +141,13 @@ pub enum EventKind {
         /// How it ended, if the kernel provides it.
         #[serde(flatten)]
         how: Option<ExitHow>,
-        /// It exited while no observer ran, so `silent_ns` ends when that was found.
+        /// From its first beat to the instant the exit was known, ns.
+        #[serde(default)]
+        lived_ns: u64,
+        /// Its last frame reported a panic.
+        #[serde(default)]
+        panicked: bool,
+        /// It exited while no observer ran, so `silent_ns` and `lived_ns` end when that was found.
         #[serde(default)]
         while_away: bool,
     },
@@ -319,6 +360,53 @@ pub enum ExitHow {
     Signal(u8),
 }
 
+/// What a process does, according to the kernel: of its first thread.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum ProcessState {
+    /// It runs, or waits for a processor.
+    Running,
+    /// It waits for something, and a signal would wake it.
+    Sleeping,
+    /// It waits for something, mostly for a disk or a file system, and no signal wakes it.
+    Uninterruptible,
+    /// A signal such as SIGSTOP stopped it.
+    Stopped,
+    /// A debugger holds it.
+    Traced,
+}
+
+impl ProcessState {
+    /// Every state, in the order of its codes in the journal.
+    pub const ALL: [Self; 5] =
+        [Self::Running, Self::Sleeping, Self::Uninterruptible, Self::Stopped, Self::Traced];
+
+    /// The word of the event schema.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Sleeping => "sleeping",
+            Self::Uninterruptible => "uninterruptible",
+            Self::Stopped => "stopped",
+            Self::Traced => "traced",
+        }
+    }
+
+    /// The state with this letter in proc_pid_stat(5), if it is one of these.
+    #[must_use]
+    pub fn of_letter(letter: &str) -> Option<Self> {
+        match letter {
+            "R" => Some(Self::Running),
+            "S" | "I" => Some(Self::Sleeping),
+            "D" => Some(Self::Uninterruptible),
+            "T" => Some(Self::Stopped),
+            "t" => Some(Self::Traced),
+            _ => None,
+        }
+    }
+}
+
 /// The cause of a later session or stream.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
@@ -343,6 +431,12 @@ pub struct Comm {
 }
 
 impl Comm {
+    /// Whether it has no character.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -275,13 +275,11 @@ fn start_tellers(
     let mut tellers = Tellers { handle: handle.clone(), aggregator: None, helpers: Vec::new(), writers };
     let (finder, findings) = unbounded();
     let on_program = {
-        #[cfg(feature = "http")]
         let names = Arc::clone(&handle.names);
         let lifeline = handle.vitals.of(FleetThread::Lookup);
-        move |_holder: Holder, _program: &Program| {
+        move |holder: Holder, program: &Program, uid: Option<u32>| {
             let _ = &lifeline;
-            #[cfg(feature = "http")]
-            names.put(_holder, _program);
+            names.put(holder, program, uid);
         }
     };
     // The priority of the aggregator, so that exits and stalls are reported within milliseconds on a busy
@@ -301,7 +299,7 @@ fn start_tellers(
             .map_err(&thread)?;
     tellers.helpers.push(watch_thread);
     let policy = Policy { classes: plan.classes(), rules: plan.rules.clone() };
-    let inquiries = Inquiries { lookups, watch, findings };
+    let inquiries = Inquiries { lookups, watch, findings, names: Arc::clone(&handle.names) };
     let aggregator =
         Aggregator::new(&handle.ports, policy, inquiries, requests, Arc::clone(doorbell), asked, estate);
     let (copies, vitals) = (Arc::clone(&handle.copies), Arc::clone(&handle.vitals));

@@ -32,6 +32,8 @@ const KEPT: Duration = Duration::from_secs(3);
 const CHUNK: u32 = 1024;
 /// Attempts to read a slot that is being written, before it is skipped.
 const LOOKS: u32 = 3;
+/// The longest name of a unit.
+const UNIT_BYTES_MAX: usize = 255;
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 10_000;
 /// The maximum size of a page, whatever its number of agents.
@@ -225,6 +227,7 @@ pub struct Selection {
     shard: Option<u16>,
     uid: Option<u32>,
     comm: Option<Pattern>,
+    unit: Option<Pattern>,
     sort: Sort,
     is_descending: bool,
     limit: usize,
@@ -247,7 +250,7 @@ impl Selection {
     /// # Errors
     /// A parameter is invalid.
     pub fn parse(query: &Query) -> Result<Self, BadQuery> {
-        query.allows(&["state", "shard", "uid", "comm", "sort", "order", "limit", "after"])?;
+        query.allows(&["state", "shard", "uid", "comm", "unit", "sort", "order", "limit", "after"])?;
         let state = query.one_of("state", &AgentState::TRACKED.map(|state| (state.as_str(), state)))?;
         let sorts = [
             ("pid", Sort::Pid),
@@ -263,6 +266,7 @@ impl Selection {
             shard: query.number("shard", 0, u64::from(u16::MAX))?.and_then(|shard| u16::try_from(shard).ok()),
             uid: query.number("uid", 0, u64::from(u32::MAX))?.and_then(|uid| u32::try_from(uid).ok()),
             comm: query.text("comm").map(pattern).transpose()?,
+            unit: query.text("unit").map(unit_pattern).transpose()?,
             sort,
             is_descending: order.unwrap_or(sort != Sort::Pid),
             limit: query
@@ -279,6 +283,10 @@ impl Selection {
             && self.uid.is_none_or(|uid| uid == row.hot.uid())
             && self.comm.as_ref().is_none_or(|pattern| {
                 sources.names.get(row.holder()).is_some_and(|comm| pattern.matches(&comm))
+            })
+            && self.unit.as_ref().is_none_or(|pattern| {
+                let unit = sources.names.about(row.holder()).unit;
+                unit.is_some_and(|unit| pattern.matches(unit.as_str()))
             })
     }
 
@@ -340,6 +348,14 @@ fn pattern(text: &str) -> Result<Pattern, BadQuery> {
     Ok(Pattern::new(text))
 }
 
+fn unit_pattern(text: &str) -> Result<Pattern, BadQuery> {
+    if text.len() > UNIT_BYTES_MAX {
+        let why = format!("it has {} bytes, and names of units have {UNIT_BYTES_MAX} at most", text.len());
+        return Err(BadQuery::new("unit", why, "write fewer"));
+    }
+    Ok(Pattern::new(text))
+}
+
 fn bad_cursor() -> BadQuery {
     BadQuery::new("after", "it is no cursor", "take it from `next` of the page before, with the same filters")
 }
@@ -374,6 +390,7 @@ impl Selection {
             shard: None,
             uid: None,
             comm: None,
+            unit: None,
             sort: Sort::Silent,
             is_descending: true,
             limit,
@@ -387,6 +404,7 @@ pub fn agent(row: &Row, sources: &Sources, now: MonoNs) -> Agent {
     let hot = &row.hot;
     let sessions = &sources.ports[usize::from(row.shard)].sessions;
     let session = sessions.get(row.slot, row.generation);
+    let about = sources.names.about(row.holder());
     Agent {
         pid: hot.pid,
         ns_pid: session.and_then(|session| session.ns_pid),
@@ -398,6 +416,8 @@ pub fn agent(row: &Row, sources: &Sources, now: MonoNs) -> Agent {
         payload: hot.payload,
         uid: hot.uid(),
         comm: sources.names.get(row.holder()),
+        unit: about.unit.map(|unit| unit.as_str().to_owned()),
+        container: about.container.map(|number| number.as_str().to_owned()),
         wire: if hot.flags.has(Flags::V02) { Version::V02 } else { Version::V01 },
         beats: row.beats,
         lost: row.lost,

@@ -64,6 +64,7 @@ pub fn tracked(row: &Row, sources: &Sources, past: impl Fn(u32) -> Past) -> Opti
         rule: sources.terms().classes.rule_of(hot.class),
         terminals: cold.terminals,
         mixed: hot.flags.has(Flags::MIXED),
+        exe: sources.names.about(as_is.holder()).exe.map(|exe| exe.as_str().to_owned()),
         program_unreadable: sources.names.is_program_hidden(as_is.holder()),
         blind: Blind {
             is_blind: counters.is_blind.get() != 0,
@@ -90,7 +91,7 @@ pub fn tracked(row: &Row, sources: &Sources, past: impl Fn(u32) -> Past) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Agent, EventKind};
+    use crate::event::{About, Agent, EventKind};
     use crate::time::WallNs;
     use crate::wire::Status;
 
@@ -99,7 +100,15 @@ mod tests {
         let mut ring = Ring::default();
         for seq in 1..=1000 {
             let pid = if seq % 2 == 0 { 7 } else { 8 };
-            let agent = Agent { pid, ns_pid: None, session: 1, nonce: 0, status: Status::Ok, payload: 0 };
+            let agent = Agent {
+                pid,
+                ns_pid: None,
+                session: 1,
+                nonce: 0,
+                status: Status::Ok,
+                payload: 0,
+                about: About::UNKNOWN,
+            };
             let (mono, wall) = (MonoNs(0), WallNs(0));
             ring.push(Event {
                 seq,

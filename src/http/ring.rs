@@ -116,7 +116,8 @@ pub fn is_of(event: &Event, pid: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Agent, Rank};
+    use crate::event::{About, Agent, Rank};
+    use crate::lab::samples::EXIT;
     use crate::time::{MonoNs, WallNs};
     use crate::wire::Status;
 
@@ -128,6 +129,7 @@ mod tests {
             nonce: 0,
             status: Status::Ok,
             payload: 0,
+            about: About::UNKNOWN,
         });
         Event { seq, again: false, wall: WallNs(0), mono: MonoNs(0), shard: Some(0), agent, kind }
     }
@@ -160,7 +162,7 @@ mod tests {
 
     #[test]
     fn an_event_takes_as_much_memory_as_the_documentation_says() {
-        assert_eq!(size_of::<Event>(), 112);
+        assert_eq!(size_of::<Event>(), 144);
     }
 
     #[test]
@@ -198,7 +200,7 @@ mod tests {
     fn the_events_of_a_pid_are_found() {
         let mut ring = Ring::default();
         ring.push(event(1, Some(7), EventKind::Up));
-        ring.push(event(2, Some(7), EventKind::Exit { silent_ns: 0, how: None, while_away: false }));
+        ring.push(event(2, Some(7), EXIT));
         assert_eq!(ring.latest_of_pid(7).count(), 2);
         assert_eq!(ring.latest_of_pid(8).count(), 0);
         ring.push(event(3, None, EventKind::Missing { pid: 8, uid: 0, comm: "worker".into() }));

@@ -1,11 +1,12 @@
 //! An event in the words of the journal: plain numbers, whatever the compiler does with an enum.
 //!
-//! As in the JSON of an event, only the reason of a [`NoFrame`] is kept: its wrong bytes are zero when read.
+//! As in the JSON of an event, only the reason of a [`NoFrame`] is kept: its wrong bytes are zero when read. Of who an
+//! agent is, user and name are kept: the labels of another process mean nothing to this one.
 
 use crate::config::KeySet;
 use crate::event::{
-    Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
-    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
+    About, Agent, BlindPhase, BlindWhy, Comm, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace,
+    NoFrame, ProcessState, ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
 };
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
@@ -74,9 +75,10 @@ pub fn to_words(event: &Event) -> Option<[u64; ENTRY_WORDS]> {
         first |= HAS_AGENT | (agent.status as u64) << STATUS_SHIFT;
         first |= if agent.ns_pid.is_some() { HAS_NS_PID } else { 0 };
         words[4] = pair(agent.pid, agent.ns_pid.unwrap_or(0));
-        words[5] = u64::from(agent.session);
+        words[5] = pair(agent.about.uid.map_or(0, |uid| uid.wrapping_add(1)), agent.session);
         words[6] = agent.nonce;
         words[7] = agent.payload;
+        [words[14], words[15]] = comm_to_words(agent.about.comm);
     }
     words[0] = first;
     (words[1], words[2], words[3]) = (event.seq, event.wall.0, event.mono.0);
@@ -97,13 +99,19 @@ pub fn from_words(words: &[u64; ENTRY_WORDS]) -> Option<Event> {
         None
     } else {
         let [pid, ns_pid] = unpair(*pids);
+        let [user, session] = unpair(*session);
         Some(Agent {
             pid,
             ns_pid: (first & HAS_NS_PID != 0).then_some(ns_pid),
-            session: u32::try_from(*session).ok()?,
+            session,
             nonce: *nonce,
             status: Status::from_byte(status)?,
             payload: *payload,
+            about: About {
+                uid: user.checked_sub(1),
+                comm: comm_of_words([rest[6], rest[7]])?,
+                ..About::default()
+            },
         })
     };
     Some(Event {
@@ -122,18 +130,19 @@ fn fields_of(kind: &EventKind) -> Option<(u64, [u64; FIELD_WORDS])> {
     let none = |uid: Option<u32>| uid.map_or(NONE, u64::from);
     Some(match *kind {
         EventKind::Up => (0, [0; FIELD_WORDS]),
-        EventKind::Stall { silent_ns, last_nonce, certain, blind_ns, coalesced } => {
-            (1, [silent_ns, last_nonce, certain.into(), blind_ns, coalesced.into(), 0])
+        EventKind::Stall { silent_ns, last_nonce, certain, blind_ns, process, coalesced } => {
+            let process = process.map_or(0, |process| code_of(&ProcessState::ALL, &process) + 1);
+            (1, [silent_ns, last_nonce, certain.into(), blind_ns, coalesced.into(), process])
         }
         EventKind::Resume { silent_ns, lost, coalesced } => (2, [silent_ns, lost, coalesced.into(), 0, 0, 0]),
         EventKind::Frozen { phase } => (3, [code_of(&FROZEN_PHASES, &phase), 0, 0, 0, 0, 0]),
-        EventKind::Exit { silent_ns, how, while_away } => {
+        EventKind::Exit { silent_ns, how, lived_ns, panicked, while_away } => {
             let (how, number) = match how {
                 None => (0, 0),
                 Some(ExitHow::Code(code)) => (1, code.into()),
                 Some(ExitHow::Signal(signal)) => (2, signal.into()),
             };
-            (4, [silent_ns, how, number, while_away.into(), 0, 0])
+            (4, [silent_ns, how, number, while_away.into(), lived_ns, panicked.into()])
         }
         EventKind::Terminal { coalesced } => (5, [coalesced.into(), 0, 0, 0, 0, 0]),
         EventKind::Status { coalesced } => (6, [coalesced.into(), 0, 0, 0, 0, 0]),
@@ -201,6 +210,7 @@ fn kind_of(code: u8, fields: &[u64; FIELD_WORDS]) -> Option<EventKind> {
             last_nonce: b,
             certain: c != 0,
             blind_ns: d,
+            process: f.checked_sub(1).and_then(|code| with_code(&ProcessState::ALL, code)),
             coalesced: u32::try_from(e).ok()?,
         },
         2 => EventKind::Resume { silent_ns: a, lost: b, coalesced: u32::try_from(c).ok()? },
@@ -212,7 +222,7 @@ fn kind_of(code: u8, fields: &[u64; FIELD_WORDS]) -> Option<EventKind> {
                 2 => Some(ExitHow::Signal(u8::try_from(c).ok()?)),
                 _ => return None,
             };
-            EventKind::Exit { silent_ns: a, how, while_away: d != 0 }
+            EventKind::Exit { silent_ns: a, how, lived_ns: e, panicked: f != 0, while_away: d != 0 }
         }
         5 => EventKind::Terminal { coalesced: u32::try_from(a).ok()? },
         6 => EventKind::Status { coalesced: u32::try_from(a).ok()? },
@@ -270,6 +280,21 @@ fn kind_of(code: u8, fields: &[u64; FIELD_WORDS]) -> Option<EventKind> {
     })
 }
 
+/// The bytes of a name, and its length in the last byte.
+fn comm_to_words(comm: Comm) -> [u64; 2] {
+    let text = comm.as_str().as_bytes();
+    let mut bytes = [0; 16];
+    bytes[..text.len()].copy_from_slice(text);
+    bytes[15] = u8::try_from(text.len()).unwrap_or(0);
+    [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte])))
+}
+
+fn comm_of_words([low, high]: [u64; 2]) -> Option<Comm> {
+    let bytes = [low.to_le_bytes(), high.to_le_bytes()].concat();
+    let text = bytes.get(..usize::from(bytes[15]).min(15))?;
+    std::str::from_utf8(text).ok().map(Comm::from)
+}
+
 /// Two numbers in one word.
 pub const fn pair(high: u32, low: u32) -> u64 {
     (high as u64) << 32 | low as u64
@@ -293,6 +318,9 @@ mod tests {
         event.again = false;
         if let EventKind::Decode { error, .. } = &mut event.kind {
             *error = *NO_FRAMES.iter().find(|known| known.reason() == error.reason()).expect("known");
+        }
+        if let Some(agent) = &mut event.agent {
+            agent.about = About { unit: None, container: None, exe: None, ..agent.about };
         }
         event
     }

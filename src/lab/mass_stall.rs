@@ -24,6 +24,7 @@ use crate::journal::{Estate, Identity};
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
 use crate::process::lookup::Lookups;
+use crate::process::names::Names;
 use crate::process::procfs::{self, Incarnation, LookedUp, Program};
 use crate::process::question::{Finding, Inquiry, Question};
 use crate::process::watch::{Order, Watch};
@@ -243,7 +244,7 @@ impl Stage {
         let watching = Arc::clone(&doorbell);
         stage.spawn("watch", move || obey(&kick, &orders, &findings, &watching))?;
         let policy = Policy { classes: Classes::single(setup.threshold_ns), rules: Vec::new() };
-        let inquiries = Inquiries { lookups, watch, findings: findings_of };
+        let inquiries = Inquiries { lookups, watch, findings: findings_of, names: Arc::new(Names::new(0)) };
         let capacities = stage.ports.iter().map(|port| port.table.capacity());
         let identity = Identity { boot_id: 0, pid_namespace: 0, fleet: 0 };
         let estate = Estate::create(&identity, 0, SystemClock.mono(), capacities)?;
@@ -339,7 +340,8 @@ fn answer_questions(
             }
         });
         let Ok(Question { holder, pid, of }) = question else { return };
-        let program = Program { comm: Some("agent".to_owned()), exe: Some("/agent".to_owned()) };
+        let program =
+            Program { comm: Some("agent".to_owned()), exe: Some("/agent".to_owned()), ..Program::default() };
         let finding = match of {
             Inquiry::Program | Inquiry::Class => {
                 Finding::Program { holder, found: program, is_frozen: false }
@@ -348,7 +350,8 @@ fn answer_questions(
             Inquiry::Lives(_) => Finding::Lives { pid, life: procfs::Life::Unknown },
             Inquiry::Who => {
                 let incarnation = Incarnation::new(u64::from(pid));
-                let found = LookedUp { incarnation, started: MonoNs(0), inner_pids: Vec::new(), program };
+                let found =
+                    LookedUp { incarnation, started: MonoNs(0), inner_pids: Vec::new(), uid: 0, program };
                 Finding::Who { holder, found: Ok(found) }
             }
         };

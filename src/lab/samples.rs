@@ -4,14 +4,26 @@ use proptest::prelude::*;
 
 use crate::config::KeySet;
 use crate::event::{
-    Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
-    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
+    About, Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
+    ProcessState, ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
 };
+use crate::label::Label;
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
-const AGENT: Agent =
-    Agent { pid: 4711, ns_pid: Some(7), session: 3, nonce: 42, status: Status::Degraded, payload: u64::MAX };
+const AGENT: Agent = Agent {
+    pid: 4711,
+    ns_pid: Some(7),
+    session: 3,
+    nonce: 42,
+    status: Status::Degraded,
+    payload: u64::MAX,
+    about: About::UNKNOWN,
+};
+
+/// An exit of which the kernel did not say how.
+pub const EXIT: EventKind =
+    EventKind::Exit { silent_ns: 0, how: None, lived_ns: 0, panicked: false, while_away: false };
 
 /// Every kind, and every shape of its line; `seq` counts from 1 if there is one.
 pub fn one_of_each() -> Vec<Event> {
@@ -23,13 +35,52 @@ pub fn one_of_each() -> Vec<Event> {
         (None, None, Kind::Start { shards: 4 }),
         (shard, agent, Kind::Up),
         (shard, outside, Kind::Up),
-        (shard, agent, Kind::Stall { silent_ns, last_nonce, certain: true, blind_ns: 0, coalesced: 1 }),
-        (shard, agent, Kind::Stall { silent_ns, last_nonce, certain: false, blind_ns: 9, coalesced: 2 }),
+        (
+            shard,
+            agent,
+            Kind::Stall { silent_ns, last_nonce, certain: true, blind_ns: 0, process: None, coalesced: 1 },
+        ),
+        (
+            shard,
+            agent,
+            Kind::Stall {
+                silent_ns,
+                last_nonce,
+                certain: false,
+                blind_ns: 9,
+                process: Some(ProcessState::Traced),
+                coalesced: 2,
+            },
+        ),
         (shard, agent, Kind::Resume { silent_ns, lost, coalesced: 1 }),
         (shard, agent, Kind::Resume { silent_ns, lost, coalesced: 3 }),
-        (shard, agent, Kind::Exit { silent_ns: 1, how: Some(ExitHow::Code(3)), while_away: false }),
-        (shard, agent, Kind::Exit { silent_ns: 1, how: Some(ExitHow::Signal(9)), while_away: false }),
-        (shard, agent, Kind::Exit { silent_ns: 1, how: None, while_away: false }),
+        (
+            shard,
+            agent,
+            Kind::Exit {
+                silent_ns: 1,
+                how: Some(ExitHow::Code(3)),
+                lived_ns: 9,
+                panicked: false,
+                while_away: false,
+            },
+        ),
+        (
+            shard,
+            agent,
+            Kind::Exit {
+                silent_ns: 1,
+                how: Some(ExitHow::Signal(9)),
+                lived_ns: 9,
+                panicked: false,
+                while_away: false,
+            },
+        ),
+        (
+            shard,
+            agent,
+            Kind::Exit { silent_ns: 1, how: None, lived_ns: 9, panicked: false, while_away: false },
+        ),
         (shard, agent, Kind::Terminal { coalesced: 1 }),
         (shard, agent, Kind::Status { coalesced: 3 }),
         (shard, agent, Kind::Session { why: SessionWhy::NewProcess, coalesced: 1 }),
@@ -82,7 +133,7 @@ pub fn one_of_each() -> Vec<Event> {
             Kind::Restart { why: RestartWhy::Crash, shards: 4, adopted: 300, gone: 2, gap_ns: 250_000_000 },
         ),
         (shard, None, Kind::Blind { phase: BlindPhase::End { for_ns: 8 }, why: BlindWhy::Restart }),
-        (shard, agent, Kind::Exit { silent_ns: 1, how: None, while_away: true }),
+        (shard, agent, Kind::Exit { silent_ns: 1, how: None, lived_ns: 9, panicked: true, while_away: true }),
         (
             None,
             None,
@@ -130,6 +181,19 @@ pub fn up(seq: u64) -> Event {
     }
 }
 
+/// Whether events of this kind have fields of a user, and thus are of no agent.
+fn has_user(kind: &EventKind) -> bool {
+    use EventKind as Kind;
+    matches!(
+        kind,
+        Kind::Auth { .. }
+            | Kind::Full { .. }
+            | Kind::Flood { .. }
+            | Kind::Churn { .. }
+            | Kind::Missing { .. }
+    )
+}
+
 /// Any event, including events that no shard reports.
 pub fn any_event() -> impl Strategy<Value = Event> {
     (
@@ -147,7 +211,7 @@ pub fn any_event() -> impl Strategy<Value = Event> {
             wall: WallNs(wall),
             mono: MonoNs(mono),
             shard,
-            agent,
+            agent: agent.filter(|_| !has_user(&kind)),
             kind,
         })
 }
@@ -165,16 +229,26 @@ fn any_status() -> impl Strategy<Value = Status> {
 }
 
 fn any_agent() -> impl Strategy<Value = Option<Agent>> {
-    let agent = (any::<u32>(), any::<Option<u32>>(), any::<u32>(), extreme(), any_status(), extreme())
-        .prop_map(|(pid, ns_pid, session, nonce, status, payload)| Agent {
-            pid,
-            ns_pid,
-            session,
-            nonce,
-            status,
-            payload,
-        });
+    let numbers = (any::<u32>(), any::<Option<u32>>(), any::<u32>(), extreme(), any_status(), extreme());
+    let agent = (numbers, any_about()).prop_map(|((pid, ns_pid, session, nonce, status, payload), about)| {
+        Agent { pid, ns_pid, session, nonce, status, payload, about }
+    });
     proptest::option::of(agent)
+}
+
+fn any_about() -> impl Strategy<Value = About> {
+    // No user has the last number.
+    let uid = proptest::option::of(0..u32::MAX);
+    let text = || prop::sample::select(vec!["", "a.service", "/usr/bin/x y", "\"quoted\"", "ünï"]);
+    (uid, text(), text(), text(), text()).prop_map(|(uid, comm, unit, container, exe)| {
+        let label = |text: &str| Label::of(text, 0).filter(|_| !text.is_empty());
+        let (unit, container, exe) = (label(unit), label(container), label(exe));
+        About { uid, comm: comm.into(), unit, container, exe }
+    })
+}
+
+fn any_process() -> impl Strategy<Value = Option<ProcessState>> {
+    proptest::option::of(prop::sample::select(ProcessState::ALL.to_vec()))
 }
 
 fn any_no_frame() -> impl Strategy<Value = NoFrame> {
@@ -223,12 +297,13 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
             Kind::Stop,
             Kind::Beat
         ]),
-        (extreme(), extreme(), any::<bool>(), extreme(), any::<u32>()).prop_map(
-            |(silent_ns, last_nonce, certain, blind_ns, coalesced)| Kind::Stall {
+        (extreme(), extreme(), any::<bool>(), extreme(), any_process(), any::<u32>()).prop_map(
+            |(silent_ns, last_nonce, certain, blind_ns, process, coalesced)| Kind::Stall {
                 silent_ns,
                 last_nonce,
                 certain,
                 blind_ns,
+                process,
                 coalesced
             }
         ),
@@ -237,11 +312,15 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
             lost,
             coalesced
         }),
-        (extreme(), how, any::<bool>()).prop_map(|(silent_ns, how, while_away)| Kind::Exit {
-            silent_ns,
-            how,
-            while_away
-        }),
+        (extreme(), how, extreme(), any::<[bool; 2]>()).prop_map(
+            |(silent_ns, how, lived_ns, [panicked, while_away])| Kind::Exit {
+                silent_ns,
+                how,
+                lived_ns,
+                panicked,
+                while_away
+            }
+        ),
         prop::sample::select(session_why).prop_map(|why| Kind::Session { why, coalesced: 2 }),
         (any::<u32>(), any_no_frame()).prop_map(|(attested, error)| Kind::Decode { attested, error }),
         any::<(u32, u32, u32)>().prop_map(|(claimed, attested, uid)| Kind::Auth { claimed, attested, uid }),

@@ -33,7 +33,11 @@ pub struct Freezer {
 impl Freezer {
     /// Whether the process of this pid is frozen, as of at most a tenth of a second ago. About five system calls.
     pub fn is_frozen(&mut self, pid: u32, now: MonoNs) -> bool {
-        let Ok(groups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return false };
+        fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|groups| self.is_any_frozen(groups, now))
+    }
+
+    /// The same of a process with this content of `/proc/PID/cgroup`.
+    pub fn is_any_frozen(&mut self, groups: String, now: MonoNs) -> bool {
         if now.since(self.known_since) >= FRESH_NS {
             self.known.clear();
             self.known_since = now;

@@ -27,7 +27,7 @@ pub struct Lookups {
 
 impl Lookups {
     /// Starts the thread; it ends when the sending side is dropped. Rings after each finding. Runs `on_start`
-    /// first; calls `on_program` with each program that was read.
+    /// first; calls `on_program` with each program that was read, and with the real user when it is.
     ///
     /// # Errors
     /// The kernel's, if it grants no thread.
@@ -36,7 +36,7 @@ impl Lookups {
         findings: Sender<Finding>,
         doorbell: Arc<Doorbell>,
         on_start: impl FnOnce() + Send + 'static,
-        on_program: impl Fn(Holder, &Program) + Send + 'static,
+        on_program: impl Fn(Holder, &Program, Option<u32>) + Send + 'static,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (urgent, urgent_questions) = unbounded::<Question>();
         let (ordinary, questions) = unbounded::<Question>();
@@ -55,14 +55,15 @@ impl Lookups {
                     Inquiry::Who => {
                         let found = procfs::identify(pid, &clock);
                         if let Ok(identity) = &found {
-                            on_program(holder, &identity.program);
+                            on_program(holder, &identity.program, Some(identity.uid));
                         }
                         Finding::Who { holder, found }
                     }
                     Inquiry::Program | Inquiry::Class => {
-                        let found = procfs::program(pid);
-                        on_program(holder, &found);
-                        Finding::Program { holder, found, is_frozen: freezer.is_frozen(pid, clock.mono()) }
+                        let (found, groups) = procfs::program(pid);
+                        on_program(holder, &found, None);
+                        let is_frozen = freezer.is_any_frozen(groups, clock.mono());
+                        Finding::Program { holder, found, is_frozen }
                     }
                     Inquiry::Lives(start) => Finding::Lives { pid, life: procfs::life(pid, start) },
                     Inquiry::Freezer(incarnation) => {

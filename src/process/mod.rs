@@ -6,8 +6,8 @@
 pub mod expected;
 pub mod freezer;
 pub mod lookup;
-#[cfg(feature = "http")]
 pub mod names;
 pub mod procfs;
 pub mod question;
+pub mod unit;
 pub mod watch;

@@ -1,9 +1,13 @@
-//! The names of the agents' processes, for display: the lookup thread writes, readers look up by slot.
+//! Who the agents' processes are, for display: the lookup thread writes, readers look up by slot.
 //!
-//! Verdicts do not depend on it. Threads: lookup, HTTP. Blocks: while a name is copied.
+//! Verdicts do not depend on it. Threads: lookup, aggregator, HTTP. Blocks: while an entry of 40 bytes is copied.
+
+use std::borrow::Cow;
 
 use parking_lot::Mutex;
 
+use crate::event::{About, ProcessState};
+use crate::label::Label;
 use crate::process::procfs::Program;
 use crate::table::place::Holder;
 use crate::table::slots::Slots;
@@ -11,15 +15,21 @@ use crate::table::slots::Slots;
 /// Longest process name of the kernel, without its NUL.
 const NAME_BYTES: usize = 15;
 
-/// The name of one slot's holder.
+/// What was looked up of one slot's holder: 40 bytes.
 #[derive(Clone, Copy, Debug, Default)]
-struct Name {
+struct Entry {
     /// The holder's generation; 0 = none yet.
     generation: u32,
     /// Length of the name, with the flags [`KNOWN`] and [`PROGRAM_HIDDEN`]: one byte, as there is one for
     /// each agent.
-    about: u8,
-    bytes: [u8; NAME_BYTES],
+    flags: u8,
+    name: [u8; NAME_BYTES],
+    /// The user for whom its labels count.
+    uid: u32,
+    unit: Option<Label>,
+    container: Option<Label>,
+    exe: Option<Label>,
+    state: Option<ProcessState>,
 }
 
 /// The name was read.
@@ -27,20 +37,25 @@ const KNOWN: u8 = 1 << 7;
 /// The program could not be read.
 const PROGRAM_HIDDEN: u8 = 1 << 6;
 
-impl Name {
+impl Entry {
     const fn is(self, what: u8) -> bool {
-        self.about & what != 0
+        self.flags & what != 0
     }
 
     const fn len(self) -> usize {
-        (self.about & !(KNOWN | PROGRAM_HIDDEN)) as usize
+        (self.flags & !(KNOWN | PROGRAM_HIDDEN)) as usize
+    }
+
+    /// The name; `None` if it could not be read.
+    fn comm(&self) -> Option<Cow<'_, str>> {
+        self.is(KNOWN).then(|| String::from_utf8_lossy(&self.name[..self.len()]))
     }
 }
 
 /// The names of all agents that were looked up, as of the lookup.
 #[derive(Debug)]
 pub struct Names {
-    shards: Box<[Mutex<Slots<Name>>]>,
+    shards: Box<[Mutex<Slots<Entry>>]>,
 }
 
 impl Names {
@@ -49,33 +64,69 @@ impl Names {
         Self { shards: (0..shards).map(|_| Mutex::default()).collect() }
     }
 
-    /// Stores the name of the slot's holder. A name that was not UTF-8 contains replacement characters, and
-    /// may be cut here.
-    pub fn put(&self, holder: Holder, Program { comm, exe }: &Program) {
+    /// Stores who the slot's holder is; its labels count for this user, or for that of the lookup before. A name that
+    /// was not UTF-8 contains replacement characters, and may be cut here.
+    pub fn put(
+        &self,
+        holder: Holder,
+        Program { comm, exe, unit, container, state }: &Program,
+        uid: Option<u32>,
+    ) {
+        let before = || self.entry(holder).map(|entry| entry.uid);
+        let uid = uid.or_else(before).unwrap_or(0);
         let is_known = comm.is_some();
         let comm = comm.as_deref().unwrap_or_default();
         let comm = &comm[..comm.floor_char_boundary(NAME_BYTES)];
-        let mut name = Name { generation: holder.generation, ..Name::default() };
-        name.bytes[..comm.len()].copy_from_slice(comm.as_bytes());
-        name.about = u8::try_from(comm.len()).unwrap_or(0);
-        name.about |= if is_known { KNOWN } else { 0 };
-        name.about |= if exe.is_none() { PROGRAM_HIDDEN } else { 0 };
+        let label = |text: &Option<String>| text.as_deref().and_then(|text| Label::of(text, uid));
+        let mut entry = Entry {
+            generation: holder.generation,
+            uid,
+            unit: label(unit),
+            container: label(container),
+            exe: label(exe),
+            state: *state,
+            ..Entry::default()
+        };
+        entry.name[..comm.len()].copy_from_slice(comm.as_bytes());
+        entry.flags = u8::try_from(comm.len()).unwrap_or(0);
+        entry.flags |= if is_known { KNOWN } else { 0 };
+        entry.flags |= if exe.is_none() { PROGRAM_HIDDEN } else { 0 };
         let Some(shard) = self.shards.get(usize::from(holder.place.shard)) else { return };
-        *shard.lock().of(holder.place.slot) = name;
+        *shard.lock().of(holder.place.slot) = entry;
+    }
+
+    fn entry(&self, holder: Holder) -> Option<Entry> {
+        let entry = *self.shards.get(usize::from(holder.place.shard))?.lock().get(holder.place.slot)?;
+        (entry.generation == holder.generation).then_some(entry)
     }
 
     /// The name of this holder of the slot; `None` if it was not looked up yet, or could not be read.
+    #[cfg(any(test, feature = "http"))]
     pub fn get(&self, holder: Holder) -> Option<String> {
-        let name = *self.shards.get(usize::from(holder.place.shard))?.lock().get(holder.place.slot)?;
-        let is_known = name.is(KNOWN) && name.generation == holder.generation;
-        is_known.then(|| String::from_utf8_lossy(&name.bytes[..name.len()]).into_owned())
+        self.entry(holder)?.comm().map(Cow::into_owned)
+    }
+
+    /// Who this holder of the slot is; its user is not known here.
+    pub fn about(&self, holder: Holder) -> About {
+        let Some(entry) = self.entry(holder) else { return About::default() };
+        About {
+            uid: None,
+            comm: entry.comm().map(|comm| (&*comm).into()).unwrap_or_default(),
+            unit: entry.unit,
+            container: entry.container,
+            exe: entry.exe,
+        }
+    }
+
+    /// What the process of this holder did at the last lookup.
+    pub fn state(&self, holder: Holder) -> Option<ProcessState> {
+        self.entry(holder)?.state
     }
 
     /// Whether this holder was looked up and its program could not be read.
+    #[cfg(any(test, feature = "http"))]
     pub fn is_program_hidden(&self, holder: Holder) -> bool {
-        let shard = self.shards.get(usize::from(holder.place.shard));
-        let name = shard.and_then(|shard| shard.lock().get(holder.place.slot).copied());
-        name.is_some_and(|name| name.generation == holder.generation && name.is(PROGRAM_HIDDEN))
+        self.entry(holder).is_some_and(|entry| entry.is(PROGRAM_HIDDEN))
     }
 }
 
@@ -85,11 +136,16 @@ mod tests {
     use crate::table::place::Place;
 
     #[test]
+    fn an_entry_is_as_small_as_it_says() {
+        assert_eq!(size_of::<Entry>(), 40);
+    }
+
+    #[test]
     fn a_name_is_of_one_holder_and_cut_between_characters() {
         let names = Names::new(2);
         let holder = |slot, generation| Holder { place: Place { shard: 1, slot }, generation };
         let put = |holder, comm: &str| {
-            names.put(holder, &Program { comm: Some(comm.to_owned()), exe: None });
+            names.put(holder, &Program { comm: Some(comm.to_owned()), ..Program::default() }, None);
         };
         put(holder(5000, 3), "worker");
         assert_eq!(names.get(holder(5000, 3)).as_deref(), Some("worker"));
@@ -101,7 +157,7 @@ mod tests {
         assert_eq!(names.get(holder(5000, 4)).as_deref(), Some("\u{fffd}".repeat(5).as_str()));
         put(holder(5000, 5), "");
         assert_eq!(names.get(holder(5000, 5)).as_deref(), Some(""));
-        names.put(holder(5000, 5), &Program::default());
+        names.put(holder(5000, 5), &Program::default(), None);
         assert_eq!(names.get(holder(5000, 5)), None, "it may not be read any more");
     }
 }

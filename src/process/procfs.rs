@@ -10,7 +10,8 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 
-use crate::event::ExitHow;
+use crate::event::{ExitHow, ProcessState};
+use crate::process::unit::{container_of, unit_of};
 use crate::sys::clock::boottime_ns;
 use crate::sys::pidfd::exit_status;
 use crate::time::{Clock, MonoNs};
@@ -65,17 +66,25 @@ pub struct LookedUp {
     pub started: MonoNs,
     /// Its pids in the pid namespaces below the observer's, outermost first; empty if there are none.
     pub inner_pids: Vec<u32>,
+    /// Its real user, which it cannot choose.
+    pub uid: u32,
     /// What it runs.
     pub program: Program,
 }
 
-/// What a process runs, and its name. Both may change at any time. `None`: cannot be read.
+/// What a process runs, its name, and what it is a part of. All may change at any time. `None`: cannot be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Program {
     /// Its name, at most 15 bytes, chosen by itself.
     pub comm: Option<String>,
     /// Path of its program, wherever the file is now.
     pub exe: Option<String>,
+    /// The unit it belongs to, if it does to any.
+    pub unit: Option<String>,
+    /// The number of its container, if it is in one.
+    pub container: Option<String>,
+    /// What it does.
+    pub state: Option<ProcessState>,
 }
 
 /// Looks a process up: about a dozen system calls.
@@ -108,7 +117,8 @@ fn read_process(pid: u32, pidfd: &OwnedFd, clock: &impl Clock) -> Option<LookedU
         incarnation: Incarnation::new(pidfs_inode(pidfd).unwrap_or(stat.start_ticks)),
         started: started(stat.start_ticks, clock),
         inner_pids: parse_inner_pids(&status),
-        program: Program { comm: Some(stat.comm), exe: read_exe(&directory) },
+        uid: parse_uid(&status)?,
+        program: program_of(&directory, Some(stat), &read_groups(&directory)),
     })
 }
 
@@ -121,14 +131,27 @@ pub fn stat(pid: u32) -> Option<Stat> {
     std::fs::read(format!("/proc/{pid}/stat")).ok().and_then(|bytes| parse_stat(&bytes))
 }
 
-/// What the process that has this pid now runs. About ten system calls.
-pub fn program(pid: u32) -> Program {
+/// What the process that has this pid now runs, and the text of its control groups, empty if it cannot be read. About
+/// twelve system calls.
+pub fn program(pid: u32) -> (Program, String) {
     if !is_procfs_ours() {
-        return Program::default();
+        return Default::default();
     }
-    let Some(directory) = open_directory(pid) else { return Program::default() };
-    let comm = read(&directory, "comm").ok().map(|bytes| lossy(bytes.strip_suffix(b"\n").unwrap_or(&bytes)));
-    Program { comm, exe: read_exe(&directory) }
+    let Some(directory) = open_directory(pid) else { return Default::default() };
+    let stat = read(&directory, "stat").ok().and_then(|bytes| parse_stat(&bytes));
+    let groups = read_groups(&directory);
+    (program_of(&directory, stat, &groups), groups)
+}
+
+fn program_of(directory: &OwnedFd, stat: Option<Stat>, groups: &str) -> Program {
+    let (comm, state) = stat.map(|stat| (stat.comm, stat.state)).unzip();
+    let [unit, container] = [unit_of(groups), container_of(groups)].map(|text| text.map(str::to_owned));
+    Program { comm, exe: read_exe(directory), unit, container, state: state.flatten() }
+}
+
+/// `/proc/PID/cgroup`; empty if it cannot be read.
+fn read_groups(directory: &OwnedFd) -> String {
+    read(directory, "cgroup").map(|bytes| lossy(&bytes)).unwrap_or_default()
 }
 
 fn open_directory(pid: u32) -> Option<OwnedFd> {
@@ -345,6 +368,8 @@ fn lossy(bytes: &[u8]) -> String {
 pub struct Stat {
     /// The name, chosen by the process.
     pub comm: String,
+    /// What it does; `None` if it has exited.
+    pub state: Option<ProcessState>,
     /// It has exited and is not reaped, or is about to be.
     pub is_zombie: bool,
     /// Start time since boot, in hundredths of a second.
@@ -367,18 +392,24 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let close = bytes.iter().rposition(|byte| *byte == b')')?;
     let comm = lossy(bytes.get(open + 1..close)?);
     let mut fields = std::str::from_utf8(bytes.get(close + 1..)?).ok()?.split_ascii_whitespace();
-    let is_zombie = matches!(fields.next()?, "Z" | "X");
+    let letter = fields.next()?;
+    let (state, is_zombie) = (ProcessState::of_letter(letter), matches!(letter, "Z" | "X"));
     // Field 22 of proc_pid_stat(5); state was the third.
     let start_ticks = fields.nth(18)?.parse().ok()?;
     // Field 52, the last.
     let wait_status = fields.nth(29).and_then(|field| field.parse().ok()).unwrap_or(0);
-    Some(Stat { comm, is_zombie, start_ticks, wait_status })
+    Some(Stat { comm, state, is_zombie, start_ticks, wait_status })
 }
 
 /// The pids after the observer's own on the line `NSpid:`.
 pub fn parse_inner_pids(status: &[u8]) -> Vec<u32> {
     let Some(line) = line_of(status, "NSpid:") else { return Vec::new() };
     line.split_ascii_whitespace().skip(1).filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// The real user on the line `Uid:`.
+fn parse_uid(status: &[u8]) -> Option<u32> {
+    line_of(status, "Uid:")?.split_ascii_whitespace().next()?.parse().ok()
 }
 
 fn line_of<'a>(status: &'a [u8], name: &str) -> Option<&'a str> {
@@ -411,12 +442,13 @@ mod tests {
         let me = identify(std::process::id(), &SystemClock).expect("alive");
         let exe = std::env::current_exe().expect("exe");
         assert_eq!(me.program.exe.as_deref(), exe.to_str());
-        assert_eq!(program(std::process::id()).exe, me.program.exe);
+        assert_eq!(program(std::process::id()).0.exe, me.program.exe);
+        assert_eq!(me.uid, rustix::process::getuid().as_raw());
         assert!(me.started <= SystemClock.mono());
         let comm = me.program.comm.expect("our own");
         assert!(comm.len() <= 15 && !comm.is_empty());
         // The name of a process is that of its first thread.
-        assert_eq!(program(std::process::id()).comm, Some(comm));
+        assert_eq!(program(std::process::id()).0.comm, Some(comm));
         assert_eq!(end(std::process::id(), Some(me.incarnation), &SystemClock), None);
         assert_eq!(end(std::process::id(), None, &SystemClock), None);
     }
@@ -426,7 +458,7 @@ mod tests {
     #[test]
     fn fault_64_a_program_keeps_its_path_when_its_file_is_replaced() {
         let dir = tempfile::tempdir().expect("a directory");
-        let exe_of = |child: &Child| program(child.id()).exe.expect("our own child");
+        let exe_of = |child: &Child| program(child.id()).0.exe.expect("our own child");
         for name in ["agent", "agent (deleted)"] {
             let path = dir.path().join(name);
             let copied = Command::new("cp").arg("/bin/sleep").arg(&path).status().expect("run cp");
@@ -507,8 +539,13 @@ mod tests {
     fn a_name_may_contain_anything() {
         let mut line = b"7 (a) Z (b) c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20".to_vec();
         let stat = parse_stat(&line).expect("parses");
-        let expected =
-            Stat { comm: "a) Z (b) c".to_owned(), is_zombie: false, start_ticks: 4242, wait_status: 0 };
+        let expected = Stat {
+            comm: "a) Z (b) c".to_owned(),
+            state: Some(ProcessState::Sleeping),
+            is_zombie: false,
+            start_ticks: 4242,
+            wait_status: 0,
+        };
         assert_eq!(stat, expected);
         line.truncate(30);
         assert_eq!(parse_stat(&line), None);

@@ -9,10 +9,11 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use varta_fleet::config::KeySet;
 use varta_fleet::event::{
-    Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
-    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
+    About, Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
+    ProcessState, ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
 };
 use varta_fleet::fuzzing::Format;
+use varta_fleet::label::Label;
 use varta_fleet::time::{MonoNs, WallNs};
 use varta_fleet::wire::{DecodeError, Status};
 
@@ -83,7 +84,19 @@ fn any_agent(values: &mut Unstructured<'_>) -> Result<Agent> {
         nonce: values.arbitrary()?,
         status: any_status(values)?,
         payload: values.arbitrary()?,
+        about: About {
+            uid: values.arbitrary()?,
+            comm: <&str>::arbitrary(values)?.into(),
+            unit: any_label(values)?,
+            container: any_label(values)?,
+            exe: any_label(values)?,
+        },
     })
+}
+
+fn any_label(values: &mut Unstructured<'_>) -> Result<Option<Label>> {
+    let text = one_of(values, ["", "a.service", "\"x\\", "ü"])?;
+    Ok(if text.is_empty() { None } else { Label::of(text, 0) })
 }
 
 fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
@@ -95,6 +108,7 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
             last_nonce: values.arbitrary()?,
             certain: values.arbitrary()?,
             blind_ns: values.arbitrary()?,
+            process: one_of(values, [None, Some(ProcessState::Running), Some(ProcessState::Traced)])?,
             coalesced: values.arbitrary()?,
         },
         2 => Kind::Resume {
@@ -105,6 +119,8 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
         3 => Kind::Exit {
             silent_ns: values.arbitrary()?,
             while_away: values.arbitrary()?,
+            lived_ns: values.arbitrary()?,
+            panicked: values.arbitrary()?,
             how: one_of(values, [None, Some(ExitHow::Code as fn(u8) -> ExitHow), Some(ExitHow::Signal)])?
                 .map(|how| u8::arbitrary(values).map(how))
                 .transpose()?,

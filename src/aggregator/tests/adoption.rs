@@ -46,7 +46,7 @@ impl World {
         requests.send(Request::Subscribe(subscriber)).unwrap();
         let (_copies, asked) = Copies::new(self.ports.len(), Arc::default());
         let policy = Policy { classes: old.policy.classes.clone(), rules: old.policy.rules.clone() };
-        let inquiries = Inquiries { lookups, watch, findings };
+        let inquiries = Inquiries { lookups, watch, findings, names: Arc::new(Names::new(0)) };
         let doorbell = Arc::clone(&old.doorbell);
         self.aggregator =
             Aggregator::new(&self.ports, policy, inquiries, requests_of, doorbell, asked, estate);

@@ -133,7 +133,7 @@ impl World {
         requests.send(Request::Subscribe(subscriber)).unwrap();
         let (_copies, asked) = Copies::new(ports.len(), Arc::default());
         let policy = Policy { classes, rules };
-        let inquiries = Inquiries { lookups, watch, findings };
+        let inquiries = Inquiries { lookups, watch, findings, names: Arc::new(Names::new(0)) };
         let identity = Identity { boot_id: 0, pid_namespace: 0, fleet: 0 };
         let capacities = ports.iter().map(|port| port.table.capacity());
         let estate = Estate::create(&identity, 0, clock.mono(), capacities).unwrap();
@@ -240,6 +240,7 @@ impl World {
         let program = |process: &Process| Program {
             comm: Some(process.comm.to_owned()),
             exe: Some(process.exe.to_owned()).filter(|exe| !exe.is_empty()),
+            ..Program::default()
         };
         if matches!(of, Inquiry::Program | Inquiry::Class) {
             let process = self.processes.get(&pid).filter(|_| !self.is_secretive);
@@ -268,6 +269,7 @@ impl World {
                 incarnation: Incarnation::new(process.incarnation),
                 started: process.started,
                 inner_pids: process.inner_pids.clone(),
+                uid: 0,
                 program: program(process),
             }),
         };
@@ -388,8 +390,14 @@ fn up_then_one_stall_then_one_resume() {
     world.beats(0, 7, 1..4);
     world.run(3 * THRESHOLD);
     assert_eq!(world.kinds(7), ["up", "stall"]);
-    let EventKind::Stall { silent_ns, last_nonce: 3, certain: true, blind_ns: 0, coalesced: 1 } =
-        world.last("stall").kind
+    let EventKind::Stall {
+        silent_ns,
+        last_nonce: 3,
+        certain: true,
+        blind_ns: 0,
+        process: None,
+        coalesced: 1,
+    } = world.last("stall").kind
     else {
         panic!("{:?}", world.last("stall"));
     };

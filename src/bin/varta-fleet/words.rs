@@ -78,6 +78,11 @@ pub fn event(event: &Event) -> String {
     if let Some(pid) = event.pid() {
         said.push(format!("pid {pid}"));
     }
+    if let Some(about) = event.agent.map(|agent| agent.about)
+        && !about.comm.is_empty()
+    {
+        said.push(format!("({})", Shown(about.comm.as_str())));
+    }
     if let Some(shard) = event.shard {
         said.push(format!("shard {shard}"));
     }
@@ -95,11 +100,13 @@ fn predicate(event: &Event) -> String {
     let (status, payload) = said_of_itself.unwrap_or(("?", 0));
     match event.kind {
         EventKind::Up => format!("beats, status {status}"),
-        EventKind::Stall { silent_ns, certain, blind_ns, .. } => {
+        EventKind::Stall { silent_ns, certain, blind_ns, process, .. } => {
+            let process =
+                process.map(|process| format!(", process {}", process.as_str())).unwrap_or_default();
             let certainty = if certain { "" } else { ", not certain" };
             let blind = Some(blind_ns).filter(|ns| *ns > 0);
             let blind = blind.map(|ns| format!(", blind for {}", time(ns))).unwrap_or_default();
-            format!("silent for {}{certainty}{blind}", time(silent_ns))
+            format!("silent for {}{process}{certainty}{blind}", time(silent_ns))
         }
         EventKind::Resume { silent_ns, lost, .. } => {
             let lost = Some(lost).filter(|lost| *lost > 0);

@@ -20,6 +20,7 @@ use crate::lab::simulator::truth::UID;
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
 use crate::process::lookup::Lookups;
+use crate::process::names::Names;
 use crate::process::question::{Finding, Question};
 use crate::process::watch::{Order, Watch};
 use crate::shard::Shard;
@@ -161,7 +162,7 @@ impl Observer {
         let slow = subscribe(Reader::Subscriber, setting.slow_room, false);
         let beats = setting.with_beats.then(|| subscribe(Reader::Subscriber, 2 * room, true));
         let (_copies, asked) = Copies::new(shards.len(), Arc::default());
-        let inquiries = Inquiries { lookups, watch, findings };
+        let inquiries = Inquiries { lookups, watch, findings, names: Arc::new(Names::new(0)) };
         let journal = Arc::clone(&estate.journal);
         let doorbell_of = Arc::clone(&doorbell);
         let mut aggregator =

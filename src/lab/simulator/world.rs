@@ -690,6 +690,7 @@ impl<'a> World<'a> {
         let program = |life: &Life| Program {
             comm: Some(comm(life.class_at(now))),
             exe: Some(format!("/program-{}", life.program_at(now))),
+            ..Program::default()
         };
         if matches!(of, Inquiry::Program | Inquiry::Class) {
             let life = self.model.truth.holder(pid, now).filter(|_| !is_failing);
@@ -709,6 +710,7 @@ impl<'a> World<'a> {
             incarnation: Incarnation::new(u64::from(life.id)),
             started: started(life.born),
             inner_pids: life.inner.into_iter().collect(),
+            uid: 0,
             program: program(life),
         });
         Finding::Who { holder, found: found.ok_or(LookupError::Gone(START + now, None)) }

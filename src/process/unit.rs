@@ -1,0 +1,76 @@
+//! The unit and the container of a process, from the path of its control group. Both are conventions: the service
+//! manager names groups after units, and container managers put the number of a container into the name.
+
+/// The unit: the deepest `.service` or `.scope` in the path.
+pub fn unit_of(groups: &str) -> Option<&str> {
+    let is_unit = |name: &&str| name.ends_with(".service") || name.ends_with(".scope");
+    paths(groups).find_map(|path| path.rsplit('/').find(is_unit))
+}
+
+/// The container: the deepest name in the path that contains exactly 64 hexadecimal digits in a row, as
+/// `docker-….scope`, `cri-containerd-….scope` or the digits alone.
+pub fn container_of(groups: &str) -> Option<&str> {
+    paths(groups).find_map(|path| path.rsplit('/').find_map(number_in))
+}
+
+/// The digits of a container in the name of a group.
+fn number_in(name: &str) -> Option<&str> {
+    let is_digit = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+    name.split(|c| !is_digit(c)).find(|digits| digits.len() == 64)
+}
+
+/// The paths of the groups, those first that the service manager itself uses: of the unified hierarchy, and of that
+/// named `systemd`.
+fn paths(groups: &str) -> impl Iterator<Item = &str> {
+    let lines = move || {
+        groups.lines().filter_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            rest.split_once(':')
+        })
+    };
+    let is_managers = |controllers: &str| controllers.is_empty() || controllers == "name=systemd";
+    let first = lines().filter(move |(controllers, _)| is_managers(controllers));
+    let rest = lines().filter(move |(controllers, _)| !is_managers(controllers));
+    first.chain(rest).map(|(_, path)| path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn the_deepest_unit_is_the_unit() {
+        for (groups, unit) in [
+            ("0::/system.slice/worker@7.service\n", Some("worker@7.service")),
+            ("0::/system.slice/worker.service/payload\n", Some("worker.service")),
+            ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/app-x.scope\n", Some("app-x.scope")),
+            ("0::/\n", None),
+            ("0::/user.slice\n", None),
+            ("", None),
+            ("nonsense", None),
+            ("12:cpu:/a\n1:name=systemd:/system.slice/x.service\n0::/\n", Some("x.service")),
+            ("12:cpu:/cpu.service\n0::/system.slice/y.service\n", Some("y.service")),
+        ] {
+            assert_eq!(unit_of(groups), unit, "{groups}");
+        }
+    }
+
+    #[test]
+    fn a_container_is_known_by_its_number() {
+        for path in [
+            format!("/system.slice/docker-{ID}.scope"),
+            format!("/docker/{ID}"),
+            format!("/kubepods.slice/kubepods-pod1.slice/cri-containerd-{ID}.scope"),
+            format!("/machine.slice/libpod-{ID}.scope/container"),
+            format!("/kubepods/burstable/pod123/{ID}"),
+        ] {
+            assert_eq!(container_of(&format!("0::{path}\n")), Some(ID), "{path}");
+            assert_eq!(container_of(&format!("4:memory:{path}\n0::/\n")), Some(ID), "{path}");
+        }
+        for none in ["/a/deadbeef", &format!("/x/{ID}0"), "/"] {
+            assert_eq!(container_of(&format!("0::{none}\n")), None, "{none}");
+        }
+    }
+}
