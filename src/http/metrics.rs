@@ -18,6 +18,7 @@ use super::resources::Resources;
 use super::sources::Sources;
 use super::traffic::{CODES, Traffic};
 use crate::event::SessionWhy;
+use crate::label::Label;
 use crate::lane::Port;
 use crate::lane::counters::ShardCounters;
 use crate::refusal::Refusal;
@@ -365,6 +366,11 @@ const FAMILIES: &[Family] = &[
         name: "varta_lookups_failed",
         help: "Processes that the kernel would not tell about",
         values: Counter(Fleet(|of| number(of.tally.lookups_failed))),
+    },
+    Family {
+        name: "varta_labels_omitted",
+        help: "Units, containers and programs that events leave out because the table of their names is full",
+        values: Counter(Fleet(|_| number(Label::omitted()))),
     },
     Family {
         name: "varta_table_refused_uid",

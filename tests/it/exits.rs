@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::common::http::Connection;
-use crate::common::{Agent, AgentOptions, Client, Observer, Options, SOON, program, wait_for};
+use crate::common::{Agent, AgentOptions, Client, Freezer, Observer, Options, SOON, program, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// So long that no event below can come from a threshold.
@@ -108,6 +108,46 @@ fn deaths_are_told_from_stops_on_every_surface() {
         of.map(|line| line.rsplit(' ').next().expect("a value").parse::<u64>().expect("a number")).sum()
     };
     assert_eq!(["code", "signal", "panic", "unknown"].map(count), [1, 3, 0, 0]);
+    observer.stop();
+}
+
+/// A pid says nothing once the process is gone: its last events say who it was.
+#[test]
+fn events_say_who_the_agent_is_and_keep_it_for_the_dead() {
+    let mut observer =
+        Observer::start(Options { threshold: Duration::from_millis(300), ..Options::default() });
+    let agent = Agent::start(Client::Rust02, &observer);
+    let pid = agent.pid();
+    observer.expect("up", pid, SOON);
+    // A stall is confirmed by a lookup, and so knows what the process has become since its start.
+    let group = Freezer::around(pid);
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).expect("it lives");
+    agent.signal(Signal::STOP);
+    let stall = observer.expect("stall", pid, SOON);
+    let dir = observer.dir();
+    let listed = |query: &str| {
+        let path = format!("/api/v1/agents?{query}");
+        Connection::control(&dir).get(&path, &["Connection: close"]).json()["agents"].clone()
+    };
+    let of_unit = listed(&format!("unit=*{pid}.scope"));
+    assert_eq!(
+        (of_unit[0]["pid"].as_u64(), listed("unit=*.service")),
+        (Some(pid.into()), serde_json::json!([]))
+    );
+    assert_eq!(of_unit[0]["unit"], group.unit());
+    let detail =
+        Connection::control(&dir).get(&format!("/api/v1/agents/{pid}"), &["Connection: close"]).json();
+    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).expect("it lives");
+    assert_eq!(detail["exe"].as_str(), exe.to_str());
+    agent.signal(Signal::KILL);
+    let exit = observer.expect("exit", pid, SOON);
+    for event in [&stall, &exit] {
+        assert_eq!(event.u64("uid"), u64::from(rustix::process::getuid().as_raw()), "{event}");
+        assert_eq!((event.str("comm"), event.str("unit")), (comm.trim_end(), group.unit()), "{event}");
+    }
+    assert_eq!(stall.str("process"), "stopped", "{stall}");
+    assert!(Some(exit.str("exe")) == exe.to_str() && !stall.has("exe"), "{exit} {stall}");
+    assert!(exit.u64("lived_ns") >= exit.u64("silent_ns"), "{exit}");
     observer.stop();
 }
 

@@ -21,7 +21,7 @@ impl Freezer {
     /// If there is no freezer: a test that cannot run must not pass.
     pub fn around(pid: u32) -> Self {
         needs_root("it makes a cgroup");
-        let name = format!("varta-fleet-test-{}-{pid}", process::id());
+        let name = format!("varta-fleet-test-{}-{pid}.scope", process::id());
         let mounts = fs::read_to_string("/proc/mounts").expect("read the mounts");
         let mut tried = Vec::new();
         for mount in mounts.lines() {
@@ -47,6 +47,11 @@ impl Freezer {
         panic!(
             "no cgroup that freezes: mount one of version 2, or the freezer of version 1; tried {tried:?}"
         );
+    }
+
+    /// The name of the group: that of a unit, as the service manager would make one.
+    pub fn unit(&self) -> &str {
+        self.cgroup.file_name().and_then(|name| name.to_str()).expect("made of ASCII")
     }
 
     /// Freezes every thread of the process.
