@@ -18,7 +18,7 @@ use super::resources::Resources;
 use super::sources::Sources;
 use super::traffic::{CODES, Traffic};
 use crate::event::SessionWhy;
-use crate::label::Label;
+use crate::label;
 use crate::lane::Port;
 use crate::lane::counters::ShardCounters;
 use crate::refusal::Refusal;
@@ -370,7 +370,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "varta_labels_omitted",
         help: "Units, containers and programs that events leave out because the table of their names is full",
-        values: Counter(Fleet(|_| number(Label::omitted()))),
+        values: Counter(Fleet(|_| number(label::Label::omitted()))),
     },
     Family {
         name: "varta_table_refused_uid",
