@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crossbeam::channel::{Receiver, Sender, TrySendError, unbounded};
+use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use crate::event::{Event, EventKind, Rank};
 use crate::sinks::WriterCounters;
@@ -33,6 +33,15 @@ pub struct Subscriber {
     pub counters: Option<Arc<WriterCounters>>,
     /// First and last number of missed events that are not reported to it yet.
     missed: Option<(u64, u64)>,
+}
+
+/// Why an event was not sent.
+#[derive(Clone, Copy, Debug)]
+enum NotSent {
+    /// There is no room for its rank.
+    Full,
+    /// The receiver is gone.
+    Gone,
 }
 
 impl Subscriber {
@@ -70,12 +79,12 @@ impl Subscriber {
 
     /// Sends the event if it leaves `spare` places of the room for its rank. There is no other sender, so the
     /// room cannot shrink in between.
-    fn try_send(&mut self, event: Event, rank: Rank, spare: usize) -> Result<(), TrySendError<Event>> {
+    fn try_send(&mut self, event: Event, rank: Rank, spare: usize) -> Result<(), NotSent> {
         if self.sender.len() + spare >= self.room(rank) {
-            return Err(TrySendError::Full(event));
+            return Err(NotSent::Full);
         }
         self.has_news = true;
-        self.sender.try_send(event)
+        self.sender.send(event).map_err(|_| NotSent::Gone)
     }
 }
 
@@ -187,12 +196,12 @@ impl Fanout {
             }
             match subscriber.try_send(event, rank, 0) {
                 Ok(()) => true,
-                Err(TrySendError::Full(_)) => {
+                Err(NotSent::Full) => {
                     miss(subscriber, event.seq);
                     dropped[subscriber.reader as usize] += 1;
                     true
                 }
-                Err(TrySendError::Disconnected(_)) => false,
+                Err(NotSent::Gone) => false,
             }
         });
     }
@@ -237,9 +246,9 @@ fn catch_up(subscriber: &mut Subscriber, wall: WallNs, mono: MonoNs, rank: Rank,
             subscriber.missed = None;
             true
         }
-        Err(TrySendError::Full(_)) => false,
+        Err(NotSent::Full) => false,
         // The receiver is gone; the next event removes the subscriber.
-        Err(TrySendError::Disconnected(_)) => true,
+        Err(NotSent::Gone) => true,
     }
 }
 
