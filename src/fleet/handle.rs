@@ -14,7 +14,6 @@ use crate::event::Event;
 use crate::http::{Reloader, TermsInForce, TokenFile};
 use crate::journal::Journal;
 use crate::lane::{Doorbell, Port};
-#[cfg(feature = "http")]
 use crate::process::names::Names;
 use crate::sinks::{OutputState, OutputTrouble};
 use crate::sys::clock::SystemClock;
@@ -48,7 +47,6 @@ pub struct Handle {
     #[cfg(feature = "http")]
     pub(super) token: Arc<Mutex<Option<TokenFile>>>,
     /// Names of processes.
-    #[cfg(feature = "http")]
     pub(super) names: Arc<Names>,
 }
 

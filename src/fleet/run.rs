@@ -39,7 +39,6 @@ use crate::message::Reason;
 #[cfg(feature = "http")]
 use crate::priority::Standing;
 use crate::process::lookup::Lookups;
-#[cfg(feature = "http")]
 use crate::process::names::Names;
 use crate::process::procfs::Program;
 use crate::process::watch::Watch;
@@ -107,7 +106,6 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         token: Arc::new(Mutex::new(listeners.take_token())),
         #[cfg(feature = "http")]
         reloader: Arc::default(),
-        #[cfg(feature = "http")]
         names: Arc::new(Names::new(ports.len())),
         ports,
     };

@@ -124,7 +124,7 @@ impl Names {
     }
 
     /// Whether this holder was looked up and its program could not be read.
-    #[cfg(any(test, feature = "http"))]
+    #[cfg(feature = "http")]
     pub fn is_program_hidden(&self, holder: Holder) -> bool {
         self.entry(holder).is_some_and(|entry| entry.is(PROGRAM_HIDDEN))
     }
