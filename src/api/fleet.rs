@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::dead::CrashLoop;
 use crate::lane::uids::UidCounts;
 use crate::time::WallNs;
 use crate::view::snapshot::{Latencies, Quantiles};
@@ -48,6 +49,8 @@ pub struct Fleet {
     pub stalled: u64,
     /// Agents that died in the last minute.
     pub died: Died,
+    /// What dies again and again.
+    pub crash_loops: Vec<CrashLoop>,
     /// The most important of this, in words.
     pub headline: Headline,
     /// Events reported.

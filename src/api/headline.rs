@@ -25,6 +25,11 @@ impl Fleet {
         if self.died.agents > 0 {
             say(self.died.level(), self.died.to_string());
         }
+        match &*self.crash_loops {
+            [] => {}
+            [only] => say(Level::Critical, only.to_string()),
+            [most, rest @ ..] => say(Level::Critical, format!("{most}, and {} more do", rest.len())),
+        }
         let blind = self.shards.iter().filter(|shard| shard.is_blind).count() as u64;
         if blind > 0 {
             say(Level::Warning, format!("{} cannot see", counted(blind, "shard")));

@@ -424,7 +424,7 @@ pub enum SessionWhy {
 }
 
 /// The name of a process: at most 15 bytes, chosen by itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Comm {
     len: u8,
     bytes: [u8; 15],
@@ -621,7 +621,8 @@ impl EventKind {
             "A silence reached the threshold; reported once per silence. `silent_ns` is its length, \
              `last_nonce` the last nonce before it. `certain` is false if the observer did not see a whole \
              threshold of it, or could not ask whether the process exists; `blind_ns` is how long the \
-             observer was blind during it.",
+             observer was blind during it. `process` is what the process does, if the kernel said so in time: \
+             `running`, `sleeping`, `uninterruptible` (mostly waits for a disk), `stopped` or `traced`.",
         ),
         (
             "resume",
@@ -637,7 +638,8 @@ impl EventKind {
         (
             "exit",
             "The kernel reports that the process exited, with its exit `code` or the `signal` that ended it; \
-             `\"code\":null` where the kernel does not report how. An exit is never reported as a `stall`.",
+             `\"code\":null` where the kernel does not report how. `lived_ns` is the time since its first \
+             beat; `\"panicked\":true` if its last frame reported a panic. An exit is never reported as a `stall`.",
         ),
         (
             "terminal",

@@ -340,7 +340,11 @@ fn parse_cursor(text: &str) -> Option<(u64, u32)> {
     Some((key.parse().ok()?, pid.parse().ok()?))
 }
 
-fn pattern(text: &str) -> Result<Pattern, BadQuery> {
+/// The pattern of a parameter `comm`.
+///
+/// # Errors
+/// It is too long.
+pub fn pattern(text: &str) -> Result<Pattern, BadQuery> {
     if text.len() > ASKED_BYTES_MAX {
         let why = format!("it has {} bytes, and names of processes have 15 at most", text.len());
         return Err(BadQuery::new("comm", why, format!("write {ASKED_BYTES_MAX} or fewer")));
@@ -348,7 +352,11 @@ fn pattern(text: &str) -> Result<Pattern, BadQuery> {
     Ok(Pattern::new(text))
 }
 
-fn unit_pattern(text: &str) -> Result<Pattern, BadQuery> {
+/// The pattern of a parameter `unit`.
+///
+/// # Errors
+/// It is too long.
+pub fn unit_pattern(text: &str) -> Result<Pattern, BadQuery> {
     if text.len() > UNIT_BYTES_MAX {
         let why = format!("it has {} bytes, and names of units have {UNIT_BYTES_MAX} at most", text.len());
         return Err(BadQuery::new("unit", why, "write fewer"));

@@ -4,7 +4,7 @@ use hdrhistogram::Histogram;
 
 use super::metrics::{Buckets, bounds};
 use super::sources::Sources;
-use crate::api::{Cause, Died, Distribution, Fleet, Headline, Rule, Shard};
+use crate::api::{Cause, CrashLoop, Died, Distribution, Fleet, Headline, Rule, Shard};
 use crate::config::plan;
 use crate::rules::Death;
 use crate::time::{MonoNs, WallNs};
@@ -16,7 +16,7 @@ use crate::view::tally::Histograms;
 const UIDS: usize = 20;
 
 /// The fleet as of now.
-pub fn fleet(sources: &Sources, now: MonoNs, wall: WallNs) -> Fleet {
+pub fn fleet(sources: &Sources, crash_loops: Vec<CrashLoop>, now: MonoNs, wall: WallNs) -> Fleet {
     let (tally, terms) = (sources.copies.take(), sources.terms());
     let snapshot = Snapshot::take(&sources.ports, &tally, sources.plan.agents_max);
     let health = sources.vitals.health(&snapshot, now);
@@ -53,6 +53,7 @@ pub fn fleet(sources: &Sources, now: MonoNs, wall: WallNs) -> Fleet {
         up,
         stalled,
         died,
+        crash_loops,
         headline: Headline::default(),
         events: snapshot.events,
         events_dropped: snapshot.events_dropped,
@@ -172,7 +173,8 @@ mod tests {
 
     #[test]
     fn what_is_answered_is_read_back_as_it_was() {
-        let mut written = fleet(&sources(2), MonoNs(5), WallNs(1_772_366_400_000_000_007));
+        let mut written =
+            fleet(&sources(2), vec![CrashLoop::default()], MonoNs(5), WallNs(1_772_366_400_000_000_007));
         assert_eq!((written.shards.len(), written.shards[1].shard), (2, 1));
         written.rules.push(Rule { comm: Some("a*".to_owned()), threshold_ns: u64::MAX, ..Rule::default() });
         written.http = Some("127.0.0.1:9100".to_owned());

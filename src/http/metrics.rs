@@ -69,15 +69,24 @@ pub struct Reading {
     merged: Histograms,
     resources: Resources,
     traffic: Traffic,
+    crash_loops: u64,
     now: MonoNs,
 }
 
 impl Reading {
     /// The data as of `now`. Waits for the aggregator at most 0.1 s, normally for microseconds.
-    pub fn take(sources: &Arc<Sources>, traffic: Traffic, now: MonoNs) -> Self {
+    pub fn take(sources: &Arc<Sources>, traffic: Traffic, crash_loops: u64, now: MonoNs) -> Self {
         let tally = sources.copies.take();
         let merged = tally.merged();
-        Self { sources: Arc::clone(sources), tally, merged, resources: Resources::now(), traffic, now }
+        Self {
+            sources: Arc::clone(sources),
+            tally,
+            merged,
+            resources: Resources::now(),
+            traffic,
+            crash_loops,
+            now,
+        }
     }
 
     fn port(&self, shard: usize) -> &Port {
@@ -368,6 +377,11 @@ const FAMILIES: &[Family] = &[
         values: Counter(Fleet(|of| number(of.tally.lookups_failed))),
     },
     Family {
+        name: "varta_crash_loops",
+        help: "Units, or programs of a user, that died more than three times in the last minute after less than a minute of life",
+        values: Gauge(Fleet(|of| number(of.crash_loops))),
+    },
+    Family {
         name: "varta_labels_omitted",
         help: "Units, containers and programs that events leave out because the table of their names is full",
         values: Counter(Fleet(|_| number(label::Label::omitted()))),
@@ -636,7 +650,7 @@ mod tests {
             shard.histograms.queue_ns.saturating_record(7_000_000);
         }
         sources.copies.keep(tally);
-        openmetrics_text(Reading::take(&sources, Traffic::default(), MonoNs(5)))
+        openmetrics_text(Reading::take(&sources, Traffic::default(), 0, MonoNs(5)))
     }
 
     #[test]

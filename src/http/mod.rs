@@ -33,15 +33,18 @@ use crate::aggregator::fanout::Subscriber;
 use crate::config::plan::{CONTROL_MAX, HttpPlan, Plan, TCP_MAX};
 use crate::event::Event;
 use crate::message::Reason;
+use crate::view::dead::Dead;
 use crate::view::health::FleetThread;
 use crate::view::tally::Reader;
 
 mod agents;
 mod budget;
 mod cells;
+mod dead;
 mod detail;
 mod events;
 mod fleet;
+mod groups;
 pub mod metrics;
 mod page;
 mod query;
@@ -232,6 +235,7 @@ struct Server {
     sources: Arc<Sources>,
     token: Arc<Mutex<Option<TokenFile>>>,
     ring: RefCell<Ring>,
+    dead: RefCell<Dead>,
     /// More events have arrived, or no more will.
     news: Notify,
     /// The fleet stops.
@@ -300,6 +304,7 @@ async fn serve(
         sources,
         token,
         ring: RefCell::default(),
+        dead: RefCell::default(),
         news: Notify::new(),
         is_over: Cell::new(false),
         views: Views::default(),
@@ -367,7 +372,10 @@ async fn hear(server: Rc<Server>, events: Receiver<Event>, rung: Arc<Notify>) {
         let mut heard = 0;
         let ended = loop {
             match events.try_recv() {
-                Ok(event) => server.ring.borrow_mut().push(event),
+                Ok(event) => {
+                    server.dead.borrow_mut().push(&event);
+                    server.ring.borrow_mut().push(event);
+                }
                 Err(TryRecvError::Disconnected) => break true,
                 Err(TryRecvError::Empty) => break server.is_over.get(),
             }

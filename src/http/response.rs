@@ -25,16 +25,18 @@ use tokio::task::spawn_local;
 use super::agents::{self, Selection, View};
 use super::budget::Sliced;
 use super::cells::Cells;
+use super::dead::{self, crash_loops};
 use super::detail::{exited, past, tracked};
 use super::events::{self, Reader};
 use super::fleet::fleet;
+use super::groups;
 use super::metrics::{Reading, openmetrics_text, prometheus_text};
 use super::query::{BadQuery, Query};
 use super::reload::{self, NotReloaded, Outcome};
 use super::series::{NAMES, NAMES_OF_WATCH, Series, SeriesNames};
 use super::traffic::Busy;
 use super::{Server, Way, page};
-use crate::api::{Fleet, Page};
+use crate::api::{Fleet, GroupBy, Page};
 use crate::json::Json;
 use crate::message::Shown;
 use crate::sys::clock::SystemClock;
@@ -42,7 +44,7 @@ use crate::time::Clock;
 
 /// All paths, listed in the response to an unknown one.
 const PATHS: &str = "/, /metrics, /metrics/agents, /-/healthy, /-/ready, /-/reload, /api/v1/fleet, /api/v1/agents, \
-     /api/v1/agents/PID, /api/v1/cells, /api/v1/events, /api/v1/openapi.json";
+     /api/v1/agents/PID, /api/v1/cells, /api/v1/groups, /api/v1/dead, /api/v1/events, /api/v1/openapi.json";
 /// Most cells of a map.
 const CELLS_MAX: u64 = 10_000;
 /// Stalled agents shown on the page without a script.
@@ -317,6 +319,17 @@ impl Server {
                 let max = usize::try_from(max).unwrap_or(usize::MAX);
                 Ok(Response::json(&Cells::of(&view, max, &self.sources)))
             }
+            "/api/v1/dead" => {
+                let selection = dead::Selection::parse(&query)?;
+                Ok(Response::json(&dead::answer(&self.dead.borrow(), &selection, self.sources.now())))
+            }
+            "/api/v1/groups" => {
+                query.allows(&["by"])?;
+                let by = query.one_of("by", &GroupBy::ALL.map(|by| (by.as_str(), by)))?.unwrap_or_default();
+                let view = self.view(false).await;
+                let died = groups::died(&self.dead.borrow(), self.sources.now());
+                Ok(Response::json(&groups::groups(by, &view, died, &self.sources).await))
+            }
             "/api/v1/events" => self.events(&query, request.headers()),
             "/api/v1/openapi.json" => Ok(Response::new(StatusCode::OK, JSON, SCHEMA)),
             _ => match path.strip_prefix("/api/v1/agents/") {
@@ -333,7 +346,12 @@ impl Server {
     }
 
     fn metrics(&self, headers: &HeaderMap) -> Response {
-        let text = openmetrics_text(Reading::take(&self.sources, self.traffic(), self.sources.now()));
+        let text = openmetrics_text(Reading::take(
+            &self.sources,
+            self.traffic(),
+            self.crash_loops(),
+            self.sources.now(),
+        ));
         let wants_openmetrics = accepts(headers, header::ACCEPT, OPENMETRICS);
         // A client without preferences gets the format that every client can read.
         let is_openmetrics =
@@ -416,8 +434,14 @@ impl Server {
         }
     }
 
+    /// How many units or programs die again and again.
+    fn crash_loops(&self) -> u64 {
+        self.dead.borrow().crash_loops(self.sources.now()).len() as u64
+    }
+
     fn fleet(&self) -> Fleet {
-        fleet(&self.sources, self.sources.now(), SystemClock.wall())
+        let now = self.sources.now();
+        fleet(&self.sources, crash_loops(&self.dead.borrow(), now), now, SystemClock.wall())
     }
 
     async fn status_page(self: &Rc<Self>) -> Response {

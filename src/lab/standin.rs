@@ -54,7 +54,7 @@ pub fn sources(shards: u16) -> Sources {
 /// One scrape of it.
 #[cfg(feature = "bench")]
 pub fn scrape(sources: &Arc<Sources>) -> String {
-    openmetrics_text(Reading::take(sources, Traffic::default(), sources.now()))
+    openmetrics_text(Reading::take(sources, Traffic::default(), 0, sources.now()))
 }
 
 /// The same, with so many agents that beat and as many latencies of each kind.

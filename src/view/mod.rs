@@ -3,6 +3,8 @@
 //! Threads: the aggregator counts and copies; any thread reads the copies.
 
 pub mod copies;
+#[cfg(feature = "http")]
+pub mod dead;
 pub mod deaths;
 pub mod health;
 pub mod snapshot;

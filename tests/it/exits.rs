@@ -111,6 +111,68 @@ fn deaths_are_told_from_stops_on_every_surface() {
     observer.stop();
 }
 
+/// What is restarted and dies again is named on every surface, and so is who died.
+#[test]
+fn what_dies_again_and_again_is_a_crash_loop() {
+    let mut observer = Observer::start(Options { threshold: NEVER, ..Options::default() });
+    let dir = observer.dir();
+    let get = |path: &str| Connection::control(&dir).get(path, &["Connection: close"]);
+    let run = |arguments: &[&str]| {
+        let done = program().args(arguments).arg("--dir").arg(&dir).output().expect("run the program");
+        (String::from_utf8_lossy(&done.stdout).into_owned(), done.status.code())
+    };
+    let stays = Agent::start(Client::Rust02, &observer);
+    observer.expect("up", stays.pid(), SOON);
+    let mut pids = Vec::new();
+    for round in 0..5 {
+        let mut agent = Agent::start(Client::Rust02, &observer);
+        observer.expect("up", agent.pid(), SOON);
+        // It is looked up while it lives.
+        wait_for("its name", || {
+            get(&format!("/api/v1/agents/{}", agent.pid())).json()["exe"].as_str().map(drop)
+        });
+        let loops = get("/api/v1/fleet").json()["crash_loops"].as_array().map(Vec::len);
+        assert_eq!(loops, Some(usize::from(round == 4)), "after {round} deaths");
+        agent.tell("exit 3");
+        observer.expect("exit", agent.pid(), SOON);
+        pids.push(agent.pid());
+    }
+    let exe = std::fs::read_link(format!("/proc/{}/exe", stays.pid())).expect("it lives");
+    let exe = exe.to_str().expect("UTF-8");
+    let told = format!("{exe} dies again and again: 5 times in the last minute");
+    let fleet = get("/api/v1/fleet").json();
+    assert_eq!(fleet["headline"]["level"], "critical");
+    assert!(fleet["headline"]["text"].as_str().expect("words").ends_with(&told), "{fleet}");
+    assert!(get("/metrics").text().contains("\nvarta_crash_loops 1\n"));
+    assert_eq!(run(&["status", "--fail-on", "crash-loop"]).1, Some(1));
+    let dead = get("/api/v1/dead?limit=2").json();
+    assert_eq!((dead["total"].as_u64(), dead["dead"].as_array().map(Vec::len)), (Some(5), Some(2)));
+    let last = &dead["dead"][0];
+    assert_eq!((last["pid"].as_u64(), last["death"].as_str()), (Some(pids[4].into()), Some("exit status 3")));
+    assert_eq!((last["exe"].as_str(), last["deaths_before"].as_u64()), (Some(exe), Some(4)));
+    assert_eq!(get("/api/v1/dead?comm=nobody").json()["total"], 0);
+    assert_eq!(get("/api/v1/dead?comm=nobody").json()["crash_loops"].as_array().map(Vec::len), Some(1));
+    let (listed, _) = run(&["agents", "--state", "dead"]);
+    assert_eq!(listed.lines().count(), 1 + 5 + 1 + 1, "{listed}");
+    assert!(listed.contains("exit status 3") && listed.lines().last() == Some(&told), "{listed}");
+    assert_eq!(run(&["agents", "--state", "dead", "--sort", "beats"]).1, Some(2));
+    let comm = std::fs::read_to_string(format!("/proc/{}/comm", stays.pid())).expect("it lives");
+    let expected = serde_json::json!({
+        "name": comm.trim_end(), "agents": 1, "up": 1, "stalled": 0, "frozen": 0, "waiting": 0, "died": 5
+    });
+    // A scan is up to half a second old.
+    wait_for("the last death to be seen", || {
+        let groups = get("/api/v1/groups?by=comm").json();
+        (groups["groups"] == serde_json::json!([expected]) && groups["total"] == 1).then_some(())
+    });
+    let (table, _) = run(&["status", "--by", "comm"]);
+    assert!(table.lines().last().is_some_and(|line| line.ends_with(comm.trim_end())), "{table}");
+    let by_user = get("/api/v1/groups?by=uid").json();
+    assert_eq!(by_user["groups"][0]["name"], rustix::process::getuid().as_raw().to_string());
+    assert!(get("/api/v1/groups?by=colour").refusal(400).contains("write unit, comm, uid, shard"));
+    observer.stop();
+}
+
 /// A pid says nothing once the process is gone: its last events say who it was.
 #[test]
 fn events_say_who_the_agent_is_and_keep_it_for_the_dead() {

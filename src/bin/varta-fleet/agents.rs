@@ -2,10 +2,10 @@
 
 use std::io::{self, Write};
 
-use varta_fleet::Json;
-use varta_fleet::api::{Agent, Page};
+use varta_fleet::api::{Agent, Dead, DeadAgent, Page};
+use varta_fleet::{Json, Shown};
 
-use crate::client::{FleetArgs, parameter};
+use crate::client::{Client, FleetArgs, parameter};
 use crate::exit::{CliError, Exit, counted};
 use crate::words::{amount, comm, time};
 
@@ -17,8 +17,8 @@ const PAGE: u32 = 10_000;
 pub struct AgentsArgs {
     #[command(flatten)]
     fleet: FleetArgs,
-    /// Only those that are up, stalled or waiting (nothing but crash reports so far)
-    #[arg(long, value_parser = ["up", "stalled", "waiting"])]
+    /// Only those that are up, stalled, frozen or waiting (nothing but crash reports so far); or the last 1000 that died
+    #[arg(long, value_parser = ["up", "stalled", "frozen", "waiting", "dead"])]
     state: Option<String>,
     /// Only those on this shard
     #[arg(long, value_name = "N")]
@@ -29,9 +29,12 @@ pub struct AgentsArgs {
     /// Only processes of this name; * stands for any characters, ? for one
     #[arg(long, value_name = "PATTERN")]
     comm: Option<String>,
-    /// Sort by pid, or by another column, the largest first
-    #[arg(long, default_value = "pid", value_parser = ["pid", "silent", "beats", "lost", "stalls"])]
-    sort: String,
+    /// Only those of this unit of the service manager; * stands for any characters, ? for one
+    #[arg(long, value_name = "PATTERN")]
+    unit: Option<String>,
+    /// Sort by another column than pid, the largest first
+    #[arg(long, value_parser = ["pid", "silent", "beats", "lost", "stalls"])]
+    sort: Option<String>,
     /// Show at most this many; 0 shows all
     #[arg(long, value_name = "N", default_value_t = 0)]
     limit: u32,
@@ -45,13 +48,23 @@ pub fn agents(args: &AgentsArgs) -> Result<Exit, CliError> {
     let client = args.fleet.client()?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     let filters = [
-        parameter("state", args.state.as_ref()),
         parameter("shard", args.shard),
         parameter("uid", args.uid),
         parameter("comm", args.comm.as_ref()),
-        parameter("sort", Some(&args.sort)),
+        parameter("unit", args.unit.as_ref()),
     ];
-    let filters: Vec<String> = filters.into_iter().flatten().collect();
+    let mut filters: Vec<String> = filters.into_iter().flatten().collect();
+    if args.state.as_deref() == Some("dead") {
+        if args.sort.is_some() {
+            let message = "--sort does not fit --state dead: the latest death comes first";
+            return Err(CliError::new(Exit::Usage, message));
+        }
+        dead(&client, args, &filters, &mut out)?;
+        out.flush()?;
+        return Ok(Exit::Clean);
+    }
+    filters.extend(parameter("state", args.state.as_ref()));
+    filters.extend(parameter("sort", args.sort.as_ref()));
     let (mut shown, mut after) = (0, None);
     loop {
         let left = if args.limit == 0 { PAGE } else { (args.limit - shown).min(PAGE) };
@@ -87,6 +100,56 @@ pub fn agents(args: &AgentsArgs) -> Result<Exit, CliError> {
         }
         after = next;
     }
+}
+
+/// Prints the agents that died last.
+fn dead(
+    client: &Client,
+    args: &AgentsArgs,
+    filters: &[String],
+    out: &mut impl Write,
+) -> Result<(), CliError> {
+    let limit = Some(args.limit).filter(|limit| (1..DEAD_MAX).contains(limit));
+    let query: Vec<String> = filters.iter().cloned().chain(parameter("limit", limit)).collect();
+    let path = format!("/api/v1/dead?{}", query.join("&"));
+    if args.json {
+        let answer: serde_json::Value = client.get(&path)?;
+        for agent in answer["dead"].as_array().into_iter().flatten() {
+            writeln!(out, "{}", Json(agent))?;
+        }
+        return Ok(());
+    }
+    let answer: Dead = client.get(&path)?;
+    writeln!(out, "{DEAD_HEAD}")?;
+    for agent in &answer.dead {
+        writeln!(out, "{}", dead_row(agent, answer.as_of))?;
+    }
+    let shown = u32::try_from(answer.dead.len()).unwrap_or(u32::MAX);
+    writeln!(out, "{}", footer(shown, answer.total))?;
+    for each in &answer.crash_loops {
+        writeln!(out, "{}", Shown(&each.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Most that died and are kept.
+const DEAD_MAX: u32 = 1000;
+
+const DEAD_HEAD: &str = "     pid  name             died of          ago     lived    uid     before  unit";
+
+fn dead_row(agent: &DeadAgent, as_of: u64) -> String {
+    let name = agent.comm.as_ref().map_or_else(|| "?".to_owned(), |comm| Shown(comm).to_string());
+    let unit = agent.unit.as_ref().map_or_else(|| "-".to_owned(), |unit| Shown(unit).to_string());
+    format!(
+        "{:>8}  {:<15}  {:<15} {:>8} {:>8}  {:<7} {:>6}  {unit}",
+        agent.pid,
+        name,
+        agent.death,
+        time(as_of.saturating_sub(agent.mono_ns)),
+        time(agent.lived_ns),
+        agent.uid.map_or_else(|| "?".to_owned(), |uid| uid.to_string()),
+        agent.deaths_before,
+    )
 }
 
 const HEAD: &str =
@@ -143,6 +206,26 @@ mod tests {
         for (head, cell) in [("pid", "4194304"), ("silent", "12.3 s"), ("of", "2.00 s"), ("beats", "1.23M")] {
             let end = |line: &str, word: &str| line.find(word).map(|at| at + word.len());
             assert_eq!(end(HEAD, head), end(&row, cell), "{head}\n{HEAD}\n{row}");
+        }
+        let dead = DeadAgent {
+            pid: 4711,
+            comm: Some("worker".to_owned()),
+            unit: Some("worker.service".to_owned()),
+            death: "signal 9".to_owned(),
+            uid: Some(1000),
+            lived_ns: 61_000_000_000,
+            deaths_before: 3,
+            ..DeadAgent::default()
+        };
+        let row = dead_row(&dead, 5_000_000_000);
+        for (head, cell) in
+            [("name", "worker"), ("died of", "signal 9"), ("uid", "1000"), ("unit", "worker.s")]
+        {
+            assert_eq!(DEAD_HEAD.find(head), row.find(cell), "{head}\n{DEAD_HEAD}\n{row}");
+        }
+        for (head, cell) in [("pid", "4711"), ("ago", "5.00 s"), ("lived", "1m 01s"), ("before", " 3")] {
+            let end = |line: &str, word: &str| line.find(word).map(|at| at + word.len());
+            assert_eq!(end(DEAD_HEAD, head), end(&row, cell), "{head}\n{DEAD_HEAD}\n{row}");
         }
         assert_eq!((footer(2, 2), footer(2, 9)), ("2 agents".to_owned(), "2 of 9 agents".to_owned()));
     }

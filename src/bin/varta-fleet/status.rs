@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 
 use clap::ValueEnum as _;
-use varta_fleet::api::{Distribution, Fleet, Level, Shard};
+use varta_fleet::api::{Distribution, Fleet, Group, GroupBy, Groups, Level, Shard};
 use varta_fleet::{Quantiles, Shown};
 
 use crate::client::FleetArgs;
@@ -19,11 +19,14 @@ pub struct StatusArgs {
     /// The JSON that the fleet answers, instead of words
     #[arg(long)]
     json: bool,
+    /// A table of the agents counted by what they have in common, instead
+    #[arg(long, value_name = "WHAT", value_parser = ["unit", "comm", "uid", "shard"])]
+    by: Option<String>,
     /// Exit 1 if any of these is so, at most a minute ago; the default is unhealthy
     #[arg(long, value_name = "WHAT", value_delimiter = ',', default_values_t = [FailOn::Unhealthy], hide_default_value = true)]
     fail_on: Vec<FailOn>,
     /// One line and the exit code of a plugin, for a monitoring system that runs this
-    #[arg(long, value_name = "SYSTEM", conflicts_with_all = ["json", "fail_on"])]
+    #[arg(long, value_name = "SYSTEM", conflicts_with_all = ["json", "fail_on", "by"])]
     plugin: Option<Plugin>,
 }
 
@@ -36,6 +39,8 @@ pub enum FailOn {
     Stalled,
     /// An agent died in the last minute
     Died,
+    /// A unit or program dies again and again
+    CrashLoop,
     /// A shard cannot see
     Blind,
     /// No agent beats
@@ -54,6 +59,7 @@ impl FailOn {
             Self::Unhealthy => !fleet.is_healthy,
             Self::Stalled => fleet.stalled > 0,
             Self::Died => fleet.died.agents > 0,
+            Self::CrashLoop => !fleet.crash_loops.is_empty(),
             Self::Blind => fleet.shards.iter().any(|shard| shard.is_blind),
             Self::Empty => fleet.up + fleet.stalled == 0,
         }
@@ -69,7 +75,17 @@ pub fn status(args: &StatusArgs) -> Result<Exit, CliError> {
     let text = client.text("/api/v1/fleet")?;
     let fleet: Fleet = client.read("/api/v1/fleet", &text)?;
     let mut out = io::stdout().lock();
-    if args.json {
+    if let Some(by) = &args.by {
+        let path = format!("/api/v1/groups?by={by}");
+        let text = client.text(&path)?;
+        if args.json {
+            out.write_all(&text)?;
+            writeln!(out)?;
+        } else {
+            writeln!(out, "{}.\n", fleet.headline_now().text)?;
+            out.write_all(table(&client.read(&path, &text)?).as_bytes())?;
+        }
+    } else if args.json {
         out.write_all(&text)?;
         writeln!(out)?;
     } else {
@@ -143,6 +159,36 @@ fn performance(fleet: &Fleet) -> String {
         sum(|shard| shard.beats),
         sum(|shard| shard.lost)
     )
+}
+
+/// The groups, the name last, because it may be long.
+fn table(groups: &Groups) -> String {
+    let mut out = format!(
+        "{:>8} {:>8} {:>8} {:>8} {:>8} {:>8}  {}\n",
+        "agents",
+        "up",
+        "stalled",
+        "frozen",
+        "waiting",
+        "died",
+        groups.by.as_str()
+    );
+    let unnamed = if matches!(groups.by, GroupBy::Unit) { "(no unit)" } else { "(not known)" };
+    let mut row = |group: &Group, name: &str| {
+        let Group { agents, up, stalled, frozen, waiting, died, .. } = group;
+        let _ = writeln!(
+            out,
+            "{agents:>8} {up:>8} {stalled:>8} {frozen:>8} {waiting:>8} {died:>8}  {}",
+            Shown(name)
+        );
+    };
+    for group in &groups.groups {
+        row(group, group.name.as_deref().unwrap_or(unnamed));
+    }
+    if let Some(rest) = &groups.rest {
+        row(rest, &format!("({} more)", groups.total - groups.groups.len() as u64));
+    }
+    out
 }
 
 fn words(fleet: &Fleet) -> String {
@@ -240,6 +286,9 @@ fn write_words(fleet: &Fleet, out: &mut String) -> fmt::Result {
     }
     if fleet.stalled > 0 {
         writeln!(out, "who: varta-fleet agents --state stalled; why: varta-fleet explain PID")?;
+    }
+    if fleet.died.agents > 0 {
+        writeln!(out, "who died: varta-fleet agents --state dead")?;
     }
     Ok(())
 }

@@ -1,0 +1,106 @@
+//! Agents counted by what they have in common, from the same scan as the list of agents.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use super::agents::{Row, View};
+use super::sources::Sources;
+use crate::api::{AgentState, Group, GroupBy, Groups};
+use crate::event::{About, Comm};
+use crate::label::Label;
+use crate::time::MonoNs;
+use crate::view::dead::Dead;
+
+/// Groups listed.
+const LISTED: usize = 1000;
+/// Rows counted before other tasks of this thread run.
+const CHUNK: usize = 4096;
+
+/// What the agents of one group have in common: small, so that no text is copied for each agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Unit(Option<Label>),
+    Comm(Comm),
+    Number(u32),
+}
+
+impl Key {
+    const fn of(by: GroupBy, about: &About, uid: u32, shard: u16) -> Self {
+        match by {
+            GroupBy::Unit => Self::Unit(about.unit),
+            GroupBy::Comm => Self::Comm(about.comm),
+            GroupBy::Uid => Self::Number(uid),
+            GroupBy::Shard => Self::Number(shard as u32),
+        }
+    }
+
+    fn name(self) -> Option<String> {
+        match self {
+            Self::Unit(unit) => unit.map(|unit| unit.as_str().to_owned()),
+            Self::Comm(comm) => (!comm.is_empty()).then(|| comm.as_str().to_owned()),
+            Self::Number(number) => Some(number.to_string()),
+        }
+    }
+}
+
+/// The groups of all agents. Cost: one lookup of a name for each agent; lets other tasks run meanwhile.
+pub async fn groups(by: GroupBy, view: &View, dead: Vec<(About, u16)>, sources: &Sources) -> Groups {
+    let mut groups: HashMap<Key, Group> = HashMap::new();
+    for rows in view.rows().chunks(CHUNK) {
+        for row in rows {
+            count(groups.entry(key(by, row, sources)).or_default(), row);
+        }
+        tokio::task::yield_now().await;
+    }
+    for (about, shard) in &dead {
+        let key = Key::of(by, about, about.uid.unwrap_or(u32::MAX), *shard);
+        groups.entry(key).or_default().died += 1;
+    }
+    let total = groups.len() as u64;
+    let mut groups: Vec<Group> =
+        groups.into_iter().map(|(key, group)| Group { name: key.name(), ..group }).collect();
+    groups.sort_by(|one, other| {
+        let rank = |group: &Group| (Reverse(group.stalled), Reverse(group.died));
+        rank(one).cmp(&rank(other)).then_with(|| natural(&one.name, &other.name))
+    });
+    let mut rest: Option<Group> = None;
+    for group in groups.drain(LISTED.min(groups.len())..) {
+        rest.get_or_insert_default().add(&group);
+    }
+    Groups { by, groups, rest, total, as_of: view.as_of() }
+}
+
+/// The agents that died in the last minute, as far as they are kept: who, and on which shard.
+pub fn died(dead: &Dead, now: MonoNs) -> Vec<(About, u16)> {
+    dead.of_last_minute(now).map(|dead| (dead.about(), dead.event.shard.unwrap_or(0))).collect()
+}
+
+fn key(by: GroupBy, row: &Row, sources: &Sources) -> Key {
+    let about = match by {
+        GroupBy::Unit | GroupBy::Comm => sources.names.about(row.holder()),
+        GroupBy::Uid | GroupBy::Shard => About::UNKNOWN,
+    };
+    Key::of(by, &about, row.hot.uid(), row.shard)
+}
+
+const fn count(group: &mut Group, row: &Row) {
+    group.agents += 1;
+    match row.state() {
+        AgentState::Stalled => group.stalled += 1,
+        AgentState::Frozen => group.frozen += 1,
+        AgentState::Waiting => group.waiting += 1,
+        AgentState::Up | AgentState::Exited | AgentState::Refused => group.up += 1,
+    }
+}
+
+/// Numbers by value; agents without a name last.
+fn natural(one: &Option<String>, other: &Option<String>) -> std::cmp::Ordering {
+    let rank = |name: &Option<String>| (name.is_none(), name.as_ref().map(String::len));
+    let is_number = |name: &Option<String>| {
+        name.as_ref().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    if is_number(one) && is_number(other) {
+        return rank(one).cmp(&rank(other)).then_with(|| one.cmp(other));
+    }
+    one.is_none().cmp(&other.is_none()).then_with(|| one.cmp(other))
+}

@@ -1,0 +1,219 @@
+//! The agents that died last, and what dies again and again, from events. Time is an argument.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::deaths::RECENT_NS;
+use crate::event::{About, Comm, Event, EventKind};
+use crate::label::Label;
+use crate::rules::Death;
+use crate::time::MonoNs;
+
+/// Agents kept.
+pub const KEPT: usize = 1000;
+/// Deaths of a minute that may be a coincidence.
+const LOOP_DEATHS: u64 = 3;
+/// Lives shorter than this are those of a crash loop.
+const SHORT_NS: u64 = 60_000_000_000;
+
+/// What counts as the same agent after a restart: the unit, else user and name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Name {
+    Unit(Label),
+    Process(Option<u32>, Comm),
+}
+
+impl Name {
+    const fn of(about: &About) -> Self {
+        match about.unit {
+            Some(unit) => Self::Unit(unit),
+            None => Self::Process(about.uid, about.comm),
+        }
+    }
+}
+
+/// What is restarted as one: the unit, else the program of a user; of a program that is not known, the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Restarted {
+    Unit(Label),
+    Program(Option<u32>, Label),
+    Process(Option<u32>, Comm),
+}
+
+impl Restarted {
+    const fn of(about: &About) -> Self {
+        match (about.unit, about.exe) {
+            (Some(unit), _) => Self::Unit(unit),
+            (None, Some(exe)) => Self::Program(about.uid, exe),
+            (None, None) => Self::Process(about.uid, about.comm),
+        }
+    }
+}
+
+/// One agent that died.
+#[derive(Clone, Copy, Debug)]
+pub struct DeadAgent {
+    /// Its exit.
+    pub event: Event,
+    /// How it died.
+    pub death: Death,
+    /// From its first beat to its end, ns.
+    pub lived_ns: u64,
+    /// Agents of the same name that died before it and are kept.
+    pub deaths_before: u32,
+}
+
+impl DeadAgent {
+    /// Who it was.
+    pub fn about(&self) -> About {
+        self.event.agent.map(|agent| agent.about).unwrap_or_default()
+    }
+}
+
+/// Something that dies again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CrashLoop {
+    /// Who died last.
+    pub about: About,
+    /// How often that happened in the last minute.
+    pub deaths: u64,
+}
+
+/// The agents that died last.
+#[derive(Debug, Default)]
+pub struct Dead {
+    agents: VecDeque<DeadAgent>,
+    named: HashMap<Name, u32>,
+}
+
+impl Dead {
+    /// Keeps the agent of the event, if it died.
+    pub fn push(&mut self, event: &Event) {
+        let EventKind::Exit { how, lived_ns, panicked, .. } = event.kind else { return };
+        let (Some(death), Some(agent)) = (Death::of(how, panicked), event.agent) else { return };
+        if self.agents.len() == KEPT
+            && let Some(oldest) = self.agents.pop_front()
+        {
+            let name = Name::of(&oldest.about());
+            if let Some(count) = self.named.get_mut(&name) {
+                *count -= 1;
+                if *count == 0 {
+                    self.named.remove(&name);
+                }
+            }
+        }
+        let count = self.named.entry(Name::of(&agent.about)).or_default();
+        self.agents.push_back(DeadAgent { event: *event, death, lived_ns, deaths_before: *count });
+        *count += 1;
+    }
+
+    /// All of them, the latest first.
+    pub fn latest(&self) -> impl Iterator<Item = &DeadAgent> {
+        self.agents.iter().rev()
+    }
+
+    /// Those of the last minute, the latest first.
+    pub fn of_last_minute(&self, now: MonoNs) -> impl Iterator<Item = &DeadAgent> {
+        // Events are in the order of their reports, which is nearly that of their instants.
+        self.latest().take_while(move |dead| now.since(dead.event.mono) <= RECENT_NS)
+    }
+
+    /// What died more than three times in the last minute, each time after a short life, and came up again after at
+    /// least three of these deaths: agents that are killed at once are no loop, however young they were. Most deaths
+    /// first.
+    pub fn crash_loops(&self, now: MonoNs) -> Vec<CrashLoop> {
+        let mut of: HashMap<Restarted, Vec<&DeadAgent>> = HashMap::new();
+        for dead in self.of_last_minute(now).filter(|dead| dead.lived_ns < SHORT_NS) {
+            of.entry(Restarted::of(&dead.about())).or_default().push(dead);
+        }
+        let mut loops: Vec<CrashLoop> = of
+            .into_values()
+            .filter(|deaths| deaths.len() as u64 > LOOP_DEATHS && restarts(deaths) >= LOOP_DEATHS)
+            .map(|deaths| CrashLoop { about: deaths[0].about(), deaths: deaths.len() as u64 })
+            .collect();
+        loops.sort_by_key(|each| (std::cmp::Reverse(each.deaths), each.about.unit.map(Label::as_str)));
+        loops
+    }
+}
+
+/// How many of these deaths, latest first, ended a life that began after an earlier one of them.
+fn restarts(deaths: &[&DeadAgent]) -> u64 {
+    let mut ended: Option<MonoNs> = None;
+    let mut restarts = 0;
+    for dead in deaths.iter().rev() {
+        let (born, died) = (dead.event.mono - dead.lived_ns, dead.event.mono);
+        match ended {
+            // Several that ran side by side and died together are one death.
+            Some(before) if born < before => {}
+            _ => {
+                restarts += u64::from(ended.is_some());
+                ended = Some(died);
+            }
+        }
+    }
+    restarts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::ExitHow;
+    use crate::lab::samples::up;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn exit(comm: &str, unit: Option<&str>, at: u64, lived_ns: u64, how: ExitHow) -> Event {
+        let mut event = up(1);
+        event.mono = MonoNs(at);
+        let agent = event.agent.as_mut().unwrap();
+        let label = |text| Label::of(text, 0);
+        agent.about = About { comm: comm.into(), unit: unit.and_then(label), ..About::UNKNOWN };
+        event.kind =
+            EventKind::Exit { silent_ns: 1, how: Some(how), lived_ns, panicked: false, while_away: false };
+        event
+    }
+
+    #[test]
+    fn who_died_is_kept_with_a_count_for_its_name_and_who_was_stopped_is_not() {
+        let mut dead = Dead::default();
+        for at in 1..=3 {
+            dead.push(&exit("a", None, at, 1, ExitHow::Signal(9)));
+        }
+        dead.push(&exit("a", None, 4, 1, ExitHow::Signal(15)));
+        dead.push(&exit("a", Some("a.service"), 5, 1, ExitHow::Code(1)));
+        dead.push(&up(6));
+        let kept: Vec<(u64, u32)> =
+            dead.latest().map(|dead| (dead.event.mono.0, dead.deaths_before)).collect();
+        assert_eq!(kept, [(5, 0), (3, 2), (2, 1), (1, 0)]);
+        for at in 0..2 * KEPT as u64 {
+            dead.push(&exit("b", None, 10 + at, 1, ExitHow::Signal(9)));
+        }
+        assert_eq!((dead.agents.len(), dead.named.len()), (KEPT, 1));
+        assert_eq!(dead.latest().next().map(|dead| dead.deaths_before), Some(KEPT as u32 - 1));
+    }
+
+    #[test]
+    fn what_dies_again_and_again_is_a_crash_loop() {
+        let mut dead = Dead::default();
+        let unit = Some("loop.service");
+        let start = 1000 * SECOND;
+        for round in 1..=3 {
+            dead.push(&exit("x", unit, start + round * 10 * SECOND, 5 * SECOND, ExitHow::Code(1)));
+            dead.push(&exit("long", Some("long.service"), start + round, 61 * SECOND, ExitHow::Code(1)));
+        }
+        assert_eq!(dead.crash_loops(MonoNs(start + 30 * SECOND)), [], "three may be a coincidence");
+        dead.push(&exit("x", unit, start + 40 * SECOND, 5 * SECOND, ExitHow::Code(1)));
+        let found = dead.crash_loops(MonoNs(start + 40 * SECOND));
+        assert_eq!(found.iter().map(|each| each.deaths).collect::<Vec<_>>(), [4]);
+        assert_eq!(found[0].about.unit.map(Label::as_str), unit);
+        assert_eq!(dead.crash_loops(MonoNs(start + 71 * SECOND)), [], "a minute later");
+    }
+
+    #[test]
+    fn agents_that_are_killed_at_once_are_no_loop() {
+        let mut dead = Dead::default();
+        for at in 0..300 {
+            dead.push(&exit("load", None, 1000 * SECOND + at, 30 * SECOND + at, ExitHow::Signal(9)));
+        }
+        assert_eq!(dead.crash_loops(MonoNs(1001 * SECOND)), []);
+    }
+}
