@@ -232,7 +232,7 @@ pub struct Selection {
     is_descending: bool,
     limit: usize,
     /// The key of the last agent of the previous page.
-    after: Option<(u64, u32)>,
+    after: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,7 +291,7 @@ impl Selection {
     }
 
     /// The sort key. For silence it is the last arrival, which does not change while no beat arrives.
-    fn key(&self, row: &Row) -> (u64, u32) {
+    fn key(&self, row: &Row) -> (u64, u64) {
         let key = match self.sort {
             Sort::Pid => 0,
             Sort::Silent => u64::MAX - row.hot.last_arrival.0,
@@ -299,11 +299,13 @@ impl Selection {
             Sort::Lost => row.lost,
             Sort::Stalls => u64::from(row.stalls),
         };
-        (key, row.hot.pid)
+        // Of equal agents, stalled ones come first in both directions, and the others by pid.
+        let is_late = (row.state() == AgentState::Stalled) == self.is_descending;
+        let tie = if self.sort == Sort::Pid { 0 } else { u64::from(is_late) << 32 };
+        (key, tie | u64::from(row.hot.pid))
     }
 
-    fn order(&self, one: (u64, u32), other: (u64, u32)) -> Ordering {
-        // Equal agents are ordered by pid, in the same order for both directions.
+    fn order(&self, one: (u64, u64), other: (u64, u64)) -> Ordering {
         if self.is_descending { other.cmp(&one) } else { one.cmp(&other) }
     }
 
@@ -330,14 +332,14 @@ impl Selection {
 
     /// The cursor of the page after this row.
     fn cursor(&self, row: &Row) -> String {
-        let (key, pid) = self.key(row);
-        format!("{key}.{pid}")
+        let (key, tie) = self.key(row);
+        format!("{key}.{tie}")
     }
 }
 
-fn parse_cursor(text: &str) -> Option<(u64, u32)> {
-    let (key, pid) = text.split_once('.')?;
-    Some((key.parse().ok()?, pid.parse().ok()?))
+fn parse_cursor(text: &str) -> Option<(u64, u64)> {
+    let (key, tie) = text.split_once('.')?;
+    Some((key.parse().ok()?, tie.parse().ok()?))
 }
 
 /// The pattern of a parameter `comm`.
@@ -494,6 +496,37 @@ mod tests {
             }
             assert!(pages > 1);
             assert!(found.into_iter().eq(1..=10_000));
+        });
+    }
+
+    #[test]
+    fn of_equal_agents_stalled_ones_come_first_in_both_directions_and_on_every_page() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let sources = sources(1);
+            let with = |pid: u32, stalls: u32, state: State| {
+                let row = row(0, pid, 5);
+                Row { stalls, hot: Hot { state, ..row.hot }, ..row }
+            };
+            let rows = vec![
+                with(1, 0, State::Up),
+                with(2, 0, State::Stalled),
+                with(3, 0, State::Up),
+                with(4, 7, State::Up),
+                with(5, 0, State::Stalled),
+            ];
+            let view = View { rows, as_of: vec![MonoNs(0)] };
+            for (order, expected) in [("desc", [4, 5, 2, 3, 1]), ("asc", [2, 5, 1, 3, 4])] {
+                let (mut found, mut after) = (Vec::new(), String::new());
+                loop {
+                    let query = Query::parse(&format!("sort=stalls&order={order}&limit=1{after}"));
+                    let page = page(&Selection::parse(&query).unwrap(), &view, &sources).await;
+                    found.extend(page.agents.iter().map(|agent| agent.pid));
+                    let Some(next) = page.next else { break };
+                    after = format!("&after={next}");
+                }
+                assert_eq!(found, expected, "{order}");
+            }
         });
     }
 

@@ -260,16 +260,21 @@ fn a_manual_that_cannot_be_written_is_said() {
 
 // --- top ------------------------------------------------------------------------------------------
 
-/// A terminal of the test's own, 80x24; closed on drop.
+/// A terminal of the test's own; closed on drop.
 struct Terminal {
     name: String,
 }
 
 impl Terminal {
     fn run(name: &str, command: &str) -> Self {
+        Self::of_size(name, (80, 24), command)
+    }
+
+    fn of_size(name: &str, (width, height): (u16, u16), command: &str) -> Self {
         let terminal = Self { name: format!("varta-{}-{name}", std::process::id()) };
         // The shell outlives the program, so that the test sees in which state it leaves the terminal.
-        let start = ["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "env PS1='$ ' sh"];
+        let (width, height) = (width.to_string(), height.to_string());
+        let start = ["-f", "/dev/null", "new-session", "-d", "-x", &width, "-y", &height, "env PS1='$ ' sh"];
         terminal.tmux(&start);
         terminal.keys(&[&format!("{command}; echo ended $?"), "Enter"]);
         terminal
@@ -320,7 +325,8 @@ fn top_shows_the_fleet_live_and_gives_the_terminal_back() {
     agents[0].signal(Signal::STOP);
     observer.expect("stall", pid, SOON);
     terminal.expect("1 of 3 agents is stalled.");
-    let screen = terminal.expect(&format!("stall    pid {pid}"));
+    terminal.expect(&format!("stall    pid {pid}"));
+    let screen = terminal.expect("stalled      1 ");
     let lines: Vec<&str> = screen.lines().collect();
     assert!(lines[23].contains("q quit"), "{screen}");
     let worst = lines.iter().position(|line| line.contains("silent↓")).expect("a table") + 1;
@@ -330,20 +336,22 @@ fn top_shows_the_fleet_live_and_gives_the_terminal_back() {
     );
 
     terminal.keys(&["s"]);
-    terminal.expect("lost↓");
+    terminal.expect("stalls↓");
     terminal.keys(&["/", "n", "o", "n", "e", "Enter"]);
     terminal.expect("nobody");
     terminal.keys(&["Escape"]);
     terminal.expect("stock-agent");
     terminal.keys(&["?"]);
-    terminal.expect("varta-fleet explain PID");
+    terminal.expect("reverse the order");
     terminal.keys(&["?", "f"]);
-    terminal.expect("FROZEN");
+    terminal.expect("FROZEN, f goes on");
     agents[0].signal(Signal::CONT);
     observer.expect("resume", pid, SOON);
-    assert!(terminal.screen().contains("1 of 3 agents is stalled."), "nothing moves");
+    let screen = terminal.expect("FROZEN, 1 new, f goes on");
+    assert!(screen.contains("1 of 3 agents is stalled.") && !screen.contains("resume "), "{screen}");
     terminal.keys(&["f"]);
     terminal.expect("All well: 3 agents beat.");
+    terminal.expect(&format!("resume   pid {pid}"));
     terminal.keys(&["q"]);
     let screen = terminal.expect("ended 0");
     assert!(!screen.contains("All well"), "the screen from before is back:\n{screen}");
@@ -359,7 +367,10 @@ fn top_says_that_the_fleet_is_gone_goes_on_when_it_is_back_and_ends_on_a_signal(
     terminal.expect("All well: 3 agents beat.");
     drop(agents);
     let place = observer.stop().place;
-    terminal.expect("! no fleet is running");
+    let screen = terminal.expect("! no fleet is running");
+    assert!(screen.starts_with("NO ANSWER for "), "{screen}");
+    let grey = terminal.tmux(&["capture-pane", "-p", "-e"]);
+    assert!(grey.contains("\u{1b}[38;5;8mfleet "), "{grey:?}");
     let observer = Observer::start_in(place, Options::default());
     terminal.expect("No agent beats.");
     for signal in ["TERM", "INT", "HUP"] {
@@ -385,6 +396,131 @@ fn top_says_that_the_fleet_is_gone_goes_on_when_it_is_back_and_ends_on_a_signal(
         let found = Command::new("pgrep").args(["-f", &pattern]).output().expect("run pgrep");
         (!found.status.success()).then_some(())
     });
+    observer.stop();
+}
+
+/// Selects, sorts, filters and explains at the sizes that terminals have.
+#[test]
+fn top_selects_sorts_filters_and_explains_at_every_size() {
+    let (observer, agents) = fleet_of_three();
+    let mut pids: Vec<u32> = agents.iter().map(Agent::pid).collect();
+    pids.sort_unstable();
+    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+    for size in [(60, 15), (80, 24), (150, 40)] {
+        let terminal = Terminal::of_size(&format!("size-{}", size.0), size, &top(&observer.dir()));
+        let screen = terminal.expect("All well: 3 agents beat.");
+        assert_eq!(screen.lines().count(), usize::from(size.1), "{screen}");
+        terminal.expect("silent↓");
+        // Sorted by pid, the list is calm.
+        terminal.keys(&["<"]);
+        terminal.expect("pid↑");
+        let order = |terminal: &Terminal, order: [usize; 3]| {
+            wait_for("the order of the list", || {
+                let screen = terminal.screen();
+                let at = |pid: &String| screen.find(&format!("\n{pid:>7} stock-agent"));
+                let rows: Option<Vec<usize>> = order.iter().map(|index| at(&pids[*index])).collect();
+                rows.filter(|rows| rows.is_sorted()).map(drop)
+            });
+        };
+        order(&terminal, [0, 1, 2]);
+        terminal.keys(&["r"]);
+        terminal.expect("pid↓");
+        order(&terminal, [2, 1, 0]);
+        // The selection keeps its agent when the order changes under it.
+        terminal.keys(&["Home"]);
+        expect_selected(&terminal, &pids[2]);
+        terminal.keys(&["r"]);
+        order(&terminal, [0, 1, 2]);
+        expect_selected(&terminal, &pids[2]);
+        terminal.keys(&["Up"]);
+        expect_selected(&terminal, &pids[1]);
+        terminal.keys(&["End"]);
+        expect_selected(&terminal, &pids[2]);
+        terminal.keys(&["PPage"]);
+        expect_selected(&terminal, &pids[0]);
+
+        terminal.keys(&["Enter"]);
+        terminal.expect(&format!("explain {}", pids[0]));
+        terminal.expect(&format!("stock-agent (pid {}, uid 0)", pids[0]));
+        terminal.keys(&["End"]);
+        terminal.expect(&format!("up       pid {}", pids[0]));
+        terminal.keys(&["Escape"]);
+        terminal.expect("stock-agent");
+        expect_selected(&terminal, &pids[0]);
+
+        terminal.keys(&["p", &pids[1], "Enter"]);
+        terminal.expect(&format!("only pid {}: 1 agent", pids[1]));
+        terminal.keys(&["t"]);
+        terminal.expect(&format!("only state stalled, pid {}: no agents", pids[1]));
+        // Escape and a letter at once would be Alt and the letter.
+        terminal.keys(&["Escape"]);
+        terminal.expect("stock-agent");
+        terminal.keys(&["u", "root", "Enter"]);
+        terminal.expect("only user root: 3 agents");
+        terminal.keys(&["u", "no-such-user", "Enter"]);
+        terminal.expect("there is no user no-such-user");
+        terminal.keys(&["Escape"]);
+        terminal.expect("stock-agent");
+        terminal.keys(&["/", "stock-", "Enter"]);
+        terminal.expect("only name has stock-: 3 agents");
+        terminal.keys(&["q"]);
+        terminal.expect("ended 0");
+    }
+    observer.stop();
+}
+
+/// Waits until the row of this pid, and no other, is shown in reverse.
+fn expect_selected(terminal: &Terminal, pid: &str) {
+    wait_for(&format!("{pid} to be selected"), || {
+        let screen = terminal.tmux(&["capture-pane", "-p", "-e"]);
+        let is_reverse = |line: &&str| line.contains("[7m") || line.contains(";7m");
+        let mut rows = screen.lines().filter(|line| line.contains("stock-agent")).filter(is_reverse);
+        (rows.next()?.contains(pid) && rows.next().is_none()).then_some(())
+    });
+}
+
+#[test]
+fn top_shows_an_observer_that_is_stopped_as_silent_and_recovers() {
+    let (observer, _agents) = fleet_of_three();
+    let terminal = Terminal::run("stopped", &top(&observer.dir()));
+    terminal.expect("All well: 3 agents beat.");
+    observer.signal(Signal::STOP);
+    let screen = terminal.expect("NO ANSWER for 3 s.");
+    assert!(screen.contains("accepts queries and does not answer"), "{screen}");
+    terminal.expect("NO ANSWER for 5 s.");
+    observer.signal(Signal::CONT);
+    terminal.expect("All well: 3 agents beat.");
+    observer.stop();
+}
+
+/// Sends the mouse's own bytes, as a terminal does.
+#[test]
+fn top_follows_the_mouse() {
+    let (observer, agents) = fleet_of_three();
+    let terminal = Terminal::run("mouse", &top(&observer.dir()));
+    terminal.expect("silent↓");
+    let head = || terminal.screen().lines().position(|line| line.contains(" silent")).expect("a heading");
+    // tmux passes the bytes on as they are; columns and rows count from 1.
+    let click = |column: usize, row: usize| {
+        for end in ["M", "m"] {
+            terminal.keys(&["-l", &format!("\u{1b}[<0;{};{}{end}", column + 1, row + 1)]);
+        }
+    };
+    click(4, head());
+    terminal.expect("pid↑");
+    let mut pids: Vec<u32> = agents.iter().map(Agent::pid).collect();
+    pids.sort_unstable();
+    wait_for("the order of the list", || {
+        let screen = terminal.screen();
+        screen.lines().nth(head() + 2)?.contains(&pids[1].to_string()).then_some(())
+    });
+    click(20, head() + 2);
+    expect_selected(&terminal, &pids[1].to_string());
+    click(20, head() + 3);
+    click(20, head() + 3);
+    terminal.expect(&format!("explain {}", pids[2]));
+    terminal.keys(&["q"]);
+    terminal.expect("ended 0");
     observer.stop();
 }
 

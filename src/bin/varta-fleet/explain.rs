@@ -7,7 +7,7 @@ use varta_fleet::Shown;
 use varta_fleet::api::{AgentState, Detail, Exited, Fleet, Past, Refused, Tracked, TurnedAwayFor};
 use varta_fleet::event::{Event, EventKind};
 
-use crate::client::FleetArgs;
+use crate::client::{Client, FleetArgs};
 use crate::exit::{CliError, Exit, counted};
 use crate::words::{comm, ending, line, time};
 
@@ -30,20 +30,27 @@ pub struct ExplainArgs {
 /// Prints the explanation.
 pub fn explain(args: &ExplainArgs) -> Result<Exit, CliError> {
     let client = args.fleet.client()?;
-    let path = format!("/api/v1/agents/{}", args.pid);
     let mut out = io::stdout().lock();
     if args.json {
-        out.write_all(&client.text(&path)?)?;
+        out.write_all(&client.text(&path(args.pid))?)?;
         writeln!(out)?;
-        return Ok(Exit::Clean);
+    } else {
+        out.write_all(text(&client, args.pid)?.as_bytes())?;
     }
+    Ok(Exit::Clean)
+}
+
+/// The explanation of an agent: a paragraph, an empty line, its last events.
+pub fn text(client: &Client, pid: u32) -> Result<String, CliError> {
     let fleet: Fleet = client.get("/api/v1/fleet")?;
-    let text = match client.get::<Detail>(&path)? {
+    Ok(match client.get::<Detail>(&path(pid))? {
         Detail::Tracked(tracked) => of_tracked(&tracked, &fleet),
         Detail::Exited(exited) => of_exited(&exited),
-    };
-    out.write_all(text.as_bytes())?;
-    Ok(Exit::Clean)
+    })
+}
+
+fn path(pid: u32) -> String {
+    format!("/api/v1/agents/{pid}")
 }
 
 fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
@@ -233,7 +240,7 @@ fn is_refusal(event: &Event) -> bool {
 
 /// The text in lines of a readable length, and the last events.
 fn paragraphs(said: &str, past: &Past) -> String {
-    const WIDTH: usize = 88;
+    const WIDTH: usize = 80;
     let mut out = String::new();
     let mut width = 0;
     for word in said.split(' ') {

@@ -222,10 +222,15 @@ pub fn ending(how: Option<ExitHow>) -> String {
 
 /// One event on a line: time of day, kind, text.
 pub fn line(event: &Event) -> String {
-    let told = event.wall.to_string();
-    // `lost` events have no time.
-    let time = if event.wall == WallNs(0) { "" } else { told.get(11..23).unwrap_or_default() };
+    let time = time_of_day(event.wall);
     format!("{time:<12}  {:<8} {}", event.kind.name(), self::event(event)).trim_end().to_owned()
+}
+
+/// The time of day of an event.
+pub fn time_of_day(wall: WallNs) -> String {
+    // `lost` events have no time.
+    let told = if wall == WallNs(0) { String::new() } else { wall.to_string() };
+    told.get(11..23).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! reads keys. If the fleet goes away, the screen shows it and the queries are repeated.
 
 use std::io::{self, IsTerminal};
+use std::panic;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -11,28 +12,32 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ratatui::DefaultTerminal;
-use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::event::{
+    self, DisableMouseCapture, EnableMouseCapture, Event as Input, KeyCode, KeyEventKind, KeyModifiers,
+    MouseButton, MouseEvent, MouseEventKind,
+};
+use ratatui::crossterm::execute;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use varta_fleet::Reason;
-use varta_fleet::api::Fleet;
 
-use crate::client::{Client, FleetArgs, await_fleet, parameter};
+use crate::client::{FleetArgs, await_fleet};
 use crate::exit::{CliError, Exit};
-use model::{Model, Update};
+use draw::Drawn;
+use model::{Model, Update, Wish};
+use users::Users;
 
+mod ask;
+mod columns;
+mod curves;
 mod draw;
+mod feed;
 mod model;
+mod users;
 
-/// Time between two queries.
-const PERIOD: Duration = Duration::from_secs(1);
 /// Longest time until a key is noticed.
 const TICK: Duration = Duration::from_millis(100);
-/// Past events shown at the start.
-const EVENTS: u64 = 30;
 /// The drawing thread runs ten times a second; after this long without a turn it counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Agents requested.
-const AGENTS: u32 = 100;
 
 /// Arguments of `top`.
 #[derive(clap::Args, Debug)]
@@ -58,17 +63,29 @@ pub fn top(args: &TopArgs) -> Result<Exit, CliError> {
     let (updates, received) = mpsc::channel();
     let (wishes, wished) = mpsc::channel();
     let (asking, following) = (args.fleet.client()?, args.fleet.client()?);
+    let users = Users::of_host();
+    let model = Model::new(users.clone());
     let teller = updates.clone();
     let watched = Arc::clone(&life);
     thread::spawn(move || watched.watch());
-    thread::spawn(move || ask(&asking, &wished, &updates));
-    thread::spawn(move || follow(&following, &teller));
-    // Also restores the terminal if anything below panics.
-    let mut terminal = ratatui::try_init().map_err(|error| failed("take the terminal", &error))?;
-    let shown = show(&mut terminal, &received, &wishes, &life);
-    ratatui::restore();
-    shown.map_err(|error| failed("draw", &error))?;
+    thread::spawn(move || ask::ask(&asking, &users, &wished, &updates));
+    thread::spawn(move || ask::follow(&following, &teller));
+    let shown = take_terminal().and_then(|mut terminal| show(&mut terminal, model, &received, &wishes, &life));
+    restore();
+    shown.map_err(|error| failed("draw on this terminal", &error))?;
     Ok(Exit::Clean)
+}
+
+/// Takes the whole terminal and its mouse. Both are given back if anything panics.
+fn take_terminal() -> io::Result<DefaultTerminal> {
+    let terminal = ratatui::try_init()?;
+    let restoring = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        restore();
+        restoring(panic);
+    }));
+    execute!(io::stdout(), EnableMouseCapture)?;
+    Ok(terminal)
 }
 
 fn failed(what: &str, error: &io::Error) -> CliError {
@@ -92,7 +109,7 @@ impl Life {
             quiet = if now == turns { quiet + 1 } else { 0 };
             // A single quiet period may mean that the whole process was paused.
             if quiet == 2 {
-                ratatui::restore();
+                restore();
                 std::process::exit(if self.is_over.load(Ordering::Relaxed) { 0 } else { 1 });
             }
             turns = now;
@@ -100,40 +117,51 @@ impl Life {
     }
 }
 
-/// What the query should return.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Wish {
-    sort: &'static str,
-    filter: String,
-}
-
 fn show(
     terminal: &mut DefaultTerminal,
+    mut model: Model,
     received: &Receiver<Update>,
     wishes: &Sender<Wish>,
     life: &Life,
 ) -> io::Result<()> {
-    let mut model = Model::default();
+    let start = Instant::now();
     let mut wish = Wish::default();
+    let mut drawn = Drawn::default();
+    let mut silence = None;
+    let mut is_new = true;
     while !life.is_over.load(Ordering::Relaxed) {
         life.turns.fetch_add(1, Ordering::Relaxed);
-        received.try_iter().for_each(|update| model.take(update));
-        let wanted = Wish { sort: model.sort(), filter: model.filter().to_owned() };
-        if wanted != wish {
-            wish = wanted;
+        model.set_now(start.elapsed());
+        for update in received.try_iter() {
+            model.take(update);
+            is_new = true;
+        }
+        let seconds = model.silence().map(|silence| silence.as_secs());
+        if is_new || seconds != silence {
+            terminal.draw(|frame| drawn = draw::draw(&model, frame))?;
+            model.set_room(drawn.room);
+            silence = seconds;
+            is_new = false;
+        }
+        if model.wish() != wish {
+            wish = model.wish();
             let _ = wishes.send(wish.clone());
         }
-        terminal.draw(|frame| draw::draw(&model, frame))?;
         let until = Instant::now() + TICK;
         while event::poll(until.saturating_duration_since(Instant::now()))? {
-            let Input::Key(key) = event::read()? else { break };
-            if key.kind == KeyEventKind::Release {
-                continue;
-            }
-            let is_interrupt =
-                key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
-            if is_interrupt || !model.press(key.code) {
-                return Ok(());
+            let input = event::read()?;
+            is_new = true;
+            match input {
+                Input::Key(key) if key.kind == KeyEventKind::Release => continue,
+                Input::Key(key) => {
+                    let is_interrupt =
+                        key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+                    if is_interrupt || !model.press(key.code) {
+                        return Ok(());
+                    }
+                }
+                Input::Mouse(mouse) => point(&mut model, &drawn, mouse),
+                _ => {}
             }
             break;
         }
@@ -141,47 +169,27 @@ fn show(
     Ok(())
 }
 
-/// Queries the fleet once a second, and at once when the wish changes.
-fn ask(client: &Client, wishes: &Receiver<Wish>, updates: &Sender<Update>) {
-    let mut wish = Wish { sort: "silent", filter: String::new() };
-    loop {
-        let update = look(client, &wish).unwrap_or_else(|error| Update::Trouble(error.to_string()));
-        if updates.send(update).is_err() {
-            return;
+/// Handles the mouse.
+fn point(model: &mut Model, drawn: &Drawn, mouse: MouseEvent) {
+    let at = (mouse.column, mouse.row).into();
+    match mouse.kind {
+        MouseEventKind::ScrollDown => model.turn_wheel(true),
+        MouseEventKind::ScrollUp => model.turn_wheel(false),
+        MouseEventKind::Down(MouseButton::Left) if drawn.rows.contains(at) => {
+            model.click(usize::from(mouse.row - drawn.rows.y));
         }
-        match wishes.recv_timeout(PERIOD) {
-            Ok(wanted) => wish = wanted,
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
-        }
-    }
-}
-
-fn look(client: &Client, wish: &Wish) -> Result<Update, CliError> {
-    let fleet = client.get("/api/v1/fleet")?;
-    let comm = (!wish.filter.is_empty()).then(|| format!("*{}*", wish.filter));
-    let query =
-        [parameter("sort", Some(wish.sort)), parameter("limit", Some(AGENTS)), parameter("comm", comm)];
-    let query: Vec<String> = query.into_iter().flatten().collect();
-    let page = client.get(&format!("/api/v1/agents?{}", query.join("&")))?;
-    Ok(Update::Seen(Box::new(fleet), page))
-}
-
-/// Receives events, and reconnects.
-fn follow(client: &Client, updates: &Sender<Update>) {
-    loop {
-        // Includes one screen of past events.
-        let after =
-            client.get::<Fleet>("/api/v1/fleet").map_or(0, |fleet| fleet.events.saturating_sub(EVENTS));
-        if let Ok(mut events) = client.events(&format!("after={after}")) {
-            while let Ok(Some(line)) = events.next() {
-                // An observer of another version may report events that this version does not know.
-                let Ok(event) = serde_json::from_str(&line) else { continue };
-                if updates.send(Update::Told(event)).is_err() {
-                    return;
-                }
+        MouseEventKind::Down(MouseButton::Left) => {
+            if let Some((_, key)) = drawn.heads.iter().find(|(area, _)| area.contains(at)) {
+                model.sort_by(key);
             }
         }
-        thread::sleep(PERIOD);
+        _ => {}
     }
+}
+
+/// Gives the terminal back.
+fn restore() {
+    // Ignored: the terminal may be gone.
+    let _ = execute!(io::stdout(), DisableMouseCapture);
+    ratatui::restore();
 }

@@ -1,0 +1,196 @@
+//! Asks the fleet: once a second for its state and the agents, and for events as they come.
+
+use std::collections::HashSet;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use varta_fleet::Shown;
+use varta_fleet::api::{Agent, Detail, Fleet, Page};
+
+use super::model::{Filter, Update, Wish};
+use super::users::Users;
+use crate::client::{Client, parameter};
+use crate::exit::{CliError, Exit};
+use crate::explain;
+
+/// Time between two queries.
+const PERIOD: Duration = Duration::from_secs(1);
+/// A list that takes long is asked for less often: it takes no more than one part in so many of the time.
+const SHARE: u32 = 10;
+/// Past events shown at the start.
+const EVENTS: u64 = 100;
+/// Most agents of one answer.
+const PAGE: usize = 10_000;
+
+/// Asks until nobody wishes any more. A new wish is asked for at once.
+pub fn ask(client: &Client, users: &Users, wishes: &Receiver<Wish>, updates: &Sender<Update>) {
+    let Ok(mut wish) = wishes.recv() else { return };
+    let mut list_due = Instant::now();
+    loop {
+        let turn = Instant::now();
+        let asked = seen(client, updates).and_then(|()| {
+            if let Some(pid) = wish.explain {
+                tell(updates, Update::Explained(pid, explained(client, pid)?))?;
+            }
+            if Instant::now() >= list_due {
+                let began = Instant::now();
+                let list = list(client, users, &wish, updates)?;
+                list_due = began + began.elapsed() * SHARE;
+                tell(updates, list)?;
+            }
+            Ok(())
+        });
+        match asked {
+            Ok(()) => {}
+            Err(Failure::Over) => return,
+            Err(Failure::Trouble(why)) => {
+                list_due = Instant::now();
+                if updates.send(Update::Trouble(why)).is_err() {
+                    return;
+                }
+            }
+        }
+        match wishes.recv_timeout(PERIOD.saturating_sub(turn.elapsed())) {
+            Ok(wanted) => {
+                wish = wishes.try_iter().last().unwrap_or(wanted);
+                list_due = Instant::now();
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Why asking failed.
+enum Failure {
+    /// Nobody shows what was asked for.
+    Over,
+    /// The fleet did not answer.
+    Trouble(String),
+}
+
+impl From<CliError> for Failure {
+    fn from(error: CliError) -> Self {
+        Self::Trouble(error.to_string())
+    }
+}
+
+impl From<SendError<Update>> for Failure {
+    fn from(_: SendError<Update>) -> Self {
+        Self::Over
+    }
+}
+
+fn tell(updates: &Sender<Update>, update: Update) -> Result<(), Failure> {
+    Ok(updates.send(update)?)
+}
+
+fn seen(client: &Client, updates: &Sender<Update>) -> Result<(), Failure> {
+    tell(updates, Update::Seen(Box::new(client.get("/api/v1/fleet")?)))
+}
+
+/// Whether the fleet answered, but not with what was asked for.
+fn is_refusal(error: &CliError) -> bool {
+    !matches!(error.exit(), Exit::Unavailable | Exit::Permission)
+}
+
+/// What `explain` says of a pid; also why it says nothing.
+fn explained(client: &Client, pid: u32) -> Result<String, CliError> {
+    match explain::text(client, pid) {
+        Err(error) if is_refusal(&error) => Ok(error.to_string()),
+        text => text,
+    }
+}
+
+/// The agents that are wished for; the state of the fleet, too, as often as usual if there are many.
+fn list(client: &Client, users: &Users, wish: &Wish, updates: &Sender<Update>) -> Result<Update, Failure> {
+    let query = match query(users, wish) {
+        Ok(query) => query,
+        Err(why) => return Ok(Update::Refused(why)),
+    };
+    if let Ok(pid) = wish.filter.pid.parse() {
+        return Ok(one(client, pid, &wish.filter, users)?);
+    }
+    let (mut agents, mut pids) = (Vec::new(), HashSet::new());
+    let mut after = None;
+    let mut told = Instant::now();
+    loop {
+        let left = (wish.agents - agents.len()).min(PAGE);
+        let mut query = query.clone();
+        query.extend(parameter("limit", Some(left)));
+        query.extend(parameter("after", after.take()));
+        let page: Page = match client.get(&format!("/api/v1/agents?{}", query.join("&"))) {
+            Err(error) if is_refusal(&error) => return Ok(Update::Refused(error.to_string())),
+            page => page?,
+        };
+        // An agent that beat meanwhile may be on two pages.
+        agents.extend(page.agents.into_iter().filter(|agent: &Agent| pids.insert(agent.pid)));
+        after = page.next.filter(|_| agents.len() < wish.agents);
+        if after.is_none() {
+            // All pages together are not of one instant: what the last one ends is all there is.
+            let listed = agents.len() as u64;
+            let total = if agents.len() < wish.agents { listed } else { page.total.max(listed) };
+            return Ok(Update::Listed(agents, total));
+        }
+        if told.elapsed() >= PERIOD {
+            told = Instant::now();
+            seen(client, updates)?;
+        }
+    }
+}
+
+/// The query for a wish, without its page; else why there is none.
+fn query(users: &Users, wish: &Wish) -> Result<Vec<String>, String> {
+    let filter = &wish.filter;
+    let uid = match filter.user.as_str() {
+        "" => None,
+        text => Some(users.uid(text).ok_or_else(|| {
+            format!("there is no user {} in /etc/passwd; u takes a number, too", Shown(text))
+        })?),
+    };
+    let comm = (!filter.name.is_empty()).then(|| format!("*{}*", filter.name));
+    let query = [
+        parameter("sort", Some(wish.sort)),
+        parameter("order", Some(if wish.is_ascending { "asc" } else { "desc" })),
+        parameter("comm", comm),
+        parameter("uid", uid),
+        parameter("state", filter.state.map(|state| state.as_str())),
+    ];
+    Ok(query.into_iter().flatten().collect())
+}
+
+/// The agent with this pid, if the other filters take it.
+fn one(client: &Client, pid: u32, filter: &Filter, users: &Users) -> Result<Update, CliError> {
+    let agent = match client.get(&format!("/api/v1/agents/{pid}")) {
+        Ok(Detail::Tracked(tracked)) => tracked.agent,
+        Ok(Detail::Exited(_)) => return Ok(Update::Listed(Vec::new(), 0)),
+        Err(error) if is_refusal(&error) => return Ok(Update::Refused(error.to_string())),
+        Err(error) => return Err(error),
+    };
+    let is_taken = filter.state.is_none_or(|state| state == agent.state)
+        && (filter.user.is_empty() || users.uid(&filter.user) == Some(agent.uid))
+        && agent.comm.as_ref().is_none_or(|comm| comm.contains(&filter.name));
+    let agents: Vec<Agent> = is_taken.then_some(agent).into_iter().collect();
+    let total = agents.len() as u64;
+    Ok(Update::Listed(agents, total))
+}
+
+/// Receives events, and reconnects.
+pub fn follow(client: &Client, updates: &Sender<Update>) {
+    loop {
+        // Includes one screen of past events.
+        let after =
+            client.get::<Fleet>("/api/v1/fleet").map_or(0, |fleet| fleet.events.saturating_sub(EVENTS));
+        if let Ok(mut events) = client.events(&format!("after={after}")) {
+            while let Ok(Some(line)) = events.next() {
+                // An observer of another version may report events that this version does not know.
+                let Ok(event) = serde_json::from_str(&line) else { continue };
+                if updates.send(Update::Told(event)).is_err() {
+                    return;
+                }
+            }
+        }
+        thread::sleep(PERIOD);
+    }
+}
