@@ -41,7 +41,8 @@ pub fn choose<T>(
     width: usize,
     needs: impl Fn(&Column<T>) -> usize,
 ) -> Chosen {
-    let needed = |chosen: &[usize]| chosen.iter().map(|at| columns[*at].width + 1).sum::<usize>().saturating_sub(1);
+    let needed =
+        |chosen: &[usize]| chosen.iter().map(|at| columns[*at].width + 1).sum::<usize>().saturating_sub(1);
     let first = kept.into_iter().chain(order.iter().copied().filter(|at| Some(*at) != kept));
     let mut chosen: Vec<usize> = first.collect();
     if needed(&chosen) > width {

@@ -78,9 +78,8 @@ impl Curves {
         let before = self.before.replace(now);
         let before = before.filter(|before| before.pid == now.pid && before.mono_ns < now.mono_ns);
         let died = before.map(|before| now.deaths.saturating_sub(before.deaths));
-        let beats = before.map(|before| {
-            per_second(now.beats.saturating_sub(before.beats), now.mono_ns - before.mono_ns)
-        });
+        let beats = before
+            .map(|before| per_second(now.beats.saturating_sub(before.beats), now.mono_ns - before.mono_ns));
         self.put(now.mono_ns / 1_000_000_000, [Some(fleet.up), Some(fleet.stalled), died, beats]);
     }
 

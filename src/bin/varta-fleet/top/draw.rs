@@ -166,7 +166,10 @@ fn fleet_lines(model: &Model, width: u16) -> Vec<Line<'static>> {
     let (lost, refused) = (rate(|shard| shard.lost), rate(|shard| shard.refused));
     let span = match screen.curves.span() as u64 {
         0 | 1 => "fleet".to_owned(),
-        seconds => format!("fleet, last {}", time(seconds * 1_000_000_000).replace(".0 s", " s").replace(".00 s", " s")),
+        seconds => format!(
+            "fleet, last {}",
+            time(seconds * 1_000_000_000).replace(".0 s", " s").replace(".00 s", " s")
+        ),
     };
     let said = [
         format!("{} of {} agents", fleet.up + fleet.stalled, fleet.agents_max),
@@ -215,7 +218,13 @@ fn shard_lines(model: &Model, area: Rect) -> Vec<Line<'static>> {
     let curve = if room >= 16 { (room / 2).min(60) } else { 0 };
     let screen = model.screen();
     let Some(fleet) = &screen.fleet else { return Vec::new() };
-    let row = |shard: &str, up: &str, stalled: &str, beats: [&str; 2], queue: [&str; 2], lost: &str, refused: &str| {
+    let row = |shard: &str,
+               up: &str,
+               stalled: &str,
+               beats: [&str; 2],
+               queue: [&str; 2],
+               lost: &str,
+               refused: &str| {
         format!(
             "{shard:<5}{up:>8}{stalled:>8} {:>8} {:<curve$} {:>8} {:<curve$} {lost:>7} {refused:>7}",
             beats[0], beats[1], queue[0], queue[1]
@@ -268,7 +277,8 @@ fn filter_line(model: &Model, width: u16) -> Option<Line<'static>> {
         return None;
     }
     let agents = counted(model.total(), "agent");
-    let text = parts(&format!("only {}: {agents}", filter.words()), &["Esc shows all".to_owned()], width.into());
+    let text =
+        parts(&format!("only {}: {agents}", filter.words()), &["Esc shows all".to_owned()], width.into());
     Some(Line::styled(fit(&text, width.into(), false), WARNING.patch(BOLD)))
 }
 
@@ -431,7 +441,8 @@ fn draw_pane(model: &Model, frame: &mut Frame<'_>, area: Rect, drawn: &mut Drawn
 /// The text of `explain` in lines of this width: the paragraph is broken anew, events keep their lines.
 fn explained(text: &str, width: usize) -> Vec<String> {
     let (said, events) = text.split_once("\n\n").unwrap_or((text, ""));
-    let mut lines: Vec<String> = wrap(&Shown(said.trim_end().replace('\n', " ")).to_string(), width.min(100), "");
+    let mut lines: Vec<String> =
+        wrap(&Shown(said.trim_end().replace('\n', " ")).to_string(), width.min(100), "");
     if !events.is_empty() {
         lines.push(String::new());
     }
@@ -441,7 +452,10 @@ fn explained(text: &str, width: usize) -> Vec<String> {
 
 fn key_line(model: &Model, width: u16, room: usize) -> Line<'static> {
     if let Some((field, text)) = model.typed() {
-        return Line::styled(format!(" {}: {}_   Enter takes it, Esc leaves it", field.prompt(), Shown(text)), BOLD);
+        return Line::styled(
+            format!(" {}: {}_   Enter takes it, Esc leaves it", field.prompt(), Shown(text)),
+            BOLD,
+        );
     }
     const LIST: [(&str, &str); 9] = [
         ("q", "quit"),

@@ -73,7 +73,10 @@ fn everything_has_its_place_at_every_size() {
         let lines: Vec<&str> = screen.lines().collect();
         assert_eq!(lines[0], "2 of 4002 agents are stalled.");
         assert!(lines[1].starts_with("fleet, last 3 s  4002 of 131072 agents  0 lost/s"), "{screen}");
-        assert!(lines[2].starts_with("up       4.00k  ") && lines[2].contains("█ stalled      2 "), "{screen}");
+        assert!(
+            lines[2].starts_with("up       4.00k  ") && lines[2].contains("█ stalled      2 "),
+            "{screen}"
+        );
         assert!(lines[3].starts_with("died         0 ") && lines[3].contains("beats/s  10.0k"), "{screen}");
         let head = if height >= SHARDS_FROM { 7 } else { 4 };
         if height >= SHARDS_FROM {
@@ -85,7 +88,7 @@ fn everything_has_its_place_at_every_size() {
         let last = lines[usize::from(height) - 1];
         assert!(last.starts_with(" q quit  Enter explain") && last.contains("? help"), "{screen}");
         assert!(last.contains(" of 4000"), "{screen}");
-        assert!(lines.iter().any(|line| *line == "events"), "{screen}");
+        assert!(lines.contains(&"events"), "{screen}");
         assert!(lines.iter().all(|line| width_of(line) <= width.into()), "{screen}");
     }
 }
@@ -97,17 +100,11 @@ fn columns_that_do_not_fit_are_counted_and_the_sort_key_stays() {
         let screen = drawn(model, width, height);
         screen.lines().find(|line| line.contains("    pid")).unwrap().to_owned()
     };
-    assert_eq!(
-        head(&mut model, 60, 15),
-        "    pid name            state    silent↓       of        +6"
-    );
+    assert_eq!(head(&mut model, 60, 15), "    pid name            state    silent↓       of        +6");
     assert!(head(&mut model, 80, 24).ends_with("user      stalls  lost     +3"));
     assert!(head(&mut model, 150, 40).ends_with("stalls  lost  beats shard status"));
     model.sort_by("beats");
-    assert_eq!(
-        head(&mut model, 60, 15),
-        "    pid name            state     silent       of beats↓ +5"
-    );
+    assert_eq!(head(&mut model, 60, 15), "    pid name            state     silent       of beats↓ +5");
     model.sort_by("beats");
     assert!(head(&mut model, 150, 40).contains(" beats↑ "));
 }
@@ -122,7 +119,9 @@ fn no_size_and_no_number_of_shards_breaks_it() {
                 drawn(&mut model, width, height);
             }
             model.take(Update::Explained(4_194_304, "a word\n\nan event\n".repeat(20)));
-            for key in [KeyCode::Char('?'), KeyCode::End, KeyCode::Esc, KeyCode::Char('/'), KeyCode::Char('x')] {
+            for key in
+                [KeyCode::Char('?'), KeyCode::End, KeyCode::Esc, KeyCode::Char('/'), KeyCode::Char('x')]
+            {
                 model.press(key);
                 drawn(&mut model, width, height);
             }
@@ -200,7 +199,10 @@ fn names_are_shown_escaped_and_cut_within_their_column() {
         let screen = drawn(&mut model, width, height);
         let of_agents: Vec<&str> = screen.lines().filter(|line| line.contains(" stalled   12.0 s")).collect();
         assert_eq!(of_agents.len(), 35, "{screen}");
-        assert!(screen.contains("\\u{1b}") && !screen.contains(|c: char| c.is_control() && c != '\n'), "{screen}");
+        assert!(
+            screen.contains("\\u{1b}") && !screen.contains(|c: char| c.is_control() && c != '\n'),
+            "{screen}"
+        );
     }
 }
 
@@ -236,7 +238,8 @@ fn the_mouse_points_at_what_is_drawn() {
 
 #[test]
 fn an_explanation_is_broken_for_the_width_and_its_events_keep_their_lines() {
-    let text = "It beats\nwell and has done so for a long time now.\n\n12:00  up  pid 1\n12:01  exit  pid 1\n";
+    let text =
+        "It beats\nwell and has done so for a long time now.\n\n12:00  up  pid 1\n12:01  exit  pid 1\n";
     assert_eq!(
         explained(text, 30),
         [

@@ -206,10 +206,14 @@ impl Entry {
     pub fn weight(&self) -> Weight {
         match self.last.kind {
             EventKind::Exit { how: Some(ExitHow::Code(code)), .. } if code != 0 => Weight::Critical,
-            EventKind::Exit { how: Some(ExitHow::Signal(signal)), .. } if !is_request(signal) => Weight::Critical,
+            EventKind::Exit { how: Some(ExitHow::Signal(signal)), .. } if !is_request(signal) => {
+                Weight::Critical
+            }
             _ => match self.last.kind.name() {
                 "stall" | "terminal" | "io" | "full" => Weight::Critical,
-                "blind" | "frozen" | "lost" | "auth" | "decode" | "flood" | "churn" | "missing" => Weight::Warning,
+                "blind" | "frozen" | "lost" | "auth" | "decode" | "flood" | "churn" | "missing" => {
+                    Weight::Warning
+                }
                 _ => Weight::Usual,
             },
         }

@@ -70,7 +70,8 @@ pub fn top(args: &TopArgs) -> Result<Exit, CliError> {
     thread::spawn(move || watched.watch());
     thread::spawn(move || ask::ask(&asking, &users, &wished, &updates));
     thread::spawn(move || ask::follow(&following, &teller));
-    let shown = take_terminal().and_then(|mut terminal| show(&mut terminal, model, &received, &wishes, &life));
+    let shown =
+        take_terminal().and_then(|mut terminal| show(&mut terminal, model, &received, &wishes, &life));
     restore();
     shown.map_err(|error| failed("draw on this terminal", &error))?;
     Ok(Exit::Clean)

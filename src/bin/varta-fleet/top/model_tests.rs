@@ -14,7 +14,8 @@ fn listed(pids: impl IntoIterator<Item = u32>) -> Update {
 }
 
 fn event(seq: u64) -> Update {
-    let json = format!(r#"{{"v":1,"seq":{seq},"ts":"2026-03-01T12:00:00Z","mono_ns":1,"kind":"start","shards":1}}"#);
+    let json =
+        format!(r#"{{"v":1,"seq":{seq},"ts":"2026-03-01T12:00:00Z","mono_ns":1,"kind":"start","shards":1}}"#);
     Update::Told(serde_json::from_str(&json).unwrap())
 }
 
@@ -57,7 +58,11 @@ fn keys_sort_reverse_and_filter() {
     type_in(&mut model, "r");
     assert!(model.wish().is_ascending);
     type_in(&mut model, "SS");
-    assert_eq!((model.sort(), model.is_ascending()), ("pid", true), "another key begins in its own direction");
+    assert_eq!(
+        (model.sort(), model.is_ascending()),
+        ("pid", true),
+        "another key begins in its own direction"
+    );
     type_in(&mut model, "r");
     assert!(!model.is_ascending());
     model.sort_by("beats");
@@ -241,7 +246,10 @@ fn an_observer_that_does_not_answer_is_told_from_one_that_does() {
     assert_eq!(model.silence(), None, "a refusal is an answer");
     model.take(Update::Trouble("no fleet is running".to_owned()));
     at(&mut model, 6);
-    assert_eq!((model.silence(), model.trouble()), (Some(Duration::from_secs(1)), Some("no fleet is running")));
+    assert_eq!(
+        (model.silence(), model.trouble()),
+        (Some(Duration::from_secs(1)), Some("no fleet is running"))
+    );
     model.take(fleet(2_000_000_000, 1));
     assert_eq!((model.silence(), model.trouble()), (None, None));
 }

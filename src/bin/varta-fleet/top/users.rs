@@ -22,7 +22,9 @@ impl Users {
         let mut users = Self::default();
         for line in text.lines() {
             let mut fields = line.split(':');
-            let (Some(name), Some(Ok(uid))) = (fields.next(), fields.nth(1).map(str::parse)) else { continue };
+            let (Some(name), Some(Ok(uid))) = (fields.next(), fields.nth(1).map(str::parse)) else {
+                continue;
+            };
             // The first line of a number or name is the one that the system uses.
             users.names.entry(uid).or_insert_with(|| name.to_owned());
             users.uids.entry(name.to_owned()).or_insert(uid);
@@ -47,8 +49,13 @@ mod tests {
 
     #[test]
     fn users_go_by_name_or_number() {
-        let users = Users::parse("root:x:0:0:root:/root:/bin/sh\ntoor:x:0:0::/:/bin/sh\nb\u{1b}:x:7:7::/:/\n\nbad:x\n");
-        assert_eq!((users.name(0), users.name(7), users.name(9)), ("root".into(), "b\\u{1b}".into(), "9".into()));
+        let users = Users::parse(
+            "root:x:0:0:root:/root:/bin/sh\ntoor:x:0:0::/:/bin/sh\nb\u{1b}:x:7:7::/:/\n\nbad:x\n",
+        );
+        assert_eq!(
+            (users.name(0), users.name(7), users.name(9)),
+            ("root".into(), "b\\u{1b}".into(), "9".into())
+        );
         assert_eq!((users.uid("toor"), users.uid("12"), users.uid("nobody")), (Some(0), Some(12), None));
     }
 }
