@@ -6,6 +6,7 @@ use std::io::{self, Write as _};
 use varta_fleet::Shown;
 use varta_fleet::api::{AgentState, Detail, Exited, Fleet, Past, Refused, Tracked, TurnedAwayFor};
 use varta_fleet::event::{Event, EventKind};
+use varta_fleet::label::Label;
 
 use crate::client::{Client, FleetArgs};
 use crate::exit::{CliError, Exit, counted};
@@ -71,6 +72,8 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
         agent.wire.as_str(),
         if tracked.off_hash { ", which is not where its pid hashes to" } else { "" },
     )];
+    let belongs = belongs(tracked.exe.as_deref(), agent.unit.as_deref(), agent.container.as_deref());
+    said.extend((!belongs.is_empty()).then(|| format!("It {}.", listed(&belongs))));
     said.push(last_beat(tracked));
     said.push(threshold(tracked, fleet));
     if tracked.program_unreadable && fleet.rules.iter().any(|rule| rule.exe.is_some()) {
@@ -117,6 +120,23 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
         ));
     }
     paragraphs(&said.join(" "), past)
+}
+
+/// What a process runs and belongs to, as far as it is known.
+fn belongs(exe: Option<&str>, unit: Option<&str>, container: Option<&str>) -> Vec<String> {
+    let exe = exe.map(|exe| format!("runs {}", Shown(exe)));
+    let unit = unit.map(|unit| format!("belongs to {}", Shown(unit)));
+    // As container managers show it.
+    let container = container.map(|id| format!("is in container {}", Shown(id.get(..12).unwrap_or(id))));
+    exe.into_iter().chain(unit).chain(container).collect()
+}
+
+/// `a`, `a and b`, `a, b and c`.
+fn listed(parts: &[String]) -> String {
+    match parts {
+        [before @ .., last] if !before.is_empty() => format!("{} and {last}", before.join(", ")),
+        _ => parts.concat(),
+    }
 }
 
 fn last_beat(tracked: &Tracked) -> String {
@@ -212,7 +232,9 @@ fn refusal(refused: &Refused) -> String {
 fn of_exited(exited: &Exited) -> String {
     let past = &exited.past;
     let exit = past.history.iter().rev().find_map(|event| match event.kind {
-        EventKind::Exit { silent_ns, how, .. } => Some((event.wall, silent_ns, how)),
+        EventKind::Exit { silent_ns, how, lived_ns, panicked, .. } => {
+            Some((event, silent_ns, how, lived_ns, panicked))
+        }
         _ => None,
     });
     let refused = exited.refused.as_ref().filter(|_| past.history.is_empty()).map(refusal);
@@ -220,11 +242,15 @@ fn of_exited(exited: &Exited) -> String {
         (None, Some(refused)) => {
             format!("pid {} is not tracked: its last frame was refused {refused}.", exited.pid)
         }
-        (Some((when, silent_ns, how)), _) => format!(
-            "pid {} {} at {when}, {} after its last beat. It is no longer tracked.",
-            exited.pid,
+        (Some((event, silent_ns, how, lived_ns, panicked)), _) => format!(
+            "{} {} at {}, {} after its last beat{}.{}{} It is no longer tracked.",
+            subject(event, exited.pid),
             ending(how),
-            time(silent_ns)
+            event.wall,
+            time(silent_ns),
+            if lived_ns > 0 { format!(" and {} after its first", time(lived_ns)) } else { String::new() },
+            if panicked { " Its last frame reported a panic." } else { "" },
+            was(event),
         ),
         (None, _) if past.history.iter().all(is_refusal) => {
             format!("pid {} never beat: what it sent was refused.", exited.pid)
@@ -232,6 +258,25 @@ fn of_exited(exited: &Exited) -> String {
         (None, _) => format!("pid {} is no longer tracked, and its exit was not reported.", exited.pid),
     };
     paragraphs(&said, past)
+}
+
+/// The process of an exit, with its name if that was known.
+fn subject(exit: &Event, pid: u32) -> String {
+    let about = exit.agent.map(|agent| agent.about).unwrap_or_default();
+    match (about.comm.is_empty(), about.uid) {
+        (true, _) => format!("pid {pid}"),
+        (false, None) => format!("{} (pid {pid})", Shown(about.comm.as_str())),
+        (false, Some(uid)) => format!("{} (pid {pid}, uid {uid})", Shown(about.comm.as_str())),
+    }
+}
+
+/// What the process of an exit ran and belonged to.
+fn was(exit: &Event) -> String {
+    let about = exit.agent.map(|agent| agent.about).unwrap_or_default();
+    let [exe, unit, container] =
+        [about.exe, about.unit, about.container].map(|label| label.map(Label::as_str));
+    let belongs = belongs(exe, unit, container);
+    if belongs.is_empty() { String::new() } else { format!(" As last looked up, it {}.", listed(&belongs)) }
 }
 
 fn is_refusal(event: &Event) -> bool {
@@ -314,9 +359,14 @@ mod tests {
     #[test]
     fn a_stall_is_explained() {
         let fleet = Fleet { threshold_ns: 2 * SECOND, ..Fleet::default() };
+        let mut tracked = tracked();
+        tracked.exe = Some("/opt/engine".to_owned());
+        tracked.agent.unit = Some("engine.service".to_owned());
+        tracked.agent.container = Some("0123456789abcdef".repeat(4));
         assert_eq!(
-            flat(&tracked(), &fleet),
-            "engine (pid 4711, uid 1000) is STALLED on shard 1, wire version 0.2. Its last beat came 5.00 s ago; it has \
+            flat(&tracked, &fleet),
+            "engine (pid 4711, uid 1000) is STALLED on shard 1, wire version 0.2. It runs /opt/engine, belongs to \
+             engine.service and is in container 0123456789ab. Its last beat came 5.00 s ago; it has \
              sent 100 beats since 55.0 s ago, usually one every 500 ms. A silence of 2.00 s is a stall for it (the \
              default). It was judged stalled once: 3.00 s ago after 2.00 s of silence, and the observer could see \
              for a whole threshold of it. Its shard has never been blind."
@@ -353,7 +403,8 @@ mod tests {
     #[test]
     fn an_end_is_told_with_its_cause() {
         let exit = r#"{"v":1,"seq":1,"ts":"2026-03-01T12:00:00.123456789Z","mono_ns":1,"kind":"exit","shard":0,"pid":7,"session":1,"nonce":1,"status":"ok","payload":0,"silent_ns":2000000000,"signal":9}"#;
-        let past = |event| Past { history: vec![serde_json::from_str(event).unwrap()], ..Past::default() };
+        let past =
+            |event: &str| Past { history: vec![serde_json::from_str(event).unwrap()], ..Past::default() };
         let exited = Exited { pid: 7, past: past(exit), ..Exited::default() };
         let said = of_exited(&exited);
         assert!(
@@ -361,6 +412,16 @@ mod tests {
                 "pid 7 ended by signal 9 at 2026-03-01T12:00:00.123456789Z, 2.00 s after its last"
             ),
             "{said}"
+        );
+        let who = r#""payload":0,"uid":1000,"comm":"worker","unit":"w.service","exe":"/opt/w","lived_ns":61000000000"#;
+        let known = exit.replace(r#""payload":0"#, who);
+        let known = Exited { pid: 7, past: past(&known), ..Exited::default() };
+        let said = of_exited(&known).split("\n\n").next().unwrap().replace('\n', " ");
+        assert_eq!(
+            said,
+            "worker (pid 7, uid 1000) ended by signal 9 at 2026-03-01T12:00:00.123456789Z, 2.00 s after its last beat \
+             and 1m 01s after its first. As last looked up, it runs /opt/w and belongs to w.service. It is no longer \
+             tracked."
         );
         let refused = r#"{"v":1,"kind":"decode","pid":7,"error":"bad_crc"}"#;
         let refused_by_us = Refused { at_ns: 1, ago_ns: 2 * SECOND, why: TurnedAwayFor::Table };
