@@ -46,7 +46,7 @@ pub struct DeadAgent {
     /// Path of its program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exe: Option<String>,
-    /// How it died, in words: `signal 9`, `exit status 1`, `panic` or `unknown`.
+    /// How it died, in words: `signal 9`, `out of memory`, `exit status 1`, `panic` or `unknown`.
     pub death: String,
     /// The exit status, if it had one.
     #[serde(skip_serializing_if = "Option::is_none")]

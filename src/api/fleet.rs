@@ -109,7 +109,7 @@ pub struct Died {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(default)]
 pub struct Cause {
-    /// `code`, `signal` or `panic`, as in the metric `varta_deaths_total`.
+    /// `code`, `signal`, `oom` or `panic`, as in the metric `varta_deaths_total`.
     pub how: String,
     /// The exit status, of `code`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -147,7 +147,10 @@ impl Plan {
     /// fleet.
     #[must_use]
     pub fn pidfds_max(&self, open_files_max: u64) -> u32 {
-        let ours = OPEN_FILES_RESERVED + connections_max(open_files_max) + 2 * self.shards.len() as u64;
+        let ours = OPEN_FILES_RESERVED
+            + connections_max(open_files_max)
+            + u64::from(memory_groups_max(open_files_max))
+            + 2 * self.shards.len() as u64;
         let left = u32::try_from(open_files_max.saturating_sub(ours)).unwrap_or(u32::MAX);
         self.watched_max.min(left)
     }
@@ -181,6 +184,11 @@ impl Rule {
             && comm.as_deref().is_none_or(|pattern| Pattern::new(pattern).matches(identity.comm))
             && exe.as_deref().is_none_or(|pattern| Pattern::new(pattern).matches(identity.exe))
     }
+}
+
+/// Memory control groups whose counts of kills are held open: at most a sixteenth of all descriptors.
+pub(crate) fn memory_groups_max(open_files_max: u64) -> u16 {
+    u16::try_from(open_files_max / 16).unwrap_or(u16::MAX).min(256)
 }
 
 /// Descriptors reserved for connections to the observer: at most a quarter of all, as idle connections are

@@ -22,6 +22,8 @@ use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
 const SCHEMA: u8 = 1;
+/// The same on every architecture that Linux runs on.
+const SIGKILL: u8 = 9;
 
 impl Serialize for Event {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -112,6 +114,8 @@ enum Detail {
     ExitSignal {
         silent_ns: u64,
         signal: u8,
+        #[serde(skip_serializing_if = "is_false")]
+        oom: bool,
         #[serde(flatten)]
         end: End,
     },
@@ -241,7 +245,10 @@ impl Detail {
             EventKind::Exit { silent_ns, how, lived_ns, panicked, while_away } => {
                 let end = End { lived_ns, panicked, while_away };
                 match how {
-                    Some(ExitHow::Signal(signal)) => Self::ExitSignal { silent_ns, signal, end },
+                    Some(ExitHow::Signal(signal)) => Self::ExitSignal { silent_ns, signal, oom: false, end },
+                    Some(ExitHow::OutOfMemory) => {
+                        Self::ExitSignal { silent_ns, signal: SIGKILL, oom: true, end }
+                    }
                     Some(ExitHow::Code(code)) => Self::ExitCode { silent_ns, code: Some(code), end },
                     None => Self::ExitCode { silent_ns, code: None, end },
                 }
@@ -340,6 +347,8 @@ struct Read {
     status: Status,
     #[serde(default)]
     payload: u64,
+    #[serde(default)]
+    oom: bool,
     // Before the next: some kinds have fields of these names, and the next takes them away.
     #[serde(flatten)]
     kind: EventKind,
@@ -384,6 +393,7 @@ impl<'de> Deserialize<'de> for Event {
         match (&mut kind, agent) {
             (EventKind::Decode { attested, .. }, None) => *attested = read.pid.unwrap_or(0),
             (EventKind::Missing { pid, .. }, None) => *pid = read.pid.unwrap_or(0),
+            (EventKind::Exit { how, .. }, _) if read.oom => *how = Some(ExitHow::OutOfMemory),
             _ => {}
         }
         Ok(Self { seq, again, wall: read.ts, mono: MonoNs(read.mono_ns), shard, agent, kind })
@@ -550,6 +560,7 @@ mod tests {
             ),
             format!(r#"{{{}:"reload","outcome":"refused","changed":[],"restart":[]}}"#, common(38)),
             format!(r#"{{{}:"missing","pid":4711,"uid":1000,"comm":"worker"}}"#, common(39)),
+            format!(r#"{{{}:"exit",{agent},"silent_ns":1,"signal":9,"oom":true,"lived_ns":9}}"#, common(40)),
             format!(
                 r#"{{"v":1,"seq":1,"again":true,"ts":"2026-03-01T12:00:00.000000001Z","mono_ns":2500000000,"kind":"up",{}}}"#,
                 agent.replacen('1', "0", 1)

@@ -358,6 +358,9 @@ pub enum ExitHow {
     Code(u8),
     /// This signal ended it.
     Signal(u8),
+    /// The kernel ended it by signal 9, because its control group or the host had no memory left.
+    #[serde(skip)]
+    OutOfMemory,
 }
 
 /// What a process does, according to the kernel: of its first thread.
@@ -638,7 +641,7 @@ impl EventKind {
         (
             "exit",
             "The kernel reports that the process exited, with its exit `code` or the `signal` that ended it; \
-             `\"code\":null` where the kernel does not report how. `lived_ns` is the time since its first \
+             `\"code\":null` where the kernel does not report how. `\"oom\":true`: the kernel killed it for want of memory. `lived_ns` is the time since its first \
              beat; `\"panicked\":true` if its last frame reported a panic. An exit is never reported as a `stall`.",
         ),
         (

@@ -29,7 +29,7 @@ use crate::aggregator::fanout::{EVENTS_SLACK, Subscriber};
 use crate::aggregator::policy::Policy;
 use crate::aggregator::thread::{AGGREGATOR_NICE, aggregate};
 use crate::aggregator::{Aggregator, Inquiries, Request};
-use crate::config::plan::{CoreChoice, EventsFormat, EventsPlan, Plan, ShardPlan};
+use crate::config::plan::{CoreChoice, EventsFormat, EventsPlan, Plan, ShardPlan, memory_groups_max};
 #[cfg(feature = "http")]
 use crate::http::{Heard, Http, Listeners, Sources, Terms, TermsInForce};
 use crate::journal::Estate;
@@ -40,6 +40,7 @@ use crate::message::Reason;
 use crate::priority::Standing;
 use crate::process::lookup::Lookups;
 use crate::process::names::Names;
+use crate::process::oom::OomKills;
 use crate::process::procfs::Program;
 use crate::process::watch::Watch;
 use crate::rundir::upkeep::{Files, Upkeep};
@@ -272,12 +273,14 @@ fn start_tellers(
     let writers = Writers::new(writer, Arc::clone(&handle.output));
     let mut tellers = Tellers { handle: handle.clone(), aggregator: None, helpers: Vec::new(), writers };
     let (finder, findings) = unbounded();
+    let kills = Arc::new(OomKills::new(memory_groups_max(free_files().unwrap_or(u64::MAX))));
     let on_program = {
-        let names = Arc::clone(&handle.names);
+        let (names, kills) = (Arc::clone(&handle.names), Arc::clone(&kills));
         let lifeline = handle.vitals.of(FleetThread::Lookup);
         move |holder: Holder, program: &Program, uid: Option<u32>| {
             let _ = &lifeline;
-            names.put(holder, program, uid);
+            let group = kills.enter(&program.groups, SystemClock.mono());
+            names.put(holder, program, uid, group);
         }
     };
     // The priority of the aggregator, so that exits and stalls are reported within milliseconds on a busy
@@ -292,9 +295,15 @@ fn start_tellers(
         let _ = set_own_nice(AGGREGATOR_NICE);
         lifeline
     };
-    let (watch, watch_thread) =
-        Watch::spawn(SystemClock, finder, Arc::clone(doorbell), pidfds_max(plan), on_start)
-            .map_err(&thread)?;
+    let (watch, watch_thread) = Watch::spawn(
+        SystemClock,
+        finder,
+        Arc::clone(doorbell),
+        (kills, Arc::clone(&handle.names)),
+        pidfds_max(plan),
+        on_start,
+    )
+    .map_err(&thread)?;
     tellers.helpers.push(watch_thread);
     let policy = Policy { classes: plan.classes(), rules: plan.rules.clone() };
     let inquiries = Inquiries { lookups, watch, findings, names: Arc::clone(&handle.names) };
@@ -397,9 +406,14 @@ fn publish(
 /// Number of pidfds that the limit of this process allows. The library does not raise the limit: the owner of
 /// the process does, before the start.
 fn pidfds_max(plan: &Plan) -> usize {
+    plan.pidfds_max(free_files().unwrap_or(u64::MAX)) as usize
+}
+
+/// How many descriptors are left; `None`: there is no limit.
+fn free_files() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile).current;
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
-    plan.pidfds_max(limit.map_or(u64::MAX, |limit| limit.saturating_sub(open))) as usize
+    limit.map(|limit| limit.saturating_sub(open))
 }
 
 /// The core of each shard. `auto` pins only if there are more cores than shards: a shard pinned to a busy

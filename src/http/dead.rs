@@ -81,6 +81,7 @@ fn agent(dead: &dead::DeadAgent) -> DeadAgent {
     let (code, signal) = match how {
         Some(ExitHow::Code(code)) => (Some(code), None),
         Some(ExitHow::Signal(signal)) => (None, Some(signal)),
+        Some(ExitHow::OutOfMemory) => (None, Some(9)),
         None => (None, None),
     };
     DeadAgent {
@@ -95,6 +96,7 @@ fn agent(dead: &dead::DeadAgent) -> DeadAgent {
         death: match dead.death {
             Death::Code(code) => format!("exit status {code}"),
             Death::Signal(signal) => format!("signal {signal}"),
+            Death::OutOfMemory => "out of memory".to_owned(),
             Death::Panic | Death::Unknown => Death::WORDS[dead.death.kind()].to_owned(),
         },
         code,

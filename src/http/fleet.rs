@@ -72,7 +72,7 @@ fn died(deaths: &[(Death, u64)], alive: u64) -> Died {
         let (code, signal) = match death {
             Death::Code(code) => (Some(code), None),
             Death::Signal(signal) => (None, Some(signal)),
-            Death::Panic => (None, None),
+            Death::OutOfMemory | Death::Panic => (None, None),
             Death::Unknown => return None,
         };
         Some(Cause { how: Death::WORDS[death.kind()].to_owned(), code, signal, agents })

@@ -141,6 +141,7 @@ fn fields_of(kind: &EventKind) -> Option<(u64, [u64; FIELD_WORDS])> {
                 None => (0, 0),
                 Some(ExitHow::Code(code)) => (1, code.into()),
                 Some(ExitHow::Signal(signal)) => (2, signal.into()),
+                Some(ExitHow::OutOfMemory) => (3, 0),
             };
             (4, [silent_ns, how, number, while_away.into(), lived_ns, panicked.into()])
         }
@@ -220,6 +221,7 @@ fn kind_of(code: u8, fields: &[u64; FIELD_WORDS]) -> Option<EventKind> {
                 0 => None,
                 1 => Some(ExitHow::Code(u8::try_from(c).ok()?)),
                 2 => Some(ExitHow::Signal(u8::try_from(c).ok()?)),
+                3 => Some(ExitHow::OutOfMemory),
                 _ => return None,
             };
             EventKind::Exit { silent_ns: a, how, lived_ns: e, panicked: f != 0, while_away: d != 0 }

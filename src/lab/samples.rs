@@ -145,6 +145,17 @@ pub fn one_of_each() -> Vec<Event> {
         ),
         (None, None, Kind::REFUSED_RELOAD),
         (None, None, Kind::Missing { pid: 4711, uid: 1000, comm: "worker".into() }),
+        (
+            shard,
+            agent,
+            Kind::Exit {
+                silent_ns: 1,
+                how: Some(ExitHow::OutOfMemory),
+                lived_ns: 9,
+                panicked: false,
+                while_away: false,
+            },
+        ),
     ];
     let mut seq = 0;
     let event = |(shard, agent, kind)| {
@@ -274,6 +285,7 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
         Just(None),
         any::<u8>().prop_map(|code| Some(ExitHow::Code(code))),
         any::<u8>().prop_map(|signal| Some(ExitHow::Signal(signal))),
+        Just(Some(ExitHow::OutOfMemory)),
     ];
     let session_why = SessionWhy::ALL.to_vec();
     let phase = prop_oneof![Just(BlindPhase::Begin), extreme().prop_map(|for_ns| BlindPhase::End { for_ns })];

@@ -33,20 +33,20 @@ pub struct Freezer {
 impl Freezer {
     /// Whether the process of this pid is frozen, as of at most a tenth of a second ago. About five system calls.
     pub fn is_frozen(&mut self, pid: u32, now: MonoNs) -> bool {
-        fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|groups| self.is_any_frozen(groups, now))
+        fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|groups| self.is_any_frozen(&groups, now))
     }
 
     /// The same of a process with this content of `/proc/PID/cgroup`.
-    pub fn is_any_frozen(&mut self, groups: String, now: MonoNs) -> bool {
+    pub fn is_any_frozen(&mut self, groups: &str, now: MonoNs) -> bool {
         if now.since(self.known_since) >= FRESH_NS {
             self.known.clear();
             self.known_since = now;
         }
-        if let Some(known) = self.known.get(&groups) {
+        if let Some(known) = self.known.get(groups) {
             return *known;
         }
-        let is_frozen = parse_groups(&groups).any(|group| is_group_frozen(group, |file| read(&file)));
-        self.known.insert(groups, is_frozen);
+        let is_frozen = parse_groups(groups).any(|group| is_group_frozen(group, |file| read(&file)));
+        self.known.insert(groups.to_owned(), is_frozen);
         is_frozen
     }
 }

@@ -60,9 +60,9 @@ impl Lookups {
                         Finding::Who { holder, found }
                     }
                     Inquiry::Program | Inquiry::Class => {
-                        let (found, groups) = procfs::program(pid);
+                        let found = procfs::program(pid);
                         on_program(holder, &found, None);
-                        let is_frozen = freezer.is_any_frozen(groups, clock.mono());
+                        let is_frozen = freezer.is_any_frozen(&found.groups, clock.mono());
                         Finding::Program { holder, found, is_frozen }
                     }
                     Inquiry::Lives(start) => Finding::Lives { pid, life: procfs::life(pid, start) },

@@ -7,6 +7,7 @@ pub mod expected;
 pub mod freezer;
 pub mod lookup;
 pub mod names;
+pub mod oom;
 pub mod procfs;
 pub mod question;
 pub mod unit;

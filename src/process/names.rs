@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use crate::event::{About, ProcessState};
 use crate::label::Label;
+use crate::process::oom::GroupId;
 use crate::process::procfs::Program;
 use crate::table::place::Holder;
 use crate::table::slots::Slots;
@@ -30,6 +31,7 @@ struct Entry {
     container: Option<Label>,
     exe: Option<Label>,
     state: Option<ProcessState>,
+    group: GroupId,
 }
 
 /// The name was read.
@@ -65,13 +67,9 @@ impl Names {
     }
 
     /// Stores who the slot's holder is; its labels count for this user, or for that of the lookup before. A name that
-    /// was not UTF-8 contains replacement characters, and may be cut here.
-    pub fn put(
-        &self,
-        holder: Holder,
-        Program { comm, exe, unit, container, state }: &Program,
-        uid: Option<u32>,
-    ) {
+    /// was not UTF-8 contains replacement characters, and may be cut here. `group`: its memory control group.
+    pub fn put(&self, holder: Holder, program: &Program, uid: Option<u32>, group: GroupId) {
+        let Program { comm, exe, unit, container, state, .. } = program;
         let before = || self.entry(holder).map(|entry| entry.uid);
         let uid = uid.or_else(before).unwrap_or(0);
         let is_known = comm.is_some();
@@ -85,6 +83,7 @@ impl Names {
             container: label(container),
             exe: label(exe),
             state: *state,
+            group,
             ..Entry::default()
         };
         entry.name[..comm.len()].copy_from_slice(comm.as_bytes());
@@ -123,6 +122,11 @@ impl Names {
         self.entry(holder)?.state
     }
 
+    /// The memory control group of this holder; 0 if it is not known.
+    pub fn group(&self, holder: Holder) -> GroupId {
+        self.entry(holder).map_or(0, |entry| entry.group)
+    }
+
     /// Whether this holder was looked up and its program could not be read.
     #[cfg(feature = "http")]
     pub fn is_program_hidden(&self, holder: Holder) -> bool {
@@ -145,7 +149,7 @@ mod tests {
         let names = Names::new(2);
         let holder = |slot, generation| Holder { place: Place { shard: 1, slot }, generation };
         let put = |holder, comm: &str| {
-            names.put(holder, &Program { comm: Some(comm.to_owned()), ..Program::default() }, None);
+            names.put(holder, &Program { comm: Some(comm.to_owned()), ..Program::default() }, None, 0);
         };
         put(holder(5000, 3), "worker");
         assert_eq!(names.get(holder(5000, 3)).as_deref(), Some("worker"));
@@ -157,7 +161,7 @@ mod tests {
         assert_eq!(names.get(holder(5000, 4)).as_deref(), Some("\u{fffd}".repeat(5).as_str()));
         put(holder(5000, 5), "");
         assert_eq!(names.get(holder(5000, 5)).as_deref(), Some(""));
-        names.put(holder(5000, 5), &Program::default(), None);
+        names.put(holder(5000, 5), &Program::default(), None, 0);
         assert_eq!(names.get(holder(5000, 5)), None, "it may not be read any more");
     }
 }

@@ -85,6 +85,8 @@ pub struct Program {
     pub container: Option<String>,
     /// What it does.
     pub state: Option<ProcessState>,
+    /// The content of `/proc/PID/cgroup`; empty if it cannot be read.
+    pub groups: String,
 }
 
 /// Looks a process up: about a dozen system calls.
@@ -118,7 +120,7 @@ fn read_process(pid: u32, pidfd: &OwnedFd, clock: &impl Clock) -> Option<LookedU
         started: started(stat.start_ticks, clock),
         inner_pids: parse_inner_pids(&status),
         uid: parse_uid(&status)?,
-        program: program_of(&directory, Some(stat), &read_groups(&directory)),
+        program: program_of(&directory, Some(stat)),
     })
 }
 
@@ -131,27 +133,21 @@ pub fn stat(pid: u32) -> Option<Stat> {
     std::fs::read(format!("/proc/{pid}/stat")).ok().and_then(|bytes| parse_stat(&bytes))
 }
 
-/// What the process that has this pid now runs, and the text of its control groups, empty if it cannot be read. About
-/// twelve system calls.
-pub fn program(pid: u32) -> (Program, String) {
+/// What the process that has this pid now runs. About twelve system calls.
+pub fn program(pid: u32) -> Program {
     if !is_procfs_ours() {
-        return Default::default();
+        return Program::default();
     }
-    let Some(directory) = open_directory(pid) else { return Default::default() };
+    let Some(directory) = open_directory(pid) else { return Program::default() };
     let stat = read(&directory, "stat").ok().and_then(|bytes| parse_stat(&bytes));
-    let groups = read_groups(&directory);
-    (program_of(&directory, stat, &groups), groups)
+    program_of(&directory, stat)
 }
 
-fn program_of(directory: &OwnedFd, stat: Option<Stat>, groups: &str) -> Program {
+fn program_of(directory: &OwnedFd, stat: Option<Stat>) -> Program {
+    let groups = read(directory, "cgroup").map(|bytes| lossy(&bytes)).unwrap_or_default();
     let (comm, state) = stat.map(|stat| (stat.comm, stat.state)).unzip();
-    let [unit, container] = [unit_of(groups), container_of(groups)].map(|text| text.map(str::to_owned));
-    Program { comm, exe: read_exe(directory), unit, container, state: state.flatten() }
-}
-
-/// `/proc/PID/cgroup`; empty if it cannot be read.
-fn read_groups(directory: &OwnedFd) -> String {
-    read(directory, "cgroup").map(|bytes| lossy(&bytes)).unwrap_or_default()
+    let [unit, container] = [unit_of(&groups), container_of(&groups)].map(|text| text.map(str::to_owned));
+    Program { comm, exe: read_exe(directory), unit, container, state: state.flatten(), groups }
 }
 
 fn open_directory(pid: u32) -> Option<OwnedFd> {
@@ -442,13 +438,13 @@ mod tests {
         let me = identify(std::process::id(), &SystemClock).expect("alive");
         let exe = std::env::current_exe().expect("exe");
         assert_eq!(me.program.exe.as_deref(), exe.to_str());
-        assert_eq!(program(std::process::id()).0.exe, me.program.exe);
+        assert_eq!(program(std::process::id()).exe, me.program.exe);
         assert_eq!(me.uid, rustix::process::getuid().as_raw());
         assert!(me.started <= SystemClock.mono());
         let comm = me.program.comm.expect("our own");
         assert!(comm.len() <= 15 && !comm.is_empty());
         // The name of a process is that of its first thread.
-        assert_eq!(program(std::process::id()).0.comm, Some(comm));
+        assert_eq!(program(std::process::id()).comm, Some(comm));
         assert_eq!(end(std::process::id(), Some(me.incarnation), &SystemClock), None);
         assert_eq!(end(std::process::id(), None, &SystemClock), None);
     }
@@ -458,7 +454,7 @@ mod tests {
     #[test]
     fn fault_64_a_program_keeps_its_path_when_its_file_is_replaced() {
         let dir = tempfile::tempdir().expect("a directory");
-        let exe_of = |child: &Child| program(child.id()).0.exe.expect("our own child");
+        let exe_of = |child: &Child| program(child.id()).exe.expect("our own child");
         for name in ["agent", "agent (deleted)"] {
             let path = dir.path().join(name);
             let copied = Command::new("cp").arg("/bin/sleep").arg(&path).status().expect("run cp");

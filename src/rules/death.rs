@@ -15,6 +15,8 @@ pub enum Death {
     Code(u8),
     /// This signal ended it.
     Signal(u8),
+    /// The kernel ended it for want of memory.
+    OutOfMemory,
     /// Its last frame said that it panicked.
     Panic,
     /// The kernel did not say how.
@@ -24,9 +26,9 @@ pub enum Death {
 impl Death {
     /// The words of [`Death::as_str`], each once.
     #[cfg(feature = "http")]
-    pub const WORDS: [&str; 4] = ["code", "signal", "panic", "unknown"];
+    pub const WORDS: [&str; 5] = ["code", "signal", "oom", "panic", "unknown"];
     /// Number of kinds.
-    pub const KINDS: usize = 4;
+    pub const KINDS: usize = 5;
 
     /// The death, if an exit was one. `has_panicked`: the last frame of the agent said so.
     ///
@@ -39,6 +41,7 @@ impl Death {
             _ if has_panicked => Some(Self::Panic),
             Some(ExitHow::Code(code)) => Some(Self::Code(code)),
             Some(ExitHow::Signal(signal)) => Some(Self::Signal(signal)),
+            Some(ExitHow::OutOfMemory) => Some(Self::OutOfMemory),
             None => Some(Self::Unknown),
         }
     }
@@ -49,8 +52,9 @@ impl Death {
         match self {
             Self::Code(_) => 0,
             Self::Signal(_) => 1,
-            Self::Panic => 2,
-            Self::Unknown => 3,
+            Self::OutOfMemory => 2,
+            Self::Panic => 3,
+            Self::Unknown => 4,
         }
     }
 }
@@ -69,6 +73,7 @@ mod tests {
         assert_eq!(of(Some(ExitHow::Code(0))), None);
         assert_eq!(of(Some(ExitHow::Code(1))), Some(Death::Code(1)));
         assert_eq!(of(Some(ExitHow::Signal(9))), Some(Death::Signal(9)));
+        assert_eq!(of(Some(ExitHow::OutOfMemory)), Some(Death::OutOfMemory));
         assert_eq!(of(None), Some(Death::Unknown));
     }
 

@@ -442,6 +442,12 @@ impl Agent {
                 println!("status {argument}");
             }
             "panic" => panic!("told to"),
+            "eat" => {
+                let mut eaten: Vec<Vec<u8>> = Vec::new();
+                loop {
+                    eaten.push(std::hint::black_box(vec![1; 1 << 20]));
+                }
+            }
             "survive" => {
                 let caught = std::panic::catch_unwind(|| panic!("told to, and caught"));
                 println!("survive {}", caught.is_err());

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::common::http::Connection;
-use crate::common::{Agent, AgentOptions, Client, Freezer, Observer, Options, SOON, program, wait_for};
+use crate::common::{
+    Agent, AgentOptions, Client, Freezer, MemoryGroup, Observer, Options, SOON, program, wait_for,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// So long that no event below can come from a threshold.
@@ -107,7 +109,7 @@ fn deaths_are_told_from_stops_on_every_surface() {
         let of = lines.filter(|line| line.contains(&format!("how=\"{how}\"")));
         of.map(|line| line.rsplit(' ').next().expect("a value").parse::<u64>().expect("a number")).sum()
     };
-    assert_eq!(["code", "signal", "panic", "unknown"].map(count), [1, 3, 0, 0]);
+    assert_eq!(["code", "signal", "oom", "panic", "unknown"].map(count), [1, 3, 0, 0, 0]);
     observer.stop();
 }
 
@@ -170,6 +172,38 @@ fn what_dies_again_and_again_is_a_crash_loop() {
     let by_user = get("/api/v1/groups?by=uid").json();
     assert_eq!(by_user["groups"][0]["name"], rustix::process::getuid().as_raw().to_string());
     assert!(get("/api/v1/groups?by=colour").refusal(400).contains("write unit, comm, uid, shard"));
+    observer.stop();
+}
+
+/// Signal 9 comes from an operator or from the kernel, and what to do differs.
+#[test]
+fn a_kill_for_want_of_memory_is_told_from_another() {
+    let mut observer =
+        Observer::start(Options { threshold: Duration::from_millis(300), ..Options::default() });
+    let group = MemoryGroup::new(64 << 20);
+    let mut agents: Vec<Agent> = (0..3).map(|_| Agent::start(Client::Rust02, &observer)).collect();
+    for agent in &mut agents {
+        group.add(agent.pid());
+        // Before a stall is reported the process is looked up again, now in its group.
+        agent.tell("quiet");
+        observer.expect("stall", agent.pid(), SOON);
+    }
+    agents[0].signal(Signal::KILL);
+    let killed = observer.expect("exit", agents[0].pid(), SOON);
+    agents[1].tell("eat");
+    let starved = observer.expect("exit", agents[1].pid(), SOON);
+    agents[2].signal(Signal::KILL);
+    let killed_later = observer.expect("exit", agents[2].pid(), SOON);
+    for exit in [&killed, &starved, &killed_later] {
+        assert_eq!(exit.u64("signal"), 9, "{exit}");
+    }
+    assert!(!killed.has("oom") && starved.has("oom") && !killed_later.has("oom"), "{starved} {killed_later}");
+    let get = |path: &str| Connection::control(&observer.dir()).get(path, &["Connection: close"]);
+    let dead = get("/api/v1/dead").json();
+    let deaths: Vec<&str> = (0..3).filter_map(|at| dead["dead"][at]["death"].as_str()).collect();
+    assert_eq!(deaths, ["signal 9", "out of memory", "signal 9"]);
+    let causes = get("/api/v1/fleet").json()["died"]["causes"].clone();
+    assert_eq!(causes[1], serde_json::json!({ "how": "oom", "agents": 1 }));
     observer.stop();
 }
 

@@ -1,7 +1,8 @@
 //! The watch thread: holds a pidfd of each agent's process and reports its exit within milliseconds. It also
 //! answers whether a process still exists.
 //!
-//! In: orders, urgent ones first. Out: findings. Thread: its own. Blocks: waiting for processes and orders.
+//! In: orders, urgent ones first. Out: findings. Thread: its own. Blocks: waiting for processes and orders,
+//! and while counts of kills for want of memory are read.
 //! Descriptors are bounded; a process without one waits until another is closed, and meanwhile its exit is
 //! noticed when it is asked about, as at its threshold. Orders are bounded by the slots: per slot two
 //! questions, one order to watch and one to stop.
@@ -21,6 +22,8 @@ use rustix::time::Timespec;
 use crate::event::ExitHow;
 use crate::lane::Doorbell;
 use crate::lane::kick::Kick;
+use crate::process::names::Names;
+use crate::process::oom::{self, OomKills};
 use crate::process::procfs::{self, End, Incarnation, NotHeld};
 use crate::process::question::Finding;
 use crate::table::place::{Holder, Place};
@@ -34,6 +37,8 @@ const ORDERS_PER_TURN: usize = 256;
 /// How long the report of an exit waits for the parent to reap, if only then the kernel provides how the
 /// process ended.
 const REAP_NS: u64 = 20_000_000;
+/// The same on every architecture that Linux runs on.
+const SIGKILL: u8 = 9;
 /// The epoll data of the bell; slots have smaller numbers.
 const BELL: u64 = u64::MAX;
 
@@ -78,7 +83,7 @@ pub struct Watch {
 impl Watch {
     /// Starts the thread, which holds at most `pidfds_max` descriptors and two of its own; it ends when the
     /// sending side is dropped. Runs `on_start` first, and keeps what it returns until the thread ends. Rings
-    /// after findings.
+    /// after findings. `groups`: which processes were killed for want of memory.
     ///
     /// # Errors
     /// The kernel's, if it grants no thread or descriptor.
@@ -86,6 +91,7 @@ impl Watch {
         clock: impl Clock + Send + 'static,
         findings: Sender<Finding>,
         doorbell: Arc<Doorbell>,
+        (kills, names): (Arc<OomKills>, Arc<Names>),
         pidfds_max: usize,
         on_start: impl FnOnce() -> L + Send + 'static,
     ) -> io::Result<(Self, JoinHandle<()>)> {
@@ -101,6 +107,9 @@ impl Watch {
             orders: [urgent_orders, ordinary_orders],
             findings,
             doorbell,
+            kills,
+            names,
+            kills_read: MonoNs(0),
             pidfds_max,
             pidfds: 0,
             entries: Entries::default(),
@@ -201,6 +210,11 @@ struct Watcher<C> {
     orders: [Receiver<Order>; 2],
     findings: Sender<Finding>,
     doorbell: Arc<Doorbell>,
+    kills: Arc<OomKills>,
+    /// Which group a process belongs to.
+    names: Arc<Names>,
+    /// When the counts of kills were read last.
+    kills_read: MonoNs,
     pidfds_max: usize,
     pidfds: usize,
     entries: Entries,
@@ -233,9 +247,18 @@ impl<C: Clock> Watcher<C> {
 
     /// Waits for exits and orders; returns at once if `is_more` orders are left.
     fn wait(&mut self, is_more: bool) -> io::Result<()> {
-        let until = self.unreaped.front().map(|(until, _)| until.since(self.clock.mono()));
+        let now = self.clock.mono();
+        let reading = self.kills.has_groups().then(|| self.kills_read + oom::EVERY_NS);
+        let reaping = self.unreaped.front().map(|(until, _)| *until);
+        let until = reading.into_iter().chain(reaping).min().map(|until| until.since(now));
         let timeout = if is_more { Some(0) } else { until };
-        self.take_events(timeout).map(drop)
+        self.take_events(timeout)?;
+        let now = self.clock.mono();
+        if reading.is_some_and(|at| at <= now) {
+            self.kills.read(now);
+            self.kills_read = now;
+        }
+        Ok(())
     }
 
     /// Takes events from the kernel. Returns their number.
@@ -287,8 +310,16 @@ impl<C: Clock> Watcher<C> {
 
     fn tell_gone(&mut self, place: Place, at: MonoNs, how: Option<ExitHow>) {
         if let Some(holder) = self.forget(place) {
+            let how = how.map(|how| self.explained(holder, how));
             self.tell(Finding::Gone { holder, at, how });
         }
+    }
+
+    /// How it ended: the kernel counts a kill for want of memory before it kills.
+    fn explained(&self, holder: Holder, how: ExitHow) -> ExitHow {
+        let is_kill = how == ExitHow::Signal(SIGKILL);
+        let group = if is_kill { self.names.group(holder) } else { 0 };
+        if group != 0 && self.kills.is_one(group, self.clock.mono()) { ExitHow::OutOfMemory } else { how }
     }
 
     /// Reports processes that were not reaped in time, without how they ended.

@@ -19,8 +19,10 @@ impl Fixture {
     fn new(pidfds_max: u32) -> Self {
         let (finder, findings) = unbounded();
         let doorbell = Arc::new(Doorbell::default());
+        let (kills, names) = (Arc::new(OomKills::new(8)), Arc::new(Names::new(0)));
         let (watch, thread) =
-            Watch::spawn(SystemClock, finder, doorbell, pidfds_max as usize, || {}).expect("a thread");
+            Watch::spawn(SystemClock, finder, doorbell, (kills, names), pidfds_max as usize, || {})
+                .expect("a thread");
         Self { watch: Some(watch), findings, thread }
     }
 
