@@ -119,6 +119,9 @@ mod table;
 mod journal;
 mod lane;
 
+// What the fleet was like, second by second.
+mod history;
+
 // On a shard thread.
 mod shard;
 

@@ -130,6 +130,15 @@ pub enum Warning {
         /// What is wrong with it.
         why: String,
     },
+    /// The history that an observer before this one left cannot be used. Nothing else depends on it.
+    #[error(
+        "cannot use the history that the observer before left: {why}; the plots of this one begin now; agents are \
+         observed as ever"
+    )]
+    NoHistory {
+        /// What is wrong with it.
+        why: String,
+    },
     /// The list of agents of an observer before this one cannot be read.
     #[error(
         "cannot read the list of agents that the observer before left (roster): {why}; agents that no longer beat are \

@@ -1,5 +1,5 @@
 //! The types of the HTTP API: `/api/v1/fleet`, `/api/v1/agents`, `/api/v1/agents/{pid}`, `/api/v1/dead`,
-//! `/api/v1/groups` and `/-/reload`.
+//! `/api/v1/groups`, `/api/v1/history` and `/-/reload`.
 //!
 //! The HTTP thread serializes them, the command line and other programs deserialize them. Their JSON is
 //! described by `/api/v1/openapi.json`. An event is an [`Event`](crate::event::Event), as in the event log.
@@ -12,12 +12,14 @@ mod dead;
 mod fleet;
 mod groups;
 mod headline;
+mod history;
 mod reload;
 
 pub use agents::{Agent, AgentState, Blind, Detail, Exited, Page, Past, Refused, Resume, Stall, Tracked};
 pub use dead::{CrashLoop, Dead, DeadAgent};
 pub use fleet::{Cause, Died, Distribution, Fleet, Headline, Level, Rule, Shard};
 pub use groups::{Group, GroupBy, Groups};
+pub use history::{History, Series};
 pub use reload::Reload;
 
 pub use crate::table::turned_away::TurnedAwayFor;

@@ -19,10 +19,11 @@ use rustix::net::sockopt;
 use super::error::StartError;
 use super::inherited::{Inherited, InheritedError, of_queue, shard_name};
 use super::predecessor::{
-    Adopted, FLEET, Left, NotAdopted, OfShard, Predecessor, ToStore, table_name, told_name,
+    Adopted, FLEET, Left, NotAdopted, OfShard, Predecessor, ToStore, table_name, the_only, told_name,
 };
 use super::takeover::{LISTENER, Takeover};
 use crate::config::plan::{EventsPlan, Plan, ShardPlan};
+use crate::history::{self, History};
 #[cfg(feature = "http")]
 use crate::http::Listeners;
 use crate::journal::{Estate, Identity, Journal, KeptTable, SocketFile};
@@ -44,7 +45,7 @@ use crate::shard::input::unix::Unix;
 use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::uids::UidAccounts;
 use crate::sinks::{Descriptor, Rotation};
-use crate::sys::clock::SystemClock;
+use crate::sys::clock::{SystemClock, boottime_ns};
 use crate::sys::mmsg::is_recvmmsg_refused;
 use crate::sys::unix_socket::{self, adopt_receiver};
 use crate::table::adopt::Legacy;
@@ -68,6 +69,8 @@ pub struct Acquired {
     pub shards: Vec<(ShardFront, Arc<Port>)>,
     /// What is reported from.
     pub estate: Estate,
+    /// What it was like so far.
+    pub history: Arc<History>,
     /// What a successor will need.
     pub to_store: Vec<ToStore>,
     /// What was adopted, if there was a predecessor.
@@ -149,6 +152,8 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
     }
     let admission = Admission::with_shares(plan.agents_max, plan.uid_agents_max)
         .map_err(StartError::resources("reserve memory for agents"))?;
+    let history = History::create(headers[0].boot_id, boottime_ns(), SystemClock.wall().0)
+        .map_err(StartError::resources("reserve memory for the history"))?;
     // Last: what is received from a passed socket here would be lost if the start failed afterwards. And from here on
     // an observer that is taken over observes no more.
     if let (Some(takeover), Some(left)) = (&takeover, &left) {
@@ -164,6 +169,9 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
             Some(Ok(again)) => Some(again),
             Some(Err(_)) | None => output,
         };
+    }
+    if let Err(why) = go_on(&history, inherited) {
+        warnings.push(Warning::NoHistory { why });
     }
     let in_reserve = StartError::resources("reserve memory for a shard");
     let now = SystemClock.mono();
@@ -195,8 +203,10 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
         ToStore::memory(FLEET.to_owned(), estate.journal.memfd(), is_taken_over || predecessor.is_none())
             .map_err(&in_reserve)?,
     );
+    to_store.push(ToStore::memory(history::NAME.to_owned(), history.memfd(), true).map_err(&in_reserve)?);
     Ok(Acquired {
         estate,
+        history: Arc::new(history),
         to_store,
         adopted,
         shards,
@@ -214,6 +224,19 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
             dir,
         },
     })
+}
+
+/// Copies the history that an observer before this one left, if it did.
+///
+/// # Errors
+/// It cannot be used, for this reason.
+fn go_on(history: &History, inherited: &mut Inherited) -> Result<(), String> {
+    let left = inherited.take(history::NAME);
+    if left.is_empty() {
+        return Ok(());
+    }
+    let left = the_only(left, history::NAME).map_err(|why| why.to_string())?;
+    history.go_on_from(left, boottime_ns()).map_err(|why| why.to_string())
 }
 
 /// A warning if what was left is unfit: the fleet starts anew. A shortage may pass, so it fails the start.

@@ -17,6 +17,7 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use super::takeover::{Takeover, TakeoverError};
 use crate::config::plan::{Plan, SHARDS_MAX, ShardPlan};
+use crate::history;
 use crate::message::{Reason, Shown};
 use crate::rundir::binding::{FileId, is_temporary_name_of};
 #[cfg(feature = "http")]
@@ -138,7 +139,7 @@ impl Role {
         };
         match name {
             "control" | "http" => return Some(Self::Listener),
-            "fleet" => return Some(Self::State(None)),
+            "fleet" | history::NAME => return Some(Self::State(None)),
             _ => {}
         }
         let rest = name.strip_prefix("shard-")?;

@@ -219,7 +219,7 @@ impl ToStore {
     }
 }
 
-fn the_only(fds: Vec<OwnedFd>, name: &str) -> Result<OwnedFd, NotAdopted> {
+pub fn the_only(fds: Vec<OwnedFd>, name: &str) -> Result<OwnedFd, NotAdopted> {
     let count = fds.len();
     let mut fds = fds.into_iter();
     match (fds.next(), fds.next()) {

@@ -141,7 +141,7 @@ fn fault_25_another_number_of_agents_moves_the_tables() {
     assert!(matches!(restart.kind, EventKind::Restart { adopted: 1, .. }), "{restart:?}");
     let fleet = line.fleet.as_ref().expect("it runs");
     let new: Vec<_> = fleet.to_store().iter().filter(|of| of.is_new).map(|of| of.name.as_str()).collect();
-    assert_eq!(new, ["shard-0-table", "shard-0-told"]);
+    assert_eq!(new, ["shard-0-table", "shard-0-told", "history"]);
     let copies = line.stop();
     line.go_on(copies);
     line.expect(|event| matches!(event.kind, EventKind::Restart { .. }) && event.seq > restart.seq);

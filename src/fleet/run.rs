@@ -31,6 +31,9 @@ use crate::aggregator::thread::{AGGREGATOR_NICE, aggregate};
 use crate::aggregator::{Aggregator, Inquiries, Request};
 use crate::config::plan::{CoreChoice, EventsFormat, EventsPlan, Plan, ShardPlan, memory_groups_max};
 #[cfg(feature = "http")]
+use crate::history::History;
+use crate::history::Recorder;
+#[cfg(feature = "http")]
 use crate::http::{Heard, Http, Listeners, Sources, Terms, TermsInForce};
 use crate::journal::Estate;
 use crate::lane::park::Park;
@@ -146,11 +149,13 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
     let http = start_http(
         plan,
         &handle,
-        (files.dir.path().to_owned(), journal.run()),
+        (files.dir.path().to_owned(), journal.run(), Arc::clone(&acquired.history)),
         &warnings,
         (listeners, heard),
     )?;
-    let upkeep = match publish(plan, &handle, files, acquired.adopted.is_some()) {
+    let recorder = Recorder::new(acquired.history, Arc::clone(&handle.ports), Arc::clone(&handle.copies));
+    let recorder = Arc::new(recorder);
+    let upkeep = match publish(plan, &handle, files, acquired.adopted.is_some(), &recorder) {
         Ok(upkeep) => upkeep,
         Err((error, files)) => {
             drop(shards);
@@ -172,6 +177,7 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
             shards: parks.shards,
             aggregator: parks.aggregator,
             clerk: upkeep.clerk(),
+            recorder,
             tenure,
         })
     });
@@ -348,7 +354,7 @@ fn start_shards(
 fn start_http(
     plan: &Plan,
     handle: &Handle,
-    (dir, run): (PathBuf, u64),
+    (dir, run, history): (PathBuf, u64, Arc<History>),
     warnings: &[Warning],
     (listeners, heard): (Listeners, Heard),
 ) -> Result<Http, StartError> {
@@ -361,6 +367,7 @@ fn start_http(
     let sources = Sources {
         ports: Arc::clone(&handle.ports),
         copies: Arc::clone(&handle.copies),
+        history,
         names: Arc::clone(&handle.names),
         vitals: Arc::clone(&handle.vitals),
         output: Arc::clone(&handle.output),
@@ -386,6 +393,7 @@ fn publish(
     handle: &Handle,
     mut files: Files,
     is_adopted: bool,
+    recorder: &Arc<Recorder>,
 ) -> Result<Upkeep, (StartError, Option<Box<Files>>)> {
     let paths: Vec<PathBuf> = plan.shards.iter().map(|shard| shard.socket.clone()).collect();
     if let Err(error) = files.dir.publish(&paths) {
@@ -399,7 +407,7 @@ fn publish(
     };
     let (ports, requests) = (Arc::clone(&handle.ports), handle.requests.clone());
     let agents = Agents::new(ports, requests, Arc::clone(&handle.doorbell), is_adopted);
-    let upkeep = Upkeep::spawn(files, lifeline, on_change, agents);
+    let upkeep = Upkeep::spawn(files, lifeline, on_change, agents, Arc::clone(recorder));
     upkeep.map_err(|(error, files)| (StartError::resources("start a thread")(error), files))
 }
 

@@ -45,6 +45,7 @@ mod detail;
 mod events;
 mod fleet;
 mod groups;
+mod history;
 pub mod metrics;
 mod page;
 mod query;

@@ -30,6 +30,7 @@ use super::detail::{exited, past, tracked};
 use super::events::{self, Reader};
 use super::fleet::fleet;
 use super::groups;
+use super::history::Part;
 use super::metrics::{Reading, openmetrics_text, prometheus_text};
 use super::query::{BadQuery, Query};
 use super::reload::{self, NotReloaded, Outcome};
@@ -39,12 +40,13 @@ use super::{Server, Way, page};
 use crate::api::{Fleet, GroupBy, Page};
 use crate::json::Json;
 use crate::message::Shown;
-use crate::sys::clock::SystemClock;
+use crate::sys::clock::{SystemClock, boottime_ns};
 use crate::time::Clock;
 
 /// All paths, listed in the response to an unknown one.
 const PATHS: &str = "/, /metrics, /metrics/agents, /-/healthy, /-/ready, /-/reload, /api/v1/fleet, /api/v1/agents, \
-     /api/v1/agents/PID, /api/v1/cells, /api/v1/groups, /api/v1/dead, /api/v1/events, /api/v1/openapi.json";
+     /api/v1/agents/PID, /api/v1/cells, /api/v1/groups, /api/v1/dead, /api/v1/history, \
+     /api/v1/events, /api/v1/openapi.json";
 /// Most cells of a map.
 const CELLS_MAX: u64 = 10_000;
 /// Stalled agents shown on the page without a script.
@@ -331,6 +333,18 @@ impl Server {
                 Ok(Response::json(&groups::groups(by, &view, died, &self.sources).await))
             }
             "/api/v1/events" => self.events(&query, request.headers()),
+            "/api/v1/history" => {
+                let wall = SystemClock.wall();
+                let part = Part::parse(&query, wall)?;
+                Ok(part.of(&self.sources.history, boottime_ns(), wall).map_or_else(
+                    |_| {
+                        let told = "the history cannot be read: the thread that records it ended, or is not \
+                                    scheduled; ask again, or see /-/healthy";
+                        Response::refused(StatusCode::SERVICE_UNAVAILABLE, told)
+                    },
+                    |history| Response::json(&history),
+                ))
+            }
             "/api/v1/openapi.json" => Ok(Response::new(StatusCode::OK, JSON, SCHEMA)),
             _ => match path.strip_prefix("/api/v1/agents/") {
                 Some(pid) => {

@@ -9,6 +9,7 @@ use parking_lot::RwLock;
 use super::reload::Reloader;
 use crate::config::classes::Classes;
 use crate::config::plan::{Plan, Rule};
+use crate::history::History;
 use crate::lane::Port;
 use crate::process::names::Names;
 use crate::route::shard_for;
@@ -25,6 +26,8 @@ pub struct Sources {
     pub ports: Arc<[Arc<Port>]>,
     /// What the aggregator counts.
     pub copies: Arc<Copies>,
+    /// What the fleet was like.
+    pub history: Arc<History>,
     /// Names of processes.
     pub names: Arc<Names>,
     /// State of the threads.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::history::History;
 #[cfg(feature = "bench")]
 use crate::http::metrics::{Reading, openmetrics_text};
 #[cfg(feature = "bench")]
@@ -37,6 +38,7 @@ pub fn sources(shards: u16) -> Sources {
     Sources {
         ports,
         copies: Arc::new(Copies::of(Tally::of_shards(shards.into()))),
+        history: Arc::new(History::create(0, 0, 0).unwrap()),
         names: Arc::new(Names::new(shards.into())),
         vitals,
         output: Arc::default(),

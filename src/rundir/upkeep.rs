@@ -1,14 +1,14 @@
 //! Checks every two seconds whether agents can still find the fleet, restores its sockets, manifest and
-//! symlink if they were removed, and reports that.
+//! symlink if they were removed, and reports that. Before that, each second, it records the history of the fleet.
 //!
 //! Connected agents do not need the files; but every agent that starts after a socket's file was removed
 //! would fail to connect, unnoticed.
 //!
 //! It also has the roster written, for an observer that can adopt nothing.
 //!
-//! In: the files. Out: calls of `on_change`, and warnings for the owner of the fleet. Thread: upkeep. Blocks:
-//! in file system calls and for the roster in procfs; no other thread waits for it. Only a stale socket is ever
-//! replaced.
+//! In: the files; what threads publish. Out: calls of `on_change`, warnings for the owner of the fleet, the history.
+//! Thread: upkeep. Blocks: in file system calls and for the roster in procfs; no other thread waits for it. Only a stale
+//! socket is ever replaced.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
+use crate::history::Recorder;
 use crate::message::Reason;
 use crate::rundir::binding::{BindError, BoundSocket};
 use crate::rundir::dir::{self, RunDir, RunDirError};
@@ -29,7 +30,8 @@ use crate::sys::thread::join_until;
 use crate::view::health::Lifeline;
 use crate::warning::Warning;
 
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The files are looked at in each such second.
+const SECONDS_PER_LOOK: u32 = 2;
 /// The roster is written at each such look, and at the end.
 const LOOKS_PER_ROSTER: u32 = 5;
 /// Warnings held until they are taken; further ones are reported as events only.
@@ -92,7 +94,7 @@ impl Upkeep {
     /// Starts the thread that maintains `files`. The thread keeps its `lifeline` until it ends. It calls
     /// `on_change` when the file of a shard's socket (`None`: those of the fleet) is found missing or
     /// replaced, with the error number, or restored, with 0. It begins `roster`, and writes it every ten seconds and
-    /// at the end.
+    /// at the end. It calls `recorder` as each second ends.
     ///
     /// # Errors
     /// The kernel's, if it grants no thread, and the files.
@@ -101,6 +103,7 @@ impl Upkeep {
         lifeline: Lifeline,
         on_change: impl Fn(Option<u16>, i32) + Send + 'static,
         roster: impl Roster + 'static,
+        recorder: Arc<Recorder>,
     ) -> Result<Self, (io::Error, Option<Box<Files>>)> {
         let (stop, stopped) = bounded(0);
         let (teller, warnings) = bounded(WARNINGS);
@@ -118,8 +121,13 @@ impl Upkeep {
         let body = move || {
             let _lifeline = lifeline;
             of_thread.lock().begin_roster();
-            let mut looks = 0_u32;
-            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(LOOK_EVERY) {
+            let (mut seconds, mut looks) = (0_u32, 0_u32);
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(recorder.rest_of_second()) {
+                recorder.record_second();
+                seconds = seconds.wrapping_add(1);
+                if !seconds.is_multiple_of(SECONDS_PER_LOOK) {
+                    continue;
+                }
                 let mut keeper = of_thread.lock();
                 keeper.look();
                 looks = looks.wrapping_add(1);
@@ -127,6 +135,7 @@ impl Upkeep {
                     keeper.write_roster();
                 }
             }
+            recorder.record_part();
             of_thread.lock().write_roster();
         };
         match Builder::new().name("varta-upkeep".into()).spawn(body) {

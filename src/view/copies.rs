@@ -10,6 +10,8 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded}
 use parking_lot::Mutex;
 
 use crate::lane::Doorbell;
+use crate::lane::counters::Counter;
+use crate::rules::Death;
 use crate::time::MonoNs;
 use crate::view::tally::Tally;
 
@@ -28,6 +30,30 @@ pub struct Copies {
     last: Arc<Mutex<Arc<Tally>>>,
     /// A reader timed out; until that request is answered, no reader waits.
     is_overdue: AtomicBool,
+    totals: Arc<Published>,
+}
+
+/// Totals as of a turn of the aggregator, of all shards together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Agents that beat.
+    pub up: u64,
+    /// Agents that are stalled.
+    pub stalled: u64,
+    /// Agents that died, but for those of which nobody knows how.
+    pub died: u64,
+    /// Resumes reported.
+    pub resumed: u64,
+}
+
+/// The same, and the turn, for any thread. The aggregator writes.
+#[derive(Debug, Default)]
+struct Published {
+    at: Counter,
+    up: Counter,
+    stalled: Counter,
+    died: Counter,
+    resumed: Counter,
 }
 
 /// The aggregator's end: pending requests for a copy.
@@ -36,6 +62,31 @@ pub struct Asked {
     asks: Receiver<Sender<Arc<Tally>>>,
     last: Arc<Mutex<Arc<Tally>>>,
     last_at: MonoNs,
+    totals: Arc<Published>,
+}
+
+impl Totals {
+    fn of(tally: &Tally) -> Self {
+        let mut totals = Self::default();
+        for shard in &tally.shards {
+            totals.up += shard.up;
+            totals.stalled += shard.stalled;
+            totals.died += shard.deaths.iter().sum::<u64>() - shard.deaths[Death::Unknown.kind()];
+            totals.resumed += shard.resumes;
+        }
+        totals
+    }
+}
+
+impl Published {
+    fn set(&self, totals: &Totals, now: MonoNs) {
+        self.up.set(totals.up);
+        self.stalled.set(totals.stalled);
+        self.died.set(totals.died);
+        self.resumed.set(totals.resumed);
+        // Last: who sees it sees at least these.
+        self.at.set(now.0);
+    }
 }
 
 impl Copies {
@@ -43,8 +94,10 @@ impl Copies {
     pub fn new(shards: usize, doorbell: Arc<Doorbell>) -> (Self, Asked) {
         let (asked, asks) = unbounded();
         let last = Arc::new(Mutex::new(Arc::new(Tally::of_shards(shards))));
-        let asked_of = Asked { asks, last: Arc::clone(&last), last_at: MonoNs(0) };
-        (Self { asked, doorbell, last, is_overdue: AtomicBool::new(false) }, asked_of)
+        let totals = Arc::<Published>::default();
+        let asked_of =
+            Asked { asks, last: Arc::clone(&last), last_at: MonoNs(0), totals: Arc::clone(&totals) };
+        (Self { asked, doorbell, last, is_overdue: AtomicBool::new(false), totals }, asked_of)
     }
 
     /// The present counts, or those of the aggregator's last answer. Wakes the aggregator and waits for its
@@ -56,6 +109,16 @@ impl Copies {
     /// Counts at most about a second old, if the aggregator runs. Wakes no thread.
     pub fn latest(&self) -> Arc<Tally> {
         Arc::clone(&self.last.lock())
+    }
+
+    /// The totals as of the last turn of the aggregator, and when that was; `None` before its first. What happened is
+    /// among them as soon as it is reported, where a copy may be a second old. Wakes no thread.
+    pub fn totals(&self) -> Option<(Totals, MonoNs)> {
+        let Published { at, up, stalled, died, resumed } = &*self.totals;
+        let at = Some(MonoNs(at.get())).filter(|at| *at > MonoNs(0))?;
+        let totals =
+            Totals { up: up.get(), stalled: stalled.get(), died: died.get(), resumed: resumed.get() };
+        Some((totals, at))
     }
 
     fn ask(&self) -> Option<Arc<Tally>> {
@@ -86,8 +149,10 @@ impl Copies {
 
 impl Asked {
     /// Gives every waiting reader the same copy, and stores it for readers that do not ask. Checks one empty
-    /// queue if no reader waits and the last copy is recent; a copy takes some ten microseconds per shard.
+    /// queue if no reader waits and the last copy is recent; a copy takes some ten microseconds per shard. The totals
+    /// are published each time.
     pub fn answer(&mut self, tally: &Tally, now: MonoNs) {
+        self.totals.set(&Totals::of(tally), now);
         let first = self.asks.try_recv().ok();
         if first.is_none() && now.since(self.last_at) < EVERY_NS {
             return;
@@ -161,6 +226,22 @@ mod tests {
             tally.events = events;
             asked.answer(&tally, MonoNs(now));
             assert_eq!(copies.latest().events, seen);
+        }
+    }
+
+    #[test]
+    fn totals_are_as_of_the_last_turn_and_leave_out_deaths_of_which_nobody_knows_how() {
+        let (copies, mut asked) = Copies::new(2, Arc::default());
+        assert_eq!(copies.totals(), None);
+        let mut tally = Tally::of_shards(2);
+        for now in [MonoNs(1_000_000_000), MonoNs(1_000_000_001)] {
+            (tally.shards[0].up, tally.shards[1].up, tally.shards[1].stalled) = (now.0, 3, 4);
+            tally.shards[0].deaths[Death::Signal(9).kind()] = 5;
+            tally.shards[1].deaths[Death::Unknown.kind()] = 6;
+            tally.shards[1].resumes = 7;
+            asked.answer(&tally, now);
+            let totals = Totals { up: now.0 + 3, stalled: 4, died: 5, resumed: 7 };
+            assert_eq!(copies.totals(), Some((totals, now)));
         }
     }
 }

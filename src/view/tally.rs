@@ -151,6 +151,16 @@ impl Tally {
         Self { shards: vec![ShardTally::default(); shards], ..Self::default() }
     }
 
+    /// The wait in the queues of all shards together.
+    pub fn queue_ns(&self) -> Histogram<u64> {
+        let mut all = histogram(LONGEST_NS);
+        for shard in &self.shards {
+            // Cannot fail: the bounds are the same by construction.
+            let _ = all.add(&shard.histograms.queue_ns);
+        }
+        all
+    }
+
     /// The distributions of all shards together.
     pub fn merged(&self) -> Histograms {
         let mut merged = Histograms::default();

@@ -54,6 +54,7 @@ fn assert_is(name: &str, value: &Value) {
     match name {
         "Fleet" => assert_is_whole_as::<api::Fleet>(value),
         "Page" => assert_is_whole_as::<api::Page>(value),
+        "History" => assert_is_whole_as::<api::History>(value),
         "AgentDetail" | "ExitedAgent" => assert_is_whole_as::<api::Detail>(value),
         _ => {}
     }
@@ -142,6 +143,7 @@ fn every_path_of_the_schema_answers_as_it_says() {
     let reload = program().args(["reload", "--json", "--dir"]).arg(observer.dir()).output().expect("run it");
     assert_is("Reload", &serde_json::from_slice(&reload.stdout).expect("JSON"));
     assert_is("Fleet", &observer.get("/api/v1/fleet").json());
+    assert_is("History", &observer.get("/api/v1/history?step=10s").json());
     let cells = observer.get("/api/v1/cells?max=1").json();
     assert_is("Cells", &cells);
     let of =

@@ -14,6 +14,7 @@ mod exits;
 mod failing_calls;
 mod faults;
 mod guide;
+mod history;
 mod hostile;
 mod http;
 mod identity;

@@ -35,8 +35,16 @@ fn fault_25_killed_observers_miss_no_stall_and_tell_nothing_twice() {
     let mut chance = Chance::from_environment();
     let mut beating = agents(&mut keeper, 9);
     let mut stopped = agents(&mut keeper, 6);
-    let names =
-        ["fleet", "shard-0", "shard-0-table", "shard-0-told", "shard-1", "shard-1-table", "shard-1-told"];
+    let names = [
+        "fleet",
+        "history",
+        "shard-0",
+        "shard-0-table",
+        "shard-0-told",
+        "shard-1",
+        "shard-1-table",
+        "shard-1-told",
+    ];
     assert_eq!(keeper.stored(), names);
     for agent in &mut stopped {
         std::thread::sleep(Duration::from_millis(chance.below(300).into()));

@@ -16,6 +16,7 @@ use rustix::net::{
 };
 use rustix::process::Signal;
 
+use crate::common::history::History;
 use crate::common::http::Connection;
 use crate::common::{
     Agent, AgentOptions, Chance, Client, Event, Live, Log, PROGRAM, Place, SOON, State, Victim, copy_program,
@@ -187,6 +188,28 @@ fn ended(child: &mut Child) -> Option<i32> {
     wait_for("the end of an observer", || child.try_wait().expect("it is our child")).code()
 }
 
+/// What died just before the take-over is counted once, and so is every second.
+#[test]
+fn a_successor_has_the_history_whole() {
+    let mut chain = Chain::start(&RUN);
+    let mut victims: Vec<Agent> = (0..4).map(|_| chain.agent()).collect();
+    let shown = |chain: &Chain| History::of(&chain.place.dir());
+    wait_for("a second", || (shown(&chain).seconds() > 1).then_some(()));
+    for _ in 0..2 {
+        let mut victim = victims.pop().expect("one more");
+        victim.signal(Signal::KILL);
+        victim.wait();
+        chain.expect("exit", victim.pid());
+        chain.takes_over(&[]);
+    }
+    let seconds = shown(&chain).seconds();
+    wait_for("the history to go on", || (shown(&chain).seconds() > seconds + 1).then_some(()));
+    assert_eq!(shown(&chain).died(), 2);
+    assert!(shown(&chain).ends_with(2, 0));
+    assert!(!chain.messages().contains("history"), "{}", chain.messages());
+    chain.stops();
+}
+
 /// A successor that a test plays.
 struct Scripted(OwnedFd);
 
@@ -326,6 +349,7 @@ fn fault_27_successors_that_fail_leave_the_observer_as_it_was() {
         [
             "control",
             "fleet",
+            "history",
             "lock",
             "shard-0",
             "shard-0-table",

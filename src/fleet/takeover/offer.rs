@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use super::line::{ANSWER_WITHIN, HELLO, Line, Message, START_WITHIN, is_trusted, wait_for};
+use crate::history::Recorder;
 use crate::journal::{Journal, Offer};
 use crate::lane::kick::Kick;
 use crate::lane::park::Park;
@@ -53,6 +54,7 @@ pub struct Offerer {
     pub shards: Arc<Park>,
     pub aggregator: Arc<Park>,
     pub clerk: Clerk,
+    pub recorder: Arc<Recorder>,
     pub tenure: Tenure,
 }
 
@@ -307,6 +309,8 @@ impl Offerer {
         let until = Instant::now() + PARKED_MAX;
         let mut parked = Parked { offerer: self, offer: None };
         self.park()?;
+        // The successor copies it, and counts from its own start.
+        self.recorder.record_part();
         let offer = {
             let mut offers = shared.offers.lock();
             if offers.are_over {

@@ -9,6 +9,7 @@ mod chance;
 mod event;
 mod freezer;
 mod memory_group;
+pub mod history;
 pub mod http;
 mod keeper;
 mod namespace;
