@@ -441,6 +441,33 @@ pub fn agent(row: &Row, sources: &Sources, now: MonoNs) -> Agent {
 }
 
 #[cfg(test)]
+impl Row {
+    /// An agent of this shard, in its first slot.
+    pub fn sample(shard: u16, pid: u32, state: State) -> Self {
+        Self {
+            freeze: Freeze::No,
+            shard,
+            slot: 0,
+            generation: 1,
+            hot: Hot { pid, state, ..Hot::default() },
+            beats: 0,
+            first_arrival: MonoNs(0),
+            lost: 0,
+            stalls: 0,
+            resumes: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+impl View {
+    /// These agents, in the order of their pids.
+    pub fn sample(rows: Vec<Row>) -> Self {
+        Self { rows, as_of: vec![MonoNs(0)] }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::lab::standin::sources;
@@ -462,18 +489,8 @@ mod tests {
     }
 
     fn row(shard: u16, pid: u32, arrival: u64) -> Row {
-        Row {
-            freeze: Freeze::No,
-            shard,
-            slot: 0,
-            generation: 1,
-            hot: Hot { pid, last_arrival: MonoNs(arrival), state: State::Up, ..Hot::default() },
-            beats: 0,
-            first_arrival: MonoNs(0),
-            lost: 0,
-            stalls: 0,
-            resumes: 0,
-        }
+        let sample = Row::sample(shard, pid, State::Up);
+        Row { hot: Hot { last_arrival: MonoNs(arrival), ..sample.hot }, ..sample }
     }
 
     #[test]
@@ -481,8 +498,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let sources = sources(1);
-            let view =
-                View { rows: (1..=10_000).map(|pid| row(0, pid, 5)).collect(), as_of: vec![MonoNs(0)] };
+            let view = View::sample((1..=10_000).map(|pid| row(0, pid, 5)).collect());
             let (mut found, mut after, mut pages) = (Vec::new(), String::new(), 0);
             loop {
                 let query = Query::parse(&format!("limit=10000{after}"));

@@ -1,47 +1,148 @@
-//! A map of the fleet: all agents in a bounded number of cells.
+//! A map of the fleet: all agents in a bounded number of cells, grouped by what they share.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
 
 use serde::Serialize;
 
 use super::agents::{Row, View};
+use super::groups::{Key, key, natural};
 use super::sources::Sources;
-use crate::api::AgentState;
+use crate::api::{AgentState, GroupBy};
 use crate::config::classes::Classes;
 use crate::time::MonoNs;
 
+/// Most groups that are shown by themselves; the agents of all others are one group.
+const GROUPS_MAX: usize = 100;
+/// Agents looked at before other tasks of this thread run.
+const CHUNK: usize = 1024;
+
 /// All agents in a bounded number of cells, to draw a map.
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Cells {
+    by: GroupBy,
     agents_per_cell: usize,
+    groups: Vec<Group>,
     cells: Vec<Cell>,
     as_of: Vec<u64>,
 }
 
-/// Agents of one shard with consecutive pids.
+/// Agents that share a name, a user or a shard.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Group {
+    /// What they share, a pattern if their names differ in numbers, empty if it is not known; `None`: agents of all groups that are not shown by themselves.
+    name: Option<String>,
+    agents: usize,
+    stalled: usize,
+    /// How many of the cells are its.
+    cells: usize,
+}
+
+/// Agents of one group with consecutive pids.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Cell {
-    shard: u16,
+    /// Their shard, unless they are on several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<u16>,
     pid_from: u32,
     pid_to: u32,
     agents: usize,
     stalled: usize,
+    frozen: usize,
     waiting: usize,
     /// The longest silence in the cell, in thousandths of the agent's threshold.
     silent_permille: u64,
 }
 
 impl Cells {
-    /// At most `max` cells, plus one per shard.
-    pub fn of(view: &View, max: usize, sources: &Sources) -> Self {
-        let mut rows: Vec<&Row> = view.rows().iter().collect();
-        rows.sort_by_key(|row| (row.shard, row.hot.pid));
-        let agents_per_cell = rows.len().div_ceil(max.max(1)).max(1);
-        let shards = rows.chunk_by(|one, other| one.shard == other.shard);
-        let now = sources.now();
-        let cells = shards.flat_map(|shard| shard.chunks(agents_per_cell));
-        let terms = sources.terms();
-        let cells = cells.map(|rows| Cell::of(rows, &terms.classes, now)).collect();
-        Self { agents_per_cell, cells, as_of: view.as_of() }
+    /// At most `max` cells, plus one per group.
+    pub async fn of(view: &View, max: usize, by: GroupBy, sources: &Sources) -> Self {
+        let groups_by_name = grouped(view.rows(), |row| key(by, row, sources)).await;
+        let agents_per_cell = view.rows().len().div_ceil(max.max(1)).max(1);
+        let (now, terms) = (sources.now(), sources.terms());
+        let (mut groups, mut cells) = (Vec::new(), Vec::new());
+        for (name, rows) in groups_by_name {
+            tokio::task::yield_now().await;
+            let of_group = rows.chunks(agents_per_cell).map(|rows| Cell::of(rows, &terms.classes, now));
+            let from = cells.len();
+            cells.extend(of_group);
+            let stalled = cells[from..].iter().map(|cell: &Cell| cell.stalled).sum();
+            groups.push(Group { name, agents: rows.len(), stalled, cells: cells.len() - from });
+        }
+        Self { by, agents_per_cell, groups, cells, as_of: view.as_of() }
     }
+}
+
+/// A group while it is collected.
+#[derive(Default)]
+struct Gathering<'a> {
+    stalled: usize,
+    rows: Vec<&'a Row>,
+    name: Option<String>,
+}
+
+/// Groups by name, the one with the most stalled agents first, then the largest; the rest of them last, without a name.
+/// Agents whose names differ in numbers are one group. The agents of each are in the order of the pids.
+async fn grouped(rows: &[Row], key: impl Fn(&Row) -> Key) -> Vec<(Option<String>, Vec<&Row>)> {
+    let mut groups: Vec<Gathering> = Vec::new();
+    let mut places: HashMap<Key, usize> = HashMap::new();
+    let mut stems: HashMap<Option<String>, usize> = HashMap::new();
+    for chunk in rows.chunks(CHUNK) {
+        for row in chunk {
+            let key = key(row);
+            let place = *places.entry(key).or_insert_with(|| {
+                let name = key.name();
+                let alike = match key {
+                    Key::Number(_) => name.clone(),
+                    Key::Unit(_) | Key::Comm(_) => name.as_deref().map(stem),
+                };
+                let place = *stems.entry(alike.clone()).or_insert(groups.len());
+                match groups.get_mut(place) {
+                    Some(group) => group.name = alike,
+                    None => groups.push(Gathering { name, ..Gathering::default() }),
+                }
+                place
+            });
+            groups[place].stalled += usize::from(row.state() == AgentState::Stalled);
+            groups[place].rows.push(row);
+        }
+        tokio::task::yield_now().await;
+    }
+    groups.sort_unstable_by(|one, other| {
+        let size = |group: &Gathering| Reverse((group.stalled, group.rows.len()));
+        size(one).cmp(&size(other)).then_with(|| natural(&one.name, &other.name))
+    });
+    let rest = groups.drain(GROUPS_MAX.min(groups.len())..);
+    let mut rest: Vec<&Row> = rest.flat_map(|group| group.rows).collect();
+    rest.sort_unstable_by_key(|row| row.hot.pid);
+    let named = groups.into_iter().map(|group| (Some(group.name.unwrap_or_default()), group.rows));
+    let mut all: Vec<_> = named.collect();
+    if !rest.is_empty() {
+        all.push((None, rest));
+    }
+    all
+}
+
+/// The name with a `*` for each number and for the instance of a unit: as a pattern it matches the names that differ
+/// only in those.
+fn stem(name: &str) -> String {
+    let mut stem = String::with_capacity(name.len());
+    let mut rest = name;
+    if let Some((template, instance)) = name.split_once('@')
+        && let Some((_, kind)) = instance.rsplit_once('.')
+    {
+        stem.push_str(template);
+        stem.push_str("@*.");
+        rest = kind;
+    }
+    for c in rest.chars() {
+        match c {
+            '0'..='9' if stem.ends_with('*') => {}
+            '0'..='9' => stem.push('*'),
+            c => stem.push(c),
+        }
+    }
+    stem
 }
 
 impl Cell {
@@ -51,14 +152,103 @@ impl Cell {
             let silent = u128::from(now.since(row.hot.last_arrival)) * 1000;
             u64::try_from(silent / u128::from(classes.threshold_ns(row.hot.class).max(1))).unwrap_or(u64::MAX)
         };
+        let shard = rows[0].shard;
         Self {
-            shard: rows[0].shard,
+            shard: rows.iter().all(|row| row.shard == shard).then_some(shard),
             pid_from: rows[0].hot.pid,
             pid_to: rows[rows.len() - 1].hot.pid,
             agents: rows.len(),
             stalled: count(AgentState::Stalled),
+            frozen: count(AgentState::Frozen),
             waiting: count(AgentState::Waiting),
             silent_permille: rows.iter().map(permille).max().unwrap_or(0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::standin::sources;
+    use crate::process::procfs::Program;
+    use crate::table::slot::{Account, Hot, State};
+
+    fn cells(rows: impl IntoIterator<Item = (u32, u16, State)>, max: usize, by: GroupBy) -> Cells {
+        let rows = rows.into_iter().map(|(pid, shard, state)| Row::sample(shard, pid, state)).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(Cells::of(&View::sample(rows), max, by, &sources(4)))
+    }
+
+    fn groups(cells: &Cells) -> Vec<(Option<&str>, usize, usize, usize)> {
+        let groups = cells.groups.iter();
+        groups.map(|group| (group.name.as_deref(), group.agents, group.stalled, group.cells)).collect()
+    }
+
+    #[test]
+    fn groups_with_stalled_agents_come_first_then_large_ones() {
+        let up = State::Up;
+        let rows = [(1, 0, up), (2, 1, up), (3, 1, up), (4, 2, State::Stalled), (5, 3, up)];
+        let by_shard = cells(rows, 100, GroupBy::Shard);
+        let expected = [("2", 1, 1), ("1", 2, 0), ("0", 1, 0), ("3", 1, 0)];
+        assert_eq!(
+            groups(&by_shard),
+            expected.map(|(name, agents, stalled)| (Some(name), agents, stalled, agents))
+        );
+        let pids: Vec<_> = by_shard.cells.iter().map(|cell| (cell.pid_from, cell.shard)).collect();
+        assert_eq!(pids, [(4, Some(2)), (2, Some(1)), (3, Some(1)), (1, Some(0)), (5, Some(3))]);
+        assert_eq!(groups(&cells(rows, 100, GroupBy::Comm)), [(Some(""), 5, 1, 5)], "nobody was looked up");
+        assert_eq!(groups(&cells([], 100, GroupBy::Uid)), []);
+    }
+
+    #[test]
+    fn names_that_differ_in_numbers_have_one_stem() {
+        let names =
+            [("load-017", "load-*"), ("kworker/0:1", "kworker/*:*"), ("a@7.b@x.service", "a@*.service")];
+        for (name, expected) in names {
+            assert_eq!(stem(name), expected);
+            assert!(crate::pattern::Pattern::new(expected).matches(name), "{name}");
+        }
+        assert_eq!(stem("sshd"), "sshd");
+    }
+
+    #[test]
+    fn agents_that_differ_in_a_number_are_one_group_and_an_agent_alone_has_its_name() {
+        let sources = sources(1);
+        let mut rows = Vec::new();
+        for (pid, comm) in [(1, "load-001"), (2, "load-002"), (3, "python3")] {
+            let row = Row { generation: pid, slot: pid, ..Row::sample(0, pid, State::Up) };
+            let program = Program { comm: Some(comm.to_owned()), ..Program::default() };
+            sources.names.put(row.holder(), &program, None, 0);
+            rows.push(row);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let cells = runtime.block_on(Cells::of(&View::sample(rows), 100, GroupBy::Comm, &sources));
+        assert_eq!(groups(&cells), [(Some("load-*"), 2, 0, 2), (Some("python3"), 1, 0, 1)]);
+    }
+
+    #[test]
+    fn ten_thousand_groups_are_a_hundred_and_the_rest() {
+        let of_user = |uid| {
+            let row = Row::sample(0, uid + 1, State::Up);
+            Row { hot: Hot { account: Account::new(uid, 1), ..row.hot }, ..row }
+        };
+        let rows = (0..10_000).map(of_user).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let cells = runtime.block_on(Cells::of(&View::sample(rows), 500, GroupBy::Uid, &sources(1)));
+        let groups = groups(&cells);
+        assert_eq!((groups.len(), groups[0], groups[100]), (101, (Some("0"), 1, 0, 1), (None, 9900, 0, 495)));
+        assert_eq!((cells.agents_per_cell, cells.cells.len()), (20, 595));
+        assert_eq!(cells.cells.iter().map(|cell| cell.agents).sum::<usize>(), 10_000);
+    }
+
+    #[test]
+    fn the_cells_of_a_large_fleet_are_bounded_and_have_each_agent_once() {
+        let rows = (1..=100_000).map(|pid| (pid, u16::try_from(pid % 4).unwrap(), State::Up));
+        let by_shard = cells(rows.clone(), 4096, GroupBy::Shard);
+        assert!(by_shard.cells.len() <= 4096 + 4, "{}", by_shard.cells.len());
+        assert_eq!(by_shard.cells.iter().map(|cell| cell.agents).sum::<usize>(), 100_000);
+        assert!(by_shard.cells.iter().all(|cell| cell.shard.is_some()));
+        let by_user = cells(rows, 4096, GroupBy::Uid);
+        assert!(by_user.cells.iter().all(|cell| cell.shard.is_none()), "each has agents of all shards");
     }
 }

@@ -18,9 +18,12 @@ const CHUNK: usize = 4096;
 
 /// What the agents of one group have in common: small, so that no text is copied for each agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Key {
+pub enum Key {
+    /// The unit.
     Unit(Option<Label>),
+    /// The name of the process.
     Comm(Comm),
+    /// The user or the shard.
     Number(u32),
 }
 
@@ -34,7 +37,8 @@ impl Key {
         }
     }
 
-    fn name(self) -> Option<String> {
+    /// What they have in common in words; `None` if that is not known.
+    pub fn name(self) -> Option<String> {
         match self {
             Self::Unit(unit) => unit.map(|unit| unit.as_str().to_owned()),
             Self::Comm(comm) => (!comm.is_empty()).then(|| comm.as_str().to_owned()),
@@ -75,7 +79,8 @@ pub fn died(dead: &Dead, now: MonoNs) -> Vec<(About, u16)> {
     dead.of_last_minute(now).map(|dead| (dead.about(), dead.event.shard.unwrap_or(0))).collect()
 }
 
-fn key(by: GroupBy, row: &Row, sources: &Sources) -> Key {
+/// The group of an agent.
+pub fn key(by: GroupBy, row: &Row, sources: &Sources) -> Key {
     let about = match by {
         GroupBy::Unit | GroupBy::Comm => sources.names.about(row.holder()),
         GroupBy::Uid | GroupBy::Shard => About::UNKNOWN,
@@ -94,7 +99,7 @@ const fn count(group: &mut Group, row: &Row) {
 }
 
 /// Numbers by value; agents without a name last.
-fn natural(one: &Option<String>, other: &Option<String>) -> std::cmp::Ordering {
+pub fn natural(one: &Option<String>, other: &Option<String>) -> std::cmp::Ordering {
     let rank = |name: &Option<String>| (name.is_none(), name.as_ref().map(String::len));
     let is_number = |name: &Option<String>| {
         name.as_ref().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))

@@ -53,6 +53,7 @@ mod reload;
 mod resources;
 mod response;
 mod ring;
+mod runbook;
 mod series;
 mod sources;
 mod token;

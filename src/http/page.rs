@@ -3,9 +3,13 @@
 use std::fmt::Write as _;
 
 use crate::api::{Fleet, Level, Page};
+use crate::message::Shown;
 use crate::view::text::rounded;
 
 const TEMPLATE: &str = include_str!("page.html");
+/// The look of the page, and of those beside it.
+pub const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
 
 /// The content security policy: the browser may run the script of the page, and send requests to us.
 pub fn policy(nonce: &str) -> String {
@@ -17,17 +21,28 @@ pub fn policy(nonce: &str) -> String {
 
 /// The page as of now.
 pub fn render(fleet: &Fleet, stalled: &Page, nonce: &str) -> String {
+    let exits: u64 = fleet.shards.iter().map(|shard| shard.exits).sum();
+    let had_agents = fleet.up + fleet.stalled + exits > 0;
     let values = [
         ("nonce", nonce.to_owned()),
+        ("css", STYLE.to_owned()),
+        ("js", SCRIPT.to_owned()),
         ("class", class(fleet.headline.level).to_owned()),
         ("headline", escaped(&fleet.headline.text)),
         ("summary", escaped(&summary(fleet))),
         ("problems", fleet.problems.iter().map(|problem| format!("<li>{}</li>", escaped(problem))).collect()),
-        ("stalled", rows(agent_rows(stalled), &[1])),
-        ("shards", rows(shard_rows(fleet), &[11])),
+        ("up", fleet.up.to_string()),
+        ("stalled_count", fleet.stalled.to_string()),
+        ("died", fleet.died.agents.to_string()),
+        ("empty", if had_agents { "gone" } else { "" }.to_owned()),
+        ("try", escaped(&format!("varta-fleet load --agents 12 --for 1m --dir {}", quoted(&fleet.dir)))),
+        ("python", escaped(&python(&fleet.dir))),
+        ("stalled", rows(agent_rows(stalled), &[0])),
+        ("observer", escaped(&format!("{} shards · {}", fleet.shards.len(), fleet.dir))),
+        ("shards", rows(shard_rows(fleet), &[0, 11])),
         ("version", escaped(env!("CARGO_PKG_VERSION"))),
     ];
-    let mut page = String::with_capacity(TEMPLATE.len() + 4096);
+    let mut page = String::with_capacity(TEMPLATE.len() + STYLE.len() + SCRIPT.len() + 4096);
     let mut rest = TEMPLATE;
     // Replaced in one pass, so that a process name is never taken for a placeholder.
     while let Some((before, name, after)) = next_place(rest) {
@@ -39,24 +54,39 @@ pub fn render(fleet: &Fleet, stalled: &Page, nonce: &str) -> String {
     page
 }
 
-/// The class of the headline: `good`, `old` or `bad`.
+/// The class of the headline: `good`, `warn` or `bad`.
 const fn class(level: Level) -> &'static str {
     match level {
         Level::Ok => "good",
-        Level::Warning => "old",
+        Level::Warning => "warn",
         Level::Critical => "bad",
     }
 }
 
 /// The line below the headline.
 fn summary(fleet: &Fleet) -> String {
-    let threshold = rounded(fleet.threshold_ns);
+    format!("A silence of {} is a stall · observing since {}", rounded(fleet.threshold_ns), fleet.started)
+}
+
+/// A program that beats, to paste into a shell.
+fn python(dir: &str) -> String {
     format!(
-        "{} shards · a silence of {threshold} is a stall · since {} · {}",
-        fleet.shards.len(),
-        fleet.started,
-        fleet.dir
+        "python3 - <<'END'
+import time, varta
+agent = varta.Varta.connect({:?})
+agent.set_reconnect_after(1)
+while True:
+    agent.beat(varta.Status.OK)
+    time.sleep(0.5)
+END",
+        format!("{dir}/varta.sock")
     )
+}
+
+/// A word of a shell.
+fn quoted(text: &str) -> String {
+    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c));
+    if is_plain { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// The table of shards.
@@ -82,20 +112,17 @@ fn shard_rows(fleet: &Fleet) -> impl Iterator<Item = Vec<String>> {
 /// The table of agents.
 fn agent_rows(page: &Page) -> impl Iterator<Item = Vec<String>> {
     let rows = page.agents.iter().map(|agent| {
-        let comm = agent.comm.clone().unwrap_or_else(|| "?".to_owned());
         vec![
+            agent.comm.as_ref().map_or_else(|| "?".to_owned(), |comm| Shown(comm).to_string()),
             agent.pid.to_string(),
-            comm,
-            agent.shard.to_string(),
-            agent.uid.to_string(),
             rounded(agent.silent_ns),
             rounded(agent.threshold_ns),
-            agent.beats.to_string(),
+            agent.uid.to_string(),
+            agent.shard.to_string(),
             agent.lost.to_string(),
         ]
     });
-    let nobody = page.agents.is_empty().then(|| vec![String::new(), "nobody".to_owned()]);
-    rows.chain(nobody)
+    rows.chain(page.agents.is_empty().then(|| vec!["None".to_owned()]))
 }
 
 fn next_place(text: &str) -> Option<(&str, &str, &str)> {
@@ -118,7 +145,8 @@ fn rows(rows: impl Iterator<Item = Vec<String>>, left: &[usize]) -> String {
     html
 }
 
-fn escaped(text: &str) -> String {
+/// The text as HTML.
+pub fn escaped(text: &str) -> String {
     let mut html = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -148,7 +176,25 @@ mod tests {
 
     #[test]
     fn every_place_of_the_template_is_known() {
-        let known = ["nonce", "class", "headline", "summary", "problems", "stalled", "shards", "version"];
+        let known = [
+            "nonce",
+            "css",
+            "js",
+            "class",
+            "headline",
+            "summary",
+            "problems",
+            "up",
+            "stalled_count",
+            "died",
+            "empty",
+            "try",
+            "python",
+            "stalled",
+            "observer",
+            "shards",
+            "version",
+        ];
         let (mut rest, mut found) = (TEMPLATE, Vec::new());
         while let Some((_, name, after)) = next_place(rest) {
             assert!(known.contains(&name), "{name}");
@@ -160,9 +206,34 @@ mod tests {
 
     #[test]
     fn nothing_is_fetched_from_elsewhere() {
-        let elsewhere = TEMPLATE.replace("http://www.w3.org/2000/svg", "");
-        assert!(!elsewhere.contains("http://") && !elsewhere.contains("https://"));
-        assert!(!TEMPLATE.contains("innerHTML") && !TEMPLATE.contains("eval("));
-        assert!(!TEMPLATE.contains(" style="), "the policy refuses it");
+        let page = [TEMPLATE, STYLE, SCRIPT].concat();
+        let elsewhere = page.replace("http://www.w3.org/2000/svg", "");
+        for forbidden in
+            ["http://", "https://", "url(", "@import", "import(", "innerHTML", "outerHTML", "eval("]
+        {
+            assert!(!elsewhere.contains(forbidden), "{forbidden}");
+        }
+        assert!(!TEMPLATE.contains(" style=") && !TEMPLATE.contains(" onclick="), "the policy refuses it");
+        assert!(!SCRIPT.contains("setAttribute(\"style\""), "the policy refuses it");
+        assert!(!SCRIPT.contains("</script"), "it would end there");
+    }
+
+    #[test]
+    fn lines_to_paste_hold_any_directory() {
+        let fleet = Fleet { dir: "/run/it's <b>".to_owned(), ..Fleet::default() };
+        let page = render(&fleet, &Page::default(), "n");
+        let line =
+            "varta-fleet load --agents 12 --for 1m --dir &#39;/run/it&#39;\\&#39;&#39;s &lt;b&gt;&#39;";
+        assert!(page.contains(line));
+        assert!(page.contains("Varta.connect(&quot;/run/it&#39;s &lt;b&gt;/varta.sock&quot;)"));
+    }
+
+    #[test]
+    fn the_page_is_small() {
+        let page = render(&Fleet::default(), &Page::default(), "n");
+        let mut zipped = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut zipped, page.as_bytes()).unwrap();
+        let bytes = zipped.finish().unwrap().len();
+        assert!(bytes < 60 * 1024, "{bytes} bytes");
     }
 }

@@ -36,7 +36,7 @@ use super::query::{BadQuery, Query};
 use super::reload::{self, NotReloaded, Outcome};
 use super::series::{NAMES, NAMES_OF_WATCH, Series, SeriesNames};
 use super::traffic::Busy;
-use super::{Server, Way, page};
+use super::{Server, Way, page, runbook};
 use crate::api::{Fleet, GroupBy, Page};
 use crate::json::Json;
 use crate::message::Shown;
@@ -44,9 +44,9 @@ use crate::sys::clock::{SystemClock, boottime_ns};
 use crate::time::Clock;
 
 /// All paths, listed in the response to an unknown one.
-const PATHS: &str = "/, /metrics, /metrics/agents, /-/healthy, /-/ready, /-/reload, /api/v1/fleet, /api/v1/agents, \
-     /api/v1/agents/PID, /api/v1/cells, /api/v1/groups, /api/v1/dead, /api/v1/history, \
-     /api/v1/events, /api/v1/openapi.json";
+const PATHS: &str = "/, /agents/PID, /runbook, /metrics, /metrics/agents, /-/healthy, /-/ready, /-/reload, /api/v1/fleet, \
+     /api/v1/agents, /api/v1/agents/PID, /api/v1/cells, /api/v1/groups, /api/v1/dead, /api/v1/history, /api/v1/events, \
+     /api/v1/openapi.json";
 /// Most cells of a map.
 const CELLS_MAX: u64 = 10_000;
 /// Stalled agents shown on the page without a script.
@@ -297,6 +297,10 @@ impl Server {
                 query.allows(&[])?;
                 Ok(self.status_page().await)
             }
+            "/runbook" => {
+                query.allows(&[])?;
+                Ok(Self::document(runbook::render))
+            }
             // Scrapers may add parameters of their own.
             "/metrics" => Ok(self.metrics(request.headers())),
             "/metrics/agents" => {
@@ -315,11 +319,13 @@ impl Server {
                 Ok(Response::json(&self.page(&selection).await))
             }
             "/api/v1/cells" => {
-                query.allows(&["max"])?;
+                query.allows(&["max", "by"])?;
                 let max = query.number("max", 1, CELLS_MAX)?.unwrap_or(CELLS_MAX);
+                let by =
+                    query.one_of("by", &GroupBy::ALL.map(|by| (by.as_str(), by)))?.unwrap_or(GroupBy::Shard);
                 let view = self.view(false).await;
                 let max = usize::try_from(max).unwrap_or(usize::MAX);
-                Ok(Response::json(&Cells::of(&view, max, &self.sources)))
+                Ok(Response::json(&Cells::of(&view, max, by, &self.sources).await))
             }
             "/api/v1/dead" => {
                 let selection = dead::Selection::parse(&query)?;
@@ -346,6 +352,10 @@ impl Server {
                 ))
             }
             "/api/v1/openapi.json" => Ok(Response::new(StatusCode::OK, JSON, SCHEMA)),
+            _ if path.strip_prefix("/agents/").is_some_and(|pid| pid.parse::<u32>().is_ok()) => {
+                query.allows(&[])?;
+                Ok(self.status_page().await)
+            }
             _ => match path.strip_prefix("/api/v1/agents/") {
                 Some(pid) => {
                     query.allows(&["before"])?;
@@ -460,12 +470,16 @@ impl Server {
 
     async fn status_page(self: &Rc<Self>) -> Response {
         let stalled = self.page(&Selection::stalled(STALLED_SHOWN)).await;
+        Self::document(|nonce| page::render(&self.fleet(), &stalled, nonce))
+    }
+
+    /// A page with its content security policy.
+    fn document(render: impl FnOnce(&str) -> String) -> Response {
         let mut random = [0; 16];
         // Without ready randomness the nonce is predictable; acceptable, as the page shows no secret.
         let _ = rustix::rand::getrandom(&mut random, GetRandomFlags::NONBLOCK);
         let nonce = BASE64.encode(random);
-        let page = page::render(&self.fleet(), &stalled, &nonce);
-        let mut response = Response::new(StatusCode::OK, "text/html; charset=utf-8", page);
+        let mut response = Response::new(StatusCode::OK, "text/html; charset=utf-8", render(&nonce));
         let policy = HeaderValue::try_from(page::policy(&nonce)).ok();
         response.headers.extend(policy.map(|policy| (header::CONTENT_SECURITY_POLICY, policy)));
         response.with(header::REFERRER_POLICY, "no-referrer")

@@ -1,22 +1,26 @@
 #!/usr/bin/env python3
-"""What a browser makes of the status page. Run by tests/it/page.rs: URL, the pid of an agent to stop, a directory for
-screenshots."""
+"""What a browser makes of the status page. Run by tests/it/page.rs: the name of a check, URL, a directory for
+screenshots, pids."""
 
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import signal
 import sys
 
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-URL, AGENT, SHOTS = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
+CHECK, URL, SHOTS = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3])
+PIDS = [int(pid) for pid in sys.argv[4:]]
 SOON = 20
+WIDTHS = [1400, 900, 390]
 
 
 def browser(scripts=True):
@@ -46,6 +50,10 @@ def text_of(page, name):
     return page.find_element(By.ID, name).text
 
 
+def all_of(page, selector):
+    return page.find_elements(By.CSS_SELECTOR, selector)
+
+
 def look_like(page, theme, width):
     features = [{"name": "prefers-color-scheme", "value": theme}]
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
@@ -55,9 +63,10 @@ def look_like(page, theme, width):
     page.execute_async_script("const f = requestAnimationFrame; f(() => f(arguments[0]));")
 
 
-def check_looks(page, axe, what):
+def check_looks(page, what):
+    axe = axe_source()
     for theme in ["light", "dark"]:
-        for width in [1200, 390]:
+        for width in WIDTHS:
             look_like(page, theme, width)
             wide = page.execute_script("return document.documentElement.scrollWidth")
             assert wide <= width, f"{what}, {theme}: {wide} pixels wide on a screen of {width}"
@@ -69,15 +78,21 @@ def check_looks(page, axe, what):
             problems = [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]]
             assert not problems, f"{what}, {theme}, {width}: {problems}"
             page.save_screenshot(SHOTS / f"{what}-{theme}-{width}.png")
-    look_like(page, "light", 1200)
+    look_like(page, "light", 1400)
+
+
+def check_silence_of_console(page):
+    said = [entry for entry in page.get_log("browser") if entry["level"] != "INFO"]
+    assert not said, said
 
 
 def check_keyboard(page):
     page.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
     reached = []
-    for _ in range(20):
+    for _ in range(40):
         focused = page.switch_to.active_element
         name = focused.get_attribute("id") or focused.get_attribute("href") or focused.get_attribute("aria-labelledby")
+        name = name or focused.text or focused.get_attribute("aria-label")
         if focused.tag_name == "body" or name in reached:
             break
         outline = focused.value_of_css_property("outline-style")
@@ -86,69 +101,276 @@ def check_keyboard(page):
         if name == "map":
             check_map(page, focused)
         focused.send_keys(Keys.TAB)
-    for part in ["map", "stalled-title", "shards-title", "events", f"{URL}metrics"]:
+    for part in ["q", "Name", "map", "events", "stalled-title", f"{URL}metrics"]:
         assert part in reached, f"no key leads to {part}: {reached}"
-    assert reached[0].endswith("#stalled-agents"), f"the way past the map comes first: {reached}"
+    assert any(name.startswith("Observer") for name in reached), reached
+    assert reached[0].endswith("#main"), f"the way past the search comes first: {reached}"
 
 
 def check_map(page, focused):
     focused.send_keys(Keys.HOME)
     wait_for(page, "a cell's agent", lambda: "last beat" in text_of(page, "cell"))
     first = text_of(page, "cell")
-    assert first.startswith("pid "), first
+    assert first.startswith("api-"), first
     focused.send_keys(Keys.ARROW_RIGHT)
-    wait_for(page, "the next cell's", lambda: text_of(page, "cell").split()[1] != first.split()[1])
+    wait_for(page, "the next cell's", lambda: text_of(page, "cell").split("\n")[0] != first.split("\n")[0])
+
+
+def groups(page):
+    return [group.text.replace("\n", " ") for group in all_of(page, ".group button")]
+
+
+def check_groups(page):
+    """Names that differ in a number are one group; the choice is in the address, and outlives a reload."""
+    wait_for(page, "groups by name", lambda: groups(page) == ["api-* 9", "worker 3"])
+    page.find_element(By.XPATH, "//button[text()='Shard']").click()
+    wait_for(page, "groups by shard", lambda: all(text.startswith("shard ") for text in groups(page)))
+    assert page.current_url == f"{URL}#by=shard", page.current_url
+    page.refresh()
+    wait_for(page, "the same groups", lambda: groups(page) and all(text.startswith("shard ") for text in groups(page)))
+    checked = all_of(page, "#by [aria-checked=true]")
+    assert [button.text for button in checked] == ["Shard"]
+    checked[0].send_keys(Keys.ARROW_LEFT)
+    wait_for(page, "groups by user", lambda: groups(page) == [f"user {os.geteuid()} 12"])
+    page.switch_to.active_element.send_keys(Keys.ARROW_LEFT)
+    wait_for(page, "groups by name again", lambda: len(groups(page)) == 2)
+    assert page.current_url == f"{URL}#by=comm", page.current_url
+    page.get(URL)
+    wait_for(page, "groups by name as before", lambda: groups(page) == ["api-* 9", "worker 3"])
+
+
+def check_pointer(page):
+    """A cell under the pointer says who it is; a click opens it, and the address is a link to it."""
+    canvas = all_of(page, ".group canvas")[0]
+    ActionChains(page).move_to_element_with_offset(canvas, 4 - canvas.size["width"] // 2, 4 - canvas.size["height"] // 2).perform()
+    wait_for(page, "the card", lambda: "last beat" in text_of(page, "cell"))
+    pid = int(text_of(page, "cell").split("\n")[0].split()[-1])
+    assert pid in PIDS, text_of(page, "cell")
+    ActionChains(page).click().perform()
+    wait_for(page, "its drawer", lambda: text_of(page, "drawer-title").endswith(f" {pid}"))
+    assert page.current_url == f"{URL}agents/{pid}", page.current_url
+    for part in ["beats", "Last beat", f"varta-fleet explain {pid}", "began to beat"]:
+        assert part in text_of(page, "drawer"), f"{part}: {text_of(page, 'drawer')}"
+    check_looks(page, "drawer")
+    page.refresh()
+    wait_for(page, "the drawer of the link", lambda: text_of(page, "drawer-title").endswith(f" {pid}"))
+    page.switch_to.active_element.send_keys(Keys.ESCAPE)
+    wait_for(page, "the drawer to close", lambda: not page.find_element(By.ID, "drawer").is_displayed())
+    assert page.current_url == URL, page.current_url
+    page.back()
+    wait_for(page, "the drawer again", lambda: text_of(page, "drawer-title").endswith(f" {pid}"))
+    page.find_element(By.CSS_SELECTOR, "#drawer .close").click()
+
+
+def check_search(page):
+    """A part of a name, a pid, a filter; the arrow keys and Enter lead to an agent."""
+    page.find_element(By.TAG_NAME, "body").send_keys("/")
+    box = page.switch_to.active_element
+    assert box.get_attribute("id") == "q"
+    box.send_keys("orke")
+    wait_for(page, "those found", lambda: text_of(page, "drawer-title") == "3 agents")
+    assert page.current_url.endswith("#q=orke"), page.current_url
+    box.send_keys(Keys.ARROW_DOWN, Keys.NULL)
+    found = page.switch_to.active_element
+    assert found.text.startswith("worker"), found.text
+    found.send_keys(Keys.ENTER)
+    wait_for(page, "one of them", lambda: text_of(page, "drawer-title").startswith("worker "))
+    for asked, title in [(str(PIDS[5]), "1 agent"), ("shard:7", "Nobody"), ("comm:api-* state:up", "9 agents"), ("zzz", "Nobody")]:
+        box = page.find_element(By.ID, "q")
+        box.clear()
+        box.send_keys(asked)
+        wait_for(page, asked, lambda: text_of(page, "drawer-title") == title and page.find_element(By.ID, "q").get_attribute("value") == asked)
+    box.send_keys(Keys.ESCAPE)
+    wait_for(page, "the end of the search", lambda: not page.find_element(By.ID, "drawer").is_displayed())
+    all_of(page, ".group button")[1].click()
+    wait_for(page, "the agents of a group", lambda: text_of(page, "drawer-title") == "3 agents")
+    page.find_element(By.CSS_SELECTOR, "#drawer .close").click()
 
 
 def check_live(page):
-    axe = axe_source()
     page.get(URL)
-    wait_for(page, "health", lambda: text_of(page, "health").startswith("All well: 12 agents beat"))
+    wait_for(page, "health", lambda: text_of(page, "health") == "All well: 12 agents beat")
     wait_for(page, "the map", lambda: page.find_element(By.ID, "map").is_displayed())
-    wait_for(page, "the plots", lambda: len(page.find_elements(By.TAG_NAME, "svg")) == 3)
-    check_looks(page, axe, "well")
+    wait_for(page, "four lines", lambda: len(all_of(page, ".spark .line[d]")) == 4)
+    wait_for(page, "a rate", lambda: all_of(page, "#tile-beats .value")[0].text.isdigit())
+    numbers = [value.text for value in all_of(page, ".tile .value")][:3]
+    assert numbers == ["12", "0", "0"], numbers
+    assert not all_of(page, "#plots svg"), "the observer's own figures are folded"
+    check_looks(page, "well")
     check_keyboard(page)
-
-    os.kill(AGENT, signal.SIGSTOP)
-    wait_for(page, "the stall", lambda: text_of(page, "health") == "1 of 12 agents is stalled")
-    wait_for(page, "its row", lambda: str(AGENT) in text_of(page, "stalled"))
-    wait_for(page, "its event", lambda: f"stall pid {AGENT}" in text_of(page, "events"))
-    assert page.title.startswith("! "), page.title
-    check_looks(page, axe, "stalled")
-    os.kill(AGENT, signal.SIGCONT)
-    wait_for(page, "the resume", lambda: text_of(page, "health").startswith("All well"))
-    wait_for(page, "an empty table", lambda: text_of(page, "stalled") == "nobody")
+    check_groups(page)
+    check_pointer(page)
+    check_search(page)
+    page.find_element(By.CSS_SELECTOR, "#observer summary").click()
+    wait_for(page, "the plots", lambda: len(all_of(page, "#plots svg")) == 3)
+    assert len(all_of(page, "#shards tr")) == 2
+    check_looks(page, "observer")
 
     asked = page.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
     assert asked and all(name.startswith(URL) or name.startswith("data:") for name in asked), asked
-    said = [entry for entry in page.get_log("browser") if entry["level"] != "INFO"]
-    assert not said, said
+    check_silence_of_console(page)
+
+
+def check_wave(page):
+    page.get(URL)
+    wait_for(page, "health", lambda: text_of(page, "health") == "All well: 9 agents beat")
+    for pid in PIDS:
+        os.kill(pid, signal.SIGSTOP)
+    wait_for(page, "the wave", lambda: text_of(page, "health") == "9 of 9 agents are stalled")
+    assert page.title.startswith("! "), page.title
+    told = wait_for(page, "one line", lambda: [line for line in all_of(page, "#events .told") if line.text.startswith("9 agents stalled within ")])
+    assert "6 × api-*, 3 × worker" in told[0].text, told[0].text
+    wait_for(page, "the worst group", lambda: groups(page)[0] == "api-* 6 6 stalled")
+    wait_for(page, "to whom", lambda: "Most: api-* (6 of 6), worker (3 of 3)" in text_of(page, "context"))
+    assert re.search(r"Silent since \d\d:\d\d:\d\d", text_of(page, "context")), text_of(page, "context")
+    assert "varta-fleet explain" in text_of(page, "context")
+    wait_for(page, "their rows", lambda: len(all_of(page, "#stalled tr.bad")) == 9)
+    check_looks(page, "wave")
+    told[0].find_element(By.TAG_NAME, "summary").click()
+    link = told[0].find_element(By.LINK_TEXT, str(PIDS[0]))
+    link.click()
+    wait_for(page, "its verdict", lambda: "is stalled: silent for" in text_of(page, "drawer"))
+    assert len(all_of(page, "#drawer .strip .silence")) == 1
+    os.kill(PIDS[0], signal.SIGCONT)
+    wait_for(page, "the drawer to follow", lambda: "beats again after" in text_of(page, "drawer"))
+    check_copies(page)
+    for pid in PIDS[1:]:
+        os.kill(pid, signal.SIGCONT)
+    wait_for(page, "the end", lambda: text_of(page, "health").startswith("All well"))
+    wait_for(page, "an empty table", lambda: text_of(page, "stalled").startswith("None."))
+
+    os.kill(PIDS[1], signal.SIGKILL)
+    wait_for(page, "the death", lambda: f"{PIDS[1]} died by SIGKILL" in text_of(page, "events"))
+    wait_for(page, "its headline", lambda: text_of(page, "health").startswith("1 of 9 agents died by signal 9"))
+    wait_for(page, "its number", lambda: all_of(page, "#tile-died .value")[0].text == "1")
+    wait_for(page, "a line for it", lambda: "highest 1" in all_of(page, "#tile-died svg")[0].get_attribute("aria-label"))
+    page.get(f"{URL}agents/{PIDS[1]}")
+    wait_for(page, "its end", lambda: "died by SIGKILL at" in text_of(page, "drawer"))
+    check_silence_of_console(page)
+
+
+def check_copies(page):
+    origin = URL.rstrip("/")
+    page.execute_cdp_cmd("Browser.grantPermissions", {"origin": origin, "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
+    button = all_of(page, "#drawer button.copy")[0]
+    button.click()
+    wait_for(page, "the copy", lambda: button.text == "Copied")
+    copied = page.execute_async_script("navigator.clipboard.readText().then(arguments[0], e => arguments[0](String(e)))")
+    assert copied.startswith(f"varta-fleet explain {PIDS[0]}"), copied
 
 
 def check_without_scripts(page):
-    os.kill(AGENT, signal.SIGSTOP)
     page.get(URL)
-
-    def shows_stall():
-        # It looks again by itself.
-        return str(AGENT) in text_of(page, "stalled") and "1 of 12 agents is stalled" in text_of(page, "health")
-
-    wait_for(page, "the stall without scripts", shows_stall)
-    os.kill(AGENT, signal.SIGCONT)
-    wait_for(page, "both shards", lambda: len(page.find_elements(By.CSS_SELECTOR, "#shards tr")) == 2)
-    wait_for(page, "no map", lambda: not page.find_element(By.ID, "map").is_displayed())
+    assert text_of(page, "health") == "1 of 12 agents is stalled"
+    assert str(PIDS[0]) in text_of(page, "stalled")
+    numbers = [value.text for value in all_of(page, ".tile .value")][:3]
+    assert numbers == ["11", "1", "0"], numbers
+    for name in ["map", "search", "empty", "drawer"]:
+        assert not page.find_element(By.ID, name).is_displayed(), name
+    page.find_element(By.CSS_SELECTOR, "#observer summary").click()
+    assert len(all_of(page, "#shards tr")) == 2
     page.save_screenshot(SHOTS / "without-scripts.png")
+    os.kill(PIDS[0], signal.SIGCONT)
+    # It looks again by itself.
+    wait_for(page, "the resume", lambda: text_of(page, "health") == "All well: 12 agents beat")
+
+
+def check_empty(page):
+    page.get(URL)
+    wait_for(page, "the headline", lambda: text_of(page, "health") == "No agent beats")
+    lines = wait_for(page, "lines to paste", lambda: [line.text for line in all_of(page, "#empty .copied code")])
+    assert lines[0].startswith("varta-fleet load --agents 12"), lines
+    assert "varta.Varta.connect(" in lines[1], lines
+    wait_for(page, "what happened", lambda: "the observer started with 2 shards" in text_of(page, "events"))
+    check_looks(page, "empty")
+    check_silence_of_console(page)
+
+
+def check_hostile(page):
+    page.get(URL)
+    wait_for(page, "health", lambda: text_of(page, "health") == "All well: 5 agents beat")
+    wait_for(page, "all groups", lambda: len(groups(page)) == 5)
+    shown = " ".join(groups(page))
+    # In names, what is none of a line is a question mark.
+    for name in ["a?[31m?b", "<b>x<", "{{nonce}}", "\\u{202e}live", 'a "b" c']:
+        assert name in shown, f"{name}: {shown}"
+    assert not all_of(page, "main b b, .group b"), "a name is text"
+    for pid in PIDS:
+        os.kill(pid, signal.SIGSTOP)
+    wait_for(page, "their rows", lambda: len(all_of(page, "#stalled tr.bad")) == 5)
+    # A click on a group finds its agents, whatever is in the name.
+    for button in all_of(page, ".group button"):
+        button.click()
+        wait_for(page, button.text, lambda: text_of(page, "drawer-title") == "1 agent")
+        page.find_element(By.CSS_SELECTOR, "#drawer .close").click()
+    check_looks(page, "hostile")
+    for pid in PIDS:
+        os.kill(pid, signal.SIGCONT)
+    check_silence_of_console(page)
+
+
+def is_grey(page):
+    return page.find_element(By.ID, "main").value_of_css_property("filter") == "grayscale(1)"
+
+
+def age(page):
+    found = re.fullmatch(r"No answer\s+for (\d+) s", text_of(page, "headline"))
+    return int(found[1]) if found else 0
+
+
+def check_stale(page):
+    observer, agent = PIDS
+    page.get(URL)
+    wait_for(page, "health", lambda: text_of(page, "health") == "All well: 3 agents beat")
+    assert not is_grey(page)
+    os.kill(observer, signal.SIGSTOP)
+    try:
+        wait_for(page, "its age", lambda: age(page) >= 3)
+        wait_for(page, "the grey", lambda: is_grey(page))
+        assert page.title == "! no answer", page.title
+        before = age(page)
+        wait_for(page, "a greater age", lambda: age(page) > before)
+        check_looks_grey(page)
+    finally:
+        os.kill(observer, signal.SIGCONT)
+    wait_for(page, "the answer", lambda: not is_grey(page) and "No answer" not in text_of(page, "headline"))
+    # A computer that slept for an hour: the clock is ahead, and the stream is dead.
+    os.kill(agent, signal.SIGKILL)
+    page.execute_script("const now = Date.now; Date.now = () => now() + 3600e3; source.close();")
+    wait_for(page, "what happened meanwhile", lambda: f"{agent} died by SIGKILL" in text_of(page, "events"))
+    wait_for(page, "the headline of now", lambda: text_of(page, "health").startswith("1 of 3 agents died"))
+    lines = [line.text for line in all_of(page, "#events > li")]
+    assert sum("died by SIGKILL" in line for line in lines) == 1, lines
+
+
+def check_looks_grey(page):
+    for theme, width in [("light", 1400), ("dark", 390)]:
+        look_like(page, theme, width)
+        page.save_screenshot(SHOTS / f"stale-{theme}-{width}.png")
+    look_like(page, "light", 1400)
+
+
+CHECKS = {
+    "live": check_live,
+    "wave": check_wave,
+    "without-scripts": check_without_scripts,
+    "empty": check_empty,
+    "hostile": check_hostile,
+    "stale": check_stale,
+}
 
 
 def main():
     SHOTS.mkdir(parents=True, exist_ok=True)
-    for check, scripts in [(check_live, True), (check_without_scripts, False)]:
-        page = browser(scripts)
-        try:
-            page.set_script_timeout(SOON)
-            check(page)
-        finally:
-            page.quit()
+    page = browser(scripts=CHECK != "without-scripts")
+    try:
+        page.set_script_timeout(SOON)
+        CHECKS[CHECK](page)
+    except BaseException:
+        page.save_screenshot(SHOTS / f"failed-{CHECK}.png")
+        raise
+    finally:
+        page.quit()
 
 
 main()

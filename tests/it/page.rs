@@ -3,25 +3,104 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Agent, AgentOptions, Observer, Options, SOON};
+use rustix::process::Signal;
 
-#[test]
-fn a_browser_shows_the_fleet_as_it_is_with_and_without_scripts() {
+use crate::common::{
+    Agent, AgentOptions, Observer, Options, SOON, copy_program, python, rust_program, signal,
+};
+
+/// A fleet of two shards that serves its page.
+fn served() -> Observer {
     let arguments = vec!["--http".to_owned(), "127.0.0.1:0".to_owned()];
-    let mut observer = Observer::start(Options { arguments, ..Options::default() });
-    let agents = Agent::start_many(&observer, (0..12).map(|_| AgentOptions::default()));
+    Observer::start(Options { arguments, ..Options::default() })
+}
+
+/// An agent that runs under this name.
+fn called(name: &str, observer: &Observer) -> AgentOptions {
+    let program = observer.dir().with_file_name(name);
+    copy_program(rust_program(), &program);
+    AgentOptions { program: Some(program), ..AgentOptions::default() }
+}
+
+/// Starts the agents and waits until they are known.
+fn start(observer: &mut Observer, options: impl IntoIterator<Item = AgentOptions>) -> Vec<Agent> {
+    let agents = Agent::start_many(observer, options);
     for agent in &agents {
         observer.expect("up", agent.pid(), SOON);
     }
+    agents
+}
+
+/// Runs a check of `tests/browser/page.py`.
+fn browse(check: &str, observer: &Observer, pids: &[u32]) {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let output = Command::new(crate::common::python())
+    let output = Command::new(python())
         .arg(tests.join("browser/page.py"))
+        .arg(check)
         .arg(format!("http://{}/", observer.http_address()))
-        .arg(agents[0].pid().to_string())
         .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("page"))
+        .args(pids.iter().map(u32::to_string))
         .output()
         .expect("run Python");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\nis everything set up? scripts/check --setup");
+}
+
+#[test]
+fn a_browser_shows_the_fleet_as_it_is() {
+    let mut observer = served();
+    let names = ["api-1", "api-2", "api-3", "worker"];
+    let options: Vec<_> = names.iter().map(|name| called(name, &observer)).collect();
+    let options = (0..12).map(|n| options[n % names.len()].clone());
+    let agents = start(&mut observer, options);
+    let pids: Vec<u32> = agents.iter().map(Agent::pid).collect();
+    browse("live", &observer, &pids);
+    observer.stop();
+}
+
+#[test]
+fn a_wave_is_one_line_with_the_names_and_each_agent_a_click_away() {
+    let mut observer = served();
+    let options = ["api-1", "api-2", "worker"].map(|name| called(name, &observer));
+    let agents = start(&mut observer, options.into_iter().cycle().take(9));
+    let pids: Vec<u32> = agents.iter().map(Agent::pid).collect();
+    browse("wave", &observer, &pids);
+    observer.stop();
+}
+
+#[test]
+fn without_scripts_the_page_says_the_same() {
+    let mut observer = served();
+    let agents = start(&mut observer, (0..12).map(|_| AgentOptions::default()));
+    signal(agents[0].pid(), Signal::STOP);
+    observer.expect("stall", agents[0].pid(), SOON);
+    browse("without-scripts", &observer, &[agents[0].pid()]);
+    signal(agents[0].pid(), Signal::CONT);
+    observer.stop();
+}
+
+#[test]
+fn an_empty_fleet_is_a_page_that_teaches() {
+    let observer = served();
+    browse("empty", &observer, &[]);
+    observer.stop();
+}
+
+#[test]
+fn names_of_any_bytes_are_text() {
+    let mut observer = served();
+    let names = ["a\u{1b}[31m\nb", "<b>x<", "{{nonce}}", "\u{202e}live", "a \"b\" c"];
+    let options: Vec<_> = names.iter().map(|name| called(name, &observer)).collect();
+    let agents = start(&mut observer, options);
+    let pids: Vec<u32> = agents.iter().map(Agent::pid).collect();
+    browse("hostile", &observer, &pids);
+    observer.stop();
+}
+
+#[test]
+fn a_page_without_answers_is_grey_and_says_for_how_long_and_recovers() {
+    let mut observer = served();
+    let agents = start(&mut observer, (0..3).map(|_| AgentOptions::default()));
+    browse("stale", &observer, &[observer.pid(), agents[0].pid()]);
     observer.stop();
 }
