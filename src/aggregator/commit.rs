@@ -38,6 +38,7 @@ impl Aggregator {
         let mut changed = mem::take(&mut self.changed);
         for place in touched.drain(..) {
             self.shards[usize::from(place.shard)].reported.of(place.slot).set(Mark::Touched, false);
+            self.count_by_unit(place);
             let kept = self.kept_of(place);
             if self.view(place.shard).kept.get(place.slot) != kept {
                 changed.push((place, kept));
@@ -74,6 +75,16 @@ impl Aggregator {
             self.fanout.deliver(event);
         }
         self.collected = collected;
+    }
+
+    /// Counts the slot's holder where it belongs now: whatever changed, its record was touched.
+    fn count_by_unit(&mut self, place: Place) {
+        let view = &mut self.shards[usize::from(place.shard)];
+        let reported = *view.reported.of(place.slot);
+        let is_stalled = reported.is(Mark::Counted).then(|| reported.is(Mark::Stalled));
+        let holder = Holder { place, generation: reported.generation };
+        let unit = is_stalled.and_then(|_| self.inquiries.names.about(holder).unit);
+        self.tally.units.count(view.counted.of(place.slot), unit, is_stalled, self.now);
     }
 
     /// What is to be kept of a slot's holder.

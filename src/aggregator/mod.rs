@@ -44,6 +44,7 @@ use crate::table::slots::Slots;
 use crate::time::{MonoNs, WallNs};
 use crate::view::copies::Asked;
 use crate::view::tally::{Reader, Tally};
+use crate::view::units::Counted;
 use crate::wire::{NONCE_TERMINAL, Status};
 
 mod adopt;
@@ -160,6 +161,8 @@ struct ShardView {
     reported: Slots<Record>,
     /// What of `reported` outlives this process.
     kept: KeptTable,
+    /// Where each agent is counted by unit.
+    counted: Slots<Counted>,
     /// Slots of known holders with facts to look at, in order.
     to_look: VecDeque<u32>,
     /// Its slots in `pending`, without exits.
@@ -289,6 +292,7 @@ impl Aggregator {
         let shards = ports.iter().zip(estate.kept).map(|(port, kept)| ShardView {
             reported: Slots::default(),
             kept,
+            counted: Slots::default(),
             to_look: VecDeque::new(),
             in_flight: 0,
             seen: MonoNs(0),
@@ -506,8 +510,7 @@ impl Aggregator {
 
     fn agent(&mut self, place: Place, hot: &Hot) -> Agent {
         let Session { number: session, ns_pid, .. } = self.session(place);
-        let generation = self.record(place).generation;
-        let about = self.inquiries.names.about(Holder { place, generation });
+        let about = self.about(place);
         Agent {
             pid: hot.pid,
             ns_pid,
@@ -517,6 +520,12 @@ impl Aggregator {
             payload: hot.payload,
             about: About { uid: Some(hot.uid()), ..about },
         }
+    }
+
+    /// Who the holder of the slot is, as far as it was looked up.
+    fn about(&mut self, place: Place) -> About {
+        let generation = self.record(place).generation;
+        self.inquiries.names.about(Holder { place, generation })
     }
 
     fn report_of(&mut self, place: Place, hot: &Hot, mono: MonoNs, kind: EventKind) {

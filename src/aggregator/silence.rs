@@ -71,6 +71,8 @@ impl Aggregator {
             process,
             coalesced,
         };
+        let unit = self.about(place).unit;
+        self.tally.units.add_stalls(unit, coalesced.into(), self.now);
         let threshold_ns = self.threshold_of(place);
         let since = self.thawed_at(place).unwrap_or(silent_since);
         let deadline = self.counts_from(since) + threshold_ns;
@@ -96,6 +98,7 @@ impl Aggregator {
     pub(super) fn resume(&mut self, place: Place, hot: &Hot, cold: &Cold, coalesced: u32) {
         self.report_rest(place, hot, cold);
         let (silent_ns, lost) = (cold.resume_silent_ns, cold.resume_lost);
+        let unit = self.about(place).unit;
         let is_refuted = rules::is_refuted(silent_ns, lost, self.threshold_of(place));
         let reported = self.record(place);
         let between = cold.stalls.wrapping_sub(reported.stalls).min(coalesced.saturating_sub(1));
@@ -108,6 +111,7 @@ impl Aggregator {
             shard.stalls_refuted += u64::from(is_refuted);
             shard.stalled -= 1;
             shard.up += 1;
+            tally.units.add_stalls(unit, between.into(), self.now);
         }
         let reported = self.record(place);
         reported.set(Mark::Stalled, false);

@@ -425,6 +425,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::event::SessionWhy;
     use crate::lab::samples::{any_event, one_of_each};
 
     fn line_of(event: &Event) -> String {
@@ -594,6 +595,26 @@ mod tests {
         );
         event.kind = EventKind::Mixed;
         assert!(line_of(&event).ends_with(&format!(",{who}}}")), "{}", line_of(&event));
+    }
+
+    /// A pipe takes a line of at most 4096 bytes whole.
+    #[test]
+    fn the_longest_line_is_bounded() {
+        let mut event = one_of_each()[1];
+        event.kind = EventKind::Session { why: SessionWhy::NewProcess, coalesced: u32::MAX };
+        // A unit has the name of a directory, a path may be longer; each character is written as two.
+        let label = |bytes| Label::of(&"\"".repeat(bytes), 0);
+        let about = About {
+            uid: Some(u32::MAX),
+            comm: (&*"\"".repeat(15)).into(),
+            unit: label(255),
+            container: label(64),
+            exe: label(1024),
+        };
+        if let Some(agent) = &mut event.agent {
+            agent.about = about;
+        }
+        assert!(label(1025).is_none() && line_of(&event).len() < 4096, "{}", line_of(&event).len());
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::refusal::Refusal;
 use crate::rules::Death;
 use crate::time::MonoNs;
 use crate::view::tally::{Histograms, Reader, ShardTally, Tally};
+use crate::view::units::UnitCounts;
 
 /// Bounds of times, ns. The histograms know a value to 1 %, so a value that close to a bound may be counted
 /// on either side of it.
@@ -97,6 +98,12 @@ impl Reading {
         &self.port(shard).counters
     }
 
+    /// The counts of each unit, and last those of the others.
+    fn units(&self) -> impl Iterator<Item = (&'static str, UnitCounts)> {
+        let units = &self.tally.units;
+        units.by_name().into_iter().chain([("other", units.other)])
+    }
+
     fn told(&self, shard: usize) -> &ShardTally {
         &self.tally.shards[shard]
     }
@@ -131,11 +138,15 @@ enum Read {
     Shard(fn(&Reading, usize) -> f64),
     /// One value per value of a label.
     Label(&'static str, fn() -> Vec<&'static str>, fn(&Reading, usize) -> f64),
+    /// One value per unit with counts of its own, and one of the others.
+    Unit(fn(&UnitCounts) -> u64),
+    /// The same for each value of another label.
+    UnitLabel(&'static str, &'static [(&'static str, fn(&UnitCounts) -> u64)]),
     /// One value per shard and value of a label.
     ShardLabel(&'static str, fn() -> Vec<&'static str>, fn(&Reading, usize, usize) -> f64),
 }
 
-use Read::{Fleet, Known, Label, Shard, ShardLabel};
+use Read::{Fleet, Known, Label, Shard, ShardLabel, Unit, UnitLabel};
 use Values::{Counter, Frames, Gauge, Times};
 
 /// Every family, in the order of the text.
@@ -377,6 +388,22 @@ const FAMILIES: &[Family] = &[
         values: Counter(Fleet(|of| number(of.tally.lookups_failed))),
     },
     Family {
+        name: "varta_unit_agents",
+        help: "Agents by unit of the service manager; at most 256 units have series of their own, the rest is other",
+        values: Gauge(UnitLabel("state", &[("up", |of| of.up), ("stalled", |of| of.stalled)])),
+    },
+    Family { name: "varta_unit_stalls", help: "Stalls told, by unit", values: Counter(Unit(|of| of.stalls)) },
+    Family {
+        name: "varta_unit_deaths",
+        help: "Exits that nobody asked for, by unit",
+        values: Counter(Unit(|of| of.deaths)),
+    },
+    Family {
+        name: "varta_units_folded",
+        help: "Units whose counts were added to those of other, to make room for another unit",
+        values: Counter(Fleet(|of| number(of.tally.units.folded))),
+    },
+    Family {
         name: "varta_crash_loops",
         help: "Units, or programs of a user, that died more than three times in the last minute after less than a minute of life",
         values: Gauge(Fleet(|of| number(of.crash_loops))),
@@ -531,6 +558,21 @@ impl Read {
             Label(label, values, read) => {
                 for (index, value) in values().into_iter().enumerate() {
                     write(&mut encoder.encode_family(&[(*label, value)])?, read(reading, index))?;
+                }
+                Ok(())
+            }
+            Unit(read) => {
+                for (unit, counts) in reading.units() {
+                    write(&mut encoder.encode_family(&[("unit", unit)])?, number(read(&counts)))?;
+                }
+                Ok(())
+            }
+            UnitLabel(label, values) => {
+                for (unit, counts) in reading.units() {
+                    for (value, read) in *values {
+                        let labels = [("unit", unit), (*label, *value)];
+                        write(&mut encoder.encode_family(&labels)?, number(read(&counts)))?;
+                    }
                 }
                 Ok(())
             }

@@ -10,3 +10,4 @@ pub mod health;
 pub mod snapshot;
 pub mod tally;
 pub mod text;
+pub mod units;

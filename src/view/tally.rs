@@ -6,6 +6,7 @@ use crate::event::SessionWhy;
 use crate::rules::Death;
 use crate::time::WallNs;
 use crate::view::deaths::RecentDeaths;
+use crate::view::units::Units;
 
 /// One minute; longer times count as a minute.
 const LONGEST_NS: u64 = 60_000_000_000;
@@ -115,6 +116,8 @@ pub struct Tally {
     pub configured: WallNs,
     /// Manifest or symlink is not in place.
     pub is_unlisted: bool,
+    /// Counts by unit, of all shards.
+    pub units: Units,
     /// Deaths of the last minute, of all shards.
     pub recent_deaths: RecentDeaths,
 }

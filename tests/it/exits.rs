@@ -235,8 +235,24 @@ fn events_say_who_the_agent_is_and_keep_it_for_the_dead() {
         Connection::control(&dir).get(&format!("/api/v1/agents/{pid}"), &["Connection: close"]).json();
     let exe = std::fs::read_link(format!("/proc/{pid}/exe")).expect("it lives");
     assert_eq!(detail["exe"].as_str(), exe.to_str());
+    let metrics = || Connection::control(&dir).get("/metrics", &["Connection: close"]).text().to_owned();
+    let of_unit = |metrics: &str, family: &str| {
+        let start = format!("{family}{{unit=\"{}\"", group.unit());
+        let line = metrics.lines().find(|line| line.starts_with(&start) && !line.contains("state=\"up\""));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+    };
+    let now = metrics();
+    assert_eq!(
+        ["varta_unit_agents", "varta_unit_stalls_total"].map(|name| of_unit(&now, name)),
+        [Some(1); 2]
+    );
     agent.signal(Signal::KILL);
     let exit = observer.expect("exit", pid, SOON);
+    let now = metrics();
+    assert_eq!(
+        ["varta_unit_agents", "varta_unit_deaths_total"].map(|name| of_unit(&now, name)),
+        [Some(0), Some(1)]
+    );
     for event in [&stall, &exit] {
         assert_eq!(event.u64("uid"), u64::from(rustix::process::getuid().as_raw()), "{event}");
         assert_eq!((event.str("comm"), event.str("unit")), (comm.trim_end(), group.unit()), "{event}");

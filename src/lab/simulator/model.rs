@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 
-use crate::event::{BlindPhase, Event, EventKind, RestartWhy};
+use crate::event::{About, BlindPhase, Event, EventKind, RestartWhy};
 use crate::lab::simulator::invariants::{Invariant, Verdict, Violation};
 use crate::lab::simulator::story::{Garbage, MS, SECOND, Setting, Story, Terms, What};
 use crate::lab::simulator::truth::{Datagram, Sending, Truth, Worth, after, leaps};
@@ -1321,9 +1321,14 @@ pub struct End {
 }
 
 /// An event as the output writes it the first time.
+/// The line of an event, or of its repetition by another observer: to that one the labels of this one mean nothing.
 fn line_of(event: &Event) -> Vec<u8> {
     let mut line = Vec::new();
-    jsonl::write_line(&Event { again: false, ..*event }, &mut line);
+    let mut event = Event { again: false, ..*event };
+    if let Some(agent) = &mut event.agent {
+        agent.about = About { unit: None, container: None, exe: None, ..agent.about };
+    }
+    jsonl::write_line(&event, &mut line);
     line
 }
 

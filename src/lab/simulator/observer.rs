@@ -66,6 +66,7 @@ pub struct Observer {
     pub orders: [Receiver<Order>; 2],
     pub findings: Sender<Finding>,
     pub requests: Sender<Request>,
+    pub names: Arc<Names>,
     /// What a successor gets.
     pub store: Store,
 }
@@ -162,7 +163,8 @@ impl Observer {
         let slow = subscribe(Reader::Subscriber, setting.slow_room, false);
         let beats = setting.with_beats.then(|| subscribe(Reader::Subscriber, 2 * room, true));
         let (_copies, asked) = Copies::new(shards.len(), Arc::default());
-        let inquiries = Inquiries { lookups, watch, findings, names: Arc::new(Names::new(0)) };
+        let names = Arc::new(Names::new(shards.len()));
+        let inquiries = Inquiries { lookups, watch, findings, names: Arc::clone(&names) };
         let journal = Arc::clone(&estate.journal);
         let doorbell_of = Arc::clone(&doorbell);
         let mut aggregator =
@@ -182,6 +184,7 @@ impl Observer {
             orders,
             findings: finder,
             requests,
+            names,
             store: Store::new(),
         }
     }

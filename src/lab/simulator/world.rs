@@ -690,11 +690,14 @@ impl<'a> World<'a> {
         let program = |life: &Life| Program {
             comm: Some(comm(life.class_at(now))),
             exe: Some(format!("/program-{}", life.program_at(now))),
+            // Some agents are in none, and a unit changes with the program.
+            unit: (life.id % 4 > 0).then(|| format!("unit-{}.service", life.program_at(now) % 3)),
             ..Program::default()
         };
         if matches!(of, Inquiry::Program | Inquiry::Class) {
             let life = self.model.truth.holder(pid, now).filter(|_| !is_failing);
             let found = life.map(program).unwrap_or_default();
+            self.observer.names.put(holder, &found, None, 0);
             return Finding::Program { holder, found, is_frozen: false };
         }
         if let Inquiry::Lives(_) = of {
@@ -713,6 +716,9 @@ impl<'a> World<'a> {
             uid: 0,
             program: program(life),
         });
+        if let Some(found) = &found {
+            self.observer.names.put(holder, &found.program, Some(found.uid), 0);
+        }
         Finding::Who { holder, found: found.ok_or(LookupError::Gone(START + now, None)) }
     }
 
@@ -847,6 +853,20 @@ impl<'a> World<'a> {
             && questions <= 5 * slots + 64;
         self.must(is_within, Invariant::I7, || {
             format!("{tracked} agents of {agents_max} tracked, {places} places, {backlog:?}, {questions} questions")
+        })?;
+        let tally = self.observer.aggregator.tally();
+        let of_shards = tally.shards.iter().fold([0; 4], |[up, stalled, stalls, deaths], shard| {
+            let reported = shard.stalls_certain + shard.stalls_uncertain;
+            [
+                up + shard.up,
+                stalled + shard.stalled,
+                stalls + reported,
+                deaths + shard.deaths.iter().sum::<u64>(),
+            ]
+        });
+        let of_units = tally.units.sums();
+        self.must(of_shards == of_units, Invariant::I8, || {
+            format!("by shard {of_shards:?} up, stalled, stalls and deaths, by unit {of_units:?}")
         })
     }
 
