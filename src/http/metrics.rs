@@ -131,6 +131,9 @@ enum Values {
     Frames(fn(&Histograms) -> &Histogram<u64>),
 }
 
+/// One count of a unit.
+type OfUnit = fn(&UnitCounts) -> u64;
+
 enum Read {
     Fleet(fn(&Reading) -> f64),
     /// One value of the fleet, if it is known; otherwise no series.
@@ -139,9 +142,9 @@ enum Read {
     /// One value per value of a label.
     Label(&'static str, fn() -> Vec<&'static str>, fn(&Reading, usize) -> f64),
     /// One value per unit with counts of its own, and one of the others.
-    Unit(fn(&UnitCounts) -> u64),
+    Unit(OfUnit),
     /// The same for each value of another label.
-    UnitLabel(&'static str, &'static [(&'static str, fn(&UnitCounts) -> u64)]),
+    UnitLabel(&'static str, &'static [(&'static str, OfUnit)]),
     /// One value per shard and value of a label.
     ShardLabel(&'static str, fn() -> Vec<&'static str>, fn(&Reading, usize, usize) -> f64),
 }

@@ -691,7 +691,7 @@ impl<'a> World<'a> {
             comm: Some(comm(life.class_at(now))),
             exe: Some(format!("/program-{}", life.program_at(now))),
             // Some agents are in none, and a unit changes with the program.
-            unit: (life.id % 4 > 0).then(|| format!("unit-{}.service", life.program_at(now) % 3)),
+            unit: (!life.id.is_multiple_of(4)).then(|| format!("unit-{}.service", life.program_at(now) % 3)),
             ..Program::default()
         };
         if matches!(of, Inquiry::Program | Inquiry::Class) {
