@@ -469,6 +469,66 @@ fn top_selects_sorts_filters_and_explains_at_every_size() {
     observer.stop();
 }
 
+#[test]
+fn top_reaches_the_last_of_many_agents() {
+    crate::common::needs_root("one sender beats for many processes");
+    let observer = Observer::start(Options::default());
+    let dir = observer.dir();
+    let mut load = program()
+        .args(["load", "--forge", "--agents", "600", "--rate", "600", "--for", "10m"])
+        .env("VARTA_DIR", &dir)
+        .spawn()
+        .expect("run it");
+    let terminal = Terminal::run("many", &top(&dir));
+    terminal.expect("600 of 1000 agents");
+    terminal.keys(&["<"]);
+    terminal.expect("pid↑");
+    terminal.expect(" of 600");
+    terminal.keys(&["End"]);
+    let screen = terminal.expect("-600 of 600");
+    let last = screen.lines().rfind(|line| line.contains(" load-")).expect("a row");
+    assert!(last.contains("load-599"), "{screen}");
+    terminal.keys(&["Home"]);
+    terminal.expect("load-000");
+    terminal.keys(&["q"]);
+    terminal.expect("ended 0");
+    load.kill().expect("kill it");
+    load.wait().expect("wait for it");
+    observer.stop();
+}
+
+#[test]
+fn top_counts_groups_and_lists_the_dead() {
+    let (mut observer, agents) = fleet_of_three();
+    let terminal = Terminal::run("groups", &top(&observer.dir()));
+    terminal.expect("All well: 3 agents beat.");
+    // The name is looked up after the first beat.
+    wait_for("the names", || said(&observer.dir(), &["agents"]).contains("stock-agent").then_some(()));
+    terminal.keys(&["g", "g"]);
+    terminal.expect("1 group by name  Enter lists its agents");
+    terminal.expect("\nstock-agent                3       3       0       0");
+    terminal.keys(&["Enter"]);
+    terminal.expect("only name is stock-agent: 3 agents  Esc goes back");
+    terminal.keys(&["Escape"]);
+    terminal.expect("1 group by name");
+    terminal.keys(&["d"]);
+    terminal.expect("nobody died since the observer started");
+    let pid = agents[0].pid();
+    agents[0].signal(Signal::KILL);
+    observer.expect("exit", pid, SOON);
+    terminal.expect("the last 1 agent that died  Esc shows the living");
+    terminal.expect(&format!("\n{pid:>7} stock-agent     signal 9"));
+    terminal.keys(&["Enter"]);
+    terminal.expect(&format!("pid {pid} ended by signal 9 at 20"));
+    terminal.keys(&["Escape"]);
+    terminal.expect("the last 1 agent");
+    terminal.keys(&["Escape"]);
+    terminal.expect("silent↓");
+    terminal.keys(&["q"]);
+    terminal.expect("ended 0");
+    observer.stop();
+}
+
 /// Waits until the row of this pid, and no other, is shown in reverse.
 fn expect_selected(terminal: &Terminal, pid: &str) {
     wait_for(&format!("{pid} to be selected"), || {

@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use varta_fleet::Shown;
-use varta_fleet::api::{Agent, Detail, Fleet, Page};
+use varta_fleet::api::{Agent, Dead, Detail, Fleet, GroupBy, Groups, Page};
 
-use super::model::{Filter, Update, Wish};
+use super::model::{Filter, List, Update, View, Wish};
 use super::users::Users;
 use crate::client::{Client, parameter};
 use crate::exit::{CliError, Exit};
@@ -44,7 +44,7 @@ pub fn ask(client: &Client, users: &Users, wishes: &Receiver<Wish>, updates: &Se
         match asked {
             Ok(()) => {}
             Err(Failure::Over) => return,
-            Err(Failure::Trouble(why)) => {
+            Err(Failure::Trouble(why) | Failure::Refused(why)) => {
                 list_due = Instant::now();
                 if updates.send(Update::Trouble(why)).is_err() {
                     return;
@@ -68,11 +68,13 @@ enum Failure {
     Over,
     /// The fleet did not answer.
     Trouble(String),
+    /// It answered, but not with what was asked for.
+    Refused(String),
 }
 
 impl From<CliError> for Failure {
     fn from(error: CliError) -> Self {
-        Self::Trouble(error.to_string())
+        if is_refusal(&error) { Self::Refused(error.to_string()) } else { Self::Trouble(error.to_string()) }
     }
 }
 
@@ -103,8 +105,34 @@ fn explained(client: &Client, pid: u32) -> Result<String, CliError> {
     }
 }
 
-/// The agents that are wished for; the state of the fleet, too, as often as usual if there are many.
+/// The rows that are wished for.
 fn list(client: &Client, users: &Users, wish: &Wish, updates: &Sender<Update>) -> Result<Update, Failure> {
+    let listed = match wish.view {
+        View::Agents => agents(client, users, wish, updates),
+        View::Groups(by) => Ok(groups(client, by)?),
+        View::Dead => match query(users, wish) {
+            Ok(query) => Ok(dead(client, &query)?),
+            Err(why) => Ok(Update::Refused(why)),
+        },
+    };
+    match listed {
+        Err(Failure::Refused(why)) => Ok(Update::Refused(why)),
+        listed => listed,
+    }
+}
+
+fn groups(client: &Client, by: GroupBy) -> Result<Update, CliError> {
+    let answer: Groups = client.get(&format!("/api/v1/groups?by={}", by.as_str()))?;
+    Ok(Update::Listed(List::Groups(by, answer.groups), answer.total))
+}
+
+fn dead(client: &Client, query: &[String]) -> Result<Update, CliError> {
+    let answer: Dead = client.get(&format!("/api/v1/dead?{}", query.join("&")))?;
+    Ok(Update::Listed(List::Dead(answer.dead, answer.as_of), answer.total))
+}
+
+/// The agents that are wished for; the state of the fleet, too, as often as usual if there are many.
+fn agents(client: &Client, users: &Users, wish: &Wish, updates: &Sender<Update>) -> Result<Update, Failure> {
     let query = match query(users, wish) {
         Ok(query) => query,
         Err(why) => return Ok(Update::Refused(why)),
@@ -116,22 +144,19 @@ fn list(client: &Client, users: &Users, wish: &Wish, updates: &Sender<Update>) -
     let mut after = None;
     let mut told = Instant::now();
     loop {
-        let left = (wish.agents - agents.len()).min(PAGE);
+        let left = (wish.rows - agents.len()).min(PAGE);
         let mut query = query.clone();
         query.extend(parameter("limit", Some(left)));
         query.extend(parameter("after", after.take()));
-        let page: Page = match client.get(&format!("/api/v1/agents?{}", query.join("&"))) {
-            Err(error) if is_refusal(&error) => return Ok(Update::Refused(error.to_string())),
-            page => page?,
-        };
+        let page: Page = client.get(&format!("/api/v1/agents?{}", query.join("&")))?;
         // An agent that beat meanwhile may be on two pages.
         agents.extend(page.agents.into_iter().filter(|agent: &Agent| pids.insert(agent.pid)));
-        after = page.next.filter(|_| agents.len() < wish.agents);
+        after = page.next.filter(|_| agents.len() < wish.rows);
         if after.is_none() {
             // All pages together are not of one instant: what the last one ends is all there is.
             let listed = agents.len() as u64;
-            let total = if agents.len() < wish.agents { listed } else { page.total.max(listed) };
-            return Ok(Update::Listed(agents, total));
+            let total = if agents.len() < wish.rows { listed } else { page.total.max(listed) };
+            return Ok(Update::Listed(List::Agents(agents), total));
         }
         if told.elapsed() >= PERIOD {
             told = Instant::now();
@@ -149,12 +174,18 @@ fn query(users: &Users, wish: &Wish) -> Result<Vec<String>, String> {
             format!("there is no user {} in /etc/passwd; u takes a number, too", Shown(text))
         })?),
     };
-    let comm = (!filter.name.is_empty()).then(|| format!("*{}*", filter.name));
+    let pattern = |text: &str| match text.strip_prefix('=') {
+        Some(whole) => Some(whole.to_owned()),
+        None => (!text.is_empty()).then(|| format!("*{text}*")),
+    };
+    let is_sorted = wish.view == View::Agents;
     let query = [
-        parameter("sort", Some(wish.sort)),
-        parameter("order", Some(if wish.is_ascending { "asc" } else { "desc" })),
-        parameter("comm", comm),
+        parameter("sort", is_sorted.then_some(wish.sort)),
+        parameter("order", is_sorted.then_some(if wish.is_ascending { "asc" } else { "desc" })),
+        parameter("comm", pattern(&filter.name)),
+        parameter("unit", pattern(&filter.unit)),
         parameter("uid", uid),
+        parameter("shard", Some(&filter.shard).filter(|shard| !shard.is_empty())),
         parameter("state", filter.state.map(|state| state.as_str())),
     ];
     Ok(query.into_iter().flatten().collect())
@@ -164,16 +195,21 @@ fn query(users: &Users, wish: &Wish) -> Result<Vec<String>, String> {
 fn one(client: &Client, pid: u32, filter: &Filter, users: &Users) -> Result<Update, CliError> {
     let agent = match client.get(&format!("/api/v1/agents/{pid}")) {
         Ok(Detail::Tracked(tracked)) => tracked.agent,
-        Ok(Detail::Exited(_)) => return Ok(Update::Listed(Vec::new(), 0)),
-        Err(error) if is_refusal(&error) => return Ok(Update::Refused(error.to_string())),
+        Ok(Detail::Exited(_)) => return Ok(Update::Listed(List::default(), 0)),
         Err(error) => return Err(error),
+    };
+    let has = |text: Option<&String>, wanted: &str| match wanted.strip_prefix('=') {
+        Some(whole) => text.is_some_and(|text| text == whole),
+        None => wanted.is_empty() || text.is_some_and(|text| text.contains(wanted)),
     };
     let is_taken = filter.state.is_none_or(|state| state == agent.state)
         && (filter.user.is_empty() || users.uid(&filter.user) == Some(agent.uid))
-        && agent.comm.as_ref().is_none_or(|comm| comm.contains(&filter.name));
+        && (filter.shard.is_empty() || filter.shard == agent.shard.to_string())
+        && has(agent.comm.as_ref(), &filter.name)
+        && has(agent.unit.as_ref(), &filter.unit);
     let agents: Vec<Agent> = is_taken.then_some(agent).into_iter().collect();
     let total = agents.len() as u64;
-    Ok(Update::Listed(agents, total))
+    Ok(Update::Listed(List::Agents(agents), total))
 }
 
 /// Receives events, and reconnects.

@@ -20,6 +20,14 @@ pub struct Column<T> {
     pub cell: fn(&T, &Users) -> String,
 }
 
+impl<T> Column<T> {
+    /// The same, by which the table can be sorted.
+    pub const fn sorts(mut self) -> Self {
+        self.sort = Some(self.head);
+        self
+    }
+}
+
 /// The columns of a table that fit, from left to right, and how many do not.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Chosen {

@@ -7,15 +7,16 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Clear, Paragraph};
+use ratatui::widgets::Paragraph;
 use varta_fleet::Shown;
-use varta_fleet::api::{Agent, AgentState, Level, Shard};
+use varta_fleet::api::{Agent, AgentState, DeadAgent, Group, GroupBy, Level, Shard};
 use varta_fleet::wire::Status;
 
 use super::columns::{Column, choose, fit, width_of, wrap};
 use super::curves::{Series, bars};
 use super::feed::Weight;
-use super::model::{Filter, Model, Room};
+use super::model::{Filter, Key, List, Model, Room, View};
+use super::users::Users;
 use crate::exit::counted;
 use crate::words::{amount, comm, time};
 
@@ -51,7 +52,7 @@ pub fn draw(model: &Model, frame: &mut Frame<'_>) -> Drawn {
     let top = headline(model, area.width);
     let problems = problems(model, area);
     let fleet = if area.height >= 12 { fleet_lines(model, area.width) } else { Vec::new() };
-    let shards = if area.height >= SHARDS_FROM && model.pane().is_none() {
+    let shards = if area.height >= SHARDS_FROM && model.help().is_none() && model.pane().is_none() {
         shard_lines(model, area)
     } else {
         Vec::new()
@@ -62,7 +63,7 @@ pub fn draw(model: &Model, frame: &mut Frame<'_>) -> Drawn {
     let below = usize::from(area.height).saturating_sub(above + 1);
     // Agents get what events leave, and three parts in five at least.
     let events = model.screen().feed.entries().len().clamp(1, (below * 2 / 5).max(2) - 1) + 1;
-    let is_open = model.pane().is_some();
+    let is_open = model.help().is_some() || model.pane().is_some();
     let [top_area, problem_area, fleet_area, shard_area, filter_area, list_area, event_area, key_area] =
         Layout::vertical([
             length(top.len()),
@@ -80,10 +81,16 @@ pub fn draw(model: &Model, frame: &mut Frame<'_>) -> Drawn {
     frame.render_widget(Paragraph::new(fleet), fleet_area);
     frame.render_widget(Paragraph::new(shards), shard_area);
     frame.render_widget(Paragraph::new(filter.into_iter().collect::<Vec<_>>()), filter_area);
-    if is_open {
-        draw_pane(model, frame, list_area, &mut drawn);
+    if let Some(first) = model.help() {
+        let lines = HELP.iter().map(|line| (*line).to_owned()).collect();
+        draw_text("keys", lines, first, frame, list_area, &mut drawn);
+    } else if let Some(pane) = model.pane() {
+        let width = usize::from(area.width);
+        let asking = || vec!["asking...".to_owned()];
+        let lines = pane.text.as_deref().map_or_else(asking, |text| explained(text, width));
+        draw_text(&format!("explain {}", pane.pid), lines, pane.first, frame, list_area, &mut drawn);
     } else {
-        draw_agents(model, frame, list_area, &mut drawn);
+        draw_list(model, frame, list_area, &mut drawn);
         frame.render_widget(Paragraph::new(event_lines(model, event_area)), event_area);
     }
     if model.silence().is_some() {
@@ -91,10 +98,7 @@ pub fn draw(model: &Model, frame: &mut Frame<'_>) -> Drawn {
         frame.buffer_mut().set_style(rest, GREY);
     }
     frame.render_widget(Paragraph::new(top), top_area);
-    frame.render_widget(Paragraph::new(key_line(model, key_area.width, drawn.room.agents)), key_area);
-    if model.is_helping() {
-        help(frame);
-    }
+    frame.render_widget(Paragraph::new(key_line(model, key_area.width, drawn.room.rows)), key_area);
     drawn
 }
 
@@ -271,106 +275,223 @@ fn shard_lines(model: &Model, area: Rect) -> Vec<Line<'static>> {
     lines
 }
 
+/// What is listed, unless it is all agents.
 fn filter_line(model: &Model, width: u16) -> Option<Line<'static>> {
-    let filter = model.filter();
-    if filter == Filter::default() {
+    if model.help().is_some() || model.pane().is_some() {
         return None;
     }
-    let agents = counted(model.total(), "agent");
-    let text =
-        parts(&format!("only {}: {agents}", filter.words()), &["Esc shows all".to_owned()], width.into());
+    let filter = model.filter().words();
+    let rest = if filter.is_empty() { String::new() } else { format!(", only {filter}") };
+    let total = model.total();
+    let (text, back) = match model.list().view() {
+        View::Agents if filter.is_empty() => return None,
+        View::Agents => {
+            let back = if model.is_of_group() { "Esc goes back" } else { "Esc shows all" };
+            (format!("only {filter}: {}", counted(total, "agent")), back)
+        }
+        View::Groups(by) => {
+            (format!("{} by {}", counted(total, "group"), group_head(by)), "Enter lists its agents")
+        }
+        View::Dead => {
+            (format!("the last {} that died{rest}", counted(total, "agent")), "Esc shows the living")
+        }
+    };
+    let text = parts(&text, &[back.to_owned()], width.into());
     Some(Line::styled(fit(&text, width.into(), false), WARNING.patch(BOLD)))
 }
 
-/// The columns of agents, from left to right.
-const AGENTS: [Column<Agent>; 11] = [
-    number("pid", Some("pid"), 7, |agent, _| agent.pid.to_string()),
-    Column { head: "name", sort: None, width: 15, most: 32, is_right: false, cell: |agent, _| comm(agent) },
-    text("state", 7, |agent, _| agent.state.as_str().to_owned()),
-    number("silent", Some("silent"), 8, |agent, _| time(agent.silent_ns)),
-    number("of", None, 8, |agent, _| time(agent.threshold_ns)),
-    text("user", 8, |agent, users| users.name(agent.uid)),
-    number("stalls", Some("stalls"), 7, |agent, _| agent.stalls.to_string()),
-    number("lost", Some("lost"), 5, |agent, _| amount(agent.lost)),
-    number("beats", Some("beats"), 6, |agent, _| amount(agent.beats)),
-    number("shard", None, 5, |agent, _| agent.shard.to_string()),
-    text("status", 8, |agent, _| match agent.status {
+/// A table of rows of one kind.
+struct Table<'a, T, const N: usize> {
+    /// From left to right.
+    columns: &'a [Column<T>; N],
+    /// From the most important on: what does not fit is left out from the end.
+    importance: [usize; N],
+    /// The sort key, and its mark.
+    sorted: Option<(&'static str, &'static str)>,
+    style: fn(&T) -> Style,
+    rows: &'a [T],
+}
+
+const AGENTS: [Column<Agent>; 12] = [
+    number::<Agent>("pid", 7, |agent, _| agent.pid.to_string()).sorts(),
+    text("name", 15, 32, |agent, _| comm(agent)),
+    text("state", 7, 7, |agent, _| agent.state.as_str().to_owned()),
+    number::<Agent>("silent", 8, |agent, _| time(agent.silent_ns)).sorts(),
+    number("of", 8, |agent, _| time(agent.threshold_ns)),
+    text("user", 8, 8, |agent, users| users.name(agent.uid)),
+    number::<Agent>("stalls", 7, |agent, _| agent.stalls.to_string()).sorts(),
+    number::<Agent>("lost", 5, |agent, _| amount(agent.lost)).sorts(),
+    text("unit", 12, 32, |agent, _| known(agent.unit.as_ref())),
+    number::<Agent>("beats", 6, |agent, _| amount(agent.beats)).sorts(),
+    number("shard", 5, |agent, _| agent.shard.to_string()),
+    text("status", 8, 8, |agent, _| match agent.status {
         Status::Ok => String::new(),
         status => status.as_str().to_owned(),
     }),
 ];
 
-/// Their order of importance: what does not fit is left out from the end on.
-const IMPORTANCE: [usize; 11] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+const GROUPS: [Column<Group>; 7] = [
+    text("group", 20, 48, |group, _| known(group.name.as_ref())),
+    number("agents", 7, |group, _| group.agents.to_string()),
+    number("up", 7, |group, _| group.up.to_string()),
+    number("stalled", 7, |group, _| group.stalled.to_string()),
+    number("died", 7, |group, _| group.died.to_string()),
+    number("frozen", 7, |group, _| group.frozen.to_string()),
+    number("waiting", 7, |group, _| group.waiting.to_string()),
+];
 
-type Cell = fn(&Agent, &super::users::Users) -> String;
-
-const fn number(head: &'static str, sort: Option<&'static str>, width: usize, cell: Cell) -> Column<Agent> {
-    Column { head, sort, width, most: width, is_right: true, cell }
+/// One that died, and how long ago that was, ns.
+struct DeadRow<'a> {
+    agent: &'a DeadAgent,
+    ago_ns: u64,
 }
 
-const fn text(head: &'static str, width: usize, cell: Cell) -> Column<Agent> {
-    Column { head, sort: None, width, most: width, is_right: false, cell }
+/// Columns of a row that borrows, which a constant cannot have.
+fn dead_columns<'a>() -> [Column<DeadRow<'a>>; 8] {
+    [
+        number("pid", 7, |row: &DeadRow<'a>, _| row.agent.pid.to_string()),
+        text("name", 15, 32, |row: &DeadRow<'a>, _| known(row.agent.comm.as_ref())),
+        text("died of", 15, 15, |row: &DeadRow<'a>, _| row.agent.death.clone()),
+        number("ago", 8, |row: &DeadRow<'a>, _| time(row.ago_ns)),
+        number("lived", 8, |row: &DeadRow<'a>, _| time(row.agent.lived_ns)),
+        number("before", 6, |row: &DeadRow<'a>, _| row.agent.deaths_before.to_string()),
+        text("unit", 12, 32, |row: &DeadRow<'a>, _| known(row.agent.unit.as_ref())),
+        text("user", 8, 8, |row: &DeadRow<'a>, users: &Users| {
+            row.agent.uid.map_or_else(|| "-".to_owned(), |uid| users.name(uid))
+        }),
+    ]
 }
 
-fn draw_agents(model: &Model, frame: &mut Frame<'_>, area: Rect, drawn: &mut Drawn) {
+fn known(text: Option<&String>) -> String {
+    text.map_or_else(|| "-".to_owned(), |text| Shown(text).to_string())
+}
+
+type Cell<T> = fn(&T, &Users) -> String;
+
+const fn number<T>(head: &'static str, width: usize, cell: Cell<T>) -> Column<T> {
+    Column { head, sort: None, width, most: width, is_right: true, cell }
+}
+
+const fn text<T>(head: &'static str, width: usize, most: usize, cell: Cell<T>) -> Column<T> {
+    Column { head, sort: None, width, most, is_right: false, cell }
+}
+
+fn draw_list(model: &Model, frame: &mut Frame<'_>, area: Rect, drawn: &mut Drawn) {
+    match model.list() {
+        List::Agents(agents) => {
+            let arrow = if model.is_ascending() { "↑" } else { "↓" };
+            let table = Table {
+                columns: &AGENTS,
+                importance: std::array::from_fn(|at| at),
+                sorted: Some((model.sort(), arrow)),
+                style: agent_style,
+                rows: agents,
+            };
+            draw_table(&table, model, frame, area, drawn);
+        }
+        List::Groups(_, groups) => {
+            let table = Table {
+                columns: &GROUPS,
+                importance: [0, 1, 3, 4, 2, 5, 6],
+                sorted: None,
+                style: group_style,
+                rows: groups,
+            };
+            draw_table(&table, model, frame, area, drawn);
+        }
+        List::Dead(dead, as_of) => {
+            let row = |agent| DeadRow { agent, ago_ns: as_of.saturating_sub(agent.mono_ns) };
+            let rows: Vec<DeadRow<'_>> = dead.iter().map(row).collect();
+            let table = Table {
+                columns: &dead_columns(),
+                importance: std::array::from_fn(|at| at),
+                sorted: None,
+                style: |_| Style::new(),
+                rows: &rows,
+            };
+            draw_table(&table, model, frame, area, drawn);
+        }
+    }
+}
+
+fn draw_table<T, const N: usize>(
+    table: &Table<'_, T, N>,
+    model: &Model,
+    frame: &mut Frame<'_>,
+    area: Rect,
+    drawn: &mut Drawn,
+) {
     let width = usize::from(area.width);
     let room = usize::from(area.height).saturating_sub(1);
-    let agents = model.agents();
-    let shown = || agents.iter().skip(model.first()).take(room);
-    let sorted = AGENTS.iter().position(|column| column.sort == Some(model.sort()));
-    let chosen = choose(&AGENTS, &IMPORTANCE, sorted, width, |column| {
-        shown().map(|agent| width_of(&(column.cell)(agent, model.users()))).max().unwrap_or(0)
+    let shown = || (model.first()..).zip(table.rows.iter().skip(model.first()).take(room));
+    let is_sorted = |column: &Column<T>| table.sorted.is_some_and(|(key, _)| column.sort == Some(key));
+    let kept = table.columns.iter().position(is_sorted);
+    let chosen = choose(table.columns, &table.importance, kept, width, |column| {
+        shown().map(|(_, row)| width_of(&(column.cell)(row, model.users()))).max().unwrap_or(0)
     });
-    let arrow = if model.is_ascending() { "↑" } else { "↓" };
     let mut head = String::new();
     for (at, width) in &chosen.shown {
-        let column = &AGENTS[*at];
-        let mark = if column.sort == Some(model.sort()) { arrow } else { "" };
+        let column = &table.columns[*at];
+        let mark = table.sorted.filter(|_| is_sorted(column)).map_or("", |(_, mark)| mark);
         let x = area.x + u16::try_from(width_of(&head)).unwrap_or(u16::MAX);
         if let Some(key) = column.sort {
             let width = u16::try_from(*width).unwrap_or(u16::MAX);
             drawn.heads.push((Rect { x, width, height: 1, ..area }, key));
         }
-        head += &fit(&format!("{}{mark}", column.head), *width, column.is_right);
+        let name = match (model.list(), column.head) {
+            (List::Groups(by, _), "group") => group_head(*by),
+            (_, name) => name,
+        };
+        head += &fit(&format!("{name}{mark}"), *width, column.is_right);
         head.push(' ');
     }
     if chosen.hidden > 0 {
         head = fit(&head, width.saturating_sub(3), false) + &format!("+{:<2}", chosen.hidden);
     }
     let mut lines = vec![headed(head.trim_end().to_owned(), area.width)];
-    if agents.is_empty() {
+    if table.rows.is_empty() {
         lines.extend(nobody(model).into_iter().flat_map(|text| {
             wrap(&text, width, "  ").into_iter().map(|line| Line::styled(line, DIM)).collect::<Vec<_>>()
         }));
     }
-    for agent in shown() {
+    for (at, row) in shown() {
         let cells = chosen.shown.iter().map(|(at, width)| {
-            let column = &AGENTS[*at];
-            fit(&(column.cell)(agent, model.users()), *width, column.is_right)
+            let column = &table.columns[*at];
+            fit(&(column.cell)(row, model.users()), *width, column.is_right)
         });
         let text = cells.collect::<Vec<_>>().join(" ");
-        let style = agent_style(agent);
-        let style = if model.selected() == Some(agent.pid) { style.patch(SELECTED) } else { style };
+        let style = (table.style)(row);
+        let is_selected = model.selected().is_some_and(|key| model.list().key(at).as_ref() == Some(key));
+        let style = if is_selected { style.patch(SELECTED) } else { style };
         lines.push(Line::styled(fit(&text, width, false), style));
     }
-    drawn.room.agents = room;
+    drawn.room.rows = room;
     drawn.rows = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
     frame.render_widget(Paragraph::new(lines), area);
 }
 
+const fn group_head(by: GroupBy) -> &'static str {
+    match by {
+        GroupBy::Unit => "unit",
+        GroupBy::Comm => "name",
+        GroupBy::Uid => "uid",
+        GroupBy::Shard => "shard",
+    }
+}
+
 /// Which rows are shown; and the pid of a selected agent that is none of them, wherever it is now.
 fn position(model: &Model, room: usize) -> String {
-    let (first, len) = (model.first(), model.agents().len());
+    let (first, len) = (model.first(), model.list().len());
     let place = match len {
         0 => String::new(),
         _ => format!("{}-{} of {} ", first + 1, (first + room).min(len), model.total()),
     };
-    let lost = model.selected().filter(|pid| !model.agents().iter().any(|agent| agent.pid == *pid));
-    match lost {
-        Some(pid) => format!("{pid} not listed  {place}"),
-        None if model.total() > room as u64 => place,
-        None => String::new(),
+    match model.selected() {
+        Some(Key::Pid(pid) | Key::Dead(pid, _)) if !model.is_selection_listed() => {
+            format!("{pid} not listed  {place}")
+        }
+        _ if model.total() > room as u64 => place,
+        _ => String::new(),
     }
 }
 
@@ -380,8 +501,12 @@ fn nobody(model: &Model) -> Vec<String> {
     match (&screen.refused, &screen.fleet) {
         (Some(why), _) => vec![Shown(why).to_string()],
         (None, None) => Vec::new(),
+        (None, Some(_)) if screen.is_asked => vec!["asking...".to_owned()],
         (None, Some(_)) if model.filter() != Filter::default() => {
-            vec!["nobody; Esc shows all agents again".to_owned()]
+            vec!["nobody; Esc shows all again".to_owned()]
+        }
+        (None, Some(_)) if model.list().view() == View::Dead => {
+            vec!["nobody died since the observer started; a stop on request is no death".to_owned()]
         }
         (None, Some(fleet)) => vec![
             "nobody: no agent beats to this observer".to_owned(),
@@ -396,6 +521,14 @@ fn agent_style(agent: &Agent) -> Style {
         AgentState::Frozen => WARNING,
         _ if agent.silent_ns > agent.threshold_ns / 3 * 2 => WARNING,
         _ => Style::new(),
+    }
+}
+
+const fn group_style(group: &Group) -> Style {
+    match (group.stalled, group.died) {
+        (0, 0) => Style::new(),
+        (0, _) => WARNING,
+        _ => ALARM,
     }
 }
 
@@ -415,26 +548,28 @@ fn event_lines(model: &Model, area: Rect) -> Vec<Line<'static>> {
     lines
 }
 
-fn draw_pane(model: &Model, frame: &mut Frame<'_>, area: Rect, drawn: &mut Drawn) {
-    let Some(pane) = model.pane() else { return };
-    let width = usize::from(area.width);
-    let said = pane.text.as_deref().map_or_else(Vec::new, |text| explained(text, width));
+/// A text in place of the list, from a line on.
+fn draw_text(
+    title: &str,
+    lines: Vec<String>,
+    first: usize,
+    frame: &mut Frame<'_>,
+    area: Rect,
+    drawn: &mut Drawn,
+) {
     let room = usize::from(area.height).saturating_sub(1);
-    drawn.room.pane = room;
-    drawn.room.lines = said.len();
-    let first = pane.first.min(said.len().saturating_sub(room));
-    let place = if said.len() > room {
-        let last = (first + room).min(said.len());
-        format!("  lines {} to {last} of {}", first + 1, said.len())
+    drawn.room.text = room;
+    drawn.room.lines = lines.len();
+    let first = first.min(lines.len().saturating_sub(room));
+    let title = if lines.len() > room {
+        let last = (first + room).min(lines.len());
+        format!("{title}  lines {} to {last} of {}", first + 1, lines.len())
     } else {
-        String::new()
+        title.to_owned()
     };
-    let title = format!("explain {}{place}", pane.pid);
-    let mut lines = vec![headed(title, area.width)];
-    if pane.text.is_none() {
-        lines.push(Line::styled("asking...", DIM));
-    }
-    lines.extend(said.into_iter().skip(first).take(room).map(Line::raw));
+    let shown = lines.into_iter().skip(first).take(room);
+    let shown = shown.map(|line| Line::raw(fit(&line, area.width.into(), false)));
+    let lines: Vec<Line<'_>> = std::iter::once(headed(title, area.width)).chain(shown).collect();
     frame.render_widget(Paragraph::new(lines), area);
 }
 
@@ -457,22 +592,42 @@ fn key_line(model: &Model, width: u16, room: usize) -> Line<'static> {
             BOLD,
         );
     }
-    const LIST: [(&str, &str); 9] = [
+    const LIST: [(&str, &str); 12] = [
         ("q", "quit"),
         ("Enter", "explain"),
         ("/", "name"),
         ("s", "sort"),
+        ("g", "groups"),
+        ("d", "dead"),
         ("f", "freeze"),
         ("t", "state"),
         ("r", "reverse"),
         ("u", "user"),
+        ("U", "unit"),
         ("p", "pid"),
+    ];
+    const GROUPS: [(&str, &str); 5] =
+        [("q", "quit"), ("Enter", "agents"), ("g", "by what"), ("Esc", "back"), ("f", "freeze")];
+    const DEAD: [(&str, &str); 7] = [
+        ("q", "quit"),
+        ("Enter", "explain"),
+        ("Esc", "back"),
+        ("/", "name"),
+        ("f", "freeze"),
+        ("u", "user"),
+        ("U", "unit"),
     ];
     const PANE: [(&str, &str); 4] =
         [("q", "quit"), ("Esc", "back"), ("arrows PgUp PgDn", "scroll"), ("f", "freeze")];
-    let keys: &[(&str, &str)] = if model.pane().is_some() { &PANE } else { &LIST };
+    let is_open = model.help().is_some() || model.pane().is_some();
+    let keys: &[(&str, &str)] = match model.list().view() {
+        _ if is_open => &PANE,
+        View::Agents => &LIST,
+        View::Groups(_) => &GROUPS,
+        View::Dead => &DEAD,
+    };
     let last = ("?", "help");
-    let place = if model.pane().is_some() { String::new() } else { position(model, room) };
+    let place = if is_open { String::new() } else { position(model, room) };
     let mut left = usize::from(width).saturating_sub(9 + width_of(&place));
     let mut spans = Vec::new();
     let mut fitting = Vec::new();
@@ -496,40 +651,37 @@ fn headed(text: String, width: u16) -> Line<'static> {
     Line::styled(fit(&text, width.into(), false), HEAD)
 }
 
-fn help(frame: &mut Frame<'_>) {
-    const TEXT: [&str; 24] = [
-        "q, Ctrl-C      quit",
-        "up down PgUp PgDn Home End   select an agent; Esc selects none",
-        "Enter          explain the selected agent; Esc goes back",
-        "s S, < >       sort by the next key, by the one before",
-        "r              reverse the order",
-        "/              only agents whose name has this in it",
-        "u  p           only those of a user; only this pid",
-        "t              only one state: stalled, frozen, up, waiting",
-        "Esc            all agents again",
-        "f, space       freeze; again: go on, with what came meanwhile",
-        "mouse          wheel scrolls, click selects or sorts, double click",
-        "               explains; the terminal selects text with Shift",
-        "",
-        "silent         time since the last beat; of: what is a stall",
-        "queue          what 99 % of the beats of the last second waited",
-        "curves         each character is the worst of its seconds",
-        "+2             two columns do not fit. The last of these go first:",
-        "               pid name state silent of user stalls lost beats",
-        "               shard status; that of the sort key stays",
-        "yellow         silent for two thirds of its threshold; frozen by",
-        "               its control group; a shard that cannot see",
-        "red            stalled or died; a shard that is dead",
-        "grey           as it was when the observer last answered",
-        "?              this",
-    ];
-    let (width, height) = (66.min(frame.area().width), 24.min(frame.area().height));
-    let area =
-        Rect { x: (frame.area().width - width) / 2, y: (frame.area().height - height) / 2, width, height };
-    frame.render_widget(Clear, area);
-    let lines: Vec<Line<'_>> = TEXT.iter().map(|text| headed(format!(" {text}"), width)).collect();
-    frame.render_widget(Paragraph::new(lines), area);
-}
+/// What `?` shows: no line is wider than 60 cells.
+const HELP: [&str; 28] = [
+    "q, Ctrl-C   quit",
+    "arrows PgUp PgDn Home End   select; Esc selects none",
+    "Enter       explain the selected agent; Esc goes back",
+    "s S, < >    sort by the next key, by the one before",
+    "r           reverse the order",
+    "/  U        only agents with this in their name, their unit;",
+    "            =NAME: only those of this very name",
+    "u  p        only those of a user; only this pid",
+    "t           only one state: stalled, frozen, up, waiting",
+    "Esc         all agents again",
+    "g           count agents by unit, name, user, shard; Enter",
+    "            lists those of a group, Esc goes back",
+    "d           the last 1000 that died, and of what",
+    "f, space    freeze; again: go on, with what came meanwhile",
+    "mouse       the wheel scrolls, a click selects or sorts, two",
+    "            explain; with Shift the terminal selects text",
+    "",
+    "silent      time since the last beat; of: what is a stall",
+    "queue       how long 99 % of the last second's beats waited",
+    "curves      each character is the worst of its seconds",
+    "+2          two columns do not fit. The last go first, but",
+    "            for the sort key: pid name state silent of user",
+    "            stalls lost unit beats shard status",
+    "yellow      silent for two thirds of its threshold; frozen",
+    "            by its control group; a shard that cannot see",
+    "red         stalled or died; a shard that is dead",
+    "grey        as it was when the observer last answered",
+    "?           this; arrows scroll it",
+];
 
 #[cfg(test)]
 #[path = "draw_tests.rs"]

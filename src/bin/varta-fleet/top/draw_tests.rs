@@ -61,7 +61,7 @@ fn model(shards: u16) -> Model {
             ..Fleet::default()
         };
         model.take(Update::Seen(Box::new(fleet)));
-        model.take(Update::Listed((0..50).map(|n| agent(4_194_304 - n)).collect(), 4000));
+        model.take(Update::Listed(List::Agents((0..50).map(|n| agent(4_194_304 - n)).collect()), 4000));
     }
     model
 }
@@ -100,11 +100,11 @@ fn columns_that_do_not_fit_are_counted_and_the_sort_key_stays() {
         let screen = drawn(model, width, height);
         screen.lines().find(|line| line.contains("    pid")).unwrap().to_owned()
     };
-    assert_eq!(head(&mut model, 60, 15), "    pid name            state    silent↓       of        +6");
-    assert!(head(&mut model, 80, 24).ends_with("user      stalls  lost     +3"));
-    assert!(head(&mut model, 150, 40).ends_with("stalls  lost  beats shard status"));
+    assert_eq!(head(&mut model, 60, 15), "    pid name            state    silent↓       of        +7");
+    assert!(head(&mut model, 80, 24).ends_with("user      stalls  lost     +4"));
+    assert!(head(&mut model, 150, 40).ends_with("stalls  lost unit          beats shard status"));
     model.sort_by("beats");
-    assert_eq!(head(&mut model, 60, 15), "    pid name            state     silent       of beats↓ +5");
+    assert_eq!(head(&mut model, 60, 15), "    pid name            state     silent       of beats↓ +6");
     model.sort_by("beats");
     assert!(head(&mut model, 150, 40).contains(" beats↑ "));
 }
@@ -175,7 +175,7 @@ fn a_filter_and_a_frozen_screen_are_said_in_words() {
     }
     let screen = drawn(&mut model, 80, 24);
     assert!(screen.contains("only name has let: 4000 agents  Esc shows all"), "{screen}");
-    assert!(screen.contains(" name has: let_   Enter takes it, Esc leaves it"), "{screen}");
+    assert!(screen.contains(" name has (=NAME: is): let_   Enter takes it, Esc leaves it"), "{screen}");
     model.press(KeyCode::Enter);
     model.press(KeyCode::Char('f'));
     let json = r#"{"v":1,"seq":9,"ts":"2026-03-01T12:00:00Z","mono_ns":1,"kind":"start","shards":1}"#;
@@ -194,7 +194,7 @@ fn names_are_shown_escaped_and_cut_within_their_column() {
     let named = names.zip(1..).map(|(c, pid)| Agent { comm: Some(c.to_string().repeat(15)), ..agent(pid) });
     let agents: Vec<Agent> = named.collect();
     let total = agents.len() as u64;
-    model.take(Update::Listed(agents, total));
+    model.take(Update::Listed(List::Agents(agents), total));
     for (width, height) in [(60, 60), (80, 60), (200, 60)] {
         let screen = drawn(&mut model, width, height);
         let of_agents: Vec<&str> = screen.lines().filter(|line| line.contains(" stalled   12.0 s")).collect();
@@ -209,10 +209,10 @@ fn names_are_shown_escaped_and_cut_within_their_column() {
 #[test]
 fn an_empty_list_says_what_to_do() {
     let mut model = model(1);
-    model.take(Update::Listed(Vec::new(), 0));
+    model.take(Update::Listed(List::default(), 0));
     assert!(drawn(&mut model, 80, 24).contains("try: varta-fleet load --agents 20 --dir /run/varta"));
     model.press(KeyCode::Char('t'));
-    assert!(drawn(&mut model, 80, 24).contains("nobody; Esc shows all agents again"));
+    assert!(drawn(&mut model, 80, 24).contains("nobody; Esc shows all again"));
     model.take(Update::Refused("there is no user x".to_owned()));
     assert!(drawn(&mut model, 80, 24).contains("there is no user x"));
 }
@@ -226,14 +226,14 @@ fn the_mouse_points_at_what_is_drawn() {
     let buffer = terminal.backend().buffer().clone();
     let row: String = (0..80).map(|x| buffer[(x, drawn.rows.y)].symbol()).collect();
     assert!(row.starts_with("4194304 "), "{row}");
-    assert_eq!(drawn.room.agents, usize::from(drawn.rows.height));
+    assert_eq!(drawn.room.rows, usize::from(drawn.rows.height));
     for (area, key) in &drawn.heads {
         let head: String = (area.x..area.right()).map(|x| buffer[(x, area.y)].symbol()).collect();
         assert!(head.trim().starts_with(key), "{head}");
     }
     model.set_room(drawn.room);
     model.click(2);
-    assert_eq!(model.selected(), Some(4_194_302));
+    assert_eq!(model.selected(), Some(&Key::Pid(4_194_302)));
 }
 
 #[test]
@@ -250,4 +250,59 @@ fn an_explanation_is_broken_for_the_width_and_its_events_keep_their_lines() {
             "12:01  exit  pid 1"
         ]
     );
+}
+
+#[test]
+fn groups_and_the_dead_have_tables_of_their_own() {
+    for (width, height) in SIZES {
+        let mut model = model(2);
+        model.press(KeyCode::Char('g'));
+        assert!(drawn(&mut model, width, height).contains("asking..."));
+        let group = |name: Option<&str>, died| Group {
+            name: name.map(str::to_owned),
+            agents: 12,
+            up: 10,
+            stalled: 2,
+            died,
+            ..Group::default()
+        };
+        let long = "a-unit-\u{1b}".repeat(40);
+        let groups = vec![group(Some("worker.service"), 3), group(None, 0), group(Some(&long), 0)];
+        model.take(Update::Listed(List::Groups(GroupBy::Unit, groups), 3));
+        let screen = drawn(&mut model, width, height);
+        assert!(screen.contains("3 groups by unit  Enter lists its agents"), "{screen}");
+        assert!(screen.contains("unit ") && screen.contains("  agents      up stalled    died"), "{screen}");
+        assert!(
+            screen.contains("\nworker.service ") && screen.contains("      12      10       2       3"),
+            "{screen}"
+        );
+        assert!(screen.lines().all(|line| width_of(line) <= width.into()), "{screen}");
+
+        model.press(KeyCode::Char('d'));
+        let dead = DeadAgent {
+            pid: 4711,
+            comm: Some("worker".to_owned()),
+            unit: Some("worker.service".to_owned()),
+            death: "exit status 255".to_owned(),
+            mono_ns: 1_000_000_000,
+            lived_ns: 61_000_000_000,
+            deaths_before: 3,
+            ..DeadAgent::default()
+        };
+        model.take(Update::Listed(List::Dead(vec![dead], 4_000_000_000), 1));
+        let screen = drawn(&mut model, width, height);
+        assert!(screen.contains("the last 1 agent that died  Esc shows the living"), "{screen}");
+        assert!(screen.contains("   4711 worker          exit status 255   3.00 s"), "{screen}");
+    }
+}
+
+#[test]
+fn the_help_fits_every_width_and_scrolls_on_a_low_screen() {
+    assert!(HELP.iter().all(|line| width_of(line) <= 60));
+    let mut model = model(2);
+    model.press(KeyCode::Char('?'));
+    let screen = drawn(&mut model, 60, 15);
+    assert!(screen.contains("\nkeys  lines 1 to 9 of 28\nq, Ctrl-C   quit\n"), "{screen}");
+    model.press(KeyCode::End);
+    assert!(drawn(&mut model, 60, 15).contains("\n?           this; arrows scroll it\n"));
 }

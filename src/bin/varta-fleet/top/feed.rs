@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use varta_fleet::Shown;
 use varta_fleet::event::{BlindPhase, Event, EventKind, ExitHow};
 use varta_fleet::time::WallNs;
 
@@ -31,8 +32,8 @@ pub struct Entry {
 enum What {
     /// One event.
     One,
-    /// Many agents to which the same happened, and the longest silence.
-    Many { agents: u64, pids: Vec<u32>, silent_ns: u64 },
+    /// Many agents to which the same happened, their names, and the longest silence.
+    Many { agents: u64, pids: Vec<u32>, names: Names, silent_ns: u64 },
     /// Shards that were blind, and users that flooded them.
     Trouble { blind: BTreeMap<u16, Blindness>, floods: BTreeMap<Option<u32>, u64> },
 }
@@ -138,7 +139,7 @@ impl Entry {
 
     fn with(mut self, event: Event) -> Self {
         if matches!(self.what, What::One) {
-            self.what = What::Many { agents: 0, pids: Vec::new(), silent_ns: 0 };
+            self.what = What::Many { agents: 0, pids: Vec::new(), names: Names::default(), silent_ns: 0 };
             let first = self.first;
             self.add(&first);
         }
@@ -150,8 +151,9 @@ impl Entry {
     fn add(&mut self, event: &Event) {
         match &mut self.what {
             What::One => {}
-            What::Many { agents, pids, silent_ns } => {
+            What::Many { agents, pids, names, silent_ns } => {
                 *agents += 1;
+                names.add(event.agent.map(|agent| agent.about.comm).unwrap_or_default().as_str());
                 if pids.len() < NAMED {
                     pids.extend(event.pid());
                 }
@@ -187,8 +189,13 @@ impl Entry {
     pub fn text(&self, users: &Users) -> String {
         let (kind, text) = match &self.what {
             What::One => return line(&self.first),
-            What::Many { agents, pids, silent_ns } => {
-                (self.last.kind.name(), many(&self.last, *agents, pids, *silent_ns, self.within_ns()))
+            What::Many { agents, pids, names, silent_ns } => {
+                let who = format!("{agents} {}", names.words());
+                let more = if *agents > pids.len() as u64 { ", …" } else { "" };
+                let pids = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+                let what = happened(&self.last, *silent_ns);
+                let text = format!("{who} {what}, within {}: {pids}{more}", time(self.within_ns()));
+                (self.last.kind.name(), text)
             }
             What::Trouble { blind, floods } => {
                 let kind = if floods.is_empty() { "blind" } else { "flood" };
@@ -225,16 +232,47 @@ const fn is_request(signal: u8) -> bool {
     matches!(signal, 1 | 2 | 13 | 15)
 }
 
-fn many(event: &Event, agents: u64, pids: &[u32], silent_ns: u64, within_ns: u64) -> String {
-    let what = match event.kind {
+/// What happened to many, of which this is the last.
+fn happened(event: &Event, silent_ns: u64) -> String {
+    match event.kind {
         EventKind::Stall { .. } => format!("silent for {}", time(silent_ns)),
         EventKind::Resume { .. } => format!("back after {}", time(silent_ns)),
         EventKind::Exit { how, .. } => ending(how),
         _ => "beat".to_owned(),
-    };
-    let named: Vec<String> = pids.iter().map(u32::to_string).collect();
-    let more = if agents > pids.len() as u64 { ", …" } else { "" };
-    format!("{agents} agents {what}, within {}: {}{more}", time(within_ns), named.join(", "))
+    }
+}
+
+/// What the names of many agents have in common.
+#[derive(Clone, Debug, Default)]
+struct Names {
+    common: String,
+    are_known: bool,
+    are_same: bool,
+}
+
+impl Names {
+    fn add(&mut self, name: &str) {
+        match (name.is_empty(), self.are_known) {
+            (true, _) => {}
+            (false, false) => *self = Self { common: name.to_owned(), are_known: true, are_same: true },
+            (false, true) => {
+                self.are_same &= self.common == name;
+                let same = self.common.chars().zip(name.chars()).take_while(|(one, other)| one == other);
+                self.common = same.map(|(c, _)| c).collect();
+            }
+        }
+    }
+
+    /// `worker`, `load-*`, or `agents` if that says nothing.
+    fn words(&self) -> String {
+        // Numbers that happen to begin alike say nothing.
+        let common = self.common.trim_end_matches(|c: char| c.is_ascii_digit());
+        match common.len() {
+            _ if self.are_same => Shown(&self.common).to_string(),
+            0..3 => "agents".to_owned(),
+            _ => format!("{}*", Shown(common)),
+        }
+    }
 }
 
 fn trouble(blind: &BTreeMap<u16, Blindness>, floods: &BTreeMap<Option<u32>, u64>, users: &Users) -> String {
@@ -263,10 +301,15 @@ mod tests {
     use super::*;
 
     fn event(seq: u64, ms: u64, shard: u16, kind: &str) -> Event {
+        named(seq, ms, shard, kind, "")
+    }
+
+    fn named(seq: u64, ms: u64, shard: u16, kind: &str, comm: &str) -> Event {
         let agent = if [BLIND, SEES, FLOOD].contains(&kind) {
             String::new()
         } else {
-            format!(r#""pid":{},"session":1,"nonce":9,"status":"ok","payload":0,"#, 100 + seq)
+            let comm = if comm.is_empty() { String::new() } else { format!(r#""comm":"{comm}","#) };
+            format!(r#""pid":{},"session":1,"nonce":9,"status":"ok","payload":0,{comm}"#, 100 + seq)
         };
         let mono = ms * 1_000_000;
         let json = format!(
@@ -310,6 +353,22 @@ mod tests {
         );
         let apart = [event(1, 0, 0, UP), event(2, 1001, 0, UP)];
         assert_eq!(lines(&apart).len(), 2, "a second later it is another wave");
+    }
+
+    #[test]
+    fn many_go_by_what_their_names_have_in_common() {
+        let of = |names: &[&str]| {
+            let events: Vec<Event> =
+                (1..).zip(names).map(|(seq, name)| named(seq, seq, 0, KILLED, name)).collect();
+            let shown = lines(&events);
+            assert_eq!(shown.len(), 1, "{shown:?}");
+            shown[0][23..].split(" ended").next().unwrap().to_owned()
+        };
+        assert_eq!(of(&["worker", "", "worker"]), "3 worker");
+        assert_eq!(of(&["load-000", "load-001"]), "2 load-*");
+        assert_eq!(of(&["load", "load-001"]), "2 load*");
+        assert_eq!(of(&["abc", "abd", "xyz"]), "3 agents");
+        assert_eq!(of(&["日本", "日本"]), "2 日本");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ratatui::crossterm::event::KeyCode;
 use varta_fleet::Shown;
-use varta_fleet::api::{Agent, AgentState, Fleet, Shard};
+use varta_fleet::api::{Agent, AgentState, DeadAgent, Fleet, Group, GroupBy, Shard};
 use varta_fleet::event::Event;
 
 use super::curves::{Curves, per_second};
@@ -35,8 +35,8 @@ const STATES: [AgentState; 4] =
 pub enum Update {
     /// The state of the fleet.
     Seen(Box<Fleet>),
-    /// The agents that were asked for, and how many there are of them.
-    Listed(Vec<Agent>, u64),
+    /// What was asked for, and how many there are of them.
+    Listed(List, u64),
     /// The fleet does not list what was asked for, and why.
     Refused(String),
     /// What `explain` says of a pid.
@@ -47,6 +47,88 @@ pub enum Update {
     Told(Event),
 }
 
+/// What is listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum View {
+    /// Agents.
+    #[default]
+    Agents,
+    /// Agents counted by what they have in common.
+    Groups(GroupBy),
+    /// The agents that died last.
+    Dead,
+}
+
+/// The rows of a view, in order.
+#[derive(Clone, Debug)]
+pub enum List {
+    /// Agents, of which not all may be there.
+    Agents(Vec<Agent>),
+    /// Groups.
+    Groups(GroupBy, Vec<Group>),
+    /// Agents that died, and when they were listed, `CLOCK_MONOTONIC`, ns.
+    Dead(Vec<DeadAgent>, u64),
+}
+
+impl Default for List {
+    fn default() -> Self {
+        Self::Agents(Vec::new())
+    }
+}
+
+/// What a selection stays on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// The process of an agent.
+    Pid(u32),
+    /// A group.
+    Group(Option<String>),
+    /// The session of an agent that died.
+    Dead(u32, u32),
+}
+
+impl List {
+    /// Of a view, before its answer.
+    const fn of(view: View) -> Self {
+        match view {
+            View::Agents => Self::Agents(Vec::new()),
+            View::Groups(by) => Self::Groups(by, Vec::new()),
+            View::Dead => Self::Dead(Vec::new(), 0),
+        }
+    }
+
+    /// The view that it is of.
+    pub const fn view(&self) -> View {
+        match self {
+            Self::Agents(_) => View::Agents,
+            Self::Groups(by, _) => View::Groups(*by),
+            Self::Dead(..) => View::Dead,
+        }
+    }
+
+    /// Number of rows.
+    pub const fn len(&self) -> usize {
+        match self {
+            Self::Agents(agents) => agents.len(),
+            Self::Groups(_, groups) => groups.len(),
+            Self::Dead(dead, _) => dead.len(),
+        }
+    }
+
+    /// What a row is, if there is one.
+    pub fn key(&self, row: usize) -> Option<Key> {
+        match self {
+            Self::Agents(agents) => agents.get(row).map(|agent| Key::Pid(agent.pid)),
+            Self::Groups(_, groups) => groups.get(row).map(|group| Key::Group(group.name.clone())),
+            Self::Dead(dead, _) => dead.get(row).map(|dead| Key::Dead(dead.pid, dead.session)),
+        }
+    }
+
+    fn find(&self, key: &Key) -> Option<usize> {
+        (0..self.len()).find(|row| self.key(*row).as_ref() == Some(key))
+    }
+}
+
 /// Which agents are listed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -54,20 +136,43 @@ pub struct Filter {
     pub state: Option<AgentState>,
     /// Of this user, by name or number.
     pub user: String,
-    /// With this in the name.
+    /// With this in the name, or with this name if it begins with `=`.
     pub name: String,
+    /// The same of the unit.
+    pub unit: String,
     /// With this pid.
     pub pid: String,
+    /// On this shard.
+    pub shard: String,
 }
 
 impl Filter {
+    /// What of it counts in a view.
+    fn of(mut self, view: View) -> Self {
+        match view {
+            View::Agents => {}
+            View::Groups(_) => self = Self::default(),
+            View::Dead => {
+                self.state = None;
+                self.pid.clear();
+            }
+        }
+        self
+    }
+
     /// What it takes, in words; empty if it takes everything.
     pub fn words(&self) -> String {
         let quoted = |what: &str, text: &str| (!text.is_empty()).then(|| format!("{what} {}", Shown(text)));
+        let matched = |what: &str, text: &str| match text.strip_prefix('=') {
+            Some(whole) => Some(format!("{what} is {}", Shown(whole))),
+            None => quoted(&format!("{what} has"), text),
+        };
         let said = [
             self.state.map(|state| format!("state {}", state.as_str())),
-            quoted("name has", &self.name),
+            matched("name", &self.name),
+            matched("unit", &self.unit),
             quoted("user", &self.user),
+            quoted("shard", &self.shard),
             quoted("pid", &self.pid),
         ];
         said.into_iter().flatten().collect::<Vec<_>>().join(", ")
@@ -76,6 +181,7 @@ impl Filter {
     fn field(&mut self, field: Field) -> &mut String {
         match field {
             Field::Name => &mut self.name,
+            Field::Unit => &mut self.unit,
             Field::User => &mut self.user,
             Field::Pid => &mut self.pid,
         }
@@ -87,6 +193,8 @@ impl Filter {
 pub enum Field {
     /// A part of the name.
     Name,
+    /// A part of the unit.
+    Unit,
     /// A user.
     User,
     /// A pid.
@@ -97,7 +205,8 @@ impl Field {
     /// The question to the operator.
     pub const fn prompt(self) -> &'static str {
         match self {
-            Self::Name => "name has",
+            Self::Name => "name has (=NAME: is)",
+            Self::Unit => "unit has (=UNIT: is)",
             Self::User => "user (name or number)",
             Self::Pid => "pid",
         }
@@ -105,7 +214,7 @@ impl Field {
 
     /// Whether each letter filters at once; a part of the others would name another.
     const fn is_partial(self) -> bool {
-        matches!(self, Self::Name)
+        matches!(self, Self::Name | Self::Unit)
     }
 }
 
@@ -118,12 +227,14 @@ pub struct Screen {
     pub curves: Curves,
     /// One per shard.
     pub shards: Vec<ShardCurves>,
-    /// The agents, in order.
-    pub agents: Vec<Agent>,
+    /// The rows, in order.
+    pub list: List,
     /// How many there are; not all of them may be asked for.
     pub total: u64,
     /// Why there are none.
     pub refused: Option<String>,
+    /// The view was changed, and its rows are asked for.
+    pub is_asked: bool,
     /// The events.
     pub feed: Feed,
 }
@@ -155,25 +266,27 @@ pub struct Pane {
 /// How much of it there was room for, at the last drawing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Room {
-    /// Agents.
-    pub agents: usize,
-    /// Lines of the pane.
-    pub pane: usize,
-    /// Lines that the explanation has.
+    /// Rows of the list.
+    pub rows: usize,
+    /// Lines of a text that replaces it.
+    pub text: usize,
+    /// Lines that the text has.
     pub lines: usize,
 }
 
 /// What to ask the fleet for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
-    /// The sort key.
+    /// Which view.
+    pub view: View,
+    /// The sort key of agents.
     pub sort: &'static str,
     /// The smallest first.
     pub is_ascending: bool,
     /// Which agents.
     pub filter: Filter,
     /// How many of them.
-    pub agents: usize,
+    pub rows: usize,
     /// Which one to explain.
     pub explain: Option<u32>,
 }
@@ -187,21 +300,25 @@ pub struct Model {
     trouble: Option<String>,
     live: Screen,
     frozen: Option<Screen>,
+    view: View,
+    /// The groups of which one was opened.
+    opened_from: Option<GroupBy>,
     sort: usize,
     is_reversed: bool,
     filter: Filter,
     typed: Option<(Field, String)>,
-    is_helping: bool,
+    /// First line of the help, if it is shown.
+    help: Option<usize>,
     pane: Option<Pane>,
-    selected: Option<u32>,
-    /// Row of the selected agent, or where it was.
+    selected: Option<Key>,
+    /// Row of what is selected, or where it was.
     at: usize,
     /// First row shown.
     first: usize,
     /// Select the last agent once all are there.
     is_to_end: bool,
     room: Room,
-    clicked: Option<(u32, Duration)>,
+    clicked: Option<(Key, Duration)>,
 }
 
 impl Model {
@@ -228,18 +345,22 @@ impl Model {
         }
         match update {
             Update::Seen(fleet) => self.live.see(*fleet),
-            Update::Listed(agents, total) => {
-                self.live.agents = agents;
+            // An answer to what was asked for before the view was changed is late.
+            Update::Listed(list, _) if list.view() != self.view => {}
+            Update::Listed(list, total) => {
+                self.live.list = list;
                 self.live.total = total;
                 self.live.refused = None;
+                self.live.is_asked = false;
                 if self.frozen.is_none() {
                     self.find_selected();
                 }
             }
             Update::Refused(why) => {
-                self.live.agents.clear();
+                self.live.list = List::of(self.view);
                 self.live.total = 0;
                 self.live.refused = Some(why);
+                self.live.is_asked = false;
             }
             Update::Explained(pid, text) => {
                 if let Some(pane) = self.pane.as_mut().filter(|pane| pane.pid == pid) {
@@ -253,15 +374,15 @@ impl Model {
 
     /// Keeps the selection on its agent after the list was sorted anew, and in sight if it was.
     fn find_selected(&mut self) {
-        let len = self.agents().len();
+        let len = self.list().len();
         let last = len.saturating_sub(1);
         if self.is_to_end && len as u64 >= self.live.total {
             self.is_to_end = false;
             self.select(last);
             return;
         }
-        let was_in_sight = (self.first..self.first + self.room.agents.max(1)).contains(&self.at);
-        let found = self.selected.and_then(|pid| self.agents().iter().position(|agent| agent.pid == pid));
+        let was_in_sight = (self.first..self.first + self.room.rows.max(1)).contains(&self.at);
+        let found = self.selected.as_ref().and_then(|key| self.list().find(key));
         if let Some(at) = found {
             self.at = at;
             if was_in_sight {
@@ -273,13 +394,13 @@ impl Model {
     }
 
     fn select(&mut self, at: usize) {
-        self.at = at.min(self.agents().len().saturating_sub(1));
-        self.selected = self.agents().get(self.at).map(|agent| agent.pid);
+        self.at = at.min(self.list().len().saturating_sub(1));
+        self.selected = self.list().key(self.at);
         self.show_selected();
     }
 
     fn show_selected(&mut self) {
-        let room = self.room.agents.max(1);
+        let room = self.room.rows.max(1);
         self.first = self.first.min(self.at).max((self.at + 1).saturating_sub(room));
     }
 
@@ -291,10 +412,11 @@ impl Model {
         }
         match key {
             KeyCode::Char('q') => return false,
-            KeyCode::Char('?' | 'h') | KeyCode::F(1) => self.is_helping = !self.is_helping,
-            KeyCode::Esc if self.is_helping => self.is_helping = false,
+            KeyCode::Char('?' | 'h') | KeyCode::F(1) => {
+                self.help = if self.help.is_some() { None } else { Some(0) };
+            }
             KeyCode::Char('f' | ' ') => self.freeze_or_thaw(),
-            _ if self.pane.is_some() => self.press_in_pane(key),
+            _ if self.help.is_some() || self.pane.is_some() => self.press_in_text(key),
             _ => self.press_in_list(key),
         }
         true
@@ -328,52 +450,56 @@ impl Model {
         }
     }
 
-    fn press_in_pane(&mut self, key: KeyCode) {
-        let page = self.room.pane.max(2) - 1;
-        let end = self.room.lines.saturating_sub(self.room.pane);
-        let Some(pane) = &mut self.pane else { return };
-        pane.first = match key {
+    /// Handles a key while there is a text: the help, or an explanation.
+    fn press_in_text(&mut self, key: KeyCode) {
+        let page = self.room.text.max(2) - 1;
+        let end = self.room.lines.saturating_sub(self.room.text);
+        let Some(first) = self.help.as_mut().or(self.pane.as_mut().map(|pane| &mut pane.first)) else {
+            return;
+        };
+        *first = match key {
             KeyCode::Esc | KeyCode::Enter | KeyCode::Backspace | KeyCode::Left => {
-                self.pane = None;
+                if self.help.take().is_none() {
+                    self.pane = None;
+                }
                 return;
             }
-            KeyCode::Down | KeyCode::Char('j') => pane.first + 1,
-            KeyCode::Up | KeyCode::Char('k') => pane.first.saturating_sub(1),
-            KeyCode::PageDown => pane.first + page,
-            KeyCode::PageUp => pane.first.saturating_sub(page),
+            KeyCode::Down | KeyCode::Char('j') => *first + 1,
+            KeyCode::Up | KeyCode::Char('k') => first.saturating_sub(1),
+            KeyCode::PageDown => *first + page,
+            KeyCode::PageUp => first.saturating_sub(page),
             KeyCode::Home => 0,
             KeyCode::End => end,
-            _ => pane.first,
+            _ => *first,
         }
         .min(end);
     }
 
     fn press_in_list(&mut self, key: KeyCode) {
-        let page = self.room.agents.max(2) - 1;
+        let page = self.room.rows.max(2) - 1;
         match key {
+            KeyCode::Esc if self.view != View::Agents => self.show(View::Agents),
             KeyCode::Esc if self.filter != Filter::default() => {
                 self.filter = Filter::default();
-                self.begin_anew();
+                match self.opened_from.take() {
+                    Some(by) => self.show(View::Groups(by)),
+                    None => self.begin_anew(),
+                }
             }
             KeyCode::Esc => {
                 self.selected = None;
                 self.at = 0;
                 self.first = 0;
             }
-            KeyCode::Char('s' | '>') => self.sort_by(SORTS[(self.sort + 1) % SORTS.len()]),
-            KeyCode::Char('S' | '<') => self.sort_by(SORTS[(self.sort + SORTS.len() - 1) % SORTS.len()]),
-            KeyCode::Char('r') => {
-                self.is_reversed = !self.is_reversed;
-                self.begin_anew();
+            KeyCode::Char('d') => {
+                self.show(if self.view == View::Dead { View::Agents } else { View::Dead });
             }
-            KeyCode::Char('t') => {
-                let at = STATES.iter().position(|state| self.filter.state == Some(*state));
-                self.filter.state = STATES.get(at.map_or(0, |at| at + 1)).copied();
-                self.begin_anew();
+            KeyCode::Char('g') => {
+                let after =
+                    |by: GroupBy| GroupBy::ALL.iter().position(|other| *other == by).map_or(0, |at| at + 1);
+                let next = if let View::Groups(by) = self.view { after(by) } else { 0 };
+                self.show(GroupBy::ALL.get(next).map_or(View::Agents, |by| View::Groups(*by)));
             }
-            KeyCode::Char('/' | 'n') => self.ask_for(Field::Name),
-            KeyCode::Char('u') => self.ask_for(Field::User),
-            KeyCode::Char('p') => self.ask_for(Field::Pid),
             KeyCode::Enter | KeyCode::Right => self.open(),
             KeyCode::Down | KeyCode::Char('j') => self.move_by(1),
             KeyCode::Up | KeyCode::Char('k') => self.move_by(-1),
@@ -385,9 +511,26 @@ impl Model {
                 self.select(0);
             }
             KeyCode::End => {
-                self.is_to_end = (self.agents().len() as u64) < self.total() && !self.is_frozen();
+                self.is_to_end = (self.list().len() as u64) < self.total() && !self.is_frozen();
                 self.select(usize::MAX);
             }
+            _ if matches!(self.view, View::Groups(_)) => {}
+            KeyCode::Char('/' | 'n') => self.ask_for(Field::Name),
+            KeyCode::Char('u') => self.ask_for(Field::User),
+            KeyCode::Char('U') => self.ask_for(Field::Unit),
+            _ if self.view == View::Dead => {}
+            KeyCode::Char('s' | '>') => self.sort_by(SORTS[(self.sort + 1) % SORTS.len()]),
+            KeyCode::Char('S' | '<') => self.sort_by(SORTS[(self.sort + SORTS.len() - 1) % SORTS.len()]),
+            KeyCode::Char('r') => {
+                self.is_reversed = !self.is_reversed;
+                self.begin_anew();
+            }
+            KeyCode::Char('t') => {
+                let at = STATES.iter().position(|state| self.filter.state == Some(*state));
+                self.filter.state = STATES.get(at.map_or(0, |at| at + 1)).copied();
+                self.begin_anew();
+            }
+            KeyCode::Char('p') => self.ask_for(Field::Pid),
             _ => {}
         }
     }
@@ -396,8 +539,23 @@ impl Model {
         self.typed = Some((field, String::new()));
     }
 
-    /// What is selected remains, wherever it is in the new list.
+    /// Lists something else.
+    fn show(&mut self, view: View) {
+        self.frozen = None;
+        self.view = view;
+        self.selected = None;
+        self.live.list = List::of(view);
+        self.live.total = 0;
+        self.live.refused = None;
+        self.live.is_asked = true;
+        self.begin_anew();
+    }
+
+    /// Asks for other rows. What is selected remains, wherever it is among them.
     fn begin_anew(&mut self) {
+        if self.frozen.take().is_some() {
+            self.find_selected();
+        }
         self.first = 0;
         self.is_to_end = false;
         if self.selected.is_none() {
@@ -411,11 +569,30 @@ impl Model {
         self.select(if is_first { self.first } else { self.at.saturating_add_signed(rows) });
     }
 
+    /// Opens what is selected: the explanation of an agent, or the agents of a group.
     fn open(&mut self) {
-        if !self.agents().iter().any(|agent| Some(agent.pid) == self.selected) {
+        if self.selected.as_ref().is_none_or(|key| self.list().find(key).is_none()) {
             self.select(self.at.max(self.first));
         }
-        self.pane = self.selected.map(|pid| Pane { pid, text: None, first: 0 });
+        match (&self.selected, self.view) {
+            (Some(Key::Pid(pid) | Key::Dead(pid, _)), _) => {
+                self.pane = Some(Pane { pid: *pid, text: None, first: 0 });
+            }
+            (Some(Key::Group(Some(name))), View::Groups(by)) => {
+                let mut filter = Filter::default();
+                match by {
+                    GroupBy::Unit => filter.unit = format!("={name}"),
+                    GroupBy::Comm => filter.name = format!("={name}"),
+                    GroupBy::Uid => filter.user.clone_from(name),
+                    GroupBy::Shard => filter.shard.clone_from(name),
+                }
+                self.filter = filter;
+                self.opened_from = Some(by);
+                self.show(View::Agents);
+            }
+            // Agents without a unit or name cannot be asked for.
+            _ => {}
+        }
     }
 
     /// Sorts by this key; by the key that is sorted by, in the other direction.
@@ -428,21 +605,21 @@ impl Model {
 
     /// The wheel was turned, away from the operator or not.
     pub fn turn_wheel(&mut self, is_down: bool) {
-        if self.pane.is_some() {
+        if self.help.is_some() || self.pane.is_some() {
             let key = if is_down { KeyCode::Down } else { KeyCode::Up };
-            (0..WHEEL).for_each(|_| self.press_in_pane(key));
+            (0..WHEEL).for_each(|_| self.press_in_text(key));
             return;
         }
-        let end = self.agents().len().saturating_sub(self.room.agents);
+        let end = self.list().len().saturating_sub(self.room.rows);
         self.first = if is_down { self.first + WHEEL } else { self.first.saturating_sub(WHEEL) }.min(end);
     }
 
     /// A row of the list was clicked; twice opens it.
     pub fn click(&mut self, row: usize) {
-        let Some(pid) = self.agents().get(self.first + row).map(|agent| agent.pid) else { return };
-        let before = self.clicked.replace((pid, self.now));
+        let Some(key) = self.list().key(self.first + row) else { return };
+        let before = self.clicked.replace((key.clone(), self.now));
         let is_double =
-            before.is_some_and(|(other, then)| other == pid && self.now.saturating_sub(then) <= DOUBLE_CLICK);
+            before.is_some_and(|(other, then)| other == key && self.now.saturating_sub(then) <= DOUBLE_CLICK);
         self.select(self.first + row);
         if is_double {
             self.clicked = None;
@@ -452,13 +629,14 @@ impl Model {
 
     /// What to ask the fleet for.
     pub fn wish(&self) -> Wish {
-        let rows = self.first.max(self.at) + 2 * self.room.agents;
-        let agents = if self.is_to_end { usize::MAX } else { (rows / STEP + 1) * STEP };
+        let rows = self.first.max(self.at) + 2 * self.room.rows;
+        let rows = if self.is_to_end { usize::MAX } else { (rows / STEP + 1) * STEP };
         Wish {
+            view: self.view,
             sort: self.sort(),
             is_ascending: self.is_ascending(),
             filter: self.filter(),
-            agents,
+            rows,
             explain: self.pane.as_ref().map(|pane| pane.pid),
         }
     }
@@ -473,12 +651,12 @@ impl Model {
         self.frozen.as_ref().unwrap_or(&self.live)
     }
 
-    /// All agents that are there.
-    pub fn agents(&self) -> &[Agent] {
-        &self.screen().agents
+    /// The rows that are there.
+    pub fn list(&self) -> &List {
+        &self.screen().list
     }
 
-    /// The number of agents, of which not all may be there.
+    /// The number of rows, of which not all may be there.
     pub fn total(&self) -> u64 {
         self.screen().total
     }
@@ -488,9 +666,19 @@ impl Model {
         self.first
     }
 
-    /// The selected agent.
-    pub const fn selected(&self) -> Option<u32> {
-        self.selected
+    /// What is selected.
+    pub const fn selected(&self) -> Option<&Key> {
+        self.selected.as_ref()
+    }
+
+    /// Whether what is selected is among the rows.
+    pub fn is_selection_listed(&self) -> bool {
+        self.selected.as_ref().is_some_and(|key| self.list().find(key).is_some())
+    }
+
+    /// Whether the agents are those of a group that was opened.
+    pub const fn is_of_group(&self) -> bool {
+        self.opened_from.is_some()
     }
 
     /// The explanation that is open.
@@ -526,7 +714,7 @@ impl Model {
         if let Some((field, text)) = self.typed.as_ref().filter(|(field, _)| field.is_partial()) {
             filter.field(*field).clone_from(text);
         }
-        filter
+        filter.of(self.view)
     }
 
     /// What is being typed, and for which filter.
@@ -544,9 +732,9 @@ impl Model {
         self.live.feed.taken() - self.screen().feed.taken()
     }
 
-    /// Whether the help is shown.
-    pub const fn is_helping(&self) -> bool {
-        self.is_helping
+    /// The first line of the help, if it is shown.
+    pub const fn help(&self) -> Option<usize> {
+        self.help
     }
 }
 
