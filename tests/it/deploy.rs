@@ -16,6 +16,9 @@ use serde_json::Value;
 use crate::common::http::Connection;
 use crate::common::{Agent, AgentOptions, Observer, Options, SOON};
 
+/// Where the package installs the runbook.
+const RUNBOOK: &str = "/usr/share/doc/varta-fleet/RUNBOOK.md";
+
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/deploy").join(name)
 }
@@ -53,7 +56,7 @@ fn alerts() -> Vec<String> {
 
 #[test]
 fn rules_fire_where_they_have_to_and_nowhere_else() {
-    assert_well(&promtool(&["check", "rules", "rules.yml"], b""));
+    assert_well(&promtool(&["check", "rules", "rules.yml", "runbook.yml"], b""));
     assert_well(&promtool(&["test", "rules", "rules_test.yml"], b""));
     assert_well(&promtool(&["check", "config", "--syntax-only", "scrape.yml"], b""));
     let tests = read("prometheus/rules_test.yml");
@@ -70,9 +73,19 @@ fn every_alert_has_its_page_of_the_runbook() {
     let sections: Vec<&str> = runbook.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     assert_eq!(sections, alerts());
     let rules = read("prometheus/rules.yml");
-    for what in ["severity: ", "summary: ", "description: "] {
+    for what in ["severity: ", "summary: ", "description: ", "runbook_url: "] {
         assert_eq!(rules.matches(what).count(), alerts().len(), "{what}");
     }
+    let urls: Vec<&str> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("runbook_url: ")).collect();
+    for (url, alert) in urls.iter().zip(alerts()) {
+        let end = format!("{{{{ else }}}}file://{RUNBOOK}{{{{ end }}}}#{}'", alert.to_lowercase());
+        assert!(url.ends_with(&end), "{alert}: {url}");
+    }
+    let package = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).expect("read it");
+    let directory = RUNBOOK.trim_start_matches('/').trim_end_matches("RUNBOOK.md");
+    let asset = format!(r#"["scripts/deploy/prometheus/RUNBOOK.md", "{directory}", "644"]"#);
+    assert!(package.contains(&asset), "the package does not install {RUNBOOK}");
 }
 
 /// The metrics `varta_*` and `process_*` that a text mentions.
