@@ -8,6 +8,7 @@ mod blind;
 mod chaos;
 mod cli;
 mod containers;
+mod dashboard;
 mod demo;
 mod deploy;
 mod exits;

@@ -15,6 +15,7 @@ mod keeper;
 mod namespace;
 mod observer;
 pub mod packages;
+pub mod prometheus;
 mod rig;
 mod table;
 mod victim;
