@@ -280,7 +280,9 @@ impl Aggregator {
         if let Some(death) = Death::of(how, has_panicked) {
             counts.deaths[death.kind()] += 1;
             self.tally.recent_deaths.add(death, self.now);
-            self.tally.units.add_death(unit, self.now);
+            if death != Death::Unknown {
+                self.tally.units.add_death(unit, self.now);
+            }
         }
     }
 

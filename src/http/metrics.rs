@@ -398,7 +398,7 @@ const FAMILIES: &[Family] = &[
     Family { name: "varta_unit_stalls", help: "Stalls told, by unit", values: Counter(Unit(|of| of.stalls)) },
     Family {
         name: "varta_unit_deaths",
-        help: "Exits that nobody asked for, by unit",
+        help: "Exits that nobody asked for, by unit, but for those of which the kernel did not say how",
         values: Counter(Unit(|of| of.deaths)),
     },
     Family {

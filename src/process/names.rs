@@ -71,7 +71,8 @@ impl Names {
     pub fn put(&self, holder: Holder, program: &Program, uid: Option<u32>, group: GroupId) {
         let Program { comm, exe, unit, container, state, .. } = program;
         let before = || self.entry(holder).map(|entry| entry.uid);
-        let uid = uid.or_else(before).unwrap_or(0);
+        // Nobody's share is not root's, which has no limit.
+        let uid = uid.or_else(before).unwrap_or(u32::MAX);
         let is_known = comm.is_some();
         let comm = comm.as_deref().unwrap_or_default();
         let comm = &comm[..comm.floor_char_boundary(NAME_BYTES)];

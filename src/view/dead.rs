@@ -111,10 +111,12 @@ impl Dead {
         self.agents.iter().rev()
     }
 
-    /// Those of the last minute, the latest first.
+    /// Those of the last minute, the latest first, but for those of which the kernel did not say how they ended: they
+    /// may have been stopped.
     pub fn of_last_minute(&self, now: MonoNs) -> impl Iterator<Item = &DeadAgent> {
         // Events are in the order of their reports, which is nearly that of their instants.
-        self.latest().take_while(move |dead| now.since(dead.event.mono) <= RECENT_NS)
+        let recent = self.latest().take_while(move |dead| now.since(dead.event.mono) <= RECENT_NS);
+        recent.filter(|dead| dead.death != Death::Unknown)
     }
 
     /// What died more than three times in the last minute, each time after a short life, and came up again after at
@@ -206,6 +208,18 @@ mod tests {
         assert_eq!(found.iter().map(|each| each.deaths).collect::<Vec<_>>(), [4]);
         assert_eq!(found[0].about.unit.map(Label::as_str), unit);
         assert_eq!(dead.crash_loops(MonoNs(start + 71 * SECOND)), [], "a minute later");
+    }
+
+    #[test]
+    fn an_end_of_which_nobody_knows_how_is_no_part_of_a_loop() {
+        let mut dead = Dead::default();
+        for at in 0..10 {
+            let mut event = exit("job", None, (1000 + at) * SECOND, SECOND / 2, ExitHow::Code(1));
+            let EventKind::Exit { how, .. } = &mut event.kind else { unreachable!("it is one") };
+            *how = None;
+            dead.push(&event);
+        }
+        assert_eq!((dead.latest().count(), dead.crash_loops(MonoNs(1010 * SECOND)).len()), (10, 0));
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub struct UnitCounts {
     pub stalled: u64,
     /// Stalls reported.
     pub stalls: u64,
-    /// Agents that died.
+    /// Agents that died, as far as the kernel said how.
     pub deaths: u64,
     /// When something was counted last.
     at: MonoNs,

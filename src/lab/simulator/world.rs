@@ -34,11 +34,13 @@ use crate::process::procfs::LookupError;
 use crate::process::procfs::{Incarnation, LookedUp, Program};
 use crate::process::question::{Finding, Inquiry, Question};
 use crate::process::watch::Order;
+use crate::rules::Death;
 use crate::shard::Shard;
 use crate::sys::allocations::during;
 use crate::table::place::{Holder, Place};
 use crate::table::slot::State;
 use crate::time::{Clock, ManualClock, MonoNs, WallNs};
+use crate::view::tally::ShardTally;
 
 /// By how much REALTIME is ahead of MONOTONIC at the begin.
 const WALL_AHEAD: i64 = 1_700_000_000_000_000_000;
@@ -857,12 +859,7 @@ impl<'a> World<'a> {
         let tally = self.observer.aggregator.tally();
         let of_shards = tally.shards.iter().fold([0; 4], |[up, stalled, stalls, deaths], shard| {
             let reported = shard.stalls_certain + shard.stalls_uncertain;
-            [
-                up + shard.up,
-                stalled + shard.stalled,
-                stalls + reported,
-                deaths + shard.deaths.iter().sum::<u64>(),
-            ]
+            [up + shard.up, stalled + shard.stalled, stalls + reported, deaths + known_deaths(shard)]
         });
         let of_units = tally.units.sums();
         self.must(of_shards == of_units, Invariant::I8, || {
@@ -1030,6 +1027,11 @@ pub fn policy(terms: &Terms) -> Policy {
 }
 
 /// The kernel rounds start times down to 10 ms.
+/// Those of which the kernel said how.
+fn known_deaths(shard: &ShardTally) -> u64 {
+    shard.deaths.iter().sum::<u64>() - shard.deaths[Death::Unknown.kind()]
+}
+
 fn started(born: u64) -> MonoNs {
     let at = (START + born).0;
     MonoNs(at - at % (10 * MS))
