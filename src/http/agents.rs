@@ -26,8 +26,11 @@ use crate::wire::Version;
 
 /// A scan is reused for this long.
 const FRESH: Duration = Duration::from_millis(500);
+/// A scan of more agents than [`MANY`] takes tens of milliseconds, and is reused for this long.
+const FRESH_OF_MANY: Duration = Duration::from_secs(5);
+const MANY: usize = 20_000;
 /// A scan is dropped after this.
-const KEPT: Duration = Duration::from_secs(3);
+const KEPT: Duration = Duration::from_secs(6);
 /// Slots read before other tasks of this thread run.
 const CHUNK: u32 = 1024;
 /// Attempts to read a slot that is being written, before it is skipped.
@@ -126,10 +129,10 @@ pub struct Views {
 }
 
 impl Views {
-    /// A scan that is at most half a second old.
+    /// A scan that is at most half a second old; five seconds, if the agents are many.
     pub async fn fresh(&self, sources: &Sources, busy: impl Fn(u64)) -> Rc<View> {
         let _scanning = self.scanning.lock().await;
-        if let Some(last) = self.last().filter(|last| last.began.elapsed() < FRESH) {
+        if let Some(last) = self.last().filter(|last| last.began.elapsed() < last.view.fresh_for()) {
             return last.view;
         }
         self.scan(sources, busy).await
@@ -206,6 +209,16 @@ impl View {
     /// Every agent, in the order of their pids.
     pub fn rows(&self) -> &[Row] {
         &self.rows
+    }
+
+    /// How long it is reused.
+    const fn fresh_for(&self) -> Duration {
+        if self.rows.len() > MANY { FRESH_OF_MANY } else { FRESH }
+    }
+
+    /// When the scan of the agent's shard began: its silence is told as of then, since a later beat is not in the row.
+    pub fn read_at(&self, row: &Row) -> MonoNs {
+        self.as_of.get(usize::from(row.shard)).copied().unwrap_or_default()
     }
 
     /// When the scan of each shard began, ns.
@@ -373,10 +386,9 @@ fn bad_cursor() -> BadQuery {
 /// The page of a selection.
 pub async fn page(selection: &Selection, view: &View, sources: &Sources) -> Page {
     let (rows, is_more, total) = selection.page(view, sources).await;
-    let now = sources.now();
     let (mut agents, mut bytes) = (Vec::new(), 0);
     for row in &rows {
-        let agent = agent(row, sources, now);
+        let agent = agent(row, sources, view.read_at(row));
         bytes += Json(&agent).to_bytes().map_or(0, |text| text.len());
         if bytes > PAGE_BYTES_MAX {
             break;
@@ -491,6 +503,19 @@ mod tests {
     fn row(shard: u16, pid: u32, arrival: u64) -> Row {
         let sample = Row::sample(shard, pid, State::Up);
         Row { hot: Hot { last_arrival: MonoNs(arrival), ..sample.hot }, ..sample }
+    }
+
+    /// A row of a reused scan must not make an agent that beats look silent.
+    #[test]
+    fn a_silence_is_as_of_the_scan_and_a_large_one_is_reused_longer() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let many = MANY + 1;
+        let rows = (1..=u32::try_from(many).unwrap()).map(|pid| row(0, pid, 5)).collect();
+        let view = View { rows, as_of: vec![MonoNs(12)] };
+        let page =
+            runtime.block_on(page(&Selection { state: None, ..Selection::stalled(1) }, &view, &sources(1)));
+        assert_eq!((page.total, page.agents[0].silent_ns), (many as u64, 7));
+        assert_eq!((view.fresh_for(), View::default().fresh_for()), (FRESH_OF_MANY, FRESH));
     }
 
     #[test]

@@ -10,7 +10,6 @@ use super::groups::{Key, key, natural};
 use super::sources::Sources;
 use crate::api::{AgentState, GroupBy};
 use crate::config::classes::Classes;
-use crate::time::MonoNs;
 
 /// Most groups that are shown by themselves; the agents of all others are one group.
 const GROUPS_MAX: usize = 100;
@@ -59,11 +58,11 @@ impl Cells {
     pub async fn of(view: &View, max: usize, by: GroupBy, sources: &Sources) -> Self {
         let groups_by_name = grouped(view.rows(), |row| key(by, row, sources)).await;
         let agents_per_cell = view.rows().len().div_ceil(max.max(1)).max(1);
-        let (now, terms) = (sources.now(), sources.terms());
+        let terms = sources.terms();
         let (mut groups, mut cells) = (Vec::new(), Vec::new());
         for (name, rows) in groups_by_name {
             tokio::task::yield_now().await;
-            let of_group = rows.chunks(agents_per_cell).map(|rows| Cell::of(rows, &terms.classes, now));
+            let of_group = rows.chunks(agents_per_cell).map(|rows| Cell::of(rows, &terms.classes, view));
             let from = cells.len();
             cells.extend(of_group);
             let stalled = cells[from..].iter().map(|cell: &Cell| cell.stalled).sum();
@@ -146,10 +145,10 @@ fn stem(name: &str) -> String {
 }
 
 impl Cell {
-    fn of(rows: &[&Row], classes: &Classes, now: MonoNs) -> Self {
+    fn of(rows: &[&Row], classes: &Classes, view: &View) -> Self {
         let count = |state| rows.iter().filter(|row| row.state() == state).count();
         let permille = |row: &&Row| {
-            let silent = u128::from(now.since(row.hot.last_arrival)) * 1000;
+            let silent = u128::from(view.read_at(row).since(row.hot.last_arrival)) * 1000;
             u64::try_from(silent / u128::from(classes.threshold_ns(row.hot.class).max(1))).unwrap_or(u64::MAX)
         };
         let shard = rows[0].shard;
