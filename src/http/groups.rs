@@ -109,3 +109,43 @@ pub fn natural(one: &Option<String>, other: &Option<String>) -> std::cmp::Orderi
     }
     one.is_none().cmp(&other.is_none()).then_with(|| one.cmp(other))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::standin::sources;
+    use crate::table::slot::{Account, Hot, State};
+
+    fn counted(by: GroupBy, rows: Vec<Row>, dead: Vec<(About, u16)>) -> Groups {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(groups(by, &View::sample(rows), dead, &sources(2)))
+    }
+
+    fn of_user(pid: u32, uid: u32, state: State) -> Row {
+        let row = Row::sample(0, pid, state);
+        Row { hot: Hot { account: Account::new(uid, 1), ..row.hot }, ..row }
+    }
+
+    #[test]
+    fn however_many_groups_there_are_the_worst_are_listed_and_no_agent_is_left_out() {
+        let rows = (1..=10_000).map(|pid| of_user(pid, 20_000 - pid, State::Up)).collect::<Vec<_>>();
+        let worst = [of_user(10_001, 7, State::Stalled), of_user(10_002, 7, State::Up)];
+        let died = vec![(About { uid: Some(9), ..About::UNKNOWN }, 0)];
+        let Groups { groups, rest, total, .. } = counted(GroupBy::Uid, [&rows[..], &worst].concat(), died);
+        assert_eq!((groups.len(), total), (LISTED, 10_002));
+        let first =
+            |at: usize| (groups[at].name.as_deref(), groups[at].agents, groups[at].stalled, groups[at].died);
+        assert_eq!([first(0), first(1)], [(Some("7"), 2, 1, 0), (Some("9"), 0, 0, 1)]);
+        assert_eq!(groups[2].name.as_deref(), Some("10000"), "numbers by value");
+        let listed: u64 = groups.iter().map(|group| group.agents).sum();
+        assert_eq!(listed + rest.unwrap().agents, 10_002);
+    }
+
+    #[test]
+    fn agents_without_a_unit_are_a_group_of_their_own() {
+        let rows = vec![of_user(1, 0, State::Waiting), of_user(2, 0, State::Up)];
+        let Groups { groups, rest, .. } = counted(GroupBy::Unit, rows, Vec::new());
+        let only = Group { name: None, agents: 2, up: 1, waiting: 1, ..Group::default() };
+        assert_eq!((groups, rest), (vec![only], None));
+    }
+}
