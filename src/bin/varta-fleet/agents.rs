@@ -135,7 +135,7 @@ fn dead(
 /// Most that died and are kept.
 const DEAD_MAX: u32 = 1000;
 
-const DEAD_HEAD: &str = "     pid  name             died of          ago     lived    uid     before  unit";
+const DEAD_HEAD: &str = "     pid  name             died of              ago    lived  uid     before  unit";
 
 fn dead_row(agent: &DeadAgent, as_of: u64) -> String {
     let name = agent.comm.as_ref().map_or_else(|| "?".to_owned(), |comm| Shown(comm).to_string());
