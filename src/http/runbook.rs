@@ -4,7 +4,8 @@ use super::page::{STYLE, escaped};
 
 const TEXT: &str = include_str!("../../scripts/deploy/prometheus/RUNBOOK.md");
 
-/// The page. Each section has its heading in small letters as its anchor.
+/// The page. Each section has its heading in small letters as its anchor, as forges make it, and the heading itself: the
+/// dashboard has only the name of the alert.
 pub fn render(nonce: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -41,7 +42,7 @@ fn blocks(text: &str) -> String {
             block.push_str(item);
         } else if let Some(heading) = heading {
             let (anchor, heading) = (escaped(&heading.to_lowercase()), escaped(heading));
-            html.push_str(&format!("<h2 id=\"{anchor}\">{heading}</h2>\n"));
+            html.push_str(&format!("<h2 id=\"{anchor}\"><span id=\"{heading}\">{heading}</span></h2>\n"));
         } else if let Some(title) = title {
             html.push_str(&format!("<h1>{}</h1>\n", escaped(title)));
         } else if !line.is_empty() {
@@ -93,7 +94,7 @@ mod tests {
         assert_eq!(
             blocks(text),
             "<h1>Title</h1>\n<p>One file, <code>a &lt;b&gt;</code> and <b>more</b>.</p>\n\
-             <h2 id=\"vartablind\">VartaBlind</h2>\n<p>What.</p>\n<ul>\n<li>Look: x y</li>\n<li>Do: z</li>\n</ul>\n<p>End</p>\n"
+             <h2 id=\"vartablind\"><span id=\"VartaBlind\">VartaBlind</span></h2>\n<p>What.</p>\n<ul>\n<li>Look: x y</li>\n<li>Do: z</li>\n</ul>\n<p>End</p>\n"
         );
     }
 

@@ -65,6 +65,21 @@ fn every_alert_has_its_page_of_the_runbook() {
     assert!(package.contains(&asset), "the package does not install {RUNBOOK}");
 }
 
+/// Links of alerts have the section in small letters, as forges make anchors; those of the dashboard have its name.
+#[test]
+fn the_page_of_the_runbook_has_the_anchors_that_alerts_and_dashboard_link_to() {
+    let observer = Observer::start(Options::default());
+    let page = observer.get("/runbook");
+    observer.stop();
+    for alert in alerts() {
+        for anchor in [alert.to_lowercase(), alert] {
+            assert!(page.text().contains(&format!(" id=\"{anchor}\"")), "{anchor}");
+        }
+    }
+    assert!(text_of("grafana/varta-fleet.json").contains("${runbook}#${__data.fields.Alert}"));
+    assert!(text_of("prometheus/runbook.yml").contains("url: http://127.0.0.1:9464/runbook\n"));
+}
+
 #[test]
 fn metrics_are_well_formed() {
     let observer = Observer::start(Options::default());
