@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::common::prometheus::{Prometheus, alerts, text_of};
-use crate::common::{Agent, AgentOptions, Observer, Options, Place, SOON, wait_for, wire};
+use crate::common::{Agent, AgentOptions, Freezer, Observer, Options, Place, SOON, wait_for, wire};
 
 const FILE: &str = "grafana/varta-fleet.json";
 
@@ -28,10 +28,13 @@ const HAPPENED: &[&str] = &[
     "Died within 5 minutes",
     "Crash loops",
     "Alerts that fire",
+    "Observers: Stalled",
     "Stalls and resumes, a minute: stalled",
     "Stalls and resumes, a minute: resumed",
     "Deaths, a minute, by how",
     "Stops on request, a minute",
+    "Units: Stalled",
+    "Stalls, a minute, by unit",
     "Stalls are late by",
     "Frames refused a second, by reason: {{reason}}",
 ];
@@ -253,6 +256,7 @@ fn every_query_returns_what_happened_to_a_real_fleet() {
     observer.expect_kind("auth", SOON);
     // Now it is known whose the pid is.
     assert!(agents[0].send(&wire::frame(victim, 1_000_001)), "the second one");
+    let _unit = Freezer::around(agents[2].pid());
     for agent in &agents[..3] {
         agent.signal(Signal::STOP);
     }
