@@ -592,7 +592,7 @@ fn recipe(row: &str) -> Recipe {
     let add = row.trim_start_matches("| ").split(" | ").next().unwrap_or_default().to_owned();
     let quoted: Vec<&str> = row.split('`').collect();
     let code = || (1..quoted.len()).step_by(2);
-    let is_place = |word: &str| word.starts_with("src/");
+    let is_place = |word: &str| word.starts_with("src/") || word.starts_with("tests/");
     // Who checks it is in the last cell.
     let is_to_do =
         |at: &usize| quoted[..*at].iter().map(|text| text.matches(" | ").count()).sum::<usize>() < 2;
