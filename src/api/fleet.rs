@@ -55,6 +55,12 @@ pub struct Fleet {
     pub headline: Headline,
     /// Events reported.
     pub events: u64,
+    /// Since when all of them are kept, for `/api/v1/events`, if any is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events_kept: Option<FirstKept>,
+    /// The file to which they are written, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_log: Option<EventLog>,
     /// Events that slow readers missed.
     pub events_dropped: u64,
     /// Failures of event outputs.
@@ -65,6 +71,26 @@ pub struct Fleet {
     pub latencies: Latencies<Distribution>,
     /// The shards, by index.
     pub shards: Vec<Shard>,
+}
+
+/// The first event from which on all are kept.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct FirstKept {
+    /// Its number.
+    pub seq: u64,
+    /// When it was reported.
+    pub ts: WallNs,
+}
+
+/// The file of the event log. Whoever asks may be in another mount namespace, or not be allowed to read it.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct EventLog {
+    /// Its absolute path.
+    pub path: String,
+    /// `jsonl` or `tsv`.
+    pub format: String,
 }
 
 /// What the fleet is to whoever looks at it.

@@ -17,7 +17,7 @@ mod reload;
 
 pub use agents::{Agent, AgentState, Blind, Detail, Exited, Page, Past, Refused, Resume, Stall, Tracked};
 pub use dead::{CrashLoop, Dead, DeadAgent};
-pub use fleet::{Cause, Died, Distribution, Fleet, Headline, Level, Rule, Shard};
+pub use fleet::{Cause, Died, Distribution, EventLog, FirstKept, Fleet, Headline, Level, Rule, Shard};
 pub use groups::{Group, GroupBy, Groups};
 pub use history::{History, Series};
 pub use reload::Reload;

@@ -10,7 +10,10 @@ use crate::label::Label;
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
+mod filter;
 mod json;
+
+pub use filter::{Filter, Pattern};
 
 /// One reported fact. As JSON: its line in the event log.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -89,6 +92,18 @@ impl Event {
             (None, EventKind::Decode { attested, .. }) => Some(attested),
             (None, EventKind::Missing { pid, .. }) => Some(pid),
             (None, _) => None,
+        }
+    }
+
+    /// Whether it concerns this process: as the agent, or as the sender of a datagram that was refused, or whom that
+    /// claimed to be.
+    #[must_use]
+    pub fn concerns(&self, pid: u32) -> bool {
+        match self.kind {
+            EventKind::Decode { attested, .. } => attested == pid,
+            EventKind::Auth { attested, claimed, .. } => attested == pid || claimed == pid,
+            EventKind::Missing { pid: missing, .. } => missing == pid,
+            _ => self.agent.is_some_and(|agent| agent.pid == pid),
         }
     }
 }

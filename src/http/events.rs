@@ -11,9 +11,10 @@ use hyper::body::{Bytes, Frame};
 use tokio::time::timeout;
 
 use super::Server;
+use super::agents::{pattern, unit_pattern};
 use super::query::{BadQuery, Query};
-use super::ring::{Step, is_of};
-use crate::event::{Event, EventKind};
+use super::ring::Step;
+use crate::event::{Event, EventKind, Filter};
 use crate::sinks::jsonl;
 use crate::time::{MonoNs, WallNs};
 
@@ -27,9 +28,7 @@ const PIECE: usize = 256;
 pub struct Reader {
     /// The last number that was handled.
     after: u64,
-    kinds: Vec<String>,
-    pid: Option<u32>,
-    shard: Option<u16>,
+    filter: Filter,
     is_following: bool,
 }
 
@@ -39,7 +38,7 @@ impl Reader {
     /// # Errors
     /// A parameter is invalid.
     pub fn parse(query: &Query, last_id: Option<&str>, server: &Server) -> Result<Self, BadQuery> {
-        query.allows(&["kind", "pid", "shard", "after", "follow"])?;
+        query.allows(&["kind", "pid", "shard", "comm", "unit", "since", "until", "after", "follow"])?;
         let kinds: Vec<String> =
             query.text("kind").map(|kinds| kinds.split(',').map(str::to_owned).collect()).unwrap_or_default();
         if let Some(unknown) = kinds.iter().find(|kind| !EventKind::NAMES.contains(&kind.as_str())) {
@@ -47,6 +46,12 @@ impl Reader {
             return Err(BadQuery::new("kind", format!("there is no {unknown:?}"), fix));
         }
         let is_following = query.one_of("follow", &[("true", true), ("false", false)])?.unwrap_or(true);
+        let [since, until] = [query.instant("since")?, query.instant("until")?];
+        if let (Some(since), Some(until)) = (since, until)
+            && until < since
+        {
+            return Err(BadQuery::new("until", format!("{until} is before since={since}"), "swap the two"));
+        }
         let ring = server.ring.borrow();
         let after = match last_id.or(query.text("after")) {
             Some(text) => position(text, &server.run, ring.last_seq()).ok_or_else(|| {
@@ -56,23 +61,33 @@ impl Reader {
                     "write its `seq`, or 0 for all there are",
                 )
             })?,
-            None if is_following => ring.last_seq(),
+            None if is_following && since.is_none() => ring.last_seq(),
+            // Gaps among them are told, unless all of that was before.
+            None if since.is_some() => 0,
             None => ring.first_seq() - 1,
         };
         let number = |name, max| query.number(name, 0, max);
         Ok(Self {
             after,
-            kinds,
-            pid: number("pid", u64::from(u32::MAX))?.and_then(|pid| u32::try_from(pid).ok()),
-            shard: number("shard", u64::from(u16::MAX))?.and_then(|shard| u16::try_from(shard).ok()),
+            filter: Filter {
+                kinds,
+                pid: number("pid", u64::from(u32::MAX))?.and_then(|pid| u32::try_from(pid).ok()),
+                shard: number("shard", u64::from(u16::MAX))?.and_then(|shard| u16::try_from(shard).ok()),
+                comm: query.text("comm").map(pattern).transpose()?,
+                unit: query.text("unit").map(unit_pattern).transpose()?,
+                since,
+                until,
+            },
             is_following,
         })
     }
 
-    fn wants(&self, event: &Event) -> bool {
-        (self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == event.kind.name()))
-            && self.pid.is_none_or(|pid| is_of(event, pid))
-            && self.shard.is_none_or(|shard| event.shard == Some(shard))
+    /// Whether events between these may be of the time that is wanted. Each is `None` where there is no such event.
+    fn may_want(&self, last: Option<WallNs>, next: Option<WallNs>) -> bool {
+        let Filter { since, until, .. } = self.filter;
+        let are_before = matches!((next, since), (Some(next), Some(since)) if next < since);
+        let are_after = matches!((last, until), (Some(last), Some(until)) if last >= until);
+        !are_before && !are_after
     }
 
     /// The next events as text; empty if there are none yet.
@@ -87,12 +102,20 @@ impl Reader {
             match ring.next(self.after) {
                 Some(Step::Event(event)) => {
                     self.after = event.seq;
-                    if self.wants(&event) {
+                    if self.filter.wants(&event) {
                         write(&event, event.seq, &server.run, &mut text);
                     }
                 }
                 Some(Step::Lost(from_seq, to_seq)) => {
                     self.after = to_seq;
+                    let wall_of = |step| match step {
+                        Some(Step::Event(event)) => Some(event.wall),
+                        Some(Step::Lost(..)) | None => None,
+                    };
+                    let last = from_seq.checked_sub(2).and_then(|before| wall_of(ring.next(before)));
+                    if !self.may_want(last, wall_of(ring.next(to_seq))) {
+                        continue;
+                    }
                     let kind = EventKind::Lost { from_seq, to_seq };
                     let lost = Event {
                         seq: 0,

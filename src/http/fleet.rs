@@ -56,6 +56,8 @@ pub fn fleet(sources: &Sources, crash_loops: Vec<CrashLoop>, now: MonoNs, wall: 
         crash_loops,
         headline: Headline::default(),
         events: snapshot.events,
+        events_kept: None,
+        event_log: terms.event_log.clone(),
         events_dropped: snapshot.events_dropped,
         event_write_errors: snapshot.event_write_errors,
         lookups_failed: snapshot.lookups_failed,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::time::WallNs;
+
 /// The parameters of a request.
 #[derive(Debug, Default)]
 pub struct Query {
@@ -77,6 +79,23 @@ impl Query {
         }
     }
 
+    /// An instant: seconds since 1970, with up to nine decimals.
+    ///
+    /// # Errors
+    /// The value is anything else.
+    pub fn instant(&self, name: &str) -> Result<Option<WallNs>, BadQuery> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let (seconds, decimals) = text.split_once('.').unwrap_or((text, "0"));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let instant = (is_number(seconds) && is_number(decimals) && decimals.len() <= 9)
+            .then(|| format!("{seconds}{decimals:0<9}").parse().ok())
+            .flatten();
+        instant.map(|ns| Some(WallNs(ns))).ok_or_else(|| {
+            let fix = "write seconds since 1970, with up to nine decimals";
+            BadQuery::new(name, format!("{text:?} is no time"), fix)
+        })
+    }
+
     /// One of a few words.
     ///
     /// # Errors
@@ -108,6 +127,13 @@ mod tests {
         assert!(query.one_of("state", &[("up", 1)]).unwrap_err().to_string().contains("write up"));
         assert!(query.allows(&["state", "limit"]).unwrap_err().to_string().contains("no such parameter"));
         assert!(query.allows(&["state", "limit", "comm"]).is_ok());
+        let instants = Query::parse("a=1772366400&b=1.25&c=1.&d=-1&e=1.0000000001&f=99999999999");
+        let instant = |name| instants.instant(name).map(|at| at.map(|at| at.0));
+        assert_eq!(instant("a"), Ok(Some(1_772_366_400_000_000_000)));
+        assert_eq!((instant("b"), instant("x")), (Ok(Some(1_250_000_000)), Ok(None)));
+        for bad in ["c", "d", "e", "f"] {
+            assert!(instant(bad).unwrap_err().to_string().contains("is no time; write seconds since 1970"));
+        }
         let twice = Query::parse("pid=1&pid=2");
         assert!(twice.allows(&["pid"]).unwrap_err().to_string().contains("twice"));
     }

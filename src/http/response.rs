@@ -37,7 +37,7 @@ use super::reload::{self, NotReloaded, Outcome};
 use super::series::{NAMES, NAMES_OF_WATCH, Series, SeriesNames};
 use super::traffic::Busy;
 use super::{Server, Way, page, runbook};
-use crate::api::{Fleet, GroupBy, Page};
+use crate::api::{FirstKept, Fleet, GroupBy, Page};
 use crate::json::Json;
 use crate::message::Shown;
 use crate::sys::clock::{SystemClock, boottime_ns};
@@ -465,7 +465,10 @@ impl Server {
 
     fn fleet(&self) -> Fleet {
         let now = self.sources.now();
-        fleet(&self.sources, crash_loops(&self.dead.borrow(), now), now, SystemClock.wall())
+        let ring = self.ring.borrow();
+        let events_kept = ring.whole_from().map(|event| FirstKept { seq: event.seq, ts: event.wall });
+        let fleet = fleet(&self.sources, crash_loops(&self.dead.borrow(), now), now, SystemClock.wall());
+        Fleet { events_kept, ..fleet }
     }
 
     async fn status_page(self: &Rc<Self>) -> Response {

@@ -77,6 +77,16 @@ impl Ring {
         self.first_seq().max(self.gone_seq + 1)
     }
 
+    /// The event with this number.
+    pub fn whole_from(&self) -> Option<&Event> {
+        let first = self.whole_from_seq();
+        let of_rank = self
+            .events
+            .iter()
+            .filter_map(|events| events.get(events.partition_point(|event| event.seq < first)));
+        of_rank.min_by_key(|event| event.seq)
+    }
+
     /// The item after event `after`; `None` if there is none yet.
     pub fn next(&self, after: u64) -> Option<Step> {
         if after >= self.last_seq {
@@ -99,17 +109,7 @@ impl Ring {
             let seq_of = |events: &Rev<Iter<'_, Event>>| events.clone().next().map(|event| event.seq);
             ranks.iter_mut().max_by_key(|events| seq_of(events))?.next()
         };
-        iter::from_fn(latest).filter(move |event| is_of(event, pid))
-    }
-}
-
-/// Whether the event is about this pid.
-pub fn is_of(event: &Event, pid: u32) -> bool {
-    match event.kind {
-        EventKind::Decode { attested, .. } => attested == pid,
-        EventKind::Auth { attested, claimed, .. } => attested == pid || claimed == pid,
-        EventKind::Missing { pid: missing, .. } => missing == pid,
-        _ => event.agent.is_some_and(|agent| agent.pid == pid),
+        iter::from_fn(latest).filter(move |event| event.concerns(pid))
     }
 }
 
@@ -189,6 +189,7 @@ mod tests {
         ring.push(event(last, Some(7), full));
         let kept = last - KEPT[Rank::Life as usize] as u64;
         assert_eq!((ring.first_seq(), ring.whole_from_seq()), (1, kept));
+        assert_eq!(ring.whole_from().map(|event| event.seq), Some(kept));
         let seen = seqs_after(&ring, 0);
         assert_eq!(seen[..4], [(1, 1), (2, 2), (3, kept - 1), (kept, kept)]);
         assert_eq!(seen.last(), Some(&(last, last)));

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::reload::Reloader;
+use crate::api::EventLog;
 use crate::config::classes::Classes;
-use crate::config::plan::{Plan, Rule};
+use crate::config::plan::{Output, Plan, Rule};
 use crate::history::History;
 use crate::lane::Port;
 use crate::process::names::Names;
@@ -52,7 +53,7 @@ pub struct Sources {
     pub address: Option<SocketAddr>,
 }
 
-/// Thresholds and rules.
+/// What a reload changes of what is answered.
 #[derive(Debug)]
 pub struct Terms {
     /// The threshold of agents that no rule matches, ns.
@@ -61,12 +62,26 @@ pub struct Terms {
     pub rules: Vec<Rule>,
     /// The threshold of each class of agents.
     pub classes: Classes,
+    /// The file of the event log.
+    pub event_log: Option<EventLog>,
 }
 
 impl Terms {
     /// Those of a plan.
     pub fn of(plan: &Plan) -> Self {
-        Self { threshold_ns: plan.threshold_ns, rules: plan.rules.clone(), classes: plan.classes() }
+        let event_log = plan.events.as_ref().and_then(|events| match &events.output {
+            Output::Stdout => None,
+            Output::File(path) => {
+                let path = path.to_str()?.to_owned();
+                Some(EventLog { path, format: events.format.as_str().to_owned() })
+            }
+        });
+        Self {
+            threshold_ns: plan.threshold_ns,
+            rules: plan.rules.clone(),
+            classes: plan.classes(),
+            event_log,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod containers;
 mod dashboard;
 mod demo;
 mod deploy;
+mod events;
 mod exits;
 mod failing_calls;
 mod faults;

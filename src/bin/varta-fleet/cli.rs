@@ -63,6 +63,8 @@ Examples:
 const EVENTS_EXAMPLES: &str = "\
 Examples:
   varta-fleet events                          all that are kept, 65536 at most
+  varta-fleet events --since 10m --kind stall,exit --unit 'worker@*'
+  varta-fleet events --since 14:00 --until 14:30 --format words
   varta-fleet events --follow --kind stall,resume,exit
   varta-fleet events --follow --after 0 --pid 4711";
 

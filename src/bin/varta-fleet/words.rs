@@ -9,6 +9,7 @@ use varta_fleet::event::{
 use varta_fleet::priority::Standing;
 use varta_fleet::time::WallNs;
 
+use crate::clock;
 use crate::exit::counted;
 
 /// A time with three digits and its unit: `12.3 ms`, `2.00 s`, `1h 05m`.
@@ -223,15 +224,23 @@ pub fn ending(how: Option<ExitHow>) -> String {
 
 /// One event on a line: time of day, kind, text.
 pub fn line(event: &Event) -> String {
-    let time = time_of_day(event.wall);
-    format!("{time:<12}  {:<8} {}", event.kind.name(), self::event(event)).trim_end().to_owned()
+    with_time(time_of_day(event.wall), 12, event)
+}
+
+/// The same with the date.
+pub fn dated_line(event: &Event) -> String {
+    let dated = if event.wall == WallNs(0) { String::new() } else { clock::date_time(event.wall) };
+    with_time(dated, 23, event)
+}
+
+fn with_time(time: String, width: usize, event: &Event) -> String {
+    format!("{time:<width$}  {:<8} {}", event.kind.name(), self::event(event)).trim_end().to_owned()
 }
 
 /// The time of day of an event.
 pub fn time_of_day(wall: WallNs) -> String {
     // `lost` events have no time.
-    let told = if wall == WallNs(0) { String::new() } else { wall.to_string() };
-    told.get(11..23).unwrap_or_default().to_owned()
+    if wall == WallNs(0) { String::new() } else { clock::time_of_day(wall) }
 }
 
 #[cfg(test)]
