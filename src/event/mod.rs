@@ -10,10 +10,8 @@ use crate::label::Label;
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
-mod filter;
+pub mod filter;
 mod json;
-
-pub use filter::{Filter, Pattern};
 
 /// One reported fact. As JSON: its line in the event log.
 #[derive(Clone, Copy, Debug, PartialEq)]

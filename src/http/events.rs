@@ -14,7 +14,8 @@ use super::Server;
 use super::agents::{pattern, unit_pattern};
 use super::query::{BadQuery, Query};
 use super::ring::Step;
-use crate::event::{Event, EventKind, Filter};
+use crate::event::filter::Filter;
+use crate::event::{Event, EventKind};
 use crate::sinks::jsonl;
 use crate::time::{MonoNs, WallNs};
 

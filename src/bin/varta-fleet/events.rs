@@ -4,7 +4,8 @@ use std::io::{self, IsTerminal, StdoutLock, Write};
 use std::path::Path;
 
 use varta_fleet::api::{EventLog, FirstKept, Fleet};
-use varta_fleet::event::{Event, EventKind, Filter, Pattern};
+use varta_fleet::event::filter::{Filter, Pattern};
+use varta_fleet::event::{Event, EventKind};
 use varta_fleet::time::WallNs;
 use varta_fleet::{Reason, Shown};
 

@@ -9,8 +9,9 @@ use varta_fleet::event::{Event, EventKind};
 use varta_fleet::label::Label;
 
 use crate::client::{Client, FleetArgs};
+use crate::clock::{ZoneArgs, date_time};
 use crate::exit::{CliError, Exit, counted};
-use crate::words::{comm, ending, line, time};
+use crate::words::{comm, dated_line, ending, time};
 
 /// Events shown at the end.
 const EVENTS: usize = 10;
@@ -26,10 +27,13 @@ pub struct ExplainArgs {
     /// The JSON that the fleet answers, instead of words
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    zone: ZoneArgs,
 }
 
 /// Prints the explanation.
 pub fn explain(args: &ExplainArgs) -> Result<Exit, CliError> {
+    args.zone.apply();
     let client = args.fleet.client()?;
     let mut out = io::stdout().lock();
     if args.json {
@@ -246,7 +250,7 @@ fn of_exited(exited: &Exited) -> String {
             "{} {} at {}, {} after its last beat{}.{}{} It is no longer tracked.",
             subject(event, exited.pid),
             ending(how),
-            event.wall,
+            date_time(event.wall),
             time(silent_ns),
             if lived_ns > 0 { format!(" and {} after its first", time(lived_ns)) } else { String::new() },
             if panicked { " Its last frame reported a panic." } else { "" },
@@ -311,7 +315,7 @@ fn paragraphs(said: &str, past: &Past) -> String {
         let _ = writeln!(out, "... {}{more} before these", counted(hidden as u64, "event"));
     }
     for event in &history[hidden..] {
-        let _ = writeln!(out, "{}", line(event));
+        let _ = writeln!(out, "{}", dated_line(event));
     }
     out
 }
@@ -408,9 +412,7 @@ mod tests {
         let exited = Exited { pid: 7, past: past(exit), ..Exited::default() };
         let said = of_exited(&exited);
         assert!(
-            said.starts_with(
-                "pid 7 ended by signal 9 at 2026-03-01T12:00:00.123456789Z, 2.00 s after its last"
-            ),
+            said.starts_with("pid 7 ended by signal 9 at 2026-03-01 12:00:00.123Z, 2.00 s after its last"),
             "{said}"
         );
         let who = r#""payload":0,"uid":1000,"comm":"worker","unit":"w.service","exe":"/opt/w","lived_ns":61000000000"#;
@@ -419,7 +421,7 @@ mod tests {
         let said = of_exited(&known).split("\n\n").next().unwrap().replace('\n', " ");
         assert_eq!(
             said,
-            "worker (pid 7, uid 1000) ended by signal 9 at 2026-03-01T12:00:00.123456789Z, 2.00 s after its last beat \
+            "worker (pid 7, uid 1000) ended by signal 9 at 2026-03-01 12:00:00.123Z, 2.00 s after its last beat \
              and 1m 01s after its first. As last looked up, it runs /opt/w and belongs to w.service. It is no longer \
              tracked."
         );

@@ -6,7 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use varta_fleet::event::{Event, EventKind, Filter};
+use varta_fleet::event::filter::Filter;
+use varta_fleet::event::{Event, EventKind};
 use varta_fleet::time::WallNs;
 
 /// No line is longer.
@@ -38,7 +39,13 @@ impl Log {
     /// # Errors
     /// The kernel's for the log; `InvalidData` if it is none.
     pub fn open(path: &Path, since: WallNs) -> io::Result<Self> {
-        let mut log = Self { files: vec![open(path)?], begins: None, compressed: None };
+        let mut log = Self { files: Vec::new(), begins: None, compressed: None };
+        // A log that was renamed a moment ago is created again with the next event.
+        let renamed = PathBuf::from(format!("{}.1", path.display()));
+        match open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && renamed.exists() => {}
+            file => log.files.push(file?),
+        }
         for number in 1_u32.. {
             let first = log.files.last().map(first_line).transpose()?.flatten();
             if first.as_ref().and_then(|first| first.ts).is_some_and(|ts| ts <= since) {
@@ -249,6 +256,14 @@ mod tests {
         assert!(log.compressed.is_some_and(|path| path.ends_with("events.3.gz")));
         let log = Log::open(&path, at(30)).expect("a log");
         assert_eq!((log.files.len(), log.begins, log.compressed), (3, None, None));
+    }
+
+    #[test]
+    fn a_log_that_was_just_renamed_is_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("events");
+        fs::write(directory.path().join("events.1"), line(1, 10, START)).expect("write");
+        assert_eq!(numbers(&path, at(0), (at(11), 2)), [1]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use varta_fleet::Reason;
 
 use crate::client::{FleetArgs, await_fleet};
+use crate::clock::ZoneArgs;
 use crate::exit::{CliError, Exit};
 use draw::Drawn;
 use model::{Model, Update, Wish};
@@ -44,10 +45,13 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub struct TopArgs {
     #[command(flatten)]
     fleet: FleetArgs,
+    #[command(flatten)]
+    zone: ZoneArgs,
 }
 
 /// Shows the fleet until the user quits.
 pub fn top(args: &TopArgs) -> Result<Exit, CliError> {
+    args.zone.apply();
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         let message = "top draws on a terminal, and this is none; use status --json for programs";
         return Err(CliError::new(Exit::Usage, message));
