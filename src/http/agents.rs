@@ -452,7 +452,7 @@ pub fn agent(row: &Row, sources: &Sources, now: MonoNs) -> Agent {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "bench"))]
 impl Row {
     /// An agent of this shard, in its first slot.
     pub fn sample(shard: u16, pid: u32, state: State) -> Self {
@@ -471,7 +471,7 @@ impl Row {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "bench"))]
 impl View {
     /// These agents, in the order of their pids.
     pub fn sample(rows: Vec<Row>) -> Self {

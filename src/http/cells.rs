@@ -29,7 +29,8 @@ pub struct Cells {
 /// Agents that share a name, a user or a shard.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Group {
-    /// What they share, a pattern if their names differ in numbers, empty if it is not known; `None`: agents of all groups that are not shown by themselves.
+    /// What they share, a pattern if their names differ in numbers, empty if it is not known; `None`: agents of all
+    /// groups that are not shown by themselves.
     name: Option<String>,
     agents: usize,
     stalled: usize,
@@ -162,6 +163,42 @@ impl Cell {
             waiting: count(AgentState::Waiting),
             silent_permille: rows.iter().map(permille).max().unwrap_or(0),
         }
+    }
+}
+
+/// A fleet to draw maps of.
+#[cfg(feature = "bench")]
+#[derive(Debug)]
+pub struct Drawn {
+    sources: Sources,
+    view: View,
+    runtime: tokio::runtime::Runtime,
+}
+
+#[cfg(feature = "bench")]
+impl Drawn {
+    /// Agents that beat, with twenty names.
+    ///
+    /// # Panics
+    /// Without memory.
+    #[expect(clippy::unwrap_used, reason = "for benches")]
+    pub fn of(sources: Sources, agents: u32) -> Self {
+        let rows = (1..=agents).map(|pid| {
+            let sample = Row::sample(0, pid, crate::table::slot::State::Up);
+            let row = Row { slot: pid, hot: crate::table::slot::Hot { last_arrival: sources.now(), ..sample.hot }, ..sample };
+            let comm = Some(format!("{}-{}", ["web", "worker", "encoder", "mailer"][pid as usize % 4], pid % 5));
+            sources.names.put(row.holder(), &crate::process::procfs::Program { comm, ..Default::default() }, None, 0);
+            row
+        });
+        let view = View::sample(rows.collect());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        Self { sources, view, runtime }
+    }
+
+    /// The answer that the page asks for.
+    pub fn answer(&self, max: usize, by: GroupBy) -> Vec<u8> {
+        let cells = self.runtime.block_on(Cells::of(&self.view, max, by, &self.sources));
+        crate::json::Json(&cells).to_bytes().unwrap_or_default()
     }
 }
 

@@ -61,6 +61,8 @@ pub mod traffic;
 
 use agents::Views;
 use budget::Budget;
+#[cfg(feature = "bench")]
+pub use cells::Drawn;
 pub use reload::{NotReloaded, Reloader, Requested};
 use ring::Ring;
 pub use sources::{Sources, Terms, TermsInForce};

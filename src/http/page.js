@@ -3,7 +3,7 @@ const $ = id => document.getElementById(id);
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 const PERIOD = () => CALM.matches ? 5000 : 1000;
 /// An answer that is later than this after the last one leaves the page stale.
-const LATE = () => PERIOD() + 2000;
+const LATE = () => PERIOD() + 4000;
 
 // --- elements and words ---------------------------------------------------------------------------
 
@@ -60,12 +60,23 @@ const DECEPTIVE = /[\p{Cc}\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g
 const shown = text => text.replace(DECEPTIVE, c => ({ "\n": "\\n", "\r": "\\r", "\t": "\\t" })[c] ?? "\\u{" + c.codePointAt(0).toString(16) + "}");
 /// The name without what counts instances: names that differ only in that are told of together.
 const stem = name => name.replace(/@.*(?=\.)/, "@*").replace(/\d+/g, "*");
+/// The beginning and the end of a long name.
+const brief = name => name.length > 48 ? name.slice(0, 30) + "…" + name.slice(-14) : name;
 /// Who it is: the unit if it has the name in it, else both.
 function called(agent) {
   const { comm, unit } = agent;
   if (!unit) return comm ? shown(comm) : "";
   return !comm || unit.includes(comm) ? shown(unit) : shown(comm) + " (" + shown(unit) + ")";
 }
+/// Counts names; those that differ only in numbers are one.
+function name(names, who, times) {
+  const alike = stem(who), kin = names.get(alike) ?? { name: who, times: 0 };
+  if (!who) return;
+  if (kin.name !== who) kin.name = alike;
+  kin.times += times;
+  names.set(alike, kin);
+}
+const ranked = names => [...names.values()].sort((one, other) => other.times - one.times);
 const CLEAN = [1, 2, 13, 15];
 const SIGNALS = { 1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM" };
 
@@ -118,24 +129,28 @@ function showHeadline() {
 function showContext() {
   const parts = [], hit = groups.filter(group => group.stalled > 0).slice(0, 2);
   if (fleet.stalled > 0 && hit.length)
-    parts.push(["Most: ", hit.map(group => label(group) + (group.agents > 1 ? " (" + group.stalled + " of " + group.agents + ")" : "")).join(", ")]);
+    parts.push(["Most: ", hit.map(group => brief(label(group)) + (group.agents > 1 ? " (" + group.stalled + " of " + group.agents + ")" : "")).join(", ")]);
   const [first] = stalled.agents;
   if (fleet.stalled > 0 && first) parts.push(["Silent since ", clock(now() - first.silent_ns / 1e6), ", " + about(first.silent_ns) + " ago"]);
   const died = recent();
   if (died.length) {
-    const by = new Map();
-    for (const one of died) { const who = stem(called(one)); by.set(who, (by.get(who) ?? 0) + 1); }
-    const [who, n] = [...by].sort((one, other) => other[1] - one[1])[0];
-    if (who) parts.push(["Died most: ", who + (n > 1 ? " (" + n + ")" : "")]);
-    parts.push(["Last death ", clock(Date.parse(died[0].at))]);
+    const names = new Map();
+    for (const one of died) name(names, brief(called(one)), 1);
+    const [most] = ranked(names);
+    if (most) parts.push(["Died most: ", most.name + (most.times > 1 ? " (" + most.times + ")" : "")]);
+    const [last, first] = [died[0], died.at(-1)].map(one => Date.parse(one.at));
+    parts.push(["Since ", clock(first), last - first > 2000 ? ", the last at " + clock(last) : ""]);
   }
   const section = !fleet.is_healthy ? "VartaShardDown" : fleet.stalled > 2 ? "VartaStallWave" : fleet.stalled ? "VartaAgentsStalled"
-    : fleet.died.agents ? "VartaExitWave" : fleet.shards.some(shard => shard.is_blind) ? "VartaBlind" : null;
-  const what = fleet.stalled && first ? "varta-fleet explain " + first.pid : fleet.died.agents ? "varta-fleet events --kind exit" : !fleet.is_healthy ? "varta-fleet status" : null;
+    : dead?.crash_loops.length ? "VartaCrashLoop" : fleet.died.agents ? "VartaExitWave" : fleet.shards.some(shard => shard.is_blind) ? "VartaBlind" : null;
+  const what = fleet.stalled && first ? "varta-fleet explain " + first.pid : fleet.died.agents ? "varta-fleet agents --state dead" : !fleet.is_healthy ? "varta-fleet status" : null;
   const calm = "A silence of " + time(fleet.threshold_ns) + " is a stall · observing for " + time((now() - Date.parse(fleet.started)) * 1e6);
-  fill($("context"), JSON.stringify([parts, section, what, section ? "" : calm]), () => [
+  fill($("facts"), JSON.stringify([parts, section, calm]), () => [
     ...parts.map(([before, what, after]) => el("span", {}, before, el("b", {}, what), after)),
-    section ? null : el("span", { id: "summary" }, calm),
+    section ? "" : el("span", { id: "summary" }, calm),
+  ]);
+  // Apart from what changes each second: nobody loses a button that he is about to press.
+  fill($("ask"), JSON.stringify([what, section]), () => [
     what ? command(what + at()) : null,
     section ? el("a", { href: "/runbook#" + section.toLowerCase() }, "What to do") : null,
   ].filter(Boolean));
@@ -176,7 +191,8 @@ function sample() {
   const second = Math.floor(now() / 1000), died = grown("deaths"), beats = grown("beats");
   const passed = before ? (fleet.mono_ns - before.mono_ns) / 1e9 : 0;
   const rate = beats === null ? null : beats / passed;
-  const from = second - lastSecond > 10 ? second : Math.max(lastSecond + 1, second - 10);
+  // A look now and then stands for the seconds before it; a longer time without one is a gap.
+  const from = second - lastSecond > PERIOD() / 1000 + 2 ? second : lastSecond + 1;
   for (let s = from; s <= second; s++)
     if (!samples.has(s)) samples.set(s, { up: fleet.up, stalled: fleet.stalled, died: s === second ? died : 0, beats: rate });
   lastSecond = second;
@@ -191,6 +207,7 @@ async function learn() {
   const from = Math.floor(history.from_unix_ms / 1000), { up, stalled, died, beats } = history.series;
   up.forEach((value, i) => {
     if (value !== null) samples.set(from + i, { up: value, stalled: stalled[i], died: died[i], beats: beats[i] });
+    else if (i < up.length - 5) samples.delete(from + i);
   });
 }
 function showTiles(rate) {
@@ -282,7 +299,7 @@ function showCells(answer) {
 }
 /// Columns and size of the box of a group.
 function box({ cells: count, stalled }, pitch, width) {
-  const least = Math.min(width, stalled ? 184 : 128), most = Math.floor(width / pitch);
+  const least = Math.min(width, stalled || groups.length < 9 ? 184 : 128), most = Math.floor(width / pitch);
   let columns = Math.max(Math.floor(least / pitch), Math.ceil(Math.sqrt(count * 3)));
   if (groups.length === 1 || columns > most * .62) columns = most;
   columns = Math.max(1, Math.min(columns, count));
@@ -303,8 +320,9 @@ function lay() {
   const map = $("map"), width = map.clientWidth;
   if (!width || !groups.length) return;
   const high = innerWidth > 1100 ? 400 : 360;
-  pitch = 24;
-  while (pitch > 5 && heightOf(pitch, width) > high) pitch -= 1;
+  pitch = cells.length > 60 ? 24 : 30;
+  const least = cells.length <= 300 ? 10 : cells.length <= 1000 ? 7 : 5;
+  while (pitch > least && heightOf(pitch, width) > high) pitch -= 1;
   let from = 0;
   boxes = groups.map((group, i) => {
     const size = box(group, pitch, width), old = boxes[i];
@@ -476,10 +494,12 @@ function worded(event) {
   const shard = "shard " + event.shard, user = event.uid === null ? "many users" : "user " + event.uid;
   switch (event.kind) {
     case "up": return ["quiet", "began to beat"];
-    case "stall": return ["bad", "stalled", "stalled after a silence of " + time(event.silent_ns) + (event.certain ? "" : ", not certain")];
+    case "stall": return ["bad", "stalled", "stalled after a silence of " + time(event.silent_ns) + (event.process && event.process !== "sleeping" ? ", its process is " + event.process : "") + (event.certain ? "" : ", not certain")];
     case "resume": return ["good", "beats again", "beats again after " + time(event.silent_ns)];
     case "frozen": return event.phase === "begin" ? ["warn", "frozen by its control group"] : ["good", "no longer frozen"];
     case "exit": {
+      if (event.oom) return ["bad", "killed for want of memory"];
+      if (event.panicked) return ["bad", "died of a panic"];
       if (event.signal !== undefined) return isDeath(event) ? ["bad", "died by " + signal(event.signal)] : ["quiet", "stopped by " + signal(event.signal)];
       return event.code > 0 ? ["bad", "died with exit status " + event.code] : ["quiet", event.code === 0 ? "ended" : "ended, cause unknown"];
     }
@@ -506,6 +526,8 @@ function worded(event) {
   }
 }
 const ABOUT_AGENTS = ["up", "stall", "resume", "frozen", "exit", "terminal", "status", "session", "mixed", "decode", "auth", "moved", "missing"];
+const PLURAL = { beats: "beat", says: "say", has: "have", is: "are", runs: "run", lives: "live" };
+const plural = words => words.replace(/^\w+/, verb => PLURAL[verb] ?? verb).replace("does not", "do not");
 /// Trouble and the rest have room of their own, so that agents that come and go push out no stall.
 const ROOM = 60, PIDS = 200;
 const entries = [], latest = new Map();
@@ -513,7 +535,7 @@ let wasTold = 0, telling = false;
 function hear(event) {
   const [rank, common, alone] = worded(event), isAgent = ABOUT_AGENTS.includes(event.kind);
   const mono = event.mono_ns ?? latest.get(common)?.until ?? 0, ms = event.ts ? Date.parse(event.ts) : Date.now();
-  const times = event.coalesced ?? 1, who = isAgent ? called(event) : "";
+  const times = event.coalesced ?? 1, who = isAgent ? brief(called(event)) : "";
   let entry = latest.get(common);
   // What follows within two seconds belongs to it, for a minute at most.
   if (entry && !entry.isGone && mono - entry.until <= 2e9 && mono - entry.since <= 60e9) {
@@ -527,12 +549,7 @@ function hear(event) {
     for (const old of alike.slice(ROOM)) { old.isGone = true; old.element?.remove(); entries.splice(entries.indexOf(old), 1); }
     if (latest.size > 4 * ROOM) for (const [key, one] of latest) if (one.isGone) latest.delete(key);
   }
-  if (who) {
-    const alike = stem(who), kin = entry.names.get(alike) ?? { name: who, times: 0 };
-    if (kin.name !== who) kin.name = alike;
-    kin.times += times;
-    if (entry.names.size < ROOM || entry.names.has(alike)) entry.names.set(alike, kin);
-  }
+  name(entry.names, who, times);
   if (isAgent && event.pid !== undefined && entry.pids.size < PIDS) entry.pids.add(event.pid);
   entry.isNew = true;
   if (!telling) { telling = true; setTimeout(tell, Date.now() - wasTold > 300 ? 0 : 300); }
@@ -547,18 +564,20 @@ function tell() {
     entry.isNew = false;
     if (!entry.element) list.prepend(entry.element = newEntry(entry));
     const [, , told] = entry.element.children, { pids, times, common } = entry;
-    const names = [...entry.names.values()].sort((one, other) => other.times - one.times), [kin] = names;
+    // An agent is looked up after its first beat: its first event may have no name yet.
+    const named = ranked(entry.names), isWhole = named.reduce((all, one) => all + one.times, 0) === times;
+    const names = isWhole ? named : [], [kin] = names;
     if (times === 1) {
       const [pid] = pids;
       told.replaceChildren(...pid === undefined ? [] : [link(pid, (kin?.name ?? "pid") + " " + pid), " "], entry.alone);
       continue;
     }
-    const span = entry.until - entry.since, within = common + (span > 0 ? " within " + about(span) : "");
+    const span = entry.until - entry.since, within = common + (span > 0 ? " within " + about(span).replace(" ", "\u00a0") : "");
     if (!entry.isAgent || pids.size === 0) { say(told, times + " × " + within); continue; }
     const details = told.querySelector("details") ?? el("details", {}, el("summary"), el("div", { className: "pids" }));
     if (!details.isConnected) told.replaceChildren(details, el("div", { className: "names" }));
     say(details.firstChild, names.length === 1 ? times + " × " + kin.name + " " + within
-      : pids.size === 1 ? times + " × pid " + [...pids][0] + " " + within : times + " agents " + within);
+      : pids.size === 1 ? times + " × pid " + [...pids][0] + " " + within : times + " agents " + plural(within));
     details.lastChild.replaceChildren(...[...pids].map(pid => link(pid, String(pid))), pids.size === PIDS ? "and more" : "");
     const most = names.slice(0, 3).map(({ name, times }) => times + " × " + name).join(", ");
     say(told.lastChild, names.length < 2 ? "" : most + (names.length > 3 ? " and " + counted(names.length - 3, "name") + " more" : ""));
@@ -569,7 +588,7 @@ function tell() {
 const link = (pid, text) => el("a", { href: "/agents/" + pid }, text);
 function newEntry({ rank, ms }) {
   const utc = new Date(ms).toISOString(), isToday = day(ms) === day(Date.now());
-  return el("li", {}, el("time", { dateTime: utc, title: isToday ? utc : day(ms) + ", " + utc }, clock(ms)),
+  return el("li", {}, el("time", { dateTime: utc, title: day(ms) + ", " + utc }, isToday ? clock(ms) : day(ms).slice(4, 10)),
     el("i", { className: "mark " + rank, "aria-hidden": "true" }), el("span", { className: "told " + rank }));
 }
 
@@ -602,10 +621,18 @@ const nothing = (text, columns) => el("tr", {}, el("td", { className: "l nothing
 function showStalled() {
   const { agents, total } = stalled;
   say($("stalled-title"), total ? counted(total, "stalled agent") : "Stalled agents");
-  $("stalled").replaceChildren(...agents.map(agent => row([{ left: link(agent.pid, called(agent) || "pid " + agent.pid), title: called(agent) }, String(agent.pid),
-    el("b", {}, time(agent.silent_ns)), time(agent.threshold_ns), String(agent.uid), String(agent.shard), amount(agent.lost)], "bad")),
+  const body = $("stalled"), old = new Map([...body.rows].map(tr => [tr.pid, tr]));
+  const rows = agents.map(agent => {
+    const texts = [String(agent.pid), time(agent.silent_ns), time(agent.threshold_ns), String(agent.uid), String(agent.shard), amount(agent.lost)];
+    const tr = old.get(agent.pid) ?? Object.assign(row([{ left: link(agent.pid, ""), title: called(agent) }, ...texts], "bad"), { pid: agent.pid });
+    say(tr.querySelector("a"), called(agent) || "pid " + agent.pid);
+    texts.forEach((text, i) => say(tr.cells[i + 1], text));
+    return tr;
+  });
+  // Rows that stay keep their elements, and the focus.
+  fill(body, JSON.stringify([total, agents.map(agent => agent.pid)]), () => [...rows,
     ...(total === 0 ? [nothing("None. An agent stalls when its silence reaches its threshold: " + time(fleet.threshold_ns) + " unless a rule says otherwise.", 7)]
-      : total > agents.length ? [nothing("and " + amount(total - agents.length) + " more: search for state:stalled", 7)] : []));
+      : total > agents.length ? [nothing("and " + amount(total - agents.length) + " more: search for state:stalled", 7)] : [])]);
 }
 let dead = null, deaths = null;
 /// Those who died in the last minute, the latest first.
@@ -686,7 +713,7 @@ function follow() {
     if (drawer.contains(document.activeElement)) (opener?.isConnected ? opener : $("q")).focus();
     drawer.hidden = true;
     drawer.replaceChildren();
-    keys.delete(drawer);
+    drawer.shows = drawer.pid = null;
     return;
   }
   const isOpening = drawer.hidden, { activeElement } = document;
@@ -770,7 +797,7 @@ async function open(isNew) {
       if (mine === opening) showAgent(pid, agent, isNew);
     } else if (q) {
       const those = await found(q);
-      if (mine === opening) showFound(q, those);
+      if (mine === opening) showFound(q, those, isNew);
     }
   } catch (error) {
     if (!(error instanceof NoAnswer)) throw error;
@@ -785,43 +812,65 @@ function frame(title, ...children) {
   back?.addEventListener("click", event => { event.preventDefault(); go("/"); });
   $("drawer").replaceChildren(...[back, el("div", { className: "top" }, el("h2", { id: "drawer-title" }, title), close), ...children].filter(Boolean));
 }
-function showFound(q, { agents, total }) {
-  fill($("drawer"), JSON.stringify([q, total, agents.map(agent => [agent.pid, agent.state])]), () => []);
-  if ($("drawer").childElementCount && $("drawer").q === q && $("drawer").contains(document.activeElement)) return;
-  $("drawer").q = q;
+function showFound(q, { agents, total }, isNew) {
+  const drawer = $("drawer"), key = JSON.stringify([q, total, agents.map(agent => [agent.pid, agent.state])]);
+  // Whoever walks through the list keeps it.
+  if (drawer.shows === key || drawer.q === q && drawer.shows && drawer.contains(document.activeElement) && !isNew) return;
+  Object.assign(drawer, { q, shows: key, pid: null });
   const state = agent => agent.state === "up" ? time(agent.silent_ns) + " ago" : agent.state;
   frame(total ? counted(total, "agent") : "Nobody", el("ul", { className: "found", "aria-live": "polite" }, ...agents.map(agent => el("li", {},
     el("a", { href: "/agents/" + agent.pid }, el("b", {}, called(agent) || "pid " + agent.pid), el("span", { className: agent.state === "stalled" ? "bad" : "" }, state(agent)),
       el("span", {}, "pid " + agent.pid + (agent.uid === undefined ? "" : " · user " + agent.uid + " · shard " + agent.shard)))))),
     agents.length < total ? el("p", { className: "dim" }, "and " + amount(total - agents.length) + " more; write more of the name") : null,
-    total ? null : el("p", { className: "verdict dim" }, "No agent has “" + shown(q) + "” in its name, and no pid is it. Write a pid, a part of a name, or filters: comm:web* uid:1000 shard:0 state:stalled"));
+    total ? null : el("p", { className: "verdict dim" }, "No agent has “" + shown(q) + "” in its name, and no pid is it. Write a pid, a part of a name, or filters: unit:web@* comm:web* uid:1000 shard:0 state:stalled"));
+  if (isNew && document.activeElement !== $("q")) drawer.focus();
+}
+const REFUSED = { uid: "its user may not beat on that shard (allow-uids)", budget: "its user had spent its budget (uid-frames-max)", table: "there was no room for another agent (agents-max)", share: "its user had used up its share of agents (uid-agents-max)" };
+const identity = ({ unit, container, exe }) => [unit && ["Unit", shown(unit)], container && ["Container", container.slice(0, 12)], exe && ["Program", shown(exe)]];
+/// By which rule it stalls.
+function rule(agent) {
+  const rule = fleet.rules[agent.rule];
+  if (!rule) return fleet.rules.length ? ", as no rule matches" : "";
+  const parts = [rule.comm && "name " + shown(rule.comm), rule.uid !== null && rule.uid !== undefined && "user " + rule.uid, rule.exe && "program " + shown(rule.exe)];
+  return ", by rule " + agent.rule + (parts.some(Boolean) ? ": " + parts.filter(Boolean).join(" and ") : "") + (agent.program_unreadable && fleet.rules.some(rule => rule.exe) ? "; its program cannot be read, so the largest threshold of such rules holds" : "");
 }
 const STATES = { up: ["good", "beats"], stalled: ["bad", "is stalled"], frozen: ["warn", "is frozen by its control group, which is no stall"], waiting: ["warn", "has sent nothing but crash reports"], exited: ["quiet", "is no longer there"], refused: ["warn", "was never let in"] };
 function showAgent(pid, agent, isNew) {
   if (!agent) {
     frame("pid " + pid, el("p", { className: "verdict" }, "No agent with this pid has beaten, as far as is remembered."));
+    $("drawer").pid = $("drawer").shows = null;
     if (isNew) $("drawer").focus();
     return;
   }
-  const name = called(agent) || called(agent.history.findLast(event => event.comm || event.unit) ?? {}) || "pid", unit = agent.unit ?? agent.history.findLast(event => event.unit)?.unit;
+  const end = agent.history.findLast(event => event.kind === "exit");
+  const known = agent.comm || agent.unit ? agent : agent.history.findLast(event => event.comm || event.unit) ?? {}, { unit } = known;
+  const name = called(known) || "pid";
   const [rank, state] = STATES[agent.state] ?? ["quiet", agent.state], isThere = agent.beats !== undefined;
   const facts = isThere ? [
     ["Last beat", time(agent.silent_ns) + " ago" + (agent.period_ns ? ", usually every " + time(agent.period_ns) : "")],
-    ["Stall after", time(agent.threshold_ns) + (agent.rule === null || agent.rule === undefined ? "" : " by rule " + agent.rule)],
-    ["Beats", amount(agent.beats) + ", " + amount(agent.lost) + " lost, since " + time(agent.as_of - agent.first_ns) + " ago"],
-    ["Stalls", agent.stalls ? agent.stalls + ", the last " + time(agent.as_of - agent.stall.at_ns) + " ago" + (agent.stall.certain ? "" : ", not certain") : "none"],
-    agent.resume && ["Last silence", time(agent.resume.silent_ns) + ", with " + agent.resume.lost + " beats lost in it"],
-    ["Says", agent.status], ["User", String(agent.uid)], unit && ["Unit", shown(unit)], agent.container && ["Container", agent.container.slice(0, 12)], agent.exe && ["Program", shown(agent.exe)],
-    ["Shard", agent.shard + (agent.blind.is_blind ? ", which cannot see now" : agent.blind.total_ns ? ", blind for " + time(agent.blind.total_ns) + " in all" : ", never blind")],
+    ["Stalls after", time(agent.threshold_ns) + rule(agent)],
+    ["Beats", amount(agent.beats) + " in " + time(agent.as_of - agent.first_ns) + ", " + (agent.mixed ? "its streams alternate: what is lost cannot be counted" : amount(agent.lost) + " lost")],
+    ["Stalls", agent.stall ? counted(agent.stalls, "time").replace(/^1 time$/, "once") + ", the last " + time(agent.as_of - agent.stall.at_ns) + " ago" + (agent.stall.certain ? "" : ", not certain: the observer could not see all of it") : "none"],
+    agent.resume && ["Last silence", time(agent.resume.silent_ns) + ", ended " + time(agent.as_of - agent.resume.at_ns) + " ago" + (agent.resume.lost ? ", " + counted(agent.resume.lost, "beat") + " lost in it" : "")],
+    agent.process && ["Process", agent.process],
+    ["Says", agent.status + (agent.payload ? ", payload " + agent.payload : "")],
     agent.terminals && ["Crash reports", String(agent.terminals)],
-    agent.refused && ["Refused", time(agent.refused.ago_ns) + " ago: " + agent.refused.why],
-  ].filter(Boolean) : [];
-  const exit = agent.history.findLast(event => event.kind === "exit");
+    agent.refused && ["Refused", "a frame " + time(agent.refused.ago_ns) + " ago: " + (REFUSED[agent.refused.why] ?? agent.refused.why)],
+    ["User", String(agent.uid)], ...identity(agent),
+    agent.ns_pid && ["Inner pid", agent.ns_pid + ", in its own pid namespace"],
+    ["Shard", agent.shard + (agent.off_hash ? ", not where its pid hashes to" : "") + (agent.blind.is_blind ? ", which cannot see now" : agent.blind.total_ns ? ", blind for " + time(agent.blind.total_ns) + " in all, last " + time(agent.as_of - agent.blind.last_end_ns) + " ago" : ", never blind")],
+  ].filter(Boolean) : [
+    end && ["Ended", day(Date.parse(end.ts)) + ", " + clock(Date.parse(end.ts))],
+    end?.lived_ns && ["Lived", time(end.lived_ns)],
+    end && ["Last beat", time(end.silent_ns) + " before its end"],
+    end?.uid !== undefined && ["User", String(end.uid)], ...identity(known),
+    agent.refused && ["Refused", "a frame " + time(agent.refused.ago_ns) + " ago: " + (REFUSED[agent.refused.why] ?? agent.refused.why)],
+  ].filter(Boolean);
   const verdict = isThere ? name + " " + state + (agent.state === "stalled" ? ": silent for " + time(agent.silent_ns) + ", and " + time(agent.threshold_ns) + " is a stall for it." : ".")
-    : exit ? name + " " + worded(exit)[1] + " at " + clock(Date.parse(exit.ts)) + ", " + time(exit.silent_ns) + " after its last beat." : name + " " + state + ".";
+    : end ? name + " " + worded(end)[1] + " at " + clock(Date.parse(end.ts)) + ", " + time(end.silent_ns) + " after its last beat." : name + " " + state + ".";
   const commands = ["varta-fleet explain " + pid + at(), ...unit && !/\p{Cc}/u.test(unit) ? ["systemctl status " + quoted(unit)] : []];
   const past = agent.history.slice(-20).reverse();
-  const isSame = $("drawer").pid === pid && !$("drawer").hidden && $("drawer").querySelector(".facts");
+  const isSame = $("drawer").pid === pid && $("drawer").commands === commands.join();
   const body = [
     el("p", { className: "verdict " + rank }, verdict),
     strip(agent),
@@ -831,18 +880,17 @@ function showAgent(pid, agent, isNew) {
     past.length ? el("ol", { className: "past" }, ...past.map(event => {
       const ms = Date.parse(event.ts), [rank, common, alone] = worded(event);
       return el("li", {}, el("time", { dateTime: event.ts, title: day(ms) + ", " + event.ts }, clock(ms) + event.ts.slice(19, 21)), el("span", { className: rank }, alone ?? common));
-    })) : el("p", { className: "dim" }, "None is remembered."),
+    })) : el("p", { className: "past dim" }, "None is remembered."),
   ];
-  // While somebody is about to copy, what can be focused stays.
-  if (isSame && $("drawer").contains(document.activeElement) && document.activeElement !== $("drawer")) {
-    $("drawer").querySelector(".verdict").replaceWith(body[0]);
-    $("drawer").querySelector(".facts").replaceWith(body[2]);
-    return;
+  // The commands stay for whoever is about to copy them.
+  if (isSame) {
+    say($("drawer-title"), name + " " + pid);
+    for (const part of [".verdict", ".strip", ".facts", ".past"])
+      $("drawer").querySelector(part).replaceWith(body.find(element => element.matches(part)));
+  } else {
+    frame(name + " " + pid, ...body);
+    Object.assign($("drawer"), { pid, shows: null, commands: commands.join() });
   }
-  $("drawer").pid = pid;
-  const top = $("drawer").scrollTop;
-  frame(name + " " + pid, ...body);
-  if (isSame) $("drawer").scrollTop = top;
   if (isNew) $("drawer").focus();
 }
 /// Its last quarter of an hour: silences as bars, events as ticks.
@@ -881,6 +929,7 @@ async function look() {
     if (!answer) return;
     [before, fleet] = [fleet, answer];
     answered = Date.now();
+    if (document.documentElement.classList.contains("stale")) learnt = 0;
     document.documentElement.classList.remove("stale");
     if (!before) follow();
     await answerOf(learn());
@@ -914,7 +963,7 @@ async function refresh() {
   const [answer, page, ends] = await Promise.all([
     get("/api/v1/cells?by=" + grouping() + "&max=" + (isLarge() ? 2048 : 4096)),
     fleet.stalled || stalled.total ? get("/api/v1/agents?state=stalled&sort=silent&limit=100") : stalled,
-    isKnown ? dead : get("/api/v1/dead?limit=100"),
+    isKnown ? dead : get("/api/v1/dead?limit=" + Math.max(100, Math.min(1000, fleet.died.agents))),
     isOpen ? open(false) : null,
   ]);
   [stalled, dead, deaths] = [page, ends, died];

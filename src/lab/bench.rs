@@ -7,7 +7,9 @@
 pub use crate::config::bounds::PID_MAX;
 pub use crate::config::classes::Classes;
 #[cfg(feature = "http")]
-pub use crate::lab::standin::{busy as busy_sources, scrape};
+pub use crate::http::Drawn;
+#[cfg(feature = "http")]
+pub use crate::lab::standin::{busy as busy_sources, scrape, sources};
 pub use crate::lane::kick::Kick;
 pub use crate::lane::report::SAMPLES_MAX;
 pub use crate::lane::{Doorbell, Port};

@@ -127,6 +127,7 @@ def check_groups(page):
     wait_for(page, "groups by shard", lambda: all(text.startswith("shard ") for text in groups(page)))
     assert page.current_url == f"{URL}#by=shard", page.current_url
     page.refresh()
+    wait_for(page, "what was before this page", lambda: page.execute_script("return samples.size") > 5)
     wait_for(page, "the same groups", lambda: groups(page) and all(text.startswith("shard ") for text in groups(page)))
     checked = all_of(page, "#by [aria-checked=true]")
     assert [button.text for button in checked] == ["Shard"]
@@ -224,6 +225,8 @@ def check_wave(page):
     wait_for(page, "to whom", lambda: "Most: api-* (6 of 6), worker (3 of 3)" in text_of(page, "context"))
     assert re.search(r"Silent since \d\d:\d\d:\d\d", text_of(page, "context")), text_of(page, "context")
     assert "varta-fleet explain" in text_of(page, "context")
+    runbook = page.find_element(By.LINK_TEXT, "What to do").get_attribute("href")
+    assert runbook == f"{URL}runbook#vartastallwave", runbook
     wait_for(page, "their rows", lambda: len(all_of(page, "#stalled tr.bad")) == 9)
     check_looks(page, "wave")
     told[0].find_element(By.TAG_NAME, "summary").click()
@@ -244,8 +247,16 @@ def check_wave(page):
     wait_for(page, "its headline", lambda: text_of(page, "health").startswith("1 of 9 agents died by signal 9"))
     wait_for(page, "its number", lambda: all_of(page, "#tile-died .value")[0].text == "1")
     wait_for(page, "a line for it", lambda: "highest 1" in all_of(page, "#tile-died svg")[0].get_attribute("aria-label"))
+    row = wait_for(page, "its row", lambda: [row.text for row in all_of(page, "#dead tr") if str(PIDS[1]) in row.text])
+    assert row[0].startswith("api-2 ") and "signal 9" in row[0], row
+    wait_for(page, "when", lambda: re.search(r"Died most: api-2\s+Since \d\d:\d\d:\d\d", text_of(page, "context")))
     page.get(f"{URL}agents/{PIDS[1]}")
     wait_for(page, "its end", lambda: "died by SIGKILL at" in text_of(page, "drawer"))
+    assert text_of(page, "drawer-title") == f"api-2 {PIDS[1]}", text_of(page, "drawer-title")
+    page.get(runbook)
+    section = page.find_element(By.CSS_SELECTOR, "h2:target")
+    assert section.text == "VartaStallWave" and section.is_displayed(), section.text
+    check_looks(page, "runbook")
     check_silence_of_console(page)
 
 
@@ -325,7 +336,7 @@ def check_stale(page):
     assert not is_grey(page)
     os.kill(observer, signal.SIGSTOP)
     try:
-        wait_for(page, "its age", lambda: age(page) >= 3)
+        wait_for(page, "its age", lambda: age(page) >= 9)
         wait_for(page, "the grey", lambda: is_grey(page))
         assert page.title == "! no answer", page.title
         before = age(page)
@@ -334,6 +345,8 @@ def check_stale(page):
     finally:
         os.kill(observer, signal.SIGCONT)
     wait_for(page, "the answer", lambda: not is_grey(page) and "No answer" not in text_of(page, "headline"))
+    # The observer recorded nothing meanwhile, so the lines have a gap.
+    wait_for(page, "a gap", lambda: all_of(page, "#tile-up .line")[0].get_attribute("d").count("M") >= 2)
     # A computer that slept for an hour: the clock is ahead, and the stream is dead.
     os.kill(agent, signal.SIGKILL)
     page.execute_script("const now = Date.now; Date.now = () => now() + 3600e3; source.close();")
