@@ -185,9 +185,19 @@ impl Drawn {
     pub fn of(sources: Sources, agents: u32) -> Self {
         let rows = (1..=agents).map(|pid| {
             let sample = Row::sample(0, pid, crate::table::slot::State::Up);
-            let row = Row { slot: pid, hot: crate::table::slot::Hot { last_arrival: sources.now(), ..sample.hot }, ..sample };
-            let comm = Some(format!("{}-{}", ["web", "worker", "encoder", "mailer"][pid as usize % 4], pid % 5));
-            sources.names.put(row.holder(), &crate::process::procfs::Program { comm, ..Default::default() }, None, 0);
+            let row = Row {
+                slot: pid,
+                hot: crate::table::slot::Hot { last_arrival: sources.now(), ..sample.hot },
+                ..sample
+            };
+            let comm =
+                Some(format!("{}-{}", ["web", "worker", "encoder", "mailer"][pid as usize % 4], pid % 5));
+            sources.names.put(
+                row.holder(),
+                &crate::process::procfs::Program { comm, ..Default::default() },
+                None,
+                0,
+            );
             row
         });
         let view = View::sample(rows.collect());
