@@ -11,6 +11,8 @@ use std::sync::LazyLock;
 
 use parking_lot::RwLock;
 
+use crate::message::is_deceptive;
+
 /// What all texts may take, with what is needed to find them.
 const BYTES_MAX: usize = 8 << 20;
 /// What the texts of one user may take, except those of user 0.
@@ -27,7 +29,7 @@ static TABLE: LazyLock<RwLock<Labels>> = LazyLock::new(RwLock::default);
 pub struct Label(NonZeroU32);
 
 impl Label {
-    /// The label of a text, for a process of this user. Control characters become `?`. `None` if there is no room
+    /// The label of a text, for a process of this user. Control characters and invisible ones become `?`. `None` if there is no room
     /// for one more, or the text is longer than 1024 bytes; [`Label::omitted`] counts these.
     #[must_use]
     pub fn of(text: &str, uid: u32) -> Option<Self> {
@@ -74,7 +76,7 @@ impl Labels {
     }
 
     fn add(&mut self, text: &str, uid: u32) -> Option<Label> {
-        let text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let text: String = text.chars().map(|c| if is_deceptive(c) { '?' } else { c }).collect();
         if let Some(known) = self.find(&text) {
             return Some(known);
         }
@@ -111,7 +113,7 @@ mod tests {
     #[test]
     fn control_characters_are_replaced() {
         let mut labels = Labels::default();
-        let one = labels.add("a\nb\u{1b}[2J\u{9b}c", 0).unwrap();
+        let one = labels.add("a\nb\u{1b}[2J\u{202e}c", 0).unwrap();
         assert_eq!(labels.text(one), "a?b?[2J?c");
         assert_eq!(labels.add("a?b?[2J?c", 0), Some(one));
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::config::KeySet;
 use crate::label::Label;
+use crate::message::is_deceptive;
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
@@ -461,10 +462,11 @@ impl Comm {
 }
 
 impl From<&str> for Comm {
-    /// As many whole characters as there is room for, with `?` for each that is none of a line.
+    /// As many whole characters as there is room for, with `?` for each that ends a line, steers a terminal or cannot be
+    /// seen.
     fn from(text: &str) -> Self {
         let mut comm = Self::default();
-        let text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let text: String = text.chars().map(|c| if is_deceptive(c) { '?' } else { c }).collect();
         let len = text.floor_char_boundary(comm.bytes.len());
         comm.bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
         comm.len = u8::try_from(len).unwrap_or(0);
@@ -860,7 +862,7 @@ mod tests {
 
     #[test]
     fn a_name_is_short_and_of_one_line() {
-        assert_eq!(Comm::from("a\n\u{7f}b").as_str(), "a??b");
+        assert_eq!(Comm::from("a\n\u{202e}b").as_str(), "a??b");
         assert_eq!(Comm::from("fourteen bytes\u{e4}").as_str(), "fourteen bytes");
     }
 

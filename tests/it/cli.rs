@@ -921,11 +921,14 @@ fn route_to_where_a_beat_is_not_heard_says_so_beside_the_path() {
     fs::set_permissions(&sockets[0], Permissions::from_mode(0o600)).unwrap();
     if rustix::process::geteuid().is_root() {
         let refused = scene.run_unprivileged(&args);
-        refused.says(PERMISSION, &["this user may not send to ", "shard-0.sock", "`mode` and `group`"]);
+        refused.says(
+            PERMISSION,
+            &["cannot send to ", "shard-0.sock: permission denied: it belongs to ", "`mode` and `group`"],
+        );
         assert_eq!(refused.stdout, path);
         scene
             .run_unprivileged(&["load", "--dir", ".", "--agents", "1", "--rate", "10", "--for", "1s"])
-            .says(PERMISSION, &["this user may not send to ", "shard-0.sock"]);
+            .says(PERMISSION, &["cannot send to ", "shard-0.sock: permission denied: "]);
     }
     // As after SIGKILL, then without the socket.
     drop(heard);
@@ -961,9 +964,10 @@ fn route_with_a_manifest_it_cannot_use() {
         .run(&args)
         .says(RUNTIME, &["cannot route pid 7: ", "is not a fleet manifest", "restart the observer"]);
     fs::set_permissions(manifest, Permissions::from_mode(0o000)).unwrap();
-    scene
-        .run_unprivileged(&args)
-        .says(PERMISSION, &["cannot route pid 7: permission denied on ", "fleet.json"]);
+    scene.run_unprivileged(&args).says(
+        PERMISSION,
+        &["cannot route pid 7: cannot read ", "fleet.json: permission denied: it belongs to "],
+    );
 }
 
 // Text from others.

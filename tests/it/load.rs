@@ -177,7 +177,8 @@ fn the_load_waits_for_a_fleet_that_comes() {
     let mut said = String::new();
     let stderr = load.stderr.take().expect("a pipe");
     BufReader::new(stderr).read_line(&mut said).expect("it says that it waits");
-    assert_eq!(said, "no fleet is running there yet; waiting 10 s for it\n");
+    let dir = place.dir();
+    assert_eq!(said, format!("no fleet is running in {} yet; waiting up to 10 s for one\n", dir.display()));
     let observer = Observer::start_in(place, Options::default());
     let output = load.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{output:?}");
@@ -201,7 +202,7 @@ fn what_cannot_be_done_is_said() {
         (&["--socket", &nowhere, "--observe"], 2, "name the process, --observe PID"),
         (&["--socket", &nowhere, "--observe", "4194303"], 69, "cannot measure process 4194303"),
         (&["--flat-out", "--rate", "5"], 2, "cannot be used with"),
-        (&["--agents", "0"], 2, "0 is not in 1..=30000"),
+        (&["--agents", "0"], 2, "0 is not from 1 to 30000"),
         (&["--for", "10"], 2, "10 has no unit; write 10s or 10ms"),
     ];
     for (arguments, code, words) in cases {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -168,7 +169,10 @@ fn who_may_not_ask_and_where_nobody_answers_is_told() {
         .expect("run setpriv");
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(77), "{told}");
-    assert!(told.contains("run as root or as the user of the observer"), "{told}");
+    assert!(
+        told.contains("belongs to root:root, has mode 0") && told.contains("; use sudo, or let "),
+        "{told}"
+    );
     observer.stop();
 }
 
@@ -196,12 +200,126 @@ fn manual_and_completions_know_every_command_and_flag() {
     for flag in ["--http", "--threshold", "--uid-frames-max", "--follow", "--flat-out", "--state"] {
         assert!(plain.contains(flag), "{flag}");
     }
-    for shell in ["bash", "zsh", "fish"] {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = said(&place.dir(), &["completions", shell]);
         for command in &commands {
             assert!(script.contains(command.as_str()), "{shell}: {command}");
         }
+        for hidden in ["load-agent", "demo-agent"] {
+            assert!(!script.contains(hidden), "{shell}: {hidden}");
+        }
     }
+}
+
+/// What bash completes the last word of a line to.
+fn completed(dir: &Path, script: &str, line: &[&str]) -> Vec<String> {
+    // As bash calls the function that is registered for the program.
+    const CALL: &str = r#"
+        eval "$1"
+        read -r _ _ _ function _ < <(complete -p varta-fleet | sed 's/.* -F/x x x/')
+        COMP_WORDS=("${@:2}")
+        COMP_CWORD=$(($# - 2))
+        "$function" "$2" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let mut bash = program_by("bash");
+    bash.args(["--norc", "--noprofile", "-c", CALL, "bash", script, PROGRAM]).args(line);
+    let output = bash.env("VARTA_DIR", dir).output().expect("run bash");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && errors.is_empty(), "{line:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_commands_flags_values_and_pids() {
+    let (observer, agents) = fleet_of_three();
+    let dir = observer.dir();
+    let script = said(&dir, &["completions", "bash"]);
+    let complete = |line: &[&str]| completed(&dir, &script, line);
+    let mut expected = commands();
+    expected.sort_unstable();
+    let mut found: Vec<String> = complete(&[""]).into_iter().filter(|word| !word.starts_with('-')).collect();
+    found.sort_unstable();
+    assert_eq!(found, expected, "every command, and none that is hidden");
+    assert_eq!(complete(&["st"]), ["status"]);
+    assert_eq!(complete(&["agents", "--st"]), ["--state"]);
+    assert_eq!(complete(&["agents", "--state", "st"]), ["stalled"]);
+    assert_eq!(complete(&["load", "--wire", "m"]), ["mixed"]);
+    assert_eq!(complete(&["completions", "ba"]), ["bash"]);
+    assert_eq!(complete(&["explain", "--j"]), ["--json"]);
+    let mut pids: Vec<String> = agents.iter().map(|agent| agent.pid().to_string()).collect();
+    pids.sort_unstable();
+    let sorted = |line: &[&str]| {
+        let mut words = complete(line);
+        words.sort_unstable();
+        words
+    };
+    assert_eq!(sorted(&["explain", ""]), pids);
+    assert_eq!(sorted(&["events", "--follow", "--pid", ""]), pids);
+    assert_eq!(complete(&["explain", "--json", &pids[0]]), [pids[0].clone()]);
+    let elsewhere = observer.place().base().join("elsewhere");
+    let elsewhere = elsewhere.to_str().expect("text");
+    assert!(complete(&["explain", "--dir", elsewhere, ""]).is_empty(), "another fleet, which is not there");
+    observer.stop();
+}
+
+#[test]
+fn help_is_a_word_too() {
+    let place = Place::new();
+    assert_eq!(said(&place.dir(), &["help"]), said(&place.dir(), &["--help"]));
+    let of_run = said(&place.dir(), &["help", "run"]);
+    assert_eq!(of_run, said(&place.dir(), &["run", "--help"]));
+    assert!(of_run.contains("Usage: varta-fleet run"), "{of_run}");
+    let told = refused(&place.dir(), &["help", "rum"], 2);
+    assert!(told.contains("a similar subcommand exists: 'run'"), "{told}");
+}
+
+/// A socket of a group, as the package sets it up, and a directory that may not be searched.
+#[test]
+fn who_may_not_ask_is_told_whose_the_socket_is_and_what_to_do() {
+    crate::common::needs_root("it asks as another user");
+    let (observer, _agents) = fleet_of_three();
+    let dir = observer.dir();
+    let copy = observer.place().base().join("copy");
+    crate::common::copy_program(Path::new(PROGRAM), &copy);
+    let asked = |command: &str| {
+        let mut other = program_by("setpriv");
+        other.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&copy);
+        let output = other.args([command, "--dir"]).arg(&dir).output().expect("run setpriv");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(77), "{told}");
+        told
+    };
+    let open = |path: &Path, mode: u32, gid: u32| {
+        std::os::unix::fs::chown(path, None, Some(gid)).expect("chown");
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
+    };
+    open(&dir, 0o711, 0);
+    open(&dir.join("control.sock"), 0o660, 12);
+    let told = asked("status");
+    for part in [
+        "cannot ask the fleet at ",
+        "/control.sock: permission denied: it belongs to root:man, has mode 0660, and you are user nobody",
+        "join the group man (sudo usermod -aG man nobody, then log in again)",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    open(&dir.join("control.sock"), 0o600, 12);
+    let told = asked("agents");
+    assert!(told.contains("`control-mode` and `control-group` in the configuration"), "{told}");
+    open(&dir.join("fleet.json"), 0o644, 0);
+    let told = asked("route");
+    assert!(
+        told.contains("cannot send to ") && told.contains("use sudo, or let a group use it: `mode` and"),
+        "{told}"
+    );
+    open(&dir, 0o700, 0);
+    for command in ["status", "load"] {
+        let told = asked(command);
+        assert!(told.contains("its directory ") && told.contains("has mode 0700"), "{told}");
+        assert!(!told.contains("waiting"), "waiting would not help: {told}");
+    }
+    observer.stop();
 }
 
 #[test]
@@ -524,7 +642,7 @@ fn top_counts_groups_and_lists_the_dead() {
     terminal.expect("the last 1 agent that died  Esc shows the living");
     terminal.expect(&format!("\n{pid:>7} stock-agent     signal 9"));
     terminal.keys(&["Enter"]);
-    terminal.expect(&format!("pid {pid} ended by signal 9 at 20"));
+    terminal.expect(&format!("stock-agent (pid {pid}, uid 0) ended by signal 9"));
     terminal.keys(&["Escape"]);
     terminal.expect("the last 1 agent");
     terminal.keys(&["Escape"]);

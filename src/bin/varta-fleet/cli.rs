@@ -9,7 +9,8 @@ Examples:
   varta-fleet check                    what stands in the way of a good start, and what to type
   varta-fleet run                      observe; every setting has a default
   varta-fleet run --threshold 500ms --events - | jq .
-  varta-fleet route --pid 4711         the socket that process sends to";
+  varta-fleet route --pid 4711         the socket that process sends to
+  varta-fleet help run                 what a command takes, with examples";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -139,12 +140,35 @@ pub enum Command {
     /// Print the path of the socket that a process sends its beats to
     #[command(after_help = format!("{ROUTE_EXAMPLES}\n\n{EXIT_CODES}"))]
     Route(crate::route::RouteArgs),
+    /// Show the help of a command
+    #[command(hide = true)]
+    Help(HelpArgs),
+    /// Pids of agents, for completions
+    #[command(hide = true)]
+    Pids(crate::completions::PidsArgs),
     /// Print completions for a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions(crate::completions::CompletionsArgs),
     /// Print the manual page, or write all manual pages
     #[command(after_help = MAN_EXAMPLES)]
     Man(crate::man::ManArgs),
+}
+
+/// Arguments of `help`.
+#[derive(Debug, clap::Args)]
+pub struct HelpArgs {
+    /// Of which command
+    pub command: Option<String>,
+}
+
+/// Whether the help lists this command.
+pub fn is_command(word: &str) -> bool {
+    Cli::command().find_subcommand(word).is_some_and(|command| !command.is_hide_set())
+}
+
+/// The command that the command line names, as far as that can be told if it cannot be parsed.
+pub fn named_command() -> Option<String> {
+    std::env::args_os().nth(1)?.into_string().ok().filter(|word| is_command(word))
 }
 
 /// The command line to parse; an empty variable counts as not set.

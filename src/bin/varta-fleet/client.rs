@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use varta_fleet::{Reason, Shown};
 
+use crate::access;
 use crate::config::FileArgs;
 use crate::exit::{CliError, Exit};
 use crate::stderr;
@@ -56,16 +57,20 @@ pub struct Events<'a> {
     text: String,
 }
 
-/// Repeats `ask` for up to ten seconds until a fleet answers: a fleet that the previous shell line started in
-/// the background needs a moment.
-pub fn await_fleet<T>(mut ask: impl FnMut() -> Result<T, CliError>) -> Result<T, CliError> {
+/// Repeats `ask` for up to ten seconds until a fleet answers in `dir`: a fleet that the previous shell line started
+/// in the background needs a moment.
+pub fn await_fleet<T>(dir: &Path, mut ask: impl FnMut() -> Result<T, CliError>) -> Result<T, CliError> {
     let deadline = Instant::now() + ARRIVAL;
     let mut is_said = false;
     loop {
         match ask() {
             Err(error) if error.exit() == Exit::Unavailable && Instant::now() < deadline => {
                 if !mem::replace(&mut is_said, true) {
-                    stderr::info("no fleet is running there yet; waiting 10 s for it");
+                    let dir = Shown(dir.display());
+                    let seconds = ARRIVAL.as_secs();
+                    stderr::info(&format!(
+                        "no fleet is running in {dir} yet; waiting up to {seconds} s for one"
+                    ));
                 }
                 thread::sleep(RETRY);
             }
@@ -182,12 +187,10 @@ impl Client {
     fn unreachable(&self, error: &io::Error) -> CliError {
         let socket = Shown(self.socket.display());
         match error.kind() {
-            io::ErrorKind::PermissionDenied => CliError::new(
-                Exit::Permission,
-                format!(
-                    "cannot ask the fleet at {socket}: permission denied; allow this user with the keys `control-mode` and \
-                     `control-group` of the observer's configuration, or run as root or as the user of the observer"
-                ),
+            io::ErrorKind::PermissionDenied => access::denied(
+                &format!("cannot ask the fleet at {socket}"),
+                &self.socket,
+                ["control-mode", "control-group"],
             ),
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => CliError::new(
                 Exit::Unavailable,

@@ -139,15 +139,14 @@ pub fn counted(n: u64, what: &str) -> String {
     }
 }
 
-/// Converts an error of clap to our grammar: what and why from its first lines, then what to do.
-pub fn usage(error: &clap::Error) -> CliError {
+/// Converts an error of clap to our grammar: what and why from its first lines, then what to write and where to read more.
+/// `command`: the one that was named.
+pub fn usage(error: &clap::Error, command: Option<&str>) -> CliError {
     let text = error.to_string();
-    let mut lines = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .take_while(|line| !line.starts_with("Usage: "))
-        .peekable();
+    let (text, usage) = text.split_once("\nUsage: ").unwrap_or((&text, ""));
+    let usage = usage.split("\n\n").next().unwrap_or_default();
+    let usage = usage.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).peekable();
     let mut what =
         lines.next().unwrap_or_default().trim_start_matches("error: ").trim_end_matches('.').to_owned();
     if what.ends_with(':') {
@@ -157,15 +156,33 @@ pub fn usage(error: &clap::Error) -> CliError {
             lead = ", ";
         }
     }
-    let advice: String = lines
-        .filter_map(|line| {
-            let values = line.strip_prefix("[possible values: ").and_then(|rest| rest.strip_suffix(']'));
-            let values = values.map(|values| format!("; write one of {}", Shown(values)));
-            values.or_else(|| line.strip_prefix("tip: ").map(|tip| format!("; {}", Shown(tip))))
-        })
-        .collect();
+    // The words of the standard library say what it did, not what is wrong.
+    let what = what.replace("invalid digit found in string", "it is no whole number");
+    let what = what.replace("cannot parse integer from empty string", "it is empty");
+    let what = match (what.rfind(" is not in "), what.rfind("..=")) {
+        (Some(at), Some(to)) if to > at => {
+            format!("{} is not from {} to {}", &what[..at], &what[at + 11..to], &what[to + 3..])
+        }
+        _ => what,
+    };
+    let mut advice = String::new();
+    for line in lines {
+        let values = line.strip_prefix("[possible values: ").and_then(|rest| rest.strip_suffix(']'));
+        if let Some(values) = values {
+            advice.push_str(&format!("; write one of {}", Shown(values)));
+        } else if let Some(tip) = line.strip_prefix("tip: ") {
+            advice.push_str(&format!("; {}", Shown(tip)));
+        } else if !line.starts_with("For more information") {
+            advice.push_str(&format!("; {}", Shown(line)));
+        }
+    }
+    let command = command.map_or_else(String::new, |command| format!("{command} "));
+    let usage = if usage.is_empty() { usage } else { format!("; usage: {usage}") };
     let what = Shown(what);
-    CliError::new(Exit::Usage, format!("cannot read the command line: {what}{advice}; try it with --help"))
+    CliError::new(
+        Exit::Usage,
+        format!("cannot read the command line: {what}{advice}{usage}; more: varta-fleet {command}--help"),
+    )
 }
 
 #[cfg(test)]
@@ -176,13 +193,42 @@ mod tests {
     #[test]
     fn what_is_missing_and_what_there_is_to_choose_from_are_named() {
         for (line, said) in [
-            ("explain", "required arguments were not provided: <PID>; try it"),
+            (
+                "explain",
+                "required arguments were not provided: <PID>; usage: varta-fleet explain <PID>; more: varta-fleet explain --help",
+            ),
             ("agents --state foo", "for '--state <STATE>'; write one of up, stalled, "),
-            ("statsu", "unrecognized subcommand 'statsu'; a similar subcommand exists: 'status'; try it"),
-            ("explain 1 --json=7", "unexpected value '7' for '--json' found; no more were expected; try it"),
+            (
+                "statsu",
+                "unrecognized subcommand 'statsu'; a similar subcommand exists: 'status'; usage: varta-fleet",
+            ),
+            ("explain 1 --json=7", "unexpected value '7' for '--json' found; no more were expected; usage: "),
+            (
+                "explain abc",
+                "invalid value 'abc' for '<PID>': it is no whole number; more: varta-fleet explain --help",
+            ),
+            ("explain 0", "invalid value '0' for '<PID>': 0 is not from 1 to 4294967295; more: "),
+            (
+                "load --for 5",
+                "invalid value '5' for '--for <DURATION>': 5 has no unit; write 5s or 5ms; more: ",
+            ),
+            (
+                "status --plugin npd --json",
+                "'--plugin <SYSTEM>' cannot be used with '--json'; usage: varta-fleet status ",
+            ),
+            (
+                "agents --state",
+                "a value is required for '--state <STATE>' but none was supplied; write one of up, ",
+            ),
+            (
+                "check extra",
+                "unexpected argument 'extra' found; usage: varta-fleet check [OPTIONS]; more: varta-fleet check --help",
+            ),
         ] {
             let words = std::iter::once("varta-fleet").chain(line.split(' '));
-            let told = usage(&cli::command().try_get_matches_from(words).unwrap_err()).to_string();
+            let error = cli::command().try_get_matches_from(words).unwrap_err();
+            let command = line.split(' ').next().filter(|word| cli::is_command(word));
+            let told = usage(&error, command).to_string();
             assert!(told.contains(said) && !told.contains('\n'), "{told}");
         }
     }

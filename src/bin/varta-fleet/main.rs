@@ -1,5 +1,7 @@
 //! The command line of varta-fleet: parse, load, call one function per command, map to an exit code.
 
+mod access;
+mod accounts;
 mod agents;
 mod check;
 mod cli;
@@ -23,6 +25,8 @@ mod stderr;
 mod top;
 mod words;
 
+use std::env;
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -38,7 +42,14 @@ fn main() -> ExitCode {
     // Without this, a file at its size limit (RLIMIT_FSIZE) would kill the process instead of failing like a
     // full disk. A failure of the call is ignored.
     let _ = flag::register(SIGXFSZ, Arc::default());
-    let cli = cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let read = |words: Vec<OsString>| {
+        cli::command().try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches))
+    };
+    let mut cli = read(env::args_os().collect());
+    if let Ok(Cli { command: Command::Help(args) }) = &cli {
+        let words = [Some("varta-fleet".to_owned()), args.command.clone(), Some("--help".to_owned())];
+        cli = read(words.into_iter().flatten().map(OsString::from).collect());
+    }
     let outcome = match cli {
         Ok(cli) => execute(cli.command),
         Err(help)
@@ -48,7 +59,7 @@ fn main() -> ExitCode {
             let _ = help.print();
             return if help.use_stderr() { Exit::Usage.into() } else { Exit::Clean.into() };
         }
-        Err(usage) => Err(exit::usage(&usage)),
+        Err(usage) => Err(exit::usage(&usage, cli::named_command().as_deref())),
     };
     let code = match outcome {
         Ok(exit) => exit.into(),
@@ -78,7 +89,10 @@ fn execute(command: Command) -> Result<Exit, CliError> {
         Command::Agents(args) => agents::agents(&args),
         Command::Explain(args) => explain::explain(&args),
         Command::Events(args) => events::events(&args),
-        Command::Completions(args) => completions::completions(&args, Cli::command()),
+        // Replaced by the help that it asks for.
+        Command::Help(_) => Ok(Exit::Clean),
+        Command::Pids(args) => completions::pids(&args),
+        Command::Completions(args) => completions::completions(&args, &Cli::command()),
         Command::Man(args) => man::man(&args, Cli::command()),
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use varta_fleet::{MANIFEST, Reason, Shown, socket_for};
 
+use crate::access::denied;
 use crate::client::FleetArgs;
 use crate::exit::{CliError, Exit};
 
@@ -36,13 +37,11 @@ pub fn route(args: &RouteArgs) -> Result<Exit, CliError> {
                      start one with `varta-fleet run`, or name its directory with --dir or VARTA_DIR"
                 ),
             ),
-            io::ErrorKind::PermissionDenied => CliError::new(
-                Exit::Permission,
-                format!(
-                    "cannot route pid {pid}: permission denied on {}; let this user read it, or run as a user who may",
-                    Shown(dir.join(MANIFEST).display())
-                ),
-            ),
+            io::ErrorKind::PermissionDenied => {
+                let path = dir.join(MANIFEST);
+                let failed = format!("cannot route pid {pid}: cannot read {}", Shown(path.display()));
+                denied(&failed, &path, ["mode", "group"])
+            }
             _ => CliError::new(
                 Exit::Runtime,
                 format!("cannot route pid {pid}: {error}; restart the observer to have it written again"),
@@ -75,13 +74,9 @@ pub fn unheard(socket: &Path, error: &io::Error) -> CliError {
                 Reason(error)
             ),
         ),
-        io::ErrorKind::PermissionDenied => CliError::new(
-            Exit::Permission,
-            format!(
-                "this user may not send to {shown}; allow it with the keys `mode` and `group` of the observer's \
-                 configuration, or beat as the user who runs it"
-            ),
-        ),
+        io::ErrorKind::PermissionDenied => {
+            denied(&format!("cannot send to {shown}"), socket, ["mode", "group"])
+        }
         _ => CliError::new(Exit::Runtime, format!("cannot send to {shown}: {}", Reason(error))),
     }
 }

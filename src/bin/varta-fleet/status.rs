@@ -219,13 +219,13 @@ fn write_words(fleet: &Fleet, out: &mut String) -> fmt::Result {
     )?;
     writeln!(
         out,
-        "{:<6}{:>8}{:>9}{:>9}{:>8}{:>9}{:>11}{:>11}{:>10}{:>7}",
+        "{:<5}{:>7}{:>8}{:>7}{:>6}{:>8}{:>10}{:>8}{:>8}{:>6}",
         "shard", "up", "stalled", "beats", "lost", "refused", "queue p99", "turned", "blind", "limit"
     )?;
     for shard in &fleet.shards {
         writeln!(
             out,
-            "{:<6}{:>8}{:>9}{:>9}{:>8}{:>9}{:>11}{:>11}{:>10}{:>7}{}",
+            "{:<5}{:>7}{:>8}{:>7}{:>6}{:>8}{:>10}{:>8}{:>8}{:>6}{}",
             shard.shard,
             shard.up,
             shard.stalled,

@@ -11,8 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use varta_fleet::api::Fleet;
-use varta_fleet::{Manifest, Reason, shard_for};
+use varta_fleet::{MANIFEST, Manifest, Reason, Shown, shard_for};
 
+use crate::access::denied;
 use crate::client::{Client, await_fleet};
 use crate::exit::{CliError, Exit, counted};
 use crate::route::hears_us;
@@ -98,9 +99,14 @@ impl Target {
             return Ok(Self { sockets: args.socket.clone(), observer: args.observe.flatten(), fleet: None });
         }
         let dir = args.fleet.dir()?;
-        let manifest = await_fleet(|| {
-            let manifest = Manifest::read(&dir);
-            let manifest = manifest.map_err(|error| CliError::new(Exit::Unavailable, error.to_string()))?;
+        let manifest = await_fleet(&dir, || {
+            let manifest = Manifest::read(&dir).map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    let path = dir.join(MANIFEST);
+                    denied(&format!("cannot read {}", Shown(path.display())), &path, ["mode", "group"])
+                }
+                _ => CliError::new(Exit::Unavailable, error.to_string()),
+            })?;
             // The manifest may be left from an observer that was killed.
             hears_us(&manifest.shards[0].socket)?;
             Ok(manifest)

@@ -9,7 +9,7 @@ use varta_fleet::Shown;
 use varta_fleet::api::{Agent, Dead, Detail, Fleet, GroupBy, Groups, Page};
 
 use super::model::{Filter, List, Update, View, Wish};
-use super::users::Users;
+use crate::accounts::Users;
 use crate::client::{Client, parameter};
 use crate::exit::{CliError, Exit};
 use crate::explain;

@@ -2,7 +2,7 @@
 
 use ratatui::text::Span;
 
-use super::users::Users;
+use crate::accounts::Users;
 
 /// One column of a table of `T`.
 pub struct Column<T> {

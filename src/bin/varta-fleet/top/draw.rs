@@ -16,7 +16,7 @@ use super::columns::{Column, choose, fit, width_of, wrap};
 use super::curves::{Series, bars};
 use super::feed::Weight;
 use super::model::{Filter, Key, List, Model, Room, View};
-use super::users::Users;
+use crate::accounts::Users;
 use crate::exit::counted;
 use crate::words::{amount, comm, time};
 

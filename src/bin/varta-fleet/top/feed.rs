@@ -6,7 +6,7 @@ use varta_fleet::Shown;
 use varta_fleet::event::{BlindPhase, Event, EventKind, ExitHow};
 use varta_fleet::time::WallNs;
 
-use super::users::Users;
+use crate::accounts::Users;
 use crate::words::{amount, ending, line, time, time_of_day};
 
 /// Lines kept.

@@ -20,12 +20,12 @@ use ratatui::crossterm::execute;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use varta_fleet::Reason;
 
+use crate::accounts::Users;
 use crate::client::{FleetArgs, await_fleet};
 use crate::clock::ZoneArgs;
 use crate::exit::{CliError, Exit};
 use draw::Drawn;
 use model::{Model, Update, Wish};
-use users::Users;
 
 mod ask;
 mod columns;
@@ -33,7 +33,6 @@ mod curves;
 mod draw;
 mod feed;
 mod model;
-mod users;
 
 /// Longest time until a key is noticed.
 const TICK: Duration = Duration::from_millis(100);
@@ -58,7 +57,7 @@ pub fn top(args: &TopArgs) -> Result<Exit, CliError> {
     }
     // Query once before taking the screen, so that the error for a mistyped directory stays readable.
     let client = args.fleet.client()?;
-    await_fleet(|| client.text("/api/v1/fleet"))?;
+    await_fleet(&args.fleet.dir()?, || client.text("/api/v1/fleet"))?;
     let life = Arc::new(Life::default());
     for signal in [SIGTERM, SIGINT, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&life.is_over))

@@ -10,7 +10,7 @@ use varta_fleet::event::Event;
 
 use super::curves::{Curves, per_second};
 use super::feed::Feed;
-use super::users::Users;
+use crate::accounts::Users;
 
 /// Length of the curves of shards, in seconds.
 const CURVE: usize = 60;

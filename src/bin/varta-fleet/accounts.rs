@@ -1,11 +1,12 @@
-//! Names of users, as `/etc/passwd` has them at the start. A user of another directory service goes by its number.
+//! Names of users and groups, as `/etc/passwd` and `/etc/group` have them. Those of another directory service go by
+//! their numbers.
 
 use std::collections::HashMap;
 use std::fs;
 
 use varta_fleet::Shown;
 
-/// Names by number, and numbers by name.
+/// Names of users by number, and numbers by name.
 #[derive(Clone, Debug, Default)]
 pub struct Users {
     names: HashMap<u32, String>,
@@ -16,6 +17,11 @@ impl Users {
     /// Those of this host; none if the file cannot be read.
     pub fn of_host() -> Self {
         Self::parse(&fs::read_to_string("/etc/passwd").unwrap_or_default())
+    }
+
+    /// The groups of this host: they have the same form as far as it matters.
+    pub fn groups_of_host() -> Self {
+        Self::parse(&fs::read_to_string("/etc/group").unwrap_or_default())
     }
 
     fn parse(text: &str) -> Self {
