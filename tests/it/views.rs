@@ -665,8 +665,16 @@ fn expect_selected(terminal: &Terminal, pid: &str) {
 #[test]
 fn top_shows_an_observer_that_is_stopped_as_silent_and_recovers() {
     let (observer, _agents) = fleet_of_three();
+    // What was before `top` was started is shown, too.
+    wait_for("a history", || {
+        let history = observer.get("/api/v1/history?step=1s").json();
+        let known = history["series"]["up"].as_array()?.iter().filter(|up| **up == 3).count();
+        (known >= 5).then_some(())
+    });
     let terminal = Terminal::run("stopped", &top(&observer.dir()));
     terminal.expect("All well: 3 agents beat.");
+    let screen = terminal.expect("█████ stalled      0");
+    assert!(screen.contains("fleet, last "), "{screen}");
     observer.signal(Signal::STOP);
     let screen = terminal.expect("NO ANSWER for 3 s.");
     assert!(screen.contains("accepts queries and does not answer"), "{screen}");

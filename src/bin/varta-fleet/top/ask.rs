@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use varta_fleet::Shown;
-use varta_fleet::api::{Agent, Dead, Detail, Fleet, GroupBy, Groups, Page};
+use varta_fleet::api::{Agent, Dead, Detail, Fleet, GroupBy, Groups, History, Page};
 
 use super::model::{Filter, List, Update, View, Wish};
 use crate::accounts::Users;
@@ -27,9 +27,15 @@ const PAGE: usize = 10_000;
 pub fn ask(client: &Client, users: &Users, wishes: &Receiver<Wish>, updates: &Sender<Update>) {
     let Ok(mut wish) = wishes.recv() else { return };
     let mut list_due = Instant::now();
+    let mut remembers = false;
     loop {
         let turn = Instant::now();
-        let asked = seen(client, updates).and_then(|()| {
+        let asked = seen(client, updates).and_then(|mono_ns| {
+            // An answer that took long leaves a gap in the curves, too.
+            if !remembers || turn.elapsed() > 2 * PERIOD {
+                remembers = true;
+                remember(client, mono_ns, updates)?;
+            }
             if let Some(pid) = wish.explain {
                 tell(updates, Update::Explained(pid, explained(client, pid)?))?;
             }
@@ -45,6 +51,7 @@ pub fn ask(client: &Client, users: &Users, wishes: &Receiver<Wish>, updates: &Se
             Ok(()) => {}
             Err(Failure::Over) => return,
             Err(Failure::Trouble(why) | Failure::Refused(why)) => {
+                remembers = false;
                 list_due = Instant::now();
                 if updates.send(Update::Trouble(why)).is_err() {
                     return;
@@ -88,8 +95,25 @@ fn tell(updates: &Sender<Update>, update: Update) -> Result<(), Failure> {
     Ok(updates.send(update)?)
 }
 
-fn seen(client: &Client, updates: &Sender<Update>) -> Result<(), Failure> {
-    tell(updates, Update::Seen(Box::new(client.get("/api/v1/fleet")?)))
+/// Asks for the state of the fleet; returns when it was written, `CLOCK_MONOTONIC`, ns.
+fn seen(client: &Client, updates: &Sender<Update>) -> Result<u64, Failure> {
+    let fleet: Box<Fleet> = client.get("/api/v1/fleet")?;
+    let mono_ns = fleet.mono_ns;
+    tell(updates, Update::Seen(fleet))?;
+    Ok(mono_ns)
+}
+
+/// Asks for the last quarter of an hour. An observer of an earlier version does not know it.
+fn remember(client: &Client, mono_ns: u64, updates: &Sender<Update>) -> Result<(), Failure> {
+    let history: History = match client.get("/api/v1/history?step=1s") {
+        Err(error) if is_refusal(&error) => return Ok(()),
+        history => history?,
+    };
+    let series = &history.series;
+    let at = |values: &[Option<u64>], second: usize| values.get(second).copied().flatten();
+    let second = |n| [at(&series.up, n), at(&series.stalled, n), at(&series.died, n), at(&series.beats, n)];
+    let seconds = (0..series.up.len()).map(second).collect();
+    tell(updates, Update::Remembered(seconds, mono_ns / 1_000_000_000))
 }
 
 /// Whether the fleet answered, but not with what was asked for.

@@ -45,7 +45,7 @@ impl Series {
 }
 
 /// One second: a value for each series, `None` where it is not known.
-type Second = [Option<u64>; 4];
+pub type Second = [Option<u64>; 4];
 
 /// The last seconds of the fleet, the latest last.
 #[derive(Clone, Debug, Default)]
@@ -81,6 +81,18 @@ impl Curves {
         let beats = before
             .map(|before| per_second(now.beats.saturating_sub(before.beats), now.mono_ns - before.mono_ns));
         self.put(now.mono_ns / 1_000_000_000, [Some(fleet.up), Some(fleet.stalled), died, beats]);
+    }
+
+    /// Replaces what is known by what the fleet remembers. `now`: the second in which it was asked, of
+    /// `CLOCK_MONOTONIC`.
+    pub fn remember(&mut self, seconds: Vec<Second>, now: u64) {
+        let known = |second: &Second| second.iter().any(Option::is_some);
+        let Some(first) = seconds.iter().position(known) else { return };
+        let end = seconds.iter().rposition(known).map_or(0, |last| last + 1);
+        // The second that has not ended is not recorded yet.
+        self.last = now.saturating_sub((seconds.len() - end) as u64);
+        self.seconds = seconds[first..end].iter().copied().collect();
+        self.trim();
     }
 
     fn put(&mut self, second: u64, mut values: Second) {
@@ -198,6 +210,26 @@ mod tests {
             curves.take(&fleet);
         }
         assert_eq!((curves.span(), curves.latest(Series::Died)), (2, Some(5)));
+    }
+
+    #[test]
+    fn what_the_fleet_remembers_comes_before_what_was_seen() {
+        let mut curves = Curves::default();
+        curves.take(&fleet(1, 5000, 7, 0, 0));
+        let second = |up| [Some(up), Some(0), Some(0), Some(9)];
+        let unknown = [None; 4];
+        curves.remember(vec![unknown; 900], 5000);
+        assert_eq!(curves.span(), 1, "it remembers nothing");
+        let seconds = vec![unknown, unknown, second(2), second(4), unknown, second(8), unknown];
+        curves.remember(seconds, 5000);
+        assert_eq!((curves.span(), curves.drawn(Series::Up, 5)), (4, " ▂▄ █".to_owned()));
+        curves.take(&fleet(1, 5001, 8, 3, 10));
+        assert_eq!(
+            curves.drawn(Series::Up, 6),
+            "▂▄ ███",
+            "the second that had not ended is like its neighbour"
+        );
+        assert_eq!(curves.latest(Series::Died), Some(3));
     }
 
     #[test]

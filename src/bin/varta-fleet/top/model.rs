@@ -8,7 +8,7 @@ use varta_fleet::Shown;
 use varta_fleet::api::{Agent, AgentState, DeadAgent, Fleet, Group, GroupBy, Shard};
 use varta_fleet::event::Event;
 
-use super::curves::{Curves, per_second};
+use super::curves::{Curves, Second, per_second};
 use super::feed::Feed;
 use crate::accounts::Users;
 
@@ -35,6 +35,8 @@ const STATES: [AgentState; 4] =
 pub enum Update {
     /// The state of the fleet.
     Seen(Box<Fleet>),
+    /// What the fleet remembers of the last seconds, and in which second it was asked.
+    Remembered(Vec<Second>, u64),
     /// What was asked for, and how many there are of them.
     Listed(List, u64),
     /// The fleet does not list what was asked for, and why.
@@ -345,6 +347,7 @@ impl Model {
         }
         match update {
             Update::Seen(fleet) => self.live.see(*fleet),
+            Update::Remembered(seconds, now) => self.live.curves.remember(seconds, now),
             // An answer to what was asked for before the view was changed is late.
             Update::Listed(list, _) if list.view() != self.view => {}
             Update::Listed(list, total) => {
