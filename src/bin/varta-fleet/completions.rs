@@ -29,7 +29,7 @@ pub fn completions(args: &CompletionsArgs, command: &clap::Command) -> Result<Ex
     clap_complete::generate(args.shell, &mut command, name, &mut text);
     if args.shell == Shell::Bash {
         let script = String::from_utf8_lossy(&text);
-        let script = script.replace(&format!("-F _{BASH_NAME} "), "-F _varta_fleet_or_pids ");
+        let script = script.replace(&format!("-F _{BASH_NAME} "), "-F _vartafleet_or_pids ");
         let script = script.replace(&format!("default {BASH_NAME}\n"), "default varta-fleet\n");
         text = format!("{PIDS}\n{script}").into_bytes();
     }
@@ -38,10 +38,10 @@ pub fn completions(args: &CompletionsArgs, command: &clap::Command) -> Result<Ex
 }
 
 /// The name under which the script for bash is made.
-const BASH_NAME: &str = "varta_fleet";
+const BASH_NAME: &str = "vartafleet";
 
 /// Completes pids of agents, of the fleet that the line names.
-const PIDS: &str = r#"_varta_fleet_or_pids() {
+const PIDS: &str = r#"_vartafleet_or_pids() {
     local at fleet=()
     if [[ $2 != -* && $3 != --dir && $3 != --config && ( ${COMP_WORDS[1]} == explain || $3 == --pid ) && $COMP_CWORD -gt 1 ]]; then
         for (( at = 2; at < COMP_CWORD; at++ )); do
@@ -52,7 +52,7 @@ const PIDS: &str = r#"_varta_fleet_or_pids() {
         COMPREPLY=( $("$1" pids "${fleet[@]}" "$2" 2>/dev/null) )
         return 0
     fi
-    _varta_fleet "$@"
+    _vartafleet "$@"
 }
 "#;
 

@@ -488,7 +488,8 @@ fn position(model: &Model, room: usize) -> String {
     };
     match model.selected() {
         Some(Key::Pid(pid) | Key::Dead(pid, _)) if !model.is_selection_listed() => {
-            format!("{pid} not listed  {place}")
+            let what = if model.is_gone() { "is not in the list" } else { "is further down" };
+            format!("{pid} {what}  {place}")
         }
         _ if model.total() > room as u64 => place,
         _ => String::new(),

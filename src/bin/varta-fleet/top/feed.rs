@@ -194,7 +194,11 @@ impl Entry {
                 let more = if *agents > pids.len() as u64 { ", …" } else { "" };
                 let pids = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
                 let what = happened(&self.last, *silent_ns);
-                let text = format!("{who} {what}, within {}: {pids}{more}", time(self.within_ns()));
+                let within = match self.within_ns() {
+                    0 => String::new(),
+                    ns => format!(", within {}", time(ns)),
+                };
+                let text = format!("{who} {what}{within}: {pids}{more}");
                 (self.last.kind.name(), text)
             }
             What::Trouble { blind, floods } => {

@@ -317,8 +317,13 @@ pub struct Model {
     at: usize,
     /// First row shown.
     first: usize,
-    /// Select the last agent once all are there.
+    /// Select the last row once all are there.
     is_to_end: bool,
+    /// What is selected is no longer among all rows.
+    is_gone: bool,
+    /// Rows to ask for. While something is selected it only grows: otherwise a selection that moves up and down would
+    /// be asked for again and again.
+    depth: usize,
     room: Room,
     clicked: Option<(Key, Duration)>,
 }
@@ -386,20 +391,35 @@ impl Model {
         }
         let was_in_sight = (self.first..self.first + self.room.rows.max(1)).contains(&self.at);
         let found = self.selected.as_ref().and_then(|key| self.list().find(key));
-        if let Some(at) = found {
-            self.at = at;
-            if was_in_sight {
-                self.show_selected();
+        match found {
+            Some(at) => {
+                self.at = at;
+                self.is_gone = false;
+                if was_in_sight {
+                    self.show_selected();
+                }
             }
+            None => self.is_gone = len as u64 >= self.live.total,
         }
         self.at = self.at.min(last);
         self.first = self.first.min(last);
+        self.deepen();
+    }
+
+    /// Asks for as many rows as are needed to show what is selected, and the next page.
+    fn deepen(&mut self) {
+        let is_sought = self.selected.is_some() && !self.is_gone && !self.is_selection_listed();
+        let rows = self.first.max(self.at) + 2 * self.room.rows;
+        let needed = if self.is_to_end || is_sought { usize::MAX } else { (rows / STEP + 1) * STEP };
+        self.depth = if self.selected.is_some() { self.depth.max(needed) } else { needed };
     }
 
     fn select(&mut self, at: usize) {
         self.at = at.min(self.list().len().saturating_sub(1));
         self.selected = self.list().key(self.at);
+        self.is_gone = false;
         self.show_selected();
+        self.deepen();
     }
 
     fn show_selected(&mut self) {
@@ -491,8 +511,7 @@ impl Model {
             }
             KeyCode::Esc => {
                 self.selected = None;
-                self.at = 0;
-                self.first = 0;
+                self.begin_anew();
             }
             KeyCode::Char('d') => {
                 self.show(if self.view == View::Dead { View::Agents } else { View::Dead });
@@ -511,6 +530,7 @@ impl Model {
             KeyCode::Home => {
                 self.is_to_end = false;
                 self.first = 0;
+                self.depth = 0;
                 self.select(0);
             }
             KeyCode::End => {
@@ -561,9 +581,11 @@ impl Model {
         }
         self.first = 0;
         self.is_to_end = false;
+        self.depth = 0;
         if self.selected.is_none() {
             self.at = 0;
         }
+        self.deepen();
     }
 
     fn move_by(&mut self, rows: isize) {
@@ -615,6 +637,7 @@ impl Model {
         }
         let end = self.list().len().saturating_sub(self.room.rows);
         self.first = if is_down { self.first + WHEEL } else { self.first.saturating_sub(WHEEL) }.min(end);
+        self.deepen();
     }
 
     /// A row of the list was clicked; twice opens it.
@@ -632,14 +655,12 @@ impl Model {
 
     /// What to ask the fleet for.
     pub fn wish(&self) -> Wish {
-        let rows = self.first.max(self.at) + 2 * self.room.rows;
-        let rows = if self.is_to_end { usize::MAX } else { (rows / STEP + 1) * STEP };
         Wish {
             view: self.view,
             sort: self.sort(),
             is_ascending: self.is_ascending(),
             filter: self.filter(),
-            rows,
+            rows: self.depth.max(STEP),
             explain: self.pane.as_ref().map(|pane| pane.pid),
         }
     }
@@ -672,6 +693,11 @@ impl Model {
     /// What is selected.
     pub const fn selected(&self) -> Option<&Key> {
         self.selected.as_ref()
+    }
+
+    /// Whether what is selected is no longer there.
+    pub const fn is_gone(&self) -> bool {
+        self.is_gone
     }
 
     /// Whether what is selected is among the rows.

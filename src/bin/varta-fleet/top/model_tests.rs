@@ -164,9 +164,32 @@ fn pages_and_the_end_are_reached_and_more_agents_asked_for() {
     assert_eq!(selected(&model), Some(1000), "they are not there yet");
     model.take(some(4000));
     assert_eq!((selected(&model), model.first()), (Some(4000), 3990));
-    assert_eq!(model.wish().rows, 4500);
+    assert_eq!(model.wish().rows, usize::MAX);
+    // The selection moves up and down in the order: no other number of agents is asked for each time.
+    model.take(Update::Listed(
+        List::Agents((1..=4000).rev().map(|pid| Agent { pid, ..Agent::default() }).collect()),
+        4000,
+    ));
+    assert_eq!((selected(&model), model.first(), model.wish().rows), (Some(4000), 0, usize::MAX));
     press(&mut model, &[KeyCode::Home]);
     assert_eq!(model.wish().rows, 500);
+}
+
+#[test]
+fn a_selection_that_is_further_down_is_looked_for_and_one_that_is_gone_is_not() {
+    let mut model = with(500);
+    let some = |pids: std::ops::RangeInclusive<u32>, total| {
+        Update::Listed(List::Agents(pids.map(|pid| Agent { pid, ..Agent::default() }).collect()), total)
+    };
+    press(&mut model, &[KeyCode::Down]);
+    model.take(some(2..=501, 4000));
+    assert!(!model.is_gone() && model.wish().rows == usize::MAX);
+    model.take(some(2..=4000, 3999));
+    assert!(model.is_gone() && selected(&model) == Some(1));
+    model.take(some(1..=4000, 4000));
+    assert!(!model.is_gone());
+    press(&mut model, &[KeyCode::Esc]);
+    assert_eq!((selected(&model), model.wish().rows), (None, 500));
 }
 
 #[test]
