@@ -488,7 +488,7 @@ fn top_says_that_the_fleet_is_gone_goes_on_when_it_is_back_and_ends_on_a_signal(
     let screen = terminal.expect("! no fleet is running");
     assert!(screen.starts_with("NO ANSWER for "), "{screen}");
     let grey = terminal.tmux(&["capture-pane", "-p", "-e"]);
-    assert!(grey.contains("\u{1b}[38;5;8mfleet "), "{grey:?}");
+    assert!(grey.contains("\u{1b}[38;5;8mfleet"), "{grey:?}");
     let observer = Observer::start_in(place, Options::default());
     terminal.expect("No agent beats.");
     for signal in ["TERM", "INT", "HUP"] {
