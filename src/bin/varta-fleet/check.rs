@@ -239,7 +239,7 @@ fn print_sizing(out: &mut impl Write, plan: &Plan, demand: &Demand) -> io::Resul
         (
             "beats",
             format!("{beats:.0}/s"),
-            format!("{} agents, {} a second each", demand.agents, demand.rate),
+            format!("{}, {} a second each", counted(demand.agents.into(), "agent"), demand.rate),
         ),
         ("shards", fewest, "at least, so that the busiest core is half idle".to_owned()),
         (

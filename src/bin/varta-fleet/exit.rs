@@ -157,7 +157,8 @@ pub fn usage(error: &clap::Error, command: Option<&str>) -> CliError {
         }
     }
     // The words of the standard library say what it did, not what is wrong.
-    let what = what.replace("invalid digit found in string", "it is no whole number");
+    let what =
+        what.replace("invalid digit found in string", "it is no whole number; write digits, such as 4711");
     let what = what.replace("cannot parse integer from empty string", "it is empty");
     let what = match (what.rfind(" is not in "), what.rfind("..=")) {
         (Some(at), Some(to)) if to > at => {
@@ -205,7 +206,7 @@ mod tests {
             ("explain 1 --json=7", "unexpected value '7' for '--json' found; no more were expected; usage: "),
             (
                 "explain abc",
-                "invalid value 'abc' for '<PID>': it is no whole number; more: varta-fleet explain --help",
+                "invalid value 'abc' for '<PID>': it is no whole number; write digits, such as 4711; more: varta-fleet explain --help",
             ),
             ("explain 0", "invalid value '0' for '<PID>': 0 is not from 1 to 4294967295; more: "),
             (

@@ -262,13 +262,13 @@ fn write_words(fleet: &Fleet, out: &mut String) -> fmt::Result {
     let sum = |of: fn(&Shard) -> u64| fleet.shards.iter().map(of).sum::<u64>();
     writeln!(
         out,
-        "\nreported: {} ({} not certain, {} refuted), {}, {} ({} deaths), {}",
+        "\nreported: {} ({} not certain, {} refuted), {}, {} ({}), {}",
         counted(sum(|shard| shard.stalls), "stall"),
         sum(|shard| shard.stalls_uncertain),
         sum(|shard| shard.stalls_refuted),
         counted(sum(|shard| shard.resumes), "resume"),
         counted(sum(|shard| shard.exits), "exit"),
-        sum(|shard| shard.deaths),
+        counted(sum(|shard| shard.deaths), "death"),
         counted(fleet.events, "event"),
     )?;
     let reasons: std::collections::BTreeSet<&String> =

@@ -14,8 +14,8 @@ pub struct LoadArgs {
     /// Which fleet to beat for.
     #[command(flatten)]
     pub fleet: FleetArgs,
-    /// Beat on this socket instead; several: each agent on the one its pid hashes to
-    #[arg(long, value_name = "PATH", conflicts_with = "dir")]
+    /// Beat on this socket instead of a fleet's; several: each agent on the one its pid hashes to
+    #[arg(long, value_name = "PATH")]
     pub socket: Vec<PathBuf>,
     /// How many agents, a process each
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=30_000))]

@@ -7,6 +7,7 @@ use serde::Serialize;
 use varta_fleet::api::{Distribution, Fleet, Shard};
 
 use super::cpu::ByThread;
+use crate::exit::counted;
 use crate::words::time;
 
 /// One measurement.
@@ -107,8 +108,11 @@ impl fmt::Display for Counts {
         let refused = if refused.is_empty() { "none".to_owned() } else { refused.join(", ") };
         writeln!(
             f,
-            "it took {} beats, refused {refused}; {} lost before it, {} stalls reported, {} reports dropped",
-            self.beats, self.lost, self.stalls, self.reports_dropped
+            "it took {}, refused {refused}; {} lost before it, {} reported, {} dropped",
+            counted(self.beats, "beat"),
+            self.lost,
+            counted(self.stalls, "stall"),
+            counted(self.reports_dropped, "report")
         )?;
         let bounds =
             |of: &Bounds| format!("50 % {}, 99 % {}, 99.9 % {}", time(of.p50), time(of.p99), time(of.p999));

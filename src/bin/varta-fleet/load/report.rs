@@ -169,8 +169,9 @@ impl Report<'_> {
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { args, shards, schedule, sent, observed } = self;
-        let pace =
-            schedule.rate.map_or("as fast as they go".to_owned(), |rate| format!("{rate} beats/s together"));
+        let pace = schedule.rate.map_or("as fast as they go".to_owned(), |rate| {
+            format!("{} a second together", counted(rate, "beat"))
+        });
         writeln!(
             f,
             "{}{}, {pace}, on {} for {} s",
