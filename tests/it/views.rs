@@ -742,5 +742,9 @@ fn the_name_of_a_process_reaches_a_terminal_as_text() {
     }
     let found: Value = serde_json::from_str(&said(&dir, &["agents", "--json"])).expect("JSON");
     assert_eq!(found["comm"], name);
+    let terminal = Terminal::of_size("name", (150, 40), &top(&dir));
+    terminal.expect(" a\\u{9b}2J\\u{202e}\\u{1b}[m ");
+    terminal.keys(&["q"]);
+    terminal.expect("ended 0");
     observer.stop();
 }

@@ -83,16 +83,27 @@ impl Curves {
         self.put(now.mono_ns / 1_000_000_000, [Some(fleet.up), Some(fleet.stalled), died, beats]);
     }
 
-    /// Replaces what is known by what the fleet remembers. `now`: the second in which it was asked, of
-    /// `CLOCK_MONOTONIC`.
-    pub fn remember(&mut self, seconds: Vec<Second>, now: u64) {
+    /// Adds what the fleet remembers. What it does not know, as an observer that was started anew, stays as it was
+    /// seen. `now`: the second in which it was asked, of `CLOCK_MONOTONIC`.
+    pub fn remember(&mut self, seconds: &[Second], now: u64) {
         let known = |second: &Second| second.iter().any(Option::is_some);
-        let Some(first) = seconds.iter().position(known) else { return };
-        let end = seconds.iter().rposition(known).map_or(0, |last| last + 1);
+        let Some(end) = seconds.iter().rposition(known).map(|last| last + 1) else { return };
         // The second that has not ended is not recorded yet.
-        self.last = now.saturating_sub((seconds.len() - end) as u64);
-        self.seconds = seconds[first..end].iter().copied().collect();
-        self.trim();
+        let last = now.saturating_sub((seconds.len() - end) as u64).max(self.last);
+        let at = |seconds: &[Second], of_last: u64, second: u64| {
+            let back = usize::try_from(of_last.checked_sub(second)?).ok()?;
+            seconds.get(seconds.len().checked_sub(back + 1)?).copied()
+        };
+        let seen: Vec<Second> = self.seconds.iter().copied().collect();
+        let either = |second: u64| {
+            let told = at(seconds, now, second).unwrap_or_default();
+            let seen = at(&seen, self.last, second).unwrap_or_default();
+            std::array::from_fn(|series| told[series].or(seen[series]))
+        };
+        let merged: Vec<Second> = (last.saturating_sub(KEPT as u64 - 1)..=last).map(either).collect();
+        let first = merged.iter().position(known).unwrap_or(0);
+        self.seconds = merged[first..].iter().copied().collect();
+        self.last = last;
     }
 
     fn put(&mut self, second: u64, mut values: Second) {
@@ -218,18 +229,20 @@ mod tests {
         curves.take(&fleet(1, 5000, 7, 0, 0));
         let second = |up| [Some(up), Some(0), Some(0), Some(9)];
         let unknown = [None; 4];
-        curves.remember(vec![unknown; 900], 5000);
+        curves.remember(&[unknown; 900], 5000);
         assert_eq!(curves.span(), 1, "it remembers nothing");
-        let seconds = vec![unknown, unknown, second(2), second(4), unknown, second(8), unknown];
-        curves.remember(seconds, 5000);
-        assert_eq!((curves.span(), curves.drawn(Series::Up, 5)), (4, " ▂▄ █".to_owned()));
+        let seconds = [unknown, unknown, second(2), second(4), unknown, second(8), unknown];
+        curves.remember(&seconds, 5000);
+        assert_eq!((curves.span(), curves.drawn(Series::Up, 6)), (5, " ▂▄ █▇".to_owned()));
         curves.take(&fleet(1, 5001, 8, 3, 10));
-        assert_eq!(
-            curves.drawn(Series::Up, 6),
-            "▂▄ ███",
-            "the second that had not ended is like its neighbour"
-        );
+        assert_eq!(curves.drawn(Series::Up, 6), "▂▄ █▇█");
         assert_eq!(curves.latest(Series::Died), Some(3));
+        // Another observer remembers nothing of the time before it was started.
+        curves.take(&fleet(2, 5004, 4, 0, 10));
+        curves.remember(&[unknown, second(4), second(4)], 5005);
+        assert_eq!(curves.drawn(Series::Up, 10), "▂▄ █▇█  ▄▄");
+        curves.remember(&[second(1); 2000], 9000);
+        assert_eq!((curves.span(), curves.latest(Series::Up)), (KEPT, Some(1)));
     }
 
     #[test]

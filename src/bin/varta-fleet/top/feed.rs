@@ -112,7 +112,9 @@ const fn is_trouble(event: &Event) -> bool {
 /// Whether it happens to many at once, and how it ended, if it did.
 const fn wave(event: &Event) -> Option<Option<ExitHow>> {
     match event.kind {
-        EventKind::Up | EventKind::Stall { .. } | EventKind::Resume { .. } => Some(None),
+        EventKind::Up | EventKind::Stall { .. } | EventKind::Resume { .. } | EventKind::Missing { .. } => {
+            Some(None)
+        }
         EventKind::Exit { how, .. } => Some(how),
         _ => None,
     }
@@ -153,7 +155,11 @@ impl Entry {
             What::One => {}
             What::Many { agents, pids, names, silent_ns } => {
                 *agents += 1;
-                names.add(event.agent.map(|agent| agent.about.comm).unwrap_or_default().as_str());
+                let comm = match event.kind {
+                    EventKind::Missing { comm, .. } => comm,
+                    _ => event.agent.map(|agent| agent.about.comm).unwrap_or_default(),
+                };
+                names.add(comm.as_str());
                 if pids.len() < NAMED {
                     pids.extend(event.pid());
                 }
@@ -242,6 +248,7 @@ fn happened(event: &Event, silent_ns: u64) -> String {
         EventKind::Stall { .. } => format!("silent for {}", time(silent_ns)),
         EventKind::Resume { .. } => format!("back after {}", time(silent_ns)),
         EventKind::Exit { how, .. } => ending(how),
+        EventKind::Missing { .. } => "live, but do not beat to this observer".to_owned(),
         _ => "beat".to_owned(),
     }
 }
@@ -354,6 +361,17 @@ mod tests {
                 "12:00:00.210  exit     pid 132 shard 0: ended cleanly, code 0",
                 "12:00:00.220  exit     2 agents ended by signal 9, within 20.0 ms: 131, 133"
             ]
+        );
+        let missing = |seq: u64| -> Event {
+            let json = format!(
+                r#"{{"v":1,"seq":{seq},"ts":"2026-03-01T12:00:00Z","mono_ns":{seq},"kind":"missing","pid":{seq},"uid":0,"comm":"worker"}}"#
+            );
+            serde_json::from_str(&json).unwrap()
+        };
+        let told = lines(&[missing(1), missing(2)]);
+        assert!(
+            told.len() == 1 && told[0].contains("2 worker live, but do not beat to this observer"),
+            "{told:?}"
         );
         let apart = [event(1, 0, 0, UP), event(2, 1001, 0, UP)];
         assert_eq!(lines(&apart).len(), 2, "a second later it is another wave");

@@ -352,7 +352,7 @@ impl Model {
         }
         match update {
             Update::Seen(fleet) => self.live.see(*fleet),
-            Update::Remembered(seconds, now) => self.live.curves.remember(seconds, now),
+            Update::Remembered(seconds, now) => self.live.curves.remember(&seconds, now),
             // An answer to what was asked for before the view was changed is late.
             Update::Listed(list, _) if list.view() != self.view => {}
             Update::Listed(list, total) => {
