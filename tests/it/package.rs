@@ -248,6 +248,9 @@ fn a_removal_leaves_configuration_and_logs_and_a_purge_nothing() {
     let accounts = || rig.run("cat /etc/passwd /etc/group /etc/shadow /etc/gshadow");
     let (before, accounts_before) = (files(&rig), accounts());
     rig.run(&format!("dpkg --install {}", deb(env!("CARGO_PKG_VERSION"))));
+    // Where alerts say that it is, unless they are told otherwise.
+    rig.run("grep -q '^## VartaStallWave' /usr/share/doc/varta-fleet/RUNBOOK.md");
+    rig.run("cd /usr/share/varta-fleet && test -f README.md -a -f prometheus/runbook.yml -a -f grafana/varta-fleet.json");
     let sockets = "varta-fleet-control.socket varta-fleet-shard@0.socket";
     rig.run(&format!("systemctl stop {UNIT} && systemctl enable --now {sockets} && systemctl start {UNIT}"));
     rig.run("dpkg --remove varta-fleet");
