@@ -27,9 +27,14 @@ impl ZoneArgs {
     }
 }
 
-/// The local zone follows the environment variable TZ, else /etc/localtime; without either it is UTC.
+/// The local zone follows the environment variable TZ, else /etc/localtime; `None` for UTC, also where neither names a
+/// zone that this host knows.
+fn local_zone() -> Option<TimeZone> {
+    if IS_UTC.load(Ordering::Relaxed) { None } else { TimeZone::try_system().ok() }
+}
+
 fn zone() -> TimeZone {
-    if IS_UTC.load(Ordering::Relaxed) { TimeZone::UTC } else { TimeZone::system() }
+    local_zone().unwrap_or(TimeZone::UTC)
 }
 
 fn at(wall: WallNs) -> DateTime {
@@ -38,7 +43,7 @@ fn at(wall: WallNs) -> DateTime {
 
 /// `2026-11-30 14:05:06.123`, with a `Z` in UTC.
 pub fn date_time(wall: WallNs) -> String {
-    let z = if IS_UTC.load(Ordering::Relaxed) { "Z" } else { "" };
+    let z = if local_zone().is_none() { "Z" } else { "" };
     format!("{}{z}", at(wall).strftime("%Y-%m-%d %H:%M:%S.%3f"))
 }
 

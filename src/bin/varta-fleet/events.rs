@@ -1,6 +1,6 @@
 //! `events`: past and new events of a fleet.
 
-use std::io::{self, IsTerminal, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::path::Path;
 
 use varta_fleet::api::{EventLog, FirstKept, Fleet};
@@ -88,6 +88,7 @@ pub fn events(args: &EventsArgs) -> Result<Exit, CliError> {
     while let Some(text) = events.next()? {
         // An observer of another version may report events that this version does not know.
         printer.print(&text, serde_json::from_str::<Event>(&text).ok().as_ref())?;
+        printer.out.flush()?;
     }
     Ok(Exit::Clean)
 }
@@ -184,6 +185,7 @@ fn earlier(
     let read = log.each_before((kept.ts, kept.seq), filter, |text, event| {
         printer.print(text, Some(event)).map_err(Stopped::Output)
     });
+    printer.out.flush()?;
     match read {
         Ok(()) => Ok(Some(kept.seq.saturating_sub(1))),
         Err(Stopped::Output(error)) => Err(error),
@@ -209,7 +211,7 @@ fn seconds(wall: WallNs) -> String {
 }
 
 struct Printer {
-    out: StdoutLock<'static>,
+    out: BufWriter<StdoutLock<'static>>,
     is_words: bool,
 }
 
@@ -217,7 +219,7 @@ impl Printer {
     fn new(format: Option<&str>) -> Self {
         let out = io::stdout().lock();
         let is_words = format.map_or_else(|| out.is_terminal(), |format| format == "words");
-        Self { out, is_words }
+        Self { out: BufWriter::new(out), is_words }
     }
 
     /// Prints an event and its line in the log.
@@ -227,6 +229,6 @@ impl Printer {
             Some(event) => writeln!(self.out, "{}", dated_line(event))?,
             None => writeln!(self.out, "{}", Shown(text))?,
         }
-        Ok(self.out.flush()?)
+        Ok(())
     }
 }

@@ -93,7 +93,8 @@ impl Log {
                     EventKind::Start { .. } => last_seq = 0,
                     _ => {}
                 }
-                if (event.wall, event.seq) >= (ts, seq) {
+                let is_after = filter.until.is_some_and(|until| event.wall >= until);
+                if is_after || (event.wall, event.seq) >= (ts, seq) {
                     break;
                 }
                 is_inside = filter.is_in_time(event.wall);
