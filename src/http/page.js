@@ -39,16 +39,18 @@ function fill(element, key, children) {
 function time(ns) {
   const s = Math.floor(ns / 1e9), two = n => String(n).padStart(2, "0");
   const three = v => v < 9.995 ? v.toFixed(2) : v < 99.95 ? v.toFixed(1) : v.toFixed(0);
-  if (ns < 1e3) return Math.round(ns) + " ns";
-  if (ns < 1e6) return three(ns / 1e3) + " µs";
-  if (ns < 1e9) return three(ns / 1e6) + " ms";
-  if (s < 60) return three(ns / 1e9) + " s";
-  if (s < 3600) return Math.floor(s / 60) + "m " + two(s % 60) + "s";
-  if (s < 86400) return Math.floor(s / 3600) + "h " + two(Math.floor(s / 60) % 60) + "m";
-  return Math.floor(s / 86400) + "d " + two(Math.floor(s / 3600) % 24) + "h";
+  // No line ends between a number and its unit.
+  const unit = (n, name) => n + "\u00a0" + name;
+  if (ns < 1e3) return unit(Math.round(ns), "ns");
+  if (ns < 1e6) return unit(three(ns / 1e3), "µs");
+  if (ns < 1e9) return unit(three(ns / 1e6), "ms");
+  if (s < 60) return unit(three(ns / 1e9), "s");
+  if (s < 3600) return unit(Math.floor(s / 60) + "m", two(s % 60) + "s");
+  if (s < 86400) return unit(Math.floor(s / 3600) + "h", two(Math.floor(s / 60) % 60) + "m");
+  return unit(Math.floor(s / 86400) + "d", two(Math.floor(s / 3600) % 24) + "h");
 }
 /// A length of time without digits that nobody needs.
-const about = ns => ns >= 1e9 && ns < 60e9 ? Math.round(ns / 1e9) + " s" : ns >= 1e6 && ns < 1e9 ? Math.round(ns / 1e6) + " ms" : time(ns);
+const about = ns => ns >= 1e9 && ns < 60e9 ? Math.round(ns / 1e9) + "\u00a0s" : ns >= 1e6 && ns < 1e9 ? Math.round(ns / 1e6) + "\u00a0ms" : time(ns);
 const amount = n => n < 1e4 ? String(Math.round(n)) : n < 1e6 ? (n / 1e3).toPrecision(3) + "k"
   : n < 1e9 ? (n / 1e6).toPrecision(3) + "M" : (n / 1e9).toPrecision(3) + "G";
 const counted = (n, what) => amount(n) + " " + what + (n === 1 ? "" : "s");
@@ -144,7 +146,7 @@ function showContext() {
   const section = !fleet.is_healthy ? "VartaShardDown" : fleet.stalled > 2 ? "VartaStallWave" : fleet.stalled ? "VartaAgentsStalled"
     : dead?.crash_loops.length ? "VartaCrashLoop" : fleet.died.agents ? "VartaExitWave" : fleet.shards.some(shard => shard.is_blind) ? "VartaBlind" : null;
   const what = fleet.stalled && first ? "varta-fleet explain " + first.pid : fleet.died.agents ? "varta-fleet agents --state dead" : !fleet.is_healthy ? "varta-fleet status" : null;
-  const calm = "A silence of " + time(fleet.threshold_ns) + " is a stall · observing for " + time((now() - Date.parse(fleet.started)) * 1e6);
+  const calm = "A silence of " + time(fleet.threshold_ns) + " is a stall · observing for " + about((now() - Date.parse(fleet.started)) * 1e6);
   fill($("facts"), JSON.stringify([parts, section, calm]), () => [
     ...parts.map(([before, what, after]) => el("span", {}, before, el("b", {}, what), after)),
     section ? "" : el("span", { id: "summary" }, calm),
@@ -572,7 +574,7 @@ function tell() {
       told.replaceChildren(...pid === undefined ? [] : [link(pid, (kin?.name ?? "pid") + " " + pid), " "], entry.alone);
       continue;
     }
-    const span = entry.until - entry.since, within = common + (span > 0 ? " within " + about(span).replace(" ", "\u00a0") : "");
+    const span = entry.until - entry.since, within = common + (span > 0 ? " within " + about(span) : "");
     if (!entry.isAgent || pids.size === 0) { say(told, times + " × " + within); continue; }
     const details = told.querySelector("details") ?? el("details", {}, el("summary"), el("div", { className: "pids" }));
     if (!details.isConnected) told.replaceChildren(details, el("div", { className: "names" }));

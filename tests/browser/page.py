@@ -325,7 +325,7 @@ def is_grey(page):
 
 
 def age(page):
-    found = re.fullmatch(r"No answer\s+for (\d+) s", text_of(page, "headline"))
+    found = re.fullmatch(r"No answer\s+for (\d+)\ss", text_of(page, "headline"))
     return int(found[1]) if found else 0
 
 
