@@ -70,9 +70,9 @@ impl Names {
     /// was not UTF-8 contains replacement characters, and may be cut here. `group`: its memory control group.
     pub fn put(&self, holder: Holder, program: &Program, uid: Option<u32>, group: GroupId) {
         let Program { comm, exe, unit, container, state, .. } = program;
-        let before = || self.entry(holder).map(|entry| entry.uid);
+        let before = self.entry(holder);
         // Nobody's share is not root's, which has no limit.
-        let uid = uid.or_else(before).unwrap_or(u32::MAX);
+        let uid = uid.or(before.map(|entry| entry.uid)).unwrap_or(u32::MAX);
         let is_known = comm.is_some();
         let comm = comm.as_deref().unwrap_or_default();
         let comm = &comm[..comm.floor_char_boundary(NAME_BYTES)];
@@ -91,6 +91,10 @@ impl Names {
         entry.flags = u8::try_from(comm.len()).unwrap_or(0);
         entry.flags |= if is_known { KNOWN } else { 0 };
         entry.flags |= if exe.is_none() { PROGRAM_HIDDEN } else { 0 };
+        // Of a process that exits little can be read, and its last events say who it was.
+        if let Some(before) = before.filter(|_| !is_known || state.is_none()) {
+            entry = Entry { flags: before.flags | PROGRAM_HIDDEN, state: *state, ..before };
+        }
         let Some(shard) = self.shards.get(usize::from(holder.place.shard)) else { return };
         *shard.lock().of(holder.place.slot) = entry;
     }
@@ -163,6 +167,9 @@ mod tests {
         put(holder(5000, 5), "");
         assert_eq!(names.get(holder(5000, 5)).as_deref(), Some(""));
         names.put(holder(5000, 5), &Program::default(), None, 0);
-        assert_eq!(names.get(holder(5000, 5)), None, "it may not be read any more");
+        assert_eq!(names.get(holder(5000, 5)).as_deref(), Some(""), "it may be exiting");
+        assert!(names.is_program_hidden(holder(5000, 5)));
+        names.put(holder(5000, 6), &Program::default(), None, 0);
+        assert_eq!(names.get(holder(5000, 6)), None, "another holder");
     }
 }
