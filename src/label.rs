@@ -17,6 +17,8 @@ use crate::message::is_deceptive;
 const BYTES_MAX: usize = 8 << 20;
 /// What the texts of one user may take, except those of user 0.
 const USER_BYTES_MAX: usize = 1 << 20;
+/// What only user 0 may use of all.
+const ROOT_BYTES: usize = 1 << 20;
 /// The longest text: a control group's name has at most 255 bytes, and few paths of programs are longer than this.
 const TEXT_BYTES_MAX: usize = 1024;
 /// What an entry takes besides its text: two references, a number, and the share of unused places.
@@ -82,7 +84,10 @@ impl Labels {
         }
         let bytes = text.len() + ENTRY_BYTES;
         let of_user = self.bytes_of.get(&uid).copied().unwrap_or(0) + bytes;
-        let is_room = self.bytes + bytes <= BYTES_MAX && (uid == 0 || of_user <= USER_BYTES_MAX);
+        let is_room = match uid {
+            0 => self.bytes + bytes <= BYTES_MAX,
+            _ => self.bytes + bytes <= BYTES_MAX - ROOT_BYTES && of_user <= USER_BYTES_MAX,
+        };
         let number = u32::try_from(self.texts.len() + 1).ok().and_then(NonZeroU32::new);
         let Some(number) = number.filter(|_| is_room && text.len() <= TEXT_BYTES_MAX) else {
             self.omitted += 1;
@@ -131,7 +136,9 @@ mod tests {
         assert!(labels.add("another's", 1001).is_some() && labels.add("root's", 0).is_some());
         assert_eq!(labels.omitted, 1);
         let more: usize = (2000..2010).map(|uid| fill(&mut labels, uid)).sum();
-        assert!(more < 8 * of_one && labels.bytes <= BYTES_MAX);
+        assert!(more < 7 * of_one && labels.bytes <= BYTES_MAX - ROOT_BYTES);
+        assert!(labels.add("root's next", 0).is_some() && labels.add("another's next", 1002).is_none());
+        fill(&mut labels, 0);
         assert_eq!(labels.add(&"x".repeat(200), 0), None, "the table is full");
         assert!(labels.find("root's").is_some());
     }

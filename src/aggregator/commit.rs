@@ -83,7 +83,7 @@ impl Aggregator {
         let reported = *view.reported.of(place.slot);
         let is_stalled = reported.is(Mark::Counted).then(|| reported.is(Mark::Stalled));
         let holder = Holder { place, generation: reported.generation };
-        let unit = is_stalled.and_then(|_| self.inquiries.names.about(holder).unit);
+        let unit = is_stalled.and_then(|_| self.inquiries.names.unit(holder));
         self.tally.units.count(view.counted.of(place.slot), unit, is_stalled, self.now);
     }
 

@@ -61,7 +61,8 @@ impl Aggregator {
                     let kind = EventKind::Exit {
                         silent_ns,
                         how: None,
-                        lived_ns: silent_ns,
+                        // It beat to another observer only.
+                        lived_ns: 0,
                         panicked: false,
                         while_away: false,
                     };

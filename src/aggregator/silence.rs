@@ -71,7 +71,7 @@ impl Aggregator {
             process,
             coalesced,
         };
-        let unit = self.about(place).unit;
+        let unit = self.inquiries.names.unit(holder);
         self.tally.units.add_stalls(unit, coalesced.into(), self.now);
         let threshold_ns = self.threshold_of(place);
         let since = self.thawed_at(place).unwrap_or(silent_since);
@@ -98,7 +98,8 @@ impl Aggregator {
     pub(super) fn resume(&mut self, place: Place, hot: &Hot, cold: &Cold, coalesced: u32) {
         self.report_rest(place, hot, cold);
         let (silent_ns, lost) = (cold.resume_silent_ns, cold.resume_lost);
-        let unit = self.about(place).unit;
+        let holder = Holder { place, generation: self.record(place).generation };
+        let unit = self.inquiries.names.unit(holder);
         let is_refuted = rules::is_refuted(silent_ns, lost, self.threshold_of(place));
         let reported = self.record(place);
         let between = cold.stalls.wrapping_sub(reported.stalls).min(coalesced.saturating_sub(1));

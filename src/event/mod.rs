@@ -61,7 +61,8 @@ pub struct About {
     pub uid: Option<u32>,
     /// Its name. Empty if it is not known.
     pub comm: Comm,
-    /// Its unit of the service manager: the deepest `.service` or `.scope` of its control group.
+    /// Its unit of the service manager: the deepest `.service` or `.scope` of its control group, behind the outermost if
+    /// it is inside another unit.
     pub unit: Option<Label>,
     /// Its container: the 64 hexadecimal digits that container managers give to a control group.
     pub container: Option<Label>,
@@ -126,7 +127,7 @@ pub enum EventKind {
         blind_ns: u64,
         /// What the kernel said of the process when the stall was confirmed, if it was asked in time and the silence
         /// goes on.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "known_state")]
         process: Option<ProcessState>,
         /// Stalls reported by this event; more than 1 if they happened faster than they were reported.
         #[serde(default = "single")]
@@ -155,7 +156,7 @@ pub enum EventKind {
         /// How it ended, if the kernel provides it.
         #[serde(flatten)]
         how: Option<ExitHow>,
-        /// From its first beat to the instant the exit was known, ns.
+        /// From its first beat on this shard to the instant the exit was known, ns; 0: not known.
         #[serde(default)]
         lived_ns: u64,
         /// Its last frame reported a panic.
@@ -377,9 +378,13 @@ pub enum ExitHow {
     OutOfMemory,
 }
 
+/// A state that this version does not know is none: the rest of the event is read.
+fn known_state<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ProcessState>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.and_then(|word| ProcessState::of_word(&word)))
+}
+
 /// What a process does, according to the kernel: of its first thread.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcessState {
     /// It runs, or waits for a processor.
     Running,
@@ -408,6 +413,10 @@ impl ProcessState {
             Self::Stopped => "stopped",
             Self::Traced => "traced",
         }
+    }
+
+    fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
     }
 
     /// The state with this letter in proc_pid_stat(5), if it is one of these.
@@ -466,10 +475,12 @@ impl From<&str> for Comm {
     /// seen.
     fn from(text: &str) -> Self {
         let mut comm = Self::default();
-        let text: String = text.chars().map(|c| if is_deceptive(c) { '?' } else { c }).collect();
-        let len = text.floor_char_boundary(comm.bytes.len());
-        comm.bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
-        comm.len = u8::try_from(len).unwrap_or(0);
+        for c in text.chars().map(|c| if is_deceptive(c) { '?' } else { c }) {
+            let from = usize::from(comm.len);
+            let Some(room) = comm.bytes.get_mut(from..from + c.len_utf8()) else { break };
+            c.encode_utf8(room);
+            comm.len += c.len_utf8() as u8;
+        }
         comm
     }
 }

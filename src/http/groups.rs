@@ -42,6 +42,7 @@ impl Key {
         match self {
             Self::Unit(unit) => unit.map(|unit| unit.as_str().to_owned()),
             Self::Comm(comm) => (!comm.is_empty()).then(|| comm.as_str().to_owned()),
+            Self::Number(u32::MAX) => None,
             Self::Number(number) => Some(number.to_string()),
         }
     }
@@ -57,6 +58,7 @@ pub async fn groups(by: GroupBy, view: &View, dead: Vec<(About, u16)>, sources: 
         tokio::task::yield_now().await;
     }
     for (about, shard) in &dead {
+        // No user has this number.
         let key = Key::of(by, about, about.uid.unwrap_or(u32::MAX), *shard);
         groups.entry(key).or_default().died += 1;
     }
@@ -98,16 +100,15 @@ const fn count(group: &mut Group, row: &Row) {
     }
 }
 
-/// Numbers by value; agents without a name last.
+/// Numbers first and by value, then texts, and last agents without a name. A total order: names are chosen by agents, and
+/// a sort may panic at any other.
 pub fn natural(one: &Option<String>, other: &Option<String>) -> std::cmp::Ordering {
-    let rank = |name: &Option<String>| (name.is_none(), name.as_ref().map(String::len));
-    let is_number = |name: &Option<String>| {
-        name.as_ref().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+    let rank = |name: &Option<String>| {
+        let text = name.as_deref().unwrap_or_default();
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        (name.is_none(), !is_number, if is_number { text.len() } else { 0 })
     };
-    if is_number(one) && is_number(other) {
-        return rank(one).cmp(&rank(other)).then_with(|| one.cmp(other));
-    }
-    one.is_none().cmp(&other.is_none()).then_with(|| one.cmp(other))
+    rank(one).cmp(&rank(other)).then_with(|| one.cmp(other))
 }
 
 #[cfg(test)]
@@ -139,6 +140,19 @@ mod tests {
         assert_eq!(groups[2].name.as_deref(), Some("10000"), "numbers by value");
         let listed: u64 = groups.iter().map(|group| group.agents).sum();
         assert_eq!(listed + rest.unwrap().agents, 10_002);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn names_have_one_order(names in proptest::collection::vec(proptest::option::of("[0-9a]{0,3}"), 3)) {
+            let mut orders = Vec::new();
+            for [a, b, c] in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+                let mut names = [&names[a], &names[b], &names[c]].map(Clone::clone);
+                names.sort_by(natural);
+                orders.push(names);
+            }
+            proptest::prop_assert!(orders.iter().all(|order| *order == orders[0]), "{orders:?}");
+        }
     }
 
     #[test]

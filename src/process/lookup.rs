@@ -53,16 +53,19 @@ impl Lookups {
                 let Ok(Question { holder, pid, of }) = question else { return };
                 let finding = match of {
                     Inquiry::Who => {
-                        let found = procfs::identify(pid, &clock);
-                        if let Ok(identity) = &found {
+                        let mut found = procfs::identify(pid, &clock);
+                        if let Ok(identity) = &mut found {
                             on_program(holder, &identity.program, Some(identity.uid));
+                            // What it is for is done, and it may be long.
+                            identity.program.groups.clear();
                         }
                         Finding::Who { holder, found }
                     }
                     Inquiry::Program | Inquiry::Class => {
-                        let found = procfs::program(pid);
+                        let mut found = procfs::program(pid);
                         on_program(holder, &found, None);
-                        let is_frozen = freezer.is_any_frozen(&found.groups, clock.mono());
+                        let is_frozen =
+                            freezer.is_any_frozen(&std::mem::take(&mut found.groups), clock.mono());
                         Finding::Program { holder, found, is_frozen }
                     }
                     Inquiry::Lives(start) => Finding::Lives { pid, life: procfs::life(pid, start) },

@@ -1,8 +1,9 @@
 //! Who the agents' processes are, for display: the lookup thread writes, readers look up by slot.
 //!
-//! Verdicts do not depend on it. Threads: lookup, aggregator, HTTP. Blocks: while an entry of 40 bytes is copied.
+//! Verdicts do not depend on it. Threads: lookup, aggregator, HTTP. Blocks: while an entry of 48 bytes is copied.
 
 use std::borrow::Cow;
+use std::num::NonZeroU32;
 
 use parking_lot::Mutex;
 
@@ -16,7 +17,7 @@ use crate::table::slots::Slots;
 /// Longest process name of the kernel, without its NUL.
 const NAME_BYTES: usize = 15;
 
-/// What was looked up of one slot's holder: 40 bytes.
+/// What was looked up of one slot's holder: 48 bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     /// The holder's generation; 0 = none yet.
@@ -32,6 +33,8 @@ struct Entry {
     exe: Option<Label>,
     state: Option<ProcessState>,
     group: GroupId,
+    /// The lower half of its start time; `None` if it is not known.
+    start: Option<NonZeroU32>,
 }
 
 /// The name was read.
@@ -71,8 +74,15 @@ impl Names {
     pub fn put(&self, holder: Holder, program: &Program, uid: Option<u32>, group: GroupId) {
         let Program { comm, exe, unit, container, state, .. } = program;
         let before = self.entry(holder);
+        let start = program.start.and_then(|ticks| NonZeroU32::new(ticks as u32));
+        // Another process has the pid now; its own slot is yet to come.
+        if before.is_some_and(|before| before.start.is_some() && start.is_some() && before.start != start) {
+            return;
+        }
         // Nobody's share is not root's, which has no limit.
         let uid = uid.or(before.map(|entry| entry.uid)).unwrap_or(u32::MAX);
+        // Root of a container is not the host's.
+        let uid = if uid == 0 && container.is_some() { u32::MAX } else { uid };
         let is_known = comm.is_some();
         let comm = comm.as_deref().unwrap_or_default();
         let comm = &comm[..comm.floor_char_boundary(NAME_BYTES)];
@@ -85,6 +95,7 @@ impl Names {
             exe: label(exe),
             state: *state,
             group,
+            start,
             ..Entry::default()
         };
         entry.name[..comm.len()].copy_from_slice(comm.as_bytes());
@@ -122,6 +133,11 @@ impl Names {
         }
     }
 
+    /// The unit of this holder.
+    pub fn unit(&self, holder: Holder) -> Option<Label> {
+        self.entry(holder)?.unit
+    }
+
     /// What the process of this holder did at the last lookup.
     pub fn state(&self, holder: Holder) -> Option<ProcessState> {
         self.entry(holder)?.state
@@ -146,7 +162,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_as_small_as_it_says() {
-        assert_eq!(size_of::<Entry>(), 40);
+        assert_eq!(size_of::<Entry>(), 48);
     }
 
     #[test]
@@ -169,6 +185,18 @@ mod tests {
         names.put(holder(5000, 5), &Program::default(), None, 0);
         assert_eq!(names.get(holder(5000, 5)).as_deref(), Some(""), "it may be exiting");
         assert!(names.is_program_hidden(holder(5000, 5)));
+        let of = |comm: &str, start: u64| Program {
+            comm: Some(comm.to_owned()),
+            start: Some(start),
+            state: Some(ProcessState::Running),
+            ..Program::default()
+        };
+        for (program, name) in
+            [(of("old", 7), "old"), (of("renamed", 7), "renamed"), (of("heir", 8), "renamed")]
+        {
+            names.put(holder(6000, 1), &program, None, 0);
+            assert_eq!(names.get(holder(6000, 1)).as_deref(), Some(name), "the pid was reused");
+        }
         names.put(holder(5000, 6), &Program::default(), None, 0);
         assert_eq!(names.get(holder(5000, 6)), None, "another holder");
     }

@@ -85,6 +85,8 @@ pub struct Program {
     pub container: Option<String>,
     /// What it does.
     pub state: Option<ProcessState>,
+    /// When it started, in clock ticks since boot: distinguishes it from others with its pid.
+    pub start: Option<u64>,
     /// The content of `/proc/PID/cgroup`; empty if it cannot be read.
     pub groups: String,
 }
@@ -145,9 +147,10 @@ pub fn program(pid: u32) -> Program {
 
 fn program_of(directory: &OwnedFd, stat: Option<Stat>) -> Program {
     let groups = read(directory, "cgroup").map(|bytes| lossy(&bytes)).unwrap_or_default();
+    let start = stat.as_ref().map(|stat| stat.start_ticks);
     let (comm, state) = stat.map(|stat| (stat.comm, stat.state)).unzip();
-    let [unit, container] = [unit_of(&groups), container_of(&groups)].map(|text| text.map(str::to_owned));
-    Program { comm, exe: read_exe(directory), unit, container, state: state.flatten(), groups }
+    let (unit, container) = (unit_of(&groups), container_of(&groups).map(str::to_owned));
+    Program { comm, exe: read_exe(directory), unit, container, state: state.flatten(), start, groups }
 }
 
 fn open_directory(pid: u32) -> Option<OwnedFd> {

@@ -1,10 +1,20 @@
 //! The unit and the container of a process, from the path of its control group. Both are conventions: the service
 //! manager names groups after units, and container managers put the number of a container into the name.
 
-/// The unit: the deepest `.service` or `.scope` in the path.
-pub fn unit_of(groups: &str) -> Option<&str> {
+/// The unit: the deepest `.service` or `.scope` in the path. A unit inside another, as of a user's own service manager, is
+/// written behind the outermost (`user@1000.service/web.service`): whoever owns that chooses its name. The scope of one
+/// container is none: its name says no more than the number of the container.
+pub fn unit_of(groups: &str) -> Option<String> {
     let is_unit = |name: &&str| name.ends_with(".service") || name.ends_with(".scope");
-    paths(groups).find_map(|path| path.rsplit('/').find(is_unit))
+    paths(groups).find_map(|path| {
+        let mut units = path.split('/').filter(is_unit).filter(|name| number_in(name).is_none());
+        let outermost = units.next()?;
+        Some(
+            units
+                .next_back()
+                .map_or_else(|| outermost.to_owned(), |deepest| format!("{outermost}/{deepest}")),
+        )
+    })
 }
 
 /// The container: the deepest name in the path that contains exactly 64 hexadecimal digits in a row, as
@@ -45,7 +55,10 @@ mod tests {
         for (groups, unit) in [
             ("0::/system.slice/worker@7.service\n", Some("worker@7.service")),
             ("0::/system.slice/worker.service/payload\n", Some("worker.service")),
-            ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/app-x.scope\n", Some("app-x.scope")),
+            (
+                "0::/user.slice/user-1000.slice/user@1000.service/app.slice/app-x.scope\n",
+                Some("user@1000.service/app-x.scope"),
+            ),
             ("0::/\n", None),
             ("0::/user.slice\n", None),
             ("", None),
@@ -53,7 +66,7 @@ mod tests {
             ("12:cpu:/a\n1:name=systemd:/system.slice/x.service\n0::/\n", Some("x.service")),
             ("12:cpu:/cpu.service\n0::/system.slice/y.service\n", Some("y.service")),
         ] {
-            assert_eq!(unit_of(groups), unit, "{groups}");
+            assert_eq!(unit_of(groups).as_deref(), unit, "{groups}");
         }
     }
 
@@ -68,6 +81,7 @@ mod tests {
         ] {
             assert_eq!(container_of(&format!("0::{path}\n")), Some(ID), "{path}");
             assert_eq!(container_of(&format!("4:memory:{path}\n0::/\n")), Some(ID), "{path}");
+            assert_eq!(unit_of(&format!("0::{path}\n")), None, "{path}");
         }
         for none in ["/a/deadbeef", &format!("/x/{ID}0"), "/"] {
             assert_eq!(container_of(&format!("0::{none}\n")), None, "{none}");

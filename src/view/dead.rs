@@ -15,7 +15,12 @@ const LOOP_DEATHS: u64 = 3;
 /// Lives shorter than this are those of a crash loop.
 const SHORT_NS: u64 = 60_000_000_000;
 
-/// What counts as the same agent after a restart: the unit, else user and name.
+/// The unit, if its processes are restarted as one: those of a scope were started one by one.
+fn service(about: &About) -> Option<Label> {
+    about.unit.filter(|unit| unit.as_str().ends_with(".service"))
+}
+
+/// What counts as the same agent after a restart: the service, else user and name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Name {
     Unit(Label),
@@ -23,15 +28,15 @@ enum Name {
 }
 
 impl Name {
-    const fn of(about: &About) -> Self {
-        match about.unit {
+    fn of(about: &About) -> Self {
+        match service(about) {
             Some(unit) => Self::Unit(unit),
             None => Self::Process(about.uid, about.comm),
         }
     }
 }
 
-/// What is restarted as one: the unit, else the program of a user; of a program that is not known, the name.
+/// What is restarted as one: the service, else the program of a user; of a program that is not known, the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Restarted {
     Unit(Label),
@@ -40,8 +45,8 @@ enum Restarted {
 }
 
 impl Restarted {
-    const fn of(about: &About) -> Self {
-        match (about.unit, about.exe) {
+    fn of(about: &About) -> Self {
+        match (service(about), about.exe) {
             (Some(unit), _) => Self::Unit(unit),
             (None, Some(exe)) => Self::Program(about.uid, exe),
             (None, None) => Self::Process(about.uid, about.comm),
@@ -83,15 +88,20 @@ pub struct CrashLoop {
 pub struct Dead {
     agents: VecDeque<DeadAgent>,
     named: HashMap<Name, u32>,
+    /// Number of the event with which this observer went on for another.
+    restarted_at: u64,
 }
 
 impl Dead {
     /// Keeps the agent of the event, if it died.
     pub fn push(&mut self, event: &Event) {
+        if matches!(event.kind, EventKind::Restart { .. }) {
+            self.restarted_at = event.seq;
+        }
         let EventKind::Exit { how, lived_ns, panicked, .. } = event.kind else { return };
         let (Some(death), Some(agent)) = (Death::of(how, panicked), event.agent) else { return };
         if self.agents.len() == KEPT
-            && let Some(oldest) = self.agents.pop_front()
+            && let Some(oldest) = self.agents.remove(self.to_forget(agent.about.uid))
         {
             let name = Name::of(&oldest.about());
             if let Some(count) = self.named.get_mut(&name) {
@@ -106,6 +116,15 @@ impl Dead {
         *count += 1;
     }
 
+    /// Which one makes room for one of this user: its own oldest if it has more than half of the places, so that one
+    /// user's agents do not displace all others.
+    fn to_forget(&self, uid: Option<u32>) -> usize {
+        let of_user = |dead: &&DeadAgent| dead.about().uid == uid;
+        let has_most = self.agents.iter().filter(of_user).count() > KEPT / 2;
+        let oldest = self.agents.iter().position(|dead| of_user(&dead));
+        oldest.filter(|_| has_most).unwrap_or(0)
+    }
+
     /// All of them, the latest first.
     pub fn latest(&self) -> impl Iterator<Item = &DeadAgent> {
         self.agents.iter().rev()
@@ -114,9 +133,8 @@ impl Dead {
     /// Those of the last minute, the latest first, but for those of which the kernel did not say how they ended: they
     /// may have been stopped.
     pub fn of_last_minute(&self, now: MonoNs) -> impl Iterator<Item = &DeadAgent> {
-        // Events are in the order of their reports, which is nearly that of their instants.
-        let recent = self.latest().take_while(move |dead| now.since(dead.event.mono) <= RECENT_NS);
-        recent.filter(|dead| dead.death != Death::Unknown)
+        let is_recent = move |dead: &&DeadAgent| now.since(dead.event.mono) <= RECENT_NS;
+        self.latest().filter(is_recent).filter(|dead| dead.death != Death::Unknown)
     }
 
     /// What died more than three times in the last minute, each time after a short life, and came up again after at
@@ -124,7 +142,11 @@ impl Dead {
     /// first.
     pub fn crash_loops(&self, now: MonoNs) -> Vec<CrashLoop> {
         let mut of: HashMap<Restarted, Vec<&DeadAgent>> = HashMap::new();
-        for dead in self.of_last_minute(now).filter(|dead| dead.lived_ns < SHORT_NS) {
+        // A life of no length is one of which the begin is not known. Of what an observer before this one reported, the
+        // units are not.
+        let is_short = |dead: &&DeadAgent| (1..SHORT_NS).contains(&dead.lived_ns);
+        let is_ours = |dead: &&DeadAgent| dead.event.seq > self.restarted_at;
+        for dead in self.of_last_minute(now).filter(is_short).filter(is_ours) {
             of.entry(Restarted::of(&dead.about())).or_default().push(dead);
         }
         let mut loops: Vec<CrashLoop> = of
@@ -191,6 +213,33 @@ mod tests {
         }
         assert_eq!((dead.agents.len(), dead.named.len()), (KEPT, 1));
         assert_eq!(dead.latest().next().map(|dead| dead.deaths_before), Some(999));
+    }
+
+    #[test]
+    fn one_user_does_not_displace_the_others() {
+        let mut dead = Dead::default();
+        let of = |uid: u32, at: u64| {
+            let mut event = exit("a", None, at, 1, ExitHow::Signal(9));
+            event.agent.as_mut().unwrap().about.uid = Some(uid);
+            event
+        };
+        (0..100).for_each(|at| dead.push(&of(1, at)));
+        (100..5000).for_each(|at| dead.push(&of(2, at)));
+        let of_first = dead.latest().filter(|dead| dead.about().uid == Some(1)).count();
+        assert_eq!((dead.agents.len(), of_first), (KEPT, 100));
+    }
+
+    #[test]
+    fn what_another_observer_reported_is_listed_and_makes_no_loop() {
+        let mut dead = Dead::default();
+        for at in 1000..1010 {
+            dead.push(&Event { seq: at, ..exit("python3", None, at * SECOND, SECOND / 2, ExitHow::Code(1)) });
+        }
+        assert_eq!(dead.crash_loops(MonoNs(1010 * SECOND)).len(), 1);
+        let why = crate::event::RestartWhy::Planned;
+        let kind = EventKind::Restart { why, shards: 1, adopted: 0, gone: 0, gap_ns: 1 };
+        dead.push(&Event { seq: 1010, kind, ..up(1) });
+        assert_eq!((dead.crash_loops(MonoNs(1010 * SECOND)).len(), dead.latest().count()), (0, 10));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use crate::time::MonoNs;
 
 /// Units with counts of their own.
 pub const UNITS_MAX: usize = 256;
+/// How long no room is looked for after none was found.
+const FULL_NS: u64 = 1_000_000_000;
 
 /// The counts of one unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +55,8 @@ pub struct Units {
     pub other: UnitCounts,
     /// Units whose counts were added to those of the others to make room for another one.
     pub folded: u64,
+    /// No unit makes room before this instant: all have agents.
+    full_until: MonoNs,
 }
 
 impl Units {
@@ -118,8 +122,12 @@ impl Units {
     fn of(&mut self, unit: Option<Label>, now: MonoNs) -> (Option<Label>, &mut UnitCounts) {
         let Some(unit) = unit else { return (None, &mut self.other) };
         if self.own.len() >= UNITS_MAX && !self.own.contains_key(&unit) {
+            if now < self.full_until {
+                return (None, &mut self.other);
+            }
             let idle = self.own.iter().filter(|(_, counts)| counts.up == 0 && counts.stalled == 0);
             let Some(oldest) = idle.min_by_key(|(_, counts)| counts.at).map(|(unit, _)| *unit) else {
+                self.full_until = now + FULL_NS;
                 return (None, &mut self.other);
             };
             if let Some(counts) = self.own.remove(&oldest) {
@@ -175,6 +183,7 @@ mod tests {
     #[test]
     fn units_are_bounded_and_no_count_is_lost() {
         let mut units = Units::default();
+        let second = |seconds: u64| MonoNs(seconds * FULL_NS);
         let mut agents = vec![Counted::default(); UNITS_MAX + 10];
         for (number, agent) in agents.iter_mut().enumerate() {
             units.count(agent, label(&format!("units-{number}.service")), Some(false), MonoNs(number as u64));
@@ -185,10 +194,10 @@ mod tests {
         units.count(&mut agents[7], None, None, MonoNs(1000));
         units.count(&mut agents[9], None, None, MonoNs(1001));
         let mut newcomer = Counted::default();
-        units.count(&mut newcomer, label("units-new.service"), Some(false), MonoNs(1002));
+        units.count(&mut newcomer, label("units-new.service"), Some(false), second(2));
         assert_eq!((units.own.len(), units.other.deaths, units.folded), (UNITS_MAX, 1, 1));
         // What was counted with the others is still counted there.
-        units.count(&mut agents[UNITS_MAX], label("units-256.service"), None, MonoNs(1003));
+        units.count(&mut agents[UNITS_MAX], label("units-256.service"), None, second(3));
         assert_eq!(units.other.up, 9);
     }
 }

@@ -76,7 +76,12 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
         agent.wire.as_str(),
         if tracked.off_hash { ", which is not where its pid hashes to" } else { "" },
     )];
-    let belongs = belongs(tracked.exe.as_deref(), agent.unit.as_deref(), agent.container.as_deref());
+    let belongs = belongs(
+        ["runs", "belongs", "is"],
+        tracked.exe.as_deref(),
+        agent.unit.as_deref(),
+        agent.container.as_deref(),
+    );
     said.extend((!belongs.is_empty()).then(|| format!("It {}.", listed(&belongs))));
     said.push(last_beat(tracked));
     said.push(threshold(tracked, fleet));
@@ -127,11 +132,16 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
 }
 
 /// What a process runs and belongs to, as far as it is known.
-fn belongs(exe: Option<&str>, unit: Option<&str>, container: Option<&str>) -> Vec<String> {
-    let exe = exe.map(|exe| format!("runs {}", Shown(exe)));
-    let unit = unit.map(|unit| format!("belongs to {}", Shown(unit)));
+fn belongs(
+    [runs, belongs, is]: [&str; 3],
+    exe: Option<&str>,
+    unit: Option<&str>,
+    container: Option<&str>,
+) -> Vec<String> {
+    let exe = exe.map(|exe| format!("{runs} {}", Shown(exe)));
+    let unit = unit.map(|unit| format!("{belongs} to {}", Shown(unit)));
     // As container managers show it.
-    let container = container.map(|id| format!("is in container {}", Shown(id.get(..12).unwrap_or(id))));
+    let container = container.map(|id| format!("{is} in container {}", Shown(id.get(..12).unwrap_or(id))));
     exe.into_iter().chain(unit).chain(container).collect()
 }
 
@@ -279,8 +289,8 @@ fn was(exit: &Event) -> String {
     let about = exit.agent.map(|agent| agent.about).unwrap_or_default();
     let [exe, unit, container] =
         [about.exe, about.unit, about.container].map(|label| label.map(Label::as_str));
-    let belongs = belongs(exe, unit, container);
-    if belongs.is_empty() { String::new() } else { format!(" As last looked up, it {}.", listed(&belongs)) }
+    let belongs = belongs(["ran", "belonged", "was"], exe, unit, container);
+    if belongs.is_empty() { String::new() } else { format!(" It {}.", listed(&belongs)) }
 }
 
 fn is_refusal(event: &Event) -> bool {
@@ -422,7 +432,7 @@ mod tests {
         assert_eq!(
             said,
             "worker (pid 7, uid 1000) ended by signal 9 at 2026-03-01 12:00:00.123Z, 2.00 s after its last beat \
-             and 1m 01s after its first. As last looked up, it runs /opt/w and belongs to w.service. It is no longer \
+             and 1m 01s after its first. It ran /opt/w and belonged to w.service. It is no longer \
              tracked."
         );
         let refused = r#"{"v":1,"kind":"decode","pid":7,"error":"bad_crc"}"#;

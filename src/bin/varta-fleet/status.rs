@@ -82,7 +82,7 @@ pub fn status(args: &StatusArgs) -> Result<Exit, CliError> {
             out.write_all(&text)?;
             writeln!(out)?;
         } else {
-            writeln!(out, "{}.\n", fleet.headline_now().text)?;
+            writeln!(out, "{}.\n", Shown(&fleet.headline_now().text))?;
             out.write_all(table(&client.read(&path, &text)?).as_bytes())?;
         }
     } else if args.json {
@@ -199,7 +199,7 @@ fn words(fleet: &Fleet) -> String {
 }
 
 fn write_words(fleet: &Fleet, out: &mut String) -> fmt::Result {
-    writeln!(out, "{}.", fleet.headline_now().text)?;
+    writeln!(out, "{}.", Shown(&fleet.headline_now().text))?;
     for problem in &fleet.problems {
         writeln!(out, "  ! {}", Shown(problem))?;
     }
@@ -309,6 +309,8 @@ fn cell(quantiles: &Quantiles, value: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use varta_fleet::api::CrashLoop;
+
     use super::*;
 
     fn fleet(up: u64, stalled: u64) -> Fleet {
@@ -320,8 +322,12 @@ mod tests {
     fn problems_follow_the_headline_and_harm_no_terminal() {
         let mut blind = fleet(3, 2);
         blind.problems = vec!["shard 0 is dead\u{1b}[31m".to_owned()];
+        let unit = Some("a\u{202e}\u{1b}[2Jb".to_owned());
+        blind.crash_loops = vec![CrashLoop { unit, deaths: 4, ..CrashLoop::default() }];
         let shown = words(&blind);
-        assert_eq!(shown.lines().next(), Some("2 of 5 agents are stalled."));
+        let headline = shown.lines().next().expect("a headline");
+        assert!(headline.starts_with("2 of 5 agents are stalled; a"), "{headline}");
+        assert!(!headline.contains('\u{202e}'), "{headline}");
         assert!(shown.lines().nth(1).is_some_and(|line| line.starts_with("  ! shard 0 is dead")), "{shown}");
         assert!(!shown.contains('\u{1b}'));
         assert!(shown.lines().all(|line| line.chars().count() <= 100), "{shown}");

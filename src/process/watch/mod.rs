@@ -83,7 +83,8 @@ pub struct Watch {
 impl Watch {
     /// Starts the thread, which holds at most `pidfds_max` descriptors and two of its own; it ends when the
     /// sending side is dropped. Runs `on_start` first, and keeps what it returns until the thread ends. Rings
-    /// after findings. `groups`: which processes were killed for want of memory.
+    /// after findings. `kills`: which processes were killed for
+    /// want of memory, by the groups in `names`.
     ///
     /// # Errors
     /// The kernel's, if it grants no thread or descriptor.
@@ -376,7 +377,9 @@ impl<C: Clock> Watcher<C> {
             Some(Held::Waiting(_)) | None => {
                 let finding = match procfs::end(pid, incarnation, &self.clock) {
                     None => Finding::There { holder },
-                    Some(End { at, how }) => Finding::Gone { holder, at, how },
+                    Some(End { at, how }) => {
+                        Finding::Gone { holder, at, how: how.map(|how| self.explained(holder, how)) }
+                    }
                 };
                 self.tell(finding);
             }

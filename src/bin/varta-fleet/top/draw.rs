@@ -114,7 +114,7 @@ fn headline(model: &Model, width: u16) -> Vec<Line<'static>> {
                 Level::Warning => WARNING.patch(BOLD),
                 Level::Critical => ALARM,
             };
-            (format!("{}.", headline.text), style)
+            (format!("{}.", Shown(&headline.text)), style)
         }
     };
     let mut lines: Vec<Line<'static>> = wrap(&Shown(text).to_string(), width.into(), "  ")
