@@ -478,8 +478,8 @@ impl From<&str> for Comm {
         for c in text.chars().map(|c| if is_deceptive(c) { '?' } else { c }) {
             let from = usize::from(comm.len);
             let Some(room) = comm.bytes.get_mut(from..from + c.len_utf8()) else { break };
-            c.encode_utf8(room);
-            comm.len += c.len_utf8() as u8;
+            let len = c.encode_utf8(room).len();
+            comm.len += u8::try_from(len).unwrap_or(0);
         }
         comm
     }

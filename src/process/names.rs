@@ -74,7 +74,9 @@ impl Names {
     pub fn put(&self, holder: Holder, program: &Program, uid: Option<u32>, group: GroupId) {
         let Program { comm, exe, unit, container, state, .. } = program;
         let before = self.entry(holder);
-        let start = program.start.and_then(|ticks| NonZeroU32::new(ticks as u32));
+        let start = program
+            .start
+            .and_then(|ticks| NonZeroU32::new((ticks & u64::from(u32::MAX)).try_into().unwrap_or(0)));
         // Another process has the pid now; its own slot is yet to come.
         if before.is_some_and(|before| before.start.is_some() && start.is_some() && before.start != start) {
             return;
