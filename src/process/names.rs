@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(names.get(holder(5000, 5)).as_deref(), Some(""));
         names.put(holder(5000, 5), &Program::default(), None, 0);
         assert_eq!(names.get(holder(5000, 5)).as_deref(), Some(""), "it may be exiting");
-        assert!(names.is_program_hidden(holder(5000, 5)));
+        assert!(names.entry(holder(5000, 5)).is_some_and(|entry| entry.is(PROGRAM_HIDDEN)));
         let of = |comm: &str, start: u64| Program {
             comm: Some(comm.to_owned()),
             start: Some(start),
