@@ -544,7 +544,8 @@ function hear(event) {
     entry.times += times;
     entry.until = Math.max(entry.until, mono);
   } else {
-    entry = { rank, common, alone: alone ?? common, times, since: mono, until: mono, ms, pids: new Set(), names: new Map(), isAgent };
+    // The first of what is remembered here may have begun before.
+    entry = { rank, common, isCut: heard === null && begins > 0, alone: alone ?? common, times, since: mono, until: mono, ms, pids: new Set(), names: new Map(), isAgent };
     latest.set(common, entry);
     entries.unshift(entry);
     const isTrouble = rank === "bad" || rank === "warn", alike = entries.filter(one => (one.rank === "bad" || one.rank === "warn") === isTrouble);
@@ -565,7 +566,7 @@ function tell() {
     if (!entry.isNew) continue;
     entry.isNew = false;
     if (!entry.element) list.prepend(entry.element = newEntry(entry));
-    const [, , told] = entry.element.children, { pids, times, common } = entry;
+    const [, , told] = entry.element.children, { pids, times, common } = entry, count = (entry.isCut ? "at least " : "") + times;
     // An agent is looked up after its first beat: its first event may have no name yet.
     const named = ranked(entry.names), isWhole = named.reduce((all, one) => all + one.times, 0) === times;
     const names = isWhole ? named : [], [kin] = names;
@@ -575,11 +576,11 @@ function tell() {
       continue;
     }
     const span = entry.until - entry.since, within = common + (span > 0 ? " within " + about(span) : "");
-    if (!entry.isAgent || pids.size === 0) { say(told, times + " × " + within); continue; }
+    if (!entry.isAgent || pids.size === 0) { say(told, count + " × " + within); continue; }
     const details = told.querySelector("details") ?? el("details", {}, el("summary"), el("div", { className: "pids" }));
     if (!details.isConnected) told.replaceChildren(details, el("div", { className: "names" }));
-    say(details.firstChild, names.length === 1 ? times + " × " + kin.name + " " + within
-      : pids.size === 1 ? times + " × pid " + [...pids][0] + " " + within : times + " agents " + plural(within));
+    say(details.firstChild, names.length === 1 ? count + " × " + kin.name + " " + within
+      : pids.size === 1 ? count + " × pid " + [...pids][0] + " " + within : count + " agents " + plural(within));
     details.lastChild.replaceChildren(...[...pids].map(pid => link(pid, String(pid))), pids.size === PIDS ? "and more" : "");
     const most = names.slice(0, 3).map(({ name, times }) => times + " × " + name).join(", ");
     say(told.lastChild, names.length < 2 ? "" : most + (names.length > 3 ? " and " + counted(names.length - 3, "name") + " more" : ""));
@@ -594,16 +595,17 @@ function newEntry({ rank, ms }) {
     el("i", { className: "mark " + rank, "aria-hidden": "true" }), el("span", { className: "told " + rank }));
 }
 
-let source = null, heard = null, seq = 0, isBehind = 0;
+let source = null, heard = null, begins = 0, seq = 0, isBehind = 0;
 function listen() {
   source?.close();
-  source = new EventSource("/api/v1/events?after=" + (heard ?? Math.max(0, fleet.events - 1000)));
+  if (heard === null) begins = Math.max(0, fleet.events - 2000);
+  source = new EventSource("/api/v1/events?after=" + (heard ?? begins));
   for (const kind of KINDS)
     source.addEventListener(kind, message => {
       const event = JSON.parse(message.data);
+      hear(event);
       heard = message.lastEventId || heard;
       seq = event.seq ?? event.to_seq ?? seq;
-      hear(event);
     });
 }
 /// A browser gives up a stream that was refused, and does not notice one that died in its sleep.
