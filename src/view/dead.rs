@@ -146,7 +146,9 @@ impl Dead {
         // units are not.
         let is_short = |dead: &&DeadAgent| (1..SHORT_NS).contains(&dead.lived_ns);
         let is_ours = |dead: &&DeadAgent| dead.event.seq > self.restarted_at;
-        for dead in self.of_last_minute(now).filter(is_short).filter(is_ours) {
+        // Agents that died before anything of them was looked up have nothing in common.
+        let has_name = |dead: &&DeadAgent| About { uid: None, ..dead.about() } != About::UNKNOWN;
+        for dead in self.of_last_minute(now).filter(is_short).filter(is_ours).filter(has_name) {
             of.entry(Restarted::of(&dead.about())).or_default().push(dead);
         }
         let mut loops: Vec<CrashLoop> = of
@@ -268,6 +270,13 @@ mod tests {
             *how = None;
             dead.push(&event);
         }
+        assert_eq!((dead.latest().count(), dead.crash_loops(MonoNs(1010 * SECOND)).len()), (10, 0));
+    }
+
+    #[test]
+    fn agents_without_a_name_are_no_loop() {
+        let mut dead = Dead::default();
+        (1000..1010).for_each(|at| dead.push(&exit("", None, at * SECOND, SECOND / 2, ExitHow::Signal(9))));
         assert_eq!((dead.latest().count(), dead.crash_loops(MonoNs(1010 * SECOND)).len()), (10, 0));
     }
 

@@ -196,10 +196,18 @@ fn judgement(tracked: &Tracked) -> Option<String> {
         },
         time(stall.silent_ns)
     );
-    said += if stall.certain {
-        ", and the observer could see for a whole threshold of it."
-    } else {
-        "; not certain, since the observer could not see for a whole threshold of it."
+    // The shard judges by what it could see, and the report also depends on what could be asked.
+    let reported = tracked.past.history.iter().rev().find_map(|event| match event.kind {
+        EventKind::Stall { certain, .. } => Some(certain),
+        _ => None,
+    });
+    said += match (stall.certain, reported) {
+        (true, Some(false)) => {
+            ", and the observer could see for a whole threshold of it; reported as not certain, since whether its \
+             process exists, or whether it beats on another shard, could not be asked in time."
+        }
+        (true, _) => ", and the observer could see for a whole threshold of it.",
+        (false, _) => "; not certain, since the observer could not see for a whole threshold of it.",
     };
     if stall.blind_ns > 0 {
         let _ = write!(said, " The observer was blind for {} of it.", time(stall.blind_ns));
@@ -410,6 +418,11 @@ mod tests {
         ] {
             assert!(said.contains(part), "{part}: {said}");
         }
+        tracked.stall = Some(Stall { certain: true, ..tracked.stall.unwrap() });
+        let uncertain = r#"{"v":1,"seq":1,"ts":"2026-03-01T12:00:00Z","mono_ns":1,"kind":"stall","shard":1,"pid":4711,"session":1,"nonce":1,"status":"ok","payload":0,"silent_ns":2000000000,"last_nonce":1,"certain":false,"blind_ns":0}"#;
+        tracked.past.history = vec![serde_json::from_str(uncertain).unwrap()];
+        let said = flat(&tracked, &fleet);
+        assert!(said.contains("reported as not certain, since whether its process exists"), "{said}");
         tracked.agent.comm = Some("a\u{1b}[2J\nb".to_owned());
         assert!(!of_tracked(&tracked, &fleet).contains('\u{1b}'));
     }
