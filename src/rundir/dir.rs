@@ -652,7 +652,8 @@ impl Drop for RunDir {
         // The file names only a process that holds it. It is not removed: otherwise two observers could each
         // hold a lock, one on the removed file and one on the next.
         let _ = rustix::fs::ftruncate(&self.held.lock, 0);
-        // Then `lock` is closed, which releases it.
+        // To close it is not enough: a child that this program forked has a copy until it executes another.
+        let _ = rustix::fs::flock(&self.held.lock, FlockOperation::Unlock);
     }
 }
 

@@ -146,6 +146,18 @@ fn second_observer_is_told_who_holds_the_lock() {
     assert!(matches!(RunDir::open(dir.path()), Err(RunDirError::Busy { holder: None, .. })));
 }
 
+/// A child that the program forked has a copy of each descriptor until it executes another program.
+#[test]
+fn a_lock_is_released_though_another_process_has_a_copy() {
+    let dir = tempdir();
+    let first = RunDir::open(dir.path()).unwrap();
+    let copy = first.held.lock.try_clone().unwrap();
+    drop(first);
+    let _second = RunDir::open(dir.path()).unwrap();
+    drop(copy);
+    assert!(matches!(RunDir::open(dir.path()), Err(RunDirError::Busy { .. })), "the copy releases nothing");
+}
+
 #[test]
 fn lock_outlives_the_removal_of_its_file_only_for_its_holder() {
     let dir = tempdir();
