@@ -60,7 +60,7 @@ pub struct DeadAgent {
     pub mono_ns: u64,
     /// From its last beat to its end.
     pub silent_ns: u64,
-    /// From its first beat to its end.
+    /// From its first beat on its last shard to its end; 0: not known.
     pub lived_ns: u64,
     /// How many listed agents of the same unit died before it; without a unit, of the same user and name.
     pub deaths_before: u32,
