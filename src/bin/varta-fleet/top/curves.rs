@@ -33,7 +33,7 @@ impl Series {
         match self {
             Self::Up => "up",
             Self::Stalled => "stalled",
-            Self::Died => "died",
+            Self::Died => "died/min",
             Self::Beats => "beats/s",
         }
     }

@@ -183,8 +183,13 @@ fn fleet_lines(model: &Model, width: u16) -> Vec<Line<'static>> {
     ];
     let half = usize::from(width) / 2;
     let curve = |series: Series, width: usize| {
-        let value = screen.curves.latest(series).map_or_else(|| "?".to_owned(), amount);
-        let style = match (series, screen.curves.latest(series)) {
+        // The number of the headline: those of the last second are told by the curve alone.
+        let latest = match series {
+            Series::Died => Some(fleet.died.agents),
+            Series::Up | Series::Stalled | Series::Beats => screen.curves.latest(series),
+        };
+        let value = latest.map_or_else(|| "?".to_owned(), amount);
+        let style = match (series, latest) {
             (Series::Stalled | Series::Died, Some(1..)) => ALARM,
             _ => Style::new(),
         };

@@ -77,7 +77,7 @@ fn everything_has_its_place_at_every_size() {
             lines[2].starts_with("up       4.00k  ") && lines[2].contains("█ stalled      2 "),
             "{screen}"
         );
-        assert!(lines[3].starts_with("died         0 ") && lines[3].contains("beats/s  10.0k"), "{screen}");
+        assert!(lines[3].starts_with("died/min     0 ") && lines[3].contains("beats/s  10.0k"), "{screen}");
         let head = if height >= SHARDS_FROM { 7 } else { 4 };
         if height >= SHARDS_FROM {
             assert!(lines[5].starts_with("0        2000       1    5.00k"), "{screen}");
