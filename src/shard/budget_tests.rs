@@ -260,6 +260,23 @@ fn fault_66_whom_we_do_not_let_beat_is_not_condemned_for_certain_and_not_before_
     assert_eq!(last.why, TurnedAwayFor::Uid);
 }
 
+/// A refused frame puts off a stall; a beat that then ends the silence makes the next deadline come sooner than that.
+#[test]
+fn fault_66_a_doubt_that_is_over_does_not_put_off_the_next_stall() {
+    let mut world = World::allowing(Admission::new(10).unwrap(), None, &[1000]);
+    let last = 2_900 + T / MS + 200;
+    world.beat(2_900, 1000, 100);
+    world.beat(3_000, USER, 100);
+    world.beat(last, 1000, 100);
+    let mut ms = 2_900;
+    while world.stalls.is_empty() && ms < 20_000 {
+        ms += 10;
+        world.run_until(ms);
+    }
+    let [(at, true)] = world.stalls_of(100)[..] else { panic!("{:?}", world.stalls) };
+    assert!((last + T / MS..last + T / MS + 20).contains(&at), "{at}");
+}
+
 #[test]
 fn fault_66_what_others_send_in_its_name_is_no_evidence() {
     let mut world = World::new(Admission::new(10).unwrap(), None);

@@ -503,7 +503,11 @@ impl Tracker {
         }
         match self.judgement_of(slot, &hot, sight) {
             Judgement::NotBefore(_) if planted!(ForgetsTheTimer) => {}
-            Judgement::NotBefore(at) => self.wheel.set(slot, at),
+            // What puts off a stall longer than a threshold may be over sooner: a beat after the watermark has its
+            // deadline a threshold after it at the earliest, and moves no timer.
+            Judgement::NotBefore(at) => {
+                self.wheel.set(slot, at.min(sight.watermark + self.threshold_of(&hot)));
+            }
             Judgement::Stalled { is_certain } => {
                 self.stall(slot, hot, is_certain, sight.watermark, blind_since(hot.last_arrival));
                 on_stall(slot);

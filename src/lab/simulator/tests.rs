@@ -66,6 +66,13 @@ fn who_starts_from_nothing_has_not_read_what_is_queued() {
     hold(&Story::new(827, None));
 }
 
+/// A frame of a silent agent was refused, which puts off its stall for three thresholds. A beat ended the silence, and
+/// the next one was reported only when the first would have been.
+#[test]
+fn a_doubt_that_is_over_does_not_put_off_the_next_stall() {
+    hold(&Story::new(25_022_796_989_398, None));
+}
+
 fn hold(story: &Story) {
     if let Err(violation) = judge(story) {
         panic!("{}", Failure::of(story, &violation, SHRINK_RUNS));
