@@ -49,7 +49,7 @@ fn the_package_brings_a_running_service_that_its_group_may_use() {
         let all = rig.run(&as_user("alice", "varta-fleet agents --json"));
         all.contains("\"stock-agent\"").then_some(())
     });
-    for (command, why) in [("status", "permission denied; allow this user"), ("route", "may not send to")] {
+    for (command, why) in [("status", "join the group varta"), ("route", "cannot send to ")] {
         let refused = rig.attempt(&as_user("bob", &format!("varta-fleet {command}")));
         let said = String::from_utf8_lossy(&refused.stderr);
         assert!(refused.status.code() == Some(77) && said.contains(why), "{command}: {said}");
