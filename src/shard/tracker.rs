@@ -503,11 +503,7 @@ impl Tracker {
         }
         match self.judgement_of(slot, &hot, sight) {
             Judgement::NotBefore(_) if planted!(ForgetsTheTimer) => {}
-            // What puts off a stall longer than a threshold may be over sooner: a beat after the watermark has its
-            // deadline a threshold after it at the earliest, and moves no timer.
-            Judgement::NotBefore(at) => {
-                self.wheel.set(slot, at.min(sight.watermark + self.threshold_of(&hot)));
-            }
+            Judgement::NotBefore(at) => self.wheel.set(slot, at),
             Judgement::Stalled { is_certain } => {
                 self.stall(slot, hot, is_certain, sight.watermark, blind_since(hot.last_arrival));
                 on_stall(slot);
@@ -520,7 +516,12 @@ impl Tracker {
         let judge = |sight: &Sight| rules::judge(hot.last_arrival, hot.paused_before, threshold_ns, sight);
         let judgement = match judge(sight) {
             Judgement::Stalled { .. } if self.admission.turned_away().is_after(hot.pid, hot.last_arrival) => {
-                judge(&sight.but_turned_away())
+                match judge(&sight.but_turned_away()) {
+                    // The doubt may be over sooner: a beat after the watermark has its deadline a threshold after it
+                    // at the earliest, and moves no timer.
+                    Judgement::NotBefore(at) => Judgement::NotBefore(at.min(sight.watermark + threshold_ns)),
+                    judgement => judgement,
+                }
             }
             judgement => judgement,
         };
