@@ -69,7 +69,7 @@ impl Units {
     }
 
     /// The sums over all units: up, stalled, stalls, deaths.
-    #[cfg(any(test, feature = "bench"))]
+    #[cfg(test)]
     pub fn sums(&self) -> [u64; 4] {
         self.own.values().chain([&self.other]).fold([0; 4], |[up, stalled, stalls, deaths], unit| {
             [up + unit.up, stalled + unit.stalled, stalls + unit.stalls, deaths + unit.deaths]
