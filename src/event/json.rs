@@ -22,8 +22,6 @@ use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
 const SCHEMA: u8 = 1;
-/// The same on every architecture that Linux runs on.
-const SIGKILL: u8 = 9;
 
 impl Serialize for Event {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -244,13 +242,11 @@ impl Detail {
             EventKind::Frozen { phase } => Self::Frozen { phase: phase.as_str() },
             EventKind::Exit { silent_ns, how, lived_ns, panicked, while_away } => {
                 let end = End { lived_ns, panicked, while_away };
-                match how {
-                    Some(ExitHow::Signal(signal)) => Self::ExitSignal { silent_ns, signal, oom: false, end },
-                    Some(ExitHow::OutOfMemory) => {
-                        Self::ExitSignal { silent_ns, signal: SIGKILL, oom: true, end }
+                match how.and_then(ExitHow::signal) {
+                    Some(signal) => {
+                        Self::ExitSignal { silent_ns, signal, oom: how == Some(ExitHow::OutOfMemory), end }
                     }
-                    Some(ExitHow::Code(code)) => Self::ExitCode { silent_ns, code: Some(code), end },
-                    None => Self::ExitCode { silent_ns, code: None, end },
+                    None => Self::ExitCode { silent_ns, code: how.and_then(ExitHow::code), end },
                 }
             }
             EventKind::Terminal { coalesced } | EventKind::Status { coalesced } => {

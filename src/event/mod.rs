@@ -3,16 +3,18 @@
 
 use std::io;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use crate::config::KeySet;
-use crate::label::Label;
-use crate::message::is_deceptive;
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
 pub mod filter;
 mod json;
+mod process;
+
+use process::known_state;
+pub use process::{About, Comm, ProcessState};
 
 /// One reported fact. As JSON: its line in the event log.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,35 +53,6 @@ pub struct Agent {
     pub payload: u64,
     /// Who its process is.
     pub about: About,
-}
-
-/// Who a process is, as of the last lookup. A lookup comes after the first beat, so the first events of an agent may
-/// know its user only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct About {
-    /// The user attested with its last beat.
-    pub uid: Option<u32>,
-    /// Its name. Empty if it is not known.
-    pub comm: Comm,
-    /// Its unit of the service manager: the deepest `.service` or `.scope` of its control group, behind the outermost if
-    /// it is inside another unit.
-    pub unit: Option<Label>,
-    /// Its container: the 64 hexadecimal digits that container managers give to a control group.
-    pub container: Option<Label>,
-    /// Path of its program, as the process itself sees files.
-    pub exe: Option<Label>,
-}
-
-impl About {
-    /// Of a process of which nothing is known.
-    pub const UNKNOWN: Self =
-        Self { uid: None, comm: Comm { len: 0, bytes: [0; 15] }, unit: None, container: None, exe: None };
-}
-
-impl Default for About {
-    fn default() -> Self {
-        Self::UNKNOWN
-    }
 }
 
 impl Event {
@@ -378,57 +351,29 @@ pub enum ExitHow {
     OutOfMemory,
 }
 
-/// A state that this version does not know is none: the rest of the event is read.
-fn known_state<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ProcessState>, D::Error> {
-    Ok(Option::<String>::deserialize(deserializer)?.and_then(|word| ProcessState::of_word(&word)))
-}
+/// The same on every architecture that Linux runs on.
+const SIGKILL: u8 = 9;
 
-/// What a process does, according to the kernel: of its first thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProcessState {
-    /// It runs, or waits for a processor.
-    Running,
-    /// It waits for something, and a signal would wake it.
-    Sleeping,
-    /// It waits for something, mostly for a disk or a file system, and no signal wakes it.
-    Uninterruptible,
-    /// A signal such as SIGSTOP stopped it.
-    Stopped,
-    /// A debugger holds it.
-    Traced,
-}
+impl ExitHow {
+    /// An end by SIGKILL.
+    pub const KILLED: Self = Self::Signal(SIGKILL);
 
-impl ProcessState {
-    /// Every state, in the order of its codes in the journal.
-    pub const ALL: [Self; 5] =
-        [Self::Running, Self::Sleeping, Self::Uninterruptible, Self::Stopped, Self::Traced];
-
-    /// The word of the event schema.
+    /// The exit status, if it returned one.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub const fn code(self) -> Option<u8> {
         match self {
-            Self::Running => "running",
-            Self::Sleeping => "sleeping",
-            Self::Uninterruptible => "uninterruptible",
-            Self::Stopped => "stopped",
-            Self::Traced => "traced",
+            Self::Code(code) => Some(code),
+            Self::Signal(_) | Self::OutOfMemory => None,
         }
     }
 
-    fn of_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == word)
-    }
-
-    /// The state with this letter in proc_pid_stat(5), if it is one of these.
+    /// The signal that ended it, if one did.
     #[must_use]
-    pub fn of_letter(letter: &str) -> Option<Self> {
-        match letter {
-            "R" => Some(Self::Running),
-            "S" | "I" => Some(Self::Sleeping),
-            "D" => Some(Self::Uninterruptible),
-            "T" => Some(Self::Stopped),
-            "t" => Some(Self::Traced),
-            _ => None,
+    pub const fn signal(self) -> Option<u8> {
+        match self {
+            Self::Signal(signal) => Some(signal),
+            Self::OutOfMemory => Some(SIGKILL),
+            Self::Code(_) => None,
         }
     }
 }
@@ -447,48 +392,6 @@ pub enum SessionWhy {
     Nonce,
     /// The process changed its user id.
     Uid,
-}
-
-/// The name of a process: at most 15 bytes, chosen by itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Comm {
-    len: u8,
-    bytes: [u8; 15],
-}
-
-impl Comm {
-    /// Whether it has no character.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
-    }
-}
-
-impl From<&str> for Comm {
-    /// As many whole characters as there is room for, with `?` for each that ends a line, steers a terminal or cannot be
-    /// seen.
-    fn from(text: &str) -> Self {
-        let mut comm = Self::default();
-        for c in text.chars().map(|c| if is_deceptive(c) { '?' } else { c }) {
-            let from = usize::from(comm.len);
-            let Some(room) = comm.bytes.get_mut(from..from + c.len_utf8()) else { break };
-            let len = c.encode_utf8(room).len();
-            comm.len += u8::try_from(len).unwrap_or(0);
-        }
-        comm
-    }
-}
-
-impl<'de> Deserialize<'de> for Comm {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self::from(&*String::deserialize(deserializer)?))
-    }
 }
 
 /// How the observer ended that this one continues for.

@@ -78,12 +78,6 @@ fn agent(dead: &dead::DeadAgent) -> DeadAgent {
         EventKind::Exit { silent_ns, how, .. } => (silent_ns, how),
         _ => (0, None),
     };
-    let (code, signal) = match how {
-        Some(ExitHow::Code(code)) => (Some(code), None),
-        Some(ExitHow::Signal(signal)) => (None, Some(signal)),
-        Some(ExitHow::OutOfMemory) => (None, Some(9)),
-        None => (None, None),
-    };
     DeadAgent {
         pid: event.pid().unwrap_or(0),
         session: event.agent.map_or(0, |agent| agent.session),
@@ -99,8 +93,8 @@ fn agent(dead: &dead::DeadAgent) -> DeadAgent {
             Death::OutOfMemory => "out of memory".to_owned(),
             Death::Panic | Death::Unknown => Death::WORDS[dead.death.kind()].to_owned(),
         },
-        code,
-        signal,
+        code: how.and_then(ExitHow::code),
+        signal: how.and_then(ExitHow::signal),
         at: event.wall,
         mono_ns: event.mono.0,
         silent_ns,

@@ -37,8 +37,6 @@ const ORDERS_PER_TURN: usize = 256;
 /// How long the report of an exit waits for the parent to reap, if only then the kernel provides how the
 /// process ended.
 const REAP_NS: u64 = 20_000_000;
-/// The same on every architecture that Linux runs on.
-const SIGKILL: u8 = 9;
 /// The epoll data of the bell; slots have smaller numbers.
 const BELL: u64 = u64::MAX;
 
@@ -318,7 +316,7 @@ impl<C: Clock> Watcher<C> {
 
     /// How it ended: the kernel counts a kill for want of memory before it kills.
     fn explained(&self, holder: Holder, how: ExitHow) -> ExitHow {
-        let is_kill = how == ExitHow::Signal(SIGKILL);
+        let is_kill = how == ExitHow::KILLED;
         let group = if is_kill { self.names.group(holder) } else { 0 };
         if group != 0 && self.kills.is_one(group, self.clock.mono()) { ExitHow::OutOfMemory } else { how }
     }
