@@ -7,6 +7,7 @@
 mod agent;
 mod chance;
 mod event;
+mod cgroup;
 mod freezer;
 mod memory_group;
 pub mod history;
