@@ -118,6 +118,10 @@ mod tests {
     #[test]
     fn control_characters_are_replaced() {
         let mut labels = Labels::default();
+        for control in (0..=0x1F).chain(0x7F..=0x9F).filter_map(char::from_u32) {
+            let one = labels.add(&format!("unit{control}"), 0).unwrap();
+            assert_eq!(labels.text(one), "unit?", "{control:?}");
+        }
         let one = labels.add("a\nb\u{1b}[2J\u{202e}c", 0).unwrap();
         assert_eq!(labels.text(one), "a?b?[2J?c");
         assert_eq!(labels.add("a?b?[2J?c", 0), Some(one));

@@ -598,12 +598,13 @@ mod tests {
     fn the_longest_line_is_bounded() {
         let mut event = one_of_each()[1];
         event.kind = EventKind::Session { why: SessionWhy::NewProcess, coalesced: u32::MAX };
-        // A unit has the name of a directory, a path may be longer; each character is written as two.
+        // A unit has the name of a directory, a path may be longer. Each character is written as two.
         let label = |bytes| Label::of(&"\"".repeat(bytes), 0);
         let about = About {
             uid: Some(u32::MAX),
             comm: (&*"\"".repeat(15)).into(),
-            unit: label(255),
+            // One inside another.
+            unit: label(511),
             container: label(64),
             exe: label(1024),
         };

@@ -369,7 +369,7 @@ function paint({ element, columns, rows, from, count }) {
   const [up, late, bad, held, fg] = ["--up", "--late", "--stalled", "--held", "--fg"].map(name => style.getPropertyValue(name));
   pen.scale(scale, scale);
   const size = pitch - (pitch >= 14 ? 3 : pitch >= 8 ? 2 : 1);
-  const dot = pitch >= 8 ? size * .72 : 3, frame = pitch >= 10 ? 2 : 1, bar = Math.max(1, Math.round(size / 4));
+  const dot = pitch >= 8 ? size * .72 : 2, frame = pitch >= 10 ? 2 : 1, bar = Math.max(1, Math.round(size / 4));
   // Each state has a shape of its own: a dot, a frame, a full square, a bar.
   for (let i = 0; i < count; i++) {
     const cell = cells[from + i], x = i % columns * pitch, y = Math.floor(i / columns) * pitch;

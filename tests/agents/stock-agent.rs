@@ -442,6 +442,9 @@ impl Agent {
                 println!("status {argument}");
             }
             "panic" => panic!("told to"),
+            "spin" => loop {
+                std::hint::spin_loop();
+            },
             "eat" => {
                 let mut eaten: Vec<Vec<u8>> = Vec::new();
                 loop {

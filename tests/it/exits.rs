@@ -186,7 +186,8 @@ fn a_kill_for_want_of_memory_is_told_from_another() {
         group.add(agent.pid());
         // Before a stall is reported the process is looked up again, now in its group.
         agent.tell("quiet");
-        observer.expect("stall", agent.pid(), SOON);
+        let stall = observer.expect("stall", agent.pid(), SOON);
+        assert_eq!(stall.str("process"), "sleeping", "{stall}");
     }
     agents[0].signal(Signal::KILL);
     let killed = observer.expect("exit", agents[0].pid(), SOON);
@@ -204,6 +205,18 @@ fn a_kill_for_want_of_memory_is_told_from_another() {
     assert_eq!(deaths, ["signal 9", "out of memory", "signal 9"]);
     let causes = get("/api/v1/fleet").json()["died"]["causes"].clone();
     assert_eq!(causes[1], serde_json::json!({ "how": "oom", "agents": 1 }));
+    observer.stop();
+}
+
+/// A process that hangs in a loop is told from one that waits.
+#[test]
+fn a_stall_says_that_the_process_runs() {
+    let mut observer =
+        Observer::start(Options { threshold: Duration::from_millis(300), ..Options::default() });
+    let mut agent = Agent::start(Client::Rust02, &observer);
+    agent.tell("spin");
+    let stall = observer.expect("stall", agent.pid(), SOON);
+    assert_eq!(stall.str("process"), "running", "{stall}");
     observer.stop();
 }
 

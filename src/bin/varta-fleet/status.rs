@@ -319,6 +319,25 @@ mod tests {
     }
 
     #[test]
+    fn it_fails_on_what_it_is_told_to() {
+        use FailOn::{Blind, Died, Empty, Stalled, Unhealthy};
+        let all = [Unhealthy, Stalled, Died, FailOn::CrashLoop, Blind, Empty];
+        let so = |fleet: &Fleet| all.into_iter().filter(|what| what.is_so(fleet)).collect::<Vec<_>>();
+        assert_eq!(so(&fleet(3, 0)), []);
+        assert_eq!(so(&fleet(3, 1)), [Stalled]);
+        assert_eq!(so(&fleet(0, 0)), [Empty]);
+        let change = |change: fn(&mut Fleet)| {
+            let mut fleet = fleet(3, 0);
+            change(&mut fleet);
+            so(&fleet)
+        };
+        assert_eq!(change(|fleet| fleet.is_healthy = false), [Unhealthy]);
+        assert_eq!(change(|fleet| fleet.died.agents = 1), [Died]);
+        assert_eq!(change(|fleet| fleet.crash_loops = vec![CrashLoop::default()]), [FailOn::CrashLoop]);
+        assert_eq!(change(|fleet| fleet.shards[0].is_blind = true), [Blind]);
+    }
+
+    #[test]
     fn problems_follow_the_headline_and_harm_no_terminal() {
         let mut blind = fleet(3, 2);
         blind.problems = vec!["shard 0 is dead\u{1b}[31m".to_owned()];
