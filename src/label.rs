@@ -45,7 +45,7 @@ impl Label {
         TABLE.read().text(self)
     }
 
-    /// How many texts got no label since the process started.
+    /// How often a text got no label since the process started.
     #[cfg(feature = "http")]
     #[must_use]
     pub fn omitted() -> u64 {

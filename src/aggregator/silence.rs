@@ -98,8 +98,6 @@ impl Aggregator {
     pub(super) fn resume(&mut self, place: Place, hot: &Hot, cold: &Cold, coalesced: u32) {
         self.report_rest(place, hot, cold);
         let (silent_ns, lost) = (cold.resume_silent_ns, cold.resume_lost);
-        let holder = Holder { place, generation: self.record(place).generation };
-        let unit = self.inquiries.names.unit(holder);
         let is_refuted = rules::is_refuted(silent_ns, lost, self.threshold_of(place));
         let reported = self.record(place);
         let between = cold.stalls.wrapping_sub(reported.stalls).min(coalesced.saturating_sub(1));
@@ -112,7 +110,11 @@ impl Aggregator {
             shard.stalls_refuted += u64::from(is_refuted);
             shard.stalled -= 1;
             shard.up += 1;
-            tally.units.add_stalls(unit, between.into(), self.now);
+        }
+        if between > 0 {
+            let holder = Holder { place, generation: self.record(place).generation };
+            let unit = self.inquiries.names.unit(holder);
+            self.tally.units.add_stalls(unit, between.into(), self.now);
         }
         let reported = self.record(place);
         reported.set(Mark::Stalled, false);

@@ -74,7 +74,7 @@ impl fmt::Display for Cause {
         match (self.code, self.signal) {
             (Some(code), _) => write!(f, "with exit status {code}"),
             (_, Some(signal)) => write!(f, "by signal {signal}"),
-            _ if self.how == "oom" => f.write_str("for want of memory"),
+            _ if self.how == "oom" => f.write_str("by signal 9, out of memory,"),
             _ => f.write_str("of a panic"),
         }
     }

@@ -41,5 +41,5 @@ pub struct Series {
     /// The wait in the queue that 99 % of the beats did not exceed, in the worst second of the step; 0 if none came.
     pub queue_p99_ns: Vec<Option<u64>>,
     /// Blind time in the step, of all shards together.
-    pub blind: Vec<Option<u64>>,
+    pub blind_ns: Vec<Option<u64>>,
 }

@@ -570,7 +570,7 @@ impl EventKind {
         (
             "exit",
             "The kernel reports that the process exited, with its exit `code` or the `signal` that ended it; \
-             `\"code\":null` where the kernel does not report how. `\"oom\":true`: the kernel killed it for want of memory. `lived_ns` is the time since its first \
+             `\"code\":null` where the kernel does not report how. `\"oom\":true`: the kernel killed it, out of memory. `lived_ns` is the time since its first \
              beat on that shard, 0 if it is not known; `\"panicked\":true` if its last frame reported a panic. An exit is never reported as a `stall`.",
         ),
         (

@@ -19,6 +19,7 @@ use crate::json::Json;
 use crate::lane::Port;
 use crate::lane::sessions::Freeze;
 use crate::pattern::{ASKED_BYTES_MAX, Pattern};
+use crate::process::unit::UNIT_BYTES_MAX;
 use crate::table::place::{Holder, Place};
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::MonoNs;
@@ -35,8 +36,6 @@ const KEPT: Duration = Duration::from_secs(6);
 const CHUNK: u32 = 1024;
 /// Attempts to read a slot that is being written, before it is skipped.
 const LOOKS: u32 = 3;
-/// The longest name of a unit.
-const UNIT_BYTES_MAX: usize = 255;
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 10_000;
 /// The maximum size of a page, whatever its number of agents.
@@ -298,7 +297,7 @@ impl Selection {
                 sources.names.get(row.holder()).is_some_and(|comm| pattern.matches(&comm))
             })
             && self.unit.as_ref().is_none_or(|pattern| {
-                let unit = sources.names.about(row.holder()).unit;
+                let unit = sources.names.unit(row.holder());
                 unit.is_some_and(|unit| pattern.matches(unit.as_str()))
             })
     }

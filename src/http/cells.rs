@@ -26,7 +26,7 @@ pub struct Cells {
     as_of: Vec<u64>,
 }
 
-/// Agents that share a name, a user or a shard.
+/// Agents that share a unit, a name, a user or a shard.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Group {
     /// What they share, a pattern if their names differ in numbers, empty if it is not known; `None`: agents of all
@@ -127,20 +127,25 @@ async fn grouped(rows: &[Row], key: impl Fn(&Row) -> Key) -> Vec<(Option<String>
 /// only in those.
 fn stem(name: &str) -> String {
     let mut stem = String::with_capacity(name.len());
-    let mut rest = name;
-    if let Some((template, instance)) = name.split_once('@')
-        && let Some((_, kind)) = instance.rsplit_once('.')
-    {
-        stem.push_str(template);
-        stem.push_str("@*.");
-        rest = kind;
-    }
-    for c in rest.chars() {
-        match c {
-            '0'..='9' if stem.ends_with('*') => {}
-            '0'..='9' => stem.push('*'),
-            c => stem.push(c),
+    let mut add = |text: &str| {
+        for c in text.chars() {
+            match c {
+                '0'..='9' if stem.ends_with('*') => {}
+                '0'..='9' => stem.push('*'),
+                c => stem.push(c),
+            }
         }
+    };
+    let of_template = name
+        .split_once('@')
+        .and_then(|(template, instance)| instance.rsplit_once('.').map(|(_, kind)| (template, kind)));
+    match of_template {
+        Some((template, kind)) => {
+            add(template);
+            add("@*.");
+            add(kind);
+        }
+        None => add(name),
     }
     stem
 }
@@ -248,8 +253,12 @@ mod tests {
 
     #[test]
     fn names_that_differ_in_numbers_have_one_stem() {
-        let names =
-            [("load-017", "load-*"), ("kworker/0:1", "kworker/*:*"), ("a@7.b@x.service", "a@*.service")];
+        let names = [
+            ("load-017", "load-*"),
+            ("kworker/0:1", "kworker/*:*"),
+            ("a@7.b@x.service", "a@*.service"),
+            ("web1@x.service", "web*@*.service"),
+        ];
         for (name, expected) in names {
             assert_eq!(stem(name), expected);
             assert!(crate::pattern::Pattern::new(expected).matches(name), "{name}");

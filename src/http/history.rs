@@ -71,7 +71,7 @@ impl Part {
                 lost: series(|sample| sample.lost),
                 refused: series(|sample| sample.refused),
                 queue_p99_ns: series(|sample| sample.queue_p99_ns),
-                blind: series(|sample| sample.blind_ns),
+                blind_ns: series(|sample| sample.blind_ns),
             },
         })
     }

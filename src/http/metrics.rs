@@ -413,7 +413,7 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "varta_labels_omitted",
-        help: "Units, containers and programs that events leave out because the table of their names is full",
+        help: "How often a unit, container or program was looked up that has no label: their table is full, or it is too long",
         values: Counter(Fleet(|_| number(label::Label::omitted()))),
     },
     Family {

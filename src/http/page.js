@@ -144,7 +144,7 @@ function showContext() {
     parts.push(["Since ", clock(first), last - first > 2000 ? ", the last at " + clock(last) : ""]);
   }
   const section = !fleet.is_healthy ? "VartaShardDown" : fleet.stalled > 2 ? "VartaStallWave" : fleet.stalled ? "VartaAgentsStalled"
-    : dead?.crash_loops.length ? "VartaCrashLoop" : fleet.died.agents ? "VartaExitWave" : fleet.shards.some(shard => shard.is_blind) ? "VartaBlind" : null;
+    : fleet.crash_loops.length ? "VartaCrashLoop" : fleet.died.agents ? "VartaExitWave" : fleet.shards.some(shard => shard.is_blind) ? "VartaBlind" : null;
   const what = fleet.stalled && first ? "varta-fleet explain " + first.pid : fleet.died.agents ? "varta-fleet agents --state dead" : !fleet.is_healthy ? "varta-fleet status" : null;
   const calm = "A silence of " + time(fleet.threshold_ns) + " is a stall · observing for " + about((now() - Date.parse(fleet.started)) * 1e6);
   fill($("facts"), JSON.stringify([parts, section, calm]), () => [
@@ -336,7 +336,8 @@ function lay() {
     const [name, count, bad] = element.firstChild.children;
     say(name, label(group)); say(count, amount(group.agents)); say(bad, group.stalled ? group.stalled + " stalled" : "");
     element.firstChild.title = name.textContent;
-    element.firstChild.disabled = group.name === null;
+    // No filter asks for what has no name.
+    element.firstChild.disabled = !group.name;
     return one;
   });
   while (map.childElementCount > boxes.length) map.lastElementChild.remove();
@@ -445,7 +446,7 @@ function enter() {
   if (!cell) return;
   if (cell.agents === 1) return go("/agents/" + cell.pid_from);
   const { group } = boxOf(chosen);
-  search([group.name === null ? "" : asked(by, group.name), "pid:" + cell.pid_from + "-" + cell.pid_to].join(" ").trim());
+  search([group.name ? asked(by, group.name) : "", "pid:" + cell.pid_from + "-" + cell.pid_to].join(" ").trim());
 }
 $("map").addEventListener("keydown", event => {
   if (!cells.length || event.target !== $("map")) return;
@@ -483,7 +484,7 @@ function choice(button) {
   button.focus();
   chosen = -1;
   $("cell").hidden = true;
-  refresh();
+  answerOf(refresh());
 }
 
 // --- what happened --------------------------------------------------------------------------------
@@ -500,7 +501,7 @@ function worded(event) {
     case "resume": return ["good", "beats again", "beats again after " + time(event.silent_ns)];
     case "frozen": return event.phase === "begin" ? ["warn", "frozen by its control group"] : ["good", "no longer frozen"];
     case "exit": {
-      if (event.oom) return ["bad", "killed for want of memory"];
+      if (event.oom) return ["bad", "ended by SIGKILL, out of memory"];
       if (event.panicked) return ["bad", "died of a panic"];
       if (event.signal !== undefined) return isDeath(event) ? ["bad", "died by " + signal(event.signal)] : ["quiet", "stopped by " + signal(event.signal)];
       return event.code > 0 ? ["bad", "died with exit status " + event.code] : ["quiet", event.code === 0 ? "ended" : "ended, cause unknown"];
@@ -638,16 +639,17 @@ function showStalled() {
     ...(total === 0 ? [nothing("None. An agent stalls when its silence reaches its threshold: " + time(fleet.threshold_ns) + " unless a rule says otherwise.", 7)]
       : total > agents.length ? [nothing("and " + amount(total - agents.length) + " more: search for state:stalled", 7)] : [])]);
 }
-let dead = null, deaths = null;
-/// Those who died in the last minute, the latest first.
-const recent = () => (dead?.dead ?? []).filter(one => now() - Date.parse(one.at) < 60e3);
+/// Those who died, as of so many exits.
+let dead = null, exitsKnown = null;
+/// Those who died in the last minute, as the headline counts them, the latest first.
+const recent = () => (dead?.dead ?? []).filter(one => one.death !== "unknown" && now() - Date.parse(one.at) < 60e3);
 function showDead() {
   $("dead-agents").hidden = !dead;
   if (!dead) return;
   const ends = dead.dead.slice(0, 100);
   say($("dead-title"), "Recently dead");
-  fill($("dead"), JSON.stringify(ends), () => [
-    ...dead.crash_loops.map(loop => el("tr", { className: "bad" }, el("td", { className: "l", colSpan: 6 }, el("b", {}, shown(loop.unit ?? loop.exe ?? loop.comm ?? "user " + loop.uid)), " dies again and again: " + loop.deaths + " times in the last minute"))),
+  fill($("dead"), JSON.stringify([ends, fleet.crash_loops]), () => [
+    ...fleet.crash_loops.map(loop => el("tr", { className: "bad" }, el("td", { className: "l", colSpan: 6 }, el("b", {}, shown(loop.unit ?? loop.exe ?? loop.comm ?? "user " + loop.uid)), " dies again and again: " + loop.deaths + " times in the last minute"))),
     ...ends.map(one => row([{ left: link(one.pid, called(one) || "pid " + one.pid), title: called(one) }, String(one.pid), { left: one.death, kind: "bad" }, el("time", { dateTime: one.at, title: one.at }, (day(Date.parse(one.at)) === day(now()) ? "" : day(Date.parse(one.at)).slice(4, 10) + " ") + clock(Date.parse(one.at))),
       time(one.lived_ns), String(one.deaths_before)])),
     ...dead.total > ends.length ? [nothing("and " + amount(dead.total - ends.length) + " more", 6)] : [],
@@ -726,7 +728,7 @@ function follow() {
   open(true);
 }
 addEventListener("popstate", follow);
-addEventListener("hashchange", () => { follow(); refresh(); });
+addEventListener("hashchange", () => { follow(); answerOf(refresh()); });
 document.addEventListener("click", event => {
   const a = event.target.closest?.("a[href^='/agents/']");
   if (!a || event.metaKey || event.ctrlKey || event.shiftKey || event.button) return;
@@ -960,17 +962,20 @@ async function answerOf(asked) {
   }
 }
 /// All that takes a scan of the fleet, at once, so that one scan does for all.
+let refreshing = 0;
 async function refresh() {
   looked = Date.now();
-  const isOpen = !$("drawer").hidden;
-  const died = sum(fleet, "exits"), isKnown = deaths === died;
+  const turn = ++refreshing, isOpen = !$("drawer").hidden;
+  const exits = sum(fleet, "exits"), isKnown = exitsKnown === exits;
   const [answer, page, ends] = await Promise.all([
     get("/api/v1/cells?by=" + grouping() + "&max=" + (isLarge() ? 2048 : 4096)),
     fleet.stalled || stalled.total ? get("/api/v1/agents?state=stalled&sort=silent&limit=100") : stalled,
     isKnown ? dead : get("/api/v1/dead?limit=" + Math.max(100, Math.min(1000, fleet.died.agents))),
     isOpen ? open(false) : null,
   ]);
-  [stalled, dead, deaths] = [page, ends, died];
+  // A later one asked for another grouping.
+  if (turn !== refreshing) return;
+  [stalled, dead, exitsKnown] = [page, ends, exits];
   if (answer.by === "unit" && usual === "unit" && !place().by && answer.groups.length && answer.groups.every(group => group.name === "")) {
     usual = "comm";
     showBy();

@@ -164,6 +164,7 @@ pub fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::EventKind;
 
     #[test]
     fn what_a_process_calls_itself_stays_text() {
@@ -216,6 +217,19 @@ mod tests {
         assert!(!TEMPLATE.contains(" style=") && !TEMPLATE.contains(" onclick="), "the policy refuses it");
         assert!(!SCRIPT.contains("setAttribute(\"style\""), "the policy refuses it");
         assert!(!SCRIPT.contains("</script"), "it would end there");
+    }
+
+    /// A kind that the script does not listen to looks like an event that was missed, again and again.
+    #[test]
+    fn every_kind_of_event_is_listened_to() {
+        let (_, rest) = SCRIPT.split_once("const KINDS = [").unwrap();
+        let (kinds, _) = rest.split_once(']').unwrap();
+        let mut kinds: Vec<&str> = kinds.split(',').map(|kind| kind.trim().trim_matches('"')).collect();
+        let all = EventKind::MEANINGS.into_iter().map(|(name, _)| name);
+        let mut names: Vec<&str> = all.filter(|name| *name != "beat").collect();
+        kinds.sort_unstable();
+        names.sort_unstable();
+        assert_eq!(kinds, names);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Who the agents' processes are, for display: the lookup thread writes, readers look up by slot.
 //!
-//! Verdicts do not depend on it. Threads: lookup, aggregator, HTTP. Blocks: while an entry of 48 bytes is copied.
+//! Verdicts do not depend on it. Threads: lookup, aggregator, watch, HTTP. Blocks: while an entry of 48 bytes is copied.
 
 use std::borrow::Cow;
 use std::num::NonZeroU32;

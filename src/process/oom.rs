@@ -1,8 +1,8 @@
-//! Whether the kernel killed processes for want of memory: it counts that for each memory control group.
+//! Whether the kernel killed processes out of memory: it counts that for each memory control group.
 //!
 //! The files of the groups are opened when a process of theirs is looked up, since a group is mostly removed with its
 //! last process. The watch thread reads them each second and when a process was killed. A kill within ten seconds
-//! of a rise is one for want of memory, and each rise explains as many kills as it counts. Two causes within that time in
+//! of a rise is an out-of-memory kill, and each rise explains as many kills as it counts. Two causes within that time in
 //! one group may be taken for each other.
 //!
 //! Threads: lookup enters groups, watch reads counts. Blocks: while files of the control group file system are read.
@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::process::unit::hierarchies;
 use crate::time::MonoNs;
 
 /// How often the counts are read.
@@ -131,7 +132,7 @@ impl OomKills {
         self.has_groups.store(!known.held.is_empty(), Ordering::Relaxed);
     }
 
-    /// Whether a process of this group that was killed just now was killed for want of memory. Call it once for each.
+    /// Whether a process of this group that was killed just now was killed out of memory. Call it once for each.
     pub fn is_one(&self, id: GroupId, now: MonoNs) -> bool {
         let mut known = self.groups.lock();
         let Some(group) = known.held.get_mut(&id) else { return false };
@@ -200,12 +201,7 @@ fn count_of(text: &str) -> Option<u64> {
 /// The controller is in the unified hierarchy, where a group's own kills are told from those below it, or has one of its
 /// own.
 fn memory_group(groups: &str) -> Option<(&'static str, &'static [&'static str], &str)> {
-    let lines = || {
-        groups.lines().filter_map(|line| {
-            let (_, rest) = line.split_once(':')?;
-            rest.split_once(':')
-        })
-    };
+    let lines = || hierarchies(groups);
     let own = lines().find(|(controllers, _)| controllers.split(',').any(|name| name == "memory"));
     let (root, files, path) = match own {
         Some((_, path)) => ("/sys/fs/cgroup/memory", &["memory.oom_control"][..], path),

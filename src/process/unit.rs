@@ -1,6 +1,9 @@
 //! The unit and the container of a process, from the path of its control group. Both are conventions: the service
 //! manager names groups after units, and container managers put the number of a container into the name.
 
+/// The longest unit: two names of directories.
+pub const UNIT_BYTES_MAX: usize = 255 + 1 + 255;
+
 /// The unit: the deepest `.service` or `.scope` in the path. A unit inside another, as of a user's own service manager, is
 /// written behind the outermost (`user@1000.service/web.service`): whoever owns that chooses its name. The scope of one
 /// container is none: its name says no more than the number of the container.
@@ -29,15 +32,18 @@ fn number_in(name: &str) -> Option<&str> {
     name.split(|c| !is_digit(c)).find(|digits| digits.len() == 64)
 }
 
+/// The controllers of each hierarchy and the path of the group there, from lines of `number:controllers:path`.
+pub fn hierarchies(groups: &str) -> impl Iterator<Item = (&str, &str)> {
+    groups.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        rest.split_once(':')
+    })
+}
+
 /// The paths of the groups, those first that the service manager itself uses: of the unified hierarchy, and of that
 /// named `systemd`.
 fn paths(groups: &str) -> impl Iterator<Item = &str> {
-    let lines = move || {
-        groups.lines().filter_map(|line| {
-            let (_, rest) = line.split_once(':')?;
-            rest.split_once(':')
-        })
-    };
+    let lines = move || hierarchies(groups);
     let is_managers = |controllers: &str| controllers.is_empty() || controllers == "name=systemd";
     let first = lines().filter(move |(controllers, _)| is_managers(controllers));
     let rest = lines().filter(move |(controllers, _)| !is_managers(controllers));

@@ -1,6 +1,6 @@
 //! How the process of an agent died, as far as its operator has to act. A stop on request is none.
 
-use crate::event::ExitHow;
+use crate::event::{EventKind, ExitHow};
 
 // The same on every architecture that Linux runs on.
 const SIGHUP: u8 = 1;
@@ -15,7 +15,7 @@ pub enum Death {
     Code(u8),
     /// This signal ended it.
     Signal(u8),
-    /// The kernel ended it for want of memory.
+    /// The kernel ended it, out of memory.
     OutOfMemory,
     /// Its last frame said that it panicked.
     Panic,
@@ -24,7 +24,7 @@ pub enum Death {
 }
 
 impl Death {
-    /// The words of [`Death::as_str`], each once.
+    /// The words of the metrics, in the order of [`Death::kind`].
     #[cfg(feature = "http")]
     pub const WORDS: [&str; 5] = ["code", "signal", "oom", "panic", "unknown"];
     /// Number of kinds.
@@ -55,6 +55,17 @@ impl Death {
             Self::OutOfMemory => 2,
             Self::Panic => 3,
             Self::Unknown => 4,
+        }
+    }
+}
+
+impl EventKind {
+    /// Whether it is an exit that nobody asked for.
+    #[must_use]
+    pub const fn is_death(&self) -> bool {
+        match *self {
+            Self::Exit { how, panicked, .. } => Death::of(how, panicked).is_some(),
+            _ => false,
         }
     }
 }

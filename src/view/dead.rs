@@ -156,7 +156,13 @@ impl Dead {
             .filter(|deaths| deaths.len() as u64 > LOOP_DEATHS && restarts(deaths) >= LOOP_DEATHS)
             .map(|deaths| CrashLoop { about: deaths[0].about(), deaths: deaths.len() as u64 })
             .collect();
-        loops.sort_by_key(|each| (std::cmp::Reverse(each.deaths), each.about.unit.map(Label::as_str)));
+        let text = |label: Option<Label>| label.map(Label::as_str);
+        loops.sort_by(|one, other| {
+            let rank = |each: &CrashLoop| {
+                (std::cmp::Reverse(each.deaths), text(each.about.unit), text(each.about.exe), each.about.uid)
+            };
+            rank(one).cmp(&rank(other)).then_with(|| one.about.comm.as_str().cmp(other.about.comm.as_str()))
+        });
         loops
     }
 }
@@ -271,6 +277,20 @@ mod tests {
             dead.push(&event);
         }
         assert_eq!((dead.latest().count(), dead.crash_loops(MonoNs(1010 * SECOND)).len()), (10, 0));
+    }
+
+    /// The headline names the first, and must name the same one each second.
+    #[test]
+    fn equal_loops_have_one_order() {
+        let mut dead = Dead::default();
+        for at in 1000..1005 {
+            for name in ["c", "a", "d", "b"] {
+                dead.push(&exit(name, None, at * SECOND, SECOND / 2, ExitHow::Code(1)));
+            }
+        }
+        let found = dead.crash_loops(MonoNs(1005 * SECOND));
+        let names: Vec<&str> = found.iter().map(|each| each.about.comm.as_str()).collect();
+        assert_eq!(names, ["a", "b", "c", "d"]);
     }
 
     #[test]

@@ -214,6 +214,7 @@ fn a_stall_says_that_the_process_runs() {
     let mut observer =
         Observer::start(Options { threshold: Duration::from_millis(300), ..Options::default() });
     let mut agent = Agent::start(Client::Rust02, &observer);
+    observer.expect("up", agent.pid(), SOON);
     agent.tell("spin");
     let stall = observer.expect("stall", agent.pid(), SOON);
     assert_eq!(stall.str("process"), "running", "{stall}");

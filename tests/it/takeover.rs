@@ -188,7 +188,7 @@ fn ended(child: &mut Child) -> Option<i32> {
     wait_for("the end of an observer", || child.try_wait().expect("it is our child")).code()
 }
 
-/// What died just before the take-over is counted once, and so is every second.
+/// What died just before the take-over is counted once.
 #[test]
 fn a_successor_has_the_history_whole() {
     let mut chain = Chain::start(&RUN);

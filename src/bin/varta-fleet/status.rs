@@ -186,7 +186,7 @@ fn table(groups: &Groups) -> String {
         row(group, group.name.as_deref().unwrap_or(unnamed));
     }
     if let Some(rest) = &groups.rest {
-        row(rest, &format!("({} more)", groups.total - groups.groups.len() as u64));
+        row(rest, &format!("({} more)", groups.total.saturating_sub(groups.groups.len() as u64)));
     }
     out
 }

@@ -215,7 +215,7 @@ fn user(uid: Option<u32>) -> String {
 pub fn ending(how: Option<ExitHow>) -> String {
     match how {
         Some(ExitHow::Signal(signal)) => format!("ended by signal {signal}"),
-        Some(ExitHow::OutOfMemory) => "killed by the kernel for want of memory".to_owned(),
+        Some(ExitHow::OutOfMemory) => "ended by signal 9, out of memory".to_owned(),
         Some(ExitHow::Code(0)) => "ended cleanly, code 0".to_owned(),
         Some(ExitHow::Code(code)) => format!("ended with code {code}"),
         None => "ended, cause unknown".to_owned(),

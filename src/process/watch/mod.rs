@@ -2,7 +2,7 @@
 //! answers whether a process still exists.
 //!
 //! In: orders, urgent ones first. Out: findings. Thread: its own. Blocks: waiting for processes and orders,
-//! and while counts of kills for want of memory are read.
+//! and while counts of out-of-memory kills are read.
 //! Descriptors are bounded; a process without one waits until another is closed, and meanwhile its exit is
 //! noticed when it is asked about, as at its threshold. Orders are bounded by the slots: per slot two
 //! questions, one order to watch and one to stop.
@@ -81,8 +81,8 @@ pub struct Watch {
 impl Watch {
     /// Starts the thread, which holds at most `pidfds_max` descriptors and two of its own; it ends when the
     /// sending side is dropped. Runs `on_start` first, and keeps what it returns until the thread ends. Rings
-    /// after findings. `kills`: which processes were killed for
-    /// want of memory, by the groups in `names`.
+    /// after findings. `kills`: which processes were killed out
+    /// of memory, by the groups in `names`.
     ///
     /// # Errors
     /// The kernel's, if it grants no thread or descriptor.
@@ -314,7 +314,7 @@ impl<C: Clock> Watcher<C> {
         }
     }
 
-    /// How it ended: the kernel counts a kill for want of memory before it kills.
+    /// How it ended: the kernel counts an out-of-memory kill before it kills.
     fn explained(&self, holder: Holder, how: ExitHow) -> ExitHow {
         let is_kill = how == ExitHow::KILLED;
         let group = if is_kill { self.names.group(holder) } else { 0 };

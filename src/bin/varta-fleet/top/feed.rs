@@ -221,25 +221,17 @@ impl Entry {
 
     /// How much it matters.
     pub fn weight(&self) -> Weight {
-        match self.last.kind {
-            EventKind::Exit { how: Some(ExitHow::Code(code)), .. } if code != 0 => Weight::Critical,
-            EventKind::Exit { how: Some(ExitHow::Signal(signal)), .. } if !is_request(signal) => {
-                Weight::Critical
+        if self.last.kind.is_death() {
+            return Weight::Critical;
+        }
+        match self.last.kind.name() {
+            "stall" | "terminal" | "io" | "full" => Weight::Critical,
+            "blind" | "frozen" | "lost" | "auth" | "decode" | "flood" | "churn" | "missing" => {
+                Weight::Warning
             }
-            _ => match self.last.kind.name() {
-                "stall" | "terminal" | "io" | "full" => Weight::Critical,
-                "blind" | "frozen" | "lost" | "auth" | "decode" | "flood" | "churn" | "missing" => {
-                    Weight::Warning
-                }
-                _ => Weight::Usual,
-            },
+            _ => Weight::Usual,
         }
     }
-}
-
-/// SIGHUP, SIGINT, SIGPIPE and SIGTERM: somebody asked for the end.
-const fn is_request(signal: u8) -> bool {
-    matches!(signal, 1 | 2 | 13 | 15)
 }
 
 /// What happened to many, of which this is the last.
@@ -335,6 +327,24 @@ mod tests {
         events.iter().for_each(|event| feed.take(*event));
         assert_eq!(feed.taken(), events.len() as u64);
         feed.entries().iter().map(|entry| entry.text(&Users::default())).collect()
+    }
+
+    /// Who was killed out of memory, or panicked, did not end well.
+    #[test]
+    fn deaths_of_every_kind_matter() {
+        let weight = |kind: &str| {
+            let mut feed = Feed::default();
+            feed.take(event(1, 0, 0, kind));
+            feed.entries()[0].weight()
+        };
+        let oom = r#""kind":"exit","silent_ns":1,"signal":9,"oom":true"#;
+        let panicked = r#""kind":"exit","silent_ns":1,"code":null,"panicked":true"#;
+        for kind in [KILLED, oom, panicked, r#""kind":"exit","silent_ns":1,"code":3"#] {
+            assert_eq!(weight(kind), Weight::Critical, "{kind}");
+        }
+        for kind in [ENDED, r#""kind":"exit","silent_ns":1,"signal":15"#] {
+            assert_eq!(weight(kind), Weight::Usual, "{kind}");
+        }
     }
 
     const STALL: &str = r#""kind":"stall","silent_ns":2000000000,"last_nonce":9,"certain":true,"blind_ns":0"#;

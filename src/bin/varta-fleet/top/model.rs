@@ -23,7 +23,7 @@ const DOUBLE_CLICK: Duration = Duration::from_millis(500);
 /// Rows that a turn of the wheel moves.
 const WHEEL: usize = 3;
 /// Longest filter: a cell more than anything that is filtered by.
-const TYPED_MAX: usize = 256;
+const TYPED_MAX: usize = 511;
 /// Sort keys of agents, in the words of the API.
 pub const SORTS: [&str; 5] = ["silent", "stalls", "lost", "beats", "pid"];
 /// States to filter by, in the order in which a key walks them.
