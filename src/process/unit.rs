@@ -2,6 +2,7 @@
 //! manager names groups after units, and container managers put the number of a container into the name.
 
 /// The longest unit: two names of directories.
+#[cfg(feature = "http")]
 pub const UNIT_BYTES_MAX: usize = 255 + 1 + 255;
 
 /// The unit: the deepest `.service` or `.scope` in the path. A unit inside another, as of a user's own service manager, is

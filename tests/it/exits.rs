@@ -183,6 +183,7 @@ fn a_kill_for_want_of_memory_is_told_from_another() {
     let group = MemoryGroup::new(64 << 20);
     let mut agents: Vec<Agent> = (0..3).map(|_| Agent::start(Client::Rust02, &observer)).collect();
     for agent in &mut agents {
+        observer.expect("up", agent.pid(), SOON);
         group.add(agent.pid());
         // Before a stall is reported the process is looked up again, now in its group.
         agent.tell("quiet");
