@@ -345,6 +345,7 @@ mod tests {
             certain: true,
             blind_ns: 0,
             process: None,
+            used_cpu: None,
             coalesced: 1,
         };
         let mut fanout = Fanout::default();

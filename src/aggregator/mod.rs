@@ -309,6 +309,7 @@ impl Aggregator {
             flood: troubles::FloodWatch::default(),
             matching: Matching::default(),
         });
+        inquiries.lookups.expect_stalls_after(policy.classes.smallest_ns());
         Self {
             shards: shards.collect(),
             shard_count: u16::try_from(ports.len()).unwrap_or(u16::MAX),

@@ -56,6 +56,7 @@ impl Aggregator {
     }
 
     fn change_policy(&mut self, policy: Policy) {
+        self.inquiries.lookups.expect_stalls_after(policy.classes.smallest_ns());
         self.policy = policy;
         self.reloading.table = self.reloading.table.wrapping_add(1);
         self.reloading.at = self.now;

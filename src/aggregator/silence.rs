@@ -62,13 +62,16 @@ impl Aggregator {
         let reported = self.record(place);
         let is_known = hot.state == State::Stalled && !reported.is(Mark::LookingAgain);
         let holder = Holder { place, generation: reported.generation };
-        let process = is_known.then(|| self.inquiries.names.state(holder)).flatten();
+        let names = &self.inquiries.names;
+        let (process, used_cpu) =
+            if is_known { (names.state(holder), names.used_cpu(holder)) } else { (None, None) };
         let kind = EventKind::Stall {
             silent_ns: cold.stall_silent_ns,
             last_nonce: cold.stall_nonce,
             certain: is_certain,
             blind_ns: cold.stall_blind_ns,
             process,
+            used_cpu,
             coalesced,
         };
         let unit = self.inquiries.names.unit(holder);

@@ -93,6 +93,8 @@ enum Detail {
         blind_ns: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
         process: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        used_cpu: Option<bool>,
         #[serde(skip_serializing_if = "is_single")]
         coalesced: u32,
     },
@@ -234,9 +236,9 @@ impl Detail {
             EventKind::Up | EventKind::Mixed | EventKind::Stop | EventKind::Lost { .. } | EventKind::Beat => {
                 Self::Nothing
             }
-            EventKind::Stall { silent_ns, last_nonce, certain, blind_ns, process, coalesced } => {
+            EventKind::Stall { silent_ns, last_nonce, certain, blind_ns, process, used_cpu, coalesced } => {
                 let process = process.map(ProcessState::as_str);
-                Self::Stall { silent_ns, last_nonce, certain, blind_ns, process, coalesced }
+                Self::Stall { silent_ns, last_nonce, certain, blind_ns, process, used_cpu, coalesced }
             }
             EventKind::Resume { silent_ns, lost, coalesced } => Self::Resume { silent_ns, lost, coalesced },
             EventKind::Frozen { phase } => Self::Frozen { phase: phase.as_str() },
@@ -483,7 +485,7 @@ mod tests {
                 common(4)
             ),
             format!(
-                r#"{{{}:"stall",{agent},"silent_ns":2000000000,"last_nonce":41,"certain":false,"blind_ns":9,"process":"traced","coalesced":2}}"#,
+                r#"{{{}:"stall",{agent},"silent_ns":2000000000,"last_nonce":41,"certain":false,"blind_ns":9,"process":"traced","used_cpu":false,"coalesced":2}}"#,
                 common(5)
             ),
             format!(r#"{{{}:"resume",{agent},"silent_ns":2000000000,"lost":5}}"#, common(6)),

@@ -102,6 +102,9 @@ pub enum EventKind {
         /// goes on.
         #[serde(default, deserialize_with = "known_state")]
         process: Option<ProcessState>,
+        /// Whether the process has used CPU time in the silence, where that is known.
+        #[serde(default)]
+        used_cpu: Option<bool>,
         /// Stalls reported by this event; more than 1 if they happened faster than they were reported.
         #[serde(default = "single")]
         coalesced: u32,
@@ -554,7 +557,9 @@ impl EventKind {
              `last_nonce` the last nonce before it. `certain` is false if the observer did not see a whole \
              threshold of it, or could not ask whether the process exists; `blind_ns` is how long the \
              observer was blind during it. `process` is what the process does, if the kernel said so in time: \
-             `running`, `sleeping`, `uninterruptible` (mostly waits for a disk), `stopped` or `traced`.",
+             `running`, `sleeping`, `uninterruptible` (mostly waits for a disk), `stopped` or `traced`; `used_cpu` \
+             whether it has used CPU time since early in the silence, where that is known: one that has is busy, one that has not \
+             waits.",
         ),
         (
             "resume",

@@ -292,8 +292,9 @@ fn start_tellers(
     // The priority of the aggregator, so that exits and stalls are reported within milliseconds on a busy
     // host.
     let on_start = || drop(set_own_nice(AGGREGATOR_NICE));
+    let tables = handle.ports.iter().map(|port| port.table.clone()).collect();
     let (lookups, lookup) =
-        Lookups::spawn(SystemClock, finder.clone(), Arc::clone(doorbell), on_start, on_program)
+        Lookups::spawn(SystemClock, finder.clone(), Arc::clone(doorbell), on_start, tables, on_program)
             .map_err(&thread)?;
     tellers.helpers.push(lookup);
     let lifeline = handle.vitals.of(FleetThread::Watch);

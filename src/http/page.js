@@ -497,7 +497,7 @@ function worded(event) {
   const shard = "shard " + event.shard, user = event.uid === null ? "many users" : "user " + event.uid;
   switch (event.kind) {
     case "up": return ["quiet", "began to beat"];
-    case "stall": return ["bad", "stalled", "stalled after a silence of " + time(event.silent_ns) + (event.process && event.process !== "sleeping" ? ", its process is " + event.process : "") + (event.certain ? "" : ", not certain")];
+    case "stall": return ["bad", "stalled", "stalled after a silence of " + time(event.silent_ns) + (event.process && event.process !== "sleeping" ? ", its process is " + event.process : "") + (event.used_cpu ? " and used CPU" : event.used_cpu === false ? " and used no CPU" : "") + (event.certain ? "" : ", not certain")];
     case "resume": return ["good", "beats again", "beats again after " + time(event.silent_ns)];
     case "frozen": return event.phase === "begin" ? ["warn", "frozen by its control group"] : ["good", "no longer frozen"];
     case "exit": {

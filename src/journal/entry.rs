@@ -32,6 +32,10 @@ const NONE: u64 = u64::MAX;
 /// appended.
 const BLIND_WHYS: [BlindWhy; 3] = [BlindWhy::Paused, BlindWhy::Full, BlindWhy::Restart];
 const FLOOD_WHYS: [FloodWhy; 2] = [FloodWhy::Full, FloodWhy::Budget];
+const USED_CPU: [Option<bool>; 3] = [None, Some(false), Some(true)];
+/// What a process does takes so many bits of a word; whether it used CPU time is above.
+const PROCESS_BITS: u32 = 8;
+const PROCESS_MASK: u64 = (1 << PROCESS_BITS) - 1;
 const FROZEN_PHASES: [FrozenPhase; 2] = [FrozenPhase::Begin, FrozenPhase::End];
 const RELOAD_OUTCOMES: [ReloadOutcome; 2] = [ReloadOutcome::Applied, ReloadOutcome::Refused];
 const RESTART_WHYS: [RestartWhy; 2] = [RestartWhy::Planned, RestartWhy::Crash];
@@ -130,9 +134,10 @@ fn fields_of(kind: &EventKind) -> Option<(u64, [u64; FIELD_WORDS])> {
     let none = |uid: Option<u32>| uid.map_or(NONE, u64::from);
     Some(match *kind {
         EventKind::Up => (0, [0; FIELD_WORDS]),
-        EventKind::Stall { silent_ns, last_nonce, certain, blind_ns, process, coalesced } => {
+        EventKind::Stall { silent_ns, last_nonce, certain, blind_ns, process, used_cpu, coalesced } => {
             let process = process.map_or(0, |process| code_of(&ProcessState::ALL, &process) + 1);
-            (1, [silent_ns, last_nonce, certain.into(), blind_ns, coalesced.into(), process])
+            let activity = process | code_of(&USED_CPU, &used_cpu) << PROCESS_BITS;
+            (1, [silent_ns, last_nonce, certain.into(), blind_ns, coalesced.into(), activity])
         }
         EventKind::Resume { silent_ns, lost, coalesced } => (2, [silent_ns, lost, coalesced.into(), 0, 0, 0]),
         EventKind::Frozen { phase } => (3, [code_of(&FROZEN_PHASES, &phase), 0, 0, 0, 0, 0]),
@@ -211,7 +216,8 @@ fn kind_of(code: u8, fields: &[u64; FIELD_WORDS]) -> Option<EventKind> {
             last_nonce: b,
             certain: c != 0,
             blind_ns: d,
-            process: f.checked_sub(1).and_then(|code| with_code(&ProcessState::ALL, code)),
+            process: (f & PROCESS_MASK).checked_sub(1).and_then(|code| with_code(&ProcessState::ALL, code)),
+            used_cpu: with_code(&USED_CPU, f >> PROCESS_BITS)?,
             coalesced: u32::try_from(e).ok()?,
         },
         2 => EventKind::Resume { silent_ns: a, lost: b, coalesced: u32::try_from(c).ok()? },

@@ -38,7 +38,15 @@ pub fn one_of_each() -> Vec<Event> {
         (
             shard,
             agent,
-            Kind::Stall { silent_ns, last_nonce, certain: true, blind_ns: 0, process: None, coalesced: 1 },
+            Kind::Stall {
+                silent_ns,
+                last_nonce,
+                certain: true,
+                blind_ns: 0,
+                process: None,
+                used_cpu: None,
+                coalesced: 1,
+            },
         ),
         (
             shard,
@@ -49,6 +57,7 @@ pub fn one_of_each() -> Vec<Event> {
                 certain: false,
                 blind_ns: 9,
                 process: Some(ProcessState::Traced),
+                used_cpu: Some(false),
                 coalesced: 2,
             },
         ),
@@ -258,6 +267,10 @@ fn any_about() -> impl Strategy<Value = About> {
     })
 }
 
+fn any_used_cpu() -> impl Strategy<Value = Option<bool>> {
+    prop::sample::select(vec![None, Some(false), Some(true)])
+}
+
 fn any_process() -> impl Strategy<Value = Option<ProcessState>> {
     proptest::option::of(prop::sample::select(ProcessState::ALL.to_vec()))
 }
@@ -309,16 +322,10 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
             Kind::Stop,
             Kind::Beat
         ]),
-        (extreme(), extreme(), any::<bool>(), extreme(), any_process(), any::<u32>()).prop_map(
-            |(silent_ns, last_nonce, certain, blind_ns, process, coalesced)| Kind::Stall {
-                silent_ns,
-                last_nonce,
-                certain,
-                blind_ns,
-                process,
-                coalesced
-            }
-        ),
+        (extreme(), extreme(), any::<bool>(), extreme(), (any_process(), any_used_cpu()), any::<u32>())
+            .prop_map(|(silent_ns, last_nonce, certain, blind_ns, (process, used_cpu), coalesced)| {
+                Kind::Stall { silent_ns, last_nonce, certain, blind_ns, process, used_cpu, coalesced }
+            }),
         (extreme(), extreme(), any::<u32>()).prop_map(|(silent_ns, lost, coalesced)| Kind::Resume {
             silent_ns,
             lost,

@@ -1,20 +1,27 @@
 //! The lookup thread: reads from procfs who a process is, once per session, and, before a stall is reported,
 //! what it runs and whether it is frozen, so that neither shards nor the aggregator do.
 //!
+//! It also notes how much CPU time silent agents have used.
+//!
 //! In: questions, urgent ones first. Out: findings. Thread: its own. Blocks: in procfs and waiting for
 //! questions. At most one question of each kind per slot is pending.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 #[cfg(any(test, feature = "bench"))]
 use crossbeam::channel::Receiver;
 use crossbeam::channel::{Sender, select, unbounded};
 
 use crate::lane::Doorbell;
+use crate::process::cpu::{Idlers, ShortestThreshold};
 use crate::process::freezer::Freezer;
 use crate::process::procfs::{self, End, Program};
 use crate::process::question::{Finding, Inquiry, Question};
+use crate::sys::clock::cpu_time_ns;
+use crate::table::Table;
 use crate::table::place::Holder;
 use crate::time::Clock;
 
@@ -23,11 +30,13 @@ use crate::time::Clock;
 pub struct Lookups {
     urgent: Sender<Question>,
     ordinary: Sender<Question>,
+    shortest: ShortestThreshold,
 }
 
 impl Lookups {
     /// Starts the thread; it ends when the sending side is dropped. Rings after each finding. Runs `on_start`
-    /// first; calls `on_program` with each program that was read, and with the real user when it is.
+    /// first; between questions it takes the steps of [`Idlers`] of these tables; calls `on_program` with each program
+    /// that was read, and with the real user when it is.
     ///
     /// # Errors
     /// The kernel's, if it grants no thread.
@@ -36,20 +45,30 @@ impl Lookups {
         findings: Sender<Finding>,
         doorbell: Arc<Doorbell>,
         on_start: impl FnOnce() + Send + 'static,
+        tables: Vec<Table>,
         on_program: impl Fn(Holder, &Program, Option<u32>) + Send + 'static,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (urgent, urgent_questions) = unbounded::<Question>();
         let (ordinary, questions) = unbounded::<Question>();
+        let shortest = ShortestThreshold::default();
+        let mut idlers = Idlers::new(tables, Arc::clone(&shortest), cpu_time_ns);
         let thread = thread::Builder::new().name("varta-lookup".into()).spawn(move || {
             on_start();
             let mut freezer = Freezer::default();
+            let mut look_at = clock.mono();
             loop {
-                let question = urgent_questions.try_recv().or_else(|_| {
-                    select! {
+                let now = clock.mono();
+                if now >= look_at {
+                    look_at = idlers.step(now);
+                }
+                let question = match urgent_questions.try_recv() {
+                    Ok(question) => Ok(question),
+                    Err(_) => select! {
                         recv(urgent_questions) -> question => question,
                         recv(questions) -> question => question,
-                    }
-                });
+                        default(Duration::from_nanos(look_at.since(now))) => continue,
+                    },
+                };
                 let Ok(Question { holder, pid, of }) = question else { return };
                 let finding = match of {
                     Inquiry::Who => {
@@ -63,6 +82,7 @@ impl Lookups {
                     }
                     Inquiry::Program | Inquiry::Class => {
                         let mut found = procfs::program(pid);
+                        found.used_cpu = idlers.has_used_cpu(holder.place, pid, clock.mono());
                         on_program(holder, &found, None);
                         let is_frozen =
                             freezer.is_any_frozen(&std::mem::take(&mut found.groups), clock.mono());
@@ -86,7 +106,7 @@ impl Lookups {
                 doorbell.ring();
             }
         })?;
-        Ok((Self { urgent, ordinary }, thread))
+        Ok((Self { urgent, ordinary, shortest }, thread))
     }
 
     /// The sending side without a thread, for tests that answer themselves: urgent questions, others.
@@ -94,7 +114,12 @@ impl Lookups {
     pub fn detached() -> (Self, [Receiver<Question>; 2]) {
         let (urgent, urgent_questions) = unbounded();
         let (ordinary, questions) = unbounded();
-        (Self { urgent, ordinary }, [urgent_questions, questions])
+        (Self { urgent, ordinary, shortest: ShortestThreshold::default() }, [urgent_questions, questions])
+    }
+
+    /// The shortest threshold of the fleet from now on.
+    pub fn expect_stalls_after(&self, shortest_ns: u64) {
+        self.shortest.store(shortest_ns, Ordering::Relaxed);
     }
 
     /// Questions that are not urgent and wait for their turn.

@@ -3,6 +3,7 @@
 //!
 //! Threads: lookup and watch, each in the file of its name; the aggregator asks both.
 
+pub mod cpu;
 pub mod expected;
 pub mod freezer;
 pub mod lookup;

@@ -32,6 +32,7 @@ struct Entry {
     container: Option<Label>,
     exe: Option<Label>,
     state: Option<ProcessState>,
+    used_cpu: Option<bool>,
     group: GroupId,
     /// The lower half of its start time; `None` if it is not known.
     start: Option<NonZeroU32>,
@@ -72,7 +73,7 @@ impl Names {
     /// Stores who the slot's holder is; its labels count for this user, or for that of the lookup before. A name that
     /// was not UTF-8 contains replacement characters, and may be cut here. `group`: its memory control group.
     pub fn put(&self, holder: Holder, program: &Program, uid: Option<u32>, group: GroupId) {
-        let Program { comm, exe, unit, container, state, .. } = program;
+        let Program { comm, exe, unit, container, state, used_cpu, .. } = program;
         let before = self.entry(holder);
         let start = program
             .start
@@ -96,6 +97,7 @@ impl Names {
             container: label(container),
             exe: label(exe),
             state: *state,
+            used_cpu: *used_cpu,
             group,
             start,
             ..Entry::default()
@@ -106,7 +108,8 @@ impl Names {
         entry.flags |= if exe.is_none() { PROGRAM_HIDDEN } else { 0 };
         // Of a process that exits little can be read, and its last events say who it was.
         if let Some(before) = before.filter(|_| !is_known || state.is_none()) {
-            entry = Entry { flags: before.flags | PROGRAM_HIDDEN, state: *state, ..before };
+            entry =
+                Entry { flags: before.flags | PROGRAM_HIDDEN, state: *state, used_cpu: *used_cpu, ..before };
         }
         let Some(shard) = self.shards.get(usize::from(holder.place.shard)) else { return };
         *shard.lock().of(holder.place.slot) = entry;
@@ -143,6 +146,11 @@ impl Names {
     /// What the process of this holder did at the last lookup.
     pub fn state(&self, holder: Holder) -> Option<ProcessState> {
         self.entry(holder)?.state
+    }
+
+    /// Whether it had used CPU time since its last beat, at the last lookup.
+    pub fn used_cpu(&self, holder: Holder) -> Option<bool> {
+        self.entry(holder)?.used_cpu
     }
 
     /// The memory control group of this holder; 0 if it is not known.

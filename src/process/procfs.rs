@@ -85,6 +85,8 @@ pub struct Program {
     pub container: Option<String>,
     /// What it does.
     pub state: Option<ProcessState>,
+    /// Whether it has used CPU time since its last beat, where that was asked.
+    pub used_cpu: Option<bool>,
     /// When it started, in clock ticks since boot: distinguishes it from others with its pid.
     pub start: Option<u64>,
     /// The content of `/proc/PID/cgroup`; empty if it cannot be read.
@@ -150,7 +152,16 @@ fn program_of(directory: &OwnedFd, stat: Option<Stat>) -> Program {
     let start = stat.as_ref().map(|stat| stat.start_ticks);
     let (comm, state) = stat.map(|stat| (stat.comm, stat.state)).unzip();
     let (unit, container) = (unit_of(&groups), container_of(&groups).map(str::to_owned));
-    Program { comm, exe: read_exe(directory), unit, container, state: state.flatten(), start, groups }
+    Program {
+        comm,
+        exe: read_exe(directory),
+        unit,
+        container,
+        state: state.flatten(),
+        used_cpu: None,
+        start,
+        groups,
+    }
 }
 
 fn open_directory(pid: u32) -> Option<OwnedFd> {

@@ -218,14 +218,24 @@ fn a_kill_for_want_of_memory_is_told_from_another() {
 
 /// A process that hangs in a loop is told from one that waits.
 #[test]
-fn a_stall_says_that_the_process_runs() {
-    let mut observer =
-        Observer::start(Options { threshold: Duration::from_millis(300), ..Options::default() });
-    let mut agent = Agent::start(Client::Rust02, &observer);
-    observer.expect("up", agent.pid(), SOON);
-    agent.tell("spin");
-    let stall = observer.expect("stall", agent.pid(), SOON);
-    assert_eq!(stall.str("process"), "running", "{stall}");
+fn a_stall_says_what_the_process_does() {
+    let mut observer = Observer::start(Options { threshold: Duration::from_secs(2), ..Options::default() });
+    let mut agents = ["spin", "quiet", "quiet"].map(|order| (order, Agent::start(Client::Rust02, &observer)));
+    for (order, agent) in &mut agents {
+        observer.expect("up", agent.pid(), SOON);
+        agent.tell(order);
+    }
+    agents[2].1.signal(Signal::STOP);
+    let said = agents.each_ref().map(|(_, agent)| {
+        let stall = observer.expect("stall", agent.pid(), SOON);
+        (stall.str("process").to_owned(), stall.has("used_cpu").then(|| stall.bool("used_cpu")))
+    });
+    let expected = [("running", true), ("sleeping", false), ("stopped", false)];
+    assert_eq!(said, expected.map(|(process, used_cpu)| (process.to_owned(), Some(used_cpu))));
+    let explain =
+        program().arg("explain").arg(agents[0].1.pid().to_string()).arg("--dir").arg(observer.dir()).output();
+    let explained = String::from_utf8(explain.expect("it runs").stdout).expect("text");
+    assert!(explained.contains("process running, used CPU"), "{explained}");
     observer.stop();
 }
 

@@ -396,6 +396,7 @@ fn up_then_one_stall_then_one_resume() {
         certain: true,
         blind_ns: 0,
         process: None,
+        used_cpu: None,
         coalesced: 1,
     } = world.last("stall").kind
     else {

@@ -101,13 +101,18 @@ fn predicate(event: &Event) -> String {
     let (status, payload) = said_of_itself.unwrap_or(("?", 0));
     match event.kind {
         EventKind::Up => format!("beats, status {status}"),
-        EventKind::Stall { silent_ns, certain, blind_ns, process, .. } => {
+        EventKind::Stall { silent_ns, certain, blind_ns, process, used_cpu, .. } => {
             let process =
                 process.map(|process| format!(", process {}", process.as_str())).unwrap_or_default();
+            let cpu = match used_cpu {
+                Some(true) => ", used CPU",
+                Some(false) => ", used no CPU",
+                None => "",
+            };
             let certainty = if certain { "" } else { ", not certain" };
             let blind = Some(blind_ns).filter(|ns| *ns > 0);
             let blind = blind.map(|ns| format!(", blind for {}", time(ns))).unwrap_or_default();
-            format!("silent for {}{process}{certainty}{blind}", time(silent_ns))
+            format!("silent for {}{process}{cpu}{certainty}{blind}", time(silent_ns))
         }
         EventKind::Resume { silent_ns, lost, .. } => {
             let lost = Some(lost).filter(|lost| *lost > 0);
