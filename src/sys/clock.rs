@@ -29,11 +29,10 @@ pub fn boottime_ns() -> u64 {
 pub fn cpu_time_ns(pid: u32) -> Option<u64> {
     let mut clock = 0;
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: both calls write only to the variable whose address they are given.
-    let is_read = unsafe {
-        libc::clock_getcpuclockid(libc::pid_t::try_from(pid).ok()?, &raw mut clock) == 0
-            && libc::clock_gettime(clock, &raw mut time) == 0
-    };
+    // SAFETY: the call writes only to the variable whose address it is given.
+    let error = unsafe { libc::clock_getcpuclockid(libc::pid_t::try_from(pid).ok()?, &raw mut clock) };
+    // SAFETY: as above.
+    let is_read = error == 0 && unsafe { libc::clock_gettime(clock, &raw mut time) } == 0;
     is_read.then(|| nanoseconds(Timespec { tv_sec: time.tv_sec, tv_nsec: time.tv_nsec }))
 }
 
