@@ -114,6 +114,9 @@ pub struct Headline {
     pub level: Level,
     /// The fact, a sentence without its full stop.
     pub text: String,
+    /// The section of the runbook that says what to do; `None` if nothing is to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runbook: Option<String>,
 }
 
 /// Agents that died in the last minute: their processes ended, and nobody had asked for that. An end of which the kernel

@@ -54,7 +54,8 @@ impl GroupBy {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(default)]
 pub struct Group {
-    /// What they have in common; `None` for agents that have no unit or whose name is not known, and for the rest.
+    /// What they have in common, a pattern if their names differ in numbers; `None` for agents that have no unit or whose
+    /// name is not known, and for the rest.
     pub name: Option<String>,
     /// Agents, in any of the states that follow.
     pub agents: u64,

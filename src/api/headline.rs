@@ -39,10 +39,32 @@ impl Fleet {
         }
         let Some(level) = facts.iter().map(|(level, _)| *level).max() else {
             let text = format!("All well: {} beat", counted(agents, "agent"));
-            return Headline { level: Level::Ok, text };
+            return Headline { text, ..Headline::default() };
         };
         let texts: Vec<String> = facts.into_iter().map(|(_, fact)| fact).collect();
-        Headline { level, text: sentence(&texts.join("; ")) }
+        let runbook = self.runbook().map(str::to_owned);
+        Headline { level, text: sentence(&texts.join("; ")), runbook }
+    }
+
+    /// The section of the runbook on what is worst.
+    fn runbook(&self) -> Option<&'static str> {
+        match () {
+            () if !self.is_healthy => Some("VartaShardDown"),
+            () if self.stalled > 2 => Some("VartaStallWave"),
+            () if self.stalled > 0 => Some("VartaAgentsStalled"),
+            // The deaths of a loop look like a wave.
+            () if !self.crash_loops.is_empty() => Some("VartaCrashLoop"),
+            () if self.died.agents > 0 => Some("VartaExitWave"),
+            () if self.shards.iter().any(|shard| shard.is_blind) => Some("VartaBlind"),
+            () => None,
+        }
+    }
+
+    /// The address of what is to be done, if somebody has to do something and this observer serves its runbook.
+    #[must_use]
+    pub fn what_to_do(&self) -> Option<String> {
+        let section = self.headline_now().runbook?.to_lowercase();
+        self.http.as_ref().map(|http| format!("http://{http}/runbook#{section}"))
     }
 }
 
@@ -93,6 +115,7 @@ fn counted(n: u64, what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::dead::CrashLoop;
     use super::super::fleet::Shard;
     use super::*;
 
@@ -111,7 +134,7 @@ mod tests {
     #[test]
     fn what_is_wrong_comes_first() {
         let said = |fleet: &Fleet| {
-            let Headline { level, text } = fleet.headline_now();
+            let Headline { level, text, .. } = fleet.headline_now();
             (level, text)
         };
         let is = |level: Level, text: &str| (level, text.to_owned());
@@ -133,5 +156,33 @@ mod tests {
         let text = "Not healthy: agents are not observed as they should be; 2 of 5 agents are stalled; \
                     1 of 6 agents died by signal 11 in the last minute; 1 shard cannot see";
         assert_eq!(said(&all), is(Level::Critical, text));
+    }
+
+    #[test]
+    fn what_is_to_be_done_is_a_section_of_the_runbook() {
+        let book = include_str!("../../scripts/deploy/prometheus/RUNBOOK.md");
+        let is = |fleet: &Fleet, expected: Option<&str>| {
+            assert_eq!(fleet.headline_now().runbook.as_deref(), expected);
+            let section = expected.map(|name| format!("\n## {name}\n"));
+            assert!(section.is_none_or(|section| book.contains(&section)), "{expected:?}");
+        };
+        is(&fleet(3, 0, &[]), None);
+        is(&fleet(0, 0, &[]), None);
+        let mut worse = fleet(3, 0, &[]);
+        worse.shards[0].is_blind = true;
+        is(&worse, Some("VartaBlind"));
+        worse.died.agents = 4;
+        is(&worse, Some("VartaExitWave"));
+        worse.crash_loops = vec![CrashLoop::default()];
+        is(&worse, Some("VartaCrashLoop"));
+        worse.stalled = 1;
+        is(&worse, Some("VartaAgentsStalled"));
+        worse.stalled = 3;
+        is(&worse, Some("VartaStallWave"));
+        worse.is_healthy = false;
+        is(&worse, Some("VartaShardDown"));
+        assert_eq!(worse.what_to_do(), None, "nobody serves it");
+        worse.http = Some("[::1]:9464".to_owned());
+        assert_eq!(worse.what_to_do().as_deref(), Some("http://[::1]:9464/runbook#vartasharddown"));
     }
 }

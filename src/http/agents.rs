@@ -240,6 +240,7 @@ pub struct Selection {
     uid: Option<u32>,
     comm: Option<Pattern>,
     unit: Option<Pattern>,
+    name: Option<Pattern>,
     sort: Sort,
     is_descending: bool,
     limit: usize,
@@ -262,7 +263,8 @@ impl Selection {
     /// # Errors
     /// A parameter is invalid.
     pub fn parse(query: &Query) -> Result<Self, BadQuery> {
-        query.allows(&["state", "shard", "uid", "comm", "unit", "sort", "order", "limit", "after"])?;
+        query
+            .allows(&["state", "shard", "uid", "comm", "unit", "name", "sort", "order", "limit", "after"])?;
         let state = query.one_of("state", &AgentState::TRACKED.map(|state| (state.as_str(), state)))?;
         let sorts = [
             ("pid", Sort::Pid),
@@ -279,6 +281,7 @@ impl Selection {
             uid: query.number("uid", 0, u64::from(u32::MAX))?.and_then(|uid| u32::try_from(uid).ok()),
             comm: query.text("comm").map(pattern).transpose()?,
             unit: query.text("unit").map(unit_pattern).transpose()?,
+            name: query.text("name").map(name_pattern).transpose()?,
             sort,
             is_descending: order.unwrap_or(sort != Sort::Pid),
             limit: query
@@ -299,6 +302,11 @@ impl Selection {
             && self.unit.as_ref().is_none_or(|pattern| {
                 let unit = sources.names.unit(row.holder());
                 unit.is_some_and(|unit| pattern.matches(unit.as_str()))
+            })
+            && self.name.as_ref().is_none_or(|pattern| {
+                let about = sources.names.about(row.holder());
+                pattern.matches(about.comm.as_str())
+                    || about.unit.is_some_and(|unit| pattern.matches(unit.as_str()))
             })
     }
 
@@ -371,9 +379,18 @@ pub fn pattern(text: &str) -> Result<Pattern, BadQuery> {
 /// # Errors
 /// It is too long.
 pub fn unit_pattern(text: &str) -> Result<Pattern, BadQuery> {
+    long_pattern("unit", text)
+}
+
+/// The pattern of a parameter `name`: of a process or its unit.
+fn name_pattern(text: &str) -> Result<Pattern, BadQuery> {
+    long_pattern("name", text)
+}
+
+fn long_pattern(parameter: &str, text: &str) -> Result<Pattern, BadQuery> {
     if text.len() > UNIT_BYTES_MAX {
         let why = format!("it has {} bytes, and names of units have {UNIT_BYTES_MAX} at most", text.len());
-        return Err(BadQuery::new("unit", why, "write fewer"));
+        return Err(BadQuery::new(parameter, why, "write fewer"));
     }
     Ok(Pattern::new(text))
 }
@@ -412,6 +429,7 @@ impl Selection {
             uid: None,
             comm: None,
             unit: None,
+            name: None,
             sort: Sort::Silent,
             is_descending: true,
             limit,

@@ -1,12 +1,11 @@
 //! A map of the fleet: all agents in a bounded number of cells, grouped by what they share.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 
 use serde::Serialize;
 
 use super::agents::{Row, View};
-use super::groups::{Key, key, natural};
+use super::groups::{Key, Places, key, natural};
 use super::sources::Sources;
 use crate::api::{AgentState, GroupBy};
 use crate::config::classes::Classes;
@@ -82,31 +81,19 @@ struct Gathering<'a> {
 }
 
 /// Groups by name, the one with the most stalled agents first, then the largest; the rest of them last, without a name.
-/// Agents whose names differ in numbers are one group. The agents of each are in the order of the pids.
+/// The agents of each are in the order of the pids.
 async fn grouped(rows: &[Row], key: impl Fn(&Row) -> Key) -> Vec<(Option<String>, Vec<&Row>)> {
-    let mut groups: Vec<Gathering> = Vec::new();
-    let mut places: HashMap<Key, usize> = HashMap::new();
-    let mut stems: HashMap<Option<String>, usize> = HashMap::new();
+    let (mut places, mut groups) = (Places::default(), Vec::<Gathering>::new());
     for chunk in rows.chunks(CHUNK) {
         for row in chunk {
-            let key = key(row);
-            let place = *places.entry(key).or_insert_with(|| {
-                let name = key.name();
-                let alike = match key {
-                    Key::Number(_) => name.clone(),
-                    Key::Unit(_) | Key::Comm(_) => name.as_deref().map(stem),
-                };
-                let place = *stems.entry(alike.clone()).or_insert(groups.len());
-                match groups.get_mut(place) {
-                    Some(group) => group.name = alike,
-                    None => groups.push(Gathering { name, ..Gathering::default() }),
-                }
-                place
-            });
-            groups[place].stalled += usize::from(row.state() == AgentState::Stalled);
-            groups[place].rows.push(row);
+            let group = places.of(key(row), &mut groups);
+            group.stalled += usize::from(row.state() == AgentState::Stalled);
+            group.rows.push(row);
         }
         tokio::task::yield_now().await;
+    }
+    for (group, name) in groups.iter_mut().zip(places.into_names()) {
+        group.name = name;
     }
     groups.sort_unstable_by(|one, other| {
         let size = |group: &Gathering| Reverse((group.stalled, group.rows.len()));
@@ -121,33 +108,6 @@ async fn grouped(rows: &[Row], key: impl Fn(&Row) -> Key) -> Vec<(Option<String>
         all.push((None, rest));
     }
     all
-}
-
-/// The name with a `*` for each number and for the instance of a unit: as a pattern it matches the names that differ
-/// only in those.
-fn stem(name: &str) -> String {
-    let mut stem = String::with_capacity(name.len());
-    let mut add = |text: &str| {
-        for c in text.chars() {
-            match c {
-                '0'..='9' if stem.ends_with('*') => {}
-                '0'..='9' => stem.push('*'),
-                c => stem.push(c),
-            }
-        }
-    };
-    let of_template = name
-        .split_once('@')
-        .and_then(|(template, instance)| instance.rsplit_once('.').map(|(_, kind)| (template, kind)));
-    match of_template {
-        Some((template, kind)) => {
-            add(template);
-            add("@*.");
-            add(kind);
-        }
-        None => add(name),
-    }
-    stem
 }
 
 impl Cell {
@@ -249,21 +209,6 @@ mod tests {
         assert_eq!(pids, [(4, Some(2)), (2, Some(1)), (3, Some(1)), (1, Some(0)), (5, Some(3))]);
         assert_eq!(groups(&cells(rows, 100, GroupBy::Comm)), [(Some(""), 5, 1, 5)], "nobody was looked up");
         assert_eq!(groups(&cells([], 100, GroupBy::Uid)), []);
-    }
-
-    #[test]
-    fn names_that_differ_in_numbers_have_one_stem() {
-        let names = [
-            ("load-017", "load-*"),
-            ("kworker/0:1", "kworker/*:*"),
-            ("a@7.b@x.service", "a@*.service"),
-            ("web1@x.service", "web*@*.service"),
-        ];
-        for (name, expected) in names {
-            assert_eq!(stem(name), expected);
-            assert!(crate::pattern::Pattern::new(expected).matches(name), "{name}");
-        }
-        assert_eq!(stem("sshd"), "sshd");
     }
 
     #[test]

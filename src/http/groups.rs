@@ -48,23 +48,90 @@ impl Key {
     }
 }
 
+/// The groups of agents in the order in which they are met. Instances of one program or template are one group: their
+/// names differ in numbers only.
+#[derive(Debug, Default)]
+pub struct Places {
+    by_key: HashMap<Key, usize>,
+    by_stem: HashMap<Option<String>, usize>,
+    names: Vec<Option<String>>,
+}
+
+impl Places {
+    /// The group that this is of, a new one at the end if there was none. Cost: one lookup, unless the key is new.
+    pub fn of<'a, G: Default>(&mut self, key: Key, groups: &'a mut Vec<G>) -> &'a mut G {
+        let Self { by_key, by_stem, names } = self;
+        let place = *by_key.entry(key).or_insert_with(|| {
+            let name = key.name();
+            let alike = match key {
+                Key::Number(_) => name.clone(),
+                Key::Unit(_) | Key::Comm(_) => name.as_deref().map(stem),
+            };
+            let place = *by_stem.entry(alike.clone()).or_insert(names.len());
+            match names.get_mut(place) {
+                Some(known) => *known = alike,
+                // Alone, it has its own name.
+                None => {
+                    names.push(name);
+                    groups.push(G::default());
+                }
+            }
+            place
+        });
+        &mut groups[place]
+    }
+
+    /// What the agents of each group have in common, a pattern if their names differ; `None` if that is not known.
+    pub fn into_names(self) -> Vec<Option<String>> {
+        self.names
+    }
+}
+
+/// The name with a `*` for each number and for the instance of a unit: as a pattern it matches the names that differ
+/// only in those.
+fn stem(name: &str) -> String {
+    let mut stem = String::with_capacity(name.len());
+    let mut add = |text: &str| {
+        for c in text.chars() {
+            match c {
+                '0'..='9' if stem.ends_with('*') => {}
+                '0'..='9' => stem.push('*'),
+                c => stem.push(c),
+            }
+        }
+    };
+    let of_template = name
+        .split_once('@')
+        .and_then(|(template, instance)| instance.rsplit_once('.').map(|(_, kind)| (template, kind)));
+    match of_template {
+        Some((template, kind)) => {
+            add(template);
+            add("@*.");
+            add(kind);
+        }
+        None => add(name),
+    }
+    stem
+}
+
 /// The groups of all agents. Cost: one lookup of a name for each agent; lets other tasks run meanwhile.
 pub async fn groups(by: GroupBy, view: &View, dead: Vec<(About, u16)>, sources: &Sources) -> Groups {
-    let mut groups: HashMap<Key, Group> = HashMap::new();
+    let (mut places, mut groups) = (Places::default(), Vec::<Group>::new());
     for rows in view.rows().chunks(CHUNK) {
         for row in rows {
-            count(groups.entry(key(by, row, sources)).or_default(), row);
+            count(places.of(key(by, row, sources), &mut groups), row);
         }
         tokio::task::yield_now().await;
     }
     for (about, shard) in &dead {
         // No user has this number.
         let key = Key::of(by, about, about.uid.unwrap_or(u32::MAX), *shard);
-        groups.entry(key).or_default().died += 1;
+        places.of(key, &mut groups).died += 1;
     }
     let total = groups.len() as u64;
-    let mut groups: Vec<Group> =
-        groups.into_iter().map(|(key, group)| Group { name: key.name(), ..group }).collect();
+    for (group, name) in groups.iter_mut().zip(places.into_names()) {
+        group.name = name;
+    }
     groups.sort_by(|one, other| {
         let rank = |group: &Group| (Reverse(group.stalled), Reverse(group.died));
         rank(one).cmp(&rank(other)).then_with(|| natural(&one.name, &other.name))
@@ -115,6 +182,7 @@ pub fn natural(one: &Option<String>, other: &Option<String>) -> std::cmp::Orderi
 mod tests {
     use super::*;
     use crate::lab::standin::sources;
+    use crate::process::procfs::Program;
     use crate::table::slot::{Account, Hot, State};
 
     fn counted(by: GroupBy, rows: Vec<Row>, dead: Vec<(About, u16)>) -> Groups {
@@ -154,6 +222,41 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn names_that_differ_in_numbers_have_one_stem() {
+        let names = [
+            ("load-017", "load-*"),
+            ("kworker/0:1", "kworker/*:*"),
+            ("a@7.b@x.service", "a@*.service"),
+            ("web1@x.service", "web*@*.service"),
+        ];
+        for (name, expected) in names {
+            assert_eq!(stem(name), expected);
+            assert!(crate::pattern::Pattern::new(expected).matches(name), "{name}");
+        }
+        assert_eq!(stem("sshd"), "sshd");
+    }
+
+    #[test]
+    fn instances_are_one_group_and_one_alone_has_its_name_and_the_dead_are_with_their_kin() {
+        let sources = sources(1);
+        let names = ["worker-17", "worker-18", "api-1", "python3"];
+        let rows = (1..).zip(names).map(|(pid, comm)| {
+            let row = Row { generation: pid, slot: pid, ..Row::sample(0, pid, State::Up) };
+            let program = Program { comm: Some(comm.to_owned()), ..Program::default() };
+            sources.names.put(row.holder(), &program, None, 0);
+            row
+        });
+        let view = View::sample(rows.collect());
+        let died = vec![(About { comm: Comm::from("api-2"), ..About::UNKNOWN }, 0)];
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let Groups { groups, total, .. } = runtime.block_on(groups(GroupBy::Comm, &view, died, &sources));
+        let said: Vec<_> =
+            groups.iter().map(|group| (group.name.as_deref(), group.agents, group.died)).collect();
+        assert_eq!(said, [(Some("api-*"), 1, 1), (Some("python3"), 1, 0), (Some("worker-*"), 2, 0)]);
+        assert_eq!(total, 3);
     }
 
     #[test]

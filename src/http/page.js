@@ -143,9 +143,9 @@ function showContext() {
     const [last, first] = [died[0], died.at(-1)].map(one => Date.parse(one.at));
     parts.push(["Since ", clock(first), last - first > 2000 ? ", the last at " + clock(last) : ""]);
   }
-  const section = !fleet.is_healthy ? "VartaShardDown" : fleet.stalled > 2 ? "VartaStallWave" : fleet.stalled ? "VartaAgentsStalled"
-    : fleet.crash_loops.length ? "VartaCrashLoop" : fleet.died.agents ? "VartaExitWave" : fleet.shards.some(shard => shard.is_blind) ? "VartaBlind" : null;
-  const what = fleet.stalled && first ? "varta-fleet explain " + first.pid : fleet.died.agents ? "varta-fleet agents --state dead" : !fleet.is_healthy ? "varta-fleet status" : null;
+  const section = fleet.headline.runbook, has = (...sections) => sections.includes(section);
+  const what = has("VartaStallWave", "VartaAgentsStalled") && first ? "varta-fleet explain " + first.pid
+    : has("VartaExitWave", "VartaCrashLoop") ? "varta-fleet agents --state dead" : section ? "varta-fleet status" : null;
   const calm = "A silence of " + time(fleet.threshold_ns) + " is a stall · observing for " + about((now() - Date.parse(fleet.started)) * 1e6);
   fill($("facts"), JSON.stringify([parts, section, calm]), () => [
     ...parts.map(([before, what, after]) => el("span", {}, before, el("b", {}, what), after)),
@@ -780,9 +780,10 @@ async function found(q) {
   const { words, pid, ...filters } = parsed(q), query = { limit: FOUND, ...filters };
   const [from, to] = (pid ?? "").split("-").map(Number);
   if (pid && to) Object.assign(query, { limit: Math.min(1000, to - from + 1), after: "0." + Math.max(0, from - 1) });
-  const text = words.join(" "), single = pid && !to ? from : /^\d+$/.test(text) ? Number(text) : null;
+  // No name is longer.
+  const text = words.join(" ").slice(0, 170), single = pid && !to ? from : /^\d+$/.test(text) ? Number(text) : null;
   const ask = more => get("/api/v1/agents?" + new URLSearchParams({ ...query, ...more }));
-  const page = single !== null && pid ? { agents: [], total: 0 } : await ask(text ? { comm: "*" + text + "*" } : {});
+  const page = single !== null && pid ? { agents: [], total: 0 } : await ask(text ? { name: "*" + text + "*" } : {});
   let { agents, total } = page;
   if (to) { agents = agents.filter(agent => agent.pid <= to); total = agents.length; }
   if (single !== null && single < 2 ** 32) {
@@ -828,7 +829,7 @@ function showFound(q, { agents, total }, isNew) {
     el("a", { href: "/agents/" + agent.pid }, el("b", {}, called(agent) || "pid " + agent.pid), el("span", { className: agent.state === "stalled" ? "bad" : "" }, state(agent)),
       el("span", {}, "pid " + agent.pid + (agent.uid === undefined ? "" : " · user " + agent.uid + " · shard " + agent.shard)))))),
     agents.length < total ? el("p", { className: "dim" }, "and " + amount(total - agents.length) + " more; write more of the name") : null,
-    total ? null : el("p", { className: "verdict dim" }, "No agent has “" + shown(q) + "” in its name, and no pid is it. Write a pid, a part of a name, or filters: unit:web@* comm:web* uid:1000 shard:0 state:stalled"));
+    total ? null : el("p", { className: "verdict dim" }, "No agent has “" + shown(q) + "” in its name or unit, and no pid is it. Write a pid, a part of a name, or filters: unit:web@* comm:web* uid:1000 shard:0 state:stalled"));
   if (isNew && document.activeElement !== $("q")) drawer.focus();
 }
 const REFUSED = { uid: "its user may not beat on that shard (allow-uids)", budget: "its user had spent its budget (uid-frames-max)", table: "there was no room for another agent (agents-max)", share: "its user had used up its share of agents (uid-agents-max)" };

@@ -30,6 +30,7 @@ pub fn render(fleet: &Fleet, stalled: &Page, nonce: &str) -> String {
         ("class", class(fleet.headline.level).to_owned()),
         ("headline", escaped(&fleet.headline.text)),
         ("summary", escaped(&summary(fleet))),
+        ("ask", fleet.headline.runbook.as_deref().map(what_to_do).unwrap_or_default()),
         ("problems", fleet.problems.iter().map(|problem| format!("<li>{}</li>", escaped(problem))).collect()),
         ("up", fleet.up.to_string()),
         ("stalled_count", fleet.stalled.to_string()),
@@ -66,6 +67,11 @@ const fn class(level: Level) -> &'static str {
 /// The line below the headline.
 fn summary(fleet: &Fleet) -> String {
     format!("A silence of {} is a stall · observing since {}", rounded(fleet.threshold_ns), fleet.started)
+}
+
+/// The way to a section of the runbook.
+fn what_to_do(section: &str) -> String {
+    format!("<a href=\"/runbook#{}\">What to do</a>", escaped(&section.to_lowercase()))
 }
 
 /// A program that beats, to paste into a shell.
@@ -184,6 +190,7 @@ mod tests {
             "class",
             "headline",
             "summary",
+            "ask",
             "problems",
             "up",
             "stalled_count",

@@ -101,8 +101,8 @@ mod tests {
     #[test]
     fn what_the_page_links_to_has_a_section() {
         let page = render("n");
-        let script = include_str!("page.js");
-        let named = script.split('"').filter(|word| word.starts_with("Varta"));
+        let sources = [include_str!("page.js"), include_str!("../api/headline.rs")].concat();
+        let named = sources.split('"').filter(|word| word.starts_with("Varta"));
         let mut count = 0;
         for section in named {
             assert!(page.contains(&format!("<h2 id=\"{}\">", section.to_lowercase())), "{section}");

@@ -203,6 +203,9 @@ fn write_words(fleet: &Fleet, out: &mut String) -> fmt::Result {
     for problem in &fleet.problems {
         writeln!(out, "  ! {}", Shown(problem))?;
     }
+    if let Some(address) = fleet.what_to_do() {
+        writeln!(out, "  what to do: {}", Shown(&address))?;
+    }
     let serves = fleet.http.as_ref().map(|http| format!(", http://{http}/")).unwrap_or_default();
     writeln!(
         out,

@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use varta_fleet::Shown;
-use varta_fleet::api::{Agent, Dead, Detail, Fleet, GroupBy, Groups, History, Page};
+use varta_fleet::api::{Agent, Dead, Fleet, GroupBy, Groups, History, Page};
 
-use super::model::{Filter, List, Update, View, Wish};
+use super::model::{List, Update, View, Wish};
 use crate::accounts::Users;
 use crate::client::{Client, parameter};
 use crate::exit::{CliError, Exit};
@@ -162,7 +162,7 @@ fn agents(client: &Client, users: &Users, wish: &Wish, updates: &Sender<Update>)
         Err(why) => return Ok(Update::Refused(why)),
     };
     if let Ok(pid) = wish.filter.pid.parse() {
-        return Ok(one(client, pid, &wish.filter, users)?);
+        return Ok(one(client, pid, &query)?);
     }
     let (mut agents, mut pids) = (Vec::new(), HashSet::new());
     let mut after = None;
@@ -202,7 +202,7 @@ fn query(users: &Users, wish: &Wish) -> Result<Vec<String>, String> {
         Some(whole) => Some(whole.to_owned()),
         None => (!text.is_empty()).then(|| format!("*{text}*")),
     };
-    let is_sorted = wish.view == View::Agents;
+    let is_sorted = wish.view == View::Agents && filter.pid.is_empty();
     let query = [
         parameter("sort", is_sorted.then_some(wish.sort)),
         parameter("order", is_sorted.then_some(if wish.is_ascending { "asc" } else { "desc" })),
@@ -215,23 +215,11 @@ fn query(users: &Users, wish: &Wish) -> Result<Vec<String>, String> {
     Ok(query.into_iter().flatten().collect())
 }
 
-/// The agent with this pid, if the other filters take it.
-fn one(client: &Client, pid: u32, filter: &Filter, users: &Users) -> Result<Update, CliError> {
-    let agent = match client.get(&format!("/api/v1/agents/{pid}")) {
-        Ok(Detail::Tracked(tracked)) => tracked.agent,
-        Ok(Detail::Exited(_)) => return Ok(Update::Listed(List::default(), 0)),
-        Err(error) => return Err(error),
-    };
-    let has = |text: Option<&String>, wanted: &str| match wanted.strip_prefix('=') {
-        Some(whole) => text.is_some_and(|text| text == whole),
-        None => wanted.is_empty() || text.is_some_and(|text| text.contains(wanted)),
-    };
-    let is_taken = filter.state.is_none_or(|state| state == agent.state)
-        && (filter.user.is_empty() || users.uid(&filter.user) == Some(agent.uid))
-        && (filter.shard.is_empty() || filter.shard == agent.shard.to_string())
-        && has(agent.comm.as_ref(), &filter.name)
-        && has(agent.unit.as_ref(), &filter.unit);
-    let agents: Vec<Agent> = is_taken.then_some(agent).into_iter().collect();
+/// The agent with this pid, if the query takes it: the first behind the pid before.
+fn one(client: &Client, pid: u32, query: &[String]) -> Result<Update, CliError> {
+    let query = [query, &["limit=1".to_owned(), format!("after=0.{}", pid.saturating_sub(1))]].concat();
+    let page: Page = client.get(&format!("/api/v1/agents?{}", query.join("&")))?;
+    let agents: Vec<Agent> = page.agents.into_iter().filter(|agent| agent.pid == pid).collect();
     let total = agents.len() as u64;
     Ok(Update::Listed(List::Agents(agents), total))
 }
