@@ -124,7 +124,7 @@ function showHeadline() {
   document.title = (level === "ok" ? "" : "! ") + text;
   const shownProblems = fleet.problems.slice(0, 3), more = fleet.problems.length - 3;
   fill($("problems"), fleet.problems.join("\n"), () => [
-    ...shownProblems.map(problem => el("li", {}, shown(problem))),
+    ...shownProblems.map(problem => el("li", {}, ...shown(problem).split("`").map((part, i) => i % 2 ? el("code", {}, part) : part))),
     more > 0 ? el("li", {}, "and " + more + " more: varta-fleet status lists them") : "",
   ]);
 }
@@ -162,7 +162,8 @@ const quoted = text => /^[\w@%+=:,./-]+$/.test(text) ? text : "'" + text.replace
 
 /// A command to copy.
 function command(text, isBlock) {
-  const code = el("code", {}, text), button = el("button", { type: "button", className: "copy", "aria-label": "Copy " + text }, "Copy");
+  // Many lines keep their indentation, and scroll.
+  const isLong = text.includes("\n"), code = el("code", isLong ? { className: "many", tabIndex: 0, role: "group", "aria-label": "Lines to copy" } : {}, text), button = el("button", { type: "button", className: "copy", "aria-label": "Copy " + text }, "Copy");
   button.addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(text);
@@ -323,7 +324,8 @@ function lay() {
   if (!width || !groups.length) return;
   const high = innerWidth > 1100 ? 400 : 360;
   pitch = cells.length > 60 ? 24 : 30;
-  const least = cells.length <= 300 ? 10 : cells.length <= 1000 ? 7 : 5;
+  // Smaller cells make no room where names take it.
+  const least = cells.length <= 300 || groups.length > 24 ? 10 : cells.length <= 1000 ? 8 : 5;
   while (pitch > least && heightOf(pitch, width) > high) pitch -= 1;
   let from = 0;
   boxes = groups.map((group, i) => {
@@ -419,7 +421,7 @@ function choose(i) {
   if (cells[i].agents === 1) hovering = setTimeout(detail, 150, i, cells[i].pid_from);
 }
 function describe(agent) {
-  const cell = cells[chosen], { element, from, columns, group } = boxOf(chosen), card = $("cell");
+  const cell = cells[chosen], { group } = boxOf(chosen), card = $("cell");
   const state = cell.stalled ? (cell.agents === 1 ? "stalled" : cell.stalled + " of them stalled") : cell.frozen === cell.agents ? "frozen, which is no stall"
     : cell.waiting === cell.agents ? "sent crash reports only" : cell.silent_permille >= 667 ? "late" : "beats";
   const lines = [cell.agents === 1 ? "pid " + cell.pid_from : counted(cell.agents, "agent") + ", pid " + cell.pid_from + " to " + cell.pid_to];
@@ -432,6 +434,12 @@ function describe(agent) {
     lines.push(state + ", silent for " + Math.round(cell.silent_permille / 10) + " % of the threshold", label(group));
   }
   say(card, lines.join("\n"));
+  placeCard();
+}
+function placeCard() {
+  const card = $("cell"), box = boxOf(chosen);
+  if (!box) return;
+  const { element, from, columns } = box;
   const home = $("heat").getBoundingClientRect(), place = element.lastChild.getBoundingClientRect(), i = chosen - from;
   const x = place.left - home.left + i % columns * pitch, y = place.top - home.top + Math.floor(i / columns) * pitch;
   card.style.left = Math.max(8, Math.min(x, home.width - card.offsetWidth - 8)) + "px";
@@ -454,11 +462,16 @@ $("map").addEventListener("keydown", event => {
   const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Home: -chosen, End: cells.length }[event.key];
   if (event.key === "Enter") enter();
   else if (event.key === "Escape" && chosen >= 0) { choose(-1); event.stopPropagation(); }
-  else if (step !== undefined) choose(chosen < 0 ? 0 : Math.max(0, Math.min(cells.length - 1, chosen + step)));
+  else if (step !== undefined) {
+    const next = chosen < 0 && event.key !== "End" ? 0 : Math.max(0, Math.min(cells.length - 1, chosen + step));
+    boxOf(next).element.scrollIntoView({ block: "nearest" });
+    choose(next);
+  }
   else return;
   event.preventDefault();
 });
 $("map").addEventListener("blur", () => choose(-1));
+$("map").addEventListener("scroll", placeCard);
 new ResizeObserver(lay).observe($("map"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => boxes.forEach(paint));
 
@@ -492,9 +505,9 @@ function choice(button) {
 const KINDS = ["up", "stall", "resume", "frozen", "exit", "terminal", "status", "session", "mixed", "decode", "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "restart", "reload", "missing", "stop", "lost"];
 const isDeath = event => event.signal === undefined ? event.code > 0 : !CLEAN.includes(event.signal);
 const signal = n => SIGNALS[n] ?? "signal " + n;
-/// How much an event matters, what many such have in common, and the words for one and for several.
+/// How much an event matters, what many such have in common, and the words for one. `{}`: which shards.
 function worded(event) {
-  const shard = "shard " + event.shard, user = event.uid === null ? "many users" : "user " + event.uid;
+  const shard = "{}", user = event.uid === null ? "many users" : "user " + event.uid;
   switch (event.kind) {
     case "up": return ["quiet", "began to beat"];
     case "stall": return ["bad", "stalled", "stalled after a silence of " + time(event.silent_ns) + (event.process && event.process !== "sleeping" ? ", its process is " + event.process : "") + (event.used_cpu ? " and used CPU" : event.used_cpu === false ? " and used no CPU" : "") + (event.certain ? "" : ", not certain")];
@@ -512,14 +525,14 @@ function worded(event) {
     case "mixed": return ["warn", "has streams that alternate"];
     case "decode": return ["warn", "sent what is no frame (" + event.error + ")"];
     case "auth": return ["warn", "claimed to be another pid"];
-    case "moved": return ["quiet", "moved to " + shard];
+    case "moved": return ["quiet", "moved to shard " + event.shard];
     case "missing": return ["warn", "lives, but does not beat to this observer"];
-    case "blind": return event.phase === "begin" ? ["warn", shard + " cannot see: " + ({ full: "its queue is full", paused: "it was paused", restart: "no observer ran" }[event.why] ?? event.why)]
+    case "blind": return event.phase === "begin" ? ["warn", shard + " cannot see: " + ({ full: "full queue", paused: "paused", restart: "no observer ran" }[event.why] ?? event.why)]
       : ["good", shard + " sees again", shard + " sees again after " + time(event.for_ns)];
     case "full": return ["bad", shard + " has no room for agents", shard + " has no room: " + counted(event.refused, "frame") + " refused"];
     case "flood": return ["warn", user + " floods " + shard, user + " sent " + counted(event.frames, "frame") + " to " + shard + " in " + about(event.for_ns)];
     case "churn": return ["warn", user + " starts and ends agents in a hurry", user + ": " + counted(event.ups, "agent") + " came, " + event.exits + " ended in " + about(event.for_ns)];
-    case "io": return ["bad", "failed: " + event.place + (event.error ? ", " + event.error : "")];
+    case "io": return ["bad", (event.shard === undefined ? "" : shard + " ") + "failed: " + event.place + (event.error ? ", " + event.error : "")];
     case "start": return ["quiet", "the observer started with " + counted(event.shards, "shard")];
     case "restart": return ["warn", "the observer goes on for one that " + (event.why === "crash" ? "crashed" : "stopped") + ", with " + counted(event.adopted, "agent")];
     case "reload": return event.outcome === "refused" ? ["bad", "the new configuration was refused"] : ["quiet", "the configuration was read again"];
@@ -535,7 +548,16 @@ const plural = words => words.replace(/^\w+/, verb => PLURAL[verb] ?? verb).repl
 const ROOM = 60, PIDS = 200;
 const entries = [], latest = new Map();
 let wasTold = 0, telling = false;
+/// On which line the blindness of a shard began.
+const blinded = new Map();
 function hear(event) {
+  const began = event.kind === "blind" && event.phase === "end" ? blinded.get(event.shard) : null;
+  // One of less than a second is over on that line.
+  if (began && !began.isGone && event.for_ns < 1e9) {
+    blinded.delete(event.shard);
+    Object.assign(began, { isNew: true, blind: began.blind - 1, blindFor: began.blindFor + event.for_ns });
+    return tellSoon();
+  }
   const [rank, common, alone] = worded(event), isAgent = ABOUT_AGENTS.includes(event.kind);
   const mono = event.mono_ns ?? latest.get(common)?.until ?? 0, ms = event.ts ? Date.parse(event.ts) : Date.now();
   const times = event.coalesced ?? 1, who = isAgent ? brief(called(event)) : "";
@@ -546,7 +568,7 @@ function hear(event) {
     entry.until = Math.max(entry.until, mono);
   } else {
     // The first of what is remembered here may have begun before.
-    entry = { rank, common, isCut: heard === null && begins > 0, alone: alone ?? common, times, since: mono, until: mono, ms, pids: new Set(), names: new Map(), isAgent };
+    entry = { rank, common, isCut: heard === null && begins > 0, alone: alone ?? common, times, since: mono, until: mono, ms, pids: new Set(), names: new Map(), shards: new Set(), blind: 0, blindFor: 0, isAgent };
     latest.set(common, entry);
     entries.unshift(entry);
     const isTrouble = rank === "bad" || rank === "warn", alike = entries.filter(one => (one.rank === "bad" || one.rank === "warn") === isTrouble);
@@ -555,7 +577,12 @@ function hear(event) {
   }
   name(entry.names, who, times);
   if (isAgent && event.pid !== undefined && entry.pids.size < PIDS) entry.pids.add(event.pid);
+  entry.shards.add(event.shard);
   entry.isNew = true;
+  if (event.kind === "blind" && event.phase === "begin") { blinded.set(event.shard, entry); entry.blind += 1; }
+  tellSoon();
+}
+function tellSoon() {
   if (!telling) { telling = true; setTimeout(tell, Date.now() - wasTold > 300 ? 0 : 300); }
 }
 function tell() {
@@ -567,21 +594,23 @@ function tell() {
     if (!entry.isNew) continue;
     entry.isNew = false;
     if (!entry.element) list.prepend(entry.element = newEntry(entry));
-    const [, , told] = entry.element.children, { pids, times, common } = entry, count = (entry.isCut ? "at least " : "") + times;
+    const [, , told] = entry.element.children, { pids, times, shards } = entry, count = (entry.isCut ? "at least " : "") + times;
+    const which = words => (entry.blindFor && !entry.blind ? words.replace("cannot see", "could not see for " + about(entry.blindFor)) : words)
+      .replace("{}", shards.size > 1 ? shards.size + " shards" : "shard " + [...shards][0]), common = which(entry.common);
     // An agent is looked up after its first beat: its first event may have no name yet.
     const named = ranked(entry.names), isWhole = named.reduce((all, one) => all + one.times, 0) === times;
     const names = isWhole ? named : [], [kin] = names;
     if (times === 1) {
       const [pid] = pids;
-      told.replaceChildren(...pid === undefined ? [] : [link(pid, (kin?.name ?? "pid") + " " + pid), " "], entry.alone);
+      told.replaceChildren(...pid === undefined ? [] : [link(pid, (kin?.name ?? "pid") + " " + pid), " "], which(entry.alone));
       continue;
     }
-    const span = entry.until - entry.since, within = common + (span > 0 ? " within " + about(span) : "");
-    if (!entry.isAgent || pids.size === 0) { say(told, count + " × " + within); continue; }
+    const span = entry.until - entry.since, length = span > 0 ? " within " + about(span) : "", within = plural(common) + length;
+    if (!entry.isAgent || pids.size === 0) { say(told, common + ", " + (entry.isCut ? "at least " : "") + counted(times, "time") + length); continue; }
     const details = told.querySelector("details") ?? el("details", {}, el("summary"), el("div", { className: "pids" }));
     if (!details.isConnected) told.replaceChildren(details, el("div", { className: "names" }));
     say(details.firstChild, names.length === 1 ? count + " × " + kin.name + " " + within
-      : pids.size === 1 ? count + " × pid " + [...pids][0] + " " + within : count + " agents " + plural(within));
+      : pids.size === 1 ? count + " × pid " + [...pids][0] + " " + within : count + " agents " + within);
     details.lastChild.replaceChildren(...[...pids].map(pid => link(pid, String(pid))), pids.size === PIDS ? "and more" : "");
     const most = names.slice(0, 3).map(({ name, times }) => times + " × " + name).join(", ");
     say(told.lastChild, names.length < 2 ? "" : most + (names.length > 3 ? " and " + counted(names.length - 3, "name") + " more" : ""));
@@ -932,21 +961,25 @@ async function look() {
   if (document.hidden || isLooking) return;
   isLooking = true;
   try {
-    const answer = await answerOf(get("/api/v1/fleet"));
-    if (!answer) return;
+    const asked = Date.now(), answer = await answerOf(get("/api/v1/fleet"));
+    // An answer that came while this page slept is as old as its question.
+    if (!answer || Date.now() - asked > LATE()) return;
     [before, fleet] = [fleet, answer];
-    answered = Date.now();
-    if (document.documentElement.classList.contains("stale")) learnt = 0;
-    document.documentElement.classList.remove("stale");
+    answered = asked;
+    // What is old stays grey until all of it is new.
+    const { classList } = document.documentElement, isOld = classList.contains("stale");
+    if (isOld) learnt = looked = 0;
     if (!before) follow();
+    showHeadline();
     await answerOf(learn());
     const rate = sample();
-    showHeadline();
     showTiles(rate);
     showObserver();
     keepListening();
     const since = Date.now() - looked;
-    if (since >= (isLarge() ? 5000 : 2000) - 200 || since < 0) await answerOf(refresh());
+    const isDue = since >= (isLarge() ? 5000 : 2000) - 200 || since < 0;
+    if (isDue && !await answerOf(refresh()) && isOld) return;
+    classList.remove("stale");
     $("empty").classList.toggle("gone", fleet.up + fleet.stalled + sum(fleet, "exits") > 0 || cells.length > 0);
     showContext();
   } finally {
@@ -962,7 +995,7 @@ async function answerOf(asked) {
     why = error.code ? ": " + error.message : "";
   }
 }
-/// All that takes a scan of the fleet, at once, so that one scan does for all.
+/// All that takes a scan of the fleet, at once, so that one scan does for all. True once it is shown.
 let refreshing = 0;
 async function refresh() {
   looked = Date.now();
@@ -974,8 +1007,8 @@ async function refresh() {
     isKnown ? dead : get("/api/v1/dead?limit=" + Math.max(100, Math.min(1000, fleet.died.agents))),
     isOpen ? open(false) : null,
   ]);
-  // A later one asked for another grouping.
-  if (turn !== refreshing) return;
+  // A later one asked for another grouping, and is shown.
+  if (turn !== refreshing) return true;
   [stalled, dead, exitsKnown] = [page, ends, exits];
   if (answer.by === "unit" && usual === "unit" && !place().by && answer.groups.length && answer.groups.every(group => group.name === "")) {
     usual = "comm";
@@ -985,21 +1018,30 @@ async function refresh() {
   showCells(answer);
   showStalled();
   showDead();
+  return true;
 }
 function tick() {
   const time = Date.now();
-  if (time - ticked > 5000 || time < ticked) { woke = time; learnt = 0; look(); }
+  const isAwake = time - ticked <= 5000 && time >= ticked;
   ticked = time;
+  if (!isAwake) { learnt = 0; return wake(); }
   answered = Math.min(answered, time);
-  if (document.hidden || time - Math.max(answered, woke) <= LATE()) return;
+  if (document.hidden || time - answered <= LATE()) return;
+  // Whoever comes back sees at once that this is old, and is alarmed only if there is no answer.
+  const age = about((time - answered) * 1e6), isAsking = time - woke <= LATE();
   document.documentElement.classList.add("stale");
-  $("headline").className = "bad";
-  say($("health"), "No answer");
-  say($("age"), "for " + about(Math.max(1000, time - answered) * 1e6) + why);
-  document.title = "! no answer";
+  $("headline").className = isAsking ? "warn" : "bad";
+  say($("health"), isAsking ? "Asking again" : "No answer");
+  say($("age"), isAsking ? "after " + age : "for " + age + why);
+  document.title = isAsking ? "varta-fleet" : "! no answer";
+}
+function wake() {
+  woke = Date.now();
+  tick();
+  look();
 }
 async function watch() { await look(); setTimeout(watch, PERIOD()); }
-document.addEventListener("visibilitychange", () => { woke = Date.now(); look(); });
+for (const event of ["visibilitychange", "resume"]) document.addEventListener(event, wake);
 setInterval(tick, 1000);
 $("search").hidden = false;
 for (const line of document.querySelectorAll("#empty .line")) line.replaceWith(command(line.textContent, true));

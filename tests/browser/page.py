@@ -356,6 +356,173 @@ def check_stale(page):
     assert sum("died by SIGKILL" in line for line in lines) == 1, lines
 
 
+def check_units(page):
+    page.get(URL)
+    # Others may be in units, too: those of the machine that runs this test.
+    scope = wait_for(page, "groups by unit", lambda: [text for text in groups(page) if text.startswith("varta-fleet-test-*")])
+    assert scope == ["varta-fleet-test-*-*.scope 2"], scope
+    assert [button.text for button in all_of(page, "#by [aria-checked=true]")] == ["Unit"]
+    [group] = [button for button in all_of(page, ".group button") if button.text.startswith("varta-fleet-test-*")]
+    group.click()
+    wait_for(page, "the agents of both units", lambda: text_of(page, "drawer-title") == "2 agents")
+    page.find_element(By.CSS_SELECTOR, "#drawer .close").click()
+    box = page.find_element(By.ID, "q")
+    for asked, title in [("fleet-test-", "2 agents"), (f"-{PIDS[1]}.sco", "1 agent"), (f"unit:*-{PIDS[0]}.scope", "1 agent"), ("x" * 600, "Nobody")]:
+        box.clear()
+        box.send_keys(asked)
+        wait_for(page, asked, lambda: text_of(page, "drawer-title") == title and box.get_attribute("value") == asked)
+    box.send_keys(Keys.ESCAPE)
+    page.get(f"{URL}agents/{PIDS[0]}")
+    wait_for(page, "its unit", lambda: f"-{PIDS[0]}.scope" in text_of(page, "drawer"))
+    commands = [code.text for code in all_of(page, "#drawer .copied code")]
+    assert any(re.fullmatch(rf"systemctl status varta-fleet-test-\d+-{PIDS[0]}\.scope", text) for text in commands), commands
+    check_looks(page, "units")
+    check_silence_of_console(page)
+
+
+def check_frozen(page):
+    page.get(URL)
+    wait_for(page, "what is well", lambda: text_of(page, "health").startswith("All well"))
+    wait_for(page, "the freeze", lambda: "frozen by its control group" in text_of(page, "events"))
+    wait_for(page, "its cell", lambda: page.execute_script("return cells.filter(cell => cell.frozen).map(cell => cell.pid_from)") == PIDS)
+    assert all_of(page, "#tile-stalled .value")[0].text == "0"
+    page.find_element(By.ID, "map").send_keys(Keys.HOME)
+    first = page.execute_script("return cells.findIndex(cell => cell.frozen)")
+    page.find_element(By.ID, "map").send_keys(Keys.ARROW_RIGHT * first)
+    wait_for(page, "its card", lambda: "frozen, which is no stall" in text_of(page, "cell"))
+    page.get(f"{URL}agents/{PIDS[0]}")
+    wait_for(page, "its verdict", lambda: "is frozen by its control group, which is no stall" in text_of(page, "drawer"))
+    check_silence_of_console(page)
+
+
+def check_stuck(page):
+    page.get(URL)
+    page.execute_script(WATCHED + "watchFrames();")
+    wait_for(page, "what happened", lambda: "shard 0 failed: shard-stuck" in text_of(page, "events"))
+    # An observer that cannot observe ends, for somebody to start it anew.
+    wait_for(page, "the end", lambda: text_of(page, "health") == "No answer" and is_grey(page))
+    frames = page.execute_script("return seen")
+    said = list(dict.fromkeys(frame["health"] for frame in frames))
+    assert said[0].startswith("All well") and said[-1] == "No answer", said
+    wait_for(page, "what happened last", lambda: "the observer stopped" in text_of(page, "events"))
+
+
+WATCHED = """
+const real = Date.now, first = real();
+window.ahead = 0;
+Date.now = () => real() + ahead;
+window.seen = [];
+window.watchFrames = () => {
+  const shown = { health: $("health").textContent, isGrey: document.documentElement.classList.contains("stale") };
+  seen.push(shown);
+  requestAnimationFrame(watchFrames);
+};
+"""
+
+
+def check_asleep(page):
+    """In a tab behind another the page asks nothing. Whoever comes back sees no frame of what was as if it were."""
+    observer, agent = PIDS
+    page.get(URL)
+    wait_for(page, "health", lambda: text_of(page, "health") == "All well: 3 agents beat")
+    page.execute_script(WATCHED)
+    mine = page.current_window_handle
+
+    def sleep(while_away):
+        page.switch_to.new_window("tab")
+        while_away()
+        page.close()
+        page.switch_to.window(mine)
+        wait_for(page, "the page to be in front", lambda: not page.execute_script("return document.hidden"))
+
+    # As the page is hidden, the hour passes; as it is shown, each frame is noted.
+    page.execute_script("""
+      document.addEventListener("visibilitychange", () => {
+        if (document.hidden) { ahead += 3600e3; }
+        else { window.seen = []; requestAnimationFrame(watchFrames); }
+      }, { capture: true });
+    """)
+
+    def dies():
+        os.kill(agent, signal.SIGKILL)
+
+    sleep(dies)
+    wait_for(page, "the headline of now", lambda: text_of(page, "health").startswith("1 of 3 agents died"))
+    frames = page.execute_script("return seen")
+    old = [frame for frame in frames if frame["health"].startswith("All well") and not frame["isGrey"]]
+    assert frames and not old, frames
+    assert not any("No answer" in frame["health"] for frame in frames), "the observer did answer"
+    wait_for(page, "what happened meanwhile", lambda: f"{agent} died by SIGKILL" in text_of(page, "events"))
+    assert not is_grey(page)
+    # Once more, with nobody there who answers.
+    sleep(lambda: os.kill(observer, signal.SIGSTOP))
+    try:
+        wait_for(page, "the grey", lambda: is_grey(page))
+        frames = page.execute_script("return seen")
+        assert all(frame["isGrey"] for frame in frames), frames
+        wait_for(page, "its age", lambda: re.fullmatch(r"No answer\s+for 1h.*", text_of(page, "headline")))
+    finally:
+        os.kill(observer, signal.SIGCONT)
+    wait_for(page, "the answer", lambda: not is_grey(page))
+    check_silence_of_console(page)
+
+
+def check_clock(page):
+    """Ages are those of the observer: a step of the clock here, either way, is no age."""
+    page.get(URL)
+    wait_for(page, "health", lambda: text_of(page, "health") == "All well: 3 agents beat")
+    page.execute_script(WATCHED)
+    for ahead in [-3600e3, 3600e3, 0]:
+        page.execute_script("ahead = arguments[0]", ahead)
+        seen = page.execute_script("return fleet.mono_ns")
+        wait_for(page, "the next answers", lambda: page.execute_script("return fleet.mono_ns") - seen > 2e9)
+        wait_for(page, "an answer that is not old", lambda: not is_grey(page))
+        assert text_of(page, "health") == "All well: 3 agents beat"
+        shown = page.execute_script("return samples.size")
+        assert 0 < shown <= 900, shown
+    os.kill(PIDS[0], signal.SIGSTOP)
+    page.execute_script("ahead = -7200e3")
+    wait_for(page, "the stall", lambda: "1 of 3 agents is stalled" == text_of(page, "health"))
+    since = wait_for(page, "since when", lambda: re.search(r"Silent since \d\d:\d\d:\d\d, (\d+)\ss ago", text_of(page, "context")))
+    assert int(since[1]) < 60, since[0]
+    os.kill(PIDS[0], signal.SIGCONT)
+    wait_for(page, "the end of it", lambda: text_of(page, "health") == "All well: 3 agents beat")
+    check_silence_of_console(page)
+
+
+CROWD = """
+const real = get, group = i => ({ name: "group-" + "abcdefghij"[i % 10] + "-of-a-unit-with-a-long-name-" + i + ".service", agents: 1, stalled: i < 3 ? 1 : 0, cells: 1 });
+const cell = i => ({ pid_from: i + 1, pid_to: i + 1, agents: 1, stalled: i < 3 ? 1 : 0, frozen: 0, waiting: 0, silent_permille: 100, shard: 0 });
+const rest = Array.from({ length: 495 }, (_, i) => ({ pid_from: 101 + i * 20, pid_to: 120 + i * 20, agents: 20, stalled: 0, frozen: 0, waiting: 0, silent_permille: 100 }));
+get = path => path.startsWith("/api/v1/cells") ? Promise.resolve({
+  by: "unit", agents_per_cell: 20, as_of: [0],
+  groups: [...Array.from({ length: 100 }, (_, i) => group(i)), { name: null, agents: 9900, stalled: 0, cells: 495 }],
+  cells: [...Array.from({ length: 100 }, (_, i) => cell(i)), ...rest],
+}) : real(path);
+"""
+
+
+def check_crowd(page):
+    """The answer for ten thousand groups, as the observer's own test has it."""
+    page.get(URL)
+    wait_for(page, "health", lambda: text_of(page, "health").startswith("All well"))
+    page.execute_script(CROWD)
+    page.execute_script("refresh()")
+    wait_for(page, "all groups", lambda: len(groups(page)) == 101)
+    assert groups(page)[-1] == "all others 9900", groups(page)[-1]
+    assert "10.0k agents" in page.find_element(By.ID, "heat-title").text
+    assert not all_of(page, ".group button")[-1].is_enabled(), "nothing asks for all others"
+    for width in WIDTHS:
+        look_like(page, "light", width)
+        tall = page.find_element(By.ID, "map").size["height"]
+        assert tall <= 900, f"{tall} pixels of map on a screen {width} wide"
+    page.find_element(By.ID, "map").send_keys(Keys.END)
+    wait_for(page, "the card", lambda: "all others" in text_of(page, "cell"))
+    page.find_element(By.TAG_NAME, "body").click()
+    check_looks(page, "crowd")
+    check_silence_of_console(page)
+
+
 def check_looks_grey(page):
     for theme, width in [("light", 1400), ("dark", 390)]:
         look_like(page, theme, width)
@@ -370,6 +537,12 @@ CHECKS = {
     "empty": check_empty,
     "hostile": check_hostile,
     "stale": check_stale,
+    "units": check_units,
+    "frozen": check_frozen,
+    "stuck": check_stuck,
+    "asleep": check_asleep,
+    "clock": check_clock,
+    "crowd": check_crowd,
 }
 
 

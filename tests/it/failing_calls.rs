@@ -5,60 +5,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Agent, Client, Observer, Options, PROGRAM, SOON, T, needs_root, program_by, wait_for};
+use crate::common::{Agent, Client, Injection, Observer, Options, PROGRAM, SOON, T, program_by};
 use rustix::process::{Pid, Signal, kill_process};
-
-/// Makes calls of one of the observer's threads fail, until dropped.
-struct Injection {
-    strace: Child,
-}
-
-impl Injection {
-    /// `how`: what follows `inject=` on strace's command line.
-    fn into_thread(observer: &Observer, thread: &str, how: &str) -> Self {
-        needs_root("it attaches to a running process");
-        let task = thread_of(observer, thread);
-        let log = observer.place().base().join("strace");
-        let child = Command::new("strace")
-            .args(["-qq", "-p", &task.to_string(), "-e", &format!("inject={how}"), "-o"])
-            .arg(&log)
-            .stdin(Stdio::null())
-            .spawn();
-        let strace = match child {
-            Ok(strace) => strace,
-            Err(error) => panic!("cannot run strace: {error}; `scripts/check --setup` installs it"),
-        };
-        let injection = Self { strace };
-        // Once a call has failed, strace is attached.
-        wait_for("a call that failed", || {
-            let text = fs::read_to_string(&log).unwrap_or_default();
-            text.contains("(INJECTED)").then_some(())
-        });
-        injection
-    }
-}
-
-impl Drop for Injection {
-    fn drop(&mut self) {
-        // SIGTERM makes strace detach; SIGKILL would leave the thread stopped.
-        let _ = kill_process(Pid::from_child(&self.strace), Signal::TERM);
-        let _ = self.strace.wait();
-    }
-}
-
-fn thread_of(observer: &Observer, name: &str) -> u32 {
-    let tasks = fs::read_dir(format!("/proc/{}/task", observer.pid())).expect("list its threads");
-    let found = tasks
-        .flatten()
-        .find(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name));
-    let task = found.unwrap_or_else(|| panic!("it has no thread {name}"));
-    task.file_name().to_str().and_then(|number| number.parse().ok()).expect("a thread's number")
-}
 
 /// ENOMEM is temporary, and EINTR is not a failure. No agent is lost by either.
 #[test]

@@ -6,7 +6,8 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::common::{
-    Agent, AgentOptions, Observer, Options, SOON, copy_program, python, rust_program, signal,
+    Agent, AgentOptions, Freezer, Injection, Observer, Options, SOON, copy_program, python, rust_program,
+    signal,
 };
 
 /// A fleet of two shards that serves its page.
@@ -102,5 +103,72 @@ fn a_page_without_answers_is_grey_and_says_for_how_long_and_recovers() {
     let mut observer = served();
     let agents = start(&mut observer, (0..3).map(|_| AgentOptions::default()));
     browse("stale", &observer, &[observer.pid(), agents[0].pid()]);
+    observer.stop();
+}
+
+#[test]
+fn agents_are_grouped_and_found_by_unit() {
+    let mut observer = served();
+    let agents = start(&mut observer, (0..3).map(|_| AgentOptions::default()));
+    let units: Vec<Freezer> = agents[..2].iter().map(|agent| Freezer::around(agent.pid())).collect();
+    // What a process has become is looked up before its stall is reported.
+    for agent in &agents {
+        agent.signal(Signal::STOP);
+        observer.expect("stall", agent.pid(), SOON);
+        agent.signal(Signal::CONT);
+        observer.expect("resume", agent.pid(), SOON);
+    }
+    let found = observer.get(&format!("/api/v1/agents?name=*test*{}.scope", agents[0].pid())).json();
+    assert_eq!((&found["total"], found["agents"][0]["unit"].as_str()), (&1.into(), Some(units[0].unit())));
+    let pids: Vec<u32> = agents.iter().map(Agent::pid).collect();
+    browse("units", &observer, &pids);
+    drop(units);
+    observer.stop();
+}
+
+#[test]
+fn a_frozen_agent_is_told_from_a_stalled_one() {
+    let mut observer = served();
+    let agents = start(&mut observer, (0..3).map(|_| AgentOptions::default()));
+    let group = Freezer::around(agents[0].pid());
+    group.freeze();
+    observer.expect("frozen", agents[0].pid(), SOON);
+    browse("frozen", &observer, &[agents[0].pid()]);
+    group.thaw();
+    observer.stop();
+}
+
+#[test]
+fn a_shard_that_is_stuck_is_told_before_the_observer_ends_of_it() {
+    let mut observer = served();
+    let _agents = start(&mut observer, (0..2).map(|_| AgentOptions::default()));
+    // Each of its receive calls takes a minute.
+    let stuck = Injection::begin(&observer, "varta-shard-0", "recvmmsg:delay_enter=60000000");
+    browse("stuck", &observer, &[]);
+    drop(stuck);
+    observer.ends_by_itself(1);
+}
+
+#[test]
+fn a_page_that_slept_for_an_hour_never_shows_what_was_as_what_is() {
+    let mut observer = served();
+    let agents = start(&mut observer, (0..3).map(|_| AgentOptions::default()));
+    browse("asleep", &observer, &[observer.pid(), agents[0].pid()]);
+    observer.stop();
+}
+
+#[test]
+fn a_clock_that_steps_in_the_browser_moves_nothing() {
+    let mut observer = served();
+    let agents = start(&mut observer, (0..3).map(|_| AgentOptions::default()));
+    browse("clock", &observer, &[agents[0].pid()]);
+    observer.stop();
+}
+
+#[test]
+fn ten_thousand_groups_are_a_hundred_and_the_rest() {
+    let mut observer = served();
+    let _agent = start(&mut observer, [AgentOptions::default()]);
+    browse("crowd", &observer, &[]);
     observer.stop();
 }
