@@ -1,5 +1,7 @@
 //! Patterns for the names of processes and programs: `*` matches any characters, `?` exactly one.
 
+use std::ops::Deref;
+
 /// Longest pattern in a request, in bytes. Process names have at most 15.
 #[cfg(feature = "http")]
 pub const ASKED_BYTES_MAX: usize = 64;
@@ -53,6 +55,11 @@ impl Pattern {
         }
         let end = self.steps.len();
         reached[end / 64] >> (end % 64) & 1 == 1
+    }
+
+    /// Whether a text matches the pattern, if there is one. What is not known, or empty, matches none.
+    pub fn takes<T: Deref<Target = str>>(pattern: Option<&Self>, text: impl FnOnce() -> Option<T>) -> bool {
+        pattern.is_none_or(|pattern| text().is_some_and(|text| !text.is_empty() && pattern.matches(&text)))
     }
 
     /// The places in this block from which a character advances.

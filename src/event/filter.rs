@@ -32,16 +32,11 @@ impl Filter {
             EventKind::Missing { comm, .. } => Some(comm.as_str()),
             _ => about.as_ref().map(|about| about.comm.as_str()),
         };
-        let unit = about.and_then(|about| about.unit).map(|unit| unit.as_str());
-        let has = |pattern: &Option<Pattern>, text: Option<&str>| {
-            let text = text.filter(|text| !text.is_empty());
-            pattern.as_ref().is_none_or(|pattern| text.is_some_and(|text| pattern.matches(text)))
-        };
         (self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == event.kind.name()))
             && self.pid.is_none_or(|pid| event.concerns(pid))
             && self.shard.is_none_or(|shard| event.shard == Some(shard))
-            && has(&self.comm, comm)
-            && has(&self.unit, unit)
+            && Pattern::takes(self.comm.as_ref(), || comm)
+            && Pattern::takes(self.unit.as_ref(), || about?.unit?.text())
             && self.is_in_time(event.wall)
     }
 
@@ -96,6 +91,9 @@ mod tests {
         ] {
             assert!(!other.wants(&event), "{other:?}");
         }
+        let freed = About { unit: Some(Label::freed()), ..about };
+        let freed = Event { agent: Some(Agent { about: freed, ..agent }), ..event };
+        assert!(!Filter { unit: pattern("*"), ..Filter::default() }.wants(&freed), "its unit has no name");
         let nobody = Event { agent: None, ..event };
         assert!(!Filter { comm: pattern("*"), ..Filter::default() }.wants(&nobody), "it has no name");
         let missing = EventKind::Missing { pid: 9, uid: 0, comm: "lost".into() };

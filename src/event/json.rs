@@ -15,9 +15,9 @@
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{About, Agent, BlindPhase, Comm, Event, EventKind, ExitHow, NoFrame, ProcessState};
+use super::{About, Agent, BlindPhase, Comm, Event, EventKind, ExitHow, NoFrame, ProcessState, Texts};
 use crate::config::KeySet;
-use crate::label::Label;
+use crate::label::{Label, Text};
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
@@ -64,11 +64,11 @@ struct Line {
     #[serde(skip_serializing_if = "Comm::is_empty")]
     comm: Comm,
     #[serde(skip_serializing_if = "Option::is_none")]
-    unit: Option<Label>,
+    unit: Option<Text>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    container: Option<Label>,
+    container: Option<Text>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    exe: Option<Label>,
+    exe: Option<Text>,
     #[serde(flatten)]
     detail: Detail,
 }
@@ -201,6 +201,7 @@ impl Line {
     fn of(event: &Event) -> Self {
         let agent = event.agent;
         let about = agent.map(|agent| agent.about).unwrap_or_default();
+        let Texts { unit, container, exe } = about.texts();
         let has_exe =
             matches!(event.kind, EventKind::Up | EventKind::Session { .. } | EventKind::Exit { .. });
         Self {
@@ -222,9 +223,9 @@ impl Line {
             payload: agent.map(|agent| agent.payload),
             uid: about.uid,
             comm: about.comm,
-            unit: about.unit,
-            container: about.container,
-            exe: about.exe.filter(|_| has_exe),
+            unit,
+            container,
+            exe: exe.filter(|_| has_exe),
             detail: Detail::of(&event.kind),
         }
     }
@@ -301,9 +302,9 @@ struct End {
     while_away: bool,
 }
 
-impl Serialize for Label {
+impl Serialize for Text {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
+        serializer.serialize_str(self)
     }
 }
 
@@ -593,6 +594,17 @@ mod tests {
         );
         event.kind = EventKind::Mixed;
         assert!(line_of(&event).ends_with(&format!(",{who}}}")), "{}", line_of(&event));
+    }
+
+    #[test]
+    fn a_name_that_was_freed_is_absent() {
+        let mut event = one_of_each()[1];
+        let freed = Some(Label::freed());
+        if let Some(agent) = &mut event.agent {
+            let comm = "worker".into();
+            agent.about = About { uid: Some(1), comm, unit: freed, container: freed, exe: freed };
+        }
+        assert!(line_of(&event).ends_with(r#","uid":1,"comm":"worker"}"#), "{}", line_of(&event));
     }
 
     /// A pipe takes a line of at most 4096 bytes whole.

@@ -14,7 +14,7 @@ mod json;
 mod process;
 
 use process::known_state;
-pub use process::{About, Comm, ProcessState};
+pub use process::{About, Comm, ProcessState, Texts};
 
 /// One reported fact. As JSON: its line in the event log.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer};
 
-use crate::label::Label;
+use crate::label::{Label, Text};
 use crate::message::is_deceptive;
 
 /// Who a process is, as of the last lookup. A lookup comes after the first beat, so the first events of an agent may
@@ -31,6 +31,30 @@ impl About {
 impl Default for About {
     fn default() -> Self {
         Self::UNKNOWN
+    }
+}
+
+/// The texts of labels. Those that were freed are absent, and while this is held, the others are not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Texts {
+    /// The unit.
+    pub unit: Option<Text>,
+    /// The container.
+    pub container: Option<Text>,
+    /// The program.
+    pub exe: Option<Text>,
+}
+
+impl About {
+    /// The texts of its labels.
+    #[must_use]
+    pub fn texts(&self) -> Texts {
+        let Self { unit, container, exe, .. } = *self;
+        Texts {
+            unit: unit.and_then(Label::text),
+            container: container.and_then(Label::text),
+            exe: exe.and_then(Label::text),
+        }
     }
 }
 

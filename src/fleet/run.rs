@@ -45,6 +45,7 @@ use crate::process::lookup::Lookups;
 use crate::process::names::Names;
 use crate::process::oom::OomKills;
 use crate::process::procfs::Program;
+use crate::process::sweeper::Sweeper;
 use crate::process::watch::Watch;
 use crate::rundir::upkeep::{Files, Upkeep};
 use crate::shard::Shard;
@@ -408,7 +409,9 @@ fn publish(
     };
     let (ports, requests) = (Arc::clone(&handle.ports), handle.requests.clone());
     let agents = Agents::new(ports, requests, Arc::clone(&handle.doorbell), is_adopted);
-    let upkeep = Upkeep::spawn(files, lifeline, on_change, agents, Arc::clone(recorder));
+    let mut sweeper = Sweeper::new(Arc::clone(&handle.ports), Arc::clone(&handle.names));
+    let each_second = move || sweeper.turn(SystemClock.mono());
+    let upkeep = Upkeep::spawn(files, lifeline, on_change, agents, Arc::clone(recorder), each_second);
     upkeep.map_err(|(error, files)| (StartError::resources("start a thread")(error), files))
 }
 

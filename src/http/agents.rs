@@ -16,6 +16,7 @@ use super::query::{BadQuery, Query};
 use super::sources::Sources;
 use crate::api::{Agent, AgentState, Page};
 use crate::json::Json;
+use crate::label::Label;
 use crate::lane::Port;
 use crate::lane::sessions::Freeze;
 use crate::pattern::{ASKED_BYTES_MAX, Pattern};
@@ -296,17 +297,11 @@ impl Selection {
         self.state.is_none_or(|state| state == row.state())
             && self.shard.is_none_or(|shard| shard == row.shard)
             && self.uid.is_none_or(|uid| uid == row.hot.uid())
-            && self.comm.as_ref().is_none_or(|pattern| {
-                sources.names.get(row.holder()).is_some_and(|comm| pattern.matches(&comm))
-            })
-            && self.unit.as_ref().is_none_or(|pattern| {
-                let unit = sources.names.unit(row.holder());
-                unit.is_some_and(|unit| pattern.matches(unit.as_str()))
-            })
+            && Pattern::takes(self.comm.as_ref(), || sources.names.get(row.holder()))
+            && Pattern::takes(self.unit.as_ref(), || sources.names.unit(row.holder())?.text())
             && self.name.as_ref().is_none_or(|pattern| {
                 let about = sources.names.about(row.holder());
-                pattern.matches(about.comm.as_str())
-                    || about.unit.is_some_and(|unit| pattern.matches(unit.as_str()))
+                pattern.matches(about.comm.as_str()) || Pattern::takes(Some(pattern), || about.unit?.text())
             })
     }
 
@@ -455,8 +450,8 @@ pub fn agent(row: &Row, sources: &Sources, now: MonoNs) -> Agent {
         payload: hot.payload,
         uid: hot.uid(),
         comm: sources.names.get(row.holder()),
-        unit: about.unit.map(|unit| unit.as_str().to_owned()),
-        container: about.container.map(|number| number.as_str().to_owned()),
+        unit: about.unit.and_then(Label::text).map(String::from),
+        container: about.container.and_then(Label::text).map(String::from),
         wire: if hot.flags.has(Flags::V02) { Version::V02 } else { Version::V01 },
         beats: row.beats,
         lost: row.lost,

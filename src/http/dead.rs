@@ -3,8 +3,7 @@
 use super::agents::{pattern, unit_pattern};
 use super::query::{BadQuery, Query};
 use crate::api::{CrashLoop, Dead, DeadAgent};
-use crate::event::{About, EventKind, ExitHow};
-use crate::label::Label;
+use crate::event::{About, EventKind, ExitHow, Texts};
 use crate::pattern::Pattern;
 use crate::rules::Death;
 use crate::time::MonoNs;
@@ -40,13 +39,10 @@ impl Selection {
 
     fn takes(&self, dead: &dead::DeadAgent) -> bool {
         let about = dead.about();
-        let has = |pattern: &Option<Pattern>, text: Option<&str>| {
-            pattern.as_ref().is_none_or(|pattern| text.is_some_and(|text| pattern.matches(text)))
-        };
         self.shard.is_none_or(|shard| dead.event.shard.map(u64::from) == Some(shard))
             && self.uid.is_none_or(|uid| about.uid.map(u64::from) == Some(uid))
-            && has(&self.comm, Some(about.comm.as_str()).filter(|comm| !comm.is_empty()))
-            && has(&self.unit, about.unit.map(Label::as_str))
+            && Pattern::takes(self.comm.as_ref(), || Some(about.comm.as_str()))
+            && Pattern::takes(self.unit.as_ref(), || dead.texts.unit.as_deref())
     }
 }
 
@@ -64,8 +60,15 @@ pub fn answer(kept: &dead::Dead, selection: &Selection, now: MonoNs) -> Dead {
 /// What dies again and again.
 pub fn crash_loops(kept: &dead::Dead, now: MonoNs) -> Vec<CrashLoop> {
     let told = |each: &dead::CrashLoop| {
-        let Texts { comm, unit, exe, .. } = Texts::of(&each.about);
-        CrashLoop { unit, uid: each.about.uid, exe, comm, deaths: each.deaths, within_ns: RECENT_NS }
+        let Texts { unit, exe, .. } = each.about.texts();
+        CrashLoop {
+            unit: unit.map(String::from),
+            uid: each.about.uid,
+            exe: exe.map(String::from),
+            comm: comm(&each.about),
+            deaths: each.deaths,
+            within_ns: RECENT_NS,
+        }
     };
     kept.crash_loops(now).iter().map(told).collect()
 }
@@ -73,7 +76,7 @@ pub fn crash_loops(kept: &dead::Dead, now: MonoNs) -> Vec<CrashLoop> {
 fn agent(dead: &dead::DeadAgent) -> DeadAgent {
     let event = &dead.event;
     let about = dead.about();
-    let Texts { comm, unit, container, exe } = Texts::of(&about);
+    let Texts { unit, container, exe } = dead.texts.clone();
     let (silent_ns, how) = match event.kind {
         EventKind::Exit { silent_ns, how, .. } => (silent_ns, how),
         _ => (0, None),
@@ -83,10 +86,10 @@ fn agent(dead: &dead::DeadAgent) -> DeadAgent {
         session: event.agent.map_or(0, |agent| agent.session),
         shard: event.shard.unwrap_or(0),
         uid: about.uid,
-        comm,
-        unit,
-        container,
-        exe,
+        comm: comm(&about),
+        unit: unit.map(String::from),
+        container: container.map(String::from),
+        exe: exe.map(String::from),
         death: match dead.death {
             Death::Code(code) => format!("exit status {code}"),
             Death::Signal(signal) => format!("signal {signal}"),
@@ -103,21 +106,6 @@ fn agent(dead: &dead::DeadAgent) -> DeadAgent {
     }
 }
 
-struct Texts {
-    comm: Option<String>,
-    unit: Option<String>,
-    container: Option<String>,
-    exe: Option<String>,
-}
-
-impl Texts {
-    fn of(about: &About) -> Self {
-        let text = |label: Option<Label>| label.map(|label| label.as_str().to_owned());
-        Self {
-            comm: (!about.comm.is_empty()).then(|| about.comm.as_str().to_owned()),
-            unit: text(about.unit),
-            container: text(about.container),
-            exe: text(about.exe),
-        }
-    }
+fn comm(about: &About) -> Option<String> {
+    (!about.comm.is_empty()).then(|| about.comm.as_str().to_owned())
 }

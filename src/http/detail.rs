@@ -5,6 +5,7 @@ use super::ring::Ring;
 use super::sources::Sources;
 use crate::api::{AgentState, Blind, Exited, Past, Refused, Resume, Stall, Tracked};
 use crate::event::Event;
+use crate::label::Label;
 use crate::table::slot::Flags;
 use crate::time::MonoNs;
 
@@ -64,7 +65,7 @@ pub fn tracked(row: &Row, sources: &Sources, past: impl Fn(u32) -> Past) -> Opti
         rule: sources.terms().classes.rule_of(hot.class),
         terminals: cold.terminals,
         mixed: hot.flags.has(Flags::MIXED),
-        exe: sources.names.about(as_is.holder()).exe.map(|exe| exe.as_str().to_owned()),
+        exe: sources.names.about(as_is.holder()).exe.and_then(Label::text).map(String::from),
         program_unreadable: sources.names.is_program_hidden(as_is.holder()),
         blind: Blind {
             is_blind: counters.is_blind.get() != 0,

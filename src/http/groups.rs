@@ -40,7 +40,7 @@ impl Key {
     /// What they have in common in words; `None` if that is not known.
     pub fn name(self) -> Option<String> {
         match self {
-            Self::Unit(unit) => unit.map(|unit| unit.as_str().to_owned()),
+            Self::Unit(unit) => unit.and_then(Label::text).map(String::from),
             Self::Comm(comm) => (!comm.is_empty()).then(|| comm.as_str().to_owned()),
             Self::Number(u32::MAX) => None,
             Self::Number(number) => Some(number.to_string()),
@@ -257,6 +257,14 @@ mod tests {
             groups.iter().map(|group| (group.name.as_deref(), group.agents, group.died)).collect();
         assert_eq!(said, [(Some("api-*"), 1, 1), (Some("python3"), 1, 0), (Some("worker-*"), 2, 0)]);
         assert_eq!(total, 3);
+    }
+
+    #[test]
+    fn agents_of_units_whose_names_were_freed_are_a_group_with_those_of_none() {
+        let about = |unit| (About { unit, ..About::UNKNOWN }, 0);
+        let dead = [None, Some(Label::freed()), Some(Label::freed())].map(about);
+        let Groups { groups, total, .. } = counted(GroupBy::Unit, Vec::new(), dead.to_vec());
+        assert_eq!((groups, total), (vec![Group { died: 3, ..Group::default() }], 1));
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl Reading {
     }
 
     /// The counts of each unit, and last those of the others.
-    fn units(&self) -> impl Iterator<Item = (&'static str, UnitCounts)> {
+    fn units(&self) -> impl Iterator<Item = (&str, UnitCounts)> {
         let units = &self.tally.units;
         units.by_name().into_iter().chain([("other", units.other)])
     }
@@ -413,7 +413,7 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "varta_labels_omitted",
-        help: "How often a unit, container or program was looked up that has no label: their table is full, or it is too long",
+        help: "How often a unit, container or program was looked up that has no label: their table, or the part of its user, is full of names that are needed, or it is too long",
         values: Counter(Fleet(|_| number(label::Label::omitted()))),
     },
     Family {

@@ -1,6 +1,7 @@
 //! Who the agents' processes are, for display: the lookup thread writes, readers look up by slot.
 //!
-//! Verdicts do not depend on it. Threads: lookup, aggregator, watch, HTTP. Blocks: while an entry of 48 bytes is copied.
+//! Verdicts do not depend on it. Threads: lookup, aggregator, watch, upkeep, HTTP. Blocks: while an entry of 48 bytes is
+//! copied.
 
 use std::borrow::Cow;
 use std::num::NonZeroU32;
@@ -136,6 +137,12 @@ impl Names {
             container: entry.container,
             exe: entry.exe,
         }
+    }
+
+    /// Unit, container and program of this holder.
+    pub fn labels(&self, holder: Holder) -> impl Iterator<Item = Label> {
+        let entry = self.entry(holder).unwrap_or_default();
+        [entry.unit, entry.container, entry.exe].into_iter().flatten()
     }
 
     /// The unit of this holder.

@@ -1,5 +1,6 @@
 //! Checks every two seconds whether agents can still find the fleet, restores its sockets, manifest and
-//! symlink if they were removed, and reports that. Before that, each second, it records the history of the fleet.
+//! symlink if they were removed, and reports that. Before that, each second, it records the history of the fleet, and
+//! does what else is to be done each second.
 //!
 //! Connected agents do not need the files; but every agent that starts after a socket's file was removed
 //! would fail to connect, unnoticed.
@@ -94,7 +95,7 @@ impl Upkeep {
     /// Starts the thread that maintains `files`. The thread keeps its `lifeline` until it ends. It calls
     /// `on_change` when the file of a shard's socket (`None`: those of the fleet) is found missing or
     /// replaced, with the error number, or restored, with 0. It begins `roster`, and writes it every ten seconds and
-    /// at the end. It calls `recorder` as each second ends.
+    /// at the end. It calls `recorder` as each second ends, and then `each_second`.
     ///
     /// # Errors
     /// The kernel's, if it grants no thread, and the files.
@@ -104,6 +105,7 @@ impl Upkeep {
         on_change: impl Fn(Option<u16>, i32) + Send + 'static,
         roster: impl Roster + 'static,
         recorder: Arc<Recorder>,
+        mut each_second: impl FnMut() + Send + 'static,
     ) -> Result<Self, (io::Error, Option<Box<Files>>)> {
         let (stop, stopped) = bounded(0);
         let (teller, warnings) = bounded(WARNINGS);
@@ -124,6 +126,7 @@ impl Upkeep {
             let (mut seconds, mut looks) = (0_u32, 0_u32);
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(recorder.rest_of_second()) {
                 recorder.record_second();
+                each_second();
                 seconds = seconds.wrapping_add(1);
                 if !seconds.is_multiple_of(SECONDS_PER_LOOK) {
                     continue;

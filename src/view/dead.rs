@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::deaths::RECENT_NS;
-use crate::event::{About, Comm, Event, EventKind};
+use crate::event::{About, Comm, Event, EventKind, Texts};
 use crate::label::Label;
 use crate::rules::Death;
 use crate::time::MonoNs;
@@ -17,7 +17,7 @@ const SHORT_NS: u64 = 60_000_000_000;
 
 /// The unit, if its processes are restarted as one: those of a scope were started one by one.
 fn service(about: &About) -> Option<Label> {
-    about.unit.filter(|unit| unit.as_str().ends_with(".service"))
+    about.unit.filter(|unit| unit.text().is_some_and(|text| text.ends_with(".service")))
 }
 
 /// What counts as the same agent after a restart: the service, else user and name.
@@ -55,10 +55,12 @@ impl Restarted {
 }
 
 /// One agent that died.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct DeadAgent {
     /// Its exit.
     pub event: Event,
+    /// What it belonged to and ran, in words.
+    pub texts: Texts,
     /// How it died.
     pub death: Death,
     /// From its first beat to its end, ns.
@@ -111,8 +113,10 @@ impl Dead {
                 }
             }
         }
+        // Held before the name is made of them: a text that is freed in between would have it counted under two.
+        let texts = agent.about.texts();
         let count = self.named.entry(Name::of(&agent.about)).or_default();
-        self.agents.push_back(DeadAgent { event: *event, death, lived_ns, deaths_before: *count });
+        self.agents.push_back(DeadAgent { event: *event, texts, death, lived_ns, deaths_before: *count });
         *count += 1;
     }
 
@@ -156,10 +160,10 @@ impl Dead {
             .filter(|deaths| deaths.len() as u64 > LOOP_DEATHS && restarts(deaths) >= LOOP_DEATHS)
             .map(|deaths| CrashLoop { about: deaths[0].about(), deaths: deaths.len() as u64 })
             .collect();
-        let text = |label: Option<Label>| label.map(Label::as_str);
         loops.sort_by(|one, other| {
             let rank = |each: &CrashLoop| {
-                (std::cmp::Reverse(each.deaths), text(each.about.unit), text(each.about.exe), each.about.uid)
+                let Texts { unit, exe, .. } = each.about.texts();
+                (std::cmp::Reverse(each.deaths), unit, exe, each.about.uid)
             };
             rank(one).cmp(&rank(other)).then_with(|| one.about.comm.as_str().cmp(other.about.comm.as_str()))
         });
@@ -224,6 +228,22 @@ mod tests {
     }
 
     #[test]
+    fn the_dead_keep_their_names() {
+        let mut dead = Dead::default();
+        let event = exit("a", Some("dead-held.service"), 1, 1, ExitHow::Signal(9));
+        dead.push(&event);
+        let unit = event.agent.unwrap().about.unit.unwrap();
+        unit.free();
+        assert_eq!(unit.text().as_deref(), Some("dead-held.service"));
+        let mut nameless = event;
+        nameless.agent.as_mut().unwrap().about.unit = Some(Label::freed());
+        (2..2 + KEPT as u64).for_each(|at| dead.push(&Event { mono: MonoNs(at), ..nameless }));
+        assert_eq!(dead.named.len(), 1, "they are counted by user and name");
+        unit.free();
+        assert_eq!(unit.text(), None);
+    }
+
+    #[test]
     fn one_user_does_not_displace_the_others() {
         let mut dead = Dead::default();
         let of = |uid: u32, at: u64| {
@@ -263,7 +283,7 @@ mod tests {
         dead.push(&exit("x", unit, start + 40 * SECOND, 5 * SECOND, ExitHow::Code(1)));
         let found = dead.crash_loops(MonoNs(start + 40 * SECOND));
         assert_eq!(found.iter().map(|each| each.deaths).collect::<Vec<_>>(), [4]);
-        assert_eq!(found[0].about.unit.map(Label::as_str), unit);
+        assert_eq!(found[0].about.texts().unit.as_deref(), unit);
         assert_eq!(dead.crash_loops(MonoNs(start + 71 * SECOND)), [], "a minute later");
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::label::Label;
+use crate::label::{Label, Text};
 use crate::time::MonoNs;
 
 /// Units with counts of their own.
@@ -31,6 +31,14 @@ impl UnitCounts {
     }
 }
 
+/// A unit with counts of its own.
+#[derive(Clone, Debug)]
+struct Own {
+    /// Held, so that the unit has the same label as long as its counts are kept.
+    name: Text,
+    counts: UnitCounts,
+}
+
 /// Where an agent is counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
@@ -50,7 +58,7 @@ enum CountedAs {
 /// The counts of all units.
 #[derive(Clone, Debug, Default)]
 pub struct Units {
-    own: HashMap<Label, UnitCounts>,
+    own: HashMap<Label, Own>,
     /// Agents of no unit, and of units without counts of their own.
     pub other: UnitCounts,
     /// Units whose counts were added to those of the others to make room for another one.
@@ -62,8 +70,8 @@ pub struct Units {
 impl Units {
     /// The units with counts of their own, by name.
     #[cfg(feature = "http")]
-    pub fn by_name(&self) -> Vec<(&'static str, UnitCounts)> {
-        let mut units: Vec<_> = self.own.iter().map(|(unit, counts)| (unit.as_str(), *counts)).collect();
+    pub fn by_name(&self) -> Vec<(&str, UnitCounts)> {
+        let mut units: Vec<_> = self.own.values().map(|own| (&*own.name, own.counts)).collect();
         units.sort_by_key(|(name, _)| *name);
         units
     }
@@ -71,7 +79,8 @@ impl Units {
     /// The sums over all units: up, stalled, stalls, deaths.
     #[cfg(test)]
     pub fn sums(&self) -> [u64; 4] {
-        self.own.values().chain([&self.other]).fold([0; 4], |[up, stalled, stalls, deaths], unit| {
+        let own = self.own.values().map(|own| &own.counts);
+        own.chain([&self.other]).fold([0; 4], |[up, stalled, stalls, deaths], unit| {
             [up + unit.up, stalled + unit.stalled, stalls + unit.stalls, deaths + unit.deaths]
         })
     }
@@ -95,7 +104,8 @@ impl Units {
         }
         if counted.state != CountedAs::Nothing {
             let is_stalled = counted.state == CountedAs::Stalled;
-            let before = counted.unit.and_then(|unit| self.own.get_mut(&unit)).unwrap_or(&mut self.other);
+            let own = counted.unit.and_then(|unit| self.own.get_mut(&unit));
+            let before = own.map_or(&mut self.other, |own| &mut own.counts);
             let agents = before.agents(is_stalled);
             *agents = agents.saturating_sub(1);
             before.at = now;
@@ -120,25 +130,29 @@ impl Units {
 
     /// The counts of a unit, and the unit if they are its own. A unit without agents makes room for a new one.
     fn of(&mut self, unit: Option<Label>, now: MonoNs) -> (Option<Label>, &mut UnitCounts) {
-        let Some(unit) = unit else { return (None, &mut self.other) };
+        let name =
+            |unit: Label| self.own.get(&unit).map_or_else(|| unit.text(), |own| Some(own.name.clone()));
+        let Some((unit, name)) = unit.and_then(|unit| Some((unit, name(unit)?))) else {
+            return (None, &mut self.other);
+        };
         if self.own.len() >= UNITS_MAX && !self.own.contains_key(&unit) {
             if now < self.full_until {
                 return (None, &mut self.other);
             }
-            let idle = self.own.iter().filter(|(_, counts)| counts.up == 0 && counts.stalled == 0);
-            let Some(oldest) = idle.min_by_key(|(_, counts)| counts.at).map(|(unit, _)| *unit) else {
+            let idle = self.own.iter().filter(|(_, own)| own.counts.up == 0 && own.counts.stalled == 0);
+            let Some(oldest) = idle.min_by_key(|(_, own)| own.counts.at).map(|(unit, _)| *unit) else {
                 self.full_until = now + FULL_NS;
                 return (None, &mut self.other);
             };
-            if let Some(counts) = self.own.remove(&oldest) {
+            if let Some(Own { counts, .. }) = self.own.remove(&oldest) {
                 self.other.stalls += counts.stalls;
                 self.other.deaths += counts.deaths;
                 self.folded += 1;
             }
         }
-        let counts = self.own.entry(unit).or_default();
-        counts.at = now;
-        (Some(unit), counts)
+        let own = self.own.entry(unit).or_insert_with(|| Own { name, counts: UnitCounts::default() });
+        own.counts.at = now;
+        (Some(unit), &mut own.counts)
     }
 }
 
@@ -151,7 +165,8 @@ mod tests {
     }
 
     fn own(units: &Units, name: &str) -> UnitCounts {
-        let counts = units.own.get(&label(name).unwrap()).copied().unwrap_or_default();
+        let own = units.own.get(&label(name).unwrap());
+        let counts = own.map_or_else(UnitCounts::default, |own| own.counts);
         UnitCounts { at: MonoNs(0), ..counts }
     }
 
@@ -178,6 +193,22 @@ mod tests {
         units.count(&mut agent, None, None, MonoNs(6));
         assert_eq!(own(&units, "units-a.service"), UnitCounts { stalls: 2, ..Default::default() });
         assert_eq!(own(&units, "units-b.service"), UnitCounts { deaths: 1, ..Default::default() });
+    }
+
+    #[test]
+    fn a_unit_with_counts_keeps_its_name_and_one_whose_name_was_freed_is_counted_with_the_others() {
+        let mut units = Units::default();
+        let mut agent = Counted::default();
+        let freed = Some(Label::freed());
+        units.count(&mut agent, freed, Some(false), MonoNs(1));
+        units.add_death(freed, MonoNs(2));
+        assert_eq!((units.other.up, units.other.deaths, units.own.len()), (1, 1, 0));
+        units.count(&mut agent, label("units-held.service"), Some(false), MonoNs(3));
+        units.count(&mut agent, None, None, MonoNs(4));
+        let held = label("units-held.service").unwrap();
+        held.free();
+        units.add_stalls(Some(held), 1, MonoNs(5));
+        assert_eq!((units.other.up, own(&units, "units-held.service").stalls), (0, 1));
     }
 
     #[test]

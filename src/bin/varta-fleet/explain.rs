@@ -5,8 +5,7 @@ use std::io::{self, Write as _};
 
 use varta_fleet::Shown;
 use varta_fleet::api::{AgentState, Detail, Exited, Fleet, Past, Refused, Tracked, TurnedAwayFor};
-use varta_fleet::event::{Event, EventKind};
-use varta_fleet::label::Label;
+use varta_fleet::event::{Event, EventKind, Texts};
 
 use crate::client::{Client, FleetArgs};
 use crate::clock::{ZoneArgs, date_time};
@@ -295,9 +294,8 @@ fn subject(exit: &Event, pid: u32) -> String {
 /// What the process of an exit ran and belonged to.
 fn was(exit: &Event) -> String {
     let about = exit.agent.map(|agent| agent.about).unwrap_or_default();
-    let [exe, unit, container] =
-        [about.exe, about.unit, about.container].map(|label| label.map(Label::as_str));
-    let belongs = belongs(["ran", "belonged", "was"], exe, unit, container);
+    let Texts { unit, container, exe } = about.texts();
+    let belongs = belongs(["ran", "belonged", "was"], exe.as_deref(), unit.as_deref(), container.as_deref());
     if belongs.is_empty() { String::new() } else { format!(" It {}.", listed(&belongs)) }
 }
 
