@@ -1,4 +1,4 @@
-//! What does the map of the status page cost, of ten thousand agents and of a hundred thousand?
+//! What does the map of the status page cost, with the scan it is of, of ten thousand agents and of a hundred thousand?
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -31,6 +31,7 @@ fn maps(criterion: &mut Criterion) {
         for by in [GroupBy::Comm, GroupBy::Shard] {
             let name = BenchmarkId::new(format!("by {}", by.as_str()), agents);
             group.bench_function(name, |bencher| {
+                assert!(drawn.answer(cells, by).len() > 100 * agents.min(1000) as usize, "all are there");
                 bencher.iter_custom(|times| {
                     let before = used();
                     (0..times).for_each(|_| drop(zipped(&drawn.answer(cells, by))));

@@ -464,7 +464,7 @@ pub fn agent(row: &Row, sources: &Sources, now: MonoNs) -> Agent {
     }
 }
 
-#[cfg(any(test, feature = "bench"))]
+#[cfg(test)]
 impl Row {
     /// An agent of this shard, in its first slot.
     pub fn sample(shard: u16, pid: u32, state: State) -> Self {
@@ -483,7 +483,7 @@ impl Row {
     }
 }
 
-#[cfg(any(test, feature = "bench"))]
+#[cfg(test)]
 impl View {
     /// These agents, in the order of their pids.
     pub fn sample(rows: Vec<Row>) -> Self {

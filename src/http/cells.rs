@@ -136,7 +136,6 @@ impl Cell {
 #[derive(Debug)]
 pub struct Drawn {
     sources: Sources,
-    view: View,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -148,32 +147,44 @@ impl Drawn {
     /// Without memory.
     #[expect(clippy::unwrap_used, reason = "for benches")]
     pub fn of(sources: Sources, agents: u32) -> Self {
-        let rows = (1..=agents).map(|pid| {
-            let sample = Row::sample(0, pid, crate::table::slot::State::Up);
-            let row = Row {
-                slot: pid,
-                hot: crate::table::slot::Hot { last_arrival: sources.now(), ..sample.hot },
-                ..sample
-            };
-            let comm =
-                Some(format!("{}-{}", ["web", "worker", "encoder", "mailer"][pid as usize % 4], pid % 5));
-            sources.names.put(
-                row.holder(),
-                &crate::process::procfs::Program { comm, ..Default::default() },
-                None,
-                0,
-            );
-            row
-        });
-        let view = View::sample(rows.collect());
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        Self { sources, view, runtime }
+        use crate::table::slot::{Cold, Hot, State};
+        let shards = u16::try_from(sources.ports.len()).unwrap();
+        let of_each = agents / u32::from(shards);
+        let port = |shard| {
+            let header = crate::table::Header { boot_id: 0, pid_namespace: 0, shard, shards };
+            let (mut writer, table) = crate::table::create(of_each, header).unwrap();
+            let port =
+                crate::lane::Port::new(table, crate::lane::kick::Kick::new().unwrap().into(), false).unwrap();
+            for slot in 0..of_each {
+                let pid = slot * u32::from(shards) + u32::from(shard) + 1;
+                let hot = Hot { pid, state: State::Up, last_arrival: sources.now(), ..Hot::default() };
+                let cold = Cold { generation: pid, ..Cold::default() };
+                writer.write(slot, &hot, &cold);
+                let comm =
+                    Some(format!("{}-{}", ["web", "worker", "encoder", "mailer"][pid as usize % 4], pid % 5));
+                let program = crate::process::procfs::Program { comm, ..Default::default() };
+                sources.names.put(
+                    Row::new(&port, shard, slot, hot, &cold).unwrap().holder(),
+                    &program,
+                    None,
+                    0,
+                );
+            }
+            port.counters.slots_used.set(of_each.into());
+            std::sync::Arc::new(port)
+        };
+        let ports = (0..shards).map(port).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        Self { sources: Sources { ports, ..sources }, runtime }
     }
 
-    /// The answer that the page asks for.
+    /// The answer that the page asks for, from a scan of its own.
     pub fn answer(&self, max: usize, by: GroupBy) -> Vec<u8> {
-        let cells = self.runtime.block_on(Cells::of(&self.view, max, by, &self.sources));
-        crate::json::Json(&cells).to_bytes().unwrap_or_default()
+        self.runtime.block_on(async {
+            let view = super::agents::Views::default().fresh(&self.sources, |_| {}).await;
+            let cells = Cells::of(&view, max, by, &self.sources).await;
+            crate::json::Json(&cells).to_bytes().unwrap_or_default()
+        })
     }
 }
 

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use crate::common::{Agent, AgentOptions, Client, Event, Observer, Options, Place, SOON, program, wait_for};
+use crate::common::{
+    Agent, AgentOptions, Client, Event, Freezer, Observer, Options, Place, SOON, program, wait_for,
+};
 
 /// What `events` does with these arguments.
 fn events(dir: &Path, arguments: &[&str]) -> Output {
@@ -76,6 +78,31 @@ fn events_are_selected_by_time_name_and_process() {
         .arg(&dir)
         .env("TZ", "No/Such_Zone");
     assert_eq!(lines(&unknown.output().expect("run it")), words, "what is not local says that it is UTC");
+    observer.stop();
+}
+
+#[test]
+fn events_are_selected_by_unit() {
+    let mut observer = Observer::start(Options::default());
+    let agents = [agent(&mut observer), agent(&mut observer)];
+    let units = agents.each_ref().map(|agent| Freezer::around(agent.pid()));
+    // What a process has become is looked up before its stall is reported.
+    let stalls = agents.each_ref().map(|agent| {
+        agent.signal(rustix::process::Signal::STOP);
+        observer.expect("stall", agent.pid(), SOON).u64("seq")
+    });
+    let dir = observer.dir();
+    let seqs = |unit: &str| -> Vec<u64> {
+        let output = events(&dir, &["--since", "10m", "--kind", "stall", "--unit", unit]);
+        lines(&output).iter().map(|line| Event::parse(line).u64("seq")).collect()
+    };
+    wait_for("both to be kept", || (seqs("varta-fleet-test-*.scope") == stalls).then_some(()));
+    assert_eq!(seqs(units[1].unit()), [stalls[1]]);
+    assert_eq!(seqs("*.service"), [0; 0]);
+    for (agent, unit) in agents.iter().zip(units) {
+        agent.signal(rustix::process::Signal::CONT);
+        drop(unit);
+    }
     observer.stop();
 }
 

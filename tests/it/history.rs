@@ -4,7 +4,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::common::history::History;
-use crate::common::{Agent, AgentOptions, Client, Keeper, Observer, Options, SOON, signal, wait_for};
+use crate::common::{
+    Agent, AgentOptions, Client, Event, Keeper, Observer, Options, SOON, signal, wait_for, wire,
+};
 
 const RUN: [&str; 6] = ["--shards", "2", "--threshold", "1s", "--agents-max", "1000"];
 
@@ -79,6 +81,41 @@ fn what_is_shown_adds_up_at_each_resolution() {
         let refusal = observer.get(&format!("/api/v1/history?{bad}")).refusal(400);
         assert!(refusal.contains(told), "{bad}: {refusal}");
     }
+    observer.stop();
+}
+
+#[test]
+fn what_was_lost_refused_and_not_seen_is_shown() {
+    let mut observer = Observer::start(Options { shards: 2, ..Options::default() });
+    let agent = Agent::start(Client::Rust02, &observer);
+    observer.expect("up", agent.pid(), SOON);
+    let me = std::process::id();
+    let sender = wire::sender(&observer.socket(0));
+    let send = |datagram: &[u8]| wire::send_at_last(&sender, datagram);
+    // Six of its beats never came.
+    [1, 2, 3, 10, 11, 12].into_iter().for_each(|nonce| send(&wire::frame(me, nonce)));
+    (0..5).for_each(|_| send(b"no frame"));
+    wait_for("both to be shown", || {
+        let shown = History::of(&observer.dir());
+        let counts = (shown.sum(|series| &series.lost), shown.sum(|series| &series.refused));
+        (counts == (6, 5)).then_some(())
+    });
+    observer.signal(Signal::STOP);
+    // The time itself is what is tested.
+    std::thread::sleep(std::time::Duration::from_millis(2200));
+    observer.signal(Signal::CONT);
+    let told = wait_for("the end of the blindness to be told of both shards", || {
+        let ends =
+            observer.events().iter().filter(|event| event.kind() == "blind" && event.str("phase") == "end");
+        let (paused, other): (Vec<&Event>, Vec<&Event>) =
+            ends.partition(|event| event.str("why") == "paused");
+        let sum = |ends: &[&Event]| ends.iter().map(|event| event.u64("for_ns")).sum::<u64>();
+        (paused.len() >= 2).then(|| sum(&paused) + sum(&other))
+    });
+    assert!(told > 2_000_000_000, "{told} ns of two shards");
+    wait_for("all of it to be shown", || {
+        (History::of(&observer.dir()).sum(|series| &series.blind_ns) >= told).then_some(())
+    });
     observer.stop();
 }
 

@@ -478,6 +478,41 @@ fn top_shows_the_fleet_live_and_gives_the_terminal_back() {
     observer.stop();
 }
 
+/// Half an hour beside a whole zone, so that the zone cannot be that of this machine.
+#[test]
+fn people_read_the_time_of_where_they_are() {
+    let (mut observer, agents) = fleet_of_three();
+    let pid = agents[0].pid();
+    agents[0].signal(Signal::STOP);
+    let stall = observer.expect("stall", pid, SOON);
+    let dir = observer.dir();
+    let (date, utc) = stall.str("ts").split_once('T').map(|(date, time)| (date, &time[..8])).expect("a time");
+    let number = |text: &str| text.parse::<u32>().expect("a number");
+    let seconds = number(&utc[..2]) * 3600 + number(&utc[3..5]) * 60 + number(&utc[6..]);
+    let here = (seconds + 12_600) % 86_400;
+    let here = format!("{:02}:{:02}:{:02}", here / 3600, here / 60 % 60, here % 60);
+    let explained = |arguments: &[&str]| {
+        let pid = pid.to_string();
+        let mut command = program();
+        command.args(["explain", &pid]).args(arguments).env("VARTA_DIR", &dir).env("TZ", "XYZ-3:30");
+        String::from_utf8_lossy(&command.output().expect("run it").stdout).into_owned()
+    };
+    let local = explained(&[]);
+    assert!(local.contains(&here) && !local.contains(utc), "{here}: {local}");
+    let universal = explained(&["--utc"]);
+    assert!(universal.contains(&format!("{date} {utc}")) && !universal.contains(&here), "{universal}");
+    for (name, flag, expected) in [("here", "", &*here), ("utc", " --utc", utc)] {
+        let terminal = Terminal::of_size(name, (100, 30), &format!("TZ=XYZ-3:30 {}{flag}", top(&dir)));
+        let screen = terminal.expect(&format!("stall    pid {pid}"));
+        let line = screen.lines().find(|line| line.contains("stall    pid")).expect("it is there");
+        assert!(line.contains(expected), "{expected}: {line}");
+        terminal.keys(&["q"]);
+        terminal.expect("ended 0");
+    }
+    agents[0].signal(Signal::CONT);
+    observer.stop();
+}
+
 #[test]
 fn top_says_that_the_fleet_is_gone_goes_on_when_it_is_back_and_ends_on_a_signal() {
     let (observer, agents) = fleet_of_three();

@@ -27,7 +27,12 @@ impl History {
 
     /// How many died, in all.
     pub fn died(&self) -> u64 {
-        self.0.series.died.iter().flatten().sum()
+        self.sum(|series| &series.died)
+    }
+
+    /// The sum of a series.
+    pub fn sum(&self, of: fn(&api::Series) -> &Vec<Option<u64>>) -> u64 {
+        of(&self.0.series).iter().flatten().sum()
     }
 
     /// The seconds with a sample.
