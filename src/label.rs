@@ -43,8 +43,9 @@ const TEXTS_PER_PLACE: u16 = (1 << (u32::BITS - PLACE_BITS)) - 1;
 
 /// How often to sweep.
 pub(crate) const SWEEP_NS: u64 = 5_000_000_000;
-/// Who needed a text is not known after so long without a sweep, s.
-const UNSWEPT_MAX: u32 = 30;
+/// Who needed a text is not known after so long without a sweep, s. Shorter than any grace, as a text that is used between
+/// two sweeps counts as used at the first.
+const UNSWEPT_MAX: u32 = 9;
 /// A text that was needed so short a time ago is not freed, s: an event may be on its way to its output.
 const GRACE: u32 = 60;
 /// The same where little room is left, s.
