@@ -24,6 +24,7 @@ mod inherited;
 mod instructions;
 mod load;
 mod memory;
+mod names;
 mod neighbours;
 mod observer;
 mod outputs;

@@ -35,6 +35,18 @@ impl Injection {
         }
     }
 
+    /// As [`begin`](Self::begin), and waits until `strace` has the thread.
+    pub fn attached(observer: &Observer, thread: &str, how: &str) -> Self {
+        let injection = Self::begin(observer, thread, how);
+        let status = format!("/proc/{}/status", thread_of(observer, thread));
+        wait_for("strace", || {
+            let status = fs::read_to_string(&status).expect("the thread lives");
+            let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+            (tracer.expect("a line").trim() != "0").then_some(())
+        });
+        injection
+    }
+
     /// As [`begin`](Self::begin), and waits until a call has failed.
     pub fn into_thread(observer: &Observer, thread: &str, how: &str) -> Self {
         let injection = Self::begin(observer, thread, how);

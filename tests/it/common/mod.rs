@@ -7,7 +7,7 @@
 mod agent;
 mod chance;
 mod event;
-mod cgroup;
+pub mod cgroup;
 mod freezer;
 mod memory_group;
 pub mod history;
@@ -20,6 +20,7 @@ pub mod packages;
 pub mod prometheus;
 mod rig;
 mod table;
+mod terminal;
 mod victim;
 pub mod wire;
 
@@ -42,6 +43,7 @@ pub use namespace::{PidNamespace, in_pid_namespace};
 pub use observer::{Ended, Log, Observer, Options, Place, needs_root};
 pub use rig::Rig;
 pub use table::Table;
+pub use terminal::Terminal;
 pub use victim::{Live, State, Victim, judge_all, live, setting};
 
 /// The threshold of most tests: far above the scheduling delays of a busy machine with two cores for a
