@@ -162,7 +162,7 @@ pub use http::{HttpError, TokenError, inspect as inspect_http};
 pub use json::Json;
 pub use lane::uids::UidCounts;
 pub use manager::{ManagerError, ServiceManager, WATCHDOG_MIN};
-pub use message::{Reason, Shown};
+pub use message::{Reason, Shown, quoted};
 pub use observer::{OBSERVER_AGENTS_MAX, Observer, ObserverEvent, POLL_WAIT};
 pub use refusal::Refusal;
 pub use route::{MANIFEST, Manifest, ManifestShard, shard_for, socket_for};

@@ -1,7 +1,9 @@
 //! How messages display texts of the system and of other programs.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 
 /// An error of the system as messages display it: in lower case, and without the error number that the
 /// standard library appends. Other errors are displayed unchanged.
@@ -40,6 +42,29 @@ pub struct Shown<T>(pub T);
 impl<T: fmt::Display> fmt::Display for Shown<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Write::write_fmt(&mut Escaping(f), format_args!("{}", self.0))
+    }
+}
+
+/// A word of a shell: text from outside in a command that a message or the page shows. What could end the line or steer a
+/// terminal is written in the ANSI-C quoting of the shell.
+///
+/// ```
+/// let word = |text: &str| varta_fleet::quoted(text.as_ref());
+/// assert_eq!([word("/run/a"), word("/a b"), word("/a\n")], ["/run/a", "'/a b'", r"$'\x2f\x61\x0a'"]);
+/// ```
+#[must_use]
+pub fn quoted(text: &OsStr) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
+    match text.to_str() {
+        Some(plain) if !plain.is_empty() && plain.chars().all(is_plain) => plain.to_owned(),
+        Some(harmless) if !harmless.contains(is_deceptive) => {
+            format!("'{}'", harmless.replace('\'', r"'\''"))
+        }
+        // Byte by byte.
+        _ => {
+            let bytes = text.as_bytes().iter().map(|byte| format!("\\x{byte:02x}"));
+            format!("$'{}'", bytes.collect::<String>())
+        }
     }
 }
 

@@ -6,12 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::WallNs;
 
+/// Agents that died and are kept.
+pub const DEAD_MAX: u32 = 1000;
+
 /// The agents that died last: `/api/v1/dead`. A stop on request is no death. An agent whose user's agents come and go
 /// too fast to be reported one by one is not listed, but counted in the metrics.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(default)]
 pub struct Dead {
-    /// At most 1000, the latest first.
+    /// At most [`DEAD_MAX`], the latest first.
     pub dead: Vec<DeadAgent>,
     /// How many are kept that the filters of the request match.
     pub total: u64,

@@ -16,7 +16,7 @@ mod history;
 mod reload;
 
 pub use agents::{Agent, AgentState, Blind, Detail, Exited, Page, Past, Refused, Resume, Stall, Tracked};
-pub use dead::{CrashLoop, Dead, DeadAgent};
+pub use dead::{CrashLoop, DEAD_MAX, Dead, DeadAgent};
 pub use fleet::{Cause, Died, Distribution, EventLog, FirstKept, Fleet, Headline, Level, Rule, Shard};
 pub use groups::{Group, GroupBy, Groups};
 pub use history::{History, Series};

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::api::{Fleet, Level, Page};
-use crate::message::Shown;
+use crate::message::{Shown, quoted};
 use crate::view::text::rounded;
 
 const TEMPLATE: &str = include_str!("page.html");
@@ -36,7 +36,10 @@ pub fn render(fleet: &Fleet, stalled: &Page, nonce: &str) -> String {
         ("stalled_count", fleet.stalled.to_string()),
         ("died", fleet.died.agents.to_string()),
         ("empty", if had_agents { "gone" } else { "" }.to_owned()),
-        ("try", escaped(&format!("varta-fleet load --agents 12 --for 1m --dir {}", quoted(&fleet.dir)))),
+        (
+            "try",
+            escaped(&format!("varta-fleet load --agents 12 --for 1m --dir {}", quoted(fleet.dir.as_ref()))),
+        ),
         ("python", escaped(&python(&fleet.dir))),
         ("stalled", rows(agent_rows(stalled), &[0])),
         ("observer", escaped(&format!("{} shards · {}", fleet.shards.len(), fleet.dir))),
@@ -87,12 +90,6 @@ while True:
 END",
         format!("{dir}/varta.sock")
     )
-}
-
-/// A word of a shell.
-fn quoted(text: &str) -> String {
-    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c));
-    if is_plain { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// The table of shards.

@@ -3,13 +3,14 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::deaths::RECENT_NS;
+use crate::api::DEAD_MAX;
 use crate::event::{About, Comm, Event, EventKind, Texts};
 use crate::label::Label;
 use crate::rules::Death;
 use crate::time::MonoNs;
 
 /// Agents kept.
-pub const KEPT: usize = 1000;
+pub const KEPT: usize = DEAD_MAX as usize;
 /// Deaths of a minute that may be a coincidence.
 const LOOP_DEATHS: u64 = 3;
 /// Lives shorter than this are those of a crash loop.

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use varta_fleet::api::{Agent, Dead, DeadAgent, Page};
+use varta_fleet::api::{Agent, DEAD_MAX, Dead, DeadAgent, Page};
 use varta_fleet::{Json, Shown};
 
 use crate::client::{Client, FleetArgs, parameter};
@@ -131,9 +131,6 @@ fn dead(
     }
     Ok(())
 }
-
-/// Most that died and are kept.
-const DEAD_MAX: u32 = 1000;
 
 const DEAD_HEAD: &str = "    pid name            died of             ago   lived uid    before unit";
 

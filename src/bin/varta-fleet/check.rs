@@ -6,7 +6,6 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use varta_fleet::priority::Standing;
 use varta_fleet::sizing::{Demand, Sizing, queue_bytes};
 use varta_fleet::time::duration_ns;
 use varta_fleet::{
-    BindError, Inherited, InheritedError, Reason, RunDirError, ServiceManager, Shown, Warning,
+    BindError, Inherited, InheritedError, Reason, RunDirError, ServiceManager, Shown, Warning, quoted,
 };
 
 use crate::config::ConfigArgs;
@@ -447,10 +446,10 @@ fn mebibytes(bytes: u64) -> String {
 /// Problems of the runtime directory, as a start would find them, and the commands that fix them.
 fn directory_findings(dir: &Path) -> Vec<Finding> {
     let command = |problem: &RunDirError| match problem {
-        RunDirError::Writable { dir, .. } => format!("chmod go-w {}", quoted(dir)),
+        RunDirError::Writable { dir, .. } => format!("chmod go-w {}", quoted(dir.as_ref())),
         RunDirError::ForeignOwner { dir, uid } => {
             let us = rustix::process::geteuid();
-            let own = format!("chown {} {}", us.as_raw(), quoted(dir));
+            let own = format!("chown {} {}", us.as_raw(), quoted(dir.as_ref()));
             match us.is_root() {
                 true => format!(
                     "as the observer's user: setpriv --reuid {uid} --init-groups varta-fleet check\nas root: {own}"
@@ -458,9 +457,9 @@ fn directory_findings(dir: &Path) -> Vec<Finding> {
                 false => own,
             }
         }
-        RunDirError::ExposedParent { parent, .. } => format!("chmod +t {}", quoted(parent)),
+        RunDirError::ExposedParent { parent, .. } => format!("chmod +t {}", quoted(parent.as_ref())),
         RunDirError::Create { dir, source } if source.kind() == io::ErrorKind::NotFound => {
-            format!("mkdir -p {}", quoted(dir.parent().unwrap_or(dir)))
+            format!("mkdir -p {}", quoted(dir.parent().unwrap_or(dir).as_ref()))
         }
         _ => String::new(),
     };
@@ -522,7 +521,7 @@ fn other_directory_findings(plan: &Plan) -> Vec<Finding> {
         }
         let text =
             format!("{} is to hold a socket or the events, and is not a directory", Shown(dir.display()));
-        Some(Finding::problem(text, format!("mkdir -p {}", quoted(dir))))
+        Some(Finding::problem(text, format!("mkdir -p {}", quoted(dir.as_ref()))))
     };
     dirs.into_iter().filter_map(judge).collect()
 }
@@ -584,21 +583,6 @@ fn ranges(numbers: &[u32]) -> String {
         run => format!("{}-{}", run[0], run[run.len() - 1]),
     });
     shown.collect::<Vec<_>>().join(", ")
-}
-
-/// The path, quoted for a shell.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let shown = Shown(&text).to_string();
-    if shown != text {
-        // ANSI-C quoting of the shell, byte by byte.
-        let bytes = path.as_os_str().as_bytes().iter().map(|byte| format!("\\x{byte:02x}"));
-        format!("$'{}'", bytes.collect::<String>())
-    } else if text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c)) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
 }
 
 #[cfg(test)]
@@ -670,12 +654,6 @@ mod tests {
         let [budget] = &found(1000, 2, Some(100), Some(49))[..] else { panic!() };
         assert!(budget.text.contains("50 agents of one user on a shard"), "{budget}");
         assert!(budget.fix.contains("uid-frames-max = 50 or more"), "{budget}");
-    }
-
-    #[test]
-    fn names_that_steer_a_terminal_are_quoted_so_that_they_do_not() {
-        assert_eq!(quoted(Path::new("/a\n\u{1b}b")), r"$'\x2f\x61\x0a\x1b\x62'");
-        assert_eq!(quoted(Path::new("/a b")), "'/a b'");
     }
 
     #[test]

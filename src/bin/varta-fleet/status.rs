@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 
 use clap::ValueEnum as _;
+use clap::builder::PossibleValuesParser;
 use varta_fleet::api::{Distribution, Fleet, Group, GroupBy, Groups, Level, Shard};
 use varta_fleet::{Quantiles, Shown};
 
@@ -20,7 +21,7 @@ pub struct StatusArgs {
     #[arg(long)]
     json: bool,
     /// A table of the agents counted by what they have in common, instead
-    #[arg(long, value_name = "WHAT", value_parser = ["unit", "comm", "uid", "shard"])]
+    #[arg(long, value_name = "WHAT", value_parser = PossibleValuesParser::new(GroupBy::ALL.map(GroupBy::as_str)))]
     by: Option<String>,
     /// Exit 1 if any of these is so, at most a minute ago; the default is unhealthy
     #[arg(long, value_name = "WHAT", value_delimiter = ',', default_values_t = [FailOn::Unhealthy], hide_default_value = true)]
