@@ -25,6 +25,9 @@ pub struct Fleet {
     /// Address of the TCP listener, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<String>,
+    /// URL of the dashboard, `http` or `https`, if one is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dashboard: Option<String>,
     /// When it started.
     pub started: WallNs,
     /// When this was written.

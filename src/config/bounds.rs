@@ -10,5 +10,11 @@ pub const PID_MAX: u32 = 4_194_304;
 pub const AGENTS_MAX: u32 = PID_MAX;
 /// Most agents with series of their own: their page takes half of what may be pending on all connections.
 pub const METRICS_AGENTS_MAX: u32 = 250_000;
+/// Most units with series of their own.
+pub const UNITS_MAX: usize = 256;
+/// Most patterns of units that have series before others: no more units have any.
+pub const UNIT_PATTERNS_MAX: usize = UNITS_MAX;
+/// Longest URL of a dashboard, bytes.
+pub const URL_BYTES_MAX: usize = 2048;
 /// Most rules: each slot holds the number of its agent's rule in one byte.
 pub const RULES_MAX: usize = 200;

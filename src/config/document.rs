@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 
 use toml::Value;
 
-use super::keys::{Config, HTTP_KEYS, KEYS, Key, MATCH_KEYS, RULE_KEYS, SHARD_KEYS};
+use super::keys::{Config, HTTP_KEYS, KEYS, Key, MATCH_KEYS, METRICS_KEYS, RULE_KEYS, SHARD_KEYS};
 use super::layers::Layers;
 use super::problem::ConfigError;
-use super::tables::{HttpConfig, RuleConfig, RuleMatch, ShardConfig};
+use super::tables::{HttpConfig, MetricsConfig, RuleConfig, RuleMatch, ShardConfig};
 use super::values::{ADDRESS, CoreChoice, DURATION, GROUP, MODE, PATH};
 
 /// Widest assignment that moves the comments of all lines to the right.
@@ -79,6 +79,8 @@ fn lines(config: &Config) -> Vec<Line> {
     let mut lines: Vec<_> = top.collect();
     lines.push(Line::Heading("[http]"));
     lines.extend(of_table("http", HTTP_KEYS, |key| of_http(&config.http, key)));
+    lines.push(Line::Heading("[metrics]"));
+    lines.extend(of_table("metrics", METRICS_KEYS, |key| of_metrics(&config.metrics, key)));
     for (i, block) in config.shard_blocks.iter().enumerate() {
         lines.push(Line::Heading("[[shard]]"));
         lines.extend(of_table(&format!("shard[{i}]"), SHARD_KEYS, |key| of_shard(block, key)));
@@ -99,11 +101,20 @@ fn of_table(
 }
 
 fn of_http(http: &HttpConfig, key: &str) -> Option<Value> {
-    let HttpConfig { listen, token_file, metrics_agents_max } = http;
+    let HttpConfig { listen, token_file, metrics_agents_max, dashboard } = http;
     match key {
         "listen" => (ADDRESS.value)(listen),
         "token-file" => (PATH.value)(token_file),
         "metrics-agents-max" => Some((*metrics_agents_max).into()),
+        "dashboard" => dashboard.clone().map(Value::from),
+        _ => None,
+    }
+}
+
+fn of_metrics(metrics: &MetricsConfig, key: &str) -> Option<Value> {
+    let MetricsConfig { units } = metrics;
+    match key {
+        "units" => units.clone().map(Value::from),
         _ => None,
     }
 }
@@ -157,7 +168,12 @@ pub fn example() -> String {
         let _ =
             write!(file, "\n# {}\n#{} = {}\n", about(key), key.name, value.as_deref().unwrap_or(key.example));
     }
-    for (heading, keys) in [("[http]", HTTP_KEYS), ("[[shard]]", SHARD_KEYS), ("[[rule]]", RULE_KEYS)] {
+    for (heading, keys) in [
+        ("[http]", HTTP_KEYS),
+        ("[metrics]", METRICS_KEYS),
+        ("[[shard]]", SHARD_KEYS),
+        ("[[rule]]", RULE_KEYS),
+    ] {
         let help = Key::named(heading.trim_matches(['[', ']'])).filter(|key| !key.is_settable());
         let help = help.map(|key| format!("# {}\n", key.help)).unwrap_or_default();
         let _ = write!(file, "\n{help}#{heading}\n");

@@ -76,7 +76,10 @@ fn what_the_example_switches_off_is_a_configuration_with_every_key() {
     let names = |keys: &'static [Key], prefix: &'static str| {
         keys.iter().filter(|key| key.name == key.in_file).map(move |key| format!("{prefix}{}", key.name))
     };
-    let all = names(KEYS, "").chain(names(HTTP_KEYS, "http.")).chain(names(SHARD_KEYS, "shard[0]."));
+    let all = names(KEYS, "")
+        .chain(names(HTTP_KEYS, "http."))
+        .chain(names(METRICS_KEYS, "metrics."))
+        .chain(names(SHARD_KEYS, "shard[0]."));
     for name in all.chain(names(RULE_KEYS, "rule[0].")).chain(names(MATCH_KEYS, "rule[0].match.")) {
         assert_ne!(layers.origin(&name), Origin::Default, "{name} is not in\n{on}");
     }
@@ -157,14 +160,21 @@ fn config() -> impl Strategy<Value = Config> {
         proptest::option::of(65_536..u64::MAX),
         1..=1000u32,
     );
-    let http = (proptest::option::of((any::<[u8; 4]>(), any::<u16>())), path(), 0..=250_000u32);
+    let http = (
+        proptest::option::of((any::<[u8; 4]>(), any::<u16>())),
+        path(),
+        0..=250_000u32,
+        proptest::option::of("https?://[a-z]{1,5}(:[1-9]{1,4})?/[a-z?&=#%]{0,9}"),
+    );
+    let units = proptest::option::of(proptest::collection::vec("[a-z*?\"'\\\\é@]{0,7}\\.service", 1..4));
     let blocks = (
         proptest::option::of(1..=64u32),
         proptest::collection::vec(shard(), 0..4),
         proptest::collection::vec(rule(), 0..4),
     );
-    (proptest::option::of(path()), times, access, limits, events, http, blocks).prop_map(
-        |(dir, (threshold, tick, max_delay), access, limits, events, (listen, token, series), blocks)| {
+    (proptest::option::of(path()), times, access, limits, events, (http, units), blocks).prop_map(
+        |(dir, (threshold, tick, max_delay), access, limits, events, (http, units), blocks)| {
+            let (listen, token, series, dashboard) = http;
             let (shards, shard_blocks, rules) = blocks;
             Config {
                 dir: Some(dir.map_or_else(|| "/tmp/varta".into(), Into::into)),
@@ -190,7 +200,9 @@ fn config() -> impl Strategy<Value = Config> {
                     listen: listen.map(SocketAddr::from),
                     token_file: listen.map(|_| token.into()),
                     metrics_agents_max: series,
+                    dashboard,
                 },
+                metrics: MetricsConfig { units },
                 shard_blocks,
                 rules,
             }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use toml::Value;
 
 use super::bounds::{AGENTS_MAX, PID_MAX};
-use super::tables::{HttpConfig, RuleConfig, ShardConfig};
+use super::tables::{HttpConfig, MetricsConfig, RuleConfig, ShardConfig};
 use super::values::{
     ADDRESS, BOOL, DURATION, EVENTS_FORMAT, EventsFormat, Form, GROUP, LIMIT, LOG_FORMAT, LogFormat, MODE,
     OUTPUT, Output, PATH, Refused, SIZE, USER, duration, group, limit, number, octal, output, size,
@@ -381,6 +381,9 @@ keys! {
                 judge: |config| ADDRESS.judge(&config.http.listen, "http.listen"),
             }),
         };
+        /// What `/metrics` shows, `[metrics]`.
+        metrics: MetricsConfig =
+            Key::in_file("metrics", "a table, headed [metrics]", "What the metrics show", "", "");
         /// One block per shard, `[[shard]]`; empty: every shard has the defaults.
         #[serde(rename = "shard")]
         shard_blocks: Vec<ShardConfig> =
@@ -401,6 +404,7 @@ keys! {
 /// The tables of the file by their headings, and the keys in each.
 pub const TABLES: &[(&str, &[Key])] = &[
     ("[http]", HTTP_KEYS),
+    ("[metrics]", METRICS_KEYS),
     ("[[shard]]", SHARD_KEYS),
     ("[[rule]]", RULE_KEYS),
     ("match of a [[rule]]", MATCH_KEYS),
@@ -429,7 +433,24 @@ pub(super) const HTTP_KEYS: &[Key] = &[
         "0",
         "0",
     ),
+    Key::in_file(
+        "dashboard",
+        "a URL in quotes, such as \"https://grafana.example/d/varta-fleet\"",
+        "URL of a dashboard, http or https, to which the page has a link",
+        "none",
+        "\"https://grafana.example/d/varta-fleet\"",
+    )
+    .live(),
 ];
+
+pub(super) const METRICS_KEYS: &[Key] = &[Key::in_file(
+    "units",
+    "a list of patterns in quotes, such as [\"trading-*.service\", \"db.service\"]",
+    "Units that get series of their own first; at most 256 units have them",
+    "none",
+    "[\"trading-*.service\", \"db.service\"]",
+)
+.live()];
 
 pub(super) const SHARD_KEYS: &[Key] = &[
     Key::in_file(

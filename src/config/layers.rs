@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::keys::{Config, HTTP_KEYS, KEYS, Key, MATCH_KEYS, PREFIX, RULE_KEYS, SHARD_KEYS};
+use super::keys::{Config, HTTP_KEYS, KEYS, Key, MATCH_KEYS, METRICS_KEYS, PREFIX, RULE_KEYS, SHARD_KEYS};
 use super::plan::Plan;
 use super::problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
 use super::validate::default_dir;
@@ -246,9 +246,10 @@ struct Level {
 static TOP: Level = Level {
     head: "the top of the file",
     keys: KEYS,
-    tables: &[("http", &HTTP), ("shard", &SHARD), ("rule", &RULE)],
+    tables: &[("http", &HTTP), ("metrics", &METRICS), ("shard", &SHARD), ("rule", &RULE)],
 };
 static HTTP: Level = Level { head: "[http]", keys: HTTP_KEYS, tables: &[] };
+static METRICS: Level = Level { head: "[metrics]", keys: METRICS_KEYS, tables: &[] };
 static SHARD: Level = Level { head: "[[shard]]", keys: SHARD_KEYS, tables: &[] };
 static RULE: Level = Level { head: "[[rule]]", keys: RULE_KEYS, tables: &[("match", &MATCH)] };
 static MATCH: Level = Level { head: "match of [[rule]]", keys: MATCH_KEYS, tables: &[] };
@@ -440,7 +441,8 @@ fn suggestion(name: &str, level: &Level) -> String {
     if TOP.key(name).is_some() {
         return format!("{name} belongs at {}, before the first [[…]] block", TOP.head);
     }
-    let elsewhere = [&SHARD, &RULE, &MATCH].into_iter().find(|other| other.key(name).is_some());
+    let elsewhere =
+        [&HTTP, &METRICS, &SHARD, &RULE, &MATCH].into_iter().find(|other| other.key(name).is_some());
     if let Some(other) = elsewhere {
         return format!("{name} belongs in {}", other.head);
     }
@@ -463,7 +465,8 @@ fn meant(variable: &str) -> Option<String> {
     if key == "print-ready" {
         return Some(format!("write --{key} on the command line"));
     }
-    let in_file = [&TOP, &HTTP, &SHARD, &RULE, &MATCH].into_iter().find(|level| level.key(&key).is_some());
+    let levels = [&TOP, &HTTP, &METRICS, &SHARD, &RULE, &MATCH];
+    let in_file = levels.into_iter().find(|level| level.key(&key).is_some());
     if let Some(level) = in_file {
         return Some(format!("{key} belongs in the file, at {}", level.head));
     }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::Deserializer;
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 
-use super::keys::{HTTP_KEYS, KEYS, Key, SHARD_KEYS};
+use super::keys::{HTTP_KEYS, KEYS, Key, METRICS_KEYS, SHARD_KEYS};
 use super::plan::{EventsPlan, Plan, Rule, ShardPlan};
 use super::problem::{ConfigError, ConfigProblem};
 use super::validate::judge_events;
@@ -18,15 +18,17 @@ use super::values::{Output, written};
 
 /// Every key by its name in events and messages: `threshold`, `http.token-file`, `shard.allow-uids`, `rule`.
 pub static ALL: LazyLock<Vec<(String, &'static Key)>> = LazyLock::new(|| {
-    let top = KEYS.iter().filter(|key| key.name != "shard").map(|key| (key.in_file.to_owned(), key));
+    let is_table = |key: &Key| ["metrics", "shard"].contains(&key.name);
+    let top = KEYS.iter().filter(|key| !is_table(key)).map(|key| (key.in_file.to_owned(), key));
     let within = |table: &'static str| move |key: &'static Key| (format!("{table}.{}", key.name), key);
     let http = HTTP_KEYS.iter().filter(|key| key.name != "listen").map(within("http"));
-    top.chain(http).chain(SHARD_KEYS.iter().map(within("shard"))).collect()
+    let metrics = METRICS_KEYS.iter().map(within("metrics"));
+    top.chain(http).chain(metrics).chain(SHARD_KEYS.iter().map(within("shard"))).collect()
 });
 
 /// The keys in the order of their bits. A bit never changes its meaning, because a journal outlives its observer: new
 /// keys are appended.
-const BITS: [&str; 28] = [
+const BITS: [&str; 30] = [
     "dir",
     "shards",
     "threshold",
@@ -55,6 +57,8 @@ const BITS: [&str; 28] = [
     "shard.group",
     "shard.allow-uids",
     "log-format",
+    "http.dashboard",
+    "metrics.units",
 ];
 
 /// Keys of the configuration, as an event names them.
@@ -216,6 +220,8 @@ pub(crate) fn reconcile(
     );
     let path = |path: &Option<std::path::PathBuf>| or_none(path.as_ref().map(|path| path.display()).as_ref());
     note("http.token-file", path(&http.token_file), path(&new_http.token_file));
+    note("http.dashboard", or_none(http.dashboard.as_ref()), or_none(new_http.dashboard.as_ref()));
+    note("metrics.units", patterns(&in_force.metrics_units), patterns(&new.metrics_units));
     note_events(in_force.events.as_ref(), new.events.as_ref(), has_beats, &mut note);
     note_shards(started, new, &mut note);
     note_users((in_force, started), new, &mut plan, &mut note);
@@ -227,6 +233,8 @@ pub(crate) fn reconcile(
     plan.uid_agents_max = new.uid_agents_max;
     plan.uid_frames_max = new.uid_frames_max;
     plan.rules.clone_from(&new.rules);
+    plan.http.dashboard.clone_from(&new_http.dashboard);
+    plan.metrics_units.clone_from(&new.metrics_units);
     plan.events = new.events.clone().map(|events| EventsPlan { beats: has_beats, ..events });
     let is_live = |change: &KeyChange| {
         // A token goes with its listener, which stays as it is.
@@ -359,6 +367,10 @@ fn octal(mode: u32) -> String {
 
 fn users(shard: &ShardPlan) -> String {
     shard.allow_uids.as_ref().map_or_else(|| "all".to_owned(), |uids| format!("{uids:?}"))
+}
+
+fn patterns(patterns: &[String]) -> String {
+    if patterns.is_empty() { "none".to_owned() } else { format!("{patterns:?}") }
 }
 
 fn or_none(value: Option<&impl fmt::Display>) -> String {

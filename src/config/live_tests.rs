@@ -48,6 +48,8 @@ fn change(config: &mut Config, name: &str) {
         "http.listen" => config.http.listen = None,
         "http.token-file" => config.http.token_file = Some("/etc/token".into()),
         "http.metrics-agents-max" => config.http.metrics_agents_max = 7,
+        "http.dashboard" => config.http.dashboard = Some("https://grafana.example/d/x".into()),
+        "metrics.units" => config.metrics.units = Some(vec!["db.service".into()]),
         "shard.socket" => shard.socket = Some("other.sock".into()),
         "shard.core" => shard.core = crate::config::CoreChoice::None,
         "shard.mode" => shard.mode = Some(0o666),

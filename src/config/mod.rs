@@ -21,5 +21,5 @@ pub use keys::{Config, KEYS, Key, TABLES};
 pub use layers::Layers;
 pub use live::{KeyChange, KeySet};
 pub use problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
-pub use tables::{HttpConfig, RuleConfig, RuleMatch, ShardConfig};
+pub use tables::{HttpConfig, MetricsConfig, RuleConfig, RuleMatch, ShardConfig};
 pub use values::{CoreChoice, EventsFormat, LogFormat, Output, read_duration, written};

@@ -57,6 +57,8 @@ pub struct Plan {
     pub log_format: LogFormat,
     /// Where HTTP requests are answered beside `control.sock`.
     pub http: HttpPlan,
+    /// Patterns for the units that have series of their own before others; at most 256.
+    pub metrics_units: Vec<String>,
 }
 
 /// One shard of a [`Plan`].
@@ -111,6 +113,8 @@ pub struct HttpPlan {
     pub token_file: Option<PathBuf>,
     /// Most agents with series of their own; 0: none.
     pub metrics_agents_max: u32,
+    /// URL of a dashboard, `http` or `https`, of visible ASCII characters and without quotes.
+    pub dashboard: Option<String>,
 }
 
 /// The properties of a process that rules match.

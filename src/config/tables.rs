@@ -19,6 +19,18 @@ pub struct HttpConfig {
     pub token_file: Option<PathBuf>,
     /// Most agents on `/metrics/agents`, a series each; 0: no such page.
     pub metrics_agents_max: u32,
+    /// URL of a dashboard, `http` or `https`, to which the page has a link. `None`: no link.
+    pub dashboard: Option<String>,
+}
+
+/// The `[metrics]` table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct MetricsConfig {
+    /// Patterns for the units that have series of their own before any other unit, as in [`RuleMatch`]; 1 to 256.
+    /// `None`: no unit is preferred.
+    pub units: Option<Vec<String>>,
 }
 
 /// One `[[shard]]` block.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use super::bounds::{UNIT_PATTERNS_MAX, UNITS_MAX, URL_BYTES_MAX};
 use super::keys::{Config, KEYS};
 use super::plan::{
     DIR_OF_ROOT, EventsPlan, HttpPlan, METRICS_AGENTS_MAX, Output, Plan, RULES_MAX, Rule, SHARDS_MAX,
@@ -16,6 +17,7 @@ use super::problem::{ConfigError, ConfigProblem};
 use super::tables::{RuleMatch, ShardConfig};
 use super::values::{Refused, written};
 use crate::message::{Reason, is_deceptive};
+use crate::process::unit::{UNIT_BYTES_MAX, UNIT_SUFFIXES};
 use crate::route::MANIFEST;
 use crate::rundir::names::{CONTROL, LOCK, SYMLINK};
 use crate::time::duration_ns;
@@ -127,6 +129,7 @@ impl Config {
             keep: self.events_keep,
         });
         let http = self.judge_http(&mut problems);
+        self.judge_units(&mut problems);
         ConfigError::check(problems)?;
         Ok(Plan {
             log_format: self.log_format,
@@ -148,6 +151,7 @@ impl Config {
                 .collect(),
             events,
             http,
+            metrics_units: self.metrics.units.clone().unwrap_or_default(),
         })
     }
 
@@ -177,7 +181,51 @@ impl Config {
                 format!("write a whole number from 0 to {METRICS_AGENTS_MAX}"),
             ));
         }
-        HttpPlan { listen: self.http.listen, token_file, metrics_agents_max: self.http.metrics_agents_max }
+        if let Some(url) = &self.http.dashboard
+            && let Err((why, fix)) = judge_url(url)
+        {
+            problems.push(ConfigProblem::refused("http.dashboard", format!("{url:?}"), why, fix));
+        }
+        HttpPlan {
+            listen: self.http.listen,
+            token_file,
+            metrics_agents_max: self.http.metrics_agents_max,
+            dashboard: self.http.dashboard.clone(),
+        }
+    }
+
+    fn judge_units(&self, problems: &mut Vec<ConfigProblem>) {
+        let Some(patterns) = &self.metrics.units else { return };
+        let mut refused = |why: String, fix| {
+            problems.push(ConfigProblem::refused("metrics.units", format!("{patterns:?}"), why, fix));
+        };
+        if patterns.is_empty() {
+            refused("it names no unit".to_owned(), "name units, or leave it out");
+        }
+        if patterns.len() > UNIT_PATTERNS_MAX {
+            refused(
+                format!("there are {} patterns, and at most {UNITS_MAX} units have series", patterns.len()),
+                "write fewer patterns; * stands for any characters",
+            );
+        }
+        for pattern in patterns {
+            let why = if pattern.is_empty() {
+                "it is empty"
+            } else if pattern.len() > UNIT_BYTES_MAX {
+                "no unit has so long a name"
+            } else if pattern.contains(is_deceptive) {
+                "it holds characters that control a terminal or cannot be seen"
+            } else if !may_end_as_unit(pattern) {
+                "the names of units end in .service or .scope"
+            } else {
+                continue;
+            };
+            let shown: String = pattern.chars().take(60).collect();
+            refused(
+                format!("the pattern {shown:?} matches nothing: {why}"),
+                "write the name of a unit or a pattern, such as \"trading-*.service\"",
+            );
+        }
     }
 
     fn judge_times(&self, problems: &mut Vec<ConfigProblem>) {
@@ -419,6 +467,46 @@ pub(super) fn judge_events(path: &Path, dir: &Path, shards: &[ShardPlan], proble
         let why = format!("it is {what}");
         problems.push(ConfigProblem::refused("events", format!("{path:?}"), why, "name another file"));
     }
+}
+
+/// Whether the names that a pattern matches may end as those of units.
+fn may_end_as_unit(pattern: &str) -> bool {
+    let end = pattern.rsplit(['*', '?']).next().unwrap_or_default();
+    let is_whole = end.len() == pattern.len();
+    UNIT_SUFFIXES.iter().any(|suffix| end.ends_with(suffix) || !is_whole && suffix.ends_with(end))
+}
+
+/// Refuses a URL that is no plain link to a page: why, and what to do. The page shows it to everyone who may read that.
+fn judge_url(url: &str) -> Result<(), (&'static str, &'static str)> {
+    const EXAMPLE: &str = "write for example \"https://grafana.example/d/varta-fleet\"";
+    if url.is_empty() {
+        return Err(("it is empty", "write a URL, or leave it out"));
+    }
+    if url.len() > URL_BYTES_MAX {
+        return Err(("it is longer than 2048 bytes", EXAMPLE));
+    }
+    let Some(rest) = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")) else {
+        return Err(("the page links only to http:// and https://", EXAMPLE));
+    };
+    if url.chars().any(|c| !c.is_ascii_graphic() || "\"'<>\\^`{|}".contains(c)) {
+        return Err((
+            "it holds a character that no URL does",
+            "write % and two hexadecimal digits instead of the character, such as %20 for a space",
+        ));
+    }
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if host.contains('@') {
+        return Err(("it holds a user or password, and everyone who may read the page sees it", EXAMPLE));
+    }
+    let (name, port) = match host.rsplit_once(':') {
+        // The colons of an IPv6 address are in brackets.
+        Some((name, port)) if !port.contains(']') => (name, Some(port)),
+        _ => (host, None),
+    };
+    if name.is_empty() || port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        return Err(("it names no host, or a port that is none", EXAMPLE));
+    }
+    Ok(())
 }
 
 /// Whether the duration is in the range; reports a problem if not.

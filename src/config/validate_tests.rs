@@ -144,6 +144,75 @@ fn fault_51_ranges_of_counts() {
 }
 
 #[test]
+fn units_that_nothing_is_called_are_refused() {
+    let units = |patterns: &[&str]| {
+        let patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+        move |config: &mut Config| config.metrics.units = Some(patterns)
+    };
+    for (pattern, why) in [
+        ("", "the pattern \"\" matches nothing: it is empty"),
+        ("trading", "the names of units end in .service or .scope"),
+        ("trading-*.servic", "the names of units end in .service or .scope"),
+        ("*.slice", "the names of units end in .service or .scope"),
+        ("a\u{202e}.service", "it holds characters that control a terminal or cannot be seen"),
+        (&"x".repeat(512), "no unit has so long a name"),
+    ] {
+        let told = only_problem(units(&["db.service", pattern]));
+        assert!(told.contains(why) && told.contains("such as \"trading-*.service\""), "{told}");
+    }
+    assert!(only_problem(units(&[])).contains("it names no unit"));
+    let many = ["db.service"; 257];
+    assert!(only_problem(units(&many)).contains("there are 257 patterns"));
+    assert!(plan(units(&many[1..])).is_ok());
+    let fine = ["*", "?", "a*", "a.service", "*.scope", "a*ice", "user@*.service/b?.scope", "a*b-[x]*"];
+    assert_eq!(plan(units(&fine)).unwrap().metrics_units, fine);
+    assert!(plan(|_| ()).unwrap().metrics_units.is_empty());
+}
+
+#[test]
+fn the_dashboard_is_a_plain_link() {
+    let url = |url: &str| {
+        let url = Some(url.to_owned());
+        move |config: &mut Config| config.http.dashboard = url
+    };
+    for (bad, why) in [
+        ("", "it is empty"),
+        ("javascript:alert(1)", "only to http:// and https://"),
+        ("JavaScript://x/%0aalert(1)", "only to http:// and https://"),
+        ("data:text/html,x", "only to http:// and https://"),
+        ("//grafana.example/", "only to http:// and https://"),
+        ("/d/varta-fleet", "only to http:// and https://"),
+        (" https://grafana.example/", "only to http:// and https://"),
+        ("https://x/\"onclick=\"alert(1)", "a character that no URL does"),
+        ("https://x/'a'", "a character that no URL does"),
+        ("https://x/<b>", "a character that no URL does"),
+        ("https://x/a b", "a character that no URL does"),
+        ("https://x/a\nb", "a character that no URL does"),
+        ("https://grafana.é/", "a character that no URL does"),
+        ("https://x\\@y/", "a character that no URL does"),
+        ("https://admin:secret@grafana.example/", "a user or password"),
+        ("https://", "names no host"),
+        ("https:///d/x", "names no host"),
+        ("https://:3000/", "names no host"),
+        ("https://x:99999/", "a port that is none"),
+        ("https://x:/", "a port that is none"),
+        (&format!("https://x/{}", "a".repeat(2040)), "longer than 2048 bytes"),
+    ] {
+        let told = only_problem(url(bad));
+        assert!(told.starts_with("cannot use http.dashboard = ") && told.contains(why), "{bad:?}: {told}");
+    }
+    for fine in [
+        "https://grafana.example/d/varta-fleet",
+        "http://10.0.0.1:3000",
+        "http://[fe80::1]:3000/d/x?orgId=1&var-job=varta#top",
+        "http://[fe80::1]/",
+        "https://grafana.example/d/a%20b/@x",
+    ] {
+        assert_eq!(plan(url(fine)).unwrap().http.dashboard.as_deref(), Some(fine));
+    }
+}
+
+#[test]
 fn sockets() {
     let twice = only_problem(|config| {
         config.shard_blocks = vec![block("/run/varta/shard-1.sock"), ShardConfig::default()]

@@ -41,6 +41,7 @@ pub fn fleet(sources: &Sources, crash_loops: Vec<CrashLoop>, now: MonoNs, wall: 
         dir: sources.dir.display().to_string(),
         hash: crate::route::HASH.to_owned(),
         http: sources.address.map(|address| address.to_string()),
+        dashboard: terms.dashboard.clone(),
         started: sources.started.1,
         now: wall,
         mono_ns: now.0,
@@ -180,6 +181,7 @@ mod tests {
         assert_eq!((written.shards.len(), written.shards[1].shard), (2, 1));
         written.rules.push(Rule { comm: Some("a*".to_owned()), threshold_ns: u64::MAX, ..Rule::default() });
         written.http = Some("127.0.0.1:9100".to_owned());
+        written.dashboard = Some("https://grafana.example/d/varta-fleet?a=1&b=2".to_owned());
         written.shards[1].lost = u64::MAX;
         let read: Fleet = serde_json::from_slice(&Json(&written).to_bytes().unwrap()).unwrap();
         assert_eq!(read, written);

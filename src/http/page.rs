@@ -44,6 +44,7 @@ pub fn render(fleet: &Fleet, stalled: &Page, nonce: &str) -> String {
         ("stalled", rows(agent_rows(stalled), &[0])),
         ("observer", escaped(&format!("{} shards · {}", fleet.shards.len(), fleet.dir))),
         ("shards", rows(shard_rows(fleet), &[0, 11])),
+        ("dashboard", fleet.dashboard.as_deref().map(dashboard).unwrap_or_default()),
         ("version", escaped(env!("CARGO_PKG_VERSION"))),
     ];
     let mut page = String::with_capacity(TEMPLATE.len() + STYLE.len() + SCRIPT.len() + 4096);
@@ -75,6 +76,11 @@ fn summary(fleet: &Fleet) -> String {
 /// The way to a section of the runbook.
 fn what_to_do(section: &str) -> String {
     format!("<a href=\"/runbook#{}\">What to do</a>", escaped(&section.to_lowercase()))
+}
+
+/// The link to the dashboard, behind another link.
+fn dashboard(url: &str) -> String {
+    format!(" · <a id=\"dashboard\" href=\"{}\" rel=\"noopener\">Dashboard</a>", escaped(url))
 }
 
 /// A program that beats, to paste into a shell.
@@ -198,6 +204,7 @@ mod tests {
             "stalled",
             "observer",
             "shards",
+            "dashboard",
             "version",
         ];
         let (mut rest, mut found) = (TEMPLATE, Vec::new());
@@ -244,6 +251,24 @@ mod tests {
             "varta-fleet load --agents 12 --for 1m --dir &#39;/run/it&#39;\\&#39;&#39;s &lt;b&gt;&#39;";
         assert!(page.contains(line));
         assert!(page.contains("Varta.connect(&quot;/run/it&#39;s &lt;b&gt;/varta.sock&quot;)"));
+    }
+
+    #[test]
+    fn the_dashboard_is_a_link_if_there_is_one() {
+        let page = |dashboard: Option<&str>| {
+            let fleet = Fleet { dashboard: dashboard.map(str::to_owned), ..Fleet::default() };
+            render(&fleet, &Page::default(), "n")
+        };
+        assert!(!page(None).contains("Dashboard") && !page(None).contains("id=\"dashboard\""));
+        let with = page(Some("https://grafana.example/d/varta-fleet?var-a=1&var-b=2"));
+        let link = " · <a id=\"dashboard\" href=\"https://grafana.example/d/varta-fleet?var-a=1&amp;var-b=2\" \
+                    rel=\"noopener\">Dashboard</a> ·";
+        assert!(with.contains(link));
+        // The configuration refuses this one.
+        let hostile = page(Some("https://x/\"><script>alert('x')</script>{{nonce}}"));
+        assert!(hostile.contains(
+            "href=\"https://x/&quot;&gt;&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;{{nonce}}\""
+        ));
     }
 
     #[test]

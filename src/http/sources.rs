@@ -64,6 +64,8 @@ pub struct Terms {
     pub classes: Classes,
     /// The file of the event log.
     pub event_log: Option<EventLog>,
+    /// The dashboard to which the page links.
+    pub dashboard: Option<String>,
 }
 
 impl Terms {
@@ -81,6 +83,7 @@ impl Terms {
             rules: plan.rules.clone(),
             classes: plan.classes(),
             event_log,
+            dashboard: plan.http.dashboard.clone(),
         }
     }
 }

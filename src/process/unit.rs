@@ -2,14 +2,15 @@
 //! manager names groups after units, and container managers put the number of a container into the name.
 
 /// The longest unit: two names of directories.
-#[cfg(feature = "http")]
 pub const UNIT_BYTES_MAX: usize = 255 + 1 + 255;
+/// How the names of units end. Those of slices are no units here: no process is in a slice itself.
+pub const UNIT_SUFFIXES: [&str; 2] = [".service", ".scope"];
 
 /// The unit: the deepest `.service` or `.scope` in the path. A unit inside another, as of a user's own service manager, is
 /// written behind the outermost (`user@1000.service/web.service`): whoever owns that chooses its name. The scope of one
 /// container is none: its name says no more than the number of the container.
 pub fn unit_of(groups: &str) -> Option<String> {
-    let is_unit = |name: &&str| name.ends_with(".service") || name.ends_with(".scope");
+    let is_unit = |name: &&str| UNIT_SUFFIXES.iter().any(|suffix| name.ends_with(suffix));
     paths(groups).find_map(|path| {
         let mut units = path.split('/').filter(is_unit).filter(|name| number_in(name).is_none());
         let outermost = units.next()?;

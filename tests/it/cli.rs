@@ -303,6 +303,29 @@ fn each_sort_of_bad_file_is_explained() {
             ["cannot use token-file = \"/t\" (in [http], varta.toml line 2)", "write listen"],
         ),
         (
+            "[http]\ndashboard = \"javascript:alert(1)\"",
+            [
+                "cannot use dashboard = \"javascript:alert(1)\" (in [http], varta.toml line 2)",
+                "the page links only to http:// and https://; write for example \"https://",
+            ],
+        ),
+        (
+            "[http]\ndashboard = 'https://x/\"onclick=\"x'",
+            ["cannot use dashboard = 'https://x/", "it holds a character that no URL does; write % and two"],
+        ),
+        (
+            "[metrics]\nunits = [\"trading\"]",
+            [
+                "cannot use units = [\"trading\"] (in [metrics], varta.toml line 2): the pattern \"trading\" matches nothing",
+                "the names of units end in .service or .scope; write the name of a unit or a pattern",
+            ],
+        ),
+        (
+            "units = [\"a.service\"]",
+            ["cannot use units (varta.toml line 1): there is no such key", "units belongs in [metrics]"],
+        ),
+        ("metrics = 1", ["cannot use metrics = 1 (varta.toml line 1)", "write a table, headed [metrics]"]),
+        (
             "http = 9464",
             ["cannot use http = 9464 (varta.toml line 1): it is an integer", "write a table, headed [http]"],
         ),

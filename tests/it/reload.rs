@@ -364,6 +364,29 @@ fn what_needs_a_restart_is_named_and_the_rest_applies() {
     );
 }
 
+#[test]
+fn the_page_links_to_the_dashboard_that_is_configured_now() {
+    let observer = Running::start(BASE);
+    let page =
+        || Connection::control(&observer.place.dir()).get("/", &["Connection: close"]).text().to_owned();
+    assert!(!page().contains("Dashboard") && observer.fleet()["dashboard"].is_null());
+    let with = |url: &str| format!("{BASE}[http]\ndashboard = '{url}'\n");
+    let url = "https://grafana.example/d/varta-fleet?orgId=1&from=now-6h";
+    assert_eq!(keys(&observer.reloaded(&with(url))["changed"]), ["http.dashboard"]);
+    let link =
+        format!("<a id=\"dashboard\" href=\"{}\" rel=\"noopener\">Dashboard</a>", url.replace('&', "&amp;"));
+    assert!(page().contains(&link));
+    assert_eq!(observer.fleet()["dashboard"], url);
+    for hostile in ["javascript:alert(1)", "https://x/\"onclick=\"alert(1)", "https://x/<script>"] {
+        let refused = observer.reload(&with(hostile));
+        assert_eq!(refused.status.code(), Some(78), "{hostile}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("cannot use dashboard = "), "{hostile}");
+    }
+    assert_eq!(observer.fleet()["dashboard"], url, "what is refused changes nothing");
+    assert_eq!(keys(&observer.reloaded(BASE)["changed"]), ["http.dashboard"]);
+    assert!(!page().contains("Dashboard"));
+}
+
 /// The flags and the environment stay those of the start: they win over the file, as they did then.
 #[test]
 fn flags_of_the_start_still_win() {
@@ -536,6 +559,8 @@ fn the_help_marks_what_is_live() {
         live,
         [
             ("[http]", "token-file"),
+            ("[http]", "dashboard"),
+            ("[metrics]", "units"),
             ("[[shard]]", "allow-uids"),
             ("[[rule]]", "match"),
             ("[[rule]]", "threshold"),
