@@ -10,6 +10,8 @@ use crate::lane::Instruction;
 
 /// Collected events and records that are committed before the next slot is looked at.
 const COLLECTED_MAX: usize = COMMIT_MAX / 2;
+/// Slots whose agents are counted again in one turn, after other units were configured: they take less than a millisecond.
+const RECOUNTED_PER_TURN: u32 = 1024;
 
 impl Aggregator {
     /// Numbers an event; it is handed out by the next commit.
@@ -79,12 +81,46 @@ impl Aggregator {
 
     /// Counts the slot's holder where it belongs now: whatever changed, its record was touched.
     fn count_by_unit(&mut self, place: Place) {
-        let view = &mut self.shards[usize::from(place.shard)];
-        let reported = *view.reported.of(place.slot);
+        let reported = *self.shards[usize::from(place.shard)].reported.of(place.slot);
         let is_stalled = reported.is(Mark::Counted).then(|| reported.is(Mark::Stalled));
-        let holder = Holder { place, generation: reported.generation };
-        let unit = is_stalled.and_then(|_| self.inquiries.names.unit(holder));
-        self.tally.units.count(view.counted.of(place.slot), unit, is_stalled, self.now);
+        let unit = is_stalled.and_then(|_| self.unit_of(place));
+        let counted = self.shards[usize::from(place.shard)].counted.of(place.slot);
+        self.tally.units.count(counted, unit, is_stalled, self.now);
+    }
+
+    /// The unit of the slot's holder, if it was looked up.
+    pub(super) fn unit_of(&mut self, place: Place) -> Option<Unit> {
+        let generation = self.shards[usize::from(place.shard)].reported.get(place.slot)?.generation;
+        let (label, uid) = self.inquiries.names.unit_and_user(Holder { place, generation })?;
+        Some(Unit { label, uid, is_configured: self.configured.has(label) })
+    }
+
+    /// Takes other configured units, and counts all agents again.
+    pub(super) fn configure_units(&mut self, configured: Configured) {
+        self.configured = configured;
+        self.tally.units.configure(&mut self.configured);
+        self.recounting = Some(Place { shard: 0, slot: 0 });
+    }
+
+    /// Counts the next agents again, if other units were configured. True if some are left.
+    pub(super) fn recount(&mut self) -> bool {
+        let Some(mut place) = self.recounting else { return false };
+        for _ in 0..RECOUNTED_PER_TURN {
+            let Some(view) = self.shards.get(usize::from(place.shard)) else {
+                self.recounting = None;
+                return false;
+            };
+            if u64::from(place.slot) >= view.port.counters.slots_used.get() {
+                place = Place { shard: place.shard + 1, slot: 0 };
+                continue;
+            }
+            if view.reported.get(place.slot).is_some_and(|reported| reported.is(Mark::Counted)) {
+                self.count_by_unit(place);
+            }
+            place.slot += 1;
+        }
+        self.recounting = Some(place);
+        true
     }
 
     /// What is to be kept of a slot's holder.

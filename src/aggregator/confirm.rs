@@ -4,7 +4,6 @@
 //! What ends the use of a slot is here, too: exits, moves, releases.
 
 use super::*;
-use crate::label::Label;
 use crate::rules::{Death, Witness};
 
 impl Aggregator {
@@ -263,7 +262,7 @@ impl Aggregator {
             let lived_ns = at.since(cold.first_arrival);
             let kind = EventKind::Exit { silent_ns, how: reported.how, lived_ns, panicked, while_away };
             self.report_agent(place, agent, at, kind);
-            self.count_exit(place, agent.about.unit, reported.how, panicked);
+            self.count_exit(place, reported.how, panicked);
         }
         for place in places.iter() {
             let reported = self.record(place);
@@ -274,13 +273,14 @@ impl Aggregator {
         true
     }
 
-    fn count_exit(&mut self, place: Place, unit: Option<Label>, how: Option<ExitHow>, has_panicked: bool) {
+    fn count_exit(&mut self, place: Place, how: Option<ExitHow>, has_panicked: bool) {
         let counts = &mut self.tally.shards[usize::from(place.shard)];
         counts.exits += 1;
         if let Some(death) = Death::of(how, has_panicked) {
             counts.deaths[death.kind()] += 1;
             self.tally.recent_deaths.add(death, self.now);
             if death != Death::Unknown {
+                let unit = self.unit_of(place);
                 self.tally.units.add_death(unit, self.now);
             }
         }

@@ -44,7 +44,7 @@ use crate::table::slots::Slots;
 use crate::time::{MonoNs, WallNs};
 use crate::view::copies::Asked;
 use crate::view::tally::{Reader, Tally};
-use crate::view::units::Counted;
+use crate::view::units::{Configured, Counted, Unit};
 use crate::wire::{NONCE_TERMINAL, Status};
 
 mod adopt;
@@ -137,6 +137,8 @@ pub enum Request {
     Expect(Arc<[Absent]>),
     /// The configuration changes.
     Reload(Box<Reload>),
+    /// These units have series of their own before others. Before the start, and with a reload that changes them.
+    Units(Configured),
     /// A reload was refused: nothing changes.
     ReloadRefused,
     /// The shards have ended: report what is left, then `stop`.
@@ -252,6 +254,10 @@ pub struct Aggregator {
     /// Agents with deferred events, in the order in which these are due.
     deferred: VecDeque<(MonoNs, Holder)>,
     reloading: Reloading,
+    /// Units that have series of their own before others.
+    configured: Configured,
+    /// From here on, agents are counted by unit again. `None`: all are.
+    recounting: Option<Place>,
     /// Slots that were being written when read.
     again: Vec<Place>,
     journal: Arc<Journal>,
@@ -332,6 +338,8 @@ impl Aggregator {
             churns: Churns::new(ports.iter().map(|port| port.table.capacity()).max().unwrap_or(0)),
             deferred: VecDeque::new(),
             reloading: Reloading::default(),
+            configured: Configured::default(),
+            recounting: None,
             again: Vec::new(),
             journal: estate.journal,
             is_unproved: estate.adoption.is_some(),
@@ -401,6 +409,7 @@ impl Aggregator {
         self.look_at_frozen();
         self.ask_about_missing();
         is_more |= (0..self.shard_count).any(|shard| self.may_look(shard));
+        is_more |= self.recount();
         let is_ticking = self.take_reports();
         if mem::take(&mut self.is_watch_ordered) {
             self.inquiries.watch.begin();
@@ -503,6 +512,7 @@ impl Aggregator {
                 Request::Files { shard, errno } => self.report_of_files(shard, errno),
                 Request::Expect(roster) => self.expect_agents(roster),
                 Request::Reload(reload) => self.reload(*reload),
+                Request::Units(configured) => self.configure_units(configured),
                 Request::ReloadRefused => self.reload_refused(),
                 Request::Stop => self.stop_by = self.stop_by.or(Some(self.now + STOP_NS)),
             }

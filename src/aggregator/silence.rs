@@ -74,7 +74,7 @@ impl Aggregator {
             used_cpu,
             coalesced,
         };
-        let unit = self.inquiries.names.unit(holder);
+        let unit = self.unit_of(place);
         self.tally.units.add_stalls(unit, coalesced.into(), self.now);
         let threshold_ns = self.threshold_of(place);
         let since = self.thawed_at(place).unwrap_or(silent_since);
@@ -115,8 +115,7 @@ impl Aggregator {
             shard.up += 1;
         }
         if between > 0 {
-            let holder = Holder { place, generation: self.record(place).generation };
-            let unit = self.inquiries.names.unit(holder);
+            let unit = self.unit_of(place);
             self.tally.units.add_stalls(unit, between.into(), self.now);
         }
         let reported = self.record(place);

@@ -29,6 +29,7 @@ use crate::lane::settings::Settings;
 use crate::shard::front::sorted;
 use crate::sinks::Descriptor;
 use crate::table::admission::Admission;
+use crate::view::units::Configured;
 use crate::warning::Warning;
 
 /// How long a reload waits for the aggregator to take it, and then for the shards. Both take milliseconds unless
@@ -245,6 +246,10 @@ impl InForce {
         };
         if let Some(writer) = writer {
             writers.replace(writer);
+        }
+        if plan.metrics_units != self.plan.metrics_units {
+            let _ = handle.requests.send(Request::Units(Configured::new(&plan.metrics_units)));
+            handle.doorbell.ring();
         }
         self.admission.set_share(plan.uid_agents_max);
         #[cfg(feature = "http")]

@@ -58,6 +58,7 @@ use crate::time::Clock;
 use crate::view::copies::{Asked, Copies};
 use crate::view::health::{FleetThread, Vitals};
 use crate::view::tally::Reader;
+use crate::view::units::Configured;
 use crate::warning::Warning;
 
 /// A running fleet and its start warnings.
@@ -313,6 +314,9 @@ fn start_tellers(
     )
     .map_err(&thread)?;
     tellers.helpers.push(watch_thread);
+    if !plan.metrics_units.is_empty() {
+        let _ = handle.requests.send(Request::Units(Configured::new(&plan.metrics_units)));
+    }
     let policy = Policy { classes: plan.classes(), rules: plan.rules.clone() };
     let inquiries = Inquiries { lookups, watch, findings, names: Arc::clone(&handle.names) };
     let aggregator =

@@ -392,13 +392,17 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "varta_unit_agents",
-        help: "Agents by unit of the service manager; at most 256 units have series of their own, the rest is other",
+        help: "Agents by unit of the service manager; at most 256 units have series of their own, the rest is other, which jumps when a unit loses its own",
         values: Gauge(UnitLabel("state", &[("up", |of| of.up), ("stalled", |of| of.stalled)])),
     },
-    Family { name: "varta_unit_stalls", help: "Stalls told, by unit", values: Counter(Unit(|of| of.stalls)) },
+    Family {
+        name: "varta_unit_stalls",
+        help: "Stalls told, by unit; a unit that loses its series adds its total to other, which jumps",
+        values: Counter(Unit(|of| of.stalls)),
+    },
     Family {
         name: "varta_unit_deaths",
-        help: "Exits that nobody asked for, by unit, but for those of which the kernel did not say how",
+        help: "Exits that nobody asked for, by unit, but for those of which the kernel did not say how; a unit that loses its series adds its total to other, which jumps",
         values: Counter(Unit(|of| of.deaths)),
     },
     Family {

@@ -12,6 +12,7 @@ use crate::event::{About, ProcessState};
 use crate::label::Label;
 use crate::process::oom::GroupId;
 use crate::process::procfs::Program;
+use crate::process::unit::manager_of;
 use crate::table::place::Holder;
 use crate::table::slots::Slots;
 
@@ -85,8 +86,13 @@ impl Names {
         }
         // Nobody's share is not root's, which has no limit.
         let uid = uid.or(before.map(|entry| entry.uid)).unwrap_or(u32::MAX);
-        // Root of a container is not the host's.
-        let uid = if uid == 0 && container.is_some() { u32::MAX } else { uid };
+        let uid = match unit.as_deref().and_then(manager_of) {
+            // Whatever users the processes of its unit become, this one names them.
+            Some(user) if user != 0 => user,
+            // Root of a container is not the host's.
+            _ if uid == 0 && container.is_some() => u32::MAX,
+            _ => uid,
+        };
         let is_known = comm.is_some();
         let comm = comm.as_deref().unwrap_or_default();
         let comm = &comm[..comm.floor_char_boundary(NAME_BYTES)];
@@ -146,8 +152,15 @@ impl Names {
     }
 
     /// The unit of this holder.
+    #[cfg(feature = "http")]
     pub fn unit(&self, holder: Holder) -> Option<Label> {
         self.entry(holder)?.unit
+    }
+
+    /// The unit of this holder, and the user of whose share it is.
+    pub fn unit_and_user(&self, holder: Holder) -> Option<(Label, u32)> {
+        let entry = self.entry(holder)?;
+        Some((entry.unit?, entry.uid))
     }
 
     /// What the process of this holder did at the last lookup.
@@ -180,6 +193,35 @@ mod tests {
     #[test]
     fn an_entry_is_as_small_as_it_says() {
         assert_eq!(size_of::<Entry>(), 48);
+    }
+
+    #[test]
+    fn a_unit_counts_for_the_user_who_names_it() {
+        let names = Names::new(1);
+        let holder = Holder { place: Place { shard: 0, slot: 1 }, generation: 1 };
+        for (uid, unit, container, user) in [
+            (0, "a.service", None, 0),
+            (33, "a.service", None, 33),
+            (1000, "user@1000.service/a.scope", None, 1000),
+            (0, "user@1000.service/a.scope", None, 1000),
+            (100_000, "user@1000.service/a.scope", None, 1000),
+            (7, "user@0.service/a.scope", None, 7),
+            (0, "a.service", Some("c"), u32::MAX),
+            (0, "user@0.service/a.scope", Some("c"), u32::MAX),
+            (100_000, "a.service", Some("c"), 100_000),
+            (100_000, "user@1000.service/a.scope", Some("c"), 1000),
+        ] {
+            let program = Program {
+                comm: Some("x".to_owned()),
+                unit: Some(unit.to_owned()),
+                container: container.map(str::to_owned),
+                state: Some(ProcessState::Running),
+                ..Program::default()
+            };
+            names.put(holder, &program, Some(uid), 0);
+            let of = names.unit_and_user(holder).unwrap();
+            assert_eq!((of.0.text().as_deref(), of.1), (Some(unit), user), "{uid} {container:?}");
+        }
     }
 
     #[test]

@@ -22,6 +22,11 @@ pub fn unit_of(groups: &str) -> Option<String> {
     })
 }
 
+/// The user whose own service manager runs the unit, if one does: the user names what is below.
+pub fn manager_of(unit: &str) -> Option<u32> {
+    unit.strip_prefix("user@")?.split_once(".service/")?.0.parse().ok()
+}
+
 /// The container: the deepest name in the path that contains exactly 64 hexadecimal digits in a row, as
 /// `docker-….scope`, `cri-containerd-….scope` or the digits alone.
 pub fn container_of(groups: &str) -> Option<&str> {
@@ -75,6 +80,21 @@ mod tests {
             ("12:cpu:/cpu.service\n0::/system.slice/y.service\n", Some("y.service")),
         ] {
             assert_eq!(unit_of(groups).as_deref(), unit, "{groups}");
+        }
+    }
+
+    #[test]
+    fn a_users_own_manager_is_known_by_its_number() {
+        for (unit, user) in [
+            ("user@1000.service/app-x.scope", Some(1000)),
+            ("user@0.service/x.service", Some(0)),
+            ("user@1000.service", None),
+            ("user@x.service/a.scope", None),
+            ("user@4294967296.service/a.scope", None),
+            ("a.service/user@1000.service", None),
+            ("worker@7.service", None),
+        ] {
+            assert_eq!(manager_of(unit), user, "{unit}");
         }
     }
 

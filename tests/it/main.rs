@@ -39,6 +39,7 @@ mod soak;
 mod streams;
 mod takeover;
 mod tidy;
+mod units;
 mod upkeep;
 mod vectors;
 mod views;

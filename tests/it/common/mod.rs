@@ -33,6 +33,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 pub use agent::{Agent, AgentOptions, Client, python, rust_program};
+pub use cgroup::Cgroup;
 pub use chance::Chance;
 pub use event::Event;
 pub use freezer::Freezer;
