@@ -23,8 +23,9 @@ impl Aggregator {
         self.repeat();
         // The rules of the adopted are asked for anew: there is time to answer.
         self.looked_up_at = self.now;
-        let (mut gone, mut several) = (Vec::new(), Vec::new());
+        let (mut gone, mut gone_agents, mut several) = (Vec::new(), Vec::new(), Vec::new());
         let mut adopted = 0;
+        let is_gone = |kept: &Kept| !kept.is(flag::RELEASING) && !(adoption.exists)(kept.pid);
         for shard in 0..self.shard_count {
             for slot in 0..self.view(shard).port.table.used() {
                 let place = Place { shard, slot };
@@ -39,6 +40,10 @@ impl Aggregator {
                 let Ok((hot, cold)) = read else {
                     // Being written: its first look adopts it.
                     self.again.push(place);
+                    if is_kept && is_gone(&kept) {
+                        gone_agents.extend(kept.is(flag::UP).then_some(kept.pid));
+                        self.gone_unread.push(place);
+                    }
                     continue;
                 };
                 if hot.state == State::Free {
@@ -50,18 +55,13 @@ impl Aggregator {
                 if !self.adopt_if_kept(place, &hot, &cold) {
                     // Nothing was reported of it yet.
                     self.again.push(place);
-                } else if !kept.is(flag::RELEASING) && !(adoption.exists)(hot.pid) {
+                } else if is_gone(&kept) {
+                    gone_agents.extend(kept.is(flag::UP).then_some(kept.pid));
                     gone.push(place);
                 }
             }
             self.commit_if_much();
         }
-        let mut gone_agents: Vec<u32> = gone
-            .iter()
-            .map(|place| *self.record(*place))
-            .filter(|of| of.is(Mark::Up))
-            .map(|of| of.pid)
-            .collect();
         gone_agents.sort_unstable();
         gone_agents.dedup();
         let kind = EventKind::Restart {
@@ -94,11 +94,13 @@ impl Aggregator {
             self.fanout.repeat_lost(from, oldest - 1, (self.wall, self.now));
         }
         for event in past {
+            self.missing.recall(&event);
             if planted!(LosesTheUnacknowledged) {
                 break;
             }
             self.fanout.repeat(Event { again: event.seq >= from, ..event });
         }
+        self.missing.are_recalled();
     }
 
     /// Takes over what a predecessor reported of the slot's holder, if anything. False: it reported nothing.
@@ -107,6 +109,9 @@ impl Aggregator {
         let is_kept = kept.pid == hot.pid && kept.generation == cold.generation;
         if is_kept {
             self.adopt_holder(place, hot, &kept);
+        }
+        if is_kept && self.gone_unread.contains(&place) {
+            self.gone(place, self.started);
         }
         is_kept
     }
@@ -120,6 +125,7 @@ impl Aggregator {
         *record = Record::of_kept(kept, class);
         record.next = first.map(PackedPlace::from);
         record.set(Mark::Adopted, true);
+        record.set(Mark::Unmet, true);
         record.set(Mark::OffHash, is_off_hash);
         if hot.flags.has(Flags::UNVERIFIED) {
             // Its shard did not get what the claim came to: it is checked again.
@@ -128,6 +134,7 @@ impl Aggregator {
         let is_held = hot.flags.has(Flags::UNVERIFIED) && !kept.is(flag::UP);
         record.set(Mark::Held, is_held);
         *self.places.of(hot.key()) = Some(place.into());
+        self.missing.met(hot.pid);
         let ns_pid = (kept.ns_pid != 0).then_some(kept.ns_pid);
         self.enter(place, Session { number: kept.session, ns_pid, freeze: Freeze::No });
         let counts = &mut self.tally.shards[shard];

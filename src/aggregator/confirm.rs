@@ -256,7 +256,9 @@ impl Aggregator {
             agent.status = self.record(place).status;
             let silent_ns = at.since(hot.last_arrival);
             let is_adopted = places.iter().any(|place| self.record(place).is(Mark::Adopted));
-            let while_away = is_adopted && hot.last_arrival.min(at) < self.started;
+            let is_unmet = places.iter().any(|place| self.record(place).is(Mark::Unmet));
+            // A beat since the start may be of another process with its pid.
+            let while_away = is_adopted && at <= self.started || is_unmet && hot.last_arrival <= self.started;
             // Its last frame, unless it has beaten since.
             let panicked = cold.terminal_at > MonoNs(0) && cold.terminal_at >= hot.last_arrival;
             let lived_ns = at.since(cold.first_arrival);

@@ -114,6 +114,7 @@ impl Aggregator {
             self.doubt(place);
         }
         *self.places.of(hot.key()) = Some(place.into());
+        self.missing.met(hot.pid);
         self.tally.shards[usize::from(place.shard)].off_hash += u64::from(is_off_hash);
         if is_held {
             self.held.push_back((self.now + HELD_NS, Holder { place, generation: cold.generation }));

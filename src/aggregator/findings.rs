@@ -35,7 +35,19 @@ impl Aggregator {
         // Only the answer to the last question holds for now.
         if reported.asked == 0 && reported.existence == Existence::Asked {
             reported.existence = Existence::There;
-            reported.set(Mark::Adopted, false);
+        }
+        let Record { pid, incarnation, .. } = *reported;
+        self.was_met(pid, incarnation);
+    }
+
+    /// A process has the pid, and it is this one, or may be any.
+    fn was_met(&mut self, pid: u32, incarnation: Option<Incarnation>) {
+        for place in self.places_of(pid).iter() {
+            let record = self.record(place);
+            record.set(Mark::Unmet, false);
+            if incarnation.is_some() && record.incarnation == incarnation {
+                record.set(Mark::Adopted, false);
+            }
         }
     }
 
@@ -115,14 +127,9 @@ impl Aggregator {
             self.gone(place, found.started);
             return;
         }
-        for other in self.places_of(hot.pid).iter() {
-            let record = self.record(other);
-            if other == place || record.incarnation == Some(found.incarnation) {
-                record.set(Mark::Adopted, false);
-            }
-        }
         self.watch(place, Some(found.incarnation));
         self.record(place).incarnation = Some(found.incarnation);
+        self.was_met(hot.pid, Some(found.incarnation));
         self.settle_session(place, hot, cold, hash_of(&found.program));
         self.set_class(place, hot.uid(), &found.program);
         if hot.flags.has(Flags::UNVERIFIED) && !reported.has_settled(cold.claimed_pid) {

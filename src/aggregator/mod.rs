@@ -260,6 +260,8 @@ pub struct Aggregator {
     recounting: Option<Place>,
     /// Slots that were being written when read.
     again: Vec<Place>,
+    /// Those of them whose process was gone at the start.
+    gone_unread: Vec<Place>,
     journal: Arc<Journal>,
     /// What a predecessor left, until the start.
     adoption: Option<Adoption>,
@@ -341,6 +343,7 @@ impl Aggregator {
             configured: Configured::default(),
             recounting: None,
             again: Vec::new(),
+            gone_unread: Vec::new(),
             journal: estate.journal,
             is_unproved: estate.adoption.is_some(),
             adoption: estate.adoption,
@@ -420,6 +423,7 @@ impl Aggregator {
         if self.is_unproved && !is_more && self.again.is_empty() && self.have_shards_turned() {
             self.journal.mark_proved();
             self.is_unproved = false;
+            self.gone_unread = Vec::new();
         }
         self.publish();
         self.next(is_more, is_ticking || is_owing)

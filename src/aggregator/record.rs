@@ -81,10 +81,12 @@ pub enum Mark {
     Thawed = 1 << 22,
     /// Its events are only counted so far, `up` included.
     Uncalled = 1 << 23,
-    /// Adopted from an earlier observer, and not known to exist since.
+    /// Adopted from an earlier observer, and its process was not found since.
     Adopted = 1 << 24,
     /// In the list of records that may have changed since the last commit.
     Touched = 1 << 25,
+    /// Adopted from an earlier observer, and no process with its pid was found since.
+    Unmet = 1 << 26,
 }
 
 /// The marks of a record that are kept, and their flags.

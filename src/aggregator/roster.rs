@@ -13,15 +13,25 @@ const ASK_APART_NS: u64 = 150_000;
 impl Aggregator {
     /// Begins to expect the agents of the roster, each within its threshold after the start.
     pub(super) fn expect_agents(&mut self, roster: Arc<[Absent]>) {
+        debug_assert!(roster.is_sorted_by(|one, next| one.expected.pid < next.expected.pid));
+        self.missing.roster = Arc::clone(&roster);
+        self.missing.are_recalled();
+        for absent in &*roster {
+            if self.place_of_pid(absent.expected.pid).is_some() {
+                absent.end();
+            }
+        }
         let due = roster.iter().map(|absent| match absent.is_missing() {
             true => self.now,
             false => self.expected_by(absent.expected.uid, absent.expected.comm.as_str()),
         });
-        let due = due.zip(0..).collect();
-        self.missing = Missing { roster, due, ..Missing::default() };
+        self.missing.due = due.zip(0..).collect();
     }
 
     fn expected_by(&self, uid: u32, comm: &str) -> MonoNs {
+        if planted!(MissesAtOnce) {
+            return self.started;
+        }
         let program = Program { comm: Some(comm.to_owned()), ..Program::default() };
         self.started + self.policy.classes.threshold_ns(self.policy.class_of(uid, &program))
     }
@@ -35,8 +45,7 @@ impl Aggregator {
             }
             self.missing.due.pop_first();
             let absent = &self.missing.roster[index];
-            if self.place_of_pid(absent.expected.pid).is_some() {
-                absent.end();
+            if absent.is_over() && !planted!(MissesWhoBeats) {
                 continue;
             }
             self.inquiries.lookups.ask(Question::of_expected(&absent.expected));
@@ -49,8 +58,11 @@ impl Aggregator {
         let Some(index) = self.missing.asked.remove(&pid) else { return };
         let roster = Arc::clone(&self.missing.roster);
         let absent = &roster[index];
-        if self.place_of_pid(pid).is_some() {
-            return absent.end();
+        if absent.is_over() && !planted!(MissesWhoBeats) {
+            return;
+        }
+        if life != Life::Gone {
+            absent.set_found();
         }
         let ask_again = self.now + ASK_EVERY_NS.max(self.missing.due.len() as u64 * ASK_APART_NS);
         let next = match life {
@@ -64,7 +76,7 @@ impl Aggregator {
                         // It beat to another observer only.
                         lived_ns: 0,
                         panicked: false,
-                        while_away: false,
+                        while_away: !absent.was_found(),
                     };
                     let (nonce, status, payload) = (0, Status::Ok, 0);
                     let Expected { uid, comm, .. } = absent.expected;
@@ -74,11 +86,13 @@ impl Aggregator {
                 }
                 return absent.end();
             }
-            Life::Lives(comm) if !absent.is_missing() && !self.is_refused(pid) => {
+            Life::Lives(comm) if !absent.is_missing() && !self.is_refused(pid) && !planted!(MissesNobody) => {
                 let uid = absent.expected.uid;
                 let by = self.expected_by(uid, &comm);
                 if by <= self.now {
-                    absent.set_missing();
+                    if !planted!(MissesTwice) {
+                        absent.set_missing();
+                    }
                     self.report(None, None, self.now, EventKind::Missing { pid, uid, comm: (&*comm).into() });
                 }
                 by.max(ask_again)
@@ -99,6 +113,10 @@ impl Aggregator {
         if self.is_awaited(by, |_| true) {
             self.kick_all();
             return Some(self.now + CONFIRM_NS);
+        }
+        // A stuck shard may hold its beats.
+        if self.is_unseen(by, |_| true) {
+            return Some(self.now + ASK_EVERY_NS);
         }
         let largest = self.policy.classes.threshold_ns(self.policy.classes.unknown());
         let blind_ends = self.shards.iter().map(|view| MonoNs(view.port.counters.last_blind_end.get()));

@@ -3,7 +3,8 @@
 //! In: the roster, the tables. Out: the roster, and a request for the aggregator. Thread: upkeep. Costs a look at each
 //! used slot, and a read of procfs once for each process. Blocks: in file system calls, and in procfs.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
@@ -45,8 +46,28 @@ impl Agents {
         Self { ports, known: HashMap::new(), absent: Arc::from([]), requests, doorbell, is_adopted }
     }
 
+    /// Expects those of the list that the observer before left.
+    pub fn expect(&mut self, mut agents: Vec<Expected>) {
+        if self.is_adopted {
+            agents.retain(|expected| expected.absence.is_some());
+        } else {
+            // Its numbering begins anew, so that nothing counts as reported.
+            agents.iter_mut().for_each(|expected| expected.absence = Some(Absence::Awaited));
+        }
+        // Of several with one pid, all but the last have exited.
+        agents.sort_unstable_by_key(|expected| (expected.pid, Reverse(expected.start)));
+        agents.dedup_by_key(|expected| expected.pid);
+        if agents.is_empty() {
+            return;
+        }
+        self.absent = agents.into_iter().map(Absent::new).collect();
+        let _ = self.requests.send(Request::Expect(Arc::clone(&self.absent)));
+        self.doorbell.ring();
+    }
+
     /// The agents that are observed now and those that have not beaten to this observer yet, at most [`AGENTS_MAX`].
-    fn list(&mut self) -> Vec<Expected> {
+    /// `of` reads who a process of a user is.
+    pub fn list(&mut self, of: impl Fn(u32, u32) -> Option<Expected>) -> Vec<Expected> {
         let mut before = std::mem::take(&mut self.known);
         let mut left = READ_MAX;
         let slots = (0..)
@@ -64,33 +85,27 @@ impl Agents {
             let holder = Holder { place, generation: cold.generation };
             let known = before.remove(&holder).or_else(|| {
                 left = left.checked_sub(1)?;
-                Expected::of(hot.pid, hot.uid())
+                of(hot.pid, hot.uid())
             });
             self.known.extend(known.map(|expected| (holder, expected)));
         }
-        let beating: HashSet<u32> = self.known.values().map(|expected| expected.pid).collect();
+        // One that beats on several shards is one.
+        let beating: HashMap<u32, Expected> =
+            self.known.values().map(|expected| (expected.pid, *expected)).collect();
         let absent = self.absent.iter().filter_map(Absent::now);
-        let absent = absent.filter(|expected| !beating.contains(&expected.pid));
-        absent.chain(self.known.values().copied()).take(AGENTS_MAX).collect()
+        let absent = absent.filter(|expected| !beating.contains_key(&expected.pid));
+        let absent = absent.filter(|_| !planted!(ForgetsTheAwaited));
+        absent.chain(beating.values().copied()).take(AGENTS_MAX).collect()
     }
 }
 
 impl Roster for Agents {
     fn begin(&mut self, dir: &RunDir) -> io::Result<()> {
-        let mut agents = roster::read(dir, (boot_id(), pid_namespace()))?;
-        if self.is_adopted {
-            agents.retain(|expected| expected.absence.is_some());
-        } else {
-            // Its numbering begins anew, so that nothing counts as reported.
-            agents.iter_mut().for_each(|expected| expected.absence = Some(Absence::Awaited));
-        }
-        self.absent = agents.into_iter().map(Absent::new).collect();
-        let _ = self.requests.send(Request::Expect(Arc::clone(&self.absent)));
-        self.doorbell.ring();
+        self.expect(roster::read(dir, (boot_id(), pid_namespace()))?);
         Ok(())
     }
 
     fn write(&mut self, dir: &RunDir) -> io::Result<()> {
-        roster::write(dir, (boot_id(), pid_namespace()), self.list())
+        roster::write(dir, (boot_id(), pid_namespace()), self.list(Expected::of))
     }
 }

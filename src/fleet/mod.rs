@@ -14,6 +14,8 @@ mod start;
 mod stop;
 mod takeover;
 
+#[cfg(test)]
+pub use agents::Agents;
 pub use error::StartError;
 pub use handle::{Handle, Subscription};
 pub use inherited::{Inherited, InheritedError};

@@ -62,6 +62,16 @@ mod switch {
         KeepsOldClasses,
         /// A threshold that a reload made shorter holds for the silence before it, too.
         JudgesAtOnceByAShorterThreshold,
+        /// An agent is reported as missing although it was before.
+        MissesTwice,
+        /// An agent that beats is reported as missing.
+        MissesWhoBeats,
+        /// An agent is reported as missing before it was given a threshold to beat.
+        MissesAtOnce,
+        /// No agent is reported as missing.
+        MissesNobody,
+        /// The roster has those that beat, and not those that are awaited.
+        ForgetsTheAwaited,
         /// A line has one column too many.
         SplitsAColumn,
     }

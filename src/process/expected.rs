@@ -49,6 +49,7 @@ pub struct Absent {
     /// Who it is.
     pub expected: Expected,
     is_missing: AtomicBool,
+    was_found: AtomicBool,
     is_over: AtomicBool,
 }
 
@@ -56,7 +57,8 @@ impl Absent {
     /// It is awaited, or missing already.
     pub const fn new(expected: Expected) -> Self {
         let is_missing = matches!(expected.absence, Some(Absence::Missing));
-        Self { expected, is_missing: AtomicBool::new(is_missing), is_over: AtomicBool::new(false) }
+        let (was_found, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { expected, is_missing: AtomicBool::new(is_missing), was_found, is_over }
     }
 
     /// Whether it was reported as missing.
@@ -69,15 +71,29 @@ impl Absent {
         self.is_missing.store(true, Ordering::Relaxed);
     }
 
+    /// Whether a process was found that may be it.
+    pub fn was_found(&self) -> bool {
+        self.was_found.load(Ordering::Relaxed)
+    }
+
+    /// A process was found that may be it.
+    pub fn set_found(&self) {
+        self.was_found.store(true, Ordering::Relaxed);
+    }
+
     /// It beats, or has exited.
     pub fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
 
+    /// Whether its absence is over.
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
     /// How it stands now; `None` if its absence is over.
     pub fn now(&self) -> Option<Expected> {
         let absence = if self.is_missing() { Absence::Missing } else { Absence::Awaited };
-        let is_over = self.is_over.load(Ordering::Relaxed);
-        (!is_over).then_some(Expected { absence: Some(absence), ..self.expected })
+        (!self.is_over()).then_some(Expected { absence: Some(absence), ..self.expected })
     }
 }

@@ -33,7 +33,7 @@ use crate::warning::Warning;
 
 /// The files are looked at in each such second.
 const SECONDS_PER_LOOK: u32 = 2;
-/// The roster is written at each such look, and at the end.
+/// The roster is written at each such look, at the start and at the end.
 const LOOKS_PER_ROSTER: u32 = 5;
 /// Warnings held until they are taken; further ones are reported as events only.
 const WARNINGS: usize = 256;
@@ -94,8 +94,8 @@ pub struct Upkeep {
 impl Upkeep {
     /// Starts the thread that maintains `files`. The thread keeps its `lifeline` until it ends. It calls
     /// `on_change` when the file of a shard's socket (`None`: those of the fleet) is found missing or
-    /// replaced, with the error number, or restored, with 0. It begins `roster`, and writes it every ten seconds and
-    /// at the end. It calls `recorder` as each second ends, and then `each_second`.
+    /// replaced, with the error number, or restored, with 0. It begins `roster`, and writes it at once, every ten
+    /// seconds and at the end. It calls `recorder` as each second ends, and then `each_second`.
     ///
     /// # Errors
     /// The kernel's, if it grants no thread, and the files.
@@ -115,6 +115,7 @@ impl Upkeep {
             files,
             on_change: Box::new(on_change),
             roster: Box::new(roster),
+            has_begun: false,
             is_roster_unwritten: false,
             warnings: teller,
         };
@@ -122,7 +123,8 @@ impl Upkeep {
         let of_thread = Arc::clone(&keeper);
         let body = move || {
             let _lifeline = lifeline;
-            of_thread.lock().begin_roster();
+            // At once: if this observer is killed, the next one adopts its agents, and must know whom it awaited.
+            of_thread.lock().write_roster();
             let (mut seconds, mut looks) = (0_u32, 0_u32);
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(recorder.rest_of_second()) {
                 recorder.record_second();
@@ -228,7 +230,9 @@ struct Keeper {
     dir_trouble: Option<Trouble>,
     on_change: Box<dyn Fn(Option<u16>, i32) + Send>,
     roster: Box<dyn Roster>,
-    /// That failed last time.
+    /// It has taken the list of the observer before.
+    has_begun: bool,
+    /// To write it failed last time.
     is_roster_unwritten: bool,
     warnings: Sender<Warning>,
 }
@@ -288,12 +292,16 @@ impl Keeper {
     }
 
     fn begin_roster(&mut self) {
+        if std::mem::replace(&mut self.has_begun, true) {
+            return;
+        }
         if let Err(error) = self.roster.begin(&self.files.dir) {
             let _ = self.warnings.try_send(Warning::NoRoster { why: Reason(&error).to_string() });
         }
     }
 
     fn write_roster(&mut self) {
+        self.begin_roster();
         if self.files.dir.tenure().is_anothers() {
             return;
         }
@@ -342,12 +350,59 @@ fn has_news(told: &mut Option<Trouble>, found: &Result<Found, Trouble>) -> bool 
 
 #[cfg(test)]
 mod tests {
+    use crossbeam::channel::unbounded;
+
     use super::*;
+    use crate::history::History;
+    use crate::view::copies::Copies;
+    use crate::view::health::{FleetThread, Vitals};
 
     impl Upkeep {
         /// Makes the thread panic at its next look.
         pub fn make_panic(&self) {
             self.keeper.lock().troubles.clear();
         }
+    }
+
+    /// A roster that says what it is called for.
+    #[derive(Debug)]
+    struct Calls(Sender<&'static str>);
+
+    impl Roster for Calls {
+        fn begin(&mut self, _: &RunDir) -> io::Result<()> {
+            self.0.send("begin").map_err(io::Error::other)
+        }
+
+        fn write(&mut self, _: &RunDir) -> io::Result<()> {
+            self.0.send("write").map_err(io::Error::other)
+        }
+    }
+
+    /// An observer that is killed soon has said whom it awaits, for the one that adopts what it leaves.
+    #[test]
+    fn fault_26_the_roster_is_written_at_once() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = RunDir::open(place.path()).unwrap();
+        let files = Files {
+            sockets: Vec::new(),
+            #[cfg(feature = "http")]
+            control: dir.bind_control(0o600, Default::default()).unwrap(),
+            takeover: None,
+            dir,
+        };
+        let (calls, called) = unbounded();
+        let (copies, _asked) = Copies::new(0, Arc::default());
+        let recorder =
+            Recorder::new(Arc::new(History::create(0, 0, 0).unwrap()), Arc::from([]), Arc::new(copies));
+        let lifeline = Vitals::new(Arc::from([]), Arc::default()).of(FleetThread::Upkeep);
+        let upkeep = Upkeep::spawn(files, lifeline, |_, _| (), Calls(calls), Arc::new(recorder), || ())
+            .expect("a thread");
+        assert_eq!(called.recv(), Ok("begin"));
+        upkeep.end().thread.join().unwrap();
+        let calls: Vec<_> = called.try_iter().collect();
+        assert!(
+            calls.len() >= 2 && calls.iter().all(|call| *call == "write"),
+            "now, and at the end: {calls:?}"
+        );
     }
 }

@@ -85,7 +85,7 @@ fn leave_stale(path: &Path) {
     wait_for("the last copy to be closed", || (!is_open()).then_some(()));
 }
 
-/// The names in a directory, without their random ends. The roster comes ten seconds after the start.
+/// The names in a directory, without their random ends. The roster comes soon after the start.
 fn names_in(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(dir)
         .expect("it is there")

@@ -89,6 +89,126 @@ fn fault_25_what_was_reported_is_not_reported_again() {
     assert_eq!((tally.up, tally.stalled), (2, 0));
 }
 
+/// The process with a pid is gone, and this one has it from now on.
+fn inherit(world: &mut World, pid: u32, incarnation: u64) {
+    let started = world.now();
+    world.processes.insert(pid, Process { incarnation, started, comm: "heir", ..Process::default() });
+}
+
+/// What becomes of the pid of a process that dies while no observer runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Heir {
+    None,
+    /// Another process gets it before the successor starts.
+    InGap,
+    /// A second one gets it before the successor starts.
+    SecondInGap,
+    /// Another process gets it after the successor started.
+    Later,
+}
+
+/// The first beat of the heir.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Beats {
+    Never,
+    /// It waits in the queue when the successor starts.
+    Queued(usize),
+    /// After the start.
+    Then(usize),
+}
+
+/// However it becomes known: by the start, by the lookup, by the watch thread, or by the beat of the process that has
+/// its pid now.
+#[test]
+fn fault_25_who_went_while_nobody_ran_is_said_to_whatever_became_of_its_pid() {
+    let heirs = [Heir::None, Heir::InGap, Heir::SecondInGap, Heir::Later];
+    let beats = [Beats::Never, Beats::Queued(0), Beats::Queued(1), Beats::Then(0), Beats::Then(1)];
+    let cases = heirs.iter().flat_map(|heir| beats.iter().map(move |beats| (*heir, *beats)));
+    let is_possible = |(heir, beats): &(Heir, Beats)| match heir {
+        Heir::None => *beats == Beats::Never,
+        Heir::Later => !matches!(beats, Beats::Queued(_)),
+        Heir::InGap | Heir::SecondInGap => true,
+    };
+    for (heir, first) in cases.filter(is_possible) {
+        // Known to the predecessor, or not; the lookup thread answers at once, or the watch thread before it; the
+        // slot can be read at the start, or not.
+        for bits in 0..8 {
+            let [is_known, is_looked_up, is_readable] = [1, 2, 4].map(|bit| bits & bit != 0);
+            let case = (heir, first, is_known, is_looked_up, is_readable);
+            let mut world = World::new(2);
+            world.is_watching = true;
+            world.is_mute = !is_known;
+            world.born(7);
+            world.beats(0, 7, 1..4);
+            world.is_mute = !is_looked_up;
+            world.succeed(|world| {
+                world.processes.remove(&7);
+                if matches!(heir, Heir::InGap | Heir::SecondInGap) {
+                    world.clock.advance(50 * MS);
+                    inherit(world, 7, 77);
+                }
+                if let Beats::Queued(shard) = first {
+                    world.send(shard, 7, &beat(7, 1));
+                }
+                if heir == Heir::SecondInGap {
+                    world.clock.advance(50 * MS);
+                    inherit(world, 7, 78);
+                }
+                world.clock.advance(50 * MS);
+                if !is_readable {
+                    world.ports[0].table.open(0);
+                }
+            });
+            if !is_readable {
+                world.ports[0].table.close(0);
+            }
+            let started = world.now();
+            if heir == Heir::Later {
+                world.clock.advance(15 * MS);
+                inherit(&mut world, 7, 77);
+            }
+            if let Beats::Then(shard) = first {
+                world.send(shard, 7, &beat(7, 1));
+            }
+            for _ in 0..20 {
+                world.run(STEP);
+                world.watch_answers();
+            }
+            world.is_mute = false;
+            world.run(10 * STEP);
+            let kinds = world.kinds(7);
+            assert_eq!(kinds[..2], ["up", "exit"], "{case:?}: {kinds:?}");
+            assert_eq!(kinds.iter().filter(|kind| **kind == "exit").count(), 1, "{case:?}: {kinds:?}");
+            let exit = world.last("exit");
+            assert!(matches!(exit.kind, EventKind::Exit { while_away: true, .. }), "{case:?}: {exit:?}");
+            assert!(exit.mono <= started, "{case:?}: {exit:?}");
+            let gone = u32::from(matches!(heir, Heir::None | Heir::Later));
+            let restart = world.last("restart");
+            let is_counted =
+                matches!(restart.kind, EventKind::Restart { gone: counted, .. } if counted == gone);
+            assert!(is_counted, "{case:?}: {restart:?}");
+        }
+    }
+}
+
+/// Nobody can be looked up. It lives when the successor starts, is silent, and dies later.
+#[test]
+fn fault_25_who_went_later_did_not_go_while_nobody_ran() {
+    let mut world = World::new(1);
+    world.is_watching = true;
+    world.is_secretive = true;
+    world.born(7);
+    world.beats(0, 7, 1..4);
+    world.succeed(|_| ());
+    while world.count("stall") == 0 {
+        world.run(STEP);
+    }
+    world.processes.remove(&7);
+    world.run(10 * STEP);
+    assert_eq!(world.kinds(7), ["up", "stall", "exit"]);
+    assert!(matches!(world.last("exit").kind, EventKind::Exit { while_away: false, .. }));
+}
+
 /// The shard writes a slot at the instant at which the successor reads it.
 #[test]
 fn fault_25_a_slot_that_is_being_written_is_adopted_later() {
@@ -222,6 +342,75 @@ fn fault_26_who_is_missing_stays_so_across_restarts() {
     world.run(2 * THRESHOLD);
     assert_eq!((world.kinds(8), world.kinds(9)), (vec!["exit"], vec!["exit"]));
     assert_eq!(roster.iter().find_map(Absent::now), None);
+}
+
+/// The observer before had reported both; 8 died while none ran, and another process has the pid of 8.
+#[test]
+fn fault_26_a_missing_agent_that_went_while_nobody_ran_is_said_to() {
+    let roster = [8, 9].map(|pid| Expected { absence: Some(Absence::Missing), ..expected(pid) });
+    let (mut world, _) = expecting(World::new(1), roster);
+    inherit(&mut world, 8, 88);
+    world.born(9);
+    world.run(2 * THRESHOLD);
+    world.processes.remove(&9);
+    world.run(2 * POLL_NS);
+    assert_eq!((world.kinds(8), world.kinds(9)), (vec!["exit"], vec!["exit"]));
+    let while_away = |pid| {
+        let exit = world.reported.iter().find(|event| event.pid() == Some(pid)).expect("it was counted");
+        matches!(exit.kind, EventKind::Exit { while_away: true, .. })
+    };
+    assert_eq!((while_away(8), while_away(9)), (true, false));
+}
+
+/// Killed after it was reported as missing and before the roster said so: the successor knows it from the events.
+#[test]
+fn fault_26_who_was_just_reported_as_missing_is_not_reported_again() {
+    let (mut world, _) = expecting(World::new(1), [8, 9].map(expected));
+    world.born(8);
+    world.born(9);
+    world.run(2 * THRESHOLD);
+    world.beats(0, 9, 1..3);
+    assert_eq!(world.count("missing"), 2);
+    let roster: Arc<[Absent]> = [8, 9]
+        .map(|pid| Absent::new(Expected { absence: Some(Absence::Awaited), ..expected(pid) }))
+        .into_iter()
+        .collect();
+    world.succeed(|_| ());
+    world.requests.send(Request::Expect(Arc::clone(&roster))).unwrap();
+    world.run(3 * THRESHOLD);
+    let missing: Vec<_> = world.reported.iter().filter(|event| event.kind.name() == "missing").collect();
+    assert_eq!(missing.iter().filter_map(|event| event.pid()).collect::<Vec<_>>(), [8, 9]);
+    world.processes.remove(&8);
+    world.run(2 * POLL_NS);
+    assert_eq!(world.kinds(8), ["exit"]);
+}
+
+/// Its shard does not run, and its beats wait there.
+#[test]
+fn fault_26_who_beats_to_a_shard_that_is_stuck_is_not_missing() {
+    let (mut world, _) = expecting(World::new(2), [expected(8)]);
+    world.born(8);
+    world.asleep = vec![1];
+    world.beats(1, 8, 1..100);
+    assert_eq!(world.count("missing"), 0);
+    world.asleep.clear();
+    world.beats(1, 8, 100..110);
+    assert_eq!((world.count("missing"), world.kinds(8)), (0, vec!["up"]));
+}
+
+/// It exits before it is asked about once more.
+#[test]
+fn fault_26_who_was_missing_and_beat_exits_once() {
+    let (mut world, _) = expecting(World::new(1), [expected(8)]);
+    world.is_watching = true;
+    world.born(8);
+    while world.count("missing") == 0 {
+        world.run(STEP);
+    }
+    world.beats(0, 8, 1..2);
+    world.processes.remove(&8);
+    world.run(3 * POLL_NS);
+    assert_eq!(world.kinds(8), ["up", "exit"]);
 }
 
 /// It beats, but there is no room for it: it is not missing.

@@ -209,6 +209,11 @@ impl World {
         while let Some(question) = self.questions.iter().find_map(|questions| questions.try_recv().ok()) {
             self.findings.send(self.identify(question)).unwrap();
         }
+        self.watch_answers();
+    }
+
+    /// The watch thread takes a turn.
+    pub(super) fn watch_answers(&mut self) {
         while let Some(order) = self.orders.iter().find_map(|orders| orders.try_recv().ok()) {
             match order {
                 Order::Watch { holder, .. } if !self.is_watching => {

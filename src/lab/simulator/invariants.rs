@@ -40,13 +40,16 @@ pub enum Invariant {
     /// reported of them, and what happened meanwhile is reported. A failure that occurs only in a world with
     /// restarts is reported under this name.
     I13,
+    /// An agent of an observer of which nothing was adopted is reported as missing if it lives and does not beat to
+    /// the present one: once, when that had a threshold of sight, until it beats or exits.
+    I14,
 }
 
 impl Invariant {
     /// Not checked by the simulator: what they are about does not exist in it.
     pub const WAITING: [Self; 2] = [Self::I9, Self::I12];
     /// Checked.
-    pub const CHECKED: [Self; 11] = [
+    pub const CHECKED: [Self; 12] = [
         Self::I1,
         Self::I2,
         Self::I3,
@@ -58,6 +61,7 @@ impl Invariant {
         Self::I10,
         Self::I11,
         Self::I13,
+        Self::I14,
     ];
 }
 

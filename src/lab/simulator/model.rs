@@ -2,8 +2,20 @@
 //! every thread in plain lists, and decides for each event and each silence whether it may or must be
 //! reported.
 
+macro_rules! must {
+    ($self:ident, $invariant:ident, $what:expr, $($words:tt)*) => {
+        if !$what {
+            return Err(Violation { invariant: Invariant::$invariant, at: $self.now, what: format!($($words)*) });
+        }
+    };
+}
+
+mod absence;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+
+use absence::Absence;
 
 use crate::event::{About, BlindPhase, Event, EventKind, RestartWhy};
 use crate::lab::simulator::invariants::{Invariant, Verdict, Violation};
@@ -16,6 +28,12 @@ use crate::time::MonoNs;
 
 /// The world's begin on the observer's clock.
 pub const START: MonoNs = MonoNs(1_000_000_000_000);
+/// The kernel rounds start times down to 10 ms.
+pub fn started(born: u64) -> MonoNs {
+    let at = (START + born).0;
+    MonoNs(at - at % (10 * MS))
+}
+
 /// Arrivals are exact to this: the offset of the wall clock is known to a millisecond.
 const ERROR: u64 = MS + 50_000;
 /// Time for the questions to other shards and the lookup thread.
@@ -87,6 +105,8 @@ struct ShardTruth {
 #[derive(Clone, Copy, Debug)]
 struct Successor {
     at: u64,
+    /// When its aggregator started.
+    begun_at: u64,
     /// End of its predecessor, and the last instant at which that recorded that it ran.
     ended_at: u64,
     last_alive: u64,
@@ -143,6 +163,8 @@ pub struct Model {
     checks: BinaryHeap<Reverse<(u64, u32)>>,
     not_before: u64,
     stalls: Vec<(u64, Event)>,
+    /// Whom the observer has to expect, by pid.
+    absent: BTreeMap<u32, Absence>,
     events: u64,
     last_seq: u64,
     decodes: Vec<u64>,
@@ -158,14 +180,6 @@ pub struct Model {
     /// Thresholds, since when they are in force, in order.
     terms: Vec<(u64, Terms)>,
     pub now: u64,
-}
-
-macro_rules! must {
-    ($self:ident, $invariant:ident, $what:expr, $($words:tt)*) => {
-        if !$what {
-            return Err(Violation { invariant: Invariant::$invariant, at: $self.now, what: format!($($words)*) });
-        }
-    };
 }
 
 impl Model {
@@ -214,6 +228,7 @@ impl Model {
             checks: checks.collect(),
             not_before: 0,
             stalls: Vec::new(),
+            absent: BTreeMap::new(),
             events: 0,
             last_seq: 0,
             decodes: vec![0; usize::from(story.setting.shards)],
@@ -421,7 +436,7 @@ impl Model {
     pub fn succeeds(&mut self, is_adopting: bool) {
         let (at, last_alive) = (self.now, self.last_alive);
         let (ended_at, why) = self.ended.take().unwrap_or((at, RestartWhy::Crash));
-        self.successors.push(Successor { at, ended_at, last_alive, why, is_adopting });
+        self.successors.push(Successor { at, begun_at: at, ended_at, last_alive, why, is_adopting });
         for of in &mut self.still {
             if let Some(last) = of.last_mut() {
                 last.1 = at;
@@ -451,6 +466,7 @@ impl Model {
         self.last_alive = self.now;
         (self.last_seq, self.acknowledged, self.repeats_next) = (0, 0, 1);
         self.sessions.clear();
+        self.absent.clear();
         if let Some(lines) = &mut self.lines {
             lines.clear();
         }
@@ -470,6 +486,13 @@ impl Model {
             let unknown = unknown.map(|life| self.truth.lives[life].id).collect();
             *told = ToldOf { unknown, history: std::mem::take(&mut told.history), ..ToldOf::default() };
             told.history.push((self.now, "anew", None));
+        }
+    }
+
+    /// The aggregator starts.
+    pub fn begins(&mut self) {
+        if let Some(successor) = self.successors.last_mut() {
+            successor.begun_at = self.now;
         }
     }
 
@@ -668,6 +691,14 @@ impl Model {
                 let of = &mut self.shards[usize::from(event.shard.unwrap())];
                 of.blind_due.retain(|due| !(begin < *due && *due <= end + ERROR));
             }
+            EventKind::Missing { pid, .. } => self.on_missing(event, pid)?,
+            EventKind::Exit { while_away, .. } if event.shard.is_none() => {
+                return self.on_missing_exit(event, while_away);
+            }
+            EventKind::Up => {
+                let pid = event.pid();
+                self.absent.retain(|absent, _| Some(*absent) != pid);
+            }
             _ => {}
         }
         let Some(agent) = event.agent else { return Ok(()) };
@@ -770,11 +801,13 @@ impl Model {
         let adopted = self.successors.iter().rfind(|successor| successor.is_adopting);
         let is_possible = adopted.is_some_and(|of| born <= of.ended_at);
         must!(self, I13, !while_away || is_possible, "nobody adopted it: {event:?}");
-        // A later exit is that of another process with its pid, which was not told apart.
+        // Another process that has exited, too, may not have been told apart.
+        let pid = event.agent.unwrap().pid;
         let is_of_gap = adopted.is_some_and(|of| {
             let is_known = told.is_up && told.up_told_at <= of.ended_at;
-            let is_then = event.mono.since(START) <= of.at + BEGINS_WITHIN + ERROR;
-            is_known && is_then && (of.ended_at..of.at).contains(&died)
+            let heir = self.truth.holder(pid, of.begun_at);
+            let is_told_apart = heir.is_none_or(|heir| heir.died > self.now);
+            is_known && is_told_apart && (of.ended_at..of.at).contains(&died)
         });
         must!(self, I13, while_away || !is_of_gap, "died at {died}, while nobody ran: {event:?}");
         Ok(())
@@ -1018,6 +1051,7 @@ impl Model {
             }
             self.checks.pop();
             self.check_agent(pid)?;
+            self.check_absent(pid)?;
             self.checks.push(Reverse((self.now + self.setting.threshold / 2, pid)));
         }
         Ok(())
@@ -1259,6 +1293,10 @@ impl Model {
     pub fn check_end(&self, end: &End) -> Verdict {
         for (pid, told) in &self.told {
             must!(self, I4, !told.is_up, "{pid} is gone, and no exit is told: {}", self.history(*pid));
+        }
+        for (pid, absence) in &self.absent {
+            let is_over = absence.missing_at.is_none() || self.may_have_beaten(*pid);
+            must!(self, I14, is_over, "{pid} is gone, and missing: {absence:?}");
         }
         must!(
             self,

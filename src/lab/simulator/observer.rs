@@ -12,7 +12,7 @@ use crate::aggregator::policy::Policy;
 use crate::aggregator::{Aggregator, Inquiries, Request};
 use crate::config::classes::Classes;
 use crate::event::Event;
-use crate::fleet::{FLEET, Inherited, Left, Predecessor, table_name, told_name};
+use crate::fleet::{Agents, FLEET, Inherited, Left, Predecessor, table_name, told_name};
 use crate::journal::{Adoption, Estate, Identity, Journal};
 use crate::lab::replay::{Replay, Script};
 use crate::lab::simulator::story::Setting;
@@ -67,6 +67,8 @@ pub struct Observer {
     pub findings: Sender<Finding>,
     pub requests: Sender<Request>,
     pub names: Arc<Names>,
+    /// What writes the roster.
+    pub agents: Agents,
     /// What a successor gets.
     pub store: Store,
 }
@@ -134,7 +136,9 @@ impl Observer {
         let shards: Vec<OneShard> = (tables.into_iter().zip(sockets))
             .map(|(table, socket)| one_shard(setting, &classes, (&doorbell, &admission), *socket, table, now))
             .collect();
-        let observer = Self::on(setting, policy, &shards, estate, (doorbell, admission), agents);
+        let is_adopting = adopted == Ok(true);
+        let observer =
+            Self::on(setting, policy, &shards, estate, (doorbell, admission), (agents, is_adopting));
         Made { observer: Self { store: of_store, ..observer }, shards, adopted }
     }
 
@@ -144,7 +148,7 @@ impl Observer {
         shards: &[OneShard],
         estate: Estate,
         (doorbell, admission): (Arc<Doorbell>, Arc<Admission>),
-        agents: usize,
+        (agents, is_adopting): (usize, bool),
     ) -> Self {
         let ports: Vec<Arc<Port>> = shards.iter().map(|(_, port)| Arc::clone(port)).collect();
         let (lookups, questions) = Lookups::detached();
@@ -172,7 +176,9 @@ impl Observer {
         if let Some(max) = setting.in_flight_max {
             aggregator.limit_in_flight(max);
         }
+        let agents = Agents::new(ports.into(), requests.clone(), Arc::clone(&doorbell), is_adopting);
         Self {
+            agents,
             aggregator,
             journal,
             doorbell,

@@ -15,6 +15,7 @@ use crate::lab::simulator::observer::{Here, Living, Made, Observer};
 use crate::lab::simulator::story::{Elsewhere, Ending, MS, Restart, SECOND};
 use crate::lab::simulator::story::{TurnPart, Who};
 use crate::lab::simulator::world::{NEVER, ShardThread, Thread, Watched, World, policy};
+use crate::process::expected::Expected;
 
 /// Who fails later than this after it adopted did not fail because of that.
 const SUSPECT: u64 = 60 * SECOND;
@@ -46,6 +47,9 @@ pub struct Past {
     /// Its aggregator has adopted what it found.
     pub is_begun: bool,
     pub living: Living,
+    /// The roster as it was written last, and what the present observer has not read of it.
+    pub roster: Vec<Expected>,
+    pub next_roster: Option<Vec<Expected>>,
     /// How many followed the first one.
     pub restarts: u64,
     /// Agents it adopted that were reported as stalled.
@@ -76,6 +80,8 @@ impl Past {
             started_at: 0,
             is_begun: false,
             living: Living::default(),
+            roster: Vec::new(),
+            next_roster: None,
             restarts: 0,
             stalled_at_start: 0,
             end: None,
@@ -182,6 +188,7 @@ impl World<'_> {
             self.pause(Who::Everybody, TurnPart::Wait, parked_ns);
             return Ok(());
         }
+        self.write_roster()?;
         let is_taken = self.observer.journal.take(offer);
         self.must(is_taken, Invariant::I13, || "what is offered can be taken".to_owned())?;
         if self.observer.journal.keep(offer) {
@@ -238,6 +245,7 @@ impl World<'_> {
         self.hand_over()?;
         self.past.unacknowledged.clear();
         self.past.acknowledged = self.model.last_seq();
+        self.write_roster()?;
         (self.past.is_unproved, self.past.failures) = (false, 0);
         self.observer.journal.mark_clean();
         self.away(RestartWhy::Planned)
@@ -268,7 +276,7 @@ impl World<'_> {
         self.aggregator_thread = Thread::asleep();
         self.lookup_thread = Thread::asleep();
         self.watch_thread = Thread::asleep();
-        (self.slow_at, self.watched) = (NEVER, Watched::default());
+        (self.slow_at, self.roster_at, self.watched) = (NEVER, NEVER, Watched::default());
         self.past.unacknowledged.clear();
         self.stage = Stage::Away { until };
         self.model.ended(why, self.past.acknowledged)
@@ -316,6 +324,9 @@ impl World<'_> {
         let later = self.delays.one_of(&[0, 0, MS, BEGINS_WITHIN]);
         self.aggregator_thread = Thread::from(now + later);
         self.slow_at = now + self.story.setting.slow_every;
+        // The upkeep begins sooner or later than the aggregator.
+        self.past.next_roster = Some(self.past.roster.clone());
+        self.roster_at = now + BEGINS_WITHIN / 2;
         let past = &mut self.past;
         past.adopts_after = is_adopting.then_some(failures);
         past.is_taken = false;
@@ -335,6 +346,7 @@ impl World<'_> {
         if let Some(restart) = self.past.waiting.pop_front_if(is_in_commit) {
             self.end(restart)?;
         }
+        self.model.begins();
         let (now, wall) = (START + self.now, self.wall());
         self.past.is_begun = true;
         if let Some(failures) = self.past.adopts_after.take() {

@@ -59,6 +59,8 @@ pub struct Setting {
     pub tables: Vec<Terms>,
     /// From an event to its acknowledgement by the event output; `None`: there is none.
     pub acknowledged_after: Option<u64>,
+    /// How often the roster is written.
+    pub roster_every: u64,
 }
 
 /// Thresholds that a reload puts in force.
@@ -578,10 +580,17 @@ impl Story {
         let Setting { length, threshold, .. } = self.setting;
         self.setting.acknowledged_after =
             random.one_of(&[Some(0), Some(MS), Some(300 * MS), Some(3 * SECOND), None]);
-        if !random.is_one_in(3) {
+        let is_restarting = random.is_one_in(3);
+        let with_missing = self.seed % 8 == 5;
+        if !is_restarting && !with_missing {
             return;
         }
         let mut at = random.below(length);
+        if with_missing {
+            // Early, so that there is time to miss somebody.
+            self.lose_agents(at / 2);
+            at /= 2;
+        }
         for _ in 0..random.one_of(&[1, 1, 1, 2, 3, 6]) {
             let shard = self.shard(&mut random);
             let ending = match random.below(8) {
@@ -605,6 +614,22 @@ impl Story {
             let pause = random.one_of(&[MS, 20 * MS, threshold, 4 * threshold, 4 * SECOND]);
             at = (at + random.below(pause)).min(length);
         }
+    }
+
+    /// The observer ends, and the next one can adopt nothing: some agents do not beat to that one, or late.
+    fn lose_agents(&mut self, at: u64) {
+        let mut random = Random::new(self.seed ^ 0x2468_ACE1);
+        let Setting { length, threshold, .. } = self.setting;
+        self.setting.roster_every = random.one_of(&[100 * MS, SECOND, 10 * SECOND]);
+        let ending = if random.is_one_in(2) { Ending::Planned } else { Ending::Killed };
+        let elsewhere = Some(random.one_of(&[Elsewhere::Boot, Elsewhere::Namespace]));
+        let gap = random.one_of(&[MS, 100 * MS, SECOND]);
+        // The roster that a killed one wrote may be older than the agents.
+        for agent in self.agents.iter().map(|agent| agent.id).collect::<Vec<_>>() {
+            let for_ns = random.one_of(&[0, threshold, 2 * threshold, threshold + 2 * SECOND, length]);
+            self.put(at, What::Hang { agent, for_ns });
+        }
+        self.put(at, What::Restart(Restart { ending, gap, elsewhere }));
     }
 
     /// Delays everything from an instant on.
@@ -708,6 +733,7 @@ impl Setting {
             in_flight_max: None,
             tables: Vec::new(),
             acknowledged_after: None,
+            roster_every: 10 * SECOND,
         }
     }
 }

@@ -73,6 +73,34 @@ fn a_doubt_that_is_over_does_not_put_off_the_next_stall() {
     hold(&Story::new(25_022_796_989_398, None));
 }
 
+/// A process died while no observer ran. When the successor had started, another process got its pid and beat before
+/// the exit was reported.
+#[test]
+fn who_went_while_nobody_ran_is_said_to_although_another_beats_with_its_pid() {
+    hold(&Story::new(23_259_641_570_634, None));
+}
+
+/// An agent that was missing beat and exited, and its exit was reported once more as that of a missing one.
+#[test]
+fn who_was_missing_and_beats_exits_once() {
+    hold(&Story::new(148, None));
+}
+
+/// The same by a successor that had not read the roster when the agent beat and exited.
+#[test]
+fn who_was_missing_and_is_met_before_the_roster_exits_once() {
+    hold(&Story::new(777_000_017, None));
+}
+
+/// A successor was to start later than the world ended.
+#[test]
+fn a_world_ends_with_an_observer() {
+    let mut story = Story::of_size(261, Size { agents: 11, length: 6 * SECOND });
+    story.happenings.retain(|happening| !matches!(happening.what, What::Reload { .. }));
+    story.setting.tables.clear();
+    hold(&story);
+}
+
 fn hold(story: &Story) {
     if let Err(violation) = judge(story) {
         panic!("{}", Failure::of(story, &violation, SHRINK_RUNS));
@@ -116,7 +144,7 @@ fn finds(bug: Bug, invariant: Invariant) {
                 story.happenings.retain(|happening| !matches!(happening.what, What::Reload { .. }));
                 story.setting.tables.clear();
             }
-            if invariant != Invariant::I13 {
+            if !matches!(invariant, Invariant::I13 | Invariant::I14) {
                 // So may a restart.
                 story.happenings.retain(|happening| !matches!(happening.what, What::Restart(_)));
             }
@@ -174,4 +202,9 @@ planted_bugs! {
     an_event_that_nobody_repeats_is_found LosesTheUnacknowledged I13,
     memory_of_another_boot_that_is_adopted_is_found AdoptsAnotherBoot I13,
     two_that_go_on_are_found GoesOnAfterATakeOver I13,
+    who_is_missing_twice_is_found MissesTwice I14,
+    missing_who_beats_is_found MissesWhoBeats I14,
+    missing_without_a_threshold_of_sight_is_found MissesAtOnce I14,
+    missing_nobody_is_found MissesNobody I14,
+    a_roster_that_forgets_is_found ForgetsTheAwaited I14,
 }

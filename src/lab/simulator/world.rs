@@ -22,7 +22,7 @@ use crate::event::{Event, EventKind, ExitHow, ReloadOutcome};
 use crate::lab::replay::{Act, Point, Replay, Script};
 use crate::lab::simulator::invariants::{Invariant, Verdict, Violation};
 use crate::lab::simulator::lines;
-use crate::lab::simulator::model::{End, Model, START};
+use crate::lab::simulator::model::{End, Model, START, started};
 use crate::lab::simulator::observer::{Here, Made, Observer, OneShard, Store, comm};
 use crate::lab::simulator::random::Random;
 use crate::lab::simulator::restart::{Past, Stage};
@@ -30,8 +30,9 @@ use crate::lab::simulator::story::{MS, SECOND, Setting, Story, Terms, TurnPart, 
 use crate::lab::simulator::truth::{Life, UID};
 use crate::lane::Port;
 use crate::lane::settings::Settings;
+use crate::process::expected::Expected;
 use crate::process::procfs::LookupError;
-use crate::process::procfs::{Incarnation, LookedUp, Program};
+use crate::process::procfs::{Incarnation, Life as Lives, LookedUp, Program};
 use crate::process::question::{Finding, Inquiry, Question};
 use crate::process::watch::Order;
 use crate::rules::Death;
@@ -183,6 +184,8 @@ pub struct World<'a> {
     pub aggregator_thread: Thread,
     pub lookup_thread: Thread,
     pub watch_thread: Thread,
+    /// When the roster is read or written next.
+    pub roster_at: u64,
     pub slow_at: u64,
     pub watched: Watched,
     lookups: u64,
@@ -244,6 +247,7 @@ impl<'a> World<'a> {
             aggregator_thread: Thread::from(0),
             lookup_thread: Thread::asleep(),
             watch_thread: Thread::asleep(),
+            roster_at: 0,
             slow_at: setting.slow_every,
             watched: Watched::default(),
             lookups: 0,
@@ -261,8 +265,12 @@ impl<'a> World<'a> {
         self.begin()?;
         loop {
             let (at, what) = self.next();
-            // Every observer has time to tell what is left.
-            if at > self.past.started_at.max(self.story.setting.length) + rest {
+            // Every observer has time to tell what is left, the next one as well.
+            let started_at = match self.stage {
+                Stage::Away { until } => until,
+                Stage::Running | Stage::Stopping { .. } => self.past.started_at,
+            };
+            if at > started_at.max(self.story.setting.length) + rest {
                 break;
             }
             // An instant in the past must not set the world's time back.
@@ -276,6 +284,7 @@ impl<'a> World<'a> {
                 Step::Aggregator => self.turn_aggregator()?,
                 Step::Lookup => self.look_up(),
                 Step::Watch => self.watch(),
+                Step::Roster => self.write_roster()?,
                 Step::Slow => self.take_slow()?,
                 Step::Check => self.check_agents()?,
             }
@@ -304,6 +313,7 @@ impl<'a> World<'a> {
         at(self.lookup_thread.at, Step::Lookup);
         at(self.watch_thread.at, Step::Watch);
         at(self.aggregator_thread.at, Step::Aggregator);
+        at(self.roster_at, Step::Roster);
         at(self.slow_at, Step::Slow);
         at(self.model.next_check(), Step::Check);
         next
@@ -702,8 +712,15 @@ impl<'a> World<'a> {
             self.observer.names.put(holder, &found, None, 0);
             return Finding::Program { holder, found, is_frozen: false };
         }
-        if let Inquiry::Lives(_) = of {
-            unreachable!("its fleets have no roster");
+        if let Inquiry::Lives(start) = of {
+            let life = self.model.truth.holder(pid, now).filter(|life| started(life.born).0 == start);
+            let life = match life {
+                _ if is_failing => Lives::Unknown,
+                Some(life) => Lives::Lives(comm(life.class_at(now))),
+                None => Lives::Gone,
+            };
+            self.model.looked_if_lives(pid, &life);
+            return Finding::Lives { pid, life };
         }
         if let Inquiry::Freezer(_) = of {
             return Finding::Freezer { holder, is_frozen: false };
@@ -722,6 +739,32 @@ impl<'a> World<'a> {
             self.observer.names.put(holder, &found.program, Some(found.uid), 0);
         }
         Finding::Who { holder, found: found.ok_or(LookupError::Gone(START + now, None)) }
+    }
+
+    // --- the roster ----------------------------------------------------------------------------------------
+
+    /// Takes the roster of the observer before, the first time, and writes it.
+    pub fn write_roster(&mut self) -> Verdict {
+        if let Some(roster) = self.past.next_roster.take() {
+            let of_roster = roster.iter().map(|expected| (expected.pid, expected.start, expected.absence));
+            self.model.expects(of_roster.collect())?;
+            self.observer.agents.expect(roster);
+            self.ring_aggregator();
+        }
+        let (truth, now) = (&self.model.truth, self.now);
+        let who = |pid: u32, uid: u32| {
+            let life = truth.holder(pid, now)?;
+            let (start, comm) = (started(life.born).0, (&*comm(life.class_at(now))).into());
+            Some(Expected { pid, uid, start, comm, absence: None })
+        };
+        self.past.roster = self.observer.agents.list(who);
+        // A slot that is being written is listed the next time.
+        if self.shards.iter().all(|shard| shard.open_slot.is_none()) {
+            let listed = self.past.roster.iter().map(|expected| (expected.pid, expected.start));
+            self.model.roster_is_written(&listed.collect())?;
+        }
+        self.roster_at = now + self.story.setting.roster_every;
+        Ok(())
     }
 
     // --- the watch thread --------------------------------------------------------------------------------
@@ -1001,6 +1044,7 @@ enum Step {
     Aggregator,
     Lookup,
     Watch,
+    Roster,
     Slow,
     Check,
 }
@@ -1026,13 +1070,7 @@ pub fn policy(terms: &Terms) -> Policy {
     Policy { classes: Classes::new(terms.threshold, of_rules), rules: rules.collect() }
 }
 
-/// The kernel rounds start times down to 10 ms.
 /// Those of which the kernel said how.
 fn known_deaths(shard: &ShardTally) -> u64 {
     shard.deaths.iter().sum::<u64>() - shard.deaths[Death::Unknown.kind()]
-}
-
-fn started(born: u64) -> MonoNs {
-    let at = (START + born).0;
-    MonoNs(at - at % (10 * MS))
 }
