@@ -105,6 +105,10 @@ impl Aggregator {
         record.users = cold.users.wrapping_sub(is_other_user.into());
         let is_up = known.is_some_and(|known| known.is(Mark::Up));
         record.set(Mark::Up, is_up);
+        // The slot there may be released before it is known whether this is the same process.
+        for mark in [Mark::Adopted, Mark::Unmet] {
+            record.set(mark, known.is_some_and(|known| known.is(mark)));
+        }
         record.set(Mark::Uncalled, known.is_some_and(|known| known.is(Mark::Uncalled)));
         record.set(Mark::Held, is_held);
         record.set(Mark::OffHash, is_off_hash);

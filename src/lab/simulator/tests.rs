@@ -80,6 +80,13 @@ fn who_went_while_nobody_ran_is_said_to_although_another_beats_with_its_pid() {
     hold(&Story::new(23_259_641_570_634, None));
 }
 
+/// The same of an agent that had stalled. The other process beat on another shard and could not be looked up at first, so
+/// that the agent was taken for returned, and the slot that was adopted for free.
+#[test]
+fn who_went_while_nobody_ran_is_said_to_although_it_seems_to_have_moved() {
+    hold(&Story::new(777_000_098, None));
+}
+
 /// An agent that was missing beat and exited, and its exit was reported once more as that of a missing one.
 #[test]
 fn who_was_missing_and_beats_exits_once() {
