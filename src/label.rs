@@ -182,9 +182,10 @@ pub(crate) fn is_crowded() -> bool {
 
 /// Frees texts that nobody needs where half of the room or more is used, the longest unneeded first. Whoever keeps labels
 /// calls this while [`is_crowded`]: what is not among the `needed` for a minute may be freed, where little room is left
-/// after ten seconds.
-pub(crate) fn sweep(needed: &Needed, now: MonoNs) {
-    TABLE.sweep(needed, u32::try_from(now.0 / 1_000_000_000).unwrap_or(u32::MAX));
+/// after ten seconds. While `events_wait` for their output a text makes room only where little is left, and never so
+/// soon: they have its label.
+pub(crate) fn sweep(needed: &Needed, events_wait: bool, now: MonoNs) {
+    TABLE.sweep(needed, events_wait, u32::try_from(now.0 / 1_000_000_000).unwrap_or(u32::MAX));
 }
 
 #[derive(Debug, Default)]
@@ -274,9 +275,13 @@ impl Index {
     }
 
     /// Whether the text of this entry makes room.
-    fn is_to_free(&self, entry: &Entry) -> bool {
-        let grace = if self.is_above(3, entry.uid) { SHORT_GRACE } else { GRACE };
-        self.is_above(2, entry.uid) && self.now.saturating_sub(entry.used) >= grace
+    fn is_to_free(&self, entry: &Entry, events_wait: bool) -> bool {
+        let grace = match (self.is_above(2, entry.uid), self.is_above(3, entry.uid), events_wait) {
+            (_, true, false) => SHORT_GRACE,
+            (_, true, true) | (true, false, false) => GRACE,
+            (false, false, _) | (true, false, true) => return false,
+        };
+        self.now.saturating_sub(entry.used) >= grace
     }
 
     /// The text at the place is gone.
@@ -384,7 +389,7 @@ impl Labels {
         }
     }
 
-    fn sweep(&self, needed: &Needed, now: u32) {
+    fn sweep(&self, needed: &Needed, events_wait: bool, now: u32) {
         let (places, is_first) = {
             let mut index = self.index.lock();
             index.now = now;
@@ -412,7 +417,7 @@ impl Labels {
             for (used, place) in places {
                 let entry = *index.entries.of(*place);
                 // It may have been used meanwhile.
-                if entry.used == *used && index.is_to_free(&entry) {
+                if entry.used == *used && index.is_to_free(&entry, events_wait) {
                     self.free(&mut index, *place);
                 }
             }
@@ -460,7 +465,7 @@ mod tests {
         /// As the upkeep does.
         fn sweep_if_crowded(&self, needed: impl IntoIterator<Item = Label>, now: u32) {
             if self.index.lock().is_crowded() {
-                self.sweep(&of(needed), now);
+                self.sweep(&of(needed), false, now);
             }
         }
     }
@@ -592,12 +597,27 @@ mod tests {
     }
 
     #[test]
+    fn while_events_wait_for_their_output_their_labels_have_texts_as_long_as_there_is_room() {
+        let labels = Labels::default();
+        let sweep = |events_wait, from: u32| {
+            (from..from + 100).step_by(5).for_each(|now| labels.sweep(&Needed::default(), events_wait, now));
+            labels.index.lock().labels.len()
+        };
+        let mut add = (0..).map(|number| labels.swept(&long(number), 7));
+        assert!(add.by_ref().take(600).all(|label| label.is_some()));
+        assert_eq!(sweep(true, 0), 600);
+        assert!(add.take(300).all(|label| label.is_some()));
+        assert_eq!(sweep(true, 100), 3 * USER_BYTES_MAX / 4 / (1000 + ENTRY_BYTES));
+        assert_eq!(sweep(false, 200), USER_BYTES_MAX / 2 / (1000 + ENTRY_BYTES));
+    }
+
+    #[test]
     fn a_text_that_is_held_keeps_its_label() {
         let labels = Labels::default();
         let all: Vec<Label> = (0..700).map(|number| labels.swept(&long(number), 7).unwrap()).collect();
         let held = labels.text(all[3]);
         for now in (0..200).step_by(5) {
-            labels.sweep(&Needed::default(), now);
+            labels.sweep(&Needed::default(), false, now);
         }
         assert_eq!(held.as_deref(), Some(&*long(3)));
         assert_eq!((labels.read(all[3]), labels.read(all[4])), (Some(long(3)), None));
@@ -679,7 +699,7 @@ mod tests {
                         now += seconds;
                         let living = |number: &usize| number.is_multiple_of(nth);
                         let needed = used.iter().filter(|(number, _)| living(number));
-                        labels.sweep(&of(needed.map(|(_, (label, _))| *label)), now);
+                        labels.sweep(&of(needed.map(|(_, (label, _))| *label)), seconds % 4 == 0, now);
                         for (number, (label, at)) in &mut used {
                             if (living(number) || held.contains_key(number)) && labels.text(*label).is_some() {
                                 *at = now;

@@ -414,7 +414,8 @@ fn publish(
     let (ports, requests) = (Arc::clone(&handle.ports), handle.requests.clone());
     let agents = Agents::new(ports, requests, Arc::clone(&handle.doorbell), is_adopted);
     let mut sweeper = Sweeper::new(Arc::clone(&handle.ports), Arc::clone(&handle.names));
-    let each_second = move || sweeper.turn(SystemClock.mono());
+    let output = Arc::clone(&handle.output);
+    let each_second = move || sweeper.turn(output.trouble().is_some(), SystemClock.mono());
     let upkeep = Upkeep::spawn(files, lifeline, on_change, agents, Arc::clone(recorder), each_second);
     upkeep.map_err(|(error, files)| (StartError::resources("start a thread")(error), files))
 }

@@ -26,14 +26,14 @@ impl Sweeper {
         Self { ports, names, next: MonoNs(0), _follows: Swept::begin() }
     }
 
-    /// Sweeps if it is time, and the table of texts is crowded.
-    pub fn turn(&mut self, now: MonoNs) {
+    /// Sweeps if it is time, and the table of texts is crowded. `events_wait`: the output of events is in trouble.
+    pub fn turn(&mut self, events_wait: bool, now: MonoNs) {
         if now < self.next {
             return;
         }
         self.next = now + SWEEP_NS;
         if label::is_crowded() {
-            label::sweep(&self.needed(), now);
+            label::sweep(&self.needed(), events_wait, now);
         }
     }
 
