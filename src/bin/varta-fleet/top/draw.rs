@@ -336,7 +336,9 @@ const AGENTS: [Column<Agent>; 12] = [
 ];
 
 const GROUPS: [Column<Group>; 7] = [
-    text("group", 20, 48, |group, _| known(group.name.as_ref())),
+    text("group", 20, 48, |group, _| {
+        group.name.as_ref().map_or_else(|| "(none)".to_owned(), |name| Shown(name).to_string())
+    }),
     number("agents", 7, |group, _| group.agents.to_string()),
     number("up", 7, |group, _| group.up.to_string()),
     number("stalled", 7, |group, _| group.stalled.to_string()),
