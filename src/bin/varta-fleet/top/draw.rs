@@ -241,7 +241,8 @@ fn shard_lines(model: &Model, area: Rect) -> Vec<Line<'static>> {
     };
     let head = row("shard", "up", "stalled", ["beats/s", ""], ["queue", ""], "lost", "refused");
     let mut lines = vec![headed(head, area.width)];
-    let room = usize::from(area.height.saturating_sub(18) / 2).clamp(1, SHARDS);
+    // A head without a row says nothing.
+    let room = usize::from(area.height.saturating_sub(18) / 2).clamp(2, SHARDS);
     let is_more = fleet.shards.len() > room;
     let shown = if is_more { room - 1 } else { room };
     // Those in trouble are shown rather than those that are well.
@@ -274,8 +275,7 @@ fn shard_lines(model: &Model, area: Rect) -> Vec<Line<'static>> {
     }
     if is_more {
         let left = fleet.shards.len() - shown;
-        let others = if shown == 0 { "" } else { " more" };
-        lines.push(Line::styled(format!("{left} shards{others}: varta-fleet status"), DIM));
+        lines.push(Line::styled(format!("{left} shards more: varta-fleet status"), DIM));
     }
     lines
 }

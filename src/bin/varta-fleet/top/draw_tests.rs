@@ -142,6 +142,19 @@ fn shards_in_trouble_are_shown_before_those_that_are_well() {
 }
 
 #[test]
+fn the_head_of_the_shards_never_stands_alone() {
+    for height in [20, 24, 40] {
+        let both = drawn(&mut model(2), 80, height);
+        assert!(
+            both.contains("\n0        2000       1") && both.contains("\n1        2000       1"),
+            "{both}"
+        );
+        let many = drawn(&mut model(9), 80, height);
+        assert!(many.contains("\n0        2000       1") && many.contains(" shards more: "), "{many}");
+    }
+}
+
+#[test]
 fn a_fleet_that_is_gone_is_said_to_be_and_all_else_is_grey() {
     for (width, height) in SIZES {
         let mut model = model(2);
