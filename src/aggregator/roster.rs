@@ -104,7 +104,8 @@ impl Aggregator {
 
     /// Whether it beats, and a limit of ours refuses that.
     fn is_refused(&self, pid: u32) -> bool {
-        self.shards.iter().any(|view| view.port.turned_away.is_after(pid, self.started))
+        // A frame that arrived before the start was in the queue of a shard that this observer reads.
+        self.shards.iter().any(|view| view.port.turned_away.last(pid).is_some())
     }
 
     /// Until when an agent that should have beaten `by` then is excused: a shard has not read what arrived until

@@ -427,6 +427,23 @@ fn fault_26_who_is_turned_away_is_not_missing() {
     assert_eq!(world.count("missing"), 0);
 }
 
+/// The same of a frame that waited in the queue when the observer started.
+#[test]
+fn fault_26_whose_queued_frame_is_turned_away_is_not_missing() {
+    let mut world = World::with(1, 1, Vec::new());
+    world.born(7);
+    world.born(8);
+    world.beats(0, 7, 1..3);
+    world.asleep = vec![0];
+    world.send(0, 8, &beat(8, 1));
+    world.run(STEP);
+    let (mut world, _) = expecting(world, [expected(8)]);
+    world.asleep.clear();
+    world.beats(0, 7, 3..30);
+    assert!(world.ports[0].turned_away.last(8).is_some());
+    assert_eq!(world.count("missing"), 0);
+}
+
 /// Two processes, of which one sends what claims to be of the other.
 fn with_forger() -> World {
     let mut world = World::new(1);

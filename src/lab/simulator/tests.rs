@@ -99,6 +99,18 @@ fn who_was_missing_and_is_met_before_the_roster_exits_once() {
     hold(&Story::new(777_000_017, None));
 }
 
+/// An agent had beaten before the observer started, and there was no room for it when its queue was read.
+#[test]
+fn whose_queued_frame_is_turned_away_is_not_missing() {
+    hold(&Story::new(888_000_045, None));
+}
+
+/// The roster was written when a process had the pid of another whose exit was not reported yet.
+#[test]
+fn who_is_taken_for_the_process_before_is_in_the_roster_as_that() {
+    hold(&Story::new(889_000_061, None));
+}
+
 /// A successor was to start later than the world ended.
 #[test]
 fn a_world_ends_with_an_observer() {

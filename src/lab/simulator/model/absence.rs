@@ -62,6 +62,10 @@ impl Model {
     pub fn roster_is_written(&self, listed: &HashSet<(u32, u64)>) -> Verdict {
         for (pid, told) in self.told.iter().filter(|(_, told)| told.is_up) {
             let Some(life) = self.truth.holder(*pid, self.now) else { continue };
+            if told.up_at < life.born {
+                // It is taken for the process before, as far as is reported.
+                continue;
+            }
             let start = started(life.born).0;
             let sure = |index: usize| {
                 let sending = &self.truth.sendings[index];
