@@ -142,6 +142,8 @@ pub struct Model {
     last_alive: u64,
     /// Between an end and a start nobody owes anything.
     is_away: bool,
+    /// A successor that has not started has the queues and the numbers of the events.
+    is_taken_over: bool,
     /// The observer that runs has reported nothing of its own yet.
     is_beginning: bool,
     /// With restarts: what was reported so far, as lines, by number.
@@ -213,6 +215,7 @@ impl Model {
             ended: None,
             last_alive: 0,
             is_away: false,
+            is_taken_over: false,
             is_beginning: true,
             lines: has(|what| matches!(what, What::Restart(_))).then(Vec::new),
             acknowledged: 0,
@@ -301,7 +304,9 @@ impl Model {
     }
 
     /// Each call of the shard read this many datagrams, and the shard counted `counted` of them.
-    pub fn received(&mut self, shard: usize, calls: &[usize], counted: usize) {
+    pub fn received(&mut self, shard: usize, calls: &[usize], counted: usize) -> Verdict {
+        let is_empty = calls.iter().all(|read| *read == 0);
+        must!(self, I13, is_empty || !self.is_taken_over, "two observers read the queue of shard {shard}");
         let of = &mut self.shards[shard];
         for read in calls {
             for _ in 0..*read {
@@ -324,6 +329,7 @@ impl Model {
                 _ => of.perhaps += 1,
             }
         }
+        Ok(())
     }
 
     /// The shard's queue was full in these times, and has been full since `since`.
@@ -417,6 +423,11 @@ impl Model {
         }
     }
 
+    /// A successor has taken over from the observer that runs. What that one has reported until now was handed over.
+    pub const fn is_taken_over(&mut self) {
+        self.is_taken_over = true;
+    }
+
     /// The observer has ended. Its output had acknowledged everything up to a number.
     pub fn ended(&mut self, why: RestartWhy, acknowledged: u64) -> Verdict {
         if !self.is_away {
@@ -453,7 +464,7 @@ impl Model {
         }
         self.decodes.fill(0);
         (self.beats, self.slow_lost) = (0, 0);
-        (self.is_away, self.is_beginning) = (false, true);
+        (self.is_away, self.is_taken_over, self.is_beginning) = (false, false, true);
         self.repeats_next = self.acknowledged + 1;
         self.not_before = self.not_before.max(at);
         if !is_adopting {
@@ -667,6 +678,7 @@ impl Model {
     pub fn on_event(&mut self, event: &Event) -> Verdict {
         self.events += 1;
         let seq = event.seq;
+        must!(self, I13, !self.is_taken_over, "two observers number their events: {event:?}");
         let is_lost = seq == 0 && matches!(event.kind, EventKind::Lost { .. });
         if event.again || is_lost {
             if !self.on_repeated(event)? {

@@ -32,6 +32,10 @@ pub enum Stage {
     Stopping {
         are_shards_over: bool,
     },
+    /// A successor has taken over and starts at this instant. One that goes on nevertheless runs until then.
+    TakenOver {
+        until: u64,
+    },
     /// None runs until this instant.
     Away {
         until: u64,
@@ -130,7 +134,7 @@ impl World<'_> {
     /// The story ends the observer.
     pub fn restart(&mut self, restart: Restart) -> Verdict {
         match (self.stage, restart.ending) {
-            (Stage::Away { .. }, _) => self.past.waiting.push_back(restart),
+            (Stage::Away { .. } | Stage::TakenOver { .. }, _) => self.past.waiting.push_back(restart),
             (Stage::Stopping { .. }, Ending::Planned) => {}
             _ => return self.end(restart),
         }
@@ -191,13 +195,12 @@ impl World<'_> {
         self.write_roster()?;
         let is_taken = self.observer.journal.take(offer);
         self.must(is_taken, Invariant::I13, || "what is offered can be taken".to_owned())?;
-        if self.observer.journal.keep(offer) {
-            // Both go on.
-            for shard in 0..self.shards.len() {
-                self.turn_shard(shard)?;
-            }
-        }
         self.past.is_taken = true;
+        self.stage = Stage::TakenOver { until: self.start_of_next() };
+        self.model.is_taken_over();
+        if self.observer.journal.keep(offer) {
+            return Ok(());
+        }
         if self.delays.is_one_in(2) {
             self.hand_over()?;
         }
@@ -259,13 +262,21 @@ impl World<'_> {
             self.hand_over()?;
         }
         self.past.acknowledge(self.now);
-        self.away(RestartWhy::Crash)
+        let is_over = matches!(self.stage, Stage::TakenOver { .. });
+        self.away(if is_over { RestartWhy::Planned } else { RestartWhy::Crash })
+    }
+
+    /// When the next observer starts, if the present one ends now.
+    fn start_of_next(&self) -> u64 {
+        match self.stage {
+            Stage::TakenOver { until } => until.max(self.now),
+            _ => self.now + self.past.end.map_or(0, |end| end.gap),
+        }
     }
 
     fn away(&mut self, why: RestartWhy) -> Verdict {
-        let now = self.now;
         self.observer.journal.acknowledge(self.past.acknowledged);
-        let mut until = now + self.past.end.map_or(0, |end| end.gap);
+        let mut until = self.start_of_next();
         for shard in &mut self.shards {
             (shard.thread, shard.shard, shard.middle) = (Thread::asleep(), None, None);
             (shard.open_slot, shard.panic_after, shard.is_killed_by_panic) = (None, None, false);
@@ -286,6 +297,9 @@ impl World<'_> {
 
     /// A successor starts, on what is left.
     pub fn succeed(&mut self) -> Verdict {
+        if matches!(self.stage, Stage::TakenOver { .. }) {
+            return self.away(RestartWhy::Planned);
+        }
         let now = self.now;
         self.deliver();
         let elsewhere = self.past.end.take().and_then(|end| end.elsewhere);

@@ -153,20 +153,26 @@ fn worlds_of_any_seed_hold() {
 /// Most worlds searched for a planted bug.
 const WORLDS: u64 = 400;
 
+/// A world that may show the bug.
+fn world_for(bug: Bug, invariant: Invariant, seed: u64) -> Story {
+    let agents = 2 + u32::try_from(seed % 14).unwrap();
+    let mut story = Story::of_size(seed, Size { agents, length: 6 * SECOND });
+    if !matches!(bug, Bug::KeepsOldClasses | Bug::JudgesAtOnceByAShorterThreshold) {
+        // A reload may show the bug under another invariant, or hide it.
+        story.happenings.retain(|happening| !matches!(happening.what, What::Reload { .. }));
+        story.setting.tables.clear();
+    }
+    if !matches!(invariant, Invariant::I13 | Invariant::I14) {
+        // So may a restart.
+        story.happenings.retain(|happening| !matches!(happening.what, What::Restart(_)));
+    }
+    story
+}
+
 fn finds(bug: Bug, invariant: Invariant) {
     with(bug, || {
         for seed in 0..WORLDS {
-            let agents = 2 + u32::try_from(seed % 14).unwrap();
-            let mut story = Story::of_size(seed, Size { agents, length: 6 * SECOND });
-            if !matches!(bug, Bug::KeepsOldClasses | Bug::JudgesAtOnceByAShorterThreshold) {
-                // A reload may show the bug under another invariant, or hide it.
-                story.happenings.retain(|happening| !matches!(happening.what, What::Reload { .. }));
-                story.setting.tables.clear();
-            }
-            if !matches!(invariant, Invariant::I13 | Invariant::I14) {
-                // So may a restart.
-                story.happenings.retain(|happening| !matches!(happening.what, What::Restart(_)));
-            }
+            let story = world_for(bug, invariant, seed);
             let Err(violation) = judge(&story) else { continue };
             assert_eq!(violation.invariant, invariant, "world {seed}: {violation}");
             let failure = Failure::of(&story, &violation, SHRINK_RUNS);
@@ -179,6 +185,21 @@ fn finds(bug: Bug, invariant: Invariant) {
         }
         panic!("{bug:?} was not found in {WORLDS} worlds");
     });
+}
+
+/// An observer that goes on after a take-over is found by what it reads or reports, and by nothing else.
+#[test]
+fn who_goes_on_reads_the_queue_of_another_and_numbers_events_twice() {
+    let bug = Bug::GoesOnAfterATakeOver;
+    let mut found = [("two observers read", 0), ("two observers number", 0)];
+    with(bug, || {
+        for seed in 0..WORLDS {
+            let Err(violation) = judge(&world_for(bug, Invariant::I13, seed)) else { continue };
+            let kind = found.iter_mut().find(|(words, _)| violation.what.starts_with(words));
+            kind.unwrap_or_else(|| panic!("world {seed}: {violation}")).1 += 1;
+        }
+    });
+    assert!(found.iter().all(|(_, worlds)| *worlds > 0), "{found:?}");
 }
 
 macro_rules! planted_bugs {

@@ -267,7 +267,7 @@ impl<'a> World<'a> {
             let (at, what) = self.next();
             // Every observer has time to tell what is left, the next one as well.
             let started_at = match self.stage {
-                Stage::Away { until } => until,
+                Stage::Away { until } | Stage::TakenOver { until } => until,
                 Stage::Running | Stage::Stopping { .. } => self.past.started_at,
             };
             if at > started_at.max(self.story.setting.length) + rest {
@@ -297,7 +297,7 @@ impl<'a> World<'a> {
     fn next(&self) -> (u64, Step) {
         let happening = self.story.happenings.get(self.happened).map_or(NEVER, |happening| happening.at);
         let mut next = (happening, Step::Happening);
-        if let Stage::Away { until } = self.stage
+        if let Stage::Away { until } | Stage::TakenOver { until } = self.stage
             && until < happening
         {
             next = (until, Step::Start);
@@ -407,8 +407,10 @@ impl<'a> World<'a> {
 
     pub fn pause(&mut self, who: Who, place: TurnPart, for_ns: u64) {
         let until = self.now + for_ns;
-        if let Stage::Away { until: start } = &mut self.stage {
+        if let Stage::Away { until: start } | Stage::TakenOver { until: start } = &mut self.stage {
             *start = until.max(*start);
+        }
+        if matches!(self.stage, Stage::Away { .. }) {
             return;
         }
         let shards = self.shards.len();
@@ -517,7 +519,7 @@ impl<'a> World<'a> {
         let sent = shard.script.take_sent();
         self.model.delivered(index, sent.iter().map(|sent| sent.is_queued), local);
         let counted = shard.port.counters.frames.get() - frames;
-        self.model.received(index, &shard.script.take_calls(), usize::try_from(counted).unwrap());
+        self.model.received(index, &shard.script.take_calls(), usize::try_from(counted).unwrap())?;
         let full = shard.script.take_full();
         let full = full.into_iter().map(|(since, until)| (since.since(START), until.since(START)));
         self.model.was_full(index, full, shard.script.full_since().map(|since| since.since(START)));
