@@ -131,6 +131,10 @@ mod process;
 // On the aggregator thread.
 mod aggregator;
 
+// What is done about a stall: on a thread of its own, and in a process of its own.
+mod action;
+mod spawner;
+
 // On the thread that writes events.
 mod sinks;
 

@@ -18,3 +18,5 @@ pub const UNIT_PATTERNS_MAX: usize = UNITS_MAX;
 pub const URL_BYTES_MAX: usize = 2048;
 /// Most rules: each slot holds the number of its agent's rule in one byte.
 pub const RULES_MAX: usize = 200;
+/// Most actions: an agent is compared with each of them.
+pub const ACTIONS_MAX: usize = 100;

@@ -3,6 +3,7 @@
 //! [`Layers`] combines a file, the environment and flags into a [`Config`]; a program can also build one
 //! from [`Config::default`] and its public fields. [`Config::plan`] turns it into what will run.
 
+pub(crate) mod act;
 pub(crate) mod bounds;
 pub(crate) mod classes;
 mod document;

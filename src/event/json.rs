@@ -15,7 +15,9 @@
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{About, Agent, BlindPhase, Comm, Event, EventKind, ExitHow, NoFrame, ProcessState, Texts};
+use super::{
+    About, ActionName, ActionWhy, Agent, BlindPhase, Comm, Event, EventKind, ExitHow, NoFrame, ProcessState, Texts,
+};
 use crate::config::KeySet;
 use crate::label::{Label, Text};
 use crate::time::{MonoNs, WallNs};
@@ -195,6 +197,34 @@ enum Detail {
         uid: u32,
         comm: Comm,
     },
+    Action {
+        action: ActionName,
+        phase: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        why: Option<&'static str>,
+        #[serde(skip_serializing_if = "is_zero")]
+        attempt: u64,
+        #[serde(skip_serializing_if = "is_zero")]
+        child: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<u8>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        signal: Option<u8>,
+        #[serde(skip_serializing_if = "is_zero")]
+        errno: u64,
+        #[serde(skip_serializing_if = "is_zero")]
+        evidence: u64,
+    },
+    Brake {
+        phase: &'static str,
+        scope: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
+        stalls: u32,
+        agents: u32,
+        #[serde(skip_serializing_if = "is_false")]
+        by_hand: bool,
+    },
 }
 
 impl Line {
@@ -223,7 +253,10 @@ impl Line {
             payload: agent.map(|agent| agent.payload),
             uid: about.uid,
             comm: about.comm,
-            unit,
+            unit: match event.kind {
+                EventKind::Brake { unit, .. } => unit.and_then(Label::text),
+                _ => unit,
+            },
             container,
             exe: exe.filter(|_| has_exe),
             detail: Detail::of(&event.kind),
@@ -282,6 +315,20 @@ impl Detail {
             }
             EventKind::Start { shards } => Self::Start { shards },
             EventKind::Missing { uid, comm, .. } => Self::Missing { uid, comm },
+            EventKind::Action { action, phase, why, attempt, child, how, errno, evidence } => Self::Action {
+                action,
+                phase: phase.as_str(),
+                why: why.map(ActionWhy::as_str),
+                attempt: attempt.into(),
+                child: child.into(),
+                code: how.and_then(ExitHow::code),
+                signal: how.and_then(ExitHow::signal),
+                errno: errno.unsigned_abs().into(),
+                evidence: evidence.into(),
+            },
+            EventKind::Brake { phase, scope, uid, stalls, agents, by_hand, .. } => {
+                Self::Brake { phase: phase.as_str(), scope: scope.as_str(), uid, stalls, agents, by_hand }
+            }
             EventKind::Restart { why, shards, adopted, gone, gap_ns } => {
                 Self::Restart { why: why.as_str(), shards, adopted, gone, gap_ns }
             }
@@ -308,6 +355,12 @@ impl Serialize for Text {
     }
 }
 
+impl Serialize for ActionName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 impl Serialize for Comm {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
@@ -317,6 +370,11 @@ impl Serialize for Comm {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
 fn is_false(flag: &bool) -> bool {
     !*flag
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
@@ -392,6 +450,7 @@ impl<'de> Deserialize<'de> for Event {
         match (&mut kind, agent) {
             (EventKind::Decode { attested, .. }, None) => *attested = read.pid.unwrap_or(0),
             (EventKind::Missing { pid, .. }, None) => *pid = read.pid.unwrap_or(0),
+            (EventKind::Brake { unit, .. }, None) => *unit = about.unit,
             (EventKind::Exit { how, .. }, _) if read.oom => *how = Some(ExitHow::OutOfMemory),
             _ => {}
         }
@@ -561,6 +620,26 @@ mod tests {
             format!(r#"{{{}:"reload","outcome":"refused","changed":[],"restart":[]}}"#, common(38)),
             format!(r#"{{{}:"missing","pid":4711,"uid":1000,"comm":"worker"}}"#, common(39)),
             format!(r#"{{{}:"exit",{agent},"silent_ns":1,"signal":9,"oom":true,"lived_ns":9}}"#, common(40)),
+            format!(
+                r#"{{{}:"action",{agent},"action":"restart-worker","phase":"held","why":"backoff","attempt":2,"child":4712,"evidence":17}}"#,
+                common(41)
+            ),
+            format!(
+                r#"{{{}:"action",{agent},"action":"restart-worker","phase":"failed","why":"status","attempt":2,"child":4712,"code":7,"evidence":17}}"#,
+                common(42)
+            ),
+            format!(
+                r#"{{{}:"brake","phase":"engaged","scope":"fleet","stalls":40,"agents":150}}"#,
+                common(43)
+            ),
+            format!(
+                r#"{{{}:"brake","phase":"engaged","scope":"uid","uid":1001,"stalls":40,"agents":150}}"#,
+                common(44)
+            ),
+            format!(
+                r#"{{{}:"brake","unit":"worker@7.service","phase":"engaged","scope":"unit","stalls":40,"agents":150}}"#,
+                common(45)
+            ),
             format!(
                 r#"{{"v":1,"seq":1,"again":true,"ts":"2026-03-01T12:00:00.000000001Z","mono_ns":2500000000,"kind":"up",{}}}"#,
                 agent.replacen('1', "0", 1)

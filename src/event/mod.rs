@@ -6,13 +6,16 @@ use std::io;
 use serde::Deserialize;
 
 use crate::config::KeySet;
+use crate::label::Label;
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
+mod action;
 pub mod filter;
 mod json;
 mod process;
 
+pub use action::{ActionName, ActionPhase, ActionWhy, BrakePhase, BrakeScope};
 use process::known_state;
 pub use process::{About, Comm, ProcessState, Texts};
 
@@ -283,6 +286,51 @@ pub enum EventKind {
         /// Its name, when it beat.
         comm: Comm,
     },
+    /// An action for an agent.
+    Action {
+        /// Which.
+        action: ActionName,
+        /// How far it is.
+        phase: ActionPhase,
+        /// Why it is held, failed, cancelled or refused.
+        #[serde(default)]
+        why: Option<ActionWhy>,
+        /// Which attempt it is, from 1; 0: none was made.
+        #[serde(default)]
+        attempt: u16,
+        /// The process that was started for it; 0: none.
+        #[serde(default)]
+        child: u32,
+        /// How that ended.
+        #[serde(flatten)]
+        how: Option<ExitHow>,
+        /// Why it could not be started: an error number of the kernel; 0: none.
+        #[serde(default)]
+        errno: i32,
+        /// Number of the file with what was found about the process before; 0: none.
+        #[serde(default)]
+        evidence: u32,
+    },
+    /// So many agents stalled at once that actions are held, or that is over.
+    Brake {
+        /// Begin or end.
+        phase: BrakePhase,
+        /// What it holds.
+        scope: BrakeScope,
+        /// The user, if it holds the actions for one.
+        #[serde(default)]
+        uid: Option<u32>,
+        /// The unit, if it holds the actions for one and its name is known.
+        #[serde(skip)]
+        unit: Option<Label>,
+        /// Agents of the scope that stalled at once.
+        stalls: u32,
+        /// Agents of the scope.
+        agents: u32,
+        /// An operator did it.
+        #[serde(default)]
+        by_hand: bool,
+    },
     /// The fleet stopped; the last event of an observer.
     Stop,
     /// This subscriber was too slow: the events of this range did not reach it.
@@ -531,6 +579,8 @@ impl EventKind {
             | Self::Restart { .. }
             | Self::Reload { .. }
             | Self::Missing { .. }
+            | Self::Action { .. }
+            | Self::Brake { .. }
             | Self::Io { .. } => Rank::Verdict,
             Self::Up | Self::Exit { .. } | Self::Churn { .. } => Rank::Life,
             _ => Rank::Word,
@@ -538,14 +588,14 @@ impl EventKind {
     }
 
     /// The names of all kinds with a `seq`.
-    pub const NAMES: [&'static str; 22] = [
+    pub const NAMES: [&'static str; 24] = [
         "up", "stall", "resume", "frozen", "exit", "terminal", "status", "session", "mixed", "decode",
         "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "restart", "reload", "missing",
-        "stop",
+        "action", "brake", "stop",
     ];
 
     /// Every kind and its meaning, in the words of the manual; backquotes enclose words of the schema.
-    pub const MEANINGS: [(&'static str, &'static str); 24] = [
+    pub const MEANINGS: [(&'static str, &'static str); 26] = [
         (
             "up",
             "A process beats for the first time in this run, or for the first time after an `exit` of its \
@@ -652,6 +702,19 @@ impl EventKind {
             "A process that beat to the observer before (`uid` as it was, `comm` as it is) lives, but has not \
              beaten for a threshold since this one started: its client does not reconnect. An `up` or an `exit` ends it.",
         ),
+        (
+            "action",
+            "An `action` of the configuration for an agent: `phase` is `due`, `held`, `started`, `ended`, `failed`, \
+             `cancelled` or `refused`, and `why` says why. `attempt` counts its starts, `child` is the process that was \
+             started for it, with its exit `code` or `signal` once it ended; `errno` says why it could not be started; `evidence` \
+             is the number of the file with what was found about the agent before.",
+        ),
+        (
+            "brake",
+            "More agents than the configured share stalled at once: actions for the `fleet`, for one `uid` or one `unit` \
+             (`scope`) are held. `phase` is `engaged` or `released`; `stalls` of `agents` had stalled; `\"by_hand\":true`: an \
+             operator did it.",
+        ),
         ("stop", "The fleet stopped observing. The last event of an observer."),
         (
             "lost",
@@ -685,6 +748,8 @@ impl EventKind {
             Self::Restart { .. } => "restart",
             Self::Reload { .. } => "reload",
             Self::Missing { .. } => "missing",
+            Self::Action { .. } => "action",
+            Self::Brake { .. } => "brake",
             Self::Stop => "stop",
             Self::Lost { .. } => "lost",
             Self::Beat => "beat",

@@ -502,7 +502,7 @@ function choice(button) {
 
 // --- what happened --------------------------------------------------------------------------------
 
-const KINDS = ["up", "stall", "resume", "frozen", "exit", "terminal", "status", "session", "mixed", "decode", "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "restart", "reload", "missing", "stop", "lost"];
+const KINDS = ["up", "stall", "resume", "frozen", "exit", "terminal", "status", "session", "mixed", "decode", "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "restart", "reload", "missing", "action", "brake", "stop", "lost"];
 const isDeath = event => event.signal === undefined ? event.code > 0 : !CLEAN.includes(event.signal);
 const signal = n => SIGNALS[n] ?? "signal " + n;
 /// How much an event matters, what many such have in common, and the words for one. `{}`: which shards.
@@ -527,6 +527,8 @@ function worded(event) {
     case "auth": return ["warn", "claimed to be another pid"];
     case "moved": return ["quiet", "moved to shard " + event.shard];
     case "missing": return ["warn", "lives, but does not beat to this observer"];
+    case "action": return [{ failed: "bad", refused: "warn", held: "warn", ended: "good" }[event.phase] ?? "quiet", "action " + event.action + " " + event.phase + (event.why ? ": " + event.why : "")];
+    case "brake": return event.phase === "engaged" ? ["bad", "actions are held: " + event.stalls + " of " + counted(event.agents, "agent") + " stalled at once"] : ["good", "actions are not held any more"];
     case "blind": return event.phase === "begin" ? ["warn", shard + " cannot see: " + ({ full: "full queue", paused: "paused", restart: "no observer ran" }[event.why] ?? event.why)]
       : ["good", shard + " sees again", shard + " sees again after " + time(event.for_ns)];
     case "full": return ["bad", shard + " has no room for agents", shard + " has no room: " + counted(event.refused, "frame") + " refused"];

@@ -5,8 +5,9 @@
 
 use crate::config::KeySet;
 use crate::event::{
-    About, Agent, BlindPhase, BlindWhy, Comm, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace,
-    NoFrame, ProcessState, ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
+    About, ActionName, ActionPhase, ActionWhy, Agent, BlindPhase, BlindWhy, BrakePhase, BrakeScope, Comm,
+    Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState, ReloadOutcome,
+    RestartWhy, SessionWhy, ShareSpent,
 };
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
@@ -142,12 +143,7 @@ fn fields_of(kind: &EventKind) -> Option<(u64, [u64; FIELD_WORDS])> {
         EventKind::Resume { silent_ns, lost, coalesced } => (2, [silent_ns, lost, coalesced.into(), 0, 0, 0]),
         EventKind::Frozen { phase } => (3, [code_of(&FROZEN_PHASES, &phase), 0, 0, 0, 0, 0]),
         EventKind::Exit { silent_ns, how, lived_ns, panicked, while_away } => {
-            let (how, number) = match how {
-                None => (0, 0),
-                Some(ExitHow::Code(code)) => (1, code.into()),
-                Some(ExitHow::Signal(signal)) => (2, signal.into()),
-                Some(ExitHow::OutOfMemory) => (3, 0),
-            };
+            let [how, number] = words_of_how(how);
             (4, [silent_ns, how, number, while_away.into(), lived_ns, panicked.into()])
         }
         EventKind::Terminal { coalesced } => (5, [coalesced.into(), 0, 0, 0, 0, 0]),
@@ -199,6 +195,18 @@ fn fields_of(kind: &EventKind) -> Option<(u64, [u64; FIELD_WORDS])> {
                 [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte])));
             (21, [pid.into(), uid.into(), comm.as_str().len() as u64, low, high, 0])
         }
+        EventKind::Action { action, phase, why, attempt, child, how, errno, evidence } => {
+            let [first, second, third] = action.to_words();
+            let [how, number] = words_of_how(how);
+            let why = why.map_or(0, |why| code_of(&ActionWhy::ALL, &why) + 1);
+            let state = code_of(&ActionPhase::ALL, &phase) | why << 8 | how << 16 | number << 24;
+            let numbers = pair(evidence, errno.cast_unsigned());
+            (22, [first, second, third, state | u64::from(attempt) << 32, child.into(), numbers])
+        }
+        EventKind::Brake { phase, scope, uid, unit: _, stalls, agents, by_hand } => {
+            let state = code_of(&BrakePhase::ALL, &phase) | code_of(&BrakeScope::ALL, &scope) << 8;
+            (23, [state, none(uid), stalls.into(), agents.into(), by_hand.into(), 0])
+        }
         EventKind::Lost { .. } | EventKind::Beat => return None,
     })
 }
@@ -223,13 +231,7 @@ fn kind_of(code: u8, fields: &[u64; FIELD_WORDS]) -> Option<EventKind> {
         2 => EventKind::Resume { silent_ns: a, lost: b, coalesced: u32::try_from(c).ok()? },
         3 => EventKind::Frozen { phase: with_code(&FROZEN_PHASES, a)? },
         4 => {
-            let how = match b {
-                0 => None,
-                1 => Some(ExitHow::Code(u8::try_from(c).ok()?)),
-                2 => Some(ExitHow::Signal(u8::try_from(c).ok()?)),
-                3 => Some(ExitHow::OutOfMemory),
-                _ => return None,
-            };
+            let how = how_of_words([b, c])?;
             EventKind::Exit { silent_ns: a, how, lived_ns: e, panicked: f != 0, while_away: d != 0 }
         }
         5 => EventKind::Terminal { coalesced: u32::try_from(a).ok()? },
@@ -284,6 +286,52 @@ fn kind_of(code: u8, fields: &[u64; FIELD_WORDS]) -> Option<EventKind> {
             let comm = std::str::from_utf8(comm).ok()?.into();
             EventKind::Missing { pid: u32::try_from(a).ok()?, uid: u32::try_from(b).ok()?, comm }
         }
+        22 => {
+            let [phase, why, how, number, attempt, more, ..] = d.to_le_bytes();
+            let [evidence, errno] = unpair(f);
+            EventKind::Action {
+                action: ActionName::from_words([a, b, c])?,
+                phase: with_code(&ActionPhase::ALL, phase.into())?,
+                why: u64::from(why).checked_sub(1).and_then(|code| with_code(&ActionWhy::ALL, code)),
+                attempt: u16::from_le_bytes([attempt, more]),
+                child: u32::try_from(e).ok()?,
+                how: how_of_words([how.into(), number.into()])?,
+                errno: errno.cast_signed(),
+                evidence,
+            }
+        }
+        23 => {
+            let [phase, scope, ..] = a.to_le_bytes();
+            EventKind::Brake {
+                phase: with_code(&BrakePhase::ALL, phase.into())?,
+                scope: with_code(&BrakeScope::ALL, scope.into())?,
+                uid: uid(b)?,
+                unit: None,
+                stalls: u32::try_from(c).ok()?,
+                agents: u32::try_from(d).ok()?,
+                by_hand: e != 0,
+            }
+        }
+        _ => return None,
+    })
+}
+
+/// How a process ended, and the number of that.
+fn words_of_how(how: Option<ExitHow>) -> [u64; 2] {
+    match how {
+        None => [0, 0],
+        Some(ExitHow::Code(code)) => [1, code.into()],
+        Some(ExitHow::Signal(signal)) => [2, signal.into()],
+        Some(ExitHow::OutOfMemory) => [3, 0],
+    }
+}
+
+fn how_of_words([how, number]: [u64; 2]) -> Option<Option<ExitHow>> {
+    Some(match how {
+        0 => None,
+        1 => Some(ExitHow::Code(u8::try_from(number).ok()?)),
+        2 => Some(ExitHow::Signal(u8::try_from(number).ok()?)),
+        3 => Some(ExitHow::OutOfMemory),
         _ => return None,
     })
 }

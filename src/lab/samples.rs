@@ -4,8 +4,9 @@ use proptest::prelude::*;
 
 use crate::config::KeySet;
 use crate::event::{
-    About, Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
-    ProcessState, ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
+    About, ActionName, ActionPhase, ActionWhy, Agent, BlindPhase, BlindWhy, BrakePhase, BrakeScope, Event,
+    EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState, ReloadOutcome, RestartWhy,
+    SessionWhy, ShareSpent,
 };
 use crate::label::Label;
 use crate::time::{MonoNs, WallNs};
@@ -165,6 +166,11 @@ pub fn one_of_each() -> Vec<Event> {
                 while_away: false,
             },
         ),
+        (shard, agent, action(ActionPhase::Held, Some(ActionWhy::Backoff), None)),
+        (shard, agent, action(ActionPhase::Failed, Some(ActionWhy::Status), Some(ExitHow::Code(7)))),
+        (None, None, brake(BrakeScope::Fleet, None, None)),
+        (None, None, brake(BrakeScope::Uid, Some(1001), None)),
+        (None, None, brake(BrakeScope::Unit, None, Label::of("worker@7.service", 0))),
     ];
     let mut seq = 0;
     let event = |(shard, agent, kind)| {
@@ -211,6 +217,7 @@ fn has_user(kind: &EventKind) -> bool {
             | Kind::Flood { .. }
             | Kind::Churn { .. }
             | Kind::Missing { .. }
+            | Kind::Brake { .. }
     )
 }
 
@@ -290,6 +297,44 @@ fn any_decode_error() -> impl Strategy<Value = DecodeError> {
         any::<u64>().prop_map(DecodeError::BadTimestamp),
         (extreme(), any_status()).prop_map(|(nonce, status)| DecodeError::BadNonce { nonce, status }),
     ]
+}
+
+fn any_action() -> impl Strategy<Value = EventKind> {
+    let how = prop_oneof![
+        Just(None),
+        any::<u8>().prop_map(|code| Some(ExitHow::Code(code))),
+        any::<u8>().prop_map(|signal| Some(ExitHow::Signal(signal)))
+    ];
+    (
+        "[a-zA-Z0-9_-]{1,19}",
+        prop::sample::select(ActionPhase::ALL.to_vec()),
+        proptest::option::of(prop::sample::select(ActionWhy::ALL.to_vec())),
+        how,
+        any::<(u16, u32, u32)>(),
+        0..i32::MAX,
+    )
+        .prop_map(|(name, phase, why, how, (attempt, child, evidence), errno)| {
+            let action = ActionName::new(&name).expect("a name");
+            EventKind::Action { action, phase, why, attempt, child, how, errno, evidence }
+        })
+}
+
+fn any_brake() -> impl Strategy<Value = EventKind> {
+    (
+        prop::sample::select(BrakePhase::ALL.to_vec()),
+        prop::sample::select(BrakeScope::ALL.to_vec()),
+        proptest::option::of(any::<u32>()),
+        any::<(u32, u32, bool)>(),
+    )
+        .prop_map(|(phase, scope, uid, (stalls, agents, by_hand))| EventKind::Brake {
+            phase,
+            scope,
+            uid,
+            unit: None,
+            stalls,
+            agents,
+            by_hand,
+        })
 }
 
 fn any_kind() -> impl Strategy<Value = EventKind> {
@@ -375,6 +420,8 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
         any::<u16>().prop_map(|from| Kind::Moved { from }),
         (place, any::<i32>()).prop_map(|(place, errno)| Kind::Io { place, errno }),
         any::<u16>().prop_map(|shards| Kind::Start { shards }),
+        any_action(),
+        any_brake(),
         (any::<u32>(), any::<u32>(), any::<String>()).prop_map(|(pid, uid, comm)| Kind::Missing {
             pid,
             uid,
@@ -402,4 +449,13 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
         ],
         (extreme(), extreme()).prop_map(|(from_seq, to_seq)| Kind::Lost { from_seq, to_seq }),
     ]
+}
+
+fn action(phase: ActionPhase, why: Option<ActionWhy>, how: Option<ExitHow>) -> EventKind {
+    let action = ActionName::new("restart-worker").expect("a name");
+    EventKind::Action { action, phase, why, attempt: 2, child: 4712, how, errno: 0, evidence: 17 }
+}
+
+fn brake(scope: BrakeScope, uid: Option<u32>, unit: Option<Label>) -> EventKind {
+    EventKind::Brake { phase: BrakePhase::Engaged, scope, uid, unit, stalls: 40, agents: 150, by_hand: false }
 }

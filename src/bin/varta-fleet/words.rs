@@ -4,7 +4,8 @@ use varta_fleet::Shown;
 use varta_fleet::api::Agent;
 use varta_fleet::config::KeySet;
 use varta_fleet::event::{
-    BlindPhase, BlindWhy, Event, EventKind, ExitHow, FrozenPhase, ReloadOutcome, RestartWhy, SessionWhy,
+    ActionWhy, BlindPhase, BlindWhy, BrakePhase, BrakeScope, Event, EventKind, ExitHow, FrozenPhase,
+    ReloadOutcome, RestartWhy, SessionWhy,
 };
 use varta_fleet::priority::Standing;
 use varta_fleet::time::WallNs;
@@ -195,10 +196,63 @@ fn predicate(event: &Event) -> String {
             "the new configuration is refused, the one before stays in force".to_owned()
         }
         EventKind::Reload { changed, restart, .. } => reload(changed, restart),
+        EventKind::Action { action, phase, why, how, attempt, .. } => {
+            let why = why.map(|why| format!(": {}", reason(why))).unwrap_or_default();
+            let how = how.map(|how| format!(", {}", ending(Some(how)))).unwrap_or_default();
+            let attempt = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
+            format!("action {} {}{attempt}{why}{how}", action.as_str(), phase.as_str())
+        }
+        EventKind::Brake { phase, scope, uid, unit, stalls, agents, by_hand } => {
+            let of = match scope {
+                BrakeScope::Fleet => "all agents".to_owned(),
+                BrakeScope::Uid => user(uid),
+                BrakeScope::Unit => {
+                    unit.map_or_else(|| "a unit".to_owned(), |unit| Shown(unit.as_str()).to_string())
+                }
+            };
+            let by = if by_hand { " by hand" } else { "" };
+            match phase {
+                BrakePhase::Engaged if !by_hand => {
+                    format!(
+                        "actions for {of} are held: {stalls} of {} stalled at once",
+                        counted(agents.into(), "agent")
+                    )
+                }
+                BrakePhase::Engaged => format!("actions for {of} are held{by}"),
+                BrakePhase::Released => format!("actions for {of} are not held any more{by}"),
+            }
+        }
         EventKind::Lost { from_seq, to_seq } => {
             format!("events {from_seq} to {to_seq} are no longer in the history")
         }
         _ => String::new(),
+    }
+}
+
+/// Why an action is held, failed, cancelled or refused.
+const fn reason(why: ActionWhy) -> &'static str {
+    match why {
+        ActionWhy::Brake => "a brake is engaged",
+        ActionWhy::Hand => "an operator holds it",
+        ActionWhy::DryRun => "dry-run is set",
+        ActionWhy::Blind => "the observer is blind",
+        ActionWhy::Running => "as many run as may",
+        ActionWhy::Starts => "as many were started lately as may be",
+        ActionWhy::Backoff => "it was tried a short time ago",
+        ActionWhy::Spawner => "there is no spawner at the moment",
+        ActionWhy::Tries => "it was tried as often as it may be",
+        ActionWhy::Queue => "too many actions wait",
+        ActionWhy::Text => "a text it needs is not known or not safe",
+        ActionWhy::Protected => "the process is protected",
+        ActionWhy::Unit => "the unit may not be acted upon",
+        ActionWhy::Resumed => "the agent beats again",
+        ActionWhy::Gone => "the process is gone",
+        ActionWhy::Removed => "the configuration has it no more",
+        ActionWhy::Stopped => "the observer stops",
+        ActionWhy::Start => "it could not be started",
+        ActionWhy::Status => "it ended with a failure",
+        ActionWhy::Timeout => "it took too long and was killed",
+        ActionWhy::Lost => "the spawner ended",
     }
 }
 

@@ -226,9 +226,8 @@ impl Entry {
         }
         match self.last.kind.name() {
             "stall" | "terminal" | "io" | "full" => Weight::Critical,
-            "blind" | "frozen" | "lost" | "auth" | "decode" | "flood" | "churn" | "missing" => {
-                Weight::Warning
-            }
+            "blind" | "frozen" | "lost" | "auth" | "decode" | "flood" | "churn" | "missing" | "brake"
+            | "action" => Weight::Warning,
             _ => Weight::Usual,
         }
     }

@@ -1,0 +1,1 @@
+//! What is done about a stall or an exit, and what holds it back.

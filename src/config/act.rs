@@ -1,0 +1,144 @@
+//! What is done about a stall, and what holds it back, as it will run.
+
+use std::path::PathBuf;
+
+use crate::event::ActionName;
+
+/// All actions and what holds them back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ActPlan {
+    /// The actions; of those that a process matches, the first is taken. At most [`ACTIONS_MAX`](super::bounds::ACTIONS_MAX).
+    pub actions: Vec<Action>,
+    /// What holds them back.
+    pub brake: Brake,
+    /// File that every step of an action is written to, absolute; `None`: none.
+    pub audit: Option<PathBuf>,
+    /// Whether the audit file is synced to the disk after each line.
+    pub audit_sync: bool,
+    /// Directory of the files with what was found about processes before something was done to them, absolute.
+    pub evidence_dir: PathBuf,
+    /// Socket of a spawner that runs as a service of its own, absolute. `None`: the observer starts one.
+    pub spawner: Option<PathBuf>,
+}
+
+/// One action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Action {
+    /// Its name.
+    pub name: ActionName,
+    /// What it is for; at least one.
+    pub on: Vec<Trigger>,
+    /// Which processes it is for: all conditions that are given hold.
+    pub matcher: ActionMatch,
+    /// Whether only a certain stall starts it.
+    pub certain: bool,
+    /// How long the trigger must last before it starts, ns.
+    pub after_ns: u64,
+    /// What is done.
+    pub deed: Deed,
+    /// How long that may take, ns; then SIGTERM, and 5 s later SIGKILL.
+    pub timeout_ns: u64,
+    /// How it is repeated.
+    pub retry: Retry,
+    /// User and group it runs as; `None`: those of the spawner.
+    pub user: Option<(u32, u32)>,
+    /// Its whole environment.
+    pub env: Vec<(String, String)>,
+    /// Whether evidence is collected before.
+    pub evidence: bool,
+}
+
+/// What starts an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// A stall.
+    Stall,
+    /// Any exit.
+    Exit,
+    /// An exit with this status.
+    ExitCode(u8),
+    /// An exit by this signal.
+    ExitSignal(u8),
+    /// A crash report.
+    Terminal,
+    /// A freeze.
+    Frozen,
+    /// An agent that does not come back after a restart of the observer.
+    Missing,
+    /// The end of a stall.
+    Resume,
+}
+
+/// Which processes an action is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ActionMatch {
+    /// Pattern of the name.
+    pub comm: Option<String>,
+    /// User.
+    pub uid: Option<u32>,
+    /// Pattern of the path of the program.
+    pub exe: Option<String>,
+    /// Pattern of the unit.
+    pub unit: Option<String>,
+}
+
+/// What an action does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Runs a program, without a shell: an absolute path, and arguments with placeholders.
+    Run(Vec<String>),
+    /// Sends this signal to the process.
+    Signal(u8),
+    /// Has the service manager do this to the unit of the process.
+    Systemd(UnitVerb),
+}
+
+/// What a service manager does to a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnitVerb {
+    /// Restarts it.
+    Restart,
+    /// Sends SIGKILL to its processes.
+    Kill,
+    /// Stops it.
+    Stop,
+}
+
+/// How an action is repeated for the same agent, and for the same unit or name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// From one attempt to the second, ns.
+    pub first_ns: u64,
+    /// Each further wait is so many times longer, in hundredths: 200 doubles it.
+    pub factor_percent: u32,
+    /// The longest wait, ns.
+    pub max_ns: u64,
+    /// Attempts, at least one.
+    pub tries: u16,
+    /// After so long without an attempt, ns, the first comes again.
+    pub reset_after_ns: u64,
+}
+
+/// What holds actions back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Brake {
+    /// Children that may run at once, at least one.
+    pub running: u32,
+    /// Starts that are allowed in each period, at least one.
+    pub starts: u32,
+    /// The period, ns.
+    pub per_ns: u64,
+    /// If more than so many percent of the agents of a scope stall at once, its actions are held; 1..=100.
+    pub percent: u32,
+    /// But at least so many of them.
+    pub at_least: u32,
+    /// At once means within this time, ns.
+    pub within_ns: u64,
+    /// It is released once so long no agent of its scope stalled, ns; `None`: by hand only.
+    pub release_ns: Option<u64>,
+    /// Nothing is started: what would be is only reported.
+    pub dry_run: bool,
+}

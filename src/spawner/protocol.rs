@@ -1,0 +1,110 @@
+//! What observer and spawner say to each other: one JSON object a message, on a socket that keeps messages apart
+//! (`SOCK_SEQPACKET`).
+//!
+//! With an order about a process comes its pidfd. Neither side trusts the other's messages to be whole or in order: what
+//! cannot be read is an error, and the connection ends.
+
+use serde::{Deserialize, Serialize};
+
+/// The version of these messages; another one is refused.
+pub const VERSION: u32 = 1;
+/// The longest message, bytes.
+pub const MESSAGE_BYTES_MAX: usize = 128 * 1024;
+/// What is kept of the output of a child, bytes, before it is escaped.
+pub const OUTPUT_BYTES_MAX: usize = 64 * 1024;
+
+/// From the observer.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(tag = "order", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Order {
+    /// Collect evidence, if asked, then do it.
+    Start {
+        /// Number of the order: answers repeat it.
+        id: u64,
+        /// The process it is about.
+        pid: u32,
+        /// What to do.
+        deed: Deed,
+        /// How long it may take, ns.
+        timeout_ns: u64,
+        /// User and group it runs as; `None`: those of the spawner.
+        user: Option<(u32, u32)>,
+        /// Its whole environment.
+        env: Vec<(String, String)>,
+        /// The file to be written with what was found about the process before; `None`: look for nothing.
+        evidence: Option<String>,
+    },
+    /// End it: SIGTERM, and 5 s later SIGKILL.
+    Cancel {
+        /// Number of the order.
+        id: u64,
+    },
+}
+
+/// What to do.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Deed {
+    /// Run this program with these arguments.
+    Run(Vec<String>),
+    /// Send this signal through the pidfd that comes with the order.
+    Signal(u8),
+    /// Have the service manager do this to the unit of the process behind the pidfd, if its name matches.
+    Systemd {
+        /// `restart`, `kill` or `stop`.
+        verb: String,
+        /// The pattern that the name of the unit must match.
+        unit: String,
+    },
+}
+
+/// From the spawner.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(tag = "report", rename_all = "kebab-case")]
+pub enum Report {
+    /// The first message.
+    Hello {
+        /// Its [`VERSION`].
+        version: u32,
+    },
+    /// Evidence was collected, or not.
+    Evidence {
+        /// Number of the order.
+        id: u64,
+        /// Whether the file is written.
+        is_written: bool,
+        /// Why not, in words.
+        why: Option<String>,
+    },
+    /// It was started.
+    Started {
+        /// Number of the order.
+        id: u64,
+        /// The process that does it; `None`: the spawner did it itself.
+        child: Option<u32>,
+    },
+    /// It could not be started.
+    NotStarted {
+        /// Number of the order.
+        id: u64,
+        /// The kernel's error number; 0: there is none.
+        errno: i32,
+        /// Why, in words.
+        why: String,
+    },
+    /// It ended.
+    Ended {
+        /// Number of the order.
+        id: u64,
+        /// Its exit status.
+        code: Option<u8>,
+        /// The signal that ended it.
+        signal: Option<u8>,
+        /// It took too long and was killed.
+        timed_out: bool,
+        /// The first [`OUTPUT_BYTES_MAX`] of what it wrote, with replacement characters for what is no UTF-8.
+        output: String,
+        /// How much it wrote, bytes.
+        output_bytes: u64,
+    },
+}
