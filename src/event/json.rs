@@ -16,7 +16,8 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
-    About, ActionName, ActionWhy, Agent, BlindPhase, Comm, Event, EventKind, ExitHow, NoFrame, ProcessState, Texts,
+    About, ActionName, ActionWhy, Agent, BlindPhase, Comm, Event, EventKind, ExitHow, NoFrame, ProcessState,
+    Texts,
 };
 use crate::config::KeySet;
 use crate::label::{Label, Text};

@@ -7,6 +7,7 @@ use varta_fleet::event::{
     ActionWhy, BlindPhase, BlindWhy, BrakePhase, BrakeScope, Event, EventKind, ExitHow, FrozenPhase,
     ReloadOutcome, RestartWhy, SessionWhy,
 };
+use varta_fleet::label::Label;
 use varta_fleet::priority::Standing;
 use varta_fleet::time::WallNs;
 
@@ -207,7 +208,8 @@ fn predicate(event: &Event) -> String {
                 BrakeScope::Fleet => "all agents".to_owned(),
                 BrakeScope::Uid => user(uid),
                 BrakeScope::Unit => {
-                    unit.map_or_else(|| "a unit".to_owned(), |unit| Shown(unit.as_str()).to_string())
+                    let name = unit.and_then(Label::text);
+                    name.map_or_else(|| "a unit".to_owned(), |name| Shown(&*name).to_string())
                 }
             };
             let by = if by_hand { " by hand" } else { "" };
