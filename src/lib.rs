@@ -173,6 +173,7 @@ pub use route::{MANIFEST, Manifest, ManifestShard, shard_for, socket_for};
 pub use rundir::binding::{BindError, inspect as inspect_socket};
 pub use rundir::dir::{RunDirError, inspect as inspect_dir};
 pub use sinks::OutputTrouble;
+pub use spawner::serve::{serve_spawner, serve_spawner_at};
 pub use view::health::{FleetThread, Health, Problem};
 pub use view::snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
 pub use warning::Warning;

@@ -4,7 +4,10 @@
 //! With an order about a process comes its pidfd. Neither side trusts the other's messages to be whole or in order: what
 //! cannot be read is an error, and the connection ends.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::sys::child::SIGNAL_MAX;
 
 /// The version of these messages; another one is refused.
 pub const VERSION: u32 = 1;
@@ -102,9 +105,84 @@ pub enum Report {
         signal: Option<u8>,
         /// It took too long and was killed.
         timed_out: bool,
-        /// The first [`OUTPUT_BYTES_MAX`] of what it wrote, with replacement characters for what is no UTF-8.
+        /// The first [`OUTPUT_BYTES_MAX`] of what it wrote, with replacement characters for what is no UTF-8. Less if that
+        /// makes the message too long, as of much that is not text.
         output: String,
         /// How much it wrote, bytes.
         output_bytes: u64,
     },
+}
+
+impl Order {
+    /// As a message. `None`: too long for one.
+    pub fn encode(&self) -> Option<Vec<u8>> {
+        encode(self)
+    }
+
+    /// # Errors
+    /// What is wrong with the message, in words.
+    pub fn decode(message: &[u8]) -> Result<Self, String> {
+        decode(message)
+    }
+
+    /// Why it cannot be carried out, whoever it is about. `None`: it may be.
+    pub fn fault(&self) -> Option<&'static str> {
+        let Self::Start { deed, env, .. } = self else { return None };
+        let is_clean = |text: &String| !text.contains('\0');
+        let is_name = |name: &String| !name.is_empty() && !name.contains('=') && is_clean(name);
+        match deed {
+            Deed::Run(words) if !words.first().is_some_and(|program| program.starts_with('/')) => {
+                Some("the program has no absolute path")
+            }
+            Deed::Run(words) if !words.iter().all(is_clean) => Some("an argument holds a NUL"),
+            Deed::Run(_) if !env.iter().all(|(name, value)| is_name(name) && is_clean(value)) => {
+                Some("a variable of the environment has no name, or holds a NUL")
+            }
+            Deed::Signal(number) if *number == 0 || *number > SIGNAL_MAX => Some("there is no such signal"),
+            _ => None,
+        }
+    }
+}
+
+impl Report {
+    /// As a message, for which the output of a child is shortened.
+    pub fn encode(&self) -> Option<Vec<u8>> {
+        let Self::Ended { output, .. } = self else { return encode(self) };
+        let mut shortened = self.clone();
+        if let Self::Ended { output: kept, .. } = &mut shortened {
+            *kept = fitting(output).to_owned();
+        }
+        encode(&shortened)
+    }
+
+    /// # Errors
+    /// What is wrong with the message, in words.
+    pub fn decode(message: &[u8]) -> Result<Self, String> {
+        decode(message)
+    }
+}
+
+/// The beginning of a text that leaves room in a message once it is escaped.
+fn fitting(text: &str) -> &str {
+    const REST: usize = 1024;
+    let mut left = MESSAGE_BYTES_MAX - REST;
+    let end = text.char_indices().find(|(_, c)| {
+        let bytes = match c {
+            '"' | '\\' | '\n' | '\r' | '\t' => 2,
+            '\0'..='\x1f' => 6,
+            _ => c.len_utf8(),
+        };
+        let has_room = left >= bytes;
+        left = left.saturating_sub(bytes);
+        !has_room
+    });
+    end.map_or(text, |(end, _)| &text[..end])
+}
+
+fn encode(message: &impl Serialize) -> Option<Vec<u8>> {
+    serde_json::to_vec(message).ok().filter(|bytes| bytes.len() <= MESSAGE_BYTES_MAX)
+}
+
+fn decode<M: DeserializeOwned>(message: &[u8]) -> Result<M, String> {
+    serde_json::from_slice(message).map_err(|error| error.to_string())
 }

@@ -1,6 +1,6 @@
 //! Users and groups by name, as the host knows them (getpwnam_r(3), getgrnam_r(3)).
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -35,6 +35,49 @@ pub fn group_id(name: &str) -> io::Result<Option<u32>> {
     find(name, libc::getgrnam_r, |entry| entry.gr_gid)
 }
 
+/// The groups of the account of this user, `gid` among them; only `gid` if it has no account. May block as
+/// [`user_id`].
+///
+/// # Errors
+/// As [`user_id`].
+pub fn groups_of(uid: u32, gid: u32) -> io::Result<Vec<u32>> {
+    let Some(name) = name_of(uid)? else { return Ok(vec![gid]) };
+    let mut groups = vec![0; 64];
+    loop {
+        let mut count = libc::c_int::try_from(groups.len()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: `name` ends in NUL; `groups` has room for `count` groups, and both are exclusively borrowed until it
+        // returns.
+        let found = unsafe { libc::getgrouplist(name.as_ptr(), gid, groups.as_mut_ptr(), &raw mut count) };
+        let count = usize::try_from(count).unwrap_or_default();
+        if found >= 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        // Too little room; some libraries do not say how much is needed.
+        let more = count.max(2 * groups.len());
+        if more > ROOM_MAX {
+            return Err(io::Error::from_raw_os_error(libc::ERANGE));
+        }
+        groups.resize(more, 0);
+    }
+}
+
+/// The name of a user, `None` without an account.
+fn name_of(uid: u32) -> io::Result<Option<CString>> {
+    with_room(|room| {
+        let mut entry = MaybeUninit::<libc::passwd>::uninit();
+        let mut found = ptr::null_mut();
+        // SAFETY: `entry`, `room` of the given length and `found` are exclusively borrowed until it returns.
+        let errno = unsafe {
+            libc::getpwuid_r(uid, entry.as_mut_ptr(), room.as_mut_ptr(), room.len(), &raw mut found)
+        };
+        // SAFETY: `found` is null or points to `entry`, which is initialised then.
+        let name = unsafe { found.as_ref() }.map(|entry| entry.pw_name);
+        // SAFETY: the name is a string in `room`, which ends in NUL and is not written meanwhile.
+        (errno, name.map(|name| unsafe { CStr::from_ptr(name) }.to_owned()))
+    })
+}
+
 fn find<E>(name: &str, by: Ask<E>, id: fn(&E) -> u32) -> io::Result<Option<u32>> {
     let Ok(name) = CString::new(name) else { return Ok(None) };
     with_room(|room| {
@@ -50,7 +93,7 @@ fn find<E>(name: &str, by: Ask<E>, id: fn(&E) -> u32) -> io::Result<Option<u32>>
 }
 
 /// Repeats the lookup with a larger buffer until the answer fits.
-fn with_room(ask: impl Fn(&mut [libc::c_char]) -> (i32, Option<u32>)) -> io::Result<Option<u32>> {
+fn with_room<R>(ask: impl Fn(&mut [libc::c_char]) -> (i32, Option<R>)) -> io::Result<Option<R>> {
     let mut room = vec![0; ROOM];
     loop {
         match ask(&mut room) {
@@ -77,9 +120,19 @@ mod tests {
     }
 
     #[test]
+    fn groups_are_those_of_the_account() {
+        assert_eq!(groups_of(0, 0).unwrap().first(), Some(&0));
+        assert!(groups_of(0, 4711).unwrap().contains(&4711));
+        assert_eq!(groups_of(3_999_999_999, 7).unwrap(), [7], "there is no such account");
+    }
+
+    #[test]
     fn room_grows_with_the_answer() {
         let asked = with_room(|room| if room.len() < 100_000 { (libc::ERANGE, None) } else { (0, Some(7)) });
         assert_eq!(asked.unwrap(), Some(7));
-        assert_eq!(with_room(|_| (libc::ERANGE, None)).unwrap_err().raw_os_error(), Some(libc::ERANGE));
+        assert_eq!(
+            with_room::<u32>(|_| (libc::ERANGE, None)).unwrap_err().raw_os_error(),
+            Some(libc::ERANGE)
+        );
     }
 }

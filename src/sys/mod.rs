@@ -1,6 +1,7 @@
 //! The only unsafe code: each wrapper owns one system call, proves it safe, and holds no policy.
 
 pub mod accounts;
+pub mod child;
 pub mod clock;
 pub mod datagram;
 pub mod memory;

@@ -87,19 +87,9 @@ const FAULTS: &[(usize, &str, &str, Shown)] = &[
     (37, "the event log's directory goes, or cannot be written", "as a full disk", ByTests),
     (38, "the event log's disk is slow", "only its writer waits", ByTests),
     (39, "descriptors are used up", "exits are noticed at the threshold; observing goes on", ByTests),
-    (40, "no process can be started", "counted, retried with patience", WaitsFor("recovery commands")),
-    (
-        41,
-        "a recovery command is missing or cannot run",
-        "counted as failed, no loop",
-        WaitsFor("recovery commands"),
-    ),
-    (
-        42,
-        "a recovery command hangs or misbehaves",
-        "killed as a group at its deadline",
-        WaitsFor("recovery commands"),
-    ),
+    (40, "no process can be started", "counted, retried with patience", ByTests),
+    (41, "a recovery command is missing or cannot run", "counted as failed, no loop", ByTests),
+    (42, "a recovery command hangs or misbehaves", "killed as a group at its deadline", ByTests),
     (
         43,
         "a recovery command is aimed at the wrong process",

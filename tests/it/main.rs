@@ -36,6 +36,7 @@ mod route;
 mod run;
 mod service;
 mod soak;
+mod spawner;
 mod streams;
 mod takeover;
 mod tidy;

@@ -143,6 +143,9 @@ pub enum Command {
     /// Show the help of a command
     #[command(hide = true)]
     Help(HelpArgs),
+    /// Start the children of actions, as an observer orders
+    #[command(hide = true)]
+    Spawner(crate::spawner::SpawnerArgs),
     /// Pids of agents, for completions
     #[command(hide = true)]
     Pids(crate::completions::PidsArgs),

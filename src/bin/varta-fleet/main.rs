@@ -20,6 +20,7 @@ mod reload;
 mod route;
 mod run;
 mod service;
+mod spawner;
 mod status;
 mod stderr;
 mod top;
@@ -91,6 +92,7 @@ fn execute(command: Command) -> Result<Exit, CliError> {
         Command::Events(args) => events::events(&args),
         // Replaced by the help that it asks for.
         Command::Help(_) => Ok(Exit::Clean),
+        Command::Spawner(args) => spawner::spawner(&args),
         Command::Pids(args) => completions::pids(&args),
         Command::Completions(args) => completions::completions(&args, &Cli::command()),
         Command::Man(args) => man::man(&args, Cli::command()),
