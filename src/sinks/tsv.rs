@@ -191,6 +191,11 @@ mod tests {
             "reload\t-\t-\t-\trefused",
             "missing\t4711\t-\t-\t1000 worker",
             "exit\t4711\t42\tdegraded\t18446744073709551615",
+            "action\t4711\t42\tdegraded\t18446744073709551615",
+            "action\t4711\t42\tdegraded\t18446744073709551615",
+            "brake\t-\t-\t-\t-",
+            "brake\t-\t-\t-\t-",
+            "brake\t-\t-\t-\t-",
             "up\t4711\t42\tdegraded\t18446744073709551615",
         ]
         .map(|columns| format!("1500000000\t{columns}"));
