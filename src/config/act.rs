@@ -1,8 +1,10 @@
 //! What is done about a stall, and what holds it back, as it will run.
 
+use std::fmt;
 use std::path::PathBuf;
 
-use crate::event::ActionName;
+use super::values::{signal_name, user};
+use crate::event::action::ActionName;
 
 /// All actions and what holds them back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,23 +73,58 @@ pub enum Trigger {
     Resume,
 }
 
-/// Which processes an action is for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+impl Trigger {
+    /// Those that are one word in the file.
+    pub(super) const WORDS: [(&str, Self); 6] = [
+        ("stall", Self::Stall),
+        ("exit", Self::Exit),
+        ("terminal", Self::Terminal),
+        ("frozen", Self::Frozen),
+        ("missing", Self::Missing),
+        ("resume", Self::Resume),
+    ];
+
+    /// Whether it is the end of the process.
+    #[must_use]
+    pub const fn is_exit(self) -> bool {
+        matches!(self, Self::Exit | Self::ExitCode(_) | Self::ExitSignal(_))
+    }
+}
+
+impl fmt::Display for Trigger {
+    /// `stall`, `exit with 1`, `exit by SIGKILL`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ExitCode(code) => write!(f, "exit with {code}"),
+            Self::ExitSignal(signal) => write!(f, "exit by {}", signal_name(*signal)),
+            word => {
+                let word = Self::WORDS.iter().find(|(_, known)| known == word);
+                f.write_str(word.map_or("", |(word, _)| word))
+            }
+        }
+    }
+}
+
+/// Which processes an action is for: all given conditions hold. Patterns are those of a
+/// [`RuleMatch`](super::RuleMatch).
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct ActionMatch {
-    /// Pattern of the name.
+    /// Pattern of the name, `/proc/PID/comm`: 15 bytes; the process can choose it itself.
     pub comm: Option<String>,
-    /// User.
+    /// User, in the file also by name.
+    #[serde(deserialize_with = "user")]
     pub uid: Option<u32>,
-    /// Pattern of the path of the program.
+    /// Pattern of the absolute path of the program, `/proc/PID/exe`.
     pub exe: Option<String>,
-    /// Pattern of the unit.
+    /// Pattern of the unit that the service manager of the system names.
     pub unit: Option<String>,
 }
 
 /// What an action does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deed {
-    /// Runs a program, without a shell: an absolute path, and arguments with placeholders.
+    /// Runs a program, without a shell: an absolute path, and arguments with placeholders, such as `{pid}`.
     Run(Vec<String>),
     /// Sends this signal to the process.
     Signal(u8),
@@ -95,8 +132,20 @@ pub enum Deed {
     Systemd(UnitVerb),
 }
 
+impl fmt::Display for Deed {
+    /// `run /bin/restart --pid {pid}`, `signal SIGABRT`, `systemd restart`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Run(run) => write!(f, "run {}", run.join(" ")),
+            Self::Signal(signal) => write!(f, "signal {}", signal_name(*signal)),
+            Self::Systemd(verb) => write!(f, "systemd {}", verb.as_str()),
+        }
+    }
+}
+
 /// What a service manager does to a unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum UnitVerb {
     /// Restarts it.
     Restart,
@@ -104,6 +153,18 @@ pub enum UnitVerb {
     Kill,
     /// Stops it.
     Stop,
+}
+
+impl UnitVerb {
+    /// The word of the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Kill => "kill",
+            Self::Stop => "stop",
+        }
+    }
 }
 
 /// How an action is repeated for the same agent, and for the same unit or name.

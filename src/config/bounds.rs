@@ -20,3 +20,6 @@ pub const URL_BYTES_MAX: usize = 2048;
 pub const RULES_MAX: usize = 200;
 /// Most actions: an agent is compared with each of them.
 pub const ACTIONS_MAX: usize = 100;
+/// Most bytes of the arguments and the environment of an action together: with every character escaped they fit into
+/// one message to the spawner.
+pub const ACTION_BYTES_MAX: usize = 16 * 1024;

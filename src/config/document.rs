@@ -5,11 +5,18 @@ use std::fmt::Write as _;
 
 use toml::Value;
 
-use super::keys::{Config, HTTP_KEYS, KEYS, Key, MATCH_KEYS, METRICS_KEYS, RULE_KEYS, SHARD_KEYS};
+use super::act::ActionMatch;
+use super::keys::{
+    ACTION_KEYS, BRAKE_KEYS, Config, HTTP_KEYS, KEYS, Key, METRICS_KEYS, RULE_KEYS, SHARD_KEYS, TABLES,
+};
 use super::layers::Layers;
 use super::problem::ConfigError;
-use super::tables::{HttpConfig, MetricsConfig, RuleConfig, RuleMatch, ShardConfig};
-use super::values::{ADDRESS, CoreChoice, DURATION, GROUP, MODE, PATH};
+use super::tables::{
+    ActionConfig, BrakeConfig, HttpConfig, MetricsConfig, RetryConfig, RuleConfig, RuleMatch, ShardConfig,
+    ShareConfig, StartsConfig,
+};
+use super::triggers::trigger_value;
+use super::values::{ADDRESS, CoreChoice, DURATION, GROUP, MODE, PATH, signal_name};
 
 /// Widest assignment that moves the comments of all lines to the right.
 const WIDTH_MAX: usize = 44;
@@ -42,6 +49,10 @@ impl Layers {
         config.shards = u32::try_from(plan.shards.len()).ok();
         config.events = plan.events.map(|events| events.output);
         config.http.token_file = plan.http.token_file;
+        if let Some(act) = plan.act {
+            (config.audit, config.spawner) = (act.audit, act.spawner);
+            config.evidence_dir = Some(act.evidence_dir);
+        }
         let rows: Vec<_> = lines(&config).into_iter().map(|line| self.row(line)).collect();
         let widths = rows.iter().map(|(text, _)| text.chars().count());
         let width = widths.filter(|width| *width <= WIDTH_MAX).max().unwrap_or(0);
@@ -89,6 +100,12 @@ fn lines(config: &Config) -> Vec<Line> {
         lines.push(Line::Heading("[[rule]]"));
         lines.extend(of_table(&format!("rule[{i}]"), RULE_KEYS, |key| of_rule(rule, key)));
     }
+    for (i, action) in config.actions.iter().enumerate() {
+        lines.push(Line::Heading("[[action]]"));
+        lines.extend(of_table(&format!("action[{i}]"), ACTION_KEYS, |key| of_action(action, key)));
+    }
+    lines.push(Line::Heading("[brake]"));
+    lines.extend(of_table("brake", BRAKE_KEYS, |key| of_brake(&config.brake, key)));
     lines
 }
 
@@ -134,14 +151,17 @@ fn of_shard(block: &ShardConfig, key: &str) -> Option<Value> {
     }
 }
 
+/// What this table takes, on one line. `of`: the table that it is in.
+fn table(of: &[Key], name: &str, value: impl Fn(&str) -> Option<Value>) -> Option<Value> {
+    let keys = of.iter().find(|key| key.name == name).map_or(&[][..], |key| key.within);
+    let written = keys.iter().filter_map(|key| Some((key.name.to_owned(), value(key.name)?)));
+    Some(Value::Table(written.collect()))
+}
+
 fn of_rule(rule: &RuleConfig, key: &str) -> Option<Value> {
     let RuleConfig { matches, threshold } = rule;
     match key {
-        "match" => {
-            let asked =
-                MATCH_KEYS.iter().filter_map(|key| Some((key.name.to_owned(), of_match(matches, key.name)?)));
-            Some(Value::Table(asked.collect()))
-        }
+        "match" => table(RULE_KEYS, key, |key| of_match(matches, key)),
         "threshold" => (DURATION.value)(threshold),
         _ => None,
     }
@@ -157,6 +177,91 @@ fn of_match(matches: &RuleMatch, key: &str) -> Option<Value> {
     }
 }
 
+fn of_action(action: &ActionConfig, key: &str) -> Option<Value> {
+    let ActionConfig {
+        name,
+        on,
+        matches,
+        any_user,
+        certain,
+        after,
+        run,
+        signal,
+        systemd,
+        timeout,
+        retry,
+        user,
+        env,
+        evidence,
+    } = action;
+    match key {
+        "name" => Some(name.clone().into()),
+        "on" => Some(on.iter().copied().map(trigger_value).collect::<Vec<_>>().into()),
+        "match" => table(ACTION_KEYS, key, |key| of_action_match(matches, key)),
+        "any-user" => Some((*any_user).into()),
+        "certain" => Some((*certain).into()),
+        "after" => (DURATION.value)(after),
+        "run" => run.clone().map(Value::from),
+        "signal" => signal.map(|signal| signal_name(signal).into()),
+        "systemd" => systemd.map(|verb| verb.as_str().into()),
+        "timeout" => (DURATION.value)(timeout),
+        "retry" => table(ACTION_KEYS, key, |key| of_retry(retry, key)),
+        "user" => user.map(|(uid, _)| uid.into()),
+        "env" => {
+            let variables = env.iter().map(|(name, value)| (name.clone(), value.clone().into()));
+            Some(Value::Table(variables.collect()))
+        }
+        "evidence" => Some((*evidence).into()),
+        _ => None,
+    }
+}
+
+fn of_action_match(matches: &ActionMatch, key: &str) -> Option<Value> {
+    let ActionMatch { comm, uid, exe, unit } = matches;
+    match key {
+        "comm" => comm.clone().map(Value::from),
+        "uid" => uid.map(Value::from),
+        "exe" => exe.clone().map(Value::from),
+        "unit" => unit.clone().map(Value::from),
+        _ => None,
+    }
+}
+
+fn of_retry(retry: &RetryConfig, key: &str) -> Option<Value> {
+    let RetryConfig { first, factor_percent, max, tries, reset_after } = retry;
+    match key {
+        "first" => (DURATION.value)(first),
+        "factor" => Some((f64::from(*factor_percent) / 100.0).into()),
+        "max" => (DURATION.value)(max),
+        "tries" => Some(u32::from(*tries).into()),
+        "reset-after" => (DURATION.value)(reset_after),
+        _ => None,
+    }
+}
+
+fn of_brake(brake: &BrakeConfig, key: &str) -> Option<Value> {
+    let BrakeConfig { running, starts, share, release, dry_run } = brake;
+    let StartsConfig { count, per } = starts;
+    let ShareConfig { percent, at_least, within } = share;
+    match key {
+        "running" => Some((*running).into()),
+        "starts" => table(BRAKE_KEYS, key, |key| match key {
+            "count" => Some((*count).into()),
+            "per" => (DURATION.value)(per),
+            _ => None,
+        }),
+        "share" => table(BRAKE_KEYS, key, |key| match key {
+            "percent" => Some((*percent).into()),
+            "at-least" => Some((*at_least).into()),
+            "within" => (DURATION.value)(within),
+            _ => None,
+        }),
+        "release" => release.as_ref().map_or(Some("manual".into()), DURATION.value),
+        "dry-run" => Some((*dry_run).into()),
+        _ => None,
+    }
+}
+
 /// A file with every key, its meaning and its default. It sets nothing: each line is a comment.
 #[must_use]
 pub fn example() -> String {
@@ -168,25 +273,20 @@ pub fn example() -> String {
         let _ =
             write!(file, "\n# {}\n#{} = {}\n", about(key), key.name, value.as_deref().unwrap_or(key.example));
     }
-    for (heading, keys) in [
-        ("[http]", HTTP_KEYS),
-        ("[metrics]", METRICS_KEYS),
-        ("[[shard]]", SHARD_KEYS),
-        ("[[rule]]", RULE_KEYS),
-    ] {
+    for (heading, keys) in TABLES.iter().filter(|(heading, _)| heading.starts_with('[')) {
         let help = Key::named(heading.trim_matches(['[', ']'])).filter(|key| !key.is_settable());
         let help = help.map(|key| format!("# {}\n", key.help)).unwrap_or_default();
         let _ = write!(file, "\n{help}#{heading}\n");
-        for key in keys {
+        for key in *keys {
             let _ = writeln!(file, "# {}", about(key));
-            if key.name == "match" {
-                let parts = MATCH_KEYS.iter().map(|key| format!("{} = {}", key.name, key.example));
-                MATCH_KEYS.iter().for_each(|key| {
-                    let _ = writeln!(file, "#   {}: {}", key.name, key.help);
-                });
-                let _ = writeln!(file, "#match = {{ {} }}", parts.collect::<Vec<_>>().join(", "));
-            } else {
+            if key.within.is_empty() {
                 let _ = writeln!(file, "#{} = {}", key.name, key.example);
+            } else {
+                let parts = key.within.iter().map(|key| format!("{} = {}", key.name, key.example));
+                for key in key.within {
+                    let _ = writeln!(file, "#   {}: {}", key.name, key.help);
+                }
+                let _ = writeln!(file, "#{} = {{ {} }}", key.name, parts.collect::<Vec<_>>().join(", "));
             }
         }
     }

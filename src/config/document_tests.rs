@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::super::act::{Trigger, UnitVerb};
+use super::super::keys::{ACTION_MATCH_KEYS, MATCH_KEYS, RETRY_KEYS, SHARE_KEYS, STARTS_KEYS};
 use super::super::problem::Origin;
 use super::super::values::{EventsFormat, LogFormat, Output};
 use super::*;
@@ -25,7 +27,8 @@ fn each_line_has_its_origin_in_a_column() {
     layers.set("http", "127.0.0.1:1", Origin::Environment);
     layers.set("shards", "3", Origin::Environment);
     let file = layers.effective().unwrap();
-    let columns = file.lines().filter_map(|line| line.rfind(" # "));
+    // Longer lines have theirs where they end.
+    let columns = file.lines().filter_map(|line| line.rfind(" # ")).filter(|column| *column <= WIDTH_MAX);
     assert!(columns.collect::<BTreeSet<_>>().len() == 1, "not aligned:\n{file}");
     let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let has = |line: &str| assert!(file.lines().any(|known| words(known) == line), "no {line:?} in\n{file}");
@@ -65,22 +68,32 @@ fn what_the_example_switches_off_is_a_configuration_with_every_key() {
     };
     let example = example();
     let on: String = example.lines().filter(is_off).map(|line| format!("{}\n", &line[1..])).collect();
-    // Names that hosts have, and as many shards as blocks.
+    // Names and programs that hosts have, and as many shards as blocks.
     let on = on
         .replace("\"varta\"", "\"root\"")
         .replace("\"batch\"", "\"root\"")
+        .replace("/usr/local/sbin/restart-worker", "/bin/true")
         .replace("shards = 4", "shards = 1");
+    // An action does one thing; the other two are only shown. Users and variables are of programs.
+    let deeds = ["run = ", "user = ", "env = ", "signal = ", "systemd = "];
+    for deed in [&deeds[..3], &deeds[3..4], &deeds[4..]] {
+        let other = |line: &str| {
+            deeds.iter().any(|known| line.starts_with(known)) && !deed.iter().any(|own| line.starts_with(own))
+        };
+        let text: String = on.lines().filter(|line| !other(line)).map(|line| format!("{line}\n")).collect();
+        let plan = layers(&text).plan().unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert_eq!((plan.shards.len(), plan.rules.len(), plan.act.unwrap().actions.len()), (1, 1, 1));
+    }
     let layers = layers(&on);
-    let plan = layers.plan().unwrap_or_else(|error| panic!("{error}\n{on}"));
-    assert_eq!((plan.shards.len(), plan.rules.len()), (1, 1));
     let names = |keys: &'static [Key], prefix: &'static str| {
         keys.iter().filter(|key| key.name == key.in_file).map(move |key| format!("{prefix}{}", key.name))
     };
-    let all = names(KEYS, "")
-        .chain(names(HTTP_KEYS, "http."))
-        .chain(names(METRICS_KEYS, "metrics."))
-        .chain(names(SHARD_KEYS, "shard[0]."));
-    for name in all.chain(names(RULE_KEYS, "rule[0].")).chain(names(MATCH_KEYS, "rule[0].match.")) {
+    let all = names(KEYS, "").chain(names(HTTP_KEYS, "http.")).chain(names(METRICS_KEYS, "metrics."));
+    let all = all.chain(names(SHARD_KEYS, "shard[0]."));
+    let all = all.chain(names(RULE_KEYS, "rule[0].")).chain(names(MATCH_KEYS, "rule[0].match."));
+    let all = all.chain(names(ACTION_KEYS, "action[0].")).chain(names(RETRY_KEYS, "action[0].retry."));
+    let all = all.chain(names(ACTION_MATCH_KEYS, "action[0].match.")).chain(names(BRAKE_KEYS, "brake."));
+    for name in all.chain(names(STARTS_KEYS, "brake.starts.")).chain(names(SHARE_KEYS, "brake.share.")) {
         assert_ne!(layers.origin(&name), Origin::Default, "{name} is not in\n{on}");
     }
 }
@@ -97,6 +110,24 @@ fn a_default_that_is_shown_is_one() {
         let value = value["v"].as_str().map_or_else(|| value["v"].to_string(), str::to_owned);
         assert_eq!(value, key.default_text(), "{}", key.name);
     }
+}
+
+/// So are those of the tables.
+#[test]
+fn a_default_of_a_table_that_is_shown_is_one() {
+    let text = |of: &[Key]| {
+        let shown =
+            of.iter().filter(|key| key.within.is_empty() && key.example.trim_matches('"') == key.unwritten);
+        shown.map(|key| format!("{} = {}\n", key.name, key.example)).collect::<String>()
+    };
+    let retry = text(RETRY_KEYS);
+    let action = format!("[[action]]\n{}[action.retry]\n{retry}", text(ACTION_KEYS));
+    assert_eq!(toml::from_str::<Config>(&action).unwrap().actions, [ActionConfig::default()], "{action}");
+    let (starts, share) = (text(STARTS_KEYS), text(SHARE_KEYS));
+    let brake = format!("[brake]\n{}[brake.starts]\n{starts}[brake.share]\n{share}", text(BRAKE_KEYS));
+    assert_eq!(toml::from_str::<Config>(&brake).unwrap(), Config::default(), "{brake}");
+    let shown = [retry, starts, share].iter().map(|text| text.lines().count()).sum::<usize>();
+    assert_eq!(shown, RETRY_KEYS.len() + STARTS_KEYS.len() + SHARE_KEYS.len());
 }
 
 fn path() -> impl Strategy<Value = String> {
@@ -139,6 +170,79 @@ fn rule() -> impl Strategy<Value = RuleConfig> {
         })
 }
 
+fn action() -> impl Strategy<Value = ActionConfig> {
+    let trigger = prop_oneof![
+        Just(Trigger::Stall),
+        Just(Trigger::Terminal),
+        Just(Trigger::Resume),
+        any::<u8>().prop_map(Trigger::ExitCode),
+        (1..=64u8).prop_map(Trigger::ExitSignal),
+    ];
+    let run = proptest::collection::vec("[a-z \"'\\\\#=é✓\t]{0,9}(\\{pid\\}|\\{\\{)?", 0..3);
+    let deed =
+        prop_oneof![
+            run.prop_map(|arguments| {
+                let program = std::iter::once("/bin/true".to_owned());
+                (Some(program.chain(arguments).collect::<Vec<_>>()), None, None)
+            }),
+            (1..=64u8).prop_map(|signal| (None, Some(signal), None)),
+            prop_oneof![Just(UnitVerb::Restart), Just(UnitVerb::Kill), Just(UnitVerb::Stop)]
+                .prop_map(|verb| (None, None, Some(verb))),
+        ];
+    let matches =
+        (proptest::option::of("[a-z*?]{1,7}"), proptest::option::of(any::<u32>()), "[a-z@]{1,7}[*]");
+    let retry =
+        (duration(100, 1000), 100..=10_000u32, duration(1000, 9000), 1..=1000u16, duration(9001, 99_999));
+    let env = proptest::collection::btree_map("[A-Za-z_0-9]{1,6}", "[ -~é\n]{0,9}", 0..3);
+    (
+        ("[a-zA-Z0-9_-]{1,19}", proptest::collection::vec(trigger, 1..4), matches, any::<[bool; 4]>()),
+        (deed, duration(0, 9000), duration(100, 9000), retry, env),
+    )
+        .prop_map(|((name, on, (comm, uid, unit), flags), (deed, after, timeout, retry, env))| {
+            let runs = deed.0.is_some();
+            ActionConfig {
+                name,
+                on: on
+                    .into_iter()
+                    .filter(|trigger| runs || !trigger.is_exit())
+                    .chain([Trigger::Frozen])
+                    .collect(),
+                matches: ActionMatch { comm, uid, exe: None, unit: Some(unit) },
+                any_user: flags[0],
+                certain: flags[1],
+                after,
+                run: deed.0,
+                signal: deed.1,
+                systemd: deed.2,
+                timeout,
+                retry: RetryConfig {
+                    first: retry.0,
+                    factor_percent: retry.1,
+                    max: retry.2,
+                    tries: retry.3,
+                    reset_after: retry.4,
+                },
+                user: (runs && flags[2]).then_some((0, 0)),
+                env: if runs { env } else { std::collections::BTreeMap::new() },
+                evidence: flags[3],
+            }
+        })
+}
+
+fn brake() -> impl Strategy<Value = BrakeConfig> {
+    let (starts, share) =
+        ((1..=10_000u32, duration(1000, 99_999)), (1..=100u32, 1..=4_194_304u32, duration(100, 99_999)));
+    (1..=1000u32, starts, share, proptest::option::of(duration(1000, 99_999)), any::<bool>()).prop_map(
+        |(running, (count, per), (percent, at_least, within), release, dry_run)| BrakeConfig {
+            running,
+            starts: StartsConfig { count, per },
+            share: ShareConfig { percent, at_least, within },
+            release,
+            dry_run,
+        },
+    )
+}
+
 fn config() -> impl Strategy<Value = Config> {
     let times = (duration(200, 100_000), duration(1, 20), duration(0, 10));
     let access = (
@@ -172,10 +276,17 @@ fn config() -> impl Strategy<Value = Config> {
         proptest::collection::vec(shard(), 0..4),
         proptest::collection::vec(rule(), 0..4),
     );
-    (proptest::option::of(path()), times, access, limits, events, (http, units), blocks).prop_map(
-        |(dir, (threshold, tick, max_delay), access, limits, events, (http, units), blocks)| {
+    let files = (
+        proptest::option::of(path()),
+        proptest::option::of(path()),
+        proptest::option::of(path()),
+        any::<bool>(),
+    );
+    let act = (proptest::collection::vec(action(), 0..3), brake(), files);
+    (proptest::option::of(path()), times, access, limits, events, (http, units), (blocks, act)).prop_map(
+        |(dir, (threshold, tick, max_delay), access, limits, events, (http, units), tables)| {
             let (listen, token, series, dashboard) = http;
-            let (shards, shard_blocks, rules) = blocks;
+            let ((shards, shard_blocks, rules), (actions, brake, files)) = tables;
             Config {
                 dir: Some(dir.map_or_else(|| "/tmp/varta".into(), Into::into)),
                 shards: shards.filter(|_| shard_blocks.is_empty()),
@@ -205,6 +316,12 @@ fn config() -> impl Strategy<Value = Config> {
                 metrics: MetricsConfig { units },
                 shard_blocks,
                 rules,
+                audit: files.0.map(Into::into),
+                audit_sync: files.3,
+                evidence_dir: files.1.map(Into::into),
+                spawner: files.2.map(Into::into),
+                actions,
+                brake,
             }
         },
     )

@@ -10,11 +10,12 @@ use std::time::Duration;
 use toml::Value;
 
 use super::bounds::{AGENTS_MAX, PID_MAX};
-use super::tables::{HttpConfig, MetricsConfig, RuleConfig, ShardConfig};
+use super::tables::{ActionConfig, BrakeConfig, HttpConfig, MetricsConfig, RuleConfig, ShardConfig};
+use super::triggers::TRIGGERS;
 use super::values::{
-    ADDRESS, BOOL, DURATION, EVENTS_FORMAT, EventsFormat, Form, GROUP, LIMIT, LOG_FORMAT, LogFormat, MODE,
-    OUTPUT, Output, PATH, Refused, SIZE, USER, duration, group, limit, number, octal, output, size,
-    some_number,
+    ADDRESS, BOOL, DURATION, EVENTS_FORMAT, EventsFormat, FACTOR, FILE, Form, GROUP, LIMIT, LOG_FORMAT,
+    LogFormat, MODE, OUTPUT, Output, PATH, RELEASE, Refused, SIGNAL, SIZE, USER, duration, file, group,
+    limit, number, octal, output, size, some_number,
 };
 
 /// One key of the file. A key with a setting is also a flag and an environment variable.
@@ -41,6 +42,8 @@ pub struct Key {
     pub(super) example: &'static str,
     /// Whether a reload changes it; if not, a restart does.
     pub is_live: bool,
+    /// The keys of the table that it takes, if it takes one on its line.
+    pub(super) within: &'static [Self],
     pub(super) setting: Option<Setting>,
 }
 
@@ -118,8 +121,15 @@ impl Key {
             unwritten,
             example,
             is_live: false,
+            within: &[],
             setting: None,
         }
+    }
+
+    /// The same key, which takes a table of these.
+    const fn with(mut self, keys: &'static [Self]) -> Self {
+        self.within = keys;
+        self
     }
 
     /// The same key, which a reload changes.
@@ -215,6 +225,7 @@ macro_rules! keys {
                     unwritten: concat!($($unwritten)?),
                     example: concat!($($example)?),
                     is_live: false $(|| $live)?,
+                    within: &[],
                     setting: Some(Setting {
                         set: |config, text| (FORM.parse)(text).map(|value| config.$field = value),
                         show: |config| (FORM.show)(&config.$field),
@@ -361,6 +372,27 @@ keys! {
         log_format: LogFormat = LogFormat::Auto,
             LOG_FORMAT,
             "Form of messages: auto (for terminal, journal or file), plain, or json";
+        /// File that every step of an action is written to. `None`, `"none"` in the file: nowhere.
+        #[serde(deserialize_with = "file")]
+        audit: Option<PathBuf> = None,
+            FILE,
+            "Write every step of an action to this file, too, or none";
+        /// Whether the audit file is synced to the disk after each line.
+        audit_sync: bool = false,
+            BOOL,
+            "Sync the audit file to the disk after each line";
+        /// Directory of the files with what was found about processes before something was done to them. `None`:
+        /// `evidence` in the runtime directory.
+        evidence_dir: Option<PathBuf> = None,
+            PATH,
+            "Directory of what was found about processes before an action",
+            default "evidence in dir", example "\"/var/lib/varta-fleet/evidence\"";
+        /// Socket of a spawner that runs as a service of its own. `None`, `"none"` in the file: the observer starts
+        /// one.
+        #[serde(deserialize_with = "file")]
+        spawner: Option<PathBuf> = None,
+            FILE,
+            "Socket of the service that starts the children of actions; none starts one";
     }
     tables {
         /// Where HTTP requests are answered, `[http]`, beside `control.sock`.
@@ -374,6 +406,7 @@ keys! {
             unwritten: "",
             example: "",
             is_live: false,
+            within: &[],
             setting: Some(Setting {
                 set: |config, text| (ADDRESS.parse)(text).map(|value| config.http.listen = value),
                 show: |config| (ADDRESS.show)(&config.http.listen),
@@ -398,6 +431,25 @@ keys! {
             "",
         )
         .live();
+        /// What is done about stalls, `[[action]]`; the first match wins.
+        #[serde(rename = "action")]
+        actions: Vec<ActionConfig> = Key::in_file(
+            "action",
+            "blocks, each headed [[action]]",
+            "What is done about a stall or an exit; the first match wins. The file must be writable by its owner alone",
+            "",
+            "",
+        )
+        .live();
+        /// What holds actions back, `[brake]`.
+        brake: BrakeConfig = Key::in_file(
+            "brake",
+            "a table, headed [brake]",
+            "What holds all actions back",
+            "",
+            "",
+        )
+        .live();
     }
 }
 
@@ -408,6 +460,12 @@ pub const TABLES: &[(&str, &[Key])] = &[
     ("[[shard]]", SHARD_KEYS),
     ("[[rule]]", RULE_KEYS),
     ("match of a [[rule]]", MATCH_KEYS),
+    ("[[action]]", ACTION_KEYS),
+    ("match of an [[action]]", ACTION_MATCH_KEYS),
+    ("retry of an [[action]]", RETRY_KEYS),
+    ("[brake]", BRAKE_KEYS),
+    ("starts of [brake]", STARTS_KEYS),
+    ("share of [brake]", SHARE_KEYS),
 ];
 
 pub(super) const HTTP_KEYS: &[Key] = &[
@@ -493,6 +551,7 @@ pub(super) const RULE_KEYS: &[Key] = &[
         "",
         "",
     )
+    .with(MATCH_KEYS)
     .live(),
     Key::in_file("threshold", DURATION.takes, "Silence that is a stall for them", "", "\"30s\"").live(),
 ];
@@ -517,28 +576,238 @@ pub(super) const MATCH_KEYS: &[Key] = &[
     .live(),
 ];
 
+const COUNT: &str = "a whole number from 1 to 1000";
+
+pub(super) const ACTION_KEYS: &[Key] = &[
+    Key::in_file(
+        "name",
+        "1 to 19 letters, digits, - and _, in quotes",
+        "Its name in events",
+        "",
+        "\"restart-worker\"",
+    )
+    .live(),
+    Key::in_file(
+        "on",
+        TRIGGERS,
+        "What starts it; an exit may be narrowed to a code or signal",
+        "",
+        "[\"stall\"]",
+    )
+    .live(),
+    Key::in_file(
+        "match",
+        "what to match, such as { unit = \"worker@*.service\" }",
+        "Which processes it is for: all that it names must hold, and uid, exe or unit must be among it",
+        "",
+        "",
+    )
+    .with(ACTION_MATCH_KEYS)
+    .live(),
+    Key::in_file(
+        "any-user",
+        BOOL.takes,
+        "Allow a match that says neither uid, exe nor unit: anybody can give a process any name",
+        "false",
+        "false",
+    )
+    .live(),
+    Key::in_file("certain", BOOL.takes, "An uncertain stall does not start it", "true", "true").live(),
+    Key::in_file(
+        "after",
+        DURATION.takes,
+        "How long the trigger must last; a resume or exit meanwhile cancels it",
+        "5s",
+        "\"5s\"",
+    )
+    .live(),
+    Key::in_file(
+        "run",
+        "the absolute path of a program and its arguments, each in quotes, in brackets",
+        "Run this program, without a shell; in arguments {pid}, {unit} and others stand for values",
+        "none",
+        "[\"/usr/local/sbin/restart-worker\", \"--pid\", \"{pid}\", \"--unit\", \"{unit}\"]",
+    )
+    .live(),
+    Key::in_file("signal", SIGNAL, "Instead of run: send this signal to the process", "none", "\"SIGABRT\"")
+        .live(),
+    Key::in_file(
+        "systemd",
+        "\"restart\", \"kill\" or \"stop\"",
+        "Instead of run: have systemd do this to the unit of the process, which match must name",
+        "none",
+        "\"restart\"",
+    )
+    .live(),
+    Key::in_file(
+        "timeout",
+        DURATION.takes,
+        "How long it may take; then its process group gets SIGTERM, and 5 s later SIGKILL",
+        "30s",
+        "\"30s\"",
+    )
+    .live(),
+    Key::in_file(
+        "retry",
+        "what to say of attempts, such as { first = \"10s\", tries = 5 }",
+        "How it is repeated for the same agent, and for the same unit or name",
+        "",
+        "",
+    )
+    .with(RETRY_KEYS)
+    .live(),
+    Key::in_file(
+        "user",
+        USER,
+        "User, with its group, that the program runs as; any but the spawner's own needs root",
+        "that of the spawner",
+        "\"batch\"",
+    )
+    .live(),
+    Key::in_file(
+        "env",
+        "names and texts, such as { PATH = \"/usr/bin:/bin\" }",
+        "The whole environment of the program",
+        "{}",
+        "{ PATH = \"/usr/bin:/bin\" }",
+    )
+    .live(),
+    Key::in_file(
+        "evidence",
+        BOOL.takes,
+        "Collect before what the kernel knows of the process, for at most 0.5 s",
+        "true",
+        "true",
+    )
+    .live(),
+];
+
+pub(super) const ACTION_MATCH_KEYS: &[Key] = &[
+    Key::in_file(
+        "comm",
+        "a pattern in quotes, such as \"worker-*\"",
+        "Name of the process, /proc/PID/comm: 15 bytes, and chosen by the process itself",
+        "",
+        "\"worker-*\"",
+    )
+    .live(),
+    Key::in_file("uid", USER, "User of the process", "", "\"batch\"").live(),
+    Key::in_file(
+        "exe",
+        "a pattern in quotes, such as \"/opt/worker/*\"",
+        "Absolute path of the program, /proc/PID/exe",
+        "",
+        "\"/opt/worker/*\"",
+    )
+    .live(),
+    Key::in_file(
+        "unit",
+        "a pattern in quotes, such as \"worker@*.service\"",
+        "Unit of the process, as the service manager of the system says",
+        "",
+        "\"worker@*.service\"",
+    )
+    .live(),
+];
+
+pub(super) const RETRY_KEYS: &[Key] = &[
+    Key::in_file("first", DURATION.takes, "From one attempt to the second", "10s", "\"10s\"").live(),
+    Key::in_file("factor", FACTOR, "Each further wait is so many times longer", "2.0", "2.0").live(),
+    Key::in_file("max", DURATION.takes, "The longest wait", "10m", "\"10m\"").live(),
+    Key::in_file("tries", COUNT, "Attempts; then it is refused", "5", "5").live(),
+    Key::in_file(
+        "reset-after",
+        DURATION.takes,
+        "After so long without an attempt, the first comes again; longer than max",
+        "1h",
+        "\"1h\"",
+    )
+    .live(),
+];
+
+pub(super) const BRAKE_KEYS: &[Key] = &[
+    Key::in_file("running", COUNT, "Children that may run at once, of all actions together", "8", "8").live(),
+    Key::in_file(
+        "starts",
+        "a number and a time, such as { count = 20, per = \"1m\" }",
+        "Starts that are allowed; more wait",
+        "",
+        "",
+    )
+    .with(STARTS_KEYS)
+    .live(),
+    Key::in_file(
+        "share",
+        "what is one incident, such as { percent = 20, at-least = 5, within = \"10s\" }",
+        "If more than this share of the fleet stalls at once, nothing is started; so for each user and unit, too",
+        "",
+        "",
+    )
+    .with(SHARE_KEYS)
+    .live(),
+    Key::in_file(
+        "release",
+        RELEASE,
+        "Released once no agent stalled for so long; manual waits for act brake release",
+        "1m",
+        "\"1m\"",
+    )
+    .live(),
+    Key::in_file("dry-run", BOOL.takes, "Start nothing, only report what would be", "false", "false").live(),
+];
+
+pub(super) const STARTS_KEYS: &[Key] = &[
+    Key::in_file("count", "a whole number from 1 to 10000", "So many", "20", "20").live(),
+    Key::in_file("per", DURATION.takes, "In each period of this length", "1m", "\"1m\"").live(),
+];
+
+pub(super) const SHARE_KEYS: &[Key] = &[
+    Key::in_file(
+        "percent",
+        "a whole number from 1 to 100",
+        "More than so many percent; 100 is never exceeded",
+        "20",
+        "20",
+    )
+    .live(),
+    Key::in_file("at-least", "a whole number from 1 to 4194304", "But at least so many agents", "5", "5")
+        .live(),
+    Key::in_file("within", DURATION.takes, "At once means within this time", "10s", "\"10s\"").live(),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_key_of_the_list_is_a_key_of_the_file() {
-        for (keys, head) in [(KEYS, ""), (SHARD_KEYS, "[[shard]]"), (RULE_KEYS, "[[rule]]")] {
+        let tables = [
+            (KEYS, ""),
+            (SHARD_KEYS, "[[shard]]"),
+            (RULE_KEYS, "[[rule]]"),
+            (ACTION_KEYS, "[[action]]"),
+            (ACTION_MATCH_KEYS, "[action.match]"),
+            (RETRY_KEYS, "[action.retry]"),
+            (BRAKE_KEYS, "[brake]"),
+            (STARTS_KEYS, "[brake.starts]"),
+            (SHARE_KEYS, "[brake.share]"),
+        ];
+        for (keys, head) in tables {
             for key in keys {
                 // A value of the wrong type everywhere: serde must know the key, whatever it makes of the
                 // value.
-                let text = format!("{head}\n{} = 1979-05-27", key.name);
+                let block = if head.starts_with("[action.") { "[[action]]\n" } else { "" };
+                let value = if key.name == "env" { "7" } else { "1979-05-27" };
+                let text = format!("{block}{head}\n{} = {value}", key.name);
                 let error = toml::from_str::<Config>(&text).unwrap_err().to_string();
                 assert!(!error.contains(&format!("unknown field `{}`", key.name)), "{error}");
             }
         }
-        for (known, head) in [("dir", ""), ("socket", "[[shard]]\n"), ("match", "[[rule]]\n")] {
-            let error = toml::from_str::<Config>(&format!("{head}{known}x = 1")).unwrap_err().to_string();
-            let keys = [KEYS, SHARD_KEYS, RULE_KEYS]
-                .into_iter()
-                .find(|keys| keys.iter().any(|key| key.name == known));
+        for (keys, head) in tables {
+            let block = if head.starts_with("[action.") { "[[action]]\n" } else { "" };
+            let error = toml::from_str::<Config>(&format!("{block}{head}\nx = 1")).unwrap_err().to_string();
             let told = error.split("expected").nth(1).unwrap().matches('`').count() / 2;
-            assert_eq!(told, keys.unwrap().len(), "serde knows other keys than the list: {error}");
+            assert_eq!(told, keys.len(), "serde knows other keys than the list: {error}");
         }
     }
 
@@ -568,7 +837,10 @@ mod tests {
         assert_eq!(by_flag, Config::default());
         assert_eq!(toml::from_str::<Config>(&file).unwrap(), Config::default(), "{file}");
         let unwritten = KEYS.iter().filter(|key| !key.unwritten.is_empty()).map(|key| key.name);
-        assert_eq!(unwritten.collect::<Vec<_>>(), ["dir", "shards", "group", "control-group"]);
+        assert_eq!(
+            unwritten.collect::<Vec<_>>(),
+            ["dir", "shards", "group", "control-group", "evidence-dir"]
+        );
     }
 
     #[test]

@@ -8,7 +8,10 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::keys::{Config, HTTP_KEYS, KEYS, Key, MATCH_KEYS, METRICS_KEYS, PREFIX, RULE_KEYS, SHARD_KEYS};
+use super::keys::{
+    ACTION_KEYS, ACTION_MATCH_KEYS, BRAKE_KEYS, Config, HTTP_KEYS, KEYS, Key, MATCH_KEYS, METRICS_KEYS,
+    PREFIX, RETRY_KEYS, RULE_KEYS, SHARD_KEYS, SHARE_KEYS, STARTS_KEYS,
+};
 use super::plan::Plan;
 use super::problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
 use super::validate::default_dir;
@@ -246,13 +249,28 @@ struct Level {
 static TOP: Level = Level {
     head: "the top of the file",
     keys: KEYS,
-    tables: &[("http", &HTTP), ("metrics", &METRICS), ("shard", &SHARD), ("rule", &RULE)],
+    tables: &[
+        ("http", &HTTP),
+        ("metrics", &METRICS),
+        ("shard", &SHARD),
+        ("rule", &RULE),
+        ("action", &ACTION),
+        ("brake", &BRAKE),
+    ],
 };
 static HTTP: Level = Level { head: "[http]", keys: HTTP_KEYS, tables: &[] };
 static METRICS: Level = Level { head: "[metrics]", keys: METRICS_KEYS, tables: &[] };
 static SHARD: Level = Level { head: "[[shard]]", keys: SHARD_KEYS, tables: &[] };
 static RULE: Level = Level { head: "[[rule]]", keys: RULE_KEYS, tables: &[("match", &MATCH)] };
 static MATCH: Level = Level { head: "match of [[rule]]", keys: MATCH_KEYS, tables: &[] };
+static ACTION: Level =
+    Level { head: "[[action]]", keys: ACTION_KEYS, tables: &[("match", &ACTION_MATCH), ("retry", &RETRY)] };
+static ACTION_MATCH: Level = Level { head: "match of [[action]]", keys: ACTION_MATCH_KEYS, tables: &[] };
+static RETRY: Level = Level { head: "retry of [[action]]", keys: RETRY_KEYS, tables: &[] };
+static BRAKE: Level =
+    Level { head: "[brake]", keys: BRAKE_KEYS, tables: &[("starts", &STARTS), ("share", &SHARE)] };
+static STARTS: Level = Level { head: "starts of [brake]", keys: STARTS_KEYS, tables: &[] };
+static SHARE: Level = Level { head: "share of [brake]", keys: SHARE_KEYS, tables: &[] };
 
 impl Level {
     fn key(&self, name: &str) -> Option<&'static Key> {
@@ -289,7 +307,7 @@ fn take(table: &mut DeTable<'_>, level: &Level, prefix: &str, span: &Range<usize
                     return Some(taken);
                 }
             }
-            (DeValue::Array(blocks), Some(below)) => {
+            (DeValue::Array(blocks), Some(below)) if below.head.starts_with("[[") => {
                 let mut hit = None;
                 for (index, block) in blocks.iter_mut().enumerate() {
                     let key = format!("{key}[{index}]");
@@ -353,9 +371,25 @@ impl Reader<'_> {
         let (why, fix) = if let Some(name) = missing_field(message) {
             let takes = RULE.key(name).map_or("something", |key| key.takes);
             (format!("it has no {name}"), format!("add {name}: {takes}"))
-        } else if message.starts_with("invalid type") {
-            let article = if taken.type_name.starts_with(['a', 'i']) { "an" } else { "a" };
-            (format!("it is {article} {}", taken.type_name), format!("write {}", taken.takes))
+        } else if let Some(found) = message.strip_prefix("invalid type: ") {
+            let article = |name: &str| if name.starts_with(['a', 'i']) { "an" } else { "a" };
+            let is_within = match taken.type_name {
+                // Serde also reads a table from a list of its values.
+                "array" => !found.starts_with("sequence") && !taken.takes.starts_with("a table"),
+                "table" => !found.starts_with("map"),
+                _ => false,
+            };
+            let why = if is_within {
+                let name = match found.split([' ', ',']).next().unwrap_or_default() {
+                    "map" => "table",
+                    "sequence" => "array",
+                    name => name,
+                };
+                format!("it holds {} {name}", article(name))
+            } else {
+                format!("it is {} {}", article(taken.type_name), taken.type_name)
+            };
+            (why, format!("write {}", taken.takes))
         } else if let Some((why, fix)) = message.rsplit_once("; ") {
             (why.to_owned(), fix.to_owned())
         } else {
@@ -419,7 +453,10 @@ impl Reader<'_> {
                 DeValue::Array(blocks) => {
                     for (index, block) in blocks.iter().enumerate() {
                         if let DeValue::Table(inner) = block.get_ref() {
-                            self.remember(inner, &format!("{key}[{index}]"), written);
+                            let key = format!("{key}[{index}]");
+                            self.remember(inner, &key, written);
+                            let (origin, text) = (self.origin(&block.span()), self.value(&block.span()));
+                            written.insert(key, Written { origin, text });
                         }
                     }
                 }
@@ -441,8 +478,10 @@ fn suggestion(name: &str, level: &Level) -> String {
     if TOP.key(name).is_some() {
         return format!("{name} belongs at {}, before the first [[…]] block", TOP.head);
     }
-    let elsewhere =
-        [&HTTP, &METRICS, &SHARD, &RULE, &MATCH].into_iter().find(|other| other.key(name).is_some());
+    // The nearest first: several tables have keys of the same name.
+    let below = level.tables.iter().map(|(_, below)| *below);
+    let others = [&METRICS, &SHARD, &RULE, &MATCH, &ACTION, &RETRY, &BRAKE, &STARTS, &SHARE];
+    let elsewhere = below.chain(others).find(|other| other.key(name).is_some());
     if let Some(other) = elsewhere {
         return format!("{name} belongs in {}", other.head);
     }
@@ -465,8 +504,9 @@ fn meant(variable: &str) -> Option<String> {
     if key == "print-ready" {
         return Some(format!("write --{key} on the command line"));
     }
-    let levels = [&TOP, &HTTP, &METRICS, &SHARD, &RULE, &MATCH];
-    let in_file = levels.into_iter().find(|level| level.key(&key).is_some());
+    // The keys of actions and of the brake are words that other programs name variables after, such as VARTA_ENV.
+    let in_file =
+        [&TOP, &HTTP, &METRICS, &SHARD, &RULE, &MATCH].into_iter().find(|level| level.key(&key).is_some());
     if let Some(level) = in_file {
         return Some(format!("{key} belongs in the file, at {}", level.head));
     }

@@ -3,6 +3,7 @@
 //! Every key is in [`ALL`]; its row in `keys.rs` says whether it is live.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -10,25 +11,27 @@ use serde::Deserialize;
 use serde::de::Deserializer;
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 
-use super::keys::{HTTP_KEYS, KEYS, Key, METRICS_KEYS, SHARD_KEYS};
-use super::plan::{EventsPlan, Plan, Rule, ShardPlan};
+use super::act::{ActPlan, Action, Brake};
+use super::checks::judge_output;
+use super::keys::{BRAKE_KEYS, HTTP_KEYS, KEYS, Key, METRICS_KEYS, SHARD_KEYS};
+use super::plan::{EventsPlan, Plan, ShardPlan};
 use super::problem::{ConfigError, ConfigProblem};
-use super::validate::judge_events;
 use super::values::{Output, written};
 
 /// Every key by its name in events and messages: `threshold`, `http.token-file`, `shard.allow-uids`, `rule`.
 pub static ALL: LazyLock<Vec<(String, &'static Key)>> = LazyLock::new(|| {
-    let is_table = |key: &Key| ["metrics", "shard"].contains(&key.name);
+    let is_table = |key: &Key| ["metrics", "shard", "brake"].contains(&key.name);
     let top = KEYS.iter().filter(|key| !is_table(key)).map(|key| (key.in_file.to_owned(), key));
     let within = |table: &'static str| move |key: &'static Key| (format!("{table}.{}", key.name), key);
     let http = HTTP_KEYS.iter().filter(|key| key.name != "listen").map(within("http"));
     let metrics = METRICS_KEYS.iter().map(within("metrics"));
-    top.chain(http).chain(metrics).chain(SHARD_KEYS.iter().map(within("shard"))).collect()
+    let brake = BRAKE_KEYS.iter().map(within("brake"));
+    top.chain(http).chain(metrics).chain(SHARD_KEYS.iter().map(within("shard"))).chain(brake).collect()
 });
 
 /// The keys in the order of their bits. A bit never changes its meaning, because a journal outlives its observer: new
 /// keys are appended.
-const BITS: [&str; 30] = [
+const BITS: [&str; 40] = [
     "dir",
     "shards",
     "threshold",
@@ -59,6 +62,16 @@ const BITS: [&str; 30] = [
     "log-format",
     "http.dashboard",
     "metrics.units",
+    "audit",
+    "audit-sync",
+    "evidence-dir",
+    "spawner",
+    "action",
+    "brake.running",
+    "brake.starts",
+    "brake.share",
+    "brake.release",
+    "brake.dry-run",
 ];
 
 /// Keys of the configuration, as an event names them.
@@ -218,15 +231,20 @@ pub(crate) fn reconcile(
         started.http.metrics_agents_max.to_string(),
         new_http.metrics_agents_max.to_string(),
     );
-    let path = |path: &Option<std::path::PathBuf>| or_none(path.as_ref().map(|path| path.display()).as_ref());
+    let path = |path: &Option<PathBuf>| or_none(path.as_ref().map(|path| path.display()).as_ref());
     note("http.token-file", path(&http.token_file), path(&new_http.token_file));
     note("http.dashboard", or_none(http.dashboard.as_ref()), or_none(new_http.dashboard.as_ref()));
     note("metrics.units", patterns(&in_force.metrics_units), patterns(&new.metrics_units));
     note_events(in_force.events.as_ref(), new.events.as_ref(), has_beats, &mut note);
     note_shards(started, new, &mut note);
     note_users((in_force, started), new, &mut plan, &mut note);
+    note_act(in_force, new, &mut note);
     if in_force.rules != new.rules {
-        changes.push(rules_change(&in_force.rules, &new.rules));
+        changes.push(list_change("rule", &in_force.rules, &new.rules));
+    }
+    let (before, after) = (actions_of(in_force), actions_of(new));
+    if before != after {
+        changes.push(list_change("action", before, after));
     }
     plan.threshold_ns = new.threshold_ns;
     plan.max_delay_ns = new.max_delay_ns;
@@ -235,6 +253,7 @@ pub(crate) fn reconcile(
     plan.rules.clone_from(&new.rules);
     plan.http.dashboard.clone_from(&new_http.dashboard);
     plan.metrics_units.clone_from(&new.metrics_units);
+    plan.act = act(in_force, new);
     plan.events = new.events.clone().map(|events| EventsPlan { beats: has_beats, ..events });
     let is_live = |change: &KeyChange| {
         // A token goes with its listener, which stays as it is.
@@ -271,7 +290,12 @@ fn judge(plan: &Plan) -> Result<(), ConfigError> {
         ));
     }
     if let Some(EventsPlan { output: Output::File(path), .. }) = &plan.events {
-        judge_events(path, &plan.dir, &plan.shards, &mut problems);
+        judge_output("events", path, &plan.dir, &plan.shards, &mut problems);
+        if plan.act.as_ref().and_then(|act| act.audit.as_ref()) == Some(path) {
+            let why = "the audit in force is written there, and only a restart changes that";
+            let fix = "restart the observer, or name another file";
+            problems.push(ConfigProblem::refused("events", format!("{path:?}"), why, fix));
+        }
     }
     ConfigError::check(problems)
 }
@@ -292,6 +316,48 @@ fn note_events(
     let bytes = |events: &EventsPlan| or_none(events.max_bytes.as_ref());
     note("events-max-bytes", bytes(before), bytes(after));
     note("events-keep", before.keep.to_string(), after.keep.to_string());
+}
+
+/// What is done about stalls: actions and brake of the new plan, files and spawner of the one in force. If nothing was
+/// done before, there are none of those yet, and all of the new plan holds.
+fn act(in_force: &Plan, new: &Plan) -> Option<ActPlan> {
+    let after = new.act.clone()?;
+    let evidence_dir = evidence_dir(&after, &new.dir, &in_force.dir);
+    Some(match &in_force.act {
+        Some(before) => ActPlan { actions: after.actions, brake: after.brake, ..before.clone() },
+        None => ActPlan { evidence_dir, ..after },
+    })
+}
+
+/// Where evidence is kept in a fleet with the directory `here`, by a plan for the directory `there`.
+fn evidence_dir(act: &ActPlan, there: &Path, here: &Path) -> PathBuf {
+    act.evidence_dir.strip_prefix(there).map_or_else(|_| act.evidence_dir.clone(), |name| here.join(name))
+}
+
+fn actions_of(plan: &Plan) -> &[Action] {
+    plan.act.as_ref().map(|act| &*act.actions).unwrap_or_default()
+}
+
+fn note_act(in_force: &Plan, new: &Plan, note: &mut impl FnMut(&str, String, String)) {
+    let (Some(before), Some(after)) = (&in_force.act, &new.act) else { return };
+    let path = |path: &Option<PathBuf>| or_none(path.as_ref().map(|path| path.display()).as_ref());
+    note("audit", path(&before.audit), path(&after.audit));
+    note("audit-sync", before.audit_sync.to_string(), after.audit_sync.to_string());
+    let evidence_dir = evidence_dir(after, &new.dir, &in_force.dir);
+    note("evidence-dir", before.evidence_dir.display().to_string(), evidence_dir.display().to_string());
+    note("spawner", path(&before.spawner), path(&after.spawner));
+    let (before, after) = (&before.brake, &after.brake);
+    note("brake.running", before.running.to_string(), after.running.to_string());
+    let starts = |brake: &Brake| format!("{} per {}", brake.starts, time(brake.per_ns));
+    note("brake.starts", starts(before), starts(after));
+    let share = |brake: &Brake| {
+        let Brake { percent, at_least, within_ns, .. } = brake;
+        format!("{percent} %, at least {at_least}, within {}", time(*within_ns))
+    };
+    note("brake.share", share(before), share(after));
+    let release = |brake: &Brake| brake.release_ns.map_or_else(|| "manual".to_owned(), time);
+    note("brake.release", release(before), release(after));
+    note("brake.dry-run", before.dry_run.to_string(), after.dry_run.to_string());
 }
 
 fn note_users(
@@ -334,10 +400,11 @@ fn counterpart<'a>(in_force: &Plan, new: &'a Plan, index: usize) -> Option<&'a S
     same.or_else(|| new.shards.get(index).filter(of_another))
 }
 
-fn rules_change(before: &[Rule], after: &[Rule]) -> KeyChange {
-    let count = |rules: &[Rule]| match rules.len() {
-        1 => "1 rule".to_owned(),
-        rules => format!("{rules} rules"),
+/// Another list of what `key` has blocks of.
+fn list_change<T: PartialEq>(key: &str, before: &[T], after: &[T]) -> KeyChange {
+    let count = |blocks: &[T]| match blocks.len() {
+        1 => format!("1 {key}"),
+        blocks => format!("{blocks} {key}s"),
     };
     let to = match before.iter().zip(after).filter(|(one, other)| one != other).count() {
         0 => count(after),
@@ -346,7 +413,7 @@ fn rules_change(before: &[Rule], after: &[Rule]) -> KeyChange {
         }
         _ => count(after),
     };
-    KeyChange::new("rule", count(before), to)
+    KeyChange::new(key, count(before), to)
 }
 
 fn time(ns: u64) -> String {

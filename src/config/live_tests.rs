@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::config::Config;
-use crate::config::tables::{RuleConfig, RuleMatch, ShardConfig};
+use crate::config::act::{ActionMatch, Trigger};
+use crate::config::tables::{ActionConfig, RuleConfig, RuleMatch, ShardConfig};
 use crate::config::values::{EventsFormat, LogFormat};
 
 /// A configuration in which every key has an effect.
@@ -18,7 +19,18 @@ fn base() -> Config {
             listen: Some("127.0.0.1:9464".parse().unwrap()),
             ..crate::config::HttpConfig::default()
         },
+        actions: vec![action("abort")],
         ..Config::default()
+    }
+}
+
+fn action(name: &str) -> ActionConfig {
+    ActionConfig {
+        name: name.to_owned(),
+        on: vec![Trigger::Stall],
+        matches: ActionMatch { uid: Some(7), ..ActionMatch::default() },
+        signal: Some(6),
+        ..ActionConfig::default()
     }
 }
 
@@ -56,6 +68,16 @@ fn change(config: &mut Config, name: &str) {
         "shard.group" => shard.group = Some(7),
         "shard.allow-uids" => shard.allow_uids = Some(vec![7]),
         "rule" => config.rules.push(RuleConfig::new(RuleMatch::uid(7), Duration::from_secs(7))),
+        "audit" => config.audit = Some("/var/log/audit".into()),
+        "audit-sync" => config.audit_sync = true,
+        "evidence-dir" => config.evidence_dir = Some("/var/lib/evidence".into()),
+        "spawner" => config.spawner = Some("/run/spawner.sock".into()),
+        "action" => config.actions.push(action("another")),
+        "brake.running" => config.brake.running = 7,
+        "brake.starts" => config.brake.starts.count = 7,
+        "brake.share" => config.brake.share.within = Duration::from_secs(7),
+        "brake.release" => config.brake.release = None,
+        "brake.dry-run" => config.brake.dry_run = true,
         _ => panic!("{name} is a new key: give it another value here"),
     }
 }
@@ -97,7 +119,16 @@ fn the_same_configuration_changes_nothing() {
 #[test]
 fn a_change_says_what_was_and_what_is() {
     let mut after = base();
-    for name in ["threshold", "uid-frames-max", "shard.allow-uids", "events", "rule"] {
+    for name in [
+        "threshold",
+        "uid-frames-max",
+        "shard.allow-uids",
+        "events",
+        "rule",
+        "action",
+        "brake.starts",
+        "brake.release",
+    ] {
         change(&mut after, name);
     }
     let told: Vec<String> = reconciled(&base(), &after).changed.iter().map(ToString::to_string).collect();
@@ -108,7 +139,10 @@ fn a_change_says_what_was_and_what_is() {
             "uid-frames-max: none -> 7",
             "events: /var/log/events -> none",
             "shard[1].allow-uids: all -> [7]",
+            "brake.starts: 20 per 1m -> 7 per 1m",
+            "brake.release: 1m -> manual",
             "rule: 0 rules -> 1 rule",
+            "action: 1 action -> 2 actions",
         ]
     );
 }
@@ -129,6 +163,42 @@ fn values_that_do_not_agree_with_what_stays_are_refused() {
     (after.dir, after.events) = (Some("/run/other".into()), Some(Output::File("/run/varta/lock".into())));
     let told = reconciled_plans(&base().plan().unwrap(), &after.plan().unwrap()).unwrap_err().to_string();
     assert!(told.contains("it is the observer's own lock"), "{told}");
+}
+
+/// What only a restart changes of actions is what the thread that acts has open; before the first action it has
+/// nothing open.
+#[test]
+fn the_first_action_brings_its_files_along() {
+    let none = Config { actions: Vec::new(), ..base() };
+    let mut after = base();
+    (after.audit, after.brake.running) = (Some("/var/log/audit".into()), 7);
+    let Reconciled { plan, changed, restart } = reconciled(&none, &after);
+    let told: Vec<String> = changed.iter().map(ToString::to_string).collect();
+    assert_eq!((told, restart.len()), (vec!["action: 0 actions -> 1 action".to_owned()], 0));
+    assert_eq!(plan.act, after.plan().unwrap().act);
+    let Reconciled { plan, changed, .. } = reconciled(&after, &none);
+    assert_eq!((plan.act, changed.len()), (None, 1));
+}
+
+#[test]
+fn evidence_stays_in_the_directory_in_force() {
+    let none = Config { actions: Vec::new(), ..base() };
+    let mut moved = base();
+    moved.dir = Some("/run/other".into());
+    for before in [none, base()] {
+        let Reconciled { plan, restart, .. } = reconciled(&before, &moved);
+        assert_eq!(plan.act.unwrap().evidence_dir, Path::new("/run/varta/evidence"));
+        assert_eq!(keys_of(&restart).names().collect::<Vec<_>>(), ["dir"]);
+    }
+}
+
+#[test]
+fn events_are_not_written_into_the_audit_in_force() {
+    let (mut before, mut after) = (base(), base());
+    before.audit = Some("/var/log/audit".into());
+    after.events = Some(Output::File("/var/log/audit".into()));
+    let told = reconciled_plans(&before.plan().unwrap(), &after.plan().unwrap()).unwrap_err().to_string();
+    assert!(told.contains("the audit in force is written there"), "{told}");
 }
 
 /// Without a listener of its own the new token would guard the one before, or leave it open.

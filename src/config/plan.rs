@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-pub use super::bounds::{AGENTS_MAX, METRICS_AGENTS_MAX, RULES_MAX, SHARDS_MAX, SOCKET_PATH_MAX};
+pub use super::act::{ActPlan, Action, ActionMatch, Brake, Deed, Retry, Trigger, UnitVerb};
+pub use super::bounds::{
+    ACTIONS_MAX, AGENTS_MAX, METRICS_AGENTS_MAX, RULES_MAX, SHARDS_MAX, SOCKET_PATH_MAX,
+};
 use super::classes::Classes;
 use super::sizing::queue_limit_for;
 use super::tables::RuleMatch;
@@ -59,6 +62,8 @@ pub struct Plan {
     pub http: HttpPlan,
     /// Patterns for the units that have series of their own before others; at most 256.
     pub metrics_units: Vec<String>,
+    /// What is done about stalls; `None`: nothing.
+    pub act: Option<ActPlan>,
 }
 
 /// One shard of a [`Plan`].

@@ -1,10 +1,14 @@
 //! The tables of the file: their fields with their defaults.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::values::{CoreChoice, address, duration, group, some_octal, user, users};
+use super::act::{ActionMatch, Trigger, UnitVerb};
+use super::values::{
+    CoreChoice, account, address, duration, factor, group, release, signal, some_octal, user, users,
+};
 
 /// The `[http]` table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -107,6 +111,171 @@ impl RuleMatch {
     #[must_use]
     pub fn exe(pattern: &str) -> Self {
         Self { exe: Some(pattern.to_owned()), ..Self::default() }
+    }
+}
+
+/// One `[[action]]` block.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct ActionConfig {
+    /// Its name in events: 1 to 19 letters, digits, `-` and `_`.
+    pub name: String,
+    /// What it is for; at least one.
+    pub on: Vec<Trigger>,
+    /// The processes it is for. `uid`, `exe` or `unit` must be given unless `any_user` is set: the name alone can be
+    /// chosen by anybody.
+    #[serde(rename = "match")]
+    pub matches: ActionMatch,
+    /// Whether processes of any user may match.
+    pub any_user: bool,
+    /// Whether only a certain stall starts it.
+    pub certain: bool,
+    /// How long the trigger must last before it starts.
+    #[serde(deserialize_with = "duration")]
+    pub after: Duration,
+    /// The program that is run, an absolute path, and its arguments with placeholders. One of this, `signal` and
+    /// `systemd` must be given.
+    pub run: Option<Vec<String>>,
+    /// The signal that the process gets, in the file by name or number.
+    #[serde(deserialize_with = "signal")]
+    pub signal: Option<u8>,
+    /// What the service manager does to the unit of the process.
+    pub systemd: Option<UnitVerb>,
+    /// How long it may take; then SIGTERM, and 5 s later SIGKILL.
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Duration,
+    /// How it is repeated.
+    pub retry: RetryConfig,
+    /// User and group it runs as; in the file a user by name or number, whose group the host knows. `None`: those
+    /// of the spawner.
+    #[serde(deserialize_with = "account")]
+    pub user: Option<(u32, u32)>,
+    /// Its whole environment.
+    pub env: BTreeMap<String, String>,
+    /// Whether evidence is collected before.
+    pub evidence: bool,
+}
+
+impl Default for ActionConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            on: Vec::new(),
+            matches: ActionMatch::default(),
+            any_user: false,
+            certain: true,
+            after: Duration::from_secs(5),
+            run: None,
+            signal: None,
+            systemd: None,
+            timeout: Duration::from_secs(30),
+            retry: RetryConfig::default(),
+            user: None,
+            env: BTreeMap::new(),
+            evidence: true,
+        }
+    }
+}
+
+/// How an action is repeated for the same agent, and for the same unit or name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct RetryConfig {
+    /// From one attempt to the second.
+    #[serde(deserialize_with = "duration")]
+    pub first: Duration,
+    /// Each further wait is so many times longer, in hundredths: 200 doubles it.
+    #[serde(rename = "factor", deserialize_with = "factor")]
+    pub factor_percent: u32,
+    /// The longest wait.
+    #[serde(deserialize_with = "duration")]
+    pub max: Duration,
+    /// Attempts.
+    pub tries: u16,
+    /// After so long without an attempt, the first comes again.
+    #[serde(deserialize_with = "duration")]
+    pub reset_after: Duration,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(10),
+            factor_percent: 200,
+            max: Duration::from_secs(600),
+            tries: 5,
+            reset_after: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// The `[brake]` table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct BrakeConfig {
+    /// Children that may run at once.
+    pub running: u32,
+    /// Starts that are allowed.
+    pub starts: StartsConfig,
+    /// The share of agents whose stall at once is one incident.
+    pub share: ShareConfig,
+    /// It is released once so long no agent stalled; `None`, `"manual"` in the file: by hand only.
+    #[serde(deserialize_with = "release")]
+    pub release: Option<Duration>,
+    /// Nothing is started: what would be is only reported.
+    pub dry_run: bool,
+}
+
+impl Default for BrakeConfig {
+    fn default() -> Self {
+        Self {
+            running: 8,
+            starts: StartsConfig::default(),
+            share: ShareConfig::default(),
+            release: Some(Duration::from_secs(60)),
+            dry_run: false,
+        }
+    }
+}
+
+/// Starts that a brake allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct StartsConfig {
+    /// So many.
+    pub count: u32,
+    /// In each period of this length.
+    #[serde(deserialize_with = "duration")]
+    pub per: Duration,
+}
+
+impl Default for StartsConfig {
+    fn default() -> Self {
+        Self { count: 20, per: Duration::from_secs(60) }
+    }
+}
+
+/// The share of agents whose stall at once engages a brake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct ShareConfig {
+    /// More than so many percent of them.
+    pub percent: u32,
+    /// But at least so many.
+    pub at_least: u32,
+    /// At once means within this time.
+    #[serde(deserialize_with = "duration")]
+    pub within: Duration,
+}
+
+impl Default for ShareConfig {
+    fn default() -> Self {
+        Self { percent: 20, at_least: 5, within: Duration::from_secs(10) }
     }
 }
 

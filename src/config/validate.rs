@@ -2,12 +2,14 @@
 //! derives defaults and makes paths absolute.
 
 use std::collections::HashMap;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use super::bounds::{UNIT_PATTERNS_MAX, UNITS_MAX, URL_BYTES_MAX};
+use super::checks::{
+    OWN_FILES, absolute, in_range, judge_characters, judge_output, judge_patterns, names_a_file,
+};
 use super::keys::{Config, KEYS};
 use super::plan::{
     DIR_OF_ROOT, EventsPlan, HttpPlan, METRICS_AGENTS_MAX, Output, Plan, RULES_MAX, Rule, SHARDS_MAX,
@@ -16,27 +18,15 @@ use super::plan::{
 use super::problem::{ConfigError, ConfigProblem};
 use super::tables::{RuleMatch, ShardConfig};
 use super::values::{Refused, written};
-use crate::message::{Reason, is_deceptive};
+use crate::message::is_deceptive;
 use crate::process::unit::{UNIT_BYTES_MAX, UNIT_SUFFIXES};
-use crate::route::MANIFEST;
-use crate::rundir::names::{CONTROL, LOCK, SYMLINK};
 use crate::time::duration_ns;
-
-/// Files in the runtime directory that are neither sockets of shards nor events. The symlink is not
-/// among them: a shard's socket may be bound in its place.
-const OWN_FILES: [(&str, &str); 3] = [(LOCK, "lock"), (MANIFEST, "manifest"), (CONTROL, "control socket")];
 
 const THRESHOLD_MIN: Duration = Duration::from_millis(10);
 const THRESHOLD_MAX: Duration = Duration::from_secs(24 * 3600);
 const TICK_MIN: Duration = Duration::from_millis(1);
 const TICK_MAX: Duration = Duration::from_secs(1);
 const MAX_DELAY_MAX: Duration = Duration::from_millis(100);
-
-/// Whether a socket can have this path.
-fn names_a_file(path: &Path) -> bool {
-    let bytes = path.as_os_str().as_bytes();
-    path.file_name().is_some() && !bytes.ends_with(b"/") && !bytes.contains(&0)
-}
 
 /// The default runtime directory.
 ///
@@ -119,7 +109,7 @@ impl Config {
                 Output::File(path) => {
                     let path = absolute("events", path, &mut problems);
                     judge_characters("events", &path, &mut problems);
-                    judge_events(&path, &dir, &shards, &mut problems);
+                    judge_output("events", &path, &dir, &shards, &mut problems);
                     Output::File(path)
                 }
             },
@@ -130,6 +120,7 @@ impl Config {
         });
         let http = self.judge_http(&mut problems);
         self.judge_units(&mut problems);
+        let act = self.resolve_actions(&dir, &shards, &mut problems);
         ConfigError::check(problems)?;
         Ok(Plan {
             log_format: self.log_format,
@@ -152,6 +143,7 @@ impl Config {
             events,
             http,
             metrics_units: self.metrics.units.clone().unwrap_or_default(),
+            act,
         })
     }
 
@@ -285,31 +277,7 @@ impl Config {
                     "name a comm, uid or exe, or set the threshold at the top of the file instead",
                 ));
             }
-            if let Some(pattern) = comm {
-                let key = format!("rule[{i}].match.comm");
-                let refused = |why, fix| ConfigProblem::refused(&key, format!("{pattern:?}"), why, fix);
-                if pattern.is_empty() {
-                    problems.push(refused(
-                        "it is empty and matches nothing",
-                        "write a name or a pattern, such as \"batch-*\"",
-                    ));
-                } else if pattern.len() > 15 {
-                    problems.push(refused(
-                        "it is longer than 15 bytes, and the kernel keeps only 15 of a name, so it matches nothing",
-                        "shorten it and end it with *, or match by exe",
-                    ));
-                }
-            }
-            if let Some(pattern) = exe
-                && !pattern.starts_with(['/', '*', '?'])
-            {
-                problems.push(ConfigProblem::refused(
-                    &format!("rule[{i}].match.exe"),
-                    format!("{pattern:?}"),
-                    "exe is an absolute path, so it matches nothing",
-                    "begin it with / or *",
-                ));
-            }
+            judge_patterns(&format!("rule[{i}].match"), comm.as_deref(), exe.as_deref(), problems);
         }
     }
 
@@ -442,33 +410,6 @@ fn judge_mode(key: &str, mode: u32, closed: &str, problems: &mut Vec<ConfigProbl
     }
 }
 
-/// Refuses paths with control or invisible characters: paths are printed, one on each line, and read by
-/// scripts.
-fn judge_characters(key: &str, path: &Path, problems: &mut Vec<ConfigProblem>) {
-    // A character that no path can contain was reported before.
-    let is_told = problems.iter().any(|problem| problem.key == key);
-    if !is_told && path.to_string_lossy().contains(is_deceptive) {
-        let why = "it holds characters that control a terminal or cannot be seen";
-        problems.push(ConfigProblem::refused(key, format!("{path:?}"), why, "name another path"));
-    }
-}
-
-/// Events are appended to an existing file: it must not be one that the observer needs.
-pub(super) fn judge_events(path: &Path, dir: &Path, shards: &[ShardPlan], problems: &mut Vec<ConfigProblem>) {
-    let own = OWN_FILES.iter().chain(&[(SYMLINK, "symlink")]);
-    let file = own
-        .filter(|(name, _)| dir.join(name) == path)
-        .map(|(_, whose)| format!("the observer's own {whose}"));
-    let socket = (0..)
-        .zip(shards)
-        .filter(|(_, shard): &(usize, _)| shard.socket == path)
-        .map(|(i, _)| format!("the socket of shard {i}"));
-    if let Some(what) = file.chain(socket).next() {
-        let why = format!("it is {what}");
-        problems.push(ConfigProblem::refused("events", format!("{path:?}"), why, "name another file"));
-    }
-}
-
 /// Whether the names that a pattern matches may end as those of units.
 fn may_end_as_unit(pattern: &str) -> bool {
     let end = pattern.rsplit(['*', '?']).next().unwrap_or_default();
@@ -507,53 +448,6 @@ fn judge_url(url: &str) -> Result<(), (&'static str, &'static str)> {
         return Err(("it names no host, or a port that is none", EXAMPLE));
     }
     Ok(())
-}
-
-/// Whether the duration is in the range; reports a problem if not.
-fn in_range(
-    key: &str,
-    value: Duration,
-    range: std::ops::RangeInclusive<Duration>,
-    problems: &mut Vec<ConfigProblem>,
-) -> bool {
-    if range.contains(&value) {
-        return true;
-    }
-    let (least, most) = (written(*range.start()), written(*range.end()));
-    let why = if value < *range.start() {
-        format!("it is shorter than {least}")
-    } else {
-        format!("it is longer than {most}")
-    };
-    let value = format!("\"{}\"", written(value));
-    problems.push(ConfigProblem::refused(
-        key,
-        value,
-        why,
-        format!("write a duration from {least} to {most}"),
-    ));
-    false
-}
-
-/// The path made absolute; a relative one starts in the current directory.
-fn absolute(key: &str, path: &Path, problems: &mut Vec<ConfigProblem>) -> PathBuf {
-    let mut refused = |why: String, fix: &str| {
-        problems.push(ConfigProblem::refused(key, format!("{path:?}"), why, fix));
-        path.to_owned()
-    };
-    if path.as_os_str().is_empty() {
-        return refused("it is empty".to_owned(), "write a path, or leave it out");
-    }
-    if path.as_os_str().as_bytes().contains(&0) {
-        return refused("it contains a NUL byte, and no path can".to_owned(), "take it out");
-    }
-    match std::path::absolute(path) {
-        Ok(path) => path,
-        Err(error) => refused(
-            format!("it is relative to a directory that cannot be found: {}", Reason(&error)),
-            "write it from / on",
-        ),
-    }
 }
 
 #[cfg(test)]

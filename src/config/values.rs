@@ -58,6 +58,14 @@ pub(super) const PATH: Form<Option<PathBuf>> = Form::new(
     |path| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
     |path| path.as_deref().and_then(path_value),
 );
+/// A file or none, where an empty path would not say which.
+pub(super) const FILE: Form<Option<PathBuf>> = Form::new(
+    "a path in quotes, or \"none\"",
+    "PATH",
+    |text| Ok(read_file(text)),
+    |path| path.as_ref().map_or("none".to_owned(), |path| path.display().to_string()),
+    |path| path.as_deref().map_or(Some("none".into()), path_value),
+);
 pub(super) const DURATION: Form<Duration> = Form::new(
     "a duration, such as \"500ms\", \"2s\" or \"1m30s\"",
     "DURATION",
@@ -129,6 +137,9 @@ pub(super) const GROUP: Form<Option<u32>> = Form::new(
     |group| group.map(Value::from),
 );
 pub(super) const USER: &str = "the number of a user, or its name in quotes";
+pub(super) const SIGNAL: &str = "the name of a signal in quotes, such as \"SIGABRT\", or its number";
+pub(super) const FACTOR: &str = "a number from 1 to 100, such as 2.0";
+pub(super) const RELEASE: &str = "a duration, such as \"1m\", or \"manual\"";
 
 /// A whole number. `takes` names the bounds that `why_not` keeps.
 pub(super) const fn number(takes: &'static str, why_not: fn(&u32) -> Option<&'static str>) -> Form<u32> {
@@ -257,7 +268,7 @@ pub(super) struct Refused {
 }
 
 impl Refused {
-    fn new(why: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(super) fn new(why: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { why: why.into(), fix: fix.into() }
     }
 }
@@ -321,7 +332,12 @@ fn parse_account(
     if let Ok(number) = name.parse() {
         return Ok(number);
     }
-    match id(name) {
+    known(id(name), what)
+}
+
+/// What the host knows of a user or group.
+fn known<T>(found: io::Result<Option<T>>, what: &str) -> Result<T, Refused> {
+    match found {
         Ok(Some(id)) => Ok(id),
         Ok(None) => Err(Refused::new(
             format!("there is no such {what} on this host"),
@@ -352,6 +368,79 @@ pub(super) fn parse_address(text: &str) -> Result<Option<SocketAddr>, Refused> {
 
 pub(super) fn read_output(text: &str) -> Option<Output> {
     (text != "none").then(|| text.to_owned().into())
+}
+
+fn read_file(text: &str) -> Option<PathBuf> {
+    (text != "none").then(|| text.into())
+}
+
+/// Signals by name. The numbers are those of this architecture.
+const SIGNALS: [(&str, i32); 31] = [
+    ("SIGHUP", libc::SIGHUP),
+    ("SIGINT", libc::SIGINT),
+    ("SIGQUIT", libc::SIGQUIT),
+    ("SIGILL", libc::SIGILL),
+    ("SIGTRAP", libc::SIGTRAP),
+    ("SIGABRT", libc::SIGABRT),
+    ("SIGBUS", libc::SIGBUS),
+    ("SIGFPE", libc::SIGFPE),
+    ("SIGKILL", libc::SIGKILL),
+    ("SIGUSR1", libc::SIGUSR1),
+    ("SIGSEGV", libc::SIGSEGV),
+    ("SIGUSR2", libc::SIGUSR2),
+    ("SIGPIPE", libc::SIGPIPE),
+    ("SIGALRM", libc::SIGALRM),
+    ("SIGTERM", libc::SIGTERM),
+    ("SIGSTKFLT", libc::SIGSTKFLT),
+    ("SIGCHLD", libc::SIGCHLD),
+    ("SIGCONT", libc::SIGCONT),
+    ("SIGSTOP", libc::SIGSTOP),
+    ("SIGTSTP", libc::SIGTSTP),
+    ("SIGTTIN", libc::SIGTTIN),
+    ("SIGTTOU", libc::SIGTTOU),
+    ("SIGURG", libc::SIGURG),
+    ("SIGXCPU", libc::SIGXCPU),
+    ("SIGXFSZ", libc::SIGXFSZ),
+    ("SIGVTALRM", libc::SIGVTALRM),
+    ("SIGPROF", libc::SIGPROF),
+    ("SIGWINCH", libc::SIGWINCH),
+    ("SIGIO", libc::SIGIO),
+    ("SIGPWR", libc::SIGPWR),
+    ("SIGSYS", libc::SIGSYS),
+];
+
+/// The largest number of a signal.
+const SIGNAL_MAX: u8 = 64;
+
+fn parse_signal(text: &str) -> Result<u8, Refused> {
+    let bare = text.trim();
+    if let Ok(number) = bare.parse() {
+        return signal_numbered(number);
+    }
+    let name = if bare.starts_with("SIG") { bare.to_owned() } else { format!("SIG{bare}") };
+    if let Some((_, number)) = SIGNALS.iter().find(|(known, _)| *known == name) {
+        return signal_numbered((*number).into());
+    }
+    let near = SIGNALS.map(|(known, _)| (strsim::damerau_levenshtein(&name.to_uppercase(), known), known));
+    let fix = match near.iter().min() {
+        Some((distance, nearest)) if *distance <= 2 => format!("did you mean {nearest}?"),
+        _ => "write a name that kill -l lists, such as SIGABRT, or its number".to_owned(),
+    };
+    Err(Refused::new("there is no such signal", fix))
+}
+
+fn signal_numbered(number: i64) -> Result<u8, Refused> {
+    let known = u8::try_from(number).ok().filter(|number| (1..=SIGNAL_MAX).contains(number));
+    known.ok_or_else(|| {
+        Refused::new("there is no such signal", format!("write its name, or a number from 1 to {SIGNAL_MAX}"))
+    })
+}
+
+/// The name of a signal, or its number if it has none.
+#[must_use]
+pub(super) fn signal_name(signal: u8) -> String {
+    let named = SIGNALS.iter().find(|(_, number)| *number == i32::from(signal));
+    named.map_or_else(|| signal.to_string(), |(name, _)| (*name).to_owned())
 }
 
 pub(super) fn parse_size(text: &str) -> Result<Option<u64>, Refused> {
@@ -503,6 +592,116 @@ pub(super) fn output<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
         }
     }
     deserializer.deserialize_str(OutputVisitor)
+}
+
+pub(super) fn file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    Ok(read_file(&String::deserialize(deserializer)?))
+}
+
+/// How long no agent must stall until a brake is released; `None`: `"manual"`.
+pub(super) fn release<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    struct ReleaseVisitor;
+    impl Visitor<'_> for ReleaseVisitor {
+        type Value = Option<Duration>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(RELEASE)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<Duration>, E> {
+            if text == "manual" {
+                return Ok(None);
+            }
+            parse_duration(text)
+                .map(Some)
+                .map_err(|Refused { why, fix }| E::custom(Refused::new(why, format!("{fix}, or \"manual\""))))
+        }
+    }
+    deserializer.deserialize_any(ReleaseVisitor)
+}
+
+/// A factor in hundredths.
+pub(super) fn factor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    struct FactorVisitor;
+    impl Visitor<'_> for FactorVisitor {
+        type Value = u32;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(FACTOR)
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the range is checked before"
+        )]
+        fn visit_f64<E: de::Error>(self, factor: f64) -> Result<u32, E> {
+            let hundredths = (factor * 100.0).round();
+            if (0.0..=f64::from(u32::MAX)).contains(&hundredths) {
+                return Ok(hundredths as u32);
+            }
+            Err(E::custom(Refused::new("it is out of range", format!("write {FACTOR}"))))
+        }
+        fn visit_i64<E: de::Error>(self, factor: i64) -> Result<u32, E> {
+            let hundredths = factor.checked_mul(100).and_then(|hundredths| u32::try_from(hundredths).ok());
+            hundredths.ok_or_else(|| E::custom(Refused::new("it is out of range", format!("write {FACTOR}"))))
+        }
+        fn visit_u64<E: de::Error>(self, factor: u64) -> Result<u32, E> {
+            self.visit_i64(i64::try_from(factor).unwrap_or(i64::MAX))
+        }
+    }
+    deserializer.deserialize_any(FactorVisitor)
+}
+
+/// A signal by name or number.
+pub(super) struct Signal(pub(super) u8);
+
+impl<'de> Deserialize<'de> for Signal {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SignalVisitor;
+        impl Visitor<'_> for SignalVisitor {
+            type Value = Signal;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(SIGNAL)
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Signal, E> {
+                parse_signal(text).map(Signal).map_err(E::custom)
+            }
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Signal, E> {
+                signal_numbered(number).map(Signal).map_err(E::custom)
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Signal, E> {
+                self.visit_i64(i64::try_from(number).unwrap_or(i64::MAX))
+            }
+        }
+        deserializer.deserialize_any(SignalVisitor)
+    }
+}
+
+pub(super) fn signal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
+    Signal::deserialize(deserializer).map(|signal| Some(signal.0))
+}
+
+/// A user by number or name, with the group that the host knows it by.
+pub(super) fn account<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<(u32, u32)>, D::Error> {
+    struct RunsAs;
+    impl Visitor<'_> for RunsAs {
+        type Value = (u32, u32);
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(USER)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<(u32, u32), E> {
+            let found = match text.trim().parse() {
+                Ok(uid) => accounts::account_of(uid),
+                Err(_) => accounts::account_named(text.trim()),
+            };
+            known(found, "user").map_err(E::custom)
+        }
+        fn visit_i64<E: de::Error>(self, n: i64) -> Result<(u32, u32), E> {
+            let found = u32::try_from(n).map_or(Ok(None), accounts::account_of);
+            known(found, "user").map_err(E::custom)
+        }
+        fn visit_u64<E: de::Error>(self, n: u64) -> Result<(u32, u32), E> {
+            self.visit_i64(i64::try_from(n).unwrap_or(i64::MAX))
+        }
+    }
+    deserializer.deserialize_any(RunsAs).map(Some)
 }
 
 pub(super) fn octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {

@@ -10,7 +10,7 @@ use crate::label::Label;
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
 
-mod action;
+pub(crate) mod action;
 pub mod filter;
 mod json;
 mod process;

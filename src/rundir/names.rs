@@ -8,5 +8,7 @@ pub const LOCK: &str = "lock";
 pub const ROSTER: &str = "roster";
 /// The control socket.
 pub const CONTROL: &str = "control.sock";
+/// The directory of what was found about processes before something was done to them, if no other is configured.
+pub const EVIDENCE: &str = "evidence";
 /// The socket by which a successor takes over.
 pub const TAKEOVER: &str = "takeover.sock";

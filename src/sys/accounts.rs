@@ -1,4 +1,4 @@
-//! Users and groups by name, as the host knows them (getpwnam_r(3), getgrnam_r(3)).
+//! Users and groups by name, as the host knows them (getpwnam_r(3), getgrnam_r(3)), and the group of a user.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -62,8 +62,30 @@ pub fn groups_of(uid: u32, gid: u32) -> io::Result<Vec<u32>> {
     }
 }
 
+/// The id and the group of the user with this name; `None` if there is none. May block as [`user_id`].
+///
+/// # Errors
+/// As [`user_id`].
+pub fn account_named(name: &str) -> io::Result<Option<(u32, u32)>> {
+    find(name, libc::getpwnam_r, |entry| (entry.pw_uid, entry.pw_gid))
+}
+
+/// The id and the group of the user with this id; `None` if there is none. May block as [`user_id`].
+///
+/// # Errors
+/// As [`user_id`].
+pub fn account_of(uid: u32) -> io::Result<Option<(u32, u32)>> {
+    entry_of(uid, |entry| (entry.pw_uid, entry.pw_gid))
+}
+
 /// The name of a user, `None` without an account.
 fn name_of(uid: u32) -> io::Result<Option<CString>> {
+    // SAFETY: the name is a string in the room of the entry, which ends in NUL and is not written meanwhile.
+    entry_of(uid, |entry| unsafe { CStr::from_ptr(entry.pw_name) }.to_owned())
+}
+
+/// What `take` takes of the account of a user, while its strings are there.
+fn entry_of<T>(uid: u32, take: fn(&libc::passwd) -> T) -> io::Result<Option<T>> {
     with_room(|room| {
         let mut entry = MaybeUninit::<libc::passwd>::uninit();
         let mut found = ptr::null_mut();
@@ -72,13 +94,11 @@ fn name_of(uid: u32) -> io::Result<Option<CString>> {
             libc::getpwuid_r(uid, entry.as_mut_ptr(), room.as_mut_ptr(), room.len(), &raw mut found)
         };
         // SAFETY: `found` is null or points to `entry`, which is initialised then.
-        let name = unsafe { found.as_ref() }.map(|entry| entry.pw_name);
-        // SAFETY: the name is a string in `room`, which ends in NUL and is not written meanwhile.
-        (errno, name.map(|name| unsafe { CStr::from_ptr(name) }.to_owned()))
+        (errno, unsafe { found.as_ref() }.map(take))
     })
 }
 
-fn find<E>(name: &str, by: Ask<E>, id: fn(&E) -> u32) -> io::Result<Option<u32>> {
+fn find<E, T>(name: &str, by: Ask<E>, id: fn(&E) -> T) -> io::Result<Option<T>> {
     let Ok(name) = CString::new(name) else { return Ok(None) };
     with_room(|room| {
         let mut entry = MaybeUninit::<E>::uninit();
@@ -93,7 +113,7 @@ fn find<E>(name: &str, by: Ask<E>, id: fn(&E) -> u32) -> io::Result<Option<u32>>
 }
 
 /// Repeats the lookup with a larger buffer until the answer fits.
-fn with_room<R>(ask: impl Fn(&mut [libc::c_char]) -> (i32, Option<R>)) -> io::Result<Option<R>> {
+fn with_room<T>(ask: impl Fn(&mut [libc::c_char]) -> (i32, Option<T>)) -> io::Result<Option<T>> {
     let mut room = vec![0; ROOM];
     loop {
         match ask(&mut room) {
@@ -116,7 +136,10 @@ mod tests {
         assert_eq!((user_id("root").unwrap(), group_id("root").unwrap()), (Some(0), Some(0)));
         for name in ["", "nobody of this name", "0", "ro\0ot"] {
             assert_eq!((user_id(name).unwrap(), group_id(name).unwrap()), (None, None), "{name:?}");
+            assert_eq!(account_named(name).unwrap(), None, "{name:?}");
         }
+        assert_eq!((account_named("root").unwrap(), account_of(0).unwrap()), (Some((0, 0)), Some((0, 0))));
+        assert_eq!(account_of(u32::MAX - 7).unwrap(), None);
     }
 
     #[test]

@@ -634,6 +634,12 @@ fn every_key_can_be_set_in_every_way() {
         ("events-max-bytes", "none", "\"none\""),
         ("events-keep", "7", "7"),
         ("log-format", "json", "\"json\""),
+        ("audit", "/tmp/audit.jsonl", "\"/tmp/audit.jsonl\""),
+        ("audit", "none", "\"none\""),
+        ("audit-sync", "true", "true"),
+        ("evidence-dir", "/tmp/evidence", "\"/tmp/evidence\""),
+        ("spawner", "/tmp/spawner.sock", "\"/tmp/spawner.sock\""),
+        ("spawner", "none", "\"none\""),
     ] {
         let variable = varta_fleet::config::KEYS.iter().find(|known| known.name == key).unwrap().variable;
         let base: &[&str] = if key == "dir" { &["check"] } else { &["check", "--dir", "run"] };

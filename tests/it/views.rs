@@ -344,7 +344,11 @@ fn every_manual_page_is_written_and_well_formed() {
 
     let settings = plain(page("man5/varta-fleet.toml.5"));
     let tables = TABLES.iter().flat_map(|(_, keys)| *keys);
-    for key in KEYS.iter().filter(|key| !["http", "shard", "rule"].contains(&key.name)).chain(tables) {
+    for key in KEYS
+        .iter()
+        .filter(|key| !["http", "shard", "rule", "action", "brake"].contains(&key.name))
+        .chain(tables)
+    {
         assert!(!key.help.is_empty(), "{}: nobody says what it means", key.name);
         assert!(settings.contains(&format!(".TP\n{}\n", key.name)), "{} is missing:\n{settings}", key.name);
         assert!(settings.contains(key.variable), "{} is missing", key.variable);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::fs::Access;
 use rustix::process::{Resource, getrlimit};
 use varta_fleet::config::{KEYS, Layers, Origin, read_duration, written};
-use varta_fleet::plan::{CoreChoice, EventsPlan, Output, Plan, ShardPlan};
+use varta_fleet::plan::{Brake, CoreChoice, EventsPlan, Output, Plan, ShardPlan};
 use varta_fleet::priority::Standing;
 use varta_fleet::sizing::{Demand, Sizing, queue_bytes};
 use varta_fleet::time::duration_ns;
@@ -184,7 +184,7 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
             ("dir", _) => Shown(plan.dir.display()).to_string(),
             ("shards", _) => plan.shards.len().to_string(),
             ("events", Some(events)) => Shown(&events.output).to_string(),
-            _ => key.value_in(config),
+            _ => resolved(key.name, plan).unwrap_or_else(|| key.value_in(config)),
         };
         let origin = layers.origin_in_words(key.in_file);
         writeln!(out, "    {:<16} {value:<24} ({origin})", key.name)?;
@@ -205,7 +205,36 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
         let asked: Vec<_> = asked.into_iter().flatten().collect();
         writeln!(out, "    rule {i:<11} {}: {}", asked.join(" and "), ns(rule.threshold_ns))?;
     }
+    let Some(act) = &plan.act else { return Ok(()) };
+    for (i, action) in act.actions.iter().enumerate() {
+        let triggers: Vec<String> = action.on.iter().map(ToString::to_string).collect();
+        let (on, deed) = (triggers.join(" or "), action.deed.to_string());
+        let after = ns(action.after_ns);
+        writeln!(out, "    action {i:<9} {}: {after} after {on}: {}", action.name.as_str(), Shown(deed))?;
+    }
+    let Brake { running, starts, per_ns, percent, at_least, within_ns, release_ns, dry_run, .. } = act.brake;
+    writeln!(
+        out,
+        "    brake            {running} at once, {starts} per {}; held while more than {percent} % and at least \
+         {at_least} stall within {}, released {}{}",
+        ns(per_ns),
+        ns(within_ns),
+        release_ns.map_or("by hand".to_owned(), |release| format!("after {}", ns(release))),
+        if dry_run { "; dry run, nothing is started" } else { "" },
+    )?;
     Ok(())
+}
+
+/// A path of what is done about stalls, as the plan resolved it.
+fn resolved(key: &str, plan: &Plan) -> Option<String> {
+    let act = plan.act.as_ref()?;
+    let path = match key {
+        "audit" => act.audit.as_ref()?,
+        "evidence-dir" => &act.evidence_dir,
+        "spawner" => act.spawner.as_ref()?,
+        _ => return None,
+    };
+    Some(Shown(path.display()).to_string())
 }
 
 impl BeatArgs {

@@ -25,6 +25,12 @@ const PATTERNS: &str = "\
 In patterns `*` stands for any characters, also `/` and none at all, and `?` for one. The first rule that matches an \
 agent gives it its threshold; all that a rule's `match` names must hold.";
 
+const PLACEHOLDERS: &str = "\
+In the arguments of the program that an action runs stand `{pid}`, `{ns_pid}`, `{uid}`, `{session}`, `{shard}`, \
+`{status}`, `{silent_ms}`, `{name}` (of the action), `{comm}`, `{exe}`, `{unit}` and `{container}` for values of the agent, \
+`{{` and `}}` for braces. A text that could be taken for something else, because it begins with - or has other characters \
+than a path or a name needs, refuses the action. No shell is run.";
+
 const SCHEMA: &str = "\
 One JSON object a line, version 1 of the schema. Every line has `v` (1), `ts` (when it was reported, by the wall clock), \
 `mono_ns` (when it happened, by the monotonic clock) and `kind`; all but beats have `seq`, which has no gaps. Where \
@@ -211,6 +217,8 @@ fn config_page() -> Page {
     }
     page.heading("PATTERNS");
     page.paragraph(PATTERNS);
+    page.heading("PLACEHOLDERS");
+    page.paragraph(PLACEHOLDERS);
     page.see_also(&[("varta-fleet", 1), ("varta-fleet-run", 1), ("varta-fleet-check", 1)]);
     page
 }
