@@ -132,6 +132,7 @@ mod process;
 mod aggregator;
 
 // What is done about a stall: on a thread of its own, and in a process of its own.
+#[cfg_attr(not(feature = "http"), expect(dead_code, reason = "operators ask by HTTP"))]
 mod action;
 mod spawner;
 

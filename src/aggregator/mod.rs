@@ -16,7 +16,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crossbeam::channel::Receiver;
+use crossbeam::channel::{Receiver, Sender};
 
 use crate::event::{About, Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, Rank, SessionWhy};
 use crate::journal::{Adoption, Estate, Journal, Kept, KeptTable};
@@ -48,6 +48,7 @@ use crate::view::units::{Configured, Counted, Unit};
 use crate::wire::{NONCE_TERMINAL, Status};
 
 mod adopt;
+mod asked;
 mod changes;
 mod churn;
 mod commit;
@@ -60,6 +61,7 @@ mod frozen;
 mod limit;
 mod missing;
 pub mod policy;
+pub mod present;
 pub mod record;
 pub mod reload;
 mod reloaded;
@@ -78,6 +80,7 @@ use freezes::Freezes;
 use limit::{Buckets, Limit, Often, SECOND_NS};
 use missing::Missing;
 use policy::Policy;
+use present::Present;
 use record::{Mark, Places, Record};
 use reload::{Matching, NewOutput, Reload, Reloading};
 
@@ -141,6 +144,12 @@ pub enum Request {
     Units(Configured),
     /// A reload was refused: nothing changes.
     ReloadRefused,
+    /// Report what is done about an agent, or that nothing is.
+    Report(Option<u16>, Option<Agent>, EventKind),
+    /// What is known of the agent with this pid.
+    Present(u32, Sender<Option<Present>>),
+    /// Every agent that is stalled.
+    Stalled(Sender<Vec<Present>>),
     /// The shards have ended: report what is left, then `stop`.
     Stop,
 }
@@ -518,6 +527,9 @@ impl Aggregator {
                 Request::Reload(reload) => self.reload(*reload),
                 Request::Units(configured) => self.configure_units(configured),
                 Request::ReloadRefused => self.reload_refused(),
+                Request::Report(shard, agent, kind) => self.report(shard, agent, self.now, kind),
+                Request::Present(pid, to) => drop(to.send(self.present(pid))),
+                Request::Stalled(to) => drop(to.send(self.stalled())),
                 Request::Stop => self.stop_by = self.stop_by.or(Some(self.now + STOP_NS)),
             }
         }

@@ -61,7 +61,7 @@ pub enum Piece<'a> {
 }
 
 /// The parts of an argument, in their order. `{{` and `}}` are braces.
-pub(super) fn pieces(argument: &str) -> Result<Vec<Piece<'_>>, Refused> {
+pub fn pieces(argument: &str) -> Result<Vec<Piece<'_>>, Refused> {
     let mut pieces = Vec::new();
     let mut rest = argument;
     while let Some(at) = rest.find(['{', '}']) {

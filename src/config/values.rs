@@ -262,7 +262,7 @@ impl LogFormat {
 
 /// Why a value cannot be used and what to write instead: the text after `cannot use …:`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refused {
+pub(crate) struct Refused {
     pub(super) why: String,
     pub(super) fix: String,
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 pub const NAME_BYTES: usize = 19;
 
 /// The name of an action, from the configuration: 1 to 19 letters, digits, `-` and `_`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ActionName {
     len: u8,
     bytes: [u8; NAME_BYTES],
@@ -59,7 +59,7 @@ impl<'de> Deserialize<'de> for ActionName {
 }
 
 /// How far an action is for one agent.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "lowercase")]
 pub enum ActionPhase {
     /// Its time has come.

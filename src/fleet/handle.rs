@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
-#[cfg(feature = "http")]
 use parking_lot::Mutex;
 
+use crate::action::thread::Act;
 use crate::aggregator::Request;
 use crate::aggregator::fanout::Subscriber;
 use crate::event::Event;
@@ -48,6 +48,8 @@ pub struct Handle {
     pub(super) token: Arc<Mutex<Option<TokenFile>>>,
     /// Names of processes.
     pub(super) names: Arc<Names>,
+    /// The thread that acts, once there is an action.
+    pub(super) act: Arc<Mutex<Option<Act>>>,
 }
 
 /// Events in order; gaps are reported.

@@ -2,6 +2,7 @@
 //!
 //! Thread: the caller's.
 
+mod act;
 mod acquire;
 mod error;
 mod handle;

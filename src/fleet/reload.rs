@@ -12,9 +12,11 @@ use std::time::Duration;
 use crossbeam::channel::bounded;
 
 use super::acquire::event_output;
+use super::act::start_act;
 use super::handle::Handle;
 use super::run::write_events;
 use super::stop::Writers;
+use crate::action::thread::Request as ActRequest;
 use crate::aggregator::Request;
 use crate::aggregator::policy::Policy;
 use crate::aggregator::reload::{NewOutput, Reload};
@@ -187,6 +189,21 @@ impl InForce {
         done
     }
 
+    /// Has other actions taken, or the first ones.
+    fn change_act(&self, plan: &Plan, handle: &Handle) {
+        if plan.act == self.plan.act {
+            return;
+        }
+        let act = handle.act.lock().clone();
+        match (act, &plan.act) {
+            (Some(act), Some(plan)) => act.ask(ActRequest::Replace(Box::new(plan.clone()))),
+            (Some(act), None) => act.ask(ActRequest::Remove),
+            // The audit file was opened once when the plan was checked.
+            (None, Some(plan)) => drop(start_act(plan, handle)),
+            (None, None) => {}
+        }
+    }
+
     fn change(&mut self, plan: &Plan, handle: &Handle, writers: &Writers) -> Result<Reloaded, ReloadError> {
         let Reconciled { plan, changed, restart } =
             reconcile(&self.plan, &self.started, plan, handle.has_beats())?;
@@ -264,6 +281,7 @@ impl InForce {
         let late_shards = shards.filter(|(_, port)| is_late(port)).map(|(shard, _)| shard).collect();
         let warnings =
             if has_other("rule") { Warning::of_rules(&plan).into_iter().collect() } else { Vec::new() };
+        self.change_act(&plan, handle);
         self.plan = plan;
         Ok(Reloaded { changed, restart, late_shards, warnings })
     }

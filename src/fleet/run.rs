@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 
 use super::acquire::{Acquired, ShardFront};
+use super::act::start_act;
 use super::agents::Agents;
 use super::error::StartError;
 use super::handle::Handle;
@@ -113,6 +114,7 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         #[cfg(feature = "http")]
         reloader: Arc::default(),
         names: Arc::new(Names::new(ports.len())),
+        act: Arc::default(),
         ports,
     };
     // Subscribed before the first event, so that its file begins with `start`.
@@ -131,6 +133,8 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         let _ = handle.requests.send(Request::Subscribe(subscriber));
         heard
     };
+    let act = plan.act.as_ref().map(|act| start_act(act, &handle)).transpose();
+    let act = act.map_err(StartError::resources("start the thread that acts"))?;
     let (said, raised) = unbounded();
     let parks = Parks::default();
     let mut tellers = start_tellers(
@@ -140,6 +144,7 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         (requests_of, asked, acquired.estate, Arc::clone(&parks.aggregator)),
         said.clone(),
     )?;
+    tellers.helpers.extend(act);
     let shards = start_shards(plan, &handle, fronts, &parks.shards, said)?;
     // Each thread sends the warnings of its setup, then drops its sender; the channel closes after the last
     // one.
@@ -380,6 +385,7 @@ fn start_http(
         terms: Arc::clone(&handle.terms),
         plan: plan.clone(),
         reloader: Arc::clone(&handle.reloader),
+        act: Arc::clone(&handle.act),
         dir,
         run,
         is_raised: is_raised.map(|is_raised| is_raised && counts),

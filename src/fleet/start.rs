@@ -25,6 +25,7 @@ use super::reload::{InForce, ReloadError, Reloaded};
 use super::run::{Started, run};
 use super::stop::{Running, StopReport, WRITE_WITHIN};
 use super::takeover::{Handed, Reply, Successors};
+use crate::action::thread::Request as ActRequest;
 use crate::config::plan::Plan;
 use crate::config::{Config, ConfigError};
 use crate::lane::Port;
@@ -206,11 +207,14 @@ impl Fleet {
         self.handle.health()
     }
 
-    /// Reopens the event output at once, after its file was moved away. Without this call the next event
-    /// detects the move. Never waits.
+    /// Reopens the event output at once, after its file was moved away, and the audit file. Without this call the next
+    /// event detects the move of the first. Never waits.
     pub fn reopen(&self) {
         if let Some(running) = &self.running {
             running.tellers.writers.reopen();
+            if let Some(act) = &*self.handle.act.lock() {
+                act.ask(ActRequest::Reopen);
+            }
         }
     }
 

@@ -17,7 +17,8 @@ use prometheus_client::registry::Registry;
 use super::resources::Resources;
 use super::sources::Sources;
 use super::traffic::{CODES, Traffic};
-use crate::event::SessionWhy;
+use crate::action::thread::{Act, Counts};
+use crate::event::{BrakeScope, SessionWhy};
 use crate::label;
 use crate::lane::Port;
 use crate::lane::counters::ShardCounters;
@@ -59,6 +60,16 @@ const TIMES_NS: &[u64] = &[
     5_000_000_000,
     10_000_000_000,
 ];
+const ACT_TIMES_NS: &[u64] = &[
+    10_000_000,
+    100_000_000,
+    1_000_000_000,
+    5_000_000_000,
+    10_000_000_000,
+    30_000_000_000,
+    60_000_000_000,
+    300_000_000_000,
+];
 const FRAMES: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 const NS_PER_SECOND: f64 = 1e9;
 
@@ -71,6 +82,8 @@ pub struct Reading {
     resources: Resources,
     traffic: Traffic,
     crash_loops: u64,
+    /// Of the thread that acts; of none, if there is none.
+    act: Counts,
     now: MonoNs,
 }
 
@@ -86,6 +99,7 @@ impl Reading {
             resources: Resources::now(),
             traffic,
             crash_loops,
+            act: sources.act.lock().as_ref().map(Act::counts).unwrap_or_default(),
             now,
         }
     }
@@ -129,6 +143,8 @@ enum Values {
     Gauge(Read),
     Times(fn(&Histograms) -> &Histogram<u64>),
     Frames(fn(&Histograms) -> &Histogram<u64>),
+    /// How long actions took.
+    ActTimes,
 }
 
 /// One count of a unit.
@@ -145,12 +161,14 @@ enum Read {
     Unit(OfUnit),
     /// The same for each value of another label.
     UnitLabel(&'static str, &'static [(&'static str, OfUnit)]),
+    /// One value per action and phase of it; none without actions.
+    Step,
     /// One value per shard and value of a label.
     ShardLabel(&'static str, fn() -> Vec<&'static str>, fn(&Reading, usize, usize) -> f64),
 }
 
-use Read::{Fleet, Known, Label, Shard, ShardLabel, Unit, UnitLabel};
-use Values::{Counter, Frames, Gauge, Times};
+use Read::{Fleet, Known, Label, Shard, ShardLabel, Step, Unit, UnitLabel};
+use Values::{ActTimes, Counter, Frames, Gauge, Times};
 
 /// Every family, in the order of the text.
 const FAMILIES: &[Family] = &[
@@ -416,6 +434,64 @@ const FAMILIES: &[Family] = &[
         values: Gauge(Fleet(|of| number(of.crash_loops))),
     },
     Family {
+        name: "varta_actions",
+        help: "Steps of actions, by action and outcome: due, held, started, ended, failed, cancelled or refused",
+        values: Counter(Step),
+    },
+    Family {
+        name: "varta_actions_waiting",
+        help: "Actions that are due and held",
+        values: Gauge(Fleet(|of| number(of.act.waiting))),
+    },
+    Family {
+        name: "varta_actions_running",
+        help: "Actions whose child runs",
+        values: Gauge(Fleet(|of| number(of.act.running))),
+    },
+    Family {
+        name: "varta_action_seconds",
+        help: "How long actions took, from the order to the end",
+        values: ActTimes,
+    },
+    Family {
+        name: "varta_brake_engaged",
+        help: "Brakes that hold actions, by what they hold",
+        values: Gauge(Label(
+            "scope",
+            || BrakeScope::ALL.iter().map(|scope| scope.as_str()).collect(),
+            |of, scope| number(of.act.brakes[scope]),
+        )),
+    },
+    Family {
+        name: "varta_held_agents",
+        help: "Agents with an action that an operator holds",
+        values: Gauge(Fleet(|of| number(of.act.held_agents))),
+    },
+    Family {
+        name: "varta_evidence",
+        help: "How often evidence was collected before an action",
+        values: Counter(Label(
+            "outcome",
+            || vec!["written", "unavailable"],
+            |of, outcome| number(of.act.evidence[outcome]),
+        )),
+    },
+    Family {
+        name: "varta_spawner_up",
+        help: "Whether there is a process that starts actions; 0 also without actions",
+        values: Gauge(Fleet(|of| flag(of.act.has_spawner))),
+    },
+    Family {
+        name: "varta_spawner_restarts",
+        help: "How often it was started or connected to again",
+        values: Counter(Fleet(|of| number(of.act.spawner_restarts))),
+    },
+    Family {
+        name: "varta_audit_lines_lost",
+        help: "Lines of the audit file that could not be written",
+        values: Counter(Fleet(|of| number(of.act.audit_lost))),
+    },
+    Family {
         name: "varta_labels_omitted",
         help: "How often a unit, container or program was looked up that has no label: their table, or the part of its user, is full of names that are needed, or it is too long",
         values: Counter(Fleet(|_| number(label::Label::omitted()))),
@@ -517,7 +593,7 @@ impl Values {
         match self {
             Counter(_) => MetricType::Counter,
             Gauge(_) => MetricType::Gauge,
-            Times(_) | Frames(_) => MetricType::Histogram,
+            Times(_) | Frames(_) | ActTimes => MetricType::Histogram,
         }
     }
 
@@ -533,6 +609,7 @@ impl Values {
             }),
             Times(of) => encode_histogram(of(&reading.merged), TIMES_NS, NS_PER_SECOND, &mut encoder),
             Frames(of) => encode_histogram(of(&reading.merged), FRAMES, 1.0, &mut encoder),
+            ActTimes => encode_histogram(&reading.act.took_ns, ACT_TIMES_NS, NS_PER_SECOND, &mut encoder),
         }
     }
 }
@@ -580,6 +657,13 @@ impl Read {
                         let labels = [("unit", unit), (*label, *value)];
                         write(&mut encoder.encode_family(&labels)?, number(read(&counts)))?;
                     }
+                }
+                Ok(())
+            }
+            Step => {
+                for ((action, phase), count) in &reading.act.steps {
+                    let labels = [("action", action.as_str()), ("outcome", phase.as_str())];
+                    write(&mut encoder.encode_family(&labels)?, number(*count))?;
                 }
                 Ok(())
             }
@@ -722,12 +806,13 @@ mod tests {
             assert!(name.starts_with("varta_") || name.starts_with("process_"), "{name}");
             assert!(help.len() > 5 && !help.ends_with('.') && !help.contains('\n'), "{name}: {help}");
             assert!(!name.ends_with("_total"), "{name}: the encoder adds it");
-            if matches!(values, Times(_)) {
+            if matches!(values, Times(_) | ActTimes) {
                 assert!(name.ends_with("_seconds"), "{name}");
             }
             assert_eq!(text.matches(&format!("# HELP {name} {help}\n")).count(), 1, "{name}");
             let sample = format!("\n{name}");
-            assert!(text.contains(&sample), "{name} has no sample");
+            let needs_actions = matches!(values, Counter(Step));
+            assert!(text.contains(&sample) || needs_actions, "{name} has no sample");
         }
         let values: BTreeSet<&str> = text
             .lines()

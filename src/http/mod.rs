@@ -28,6 +28,7 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
+use crate::action::thread::Asker;
 use crate::aggregator::fanout::EVENTS_SLACK;
 use crate::aggregator::fanout::Subscriber;
 use crate::config::plan::{CONTROL_MAX, HttpPlan, Plan, TCP_MAX};
@@ -37,6 +38,7 @@ use crate::view::dead::Dead;
 use crate::view::health::FleetThread;
 use crate::view::tally::Reader;
 
+mod act;
 mod agents;
 mod budget;
 mod cells;
@@ -261,6 +263,8 @@ enum Way {
     Control {
         /// The client is root or our user.
         is_ours: bool,
+        /// Its user and process.
+        peer: Asker,
     },
     /// From this host, or from anywhere with a token.
     Tcp,
@@ -328,8 +332,12 @@ async fn serve(
             let accept = async || {
                 let (stream, _) = control.accept().await?;
                 let ours = [0, rustix::process::geteuid().as_raw()];
-                let is_ours = stream.peer_cred().is_ok_and(|peer| ours.contains(&peer.uid()));
-                Ok((stream, Way::Control { is_ours }))
+                let peer = stream.peer_cred();
+                let is_ours = peer.as_ref().is_ok_and(|peer| ours.contains(&peer.uid()));
+                let pid = |pid: Option<i32>| pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+                let peer =
+                    peer.map(|peer| Asker { uid: peer.uid(), pid: pid(peer.pid()) }).unwrap_or_default();
+                Ok((stream, Way::Control { is_ours, peer }))
             };
             server.welcome(Rc::clone(&server.control), accept).await;
         });

@@ -22,6 +22,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
+use super::act;
 use super::agents::{self, Selection, View};
 use super::budget::Sliced;
 use super::cells::Cells;
@@ -44,8 +45,8 @@ use crate::sys::clock::{SystemClock, boottime_ns};
 use crate::time::Clock;
 
 /// All paths, listed in the response to an unknown one.
-const PATHS: &str = "/, /agents/PID, /runbook, /metrics, /metrics/agents, /-/healthy, /-/ready, /-/reload, /api/v1/fleet, \
-     /api/v1/agents, /api/v1/agents/PID, /api/v1/cells, /api/v1/groups, /api/v1/dead, /api/v1/history, /api/v1/events, \
+const PATHS: &str = "/, /agents/PID, /runbook, /metrics, /metrics/agents, /-/healthy, /-/ready, /-/reload, /-/act/hold, /-/act/unhold, /-/act/brake, /-/act/now, /api/v1/fleet, \
+     /api/v1/agents, /api/v1/agents/PID, /api/v1/cells, /api/v1/groups, /api/v1/dead, /api/v1/act, /api/v1/history, /api/v1/events, \
      /api/v1/openapi.json";
 /// Most cells of a map.
 const CELLS_MAX: u64 = 10_000;
@@ -140,19 +141,20 @@ impl From<BadQuery> for Response {
     }
 }
 
-/// Refuses a request to reload of a client that may only ask.
-fn may_reload(way: Way, request: &Request<Incoming>) -> Option<Response> {
+/// Refuses a request to change something of a client that may only ask.
+fn may_change(way: Way, request: &Request<Incoming>) -> Option<Response> {
     if *request.method() != Method::POST {
-        let refused =
-            Response::refused(StatusCode::METHOD_NOT_ALLOWED, "a reload changes something: use POST");
+        let refused = Response::refused(StatusCode::METHOD_NOT_ALLOWED, "this changes something: use POST");
         return Some(refused.with(header::ALLOW, "POST"));
     }
     let told = match way {
-        Way::Control { is_ours: true } => return None,
-        Way::Control { is_ours: false } => {
-            "only root and the user of the observer may reload it; run this as one of them"
+        Way::Control { is_ours: true, .. } => return None,
+        Way::Control { is_ours: false, .. } => {
+            "only root and the user of the observer may change something; run this as one of them"
         }
-        Way::Tcp => "an observer is reloaded only through its control.sock: varta-fleet reload",
+        Way::Tcp => {
+            "an observer is changed only through its control.sock: varta-fleet reload, varta-fleet act"
+        }
     };
     Some(Response::refused(StatusCode::FORBIDDEN, told))
 }
@@ -167,7 +169,12 @@ impl Server {
     ) -> hyper::Response<Outgoing> {
         let response = match self.admits(way, request) {
             Some(refused) => refused,
-            None if request.method() == Method::POST => self.reload().await,
+            None if request.method() == Method::POST && request.uri().path() == reload::PATH => {
+                self.reload().await
+            }
+            None if request.method() == Method::POST => {
+                self.act(way, request).await.unwrap_or_else(Self::refuse)
+            }
             None => self.look_up(request).await.unwrap_or_else(Self::refuse),
         };
         let is_gzip = accepts(request.headers(), header::ACCEPT_ENCODING, "gzip") > 0.0;
@@ -193,6 +200,33 @@ impl Server {
         }
         headers.extend(response.headers);
         outgoing
+    }
+
+    /// Does what an operator asks about actions.
+    async fn act(&self, way: Way, request: &Request<Incoming>) -> Result<Response, BadQuery> {
+        let Some(acting) = self.sources.act.lock().clone() else {
+            let told = "no action is configured; see [[action]] in varta-fleet.toml(5)";
+            return Ok(Response::refused(StatusCode::CONFLICT, told));
+        };
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let Way::Control { peer, .. } = way else {
+            return Ok(Response::refused(StatusCode::FORBIDDEN, "ask through control.sock"));
+        };
+        let told = |error: String| Ok(Response::refused(StatusCode::UNPROCESSABLE_ENTITY, &error));
+        match act::change(&acting, request.uri().path(), &query, peer).await? {
+            act::Outcome::Done(done) => Ok(Response::json(&done)),
+            act::Outcome::Refused(error) => told(error),
+            act::Outcome::Unknown => {
+                let told = "there are /-/act/hold, /-/act/unhold, /-/act/brake and /-/act/now";
+                Ok(Response::refused(StatusCode::NOT_FOUND, told))
+            }
+            act::Outcome::Late => Ok(Self::acts_late()),
+        }
+    }
+
+    fn acts_late() -> Response {
+        let told = "the thread that acts gives no answer; see /-/healthy";
+        Response::refused(StatusCode::SERVICE_UNAVAILABLE, told)
     }
 
     /// Has the program reload, and tells the client what came of it.
@@ -272,8 +306,9 @@ impl Server {
                 return Some(Response::refused(StatusCode::MISDIRECTED_REQUEST, told));
             }
         }
-        if request.uri().path() == reload::PATH {
-            return may_reload(way, request);
+        let path = request.uri().path();
+        if path == reload::PATH || path.starts_with(act::PREFIX) {
+            return may_change(way, request);
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let told = "nothing can be changed here: use GET or HEAD";
@@ -337,6 +372,12 @@ impl Server {
                 let view = self.view(false).await;
                 let died = groups::died(&self.dead.borrow(), self.sources.now());
                 Ok(Response::json(&groups::groups(by, &view, died, &self.sources).await))
+            }
+            "/api/v1/act" => {
+                query.allows(&[])?;
+                let acting = self.sources.act.lock().clone();
+                let listed = act::list(acting.as_ref(), self.sources.now()).await;
+                Ok(listed.map_or_else(Self::acts_late, |listed| Response::json(&listed)))
             }
             "/api/v1/events" => self.events(&query, request.headers()),
             "/api/v1/history" => {

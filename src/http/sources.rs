@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::reload::Reloader;
+use crate::action::thread::Act;
 use crate::api::EventLog;
 use crate::config::classes::Classes;
 use crate::config::plan::{Output, Plan, Rule};
@@ -41,6 +42,8 @@ pub struct Sources {
     pub plan: Plan,
     /// Who reloads the configuration.
     pub reloader: Arc<Reloader>,
+    /// The thread that acts, if there is one.
+    pub act: Arc<Mutex<Option<Act>>>,
     /// The runtime directory.
     pub dir: PathBuf,
     /// Whether shards and aggregator have the priority they request, and it takes effect on the whole host.

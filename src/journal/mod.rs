@@ -346,7 +346,6 @@ impl Journal {
     }
 
     /// Distinguishes its numbering of events from others.
-    #[cfg(any(test, feature = "http"))]
     pub fn run(&self) -> u64 {
         self.get(header::RUN)
     }

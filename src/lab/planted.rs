@@ -72,6 +72,14 @@ mod switch {
         MissesNobody,
         /// The roster has those that beat, and not those that are awaited.
         ForgetsTheAwaited,
+        /// An action is started for an agent while a child for it runs.
+        StartsASecondChild,
+        /// A brake of one user or unit holds nothing.
+        StartsUnderABrake,
+        /// What was due for a process is done to the next one with its pid.
+        ActsUponTheHeir,
+        /// Attempts are not counted.
+        ForgetsAttempts,
         /// A line has one column too many.
         SplitsAColumn,
     }

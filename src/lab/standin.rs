@@ -44,6 +44,7 @@ pub fn sources(shards: u16) -> Sources {
         output: Arc::default(),
         terms: Arc::new(TermsInForce::new(Terms::of(&plan))),
         plan,
+        act: Arc::default(),
         reloader: Arc::default(),
         dir,
         is_raised: [true; 2],

@@ -152,7 +152,6 @@ impl Names {
     }
 
     /// The unit of this holder.
-    #[cfg(feature = "http")]
     pub fn unit(&self, holder: Holder) -> Option<Label> {
         self.entry(holder)?.unit
     }

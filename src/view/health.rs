@@ -33,10 +33,12 @@ pub enum FleetThread {
     Events,
     /// Answers HTTP requests.
     Http,
+    /// Starts actions.
+    Act,
 }
 
 impl FleetThread {
-    const COUNT: usize = 6;
+    const COUNT: usize = 7;
 }
 
 impl fmt::Display for FleetThread {
@@ -48,6 +50,7 @@ impl fmt::Display for FleetThread {
             Self::Upkeep => "upkeep",
             Self::Events => "events",
             Self::Http => "HTTP",
+            Self::Act => "act",
         })
     }
 }
@@ -98,8 +101,8 @@ impl Problem {
     #[must_use]
     pub const fn is_fatal(&self) -> bool {
         match self {
-            // Without the HTTP thread, agents are still observed and events still delivered.
-            Self::Died(thread) => !matches!(thread, FleetThread::Http),
+            // Without these threads, agents are still observed and events still delivered.
+            Self::Died(thread) => !matches!(thread, FleetThread::Http | FleetThread::Act),
             Self::AggregatorStuck | Self::ShardDead(_) | Self::ShardStuck(_) => true,
             Self::Blind(_)
             | Self::Unreachable(_)
@@ -125,6 +128,7 @@ impl fmt::Display for Problem {
                     FleetThread::Upkeep => "nobody looks after the sockets and the manifest",
                     FleetThread::Events => "no event is written",
                     FleetThread::Http => "metrics, API and page are not answered",
+                    FleetThread::Act => "no action is started",
                 };
                 write!(
                     f,
@@ -243,8 +247,8 @@ impl Vitals {
     /// The state of the threads. Call it about once a second: with fewer calls a stuck aggregator is noticed
     /// later. A time in which the whole process was paused is not counted.
     pub fn threads(&self, now: MonoNs) -> Health {
-        use FleetThread::{Aggregator, Events, Http, Lookup, Upkeep, Watch};
-        let threads = [Aggregator, Lookup, Watch, Upkeep, Events, Http];
+        use FleetThread::{Act, Aggregator, Events, Http, Lookup, Upkeep, Watch};
+        let threads = [Aggregator, Lookup, Watch, Upkeep, Events, Http, Act];
         let mut problems: Vec<Problem> =
             threads.into_iter().filter(|thread| self.has_died(*thread)).map(Problem::Died).collect();
         let is_stuck = self.vigil.lock().look(MonoNs(self.aggregator_turned_at.get()), now);
@@ -325,8 +329,8 @@ mod tests {
 
     #[test]
     fn fault_76_a_thread_that_ends_before_the_stop_is_named_however_it_ended() {
-        use FleetThread::{Aggregator, Events, Http, Lookup, Upkeep, Watch};
-        for died in [Aggregator, Lookup, Watch, Upkeep, Events, Http] {
+        use FleetThread::{Act, Aggregator, Events, Http, Lookup, Upkeep, Watch};
+        for died in [Aggregator, Lookup, Watch, Upkeep, Events, Http, Act] {
             for panics in [true, false] {
                 let vitals = Vitals::new(ports(1), Arc::default());
                 assert_eq!(vitals.threads(MonoNs(5)), Health::default());
@@ -338,7 +342,7 @@ mod tests {
                 assert_eq!(thread::spawn(body).join().is_err(), panics);
                 let health = vitals.threads(MonoNs(5));
                 assert_eq!(health.problems, [Problem::Died(died)]);
-                assert_eq!(health.is_healthy(), died == Http, "{died}");
+                assert_eq!(health.is_healthy(), matches!(died, Http | Act), "{died}");
                 let told = health.problems[0].to_string();
                 assert!(told.starts_with(&format!("the {died} thread died: ")), "{told}");
             }

@@ -131,11 +131,13 @@ pub enum Reader {
     Http,
     /// A subscriber of the program that embeds the fleet.
     Subscriber,
+    /// The thread that acts.
+    Act,
 }
 
 impl Reader {
     /// Every reader once, in the order of declaration.
-    pub const ALL: [Self; 3] = [Self::Log, Self::Http, Self::Subscriber];
+    pub const ALL: [Self; 4] = [Self::Log, Self::Http, Self::Subscriber, Self::Act];
 
     /// The word of the metrics.
     #[cfg(feature = "http")]
@@ -144,6 +146,7 @@ impl Reader {
             Self::Log => "log",
             Self::Http => "http",
             Self::Subscriber => "subscriber",
+            Self::Act => "act",
         }
     }
 }

@@ -189,6 +189,11 @@ fn commands_of_install_run() {
 }
 
 #[test]
+fn commands_of_act_run() {
+    run("src/guide/act.md", "");
+}
+
+#[test]
 fn commands_of_agents_run() {
     run("src/guide/agents.md", "");
 }

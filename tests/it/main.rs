@@ -3,6 +3,7 @@
 
 mod common;
 
+mod act;
 mod agents;
 mod blind;
 mod chaos;

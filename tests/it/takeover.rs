@@ -16,6 +16,7 @@ use rustix::net::{
 };
 use rustix::process::Signal;
 
+use crate::act::{Ground, acted, steps};
 use crate::common::history::History;
 use crate::common::http::Connection;
 use crate::common::{
@@ -741,4 +742,39 @@ fn fault_27_successors_at_any_instant_tell_what_happened_once() {
         events.len()
     );
     chain.stops();
+}
+
+/// A stall that was acted upon before a take-over is not acted upon again; one that was held by hand is: its hold was of the
+/// observer before.
+#[test]
+fn a_successor_starts_nothing_twice_and_forgets_nothing() {
+    let ground = Ground::new();
+    let log = ground.log();
+    let options = ground.options("[\"stall\"]", "after = \"100ms\"");
+    let config = ground.place.base().join("act.toml");
+    fs::write(&config, options.config).expect("write");
+    let config = config.display().to_string();
+    let mut chain =
+        Chain::start_in(ground.place, &["--config", &config, "--threshold", "300ms", "--shards", "2"]);
+    let agents: Vec<Agent> = (0..2).map(|_| chain.agent()).collect();
+    let [acted_upon, held] = [agents[0].pid(), agents[1].pid()];
+    let hold = program()
+        .args(["act", "hold", &held.to_string(), "--for", "1h", "--dir"])
+        .arg(chain.place.dir())
+        .output();
+    assert!(hold.expect("it runs").status.success());
+    agents.iter().for_each(|agent| agent.signal(Signal::STOP));
+    wait_for("one to be acted upon and one to be held", || {
+        let events = chain.events();
+        let is_held = steps(events, held).contains(&"held hand".to_owned());
+        (steps(events, acted_upon).contains(&"ended".to_owned()) && is_held).then_some(())
+    });
+    chain.takes_over(&[]);
+    wait_for("the other to be acted upon", || {
+        steps(chain.events(), held).contains(&"ended".to_owned()).then_some(())
+    });
+    let lines = acted(&log);
+    let of = |pid: u32| lines.iter().filter(|line| line.starts_with(&format!("{pid} "))).count();
+    assert_eq!((of(acted_upon), of(held)), (1, 1), "{lines:?}");
+    agents.iter().for_each(|agent| agent.signal(Signal::CONT));
 }

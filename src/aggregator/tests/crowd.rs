@@ -61,5 +61,5 @@ fn fault_9_a_whole_fleet_stalls_and_resumes_at_once_each_agent_once_and_for_cert
     world.run(400 * MS);
     world.assert_once_each(before, "resume");
     assert_eq!(world.agents(), (u64::from(AGENTS), 0));
-    assert_eq!(world.aggregator.fanout.dropped(), [0; 3]);
+    assert_eq!(world.aggregator.fanout.dropped(), [0; 4]);
 }

@@ -122,6 +122,9 @@ pub enum Command {
     /// Show past events and follow new ones
     #[command(after_help = format!("{EVENTS_EXAMPLES}\n\n{EXIT_CODES}"))]
     Events(crate::events::EventsArgs),
+    /// Show what is done about stalls and exits, and hold, brake or start it by hand
+    #[command(after_help = EXIT_CODES)]
+    Act(crate::act::ActArgs),
     /// Have a running observer read its configuration again, and print what changed
     #[command(after_help = format!("{RELOAD_NOTES}\n\n{EXIT_CODES}"))]
     Reload(crate::reload::ReloadArgs),

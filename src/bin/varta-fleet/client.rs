@@ -34,7 +34,7 @@ const RETRY: Duration = Duration::from_millis(50);
 #[derive(clap::Args, Clone, Debug)]
 pub struct FleetArgs {
     /// Runtime directory of the fleet [default: that of the configuration]
-    #[arg(long, env = "VARTA_DIR", hide_env_values = true)]
+    #[arg(long, env = "VARTA_DIR", hide_env_values = true, global = true)]
     dir: Option<PathBuf>,
     /// Where else it may be named.
     #[command(flatten)]

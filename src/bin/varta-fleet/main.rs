@@ -1,6 +1,7 @@
 //! The command line of varta-fleet: parse, load, call one function per command, map to an exit code.
 
 mod access;
+mod act;
 mod accounts;
 mod agents;
 mod check;
@@ -81,6 +82,7 @@ fn execute(command: Command) -> Result<Exit, CliError> {
         Command::DemoAgent(args) => demo::agent(&args),
         Command::Load(args) => load::load(&args),
         Command::LoadAgent(args) => load::agent(&args),
+        Command::Act(args) => act::act(&args),
         Command::Reload(args) => reload::reload(&args),
         Command::Config(args) => config::config(&args),
         Command::Check(args) => check::check(&args),

@@ -1,0 +1,171 @@
+//! Requests about actions: what is open, and what operators hold, brake and start by hand.
+//!
+//! Thread: http. Blocks: never; waits for the thread that acts between its other tasks.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::query::{BadQuery, Query};
+use crate::action::brake::{Engaged, Scope};
+use crate::action::desk::{Hold, HoldOf, Listed};
+use crate::action::thread::{Act, Asker, LISTED_MAX, Listing, Reply, Request, words_of};
+use crate::api;
+use crate::label::Label;
+use crate::pattern::{ASKED_BYTES_MAX, Pattern};
+use crate::time::MonoNs;
+
+/// The paths of requests that change something.
+pub const PREFIX: &str = "/-/act/";
+/// How long the thread that acts may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// The longest hold: a week, ns.
+const HOLD_MAX_NS: u64 = 7 * 24 * 3600 * 1_000_000_000;
+/// The longest text of an operator, bytes.
+const TEXT_BYTES_MAX: usize = 200;
+
+/// What came of a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It was done.
+    Done(api::ActDone),
+    /// It was refused.
+    Refused(String),
+    /// There is no such path.
+    Unknown,
+    /// The thread gave no answer.
+    Late,
+}
+
+/// What is open; `None`: the thread gives no answer.
+pub async fn list(act: Option<&Act>, now: MonoNs) -> Option<api::Act> {
+    let Some(act) = act else { return Some(api::Act::default()) };
+    let listing = asked(act, Request::List).await?;
+    Some(described(&listing, act, now))
+}
+
+async fn asked<T: Send + 'static>(act: &Act, request: impl FnOnce(Reply<T>) -> Request) -> Option<T> {
+    let (to, answer) = oneshot::channel();
+    act.ask(request(Box::new(move |said| drop(to.send(said)))));
+    timeout(ANSWER_WITHIN, answer).await.ok()?.ok()
+}
+
+fn described(listing: &Listing, act: &Act, now: MonoNs) -> api::Act {
+    let case = |listed: &Listed| {
+        let about = listed.subject.agent.about;
+        api::ActCase {
+            action: listed.action.as_str().to_owned(),
+            phase: listed.phase.as_str().to_owned(),
+            why: listed.why.map(|why| why.as_str().to_owned()),
+            pid: listed.subject.agent.pid,
+            session: listed.subject.agent.session,
+            uid: about.uid,
+            comm: Some(about.comm.as_str().to_owned()).filter(|comm| !comm.is_empty()),
+            unit: about.unit.and_then(Label::text).map(String::from),
+            attempt: listed.attempt,
+            due_in_ns: listed.due_at.map(|at| at.since(now)),
+        }
+    };
+    let brake = |(scope, engaged): &(Scope, Engaged)| {
+        let (word, uid, unit) = match scope {
+            Scope::Fleet => ("fleet", None, None),
+            Scope::Uid(uid) => ("uid", Some(*uid), None),
+            Scope::Unit(unit) => ("unit", None, unit.text().map(String::from)),
+        };
+        api::ActBrake {
+            scope: word.to_owned(),
+            uid,
+            unit,
+            stalls: engaged.stalls,
+            agents: engaged.agents,
+            for_ns: now.since(engaged.since),
+            by_hand: engaged.by_hand,
+        }
+    };
+    let hold = |hold: &Hold| api::ActHold {
+        id: hold.id,
+        of: words_of(&hold.of),
+        ends_in_ns: hold.until.since(now),
+        text: hold.text.clone(),
+    };
+    api::Act {
+        is_configured: true,
+        dry_run: listing.is_dry_run,
+        has_spawner: listing.has_spawner,
+        cases: listing.cases.iter().take(LISTED_MAX).map(case).collect(),
+        total: listing.total as u64,
+        brakes: listing.brakes.iter().map(brake).collect(),
+        holds: listing.holds.iter().map(hold).collect(),
+        audit_trouble: act.counts().audit_trouble,
+    }
+}
+
+/// Does what a path asks for.
+///
+/// # Errors
+/// A parameter that cannot be used.
+pub async fn change(act: &Act, path: &str, query: &Query, by: Asker) -> Result<Outcome, BadQuery> {
+    let missing = |name, fix| move || BadQuery::new(name, "it is missing", fix);
+    let answer = match path.strip_prefix(PREFIX) {
+        Some("hold") => {
+            query.allows(&["pid", "unit", "comm", "for_ns", "text"])?;
+            let for_ns = query
+                .number("for_ns", 1, HOLD_MAX_NS)?
+                .ok_or_else(missing("for_ns", "say for how long, ns"))?;
+            let (whom, text) = (whom(query)?, text(query)?);
+            asked(act, |to| Request::Hold(whom, for_ns, text, by, to)).await
+        }
+        Some("unhold") => {
+            query.allows(&["pid", "unit", "comm"])?;
+            let whom = whom(query)?;
+            asked(act, |to| Request::Unhold(whom, by, to)).await
+        }
+        Some("brake") => {
+            query.allows(&["do"])?;
+            let is_engaged = query.one_of("do", &[("engage", true), ("release", false)])?;
+            let is_engaged = is_engaged.ok_or_else(missing("do", "write engage or release"))?;
+            asked(act, |to| Request::Brake(is_engaged, by, to)).await
+        }
+        Some("now") => {
+            query.allows(&["pid", "action"])?;
+            let pid = query.number("pid", 1, u32::MAX.into())?.and_then(|pid| u32::try_from(pid).ok());
+            let pid = pid.ok_or_else(missing("pid", "say for which process"))?;
+            let action = query.text("action").unwrap_or_default().to_owned();
+            asked(act, |to| Request::Now(pid, action, by, to)).await
+        }
+        _ => return Ok(Outcome::Unknown),
+    };
+    Ok(match answer {
+        Some(Ok(done)) => Outcome::Done(api::ActDone { done }),
+        Some(Err(refused)) => Outcome::Refused(refused),
+        None => Outcome::Late,
+    })
+}
+
+fn text(query: &Query) -> Result<String, BadQuery> {
+    let text = query.text("text").unwrap_or_default();
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(BadQuery::new("text", "it is too long", format!("write at most {TEXT_BYTES_MAX} bytes")));
+    }
+    Ok(text.to_owned())
+}
+
+/// Whom it is for: exactly one of `pid`, `unit` and `comm`.
+fn whom(query: &Query) -> Result<HoldOf, BadQuery> {
+    let pattern = |name: &'static str| {
+        let Some(text) = query.text(name) else { return Ok(None) };
+        if text.is_empty() || text.len() > ASKED_BYTES_MAX {
+            let fix = format!("write 1 to {ASKED_BYTES_MAX} bytes; * and ? stand for any characters");
+            return Err(BadQuery::new(name, "its length is out of range", fix));
+        }
+        Ok(Some((text.to_owned(), Pattern::new(text))))
+    };
+    let pid = query.number("pid", 1, u32::MAX.into())?.and_then(|pid| u32::try_from(pid).ok());
+    match (pid, pattern("unit")?, pattern("comm")?) {
+        (Some(pid), None, None) => Ok(HoldOf::Pid(pid)),
+        (None, Some((text, pattern)), None) => Ok(HoldOf::Unit(text, pattern)),
+        (None, None, Some((text, pattern))) => Ok(HoldOf::Comm(text, pattern)),
+        _ => Err(BadQuery::new("pid", "it is not clear whom it is for", "give one of pid, unit and comm")),
+    }
+}

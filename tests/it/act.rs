@@ -1,0 +1,327 @@
+//! Actions: what is started for whom, and what holds it back, with real agents, a real spawner and real programs.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::common::{Agent, Client, Event, Observer, Options, Place, SOON, program, wait_for};
+
+/// A place with a program that appends its arguments to a file.
+pub struct Ground {
+    pub place: Place,
+}
+
+impl Ground {
+    pub fn new() -> Self {
+        let place = Place::new();
+        let log = place.base().join("acted");
+        fs::write(&log, "").expect("write");
+        let script = format!("echo \"$@\" >> {}\n", log.display());
+        fs::write(place.base().join("act.sh"), script).expect("write");
+        Self { place }
+    }
+
+    /// A configuration with one action, which runs that program; `more` keys of it, and more tables.
+    pub fn options(&self, on: &str, more: &str) -> Options {
+        let script = self.place.base().join("act.sh").display().to_string();
+        let audit = self.place.base().join("audit.jsonl").display().to_string();
+        let config = format!(
+            "audit = {audit:?}\n[[action]]\nname = \"restart\"\non = {on}\nmatch = {{ comm = \"*\" }}\nany-user = true\n\
+             run = [\"/bin/sh\", {script:?}, \"{{pid}}\", \"{{name}}\", \"{{shard}}\"]\n{more}\n"
+        );
+        Options { threshold: Duration::from_millis(300), config, ..Options::default() }
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.place.base().join("acted")
+    }
+}
+
+pub fn acted(log: &PathBuf) -> Vec<String> {
+    fs::read_to_string(log).expect("read").lines().map(str::to_owned).collect()
+}
+
+/// The steps of actions for this process, so far.
+pub fn steps(events: &[Event], pid: u32) -> Vec<String> {
+    let of = events.iter().filter(|event| event.kind() == "action" && event.pid() == Some(pid));
+    of.map(|event| match event.has("why") {
+        true => format!("{} {}", event.str("phase"), event.str("why")),
+        false => event.str("phase").to_owned(),
+    })
+    .collect()
+}
+
+#[test]
+fn a_program_is_run_for_a_stalled_agent_and_the_steps_are_events() {
+    let ground = Ground::new();
+    let log = ground.log();
+    let options = ground.options("[\"stall\"]", "after = \"100ms\"\nevidence = false");
+    let mut observer = Observer::start_in(ground.place, options);
+    let agent = Agent::start(Client::Rust02, &observer);
+    let other = Agent::start(Client::Rust02, &observer);
+    observer.expect("up", agent.pid(), SOON);
+    observer.expect("up", other.pid(), SOON);
+    agent.signal(Signal::STOP);
+    observer.expect("stall", agent.pid(), SOON);
+    let done = wait_for("the action to end", || {
+        let events = observer.events();
+        let steps = steps(events, agent.pid());
+        steps.iter().any(|step| step == "ended").then_some(steps)
+    });
+    assert_eq!(done[..3], ["due", "started", "ended"]);
+    let lines = acted(&log);
+    assert!(lines[0].starts_with(&format!("{} restart ", agent.pid())), "{lines:?}");
+    assert_eq!(steps(observer.events(), other.pid()), [""; 0], "it beats");
+    agent.signal(Signal::CONT);
+    observer.expect("resume", agent.pid(), SOON);
+    let ended = observer.stop();
+    let audit = fs::read_to_string(ended.place.base().join("audit.jsonl")).expect("read");
+    let phases: Vec<String> = audit
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).expect("JSON")["phase"]
+                .as_str()
+                .unwrap_or("")
+                .to_owned()
+        })
+        .collect();
+    assert_eq!(phases[..4], ["due", "starting", "started", "ended"], "{audit}");
+}
+
+#[test]
+fn what_resumes_in_time_is_left_alone_and_a_dry_run_starts_nothing() {
+    let ground = Ground::new();
+    let log = ground.log();
+    let options = ground.options("[\"stall\"]", "after = \"100ms\"\n[brake]\ndry-run = true");
+    let mut observer = Observer::start_in(ground.place, options);
+    let agent = Agent::start(Client::Rust02, &observer);
+    observer.expect("up", agent.pid(), SOON);
+    agent.signal(Signal::STOP);
+    wait_for("it to be held", || {
+        (steps(observer.events(), agent.pid()) == ["due", "held dry-run"]).then_some(())
+    });
+    agent.signal(Signal::CONT);
+    wait_for("it to be cancelled", || {
+        (steps(observer.events(), agent.pid()) == ["due", "held dry-run", "cancelled resumed"]).then_some(())
+    });
+    assert_eq!(acted(&log), [""; 0]);
+    observer.stop();
+}
+
+#[test]
+fn a_wave_of_stalls_engages_the_brake_and_nothing_is_started() {
+    let ground = Ground::new();
+    let log = ground.log();
+    let options = ground.options("[\"stall\"]", "after = \"100ms\"\n[brake]\nrelease = \"manual\"");
+    let mut observer = Observer::start_in(ground.place, options);
+    let agents: Vec<Agent> = (0..12).map(|_| Agent::start(Client::Rust02, &observer)).collect();
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    agents.iter().for_each(|agent| agent.signal(Signal::STOP));
+    for agent in &agents {
+        observer.expect("stall", agent.pid(), SOON);
+    }
+    let brake =
+        wait_for("the brake", || observer.events().iter().find(|event| event.kind() == "brake").cloned());
+    assert_eq!((brake.str("phase"), brake.str("scope")), ("engaged", "uid"), "{brake}");
+    // What is started later than the brake was would have been started by then.
+    let late = Agent::start(Client::Rust02, &observer);
+    observer.expect("up", late.pid(), SOON);
+    late.signal(Signal::STOP);
+    observer.expect("stall", late.pid(), SOON);
+    late.signal(Signal::CONT);
+    observer.expect("resume", late.pid(), SOON);
+    assert_eq!(acted(&log), [""; 0]);
+    agents.iter().for_each(|agent| agent.signal(Signal::CONT));
+    observer.stop();
+}
+
+#[test]
+fn a_signal_goes_to_that_very_process() {
+    let ground = Ground::new();
+    let config = "[[action]]\nname = \"kill\"\non = [\"stall\"]\nmatch = { uid = \"root\" }\nsignal = \"SIGABRT\"\nafter = \"0s\"\n";
+    let options =
+        Options { threshold: Duration::from_millis(300), config: config.to_owned(), ..Options::default() };
+    let mut observer = Observer::start_in(ground.place, options);
+    let mut agent = Agent::start(Client::Rust02, &observer);
+    let other = Agent::start(Client::Rust02, &observer);
+    observer.expect("up", agent.pid(), SOON);
+    observer.expect("up", other.pid(), SOON);
+    agent.tell("quiet");
+    let exit = observer.expect("exit", agent.pid(), SOON);
+    assert_eq!(exit.u64("signal"), 6, "{exit}");
+    let steps = wait_for("the end of the action", || {
+        let steps = steps(observer.events(), agent.pid());
+        steps.iter().any(|step| step == "ended").then_some(steps)
+    });
+    assert_eq!(steps, ["due", "started", "ended"]);
+    observer.stop();
+}
+
+#[test]
+fn an_exit_by_a_signal_is_acted_upon_once_and_another_is_not() {
+    let ground = Ground::new();
+    let log = ground.log();
+    let options = ground.options("[{ exit = { signal = 9 } }]", "after = \"0s\"");
+    let mut observer = Observer::start_in(ground.place, options);
+    let mut agents: Vec<Agent> = (0..2).map(|_| Agent::start(Client::Rust02, &observer)).collect();
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    let pids: Vec<u32> = agents.iter().map(Agent::pid).collect();
+    agents[0].tell("exit 3");
+    agents[1].signal(Signal::KILL);
+    for pid in &pids {
+        observer.expect("exit", *pid, SOON);
+    }
+    wait_for("it to end", || {
+        steps(observer.events(), pids[1]).iter().any(|step| step == "ended").then_some(())
+    });
+    assert_eq!(acted(&log).len(), 1);
+    assert!(acted(&log)[0].starts_with(&pids[1].to_string()));
+    observer.stop();
+}
+
+/// What `varta-fleet act …` prints, and whether it succeeds.
+fn act(observer: &Observer, arguments: &[&str]) -> (bool, String) {
+    let mut command = program();
+    command.arg("act").arg(arguments[0]).args(&arguments[1..]).arg("--dir").arg(observer.dir());
+    let output = command.output().expect("it runs");
+    let said = if output.status.success() { output.stdout } else { output.stderr };
+    (output.status.success(), String::from_utf8(said).expect("text"))
+}
+
+#[test]
+fn an_operator_holds_releases_brakes_and_starts_by_hand() {
+    let ground = Ground::new();
+    let log = ground.log();
+    let options = ground.options("[\"stall\"]", "after = \"100ms\"");
+    let mut observer = Observer::start_in(ground.place, options);
+    let agent = Agent::start(Client::Rust02, &observer);
+    let pid = agent.pid().to_string();
+    observer.expect("up", agent.pid(), SOON);
+    assert_eq!(act(&observer, &["list"]), (true, "nothing is to be done\n".to_owned()));
+    let (is_held, said) = act(&observer, &["hold", &pid, "--for", "1h", "--why", "a release"]);
+    assert!(is_held, "{said}");
+    agent.signal(Signal::STOP);
+    wait_for("it to be held", || {
+        (steps(observer.events(), agent.pid()) == ["due", "held hand"]).then_some(())
+    });
+    let (_, list) = act(&observer, &["list"]);
+    assert!(
+        list.contains(&format!("hold pid {pid} for another 59m")) && list.contains(": a release"),
+        "{list}"
+    );
+    assert!(list.contains("restart") && list.contains("held") && list.contains("hand"), "{list}");
+    assert!(
+        act(&observer, &["brake", "engage"]).1.contains("nothing is started until it is released by hand")
+    );
+    assert_eq!(act(&observer, &["unhold", &pid]), (true, "1 ended\n".to_owned()));
+    let (_, list) = act(&observer, &["list"]);
+    assert!(list.contains("the brake for all agents is engaged") && list.contains("by hand"), "{list}");
+    let (is_done, said) = act(&observer, &["now", &pid, "no-such-action"]);
+    assert!(!is_done && said.contains("no such action"), "{said}");
+    let (is_done, said) = act(&observer, &["now", "4000000", "restart"]);
+    assert!(!is_done && said.contains("no agent has pid 4000000"), "{said}");
+    assert_eq!(acted(&log), [""; 0]);
+    assert!(act(&observer, &["brake", "release"]).1.contains("is released"));
+    wait_for("it to end", || {
+        steps(observer.events(), agent.pid()).contains(&"ended".to_owned()).then_some(())
+    });
+    let brakes: Vec<String> = observer
+        .events()
+        .iter()
+        .filter(|event| event.kind() == "brake")
+        .map(|event| format!("{} {} {}", event.str("phase"), event.str("scope"), event.bool("by_hand")))
+        .collect();
+    assert_eq!(brakes, ["engaged fleet true", "released fleet true"]);
+    agent.signal(Signal::CONT);
+    observer.expect("resume", agent.pid(), SOON);
+    let done = acted(&log).len();
+    let (is_done, said) = act(&observer, &["now", &pid, "restart"]);
+    assert!(is_done && said.contains("is due"), "{said}");
+    let ended = observer.stop();
+    assert_eq!(done, 1);
+    let audit = fs::read_to_string(ended.place.base().join("audit.jsonl")).expect("read");
+    let uid = rustix::process::getuid().as_raw();
+    for phase in ["hold", "unhold", "brake", "now"] {
+        let line = audit
+            .lines()
+            .find(|line| line.contains(&format!("\"phase\":\"{phase}\"")) && line.contains("\"by\""));
+        assert!(line.is_some_and(|line| line.contains(&format!("\"uid\":{uid}"))), "{phase}: {audit}");
+    }
+}
+
+/// An agent that stalls and resumes again and again gets as many starts as are allowed, and harms nobody.
+#[test]
+fn fault_44_a_flapper_gets_few_starts() {
+    let ground = Ground::new();
+    let log = ground.log();
+    let more = "after = \"0s\"\nretry = { first = \"100ms\", max = \"100ms\", tries = 1000 }\n[brake]\nstarts = { count = 3, per = \"1h\" }";
+    let options = ground.options("[\"stall\"]", more);
+    let mut observer = Observer::start_in(ground.place, options);
+    let agent = Agent::start(Client::Rust02, &observer);
+    observer.expect("up", agent.pid(), SOON);
+    for _ in 0..6 {
+        let before = steps(observer.events(), agent.pid()).len();
+        agent.signal(Signal::STOP);
+        observer.expect("stall", agent.pid(), SOON);
+        // Until it is acted upon, or held because there were enough starts.
+        wait_for("it to be settled", || {
+            let steps = steps(observer.events(), agent.pid());
+            let mut since = steps.iter().skip(before);
+            since.any(|step| step == "held starts" || step == "ended").then_some(())
+        });
+        agent.signal(Signal::CONT);
+        observer.expect("resume", agent.pid(), SOON);
+    }
+    assert_eq!(acted(&log).len(), 3);
+    observer.stop();
+}
+
+/// As many agents as a small machine starts in seconds fall silent at once: the brake holds before anything is started.
+#[test]
+fn fault_44_a_thousand_stalls_start_nothing() {
+    const AGENTS: usize = 1000;
+    let ground = Ground::new();
+    let log = ground.log();
+    let options = Options {
+        threshold: Duration::from_secs(5),
+        agents_max: 4000,
+        ..ground.options("[\"stall\"]", "after = \"0s\"\n[brake]\nrelease = \"manual\"")
+    };
+    let mut observer = Observer::start_in(ground.place, options);
+    let mut load = program();
+    load.args(["load", "--agents", &AGENTS.to_string(), "--rate", "2000", "--for", "5m", "--dir"])
+        .arg(observer.dir());
+    let mut load = load.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start the load");
+    let up = |observer: &mut Observer| -> Vec<u32> {
+        let up = observer.events().iter().filter(|event| event.kind() == "up");
+        up.filter_map(Event::pid).collect()
+    };
+    let pids = wait_for("all agents", || Some(up(&mut observer)).filter(|pids| pids.len() == AGENTS));
+    pids.iter().for_each(|pid| crate::common::signal(*pid, Signal::STOP));
+    wait_for("all of them to stall", || {
+        let stalled = observer.events().iter().filter(|event| event.kind() == "stall").count();
+        (stalled >= AGENTS).then_some(())
+    });
+    let list = wait_for("all of them to be held", || {
+        let (_, list) = act(&observer, &["list", "--json"]);
+        let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+        let cases = list["cases"].as_array().expect("a list");
+        let is_due = |case: &serde_json::Value| case["due_in_ns"].is_null();
+        (cases.len() == AGENTS && cases.iter().all(is_due)).then_some(list)
+    });
+    assert!(list["cases"].as_array().is_some_and(|cases| cases.iter().all(|case| case["why"] == "brake")));
+    assert!(list["brakes"][0]["stalls"].as_u64() >= Some(AGENTS as u64), "{}", list["brakes"]);
+    let actions = observer.events().iter().filter(|event| event.kind() == "action").count();
+    assert_eq!((actions, acted(&log)), (0, vec![]), "the brake says it for all");
+    pids.iter().for_each(|pid| crate::common::signal(*pid, Signal::CONT));
+    crate::common::signal(load.id(), Signal::TERM);
+    load.wait().expect("it is our child");
+    observer.stop();
+}
