@@ -4,5 +4,6 @@
 pub use crate::lab::inheritance::{Change, adopt_changed};
 pub use crate::process::procfs::{Stat, parse_inner_pids, parse_stat};
 pub use crate::sinks::Format;
+pub use crate::spawner::protocol::{MESSAGE_BYTES_MAX, Order, Report};
 pub use crate::sys::datagram::Credentials;
 pub use crate::sys::mmsg::{Attached, parse_control};

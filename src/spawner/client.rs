@@ -255,8 +255,6 @@ mod tests {
     use rustix::event::{PollFd, PollFlags};
     use rustix::net::{SocketFlags, accept_with};
 
-    use std::io::Read as _;
-
     use super::*;
     use crate::spawner::child::poll_until;
     use crate::spawner::protocol::{Deed, MESSAGE_BYTES_MAX};
@@ -451,7 +449,7 @@ mod tests {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
         let mut spawner = Spawner::new(How::Socket(path));
         spawner.keep(MonoNs(0));
         let lost = spawner.take().unwrap().unwrap_err();

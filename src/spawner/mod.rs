@@ -13,5 +13,6 @@ pub mod protocol;
 pub mod serve;
 
 mod child;
+mod evidence;
 mod line;
 mod tree;

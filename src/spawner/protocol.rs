@@ -186,3 +186,99 @@ fn encode(message: &impl Serialize) -> Option<Vec<u8>> {
 fn decode<M: DeserializeOwned>(message: &[u8]) -> Result<M, String> {
     serde_json::from_slice(message).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_order() -> impl Strategy<Value = Order> {
+        let deed = prop_oneof![
+            vec(any::<String>(), 0..5).prop_map(Deed::Run),
+            any::<u8>().prop_map(Deed::Signal),
+            any::<(String, String)>().prop_map(|(verb, unit)| Deed::Systemd { verb, unit }),
+        ];
+        let env = vec(any::<(String, String)>(), 0..4);
+        let start = (any::<(u64, u32)>(), deed, any::<u64>(), option::of(any::<(u32, u32)>()), env);
+        let start = (start, option::of(any::<String>())).prop_map(
+            |((ids, deed, timeout_ns, user, env), evidence)| {
+                let (id, pid) = ids;
+                Order::Start { id, pid, deed, timeout_ns, user, env, evidence }
+            },
+        );
+        prop_oneof![4 => start, 1 => any::<u64>().prop_map(|id| Order::Cancel { id })]
+    }
+
+    fn any_report() -> impl Strategy<Value = Report> {
+        let how = (option::of(any::<u8>()), option::of(any::<u8>()), any::<bool>());
+        let ended = (any::<u64>(), how, any::<(String, u64)>());
+        prop_oneof![
+            any::<u32>().prop_map(|version| Report::Hello { version }),
+            any::<(u64, bool)>().prop_flat_map(|(id, is_written)| {
+                option::of(any::<String>()).prop_map(move |why| Report::Evidence { id, is_written, why })
+            }),
+            (any::<u64>(), option::of(any::<u32>())).prop_map(|(id, child)| Report::Started { id, child }),
+            any::<(u64, i32, String)>().prop_map(|(id, errno, why)| Report::NotStarted { id, errno, why }),
+            ended.prop_map(|(id, (code, signal, timed_out), (output, output_bytes))| {
+                Report::Ended { id, code, signal, timed_out, output, output_bytes }
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_said_is_understood(order in any_order(), report in any_report()) {
+            prop_assert_eq!(Order::decode(&order.encode().unwrap()), Ok(order));
+            prop_assert_eq!(Report::decode(&report.encode().unwrap()), Ok(report));
+        }
+
+        /// However long it is: what is kept is its beginning.
+        #[test]
+        fn output_of_any_kind_fits(piece in any::<String>(), count in 1..20_000_usize) {
+            let output: String = piece.repeat(count).chars().take(OUTPUT_BYTES_MAX).collect();
+            let ended = |output: String| {
+                Report::Ended { id: u64::MAX, code: None, signal: Some(9), timed_out: false, output, output_bytes: u64::MAX }
+            };
+            let message = ended(output.clone()).encode().unwrap();
+            let Ok(Report::Ended { output: kept, .. }) = Report::decode(&message) else { panic!("{message:?}") };
+            prop_assert!(output.starts_with(&kept));
+            prop_assert!(kept == output || message.len() > MESSAGE_BYTES_MAX - 2048, "{} bytes", message.len());
+        }
+
+        #[test]
+        fn nonsense_is_refused_without_panic(bytes in vec(any::<u8>(), 0..200)) {
+            let _ = (Order::decode(&bytes), Report::decode(&bytes));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_carried_out_is_known_before() {
+        let start =
+            |deed, env| Order::Start { id: 1, pid: 1, deed, timeout_ns: 1, user: None, env, evidence: None };
+        let run = |words: &[&str]| Deed::Run(words.iter().map(|word| (*word).to_owned()).collect());
+        let variable = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+        for (deed, env) in [
+            (run(&[]), Vec::new()),
+            (run(&["true"]), Vec::new()),
+            (run(&["/bin/true", "a\0"]), Vec::new()),
+            (run(&["/bin/true"]), variable("", "x")),
+            (run(&["/bin/true"]), variable("a=b", "x")),
+            (run(&["/bin/true"]), variable("a", "\0")),
+            (Deed::Signal(0), Vec::new()),
+            (Deed::Signal(65), Vec::new()),
+        ] {
+            let order = start(deed, env);
+            assert!(order.fault().is_some(), "{order:?}");
+        }
+        for order in [
+            start(run(&["/bin/true", "", "é=\n"]), variable("A", "b=c\n")),
+            start(Deed::Signal(64), Vec::new()),
+            Order::Cancel { id: 1 },
+        ] {
+            assert_eq!(order.fault(), None, "{order:?}");
+        }
+    }
+}

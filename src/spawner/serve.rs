@@ -1,13 +1,13 @@
 //! What the spawner does: takes orders, has a [supervisor](super::child) for each child, and passes reports on.
 //!
-//! In: orders, each with the pidfd of the process it is about. Out: reports. Thread: the main one of a process of its own.
-//! Blocks: in one poll of all connections and supervisors, with the next time limit.
+//! In: orders, each with the pidfd of the process it is about. Out: reports. Thread: the main one of a process of its own,
+//! beside those of [evidence](super::evidence). Blocks: in one poll of all connections and supervisors, with the next time limit.
 
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::message::Reason;
 use crate::spawner::child::{GRACE, KILLED_WITHIN, SUPERVISOR, poll_until, start_supervisor, supervise};
+use crate::spawner::evidence::{Outcome, Search, Searches, WITHIN, search};
 use crate::spawner::line::{Attached, Line, Received};
 use crate::spawner::protocol::{Deed, Order, Report, VERSION};
 use crate::spawner::tree::kill_descendants;
@@ -130,6 +131,7 @@ struct Listener {
 
 struct Client {
     number: u64,
+    uid: u32,
     line: Line,
     waiting: VecDeque<Vec<u8>>,
     is_lost: bool,
@@ -155,21 +157,42 @@ struct Job {
     is_done: bool,
 }
 
+/// An order that waits for evidence.
+struct Waiting {
+    client: u64,
+    order: Order,
+    pidfd: Option<OwnedFd>,
+    search: Search,
+    /// Not longer than until then.
+    until: Instant,
+}
+
 struct Service {
     listener: Option<Listener>,
     clients: Vec<Client>,
     clients_ever: u64,
+    searches: Searches,
+    waiting: Vec<Waiting>,
     jobs: Vec<Job>,
 }
 
 impl Service {
     fn new(listener: Option<Listener>) -> Self {
-        Self { listener, clients: Vec::new(), clients_ever: 0, jobs: Vec::new() }
+        Self {
+            listener,
+            clients: Vec::new(),
+            clients_ever: 0,
+            searches: Searches::default(),
+            waiting: Vec::new(),
+            jobs: Vec::new(),
+        }
     }
 
     fn welcome(&mut self, line: Line) {
         self.clients_ever += 1;
-        let client = Client { number: self.clients_ever, line, waiting: VecDeque::new(), is_lost: false };
+        let uid = line.peer().map_or(rustix::process::geteuid().as_raw(), |peer| peer.uid);
+        let (number, waiting) = (self.clients_ever, VecDeque::new());
+        let client = Client { number, uid, line, waiting, is_lost: false };
         self.clients.push(client);
         self.report(self.clients_ever, &Report::Hello { version: VERSION });
     }
@@ -180,10 +203,14 @@ impl Service {
             self.wait()?;
             self.accept();
             self.take_orders();
+            self.take_evidence(Instant::now());
             self.take_reports();
             self.end_overdue(Instant::now());
             self.clients.iter_mut().for_each(Client::flush);
             self.clients.retain(|client| !client.is_lost);
+            // Nobody would know of it.
+            let clients = &self.clients;
+            self.waiting.retain(|waiting| clients.iter().any(|client| client.number == waiting.client));
         }
         Ok(())
     }
@@ -201,7 +228,9 @@ impl Service {
             fds.push(PollFd::new(&job.pidfd, PollFlags::IN));
             fds.extend(job.line.as_ref().map(|line| PollFd::new(line, PollFlags::IN)));
         }
+        fds.extend(self.waiting.iter().map(|waiting| PollFd::new(&waiting.search, PollFlags::IN)));
         let due = self.jobs.iter().filter(|job| !job.is_done && !job.is_overdue).filter_map(|job| job.until);
+        let due = due.chain(self.waiting.iter().map(|waiting| waiting.until));
         poll_until(&mut fds, due.min())
     }
 
@@ -235,41 +264,93 @@ impl Service {
     }
 
     fn carry_out(&mut self, client: u64, order: Order, attached: Attached) {
-        let (id, pid, deed) = match &order {
-            Order::Start { id, pid, deed, .. } => (*id, *pid, deed.clone()),
+        let (id, pid, evidence) = match &order {
+            Order::Start { id, pid, evidence, .. } => (*id, *pid, evidence.clone()),
             Order::Cancel { id } => {
                 self.cancel(client, *id, &order);
                 return;
             }
         };
-        let refused = |errno, why: &str| Report::NotStarted { id, errno, why: why.to_owned() };
-        let is_under_way = |job: &Job| (job.client, job.id) == (client, id) && !job.is_done;
-        let report = if let Some(why) = order.fault() {
-            Some(refused(0, why))
-        } else if self.jobs.iter().any(is_under_way) {
-            Some(refused(0, "an order of this number is under way"))
-        } else if self.jobs.len() >= JOBS_MAX {
-            Some(refused(libc::EAGAIN, "so many orders are under way that no more is taken"))
+        let is_same = |one: u64, order: &Order| {
+            one == client && matches!(order, Order::Start { id: it, .. } if *it == id)
+        };
+        let is_under_way = self.jobs.iter().any(|job| (job.client, job.id) == (client, id) && !job.is_done)
+            || self.waiting.iter().any(|waiting| is_same(waiting.client, &waiting.order));
+        let refused = if let Some(why) = order.fault() {
+            (0, why)
+        } else if is_under_way {
+            (0, "an order of this number is under way")
+        } else if self.jobs.len() + self.waiting.len() >= JOBS_MAX {
+            (libc::EAGAIN, "so many orders are under way that no more is taken")
         } else {
-            match (deed, pidfd_of(pid, attached)) {
-                (_, Err((errno, why))) => Some(refused(errno, why)),
-                (Deed::Signal(signal), Ok(pidfd)) => {
-                    self.signal(client, id, signal, pidfd);
-                    None
-                }
-                (Deed::Systemd { .. }, Ok(_)) => {
-                    Some(refused(libc::ENOSYS, "this spawner does not ask service managers"))
-                }
-                (Deed::Run(_), Ok(pidfd)) => self.start(client, &order, pidfd).err().map(|error| {
-                    refused(
-                        error.raw_os_error().unwrap_or(0),
-                        &format!("cannot start a child: {}", Reason(&error)),
-                    )
-                }),
+            match (pidfd_of(pid, attached), evidence) {
+                (Err(refused), _) => refused,
+                (Ok(pidfd), None) => return self.perform(client, &order, pidfd),
+                (Ok(pidfd), Some(path)) => return self.look_first(client, order, pidfd, path.into()),
             }
         };
-        if let Some(report) = report {
-            self.report(client, &report);
+        self.refuse(client, id, refused.0, refused.1);
+    }
+
+    fn refuse(&mut self, client: u64, id: u64, errno: i32, why: &str) {
+        self.report(client, &Report::NotStarted { id, errno, why: why.to_owned() });
+    }
+
+    fn look_first(&mut self, client: u64, order: Order, pidfd: Option<OwnedFd>, path: PathBuf) {
+        let Order::Start { id, pid, .. } = order else { return };
+        let own = rustix::process::geteuid().as_raw();
+        let owner = self.clients.iter().find(|one| one.number == client).map_or(own, |client| client.uid);
+        // Without room for another descriptor it waits for the whole time.
+        let its = pidfd.as_ref().and_then(|pidfd| pidfd.try_clone().ok());
+        match self.searches.start(move || search(pid, its.as_ref(), &path, owner)) {
+            Ok(search) => {
+                let until = Instant::now() + WITHIN;
+                self.waiting.push(Waiting { client, order, pidfd, search, until });
+            }
+            Err(why) => {
+                self.report_evidence(client, id, Err(why));
+                self.perform(client, &order, pidfd);
+            }
+        }
+    }
+
+    fn report_evidence(&mut self, client: u64, id: u64, outcome: Outcome) {
+        let (is_written, why) = (outcome.is_ok(), outcome.err());
+        self.report(client, &Report::Evidence { id, is_written, why });
+    }
+
+    /// Goes on with the orders whose evidence is there, or took too long.
+    fn take_evidence(&mut self, now: Instant) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            let outcome = waiting.search.outcome();
+            let outcome = match outcome {
+                None if now < waiting.until => {
+                    self.waiting.push(waiting);
+                    continue;
+                }
+                None => Err(format!("it took longer than {WITHIN:?}")),
+                Some(outcome) => outcome,
+            };
+            if let Order::Start { id, .. } = waiting.order {
+                self.report_evidence(waiting.client, id, outcome);
+                self.perform(waiting.client, &waiting.order, waiting.pidfd);
+            }
+        }
+    }
+
+    fn perform(&mut self, client: u64, order: &Order, pidfd: Option<OwnedFd>) {
+        let Order::Start { id, deed, .. } = order else { return };
+        match deed {
+            Deed::Signal(signal) => self.signal(client, *id, *signal, pidfd),
+            Deed::Systemd { .. } => {
+                self.refuse(client, *id, libc::ENOSYS, "this spawner does not ask service managers");
+            }
+            Deed::Run(_) => {
+                if let Err(error) = self.start(client, order, pidfd) {
+                    let errno = error.raw_os_error().unwrap_or(0);
+                    self.refuse(client, *id, errno, &format!("cannot start a child: {}", Reason(&error)));
+                }
+            }
         }
     }
 
@@ -324,7 +405,15 @@ impl Service {
         }
     }
 
-    fn cancel(&self, client: u64, id: u64, order: &Order) {
+    fn cancel(&mut self, client: u64, id: u64, order: &Order) {
+        let is_it = |waiting: &Waiting| {
+            waiting.client == client && matches!(waiting.order, Order::Start { id: it, .. } if it == id)
+        };
+        if let Some(at) = self.waiting.iter().position(is_it) {
+            self.waiting.remove(at);
+            self.refuse(client, id, libc::ECANCELED, "it was cancelled");
+            return;
+        }
         let job = self.jobs.iter().find(|job| (job.client, job.id) == (client, id));
         // One that has ended is about to be reported.
         if let (Some(line), Some(message)) = (job.and_then(|job| job.line.as_ref()), order.encode()) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{BufRead as _, BufReader, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
@@ -198,8 +198,11 @@ fn a_child_is_as_ordinary_as_its_starter_is_not() {
     let pid = spawner.started();
     let ended = spawner.ended();
     let said = ended["output"].as_str().expect("text");
-    let open: Vec<&str> =
-        said.lines().filter_map(|line| line.rsplit_once(':')?.1.split_once(' ')).map(|(_, to)| to).collect();
+    let of_line = |line: &'_ str| {
+        let (before, to) = line.split_once(" -> ")?;
+        Some(format!("{} -> {to}", before.rsplit_once(' ')?.1))
+    };
+    let open: Vec<String> = said.lines().filter_map(of_line).collect();
     assert_eq!((said.lines().next(), open.len()), (Some("/"), 4), "nothing of ours: {said}");
     assert_eq!(open[0], "0 -> /dev/null", "{said}");
     assert!(open[1].starts_with("1 -> pipe") && open[2].starts_with("2 -> pipe"), "{said}");
@@ -577,5 +580,163 @@ fn an_order_whose_number_is_under_way_is_refused() {
     spawner.run(1, "exit 4", LONG);
     spawner.started();
     assert_eq!(spawner.ended()["code"], json!(4));
+    spawner.stop();
+}
+
+/// A process that prints a pid once it is in the state to be seen, and that pid.
+struct Subject {
+    process: Child,
+    pid: u32,
+}
+
+impl Subject {
+    fn start(program: &str, arguments: &[&str]) -> Self {
+        let mut process =
+            Command::new(program).args(arguments).stdout(Stdio::piped()).spawn().expect("start it");
+        let mut line = String::new();
+        let output = process.stdout.take().expect("a pipe");
+        BufReader::new(output).read_line(&mut line).expect("it prints");
+        let pid = line.trim().parse().unwrap_or_else(|_| panic!("no pid in {line:?}"));
+        Self { process, pid }
+    }
+
+    fn of_python(script: &str) -> Self {
+        let python = python();
+        Self::start(python.to_str().expect("UTF-8"), &["-c", script])
+    }
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        // A vfork's parent goes on only when the child is gone.
+        for pid in pids().filter(|pid| stat(*pid).is_some_and(|(_, parent)| parent == self.process.id())) {
+            signal(pid, Signal::KILL);
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What is found about a process, and the order that comes after it.
+fn evidence(spawner: &Spawner, id: u64, pid: u32) -> Value {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("evidence.json");
+    let mut order = spawner.order(id, &["/bin/true"], LONG);
+    (order["pid"], order["evidence"]) = (json!(pid), json!(path));
+    spawner.line.send(order.to_string().as_bytes(), &[pidfd(pid).as_fd()]);
+    let report = spawner.report();
+    assert_eq!(report, json!({"report": "evidence", "id": id, "is_written": true, "why": null}));
+    spawner.started();
+    assert_eq!(spawner.ended()["code"], json!(0));
+    assert_eq!(fs::metadata(&path).expect("it is there").permissions().mode() & 0o7777, 0o600);
+    serde_json::from_slice(&fs::read(&path).expect("it is there")).expect("JSON")
+}
+
+#[test]
+fn evidence_tells_why_a_process_does_nothing_or_too_much() {
+    let spawner = Spawner::start();
+    let spinning = Subject::start("/bin/sh", &["-c", "echo $$; while :; do :; done"]);
+    let locked = Subject::of_python(
+        "import os,threading\nlock=threading.Lock()\nlock.acquire()\nprint(os.getpid(),flush=True)\nlock.acquire()",
+    );
+    let stopped = Subject::start("/bin/sh", &["-c", "echo $$; kill -STOP $$"]);
+    let traced = Subject::of_python(
+        "import ctypes,os,signal,time\nlibc=ctypes.CDLL(None)\npid=os.fork()\nif pid==0:\n libc.ptrace(0,0,None,None)\n \
+         os.kill(os.getpid(),signal.SIGSTOP)\nos.waitpid(pid,os.WUNTRACED)\nprint(pid,flush=True)\ntime.sleep(1000)",
+    );
+    // The parent of a vfork waits in the kernel until its child executes something.
+    let waiting = Subject::of_python(
+        "import ctypes,os,platform,time\nlibc=ctypes.CDLL(None)\nclone=56 if platform.machine()=='x86_64' else 220\n\
+         vfork=0x4000\nif libc.syscall(clone,vfork|17,None,None,None,None)==0:\n print(os.getppid(),flush=True)\n \
+         time.sleep(1000)",
+    );
+    for (pid, state) in [(stopped.pid, "T"), (waiting.pid, "D"), (traced.pid, "t")] {
+        wait_for(state, || stat(pid).is_some_and(|(now, _)| now == state).then_some(()));
+    }
+    for (id, subject, verdict, state, channel) in [
+        (1, &spinning, "spinning", "R", ""),
+        (2, &locked, "sleeping", "S", "futex"),
+        (3, &stopped, "stopped", "T", "signal"),
+        (4, &traced, "traced", "t", ""),
+        (5, &waiting, "uninterruptible", "D", ""),
+    ] {
+        let found = evidence(&spawner, id, subject.pid);
+        assert_eq!((&found["verdict"], &found["pid"]), (&json!(verdict), &json!(subject.pid)), "{found:#}");
+        let main = &found["threads"][0];
+        assert_eq!(main["tid"], json!(subject.pid), "{found:#}");
+        if verdict != "spinning" {
+            assert_eq!(main["state"], json!(state), "{found:#}");
+            assert_eq!(found["cpu_used_ns"], json!(0), "{found:#}");
+        }
+        let named = main["wait_channel"].as_str().unwrap_or_default();
+        assert!(named.contains(channel), "{found:#}");
+        assert!(found["between_ns"].as_u64() >= Some(100_000_000), "{found:#}");
+        let memory = found["memory"].as_array().expect("lines");
+        assert!(
+            memory.iter().any(|line| line.as_str().is_some_and(|line| line.starts_with("VmRSS: "))),
+            "{found:#}"
+        );
+        assert!(!found["files"].as_array().expect("files").is_empty(), "{found:#}");
+    }
+    drop((spinning, locked, stopped, traced, waiting));
+    spawner.stop();
+}
+
+#[test]
+fn evidence_tells_that_the_quota_is_used_up_and_what_it_is() {
+    let group =
+        Cgroup::new(&format!("varta-quota-{}", std::process::id()), "cpu", ["cpu.max", "cpu.cfs_quota_us"]);
+    if group.is_v2() {
+        group.write("cpu.max", "1000 100000");
+    } else {
+        group.write("cpu.cfs_quota_us", "1000");
+    }
+    let spawner = Spawner::start();
+    let subject = Subject::start("/bin/sh", &["-c", "echo $$; while :; do :; done"]);
+    group.add(subject.pid);
+    let found = wait_for("the quota to be used up", || {
+        let found = evidence(&spawner, 1, subject.pid);
+        (found["verdict"] == "throttled").then_some(found)
+    });
+    let files = found["files"].as_array().expect("files");
+    let says = |name: &str, what: &str| {
+        files.iter().any(|file| {
+            let text = |key: &str| file[key].as_str().unwrap_or_default().to_owned();
+            text("path").ends_with(&format!("{}/{name}", group.name())) && text("text").contains(what)
+        })
+    };
+    assert!(says("cpu.max", "1000 100000") || says("cpu.cfs_quota_us", "1000"), "{found:#}");
+    assert!(says("cpu.stat", "nr_throttled"), "{found:#}");
+    drop(subject);
+    wait_for("the end of the group", || group.remove());
+    spawner.stop();
+}
+
+#[test]
+fn evidence_of_many_threads_is_bounded_and_without_a_place_the_order_is_carried_out() {
+    let spawner = Spawner::start();
+    let threads = Subject::of_python(
+        "import os,threading,time\nfor _ in range(99): threading.Thread(target=time.sleep,args=(1000,),daemon=True).start()\n\
+         print(os.getpid(),flush=True)\ntime.sleep(1000)",
+    );
+    let found = evidence(&spawner, 1, threads.pid);
+    assert_eq!(found["threads_all"], json!(100));
+    assert_eq!(found["threads"].as_array().map(Vec::len), Some(64));
+    let mut order = spawner.order(2, &["/bin/true"], LONG);
+    order["evidence"] = json!("/there/is/none/e.json");
+    spawner.give(&order);
+    let report = spawner.report();
+    assert_eq!((&report["report"], &report["is_written"]), (&json!("evidence"), &json!(false)), "{report}");
+    assert!(report["why"].as_str().is_some_and(|why| why.contains("/there/is/none/e.json")), "{report}");
+    spawner.started();
+    spawner.ended();
+    // Cancelled before it began.
+    signal(spawner.process.id(), Signal::STOP);
+    spawner.give(&order);
+    spawner.give(&json!({"order": "cancel", "id": 2}));
+    signal(spawner.process.id(), Signal::CONT);
+    let report = spawner.report();
+    assert_eq!((&report["report"], &report["errno"]), (&json!("not-started"), &json!(125)), "{report}");
+    drop(threads);
     spawner.stop();
 }
