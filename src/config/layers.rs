@@ -14,6 +14,7 @@ use super::keys::{
 };
 use super::plan::Plan;
 use super::problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
+use super::trust::{Distrust, config_file, judge_programs};
 use super::validate::default_dir;
 
 /// A [`Config`] combined from layers, with the origin of each value.
@@ -50,12 +51,25 @@ struct Written {
 }
 
 impl Layers {
-    /// Reads a TOML file. May block on the disk. [`Layers::plan`] reports its problems.
+    /// Reads a TOML file. May block on the disk. [`Layers::plan`] reports its problems; one is that it says what is
+    /// done about stalls, but others could have written it.
     pub fn file(&mut self, path: &Path) {
-        match std::fs::read_to_string(path) {
-            Ok(text) => self.toml(&text, path),
+        let read = config_file(path).and_then(|(file, trust)| Ok((std::io::read_to_string(file)?, trust)));
+        match read {
+            Ok((text, trust)) => {
+                self.toml(&text, path);
+                self.problems.extend(trust.err().and_then(|distrust| self.may_not_act(&distrust)));
+            }
             Err(error) => self.problems.push(unreadable_file(path, &error)),
         }
+    }
+
+    /// The problem that a file that is not trusted says what is done; `None`: it says nothing of that.
+    fn may_not_act(&self, distrust: &Distrust) -> Option<ConfigProblem> {
+        let key = ["action[0]", "brake"].into_iter().find(|key| self.written.contains_key(*key))?;
+        let why = format!("this file may not say what is done: {}", distrust.why());
+        let problem = ConfigProblem::refused(key, "", why, distrust.fix());
+        Some(ConfigProblem { origin: Some(self.origin(key)), value: None, ..problem })
     }
 
     /// As [`file`](Self::file), but nothing if there is no such file.
@@ -177,7 +191,8 @@ impl Layers {
         }
     }
 
-    /// Validates and resolves the combined configuration.
+    /// Validates and resolves the combined configuration, and checks the programs that it has run. May block on the
+    /// disk.
     ///
     /// # Errors
     /// All problems in any layer and between layers, at once.
@@ -185,6 +200,8 @@ impl Layers {
         let planned = self.config.plan();
         let refused = planned.as_ref().err().map(ConfigError::problems).unwrap_or_default();
         let refused = refused.iter().filter(|problem| !self.follows(problem)).cloned();
+        let programs = planned.as_ref().map_or_else(|_| Vec::new(), |plan| judge_programs(plan.act.as_ref()));
+        let refused = refused.chain(programs);
         let problems = self.problems.iter().cloned().chain(refused.map(|problem| self.located(problem)));
         ConfigError::check(problems.collect())?;
         planned

@@ -18,6 +18,7 @@ mod problem;
 pub(crate) mod sizing;
 mod tables;
 mod triggers;
+pub(crate) mod trust;
 pub(crate) mod validate;
 mod values;
 

@@ -23,6 +23,7 @@ use crate::aggregator::reload::{NewOutput, Reload};
 use crate::config::ConfigError;
 use crate::config::live::{KeyChange, Reconciled, keys_of, reconcile};
 use crate::config::plan::Plan;
+use crate::config::trust::judge_programs;
 use crate::event::{EventKind, ReloadOutcome};
 #[cfg(feature = "http")]
 use crate::http::{NotReloaded, Requested, Terms, TokenError, TokenFile};
@@ -181,7 +182,11 @@ impl InForce {
         handle: &Handle,
         writers: &Writers,
     ) -> Result<Reloaded, ReloadError> {
-        let done = plan.map_err(ReloadError::from).and_then(|plan| self.change(&plan, handle, writers));
+        let checked = plan.and_then(|plan| {
+            ConfigError::check(judge_programs(plan.act.as_ref()))?;
+            Ok(plan)
+        });
+        let done = checked.map_err(ReloadError::from).and_then(|plan| self.change(&plan, handle, writers));
         if done.is_err() {
             let _ = handle.requests.send(Request::ReloadRefused);
             handle.doorbell.ring();

@@ -27,6 +27,7 @@ use super::stop::{Running, StopReport, WRITE_WITHIN};
 use super::takeover::{Handed, Reply, Successors};
 use crate::action::thread::Request as ActRequest;
 use crate::config::plan::Plan;
+use crate::config::trust::judge_programs;
 use crate::config::{Config, ConfigError};
 use crate::lane::Port;
 use crate::rundir::binding::BoundSocket;
@@ -92,6 +93,7 @@ impl Fleet {
         inherited: &mut Inherited,
         keep: impl FnOnce(&[ToStore]) -> bool,
     ) -> Result<Self, StartError> {
+        ConfigError::check(judge_programs(plan.act.as_ref()))?;
         let started = plan.clone();
         let mut acquired = acquire(&mut plan, inherited)?;
         let admission = Arc::clone(&acquired.admission);

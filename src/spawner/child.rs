@@ -12,6 +12,7 @@
 use std::io::{self, PipeReader, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{self, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use rustix::process::{
     kill_process_group, pidfd_open, set_child_subreaper, setrlimit, waitid, waitpid,
 };
 
+use crate::config::trust::{self, Distrust, Runner};
 use crate::message::{Reason, Shown};
 use crate::spawner::line::{Line, Received};
 use crate::spawner::protocol::{Deed, OUTPUT_BYTES_MAX, Order, Report};
@@ -120,6 +122,12 @@ fn start(
     };
     let identity = user.map(|(uid, gid)| Ok(Identity { uid, gid, groups: groups_of(uid, gid)? }));
     let identity = identity.transpose().map_err(failed)?;
+    let runner =
+        identity.as_ref().map_or_else(Runner::own, |user| Runner::user(user.uid, user.groups.clone()));
+    trust::program(Path::new(program), &runner).map_err(|distrust| match distrust {
+        Distrust::Unreachable { source, .. } => failed(source),
+        distrust => NotStarted { errno: distrust.errno(), why: format!("{distrust} (126 in a shell)") },
+    })?;
     limit_descriptors();
     let (reader, writer) = io::pipe().map_err(failed)?;
     let mut command = Command::new(program);

@@ -463,6 +463,25 @@ fn a_file_that_cannot_be_read_is_explained() {
     }
 }
 
+#[test]
+fn threat_12_who_can_write_the_configuration_would_act_as_us() {
+    let action = "[[action]]\nname = \"a\"\non = [\"stall\"]\nmatch = { uid = 7 }\nsignal = \"ABRT\"\n";
+    let scene = Scene::new();
+    let path = scene.file("varta.toml", action);
+    fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+    let why = "cannot use [[action]] (varta.toml line 1): this file may not say what is done: others can change \
+               varta.toml: its mode is 0666; chmod go-w varta.toml";
+    for command in ["run", "check", "config"] {
+        scene.run(&[command, "--dir", "run", "--config", "varta.toml"]).says(CONFIG, &[why]);
+    }
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    scene.run(&["config", "--dir", "run", "--config", "varta.toml"]).says(CLEAN, &["signal = \"SIGABRT\""]);
+    let run = action.replace("signal = \"ABRT\"", "run = [\"/there/is/none\"]");
+    scene.file("varta.toml", run);
+    let why = "varta.toml line 5): there is no /there; install it, or correct the path";
+    scene.run(&["run", "--dir", "run", "--config", "varta.toml"]).says(CONFIG, &[why]);
+}
+
 /// What `check` says of the threshold, with this text as `/etc/varta-fleet.toml` of a mount namespace.
 fn check_with_etc(setup: &str, variable: Option<&str>, args: &str) -> Outcome {
     assert!(rustix::process::geteuid().is_root(), "this test needs root, for an /etc of its own");

@@ -254,6 +254,8 @@ fn fault_41_what_cannot_be_started_is_said_and_why() {
     };
     let no_interpreter = file("a", "#!/there/is/none\n", 0o755);
     let plain = file("b", "#!/bin/sh\n", 0o644);
+    // The configuration was read while its mode was another.
+    let anybodys = file("c", "#!/bin/sh\n", 0o777);
     let spawner = Spawner::start();
     for (id, program, errno, word) in [
         (1, "/there/is/none", 2, "127"),
@@ -261,6 +263,7 @@ fn fault_41_what_cannot_be_started_is_said_and_why() {
         (3, &plain, 13, "126"),
         (4, "/", 13, "126"),
         (5, "relative", 0, "absolute"),
+        (6, &anybodys, 1, "others can change "),
     ] {
         spawner.give(&spawner.order(id, &[program], LONG));
         let report = spawner.report();

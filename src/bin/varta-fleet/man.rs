@@ -31,6 +31,13 @@ In the arguments of the program that an action runs stand `{pid}`, `{ns_pid}`, `
 `{{` and `}}` for braces. A text that could be taken for something else, because it begins with - or has other characters \
 than a path or a name needs, refuses the action. No shell is run.";
 
+const TRUST: &str = "\
+A file that has actions or a brake belongs to root or the observer's user, others may not write it, it is a regular file, \
+and no symlink is in its path as it is named. The program of an action is a regular file that the user it runs as may \
+execute. It, every directory above it and every symlink to it belong to root or that user, and others may not write them; \
+a directory that others may write must be sticky. Else the configuration is refused, or, if that changed later, the \
+start.";
+
 const SCHEMA: &str = "\
 One JSON object a line, version 1 of the schema. Every line has `v` (1), `ts` (when it was reported, by the wall clock), \
 `mono_ns` (when it happened, by the monotonic clock) and `kind`; all but beats have `seq`, which has no gaps. Where \
@@ -219,6 +226,8 @@ fn config_page() -> Page {
     page.paragraph(PATTERNS);
     page.heading("PLACEHOLDERS");
     page.paragraph(PLACEHOLDERS);
+    page.heading("FILES THAT MAY ACT");
+    page.paragraph(TRUST);
     page.see_also(&[("varta-fleet", 1), ("varta-fleet-run", 1), ("varta-fleet-check", 1)]);
     page
 }
