@@ -17,7 +17,7 @@ use rustix::net::{
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use serde_json::{Value, json};
 
-use crate::common::{Cgroup, PROGRAM, SOON, needs_root, program, program_by, signal, wait_for};
+use crate::common::{Cgroup, PROGRAM, SOON, needs_root, program, program_by, python, signal, wait_for};
 
 /// From SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
