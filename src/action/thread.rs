@@ -46,6 +46,9 @@ use crate::view::health::Lifeline;
 const ANSWER_WITHIN: Duration = Duration::from_millis(100);
 /// The same about all, at the start.
 const START_WITHIN: Duration = Duration::from_secs(5);
+/// After a restart, how long and how often to look for stalls of before.
+const RESUME_NS: u64 = 30_000_000_000;
+const RESUME_EVERY_NS: u64 = 100_000_000;
 /// The longest time that is told apart: a day.
 const TOOK_MAX_NS: u64 = 86_400_000_000_000;
 /// How old a census may be.
@@ -243,6 +246,7 @@ impl Act {
             census,
             audit,
             acted: HashSet::new(),
+            resuming: None,
             begun: HashMap::new(),
             counts,
             last_evidence: 0,
@@ -323,6 +327,8 @@ struct Worker {
     audit: Option<Audit>,
     /// Stalls that something was started for before this observer began.
     acted: HashSet<Acted>,
+    /// Until when to look for stalls of before that nothing was done about.
+    resuming: Option<MonoNs>,
     /// Starts that have not ended, by case.
     begun: HashMap<u64, Begun>,
     counts: Arc<Mutex<Counts>>,
@@ -438,24 +444,34 @@ impl Worker {
             while let Ok(request) = asked.try_recv() {
                 self.answer(request, now);
             }
+            self.resume(now);
             self.look_after(now);
             let next = self.work(now);
             self.publish();
             if is_over {
                 return;
             }
-            let next = next.unwrap_or(MonoNs(u64::MAX)).min(now + LOOK_AFTER_NS);
+            let at_most = if self.resuming.is_some() { RESUME_EVERY_NS } else { LOOK_AFTER_NS };
+            let next = next.unwrap_or(MonoNs(u64::MAX)).min(now + at_most);
             self.wait(bell, next.since(SystemClock.mono()));
         }
     }
 
-    /// Takes up stalls that an observer before this one reported and did nothing about.
+    /// Takes up stalls that an observer before this one reported and did nothing about. Who the agents are is looked up
+    /// anew after a restart, so those that nothing is known of are looked at again.
     fn resume(&mut self, now: MonoNs) {
+        let Some(until) = self.resuming else { return };
+        let mut is_all = true;
         for present in self.surroundings.stalled() {
-            let acted = (self.surroundings.run, present.agent.session, present.last_arrival.0);
-            if self.acted.contains(&acted) {
+            let stall = (self.surroundings.run, present.agent.session, present.last_arrival.0);
+            if self.acted.contains(&stall) {
                 continue;
             }
+            if present.agent.about.comm.is_empty() && now < until {
+                is_all = false;
+                continue;
+            }
+            self.acted.insert(stall);
             let silent_ns = now.since(present.last_arrival);
             let kind = EventKind::Stall {
                 silent_ns,
@@ -470,6 +486,9 @@ impl Worker {
             let event = Event { seq: 0, again: true, wall: WallNs(0), mono: now, shard, agent, kind };
             self.desk.event(&event, &self.census, now);
         }
+        if is_all {
+            self.resuming = None;
+        }
     }
 
     /// Takes all events that wait. True: there will be no more.
@@ -478,7 +497,9 @@ impl Worker {
             match events.try_recv() {
                 Ok(event) if self.is_acted(&event) => {}
                 // Without the record of what was started, a stall of before may have been acted upon.
-                Ok(Event { kind: EventKind::Restart { .. }, .. }) if self.audit.is_some() => self.resume(now),
+                Ok(Event { kind: EventKind::Restart { .. }, .. }) if self.audit.is_some() => {
+                    self.resuming = Some(now + RESUME_NS);
+                }
                 Ok(event) => self.desk.event(&event, &self.census, now),
                 Err(TryRecvError::Empty) => return false,
                 Err(TryRecvError::Disconnected) => {

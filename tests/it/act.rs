@@ -24,12 +24,13 @@ impl Ground {
         Self { place }
     }
 
-    /// A configuration with one action, which runs that program; `more` keys of it, and more tables.
+    /// A configuration with one action, also for stalls that are not certain, as on a busy machine; it runs that program; `more` keys of it, and more tables.
     pub fn options(&self, on: &str, more: &str) -> Options {
         let script = self.place.base().join("act.sh").display().to_string();
         let audit = self.place.base().join("audit.jsonl").display().to_string();
         let config = format!(
             "audit = {audit:?}\n[[action]]\nname = \"restart\"\non = {on}\nmatch = {{ comm = \"*\" }}\nany-user = true\n\
+             certain = false\n\
              run = [\"/bin/sh\", {script:?}, \"{{pid}}\", \"{{name}}\", \"{{shard}}\"]\n{more}\n"
         );
         Options { threshold: Duration::from_millis(300), config, ..Options::default() }
@@ -143,7 +144,7 @@ fn a_wave_of_stalls_engages_the_brake_and_nothing_is_started() {
 #[test]
 fn a_signal_goes_to_that_very_process() {
     let ground = Ground::new();
-    let config = "[[action]]\nname = \"kill\"\non = [\"stall\"]\nmatch = { uid = \"root\" }\nsignal = \"SIGABRT\"\nafter = \"0s\"\n";
+    let config = "[[action]]\nname = \"kill\"\non = [\"stall\"]\nmatch = { uid = \"root\" }\ncertain = false\nsignal = \"SIGABRT\"\nafter = \"0s\"\n";
     let options =
         Options { threshold: Duration::from_millis(300), config: config.to_owned(), ..Options::default() };
     let mut observer = Observer::start_in(ground.place, options);
