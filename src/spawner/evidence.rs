@@ -4,10 +4,10 @@
 //! is given up, and while two of them hang nothing more is looked for. Blocks: procfs, files of control groups and the
 //! directory of the files.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -408,9 +408,14 @@ impl Groups {
     }
 }
 
-/// Writes a new file for its owner alone. The oldest go, so that there are no more than [`FILES_MAX`].
+/// Writes a new file for its owner alone, in a directory that is made if need be. The oldest go, so that there are no more
+/// than [`FILES_MAX`].
 fn write(path: &Path, text: &[u8], owner: u32) -> io::Result<()> {
-    make_room(path.parent().unwrap_or(Path::new("/")));
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    if DirBuilder::new().mode(0o700).create(directory).is_ok() {
+        lchown(directory, Some(owner), None)?;
+    }
+    make_room(directory);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
     if owner != rustix::process::geteuid().as_raw() {
@@ -514,15 +519,18 @@ mod tests {
     #[test]
     fn a_file_is_new_and_private_and_the_oldest_go() {
         let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
+        let path = |name: &str| dir.path().join("made").join(name);
         let own = rustix::process::geteuid().as_raw();
+        write(&path("first.json"), b"{}", own).unwrap();
+        assert_eq!(fs::metadata(path("")).unwrap().permissions().mode() & 0o7777, 0o700);
+        fs::remove_file(path("first.json")).unwrap();
         fs::write(path("notes.txt"), "kept").unwrap();
         for number in 0..FILES_MAX + 5 {
             write(&path(&format!("{number}.json")), b"{}", own).unwrap();
             let at = SystemTime::UNIX_EPOCH + Duration::from_secs(number as u64);
             File::open(path(&format!("{number}.json"))).unwrap().set_modified(at).unwrap();
         }
-        let left = fs::read_dir(dir.path()).unwrap().count();
+        let left = fs::read_dir(path("")).unwrap().count();
         assert_eq!(left, FILES_MAX + 1);
         assert!(path("notes.txt").exists() && !path("4.json").exists() && path("5.json").exists());
         assert_eq!(fs::metadata(path("5.json")).unwrap().permissions().mode() & 0o7777, 0o600);

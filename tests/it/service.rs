@@ -10,7 +10,8 @@ use rustix::process::Signal;
 
 use crate::common::{PROGRAM, Place, Rig, SOON, program, program_by, signal, wait_for};
 
-const UNITS: &str = "varta-fleet.service varta-fleet-shard@0.socket varta-fleet-control.socket";
+const UNITS: &str =
+    "varta-fleet.service varta-fleet-act.service varta-fleet-shard@0.socket varta-fleet-control.socket";
 const CONFIG: &str = r#"
 shards = 1
 threshold = "30s"
@@ -71,6 +72,8 @@ fn units_are_understood_and_confined() {
     assert_eq!(String::from_utf8_lossy(&said.stdout), "");
     assert!(said.status.success());
     rig.run("systemd-analyze security --no-pager --threshold=25 varta-fleet.service");
+    // Root, with what an action may need.
+    rig.run("systemd-analyze security --no-pager --threshold=55 varta-fleet-act.service");
     // By default it is 0, and everything that is to be stored is dropped without a word.
     assert_ne!(rig.property("varta-fleet.service", "FileDescriptorStoreMax"), "0");
 }
@@ -382,4 +385,75 @@ fn the_watchdog_is_fed_while_shards_and_aggregator_turn_whatever_else_does() {
         }
         end(&mut strace);
     }
+}
+
+/// What a spawner answers to each of these orders, one line each, as this user. Python: nothing else here speaks with
+/// sockets of that type.
+fn asked(rig: &Rig, user: &str, orders: &[&str]) -> String {
+    let script = "import os,pwd,socket,sys\ns=socket.socket(socket.AF_UNIX,socket.SOCK_SEQPACKET)\n\
+                  os.setuid(pwd.getpwnam(sys.argv[1]).pw_uid)\ns.connect('/run/varta/act.sock')\n\
+                  print(s.recv(100000).decode())\n\
+                  for order in sys.argv[2:]:\n s.send(order.encode())\n while True:\n  said=s.recv(100000).decode()\n  \
+                  print(said)\n  if '\"report\":\"evidence\"' not in said: break\n";
+    let output =
+        rig.command("python3").args(["-c", script, user]).args(orders).output().expect("run in the rig");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn the_spawner_serves_root_and_the_observer_and_its_children_outlive_a_restart() {
+    let rig = Rig::boot(CONFIG);
+    rig.run("systemctl start varta-fleet-act.service varta-fleet.service");
+    wait_for("the socket of the spawner", || {
+        rig.attempt("test -S /run/varta/act.sock").status.success().then_some(())
+    });
+    let hello = "{\"report\":\"hello\",\"version\":1}\n";
+    assert_eq!(asked(&rig, "varta", &[]), hello);
+    assert_eq!(asked(&rig, "root", &[]), hello);
+    assert_eq!(asked(&rig, "nobody", &[]), "\n", "it hangs up");
+
+    let order = |id: u32, script: &str, user: &str| {
+        format!(
+            r#"{{"order":"start","id":{id},"pid":1,"deed":{{"run":["/bin/sh","-c","{script}"]}},"timeout_ns":600000000000,
+            "user":{user},"env":[],"evidence":"/run/varta/evidence/{id}.json"}}"#
+        )
+    };
+    let scripts = [
+        order(1, "echo $$ >/run/varta/one; exec sleep 1000", "null"),
+        order(2, "id -u >/run/varta/two 2>&1; exec sleep 1000", "[65534,65534]"),
+    ];
+    rig.run("touch /run/varta/two && chmod 666 /run/varta/two");
+    let said = asked(&rig, "varta", &scripts.each_ref().map(String::as_str));
+    assert_eq!(said.matches("\"report\":\"started\"").count(), 2, "{said}");
+    assert_eq!(said.matches("\"is_written\":true").count(), 2, "{said}");
+    let evidence = rig.run("stat -c '%a %U' /run/varta/evidence /run/varta/evidence/*");
+    assert_eq!(evidence, "700 varta\n600 varta\n600 varta\n");
+    wait_for("the other user", || (rig.run("cat /run/varta/two").trim() == "65534").then_some(()));
+
+    let child = rig.run("cat /run/varta/one").trim().to_owned();
+    assert!(rig.run(&format!("cat /proc/{child}/cgroup")).contains("/varta-fleet-act.service"));
+    rig.run("systemctl restart varta-fleet.service");
+    assert_eq!(rig.run(&format!("cat /proc/{child}/comm")), "sleep\n");
+    assert_eq!(asked(&rig, "varta", &[]), hello);
+    // Killed, it is back, and its children are gone.
+    rig.run("systemctl kill --kill-whom=main --signal=KILL varta-fleet-act.service");
+    wait_for("the end of its children", || {
+        rig.attempt(&format!("test ! -e /proc/{child}")).status.success().then_some(())
+    });
+    wait_for("the spawner", || {
+        let is_there = rig.attempt("systemctl is-active --quiet varta-fleet-act.service").status.success();
+        (is_there && asked_quietly(&rig)).then_some(())
+    });
+    rig.run("systemctl stop varta-fleet-act.service");
+}
+
+fn asked_quietly(rig: &Rig) -> bool {
+    let connect =
+        "import socket;socket.socket(socket.AF_UNIX,socket.SOCK_SEQPACKET).connect('/run/varta/act.sock')";
+    rig.command("python3")
+        .args(["-c", connect])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
 }

@@ -6,13 +6,14 @@ use std::io::{BufRead as _, BufReader, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg, socket_with, socketpair,
 };
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use serde_json::{Value, json};
@@ -742,4 +743,93 @@ fn evidence_of_many_threads_is_bounded_and_without_a_place_the_order_is_carried_
     assert_eq!((&report["report"], &report["errno"]), (&json!("not-started"), &json!(125)), "{report}");
     drop(threads);
     spawner.stop();
+}
+
+/// A spawner that listens; the test is connected by [`Listening::connect`].
+struct Listening {
+    process: Child,
+    path: PathBuf,
+}
+
+impl Listening {
+    fn start(path: &Path, arguments: &[&str]) -> Self {
+        let mut command = program();
+        command.args(["spawner", "--listen"]).arg(path).args(arguments).stdin(Stdio::null());
+        Self { process: command.spawn().expect("start a spawner"), path: path.to_owned() }
+    }
+
+    fn connect(&self) -> Line {
+        let address = SocketAddrUnix::new(&self.path).expect("a path");
+        wait_for("the socket", || {
+            let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .expect("a socket");
+            connect(&socket, &address).ok().map(|()| Line(socket))
+        })
+    }
+
+    /// Whether a user is heard.
+    fn hears(&self, uid: &str) -> bool {
+        let script = "import os,socket,sys\ns=socket.socket(socket.AF_UNIX,socket.SOCK_SEQPACKET)\n\
+                      uid=int(sys.argv[2])\nos.setresuid(uid,uid,uid)\ns.connect(sys.argv[1])\n\
+                      sys.exit(0 if b'hello' in s.recv(1000) else 7)";
+        let status = Command::new(python()).args(["-c", script]).arg(&self.path).arg(uid).status();
+        match status.expect("run python").code() {
+            Some(0) => true,
+            Some(7) => false,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn one_that_listens_hears_root_and_who_is_named_and_goes_on_when_they_hang_up() {
+    needs_root("it connects as other users");
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let path = dir.path().join("act.sock");
+    let hello = Some(json!({"report": "hello", "version": 1}));
+    let listening = Listening::start(&path, &["--observer", "4000000"]);
+    let line = listening.connect();
+    assert_eq!(line.receive(), hello);
+    assert!(listening.hears("0") && listening.hears("4000000"));
+    assert!(!listening.hears("4000001"));
+    // Each has its own numbers, and gets its own reports.
+    let other = listening.connect();
+    assert_eq!(other.receive(), hello);
+    for (line, code) in [(&line, 3), (&other, 4)] {
+        let order = json!({
+            "order": "start", "id": 1, "pid": 1, "deed": {"run": ["/bin/sh", "-c", format!("exit {code}")]},
+            "timeout_ns": 60_000_000_000_u64, "user": null, "env": [], "evidence": null,
+        });
+        line.send(order.to_string().as_bytes(), &[]);
+    }
+    for (line, code) in [(&line, 3), (&other, 4)] {
+        assert_eq!(line.receive().expect("it is there")["report"], "started");
+        assert_eq!(line.receive().expect("it is there")["code"], json!(code));
+    }
+    drop(line);
+    // Two hellos, or nonsense, end the one connection alone.
+    let third = listening.connect();
+    third.send(b"nonsense", &[]);
+    assert_eq!(third.receive(), hello);
+    assert_eq!(third.receive(), None);
+    other.send(json!({"order": "cancel", "id": 9}).to_string().as_bytes(), &[]);
+    assert_eq!(listening.connect().receive(), hello);
+
+    // Another one at the same path gives up; one that comes after a crash does not.
+    let second = program().args(["spawner", "--listen"]).arg(&path).output().expect("run it");
+    assert_eq!(second.status.code(), Some(69), "{second:?}");
+    drop(listening);
+    assert!(path.exists());
+    assert_eq!(Listening::start(&path, &[]).connect().receive(), hello);
+    let nobody =
+        program().args(["spawner", "--listen"]).arg(&path).args(["--observer", "no such user"]).output();
+    assert_eq!(nobody.expect("run it").status.code(), Some(78));
 }
