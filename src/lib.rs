@@ -155,6 +155,7 @@ pub use lab::fuzzing;
 #[doc(hidden)]
 pub use lab::{bench, mass_stall};
 
+pub use action::inspect::{ActionTrouble, inspect as inspect_actions};
 #[cfg(feature = "http")]
 pub use fleet::ReloadRequest;
 pub use fleet::{

@@ -6,8 +6,9 @@
 
 pub mod backoff;
 pub mod brake;
-pub mod desk;
 pub mod audit;
+pub mod desk;
+pub mod inspect;
 pub mod policy;
 pub mod queue;
 pub mod template;

@@ -14,7 +14,7 @@ use super::keys::{
 };
 use super::plan::Plan;
 use super::problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
-use super::trust::{Distrust, config_file, judge_programs};
+use super::trust::{Distrust, config_file, judge_written};
 use super::validate::default_dir;
 
 /// A [`Config`] combined from layers, with the origin of each value.
@@ -200,8 +200,7 @@ impl Layers {
         let planned = self.config.plan();
         let refused = planned.as_ref().err().map(ConfigError::problems).unwrap_or_default();
         let refused = refused.iter().filter(|problem| !self.follows(problem)).cloned();
-        let programs = planned.as_ref().map_or_else(|_| Vec::new(), |plan| judge_programs(plan.act.as_ref()));
-        let refused = refused.chain(programs);
+        let refused = refused.chain(judge_written(&self.config));
         let problems = self.problems.iter().cloned().chain(refused.map(|problem| self.located(problem)));
         ConfigError::check(problems.collect())?;
         planned

@@ -17,7 +17,9 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, StatVfsMountFl
 use rustix::io::Errno;
 
 use super::act::{ActPlan, Action, Deed};
+use super::keys::Config;
 use super::problem::ConfigProblem;
+use super::tables::ActionConfig;
 use crate::message::{Reason, Shown};
 use crate::sys::accounts::groups_of;
 
@@ -162,10 +164,10 @@ impl Runner {
     }
 
     /// Who runs an action. A spawner that is a service of its own may be root as well as our user.
-    fn of(action: &Action, act: &ActPlan) -> Self {
-        match action.user {
+    fn of(user: Option<(u32, u32)>, has_service: bool) -> Self {
+        match user {
             Some((uid, gid)) => Self::user(uid, groups_of(uid, gid).unwrap_or_else(|_| vec![gid])),
-            None => Self { may_be_another: act.spawner.is_some(), ..Self::own() },
+            None => Self { may_be_another: has_service, ..Self::own() },
         }
     }
 
@@ -281,15 +283,28 @@ fn open_at(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlags) -> Result<OwnedFd, 
 
 /// The programs of actions that may not act, as problems of their keys. May block on the disk.
 pub fn judge_programs(act: Option<&ActPlan>) -> Vec<ConfigProblem> {
-    let actions = act.iter().flat_map(|act| act.actions.iter().enumerate().map(move |all| (*act, all)));
-    let judge = |(act, (i, action)): (&ActPlan, (usize, &Action))| {
-        let Deed::Run(run) = &action.deed else { return None };
-        let path = Path::new(run.first()?);
-        let distrust = program(path, &Runner::of(action, act)).err()?;
-        let value = format!("{run:?}");
-        Some(ConfigProblem::refused(&format!("action[{i}].run"), value, distrust.why(), distrust.fix()))
+    let actions = act.iter().flat_map(|act| (0..).zip(&act.actions).map(move |numbered| (*act, numbered)));
+    let judge = |(act, (i, action)): (&ActPlan, (usize, &Action))| match &action.deed {
+        Deed::Run(run) => judge_program(i, run, Runner::of(action.user, act.spawner.is_some())),
+        Deed::Signal(_) | Deed::Systemd(_) => None,
     };
     actions.filter_map(judge).collect()
+}
+
+/// The same of a configuration that may have other problems, too: what is no path of a program is one of these.
+pub fn judge_written(config: &Config) -> Vec<ConfigProblem> {
+    let is_path = |path: &String| path.starts_with('/') && !path.contains(['{', '}', '\0', '\n']);
+    let judge = |(i, action): (usize, &ActionConfig)| {
+        let run = action.run.as_ref().filter(|run| run.first().is_some_and(is_path))?;
+        judge_program(i, run, Runner::of(action.user, config.spawner.is_some()))
+    };
+    config.actions.iter().enumerate().filter_map(judge).collect()
+}
+
+fn judge_program(i: usize, run: &[String], runner: Runner) -> Option<ConfigProblem> {
+    let distrust = program(Path::new(run.first()?), &runner).err()?;
+    let (key, value) = (format!("action[{i}].run"), format!("{run:?}"));
+    Some(ConfigProblem::refused(&key, value, distrust.why(), distrust.fix()))
 }
 
 /// Opens a configuration to be read. Also returns why it may not say what is done, if it may not: it belongs neither to

@@ -464,6 +464,31 @@ fn a_file_that_cannot_be_read_is_explained() {
 }
 
 #[test]
+fn check_tells_what_hinders_an_action_before_it_is_needed() {
+    let scene = Scene::new();
+    let action = "[[action]]\nname = \"abort\"\non = [\"stall\", { exit = { signal = 9 } }]\n\
+                  match = { unit = \"there-is-none@*.service\" }\nrun = [\"/bin/true\", \"{pid}\"]\n";
+    let outcome = scene.check_file(format!("audit = \"none/audit.jsonl\"\nspawner = \"none.sock\"\n{action}[brake]\nshare = {{ percent = 100 }}\n"));
+    outcome.says(
+        CONFIG,
+        &[
+            "action 0         abort: 5s after stall or exit by SIGKILL: run /bin/true {pid}\n",
+            "brake            8 at once, 20 per 1m; held while more than 100 % and at least 5 stall within 10s, released after 1m\n",
+            "problem: cannot write the audit file, ",
+            "problem: no spawner can be reached at ",
+            "note: action abort: no process is in a unit that there-is-none@*.service matches now\n",
+            "note: share of [brake] has percent = 100, which is never exceeded",
+        ],
+    );
+    scene.check_file(action).says(code_of_check(0), &["evidence-dir     "]);
+    let idle = scene.check_file("audit-sync = true\n[brake]\ndry-run = true\n");
+    idle.says(code_of_check(0), &["note: there is no [[action]], so audit-sync, brake does nothing\n"]);
+    let refused =
+        scene.check_file(action.replace("/bin/true", "/there/is/none").replace("\"stall\"", "\"stal\""));
+    refused.says(CONFIG, &["did you mean \"stall\"?", "there is no /there; install it"]);
+}
+
+#[test]
 fn threat_12_who_can_write_the_configuration_would_act_as_us() {
     let action = "[[action]]\nname = \"a\"\non = [\"stall\"]\nmatch = { uid = 7 }\nsignal = \"ABRT\"\n";
     let scene = Scene::new();

@@ -17,7 +17,8 @@ use varta_fleet::priority::Standing;
 use varta_fleet::sizing::{Demand, Sizing, queue_bytes};
 use varta_fleet::time::duration_ns;
 use varta_fleet::{
-    BindError, Inherited, InheritedError, Reason, RunDirError, ServiceManager, Shown, Warning, quoted,
+    ActionTrouble, BindError, Inherited, InheritedError, Reason, RunDirError, ServiceManager, Shown, Warning,
+    inspect_actions, quoted,
 };
 
 use crate::config::ConfigArgs;
@@ -125,6 +126,7 @@ pub fn check(args: &CheckArgs) -> Result<Exit, CliError> {
             }
             let is_asked = demand.is_some() || layers.origin("agents-max") != Origin::Default;
             findings.extend(host_findings(&plan, demand.as_ref(), is_asked));
+            findings.extend(action_findings(&plan, &layers));
             findings.extend(passed_findings(&plan, passed));
             let undecided = Warning::of_rules(&plan);
             findings.extend(undecided.map(|warning| Finding::note(warning.to_string(), "")));
@@ -515,6 +517,23 @@ fn passed_findings(plan: &Plan, passed: Result<Inherited, InheritedError>) -> Ve
         Ok(warnings) => warnings.iter().map(|warning| Finding::note(warning.to_string(), "")).collect(),
         Err(error) => vec![Finding::problem(error.to_string(), "")],
     }
+}
+
+/// What hinders the actions, or has no effect because there are none.
+fn action_findings(plan: &Plan, layers: &Layers) -> Vec<Finding> {
+    let of = |trouble: &ActionTrouble| match trouble.is_problem() {
+        true => Finding::problem(trouble.to_string(), trouble.fix()),
+        false => Finding::note(trouble.to_string(), trouble.fix()),
+    };
+    let mut findings: Vec<_> = inspect_actions(plan).iter().map(of).collect();
+    let is_set = |key: &&str| layers.origin(key) != Origin::Default;
+    let idle: Vec<&str> =
+        ["audit", "audit-sync", "evidence-dir", "spawner", "brake"].into_iter().filter(is_set).collect();
+    if plan.act.is_none() && !idle.is_empty() {
+        let text = format!("there is no [[action]], so {} does nothing", idle.join(", "));
+        findings.push(Finding::note(text, "write an action, or leave it out"));
+    }
+    findings
 }
 
 /// Why metrics, page and API cannot be served by TCP.
