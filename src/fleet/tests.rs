@@ -666,7 +666,20 @@ fn fault_35_what_cannot_be_used_changes_nothing_and_is_told() {
     assert!(told.contains("cannot open event output /nonexistent/events"), "{told}");
     let told = refused(&world, &|config| config.events = Some(Output::File("/proc/self/mem/x".into())));
     assert!(told.contains("cannot open event output"), "{told}");
-    for _ in 0..3 {
+    let missing = crate::config::ActionConfig {
+        name: "act".to_owned(),
+        on: vec![crate::config::Trigger::Stall],
+        any_user: true,
+        run: Some(vec!["/nonexistent/program".to_owned()]),
+        ..crate::config::ActionConfig::default()
+    };
+    let told = refused(&world, &|config| config.actions = vec![missing.clone()]);
+    assert!(told.contains("there is no /nonexistent"), "{told}");
+    let fresh = tempfile::tempdir().expect("a directory");
+    let dir = Some(fresh.path().to_owned());
+    let started = Fleet::start(&Config { dir, actions: vec![missing], ..Config::default() });
+    assert_eq!(started.map(|_| ()).map_err(|error| error.kind()), Err(io::ErrorKind::InvalidInput));
+    for _ in 0..4 {
         world.expect(|event| event.kind == EventKind::REFUSED_RELOAD);
     }
     assert!(world.reload(|_| ()).expect("what is in force").changed.is_empty(), "nothing had changed");

@@ -178,6 +178,11 @@ fn fault_35_twenty_broken_configurations_leave_the_one_in_force() {
         ("[[rule]]\nmatch = {}\nthreshold = \"1s\"".into(), "it matches every agent"),
         ("[[rule]]\nmatch = { comm = \"x\" }\nthreshold = \"never\"".into(), "it is not a duration"),
         ("[[rule]]\nmatch = { exe = \"relative\" }\nthreshold = \"1s\"".into(), "begin it with /"),
+        (
+            "[[action]]\nname = \"a\"\non = [\"stall\"]\nany-user = true\nrun = [\"/nonexistent/program\"]"
+                .into(),
+            "there is no /nonexistent; install it",
+        ),
         ("[[shard]]\nallow-uids = []\n[[shard]]".into(), "it lets nobody beat"),
         ("[http]\nlisten = \"0.0.0.0:0\"".into(), "nobody would have to know a secret"),
         (in_http("token-file = \"/nonexistent/token\"\nlisten = 5"), "varta.toml line"),
@@ -280,6 +285,12 @@ fn each_live_key_changes_at_once() {
         "events-keep"
     );
     assert_eq!(changed(&base), "events");
+    let action =
+        "[[action]]\nname = \"a\"\non = [\"resume\"]\nmatch = { uid = 54321 }\nrun = [\"/bin/true\"]\n";
+    assert_eq!(changed(&format!("{base}{action}")), "action");
+    let brake = "[brake]\nrunning = 3\ndry-run = true\n";
+    assert_eq!(changed(&format!("{base}{action}{brake}")), "brake.running brake.dry-run");
+    assert_eq!(changed(&format!("{base}{brake}")), "action");
 }
 
 #[test]
