@@ -1090,6 +1090,20 @@ fn no_character_of_others_steers_a_terminal() {
                 "[[rule]]\nmatch = {{ comm = {in_toml}, exe = {in_toml}, {in_toml} = 1 }}\nthreshold = {in_toml}"
             ),
             "[[rule]]\nmatch = { exe = \"/\\u001b[2J\\n*\" }\nthreshold = \"5s\"".to_owned(),
+            format!(
+                "[[action]]\nname = {in_toml}\non = [{in_toml}, {{ {in_toml} = 1 }}]\n\
+                 match = {{ comm = {in_toml}, unit = {in_toml}, {in_toml} = 1 }}\nrun = [{in_toml}]\nsignal = {in_toml}\n\
+                 systemd = {in_toml}\nuser = {in_toml}\nenv = {{ {in_toml} = {in_toml} }}\nretry = {{ {in_toml} = 1 }}"
+            ),
+            format!(
+                "[[action]]\nname = {in_toml}\non = [\"stall\"]\nmatch = {{ exe = {in_toml}, unit = {in_toml} }}\n\
+                 run = [{in_toml}, {in_toml}]\nenv = {{ {in_toml} = {in_toml} }}\n[brake]\nrelease = {in_toml}"
+            ),
+            "[[action]]\nname = \"a\"\non = [\"stall\"]\nmatch = { exe = \"/\\u001b[2J\\n*\" }\n\
+             run = [\"/bin/true\", \"\\u001b[2J\\u202e\"]\nenv = { A = \"\\u001b[2J\\nerror: all is well\" }"
+                .to_owned(),
+            "[[action]]\nname = \"a\"\non = [\"stall\"]\nany-user = true\nrun = [\"/\\u001b[2J\\u202e/x\"]"
+                .to_owned(),
             format!("threshold = {HOSTILE}"),
             format!("# {HOSTILE}"),
         ] {
