@@ -253,6 +253,8 @@ impl Watch {
                 Some(_) => status.is_some() && self.is_alone(),
             };
             if is_over {
+                // What it wrote since the last look, before it ended.
+                self.output.read();
                 self.report_end(status);
                 reap_all();
                 return Ok(());

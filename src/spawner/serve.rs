@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ use crate::sys::unix_socket::{bind, listen, open_connected, shape_of};
 const JOBS_MAX: usize = 256;
 /// Connections at once, at most: those of an observer and its successor, and some to spare.
 const CLIENTS_MAX: usize = 8;
+/// How long no connection is accepted after one could not be.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Reports that wait for a client to read them. One that does not is no client any more.
 const REPORTS_MAX: usize = 4 * JOBS_MAX;
 /// How much later than its time limit a supervisor must have reported: one that does not was stopped or is stuck.
@@ -117,11 +120,13 @@ fn listen_at(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Whether it is a socket that nobody listens on. A connection to another file is refused, too.
 fn is_stale(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|about| about.file_type().is_socket());
     let probe = open_connected(SocketType::SEQPACKET).map_err(|_| Errno::MFILE);
     let address = rustix::net::SocketAddrUnix::new(path);
     let connected = probe.and_then(|probe| rustix::net::connect(&probe, &address?));
-    connected == Err(Errno::CONNREFUSED)
+    is_socket && connected == Err(Errno::CONNREFUSED)
 }
 
 struct Listener {
@@ -169,6 +174,8 @@ struct Waiting {
 
 struct Service {
     listener: Option<Listener>,
+    /// Not before, since it failed.
+    accept_again: Option<Instant>,
     clients: Vec<Client>,
     clients_ever: u64,
     searches: Searches,
@@ -180,6 +187,7 @@ impl Service {
     fn new(listener: Option<Listener>) -> Self {
         Self {
             listener,
+            accept_again: None,
             clients: Vec::new(),
             clients_ever: 0,
             searches: Searches::default(),
@@ -201,7 +209,7 @@ impl Service {
         while self.listener.is_some() || !self.clients.is_empty() || self.jobs.iter().any(|job| !job.is_done)
         {
             self.wait()?;
-            self.accept();
+            self.accept(Instant::now());
             self.take_orders();
             self.take_evidence(Instant::now());
             self.take_reports();
@@ -217,7 +225,8 @@ impl Service {
 
     fn wait(&self) -> io::Result<()> {
         let mut fds = Vec::new();
-        if let Some(listener) = self.listener.as_ref().filter(|_| self.clients.len() < CLIENTS_MAX) {
+        let has_room = self.clients.len() < CLIENTS_MAX && self.accept_again.is_none();
+        if let Some(listener) = self.listener.as_ref().filter(|_| has_room) {
             fds.push(PollFd::new(&listener.socket, PollFlags::IN));
         }
         for client in &self.clients {
@@ -230,14 +239,28 @@ impl Service {
         }
         fds.extend(self.waiting.iter().map(|waiting| PollFd::new(&waiting.search, PollFlags::IN)));
         let due = self.jobs.iter().filter(|job| !job.is_done && !job.is_overdue).filter_map(|job| job.until);
-        let due = due.chain(self.waiting.iter().map(|waiting| waiting.until));
+        let due = due.chain(self.waiting.iter().map(|waiting| waiting.until)).chain(self.accept_again);
         poll_until(&mut fds, due.min())
     }
 
-    fn accept(&mut self) {
-        while let Some(listener) = self.listener.as_ref().filter(|_| self.clients.len() < CLIENTS_MAX) {
-            // An error is that of one connection, or there is none.
-            let Ok(socket) = accept_with(&listener.socket, SocketFlags::CLOEXEC) else { return };
+    fn accept(&mut self, now: Instant) {
+        if self.accept_again.is_some_and(|at| now < at) {
+            return;
+        }
+        self.accept_again = None;
+        for _ in 0..CLIENTS_MAX {
+            let Some(listener) = self.listener.as_ref().filter(|_| self.clients.len() < CLIENTS_MAX) else {
+                return;
+            };
+            let socket = match accept_with(&listener.socket, SocketFlags::CLOEXEC) {
+                Ok(socket) => socket,
+                Err(Errno::AGAIN) => return,
+                // Mostly no room for a descriptor: the connection waits, and would wake this at once.
+                Err(_) => {
+                    self.accept_again = Some(now + ACCEPT_AGAIN);
+                    return;
+                }
+            };
             let line = Line::new(socket);
             let own = rustix::process::geteuid().as_raw();
             let trusted = [Some(0), Some(own), listener.uid];
@@ -489,7 +512,7 @@ impl Job {
                 Ok(Received::End) | Err(_) => break,
             };
             if let Ok(number) = message.as_slice().try_into() {
-                self.group = Pid::from_raw(i32::from_ne_bytes(number));
+                self.group = Pid::from_raw(i32::from_ne_bytes(number)).filter(|pid| !pid.is_init());
                 continue;
             }
             match Report::decode(&message) {

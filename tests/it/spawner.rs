@@ -244,6 +244,29 @@ fn what_a_child_writes_and_how_it_ends_is_reported() {
     spawner.stop();
 }
 
+/// A child that writes and ends between two looks of its supervisor, which is slow to ask whether it has ended.
+#[test]
+fn what_is_written_last_is_kept() {
+    let mut command = program_by("strace");
+    let slow = "inject=waitid:delay_enter=300000";
+    command.args(["-f", "-qq", "-o/dev/null", "-e", "trace=waitid", "-e", slow, PROGRAM]);
+    let spawner = Spawner::start_by(command);
+    for id in 0..4 {
+        spawner.run(id, &format!("sleep 0.{}; echo last", 4 + id), LONG);
+    }
+    let mut ended = 0;
+    while ended < 4 {
+        let report = spawner.report();
+        if report["report"] != "started" {
+            assert_eq!((&report["code"], &report["output"]), (&json!(0), &json!("last\n")), "{report}");
+            ended += 1;
+        }
+    }
+    let Spawner { line, mut process, .. } = spawner;
+    drop(line);
+    assert!(process.wait().expect("our child").success());
+}
+
 #[test]
 fn fault_41_what_cannot_be_started_is_said_and_why() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -826,6 +849,11 @@ fn one_that_listens_hears_root_and_who_is_named_and_goes_on_when_they_hang_up() 
     // Another one at the same path gives up; one that comes after a crash does not.
     let second = program().args(["spawner", "--listen"]).arg(&path).output().expect("run it");
     assert_eq!(second.status.code(), Some(69), "{second:?}");
+    let file = dir.path().join("file");
+    fs::write(&file, "kept").expect("it is ours");
+    let third = program().args(["spawner", "--listen"]).arg(&file).output().expect("run it");
+    assert_eq!(third.status.code(), Some(69), "{third:?}");
+    assert_eq!(fs::read_to_string(&file).expect("it is there"), "kept");
     drop(listening);
     assert!(path.exists());
     assert_eq!(Listening::start(&path, &[]).connect().receive(), hello);
