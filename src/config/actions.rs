@@ -125,7 +125,7 @@ fn resolve_spawner(path: &Path, dir: &Path, shards: &[ShardPlan], problems: &mut
     } else {
         return spawner;
     };
-    let fix = "name the socket of the spawner, such as \"/run/varta-fleet-act.sock\", or \"none\"";
+    let fix = "name the socket of the spawner, such as \"/run/varta/act.sock\", or \"none\"";
     problems.push(ConfigProblem::refused("spawner", format!("{path:?}"), why, fix));
     spawner
 }
