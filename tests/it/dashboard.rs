@@ -20,7 +20,12 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("varta_config_last_reload_success_timestamp_seconds", "the reload event has it"),
     ("varta_http_connections_evicted", "clients that reconnect at once"),
     ("process_virtual_memory_bytes", "reserved, not used"),
+    ("varta_evidence", "what was found is in its file, and why not in the audit file"),
 ];
+
+/// What makes an observer have the series of actions: one, which succeeds at once.
+const ACTS: &str = "[[action]]\nname = \"act\"\non = [\"stall\", \"exit\"]\nmatch = { comm = \"*\" }\nany-user = true\n\
+                    certain = false\nafter = \"0s\"\nrun = [\"/bin/true\"]\n";
 
 /// Queries whose greatest value must exceed 0 after a stall, deaths, a stop and a forged frame.
 const HAPPENED: &[&str] = &[
@@ -36,6 +41,7 @@ const HAPPENED: &[&str] = &[
     "Units: Stalled",
     "Stalls, a minute, by unit",
     "Stalls are late by",
+    "Actions, a minute, by outcome",
     "Frames refused a second, by reason: {{reason}}",
 ];
 
@@ -78,7 +84,7 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_metric_exists_and_is_shown_or_left_out_on_purpose() {
-    let observer = Observer::start(Options::default());
+    let observer = Observer::start(Options { config: ACTS.to_owned(), ..Options::default() });
     let answer = observer.get("/metrics");
     observer.stop();
     let samples = answer.text().lines().filter(|line| !line.starts_with('#'));
@@ -238,7 +244,7 @@ fn every_query_returns_what_happened_to_a_real_fleet() {
     let directory = tempfile::tempdir().expect("a directory");
     let start = |place, address: &str| {
         let arguments = vec!["--http".to_owned(), address.to_owned()];
-        Observer::start_in(place, Options { arguments, ..Options::default() })
+        Observer::start_in(place, Options { arguments, config: ACTS.to_owned(), ..Options::default() })
     };
     let first = start(Place::new(), "127.0.0.1:0");
     let address = first.http_address().to_string();
