@@ -6,19 +6,24 @@ pub const UNIT_BYTES_MAX: usize = 255 + 1 + 255;
 /// How the names of units end. Those of slices are no units here: no process is in a slice itself.
 pub const UNIT_SUFFIXES: [&str; 2] = [".service", ".scope"];
 
+/// How many digits of its number stand for a container in the name of a unit, as container managers show it.
+const SHORT_DIGITS: usize = 12;
+
 /// The unit: the deepest `.service` or `.scope` in the path. A unit inside another, as of a user's own service manager, is
-/// written behind the outermost (`user@1000.service/web.service`): whoever owns that chooses its name. The scope of one
-/// container is none: its name says no more than the number of the container.
+/// written behind the outermost (`user@1000.service/web.service`), and one inside a container behind the first digits of
+/// its number (`0123456789ab/web.service`): whoever owns that chooses its name. The scope of one container is none: its
+/// name says no more than the number of the container.
 pub fn unit_of(groups: &str) -> Option<String> {
     let is_unit = |name: &&str| UNIT_SUFFIXES.iter().any(|suffix| name.ends_with(suffix));
     paths(groups).find_map(|path| {
-        let mut units = path.split('/').filter(is_unit).filter(|name| number_in(name).is_none());
-        let outermost = units.next()?;
-        Some(
-            units
-                .next_back()
-                .map_or_else(|| outermost.to_owned(), |deepest| format!("{outermost}/{deepest}")),
-        )
+        let names: Vec<&str> = path.split('/').collect();
+        let is_own = |name: &&&str| is_unit(name) && number_in(name).is_none();
+        let outermost = names.iter().position(|name| is_own(&name))?;
+        let deepest = names.iter().rfind(is_own)?;
+        let within = names[..outermost].iter().find_map(|name| number_in(name));
+        let owner = within.map(|digits| &digits[..SHORT_DIGITS]).unwrap_or(names[outermost]);
+        let is_alone = within.is_none() && names.iter().filter(is_own).count() == 1;
+        Some(if is_alone { owner.to_owned() } else { format!("{owner}/{deepest}") })
     })
 }
 
@@ -78,6 +83,9 @@ mod tests {
             ("nonsense", None),
             ("12:cpu:/a\n1:name=systemd:/system.slice/x.service\n0::/\n", Some("x.service")),
             ("12:cpu:/cpu.service\n0::/system.slice/y.service\n", Some("y.service")),
+            // A name that whoever owns the group chose.
+            ("0::/system.slice/worker.service/sshd.service\n", Some("worker.service/sshd.service")),
+            ("0::/system.slice/worker.service/a.service/sshd.service\n", Some("worker.service/sshd.service")),
         ] {
             assert_eq!(unit_of(groups).as_deref(), unit, "{groups}");
         }
@@ -110,6 +118,14 @@ mod tests {
             assert_eq!(container_of(&format!("0::{path}\n")), Some(ID), "{path}");
             assert_eq!(container_of(&format!("4:memory:{path}\n0::/\n")), Some(ID), "{path}");
             assert_eq!(unit_of(&format!("0::{path}\n")), None, "{path}");
+        }
+        for within in [
+            format!("/system.slice/docker-{ID}.scope/system.slice/sshd.service"),
+            format!("/docker/{ID}/system.slice/sshd.service"),
+            format!("/docker/{ID}/user@0.service/app.slice/sshd.service"),
+        ] {
+            let unit = unit_of(&format!("0::{within}\n"));
+            assert_eq!(unit.as_deref(), Some("0123456789ab/sshd.service"), "a container's own: {within}");
         }
         for none in ["/a/deadbeef", &format!("/x/{ID}0"), "/"] {
             assert_eq!(container_of(&format!("0::{none}\n")), None, "{none}");
