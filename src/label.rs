@@ -2,7 +2,7 @@
 //! number.
 //!
 //! The table is that of the whole process. It has a limit, and so has each user's part of it: beyond these a text has no
-//! label. Texts that nobody needs any more are freed before that, the longest unneeded first: a [`sweep`] is told what
+//! label. Texts that nobody needs any more are freed before that, the longest unneeded first: a sweep is told what
 //! living agents need, and whoever holds a [`Text`] keeps it. The number of a freed text is that of no other text ever: a
 //! label that outlived its text has none.
 //!

@@ -9,8 +9,9 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use varta_fleet::config::KeySet;
 use varta_fleet::event::{
-    About, Agent, BlindPhase, BlindWhy, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
-    ProcessState, ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
+    About, ActionName, ActionPhase, ActionWhy, Agent, BlindPhase, BlindWhy, BrakePhase, BrakeScope, Event,
+    EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState, ReloadOutcome, RestartWhy,
+    SessionWhy, ShareSpent,
 };
 use varta_fleet::fuzzing::Format;
 use varta_fleet::label::Label;
@@ -101,7 +102,7 @@ fn any_label(values: &mut Unstructured<'_>) -> Result<Option<Label>> {
 
 fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
     use EventKind as Kind;
-    Ok(match values.int_in_range(0..=23)? {
+    Ok(match values.int_in_range(0..=25)? {
         0 => Kind::Up,
         1 => Kind::Stall {
             silent_ns: values.arbitrary()?,
@@ -109,6 +110,7 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
             certain: values.arbitrary()?,
             blind_ns: values.arbitrary()?,
             process: one_of(values, [None, Some(ProcessState::Running), Some(ProcessState::Traced)])?,
+            used_cpu: values.arbitrary()?,
             coalesced: values.arbitrary()?,
         },
         2 => Kind::Resume {
@@ -187,6 +189,26 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
             pid: values.arbitrary()?,
             uid: values.arbitrary()?,
             comm: <&str>::arbitrary(values)?.into(),
+        },
+        23 => Kind::Action {
+            action: one_of(values, ["a", "restart-worker", "0123456789_ABCDEFGH"])
+                .map(|name| ActionName::new(name).expect("a name"))?,
+            phase: one_of(values, ActionPhase::ALL)?,
+            why: if values.arbitrary()? { Some(one_of(values, ActionWhy::ALL)?) } else { None },
+            attempt: values.arbitrary()?,
+            child: values.arbitrary()?,
+            how: if values.arbitrary()? { Some(ExitHow::Code(values.arbitrary()?)) } else { None },
+            errno: values.int_in_range(0..=i32::MAX)?,
+            evidence: values.arbitrary()?,
+        },
+        24 => Kind::Brake {
+            phase: one_of(values, BrakePhase::ALL)?,
+            scope: one_of(values, BrakeScope::ALL)?,
+            uid: values.arbitrary()?,
+            unit: any_label(values)?,
+            stalls: values.arbitrary()?,
+            agents: values.arbitrary()?,
+            by_hand: values.arbitrary()?,
         },
         18 => Kind::Frozen { phase: one_of(values, [FrozenPhase::Begin, FrozenPhase::End])? },
         _ => Kind::Flood {
