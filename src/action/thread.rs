@@ -6,6 +6,7 @@
 //! aggregator. Nobody waits for it but an operator's request.
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -21,7 +22,7 @@ use serde::Serialize;
 
 use super::Subject;
 use super::audit::{Acted, Audit, Before};
-use super::brake::{Census, News, Scope};
+use super::brake::{Census, Engaged, News, Scope};
 use super::desk::{Desk, Hold, HoldOf, Listed, Output, Step, Ticket};
 use super::template::arguments;
 use super::verify::{Protected, verify};
@@ -40,7 +41,7 @@ use crate::sys::clock::SystemClock;
 use crate::table::place::{Holder, Place};
 use crate::table::slot::State;
 use crate::time::{Clock, MonoNs, WallNs};
-use crate::view::health::Lifeline;
+use crate::view::health::{ActTroubles, Lifeline, Vitals};
 
 /// How long the aggregator may take to answer about one agent; it answers between two turns.
 const ANSWER_WITHIN: Duration = Duration::from_millis(100);
@@ -55,6 +56,10 @@ const TOOK_MAX_NS: u64 = 86_400_000_000_000;
 const CENSUS_NS: u64 = 1_000_000_000;
 /// How often the spawner is looked after, at least.
 const LOOK_AFTER_NS: u64 = 1_000_000_000;
+/// How long there may be no spawner until that is a problem: one is started anew a second after it ended.
+const NO_SPAWNER_NS: u64 = 3_000_000_000;
+/// Most brakes that are told with the state of the fleet.
+const BRAKES_TOLD: usize = 100;
 
 /// What surrounds the thread.
 #[derive(Debug)]
@@ -132,7 +137,7 @@ pub struct Listing {
     /// Holds of operators.
     pub holds: Vec<Hold>,
     /// Brakes that hold.
-    pub brakes: Vec<(Scope, super::brake::Engaged)>,
+    pub brakes: Vec<(Scope, Engaged)>,
     /// Whether a spawner is there.
     pub has_spawner: bool,
     /// Nothing is started: `dry-run`.
@@ -159,6 +164,8 @@ pub struct Counts {
     pub held_agents: u64,
     /// Brakes that hold, by scope.
     pub brakes: [u64; 3],
+    /// The most important of them, that of all agents first, then those with most stalls.
+    pub engaged: Vec<(Scope, Engaged)>,
     /// How often a spawner was started anew or connected to again.
     pub spawner_restarts: u64,
     /// Whether one is there.
@@ -188,6 +195,7 @@ impl Default for Counts {
             running: 0,
             held_agents: 0,
             brakes: [0; 3],
+            engaged: Vec::new(),
             spawner_restarts: 0,
             has_spawner: false,
             audit_lost: 0,
@@ -250,6 +258,8 @@ impl Act {
             begun: HashMap::new(),
             counts,
             last_evidence: 0,
+            vitals: Arc::clone(lifeline.vitals()),
+            gone_since: None,
         };
         let body = move || {
             let _lifeline = lifeline;
@@ -268,6 +278,11 @@ impl Act {
     /// The counts.
     pub fn counts(&self) -> Counts {
         self.counts.lock().clone()
+    }
+
+    /// The most important brakes that hold.
+    pub fn engaged(&self) -> Vec<(Scope, Engaged)> {
+        self.counts.lock().engaged.clone()
     }
 }
 
@@ -333,6 +348,9 @@ struct Worker {
     begun: HashMap<u64, Begun>,
     counts: Arc<Mutex<Counts>>,
     last_evidence: u32,
+    vitals: Arc<Vitals>,
+    /// Since when there has been no spawner.
+    gone_since: Option<MonoNs>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -447,7 +465,7 @@ impl Worker {
             self.resume(now);
             self.look_after(now);
             let next = self.work(now);
-            self.publish();
+            self.publish(now);
             if is_over {
                 return;
             }
@@ -791,27 +809,44 @@ impl Worker {
             cases: self.desk.list().take(LISTED_MAX).collect(),
             total: self.desk.list().count(),
             holds: self.desk.holds().to_vec(),
-            brakes: self.desk.brakes().engaged().collect(),
+            brakes: self.engaged(),
             has_spawner: self.spawner.is_there(),
             is_dry_run: self.plan.brake.dry_run,
         }
     }
 
-    fn publish(&self) {
+    /// Brakes that hold, the most important first.
+    fn engaged(&self) -> Vec<(Scope, Engaged)> {
+        let mut engaged: Vec<(Scope, Engaged)> = self.desk.brakes().engaged().collect();
+        engaged.sort_by_key(|(scope, brake)| (*scope != Scope::Fleet, Reverse(brake.stalls), brake.since));
+        engaged
+    }
+
+    fn publish(&mut self, now: MonoNs) {
+        let has_spawner = self.spawner.is_there();
+        self.gone_since = if has_spawner { None } else { self.gone_since.or(Some(now)) };
+        let is_gone = self.gone_since.is_some_and(|since| now.since(since) > NO_SPAWNER_NS);
+        let mut engaged = self.engaged();
         let mut counts = self.counts.lock();
         counts.waiting = self.desk.waiting() as u64;
         counts.running = self.desk.running().into();
         counts.held_agents = self.desk.held_agents() as u64;
         counts.spawner_restarts = self.spawner.restarts();
-        counts.has_spawner = self.spawner.is_there();
+        counts.has_spawner = has_spawner;
         counts.brakes = [0; 3];
-        for (scope, _) in self.desk.brakes().engaged() {
+        for (scope, _) in &engaged {
             counts.brakes[match scope {
                 Scope::Fleet => 0,
                 Scope::Uid(_) => 1,
                 Scope::Unit(_) => 2,
             }] += 1;
         }
+        engaged.truncate(BRAKES_TOLD);
+        counts.engaged = engaged;
+        *self.vitals.act.lock() = ActTroubles {
+            has_no_spawner: is_gone && !self.plan.actions.is_empty(),
+            audit: counts.audit_trouble.clone(),
+        };
     }
 
     fn wait(&self, bell: &Kick, for_ns: u64) {

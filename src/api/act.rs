@@ -1,5 +1,7 @@
 //! What is done about agents, and what holds it back.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Open cases of actions, holds and brakes: `/api/v1/act`.
@@ -75,6 +77,23 @@ pub struct ActBrake {
     pub for_ns: u64,
     /// An operator engaged it.
     pub by_hand: bool,
+}
+
+/// Why it holds: `12 of 30 agents of user 0 stalled at once`.
+impl fmt::Display for ActBrake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.by_hand {
+            return f.write_str("an operator engaged the brake");
+        }
+        let agents = if self.agents == 1 { "agent" } else { "agents" };
+        write!(f, "{} of {} {agents}", self.stalls, self.agents)?;
+        match (self.uid, &self.unit) {
+            (Some(uid), _) => write!(f, " of user {uid}")?,
+            (None, Some(unit)) => write!(f, " of {unit}")?,
+            (None, None) => {}
+        }
+        f.write_str(" stalled at once")
+    }
 }
 
 /// One hold of an operator.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::act::ActBrake;
 use super::dead::CrashLoop;
 use crate::lane::uids::UidCounts;
 use crate::time::WallNs;
@@ -54,6 +55,8 @@ pub struct Fleet {
     pub died: Died,
     /// What dies again and again.
     pub crash_loops: Vec<CrashLoop>,
+    /// Brakes that hold actions, that of all agents first, then those with most stalls; at most 100.
+    pub brakes: Vec<ActBrake>,
     /// The most important of this, in words.
     pub headline: Headline,
     /// Events reported.

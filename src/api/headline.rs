@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::act::ActBrake;
 use super::fleet::{Cause, Died, Fleet, Headline, Level};
 
 /// Deaths of a minute are critical if they are this many at least, and more than one agent in [`WAVE_SHARE`].
@@ -17,6 +18,15 @@ impl Fleet {
         let mut say = |level: Level, fact: String| facts.push((level, fact));
         if !self.is_healthy {
             say(Level::Critical, "not healthy: agents are not observed as they should be".to_owned());
+        }
+        match &*self.brakes {
+            [] => {}
+            [only] => say(braked(only), format!("actions are held: {only}")),
+            [most, rest @ ..] => {
+                let held =
+                    format!("actions are held: {most}, and {}", counted(rest.len() as u64, "more brake"));
+                say(self.brakes.iter().map(braked).max().unwrap_or_default(), held);
+            }
         }
         if self.stalled > 0 {
             let are = if self.stalled == 1 { "is" } else { "are" };
@@ -50,12 +60,15 @@ impl Fleet {
     fn runbook(&self) -> Option<&'static str> {
         match () {
             () if !self.is_healthy => Some("VartaShardDown"),
+            // The stalls that engaged it are a wave, and which to look at is said there.
+            () if self.brakes.iter().any(|brake| !brake.by_hand) => Some("VartaBrakeEngaged"),
             () if self.stalled > 2 => Some("VartaStallWave"),
             () if self.stalled > 0 => Some("VartaAgentsStalled"),
             // The deaths of a loop look like a wave.
             () if !self.crash_loops.is_empty() => Some("VartaCrashLoop"),
             () if self.died.agents > 0 => Some("VartaExitWave"),
             () if self.shards.iter().any(|shard| shard.is_blind) => Some("VartaBlind"),
+            () if !self.brakes.is_empty() => Some("VartaBrakeEngaged"),
             () => None,
         }
     }
@@ -100,6 +113,11 @@ impl fmt::Display for Cause {
             _ => f.write_str("of a panic"),
         }
     }
+}
+
+/// An operator who engaged it knows of it.
+const fn braked(brake: &ActBrake) -> Level {
+    if brake.by_hand { Level::Warning } else { Level::Critical }
 }
 
 /// It begins with a capital letter.
@@ -159,6 +177,34 @@ mod tests {
     }
 
     #[test]
+    fn a_brake_is_red_and_one_by_hand_is_known() {
+        let said = |fleet: &Fleet| {
+            let Headline { level, text, runbook } = fleet.headline_now();
+            (level, text, runbook.unwrap_or_default())
+        };
+        let engaged =
+            ActBrake { scope: "uid".to_owned(), uid: Some(0), stalls: 12, agents: 30, ..ActBrake::default() };
+        let by_hand = ActBrake { scope: "fleet".to_owned(), by_hand: true, ..ActBrake::default() };
+        let brake = "VartaBrakeEngaged".to_owned();
+        let mut braked = fleet(30, 0, &[]);
+        braked.brakes = vec![engaged.clone()];
+        let text = "Actions are held: 12 of 30 agents of user 0 stalled at once";
+        assert_eq!(said(&braked), (Level::Critical, text.to_owned(), brake.clone()));
+        (braked.up, braked.stalled) = (18, 12);
+        let text = format!("{text}; 12 of 30 agents are stalled");
+        assert_eq!(said(&braked), (Level::Critical, text, brake.clone()));
+        let mut braked = fleet(30, 0, &[]);
+        braked.brakes = vec![by_hand.clone()];
+        let text = "Actions are held: an operator engaged the brake";
+        assert_eq!(said(&braked), (Level::Warning, text.to_owned(), brake.clone()));
+        let of_unit = ActBrake { uid: None, unit: Some("w.service".to_owned()), ..engaged };
+        braked.brakes = vec![by_hand, of_unit];
+        let text = format!("{text}, and 1 more brake");
+        assert_eq!(said(&braked), (Level::Critical, text, brake));
+        assert_eq!(braked.brakes[1].to_string(), "12 of 30 agents of w.service stalled at once");
+    }
+
+    #[test]
     fn what_is_to_be_done_is_a_section_of_the_runbook() {
         let book = include_str!("../../scripts/deploy/prometheus/RUNBOOK.md");
         let is = |fleet: &Fleet, expected: Option<&str>| {
@@ -171,6 +217,8 @@ mod tests {
         let mut worse = fleet(3, 0, &[]);
         worse.shards[0].is_blind = true;
         is(&worse, Some("VartaBlind"));
+        worse.brakes = vec![ActBrake { by_hand: true, ..ActBrake::default() }];
+        is(&worse, Some("VartaBlind"));
         worse.died.agents = 4;
         is(&worse, Some("VartaExitWave"));
         worse.crash_loops = vec![CrashLoop::default()];
@@ -179,6 +227,8 @@ mod tests {
         is(&worse, Some("VartaAgentsStalled"));
         worse.stalled = 3;
         is(&worse, Some("VartaStallWave"));
+        worse.brakes = vec![ActBrake::default()];
+        is(&worse, Some("VartaBrakeEngaged"));
         worse.is_healthy = false;
         is(&worse, Some("VartaShardDown"));
         assert_eq!(worse.what_to_do(), None, "nobody serves it");

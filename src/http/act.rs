@@ -67,22 +67,6 @@ fn described(listing: &Listing, act: &Act, now: MonoNs) -> api::Act {
             due_in_ns: listed.due_at.map(|at| at.since(now)),
         }
     };
-    let brake = |(scope, engaged): &(Scope, Engaged)| {
-        let (word, uid, unit) = match scope {
-            Scope::Fleet => ("fleet", None, None),
-            Scope::Uid(uid) => ("uid", Some(*uid), None),
-            Scope::Unit(unit) => ("unit", None, unit.text().map(String::from)),
-        };
-        api::ActBrake {
-            scope: word.to_owned(),
-            uid,
-            unit,
-            stalls: engaged.stalls,
-            agents: engaged.agents,
-            for_ns: now.since(engaged.since),
-            by_hand: engaged.by_hand,
-        }
-    };
     let hold = |hold: &Hold| api::ActHold {
         id: hold.id,
         of: words_of(&hold.of),
@@ -95,9 +79,27 @@ fn described(listing: &Listing, act: &Act, now: MonoNs) -> api::Act {
         has_spawner: listing.has_spawner,
         cases: listing.cases.iter().take(LISTED_MAX).map(case).collect(),
         total: listing.total as u64,
-        brakes: listing.brakes.iter().map(brake).collect(),
+        brakes: listing.brakes.iter().map(|engaged| brake(engaged, now)).collect(),
         holds: listing.holds.iter().map(hold).collect(),
         audit_trouble: act.counts().audit_trouble,
+    }
+}
+
+/// A brake in the words of the API.
+pub fn brake((scope, engaged): &(Scope, Engaged), now: MonoNs) -> api::ActBrake {
+    let (word, uid, unit) = match scope {
+        Scope::Fleet => ("fleet", None, None),
+        Scope::Uid(uid) => ("uid", Some(*uid), None),
+        Scope::Unit(unit) => ("unit", None, unit.text().map(String::from)),
+    };
+    api::ActBrake {
+        scope: word.to_owned(),
+        uid,
+        unit,
+        stalls: engaged.stalls,
+        agents: engaged.agents,
+        for_ns: now.since(engaged.since),
+        by_hand: engaged.by_hand,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use hdrhistogram::Histogram;
 
+use super::act;
 use super::metrics::{Buckets, bounds};
 use super::sources::Sources;
 use crate::api::{Cause, CrashLoop, Died, Distribution, Fleet, Headline, Rule, Shard};
@@ -34,6 +35,8 @@ pub fn fleet(sources: &Sources, crash_loops: Vec<CrashLoop>, now: MonoNs, wall: 
             ..counts_of(counts)
         }
     };
+    let acting = sources.act.lock().clone();
+    let engaged = acting.map(|act| act.engaged()).unwrap_or_default();
     let died = died(&tally.recent_deaths.within(now), up + stalled);
     let mut fleet = Fleet {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -55,6 +58,7 @@ pub fn fleet(sources: &Sources, crash_loops: Vec<CrashLoop>, now: MonoNs, wall: 
         stalled,
         died,
         crash_loops,
+        brakes: engaged.iter().map(|engaged| act::brake(engaged, now)).collect(),
         headline: Headline::default(),
         events: snapshot.events,
         events_kept: None,
@@ -171,6 +175,7 @@ fn distribution(histogram: &Histogram<u64>, is_time: bool) -> Distribution {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::ActBrake;
     use crate::json::Json;
     use crate::lab::standin::sources;
 
@@ -179,6 +184,8 @@ mod tests {
         let mut written =
             fleet(&sources(2), vec![CrashLoop::default()], MonoNs(5), WallNs(1_772_366_400_000_000_007));
         assert_eq!((written.shards.len(), written.shards[1].shard), (2, 1));
+        written.brakes =
+            vec![ActBrake { scope: "uid".to_owned(), uid: Some(7), stalls: 3, ..ActBrake::default() }];
         written.rules.push(Rule { comm: Some("a*".to_owned()), threshold_ns: u64::MAX, ..Rule::default() });
         written.http = Some("127.0.0.1:9100".to_owned());
         written.dashboard = Some("https://grafana.example/d/varta-fleet?a=1&b=2".to_owned());

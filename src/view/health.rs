@@ -90,6 +90,10 @@ pub enum Problem {
     Unlisted,
     /// Events are not written correctly.
     Output(OutputTrouble),
+    /// No action can be started: there is no spawner.
+    NoSpawner,
+    /// The audit file did not take its last line; why not.
+    Audit(String),
     /// The token file was replaced by an unusable one; the former token stays in force.
     Token(String),
     /// A problem found at the start.
@@ -111,6 +115,8 @@ impl Problem {
             | Self::NoMemory(..)
             | Self::Unlisted
             | Self::Output(_)
+            | Self::NoSpawner
+            | Self::Audit(_)
             | Self::Token(_)
             | Self::AtStart(_) => false,
         }
@@ -169,6 +175,15 @@ impl fmt::Display for Problem {
                 f.write_str("the runtime directory is not in order: new agents may not find their sockets")
             }
             Self::Output(trouble) => trouble.fmt(f),
+            Self::NoSpawner => f.write_str(
+                "there is no spawner: no action can be started; it is tried again, see `varta-fleet check` and the messages \
+                 of the spawner's service, if one is configured",
+            ),
+            Self::Audit(why) => write!(
+                f,
+                "the audit file takes no lines: {why}; actions go on without a record; make room, or name another file with \
+                 audit"
+            ),
             Self::Token(why) => write!(f, "the token of before stays in force: {why}"),
             Self::AtStart(warning) => f.write_str(warning),
         }
@@ -191,6 +206,15 @@ impl Health {
     }
 }
 
+/// What hinders actions at present.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ActTroubles {
+    /// Actions are configured, and there has been no spawner for a while.
+    pub has_no_spawner: bool,
+    /// Why the audit file did not take its last line; empty: it did, or there is none.
+    pub audit: String,
+}
+
 /// The state of the threads; shared by all readers.
 #[derive(Debug)]
 pub struct Vitals {
@@ -203,6 +227,8 @@ pub struct Vitals {
     is_stopping: AtomicBool,
     output: Arc<OutputState>,
     at_start: OnceLock<Vec<String>>,
+    /// What hinders the thread that acts.
+    pub act: Mutex<ActTroubles>,
     /// Why the present token file is unusable; the former token stays in force.
     #[cfg(feature = "http")]
     pub token_trouble: Mutex<Option<String>>,
@@ -219,6 +245,7 @@ impl Vitals {
             is_stopping: AtomicBool::new(false),
             output,
             at_start: OnceLock::new(),
+            act: Mutex::default(),
             #[cfg(feature = "http")]
             token_trouble: Mutex::default(),
         })
@@ -285,6 +312,9 @@ impl Vitals {
         }
         problems.extend((!snapshot.is_listed).then_some(Problem::Unlisted));
         problems.extend(self.output.trouble().map(Problem::Output));
+        let ActTroubles { has_no_spawner, audit } = self.act.lock().clone();
+        problems.extend(has_no_spawner.then_some(Problem::NoSpawner));
+        problems.extend((!audit.is_empty()).then_some(Problem::Audit(audit)));
         #[cfg(feature = "http")]
         problems.extend(self.token_trouble.lock().clone().map(Problem::Token));
         let at_start = self.at_start.get().into_iter().flatten();
@@ -298,6 +328,13 @@ impl Vitals {
 pub struct Lifeline {
     vitals: Arc<Vitals>,
     thread: FleetThread,
+}
+
+impl Lifeline {
+    /// Where the thread says what hinders it.
+    pub const fn vitals(&self) -> &Arc<Vitals> {
+        &self.vitals
+    }
 }
 
 impl Drop for Lifeline {
@@ -370,6 +407,7 @@ mod tests {
         vitals.ports[1].counters.queue_limit.set(511);
         tally.shards[1].up = 256;
         let _ = vitals.output.take(WriteTrouble::Failing { errno: libc::ENOSPC });
+        *vitals.act.lock() = ActTroubles { has_no_spawner: true, audit: "no space left on it".to_owned() };
         vitals.warn(vec!["cold outside".to_owned()]);
         let health = || vitals.health(&Snapshot::take(&vitals.ports, &tally, 1), MonoNs(5));
         assert!(health().is_healthy(), "none of that is a reason to restart");
@@ -382,6 +420,8 @@ mod tests {
                 Problem::QueueLimit { shard: 1, agents: 256, limit: 511, needed: 512 },
                 Problem::Unlisted,
                 Problem::Output(OutputTrouble::Held { errno: libc::ENOSPC }),
+                Problem::NoSpawner,
+                Problem::Audit("no space left on it".to_owned()),
                 Problem::AtStart("cold outside".to_owned()),
             ]
         );

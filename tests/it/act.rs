@@ -6,7 +6,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::json;
 
+use super::http::assert_is;
 use crate::common::{Agent, Client, Event, Observer, Options, Place, SOON, program, wait_for};
 
 /// A place with a program that appends its arguments to a file.
@@ -129,6 +131,21 @@ fn a_wave_of_stalls_engages_the_brake_and_nothing_is_started() {
     let brake =
         wait_for("the brake", || observer.events().iter().find(|event| event.kind() == "brake").cloned());
     assert_eq!((brake.str("phase"), brake.str("scope")), ("engaged", "uid"), "{brake}");
+    let fleet = observer.get("/api/v1/fleet").json();
+    assert_is("Fleet", &fleet);
+    let uid = rustix::process::getuid().as_raw();
+    let said = fleet["headline"]["text"].as_str().expect("a text");
+    assert!(
+        said.starts_with("Actions are held: ") && said.contains(&format!("of user {uid} stalled at once")),
+        "{said}"
+    );
+    assert_eq!(
+        (&fleet["headline"]["level"], &fleet["headline"]["runbook"]),
+        (&json!("critical"), &json!("VartaBrakeEngaged"))
+    );
+    let mut status = program();
+    let status = status.arg("status").arg("--dir").arg(observer.dir()).output().expect("it runs");
+    assert!(String::from_utf8_lossy(&status.stdout).starts_with("Actions are held: "), "{status:?}");
     // What is started later than the brake was would have been started by then.
     let late = Agent::start(Client::Rust02, &observer);
     observer.expect("up", late.pid(), SOON);
@@ -255,6 +272,36 @@ fn an_operator_holds_releases_brakes_and_starts_by_hand() {
             .find(|line| line.contains(&format!("\"phase\":\"{phase}\"")) && line.contains("\"by\""));
         assert!(line.is_some_and(|line| line.contains(&format!("\"uid\":{uid}"))), "{phase}: {audit}");
     }
+}
+
+#[test]
+fn no_spawner_and_an_audit_file_that_takes_no_lines_are_problems() {
+    let ground = Ground::new();
+    let audit = ground.place.base().join("audit.jsonl");
+    let spawner = ground.place.base().join("no.sock").display().to_string();
+    let options = ground.options("[\"stall\"]", "");
+    let config = format!("spawner = {spawner:?}\n{}", options.config);
+    let observer = Observer::start_in(ground.place, Options { config, ..options });
+    let problem = |part: &str| {
+        let fleet = observer.get("/api/v1/fleet").json();
+        let problems = fleet["problems"].as_array().expect("problems");
+        let is_said = problems.iter().any(|problem| problem.as_str().is_some_and(|said| said.contains(part)));
+        assert_eq!(fleet["is_healthy"], true, "{fleet}");
+        is_said.then_some(())
+    };
+    wait_for("no spawner to be a problem", || problem("there is no spawner"));
+    fs::remove_file(&audit).expect("it is there");
+    fs::create_dir(&audit).expect("create");
+    observer.signal(Signal::HUP);
+    wait_for("the audit file to be one, too", || {
+        act(&observer, &["hold", "1", "--for", "1s"]);
+        problem("the audit file takes no lines")
+    });
+    assert_eq!(observer.get("/-/healthy").text(), "ok\n");
+    fs::remove_dir(&audit).expect("remove");
+    act(&observer, &["hold", "1", "--for", "1s"]);
+    wait_for("it to be none any more", || problem("the audit file takes no lines").is_none().then_some(()));
+    observer.stop();
 }
 
 /// An agent that stalls and resumes again and again gets as many starts as are allowed, and harms nobody.

@@ -37,7 +37,7 @@ fn with_token(base: &crate::common::Place) -> (Options, String) {
 // --- what is answered -----------------------------------------------------------------------------
 
 /// Asserts that a response matches the schema.
-fn assert_is(name: &str, value: &Value) {
+pub fn assert_is(name: &str, value: &Value) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut validator = Command::new(crate::common::python())
         .arg(root.join("tests/schema/validate.py"))
@@ -54,6 +54,7 @@ fn assert_is(name: &str, value: &Value) {
     match name {
         "Fleet" => assert_is_whole_as::<api::Fleet>(value),
         "Page" => assert_is_whole_as::<api::Page>(value),
+        "Act" => assert_is_whole_as::<api::Act>(value),
         "History" => assert_is_whole_as::<api::History>(value),
         "AgentDetail" | "ExitedAgent" => assert_is_whole_as::<api::Detail>(value),
         _ => {}
