@@ -196,6 +196,11 @@ impl Brakes {
         scopes.into_iter().flatten().any(|scope| self.engaged.contains_key(&scope))
     }
 
+    /// Whether all actions for this user are held.
+    pub fn holds_user(&self, uid: u32) -> bool {
+        self.engaged.contains_key(&Scope::Uid(uid))
+    }
+
     /// Whether everything is held.
     pub fn holds_all(&self) -> bool {
         self.engaged.contains_key(&Scope::Fleet)

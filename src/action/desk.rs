@@ -22,9 +22,13 @@ use crate::time::MonoNs;
 pub const CASES_MAX: usize = 65_536;
 /// Most holds of operators.
 pub const HOLDS_MAX: usize = 1000;
-/// Nothing starts earlier than so long after its trigger: the stalls of a wave come within this time, and the brake must
-/// see them first.
-pub const SETTLE_NS: u64 = 250_000_000;
+/// Nothing starts earlier than a quarter of its silence after its trigger, within these bounds: agents that fall silent
+/// together had beaten at different instants, so their stalls come one after another, and the brake must see them first.
+pub const SETTLE_NS: std::ops::RangeInclusive<u64> = 250_000_000..=800_000_000;
+/// Between two starts, for the same reason.
+pub const SPACING_NS: u64 = 500_000_000;
+/// How often due cases are looked at without news.
+const LOOK_NS: u64 = 250_000_000;
 
 /// What the desk wants done.
 #[derive(Clone, Debug, PartialEq)]
@@ -199,6 +203,7 @@ pub struct Desk {
     running: u32,
     /// Instants of the starts within the period of the plan.
     starts: VecDeque<MonoNs>,
+    last_start: Option<MonoNs>,
     brakes: Brakes,
     backoffs: Backoffs,
     holds: Vec<Hold>,
@@ -225,6 +230,7 @@ impl Desk {
             queue: Queue::default(),
             running: 0,
             starts: VecDeque::new(),
+            last_start: None,
             brakes: Brakes::default(),
             backoffs: Backoffs::default(),
             holds: Vec::new(),
@@ -324,7 +330,8 @@ impl Desk {
             _ => return,
         };
         if let Some((action, plan)) = action_for(&self.actions, event, &subject) {
-            let due_at = event.mono + plan.after_ns.max(SETTLE_NS);
+            let settle_ns = (subject.silent_ns / 4).clamp(*SETTLE_NS.start(), *SETTLE_NS.end());
+            let due_at = event.mono + plan.after_ns.max(settle_ns);
             self.open(subject, action, matter, due_at);
         }
     }
@@ -506,12 +513,14 @@ impl Desk {
             return false;
         }
         let all_held = self.all_held(now);
-        if all_held == Some(ActionWhy::Brake) {
+        let is_too_soon = self.last_start.is_some_and(|last| now.since(last) < SPACING_NS);
+        if all_held == Some(ActionWhy::Brake) || is_too_soon {
             return false;
         }
         let mut held = Vec::new();
         let mut queue = std::mem::take(&mut self.queue);
-        let next = queue.take(|id| {
+        let is_user_free = |uid| !self.brakes.holds_user(uid) || planted!(StartsUnderABrake);
+        let next = queue.take(is_user_free, |id| {
             let Some(case) = self.cases.get(&id) else { return false };
             match self.held(case, now) {
                 None => true,
@@ -555,6 +564,7 @@ impl Desk {
         let ticket = Ticket { id, action, subject: case.subject, needs: case.matter.needs(), attempt };
         self.running += 1;
         self.starts.push_back(now);
+        self.last_start = Some(now);
         self.out.push(Output::Start(ticket));
         true
     }
@@ -620,7 +630,7 @@ impl Desk {
         let waiting = self.waiting.first().map(|(at, _)| *at).filter(|at| *at < MonoNs(u64::MAX));
         let release = self.brakes.next_release(&self.brake);
         // A due case waits for a limit, an attempt or a hold to pass.
-        let due = (self.queue.len() > 0).then_some(now + SETTLE_NS);
+        let due = (self.queue.len() > 0).then_some(now + LOOK_NS);
         [waiting, release, due].into_iter().flatten().min()
     }
 
@@ -771,6 +781,9 @@ impl Desk {
 
     /// Agents for which an operator holds actions that are open.
     pub fn held_agents(&self) -> usize {
+        if self.holds.is_empty() {
+            return 0;
+        }
         let is_held = |case: &&Case| self.holds.iter().any(|hold| hold.of.holds(&case.subject));
         self.cases.values().filter(is_held).count()
     }

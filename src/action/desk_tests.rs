@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::brake::{Census, Scope};
-use super::desk::{CASES_MAX, Desk, HoldOf, Needs, Output, SETTLE_NS, Step, Ticket};
+use super::desk::{CASES_MAX, Desk, HoldOf, Needs, Output, SETTLE_NS, SPACING_NS, Step, Ticket};
 use super::*;
 use crate::config::act::{Action, ActionMatch, Brake, Deed, Retry, Trigger};
 use crate::event::{ActionName, ActionPhase, ActionWhy, BlindPhase, BlindWhy, ExitHow};
@@ -213,7 +213,7 @@ fn a_wave_engages_the_brake_before_anything_starts_and_what_is_left_is_acted_upo
     for pid in 0..60 {
         bench.hear(Who(pid, pid, pid % 2), stall(true));
     }
-    bench.pass(SETTLE_NS);
+    bench.pass(*SETTLE_NS.start());
     assert_eq!((bench.brakes.len(), bench.start()), (3, None), "both users, and the fleet");
     bench.pass(10 * SECOND);
     assert_eq!((bench.start(), bench.phases()), (None, vec![]), "the brake says it for all");
@@ -224,16 +224,33 @@ fn a_wave_engages_the_brake_before_anything_starts_and_what_is_left_is_acted_upo
     bench.pass(50 * SECOND);
     let released = bench.brakes.iter().filter(|is_engaged| !**is_engaged).count();
     assert_eq!(released, 3);
+    (0..5).for_each(|_| bench.pass(SPACING_NS));
     let first: Vec<Ticket> = bench.starts.drain(..).collect();
     assert_eq!(first.len(), 3, "as many as may run");
     assert!(first.iter().all(|ticket| ticket.subject.agent.pid >= 40));
+    let begun = bench.now;
     first.iter().for_each(|ticket| bench.end(ticket, 0));
+    (0..5).for_each(|_| bench.pass(SPACING_NS));
     assert_eq!(bench.starts.len(), 2, "as many as may start");
     bench.starts.drain(..).collect::<Vec<_>>().iter().for_each(|ticket| bench.end(ticket, 0));
-    bench.pass(59 * SECOND);
+    bench.pass(begun + 50 * SECOND - bench.now);
     assert!(bench.start().is_none());
-    bench.pass(SECOND);
-    assert_eq!(bench.starts.len(), 3);
+    bench.pass(10 * SECOND);
+    assert!(bench.start().is_some());
+}
+
+/// Those that fall silent together stall one after another, as they had beaten: nothing starts until the brake sees it.
+#[test]
+fn a_wave_that_takes_its_time_starts_one_at_most() {
+    let plan = Action { after_ns: 0, ..action(Trigger::Stall) };
+    let mut bench = Bench::new(vec![plan], Brake { running: 8, ..BRAKE });
+    bench.fleet = Fleet(1000);
+    for pid in 0..500 {
+        bench.hear(Who(pid, pid, 1000), stall(true));
+        bench.pass(2 * SECOND / 500);
+    }
+    assert_eq!(bench.brakes, [true]);
+    assert!(bench.starts.len() <= 1, "{} were started", bench.starts.len());
 }
 
 #[test]
@@ -334,6 +351,7 @@ fn an_operator_holds_releases_and_starts() {
     assert!(bench.start().is_none(), "the brake holds this, too");
     assert!(bench.desk.brake_by_hand(false, &bench.fleet, MonoNs(bench.now)));
     bench.pass(0);
+    bench.pass(SPACING_NS);
     assert_eq!(bench.starts.iter().map(|ticket| ticket.subject.agent.pid).collect::<Vec<_>>(), [8, 9]);
 }
 
@@ -375,7 +393,7 @@ fn what_no_spawner_takes_is_no_attempt_and_what_a_spawner_loses_is() {
     bench.pass(SECOND);
     assert!(bench.start().is_none());
     bench.desk.set_spawner(true);
-    bench.pass(0);
+    bench.pass(SECOND);
     assert_eq!(bench.start().map(|ticket| ticket.attempt), Some(1));
     bench.desk.lost(MonoNs(bench.now));
     bench.desk.set_spawner(true);

@@ -37,11 +37,16 @@ impl Queue {
         }
     }
 
-    /// Removes and returns the case that is next among those that may start, and gives the next user its turn.
-    pub fn take(&mut self, mut may_start: impl FnMut(u64) -> bool) -> Option<u64> {
+    /// Removes and returns the case that is next among those of free users that may start, and gives the next user its
+    /// turn.
+    pub fn take(
+        &mut self,
+        is_user_free: impl Fn(u32) -> bool,
+        mut may_start: impl FnMut(u64) -> bool,
+    ) -> Option<u64> {
         let after = self.by_uid.range(self.last.saturating_add(1)..).map(|(uid, _)| *uid);
         let turns: Vec<u32> = after.chain(self.by_uid.range(..=self.last).map(|(uid, _)| *uid)).collect();
-        for uid in turns {
+        for uid in turns.into_iter().filter(|uid| is_user_free(*uid)) {
             let next =
                 self.by_uid.get(&uid).and_then(|cases| cases.iter().copied().find(|case| may_start(*case)));
             if let Some(case) = next {
@@ -72,7 +77,7 @@ mod tests {
         queue.remove(1000, 2);
         queue.remove(8, 1);
         assert_eq!(queue.len(), 5);
-        let taken: Vec<u64> = std::iter::from_fn(|| queue.take(|_| true)).collect();
+        let taken: Vec<u64> = std::iter::from_fn(|| queue.take(|_| true, |_| true)).collect();
         assert_eq!(taken, [4, 1, 5, 6, 3]);
         assert_eq!(queue.len(), 0);
     }
@@ -81,8 +86,9 @@ mod tests {
     fn who_may_not_start_holds_up_nobody() {
         let mut queue = Queue::default();
         [(1, 1), (1, 2), (2, 3)].into_iter().for_each(|(uid, case)| queue.push(uid, case));
-        assert_eq!(queue.take(|case| case != 1), Some(2));
-        assert_eq!(queue.take(|case| case != 3), Some(1));
-        assert_eq!((queue.take(|_| false), queue.len()), (None, 1));
+        assert_eq!(queue.take(|_| true, |case| case != 1), Some(2));
+        assert_eq!(queue.take(|_| true, |case| case != 3), Some(1));
+        assert_eq!((queue.take(|_| true, |_| false), queue.len()), (None, 1));
+        assert_eq!(queue.take(|uid| uid != 2, |_| true), None, "its user is not free");
     }
 }
