@@ -819,7 +819,9 @@ impl Model {
             let is_known = told.is_up && told.up_told_at <= of.ended_at;
             let heir = self.truth.holder(pid, of.begun_at);
             let is_told_apart = heir.is_none_or(|heir| heir.died > self.now);
-            is_known && is_told_apart && (of.ended_at..of.at).contains(&died)
+            // The one before may have reported it, and ended in the very same instant.
+            let is_of_before = event.again && event.mono.since(START) <= of.ended_at;
+            is_known && is_told_apart && !is_of_before && (of.ended_at..of.at).contains(&died)
         });
         must!(self, I13, while_away || !is_of_gap, "died at {died}, while nobody ran: {event:?}");
         Ok(())

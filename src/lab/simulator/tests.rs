@@ -111,6 +111,13 @@ fn who_is_taken_for_the_process_before_is_in_the_roster_as_that() {
     hold(&Story::new(889_000_061, None));
 }
 
+/// An observer was killed in the very instant in which an agent exited, and after it had committed that event. The
+/// simulator took the exit for one of the time without an observer.
+#[test]
+fn an_exit_that_was_committed_before_the_end_is_not_of_the_time_after_it() {
+    hold(&Story::new(29_527_041_097_495, None));
+}
+
 /// A successor was to start later than the world ended.
 #[test]
 fn a_world_ends_with_an_observer() {
