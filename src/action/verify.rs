@@ -8,11 +8,11 @@ use super::Subject;
 use super::desk::{Needs, Ticket};
 use crate::aggregator::present::Present;
 use crate::event::{ActionPhase, ActionWhy, Agent};
-use crate::process::procfs::{NotHeld, has_exited, hold};
+use crate::process::procfs::{Incarnation, NotHeld, has_exited, hold};
 use crate::sys::clock::SystemClock;
 
 /// Whom actions must never be for: the first process, this one, and those that started it, one after the other.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Protected(Vec<u32>);
 
 impl Protected {
@@ -49,6 +49,26 @@ pub fn verify(
     protected: &Protected,
     is_process_needed: bool,
 ) -> Result<Option<OwnedFd>, (ActionPhase, ActionWhy)> {
+    let Some(incarnation) = needed(ticket, present, protected, is_process_needed)? else { return Ok(None) };
+    let gone = Err((ActionPhase::Cancelled, ActionWhy::Gone));
+    match hold(ticket.subject.agent.pid, Some(incarnation), &SystemClock) {
+        Ok(pidfd) if has_exited(&pidfd) => gone,
+        Ok(pidfd) => Ok(Some(pidfd)),
+        Err(NotHeld::Gone(_)) => gone,
+        Err(NotHeld::Refused) => Err((ActionPhase::Refused, ActionWhy::Text)),
+    }
+}
+
+/// The process that must exist for this start; `None`: it needs none. `present`: what is said of its pid now.
+///
+/// # Errors
+/// Why nothing must be started, whether it exists or not.
+pub fn needed(
+    ticket: &Ticket,
+    present: Option<&Present>,
+    protected: &Protected,
+    is_process_needed: bool,
+) -> Result<Option<Incarnation>, (ActionPhase, ActionWhy)> {
     let Subject { agent: Agent { pid, session, .. }, .. } = ticket.subject;
     let gone = Err((ActionPhase::Cancelled, ActionWhy::Gone));
     if protected.has(pid) && (is_process_needed || ticket.needs != Needs::Nothing) {
@@ -75,15 +95,7 @@ pub fn verify(
             present.incarnation
         }
     };
-    if incarnation.is_none() {
-        return Err((ActionPhase::Refused, ActionWhy::Text));
-    }
-    match hold(pid, incarnation, &SystemClock) {
-        Ok(pidfd) if has_exited(&pidfd) => gone,
-        Ok(pidfd) => Ok(Some(pidfd)),
-        Err(NotHeld::Gone(_)) => gone,
-        Err(NotHeld::Refused) => Err((ActionPhase::Refused, ActionWhy::Text)),
-    }
+    incarnation.map(Some).ok_or((ActionPhase::Refused, ActionWhy::Text))
 }
 
 #[cfg(test)]

@@ -26,7 +26,9 @@ pub enum Invariant {
     /// Nothing is lost silently: event numbers without gaps, `lost` for exactly the events a slow subscriber
     /// missed, blind windows reported, every report, sample and beat delivered or counted as dropped.
     I8,
-    /// Recovery commands stay within their limits. Not checked until recovery commands exist.
+    /// What is started for an agent stays within its limits: one child at a time for a session, as many attempts, starts
+    /// and children as are allowed, nothing under a brake or while a shard is blind; and nothing is done to a process
+    /// that beats, is gone or is another one.
     I9,
     /// Verdicts survive any step of the wall clock: a failure that occurs only in a world with steps is
     /// reported under this name. A datagram without attested sender proves nothing.
@@ -47,9 +49,9 @@ pub enum Invariant {
 
 impl Invariant {
     /// Not checked by the simulator: what they are about does not exist in it.
-    pub const WAITING: [Self; 2] = [Self::I9, Self::I12];
+    pub const WAITING: [Self; 1] = [Self::I12];
     /// Checked.
-    pub const CHECKED: [Self; 12] = [
+    pub const CHECKED: [Self; 13] = [
         Self::I1,
         Self::I2,
         Self::I3,
@@ -58,6 +60,7 @@ impl Invariant {
         Self::I6,
         Self::I7,
         Self::I8,
+        Self::I9,
         Self::I10,
         Self::I11,
         Self::I13,

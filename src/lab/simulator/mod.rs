@@ -12,6 +12,7 @@
 //! socket, clock, threads and processes are simulated. The story determines everything: the same story gives the same world, to the nanosecond. A world that fails is
 //! shrunk and printed.
 
+pub mod acting;
 pub mod invariants;
 pub mod lines;
 pub mod model;

@@ -11,11 +11,13 @@ macro_rules! must {
 }
 
 mod absence;
+mod actions;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 
 use absence::Absence;
+use actions::Actions;
 
 use crate::event::{About, BlindPhase, Event, EventKind, RestartWhy};
 use crate::lab::simulator::invariants::{Invariant, Verdict, Violation};
@@ -167,6 +169,7 @@ pub struct Model {
     stalls: Vec<(u64, Event)>,
     /// Whom the observer has to expect, by pid.
     absent: BTreeMap<u32, Absence>,
+    actions: Actions,
     events: u64,
     last_seq: u64,
     decodes: Vec<u64>,
@@ -232,6 +235,7 @@ impl Model {
             not_before: 0,
             stalls: Vec::new(),
             absent: BTreeMap::new(),
+            actions: Actions::default(),
             events: 0,
             last_seq: 0,
             decodes: vec![0; usize::from(story.setting.shards)],

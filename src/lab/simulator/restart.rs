@@ -289,6 +289,7 @@ impl World<'_> {
         self.watch_thread = Thread::asleep();
         (self.slow_at, self.roster_at, self.watched) = (NEVER, NEVER, Watched::default());
         self.past.unacknowledged.clear();
+        self.acting = None;
         self.stage = Stage::Away { until };
         self.model.ended(why, self.past.acknowledged)
     }
@@ -361,6 +362,7 @@ impl World<'_> {
             self.end(restart)?;
         }
         self.model.begins();
+        self.begin_to_act();
         let (now, wall) = (START + self.now, self.wall());
         self.past.is_begun = true;
         if let Some(failures) = self.past.adopts_after.take() {

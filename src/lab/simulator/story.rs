@@ -61,6 +61,8 @@ pub struct Setting {
     pub acknowledged_after: Option<u64>,
     /// How often the roster is written.
     pub roster_every: u64,
+    /// Something is started for agents that stall, resume, exit or send a terminal frame.
+    pub acts: bool,
 }
 
 /// Thresholds that a reload puts in force.
@@ -403,6 +405,7 @@ impl Story {
         // By numbers of its own: worlds without reloads stay as they were.
         story.reload(&mut Random::new(seed ^ 0x0C0F_F1E5));
         story.restart();
+        story.setting.acts = matches!(seed % 10, 2 | 3 | 6);
         story.sort();
         story
     }
@@ -734,6 +737,7 @@ impl Setting {
             tables: Vec::new(),
             acknowledged_after: None,
             roster_every: 10 * SECOND,
+            acts: false,
         }
     }
 }

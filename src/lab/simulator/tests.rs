@@ -169,6 +169,7 @@ fn world_for(bug: Bug, invariant: Invariant, seed: u64) -> Story {
         story.happenings.retain(|happening| !matches!(happening.what, What::Reload { .. }));
         story.setting.tables.clear();
     }
+    story.setting.acts |= invariant == Invariant::I9;
     if !matches!(invariant, Invariant::I13 | Invariant::I14) {
         // So may a restart.
         story.happenings.retain(|happening| !matches!(happening.what, What::Restart(_)));
@@ -239,6 +240,10 @@ planted_bugs! {
     letting_everybody_in_is_found LetsEverybodyIn I7,
     a_lost_line_that_is_dropped_is_found DropsTheLostLine I8,
     a_first_name_that_is_kept_is_found KeepsTheFirstName I3,
+    a_second_child_is_found StartsASecondChild I9,
+    a_start_under_a_brake_is_found StartsUnderABrake I9,
+    acting_upon_the_heir_is_found ActsUponTheHeir I9,
+    attempts_that_are_forgotten_are_found ForgetsAttempts I9,
     trusting_the_wall_clock_is_found TrustsTheWallClock I10,
     a_column_too_many_is_found SplitsAColumn I11,
     a_reload_that_keeps_old_classes_is_found KeepsOldClasses I4,

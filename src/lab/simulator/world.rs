@@ -20,6 +20,7 @@ use crate::config::plan::Rule;
 use crate::config::{KeySet, RuleMatch};
 use crate::event::{Event, EventKind, ExitHow, ReloadOutcome};
 use crate::lab::replay::{Act, Point, Replay, Script};
+use crate::lab::simulator::acting::Acting;
 use crate::lab::simulator::invariants::{Invariant, Verdict, Violation};
 use crate::lab::simulator::lines;
 use crate::lab::simulator::model::{End, Model, START, started};
@@ -188,6 +189,7 @@ pub struct World<'a> {
     pub roster_at: u64,
     pub slow_at: u64,
     pub watched: Watched,
+    pub acting: Option<Acting>,
     lookups: u64,
     steps_of_wall: Vec<(u64, i64)>,
     wall_stepped: i64,
@@ -250,6 +252,7 @@ impl<'a> World<'a> {
             roster_at: 0,
             slow_at: setting.slow_every,
             watched: Watched::default(),
+            acting: None,
             lookups: 0,
             wall_stepped: 0,
             happened: 0,
@@ -625,6 +628,7 @@ impl<'a> World<'a> {
             self.watch_thread.wake(now, later);
         }
         self.hand_over()?;
+        self.act()?;
         self.check_stalls()
     }
 
@@ -633,6 +637,7 @@ impl<'a> World<'a> {
         while let Ok(event) = self.observer.log.try_recv() {
             self.model.on_event(&event)?;
             self.read_back(&event)?;
+            self.acting.iter_mut().for_each(|acting| acting.hear(&event));
             self.past.handed_over(&event, self.now, self.story.setting.acknowledged_after);
         }
         if let Some(beats) = &self.observer.beats {
@@ -839,7 +844,7 @@ impl<'a> World<'a> {
     }
 
     /// Since when a process no longer exists, judged by the process that now has its pid.
-    fn gone_at(&self, pid: u32, incarnation: Option<Incarnation>) -> Option<MonoNs> {
+    pub fn gone_at(&self, pid: u32, incarnation: Option<Incarnation>) -> Option<MonoNs> {
         match self.model.truth.holder(pid, self.now) {
             None => Some(START + self.now),
             Some(heir) => {
