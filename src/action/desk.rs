@@ -163,12 +163,19 @@ pub enum HoldOf {
 impl HoldOf {
     fn holds(&self, subject: &Subject) -> bool {
         let about = &subject.agent.about;
+        let unit = || about.unit.and_then(Label::text);
         match self {
-            Self::Pid(pid) => subject.agent.pid == *pid,
-            Self::Unit(_, pattern) => {
-                about.unit.and_then(Label::text).is_some_and(|unit| pattern.matches(&unit))
-            }
-            Self::Comm(_, pattern) => pattern.matches(about.comm.as_str()),
+            Self::Unit(..) => self.is_for(subject.agent.pid, unit().as_deref(), ""),
+            Self::Pid(_) | Self::Comm(..) => self.is_for(subject.agent.pid, None, about.comm.as_str()),
+        }
+    }
+
+    /// Whether it is for the process with this pid, unit and name.
+    pub fn is_for(&self, pid: u32, unit: Option<&str>, comm: &str) -> bool {
+        match self {
+            Self::Pid(held) => *held == pid,
+            Self::Unit(_, pattern) => unit.is_some_and(|unit| pattern.matches(unit)),
+            Self::Comm(_, pattern) => pattern.matches(comm),
         }
     }
 }
@@ -790,25 +797,33 @@ impl Desk {
 
     /// Every open case, oldest first.
     pub fn list(&self) -> impl Iterator<Item = Listed> {
-        self.cases.values().map(|case| {
-            let (phase, due_at) = match case.state {
-                State::Waiting(at) => (ActionPhase::Due, Some(at)),
-                State::Again(at) => (ActionPhase::Held, Some(at)),
-                State::Due => (ActionPhase::Held, None),
-                State::Running => (ActionPhase::Started, None),
-            };
-            let is_braked = case.state != State::Running && self.brakes.holds(&case.subject);
-            let due_at = due_at.filter(|_| !is_braked);
-            let why = match case.state {
-                _ if is_braked => Some(ActionWhy::Brake),
-                State::Waiting(_) | State::Running => None,
-                State::Again(_) if case.told.is_none() => Some(ActionWhy::Backoff),
-                _ => case.told,
-            };
-            let due_at = due_at.filter(|at| *at < MonoNs(u64::MAX));
-            let subject = case.subject;
-            Listed { subject, action: case.name, phase, why, attempt: case.attempt, due_at }
-        })
+        self.cases.values().map(|case| self.listed(case))
+    }
+
+    /// The open cases for this process, oldest first.
+    pub fn list_of(&self, pid: u32) -> impl Iterator<Item = Listed> {
+        let ids = self.by_pid.get(&pid).into_iter().flatten();
+        ids.filter_map(|id| self.cases.get(id)).map(|case| self.listed(case))
+    }
+
+    fn listed(&self, case: &Case) -> Listed {
+        let (phase, due_at) = match case.state {
+            State::Waiting(at) => (ActionPhase::Due, Some(at)),
+            State::Again(at) => (ActionPhase::Held, Some(at)),
+            State::Due => (ActionPhase::Held, None),
+            State::Running => (ActionPhase::Started, None),
+        };
+        let is_braked = case.state != State::Running && self.brakes.holds(&case.subject);
+        let due_at = due_at.filter(|_| !is_braked);
+        let why = match case.state {
+            _ if is_braked => Some(ActionWhy::Brake),
+            State::Waiting(_) | State::Running => None,
+            State::Again(_) if case.told.is_none() => Some(ActionWhy::Backoff),
+            _ => case.told,
+        };
+        let due_at = due_at.filter(|at| *at < MonoNs(u64::MAX));
+        let subject = case.subject;
+        Listed { subject, action: case.name, phase, why, attempt: case.attempt, due_at }
     }
 }
 

@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -105,6 +105,8 @@ pub enum Request {
     Reopen,
     /// What is open.
     List(Reply<Listing>),
+    /// What is open for one agent, and which holds are for it.
+    Of(Whose, Reply<(Vec<Listed>, Vec<Hold>)>),
     /// Hold actions, for so long, ns; who asks, and what for.
     Hold(HoldOf, u64, String, Asker, Reply<Answer>),
     /// End the holds of these.
@@ -113,6 +115,17 @@ pub enum Request {
     Brake(bool, Asker, Reply<Answer>),
     /// Start this action for this process.
     Now(u32, String, Asker, Reply<Answer>),
+}
+
+/// An agent, as far as holds tell agents apart.
+#[derive(Clone, Debug, Default)]
+pub struct Whose {
+    /// Its process id.
+    pub pid: u32,
+    /// Its unit.
+    pub unit: Option<String>,
+    /// Its name.
+    pub comm: String,
 }
 
 /// What came of a request: a sentence, or why it was refused.
@@ -130,6 +143,8 @@ pub struct Asker {
 /// What is open, held and braked.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
+    /// The actions, in their order.
+    pub actions: Vec<ActionName>,
     /// Open cases, oldest first; at most [`LISTED_MAX`].
     pub cases: Vec<Listed>,
     /// Open cases, listed or not.
@@ -182,6 +197,7 @@ pub struct Act {
     requests: Sender<Request>,
     bell: Arc<Kick>,
     counts: Arc<Mutex<Counts>>,
+    evidence_dir: Arc<Mutex<PathBuf>>,
 }
 
 impl Default for Counts {
@@ -238,7 +254,13 @@ impl Act {
         let (audit, before) = audit.unzip();
         let (requests, asked) = unbounded();
         let counts = Arc::new(Mutex::new(Counts::of(&plan)));
-        let act = Self { requests, bell: Arc::clone(&bell), counts: Arc::clone(&counts) };
+        let evidence_dir = Arc::new(Mutex::new(plan.evidence_dir.clone()));
+        let act = Self {
+            requests,
+            bell: Arc::clone(&bell),
+            counts: Arc::clone(&counts),
+            evidence_dir: Arc::clone(&evidence_dir),
+        };
         let how = how_of(&plan);
         let census = Counted {
             ports: Arc::clone(&surroundings.ports),
@@ -260,6 +282,7 @@ impl Act {
             last_evidence: 0,
             vitals: Arc::clone(lifeline.vitals()),
             gone_since: None,
+            evidence_dir,
         };
         let body = move || {
             let _lifeline = lifeline;
@@ -278,6 +301,11 @@ impl Act {
     /// The counts.
     pub fn counts(&self) -> Counts {
         self.counts.lock().clone()
+    }
+
+    /// The file of evidence with this number.
+    pub fn evidence_file(&self, number: u32) -> PathBuf {
+        evidence_path(&self.evidence_dir.lock(), number)
     }
 
     /// The most important brakes that hold.
@@ -351,6 +379,8 @@ struct Worker {
     vitals: Arc<Vitals>,
     /// Since when there has been no spawner.
     gone_since: Option<MonoNs>,
+    /// Where files of evidence are, for those who ask.
+    evidence_dir: Arc<Mutex<PathBuf>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -648,7 +678,8 @@ impl Worker {
             timeout_ns: action.timeout_ns,
             user: action.user,
             env: action.env,
-            evidence: (evidence > 0).then(|| evidence_path(&self.plan.evidence_dir, evidence)),
+            evidence: (evidence > 0)
+                .then(|| evidence_path(&self.plan.evidence_dir, evidence).to_string_lossy().into_owned()),
         };
         Ok((action.name, order, pidfd, evidence))
     }
@@ -738,6 +769,11 @@ impl Worker {
             Request::Remove => self.replace(ActPlan { actions: Vec::new(), ..self.plan.clone() }),
             Request::Reopen => self.audit.iter_mut().for_each(Audit::reopen),
             Request::List(to) => to(self.list()),
+            Request::Of(Whose { pid, unit, comm }, to) => {
+                let holds = self.desk.holds().iter();
+                let holds = holds.filter(|hold| hold.of.is_for(pid, unit.as_deref(), &comm)).cloned();
+                to((self.desk.list_of(pid).collect(), holds.collect()));
+            }
             Request::Hold(of, for_ns, text, by, to) => {
                 self.record_request("hold", &format!("{}: {text}", words_of(&of)), by);
                 let held = self.desk.hold_by_hand(of, now + for_ns, text);
@@ -801,11 +837,13 @@ impl Worker {
             self.desk.lost(SystemClock.mono());
         }
         self.counts.lock().know(&plan);
+        self.evidence_dir.lock().clone_from(&plan.evidence_dir);
         self.plan = plan;
     }
 
     fn list(&self) -> Listing {
         Listing {
+            actions: self.plan.actions.iter().map(|action| action.name).collect(),
             cases: self.desk.list().take(LISTED_MAX).collect(),
             total: self.desk.list().count(),
             holds: self.desk.holds().to_vec(),
@@ -878,8 +916,8 @@ pub fn words_of(of: &HoldOf) -> String {
     }
 }
 
-fn evidence_path(dir: &Path, number: u32) -> String {
-    dir.join(format!("evidence-{number}.json")).to_string_lossy().into_owned()
+fn evidence_path(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("evidence-{number}.json"))
 }
 
 /// Asks, and waits for the answer for at most this long.

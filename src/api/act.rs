@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct Act {
     /// Whether any action is configured.
     pub is_configured: bool,
+    /// Names of the configured actions, in their order.
+    pub actions: Vec<String>,
     /// Nothing is started: what would be is only reported.
     pub dry_run: bool,
     /// Whether there is a spawner, without which nothing can be started.
@@ -108,6 +110,19 @@ pub struct ActHold {
     pub ends_in_ns: u64,
     /// What the operator wrote.
     pub text: String,
+}
+
+/// What is done about one agent.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct AgentAct {
+    /// Its open cases, oldest first.
+    pub cases: Vec<ActCase>,
+    /// Holds of operators that are for it.
+    pub holds: Vec<ActHold>,
+    /// The newest file of what was found about it before an action.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
 }
 
 /// What came of a request: `/-/act/…`.

@@ -4,6 +4,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use super::act::AgentAct;
 use crate::event::Event;
 use crate::table::turned_away::TurnedAwayFor;
 use crate::wire::{Status, Version};
@@ -174,6 +175,9 @@ pub struct Tracked {
     /// Its last valid frame that a limit refused, if there was one since its first beat.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refused>,
+    /// What is done about it; `None`: no action is configured, or it is not known at the moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub act: Option<AgentAct>,
     /// Its events.
     #[serde(flatten)]
     pub past: Past,
@@ -190,6 +194,9 @@ pub struct Exited {
     /// Its last valid frame that a limit refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refused>,
+    /// What is done about it; `None`: no action is configured, or it is not known at the moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub act: Option<AgentAct>,
     /// Its events.
     #[serde(flatten)]
     pub past: Past,
@@ -267,6 +274,7 @@ fn known_events<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Event>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::ActCase;
     use crate::json::Json;
     use crate::lab::samples::{one_of_each, up};
 
@@ -298,10 +306,15 @@ mod tests {
             stall: Some(Stall { certain: true, ..Stall::default() }),
             resume: Some(Resume::default()),
             refused: Some(refused),
+            act: Some(AgentAct {
+                evidence: Some("/run/varta/evidence/evidence-1.json".to_owned()),
+                ..AgentAct::default()
+            }),
             past: past.clone(),
             ..scant.clone()
         };
-        let exited = Exited { pid: 7, state: AgentState::Refused, refused: Some(refused), past };
+        let act = Some(AgentAct { cases: vec![ActCase::default()], ..AgentAct::default() });
+        let exited = Exited { pid: 7, state: AgentState::Refused, refused: Some(refused), act, past };
         let tracked = [scant, whole].map(|tracked| Detail::Tracked(Box::new(tracked)));
         for detail in tracked.into_iter().chain([Detail::Exited(exited)]) {
             assert_eq!(read_back(&detail), detail);

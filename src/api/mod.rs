@@ -1,5 +1,5 @@
 //! The types of the HTTP API: `/api/v1/fleet`, `/api/v1/agents`, `/api/v1/agents/{pid}`, `/api/v1/dead`,
-//! `/api/v1/groups`, `/api/v1/history`, `/api/v1/act`, `/-/reload` and `/-/act/`.
+//! `/api/v1/groups`, `/api/v1/agents/{pid}/evidence`, `/api/v1/history`, `/api/v1/act`, `/-/reload` and `/-/act/`.
 //!
 //! The HTTP thread serializes them, the command line and other programs deserialize them. Their JSON is
 //! described by `/api/v1/openapi.json`. An event is an [`Event`](crate::event::Event), as in the event log.
@@ -16,7 +16,7 @@ mod headline;
 mod history;
 mod reload;
 
-pub use act::{Act, ActBrake, ActCase, ActDone, ActHold};
+pub use act::{Act, ActBrake, ActCase, ActDone, ActHold, AgentAct};
 pub use agents::{Agent, AgentState, Blind, Detail, Exited, Page, Past, Refused, Resume, Stall, Tracked};
 pub use dead::{CrashLoop, DEAD_MAX, Dead, DeadAgent};
 pub use fleet::{Cause, Died, Distribution, EventLog, FirstKept, Fleet, Headline, Level, Rule, Shard};
@@ -24,4 +24,7 @@ pub use groups::{Group, GroupBy, Groups};
 pub use history::{History, Series};
 pub use reload::Reload;
 
+pub use crate::spawner::found::{
+    Evidence, Text as EvidenceFile, Thread as EvidenceThread, Verdict as EvidenceVerdict,
+};
 pub use crate::table::turned_away::TurnedAwayFor;

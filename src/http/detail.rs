@@ -33,7 +33,7 @@ pub fn past(pid: u32, ring: &Ring, before: Option<u64>) -> Past {
     }
 }
 
-/// The past of a pid without a slot, or its refusal; `None` if the pid is unknown. `is_later`: an earlier
+/// The past of a pid without a slot, or its refusal, without what is done about it; `None` if the pid is unknown. `is_later`: an earlier
 /// page of its past was requested before.
 pub fn exited(pid: u32, sources: &Sources, past: Past, is_later: bool) -> Option<Exited> {
     let refused = refused(pid, MonoNs(0), sources);
@@ -42,10 +42,10 @@ pub fn exited(pid: u32, sources: &Sources, past: Past, is_later: bool) -> Option
         (true, Some(_)) => AgentState::Refused,
         (true, None) => return None,
     };
-    Some(Exited { pid, state, refused, past })
+    Some(Exited { pid, state, refused, act: None, past })
 }
 
-/// The agent of a row as of now; `None` if it has gone meanwhile, or its slot is being written.
+/// The agent of a row as of now, without what is done about it; `None` if it has gone meanwhile, or its slot is being written.
 pub fn tracked(row: &Row, sources: &Sources, past: impl Fn(u32) -> Past) -> Option<Tracked> {
     let port = &sources.ports[usize::from(row.shard)];
     let (hot, cold) = port.table.read(row.slot).ok()?;
@@ -85,6 +85,7 @@ pub fn tracked(row: &Row, sources: &Sources, past: impl Fn(u32) -> Past) -> Opti
             lost: cold.resume_lost,
         }),
         refused: refused(hot.pid, cold.first_arrival, sources),
+        act: None,
         past: past(hot.pid),
     })
 }

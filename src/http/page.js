@@ -503,6 +503,8 @@ function choice(button) {
 // --- what happened --------------------------------------------------------------------------------
 
 const KINDS = ["up", "stall", "resume", "frozen", "exit", "terminal", "status", "session", "mixed", "decode", "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "restart", "reload", "missing", "action", "brake", "stop", "lost"];
+const PHASES = { due: "is due", held: "is held", ended: "succeeded", cancelled: "is not needed any more", refused: "is refused" };
+const WHY = { brake: "a brake is engaged", hand: "an operator holds it", "dry-run": "dry-run is set", blind: "the observer is blind", running: "as many run as may", starts: "as many were started lately as may be", backoff: "it was tried a short time ago", spawner: "there is no spawner at the moment", tries: "it was tried as often as it may be", queue: "too many actions wait", text: "a text it needs is not known or not safe", protected: "the process is protected", unit: "the unit may not be acted upon", resumed: "the agent beats again", gone: "the process is gone", removed: "the configuration has it no more", stopped: "the observer stops", start: "it could not be started", status: "it ended with a failure", timeout: "it took too long and was killed", lost: "the spawner ended" };
 const isDeath = event => event.signal === undefined ? event.code > 0 : !CLEAN.includes(event.signal);
 const signal = n => SIGNALS[n] ?? "signal " + n;
 /// How much an event matters, what many such have in common, and the words for one. `{}`: which shards.
@@ -527,8 +529,17 @@ function worded(event) {
     case "auth": return ["warn", "claimed to be another pid"];
     case "moved": return ["quiet", "moved to shard " + event.shard];
     case "missing": return ["warn", "lives, but does not beat to this observer"];
-    case "action": return [{ failed: "bad", refused: "warn", held: "warn", ended: "good" }[event.phase] ?? "quiet", "action " + event.action + " " + event.phase + (event.why ? ": " + event.why : "")];
-    case "brake": return event.phase === "engaged" ? ["bad", "actions are held: " + event.stalls + " of " + counted(event.agents, "agent") + " stalled at once"] : ["good", "actions are not held any more"];
+    case "action": {
+      const rank = { failed: "bad", refused: "warn", held: "warn", ended: "good" }[event.phase] ?? "quiet", said = "action " + event.action + " " + (PHASES[event.phase] ?? event.phase) + (event.why ? ": " + (WHY[event.why] ?? event.why) : "");
+      const how = event.signal !== undefined ? ", by " + signal(event.signal) : event.code > 0 ? ", exit status " + event.code : "";
+      return [rank, said, said + (event.phase === "failed" ? how : event.child && event.phase === "started" ? " as process " + event.child : "") + (event.attempt > 1 ? " (attempt " + event.attempt + ")" : "")];
+    }
+    case "brake": {
+      const of = event.scope === "unit" ? event.unit ?? "a unit" : event.scope === "uid" ? user : "all agents";
+      return event.phase !== "engaged" ? ["good", "actions for " + of + " are no longer held"]
+        : event.by_hand ? ["warn", "an operator holds actions for " + of]
+        : ["bad", "actions for " + of + " are held: " + event.stalls + " of " + counted(event.agents, "agent") + " stalled at once"];
+    }
     case "blind": return event.phase === "begin" ? ["warn", shard + " cannot see: " + ({ full: "full queue", paused: "paused", restart: "no observer ran" }[event.why] ?? event.why)]
       : ["good", shard + " sees again", shard + " sees again after " + time(event.for_ns)];
     case "full": return ["bad", shard + " has no room for agents", shard + " has no room: " + counted(event.refused, "frame") + " refused"];
@@ -894,6 +905,7 @@ function showAgent(pid, agent, isNew) {
     ["Says", agent.status + (agent.payload ? ", payload " + agent.payload : "")],
     agent.terminals && ["Crash reports", String(agent.terminals)],
     agent.refused && ["Refused", "a frame " + time(agent.refused.ago_ns) + " ago: " + (REFUSED[agent.refused.why] ?? agent.refused.why)],
+    ...acting(agent),
     ["User", String(agent.uid)], ...identity(agent),
     agent.ns_pid && ["Inner pid", agent.ns_pid + ", in its own pid namespace"],
     ["Shard", agent.shard + (agent.off_hash ? ", not where its pid hashes to" : "") + (agent.blind.is_blind ? ", which cannot see now" : agent.blind.total_ns ? ", blind for " + time(agent.blind.total_ns) + " in all, last " + time(agent.as_of - agent.blind.last_end_ns) + " ago" : ", never blind")],
@@ -901,6 +913,7 @@ function showAgent(pid, agent, isNew) {
     end && ["Ended", day(Date.parse(end.ts)) + ", " + clock(Date.parse(end.ts))],
     end?.lived_ns && ["Lived", time(end.lived_ns)],
     end && ["Last beat", time(end.silent_ns) + " before its end"],
+    ...acting(agent),
     end?.uid !== undefined && ["User", String(end.uid)], ...identity(known),
     agent.refused && ["Refused", "a frame " + time(agent.refused.ago_ns) + " ago: " + (REFUSED[agent.refused.why] ?? agent.refused.why)],
   ].filter(Boolean);
@@ -931,6 +944,12 @@ function showAgent(pid, agent, isNew) {
   }
   if (isNew) $("drawer").focus();
 }
+/// What is done about it.
+const acting = ({ act }) => !act ? [] : [
+  ...act.cases.map(one => ["Action", one.action + ({ due: " is due", started: " runs now" }[one.phase] ?? " is " + one.phase) + (one.due_in_ns ? (one.phase === "due" ? " in " : " for ") + time(one.due_in_ns) : "") + (one.why ? ": " + (WHY[one.why] ?? one.why) : "") + (one.attempt ? " (attempt " + one.attempt + ")" : "")]),
+  ...act.holds.map(one => ["Held", "actions for " + one.of + " for another " + time(one.ends_in_ns) + (one.text ? ": " + one.text : "")]),
+  ...act.evidence ? [["Evidence", act.evidence + "; varta-fleet explain sums it up"]] : [],
+];
 /// Its last quarter of an hour: silences as bars, events as ticks.
 function strip(agent) {
   const { history } = agent, end = agent.as_of ?? history.at(-1)?.mono_ns ?? 0, from = end - SPAN * 1e9, wide = 400, base = 24;

@@ -1,7 +1,7 @@
 //! Responses to requests: access, routing and formats.
 
 use std::convert::Infallible;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::mem;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -38,15 +38,17 @@ use super::reload::{self, NotReloaded, Outcome};
 use super::series::{NAMES, NAMES_OF_WATCH, Series, SeriesNames};
 use super::traffic::Busy;
 use super::{Server, Way, page, runbook};
-use crate::api::{FirstKept, Fleet, GroupBy, Page};
+use crate::action::thread::Whose;
+use crate::api::{AgentAct, FirstKept, Fleet, GroupBy, Page};
 use crate::json::Json;
-use crate::message::Shown;
+use crate::label::Label;
+use crate::message::{Reason, Shown};
 use crate::sys::clock::{SystemClock, boottime_ns};
 use crate::time::Clock;
 
 /// All paths, listed in the response to an unknown one.
 const PATHS: &str = "/, /agents/PID, /runbook, /metrics, /metrics/agents, /-/healthy, /-/ready, /-/reload, /-/act/hold, /-/act/unhold, /-/act/brake, /-/act/now, /api/v1/fleet, \
-     /api/v1/agents, /api/v1/agents/PID, /api/v1/cells, /api/v1/groups, /api/v1/dead, /api/v1/act, /api/v1/history, /api/v1/events, \
+     /api/v1/agents, /api/v1/agents/PID, /api/v1/agents/PID/evidence, /api/v1/cells, /api/v1/groups, /api/v1/dead, /api/v1/act, /api/v1/history, /api/v1/events, \
      /api/v1/openapi.json";
 /// Most cells of a map.
 const CELLS_MAX: u64 = 10_000;
@@ -175,7 +177,7 @@ impl Server {
             None if request.method() == Method::POST => {
                 self.act(way, request).await.unwrap_or_else(Self::refuse)
             }
-            None => self.look_up(request).await.unwrap_or_else(Self::refuse),
+            None => self.look_up(way, request).await.unwrap_or_else(Self::refuse),
         };
         let is_gzip = accepts(request.headers(), header::ACCEPT_ENCODING, "gzip") > 0.0;
         let (response, zipped) = self.affordable(response, is_gzip);
@@ -324,7 +326,7 @@ impl Server {
         None
     }
 
-    async fn look_up(self: &Rc<Self>, request: &Request<Incoming>) -> Result<Response, BadQuery> {
+    async fn look_up(self: &Rc<Self>, way: Way, request: &Request<Incoming>) -> Result<Response, BadQuery> {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let path = request.uri().path();
         match path {
@@ -397,8 +399,12 @@ impl Server {
                 query.allows(&[])?;
                 Ok(self.status_page().await)
             }
-            _ => match path.strip_prefix("/api/v1/agents/") {
-                Some(pid) => {
+            _ => match path.strip_prefix("/api/v1/agents/").map(|of| (of, of.strip_suffix("/evidence"))) {
+                Some((_, Some(pid))) => {
+                    query.allows(&[])?;
+                    self.evidence(way, pid)
+                }
+                Some((pid, None)) => {
                     query.allows(&["before"])?;
                     self.agent(pid, query.number("before", 0, u64::MAX)?).await
                 }
@@ -535,25 +541,69 @@ impl Server {
     }
 
     async fn agent(self: &Rc<Self>, pid: &str, before: Option<u64>) -> Result<Response, BadQuery> {
-        let Ok(pid) = pid.parse::<u32>() else {
-            return Err(BadQuery::new("pid", format!("{pid:?} is no process id"), "write its number"));
-        };
+        let pid = pid_of(pid)?;
         // The second scan is new: the agent may have appeared since, or moved.
         for must_be_new in [false, true] {
             let view = self.view(must_be_new).await;
             let past = |pid| past(pid, &self.ring.borrow(), before);
             let found = view.find(pid).and_then(|row| tracked(row, &self.sources, past));
-            if let Some(detail) = found {
+            if let Some(mut detail) = found {
+                let (unit, comm) = (detail.agent.unit.clone(), detail.agent.comm.clone().unwrap_or_default());
+                detail.act = self.done_about(Whose { pid, unit, comm }).await;
                 return Ok(Response::json(&detail));
             }
         }
         let past = past(pid, &self.ring.borrow(), before);
-        if let Some(exited) = exited(pid, &self.sources, past, before.is_some()) {
+        if let Some(mut exited) = exited(pid, &self.sources, past, before.is_some()) {
+            let about =
+                exited.past.history.iter().rev().find_map(|event| event.agent).map(|agent| agent.about);
+            let about = about.unwrap_or_default();
+            let (unit, comm) = (about.unit.and_then(Label::text), about.comm.as_str().to_owned());
+            exited.act = self.done_about(Whose { pid, unit: unit.map(String::from), comm }).await;
             return Ok(Response::json(&exited));
         }
         let told =
             format!("no agent with pid {pid} has beaten, as far as is remembered; is it the right pid?");
         Ok(Response::refused(StatusCode::NOT_FOUND, &told))
+    }
+
+    /// What is done about an agent, if there are actions, and the thread that acts answers.
+    async fn done_about(&self, whose: Whose) -> Option<AgentAct> {
+        let acting = self.sources.act.lock().clone()?;
+        let evidence = act::evidence_of(whose.pid, &self.ring.borrow());
+        act::about(&acting, whose, evidence, self.sources.now()).await
+    }
+
+    /// What was found about an agent before the last action for it.
+    fn evidence(&self, way: Way, pid: &str) -> Result<Response, BadQuery> {
+        if !matches!(way, Way::Control { is_ours: true, .. }) {
+            let told = "evidence is only for root and the user of the observer, through control.sock: run varta-fleet \
+                        explain as one of them";
+            return Ok(Response::refused(StatusCode::FORBIDDEN, told));
+        }
+        let pid = pid_of(pid)?;
+        let acting = self.sources.act.lock().clone();
+        let Some((acting, number)) = acting.zip(act::evidence_of(pid, &self.ring.borrow())) else {
+            let told = format!(
+                "there is no evidence about pid {pid}: nothing was started for it as far as its events are kept, or \
+                 without evidence"
+            );
+            return Ok(Response::refused(StatusCode::NOT_FOUND, &told));
+        };
+        let path = acting.evidence_file(number);
+        let shown = Shown(path.display());
+        Ok(match act::read_evidence(&path, pid) {
+            Ok(evidence) => Response::json(&evidence),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let told = format!("{shown} is not there any more: only the last files of evidence are kept");
+                Response::refused(StatusCode::NOT_FOUND, &told)
+            }
+            Err(error) => {
+                let told =
+                    format!("cannot read {shown}: {}; is it replaced, or the disk at fault?", Reason(&error));
+                Response::refused(StatusCode::SERVICE_UNAVAILABLE, &told)
+            }
+        })
     }
 
     fn events(self: &Rc<Self>, query: &Query, headers: &HeaderMap) -> Result<Response, BadQuery> {
@@ -567,6 +617,10 @@ impl Server {
             headers: Vec::new(),
         })
     }
+}
+
+fn pid_of(text: &str) -> Result<u32, BadQuery> {
+    text.parse().map_err(|_| BadQuery::new("pid", format!("{text:?} is no process id"), "write its number"))
 }
 
 fn gzip(bytes: &[u8]) -> Bytes {

@@ -14,15 +14,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam::channel::{Receiver, bounded};
-use rustix::event::{PollFd, PollFlags};
-use serde::Serialize;
-
 use crate::message::{Reason, Shown};
 use crate::process::unit::hierarchies;
 use crate::spawner::child::poll_until;
+use crate::spawner::found::{Evidence, Text, Thread, Verdict};
 use crate::sys::clock::{SystemClock, cpu_time_ns};
-use crate::time::{Clock as _, WallNs, duration_ns};
+use crate::time::{Clock as _, duration_ns};
+use crossbeam::channel::{Receiver, bounded};
+use rustix::event::{PollFd, PollFlags};
 
 /// How long the search may take.
 pub const WITHIN: Duration = Duration::from_millis(500);
@@ -39,72 +38,9 @@ const LEVELS_MAX: usize = 8;
 /// What is kept of a file of the kernel, bytes.
 const TEXT_BYTES_MAX: u64 = 1024;
 /// The longest file that is written, bytes.
-const FILE_BYTES_MAX: usize = 64 * 1024;
+pub const FILE_BYTES_MAX: usize = 64 * 1024;
 /// Files that are kept in a directory.
 const FILES_MAX: usize = 200;
-
-/// Why a process did not beat, as far as the kernel knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Verdict {
-    /// It is gone.
-    Gone,
-    /// A control group of it is frozen.
-    Frozen,
-    /// A tracer, such as a debugger, holds it.
-    Traced,
-    /// It was stopped by a signal.
-    Stopped,
-    /// It has used up the CPU quota of a control group.
-    Throttled,
-    /// It uses CPU time, or wants to.
-    Spinning,
-    /// It waits in a system call that nothing interrupts.
-    Uninterruptible,
-    /// It waits.
-    Sleeping,
-}
-
-#[derive(Debug, Serialize)]
-struct Found {
-    pid: u32,
-    wall: WallNs,
-    verdict: Verdict,
-    /// How long the search took, ns.
-    took_ns: u64,
-    /// CPU time of the whole process at the first look, and how much more it had used at the second, ns.
-    cpu_ns: Option<u64>,
-    cpu_used_ns: Option<u64>,
-    /// From the first look to the second, ns.
-    between_ns: u64,
-    threads: Vec<Thread>,
-    /// How many there are.
-    threads_all: usize,
-    /// Lines of `/proc/PID/status`.
-    memory: Vec<String>,
-    /// Files about its control groups, and the pressure on the host.
-    files: Vec<Text>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Thread {
-    tid: u32,
-    comm: String,
-    /// As in `/proc/PID/stat`, at both looks.
-    state: char,
-    state_later: Option<char>,
-    /// The function of the kernel that it waits in.
-    wait_channel: Option<String>,
-    /// CPU time it had used, and what it used from the first look to the second, ns.
-    cpu_ns: Option<u64>,
-    cpu_used_ns: Option<u64>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Text {
-    path: String,
-    text: String,
-}
 
 /// What a search ends with: why nothing was written, in words.
 pub type Outcome = Result<(), String>;
@@ -204,7 +140,7 @@ pub fn search(pid: u32, pidfd: Option<&OwnedFd>, path: &Path, owner: u32) -> Out
         .map_err(|error| format!("cannot write {}: {}", Shown(path.display()), Reason(&error)))
 }
 
-fn look(pid: u32, pidfd: Option<&OwnedFd>) -> Found {
+fn look(pid: u32, pidfd: Option<&OwnedFd>) -> Evidence {
     let (begun, wall) = (Instant::now(), SystemClock.wall());
     let cpu_ns = cpu_time_ns(pid);
     let (mut threads, threads_all) = threads_of(pid);
@@ -234,7 +170,7 @@ fn look(pid: u32, pidfd: Option<&OwnedFd>) -> Found {
     let memory = memory_of(pid);
     let took_ns = duration_ns(begun.elapsed());
     let (cpu_ns, cpu_used_ns) = (cpu_ns.filter(|_| !is_gone), cpu_used_ns.filter(|_| !is_gone));
-    Found {
+    Evidence {
         pid,
         wall,
         verdict,

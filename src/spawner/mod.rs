@@ -9,10 +9,11 @@
 //! spawner starts a supervisor for each child. Neither waits for the next one.
 
 pub mod client;
+pub mod found;
 pub mod protocol;
 pub mod serve;
 
 mod child;
-mod evidence;
+pub mod evidence;
 mod line;
 mod tree;

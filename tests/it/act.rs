@@ -1,6 +1,7 @@
 //! Actions: what is started for whom, and what holds it back, with real agents, a real spawner and real programs.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,7 +10,11 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::http::assert_is;
-use crate::common::{Agent, Client, Event, Observer, Options, Place, SOON, program, wait_for};
+use crate::common::http::Connection;
+use crate::common::{
+    Agent, Client, Event, Observer, Options, PROGRAM, Place, SOON, copy_program, program, program_by,
+    wait_for,
+};
 
 /// A place with a program that appends its arguments to a file.
 pub struct Ground {
@@ -272,6 +277,143 @@ fn an_operator_holds_releases_brakes_and_starts_by_hand() {
             .find(|line| line.contains(&format!("\"phase\":\"{phase}\"")) && line.contains("\"by\""));
         assert!(line.is_some_and(|line| line.contains(&format!("\"uid\":{uid}"))), "{phase}: {audit}");
     }
+}
+
+#[test]
+fn what_is_done_about_an_agent_is_explained_and_answered_as_the_schema_says() {
+    let ground = Ground::new();
+    let more = "after = \"100ms\"\nretry = { first = \"30m\", max = \"30m\" }";
+    let options = ground.options("[\"stall\"]", more);
+    let options = Options {
+        config: format!("control-mode = \"0666\"\n{}", options.config),
+        arguments: vec!["--http".to_owned(), "127.0.0.1:0".to_owned()],
+        ..options
+    };
+    let mut observer = Observer::start_in(ground.place, options);
+    let mut agent = Agent::start(Client::Rust02, &observer);
+    let pid = agent.pid();
+    observer.expect("up", pid, SOON);
+    let detail = |observer: &Observer| observer.get(&format!("/api/v1/agents/{pid}")).json();
+    let calm = detail(&observer);
+    assert_is("AgentDetail", &calm);
+    assert_eq!(calm["act"], json!({ "cases": [], "holds": [] }));
+    let evidence = format!("/api/v1/agents/{pid}/evidence");
+    let mut control = Connection::control(&observer.dir());
+    assert!(control.get(&evidence, &[]).refusal(404).contains("there is no evidence about pid"));
+
+    let (is_held, said) = act(&observer, &["hold", &pid.to_string(), "--for", "1h", "--why", "a dump"]);
+    assert!(is_held, "{said}");
+    agent.signal(Signal::STOP);
+    wait_for("it to be held", || (steps(observer.events(), pid) == ["due", "held hand"]).then_some(()));
+    assert!(act(&observer, &["brake", "engage"]).0);
+    let list = observer.get("/api/v1/act").json();
+    assert_is("Act", &list);
+    assert_eq!((&list["actions"], &list["cases"][0]["pid"]), (&json!(["restart"]), &json!(pid)));
+    assert_eq!((&list["holds"][0]["text"], &list["brakes"][0]["by_hand"]), (&json!("a dump"), &json!(true)));
+    let held = detail(&observer);
+    assert_is("AgentDetail", &held);
+    assert_eq!(
+        (&held["act"]["cases"][0]["phase"], &held["act"]["cases"][0]["why"]),
+        (&json!("held"), &json!("brake"))
+    );
+    let explain = |observer: &Observer| {
+        let mut explain = program();
+        let output = explain.args(["explain", "--dir"]).arg(observer.dir()).arg(pid.to_string()).output();
+        String::from_utf8(output.expect("it runs").stdout).expect("text").replace('\n', " ")
+    };
+    let said = explain(&observer);
+    assert!(said.contains("Action restart is held: a brake is engaged."), "{said}");
+    assert!(said.contains(&format!("An operator holds actions for pid {pid} for another 59m")), "{said}");
+
+    assert!(act(&observer, &["unhold", &pid.to_string()]).0);
+    assert!(act(&observer, &["brake", "release"]).0);
+    wait_for("the action to end", || {
+        steps(observer.events(), pid).contains(&"ended".to_owned()).then_some(())
+    });
+    let found = wait_for("the evidence to be known", || {
+        let answer = control.get(&evidence, &[]);
+        (answer.code == 200).then(|| answer.json())
+    });
+    assert_is("Evidence", &found);
+    assert_eq!((&found["pid"], &found["verdict"]), (&json!(pid), &json!("stopped")));
+    let said = explain(&observer);
+    assert!(
+        said.contains("it was stopped by a signal.")
+            && said.contains("Of 1 thread the main one was in state T"),
+        "{said}"
+    );
+    assert!(
+        said.contains("action restart started as process ") && said.contains("action restart succeeded"),
+        "{said}"
+    );
+    let path = detail(&observer)["act"]["evidence"].as_str().expect("a path").to_owned();
+    assert!(said.replace(' ', "").contains(&format!("Allofitisin{}.", path.replace(' ', ""))), "{said}");
+
+    let address = observer.http_address();
+    let mut tcp = Connection::tcp(address);
+    assert!(tcp.get(&evidence, &[]).refusal(403).contains("through control.sock"));
+    for path in ["hold?pid=1&for_ns=1", "unhold?pid=1", "brake?do=engage", "now?pid=1&action=restart"] {
+        tcp.send(format!("POST /-/act/{path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).expect("send");
+        assert!(tcp.answer().refusal(403).contains("only through its control.sock"), "{path}");
+    }
+    fs::write(&path, "{\"pid\":1}").expect("write");
+    assert!(control.get(&evidence, &[]).refusal(503).contains("it is about pid 1"));
+    fs::remove_file(&path).expect("it is there");
+    assert!(control.get(&evidence, &[]).refusal(404).contains("only the last files of evidence are kept"));
+    let said = explain(&observer);
+    assert!(said.contains("and is not shown: ") && said.contains("is not there any more"), "{said}");
+
+    agent.signal(Signal::KILL);
+    observer.expect("exit", pid, SOON);
+    agent.wait();
+    let gone = wait_for("the exit to be known", || {
+        let answer = detail(&observer);
+        let is_over = answer["act"]["cases"].as_array().is_some_and(Vec::is_empty);
+        (answer["state"] == "exited" && is_over).then_some(answer)
+    });
+    assert_is("ExitedAgent", &gone);
+    assert_eq!(gone["act"]["evidence"], json!(path));
+    observer.stop();
+}
+
+/// A control socket that all may use lets them ask, and not act.
+#[test]
+fn who_is_neither_root_nor_the_user_of_the_observer_may_ask_and_not_act() {
+    crate::common::needs_root("it asks as another user");
+    let ground = Ground::new();
+    let options = ground.options("[\"stall\"]", "");
+    let config = format!("control-mode = \"0666\"\n{}", options.config);
+    let mut observer = Observer::start_in(ground.place, Options { config, ..options });
+    let agent = Agent::start(Client::Rust02, &observer);
+    observer.expect("up", agent.pid(), SOON);
+    let copy = observer.place().base().join("copy");
+    copy_program(PROGRAM.as_ref(), &copy);
+    for directory in [observer.place().base(), &observer.dir()] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    }
+    let stranger = |arguments: &[&str]| {
+        let mut command = program_by("setpriv");
+        command.args(["--reuid", "4711", "--regid", "4711", "--clear-groups"]).arg(&copy).args(arguments);
+        let output = command.arg("--dir").arg(observer.dir()).output().expect("run setpriv");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).expect("text"))
+    };
+    let pid = agent.pid().to_string();
+    assert_eq!(stranger(&["act", "list"]), (Some(0), "nothing is to be done\n".to_owned()));
+    for request in [
+        &["act", "hold", &pid, "--for", "1s"][..],
+        &["act", "unhold", &pid],
+        &["act", "brake", "engage"],
+        &["act", "brake", "release"],
+        &["act", "now", &pid, "restart"],
+    ] {
+        let (code, said) = stranger(request);
+        assert_eq!(code, Some(77), "{request:?}: {said}");
+        let told = "only root and the user of the observer may change something; run this as one of them";
+        assert!(said.contains(told), "{request:?}: {said}");
+    }
+    assert_eq!(act(&observer, &["list"]), (true, "nothing is to be done\n".to_owned()));
+    observer.stop();
 }
 
 #[test]

@@ -4,13 +4,16 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use varta_fleet::Shown;
-use varta_fleet::api::{AgentState, Detail, Exited, Fleet, Past, Refused, Tracked, TurnedAwayFor};
+use varta_fleet::api::{
+    ActCase, ActHold, AgentAct, AgentState, Detail, Evidence, EvidenceFile, EvidenceVerdict, Exited, Fleet,
+    Past, Refused, Tracked, TurnedAwayFor,
+};
 use varta_fleet::event::{Event, EventKind, Texts};
 
 use crate::client::{Client, FleetArgs};
 use crate::clock::{ZoneArgs, date_time};
 use crate::exit::{CliError, Exit, counted};
-use crate::words::{comm, dated_line, ending, time};
+use crate::words::{comm, dated_line, ending, reason_of, time};
 
 /// Events shown at the end.
 const EVENTS: usize = 10;
@@ -44,13 +47,110 @@ pub fn explain(args: &ExplainArgs) -> Result<Exit, CliError> {
     Ok(Exit::Clean)
 }
 
-/// The explanation of an agent: a paragraph, an empty line, its last events.
+/// The explanation of an agent: a paragraph, one of what is done about it, if anything is, its last events; an empty line
+/// between them.
 pub fn text(client: &Client, pid: u32) -> Result<String, CliError> {
     let fleet: Fleet = client.get("/api/v1/fleet")?;
-    Ok(match client.get::<Detail>(&path(pid))? {
-        Detail::Tracked(tracked) => of_tracked(&tracked, &fleet),
-        Detail::Exited(exited) => of_exited(&exited),
-    })
+    let detail = client.get::<Detail>(&path(pid))?;
+    let (act, mut said) = match &detail {
+        Detail::Tracked(tracked) => (&tracked.act, of_tracked(tracked, &fleet)),
+        Detail::Exited(exited) => (&exited.act, of_exited(exited)),
+    };
+    let Some(act) = act else { return Ok(said) };
+    let evidence = act.evidence.as_ref().map(|path| {
+        let found = client.get::<Evidence>(&format!("/api/v1/agents/{pid}/evidence"));
+        evidence(path, found.map_err(|error| error.to_string()))
+    });
+    let done: Vec<String> = done(act).into_iter().chain(evidence).collect();
+    if !done.is_empty() {
+        // Before the events.
+        let end = said.find("\n\n").unwrap_or(said.len());
+        said.insert_str(end, &format!("\n\n{}", wrapped(&done.join(" "))));
+    }
+    Ok(said)
+}
+
+/// What is done about an agent, in sentences.
+fn done(act: &AgentAct) -> Vec<String> {
+    let case = |case: &ActCase| {
+        let ActCase { action, phase, why, attempt, due_in_ns, .. } = case;
+        let why = why.as_deref().map(|why| format!(": {}", reason_of(why))).unwrap_or_default();
+        let attempts = if *attempt > 0 {
+            format!(", after {}", counted((*attempt).into(), "start"))
+        } else {
+            String::new()
+        };
+        let due = due_in_ns.map(time);
+        match (&**phase, due) {
+            ("started", _) => format!("Action {action} runs for it now (attempt {attempt})."),
+            ("held", Some(due)) => format!("Action {action} waits for {due}{why}{attempts}."),
+            ("held", None) => format!("Action {action} is held{why}{attempts}."),
+            (_, Some(due)) => format!("Action {action} is due in {due}{attempts}."),
+            (phase, None) => format!("Action {action} is {}{why}{attempts}.", Shown(phase)),
+        }
+    };
+    let hold = |hold: &ActHold| {
+        let why = if hold.text.is_empty() { String::new() } else { format!(": {}", Shown(&hold.text)) };
+        format!(
+            "An operator holds actions for {} for another {}{why}.",
+            Shown(&hold.of),
+            time(hold.ends_in_ns)
+        )
+    };
+    act.cases.iter().map(case).chain(act.holds.iter().map(hold)).collect()
+}
+
+/// What was found before an action, or why that is not known.
+fn evidence(path: &str, found: Result<Evidence, String>) -> String {
+    let path = Shown(path);
+    let found = match found {
+        Ok(found) => found,
+        Err(why) => {
+            return format!(
+                "What was found before the last action is in {path}, and is not shown: {}.",
+                Shown(why)
+            );
+        }
+    };
+    let mut said =
+        format!("Before the last action, at {}, {}.", date_time(found.wall), verdict(found.verdict));
+    if let Some(used) = found.cpu_used_ns {
+        let _ = write!(said, " It used {} of CPU time within {}.", time(used), time(found.between_ns));
+    }
+    if let Some(main) = found.threads.first() {
+        let waits = main.wait_channel.as_deref().map(|at| format!(", in {}", Shown(at))).unwrap_or_default();
+        let threads = counted(found.threads_all as u64, "thread");
+        let _ = write!(said, " Of {threads} the main one was in state {}{waits}.", main.state);
+    }
+    let memory = found.memory.iter().find_map(|line| line.strip_prefix("VmRSS:"));
+    if let Some(memory) = memory {
+        let _ = write!(said, " It had {} in memory.", Shown(memory.trim()));
+    }
+    let quotas = found.files.iter().filter(|file| is_quota(file));
+    for EvidenceFile { path, text } in quotas {
+        let _ = write!(said, " Its CPU quota is {} ({}).", Shown(text.trim()), Shown(path));
+    }
+    let _ = write!(said, " All of it is in {path}.");
+    said
+}
+
+/// Whether it limits CPU time: version 2, version 1.
+fn is_quota(file: &EvidenceFile) -> bool {
+    file.path.ends_with("/cpu.max") && !file.text.starts_with("max")
+        || file.path.ends_with("/cpu.cfs_quota_us") && !file.text.starts_with('-')
+}
+
+const fn verdict(verdict: EvidenceVerdict) -> &'static str {
+    match verdict {
+        EvidenceVerdict::Gone => "it was gone",
+        EvidenceVerdict::Frozen => "a control group of it was frozen",
+        EvidenceVerdict::Traced => "a tracer, such as a debugger, held it",
+        EvidenceVerdict::Stopped => "it was stopped by a signal",
+        EvidenceVerdict::Throttled => "it had used up its CPU quota",
+        EvidenceVerdict::Spinning => "it was spinning: it used CPU time, or wanted to",
+        EvidenceVerdict::Uninterruptible => "it waited in a system call that nothing interrupts",
+        EvidenceVerdict::Sleeping => "it was sleeping",
+    }
 }
 
 fn path(pid: u32) -> String {
@@ -303,8 +403,8 @@ fn is_refusal(event: &Event) -> bool {
     matches!(event.kind, EventKind::Decode { .. } | EventKind::Auth { .. })
 }
 
-/// The text in lines of a readable length, and the last events.
-fn paragraphs(said: &str, past: &Past) -> String {
+/// In lines of a readable length.
+fn wrapped(said: &str) -> String {
     const WIDTH: usize = 80;
     let mut out = String::new();
     let mut width = 0;
@@ -320,6 +420,12 @@ fn paragraphs(said: &str, past: &Past) -> String {
         out.push_str(word);
         width += len;
     }
+    out
+}
+
+/// The text, and the last events.
+fn paragraphs(said: &str, past: &Past) -> String {
+    let mut out = wrapped(said);
     out.push_str("\n\n");
     let history = &past.history;
     if history.is_empty() {
@@ -338,7 +444,7 @@ fn paragraphs(said: &str, past: &Past) -> String {
 
 #[cfg(test)]
 mod tests {
-    use varta_fleet::api::{Agent, Blind, Resume, Rule, Stall};
+    use varta_fleet::api::{Agent, Blind, EvidenceThread, Resume, Rule, Stall};
 
     use super::*;
 
@@ -423,6 +529,82 @@ mod tests {
         assert!(said.contains("reported as not certain, since whether its process exists"), "{said}");
         tracked.agent.comm = Some("a\u{1b}[2J\nb".to_owned());
         assert!(!of_tracked(&tracked, &fleet).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn what_is_done_is_said_in_sentences_that_harm_no_terminal() {
+        let case = |phase: &str, why: Option<&str>, attempt, due_in_ns| ActCase {
+            action: "restart".to_owned(),
+            phase: phase.to_owned(),
+            why: why.map(str::to_owned),
+            attempt,
+            due_in_ns,
+            ..ActCase::default()
+        };
+        let hold =
+            ActHold { of: "pid 4711".to_owned(), ends_in_ns: SECOND, text: "a\u{1b}b".to_owned(), id: 1 };
+        let cases = vec![
+            case("due", None, 0, Some(SECOND)),
+            case("held", Some("brake"), 0, None),
+            case("held", Some("backoff"), 1, Some(9 * SECOND)),
+            case("started", None, 2, None),
+            case("held", Some("of another version\u{1b}"), 0, None),
+        ];
+        let said = done(&AgentAct { cases, holds: vec![hold], evidence: None });
+        assert_eq!(
+            said[..4],
+            [
+                "Action restart is due in 1.00 s.",
+                "Action restart is held: a brake is engaged.",
+                "Action restart waits for 9.00 s: it was tried a short time ago, after 1 start.",
+                "Action restart runs for it now (attempt 2).",
+            ]
+        );
+        assert!(
+            said[5].starts_with("An operator holds actions for pid 4711 for another 1.00 s: a"),
+            "{}",
+            said[5]
+        );
+        assert!(!said.concat().contains('\u{1b}'), "{said:?}");
+    }
+
+    #[test]
+    fn evidence_is_summed_up_or_it_is_said_why_not() {
+        let file = |path: &str, text: &str| EvidenceFile { path: path.to_owned(), text: text.to_owned() };
+        let thread = EvidenceThread {
+            tid: 7,
+            comm: "w".to_owned(),
+            state: 'S',
+            state_later: Some('S'),
+            wait_channel: Some("do_sys_poll".to_owned()),
+            cpu_ns: None,
+            cpu_used_ns: None,
+        };
+        let found = Evidence {
+            verdict: EvidenceVerdict::Throttled,
+            wall: varta_fleet::time::WallNs(1_772_366_400_000_000_000),
+            cpu_used_ns: Some(2_000_000),
+            between_ns: 100_000_000,
+            threads: vec![thread],
+            threads_all: 3,
+            memory: vec!["VmPeak: 9 kB".to_owned(), "VmRSS: 12 kB".to_owned()],
+            files: vec![
+                file("/g/cpu.max", "10000 100000"),
+                file("/cpu.max", "max 100000"),
+                file("/f\u{1b}", "x"),
+            ],
+            ..Evidence::default()
+        };
+        assert_eq!(
+            evidence("/e.json", Ok(found)),
+            "Before the last action, at 2026-03-01 12:00:00.000Z, it had used up its CPU quota. It used 2.00 ms of CPU time \
+             within 100 ms. Of 3 threads the main one was in state S, in do_sys_poll. It had 12 kB in memory. Its CPU quota \
+             is 10000 100000 (/g/cpu.max). All of it is in /e.json."
+        );
+        assert_eq!(
+            evidence("/e.json", Err("only for root".to_owned())),
+            "What was found before the last action is in /e.json, and is not shown: only for root."
+        );
     }
 
     #[test]

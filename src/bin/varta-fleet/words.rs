@@ -1,15 +1,17 @@
 //! Numbers, times and events in plain words.
 
-use varta_fleet::Shown;
+use std::io;
+
 use varta_fleet::api::Agent;
 use varta_fleet::config::KeySet;
 use varta_fleet::event::{
-    ActionWhy, BlindPhase, BlindWhy, BrakePhase, BrakeScope, Event, EventKind, ExitHow, FrozenPhase,
-    ReloadOutcome, RestartWhy, SessionWhy,
+    ActionPhase, ActionWhy, BlindPhase, BlindWhy, BrakePhase, BrakeScope, Event, EventKind, ExitHow,
+    FrozenPhase, ReloadOutcome, RestartWhy, SessionWhy,
 };
 use varta_fleet::label::Label;
 use varta_fleet::priority::Standing;
 use varta_fleet::time::WallNs;
+use varta_fleet::{Reason, Shown};
 
 use crate::clock;
 use crate::exit::counted;
@@ -197,12 +199,7 @@ fn predicate(event: &Event) -> String {
             "the new configuration is refused, the one before stays in force".to_owned()
         }
         EventKind::Reload { changed, restart, .. } => reload(changed, restart),
-        EventKind::Action { action, phase, why, how, attempt, .. } => {
-            let why = why.map(|why| format!(": {}", reason(why))).unwrap_or_default();
-            let how = how.map(|how| format!(", {}", ending(Some(how)))).unwrap_or_default();
-            let attempt = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
-            format!("action {} {}{attempt}{why}{how}", action.as_str(), phase.as_str())
-        }
+        EventKind::Action { .. } => action(&event.kind),
         EventKind::Brake { phase, scope, uid, unit, stalls, agents, by_hand } => {
             let of = match scope {
                 BrakeScope::Fleet => "all agents".to_owned(),
@@ -212,16 +209,16 @@ fn predicate(event: &Event) -> String {
                     name.map_or_else(|| "a unit".to_owned(), |name| Shown(&*name).to_string())
                 }
             };
-            let by = if by_hand { " by hand" } else { "" };
-            match phase {
-                BrakePhase::Engaged if !by_hand => {
-                    format!(
-                        "actions for {of} are held: {stalls} of {} stalled at once",
-                        counted(agents.into(), "agent")
-                    )
+            let stalled = format!("{stalls} of {} stalled at once", counted(agents.into(), "agent"));
+            match (phase, by_hand) {
+                (BrakePhase::Engaged, false) => format!("actions for {of} are held: {stalled}"),
+                (BrakePhase::Engaged, true) => format!("an operator holds actions for {of}"),
+                (BrakePhase::Released, false) => {
+                    format!("actions for {of} are no longer held: none of them stalled for a while")
                 }
-                BrakePhase::Engaged => format!("actions for {of} are held{by}"),
-                BrakePhase::Released => format!("actions for {of} are not held any more{by}"),
+                (BrakePhase::Released, true) => {
+                    format!("actions for {of} are no longer held: an operator released them")
+                }
             }
         }
         EventKind::Lost { from_seq, to_seq } => {
@@ -229,6 +226,46 @@ fn predicate(event: &Event) -> String {
         }
         _ => String::new(),
     }
+}
+
+/// How far an action is; empty for other kinds.
+pub fn action(kind: &EventKind) -> String {
+    let EventKind::Action { action, phase, why, attempt, child, how, errno, evidence } = *kind else {
+        return String::new();
+    };
+    let action = action.as_str();
+    let attempt = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
+    let because = why.map(|why| format!(": {}", reason(why))).unwrap_or_default();
+    match phase {
+        ActionPhase::Due => format!("action {action} is due{attempt}"),
+        ActionPhase::Held => format!("action {action} is held{attempt}{because}"),
+        ActionPhase::Started => {
+            let process = if child > 0 { format!(" as process {child}") } else { String::new() };
+            let evidence = if evidence > 0 { format!(", evidence {evidence}") } else { String::new() };
+            format!("action {action} started{process}{attempt}{evidence}")
+        }
+        ActionPhase::Ended => format!("action {action} succeeded{attempt}"),
+        ActionPhase::Failed => {
+            let how = match (how, why) {
+                // A killed program ended by the signal that killed it.
+                (Some(how), Some(ActionWhy::Status)) => format!(": its program {}", ending(Some(how))),
+                _ if errno != 0 => {
+                    let errno = io::Error::from_raw_os_error(errno);
+                    format!("{because}: {}", Reason(&errno))
+                }
+                _ => because,
+            };
+            format!("action {action} failed{attempt}{how}")
+        }
+        ActionPhase::Cancelled => format!("action {action} is not needed any more{because}"),
+        ActionPhase::Refused => format!("action {action} is refused{because}"),
+    }
+}
+
+/// The same for its word in the event schema; one that this version does not know is shown as it is.
+pub fn reason_of(word: &str) -> String {
+    let known = ActionWhy::ALL.into_iter().find(|why| why.as_str() == word);
+    known.map_or_else(|| Shown(word).to_string(), |why| reason(why).to_owned())
 }
 
 /// Why an action is held, failed, cancelled or refused.
@@ -361,6 +398,34 @@ mod tests {
                 r#""kind":"churn","uid":7,"ups":1,"exits":2,"terminals":3,"changes":4,"for_ns":1000000000"#,
                 "churn    pid 4711 shard 1: uid 7: 1 agent came, 2 ended, 3 panicked in 1.00 s",
             ),
+            (
+                r#""kind":"action","action":"restart","phase":"started","attempt":2,"child":4712,"evidence":9"#,
+                "action   pid 4711 shard 1: action restart started as process 4712 (attempt 2), evidence 9",
+            ),
+            (
+                r#""kind":"action","action":"restart","phase":"held","why":"brake""#,
+                "action   pid 4711 shard 1: action restart is held: a brake is engaged",
+            ),
+            (
+                r#""kind":"action","action":"restart","phase":"ended","attempt":1,"child":4712,"code":0"#,
+                "action   pid 4711 shard 1: action restart succeeded",
+            ),
+            (
+                r#""kind":"action","action":"restart","phase":"failed","why":"status","attempt":3,"code":7"#,
+                "action   pid 4711 shard 1: action restart failed (attempt 3): its program ended with code 7",
+            ),
+            (
+                r#""kind":"action","action":"restart","phase":"failed","why":"timeout","attempt":1,"signal":9"#,
+                "action   pid 4711 shard 1: action restart failed: it took too long and was killed",
+            ),
+            (
+                r#""kind":"action","action":"restart","phase":"failed","why":"start","attempt":1,"errno":2"#,
+                "action   pid 4711 shard 1: action restart failed: it could not be started: no such file or directory",
+            ),
+            (
+                r#""kind":"action","action":"restart","phase":"cancelled","why":"resumed""#,
+                "action   pid 4711 shard 1: action restart is not needed any more: the agent beats again",
+            ),
             (r#""kind":"moved","from":0"#, "moved    pid 4711 shard 1: moved here from shard 0"),
         ];
         for (kind, expected) in cases {
@@ -369,6 +434,23 @@ mod tests {
         }
         let refused = told(&format!(r#"{{{common},"pid":815,"kind":"decode","error":"bad_crc"}}"#));
         assert_eq!(refused, "12:00:00.123  decode   pid 815 shard 1: refused, bad_crc");
+        let brakes = [
+            (
+                r#""phase":"engaged","scope":"uid","uid":7,"stalls":12,"agents":30,"by_hand":false"#,
+                "brake    actions for uid 7 are held: 12 of 30 agents stalled at once",
+            ),
+            (
+                r#""phase":"released","scope":"fleet","stalls":12,"agents":30,"by_hand":true"#,
+                "brake    actions for all agents are no longer held: an operator released them",
+            ),
+        ];
+        for (brake, expected) in brakes {
+            let common = common.replace(r#","shard":1"#, "");
+            assert_eq!(
+                told(&format!(r#"{{{common},"kind":"brake",{brake}}}"#)),
+                format!("12:00:00.123  {expected}")
+            );
+        }
         let lost = told(r#"{"v":1,"kind":"lost","from_seq":5,"to_seq":9}"#);
         assert_eq!(lost.trim_start(), "lost     events 5 to 9 are no longer in the history");
     }
