@@ -18,13 +18,15 @@
 //! the last frame of its agent. A line about no agent has its detail in the last column: `blind` its phase,
 //! reason and length, `full` the refused frames (and the user whose share is used up), `flood` its reason,
 //! user (`-`: many), frames and refused frames, `start` the shards, `restart` its reason, shards, agents
-//! adopted, those gone, and the gap in ns, `missing` user and name, `lost` the first and the last `seq` that
+//! adopted, those gone, and the gap in ns, `missing` user and name, `action` its phase, the action, why (`-`: no reason) and
+//! the attempt, `brake` its phase, how many of how many agents stalled, and whom it holds, `lost` the first and the last `seq` that
 //! this output had to drop. More does not fit; [`jsonl`](super::jsonl) has all fields.
 
 use std::fmt;
 use std::io::{self, Write};
 
-use crate::event::{BlindPhase, Event, EventKind, NoFrame};
+use crate::event::{ActionWhy, BlindPhase, Event, EventKind, NoFrame};
+use crate::label::Label;
 use crate::message::Shown;
 use crate::time::MonoNs;
 use crate::wire::DecodeError;
@@ -97,6 +99,22 @@ impl fmt::Display for Columns<'_> {
             }
             EventKind::Reload { outcome, .. } => write!(f, "-\t-\t-\t{}", outcome.as_str()),
             EventKind::Missing { pid, uid, comm } => write!(f, "{pid}\t-\t-\t{uid} {}", Shown(comm.as_str())),
+            EventKind::Action { action, phase, why, attempt, .. } => {
+                match agent {
+                    Some(agent) => write!(f, "{}\t{}\t-\t", agent.pid, agent.nonce)?,
+                    None => f.write_str("-\t-\t-\t")?,
+                }
+                let why = why.map_or("-", ActionWhy::as_str);
+                write!(f, "{} {} {why} {attempt}", phase.as_str(), action.as_str())
+            }
+            EventKind::Brake { phase, scope, uid, unit, stalls, agents, .. } => {
+                write!(f, "-\t-\t-\t{} {stalls} {agents} {}", phase.as_str(), scope.as_str())?;
+                match (uid, unit.and_then(Label::text)) {
+                    (Some(uid), _) => write!(f, " {uid}"),
+                    (None, Some(unit)) => write!(f, " {}", Shown(&*unit)),
+                    (None, None) => Ok(()),
+                }
+            }
             EventKind::Lost { from_seq, to_seq } => write!(f, "-\t-\t-\t{from_seq}-{to_seq}"),
             _ => match agent {
                 Some(agent) => {
@@ -191,11 +209,11 @@ mod tests {
             "reload\t-\t-\t-\trefused",
             "missing\t4711\t-\t-\t1000 worker",
             "exit\t4711\t42\tdegraded\t18446744073709551615",
-            "action\t4711\t42\tdegraded\t18446744073709551615",
-            "action\t4711\t42\tdegraded\t18446744073709551615",
-            "brake\t-\t-\t-\t-",
-            "brake\t-\t-\t-\t-",
-            "brake\t-\t-\t-\t-",
+            "action\t4711\t42\t-\theld restart-worker backoff 2",
+            "action\t4711\t42\t-\tfailed restart-worker status 2",
+            "brake\t-\t-\t-\tengaged 40 150 fleet",
+            "brake\t-\t-\t-\tengaged 40 150 uid 1001",
+            "brake\t-\t-\t-\tengaged 40 150 unit worker@7.service",
             "up\t4711\t42\tdegraded\t18446744073709551615",
         ]
         .map(|columns| format!("1500000000\t{columns}"));

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use varta_fleet::Shown;
-use varta_fleet::event::{BlindPhase, Event, EventKind, ExitHow};
+use varta_fleet::event::{ActionName, ActionPhase, ActionWhy, BlindPhase, Event, EventKind, ExitHow};
 use varta_fleet::time::WallNs;
 
 use crate::accounts::Users;
-use crate::words::{amount, ending, line, time, time_of_day};
+use crate::words::{self, amount, ending, line, time, time_of_day};
 
 /// Lines kept.
 const KEPT: usize = 200;
@@ -109,13 +109,19 @@ const fn is_trouble(event: &Event) -> bool {
     matches!(event.kind, EventKind::Blind { .. } | EventKind::Flood { .. })
 }
 
-/// Whether it happens to many at once, and how it ended, if it did.
-const fn wave(event: &Event) -> Option<Option<ExitHow>> {
+/// What many have in common to which it happens at once: how they ended, or what became of which action.
+type Wave = (Option<ExitHow>, Option<(ActionName, ActionPhase, Option<ActionWhy>, i32)>);
+
+/// `None`: it happens to one alone.
+const fn wave(event: &Event) -> Option<Wave> {
     match event.kind {
         EventKind::Up | EventKind::Stall { .. } | EventKind::Resume { .. } | EventKind::Missing { .. } => {
-            Some(None)
+            Some((None, None))
         }
-        EventKind::Exit { how, .. } => Some(how),
+        EventKind::Exit { how, .. } => Some((how, None)),
+        EventKind::Action { action, phase, why, how, errno, .. } => {
+            Some((how, Some((action, phase, why, errno))))
+        }
         _ => None,
     }
 }
@@ -204,7 +210,8 @@ impl Entry {
                     0 => String::new(),
                     ns => format!(", within {}", time(ns)),
                 };
-                let text = format!("{who} {what}{within}: {pids}{more}");
+                let colon = if matches!(self.last.kind, EventKind::Action { .. }) { ":" } else { "" };
+                let text = format!("{who}{colon} {what}{within}: {pids}{more}");
                 (self.last.kind.name(), text)
             }
             What::Trouble { blind, floods } => {
@@ -239,6 +246,11 @@ fn happened(event: &Event, silent_ns: u64) -> String {
         EventKind::Stall { .. } => format!("silent for {}", time(silent_ns)),
         EventKind::Resume { .. } => format!("back after {}", time(silent_ns)),
         EventKind::Exit { how, .. } => ending(how),
+        EventKind::Action { action, phase, why, how, errno, .. } => {
+            // Each has its own.
+            let (attempt, child, evidence) = (0, 0, 0);
+            words::action(&EventKind::Action { action, phase, why, attempt, child, how, errno, evidence })
+        }
         EventKind::Missing { .. } => "live, but do not beat to this observer".to_owned(),
         _ => "beat".to_owned(),
     }
@@ -433,5 +445,27 @@ mod tests {
         // Another observer, after the clock was set back.
         feed.take(event(1, 400, 0, ENDED));
         assert_eq!(feed.taken(), 3);
+    }
+
+    #[test]
+    fn a_wave_of_one_step_of_an_action_is_one_line() {
+        let step = |seq: u64, more: &str| {
+            let kind = format!(r#""kind":"action","action":"restart",{more}"#);
+            named(seq, seq, 0, &kind, &format!("load-00{seq}"))
+        };
+        let started =
+            |seq: u64| step(seq, &format!(r#""phase":"started","attempt":1,"child":{}"#, 900 + seq));
+        let failed = |seq: u64, code: u8| {
+            step(seq, &format!(r#""phase":"failed","why":"status","attempt":1,"child":9,"code":{code}"#))
+        };
+        let lines = lines(&[started(1), started(2), started(3), failed(4, 7), failed(5, 7), failed(6, 8)]);
+        assert_eq!(
+            lines,
+            [
+                "12:00:00.003  action   3 load-*: action restart started, within 2.00 ms: 101, 102, 103",
+                "12:00:00.005  action   2 load-*: action restart failed: its program ended with code 7, within 1.00 ms: 104, 105",
+                "12:00:00.006  action   pid 106 (load-006) shard 0: action restart failed: its program ended with code 8",
+            ]
+        );
     }
 }
