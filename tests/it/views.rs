@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
-use varta_fleet::config::{KEYS, TABLES};
+use varta_fleet::config::{KEYS, Key, TABLES};
 use varta_fleet::event::EventKind;
 
 use crate::common::{
@@ -198,6 +198,9 @@ fn manual_and_completions_know_every_command_and_flag() {
         assert!(manual.contains(&format!(".SH \"{}\"", command.to_uppercase())), "{command}");
     }
     let plain = manual.replace('\\', "");
+    for part in [".SH \"ACT HOLD\"", "act hold --unit 'worker@*' --for 1h", "fB--why"] {
+        assert!(plain.replace("(aq", "'").contains(part), "{part}");
+    }
     for flag in ["--http", "--threshold", "--uid-frames-max", "--follow", "--flat-out", "--state"] {
         assert!(plain.contains(flag), "{flag}");
     }
@@ -233,7 +236,11 @@ fn completed(dir: &Path, script: &str, line: &[&str]) -> Vec<String> {
 
 #[test]
 fn bash_completes_commands_flags_values_and_pids() {
-    let (observer, agents) = fleet_of_three();
+    let config = "[[action]]\nname = \"abort\"\non = [\"stall\"]\nmatch = { uid = 4711 }\nsignal = \"ABRT\"\n\
+                  [[action]]\nname = \"tell\"\non = [\"stall\"]\nmatch = { uid = 4712 }\nrun = [\"/bin/true\"]\n";
+    let mut observer = Observer::start(Options { config: config.to_owned(), ..Options::default() });
+    let agents = [(); 3].map(|()| Agent::start(Client::Rust02, &observer));
+    agents.iter().for_each(|agent| drop(observer.expect("up", agent.pid(), SOON)));
     let dir = observer.dir();
     let script = said(&dir, &["completions", "bash"]);
     let complete = |line: &[&str]| completed(&dir, &script, line);
@@ -258,6 +265,14 @@ fn bash_completes_commands_flags_values_and_pids() {
     assert_eq!(sorted(&["explain", ""]), pids);
     assert_eq!(sorted(&["events", "--follow", "--pid", ""]), pids);
     assert_eq!(complete(&["explain", "--json", &pids[0]]), [pids[0].clone()]);
+    for line in [&["act", "hold", ""][..], &["act", "unhold", ""], &["act", "now", ""]] {
+        assert_eq!(sorted(line), pids, "{line:?}");
+    }
+    let at = dir.to_str().expect("text");
+    assert_eq!(sorted(&["act", "--dir", at, "now", &pids[0], ""]), ["abort", "tell"]);
+    assert_eq!(complete(&["act", "now", &pids[0], "t"]), ["tell"]);
+    assert!(complete(&["act", ""]).contains(&"brake".to_owned()));
+    assert_eq!(sorted(&["act", "brake", ""]).iter().filter(|word| !word.starts_with('-')).count(), 2);
     let elsewhere = observer.place().base().join("elsewhere");
     let elsewhere = elsewhere.to_str().expect("text");
     assert!(complete(&["explain", "--dir", elsewhere, ""]).is_empty(), "another fleet, which is not there");
@@ -343,12 +358,10 @@ fn every_manual_page_is_written_and_well_formed() {
     assert_eq!(written, 1 + commands.len(), "a hidden command has no page");
 
     let settings = plain(page("man5/varta-fleet.toml.5"));
+    let is_table =
+        |key: &&Key| TABLES.iter().any(|(heading, _)| heading.trim_matches(['[', ']']) == key.name);
     let tables = TABLES.iter().flat_map(|(_, keys)| *keys);
-    for key in KEYS
-        .iter()
-        .filter(|key| !["http", "shard", "rule", "action", "brake"].contains(&key.name))
-        .chain(tables)
-    {
+    for key in KEYS.iter().filter(|key| !is_table(key)).chain(tables) {
         assert!(!key.help.is_empty(), "{}: nobody says what it means", key.name);
         assert!(settings.contains(&format!(".TP\n{}\n", key.name)), "{} is missing:\n{settings}", key.name);
         assert!(settings.contains(key.variable), "{} is missing", key.variable);

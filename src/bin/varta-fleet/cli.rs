@@ -69,6 +69,18 @@ Examples:
   varta-fleet events --follow --kind stall,resume,exit
   varta-fleet events --follow --after 0 --pid 4711";
 
+const ACT_EXAMPLES: &str = "\
+Examples:
+  varta-fleet act list
+  varta-fleet act hold 4711 --for 15m --why 'a core dump is written'
+  varta-fleet act hold --unit 'worker@*' --for 1h
+  varta-fleet act unhold 4711
+  varta-fleet act brake release
+  varta-fleet act now 4711 restart-worker";
+
+const ACT_NOTES: &str = "\
+All but list change something: only root and the user of the observer may do that. Each is a line in the audit file.";
+
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
   varta-fleet completions bash > /etc/bash_completion.d/varta-fleet
@@ -123,7 +135,7 @@ pub enum Command {
     #[command(after_help = format!("{EVENTS_EXAMPLES}\n\n{EXIT_CODES}"))]
     Events(crate::events::EventsArgs),
     /// Show what is done about stalls and exits, and hold, brake or start it by hand
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = format!("{ACT_EXAMPLES}\n\n{ACT_NOTES}\n\n{EXIT_CODES}"))]
     Act(crate::act::ActArgs),
     /// Have a running observer read its configuration again, and print what changed
     #[command(after_help = format!("{RELOAD_NOTES}\n\n{EXIT_CODES}"))]
@@ -149,6 +161,9 @@ pub enum Command {
     /// Start the children of actions, as an observer orders
     #[command(hide = true)]
     Spawner(crate::spawner::SpawnerArgs),
+    /// Names of actions, for completions
+    #[command(hide = true)]
+    ActionNames(crate::completions::ActionNamesArgs),
     /// Pids of agents, for completions
     #[command(hide = true)]
     Pids(crate::completions::PidsArgs),

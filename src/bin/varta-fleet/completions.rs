@@ -1,9 +1,11 @@
-//! `completions`: made from the definitions of the flags. Hidden commands are left out, and bash completes pids, too.
+//! `completions`: made from the definitions of the flags. Hidden commands are left out, and bash completes pids and names of
+//! actions, too.
 
 use std::io::{self, Write};
 
 use clap_complete::Shell;
-use varta_fleet::api::Page;
+use varta_fleet::Shown;
+use varta_fleet::api::{Act, Page};
 
 use crate::client::{FleetArgs, parameter};
 
@@ -40,16 +42,24 @@ pub fn completions(args: &CompletionsArgs, command: &clap::Command) -> Result<Ex
 /// The name under which the script for bash is made.
 const BASH_NAME: &str = "vartafleet";
 
-/// Completes pids of agents, of the fleet that the line names.
+/// Completes pids of agents and names of actions, of the fleet that the line names.
 const PIDS: &str = r#"_vartafleet_or_pids() {
-    local at fleet=()
-    if [[ $2 != -* && $3 != --dir && $3 != --config && ( ${COMP_WORDS[1]} == explain || $3 == --pid ) && $COMP_CWORD -gt 1 ]]; then
-        for (( at = 2; at < COMP_CWORD; at++ )); do
-            case "${COMP_WORDS[at - 1]}" in
-                --dir|--config) fleet+=("${COMP_WORDS[at - 1]}" "${COMP_WORDS[at]}") ;;
-            esac
-        done
-        COMPREPLY=( $("$1" pids "${fleet[@]}" "$2" 2>/dev/null) )
+    local at what="" fleet=() plain=()
+    for (( at = 1; at < COMP_CWORD; at++ )); do
+        case "${COMP_WORDS[at]}" in
+            --dir|--config) fleet+=("${COMP_WORDS[at]}" "${COMP_WORDS[++at]}") ;;
+            -*) ;;
+            *) plain+=("${COMP_WORDS[at]}") ;;
+        esac
+    done
+    if [[ $2 != -* && $3 != --dir && $3 != --config ]]; then
+        case "$3 ${plain[*]}" in
+            "--pid "*|*" explain"|*" act hold"|*" act unhold"|*" act now") what=pids ;;
+            *" act now "*) if (( ${#plain[@]} == 3 )); then what=action-names; fi ;;
+        esac
+    fi
+    if [[ -n $what && $COMP_CWORD -gt 1 ]]; then
+        COMPREPLY=( $("$1" $what "${fleet[@]}" "$2" 2>/dev/null) )
         return 0
     fi
     _vartafleet "$@"
@@ -89,5 +99,24 @@ pub fn pids(args: &PidsArgs) -> Result<Exit, CliError> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     pids.iter().try_for_each(|pid| writeln!(out, "{pid}"))?;
     out.flush()?;
+    Ok(Exit::Clean)
+}
+
+/// Arguments of `action-names`.
+#[derive(clap::Args, Debug)]
+pub struct ActionNamesArgs {
+    /// How they begin
+    #[arg(default_value = "")]
+    begin: String,
+    #[command(flatten)]
+    fleet: FleetArgs,
+}
+
+/// Prints the names of actions that begin so.
+pub fn action_names(args: &ActionNamesArgs) -> Result<Exit, CliError> {
+    let act: Act = args.fleet.client()?.get("/api/v1/act")?;
+    let mut out = io::stdout().lock();
+    let found = act.actions.iter().filter(|name| name.starts_with(&args.begin));
+    found.into_iter().try_for_each(|name| writeln!(out, "{}", Shown(name)))?;
     Ok(Exit::Clean)
 }

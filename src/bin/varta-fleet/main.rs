@@ -95,6 +95,7 @@ fn execute(command: Command) -> Result<Exit, CliError> {
         // Replaced by the help that it asks for.
         Command::Help(_) => Ok(Exit::Clean),
         Command::Spawner(args) => spawner::spawner(&args),
+        Command::ActionNames(args) => completions::action_names(&args),
         Command::Pids(args) => completions::pids(&args),
         Command::Completions(args) => completions::completions(&args, &Cli::command()),
         Command::Man(args) => man::man(&args, Cli::command()),

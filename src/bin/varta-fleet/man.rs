@@ -118,6 +118,23 @@ impl Page {
         }
     }
 
+    /// What a command has of commands of its own, each with its synopsis, description and options. `before`: what stands
+    /// before their names.
+    fn parts(&mut self, command: &clap::Command, before: &str) -> io::Result<()> {
+        let is_own = |part: &&clap::Command| !part.is_hide_set() && part.get_name() != "help";
+        for part in command.get_subcommands().filter(is_own) {
+            self.heading(&format!("{before}{}", part.get_name()).to_uppercase());
+            let man = Man::new(part.clone());
+            let section = rendered(|text| {
+                man.render_synopsis_section(text)?;
+                man.render_description_section(text)?;
+                man.render_options_section(text)
+            })?;
+            self.text.push_str(&section.replace(".SH ", ".SS "));
+        }
+        Ok(())
+    }
+
     fn see_also(&mut self, pages: &[(&str, u8)]) {
         self.heading("SEE ALSO");
         let listed: Vec<String> =
@@ -180,6 +197,7 @@ fn main_page(all: &clap::Command) -> io::Result<Page> {
         })?;
         // Its sections become subsections.
         page.text.push_str(&section.replace(".SH ", ".SS "));
+        page.parts(command, &format!("{} ", command.get_name()))?;
         // The exit codes are the same for all commands, and are listed at the end.
         let notes = after_help(command);
         page.notes(notes.split("\n\n").filter(|part| *part != EXIT_CODES && !part.is_empty()), "SS");
@@ -198,6 +216,7 @@ fn command_page(command: &clap::Command) -> io::Result<Page> {
         man.render_description_section(text)?;
         man.render_options_section(text)
     })?);
+    page.parts(command, "")?;
     page.notes(after_help(command).split("\n\n").filter(|part| !part.is_empty()), "SH");
     page.see_also(&[("varta-fleet", 1), (CONFIG_PAGE, 5), (EVENTS_PAGE, 7)]);
     Ok(page)
