@@ -145,7 +145,7 @@ function showContext() {
   }
   const section = fleet.headline.runbook, has = (...sections) => sections.includes(section);
   const what = has("VartaStallWave", "VartaAgentsStalled") && first ? "varta-fleet explain " + first.pid
-    : has("VartaExitWave", "VartaCrashLoop") ? "varta-fleet agents --state dead" : section ? "varta-fleet status" : null;
+    : has("VartaExitWave", "VartaCrashLoop") ? "varta-fleet agents --state dead" : has("VartaBrakeEngaged") ? "varta-fleet act list" : section ? "varta-fleet status" : null;
   const calm = "A silence of " + time(fleet.threshold_ns) + " is a stall · observing for " + about((now() - Date.parse(fleet.started)) * 1e6);
   fill($("facts"), JSON.stringify([parts, section, calm]), () => [
     ...parts.map(([before, what, after]) => el("span", {}, before, el("b", {}, what), after)),

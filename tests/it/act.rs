@@ -150,7 +150,11 @@ fn a_wave_of_stalls_engages_the_brake_and_nothing_is_started() {
     );
     let mut status = program();
     let status = status.arg("status").arg("--dir").arg(observer.dir()).output().expect("it runs");
-    assert!(String::from_utf8_lossy(&status.stdout).starts_with("Actions are held: "), "{status:?}");
+    let said = String::from_utf8_lossy(&status.stdout);
+    assert!(
+        said.starts_with("Actions are held: ") && said.contains("what is held: varta-fleet act list"),
+        "{said}"
+    );
     // What is started later than the brake was would have been started by then.
     let late = Agent::start(Client::Rust02, &observer);
     observer.expect("up", late.pid(), SOON);

@@ -36,7 +36,7 @@ enum What {
         #[arg(long = "for", value_name = "DURATION", value_parser = varta_fleet::config::read_duration)]
         for_: Duration,
         /// Why, for those who read the list
-        #[arg(long, value_name = "TEXT", default_value = "")]
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         why: String,
     },
     /// End such a hold

@@ -124,7 +124,9 @@ impl Page {
         let is_own = |part: &&clap::Command| !part.is_hide_set() && part.get_name() != "help";
         for part in command.get_subcommands().filter(is_own) {
             self.heading(&format!("{before}{}", part.get_name()).to_uppercase());
-            let man = Man::new(part.clone());
+            // Those are said once, for the whole command.
+            let is_said = |arg: &clap::Arg| ["dir", "help"].contains(&arg.get_id().as_str());
+            let man = Man::new(part.clone().mut_args(|arg| if is_said(&arg) { arg.hide(true) } else { arg }));
             let section = rendered(|text| {
                 man.render_synopsis_section(text)?;
                 man.render_description_section(text)?;

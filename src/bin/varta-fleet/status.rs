@@ -291,6 +291,9 @@ fn write_words(fleet: &Fleet, out: &mut String) -> fmt::Result {
     if fleet.stalled > 0 {
         writeln!(out, "who: varta-fleet agents --state stalled; why: varta-fleet explain PID")?;
     }
+    if !fleet.brakes.is_empty() {
+        writeln!(out, "what is held: varta-fleet act list")?;
+    }
     if fleet.died.agents > 0 {
         writeln!(out, "who died: varta-fleet agents --state dead")?;
     }
