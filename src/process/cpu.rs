@@ -17,8 +17,6 @@ use crate::time::MonoNs;
 const SLOTS_PER_SECOND: u64 = 20_000;
 /// Between two steps: an eighth of the shortest threshold, within these bounds.
 const STEP_NS: std::ops::RangeInclusive<u64> = 10_000_000..=200_000_000;
-/// The same while no agent was ever seen.
-const EMPTY_NS: u64 = 1_000_000_000;
 /// Agents noted in one step, two system calls each, and agents noted in all.
 const NOTES_PER_STEP: usize = 1000;
 const NOTES_MAX: usize = 4096;
@@ -54,15 +52,16 @@ impl<F: Fn(u32) -> Option<u64>> Idlers<F> {
         Self { tables, shortest, cpu_time, notes: HashMap::new(), next: Place::default() }
     }
 
-    /// Looks at the next slots, each slot once in a round, and returns when to take the next step.
-    pub fn step(&mut self, now: MonoNs) -> MonoNs {
+    /// Looks at the next slots, each slot once in a round, and returns when to take the next step. `None`: no agent was
+    /// ever seen; once one is, there will be a question about it.
+    pub fn step(&mut self, now: MonoNs) -> Option<MonoNs> {
         if self.tables.iter().all(|table| table.used() == 0) {
-            return now + EMPTY_NS;
+            return None;
         }
         let shortest_ns = self.shortest.load(Ordering::Relaxed);
         let step_ns = (shortest_ns / 8).clamp(*STEP_NS.start(), *STEP_NS.end());
         self.look(now, shortest_ns / 4, SLOTS_PER_SECOND * step_ns / 1_000_000_000);
-        now + step_ns
+        Some(now + step_ns)
     }
 
     fn look(&mut self, now: MonoNs, silent_ns: u64, slots: u64) {
@@ -199,8 +198,8 @@ mod tests {
     }
 
     #[test]
-    fn without_shards_or_agents_there_is_little_to_do() {
-        assert_eq!(idlers(Vec::new(), |_| None).step(MonoNs(0)), MonoNs(EMPTY_NS));
-        assert_eq!(idlers(vec![table(1).1, table(1).1], |_| None).step(MonoNs(0)), MonoNs(EMPTY_NS));
+    fn without_shards_or_agents_there_is_nothing_to_do() {
+        assert_eq!(idlers(Vec::new(), |_| None).step(MonoNs(0)), None);
+        assert_eq!(idlers(vec![table(1).1, table(1).1], |_| None).step(MonoNs(0)), None);
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 #[cfg(any(test, feature = "bench"))]
 use crossbeam::channel::Receiver;
-use crossbeam::channel::{Sender, select, unbounded};
+use crossbeam::channel::{Sender, after, never, select, unbounded};
 
 use crate::lane::Doorbell;
 use crate::process::cpu::{Idlers, ShortestThreshold};
@@ -55,10 +55,10 @@ impl Lookups {
         let thread = thread::Builder::new().name("varta-lookup".into()).spawn(move || {
             on_start();
             let mut freezer = Freezer::default();
-            let mut look_at = clock.mono();
+            let mut look_at = Some(clock.mono());
             loop {
                 let now = clock.mono();
-                if now >= look_at {
+                if look_at.is_none_or(|at| now >= at) {
                     look_at = idlers.step(now);
                 }
                 let question = match urgent_questions.try_recv() {
@@ -66,7 +66,7 @@ impl Lookups {
                     Err(_) => select! {
                         recv(urgent_questions) -> question => question,
                         recv(questions) -> question => question,
-                        default(Duration::from_nanos(look_at.since(now))) => continue,
+                        recv(look_at.map_or_else(never, |at| after(Duration::from_nanos(at.since(now))))) -> _ => continue,
                     },
                 };
                 let Ok(Question { holder, pid, of }) = question else { return };
