@@ -90,12 +90,17 @@ impl Agents {
             self.known.extend(known.map(|expected| (holder, expected)));
         }
         // One that beats on several shards is one.
-        let beating: HashMap<u32, Expected> =
-            self.known.values().map(|expected| (expected.pid, *expected)).collect();
+        let mut beating: Vec<Expected> = self.known.values().copied().collect();
+        beating.sort_unstable_by_key(|expected| (expected.pid, expected.start));
+        beating.dedup_by_key(|expected| expected.pid);
         let absent = self.absent.iter().filter_map(Absent::now);
-        let absent = absent.filter(|expected| !beating.contains_key(&expected.pid));
-        let absent = absent.filter(|_| !planted!(ForgetsTheAwaited));
-        absent.chain(beating.values().copied()).take(AGENTS_MAX).collect()
+        let is_beating = |pid: u32| beating.binary_search_by_key(&pid, |expected| expected.pid).is_ok();
+        let absent = absent.filter(|expected| !is_beating(expected.pid));
+        let absent: Vec<Expected> = absent.filter(|_| !planted!(ForgetsTheAwaited)).collect();
+        let room = AGENTS_MAX.saturating_sub(absent.len());
+        beating.truncate(room);
+        beating.splice(..0, absent);
+        beating
     }
 }
 

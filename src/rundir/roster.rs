@@ -23,6 +23,8 @@ struct Roster {
 }
 
 const VERSION: u8 = 1;
+/// What most agents take in the file.
+const AGENT_BYTES: usize = 80;
 
 /// Writes the roster of agents of this boot and pid namespace.
 ///
@@ -30,7 +32,9 @@ const VERSION: u8 = 1;
 /// The kernel's; the roster before is still there.
 pub fn write(dir: &RunDir, (boot_id, pid_namespace): (u128, u64), agents: Vec<Expected>) -> io::Result<()> {
     let roster = Roster { version: VERSION, boot_id, pid_namespace, agents };
-    let mut text = serde_json::to_vec(&roster)?;
+    // Most agents take less, so that it is not moved as it grows.
+    let mut text = Vec::with_capacity(AGENT_BYTES * roster.agents.len() + 128);
+    serde_json::to_writer(&mut text, &roster)?;
     text.push(b'\n');
     dir.write_roster(&text)
 }
