@@ -110,6 +110,10 @@ fn open(path: &PathBuf) -> io::Result<File> {
 }
 
 fn repair(file: &mut File) -> io::Result<Before> {
+    // A device or a pipe keeps nothing.
+    if !file.metadata()?.is_file() {
+        return Ok(Before::default());
+    }
     let len = file.seek(SeekFrom::End(0))?;
     let from = len.saturating_sub(TAIL_BYTES);
     file.seek(SeekFrom::Start(from))?;
@@ -181,6 +185,8 @@ mod tests {
         std::fs::remove_dir(&path).unwrap();
         audit.write(&line(2, "held")).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+        let (mut full, before) = Audit::open("/dev/full".into(), false).unwrap();
+        assert!(full.write(&line(3, "held")).is_err() && before.cut == 0);
         std::os::unix::fs::symlink("/dev/null", directory.path().join("link")).unwrap();
         assert!(Audit::open(directory.path().join("link"), false).is_err(), "a link is not followed");
     }

@@ -824,18 +824,6 @@ impl Worker {
 
     fn replace(&mut self, plan: ActPlan) {
         self.desk.replace(plan.actions.clone(), plan.brake);
-        if (&plan.audit, plan.audit_sync) != (&self.plan.audit, self.plan.audit_sync) {
-            let opened = plan.audit.clone().map(|path| Audit::open(path, plan.audit_sync)).transpose();
-            match opened {
-                Ok(audit) => self.audit = audit.map(|(audit, _)| audit),
-                Err(error) => self.counts.lock().audit_trouble = Reason(&error).to_string(),
-            }
-        }
-        if plan.spawner != self.plan.spawner {
-            self.spawner = Spawner::new(how_of(&plan));
-            self.begun.clear();
-            self.desk.lost(SystemClock.mono());
-        }
         self.counts.lock().know(&plan);
         self.evidence_dir.lock().clone_from(&plan.evidence_dir);
         self.plan = plan;

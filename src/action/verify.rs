@@ -79,7 +79,8 @@ pub fn needed(
         return Ok(None);
     }
     let incarnation = match present {
-        // A missing agent has no session: the kernel alone knows it.
+        // A missing agent has not beaten, so that nobody knows which process had its pid: it is only told of.
+        None if session == 0 && !is_process_needed => return Ok(None),
         None if session == 0 => None,
         None => return gone,
         Some(present) if present.agent.session != session && session != 0 => return gone,
@@ -179,6 +180,16 @@ mod tests {
         end(one);
         assert_eq!(judged(&ticket, Some(&before)), gone, "it has exited");
         end(other);
+    }
+
+    #[test]
+    fn who_is_missing_is_told_of_and_left_alone() {
+        let mut ticket = ticket(4_000_000, Needs::Alive);
+        ticket.subject.agent.session = 0;
+        let protected = Protected::here();
+        assert!(verify(&ticket, None, &protected, false).unwrap().is_none());
+        let refused = verify(&ticket, None, &protected, true);
+        assert_eq!(refused.unwrap_err(), (ActionPhase::Refused, ActionWhy::Text));
     }
 
     #[test]
