@@ -24,6 +24,8 @@ const CAP_SETUID: u64 = 1 << 7;
 
 /// Where systemd shows that it runs (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
+/// The socket of the system bus (D-Bus Specification, "Well-known Message Bus Instances").
+const BUS: &str = "/run/dbus/system_bus_socket";
 
 /// What hinders an action, or all of them.
 #[derive(Debug)]
@@ -54,6 +56,11 @@ pub enum ActionTrouble {
     },
     /// There is no systemd that could be asked.
     NoSystemd {
+        /// The action.
+        name: String,
+    },
+    /// There is no bus by which systemd could be asked.
+    NoBus {
         /// The action.
         name: String,
     },
@@ -96,6 +103,7 @@ impl ActionTrouble {
         match self {
             Self::MayNotBecome { .. }
             | Self::NoSystemd { .. }
+            | Self::NoBus { .. }
             | Self::Audit { .. }
             | Self::Evidence { .. }
             | Self::Spawner { .. } => true,
@@ -119,6 +127,7 @@ impl ActionTrouble {
             }
             Self::MayNotBecome { .. } => "name a spawner that root runs, or leave out user".to_owned(),
             Self::NoSystemd { .. } => "write run or signal instead".to_owned(),
+            Self::NoBus { .. } => "install dbus, or start dbus.socket".to_owned(),
             Self::MayNotAskSystemd { .. } => "name a spawner that root runs, or allow it in polkit".to_owned(),
             Self::Audit { path, source } | Self::Evidence { path, source }
                 if source.kind() == io::ErrorKind::NotFound =>
@@ -153,6 +162,9 @@ impl fmt::Display for ActionTrouble {
             Self::NoSystemd { name } => {
                 write!(f, "action {name}: there is no systemd to ask on this host, no {SYSTEMD}")
             }
+            Self::NoBus { name } => {
+                write!(f, "action {name}: there is no system bus, by which systemd is asked, no {BUS}")
+            }
             Self::MayNotAskSystemd { name, uid } => {
                 write!(f, "action {name}: systemd does nothing to units for user {uid} unless polkit allows it")
             }
@@ -179,6 +191,7 @@ pub fn inspect(plan: &Plan) -> Vec<ActionTrouble> {
     let host = Host {
         rights: Rights::own(),
         has_systemd: Path::new(SYSTEMD).is_dir(),
+        has_bus: Path::new(BUS).exists(),
         units: units().unwrap_or_default(),
     };
     let mut troubles: Vec<_> = act.actions.iter().flat_map(|action| of_action(action, act, &host)).collect();
@@ -195,6 +208,7 @@ pub fn inspect(plan: &Plan) -> Vec<ActionTrouble> {
 struct Host {
     rights: Rights,
     has_systemd: bool,
+    has_bus: bool,
     units: BTreeSet<String>,
 }
 
@@ -244,6 +258,8 @@ fn of_action(action: &Action, act: &ActPlan, host: &Host) -> Vec<ActionTrouble> 
     }
     if matches!(action.deed, Deed::Systemd(_)) && !host.has_systemd {
         troubles.push(ActionTrouble::NoSystemd { name: name() });
+    } else if matches!(action.deed, Deed::Systemd(_)) && !host.has_bus {
+        troubles.push(ActionTrouble::NoBus { name: name() });
     }
     // A spawner that is a service of its own has rights of its own.
     if act.spawner.is_some() {

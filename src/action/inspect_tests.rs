@@ -27,6 +27,7 @@ fn told(host: (u32, u64, &[&str]), change: impl FnOnce(&mut Config, &mut ActionC
     let host = Host {
         rights: Rights { uid, capabilities },
         has_systemd: units.first() != Some(&"none"),
+        has_bus: units.first() != Some(&"no bus"),
         units: units.iter().map(|unit| (*unit).to_owned()).collect(),
     };
     of_action(&act.actions[0], &act, &host).iter().map(ToString::to_string).collect()
@@ -77,6 +78,9 @@ fn a_unit_that_no_process_is_in_is_told() {
     let refused = told((0, 0, &["none"]), |_, action| action.systemd = Some(UnitVerb::Stop));
     assert_eq!(refused.len(), 2);
     assert!(refused[1].contains("there is no systemd to ask on this host"), "{refused:?}");
+    let refused = told((0, 0, &["no bus"]), |_, action| action.systemd = Some(UnitVerb::Stop));
+    assert_eq!(refused.len(), 2);
+    assert!(refused[1].contains("there is no system bus"), "{refused:?}");
 }
 
 #[test]

@@ -28,7 +28,7 @@ use super::template::arguments;
 use super::verify::{Protected, verify};
 use crate::aggregator;
 use crate::aggregator::present::Present;
-use crate::config::act::{ActPlan, Deed, UnitVerb};
+use crate::config::act::{ActPlan, Deed};
 use crate::event::{ActionName, ActionPhase, ActionWhy, BrakePhase, BrakeScope, Event, EventKind, ExitHow};
 use crate::label::Label;
 use crate::lane::kick::Kick;
@@ -664,7 +664,7 @@ impl Worker {
             Deed::Signal(signal) => protocol::Deed::Signal(*signal),
             Deed::Systemd(verb) => {
                 let unit = action.matcher.unit.clone().ok_or(refused(ActionWhy::Unit))?;
-                protocol::Deed::Systemd { verb: word_of(*verb).to_owned(), unit }
+                protocol::Deed::Systemd { verb: verb.as_str().to_owned(), unit }
             }
         };
         let is_process_needed = !matches!(deed, protocol::Deed::Run(_));
@@ -884,14 +884,6 @@ impl Worker {
             tv_nsec: (for_ns % 1_000_000_000) as _,
         };
         let _ = poll(&mut fds, Some(&timeout));
-    }
-}
-
-const fn word_of(verb: UnitVerb) -> &'static str {
-    match verb {
-        UnitVerb::Restart => "restart",
-        UnitVerb::Kill => "kill",
-        UnitVerb::Stop => "stop",
     }
 }
 

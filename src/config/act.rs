@@ -156,6 +156,12 @@ pub enum UnitVerb {
 }
 
 impl UnitVerb {
+    /// By its word.
+    #[must_use]
+    pub fn of(word: &str) -> Option<Self> {
+        [Self::Restart, Self::Kill, Self::Stop].into_iter().find(|verb| verb.as_str() == word)
+    }
+
     /// The word of the file.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

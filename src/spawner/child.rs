@@ -23,10 +23,14 @@ use rustix::process::{
     kill_process_group, pidfd_open, set_child_subreaper, setrlimit, waitid, waitpid,
 };
 
+#[cfg(feature = "systemd")]
+use crate::config::act::UnitVerb;
 use crate::config::trust::{self, Distrust, Runner};
 use crate::message::{Reason, Shown};
-use crate::spawner::line::{Line, Received};
+use crate::spawner::line::{Attached, Line, Received};
 use crate::spawner::protocol::{Deed, OUTPUT_BYTES_MAX, Order, Report};
+#[cfg(feature = "systemd")]
+use crate::spawner::systemd::{Answer, Asking, Refusal, Request};
 use crate::spawner::tree::{descendants, kill_descendants};
 use crate::sys::accounts::groups_of;
 use crate::sys::child::{Identity, ended_child, make_ordinary};
@@ -66,16 +70,24 @@ pub fn start_supervisor() -> io::Result<(process::Child, Line)> {
 /// No order comes, or it cannot be supervised.
 pub fn supervise(line: Line) -> io::Result<()> {
     wait([Some(PollFd::new(&line, PollFlags::IN))], None)?;
-    let Received::Message(message, _) = line.receive()? else { return Ok(()) };
+    let Received::Message(message, attached) = line.receive()? else { return Ok(()) };
     let order = Order::decode(&message).map_err(io::Error::other)?;
-    let Order::Start { id, deed, timeout_ns, user, env, .. } = order else { return Ok(()) };
+    let Order::Start { id, pid, deed, timeout_ns, user, env, .. } = order else { return Ok(()) };
     let until = Instant::now() + Duration::from_nanos(timeout_ns);
     set_child_subreaper(Some(rustix::process::getpid()))?;
     let started = match &deed {
         Deed::Run(words) => start(words, user, &env, &line),
-        Deed::Signal(_) | Deed::Systemd { .. } => {
-            Err(NotStarted { errno: 0, why: "this order needs no child".to_owned() })
+        #[cfg(feature = "systemd")]
+        Deed::Systemd { verb, unit } => match ask_systemd(pid, attached, verb, unit) {
+            Ok(asking) => return Inquiry { id, line, asking, is_started: false }.run(until),
+            Err(not_started) => Err(not_started),
+        },
+        #[cfg(not(feature = "systemd"))]
+        Deed::Systemd { .. } => {
+            let why = "this spawner was built without the feature systemd".to_owned();
+            Err(NotStarted { errno: libc::ENOSYS, why })
         }
+        Deed::Signal(_) => Err(NotStarted { errno: 0, why: "this order needs no child".to_owned() }),
     };
     match started {
         Err(NotStarted { errno, why }) => report(&line, &Report::NotStarted { id, errno, why }),
@@ -85,6 +97,94 @@ pub fn supervise(line: Line) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(feature = "systemd")]
+fn ask_systemd(pid: u32, attached: Attached, verb: &str, unit: &str) -> Result<Asking, NotStarted> {
+    let (Attached::Descriptor(pidfd), Some(verb)) = (attached, UnitVerb::of(verb)) else {
+        return Err(NotStarted { errno: libc::EBADF, why: "no pidfd came with the order".to_owned() });
+    };
+    Asking::start(Request { pid, pidfd, verb, pattern: unit.to_owned() }).map_err(|error| NotStarted {
+        errno: error.raw_os_error().unwrap_or(0),
+        why: format!("cannot ask systemd: {}", Reason(&error)),
+    })
+}
+
+/// An order that systemd is given.
+#[cfg(feature = "systemd")]
+struct Inquiry {
+    id: u64,
+    line: Line,
+    asking: Asking,
+    is_started: bool,
+}
+
+#[cfg(feature = "systemd")]
+impl Inquiry {
+    /// Until it is done, cancelled or takes too long; the thread that asks ends with this process.
+    fn run(mut self, until: Instant) -> io::Result<()> {
+        loop {
+            let line = PollFd::new(&self.line, PollFlags::IN);
+            wait([Some(line), Some(PollFd::new(&self.asking, PollFlags::IN))], Some(until))?;
+            while let Some(answer) = self.asking.answer() {
+                let done = match answer {
+                    Answer::Begun => {
+                        self.begin();
+                        continue;
+                    }
+                    Answer::Refused(Refusal { errno, why }) => {
+                        report(&self.line, &Report::NotStarted { id: self.id, errno, why });
+                        return Ok(());
+                    }
+                    Answer::Done(done) => done,
+                };
+                self.end(done, false);
+                return Ok(());
+            }
+            match self.line.receive() {
+                Ok(Received::Message(message, _)) if is_cancel(&message, self.id) => {
+                    if self.asking.call_off() {
+                        let (errno, why) = (libc::ECANCELED, "it was cancelled".to_owned());
+                        report(&self.line, &Report::NotStarted { id: self.id, errno, why });
+                    } else {
+                        self.end(
+                            Err("it was cancelled after systemd was asked, which goes on".to_owned()),
+                            false,
+                        );
+                    }
+                    return Ok(());
+                }
+                Ok(Received::Nothing | Received::Message(..)) => {}
+                Ok(Received::End) | Err(_) => return Ok(()),
+            }
+            if Instant::now() >= until {
+                let why = match self.asking.call_off() {
+                    true => "D-Bus or systemd did not answer in time, and nothing was done",
+                    false => "systemd was asked, and was not done in time; it goes on",
+                };
+                self.end(Err(why.to_owned()), true);
+                return Ok(());
+            }
+        }
+    }
+
+    fn begin(&mut self) {
+        if !self.is_started {
+            self.is_started = true;
+            report(&self.line, &Report::Started { id: self.id, child: None });
+        }
+    }
+
+    fn end(&mut self, done: Result<(), String>, timed_out: bool) {
+        self.begin();
+        let code = Some(u8::from(done.is_err()));
+        let output = done.err().unwrap_or_default();
+        let output_bytes = output.len() as u64;
+        report(
+            &self.line,
+            &Report::Ended { id: self.id, code, signal: None, timed_out, output, output_bytes },
+        );
+    }
 }
 
 /// Never waits for room, of which a line has enough for all reports of one order.
@@ -235,9 +335,7 @@ impl Watch {
             self.output.read();
             match self.line.receive() {
                 Ok(Received::Nothing) => {}
-                Ok(Received::Message(message, _))
-                    if Order::decode(&message).is_ok_and(|order| self.is_cancel(&order)) =>
-                {
+                Ok(Received::Message(message, _)) if is_cancel(&message, self.id) => {
                     self.ask(Asked::Cancelled);
                 }
                 Ok(Received::Message(..)) => {}
@@ -269,10 +367,6 @@ impl Watch {
                 self.ask(Asked::TookTooLong);
             }
         }
-    }
-
-    fn is_cancel(&self, order: &Order) -> bool {
-        *order == Order::Cancel { id: self.id }
     }
 
     /// SIGTERM, and SIGCONT for those who are stopped and could not act on it.
@@ -349,6 +443,10 @@ impl Watch {
             wait::<0>([], Some(Instant::now() + KILL_EVERY))?;
         }
     }
+}
+
+fn is_cancel(message: &[u8], id: u64) -> bool {
+    Order::decode(message) == Ok(Order::Cancel { id })
 }
 
 fn reap_all() {

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! All three are this program: the observer starts the spawner (or connects to one that is a service of its own), and the
-//! spawner starts a supervisor for each child. Neither waits for the next one.
+//! spawner starts a supervisor for each child, and for each order that systemd is given, which needs no child. Neither
+//! waits for the next one.
 
 pub mod client;
 pub mod found;
@@ -16,4 +17,6 @@ pub mod serve;
 mod child;
 pub mod evidence;
 mod line;
+#[cfg(feature = "systemd")]
+mod systemd;
 mod tree;

@@ -7,6 +7,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::config::act::UnitVerb;
 use crate::sys::child::SIGNAL_MAX;
 
 /// The version of these messages; another one is refused.
@@ -139,6 +140,9 @@ impl Order {
                 Some("a variable of the environment has no name, or holds a NUL")
             }
             Deed::Signal(number) if *number == 0 || *number > SIGNAL_MAX => Some("there is no such signal"),
+            Deed::Systemd { verb, .. } if UnitVerb::of(verb).is_none() => {
+                Some("systemd is only asked to restart, to kill and to stop")
+            }
             _ => None,
         }
     }
@@ -259,6 +263,7 @@ mod tests {
         let start =
             |deed, env| Order::Start { id: 1, pid: 1, deed, timeout_ns: 1, user: None, env, evidence: None };
         let run = |words: &[&str]| Deed::Run(words.iter().map(|word| (*word).to_owned()).collect());
+        let systemd = |verb: &str| Deed::Systemd { verb: verb.to_owned(), unit: "*".to_owned() };
         let variable = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
         for (deed, env) in [
             (run(&[]), Vec::new()),
@@ -269,6 +274,7 @@ mod tests {
             (run(&["/bin/true"]), variable("a", "\0")),
             (Deed::Signal(0), Vec::new()),
             (Deed::Signal(65), Vec::new()),
+            (systemd("reload"), Vec::new()),
         ] {
             let order = start(deed, env);
             assert!(order.fault().is_some(), "{order:?}");
@@ -276,6 +282,7 @@ mod tests {
         for order in [
             start(run(&["/bin/true", "", "é=\n"]), variable("A", "b=c\n")),
             start(Deed::Signal(64), Vec::new()),
+            start(systemd("restart"), Vec::new()),
             Order::Cancel { id: 1 },
         ] {
             assert_eq!(order.fault(), None, "{order:?}");

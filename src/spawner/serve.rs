@@ -365,13 +365,11 @@ impl Service {
         let Order::Start { id, deed, .. } = order else { return };
         match deed {
             Deed::Signal(signal) => self.signal(client, *id, *signal, pidfd),
-            Deed::Systemd { .. } => {
-                self.refuse(client, *id, libc::ENOSYS, "this spawner does not ask service managers");
-            }
-            Deed::Run(_) => {
+            Deed::Run(_) | Deed::Systemd { .. } => {
                 if let Err(error) = self.start(client, order, pidfd) {
                     let errno = error.raw_os_error().unwrap_or(0);
-                    self.refuse(client, *id, errno, &format!("cannot start a child: {}", Reason(&error)));
+                    let why = format!("cannot start a supervisor: {}", Reason(&error));
+                    self.refuse(client, *id, errno, &why);
                 }
             }
         }
@@ -535,16 +533,19 @@ impl Job {
     /// The supervisor died before its child did: was killed by it, perhaps.
     fn bereaved(&self) -> Vec<Report> {
         let id = self.id;
+        let signal = u8::try_from(Signal::KILL.as_raw()).ok();
+        let (timed_out, output) = (self.is_overdue, String::new());
+        let ended = Report::Ended { id, code: None, signal, timed_out, output, output_bytes: 0 };
         let Some(group) = self.group else {
+            if self.is_started {
+                return vec![ended];
+            }
             return vec![Report::NotStarted { id, errno: 0, why: "its supervisor was killed".to_owned() }];
         };
         // The child itself is dead, as it dies with its supervisor.
         let _ = kill_process_group(group, Signal::KILL);
         let child = u32::try_from(group.as_raw_nonzero().get()).ok();
         let started = (!self.is_started).then_some(Report::Started { id, child });
-        let signal = u8::try_from(Signal::KILL.as_raw()).ok();
-        let (timed_out, output) = (self.is_overdue, String::new());
-        let ended = Report::Ended { id, code: None, signal, timed_out, output, output_bytes: 0 };
         started.into_iter().chain([ended]).collect()
     }
 }
