@@ -27,7 +27,9 @@ use rustix::process::{
 use crate::config::act::UnitVerb;
 use crate::config::trust::{self, Distrust, Runner};
 use crate::message::{Reason, Shown};
-use crate::spawner::line::{Attached, Line, Received};
+#[cfg(feature = "systemd")]
+use crate::spawner::line::Attached;
+use crate::spawner::line::{Line, Received};
 use crate::spawner::protocol::{Deed, OUTPUT_BYTES_MAX, Order, Report};
 #[cfg(feature = "systemd")]
 use crate::spawner::systemd::{Answer, Asking, Refusal, Request};
@@ -68,6 +70,10 @@ pub fn start_supervisor() -> io::Result<(process::Child, Line)> {
 ///
 /// # Errors
 /// No order comes, or it cannot be supervised.
+#[cfg_attr(
+    not(feature = "systemd"),
+    expect(unused_variables, reason = "only systemd is asked about the process of the order")
+)]
 pub fn supervise(line: Line) -> io::Result<()> {
     wait([Some(PollFd::new(&line, PollFlags::IN))], None)?;
     let Received::Message(message, attached) = line.receive()? else { return Ok(()) };
