@@ -658,8 +658,13 @@ impl Desk {
 
     /// No spawner took the order: it is due again.
     pub fn not_taken(&mut self, id: u64) {
-        self.undo(id);
         self.has_spawner = false;
+        self.put_back(id);
+    }
+
+    /// Nobody said in time what the process is now: it is due again.
+    pub fn put_back(&mut self, id: u64) {
+        self.undo(id);
         let Some(case) = self.cases.get_mut(&id).filter(|case| case.state == State::Running) else { return };
         (case.state, case.attempt) = (State::Due, case.attempt.saturating_sub(1));
         let uid = case.subject.uid();

@@ -389,6 +389,10 @@ fn what_no_spawner_takes_is_no_attempt_and_what_a_spawner_loses_is() {
     bench.hear(Who(7, 1, 0), stall(true));
     bench.pass(SECOND);
     let ticket = bench.start().unwrap();
+    bench.desk.put_back(ticket.id);
+    bench.pass(SECOND);
+    let ticket = bench.start().unwrap();
+    assert_eq!(ticket.attempt, 1, "nobody could say whom it is for");
     bench.desk.not_taken(ticket.id);
     bench.pass(SECOND);
     assert!(bench.start().is_none());

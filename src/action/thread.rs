@@ -45,11 +45,9 @@ use crate::view::health::{ActTroubles, Lifeline, Vitals};
 
 /// How long the aggregator may take to answer about one agent; it answers between two turns.
 const ANSWER_WITHIN: Duration = Duration::from_millis(100);
-/// The same about all, at the start.
-const START_WITHIN: Duration = Duration::from_secs(5);
 /// After a restart, how long and how often to look for stalls of before.
 const RESUME_NS: u64 = 30_000_000_000;
-const RESUME_EVERY_NS: u64 = 100_000_000;
+const RESUME_EVERY_NS: u64 = 250_000_000;
 /// The longest time that is told apart: a day.
 const TOOK_MAX_NS: u64 = 86_400_000_000_000;
 /// How old a census may be.
@@ -81,14 +79,20 @@ impl Surroundings {
         doorbell.ring();
     }
 
-    /// The agent with this pid; `None`: there is none, or no answer in time.
-    fn present(&self, pid: u32) -> Option<Present> {
-        asked(ANSWER_WITHIN, |to| self.ask(aggregator::Request::Present(pid, to))).flatten()
+    /// The agent with this pid, if there is one.
+    ///
+    /// # Errors
+    /// No answer in time: the aggregator is busy, or parked while another observer may take over.
+    fn present(&self, pid: u32) -> Result<Option<Present>, Late> {
+        asked(ANSWER_WITHIN, |to| self.ask(aggregator::Request::Present(pid, to))).ok_or(Late)
     }
 
     /// Every agent whose stall was reported and lasts.
-    fn stalled(&self) -> Vec<Present> {
-        asked(START_WITHIN, |to| self.ask(aggregator::Request::Stalled(to))).unwrap_or_default()
+    ///
+    /// # Errors
+    /// No answer in time.
+    fn stalled(&self) -> Result<Vec<Present>, Late> {
+        asked(ANSWER_WITHIN, |to| self.ask(aggregator::Request::Stalled(to))).ok_or(Late)
     }
 }
 
@@ -391,6 +395,18 @@ struct Begun {
     subject: Subject,
 }
 
+/// The aggregator gave no answer in time.
+#[derive(Debug)]
+struct Late;
+
+/// Why nothing is ordered.
+enum NotOrdered {
+    /// It is not to be started.
+    Never(ActionPhase, ActionWhy),
+    /// That is not known yet.
+    NotYet,
+}
+
 /// A line of the audit file.
 #[derive(Serialize)]
 struct AuditLine<'a> {
@@ -509,8 +525,9 @@ impl Worker {
     /// anew after a restart, so those that nothing is known of are looked at again.
     fn resume(&mut self, now: MonoNs) {
         let Some(until) = self.resuming else { return };
+        let Ok(stalled) = self.surroundings.stalled() else { return };
         let mut is_all = true;
-        for present in self.surroundings.stalled() {
+        for present in stalled {
             let stall = (self.surroundings.run, present.agent.session, present.last_arrival.0);
             if self.acted.contains(&stall) {
                 continue;
@@ -643,20 +660,17 @@ impl Worker {
                     Err(_) => self.desk.not_taken(ticket.id),
                 }
             }
-            Err((phase, why)) => self.desk.not_started(ticket.id, phase, why),
+            Err(NotOrdered::Never(phase, why)) => self.desk.not_started(ticket.id, phase, why),
+            Err(NotOrdered::NotYet) => self.desk.put_back(ticket.id),
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "an order and what goes with it")]
-    fn order(
-        &mut self,
-        ticket: &Ticket,
-    ) -> Result<(ActionName, Order, Option<OwnedFd>, u32), (ActionPhase, ActionWhy)> {
+    fn order(&mut self, ticket: &Ticket) -> Result<(ActionName, Order, Option<OwnedFd>, u32), NotOrdered> {
         let Some(action) = self.plan.actions.get(ticket.action).cloned() else {
-            return Err((ActionPhase::Cancelled, ActionWhy::Removed));
+            return Err(NotOrdered::Never(ActionPhase::Cancelled, ActionWhy::Removed));
         };
         let subject = &ticket.subject;
-        let refused = |why| (ActionPhase::Refused, why);
+        let refused = |why| NotOrdered::Never(ActionPhase::Refused, why);
         let deed = match &action.deed {
             Deed::Run(templates) => {
                 protocol::Deed::Run(arguments(templates, action.name, subject).map_err(refused)?)
@@ -668,8 +682,9 @@ impl Worker {
             }
         };
         let is_process_needed = !matches!(deed, protocol::Deed::Run(_));
-        let present = self.surroundings.present(subject.agent.pid);
-        let pidfd = verify(ticket, present.as_ref(), &Protected::here(), is_process_needed)?;
+        let present = self.surroundings.present(subject.agent.pid).map_err(|Late| NotOrdered::NotYet)?;
+        let pidfd = verify(ticket, present.as_ref(), &Protected::here(), is_process_needed)
+            .map_err(|(phase, why)| NotOrdered::Never(phase, why))?;
         let evidence = if action.evidence && pidfd.is_some() { self.next_evidence() } else { 0 };
         let order = Order::Start {
             id: ticket.id,
@@ -807,7 +822,9 @@ impl Worker {
     }
 
     fn now(&mut self, pid: u32, name: &str, now: MonoNs) -> Answer {
-        let Some(present) = self.surroundings.present(pid) else {
+        let present =
+            self.surroundings.present(pid).map_err(|Late| "the aggregator is busy: ask again".to_owned())?;
+        let Some(present) = present else {
             return Err(format!("no agent has pid {pid}; `varta-fleet agents` lists them"));
         };
         let silent_ns = now.since(present.last_arrival);

@@ -37,7 +37,11 @@ impl Aggregator {
         let mut all = Vec::new();
         for shard in 0..self.shard_count {
             for slot in 0..self.view(shard).port.table.used() {
-                all.extend(self.present_at(Place { shard, slot }).filter(|present| present.is_stalled));
+                // Most are not, and a record that is looked at counts as changed.
+                let hot = self.view(shard).port.table.read_hot(slot);
+                if hot.is_ok_and(|hot| hot.state == State::Stalled) {
+                    all.extend(self.present_at(Place { shard, slot }).filter(|present| present.is_stalled));
+                }
             }
         }
         all
