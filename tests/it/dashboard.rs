@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::common::prometheus::{Prometheus, alerts, text_of};
-use crate::common::{Agent, AgentOptions, Freezer, Observer, Options, Place, SOON, wait_for, wire};
+use crate::common::{ACTS, Agent, AgentOptions, Freezer, Observer, Options, Place, SOON, wait_for, wire};
 
 const FILE: &str = "grafana/varta-fleet.json";
 
@@ -22,10 +22,6 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("process_virtual_memory_bytes", "reserved, not used"),
     ("varta_evidence", "what was found is in its file, and why not in the audit file"),
 ];
-
-/// What makes an observer have the series of actions: one, which succeeds at once.
-const ACTS: &str = "[[action]]\nname = \"act\"\non = [\"stall\", \"exit\"]\nmatch = { comm = \"*\" }\nany-user = true\n\
-                    certain = false\nafter = \"0s\"\nrun = [\"/bin/true\"]\n";
 
 /// Queries whose greatest value must exceed 0 after a stall, deaths, a stop and a forged frame.
 const HAPPENED: &[&str] = &[

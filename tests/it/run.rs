@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{
-    Agent, AgentOptions, Client, Event, Observer, Options, PROGRAM, Place, SOON, T, Table, mono_ns,
+    ACTS, Agent, AgentOptions, Client, Event, Observer, Options, PROGRAM, Place, SOON, T, Table, mono_ns,
     needs_root, program, program_by, signal, wait_for,
 };
 use rustix::process::Signal;
@@ -57,7 +57,7 @@ fn the_threads_are_those_that_the_guide_names() {
     assert!(named.remove("varta-ready"), "{named:?}");
     named.insert("varta-fleet".to_owned());
 
-    let observer = Observer::start(Options::default());
+    let observer = Observer::start(Options { config: ACTS.to_owned(), ..Options::default() });
     let tasks = Path::new("/proc").join(observer.pid().to_string()).join("task");
     let threads = || {
         let tasks = fs::read_dir(&tasks).expect("its threads").filter_map(Result::ok);

@@ -41,7 +41,7 @@ pub use injection::Injection;
 pub use keeper::Keeper;
 pub use memory_group::MemoryGroup;
 pub use namespace::{PidNamespace, in_pid_namespace};
-pub use observer::{Ended, Log, Observer, Options, Place, needs_root};
+pub use observer::{ACTS, Ended, Log, Observer, Options, Place, needs_root};
 pub use rig::Rig;
 pub use table::Table;
 pub use terminal::Terminal;

@@ -14,6 +14,10 @@ use tempfile::TempDir;
 
 use super::{Agent, Event, PROGRAM, T, Table, ns, wait_for};
 
+/// Configuration of an observer that acts: one action, which succeeds at once.
+pub const ACTS: &str = "[[action]]\nname = \"act\"\non = [\"stall\", \"exit\"]\nmatch = { comm = \"*\" }\nany-user = true\n\
+                    certain = false\nafter = \"0s\"\nrun = [\"/bin/true\"]\n";
+
 /// How to run the observer.
 #[derive(Clone, Debug)]
 pub struct Options {
