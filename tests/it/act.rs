@@ -214,7 +214,7 @@ fn an_exit_by_a_signal_is_acted_upon_once_and_another_is_not() {
 }
 
 /// What `varta-fleet act …` prints, and whether it succeeds.
-fn act(observer: &Observer, arguments: &[&str]) -> (bool, String) {
+pub fn act(observer: &Observer, arguments: &[&str]) -> (bool, String) {
     let mut command = program();
     command.arg("act").arg(arguments[0]).args(&arguments[1..]).arg("--dir").arg(observer.dir());
     let output = command.output().expect("it runs");

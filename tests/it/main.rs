@@ -4,6 +4,7 @@
 mod common;
 
 mod act;
+mod act_audit;
 mod act_unit;
 mod agents;
 mod blind;
