@@ -2,13 +2,20 @@
 //!
 //! Thread: act. Blocks: in the file system. A line that a crash left half written is removed at the next start.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use super::Subject;
+use super::request::Asker;
+use crate::label::Label;
+use crate::message::{Reason, Shown};
+use crate::sys::clock::SystemClock;
+use crate::time::{Clock, WallNs};
 
 /// How much of the end of the file is read at the start, bytes.
 const TAIL_BYTES: u64 = 8 << 20;
@@ -40,7 +47,7 @@ pub struct Before {
 
 /// The keys of a line that are read back.
 #[derive(Deserialize)]
-struct Line {
+struct ReadBack {
     #[serde(default)]
     run: String,
     session: Option<u32>,
@@ -48,15 +55,138 @@ struct Line {
     silent_since_ns: Option<u64>,
 }
 
+/// A line of the audit file.
+#[derive(Serialize)]
+pub struct Line<'a> {
+    /// When it was written.
+    pub ts: WallNs,
+    /// The run of the observer.
+    pub run: String,
+    /// The action.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<&'a str>,
+    /// The phase of an action, or what else it is about.
+    pub phase: &'a str,
+    /// Why, in the word of the event schema.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<&'a str>,
+    /// The agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Its session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<u32>,
+    /// Its user, or that of a brake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comm: Option<&'a str>,
+    /// Its unit, or that of a brake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// The last beat before the silence, `CLOCK_MONOTONIC`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub silent_since_ns: Option<u64>,
+    /// Which attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u16>,
+    /// The process that was started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub child: Option<u32>,
+    /// Its exit status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
+    /// The signal that ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<u8>,
+    /// What was ordered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<&'a [String]>,
+    /// What it wrote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<&'a str>,
+    /// How much that was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_bytes: Option<u64>,
+    /// Who asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<Asker>,
+    /// A sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<&'a str>,
+}
+
+impl<'a> Line<'a> {
+    /// A line that says nothing else.
+    pub fn new(run: u64, phase: &'a str) -> Self {
+        Self {
+            ts: SystemClock.wall(),
+            run: format!("{run:x}"),
+            action: None,
+            phase,
+            why: None,
+            pid: None,
+            session: None,
+            uid: None,
+            comm: None,
+            unit: None,
+            silent_since_ns: None,
+            attempt: None,
+            child: None,
+            code: None,
+            signal: None,
+            arguments: None,
+            output: None,
+            output_bytes: None,
+            by: None,
+            text: None,
+        }
+    }
+
+    /// The same, about this agent.
+    pub fn of(self, subject: &'a Subject) -> Self {
+        let about = &subject.agent.about;
+        Self {
+            pid: Some(subject.agent.pid),
+            session: Some(subject.agent.session),
+            uid: about.uid,
+            comm: Some(about.comm.as_str()).filter(|comm| !comm.is_empty()),
+            unit: about.unit.and_then(Label::text).map(String::from),
+            silent_since_ns: Some(silent_since(subject)),
+            ..self
+        }
+    }
+}
+
+/// The last beat before the silence.
+pub fn silent_since(subject: &Subject) -> u64 {
+    subject.since.0.saturating_sub(subject.silent_ns)
+}
+
+/// Why an audit file cannot be opened: what, where, why, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot open audit file {}: {}; set audit to a file that this process may read and write",
+    Shown(.path.display()),
+    Reason(.why)
+)]
+struct OpenError {
+    path: PathBuf,
+    why: io::Error,
+}
+
 impl Audit {
     /// Opens the file, or makes it (mode 0600), and reads its end.
     ///
     /// # Errors
-    /// The kernel's.
+    /// It cannot be opened. The kind is the kernel's; the text names the path and what to do.
     pub fn open(path: PathBuf, is_synced: bool) -> io::Result<(Self, Before)> {
-        let mut file = open(&path)?;
-        let before = repair(&mut file)?;
-        Ok((Self { path, is_synced, file: Some(file), lost: 0 }, before))
+        let opened = open(&path).and_then(|mut file| Ok((repair(&mut file)?, file)));
+        match opened {
+            Ok((before, file)) => Ok((Self { path, is_synced, file: Some(file), lost: 0 }, before)),
+            Err(why) => Err(io::Error::new(why.kind(), OpenError { path, why })),
+        }
     }
 
     /// Writes a line. A failure is counted; the next line tries again with the file opened anew.
@@ -126,12 +256,21 @@ fn repair(file: &mut File) -> io::Result<Before> {
     }
     let lines =
         tail[..whole].split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-    let acted = lines.filter_map(|line: Line| {
-        let is_start = matches!(line.phase.as_deref(), Some("starting" | "started"));
-        let run = u64::from_str_radix(&line.run, 16).ok()?;
-        is_start.then_some((run, line.session?, line.silent_since_ns?))
-    });
-    Ok(Before { acted: acted.collect(), cut })
+    let mut starts: HashMap<_, u32> = HashMap::new();
+    for line in lines {
+        let ReadBack { run, session, phase, silent_since_ns } = line;
+        let run = u64::from_str_radix(&run, 16).ok();
+        let Some(((run, session), silent_since)) = run.zip(session).zip(silent_since_ns) else { continue };
+        let of_stall = starts.entry((run, session, silent_since)).or_default();
+        *of_stall = match phase.as_deref() {
+            Some("starting" | "started") => *of_stall + 1,
+            // No spawner took the order of the line before.
+            Some("not-taken") => of_stall.saturating_sub(1),
+            _ => *of_stall,
+        };
+    }
+    let acted = starts.into_iter().filter_map(|(stall, starts)| (starts > 0).then_some(stall)).collect();
+    Ok(Before { acted, cut })
 }
 
 #[cfg(test)]
@@ -150,6 +289,8 @@ mod tests {
         assert_eq!((before.acted.len(), before.cut), (0, 0));
         audit.write(&line(1, "starting")).unwrap();
         audit.write(&line(2, "held")).unwrap();
+        audit.write(&line(5, "starting")).unwrap();
+        audit.write(&line(5, "not-taken")).unwrap();
         audit.write(&line(3, "starting")).unwrap();
         drop(audit);
         let whole = std::fs::read(&path).unwrap();

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::{Group, Subject};
 use crate::config::act::Retry;
+use crate::event::ActionName;
 use crate::time::MonoNs;
 
 /// Most agents and groups that are remembered; beyond, the one that was tried first is forgotten.
@@ -42,18 +43,18 @@ pub enum May {
 pub struct Counted {
     /// Its number for the process, from 1.
     pub number: u16,
-    before: [(usize, Of, Option<Attempts>); 2],
+    before: [(ActionName, Of, Option<Attempts>); 2],
 }
 
 /// The attempts of all actions.
 #[derive(Debug, Default)]
 pub struct Backoffs {
-    of: HashMap<(usize, Of), Attempts>,
+    of: HashMap<(ActionName, Of), Attempts>,
 }
 
 impl Backoffs {
     /// Whether this action may be tried for this process.
-    pub fn may(&self, action: usize, retry: &Retry, subject: &Subject, now: MonoNs) -> May {
+    pub fn may(&self, action: ActionName, retry: &Retry, subject: &Subject, now: MonoNs) -> May {
         let own = self.of.get(&(action, agent(subject)));
         let group = self.of.get(&(action, Of::Group(subject.group())));
         let group = group.filter(|attempts| subject.agent.session > attempts.sessions);
@@ -81,7 +82,7 @@ impl Backoffs {
     /// Counts an attempt. `sessions`: the highest session so far.
     pub fn count(
         &mut self,
-        action: usize,
+        action: ActionName,
         retry: &Retry,
         subject: &Subject,
         sessions: u32,
@@ -98,7 +99,7 @@ impl Backoffs {
 
     fn add(
         &mut self,
-        action: usize,
+        action: ActionName,
         of: Of,
         retry: &Retry,
         sessions: u32,
@@ -136,9 +137,9 @@ impl Backoffs {
         first.map(|first| self.of.remove(&first));
     }
 
-    /// Forgets everything: the actions have changed.
-    pub fn clear(&mut self) {
-        self.of.clear();
+    /// Forgets the attempts of other actions than these.
+    pub fn retain(&mut self, is_kept: impl Fn(ActionName) -> bool) {
+        self.of.retain(|(action, _), _| is_kept(*action));
     }
 }
 

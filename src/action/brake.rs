@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::Subject;
 use crate::config::act::Brake;
+use crate::event::BrakeScope;
 use crate::label::Label;
 use crate::time::MonoNs;
 
@@ -19,6 +20,17 @@ pub enum Scope {
     Uid(u32),
     /// Those for one unit.
     Unit(Label),
+}
+
+impl Scope {
+    /// In the words of events: what it is, and the user or the unit.
+    pub const fn parts(self) -> (BrakeScope, Option<u32>, Option<Label>) {
+        match self {
+            Self::Fleet => (BrakeScope::Fleet, None, None),
+            Self::Uid(uid) => (BrakeScope::Uid, Some(uid), None),
+            Self::Unit(unit) => (BrakeScope::Unit, None, Some(unit)),
+        }
+    }
 }
 
 /// How many agents there are.

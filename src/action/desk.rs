@@ -8,14 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::Subject;
-use super::backoff::{Backoffs, Counted, May};
-use super::brake::{Brakes, Census, News};
+use super::backoff::{Backoffs, May};
+use super::brake::{Brakes, Census, News, Scope};
+use super::case::{Case, Matter, Needs, State};
+use super::hold::{Hold, HoldOf};
 use super::policy::action_for;
 use super::queue::Queue;
 use crate::config::act::{Action, Brake, Retry};
-use crate::event::{ActionName, ActionPhase, ActionWhy, Event, EventKind, ExitHow, FrozenPhase};
-use crate::label::Label;
-use crate::pattern::Pattern;
+use crate::event::{ActionName, ActionPhase, ActionWhy, BlindPhase, Event, EventKind, ExitHow, FrozenPhase};
 use crate::time::MonoNs;
 
 /// Most cases that are open; beyond, new ones are refused.
@@ -79,107 +79,6 @@ pub struct Ticket {
     pub attempt: u16,
 }
 
-/// What must hold right before a start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Needs {
-    /// The process lives and is stalled.
-    Stalled,
-    /// The process lives and is frozen.
-    Frozen,
-    /// The process lives.
-    Alive,
-    /// Nothing: it is gone, or may be.
-    Nothing,
-}
-
-/// What a case is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Matter {
-    Stall,
-    Exit,
-    Terminal,
-    Frozen,
-    Missing,
-    Resume,
-    Hand,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Until this instant: the trigger has to last.
-    Waiting(MonoNs),
-    /// In the queue.
-    Due,
-    /// Its child runs.
-    Running,
-    /// Until this instant: it was tried, and is tried again.
-    Again(MonoNs),
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Case {
-    subject: Subject,
-    /// The name of its action, and the index; `None`: it was removed.
-    name: ActionName,
-    action: Option<usize>,
-    matter: Matter,
-    state: State,
-    /// What was reported last: that it is due, and why it is held.
-    is_told_due: bool,
-    told: Option<ActionWhy>,
-    attempt: u16,
-    counted: Option<Counted>,
-    child: u32,
-    /// The last attempt succeeded: the end of the trigger is what it was for.
-    has_succeeded: bool,
-    /// The trigger is over: nothing further is tried.
-    is_over: Option<ActionWhy>,
-}
-
-/// A hold of an operator.
-#[derive(Clone, Debug)]
-pub struct Hold {
-    /// Its number.
-    pub id: u64,
-    /// Whom it is for.
-    pub of: HoldOf,
-    /// Until when.
-    pub until: MonoNs,
-    /// What the operator says.
-    pub text: String,
-}
-
-/// Whom an operator holds actions for.
-#[derive(Clone, Debug)]
-pub enum HoldOf {
-    /// One process.
-    Pid(u32),
-    /// Those whose unit matches.
-    Unit(String, Pattern),
-    /// Those whose name matches.
-    Comm(String, Pattern),
-}
-
-impl HoldOf {
-    fn holds(&self, subject: &Subject) -> bool {
-        let about = &subject.agent.about;
-        let unit = || about.unit.and_then(Label::text);
-        match self {
-            Self::Unit(..) => self.is_for(subject.agent.pid, unit().as_deref(), ""),
-            Self::Pid(_) | Self::Comm(..) => self.is_for(subject.agent.pid, None, about.comm.as_str()),
-        }
-    }
-
-    /// Whether it is for the process with this pid, unit and name.
-    pub fn is_for(&self, pid: u32, unit: Option<&str>, comm: &str) -> bool {
-        match self {
-            Self::Pid(held) => *held == pid,
-            Self::Unit(_, pattern) => unit.is_some_and(|unit| pattern.matches(unit)),
-            Self::Comm(_, pattern) => pattern.matches(comm),
-        }
-    }
-}
-
 /// An open case, as it is listed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Listed {
@@ -220,8 +119,6 @@ pub struct Desk {
     last_id: u64,
     /// The highest session so far.
     sessions: u32,
-    /// Cases that were refused because too many are open.
-    pub overflowed: u64,
     out: Vec<Output>,
 }
 
@@ -245,7 +142,6 @@ impl Desk {
             has_spawner: false,
             last_id: 0,
             sessions: 0,
-            overflowed: 0,
             out: Vec::new(),
         }
     }
@@ -255,7 +151,8 @@ impl Desk {
     pub fn replace(&mut self, actions: Vec<Action>, brake: Brake) {
         let before = std::mem::replace(&mut self.actions, actions);
         self.brake = brake;
-        self.backoffs.clear();
+        let is_kept = |name| before.iter().any(|old| old.name == name && self.actions.contains(old));
+        self.backoffs.retain(is_kept);
         for id in self.cases.keys().copied().collect::<Vec<_>>() {
             let Some(case) = self.cases.get_mut(&id) else { continue };
             let old = case.action.and_then(|action| before.get(action));
@@ -287,12 +184,14 @@ impl Desk {
             EventKind::Blind { phase, .. } => {
                 let shard = event.shard.unwrap_or(0);
                 match phase {
-                    crate::event::BlindPhase::Begin => self.blind.insert(shard),
-                    crate::event::BlindPhase::End { .. } => self.blind.remove(&shard),
+                    BlindPhase::Begin => self.blind.insert(shard),
+                    BlindPhase::End { .. } => self.blind.remove(&shard),
                 };
                 return;
             }
             EventKind::Stop => return self.stop(),
+            // The end of a blind window may be among what was missed; each start is verified all the same.
+            EventKind::Lost { .. } => return self.blind.clear(),
             _ => {}
         }
         let Some(subject) = Subject::of(event) else { return };
@@ -311,7 +210,8 @@ impl Desk {
             EventKind::Up => self.over(pid, &[Matter::Missing], ActionWhy::Resumed),
             EventKind::Stall { certain, .. } => {
                 self.over(pid, &[Matter::Resume, Matter::Frozen], ActionWhy::Resumed);
-                if certain {
+                // Uncertain stalls come in crowds when the observer could not see. They count where they start anything.
+                if certain || self.actions.iter().any(|action| !action.certain) {
                     let news = self.brakes.stalled(&self.brake, &subject, census, now);
                     self.out.extend(news.into_iter().map(Output::Brake));
                 }
@@ -394,7 +294,6 @@ impl Desk {
             is_over: None,
         };
         if self.cases.len() >= CASES_MAX {
-            self.overflowed += 1;
             self.report(id, &case, ActionPhase::Refused, Some(ActionWhy::Queue));
             return;
         }
@@ -563,7 +462,7 @@ impl Desk {
         }
         self.tell_due(id);
         let Some((action, retry)) = self.plan_of(&case) else { return true };
-        let counted = self.backoffs.count(action, &retry, &case.subject, self.sessions, now);
+        let counted = self.backoffs.count(case.name, &retry, &case.subject, self.sessions, now);
         let Some(case) = self.cases.get_mut(&id) else { return true };
         let attempt = counted.number;
         (case.state, case.attempt, case.told, case.child) = (State::Running, attempt, None, 0);
@@ -579,7 +478,7 @@ impl Desk {
     /// Why this case may not start now.
     fn held(&self, case: &Case, now: MonoNs) -> Option<Held> {
         let subject = &case.subject;
-        let (action, retry) = self.plan_of(case)?;
+        let (_, retry) = self.plan_of(case)?;
         let is_other_running = self
             .by_pid
             .get(&subject.agent.pid)
@@ -596,7 +495,7 @@ impl Desk {
         if is_other_running && !planted!(StartsASecondChild) {
             return because(ActionWhy::Running);
         }
-        match self.backoffs.may(action, &retry, subject, now) {
+        match self.backoffs.may(case.name, &retry, subject, now) {
             May::Now => None,
             May::From(_) => because(ActionWhy::Backoff),
             May::Never => Some(Held::Never),
@@ -726,7 +625,7 @@ impl Desk {
         }
         // Still so: again after a while.
         let plan = self.plan_of(&case);
-        let at = match plan.map(|(action, retry)| self.backoffs.may(action, &retry, &case.subject, now)) {
+        let at = match plan.map(|(_, retry)| self.backoffs.may(case.name, &retry, &case.subject, now)) {
             Some(May::From(at)) => at,
             Some(May::Now) => now,
             Some(May::Never) | None => return self.close(id, ActionPhase::Refused, ActionWhy::Tries),
@@ -767,7 +666,7 @@ impl Desk {
     /// The brakes, to be engaged and released by hand; what comes of it is in the next step.
     pub fn brake_by_hand(&mut self, is_engaged: bool, census: &impl Census, now: MonoNs) -> bool {
         let news: Vec<News> = if is_engaged {
-            self.brakes.engage_by_hand(census.agents(super::brake::Scope::Fleet), now).into_iter().collect()
+            self.brakes.engage_by_hand(census.agents(Scope::Fleet), now).into_iter().collect()
         } else {
             self.brakes.release_by_hand()
         };
@@ -838,22 +737,6 @@ enum Held {
     Because(ActionWhy),
     /// All attempts were made.
     Never,
-}
-
-impl Matter {
-    /// Whether it lasts until something ends it.
-    const fn lasts(self) -> bool {
-        matches!(self, Self::Stall | Self::Frozen | Self::Missing)
-    }
-
-    const fn needs(self) -> Needs {
-        match self {
-            Self::Stall => Needs::Stalled,
-            Self::Frozen => Needs::Frozen,
-            Self::Hand | Self::Missing => Needs::Alive,
-            Self::Exit | Self::Terminal | Self::Resume => Needs::Nothing,
-        }
-    }
 }
 
 const fn step(id: u64, case: &Case, phase: ActionPhase, why: Option<ActionWhy>) -> Step {

@@ -4,7 +4,9 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::brake::{Census, Scope};
-use super::desk::{CASES_MAX, Desk, HoldOf, Needs, Output, SETTLE_NS, SPACING_NS, Step, Ticket};
+use super::case::Needs;
+use super::desk::{CASES_MAX, Desk, Output, SETTLE_NS, SPACING_NS, Step, Ticket};
+use super::hold::HoldOf;
 use super::*;
 use crate::config::act::{Action, ActionMatch, Brake, Deed, Retry, Trigger};
 use crate::event::{ActionName, ActionPhase, ActionWhy, BlindPhase, BlindWhy, ExitHow};
@@ -324,6 +326,30 @@ fn while_a_shard_is_blind_nothing_starts() {
     assert!(bench.start().is_some());
 }
 
+/// The end of a blind window may be among events that were missed: nothing waits for it forever.
+#[test]
+fn events_that_were_missed_leave_no_shard_blind() {
+    let mut bench = Bench::new(vec![action(Trigger::Stall)], BRAKE);
+    let blind = EventKind::Blind { phase: BlindPhase::Begin, why: BlindWhy::Paused };
+    bench.hear(Who(7, 1, 0), blind);
+    bench.hear(Who(7, 1, 0), EventKind::Lost { from_seq: 2, to_seq: 3 });
+    bench.hear(Who(7, 1, 0), stall(true));
+    bench.pass(SECOND);
+    assert!(bench.start().is_some());
+}
+
+/// Stalls that start something are those that a brake counts.
+#[test]
+fn a_wave_of_uncertain_stalls_is_braked_if_they_start_anything() {
+    for certain in [true, false] {
+        let plan = Action { certain, ..action(Trigger::Stall) };
+        let mut bench = Bench::new(vec![plan], BRAKE);
+        (0..60).for_each(|pid| bench.hear(Who(pid, pid, 1000), stall(false)));
+        bench.pass(10 * SECOND);
+        assert_eq!((bench.brakes.is_empty(), bench.starts.len()), (certain, 0));
+    }
+}
+
 #[test]
 fn an_operator_holds_releases_and_starts() {
     let mut bench = Bench::new(vec![action(Trigger::Stall)], BRAKE);
@@ -383,6 +409,25 @@ fn without_its_action_a_case_is_closed_and_a_child_left_to_end() {
     assert_eq!((bench.start(), bench.desk.list().count(), bench.desk.running()), (None, 0, 0));
 }
 
+/// Of an action that is as before, no attempt is forgotten; one that changed begins anew.
+#[test]
+fn other_actions_change_no_attempts() {
+    for (is_changed, attempt) in [(false, 2), (true, 1)] {
+        let mut bench = Bench::new(vec![action(Trigger::Stall)], BRAKE);
+        bench.hear(Who(7, 1, 0), stall(true));
+        bench.pass(SECOND);
+        let ticket = bench.start().unwrap();
+        bench.end(&ticket, 1);
+        let other = Action { name: ActionName::new("other").unwrap(), ..action(Trigger::Missing) };
+        let after_ns = if is_changed { 2 * SECOND } else { SECOND };
+        bench.desk.replace(vec![other, Action { after_ns, ..action(Trigger::Stall) }], BRAKE);
+        bench.hear(Who(7, 1, 0), RESUME);
+        bench.hear(Who(7, 1, 0), stall(true));
+        bench.pass(100 * SECOND);
+        assert_eq!(bench.start().map(|ticket| ticket.attempt), Some(attempt));
+    }
+}
+
 #[test]
 fn what_no_spawner_takes_is_no_attempt_and_what_a_spawner_loses_is() {
     let mut bench = Bench::new(vec![action(Trigger::Stall)], BRAKE);
@@ -414,7 +459,7 @@ fn a_full_desk_refuses_and_says_so() {
     let cases = u32::try_from(CASES_MAX).unwrap();
     (0..=cases).for_each(|pid| bench.hear(Who(pid, pid, pid), exit(None)));
     bench.step();
-    assert_eq!((bench.phases(), bench.desk.overflowed), (vec![(Refused, Some(ActionWhy::Queue))], 1));
+    assert_eq!(bench.phases(), [(Refused, Some(ActionWhy::Queue))]);
 }
 
 /// A world of agents, as their desk hears of them.

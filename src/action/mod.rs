@@ -6,11 +6,16 @@
 
 pub mod backoff;
 pub mod brake;
+pub mod case;
+pub mod census;
+pub mod counts;
 pub mod audit;
 pub mod desk;
+pub mod hold;
 pub mod inspect;
 pub mod policy;
 pub mod queue;
+pub mod request;
 pub mod template;
 pub mod thread;
 pub mod verify;

@@ -5,9 +5,8 @@
 //! lines of the audit file, counts. Thread: act. Blocks: in its wait, the audit file, and 0.1 s for an answer of the
 //! aggregator. Nobody waits for it but an operator's request.
 
-use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,21 +14,22 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
-use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde::Serialize;
 
 use super::Subject;
-use super::audit::{Acted, Audit, Before};
-use super::brake::{Census, Engaged, News, Scope};
-use super::desk::{Desk, Hold, HoldOf, Listed, Output, Step, Ticket};
+use super::audit::{Acted, Audit, Before, Line, silent_since};
+use super::brake::{Engaged, News, Scope};
+use super::census::Counted;
+use super::counts::Counts;
+use super::desk::{Desk, Output, Step, Ticket};
+use super::request::{Answer, Asker, LISTED_MAX, Listing, Request, Whose};
 use super::template::arguments;
 use super::verify::{Protected, verify};
 use crate::aggregator;
 use crate::aggregator::present::Present;
 use crate::config::act::{ActPlan, Deed};
-use crate::event::{ActionName, ActionPhase, ActionWhy, BrakePhase, BrakeScope, Event, EventKind, ExitHow};
+use crate::event::{ActionName, ActionPhase, ActionWhy, BrakePhase, Event, EventKind, ExitHow};
 use crate::label::Label;
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
@@ -38,8 +38,6 @@ use crate::process::names::Names;
 use crate::spawner::client::{How, Spawner};
 use crate::spawner::protocol::{self, Order, Report};
 use crate::sys::clock::SystemClock;
-use crate::table::place::{Holder, Place};
-use crate::table::slot::State;
 use crate::time::{Clock, MonoNs, WallNs};
 use crate::view::health::{ActTroubles, Lifeline, Vitals};
 
@@ -48,10 +46,6 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(100);
 /// After a restart, how long and how often to look for stalls of before.
 const RESUME_NS: u64 = 30_000_000_000;
 const RESUME_EVERY_NS: u64 = 250_000_000;
-/// The longest time that is told apart: a day.
-const TOOK_MAX_NS: u64 = 86_400_000_000_000;
-/// How old a census may be.
-const CENSUS_NS: u64 = 1_000_000_000;
 /// How often the spawner is looked after, at least.
 const LOOK_AFTER_NS: u64 = 1_000_000_000;
 /// How long there may be no spawner until that is a problem: one is started anew a second after it ended.
@@ -96,105 +90,6 @@ impl Surroundings {
     }
 }
 
-/// Takes the answer to a request.
-pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
-
-/// A request of an operator.
-pub enum Request {
-    /// The configuration has other actions.
-    Replace(Box<ActPlan>),
-    /// The configuration has no actions any more.
-    Remove,
-    /// Open the audit file anew.
-    Reopen,
-    /// What is open.
-    List(Reply<Listing>),
-    /// What is open for one agent, and which holds are for it.
-    Of(Whose, Reply<(Vec<Listed>, Vec<Hold>)>),
-    /// Hold actions, for so long, ns; who asks, and what for.
-    Hold(HoldOf, u64, String, Asker, Reply<Answer>),
-    /// End the holds of these.
-    Unhold(HoldOf, Asker, Reply<Answer>),
-    /// Engage or release the brake.
-    Brake(bool, Asker, Reply<Answer>),
-    /// Start this action for this process.
-    Now(u32, String, Asker, Reply<Answer>),
-}
-
-/// An agent, as far as holds tell agents apart.
-#[derive(Clone, Debug, Default)]
-pub struct Whose {
-    /// Its process id.
-    pub pid: u32,
-    /// Its unit.
-    pub unit: Option<String>,
-    /// Its name.
-    pub comm: String,
-}
-
-/// What came of a request: a sentence, or why it was refused.
-pub type Answer = Result<String, String>;
-
-/// Who asked: the peer of the connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Asker {
-    /// Its user.
-    pub uid: u32,
-    /// Its process.
-    pub pid: u32,
-}
-
-/// What is open, held and braked.
-#[derive(Clone, Debug, Default)]
-pub struct Listing {
-    /// The actions, in their order.
-    pub actions: Vec<ActionName>,
-    /// Open cases, oldest first; at most [`LISTED_MAX`].
-    pub cases: Vec<Listed>,
-    /// Open cases, listed or not.
-    pub total: usize,
-    /// Holds of operators.
-    pub holds: Vec<Hold>,
-    /// Brakes that hold.
-    pub brakes: Vec<(Scope, Engaged)>,
-    /// Whether a spawner is there.
-    pub has_spawner: bool,
-    /// Nothing is started: `dry-run`.
-    pub is_dry_run: bool,
-}
-
-/// Most cases of a listing.
-pub const LISTED_MAX: usize = 10_000;
-
-/// Counts of the thread, for metrics.
-#[derive(Clone, Debug)]
-pub struct Counts {
-    /// Steps, by action and phase.
-    pub steps: BTreeMap<(ActionName, ActionPhase), u64>,
-    /// How long each took that ended, from its order, ns.
-    pub took_ns: Histogram<u64>,
-    /// By outcome: how often evidence was written, was unavailable.
-    pub evidence: [u64; 2],
-    /// Due and held.
-    pub waiting: u64,
-    /// Children.
-    pub running: u64,
-    /// Agents that an operator holds actions for.
-    pub held_agents: u64,
-    /// Brakes that hold, by scope.
-    pub brakes: [u64; 3],
-    /// The most important of them, that of all agents first, then those with most stalls.
-    pub engaged: Vec<(Scope, Engaged)>,
-    /// How often a spawner was started anew or connected to again.
-    pub spawner_restarts: u64,
-    /// Whether one is there.
-    pub has_spawner: bool,
-    /// Lines that the audit file did not take.
-    pub audit_lost: u64,
-    /// Why it did not take the last one; empty: it did.
-    pub audit_trouble: String,
-}
-
 /// The running thread, for those who ask it.
 #[derive(Clone, Debug)]
 pub struct Act {
@@ -202,43 +97,6 @@ pub struct Act {
     bell: Arc<Kick>,
     counts: Arc<Mutex<Counts>>,
     evidence_dir: Arc<Mutex<PathBuf>>,
-}
-
-impl Default for Counts {
-    fn default() -> Self {
-        Self {
-            steps: BTreeMap::new(),
-            took_ns: Histogram::new_with_max(TOOK_MAX_NS, 2)
-                .unwrap_or_else(|_| unreachable!("the bounds are valid")),
-            evidence: [0; 2],
-            waiting: 0,
-            running: 0,
-            held_agents: 0,
-            brakes: [0; 3],
-            engaged: Vec::new(),
-            spawner_restarts: 0,
-            has_spawner: false,
-            audit_lost: 0,
-            audit_trouble: String::new(),
-        }
-    }
-}
-
-impl Counts {
-    /// Each action has a count of each phase from the first on.
-    fn of(plan: &ActPlan) -> Self {
-        let mut counts = Self::default();
-        counts.know(plan);
-        counts
-    }
-
-    fn know(&mut self, plan: &ActPlan) {
-        for action in &plan.actions {
-            for phase in ActionPhase::ALL {
-                self.steps.entry((action.name, phase)).or_default();
-            }
-        }
-    }
 }
 
 impl Act {
@@ -266,12 +124,7 @@ impl Act {
             evidence_dir: Arc::clone(&evidence_dir),
         };
         let how = how_of(&plan);
-        let census = Counted {
-            ports: Arc::clone(&surroundings.ports),
-            names: Arc::clone(&surroundings.names),
-            last: RefCell::default(),
-            at: Cell::default(),
-        };
+        let census = Counted::new(Arc::clone(&surroundings.ports), Arc::clone(&surroundings.names));
         let worker = Worker {
             desk: Desk::new(plan.actions.clone(), plan.brake),
             plan,
@@ -322,49 +175,6 @@ fn how_of(plan: &ActPlan) -> How {
     plan.spawner.clone().map_or(How::Own, How::Socket)
 }
 
-/// How many agents there are, counted when somebody asks, at most once in [`CENSUS_NS`].
-#[derive(Debug)]
-struct Counted {
-    ports: Arc<[Arc<Port>]>,
-    names: Arc<Names>,
-    last: RefCell<HashMap<Scope, u32>>,
-    at: Cell<Option<MonoNs>>,
-}
-
-impl Census for Counted {
-    fn agents(&self, scope: Scope) -> u32 {
-        let now = SystemClock.mono();
-        if self.at.get().is_none_or(|at| now.since(at) > CENSUS_NS) {
-            self.at.set(Some(now));
-            self.count();
-        }
-        self.last.borrow().get(&scope).copied().unwrap_or(0)
-    }
-}
-
-impl Counted {
-    fn count(&self) {
-        let mut last = self.last.borrow_mut();
-        last.clear();
-        for (shard, port) in (0..).zip(&*self.ports) {
-            for slot in 0..port.table.used() {
-                let Ok(hot) = port.table.read_hot(slot) else { continue };
-                if !matches!(hot.state, State::Up | State::Stalled) {
-                    continue;
-                }
-                let generation = port.table.generation(slot);
-                let unit = self.names.unit(Holder { place: Place { shard, slot }, generation });
-                for scope in [Some(Scope::Fleet), Some(Scope::Uid(hot.uid())), unit.map(Scope::Unit)]
-                    .into_iter()
-                    .flatten()
-                {
-                    *last.entry(scope).or_default() += 1;
-                }
-            }
-        }
-    }
-}
-
 struct Worker {
     desk: Desk,
     plan: ActPlan,
@@ -407,98 +217,11 @@ enum NotOrdered {
     NotYet,
 }
 
-/// A line of the audit file.
-#[derive(Serialize)]
-struct AuditLine<'a> {
-    ts: WallNs,
-    run: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    action: Option<&'a str>,
-    phase: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    why: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    session: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    uid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    comm: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unit: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    silent_since_ns: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attempt: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    child: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    signal: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    arguments: Option<&'a [String]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    output: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    output_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    by: Option<Asker>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<&'a str>,
-}
-
-impl<'a> AuditLine<'a> {
-    fn new(run: u64, phase: &'a str) -> Self {
-        Self {
-            ts: SystemClock.wall(),
-            run: format!("{run:x}"),
-            action: None,
-            phase,
-            why: None,
-            pid: None,
-            session: None,
-            uid: None,
-            comm: None,
-            unit: None,
-            silent_since_ns: None,
-            attempt: None,
-            child: None,
-            code: None,
-            signal: None,
-            arguments: None,
-            output: None,
-            output_bytes: None,
-            by: None,
-            text: None,
-        }
-    }
-
-    fn of(self, subject: &'a Subject) -> Self {
-        let about = &subject.agent.about;
-        Self {
-            pid: Some(subject.agent.pid),
-            session: Some(subject.agent.session),
-            uid: about.uid,
-            comm: Some(about.comm.as_str()).filter(|comm| !comm.is_empty()),
-            unit: about.unit.and_then(Label::text).map(String::from),
-            silent_since_ns: Some(silent_since(subject)),
-            ..self
-        }
-    }
-}
-
-/// The last beat before the silence.
-fn silent_since(subject: &Subject) -> u64 {
-    subject.since.0.saturating_sub(subject.silent_ns)
-}
-
 impl Worker {
     fn run(mut self, events: &Receiver<Event>, asked: &Receiver<Request>, bell: &Kick, before: Before) {
         if before.cut > 0 {
             let text = format!("a half-written line of {} bytes was removed", before.cut);
-            self.record(AuditLine { text: Some(&text), ..AuditLine::new(self.surroundings.run, "repaired") });
+            self.record(Line { text: Some(&text), ..self.line("repaired") });
         }
         self.acted = before.acted;
         loop {
@@ -565,13 +288,24 @@ impl Worker {
                 Ok(Event { kind: EventKind::Restart { .. }, .. }) if self.audit.is_some() => {
                     self.resuming = Some(now + RESUME_NS);
                 }
-                Ok(event) => self.desk.event(&event, &self.census, now),
+                Ok(event) => {
+                    self.heard_now(&event);
+                    self.desk.event(&event, &self.census, now);
+                }
                 Err(TryRecvError::Empty) => return false,
                 Err(TryRecvError::Disconnected) => {
                     self.desk.stop();
                     return true;
                 }
             }
+        }
+    }
+
+    /// A stall that is heard and whose process is known is not taken up once more.
+    fn heard_now(&mut self, event: &Event) {
+        let Some(subject) = Subject::of(event).filter(|_| self.resuming.is_some()) else { return };
+        if matches!(event.kind, EventKind::Stall { .. }) && !subject.agent.about.comm.is_empty() {
+            self.acted.insert((self.surroundings.run, subject.agent.session, silent_since(&subject)));
         }
     }
 
@@ -608,18 +342,15 @@ impl Worker {
             }
             Report::Started { id, child } => self.desk.started(id, child.unwrap_or(0)),
             Report::NotStarted { id, errno, why } => {
-                self.record_of(
-                    id,
-                    AuditLine { text: Some(&why), ..AuditLine::new(self.surroundings.run, "not-started") },
-                );
+                self.record_of(id, Line { text: Some(&why), ..self.line("not-started") });
                 self.begun.remove(&id);
                 self.desk.failed(id, errno, now);
             }
             Report::Ended { id, code, signal, timed_out, output, output_bytes } => {
                 if output_bytes > 0 {
-                    let line = AuditLine::new(self.surroundings.run, "output");
+                    let line = self.line("output");
                     let output = Some(&*output);
-                    self.record_of(id, AuditLine { output, output_bytes: Some(output_bytes), ..line });
+                    self.record_of(id, Line { output, output_bytes: Some(output_bytes), ..line });
                 }
                 if let Some(begun) = self.begun.remove(&id) {
                     self.counts.lock().took_ns.saturating_record(now.since(begun.at));
@@ -639,8 +370,8 @@ impl Worker {
             }
             for output in outputs {
                 match output {
-                    Output::Report(step) => self.report(&step, None),
-                    Output::Brake(news) => self.report_brake(&news, None),
+                    Output::Report(step) => self.report(&step),
+                    Output::Brake(news) => self.report_brake(&news),
                     Output::Start(ticket) => self.start(&ticket, now),
                 }
             }
@@ -657,7 +388,13 @@ impl Worker {
                         let begun = Begun { at: now, evidence, action, subject: ticket.subject };
                         self.begun.insert(ticket.id, begun);
                     }
-                    Err(_) => self.desk.not_taken(ticket.id),
+                    Err(_) => {
+                        self.record(Line {
+                            action: Some(action.as_str()),
+                            ..self.line("not-taken").of(&ticket.subject)
+                        });
+                        self.desk.not_taken(ticket.id);
+                    }
                 }
             }
             Err(NotOrdered::Never(phase, why)) => self.desk.not_started(ticket.id, phase, why),
@@ -713,65 +450,63 @@ impl Worker {
             protocol::Deed::Signal(signal) => vec![format!("signal {signal}")],
             protocol::Deed::Systemd { verb, unit } => vec![format!("systemd {verb} {unit}")],
         };
-        let line = AuditLine {
+        let line = Line {
             action: Some(action.as_str()),
             attempt: Some(ticket.attempt),
             arguments: Some(&arguments),
-            ..AuditLine::new(self.surroundings.run, "starting").of(&ticket.subject)
+            ..self.line("starting").of(&ticket.subject)
         };
         self.record(line);
     }
 
-    fn report(&mut self, step: &Step, by: Option<Asker>) {
+    fn report(&mut self, step: &Step) {
         let Step { id, subject, action, phase, why, attempt, child, how, errno } = *step;
         let evidence =
             self.begun.get(&id).filter(|_| phase == ActionPhase::Started).map_or(0, |begun| begun.evidence);
         let kind = EventKind::Action { action, phase, why, attempt, child, how, errno, evidence };
         self.surroundings.ask(aggregator::Request::Report(Some(subject.shard), Some(subject.agent), kind));
         *self.counts.lock().steps.entry((action, phase)).or_default() += 1;
-        let line = AuditLine {
+        let line = Line {
             action: Some(action.as_str()),
             why: why.map(ActionWhy::as_str),
             attempt: Some(attempt).filter(|attempt| *attempt > 0),
             child: Some(child).filter(|child| *child > 0),
             code: how.and_then(ExitHow::code),
             signal: how.and_then(ExitHow::signal),
-            by,
-            ..AuditLine::new(self.surroundings.run, phase.as_str()).of(&subject)
+            ..self.line(phase.as_str()).of(&subject)
         };
         self.record(line);
     }
 
-    fn report_brake(&mut self, news: &News, by: Option<Asker>) {
-        let (scope, uid, unit) = match news.scope {
-            Scope::Fleet => (BrakeScope::Fleet, None, None),
-            Scope::Uid(uid) => (BrakeScope::Uid, Some(uid), None),
-            Scope::Unit(unit) => (BrakeScope::Unit, None, Some(unit)),
-        };
+    fn report_brake(&mut self, news: &News) {
+        let (scope, uid, unit) = news.scope.parts();
         let phase = if news.is_engaged { BrakePhase::Engaged } else { BrakePhase::Released };
         let (stalls, agents) = (news.engaged.stalls, news.engaged.agents);
         let kind = EventKind::Brake { phase, scope, uid, unit, stalls, agents, by_hand: news.by_hand };
         self.surroundings.ask(aggregator::Request::Report(None, None, kind));
         let text = format!("{} {}: {stalls} of {agents} agents stalled", scope.as_str(), phase.as_str());
-        let line = AuditLine {
+        let line = Line {
             uid,
             unit: unit.and_then(Label::text).map(String::from),
-            by,
             text: Some(&text),
-            ..AuditLine::new(self.surroundings.run, "brake")
+            ..self.line("brake")
         };
         self.record(line);
     }
 
+    fn line<'a>(&self, phase: &'a str) -> Line<'a> {
+        Line::new(self.surroundings.run, phase)
+    }
+
     /// A line about what was started for a case.
-    fn record_of(&mut self, id: u64, line: AuditLine<'_>) {
+    fn record_of(&mut self, id: u64, line: Line<'_>) {
         let Some(Begun { action, subject, .. }) = self.begun.get(&id).copied() else {
             return self.record(line);
         };
-        self.record(AuditLine { action: Some(action.as_str()), ..line.of(&subject) });
+        self.record(Line { action: Some(action.as_str()), ..line.of(&subject) });
     }
 
-    fn record(&mut self, line: AuditLine<'_>) {
+    fn record(&mut self, line: Line<'_>) {
         let Some(audit) = &mut self.audit else { return };
         let trouble = audit.write(&line).err().map(|error| Reason(&error).to_string());
         let mut counts = self.counts.lock();
@@ -781,7 +516,6 @@ impl Worker {
     fn answer(&mut self, request: Request, now: MonoNs) {
         match request {
             Request::Replace(plan) => self.replace(*plan),
-            Request::Remove => self.replace(ActPlan { actions: Vec::new(), ..self.plan.clone() }),
             Request::Reopen => self.audit.iter_mut().for_each(Audit::reopen),
             Request::List(to) => to(self.list()),
             Request::Of(Whose { pid, unit, comm }, to) => {
@@ -790,13 +524,13 @@ impl Worker {
                 to((self.desk.list_of(pid).collect(), holds.collect()));
             }
             Request::Hold(of, for_ns, text, by, to) => {
-                self.record_request("hold", &format!("{}: {text}", words_of(&of)), by);
+                self.record_request("hold", &format!("{of}: {text}"), by);
                 let held = self.desk.hold_by_hand(of, now + for_ns, text);
                 to(held.map(|id| format!("held, as number {id}")).map_err(str::to_owned));
             }
             Request::Unhold(of, by, to) => {
-                self.record_request("unhold", &words_of(&of), by);
-                let ended = self.desk.unhold(|hold| words_of(&hold.of) == words_of(&of));
+                self.record_request("unhold", &of.to_string(), by);
+                let ended = self.desk.unhold(|hold| hold.of == of);
                 to(match ended {
                     0 => Err("there is no such hold".to_owned()),
                     ended => Ok(format!("{ended} ended")),
@@ -834,8 +568,7 @@ impl Worker {
     }
 
     fn record_request(&mut self, phase: &str, text: &str, by: Asker) {
-        let line =
-            AuditLine { by: Some(by), text: Some(text), ..AuditLine::new(self.surroundings.run, phase) };
+        let line = Line { by: Some(by), text: Some(text), ..self.line(phase) };
         self.record(line);
     }
 
@@ -878,11 +611,7 @@ impl Worker {
         counts.has_spawner = has_spawner;
         counts.brakes = [0; 3];
         for (scope, _) in &engaged {
-            counts.brakes[match scope {
-                Scope::Fleet => 0,
-                Scope::Uid(_) => 1,
-                Scope::Unit(_) => 2,
-            }] += 1;
+            counts.brakes[scope.parts().0 as usize] += 1;
         }
         engaged.truncate(BRAKES_TOLD);
         counts.engaged = engaged;
@@ -901,15 +630,6 @@ impl Worker {
             tv_nsec: (for_ns % 1_000_000_000) as _,
         };
         let _ = poll(&mut fds, Some(&timeout));
-    }
-}
-
-/// Whom a hold is for, as the command line writes it.
-pub fn words_of(of: &HoldOf) -> String {
-    match of {
-        HoldOf::Pid(pid) => format!("pid {pid}"),
-        HoldOf::Unit(pattern, _) => format!("unit {pattern}"),
-        HoldOf::Comm(pattern, _) => format!("comm {pattern}"),
     }
 }
 

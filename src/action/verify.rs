@@ -5,7 +5,8 @@
 use std::os::fd::OwnedFd;
 
 use super::Subject;
-use super::desk::{Needs, Ticket};
+use super::case::Needs;
+use super::desk::Ticket;
 use crate::aggregator::present::Present;
 use crate::event::{ActionPhase, ActionWhy, Agent};
 use crate::process::procfs::{Incarnation, NotHeld, has_exited, hold};

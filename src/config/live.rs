@@ -318,15 +318,20 @@ fn note_events(
     note("events-keep", before.keep.to_string(), after.keep.to_string());
 }
 
-/// What is done about stalls: actions and brake of the new plan, files and spawner of the one in force. If nothing was
-/// done before, there are none of those yet, and all of the new plan holds.
+/// What is done about stalls: actions and brake of the new plan, files and spawner of the one in force, also after the
+/// last action was removed. If there never was one, there are none of those yet, and all of the new plan holds.
 fn act(in_force: &Plan, new: &Plan) -> Option<ActPlan> {
-    let after = new.act.clone()?;
-    let evidence_dir = evidence_dir(&after, &new.dir, &in_force.dir);
-    Some(match &in_force.act {
-        Some(before) => ActPlan { actions: after.actions, brake: after.brake, ..before.clone() },
-        None => ActPlan { evidence_dir, ..after },
-    })
+    match (&in_force.act, new.act.clone()) {
+        (Some(before), Some(after)) => {
+            Some(ActPlan { actions: after.actions, brake: after.brake, ..before.clone() })
+        }
+        (Some(before), None) => Some(ActPlan { actions: Vec::new(), ..before.clone() }),
+        (None, Some(after)) => {
+            let evidence_dir = evidence_dir(&after, &new.dir, &in_force.dir);
+            Some(ActPlan { evidence_dir, ..after })
+        }
+        (None, None) => None,
+    }
 }
 
 /// Where evidence is kept in a fleet with the directory `here`, by a plan for the directory `there`.

@@ -176,8 +176,13 @@ fn the_first_action_brings_its_files_along() {
     let told: Vec<String> = changed.iter().map(ToString::to_string).collect();
     assert_eq!((told, restart.len()), (vec!["action: 0 actions -> 1 action".to_owned()], 0));
     assert_eq!(plan.act, after.plan().unwrap().act);
+    // Without actions the files stay open, and the next action does not change them.
     let Reconciled { plan, changed, .. } = reconciled(&after, &none);
-    assert_eq!((plan.act, changed.len()), (None, 1));
+    assert_eq!(changed.len(), 1);
+    let other = Config { audit: Some("/var/log/other".into()), ..after.clone() };
+    let next = reconciled_plans(&plan, &other.plan().unwrap()).unwrap();
+    assert_eq!(keys_of(&next.restart).names().collect::<Vec<_>>(), ["audit"]);
+    assert_eq!(next.plan.act, after.plan().unwrap().act);
 }
 
 #[test]

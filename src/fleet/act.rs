@@ -4,7 +4,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use super::handle::Handle;
 use crate::action::thread::{Act, Surroundings};
@@ -15,11 +14,11 @@ use crate::lane::kick::Kick;
 use crate::view::health::FleetThread;
 use crate::view::tally::Reader;
 
-/// Starts it. It hears the events from now on, and ends with the aggregator.
+/// Starts it, and puts it into the handle. It hears the events from now on, and ends with the aggregator.
 ///
 /// # Errors
 /// The kernel's: no thread, no descriptor, or the audit file cannot be opened.
-pub fn start_act(plan: &ActPlan, handle: &Handle) -> io::Result<JoinHandle<()>> {
+pub fn start_act(plan: &ActPlan, handle: &Handle) -> io::Result<()> {
     let bell = Arc::new(Kick::new()?);
     let room = handle.agents_max as usize + EVENTS_SLACK;
     let (mut subscriber, events) = Subscriber::new(Reader::Act, room);
@@ -36,5 +35,6 @@ pub fn start_act(plan: &ActPlan, handle: &Handle) -> io::Result<JoinHandle<()>> 
     let _ = handle.requests.send(Request::Subscribe(subscriber));
     handle.doorbell.ring();
     *handle.act.lock() = Some(act);
-    Ok(thread)
+    *handle.act_thread.lock() = Some(thread);
+    Ok(())
 }

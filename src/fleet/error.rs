@@ -36,6 +36,9 @@ pub enum StartError {
     /// The event output cannot be opened.
     #[error(transparent)]
     Events(io::Error),
+    /// The thread that acts cannot be started: the audit file cannot be opened, or the kernel grants no thread.
+    #[error("cannot start the thread that acts: {}", Reason(.0))]
+    Act(io::Error),
     /// The control socket cannot be bound.
     #[error(transparent)]
     Control(BindError),
@@ -79,7 +82,7 @@ impl StartError {
             Self::RunDir(error) => error.kind(),
             Self::Takeover(error) => error.kind(),
             Self::Bind { source, .. } => source.kind(),
-            Self::Events(error) => error.kind(),
+            Self::Events(error) | Self::Act(error) => error.kind(),
             Self::Control(error) => error.kind(),
             #[cfg(feature = "http")]
             Self::Http(error) => error.kind(),

@@ -1,6 +1,7 @@
 //! Queries to a running fleet, and its events.
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
@@ -50,6 +51,8 @@ pub struct Handle {
     pub(super) names: Arc<Names>,
     /// The thread that acts, once there is an action.
     pub(super) act: Arc<Mutex<Option<Act>>>,
+    /// Its end.
+    pub(super) act_thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 /// Events in order; gaps are reported.

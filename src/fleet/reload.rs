@@ -16,11 +16,12 @@ use super::act::start_act;
 use super::handle::Handle;
 use super::run::write_events;
 use super::stop::Writers;
-use crate::action::thread::Request as ActRequest;
+use crate::action::request::Request as ActRequest;
 use crate::aggregator::Request;
 use crate::aggregator::policy::Policy;
 use crate::aggregator::reload::{NewOutput, Reload};
 use crate::config::ConfigError;
+use crate::config::act::ActPlan;
 use crate::config::live::{KeyChange, Reconciled, keys_of, reconcile};
 use crate::config::plan::Plan;
 use crate::config::trust::judge_programs;
@@ -29,6 +30,7 @@ use crate::event::{EventKind, ReloadOutcome};
 use crate::http::{NotReloaded, Requested, Terms, TokenError, TokenFile};
 use crate::lane::Port;
 use crate::lane::settings::Settings;
+use crate::message::Reason;
 use crate::shard::front::sorted;
 use crate::sinks::Descriptor;
 use crate::table::admission::Admission;
@@ -79,6 +81,9 @@ pub enum Refusal {
     /// The event output cannot be opened, or the kernel grants no thread to write it.
     #[error(transparent)]
     Events(io::Error),
+    /// The thread that acts cannot be started: the audit file cannot be opened, or the kernel grants no thread.
+    #[error("cannot start the thread that acts: {}", Reason(.0))]
+    Act(io::Error),
     /// The token cannot be used.
     #[cfg(feature = "http")]
     #[error(transparent)]
@@ -194,21 +199,6 @@ impl InForce {
         done
     }
 
-    /// Has other actions taken, or the first ones.
-    fn change_act(&self, plan: &Plan, handle: &Handle) {
-        if plan.act == self.plan.act {
-            return;
-        }
-        let act = handle.act.lock().clone();
-        match (act, &plan.act) {
-            (Some(act), Some(plan)) => act.ask(ActRequest::Replace(Box::new(plan.clone()))),
-            (Some(act), None) => act.ask(ActRequest::Remove),
-            // The audit file was opened once when the plan was checked.
-            (None, Some(plan)) => drop(start_act(plan, handle)),
-            (None, None) => {}
-        }
-    }
-
     fn change(&mut self, plan: &Plan, handle: &Handle, writers: &Writers) -> Result<Reloaded, ReloadError> {
         let Reconciled { plan, changed, restart } =
             reconcile(&self.plan, &self.started, plan, handle.has_beats())?;
@@ -218,6 +208,11 @@ impl InForce {
         let opened = open(&plan, has_other_output, has_other_token).map_err(ReloadError::Refused)?;
         if let Some(shard) = handle.ports.iter().position(|port| port.is_stuck.load(Ordering::Relaxed)) {
             return Err(ReloadError::stuck(format_args!("shard {shard} makes no progress")));
+        }
+        if let (None, Some(act)) = (&self.plan.act, &plan.act) {
+            let idle = ActPlan { actions: Vec::new(), ..act.clone() };
+            start_act(&idle, handle).map_err(|error| ReloadError::Refused(vec![Refusal::Act(error)]))?;
+            self.plan.act = Some(idle);
         }
         let output = match (has_other_output, &plan.events, opened.output) {
             (false, ..) => None,
@@ -286,7 +281,11 @@ impl InForce {
         let late_shards = shards.filter(|(_, port)| is_late(port)).map(|(shard, _)| shard).collect();
         let warnings =
             if has_other("rule") { Warning::of_rules(&plan).into_iter().collect() } else { Vec::new() };
-        self.change_act(&plan, handle);
+        if let (Some(act), Some(plan)) = (&*handle.act.lock(), &plan.act)
+            && Some(plan) != self.plan.act.as_ref()
+        {
+            act.ask(ActRequest::Replace(Box::new(plan.clone())));
+        }
         self.plan = plan;
         Ok(Reloaded { changed, restart, late_shards, warnings })
     }

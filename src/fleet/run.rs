@@ -115,6 +115,7 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         reloader: Arc::default(),
         names: Arc::new(Names::new(ports.len())),
         act: Arc::default(),
+        act_thread: Arc::default(),
         ports,
     };
     // Subscribed before the first event, so that its file begins with `start`.
@@ -133,8 +134,9 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         let _ = handle.requests.send(Request::Subscribe(subscriber));
         heard
     };
-    let act = plan.act.as_ref().map(|act| start_act(act, &handle)).transpose();
-    let act = act.map_err(StartError::resources("start the thread that acts"))?;
+    if let Some(act) = &plan.act {
+        start_act(act, &handle).map_err(StartError::Act)?;
+    }
     let (said, raised) = unbounded();
     let parks = Parks::default();
     let mut tellers = start_tellers(
@@ -144,7 +146,6 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         (requests_of, asked, acquired.estate, Arc::clone(&parks.aggregator)),
         said.clone(),
     )?;
-    tellers.helpers.extend(act);
     let shards = start_shards(plan, &handle, fronts, &parks.shards, said)?;
     // Each thread sends the warnings of its setup, then drops its sender; the channel closes after the last
     // one.

@@ -25,7 +25,7 @@ use super::reload::{InForce, ReloadError, Reloaded};
 use super::run::{Started, run};
 use super::stop::{Running, StopReport, WRITE_WITHIN};
 use super::takeover::{Handed, Reply, Successors};
-use crate::action::thread::Request as ActRequest;
+use crate::action::request::Request as ActRequest;
 use crate::config::plan::Plan;
 use crate::config::trust::judge_programs;
 use crate::config::{Config, ConfigError};

@@ -185,7 +185,8 @@ impl Tellers {
         self.handle.doorbell.ring();
         let is_dead = join_until(aggregator, Instant::now() + STOP_WITHIN).is_none();
         // While the aggregator is stuck, its helpers cannot end.
-        for thread in self.helpers.drain(..) {
+        let act = self.handle.act_thread.lock().take();
+        for thread in self.helpers.drain(..).chain(act) {
             if !is_dead {
                 let _ = join_until(thread, Instant::now() + STOP_WITHIN);
             }

@@ -16,8 +16,10 @@ use tokio::time::timeout;
 use super::query::{BadQuery, Query};
 use super::ring::Ring;
 use crate::action::brake::{Engaged, Scope};
-use crate::action::desk::{Hold, HoldOf, Listed};
-use crate::action::thread::{Act, Asker, LISTED_MAX, Listing, Reply, Request, Whose, words_of};
+use crate::action::desk::Listed;
+use crate::action::hold::{Hold, HoldOf};
+use crate::action::request::{Asker, LISTED_MAX, Listing, Reply, Request, Whose};
+use crate::action::thread::Act;
 use crate::api;
 use crate::event::EventKind;
 use crate::label::Label;
@@ -99,7 +101,7 @@ fn case(listed: &Listed, now: MonoNs) -> api::ActCase {
 fn hold(hold: &Hold, now: MonoNs) -> api::ActHold {
     api::ActHold {
         id: hold.id,
-        of: words_of(&hold.of),
+        of: hold.of.to_string(),
         ends_in_ns: hold.until.since(now),
         text: hold.text.clone(),
     }
@@ -150,15 +152,11 @@ pub fn read_evidence(path: &Path, pid: u32) -> io::Result<api::Evidence> {
 
 /// A brake in the words of the API.
 pub fn brake((scope, engaged): &(Scope, Engaged), now: MonoNs) -> api::ActBrake {
-    let (word, uid, unit) = match scope {
-        Scope::Fleet => ("fleet", None, None),
-        Scope::Uid(uid) => ("uid", Some(*uid), None),
-        Scope::Unit(unit) => ("unit", None, unit.text().map(String::from)),
-    };
+    let (scope, uid, unit) = scope.parts();
     api::ActBrake {
-        scope: word.to_owned(),
+        scope: scope.as_str().to_owned(),
         uid,
-        unit,
+        unit: unit.and_then(Label::text).map(String::from),
         stalls: engaged.stalls,
         agents: engaged.agents,
         for_ns: now.since(engaged.since),

@@ -28,7 +28,7 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
-use crate::action::thread::Asker;
+use crate::action::request::Asker;
 use crate::aggregator::fanout::EVENTS_SLACK;
 use crate::aggregator::fanout::Subscriber;
 use crate::config::plan::{CONTROL_MAX, HttpPlan, Plan, TCP_MAX};

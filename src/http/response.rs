@@ -38,7 +38,7 @@ use super::reload::{self, NotReloaded, Outcome};
 use super::series::{NAMES, NAMES_OF_WATCH, Series, SeriesNames};
 use super::traffic::Busy;
 use super::{Server, Way, page, runbook};
-use crate::action::thread::Whose;
+use crate::action::request::Whose;
 use crate::api::{AgentAct, FirstKept, Fleet, GroupBy, Page};
 use crate::json::Json;
 use crate::label::Label;

@@ -591,3 +591,36 @@ fn the_help_marks_what_is_live() {
     );
     assert!(help.contains("[default: 2s, live]"), "{help}");
 }
+
+/// The first action comes with a reload: what it needs is opened before anything changes, and stays until a restart.
+#[test]
+fn a_reload_brings_the_first_action_or_says_why_not() {
+    let observer = Running::start(&format!("{BASE}threshold = \"300ms\"\n"));
+    let touched = observer.path("touched");
+    let config = |audit: &str, threshold: &str| {
+        format!(
+            "{BASE}threshold = {threshold:?}\naudit = {audit:?}\n[[action]]\nname = \"note\"\non = [\"exit\"]\n\
+             match = {{ comm = \"*\" }}\nany-user = true\nafter = \"0s\"\nrun = [\"/usr/bin/touch\", {touched:?}]\n"
+        )
+    };
+    // No file can be opened where a directory is.
+    fs::create_dir(observer.path("directory")).expect("make a directory");
+    let output = observer.reload(&config(&observer.path("directory"), "20s"));
+    assert_eq!(output.status.code(), Some(78));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("cannot start the thread that acts"), "{told}");
+    assert!(told.contains(&observer.path("directory")), "{told}");
+    let refused = observer.events().into_iter().find(|event| event.kind() == "reload").expect("an event");
+    assert_eq!(refused.str("outcome"), "refused");
+    let audit = observer.path("audit.jsonl");
+    let done = observer.reloaded(&config(&audit, "300ms"));
+    assert_eq!(keys(&done["changed"]), ["action"], "the threshold is as it was");
+    let agent = observer.agent();
+    wait_for("the agent", || observer.events().iter().any(|event| event.kind() == "up").then_some(()));
+    drop(agent);
+    wait_for("the action", || std::path::Path::new(&touched).exists().then_some(()));
+    let done = observer.reloaded(&format!("{BASE}threshold = \"300ms\"\n"));
+    assert_eq!(keys(&done["changed"]), ["action"]);
+    let done = observer.reloaded(&config(&observer.path("other.jsonl"), "300ms"));
+    assert_eq!((keys(&done["changed"]), keys(&done["restart"])), (vec!["action"], vec!["audit"]));
+}

@@ -104,6 +104,7 @@ impl From<StartError> for CliError {
                 StartError::RunDir(_)
                 | StartError::Bind { .. }
                 | StartError::Events(_)
+                | StartError::Act(_)
                 | StartError::Control(_)
                 | StartError::Http(_),
                 io::ErrorKind::InvalidInput

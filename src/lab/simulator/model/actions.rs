@@ -6,7 +6,8 @@ use std::collections::{BTreeSet, HashSet};
 use super::*;
 use crate::action::Subject;
 use crate::action::brake::{News, Scope};
-use crate::action::desk::{Needs, Ticket};
+use crate::action::case::Needs;
+use crate::action::desk::Ticket;
 use crate::config::act::Brake;
 
 /// What was started by the desk of the present observer.
