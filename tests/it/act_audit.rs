@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::act::{Ground, act, acted, steps};
-use crate::common::{Agent, Client, Observer, Options, SOON, wait_for};
+use crate::common::{Agent, Client, Observer, Options, SOON, program, wait_for};
 
 /// The lines of an audit file, each of which is whole.
 fn lines(path: &Path) -> Vec<Value> {
@@ -111,7 +111,7 @@ fn a_rotated_audit_file_loses_no_line() {
         audit.exists().then_some(())
     });
     stall(&mut observer, &agents[1]);
-    observer.stop();
+    let _place = observer.stop();
     let [before, after] = [&rotated, &audit].map(|path| lines(path));
     let holds = [&before, &after].map(|lines| lines.iter().filter(|line| line["phase"] == "hold").count());
     assert_eq!(holds.iter().sum::<usize>(), asked, "{before:?} {after:?}");
@@ -148,4 +148,20 @@ fn a_line_that_a_crash_left_half_written_is_removed_and_that_is_said() {
 /// The lines, if the last one is not being written, or half written.
 fn lines_if_whole(path: &Path) -> Option<Vec<Value>> {
     fs::read_to_string(path).expect("read").lines().map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[test]
+fn an_audit_file_that_cannot_be_opened_is_named_at_the_start() {
+    let ground = Ground::new();
+    let Options { config, .. } = ground.options("[\"stall\"]", "");
+    let (audit, file) = (ground.place.base().join("audit.jsonl"), ground.place.base().join("varta.toml"));
+    fs::create_dir(&audit).expect("create");
+    fs::write(&file, config).expect("write");
+    let mut run = program();
+    let run =
+        run.args(["run", "--config"]).arg(file).arg("--dir").arg(ground.place.dir()).output().expect("run");
+    let told = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(78), "{told}");
+    let what = format!("cannot open audit file {}: is a directory; set audit to", audit.display());
+    assert!(told.contains(&what), "{told}");
 }

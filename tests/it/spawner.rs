@@ -186,10 +186,15 @@ fn a_child_is_as_ordinary_as_its_starter_is_not() {
     let limit = said.lines().find(|line| line.starts_with("Max open files")).expect("it is listed");
     assert_eq!(limit.split_whitespace().nth(3), Some("1024"), "{limit}");
     let stat = said.lines().find(|line| line.starts_with(&format!("{pid} (cat) "))).expect("its line");
-    let fields: Vec<&str> = stat.rsplit_once(") ").expect("fields").1.split(' ').collect();
-    let (group, session, nice) = (fields[2], fields[3], fields[16]);
-    assert_eq!((group, nice), (pid.to_string().as_str(), "0"), "{stat}");
-    assert_ne!(session, "0");
+    let own = fs::read_to_string("/proc/self/stat").expect("read it");
+    let fields = |stat: &str| -> Vec<String> {
+        stat.rsplit_once(") ").expect("fields").1.split(' ').map(str::to_owned).collect()
+    };
+    let [fields, own] = [stat, &own].map(fields);
+    let (group, session, nice) = (&fields[2], &fields[3], &fields[16]);
+    assert_eq!((group, nice.as_str()), (&pid.to_string(), "0"), "{stat}");
+    // It is 0 if the leader of the session is in another PID namespace, as of a command that is run in a container.
+    assert_eq!(session, &own[3], "the session stays");
     let rest: Vec<&str> = said.lines().rev().take(3).collect();
     assert_eq!(rest[2], "0", "oom_score_adj");
     assert_eq!(rest[1], "50000", "timer slack");
