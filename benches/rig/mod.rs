@@ -1,7 +1,7 @@
 //! A shard in memory for benches and instruction counts: its datagrams come from a recording, and only this
 //! code moves its clock. It makes no system call except to allocate.
 
-#![allow(dead_code, reason = "every bench uses a part of it")]
+#![expect(dead_code, reason = "every bench uses a part of it")]
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -26,15 +26,12 @@ fn agents_on_both_shards(observer: &Observer, count: u32) -> Vec<Agent> {
     Agent::start_many(observer, each)
 }
 
-/// Stops the observer for this long; returns the begin and end of the pause.
-fn pause(observer: &Observer, length: Duration) -> (u64, u64) {
-    observer.signal(Signal::STOP);
+/// Lets this much time pass while the observer does not run; returns its begin and end. The time is what is tested, and an
+/// observer that does not run reports nothing to wait for.
+fn pause(length: Duration) -> (u64, u64) {
     let begin = mono_ns();
-    // The pause is under test, and a stopped observer reports nothing to wait for.
     std::thread::sleep(length);
-    let end = mono_ns();
-    observer.signal(Signal::CONT);
-    (begin, end)
+    (begin, mono_ns())
 }
 
 // --- stopped --------------------------------------------------------------------------------------
@@ -55,7 +52,9 @@ fn stopped_for_three_thresholds(queue_limit: u32) {
     for agent in &agents {
         observer.expect("up", agent.pid(), SOON);
     }
-    let (begin, end) = pause(&observer, 3 * T);
+    observer.signal(Signal::STOP);
+    let (begin, end) = pause(3 * T);
+    observer.signal(Signal::CONT);
     expect_one_pause_and_no_harm(observer, &mut agents, begin, end);
 }
 
@@ -71,9 +70,7 @@ fn fault_24_a_frozen_observer_raises_no_false_stall_tells_one_pause_and_finds_tr
         observer.expect("up", agent.pid(), SOON);
     }
     freezer.freeze();
-    let begin = mono_ns();
-    std::thread::sleep(3 * T);
-    let end = mono_ns();
+    let (begin, end) = pause(3 * T);
     freezer.thaw();
     expect_one_pause_and_no_harm(observer, &mut agents, begin, end);
 }
@@ -173,7 +170,7 @@ fn fault_23_an_agent_that_falls_silent_while_the_observer_is_stopped_is_told_onc
     }
     observer.signal(Signal::STOP);
     agents[0].signal(Signal::STOP);
-    std::thread::sleep(2 * T);
+    pause(2 * T);
     observer.signal(Signal::CONT);
     let stall = observer.expect("stall", agents[0].pid(), 3 * T + SOON);
     assert!(stall.u64("silent_ns") >= ns(2 * T), "{stall}");
@@ -221,7 +218,7 @@ fn fault_23_defect_19_silence_counts_from_the_arrival_of_a_beat_not_from_its_rea
     observer.expect("up", agent.pid(), SOON);
     observer.signal(Signal::STOP);
     let sent = agent.beat();
-    std::thread::sleep(delay);
+    pause(delay);
     observer.signal(Signal::CONT);
 
     let stall = observer.expect("stall", agent.pid(), threshold + SOON);

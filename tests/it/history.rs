@@ -158,6 +158,7 @@ fn fault_25_the_history_survives_whatever_end_and_what_cannot_be_used_of_it_is_s
             wait_for("the death", || (History::of(&keeper.dir()).died() == round).then_some(()));
         }
         assert_eq!(keeper.end(signal), if signal == Signal::KILL { -9 } else { 0 });
+        // The time itself is what is tested.
         std::thread::sleep(std::time::Duration::from_millis(2100));
         keeper.go_on();
         let shown = wait_for("a second after two in which nobody ran", || {

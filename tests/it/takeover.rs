@@ -270,15 +270,15 @@ impl Scripted {
 
     /// Is ready until it is offered something. Returns the number of the offer.
     fn offered(&self) -> u64 {
-        loop {
+        wait_for("an offer", || {
             self.say("ready");
             let (text, _) = self.hear();
             match text.split_once(' ') {
-                Some(("offered", number)) => return number.parse().expect("a number"),
-                Some(("busy", _)) => thread::sleep(Duration::from_millis(50)),
+                Some(("offered", number)) => Some(number.parse().expect("a number")),
+                Some(("busy", _)) => None,
                 _ => panic!("{text}"),
             }
-        }
+        })
     }
 }
 
@@ -721,6 +721,7 @@ fn fault_27_successors_at_any_instant_tell_what_happened_once() {
         if chance.below(2) == 0 {
             pauses += 1;
             let who = if chance.below(2) == 0 { before.id() } else { chain.child.id() };
+            // The instant and the length of the pause are what is under test.
             thread::sleep(Duration::from_millis(chance.below(30).into()));
             signal(who, Signal::STOP);
             thread::sleep(Duration::from_millis(chance.below(400).into()));
@@ -770,12 +771,9 @@ fn a_successor_starts_nothing_twice_and_forgets_nothing() {
         (steps(events, acted_upon).contains(&"ended".to_owned()) && is_held).then_some(())
     });
     chain.takes_over(&[]);
-    let deadline = Instant::now() + SOON;
-    while !steps(chain.events(), held).contains(&"ended".to_owned()) {
-        let steps = steps(chain.events(), held);
-        assert!(Instant::now() < deadline, "{steps:?}; {}", chain.messages());
-        thread::sleep(Duration::from_millis(5));
-    }
+    chain.expect_that("end of what was held", |event| {
+        event.is("action", held) && event.str("phase") == "ended"
+    });
     let lines = acted(&log);
     let of = |pid: u32| lines.iter().filter(|line| line.starts_with(&format!("{pid} "))).count();
     assert_eq!((of(acted_upon), of(held)), (1, 1), "{lines:?}");
