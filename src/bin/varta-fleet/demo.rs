@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use varta_fleet::config::Config;
-use varta_fleet::event::{Agent, BlindPhase, Event, EventKind};
+use varta_fleet::event::{Agent, BlindPhase, BlindWhy, Event, EventKind};
 use varta_fleet::wire::{Frame, NONCE_TERMINAL, Status, Version};
 use varta_fleet::{Fleet, Manifest, Reason, Shown, Subscription};
 
@@ -28,8 +28,8 @@ const AGENTS: usize = 50;
 const SHARDS: u32 = 2;
 const THRESHOLD: Duration = Duration::from_secs(1);
 const PERIOD: Duration = Duration::from_millis(100);
-/// How long the demo waits for each expected event.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long the demo waits for each expected event. A stall comes after three thresholds where the observer cannot see.
+const PATIENCE: Duration = Duration::from_secs(10);
 const SUBSCRIPTION: usize = 4096;
 
 /// Shows a small fleet at work.
@@ -53,6 +53,7 @@ pub fn demo() -> Result<Exit, CliError> {
         stalls: 0,
         false_stalls: 0,
         forged: 0,
+        full: 0,
         frozen: None,
     };
     stage.say(format_args!(
@@ -64,11 +65,16 @@ pub fn demo() -> Result<Exit, CliError> {
     let report = fleet.stop(Duration::from_millis(500));
     played?;
     let beats: u64 = summary.shards.iter().map(|shard| shard.beats).sum();
-    let Stage { told, stalls, false_stalls, forged, .. } = stage;
+    let Stage { told, stalls, false_stalls, forged, full, .. } = stage;
     stage.say(format_args!(
         "done: {beats} frames taken, {forged} of them forged and told as such, {told} events reported, {stalls} true \
          stall, {false_stalls} false ones"
     ))?;
+    if full > 0 {
+        stage.say(format_args!(
+            "a queue was full {full} times; allow longer ones: sysctl -w net.unix.max_dgram_qlen=512"
+        ))?;
+    }
     stage.say(format_args!("next, a fleet of your own: varta-fleet run --events -"))?;
     stage.say(format_args!(
         "agents for it, in another terminal: varta-fleet load; and a view: varta-fleet top"
@@ -148,6 +154,8 @@ struct Stage {
     false_stalls: u32,
     /// Frames that claimed another process.
     forged: u32,
+    /// How often a queue was found full.
+    full: u32,
     frozen: Option<u32>,
 }
 
@@ -181,7 +189,7 @@ impl Stage {
     fn wait(
         &mut self,
         what: &str,
-        mut is_done: impl FnMut(&Self, &Event) -> Result<bool, CliError>,
+        mut is_done: impl FnMut(&mut Self, &Event) -> Result<bool, CliError>,
     ) -> Result<(), CliError> {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -206,8 +214,23 @@ impl Stage {
         }
     }
 
-    fn show(&self, event: &Event) -> Result<(), CliError> {
+    fn show(&mut self, event: &Event) -> Result<(), CliError> {
+        if !is_shown(event.kind, &mut self.full) {
+            return Ok(());
+        }
         self.say(format_args!("    {:<9}{}", event.kind.name(), in_words(event)))
+    }
+}
+
+/// Counts full queues. They may be many, and are not what the demo is about: only the first is shown.
+const fn is_shown(kind: EventKind, full: &mut u32) -> bool {
+    match kind {
+        EventKind::Blind { why: BlindWhy::Full, phase: BlindPhase::Begin } => {
+            *full += 1;
+            *full == 1
+        }
+        EventKind::Blind { why: BlindWhy::Full, .. } | EventKind::Flood { .. } => false,
+        _ => true,
     }
 }
 
@@ -241,8 +264,11 @@ fn in_words(event: &Event) -> String {
         EventKind::Auth { claimed, attested, uid } => format!(
             "a frame in the name of {claimed} came from process {attested} (user {uid}): it does not count as a beat of {claimed}"
         ),
+        EventKind::Blind { phase: BlindPhase::Begin, why: BlindWhy::Full } => {
+            format!("the queue{shard} is full, and the kernel refuses what does not fit; no agent is blamed")
+        }
         EventKind::Blind { phase: BlindPhase::Begin, why } => {
-            format!("the observer was blind{shard}: {}", why.as_str())
+            format!("the observer cannot see{shard}: {}", why.as_str())
         }
         EventKind::Blind { phase: BlindPhase::End { for_ns }, .. } => {
             format!("the observer sees again{shard}, after {}; no agent is blamed", seconds(for_ns))
@@ -420,4 +446,23 @@ fn take_orders(forge: Arc<AtomicU32>) -> io::Result<()> {
         std::process::exit(0);
     };
     thread::Builder::new().spawn(listen).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_full_queues_only_the_first_is_shown() {
+        let blind = |why, phase| EventKind::Blind { why, phase };
+        let end = BlindPhase::End { for_ns: 1 };
+        let mut full = 0;
+        let mut shown = |kind| is_shown(kind, &mut full);
+        assert!(shown(blind(BlindWhy::Full, BlindPhase::Begin)));
+        assert!(!shown(blind(BlindWhy::Full, end)));
+        assert!(!shown(blind(BlindWhy::Full, BlindPhase::Begin)));
+        assert!(shown(blind(BlindWhy::Paused, BlindPhase::Begin)) && shown(blind(BlindWhy::Paused, end)));
+        assert!(shown(EventKind::Up));
+        assert_eq!(full, 2);
+    }
 }
