@@ -894,7 +894,8 @@ function showAgent(pid, agent, isNew) {
   const end = agent.history.findLast(event => event.kind === "exit");
   const known = agent.comm || agent.unit ? agent : agent.history.findLast(event => event.comm || event.unit) ?? {}, { unit } = known;
   const name = called(known) || "pid";
-  const [rank, state] = STATES[agent.state] ?? ["quiet", agent.state], isThere = agent.beats !== undefined;
+  const isOverdue = agent.state === "up" && agent.silent_ns > agent.threshold_ns;
+  const [rank, state] = isOverdue ? ["warn", "is silent, which is not reported as a stall yet"] : STATES[agent.state] ?? ["quiet", agent.state], isThere = agent.beats !== undefined;
   const facts = isThere ? [
     ["Last beat", time(agent.silent_ns) + " ago" + (agent.period_ns ? ", usually every " + time(agent.period_ns) : "")],
     ["Stalls after", time(agent.threshold_ns) + rule(agent)],

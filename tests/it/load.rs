@@ -193,7 +193,7 @@ fn what_cannot_be_done_is_said() {
     let path = |name: &str| directory.path().join(name).to_str().expect("text").to_owned();
     let nowhere = path("nowhere");
     let cases: [(&[&str], i32, &str); 7] = [
-        (&["--dir", &nowhere], 69, "fleet.json: no such file or directory"),
+        (&["--dir", &nowhere], 69, "nowhere; start one (varta-fleet run), or name its directory with --dir"),
         (
             &["--socket", &nowhere, "--agents", "3"],
             69,

@@ -83,10 +83,10 @@ fn done(act: &AgentAct) -> Vec<String> {
         let due = due_in_ns.map(time);
         match (&**phase, due) {
             ("started", _) => format!("Action {action} runs for it now (attempt {attempt})."),
-            ("held", Some(due)) => format!("Action {action} waits for {due}{why}{attempts}."),
-            ("held", None) => format!("Action {action} is held{why}{attempts}."),
+            ("held", Some(due)) => format!("Action {action} waits for {due}{attempts}{why}."),
+            ("held", None) => format!("Action {action} is held{attempts}{why}."),
             (_, Some(due)) => format!("Action {action} is due in {due}{attempts}."),
-            (phase, None) => format!("Action {action} is {}{why}{attempts}.", Shown(phase)),
+            (phase, None) => format!("Action {action} is {}{attempts}{why}.", Shown(phase)),
         }
     };
     let hold = |hold: &ActHold| {
@@ -169,6 +169,7 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
             AgentState::Stalled => "is STALLED",
             AgentState::Frozen => "is FROZEN (by its control group; this is not a stall)",
             AgentState::Waiting => "has sent nothing but crash reports",
+            _ if is_overdue(tracked) => "is silent",
             _ => "beats",
         },
         agent.shard,
@@ -184,6 +185,13 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
     said.extend((!belongs.is_empty()).then(|| format!("It {}.", listed(&belongs))));
     said.push(last_beat(tracked));
     said.push(threshold(tracked, fleet));
+    if is_overdue(tracked) {
+        said.push(
+            "It is silent for longer, and not reported: its shard has to see for a whole threshold, or three thresholds \
+             have to pass, and a stall is checked before it is reported."
+                .to_owned(),
+        );
+    }
     if tracked.program_unreadable && fleet.rules.iter().any(|rule| rule.exe.is_some()) {
         said.push(
             "Program unreadable (as of other users' processes without CAP_SYS_PTRACE): any rule by \
@@ -250,6 +258,12 @@ fn listed(parts: &[String]) -> String {
         [before @ .., last] if !before.is_empty() => format!("{} and {last}", before.join(", ")),
         _ => parts.concat(),
     }
+}
+
+/// Silent for its threshold, and not reported.
+fn is_overdue(tracked: &Tracked) -> bool {
+    let agent = &tracked.agent;
+    agent.state == AgentState::Up && tracked.as_of.saturating_sub(agent.last_ns) > agent.threshold_ns
 }
 
 fn last_beat(tracked: &Tracked) -> String {
@@ -483,6 +497,19 @@ mod tests {
     }
 
     #[test]
+    fn a_silence_that_is_no_stall_yet_is_not_called_beating() {
+        let mut tracked = tracked();
+        tracked.agent.state = AgentState::Up;
+        tracked.stall = None;
+        let said = flat(&tracked, &Fleet::default());
+        assert!(said.starts_with("engine (pid 4711, uid 1000) is silent on shard 1"), "{said}");
+        assert!(said.contains("It is silent for longer, and not reported"), "{said}");
+        tracked.as_of = tracked.agent.last_ns + tracked.agent.threshold_ns;
+        let said = flat(&tracked, &Fleet::default());
+        assert!(said.contains(") beats on shard 1") && !said.contains("for longer"), "{said}");
+    }
+
+    #[test]
     fn a_stall_is_explained() {
         let fleet = Fleet { threshold_ns: 2 * SECOND, ..Fleet::default() };
         let mut tracked = tracked();
@@ -556,7 +583,7 @@ mod tests {
             [
                 "Action restart is due in 1.00 s.",
                 "Action restart is held: a brake is engaged.",
-                "Action restart waits for 9.00 s: it was tried a short time ago, after 1 start.",
+                "Action restart waits for 9.00 s, after 1 start: it was tried a short time ago.",
                 "Action restart runs for it now (attempt 2).",
             ]
         );

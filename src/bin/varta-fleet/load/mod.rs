@@ -105,6 +105,13 @@ impl Target {
                     let path = dir.join(MANIFEST);
                     denied(&format!("cannot read {}", Shown(path.display())), &path, ["mode", "group"])
                 }
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => CliError::new(
+                    Exit::Unavailable,
+                    format!(
+                        "no fleet is running in {}; start one (varta-fleet run), or name its directory with --dir",
+                        Shown(dir.display())
+                    ),
+                ),
                 _ => CliError::new(Exit::Unavailable, error.to_string()),
             })?;
             // The manifest may be left from an observer that was killed.
