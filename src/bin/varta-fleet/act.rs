@@ -77,7 +77,7 @@ struct Whom {
 enum BrakeWhat {
     /// Hold all actions until they are released by hand
     Engage,
-    /// Release every brake: what is still so is acted upon
+    /// Release every brake: agents that are still stalled are acted upon
     Release,
 }
 
@@ -154,7 +154,7 @@ fn lines(act: &Act) -> Vec<String> {
         lines.push("nothing is to be done".to_owned());
         return lines;
     }
-    lines.push(format!("{:<10} {:<15} {:<19} {:<8} {}", "PID", "NAME", "ACTION", "PHASE", "WHY"));
+    lines.push(format!("{:>7} {:<15} {:<19} {:<8} {}", "pid", "name", "action", "phase", "why"));
     lines.extend(act.cases.iter().map(case));
     if act.total > act.cases.len() as u64 {
         lines.push(format!("and {} more", act.total - act.cases.len() as u64));
@@ -173,7 +173,7 @@ fn brake(brake: &ActBrake) -> String {
     } else {
         format!("{} of {} stalled at once", brake.stalls, counted(brake.agents.into(), "agent"))
     };
-    format!("the brake {of} is engaged since {}: {why}", time(brake.for_ns))
+    format!("the brake {of} is engaged, for {} by now: {why}", time(brake.for_ns))
 }
 
 fn case(case: &ActCase) -> String {
@@ -186,7 +186,7 @@ fn case(case: &ActCase) -> String {
         (None, None) => String::new(),
     };
     let attempt = if case.attempt > 0 { format!(" (attempt {})", case.attempt) } else { String::new() };
-    format!("{pid:<10} {comm:<15} {action:<19} {phase:<8} {why}{attempt}").trim_end().to_owned()
+    format!("{pid:>7} {comm:<15} {action:<19} {phase:<8} {why}{attempt}").trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -217,7 +217,10 @@ mod tests {
             ..Act::default()
         };
         let lines = lines(&act);
-        assert_eq!(lines[0], "the brake for user 7 is engaged since 0 ns: 30 of 40 agents stalled at once");
+        assert_eq!(
+            lines[0],
+            "the brake for user 7 is engaged, for 0 ns by now: 30 of 40 agents stalled at once"
+        );
         assert!(
             lines[2].contains("4711") && lines[2].ends_with("backoff, for 9.00 s (attempt 1)"),
             "{}",
