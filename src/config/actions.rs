@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::act::{ActPlan, Action, ActionMatch, Brake, Deed, Retry, Trigger};
 use super::bounds::{ACTION_BYTES_MAX, ACTIONS_MAX, AGENTS_MAX, SOCKET_PATH_MAX};
-use super::checks::{absolute, in_range, judge_characters, judge_output, judge_patterns, names_a_file};
+use super::checks::{
+    absolute, in_range, judge_characters, judge_output, judge_patterns, may_end_as_unit, names_a_file,
+};
 use super::keys::Config;
 use super::placeholder::pieces;
 use super::plan::{Output, ShardPlan};
@@ -192,8 +194,8 @@ fn judge_match(key: &str, action: &ActionConfig, problems: &mut Problems) {
         "it is empty and matches nothing"
     } else if !pattern.chars().all(is_of_names) {
         "it has a character that no name of a unit has, so it matches nothing"
-    } else if !pattern.contains(['.', '*', '?']) {
-        "the name of a unit has an ending, so it matches nothing"
+    } else if !may_end_as_unit(pattern) {
+        "the names of units end in .service or .scope, so it matches nothing"
     } else {
         return;
     };
@@ -262,7 +264,7 @@ fn resolve_deed(key: &str, action: &ActionConfig, problems: &mut Problems) -> Op
     Some(deed)
 }
 
-/// A service manager is asked about units that are named, and only about services and the like.
+/// A service manager is asked about units that are named, and only about services.
 fn judge_unit(key: &str, action: &ActionConfig, problems: &mut Problems) {
     let value = action.systemd.map(|verb| format!("{:?}", verb.as_str())).unwrap_or_default();
     match action.matches.unit.as_deref() {
@@ -274,11 +276,11 @@ fn judge_unit(key: &str, action: &ActionConfig, problems: &mut Problems) {
                     .against(&format!("{key}.match")),
             );
         }
-        Some(unit) if unit.ends_with(".slice") || unit.ends_with(".scope") || unit.starts_with("user@") => {
+        Some(unit) if unit.ends_with("scope") || unit.starts_with("user@") => {
             problems.push(ConfigProblem::refused(
                 &format!("{key}.match.unit"),
                 format!("{unit:?}"),
-                "slices, scopes and the managers of users are never acted upon",
+                "scopes and the managers of users are never acted upon",
                 "name a service, such as \"worker@*.service\"",
             ));
         }

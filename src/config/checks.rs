@@ -8,6 +8,7 @@ use super::plan::ShardPlan;
 use super::problem::ConfigProblem;
 use super::values::written;
 use crate::message::{Reason, is_deceptive};
+use crate::process::unit::UNIT_SUFFIXES;
 use crate::route::MANIFEST;
 use crate::rundir::names::{CONTROL, LOCK, SYMLINK};
 
@@ -100,6 +101,13 @@ pub(super) fn judge_output(
         let why = format!("it is {what}");
         problems.push(ConfigProblem::refused(key, format!("{path:?}"), why, "name another file"));
     }
+}
+
+/// Whether the names that a pattern matches may end as those of units.
+pub(super) fn may_end_as_unit(pattern: &str) -> bool {
+    let end = pattern.rsplit(['*', '?']).next().unwrap_or_default();
+    let is_whole = end.len() == pattern.len();
+    UNIT_SUFFIXES.iter().any(|suffix| end.ends_with(suffix) || !is_whole && suffix.ends_with(end))
 }
 
 /// Refuses patterns for names and programs that match nothing. `matches`: the full name of the table that they are in.

@@ -19,7 +19,7 @@ use super::problem::{ConfigError, ConfigProblem};
 use super::tables::{RuleMatch, ShardConfig};
 use super::values::{Refused, written};
 use crate::message::is_deceptive;
-use crate::process::unit::{UNIT_BYTES_MAX, UNIT_SUFFIXES};
+use crate::process::unit::UNIT_BYTES_MAX;
 use crate::time::duration_ns;
 
 const THRESHOLD_MIN: Duration = Duration::from_millis(10);
@@ -408,13 +408,6 @@ fn judge_mode(key: &str, mode: u32, closed: &str, problems: &mut Vec<ConfigProbl
             "write \"0600\" for the same user, \"0660\" for its group too, \"0666\" for everybody",
         ));
     }
-}
-
-/// Whether the names that a pattern matches may end as those of units.
-fn may_end_as_unit(pattern: &str) -> bool {
-    let end = pattern.rsplit(['*', '?']).next().unwrap_or_default();
-    let is_whole = end.len() == pattern.len();
-    UNIT_SUFFIXES.iter().any(|suffix| end.ends_with(suffix) || !is_whole && suffix.ends_with(end))
 }
 
 /// Refuses a URL that is no plain link to a page: why, and what to do. The page shows it to everyone who may read that.

@@ -13,6 +13,7 @@ use rustix::fs::OFlags;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::agents;
 use super::query::{BadQuery, Query};
 use super::ring::Ring;
 use crate::action::brake::{Engaged, Scope};
@@ -23,7 +24,7 @@ use crate::action::thread::Act;
 use crate::api;
 use crate::event::EventKind;
 use crate::label::Label;
-use crate::pattern::{ASKED_BYTES_MAX, Pattern};
+use crate::pattern::Pattern;
 use crate::spawner::evidence::FILE_BYTES_MAX;
 use crate::time::MonoNs;
 
@@ -192,8 +193,7 @@ pub async fn change(act: &Act, path: &str, query: &Query, by: Asker) -> Result<O
         }
         Some("now") => {
             query.allows(&["pid", "action"])?;
-            let pid = query.number("pid", 1, u32::MAX.into())?.and_then(|pid| u32::try_from(pid).ok());
-            let pid = pid.ok_or_else(missing("pid", "say for which process"))?;
+            let pid = pid(query)?.ok_or_else(missing("pid", "say for which process"))?;
             let action = query.text("action").unwrap_or_default().to_owned();
             asked(act, ANSWER_WITHIN, |to| Request::Now(pid, action, by, to)).await
         }
@@ -214,21 +214,60 @@ fn text(query: &Query) -> Result<String, BadQuery> {
     Ok(text.to_owned())
 }
 
+fn pid(query: &Query) -> Result<Option<u32>, BadQuery> {
+    Ok(query.number("pid", 1, u32::MAX.into())?.and_then(|pid| u32::try_from(pid).ok()))
+}
+
 /// Whom it is for: exactly one of `pid`, `unit` and `comm`.
 fn whom(query: &Query) -> Result<HoldOf, BadQuery> {
-    let pattern = |name: &'static str| {
-        let Some(text) = query.text(name) else { return Ok(None) };
-        if text.is_empty() || text.len() > ASKED_BYTES_MAX {
-            let fix = format!("write 1 to {ASKED_BYTES_MAX} bytes; * and ? stand for any characters");
-            return Err(BadQuery::new(name, "its length is out of range", fix));
+    let pattern = |name: &'static str, of: fn(&str) -> Result<Pattern, BadQuery>| match query.text(name) {
+        None => Ok(None),
+        Some("") => {
+            let fix = "write a name; * and ? stand for any characters";
+            Err(BadQuery::new(name, "it is empty and matches nothing", fix))
         }
-        Ok(Some((text.to_owned(), Pattern::new(text))))
+        Some(text) => Ok(Some((text.to_owned(), of(text)?))),
     };
-    let pid = query.number("pid", 1, u32::MAX.into())?.and_then(|pid| u32::try_from(pid).ok());
-    match (pid, pattern("unit")?, pattern("comm")?) {
+    match (pid(query)?, pattern("unit", agents::unit_pattern)?, pattern("comm", agents::pattern)?) {
         (Some(pid), None, None) => Ok(HoldOf::Pid(pid)),
         (None, Some((text, pattern)), None) => Ok(HoldOf::Unit(text, pattern)),
         (None, None, Some((text, pattern))) => Ok(HoldOf::Comm(text, pattern)),
         _ => Err(BadQuery::new("pid", "it is not clear whom it is for", "give one of pid, unit and comm")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_is_for_a_pid_or_for_names_however_long_they_are() {
+        let of = |text: &str| whom(&Query::parse(text));
+        assert!(matches!(of("pid=7"), Ok(HoldOf::Pid(7))));
+        assert!(matches!(of("comm=w*"), Ok(HoldOf::Comm(text, _)) if text == "w*"));
+        let unit = format!("user@1000.service/{}.service", "u".repeat(247));
+        assert!(matches!(of(&format!("unit={unit}")), Ok(HoldOf::Unit(text, _)) if text == unit));
+        let (comm, longer) = (format!("comm={}", "c".repeat(65)), format!("unit={}", "u".repeat(512)));
+        for refused in ["", "pid=0", "unit=", "comm=", "pid=1&unit=a", "unit=a&comm=a", &comm, &longer] {
+            assert!(of(refused).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_evidence_is_a_file_about_that_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("evidence.json"), dir.path().join("link"));
+        std::fs::write(&file, "{\"pid\":7}").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert_eq!(read_evidence(&file, 7).unwrap().pid, 7);
+        for (path, pid) in [(&*file, 8), (&*link, 7), (dir.path(), 7)] {
+            assert!(read_evidence(path, pid).is_err(), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_text_of_an_operator_is_bounded() {
+        let of = |len: usize| text(&Query::parse(&format!("text={}", "x".repeat(len))));
+        assert_eq!((of(TEXT_BYTES_MAX).is_ok(), of(TEXT_BYTES_MAX + 1).is_ok()), (true, false));
     }
 }

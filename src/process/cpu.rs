@@ -52,7 +52,7 @@ impl<F: Fn(u32) -> Option<u64>> Idlers<F> {
         Self { tables, shortest, cpu_time, notes: HashMap::new(), next: Place::default() }
     }
 
-    /// Looks at the next slots, each slot once in a round, and returns when to take the next step. `None`: no agent was
+    /// Looks at the next slots, each slot at most once, and returns when to take the next step. `None`: no agent was
     /// ever seen; once one is, there will be a question about it.
     pub fn step(&mut self, now: MonoNs) -> Option<MonoNs> {
         if self.tables.iter().all(|table| table.used() == 0) {
@@ -65,7 +65,8 @@ impl<F: Fn(u32) -> Option<u64>> Idlers<F> {
     }
 
     fn look(&mut self, now: MonoNs, silent_ns: u64, slots: u64) {
-        let (mut left, mut notes_left) = (u32::try_from(slots).unwrap_or(u32::MAX), NOTES_PER_STEP);
+        let all: u64 = self.tables.iter().map(|table| u64::from(table.used())).sum();
+        let (mut left, mut notes_left) = (u32::try_from(slots.min(all)).unwrap_or(u32::MAX), NOTES_PER_STEP);
         for _ in 0..=self.tables.len() {
             let Some(table) = self.tables.get(usize::from(self.next.shard)) else { return };
             let until = table.used().min(self.next.slot.saturating_add(left));
@@ -194,6 +195,27 @@ mod tests {
         assert_eq!((idlers.notes.len(), asked.get()), (NOTES_MAX, NOTES_MAX), "bounded, and asked once each");
         for place in [Place { shard: 0, slot: 2 }, Place { shard: 1, slot: 0 }] {
             assert!(idlers.notes.contains_key(&place), "{place:?}");
+        }
+    }
+
+    #[test]
+    fn a_step_looks_at_each_slot_once() {
+        let asked = Cell::new(0);
+        let tables: Vec<_> = [3, 2]
+            .map(|agents| {
+                let (mut writer, reader) = table(8);
+                (0..agents).for_each(|slot| beat(&mut writer, slot, SECOND));
+                reader
+            })
+            .into();
+        // Processes that are gone, so that nothing is noted.
+        let mut idlers = idlers(tables, |_| {
+            asked.set(asked.get() + 1);
+            None
+        });
+        for steps in 1..4 {
+            idlers.step(MonoNs(10 * SECOND));
+            assert_eq!(asked.get(), 5 * steps);
         }
     }
 

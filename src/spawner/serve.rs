@@ -435,7 +435,7 @@ impl Service {
             self.refuse(client, id, libc::ECANCELED, "it was cancelled");
             return;
         }
-        let job = self.jobs.iter().find(|job| (job.client, job.id) == (client, id));
+        let job = self.jobs.iter().find(|job| (job.client, job.id) == (client, id) && !job.is_done);
         // One that has ended is about to be reported.
         if let (Some(line), Some(message)) = (job.and_then(|job| job.line.as_ref()), order.encode()) {
             // Ignored: a supervisor that is gone is noticed by its pidfd.

@@ -249,7 +249,10 @@ fn an_operator_holds_releases_brakes_and_starts_by_hand() {
     );
     assert_eq!(act(&observer, &["unhold", &pid]), (true, "1 ended\n".to_owned()));
     let (_, list) = act(&observer, &["list"]);
-    assert!(list.contains("the brake for all agents is engaged") && list.contains("by hand"), "{list}");
+    assert!(
+        list.contains("the brake for all agents has been engaged for ") && list.contains("by hand"),
+        "{list}"
+    );
     let (is_done, said) = act(&observer, &["now", &pid, "no-such-action"]);
     assert!(!is_done && said.contains("no such action"), "{said}");
     let (is_done, said) = act(&observer, &["now", "4000000", "restart"]);

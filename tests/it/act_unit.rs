@@ -48,16 +48,8 @@ fn boot() -> Rig {
     rig
 }
 
-fn events(rig: &Rig) -> Vec<Event> {
-    let text = rig.run("cat /var/log/varta-fleet/events.jsonl");
-    text.split_inclusive('\n')
-        .filter(|line| line.ends_with('\n'))
-        .map(|line| Event::parse(line.trim_end()))
-        .collect()
-}
-
 fn event(rig: &Rig, what: &str, is_it: impl Fn(&Event) -> bool) -> Event {
-    wait_for(what, || events(rig).into_iter().find(&is_it))
+    wait_for(what, || rig.events().into_iter().find(&is_it))
 }
 
 fn main_pid(rig: &Rig, unit: &str) -> u32 {

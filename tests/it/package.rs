@@ -123,7 +123,7 @@ fn an_upgrade_under_load_tells_the_one_stall_and_loses_nobody() {
     rig.run(&format!("kill -STOP {stopped} && dpkg --install {}", deb(NEXT)));
     wait_for("the stall of the one that stopped", || (count("stalled") > 0).then_some(()));
     assert_eq!((count("up"), count("stalled")), (AGENTS as u64 - 1, 1));
-    let events = events(&rig);
+    let events = rig.events();
     let of_kind = |kind: &str| events.iter().filter(|event| event.kind() == kind).collect::<Vec<_>>();
     let [stall] = of_kind("stall")[..] else { panic!("{:?}", of_kind("stall")) };
     assert_eq!(stall.pid(), Some(stopped));
@@ -164,12 +164,12 @@ fn a_service_that_is_treated_badly_tells_what_happened_once() {
                 format!("dpkg --install {} 2>&1", deb(to))
             }
         });
-        let told = |kind: &str| once(&events(&rig)).iter().filter(|event| event.is(kind, pid)).count();
+        let told = |kind: &str| once(&rig.events()).iter().filter(|event| event.is(kind, pid)).count();
         wait_for("the stall", || (told("stall") == stalls).then_some(()));
         rig.run(&format!("kill -CONT {pid}"));
         wait_for("the return", || (told("resume") == stalls).then_some(()));
     }
-    let events = once(&events(&rig));
+    let events = once(&rig.events());
     for pid in &crowd.pids {
         let of = |kind: &str| events.iter().filter(|event| event.is(kind, *pid)).count();
         let expected = stops.get(pid).copied().unwrap_or(0);
@@ -220,15 +220,6 @@ impl Drop for Crowd {
 fn count(rig: &Rig, what: &str) -> u64 {
     let status = rig.run("varta-fleet status --json || true");
     serde_json::from_str(&status).map_or(0, |fleet: Value| fleet[what].as_u64().expect("a number"))
-}
-
-/// The events inside, as far as they are written.
-fn events(rig: &Rig) -> Vec<Event> {
-    let text = rig.run("cat /var/log/varta-fleet/events.jsonl");
-    text.split_inclusive('\n')
-        .filter(|line| line.ends_with('\n'))
-        .map(|line| Event::parse(line.trim_end()))
-        .collect()
 }
 
 /// Each of them once, as a reader takes them.

@@ -173,16 +173,17 @@ fn brake(brake: &ActBrake) -> String {
     } else {
         format!("{} of {} stalled at once", brake.stalls, counted(brake.agents.into(), "agent"))
     };
-    format!("the brake {of} is engaged, for {} by now: {why}", time(brake.for_ns))
+    format!("the brake {of} has been engaged for {}: {why}", time(brake.for_ns))
 }
 
 fn case(case: &ActCase) -> String {
-    let ActCase { pid, comm, action, phase, .. } = case;
-    let comm = Shown(comm.as_deref().unwrap_or("-")).to_string();
-    let why = match (&case.why, case.due_in_ns) {
+    let shown = |text: &str| Shown(text).to_string();
+    let (pid, comm) = (case.pid, shown(case.comm.as_deref().unwrap_or("-")));
+    let (action, phase) = (shown(&case.action), shown(&case.phase));
+    let why = match (case.why.as_deref().map(shown), case.due_in_ns) {
         (None, Some(ns)) => format!("in {}", time(ns)),
         (Some(why), Some(ns)) => format!("{why}, for {}", time(ns)),
-        (Some(why), None) => why.clone(),
+        (Some(why), None) => why,
         (None, None) => String::new(),
     };
     let attempt = if case.attempt > 0 { format!(" (attempt {})", case.attempt) } else { String::new() };
@@ -219,7 +220,7 @@ mod tests {
         let lines = lines(&act);
         assert_eq!(
             lines[0],
-            "the brake for user 7 is engaged, for 0 ns by now: 30 of 40 agents stalled at once"
+            "the brake for user 7 has been engaged for 0 ns: 30 of 40 agents stalled at once"
         );
         assert!(
             lines[2].contains("4711") && lines[2].ends_with("backoff, for 9.00 s (attempt 1)"),
@@ -228,6 +229,10 @@ mod tests {
         );
         assert!(lines.iter().all(|line| !line.contains('\n')), "{lines:?}");
         assert_eq!(lines[3], "and 2 more");
+        let hostile = || "a\u{1b}[2J".to_owned();
+        let (action, phase, why) = (hostile(), hostile(), Some(hostile()));
+        let line = super::case(&ActCase { action, phase, why, ..ActCase::default() });
+        assert!(!line.contains('\u{1b}'), "{line:?}");
     }
 
     #[test]

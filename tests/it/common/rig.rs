@@ -9,7 +9,7 @@ use std::{env, fs};
 use tempfile::TempDir;
 
 use super::observer::{follow_parent, needs_root};
-use super::{PROGRAM, rust_program, wait_for};
+use super::{Event, PROGRAM, rust_program, wait_for};
 
 /// A booted systemd. It ends when this is dropped.
 #[derive(Debug)]
@@ -93,6 +93,13 @@ impl Rig {
             self.journal()
         );
         text
+    }
+
+    /// The events inside, as far as they are written.
+    pub fn events(&self) -> Vec<Event> {
+        let text = self.run("cat /var/log/varta-fleet/events.jsonl");
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        whole.map(|line| Event::parse(line.trim_end())).collect()
     }
 
     /// Writes a file inside.
