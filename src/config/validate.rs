@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::bounds::{UNIT_PATTERNS_MAX, UNITS_MAX, URL_BYTES_MAX};
 use super::checks::{
-    OWN_FILES, absolute, in_range, judge_characters, judge_output, judge_patterns, names_a_file,
+    OWN_FILES, absolute, in_range, judge_characters, judge_output, judge_patterns, may_end_as_unit,
+    names_a_file,
 };
 use super::keys::{Config, KEYS};
 use super::plan::{
