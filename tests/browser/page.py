@@ -395,6 +395,22 @@ def check_frozen(page):
     check_silence_of_console(page)
 
 
+def check_acted(page):
+    """What is done about an agent, what holds it back and what was found about it are facts of its drawer."""
+    page.get(f"{URL}agents/{PIDS[0]}")
+    wait_for(page, "its hold", lambda: f"actions for pid {PIDS[0]} for another 59m" in text_of(page, "drawer"))
+    facts = wait_for(page, "its facts", lambda: dict(zip(
+        [term.text for term in all_of(page, "#drawer .facts dt")], [fact.text for fact in all_of(page, "#drawer .facts dd")])))
+    assert facts["Action"].startswith("restart is held: an operator holds it"), facts
+    assert facts["Held"].endswith(": a <b>dump</b>"), facts
+    assert re.search(r"/evidence-\d+\.json; varta-fleet explain sums it up$", facts["Evidence"]), facts
+    events = text_of(page, "drawer")
+    for part in ["action restart is due", "action restart is held: an operator holds it"]:
+        assert part in events, f"{part}: {events}"
+    check_looks(page, "acted")
+    check_silence_of_console(page)
+
+
 def check_stuck(page):
     page.get(URL)
     page.execute_script(WATCHED + "watchFrames();")
@@ -539,6 +555,7 @@ CHECKS = {
     "stale": check_stale,
     "units": check_units,
     "frozen": check_frozen,
+    "acted": check_acted,
     "stuck": check_stuck,
     "asleep": check_asleep,
     "clock": check_clock,

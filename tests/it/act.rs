@@ -398,10 +398,11 @@ fn who_is_neither_root_nor_the_user_of_the_observer_may_ask_and_not_act() {
     for directory in [observer.place().base(), &observer.dir()] {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("it is ours");
     }
+    let dir = observer.dir();
     let stranger = |arguments: &[&str]| {
         let mut command = program_by("setpriv");
         command.args(["--reuid", "4711", "--regid", "4711", "--clear-groups"]).arg(&copy).args(arguments);
-        let output = command.arg("--dir").arg(observer.dir()).output().expect("run setpriv");
+        let output = command.arg("--dir").arg(&dir).output().expect("run setpriv");
         let said = [output.stdout, output.stderr].concat();
         (output.status.code(), String::from_utf8(said).expect("text"))
     };
@@ -420,6 +421,19 @@ fn who_is_neither_root_nor_the_user_of_the_observer_may_ask_and_not_act() {
         assert!(said.contains(told), "{request:?}: {said}");
     }
     assert_eq!(act(&observer, &["list"]), (true, "nothing is to be done\n".to_owned()));
+
+    agent.signal(Signal::STOP);
+    wait_for("evidence to be kept", || {
+        let found = |event: &Event| event.is("action", agent.pid()) && event.has("evidence");
+        observer.events().iter().any(found).then_some(())
+    });
+    let (_, said) = stranger(&["explain", &pid]);
+    let said = said.replace('\n', " ");
+    assert!(
+        said.contains("and is not shown: evidence is only for root and the user of the observer"),
+        "{said}"
+    );
+    agent.signal(Signal::CONT);
     observer.stop();
 }
 

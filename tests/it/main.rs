@@ -5,6 +5,8 @@ mod common;
 
 mod act;
 mod act_audit;
+mod act_cases;
+mod act_reload;
 mod act_unit;
 mod agents;
 mod blind;

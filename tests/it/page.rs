@@ -5,9 +5,10 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
+use super::act::{Ground, act, steps};
 use crate::common::{
-    Agent, AgentOptions, Freezer, Injection, Observer, Options, SOON, copy_program, python, rust_program,
-    signal,
+    Agent, AgentOptions, Event, Freezer, Injection, Observer, Options, SOON, copy_program, python,
+    rust_program, signal, wait_for,
 };
 
 /// A fleet of two shards that serves its page.
@@ -135,6 +136,33 @@ fn a_frozen_agent_is_told_from_a_stalled_one() {
     observer.expect("frozen", agents[0].pid(), SOON);
     browse("frozen", &observer, &[agents[0].pid()]);
     group.thaw();
+    observer.stop();
+}
+
+#[test]
+fn what_is_done_about_an_agent_is_in_its_drawer() {
+    let ground = Ground::new();
+    let options = ground.options("[\"stall\"]", "after = \"0s\"");
+    let arguments = vec!["--http".to_owned(), "127.0.0.1:0".to_owned()];
+    let mut observer = Observer::start_in(ground.place, Options { arguments, ..options });
+    let agents = start(&mut observer, [AgentOptions::default()]);
+    let pid = agents[0].pid();
+    signal(pid, Signal::STOP);
+    wait_for("the evidence", || {
+        let events = observer.events();
+        let found = |event: &Event| event.is("action", pid) && event.has("evidence");
+        (events.iter().any(found) && steps(events, pid).contains(&"ended".to_owned())).then_some(())
+    });
+    signal(pid, Signal::CONT);
+    observer.expect("resume", pid, SOON);
+    let held = ["hold", &pid.to_string(), "--for", "1h", "--why", "a <b>dump</b>"];
+    assert!(act(&observer, &held).0);
+    signal(pid, Signal::STOP);
+    wait_for("it to be held", || {
+        steps(observer.events(), pid).contains(&"held hand".to_owned()).then_some(())
+    });
+    browse("acted", &observer, &[pid]);
+    signal(pid, Signal::CONT);
     observer.stop();
 }
 
