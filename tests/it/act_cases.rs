@@ -244,7 +244,11 @@ fn a_killed_spawner_is_replaced_and_its_action_is_tried_again_once_the_child_is_
     agent.signal(Signal::CONT);
     observer.expect("resume", agent.pid(), SOON);
     observer.stop();
-    wait_for("the end of the child", || (!std::path::Path::new("/proc").join(&child).exists()).then_some(()));
+    let child: u32 = child.parse().expect("a pid");
+    let lives = || std::path::Path::new("/proc").join(child.to_string()).exists();
+    assert!(lives(), "what was started goes on without the observer");
+    signal(child, Signal::KILL);
+    wait_for("the end of the child", || (!lives()).then_some(()));
 }
 
 /// Ten stalls of one user and then ten of another are acted upon in turn, those of each in their order.
