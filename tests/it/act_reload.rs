@@ -59,7 +59,8 @@ fn actions_come_change_and_go_by_reload() {
     let ground = Ground::new();
     let log = ground.log();
     let audit = ground.place.base().join("audit.jsonl");
-    let more = "after = \"0s\"\nevidence = false\nretry = { first = \"100ms\" }\n[brake]\nshare = { percent = 100 }";
+    let more =
+        "after = \"0s\"\nevidence = false\nretry = { first = \"100ms\" }\n[brake]\nshare = { percent = 100 }";
     let options = ground.options("[\"stall\"]", more);
     let first = options.config.clone();
     let mut observer =
