@@ -16,6 +16,8 @@ pub const UNITS_MAX: usize = 256;
 pub const UNIT_PATTERNS_MAX: usize = UNITS_MAX;
 /// Longest URL of a dashboard, bytes.
 pub const URL_BYTES_MAX: usize = 2048;
+/// Most users who may hold, brake and start actions, beside root and the observer's own.
+pub const WRITERS_MAX: usize = 64;
 /// Most rules: each slot holds the number of its agent's rule in one byte.
 pub const RULES_MAX: usize = 200;
 /// Most actions: an agent is compared with each of them.

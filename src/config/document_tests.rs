@@ -72,6 +72,7 @@ fn what_the_example_switches_off_is_a_configuration_with_every_key() {
     let on = on
         .replace("\"varta\"", "\"root\"")
         .replace("\"batch\"", "\"root\"")
+        .replace("\"deploy\"", "\"root\"")
         .replace("/usr/local/sbin/restart-worker", "/bin/true")
         .replace("shards = 4", "shards = 1");
     // An action does one thing; the other two are only shown. Users and variables are of programs.
@@ -250,6 +251,7 @@ fn config() -> impl Strategy<Value = Config> {
         proptest::option::of(any::<u32>()),
         0o200..=0o777u32,
         proptest::option::of(any::<u32>()),
+        proptest::option::of(proptest::collection::vec(any::<u32>(), 1..4)),
     );
     let limits = (
         64..=4_194_304u32,
@@ -297,6 +299,7 @@ fn config() -> impl Strategy<Value = Config> {
                 group: access.1,
                 control_mode: access.2 | 0o200,
                 control_group: access.3,
+                control_writers: access.4,
                 agents_max: limits.0,
                 uid_agents_max: limits.1,
                 uid_frames_max: limits.2,

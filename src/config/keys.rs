@@ -14,8 +14,8 @@ use super::tables::{ActionConfig, BrakeConfig, HttpConfig, MetricsConfig, RuleCo
 use super::triggers::TRIGGERS;
 use super::values::{
     ADDRESS, BOOL, DURATION, EVENTS_FORMAT, EventsFormat, FACTOR, FILE, Form, GROUP, LIMIT, LOG_FORMAT,
-    LogFormat, MODE, OUTPUT, Output, PATH, RELEASE, Refused, SIGNAL, SIZE, USER, duration, file, group,
-    limit, number, octal, output, size, some_number,
+    LogFormat, MODE, OUTPUT, Output, PATH, RELEASE, Refused, SIGNAL, SIZE, USER, WRITERS, duration, file,
+    group, limit, number, octal, output, size, some_number, users,
 };
 
 /// One key of the file. A key with a setting is also a flag and an environment variable.
@@ -309,6 +309,14 @@ keys! {
             GROUP,
             "Group of control.sock, by name or number",
             default "the observer's own", example "\"varta\"";
+        /// Users who may hold, brake and start actions through `control.sock`, beside root and the observer's own; in the
+        /// file also by name. `None`: no others.
+        #[serde(deserialize_with = "users")]
+        control_writers: Option<Vec<u32>> = None,
+            WRITERS,
+            "Users who may also use act hold, unhold, brake and now, by name or number; the socket's mode must let them in",
+            default "root and the observer's own", example "[\"deploy\"]",
+            live = true;
         /// Most agents tracked at once by the whole fleet; address space for them is reserved at start.
         agents_max: u32 = 131_072,
             number("a whole number from 1 to 4194304", |number| match number {
@@ -839,7 +847,7 @@ mod tests {
         let unwritten = KEYS.iter().filter(|key| !key.unwritten.is_empty()).map(|key| key.name);
         assert_eq!(
             unwritten.collect::<Vec<_>>(),
-            ["dir", "shards", "group", "control-group", "evidence-dir"]
+            ["dir", "shards", "group", "control-group", "control-writers", "evidence-dir"]
         );
     }
 

@@ -31,7 +31,7 @@ pub static ALL: LazyLock<Vec<(String, &'static Key)>> = LazyLock::new(|| {
 
 /// The keys in the order of their bits. A bit never changes its meaning, because a journal outlives its observer: new
 /// keys are appended.
-const BITS: [&str; 40] = [
+const BITS: [&str; 41] = [
     "dir",
     "shards",
     "threshold",
@@ -72,6 +72,7 @@ const BITS: [&str; 40] = [
     "brake.share",
     "brake.release",
     "brake.dry-run",
+    "control-writers",
 ];
 
 /// Keys of the configuration, as an event names them.
@@ -215,6 +216,7 @@ pub(crate) fn reconcile(
     note("max-delay", time(in_force.max_delay_ns), time(new.max_delay_ns));
     note("uid-agents-max", limit(in_force.uid_agents_max), limit(new.uid_agents_max));
     note("uid-frames-max", limit(in_force.uid_frames_max), limit(new.uid_frames_max));
+    note("control-writers", listed(&in_force.control_writers), listed(&new.control_writers));
     note("dir", started.dir.display().to_string(), new.dir.display().to_string());
     note("shards", started.shards.len().to_string(), new.shards.len().to_string());
     note("tick", time(started.tick_ns), time(new.tick_ns));
@@ -234,7 +236,7 @@ pub(crate) fn reconcile(
     let path = |path: &Option<PathBuf>| or_none(path.as_ref().map(|path| path.display()).as_ref());
     note("http.token-file", path(&http.token_file), path(&new_http.token_file));
     note("http.dashboard", or_none(http.dashboard.as_ref()), or_none(new_http.dashboard.as_ref()));
-    note("metrics.units", patterns(&in_force.metrics_units), patterns(&new.metrics_units));
+    note("metrics.units", listed(&in_force.metrics_units), listed(&new.metrics_units));
     note_events(in_force.events.as_ref(), new.events.as_ref(), has_beats, &mut note);
     note_shards(started, new, &mut note);
     note_users((in_force, started), new, &mut plan, &mut note);
@@ -250,6 +252,7 @@ pub(crate) fn reconcile(
     plan.max_delay_ns = new.max_delay_ns;
     plan.uid_agents_max = new.uid_agents_max;
     plan.uid_frames_max = new.uid_frames_max;
+    plan.control_writers.clone_from(&new.control_writers);
     plan.rules.clone_from(&new.rules);
     plan.http.dashboard.clone_from(&new_http.dashboard);
     plan.metrics_units.clone_from(&new.metrics_units);
@@ -441,8 +444,8 @@ fn users(shard: &ShardPlan) -> String {
     shard.allow_uids.as_ref().map_or_else(|| "all".to_owned(), |uids| format!("{uids:?}"))
 }
 
-fn patterns(patterns: &[String]) -> String {
-    if patterns.is_empty() { "none".to_owned() } else { format!("{patterns:?}") }
+fn listed<T: fmt::Debug>(list: &[T]) -> String {
+    if list.is_empty() { "none".to_owned() } else { format!("{list:?}") }
 }
 
 fn or_none(value: Option<&impl fmt::Display>) -> String {

@@ -47,6 +47,7 @@ fn change(config: &mut Config, name: &str) {
         "group" => config.group = Some(7),
         "control-mode" => config.control_mode = 0o666,
         "control-group" => config.control_group = Some(7),
+        "control-writers" => config.control_writers = Some(vec![7]),
         "agents-max" => config.agents_max = 7,
         "uid-agents-max" => config.uid_agents_max = Some(7),
         "uid-frames-max" => config.uid_frames_max = Some(7),

@@ -43,6 +43,8 @@ pub struct Plan {
     pub control_mode: u32,
     /// Group of `control.sock`; `None`: the observer's own.
     pub control_group: Option<u32>,
+    /// Users who may hold, brake and start actions, beside root and the observer's own; sorted.
+    pub control_writers: Vec<u32>,
     /// Most agents tracked by the whole fleet; at least one for each shard.
     pub agents_max: u32,
     /// Most agents of one user, at least one; `None`: no limit.

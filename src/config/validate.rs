@@ -132,6 +132,7 @@ impl Config {
             max_delay_ns: duration_ns(self.max_delay),
             control_mode: self.control_mode,
             control_group: self.control_group,
+            control_writers: self.control_writers.clone().map(each_once).unwrap_or_default(),
             agents_max: self.agents_max,
             uid_agents_max: self.uid_agents_max,
             uid_frames_max: self.uid_frames_max,
@@ -366,11 +367,7 @@ impl Config {
                 problems.push(ConfigProblem::refused(&key("socket"), format!("{socket:?}"), why, fix));
             }
             judge_access(i, block, problems);
-            let allow_uids = block.allow_uids.clone().map(|mut uids| {
-                uids.sort_unstable();
-                uids.dedup();
-                uids
-            });
+            let allow_uids = block.allow_uids.clone().map(each_once);
             shards.push(ShardPlan {
                 socket,
                 mode: block.mode.unwrap_or(self.mode),
@@ -381,6 +378,13 @@ impl Config {
         }
         shards
     }
+}
+
+/// These users in order, each once.
+fn each_once(mut uids: Vec<u32>) -> Vec<u32> {
+    uids.sort_unstable();
+    uids.dedup();
+    uids
 }
 
 /// The consequence of a mode without write permission.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use toml::Value;
 
+use super::bounds::WRITERS_MAX;
 use crate::message::Reason;
 use crate::sys::accounts;
 
@@ -135,6 +136,21 @@ pub(super) const GROUP: Form<Option<u32>> = Form::new(
     |text| parse_group(text).map(Some),
     |group| group.map_or("its own".to_owned(), |group| group.to_string()),
     |group| group.map(Value::from),
+);
+pub(super) const WRITERS: Form<Option<Vec<u32>>> = Form::new(
+    "a list of users, by number or name, such as [1000, \"deploy\"]",
+    "USERS",
+    parse_users,
+    |users| users.as_deref().map_or("none".to_owned(), list_of_users),
+    |users| users.clone().map(Value::from),
+)
+.refuses(
+    |users| match users.as_deref() {
+        Some([]) => Some("it names nobody"),
+        Some(users) if users.len() > WRITERS_MAX => Some("it names more than 64 users"),
+        _ => None,
+    },
+    "1 to 64 users, or leave out {key}",
 );
 pub(super) const USER: &str = "the number of a user, or its name in quotes";
 pub(super) const SIGNAL: &str = "the name of a signal in quotes, such as \"SIGABRT\", or its number";
@@ -317,6 +333,23 @@ pub(super) fn parse_mode(text: &str) -> Result<u32, Refused> {
 
 pub(super) fn parse_user(text: &str) -> Result<u32, Refused> {
     parse_account(text, "user", accounts::user_id)
+}
+
+/// Users behind commas, or `none`.
+fn parse_users(text: &str) -> Result<Option<Vec<u32>>, Refused> {
+    if text.trim() == "none" {
+        Ok(None)
+    } else {
+        text.split(',').map(parse_user).collect::<Result<_, _>>().map(Some)
+    }
+}
+
+/// As [`parse_users`] reads them; a list of none as the file writes it.
+fn list_of_users(users: &[u32]) -> String {
+    if users.is_empty() {
+        return "[]".to_owned();
+    }
+    users.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 pub(super) fn parse_group(text: &str) -> Result<u32, Refused> {
@@ -820,6 +853,27 @@ mod tests {
             let duration = parse_duration(text).unwrap();
             assert_eq!(written(duration), text);
         }
+    }
+
+    #[test]
+    fn users_are_behind_commas() {
+        assert_eq!(parse_users("root, 7,0"), Ok(Some(vec![0, 7, 0])));
+        assert_eq!(parse_users("none"), Ok(None));
+        for bad in ["", "root,", ",7", "no such user"] {
+            assert!(
+                parse_users(bad).unwrap_err().to_string().contains("no such user on this host"),
+                "{bad:?}"
+            );
+        }
+        let refused = |users: Option<Vec<u32>>| {
+            WRITERS.judge(&users, "control-writers").err().map(|refused| refused.to_string())
+        };
+        let most: Vec<u32> = (0..64).collect();
+        assert_eq!((refused(None), refused(Some(most.clone()))), (None, None));
+        let told = refused(Some(vec![])).unwrap();
+        assert_eq!(told, "it names nobody; write 1 to 64 users, or leave out control-writers");
+        assert!(refused(Some([most, vec![64]].concat())).unwrap().contains("more than 64 users"));
+        assert_eq!(list_of_users(&[7, 8]), "7,8");
     }
 
     #[test]

@@ -332,12 +332,11 @@ async fn serve(
             let accept = async || {
                 let (stream, _) = control.accept().await?;
                 let ours = [0, rustix::process::geteuid().as_raw()];
-                let peer = stream.peer_cred();
-                let is_ours = peer.as_ref().is_ok_and(|peer| ours.contains(&peer.uid()));
-                let pid = |pid: Option<i32>| pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
-                let peer =
-                    peer.map(|peer| Asker { uid: peer.uid(), pid: pid(peer.pid()) }).unwrap_or_default();
-                Ok((stream, Way::Control { is_ours, peer }))
+                // Who cannot be told is not let in: user 0 would be the wrong guess.
+                let peer = stream.peer_cred()?;
+                let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+                let peer = Asker { uid: peer.uid(), pid };
+                Ok((stream, Way::Control { is_ours: ours.contains(&peer.uid), peer }))
             };
             server.welcome(Rc::clone(&server.control), accept).await;
         });

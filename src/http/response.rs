@@ -143,22 +143,34 @@ impl From<BadQuery> for Response {
     }
 }
 
-/// Refuses a request to change something of a client that may only ask.
-fn may_change(way: Way, request: &Request<Incoming>) -> Option<Response> {
+/// Refuses a request to change something of a client that may only ask. `writers`: users who may do what is done about
+/// agents, and nothing else.
+fn may_change(way: Way, request: &Request<Incoming>, writers: &[u32]) -> Option<Response> {
     if *request.method() != Method::POST {
         let refused = Response::refused(StatusCode::METHOD_NOT_ALLOWED, "this changes something: use POST");
         return Some(refused.with(header::ALLOW, "POST"));
     }
     let told = match way {
         Way::Control { is_ours: true, .. } => return None,
-        Way::Control { is_ours: false, .. } => {
-            "only root and the user of the observer may change something; run this as one of them"
+        Way::Control { peer, .. } if request.uri().path().starts_with(act::PREFIX) => {
+            if writers.contains(&peer.uid) {
+                return None;
+            }
+            format!(
+                "only root, the user of the observer and those in control-writers may do this; run it as one of them, \
+                 or add user {} to control-writers",
+                peer.uid
+            )
+        }
+        Way::Control { .. } => {
+            "only root and the user of the observer may change something; run this as one of them".to_owned()
         }
         Way::Tcp => {
             "an observer is changed only through its control.sock: varta-fleet reload, varta-fleet act"
+                .to_owned()
         }
     };
-    Some(Response::refused(StatusCode::FORBIDDEN, told))
+    Some(Response::refused(StatusCode::FORBIDDEN, &told))
 }
 
 impl Server {
@@ -310,7 +322,7 @@ impl Server {
         }
         let path = request.uri().path();
         if path == reload::PATH || path.starts_with(act::PREFIX) {
-            return may_change(way, request);
+            return may_change(way, request, &self.sources.terms().writers);
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let told = "nothing can be changed here: use GET or HEAD";

@@ -69,6 +69,8 @@ pub struct Terms {
     pub event_log: Option<EventLog>,
     /// The dashboard to which the page links.
     pub dashboard: Option<String>,
+    /// Users who may hold, brake and start actions, beside root and our own.
+    pub writers: Vec<u32>,
 }
 
 impl Terms {
@@ -87,6 +89,7 @@ impl Terms {
             classes: plan.classes(),
             event_log,
             dashboard: plan.http.dashboard.clone(),
+            writers: plan.control_writers.clone(),
         }
     }
 }

@@ -39,6 +39,7 @@ fuzz_target!(|input: &[u8]| {
     assert!((1..=64).contains(&plan.shards.len()));
     assert!(plan.agents_max as usize >= plan.shards.len());
     assert!((MS..=1000 * MS).contains(&plan.tick_ns) && plan.max_delay_ns <= 100 * MS);
+    assert!(plan.control_writers.is_sorted() && plan.control_writers.len() <= 64);
     assert!(plan.rules.len() <= 200);
     for threshold_ns in plan.rules.iter().map(|rule| rule.threshold_ns).chain([plan.threshold_ns]) {
         assert!((10 * MS..=DAY_NS).contains(&threshold_ns));

@@ -9,6 +9,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::json;
 
+use super::act_cases::expect_step;
+use super::act_reload::reload;
 use super::http::assert_is;
 use crate::common::http::Connection;
 use crate::common::{
@@ -383,14 +385,18 @@ fn what_is_done_about_an_agent_is_explained_and_answered_as_the_schema_says() {
     observer.stop();
 }
 
-/// A control socket that all may use lets them ask, and not act.
+/// A control socket that all may use lets them ask, and not act. Those whom `control-writers` names may do that, and
+/// neither read evidence nor reload.
 #[test]
-fn who_is_neither_root_nor_the_user_of_the_observer_may_ask_and_not_act() {
+fn who_is_neither_root_nor_the_user_of_the_observer_nor_a_writer_may_ask_and_not_act() {
+    const WRITER: u32 = 4712;
+    const STRANGER: u32 = 4711;
     crate::common::needs_root("it asks as another user");
     let ground = Ground::new();
     let options = ground.options("[\"stall\"]", "");
-    let config = format!("control-mode = \"0666\"\n{}", options.config);
-    let mut observer = Observer::start_in(ground.place, Options { config, ..options });
+    let config = format!("control-mode = \"0666\"\ncontrol-writers = [{WRITER}]\n{}", options.config);
+    let log = ground.log();
+    let mut observer = Observer::start_in(ground.place, Options { config: config.clone(), ..options });
     let agent = Agent::start(Client::Rust02, &observer);
     observer.expect("up", agent.pid(), SOON);
     let copy = observer.place().base().join("copy");
@@ -399,40 +405,65 @@ fn who_is_neither_root_nor_the_user_of_the_observer_may_ask_and_not_act() {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("it is ours");
     }
     let dir = observer.dir();
-    let stranger = |arguments: &[&str]| {
+    let run_by = |uid: u32, arguments: &[&str]| {
         let mut command = program_by("setpriv");
-        command.args(["--reuid", "4711", "--regid", "4711", "--clear-groups"]).arg(&copy).args(arguments);
+        let id = uid.to_string();
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(&copy).args(arguments);
         let output = command.arg("--dir").arg(&dir).output().expect("run setpriv");
         let said = [output.stdout, output.stderr].concat();
         (output.status.code(), String::from_utf8(said).expect("text"))
     };
+    let stranger = |arguments: &[&str]| run_by(STRANGER, arguments);
+    let writer = |arguments: &[&str]| run_by(WRITER, arguments);
     let pid = agent.pid().to_string();
     assert_eq!(stranger(&["act", "list"]), (Some(0), "nothing is to be done\n".to_owned()));
-    for request in [
-        &["act", "hold", &pid, "--for", "1s"][..],
+    let requests = [
+        &["act", "hold", &pid, "--for", "1h"][..],
         &["act", "unhold", &pid],
         &["act", "brake", "engage"],
         &["act", "brake", "release"],
         &["act", "now", &pid, "restart"],
-    ] {
+    ];
+    for request in requests {
         let (code, said) = stranger(request);
         assert_eq!(code, Some(77), "{request:?}: {said}");
-        let told = "only root and the user of the observer may change something; run this as one of them";
+        let told = "only root, the user of the observer and those in control-writers may do this; run it as one of them, \
+                    or add user 4711 to control-writers";
         assert!(said.contains(told), "{request:?}: {said}");
     }
     assert_eq!(act(&observer, &["list"]), (true, "nothing is to be done\n".to_owned()));
+    for request in requests {
+        let (code, said) = writer(request);
+        assert_eq!(code, Some(0), "{request:?}: {said}");
+    }
+    expect_step(&mut observer, agent.pid(), "ended");
+    assert_eq!(acted(&log).len(), 1);
+    let audit = fs::read_to_string(observer.place().base().join("audit.jsonl")).expect("read");
+    for phase in ["hold", "unhold", "brake", "now"] {
+        let mut by = audit.lines().filter(|line| line.contains(&format!("\"phase\":\"{phase}\"")));
+        assert!(by.any(|line| line.contains(&format!("\"uid\":{WRITER}"))), "{phase}: {audit}");
+    }
+    let (code, said) = writer(&["reload"]);
+    assert_eq!(code, Some(77), "{said}");
+    assert!(said.contains("only root and the user of the observer may change something"), "{said}");
 
     agent.signal(Signal::STOP);
     wait_for("evidence to be kept", || {
         let found = |event: &Event| event.is("action", agent.pid()) && event.has("evidence");
         observer.events().iter().any(found).then_some(())
     });
-    let (_, said) = stranger(&["explain", &pid]);
-    let said = said.replace('\n', " ");
-    assert!(
-        said.contains("and is not shown: evidence is only for root and the user of the observer"),
-        "{said}"
-    );
+    for uid in [STRANGER, WRITER] {
+        let (_, said) = run_by(uid, &["explain", &pid]);
+        let said = said.replace('\n', " ");
+        assert!(
+            said.contains("and is not shown: evidence is only for root and the user of the observer"),
+            "{said}"
+        );
+    }
+    let (is_taken, said) = reload(&observer, &config.replace(&WRITER.to_string(), "\"root\""));
+    assert!(is_taken && said.contains(&format!("control-writers: [{WRITER}] -> [0]")), "{said}");
+    let (code, said) = writer(&["act", "brake", "engage"]);
+    assert!(code == Some(77) && said.contains("or add user 4712 to control-writers"), "{said}");
     agent.signal(Signal::CONT);
     observer.stop();
 }

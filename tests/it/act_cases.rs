@@ -13,7 +13,7 @@ use crate::common::{
 };
 
 /// Waits until this was said of an action for the process.
-fn expect_step(observer: &mut Observer, pid: u32, step: &str) {
+pub fn expect_step(observer: &mut Observer, pid: u32, step: &str) {
     wait_for(step, || steps(observer.events(), pid).iter().any(|said| said == step).then_some(()));
 }
 

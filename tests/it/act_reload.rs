@@ -10,7 +10,7 @@ use super::act::{Ground, act, acted, steps};
 use crate::common::{Agent, Client, Observer, Options, SOON, program, wait_for};
 
 /// Has the observer read this configuration. What `varta-fleet reload` says, and whether it was taken.
-fn reload(observer: &Observer, config: &str) -> (bool, String) {
+pub fn reload(observer: &Observer, config: &str) -> (bool, String) {
     fs::write(observer.place().base().join("varta.toml"), config).expect("write");
     let mut reload = program();
     let output = reload.args(["reload", "--dir"]).arg(observer.dir()).output().expect("it runs");

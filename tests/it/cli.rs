@@ -388,6 +388,18 @@ fn each_sort_of_bad_file_is_explained() {
             ["cannot use allow-uids = [\"no such\"]", "there is no such user on this host"],
         ),
         (
+            "control-writers = [0, \"no such\"]",
+            ["cannot use control-writers = [0, \"no such\"]", "there is no such user on this host"],
+        ),
+        (
+            "control-writers = []",
+            ["cannot use control-writers = [] (varta.toml line 1): it names nobody", "write 1 to 64 users"],
+        ),
+        (
+            "control-writers = \"root\"",
+            ["cannot use control-writers = \"root\"", "a list of users, by number or name"],
+        ),
+        (
             "[[rule]]\nthreshold = \"1s\"",
             ["cannot use [[rule]] (varta.toml line 1): it has no match", "add match: what to match"],
         ),
@@ -667,6 +679,7 @@ fn every_key_can_be_set_in_every_way() {
         ("threshold", "9s", "\"9s\""),
         ("tick", "7ms", "\"7ms\""),
         ("max-delay", "3ms", "\"3ms\""),
+        ("control-writers", "7,8", "[7, 8]"),
         ("agents-max", "77", "77"),
         ("uid-agents-max", "70", "70"),
         ("uid-agents-max", "none", "\"none\""),
@@ -719,6 +732,18 @@ fn check_prints_the_plan() {
     );
     assert_eq!(outcome.planned("shard 1"), format!("{}/shard-1.sock (mode 0600, core none)", run.display()));
     assert_eq!(outcome.planned("rule 0"), "comm batch-* and uid 7: 1m30s");
+}
+
+#[test]
+fn check_says_when_writers_cannot_connect() {
+    let told = "note: control-writers names users 7, 8, and the mode of control.sock, 0600, keeps them out";
+    let scene = Scene::new();
+    scene.check_file("agents-max = 2\ncontrol-writers = [8, 7, 8]\n").says(code_of_check(2), &[told]);
+    let open = scene.check_file("agents-max = 2\ncontrol-writers = [8]\ncontrol-mode = \"0660\"\n");
+    assert!(!open.stdout.contains("keeps them out"), "{open:?}");
+    let many: Vec<String> = (0..65).map(|uid: u32| uid.to_string()).collect();
+    let outcome = scene.check_file(format!("control-writers = [{}]", many.join(",")));
+    outcome.says(CONFIG, &["cannot use control-writers = [0,1,2,", "it names more than 64 users"]);
 }
 
 #[test]

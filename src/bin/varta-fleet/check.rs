@@ -409,6 +409,16 @@ fn access_findings(plan: &Plan) -> Vec<Finding> {
             "to accept agents of other users: mode = \"0660\" with group = \"NAME\", or mode = \"0666\" for all",
         ));
     }
+    if !plan.control_writers.is_empty() && plan.control_mode & 0o022 == 0 {
+        findings.push(Finding::note(
+            format!(
+                "control-writers names users {}, and the mode of control.sock, {:04o}, keeps them out",
+                listed(&plan.control_writers),
+                plan.control_mode
+            ),
+            "write control-mode = \"0660\" and a control-group that they are in, or control-mode = \"0666\"",
+        ));
+    }
     for (index, shard) in plan.shards.iter().enumerate() {
         if shard.group.is_some() && shard.mode & 0o020 == 0 {
             findings.push(Finding::note(

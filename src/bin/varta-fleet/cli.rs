@@ -79,7 +79,8 @@ Examples:
   varta-fleet act now 4711 restart-worker";
 
 const ACT_NOTES: &str = "\
-All but list change something: only root and the user of the observer may do that. Each is a line in the audit file.";
+All but list change something: only root, the user of the observer and those in control-writers may do that. Each is a
+line in the audit file.";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
