@@ -1,14 +1,17 @@
-//! How many agents the brake compares stalls with: counted in the slots, when somebody asks.
+//! What the desk asks of the fleet: how many agents the brake compares stalls with, counted in the slots, and the control
+//! group of a process.
 //!
-//! Thread: act. Blocks: while the name of each agent is looked up.
+//! Thread: act. Blocks: while the name of each agent is looked up, and in procfs.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::brake::{Census, Scope};
+use super::policy::Groups;
 use crate::lane::Port;
 use crate::process::names::Names;
+use crate::process::procfs;
 use crate::sys::clock::SystemClock;
 use crate::table::place::{Holder, Place};
 use crate::table::slot::State;
@@ -34,6 +37,12 @@ impl Census for Counted {
             self.count();
         }
         self.last.borrow().get(&scope).copied().unwrap_or(0)
+    }
+}
+
+impl Groups for Counted {
+    fn groups(&self, pid: u32) -> String {
+        procfs::groups(pid)
     }
 }
 

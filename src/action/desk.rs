@@ -12,7 +12,7 @@ use super::backoff::{Backoffs, May};
 use super::brake::{Brakes, Census, News, Scope};
 use super::case::{Case, Matter, Needs, State};
 use super::hold::{Hold, HoldOf};
-use super::policy::action_for;
+use super::policy::{Groups, action_for};
 use super::queue::Queue;
 use crate::config::act::{Action, Brake, Retry};
 use crate::event::{ActionName, ActionPhase, ActionWhy, BlindPhase, Event, EventKind, ExitHow, FrozenPhase};
@@ -176,7 +176,7 @@ impl Desk {
     }
 
     /// Takes an event, in the order of their numbers.
-    pub fn event(&mut self, event: &Event, census: &impl Census, now: MonoNs) {
+    pub fn event(&mut self, event: &Event, census: &(impl Census + Groups), now: MonoNs) {
         if let Some(agent) = event.agent {
             self.sessions = self.sessions.max(agent.session);
         }
@@ -236,7 +236,7 @@ impl Desk {
             EventKind::Resume { .. } => Matter::Resume,
             _ => return,
         };
-        if let Some((action, plan)) = action_for(&self.actions, event, &subject) {
+        if let Some((action, plan)) = action_for(&self.actions, event, &subject, census) {
             let settle_ns = (subject.silent_ns / 4).clamp(*SETTLE_NS.start(), *SETTLE_NS.end());
             let due_at = event.mono + plan.after_ns.max(settle_ns);
             self.open(subject, action, matter, due_at);

@@ -7,6 +7,7 @@ use super::brake::{Census, Scope};
 use super::case::Needs;
 use super::desk::{CASES_MAX, Desk, Output, SETTLE_NS, SPACING_NS, Step, Ticket};
 use super::hold::HoldOf;
+use super::policy::Groups;
 use super::*;
 use crate::config::act::{Action, ActionMatch, Brake, Deed, Retry, Trigger};
 use crate::event::{ActionName, ActionPhase, ActionWhy, BlindPhase, BlindWhy, ExitHow};
@@ -29,6 +30,13 @@ const BRAKE: Brake = Brake {
 
 /// So many agents, half of them of any user.
 struct Fleet(u32);
+
+impl Groups for Fleet {
+    /// Each process is in a group of its own.
+    fn groups(&self, pid: u32) -> String {
+        format!("0::/of/{pid}\n")
+    }
+}
 
 impl Census for Fleet {
     fn agents(&self, scope: Scope) -> u32 {
@@ -193,6 +201,22 @@ fn what_is_over_is_not_acted_upon() {
     bench.hear(Who(7, 1, 0), stall(false));
     bench.pass(SECOND);
     assert!(bench.start().is_none(), "it is not certain");
+}
+
+/// An action for a control group is for those in it; others get the next that is for them.
+#[test]
+fn a_control_group_decides_which_action_is_taken() {
+    let of_group = |pattern: &str| ActionMatch { cgroup: Some(pattern.to_owned()), ..ActionMatch::default() };
+    let mut actions = vec![action(Trigger::Stall), action(Trigger::Stall), action(Trigger::Exit)];
+    (actions[0].matcher, actions[2].matcher) = (of_group("/of/7*"), of_group("*"));
+    let mut bench = Bench::new(actions, BRAKE);
+    for pid in [7, 8, 71] {
+        bench.hear(Who(pid, pid, 0), stall(true));
+        bench.hear(Who(pid + 100, pid + 100, 0), exit(None));
+    }
+    (0..4).for_each(|_| bench.pass(SECOND));
+    let taken: Vec<_> = bench.starts.iter().map(|ticket| (ticket.subject.agent.pid, ticket.action)).collect();
+    assert_eq!(taken, [(7, 0), (8, 1), (71, 0)], "after an exit no group is known");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::config::act::{ActPlan, Action, Deed};
 use crate::config::plan::Plan;
 use crate::message::{Reason, Shown};
 use crate::pattern::Pattern;
-use crate::process::unit::unit_of;
+use crate::process::unit::{is_in_group, unit_of};
 
 /// Bits of capabilities(7).
 const CAP_KILL: u64 = 1 << 5;
@@ -33,6 +33,13 @@ const BUS: &str = "/run/dbus/system_bus_socket";
 pub enum ActionTrouble {
     /// A unit pattern matches the unit of no process.
     NoSuchUnit {
+        /// The action.
+        name: String,
+        /// The pattern.
+        pattern: String,
+    },
+    /// A pattern for control groups matches the group of no process.
+    NoSuchGroup {
         /// The action.
         name: String,
         /// The pattern.
@@ -108,6 +115,7 @@ impl ActionTrouble {
             | Self::Evidence { .. }
             | Self::Spawner { .. } => true,
             Self::NoSuchUnit { .. }
+            | Self::NoSuchGroup { .. }
             | Self::MayNotSignal { .. }
             | Self::MayNotAskSystemd { .. }
             | Self::NoShare => false,
@@ -120,6 +128,9 @@ impl ActionTrouble {
         match self {
             Self::NoSuchUnit { .. } => {
                 "if one should: compare it with varta-fleet status --by unit, or systemctl list-units".to_owned()
+            }
+            Self::NoSuchGroup { .. } => {
+                "if one should: compare it with /proc/PID/cgroup, or systemd-cgls".to_owned()
             }
             Self::MayNotSignal { .. } => {
                 "AmbientCapabilities=CAP_KILL in the unit of the observer, or a spawner of root, or a match with uid"
@@ -151,6 +162,9 @@ impl fmt::Display for ActionTrouble {
         match self {
             Self::NoSuchUnit { name, pattern } => {
                 write!(f, "action {name}: no process is in a unit that {} matches now", Shown(pattern))
+            }
+            Self::NoSuchGroup { name, pattern } => {
+                write!(f, "action {name}: no process is in a control group that {} matches now", Shown(pattern))
             }
             Self::MayNotSignal { name, uid } => write!(
                 f,
@@ -192,7 +206,7 @@ pub fn inspect(plan: &Plan) -> Vec<ActionTrouble> {
         rights: Rights::own(),
         has_systemd: Path::new(SYSTEMD).is_dir(),
         has_bus: Path::new(BUS).exists(),
-        units: units().unwrap_or_default(),
+        groups: groups().unwrap_or_default(),
     };
     let mut troubles: Vec<_> = act.actions.iter().flat_map(|action| of_action(action, act, &host)).collect();
     if act.brake.percent == 100 {
@@ -209,7 +223,8 @@ struct Host {
     rights: Rights,
     has_systemd: bool,
     has_bus: bool,
-    units: BTreeSet<String>,
+    /// The control groups of all processes, as procfs shows them.
+    groups: BTreeSet<String>,
 }
 
 /// What a spawner that we start may do.
@@ -235,15 +250,17 @@ impl Rights {
     }
 }
 
-/// The units of all processes, as their control groups are named: who may make groups may name some.
-fn units() -> io::Result<BTreeSet<String>> {
+fn groups() -> io::Result<BTreeSet<String>> {
     let processes = fs::read_dir("/proc")?.flatten();
     let is_process = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
-    let groups = processes
-        .filter(|entry| entry.file_name().to_str().is_some_and(is_process))
-        .filter_map(|entry| fs::read_to_string(entry.path().join("cgroup")).ok());
-    let outermost = |unit: String| unit.split('/').next().map(str::to_owned);
-    Ok(groups.filter_map(|groups| unit_of(&groups)).filter_map(outermost).collect())
+    let processes = processes.filter(|entry| entry.file_name().to_str().is_some_and(is_process));
+    Ok(processes.filter_map(|entry| fs::read_to_string(entry.path().join("cgroup")).ok()).collect())
+}
+
+/// Whether a process is in such a unit, as control groups are named: who may make groups may name some.
+fn has_unit(groups: &BTreeSet<String>, pattern: &Pattern) -> bool {
+    let units = groups.iter().filter_map(|groups| unit_of(groups));
+    units.into_iter().any(|unit| unit.split('/').next().is_some_and(|outermost| pattern.matches(outermost)))
 }
 
 fn of_action(action: &Action, act: &ActPlan, host: &Host) -> Vec<ActionTrouble> {
@@ -251,9 +268,14 @@ fn of_action(action: &Action, act: &ActPlan, host: &Host) -> Vec<ActionTrouble> 
     let name = || action.name.as_str().to_owned();
     let uid = host.rights.uid;
     if let Some(pattern) = &action.matcher.unit {
-        let compiled = Pattern::new(pattern);
-        if !host.units.iter().any(|unit| compiled.matches(unit)) {
+        if !has_unit(&host.groups, &Pattern::new(pattern)) {
             troubles.push(ActionTrouble::NoSuchUnit { name: name(), pattern: pattern.clone() });
+        }
+    }
+    if let Some(pattern) = &action.matcher.cgroup {
+        let compiled = Pattern::new(pattern);
+        if !host.groups.iter().any(|groups| is_in_group(groups, &compiled)) {
+            troubles.push(ActionTrouble::NoSuchGroup { name: name(), pattern: pattern.clone() });
         }
     }
     if matches!(action.deed, Deed::Systemd(_)) && !host.has_systemd {

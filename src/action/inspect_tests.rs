@@ -28,7 +28,7 @@ fn told(host: (u32, u64, &[&str]), change: impl FnOnce(&mut Config, &mut ActionC
         rights: Rights { uid, capabilities },
         has_systemd: units.first() != Some(&"none"),
         has_bus: units.first() != Some(&"no bus"),
-        units: units.iter().map(|unit| (*unit).to_owned()).collect(),
+        groups: units.iter().map(|unit| format!("0::/system.slice/{unit}\n")).collect(),
     };
     of_action(&act.actions[0], &act, &host).iter().map(ToString::to_string).collect()
 }
@@ -75,6 +75,17 @@ fn what_this_user_may_not_do_is_told() {
 fn a_unit_that_no_process_is_in_is_told() {
     let refused = told((0, CAP_KILL, &["cron.service"]), |_, action| action.signal = Some(6));
     assert_eq!(refused, ["action act: no process is in a unit that worker@*.service matches now"]);
+    let in_group = |pattern: &str| {
+        let pattern = Some(pattern.to_owned());
+        told((0, CAP_KILL, WORKER), |_, action| {
+            (action.signal, action.matches.cgroup) = (Some(6), pattern);
+        })
+    };
+    assert_eq!(in_group("/system.slice/*"), [""; 0]);
+    assert_eq!(
+        in_group("/kubepods.slice/*"),
+        ["action act: no process is in a control group that /kubepods.slice/* matches now"]
+    );
     let refused = told((0, 0, &["none"]), |_, action| action.systemd = Some(UnitVerb::Stop));
     assert_eq!(refused.len(), 2);
     assert!(refused[1].contains("there is no systemd to ask on this host"), "{refused:?}");

@@ -43,16 +43,23 @@ impl Policy {
 
 /// Whether the rule matches; `None` if that depends on something that could not be read.
 fn judge(rule: &Rule, uid: u32, program: &Program) -> Option<bool> {
-    let RuleMatch { comm, exe, .. } = &rule.matcher;
+    let RuleMatch { comm, uid: wanted, exe, unit } = &rule.matcher;
     let known = |pattern: &Option<String>, text: &Option<String>| pattern.is_none() || text.is_some();
-    let is_known = known(comm, &program.comm) && known(exe, &program.exe);
+    // Who can be read and is in no unit is known to be in none.
+    let is_unit_known = unit.is_none() || program.unit.is_some() || !program.groups.is_empty();
+    let is_known = known(comm, &program.comm) && known(exe, &program.exe) && is_unit_known;
+    let is_in_unit = |pattern: &String| match &program.unit {
+        Some(unit) => Pattern::new(pattern).matches(unit),
+        None => program.groups.is_empty(),
+    };
     let holds = |pattern: &Option<String>, text: &Option<String>| match (pattern, text) {
         (Some(pattern), Some(text)) => Pattern::new(pattern).matches(text),
         _ => true,
     };
-    let may_match = rule.matcher.uid.is_none_or(|wanted| wanted == uid)
+    let may_match = wanted.is_none_or(|wanted| wanted == uid)
         && holds(comm, &program.comm)
-        && holds(exe, &program.exe);
+        && holds(exe, &program.exe)
+        && unit.as_ref().is_none_or(is_in_unit);
     if may_match && !is_known { None } else { Some(may_match) }
 }
 
@@ -102,6 +109,23 @@ mod tests {
         assert_eq!(after_a_match.class_of(1, &unreadable), 1, "the first match is known");
         let before_a_match = policy(vec![rule(exe("/b"), 50), rule(RuleMatch::comm("x"), 7)]);
         assert_eq!(before_a_match.class_of(1, &unreadable), 1, "what comes before it may match");
+    }
+
+    #[test]
+    fn a_unit_is_known_once_the_group_can_be_read() {
+        let of_unit = |pattern: &str| RuleMatch { unit: Some(pattern.to_owned()), ..RuleMatch::default() };
+        let policy = policy(vec![rule(of_unit("web-*.service"), 50), rule(of_unit("db.service"), 5)]);
+        let within = |unit: Option<&str>| Program {
+            unit: unit.map(str::to_owned),
+            groups: "0::/somewhere\n".to_owned(),
+            ..program("x", "/bin/x")
+        };
+        assert_eq!(policy.class_of(1, &within(Some("web-1.service"))), 1);
+        assert_eq!(policy.class_of(1, &within(Some("db.service"))), 2);
+        for other in [None, Some("web.service"), Some("user@1000.service/web-1.service")] {
+            assert_eq!(policy.class_of(1, &within(other)), 0, "{other:?}");
+        }
+        assert_eq!(policy.class_of(1, &program("x", "/bin/x")), 1, "the largest that may hold");
     }
 
     #[test]

@@ -166,6 +166,8 @@ pub struct Rule {
     pub uid: Option<u32>,
     /// Pattern for the path of the program.
     pub exe: Option<String>,
+    /// Pattern for the unit.
+    pub unit: Option<String>,
     /// The silence.
     pub threshold_ns: u64,
 }

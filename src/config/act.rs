@@ -74,6 +74,12 @@ pub enum Trigger {
 }
 
 impl Trigger {
+    /// Whether the process that it is about was there a moment ago.
+    #[must_use]
+    pub const fn is_of_the_living(self) -> bool {
+        matches!(self, Self::Stall | Self::Frozen | Self::Resume)
+    }
+
     /// Those that are one word in the file.
     pub(super) const WORDS: [(&str, Self); 6] = [
         ("stall", Self::Stall),
@@ -119,6 +125,9 @@ pub struct ActionMatch {
     pub exe: Option<String>,
     /// Pattern of the unit that the service manager of the system names.
     pub unit: Option<String>,
+    /// Pattern of the path of the control group, from the root of its hierarchy on: `/system.slice/web.service`. It is
+    /// read when the trigger is reported, so not after an exit.
+    pub cgroup: Option<String>,
 }
 
 /// What an action does.

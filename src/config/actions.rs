@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::act::{ActPlan, Action, ActionMatch, Brake, Deed, Retry, Trigger};
 use super::bounds::{ACTION_BYTES_MAX, ACTIONS_MAX, AGENTS_MAX, SOCKET_PATH_MAX};
 use super::checks::{
-    absolute, in_range, judge_characters, judge_output, judge_patterns, may_end_as_unit, names_a_file,
+    absolute, in_range, judge_characters, judge_output, judge_patterns, judge_unit_pattern, names_a_file,
 };
 use super::keys::Config;
 use super::placeholder::pieces;
@@ -177,30 +177,43 @@ fn resolve_action(key: &str, action: &ActionConfig, problems: &mut Problems) -> 
 }
 
 fn judge_match(key: &str, action: &ActionConfig, problems: &mut Problems) {
-    let ActionMatch { comm, uid, exe, unit } = &action.matches;
+    let ActionMatch { comm, uid, exe, unit, cgroup } = &action.matches;
     let matches = format!("{key}.match");
     judge_patterns(&matches, comm.as_deref(), exe.as_deref(), problems);
     if uid.is_none() && exe.is_none() && unit.is_none() && !action.any_user {
-        let (key, why) = match comm {
-            Some(_) => (&*matches, "anybody can give a process that name"),
-            None => (key, "it is for every process of every user"),
+        let (key, why) = match (comm, cgroup) {
+            (Some(_), _) => (&*matches, "anybody can give a process that name"),
+            (None, Some(_)) => (&*matches, "whoever was given a control group names those below it"),
+            (None, None) => (key, "it is for every process of every user"),
         };
         let fix = "add uid, exe or unit to its match, or write any-user = true if that is meant";
         problems.push(ConfigProblem::refused(key, "…", why, fix));
     }
-    let Some(pattern) = unit else { return };
-    let is_of_names = |c: char| c.is_ascii_alphanumeric() || ":_.\\@-*?".contains(c);
-    let why = if pattern.is_empty() {
-        "it is empty and matches nothing"
-    } else if !pattern.chars().all(is_of_names) {
-        "it has a character that no name of a unit has, so it matches nothing"
-    } else if !may_end_as_unit(pattern) {
-        "the names of units end in .service or .scope, so it matches nothing"
-    } else {
-        return;
+    judge_unit_pattern(&matches, unit.as_deref(), problems);
+    judge_group(&matches, cgroup.as_deref(), action, problems);
+}
+
+/// The path of a control group is read while the process lives.
+fn judge_group(matches: &str, pattern: Option<&str>, action: &ActionConfig, problems: &mut Problems) {
+    let Some(pattern) = pattern else { return };
+    let key = format!("{matches}.cgroup");
+    let mut refused = |why: String, fix: &str| {
+        problems.push(ConfigProblem::refused(&key, format!("{pattern:?}"), why, fix));
     };
-    let fix = "write the name of a unit or a pattern, such as \"worker@*.service\"";
-    problems.push(ConfigProblem::refused(&format!("{matches}.unit"), format!("{pattern:?}"), why, fix));
+    if pattern.starts_with("/sys/fs/cgroup") {
+        let fix = "write the rest of it, as /proc/PID/cgroup has it after the last colon";
+        refused("the path of a group begins below the mount, so it matches nothing".to_owned(), fix);
+    } else if !pattern.starts_with(['/', '*', '?']) {
+        let fix = "begin it with / or *, such as \"/system.slice/*\"";
+        refused("the path of a group begins with /, so it matches nothing".to_owned(), fix);
+    } else if pattern.contains('\n') {
+        refused("it has a newline, which no path of a group has".to_owned(), "take it out");
+    }
+    if let Some(trigger) = action.on.iter().find(|trigger| !trigger.is_of_the_living()) {
+        let why =
+            format!("the group of a process that is gone is not known, and {trigger} is among its triggers");
+        refused(why, "match by unit there, or make it an action of its own for stall, frozen and resume");
+    }
 }
 
 /// What the action does: exactly one thing.

@@ -110,6 +110,23 @@ pub(super) fn may_end_as_unit(pattern: &str) -> bool {
     UNIT_SUFFIXES.iter().any(|suffix| end.ends_with(suffix) || !is_whole && suffix.ends_with(end))
 }
 
+/// Refuses a pattern for units that matches nothing. `matches`: the full name of the table that it is in.
+pub(super) fn judge_unit_pattern(matches: &str, pattern: Option<&str>, problems: &mut Vec<ConfigProblem>) {
+    let Some(pattern) = pattern else { return };
+    let is_of_names = |c: char| c.is_ascii_alphanumeric() || ":_.\\@-*?".contains(c);
+    let why = if pattern.is_empty() {
+        "it is empty and matches nothing"
+    } else if !pattern.chars().all(is_of_names) {
+        "it has a character that no name of a unit has, so it matches nothing"
+    } else if !may_end_as_unit(pattern) {
+        "the names of units end in .service or .scope, so it matches nothing"
+    } else {
+        return;
+    };
+    let fix = "write the name of a unit or a pattern, such as \"worker@*.service\"";
+    problems.push(ConfigProblem::refused(&format!("{matches}.unit"), format!("{pattern:?}"), why, fix));
+}
+
 /// Refuses patterns for names and programs that match nothing. `matches`: the full name of the table that they are in.
 pub(super) fn judge_patterns(
     matches: &str,

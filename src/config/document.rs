@@ -168,11 +168,12 @@ fn of_rule(rule: &RuleConfig, key: &str) -> Option<Value> {
 }
 
 fn of_match(matches: &RuleMatch, key: &str) -> Option<Value> {
-    let RuleMatch { comm, uid, exe } = matches;
+    let RuleMatch { comm, uid, exe, unit } = matches;
     match key {
         "comm" => comm.clone().map(Value::from),
         "uid" => uid.map(Value::from),
         "exe" => exe.clone().map(Value::from),
+        "unit" => unit.clone().map(Value::from),
         _ => None,
     }
 }
@@ -217,12 +218,13 @@ fn of_action(action: &ActionConfig, key: &str) -> Option<Value> {
 }
 
 fn of_action_match(matches: &ActionMatch, key: &str) -> Option<Value> {
-    let ActionMatch { comm, uid, exe, unit } = matches;
+    let ActionMatch { comm, uid, exe, unit, cgroup } = matches;
     match key {
         "comm" => comm.clone().map(Value::from),
         "uid" => uid.map(Value::from),
         "exe" => exe.clone().map(Value::from),
         "unit" => unit.clone().map(Value::from),
+        "cgroup" => cgroup.clone().map(Value::from),
         _ => None,
     }
 }

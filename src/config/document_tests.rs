@@ -163,10 +163,11 @@ fn rule() -> impl Strategy<Value = RuleConfig> {
         "[a-z*?\"'\\\\é]{1,7}",
         proptest::option::of(any::<u32>()),
         proptest::option::of(path()),
+        proptest::option::of("[a-z@]{1,7}[*]"),
         duration(40, 60_000),
     )
-        .prop_map(|(comm, uid, exe, threshold)| RuleConfig {
-            matches: RuleMatch { comm: Some(comm), uid, exe },
+        .prop_map(|(comm, uid, exe, unit, threshold)| RuleConfig {
+            matches: RuleMatch { comm: Some(comm), uid, exe, unit },
             threshold,
         })
 }
@@ -174,7 +175,7 @@ fn rule() -> impl Strategy<Value = RuleConfig> {
 fn action() -> impl Strategy<Value = ActionConfig> {
     let trigger = prop_oneof![
         Just(Trigger::Stall),
-        Just(Trigger::Terminal),
+        Just(Trigger::Frozen),
         Just(Trigger::Resume),
         any::<u8>().prop_map(Trigger::ExitCode),
         (1..=64u8).prop_map(Trigger::ExitSignal),
@@ -190,8 +191,12 @@ fn action() -> impl Strategy<Value = ActionConfig> {
             prop_oneof![Just(UnitVerb::Restart), Just(UnitVerb::Kill), Just(UnitVerb::Stop)]
                 .prop_map(|verb| (None, None, Some(verb))),
         ];
-    let matches =
-        (proptest::option::of("[a-z*?]{1,7}"), proptest::option::of(any::<u32>()), "[a-z@]{1,7}[*]");
+    let matches = (
+        proptest::option::of("[a-z*?]{1,7}"),
+        proptest::option::of(any::<u32>()),
+        "[a-z@]{1,7}[*]",
+        proptest::option::of("/[a-z@*/\"'\\\\]{0,9}"),
+    );
     let retry =
         (duration(100, 1000), 100..=10_000u32, duration(1000, 9000), 1..=1000u16, duration(9001, 99_999));
     let env = proptest::collection::btree_map("[A-Za-z_0-9]{1,6}", "[ -~é\n]{0,9}", 0..3);
@@ -199,35 +204,37 @@ fn action() -> impl Strategy<Value = ActionConfig> {
         ("[a-zA-Z0-9_-]{1,19}", proptest::collection::vec(trigger, 1..4), matches, any::<[bool; 4]>()),
         (deed, duration(0, 9000), duration(100, 9000), retry, env),
     )
-        .prop_map(|((name, on, (comm, uid, unit), flags), (deed, after, timeout, retry, env))| {
-            let runs = deed.0.is_some();
-            ActionConfig {
-                name,
-                on: on
-                    .into_iter()
-                    .filter(|trigger| runs || !trigger.is_exit())
-                    .chain([Trigger::Frozen])
-                    .collect(),
-                matches: ActionMatch { comm, uid, exe: None, unit: Some(unit) },
-                any_user: flags[0],
-                certain: flags[1],
-                after,
-                run: deed.0,
-                signal: deed.1,
-                systemd: deed.2,
-                timeout,
-                retry: RetryConfig {
-                    first: retry.0,
-                    factor_percent: retry.1,
-                    max: retry.2,
-                    tries: retry.3,
-                    reset_after: retry.4,
-                },
-                user: (runs && flags[2]).then_some((0, 0)),
-                env: if runs { env } else { std::collections::BTreeMap::new() },
-                evidence: flags[3],
-            }
-        })
+        .prop_map(
+            |((name, on, (comm, uid, unit, cgroup), flags), (deed, after, timeout, retry, env))| {
+                let runs = deed.0.is_some();
+                ActionConfig {
+                    name,
+                    on: on
+                        .into_iter()
+                        .filter(|trigger| runs && cgroup.is_none() || !trigger.is_exit())
+                        .chain([Trigger::Frozen])
+                        .collect(),
+                    matches: ActionMatch { comm, uid, exe: None, unit: Some(unit), cgroup },
+                    any_user: flags[0],
+                    certain: flags[1],
+                    after,
+                    run: deed.0,
+                    signal: deed.1,
+                    systemd: deed.2,
+                    timeout,
+                    retry: RetryConfig {
+                        first: retry.0,
+                        factor_percent: retry.1,
+                        max: retry.2,
+                        tries: retry.3,
+                        reset_after: retry.4,
+                    },
+                    user: (runs && flags[2]).then_some((0, 0)),
+                    env: if runs { env } else { std::collections::BTreeMap::new() },
+                    evidence: flags[3],
+                }
+            },
+        )
 }
 
 fn brake() -> impl Strategy<Value = BrakeConfig> {

@@ -582,6 +582,14 @@ pub(super) const MATCH_KEYS: &[Key] = &[
         "\"/opt/batch/*\"",
     )
     .live(),
+    Key::in_file(
+        "unit",
+        "a pattern in quotes, such as \"batch@*.service\"",
+        "Unit of the process: the last .service or .scope in the path of its control group",
+        "",
+        "\"batch@*.service\"",
+    )
+    .live(),
 ];
 
 const COUNT: &str = "a whole number from 1 to 1000";
@@ -714,6 +722,14 @@ pub(super) const ACTION_MATCH_KEYS: &[Key] = &[
         "Unit of the process, as the service manager of the system says",
         "",
         "\"worker@*.service\"",
+    )
+    .live(),
+    Key::in_file(
+        "cgroup",
+        "a pattern in quotes, such as \"/kubepods.slice/*\"",
+        "Path of its control group, as in /proc/PID/cgroup; whoever was given a group names those below",
+        "",
+        "\"/system.slice/*\"",
     )
     .live(),
 ];

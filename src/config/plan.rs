@@ -133,6 +133,8 @@ pub struct Identity<'a> {
     pub uid: u32,
     /// Absolute path of its program.
     pub exe: &'a str,
+    /// Its unit, if it is in one.
+    pub unit: Option<&'a str>,
 }
 
 impl Plan {
@@ -190,10 +192,13 @@ impl Rule {
     /// Whether the process has every property that the rule names.
     #[must_use]
     pub fn matches(&self, identity: &Identity<'_>) -> bool {
-        let RuleMatch { comm, uid, exe } = &self.matcher;
+        let RuleMatch { comm, uid, exe, unit } = &self.matcher;
         uid.is_none_or(|uid| uid == identity.uid)
             && comm.as_deref().is_none_or(|pattern| Pattern::new(pattern).matches(identity.comm))
             && exe.as_deref().is_none_or(|pattern| Pattern::new(pattern).matches(identity.exe))
+            && unit
+                .as_deref()
+                .is_none_or(|pattern| identity.unit.is_some_and(|unit| Pattern::new(pattern).matches(unit)))
     }
 }
 

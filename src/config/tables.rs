@@ -92,6 +92,9 @@ pub struct RuleMatch {
     pub uid: Option<u32>,
     /// Pattern for the absolute path of the program, `/proc/PID/exe`.
     pub exe: Option<String>,
+    /// Pattern for the unit: the last `.service` or `.scope` in the path of the control group, behind the user or
+    /// container it belongs to, if it does to one.
+    pub unit: Option<String>,
 }
 
 impl RuleMatch {

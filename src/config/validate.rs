@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::bounds::{UNIT_PATTERNS_MAX, UNITS_MAX, URL_BYTES_MAX};
 use super::checks::{
-    OWN_FILES, absolute, in_range, judge_characters, judge_output, judge_patterns, may_end_as_unit,
-    names_a_file,
+    OWN_FILES, absolute, in_range, judge_characters, judge_output, judge_patterns, judge_unit_pattern,
+    may_end_as_unit, names_a_file,
 };
 use super::keys::{Config, KEYS};
 use super::plan::{
@@ -270,16 +270,18 @@ impl Config {
             ));
         }
         for (i, rule) in self.rules.iter().enumerate() {
-            let RuleMatch { comm, uid, exe } = &rule.matches;
-            if comm.is_none() && uid.is_none() && exe.is_none() {
+            let RuleMatch { comm, uid, exe, unit } = &rule.matches;
+            if comm.is_none() && uid.is_none() && exe.is_none() && unit.is_none() {
                 problems.push(ConfigProblem::refused(
                     &format!("rule[{i}].match"),
                     "{}",
                     "it matches every agent",
-                    "name a comm, uid or exe, or set the threshold at the top of the file instead",
+                    "name a comm, uid, exe or unit, or set the threshold at the top of the file instead",
                 ));
             }
-            judge_patterns(&format!("rule[{i}].match"), comm.as_deref(), exe.as_deref(), problems);
+            let matches = format!("rule[{i}].match");
+            judge_patterns(&matches, comm.as_deref(), exe.as_deref(), problems);
+            judge_unit_pattern(&matches, unit.as_deref(), problems);
         }
     }
 

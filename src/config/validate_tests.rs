@@ -287,13 +287,17 @@ fn the_first_matching_rule_wins() {
             RuleConfig::new(RuleMatch { uid: Some(7), ..RuleMatch::comm("batch-*") }, second * 30),
             RuleConfig::new(RuleMatch::comm("batch-*"), second * 9),
             RuleConfig::new(RuleMatch::exe("/opt/*/agent"), second),
+            RuleConfig::new(RuleMatch { unit: Some("web-*.service".into()), ..RuleMatch::default() }, second),
         ];
     })
     .unwrap();
-    let rule = |comm, uid, exe| plan.rule_for(&Identity { comm, uid, exe });
+    let rule = |comm, uid, exe| plan.rule_for(&Identity { comm, uid, exe, unit: None });
     assert_eq!(rule("batch-1", 7, "/opt/a/agent"), Some(0));
     assert_eq!(rule("batch-1", 8, "/opt/a/agent"), Some(1));
     assert_eq!(rule("web", 7, "/opt/a/b/agent"), Some(2));
     assert_eq!(rule("web", 7, "/usr/agent"), None);
+    let in_unit =
+        |unit| plan.rule_for(&Identity { comm: "web", uid: 7, exe: "/usr/agent", unit: Some(unit) });
+    assert_eq!((in_unit("web-1.service"), in_unit("web.service")), (Some(3), None));
     assert_eq!((plan.threshold_min_ns(), plan.threshold_max_ns()), (1_000_000_000, 30_000_000_000));
 }

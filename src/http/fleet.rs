@@ -153,6 +153,7 @@ fn rule(rule: &plan::Rule) -> Rule {
         comm: rule.matcher.comm.clone(),
         uid: rule.matcher.uid,
         exe: rule.matcher.exe.clone(),
+        unit: rule.matcher.unit.clone(),
         threshold_ns: rule.threshold_ns,
     }
 }

@@ -880,7 +880,7 @@ const identity = ({ unit, container, exe }) => [unit && ["Unit", shown(unit)], c
 function rule(agent) {
   const rule = fleet.rules[agent.rule];
   if (!rule) return fleet.rules.length ? ", as no rule matches" : "";
-  const parts = [rule.comm && "name " + shown(rule.comm), rule.uid !== null && rule.uid !== undefined && "user " + rule.uid, rule.exe && "program " + shown(rule.exe)];
+  const parts = [rule.comm && "name " + shown(rule.comm), rule.uid !== null && rule.uid !== undefined && "user " + rule.uid, rule.exe && "program " + shown(rule.exe), rule.unit && "unit " + shown(rule.unit)];
   return ", by rule " + agent.rule + (parts.some(Boolean) ? ": " + parts.filter(Boolean).join(" and ") : "") + (agent.program_unreadable && fleet.rules.some(rule => rule.exe) ? "; its program cannot be read, so the largest threshold of such rules holds" : "");
 }
 const STATES = { up: ["good", "beats"], stalled: ["bad", "is stalled"], frozen: ["warn", "is frozen by its control group, which is no stall"], waiting: ["warn", "has sent nothing but crash reports"], exited: ["quiet", "is no longer there"], refused: ["warn", "was never let in"] };

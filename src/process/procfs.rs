@@ -147,6 +147,14 @@ pub fn program(pid: u32) -> Program {
     program_of(&directory, stat)
 }
 
+/// The content of `/proc/PID/cgroup` of the process that has this pid now; empty if it cannot be read. Four system calls.
+pub fn groups(pid: u32) -> String {
+    if !is_procfs_ours() {
+        return String::new();
+    }
+    std::fs::read(format!("/proc/{pid}/cgroup")).map(|bytes| lossy(&bytes)).unwrap_or_default()
+}
+
 fn program_of(directory: &OwnedFd, stat: Option<Stat>) -> Program {
     let groups = read(directory, "cgroup").map(|bytes| lossy(&bytes)).unwrap_or_default();
     let start = stat.as_ref().map(|stat| stat.start_ticks);

@@ -1,6 +1,8 @@
 //! The unit and the container of a process, from the path of its control group. Both are conventions: the service
 //! manager names groups after units, and container managers put the number of a container into the name.
 
+use crate::pattern::Pattern;
+
 /// The longest unit: two names of directories.
 pub const UNIT_BYTES_MAX: usize = 255 + 1 + 255;
 /// How the names of units end. Those of slices are no units here: no process is in a slice itself.
@@ -42,6 +44,11 @@ pub fn container_of(groups: &str) -> Option<&str> {
 fn number_in(name: &str) -> Option<&str> {
     let is_digit = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
     name.split(|c| !is_digit(c)).find(|digits| digits.len() == 64)
+}
+
+/// Whether the path of a group matches, in whatever hierarchy.
+pub fn is_in_group(groups: &str, pattern: &Pattern) -> bool {
+    hierarchies(groups).any(|(_, path)| pattern.matches(path))
 }
 
 /// The controllers of each hierarchy and the path of the group there, from lines of `number:controllers:path`.
@@ -89,6 +96,21 @@ mod tests {
         ] {
             assert_eq!(unit_of(groups).as_deref(), unit, "{groups}");
         }
+    }
+
+    #[test]
+    fn a_pattern_is_for_the_whole_path() {
+        let is_in = |groups: &str, pattern: &str| is_in_group(groups, &Pattern::new(pattern));
+        let unified = "0::/system.slice/web.service/payload\n";
+        for pattern in ["/system.slice/*", "*", "*/payload", "/system.slice/web.service/payl??d"] {
+            assert!(is_in(unified, pattern), "{pattern}");
+        }
+        for pattern in ["", "/", "/system.slice", "/system.slice/web.service", "payload", "0::*"] {
+            assert!(!is_in(unified, pattern), "{pattern}");
+        }
+        let legacy = "4:memory:/docker/ab\n1:name=systemd:/x.service\n0::/\n";
+        assert!(["/docker/*", "/x.service", "/"].iter().all(|pattern| is_in(legacy, pattern)));
+        assert!(!is_in("", "*") && !is_in("nonsense", "*"));
     }
 
     #[test]

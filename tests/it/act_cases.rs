@@ -122,6 +122,44 @@ fn a_name_or_unit_that_could_be_taken_for_something_else_is_no_argument() {
     observer.stop();
 }
 
+/// An action for a control group is for the agents in it, by the whole path; it is for those of the next action else.
+#[test]
+fn a_control_group_decides_which_action_is_taken() {
+    let ground = Ground::new();
+    let log = ground.log();
+    let group = Cgroup::new(
+        &format!("varta-fleet-test-act-{}", std::process::id()),
+        "freezer",
+        ["cgroup.freeze", "freezer.state"],
+    );
+    let options = ground.options("[\"stall\"]", "after = \"0s\"\nevidence = false");
+    let (top, other) = options.config.split_once("[[action]]").expect("an action");
+    let of_group = other
+        .replace("\"restart\"", "\"grouped\"")
+        .replace("comm = \"*\"", &format!("cgroup = \"*/{}\"", group.name()));
+    let of_parent = of_group.replace("\"grouped\"", "\"parent\"").replace(group.name(), "varta-fleet-test");
+    let config = format!("{top}[[action]]{of_parent}[[action]]{of_group}[[action]]{other}");
+    let mut observer = Observer::start_in(ground.place, Options { config, ..options });
+    let agents = [(); 2].map(|()| Agent::start(Client::Rust02, &observer));
+    for agent in &agents {
+        observer.expect("up", agent.pid(), SOON);
+    }
+    // It was looked up outside; what counts is where it is when it stalls.
+    group.add(agents[0].pid());
+    for agent in &agents {
+        agent.signal(Signal::STOP);
+        expect_step(&mut observer, agent.pid(), "ended");
+    }
+    let lines = acted(&log);
+    let taken: Vec<_> =
+        lines.iter().map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
+    let [grouped, restarted] = agents.each_ref().map(Agent::pid);
+    assert_eq!(taken, [format!("{grouped} grouped"), format!("{restarted} restart")]);
+    drop(agents);
+    wait_for("the group to be empty", || group.remove());
+    observer.stop();
+}
+
 /// What was checked when the observer started may be another program at the first stall.
 #[test]
 fn a_program_that_others_can_change_by_now_is_not_started() {

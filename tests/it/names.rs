@@ -56,6 +56,32 @@ fn only(dir: &Path, state: &str) -> Option<Value> {
     listed.lines().next().map(|line| serde_json::from_str(line).expect("JSON"))
 }
 
+/// A rule for units is for the agents in one whose name matches, and for no other.
+#[test]
+fn a_rule_is_for_the_agents_of_a_unit() {
+    let own = process::id();
+    let (web, other) = (Group::new(&format!("web-{own}.service")), Group::new(&format!("db-{own}.service")));
+    let config = "[[rule]]\nmatch = { unit = \"web-*.service\" }\nthreshold = \"1h\"\n".to_owned();
+    let threshold = Duration::from_millis(300);
+    let mut observer = Observer::start(Options { threshold, config, ..Options::default() });
+    let dir = observer.dir();
+    let agents = [&web, &other].map(|group| {
+        let mut agent = quiet(&observer, group);
+        agent.beat();
+        observer.expect("up", agent.pid(), SOON);
+        agent
+    });
+    observer.expect("stall", agents[1].pid(), SOON);
+    let explained = |agent: &Agent| explained(&dir, agent.pid());
+    let said = explained(&agents[0]);
+    assert!(said.contains("(rule 0: unit web-*.service)"), "{said}");
+    let said = explained(&agents[1]);
+    assert!(!said.contains("rule 0"), "{said}");
+    observer.none_of("stall", agents[0].pid());
+    drop(agents);
+    observer.stop();
+}
+
 #[test]
 fn a_container_is_named_on_every_surface_and_for_the_dead() {
     // The digits of a container, and others than those of another test.

@@ -203,6 +203,7 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
             matcher.comm.as_ref().map(|comm| format!("comm {}", Shown(comm))),
             matcher.uid.map(|uid| format!("uid {uid}")),
             matcher.exe.as_ref().map(|exe| format!("exe {}", Shown(exe))),
+            matcher.unit.as_ref().map(|unit| format!("unit {}", Shown(unit))),
         ];
         let asked: Vec<_> = asked.into_iter().flatten().collect();
         writeln!(out, "    rule {i:<11} {}: {}", asked.join(" and "), ns(rule.threshold_ns))?;

@@ -293,6 +293,7 @@ fn threshold(tracked: &Tracked, fleet: &Fleet) -> String {
         rule.comm.map(|comm| format!("name {}", Shown(comm))),
         rule.uid.map(|uid| format!("uid {uid}")),
         rule.exe.map(|exe| format!("program {}", Shown(exe))),
+        rule.unit.map(|unit| format!("unit {}", Shown(unit))),
     ];
     let asked: Vec<String> = asked.into_iter().flatten().collect();
     format!("A silence of {threshold} is a stall for it (rule {index}: {}).", asked.join(" and "))

@@ -10,6 +10,7 @@ use crossbeam::channel::{Receiver, TryRecvError, bounded};
 
 use crate::action::brake::{Census, Scope};
 use crate::action::desk::{Desk, Output, Ticket};
+use crate::action::policy::Groups;
 use crate::action::verify::{Protected, needed};
 use crate::aggregator::Request;
 use crate::aggregator::present::Present;
@@ -219,6 +220,13 @@ impl World<'_> {
 /// How many agents each scope has.
 #[derive(Debug, Default)]
 struct Counted(HashMap<Scope, u32>);
+
+/// No action depends on them.
+impl Groups for Counted {
+    fn groups(&self, _: u32) -> String {
+        String::new()
+    }
+}
 
 impl Census for Counted {
     fn agents(&self, scope: Scope) -> u32 {
