@@ -267,10 +267,10 @@ fn of_action(action: &Action, act: &ActPlan, host: &Host) -> Vec<ActionTrouble> 
     let mut troubles = Vec::new();
     let name = || action.name.as_str().to_owned();
     let uid = host.rights.uid;
-    if let Some(pattern) = &action.matcher.unit {
-        if !has_unit(&host.groups, &Pattern::new(pattern)) {
-            troubles.push(ActionTrouble::NoSuchUnit { name: name(), pattern: pattern.clone() });
-        }
+    if let Some(pattern) = &action.matcher.unit
+        && !has_unit(&host.groups, &Pattern::new(pattern))
+    {
+        troubles.push(ActionTrouble::NoSuchUnit { name: name(), pattern: pattern.clone() });
     }
     if let Some(pattern) = &action.matcher.cgroup {
         let compiled = Pattern::new(pattern);

@@ -403,7 +403,10 @@ fn each_sort_of_bad_file_is_explained() {
             "[[rule]]\nthreshold = \"1s\"",
             ["cannot use [[rule]] (varta.toml line 1): it has no match", "add match: what to match"],
         ),
-        ("[[rule]]\nmatch = {}\nthreshold = \"1s\"", ["it matches every agent", "name a comm, uid, exe or unit"]),
+        (
+            "[[rule]]\nmatch = {}\nthreshold = \"1s\"",
+            ["it matches every agent", "name a comm, uid, exe or unit"],
+        ),
         (
             "[[rule]]\nmatch = { comm = \"sixteen-letters-\" }\nthreshold = \"1s\"",
             [
