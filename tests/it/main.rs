@@ -12,6 +12,7 @@ mod agents;
 mod blind;
 mod chaos;
 mod cli;
+mod completions;
 mod containers;
 mod dashboard;
 mod demo;

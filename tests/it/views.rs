@@ -22,7 +22,7 @@ fn run(dir: &Path, arguments: &[&str]) -> Output {
 }
 
 /// The output of a command that must succeed.
-fn said(dir: &Path, arguments: &[&str]) -> String {
+pub fn said(dir: &Path, arguments: &[&str]) -> String {
     let output = run(dir, arguments);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(
@@ -178,7 +178,7 @@ fn who_may_not_ask_and_where_nobody_answers_is_told() {
 }
 
 /// Every command that the help lists.
-fn commands() -> Vec<String> {
+pub fn commands() -> Vec<String> {
     let help = said(Path::new("/nonexistent"), &["--help"]);
     let listed = help.split("Commands:").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("commands");
     // Continuation lines are indented further.
@@ -213,70 +213,6 @@ fn manual_and_completions_know_every_command_and_flag() {
             assert!(!script.contains(hidden), "{shell}: {hidden}");
         }
     }
-}
-
-/// What bash completes the last word of a line to.
-fn completed(dir: &Path, script: &str, line: &[&str]) -> Vec<String> {
-    // As bash calls the function that is registered for the program.
-    const CALL: &str = r#"
-        eval "$1"
-        read -r _ _ _ function _ < <(complete -p varta-fleet | sed 's/.* -F/x x x/')
-        COMP_WORDS=("${@:2}")
-        COMP_CWORD=$(($# - 2))
-        "$function" "$2" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
-        printf '%s\n' "${COMPREPLY[@]}"
-    "#;
-    let mut bash = program_by("bash");
-    bash.args(["--norc", "--noprofile", "-c", CALL, "bash", script, PROGRAM]).args(line);
-    let output = bash.env("VARTA_DIR", dir).output().expect("run bash");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && errors.is_empty(), "{line:?}: {errors}");
-    String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
-}
-
-#[test]
-fn bash_completes_commands_flags_values_and_pids() {
-    let config = "[[action]]\nname = \"abort\"\non = [\"stall\"]\nmatch = { uid = 4711 }\nsignal = \"ABRT\"\n\
-                  [[action]]\nname = \"tell\"\non = [\"stall\"]\nmatch = { uid = 4712 }\nrun = [\"/bin/true\"]\n";
-    let mut observer = Observer::start(Options { config: config.to_owned(), ..Options::default() });
-    let agents = [(); 3].map(|()| Agent::start(Client::Rust02, &observer));
-    agents.iter().for_each(|agent| drop(observer.expect("up", agent.pid(), SOON)));
-    let dir = observer.dir();
-    let script = said(&dir, &["completions", "bash"]);
-    let complete = |line: &[&str]| completed(&dir, &script, line);
-    let mut expected = commands();
-    expected.sort_unstable();
-    let mut found: Vec<String> = complete(&[""]).into_iter().filter(|word| !word.starts_with('-')).collect();
-    found.sort_unstable();
-    assert_eq!(found, expected, "every command, and none that is hidden");
-    assert_eq!(complete(&["st"]), ["status"]);
-    assert_eq!(complete(&["agents", "--st"]), ["--state"]);
-    assert_eq!(complete(&["agents", "--state", "st"]), ["stalled"]);
-    assert_eq!(complete(&["load", "--wire", "m"]), ["mixed"]);
-    assert_eq!(complete(&["completions", "ba"]), ["bash"]);
-    assert_eq!(complete(&["explain", "--j"]), ["--json"]);
-    let mut pids: Vec<String> = agents.iter().map(|agent| agent.pid().to_string()).collect();
-    pids.sort_unstable();
-    let sorted = |line: &[&str]| {
-        let mut words = complete(line);
-        words.sort_unstable();
-        words
-    };
-    assert_eq!(sorted(&["explain", ""]), pids);
-    assert_eq!(sorted(&["events", "--follow", "--pid", ""]), pids);
-    assert_eq!(complete(&["explain", "--json", &pids[0]]), [pids[0].clone()]);
-    for line in [&["act", "hold", ""][..], &["act", "unhold", ""], &["act", "now", ""]] {
-        assert_eq!(sorted(line), pids, "{line:?}");
-    }
-    let at = dir.to_str().expect("text");
-    assert_eq!(sorted(&["act", "--dir", at, "now", &pids[0], ""]), ["abort", "tell"]);
-    assert_eq!(complete(&["act", "now", &pids[0], "t"]), ["tell"]);
-    assert!(complete(&["act", ""]).contains(&"brake".to_owned()));
-    assert_eq!(sorted(&["act", "brake", ""]).iter().filter(|word| !word.starts_with('-')).count(), 2);
-    let elsewhere = observer.place().base().join("elsewhere");
-    let elsewhere = elsewhere.to_str().expect("text");
-    assert!(complete(&["explain", "--dir", elsewhere, ""]).is_empty(), "another fleet, which is not there");
-    observer.stop();
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! `completions`: made from the definitions of the flags. Hidden commands are left out, and bash completes pids and names of
-//! actions, too.
+//! `completions`: made from the definitions of the flags. Hidden commands are left out, and bash, zsh and fish
+//! complete pids and names of actions, too.
 
-use std::io::{self, Write};
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 use clap_complete::Shell;
 use varta_fleet::Shown;
@@ -29,30 +30,42 @@ pub fn completions(args: &CompletionsArgs, command: &clap::Command) -> Result<Ex
     let name = if args.shell == Shell::Bash { BASH_NAME } else { "varta-fleet" };
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut command, name, &mut text);
-    if args.shell == Shell::Bash {
-        let script = String::from_utf8_lossy(&text);
-        let script = script.replace(&format!("-F _{BASH_NAME} "), "-F _vartafleet_or_pids ");
-        let script = script.replace(&format!("default {BASH_NAME}\n"), "default varta-fleet\n");
-        text = format!("{PIDS}\n{script}").into_bytes();
-    }
-    io::stdout().lock().write_all(&text)?;
+    let script = String::from_utf8_lossy(&text);
+    let text = match args.shell {
+        Shell::Bash => for_bash(&script),
+        Shell::Zsh => for_zsh(&script),
+        Shell::Fish => for_fish(&script, &command),
+        _ => script.into_owned(),
+    };
+    io::stdout().lock().write_all(text.as_bytes())?;
     Ok(Exit::Clean)
 }
 
 /// The name under which the script for bash is made.
 const BASH_NAME: &str = "vartafleet";
 
-/// Completes pids of agents and names of actions, of the fleet that the line names.
-const PIDS: &str = r#"_vartafleet_or_pids() {
-    local at what="" fleet=() plain=()
+fn for_bash(script: &str) -> String {
+    let script = script.replace(&format!("-F _{BASH_NAME} "), "-F _vartafleet_or_pids ");
+    let script = script.replace(&format!("default {BASH_NAME}\n"), "default varta-fleet\n");
+    format!("{IN_BASH}\n{script}")
+}
+
+/// Completes pids of agents and names of actions, of the fleet that the line names. Bash makes three words of `--dir=X`.
+const IN_BASH: &str = r#"_vartafleet_or_pids() {
+    local at flag what="" fleet=() plain=()
     for (( at = 1; at < COMP_CWORD; at++ )); do
-        case "${COMP_WORDS[at]}" in
-            --dir|--config) fleet+=("${COMP_WORDS[at]}" "${COMP_WORDS[++at]}") ;;
-            -*) ;;
-            *) plain+=("${COMP_WORDS[at]}") ;;
+        flag=${COMP_WORDS[at]}
+        case "$flag" in
+            --json|-h|--help) ;;
+            -*)
+                [[ ${COMP_WORDS[at + 1]} == = ]] && (( at++ ))
+                (( at++ ))
+                [[ $flag != --dir && $flag != --config ]] || fleet+=("$flag" "${COMP_WORDS[at]}")
+                ;;
+            *) plain+=("$flag") ;;
         esac
     done
-    if [[ $2 != -* && $3 != --dir && $3 != --config ]]; then
+    if [[ $2 != -* && ( $3 != [=-]* || $3 == --pid || $3 == --json ) ]]; then
         case "$3 ${plain[*]}" in
             "--pid "*|*" explain"|*" act hold"|*" act unhold"|*" act now") what=pids ;;
             *" act now "*) if (( ${#plain[@]} == 3 )); then what=action-names; fi ;;
@@ -64,6 +77,124 @@ const PIDS: &str = r#"_vartafleet_or_pids() {
     fi
     _vartafleet "$@"
 }
+"#;
+
+fn for_zsh(script: &str) -> String {
+    // The functions within see the whole line only here.
+    let of_all = "_varta-fleet() {\n";
+    let script = script.replacen(
+        of_all,
+        &format!("{IN_ZSH}{of_all}    local -a typed; typed=(\"${{words[@]}}\")\n"),
+        1,
+    );
+    script
+        .replace(" -- Process id of the agent:_default", " -- Process id of the agent:_varta-fleet_pids")
+        .replace(":PID:_default", ":PID:_varta-fleet_pids")
+        .replace(" -- Name of the action:_default", " -- Name of the action:_varta-fleet_action-names")
+}
+
+/// The same. Words are taken as they are, so that nothing in them is run.
+const IN_ZSH: &str = r#"_varta-fleet_ask() {
+    local at
+    local -a line fleet found
+    line=("${(Q)typed[@]}")
+    line=("${line[@]/#\~\//$HOME/}")
+    for (( at = 2; at < $#line; at++ )); do
+        case $line[at] in
+            (--dir|--config) fleet+=("$line[at]" "$line[at + 1]"); (( at++ )) ;;
+            (--dir=*|--config=*) fleet+=("$line[at]") ;;
+        esac
+    done
+    found=(${(f)"$("$line[1]" $1 "${fleet[@]}" -- "$PREFIX" 2>/dev/null)"})
+    compadd "${@:2}" -V $1 -a found
+}
+_varta-fleet_pids() { _varta-fleet_ask pids "$@" }
+_varta-fleet_action-names() { _varta-fleet_ask action-names "$@" }
+
+"#;
+
+fn for_fish(script: &str, command: &clap::Command) -> String {
+    let line = |line: &str| {
+        if line.contains(" -l pid ") && line.ends_with(" -r") {
+            format!("{line} -f -k -a \"(__fish_varta_fleet_ask pids)\"\n")
+        } else {
+            format!("{line}\n")
+        }
+    };
+    let mut script: String = script.lines().map(line).collect();
+    // The script that is made offers no values of arguments that are no flags.
+    for path in [&["completions"][..], &["act", "brake"]] {
+        let (what, values) = (path.join(" "), values(command, path).join(" "));
+        let _ = writeln!(
+            script,
+            "complete -c varta-fleet -n \"__fish_varta_fleet_is '{what}'\" -f -a \"{values}\""
+        );
+    }
+    format!("{IN_FISH}{script}")
+}
+
+/// The values that the argument of a subcommand takes.
+fn values(command: &clap::Command, path: &[&str]) -> Vec<String> {
+    let of = path.iter().try_fold(command, |command, name| command.find_subcommand(name));
+    let argument = of.and_then(|command| command.get_positionals().next());
+    let values = argument.map(clap::Arg::get_possible_values).unwrap_or_default();
+    values.iter().map(|value| value.get_name().to_owned()).collect()
+}
+
+/// The same.
+const IN_FISH: &str = r#"# The words that are neither flags nor their values.
+function __fish_varta_fleet_plain
+    set -l words (commandline -opc)
+    set -e words[1]
+    while set -q words[1]
+        switch $words[1]
+            case --json -h --help '--*=*'
+            case '-*'
+                set -q words[2]; and set -e words[2]
+            case '*'
+                echo $words[1]
+        end
+        set -e words[1]
+    end
+end
+
+function __fish_varta_fleet_is
+    set -l plain (__fish_varta_fleet_plain)
+    test "$plain" = $argv[1]
+end
+
+function __fish_varta_fleet_wants
+    set -l plain (__fish_varta_fleet_plain)
+    switch "$plain"
+        case explain 'act hold' 'act unhold' 'act now'
+            test $argv[1] = pids
+        case 'act now *'
+            test $argv[1] = action-names -a (count $plain) -eq 3
+        case '*'
+            return 1
+    end
+end
+
+# Asks the fleet that the line names.
+function __fish_varta_fleet_ask
+    set -l words (commandline -opc | string replace -r '^~/' "$HOME/")
+    set -l program $words[1]
+    set -l fleet
+    while set -q words[2]
+        set -e words[1]
+        switch $words[1]
+            case --dir --config
+                set -q words[2]; and set -a fleet $words[1..2]
+            case '--dir=*' '--config=*'
+                set -a fleet $words[1]
+        end
+    end
+    $program $argv[1] $fleet -- (commandline -ct) 2>/dev/null
+end
+
+complete -c varta-fleet -n "__fish_varta_fleet_wants pids" -f -k -a "(__fish_varta_fleet_ask pids)"
+complete -c varta-fleet -n "__fish_varta_fleet_wants action-names" -f -k -a "(__fish_varta_fleet_ask action-names)"
+
 "#;
 
 /// Most pids to choose from.
