@@ -21,6 +21,9 @@ const STEP_NS: std::ops::RangeInclusive<u64> = 10_000_000..=200_000_000;
 const NOTES_PER_STEP: usize = 1000;
 const NOTES_MAX: usize = 4096;
 
+/// How long the note of an agent whose stall was judged is kept for those who ask.
+const ANSWER_NS: u64 = 2_000_000_000;
+
 /// The shortest threshold of the fleet, ns: stored by the aggregator, which knows of reloads.
 pub type ShortestThreshold = Arc<AtomicU64>;
 
@@ -32,9 +35,11 @@ struct Note {
     last_arrival: MonoNs,
     cpu_ns: u64,
     at: MonoNs,
+    /// When it was found stalled.
+    stalled_at: Option<MonoNs>,
 }
 
-/// Notes of the agents that are silent for a quarter of the shortest threshold and not stalled yet.
+/// Notes of the agents that are silent for a quarter of the shortest threshold, and of stalls until they are confirmed.
 #[derive(Debug)]
 pub struct Idlers<F> {
     tables: Box<[Table]>,
@@ -73,10 +78,16 @@ impl<F: Fn(u32) -> Option<u64>> Idlers<F> {
             for slot in self.next.slot..until {
                 let place = Place { slot, ..self.next };
                 // One that is being written beats.
-                let silent = table
-                    .read_hot(slot)
-                    .ok()
-                    .filter(|hot| hot.state == State::Up && now.since(hot.last_arrival) >= silent_ns);
+                let hot = table.read_hot(slot).ok();
+                if let Some(hot) = hot.filter(|hot| hot.state == State::Stalled)
+                    && let Some(note) = self.notes.get_mut(&place)
+                    && (note.pid, note.last_arrival) == (hot.pid, hot.last_arrival)
+                    && now.since(*note.stalled_at.get_or_insert(now)) < ANSWER_NS
+                {
+                    continue;
+                }
+                let silent =
+                    hot.filter(|hot| hot.state == State::Up && now.since(hot.last_arrival) >= silent_ns);
                 let Some(hot) = silent else {
                     self.notes.remove(&place);
                     continue;
@@ -91,7 +102,10 @@ impl<F: Fn(u32) -> Option<u64>> Idlers<F> {
                     continue;
                 }
                 notes_left -= 1;
-                let note = (self.cpu_time)(pid).map(|cpu_ns| Note { pid, last_arrival, cpu_ns, at: now });
+                let note = (self.cpu_time)(pid).map(|cpu_ns| {
+                    let stalled_at = None;
+                    Note { pid, last_arrival, cpu_ns, at: now, stalled_at }
+                });
                 self.notes.remove(&place);
                 self.notes.extend(note.map(|note| (place, note)));
             }
@@ -165,6 +179,24 @@ mod tests {
         assert_eq!(says(&idlers, 18), None, "another silence");
         idlers.step(MonoNs(17 * SECOND));
         assert_eq!(says(&idlers, 18), Some(false));
+    }
+
+    /// The stall is judged by the shard, and confirmed by an answer that may come after further steps.
+    #[test]
+    fn the_note_of_a_stall_stays_until_it_was_asked_for() {
+        let (mut writer, reader) = table(8);
+        let mut idlers = idlers(vec![reader], |_| Some(5));
+        let says = |idlers: &Idlers<_>, ns| idlers.has_used_cpu(Place { shard: 0, slot: 3 }, 103, MonoNs(ns));
+        beat(&mut writer, 3, 10 * SECOND);
+        idlers.step(MonoNs(12 * SECOND));
+        let hot = Hot { state: State::Stalled, ..writer.hot(3) };
+        writer.write(3, &hot, &Cold::default());
+        let judged = 18 * SECOND;
+        idlers.step(MonoNs(judged));
+        idlers.step(MonoNs(judged + ANSWER_NS - 1));
+        assert_eq!(says(&idlers, judged + ANSWER_NS), Some(false));
+        idlers.step(MonoNs(judged + ANSWER_NS));
+        assert_eq!(says(&idlers, judged + ANSWER_NS), None, "it makes room for others");
     }
 
     #[test]
