@@ -12,6 +12,8 @@ pub enum Needs {
     Stalled,
     /// The process lives and is frozen.
     Frozen,
+    /// The process lives, beats and is at a standstill.
+    Still,
     /// The process lives.
     Alive,
     /// Nothing: it is gone, or may be.
@@ -29,6 +31,8 @@ pub enum Matter {
     Terminal,
     /// A freeze.
     Frozen,
+    /// A standstill.
+    Standstill,
     /// It does not come back after a restart.
     Missing,
     /// A stall that ended.
@@ -80,7 +84,7 @@ pub struct Case {
 impl Matter {
     /// Whether it lasts until something ends it.
     pub const fn lasts(self) -> bool {
-        matches!(self, Self::Stall | Self::Frozen | Self::Missing)
+        matches!(self, Self::Stall | Self::Frozen | Self::Standstill | Self::Missing)
     }
 
     /// What must hold right before a start.
@@ -88,6 +92,7 @@ impl Matter {
         match self {
             Self::Stall => Needs::Stalled,
             Self::Frozen => Needs::Frozen,
+            Self::Standstill => Needs::Still,
             Self::Hand | Self::Missing => Needs::Alive,
             Self::Exit | Self::Terminal | Self::Resume => Needs::Nothing,
         }

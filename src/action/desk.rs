@@ -204,12 +204,15 @@ impl Desk {
                     ActionWhy::Resumed,
                 );
             }
+            EventKind::Advance { .. } => self.over(pid, &[Matter::Standstill], ActionWhy::Resumed),
             EventKind::Frozen { phase: FrozenPhase::End } => {
                 self.over(pid, &[Matter::Frozen], ActionWhy::Resumed);
             }
             EventKind::Up => self.over(pid, &[Matter::Missing], ActionWhy::Resumed),
-            EventKind::Stall { certain, .. } => {
-                self.over(pid, &[Matter::Resume, Matter::Frozen], ActionWhy::Resumed);
+            EventKind::Stall { certain, .. } | EventKind::Standstill { certain, .. } => {
+                if matches!(event.kind, EventKind::Stall { .. }) {
+                    self.over(pid, &[Matter::Resume, Matter::Frozen], ActionWhy::Resumed);
+                }
                 // Uncertain stalls come in crowds when the observer could not see. They count where they start anything.
                 if certain || self.actions.iter().any(|action| !action.certain) {
                     let news = self.brakes.stalled(&self.brake, &subject, census, now);
@@ -217,8 +220,14 @@ impl Desk {
                 }
             }
             EventKind::Exit { .. } => {
-                let of_the_living =
-                    [Matter::Stall, Matter::Frozen, Matter::Hand, Matter::Missing, Matter::Resume];
+                let of_the_living = [
+                    Matter::Stall,
+                    Matter::Frozen,
+                    Matter::Standstill,
+                    Matter::Hand,
+                    Matter::Missing,
+                    Matter::Resume,
+                ];
                 if !planted!(ActsUponTheHeir) {
                     self.over(pid, &of_the_living, ActionWhy::Gone);
                 }
@@ -232,6 +241,7 @@ impl Desk {
             EventKind::Exit { .. } => Matter::Exit,
             EventKind::Terminal { .. } => Matter::Terminal,
             EventKind::Frozen { phase: FrozenPhase::Begin } => Matter::Frozen,
+            EventKind::Standstill { .. } => Matter::Standstill,
             EventKind::Missing { .. } => Matter::Missing,
             EventKind::Resume { .. } => Matter::Resume,
             _ => return,

@@ -41,7 +41,7 @@ const fn is_of_the_gone(kind: &EventKind) -> bool {
 }
 
 const fn is_uncertain(kind: &EventKind) -> bool {
-    matches!(kind, EventKind::Stall { certain: false, .. })
+    matches!(kind, EventKind::Stall { certain: false, .. } | EventKind::Standstill { certain: false, .. })
 }
 
 fn is_trigger(trigger: Trigger, kind: &EventKind) -> bool {
@@ -50,6 +50,7 @@ fn is_trigger(trigger: Trigger, kind: &EventKind) -> bool {
         | (Trigger::Stall, EventKind::Stall { .. })
         | (Trigger::Terminal, EventKind::Terminal { .. })
         | (Trigger::Frozen, EventKind::Frozen { phase: FrozenPhase::Begin })
+        | (Trigger::Standstill, EventKind::Standstill { .. })
         | (Trigger::Missing, EventKind::Missing { .. })
         | (Trigger::Resume, EventKind::Resume { .. }) => true,
         (Trigger::ExitCode(code), EventKind::Exit { how, .. }) => {

@@ -89,6 +89,7 @@ pub fn needed(
             let is_so = match needs {
                 Needs::Stalled => present.is_stalled,
                 Needs::Frozen => present.is_frozen,
+                Needs::Still => present.is_still,
                 Needs::Alive | Needs::Nothing => true,
             };
             if !is_so {
@@ -130,6 +131,7 @@ mod tests {
             is_stalled: true,
             is_certain: true,
             is_frozen: false,
+            is_still: false,
             last_arrival: MonoNs(0),
         }
     }

@@ -136,8 +136,10 @@ impl Aggregator {
         *self.places.of(hot.key()) = Some(place.into());
         self.missing.met(hot.pid);
         let ns_pid = (kept.ns_pid != 0).then_some(kept.ns_pid);
-        self.enter(place, Session { number: kept.session, ns_pid, freeze: Freeze::No });
+        let is_still = kept.is(flag::STILL);
+        self.enter(place, Session { number: kept.session, ns_pid, freeze: Freeze::No, is_still });
         let counts = &mut self.tally.shards[shard];
+        counts.still += u64::from(is_still);
         counts.off_hash += u64::from(is_off_hash);
         let is_counted = (hot.state != State::Waiting || kept.is(flag::STALLED)) && !kept.is(flag::CLOSED);
         if is_counted {

@@ -28,6 +28,7 @@ impl Aggregator {
             is_stalled: reported.is(Mark::Stalled) && hot.state == State::Stalled && freeze == Freeze::No,
             is_certain: !cold.is_stall_uncertain,
             is_frozen: freeze == Freeze::Frozen,
+            is_still: reported.is(Mark::Still) && hot.state == State::Up,
             last_arrival: hot.last_arrival,
         })
     }

@@ -41,6 +41,9 @@ impl Aggregator {
 
     pub(super) fn begin_session(&mut self, place: Place, why: SessionWhy, coalesced: u32) {
         if why != SessionWhy::Nonce {
+            if self.record(place).is(Mark::Still) {
+                self.end_standstill(place, AdvanceWhy::Session);
+            }
             self.last_session = self.last_session.wrapping_add(1);
             let session = self.session(place);
             self.enter(place, Session { number: self.last_session, ..session });

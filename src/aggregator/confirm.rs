@@ -223,7 +223,10 @@ impl Aggregator {
         let (session, own) = (self.session(from), self.session(to));
         // The agent may have begun a later session there.
         let number = session.number.max(own.number);
-        self.enter(to, Session { number, ns_pid: own.ns_pid.or(session.ns_pid), freeze: own.freeze });
+        self.enter(to, Session { number, ns_pid: own.ns_pid.or(session.ns_pid), ..own });
+        if reported.is(Mark::Still) {
+            self.mark_still(to, true);
+        }
         let record = self.record(from);
         (record.stalls, record.resumes) = (cold.stalls, cold.resumes);
         if !is_stalled_there {

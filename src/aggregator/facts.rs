@@ -113,7 +113,8 @@ impl Aggregator {
         record.set(Mark::Held, is_held);
         record.set(Mark::OffHash, is_off_hash);
         let number = if known.is_some() { session.number } else { self.last_session };
-        self.enter(place, Session { number, ns_pid: session.ns_pid, freeze: Freeze::No });
+        self.enter(place, Session { number, ns_pid: session.ns_pid, ..Session::default() });
+        self.mark_still(place, known.is_some_and(|known| known.is(Mark::Still)));
         if is_up && !is_held {
             self.doubt(place);
         }
@@ -207,6 +208,7 @@ impl Aggregator {
         let shard = &mut tally.shards[usize::from(place.shard)];
         shard.unwatched -= u64::from(reported.is(Mark::Unwatched));
         shard.off_hash -= u64::from(reported.is(Mark::OffHash));
+        shard.still -= u64::from(reported.is(Mark::Still));
         if reported.is(Mark::Counted) {
             let count = if reported.is(Mark::Stalled) { &mut shard.stalled } else { &mut shard.up };
             *count -= 1;

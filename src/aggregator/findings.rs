@@ -224,8 +224,10 @@ impl Aggregator {
             return;
         }
         let class = self.policy.class_of(uid, program);
+        let is_sure = self.policy.rule_of(uid, program) == Some(class);
         let table = self.reloading.table;
         let reported = self.record(place);
+        reported.set(Mark::Ruled, is_sure);
         if reported.class != class {
             reported.class = class;
             let instruction = Instruction { class, table, ..Default::default() };

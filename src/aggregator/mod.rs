@@ -18,7 +18,9 @@ use std::sync::atomic::Ordering;
 
 use crossbeam::channel::{Receiver, Sender};
 
-use crate::event::{About, Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, Rank, SessionWhy};
+use crate::event::{
+    About, AdvanceWhy, Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, Rank, SessionWhy,
+};
 use crate::journal::{Adoption, Estate, Journal, Kept, KeptTable};
 use crate::lane::blind::BlindNews;
 use crate::lane::counters::ShardHealth;
@@ -62,6 +64,7 @@ mod limit;
 mod missing;
 pub mod policy;
 pub mod present;
+mod progress;
 pub mod record;
 pub mod reload;
 mod reloaded;
@@ -81,6 +84,7 @@ use limit::{Buckets, Limit, Often, SECOND_NS};
 use missing::Missing;
 use policy::Policy;
 use present::Present;
+use progress::{Rounds, Watched};
 use record::{Mark, Places, Record};
 use reload::{Matching, NewOutput, Reload, Reloading};
 
@@ -174,6 +178,8 @@ struct ShardView {
     kept: KeptTable,
     /// Where each agent is counted by unit.
     counted: Slots<Counted>,
+    /// How agents advance whose rule asks for that.
+    watched: Slots<Watched>,
     /// Slots of known holders with facts to look at, in order.
     to_look: VecDeque<u32>,
     /// Its slots in `pending`, without exits.
@@ -263,6 +269,7 @@ pub struct Aggregator {
     /// Agents with deferred events, in the order in which these are due.
     deferred: VecDeque<(MonoNs, Holder)>,
     reloading: Reloading,
+    rounds: Rounds,
     /// Units that have series of their own before others.
     configured: Configured,
     /// From here on, agents are counted by unit again. `None`: all are.
@@ -310,6 +317,7 @@ impl Aggregator {
             reported: Slots::default(),
             kept,
             counted: Slots::default(),
+            watched: Slots::default(),
             to_look: VecDeque::new(),
             in_flight: 0,
             seen: MonoNs(0),
@@ -349,6 +357,7 @@ impl Aggregator {
             churns: Churns::new(ports.iter().map(|port| port.table.capacity()).max().unwrap_or(0)),
             deferred: VecDeque::new(),
             reloading: Reloading::default(),
+            rounds: Rounds::default(),
             configured: Configured::default(),
             recounting: None,
             again: Vec::new(),
@@ -419,6 +428,7 @@ impl Aggregator {
         self.report_of_churn(false);
         self.ask_about_polled();
         self.look_at_frozen();
+        let next_look = self.look_for_progress();
         self.ask_about_missing();
         is_more |= (0..self.shard_count).any(|shard| self.may_look(shard));
         is_more |= self.recount();
@@ -435,7 +445,7 @@ impl Aggregator {
             self.gone_unread = Vec::new();
         }
         self.publish();
-        self.next(is_more, is_ticking || is_owing)
+        self.next(is_more, is_ticking || is_owing, next_look)
     }
 
     /// Wakes the shards that have instructions or are to move their watermark. `now` is read after the turn:
@@ -448,7 +458,7 @@ impl Aggregator {
         }
     }
 
-    fn next(&mut self, is_more: bool, is_ticking: bool) -> Next {
+    fn next(&mut self, is_more: bool, is_ticking: bool, next_look: Option<MonoNs>) -> Next {
         // A shard that is stuck while it writes a slot will not finish it.
         let is_waiting = !self.again.is_empty() && !self.is_out_of_time();
         if is_more || is_waiting {
@@ -473,6 +483,7 @@ impl Aggregator {
             self.freezes.next(),
             self.churns.next(),
             self.missing.due(),
+            next_look,
         ];
         let at = ticks.into_iter().flatten().fold(self.now + IDLE_NS, MonoNs::min);
         if is_ticking {

@@ -4,7 +4,7 @@
 
 use crate::config::RuleMatch;
 use crate::config::classes::Classes;
-use crate::config::plan::Rule;
+use crate::config::plan::{Progress, Rule};
 use crate::pattern::Pattern;
 use crate::process::procfs::Program;
 
@@ -33,6 +33,23 @@ impl Policy {
             }
         }
         largest.map_or(0, |class| self.larger(class, 0))
+    }
+
+    /// The class of the first rule that matches, if it is known that none before it does.
+    pub fn rule_of(&self, uid: u32, program: &Program) -> Option<u8> {
+        let mut judged = self.rules.iter().map(|rule| judge(rule, uid, program));
+        let first = judged.position(|matches| matches != Some(false))?;
+        (judge(&self.rules[first], uid, program) == Some(true)).then(|| Classes::of_rule(first))
+    }
+
+    /// What the rule of a class asks of its agents.
+    pub fn progress_of(&self, class: u8) -> Option<Progress> {
+        self.rules.get(usize::from(class).checked_sub(1)?)?.progress
+    }
+
+    /// The shortest progress threshold, ns; `None`: no rule asks for progress.
+    pub fn shortest_progress_ns(&self) -> Option<u64> {
+        self.rules.iter().filter_map(|rule| rule.progress).map(|progress| progress.threshold_ns).min()
     }
 
     /// The class that allows more silence; the first if they allow the same.
@@ -68,7 +85,7 @@ mod tests {
     use super::*;
 
     fn rule(matcher: RuleMatch, threshold_ns: u64) -> Rule {
-        Rule { matcher, threshold_ns }
+        Rule { matcher, threshold_ns, progress: None }
     }
 
     fn exe(pattern: &str) -> RuleMatch {

@@ -19,6 +19,8 @@ pub struct Present {
     pub is_certain: bool,
     /// It is frozen.
     pub is_frozen: bool,
+    /// It beats and is at a standstill.
+    pub is_still: bool,
     /// Its last beat.
     pub last_arrival: MonoNs,
 }

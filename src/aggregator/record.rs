@@ -87,10 +87,14 @@ pub enum Mark {
     Touched = 1 << 25,
     /// Adopted from an earlier observer, and no process with its pid was found since.
     Unmet = 1 << 26,
+    /// A standstill was reported, and no advance since.
+    Still = 1 << 27,
+    /// The rule of its class is known to match it: no rule before it may.
+    Ruled = 1 << 28,
 }
 
 /// The marks of a record that are kept, and their flags.
-const KEPT_MARKS: [(Mark, u32); 9] = [
+const KEPT_MARKS: [(Mark, u32); 10] = [
     (Mark::Up, flag::UP),
     (Mark::Stalled, flag::STALLED),
     (Mark::Mixed, flag::MIXED),
@@ -100,6 +104,7 @@ const KEPT_MARKS: [(Mark, u32); 9] = [
     (Mark::Frozen, flag::FROZEN),
     (Mark::Thawed, flag::THAWED),
     (Mark::ClaimSettled, flag::CLAIM_SETTLED),
+    (Mark::Still, flag::STILL),
 ];
 
 /// What is known and reported of one slot's holder, besides what the slot itself says: 72 bytes.

@@ -68,6 +68,7 @@ impl Aggregator {
         for view in &mut self.shards {
             for record in view.reported.iter_mut() {
                 record.class = unknown;
+                record.set(Mark::Ruled, false);
             }
         }
         let thawed: Vec<Place> = self.freezes.thawed.keys().copied().collect();

@@ -67,6 +67,8 @@ pub enum Trigger {
     Terminal,
     /// A freeze.
     Frozen,
+    /// A standstill.
+    Standstill,
     /// An agent that does not come back after a restart of the observer.
     Missing,
     /// The end of a stall.
@@ -81,11 +83,12 @@ impl Trigger {
     }
 
     /// Those that are one word in the file.
-    pub(super) const WORDS: [(&str, Self); 6] = [
+    pub(super) const WORDS: [(&str, Self); 7] = [
         ("stall", Self::Stall),
         ("exit", Self::Exit),
         ("terminal", Self::Terminal),
         ("frozen", Self::Frozen),
+        ("standstill", Self::Standstill),
         ("missing", Self::Missing),
         ("resume", Self::Resume),
     ];

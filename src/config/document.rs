@@ -159,10 +159,14 @@ fn table(of: &[Key], name: &str, value: impl Fn(&str) -> Option<Value>) -> Optio
 }
 
 fn of_rule(rule: &RuleConfig, key: &str) -> Option<Value> {
-    let RuleConfig { matches, threshold } = rule;
+    let RuleConfig { matches, threshold, progress, progress_threshold, idle_payload, idle_status } = rule;
     match key {
         "match" => table(RULE_KEYS, key, |key| of_match(matches, key)),
         "threshold" => (DURATION.value)(threshold),
+        "progress" => progress.map(|of| of.as_str().into()),
+        "progress-threshold" => progress_threshold.as_ref().and_then(DURATION.value),
+        "idle-payload" => idle_payload.and_then(|payload| i64::try_from(payload).ok()).map(Value::from),
+        "idle-status" => idle_status.map(|status| status.as_str().into()),
         _ => None,
     }
 }

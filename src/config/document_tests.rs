@@ -9,8 +9,10 @@ use proptest::prelude::*;
 use super::super::act::{Trigger, UnitVerb};
 use super::super::keys::{ACTION_MATCH_KEYS, MATCH_KEYS, RETRY_KEYS, SHARE_KEYS, STARTS_KEYS};
 use super::super::problem::Origin;
+use super::super::tables::ProgressOf;
 use super::super::values::{EventsFormat, LogFormat, Output};
 use super::*;
+use crate::wire::Status;
 
 fn layers(text: &str) -> Layers {
     let mut layers = Layers::default();
@@ -165,10 +167,26 @@ fn rule() -> impl Strategy<Value = RuleConfig> {
         proptest::option::of(path()),
         proptest::option::of("[a-z@]{1,7}[*]"),
         duration(40, 60_000),
+        proptest::option::of((
+            proptest::option::of(duration(60_000, 86_400_000)),
+            proptest::option::of(0..=i64::MAX.cast_unsigned()),
+            proptest::option::of(prop_oneof![
+                Just(Status::Ok),
+                Just(Status::Degraded),
+                Just(Status::Critical)
+            ]),
+        )),
     )
-        .prop_map(|(comm, uid, exe, unit, threshold)| RuleConfig {
-            matches: RuleMatch { comm: Some(comm), uid, exe, unit },
-            threshold,
+        .prop_map(|(comm, uid, exe, unit, threshold, progress)| {
+            let (progress_threshold, idle_payload, idle_status) = progress.unwrap_or_default();
+            RuleConfig {
+                matches: RuleMatch { comm: Some(comm), uid, exe, unit },
+                threshold,
+                progress: progress.map(|_| ProgressOf::Payload),
+                progress_threshold,
+                idle_payload,
+                idle_status,
+            }
         })
 }
 

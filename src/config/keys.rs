@@ -562,6 +562,32 @@ pub(super) const RULE_KEYS: &[Key] = &[
     .with(MATCH_KEYS)
     .live(),
     Key::in_file("threshold", DURATION.takes, "Silence that is a stall for them", "", "\"30s\"").live(),
+    Key::in_file(
+        "progress",
+        "\"payload\"",
+        "What shows that they advance: their payload counts the work done. Without it, they need not",
+        "",
+        "\"payload\"",
+    )
+    .live(),
+    Key::in_file(
+        "progress-threshold",
+        DURATION.takes,
+        "How long they may beat with the same payload: then they are at a standstill",
+        "1m",
+        "\"1m\"",
+    )
+    .live(),
+    Key::in_file("idle-payload", "a whole number", "Their payload while they have nothing to do", "", "0")
+        .live(),
+    Key::in_file(
+        "idle-status",
+        "\"ok\", \"degraded\" or \"critical\"",
+        "Their status while they have nothing to do",
+        "",
+        "\"degraded\"",
+    )
+    .live(),
 ];
 
 pub(super) const MATCH_KEYS: &[Key] = &[

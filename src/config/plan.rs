@@ -12,6 +12,7 @@ use super::sizing::queue_limit_for;
 use super::tables::RuleMatch;
 pub use super::values::{CoreChoice, EventsFormat, LogFormat, Output};
 use crate::pattern::Pattern;
+use crate::wire::Status;
 
 /// Most connections of the TCP listener.
 pub(crate) const TCP_MAX: usize = 1024;
@@ -108,6 +109,20 @@ pub struct Rule {
     pub matcher: RuleMatch,
     /// Silence that is a stall for them, ns; 10 ms..=24 h.
     pub threshold_ns: u64,
+    /// When they beat and are at a standstill; `None`: never.
+    pub progress: Option<Progress>,
+}
+
+/// When an agent that beats is at a standstill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Beats with the same payload for so long are a standstill, ns; 1 s..=24 h, at least the threshold of the rule.
+    pub threshold_ns: u64,
+    /// Payload of an agent that has nothing to do.
+    pub idle_payload: Option<u64>,
+    /// Status of an agent that has nothing to do.
+    pub idle_status: Option<Status>,
 }
 
 /// Where HTTP requests are answered, beside `control.sock`.

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use super::act::{ActionMatch, Trigger, UnitVerb};
 use super::values::{
-    CoreChoice, account, address, duration, factor, group, release, signal, some_octal, user, users,
+    CoreChoice, account, address, duration, factor, group, release, signal, some_duration, some_octal, user,
+    users,
 };
+use crate::wire::Status;
 
 /// The `[http]` table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -68,13 +70,51 @@ pub struct RuleConfig {
     /// Silence that is a stall for them.
     #[serde(deserialize_with = "duration")]
     pub threshold: Duration,
+    /// What shows that one of them advances. `None`: it need not.
+    #[serde(default)]
+    pub progress: Option<ProgressOf>,
+    /// How long one of them may beat without that before it is at a standstill. `None`: a minute.
+    #[serde(default, deserialize_with = "some_duration")]
+    pub progress_threshold: Option<Duration>,
+    /// Payload of one of them that has nothing to do. `None`: none means that.
+    #[serde(default)]
+    pub idle_payload: Option<u64>,
+    /// Status of one of them that has nothing to do. `None`: none means that.
+    #[serde(default)]
+    pub idle_status: Option<Status>,
 }
 
 impl RuleConfig {
     /// A rule that gives `threshold` to the agents it matches.
     #[must_use]
     pub const fn new(matches: RuleMatch, threshold: Duration) -> Self {
-        Self { matches, threshold }
+        Self {
+            matches,
+            threshold,
+            progress: None,
+            progress_threshold: None,
+            idle_payload: None,
+            idle_status: None,
+        }
+    }
+}
+
+/// What shows that an agent advances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ProgressOf {
+    /// Its payload changes: it counts the work done.
+    Payload,
+}
+
+impl ProgressOf {
+    /// The word that selects it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Payload => "payload",
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::values::{Refused, Signal, signal_name};
 
 /// What `on` takes.
 pub(super) const TRIGGERS: &str = "a list of \"stall\", \"exit\", { exit = { signal = 9 } }, { exit = { code = 1 } }, \
-                                   \"terminal\", \"frozen\", \"missing\" and \"resume\"";
+                                   \"terminal\", \"frozen\", \"standstill\", \"missing\" and \"resume\"";
 
 /// The trigger as the file writes it.
 pub(super) fn trigger_value(trigger: Trigger) -> Value {

@@ -13,16 +13,20 @@ use super::checks::{
 };
 use super::keys::{Config, KEYS};
 use super::plan::{
-    DIR_OF_ROOT, EventsPlan, HttpPlan, METRICS_AGENTS_MAX, Output, Plan, RULES_MAX, Rule, SHARDS_MAX,
-    SOCKET_PATH_MAX, ShardPlan,
+    DIR_OF_ROOT, EventsPlan, HttpPlan, METRICS_AGENTS_MAX, Output, Plan, Progress, RULES_MAX, Rule,
+    SHARDS_MAX, SOCKET_PATH_MAX, ShardPlan,
 };
 use super::problem::{ConfigError, ConfigProblem};
-use super::tables::{RuleMatch, ShardConfig};
+use super::tables::{RuleConfig, RuleMatch, ShardConfig};
 use super::values::{Refused, written};
 use crate::message::is_deceptive;
 use crate::process::unit::UNIT_BYTES_MAX;
 use crate::time::duration_ns;
+use crate::wire::Status;
 
+/// Without a progress threshold.
+const PROGRESS_THRESHOLD: Duration = Duration::from_secs(60);
+const PROGRESS_THRESHOLD_MIN: Duration = Duration::from_secs(1);
 const THRESHOLD_MIN: Duration = Duration::from_millis(10);
 const THRESHOLD_MAX: Duration = Duration::from_secs(24 * 3600);
 const TICK_MIN: Duration = Duration::from_millis(1);
@@ -122,6 +126,12 @@ impl Config {
         let http = self.judge_http(&mut problems);
         self.judge_units(&mut problems);
         let act = self.resolve_actions(&dir, &shards, &mut problems);
+        let rules = (0..).zip(&self.rules).map(|(i, rule): (usize, _)| Rule {
+            matcher: rule.matches.clone(),
+            threshold_ns: duration_ns(rule.threshold),
+            progress: resolve_progress(&format!("rule[{i}]"), rule, &mut problems),
+        });
+        let rules = rules.collect();
         ConfigError::check(problems)?;
         Ok(Plan {
             log_format: self.log_format,
@@ -137,11 +147,7 @@ impl Config {
             uid_agents_max: self.uid_agents_max,
             uid_frames_max: self.uid_frames_max,
             watched_max: self.watched_max,
-            rules: self
-                .rules
-                .iter()
-                .map(|rule| Rule { matcher: rule.matches.clone(), threshold_ns: duration_ns(rule.threshold) })
-                .collect(),
+            rules,
             events,
             http,
             metrics_units: self.metrics.units.clone().unwrap_or_default(),
@@ -415,6 +421,49 @@ fn judge_mode(key: &str, mode: u32, closed: &str, problems: &mut Vec<ConfigProbl
             "write \"0600\" for the same user, \"0660\" for its group too, \"0666\" for everybody",
         ));
     }
+}
+
+/// When the agents of a rule are at a standstill, if they can be.
+fn resolve_progress(key: &str, rule: &RuleConfig, problems: &mut Vec<ConfigProblem>) -> Option<Progress> {
+    let RuleConfig { threshold, progress, progress_threshold, idle_payload, idle_status, .. } = rule;
+    let of = |name: &str| format!("{key}.{name}");
+    if progress.is_none() {
+        for (name, value) in [
+            ("progress-threshold", progress_threshold.map(|time| format!("\"{}\"", written(time)))),
+            ("idle-payload", idle_payload.map(|payload| payload.to_string())),
+            ("idle-status", idle_status.map(|status| format!("\"{}\"", status.as_str()))),
+        ] {
+            let Some(value) = value else { continue };
+            let why = "nothing says how its agents show that they advance";
+            let fix = "write progress = \"payload\" beside it, or leave it out";
+            problems.push(ConfigProblem::refused(&of(name), value, why, fix));
+        }
+        return None;
+    }
+    let longest = progress_threshold.unwrap_or(PROGRESS_THRESHOLD);
+    if in_range(&of("progress-threshold"), longest, PROGRESS_THRESHOLD_MIN..=THRESHOLD_MAX, problems)
+        && longest < *threshold
+    {
+        let why = format!(
+            "its agents may be silent for {}, and who is silent shows no progress",
+            written(*threshold)
+        );
+        let fix = format!("write a duration of at least \"{}\"", written(*threshold));
+        problems.push(
+            ConfigProblem::refused(&of("progress-threshold"), format!("\"{}\"", written(longest)), why, fix)
+                .against(&of("threshold")),
+        );
+    }
+    if *idle_status == Some(Status::Stall) {
+        let why = "no agent ever says that";
+        let fix = "write \"ok\", \"degraded\" or \"critical\"";
+        problems.push(ConfigProblem::refused(&of("idle-status"), "\"stall\"".to_owned(), why, fix));
+    }
+    Some(Progress {
+        threshold_ns: duration_ns(longest),
+        idle_payload: *idle_payload,
+        idle_status: *idle_status,
+    })
 }
 
 /// Refuses a URL that is no plain link to a page: why, and what to do. The page shows it to everyone who may read that.

@@ -751,6 +751,12 @@ pub(super) fn octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D
     deserializer.deserialize_str(OctalVisitor)
 }
 
+pub(super) fn some_duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
+}
+
 pub(super) fn some_octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     octal(deserializer).map(Some)
 }

@@ -107,6 +107,14 @@ enum Detail {
         #[serde(skip_serializing_if = "is_single")]
         coalesced: u32,
     },
+    Standstill {
+        still_ns: u64,
+        certain: bool,
+    },
+    Advance {
+        still_ns: u64,
+        why: &'static str,
+    },
     /// `None` is written as null: the kernel does not report how the process ended.
     ExitCode {
         silent_ns: u64,
@@ -277,6 +285,8 @@ impl Detail {
             }
             EventKind::Resume { silent_ns, lost, coalesced } => Self::Resume { silent_ns, lost, coalesced },
             EventKind::Frozen { phase } => Self::Frozen { phase: phase.as_str() },
+            EventKind::Standstill { still_ns, certain } => Self::Standstill { still_ns, certain },
+            EventKind::Advance { still_ns, why } => Self::Advance { still_ns, why: why.as_str() },
             EventKind::Exit { silent_ns, how, lived_ns, panicked, while_away } => {
                 let end = End { lived_ns, panicked, while_away };
                 match how.and_then(ExitHow::signal) {

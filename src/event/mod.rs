@@ -128,6 +128,20 @@ pub enum EventKind {
         /// Begin or end.
         phase: FrozenPhase,
     },
+    /// The agent beats, but its payload was the same for the progress threshold of its rule: its work stands still.
+    Standstill {
+        /// From the first of the beats with that payload to the last, ns.
+        still_ns: u64,
+        /// False if a shard was blind meanwhile, or the rule that holds could not be asked for.
+        certain: bool,
+    },
+    /// The standstill is over.
+    Advance {
+        /// How long it lasted, ns.
+        still_ns: u64,
+        /// What ended it.
+        why: AdvanceWhy,
+    },
     /// The process has exited, according to the kernel.
     Exit {
         /// From the last beat's arrival to the instant the exit was known, ns.
@@ -500,6 +514,36 @@ impl FrozenPhase {
     }
 }
 
+/// What ended a standstill.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum AdvanceWhy {
+    /// The payload changed.
+    Payload,
+    /// The agent says that it has nothing to do.
+    Idle,
+    /// Another session of the agent began.
+    Session,
+    /// No rule asks for progress of the agent any more.
+    Rule,
+}
+
+impl AdvanceWhy {
+    /// Every variant, in the order of declaration.
+    pub const ALL: [Self; 4] = [Self::Payload, Self::Idle, Self::Session, Self::Rule];
+
+    /// The word of the event schema.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Payload => "payload",
+            Self::Idle => "idle",
+            Self::Session => "session",
+            Self::Rule => "rule",
+        }
+    }
+}
+
 /// What blinded a shard.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -574,6 +618,8 @@ impl EventKind {
             Self::Stall { .. }
             | Self::Resume { .. }
             | Self::Frozen { .. }
+            | Self::Standstill { .. }
+            | Self::Advance { .. }
             | Self::Blind { .. }
             | Self::Full { .. }
             | Self::Restart { .. }
@@ -588,14 +634,37 @@ impl EventKind {
     }
 
     /// The names of all kinds with a `seq`.
-    pub const NAMES: [&'static str; 24] = [
-        "up", "stall", "resume", "frozen", "exit", "terminal", "status", "session", "mixed", "decode",
-        "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "restart", "reload", "missing",
-        "action", "brake", "stop",
+    pub const NAMES: [&'static str; 26] = [
+        "up",
+        "stall",
+        "resume",
+        "frozen",
+        "standstill",
+        "advance",
+        "exit",
+        "terminal",
+        "status",
+        "session",
+        "mixed",
+        "decode",
+        "auth",
+        "blind",
+        "full",
+        "flood",
+        "churn",
+        "moved",
+        "io",
+        "start",
+        "restart",
+        "reload",
+        "missing",
+        "action",
+        "brake",
+        "stop",
     ];
 
     /// Every kind and its meaning, in the words of the manual; backquotes enclose words of the schema.
-    pub const MEANINGS: [(&'static str, &'static str); 26] = [
+    pub const MEANINGS: [(&'static str, &'static str); 28] = [
         (
             "up",
             "A process beats for the first time in this run, or for the first time after an `exit` of its \
@@ -621,6 +690,17 @@ impl EventKind {
             "Begin and end (`phase`) of a silence that is not a stall: it reached the threshold while the \
              agent's control group, or one above it, was frozen (`docker pause`, `systemctl freeze`). After \
              the thaw the agent has one threshold to beat again. An `exit` ends it, too.",
+        ),
+        (
+            "standstill",
+            "The agent beats, but its payload was the same for the `progress-threshold` of its rule: its work stands still. \
+             Reported once; `still_ns` is how long it has lasted by then. `certain` is false if the observer did not see a \
+             whole threshold of it.",
+        ),
+        (
+            "advance",
+            "A standstill of `still_ns` is over. `why` is `payload` (it changed), `idle` (the agent says that it has nothing \
+             to do), `session` (another began) or `rule` (none asks for progress any more). An `exit` ends a standstill, too.",
         ),
         (
             "exit",
@@ -731,6 +811,8 @@ impl EventKind {
             Self::Stall { .. } => "stall",
             Self::Resume { .. } => "resume",
             Self::Frozen { .. } => "frozen",
+            Self::Standstill { .. } => "standstill",
+            Self::Advance { .. } => "advance",
             Self::Exit { .. } => "exit",
             Self::Terminal { .. } => "terminal",
             Self::Status { .. } => "status",

@@ -5,9 +5,9 @@
 
 use crate::config::KeySet;
 use crate::event::{
-    About, ActionName, ActionPhase, ActionWhy, Agent, BlindPhase, BlindWhy, BrakePhase, BrakeScope, Comm,
-    Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState, ReloadOutcome,
-    RestartWhy, SessionWhy, ShareSpent,
+    About, ActionName, ActionPhase, ActionWhy, AdvanceWhy, Agent, BlindPhase, BlindWhy, BrakePhase,
+    BrakeScope, Comm, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState,
+    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
 };
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
@@ -207,6 +207,8 @@ fn fields_of(kind: &EventKind) -> Option<(u64, [u64; FIELD_WORDS])> {
             let state = code_of(&BrakePhase::ALL, &phase) | code_of(&BrakeScope::ALL, &scope) << 8;
             (23, [state, none(uid), stalls.into(), agents.into(), by_hand.into(), 0])
         }
+        EventKind::Standstill { still_ns, certain } => (24, [still_ns, certain.into(), 0, 0, 0, 0]),
+        EventKind::Advance { still_ns, why } => (25, [still_ns, code_of(&AdvanceWhy::ALL, &why), 0, 0, 0, 0]),
         EventKind::Lost { .. } | EventKind::Beat => return None,
     })
 }
@@ -256,6 +258,8 @@ fn kind_of(code: u8, fields: &[u64; FIELD_WORDS]) -> Option<EventKind> {
             refused: d,
             for_ns: e,
         },
+        24 => EventKind::Standstill { still_ns: a, certain: b != 0 },
+        25 => EventKind::Advance { still_ns: a, why: with_code(&AdvanceWhy::ALL, b)? },
         14 => EventKind::Churn {
             uid: uid(a)?,
             ups: u32::try_from(b).ok()?,

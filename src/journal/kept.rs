@@ -25,6 +25,8 @@ const MAGIC: u64 = u64::from_le_bytes(*b"vartakpt");
 const LAYOUT: u64 = 1;
 /// Bits of a pid, below the flags.
 const PID_BITS: u32 = 22;
+/// Flags beside one pid.
+const FLAG_BITS: u32 = u32::BITS - PID_BITS;
 
 /// Indices of the header's words; the identity follows.
 mod header {
@@ -73,7 +75,7 @@ pub struct Kept {
     pub incarnation: Option<NonZeroU64>,
 }
 
-/// The flags of a [`Kept`]; there is room for ten.
+/// The flags of a [`Kept`]; there is room for twenty.
 pub mod flag {
     /// `up` was reported or counted.
     pub const UP: u32 = 1;
@@ -95,6 +97,8 @@ pub mod flag {
     pub const THAWED: u32 = 1 << 8;
     /// The claimed pid was looked up.
     pub const CLAIM_SETTLED: u32 = 1 << 9;
+    /// A standstill was reported, and no advance since.
+    pub const STILL: u32 = 1 << 10;
 }
 
 impl Kept {
@@ -102,7 +106,7 @@ impl Kept {
         [
             pair(self.generation, self.settled_claim),
             pair(self.flags << PID_BITS | self.pid & ((1 << PID_BITS) - 1), self.session),
-            pair(self.ns_pid, self.stalls),
+            pair(self.flags >> FLAG_BITS << PID_BITS | self.ns_pid & ((1 << PID_BITS) - 1), self.stalls),
             pair(self.resumes, self.streams),
             pair(self.statuses, self.terminals),
             pair(self.versions, u32::from(self.users) << 16 | self.status as u32),
@@ -123,7 +127,7 @@ impl Kept {
         Self {
             generation,
             pid: holder & ((1 << PID_BITS) - 1),
-            flags: holder >> PID_BITS,
+            flags: holder >> PID_BITS | ns_pid >> PID_BITS << FLAG_BITS,
             settled_claim,
             session,
             ns_pid: ns_pid & ((1 << PID_BITS) - 1),

@@ -4,9 +4,9 @@ use proptest::prelude::*;
 
 use crate::config::KeySet;
 use crate::event::{
-    About, ActionName, ActionPhase, ActionWhy, Agent, BlindPhase, BlindWhy, BrakePhase, BrakeScope, Event,
-    EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState, ReloadOutcome, RestartWhy,
-    SessionWhy, ShareSpent,
+    About, ActionName, ActionPhase, ActionWhy, AdvanceWhy, Agent, BlindPhase, BlindWhy, BrakePhase,
+    BrakeScope, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState,
+    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
 };
 use crate::label::Label;
 use crate::time::{MonoNs, WallNs};
@@ -62,6 +62,10 @@ pub fn one_of_each() -> Vec<Event> {
                 coalesced: 2,
             },
         ),
+        (shard, agent, Kind::Standstill { still_ns: silent_ns, certain: true }),
+        (shard, agent, Kind::Standstill { still_ns: silent_ns, certain: false }),
+        (shard, agent, Kind::Advance { still_ns: silent_ns, why: AdvanceWhy::Payload }),
+        (shard, agent, Kind::Advance { still_ns: silent_ns, why: AdvanceWhy::Rule }),
         (shard, agent, Kind::Resume { silent_ns, lost, coalesced: 1 }),
         (shard, agent, Kind::Resume { silent_ns, lost, coalesced: 3 }),
         (
@@ -371,6 +375,9 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
             .prop_map(|(silent_ns, last_nonce, certain, blind_ns, (process, used_cpu), coalesced)| {
                 Kind::Stall { silent_ns, last_nonce, certain, blind_ns, process, used_cpu, coalesced }
             }),
+        (extreme(), any::<bool>()).prop_map(|(still_ns, certain)| Kind::Standstill { still_ns, certain }),
+        (extreme(), prop::sample::select(AdvanceWhy::ALL.to_vec()))
+            .prop_map(|(still_ns, why)| Kind::Advance { still_ns, why }),
         (extreme(), extreme(), any::<u32>()).prop_map(|(silent_ns, lost, coalesced)| Kind::Resume {
             silent_ns,
             lost,

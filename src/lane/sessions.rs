@@ -13,10 +13,12 @@ use crate::sys::memory::Words;
 const PID_BITS: u32 = 22;
 const PID_MASK: u64 = (1 << PID_BITS) - 1;
 /// The low bits of the generation, between the pid and the session's number.
-const HOLDER_BITS: u32 = 32 - PID_BITS - FREEZE_BITS;
-/// The [`Freeze`], next to the session's number.
+const HOLDER_BITS: u32 = 32 - PID_BITS - FREEZE_BITS - 1;
+/// The [`Freeze`], next to that.
 const FREEZE_BITS: u32 = 2;
 const FREEZE_SHIFT: u32 = PID_BITS + HOLDER_BITS;
+/// Whether it is at a standstill, next to that.
+const STILL: u64 = 1 << 31;
 
 /// The session of a slot's holder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub struct Session {
     pub ns_pid: Option<u32>,
     /// Whether its silence is a stall.
     pub freeze: Freeze,
+    /// It beats and is at a standstill.
+    pub is_still: bool,
 }
 
 /// Why the silence of an agent that its shard judged stalled is not a stall.
@@ -60,7 +64,8 @@ impl Sessions {
     pub fn put(&self, slot: u32, generation: u32, session: Session) {
         let pid = u64::from(session.ns_pid.unwrap_or(0)) & PID_MASK;
         let freeze = (session.freeze as u64) << FREEZE_SHIFT;
-        let word = u64::from(session.number) << 32 | freeze | holder_of(generation) << PID_BITS | pid;
+        let still = if session.is_still { STILL } else { 0 };
+        let word = u64::from(session.number) << 32 | still | freeze | holder_of(generation) << PID_BITS | pid;
         self.words[slot as usize].store(word, Ordering::Relaxed);
     }
 
@@ -76,7 +81,8 @@ impl Sessions {
             2 => Freeze::Thawed,
             _ => Freeze::No,
         };
-        (is_its && number != 0).then_some(Session { number, ns_pid: pid, freeze })
+        let is_still = word & STILL != 0;
+        (is_its && number != 0).then_some(Session { number, ns_pid: pid, freeze, is_still })
     }
 }
 
@@ -92,7 +98,8 @@ mod tests {
     fn a_session_is_of_one_holder() {
         let sessions = Sessions::new(3).expect("memory");
         assert_eq!(sessions.get(1, 0), None, "nobody yet");
-        let largest = Session { number: u32::MAX, ns_pid: Some((1 << PID_BITS) - 1), freeze: Freeze::Thawed };
+        let ns_pid = Some((1 << PID_BITS) - 1);
+        let largest = Session { number: u32::MAX, ns_pid, freeze: Freeze::Thawed, is_still: true };
         sessions.put(1, u32::MAX, largest);
         assert_eq!(sessions.get(1, u32::MAX), Some(largest));
         assert_eq!(sessions.get(1, 0), None, "the next holder");

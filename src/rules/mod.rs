@@ -17,6 +17,7 @@
 //! 6. An agent that is alive on one shard is alive. ([`outlives`])
 //! 7. A stall is reported once every thread and shard that may hold evidence against it has answered, or its
 //!    time to answer has passed. ([`verdict`](mod@verdict))
+//! 8. An agent that beats may be at a standstill, if a rule says how it shows what it does. ([`progress`])
 
 use crate::refusal::Refusal;
 use crate::table::key::AgentKey;
@@ -25,6 +26,7 @@ use crate::time::MonoNs;
 use crate::wire::{DecodeError, Frame, NONCE_MAX, Status, Version};
 
 mod death;
+pub mod progress;
 mod verdict;
 
 pub use death::Death;

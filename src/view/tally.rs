@@ -67,6 +67,14 @@ pub struct ShardTally {
     pub up: u64,
     /// Agents in `up` that are silent because they are frozen.
     pub frozen: u64,
+    /// Agents that beat and are at a standstill.
+    pub still: u64,
+    /// Standstills reported as certain.
+    pub standstills_certain: u64,
+    /// Standstills reported without a whole threshold of sight.
+    pub standstills_uncertain: u64,
+    /// Standstills that ended with an advance.
+    pub advances: u64,
     /// Agents whose stall was reported and that have not resumed.
     pub stalled: u64,
     /// Agents whose pid does not hash to this shard.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use varta_fleet::config::KeySet;
 use varta_fleet::event::{
     About, ActionName, ActionPhase, ActionWhy, Agent, BlindPhase, BlindWhy, BrakePhase, BrakeScope, Event,
-    EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState, ReloadOutcome, RestartWhy,
+    AdvanceWhy, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState, ReloadOutcome, RestartWhy,
     SessionWhy, ShareSpent,
 };
 use varta_fleet::fuzzing::Format;
@@ -102,7 +102,7 @@ fn any_label(values: &mut Unstructured<'_>) -> Result<Option<Label>> {
 
 fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
     use EventKind as Kind;
-    Ok(match values.int_in_range(0..=25)? {
+    Ok(match values.int_in_range(0..=27)? {
         0 => Kind::Up,
         1 => Kind::Stall {
             silent_ns: values.arbitrary()?,
@@ -210,6 +210,8 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
             agents: values.arbitrary()?,
             by_hand: values.arbitrary()?,
         },
+        26 => Kind::Standstill { still_ns: values.arbitrary()?, certain: values.arbitrary()? },
+        27 => Kind::Advance { still_ns: values.arbitrary()?, why: one_of(values, AdvanceWhy::ALL)? },
         18 => Kind::Frozen { phase: one_of(values, [FrozenPhase::Begin, FrozenPhase::End])? },
         _ => Kind::Flood {
             why: one_of(values, [FloodWhy::Full, FloodWhy::Budget])?,

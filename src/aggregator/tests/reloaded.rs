@@ -9,7 +9,7 @@ use crate::event::ReloadOutcome;
 use crate::lane::settings::Settings;
 
 fn rule(comm: &str, threshold_ns: u64) -> Rule {
-    Rule { matcher: RuleMatch::comm(comm), threshold_ns }
+    Rule { matcher: RuleMatch::comm(comm), threshold_ns, progress: None }
 }
 
 fn settings() -> Settings {
@@ -44,7 +44,7 @@ impl World {
     }
 
     /// The same, and every agent was looked up again.
-    fn reload_and_match(&mut self, threshold_ns: u64, rules: Vec<Rule>) {
+    pub(super) fn reload_and_match(&mut self, threshold_ns: u64, rules: Vec<Rule>) {
         self.reload(threshold_ns, rules);
         self.run(4 * STEP);
     }

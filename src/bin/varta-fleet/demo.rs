@@ -257,6 +257,8 @@ fn in_words(event: &Event) -> String {
                 seconds(silent_ns)
             )
         }
+        EventKind::Standstill { .. } => format!("{who}{shard} beats, but does not advance"),
+        EventKind::Advance { .. } => format!("{who}{shard} does not stand still any more"),
         EventKind::Frozen { phase } => {
             format!("{who}{shard}: frozen by its control group, {}", phase.as_str())
         }

@@ -5,8 +5,8 @@ use std::io;
 use varta_fleet::api::Agent;
 use varta_fleet::config::KeySet;
 use varta_fleet::event::{
-    ActionPhase, ActionWhy, BlindPhase, BlindWhy, BrakePhase, BrakeScope, Event, EventKind, ExitHow,
-    FrozenPhase, ReloadOutcome, RestartWhy, SessionWhy,
+    ActionPhase, ActionWhy, AdvanceWhy, BlindPhase, BlindWhy, BrakePhase, BrakeScope, Event, EventKind,
+    ExitHow, FrozenPhase, ReloadOutcome, RestartWhy, SessionWhy,
 };
 use varta_fleet::label::Label;
 use varta_fleet::priority::Standing;
@@ -125,6 +125,19 @@ fn predicate(event: &Event) -> String {
         }
         EventKind::Frozen { phase: FrozenPhase::Begin } => {
             "silent because its control group is frozen, which is not a stall".to_owned()
+        }
+        EventKind::Standstill { still_ns, certain } => {
+            let certainty = if certain { "" } else { ", not certain" };
+            format!("beats, but stands still at payload {payload} for {}{certainty}", time(still_ns))
+        }
+        EventKind::Advance { still_ns, why } => {
+            let why = match why {
+                AdvanceWhy::Payload => "",
+                AdvanceWhy::Idle => ": it has nothing to do",
+                AdvanceWhy::Session => ": another session began",
+                AdvanceWhy::Rule => ": no rule asks for progress any more",
+            };
+            format!("stands still no more, after {}{why}", time(still_ns))
         }
         EventKind::Frozen { phase: FrozenPhase::End } => "is no longer frozen, or beats".to_owned(),
         EventKind::Exit { how, while_away: false, .. } => ending(how),

@@ -41,6 +41,12 @@ pub fn read_back(event: &Event) -> Result<(), String> {
         EventKind::Resume { silent_ns, lost, .. } => {
             number("silent_ns") == Some(silent_ns) && number("lost") == Some(lost)
         }
+        EventKind::Standstill { still_ns, certain } => {
+            number("still_ns") == Some(still_ns) && object["certain"].as_bool() == Some(certain)
+        }
+        EventKind::Advance { still_ns, why } => {
+            number("still_ns") == Some(still_ns) && object["why"].as_str() == Some(why.as_str())
+        }
         EventKind::Exit { silent_ns, .. } => number("silent_ns") == Some(silent_ns),
         EventKind::Moved { from } => number("from") == Some(u64::from(from)),
         EventKind::Lost { from_seq, to_seq } => {

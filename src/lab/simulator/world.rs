@@ -1072,6 +1072,7 @@ pub fn policy(terms: &Terms) -> Policy {
     let rules = terms.rules.iter().map(|(class, threshold_ns)| Rule {
         matcher: RuleMatch::comm(&comm(*class)),
         threshold_ns: *threshold_ns,
+        progress: None,
     });
     let of_rules = terms.rules.iter().map(|(_, threshold_ns)| *threshold_ns);
     Policy { classes: Classes::new(terms.threshold, of_rules), rules: rules.collect() }

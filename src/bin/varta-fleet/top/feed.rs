@@ -115,9 +115,12 @@ type Wave = (Option<ExitHow>, Option<(ActionName, ActionPhase, Option<ActionWhy>
 /// `None`: it happens to one alone.
 const fn wave(event: &Event) -> Option<Wave> {
     match event.kind {
-        EventKind::Up | EventKind::Stall { .. } | EventKind::Resume { .. } | EventKind::Missing { .. } => {
-            Some((None, None))
-        }
+        EventKind::Up
+        | EventKind::Stall { .. }
+        | EventKind::Resume { .. }
+        | EventKind::Standstill { .. }
+        | EventKind::Advance { .. }
+        | EventKind::Missing { .. } => Some((None, None)),
         EventKind::Exit { how, .. } => Some((how, None)),
         EventKind::Action { action, phase, why, how, errno, .. } => {
             Some((how, Some((action, phase, why, errno))))
@@ -169,8 +172,10 @@ impl Entry {
                 if pids.len() < NAMED {
                     pids.extend(event.pid());
                 }
-                if let EventKind::Stall { silent_ns: ns, .. } | EventKind::Resume { silent_ns: ns, .. } =
-                    event.kind
+                if let EventKind::Stall { silent_ns: ns, .. }
+                | EventKind::Resume { silent_ns: ns, .. }
+                | EventKind::Standstill { still_ns: ns, .. }
+                | EventKind::Advance { still_ns: ns, .. } = event.kind
                 {
                     *silent_ns = ns.max(*silent_ns);
                 }
@@ -232,7 +237,7 @@ impl Entry {
             return Weight::Critical;
         }
         match self.last.kind.name() {
-            "stall" | "terminal" | "io" | "full" => Weight::Critical,
+            "stall" | "standstill" | "terminal" | "io" | "full" => Weight::Critical,
             "blind" | "frozen" | "lost" | "auth" | "decode" | "flood" | "churn" | "missing" | "brake"
             | "action" => Weight::Warning,
             _ => Weight::Usual,
@@ -245,6 +250,8 @@ fn happened(event: &Event, silent_ns: u64) -> String {
     match event.kind {
         EventKind::Stall { .. } => format!("silent for {}", time(silent_ns)),
         EventKind::Resume { .. } => format!("back after {}", time(silent_ns)),
+        EventKind::Standstill { .. } => format!("beat, but stand still for {}", time(silent_ns)),
+        EventKind::Advance { .. } => format!("stand still no more, after {}", time(silent_ns)),
         EventKind::Exit { how, .. } => ending(how),
         EventKind::Action { action, phase, why, how, errno, .. } => {
             // Each has its own.
