@@ -89,6 +89,8 @@ pub enum AgentState {
     Stalled,
     /// Its silence reached its threshold, and its control group is frozen.
     Frozen,
+    /// It beats, and its rule says that it does not advance.
+    Standstill,
     /// It has sent crash reports only.
     Waiting,
     /// It is no longer tracked.
@@ -99,7 +101,7 @@ pub enum AgentState {
 
 impl AgentState {
     /// The states of tracked agents.
-    pub const TRACKED: [Self; 4] = [Self::Up, Self::Stalled, Self::Frozen, Self::Waiting];
+    pub const TRACKED: [Self; 5] = [Self::Up, Self::Stalled, Self::Frozen, Self::Standstill, Self::Waiting];
 
     /// The word of the API.
     #[must_use]
@@ -108,6 +110,7 @@ impl AgentState {
             Self::Up => "up",
             Self::Stalled => "stalled",
             Self::Frozen => "frozen",
+            Self::Standstill => "standstill",
             Self::Waiting => "waiting",
             Self::Exited => "exited",
             Self::Refused => "refused",

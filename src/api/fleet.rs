@@ -51,6 +51,8 @@ pub struct Fleet {
     pub up: u64,
     /// Agents that are stalled.
     pub stalled: u64,
+    /// Agents at a standstill, most of them among those that beat.
+    pub standstill: u64,
     /// Agents that died in the last minute.
     pub died: Died,
     /// What dies again and again.
@@ -170,6 +172,9 @@ pub struct Rule {
     pub unit: Option<String>,
     /// The silence.
     pub threshold_ns: u64,
+    /// How long they may beat without an advance; `None`: for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress_threshold_ns: Option<u64>,
 }
 
 /// One shard. [`ShardSnapshot`](crate::ShardSnapshot) explains the counts.
@@ -204,6 +209,14 @@ pub struct Shard {
     pub stalls_refuted: u64,
     /// Resumes reported.
     pub resumes: u64,
+    /// Agents at a standstill: they beat, and their rule says that they do not advance.
+    pub standstill: u64,
+    /// Standstills reported.
+    pub standstills: u64,
+    /// Standstills that were not certain.
+    pub standstills_uncertain: u64,
+    /// Standstills that ended with an advance.
+    pub advances: u64,
     /// Exits reported.
     pub exits: u64,
     /// Exits that nobody asked for: neither status 0 nor SIGTERM, SIGINT, SIGHUP or SIGPIPE.

@@ -65,6 +65,8 @@ pub struct Group {
     pub stalled: u64,
     /// Those that are frozen.
     pub frozen: u64,
+    /// Those that beat and do not advance. They are not among those that are up.
+    pub standstill: u64,
     /// Those that sent crash reports only.
     pub waiting: u64,
     /// Agents that died in the last minute, of those that `/api/v1/dead` lists. They are not among the others.
@@ -78,6 +80,7 @@ impl Group {
         self.up += other.up;
         self.stalled += other.stalled;
         self.frozen += other.frozen;
+        self.standstill += other.standstill;
         self.waiting += other.waiting;
         self.died += other.died;
     }

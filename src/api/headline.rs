@@ -32,6 +32,11 @@ impl Fleet {
             let are = if self.stalled == 1 { "is" } else { "are" };
             say(Level::Critical, format!("{} of {} {are} stalled", self.stalled, counted(agents, "agent")));
         }
+        if self.standstill > 0 {
+            let are = if self.standstill == 1 { "is" } else { "are" };
+            let text = format!("{} of {} {are} at a standstill", self.standstill, counted(agents, "agent"));
+            say(Level::Critical, text);
+        }
         if self.died.agents > 0 {
             say(self.died.level(), self.died.to_string());
         }
@@ -64,6 +69,7 @@ impl Fleet {
             () if self.brakes.iter().any(|brake| !brake.by_hand) => Some("VartaBrakeEngaged"),
             () if self.stalled > 2 => Some("VartaStallWave"),
             () if self.stalled > 0 => Some("VartaAgentsStalled"),
+            () if self.standstill > 0 => Some("VartaStandstill"),
             // The deaths of a loop look like a wave.
             () if !self.crash_loops.is_empty() => Some("VartaCrashLoop"),
             () if self.died.agents > 0 => Some("VartaExitWave"),
@@ -160,6 +166,11 @@ mod tests {
         assert_eq!(said(&fleet(1, 0, &[])), is(Level::Ok, "All well: 1 agent beat"));
         assert_eq!(said(&fleet(3, 0, &[])), is(Level::Ok, "All well: 3 agents beat"));
         assert_eq!(said(&fleet(3, 1, &[])), is(Level::Critical, "1 of 4 agents is stalled"));
+        let mut still = fleet(3, 0, &[]);
+        still.standstill = 1;
+        assert_eq!(said(&still), is(Level::Critical, "1 of 3 agents is at a standstill"));
+        still.standstill = 2;
+        assert_eq!(said(&still), is(Level::Critical, "2 of 3 agents are at a standstill"));
         let killed = fleet(150, 0, &[(150, None, Some(9))]);
         assert_eq!(
             said(&killed),
@@ -220,6 +231,10 @@ mod tests {
         worse.brakes = vec![ActBrake { by_hand: true, ..ActBrake::default() }];
         is(&worse, Some("VartaBlind"));
         worse.died.agents = 4;
+        is(&worse, Some("VartaExitWave"));
+        let mut still = worse.clone();
+        still.standstill = 1;
+        is(&still, Some("VartaStandstill"));
         is(&worse, Some("VartaExitWave"));
         worse.crash_loops = vec![CrashLoop::default()];
         is(&worse, Some("VartaCrashLoop"));

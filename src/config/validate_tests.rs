@@ -1,9 +1,10 @@
 //! Which configurations are refused, with which messages, and the plans of the others.
 
 use super::super::plan::{AGENTS_MAX, Identity};
-use super::super::tables::RuleConfig;
+use super::super::tables::{ProgressOf, RuleConfig};
 use super::super::values::CoreChoice;
 use super::*;
+use crate::wire::Status;
 
 const ROOT: Host = Host { is_root: true, xdg_runtime_dir: None, cores_allowed: 8 };
 
@@ -106,6 +107,45 @@ fn fault_51_ranges_of_times() {
     );
     let rule = only_problem(|config| config.rules.push(RuleConfig::new(RuleMatch::uid(7), ms(19))));
     assert!(rule.contains("smallest threshold, 19ms"), "{rule}");
+}
+
+#[test]
+fn what_is_asked_of_progress_agrees() {
+    let rule = |change: fn(&mut RuleConfig)| {
+        only_problem(|config| {
+            let mut rule = RuleConfig::new(RuleMatch::uid(7), Duration::from_millis(5000));
+            rule.progress = Some(ProgressOf::Payload);
+            change(&mut rule);
+            config.rules.push(rule);
+        })
+    };
+    for (change, why) in [
+        (
+            (|rule| rule.progress_threshold = Some(Duration::from_millis(4000))) as fn(&mut RuleConfig),
+            "cannot use rule[0].progress-threshold = \"4s\": its agents may be silent for 5s, and who is silent shows no \
+             progress; write a duration of at least \"5s\"",
+        ),
+        (
+            |rule| rule.progress_threshold = Some(Duration::ZERO),
+            "it is shorter than 1s; write a duration from 1s to 24h",
+        ),
+        (
+            |rule| rule.progress_threshold = Some(Duration::from_millis(25 * 3_600_000)),
+            "it is longer than 24h",
+        ),
+        (|rule| rule.idle_status = Some(Status::Stall), "no agent ever says that; write \"ok\""),
+        (
+            |rule| (rule.progress, rule.idle_payload) = (None, Some(0)),
+            "cannot use rule[0].idle-payload = 0: nothing says how its agents show that they advance; write progress = \"payload\"",
+        ),
+    ] {
+        let told = rule(change);
+        assert!(told.contains(why), "{told}");
+    }
+    let mut whole = RuleConfig::new(RuleMatch::uid(7), Duration::from_millis(5000));
+    whole.progress = Some(ProgressOf::Payload);
+    let plan = plan(|config| config.rules.push(whole)).unwrap();
+    assert_eq!(plan.rules[0].progress.unwrap().threshold_ns, 60_000_000_000, "the default");
 }
 
 #[test]

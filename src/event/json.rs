@@ -651,6 +651,8 @@ mod tests {
                 r#"{{{}:"brake","unit":"worker@7.service","phase":"engaged","scope":"unit","stalls":40,"agents":150}}"#,
                 common(45)
             ),
+            format!(r#"{{{}:"standstill",{agent},"still_ns":2000000000,"certain":true}}"#, common(46)),
+            format!(r#"{{{}:"advance",{agent},"still_ns":2000000000,"why":"idle"}}"#, common(47)),
             format!(
                 r#"{{"v":1,"seq":1,"again":true,"ts":"2026-03-01T12:00:00.000000001Z","mono_ns":2500000000,"kind":"up",{}}}"#,
                 agent.replacen('1', "0", 1)

@@ -65,13 +65,15 @@ pub struct Row {
     pub resumes: u32,
     /// Whether its control group is frozen.
     pub freeze: Freeze,
+    /// Whether it beats and does not advance.
+    pub is_still: bool,
 }
 
 impl Row {
     /// The agent of a slot; `None` if it is free.
     pub fn new(port: &Port, shard: u16, slot: u32, hot: Hot, cold: &Cold) -> Option<Self> {
-        let freeze = || port.sessions.get(slot, cold.generation).unwrap_or_default().freeze;
-        let freeze = if hot.state == State::Stalled { freeze() } else { Freeze::No };
+        let session = port.sessions.get(slot, cold.generation).unwrap_or_default();
+        let freeze = if hot.state == State::Stalled { session.freeze } else { Freeze::No };
         let is_nobodys = hot.flags.has(Flags::FORGER) && !cold.is_honest;
         (hot.state != State::Free && !is_nobodys).then_some(Self {
             shard,
@@ -84,6 +86,7 @@ impl Row {
             stalls: cold.stalls,
             resumes: cold.resumes,
             freeze,
+            is_still: session.is_still && hot.state == State::Up,
         })
     }
 
@@ -93,6 +96,7 @@ impl Row {
             (State::Stalled, Freeze::No) => AgentState::Stalled,
             (State::Stalled, Freeze::Frozen) => AgentState::Frozen,
             (State::Waiting, _) => AgentState::Waiting,
+            (State::Up, _) if self.is_still => AgentState::Standstill,
             (State::Free | State::Up | State::Stalled, _) => AgentState::Up,
         }
     }
@@ -470,6 +474,7 @@ impl Row {
     pub fn sample(shard: u16, pid: u32, state: State) -> Self {
         Self {
             freeze: Freeze::No,
+            is_still: false,
             shard,
             slot: 0,
             generation: 1,

@@ -48,6 +48,7 @@ struct Cell {
     agents: usize,
     stalled: usize,
     frozen: usize,
+    standstill: usize,
     waiting: usize,
     /// The longest silence in the cell, in thousandths of the agent's threshold.
     silent_permille: u64,
@@ -125,6 +126,7 @@ impl Cell {
             agents: rows.len(),
             stalled: count(AgentState::Stalled),
             frozen: count(AgentState::Frozen),
+            standstill: count(AgentState::Standstill),
             waiting: count(AgentState::Waiting),
             silent_permille: rows.iter().map(permille).max().unwrap_or(0),
         }

@@ -56,6 +56,7 @@ pub fn fleet(sources: &Sources, crash_loops: Vec<CrashLoop>, now: MonoNs, wall: 
         rules: terms.rules.iter().map(rule).collect(),
         up,
         stalled,
+        standstill: tally.shards.iter().map(|shard| shard.still).sum(),
         died,
         crash_loops,
         brakes: engaged.iter().map(|engaged| act::brake(engaged, now)).collect(),
@@ -107,6 +108,10 @@ fn counts_of(counts: ShardSnapshot) -> Shard {
         stalls_uncertain,
         stalls_refuted,
         resumes,
+        standstill,
+        standstills_certain,
+        standstills_uncertain,
+        advances,
         exits,
         deaths,
         receive_calls,
@@ -134,6 +139,10 @@ fn counts_of(counts: ShardSnapshot) -> Shard {
         stalls_uncertain,
         stalls_refuted,
         resumes,
+        standstill,
+        standstills: standstills_certain + standstills_uncertain,
+        standstills_uncertain,
+        advances,
         exits,
         deaths,
         receive_calls,
@@ -155,6 +164,7 @@ fn rule(rule: &plan::Rule) -> Rule {
         exe: rule.matcher.exe.clone(),
         unit: rule.matcher.unit.clone(),
         threshold_ns: rule.threshold_ns,
+        progress_threshold_ns: rule.progress.map(|progress| progress.threshold_ns),
     }
 }
 

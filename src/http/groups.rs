@@ -162,6 +162,7 @@ const fn count(group: &mut Group, row: &Row) {
     match row.state() {
         AgentState::Stalled => group.stalled += 1,
         AgentState::Frozen => group.frozen += 1,
+        AgentState::Standstill => group.standstill += 1,
         AgentState::Waiting => group.waiting += 1,
         AgentState::Up | AgentState::Exited | AgentState::Refused => group.up += 1,
     }

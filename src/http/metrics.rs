@@ -224,6 +224,23 @@ const FAMILIES: &[Family] = &[
         values: Counter(Shard(|of, shard| number(of.told(shard).resumes))),
     },
     Family {
+        name: "varta_standstills",
+        help: "Standstills told: agents that beat and did not advance for the progress threshold of their rule",
+        values: Counter(ShardLabel(
+            "certain",
+            || vec!["true", "false"],
+            |of, shard, certain| {
+                let told = of.told(shard);
+                number(if certain == 0 { told.standstills_certain } else { told.standstills_uncertain })
+            },
+        )),
+    },
+    Family {
+        name: "varta_advances",
+        help: "Standstills that ended with an advance",
+        values: Counter(Shard(|of, shard| number(of.told(shard).advances))),
+    },
+    Family {
         name: "varta_exits",
         help: "Agents whose process is gone",
         values: Counter(Shard(|of, shard| number(of.told(shard).exits))),
@@ -257,6 +274,11 @@ const FAMILIES: &[Family] = &[
                 number([told.up - told.frozen, told.stalled, told.frozen][state])
             },
         )),
+    },
+    Family {
+        name: "varta_agents_standstill",
+        help: "Agents at a standstill; each is among the agents up, stalled or frozen, too",
+        values: Gauge(Shard(|of, shard| number(of.told(shard).still))),
     },
     Family {
         name: "varta_config_last_reload_successful",

@@ -376,8 +376,8 @@ function paint({ element, columns, rows, from, count }) {
   // Each state has a shape of its own: a dot, a frame, a full square, a bar.
   for (let i = 0; i < count; i++) {
     const cell = cells[from + i], x = i % columns * pitch, y = Math.floor(i / columns) * pitch;
-    if (cell.stalled) {
-      const part = Math.max(2, Math.round(size * cell.stalled / cell.agents));
+    if (cell.stalled + cell.standstill) {
+      const part = Math.max(2, Math.round(size * (cell.stalled + cell.standstill) / cell.agents));
       pen.fillStyle = pen.strokeStyle = bad;
       pen.lineWidth = 1;
       if (part < size) pen.strokeRect(x + .5, y + .5, size - 1, size - 1);
@@ -422,7 +422,7 @@ function choose(i) {
 }
 function describe(agent) {
   const cell = cells[chosen], { group } = boxOf(chosen), card = $("cell");
-  const state = cell.stalled ? (cell.agents === 1 ? "stalled" : cell.stalled + " of them stalled") : cell.frozen === cell.agents ? "frozen, which is no stall"
+  const state = cell.stalled ? (cell.agents === 1 ? "stalled" : cell.stalled + " of them stalled") : cell.standstill ? (cell.agents === 1 ? "at a standstill" : cell.standstill + " of them at a standstill") : cell.frozen === cell.agents ? "frozen, which is no stall"
     : cell.waiting === cell.agents ? "sent crash reports only" : cell.silent_permille >= 667 ? "late" : "beats";
   const lines = [cell.agents === 1 ? "pid " + cell.pid_from : counted(cell.agents, "agent") + ", pid " + cell.pid_from + " to " + cell.pid_to];
   if (agent) {
@@ -502,7 +502,7 @@ function choice(button) {
 
 // --- what happened --------------------------------------------------------------------------------
 
-const KINDS = ["up", "stall", "resume", "frozen", "exit", "terminal", "status", "session", "mixed", "decode", "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "restart", "reload", "missing", "action", "brake", "stop", "lost"];
+const KINDS = ["up", "stall", "resume", "frozen", "standstill", "advance", "exit", "terminal", "status", "session", "mixed", "decode", "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "restart", "reload", "missing", "action", "brake", "stop", "lost"];
 const PHASES = { due: "is due", held: "is held", ended: "succeeded", cancelled: "is not needed any more", refused: "is refused" };
 const WHY = { brake: "a brake is engaged", hand: "an operator holds it", "dry-run": "dry-run is set", blind: "the observer is blind", running: "as many run as may", starts: "as many were started lately as may be", backoff: "it was tried a short time ago", spawner: "there is no spawner at the moment", tries: "it was tried as often as it may be", queue: "too many actions wait", text: "a text it needs is not known or not safe", protected: "the process is protected", unit: "the unit may not be acted upon", resumed: "the agent beats again", gone: "the process is gone", removed: "the configuration has it no more", stopped: "the observer stops", start: "it could not be started", status: "it ended with a failure", timeout: "it took too long and was killed", lost: "the spawner ended" };
 const isDeath = event => event.signal === undefined ? event.code > 0 : !CLEAN.includes(event.signal);
@@ -514,6 +514,8 @@ function worded(event) {
     case "up": return ["quiet", "began to beat"];
     case "stall": return ["bad", "stalled", "stalled after a silence of " + time(event.silent_ns) + (event.process && event.process !== "sleeping" ? ", its process is " + event.process : "") + (event.used_cpu ? " and used CPU" : event.used_cpu === false ? " and used no CPU" : "") + (event.certain ? "" : ", not certain")];
     case "resume": return ["good", "beats again", "beats again after " + time(event.silent_ns)];
+    case "standstill": return ["bad", "beats, but stands still", "beats, but its payload " + event.payload + " has stood still for " + time(event.still_ns) + (event.certain ? "" : ", not certain")];
+    case "advance": return ["good", "stands still no more", "stands still no more, after " + time(event.still_ns)];
     case "frozen": return event.phase === "begin" ? ["warn", "frozen by its control group"] : ["good", "no longer frozen"];
     case "exit": {
       if (event.oom) return ["bad", "ended by SIGKILL, out of memory"];
@@ -554,8 +556,8 @@ function worded(event) {
     default: return ["quiet", event.kind];
   }
 }
-const ABOUT_AGENTS = ["up", "stall", "resume", "frozen", "exit", "terminal", "status", "session", "mixed", "decode", "auth", "moved", "missing"];
-const PLURAL = { beats: "beat", says: "say", has: "have", is: "are", runs: "run", lives: "live" };
+const ABOUT_AGENTS = ["up", "stall", "resume", "frozen", "standstill", "advance", "exit", "terminal", "status", "session", "mixed", "decode", "auth", "moved", "missing"];
+const PLURAL = { beats: "beat", says: "say", has: "have", is: "are", runs: "run", lives: "live", stands: "stand" };
 const plural = words => words.replace(/^\w+/, verb => PLURAL[verb] ?? verb).replace("does not", "do not");
 /// Trouble and the rest have room of their own, so that agents that come and go push out no stall.
 const ROOM = 60, PIDS = 200;
@@ -883,7 +885,7 @@ function rule(agent) {
   const parts = [rule.comm && "name " + shown(rule.comm), rule.uid !== null && rule.uid !== undefined && "user " + rule.uid, rule.exe && "program " + shown(rule.exe), rule.unit && "unit " + shown(rule.unit)];
   return ", by rule " + agent.rule + (parts.some(Boolean) ? ": " + parts.filter(Boolean).join(" and ") : "") + (agent.program_unreadable && fleet.rules.some(rule => rule.exe) ? "; its program cannot be read, so the largest threshold of such rules holds" : "");
 }
-const STATES = { up: ["good", "beats"], stalled: ["bad", "is stalled"], frozen: ["warn", "is frozen by its control group, which is no stall"], waiting: ["warn", "has sent nothing but crash reports"], exited: ["quiet", "is no longer there"], refused: ["warn", "was never let in"] };
+const STATES = { up: ["good", "beats"], stalled: ["bad", "is stalled"], frozen: ["warn", "is frozen by its control group, which is no stall"], standstill: ["bad", "beats and is at a standstill"], waiting: ["warn", "has sent nothing but crash reports"], exited: ["quiet", "is no longer there"], refused: ["warn", "was never let in"] };
 function showAgent(pid, agent, isNew) {
   if (!agent) {
     frame("pid " + pid, el("p", { className: "verdict" }, "No agent with this pid has beaten, as far as is remembered."));

@@ -62,10 +62,6 @@ pub fn one_of_each() -> Vec<Event> {
                 coalesced: 2,
             },
         ),
-        (shard, agent, Kind::Standstill { still_ns: silent_ns, certain: true }),
-        (shard, agent, Kind::Standstill { still_ns: silent_ns, certain: false }),
-        (shard, agent, Kind::Advance { still_ns: silent_ns, why: AdvanceWhy::Payload }),
-        (shard, agent, Kind::Advance { still_ns: silent_ns, why: AdvanceWhy::Rule }),
         (shard, agent, Kind::Resume { silent_ns, lost, coalesced: 1 }),
         (shard, agent, Kind::Resume { silent_ns, lost, coalesced: 3 }),
         (
@@ -175,6 +171,8 @@ pub fn one_of_each() -> Vec<Event> {
         (None, None, brake(BrakeScope::Fleet, None, None)),
         (None, None, brake(BrakeScope::Uid, Some(1001), None)),
         (None, None, brake(BrakeScope::Unit, None, Label::of("worker@7.service", 0))),
+        (shard, agent, Kind::Standstill { still_ns: silent_ns, certain: true }),
+        (shard, agent, Kind::Advance { still_ns: silent_ns, why: AdvanceWhy::Idle }),
     ];
     let mut seq = 0;
     let event = |(shard, agent, kind)| {

@@ -214,6 +214,8 @@ mod tests {
             "brake\t-\t-\t-\tengaged 40 150 fleet",
             "brake\t-\t-\t-\tengaged 40 150 uid 1001",
             "brake\t-\t-\t-\tengaged 40 150 unit worker@7.service",
+            "standstill\t4711\t42\tdegraded\t18446744073709551615",
+            "advance\t4711\t42\tdegraded\t18446744073709551615",
             "up\t4711\t42\tdegraded\t18446744073709551615",
         ]
         .map(|columns| format!("1500000000\t{columns}"));

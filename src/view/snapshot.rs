@@ -68,6 +68,14 @@ pub struct ShardSnapshot {
     pub stalls_refuted: u64,
     /// Resumes reported.
     pub resumes: u64,
+    /// Agents at a standstill.
+    pub standstill: u64,
+    /// Standstills reported as certain.
+    pub standstills_certain: u64,
+    /// Standstills reported without a whole threshold of sight.
+    pub standstills_uncertain: u64,
+    /// Standstills that ended with an advance.
+    pub advances: u64,
     /// Exits reported.
     pub exits: u64,
     /// Exits that nobody asked for: neither status 0 nor SIGTERM, SIGINT, SIGHUP or SIGPIPE.
@@ -196,6 +204,10 @@ impl Snapshot {
                 stalls_uncertain: tally.stalls_uncertain,
                 stalls_refuted: tally.stalls_refuted,
                 resumes: tally.resumes,
+                standstill: tally.still,
+                standstills_certain: tally.standstills_certain,
+                standstills_uncertain: tally.standstills_uncertain,
+                advances: tally.advances,
                 exits: tally.exits,
                 deaths: tally.deaths.iter().sum(),
                 receive_calls: counters.receive_calls.get(),

@@ -37,6 +37,7 @@ commands, one a line:
                  or more, the last one open; MONO_NS
   beat           one round of beats at once; answer: beat MONO_NS SENT, the instant before the first
   quiet, go      stop and start the regular beats
+  work, hang     have the payload of the last handle count each beat, and stop that
   status WORD    beat with this status from now on
   panic          panic without catching it
   survive        panic, catch it, go on
@@ -199,7 +200,8 @@ impl Handle {
         connected.map_err(told(&format!("connect to {}", socket.display())))
     }
 
-    fn beat(&mut self, status: Status) -> Outcome {
+    /// `done` counts on from the payload that shows the version.
+    fn beat(&mut self, status: Status, done: u32) -> Outcome {
         match self {
             Self::V01(varta) => {
                 use varta_client_01::{BeatOutcome, Status as Word};
@@ -208,7 +210,7 @@ impl Handle {
                     Status::Degraded => Word::Degraded,
                     Status::Critical => Word::Critical,
                 };
-                match varta.beat(word, 1) {
+                match varta.beat(word, (1 + done).into()) {
                     BeatOutcome::Sent => Outcome::Sent,
                     BeatOutcome::Dropped => Outcome::Dropped,
                     BeatOutcome::Failed(_) => Outcome::Failed,
@@ -221,7 +223,7 @@ impl Handle {
                     Status::Degraded => Word::Degraded,
                     Status::Critical => Word::Critical,
                 };
-                match varta.beat(word, 2) {
+                match varta.beat(word, 2 + done) {
                     BeatOutcome::Sent => Outcome::Sent,
                     BeatOutcome::Dropped(_) => Outcome::Dropped,
                     BeatOutcome::Failed(_) => Outcome::Failed,
@@ -237,6 +239,9 @@ struct Agent {
     options: Options,
     handles: Vec<Handle>,
     is_quiet: bool,
+    /// Each beat of the last handle counts work done.
+    works: bool,
+    done: u32,
     sent: u64,
     dropped: u64,
     failed: u64,
@@ -272,6 +277,8 @@ impl Agent {
             options,
             handles,
             is_quiet: false,
+            works: false,
+            done: 0,
             sent: 0,
             dropped: 0,
             failed: 0,
@@ -372,8 +379,11 @@ impl Agent {
 
     fn beat(&mut self) -> u64 {
         let (before, begin) = (self.sent, mono_ns());
-        for handle in &mut self.handles {
-            match handle.beat(self.options.status) {
+        self.done += u32::from(self.works);
+        let worker = self.handles.len() - 1;
+        for (index, handle) in self.handles.iter_mut().enumerate() {
+            let done = if index == worker { self.done } else { 0 };
+            match handle.beat(self.options.status, done) {
                 Outcome::Sent => self.sent += 1,
                 Outcome::Dropped => self.dropped += 1,
                 Outcome::Failed => self.failed += 1,
@@ -440,6 +450,10 @@ impl Agent {
             "status" => {
                 self.options.status = Status::parse(argument)?;
                 println!("status {argument}");
+            }
+            "work" | "hang" => {
+                self.works = command == "work";
+                println!("{command}");
             }
             "panic" => panic!("told to"),
             "spin" => loop {

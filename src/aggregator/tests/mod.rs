@@ -639,7 +639,8 @@ fn a_shard_that_does_not_answer_makes_a_stall_uncertain() {
 
 #[test]
 fn a_rules_threshold_holds_once_it_is_looked_up_and_the_largest_before() {
-    let rule = |comm: &str, threshold_ns| Rule { matcher: RuleMatch::comm(comm), threshold_ns, progress: None };
+    let rule =
+        |comm: &str, threshold_ns| Rule { matcher: RuleMatch::comm(comm), threshold_ns, progress: None };
     let mut world = World::with(1, 64, vec![rule("batch-*", 3000 * MS), rule("fast", 200 * MS)]);
     for (pid, comm) in [(7, "batch-1"), (8, "fast"), (9, "other")] {
         world.born(pid);

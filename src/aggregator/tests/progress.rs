@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::config::RuleMatch;
-use crate::view::tally::ShardTally;
 use crate::config::plan::{Progress, Rule};
+use crate::view::tally::ShardTally;
 
 /// Long enough for a beat every 100 ms to be looked at several times.
 const P: u64 = 4000 * MS;
@@ -47,7 +47,11 @@ impl World {
     fn still(&self) -> (u64, u64, u64) {
         let shards = &self.aggregator.tally().shards;
         let sum = |of: fn(&ShardTally) -> u64| shards.iter().map(of).sum();
-        (sum(|shard| shard.still), sum(|shard| shard.standstills_certain), sum(|shard| shard.standstills_uncertain))
+        (
+            sum(|shard| shard.still),
+            sum(|shard| shard.standstills_certain),
+            sum(|shard| shard.standstills_uncertain),
+        )
     }
 
     /// Runs with beats until a standstill is reported, and says how long it took.

@@ -17,8 +17,8 @@ const PAGE: u32 = 10_000;
 pub struct AgentsArgs {
     #[command(flatten)]
     fleet: FleetArgs,
-    /// Only those that are up, stalled, frozen or waiting (nothing but crash reports so far); or the last 1000 that died
-    #[arg(long, value_parser = ["up", "stalled", "frozen", "waiting", "dead"])]
+    /// Only those that are up, stalled, frozen, at a standstill or waiting (nothing but crash reports so far); or the last 1000 that died
+    #[arg(long, value_parser = ["up", "stalled", "frozen", "standstill", "waiting", "dead"])]
     state: Option<String>,
     /// Only those on this shard
     #[arg(long, value_name = "N")]

@@ -168,6 +168,7 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
         match agent.state {
             AgentState::Stalled => "is STALLED",
             AgentState::Frozen => "is FROZEN (by its control group; this is not a stall)",
+            AgentState::Standstill => "is at a STANDSTILL: it beats, and its payload stays the same",
             AgentState::Waiting => "has sent nothing but crash reports",
             _ if is_overdue(tracked) => "is silent",
             _ => "beats",
@@ -207,6 +208,7 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
     } else {
         said.extend(judgement(tracked));
     }
+    said.extend(standstill(tracked));
     said.push(sight(tracked));
     if agent.lost > 0 {
         said.push(format!(
@@ -297,6 +299,33 @@ fn threshold(tracked: &Tracked, fleet: &Fleet) -> String {
     ];
     let asked: Vec<String> = asked.into_iter().flatten().collect();
     format!("A silence of {threshold} is a stall for it (rule {index}: {}).", asked.join(" and "))
+}
+
+/// How the last standstill came about, and whether it is over.
+fn standstill(tracked: &Tracked) -> Option<String> {
+    let history = &tracked.past.history;
+    let (found, since) = history.iter().enumerate().rev().find_map(|(at, event)| match event.kind {
+        EventKind::Standstill { still_ns, certain } => Some(((event, still_ns, certain), &history[at + 1..])),
+        _ => None,
+    })?;
+    let (event, still_ns, certain) = found;
+    let payload = event.agent.map_or(0, |agent| agent.payload);
+    let ago = time(tracked.as_of.saturating_sub(event.mono.0));
+    let mut said = format!(
+        "It was found at a standstill {ago} ago: by then its payload had been {payload} for {}, and its rule says that \
+         the payload counts its work{}.",
+        time(still_ns),
+        if certain { "" } else { "; not certain, since the observer could not see all of it" }
+    );
+    let end = since.iter().find_map(|event| match event.kind {
+        EventKind::Advance { still_ns, .. } => Some((event.mono, still_ns)),
+        _ => None,
+    });
+    if let Some((at, still_ns)) = end {
+        let ago = time(tracked.as_of.saturating_sub(at.0));
+        let _ = write!(said, " That ended {ago} ago, after {}.", time(still_ns));
+    }
+    Some(said)
 }
 
 fn judgement(tracked: &Tracked) -> Option<String> {

@@ -38,6 +38,8 @@ pub enum FailOn {
     Unhealthy,
     /// An agent is stalled
     Stalled,
+    /// An agent beats and does not advance
+    Standstill,
     /// An agent died in the last minute
     Died,
     /// A unit or program dies again and again
@@ -59,6 +61,7 @@ impl FailOn {
         match self {
             Self::Unhealthy => !fleet.is_healthy,
             Self::Stalled => fleet.stalled > 0,
+            Self::Standstill => fleet.standstill > 0,
             Self::Died => fleet.died.agents > 0,
             Self::CrashLoop => !fleet.crash_loops.is_empty(),
             Self::Blind => fleet.shards.iter().any(|shard| shard.is_blind),
@@ -153,9 +156,10 @@ const NPD_CHARS: usize = 80;
 fn performance(fleet: &Fleet) -> String {
     let sum = |of: fn(&Shard) -> u64| fleet.shards.iter().map(of).sum::<u64>();
     format!(
-        " | up={} stalled={} died={} beats={}c lost={}c",
+        " | up={} stalled={} standstill={} died={} beats={}c lost={}c",
         fleet.up,
         fleet.stalled,
+        fleet.standstill,
         fleet.died.agents,
         sum(|shard| shard.beats),
         sum(|shard| shard.lost)
@@ -165,21 +169,22 @@ fn performance(fleet: &Fleet) -> String {
 /// The groups, the name last, because it may be long.
 fn table(groups: &Groups) -> String {
     let mut out = format!(
-        "{:>8} {:>8} {:>8} {:>8} {:>8} {:>8}  {}\n",
+        "{:>7} {:>7} {:>7} {:>7} {:>10} {:>7} {:>7}  {}\n",
         "agents",
         "up",
         "stalled",
         "frozen",
+        "standstill",
         "waiting",
         "died",
         groups.by.as_str()
     );
     let unnamed = if matches!(groups.by, GroupBy::Unit) { "(no unit)" } else { "(not known)" };
     let mut row = |group: &Group, name: &str| {
-        let Group { agents, up, stalled, frozen, waiting, died, .. } = group;
+        let Group { agents, up, stalled, frozen, standstill, waiting, died, .. } = group;
         let _ = writeln!(
             out,
-            "{agents:>8} {up:>8} {stalled:>8} {frozen:>8} {waiting:>8} {died:>8}  {}",
+            "{agents:>7} {up:>7} {stalled:>7} {frozen:>7} {standstill:>10} {waiting:>7} {died:>7}  {}",
             Shown(name)
         );
     };
@@ -266,11 +271,12 @@ fn write_words(fleet: &Fleet, out: &mut String) -> fmt::Result {
     let sum = |of: fn(&Shard) -> u64| fleet.shards.iter().map(of).sum::<u64>();
     writeln!(
         out,
-        "\nreported: {} ({} not certain, {} refuted), {}, {} ({}), {}",
+        "\nreported: {} ({} not certain, {} refuted), {}, {}, {} ({}), {}",
         counted(sum(|shard| shard.stalls), "stall"),
         sum(|shard| shard.stalls_uncertain),
         sum(|shard| shard.stalls_refuted),
         counted(sum(|shard| shard.resumes), "resume"),
+        counted(sum(|shard| shard.standstills), "standstill"),
         counted(sum(|shard| shard.exits), "exit"),
         counted(sum(|shard| shard.deaths), "death"),
         counted(fleet.events, "event"),
@@ -290,6 +296,9 @@ fn write_words(fleet: &Fleet, out: &mut String) -> fmt::Result {
     }
     if fleet.stalled > 0 {
         writeln!(out, "who: varta-fleet agents --state stalled; why: varta-fleet explain PID")?;
+    }
+    if fleet.standstill > 0 {
+        writeln!(out, "who stands still: varta-fleet agents --state standstill")?;
     }
     if !fleet.brakes.is_empty() {
         writeln!(out, "what is held: varta-fleet act list")?;
@@ -327,8 +336,8 @@ mod tests {
 
     #[test]
     fn it_fails_on_what_it_is_told_to() {
-        use FailOn::{Blind, Died, Empty, Stalled, Unhealthy};
-        let all = [Unhealthy, Stalled, Died, FailOn::CrashLoop, Blind, Empty];
+        use FailOn::{Blind, Died, Empty, Stalled, Standstill, Unhealthy};
+        let all = [Unhealthy, Stalled, Standstill, Died, FailOn::CrashLoop, Blind, Empty];
         let so = |fleet: &Fleet| all.into_iter().filter(|what| what.is_so(fleet)).collect::<Vec<_>>();
         assert_eq!(so(&fleet(3, 0)), []);
         assert_eq!(so(&fleet(3, 1)), [Stalled]);
@@ -339,6 +348,7 @@ mod tests {
             so(&fleet)
         };
         assert_eq!(change(|fleet| fleet.is_healthy = false), [Unhealthy]);
+        assert_eq!(change(|fleet| fleet.standstill = 1), [Standstill]);
         assert_eq!(change(|fleet| fleet.died.agents = 1), [Died]);
         assert_eq!(change(|fleet| fleet.crash_loops = vec![CrashLoop::default()]), [FailOn::CrashLoop]);
         assert_eq!(change(|fleet| fleet.shards[0].is_blind = true), [Blind]);
@@ -364,7 +374,8 @@ mod tests {
         let failed = || Err(CliError::new(Exit::Unavailable, "no fleet in a|b\u{1b}[31m\nstart one"));
         let nagios = |asked| answer(Plugin::Nagios, &asked);
         let (line, exit) = nagios(Ok(fleet(4, 0)));
-        let expected = "VARTA OK - All well: 4 agents beat | up=4 stalled=0 died=0 beats=0c lost=0c";
+        let expected =
+            "VARTA OK - All well: 4 agents beat | up=4 stalled=0 standstill=0 died=0 beats=0c lost=0c";
         assert_eq!((&*line, exit as u8), (expected, 0));
         assert_eq!(nagios(Ok(fleet(0, 0))).1 as u8, 1);
         let (line, exit) = nagios(Ok(fleet(3, 1)));

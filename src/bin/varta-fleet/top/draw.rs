@@ -335,7 +335,7 @@ const AGENTS: [Column<Agent>; 12] = [
     }),
 ];
 
-const GROUPS: [Column<Group>; 7] = [
+const GROUPS: [Column<Group>; 8] = [
     text("group", 20, 48, |group, _| {
         group.name.as_ref().map_or_else(|| "(none)".to_owned(), |name| Shown(name).to_string())
     }),
@@ -344,6 +344,7 @@ const GROUPS: [Column<Group>; 7] = [
     number("stalled", 7, |group, _| group.stalled.to_string()),
     number("died", 7, |group, _| group.died.to_string()),
     number("frozen", 7, |group, _| group.frozen.to_string()),
+    number("standstill", 10, |group, _| group.standstill.to_string()),
     number("waiting", 7, |group, _| group.waiting.to_string()),
 ];
 
@@ -399,7 +400,7 @@ fn draw_list(model: &Model, frame: &mut Frame<'_>, area: Rect, drawn: &mut Drawn
         List::Groups(_, groups) => {
             let table = Table {
                 columns: &GROUPS,
-                importance: [0, 1, 3, 4, 2, 5, 6],
+                importance: [0, 1, 3, 4, 2, 5, 6, 7],
                 sorted: None,
                 style: group_style,
                 rows: groups,
@@ -525,7 +526,7 @@ fn nobody(model: &Model) -> Vec<String> {
 
 fn agent_style(agent: &Agent) -> Style {
     match agent.state {
-        AgentState::Stalled => ALARM,
+        AgentState::Stalled | AgentState::Standstill => ALARM,
         AgentState::Frozen => WARNING,
         _ if agent.silent_ns > agent.threshold_ns / 3 * 2 => WARNING,
         _ => Style::new(),
@@ -669,7 +670,7 @@ const HELP: [&str; 28] = [
     "/  U        only agents with this in their name, their unit;",
     "            =NAME: only those of this very name",
     "u  p        only those of a user; only this pid",
-    "t           only one state: stalled, frozen, up, waiting",
+    "t           only one state: stalled, standstill, frozen, up, waiting",
     "Esc         all agents again",
     "g           count agents by unit, name, user, shard; Enter",
     "            lists those of a group, Esc goes back",

@@ -27,8 +27,8 @@ const TYPED_MAX: usize = 511;
 /// Sort keys of agents, in the words of the API.
 pub const SORTS: [&str; 5] = ["silent", "stalls", "lost", "beats", "pid"];
 /// States to filter by, in the order in which a key walks them.
-const STATES: [AgentState; 4] =
-    [AgentState::Stalled, AgentState::Frozen, AgentState::Up, AgentState::Waiting];
+const STATES: [AgentState; 5] =
+    [AgentState::Stalled, AgentState::Standstill, AgentState::Frozen, AgentState::Up, AgentState::Waiting];
 
 /// News for the model.
 #[derive(Debug)]
