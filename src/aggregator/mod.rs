@@ -69,6 +69,7 @@ pub mod record;
 pub mod reload;
 mod reloaded;
 mod roster;
+mod rounds;
 mod settle;
 mod silence;
 pub mod thread;
@@ -84,9 +85,9 @@ use limit::{Buckets, Limit, Often, SECOND_NS};
 use missing::Missing;
 use policy::Policy;
 use present::Present;
-use progress::{Rounds, Watched};
 use record::{Mark, Places, Record};
 use reload::{Matching, NewOutput, Reload, Reloading};
+use rounds::{Rounds, Watched};
 
 /// Reports wait this long, so that the aggregator is not woken for each.
 const REPORT_TICK_NS: u64 = 100_000_000;

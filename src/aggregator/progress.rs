@@ -6,7 +6,7 @@
 
 use super::*;
 use crate::config::plan::Progress;
-use crate::rules::progress::{LOOKS, Look, Standing};
+use crate::rules::progress::{LOOKS, Look};
 
 /// Slots visited in one turn.
 const VISITS_PER_TURN: u32 = 2048;
@@ -15,29 +15,6 @@ const VISITS_PER_TURN: u32 = 2048;
 const EAGER_MAX: usize = 256;
 /// How soon.
 const EAGER_NS: u64 = 10_000_000;
-
-/// The state of the rounds.
-#[derive(Debug, Default)]
-pub struct Rounds {
-    /// Which slot comes next; `None`: the round is over.
-    next: Option<Place>,
-    /// When the next round begins.
-    begins: MonoNs,
-    /// Whom to look at before.
-    eager: Vec<Holder>,
-    /// When.
-    eager_at: MonoNs,
-}
-
-/// What is known of the progress of a slot's holder.
-#[derive(Debug, Default)]
-pub struct Watched {
-    standing: Standing,
-    /// Since when its reported standstill lasts; the origin of time: a predecessor reported it.
-    still_since: MonoNs,
-    /// When the lookup thread was asked whether the rule still holds, for the standstill that is about to be reported.
-    asked_at: Option<MonoNs>,
-}
 
 impl Aggregator {
     /// Goes on with the round. When to take the next turn for that; `None`: no rule asks for progress.

@@ -37,7 +37,7 @@ commands, one a line:
                  or more, the last one open; MONO_NS
   beat           one round of beats at once; answer: beat MONO_NS SENT, the instant before the first
   quiet, go      stop and start the regular beats
-  work, hang     have the payload of the last handle count each beat, and stop that
+  work, idle     have the payload of the last handle count each beat, and stop that
   status WORD    beat with this status from now on
   panic          panic without catching it
   survive        panic, catch it, go on
@@ -451,7 +451,7 @@ impl Agent {
                 self.options.status = Status::parse(argument)?;
                 println!("status {argument}");
             }
-            "work" | "hang" => {
+            "work" | "idle" => {
                 self.works = command == "work";
                 println!("{command}");
             }

@@ -111,7 +111,7 @@ fn completes(name: &'static str) {
     assert_eq!(shell.plain(&[""]), expected, "every command, and none that is hidden");
     assert_eq!(shell.complete(&["st"]), ["status"]);
     assert_eq!(shell.complete(&["agents", "--st"]), ["--state"]);
-    assert_eq!(shell.complete(&["agents", "--state", "st"]), ["stalled"]);
+    assert_eq!(shell.complete(&["agents", "--state", "st"]), ["stalled", "standstill"]);
     assert_eq!(shell.complete(&["load", "--wire", "m"]), ["mixed"]);
     assert_eq!(shell.complete(&["completions", "ba"]), ["bash"]);
     assert_eq!(shell.complete(&["explain", "--j"]), ["--json"]);

@@ -164,7 +164,7 @@ fn what_dies_again_and_again_is_a_crash_loop() {
     assert_eq!(run(&["agents", "--state", "dead", "--sort", "beats"]).1, Some(2));
     let comm = std::fs::read_to_string(format!("/proc/{}/comm", stays.pid())).expect("it lives");
     let expected = serde_json::json!({
-        "name": comm.trim_end(), "agents": 1, "up": 1, "stalled": 0, "frozen": 0, "waiting": 0, "died": 5
+        "name": comm.trim_end(), "agents": 1, "up": 1, "stalled": 0, "frozen": 0, "standstill": 0, "waiting": 0, "died": 5
     });
     // A scan is up to half a second old.
     wait_for("the last death to be seen", || {

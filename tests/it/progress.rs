@@ -47,7 +47,7 @@ fn an_agent_whose_helper_beats_while_its_work_hangs_is_found_on_every_surface() 
         observer.expect("up", agent.pid(), SOON);
     }
     assert_eq!(said(&observer, &["status", "--fail-on", "standstill"]).0, Some(0));
-    agents[1].ask("hang");
+    agents[1].ask("idle");
     let pid = agents[1].pid();
     let standstill = expect_standstill(&mut observer, pid);
     assert!(standstill.bool("certain") && standstill.u64("payload") > 2, "{standstill}");
@@ -79,7 +79,7 @@ fn an_agent_whose_helper_beats_while_its_work_hangs_is_found_on_every_surface() 
     wait_for("all to be well", || {
         (said(&observer, &["status", "--fail-on", "standstill"]).0 == Some(0)).then_some(())
     });
-    agents[2].ask("hang");
+    agents[2].ask("idle");
     let helped = agents[2].pid();
     expect_standstill(&mut observer, helped);
     // Its exit ends it, too.
@@ -105,7 +105,7 @@ fn who_falls_silent_is_stalled_and_not_at_a_standstill() {
     // Far longer than the progress threshold, and nothing else is said of it meanwhile.
     let mut other = Agent::start(Client::Rust02, &observer);
     observer.expect("up", other.pid(), SOON);
-    other.ask("hang");
+    other.ask("idle");
     expect_standstill(&mut observer, other.pid());
     agent.signal(Signal::CONT);
     observer.expect("resume", agent.pid(), SOON);
@@ -148,7 +148,7 @@ fn what_stands_still_is_acted_upon_and_what_goes_on_in_time_is_not() {
     });
     for agent in &mut agents {
         observer.expect("up", agent.pid(), SOON);
-        agent.ask("hang");
+        agent.ask("idle");
     }
     for agent in &agents {
         observer.expect("standstill", agent.pid(), P + SOON);

@@ -271,16 +271,20 @@ fn write_words(fleet: &Fleet, out: &mut String) -> fmt::Result {
     let sum = |of: fn(&Shard) -> u64| fleet.shards.iter().map(of).sum::<u64>();
     writeln!(
         out,
-        "\nreported: {} ({} not certain, {} refuted), {}, {}, {} ({}), {}",
+        "\nreported: {} ({} not certain, {} refuted), {}, {} ({}), {}",
         counted(sum(|shard| shard.stalls), "stall"),
         sum(|shard| shard.stalls_uncertain),
         sum(|shard| shard.stalls_refuted),
         counted(sum(|shard| shard.resumes), "resume"),
-        counted(sum(|shard| shard.standstills), "standstill"),
         counted(sum(|shard| shard.exits), "exit"),
         counted(sum(|shard| shard.deaths), "death"),
         counted(fleet.events, "event"),
     )?;
+    let standstills = sum(|shard| shard.standstills);
+    if standstills > 0 {
+        let uncertain = sum(|shard| shard.standstills_uncertain);
+        writeln!(out, "reported: {} ({uncertain} not certain)", counted(standstills, "standstill"))?;
+    }
     let reasons: std::collections::BTreeSet<&String> =
         fleet.shards.iter().flat_map(|shard| shard.refused.keys()).collect();
     let refused: Vec<String> = reasons

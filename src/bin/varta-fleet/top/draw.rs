@@ -670,7 +670,7 @@ const HELP: [&str; 28] = [
     "/  U        only agents with this in their name, their unit;",
     "            =NAME: only those of this very name",
     "u  p        only those of a user; only this pid",
-    "t           only one state: stalled, standstill, frozen, up, waiting",
+    "t           one state, such as stalled or standstill",
     "Esc         all agents again",
     "g           count agents by unit, name, user, shard; Enter",
     "            lists those of a group, Esc goes back",

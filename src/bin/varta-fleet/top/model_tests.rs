@@ -94,7 +94,7 @@ fn keys_sort_reverse_and_filter() {
     assert_eq!(model.filter().name, "qx", "what was typed is left, not what was there");
     press(&mut model, &[KeyCode::Esc]);
     assert_eq!((model.filter(), model.filter().words().as_str()), (Filter::default(), ""));
-    type_in(&mut model, "tttt");
+    type_in(&mut model, "ttttt");
     assert_eq!(model.filter().state, Some(AgentState::Waiting));
     type_in(&mut model, "t");
     assert_eq!(model.filter().state, None);
