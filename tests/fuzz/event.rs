@@ -9,9 +9,9 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use varta_fleet::config::KeySet;
 use varta_fleet::event::{
-    About, ActionName, ActionPhase, ActionWhy, Agent, BlindPhase, BlindWhy, BrakePhase, BrakeScope, Event,
-    AdvanceWhy, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState, ReloadOutcome, RestartWhy,
-    SessionWhy, ShareSpent,
+    About, ActionName, ActionPhase, ActionWhy, AdvanceWhy, Agent, BlindPhase, BlindWhy, BrakePhase,
+    BrakeScope, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState,
+    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
 };
 use varta_fleet::fuzzing::Format;
 use varta_fleet::label::Label;
