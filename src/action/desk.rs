@@ -150,13 +150,17 @@ impl Desk {
     /// triggers, are closed; children that run are left to end.
     pub fn replace(&mut self, actions: Vec<Action>, brake: Brake) {
         let before = std::mem::replace(&mut self.actions, actions);
-        self.brake = brake;
+        if !planted!(KeepsTheOldBrake) {
+            self.brake = brake;
+        }
         let is_kept = |name| before.iter().any(|old| old.name == name && self.actions.contains(old));
         self.backoffs.retain(is_kept);
         for id in self.cases.keys().copied().collect::<Vec<_>>() {
             let Some(case) = self.cases.get_mut(&id) else { continue };
             let old = case.action.and_then(|action| before.get(action));
-            case.action = old.and_then(|old| self.actions.iter().position(|new| new == old));
+            if !planted!(KeepsRemovedActions) {
+                case.action = old.and_then(|old| self.actions.iter().position(|new| new == old));
+            }
             // A dry run may be over.
             case.told = None;
             let is_forever = case.state == State::Again(MonoNs(u64::MAX));
@@ -205,9 +209,11 @@ impl Desk {
                 );
             }
             EventKind::Advance { .. } => self.over(pid, &[Matter::Standstill], ActionWhy::Resumed),
+            EventKind::Frozen { phase: FrozenPhase::End } if planted!(ActsUponTheThawed) => {}
             EventKind::Frozen { phase: FrozenPhase::End } => {
                 self.over(pid, &[Matter::Frozen], ActionWhy::Resumed);
             }
+            EventKind::Up if planted!(ActsUponWhoCameBack) => {}
             EventKind::Up => self.over(pid, &[Matter::Missing], ActionWhy::Resumed),
             EventKind::Stall { certain, .. } | EventKind::Standstill { certain, .. } => {
                 if matches!(event.kind, EventKind::Stall { .. }) {
@@ -461,7 +467,7 @@ impl Desk {
             self.hold(id, why);
             return false;
         }
-        if self.brake.dry_run {
+        if self.brake.dry_run && !planted!(StartsInADryRun) {
             self.hold(id, ActionWhy::DryRun);
             // It is what would be started: it is not looked at again.
             if let Some(case) = self.cases.get_mut(&id) {

@@ -84,7 +84,9 @@ pub fn needed(
         None if session == 0 && !is_process_needed => return Ok(None),
         None if session == 0 => None,
         None => return gone,
-        Some(present) if present.agent.session != session && session != 0 => return gone,
+        // It was missing, and beats.
+        Some(_) if session == 0 => return Err((ActionPhase::Cancelled, ActionWhy::Resumed)),
+        Some(present) if present.agent.session != session => return gone,
         Some(present) => {
             let is_so = match needs {
                 Needs::Stalled => present.is_stalled,
@@ -193,6 +195,14 @@ mod tests {
         assert!(verify(&ticket, None, &protected, false).unwrap().is_none());
         let refused = verify(&ticket, None, &protected, true);
         assert_eq!(refused.unwrap_err(), (ActionPhase::Refused, ActionWhy::Text));
+        let child = child();
+        ticket.subject.agent.pid = child.id();
+        for is_process_needed in [false, true] {
+            let back = Some(&stalled(child.id()));
+            let refused = verify(&ticket, back, &protected, is_process_needed).unwrap_err();
+            assert_eq!(refused, (ActionPhase::Cancelled, ActionWhy::Resumed), "it beat meanwhile");
+        }
+        end(child);
     }
 
     #[test]

@@ -6,8 +6,9 @@ use crate::event::FrozenPhase;
 
 impl Aggregator {
     /// The silence is no stall: the agent is frozen.
-    pub(super) fn freeze(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+    pub(super) fn freeze(&mut self, place: Place, places: &Places, hot: &Hot, cold: &Cold) {
         self.report_earlier(place, hot, cold);
+        self.leave_others(place, places, hot);
         self.freezes.thawed.remove(&place);
         let reported = self.record(place);
         reported.set(Mark::Thawed, false);
@@ -47,6 +48,23 @@ impl Aggregator {
         let resumes = cold.resumes.wrapping_sub(self.record(place).resumes);
         self.resume(place, hot, &last, resumes);
         self.record(place).resumes = cold.resumes;
+    }
+
+    /// What is reported of the agent's silence holds for this slot, where it beat last. On another it may have been frozen
+    /// before: that is over.
+    pub(super) fn leave_others(&mut self, place: Place, places: &Places, hot: &Hot) {
+        for other in places.iter() {
+            let reported = *self.record(other);
+            if other == place || reported.is(Mark::Releasing) || reported.is(Mark::Closed) {
+                continue;
+            }
+            let is_silent = reported.is(Mark::Frozen) || reported.is(Mark::Thawed);
+            if is_silent && let Ok(there) = self.view(other.shard).port.table.read_hot(other.slot) {
+                self.unfreeze(other, &there, hot.last_arrival);
+            }
+            // Without a release, an ordinary beat on another slot would not become a fact.
+            self.release(other, hot.last_arrival, instruction::RELEASE | instruction::IF_SILENT);
+        }
     }
 
     fn poll_frozen(&mut self, place: Place) {

@@ -127,7 +127,7 @@ impl Aggregator {
             // If its shard finds it stalled again, that is confirmed anew.
             (Verdict::Withdrawn, _) => self.post(place, instruction::WITHDRAW, Instruction::default()),
             (Verdict::Moved, Some(elsewhere)) => self.move_to(elsewhere, place, &hot, &cold),
-            (Verdict::Frozen, _) => self.freeze(place, &hot, &cold),
+            (Verdict::Frozen, _) => self.freeze(place, &places, &hot, &cold),
             (Verdict::Stalled { is_certain }, _) => {
                 self.report_stall(place, &places, &hot, &cold, is_certain)
             }
@@ -262,14 +262,6 @@ impl Aggregator {
         }
         self.record(place).resumes = cold.resumes;
         self.poll_unwatched(place);
-        // Without a release, an ordinary beat on another slot would not become a fact.
-        for other in places.iter() {
-            if other != place
-                && !self.record(other).is(Mark::Releasing)
-                && !self.record(other).is(Mark::Closed)
-            {
-                self.release(other, hot.last_arrival, instruction::RELEASE | instruction::IF_SILENT);
-            }
-        }
+        self.leave_others(place, places, hot);
     }
 }

@@ -80,6 +80,16 @@ mod switch {
         ActsUponTheHeir,
         /// Attempts are not counted.
         ForgetsAttempts,
+        /// After a reload the brake of the configuration before holds.
+        KeepsTheOldBrake,
+        /// A reload leaves what is open for actions that it removed.
+        KeepsRemovedActions,
+        /// What is due is started although only a dry run is configured.
+        StartsInADryRun,
+        /// What was due for a frozen agent is done after the thaw.
+        ActsUponTheThawed,
+        /// What was due for a missing agent is done after it came back.
+        ActsUponWhoCameBack,
         /// A line has one column too many.
         SplitsAColumn,
     }

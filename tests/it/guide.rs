@@ -3,7 +3,8 @@
 //! Before a shell block stands a comment that the rendered page does not show: `run`, or `not run:` and why.
 //! The blocks of a page run as one script, in an empty directory, with this program first on PATH and in
 //! namespaces of their own: the script has the network, `/run` and the processes to itself, and what it
-//! leaves behind ends with it. `file NAME` first saves the following block under that name.
+//! leaves behind ends with it. `file NAME` first saves the following block under that name. What stands in a block that is
+//! marked `printed`, these commands print, numbers aside.
 
 use std::env;
 use std::fmt::Write as _;
@@ -87,6 +88,7 @@ fn every_shell_block_runs_or_says_why_not() {
             let is_shell = ["sh", "bash", "shell", "console"].contains(&block.language);
             let is_marked = match block.mark {
                 Some("run") => is_shell,
+                Some("printed") => block.language == "text",
                 Some(mark) => match mark.split_once(' ') {
                     Some(("not", reason)) => reason.strip_prefix("run: ").is_some_and(|why| why.len() > 10),
                     Some(("file", _)) => !is_shell,
@@ -150,6 +152,39 @@ fn run(path: &str, proof: &str) {
     let status = command.status().expect("timeout is there: it is in coreutils");
     let said = fs::read_to_string(&log).expect("its log");
     assert!(status.success(), "{path}: {status}\n{said}");
+    let printed: Vec<String> = said.lines().map(in_general).collect();
+    for block in blocks(&text).iter().filter(|block| block.mark == Some("printed")) {
+        for line in block.text.lines() {
+            assert!(printed.contains(&in_general(line)), "{path}:{}: {line:?} is not in\n{said}", block.line);
+        }
+    }
+}
+
+/// A line without what differs from run to run: numbers, and how wide they are.
+fn in_general(line: &str) -> String {
+    let words = line.split_whitespace().map(|word| {
+        let mut general = String::new();
+        for c in word.chars() {
+            let c = if c.is_ascii_digit() { '#' } else { c };
+            // `0.5` is a number as `12` is.
+            if c != '#' && !(c == '.' && general.ends_with('#')) || !general.ends_with('#') {
+                general.push(c);
+            }
+        }
+        general
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn lines_are_compared_without_numbers() {
+    for (line, general) in [
+        ("  3313 load-007  held", "# load-# held"),
+        ("for 3.08 s: 12 of 30", "for # s: # of #"),
+        ("a.b", "a.b"),
+    ] {
+        assert_eq!(in_general(line), general);
+    }
 }
 
 #[test]

@@ -42,11 +42,20 @@ pub struct Acting {
     asked: VecDeque<(Ticket, u64, Receiver<Option<Present>>)>,
     /// When each child ends, and its case.
     children: BTreeSet<(u64, u64)>,
+    actions: Vec<Action>,
+    /// The number of these actions.
+    number: u8,
 }
 
 /// What is done for each trigger, and whether it is done to the process.
-const TRIGGERS: [(Trigger, bool); 4] =
-    [(Trigger::Stall, true), (Trigger::Resume, true), (Trigger::Exit, false), (Trigger::Terminal, false)];
+const TRIGGERS: [(Trigger, bool); 6] = [
+    (Trigger::Stall, true),
+    (Trigger::Resume, true),
+    (Trigger::Exit, false),
+    (Trigger::Terminal, false),
+    (Trigger::Frozen, true),
+    (Trigger::Missing, false),
+];
 
 fn actions() -> Vec<Action> {
     let action = |(on, is_process_needed): (Trigger, bool)| Action {
@@ -63,6 +72,33 @@ fn actions() -> Vec<Action> {
         evidence: false,
     };
     TRIGGERS.into_iter().map(action).collect()
+}
+
+/// The actions of a reload: some are gone, some are others by the same name, and they are in another order.
+fn other_actions(random: &mut Random) -> Vec<Action> {
+    let mut actions = actions();
+    actions.retain(|_| !random.is_one_in(3));
+    for action in &mut actions {
+        if random.is_one_in(3) {
+            action.after_ns = random.one_of(&[MS, SECOND]);
+        }
+    }
+    let first = random.index(actions.len() + 1).min(actions.len().saturating_sub(1));
+    actions.rotate_left(first);
+    actions
+}
+
+fn brake(random: &mut Random) -> Brake {
+    Brake {
+        running: 1 + random.small(3),
+        starts: random.one_of(&[1, 3, 8]),
+        per_ns: random.one_of(&[SECOND, 5 * SECOND]),
+        percent: random.one_of(&[10, 50, 100]),
+        at_least: random.one_of(&[2, 3, 5]),
+        within_ns: random.one_of(&[SECOND, 5 * SECOND]),
+        release_ns: Some(random.one_of(&[SECOND, 3 * SECOND])),
+        dry_run: false,
+    }
 }
 
 impl Acting {
@@ -92,6 +128,13 @@ impl Acting {
             world.model.child_ended(id);
             let code = u8::from(self.random.is_one_in(3));
             self.desk.ended(id, Some(ExitHow::Code(code)), false, now);
+        }
+        if self.number != world.actions {
+            self.number = world.actions;
+            let (actions, brake) = world.configured();
+            world.model.reloads_actions(&actions, brake);
+            self.actions.clone_from(&actions);
+            self.desk.replace(actions, brake);
         }
         let is_stall = |event: &Event| matches!(event.kind, EventKind::Stall { .. });
         let census = if self.heard.iter().any(is_stall) { world.census() } else { Counted::default() };
@@ -134,7 +177,7 @@ impl Acting {
         now: MonoNs,
     ) -> Verdict {
         let (id, pid) = (ticket.id, ticket.subject.agent.pid);
-        let (_, is_process_needed) = TRIGGERS[ticket.action];
+        let is_process_needed = matches!(self.actions[ticket.action].deed, Deed::Signal(_));
         let is_there = |incarnation: Option<Incarnation>| match incarnation {
             None => Ok(false),
             Some(incarnation) if world.gone_at(pid, Some(incarnation)).is_none() => Ok(true),
@@ -173,20 +216,20 @@ impl World<'_> {
         }
         // By numbers of its own: worlds in which nothing is done stay as they were.
         let mut random = Random::new(self.story.seed ^ 0x0AC7_0AC7 ^ self.past.restarts);
-        let brake = Brake {
-            running: 1 + random.small(3),
-            starts: random.one_of(&[1, 3, 8]),
-            per_ns: random.one_of(&[SECOND, 5 * SECOND]),
-            percent: random.one_of(&[10, 50, 100]),
-            at_least: random.one_of(&[2, 3, 5]),
-            within_ns: random.one_of(&[SECOND, 5 * SECOND]),
-            release_ns: Some(random.one_of(&[SECOND, 3 * SECOND])),
-            dry_run: false,
-        };
-        self.model.begins_to_act(brake, RETRY.tries);
-        let desk = Desk::new(actions(), brake);
+        let of_start = brake(&mut random);
+        let (actions, brake) = if self.actions == 0 { (actions(), of_start) } else { self.configured() };
+        self.model.begins_to_act(&actions, brake, RETRY.tries);
+        let desk = Desk::new(actions.clone(), brake);
         let (heard, asked, children) = (VecDeque::new(), VecDeque::new(), BTreeSet::new());
-        self.acting = Some(Acting { desk, random, heard, asked, children });
+        let number = self.actions;
+        self.acting = Some(Acting { desk, random, heard, asked, children, actions, number });
+    }
+
+    /// What the configuration says now, after a reload.
+    fn configured(&self) -> (Vec<Action>, Brake) {
+        let mut random = Random::new(self.story.seed ^ 0x0AC7_0AC7 ^ u64::from(self.actions) << 32);
+        let dry_run = random.is_one_in(3);
+        (other_actions(&mut random), Brake { dry_run, ..brake(&mut random) })
     }
 
     /// The desk works.

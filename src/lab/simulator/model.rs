@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use absence::Absence;
 use actions::Actions;
 
-use crate::event::{About, BlindPhase, Event, EventKind, RestartWhy};
+use crate::event::{About, BlindPhase, Event, EventKind, FrozenPhase, RestartWhy};
 use crate::lab::simulator::invariants::{Invariant, Verdict, Violation};
 use crate::lab::simulator::story::{Garbage, MS, SECOND, Setting, Story, Terms, What};
 use crate::lab::simulator::truth::{Datagram, Sending, Truth, Worth, after, leaps};
@@ -122,6 +122,8 @@ struct ToldOf {
     is_up: bool,
     is_stalled: bool,
     stalled_at: u64,
+    is_frozen: bool,
+    frozen_at: u64,
     up_at: u64,
     up_told_at: u64,
     exits: usize,
@@ -518,9 +520,13 @@ impl Model {
         let are_stalled = told().filter(|told| told.is_stalled).count() as u64;
         // A slot counts until it is released, soon after its exit was reported.
         let gone = self.told.values().filter(|told| !told.is_up && told.exits > 0).count() as u64;
-        let is_right = stalled >= are_stalled && stalled <= are_stalled + gone;
+        // Who is or was frozen is silent by the slots until it beats.
+        let is_silent = |pid: &u32, told: &ToldOf| !told.is_stalled && self.was_frozen(*pid, 0, self.now);
+        let all_up = self.told.iter().filter(|(_, told)| told.is_up);
+        let frozen = all_up.filter(|(pid, told)| is_silent(pid, told)).count() as u64;
+        let is_right = stalled >= are_stalled && stalled <= are_stalled + frozen + gone;
         must!(self, I13, is_right, "{stalled} are counted as stalled, {are_stalled} are");
-        let are_up = told().count() as u64 - are_stalled;
+        let are_up = told().count() as u64 - are_stalled - frozen;
         must!(self, I13, up >= are_up, "{up} are counted as up, {are_up} are");
         Ok(())
     }
@@ -751,7 +757,7 @@ impl Model {
                 let told = self.told.get_mut(&pid).unwrap();
                 // An agent taken for the next process is reported as exited, too.
                 told.over.retain(|over| *over != id);
-                (told.is_up, told.is_stalled) = (true, false);
+                (told.is_up, told.is_stalled, told.is_frozen) = (true, false, false);
                 (told.up_at, told.up_told_at) = (at, now);
             }
             EventKind::Stall { silent_ns, certain, .. } => {
@@ -762,6 +768,8 @@ impl Model {
                 (told.is_stalled, told.stalled_at) = (true, at);
                 let since = at.saturating_sub(silent_ns);
                 let is_sighted = self.is_sighted(since, now) && !self.was_turned_away(pid, since, now);
+                // After a thaw no shard has judged the silence yet.
+                let is_sighted = is_sighted && !self.was_frozen(pid, since, now);
                 must!(
                     self,
                     I4,
@@ -776,6 +784,20 @@ impl Model {
                 must!(self, I5, is_stalled, "{pid} resumes without a stall: {}", self.history(pid));
                 self.told.get_mut(&pid).unwrap().is_stalled = false;
             }
+            EventKind::Frozen { phase: FrozenPhase::Begin } => {
+                must!(self, I6, is_up, "nobody is up as {pid}, and freezes: {}", self.history(pid));
+                let is_new = !is_stalled && !self.told[&pid].is_frozen;
+                must!(self, I5, is_new, "{pid} freezes twice: {}", self.history(pid));
+                let since = now.saturating_sub(2 * SECOND + self.slack());
+                let is_so = self.was_frozen(pid, since, now) || !self.is_sighted(since, now);
+                must!(self, I3, is_so, "{pid} is not frozen: {event:?}");
+                let told = self.told.get_mut(&pid).unwrap();
+                (told.is_frozen, told.frozen_at) = (true, at);
+            }
+            EventKind::Frozen { phase: FrozenPhase::End } => {
+                let is_frozen = std::mem::take(&mut self.told.get_mut(&pid).unwrap().is_frozen);
+                must!(self, I5, is_frozen, "{pid} thaws, and was not frozen: {}", self.history(pid));
+            }
             EventKind::Exit { silent_ns, while_away, .. } => {
                 let is_own = began(silent_ns) >= not_before || self.is_offset_unknown();
                 must!(self, I6, is_own, "{pid} inherits a silence: {event:?}");
@@ -788,7 +810,7 @@ impl Model {
                 let gone = dead.nth(self.told[&pid].over.len());
                 if gone.is_none() && self.is_offset_unknown() {
                     let told = self.told.get_mut(&pid).unwrap();
-                    (told.is_up, told.is_stalled) = (false, false);
+                    (told.is_up, told.is_stalled, told.is_frozen) = (false, false, false);
                     told.exits += 1;
                     return Ok(());
                 }
@@ -797,7 +819,7 @@ impl Model {
                 let (gone, born, died) = (gone.id, gone.born, gone.died);
                 self.on_exit_while_away(event, while_away, (born, died))?;
                 let told = self.told.get_mut(&pid).unwrap();
-                (told.is_up, told.is_stalled) = (false, false);
+                (told.is_up, told.is_stalled, told.is_frozen) = (false, false, false);
                 told.exits += 1;
                 // A shard that did not read for a second may still hold frames of the exited process; their
                 // sender no longer exists.
@@ -1106,6 +1128,13 @@ impl Model {
             && !shards.clone().any(is_shard_blind)
     }
 
+    /// Whether a process with this pid was frozen at some time from one instant to another.
+    fn was_frozen(&self, pid: u32, from: u64, to: u64) -> bool {
+        let lives = self.truth.of_pid.get(&pid).into_iter().flatten();
+        let mut frozen = lives.flat_map(|life| &self.truth.lives[*life].frozen);
+        frozen.any(|(begin, end)| *end > from && *begin < to)
+    }
+
     /// Whether the observer may have refused a frame of a pid from one instant to another, for a reason of
     /// its own.
     fn was_turned_away(&self, pid: u32, from: u64, to: u64) -> bool {
@@ -1228,6 +1257,11 @@ impl Model {
                 back.at,
                 self.history(pid)
             );
+            return Ok(());
+        }
+        // While it is frozen, and until it had a threshold to beat in after the thaw was noticed, no stall is owed.
+        let noticed = AWAKE_THRESHOLDS * threshold + 2 * WATCH + slack;
+        if self.was_frozen(pid, last.at.saturating_sub(noticed), now) {
             return Ok(());
         }
         // It is silent: since when, and is that reported?

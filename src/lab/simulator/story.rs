@@ -61,7 +61,7 @@ pub struct Setting {
     pub acknowledged_after: Option<u64>,
     /// How often the roster is written.
     pub roster_every: u64,
-    /// Something is started for agents that stall, resume, exit or send a terminal frame.
+    /// Something is started for agents that stall, resume, exit, freeze, are missing, or send a terminal frame.
     pub acts: bool,
 }
 
@@ -150,6 +150,11 @@ pub enum What {
     Burst {
         agent: u32,
         beats: u32,
+    },
+    /// Its control group is frozen for a while.
+    Freeze {
+        agent: u32,
+        for_ns: u64,
     },
     /// Its next beats are lost before they are sent.
     Drop {
@@ -240,6 +245,10 @@ pub enum What {
     /// These of [`Setting::tables`] are put in force.
     Reload {
         table: u8,
+    },
+    /// Other actions and another brake are put in force; those of the start are number 0.
+    ReloadActions {
+        number: u8,
     },
     /// The observer ends, and another starts after a while.
     Restart(Restart),
@@ -353,6 +362,7 @@ impl What {
         match *self {
             Self::Die { agent }
             | Self::Hang { agent, .. }
+            | Self::Freeze { agent, .. }
             | Self::Burst { agent, .. }
             | Self::Drop { agent, .. }
             | Self::Reconnect { agent, .. }
@@ -405,9 +415,46 @@ impl Story {
         // By numbers of its own: worlds without reloads stay as they were.
         story.reload(&mut Random::new(seed ^ 0x0C0F_F1E5));
         story.restart();
-        story.setting.acts = matches!(seed % 10, 2 | 3 | 6);
+        if seed % 7 == 6 {
+            story.freeze();
+        }
+        if matches!(seed % 10, 2 | 3 | 6) {
+            story.act();
+        }
         story.sort();
         story
+    }
+
+    /// Something is done about agents, and in every second world not always the same. Drawn apart, so that all else is
+    /// as it would be without.
+    pub fn act(&mut self) {
+        self.setting.acts = true;
+        let mut random = Random::new(self.seed ^ 0x0DD_AC75);
+        if random.is_one_in(2) {
+            for number in 1..2 + random.small(3) {
+                let at = random.below(self.setting.length);
+                self.put(at, What::ReloadActions { number: u8::try_from(number).unwrap() });
+            }
+            self.sort();
+        }
+    }
+
+    /// The groups of some agents are frozen, some of them twice. Drawn apart, too.
+    pub fn freeze(&mut self) {
+        let mut random = Random::new(self.seed ^ 0x0F05_7E11);
+        let Setting { length, threshold, .. } = self.setting;
+        let born: Vec<(u32, u64)> = self.agents.iter().map(|agent| (agent.id, agent.born)).collect();
+        for (agent, born) in born {
+            let mut at = born + random.below(threshold * 4);
+            for _ in 0..random.one_of(&[0, 0, 1, 2]) {
+                let for_ns = random.one_of(&[threshold, threshold + SECOND, 3 * threshold + 2 * SECOND]);
+                if at < length {
+                    self.put(at, What::Freeze { agent, for_ns });
+                }
+                at += for_ns + random.below(threshold * 4);
+            }
+        }
+        self.sort();
     }
 
     fn sort(&mut self) {

@@ -127,6 +127,12 @@ fn a_world_ends_with_an_observer() {
     hold(&story);
 }
 
+/// An agent was thawed, moved, and was frozen again before anybody had looked: it froze twice, and thawed once.
+#[test]
+fn who_moves_between_two_freezes_is_thawed_in_between() {
+    hold(&Story::new(500_016, None));
+}
+
 fn hold(story: &Story) {
     if let Err(violation) = judge(story) {
         panic!("{}", Failure::of(story, &violation, SHRINK_RUNS));
@@ -169,7 +175,19 @@ fn world_for(bug: Bug, invariant: Invariant, seed: u64) -> Story {
         story.happenings.retain(|happening| !matches!(happening.what, What::Reload { .. }));
         story.setting.tables.clear();
     }
-    story.setting.acts |= invariant == Invariant::I9;
+    let is_of_actions =
+        matches!(bug, Bug::KeepsTheOldBrake | Bug::KeepsRemovedActions | Bug::StartsInADryRun);
+    let is_done_about = invariant == Invariant::I9 || bug == Bug::ActsUponWhoCameBack;
+    if is_done_about && !story.setting.acts {
+        story.act();
+    }
+    if !is_of_actions {
+        story.happenings.retain(|happening| !matches!(happening.what, What::ReloadActions { .. }));
+    }
+    story.happenings.retain(|happening| !matches!(happening.what, What::Freeze { .. }));
+    if bug == Bug::ActsUponTheThawed {
+        story.freeze();
+    }
     if !matches!(invariant, Invariant::I13 | Invariant::I14) {
         // So may a restart.
         story.happenings.retain(|happening| !matches!(happening.what, What::Restart(_)));
@@ -244,6 +262,11 @@ planted_bugs! {
     a_start_under_a_brake_is_found StartsUnderABrake I9,
     acting_upon_the_heir_is_found ActsUponTheHeir I9,
     attempts_that_are_forgotten_are_found ForgetsAttempts I9,
+    a_brake_that_a_reload_keeps_is_found KeepsTheOldBrake I9,
+    actions_that_a_reload_keeps_are_found KeepsRemovedActions I9,
+    a_start_in_a_dry_run_is_found StartsInADryRun I9,
+    acting_upon_the_thawed_is_found ActsUponTheThawed I9,
+    acting_upon_who_came_back_is_found ActsUponWhoCameBack I13,
     trusting_the_wall_clock_is_found TrustsTheWallClock I10,
     a_column_too_many_is_found SplitsAColumn I11,
     a_reload_that_keeps_old_classes_is_found KeepsOldClasses I4,

@@ -30,12 +30,19 @@ pub struct Life {
     pub programs: Vec<u64>,
     /// The instant of its first forged frame.
     pub forges_from: Option<u64>,
+    /// When its control group was frozen: begin and end.
+    pub frozen: Vec<(u64, u64)>,
 }
 
 impl Life {
     pub fn class_at(&self, at: u64) -> u8 {
         let (_, class) = self.names.iter().rfind(|(from, _)| *from <= at).unwrap_or(&self.names[0]);
         *class
+    }
+
+    /// Whether its control group is frozen.
+    pub fn is_frozen_at(&self, at: u64) -> bool {
+        self.frozen.iter().any(|(from, to)| (*from..*to).contains(&at))
     }
 
     /// How many programs it has begun by then.
@@ -116,6 +123,7 @@ impl Truth {
                 names: vec![(0, agent.class)],
                 programs: vec![0],
                 forges_from: None,
+                frozen: Vec::new(),
             });
             // The previous process with this pid has exited by now.
             let holders = truth.of_pid.entry(agent.pid).or_default();
@@ -230,6 +238,11 @@ fn live(
                 return;
             }
             What::Hang { for_ns, .. } => next = next.max(after(leaps, at + for_ns)),
+            What::Freeze { for_ns, .. } => {
+                let until = after(leaps, at + for_ns);
+                truth.lives[life].frozen.push((at, until));
+                next = next.max(until);
+            }
             What::Burst { beats, .. } => {
                 for n in 0..u64::from(beats) {
                     beat(truth, &mut doing, agent, life, at + n * BURST_GAP);

@@ -190,6 +190,8 @@ pub struct World<'a> {
     pub slow_at: u64,
     pub watched: Watched,
     pub acting: Option<Acting>,
+    /// The number of the actions that are configured.
+    pub actions: u8,
     lookups: u64,
     steps_of_wall: Vec<(u64, i64)>,
     wall_stepped: i64,
@@ -253,6 +255,7 @@ impl<'a> World<'a> {
             slow_at: setting.slow_every,
             watched: Watched::default(),
             acting: None,
+            actions: 0,
             lookups: 0,
             wall_stepped: 0,
             happened: 0,
@@ -359,6 +362,7 @@ impl<'a> World<'a> {
                     self.model.stands_still(index, now + for_ns);
                 }
             }
+            What::ReloadActions { number } => self.actions = number,
             What::Wake { shard } => {
                 let shard = self.shard(shard);
                 if shard.middle.is_none() && shard.shard.is_some() {
@@ -715,9 +719,10 @@ impl<'a> World<'a> {
         };
         if matches!(of, Inquiry::Program | Inquiry::Class) {
             let life = self.model.truth.holder(pid, now).filter(|_| !is_failing);
+            let is_frozen = life.is_some_and(|life| life.is_frozen_at(now));
             let found = life.map(program).unwrap_or_default();
             self.observer.names.put(holder, &found, None, 0);
-            return Finding::Program { holder, found, is_frozen: false };
+            return Finding::Program { holder, found, is_frozen };
         }
         if let Inquiry::Lives(start) = of {
             let life = self.model.truth.holder(pid, now).filter(|life| started(life.born).0 == start);
@@ -729,8 +734,11 @@ impl<'a> World<'a> {
             self.model.looked_if_lives(pid, &life);
             return Finding::Lives { pid, life };
         }
-        if let Inquiry::Freezer(_) = of {
-            return Finding::Freezer { holder, is_frozen: false };
+        if let Inquiry::Freezer(of) = of {
+            let life = self.model.truth.holder(pid, now).filter(|_| !is_failing);
+            let is_it = |life: &&Life| of.is_none_or(|of| of == Incarnation::new(u64::from(life.id)));
+            let is_frozen = life.filter(is_it).is_some_and(|life| life.is_frozen_at(now));
+            return Finding::Freezer { holder, is_frozen };
         }
         if is_failing {
             return Finding::Who { holder, found: Err(LookupError::Failed) };

@@ -8,13 +8,15 @@ use crate::action::Subject;
 use crate::action::brake::{News, Scope};
 use crate::action::case::Needs;
 use crate::action::desk::Ticket;
-use crate::config::act::Brake;
+use crate::config::act::{Action, Brake, Trigger};
+use crate::event::ActionName;
 
 /// What was started by the desk of the present observer.
 #[derive(Debug, Default)]
 pub(super) struct Actions {
     limits: Option<Brake>,
     tries: u32,
+    configured: Vec<Action>,
     braked: HashSet<Scope>,
     blind: BTreeSet<u16>,
     /// Cases that were decided and have not ended: pid and session.
@@ -22,7 +24,7 @@ pub(super) struct Actions {
     /// When, and which case.
     starts: VecDeque<(u64, u64)>,
     /// The action, process and case of each attempt.
-    attempts: Vec<(usize, (u32, u32), u64)>,
+    attempts: Vec<(ActionName, (u32, u32), u64)>,
 }
 
 impl Actions {
@@ -33,8 +35,20 @@ impl Actions {
 
 impl Model {
     /// An observer that has started nothing begins to act within these limits.
-    pub fn begins_to_act(&mut self, limits: Brake, tries: u16) {
-        self.actions = Actions { limits: Some(limits), tries: tries.into(), ..Actions::default() };
+    pub fn begins_to_act(&mut self, configured: &[Action], limits: Brake, tries: u16) {
+        let (configured, limits) = (configured.to_vec(), Some(limits));
+        self.actions = Actions { limits, tries: tries.into(), configured, ..Actions::default() };
+    }
+
+    /// Other actions and limits hold from now on. Attempts of actions that changed count anew.
+    pub fn reloads_actions(&mut self, configured: &[Action], limits: Brake) {
+        let before = std::mem::replace(&mut self.actions.configured, configured.to_vec());
+        let is_kept = |name| before.iter().any(|old| old.name == name && configured.contains(old));
+        self.actions.attempts.retain(|(name, ..)| is_kept(*name));
+        // What the shorter period of before had forgotten stays so.
+        let (now, per_ns) = (self.now, self.actions.brake().per_ns);
+        self.actions.starts.retain(|(at, _)| now - at < per_ns);
+        self.actions.limits = Some(limits);
     }
 
     /// The desk gets an event that was reported before.
@@ -71,6 +85,11 @@ impl Model {
         must!(self, I9, is_first, "a second child: {ticket:?}");
         self.actions.open.insert(ticket.id, (pid, session));
         let limits = self.actions.brake();
+        must!(self, I9, !limits.dry_run, "in a dry run: {ticket:?}");
+        let action = self.actions.configured.get(ticket.action);
+        let is_for = action.is_some_and(|action| needs_of(action.on[0]) == ticket.needs);
+        must!(self, I9, is_for, "it is not configured for that: {action:?}, {ticket:?}");
+        let name = action.unwrap().name;
         let open = self.actions.open.len();
         must!(self, I9, open <= limits.running as usize, "{open} at once: {ticket:?}");
         let now = self.now;
@@ -78,12 +97,18 @@ impl Model {
         self.actions.starts.push_back((now, ticket.id));
         let starts = self.actions.starts.len();
         must!(self, I9, starts <= limits.starts as usize, "{starts} in {} ns: {ticket:?}", limits.per_ns);
-        let of_ticket = (ticket.action, (pid, session));
+        let of_ticket = (name, (pid, session));
         let attempts = self.actions.attempts.iter().filter(|(action, of, _)| (*action, *of) == of_ticket);
         let before = attempts.count();
         must!(self, I9, before < self.actions.tries as usize, "after {before} attempts: {ticket:?}");
-        self.actions.attempts.push((ticket.action, (pid, session), ticket.id));
+        self.actions.attempts.push((name, (pid, session), ticket.id));
         if ticket.needs == Needs::Nothing {
+            return Ok(());
+        }
+        if session == 0 {
+            let is_missing = self.absent.get(&pid).is_some_and(|absence| absence.missing_at.is_some());
+            let is_so = is_missing && !self.told[&pid].is_up;
+            must!(self, I9, is_so, "{pid} is not missing: {ticket:?}; {}", self.history(pid));
             return Ok(());
         }
         let told = &self.told[&pid];
@@ -91,6 +116,8 @@ impl Model {
         must!(self, I9, told.is_up && is_own, "{pid} is gone: {ticket:?}; {}", self.history(pid));
         let is_so = ticket.needs != Needs::Stalled || told.is_stalled;
         must!(self, I9, is_so, "{pid} resumed: {ticket:?}; {}", self.history(pid));
+        let is_so = ticket.needs != Needs::Frozen || told.is_frozen;
+        must!(self, I9, is_so, "{pid} is thawed: {ticket:?}; {}", self.history(pid));
         Ok(())
     }
 
@@ -117,10 +144,12 @@ impl Model {
         let is_same = u64::from(life.id) == agent.payload || self.is_offset_unknown();
         let is_same = is_same || self.is_open(pid, self.told[&pid].not_before);
         must!(self, I9, is_same, "{pid} is {} now: {ticket:?}; {}", life.id, self.history(pid));
-        if ticket.needs != Needs::Stalled {
+        if !matches!(ticket.needs, Needs::Stalled | Needs::Frozen) {
             return Ok(());
         }
-        let threshold = self.threshold_low(pid, self.told[&pid].stalled_at, now);
+        let told = &self.told[&pid];
+        let since = if ticket.needs == Needs::Frozen { told.frozen_at } else { told.stalled_at };
+        let threshold = self.threshold_low(pid, since, now);
         let mut recent = self.sendings_within(pid, (now + ERROR).saturating_sub(threshold), now);
         let beats = |index: &usize| {
             let sending = &self.truth.sendings[*index];
@@ -134,5 +163,15 @@ impl Model {
     /// What was started has ended.
     pub fn child_ended(&mut self, id: u64) {
         self.actions.open.remove(&id);
+    }
+}
+
+/// What must hold right before a start for this trigger.
+const fn needs_of(trigger: Trigger) -> Needs {
+    match trigger {
+        Trigger::Stall => Needs::Stalled,
+        Trigger::Frozen => Needs::Frozen,
+        Trigger::Missing => Needs::Alive,
+        _ => Needs::Nothing,
     }
 }
