@@ -78,6 +78,8 @@ function name(names, who, times) {
   kin.times += times;
   names.set(alike, kin);
 }
+/// No line ends before the name.
+const each = ({ name, times }) => times + "\u00a0×\u00a0" + name;
 const ranked = names => [...names.values()].sort((one, other) => other.times - one.times);
 const CLEAN = [1, 2, 13, 15];
 const SIGNALS = { 1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM" };
@@ -122,7 +124,11 @@ function showHeadline() {
   say($("age"), "");
   $("headline").className = KIND[level];
   document.title = (level === "ok" ? "" : "! ") + text;
-  const shownProblems = fleet.problems.slice(0, 3), more = fleet.problems.length - 3;
+  // Of those that differ in numbers only, the first stands for all.
+  const alike = new Map();
+  for (const problem of fleet.problems) { const key = problem.replace(/\d+/g, "*"); alike.set(key, [...alike.get(key) ?? [], problem]); }
+  const shownProblems = [...alike.values()].slice(0, 3).map(([first, ...rest]) => first + (rest.length ? " (and " + rest.length + " like this)" : ""));
+  const more = alike.size - 3;
   fill($("problems"), fleet.problems.join("\n"), () => [
     ...shownProblems.map(problem => el("li", {}, ...shown(problem).split("`").map((part, i) => i % 2 ? el("code", {}, part) : part))),
     more > 0 ? el("li", {}, "and " + more + " more: varta-fleet status lists them") : "",
@@ -132,19 +138,19 @@ function showContext() {
   const parts = [], hit = groups.filter(group => group.stalled > 0).slice(0, 2);
   if (fleet.stalled > 0 && hit.length)
     parts.push(["Most: ", hit.map(group => brief(label(group)) + (group.agents > 1 ? " (" + group.stalled + " of " + group.agents + ")" : "")).join(", ")]);
-  const [first] = stalled.agents;
+  const [first] = stalled.agents, one = stalled.agents.find(agent => hit.some(group => isOf(agent, group))) ?? first;
   if (fleet.stalled > 0 && first) parts.push(["Silent since ", clock(now() - first.silent_ns / 1e6), ", " + about(first.silent_ns) + " ago"]);
   const died = recent();
   if (died.length) {
     const names = new Map();
     for (const one of died) name(names, brief(called(one)), 1);
     const [most] = ranked(names);
-    if (most) parts.push(["Died most: ", most.name + (most.times > 1 ? " (" + most.times + ")" : "")]);
+    if (most) parts.push(["Died most: ", most.times > 1 ? each(most) : most.name]);
     const [last, first] = [died[0], died.at(-1)].map(one => Date.parse(one.at));
     parts.push(["Since ", clock(first), last - first > 2000 ? ", the last at " + clock(last) : ""]);
   }
   const section = fleet.headline.runbook, has = (...sections) => sections.includes(section);
-  const what = has("VartaStallWave", "VartaAgentsStalled") && first ? "varta-fleet explain " + first.pid
+  const what = has("VartaStallWave", "VartaAgentsStalled") && one ? "varta-fleet explain " + one.pid
     : has("VartaExitWave", "VartaCrashLoop") ? "varta-fleet agents --state dead" : has("VartaBrakeEngaged") ? "varta-fleet act list" : section ? "varta-fleet status" : null;
   const calm = "A silence of " + time(fleet.threshold_ns) + " is a stall · observing for " + about((now() - Date.parse(fleet.started)) * 1e6);
   fill($("facts"), JSON.stringify([parts, section, calm]), () => [
@@ -290,6 +296,8 @@ let usual = "unit";
 const grouping = () => place().by ?? usual;
 let cells = [], per = 1, chosen = -1, boxes = [], pitch = 10, by = null;
 const label = group => group.name === null ? "all others" : { comm: shown(group.name) || "no name yet", unit: shown(group.name) || "in no unit", uid: "user " + group.name, shard: "shard " + group.name }[by];
+/// Whether an agent is in this group.
+const isOf = (agent, group) => { const value = String(agent[by] ?? ""); return group.name === value || group.name === stem(value); };
 function showCells(answer) {
   ({ cells, groups, by, agents_per_cell: per } = answer);
   if (chosen >= cells.length) chosen = -1;
@@ -300,9 +308,15 @@ function showCells(answer) {
   say($("per"), per === 1 ? "" : "up to " + per + " agents a cell, filled as far as they stall");
   lay();
 }
+/// Where there are many groups, their names need the room of the word.
+const howMany = ({ agents, stalled }) => !stalled ? "" : agents === 1 ? "stalled" : (stalled === agents ? "all " : stalled + " of ") + amount(agents) + (groups.length < 9 ? " stalled" : "");
+/// Between two boxes of a row, pixels.
+const GAP = 24;
 /// Columns and size of the box of a group.
 function box({ cells: count, stalled }, pitch, width) {
-  const least = Math.min(width, stalled || groups.length < 9 ? 184 : 128), most = Math.floor(width / pitch);
+  // Boxes of the least width fill their row.
+  const room = stalled || groups.length < 9 ? 184 : 128, beside = Math.max(1, Math.floor((width + GAP) / (room + GAP)));
+  const least = Math.floor((width + GAP) / beside) - GAP, most = Math.floor(width / pitch);
   let columns = Math.max(Math.floor(least / pitch), Math.ceil(Math.sqrt(count * 3)));
   if (groups.length === 1 || columns > most * .62) columns = most;
   columns = Math.max(1, Math.min(columns, count));
@@ -314,7 +328,7 @@ function heightOf(pitch, width) {
   for (const group of groups) {
     const one = box(group, pitch, width);
     if (x > 0 && x + one.width > width) { all += row + 18; x = row = 0; }
-    x += one.width + 24;
+    x += one.width + GAP;
     row = Math.max(row, one.height);
   }
   return all + row;
@@ -326,7 +340,8 @@ function lay() {
   pitch = cells.length > 60 ? 24 : 30;
   // Smaller cells make no room where names take it.
   const least = cells.length <= 300 || groups.length > 24 ? 10 : cells.length <= 1000 ? 8 : 5;
-  while (pitch > least && heightOf(pitch, width) > high) pitch -= 1;
+  // Below 8 they are hard to see: rather a map as high as it may be.
+  while (pitch > least && heightOf(pitch, width) > (pitch > 8 ? high : 640)) pitch -= 1;
   let from = 0;
   boxes = groups.map((group, i) => {
     const size = box(group, pitch, width), old = boxes[i];
@@ -335,9 +350,11 @@ function lay() {
     from += group.cells;
     element.box = one;
     element.style.width = size.width + "px";
-    const [name, count, bad] = element.firstChild.children;
-    say(name, label(group)); say(count, amount(group.agents)); say(bad, group.stalled ? group.stalled + " stalled" : "");
-    element.firstChild.title = name.textContent;
+    const [name, count, bad] = element.firstChild.children, whole = label(group);
+    // Where room is short, what most of them have in common says nothing.
+    say(name, by === "unit" ? whole.replace(/\.service$/, "") : whole); say(count, group.stalled ? "" : amount(group.agents)); say(bad, howMany(group));
+    bad.title = "stalled";
+    element.firstChild.title = whole;
     // No filter asks for what has no name.
     element.firstChild.disabled = !group.name;
     return one;
@@ -377,7 +394,7 @@ function paint({ element, columns, rows, from, count }) {
   for (let i = 0; i < count; i++) {
     const cell = cells[from + i], x = i % columns * pitch, y = Math.floor(i / columns) * pitch;
     if (cell.stalled + cell.standstill) {
-      const part = Math.max(2, Math.round(size * (cell.stalled + cell.standstill) / cell.agents));
+      const part = Math.max(2, Math.round(size * Math.max(.35, (cell.stalled + cell.standstill) / cell.agents)));
       pen.fillStyle = pen.strokeStyle = bad;
       pen.lineWidth = 1;
       if (part < size) pen.strokeRect(x + .5, y + .5, size - 1, size - 1);
@@ -552,11 +569,15 @@ function worded(event) {
     case "restart": return ["warn", "the observer goes on for one that " + (event.why === "crash" ? "crashed" : "stopped") + ", with " + counted(event.adopted, "agent")];
     case "reload": return event.outcome === "refused" ? ["bad", "the new configuration was refused"] : ["quiet", "the configuration was read again"];
     case "stop": return ["warn", "the observer stopped"];
-    case "lost": return ["warn", counted(event.to_seq - event.from_seq + 1, "event") + " are no longer remembered"];
+    case "lost": {
+      const count = event.to_seq - event.from_seq + 1;
+      return ["warn", counted(count, "event") + (count === 1 ? " is" : " are") + " no longer remembered"];
+    }
     default: return ["quiet", event.kind];
   }
 }
 const ABOUT_AGENTS = ["up", "stall", "resume", "frozen", "standstill", "advance", "exit", "terminal", "status", "session", "mixed", "decode", "auth", "moved", "missing"];
+const ABOUT_QUEUES = ["blind", "full", "flood", "churn"];
 const PLURAL = { beats: "beat", says: "say", has: "have", is: "are", runs: "run", lives: "live", stands: "stand" };
 const plural = words => words.replace(/^\w+/, verb => PLURAL[verb] ?? verb).replace("does not", "do not");
 /// Trouble and the rest have room of their own, so that agents that come and go push out no stall.
@@ -577,8 +598,9 @@ function hear(event) {
   const mono = event.mono_ns ?? latest.get(common)?.until ?? 0, ms = event.ts ? Date.parse(event.ts) : Date.now();
   const times = event.coalesced ?? 1, who = isAgent ? brief(called(event)) : "";
   let entry = latest.get(common);
-  // What follows within two seconds belongs to it, for a minute at most.
-  if (entry && !entry.isGone && mono - entry.until <= 2e9 && mono - entry.since <= 60e9) {
+  // What follows within two seconds belongs to it, for a minute at most; a queue that is short fills again and again.
+  const [gap, longest] = ABOUT_QUEUES.includes(event.kind) ? [60e9, 600e9] : [2e9, 60e9];
+  if (entry && !entry.isGone && mono - entry.until <= gap && mono - entry.since <= longest) {
     entry.times += times;
     entry.until = Math.max(entry.until, mono);
   } else {
@@ -620,14 +642,14 @@ function tell() {
       told.replaceChildren(...pid === undefined ? [] : [link(pid, (kin?.name ?? "pid") + " " + pid), " "], which(entry.alone));
       continue;
     }
-    const span = entry.until - entry.since, length = span > 0 ? " within " + about(span) : "", within = plural(common) + length;
+    const span = entry.until - entry.since, length = span >= 1e6 ? " within " + about(span) : " at once", within = plural(common) + length;
     if (!entry.isAgent || pids.size === 0) { say(told, common + ", " + (entry.isCut ? "at least " : "") + counted(times, "time") + length); continue; }
     const details = told.querySelector("details") ?? el("details", {}, el("summary"), el("div", { className: "pids" }));
     if (!details.isConnected) told.replaceChildren(details, el("div", { className: "names" }));
-    say(details.firstChild, names.length === 1 ? count + " × " + kin.name + " " + within
-      : pids.size === 1 ? count + " × pid " + [...pids][0] + " " + within : count + " agents " + within);
+    say(details.firstChild, names.length === 1 ? each({ name: kin.name, times: count }) + " " + within
+      : pids.size === 1 ? each({ name: "pid " + [...pids][0], times: count }) + " " + within : count + " agents " + within);
     details.lastChild.replaceChildren(...[...pids].map(pid => link(pid, String(pid))), pids.size === PIDS ? "and more" : "");
-    const most = names.slice(0, 3).map(({ name, times }) => times + " × " + name).join(", ");
+    const most = names.slice(0, 3).map(each).join(", ");
     say(told.lastChild, names.length < 2 ? "" : most + (names.length > 3 ? " and " + counted(names.length - 3, "name") + " more" : ""));
   }
   const [none] = list.getElementsByClassName("nothing");
@@ -864,13 +886,19 @@ function frame(title, ...children) {
   $("drawer").replaceChildren(...[back, el("div", { className: "top" }, el("h2", { id: "drawer-title" }, title), close), ...children].filter(Boolean));
 }
 function showFound(q, { agents, total }, isNew) {
-  const drawer = $("drawer"), key = JSON.stringify([q, total, agents.map(agent => [agent.pid, agent.state])]);
-  // Whoever walks through the list keeps it.
-  if (drawer.shows === key || drawer.q === q && drawer.shows && drawer.contains(document.activeElement) && !isNew) return;
+  const drawer = $("drawer"), key = JSON.stringify([q, total, agents.map(agent => agent.pid)]);
+  const silence = agent => agent.state === "up" ? time(agent.silent_ns) + " ago" : agent.state;
+  const show = (state, agent) => { say(state, agent ? silence(agent) : agents.length < total ? "" : "no longer found"); state.className = ["stalled", "standstill"].includes(agent?.state) ? "bad" : ""; };
+  // Whoever walks through the list keeps it; what it says of each is of now.
+  if (drawer.shows === key || drawer.q === q && drawer.shows && drawer.contains(document.activeElement) && !isNew) {
+    const known = new Map(agents.map(agent => [agent.pid, agent]));
+    for (const state of drawer.querySelectorAll(".found a > [data-pid]")) show(state, known.get(Number(state.dataset.pid)));
+    return;
+  }
   Object.assign(drawer, { q, shows: key, pid: null });
-  const state = agent => agent.state === "up" ? time(agent.silent_ns) + " ago" : agent.state;
-  frame(total ? counted(total, "agent") : "Nobody", el("ul", { className: "found", "aria-live": "polite" }, ...agents.map(agent => el("li", {},
-    el("a", { href: "/agents/" + agent.pid }, el("b", {}, called(agent) || "pid " + agent.pid), el("span", { className: agent.state === "stalled" ? "bad" : "" }, state(agent)),
+  const stateOf = agent => { const state = el("span", { "data-pid": agent.pid }); show(state, agent); return state; };
+  frame(total ? counted(total, "agent") : "Nobody", el("ul", { className: "found" }, ...agents.map(agent => el("li", {},
+    el("a", { href: "/agents/" + agent.pid }, el("b", {}, called(agent) || "pid " + agent.pid), stateOf(agent),
       el("span", {}, "pid " + agent.pid + (agent.uid === undefined ? "" : " · user " + agent.uid + " · shard " + agent.shard)))))),
     agents.length < total ? el("p", { className: "dim" }, "and " + amount(total - agents.length) + " more; write more of the name") : null,
     total ? null : el("p", { className: "verdict dim" }, "No agent has “" + shown(q) + "” in its name or unit, and no pid is it. Write a pid, a part of a name, or filters: unit:web@* comm:web* uid:1000 shard:0 state:stalled"));
@@ -904,11 +932,11 @@ function showAgent(pid, agent, isNew) {
     ["Beats", amount(agent.beats) + " in " + time(agent.as_of - agent.first_ns) + ", " + (agent.mixed ? "its streams alternate: what is lost cannot be counted" : amount(agent.lost) + " lost")],
     ["Stalls", agent.stall ? counted(agent.stalls, "time").replace(/^1 time$/, "once") + ", the last " + time(agent.as_of - agent.stall.at_ns) + " ago" + (agent.stall.certain ? "" : ", not certain: the observer could not see all of it") : "none"],
     agent.resume && ["Last silence", time(agent.resume.silent_ns) + ", ended " + time(agent.as_of - agent.resume.at_ns) + " ago" + (agent.resume.lost ? ", " + counted(agent.resume.lost, "beat") + " lost in it" : "")],
+    ...acting(agent),
     agent.process && ["Process", agent.process],
     ["Says", agent.status + (agent.payload ? ", payload " + agent.payload : "")],
     agent.terminals && ["Crash reports", String(agent.terminals)],
     agent.refused && ["Refused", "a frame " + time(agent.refused.ago_ns) + " ago: " + (REFUSED[agent.refused.why] ?? agent.refused.why)],
-    ...acting(agent),
     ["User", String(agent.uid)], ...identity(agent),
     agent.ns_pid && ["Inner pid", agent.ns_pid + ", in its own pid namespace"],
     ["Shard", agent.shard + (agent.off_hash ? ", not where its pid hashes to" : "") + (agent.blind.is_blind ? ", which cannot see now" : agent.blind.total_ns ? ", blind for " + time(agent.blind.total_ns) + " in all, last " + time(agent.as_of - agent.blind.last_end_ns) + " ago" : ", never blind")],
@@ -922,7 +950,8 @@ function showAgent(pid, agent, isNew) {
   ].filter(Boolean);
   const verdict = isThere ? name + " " + state + (agent.state === "stalled" ? ": silent for " + time(agent.silent_ns) + ", and " + time(agent.threshold_ns) + " is a stall for it." : ".")
     : end ? name + " " + worded(end)[1] + " at " + clock(Date.parse(end.ts)) + ", " + time(end.silent_ns) + " after its last beat." : name + " " + state + ".";
-  const commands = ["varta-fleet explain " + pid + at(), ...unit && !/\p{Cc}/u.test(unit) ? ["systemctl status " + quoted(unit)] : []];
+  const commands = ["varta-fleet explain " + pid + at(), ...unit && !/\p{Cc}/u.test(unit) ? ["systemctl status " + quoted(unit)] : [],
+    ...agent.act?.cases.length || agent.act?.holds.length ? ["varta-fleet act list" + at()] : []];
   const past = agent.history.slice(-20).reverse();
   const isSame = $("drawer").pid === pid && $("drawer").commands === commands.join();
   const body = [
@@ -953,9 +982,11 @@ const acting = ({ act }) => !act ? [] : [
   ...act.holds.map(one => ["Held", "actions for " + one.of + " for another " + time(one.ends_in_ns) + (one.text ? ": " + one.text : "")]),
   ...act.evidence ? [["Evidence", act.evidence + "; varta-fleet explain sums it up"]] : [],
 ];
-/// Its last quarter of an hour: silences as bars, events as ticks.
+/// Its last quarter of an hour, or what there is of it: silences as bars, events as ticks.
 function strip(agent) {
-  const { history } = agent, end = agent.as_of ?? history.at(-1)?.mono_ns ?? 0, from = end - SPAN * 1e9, wide = 400, base = 24;
+  const { history } = agent, end = agent.as_of ?? history.at(-1)?.mono_ns ?? 0, wide = 400, base = 24;
+  const first = agent.first_ns ?? history.find(event => event.kind === "up")?.mono_ns ?? 0;
+  const from = Math.max(end - SPAN * 1e9, Math.min(first, end - 60e9)), long = Math.round((end - from) / 1e9);
   const x = ns => Math.max(0, Math.min(wide, (ns - from) / (end - from) * wide));
   const svg = draw(document.createDocumentFragment(), "svg", { class: "strip", viewBox: "0 0 " + wide + " 40", role: "img" });
   draw(svg, "line", { class: "base", x1: agent.first_ns ? x(agent.first_ns) : 0, y1: base, x2: wide, y2: base });
@@ -972,9 +1003,9 @@ function strip(agent) {
       draw(draw(svg, "line", { class: "tick " + rank, x1: x(event.mono_ns), y1: base - 10, x2: x(event.mono_ns), y2: base + 3 }), "title", {}, clock(Date.parse(event.ts)) + " " + (alone ?? common));
     }
   });
-  draw(svg, "text", { x: 0, y: 38 }, "15 min before");
+  draw(svg, "text", { x: 0, y: 38 }, (long < 120 ? long + " s" : Math.round(long / 60) + " min") + " before");
   draw(svg, "text", { x: wide, y: 38, "text-anchor": "end" }, agent.as_of ? "now" : "its end");
-  svg.setAttribute("aria-label", counted(silences, "silence") + " and " + counted(history.length, "event") + " in its last fifteen minutes");
+  svg.setAttribute("aria-label", counted(silences, "silence") + " and " + counted(history.length, "event") + " before " + (agent.as_of ? "now" : "its end"));
   return svg;
 }
 

@@ -1,8 +1,8 @@
 //! A fleet of more agents than a host has pids, in real time, driven by a bench.
 //!
-//! Real: shards, lanes, aggregator and their threads as in [`fleet`](crate::fleet). Replaced: the kernel's
-//! queue, which supplies datagrams that no process sent, and the lookup and the watch thread, which answer
-//! that every process exists.
+//! Real: shards, lanes, aggregator and their threads as in [`fleet`](crate::fleet), and HTTP with its history if it is
+//! served. Replaced: the kernel's queue, which supplies datagrams that no process sent, and the lookup and the watch
+//! thread, which answer that every process exists until it is killed, and name it.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,13 +19,14 @@ use crate::aggregator::policy::Policy;
 use crate::aggregator::thread::{AGGREGATOR_NICE, aggregate};
 use crate::aggregator::{Aggregator, Inquiries, Request};
 use crate::config::classes::Classes;
-use crate::event::Event;
+use crate::event::{Event, ExitHow};
 use crate::journal::{Estate, Identity};
+use crate::lab::crowd::Crowd;
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
 use crate::process::lookup::Lookups;
 use crate::process::names::Names;
-use crate::process::procfs::{self, Incarnation, LookedUp, Program};
+use crate::process::procfs::{self, Incarnation, LookedUp};
 use crate::process::question::{Finding, Inquiry, Question};
 use crate::process::watch::{Order, Watch};
 use crate::route::shard_for;
@@ -49,6 +50,8 @@ use crate::wire::{FRAME_BYTES, Frame, Status, Version};
 const BATCH: usize = 64;
 /// The first agent's pid.
 const FIRST_PID: u32 = 2;
+/// The signal by which processes are killed.
+const SIGKILL: u8 = 9;
 
 /// Parameters of the fleet.
 #[derive(Clone, Copy, Debug)]
@@ -71,11 +74,18 @@ pub struct Setup {
 #[derive(Debug)]
 pub struct Stage {
     queues: Vec<(Arc<Queue>, Vec<u32>)>,
-    ports: Vec<Arc<Port>>,
-    requests: Sender<Request>,
-    doorbell: Arc<Doorbell>,
-    copies: Arc<Copies>,
-    stop: Arc<AtomicBool>,
+    kills: Sender<Range<u32>>,
+    watch_kick: Arc<Kick>,
+    pub(super) setup: Setup,
+    pub(super) ports: Vec<Arc<Port>>,
+    pub(super) names: Arc<Names>,
+    pub(super) vitals: Arc<Vitals>,
+    pub(super) requests: Sender<Request>,
+    pub(super) doorbell: Arc<Doorbell>,
+    pub(super) copies: Arc<Copies>,
+    pub(super) stop: Arc<AtomicBool>,
+    #[cfg(feature = "http")]
+    pub(super) http: Option<crate::http::Http>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -99,9 +109,10 @@ struct Standin {
     queue: Arc<Queue>,
     kick: Arc<Kick>,
     pids: Vec<u32>,
+    crowd: Crowd,
     nonces: Vec<u64>,
     volley: Option<Volley>,
-    batch: Vec<([u8; FRAME_BYTES], u32, WallNs)>,
+    batch: Vec<([u8; FRAME_BYTES], Credentials, WallNs)>,
     limit: u32,
     datagram_ns: u64,
 }
@@ -140,7 +151,8 @@ impl Transport for Standin {
                 let (pid, nonce) = (self.pids[agent], self.nonces[agent]);
                 let frame =
                     Frame { version: Version::V02, status: Status::Ok, pid, timestamp: 5, nonce, payload: 0 };
-                self.batch.push((frame.encode(), pid, volley.at));
+                let credentials = Credentials { pid, uid: self.crowd.user(pid) };
+                self.batch.push((frame.encode(), credentials, volley.at));
             }
             if end < volley.agents.end {
                 self.volley = Some(Volley { agents: end..volley.agents.end, ..volley });
@@ -153,19 +165,19 @@ impl Transport for Standin {
     }
 
     fn datagram(&self, index: usize) -> Datagram<'_> {
-        let (bytes, pid, at) = &self.batch[index];
+        let (bytes, credentials, at) = &self.batch[index];
         Datagram {
             bytes,
             is_truncated: false,
             is_control_truncated: false,
             has_foreign_fds: false,
-            credentials: Some(Credentials { pid: *pid, uid: 0 }),
+            credentials: Some(*credentials),
             stamp: Some(*at),
         }
     }
 
     fn sender(&self, index: usize) -> Option<u32> {
-        Some(self.batch[index].1)
+        Some(self.batch[index].1.pid)
     }
 
     fn batch_max(&self) -> usize {
@@ -189,16 +201,8 @@ impl Stage {
         let (requests, requests_of) = unbounded();
         let (copies, asked) = Copies::new(setup.shards.into(), Arc::clone(&doorbell));
         let copies = Arc::new(copies);
-        let mut stage = Self {
-            queues: Vec::new(),
-            ports: Vec::new(),
-            requests,
-            doorbell: Arc::clone(&doorbell),
-            copies: Arc::clone(&copies),
-            stop: Arc::clone(&stop),
-            threads: Vec::new(),
-        };
-        let mut shards = Vec::new();
+        let crowd = Crowd { pids: FIRST_PID..FIRST_PID + setup.agents };
+        let (mut shards, mut queues, mut ports) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..setup.shards {
             let header = Header { boot_id: 0, pid_namespace: 0, shard: index, shards: setup.shards };
             let (writer, table) = table::create(setup.agents, header)?;
@@ -216,7 +220,9 @@ impl Stage {
                 now,
             );
             let queue = Arc::new(Queue { volleys: unbounded(), filled: Kick::new()? });
-            let pids: Vec<u32> = (FIRST_PID..FIRST_PID + setup.agents)
+            let pids: Vec<u32> = crowd
+                .pids
+                .clone()
                 .filter(|pid| shard_for(*pid, u32::from(setup.shards)) == u32::from(index))
                 .collect();
             let transport = Standin {
@@ -224,6 +230,7 @@ impl Stage {
                 kick,
                 nonces: vec![0; pids.len()],
                 pids: pids.clone(),
+                crowd: crowd.clone(),
                 volley: None,
                 batch: Vec::with_capacity(BATCH),
                 limit: setup.agents * 2,
@@ -232,19 +239,36 @@ impl Stage {
             let limits = Limits { threshold_min_ns: threshold_ns, tick_ns: setup.tick_ns };
             let front = Front::new(transport, SystemClock, tracker, limits, None);
             shards.push(Shard::new(front, Arc::clone(&port), Arc::clone(&doorbell), setup.max_delay_ns));
-            stage.queues.push((queue, pids));
-            stage.ports.push(port);
+            queues.push((queue, pids));
+            ports.push(port);
         }
+        let watch_kick = Arc::new(Kick::new()?);
+        let (kills, killed) = unbounded();
+        let mut stage = Self {
+            queues,
+            kills,
+            watch_kick: Arc::clone(&watch_kick),
+            setup: *setup,
+            vitals: Vitals::new(ports.as_slice().into(), Arc::default()),
+            names: Arc::new(Names::new(setup.shards.into())),
+            ports,
+            requests,
+            doorbell: Arc::clone(&doorbell),
+            copies: Arc::clone(&copies),
+            stop: Arc::clone(&stop),
+            #[cfg(feature = "http")]
+            http: None,
+            threads: Vec::new(),
+        };
         let (findings, findings_of) = unbounded();
         let (lookups, questions) = Lookups::detached();
-        let kick = Arc::new(Kick::new()?);
-        let (watch, orders) = Watch::detached(Arc::clone(&kick));
-        let lookup = (findings.clone(), Arc::clone(&doorbell));
-        stage.spawn("lookup", move || answer_questions(&questions, &lookup.0, &lookup.1))?;
-        let watching = Arc::clone(&doorbell);
-        stage.spawn("watch", move || obey(&kick, &orders, &findings, &watching))?;
+        let (watch, orders) = Watch::detached(Arc::clone(&watch_kick));
+        let (found, rung, names) = (findings.clone(), Arc::clone(&doorbell), Arc::clone(&stage.names));
+        stage.spawn("lookup", move || answer_questions(&questions, &crowd, &names, &found, &rung))?;
+        let rung = Arc::clone(&doorbell);
+        stage.spawn("watch", move || obey(&watch_kick, &orders, &killed, &findings, &rung))?;
         let policy = Policy { classes: Classes::single(setup.threshold_ns), rules: Vec::new() };
-        let inquiries = Inquiries { lookups, watch, findings: findings_of, names: Arc::new(Names::new(0)) };
+        let inquiries = Inquiries { lookups, watch, findings: findings_of, names: Arc::clone(&stage.names) };
         let capacities = stage.ports.iter().map(|port| port.table.capacity());
         let identity = Identity { boot_id: 0, pid_namespace: 0, fleet: 0 };
         let estate = Estate::create(&identity, 0, SystemClock.mono(), capacities)?;
@@ -259,7 +283,7 @@ impl Stage {
         );
         // The warnings of the thread setup are not read.
         let (said, _) = unbounded();
-        let vitals = Vitals::new(stage.ports.as_slice().into(), Arc::default());
+        let vitals = Arc::clone(&stage.vitals);
         let body =
             aggregate(aggregator, copies, vitals, (Arc::clone(&doorbell), Arc::default()), said.clone());
         let aggregator = stage.spawn("aggregate", body)?;
@@ -272,7 +296,12 @@ impl Stage {
         Ok(stage)
     }
 
-    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<thread::Thread> {
+    /// Starts a thread that ends when the fleet does.
+    pub(super) fn spawn(
+        &mut self,
+        name: &str,
+        body: impl FnOnce() + Send + 'static,
+    ) -> io::Result<thread::Thread> {
         let thread = thread::Builder::new().name(format!("varta-{name}")).spawn(body)?;
         let handle = thread.thread().clone();
         self.threads.push(thread);
@@ -300,6 +329,12 @@ impl Stage {
         }
     }
 
+    /// Kills the processes of a range, counted as for [`beat`](Self::beat). They must beat no more.
+    pub fn kill(&self, agents: Range<u32>) {
+        let _ = self.kills.send(FIRST_PID + agents.start..FIRST_PID + agents.end);
+        self.watch_kick.kick();
+    }
+
     /// Agents reported as up and not as stalled.
     pub fn agents_up(&self) -> u64 {
         self.copies.take().shards.iter().map(|shard| shard.up).sum()
@@ -323,12 +358,18 @@ impl Drop for Stage {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+        #[cfg(feature = "http")]
+        if let Some(http) = self.http.take() {
+            let _ = http.end().join();
+        }
     }
 }
 
 /// Answers that every pid still belongs to the same process.
 fn answer_questions(
     [urgent, questions]: &[Receiver<Question>; 2],
+    crowd: &Crowd,
+    names: &Names,
     findings: &Sender<Finding>,
     doorbell: &Doorbell,
 ) {
@@ -340,18 +381,19 @@ fn answer_questions(
             }
         });
         let Ok(Question { holder, pid, of }) = question else { return };
-        let program =
-            Program { comm: Some("agent".to_owned()), exe: Some("/agent".to_owned()), ..Program::default() };
+        let (program, uid) = (crowd.program(pid), crowd.user(pid));
         let finding = match of {
             Inquiry::Program | Inquiry::Class => {
+                names.put(holder, &program, None, 0);
                 Finding::Program { holder, found: program, is_frozen: false }
             }
             Inquiry::Freezer(_) => Finding::Freezer { holder, is_frozen: false },
             Inquiry::Lives(_) => Finding::Lives { pid, life: procfs::Life::Unknown },
             Inquiry::Who => {
+                names.put(holder, &program, Some(uid), 0);
                 let incarnation = Incarnation::new(u64::from(pid));
                 let found =
-                    LookedUp { incarnation, started: MonoNs(0), inner_pids: Vec::new(), uid: 0, program };
+                    LookedUp { incarnation, started: MonoNs(0), inner_pids: Vec::new(), uid, program };
                 Finding::Who { holder, found: Ok(found) }
             }
         };
@@ -362,8 +404,15 @@ fn answer_questions(
     }
 }
 
-/// Answers that every watched process exists. Wakes, rings and keeps as many entries as the watch thread.
-fn obey(kick: &Kick, orders: &[Receiver<Order>; 2], findings: &Sender<Finding>, doorbell: &Doorbell) {
+/// Answers that every watched process exists until it is killed. Wakes, rings and keeps as many entries as the watch
+/// thread.
+fn obey(
+    kick: &Kick,
+    orders: &[Receiver<Order>; 2],
+    killed: &Receiver<Range<u32>>,
+    findings: &Sender<Finding>,
+    doorbell: &Doorbell,
+) {
     let _ = set_own_nice(AGGREGATOR_NICE);
     let mut watched = HashMap::new();
     loop {
@@ -374,14 +423,14 @@ fn obey(kick: &Kick, orders: &[Receiver<Order>; 2], findings: &Sender<Finding>, 
         for orders in orders {
             loop {
                 match orders.try_recv() {
-                    Ok(Order::Watch { holder, .. }) => {
-                        watched.insert(holder.place, holder);
+                    Ok(Order::Watch { holder, pid, .. }) => {
+                        watched.insert(holder.place, (holder, pid));
                     }
                     Ok(Order::Unwatch { holder }) => {
                         watched.remove(&holder.place);
                     }
                     Ok(Order::Exists { holder, .. }) => {
-                        if watched.get(&holder.place) == Some(&holder) {
+                        if watched.get(&holder.place).is_some_and(|(watched, _)| *watched == holder) {
                             has_told |= findings.send(Finding::There { holder }).is_ok();
                         }
                     }
@@ -389,6 +438,14 @@ fn obey(kick: &Kick, orders: &[Receiver<Order>; 2], findings: &Sender<Finding>, 
                     Err(TryRecvError::Disconnected) => return,
                 }
             }
+        }
+        while let Ok(pids) = killed.try_recv() {
+            let (at, how) = (SystemClock.mono(), Some(ExitHow::Signal(SIGKILL)));
+            watched.retain(|_, (holder, pid)| {
+                let is_killed = pids.contains(pid);
+                has_told |= is_killed && findings.send(Finding::Gone { holder: *holder, at, how }).is_ok();
+                !is_killed
+            });
         }
         if has_told {
             doorbell.ring();

@@ -6,6 +6,8 @@ pub mod planted;
 
 #[cfg(feature = "bench")]
 pub mod bench;
+#[cfg(feature = "bench")]
+mod crowd;
 #[cfg(test)]
 pub mod fault;
 #[cfg(fuzzing)]
@@ -18,6 +20,8 @@ pub mod mass_stall;
 pub mod replay;
 #[cfg(test)]
 pub mod samples;
+#[cfg(all(feature = "http", feature = "bench"))]
+mod served;
 #[cfg(test)]
 pub mod simulator;
 #[cfg(all(feature = "http", any(test, feature = "bench")))]

@@ -215,13 +215,19 @@ def check_live(page):
 def check_wave(page):
     page.get(URL)
     wait_for(page, "health", lambda: text_of(page, "health") == "All well: 9 agents beat")
+    wait_for(page, "the group", lambda: groups(page) == ["api-* 6", "worker 3"])
+    all_of(page, ".group button")[0].click()
+    wait_for(page, "its agents", lambda: text_of(page, "drawer-title") == "6 agents")
     for pid in PIDS:
         os.kill(pid, signal.SIGSTOP)
+    # Whoever has opened a list keeps it, and it says what is so now.
+    wait_for(page, "that all of them stalled", lambda: [state.text for state in all_of(page, ".found .bad")] == ["stalled"] * 6)
+    page.find_element(By.CSS_SELECTOR, "#drawer .close").click()
     wait_for(page, "the wave", lambda: text_of(page, "health") == "9 of 9 agents are stalled")
     assert page.title.startswith("! "), page.title
     told = wait_for(page, "one line", lambda: [line for line in all_of(page, "#events .told") if line.text.startswith("9 agents stalled within ")])
     assert "6 × api-*, 3 × worker" in told[0].text, told[0].text
-    wait_for(page, "the worst group", lambda: groups(page)[0] == "api-* 6 6 stalled")
+    wait_for(page, "the worst group", lambda: groups(page)[0] == "api-* all 6 stalled")
     wait_for(page, "to whom", lambda: "Most: api-* (6 of 6), worker (3 of 3)" in text_of(page, "context"))
     assert re.search(r"Silent since \d\d:\d\d:\d\d", text_of(page, "context")), text_of(page, "context")
     assert "varta-fleet explain" in text_of(page, "context")
@@ -404,6 +410,8 @@ def check_acted(page):
     assert facts["Action"].startswith("restart is held: an operator holds it"), facts
     assert facts["Held"].endswith(": a <b>dump</b>"), facts
     assert re.search(r"/evidence-\d+\.json; varta-fleet explain sums it up$", facts["Evidence"]), facts
+    commands = [code.text for code in all_of(page, "#drawer .copied code")]
+    assert any(text.startswith("varta-fleet act list") for text in commands), commands
     events = text_of(page, "drawer")
     for part in ["action restart is due", "action restart is held: an operator holds it"]:
         assert part in events, f"{part}: {events}"
@@ -413,7 +421,9 @@ def check_acted(page):
 
 def check_stuck(page):
     page.get(URL)
+    wait_for(page, "health", lambda: text_of(page, "health").startswith("All well"))
     page.execute_script(WATCHED + "watchFrames();")
+    print("shown", flush=True)
     wait_for(page, "what happened", lambda: "shard 0 failed: shard-stuck" in text_of(page, "events"))
     # An observer that cannot observe ends, for somebody to start it anew.
     wait_for(page, "the end", lambda: text_of(page, "health") == "No answer" and is_grey(page))

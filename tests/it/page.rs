@@ -1,7 +1,8 @@
 //! The status page in a browser.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
@@ -35,15 +36,28 @@ fn start(observer: &mut Observer, options: impl IntoIterator<Item = AgentOptions
 
 /// Runs a check of `tests/browser/page.py`.
 fn browse(check: &str, observer: &Observer, pids: &[u32]) {
+    browse_while(check, observer, pids, || ());
+}
+
+/// The same; does something once the browser shows the page, or the check has ended. A busy machine takes long to start
+/// a browser.
+fn browse_while<T>(check: &str, observer: &Observer, pids: &[u32], act: impl FnOnce() -> T) {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let output = Command::new(python())
+    let mut child = Command::new(python())
         .arg(tests.join("browser/page.py"))
         .arg(check)
         .arg(format!("http://{}/", observer.http_address()))
         .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("page"))
         .args(pids.iter().map(u32::to_string))
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .expect("run Python");
+    let mut line = String::new();
+    let shows = child.stdout.take().expect("it is piped");
+    BufReader::new(shows).read_line(&mut line).expect("read a line");
+    let _during = act();
+    let output = child.wait_with_output().expect("wait for Python");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\nis everything set up? scripts/check --setup");
 }
@@ -171,9 +185,8 @@ fn a_shard_that_is_stuck_is_told_before_the_observer_ends_of_it() {
     let mut observer = served();
     let _agents = start(&mut observer, (0..2).map(|_| AgentOptions::default()));
     // Each of its receive calls takes a minute.
-    let stuck = Injection::begin(&observer, "varta-shard-0", "recvmmsg:delay_enter=60000000");
-    browse("stuck", &observer, &[]);
-    drop(stuck);
+    let begin = || Injection::begin(&observer, "varta-shard-0", "recvmmsg:delay_enter=60000000");
+    browse_while("stuck", &observer, &[], begin);
     observer.ends_by_itself(1);
 }
 
