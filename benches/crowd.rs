@@ -82,7 +82,7 @@ fn run() -> Result<(), String> {
         let share = |step: u32| {
             u32::try_from(u64::from(setup.agents) * u64::from(step) / u64::from(STEPS)).unwrap_or(0)
         };
-        let mut parts = vec![share(step % STEPS)..share(step % STEPS + 1)];
+        let mut parts: Vec<_> = std::iter::once(share(step % STEPS)..share(step % STEPS + 1)).collect();
         for silent in &silent {
             parts = parts.iter().flat_map(|part| without(part, silent)).collect();
         }
