@@ -120,7 +120,8 @@ function grown(what) {
 const KIND = { ok: "good", warning: "warn", critical: "bad" };
 function showHeadline() {
   const { text, level } = fleet.headline;
-  say($("health"), text);
+  // No line ends before the number of a signal.
+  say($("health"), text.replaceAll("signal ", "signal\u00a0"));
   say($("age"), "");
   $("headline").className = KIND[level];
   document.title = (level === "ok" ? "" : "! ") + text;
