@@ -19,7 +19,7 @@ const EAGER_NS: u64 = 10_000_000;
 impl Aggregator {
     /// Goes on with the round. When to take the next turn for that; `None`: no rule asks for progress.
     pub(super) fn look_for_progress(&mut self) -> Option<MonoNs> {
-        let shortest = self.policy.shortest_progress_ns();
+        let shortest = self.policy.shortest_progress_ns().filter(|_| !planted!(FindsNobodyStill));
         let is_any_still = self.tally.shards.iter().any(|shard| shard.still > 0);
         if shortest.is_none() && !is_any_still || self.stop_by.is_some() {
             return None;
@@ -76,7 +76,9 @@ impl Aggregator {
     }
 
     fn look_at_progress(&mut self, place: Place) {
-        let Some(reported) = self.reported(place) else { return };
+        let here =
+            self.reported(place).filter(|reported| !reported.is_gone() && !reported.is(Mark::Releasing));
+        let Some(reported) = here else { return };
         let is_still = reported.is(Mark::Still);
         let Some(progress) = self.progress_of(&reported) else {
             // Between a reload and the lookup it is not known what asks for it.
@@ -93,7 +95,9 @@ impl Aggregator {
             Look::Advances if is_still => self.end_standstill(place, AdvanceWhy::Payload),
             Look::Idle if is_still => self.end_standstill(place, AdvanceWhy::Idle),
             Look::Unseen => self.look_again_soon(place, reported.generation),
-            Look::Still { is_certain } if !is_still => self.found_still(place, is_certain, at),
+            Look::Still { is_certain } if !is_still || planted!(TellsAStandstillTwice) => {
+                self.found_still(place, is_certain, at)
+            }
             Look::Advances | Look::Idle | Look::Begins | Look::Same | Look::Still { .. } => {}
         }
         if !matches!(look, Look::Still { .. }) {
@@ -229,7 +233,6 @@ fn is_judged(reported: &Record) -> bool {
         Mark::Doubted,
         Mark::Held,
         Mark::Closed,
-        Mark::Releasing,
     ];
-    reported.is(Mark::Up) && !reported.is_gone() && !is_other.iter().any(|mark| reported.is(*mark))
+    reported.is(Mark::Up) && !is_other.iter().any(|mark| reported.is(*mark))
 }

@@ -90,6 +90,18 @@ mod switch {
         ActsUponTheThawed,
         /// What was due for a missing agent is done after it came back.
         ActsUponWhoCameBack,
+        /// A standstill is reported at each look.
+        TellsAStandstillTwice,
+        /// An agent that has nothing to do is at a standstill.
+        CountsIdle,
+        /// The time of a silence counts as one without progress.
+        CountsSilence,
+        /// What a stream that was not seen has counted does not matter.
+        CountsHelpers,
+        /// Two streams whose nonces are in step count as one.
+        MergesStreams,
+        /// No standstill is found.
+        FindsNobodyStill,
         /// A line has one column too many.
         SplitsAColumn,
     }

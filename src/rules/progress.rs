@@ -10,7 +10,8 @@
 //!    agent, the work may have gone on.
 //! 3. Two handles of one process are two streams of nonces, and one of them may beat for a helper that has nothing to
 //!    count. The agent advances if any of them does. What of a stream was not seen since its last beat is not known,
-//!    and there is no standstill before it is. An agent whose streams are not told apart is not judged.
+//!    and there is no standstill before it is. An agent whose streams are not told apart is not judged: three of them,
+//!    or two whose nonces are in step, which shows as more beats than nonces.
 //! 4. An agent that says it is idle, by its status or payload, does not stand still.
 
 use super::{Judgement, Sight, judge};
@@ -23,6 +24,9 @@ pub const LOOKS: u64 = 8;
 
 /// Whether the agent says that it has nothing to do.
 fn is_idle(progress: &Progress, hot: &Hot) -> bool {
+    if planted!(CountsIdle) {
+        return false;
+    }
     progress.idle_payload == Some(hot.payload) || progress.idle_status == Some(hot.status)
 }
 
@@ -73,6 +77,8 @@ pub struct Standing {
     streams: [Stream; 2],
     /// As of the last look; `None`: there was none.
     epoch: Option<Epoch>,
+    /// When the time began: beats and beats lost by then, and the nonces of both streams.
+    begun: (u32, u64, [u64; 2]),
 }
 
 /// A change of any of these begins the time anew.
@@ -104,13 +110,18 @@ impl Standing {
             generation: cold.generation,
             streams: cold.streams,
             versions: cold.versions,
-            resumes: cold.resumes,
+            resumes: if planted!(CountsSilence) { 0 } else { cold.resumes },
             users: cold.users,
             statuses: if progress.idle_status.is_some() { cold.statuses } else { 0 },
         };
         let before = self.epoch.replace(epoch);
         let now = Moment { arrival: hot.last_arrival, paused_before: hot.paused_before };
+        if before == Some(epoch) && self.are_in_step(hot, cold) && !planted!(MergesStreams) {
+            self.epoch = None;
+            return Look::Begins;
+        }
         if before != Some(epoch) {
+            self.begun = (hot.beats(), cold.beats_lost, hot.nonces);
             let is_known = before.is_some_and(|before| before.generation == epoch.generation);
             let is_other = is_known && self.streams.iter().all(|stream| stream.payload != Some(hot.payload));
             self.streams = hot.nonces.map(|nonce| Stream { nonce, payload: None, since: now, unseen: None });
@@ -130,7 +141,7 @@ impl Standing {
         }
         (stream.nonce, stream.unseen) = (hot.nonce(), None);
         let other = &mut self.streams[1 - current];
-        if hot.nonces[1 - current] != other.nonce {
+        if hot.nonces[1 - current] != other.nonce && !planted!(CountsHelpers) {
             (other.nonce, other.unseen) = (hot.nonces[1 - current], Some(now));
         }
         if has_nothing_to_do {
@@ -149,6 +160,15 @@ impl Standing {
             }
             Judgement::NotBefore(_) => Look::Same,
         }
+    }
+
+    /// Whether there were more beats since the time began than the nonces of both streams went ahead.
+    fn are_in_step(&self, hot: &Hot, cold: &Cold) -> bool {
+        let (beats, lost, nonces) = self.begun;
+        let beats = u64::from(hot.beats().wrapping_sub(beats));
+        let lost = cold.beats_lost.saturating_sub(lost);
+        let ahead = nonces.iter().zip(hot.nonces).map(|(from, to)| to.wrapping_sub(*from));
+        beats > ahead.fold(0, u64::saturating_add).saturating_sub(lost)
     }
 
     fn begin(&self) -> Moment {

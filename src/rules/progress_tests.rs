@@ -186,6 +186,18 @@ fn a_handle_that_ends_unseen_is_forgotten() {
     assert_eq!(agent.until_still(0), (8000, true));
 }
 
+/// The second handle beats right after the first, with the same nonce.
+#[test]
+fn two_handles_in_step_are_not_told_apart() {
+    let mut agent = Agent::new(PROGRESS);
+    agent.look();
+    for nonce in 2..200 {
+        agent.beat(500, &frame(nonce, nonce));
+        agent.beat(0, &frame(nonce, 0));
+        assert_eq!(agent.look(), Look::Begins);
+    }
+}
+
 #[test]
 fn streams_that_are_not_told_apart_are_not_judged() {
     let mut agent = Agent::new(PROGRESS);

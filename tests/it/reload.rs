@@ -554,6 +554,7 @@ fn the_help_marks_what_is_live() {
         [
             "threshold",
             "max-delay",
+            "control-writers",
             "uid-agents-max",
             "uid-frames-max",
             "events",
@@ -584,6 +585,10 @@ fn the_help_marks_what_is_live() {
             ("[[shard]]", "allow-uids"),
             ("[[rule]]", "match"),
             ("[[rule]]", "threshold"),
+            ("[[rule]]", "progress"),
+            ("[[rule]]", "progress-threshold"),
+            ("[[rule]]", "idle-payload"),
+            ("[[rule]]", "idle-status"),
             ("match of a [[rule]]", "comm"),
             ("match of a [[rule]]", "uid"),
             ("match of a [[rule]]", "exe"),

@@ -45,13 +45,17 @@ pub enum Invariant {
     /// An agent of an observer of which nothing was adopted is reported as missing if it lives and does not beat to
     /// the present one: once, when that had a threshold of sight, until it beats or exits.
     I14,
+    /// A standstill is reported of agents that a rule asks for progress, and that beat for a progress threshold while
+    /// what they count stayed the same and they did not say that they have nothing to do; once until it is over; and of
+    /// all of them if nothing disturbs.
+    I15,
 }
 
 impl Invariant {
     /// Not checked by the simulator: what they are about does not exist in it.
     pub const WAITING: [Self; 1] = [Self::I12];
     /// Checked.
-    pub const CHECKED: [Self; 13] = [
+    pub const CHECKED: [Self; 14] = [
         Self::I1,
         Self::I2,
         Self::I3,
@@ -65,6 +69,7 @@ impl Invariant {
         Self::I11,
         Self::I13,
         Self::I14,
+        Self::I15,
     ];
 }
 

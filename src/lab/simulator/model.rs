@@ -12,6 +12,7 @@ macro_rules! must {
 
 mod absence;
 mod actions;
+mod progress;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
@@ -21,8 +22,8 @@ use actions::Actions;
 
 use crate::event::{About, BlindPhase, Event, EventKind, FrozenPhase, RestartWhy};
 use crate::lab::simulator::invariants::{Invariant, Verdict, Violation};
-use crate::lab::simulator::story::{Garbage, MS, SECOND, Setting, Story, Terms, What};
-use crate::lab::simulator::truth::{Datagram, Sending, Truth, Worth, after, leaps};
+use crate::lab::simulator::story::{AT_REST, Garbage, MS, SECOND, Setting, Story, Terms, What};
+use crate::lab::simulator::truth::{self, Datagram, Life, Sending, Truth, Worth, after, leaps};
 use crate::lane::counters::ShardCounters;
 use crate::refusal::Refusal;
 use crate::sinks::jsonl;
@@ -121,6 +122,9 @@ struct Successor {
 struct ToldOf {
     is_up: bool,
     is_stalled: bool,
+    is_still: bool,
+    /// The beat that ended its last silence.
+    resumed_at: u64,
     stalled_at: u64,
     is_frozen: bool,
     frozen_at: u64,
@@ -169,6 +173,8 @@ pub struct Model {
     checks: BinaryHeap<Reverse<(u64, u32)>>,
     not_before: u64,
     stalls: Vec<(u64, Event)>,
+    /// Standstills that must be reported.
+    stands: Vec<progress::Stand>,
     /// Whom the observer has to expect, by pid.
     absent: BTreeMap<u32, Absence>,
     actions: Actions,
@@ -236,6 +242,7 @@ impl Model {
             checks: checks.collect(),
             not_before: 0,
             stalls: Vec::new(),
+            stands: progress::stands_of(story, &truth),
             absent: BTreeMap::new(),
             actions: Actions::default(),
             events: 0,
@@ -727,7 +734,7 @@ impl Model {
         let at = event.mono.since(START);
         let pid = agent.pid;
         must!(self, I2, self.told.contains_key(&pid), "{pid} is nobody's: {event:?}");
-        let id = u32::try_from(agent.payload).unwrap_or(u32::MAX);
+        let id = truth::id_of(agent.payload);
         let life = self.life_of_id.get(&id).copied();
         // A terminal frame has its own payload, which is the agent's as well.
         must!(
@@ -757,7 +764,8 @@ impl Model {
                 let told = self.told.get_mut(&pid).unwrap();
                 // An agent taken for the next process is reported as exited, too.
                 told.over.retain(|over| *over != id);
-                (told.is_up, told.is_stalled, told.is_frozen) = (true, false, false);
+                (told.is_up, told.is_stalled) = (true, false);
+                (told.is_frozen, told.is_still) = (false, false);
                 (told.up_at, told.up_told_at) = (at, now);
             }
             EventKind::Stall { silent_ns, certain, .. } => {
@@ -782,7 +790,8 @@ impl Model {
                 must!(self, I6, is_up, "nobody is up as {pid}, and resumes: {}", self.history(pid));
                 must!(self, I6, began(silent_ns) >= not_before, "{pid} inherits a silence: {event:?}");
                 must!(self, I5, is_stalled, "{pid} resumes without a stall: {}", self.history(pid));
-                self.told.get_mut(&pid).unwrap().is_stalled = false;
+                let told = self.told.get_mut(&pid).unwrap();
+                (told.is_stalled, told.resumed_at) = (false, at);
             }
             EventKind::Frozen { phase: FrozenPhase::Begin } => {
                 must!(self, I6, is_up, "nobody is up as {pid}, and freezes: {}", self.history(pid));
@@ -798,6 +807,7 @@ impl Model {
                 let is_frozen = std::mem::take(&mut self.told.get_mut(&pid).unwrap().is_frozen);
                 must!(self, I5, is_frozen, "{pid} thaws, and was not frozen: {}", self.history(pid));
             }
+            EventKind::Standstill { .. } | EventKind::Advance { .. } => self.on_progress(event)?,
             EventKind::Exit { silent_ns, while_away, .. } => {
                 let is_own = began(silent_ns) >= not_before || self.is_offset_unknown();
                 must!(self, I6, is_own, "{pid} inherits a silence: {event:?}");
@@ -810,7 +820,8 @@ impl Model {
                 let gone = dead.nth(self.told[&pid].over.len());
                 if gone.is_none() && self.is_offset_unknown() {
                     let told = self.told.get_mut(&pid).unwrap();
-                    (told.is_up, told.is_stalled, told.is_frozen) = (false, false, false);
+                    (told.is_up, told.is_stalled) = (false, false);
+                    (told.is_frozen, told.is_still) = (false, false);
                     told.exits += 1;
                     return Ok(());
                 }
@@ -819,7 +830,8 @@ impl Model {
                 let (gone, born, died) = (gone.id, gone.born, gone.died);
                 self.on_exit_while_away(event, while_away, (born, died))?;
                 let told = self.told.get_mut(&pid).unwrap();
-                (told.is_up, told.is_stalled, told.is_frozen) = (false, false, false);
+                (told.is_up, told.is_stalled) = (false, false);
+                (told.is_frozen, told.is_still) = (false, false);
                 told.exits += 1;
                 // A shard that did not read for a second may still hold frames of the exited process; their
                 // sender no longer exists.
@@ -908,6 +920,7 @@ impl Model {
                 continue;
             }
             self.check_stall(&event, told_at)?;
+            self.check_standstill(&event, told_at)?;
         }
         Ok(())
     }
@@ -1085,6 +1098,7 @@ impl Model {
 
     /// Checks the agents that are due.
     pub fn check_agents(&mut self) -> Verdict {
+        self.check_stands()?;
         while let Some(Reverse((at, pid))) = self.checks.peek().copied() {
             if at.max(self.not_before) > self.now {
                 return Ok(());

@@ -11,6 +11,9 @@ pub const US: u64 = 1_000;
 pub const MS: u64 = 1_000_000;
 pub const SECOND: u64 = 1_000 * MS;
 
+/// An agent with this status has nothing to do, where rules ask for progress.
+pub const AT_REST: Status = Status::Degraded;
+
 /// A whole world.
 #[derive(Clone, Debug)]
 pub struct Story {
@@ -61,6 +64,8 @@ pub struct Setting {
     pub acknowledged_after: Option<u64>,
     /// How often the roster is written.
     pub roster_every: u64,
+    /// Every rule asks for progress, within this time.
+    pub progress: Option<u64>,
     /// Something is started for agents that stall, resume, exit, freeze, are missing, or send a terminal frame.
     pub acts: bool,
 }
@@ -143,6 +148,11 @@ pub enum What {
     },
     /// It does nothing for a while.
     Hang {
+        agent: u32,
+        for_ns: u64,
+    },
+    /// It beats, and works at nothing for a while.
+    Stand {
         agent: u32,
         for_ns: u64,
     },
@@ -363,6 +373,7 @@ impl What {
             Self::Die { agent }
             | Self::Hang { agent, .. }
             | Self::Freeze { agent, .. }
+            | Self::Stand { agent, .. }
             | Self::Burst { agent, .. }
             | Self::Drop { agent, .. }
             | Self::Reconnect { agent, .. }
@@ -415,6 +426,7 @@ impl Story {
         // By numbers of its own: worlds without reloads stay as they were.
         story.reload(&mut Random::new(seed ^ 0x0C0F_F1E5));
         story.restart();
+        story.stand(&mut Random::new(seed ^ 0x57A2_D511));
         if seed % 7 == 6 {
             story.freeze();
         }
@@ -596,6 +608,30 @@ impl Story {
             let class = u8::try_from(random.index(classes)).unwrap();
             if random.is_one_in(3) && at < length {
                 self.put(at, What::Rename { agent, class });
+            }
+        }
+    }
+
+    /// In some worlds with rules these ask for progress, and some agents work at nothing for a while. The last that is
+    /// drawn, for it may clear the rest.
+    fn stand(&mut self, random: &mut Random) {
+        let Setting { threshold, length, .. } = self.setting;
+        if self.setting.rules.is_empty() || !random.is_one_in(2) {
+            return;
+        }
+        let progress = threshold * random.one_of(&[1, 2, 3]);
+        self.setting.progress = Some(progress);
+        if self.seed % 11 == 8 {
+            // Nothing disturbs, so that all that is to be found must be.
+            self.happenings.clear();
+            self.setting.lookup_fails = 0;
+        }
+        let born: Vec<(u32, u64)> = self.agents.iter().map(|agent| (agent.id, agent.born)).collect();
+        for (agent, born) in born {
+            let at = born + random.below(threshold * 4);
+            let for_ns = random.below(progress * 4);
+            if random.is_one_in(2) && at < length {
+                self.put(at, What::Stand { agent, for_ns });
             }
         }
     }
@@ -784,6 +820,7 @@ impl Setting {
             tables: Vec::new(),
             acknowledged_after: None,
             roster_every: 10 * SECOND,
+            progress: None,
             acts: false,
         }
     }

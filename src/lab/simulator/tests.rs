@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::invariants::Invariant;
 use super::runner::{Failure, Hunt, judge};
-use super::story::{SECOND, Size, Story, What};
+use super::story::{AT_REST, Happening, SECOND, Size, Story, What};
 use crate::lab::planted::{Bug, with};
 
 /// Most runs to shrink a failure in a test.
@@ -192,7 +192,34 @@ fn world_for(bug: Bug, invariant: Invariant, seed: u64) -> Story {
         // So may a restart.
         story.happenings.retain(|happening| !matches!(happening.what, What::Restart(_)));
     }
+    if invariant == Invariant::I15 {
+        ask_for_progress(&mut story, bug);
+    }
     story
+}
+
+/// Every agent has a rule that asks for progress, and does what may show the bug.
+fn ask_for_progress(story: &mut Story, bug: Bug) {
+    let setting = &mut story.setting;
+    (setting.rules, setting.progress) = (vec![2 * setting.threshold], Some(setting.threshold));
+    setting.lookup_fails = 0;
+    setting.agents_max = setting.agents_max.max(64);
+    if bug == Bug::FindsNobodyStill {
+        story.happenings.clear();
+    }
+    for agent in &mut story.agents {
+        (agent.class, agent.inner) = (1, None);
+        let whole = What::Stand { agent: agent.id, for_ns: story.setting.length };
+        let what = match bug {
+            Bug::CountsIdle => vec![whole, What::Status { agent: agent.id, status: AT_REST }],
+            Bug::MergesStreams => {
+                vec![What::SecondHandle { agent: agent.id, shard: agent.shard, nonce: agent.nonce }]
+            }
+            _ => vec![whole],
+        };
+        story.happenings.extend(what.into_iter().map(|what| Happening { at: agent.born, what }));
+    }
+    story.happenings.sort_by_key(|happening| happening.at);
 }
 
 fn finds(bug: Bug, invariant: Invariant) {
@@ -282,4 +309,10 @@ planted_bugs! {
     missing_without_a_threshold_of_sight_is_found MissesAtOnce I14,
     missing_nobody_is_found MissesNobody I14,
     a_roster_that_forgets_is_found ForgetsTheAwaited I14,
+    a_standstill_told_twice_is_found TellsAStandstillTwice I15,
+    an_idle_agent_that_counts_is_found CountsIdle I15,
+    a_silence_that_counts_is_found CountsSilence I15,
+    a_helper_that_counts_is_found CountsHelpers I15,
+    streams_in_step_that_are_merged_are_found MergesStreams I15,
+    nobody_who_stands_still_is_found FindsNobodyStill I15,
 }

@@ -11,13 +11,15 @@ use crate::wire::{Frame, NONCE_MAX, NONCE_TERMINAL, Status, Version};
 
 /// The uid of all agents; other users may not beat.
 pub const UID: u32 = 1000;
+/// Bits of a payload for the id of its agent; in those above it counts its work.
+const ID_BITS: u32 = 16;
 /// Time between the beats of a burst.
 const BURST_GAP: u64 = 100 * US;
 
 /// One process.
 #[derive(Clone, Debug)]
 pub struct Life {
-    /// The agent's id in the story: the payload of every frame.
+    /// The agent's id in the story, a part of the payload of every frame.
     pub id: u32,
     pub pid: u32,
     pub born: u64,
@@ -180,8 +182,21 @@ pub fn after(leaps: &[(u64, u64)], at: u64) -> u64 {
     leaps.iter().find(|(from, to)| (*from..*to).contains(&at)).map_or(at, |(_, to)| *to)
 }
 
+/// The agent that sent this payload.
+pub fn id_of(payload: u64) -> u32 {
+    u32::try_from(payload & ((1 << ID_BITS) - 1)).unwrap()
+}
+
+/// Whether the payload counts work, as it does where rules ask for progress and but for second handles.
+pub fn is_counted(payload: u64) -> bool {
+    payload >> ID_BITS > 0
+}
+
 /// State of an agent so far.
 struct Doing {
+    /// Beats that it worked for; 0: nobody asks.
+    work: u64,
+    stands_until: u64,
     nonce: u64,
     shard: u16,
     other_shard: Option<u16>,
@@ -205,6 +220,8 @@ fn live(
     let shards = story.setting.shards;
     let mut random = Random::new(agent.seed);
     let mut doing = Doing {
+        work: u64::from(story.setting.progress.is_some()),
+        stands_until: 0,
         nonce: agent.nonce,
         shard: agent.shard % shards,
         other_shard: None,
@@ -243,6 +260,7 @@ fn live(
                 truth.lives[life].frozen.push((at, until));
                 next = next.max(until);
             }
+            What::Stand { for_ns, .. } => doing.stands_until = after(leaps, at + for_ns),
             What::Burst { beats, .. } => {
                 for n in 0..u64::from(beats) {
                     beat(truth, &mut doing, agent, life, at + n * BURST_GAP);
@@ -295,7 +313,7 @@ fn frame(doing: &Doing, agent: &Agent) -> Frame {
         pid: agent.inner.unwrap_or(agent.pid),
         timestamp: doing.nonce & 0xFFFF,
         nonce: doing.nonce,
-        payload: u64::from(agent.id),
+        payload: u64::from(agent.id) | doing.work << ID_BITS,
     }
 }
 
@@ -306,11 +324,14 @@ fn beat(truth: &mut Truth, doing: &mut Doing, agent: &Agent, life: usize, at: u6
         if is_v01 && doing.has_spoken_v02 || is_claim_of_forger { Worth::Perhaps } else { Worth::Sure };
     doing.has_spoken_v02 |= !is_v01;
     doing.beats += 1;
+    if doing.work > 0 && at >= doing.stands_until {
+        doing.work += 1;
+    }
     let home = doing.other_shard.filter(|_| doing.beats.is_multiple_of(2)).unwrap_or(doing.shard);
     send(truth, home, agent, life, at, worth, frame(doing, agent));
     doing.nonce = after_nonce(doing.nonce, doing.version);
     if let Some((shard, nonce)) = doing.handle {
-        let frame = Frame { nonce, ..frame(doing, agent) };
+        let frame = Frame { nonce, payload: u64::from(agent.id), ..frame(doing, agent) };
         send(truth, shard, agent, life, at + US, worth, frame);
         doing.handle = Some((shard, nonce + 1));
     }

@@ -16,7 +16,7 @@ use crate::aggregator::Request;
 use crate::aggregator::policy::Policy;
 use crate::aggregator::reload::Reload;
 use crate::config::classes::Classes;
-use crate::config::plan::Rule;
+use crate::config::plan::{Progress, Rule};
 use crate::config::{KeySet, RuleMatch};
 use crate::event::{Event, EventKind, ExitHow, ReloadOutcome};
 use crate::lab::replay::{Act, Point, Replay, Script};
@@ -27,7 +27,7 @@ use crate::lab::simulator::model::{End, Model, START, started};
 use crate::lab::simulator::observer::{Here, Made, Observer, OneShard, Store, comm};
 use crate::lab::simulator::random::Random;
 use crate::lab::simulator::restart::{Past, Stage};
-use crate::lab::simulator::story::{MS, SECOND, Setting, Story, Terms, TurnPart, US, What, Who};
+use crate::lab::simulator::story::{AT_REST, MS, SECOND, Setting, Story, Terms, TurnPart, US, What, Who};
 use crate::lab::simulator::truth::{Life, UID};
 use crate::lane::Port;
 use crate::lane::settings::Settings;
@@ -228,7 +228,7 @@ impl<'a> World<'a> {
         let first = (START, &past.living);
         let Made { observer, shards, .. } = Observer::make(
             setting,
-            policy(&setting.terms()),
+            policy(&setting.terms(), setting.progress),
             here,
             &nothing,
             &of_sockets,
@@ -391,7 +391,7 @@ impl<'a> World<'a> {
             max_delay_ns,
         };
         let reload = Reload {
-            policy: Some(policy(terms)),
+            policy: Some(policy(terms, self.story.setting.progress)),
             shards: self.shards.iter().map(|_| settings()).collect(),
             output: None,
             event: EventKind::Reload {
@@ -1076,11 +1076,16 @@ impl TurnPart {
 }
 
 /// The rules that put these thresholds in force.
-pub fn policy(terms: &Terms) -> Policy {
+pub fn policy(terms: &Terms, progress: Option<u64>) -> Policy {
+    let progress = progress.map(|threshold_ns| Progress {
+        threshold_ns,
+        idle_payload: None,
+        idle_status: Some(AT_REST),
+    });
     let rules = terms.rules.iter().map(|(class, threshold_ns)| Rule {
         matcher: RuleMatch::comm(&comm(*class)),
         threshold_ns: *threshold_ns,
-        progress: None,
+        progress,
     });
     let of_rules = terms.rules.iter().map(|(_, threshold_ns)| *threshold_ns);
     Policy { classes: Classes::new(terms.threshold, of_rules), rules: rules.collect() }

@@ -141,7 +141,7 @@ impl Model {
             must!(self, I9, false, "{pid} is gone: {ticket:?}");
             return Ok(());
         };
-        let is_same = u64::from(life.id) == agent.payload || self.is_offset_unknown();
+        let is_same = life.id == truth::id_of(agent.payload) || self.is_offset_unknown();
         let is_same = is_same || self.is_open(pid, self.told[&pid].not_before);
         must!(self, I9, is_same, "{pid} is {} now: {ticket:?}; {}", life.id, self.history(pid));
         if !matches!(ticket.needs, Needs::Stalled | Needs::Frozen) {
