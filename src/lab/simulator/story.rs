@@ -612,8 +612,8 @@ impl Story {
         }
     }
 
-    /// In some worlds with rules these ask for progress, and some agents work at nothing for a while. The last that is
-    /// drawn, for it may clear the rest.
+    /// In some worlds with rules these ask for progress, and some agents work at nothing for a while. In some of these
+    /// nothing that was drawn before happens.
     fn stand(&mut self, random: &mut Random) {
         let Setting { threshold, length, .. } = self.setting;
         if self.setting.rules.is_empty() || !random.is_one_in(2) {
