@@ -592,6 +592,7 @@ fn the_help_marks_what_is_live() {
             ("match of a [[rule]]", "comm"),
             ("match of a [[rule]]", "uid"),
             ("match of a [[rule]]", "exe"),
+            ("match of a [[rule]]", "unit"),
         ]
     );
     assert!(help.contains("[default: 2s, live]"), "{help}");
