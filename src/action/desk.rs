@@ -679,6 +679,11 @@ impl Desk {
         &self.holds
     }
 
+    /// Holds all actions, as an operator ordered of an observer before this one, which reported it.
+    pub fn stay_braked(&mut self, census: &impl Census, now: MonoNs) {
+        self.brakes.engage_by_hand(census.agents(Scope::Fleet), now);
+    }
+
     /// The brakes, to be engaged and released by hand; what comes of it is in the next step.
     pub fn brake_by_hand(&mut self, is_engaged: bool, census: &impl Census, now: MonoNs) -> bool {
         let news: Vec<News> = if is_engaged {

@@ -13,6 +13,7 @@ pub mod audit;
 pub mod desk;
 pub mod hold;
 pub mod inspect;
+pub mod orders;
 pub mod policy;
 pub mod queue;
 pub mod request;

@@ -23,6 +23,7 @@ use super::brake::{Engaged, News, Scope};
 use super::census::Counted;
 use super::counts::Counts;
 use super::desk::{Desk, Output, Step, Ticket};
+use super::orders::{Ordered, Orders};
 use super::request::{Answer, Asker, LISTED_MAX, Listing, Request, Whose};
 use super::template::arguments;
 use super::verify::{Protected, verify};
@@ -33,7 +34,7 @@ use crate::event::{ActionName, ActionPhase, ActionWhy, BrakePhase, Event, EventK
 use crate::label::Label;
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
-use crate::message::Reason;
+use crate::message::{Reason, Shown};
 use crate::process::names::Names;
 use crate::spawner::client::{How, Spawner};
 use crate::spawner::protocol::{self, Order, Report};
@@ -64,6 +65,8 @@ pub struct Surroundings {
     pub names: Arc<Names>,
     /// The run of the observer.
     pub run: u64,
+    /// Where the orders of operators are kept.
+    pub orders: Orders,
 }
 
 impl Surroundings {
@@ -224,6 +227,7 @@ impl Worker {
             self.record(Line { text: Some(&text), ..self.line("repaired") });
         }
         self.acted = before.acted;
+        self.recall(SystemClock.mono());
         loop {
             bell.consume();
             let now = SystemClock.mono();
@@ -236,6 +240,8 @@ impl Worker {
             let next = self.work(now);
             self.publish(now);
             if is_over {
+                // Those that are over by now are not kept.
+                let _ = self.keep_orders();
                 return;
             }
             let at_most = if self.resuming.is_some() { RESUME_EVERY_NS } else { LOOK_AFTER_NS };
@@ -526,14 +532,16 @@ impl Worker {
             Request::Hold(of, for_ns, text, by, to) => {
                 self.record_request("hold", &format!("{of}: {text}"), by);
                 let held = self.desk.hold_by_hand(of, now + for_ns, text);
-                to(held.map(|id| format!("held, as number {id}")).map_err(str::to_owned));
+                let kept = self.keep_orders();
+                to(held.map(|id| format!("held, as number {id}{kept}")).map_err(str::to_owned));
             }
             Request::Unhold(of, by, to) => {
                 self.record_request("unhold", &of.to_string(), by);
                 let ended = self.desk.unhold(|hold| hold.of == of);
+                let kept = self.keep_orders();
                 to(match ended {
                     0 => Err("there is no such hold".to_owned()),
-                    ended => Ok(format!("{ended} ended")),
+                    ended => Ok(format!("{ended} ended{kept}")),
                 });
             }
             Request::Brake(is_engaged, by, to) => {
@@ -546,12 +554,51 @@ impl Worker {
                     (false, true) => "the brake is released: what is still so is acted upon",
                     (false, false) => "no brake was engaged",
                 };
-                to(Ok(said.to_owned()));
+                let kept = self.keep_orders();
+                to(Ok(format!("{said}{kept}")));
             }
             Request::Now(pid, name, by, to) => {
                 self.record_request("now", &format!("{name} for {pid}"), by);
                 to(self.now(pid, &name, now));
             }
+        }
+    }
+
+    /// Keeps to what operators ordered of an observer before this one. If that cannot be known, nothing is started before
+    /// an operator allows it.
+    fn recall(&mut self, now: MonoNs) {
+        let ordered = self.surroundings.orders.recall(now);
+        let is_braked = match ordered {
+            Ok(Ordered { is_braked, holds }) => {
+                for (of, until, text) in holds {
+                    let _ = self.desk.hold_by_hand(of, until, text);
+                }
+                is_braked
+            }
+            Err(error) => {
+                let text =
+                    format!("the orders before cannot be read, so all actions are held: {}", Reason(&error));
+                self.record(Line { text: Some(&text), ..self.line("brake") });
+                true
+            }
+        };
+        if is_braked {
+            self.desk.stay_braked(&self.census, now);
+        }
+    }
+
+    /// Keeps what operators ordered for the next observer. What to add to the answer: empty, or why it is not kept.
+    fn keep_orders(&self) -> String {
+        let is_braked = self.desk.brakes().engaged().any(|(_, engaged)| engaged.by_hand);
+        let now = SystemClock.mono();
+        let holds: Vec<_> = self.desk.holds().iter().filter(|hold| hold.until > now).cloned().collect();
+        match self.surroundings.orders.keep(is_braked, &holds) {
+            Ok(()) => String::new(),
+            Err(error) => format!(
+                "; the next observer will not know of it: cannot write to {}: {}",
+                Shown(self.surroundings.orders.dir.display()),
+                Reason(&error)
+            ),
         }
     }
 

@@ -3,9 +3,12 @@
 //! Thread: the caller's. Blocks: while the audit file is opened.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
+use super::acquire::{boot_id, pid_namespace};
 use super::handle::Handle;
+use crate::action::orders::Orders;
 use crate::action::thread::{Act, Surroundings};
 use crate::aggregator::Request;
 use crate::aggregator::fanout::{EVENTS_SLACK, Subscriber};
@@ -14,11 +17,11 @@ use crate::lane::kick::Kick;
 use crate::view::health::FleetThread;
 use crate::view::tally::Reader;
 
-/// Starts it, and puts it into the handle. It hears the events from now on, and ends with the aggregator.
+/// Starts it, and puts it into the handle. `dir`: the runtime directory. It hears the events from now on, and ends with the aggregator.
 ///
 /// # Errors
 /// The kernel's: no thread, no descriptor, or the audit file cannot be opened.
-pub fn start_act(plan: &ActPlan, handle: &Handle) -> io::Result<()> {
+pub fn start_act(plan: &ActPlan, dir: &Path, handle: &Handle) -> io::Result<()> {
     let bell = Arc::new(Kick::new()?);
     let room = handle.agents_max as usize + EVENTS_SLACK;
     let (mut subscriber, events) = Subscriber::new(Reader::Act, room);
@@ -29,6 +32,7 @@ pub fn start_act(plan: &ActPlan, handle: &Handle) -> io::Result<()> {
         ports: Arc::clone(&handle.ports),
         names: Arc::clone(&handle.names),
         run: handle.journal.run(),
+        orders: Orders { dir: dir.to_owned(), boot_id: boot_id(), pid_namespace: pid_namespace() },
     };
     let (act, thread) =
         Act::spawn(plan.clone(), surroundings, events, bell, handle.vitals.of(FleetThread::Act))?;

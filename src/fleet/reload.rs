@@ -211,7 +211,8 @@ impl InForce {
         }
         if let (None, Some(act)) = (&self.plan.act, &plan.act) {
             let idle = ActPlan { actions: Vec::new(), ..act.clone() };
-            start_act(&idle, handle).map_err(|error| ReloadError::Refused(vec![Refusal::Act(error)]))?;
+            start_act(&idle, &plan.dir, handle)
+                .map_err(|error| ReloadError::Refused(vec![Refusal::Act(error)]))?;
             self.plan.act = Some(idle);
         }
         let output = match (has_other_output, &plan.events, opened.output) {

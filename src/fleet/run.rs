@@ -135,7 +135,7 @@ pub fn run(plan: &Plan, acquired: Acquired) -> Result<Started, StartError> {
         heard
     };
     if let Some(act) = &plan.act {
-        start_act(act, &handle).map_err(StartError::Act)?;
+        start_act(act, &plan.dir, &handle).map_err(StartError::Act)?;
     }
     let (said, raised) = unbounded();
     let parks = Parks::default();

@@ -340,3 +340,44 @@ fn two_users_take_turns() {
     agents.iter().for_each(|agent| agent.signal(Signal::CONT));
     observer.stop();
 }
+
+/// What an operator holds stays held over a restart of the observer, however it ends; the hold of a process is not for
+/// the next one with its pid, and what is released is released.
+#[test]
+fn orders_of_operators_outlive_the_observer() {
+    let ground = Ground::new();
+    let log = ground.log();
+    let options = ground.options("[\"stall\"]", "after = \"0s\"\nevidence = false");
+    let observer = Observer::start_in(ground.place, options.clone());
+    let agent = Agent::start_with(&observer, AgentOptions { reconnect_after: 2, ..AgentOptions::default() });
+    let pid = agent.pid().to_string();
+    assert!(act(&observer, &["hold", &pid, "--for", "1h", "--why", "a dump"]).0);
+    assert!(act(&observer, &["brake", "engage"]).0);
+    let mut observer = Observer::start_in(observer.kill(), options.clone());
+    let (_, listed) = act(&observer, &["list"]);
+    for part in [&format!("hold pid {pid}"), "a dump", ": by hand"] {
+        assert!(listed.contains(part), "{part}: {listed}");
+    }
+    assert!(act(&observer, &["brake", "release"]).0);
+    observer.expect("up", agent.pid(), SOON);
+    agent.signal(Signal::STOP);
+    expect_step(&mut observer, agent.pid(), "held hand");
+    let place = observer.stop().place;
+    let mut observer = Observer::start_in(place, options.clone());
+    let (_, listed) = act(&observer, &["list"]);
+    assert!(listed.contains(&format!("hold pid {pid}")) && !listed.contains("brake"), "{listed}");
+    assert!(act(&observer, &["unhold", &pid]).0);
+    agent.signal(Signal::CONT);
+    observer.expect("up", agent.pid(), SOON);
+    agent.signal(Signal::STOP);
+    expect_step(&mut observer, agent.pid(), "ended");
+    assert_eq!(acted(&log).len(), 1, "once it was not held any more");
+    let orders = observer.dir().join("orders");
+    assert!(!orders.exists(), "there are none");
+    fs::write(&orders, "no orders").expect("write");
+    let observer = Observer::start_in(observer.kill(), options);
+    let (_, listed) = act(&observer, &["list"]);
+    assert!(listed.contains(": by hand"), "what cannot be read may have been a hold: {listed}");
+    agent.signal(Signal::CONT);
+    observer.stop();
+}

@@ -288,7 +288,7 @@ impl Observer {
         let left: Vec<_> = fs::read_dir(self.dir())
             .expect("the directory stays")
             .map(|entry| entry.expect("list the directory").file_name())
-            .filter(|name| name != "lock" && name != "roster" && name != "evidence")
+            .filter(|name| name != "lock" && name != "roster" && name != "evidence" && name != "orders")
             .collect();
         assert!(left.is_empty(), "left behind: {left:?}");
         self.into_ended(took)
