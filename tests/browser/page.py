@@ -276,8 +276,7 @@ def check_copies(page):
     assert copied.startswith(f"varta-fleet explain {PIDS[0]}"), copied
 
 
-def check_without_scripts(page):
-    page.get(URL)
+def is_shown_without_scripts(page):
     assert text_of(page, "health") == "1 of 12 agents is stalled"
     assert str(PIDS[0]) in text_of(page, "stalled")
     numbers = [value.text for value in all_of(page, ".tile .value")][:3]
@@ -286,6 +285,13 @@ def check_without_scripts(page):
         assert not page.find_element(By.ID, name).is_displayed(), name
     page.find_element(By.CSS_SELECTOR, "#observer summary").click()
     assert len(all_of(page, "#shards tr")) == 2
+    return True
+
+
+def check_without_scripts(page):
+    page.get(URL)
+    # It may load itself again in the middle of this.
+    wait_for(page, "what is so", lambda: is_shown_without_scripts(page))
     page.save_screenshot(SHOTS / "without-scripts.png")
     os.kill(PIDS[0], signal.SIGCONT)
     # It looks again by itself.
