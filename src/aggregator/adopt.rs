@@ -140,6 +140,8 @@ impl Aggregator {
         self.enter(place, Session { number: kept.session, ns_pid, freeze: Freeze::No, is_still });
         let counts = &mut self.tally.shards[shard];
         counts.still += u64::from(is_still);
+        // Until its slot is forgotten, also if that is under way.
+        counts.frozen += u64::from(kept.is(flag::FROZEN));
         counts.off_hash += u64::from(is_off_hash);
         let is_counted = (hot.state != State::Waiting || kept.is(flag::STALLED)) && !kept.is(flag::CLOSED);
         if is_counted {

@@ -22,7 +22,6 @@ impl Aggregator {
     /// Goes on with an agent that a predecessor reported as frozen.
     pub(super) fn go_on_frozen(&mut self, place: Place) {
         self.show_freeze(place, Freeze::Frozen);
-        self.tally.shards[usize::from(place.shard)].frozen += 1;
         self.poll_frozen(place);
     }
 

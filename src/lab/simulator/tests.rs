@@ -139,6 +139,13 @@ fn hold(story: &Story) {
     }
 }
 
+/// The observer ended while the slot of a frozen agent was being released: the successor did not count it as frozen, and
+/// took it from the count when the slot was free.
+#[test]
+fn who_is_released_while_frozen_is_counted_by_the_successor() {
+    hold(&Story::new(3_000_136, None));
+}
+
 /// Worlds of any seed; how many and for how long is set by the variables of `scripts/simulate`.
 #[test]
 fn worlds_of_any_seed_hold() {
