@@ -139,7 +139,7 @@ impl Aggregator {
         home: u16,
         silent_since: MonoNs,
         threshold_ns: u64,
-        cold: &Cold,
+        stall_at: MonoNs,
     ) -> bool {
         (0..self.shard_count).zip(&self.shards).any(|(shard, view)| {
             let counters = &view.port.counters;
@@ -147,7 +147,7 @@ impl Aggregator {
             let watermark = counters.watermark();
             let last_blind_end = MonoNs(counters.last_blind_end.get());
             let witness = Witness { watermark, seen: view.seen, last_blind_end };
-            shard != home && !rules::is_sighted(&witness, silent_since, cold.stall_at, threshold_ns)
+            shard != home && !rules::is_sighted(&witness, silent_since, stall_at, threshold_ns)
         })
     }
 

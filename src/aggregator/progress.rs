@@ -96,12 +96,12 @@ impl Aggregator {
             Look::Idle if is_still => self.end_standstill(place, AdvanceWhy::Idle),
             Look::Unseen => self.look_again_soon(place, reported.generation),
             Look::Still { is_certain } if !is_still || planted!(TellsAStandstillTwice) => {
-                self.found_still(place, is_certain, at)
+                self.found_still(place, &progress, is_certain, at)
             }
             Look::Advances | Look::Idle | Look::Begins | Look::Same | Look::Still { .. } => {}
         }
         if !matches!(look, Look::Still { .. }) {
-            self.watched(place).asked_at = None;
+            self.watched(place).asked = None;
         }
     }
 
@@ -120,9 +120,9 @@ impl Aggregator {
         Some((look, hot.last_arrival))
     }
 
-    /// The agent seems to be at a standstill. Before that is reported, its other places are looked at, and its process
-    /// is looked up: another rule may apply to it by now.
-    fn found_still(&mut self, place: Place, is_certain: bool, at: MonoNs) {
+    /// The agent seems to be at a standstill. Before that is reported, its other places are looked at, its process is
+    /// looked up, for another rule may apply to it by now, and the other shards must have seen as much.
+    fn found_still(&mut self, place: Place, progress: &Progress, is_certain: bool, at: MonoNs) {
         let since = self.watched(place).standing.since();
         let Some(reported) = self.reported(place) else { return };
         let places = self.places_of(reported.pid);
@@ -131,22 +131,28 @@ impl Aggregator {
                 return;
             }
         }
-        let is_asked = match self.watched(place).asked_at {
-            None => {
-                self.watched(place).asked_at = Some(self.now);
-                self.look_again(place);
-                false
-            }
-            Some(asked_at) => {
-                let has_answer =
-                    self.reported(place).is_some_and(|reported| !reported.is(Mark::LookingAgain));
-                has_answer || self.now.since(asked_at) > LOOK_NS
-            }
+        let Some((asked_at, asked_of)) = self.watched(place).asked else {
+            self.watched(place).asked = Some((self.now, at));
+            self.look_again(place);
+            self.kick_others(place);
+            return self.look_again_soon(place, reported.generation);
         };
-        if !is_asked {
+        let is_rule_known = self.reported(place).is_some_and(|reported| !reported.is(Mark::LookingAgain));
+        if !is_rule_known && self.now.since(asked_at) <= LOOK_NS {
             return self.look_again_soon(place, reported.generation);
         }
-        let is_rule_known = self.reported(place).is_some_and(|reported| !reported.is(Mark::LookingAgain));
+        // Work that was done meanwhile may be in the queue of another shard, or was refused by it.
+        let is_unsighted = !planted!(TrustsBlindShards)
+            && self.is_unsighted(place.shard, since, progress.threshold_ns, asked_of);
+        if is_unsighted {
+            if self.now.since(asked_at) <= CONFIRM_NS {
+                return self.look_again_soon(place, reported.generation);
+            }
+            if at.since(since) < rules::longest_doubt(progress.threshold_ns) {
+                self.watched(place).asked = None;
+                return;
+            }
+        }
         let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return };
         if cold.generation != reported.generation || hot.state != State::Up {
             return;
@@ -156,7 +162,7 @@ impl Aggregator {
         for other in places.iter() {
             self.mark_still(other, true);
         }
-        let certain = is_certain && is_rule_known;
+        let certain = is_certain && is_rule_known && !is_unsighted;
         let shard = &mut self.tally.shards[usize::from(place.shard)];
         let count = if certain { &mut shard.standstills_certain } else { &mut shard.standstills_uncertain };
         *count += 1;

@@ -23,6 +23,7 @@ pub struct Watched {
     pub standing: Standing,
     /// Since when its reported standstill lasts; the origin of time: a predecessor reported it.
     pub still_since: MonoNs,
-    /// When the lookup thread was asked whether the rule still holds, for the standstill that is about to be reported.
-    pub asked_at: Option<MonoNs>,
+    /// For the standstill that is about to be reported: when the lookup thread and the other shards were asked, and the
+    /// last beat by then.
+    pub asked: Option<(MonoNs, MonoNs)>,
 }

@@ -179,7 +179,7 @@ impl Aggregator {
             Some(thawed) => (u16::MAX, thawed),
             None => (place.shard, silent_since),
         };
-        let is_unsighted = self.is_unsighted(home, judged_from, silence.threshold_ns, cold);
+        let is_unsighted = self.is_unsighted(home, judged_from, silence.threshold_ns, cold.stall_at);
         let elsewhere = self.lives_elsewhere(places, place, silent_since)?;
         let reported = *self.record(place);
         let evidence = Evidence {
@@ -245,7 +245,7 @@ impl Aggregator {
             lives_elsewhere: elsewhere.is_some(),
             is_frozen: reported.is(Mark::FoundFrozen),
             was_turned_away: self.view(place.shard).port.turned_away.is_after(hot.pid, silent_since),
-            is_unsighted: self.is_unsighted(place.shard, silent_since, threshold_ns, cold),
+            is_unsighted: self.is_unsighted(place.shard, silent_since, threshold_ns, cold.stall_at),
             // The beat that ended the silence shows that the process existed.
             is_existence_unknown: false,
             is_rule_unknown: reported.is(Mark::LookingAgain),

@@ -100,6 +100,8 @@ mod switch {
         CountsHelpers,
         /// Two streams whose nonces are in step count as one.
         MergesStreams,
+        /// What another shard could not see does not matter to a standstill.
+        TrustsBlindShards,
         /// No standstill is found.
         FindsNobodyStill,
         /// A line has one column too many.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::invariants::Invariant;
 use super::runner::{Failure, Hunt, judge};
-use super::story::{AT_REST, Happening, SECOND, Size, Story, What};
+use super::story::{AT_REST, Happening, SECOND, Size, Story, TurnPart, What, Who};
 use crate::lab::planted::{Bug, with};
 
 /// Most runs to shrink a failure in a test.
@@ -146,6 +146,12 @@ fn who_is_released_while_frozen_is_counted_by_the_successor() {
     hold(&Story::new(3_000_136, None));
 }
 
+/// The shard of the handle that works was paused, and that of the helper was not.
+#[test]
+fn work_that_waits_in_the_queue_of_another_shard_is_no_standstill() {
+    hold(&Story::new(3_000_139, None));
+}
+
 /// Worlds of any seed; how many and for how long is set by the variables of `scripts/simulate`.
 #[test]
 fn worlds_of_any_seed_hold() {
@@ -222,9 +228,21 @@ fn ask_for_progress(story: &mut Story, bug: Bug) {
             Bug::MergesStreams => {
                 vec![What::SecondHandle { agent: agent.id, shard: agent.shard, nonce: agent.nonce }]
             }
+            Bug::TrustsBlindShards => {
+                agent.shard = 0;
+                vec![What::SecondHandle { agent: agent.id, shard: 1, nonce: 5000 }]
+            }
             _ => vec![whole],
         };
-        story.happenings.extend(what.into_iter().map(|what| Happening { at: agent.born, what }));
+        // The second handle begins when the shard of the first is paused.
+        let at = if bug == Bug::TrustsBlindShards { 4 * story.setting.threshold } else { agent.born };
+        story.happenings.extend(what.into_iter().map(|what| Happening { at, what }));
+    }
+    if bug == Bug::TrustsBlindShards {
+        story.setting.shards = story.setting.shards.max(2);
+        let (for_ns, place) = (5 * story.setting.threshold, TurnPart::Wait);
+        let what = What::Pause { who: Who::Shard(0), place, for_ns };
+        story.happenings.push(Happening { at: 4 * story.setting.threshold, what });
     }
     story.happenings.sort_by_key(|happening| happening.at);
 }
@@ -321,5 +339,6 @@ planted_bugs! {
     a_silence_that_counts_is_found CountsSilence I15,
     a_helper_that_counts_is_found CountsHelpers I15,
     streams_in_step_that_are_merged_are_found MergesStreams I15,
+    work_in_a_queue_that_is_not_read_is_found TrustsBlindShards I15,
     nobody_who_stands_still_is_found FindsNobodyStill I15,
 }

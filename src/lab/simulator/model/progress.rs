@@ -108,8 +108,9 @@ impl Model {
             let Datagram::Frame(frame) = sending.what else { continue };
             let is_taken = matches!(self.fates[index], Fate::Queued | Fate::Read);
             // What a full queue refused makes a shard blind.
-            let counts =
-                sending.worth == Worth::Sure && (is_taken || certain && self.fates[index] == Fate::Refused);
+            let is_refused = certain && self.fates[index] == Fate::Refused;
+            let is_excused = !certain && Some(sending.shard) != event.shard;
+            let counts = sending.worth == Worth::Sure && (is_taken || is_refused) && !is_excused;
             if !counts || truth::id_of(frame.payload) != truth::id_of(agent.payload) {
                 continue;
             }
