@@ -745,8 +745,8 @@ fn fault_27_successors_at_any_instant_tell_what_happened_once() {
     chain.stops();
 }
 
-/// A stall that was acted upon before a take-over is not acted upon again; one that was held by hand is: its hold was of the
-/// observer before.
+/// A stall that was acted upon before a take-over is not acted upon again; one that is held by hand stays held, and is acted
+/// upon once it is not.
 #[test]
 fn a_successor_starts_nothing_twice_and_forgets_nothing() {
     let ground = Ground::new();
@@ -759,18 +759,27 @@ fn a_successor_starts_nothing_twice_and_forgets_nothing() {
         Chain::start_in(ground.place, &["--config", &config, "--threshold", "300ms", "--shards", "2"]);
     let agents: Vec<Agent> = (0..2).map(|_| chain.agent()).collect();
     let [acted_upon, held] = [agents[0].pid(), agents[1].pid()];
-    let hold = program()
-        .args(["act", "hold", &held.to_string(), "--for", "1h", "--dir"])
-        .arg(chain.place.dir())
-        .output();
-    assert!(hold.expect("it runs").status.success());
+    let order = |chain: &Chain, arguments: &[&str]| {
+        let mut order = program();
+        let output = order.arg("act").args(arguments).arg("--dir").arg(chain.place.dir()).output();
+        assert!(output.expect("it runs").status.success());
+    };
+    order(&chain, &["hold", &held.to_string(), "--for", "1h"]);
     agents.iter().for_each(|agent| agent.signal(Signal::STOP));
     wait_for("one to be acted upon and one to be held", || {
         let events = chain.events();
         let is_held = steps(events, held).contains(&"held hand".to_owned());
         (steps(events, acted_upon).contains(&"ended".to_owned()) && is_held).then_some(())
     });
+    let is_held = |chain: &mut Chain| {
+        let is_so = |event: &&Event| event.is("action", held) && event.str("phase") == "held";
+        chain.events().iter().filter(is_so).count()
+    };
+    let before = is_held(&mut chain);
     chain.takes_over(&[]);
+    wait_for("it to be held by the successor", || (is_held(&mut chain) > before).then_some(()));
+    assert_eq!(acted(&log).iter().filter(|line| line.starts_with(&format!("{held} "))).count(), 0);
+    order(&chain, &["unhold", &held.to_string()]);
     chain.expect_that("end of what was held", |event| {
         event.is("action", held) && event.str("phase") == "ended"
     });
