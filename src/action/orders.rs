@@ -109,9 +109,13 @@ impl Orders {
         {
             return Err(error);
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(&text)?;
-        fs::rename(new, path)
+        let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
+        let written =
+            written.and_then(|mut file| file.write_all(&text)).and_then(|()| fs::rename(&new, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&new);
+        }
+        written
     }
 
     /// The orders that an observer before this one had, as far as they still hold at `now`.

@@ -240,8 +240,6 @@ impl Worker {
             let next = self.work(now);
             self.publish(now);
             if is_over {
-                // Those that are over by now are not kept.
-                let _ = self.keep_orders();
                 return;
             }
             let at_most = if self.resuming.is_some() { RESUME_EVERY_NS } else { LOOK_AFTER_NS };
@@ -585,6 +583,8 @@ impl Worker {
         if is_braked {
             self.desk.stay_braked(&self.census, now);
         }
+        // What is over by now is not kept.
+        self.keep_orders();
     }
 
     /// Keeps what operators ordered for the next observer. What to add to the answer: empty, or why it is not kept.

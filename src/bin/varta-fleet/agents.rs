@@ -65,7 +65,7 @@ pub fn agents(args: &AgentsArgs) -> Result<Exit, CliError> {
     }
     filters.extend(parameter("state", args.state.as_ref()));
     filters.extend(parameter("sort", args.sort.as_ref()));
-    let (mut shown, mut after) = (0, None);
+    let (mut shown, mut after, mut width) = (0, None, None);
     loop {
         let left = if args.limit == 0 { PAGE } else { (args.limit - shown).min(PAGE) };
         let mut query = filters.clone();
@@ -81,12 +81,13 @@ pub fn agents(args: &AgentsArgs) -> Result<Exit, CliError> {
             page["next"].as_str().map(str::to_owned)
         } else {
             let page: Page = client.get(&path)?;
+            let width = width.get_or_insert_with(|| state_width(&page.agents));
             if shown == 0 {
-                writeln!(out, "{HEAD}")?;
+                writeln!(out, "{}", head(*width))?;
             }
             for agent in &page.agents {
                 shown += 1;
-                writeln!(out, "{}", row(agent))?;
+                writeln!(out, "{}", row(agent, *width))?;
             }
             let is_last = page.next.is_none() || args.limit != 0 && shown >= args.limit;
             if is_last {
@@ -149,12 +150,19 @@ fn dead_row(agent: &DeadAgent, as_of: u64) -> String {
     )
 }
 
-/// A line of 80 characters has room for it. What is left out is in the JSON.
-const HEAD: &str = "    pid name            shard state    silent      of beats  lost stalls status";
+/// A line of 80 characters has room for it, unless there are states with long names. What is left out is in the JSON.
+fn head(width: usize) -> String {
+    format!("    pid name            shard {:<width$}  silent      of beats  lost stalls status", "state")
+}
 
-fn row(agent: &Agent) -> String {
+/// Width of the column of these states.
+fn state_width(agents: &[Agent]) -> usize {
+    agents.iter().map(|agent| agent.state.as_str().len()).fold("stalled".len(), usize::max)
+}
+
+fn row(agent: &Agent, width: usize) -> String {
     format!(
-        "{:>7} {:<15} {:>5} {:<7} {:>7} {:>7} {:>5} {:>5} {:>6} {}",
+        "{:>7} {:<15} {:>5} {:<width$} {:>7} {:>7} {:>5} {:>5} {:>6} {}",
         agent.pid,
         comm(agent),
         agent.shard,
@@ -193,15 +201,22 @@ mod tests {
             beats: 1_234_567,
             ..Agent::default()
         };
-        let row = row(&agent);
-        assert!(!row.contains('\u{1b}'), "{row}");
-        assert!(HEAD.len() <= 80 && DEAD_HEAD.len() <= 80);
-        for (head, cell) in [("state", "stalled"), ("status", "ok")] {
-            assert_eq!(HEAD.find(head), row.find(cell), "{head}\n{HEAD}\n{row}");
-        }
-        for (head, cell) in [("pid", "4194304"), ("silent", "12.3 s"), ("of", "2.00 s"), ("beats", "1.23M")] {
+        assert_eq!(state_width(std::slice::from_ref(&agent)), 7);
+        assert!(head(7).len() <= 80 && DEAD_HEAD.len() <= 80);
+        for state in [AgentState::Stalled, AgentState::Standstill] {
+            let agent = Agent { state, ..agent.clone() };
+            let width = state_width(std::slice::from_ref(&agent));
+            let (titles, row) = (head(width), row(&agent, width));
+            assert!(!row.contains('\u{1b}'), "{row}");
+            for (title, cell) in [("state", state.as_str()), ("status", "ok")] {
+                assert_eq!(titles.find(title), row.find(cell), "{title}\n{titles}\n{row}");
+            }
             let end = |line: &str, word: &str| line.find(word).map(|at| at + word.len());
-            assert_eq!(end(HEAD, head), end(&row, cell), "{head}\n{HEAD}\n{row}");
+            for (title, cell) in
+                [("pid", "4194304"), ("silent", "12.3 s"), ("of", "2.00 s"), ("beats", "1.23M")]
+            {
+                assert_eq!(end(&titles, title), end(&row, cell), "{title}\n{titles}\n{row}");
+            }
         }
         let dead = DeadAgent {
             pid: 4711,

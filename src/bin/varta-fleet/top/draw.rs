@@ -320,7 +320,7 @@ struct Table<'a, T, const N: usize> {
 const AGENTS: [Column<Agent>; 12] = [
     number::<Agent>("pid", 7, |agent, _| agent.pid.to_string()).sorts(),
     text("name", 15, 32, |agent, _| comm(agent)),
-    text("state", 7, 7, |agent, _| agent.state.as_str().to_owned()),
+    text("state", 7, 10, |agent, _| agent.state.as_str().to_owned()),
     number::<Agent>("silent", 8, |agent, _| time(agent.silent_ns)).sorts(),
     number("of", 8, |agent, _| time(agent.threshold_ns)),
     text("user", 8, 8, |agent, users| users.name(agent.uid)),
