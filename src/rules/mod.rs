@@ -109,8 +109,9 @@ pub fn follows(last: u64, nonce: u64, version: Version) -> Option<u64> {
         nonce - last
     } else {
         match version {
-            // The nonces are 0..=NONCE_MAX, so the cycle is NONCE_MAX + 1 long.
-            Version::V02 => (NONCE_MAX - last).saturating_add(1).saturating_add(nonce),
+            // The nonces are 0..=NONCE_MAX, so the cycle is NONCE_MAX + 1 long. A table of another process may
+            // hold a greater one: nothing continues it.
+            Version::V02 => NONCE_MAX.checked_sub(last)?.saturating_add(1).saturating_add(nonce),
             Version::V01 if last == NONCE_MAX && nonce == NONCE_MAX => 1,
             Version::V01 => return None,
         }

@@ -101,6 +101,10 @@ fn a_stream_goes_up_wraps_in_02_and_sticks_in_01() {
         (max, 1, V01, None),
         (0, max, V02, None),
         (0, 0, V02, None),
+        // Only the table of another process can hold it.
+        (u64::MAX, 1, V02, None),
+        (u64::MAX, 1, V01, None),
+        (u64::MAX, max, V01, None),
     ] {
         assert_eq!(follows(last, nonce, version), ahead, "{last} {nonce} {version:?}");
     }
