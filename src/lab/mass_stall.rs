@@ -76,6 +76,7 @@ pub struct Stage {
     queues: Vec<(Arc<Queue>, Vec<u32>)>,
     kills: Sender<Range<u32>>,
     watch_kick: Arc<Kick>,
+    #[cfg(feature = "http")]
     pub(super) setup: Setup,
     pub(super) ports: Vec<Arc<Port>>,
     pub(super) names: Arc<Names>,
@@ -248,6 +249,7 @@ impl Stage {
             queues,
             kills,
             watch_kick: Arc::clone(&watch_kick),
+            #[cfg(feature = "http")]
             setup: *setup,
             vitals: Vitals::new(ports.as_slice().into(), Arc::default()),
             names: Arc::new(Names::new(setup.shards.into())),
