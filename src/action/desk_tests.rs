@@ -74,6 +74,7 @@ const fn stall(certain: bool) -> EventKind {
         blind_ns: 0,
         process: None,
         used_cpu: None,
+        phase: None,
         coalesced: 1,
     }
 }

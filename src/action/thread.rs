@@ -272,6 +272,7 @@ impl Worker {
                 blind_ns: 0,
                 process: None,
                 used_cpu: None,
+                phase: None,
                 coalesced: 1,
             };
             let (shard, agent) = (Some(present.shard), Some(present.agent));

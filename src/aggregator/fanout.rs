@@ -346,6 +346,7 @@ mod tests {
             blind_ns: 0,
             process: None,
             used_cpu: None,
+            phase: None,
             coalesced: 1,
         };
         let mut fanout = Fanout::default();

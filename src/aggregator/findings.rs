@@ -166,6 +166,10 @@ impl Aggregator {
             () if reported.versions != cold.versions => SessionWhy::Version,
             () => SessionWhy::Nonce,
         };
+        if is_exec {
+            self.record(place).set(Mark::Begun, false);
+            self.begin_anew(place);
+        }
         if !reported.is(Mark::Held) && !reported.is(Mark::Closed) {
             self.begin_session(place, why, coalesced);
             self.report_of(place, hot, cold.changed_at, EventKind::Session { why, coalesced });
@@ -204,14 +208,36 @@ impl Aggregator {
         if hot.flags.has(Flags::MIXED) {
             // The nonces of a mixed agent do not show another program.
             self.notice_exec(place, &hot, hash_of(program));
+        } else if self.is_other_program(place, program) && !self.record(place).set(Mark::Begun, true) {
+            // Its session begins with its first beat, its start has begun.
+            self.begin_anew(place);
         }
+    }
+
+    fn is_other_program(&mut self, place: Place, program: &Program) -> bool {
+        let (found, known) = (hash_of(program), self.record(place).program);
+        found.is_some() && known.is_some() && found != known
+    }
+
+    /// Another program began: its start is its own. A silence that its shard judged by what it knew is judged again.
+    fn begin_anew(&mut self, place: Place) {
+        let is_judged = self.record(place).set(Mark::Confirming, false);
+        if is_judged && self.record(place).is(Mark::Thawed) {
+            self.judge_thawed(place);
+        }
+        let bits = if is_judged { instruction::BEGIN | instruction::WITHDRAW } else { instruction::BEGIN };
+        self.post(place, bits, Instruction::default());
     }
 
     fn notice_exec(&mut self, place: Place, hot: &Hot, program: Option<NonZeroU32>) {
         let reported = self.record(place);
         let known = reported.program;
         reported.program = program.or(known);
-        if known.is_some() && reported.program != known && reported.is(Mark::Up) {
+        let is_other = known.is_some() && reported.program != known;
+        if is_other {
+            self.begin_anew(place);
+        }
+        if is_other && self.record(place).is(Mark::Up) {
             self.begin_session(place, SessionWhy::Exec, 1);
             self.report_of(place, hot, self.now, EventKind::Session { why: SessionWhy::Exec, coalesced: 1 });
         }

@@ -151,7 +151,11 @@ impl Aggregator {
     fn deadline_of_thawed(&mut self, place: Place) -> Option<MonoNs> {
         let thawed = self.counts_from(self.thawed_at(place)?);
         let pid = self.record(place).pid;
-        let threshold_ns = self.threshold_of(place);
+        let class = self.record(place).class;
+        let threshold_ns = match self.view(place.shard).port.table.read(place.slot) {
+            Ok((hot, cold)) => self.allowed_of(place, &hot, &cold).ns,
+            Err(Busy) => self.policy.classes.longest_ns(class),
+        };
         let port = &self.view(place.shard).port;
         let blind_end = MonoNs(port.counters.last_blind_end.get());
         let excused_until = match () {

@@ -52,9 +52,16 @@ impl Policy {
         self.rules.iter().filter_map(|rule| rule.progress).map(|progress| progress.threshold_ns).min()
     }
 
-    /// The class that allows more silence; the first if they allow the same.
+    /// The class that allows more silence; the first if they allow the same. Which one does may depend on the phase that
+    /// an agent is in: then the class of agents that are not known, which allows as much as any other.
     fn larger(&self, one: u8, other: u8) -> u8 {
-        if self.classes.threshold_ns(other) > self.classes.threshold_ns(one) { other } else { one }
+        let allows_as_much =
+            |class: u8, other: u8| self.classes.threshold_ns(class) >= self.classes.longest_ns(other);
+        match () {
+            () if allows_as_much(one, other) => one,
+            () if allows_as_much(other, one) => other,
+            () => self.classes.unknown(),
+        }
     }
 }
 
@@ -83,9 +90,10 @@ fn judge(rule: &Rule, uid: u32, program: &Program) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::plan::{Phases, Start};
 
     fn rule(matcher: RuleMatch, threshold_ns: u64) -> Rule {
-        Rule { matcher, threshold_ns, progress: None }
+        Rule::new(matcher, threshold_ns)
     }
 
     fn exe(pattern: &str) -> RuleMatch {
@@ -126,6 +134,24 @@ mod tests {
         assert_eq!(after_a_match.class_of(1, &unreadable), 1, "the first match is known");
         let before_a_match = policy(vec![rule(exe("/b"), 50), rule(RuleMatch::comm("x"), 7)]);
         assert_eq!(before_a_match.class_of(1, &unreadable), 1, "what comes before it may match");
+    }
+
+    #[test]
+    fn what_cannot_be_read_makes_no_start_shorter() {
+        let slow = |threshold_ns, start_ns| {
+            let start = Some(Start { threshold_ns: start_ns, beats: None });
+            Rule { phases: Phases { start, payload: Vec::new() }, ..rule(exe("/slow"), threshold_ns) }
+        };
+        let unreadable = Program { comm: Some("x".to_owned()), ..Program::default() };
+        let class = |rules: Vec<Rule>| {
+            let policy = Policy { classes: Classes::of_rules(10, &rules), rules };
+            (policy.class_of(1, &unreadable), policy.classes.unknown())
+        };
+        let after = |rules: Vec<Rule>| [rules, vec![rule(RuleMatch::comm("x"), 30)]].concat();
+        assert_eq!(class(after(vec![slow(40, 50)])).0, 1, "it allows more in any phase");
+        assert_eq!(class(after(vec![slow(20, 25)])).0, 2, "it never does");
+        let (class, unknown) = class(after(vec![slow(20, 50)]));
+        assert_eq!(class, unknown, "it does while it starts");
     }
 
     #[test]

@@ -91,6 +91,8 @@ pub enum Mark {
     Still = 1 << 27,
     /// The rule of its class is known to match it: no rule before it may.
     Ruled = 1 << 28,
+    /// It was found to run another program, whose first beat has not come.
+    Begun = 1 << 29,
 }
 
 /// The marks of a record that are kept, and their flags.

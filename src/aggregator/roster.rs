@@ -33,7 +33,8 @@ impl Aggregator {
             return self.started;
         }
         let program = Program { comm: Some(comm.to_owned()), ..Program::default() };
-        self.started + self.policy.classes.threshold_ns(self.policy.class_of(uid, &program))
+        // Nothing is known of the phase that it is in.
+        self.started + self.policy.classes.longest_ns(self.policy.class_of(uid, &program))
     }
 
     /// Asks about those who are due.
@@ -119,7 +120,7 @@ impl Aggregator {
         if self.is_unseen(by, |_| true) {
             return Some(self.now + ASK_EVERY_NS);
         }
-        let largest = self.policy.classes.threshold_ns(self.policy.classes.unknown());
+        let largest = self.policy.classes.longest_ns(self.policy.classes.unknown());
         let blind_ends = self.shards.iter().map(|view| MonoNs(view.port.counters.last_blind_end.get()));
         let sighted = blind_ends.max().filter(|end| *end > self.started).map(|end| end + largest)?;
         (sighted > self.now).then_some(sighted)

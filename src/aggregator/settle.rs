@@ -156,7 +156,7 @@ impl Aggregator {
             is_other_recalled,
             is_silent: hot.state == State::Stalled && cold.generation == pending.generation,
             silent_ns: cold.stall_silent_ns,
-            threshold_ns: self.threshold_of(place),
+            threshold_ns: self.allowed_of(place, hot, cold).ns,
             thawed_until,
             is_home_awaited: self.is_awaited(cold.stall_at, |shard| shard == place.shard),
             is_other_awaited: self.is_awaited(cold.stall_at, |shard| shard != place.shard),
@@ -239,7 +239,7 @@ impl Aggregator {
         let silent_since = cold.stall_at - cold.stall_silent_ns;
         let places = self.places_of(hot.pid);
         let elsewhere = self.lives_elsewhere(&places, place, silent_since)?;
-        let threshold_ns = self.threshold_of(place);
+        let threshold_ns = self.threshold_of_ended(place, hot, cold);
         let reported = *self.record(place);
         Ok(Evidence {
             lives_elsewhere: elsewhere.is_some(),

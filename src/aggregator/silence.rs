@@ -1,6 +1,7 @@
 //! Silences that reached a threshold, and their ends.
 
 use super::*;
+use crate::rules::phase::{self, Allowed, By, Facts};
 
 impl Aggregator {
     pub(super) fn report_silence(&mut self, place: Place, hot: &Hot, cold: &Cold) {
@@ -46,7 +47,7 @@ impl Aggregator {
 
     /// How long the silence that ended last had to be to count as a stall.
     pub(super) fn threshold_of_ended(&mut self, place: Place, hot: &Hot, cold: &Cold) -> u64 {
-        let threshold_ns = self.threshold_of(place);
+        let threshold_ns = self.allowed_before(place, hot, cold);
         let began = cold.resume_at - cold.resume_silent_ns;
         let refused = self.view(place.shard).port.turned_away.last(hot.pid);
         if refused.is_some_and(|refused| refused.at > began && refused.at <= cold.resume_at) {
@@ -65,6 +66,10 @@ impl Aggregator {
         let names = &self.inquiries.names;
         let (process, used_cpu) =
             if is_known { (names.state(holder), names.used_cpu(holder)) } else { (None, None) };
+        let allowed = match hot.state {
+            State::Stalled => self.allowed_of(place, hot, cold),
+            _ => Allowed { ns: self.allowed_before(place, hot, cold), by: By::from_code(cold.stall_by) },
+        };
         let kind = EventKind::Stall {
             silent_ns: cold.stall_silent_ns,
             last_nonce: cold.stall_nonce,
@@ -72,13 +77,13 @@ impl Aggregator {
             blind_ns: cold.stall_blind_ns,
             process,
             used_cpu,
+            phase: allowed.by.phase(),
             coalesced,
         };
         let unit = self.unit_of(place);
         self.tally.units.add_stalls(unit, coalesced.into(), self.now);
-        let threshold_ns = self.threshold_of(place);
         let since = self.thawed_at(place).unwrap_or(silent_since);
-        let deadline = self.counts_from(since) + threshold_ns;
+        let deadline = self.counts_from(since) + allowed.ns;
         let reported = self.record(place);
         let between = cold.resumes.wrapping_sub(reported.resumes).min(coalesced.saturating_sub(1));
         reported.resumes = reported.resumes.wrapping_add(between);
@@ -101,7 +106,7 @@ impl Aggregator {
     pub(super) fn resume(&mut self, place: Place, hot: &Hot, cold: &Cold, coalesced: u32) {
         self.report_rest(place, hot, cold);
         let (silent_ns, lost) = (cold.resume_silent_ns, cold.resume_lost);
-        let is_refuted = rules::is_refuted(silent_ns, lost, self.threshold_of(place));
+        let is_refuted = rules::is_refuted(silent_ns, lost, self.allowed_before(place, hot, cold));
         let reported = self.record(place);
         let between = cold.stalls.wrapping_sub(reported.stalls).min(coalesced.saturating_sub(1));
         reported.stalls = reported.stalls.wrapping_add(between);
@@ -130,9 +135,20 @@ impl Aggregator {
         }
     }
 
-    /// The threshold of the slot's holder, as far as its rule is known.
-    pub(super) fn threshold_of(&mut self, place: Place) -> u64 {
+    /// The silence that is allowed to the slot's holder at present, as far as its rule is known.
+    pub(super) fn allowed_of(&mut self, place: Place, hot: &Hot, cold: &Cold) -> Allowed {
         let class = self.record(place).class;
-        self.policy.classes.threshold_ns(class)
+        phase::allowed(&self.policy.classes, class, &Facts::of(hot, cold))
+    }
+
+    /// The same, ns, for its last silence that was judged, when a beat has ended that.
+    fn allowed_before(&mut self, place: Place, hot: &Hot, cold: &Cold) -> u64 {
+        let class = self.record(place).class;
+        let judged_ns = phase::allowed_by(&self.policy.classes, class, By::from_code(cold.stall_by));
+        match self.allowed_of(place, hot, cold) {
+            // Who starts after a beat started before it, too.
+            Allowed { ns, by: By::Start } => ns.max(judged_ns),
+            _ => judged_ns,
+        }
     }
 }

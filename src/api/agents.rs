@@ -71,6 +71,9 @@ pub struct Agent {
     pub silent_ns: u64,
     /// The silence that is a stall for it.
     pub threshold_ns: u64,
+    /// The phase that this holds in, if it is longer than the threshold of its rule: `start` or `payload`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
     /// Arrival of its first beat, `CLOCK_MONOTONIC`.
     pub first_ns: u64,
     /// Arrival of its last beat, `CLOCK_MONOTONIC`.

@@ -172,9 +172,30 @@ pub struct Rule {
     pub unit: Option<String>,
     /// The silence.
     pub threshold_ns: u64,
+    /// The silence that is a stall for them while they start, if that is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_threshold_ns: Option<u64>,
+    /// The beats after which they have started; `None`: they have with a status `ok`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_beats: Option<u32>,
+    /// Payloads with which another silence is a stall for them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<Phase>,
     /// How long they may beat without an advance; `None`: for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress_threshold_ns: Option<u64>,
+}
+
+/// Payloads with which another silence is a stall.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct Phase {
+    /// The least of them.
+    pub from: u64,
+    /// The largest.
+    pub to: u64,
+    /// The silence.
+    pub threshold_ns: u64,
 }
 
 /// One shard. [`ShardSnapshot`](crate::ShardSnapshot) explains the counts.

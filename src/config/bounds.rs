@@ -20,6 +20,10 @@ pub const URL_BYTES_MAX: usize = 2048;
 pub const WRITERS_MAX: usize = 64;
 /// Most rules: each slot holds the number of its agent's rule in one byte.
 pub const RULES_MAX: usize = 200;
+/// Most phases of a rule that the payload shows: a slot notes by which of them its agent was judged.
+pub const PHASES_MAX: usize = 16;
+/// Most beats that a start can take.
+pub const START_BEATS_MAX: u32 = 100_000;
 /// Most actions: an agent is compared with each of them.
 pub const ACTIONS_MAX: usize = 100;
 /// Most bytes of the arguments and the environment of an action together: with every character escaped they fit into

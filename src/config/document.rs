@@ -12,8 +12,8 @@ use super::keys::{
 use super::layers::Layers;
 use super::problem::ConfigError;
 use super::tables::{
-    ActionConfig, BrakeConfig, HttpConfig, MetricsConfig, RetryConfig, RuleConfig, RuleMatch, ShardConfig,
-    ShareConfig, StartsConfig,
+    ActionConfig, BrakeConfig, HttpConfig, MetricsConfig, PhaseConfig, RetryConfig, RuleConfig, RuleMatch,
+    ShardConfig, ShareConfig, StartsConfig,
 };
 use super::triggers::trigger_value;
 use super::values::{ADDRESS, CoreChoice, DURATION, GROUP, MODE, PATH, signal_name};
@@ -159,14 +159,42 @@ fn table(of: &[Key], name: &str, value: impl Fn(&str) -> Option<Value>) -> Optio
 }
 
 fn of_rule(rule: &RuleConfig, key: &str) -> Option<Value> {
-    let RuleConfig { matches, threshold, progress, progress_threshold, idle_payload, idle_status } = rule;
+    let RuleConfig {
+        matches,
+        threshold,
+        start_threshold,
+        start_beats,
+        phase,
+        progress,
+        progress_threshold,
+        idle_payload,
+        idle_status,
+    } = rule;
     match key {
         "match" => table(RULE_KEYS, key, |key| of_match(matches, key)),
         "threshold" => (DURATION.value)(threshold),
+        "start-threshold" => start_threshold.as_ref().and_then(DURATION.value),
+        "start-beats" => start_beats.map(Value::from),
+        "phase" => phase.as_ref().map(|phases| {
+            let phases = phases.iter().filter_map(|phase| table(RULE_KEYS, key, |key| of_phase(phase, key)));
+            Value::Array(phases.collect())
+        }),
         "progress" => progress.map(|of| of.as_str().into()),
         "progress-threshold" => progress_threshold.as_ref().and_then(DURATION.value),
         "idle-payload" => idle_payload.and_then(|payload| i64::try_from(payload).ok()).map(Value::from),
         "idle-status" => idle_status.map(|status| status.as_str().into()),
+        _ => None,
+    }
+}
+
+fn of_phase(phase: &PhaseConfig, key: &str) -> Option<Value> {
+    let PhaseConfig { payload, threshold } = phase;
+    match key {
+        "payload" => {
+            let numbers = payload.map(|number| i64::try_from(number).ok().map(Value::from));
+            numbers.into_iter().collect::<Option<Vec<_>>>().map(Value::Array)
+        }
+        "threshold" => (DURATION.value)(threshold),
         _ => None,
     }
 }
@@ -292,7 +320,10 @@ pub fn example() -> String {
                 for key in key.within {
                     let _ = writeln!(file, "#   {}: {}", key.name, key.help);
                 }
-                let _ = writeln!(file, "#{} = {{ {} }}", key.name, parts.collect::<Vec<_>>().join(", "));
+                let parts = parts.collect::<Vec<_>>().join(", ");
+                let is_list = key.example.starts_with('[');
+                let (open, close) = if is_list { ("[{", "}]") } else { ("{", "}") };
+                let _ = writeln!(file, "#{} = {open} {parts} {close}", key.name);
             }
         }
     }

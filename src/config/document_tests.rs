@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::act::{Trigger, UnitVerb};
-use super::super::keys::{ACTION_MATCH_KEYS, MATCH_KEYS, RETRY_KEYS, SHARE_KEYS, STARTS_KEYS};
+use super::super::keys::{ACTION_MATCH_KEYS, MATCH_KEYS, PHASE_KEYS, RETRY_KEYS, SHARE_KEYS, STARTS_KEYS};
 use super::super::problem::Origin;
 use super::super::tables::ProgressOf;
 use super::super::values::{EventsFormat, LogFormat, Output};
@@ -94,6 +94,7 @@ fn what_the_example_switches_off_is_a_configuration_with_every_key() {
     let all = names(KEYS, "").chain(names(HTTP_KEYS, "http.")).chain(names(METRICS_KEYS, "metrics."));
     let all = all.chain(names(SHARD_KEYS, "shard[0]."));
     let all = all.chain(names(RULE_KEYS, "rule[0].")).chain(names(MATCH_KEYS, "rule[0].match."));
+    let all = all.chain(names(PHASE_KEYS, "rule[0].phase[0]."));
     let all = all.chain(names(ACTION_KEYS, "action[0].")).chain(names(RETRY_KEYS, "action[0].retry."));
     let all = all.chain(names(ACTION_MATCH_KEYS, "action[0].match.")).chain(names(BRAKE_KEYS, "brake."));
     for name in all.chain(names(STARTS_KEYS, "brake.starts.")).chain(names(SHARE_KEYS, "brake.share.")) {
@@ -166,7 +167,12 @@ fn rule() -> impl Strategy<Value = RuleConfig> {
         proptest::option::of(any::<u32>()),
         proptest::option::of(path()),
         proptest::option::of("[a-z@]{1,7}[*]"),
-        duration(40, 60_000),
+        (
+            duration(40, 60_000),
+            proptest::option::of(duration(60_000, 86_400_000)),
+            proptest::option::of(1..=100_000u32),
+            proptest::option::of(proptest::collection::vec(phase(), 0..2)),
+        ),
         proptest::option::of((
             proptest::option::of(duration(60_000, 86_400_000)),
             proptest::option::of(0..=i64::MAX.cast_unsigned()),
@@ -177,17 +183,27 @@ fn rule() -> impl Strategy<Value = RuleConfig> {
             ]),
         )),
     )
-        .prop_map(|(comm, uid, exe, unit, threshold, progress)| {
-            let (progress_threshold, idle_payload, idle_status) = progress.unwrap_or_default();
-            RuleConfig {
-                matches: RuleMatch { comm: Some(comm), uid, exe, unit },
-                threshold,
-                progress: progress.map(|_| ProgressOf::Payload),
-                progress_threshold,
-                idle_payload,
-                idle_status,
-            }
-        })
+        .prop_map(
+            |(comm, uid, exe, unit, (threshold, start_threshold, start_beats, phase), progress)| {
+                let (progress_threshold, idle_payload, idle_status) = progress.unwrap_or_default();
+                RuleConfig {
+                    matches: RuleMatch { comm: Some(comm), uid, exe, unit },
+                    threshold,
+                    start_threshold,
+                    start_beats: start_beats.filter(|_| start_threshold.is_some()),
+                    phase,
+                    progress: progress.map(|_| ProgressOf::Payload),
+                    progress_threshold,
+                    idle_payload,
+                    idle_status,
+                }
+            },
+        )
+}
+
+fn phase() -> impl Strategy<Value = PhaseConfig> {
+    (0..=i64::MAX.cast_unsigned(), 0..=i64::MAX.cast_unsigned(), duration(60_000, 86_400_000))
+        .prop_map(|(one, other, threshold)| PhaseConfig::new([one.min(other), one.max(other)], threshold))
 }
 
 fn action() -> impl Strategy<Value = ActionConfig> {

@@ -468,6 +468,7 @@ pub const TABLES: &[(&str, &[Key])] = &[
     ("[[shard]]", SHARD_KEYS),
     ("[[rule]]", RULE_KEYS),
     ("match of a [[rule]]", MATCH_KEYS),
+    ("phase of a [[rule]]", PHASE_KEYS),
     ("[[action]]", ACTION_KEYS),
     ("match of an [[action]]", ACTION_MATCH_KEYS),
     ("retry of an [[action]]", RETRY_KEYS),
@@ -563,6 +564,31 @@ pub(super) const RULE_KEYS: &[Key] = &[
     .live(),
     Key::in_file("threshold", DURATION.takes, "Silence that is a stall for them", "", "\"30s\"").live(),
     Key::in_file(
+        "start-threshold",
+        DURATION.takes,
+        "The same while they start: from their first beat until their first status ok",
+        "threshold",
+        "\"2m\"",
+    )
+    .live(),
+    Key::in_file(
+        "start-beats",
+        "a whole number from 1 to 100000",
+        "Their start is over with so many beats, whatever their status",
+        "with the first status ok",
+        "20",
+    )
+    .live(),
+    Key::in_file(
+        "phase",
+        "a list of phases, such as [{ payload = [1000, 1999], threshold = \"10m\" }]",
+        "Silence that is a stall for them while their payload is from the first to the second number",
+        "",
+        "[{ payload = [1000, 1999], threshold = \"10m\" }]",
+    )
+    .with(PHASE_KEYS)
+    .live(),
+    Key::in_file(
         "progress",
         "\"payload\"",
         "What shows that they advance: their payload counts the work done. Without it, they need not",
@@ -588,6 +614,18 @@ pub(super) const RULE_KEYS: &[Key] = &[
         "\"degraded\"",
     )
     .live(),
+];
+
+pub(super) const PHASE_KEYS: &[Key] = &[
+    Key::in_file(
+        "payload",
+        "two whole numbers, such as [1000, 1999]",
+        "The least and the largest payload in the phase",
+        "",
+        "[1000, 1999]",
+    )
+    .live(),
+    Key::in_file("threshold", DURATION.takes, "Silence that is a stall in the phase", "", "\"10m\"").live(),
 ];
 
 pub(super) const MATCH_KEYS: &[Key] = &[
@@ -835,6 +873,7 @@ mod tests {
             (KEYS, ""),
             (SHARD_KEYS, "[[shard]]"),
             (RULE_KEYS, "[[rule]]"),
+            (PHASE_KEYS, "[[rule.phase]]"),
             (ACTION_KEYS, "[[action]]"),
             (ACTION_MATCH_KEYS, "[action.match]"),
             (RETRY_KEYS, "[action.retry]"),
@@ -846,7 +885,7 @@ mod tests {
             for key in keys {
                 // A value of the wrong type everywhere: serde must know the key, whatever it makes of the
                 // value.
-                let block = if head.starts_with("[action.") { "[[action]]\n" } else { "" };
+                let block = block_before(head);
                 let value = if key.name == "env" { "7" } else { "1979-05-27" };
                 let text = format!("{block}{head}\n{} = {value}", key.name);
                 let error = toml::from_str::<Config>(&text).unwrap_err().to_string();
@@ -854,10 +893,19 @@ mod tests {
             }
         }
         for (keys, head) in tables {
-            let block = if head.starts_with("[action.") { "[[action]]\n" } else { "" };
+            let block = block_before(head);
             let error = toml::from_str::<Config>(&format!("{block}{head}\nx = 1")).unwrap_err().to_string();
             let told = error.split("expected").nth(1).unwrap().matches('`').count() / 2;
             assert_eq!(told, keys.len(), "serde knows other keys than the list: {error}");
+        }
+    }
+
+    /// The block that a table is in needs a heading before it.
+    fn block_before(head: &str) -> &'static str {
+        match head {
+            _ if head.starts_with("[action.") => "[[action]]\n",
+            "[[rule.phase]]" => "[[rule]]\n",
+            _ => "",
         }
     }
 

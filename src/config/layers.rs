@@ -10,7 +10,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 
 use super::keys::{
     ACTION_KEYS, ACTION_MATCH_KEYS, BRAKE_KEYS, Config, HTTP_KEYS, KEYS, Key, MATCH_KEYS, METRICS_KEYS,
-    PREFIX, RETRY_KEYS, RULE_KEYS, SHARD_KEYS, SHARE_KEYS, STARTS_KEYS,
+    PHASE_KEYS, PREFIX, RETRY_KEYS, RULE_KEYS, SHARD_KEYS, SHARE_KEYS, STARTS_KEYS,
 };
 use super::plan::Plan;
 use super::problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
@@ -277,7 +277,9 @@ static TOP: Level = Level {
 static HTTP: Level = Level { head: "[http]", keys: HTTP_KEYS, tables: &[] };
 static METRICS: Level = Level { head: "[metrics]", keys: METRICS_KEYS, tables: &[] };
 static SHARD: Level = Level { head: "[[shard]]", keys: SHARD_KEYS, tables: &[] };
-static RULE: Level = Level { head: "[[rule]]", keys: RULE_KEYS, tables: &[("match", &MATCH)] };
+static RULE: Level =
+    Level { head: "[[rule]]", keys: RULE_KEYS, tables: &[("match", &MATCH), ("phase", &PHASE)] };
+static PHASE: Level = Level { head: "[[rule.phase]]", keys: PHASE_KEYS, tables: &[] };
 static MATCH: Level = Level { head: "match of [[rule]]", keys: MATCH_KEYS, tables: &[] };
 static ACTION: Level =
     Level { head: "[[action]]", keys: ACTION_KEYS, tables: &[("match", &ACTION_MATCH), ("retry", &RETRY)] };
@@ -385,7 +387,7 @@ impl Reader<'_> {
     fn unreadable(&self, taken: Taken, message: &str) -> ConfigProblem {
         let at = taken.name_span.as_ref().unwrap_or(&taken.value_span);
         let (why, fix) = if let Some(name) = missing_field(message) {
-            let takes = RULE.key(name).map_or("something", |key| key.takes);
+            let takes = RULE.key(name).or_else(|| PHASE.key(name)).map_or("something", |key| key.takes);
             (format!("it has no {name}"), format!("add {name}: {takes}"))
         } else if let Some(found) = message.strip_prefix("invalid type: ") {
             let article = |name: &str| if name.starts_with(['a', 'i']) { "an" } else { "a" };

@@ -7,7 +7,9 @@ pub use super::act::{ActPlan, Action, ActionMatch, Brake, Deed, Retry, Trigger, 
 pub use super::bounds::{
     ACTIONS_MAX, AGENTS_MAX, METRICS_AGENTS_MAX, RULES_MAX, SHARDS_MAX, SOCKET_PATH_MAX,
 };
+pub use super::bounds::{PHASES_MAX, START_BEATS_MAX};
 use super::classes::Classes;
+pub use super::classes::{PayloadPhase, Phases, Start};
 use super::sizing::queue_limit_for;
 use super::tables::RuleMatch;
 pub use super::values::{CoreChoice, EventsFormat, LogFormat, Output};
@@ -109,8 +111,18 @@ pub struct Rule {
     pub matcher: RuleMatch,
     /// Silence that is a stall for them, ns; 10 ms..=24 h.
     pub threshold_ns: u64,
+    /// When they may be silent for longer.
+    pub phases: Phases,
     /// When they beat and are at a standstill; `None`: never.
     pub progress: Option<Progress>,
+}
+
+impl Rule {
+    /// A rule that gives this threshold, ns, to the agents it matches, and nothing else.
+    #[must_use]
+    pub fn new(matcher: RuleMatch, threshold_ns: u64) -> Self {
+        Self { matcher, threshold_ns, phases: Phases::default(), progress: None }
+    }
 }
 
 /// When an agent that beats is at a standstill.
@@ -152,6 +164,14 @@ pub struct Identity<'a> {
     pub unit: Option<&'a str>,
 }
 
+impl Classes {
+    /// The classes of a fleet with these rules.
+    pub(crate) fn of_rules(default_ns: u64, rules: &[Rule]) -> Self {
+        Self::new(default_ns, rules.iter().map(|rule| rule.threshold_ns))
+            .with_phases(rules.iter().map(|rule| rule.phases.clone()))
+    }
+}
+
 impl Plan {
     /// Index of the first rule that matches; `None`: the default threshold applies.
     #[must_use]
@@ -161,7 +181,7 @@ impl Plan {
 
     /// The classes of agents and their thresholds.
     pub(crate) fn classes(&self) -> Classes {
-        Classes::new(self.threshold_ns, self.rules.iter().map(|rule| rule.threshold_ns))
+        Classes::of_rules(self.threshold_ns, &self.rules)
     }
 
     /// The `net.unix.max_dgram_qlen` that this fleet needs at any rate of beats: see [`queue_limit_for`].
@@ -195,11 +215,11 @@ impl Plan {
         self.classes().smallest_ns()
     }
 
-    /// The largest of all thresholds, ns: it applies to an agent until its identity is known.
+    /// The largest of all thresholds, ns, in any phase: it applies to an agent until its identity is known.
     #[must_use]
     pub fn threshold_max_ns(&self) -> u64 {
         let classes = self.classes();
-        classes.threshold_ns(classes.unknown())
+        classes.longest_ns(classes.unknown())
     }
 }
 

@@ -70,6 +70,15 @@ pub struct RuleConfig {
     /// Silence that is a stall for them.
     #[serde(deserialize_with = "duration")]
     pub threshold: Duration,
+    /// Silence that is a stall for one of them while it starts, from its first beat on. `None`: the same.
+    #[serde(default, deserialize_with = "some_duration")]
+    pub start_threshold: Option<Duration>,
+    /// With so many beats the start is over. `None`: with the first status `ok`.
+    #[serde(default)]
+    pub start_beats: Option<u32>,
+    /// Silence that is a stall for one of them while its payload is in a range. `None`: the same.
+    #[serde(default)]
+    pub phase: Option<Vec<PhaseConfig>>,
     /// What shows that one of them advances. `None`: it need not.
     #[serde(default)]
     pub progress: Option<ProgressOf>,
@@ -91,11 +100,34 @@ impl RuleConfig {
         Self {
             matches,
             threshold,
+            start_threshold: None,
+            start_beats: None,
+            phase: None,
             progress: None,
             progress_threshold: None,
             idle_payload: None,
             idle_status: None,
         }
+    }
+}
+
+/// One phase of a `[[rule]]` block: what its agents do takes longer while their payload says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+pub struct PhaseConfig {
+    /// The least and the largest payload in it.
+    pub payload: [u64; 2],
+    /// Silence that is a stall in it.
+    #[serde(deserialize_with = "duration")]
+    pub threshold: Duration,
+}
+
+impl PhaseConfig {
+    /// The phase of agents whose payload is at least the first number and at most the second.
+    #[must_use]
+    pub const fn new(payload: [u64; 2], threshold: Duration) -> Self {
+        Self { payload, threshold }
     }
 }
 

@@ -13,11 +13,11 @@ use super::checks::{
 };
 use super::keys::{Config, KEYS};
 use super::plan::{
-    DIR_OF_ROOT, EventsPlan, HttpPlan, METRICS_AGENTS_MAX, Output, Plan, Progress, RULES_MAX, Rule,
-    SHARDS_MAX, SOCKET_PATH_MAX, ShardPlan,
+    DIR_OF_ROOT, EventsPlan, HttpPlan, METRICS_AGENTS_MAX, Output, PHASES_MAX, PayloadPhase, Phases, Plan,
+    Progress, RULES_MAX, Rule, SHARDS_MAX, SOCKET_PATH_MAX, START_BEATS_MAX, ShardPlan, Start,
 };
 use super::problem::{ConfigError, ConfigProblem};
-use super::tables::{RuleConfig, RuleMatch, ShardConfig};
+use super::tables::{PhaseConfig, RuleConfig, RuleMatch, ShardConfig};
 use super::values::{Refused, written};
 use crate::message::is_deceptive;
 use crate::process::unit::UNIT_BYTES_MAX;
@@ -129,6 +129,7 @@ impl Config {
         let rules = (0..).zip(&self.rules).map(|(i, rule): (usize, _)| Rule {
             matcher: rule.matches.clone(),
             threshold_ns: duration_ns(rule.threshold),
+            phases: resolve_phases(&format!("rule[{i}]"), rule, &mut problems),
             progress: resolve_progress(&format!("rule[{i}]"), rule, &mut problems),
         });
         let rules = rules.collect();
@@ -421,6 +422,85 @@ fn judge_mode(key: &str, mode: u32, closed: &str, problems: &mut Vec<ConfigProbl
             "write \"0600\" for the same user, \"0660\" for its group too, \"0666\" for everybody",
         ));
     }
+}
+
+/// When the agents of a rule may be silent for longer.
+fn resolve_phases(key: &str, rule: &RuleConfig, problems: &mut Vec<ConfigProblem>) -> Phases {
+    let RuleConfig { threshold, start_threshold, start_beats, phase, .. } = rule;
+    let of = |name: &str| format!("{key}.{name}");
+    match (start_threshold, start_beats) {
+        (Some(longest), _) => {
+            let name = of("start-threshold");
+            let why = "an agent is started by being silent for less, not for more";
+            judge_longer(&name, *longest, *threshold, why, &of("threshold"), problems);
+        }
+        (None, Some(beats)) => problems.push(ConfigProblem::refused(
+            &of("start-beats"),
+            beats.to_string(),
+            "nothing says which silence is a stall until then",
+            "write start-threshold = \"2m\" beside it, or leave it out",
+        )),
+        (None, None) => {}
+    }
+    if let Some(beats) = start_beats.filter(|beats| !(1..=START_BEATS_MAX).contains(beats)) {
+        let why = if beats == 0 { "the start would never begin" } else { "no start takes as many" };
+        let fix = format!("write a whole number from 1 to {START_BEATS_MAX}");
+        problems.push(ConfigProblem::refused(&of("start-beats"), beats.to_string(), why, fix));
+    }
+    let phases = phase.as_deref().unwrap_or_default();
+    if phases.len() > PHASES_MAX {
+        problems.push(ConfigProblem::refused(
+            &of("phase"),
+            format!("{} phases", phases.len()),
+            format!("there are more than {PHASES_MAX} phases"),
+            "merge phases that have the same threshold",
+        ));
+    }
+    for (i, phase) in phases.iter().enumerate() {
+        judge_phase(&of(&format!("phase[{i}]")), phase, &phases[..i], problems);
+        let name = of(&format!("phase[{i}].threshold"));
+        let why = "what holds is looked up once in a threshold of the rule, too late for a shorter one";
+        judge_longer(&name, phase.threshold, *threshold, why, &of("threshold"), problems);
+    }
+    let start =
+        start_threshold.map(|longest| Start { threshold_ns: duration_ns(longest), beats: *start_beats });
+    let payload = phases.iter().map(|phase| PayloadPhase {
+        from: phase.payload[0],
+        to: phase.payload[1],
+        threshold_ns: duration_ns(phase.threshold),
+    });
+    Phases { start, payload: payload.collect() }
+}
+
+/// Refuses a threshold that is out of range, or shorter than that of the rule.
+fn judge_longer(
+    key: &str,
+    value: Duration,
+    of_rule: Duration,
+    why: &str,
+    against: &str,
+    problems: &mut Vec<ConfigProblem>,
+) {
+    if in_range(key, value, THRESHOLD_MIN..=THRESHOLD_MAX, problems) && value < of_rule {
+        let why = format!("it is shorter than the threshold of the rule, {}: {why}", written(of_rule));
+        let fix = format!("write a duration of at least \"{}\"", written(of_rule));
+        problems
+            .push(ConfigProblem::refused(key, format!("\"{}\"", written(value)), why, fix).against(against));
+    }
+}
+
+fn judge_phase(key: &str, phase: &PhaseConfig, before: &[PhaseConfig], problems: &mut Vec<ConfigProblem>) {
+    let [from, to] = phase.payload;
+    let is_both = |other: &&PhaseConfig| from <= other.payload[1] && other.payload[0] <= to;
+    let (why, fix) = if from > to {
+        ("the first number is larger than the second".to_owned(), format!("write [{to}, {from}]"))
+    } else if let Some(PhaseConfig { payload: [first, last], .. }) = before.iter().find(is_both) {
+        let why = format!("payloads in it are in the phase [{first}, {last}], too");
+        (why, "give each phase payloads of its own".to_owned())
+    } else {
+        return;
+    };
+    problems.push(ConfigProblem::refused(&format!("{key}.payload"), format!("[{from}, {to}]"), why, fix));
 }
 
 /// When the agents of a rule are at a standstill, if they can be.

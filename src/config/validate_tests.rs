@@ -1,7 +1,7 @@
 //! Which configurations are refused, with which messages, and the plans of the others.
 
 use super::super::plan::{AGENTS_MAX, Identity};
-use super::super::tables::{ProgressOf, RuleConfig};
+use super::super::tables::{PhaseConfig, ProgressOf, RuleConfig};
 use super::super::values::CoreChoice;
 use super::*;
 use crate::wire::Status;
@@ -107,6 +107,65 @@ fn fault_51_ranges_of_times() {
     );
     let rule = only_problem(|config| config.rules.push(RuleConfig::new(RuleMatch::uid(7), ms(19))));
     assert!(rule.contains("smallest threshold, 19ms"), "{rule}");
+}
+
+#[test]
+fn phases_are_longer_than_the_threshold_and_apart() {
+    let ms = Duration::from_millis;
+    let rule = |change: &dyn Fn(&mut RuleConfig)| {
+        only_problem(|config| {
+            let mut rule = RuleConfig::new(RuleMatch::uid(7), ms(5000));
+            change(&mut rule);
+            config.rules.push(rule);
+        })
+    };
+    let phase = |from, to, threshold| PhaseConfig::new([from, to], ms(threshold));
+    type Change<'a> = &'a dyn Fn(&mut RuleConfig);
+    for (change, why) in [
+        (
+            (&|rule: &mut RuleConfig| rule.start_threshold = Some(ms(4999))) as Change,
+            "cannot use rule[0].start-threshold = \"4s999ms\": it is shorter than the threshold of the rule, 5s: an agent is \
+             started by being silent for less, not for more; write a duration of at least \"5s\"",
+        ),
+        (&|rule| rule.start_threshold = Some(ms(25 * 3_600_000)), "it is longer than 24h"),
+        (&|rule| rule.start_beats = Some(5), "write start-threshold = \"2m\" beside it, or leave it out"),
+        (
+            &|rule| (rule.start_threshold, rule.start_beats) = (Some(ms(5000)), Some(0)),
+            "cannot use rule[0].start-beats = 0: the start would never begin; write a whole number from 1 to 100000",
+        ),
+        (
+            &|rule| (rule.start_threshold, rule.start_beats) = (Some(ms(5000)), Some(100_001)),
+            "no start takes as many",
+        ),
+        (
+            &|rule| rule.phase = Some(vec![phase(1, 2, 4000)]),
+            "cannot use rule[0].phase[0].threshold = \"4s\": it is shorter than the threshold of the rule, 5s: what holds is \
+             looked up once in a threshold of the rule, too late for a shorter one; write a duration of at least \"5s\"",
+        ),
+        (
+            &|rule| rule.phase = Some(vec![phase(2, 1, 5000)]),
+            "cannot use rule[0].phase[0].payload = [2, 1]: the first number is larger than the second; write [1, 2]",
+        ),
+        (
+            &|rule| rule.phase = Some(vec![phase(1, 2, 5000), phase(7, 9, 5000), phase(2, 3, 6000)]),
+            "cannot use rule[0].phase[2].payload = [2, 3]: payloads in it are in the phase [1, 2], too; give each phase \
+             payloads of its own",
+        ),
+        (
+            &|rule| rule.phase = Some((0..17).map(|number| phase(number, number, 5000)).collect()),
+            "cannot use rule[0].phase = 17 phases: there are more than 16 phases",
+        ),
+    ] {
+        let told = rule(change);
+        assert!(told.contains(why), "{told}");
+    }
+    let mut whole = RuleConfig::new(RuleMatch::uid(7), ms(5000));
+    (whole.start_threshold, whole.start_beats) = (Some(ms(5000)), Some(1));
+    whole.phase = Some(vec![phase(1, 2, 9000), phase(0, 0, 5000), phase(3, u64::MAX, 6000)]);
+    let plan = plan(|config| config.rules.push(whole)).unwrap();
+    assert_eq!(plan.rules[0].phases.start, Some(Start { threshold_ns: 5_000_000_000, beats: Some(1) }));
+    assert_eq!(plan.rules[0].phases.payload.len(), 3);
+    assert_eq!(plan.threshold_max_ns(), 9_000_000_000);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
     About, ActionName, ActionWhy, Agent, BlindPhase, Comm, Event, EventKind, ExitHow, NoFrame, ProcessState,
-    Texts,
+    StallPhase, Texts,
 };
 use crate::config::KeySet;
 use crate::label::{Label, Text};
@@ -98,6 +98,8 @@ enum Detail {
         process: Option<&'static str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         used_cpu: Option<bool>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        phase: Option<&'static str>,
         #[serde(skip_serializing_if = "is_single")]
         coalesced: u32,
     },
@@ -279,9 +281,18 @@ impl Detail {
             EventKind::Up | EventKind::Mixed | EventKind::Stop | EventKind::Lost { .. } | EventKind::Beat => {
                 Self::Nothing
             }
-            EventKind::Stall { silent_ns, last_nonce, certain, blind_ns, process, used_cpu, coalesced } => {
-                let process = process.map(ProcessState::as_str);
-                Self::Stall { silent_ns, last_nonce, certain, blind_ns, process, used_cpu, coalesced }
+            EventKind::Stall {
+                silent_ns,
+                last_nonce,
+                certain,
+                blind_ns,
+                process,
+                used_cpu,
+                phase,
+                coalesced,
+            } => {
+                let (process, phase) = (process.map(ProcessState::as_str), phase.map(StallPhase::as_str));
+                Self::Stall { silent_ns, last_nonce, certain, blind_ns, process, used_cpu, phase, coalesced }
             }
             EventKind::Resume { silent_ns, lost, coalesced } => Self::Resume { silent_ns, lost, coalesced },
             EventKind::Frozen { phase } => Self::Frozen { phase: phase.as_str() },
@@ -556,7 +567,7 @@ mod tests {
                 common(4)
             ),
             format!(
-                r#"{{{}:"stall",{agent},"silent_ns":2000000000,"last_nonce":41,"certain":false,"blind_ns":9,"process":"traced","used_cpu":false,"coalesced":2}}"#,
+                r#"{{{}:"stall",{agent},"silent_ns":2000000000,"last_nonce":41,"certain":false,"blind_ns":9,"process":"traced","used_cpu":false,"phase":"start","coalesced":2}}"#,
                 common(5)
             ),
             format!(r#"{{{}:"resume",{agent},"silent_ns":2000000000,"lost":5}}"#, common(6)),

@@ -108,6 +108,9 @@ pub enum EventKind {
         /// Whether the process has used CPU time in the silence, where that is known.
         #[serde(default)]
         used_cpu: Option<bool>,
+        /// The phase whose threshold was reached, if that was not the threshold of the rule.
+        #[serde(default, deserialize_with = "known_phase")]
+        phase: Option<StallPhase>,
         /// Stalls reported by this event; more than 1 if they happened faster than they were reported.
         #[serde(default = "single")]
         coalesced: u32,
@@ -514,6 +517,36 @@ impl FrozenPhase {
     }
 }
 
+/// A phase in which an agent may be silent for longer than the threshold of its rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StallPhase {
+    /// It had begun and was not ready.
+    Start,
+    /// Its payload said so.
+    Payload,
+}
+
+impl StallPhase {
+    /// Every variant, in the order of declaration.
+    pub const ALL: [Self; 2] = [Self::Start, Self::Payload];
+
+    /// The word of the event schema.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Payload => "payload",
+        }
+    }
+}
+
+/// A phase that this version knows; others come from a later one.
+fn known_phase<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<StallPhase>, D::Error> {
+    let word = Option::<String>::deserialize(deserializer)?;
+    Ok(word.and_then(|word| StallPhase::ALL.into_iter().find(|phase| phase.as_str() == word)))
+}
+
 /// What ended a standstill.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -678,7 +711,8 @@ impl EventKind {
              observer was blind during it. `process` is what the process does, if the kernel said so in time: \
              `running`, `sleeping`, `uninterruptible` (mostly waits for a disk), `stopped` or `traced`; `used_cpu` \
              whether it has used CPU time since early in the silence, where that is known: one that has is busy, one that has not \
-             waits.",
+             waits. `phase` is there if a longer threshold than that of the rule was reached: `start` (it had begun and was not \
+             ready) or `payload` (its payload said that it was in a phase).",
         ),
         (
             "resume",

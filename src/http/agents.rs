@@ -15,12 +15,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::query::{BadQuery, Query};
 use super::sources::Sources;
 use crate::api::{Agent, AgentState, Page};
+use crate::config::classes::Classes;
 use crate::json::Json;
 use crate::label::Label;
 use crate::lane::Port;
 use crate::lane::sessions::Freeze;
 use crate::pattern::{ASKED_BYTES_MAX, Pattern};
 use crate::process::unit::UNIT_BYTES_MAX;
+use crate::rules::phase::{self, Allowed, Facts};
 use crate::table::place::{Holder, Place};
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::time::MonoNs;
@@ -67,6 +69,8 @@ pub struct Row {
     pub freeze: Freeze,
     /// Whether it beats and does not advance.
     pub is_still: bool,
+    /// What its slot says of its phase.
+    pub facts: Facts,
 }
 
 impl Row {
@@ -87,7 +91,13 @@ impl Row {
             resumes: cold.resumes,
             freeze,
             is_still: session.is_still && hot.state == State::Up,
+            facts: Facts::of(&hot, cold),
         })
+    }
+
+    /// The silence that is allowed to it at present.
+    pub fn allowed(&self, classes: &Classes) -> Allowed {
+        phase::allowed(classes, self.hot.class, &self.facts)
     }
 
     /// Its state.
@@ -443,6 +453,7 @@ pub fn agent(row: &Row, sources: &Sources, now: MonoNs) -> Agent {
     let sessions = &sources.ports[usize::from(row.shard)].sessions;
     let session = sessions.get(row.slot, row.generation);
     let about = sources.names.about(row.holder());
+    let allowed = row.allowed(&sources.terms().classes);
     Agent {
         pid: hot.pid,
         ns_pid: session.and_then(|session| session.ns_pid),
@@ -462,7 +473,8 @@ pub fn agent(row: &Row, sources: &Sources, now: MonoNs) -> Agent {
         stalls: row.stalls,
         resumes: row.resumes,
         silent_ns: now.since(hot.last_arrival),
-        threshold_ns: sources.terms().classes.threshold_ns(hot.class),
+        threshold_ns: allowed.ns,
+        phase: allowed.by.phase().map(|phase| phase.as_str().to_owned()),
         first_ns: row.first_arrival.0,
         last_ns: hot.last_arrival.0,
     }
@@ -475,6 +487,7 @@ impl Row {
         Self {
             freeze: Freeze::No,
             is_still: false,
+            facts: Facts::of(&Hot::default(), &Cold::default()),
             shard,
             slot: 0,
             generation: 1,

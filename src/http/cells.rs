@@ -116,7 +116,7 @@ impl Cell {
         let count = |state| rows.iter().filter(|row| row.state() == state).count();
         let permille = |row: &&Row| {
             let silent = u128::from(view.read_at(row).since(row.hot.last_arrival)) * 1000;
-            u64::try_from(silent / u128::from(classes.threshold_ns(row.hot.class).max(1))).unwrap_or(u64::MAX)
+            u64::try_from(silent / u128::from(row.allowed(classes).ns.max(1))).unwrap_or(u64::MAX)
         };
         let shard = rows[0].shard;
         Self {

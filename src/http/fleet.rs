@@ -5,7 +5,7 @@ use hdrhistogram::Histogram;
 use super::act;
 use super::metrics::{Buckets, bounds};
 use super::sources::Sources;
-use crate::api::{Cause, CrashLoop, Died, Distribution, Fleet, Headline, Rule, Shard};
+use crate::api::{Cause, CrashLoop, Died, Distribution, Fleet, Headline, Phase, Rule, Shard};
 use crate::config::plan;
 use crate::rules::Death;
 use crate::time::{MonoNs, WallNs};
@@ -157,6 +157,10 @@ fn counts_of(counts: ShardSnapshot) -> Shard {
     }
 }
 
+fn phase(phase: &plan::PayloadPhase) -> Phase {
+    Phase { from: phase.from, to: phase.to, threshold_ns: phase.threshold_ns }
+}
+
 fn rule(rule: &plan::Rule) -> Rule {
     Rule {
         comm: rule.matcher.comm.clone(),
@@ -164,6 +168,9 @@ fn rule(rule: &plan::Rule) -> Rule {
         exe: rule.matcher.exe.clone(),
         unit: rule.matcher.unit.clone(),
         threshold_ns: rule.threshold_ns,
+        start_threshold_ns: rule.phases.start.map(|start| start.threshold_ns),
+        start_beats: rule.phases.start.and_then(|start| start.beats),
+        phases: rule.phases.payload.iter().map(phase).collect(),
         progress_threshold_ns: rule.progress.map(|progress| progress.threshold_ns),
     }
 }

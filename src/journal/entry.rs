@@ -7,7 +7,7 @@ use crate::config::KeySet;
 use crate::event::{
     About, ActionName, ActionPhase, ActionWhy, AdvanceWhy, Agent, BlindPhase, BlindWhy, BrakePhase,
     BrakeScope, Comm, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState,
-    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
+    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent, StallPhase,
 };
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
@@ -135,9 +135,20 @@ fn fields_of(kind: &EventKind) -> Option<(u64, [u64; FIELD_WORDS])> {
     let none = |uid: Option<u32>| uid.map_or(NONE, u64::from);
     Some(match *kind {
         EventKind::Up => (0, [0; FIELD_WORDS]),
-        EventKind::Stall { silent_ns, last_nonce, certain, blind_ns, process, used_cpu, coalesced } => {
+        EventKind::Stall {
+            silent_ns,
+            last_nonce,
+            certain,
+            blind_ns,
+            process,
+            used_cpu,
+            phase,
+            coalesced,
+        } => {
             let process = process.map_or(0, |process| code_of(&ProcessState::ALL, &process) + 1);
-            let activity = process | code_of(&USED_CPU, &used_cpu) << PROCESS_BITS;
+            let phase = phase.map_or(0, |phase| code_of(&StallPhase::ALL, &phase) + 1);
+            let activity =
+                process | code_of(&USED_CPU, &used_cpu) << PROCESS_BITS | phase << (2 * PROCESS_BITS);
             (1, [silent_ns, last_nonce, certain.into(), blind_ns, coalesced.into(), activity])
         }
         EventKind::Resume { silent_ns, lost, coalesced } => (2, [silent_ns, lost, coalesced.into(), 0, 0, 0]),
@@ -227,7 +238,11 @@ fn kind_of(code: u8, fields: &[u64; FIELD_WORDS]) -> Option<EventKind> {
             certain: c != 0,
             blind_ns: d,
             process: (f & PROCESS_MASK).checked_sub(1).and_then(|code| with_code(&ProcessState::ALL, code)),
-            used_cpu: with_code(&USED_CPU, f >> PROCESS_BITS)?,
+            used_cpu: with_code(&USED_CPU, f >> PROCESS_BITS & PROCESS_MASK)?,
+            phase: match f >> (2 * PROCESS_BITS) {
+                0 => None,
+                code => Some(with_code(&StallPhase::ALL, code - 1)?),
+            },
             coalesced: u32::try_from(e).ok()?,
         },
         2 => EventKind::Resume { silent_ns: a, lost: b, coalesced: u32::try_from(c).ok()? },

@@ -102,6 +102,16 @@ mod switch {
         MergesStreams,
         /// What another shard could not see does not matter to a standstill.
         TrustsBlindShards,
+        /// An agent that starts has the threshold of its rule.
+        JudgesStartsAsUsual,
+        /// A status `ok` does not end the start.
+        NeverEndsTheStart,
+        /// An observer takes those that start for started when it goes on.
+        ForgetsTheStart,
+        /// The phase that a payload says is ignored.
+        IgnoresThePayload,
+        /// An agent in a phase is looked at when its longer threshold is over, even if the phase ends before.
+        LooksWhenThePhaseIsOver,
         /// No standstill is found.
         FindsNobodyStill,
         /// A line has one column too many.

@@ -6,7 +6,7 @@ use crate::config::KeySet;
 use crate::event::{
     About, ActionName, ActionPhase, ActionWhy, AdvanceWhy, Agent, BlindPhase, BlindWhy, BrakePhase,
     BrakeScope, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState,
-    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
+    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent, StallPhase,
 };
 use crate::label::Label;
 use crate::time::{MonoNs, WallNs};
@@ -46,6 +46,7 @@ pub fn one_of_each() -> Vec<Event> {
                 blind_ns: 0,
                 process: None,
                 used_cpu: None,
+                phase: None,
                 coalesced: 1,
             },
         ),
@@ -59,6 +60,7 @@ pub fn one_of_each() -> Vec<Event> {
                 blind_ns: 9,
                 process: Some(ProcessState::Traced),
                 used_cpu: Some(false),
+                phase: Some(StallPhase::Start),
                 coalesced: 2,
             },
         ),
@@ -369,10 +371,26 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
             Kind::Stop,
             Kind::Beat
         ]),
-        (extreme(), extreme(), any::<bool>(), extreme(), (any_process(), any_used_cpu()), any::<u32>())
-            .prop_map(|(silent_ns, last_nonce, certain, blind_ns, (process, used_cpu), coalesced)| {
-                Kind::Stall { silent_ns, last_nonce, certain, blind_ns, process, used_cpu, coalesced }
-            }),
+        (
+            (extreme(), extreme(), any::<bool>(), extreme()),
+            (any_process(), any_used_cpu()),
+            prop::option::of(prop::sample::select(StallPhase::ALL.to_vec())),
+            any::<u32>(),
+        )
+            .prop_map(
+                |((silent_ns, last_nonce, certain, blind_ns), (process, used_cpu), phase, coalesced)| {
+                    Kind::Stall {
+                        silent_ns,
+                        last_nonce,
+                        certain,
+                        blind_ns,
+                        process,
+                        used_cpu,
+                        phase,
+                        coalesced,
+                    }
+                },
+            ),
         (extreme(), any::<bool>()).prop_map(|(still_ns, certain)| Kind::Standstill { still_ns, certain }),
         (extreme(), prop::sample::select(AdvanceWhy::ALL.to_vec()))
             .prop_map(|(still_ns, why)| Kind::Advance { still_ns, why }),

@@ -25,6 +25,8 @@ pub mod instruction {
     pub const OPEN: u32 = 1 << 5;
     /// The last stall was premature: a longer threshold applies, or a frame was refused meanwhile. Judge it again.
     pub const WITHDRAW: u32 = 1 << 6;
+    /// Another program began under the agent's pid: its start begins anew.
+    pub const BEGIN: u32 = 1 << 7;
     /// The bits below this are those above; the bits from here on are the holder's generation.
     pub(super) const GENERATION_SHIFT: u32 = 8;
 }

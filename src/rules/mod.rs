@@ -17,7 +17,9 @@
 //! 6. An agent that is alive on one shard is alive. ([`outlives`])
 //! 7. A stall is reported once every thread and shard that may hold evidence against it has answered, or its
 //!    time to answer has passed. ([`verdict`](mod@verdict))
-//! 8. An agent that beats may be at a standstill, if a rule says how it shows what it does. ([`progress`])
+//! 8. Which threshold holds depends on the phase that the agent is in: while it starts, or by its payload, a silence may
+//!    be longer. ([`phase`])
+//! 9. An agent that beats may be at a standstill, if a rule says how it shows what it does. ([`progress`])
 
 use crate::refusal::Refusal;
 use crate::table::key::AgentKey;
@@ -26,6 +28,7 @@ use crate::time::MonoNs;
 use crate::wire::{DecodeError, Frame, NONCE_MAX, Status, Version};
 
 mod death;
+pub mod phase;
 pub mod progress;
 mod verdict;
 
@@ -141,6 +144,7 @@ pub fn first_beat(frame: &Frame, sender: &Sender, generation: u32, class: u8) ->
     };
     let mut cold = Cold { generation, first_arrival: sender.arrival, ..Cold::default() };
     cold.is_honest = frame.pid == sender.pid;
+    cold.awaits_ok = frame.status != Status::Ok;
     claim(&mut hot, &mut cold, frame, sender);
     if frame.is_terminal() {
         hot.state = State::Waiting;
@@ -188,6 +192,7 @@ pub fn next_beat(hot: &mut Hot, cold: &mut Cold, frame: &Frame, sender: &Sender,
         VersionRule::Changed => true,
         VersionRule::Refused => return Beat::Refused(Refusal::Downgrade),
     };
+    cold.awaits_ok = phase::awaits_ok_after(hot, cold, frame.status);
     if sender.uid != hot.uid() {
         hot.account = Account::new(sender.uid, hot.beats());
         cold.users = cold.users.wrapping_add(1);

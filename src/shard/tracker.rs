@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::config::classes::Classes;
 use crate::lane::{Instruction, instruction};
 use crate::refusal::Refusal;
+use crate::rules::phase::{self, Allowed, By, Facts};
 use crate::rules::{self, Beat, Judgement, Sender, Sight};
 use crate::shard::index::{Found, Index};
 use crate::shard::uids::UidAccounts;
@@ -22,7 +23,7 @@ use crate::table::key::AgentKey;
 use crate::table::slot::{Account, Cold, Flags, Hot, State};
 use crate::table::turned_away::TurnedAwayFor;
 use crate::time::MonoNs;
-use crate::wire::Frame;
+use crate::wire::{Frame, Status};
 
 /// Timer entries whose agents are prefetched together.
 const DUE_MAX: usize = 32;
@@ -268,7 +269,7 @@ impl Tracker {
         if hot.state == State::Free {
             return self.renewal.clear(slot);
         }
-        let before_ns = self.renewal.before.threshold_ns(hot.class);
+        let before_ns = self.allowed_of(slot, &hot, &self.renewal.before).ns;
         self.renewal.keep_grace(slot, hot.last_arrival, before_ns);
         if !planted!(KeepsOldClasses) {
             hot.class = self.classes.unknown();
@@ -328,6 +329,10 @@ impl Tracker {
             };
             let row = self.uids.on_admitted(uid, hot.last_arrival);
             self.seats[slot as usize] = Seat { pid, uid, row }.to_word();
+            if planted!(ForgetsTheStart) {
+                let cold = self.writer.cold(slot);
+                self.writer.write(slot, &hot, &Cold { awaits_ok: false, ..cold });
+            }
             let before = hot;
             renew(&mut hot);
             if hot != before {
@@ -501,18 +506,69 @@ impl Tracker {
         if hot.state != State::Up {
             return;
         }
-        match self.judgement_of(slot, &hot, sight) {
+        if self.classes.have_phases() {
+            return self.judge_in_phases(slot, hot, sight, blind_since, on_stall);
+        }
+        let threshold_ns = self.threshold_of(&hot);
+        match self.judgement_of(slot, &hot, threshold_ns, sight) {
             Judgement::NotBefore(_) if planted!(ForgetsTheTimer) => {}
             Judgement::NotBefore(at) => self.wheel.set(slot, at),
             Judgement::Stalled { is_certain } => {
-                self.stall(slot, hot, is_certain, sight.watermark, blind_since(hot.last_arrival));
+                let blind_ns = blind_since(hot.last_arrival);
+                self.stall(slot, hot, By::Rule, is_certain, sight.watermark, blind_ns);
                 on_stall(slot);
             }
         }
     }
 
-    fn judgement_of(&self, slot: u32, hot: &Hot, sight: &Sight) -> Judgement {
-        let threshold_ns = self.threshold_of(hot);
+    /// As [`Tracker::judge_one`], in a fleet some of whose rules have phases.
+    #[cold]
+    fn judge_in_phases(
+        &mut self,
+        slot: u32,
+        hot: Hot,
+        sight: &Sight,
+        blind_since: impl Fn(MonoNs) -> u64,
+        on_stall: &mut impl FnMut(u32),
+    ) {
+        let allowed = self.allowed_of(slot, &hot, &self.classes);
+        match self.judgement_of(slot, &hot, allowed.ns, sight) {
+            Judgement::NotBefore(at) => {
+                let at = self.look_at(slot, &hot, at, sight);
+                self.wheel.set(slot, at);
+            }
+            Judgement::Stalled { is_certain } => {
+                let blind_ns = blind_since(hot.last_arrival);
+                self.stall(slot, hot, allowed.by, is_certain, sight.watermark, blind_ns);
+                on_stall(slot);
+            }
+        }
+    }
+
+    /// When to look at an agent again that is no stall before `at`. One that may be in a phase with a threshold of its own
+    /// is looked at as often as any other: a beat may end the phase, and moves no timer.
+    fn look_at(&mut self, slot: u32, hot: &Hot, at: MonoNs, sight: &Sight) -> MonoNs {
+        if self.classes.phases_of(hot.class).is_empty() || planted!(LooksWhenThePhaseIsOver) {
+            return at;
+        }
+        let mut cold = self.writer.cold(slot);
+        if phase::is_begin_over(&self.classes, hot.class, hot, &cold) {
+            cold.begun = 0;
+            self.writer.write(slot, hot, &cold);
+        }
+        at.min(sight.watermark + self.threshold_of(hot))
+    }
+
+    /// The silence that `classes` allow the agent of the slot.
+    fn allowed_of(&self, slot: u32, hot: &Hot, classes: &Classes) -> Allowed {
+        if classes.phases_of(hot.class).is_empty() {
+            return Allowed { ns: classes.threshold_ns(hot.class), by: By::Rule };
+        }
+        phase::allowed(classes, hot.class, &Facts::of(hot, &self.writer.cold(slot)))
+    }
+
+    #[inline]
+    fn judgement_of(&self, slot: u32, hot: &Hot, threshold_ns: u64, sight: &Sight) -> Judgement {
         let judge = |sight: &Sight| rules::judge(hot.last_arrival, hot.paused_before, threshold_ns, sight);
         let judgement = match judge(sight) {
             Judgement::Stalled { .. } if self.admission.turned_away().is_after(hot.pid, hot.last_arrival) => {
@@ -534,8 +590,9 @@ impl Tracker {
         judgement
     }
 
-    fn stall(&mut self, slot: u32, mut hot: Hot, is_certain: bool, at: MonoNs, blind_ns: u64) {
+    fn stall(&mut self, slot: u32, mut hot: Hot, by: By, is_certain: bool, at: MonoNs, blind_ns: u64) {
         let mut cold = self.writer.cold(slot);
+        cold.stall_by = by.to_code();
         hot.state = State::Stalled;
         cold.stalls = cold.stalls.wrapping_add(1);
         cold.stall_at = at;
@@ -578,6 +635,11 @@ impl Tracker {
         if is_opened {
             hot.state = State::Up;
         }
+        if bits & instruction::BEGIN != 0 {
+            let mut cold = self.writer.cold(slot);
+            phase::begin_anew(&hot, &mut cold);
+            self.writer.write(slot, &hot, &cold);
+        }
         if bits & instruction::WITHDRAW != 0 && hot.state == State::Stalled {
             hot.state = State::Up;
             let mut cold = self.writer.cold(slot);
@@ -610,7 +672,8 @@ impl Tracker {
             heir.class = self.classes.unknown();
             self.renewal.forget(slot);
             let generation = cold.generation.wrapping_add(1);
-            cold = Cold { generation, first_arrival: hot.last_arrival, ..Cold::default() };
+            let awaits_ok = heir.status != Status::Ok;
+            cold = Cold { generation, first_arrival: hot.last_arrival, awaits_ok, ..Cold::default() };
             self.writer.write(slot, &heir, &cold);
             if heir.state == State::Up {
                 self.wheel.set(slot, heir.last_arrival + self.threshold_of(&heir));
@@ -669,7 +732,7 @@ impl Tracker {
         &mut self.writer
     }
 
-    /// The threshold in force for an agent, ns.
+    /// The threshold of an agent outside of any phase, ns.
     pub fn threshold_of(&self, hot: &Hot) -> u64 {
         self.classes.threshold_ns(hot.class)
     }

@@ -119,7 +119,7 @@ fn a_header_that_is_not_ours_is_refused_and_nothing_is_changed() {
     type Change = fn(&Table);
     let cases: [(&str, Change); 13] = [
         ("no table", |table| table.put(header::MAGIC, 0)),
-        ("its layout is 3, this version reads 4", |table| table.put(header::LAYOUT, 3)),
+        ("its layout is 4, this version reads 5", |table| table.put(header::LAYOUT, 4)),
         ("256 bytes instead of 320", |table| table.put(header::SLOT_BYTES, 256)),
         ("0 slots", |table| table.put(header::CAPACITY, 0)),
         ("4194305 slots", |table| table.put(header::CAPACITY, 4_194_305)),

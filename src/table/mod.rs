@@ -33,7 +33,7 @@ const HEADER_WORDS: usize = 512;
 /// `vartaflt` in byte order.
 const MAGIC: u64 = u64::from_le_bytes(*b"vartaflt");
 /// Incremented whenever the meaning of a word changes.
-const LAYOUT: u64 = 4;
+const LAYOUT: u64 = 5;
 /// Words of a slot, in all areas together.
 const SLOT_WORDS: usize = HOT_WORDS + COLD_WORDS + RARE_WORDS + EXTRA_WORDS;
 const SLOT_BYTES: u64 = (SLOT_WORDS * size_of::<u64>()) as u64;

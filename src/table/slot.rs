@@ -208,6 +208,12 @@ pub struct Cold {
     pub downgrades: u32,
     /// Arrival of the frame that last changed status, stream or version.
     pub changed_at: MonoNs,
+    /// No frame with the status `ok` is known since it began.
+    pub awaits_ok: bool,
+    /// The beats, modulo 2^24, after which another program began under its pid; 0: none did, or long ago.
+    pub begun: u32,
+    /// Which threshold the last stall was judged by: see [`By`](crate::rules::phase::By).
+    pub stall_by: u8,
 }
 
 impl Hot {
@@ -317,10 +323,19 @@ const HONEST: u32 = 1 << 31;
 const RARE: u32 = 1 << 30;
 /// The next bit: the extra words belong to this holder. No version sets it yet.
 const EXTRA: u32 = 1 << 29;
-/// What the downgrades share their word with.
-const NOT_DOWNGRADES: u32 = HONEST | RARE | EXTRA;
-/// The top bit of the blind time stores the uncertainty: 2^63 ns are 292 years.
+/// The next bit: no status `ok` so far.
+const AWAITS_OK: u32 = 1 << 28;
+/// Two bits for the downgrades, then the beats after which another program began.
+const DOWNGRADES: u32 = 0b11;
+const BEGUN_SHIFT: u32 = 2;
+const BEGUN: u32 = BEATS_BEGUN - 1;
+/// The beats after which a program began are known modulo this.
+pub const BEATS_BEGUN: u32 = 1 << 24;
+/// The top bit of the blind time stores the uncertainty, the next six which threshold held: 2^57 ns are four years.
 const UNCERTAIN: u64 = 1 << 63;
+const BY_SHIFT: u32 = 57;
+const BY: u64 = 0x3f;
+const BLIND: u64 = (1 << BY_SHIFT) - 1;
 
 /// The generation in the first word of a cold half.
 pub(super) const fn generation_of(first: u64) -> u32 {
@@ -344,7 +359,6 @@ pub(super) const fn has_rare(words: &[u64; COLD_WORDS]) -> bool {
 
 impl Cold {
     /// All beats that the two halves count.
-    #[cfg(any(test, feature = "http"))]
     #[must_use]
     pub const fn beats(&self, hot: &Hot) -> u64 {
         pair(self.beats_rounds as u32, hot.beats())
@@ -360,7 +374,7 @@ impl Cold {
             self.jump_lost,
             self.stall_silent_ns,
             self.stall_at.0,
-            self.stall_blind_ns & !UNCERTAIN | uncertain,
+            self.stall_blind_ns & BLIND | (self.stall_by as u64 & BY) << BY_SHIFT | uncertain,
             self.resume_at.0,
             self.resume_silent_ns,
             self.resume_lost,
@@ -373,6 +387,8 @@ impl Cold {
             self.claimed_at.0,
         ];
         let honest = if self.is_honest { HONEST } else { 0 };
+        let awaits_ok = if self.awaits_ok { AWAITS_OK } else { 0 };
+        let begun = (self.begun & BEGUN) << BEGUN_SHIFT | self.downgrades & DOWNGRADES;
         let is_rare = if rare.iter().fold(0, |all, word| all | word) == 0 { 0 } else { RARE };
         let words = [
             pair(self.generation, u32::from(self.users) << 16 | u32::from(self.beats_rounds)),
@@ -382,7 +398,7 @@ impl Cold {
             pair(self.streams, self.statuses),
             pair(self.terminals, self.versions),
             self.changed_at.0,
-            pair(self.claimed_pid, self.downgrades & !NOT_DOWNGRADES | honest | is_rare),
+            pair(self.claimed_pid, begun | awaits_ok | honest | is_rare),
         ];
         (words, rare)
     }
@@ -397,6 +413,7 @@ impl Cold {
         let (terminals, versions) = unpair(words[5]);
         let (claimed_pid, downgrades) = unpair(words[7]);
         let rare = if has_rare(&words) { rare() } else { [0; RARE_WORDS] };
+        let [stall_by, ..] = (rare[5] >> BY_SHIFT & BY).to_le_bytes();
         Self {
             generation,
             users: u16::from_le_bytes([user_low, user_high]),
@@ -414,7 +431,8 @@ impl Cold {
             versions,
             stall_silent_ns: rare[3],
             stall_at: MonoNs(rare[4]),
-            stall_blind_ns: rare[5] & !UNCERTAIN,
+            stall_blind_ns: rare[5] & BLIND,
+            stall_by,
             is_stall_uncertain: rare[5] & UNCERTAIN != 0,
             resume_at: MonoNs(rare[6]),
             resume_silent_ns: rare[7],
@@ -429,7 +447,9 @@ impl Cold {
             claimed_pid,
             claimed_at: MonoNs(rare[15]),
             is_honest: downgrades & HONEST != 0,
-            downgrades: downgrades & !NOT_DOWNGRADES,
+            downgrades: downgrades & DOWNGRADES,
+            awaits_ok: downgrades & AWAITS_OK != 0,
+            begun: downgrades >> BEGUN_SHIFT & BEGUN,
         }
     }
 }
@@ -468,13 +488,13 @@ mod tests {
                 beats_lost: numbers[4], stalls: small[2], resumes: small[3], streams: small[4],
                 statuses: small[5], terminals: small[6], versions: small[7],
                 stall_silent_ns: numbers[5], stall_at: MonoNs(numbers[6]),
-                stall_blind_ns: numbers[7] >> 1, is_stall_uncertain: uncertain,
+                stall_blind_ns: numbers[7] >> 7, is_stall_uncertain: uncertain,
                 resume_at: MonoNs(numbers[1]), resume_silent_ns: numbers[2], resume_lost: numbers[3],
                 downgrade_nonce: numbers[4], stall_nonce: numbers[5],
                 terminal_at: MonoNs(numbers[6]), changed_at: MonoNs(numbers[7]),
                 terminal_payload: numbers[0], terminal_before: numbers[1], terminal_first: numbers[2],
-                claimed_at: MonoNs(numbers[3]), claimed_pid: small[0], downgrades: small[1] >> 3,
-                is_honest: uncertain,
+                claimed_at: MonoNs(numbers[3]), claimed_pid: small[0], downgrades: small[1] >> 30,
+                is_honest: uncertain, awaits_ok: !uncertain, begun: small[2] >> 8, stall_by: class >> 2,
             };
             let (words, rare) = cold.to_words();
             prop_assert_eq!(has_rare(&words), rare != [0; RARE_WORDS]);
@@ -490,8 +510,8 @@ mod tests {
                 generation: small[0], users: low_half(small[1]), first_arrival: MonoNs(numbers[0]),
                 beats_lost: numbers[1], stalls: small[2], resumes: small[3], streams: small[4],
                 statuses: small[5], terminals: small[6], versions: small[7],
-                changed_at: MonoNs(numbers[2]), claimed_pid: small[0], downgrades: small[1] >> 3,
-                is_honest, ..Cold::default()
+                changed_at: MonoNs(numbers[2]), claimed_pid: small[0], downgrades: small[1] >> 30,
+                is_honest, awaits_ok: !is_honest, begun: small[2] >> 8, ..Cold::default()
             };
             let (words, _) = cold.to_words();
             prop_assert!(!has_rare(&words));

@@ -11,7 +11,7 @@ use varta_fleet::config::KeySet;
 use varta_fleet::event::{
     About, ActionName, ActionPhase, ActionWhy, AdvanceWhy, Agent, BlindPhase, BlindWhy, BrakePhase,
     BrakeScope, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState,
-    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent,
+    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent, StallPhase,
 };
 use varta_fleet::fuzzing::Format;
 use varta_fleet::label::Label;
@@ -111,6 +111,7 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
             blind_ns: values.arbitrary()?,
             process: one_of(values, [None, Some(ProcessState::Running), Some(ProcessState::Traced)])?,
             used_cpu: values.arbitrary()?,
+            phase: one_of(values, [None, Some(StallPhase::Start), Some(StallPhase::Payload)])?,
             coalesced: values.arbitrary()?,
         },
         2 => Kind::Resume {

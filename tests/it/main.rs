@@ -36,6 +36,7 @@ mod observer;
 mod outputs;
 mod package;
 mod page;
+mod phases;
 mod progress;
 mod reload;
 mod restart;

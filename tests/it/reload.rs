@@ -585,6 +585,9 @@ fn the_help_marks_what_is_live() {
             ("[[shard]]", "allow-uids"),
             ("[[rule]]", "match"),
             ("[[rule]]", "threshold"),
+            ("[[rule]]", "start-threshold"),
+            ("[[rule]]", "start-beats"),
+            ("[[rule]]", "phase"),
             ("[[rule]]", "progress"),
             ("[[rule]]", "progress-threshold"),
             ("[[rule]]", "idle-payload"),
@@ -593,6 +596,8 @@ fn the_help_marks_what_is_live() {
             ("match of a [[rule]]", "uid"),
             ("match of a [[rule]]", "exe"),
             ("match of a [[rule]]", "unit"),
+            ("phase of a [[rule]]", "payload"),
+            ("phase of a [[rule]]", "threshold"),
         ]
     );
     assert!(help.contains("[default: 2s, live]"), "{help}");

@@ -277,7 +277,7 @@ fn expecting(mut world: World, roster: impl IntoIterator<Item = Expected>) -> (W
 /// Nothing could be adopted. Who lives and does not beat is missed, once, until it beats or exits.
 #[test]
 fn fault_26_who_lives_and_does_not_beat_is_missed_once() {
-    let patient = Rule { matcher: RuleMatch::comm("patient"), threshold_ns: 100 * THRESHOLD, progress: None };
+    let patient = Rule::new(RuleMatch::comm("patient"), 100 * THRESHOLD);
     // 7 beats at once, 8 later, 9 never and then exits, 10 has exited before, and 11's pid is another process's. 12 is
     // not due for long, and must not delay the exit of 9; 13 has taken such a name since.
     let odd = [

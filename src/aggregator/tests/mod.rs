@@ -31,6 +31,7 @@ mod coming_and_going;
 mod crowd;
 mod ending;
 mod neighbours;
+mod phases;
 mod progress;
 mod reloaded;
 mod renamed;
@@ -103,7 +104,7 @@ impl World {
         uid_frames_max: Option<u32>,
     ) -> Self {
         let clock = ManualClock::new(START, 1_700_000_000_000_000_000);
-        let classes = Classes::new(THRESHOLD, rules.iter().map(|rule| rule.threshold_ns));
+        let classes = Classes::of_rules(THRESHOLD, &rules);
         let threshold_min_ns = classes.smallest_ns();
         let doorbell = Arc::new(Doorbell::default());
         let admission = Admission::with_shares(agents_max, uid_agents_max).unwrap();
@@ -403,6 +404,7 @@ fn up_then_one_stall_then_one_resume() {
         blind_ns: 0,
         process: None,
         used_cpu: None,
+        phase: None,
         coalesced: 1,
     } = world.last("stall").kind
     else {
@@ -639,8 +641,7 @@ fn a_shard_that_does_not_answer_makes_a_stall_uncertain() {
 
 #[test]
 fn a_rules_threshold_holds_once_it_is_looked_up_and_the_largest_before() {
-    let rule =
-        |comm: &str, threshold_ns| Rule { matcher: RuleMatch::comm(comm), threshold_ns, progress: None };
+    let rule = |comm: &str, threshold_ns| Rule::new(RuleMatch::comm(comm), threshold_ns);
     let mut world = World::with(1, 64, vec![rule("batch-*", 3000 * MS), rule("fast", 200 * MS)]);
     for (pid, comm) in [(7, "batch-1"), (8, "fast"), (9, "other")] {
         world.born(pid);

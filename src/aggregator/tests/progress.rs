@@ -10,7 +10,7 @@ const P: u64 = 4000 * MS;
 const PROGRESS: Progress = Progress { threshold_ns: P, idle_payload: Some(99), idle_status: None };
 
 fn rule(matcher: RuleMatch) -> Rule {
-    Rule { matcher, threshold_ns: THRESHOLD, progress: Some(PROGRESS) }
+    Rule { progress: Some(PROGRESS), ..Rule::new(matcher, THRESHOLD) }
 }
 
 fn world() -> World {

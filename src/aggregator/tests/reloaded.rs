@@ -9,7 +9,7 @@ use crate::event::ReloadOutcome;
 use crate::lane::settings::Settings;
 
 fn rule(comm: &str, threshold_ns: u64) -> Rule {
-    Rule { matcher: RuleMatch::comm(comm), threshold_ns, progress: None }
+    Rule::new(RuleMatch::comm(comm), threshold_ns)
 }
 
 fn settings() -> Settings {

@@ -9,7 +9,7 @@ const ROOT: u32 = 0;
 const USER: u32 = 4711;
 
 fn rule(matcher: RuleMatch, thresholds: u64) -> Rule {
-    Rule { matcher, threshold_ns: thresholds * THRESHOLD, progress: None }
+    Rule::new(matcher, thresholds * THRESHOLD)
 }
 
 /// Agents called `patient` may be silent for four thresholds.

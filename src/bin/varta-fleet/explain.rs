@@ -280,7 +280,12 @@ fn last_beat(tracked: &Tracked) -> String {
 }
 
 fn threshold(tracked: &Tracked, fleet: &Fleet) -> String {
-    let threshold = time(tracked.agent.threshold_ns);
+    let phase = match tracked.agent.phase.as_deref() {
+        Some("start") => " until it has started",
+        Some("payload") => " in the phase that its payload says",
+        _ => "",
+    };
+    let threshold = format!("{}{phase}", time(tracked.agent.threshold_ns));
     let Some(index) = tracked.rule else {
         let why = match fleet.rules.len() {
             0 => "the default",

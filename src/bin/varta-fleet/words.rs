@@ -6,7 +6,7 @@ use varta_fleet::api::Agent;
 use varta_fleet::config::KeySet;
 use varta_fleet::event::{
     ActionPhase, ActionWhy, AdvanceWhy, BlindPhase, BlindWhy, BrakePhase, BrakeScope, Event, EventKind,
-    ExitHow, FrozenPhase, ReloadOutcome, RestartWhy, SessionWhy,
+    ExitHow, FrozenPhase, ReloadOutcome, RestartWhy, SessionWhy, StallPhase,
 };
 use varta_fleet::label::Label;
 use varta_fleet::priority::Standing;
@@ -105,7 +105,7 @@ fn predicate(event: &Event) -> String {
     let (status, payload) = said_of_itself.unwrap_or(("?", 0));
     match event.kind {
         EventKind::Up => format!("beats, status {status}"),
-        EventKind::Stall { silent_ns, certain, blind_ns, process, used_cpu, .. } => {
+        EventKind::Stall { silent_ns, certain, blind_ns, process, used_cpu, phase, .. } => {
             let process =
                 process.map(|process| format!(", process {}", process.as_str())).unwrap_or_default();
             let cpu = match used_cpu {
@@ -113,10 +113,15 @@ fn predicate(event: &Event) -> String {
                 Some(false) => ", used no CPU",
                 None => "",
             };
+            let phase = match phase {
+                Some(StallPhase::Start) => " at its start",
+                Some(StallPhase::Payload) => " in the phase that its payload says",
+                _ => "",
+            };
             let certainty = if certain { "" } else { ", not certain" };
             let blind = Some(blind_ns).filter(|ns| *ns > 0);
             let blind = blind.map(|ns| format!(", blind for {}", time(ns))).unwrap_or_default();
-            format!("silent for {}{process}{cpu}{certainty}{blind}", time(silent_ns))
+            format!("silent for {}{phase}{process}{cpu}{certainty}{blind}", time(silent_ns))
         }
         EventKind::Resume { silent_ns, lost, .. } => {
             let lost = Some(lost).filter(|lost| *lost > 0);

@@ -49,13 +49,16 @@ pub enum Invariant {
     /// what they count stayed the same and they did not say that they have nothing to do; once until it is over; and of
     /// all of them if nothing disturbs.
     I15,
+    /// An agent that starts, or whose last payload says that it is busy, is reported as stalled after the silence that
+    /// its rule allows then, and as in that phase; every other one after the threshold of its rule.
+    I16,
 }
 
 impl Invariant {
     /// Not checked by the simulator: what they are about does not exist in it.
     pub const WAITING: [Self; 1] = [Self::I12];
     /// Checked.
-    pub const CHECKED: [Self; 14] = [
+    pub const CHECKED: [Self; 15] = [
         Self::I1,
         Self::I2,
         Self::I3,
@@ -70,6 +73,7 @@ impl Invariant {
         Self::I13,
         Self::I14,
         Self::I15,
+        Self::I16,
     ];
 }
 

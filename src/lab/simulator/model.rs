@@ -12,6 +12,7 @@ macro_rules! must {
 
 mod absence;
 mod actions;
+mod phases;
 mod progress;
 
 use std::cmp::Reverse;
@@ -173,6 +174,8 @@ pub struct Model {
     checks: BinaryHeap<Reverse<(u64, u32)>>,
     not_before: u64,
     stalls: Vec<(u64, Event)>,
+    /// Agents to which nothing happens that hides their phase, by pid.
+    plain: std::collections::HashSet<u32>,
     /// Standstills that must be reported.
     stands: Vec<progress::Stand>,
     /// Whom the observer has to expect, by pid.
@@ -242,6 +245,7 @@ impl Model {
             checks: checks.collect(),
             not_before: 0,
             stalls: Vec::new(),
+            plain: phases::plain_of(story, &truth),
             stands: progress::stands_of(story, &truth),
             absent: BTreeMap::new(),
             actions: Actions::default(),
@@ -931,7 +935,8 @@ impl Model {
     }
 
     fn check_stall(&self, event: &Event, told_at: u64) -> Verdict {
-        let EventKind::Stall { silent_ns, certain, coalesced, .. } = event.kind else { return Ok(()) };
+        let EventKind::Stall { silent_ns, certain, coalesced, phase, .. } = event.kind else { return Ok(()) };
+        self.check_phase(event, told_at)?;
         let pid = event.agent.unwrap().pid;
         let home = event.shard.unwrap();
         let at = event.mono.since(START);
@@ -940,7 +945,7 @@ impl Model {
         must!(
             self,
             I3,
-            coalesced > 1 || self.is_due(pid, at, silent_ns, told_at),
+            coalesced > 1 || phase.is_some() || self.is_due(pid, at, silent_ns, told_at),
             "{pid} was given less than the threshold since a reload made it shorter: {event:?}; {:?}",
             self.terms
         );
@@ -1074,7 +1079,9 @@ impl Model {
 
     /// The largest of all thresholds that are ever in force.
     pub fn threshold_max(&self) -> u64 {
-        self.setting.all_terms().map(|terms| terms.largest()).max().unwrap_or(0)
+        let largest = self.setting.all_terms().map(|terms| terms.largest()).max().unwrap_or(0);
+        let phased = self.setting.phased.map_or(0, |phased| phased.start.max(phased.busy));
+        largest.max(phased)
     }
 
     /// Sendings of a pid from one instant to another, both included.
@@ -1297,6 +1304,7 @@ impl Model {
         let programs = life.names.iter().filter(|(from, _)| *from <= now);
         let terms = &self.terms[self.terms.len() - 1].1;
         let of_programs = programs.map(|(_, class)| terms.threshold_of(*class)).max();
+        let of_programs = of_programs.map(|of_programs| of_programs.max(self.most_in_phase(life, &last)));
         let threshold = of_programs.filter(|_| is_classed).unwrap_or(threshold);
         let seen_from = last.at.max(started);
         let is_seen = self.is_seen_by_one(seen_from, now) && last.worth == Worth::Sure;

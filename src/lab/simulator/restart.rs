@@ -318,7 +318,7 @@ impl World<'_> {
         let sockets: Vec<_> = self.shards.iter().map(|shard| (&shard.clock, &shard.script)).collect();
         let Made { observer, shards, adopted } = Observer::make(
             &self.story.setting,
-            policy(&terms, self.story.setting.progress),
+            policy(&terms, &self.story.setting),
             self.past.here,
             &self.observer.store,
             &sockets,

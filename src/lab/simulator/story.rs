@@ -64,10 +64,23 @@ pub struct Setting {
     pub acknowledged_after: Option<u64>,
     /// How often the roster is written.
     pub roster_every: u64,
+    /// Every rule allows longer silences in phases.
+    pub phased: Option<Phased>,
     /// Every rule asks for progress, within this time.
     pub progress: Option<u64>,
     /// Something is started for agents that stall, resume, exit, freeze, are missing, or send a terminal frame.
     pub acts: bool,
+}
+
+/// What every rule allows in phases, in ns; more than any threshold.
+#[derive(Clone, Copy, Debug)]
+pub struct Phased {
+    /// A silence at the start.
+    pub start: u64,
+    /// The start ends with so many beats; `None`: with a status `ok`.
+    pub start_beats: Option<u32>,
+    /// A silence after a payload that says that it is busy.
+    pub busy: u64,
 }
 
 /// Thresholds that a reload puts in force.
@@ -153,6 +166,11 @@ pub enum What {
     },
     /// It beats, and works at nothing for a while.
     Stand {
+        agent: u32,
+        for_ns: u64,
+    },
+    /// Its beats say for a while that it is busy.
+    Busy {
         agent: u32,
         for_ns: u64,
     },
@@ -374,6 +392,7 @@ impl What {
             | Self::Hang { agent, .. }
             | Self::Freeze { agent, .. }
             | Self::Stand { agent, .. }
+            | Self::Busy { agent, .. }
             | Self::Burst { agent, .. }
             | Self::Drop { agent, .. }
             | Self::Reconnect { agent, .. }
@@ -427,6 +446,9 @@ impl Story {
         story.reload(&mut Random::new(seed ^ 0x0C0F_F1E5));
         story.restart();
         story.stand(&mut Random::new(seed ^ 0x57A2_D511));
+        if seed % 6 == 3 {
+            story.phase();
+        }
         if seed % 7 == 6 {
             story.freeze();
         }
@@ -636,6 +658,45 @@ impl Story {
         }
     }
 
+    /// In some worlds with rules these allow longer silences in phases, some agents start slowly, and some are busy. Drawn
+    /// apart, too.
+    pub fn phase(&mut self) {
+        let mut random = Random::new(self.seed ^ 0x0A11_0BED);
+        let Setting { threshold, length, .. } = self.setting;
+        if self.setting.rules.is_empty() || self.setting.progress.is_some() {
+            return;
+        }
+        let start = threshold * random.one_of(&[2, 3, 4]);
+        let start_beats = random.one_of(&[None, None, Some(1), Some(5)]);
+        self.setting.phased = Some(Phased { start, start_beats, busy: threshold * random.one_of(&[2, 3]) });
+        let born: Vec<(u32, u64)> = self.agents.iter().map(|agent| (agent.id, agent.born)).collect();
+        for (agent, born) in born {
+            if random.is_one_in(2) {
+                self.put(born, What::Status { agent, status: Status::Degraded });
+                let ready = born + random.below(threshold * 8);
+                if ready < length {
+                    self.put(ready, What::Status { agent, status: Status::Ok });
+                    let again = ready + random.below(threshold * 4);
+                    self.put(again, What::Status { agent, status: Status::Degraded });
+                    self.put(again + threshold, What::Hang { agent, for_ns: length });
+                }
+            }
+            let mut at = born + random.below(threshold * 4);
+            for _ in 0..random.below(3) {
+                if at < length {
+                    self.put(at, What::Busy { agent, for_ns: random.below(threshold * 4) });
+                    self.put(
+                        at + random.below(threshold * 2),
+                        What::Hang { agent, for_ns: random.below(start) },
+                    );
+                }
+                at += random.below(threshold * 6);
+            }
+        }
+        self.happenings.retain(|happening| happening.at < length);
+        self.sort();
+    }
+
     /// The configuration changes, in some worlds.
     fn reload(&mut self, random: &mut Random) {
         if !random.is_one_in(3) {
@@ -820,6 +881,7 @@ impl Setting {
             tables: Vec::new(),
             acknowledged_after: None,
             roster_every: 10 * SECOND,
+            phased: None,
             progress: None,
             acts: false,
         }

@@ -208,7 +208,33 @@ fn world_for(bug: Bug, invariant: Invariant, seed: u64) -> Story {
     if invariant == Invariant::I15 {
         ask_for_progress(&mut story, bug);
     }
+    let is_of_phases = matches!(
+        bug,
+        Bug::JudgesStartsAsUsual
+            | Bug::IgnoresThePayload
+            | Bug::NeverEndsTheStart
+            | Bug::LooksWhenThePhaseIsOver
+            | Bug::ForgetsTheStart
+    );
+    if is_of_phases {
+        give_phases(&mut story);
+    }
     story
+}
+
+/// Every agent has a rule with phases, and nothing hides them.
+fn give_phases(story: &mut Story) {
+    let setting = &mut story.setting;
+    (setting.rules, setting.progress) = (vec![setting.threshold], None);
+    setting.lookup_fails = 0;
+    setting.agents_max = setting.agents_max.max(64);
+    let is_plain =
+        |what: &What| what.agent().is_none() || matches!(what, What::Hang { .. } | What::Die { .. });
+    story.happenings.retain(|happening| is_plain(&happening.what));
+    for agent in &mut story.agents {
+        (agent.class, agent.inner) = (1, None);
+    }
+    story.phase();
 }
 
 /// Every agent has a rule that asks for progress, and does what may show the bug.
@@ -341,4 +367,9 @@ planted_bugs! {
     streams_in_step_that_are_merged_are_found MergesStreams I15,
     work_in_a_queue_that_is_not_read_is_found TrustsBlindShards I15,
     nobody_who_stands_still_is_found FindsNobodyStill I15,
+    a_start_that_is_judged_as_usual_is_found JudgesStartsAsUsual I16,
+    a_payload_that_is_ignored_is_found IgnoresThePayload I16,
+    a_start_without_end_is_found NeverEndsTheStart I16,
+    a_look_when_the_phase_is_over_is_found LooksWhenThePhaseIsOver I4,
+    a_start_that_a_restart_ends_is_found ForgetsTheStart I13,
 }

@@ -192,11 +192,15 @@ pub fn is_counted(payload: u64) -> bool {
     payload >> ID_BITS > 0
 }
 
+/// A payload from here on says that its agent is busy. 0.2 has 32 bits for it.
+pub const BUSY: u64 = 1 << 31;
+
 /// State of an agent so far.
 struct Doing {
     /// Beats that it worked for; 0: nobody asks.
     work: u64,
     stands_until: u64,
+    busy_until: u64,
     nonce: u64,
     shard: u16,
     other_shard: Option<u16>,
@@ -222,6 +226,7 @@ fn live(
     let mut doing = Doing {
         work: u64::from(story.setting.progress.is_some()),
         stands_until: 0,
+        busy_until: 0,
         nonce: agent.nonce,
         shard: agent.shard % shards,
         other_shard: None,
@@ -261,6 +266,7 @@ fn live(
                 next = next.max(until);
             }
             What::Stand { for_ns, .. } => doing.stands_until = after(leaps, at + for_ns),
+            What::Busy { for_ns, .. } => doing.busy_until = after(leaps, at + for_ns),
             What::Burst { beats, .. } => {
                 for n in 0..u64::from(beats) {
                     beat(truth, &mut doing, agent, life, at + n * BURST_GAP);
@@ -328,7 +334,11 @@ fn beat(truth: &mut Truth, doing: &mut Doing, agent: &Agent, life: usize, at: u6
         doing.work += 1;
     }
     let home = doing.other_shard.filter(|_| doing.beats.is_multiple_of(2)).unwrap_or(doing.shard);
-    send(truth, home, agent, life, at, worth, frame(doing, agent));
+    let mut sent = frame(doing, agent);
+    if at < doing.busy_until {
+        sent.payload |= BUSY;
+    }
+    send(truth, home, agent, life, at, worth, sent);
     doing.nonce = after_nonce(doing.nonce, doing.version);
     if let Some((shard, nonce)) = doing.handle {
         let frame = Frame { nonce, payload: u64::from(agent.id), ..frame(doing, agent) };

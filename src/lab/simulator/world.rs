@@ -16,7 +16,7 @@ use crate::aggregator::Request;
 use crate::aggregator::policy::Policy;
 use crate::aggregator::reload::Reload;
 use crate::config::classes::Classes;
-use crate::config::plan::{Progress, Rule};
+use crate::config::plan::{PayloadPhase, Phases, Progress, Rule, Start};
 use crate::config::{KeySet, RuleMatch};
 use crate::event::{Event, EventKind, ExitHow, ReloadOutcome};
 use crate::lab::replay::{Act, Point, Replay, Script};
@@ -27,8 +27,10 @@ use crate::lab::simulator::model::{End, Model, START, started};
 use crate::lab::simulator::observer::{Here, Made, Observer, OneShard, Store, comm};
 use crate::lab::simulator::random::Random;
 use crate::lab::simulator::restart::{Past, Stage};
-use crate::lab::simulator::story::{AT_REST, MS, SECOND, Setting, Story, Terms, TurnPart, US, What, Who};
-use crate::lab::simulator::truth::{Life, UID};
+use crate::lab::simulator::story::{
+    AT_REST, MS, Phased, SECOND, Setting, Story, Terms, TurnPart, US, What, Who,
+};
+use crate::lab::simulator::truth::{BUSY, Life, UID};
 use crate::lane::Port;
 use crate::lane::settings::Settings;
 use crate::process::expected::Expected;
@@ -228,7 +230,7 @@ impl<'a> World<'a> {
         let first = (START, &past.living);
         let Made { observer, shards, .. } = Observer::make(
             setting,
-            policy(&setting.terms(), setting.progress),
+            policy(&setting.terms(), setting),
             here,
             &nothing,
             &of_sockets,
@@ -391,7 +393,7 @@ impl<'a> World<'a> {
             max_delay_ns,
         };
         let reload = Reload {
-            policy: Some(policy(terms, self.story.setting.progress)),
+            policy: Some(policy(terms, &self.story.setting)),
             shards: self.shards.iter().map(|_| settings()).collect(),
             output: None,
             event: EventKind::Reload {
@@ -1076,19 +1078,23 @@ impl TurnPart {
 }
 
 /// The rules that put these thresholds in force.
-pub fn policy(terms: &Terms, progress: Option<u64>) -> Policy {
-    let progress = progress.map(|threshold_ns| Progress {
+pub fn policy(terms: &Terms, setting: &Setting) -> Policy {
+    let progress = setting.progress.map(|threshold_ns| Progress {
         threshold_ns,
         idle_payload: None,
         idle_status: Some(AT_REST),
     });
-    let rules = terms.rules.iter().map(|(class, threshold_ns)| Rule {
-        matcher: RuleMatch::comm(&comm(*class)),
-        threshold_ns: *threshold_ns,
-        progress,
+    let phases = setting.phased.map_or_else(Phases::default, |Phased { start, start_beats, busy }| Phases {
+        start: Some(Start { threshold_ns: start, beats: start_beats }),
+        payload: vec![PayloadPhase { from: BUSY, to: u64::MAX, threshold_ns: busy }],
     });
-    let of_rules = terms.rules.iter().map(|(_, threshold_ns)| *threshold_ns);
-    Policy { classes: Classes::new(terms.threshold, of_rules), rules: rules.collect() }
+    let rules = terms.rules.iter().map(|(class, threshold_ns)| Rule {
+        phases: phases.clone(),
+        progress,
+        ..Rule::new(RuleMatch::comm(&comm(*class)), *threshold_ns)
+    });
+    let rules: Vec<Rule> = rules.collect();
+    Policy { classes: Classes::of_rules(terms.threshold, &rules), rules }
 }
 
 /// Those of which the kernel said how.

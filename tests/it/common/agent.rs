@@ -39,6 +39,8 @@ pub struct AgentOptions {
     pub period: Duration,
     /// Number of beats after which the agent falls silent.
     pub beats: Option<u32>,
+    /// The status of its beats from the first on.
+    pub status: &'static str,
     pub reconnect_after: u32,
     pub uid: Option<u32>,
     /// The command that runs the agent, such as `unshare` with its arguments, or empty. Each word `--fork` or
@@ -56,6 +58,7 @@ impl Default for AgentOptions {
             handles: 1,
             period: PERIOD,
             beats: None,
+            status: "ok",
             reconnect_after: 0,
             uid: None,
             within: String::new(),
@@ -164,6 +167,12 @@ impl Agent {
         if let Some(beats) = options.beats {
             set("--beats", beats.into());
         }
+        if options.status != "ok" {
+            command.args(["--status", options.status]);
+        }
+        let mut set = |flag: &str, value: u128| {
+            command.args([flag, &value.to_string()]);
+        };
         if let Some(uid) = options.uid {
             set("--uid", uid.into());
         }
