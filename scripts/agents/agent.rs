@@ -1,5 +1,4 @@
 //! An agent in Rust, with the standard library alone: protocol VLP, or sd_notify if NOTIFY_SOCKET is set.
-//!
 //! VARTA_DIR is the runtime directory, by default /run/varta; it beats twice per WATCHDOG_USEC, by default a second.
 use std::os::{linux::net::SocketAddrExt, unix::net::{SocketAddr, UnixDatagram}};
 use std::{env, fs, io, path::{Path, PathBuf}, process, thread, time::{Duration, Instant}};
@@ -51,12 +50,10 @@ fn main() {
     let (notify, mut message) = (env::var_os("NOTIFY_SOCKET"), "READY=1\nWATCHDOG=1");
     for done in 1.. {
         thread::sleep(Duration::from_micros(usec / 2)); // the work
-        if let Some(socket) = &notify {
-            if send(Path::new(socket), message.as_bytes()).is_ok() {
-                message = "WATCHDOG=1";
-            }
-        } else {
-            let _ = agent.beat(0, done); // a dropped beat is gone; the next one counts
-        }
+        let sent = match &notify {
+            Some(socket) => send(Path::new(socket), message.as_bytes()),
+            None => agent.beat(0, done),
+        };
+        message = if sent.is_ok() { "WATCHDOG=1" } else { message };
     }
 }
