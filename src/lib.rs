@@ -178,4 +178,5 @@ pub use sinks::OutputTrouble;
 pub use spawner::serve::{serve_spawner, serve_spawner_at};
 pub use view::health::{FleetThread, Health, Problem};
 pub use view::snapshot::{Latencies, Quantiles, ShardSnapshot, Snapshot};
+pub use view::too_short::TooShort;
 pub use warning::Warning;

@@ -188,6 +188,7 @@ impl Aggregator {
             return;
         }
         self.buckets.forget(place);
+        self.usual.remove(&place);
         self.forget_freeze(place, &reported);
         if reported.is(Mark::WatchOrdered) {
             let holder = Holder { place, generation: reported.generation };

@@ -9,7 +9,7 @@
 //! Out: events to subscribers, instructions to shards, counts. Thread: aggregator. Blocks: only between
 //! turns. Allocates: for new agents. Time is an argument.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem;
 use std::num::NonZeroU32;
@@ -37,6 +37,7 @@ use crate::process::question::{Finding, Inquiry, Question};
 use crate::process::watch::{Order, Watch};
 use crate::refusal::Refusal;
 use crate::route::shard_for;
+use crate::rules::usual::Usual;
 use crate::rules::{self, Existence};
 use crate::table::Busy;
 use crate::table::key::{AgentKey, ByKey};
@@ -271,6 +272,8 @@ pub struct Aggregator {
     deferred: VecDeque<(MonoNs, Holder)>,
     reloading: Reloading,
     rounds: Rounds,
+    /// The usual period of agents that stalled, with the generation of their slot.
+    usual: HashMap<Place, (u32, Usual)>,
     /// Units that have series of their own before others.
     configured: Configured,
     /// From here on, agents are counted by unit again. `None`: all are.
@@ -359,6 +362,7 @@ impl Aggregator {
             deferred: VecDeque::new(),
             reloading: Reloading::default(),
             rounds: Rounds::default(),
+            usual: HashMap::new(),
             configured: Configured::default(),
             recounting: None,
             again: Vec::new(),

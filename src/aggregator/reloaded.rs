@@ -5,6 +5,7 @@
 
 use super::*;
 use crate::lane::settings::Settings;
+use crate::view::too_short::FoundTooShort;
 
 /// Agents that are asked about in one turn to find their class, and at most so many may wait for answers: the
 /// questions of new agents come from the same queue.
@@ -58,6 +59,8 @@ impl Aggregator {
     fn change_policy(&mut self, policy: Policy) {
         self.inquiries.lookups.expect_stalls_after(policy.classes.smallest_ns());
         self.policy = policy;
+        self.usual.clear();
+        self.tally.too_short = FoundTooShort::default();
         self.reloading.table = self.reloading.table.wrapping_add(1);
         self.reloading.at = self.now;
         if planted!(KeepsOldClasses) {

@@ -1,7 +1,13 @@
 //! Silences that reached a threshold, and their ends.
 
 use super::*;
+use crate::label::Label;
 use crate::rules::phase::{self, Allowed, By, Facts};
+use crate::rules::usual::Usual;
+use crate::view::too_short::TooShort;
+
+/// Most agents whose usual period is compared with their threshold at once.
+const USUAL_MAX: usize = 4096;
 
 impl Aggregator {
     pub(super) fn report_silence(&mut self, place: Place, hot: &Hot, cold: &Cold) {
@@ -43,6 +49,33 @@ impl Aggregator {
         }
         let reported = self.record(place);
         (reported.stalls, reported.resumes) = (cold.stalls, cold.resumes);
+    }
+
+    /// Finds out whether the threshold of an agent that stalls is above the usual time between its beats.
+    fn compare_with_period(&mut self, place: Place, hot: &Hot, cold: &Cold) {
+        let Record { class, generation, .. } = *self.record(place);
+        let rule = self.policy.classes.rule_of(class);
+        if rule.is_none() && class != 0 {
+            return;
+        }
+        let threshold_ns = self.allowed_of(place, hot, cold).ns;
+        if self.usual.len() >= USUAL_MAX && !self.usual.contains_key(&place) {
+            self.usual.clear();
+        }
+        let begun = || (generation, Usual::begin(hot, cold));
+        let of = self.usual.entry(place).or_insert_with(begun);
+        if of.0 != generation {
+            *of = begun();
+        }
+        let Some(period_ns) = of.1.look(hot, cold, threshold_ns) else { return };
+        let about = self.about(place);
+        let label = about.unit.or(about.exe).and_then(Label::text);
+        let name = match label {
+            Some(label) => label.to_string(),
+            None if about.comm.is_empty() => format!("pid {}", hot.pid),
+            None => about.comm.as_str().to_owned(),
+        };
+        self.tally.too_short.add(TooShort { rule, threshold_ns, period_ns, name });
     }
 
     /// How long the silence that ended last had to be to count as a stall.
@@ -129,6 +162,7 @@ impl Aggregator {
         if !reported.is_gone() {
             reported.existence = Existence::Unknown;
         }
+        self.compare_with_period(place, hot, cold);
         self.report_of(place, hot, cold.resume_at, EventKind::Resume { silent_ns, lost, coalesced });
         if planted!(ResumesTwice) {
             self.report_of(place, hot, cold.resume_at, EventKind::Resume { silent_ns, lost, coalesced });

@@ -125,7 +125,6 @@ impl Classes {
 
     /// The rule of a class. `None`: no rule matches, the agent has not been looked up yet, or the class does
     /// not exist.
-    #[cfg(any(test, feature = "http"))]
     pub fn rule_of(&self, class: u8) -> Option<usize> {
         usize::from(class).checked_sub(1).filter(|_| self.has(class) && class != self.unknown())
     }

@@ -281,6 +281,11 @@ const FAMILIES: &[Family] = &[
         values: Gauge(Shard(|of, shard| number(of.told(shard).still))),
     },
     Family {
+        name: "varta_thresholds_too_short",
+        help: "Rules, or the threshold, by kind of agent, that are not above the usual period of such agents; 32 are kept",
+        values: Gauge(Fleet(|of| number(of.tally.too_short.all().len() as u64))),
+    },
+    Family {
         name: "varta_config_last_reload_successful",
         help: "1 if the configuration that was read last is in force, 0 if it was refused",
         values: Gauge(Fleet(|of| if of.tally.is_reload_refused { 0.0 } else { 1.0 })),

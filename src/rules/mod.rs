@@ -30,6 +30,7 @@ use crate::wire::{DecodeError, Frame, NONCE_MAX, Status, Version};
 mod death;
 pub mod phase;
 pub mod progress;
+pub mod usual;
 mod verdict;
 
 pub use death::Death;

@@ -16,6 +16,7 @@ use crate::message::Reason;
 use crate::sinks::{OutputState, OutputTrouble};
 use crate::time::MonoNs;
 use crate::view::snapshot::Snapshot;
+use crate::view::too_short::TooShort;
 
 /// A thread of the fleet other than a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +97,8 @@ pub enum Problem {
     Audit(String),
     /// The token file was replaced by an unusable one; the former token stays in force.
     Token(String),
+    /// A threshold that cannot work.
+    TooShort(TooShort),
     /// A problem found at the start.
     AtStart(String),
 }
@@ -118,6 +121,7 @@ impl Problem {
             | Self::NoSpawner
             | Self::Audit(_)
             | Self::Token(_)
+            | Self::TooShort(_)
             | Self::AtStart(_) => false,
         }
     }
@@ -185,6 +189,7 @@ impl fmt::Display for Problem {
                  audit"
             ),
             Self::Token(why) => write!(f, "the token of before stays in force: {why}"),
+            Self::TooShort(found) => found.fmt(f),
             Self::AtStart(warning) => f.write_str(warning),
         }
     }
@@ -317,6 +322,7 @@ impl Vitals {
         problems.extend((!audit.is_empty()).then_some(Problem::Audit(audit)));
         #[cfg(feature = "http")]
         problems.extend(self.token_trouble.lock().clone().map(Problem::Token));
+        problems.extend(snapshot.too_short.iter().cloned().map(Problem::TooShort));
         let at_start = self.at_start.get().into_iter().flatten();
         problems.extend(at_start.map(|warning| Problem::AtStart(warning.clone())));
         Health { problems }

@@ -10,4 +10,5 @@ pub mod health;
 pub mod snapshot;
 pub mod tally;
 pub mod text;
+pub mod too_short;
 pub mod units;

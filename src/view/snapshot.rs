@@ -10,6 +10,7 @@ use crate::lane::Port;
 use crate::lane::uids::UidCounts;
 use crate::refusal::Refusal;
 use crate::view::tally::{Histograms, Tally};
+use crate::view::too_short::TooShort;
 
 /// The fleet's counts at one moment. The numbers of different shards are not of the same instant.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub event_write_errors: u64,
     /// Manifest and symlink are in place, as of the last check, at most two seconds ago.
     pub is_listed: bool,
+    /// Thresholds that cannot work.
+    pub too_short: Vec<TooShort>,
 }
 
 /// One shard's counts. Times in ns of `CLOCK_MONOTONIC`; counts since the start.
@@ -233,6 +236,7 @@ impl Snapshot {
             slot_reads_busy: tally.slot_reads_busy,
             event_write_errors: tally.event_write_errors,
             is_listed: !tally.is_unlisted,
+            too_short: tally.too_short.all().to_vec(),
         }
     }
 

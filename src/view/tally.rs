@@ -6,6 +6,7 @@ use crate::event::SessionWhy;
 use crate::rules::Death;
 use crate::time::WallNs;
 use crate::view::deaths::RecentDeaths;
+use crate::view::too_short::FoundTooShort;
 use crate::view::units::Units;
 
 /// One minute; longer times count as a minute.
@@ -124,6 +125,8 @@ pub struct Tally {
     pub configured: WallNs,
     /// Manifest or symlink is not in place.
     pub is_unlisted: bool,
+    /// Thresholds that cannot work.
+    pub too_short: FoundTooShort,
     /// Counts by unit, of all shards.
     pub units: Units,
     /// Deaths of the last minute, of all shards.

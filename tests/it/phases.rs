@@ -148,3 +148,35 @@ fn another_program_with_the_same_pid_starts_anew() {
     expect_stall(&mut observer, &agent, START, Some("start"));
     observer.stop();
 }
+
+/// A threshold that is shorter than the time between two beats is a mistake of whoever wrote it, and is said as one.
+#[test]
+fn a_threshold_that_cannot_work_is_said_on_every_surface() {
+    let config = "[[rule]]\nmatch = { comm = \"stock-agent\" }\nthreshold = \"50ms\"\n".to_owned();
+    let mut observer = Observer::start(Options { config, ..Options::default() });
+    let agent = Agent::start_with(
+        &observer,
+        AgentOptions { period: Duration::from_millis(250), ..AgentOptions::default() },
+    );
+    observer.expect("up", agent.pid(), SOON);
+    let part = ", cannot work for ";
+    wait_for("status to say it", || {
+        let output = program().args(["status", "--dir"]).arg(observer.dir()).output().expect("it runs");
+        let text = String::from_utf8(output.stdout).expect("text");
+        (text.contains(part) && text.contains("once in 2")).then_some(())
+    });
+    wait_for("the API to say it", || {
+        let fleet = observer.get("/api/v1/fleet").json();
+        fleet["problems"]
+            .as_array()?
+            .iter()
+            .any(|problem| problem.as_str().is_some_and(|text| text.contains(part)))
+            .then_some(())
+    });
+    wait_for("the observer to say it", || observer.stderr().contains(part).then_some(()));
+    let metrics = observer.get("/metrics").text().to_owned();
+    assert!(metrics.contains("varta_thresholds_too_short 1\n"), "{metrics}");
+    let said = observer.stderr().matches(part).count();
+    observer.stop();
+    assert_eq!(said, 1, "once");
+}

@@ -1,6 +1,7 @@
 //! Agents whose rule allows them a longer silence while they start, or while their payload says so.
 
 use super::*;
+use crate::aggregator::reload::Reload;
 use crate::config::RuleMatch;
 use crate::config::plan::{PayloadPhase, Phases, Rule, Start};
 use crate::event::StallPhase;
@@ -162,4 +163,48 @@ fn a_thawed_agent_has_the_silence_of_its_phase() {
     assert_eq!(world.kinds(7), ["up", "frozen", "frozen"]);
     world.run(1100 * MS);
     assert_eq!(world.kinds(7), ["up", "frozen", "frozen", "stall"]);
+}
+
+/// It beats once in a while that is longer than its threshold.
+#[test]
+fn a_threshold_that_cannot_work_is_said_once() {
+    let rules = vec![Rule::new(RuleMatch::comm("slow"), THRESHOLD)];
+    let mut world = World::with(1, 64, rules);
+    for pid in [7, 8, 9] {
+        world.born(pid);
+        world.processes.get_mut(&pid).unwrap().comm = "slow";
+    }
+    world.processes.get_mut(&9).unwrap().comm = "quick";
+    let rounds = |world: &mut World, nonces: std::ops::Range<u64>| {
+        for nonce in nonces {
+            for pid in [7, 8] {
+                world.send(0, pid, &beat(pid, nonce));
+            }
+            for beats in 0..10 {
+                world.send(0, 9, &beat(9, nonce * 10 + beats));
+                world.run(THRESHOLD / 8);
+            }
+        }
+    };
+    rounds(&mut world, 1..16);
+    assert_eq!(world.aggregator.tally().too_short.all(), []);
+    rounds(&mut world, 16..60);
+    // No names are known in this world.
+    let found = world.aggregator.tally().too_short.all();
+    let said: Vec<_> =
+        found.iter().map(|found| (found.rule, found.threshold_ns, found.name.as_str())).collect();
+    assert_eq!(said, [(Some(0), THRESHOLD, "pid 7"), (Some(0), THRESHOLD, "pid 8")]);
+    let periods = THRESHOLD * 5 / 4..THRESHOLD * 4 / 3;
+    assert!(found.iter().all(|found| periods.contains(&found.period_ns)), "{found:?}");
+    // Whoever changes the rules has heard of it.
+    let policy = world.aggregator.policy.clone();
+    world.aggregator.reload(Reload {
+        policy: Some(policy),
+        shards: Vec::new(),
+        output: None,
+        event: EventKind::Up,
+        is_decided: Arc::default(),
+        progress: unbounded().0,
+    });
+    assert_eq!(world.aggregator.tally().too_short.all(), []);
 }

@@ -148,7 +148,7 @@ pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
         drop(sender);
     }
     let handle = fleet.handle();
-    let mut told = Told { trouble: None, is_short: vec![false; shards] };
+    let mut told = Told { trouble: None, is_short: vec![false; shards], thresholds: Vec::new() };
     service.describe(&fleet, &fleet.health());
     let mut next_look = Instant::now() + HEALTH_TICK;
     let problems = loop {
@@ -161,7 +161,7 @@ pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
             if !health.is_healthy() {
                 break health.problems;
             }
-            told.warn_of_queues(&health);
+            told.warn_of(&health);
         }
         let until = service.due().map_or(next_look, |due| due.min(next_look));
         match news.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -224,15 +224,25 @@ struct Told {
     trouble: Option<OutputTrouble>,
     /// By shard: the warning of a short queue.
     is_short: Vec<bool>,
+    /// The thresholds that cannot work: rule, and whom it is for.
+    thresholds: Vec<(Option<usize>, String)>,
 }
 
 impl Told {
-    /// Warns of a short queue, once per shard.
-    fn warn_of_queues(&mut self, health: &Health) {
+    /// Warns of a short queue, once per shard, and of each threshold that cannot work.
+    fn warn_of(&mut self, health: &Health) {
         for problem in &health.problems {
-            if let Problem::QueueLimit { shard, .. } = problem
-                && !mem::replace(&mut self.is_short[*shard], true)
-            {
+            let is_new = match problem {
+                Problem::QueueLimit { shard, .. } => !mem::replace(&mut self.is_short[*shard], true),
+                Problem::TooShort(found) => {
+                    let of = (found.rule, found.name.clone());
+                    let is_new = !self.thresholds.contains(&of);
+                    self.thresholds.extend(is_new.then_some(of));
+                    is_new
+                }
+                _ => false,
+            };
+            if is_new {
                 stderr::warn(&problem.to_string());
             }
         }
