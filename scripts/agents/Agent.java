@@ -1,5 +1,5 @@
-// An agent in Java 11 and later: protocol VLP, or sd_notify if NOTIFY_SOCKET is set. Java has no Unix datagram sockets; JNA
-// (libjna-java, or net.java.dev.jna:jna) calls those of the C library. On Linux with 64 bits.
+// An agent in Java 11 and later: protocol VLP, or sd_notify if NOTIFY_SOCKET is set. Java has no Unix datagram sockets;
+// JNA (libjna-java, or net.java.dev.jna:jna) calls those of the C library. On Linux with 64 bits.
 // VARTA_DIR is the runtime directory, by default /run/varta; it beats twice per WATCHDOG_USEC, by default a second.
 import com.sun.jna.*;
 import java.io.IOException;
@@ -7,15 +7,14 @@ import java.nio.*;
 import java.nio.file.*;
 import java.util.regex.*;
 import java.util.zip.CRC32C;
-
 public class Agent {
     static native int socket(int domain, int type, int protocol);
     static native long sendto(int fd, byte[] data, long length, int flags, byte[] to, int toLength);
     static native int close(int fd);
     static { Native.register(Agent.class, NativeLibrary.getProcess()); }
 
-    /** Sends a datagram and does not wait; false if it is dropped: no observer, a full queue. A socket for each datagram
-     *  finds an observer that was restarted. */
+    /** Sends a datagram and does not wait; false if it is dropped: no observer, a full queue. A socket for each
+     *  datagram finds an observer that was restarted. */
     static boolean send(String path, byte[] datagram) {
         byte[] name = path.getBytes();
         if (name.length == 0 || name.length > 107) return false;
@@ -37,8 +36,9 @@ public class Agent {
         Matcher found = SOCKET.matcher(Files.readString(directory.resolve("fleet.json")));
         String[] sockets = found.results().map(match -> match.group(1)).toArray(String[]::new);
         if (sockets.length == 0) return;
-        ByteBuffer frame = ByteBuffer.allocate(32).order(ByteOrder.LITTLE_ENDIAN).put(new byte[] {'V', 'A', 2, (byte) status});
-        frame.putInt((int) PID).putLong(System.nanoTime() - START).putLong(++nonce).putInt(payload);
+        ByteBuffer frame = ByteBuffer.allocate(32).order(ByteOrder.LITTLE_ENDIAN);
+        frame.put(new byte[] {'V', 'A', 2, (byte) status}).putInt((int) PID).putLong(System.nanoTime() - START);
+        frame.putLong(++nonce).putInt(payload);
         CRC32C crc = new CRC32C();
         crc.update(frame.array(), 0, 28);
         String socket = sockets[(int) ((PID * 2654435761L & 4294967295L) * sockets.length >>> 32)];

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// Sends a datagram and does not wait, as Conn.Write would; an error drops it: no observer, a full queue. A socket for each
-// datagram survives whoever closes descriptors, and finds an observer that was restarted.
+// Sends a datagram and does not wait, as Conn.Write would; an error drops it: no observer, a full queue. A socket for
+// each datagram survives whoever closes descriptors, and finds an observer that was restarted.
 func send(path string, datagram []byte) error {
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {

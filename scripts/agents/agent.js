@@ -1,5 +1,5 @@
-// An agent in Node.js: protocol VLP, or sd_notify if NOTIFY_SOCKET is set. Node has no Unix datagram sockets; koffi (npm
-// install koffi) calls those of the C library. On Linux, 64 bits, little-endian.
+// An agent in Node.js: protocol VLP, or sd_notify if NOTIFY_SOCKET is set. Node has no Unix datagram sockets; koffi
+// (npm install koffi) calls those of the C library. On Linux, 64 bits, little-endian.
 //
 // VARTA_DIR is the runtime directory, by default /run/varta; it beats twice per WATCHDOG_USEC, by default a second.
 'use strict';
@@ -9,8 +9,8 @@ const socket = libc.func('int socket(int, int, int)');
 const sendto = libc.func('long sendto(int, const void *, size_t, int, const void *, unsigned int)');
 const close = libc.func('int close(int)');
 
-// Sends a datagram and does not wait; false if it is dropped: no observer, a full queue. A socket for each datagram finds an
-// observer that was restarted.
+// Sends a datagram and does not wait; false if it is dropped: no observer, a full queue. A socket for each datagram
+// finds an observer that was restarted.
 function send(to, datagram) {
   const name = Buffer.from(to);
   if (name.length > 107) return false;

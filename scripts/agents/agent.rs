@@ -3,8 +3,8 @@
 use std::os::{linux::net::SocketAddrExt, unix::net::{SocketAddr, UnixDatagram}};
 use std::{env, fs, io, path::{Path, PathBuf}, process, thread, time::{Duration, Instant}};
 
-/// Sends a datagram and does not wait; an error drops it: no observer, a full queue. A socket for each datagram survives
-/// whoever closes descriptors, and finds an observer that was restarted.
+/// Sends a datagram and does not wait; an error drops it: no observer, a full queue. A socket for each datagram
+/// survives whoever closes descriptors, and finds an observer that was restarted.
 fn send(path: &Path, datagram: &[u8]) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;

@@ -1,9 +1,9 @@
 #!/bin/sh
 # usage: agent.sh
 #
-# An agent in the shell. The kernel says who sent a datagram, and the shell can send none: a child does, in Perl, which every
-# Debian and most other systems have. It beats when it reads a line and ends with the shell, so the observer shows the child:
-# its pid, and the name of this script. Protocol VLP, or sd_notify if NOTIFY_SOCKET is set.
+# An agent in the shell, which can send no datagram: a child does, in Perl, which every Debian and most other systems
+# have. It beats when it reads a line and ends with the shell. The observer shows the child, since the kernel says who
+# sent: its pid, and the name of this script. Protocol VLP, or sd_notify if NOTIFY_SOCKET is set.
 #
 # VARTA_DIR is the runtime directory, by default /run/varta; it beats twice per WATCHDOG_USEC, by default a second.
 case ${1-} in -h | --help) exec sed -n '1d; /^#/!q; s/^# \{0,1\}//p' "$0" ;; esac

@@ -4,17 +4,17 @@
  *     varta_open(&agent, "/run/varta");        once; the observer need not run yet
  *     varta_beat(&agent, VARTA_OK, work_done); where the work is done, at least twice per threshold
  *
- * A beat never blocks, allocates nothing, leaves errno alone and may be called from signal handlers: it makes a few system
- * calls, all of them in signal-safety(7). It is one frame of 32 bytes (protocol 0.2, CRC-32C), sent once. What the kernel
- * refuses is dropped and counted. If the observer was restarted, the beat connects again and is sent.
+ * A beat never blocks, allocates nothing, leaves errno alone and may be called from signal handlers: it makes a few
+ * system calls, all of them in signal-safety(7). It is one frame of 32 bytes (protocol 0.2, CRC-32C), sent once. What
+ * the kernel refuses is dropped and counted. If the observer was restarted, the beat connects again and is sent.
  *
- * The socket is recognised by its cookie: if the program closed it, even if the number is another file or socket by now,
- * the beat opens a new one and leaves the other alone. No check can see a close between it and the send: do not close
- * descriptors of others in one thread while another beats. The socket is never 0, 1 or 2, and exec closes it.
+ * The socket is recognised by its cookie: if the program closed it, even if the number is another file or socket by
+ * now, the beat opens a new one and leaves the other alone. No check can see a close between it and the send: do not
+ * close descriptors of others in one thread while another beats. The socket is never 0, 1 or 2, and exec closes it.
  *
  * Threads may share an agent: of two beats at the same time one is sent, the other returns EBUSY; so do all others for
- * 100 ms if a thread is cancelled in a beat or leaves it by longjmp(). After fork() a child that beats is an agent of its
- * own. Do not beat between vfork() and exec.
+ * 100 ms if a thread is cancelled in a beat or leaves it by longjmp(). After fork() a child that beats is an agent of
+ * its own. Do not beat between vfork() and exec.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0 */
 #ifndef VARTA_H
@@ -84,9 +84,9 @@ static inline void varta_frame(unsigned char frame[32], int status, uint32_t pid
     varta_put(frame + 28, crc ^ 0xFFFFFFFFu, 4);
 }
 
-/* Reads fleet.json: copies the path of the socket with number `wanted`, or only counts if that is -1. Returns the number of
- * sockets before the end, or before the one that was copied; -1 if there is no such, or it is too long. A small buffer,
- * since the stack of a signal handler may be small. */
+/* Reads fleet.json: copies the path of the socket with number `wanted`, or only counts if that is -1. Returns the
+ * number of sockets before the end, or before the one that was copied; -1 if there is no such, or it is too long. A
+ * small buffer, since the stack of a signal handler may be small. */
 static inline long varta_scan(int file, long wanted, char *path, size_t room)
 {
     static const char key[] = "\"socket\"";
@@ -214,8 +214,8 @@ static inline void varta_close(struct varta *v)
     errno = error;
 }
 
-/* Prepares an agent: `path` is the runtime directory of the fleet, or one socket. Connects nothing, so that the observer
- * may start later. Returns 0, or ENAMETOOLONG. */
+/* Prepares an agent: `path` is the runtime directory of the fleet, or one socket. Connects nothing, so that the
+ * observer may start later. Returns 0, or ENAMETOOLONG. */
 static inline int varta_open(struct varta *v, const char *path)
 {
     const size_t len = strlen(path);
@@ -227,8 +227,9 @@ static inline int varta_open(struct varta *v, const char *path)
     return 0;
 }
 
-/* Takes the agent for this beat. Whoever has had it for long does not come back: its thread ended in the beat, or is one of
- * the parent, which fork() left behind. If it does come back, two beats have one nonce, or a socket too many stays open. */
+/* Takes the agent for this beat. Whoever has had it for long does not come back: its thread ended in the beat, or is
+ * one of the parent, which fork() left behind. If it does come back, two beats have one nonce, or a socket too many
+ * stays open. */
 static inline int varta_take(struct varta *v)
 {
     const uint32_t now_ms = (uint32_t)(varta_now() / 1000000u) | 1u;
@@ -239,9 +240,9 @@ static inline int varta_take(struct varta *v)
            __atomic_compare_exchange_n(&v->busy_ms, &since_ms, now_ms, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
 }
 
-/* Sends one beat. `payload` is the program's own number, such as a count of work done. Returns 0 if it was sent, otherwise
- * the errno value why it was dropped: EAGAIN (the queue is full), EBUSY (it met another beat), ENOENT or ECONNREFUSED (no
- * observer), EACCES, EMFILE... There is nothing to do about it: the next beat tries again. */
+/* Sends one beat. `payload` is the program's own number, such as a count of work done. Returns 0 if it was sent,
+ * otherwise the errno value why it was dropped: EAGAIN (the queue is full), EBUSY (it met another beat), ENOENT or
+ * ECONNREFUSED (no observer), EACCES, EMFILE... There is nothing to do about it: the next beat tries again. */
 static inline int varta_beat(struct varta *v, int status, uint32_t payload)
 {
     unsigned char frame[32];
@@ -280,8 +281,8 @@ static inline int varta_beat(struct varta *v, int status, uint32_t payload)
     return error;
 }
 
-/* Reports that the program crashed, once, over a socket of its own; for handlers of SIGSEGV and the like, also in the middle
- * of a beat. Returns as a beat does. */
+/* Reports that the program crashed, once, over a socket of its own; for handlers of SIGSEGV and the like, also in the
+ * middle of a beat. Returns as a beat does. */
 static inline int varta_crash(const struct varta *v)
 {
     unsigned char frame[32];

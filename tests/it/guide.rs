@@ -91,7 +91,7 @@ fn every_shell_block_runs_or_says_why_not() {
                 Some("printed") => block.language == "text",
                 Some(mark) => match mark.split_once(' ') {
                     Some(("not", reason)) => reason.strip_prefix("run: ").is_some_and(|why| why.len() > 10),
-                    Some(("file", _)) => !is_shell,
+                    Some(("file", _)) => true,
                     _ => false,
                 },
                 None => !is_shell,
@@ -246,6 +246,25 @@ fn commands_of_restart_run() {
 #[test]
 fn commands_of_verdicts_run() {
     run("src/guide/verdicts.md", "");
+}
+
+/// What is copied from the page is what the tests of `scripts/agents` run.
+#[test]
+fn the_page_of_agents_shows_each_of_them_as_it_is() {
+    let page = page("src/guide/agents.md");
+    let blocks = blocks(&page);
+    let files = fs::read_dir(root().join("scripts/agents")).expect("the agents");
+    let names = files.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"));
+    let mut count = 0;
+    for name in names.filter(|name| name != "varta.h") {
+        let mark = format!("file {name}");
+        let block = blocks.iter().find(|block| block.mark == Some(&mark));
+        let shown = &block.unwrap_or_else(|| panic!("{name} is not on the page")).text;
+        let file = fs::read_to_string(root().join("scripts/agents").join(&name)).expect("it was listed");
+        assert!(*shown == file, "{name} is not what the page shows");
+        count += 1;
+    }
+    assert!(count >= 7, "{count}");
 }
 
 /// Every page with commands has a test above.

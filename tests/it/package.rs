@@ -26,6 +26,11 @@ fn as_user(user: &str, command: &str) -> String {
     format!("setpriv --reuid {user} --regid {user} --init-groups {command}")
 }
 
+/// The files of agents to copy, without the header.
+fn agents() -> BTreeSet<&'static str> {
+    ["agent.c", "agent.go", "Agent.java", "agent.js", "agent.py", "agent.rs", "agent.sh"].into()
+}
+
 /// What is where packages and services write, without what systemd keeps of its own.
 fn files(rig: &Rig) -> BTreeSet<String> {
     let left_out = ["/run/systemd", "/run/log", "/var/log/journal"];
@@ -57,6 +62,23 @@ fn the_package_brings_a_running_service_that_its_group_may_use() {
     drop(agent.stdin.take());
     agent.wait().expect("it is our child");
     assert!(rig.run("cat /var/log/varta-fleet/events.jsonl").contains("\"kind\":\"up\""));
+    // So is a program that was compiled with the header, and each agent is there to copy.
+    let examples = "/usr/share/doc/varta-fleet/examples";
+    assert_eq!(
+        rig.run(&format!("cd {examples} && echo *")).split_whitespace().collect::<BTreeSet<_>>(),
+        agents()
+    );
+    rig.run(&format!(
+        "test -x {examples}/agent.sh && cc -Wall -Werror -o /usr/bin/an-agent {examples}/agent.c"
+    ));
+    let mut agent = rig.command("sh");
+    let mut agent = agent.args(["-c", &as_user("alice", "an-agent")]).spawn().expect("start an agent");
+    wait_for("an agent with the header", || {
+        let all = rig.run(&as_user("alice", "varta-fleet agents --json"));
+        all.contains("\"an-agent\"").then_some(())
+    });
+    rig.run("pkill -x an-agent");
+    agent.wait().expect("it is our child");
     // Rotated: the next event is in the next file.
     rig.run("logrotate --force /etc/logrotate.d/varta-fleet");
     wait_for("the next log", || {
@@ -284,8 +306,13 @@ fn the_program_of_the_tarball_runs_alone() {
         "deploy/varta-fleet.toml",
         "man/man5/varta-fleet.toml.5",
         "LICENSE-MIT",
-    ] {
-        assert!(tree.join(file).exists(), "{file} is missing");
+        "agents/varta.h",
+    ]
+    .into_iter()
+    .map(str::to_owned)
+    .chain(agents().iter().map(|file| format!("agents/{file}")))
+    {
+        assert!(tree.join(&file).exists(), "{file} is missing");
     }
     let root = directory.path().join("root");
     fs::create_dir_all(root.join("run")).expect("it is ours");
