@@ -113,6 +113,9 @@ mod rundir;
 // When is an agent stalled? Read `rules/mod.rs` after this file.
 mod rules;
 
+// What daemons say that know only sd_notify(3).
+mod notify;
+
 // Shared by the threads: the slot tables, the queues from and to the shards, how threads are woken, and
 // whether they make progress.
 mod table;

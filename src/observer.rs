@@ -291,7 +291,10 @@ impl Observer {
                 Some(ObserverEvent::Decode { error, attested: heard.pid })
             }
             (Outcome::Refused(refusal), ..) => Some(ObserverEvent::Refused(refusal)),
-            (Outcome::Beat(_) | Outcome::Changed(_), None, _) => None,
+            // Its socket receives frames.
+            (Outcome::News(_) | Outcome::Heard, ..) | (Outcome::Beat(_) | Outcome::Changed(_), None, _) => {
+                None
+            }
         }
     }
 

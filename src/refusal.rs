@@ -1,5 +1,6 @@
 //! Why a datagram was not accepted as a beat. Each refused datagram is counted under exactly one reason.
 
+use crate::notify::message::Fault;
 use crate::wire::DecodeError;
 
 macro_rules! refusals {
@@ -42,6 +43,9 @@ refusals! {
     TableFull "table_full" "No room for another agent.",
     Downgrade "downgrade" "A 0.1 frame in a 0.2 session: perhaps two flipped bits.",
     Probe "probe" "An empty datagram: another observer checked whether this one is running.",
+    InnerNul "inner_nul" "A message with a NUL inside.",
+    BadBarrier "bad_barrier" "A barrier that is not alone, or does not come with one descriptor.",
+    Meaningless "meaningless" "A message of which nothing is understood.",
 }
 
 impl From<DecodeError> for Refusal {
@@ -55,6 +59,19 @@ impl From<DecodeError> for Refusal {
             DecodeError::BadPid(_) => Self::BadPid,
             DecodeError::BadTimestamp(_) => Self::BadTimestamp,
             DecodeError::BadNonce { .. } => Self::BadNonce,
+        }
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Empty => Self::Probe,
+            Fault::TooLong => Self::WrongSize,
+            Fault::TruncatedControl => Self::TruncatedControl,
+            Fault::Unattested => Self::Unattested,
+            Fault::InnerNul => Self::InnerNul,
+            Fault::BadBarrier => Self::BadBarrier,
         }
     }
 }

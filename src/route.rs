@@ -39,6 +39,9 @@ pub struct Manifest {
     pub hash: String,
     /// Every shard, ordered by index.
     pub shards: Vec<ManifestShard>,
+    /// Paths of the sockets for daemons that speak the protocol of sd_notify(3), if there are any; as for shards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<PathBuf>,
     /// Process id of the observer.
     pub pid: u32,
 }
@@ -65,7 +68,20 @@ impl Manifest {
     pub fn new(sockets: &[PathBuf], pid: u32) -> Self {
         let shards =
             (0..).zip(sockets).map(|(index, socket)| ManifestShard { index, socket: socket.clone() });
-        Self { version: MANIFEST_VERSION, hash: HASH.to_owned(), shards: shards.collect(), pid }
+        Self {
+            version: MANIFEST_VERSION,
+            hash: HASH.to_owned(),
+            shards: shards.collect(),
+            notify: Vec::new(),
+            pid,
+        }
+    }
+
+    /// The same, with these sockets for daemons.
+    #[must_use]
+    pub fn with_notify(mut self, sockets: &[PathBuf]) -> Self {
+        self.notify = sockets.to_vec();
+        self
     }
 
     /// Reads the manifest of the fleet that runs in `dir`; paths of sockets in `dir` begin with `dir`. Reads
@@ -106,8 +122,8 @@ impl Manifest {
         if manifest.shards.is_empty() {
             return Err(invalid("it names no shard".to_owned()));
         }
-        let is_harmless = |shard: &ManifestShard| !shard.socket.to_string_lossy().contains(is_deceptive);
-        if !manifest.shards.iter().all(is_harmless) {
+        let is_harmless = |socket: &PathBuf| !socket.to_string_lossy().contains(is_deceptive);
+        if !manifest.shards.iter().map(|shard| &shard.socket).chain(&manifest.notify).all(is_harmless) {
             return Err(invalid("a socket's path holds control characters".to_owned()));
         }
         if !(0..).zip(&manifest.shards).all(|(index, shard)| shard.index == index) {
@@ -115,6 +131,9 @@ impl Manifest {
         }
         for shard in &mut manifest.shards {
             shard.socket = dir.join(&shard.socket);
+        }
+        for socket in &mut manifest.notify {
+            *socket = dir.join(&*socket);
         }
         Ok(manifest)
     }

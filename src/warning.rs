@@ -62,6 +62,15 @@ pub enum Warning {
         /// The names.
         names: String,
     },
+    /// Sockets or tables of daemons were passed, and no such sockets are configured.
+    #[error(
+        "{names} was left by the observer before, and [notify] has no such socket: its daemons are not observed any more; \
+         write [notify] with as many sockets to observe them again"
+    )]
+    NotifyOff {
+        /// The names.
+        names: String,
+    },
     /// Some sockets of shards were passed, others not. These were bound here.
     #[error(
         "the service manager did not pass {names}: bound here instead, so beats are refused there while the observer \

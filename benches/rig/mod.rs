@@ -315,7 +315,8 @@ impl Prepared {
         // Another class, so that every slot is written.
         let classes = Classes::new(THRESHOLD_NS, [THRESHOLD_NS]);
         let admission = Arc::clone(&self.admission);
-        Tracker::adopted(writer, classes, TICK_NS, admission, UidAccounts::default(), self.now, &legacy)
+        Tracker::new(writer, classes, TICK_NS, admission, UidAccounts::default(), self.now)
+            .go_on_after(&legacy)
     }
 }
 

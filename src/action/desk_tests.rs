@@ -10,7 +10,7 @@ use super::hold::HoldOf;
 use super::policy::Groups;
 use super::*;
 use crate::config::act::{Action, ActionMatch, Brake, Deed, Retry, Trigger};
-use crate::event::{ActionName, ActionPhase, ActionWhy, BlindPhase, BlindWhy, ExitHow};
+use crate::event::{ActionName, ActionPhase, ActionWhy, BlindPhase, BlindWhy, ExitHow, Origin};
 use crate::lab::planted::{self, Bug};
 use crate::lab::simulator::random::Random;
 use crate::pattern::Pattern;
@@ -92,7 +92,8 @@ struct Who(u32, u32, u32);
 fn event(Who(pid, session, uid): Who, kind: EventKind, at: u64) -> Event {
     let about = About { uid: Some(uid), comm: "worker".into(), ..About::UNKNOWN };
     let status = Status::Ok;
-    let agent = Agent { pid, ns_pid: None, session, nonce: 1, status, payload: 0, about };
+    let agent =
+        Agent { pid, ns_pid: None, session, nonce: 1, status, origin: Origin::Vlp, payload: 0, about };
     let (wall, mono) = (WallNs(0), MonoNs(at));
     Event { seq: 1, again: false, wall, mono, shard: Some(0), agent: Some(agent), kind }
 }

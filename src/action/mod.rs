@@ -24,7 +24,7 @@ pub mod verify;
 #[cfg(test)]
 mod desk_tests;
 
-use crate::event::{About, Agent, Comm, Event, EventKind};
+use crate::event::{About, Agent, Comm, Event, EventKind, Origin};
 use crate::label::Label;
 use crate::time::MonoNs;
 use crate::wire::Status;
@@ -49,7 +49,19 @@ impl Subject {
             (EventKind::Missing { pid, uid, comm }, _) => {
                 let about = About { uid: Some(uid), comm, ..Default::default() };
                 let status = Status::default();
-                (Agent { pid, ns_pid: None, session: 0, nonce: 0, status, payload: 0, about }, 0)
+                (
+                    Agent {
+                        pid,
+                        ns_pid: None,
+                        session: 0,
+                        nonce: 0,
+                        status,
+                        origin: Origin::Vlp,
+                        payload: 0,
+                        about,
+                    },
+                    0,
+                )
             }
             (EventKind::Stall { silent_ns, .. } | EventKind::Exit { silent_ns, .. }, Some(agent)) => {
                 (agent, silent_ns)

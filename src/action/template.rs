@@ -64,7 +64,7 @@ fn safe(text: &str) -> Result<String, ActionWhy> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{About, Agent};
+    use crate::event::{About, Agent, Origin};
     use crate::time::MonoNs;
     use crate::wire::Status;
 
@@ -72,7 +72,16 @@ mod tests {
         let unit = unit.and_then(|unit| Label::of(unit, 0));
         let about = About { uid: Some(1000), comm: comm.into(), unit, ..About::UNKNOWN };
         let status = Status::Ok;
-        let agent = Agent { pid: 4711, ns_pid: None, session: 3, nonce: 0, status, payload: 0, about };
+        let agent = Agent {
+            pid: 4711,
+            ns_pid: None,
+            session: 3,
+            nonce: 0,
+            status,
+            origin: Origin::Vlp,
+            payload: 0,
+            about,
+        };
         Subject { shard: 2, agent, silent_ns: 2_500_000_000, since: MonoNs(0) }
     }
 

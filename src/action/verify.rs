@@ -108,14 +108,14 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
-    use crate::event::About;
+    use crate::event::{About, Origin};
     use crate::process::procfs::identify;
     use crate::time::MonoNs;
     use crate::wire::Status;
 
     fn agent(pid: u32) -> Agent {
         let (session, status, about) = (3, Status::Ok, About::UNKNOWN);
-        Agent { pid, ns_pid: None, session, nonce: 0, status, payload: 0, about }
+        Agent { pid, ns_pid: None, session, nonce: 0, status, origin: Origin::Vlp, payload: 0, about }
     }
 
     fn ticket(pid: u32, needs: Needs) -> Ticket {

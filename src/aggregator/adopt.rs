@@ -11,7 +11,8 @@ impl Aggregator {
     /// Takes over the agents, and reports that. Costs a system call for each.
     pub(super) fn adopt(&mut self, adoption: &Adoption) {
         self.journal.begin(&adoption.ended, self.now);
-        for (place, kept) in self.journal.unapplied().collect::<Vec<_>>() {
+        let of_frames = u16::try_from(self.of_frames()).unwrap_or(u16::MAX);
+        for (place, kept) in self.journal.unapplied(of_frames).collect::<Vec<_>>() {
             if let Some(view) = self.shards.get(usize::from(place.shard))
                 && !planted!(TellsTwice)
             {
@@ -119,7 +120,7 @@ impl Aggregator {
     fn adopt_holder(&mut self, place: Place, hot: &Hot, kept: &Kept) {
         let first = self.place_of_pid(hot.pid);
         let shard = usize::from(place.shard);
-        let is_off_hash = shard_for(hot.pid, u32::from(self.shard_count)) != u32::from(place.shard);
+        let is_off_hash = self.is_off_hash(place.shard, hot.pid);
         let class = self.policy.classes.unknown();
         let record = self.record(place);
         *record = Record::of_kept(kept, class);
@@ -138,12 +139,13 @@ impl Aggregator {
         let ns_pid = (kept.ns_pid != 0).then_some(kept.ns_pid);
         let is_still = kept.is(flag::STILL);
         self.enter(place, Session { number: kept.session, ns_pid, freeze: Freeze::No, is_still });
+        let is_waiting = hot.state == State::Waiting && !self.has_messages(place.shard);
         let counts = &mut self.tally.shards[shard];
         counts.still += u64::from(is_still);
         // Until its slot is forgotten, also if that is under way.
         counts.frozen += u64::from(kept.is(flag::FROZEN));
         counts.off_hash += u64::from(is_off_hash);
-        let is_counted = (hot.state != State::Waiting || kept.is(flag::STALLED)) && !kept.is(flag::CLOSED);
+        let is_counted = (!is_waiting || kept.is(flag::STALLED)) && !kept.is(flag::CLOSED);
         if is_counted {
             let count = if kept.is(flag::STALLED) { &mut counts.stalled } else { &mut counts.up };
             *count += 1;

@@ -6,7 +6,8 @@ use super::*;
 impl Aggregator {
     pub(super) fn report_arrival(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         let reported = *self.record(place);
-        if hot.state == State::Waiting {
+        // A daemon need not send beats.
+        if hot.state == State::Waiting && !self.has_messages(place.shard) {
             return;
         }
         if !reported.is(Mark::Counted) {
@@ -72,6 +73,7 @@ impl Aggregator {
             }
         }
         self.report_terminal(place, hot, cold, is_rest);
+        self.report_phase(place, hot, cold, is_rest);
         let reported = *self.record(place);
         if hot.state == State::Waiting {
             self.record(place).statuses = cold.statuses;
@@ -85,6 +87,21 @@ impl Aggregator {
             (record.statuses, record.status) = (cold.statuses, hot.status);
             let at = if changes == 0 { cold.first_arrival } else { cold.changed_at };
             self.report_of(place, hot, at, EventKind::Status { coalesced: changes.max(1) });
+        }
+    }
+
+    /// A daemon has come to another phase.
+    fn report_phase(&mut self, place: Place, hot: &Hot, cold: &Cold, is_rest: bool) {
+        let Some(phase) = self.daemon(place).and_then(|daemon| daemon.phase()) else { return };
+        let before = self.record(place).phase();
+        // That it starts, or is ready, is told by its `up`.
+        let is_first = before.is_none() && matches!(phase, DaemonPhase::Starting | DaemonPhase::Up);
+        if before == Some(phase) || !is_first && !self.may_report(place, hot, cold, Often::Status, is_rest) {
+            return;
+        }
+        self.record(place).set_phase(phase);
+        if !is_first {
+            self.report_of(place, hot, cold.changed_at, EventKind::Phase { phase });
         }
     }
 

@@ -38,8 +38,8 @@ impl Aggregator {
         }
         reported.set(Mark::FoundFrozen, false);
         let Record { generation, pid, .. } = *reported;
-        let holder = Holder { place, generation };
-        self.inquiries.lookups.ask(Question { holder, pid, of });
+        let (holder, is_daemon) = (Holder { place, generation }, self.has_messages(place.shard));
+        self.inquiries.lookups.ask(Question { holder, pid, of, is_daemon });
     }
 
     /// Reports nothing of the slot until its process is known to be the reported one, or gone.
@@ -102,11 +102,24 @@ impl Aggregator {
         }
     }
 
-    /// Kicks the other shards, so that they move their watermark. All of them: the agent may have moved to
+    /// Whether what arrives at the two shards is in the same language. A process that speaks both is one agent, but each
+    /// lane has its own deadline: a helper that sends frames does not speak for a main loop that sends messages.
+    pub(super) fn is_same_lane(&self, one: u16, other: u16) -> bool {
+        self.has_messages(one) == self.has_messages(other)
+    }
+
+    /// Whether the shard is one of daemons.
+    pub(super) fn has_messages(&self, shard: u16) -> bool {
+        self.shards[usize::from(shard)].port.daemons.is_some()
+    }
+
+    /// Kicks the other shards, so that they move their watermark. All of the same lane: the agent may have moved to
     /// one that has not read its first beat there yet.
     pub(super) fn kick_others(&mut self, place: Place) {
-        for (shard, view) in self.shards.iter_mut().enumerate() {
-            view.is_to_be_kicked |= shard != usize::from(place.shard);
+        for shard in (0..self.shard_count).filter(|shard| *shard != place.shard) {
+            if self.is_same_lane(shard, place.shard) {
+                self.view(shard).is_to_be_kicked = true;
+            }
         }
     }
 
@@ -133,9 +146,10 @@ impl Aggregator {
 
     /// Whether a shard other than `home` could not see for all of the silence since `silent_since` that
     /// `cold` was judged by. A shard counts even if it holds no slot of the agent: it may have missed the
-    /// first beat of an agent that moved there.
+    /// first beat of an agent that moved there. Those of the other lane do not.
     pub(super) fn is_unsighted(
         &self,
+        place: Place,
         home: u16,
         silent_since: MonoNs,
         threshold_ns: u64,
@@ -147,7 +161,8 @@ impl Aggregator {
             let watermark = counters.watermark();
             let last_blind_end = MonoNs(counters.last_blind_end.get());
             let witness = Witness { watermark, seen: view.seen, last_blind_end };
-            shard != home && !rules::is_sighted(&witness, silent_since, stall_at, threshold_ns)
+            let matters = shard != home && self.is_same_lane(shard, place.shard);
+            matters && !rules::is_sighted(&witness, silent_since, stall_at, threshold_ns)
         })
     }
 
@@ -197,7 +212,9 @@ impl Aggregator {
     ) -> Result<Option<(Place, Hot)>, Busy> {
         let pid = self.record(place).pid;
         for other in places.iter() {
-            if other == place || self.record(other).is_over() || self.record(other).is(Mark::Closed) {
+            let is_same_lane = self.is_same_lane(other.shard, place.shard);
+            let is_closed = self.record(other).is_over() || self.record(other).is(Mark::Closed);
+            if other == place || !is_same_lane || is_closed {
                 continue;
             }
             let hot = self.view(other.shard).port.table.read_hot(other.slot)?;
@@ -247,6 +264,11 @@ impl Aggregator {
             // Prefer slots without a beat after the exit: such a beat is of a new process with the same pid.
             let rank = |hot: &Hot| (hot.last_arrival <= at, hot.last_arrival);
             let is_later = last.as_ref().is_none_or(|(_, latest, _)| rank(&hot) > rank(latest));
+            // A script that reported something: it was never up.
+            let is_one_shot = self.daemon(place).is_some_and(|daemon| daemon.is_one_shot(at));
+            if is_one_shot && !self.record(place).is(Mark::Up) {
+                continue;
+            }
             let of = self.record(place);
             let is_reported = !of.is(Mark::Closed) && !of.is(Mark::Held) && !of.is_over();
             if is_reported && hot.pid == reported.pid && is_later {

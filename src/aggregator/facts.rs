@@ -75,7 +75,7 @@ impl Aggregator {
 
     /// Begins the record of a new holder.
     fn admit(&mut self, place: Place, hot: &Hot, cold: &Cold) {
-        let is_off_hash = shard_for(hot.pid, u32::from(self.shard_count)) != u32::from(place.shard);
+        let is_off_hash = self.is_off_hash(place.shard, hot.pid);
         let first = self.place_of_pid(hot.pid);
         let is_held = hot.flags.has(Flags::UNVERIFIED);
         // An agent known on another shard is not up again and keeps its session, unless the lookup finds
@@ -128,12 +128,26 @@ impl Aggregator {
         self.return_if_stalled(place);
     }
 
+    /// Whether the pid should beat on another shard. Daemons do not choose; their shards come after those of frames.
+    pub(super) fn is_off_hash(&self, shard: u16, pid: u32) -> bool {
+        let of_frames = self.of_frames();
+        let is_of_frames = usize::from(shard) < of_frames;
+        is_of_frames && shard_for(pid, u32::try_from(of_frames).unwrap_or(0)) != u32::from(shard)
+    }
+
+    /// How many shards are of frames.
+    pub(super) fn of_frames(&self) -> usize {
+        self.shards.iter().filter(|view| view.port.daemons.is_none()).count()
+    }
+
     /// The holder beats here while another slot of its pid is reported as stalled: the agent is back, unless
     /// the pid went to another process. The lookup decides.
     pub(super) fn return_if_stalled(&mut self, place: Place) {
         let pid = self.record(place).pid;
-        let is_back =
-            self.places_of(pid).iter().any(|other| other != place && self.record(other).is(Mark::Stalled));
+        let places = self.places_of(pid);
+        let mut others = places.iter().filter(|other| *other != place);
+        let is_back = others
+            .any(|other| self.record(other).is(Mark::Stalled) && self.is_same_lane(other.shard, place.shard));
         if is_back && !self.record(place).is(Mark::Returning) {
             self.record(place).set(Mark::Returning, true);
             let generation = self.record(place).generation;
@@ -148,7 +162,13 @@ impl Aggregator {
         for other in self.places_of(hot.pid).iter() {
             let reported = *self.record(other);
             let is_gone = reported.is_gone();
-            if other == place || !reported.is(Mark::Stalled) || reported.is(Mark::Releasing) || is_gone {
+            let is_same_lane = self.is_same_lane(other.shard, place.shard);
+            if other == place
+                || !is_same_lane
+                || !reported.is(Mark::Stalled)
+                || reported.is(Mark::Releasing)
+                || is_gone
+            {
                 continue;
             }
             let (there, mut silence) = self.view(other.shard).port.table.read(other.slot)?;
@@ -177,8 +197,8 @@ impl Aggregator {
         }
         reported.set(Mark::Identifying, true);
         let (pid, generation) = (reported.pid, reported.generation);
-        let holder = Holder { place, generation };
-        self.inquiries.lookups.ask(Question { holder, pid, of: Inquiry::Who });
+        let (holder, is_daemon) = (Holder { place, generation }, self.has_messages(place.shard));
+        self.inquiries.lookups.ask(Question { holder, pid, of: Inquiry::Who, is_daemon });
     }
 
     /// Clears the record of a slot that is free or has another holder.
@@ -189,6 +209,7 @@ impl Aggregator {
         }
         self.buckets.forget(place);
         self.usual.remove(&place);
+        self.started_with.remove(&place);
         self.forget_freeze(place, &reported);
         if reported.is(Mark::WatchOrdered) {
             let holder = Holder { place, generation: reported.generation };
@@ -243,9 +264,20 @@ impl Aggregator {
         self.report_news(place, hot, cold);
     }
 
+    /// Whether the sender of a message may be a script that reports something and ends: then nothing is reported of it.
+    fn may_be_one_shot(&mut self, place: Place) -> bool {
+        !self.record(place).is(Mark::Up)
+            && self.daemon(place).is_some_and(|daemon| daemon.is_one_shot(self.now))
+    }
+
     /// Reports what changed, of a process known to be the reported one.
     pub(super) fn report_news(&mut self, place: Place, hot: &Hot, cold: &Cold) {
         self.record(place).set(Mark::Closed, false);
+        if self.may_be_one_shot(place) {
+            // In time for nobody to miss it, and late enough to know.
+            let holder = Holder { place, generation: cold.generation };
+            return self.held.push_back((self.now + HELD_NS, holder));
+        }
         self.report_arrival(place, hot, cold);
         self.report_changes(place, hot, cold, false);
         self.report_silence(place, hot, cold);

@@ -109,6 +109,7 @@ impl Aggregator {
                 self.tally.lookups_failed += 1;
                 self.accept_claim(place, &hot, &cold, None);
                 self.set_class(place, hot.uid(), &Program::default());
+                self.introduce(place, None, None);
                 self.watch(place, None);
                 self.settle_session(place, &hot, &cold, None);
             }
@@ -132,6 +133,7 @@ impl Aggregator {
         self.was_met(hot.pid, Some(found.incarnation));
         self.settle_session(place, hot, cold, hash_of(&found.program));
         self.set_class(place, hot.uid(), &found.program);
+        self.introduce(place, found.program.watchdog_ns, Some(found.started));
         if hot.flags.has(Flags::UNVERIFIED) && !reported.has_settled(cold.claimed_pid) {
             if found.inner_pids.contains(&cold.claimed_pid) {
                 self.accept_claim(place, hot, cold, Some(cold.claimed_pid));
@@ -204,6 +206,7 @@ impl Aggregator {
         self.record(place).set(Mark::FoundFrozen, is_frozen);
         if !planted!(KeepsTheFirstName) {
             self.set_class(place, hot.uid(), program);
+            self.introduce(place, program.watchdog_ns, None);
         }
         if hot.flags.has(Flags::MIXED) {
             // The nonces of a mixed agent do not show another program.
@@ -259,6 +262,23 @@ impl Aggregator {
             let instruction = Instruction { class, table, ..Default::default() };
             self.post(place, instruction::CLASS, instruction);
         }
+    }
+
+    /// Tells the shard what the process of a daemon was started with, and, if it started later than the shard could have
+    /// missed a message of it, that as well.
+    fn introduce(&mut self, place: Place, threshold_ns: Option<u64>, started: Option<MonoNs>) {
+        if !self.has_messages(place.shard) {
+            return;
+        }
+        let seen_since = MonoNs(self.view(place.shard).port.counters.last_blind_end.get());
+        let is_from_start = started.is_some_and(|started| started > seen_since);
+        let of_start = if is_from_start { instruction::FROM_START } else { 0 };
+        // A part of a millisecond is one: no limit is shorter than it was meant to be.
+        let threshold_ms =
+            threshold_ns.map_or(0, |ns| u32::try_from(ns.div_ceil(MILLISECOND_NS)).unwrap_or(u32::MAX));
+        self.started_with.insert(place, threshold_ms);
+        let instruction = Instruction { threshold_ms, ..Default::default() };
+        self.post(place, instruction::STARTED_WITH | of_start, instruction);
     }
 
     /// Accepts the claimed pid: it is the sender's, or it cannot be checked.
@@ -317,8 +337,9 @@ impl Aggregator {
             }
             self.commit_if_much();
             self.held.pop_front();
+            let may_be_new = self.has_messages(place.shard);
             let reported = self.record(place);
-            if reported.generation == generation && reported.is(Mark::Held) {
+            if reported.generation == generation && (reported.is(Mark::Held) || may_be_new) {
                 reported.set(Mark::Held, false);
                 self.look(place);
             }

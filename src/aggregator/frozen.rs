@@ -54,7 +54,9 @@ impl Aggregator {
     pub(super) fn leave_others(&mut self, place: Place, places: &Places, hot: &Hot) {
         for other in places.iter() {
             let reported = *self.record(other);
-            if other == place || reported.is(Mark::Releasing) || reported.is(Mark::Closed) {
+            let is_same_lane = self.is_same_lane(other.shard, place.shard);
+            let is_left = reported.is(Mark::Releasing) || reported.is(Mark::Closed);
+            if other == place || !is_same_lane || is_left {
                 continue;
             }
             let is_silent = reported.is(Mark::Frozen) || reported.is(Mark::Thawed);
@@ -96,7 +98,12 @@ impl Aggregator {
             if reported.generation == generation && reported.is(Mark::Frozen) && !reported.is(Mark::Releasing)
             {
                 let Record { pid, incarnation, .. } = *reported;
-                self.inquiries.lookups.ask(Question { holder, pid, of: Inquiry::Freezer(incarnation) });
+                self.inquiries.lookups.ask(Question {
+                    holder,
+                    pid,
+                    of: Inquiry::Freezer(incarnation),
+                    is_daemon: false,
+                });
                 if self.record(place).is(Mark::Unwatched) {
                     self.ask_existence(place, false);
                 }
@@ -154,7 +161,7 @@ impl Aggregator {
         let class = self.record(place).class;
         let threshold_ns = match self.view(place.shard).port.table.read(place.slot) {
             Ok((hot, cold)) => self.allowed_of(place, &hot, &cold).ns,
-            Err(Busy) => self.policy.classes.longest_ns(class),
+            Err(Busy) => self.longest_of(place.shard, class),
         };
         let port = &self.view(place.shard).port;
         let blind_end = MonoNs(port.counters.last_blind_end.get());

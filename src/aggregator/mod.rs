@@ -19,7 +19,8 @@ use std::sync::atomic::Ordering;
 use crossbeam::channel::{Receiver, Sender};
 
 use crate::event::{
-    About, AdvanceWhy, Agent, BlindPhase, Event, EventKind, ExitHow, IoPlace, Rank, SessionWhy,
+    About, AdvanceWhy, Agent, BlindPhase, DaemonPhase, Event, EventKind, ExitHow, IoPlace, Origin, Rank,
+    SessionWhy,
 };
 use crate::journal::{Adoption, Estate, Journal, Kept, KeptTable};
 use crate::lane::blind::BlindNews;
@@ -107,6 +108,8 @@ const EXIT_NS: u64 = 1_000_000_000;
 /// How long a stop waits for the watch thread's findings. The shards have ended by then.
 const STOP_NS: u64 = 300_000_000;
 /// While something is confirmed, how often to check again without a ring.
+/// Nanoseconds of a millisecond.
+const MILLISECOND_NS: u64 = 1_000_000;
 const CONFIRM_TICK_NS: u64 = 1_000_000;
 /// A longer gap between two turns while something is confirmed was a pause of the aggregator. Each wait is
 /// extended once: turns that always take this long must not put off a stall for ever.
@@ -243,6 +246,8 @@ pub struct Aggregator {
     shards: Vec<ShardView>,
     /// At most 64 by the plan.
     shard_count: u16,
+    /// The threshold that each daemon was started with, ms; 0: none.
+    started_with: HashMap<Place, u32>,
     policy: Policy,
     inquiries: Inquiries,
     /// When the lookup thread answered last.
@@ -342,6 +347,7 @@ impl Aggregator {
         Self {
             shards: shards.collect(),
             shard_count: u16::try_from(ports.len()).unwrap_or(u16::MAX),
+            started_with: HashMap::new(),
             policy,
             inquiries,
             looked_up_at: MonoNs(0),
@@ -394,6 +400,7 @@ impl Aggregator {
             Some(adoption) => self.adopt(&adoption),
             None => self.report(None, None, now, EventKind::Start { shards: self.shard_count }),
         }
+        self.journal.set_of_frames(u16::try_from(self.of_frames()).unwrap_or(u16::MAX));
         self.commit();
     }
 
@@ -560,6 +567,7 @@ impl Aggregator {
             session,
             nonce: hot.nonce(),
             status: hot.status,
+            origin: if self.has_messages(place.shard) { Origin::Notify } else { Origin::Vlp },
             payload: hot.payload,
             about: About { uid: Some(hot.uid()), ..about },
         }

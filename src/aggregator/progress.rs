@@ -76,6 +76,10 @@ impl Aggregator {
     }
 
     fn look_at_progress(&mut self, place: Place) {
+        if self.shards[usize::from(place.shard)].port.daemons.is_some() {
+            // A message has no payload.
+            return;
+        }
         let here =
             self.reported(place).filter(|reported| !reported.is_gone() && !reported.is(Mark::Releasing));
         let Some(reported) = here else { return };
@@ -127,7 +131,8 @@ impl Aggregator {
         let Some(reported) = self.reported(place) else { return };
         let places = self.places_of(reported.pid);
         for other in places.iter().filter(|other| *other != place) {
-            if self.advances_at(other, since) {
+            // What it says in messages shows no work.
+            if self.is_same_lane(other.shard, place.shard) && self.advances_at(other, since) {
                 return;
             }
         }
@@ -143,7 +148,7 @@ impl Aggregator {
         }
         // Work that was done meanwhile may be in the queue of another shard, or was refused by it.
         let is_unsighted = !planted!(TrustsBlindShards)
-            && self.is_unsighted(place.shard, since, progress.threshold_ns, asked_of);
+            && self.is_unsighted(place, place.shard, since, progress.threshold_ns, asked_of);
         if is_unsighted {
             if self.now.since(asked_at) <= CONFIRM_NS {
                 return self.look_again_soon(place, reported.generation);

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use crate::event::ExitHow;
+use crate::event::{DaemonPhase, ExitHow};
 use crate::journal::{Kept, flag};
 use crate::lane::sessions::Session;
 use crate::process::procfs::Incarnation;
@@ -136,7 +136,7 @@ pub struct Record {
     pub program: Option<NonZeroU32>,
     /// Another slot of the same pid.
     pub next: Option<PackedPlace>,
-    /// The claimed pid that was looked up last.
+    /// The claimed pid that was looked up last; of a daemon, the phase that was reported.
     settled_claim: u32,
     marks: u32,
     /// How its process ended, once that is known.
@@ -185,6 +185,18 @@ impl Record {
     /// Whether the sender's claim to this pid was checked.
     pub fn has_settled(&self, claimed: u32) -> bool {
         self.is(Mark::ClaimSettled) && self.settled_claim == claimed
+    }
+
+    /// The phase of a daemon as reported; `None`: none was.
+    pub fn phase(&self) -> Option<DaemonPhase> {
+        let code = usize::try_from(self.settled_claim).ok()?.checked_sub(1)?;
+        DaemonPhase::ALL.get(code).copied()
+    }
+
+    /// Records that this phase of a daemon was reported, which claims no other pid.
+    pub fn set_phase(&mut self, phase: DaemonPhase) {
+        let code = DaemonPhase::ALL.iter().position(|each| *each == phase);
+        self.settled_claim = code.and_then(|code| u32::try_from(code).ok()).map_or(0, |code| code + 1);
     }
 
     /// Records that the sender's claim to this pid was checked.

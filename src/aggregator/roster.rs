@@ -82,7 +82,16 @@ impl Aggregator {
                     let (nonce, status, payload) = (0, Status::Ok, 0);
                     let Expected { uid, comm, .. } = absent.expected;
                     let about = About { uid: Some(uid), comm, ..About::UNKNOWN };
-                    let agent = Agent { pid, ns_pid: None, session: 0, nonce, status, payload, about };
+                    let agent = Agent {
+                        pid,
+                        ns_pid: None,
+                        session: 0,
+                        nonce,
+                        status,
+                        origin: Origin::Vlp,
+                        payload,
+                        about,
+                    };
                     self.report(None, Some(agent), self.now, kind);
                 }
                 return absent.end();

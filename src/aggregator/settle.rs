@@ -159,9 +159,14 @@ impl Aggregator {
             threshold_ns: self.allowed_of(place, hot, cold).ns,
             thawed_until,
             is_home_awaited: self.is_awaited(cold.stall_at, |shard| shard == place.shard),
-            is_other_awaited: self.is_awaited(cold.stall_at, |shard| shard != place.shard),
+            is_other_awaited: self.is_other_awaited(place, cold.stall_at),
             is_uncertain: cold.is_stall_uncertain,
         }
+    }
+
+    /// Whether to wait for another shard on which the agent may beat.
+    fn is_other_awaited(&self, place: Place, at: MonoNs) -> bool {
+        self.is_awaited(at, |shard| shard != place.shard && self.is_same_lane(shard, place.shard))
     }
 
     /// The verdict by what the other slots and shards say; and where the agent beats, if elsewhere.
@@ -173,13 +178,13 @@ impl Aggregator {
         hot: &Hot,
         cold: &Cold,
     ) -> Result<(Verdict, Option<(Place, Hot)>), Busy> {
-        let silent_since = hot.last_arrival;
+        let silent_since = cold.stall_at - cold.stall_silent_ns;
         // No shard judged the time since a thaw, so all of them count as others.
         let (home, judged_from) = match self.thawed_at(place) {
             Some(thawed) => (u16::MAX, thawed),
             None => (place.shard, silent_since),
         };
-        let is_unsighted = self.is_unsighted(home, judged_from, silence.threshold_ns, cold.stall_at);
+        let is_unsighted = self.is_unsighted(place, home, judged_from, silence.threshold_ns, cold.stall_at);
         let elsewhere = self.lives_elsewhere(places, place, silent_since)?;
         let reported = *self.record(place);
         let evidence = Evidence {
@@ -230,7 +235,7 @@ impl Aggregator {
             stalls: cold.stalls.wrapping_sub(reported.stalls),
             silent_ns: cold.resume_silent_ns,
             threshold_ns: self.threshold_of_ended(place, hot, cold),
-            is_other_awaited: self.is_awaited(cold.stall_at, |shard| shard != place.shard),
+            is_other_awaited: self.is_other_awaited(place, cold.stall_at),
             is_uncertain: cold.is_stall_uncertain,
         }
     }
@@ -245,7 +250,7 @@ impl Aggregator {
             lives_elsewhere: elsewhere.is_some(),
             is_frozen: reported.is(Mark::FoundFrozen),
             was_turned_away: self.view(place.shard).port.turned_away.is_after(hot.pid, silent_since),
-            is_unsighted: self.is_unsighted(place.shard, silent_since, threshold_ns, cold.stall_at),
+            is_unsighted: self.is_unsighted(place, place.shard, silent_since, threshold_ns, cold.stall_at),
             // The beat that ended the silence shows that the process existed.
             is_existence_unknown: false,
             is_rule_unknown: reported.is(Mark::LookingAgain),

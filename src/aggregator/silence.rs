@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::label::Label;
+use crate::event::StallPhase;
+use crate::notify::daemon::{Daemon, Limit};
 use crate::rules::phase::{self, Allowed, By, Facts};
 use crate::rules::usual::Usual;
 use crate::view::too_short::TooShort;
@@ -103,6 +105,11 @@ impl Aggregator {
             State::Stalled => self.allowed_of(place, hot, cold),
             _ => Allowed { ns: self.allowed_before(place, hot, cold), by: By::from_code(cold.stall_by) },
         };
+        let phase = match self.daemon(place).and_then(|daemon| daemon.missed()) {
+            Some(Limit::Start) => Some(StallPhase::Start),
+            Some(Limit::Stop) => Some(StallPhase::Stopping),
+            Some(Limit::Silence) | None => allowed.by.phase(),
+        };
         let kind = EventKind::Stall {
             silent_ns: cold.stall_silent_ns,
             last_nonce: cold.stall_nonce,
@@ -110,7 +117,7 @@ impl Aggregator {
             blind_ns: cold.stall_blind_ns,
             process,
             used_cpu,
-            phase: allowed.by.phase(),
+            phase,
             coalesced,
         };
         let unit = self.unit_of(place);
@@ -169,20 +176,58 @@ impl Aggregator {
         }
     }
 
-    /// The silence that is allowed to the slot's holder at present, as far as its rule is known.
+    /// The silence that is allowed to the slot's holder at present, as far as its rule is known; to a daemon, the length
+    /// of the limit that it missed.
     pub(super) fn allowed_of(&mut self, place: Place, hot: &Hot, cold: &Cold) -> Allowed {
         let class = self.record(place).class;
-        phase::allowed(&self.policy.classes, class, &Facts::of(hot, cold))
+        match self.allowed_to_daemon(place, class) {
+            Some(ns) => Allowed { ns, by: By::Rule },
+            None => phase::allowed(&self.policy.classes, class, &Facts::of(hot, cold)),
+        }
     }
 
     /// The same, ns, for its last silence that was judged, when a beat has ended that.
     fn allowed_before(&mut self, place: Place, hot: &Hot, cold: &Cold) -> u64 {
         let class = self.record(place).class;
+        if let Some(ns) = self.allowed_to_daemon(place, class) {
+            return ns;
+        }
         let judged_ns = phase::allowed_by(&self.policy.classes, class, By::from_code(cold.stall_by));
         match self.allowed_of(place, hot, cold) {
             // Who starts after a beat started before it, too.
             Allowed { ns, by: By::Start } => ns.max(judged_ns),
             _ => judged_ns,
         }
+    }
+
+    /// The longest silence that an agent of this class on this shard may be allowed, ns.
+    pub(super) fn longest_of(&self, shard: u16, class: u8) -> u64 {
+        let daemons = self.shards[usize::from(shard)].port.daemons.as_ref();
+        daemons.map_or_else(|| self.policy.classes.longest_ns(class), |daemons| daemons.terms.threshold_max_ns)
+    }
+
+    /// The silence that is allowed to the daemon of a slot, ns; `None` if its holder sends frames.
+    fn allowed_to_daemon(&self, place: Place, class: u8) -> Option<u64> {
+        let daemons = self.shards[usize::from(place.shard)].port.daemons.as_ref()?;
+        // The first class is that of the default, which is for agents that send frames.
+        let of_rule = (class != 0).then(|| self.policy.classes.threshold_ns(class));
+        let limits = daemons.terms.limits(of_rule);
+        // Its shard has judged by its own threshold: without that, nothing is found to be too short.
+        let Some(mut daemon) = self.daemon(place) else { return Some(0) };
+        // Perhaps its shard does not know yet what was found.
+        if let Some(ms) = self.started_with.get(&place) {
+            daemon.started_with((*ms > 0).then(|| u64::from(*ms) * MILLISECOND_NS));
+        }
+        let missed = daemon.missed().map(|limit| daemon.length_ns(limit, &limits));
+        Some(missed.unwrap_or_else(|| daemon.threshold_ns(&limits)))
+    }
+
+    /// What the holder of the slot said of itself in messages; `None` if it sends frames, or the slot is being written.
+    pub(super) fn daemon(&self, place: Place) -> Option<Daemon> {
+        let port = &self.shards[usize::from(place.shard)].port;
+        port.daemons.as_ref()?;
+        let (hot, _, extra) = port.table.read_with_extra(place.slot).ok()?;
+        let words = extra?.first_chunk().copied().unwrap_or_default();
+        Some(Daemon::from_words(&words, hot.last_arrival, hot.paused_before))
     }
 }

@@ -93,6 +93,7 @@ impl Aggregator {
                 session: session.number,
                 nonce: note.nonce,
                 status: note.status,
+                origin: Origin::Vlp,
                 payload: note.payload,
                 about: About::UNKNOWN,
             };

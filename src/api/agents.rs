@@ -5,7 +5,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::act::AgentAct;
-use crate::event::Event;
+use crate::event::{DaemonPhase, Event, Origin};
+use crate::notify::daemon::ThresholdOf;
 use crate::table::turned_away::TurnedAwayFor;
 use crate::wire::{Status, Version};
 
@@ -57,7 +58,12 @@ pub struct Agent {
     /// The number of its container when it was looked up, if it is in one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
-    /// The wire version it speaks.
+    /// In which language it beats.
+    pub origin: Origin,
+    /// What it said of itself, if it is a daemon that sends messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub daemon: Option<DaemonSays>,
+    /// The wire version it speaks; means nothing for a daemon.
     pub wire: Version,
     /// Accepted frames on this shard.
     pub beats: u64,
@@ -78,6 +84,31 @@ pub struct Agent {
     pub first_ns: u64,
     /// Arrival of its last beat, `CLOCK_MONOTONIC`.
     pub last_ns: u64,
+}
+
+/// What a daemon said of itself by the protocol of sd_notify(3).
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct DaemonSays {
+    /// How far it has come; `None`: it has not said, or the observer may have missed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<DaemonPhase>,
+    /// Its `STATUS=`, as sent: any characters but line ends. Empty: none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub text: String,
+    /// Its `X_VARTA_NAME=`, as sent. Empty: none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Whether it beats: one that does not is never stalled by silence.
+    pub beats: bool,
+    /// Where its threshold comes from.
+    pub threshold_of: ThresholdOf,
+    /// Its `ERRNO=`: why it fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errno: Option<u16>,
+    /// Its `EXIT_STATUS=`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_status: Option<u8>,
 }
 
 /// The state of an agent.

@@ -17,13 +17,17 @@ mod history;
 mod reload;
 
 pub use act::{Act, ActBrake, ActCase, ActDone, ActHold, AgentAct};
-pub use agents::{Agent, AgentState, Blind, Detail, Exited, Page, Past, Refused, Resume, Stall, Tracked};
+pub use agents::{
+    Agent, AgentState, Blind, DaemonSays, Detail, Exited, Page, Past, Refused, Resume, Stall, Tracked,
+};
 pub use dead::{CrashLoop, DEAD_MAX, Dead, DeadAgent};
 pub use fleet::{Cause, Died, Distribution, EventLog, FirstKept, Fleet, Headline, Level, Phase, Rule, Shard};
 pub use groups::{Group, GroupBy, Groups};
 pub use history::{History, Series};
 pub use reload::Reload;
 
+pub use crate::event::{DaemonPhase, Origin};
+pub use crate::notify::daemon::ThresholdOf;
 pub use crate::spawner::found::{
     Evidence, Text as EvidenceFile, Thread as EvidenceThread, Verdict as EvidenceVerdict,
 };

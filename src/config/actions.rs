@@ -35,7 +35,7 @@ impl Config {
     pub(super) fn resolve_actions(
         &self,
         dir: &Path,
-        shards: &[ShardPlan],
+        shards: &[&ShardPlan],
         problems: &mut Problems,
     ) -> Option<ActPlan> {
         if self.actions.len() > ACTIONS_MAX {
@@ -72,7 +72,7 @@ impl Config {
         &self,
         path: &Path,
         dir: &Path,
-        shards: &[ShardPlan],
+        shards: &[&ShardPlan],
         problems: &mut Problems,
     ) -> PathBuf {
         let audit = absolute("audit", path, problems);
@@ -98,7 +98,7 @@ impl Config {
         audit
     }
 
-    fn resolve_evidence_dir(&self, dir: &Path, shards: &[ShardPlan], problems: &mut Problems) -> PathBuf {
+    fn resolve_evidence_dir(&self, dir: &Path, shards: &[&ShardPlan], problems: &mut Problems) -> PathBuf {
         let Some(path) = &self.evidence_dir else { return dir.join(EVIDENCE) };
         let evidence_dir = absolute("evidence-dir", path, problems);
         judge_characters("evidence-dir", &evidence_dir, problems);
@@ -115,7 +115,7 @@ impl Config {
     }
 }
 
-fn resolve_spawner(path: &Path, dir: &Path, shards: &[ShardPlan], problems: &mut Problems) -> PathBuf {
+fn resolve_spawner(path: &Path, dir: &Path, shards: &[&ShardPlan], problems: &mut Problems) -> PathBuf {
     let spawner = absolute("spawner", path, problems);
     judge_characters("spawner", &spawner, problems);
     judge_output("spawner", &spawner, dir, shards, problems);

@@ -4,6 +4,8 @@
 pub const SOCKET_PATH_MAX: usize = 107;
 /// Most shards of one fleet.
 pub const SHARDS_MAX: u32 = 64;
+/// Most sockets for daemons of one fleet, each with a shard of its own.
+pub const NOTIFY_MAX: u32 = 16;
 /// Largest process id that Linux assigns (PID_MAX_LIMIT).
 pub const PID_MAX: u32 = 4_194_304;
 /// Most agents that one fleet tracks: as many as there can be processes.

@@ -86,7 +86,7 @@ pub(super) fn judge_output(
     key: &str,
     path: &Path,
     dir: &Path,
-    shards: &[ShardPlan],
+    shards: &[&ShardPlan],
     problems: &mut Vec<ConfigProblem>,
 ) {
     let own = OWN_FILES.iter().chain(&[(SYMLINK, "symlink")]);

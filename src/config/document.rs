@@ -7,13 +7,14 @@ use toml::Value;
 
 use super::act::ActionMatch;
 use super::keys::{
-    ACTION_KEYS, BRAKE_KEYS, Config, HTTP_KEYS, KEYS, Key, METRICS_KEYS, RULE_KEYS, SHARD_KEYS, TABLES,
+    ACTION_KEYS, BRAKE_KEYS, Config, HTTP_KEYS, KEYS, Key, METRICS_KEYS, NOTIFY_KEYS, RULE_KEYS, SHARD_KEYS,
+    TABLES,
 };
 use super::layers::Layers;
 use super::problem::ConfigError;
 use super::tables::{
-    ActionConfig, BrakeConfig, HttpConfig, MetricsConfig, PhaseConfig, RetryConfig, RuleConfig, RuleMatch,
-    ShardConfig, ShareConfig, StartsConfig,
+    ActionConfig, BrakeConfig, HttpConfig, MetricsConfig, NotifyConfig, PhaseConfig, RetryConfig, RuleConfig,
+    RuleMatch, ShardConfig, ShareConfig, StartsConfig,
 };
 use super::triggers::trigger_value;
 use super::values::{ADDRESS, CoreChoice, DURATION, GROUP, MODE, PATH, signal_name};
@@ -96,6 +97,10 @@ fn lines(config: &Config) -> Vec<Line> {
         lines.push(Line::Heading("[[shard]]"));
         lines.extend(of_table(&format!("shard[{i}]"), SHARD_KEYS, |key| of_shard(block, key)));
     }
+    if let Some(notify) = &config.notify {
+        lines.push(Line::Heading("[notify]"));
+        lines.extend(of_table("notify", NOTIFY_KEYS, |key| of_notify(notify, key)));
+    }
     for (i, rule) in config.rules.iter().enumerate() {
         lines.push(Line::Heading("[[rule]]"));
         lines.extend(of_table(&format!("rule[{i}]"), RULE_KEYS, |key| of_rule(rule, key)));
@@ -147,6 +152,30 @@ fn of_shard(block: &ShardConfig, key: &str) -> Option<Value> {
         "mode" => mode.as_ref().and_then(MODE.value),
         "group" => (GROUP.value)(group),
         "allow-uids" => allow_uids.clone().map(Value::from),
+        _ => None,
+    }
+}
+
+fn of_notify(notify: &NotifyConfig, key: &str) -> Option<Value> {
+    let NotifyConfig {
+        socket,
+        sockets,
+        mode,
+        group,
+        allow_uids,
+        threshold_min,
+        threshold_max,
+        stop_threshold,
+    } = notify;
+    match key {
+        "socket" => (PATH.value)(socket),
+        "sockets" => Some((*sockets).into()),
+        "mode" => mode.as_ref().and_then(MODE.value),
+        "group" => (GROUP.value)(group),
+        "allow-uids" => allow_uids.clone().map(Value::from),
+        "threshold-min" => (DURATION.value)(threshold_min),
+        "threshold-max" => (DURATION.value)(threshold_max),
+        "stop-threshold" => (DURATION.value)(stop_threshold),
         _ => None,
     }
 }

@@ -86,13 +86,14 @@ fn what_the_example_switches_off_is_a_configuration_with_every_key() {
         let text: String = on.lines().filter(|line| !other(line)).map(|line| format!("{line}\n")).collect();
         let plan = layers(&text).plan().unwrap_or_else(|error| panic!("{error}\n{text}"));
         assert_eq!((plan.shards.len(), plan.rules.len(), plan.act.unwrap().actions.len()), (1, 1, 1));
+        assert!(plan.notify.is_some());
     }
     let layers = layers(&on);
     let names = |keys: &'static [Key], prefix: &'static str| {
         keys.iter().filter(|key| key.name == key.in_file).map(move |key| format!("{prefix}{}", key.name))
     };
     let all = names(KEYS, "").chain(names(HTTP_KEYS, "http.")).chain(names(METRICS_KEYS, "metrics."));
-    let all = all.chain(names(SHARD_KEYS, "shard[0]."));
+    let all = all.chain(names(SHARD_KEYS, "shard[0].")).chain(names(NOTIFY_KEYS, "notify."));
     let all = all.chain(names(RULE_KEYS, "rule[0].")).chain(names(MATCH_KEYS, "rule[0].match."));
     let all = all.chain(names(PHASE_KEYS, "rule[0].phase[0]."));
     let all = all.chain(names(ACTION_KEYS, "action[0].")).chain(names(RETRY_KEYS, "action[0].retry."));
@@ -159,6 +160,29 @@ fn shard() -> impl Strategy<Value = ShardConfig> {
             group,
             allow_uids,
         })
+}
+
+fn notify() -> impl Strategy<Value = NotifyConfig> {
+    let access = (
+        proptest::option::of(0o200..=0o777u32),
+        proptest::option::of(any::<u32>()),
+        proptest::option::of(proptest::collection::vec(any::<u32>(), 1..4)),
+    );
+    let times = (duration(40, 60_000), duration(60_000, 86_400_000), duration(10, 86_400_000));
+    (proptest::option::of(path()), 1..=16u32, access, times).prop_map(
+        |(socket, sockets, (mode, group, allow_uids), (threshold_min, threshold_max, stop_threshold))| {
+            NotifyConfig {
+                socket: socket.map(Into::into),
+                sockets,
+                mode: mode.map(|mode| mode | 0o200),
+                group,
+                allow_uids,
+                threshold_min,
+                threshold_max,
+                stop_threshold,
+            }
+        },
+    )
 }
 
 fn rule() -> impl Strategy<Value = RuleConfig> {
@@ -318,6 +342,7 @@ fn config() -> impl Strategy<Value = Config> {
         proptest::option::of(1..=64u32),
         proptest::collection::vec(shard(), 0..4),
         proptest::collection::vec(rule(), 0..4),
+        proptest::option::of(notify()),
     );
     let files = (
         proptest::option::of(path()),
@@ -329,7 +354,7 @@ fn config() -> impl Strategy<Value = Config> {
     (proptest::option::of(path()), times, access, limits, events, (http, units), (blocks, act)).prop_map(
         |(dir, (threshold, tick, max_delay), access, limits, events, (http, units), tables)| {
             let (listen, token, series, dashboard) = http;
-            let ((shards, shard_blocks, rules), (actions, brake, files)) = tables;
+            let ((shards, shard_blocks, rules, notify), (actions, brake, files)) = tables;
             Config {
                 dir: Some(dir.map_or_else(|| "/tmp/varta".into(), Into::into)),
                 shards: shards.filter(|_| shard_blocks.is_empty()),
@@ -359,6 +384,7 @@ fn config() -> impl Strategy<Value = Config> {
                 },
                 metrics: MetricsConfig { units },
                 shard_blocks,
+                notify,
                 rules,
                 audit: files.0.map(Into::into),
                 audit_sync: files.3,

@@ -10,7 +10,9 @@ use std::time::Duration;
 use toml::Value;
 
 use super::bounds::{AGENTS_MAX, PID_MAX};
-use super::tables::{ActionConfig, BrakeConfig, HttpConfig, MetricsConfig, RuleConfig, ShardConfig};
+use super::tables::{
+    ActionConfig, BrakeConfig, HttpConfig, MetricsConfig, NotifyConfig, RuleConfig, ShardConfig,
+};
 use super::triggers::TRIGGERS;
 use super::values::{
     ADDRESS, BOOL, DURATION, EVENTS_FORMAT, EventsFormat, FACTOR, FILE, Form, GROUP, LIMIT, LOG_FORMAT,
@@ -429,6 +431,14 @@ keys! {
         #[serde(rename = "shard")]
         shard_blocks: Vec<ShardConfig> =
             Key::in_file("shard", "blocks, each headed [[shard]]", "One block for each shard, instead of shards", "", "");
+        /// Sockets for daemons, `[notify]`. `None`: there are none.
+        notify: Option<NotifyConfig> = Key::in_file(
+            "notify",
+            "a table, headed [notify]",
+            "Sockets for daemons that speak sd_notify; without this heading there are none",
+            "",
+            "",
+        );
         /// Classes of agents with their own threshold, `[[rule]]`; the first match wins.
         #[serde(rename = "rule")]
         rules: Vec<RuleConfig> = Key::in_file(
@@ -466,6 +476,7 @@ pub const TABLES: &[(&str, &[Key])] = &[
     ("[http]", HTTP_KEYS),
     ("[metrics]", METRICS_KEYS),
     ("[[shard]]", SHARD_KEYS),
+    ("[notify]", NOTIFY_KEYS),
     ("[[rule]]", RULE_KEYS),
     ("match of a [[rule]]", MATCH_KEYS),
     ("phase of a [[rule]]", PHASE_KEYS),
@@ -550,6 +561,59 @@ pub(super) const SHARD_KEYS: &[Key] = &[
         "[1000, \"batch\"]",
     )
     .live(),
+];
+
+pub(super) const NOTIFY_KEYS: &[Key] = &[
+    Key::in_file(
+        "socket",
+        "a path in quotes, such as \"/run/varta/notify.sock\"",
+        "Path of the socket that daemons get as NOTIFY_SOCKET; a relative one begins in the runtime directory",
+        "notify.sock",
+        "\"notify.sock\"",
+    ),
+    Key::in_file(
+        "sockets",
+        "a whole number from 1 to 16",
+        "Sockets, each with a shard of its own; the others lie beside the first: notify-1.sock",
+        "1",
+        "1",
+    ),
+    Key::in_file(
+        "mode",
+        MODE.takes,
+        "Permission bits of the sockets: who may send",
+        "mode at the top",
+        "\"0660\"",
+    ),
+    Key::in_file("group", GROUP.takes, "Group of the sockets", "group at the top", "\"varta\""),
+    Key::in_file(
+        "allow-uids",
+        "a list of users, by number or name, such as [1000, \"batch\"]",
+        "Users whose messages are accepted",
+        "all whom mode lets in",
+        "[1000, \"batch\"]",
+    ),
+    Key::in_file(
+        "threshold-min",
+        DURATION.takes,
+        "The shortest threshold that a daemon gets by asking for it",
+        "100ms",
+        "\"100ms\"",
+    ),
+    Key::in_file(
+        "threshold-max",
+        DURATION.takes,
+        "The longest, also for a daemon whose threshold is not known; no daemon can ask for more time",
+        "1h",
+        "\"1h\"",
+    ),
+    Key::in_file(
+        "stop-threshold",
+        DURATION.takes,
+        "A daemon that has said that it stops, and has not ended after so long, is stalled",
+        "1m30s",
+        "\"1m30s\"",
+    ),
 ];
 
 pub(super) const RULE_KEYS: &[Key] = &[
@@ -872,6 +936,7 @@ mod tests {
         let tables = [
             (KEYS, ""),
             (SHARD_KEYS, "[[shard]]"),
+            (NOTIFY_KEYS, "[notify]"),
             (RULE_KEYS, "[[rule]]"),
             (PHASE_KEYS, "[[rule.phase]]"),
             (ACTION_KEYS, "[[action]]"),

@@ -10,7 +10,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 
 use super::keys::{
     ACTION_KEYS, ACTION_MATCH_KEYS, BRAKE_KEYS, Config, HTTP_KEYS, KEYS, Key, MATCH_KEYS, METRICS_KEYS,
-    PHASE_KEYS, PREFIX, RETRY_KEYS, RULE_KEYS, SHARD_KEYS, SHARE_KEYS, STARTS_KEYS,
+    NOTIFY_KEYS, PHASE_KEYS, PREFIX, RETRY_KEYS, RULE_KEYS, SHARD_KEYS, SHARE_KEYS, STARTS_KEYS,
 };
 use super::plan::Plan;
 use super::problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
@@ -269,6 +269,7 @@ static TOP: Level = Level {
         ("http", &HTTP),
         ("metrics", &METRICS),
         ("shard", &SHARD),
+        ("notify", &NOTIFY),
         ("rule", &RULE),
         ("action", &ACTION),
         ("brake", &BRAKE),
@@ -277,6 +278,7 @@ static TOP: Level = Level {
 static HTTP: Level = Level { head: "[http]", keys: HTTP_KEYS, tables: &[] };
 static METRICS: Level = Level { head: "[metrics]", keys: METRICS_KEYS, tables: &[] };
 static SHARD: Level = Level { head: "[[shard]]", keys: SHARD_KEYS, tables: &[] };
+static NOTIFY: Level = Level { head: "[notify]", keys: NOTIFY_KEYS, tables: &[] };
 static RULE: Level =
     Level { head: "[[rule]]", keys: RULE_KEYS, tables: &[("match", &MATCH), ("phase", &PHASE)] };
 static PHASE: Level = Level { head: "[[rule.phase]]", keys: PHASE_KEYS, tables: &[] };
@@ -523,8 +525,9 @@ fn meant(variable: &str) -> Option<String> {
         return Some(format!("write --{key} on the command line"));
     }
     // The keys of actions and of the brake are words that other programs name variables after, such as VARTA_ENV.
-    let in_file =
-        [&TOP, &HTTP, &METRICS, &SHARD, &RULE, &MATCH].into_iter().find(|level| level.key(&key).is_some());
+    let in_file = [&TOP, &HTTP, &METRICS, &SHARD, &NOTIFY, &RULE, &MATCH]
+        .into_iter()
+        .find(|level| level.key(&key).is_some());
     if let Some(level) = in_file {
         return Some(format!("{key} belongs in the file, at {}", level.head));
     }

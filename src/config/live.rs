@@ -13,25 +13,27 @@ use serde::ser::{Serialize, SerializeSeq, Serializer};
 
 use super::act::{ActPlan, Action, Brake};
 use super::checks::judge_output;
-use super::keys::{BRAKE_KEYS, HTTP_KEYS, KEYS, Key, METRICS_KEYS, SHARD_KEYS};
+use super::keys::{BRAKE_KEYS, HTTP_KEYS, KEYS, Key, METRICS_KEYS, NOTIFY_KEYS, SHARD_KEYS};
 use super::plan::{EventsPlan, Plan, ShardPlan};
 use super::problem::{ConfigError, ConfigProblem};
 use super::values::{Output, written};
 
 /// Every key by its name in events and messages: `threshold`, `http.token-file`, `shard.allow-uids`, `rule`.
 pub static ALL: LazyLock<Vec<(String, &'static Key)>> = LazyLock::new(|| {
-    let is_table = |key: &Key| ["metrics", "shard", "brake"].contains(&key.name);
+    let is_table = |key: &Key| ["metrics", "shard", "notify", "brake"].contains(&key.name);
     let top = KEYS.iter().filter(|key| !is_table(key)).map(|key| (key.in_file.to_owned(), key));
     let within = |table: &'static str| move |key: &'static Key| (format!("{table}.{}", key.name), key);
     let http = HTTP_KEYS.iter().filter(|key| key.name != "listen").map(within("http"));
     let metrics = METRICS_KEYS.iter().map(within("metrics"));
     let brake = BRAKE_KEYS.iter().map(within("brake"));
-    top.chain(http).chain(metrics).chain(SHARD_KEYS.iter().map(within("shard"))).chain(brake).collect()
+    let shard = SHARD_KEYS.iter().map(within("shard"));
+    let notify = NOTIFY_KEYS.iter().map(within("notify"));
+    top.chain(http).chain(metrics).chain(shard).chain(notify).chain(brake).collect()
 });
 
 /// The keys in the order of their bits. A bit never changes its meaning, because a journal outlives its observer: new
 /// keys are appended.
-const BITS: [&str; 41] = [
+const BITS: [&str; 49] = [
     "dir",
     "shards",
     "threshold",
@@ -73,6 +75,14 @@ const BITS: [&str; 41] = [
     "brake.release",
     "brake.dry-run",
     "control-writers",
+    "notify.socket",
+    "notify.sockets",
+    "notify.mode",
+    "notify.group",
+    "notify.allow-uids",
+    "notify.threshold-min",
+    "notify.threshold-max",
+    "notify.stop-threshold",
 ];
 
 /// Keys of the configuration, as an event names them.
@@ -239,6 +249,7 @@ pub(crate) fn reconcile(
     note("metrics.units", listed(&in_force.metrics_units), listed(&new.metrics_units));
     note_events(in_force.events.as_ref(), new.events.as_ref(), has_beats, &mut note);
     note_shards(started, new, &mut note);
+    note_notify(started, new, &mut note);
     note_users((in_force, started), new, &mut plan, &mut note);
     note_act(in_force, new, &mut note);
     if in_force.rules != new.rules {
@@ -293,7 +304,8 @@ fn judge(plan: &Plan) -> Result<(), ConfigError> {
         ));
     }
     if let Some(EventsPlan { output: Output::File(path), .. }) = &plan.events {
-        judge_output("events", path, &plan.dir, &plan.shards, &mut problems);
+        let sockets: Vec<_> = plan.all_shards().collect();
+        judge_output("events", path, &plan.dir, &sockets, &mut problems);
         if plan.act.as_ref().and_then(|act| act.audit.as_ref()) == Some(path) {
             let why = "the audit in force is written there, and only a restart changes that";
             let fix = "restart the observer, or name another file";
@@ -398,6 +410,28 @@ fn note_shards(started: &Plan, new: &Plan, note: &mut impl FnMut(&str, String, S
         note("mode", octal(shard.mode), octal(other.mode));
         note("group", group(shard.group), group(other.group));
     }
+}
+
+fn note_notify(started: &Plan, new: &Plan, note: &mut impl FnMut(&str, String, String)) {
+    let (Some(before), Some(after)) = (&started.notify, &new.notify) else {
+        let socket = |plan: &Plan| {
+            or_none(plan.notify.as_ref().map(|notify| notify.sockets[0].socket.display()).as_ref())
+        };
+        note("notify.socket", socket(started), socket(new));
+        return;
+    };
+    let (one, other) = (&before.sockets[0], &after.sockets[0]);
+    let follows = other.socket.strip_prefix(&new.dir).is_ok_and(|name| started.dir.join(name) == one.socket);
+    if !follows {
+        note("notify.socket", one.socket.display().to_string(), other.socket.display().to_string());
+    }
+    note("notify.sockets", before.sockets.len().to_string(), after.sockets.len().to_string());
+    note("notify.mode", octal(one.mode), octal(other.mode));
+    note("notify.group", group(one.group), group(other.group));
+    note("notify.allow-uids", users(one), users(other));
+    note("notify.threshold-min", time(before.threshold_min_ns), time(after.threshold_min_ns));
+    note("notify.threshold-max", time(before.threshold_max_ns), time(after.threshold_max_ns));
+    note("notify.stop-threshold", time(before.stop_ns), time(after.stop_ns));
 }
 
 /// The shard of the new plan that a running one is: the one with its socket, else the one with its index.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::config::Config;
 use crate::config::act::{ActionMatch, Trigger};
-use crate::config::tables::{ActionConfig, RuleConfig, RuleMatch, ShardConfig};
+use crate::config::tables::{ActionConfig, NotifyConfig, RuleConfig, RuleMatch, ShardConfig};
 use crate::config::values::{EventsFormat, LogFormat};
 
 /// A configuration in which every key has an effect.
@@ -20,6 +20,7 @@ fn base() -> Config {
             ..crate::config::HttpConfig::default()
         },
         actions: vec![action("abort")],
+        notify: Some(NotifyConfig { mode: Some(0o600), group: Some(0), ..NotifyConfig::default() }),
         ..Config::default()
     }
 }
@@ -32,6 +33,10 @@ fn action(name: &str) -> ActionConfig {
         signal: Some(6),
         ..ActionConfig::default()
     }
+}
+
+fn notify(config: &mut Config) -> &mut NotifyConfig {
+    config.notify.as_mut().expect("the base has one")
 }
 
 /// Gives the key another value.
@@ -68,6 +73,14 @@ fn change(config: &mut Config, name: &str) {
         "shard.mode" => shard.mode = Some(0o666),
         "shard.group" => shard.group = Some(7),
         "shard.allow-uids" => shard.allow_uids = Some(vec![7]),
+        "notify.socket" => config.notify = None,
+        "notify.sockets" => notify(config).sockets = 7,
+        "notify.mode" => notify(config).mode = Some(0o666),
+        "notify.group" => notify(config).group = Some(7),
+        "notify.allow-uids" => notify(config).allow_uids = Some(vec![7]),
+        "notify.threshold-min" => notify(config).threshold_min = Duration::from_secs(7),
+        "notify.threshold-max" => notify(config).threshold_max = Duration::from_secs(7),
+        "notify.stop-threshold" => notify(config).stop_threshold = Duration::from_secs(7),
         "rule" => config.rules.push(RuleConfig::new(RuleMatch::uid(7), Duration::from_secs(7))),
         "audit" => config.audit = Some("/var/log/audit".into()),
         "audit-sync" => config.audit_sync = true,
@@ -151,6 +164,7 @@ fn a_change_says_what_was_and_what_is() {
 #[test]
 fn values_that_do_not_agree_with_what_stays_are_refused() {
     let (mut before, mut after) = (base(), base());
+    (before.notify, after.notify) = (None, None);
     before.tick = Duration::from_millis(500);
     after.threshold = Duration::from_millis(300);
     let (before, after) = (before.plan().unwrap(), after.plan().unwrap());

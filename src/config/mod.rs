@@ -29,7 +29,7 @@ pub use layers::Layers;
 pub use live::{KeyChange, KeySet};
 pub use problem::{ConfigError, ConfigProblem, Origin, ProblemKind};
 pub use tables::{
-    ActionConfig, BrakeConfig, HttpConfig, MetricsConfig, PhaseConfig, ProgressOf, RetryConfig, RuleConfig,
-    RuleMatch, ShardConfig, ShareConfig, StartsConfig,
+    ActionConfig, BrakeConfig, HttpConfig, MetricsConfig, NotifyConfig, PhaseConfig, ProgressOf, RetryConfig,
+    RuleConfig, RuleMatch, ShardConfig, ShareConfig, StartsConfig,
 };
 pub use values::{CoreChoice, EventsFormat, LogFormat, Output, read_duration, written};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 pub use super::act::{ActPlan, Action, ActionMatch, Brake, Deed, Retry, Trigger, UnitVerb};
 pub use super::bounds::{
-    ACTIONS_MAX, AGENTS_MAX, METRICS_AGENTS_MAX, RULES_MAX, SHARDS_MAX, SOCKET_PATH_MAX,
+    ACTIONS_MAX, AGENTS_MAX, METRICS_AGENTS_MAX, NOTIFY_MAX, RULES_MAX, SHARDS_MAX, SOCKET_PATH_MAX,
 };
 pub use super::bounds::{PHASES_MAX, START_BEATS_MAX};
 use super::classes::Classes;
@@ -13,6 +13,7 @@ pub use super::classes::{PayloadPhase, Phases, Start};
 use super::sizing::queue_limit_for;
 use super::tables::RuleMatch;
 pub use super::values::{CoreChoice, EventsFormat, LogFormat, Output};
+use crate::notify::closer::{BARRIER_PLACES, PLACES};
 use crate::pattern::Pattern;
 use crate::wire::Status;
 
@@ -27,6 +28,9 @@ pub const DIR_OF_ROOT: &str = "/run/varta";
 
 /// Descriptors that are not used for pidfds, beside two for each shard.
 const OPEN_FILES_RESERVED: u64 = 256;
+
+/// Descriptors of each socket for daemons: two, and as many as strangers may have sent that are not closed yet.
+const NOTIFY_FILES: u64 = 2 + (PLACES + BARRIER_PLACES) as u64;
 
 /// What will run. [`Config::plan`](super::Config::plan) makes it and ensures that its fields agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +61,8 @@ pub struct Plan {
     /// Most processes whose exit is reported within milliseconds, each for a descriptor; at most as many as
     /// there can be processes.
     pub watched_max: u32,
+    /// Sockets for daemons that speak the protocol of sd_notify(3), if there are any.
+    pub notify: Option<NotifyPlan>,
     /// Classes of agents; the first match wins. At most 200.
     pub rules: Vec<Rule>,
     /// Where and how events are written, if anywhere.
@@ -85,6 +91,20 @@ pub struct ShardPlan {
     pub core: CoreChoice,
     /// User ids whose frames are accepted, sorted. `None`: all.
     pub allow_uids: Option<Vec<u32>>,
+}
+
+/// The sockets for daemons of a [`Plan`], and what holds for all that send to them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NotifyPlan {
+    /// The sockets, 1..=16, each with a shard of its own. These follow [`Plan::shards`] in the numbers of shards.
+    pub sockets: Vec<ShardPlan>,
+    /// The shortest threshold that a daemon gets by asking for it, ns; 10 ms..=24 h.
+    pub threshold_min_ns: u64,
+    /// The longest, ns, at least the shortest; most by which a daemon may extend a limit.
+    pub threshold_max_ns: u64,
+    /// How long a daemon may take to end after it has said that it stops, ns; 10 ms..=24 h.
+    pub stop_ns: u64,
 }
 
 /// Where and how events are written.
@@ -198,15 +218,30 @@ impl Plan {
         let ours = OPEN_FILES_RESERVED
             + connections_max(open_files_max)
             + u64::from(memory_groups_max(open_files_max))
-            + 2 * self.shards.len() as u64;
+            + 2 * self.shards.len() as u64
+            + self.notify.as_ref().map_or(0, |notify| NOTIFY_FILES * notify.sockets.len() as u64);
         let left = u32::try_from(open_files_max.saturating_sub(ours)).unwrap_or(u32::MAX);
         self.watched_max.min(left)
+    }
+
+    /// All shards in the order of their numbers: those of frames, then those of daemons.
+    pub fn all_shards(&self) -> impl Iterator<Item = &ShardPlan> {
+        self.shards.iter().chain(self.notify.iter().flat_map(|notify| &notify.sockets))
+    }
+
+    /// By which number the shard at this place of [`Plan::all_shards`] is known to every observer, whatever the number
+    /// of shards is: those of daemons are numbered from [`SHARDS_MAX`] on.
+    pub(crate) fn lasting_number(&self, shard: usize) -> usize {
+        match shard.checked_sub(self.shards.len()) {
+            None => shard,
+            Some(of_daemons) => SHARDS_MAX as usize + of_daemons,
+        }
     }
 
     /// Whether users other than the observer's own and root can beat on a shard.
     #[must_use]
     pub fn lets_others_beat(&self) -> bool {
-        self.shards.iter().any(|shard| shard.mode & 0o022 != 0)
+        self.all_shards().any(|shard| shard.mode & 0o022 != 0)
     }
 
     /// The smallest of all thresholds, ns.

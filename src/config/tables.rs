@@ -39,6 +39,51 @@ pub struct MetricsConfig {
     pub units: Option<Vec<String>>,
 }
 
+/// The `[notify]` table: sockets for daemons that speak the protocol of sd_notify(3).
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct NotifyConfig {
+    /// Path of the first socket; a relative one starts in the runtime directory. `None`: `notify.sock`.
+    pub socket: Option<PathBuf>,
+    /// How many sockets there are, each with a shard of its own. The others lie beside the first, with `-1`, `-2`…
+    /// before its extension.
+    pub sockets: u32,
+    /// Permission bits of the sockets: who may send. `None`: those of [the fleet](super::Config::mode).
+    #[serde(deserialize_with = "some_octal")]
+    pub mode: Option<u32>,
+    /// Group of the sockets, in the file also by name. `None`: that of [the fleet](super::Config::group).
+    #[serde(deserialize_with = "group")]
+    pub group: Option<u32>,
+    /// User ids whose messages are accepted, in the file also by name. `None`: all that `mode` allows.
+    #[serde(deserialize_with = "users")]
+    pub allow_uids: Option<Vec<u32>>,
+    /// The shortest threshold that a daemon gets by asking for it.
+    #[serde(deserialize_with = "duration")]
+    pub threshold_min: Duration,
+    /// The longest; no daemon gets more time by asking for it, either. It holds for one whose threshold is not known.
+    #[serde(deserialize_with = "duration")]
+    pub threshold_max: Duration,
+    /// How long a daemon may take to end after it has said that it stops.
+    #[serde(deserialize_with = "duration")]
+    pub stop_threshold: Duration,
+}
+
+impl Default for NotifyConfig {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            sockets: 1,
+            mode: None,
+            group: None,
+            allow_uids: None,
+            threshold_min: Duration::from_millis(100),
+            threshold_max: Duration::from_secs(3600),
+            stop_threshold: Duration::from_secs(90),
+        }
+    }
+}
+
 /// One `[[shard]]` block.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use super::bounds::{UNIT_PATTERNS_MAX, UNITS_MAX, URL_BYTES_MAX};
+use super::bounds::{NOTIFY_MAX, UNIT_PATTERNS_MAX, UNITS_MAX, URL_BYTES_MAX};
 use super::checks::{
     OWN_FILES, absolute, in_range, judge_characters, judge_output, judge_patterns, judge_unit_pattern,
     may_end_as_unit, names_a_file,
 };
 use super::keys::{Config, KEYS};
 use super::plan::{
-    DIR_OF_ROOT, EventsPlan, HttpPlan, METRICS_AGENTS_MAX, Output, PHASES_MAX, PayloadPhase, Phases, Plan,
-    Progress, RULES_MAX, Rule, SHARDS_MAX, SOCKET_PATH_MAX, START_BEATS_MAX, ShardPlan, Start,
+    CoreChoice, DIR_OF_ROOT, EventsPlan, HttpPlan, METRICS_AGENTS_MAX, NotifyPlan, Output, PHASES_MAX,
+    PayloadPhase, Phases, Plan, Progress, RULES_MAX, Rule, SHARDS_MAX, SOCKET_PATH_MAX, START_BEATS_MAX,
+    ShardPlan, Start,
 };
 use super::problem::{ConfigError, ConfigProblem};
 use super::tables::{PhaseConfig, RuleConfig, RuleMatch, ShardConfig};
@@ -107,14 +108,20 @@ impl Config {
             }),
         };
         judge_characters("dir", &dir, &mut problems);
-        let shards = self.resolve_shards(&dir, &blocks, &mut problems);
+        let mut taken = HashMap::new();
+        for (name, whose) in OWN_FILES {
+            taken.insert(dir.join(name), format!("the observer's own {whose}"));
+        }
+        let shards = self.resolve_shards(&dir, &blocks, &mut taken, &mut problems);
+        let notify = self.resolve_notify(&dir, &mut taken, &mut problems);
+        let sockets: Vec<_> = shards.iter().chain(notify.iter().flat_map(|notify| &notify.sockets)).collect();
         let events = self.events.as_ref().map(|output| EventsPlan {
             output: match output {
                 Output::Stdout => Output::Stdout,
                 Output::File(path) => {
                     let path = absolute("events", path, &mut problems);
                     judge_characters("events", &path, &mut problems);
-                    judge_output("events", &path, &dir, &shards, &mut problems);
+                    judge_output("events", &path, &dir, &sockets, &mut problems);
                     Output::File(path)
                 }
             },
@@ -125,7 +132,7 @@ impl Config {
         });
         let http = self.judge_http(&mut problems);
         self.judge_units(&mut problems);
-        let act = self.resolve_actions(&dir, &shards, &mut problems);
+        let act = self.resolve_actions(&dir, &sockets, &mut problems);
         let rules = (0..).zip(&self.rules).map(|(i, rule): (usize, _)| Rule {
             matcher: rule.matches.clone(),
             threshold_ns: duration_ns(rule.threshold),
@@ -148,6 +155,7 @@ impl Config {
             uid_agents_max: self.uid_agents_max,
             uid_frames_max: self.uid_frames_max,
             watched_max: self.watched_max,
+            notify,
             rules,
             events,
             http,
@@ -233,8 +241,12 @@ impl Config {
         let of_rules = (0..)
             .zip(&self.rules)
             .map(|(i, rule): (usize, _)| (format!("rule[{i}].threshold"), rule.threshold));
-        let thresholds: Vec<_> =
-            std::iter::once(("threshold".to_owned(), self.threshold)).chain(of_rules).collect();
+        let of_daemons =
+            self.notify.iter().map(|notify| ("notify.threshold-min".to_owned(), notify.threshold_min));
+        let thresholds: Vec<_> = std::iter::once(("threshold".to_owned(), self.threshold))
+            .chain(of_rules)
+            .chain(of_daemons)
+            .collect();
         for (key, threshold) in &thresholds {
             in_range(key, *threshold, THRESHOLD_MIN..=THRESHOLD_MAX, problems);
         }
@@ -334,48 +346,16 @@ impl Config {
         &self,
         dir: &Path,
         blocks: &[ShardConfig],
+        taken: &mut HashMap<PathBuf, String>,
         problems: &mut Vec<ConfigProblem>,
     ) -> Vec<ShardPlan> {
-        let mut taken: HashMap<PathBuf, String> = HashMap::new();
-        for (name, whose) in OWN_FILES {
-            taken.insert(dir.join(name), format!("the observer's own {whose}"));
-        }
         let mut shards = Vec::with_capacity(blocks.len());
         for (i, block) in blocks.iter().enumerate() {
-            let key = |name: &str| format!("shard[{i}].{name}");
-            let socket = match &block.socket {
-                Some(path) if path.is_relative() && !path.as_os_str().is_empty() => dir.join(path),
-                Some(path) => absolute(&key("socket"), path, problems),
-                None => dir.join(format!("shard-{i}.sock")),
-            };
-            if let Some(path) =
-                block.socket.as_deref().filter(|path| !path.as_os_str().is_empty() && !names_a_file(path))
-            {
-                let why = "a socket's path ends in the name of a file, without NUL in it";
-                let fix = "write for example socket = \"/run/varta/shard-0.sock\"";
-                problems.push(ConfigProblem::refused(&key("socket"), format!("{path:?}"), why, fix));
-            }
-            if block.socket.is_some() && !problems.iter().any(|problem| problem.key == "dir") {
-                judge_characters(&key("socket"), &socket, problems);
-            }
-            let bytes = socket.as_os_str().len();
-            // Report an overlong directory once, not for every shard in it.
-            let by_dir = block.socket.is_none();
-            let told = by_dir && problems.iter().any(|problem| problem.key == "dir");
-            if bytes > SOCKET_PATH_MAX && !told {
-                let (key, value) = if by_dir { ("dir".to_owned(), dir) } else { (key("socket"), &*socket) };
-                let why = format!(
-                    "the path of the socket of shard {i} has {bytes} bytes, and the kernel takes {SOCKET_PATH_MAX} at most"
-                );
-                let fix = format!("use a path shorter by {}", bytes - SOCKET_PATH_MAX);
-                problems.push(ConfigProblem::refused(&key, format!("{value:?}"), why, fix));
-            }
-            if let Some(other) = taken.insert(socket.clone(), format!("the socket of shard {i}")) {
-                let why = format!("it is {other}, too");
-                let fix = "give each shard a socket of its own";
-                problems.push(ConfigProblem::refused(&key("socket"), format!("{socket:?}"), why, fix));
-            }
-            judge_access(i, block, problems);
+            let table = format!("shard[{i}]");
+            let named = Named { key: &format!("{table}.socket"), of: &format!("shard {i}") };
+            let path = block.socket.as_deref();
+            let socket = resolve_socket(named, path, &format!("shard-{i}.sock"), dir, taken, problems);
+            judge_access(&table, block.mode, block.allow_uids.as_deref(), problems);
             let allow_uids = block.allow_uids.clone().map(each_once);
             shards.push(ShardPlan {
                 socket,
@@ -387,6 +367,123 @@ impl Config {
         }
         shards
     }
+
+    fn resolve_notify(
+        &self,
+        dir: &Path,
+        taken: &mut HashMap<PathBuf, String>,
+        problems: &mut Vec<ConfigProblem>,
+    ) -> Option<NotifyPlan> {
+        let notify = self.notify.as_ref()?;
+        if notify.sockets == 0 || notify.sockets > NOTIFY_MAX {
+            let why = if notify.sockets == 0 {
+                "no daemon could send"
+            } else {
+                "it is more than one fleet can have"
+            };
+            let fix = format!("write a whole number from 1 to {NOTIFY_MAX}, or leave [notify] out");
+            problems.push(ConfigProblem::refused("notify.sockets", notify.sockets.to_string(), why, fix));
+        }
+        judge_access("notify", notify.mode, notify.allow_uids.as_deref(), problems);
+        for (key, value) in
+            [("notify.threshold-max", notify.threshold_max), ("notify.stop-threshold", notify.stop_threshold)]
+        {
+            in_range(key, value, THRESHOLD_MIN..=THRESHOLD_MAX, problems);
+        }
+        if notify.threshold_min > notify.threshold_max {
+            let why = format!("it is below threshold-min, {}", written(notify.threshold_min));
+            let fix = "write a longer threshold-max, or a shorter threshold-min";
+            problems.push(
+                ConfigProblem::refused("notify.threshold-max", written(notify.threshold_max), why, fix)
+                    .against("notify.threshold-min"),
+            );
+        }
+        let first = notify.socket.as_deref().unwrap_or(Path::new("notify.sock"));
+        let sockets = (0..notify.sockets.clamp(1, NOTIFY_MAX)).map(|i| {
+            let named = Named { key: "notify.socket", of: &format!("daemons, number {i}") };
+            let path = beside(first, i);
+            // The default is as long as the names of the other sockets.
+            let written = notify.socket.as_ref().map(|_| &*path);
+            ShardPlan {
+                socket: resolve_socket(named, written, &path.to_string_lossy(), dir, taken, problems),
+                mode: notify.mode.unwrap_or(self.mode),
+                group: notify.group.or(self.group),
+                core: CoreChoice::None,
+                allow_uids: notify.allow_uids.clone().map(each_once),
+            }
+        });
+        Some(NotifyPlan {
+            sockets: sockets.collect(),
+            threshold_min_ns: duration_ns(notify.threshold_min),
+            threshold_max_ns: duration_ns(notify.threshold_max),
+            stop_ns: duration_ns(notify.stop_threshold),
+        })
+    }
+}
+
+/// The path of socket `i` whose first one is `first`: `notify.sock`, `notify-1.sock`…
+pub(crate) fn beside(first: &Path, i: u32) -> PathBuf {
+    if i == 0 {
+        return first.to_owned();
+    }
+    let mut name = first.file_stem().unwrap_or_default().to_owned();
+    name.push(format!("-{i}"));
+    if let Some(extension) = first.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    first.with_file_name(name)
+}
+
+/// What the path of a socket is of.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    /// Its key.
+    key: &'a str,
+    /// The socket, in words: the socket of…
+    of: &'a str,
+}
+
+/// The absolute path of a socket, as `written` or else the default in the directory.
+fn resolve_socket(
+    Named { key, of }: Named<'_>,
+    written: Option<&Path>,
+    default: &str,
+    dir: &Path,
+    taken: &mut HashMap<PathBuf, String>,
+    problems: &mut Vec<ConfigProblem>,
+) -> PathBuf {
+    let socket = match written {
+        Some(path) if path.is_relative() && !path.as_os_str().is_empty() => dir.join(path),
+        Some(path) => absolute(key, path, problems),
+        None => dir.join(default),
+    };
+    if let Some(path) = written.filter(|path| !path.as_os_str().is_empty() && !names_a_file(path)) {
+        let why = "a socket's path ends in the name of a file, without NUL in it";
+        let fix = format!("write for example socket = \"/run/varta/{default}\"");
+        problems.push(ConfigProblem::refused(key, format!("{path:?}"), why, fix));
+    }
+    if written.is_some() && !problems.iter().any(|problem| problem.key == "dir") {
+        judge_characters(key, &socket, problems);
+    }
+    let bytes = socket.as_os_str().len();
+    // Report an overlong directory once, not for every socket in it.
+    let by_dir = written.is_none();
+    let told = by_dir && problems.iter().any(|problem| problem.key == "dir");
+    if bytes > SOCKET_PATH_MAX && !told {
+        let (key, value) = if by_dir { ("dir", dir) } else { (key, &*socket) };
+        let why = format!(
+            "the path of the socket of {of} has {bytes} bytes, and the kernel takes {SOCKET_PATH_MAX} at most"
+        );
+        let fix = format!("use a path shorter by {}", bytes - SOCKET_PATH_MAX);
+        problems.push(ConfigProblem::refused(key, format!("{value:?}"), why, fix));
+    }
+    if let Some(other) = taken.insert(socket.clone(), format!("the socket of {of}")) {
+        let why = format!("it is {other}, too");
+        let fix = "give each shard a socket of its own";
+        problems.push(ConfigProblem::refused(key, format!("{socket:?}"), why, fix));
+    }
+    socket
 }
 
 /// These users in order, each once.
@@ -399,13 +496,18 @@ fn each_once(mut uids: Vec<u32>) -> Vec<u32> {
 /// The consequence of a mode without write permission.
 const BEATS: &str = "nobody may write, so nobody can beat";
 
-fn judge_access(i: usize, block: &ShardConfig, problems: &mut Vec<ConfigProblem>) {
-    if let Some(mode) = block.mode {
-        judge_mode(&format!("shard[{i}].mode"), mode, BEATS, problems);
+fn judge_access(
+    table: &str,
+    mode: Option<u32>,
+    allow_uids: Option<&[u32]>,
+    problems: &mut Vec<ConfigProblem>,
+) {
+    if let Some(mode) = mode {
+        judge_mode(&format!("{table}.mode"), mode, BEATS, problems);
     }
-    if block.allow_uids.as_ref().is_some_and(Vec::is_empty) {
+    if allow_uids.is_some_and(<[u32]>::is_empty) {
         problems.push(ConfigProblem::refused(
-            &format!("shard[{i}].allow-uids"),
+            &format!("{table}.allow-uids"),
             "[]",
             "it lets nobody beat",
             "name users, or leave it out to accept whoever the mode lets in",

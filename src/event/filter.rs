@@ -58,8 +58,16 @@ mod tests {
     #[test]
     fn an_event_is_wanted_if_all_of_it_is() {
         let about = About { comm: "worker".into(), unit: Label::of("a@1.service", 0), ..About::UNKNOWN };
-        let agent =
-            Agent { pid: 7, ns_pid: None, session: 1, nonce: 1, status: Status::Ok, payload: 0, about };
+        let agent = Agent {
+            pid: 7,
+            ns_pid: None,
+            session: 1,
+            nonce: 1,
+            status: Status::Ok,
+            origin: crate::event::Origin::Vlp,
+            payload: 0,
+            about,
+        };
         let event = Event {
             seq: 1,
             again: false,

@@ -2,7 +2,8 @@
 //! [`Event`].
 //!
 //! `v`, `ts`, `mono_ns` and `kind` are in every object, `seq` in every object except beats; `shard`, `pid`,
-//! `ns_pid`, `session`, `nonce`, `status` and `payload` where they apply; `uid`, `comm`, `unit` and `container` of an
+//! `ns_pid`, `session`, `nonce`, `status` and `payload` where they apply; `"origin":"notify"` of an agent that sends
+//! messages; `uid`, `comm`, `unit` and `container` of an
 //! agent where they are known, and `exe` if the event is its `up`, `session` or `exit`; then the fields of the kind.
 //! One object differs: `{"v":1,"kind":"lost","from_seq":…,"to_seq":…}` stands for a range of events that this
 //! output had to drop.
@@ -16,8 +17,8 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
-    About, ActionName, ActionWhy, Agent, BlindPhase, Comm, Event, EventKind, ExitHow, NoFrame, ProcessState,
-    StallPhase, Texts,
+    About, ActionName, ActionWhy, Agent, BlindPhase, Comm, Event, EventKind, ExitHow, NoFrame, Origin,
+    ProcessState, StallPhase, Texts,
 };
 use crate::config::KeySet;
 use crate::label::{Label, Text};
@@ -60,6 +61,8 @@ struct Line {
     nonce: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<Status>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<Origin>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -149,7 +152,7 @@ enum Detail {
         attested: u32,
         uid: u32,
     },
-    Frozen {
+    Phase {
         phase: &'static str,
     },
     Blind {
@@ -261,6 +264,7 @@ impl Line {
             session: agent.map(|agent| agent.session),
             nonce: agent.map(|agent| agent.nonce),
             status: agent.map(|agent| agent.status),
+            origin: agent.map(|agent| agent.origin).filter(|origin| *origin != Origin::Vlp),
             payload: agent.map(|agent| agent.payload),
             uid: about.uid,
             comm: about.comm,
@@ -295,7 +299,8 @@ impl Detail {
                 Self::Stall { silent_ns, last_nonce, certain, blind_ns, process, used_cpu, phase, coalesced }
             }
             EventKind::Resume { silent_ns, lost, coalesced } => Self::Resume { silent_ns, lost, coalesced },
-            EventKind::Frozen { phase } => Self::Frozen { phase: phase.as_str() },
+            EventKind::Frozen { phase } => Self::Phase { phase: phase.as_str() },
+            EventKind::Phase { phase } => Self::Phase { phase: phase.as_str() },
             EventKind::Standstill { still_ns, certain } => Self::Standstill { still_ns, certain },
             EventKind::Advance { still_ns, why } => Self::Advance { still_ns, why: why.as_str() },
             EventKind::Exit { silent_ns, how, lived_ns, panicked, while_away } => {
@@ -425,6 +430,8 @@ struct Read {
     #[serde(default)]
     status: Status,
     #[serde(default)]
+    origin: Origin,
+    #[serde(default)]
     payload: u64,
     #[serde(default)]
     oom: bool,
@@ -465,10 +472,11 @@ impl<'de> Deserialize<'de> for Event {
         if read.v != SCHEMA {
             return Err(D::Error::custom(format!("an event of schema {}, not {SCHEMA}", read.v)));
         }
-        let Read { seq, again, ns_pid, nonce, status, payload, shard, mut kind, about, .. } = read;
+        let Read { seq, again, ns_pid, nonce, status, origin, payload, shard, mut kind, about, .. } = read;
         let about = About::from(about);
         let agent = read.pid.zip(read.session);
-        let agent = agent.map(|(pid, session)| Agent { pid, ns_pid, session, nonce, status, payload, about });
+        let agent =
+            agent.map(|(pid, session)| Agent { pid, ns_pid, session, nonce, status, origin, payload, about });
         match (&mut kind, agent) {
             (EventKind::Decode { attested, .. }, None) => *attested = read.pid.unwrap_or(0),
             (EventKind::Missing { pid, .. }, None) => *pid = read.pid.unwrap_or(0),
@@ -558,6 +566,7 @@ mod tests {
         };
         let agent = r#""shard":1,"pid":4711,"ns_pid":7,"session":3,"nonce":42,"status":"degraded","payload":18446744073709551615"#;
         let outside = r#""shard":1,"pid":4711,"session":3,"nonce":42,"status":"degraded","payload":18446744073709551615"#;
+        let daemon = agent.replace(r#""degraded""#, r#""degraded","origin":"notify""#);
         let expected = [
             format!(r#"{{{}:"start","shards":4}}"#, common(1)),
             format!(r#"{{{}:"up",{agent}}}"#, common(2)),
@@ -664,6 +673,11 @@ mod tests {
             ),
             format!(r#"{{{}:"standstill",{agent},"still_ns":2000000000,"certain":true}}"#, common(46)),
             format!(r#"{{{}:"advance",{agent},"still_ns":2000000000,"why":"idle"}}"#, common(47)),
+            format!(r#"{{{}:"phase",{daemon},"phase":"reloading"}}"#, common(48)),
+            format!(
+                r#"{{{}:"stall",{daemon},"silent_ns":2000000000,"last_nonce":41,"certain":true,"blind_ns":0,"phase":"stopping"}}"#,
+                common(49)
+            ),
             format!(
                 r#"{{"v":1,"seq":1,"again":true,"ts":"2026-03-01T12:00:00.000000001Z","mono_ns":2500000000,"kind":"up",{}}}"#,
                 agent.replacen('1', "0", 1)

@@ -17,7 +17,7 @@ mod process;
 
 pub use action::{ActionName, ActionPhase, ActionWhy, BrakePhase, BrakeScope};
 use process::known_state;
-pub use process::{About, Comm, ProcessState, Texts};
+pub use process::{About, Comm, DaemonPhase, Origin, ProcessState, Texts};
 
 /// One reported fact. As JSON: its line in the event log.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,6 +52,8 @@ pub struct Agent {
     pub nonce: u64,
     /// Status of the last accepted frame.
     pub status: Status,
+    /// In which language it beats on that shard.
+    pub origin: Origin,
     /// Payload of the last accepted frame, whole.
     pub payload: u64,
     /// Who its process is.
@@ -108,7 +110,7 @@ pub enum EventKind {
         /// Whether the process has used CPU time in the silence, where that is known.
         #[serde(default)]
         used_cpu: Option<bool>,
-        /// The phase whose threshold was reached, if that was not the threshold of the rule.
+        /// The phase that lasted too long, if it was not an ordinary time between two beats.
         #[serde(default, deserialize_with = "known_phase")]
         phase: Option<StallPhase>,
         /// Stalls reported by this event; more than 1 if they happened faster than they were reported.
@@ -174,6 +176,11 @@ pub enum EventKind {
         /// Changes reported by this event, which has the last status.
         #[serde(default = "single")]
         coalesced: u32,
+    },
+    /// A daemon says that it has come to another phase.
+    Phase {
+        /// The phase.
+        phase: DaemonPhase,
     },
     /// A later session or stream of a known agent.
     Session {
@@ -517,7 +524,7 @@ impl FrozenPhase {
     }
 }
 
-/// A phase in which an agent may be silent for longer than the threshold of its rule.
+/// A phase whose limit is another one than the threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StallPhase {
@@ -525,11 +532,13 @@ pub enum StallPhase {
     Start,
     /// Its payload said so.
     Payload,
+    /// It is a daemon that said that it stops, and has not ended.
+    Stopping,
 }
 
 impl StallPhase {
     /// Every variant, in the order of declaration.
-    pub const ALL: [Self; 2] = [Self::Start, Self::Payload];
+    pub const ALL: [Self; 3] = [Self::Start, Self::Payload, Self::Stopping];
 
     /// The word of the event schema.
     #[must_use]
@@ -537,6 +546,7 @@ impl StallPhase {
         match self {
             Self::Start => "start",
             Self::Payload => "payload",
+            Self::Stopping => "stopping",
         }
     }
 }
@@ -667,7 +677,7 @@ impl EventKind {
     }
 
     /// The names of all kinds with a `seq`.
-    pub const NAMES: [&'static str; 26] = [
+    pub const NAMES: [&'static str; 27] = [
         "up",
         "stall",
         "resume",
@@ -677,6 +687,7 @@ impl EventKind {
         "exit",
         "terminal",
         "status",
+        "phase",
         "session",
         "mixed",
         "decode",
@@ -697,7 +708,7 @@ impl EventKind {
     ];
 
     /// Every kind and its meaning, in the words of the manual; backquotes enclose words of the schema.
-    pub const MEANINGS: [(&'static str, &'static str); 28] = [
+    pub const MEANINGS: [(&'static str, &'static str); 29] = [
         (
             "up",
             "A process beats for the first time in this run, or for the first time after an `exit` of its \
@@ -711,8 +722,9 @@ impl EventKind {
              observer was blind during it. `process` is what the process does, if the kernel said so in time: \
              `running`, `sleeping`, `uninterruptible` (mostly waits for a disk), `stopped` or `traced`; `used_cpu` \
              whether it has used CPU time since early in the silence, where that is known: one that has is busy, one that has not \
-             waits. `phase` is there if a longer threshold than that of the rule was reached: `start` (it had begun and was not \
-             ready) or `payload` (its payload said that it was in a phase).",
+             waits. `phase` is there if another limit than the threshold was reached: `start` (it had begun and was not \
+             ready), `payload` (its payload said that it was in a phase) or `stopping` (a daemon said that it stops, \
+             and has not ended).",
         ),
         (
             "resume",
@@ -748,6 +760,11 @@ impl EventKind {
              status is `critical` until it reports another.",
         ),
         ("status", "The agent's own status changed."),
+        (
+            "phase",
+            "A daemon says by sd_notify how far it has come: `phase` is `up` (ready), `reloading` or `stopping`. Its first \
+             phase comes with its `up`.",
+        ),
         (
             "session",
             "The process, program, user, connection or wire version of a known agent changed: `why` is \
@@ -850,6 +867,7 @@ impl EventKind {
             Self::Exit { .. } => "exit",
             Self::Terminal { .. } => "terminal",
             Self::Status { .. } => "status",
+            Self::Phase { .. } => "phase",
             Self::Session { .. } => "session",
             Self::Mixed => "mixed",
             Self::Decode { .. } => "decode",

@@ -1,6 +1,6 @@
 //! What events say of a process: who it is, and what it does.
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::label::{Label, Text};
 use crate::message::is_deceptive;
@@ -97,6 +97,49 @@ impl From<&str> for Comm {
 impl<'de> Deserialize<'de> for Comm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Self::from(&*String::deserialize(deserializer)?))
+    }
+}
+
+/// In which language an agent beats.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Origin {
+    /// Frames of the Varta Lifeline Protocol.
+    #[default]
+    Vlp,
+    /// Messages of sd_notify(3).
+    Notify,
+}
+
+/// How far a daemon says it has come.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum DaemonPhase {
+    /// It was heard from its start on, and has not sent `READY=1`.
+    Starting,
+    /// It is ready, or it beats.
+    Up,
+    /// `RELOADING=1`, and not ready again.
+    Reloading,
+    /// `STOPPING=1`.
+    Stopping,
+}
+
+impl DaemonPhase {
+    /// Every phase, in the order of its codes in the journal.
+    pub const ALL: [Self; 4] = [Self::Starting, Self::Up, Self::Reloading, Self::Stopping];
+
+    /// The word of the API and of the event schema.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Up => "up",
+            Self::Reloading => "reloading",
+            Self::Stopping => "stopping",
+        }
     }
 }
 

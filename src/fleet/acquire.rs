@@ -7,6 +7,7 @@
 //! Each resource with a name (the socket of a shard, its table, the control socket, HTTP, the event output) comes
 //! from one function, which uses what was passed to this process under that name, and else makes it.
 
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 #[cfg(feature = "http")]
@@ -30,24 +31,26 @@ use crate::journal::{Estate, Identity, Journal, KeptTable, SocketFile};
 use crate::lane::Port;
 use crate::lane::kick::Kick;
 use crate::message::Reason;
+use crate::notify::closer::{BARRIER_PLACES, Closer, PLACES};
+use crate::notify::daemon::Terms;
 use crate::process::procfs;
-#[cfg(feature = "http")]
-use crate::rundir::binding::is_live;
-use crate::rundir::binding::{BoundSocket, FileId, Kind, Owner};
+use crate::rundir::binding::{BoundSocket, FileId, Kind, Owner, is_live};
 use crate::rundir::dir::{self, RunDir};
 #[cfg(feature = "http")]
 use crate::rundir::names::CONTROL;
 use crate::rundir::names::TAKEOVER;
 use crate::rundir::upkeep::Files;
 use crate::shard::front::{Front, Limits};
-use crate::shard::input::survey::{Survey, survey};
+use crate::shard::input::Transport;
+use crate::shard::input::notify::{Messages, NotifyUnix};
+use crate::shard::input::survey::{LIMIT_UNKNOWN, Survey, survey};
 use crate::shard::input::unix::Unix;
 use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::uids::UidAccounts;
 use crate::sinks::{Descriptor, Rotation};
 use crate::sys::clock::{SystemClock, boottime_ns};
 use crate::sys::mmsg::is_recvmmsg_refused;
-use crate::sys::unix_socket::{self, adopt_receiver};
+use crate::sys::unix_socket::{self, adopt_notify_receiver, adopt_receiver};
 use crate::table::adopt::Legacy;
 use crate::table::{self, Header, Table, TableWriter};
 use crate::time::{Clock, MonoNs};
@@ -86,7 +89,22 @@ pub struct Acquired {
 }
 
 /// The front of a shard on a real socket and the system clock.
-pub type ShardFront = Front<Unix, SystemClock>;
+#[expect(clippy::large_enum_variant, reason = "one for each shard, at the start only")]
+pub enum ShardFront {
+    /// It receives frames.
+    Frames(Front<Unix, SystemClock>),
+    /// It receives messages of daemons.
+    Messages(Front<NotifyUnix, SystemClock>),
+}
+
+impl ShardFront {
+    fn queue_limit(&self) -> u32 {
+        match self {
+            Self::Frames(front) => front.queue_limit(),
+            Self::Messages(front) => front.queue_limit(),
+        }
+    }
+}
 
 /// Acquires everything that this plan needs, first of what was passed. The plan is changed where it has to fit
 /// that; see [`Inherited::fit`].
@@ -109,7 +127,8 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
     warnings.extend(inherited.fit(plan));
     let mut takeover = inherited.takeover.take();
     let plan = &*plan;
-    let headers: Vec<Header> = (0..plan.shards.len()).map(|shard| header_of(plan, shard)).collect();
+    let headers: Vec<Header> =
+        plan.all_shards().enumerate().map(|(shard, _)| header_of(plan, shard)).collect();
     let ahead = (GRANTED_AHEAD / u32::from(headers[0].shards.max(1))).max(GRANTED_AHEAD_MIN);
     let found = Left::find(inherited, &headers);
     let left = match (found, &takeover) {
@@ -125,11 +144,13 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
             socket.held_by(&takeover.tenure, takeover.is_kept(name));
         }
     };
-    let mut sockets = Vec::with_capacity(plan.shards.len());
-    for (shard, of) in plan.shards.iter().enumerate() {
-        let known = left.as_ref().and_then(|left| left.socket(shard));
-        let mut socket = shard_socket(&dir, (shard, of), known, inherited, &mut warnings)?;
-        hold(&mut socket, &shard_name(shard));
+    let mut sockets = Vec::with_capacity(headers.len());
+    for (shard, of) in plan.all_shards().enumerate() {
+        let number = plan.lasting_number(shard);
+        let known = left.as_ref().and_then(|left| left.socket(number));
+        let kind = if shard < plan.shards.len() { Kind::Receiver } else { Kind::Notify };
+        let mut socket = shard_socket(&dir, (number, of), kind, known, inherited, &mut warnings)?;
+        hold(&mut socket, &shard_name(number));
         sockets.push(socket);
     }
     #[cfg(feature = "http")]
@@ -186,15 +207,17 @@ pub fn acquire(plan: &mut Plan, inherited: &mut Inherited) -> Result<Acquired, S
             (is_taken_over || of.legacy.is_copied, is_taken_over || of.kept.is_copied)
         });
         let memory = shard_memory(plan, header, ahead, of, &estate.journal).map_err(&in_reserve)?;
+        let number = plan.lasting_number(shard);
         to_store
-            .push(ToStore::memory(table_name(shard), memory.table.memfd(), is_new.0).map_err(&in_reserve)?);
-        to_store.push(ToStore::memory(told_name(shard), memory.kept.memfd(), is_new.1).map_err(&in_reserve)?);
-        let (name, is_new) = (shard_name(shard), is_taken_over || !socket.stays());
+            .push(ToStore::memory(table_name(number), memory.table.memfd(), is_new.0).map_err(&in_reserve)?);
+        to_store
+            .push(ToStore::memory(told_name(number), memory.kept.memfd(), is_new.1).map_err(&in_reserve)?);
+        let (name, is_new) = (shard_name(number), is_taken_over || !socket.stays());
         to_store.push(ToStore { name, fd: Arc::clone(socket.fd()), is_new });
         estate.kept.push(memory.kept);
         let parts = (memory.writer, memory.table, memory.legacy);
         shards.push(make_shard(plan, shard, socket, &admission, parts).map_err(&in_reserve)?);
-        estate.journal.set_socket(shard, socket_file(socket, &shards[shard].0));
+        estate.journal.set_socket(number, socket_file(socket, &shards[shard].0));
     }
     if let Some(agents) = admission.beyond() {
         warnings.push(Warning::MoreAgents { agents, agents_max: plan.agents_max });
@@ -256,24 +279,26 @@ fn unless_unfit<T>(
     })
 }
 
-/// The socket of a shard.
+/// The socket of the shard with this lasting number.
 fn shard_socket(
     dir: &RunDir,
     (shard, of): (usize, &ShardPlan),
+    kind: Kind,
     known: Option<SocketFile>,
     inherited: &mut Inherited,
     warnings: &mut Vec<Warning>,
 ) -> Result<BoundSocket, StartError> {
     if let Some(fd) = inherited.take_receiver(shard, &of.socket)? {
         let name = shard_name(shard);
-        let attested = adopt_receiver(fd.as_fd()).map_err(InheritedError::refused(&name))?;
+        let adopt = if kind == Kind::Notify { adopt_notify_receiver } else { adopt_receiver };
+        let attested = adopt(fd.as_fd()).map_err(InheritedError::refused(&name))?;
         warnings.extend(of_queue(shard, attested));
         let cookie = sockopt::socket_cookie(&fd).ok();
         let Some(known) = known.filter(|known| cookie == Some(known.cookie)) else {
-            return Ok(BoundSocket::passed(fd, of.socket.clone(), Kind::Receiver));
+            return Ok(BoundSocket::passed(fd, of.socket.clone(), kind));
         };
         let file_id = FileId { dev: known.dev, inode: known.inode };
-        let mut socket = BoundSocket::known(fd, of.socket.clone(), file_id, known.queue_limit);
+        let mut socket = BoundSocket::known(fd, of.socket.clone(), kind, file_id, known.queue_limit);
         if let Some(file) = socket.names().iter().find(|file| socket.is_at(file)) {
             socket.found_at(file).map_err(InheritedError::refused(&name))?;
         }
@@ -282,7 +307,7 @@ fn shard_socket(
     if let Some(parent) = of.socket.parent().filter(|parent| *parent != dir.path()) {
         dir::vet(parent)?;
     }
-    let bound = dir.bind_shard(&of.socket, of.mode, Owner { uid: None, gid: of.group });
+    let bound = dir.bind_shard(&of.socket, kind, of.mode, Owner { uid: None, gid: of.group });
     bound.map_err(|source| StartError::Bind { shard, source })
 }
 
@@ -307,11 +332,11 @@ fn control_socket(dir: &RunDir, plan: &Plan, inherited: &mut Inherited) -> Resul
 fn rehearse(plan: &Plan, dir: &RunDir, headers: &[Header], left: &Left) -> Result<(), StartError> {
     /// Descriptors of a shard, and of the rest: a few more than there are.
     const FDS: (usize, usize) = (8, 48);
-    /// Threads besides those of the shards.
+    /// Threads besides those of the shards, and the two that each shard of daemons has beside it.
     const THREADS: usize = 12;
-    let paths: Vec<_> = plan.shards.iter().map(|shard| shard.socket.clone()).collect();
+    let paths: Vec<_> = plan.all_shards().map(|shard| shard.socket.clone()).collect();
     dir.rehearse(&paths)?;
-    let needed = FDS.0 * plan.shards.len() + FDS.1;
+    let needed = FDS.0 * paths.len() + FDS.1;
     let fds: io::Result<Vec<Kick>> = (0..needed).map(|_| Kick::new()).collect();
     drop(fds.map_err(StartError::resources("open what a fleet needs"))?);
     let (release, held) = crossbeam::channel::bounded::<std::convert::Infallible>(0);
@@ -321,13 +346,14 @@ fn rehearse(plan: &Plan, dir: &RunDir, headers: &[Header], left: &Left) -> Resul
             let _ = held.recv();
         })
     };
-    let threads: io::Result<Vec<_>> = (0..plan.shards.len() + THREADS).map(thread).collect();
+    let threads: io::Result<Vec<_>> = (0..3 * paths.len() + THREADS).map(thread).collect();
     drop(release);
     for thread in threads.map_err(StartError::resources("start a thread"))? {
         let _ = thread.join();
     }
-    for (_, header) in (0..).zip(headers).filter(|(shard, _)| left.needs_memory(*shard, plan.agents_max)) {
-        table::create_granted(plan.agents_max, *header, left.agents_max(usize::from(header.shard)))
+    for (shard, header) in (0..).zip(headers).filter(|(shard, _)| left.needs_memory(*shard, plan.agents_max))
+    {
+        table::create_granted(plan.agents_max, *header, left.agents_max(shard))
             .map_err(StartError::resources("reserve memory for a shard"))?;
     }
     Ok(())
@@ -357,7 +383,7 @@ fn header_of(plan: &Plan, shard: usize) -> Header {
     Header {
         boot_id: boot_id(),
         pid_namespace: pid_namespace(),
-        shard: number(shard),
+        shard: number(plan.lasting_number(shard)),
         shards: number(plan.shards.len()),
     }
 }
@@ -423,24 +449,57 @@ fn make_shard(
 ) -> io::Result<(ShardFront, Arc<Port>)> {
     let kick = Arc::new(Kick::new()?);
     let with_beats = plan.events.as_ref().is_some_and(|events| events.beats);
-    let port = Port::new(table, Arc::clone(&kick), with_beats)?.with_turned_away(admission.turned_away());
-    let transport = transport(socket, kick)?;
+    let mut port = Port::new(table, Arc::clone(&kick), with_beats)?.with_turned_away(admission.turned_away());
     let now = SystemClock.mono();
     let uids = UidAccounts::new(Arc::clone(&port.uids), plan.uid_frames_max);
     let admission = Arc::clone(admission);
-    let allow_uids = plan.shards[shard].allow_uids.as_deref();
-    let (classes, tick_ns, limits) = (plan.classes(), plan.tick_ns, Limits::from(plan));
-    let front = match &legacy {
-        None => {
-            let tracker = Tracker::new(writer, classes, tick_ns, admission, uids, now);
-            Front::new(transport, SystemClock, tracker, limits, allow_uids)
-        }
-        Some(legacy) => {
-            let tracker = Tracker::adopted(writer, classes, tick_ns, admission, uids, now, legacy);
-            Front::adopted(transport, SystemClock, tracker, limits, allow_uids, legacy)
+    let mut tracker = Tracker::new(writer, plan.classes(), plan.tick_ns, admission, uids, now);
+    let allow_uids = plan.all_shards().nth(shard).and_then(|of| of.allow_uids.as_deref());
+    let limits = Limits::from(plan);
+    let front = match plan.notify.as_ref().filter(|_| shard >= plan.shards.len()) {
+        None => ShardFront::Frames(front(transport(socket, kick)?, tracker, limits, allow_uids, legacy)),
+        Some(notify) => {
+            port = port.of_daemons(Terms::from(notify))?;
+            if let Some(daemons) = &port.daemons {
+                tracker = tracker.of_daemons(Arc::clone(daemons));
+            }
+            let limits =
+                Limits { threshold_min_ns: limits.threshold_min_ns.min(notify.threshold_min_ns), ..limits };
+            let transport = notify_transport(socket, kick)?;
+            ShardFront::Messages(front(transport, tracker, limits, allow_uids, legacy))
         }
     };
     Ok((front, Arc::new(port)))
+}
+
+/// A front on a tracker that has not done anything yet; on the table of a predecessor, it goes on after that.
+fn front<T: Transport>(
+    transport: T,
+    tracker: Tracker,
+    limits: Limits,
+    allow_uids: Option<&[u32]>,
+    legacy: Option<Legacy>,
+) -> Front<T, SystemClock> {
+    match &legacy {
+        None => Front::new(transport, SystemClock, tracker, limits, allow_uids),
+        Some(legacy) => {
+            Front::adopted(transport, SystemClock, tracker.go_on_after(legacy), limits, allow_uids, legacy)
+        }
+    }
+}
+
+/// Receives messages from `socket`. Starts the two threads that close what comes along; they end once it is dropped.
+fn notify_transport(socket: &mut BoundSocket, kick: Arc<Kick>) -> io::Result<NotifyUnix> {
+    let mut queue_limit = socket.queue_limit();
+    if queue_limit == 0 {
+        // An empty message would not be harmless everywhere, so the queue is not surveyed.
+        queue_limit = LIMIT_UNKNOWN;
+        if let Some(name) = socket.names().iter().find(|name| is_live(name, Kind::Notify)) {
+            socket.found_at(name)?;
+        }
+    }
+    let messages = Messages::new(Closer::spawn(BARRIER_PLACES)?.0, Closer::spawn(PLACES)?.0);
+    Unix::with(messages, VecDeque::new(), Arc::clone(socket.fd()), queue_limit, kick)
 }
 
 /// Receives from `socket`. If it was passed and its queue limit is not known, that is found out first.

@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use super::takeover::{Takeover, TakeoverError};
-use crate::config::plan::{Plan, SHARDS_MAX, ShardPlan};
+use crate::config::plan::{NOTIFY_MAX, Plan, SHARDS_MAX, ShardPlan};
 use crate::history;
 use crate::message::{Reason, Shown};
 use crate::rundir::binding::{FileId, is_temporary_name_of};
@@ -117,12 +117,13 @@ impl InheritedError {
 }
 
 /// The names, for messages.
-const KNOWN: &str = "shard-0 to shard-63 (datagram sockets), control and http (listening stream sockets)";
+const KNOWN: &str = "shard-0 to shard-63 and notify-0 to notify-15 (datagram sockets), control and http (listening \
+                     stream sockets)";
 
 /// What a name says of its descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
-    /// The socket of this shard.
+    /// The socket of the shard with this lasting number.
     Shard(usize),
     /// A listening socket.
     Listener,
@@ -132,8 +133,8 @@ enum Role {
 
 impl Role {
     fn of(name: &str) -> Option<Self> {
-        let index = |text: &str| {
-            let index = text.parse::<u32>().ok().filter(|index| *index < SHARDS_MAX)?;
+        let index = |text: &str, count: u32| {
+            let index = text.parse::<u32>().ok().filter(|index| *index < count)?;
             // Neither `shard-01` nor `shard-+1`.
             (index.to_string() == text).then_some(index as usize)
         };
@@ -142,18 +143,27 @@ impl Role {
             "fleet" | history::NAME => return Some(Self::State(None)),
             _ => {}
         }
-        let rest = name.strip_prefix("shard-")?;
-        match rest.split_once('-') {
-            None => index(rest).map(Self::Shard),
-            Some((shard, "table" | "told")) => index(shard).map(|shard| Self::State(Some(shard))),
+        let (kind, rest) = name.split_once('-')?;
+        let (text, of) = rest.split_once('-').map_or((rest, None), |(text, of)| (text, Some(of)));
+        let shard = match kind {
+            "shard" => index(text, SHARDS_MAX)?,
+            "notify" => SHARDS_MAX as usize + index(text, NOTIFY_MAX)?,
+            _ => return None,
+        };
+        match of {
+            None => Some(Self::Shard(shard)),
+            Some("table" | "told") => Some(Self::State(Some(shard))),
             Some(_) => None,
         }
     }
 }
 
-/// The name of the socket of a shard.
+/// The name of the socket of the shard with this [lasting number](Plan::lasting_number).
 pub(super) fn shard_name(shard: usize) -> String {
-    format!("shard-{shard}")
+    match shard.checked_sub(SHARDS_MAX as usize) {
+        None => format!("shard-{shard}"),
+        Some(of_daemons) => format!("notify-{of_daemons}"),
+    }
 }
 
 impl FromIterator<(String, OwnedFd)> for Inherited {
@@ -221,7 +231,8 @@ impl Inherited {
         self.check_names()?;
         let mut plan = plan.clone();
         let mut warnings = self.fit(&mut plan);
-        for (shard, of) in plan.shards.iter().enumerate() {
+        for (place, of) in plan.all_shards().enumerate() {
+            let shard = plan.lasting_number(place);
             if let Some(fd) = self.take_receiver(shard, &of.socket)? {
                 let attested =
                     attested_of(fd.as_fd()).map_err(InheritedError::refused(&shard_name(shard)))?;
@@ -271,6 +282,18 @@ impl Inherited {
             Role::Listener | Role::Shard(_) => None,
         });
         let all: BTreeSet<usize> = passed.iter().copied().chain(of_state).collect();
+        let is_of_frames = |shard: &usize| *shard < SHARDS_MAX as usize;
+        let numbers = plan.all_shards().enumerate().map(|(place, _)| plan.lasting_number(place));
+        let numbers: BTreeSet<usize> = numbers.collect();
+        let idle: Vec<usize> =
+            all.iter().copied().filter(|shard| !is_of_frames(shard) && !numbers.contains(shard)).collect();
+        if !idle.is_empty() {
+            warnings.push(Warning::NotifyOff { names: listed(idle) });
+        }
+        let (all, passed): (BTreeSet<usize>, BTreeSet<usize>) = (
+            all.into_iter().filter(is_of_frames).collect(),
+            passed.into_iter().filter(is_of_frames).collect(),
+        );
         let configured = plan.shards.len();
         let (Some(last), Some(model)) = (all.last(), plan.shards.last().cloned()) else {
             return warnings;

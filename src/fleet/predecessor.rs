@@ -39,6 +39,8 @@ pub struct Left {
 }
 
 struct LeftOfShard {
+    /// Its lasting number.
+    number: usize,
     table: adopt::Unadopted,
     kept: KeptTable,
 }
@@ -94,7 +96,9 @@ impl Left {
     /// # Errors
     /// Nothing of it can be adopted.
     pub fn find(inherited: &mut Inherited, headers: &[Header]) -> Result<Option<Self>, NotAdopted> {
-        let memories: Vec<_> = (0..headers.len())
+        let memories: Vec<_> = headers
+            .iter()
+            .map(|header| usize::from(header.shard))
             .map(|shard| [table_name(shard), told_name(shard)].map(|name| (inherited.take(&name), name)))
             .collect();
         let journal = inherited.take(FLEET);
@@ -117,7 +121,7 @@ impl Left {
                     .map_err(|why| NotAdopted::Table(table_name, why))?;
                 let kept = KeptTable::identify(told, header.shard, &identity)
                     .map_err(|why| NotAdopted::Memory(told_name, why))?;
-                Ok(Some(LeftOfShard { table, kept }))
+                Ok(Some(LeftOfShard { number: header.shard.into(), table, kept }))
             });
         let shards = shards.collect::<Result<_, _>>()?;
         Ok(Some(Self { journal, shards }))
@@ -138,7 +142,7 @@ impl Left {
         self.shards.get(shard).and_then(Option::as_ref).map_or(0, |of| of.table.capacity())
     }
 
-    /// The file of the socket of a shard.
+    /// The file of the socket of the shard with this lasting number.
     pub fn socket(&self, shard: usize) -> Option<SocketFile> {
         self.journal.socket(shard)
     }
@@ -149,8 +153,8 @@ impl Left {
     /// Nothing of it can be adopted.
     pub fn adopt(self, agents_max: u32, ahead: u32, now: MonoNs) -> Result<Predecessor, NotAdopted> {
         let ended = self.journal.adopt(now).map_err(|why| NotAdopted::Memory(FLEET.to_owned(), why))?;
-        let shards = self.shards.into_iter().enumerate().map(|(shard, of)| {
-            let Some(LeftOfShard { table, kept }) = of else { return Ok(None) };
+        let shards = self.shards.into_iter().map(|of| {
+            let Some(LeftOfShard { number: shard, table, kept }) = of else { return Ok(None) };
             let (writer, table, legacy) = table
                 .adopt(agents_max, ahead, now)
                 .map_err(|why| NotAdopted::Table(table_name(shard), why))?;

@@ -237,8 +237,7 @@ impl InForce {
         let reload = Reload {
             policy: has_other_classes.then(|| Policy { classes: plan.classes(), rules: plan.rules.clone() }),
             shards: plan
-                .shards
-                .iter()
+                .all_shards()
                 .map(|shard| Settings {
                     edition: 0,
                     table: None,

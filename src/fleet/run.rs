@@ -30,7 +30,7 @@ use crate::aggregator::fanout::{EVENTS_SLACK, Subscriber};
 use crate::aggregator::policy::Policy;
 use crate::aggregator::thread::{AGGREGATOR_NICE, aggregate};
 use crate::aggregator::{Aggregator, Inquiries, Request};
-use crate::config::plan::{CoreChoice, EventsFormat, EventsPlan, Plan, ShardPlan, memory_groups_max};
+use crate::config::plan::{CoreChoice, EventsFormat, EventsPlan, Plan, memory_groups_max};
 #[cfg(feature = "http")]
 use crate::history::History;
 use crate::history::Recorder;
@@ -344,18 +344,28 @@ fn start_shards(
 ) -> Result<Shards, StartError> {
     let stop = Arc::new(AtomicBool::new(false));
     let mut shards = Shards { ports: Arc::clone(&handle.ports), stop, threads: Vec::new() };
-    let pins = pins(&plan.shards);
+    let pins = pins(plan);
     for (index, front) in fronts.into_iter().enumerate() {
         let port = Arc::clone(&handle.ports[index]);
-        let shard = Shard::new(front, port, Arc::clone(&handle.doorbell), plan.max_delay_ns);
         let life = Life {
             port: Arc::clone(&handle.ports[index]),
             doorbell: Arc::clone(&handle.doorbell),
             stop: Arc::clone(&shards.stop),
             park: Arc::clone(park),
         };
-        let body = observe(shard, life, index, pins[index], said.clone());
-        let thread = thread::Builder::new().name(format!("varta-shard-{index}")).spawn(body);
+        let doorbell = Arc::clone(&handle.doorbell);
+        let (pin, said) = (pins[index], said.clone());
+        let thread = thread::Builder::new().name(format!("varta-shard-{index}"));
+        let thread = match front {
+            ShardFront::Frames(front) => {
+                let shard = Shard::new(front, port, doorbell, plan.max_delay_ns);
+                thread.spawn(observe(shard, life, index, pin, said))
+            }
+            ShardFront::Messages(front) => {
+                let shard = Shard::new(front, port, doorbell, plan.max_delay_ns);
+                thread.spawn(observe(shard, life, index, pin, said))
+            }
+        };
         shards.threads.push(thread.map_err(StartError::resources("start a thread"))?);
     }
     Ok(shards)
@@ -408,8 +418,9 @@ fn publish(
     is_adopted: bool,
     recorder: &Arc<Recorder>,
 ) -> Result<Upkeep, (StartError, Option<Box<Files>>)> {
-    let paths: Vec<PathBuf> = plan.shards.iter().map(|shard| shard.socket.clone()).collect();
-    if let Err(error) = files.dir.publish(&paths) {
+    let mut sockets: Vec<PathBuf> = plan.all_shards().map(|shard| shard.socket.clone()).collect();
+    let notify = sockets.split_off(plan.shards.len());
+    if let Err(error) = files.dir.publish(&sockets, &notify) {
         return Err((error.into(), Some(Box::new(files))));
     }
     let (requests, doorbell) = (handle.requests.clone(), Arc::clone(&handle.doorbell));
@@ -442,12 +453,11 @@ fn free_files() -> Option<u64> {
 
 /// The core of each shard. `auto` pins only if there are more cores than shards: a shard pinned to a busy
 /// core is worse off than one that may move.
-fn pins(shards: &[ShardPlan]) -> Vec<Option<usize>> {
+fn pins(plan: &Plan) -> Vec<Option<usize>> {
     let cores = allowed_cores();
-    let is_room = cores.len() > shards.len();
+    let is_room = cores.len() > plan.all_shards().count();
     let mut free = cores.iter().copied();
-    shards
-        .iter()
+    plan.all_shards()
         .map(|shard| match shard.core {
             CoreChoice::Core(core) => Some(core as usize),
             CoreChoice::Auto if is_room => free.next(),

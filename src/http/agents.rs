@@ -14,17 +14,19 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::query::{BadQuery, Query};
 use super::sources::Sources;
-use crate::api::{Agent, AgentState, Page};
+use crate::api::{Agent, AgentState, DaemonSays, Origin, Page};
 use crate::config::classes::Classes;
 use crate::json::Json;
 use crate::label::Label;
 use crate::lane::Port;
 use crate::lane::sessions::Freeze;
+use crate::notify::daemon::Daemon;
 use crate::pattern::{ASKED_BYTES_MAX, Pattern};
 use crate::process::unit::UNIT_BYTES_MAX;
 use crate::rules::phase::{self, Allowed, Facts};
 use crate::table::place::{Holder, Place};
 use crate::table::slot::{Cold, Flags, Hot, State};
+use crate::table::status_lines::StatusLines;
 use crate::time::MonoNs;
 use crate::wire::Version;
 
@@ -71,6 +73,8 @@ pub struct Row {
     pub is_still: bool,
     /// What its slot says of its phase.
     pub facts: Facts,
+    /// Whether it sends messages.
+    pub is_daemon: bool,
 }
 
 impl Row {
@@ -92,6 +96,7 @@ impl Row {
             freeze,
             is_still: session.is_still && hot.state == State::Up,
             facts: Facts::of(&hot, cold),
+            is_daemon: port.daemons.is_some(),
         })
     }
 
@@ -105,6 +110,8 @@ impl Row {
         match (self.hot.state, self.freeze) {
             (State::Stalled, Freeze::No) => AgentState::Stalled,
             (State::Stalled, Freeze::Frozen) => AgentState::Frozen,
+            // A daemon that does not beat waits for nothing.
+            (State::Waiting, _) if self.is_daemon => AgentState::Up,
             (State::Waiting, _) => AgentState::Waiting,
             (State::Up, _) if self.is_still => AgentState::Standstill,
             (State::Free | State::Up | State::Stalled, _) => AgentState::Up,
@@ -453,8 +460,12 @@ pub fn agent(row: &Row, sources: &Sources, now: MonoNs) -> Agent {
     let sessions = &sources.ports[usize::from(row.shard)].sessions;
     let session = sessions.get(row.slot, row.generation);
     let about = sources.names.about(row.holder());
-    let allowed = row.allowed(&sources.terms().classes);
+    let terms = sources.terms();
+    let (daemon, own_ns) = daemon(row, sources, &terms.classes).unzip();
+    let allowed = row.allowed(&terms.classes);
     Agent {
+        origin: if row.is_daemon { Origin::Notify } else { Origin::Vlp },
+        daemon,
         pid: hot.pid,
         ns_pid: session.and_then(|session| session.ns_pid),
         shard: row.shard,
@@ -473,11 +484,39 @@ pub fn agent(row: &Row, sources: &Sources, now: MonoNs) -> Agent {
         stalls: row.stalls,
         resumes: row.resumes,
         silent_ns: now.since(hot.last_arrival),
-        threshold_ns: allowed.ns,
-        phase: allowed.by.phase().map(|phase| phase.as_str().to_owned()),
+        threshold_ns: own_ns.unwrap_or(allowed.ns),
+        phase: allowed.by.phase().filter(|_| !row.is_daemon).map(|phase| phase.as_str().to_owned()),
         first_ns: row.first_arrival.0,
         last_ns: hot.last_arrival.0,
     }
+}
+
+/// What the daemon of a row says of itself, and its threshold, ns; `None` if it is none, or has gone meanwhile, or its slot
+/// is being written.
+fn daemon(row: &Row, sources: &Sources, classes: &Classes) -> Option<(DaemonSays, u64)> {
+    let port = &sources.ports[usize::from(row.shard)];
+    let daemons = port.daemons.as_ref()?;
+    let (hot, cold, extra) = port.table.read_with_extra(row.slot).ok()?;
+    if cold.generation != row.generation {
+        return None;
+    }
+    let words = extra?.first_chunk().copied()?;
+    let daemon = Daemon::from_words(&words, hot.last_arrival, hot.paused_before);
+    // The first class is that of the default, which is for agents that send frames.
+    let has_rule = hot.class != 0;
+    let limits = daemons.terms.limits(has_rule.then(|| classes.threshold_ns(hot.class)));
+    let (errno, exit_status) = daemon.failure();
+    let line = |lines: &StatusLines| lines.get(row.slot, row.generation).unwrap_or_default();
+    let says = DaemonSays {
+        phase: daemon.phase(),
+        text: line(&daemons.lines),
+        name: line(&daemons.names),
+        beats: daemon.is_beating(),
+        threshold_of: daemon.threshold_of(has_rule),
+        errno,
+        exit_status,
+    };
+    Some((says, daemon.threshold_ns(&limits)))
 }
 
 #[cfg(test)]
@@ -488,6 +527,7 @@ impl Row {
             freeze: Freeze::No,
             is_still: false,
             facts: Facts::of(&Hot::default(), &Cold::default()),
+            is_daemon: false,
             shard,
             slot: 0,
             generation: 1,

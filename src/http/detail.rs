@@ -93,7 +93,7 @@ pub fn tracked(row: &Row, sources: &Sources, past: impl Fn(u32) -> Past) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{About, Agent, EventKind};
+    use crate::event::{About, Agent, EventKind, Origin};
     use crate::time::WallNs;
     use crate::wire::Status;
 
@@ -108,6 +108,7 @@ mod tests {
                 session: 1,
                 nonce: 0,
                 status: Status::Ok,
+                origin: Origin::Vlp,
                 payload: 0,
                 about: About::UNKNOWN,
             };

@@ -22,6 +22,7 @@ pub fn fleet(sources: &Sources, crash_loops: Vec<CrashLoop>, now: MonoNs, wall: 
     let snapshot = Snapshot::take(&sources.ports, &tally, sources.plan.agents_max);
     let health = sources.vitals.health(&snapshot, now);
     let (stalled, up) = (snapshot.stalled(), snapshot.agents() - snapshot.stalled());
+    let sockets: Vec<_> = sources.plan.all_shards().collect();
     let shard = |(shard, counts): (u16, ShardSnapshot)| {
         let index = usize::from(shard);
         let histograms = &tally.shards[index].histograms;
@@ -29,7 +30,7 @@ pub fn fleet(sources: &Sources, crash_loops: Vec<CrashLoop>, now: MonoNs, wall: 
         latencies.queue_ns = distribution(&histograms.queue_ns, true);
         Shard {
             shard,
-            socket: sources.plan.shards[index].socket.display().to_string(),
+            socket: sockets[index].socket.display().to_string(),
             tick_age_ns: now.since(MonoNs(sources.ports[index].counters.turned_at.get())),
             latencies,
             ..counts_of(counts)

@@ -520,7 +520,7 @@ function choice(button) {
 
 // --- what happened --------------------------------------------------------------------------------
 
-const KINDS = ["up", "stall", "resume", "frozen", "standstill", "advance", "exit", "terminal", "status", "session", "mixed", "decode", "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "restart", "reload", "missing", "action", "brake", "stop", "lost"];
+const KINDS = ["up", "stall", "resume", "frozen", "standstill", "advance", "exit", "terminal", "status", "phase", "session", "mixed", "decode", "auth", "blind", "full", "flood", "churn", "moved", "io", "start", "restart", "reload", "missing", "action", "brake", "stop", "lost"];
 const PHASES = { due: "is due", held: "is held", ended: "succeeded", cancelled: "is not needed any more", refused: "is refused" };
 const WHY = { brake: "a brake is engaged", hand: "an operator holds it", "dry-run": "dry-run is set", blind: "the observer is blind", running: "as many run as may", starts: "as many were started lately as may be", backoff: "it was tried a short time ago", spawner: "there is no spawner at the moment", tries: "it was tried as often as it may be", queue: "too many actions wait", text: "a text it needs is not known or not safe", protected: "the process is protected", unit: "the unit may not be acted upon", resumed: "the agent beats again", gone: "the process is gone", removed: "the configuration has it no more", stopped: "the observer stops", start: "it could not be started", status: "it ended with a failure", timeout: "it took too long and was killed", lost: "the spawner ended" };
 const isDeath = event => event.signal === undefined ? event.code > 0 : !CLEAN.includes(event.signal);
@@ -530,7 +530,7 @@ function worded(event) {
   const shard = "{}", user = event.uid === null ? "many users" : "user " + event.uid;
   switch (event.kind) {
     case "up": return ["quiet", "began to beat"];
-    case "stall": return ["bad", "stalled", "stalled after a silence of " + time(event.silent_ns) + (event.process && event.process !== "sleeping" ? ", its process is " + event.process : "") + (event.used_cpu ? " and used CPU" : event.used_cpu === false ? " and used no CPU" : "") + (event.certain ? "" : ", not certain")];
+    case "stall": return ["bad", "stalled", ({ starting: "not ready after ", stopping: "stops, and has not ended after " }[event.phase] ?? "stalled after a silence of ") + time(event.silent_ns) + (event.process && event.process !== "sleeping" ? ", its process is " + event.process : "") + (event.used_cpu ? " and used CPU" : event.used_cpu === false ? " and used no CPU" : "") + (event.certain ? "" : ", not certain")];
     case "resume": return ["good", "beats again", "beats again after " + time(event.silent_ns)];
     case "standstill": return ["bad", "beats, but stands still", "beats, but its payload " + event.payload + " has stood still for " + time(event.still_ns) + (event.certain ? "" : ", not certain")];
     case "advance": return ["good", "stands still no more", "stands still no more, after " + time(event.still_ns)];
@@ -543,6 +543,7 @@ function worded(event) {
     }
     case "terminal": return ["bad", "panicked"];
     case "status": return [event.status === "ok" ? "quiet" : "warn", "says " + event.status];
+    case "phase": return [event.phase === "up" ? "good" : "quiet", { starting: "starts", up: "is ready", reloading: "reloads", stopping: "stops" }[event.phase] ?? event.phase];
     case "session": return ["quiet", { "new-process": "is another process now", exec: "runs another program", version: "changed its wire version", uid: "changed its user" }[event.why] ?? "connected anew"];
     case "mixed": return ["warn", "has streams that alternate"];
     case "decode": return ["warn", "sent what is no frame (" + event.error + ")"];
@@ -577,9 +578,9 @@ function worded(event) {
     default: return ["quiet", event.kind];
   }
 }
-const ABOUT_AGENTS = ["up", "stall", "resume", "frozen", "standstill", "advance", "exit", "terminal", "status", "session", "mixed", "decode", "auth", "moved", "missing"];
+const ABOUT_AGENTS = ["up", "stall", "resume", "frozen", "standstill", "advance", "exit", "terminal", "status", "phase", "session", "mixed", "decode", "auth", "moved", "missing"];
 const ABOUT_QUEUES = ["blind", "full", "flood", "churn"];
-const PLURAL = { beats: "beat", says: "say", has: "have", is: "are", runs: "run", lives: "live", stands: "stand" };
+const PLURAL = { beats: "beat", starts: "start", reloads: "reload", stops: "stop", says: "say", has: "have", is: "are", runs: "run", lives: "live", stands: "stand" };
 const plural = words => words.replace(/^\w+/, verb => PLURAL[verb] ?? verb).replace("does not", "do not");
 /// Trouble and the rest have room of their own, so that agents that come and go push out no stall.
 const ROOM = 60, PIDS = 200;

@@ -116,7 +116,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{About, Agent, Rank};
+    use crate::event::{About, Agent, Origin, Rank};
     use crate::lab::samples::EXIT;
     use crate::time::{MonoNs, WallNs};
     use crate::wire::Status;
@@ -128,6 +128,7 @@ mod tests {
             session: pid + 1,
             nonce: 0,
             status: Status::Ok,
+            origin: Origin::Vlp,
             payload: 0,
             about: About::UNKNOWN,
         });

@@ -121,7 +121,7 @@ impl Sources {
     }
 
     pub fn is_off_hash(&self, pid: u32, shard: u16) -> bool {
-        let shards = u32::try_from(self.ports.len()).unwrap_or(u32::MAX);
-        shard_for(pid, shards) != u32::from(shard)
+        let shards = u32::try_from(self.plan.shards.len()).unwrap_or(u32::MAX);
+        u32::from(shard) < shards && shard_for(pid, shards) != u32::from(shard)
     }
 }

@@ -6,8 +6,8 @@
 use crate::config::KeySet;
 use crate::event::{
     About, ActionName, ActionPhase, ActionWhy, AdvanceWhy, Agent, BlindPhase, BlindWhy, BrakePhase,
-    BrakeScope, Comm, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState,
-    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent, StallPhase,
+    BrakeScope, Comm, DaemonPhase, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame,
+    Origin, ProcessState, ReloadOutcome, RestartWhy, SessionWhy, ShareSpent, StallPhase,
 };
 use crate::time::{MonoNs, WallNs};
 use crate::wire::{DecodeError, Status};
@@ -24,6 +24,7 @@ const STATUS_SHIFT: u32 = 16;
 const HAS_SHARD: u64 = 1 << 24;
 const HAS_AGENT: u64 = 1 << 25;
 const HAS_NS_PID: u64 = 1 << 26;
+const IS_DAEMON: u64 = 1 << 27;
 const SHARD_SHIFT: u32 = 32;
 
 /// An absent number.
@@ -34,9 +35,10 @@ const NONE: u64 = u64::MAX;
 const BLIND_WHYS: [BlindWhy; 3] = [BlindWhy::Paused, BlindWhy::Full, BlindWhy::Restart];
 const FLOOD_WHYS: [FloodWhy; 2] = [FloodWhy::Full, FloodWhy::Budget];
 const USED_CPU: [Option<bool>; 3] = [None, Some(false), Some(true)];
-/// What a process does takes so many bits of a word; whether it used CPU time is above.
-const PROCESS_BITS: u32 = 8;
-const PROCESS_MASK: u64 = (1 << PROCESS_BITS) - 1;
+/// What a process does, whether it used CPU time and in which phase it is take a byte each of a word, in this order.
+const CPU_SHIFT: u32 = 8;
+const STALL_PHASE_SHIFT: u32 = 16;
+const BYTE: u64 = 0xFF;
 const FROZEN_PHASES: [FrozenPhase; 2] = [FrozenPhase::Begin, FrozenPhase::End];
 const RELOAD_OUTCOMES: [ReloadOutcome; 2] = [ReloadOutcome::Applied, ReloadOutcome::Refused];
 const RESTART_WHYS: [RestartWhy; 2] = [RestartWhy::Planned, RestartWhy::Crash];
@@ -79,6 +81,7 @@ pub fn to_words(event: &Event) -> Option<[u64; ENTRY_WORDS]> {
     if let Some(agent) = event.agent {
         first |= HAS_AGENT | (agent.status as u64) << STATUS_SHIFT;
         first |= if agent.ns_pid.is_some() { HAS_NS_PID } else { 0 };
+        first |= if agent.origin == Origin::Notify { IS_DAEMON } else { 0 };
         words[4] = pair(agent.pid, agent.ns_pid.unwrap_or(0));
         words[5] = pair(agent.about.uid.map_or(0, |uid| uid.wrapping_add(1)), agent.session);
         words[6] = agent.nonce;
@@ -111,6 +114,7 @@ pub fn from_words(words: &[u64; ENTRY_WORDS]) -> Option<Event> {
             session,
             nonce: *nonce,
             status: Status::from_byte(status)?,
+            origin: if first & IS_DAEMON == 0 { Origin::Vlp } else { Origin::Notify },
             payload: *payload,
             about: About {
                 uid: user.checked_sub(1),
@@ -147,8 +151,7 @@ fn fields_of(kind: &EventKind) -> Option<(u64, [u64; FIELD_WORDS])> {
         } => {
             let process = process.map_or(0, |process| code_of(&ProcessState::ALL, &process) + 1);
             let phase = phase.map_or(0, |phase| code_of(&StallPhase::ALL, &phase) + 1);
-            let activity =
-                process | code_of(&USED_CPU, &used_cpu) << PROCESS_BITS | phase << (2 * PROCESS_BITS);
+            let activity = process | code_of(&USED_CPU, &used_cpu) << CPU_SHIFT | phase << STALL_PHASE_SHIFT;
             (1, [silent_ns, last_nonce, certain.into(), blind_ns, coalesced.into(), activity])
         }
         EventKind::Resume { silent_ns, lost, coalesced } => (2, [silent_ns, lost, coalesced.into(), 0, 0, 0]),
@@ -219,6 +222,7 @@ fn fields_of(kind: &EventKind) -> Option<(u64, [u64; FIELD_WORDS])> {
             (23, [state, none(uid), stalls.into(), agents.into(), by_hand.into(), 0])
         }
         EventKind::Standstill { still_ns, certain } => (24, [still_ns, certain.into(), 0, 0, 0, 0]),
+        EventKind::Phase { phase } => (26, [code_of(&DaemonPhase::ALL, &phase), 0, 0, 0, 0, 0]),
         EventKind::Advance { still_ns, why } => (25, [still_ns, code_of(&AdvanceWhy::ALL, &why), 0, 0, 0, 0]),
         EventKind::Lost { .. } | EventKind::Beat => return None,
     })
@@ -237,12 +241,11 @@ fn kind_of(code: u8, fields: &[u64; FIELD_WORDS]) -> Option<EventKind> {
             last_nonce: b,
             certain: c != 0,
             blind_ns: d,
-            process: (f & PROCESS_MASK).checked_sub(1).and_then(|code| with_code(&ProcessState::ALL, code)),
-            used_cpu: with_code(&USED_CPU, f >> PROCESS_BITS & PROCESS_MASK)?,
-            phase: match f >> (2 * PROCESS_BITS) {
-                0 => None,
-                code => Some(with_code(&StallPhase::ALL, code - 1)?),
-            },
+            process: (f & BYTE).checked_sub(1).and_then(|code| with_code(&ProcessState::ALL, code)),
+            used_cpu: with_code(&USED_CPU, f >> CPU_SHIFT & BYTE)?,
+            phase: (f >> STALL_PHASE_SHIFT & BYTE)
+                .checked_sub(1)
+                .and_then(|code| with_code(&StallPhase::ALL, code)),
             coalesced: u32::try_from(e).ok()?,
         },
         2 => EventKind::Resume { silent_ns: a, lost: b, coalesced: u32::try_from(c).ok()? },
@@ -274,6 +277,7 @@ fn kind_of(code: u8, fields: &[u64; FIELD_WORDS]) -> Option<EventKind> {
             for_ns: e,
         },
         24 => EventKind::Standstill { still_ns: a, certain: b != 0 },
+        26 => EventKind::Phase { phase: with_code(&DaemonPhase::ALL, a)? },
         25 => EventKind::Advance { still_ns: a, why: with_code(&AdvanceWhy::ALL, b)? },
         14 => EventKind::Churn {
             uid: uid(a)?,

@@ -17,6 +17,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use crate::config::plan::{NOTIFY_MAX, SHARDS_MAX};
 use crate::event::{Event, RestartWhy};
 use crate::sys::memory::Words;
 use crate::table::place::Place;
@@ -46,8 +47,8 @@ const IS_KEPT: u64 = 2;
 const SHARD_SHIFT: u32 = 32;
 /// An observer that fails within this time after it adopted may have failed because of what it adopted.
 const SUSPECT_NS: u64 = 60_000_000_000;
-/// Sockets whose files are remembered: as many as a fleet has shards.
-const SOCKETS_MAX: usize = 64;
+/// Sockets whose files are remembered: as many as a fleet has shards, by their lasting numbers.
+const SOCKETS_MAX: usize = (SHARDS_MAX + NOTIFY_MAX) as usize;
 const SOCKET_WORDS: usize = 4;
 /// No count gets there.
 const EVER: u64 = 1 << 62;
@@ -77,6 +78,8 @@ mod header {
     pub const FAILURES: usize = 18;
     /// The last [`Offer`](super::Offer), and what became of it.
     pub const OFFER: usize = 19;
+    /// Shards of frames; those of daemons are numbered from there on in the entries. 0: none is of daemons.
+    pub const OF_FRAMES: usize = 20;
     pub const SOCKETS: usize = 64;
 }
 
@@ -404,6 +407,11 @@ impl Journal {
         Some(SocketFile { dev, inode, cookie, queue_limit })
     }
 
+    /// Records how many shards are of frames: the numbers of the others in coming entries are those behind.
+    pub fn set_of_frames(&self, shards: u16) {
+        self.put(header::OF_FRAMES, shards.into());
+    }
+
     /// Records the file of the socket of a shard.
     pub fn set_socket(&self, shard: usize, file: SocketFile) {
         if shard < SOCKETS_MAX {
@@ -464,13 +472,22 @@ impl Journal {
         self.cut.pass(crate::lab::fault::CommitStep::Applied);
     }
 
-    /// What is kept by the last commit and may not be in its tables, in order.
-    pub fn unapplied(&self) -> impl Iterator<Item = (Place, Kept)> + '_ {
-        (self.get(header::APPLIED)..self.get(header::COMMITTED)).filter_map(|entry| {
+    /// What is kept by the last commit and may not be in its tables, in order. `of_frames`: how many shards are of
+    /// frames now, which may be others than there were.
+    pub fn unapplied(&self, of_frames: u16) -> impl Iterator<Item = (Place, Kept)> + '_ {
+        let before = match u16::try_from(self.get(header::OF_FRAMES)) {
+            Ok(0) | Err(_) => u16::MAX,
+            Ok(shards) => shards,
+        };
+        let renumbered = move |shard: u16| match shard.checked_sub(before) {
+            None => shard,
+            Some(of_daemons) => of_frames.saturating_add(of_daemons),
+        };
+        (self.get(header::APPLIED)..self.get(header::COMMITTED)).filter_map(move |entry| {
             let [first, slot, rest @ ..] = self.read(entry);
             let words = <[u64; KEPT_WORDS]>::try_from(&rest[..KEPT_WORDS]).ok()?;
             let (shard, slot) = (u16::try_from(first >> SHARD_SHIFT).ok()?, u32::try_from(slot).ok()?);
-            let place = Place { shard, slot };
+            let place = Place { shard: renumbered(shard), slot };
             (first & 0xFF == IS_KEPT).then(|| (place, Kept::from_words(words)))
         })
     }

@@ -66,7 +66,7 @@ pub fn adopt_changed(changes: &[Change], capacity: u32) -> bool {
     drop(table);
     let Ok((writer, table, legacy)) = adopt(file.into(), &HEADER, capacity, 64, NOW) else { return false };
     let mut tracker = tracker_of(|classes, admission, uids| {
-        Tracker::adopted(writer, classes, 10 * MS, admission, uids, NOW, &legacy)
+        Tracker::new(writer, classes, 10 * MS, admission, uids, NOW).go_on_after(&legacy)
     });
     let held: Vec<_> = (0..legacy.used).map(|slot| (slot, tracker.hot(slot))).collect();
     let held: Vec<_> = held.into_iter().filter(|(_, hot)| hot.state != State::Free).collect();
@@ -89,6 +89,7 @@ pub fn adopt_changed(changes: &[Change], capacity: u32) -> bool {
     for (slot, hot) in &held {
         match hear(&mut tracker, hot.pid, hot.nonce().wrapping_add(1), NOW + 101 * T) {
             Outcome::Beat(found) | Outcome::Changed(found) => assert_eq!(found, *slot),
+            Outcome::News(_) | Outcome::Heard => unreachable!("it was a frame"),
             Outcome::Refused(refusal) => assert_ne!(refusal, Refusal::TableFull),
         }
     }
@@ -99,6 +100,7 @@ pub fn adopt_changed(changes: &[Change], capacity: u32) -> bool {
             Outcome::Beat(slot) | Outcome::Changed(slot) => {
                 assert!(taken.insert(slot), "slot {slot} is taken")
             }
+            Outcome::News(_) | Outcome::Heard => unreachable!("it was a frame"),
             Outcome::Refused(refusal) => {
                 assert_eq!(refusal, Refusal::TableFull);
                 break;

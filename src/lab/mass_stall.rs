@@ -382,7 +382,7 @@ fn answer_questions(
                 recv(questions) -> question => question,
             }
         });
-        let Ok(Question { holder, pid, of }) = question else { return };
+        let Ok(Question { holder, pid, of, .. }) = question else { return };
         let (program, uid) = (crowd.program(pid), crowd.user(pid));
         let finding = match of {
             Inquiry::Program | Inquiry::Class => {

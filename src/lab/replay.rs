@@ -351,6 +351,48 @@ impl Replay {
     }
 }
 
+/// The observer's half, where the datagrams are messages. Keeps which of them were let go, and as what.
+#[derive(Debug)]
+pub struct MessageReplay {
+    pub inner: Replay,
+    pub let_go: Rc<RefCell<Vec<(usize, bool)>>>,
+}
+
+impl Transport for MessageReplay {
+    const HAS_MESSAGES: bool = true;
+
+    fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()> {
+        self.inner.wait(for_datagrams, now, until)
+    }
+    fn receive(&mut self) -> io::Result<usize> {
+        self.inner.receive()
+    }
+    fn datagram(&self, index: usize) -> Datagram<'_> {
+        self.inner.datagram(index)
+    }
+    fn sender(&self, index: usize) -> Option<u32> {
+        self.inner.sender(index)
+    }
+    fn fds(&self, index: usize) -> usize {
+        self.batch_has_fds(index).into()
+    }
+    fn let_go(&mut self, index: usize, is_barrier: bool) {
+        uncounted(|| self.let_go.borrow_mut().push((index, is_barrier)));
+    }
+    fn batch_max(&self) -> usize {
+        self.inner.batch_max()
+    }
+    fn queue_limit(&self) -> u32 {
+        self.inner.queue_limit()
+    }
+}
+
+impl MessageReplay {
+    fn batch_has_fds(&self, index: usize) -> bool {
+        self.inner.batch[index].0.has_foreign_fds
+    }
+}
+
 /// Panics without the hook's message: the test catches it.
 fn panic_silently() -> ! {
     std::panic::resume_unwind(Box::new("scripted"))

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use crate::config::KeySet;
 use crate::event::{
     About, ActionName, ActionPhase, ActionWhy, AdvanceWhy, Agent, BlindPhase, BlindWhy, BrakePhase,
-    BrakeScope, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState,
-    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent, StallPhase,
+    BrakeScope, DaemonPhase, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, Origin,
+    ProcessState, ReloadOutcome, RestartWhy, SessionWhy, ShareSpent, StallPhase,
 };
 use crate::label::Label;
 use crate::time::{MonoNs, WallNs};
@@ -18,6 +18,7 @@ const AGENT: Agent = Agent {
     session: 3,
     nonce: 42,
     status: Status::Degraded,
+    origin: Origin::Vlp,
     payload: u64::MAX,
     about: About::UNKNOWN,
 };
@@ -31,6 +32,7 @@ pub fn one_of_each() -> Vec<Event> {
     use EventKind as Kind;
     let (agent, shard) = (Some(AGENT), Some(1));
     let outside = Some(Agent { ns_pid: None, ..AGENT });
+    let daemon = Some(Agent { origin: Origin::Notify, ..AGENT });
     let (silent_ns, last_nonce, lost) = (2_000_000_000, 41, 5);
     let kinds = [
         (None, None, Kind::Start { shards: 4 }),
@@ -175,6 +177,21 @@ pub fn one_of_each() -> Vec<Event> {
         (None, None, brake(BrakeScope::Unit, None, Label::of("worker@7.service", 0))),
         (shard, agent, Kind::Standstill { still_ns: silent_ns, certain: true }),
         (shard, agent, Kind::Advance { still_ns: silent_ns, why: AdvanceWhy::Idle }),
+        (shard, daemon, Kind::Phase { phase: DaemonPhase::Reloading }),
+        (
+            shard,
+            daemon,
+            Kind::Stall {
+                silent_ns,
+                last_nonce,
+                certain: true,
+                blind_ns: 0,
+                process: None,
+                used_cpu: None,
+                phase: Some(StallPhase::Stopping),
+                coalesced: 1,
+            },
+        ),
     ];
     let mut seq = 0;
     let event = |(shard, agent, kind)| {
@@ -261,8 +278,10 @@ fn any_status() -> impl Strategy<Value = Status> {
 
 fn any_agent() -> impl Strategy<Value = Option<Agent>> {
     let numbers = (any::<u32>(), any::<Option<u32>>(), any::<u32>(), extreme(), any_status(), extreme());
-    let agent = (numbers, any_about()).prop_map(|((pid, ns_pid, session, nonce, status, payload), about)| {
-        Agent { pid, ns_pid, session, nonce, status, payload, about }
+    let origin = prop::sample::select(vec![Origin::Vlp, Origin::Notify]);
+    let agent = (numbers, any_about(), origin).prop_map(|(numbers, about, origin)| {
+        let (pid, ns_pid, session, nonce, status, payload) = numbers;
+        Agent { pid, ns_pid, session, nonce, status, origin, payload, about }
     });
     proptest::option::of(agent)
 }
@@ -372,13 +391,15 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
             Kind::Beat
         ]),
         (
-            (extreme(), extreme(), any::<bool>(), extreme()),
-            (any_process(), any_used_cpu()),
-            prop::option::of(prop::sample::select(StallPhase::ALL.to_vec())),
-            any::<u32>(),
+            extreme(),
+            extreme(),
+            any::<bool>(),
+            extreme(),
+            (any_process(), any_used_cpu(), any_stall_phase()),
+            any::<u32>()
         )
             .prop_map(
-                |((silent_ns, last_nonce, certain, blind_ns), (process, used_cpu), phase, coalesced)| {
+                |(silent_ns, last_nonce, certain, blind_ns, (process, used_cpu, phase), coalesced)| {
                     Kind::Stall {
                         silent_ns,
                         last_nonce,
@@ -389,8 +410,9 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
                         phase,
                         coalesced,
                     }
-                },
+                }
             ),
+        prop::sample::select(DaemonPhase::ALL.to_vec()).prop_map(|phase| Kind::Phase { phase }),
         (extreme(), any::<bool>()).prop_map(|(still_ns, certain)| Kind::Standstill { still_ns, certain }),
         (extreme(), prop::sample::select(AdvanceWhy::ALL.to_vec()))
             .prop_map(|(still_ns, why)| Kind::Advance { still_ns, why }),
@@ -472,6 +494,10 @@ fn any_kind() -> impl Strategy<Value = EventKind> {
         ],
         (extreme(), extreme()).prop_map(|(from_seq, to_seq)| Kind::Lost { from_seq, to_seq }),
     ]
+}
+
+fn any_stall_phase() -> impl Strategy<Value = Option<StallPhase>> {
+    prop::option::of(prop::sample::select(StallPhase::ALL.to_vec()))
 }
 
 fn action(phase: ActionPhase, why: Option<ActionWhy>, how: Option<ExitHow>) -> EventKind {

@@ -27,8 +27,12 @@ pub mod instruction {
     pub const WITHDRAW: u32 = 1 << 6;
     /// Another program began under the agent's pid: its start begins anew.
     pub const BEGIN: u32 = 1 << 7;
+    /// It is known what the daemon was started with.
+    pub const STARTED_WITH: u32 = 1 << 8;
+    /// The daemon was heard from its start on.
+    pub const FROM_START: u32 = 1 << 9;
     /// The bits below this are those above; the bits from here on are the holder's generation.
-    pub(super) const GENERATION_SHIFT: u32 = 8;
+    pub(super) const GENERATION_SHIFT: u32 = 10;
 }
 
 /// The bits of a value that hold the class and the number of its table.
@@ -41,6 +45,8 @@ pub struct Instruction {
     pub as_of: MonoNs,
     /// The pid that the agent's frames carry.
     pub inner_pid: u32,
+    /// The threshold that a daemon was started with, ms; 0: none. It has no other pid in its messages.
+    pub threshold_ms: u32,
     /// The threshold class.
     pub class: u8,
     /// The number of the table that the class is of: the shard may use another one by now.
@@ -78,7 +84,7 @@ where
     M: Deref<Target = [V]>,
 {
     pub(super) lane: IndexLane<N, L>,
-    /// Per slot two words: the instant; the inner pid, the number of the table and the class.
+    /// Per slot two words: the instant; the inner pid or the threshold, the number of the table and the class.
     pub(super) values: M,
 }
 
@@ -113,6 +119,9 @@ where
         if bits & instruction::INNER_PID != 0 {
             word = word & OF_CLASS | u64::from(instruction.inner_pid) << 32;
         }
+        if bits & instruction::STARTED_WITH != 0 {
+            word = word & OF_CLASS | u64::from(instruction.threshold_ms) << 32;
+        }
         if bits & instruction::CLASS != 0 {
             word = word & !OF_CLASS | u64::from(instruction.table) << 8 | u64::from(instruction.class);
         }
@@ -142,7 +151,7 @@ where
         let table = u16::from_le_bytes([low, high]);
         let inner_pid = (word >> 32) as u32;
         let as_of = MonoNs(as_of.load(Ordering::Relaxed));
-        let instruction = Instruction { as_of, inner_pid, class, table };
+        let instruction = Instruction { as_of, inner_pid, threshold_ms: inner_pid, class, table };
         Some(Taken { slot, holder, bits, instruction })
     }
 

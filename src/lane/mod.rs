@@ -26,4 +26,4 @@ pub mod vigil;
 pub use doorbell::Doorbell;
 pub use inbox::{Instruction, Taken, instruction};
 pub use notes::{BeatNote, Sample, SampleOf};
-pub use port::Port;
+pub use port::{Daemons, Port};

@@ -18,8 +18,10 @@ use super::settings::Handover;
 use super::uids::UidTable;
 #[cfg(test)]
 use crate::lab::fault;
+use crate::notify::daemon::Terms;
 use crate::sys::memory::Words;
 use crate::table::Table;
+use crate::table::status_lines::StatusLines;
 use crate::table::turned_away::TurnedAway;
 use crate::time::MonoNs;
 
@@ -31,6 +33,17 @@ const SAMPLES: usize = 16;
 const BLIND_NEWS: usize = 64;
 /// Beats that wait to be reported, if a subscriber wants them.
 const BEAT_NOTES: usize = 1 << 16;
+
+/// What the shard of daemons shares besides.
+#[derive(Debug)]
+pub struct Daemons {
+    /// What holds for all of them.
+    pub terms: Terms,
+    /// The status line of each.
+    pub lines: StatusLines,
+    /// The name of each, if it sent one.
+    pub names: StatusLines,
+}
 
 /// Everything that other threads may access of one shard.
 #[derive(Debug)]
@@ -53,6 +66,8 @@ pub struct Port {
     pub handover: Handover,
     /// The session of each slot's holder.
     pub sessions: Sessions,
+    /// What holds for its daemons, and what they say; `None` if its agents send frames.
+    pub daemons: Option<Arc<Daemons>>,
     /// Its counters.
     pub counters: ShardCounters,
     /// The same by user, as far as rows suffice.
@@ -98,6 +113,7 @@ impl Port {
             inbox: Inbox::new(slots)?,
             handover: Handover::default(),
             sessions: Sessions::new(slots)?,
+            daemons: None,
             counters: ShardCounters::default(),
             uids: Arc::default(),
             turned_away: Arc::new(TurnedAway::new()?),
@@ -114,6 +130,17 @@ impl Port {
     #[must_use]
     pub fn with_turned_away(self, turned_away: &Arc<TurnedAway>) -> Self {
         Self { turned_away: Arc::clone(turned_away), ..self }
+    }
+
+    /// The port of a shard of daemons for which these terms hold. Obtains memory for the extra words of its table.
+    ///
+    /// # Errors
+    /// As [`Port::new`], and if the kernel grants no memory.
+    pub fn of_daemons(self, terms: Terms) -> io::Result<Self> {
+        self.table.grant_extra()?;
+        let [lines, names] = [(); 2].map(|()| StatusLines::new(self.table.capacity()));
+        let (lines, names) = (lines?, names?);
+        Ok(Self { daemons: Some(Arc::new(Daemons { terms, lines, names })), ..self })
     }
 
     /// Whether the shard observes: its thread has not ended and is not stuck.

@@ -17,6 +17,7 @@ use crossbeam::channel::{Sender, after, never, select, unbounded};
 
 use crate::lane::Doorbell;
 use crate::process::cpu::{Idlers, ShortestThreshold};
+use crate::process::environment::watchdog_of;
 use crate::process::freezer::Freezer;
 use crate::process::procfs::{self, End, Program};
 use crate::process::question::{Finding, Inquiry, Question};
@@ -69,11 +70,14 @@ impl Lookups {
                         recv(look_at.map_or_else(never, |at| after(Duration::from_nanos(at.since(now))))) -> _ => continue,
                     },
                 };
-                let Ok(Question { holder, pid, of }) = question else { return };
+                let Ok(Question { holder, pid, of, is_daemon }) = question else { return };
                 let finding = match of {
                     Inquiry::Who => {
                         let mut found = procfs::identify(pid, &clock);
                         if let Ok(identity) = &mut found {
+                            if is_daemon {
+                                identity.program.watchdog_ns = watchdog_of(pid, &identity.inner_pids);
+                            }
                             on_program(holder, &identity.program, Some(identity.uid));
                             // What it is for is done, and it may be long.
                             identity.program.groups.clear();
@@ -82,6 +86,9 @@ impl Lookups {
                     }
                     Inquiry::Program | Inquiry::Class => {
                         let mut found = procfs::program(pid);
+                        if is_daemon {
+                            found.watchdog_ns = watchdog_of(pid, &[]);
+                        }
                         found.used_cpu = idlers.has_used_cpu(holder.place, pid, clock.mono());
                         on_program(holder, &found, None);
                         let is_frozen =

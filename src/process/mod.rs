@@ -4,6 +4,7 @@
 //! Threads: lookup and watch, each in the file of its name; the aggregator asks both. The upkeep frees names.
 
 pub mod cpu;
+pub mod environment;
 pub mod expected;
 pub mod freezer;
 pub mod lookup;

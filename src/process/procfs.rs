@@ -89,6 +89,8 @@ pub struct Program {
     pub used_cpu: Option<bool>,
     /// When it started, in clock ticks since boot: distinguishes it from others with its pid.
     pub start: Option<u64>,
+    /// The threshold that it was started with, ns, if that was asked and there is one.
+    pub watchdog_ns: Option<u64>,
     /// The content of `/proc/PID/cgroup`; empty if it cannot be read.
     pub groups: String,
 }
@@ -167,6 +169,7 @@ fn program_of(directory: &OwnedFd, stat: Option<Stat>) -> Program {
         container,
         state: state.flatten(),
         used_cpu: None,
+        watchdog_ns: None,
         start,
         groups,
     }

@@ -15,6 +15,8 @@ pub struct Question {
     pub pid: u32,
     /// The kind of question.
     pub of: Inquiry,
+    /// What it was started with is of interest, too: it is a daemon.
+    pub is_daemon: bool,
 }
 
 /// The kind of a question about a process.
@@ -35,7 +37,12 @@ pub enum Inquiry {
 impl Question {
     /// Does this agent of the roster live?
     pub fn of_expected(expected: &Expected) -> Self {
-        Self { holder: Holder::default(), pid: expected.pid, of: Inquiry::Lives(expected.start) }
+        Self {
+            holder: Holder::default(),
+            pid: expected.pid,
+            of: Inquiry::Lives(expected.start),
+            is_daemon: false,
+        }
     }
 }
 

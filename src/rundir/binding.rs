@@ -56,11 +56,19 @@ pub struct Owner {
 pub enum Kind {
     /// Receives datagrams.
     Receiver,
+    /// Receives datagrams with descriptors.
+    Notify,
     /// Accepts connections.
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "only HTTP has one"))]
     Listener,
     /// Accepts connections of successors, whose messages are whole.
     Takeover,
+}
+
+impl Kind {
+    const fn takes_datagrams(self) -> bool {
+        matches!(self, Self::Receiver | Self::Notify)
+    }
 }
 
 /// The file that a name led to. Unlike a name, it does not refer to another file as long as the file exists.
@@ -143,8 +151,8 @@ impl BoundSocket {
 
     /// As [`BoundSocket::passed`], of a socket whose file and queue limit are known from an observer before this
     /// one.
-    pub fn known(fd: OwnedFd, path: PathBuf, file_id: FileId, queue_limit: u32) -> Self {
-        let mut socket = Self::passed(fd, path, Kind::Receiver);
+    pub fn known(fd: OwnedFd, path: PathBuf, kind: Kind, file_id: FileId, queue_limit: u32) -> Self {
+        let mut socket = Self::passed(fd, path, kind);
         (socket.file_id, socket.queue_limit) = (file_id, queue_limit);
         socket
     }
@@ -460,12 +468,13 @@ fn bind_whole(
     probe(path, kind)?; // before anything is created
     let (fd, queue_limit) = match kind {
         Kind::Receiver => unix_socket::open_receiver(),
+        Kind::Notify => unix_socket::open_notify_receiver(),
         Kind::Listener => unix_socket::open_connected(SocketType::STREAM).map(|fd| (fd, 0)),
         Kind::Takeover => unix_socket::open_connected(SocketType::SEQPACKET).map(|fd| (fd, 0)),
     }
     .map_err(refused)?;
     let temporary = Temporary::bind(&fd, path, mode, owner).map_err(refused)?;
-    if kind != Kind::Receiver {
+    if !kind.takes_datagrams() {
         unix_socket::listen(fd.as_fd()).map_err(refused)?;
     }
     take_path(path, kind, |to| rustix::fs::link(&temporary.path, to))?;
@@ -580,7 +589,6 @@ pub fn inspect(path: &Path) -> Result<(), BindError> {
 }
 
 /// Whether a live socket of this kind is at `path`.
-#[cfg(feature = "http")]
 pub fn is_live(path: &Path, kind: Kind) -> bool {
     matches!(probe(path, kind), Err(BindError::InUse { .. }))
 }
@@ -599,14 +607,14 @@ pub fn probe(path: &Path, kind: Kind) -> Result<Found, BindError> {
     };
     let what = match FileType::from_raw_mode(stat.st_mode) {
         FileType::Socket => match unix_socket::connect_probe(path) {
-            Ok(()) if kind == Kind::Receiver => return Err(BindError::InUse { path: path.to_owned() }),
+            Ok(()) if kind.takes_datagrams() => return Err(BindError::InUse { path: path.to_owned() }),
             Ok(()) => InTheWay::OtherSocket,
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 return Ok(Found::Stale(FileId::from(&stat)));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
             Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => match kind {
-                Kind::Receiver => InTheWay::OtherSocket,
+                Kind::Receiver | Kind::Notify => InTheWay::OtherSocket,
                 Kind::Listener | Kind::Takeover => return Err(BindError::InUse { path: path.to_owned() }),
             },
             Err(error) => return Err(unknown(error)),

@@ -68,7 +68,7 @@ pub fn vet(dir: &Path) -> Result<(), RunDirError> {
 pub struct RunDir {
     dir: PathBuf,
     held: Held,
-    published: Vec<PathBuf>,
+    published: (Vec<PathBuf>, Vec<PathBuf>),
     manifest: Option<Published>,
     symlink: Option<Published>,
     tenure: Tenure,
@@ -297,7 +297,7 @@ impl RunDir {
     }
 
     const fn of(dir: PathBuf, held: Held, tenure: Tenure) -> Self {
-        Self { dir, held, published: Vec::new(), manifest: None, symlink: None, tenure }
+        Self { dir, held, published: (Vec::new(), Vec::new()), manifest: None, symlink: None, tenure }
     }
 
     /// The directory that another observer holds by `lock`, a duplicate of its descriptor. As long as it is that one's,
@@ -332,8 +332,14 @@ impl RunDir {
     ///
     /// # Errors
     /// See [`BindError`].
-    pub fn bind_shard(&self, path: &Path, mode: u32, owner: Owner) -> Result<BoundSocket, BindError> {
-        let socket = binding::bind_as(path, Kind::Receiver, mode, owner)?;
+    pub fn bind_shard(
+        &self,
+        path: &Path,
+        kind: Kind,
+        mode: u32,
+        owner: Owner,
+    ) -> Result<BoundSocket, BindError> {
+        let socket = binding::bind_as(path, kind, mode, owner)?;
         binding::remove_leftovers_of(socket.path());
         Ok(socket)
     }
@@ -370,12 +376,12 @@ impl RunDir {
     /// # Errors
     /// `InTheWay` if something other than a symlink is at `varta.sock`; `Publish`. Then neither of the two is
     /// left behind.
-    pub fn publish(&mut self, sockets: &[PathBuf]) -> Result<(), RunDirError> {
-        let published = self.publish_manifest(sockets).and_then(|()| self.publish_symlink(sockets));
+    pub fn publish(&mut self, sockets: &[PathBuf], notify: &[PathBuf]) -> Result<(), RunDirError> {
+        let published = self.publish_manifest(sockets, notify).and_then(|()| self.publish_symlink(sockets));
         if published.is_err() {
             self.withdraw();
         }
-        self.published = sockets.to_vec();
+        self.published = (sockets.to_vec(), notify.to_vec());
         published
     }
 
@@ -410,10 +416,10 @@ impl RunDir {
         if is_any {
             vet(&self.dir)?;
         }
-        let sockets = mem::take(&mut self.published);
-        let written = if is_missing(&manifest) { self.publish_manifest(&sockets) } else { Ok(()) };
+        let (sockets, notify) = mem::take(&mut self.published);
+        let written = if is_missing(&manifest) { self.publish_manifest(&sockets, &notify) } else { Ok(()) };
         let linked = if is_missing(&symlink) { self.publish_symlink(&sockets) } else { Ok(()) };
-        self.published = sockets;
+        self.published = (sockets, notify);
         manifest.and(symlink).and(written.and(linked).map(|()| is_any))
     }
 
@@ -458,15 +464,15 @@ impl RunDir {
         let _ = write_pid(&mut self.held.lock);
     }
 
-    /// Whether [`RunDir::publish`] could write manifest and symlink. Writes a manifest under another name, and removes
-    /// it.
+    /// Whether [`RunDir::publish`] could write manifest and symlink. Writes a manifest of these sockets under another
+    /// name, and removes it.
     ///
     /// # Errors
     /// As [`RunDir::publish`].
     pub fn rehearse(&self, sockets: &[PathBuf]) -> Result<(), RunDirError> {
         let path = self.dir.join(MANIFEST);
         let failed = |source: io::Error| RunDirError::Publish { path: path.clone(), source };
-        let text = self.manifest_of(sockets).map_err(failed)?;
+        let text = self.manifest_of(sockets, &[]).map_err(failed)?;
         let written = self.write_new(REHEARSAL, MANIFEST_MODE, &text);
         let _ = self.remove_if_there(REHEARSAL);
         written.map_err(failed)?;
@@ -481,10 +487,10 @@ impl RunDir {
         Ok(self.held.lock.try_clone()?.into())
     }
 
-    fn publish_manifest(&mut self, sockets: &[PathBuf]) -> Result<(), RunDirError> {
+    fn publish_manifest(&mut self, sockets: &[PathBuf], notify: &[PathBuf]) -> Result<(), RunDirError> {
         let path = self.dir.join(MANIFEST);
         let failed = |source: io::Error| RunDirError::Publish { path: path.clone(), source };
-        let text = self.manifest_of(sockets).map_err(failed)?;
+        let text = self.manifest_of(sockets, notify).map_err(failed)?;
         let written = self.write_over((MANIFEST_NEW, MANIFEST), MANIFEST_MODE, &text);
         let published = written.and_then(|file| Ok(Published::new(file.into())?));
         self.manifest = Some(published.map_err(failed)?);
@@ -492,9 +498,12 @@ impl RunDir {
     }
 
     /// The text of the manifest.
-    fn manifest_of(&self, sockets: &[PathBuf]) -> io::Result<Vec<u8>> {
-        let sockets: io::Result<Vec<_>> = sockets.iter().map(|socket| self.relative(socket)).collect();
-        let mut text = serde_json::to_vec(&Manifest::new(&sockets?, std::process::id()))?;
+    fn manifest_of(&self, sockets: &[PathBuf], notify: &[PathBuf]) -> io::Result<Vec<u8>> {
+        let relative = |sockets: &[PathBuf]| -> io::Result<Vec<_>> {
+            sockets.iter().map(|socket| self.relative(socket)).collect()
+        };
+        let manifest = Manifest::new(&relative(sockets)?, std::process::id()).with_notify(&relative(notify)?);
+        let mut text = serde_json::to_vec(&manifest)?;
         text.push(b'\n');
         Ok(text)
     }

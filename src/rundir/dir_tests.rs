@@ -46,7 +46,10 @@ fn names_in(dir: &Path) -> Vec<String> {
 
 fn bind_all(run: &RunDir, count: usize) -> (Vec<BoundSocket>, Vec<PathBuf>) {
     let paths: Vec<_> = (0..count).map(|index| socket_path(run.path(), index)).collect();
-    let bound = paths.iter().map(|path| run.bind_shard(path, 0o600, Owner::default()).unwrap()).collect();
+    let bound = paths
+        .iter()
+        .map(|path| run.bind_shard(path, Kind::Receiver, 0o600, Owner::default()).unwrap())
+        .collect();
     (bound, paths)
 }
 
@@ -66,7 +69,7 @@ fn whole_life_leaves_only_the_lock() {
     assert_eq!(mode_of(&dir.join(LOCK)), 0o600);
     assert_eq!(std::fs::read_to_string(dir.join(LOCK)).unwrap(), format!("{}\n", std::process::id()));
     let (bound, paths) = bind_all(&run, 3);
-    run.publish(&paths).unwrap();
+    run.publish(&paths, &[]).unwrap();
     assert_eq!(
         names_in(&dir),
         [
@@ -109,9 +112,11 @@ fn what_agents_read_holds_where_the_directory_is_called_otherwise() {
     let names = ["varta/a.sock", "varta/deep/b.sock", "alias/c.sock"];
     let mut paths: Vec<_> = names.iter().map(|name| parent.path().join(name)).collect();
     paths.push(apart.path().join("d.sock"));
-    let bound: Vec<_> =
-        paths.iter().map(|path| run.bind_shard(path, 0o600, Owner::default()).unwrap()).collect();
-    run.publish(&paths).unwrap();
+    let bound: Vec<_> = paths
+        .iter()
+        .map(|path| run.bind_shard(path, Kind::Receiver, 0o600, Owner::default()).unwrap())
+        .collect();
+    run.publish(&paths, &[]).unwrap();
     let sockets = |dir: &Path| -> Vec<_> {
         Manifest::read(dir).unwrap().shards.into_iter().map(|shard| shard.socket).collect()
     };
@@ -165,7 +170,7 @@ fn lock_outlives_the_removal_of_its_file_only_for_its_holder() {
     std::fs::rename(dir.path().join(LOCK), dir.path().join("moved")).unwrap();
     // The lock cannot prevent this, but the sockets still protect themselves.
     let (second, path) = (RunDir::open(dir.path()).unwrap(), dir.path().join("s.sock"));
-    let _bound = second.bind_shard(&path, 0o600, Owner::default()).unwrap();
+    let _bound = second.bind_shard(&path, Kind::Receiver, 0o600, Owner::default()).unwrap();
     assert!(matches!(binding::bind(&path, 0o600), Err(BindError::InUse { .. })));
 }
 
@@ -234,7 +239,7 @@ fn foreign_directories_and_symlinks_are_refused_and_ours_taken() {
     symlink(&dir, &alias).unwrap();
     let mut run = RunDir::open(&alias).unwrap();
     let (_bound, paths) = bind_all(&run, 1);
-    run.publish(&paths).unwrap();
+    run.publish(&paths, &[]).unwrap();
     for name in [&dir, &alias] {
         assert_eq!(Manifest::read(name).unwrap().socket_for(0), name.join("shard-0.sock"));
     }
@@ -327,8 +332,8 @@ fn symlink_is_replaced_but_nothing_else_is() {
     std::fs::write(dir.path().join(MANIFEST), "left by a crash").unwrap();
     let mut run = RunDir::open(dir.path()).unwrap();
     let (_bound, paths) = bind_all(&run, 2);
-    run.publish(&paths).unwrap();
-    run.publish(&paths).unwrap();
+    run.publish(&paths, &[]).unwrap();
+    run.publish(&paths, &[]).unwrap();
     assert_eq!(std::fs::read_link(&alias).unwrap(), Path::new("shard-0.sock"));
     assert_eq!(
         names_in(dir.path()),
@@ -339,7 +344,7 @@ fn symlink_is_replaced_but_nothing_else_is() {
     assert_eq!(names_in(dir.path()), bound);
 
     std::fs::write(&alias, "precious").unwrap();
-    let error = run.publish(&paths).unwrap_err();
+    let error = run.publish(&paths, &[]).unwrap_err();
     assert!(matches!(error, RunDirError::InTheWay { .. }), "{error}");
     assert_eq!(std::fs::read_to_string(&alias).unwrap(), "precious");
     assert!(!dir.path().join(MANIFEST).exists(), "half a publication");
@@ -350,12 +355,12 @@ fn no_symlink_where_a_shard_is_bound() {
     let dir = tempdir();
     let mut run = RunDir::open(dir.path()).unwrap();
     let own = dir.path().join(SYMLINK);
-    let bound = run.bind_shard(&own, 0o600, Owner::default()).unwrap();
+    let bound = run.bind_shard(&own, Kind::Receiver, 0o600, Owner::default()).unwrap();
     // The same path, written differently.
     let alias = tempdir();
     symlink(dir.path(), alias.path().join("d")).unwrap();
     for written in [own.clone(), alias.path().join("d").join(SYMLINK)] {
-        run.publish(&[socket_path(dir.path(), 0), written]).unwrap();
+        run.publish(&[socket_path(dir.path(), 0), written], &[]).unwrap();
         assert_eq!(mode_of(&own), 0o600);
         UnixDatagram::unbound().unwrap().send_to(b"beat", &own).unwrap();
     }
@@ -371,7 +376,7 @@ fn only_our_own_files_are_withdrawn() {
     let dir = tempdir();
     let mut run = RunDir::open(dir.path()).unwrap();
     let (_bound, paths) = bind_all(&run, 1);
-    run.publish(&paths).unwrap();
+    run.publish(&paths, &[]).unwrap();
     for name in [MANIFEST, SYMLINK] {
         std::fs::write(dir.path().join("theirs"), "theirs").unwrap();
         std::fs::rename(dir.path().join("theirs"), dir.path().join(name)).unwrap();
@@ -406,7 +411,7 @@ fn what_was_published_is_written_again_where_it_was_removed_and_left_where_it_wa
     let dir = tempdir();
     let mut run = RunDir::open(dir.path()).unwrap();
     let (_bound, paths) = bind_all(&run, 2);
-    run.publish(&paths).unwrap();
+    run.publish(&paths, &[]).unwrap();
     assert!(!run.look_after().unwrap());
     let path = |name: &str| dir.path().join(name);
     for name in [MANIFEST, SYMLINK] {

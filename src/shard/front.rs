@@ -9,6 +9,7 @@ use std::mem;
 
 use crate::config::plan::Plan;
 use crate::lane::settings::Settings;
+use crate::notify::message::{self, Envelope, Message, Watchdog};
 use crate::refusal::Refusal;
 use crate::rules::{self, Sender};
 use crate::shard::arrival::Arrival;
@@ -214,6 +215,9 @@ impl<T: Transport, C: Clock> Front<T, C> {
     /// Takes datagram `index` of the batch.
     #[inline]
     pub fn hear(&mut self, batch: &Batch, index: usize) -> Heard {
+        if T::HAS_MESSAGES {
+            return self.hear_message(batch, index);
+        }
         let datagram = self.transport.datagram(index);
         // The datagram was received by `wall`, so it arrived by then. Converted with the offset of this
         // batch.
@@ -267,6 +271,66 @@ impl<T: Transport, C: Clock> Front<T, C> {
             }
         }
         heard
+    }
+
+    /// Takes message `index` of the batch, and lets its descriptors go. A barrier is answered whoever sent it: it comes
+    /// after everything that its sender had sent before.
+    fn hear_message(&mut self, batch: &Batch, index: usize) -> Heard {
+        let datagram = self.transport.datagram(index);
+        let until = self.arrivals.instant(batch.wall).max(batch.t_pre);
+        let arrival = self.arrivals.arrival(datagram.stamp, until);
+        self.sight.on_datagram(arrival.earliest);
+        let credentials = datagram.credentials.filter(|credentials| credentials.pid != 0);
+        let sender = Sender {
+            pid: credentials.map_or(0, |credentials| credentials.pid),
+            uid: datagram.credentials.map_or(0, |credentials| credentials.uid),
+            arrival: arrival.latest,
+            paused_before: self.sight.paused_before(arrival.latest),
+        };
+        let uid = datagram.credentials.map(|credentials| credentials.uid);
+        let account = self.tracker.uids.on_datagram(uid, arrival.latest);
+        let envelope = Envelope {
+            is_truncated: datagram.is_truncated,
+            is_control_truncated: datagram.is_control_truncated,
+            is_attested: credentials.is_some(),
+            fds: self.transport.fds(index),
+        };
+        let message = message::read(datagram.bytes, envelope);
+        let is_allowed = |uids: &[u32]| uids.binary_search(&sender.uid).is_ok();
+        let outcome = match message {
+            Err(fault) => Outcome::Refused(fault.into()),
+            Ok(_) if !self.allow_uids.as_deref().is_none_or(is_allowed) => Outcome::Refused(Refusal::Uid),
+            Ok(Message::Barrier) => Outcome::Heard,
+            // A report of a failure is accepted over the budget.
+            Ok(Message::Fields(fields))
+                if account.is_over_budget && fields.watchdog != Some(Watchdog::Trigger) =>
+            {
+                Outcome::Refused(Refusal::Budget)
+            }
+            Ok(Message::Fields(fields)) if fields.is_empty() => Outcome::Refused(Refusal::Meaningless),
+            Ok(Message::Fields(fields)) => self.tracker.on_message(&fields, &sender),
+        };
+        let is_barrier = message == Ok(Message::Barrier);
+        self.transport.let_go(index, is_barrier);
+        if let Outcome::Refused(refusal) = outcome {
+            self.tracker.uids.on_refused(account, refusal);
+            match refusal {
+                Refusal::Uid => self.tracker.on_turned_away(sender.pid, sender.arrival, TurnedAwayFor::Uid),
+                Refusal::Budget => {
+                    self.tracker.on_turned_away(sender.pid, sender.arrival, TurnedAwayFor::Budget);
+                }
+                _ => {}
+            }
+        }
+        Heard {
+            outcome,
+            arrival: arrival.latest,
+            queue_ns: u32::try_from(until.since(arrival.latest)).unwrap_or(u32::MAX),
+            pid: sender.pid,
+            uid: sender.uid,
+            frame: None,
+            error: None,
+        }
     }
 
     /// All datagrams of the batch were taken. Returns how long that took, ns.

@@ -227,6 +227,8 @@ impl<T: Transport, C: Clock> Shard<T, C> {
                 counters.beats.add(1);
                 self.tell(slot);
             }
+            Outcome::News(slot) => self.tell(slot),
+            Outcome::Heard => {}
             Outcome::Refused(Refusal::WrongSize) if planted!(ForgetsToCount) => {}
             Outcome::Refused(refusal) => {
                 counters.refuse(refusal);
@@ -399,6 +401,10 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         self.front.tracker.threshold_of(&self.front.tracker.hot(slot))
     }
 }
+
+#[cfg(test)]
+#[path = "notify_tests.rs"]
+mod notify_tests;
 
 #[cfg(test)]
 #[path = "recover_tests.rs"]

@@ -107,7 +107,7 @@ impl Host {
         let (transport, clock) = (self.script.transport(), self.clock.clone());
         let front = match &legacy {
             Some(legacy) => {
-                let tracker = Tracker::adopted(writer, classes, TICK, admission, uids, now, legacy);
+                let tracker = Tracker::new(writer, classes, TICK, admission, uids, now).go_on_after(legacy);
                 Front::adopted(transport, clock, tracker, limits, None, legacy)
             }
             None => {
@@ -429,15 +429,9 @@ fn agents_beyond_the_limit_stay_and_are_counted() {
     let (writer, _, legacy) = adopt(memfd, &HEADER, 3, 3, now).unwrap();
     let admission = Admission::new(3).unwrap();
     let uids = UidAccounts::default();
-    let tracker = Tracker::adopted(
-        writer,
-        Classes::new(T, [T / 2, 3 * T]),
-        TICK,
-        Arc::clone(&admission),
-        uids,
-        now,
-        &legacy,
-    );
+    let tracker =
+        Tracker::new(writer, Classes::new(T, [T / 2, 3 * T]), TICK, Arc::clone(&admission), uids, now)
+            .go_on_after(&legacy);
     assert_eq!((legacy.agents, admission.tracked(), admission.agents_max()), (5, 5, 3));
     assert_eq!(tracker.slots_used(), 5);
     for slot in 0..5 {

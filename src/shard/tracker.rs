@@ -8,7 +8,7 @@ use std::mem;
 use std::sync::Arc;
 
 use crate::config::classes::Classes;
-use crate::lane::{Instruction, instruction};
+use crate::lane::{Daemons, Instruction, instruction};
 use crate::refusal::Refusal;
 use crate::rules::phase::{self, Allowed, By, Facts};
 use crate::rules::{self, Beat, Judgement, Sender, Sight};
@@ -25,6 +25,10 @@ use crate::table::turned_away::TurnedAwayFor;
 use crate::time::MonoNs;
 use crate::wire::{Frame, Status};
 
+mod notify;
+
+const MILLISECOND_NS: u64 = 1_000_000;
+
 /// Timer entries whose agents are prefetched together.
 const DUE_MAX: usize = 32;
 
@@ -35,7 +39,11 @@ pub enum Outcome {
     Beat(u32),
     /// An accepted beat that changed something to report in this slot.
     Changed(u32),
-    /// A refused frame.
+    /// A message that is no beat and has nothing to report.
+    Heard,
+    /// A message that is no beat and changed something to report in this slot.
+    News(u32),
+    /// A refused frame or message.
     Refused(Refusal),
 }
 
@@ -61,6 +69,8 @@ pub struct Tracker {
     seats: Vec<u64>,
     /// What each user costs, and the budget of each.
     pub uids: UidAccounts,
+    /// The agents are daemons that send messages; `None`: they send frames.
+    daemons: Option<Arc<Daemons>>,
 }
 
 /// What the last reload means for slots that were in use then.
@@ -210,27 +220,21 @@ impl Tracker {
             beats_lost: 0,
             seats: vec![0; slots as usize],
             uids,
+            daemons: None,
         }
     }
 
-    /// A tracker of the agents that the process before left in this table. Until they are matched again they
-    /// have the largest threshold: its classes mean nothing here. Agents beyond the limits of `admission` stay.
-    pub fn adopted(
-        writer: TableWriter,
-        classes: Classes,
-        tick_ns: u64,
-        admission: Arc<Admission>,
-        uids: UidAccounts,
-        now: MonoNs,
-        legacy: &Legacy,
-    ) -> Self {
-        let class = classes.unknown();
-        let mut tracker = Self::new(writer, classes, tick_ns, admission, uids, now);
-        tracker.rebuild(|hot| {
+    /// The same on the table that the process before left, for a tracker that has not done anything yet. Until its agents
+    /// are matched again they have the largest threshold: its classes mean nothing here. Agents beyond the limits of its
+    /// admission stay.
+    #[must_use]
+    pub fn go_on_after(mut self, legacy: &Legacy) -> Self {
+        let class = self.classes.unknown();
+        self.rebuild(|hot| {
             hot.class = class;
             hot.paused_before = legacy.paused_before(hot);
         });
-        tracker
+        self
     }
 
     /// Swaps the classes with those of a reload, at `now`. Slots in use have a class of the new table once
@@ -275,9 +279,7 @@ impl Tracker {
             hot.class = self.classes.unknown();
         }
         self.writer.write_hot(slot, &hot);
-        if hot.state == State::Up {
-            self.wheel.set(slot, hot.last_arrival + self.threshold_of(&hot));
-        }
+        self.set_timer(slot, &hot);
         // Last: after a panic in between, the slot is visited again.
         self.renewal.clear(slot);
     }
@@ -335,13 +337,23 @@ impl Tracker {
             }
             let before = hot;
             renew(&mut hot);
+            if self.daemons.is_some() {
+                self.renew_session(slot, &before, &renew);
+            }
             if hot != before {
                 self.writer.write_hot(slot, &hot);
             }
             self.index.put(hot.key(), slot);
-            if hot.state == State::Up {
-                self.wheel.set(slot, hot.last_arrival + self.threshold_of(&hot));
-            }
+            self.set_timer(slot, &hot);
+        }
+    }
+
+    /// Sets the timer of an agent to its deadline, if it has one.
+    fn set_timer(&mut self, slot: u32, hot: &Hot) {
+        if self.daemons.is_some() {
+            self.set_timer_of_daemon(slot);
+        } else if hot.state == State::Up {
+            self.wheel.set(slot, hot.last_arrival + self.threshold_of(hot));
         }
     }
 
@@ -421,8 +433,19 @@ impl Tracker {
 
     #[cold]
     fn admit(&mut self, frame: &Frame, sender: &Sender) -> Outcome {
+        match self.enter(sender) {
+            Ok(slot) => {
+                self.settle(slot, frame, sender);
+                Outcome::Changed(slot)
+            }
+            Err(refused) => refused,
+        }
+    }
+
+    /// A slot for the sender, with its seat; or the refusal.
+    fn enter(&mut self, sender: &Sender) -> Result<u32, Outcome> {
         if let Err(why) = self.admission.enter(sender.pid, sender.uid) {
-            return self.turn_away(sender, why);
+            return Err(self.turn_away(sender, why));
         }
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -434,14 +457,13 @@ impl Tracker {
             // All slots are taken, or the kernel has not granted memory for more yet.
             None => {
                 self.admission.leave(sender.pid);
-                return self.turn_away(sender, NoRoom::Fleet);
+                return Err(self.turn_away(sender, NoRoom::Fleet));
             }
         };
         let row = self.uids.on_admitted(sender.uid, sender.arrival);
         self.seats[slot as usize] = Seat { pid: sender.pid, uid: sender.uid, row }.to_word();
         self.index.put(sender.key(), slot);
-        self.settle(slot, frame, sender);
-        Outcome::Changed(slot)
+        Ok(slot)
     }
 
     fn turn_away(&self, sender: &Sender, why: NoRoom) -> Outcome {
@@ -477,6 +499,9 @@ impl Tracker {
         blind_since: impl Fn(MonoNs) -> u64,
         mut on_stall: impl FnMut(u32),
     ) -> bool {
+        if let Some(terms) = self.terms() {
+            return self.judge_daemons(&terms, sight, budget, blind_since, on_stall);
+        }
         let mut left = budget as usize;
         while left > 0 {
             // Prefetch what judging touches, for all of them at once.
@@ -514,8 +539,8 @@ impl Tracker {
             Judgement::NotBefore(_) if planted!(ForgetsTheTimer) => {}
             Judgement::NotBefore(at) => self.wheel.set(slot, at),
             Judgement::Stalled { is_certain } => {
-                let blind_ns = blind_since(hot.last_arrival);
-                self.stall(slot, hot, By::Rule, is_certain, sight.watermark, blind_ns);
+                let silence = (hot.last_arrival, sight.watermark);
+                self.stall(slot, hot, By::Rule, is_certain, silence, blind_since(hot.last_arrival));
                 on_stall(slot);
             }
         }
@@ -538,8 +563,8 @@ impl Tracker {
                 self.wheel.set(slot, at);
             }
             Judgement::Stalled { is_certain } => {
-                let blind_ns = blind_since(hot.last_arrival);
-                self.stall(slot, hot, allowed.by, is_certain, sight.watermark, blind_ns);
+                let silence = (hot.last_arrival, sight.watermark);
+                self.stall(slot, hot, allowed.by, is_certain, silence, blind_since(hot.last_arrival));
                 on_stall(slot);
             }
         }
@@ -590,13 +615,23 @@ impl Tracker {
         judgement
     }
 
-    fn stall(&mut self, slot: u32, mut hot: Hot, by: By, is_certain: bool, at: MonoNs, blind_ns: u64) {
+    /// Records the stall of a silence from the first to the second instant.
+    fn stall(
+        &mut self,
+        slot: u32,
+        mut hot: Hot,
+        by: By,
+        is_certain: bool,
+        silence: (MonoNs, MonoNs),
+        blind_ns: u64,
+    ) {
+        let (since, at) = silence;
         let mut cold = self.writer.cold(slot);
         cold.stall_by = by.to_code();
         hot.state = State::Stalled;
         cold.stalls = cold.stalls.wrapping_add(1);
         cold.stall_at = at;
-        cold.stall_silent_ns = at.since(hot.last_arrival);
+        cold.stall_silent_ns = at.since(since);
         cold.stall_blind_ns = blind_ns;
         cold.is_stall_uncertain = !is_certain;
         cold.stall_nonce = hot.nonce();
@@ -631,7 +666,9 @@ impl Tracker {
         {
             hot.class = instruction.class;
         }
-        let is_opened = bits & instruction::OPEN != 0 && hot.state == State::Waiting;
+        // A daemon that sent no beat waits for nothing.
+        let is_waiting = hot.state == State::Waiting && self.daemons.is_none();
+        let is_opened = bits & instruction::OPEN != 0 && is_waiting;
         if is_opened {
             hot.state = State::Up;
         }
@@ -645,12 +682,18 @@ impl Tracker {
             let mut cold = self.writer.cold(slot);
             cold.stalls = cold.stalls.wrapping_sub(1);
             self.writer.write(slot, &hot, &cold);
+            if self.daemons.is_some() {
+                hot.state = self.withdraw_from_daemon(slot);
+            }
         }
         if hot != before {
             self.writer.write_hot(slot, &hot);
-            if hot.state == State::Up {
-                self.wheel.set(slot, hot.last_arrival + self.threshold_of(&hot));
-            }
+            self.set_timer(slot, &hot);
+        }
+        if bits & instruction::STARTED_WITH != 0 && self.daemons.is_some() {
+            let started_with = u64::from(instruction.threshold_ms) * MILLISECOND_NS;
+            let is_from_start = bits & instruction::FROM_START != 0;
+            self.introduce_daemon(slot, (started_with > 0).then_some(started_with), is_from_start);
         }
         is_opened || is_kept
     }
@@ -674,10 +717,11 @@ impl Tracker {
             let generation = cold.generation.wrapping_add(1);
             let awaits_ok = heir.status != Status::Ok;
             cold = Cold { generation, first_arrival: hot.last_arrival, awaits_ok, ..Cold::default() };
-            self.writer.write(slot, &heir, &cold);
-            if heir.state == State::Up {
-                self.wheel.set(slot, heir.last_arrival + self.threshold_of(&heir));
+            match self.daemons {
+                Some(_) => self.write_heir(slot, heir, &cold, as_of),
+                None => self.writer.write(slot, &heir, &cold),
             }
+            self.set_timer(slot, &heir);
             return true;
         }
         self.wheel.remove(slot);

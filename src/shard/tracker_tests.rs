@@ -49,7 +49,7 @@ fn beat(tracker: &mut Tracker, ms: u64, pid: u32, nonce: u64) -> Outcome {
 fn slot_of(outcome: Outcome) -> u32 {
     match outcome {
         Outcome::Beat(slot) | Outcome::Changed(slot) => slot,
-        Outcome::Refused(refusal) => panic!("{refusal:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -247,7 +247,7 @@ fn a_slot_whose_agent_may_live_elsewhere_stays_if_it_beat_since() {
 fn what_is_said_of_a_former_holder_does_not_stick_to_the_next() {
     let mut tracker = fixture(4, 4);
     let slot = slot_of(beat(&mut tracker, 100, 100, 1));
-    let instruction = Instruction { as_of: at(50), inner_pid: 7, class: 1, table: 0 };
+    let instruction = Instruction { as_of: at(50), inner_pid: 7, threshold_ms: 7, class: 1, table: 0 };
     let all = instruction::RELEASE | instruction::FORGED | instruction::INNER_PID | instruction::CLASS;
     assert!(tracker.on_instruction(slot, all, instruction));
     let hot = tracker.hot(slot);
@@ -501,7 +501,7 @@ impl World {
         let (kind, slot) = match outcome {
             Outcome::Beat(slot) => ("beat", slot),
             Outcome::Changed(slot) => ("changed", slot),
-            Outcome::Refused(refusal) => return format!("{refusal:?}"),
+            other => return format!("{other:?}"),
         };
         let hot = Hot { paused_before: 0, ..self.tracker.hot(slot) };
         let cold = Cold { generation: 0, ..self.tracker.cold(slot) };

@@ -25,7 +25,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use crate::event::{ActionWhy, BlindPhase, Event, EventKind, NoFrame};
+use crate::event::{ActionWhy, Agent, BlindPhase, Event, EventKind, NoFrame};
 use crate::label::Label;
 use crate::message::Shown;
 use crate::time::MonoNs;
@@ -44,6 +44,14 @@ fn name(kind: &EventKind) -> &'static str {
     match kind {
         EventKind::Auth { .. } => "mismatch",
         other => other.name(),
+    }
+}
+
+/// Those of an event that says only which phase it is.
+fn of_phase(f: &mut fmt::Formatter<'_>, agent: Option<Agent>, phase: &str) -> fmt::Result {
+    match agent {
+        Some(agent) => write!(f, "{}\t{}\t-\t{phase}", agent.pid, agent.nonce),
+        None => write!(f, "-\t-\t-\t{phase}"),
     }
 }
 
@@ -70,10 +78,8 @@ impl fmt::Display for Columns<'_> {
             EventKind::Blind { phase: BlindPhase::End { for_ns }, why, .. } => {
                 write!(f, "-\t-\t-\tend {} {for_ns}", why.as_str())
             }
-            EventKind::Frozen { phase } => match agent {
-                Some(agent) => write!(f, "{}\t{}\t-\t{}", agent.pid, agent.nonce, phase.as_str()),
-                None => write!(f, "-\t-\t-\t{}", phase.as_str()),
-            },
+            EventKind::Frozen { phase } => of_phase(f, agent, phase.as_str()),
+            EventKind::Phase { phase } => of_phase(f, agent, phase.as_str()),
             EventKind::Moved { from } if planted!(SplitsAColumn) => write!(f, "-\t-\t-\tfrom\t{from}"),
             EventKind::Full { refused, share: None } => write!(f, "-\t-\t-\t{refused}"),
             EventKind::Full { refused, share: Some(share) } => {
@@ -216,6 +222,8 @@ mod tests {
             "brake\t-\t-\t-\tengaged 40 150 unit worker@7.service",
             "standstill\t4711\t42\tdegraded\t18446744073709551615",
             "advance\t4711\t42\tdegraded\t18446744073709551615",
+            "phase\t4711\t42\t-\treloading",
+            "stall\t4711\t41\tstall\t-",
             "up\t4711\t42\tdegraded\t18446744073709551615",
         ]
         .map(|columns| format!("1500000000\t{columns}"));

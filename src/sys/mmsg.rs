@@ -7,13 +7,17 @@ use std::ptr::NonNull;
 use crate::sys::datagram::{Credentials, Datagram};
 use crate::time::WallNs;
 
-/// Most datagrams per call. With this many, the cost of the call itself is small per datagram.
-pub const BATCH_MAX: usize = HEADERS_MAX as usize;
-/// The same with the type that recvmmsg(2) takes.
-const HEADERS_MAX: libc::c_uint = 64;
-
-/// Room for one datagram: more than a frame, so that a longer datagram is recognised.
+/// Most frames per call. With this many, the cost of the call itself is small per frame.
+pub const BATCH_MAX: usize = 64;
+/// Room for one frame: more than it has, so that a longer datagram is recognised.
 const DATA_BYTES: usize = 64;
+
+/// Most messages of the notification protocol per call.
+pub const MESSAGES_MAX: usize = 16;
+/// Room for one message.
+const MESSAGE_BYTES: usize = 4096;
+/// Most descriptors that one datagram can carry (SCM_MAX_FD).
+pub const FDS_MAX: usize = 253;
 
 /// Header of a control message: length (as wide as a pointer), level, type.
 const HEADER_BYTES: usize = 16;
@@ -23,6 +27,8 @@ const STAMP_BYTES: usize = 16;
 /// Exactly the room for credentials and stamp: the kernel writes both before any descriptors, and installs no
 /// descriptor that has no room (unix(7), MSG_CTRUNC).
 const CONTROL_BYTES: usize = space(CREDENTIALS_BYTES) + space(STAMP_BYTES);
+/// The same, and the room for all descriptors that can come.
+const CONTROL_BYTES_WITH_FDS: usize = CONTROL_BYTES + space(FDS_MAX * size_of::<RawFd>());
 
 /// CMSG_SPACE(3): a control message with its padding.
 const fn space(data_bytes: usize) -> usize {
@@ -37,25 +43,31 @@ const _: () = {
 };
 
 /// Memory the kernel writes to. Its address never changes, because the headers point into it.
-struct Room {
-    headers: [libc::mmsghdr; BATCH_MAX],
-    slices: [libc::iovec; BATCH_MAX],
-    data: [[u8; DATA_BYTES]; BATCH_MAX],
-    control: [Control; BATCH_MAX],
+struct Room<const LEN: usize, const DATA: usize, const CONTROL: usize> {
+    headers: [libc::mmsghdr; LEN],
+    slices: [libc::iovec; LEN],
+    data: [[u8; DATA]; LEN],
+    control: [Control<CONTROL>; LEN],
 }
 
 /// Aligned like `cmsghdr`, as cmsg(3) requires.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-struct Control([u8; CONTROL_BYTES]);
+struct Control<const CONTROL: usize>([u8; CONTROL]);
 
-/// The datagrams of one receive call, 13 KiB of heap. Only [`Batch::new`] allocates.
-pub struct Batch {
-    /// Owned: allocated by [`Batch::new`], freed by drop. Not a `Box`, which must be the only pointer: the
+/// The frames of one receive call, 13 KiB of heap.
+pub type Batch = BatchOf<BATCH_MAX, DATA_BYTES, CONTROL_BYTES>;
+/// The messages of one receive call with their descriptors, 83 KiB of heap.
+pub type MessageBatch = BatchOf<MESSAGES_MAX, MESSAGE_BYTES, CONTROL_BYTES_WITH_FDS>;
+
+/// The datagrams of one receive call: at most `LEN`, each of at most `DATA` bytes, with `CONTROL` bytes of control data.
+/// Only [`BatchOf::new`] allocates.
+pub struct BatchOf<const LEN: usize, const DATA: usize, const CONTROL: usize> {
+    /// Owned: allocated by [`BatchOf::new`], freed by drop. Not a `Box`, which must be the only pointer: the
     /// headers point there, too.
-    room: NonNull<Room>,
+    room: NonNull<Room<LEN, DATA, CONTROL>>,
     /// The control data of each datagram, parsed once: a descriptor must not be closed twice.
-    attached: [Attached; BATCH_MAX],
+    attached: [Attached; LEN],
     /// Slots filled by the last call.
     filled: usize,
     /// recvmmsg(2) is not permitted to this process: one recvmsg(2) per datagram instead.
@@ -63,43 +75,42 @@ pub struct Batch {
 }
 
 // SAFETY: only this batch owns `room`, which is tied to no thread; every access goes through `self`.
-unsafe impl Send for Batch {}
+unsafe impl<const LEN: usize, const DATA: usize, const CONTROL: usize> Send for BatchOf<LEN, DATA, CONTROL> {}
 
-impl Batch {
+impl<const LEN: usize, const DATA: usize, const CONTROL: usize> BatchOf<LEN, DATA, CONTROL> {
     /// Allocates the slots and sets the pointers in the headers, once.
     pub fn new() -> Self {
         // SAFETY: `mmsghdr` holds only integers and raw pointers, for which all zeroes are a valid value.
         let header: libc::mmsghdr = unsafe { std::mem::zeroed() };
-        let slice = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: DATA_BYTES };
+        let slice = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: DATA };
         let room = NonNull::from(Box::leak(Box::new(Room {
-            headers: [header; BATCH_MAX],
-            slices: [slice; BATCH_MAX],
-            data: [[0; DATA_BYTES]; BATCH_MAX],
-            control: [Control([0; CONTROL_BYTES]); BATCH_MAX],
+            headers: [header; LEN],
+            slices: [slice; LEN],
+            data: [[0; DATA]; LEN],
+            control: [Control([0; CONTROL]); LEN],
         })));
         // Derived from the raw pointer, not from references: later references must not invalidate them.
         // SAFETY: just allocated; only an address inside it is computed.
         let slices = unsafe { &raw mut (*room.as_ptr()).slices }.cast::<libc::iovec>();
         // SAFETY: as above.
-        let data = unsafe { &raw mut (*room.as_ptr()).data }.cast::<[u8; DATA_BYTES]>();
+        let data = unsafe { &raw mut (*room.as_ptr()).data }.cast::<[u8; DATA]>();
         // SAFETY: as above.
-        let control = unsafe { &raw mut (*room.as_ptr()).control }.cast::<Control>();
-        let mut batch =
-            Self { room, attached: [Attached::default(); BATCH_MAX], filled: 0, is_one_by_one: false };
+        let control = unsafe { &raw mut (*room.as_ptr()).control }.cast::<Control<CONTROL>>();
+        let mut batch = Self { room, attached: [Attached::default(); LEN], filled: 0, is_one_by_one: false };
         let room = batch.room_mut();
         for (index, (header, slice)) in room.headers.iter_mut().zip(&mut room.slices).enumerate() {
             slice.iov_base = data.wrapping_add(index).cast();
             header.msg_hdr.msg_iov = slices.wrapping_add(index);
             header.msg_hdr.msg_iovlen = 1;
             header.msg_hdr.msg_control = control.wrapping_add(index).cast();
-            header.msg_hdr.msg_controllen = CONTROL_BYTES as _;
+            header.msg_hdr.msg_controllen = CONTROL as _;
         }
         batch
     }
 
     /// Receives what is queued, oldest first, without blocking, and discards the previous datagrams. Returns
-    /// the number of datagrams: less than [`BATCH_MAX`] means that the queue was empty at some instant during
-    /// the call. Descriptors that a datagram carried are closed before this returns.
+    /// the number of datagrams: less than `LEN` means that the queue was empty at some instant during the call.
+    /// Descriptors that a datagram carried are closed before this returns.
     ///
     /// This does not wait: recvmmsg(2) checks its timeout only after a datagram has arrived. If a filter
     /// (seccomp) refuses that call, each datagram takes a recvmsg(2) from then on.
@@ -108,16 +119,33 @@ impl Batch {
     /// The kernel's, other than EAGAIN (0 datagrams) and EINTR (tried again).
     pub fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let used = std::mem::take(&mut self.filled);
+        self.prepare(used, CONTROL);
+        self.fill(LEN, fd, |_, fd| close(fd))
+    }
+
+    /// Makes the first `used` headers ready for another call, with so much room for control data.
+    #[inline]
+    fn prepare(&mut self, used: usize, control_bytes: usize) {
         for header in &mut self.room_mut().headers[..used] {
             // The kernel wrote the length it used. Without this the next datagram would have no credentials.
-            header.msg_hdr.msg_controllen = CONTROL_BYTES as _;
+            header.msg_hdr.msg_controllen = control_bytes as _;
             header.msg_hdr.msg_flags = 0;
             header.msg_len = 0;
         }
+    }
+
+    /// Receives at most `max` datagrams. `on_fd` gets each descriptor and the index of the datagram that carried it.
+    #[inline]
+    fn fill(
+        &mut self,
+        max: usize,
+        fd: BorrowedFd<'_>,
+        mut on_fd: impl FnMut(usize, OwnedFd),
+    ) -> io::Result<usize> {
         let filled = loop {
-            let taken = if self.is_one_by_one { self.one_by_one(fd) } else { self.recvmmsg(fd) };
+            let taken = if self.is_one_by_one { self.one_by_one(max, fd) } else { self.recvmmsg(max, fd) };
             match taken {
-                Ok(filled) => break filled.min(BATCH_MAX),
+                Ok(filled) => break filled.min(max),
                 Err(error) if is_refusal(&error) && !self.is_one_by_one => self.is_one_by_one = true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 0,
@@ -125,18 +153,18 @@ impl Batch {
             }
         };
         for index in 0..filled {
-            self.attached[index] = parse_control(self.control(index), close);
+            self.attached[index] = parse_control(self.control(index), |fd| on_fd(index, own(fd)));
         }
         self.filled = filled;
         Ok(filled)
     }
 
-    /// How many datagrams the last [`Batch::receive`] returned.
+    /// How many datagrams the last [`BatchOf::receive`] returned.
     pub const fn len(&self) -> usize {
         self.filled
     }
 
-    /// Datagram `index` of the last [`Batch::receive`].
+    /// Datagram `index` of the last [`BatchOf::receive`].
     ///
     /// # Panics
     /// If `index` is not below the number that `receive` returned.
@@ -145,7 +173,7 @@ impl Batch {
         assert!(index < self.filled, "datagram {index} of a batch of {}", self.filled);
         let room = self.room();
         let header = &room.headers[index];
-        let length = (header.msg_len as usize).min(DATA_BYTES);
+        let length = (header.msg_len as usize).min(DATA);
         let attached = &self.attached[index];
         let is_control_truncated = header.msg_hdr.msg_flags & libc::MSG_CTRUNC != 0;
         // Credentials and stamp are complete, so something else was cut off.
@@ -161,29 +189,30 @@ impl Batch {
         }
     }
 
-    /// The attested sender of datagram `index` of the last [`Batch::receive`].
+    /// The attested sender of datagram `index` of the last [`BatchOf::receive`].
     #[inline]
     pub fn sender(&self, index: usize) -> Option<u32> {
         Some(self.attached[index].credentials?.pid)
     }
 
-    fn recvmmsg(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+    fn recvmmsg(&mut self, max: usize, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let headers = self.room_mut().headers.as_mut_ptr();
         let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-        // SAFETY: `fd` is open while it is borrowed. `headers` are BATCH_MAX initialised headers, each with
-        // one slice of DATA_BYTES and CONTROL_BYTES of control room in the same allocation, which lives as
-        // long as self and is unaliased under `&mut self`. recvmmsg(2) writes at most that many headers, and
-        // in each at most iov_len and msg_controllen bytes.
+        let max = libc::c_uint::try_from(max.min(LEN)).unwrap_or(0);
+        // SAFETY: `fd` is open while it is borrowed. `headers` are LEN initialised headers, at least `max`, each
+        // with one slice of DATA bytes and at most CONTROL bytes of control room in the same allocation, which
+        // lives as long as self and is unaliased under `&mut self`. recvmmsg(2) writes at most that many headers,
+        // and in each at most iov_len and msg_controllen bytes.
         let filled =
-            unsafe { libc::recvmmsg(fd.as_raw_fd(), headers, HEADERS_MAX, flags as _, std::ptr::null_mut()) };
+            unsafe { libc::recvmmsg(fd.as_raw_fd(), headers, max, flags as _, std::ptr::null_mut()) };
         usize::try_from(filled).map_err(|_| io::Error::last_os_error())
     }
 
-    /// As [`Batch::recvmmsg`], with one call per datagram.
+    /// As [`BatchOf::recvmmsg`], with one call per datagram.
     #[cold]
-    fn one_by_one(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+    fn one_by_one(&mut self, max: usize, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-        for (index, header) in self.room_mut().headers.iter_mut().enumerate() {
+        for (index, header) in self.room_mut().headers.iter_mut().take(max).enumerate() {
             let into = &raw mut header.msg_hdr;
             // SAFETY: as in `recvmmsg`, for one header.
             let length = unsafe { libc::recvmsg(fd.as_raw_fd(), into, flags) };
@@ -194,7 +223,7 @@ impl Batch {
                 Err(_) => return Err(io::Error::last_os_error()),
             }
         }
-        Ok(BATCH_MAX)
+        Ok(max)
     }
 
     /// The control bytes of a slot that the kernel has just filled.
@@ -202,21 +231,44 @@ impl Batch {
         let room = self.room();
         #[allow(clippy::unnecessary_cast, reason = "narrower than usize with musl")]
         let length = room.headers[index].msg_hdr.msg_controllen as usize;
-        &room.control[index].0[..length.min(CONTROL_BYTES)]
+        &room.control[index].0[..length.min(CONTROL)]
     }
 
-    fn room(&self) -> &Room {
+    fn room(&self) -> &Room<LEN, DATA, CONTROL> {
         // SAFETY: allocated in `new`, initialised, freed only by drop; nothing writes to it under `&self`.
         unsafe { self.room.as_ref() }
     }
 
-    fn room_mut(&mut self) -> &mut Room {
+    fn room_mut(&mut self) -> &mut Room<LEN, DATA, CONTROL> {
         // SAFETY: as in `room`; `&mut self` makes the access exclusive.
         unsafe { self.room.as_mut() }
     }
 }
 
-impl Drop for Batch {
+impl MessageBatch {
+    /// As [`BatchOf::receive`], at most `max` datagrams; `on_fd` gets each descriptor and the index of the datagram
+    /// that carried it.
+    ///
+    /// Descriptors for which there is no room are released by the kernel before the call returns. That may take as long
+    /// as close(2) of a stranger's file: a socket that lingers, for instance. `has_room` is false if the descriptors
+    /// must not come all the same: then the kernel installs none.
+    ///
+    /// # Errors
+    /// As [`BatchOf::receive`].
+    pub fn receive_with_fds(
+        &mut self,
+        max: usize,
+        has_room: bool,
+        fd: BorrowedFd<'_>,
+        on_fd: impl FnMut(usize, OwnedFd),
+    ) -> io::Result<usize> {
+        self.filled = 0;
+        self.prepare(MESSAGES_MAX, if has_room { CONTROL_BYTES_WITH_FDS } else { CONTROL_BYTES });
+        self.fill(max, fd, on_fd)
+    }
+}
+
+impl<const LEN: usize, const DATA: usize, const CONTROL: usize> Drop for BatchOf<LEN, DATA, CONTROL> {
     fn drop(&mut self) {
         // SAFETY: the pointer came from a leaked `Box` in `new` and is not used after this.
         drop(unsafe { Box::from_raw(self.room.as_ptr()) });
@@ -297,12 +349,18 @@ fn long(bytes: &[u8], at: usize) -> i64 {
     bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |raw| i64::from_ne_bytes(*raw))
 }
 
-/// Closes a descriptor that the kernel has just installed in this process.
+/// Takes a descriptor that the kernel has just installed in this process.
 #[cold]
-fn close(fd: RawFd) {
-    // SAFETY: `fd` came with SCM_RIGHTS of this receive call, is not negative, and nothing else uses it: this
-    // function owns it.
-    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: `fd` came with SCM_RIGHTS of this receive call, is not negative, and nothing else uses it: whoever
+    // gets this owns it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Closes a descriptor that came uninvited.
+#[cold]
+fn close(fd: OwnedFd) {
+    drop(fd);
 }
 
 #[cfg(test)]
@@ -318,9 +376,6 @@ mod tests {
 
     use super::*;
     use crate::sys::unix_socket::{behave_like_an_older_kernel, bind, open_receiver};
-
-    /// Most descriptors one datagram can carry (SCM_MAX_FD).
-    const FDS_MAX: usize = 253;
 
     fn pair() -> (tempfile::TempDir, OwnedFd, UnixDatagram) {
         let dir = tempfile::tempdir().unwrap();

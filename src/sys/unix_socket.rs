@@ -34,18 +34,31 @@ const SO_PASSPIDFD: libc::c_int = 76;
 /// # Errors
 /// The kernel's; also if the queue limit cannot be read, since a full queue could not be detected then.
 pub fn open_receiver() -> io::Result<(OwnedFd, u32)> {
+    open_with(false)
+}
+
+/// As [`open_receiver`], a socket whose senders may attach descriptors. Receive from it with
+/// [`MessageBatch`](super::mmsg::MessageBatch), which has room for them.
+///
+/// # Errors
+/// As [`open_receiver`].
+pub fn open_notify_receiver() -> io::Result<(OwnedFd, u32)> {
+    open_with(true)
+}
+
+fn open_with(takes_fds: bool) -> io::Result<(OwnedFd, u32)> {
     let limit = queue_limit()?;
     let fd = datagram_socket()?;
-    set_receiver_options(fd.as_fd())?;
+    set_receiver_options(fd.as_fd(), takes_fds)?;
     Ok((fd, limit))
 }
 
-fn set_receiver_options(fd: BorrowedFd<'_>) -> io::Result<()> {
+fn set_receiver_options(fd: BorrowedFd<'_>, takes_fds: bool) -> io::Result<()> {
     sockopt::set_socket_passcred(fd, true)?;
     set_option(fd, libc::SO_TIMESTAMPNS, true)?;
     // Whatever else the kernel can attach has no room.
-    for option in [SO_PASSRIGHTS, SO_PASSPIDFD, libc::SO_PASSSEC] {
-        match set_option(fd, option, false) {
+    for (option, on) in [(SO_PASSRIGHTS, takes_fds), (SO_PASSPIDFD, false), (libc::SO_PASSSEC, false)] {
+        match set_option(fd, option, on) {
             Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {} // an older kernel
             other => other?,
         }
@@ -77,9 +90,21 @@ pub fn attested_of(fd: BorrowedFd<'_>) -> io::Result<Attested> {
 /// # Errors
 /// The kernel's.
 pub fn adopt_receiver(fd: BorrowedFd<'_>) -> io::Result<Attested> {
+    adopt_with(fd, false)
+}
+
+/// As [`adopt_receiver`], with the options of [`open_notify_receiver`].
+///
+/// # Errors
+/// The kernel's.
+pub fn adopt_notify_receiver(fd: BorrowedFd<'_>) -> io::Result<Attested> {
+    adopt_with(fd, true)
+}
+
+fn adopt_with(fd: BorrowedFd<'_>, takes_fds: bool) -> io::Result<Attested> {
     let attested = attested_of(fd)?;
     rustix::io::ioctl_fionbio(fd, true)?;
-    set_receiver_options(fd)?;
+    set_receiver_options(fd, takes_fds)?;
     Ok(attested)
 }
 

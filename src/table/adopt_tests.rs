@@ -108,7 +108,7 @@ fn extra_words_are_copied_if_the_cold_half_claims_them_and_take_no_memory_otherw
     store_all(old.cold(2), &cold);
     store_all(old.extra(2), &[1, 2, 3, 4, 5, 6, 7, 8]);
     store_all(old.extra(0), &[9; 8]);
-    assert_eq!(writer.cold(2), Cold { terminal_payload: 9, ..session() }, "the bit counts nothing");
+    assert_eq!(writer.cold(2), Cold { terminal_payload: 9, has_extra: true, ..session() });
     let (_, table, _) = adopt(memfd(&old), &HEADER, 16, 2, NOW).unwrap();
     assert_eq!(load_all(table.extra(2)), [1, 2, 3, 4, 5, 6, 7, 8]);
     assert_eq!(load_all(table.extra(0)), [0; 8]);

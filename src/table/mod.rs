@@ -10,7 +10,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use crate::sys::memory::{Words, prefetch};
 use crate::time::MonoNs;
@@ -22,6 +22,7 @@ pub mod place;
 pub mod sequence;
 pub mod slot;
 pub mod slots;
+pub mod status_lines;
 pub mod turned_away;
 pub mod word;
 
@@ -107,9 +108,11 @@ struct Grants {
     ahead: u32,
     /// The kernel's last refusal; 0 = none.
     errno: AtomicI32,
+    /// Memory is granted for extra words, too.
+    has_extra: AtomicBool,
     /// The kernel has no memory left.
     #[cfg(test)]
-    is_refusing: std::sync::atomic::AtomicBool,
+    is_refusing: AtomicBool,
 }
 
 /// The writing half. There is one; it cannot be cloned.
@@ -117,6 +120,9 @@ struct Grants {
 pub struct TableWriter {
     table: Table,
 }
+
+/// The extra words of a slot.
+pub type Extra = [u64; EXTRA_WORDS];
 
 /// The writer was inside the slot at every attempt to read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,8 +178,9 @@ impl Table {
             slots: AtomicU32::new(0),
             ahead,
             errno: AtomicI32::new(0),
+            has_extra: AtomicBool::new(false),
             #[cfg(test)]
-            is_refusing: std::sync::atomic::AtomicBool::new(false),
+            is_refusing: AtomicBool::new(false),
         };
         Self { words: Arc::new(words), capacity, grants: Arc::new(grants) }
     }
@@ -226,6 +233,18 @@ impl Table {
         outcome
     }
 
+    /// Obtains memory for the extra words of all slots that have memory, and of those that get some later. Before it,
+    /// no extra word may be written.
+    ///
+    /// # Errors
+    /// The kernel's, if it has no memory.
+    pub fn grant_extra(&self) -> io::Result<()> {
+        let start = self.extra_start();
+        self.words.grant(start..start + self.granted() as usize * EXTRA_WORDS)?;
+        self.grants.has_extra.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn grant(&self, until: u32) -> io::Result<()> {
         #[cfg(test)]
         if self.grants.is_refusing.load(Ordering::Relaxed) {
@@ -233,7 +252,8 @@ impl Table {
         }
         let slots = self.granted() as usize..until as usize;
         let mut start = HEADER_WORDS;
-        for each in [HOT_WORDS, COLD_WORDS, RARE_WORDS] {
+        let areas = if self.grants.has_extra.load(Ordering::Relaxed) { 4 } else { 3 };
+        for each in [HOT_WORDS, COLD_WORDS, RARE_WORDS, EXTRA_WORDS].into_iter().take(areas) {
             self.words.grant(start + slots.start * each..start + slots.end * each)?;
             start += self.capacity as usize * each;
         }
@@ -275,9 +295,12 @@ impl Table {
     }
 
     fn extra(&self, slot: u32) -> &[AtomicU64; EXTRA_WORDS] {
-        let before = self.capacity as usize * (HOT_WORDS + COLD_WORDS + RARE_WORDS);
-        let start = HEADER_WORDS + before + slot as usize * EXTRA_WORDS;
+        let start = self.extra_start() + slot as usize * EXTRA_WORDS;
         fixed(&self.words[start..start + EXTRA_WORDS])
+    }
+
+    const fn extra_start(&self) -> usize {
+        HEADER_WORDS + self.capacity as usize * (HOT_WORDS + COLD_WORDS + RARE_WORDS)
     }
 
     #[inline]
@@ -302,6 +325,17 @@ impl Table {
     pub fn read_hot(&self, slot: u32) -> Result<Hot, Busy> {
         let hot = self.hot(slot);
         self.read_words(slot, || load_tail(hot)).map(|(frame_pid, words)| Hot::from_words(frame_pid, words))
+    }
+
+    /// A consistent copy of both halves of a slot and of its extra words, if they are its holder's.
+    ///
+    /// # Errors
+    /// As [`Table::read`].
+    pub fn read_with_extra(&self, slot: u32) -> Result<(Hot, Cold, Option<Extra>), Busy> {
+        let hot = self.hot(slot);
+        let read = || (load_tail(hot), self.load_cold(slot), load_all(self.extra(slot)));
+        let (frame_pid, (words, cold, extra)) = self.read_words(slot, read)?;
+        Ok((Hot::from_words(frame_pid, words), cold, cold.has_extra.then_some(extra)))
     }
 
     /// The generation of a slot's holder at this moment or later; a single word cannot be torn.
@@ -347,6 +381,21 @@ impl TableWriter {
     #[must_use]
     pub fn cold(&self, slot: u32) -> Cold {
         self.table.load_cold(slot)
+    }
+
+    /// The extra words as last written, if they are the holder's.
+    #[must_use]
+    pub fn extra(&self, slot: u32) -> Option<Extra> {
+        self.cold(slot).has_extra.then(|| load_all(self.table.extra(slot)))
+    }
+
+    /// Replaces both halves and the extra words at once, which are the holder's afterwards.
+    pub fn write_with_extra(&mut self, slot: u32, hot: &Hot, cold: &Cold, extra: &Extra) {
+        let sequence = &self.table.hot(slot)[0];
+        begin(sequence);
+        store_all(self.table.extra(slot), extra);
+        // Opens the record again, which is open, and closes it.
+        self.write(slot, hot, &Cold { has_extra: true, ..*cold });
     }
 
     /// Replaces the hot half. One cache line.
@@ -545,9 +594,37 @@ mod tests {
     }
 
     #[test]
+    fn memory_for_extra_words_is_granted_where_they_are_used() {
+        let (_, table) = create_granted(1 << 20, HEADER, 1000).expect("table");
+        table.grant_extra().expect("granted");
+        let expected = |slots: u64| slots * SLOT_BYTES..slots * SLOT_BYTES + 10 * 4096;
+        assert!(expected(1000).contains(&table.memory()), "{}", table.memory());
+        table.grant_ahead(600).expect("granted");
+        assert_eq!(table.granted(), 1600);
+        assert!(expected(1600).contains(&table.memory()), "{}", table.memory());
+    }
+
+    #[test]
+    fn extra_words_are_those_of_the_holder_alone() {
+        let (mut writer, table) = create(2, HEADER).expect("table");
+        let hot = Hot { pid: 8, state: State::Up, ..Hot::default() };
+        let cold = Cold { generation: 1, ..Cold::default() };
+        writer.write(0, &hot, &cold);
+        assert_eq!(table.read_with_extra(0), Ok((hot, cold, None)));
+        let extra = [1, 2, 3, 4, 5, 6, 7, 8];
+        writer.write_with_extra(0, &hot, &cold, &extra);
+        assert_eq!(writer.extra(0), Some(extra));
+        let with = Cold { has_extra: true, ..cold };
+        assert_eq!(table.read_with_extra(0), Ok((hot, with, Some(extra))));
+        assert_eq!(table.read_with_extra(1), Ok((Hot::default(), Cold::default(), None)));
+        writer.write(0, &hot, &Cold { generation: 2, ..cold });
+        assert_eq!(writer.extra(0), None);
+    }
+
+    #[test]
     fn readers_in_other_threads_never_see_a_torn_slot() {
         let (mut writer, table) = create(1, HEADER).expect("table");
-        let done = std::sync::atomic::AtomicBool::new(false);
+        let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 let mut seen = 0_u64;

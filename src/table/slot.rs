@@ -17,12 +17,10 @@ pub const COLD_WORDS: usize = 8;
 /// Further words of a cold half that few agents use, for stalls, jumps, terminal frames and late claims: 128
 /// bytes.
 pub const RARE_WORDS: usize = 16;
-/// Words that no version uses yet, 64 bytes, kept for what later ones know of single agents: a sample of the
-/// payload and its instant, a threshold of the agent's own, an extended deadline, a phase.
+/// Words of what is known of single agents, 64 bytes: the session of a daemon.
 ///
-/// They count only while the `EXTRA` bit of the cold half is set, so neither a new nor a released slot has to
-/// touch them. Their memory is not granted with that of the other words: a plan that uses them adds their area
-/// to those that `Table::grant` walks.
+/// They count only while [`Cold::has_extra`] is set, so neither a new nor a released slot has to touch them. Their
+/// memory is not granted with that of the other words.
 pub const EXTRA_WORDS: usize = 8;
 
 /// Whether a slot holds an agent, and the last verdict on it.
@@ -214,6 +212,8 @@ pub struct Cold {
     pub begun: u32,
     /// Which threshold the last stall was judged by: see [`By`](crate::rules::phase::By).
     pub stall_by: u8,
+    /// The extra words belong to this holder.
+    pub has_extra: bool,
 }
 
 impl Hot {
@@ -321,7 +321,7 @@ const fn unpair(word: u64) -> (u32, u32) {
 const HONEST: u32 = 1 << 31;
 /// The next bit: some rare word is not 0, so they are stored.
 const RARE: u32 = 1 << 30;
-/// The next bit: the extra words belong to this holder. No version sets it yet.
+/// The next bit: the extra words belong to this holder.
 const EXTRA: u32 = 1 << 29;
 /// The next bit: no status `ok` so far.
 const AWAITS_OK: u32 = 1 << 28;
@@ -389,6 +389,7 @@ impl Cold {
         let honest = if self.is_honest { HONEST } else { 0 };
         let awaits_ok = if self.awaits_ok { AWAITS_OK } else { 0 };
         let begun = (self.begun & BEGUN) << BEGUN_SHIFT | self.downgrades & DOWNGRADES;
+        let extra = if self.has_extra { EXTRA } else { 0 };
         let is_rare = if rare.iter().fold(0, |all, word| all | word) == 0 { 0 } else { RARE };
         let words = [
             pair(self.generation, u32::from(self.users) << 16 | u32::from(self.beats_rounds)),
@@ -398,7 +399,7 @@ impl Cold {
             pair(self.streams, self.statuses),
             pair(self.terminals, self.versions),
             self.changed_at.0,
-            pair(self.claimed_pid, begun | awaits_ok | honest | is_rare),
+            pair(self.claimed_pid, begun | awaits_ok | honest | is_rare | extra),
         ];
         (words, rare)
     }
@@ -450,6 +451,7 @@ impl Cold {
             downgrades: downgrades & DOWNGRADES,
             awaits_ok: downgrades & AWAITS_OK != 0,
             begun: downgrades >> BEGUN_SHIFT & BEGUN,
+            has_extra: downgrades & EXTRA != 0,
         }
     }
 }
@@ -495,6 +497,7 @@ mod tests {
                 terminal_payload: numbers[0], terminal_before: numbers[1], terminal_first: numbers[2],
                 claimed_at: MonoNs(numbers[3]), claimed_pid: small[0], downgrades: small[1] >> 30,
                 is_honest: uncertain, awaits_ok: !uncertain, begun: small[2] >> 8, stall_by: class >> 2,
+                has_extra: uncertain,
             };
             let (words, rare) = cold.to_words();
             prop_assert_eq!(has_rare(&words), rare != [0; RARE_WORDS]);

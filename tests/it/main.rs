@@ -34,6 +34,7 @@ mod load;
 mod memory;
 mod names;
 mod neighbours;
+mod notify;
 mod observer;
 mod outputs;
 mod package;

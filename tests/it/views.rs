@@ -509,7 +509,7 @@ fn top_selects_sorts_filters_and_explains_at_every_size() {
         terminal.expect(&format!("only state stalled, pid {}: no agents", pids[1]));
         // Escape and a letter at once would be Alt and the letter.
         terminal.keys(&["Escape"]);
-        terminal.expect("stock-agent");
+        wait_for("the list of all", || (!terminal.screen().contains("only state")).then_some(()));
         terminal.keys(&["u", "root", "Enter"]);
         terminal.expect("only user root: 3 agents");
         terminal.keys(&["u", "no-such-user", "Enter"]);

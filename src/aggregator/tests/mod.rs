@@ -2,6 +2,7 @@
 //! a table of processes.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
@@ -11,8 +12,9 @@ use crate::config::RuleMatch;
 use crate::config::classes::Classes;
 use crate::config::plan::Rule;
 use crate::journal::{Estate, Identity};
-use crate::lab::replay::{Act, Recorded, Replay, Script};
+use crate::lab::replay::{Act, MessageReplay, Recorded, Replay, Script};
 use crate::lane::kick::Kick;
+use crate::notify::daemon::Terms;
 use crate::process::procfs::{Incarnation, Life};
 use crate::shard::Shard;
 use crate::shard::front::{Front, Limits};
@@ -30,6 +32,7 @@ mod blindness;
 mod coming_and_going;
 mod crowd;
 mod ending;
+mod lanes;
 mod neighbours;
 mod phases;
 mod progress;
@@ -61,6 +64,8 @@ pub(super) struct World {
     pub(super) clock: ManualClock,
     pub(super) scripts: Vec<Script>,
     pub(super) shards: Vec<Shard<Replay, ManualClock>>,
+    /// The shard of daemons, the last, if there is one.
+    pub(super) daemons: Option<Shard<MessageReplay, ManualClock>>,
     pub(super) ports: Vec<Arc<Port>>,
     pub(super) aggregator: Aggregator,
     pub(super) events: Receiver<Event>,
@@ -103,18 +108,34 @@ impl World {
         uid_agents_max: Option<u32>,
         uid_frames_max: Option<u32>,
     ) -> Self {
+        Self::with_daemons(shards, agents_max, rules, (uid_agents_max, uid_frames_max), None)
+    }
+
+    /// With `terms` the last shard is one of daemons.
+    pub(super) fn with_daemons(
+        shards: usize,
+        agents_max: u32,
+        rules: Vec<Rule>,
+        (uid_agents_max, uid_frames_max): (Option<u32>, Option<u32>),
+        terms: Option<Terms>,
+    ) -> Self {
         let clock = ManualClock::new(START, 1_700_000_000_000_000_000);
         let classes = Classes::of_rules(THRESHOLD, &rules);
         let threshold_min_ns = classes.smallest_ns();
         let doorbell = Arc::new(Doorbell::default());
         let admission = Admission::with_shares(agents_max, uid_agents_max).unwrap();
         let (mut scripts, mut made, mut ports) = (Vec::new(), Vec::new(), Vec::new());
+        let mut daemons = None;
         for shard in 0..shards {
             let number = |n: usize| u16::try_from(n).unwrap();
             let header =
                 Header { boot_id: 0, pid_namespace: 0, shard: number(shard), shards: number(shards) };
             let (writer, table) = table::create(agents_max, header).unwrap();
-            let port = Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap();
+            let mut port = Port::new(table, Arc::new(Kick::new().unwrap()), false).unwrap();
+            let terms = terms.filter(|_| shard + 1 == shards);
+            if let Some(terms) = terms {
+                port = port.of_daemons(terms).unwrap();
+            }
             let port = Arc::new(port.with_turned_away(admission.turned_away()));
             let admission = Arc::clone(&admission);
             let uids = UidAccounts::new(Arc::clone(&port.uids), uid_frames_max);
@@ -122,8 +143,15 @@ impl World {
             let tracker = Tracker::new(writer, classes.clone(), TICK, admission, uids, now);
             let script = Script::new(&clock, QUEUE.max(agents_max));
             let limits = Limits { threshold_min_ns, tick_ns: TICK };
-            let front = Front::new(script.transport(), clock.clone(), tracker, limits, None);
-            made.push(Shard::new(front, Arc::clone(&port), Arc::clone(&doorbell), 0));
+            if terms.is_some() {
+                let tracker = tracker.of_daemons(port.daemons.clone().unwrap());
+                let transport = MessageReplay { inner: script.transport(), let_go: Rc::default() };
+                let front = Front::new(transport, clock.clone(), tracker, limits, None);
+                daemons = Some(Shard::new(front, Arc::clone(&port), Arc::clone(&doorbell), 0));
+            } else {
+                let front = Front::new(script.transport(), clock.clone(), tracker, limits, None);
+                made.push(Shard::new(front, Arc::clone(&port), Arc::clone(&doorbell), 0));
+            }
             scripts.push(script);
             ports.push(port);
         }
@@ -145,6 +173,7 @@ impl World {
             clock,
             scripts,
             shards: made,
+            daemons,
             ports,
             aggregator,
             events,
@@ -189,6 +218,10 @@ impl World {
                     self.scripts[index].at(self.now(), Act::Kick);
                     self.shards[index].turn().unwrap();
                 }
+            }
+            if let Some(daemons) = &mut self.daemons {
+                self.scripts[self.shards.len()].at(self.clock.mono(), Act::Kick);
+                daemons.turn().unwrap();
             }
             if !self.is_aggregator_asleep {
                 self.aggregate();
@@ -243,7 +276,7 @@ impl World {
         }
     }
 
-    fn identify(&self, Question { holder, pid, of }: Question) -> Finding {
+    fn identify(&self, Question { holder, pid, of, .. }: Question) -> Finding {
         let program = |process: &Process| Program {
             comm: Some(process.comm.to_owned()),
             exe: Some(process.exe.to_owned()).filter(|exe| !exe.is_empty()),
@@ -296,6 +329,11 @@ impl World {
     /// `pid` sends this frame to `shard` now.
     pub(super) fn send(&mut self, shard: usize, pid: u32, frame: &Frame) {
         self.scripts[shard].at(self.now(), Act::Send(Recorded::frame(frame, pid)));
+    }
+
+    /// `pid` sends this message to the shard of daemons now.
+    pub(super) fn notify(&mut self, pid: u32, text: &str) {
+        self.scripts[self.shards.len()].at(self.now(), Act::Send(Recorded::bytes(text.as_bytes(), pid)));
     }
 
     /// As [`World::send`], of a process that has another user now.

@@ -259,6 +259,7 @@ fn in_words(event: &Event) -> String {
         }
         EventKind::Standstill { .. } => format!("{who}{shard} beats, but does not advance"),
         EventKind::Advance { .. } => format!("{who}{shard} does not stand still any more"),
+        EventKind::Phase { phase } => format!("{who}{shard} says that it is {}", phase.as_str()),
         EventKind::Frozen { phase } => {
             format!("{who}{shard}: frozen by its control group, {}", phase.as_str())
         }

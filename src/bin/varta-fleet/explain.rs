@@ -5,8 +5,8 @@ use std::io::{self, Write as _};
 
 use varta_fleet::Shown;
 use varta_fleet::api::{
-    ActCase, ActHold, AgentAct, AgentState, Detail, Evidence, EvidenceFile, EvidenceVerdict, Exited, Fleet,
-    Past, Refused, Tracked, TurnedAwayFor,
+    ActCase, ActHold, AgentAct, AgentState, DaemonPhase, DaemonSays, Detail, Evidence, EvidenceFile,
+    EvidenceVerdict, Exited, Fleet, Origin, Past, Refused, ThresholdOf, Tracked, TurnedAwayFor,
 };
 use varta_fleet::event::{Event, EventKind, Texts};
 
@@ -161,7 +161,7 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
     let agent = &tracked.agent;
     let inside = agent.ns_pid.map(|pid| format!(", pid {pid} in its own namespace")).unwrap_or_default();
     let mut said = vec![format!(
-        "{} (pid {}{inside}, uid {}) {} on shard {}, wire version {}{}.",
+        "{} (pid {}{inside}, uid {}) {} on shard {}{}{}.",
         comm(agent),
         agent.pid,
         agent.uid,
@@ -171,12 +171,19 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
             AgentState::Standstill => "is at a STANDSTILL: it beats, and its payload stays the same",
             AgentState::Waiting => "has sent nothing but crash reports",
             _ if is_overdue(tracked) => "is silent",
+            _ if agent.daemon.as_ref().is_some_and(|daemon| !daemon.beats) =>
+                "says how it is, and does not beat,",
             _ => "beats",
         },
         agent.shard,
-        agent.wire.as_str(),
+        if agent.origin == Origin::Vlp {
+            format!(", wire version {}", agent.wire.as_str())
+        } else {
+            ", by messages of sd_notify".to_owned()
+        },
         if tracked.off_hash { ", which is not where its pid hashes to" } else { "" },
     )];
+    said.extend(agent.daemon.as_ref().and_then(says));
     let belongs = belongs(
         ["runs", "belongs", "is"],
         tracked.exe.as_deref(),
@@ -240,6 +247,30 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
     paragraphs(&said.join(" "), past)
 }
 
+/// What a daemon says of itself, in a sentence.
+fn says(daemon: &DaemonSays) -> Option<String> {
+    let phase = daemon.phase.map(|phase| match phase {
+        DaemonPhase::Starting => "that it starts",
+        DaemonPhase::Up => "that it is up",
+        DaemonPhase::Reloading => "that it reloads",
+        DaemonPhase::Stopping => "that it stops",
+        _ => "another phase",
+    });
+    let name = Some(&daemon.name).filter(|name| !name.is_empty());
+    let text = Some(&daemon.text).filter(|text| !text.is_empty());
+    let parts: Vec<String> = [
+        phase.map(str::to_owned),
+        name.map(|name| format!("that its name is {}", Shown(name))),
+        text.map(|text| format!("\u{201c}{}\u{201d}", Shown(text))),
+        daemon.errno.map(|errno| format!("error {errno}")),
+        daemon.exit_status.map(|status| format!("exit status {status}")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    (!parts.is_empty()).then(|| format!("It says {}.", listed(&parts)))
+}
+
 /// What a process runs and belongs to, as far as it is known.
 fn belongs(
     [runs, belongs, is]: [&str; 3],
@@ -271,6 +302,13 @@ fn is_overdue(tracked: &Tracked) -> bool {
 fn last_beat(tracked: &Tracked) -> String {
     let agent = &tracked.agent;
     let period = tracked.period_ns.map(|ns| format!(", usually one every {}", time(ns))).unwrap_or_default();
+    if agent.daemon.as_ref().is_some_and(|daemon| !daemon.beats) {
+        return format!(
+            "Its last message came {} ago, its first one {} ago.",
+            time(tracked.as_of.saturating_sub(agent.last_ns)),
+            time(tracked.as_of.saturating_sub(agent.first_ns)),
+        );
+    }
     format!(
         "Its last beat came {} ago; it has sent {} since {} ago{period}.",
         time(tracked.as_of.saturating_sub(agent.last_ns)),
@@ -286,6 +324,20 @@ fn threshold(tracked: &Tracked, fleet: &Fleet) -> String {
         _ => "",
     };
     let threshold = format!("{}{phase}", time(tracked.agent.threshold_ns));
+    if let Some(daemon) = &tracked.agent.daemon {
+        let why = match daemon.threshold_of {
+            ThresholdOf::Message => Some("it asked for that"),
+            ThresholdOf::Environment => Some("it was started with that"),
+            ThresholdOf::Nothing => Some("the longest there is: it asked for none, and no rule gives it one"),
+            _ => None,
+        };
+        if !daemon.beats {
+            return "It never sent WATCHDOG=1, so no silence is a stall for it.".to_owned();
+        }
+        if let Some(why) = why {
+            return format!("A silence of {threshold} is a stall for it ({why}).");
+        }
+    }
     let Some(index) = tracked.rule else {
         let why = match fleet.rules.len() {
             0 => "the default",

@@ -5,8 +5,8 @@ use std::io;
 use varta_fleet::api::Agent;
 use varta_fleet::config::KeySet;
 use varta_fleet::event::{
-    ActionPhase, ActionWhy, AdvanceWhy, BlindPhase, BlindWhy, BrakePhase, BrakeScope, Event, EventKind,
-    ExitHow, FrozenPhase, ReloadOutcome, RestartWhy, SessionWhy, StallPhase,
+    ActionPhase, ActionWhy, AdvanceWhy, BlindPhase, BlindWhy, BrakePhase, BrakeScope, DaemonPhase, Event,
+    EventKind, ExitHow, FrozenPhase, Origin, ReloadOutcome, RestartWhy, SessionWhy, StallPhase,
 };
 use varta_fleet::label::Label;
 use varta_fleet::priority::Standing;
@@ -104,6 +104,9 @@ fn predicate(event: &Event) -> String {
     let said_of_itself = event.agent.map(|agent| (agent.status.as_str(), agent.payload));
     let (status, payload) = said_of_itself.unwrap_or(("?", 0));
     match event.kind {
+        EventKind::Up if event.agent.is_some_and(|agent| agent.origin == Origin::Notify) => {
+            "speaks sd_notify".to_owned()
+        }
         EventKind::Up => format!("beats, status {status}"),
         EventKind::Stall { silent_ns, certain, blind_ns, process, used_cpu, phase, .. } => {
             let process =
@@ -113,7 +116,7 @@ fn predicate(event: &Event) -> String {
                 Some(false) => ", used no CPU",
                 None => "",
             };
-            let phase = match phase {
+            let in_phase = match phase {
                 Some(StallPhase::Start) => " at its start",
                 Some(StallPhase::Payload) => " in the phase that its payload says",
                 _ => "",
@@ -121,7 +124,11 @@ fn predicate(event: &Event) -> String {
             let certainty = if certain { "" } else { ", not certain" };
             let blind = Some(blind_ns).filter(|ns| *ns > 0);
             let blind = blind.map(|ns| format!(", blind for {}", time(ns))).unwrap_or_default();
-            format!("silent for {}{phase}{process}{cpu}{certainty}{blind}", time(silent_ns))
+            let what = match phase {
+                Some(StallPhase::Stopping) => "stops, and has not ended after",
+                _ => "silent for",
+            };
+            format!("{what} {}{in_phase}{process}{cpu}{certainty}{blind}", time(silent_ns))
         }
         EventKind::Resume { silent_ns, lost, .. } => {
             let lost = Some(lost).filter(|lost| *lost > 0);
@@ -131,6 +138,14 @@ fn predicate(event: &Event) -> String {
         EventKind::Frozen { phase: FrozenPhase::Begin } => {
             "silent because its control group is frozen, which is not a stall".to_owned()
         }
+        EventKind::Phase { phase } => match phase {
+            DaemonPhase::Starting => "starts",
+            DaemonPhase::Up => "is ready",
+            DaemonPhase::Reloading => "reloads",
+            DaemonPhase::Stopping => "stops",
+            _ => "is in another phase",
+        }
+        .to_owned(),
         EventKind::Standstill { still_ns, certain } => {
             let certainty = if certain { "" } else { ", not certain" };
             format!("beats, but stands still at payload {payload} for {}{certainty}", time(still_ns))

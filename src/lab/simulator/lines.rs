@@ -44,6 +44,7 @@ pub fn read_back(event: &Event) -> Result<(), String> {
         EventKind::Standstill { still_ns, certain } => {
             number("still_ns") == Some(still_ns) && object["certain"].as_bool() == Some(certain)
         }
+        EventKind::Phase { phase } => object["phase"].as_str() == Some(phase.as_str()),
         EventKind::Advance { still_ns, why } => {
             number("still_ns") == Some(still_ns) && object["why"].as_str() == Some(why.as_str())
         }

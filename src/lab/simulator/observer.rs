@@ -217,7 +217,7 @@ fn one_shard(
             Front::new(transport, clock, tracker, limits, allowed)
         }
         Some(legacy) => {
-            let tracker = Tracker::adopted(writer, classes, tick, admission, uids, now, legacy);
+            let tracker = Tracker::new(writer, classes, tick, admission, uids, now).go_on_after(legacy);
             Front::adopted(transport, clock, tracker, limits, allowed, legacy)
         }
     };

@@ -707,7 +707,7 @@ impl<'a> World<'a> {
     }
 
     /// Answers with the truth at this instant.
-    fn identify(&mut self, Question { holder, pid, of }: Question) -> Finding {
+    fn identify(&mut self, Question { holder, pid, of, .. }: Question) -> Finding {
         self.lookups += 1;
         let now = self.now;
         let fails = self.story.setting.lookup_fails;

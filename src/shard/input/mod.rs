@@ -5,6 +5,7 @@ use std::io;
 use crate::sys::datagram::Datagram;
 use crate::time::MonoNs;
 
+pub mod notify;
 pub mod survey;
 pub mod unix;
 
@@ -12,6 +13,9 @@ pub mod unix;
 ///
 /// Used by one thread. Does not allocate after construction.
 pub trait Transport {
+    /// Whether its datagrams are messages of the notification protocol, and not frames.
+    const HAS_MESSAGES: bool = false;
+
     /// Sleeps until a datagram is queued (only if `for_datagrams`), the shard is kicked, or it is `until`.
     /// `now` is the last reading of the same clock. A shard blocks nowhere else. Consumes a kick. May return
     /// early.
@@ -34,6 +38,15 @@ pub trait Transport {
     /// The attested sender of datagram `index` of the last batch, without reading the rest; `None` if the
     /// kernel attests none.
     fn sender(&self, index: usize) -> Option<u32>;
+
+    /// Descriptors that came with datagram `index` of the last batch, as far as they were taken.
+    fn fds(&self, _index: usize) -> usize {
+        0
+    }
+
+    /// Everything that datagram `index` says was done: closes the descriptors that came with it, soon and on another
+    /// thread. `is_barrier`: its sender waits for that.
+    fn let_go(&mut self, _index: usize, _is_barrier: bool) {}
 
     /// Whether the last [`Transport::receive`], which returned `len`, found the queue empty at some instant.
     fn was_emptied_by(&self, len: usize) -> bool {

@@ -21,7 +21,7 @@ use crate::sys::unix_socket::send_empty;
 pub const LIMIT_MAX: u32 = 65_536;
 /// The limit of a socket to which nothing can be sent. Shorter than any in use: a queue that is believed to be
 /// shorter than it is makes stalls late, never false.
-const LIMIT_UNKNOWN: u32 = 10;
+pub const LIMIT_UNKNOWN: u32 = 10;
 /// Attempts, if others keep the queue full.
 const ROUNDS: usize = 4;
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -25,23 +25,79 @@ use crate::time::MonoNs;
 /// How long a failed wait sleeps before it returns.
 const FAILED: Duration = Duration::from_millis(10);
 
-/// The kernel's queue of one bound socket.
+/// What one receive call takes from a socket.
+pub trait Receive {
+    /// Most datagrams of one call.
+    const MAX: usize;
+    /// As [`Transport::HAS_MESSAGES`].
+    const HAS_MESSAGES: bool = false;
+
+    /// As [`Transport::receive`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize>;
+    /// Datagrams of the last call.
+    fn len(&self) -> usize;
+    /// Whether the last call, which returned `len`, found the queue empty at some instant.
+    fn was_emptied_by(&self, len: usize) -> bool;
+    /// As [`Transport::datagram`].
+    fn datagram(&self, index: usize) -> Datagram<'_>;
+    /// As [`Transport::sender`].
+    fn sender(&self, index: usize) -> Option<u32>;
+    /// As [`Transport::fds`].
+    fn fds(&self, _index: usize) -> usize {
+        0
+    }
+    /// As [`Transport::let_go`].
+    fn let_go(&mut self, _index: usize, _is_barrier: bool) {}
+}
+
+impl Receive for Batch {
+    const MAX: usize = BATCH_MAX;
+
+    #[inline]
+    fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        Self::receive(self, socket)
+    }
+
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+
+    #[inline]
+    fn was_emptied_by(&self, len: usize) -> bool {
+        len < BATCH_MAX
+    }
+
+    #[inline]
+    fn datagram(&self, index: usize) -> Datagram<'_> {
+        Self::datagram(self, index)
+    }
+
+    #[inline]
+    fn sender(&self, index: usize) -> Option<u32> {
+        Self::sender(self, index)
+    }
+}
+
+/// The kernel's queue of one bound socket, of frames unless it says otherwise.
 ///
 /// The socket is shared because it outlives the thread: a restarted shard continues with the same queue.
-pub struct Unix {
+pub struct Unix<B = Batch> {
     socket: Arc<OwnedFd>,
     queue_limit: u32,
-    batch: Batch,
+    batch: B,
     /// Received before this was made; they come first.
-    backlog: VecDeque<Batch>,
+    backlog: VecDeque<B>,
     /// The last batch is of the backlog: it proves nothing about the queue.
     is_backlog: bool,
     kick: Arc<Kick>,
     wakers: Wakers,
 }
 
-impl Unix {
-    /// Receives from `socket`, whose queue has the limit `queue_limit`; `kick` ends its waits. Allocates all
+impl Unix<Batch> {
+    /// Receives frames from `socket`, whose queue has the limit `queue_limit`; `kick` ends its waits. Allocates all
     /// memory it needs. Costs two descriptors.
     ///
     /// # Errors
@@ -60,8 +116,24 @@ impl Unix {
         queue_limit: u32,
         kick: Arc<Kick>,
     ) -> io::Result<Self> {
+        Self::with(Batch::new(), backlog, socket, queue_limit, kick)
+    }
+}
+
+impl<B> Unix<B> {
+    /// Receives by `batch`, after `backlog`.
+    ///
+    /// # Errors
+    /// As [`Unix::new`].
+    pub fn with(
+        batch: B,
+        backlog: VecDeque<B>,
+        socket: Arc<OwnedFd>,
+        queue_limit: u32,
+        kick: Arc<Kick>,
+    ) -> io::Result<Self> {
         let wakers = Wakers::new(&kick)?;
-        Ok(Self { socket, queue_limit, batch: Batch::new(), backlog, is_backlog: false, kick, wakers })
+        Ok(Self { socket, queue_limit, batch, backlog, is_backlog: false, kick, wakers })
     }
 
     /// Waits until `until`, for a datagram or a kick.
@@ -161,7 +233,7 @@ impl Wakers {
     }
 }
 
-impl fmt::Debug for Unix {
+impl<B> fmt::Debug for Unix<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Unix")
             .field("socket", &self.socket)
@@ -170,7 +242,9 @@ impl fmt::Debug for Unix {
     }
 }
 
-impl Transport for Unix {
+impl<B: Receive> Transport for Unix<B> {
+    const HAS_MESSAGES: bool = B::HAS_MESSAGES;
+
     fn wait(&mut self, for_datagrams: bool, now: MonoNs, until: MonoNs) -> io::Result<()> {
         if !self.backlog.is_empty() {
             return Ok(());
@@ -196,7 +270,7 @@ impl Transport for Unix {
     }
 
     fn was_emptied_by(&self, len: usize) -> bool {
-        len < BATCH_MAX && !self.is_backlog
+        !self.is_backlog && self.batch.was_emptied_by(len)
     }
 
     #[inline]
@@ -210,7 +284,15 @@ impl Transport for Unix {
     }
 
     fn batch_max(&self) -> usize {
-        BATCH_MAX
+        B::MAX
+    }
+
+    fn fds(&self, index: usize) -> usize {
+        self.batch.fds(index)
+    }
+
+    fn let_go(&mut self, index: usize, is_barrier: bool) {
+        self.batch.let_go(index, is_barrier);
     }
 
     fn queue_limit(&self) -> u32 {

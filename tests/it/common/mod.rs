@@ -6,6 +6,7 @@
 
 mod agent;
 mod chance;
+mod daemon;
 mod event;
 pub mod cgroup;
 mod freezer;
@@ -35,6 +36,7 @@ use rustix::process::{Pid, Signal, kill_process};
 pub use agent::{Agent, AgentOptions, Client, python, rust_program};
 pub use cgroup::Cgroup;
 pub use chance::Chance;
+pub use daemon::Daemon;
 pub use event::Event;
 pub use freezer::Freezer;
 pub use injection::Injection;

@@ -120,6 +120,7 @@ const fn wave(event: &Event) -> Option<Wave> {
         | EventKind::Resume { .. }
         | EventKind::Standstill { .. }
         | EventKind::Advance { .. }
+        | EventKind::Phase { .. }
         | EventKind::Missing { .. } => Some((None, None)),
         EventKind::Exit { how, .. } => Some((how, None)),
         EventKind::Action { action, phase, why, how, errno, .. } => {

@@ -1,0 +1,43 @@
+"""A daemon that speaks the protocol of sd_notify(3). It does what each line of its input says, and answers `done`.
+
+send TEXT      sends a message; \\n in TEXT is a line end
+beat SECONDS   sends WATCHDOG=1 now and every so many seconds from now on; 0: not any more
+end CODE       exits
+"""
+
+import os
+import socket
+import sys
+import threading
+
+sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+
+def send(text):
+    sender.sendto(text.encode(), os.environ["NOTIFY_SOCKET"])
+
+
+period, changed = [0.0], threading.Condition()
+
+
+def beats():
+    while True:
+        with changed:
+            changed.wait(period[0] or None)
+            if period[0]:
+                send("WATCHDOG=1")
+
+
+threading.Thread(target=beats, daemon=True).start()
+print(os.getpid(), flush=True)
+for line in sys.stdin:
+    command, _, argument = line.rstrip("\n").partition(" ")
+    if command == "send":
+        send(argument.replace("\\n", "\n"))
+    elif command == "beat":
+        with changed:
+            period[0] = float(argument)
+            changed.notify()
+    elif command == "end":
+        os._exit(int(argument))
+    print("done", flush=True)
