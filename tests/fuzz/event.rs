@@ -10,8 +10,8 @@ use serde_json::Value;
 use varta_fleet::config::KeySet;
 use varta_fleet::event::{
     About, ActionName, ActionPhase, ActionWhy, AdvanceWhy, Agent, BlindPhase, BlindWhy, BrakePhase,
-    BrakeScope, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, ProcessState,
-    ReloadOutcome, RestartWhy, SessionWhy, ShareSpent, StallPhase,
+    BrakeScope, DaemonPhase, Event, EventKind, ExitHow, FloodWhy, FrozenPhase, IoPlace, NoFrame, Origin,
+    ProcessState, ReloadOutcome, RestartWhy, SessionWhy, ShareSpent, StallPhase,
 };
 use varta_fleet::fuzzing::Format;
 use varta_fleet::label::Label;
@@ -92,6 +92,7 @@ fn any_agent(values: &mut Unstructured<'_>) -> Result<Agent> {
             container: any_label(values)?,
             exe: any_label(values)?,
         },
+        origin: one_of(values, [Origin::Vlp, Origin::Notify])?,
     })
 }
 
@@ -102,7 +103,7 @@ fn any_label(values: &mut Unstructured<'_>) -> Result<Option<Label>> {
 
 fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
     use EventKind as Kind;
-    Ok(match values.int_in_range(0..=27)? {
+    Ok(match values.int_in_range(0..=28)? {
         0 => Kind::Up,
         1 => Kind::Stall {
             silent_ns: values.arbitrary()?,
@@ -111,7 +112,10 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
             blind_ns: values.arbitrary()?,
             process: one_of(values, [None, Some(ProcessState::Running), Some(ProcessState::Traced)])?,
             used_cpu: values.arbitrary()?,
-            phase: one_of(values, [None, Some(StallPhase::Start), Some(StallPhase::Payload)])?,
+            phase: one_of(
+                values,
+                [None, Some(StallPhase::Start), Some(StallPhase::Payload), Some(StallPhase::Stopping)],
+            )?,
             coalesced: values.arbitrary()?,
         },
         2 => Kind::Resume {
@@ -213,6 +217,7 @@ fn any_kind(values: &mut Unstructured<'_>) -> Result<EventKind> {
         },
         26 => Kind::Standstill { still_ns: values.arbitrary()?, certain: values.arbitrary()? },
         27 => Kind::Advance { still_ns: values.arbitrary()?, why: one_of(values, AdvanceWhy::ALL)? },
+        28 => Kind::Phase { phase: one_of(values, DaemonPhase::ALL)? },
         18 => Kind::Frozen { phase: one_of(values, [FrozenPhase::Begin, FrozenPhase::End])? },
         _ => Kind::Flood {
             why: one_of(values, [FloodWhy::Full, FloodWhy::Budget])?,
