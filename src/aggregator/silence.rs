@@ -1,8 +1,8 @@
 //! Silences that reached a threshold, and their ends.
 
 use super::*;
-use crate::label::Label;
 use crate::event::StallPhase;
+use crate::label::Label;
 use crate::notify::daemon::{Daemon, Limit};
 use crate::rules::phase::{self, Allowed, By, Facts};
 use crate::rules::usual::Usual;
@@ -203,7 +203,8 @@ impl Aggregator {
     /// The longest silence that an agent of this class on this shard may be allowed, ns.
     pub(super) fn longest_of(&self, shard: u16, class: u8) -> u64 {
         let daemons = self.shards[usize::from(shard)].port.daemons.as_ref();
-        daemons.map_or_else(|| self.policy.classes.longest_ns(class), |daemons| daemons.terms.threshold_max_ns)
+        daemons
+            .map_or_else(|| self.policy.classes.longest_ns(class), |daemons| daemons.terms.threshold_max_ns)
     }
 
     /// The silence that is allowed to the daemon of a slot, ns; `None` if its holder sends frames.

@@ -37,7 +37,7 @@ fn naive(bytes: &[u8], envelope: Envelope) -> Result<Message<'_>, Fault> {
         () if is_too_long => return Err(Fault::TooLong),
         () if envelope.is_control_truncated => return Err(Fault::TruncatedControl),
         () if !envelope.is_attested => return Err(Fault::Unattested),
-        () if text.iter().any(|byte| *byte == 0) => return Err(Fault::InnerNul),
+        () if text.contains(&0) => return Err(Fault::InnerNul),
         () => {}
     }
     let lines: Vec<&[u8]> =
