@@ -8,7 +8,7 @@
 # VARTA_DIR is the runtime directory, by default /run/varta; it beats twice per WATCHDOG_USEC, by default a second.
 case ${1-} in -h | --help) exec sed -n '1d; /^#/!q; s/^# \{0,1\}//p' "$0" ;; esac
 
-pipe=$(mktemp -d) && mkfifo "$pipe/beats" || exit
+pipe=$(mktemp -d) && mkfifo "$pipe/beats" && exec 3<>"$pipe/beats" || exit
 perl -e '
 use POSIX ();
 use Socket;
@@ -47,8 +47,8 @@ while (getppid() == $parent) {
         my $socket = $sockets[(($$ * 2654435761 & 4294967295) * @sockets) >> 32];
         datagram($socket =~ m{^/} ? $socket : "$directory/$socket", frame($status, $payload));
     }
-}' $$ "${VARTA_DIR:-/run/varta}" "${0##*/}" <"$pipe/beats" &
-exec 3>"$pipe/beats"
+}' $$ "${VARTA_DIR:-/run/varta}" "${0##*/}" <&3 3<&- &
+exec 3>"$pipe/beats" # only the child reads: without it, beats are lost and nothing else happens
 rm -r "$pipe"
 beat() { (echo "${1:-0} ${2:-0}" >&3) 2>/dev/null || :; } # status (0 ok, 1 degraded, 2 critical) and a number of yours
 
