@@ -1,12 +1,16 @@
 //! Daemons that speak the protocol of sd_notify(3), as real processes on the sockets of `[notify]`.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::common::{Agent, Client, Daemon, Keeper, Observer, Options, SOON, program, wait_for};
+use crate::common::{
+    Agent, Client, Daemon, Keeper, Observer, Options, SOON, needs_root, program, program_by, signal, wait_for,
+};
 
 const T: Duration = Duration::from_millis(600);
 
@@ -130,7 +134,7 @@ fn a_script_that_reports_once_is_no_agent() {
     let mut observer = observer();
     for round in 0..5 {
         // As root it sends for its parent, here a shell that ends with it.
-        let mut command = crate::common::program_by("sh");
+        let mut command = program_by("sh");
         let script = format!("systemd-notify --ready --status 'round {round}' && true");
         let sent =
             command.args(["-c", &script]).env("NOTIFY_SOCKET", socket(&observer)).output().expect("sh");
@@ -185,4 +189,109 @@ fn a_daemon_goes_on_over_a_restart_of_the_observer() {
     let counts = ["up", "stall", "phase"].map(|kind| keeper.count(kind, pid));
     assert_eq!(counts, [1, 1, 3]);
     assert_eq!(keeper.end(Signal::TERM), 0);
+}
+
+/// Kills it when it is dropped.
+struct Real(Child);
+
+impl Real {
+    fn start(socket: &Path, command: &str, arguments: &[&str]) -> Self {
+        let mut program = program_by(command);
+        program.args(arguments).env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", "3000000");
+        Self(program.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is installed"))
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The user of this name.
+fn user(name: &str) -> u32 {
+    let passwd = fs::read_to_string("/etc/passwd").expect("it can be read");
+    let line = passwd.lines().find(|line| line.starts_with(&format!("{name}:")));
+    line.and_then(|line| line.split(':').nth(2)?.parse().ok()).expect("its package made it")
+}
+
+/// tor, freeradius and php-fpm as Debian packages them, beside a thousand agents that must not notice. Two of them drop
+/// their user; php-fpm writes over its environment, so a rule gives it its threshold.
+#[test]
+fn daemons_as_they_are_packaged_are_agents() {
+    const T_NS: u64 = 3_000_000_000;
+    needs_root("daemons change their user");
+    let config = "[notify]\nmode = \"0666\"\n\
+                  [[rule]]\nmatch = { comm = \"php-fpm*\" }\nthreshold = \"3s\"\n";
+    let mut observer = Observer::start(Options {
+        threshold: 5 * T,
+        agents_max: 2000,
+        queue_limit: Some(4096),
+        config: config.to_owned(),
+        shards: 2,
+        ..Options::default()
+    });
+    let base = observer.place().base().to_owned();
+    fs::set_permissions(&base, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let mut crowd = program();
+    crowd.args(["load", "--agents", "1000", "--rate", "1000", "--for", "10m", "--dir"]).arg(observer.dir());
+    let crowd = Real(crowd.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts"));
+
+    let data = base.join("tor");
+    fs::create_dir(&data).expect("a directory");
+    chown(&data, Some(user("debian-tor")), None).expect("we are root");
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("we are root");
+    let [torrc, fpm] = ["torrc", "fpm.conf"].map(|name| base.join(name));
+    let text = format!("DataDirectory {}\nSocksPort 0\nDisableNetwork 1\nUser debian-tor\n", data.display());
+    fs::write(&torrc, text).expect("write");
+    let text = format!(
+        "[global]\nerror_log = {0}/fpm.log\n[www]\nuser = www-data\nlisten = {0}/fpm.sock\npm = static\n\
+         pm.max_children = 1\n",
+        base.display()
+    );
+    fs::write(&fpm, text).expect("write");
+    let fpm_program = fs::read_dir("/usr/sbin")
+        .expect("it can be read")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .find(|name| name.starts_with("php-fpm"))
+        .expect("php-fpm is installed");
+    let socket = socket(&observer);
+    let [torrc, fpm] = [&torrc, &fpm].map(|path| path.to_str().expect("text"));
+    let daemons = [
+        Real::start(&socket, "tor", &["--defaults-torrc", "/dev/null", "-f", torrc]),
+        Real::start(&socket, &fpm_program, &["--nodaemonize", "--fpm-config", fpm]),
+        Real::start(&socket, "freeradius", &["-f", "-l", "stdout"]),
+    ];
+    for daemon in &daemons {
+        let up = observer.expect("up", daemon.pid(), 2 * SOON);
+        assert_eq!(up.str("origin"), "notify", "{up}");
+        wait_for("its beats and its threshold", || {
+            let answer = observer.get(&format!("/api/v1/agents/{}", daemon.pid())).json();
+            (answer["beats"].as_u64() >= Some(3) && answer["threshold_ns"] == T_NS).then_some(())
+        });
+    }
+    for daemon in &daemons {
+        signal(daemon.pid(), Signal::STOP);
+        let stall = observer.expect("stall", daemon.pid(), SOON);
+        // The dead line is exact; how long the observer needs to find out is its own affair.
+        assert!(stall.bool("certain") && stall.u64("silent_ns") >= T_NS, "{stall}");
+        signal(daemon.pid(), Signal::CONT);
+        observer.expect("resume", daemon.pid(), SOON);
+    }
+    for daemon in &daemons {
+        signal(daemon.pid(), Signal::TERM);
+        observer.expect("exit", daemon.pid(), SOON);
+        assert_eq!(observer.count("stall", daemon.pid()), 1, "its end is no stall");
+    }
+    let of_crowd = |kind| move |event: &&crate::common::Event| event.kind() == kind && !event.has("origin");
+    let ups = observer.events().iter().filter(of_crowd("up")).count();
+    let stalls = observer.events().iter().filter(of_crowd("stall")).count();
+    assert_eq!((ups, stalls), (1000, 0));
+    drop(crowd);
+    observer.stop();
 }
