@@ -909,7 +909,7 @@ function showFound(q, { agents, total }, isNew) {
 const REFUSED = { uid: "its user may not beat on that shard (allow-uids)", budget: "its user had spent its budget (uid-frames-max)", table: "there was no room for another agent (agents-max)", share: "its user had used up its share of agents (uid-agents-max)" };
 const identity = ({ unit, container, exe }) => [unit && ["Unit", shown(unit)], container && ["Container", container.slice(0, 12)], exe && ["Program", shown(exe)]];
 /// By which rule it stalls.
-const PHASES = { start: ", until it has started", payload: ", in the phase that its payload says" };
+const LONGER = { start: ", until it has started", payload: ", in the phase that its payload says" };
 
 function rule(agent) {
   const rule = fleet.rules[agent.rule];
@@ -932,7 +932,7 @@ function showAgent(pid, agent, isNew) {
   const [rank, state] = isOverdue ? ["warn", "is silent, which is not reported as a stall yet"] : STATES[agent.state] ?? ["quiet", agent.state], isThere = agent.beats !== undefined;
   const facts = isThere ? [
     ["Last beat", time(agent.silent_ns) + " ago" + (agent.period_ns ? ", usually every " + time(agent.period_ns) : "")],
-    ["Stalls after", time(agent.threshold_ns) + rule(agent) + (PHASES[agent.phase] ?? "")],
+    ["Stalls after", time(agent.threshold_ns) + rule(agent) + (LONGER[agent.phase] ?? "")],
     ["Beats", amount(agent.beats) + " in " + time(agent.as_of - agent.first_ns) + ", " + (agent.mixed ? "its streams alternate: what is lost cannot be counted" : amount(agent.lost) + " lost")],
     ["Stalls", agent.stall ? counted(agent.stalls, "time").replace(/^1 time$/, "once") + ", the last " + time(agent.as_of - agent.stall.at_ns) + " ago" + (agent.stall.certain ? "" : ", not certain: the observer could not see all of it") : "none"],
     agent.resume && ["Last silence", time(agent.resume.silent_ns) + ", ended " + time(agent.as_of - agent.resume.at_ns) + " ago" + (agent.resume.lost ? ", " + counted(agent.resume.lost, "beat") + " lost in it" : "")],

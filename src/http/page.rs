@@ -279,4 +279,17 @@ mod tests {
         let bytes = zipped.finish().unwrap().len();
         assert!(bytes < 60 * 1024, "{bytes} bytes");
     }
+
+    /// A name that is declared twice is an error of syntax: the browser would run nothing at all.
+    #[test]
+    fn the_script_declares_each_name_once() {
+        let mut names = std::collections::BTreeSet::new();
+        for line in SCRIPT.lines() {
+            let declared = ["const ", "let ", "function ", "async function "];
+            let Some(rest) = declared.iter().find_map(|word| line.strip_prefix(word)) else { continue };
+            let name = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+            assert!(name.is_empty() || names.insert(name), "{name} is declared twice");
+        }
+        assert!(names.len() > 50, "{names:?}");
+    }
 }
