@@ -258,7 +258,7 @@ impl Aggregator {
     pub(super) fn exit(&mut self, place: Place, at: MonoNs) -> bool {
         let reported = *self.record(place);
         let places = self.places_of(reported.pid);
-        let mut last: Option<(Place, Hot, Cold)> = None;
+        let (mut last, mut one_shots): (Option<(Place, Hot, Cold)>, _) = (None, 0);
         for place in places.iter() {
             let Ok((hot, cold)) = self.view(place.shard).port.table.read(place.slot) else { return false };
             // Prefer slots without a beat after the exit: such a beat is of a new process with the same pid.
@@ -267,6 +267,7 @@ impl Aggregator {
             // A script that reported something: it was never up.
             let is_one_shot = self.daemon(place).is_some_and(|daemon| daemon.is_one_shot(at));
             if is_one_shot && !self.record(place).is(Mark::Up) {
+                one_shots += 1;
                 continue;
             }
             let of = self.record(place);
@@ -291,6 +292,7 @@ impl Aggregator {
             self.report_agent(place, agent, at, kind);
             self.count_exit(place, reported.how, panicked);
         }
+        self.tally.one_shots += one_shots;
         for place in places.iter() {
             let reported = self.record(place);
             reported.existence = Existence::Gone;

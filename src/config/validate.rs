@@ -391,7 +391,8 @@ impl Config {
             in_range(key, value, THRESHOLD_MIN..=THRESHOLD_MAX, problems);
         }
         if notify.threshold_min > notify.threshold_max {
-            let why = format!("it is below threshold-min, {}", written(notify.threshold_min));
+            let (max, min) = (written(notify.threshold_max), written(notify.threshold_min));
+            let why = format!("a threshold-max of {max} is below a threshold-min of {min}");
             let fix = "write a longer threshold-max, or a shorter threshold-min";
             problems.push(
                 ConfigProblem::refused("notify.threshold-max", written(notify.threshold_max), why, fix)

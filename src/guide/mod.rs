@@ -8,7 +8,7 @@ macro_rules! pages {
         #[doc = concat!(
             "[install]: crate::guide::install\n[operate]: crate::guide::operate\n[events]: crate::guide::events\n[verdicts]: crate::guide::verdicts\n",
             "[performance]: crate::guide::performance\n[limits]: crate::guide::limits\n[agents]: crate::guide::agents\n",
-            "[architecture]: crate::guide::architecture\n[testing]: crate::guide::testing\n[migrate]: crate::guide::migrate\n[restart]: crate::guide::restart\n[service]: crate::guide::service\n[act]: crate::guide::act\n\n",
+            "[architecture]: crate::guide::architecture\n[daemons]: crate::guide::daemons\n[testing]: crate::guide::testing\n[migrate]: crate::guide::migrate\n[restart]: crate::guide::restart\n[service]: crate::guide::service\n[act]: crate::guide::act\n\n",
         )]
         #[doc = include_str!($file)]
         pub mod $page {}
@@ -22,6 +22,7 @@ pages! {
     "service.md" service
     "restart.md" restart
     "agents.md" agents
+    "daemons.md" daemons
     "events.md" events
     "verdicts.md" verdicts
     "performance.md" performance

@@ -197,6 +197,26 @@ const FAMILIES: &[Family] = &[
         )),
     },
     Family {
+        name: "varta_notify_messages",
+        help: "Messages of daemons that were understood and are no beats; beats, these and refused frames are all frames",
+        values: Counter(Shard(|of, shard| number(of.counters(shard).messages.get()))),
+    },
+    Family {
+        name: "varta_notify_assignments_refused",
+        help: "Assignments in messages of daemons whose values cannot be true, such as WATCHDOG_USEC=0; the rest of the message counts",
+        values: Counter(Shard(|of, shard| number(of.counters(shard).assignments_refused.get()))),
+    },
+    Family {
+        name: "varta_notify_fds",
+        help: "Descriptors that came with messages of daemons, and were closed",
+        values: Counter(Shard(|of, shard| number(of.counters(shard).fds.get()))),
+    },
+    Family {
+        name: "varta_notify_one_shots",
+        help: "Scripts that sent a message and ended: no agents",
+        values: Counter(Fleet(|of| number(of.tally.one_shots))),
+    },
+    Family {
         name: "varta_beats_lost",
         help: "Beats lost before they reached us, from gaps in nonces: a lower bound",
         values: Counter(Shard(|of, shard| number(of.counters(shard).beats_lost.get()))),

@@ -38,6 +38,12 @@ pub struct ShardCounters {
     pub frames: CachePadded<Counter>,
     /// Accepted frames.
     pub beats: Counter,
+    /// Messages of daemons that were understood and are no beats.
+    pub messages: Counter,
+    /// Assignments in them that were refused, alone.
+    pub assignments_refused: Counter,
+    /// Descriptors that came with them, and were closed.
+    pub fds: Counter,
     /// Calls of recvmmsg.
     pub receive_calls: Counter,
     /// Reports dropped because their lane was full.

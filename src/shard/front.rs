@@ -68,10 +68,20 @@ pub struct Front<T, C> {
     limits: Limits,
     /// Users that may beat here, sorted; `None` = every user that the socket's mode admits.
     allow_uids: Option<Box<[u32]>>,
+    messages: MessageCounts,
     /// The last reading of the clock: after the last batch, or before the wait.
     now: MonoNs,
     /// The last wait ended, and the clock has not been read since.
     is_now_stale: bool,
+}
+
+/// What is counted of messages, besides the datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageCounts {
+    /// Descriptors that came with them.
+    pub fds: u64,
+    /// Assignments that were refused, alone.
+    pub assignments_refused: u64,
 }
 
 /// The part of a plan that a front needs.
@@ -102,9 +112,15 @@ impl<T: Transport, C: Clock> Front<T, C> {
             clock,
             tracker,
             allow_uids,
+            messages: MessageCounts::default(),
             now,
             is_now_stale: false,
         }
+    }
+
+    /// What is counted of messages so far.
+    pub const fn messages(&self) -> MessageCounts {
+        self.messages
     }
 
     /// A front that goes on for the process before, on the same socket and on its table. Its sight begins now:
@@ -296,6 +312,10 @@ impl<T: Transport, C: Clock> Front<T, C> {
             fds: self.transport.fds(index),
         };
         let message = message::read(datagram.bytes, envelope);
+        self.messages.fds += envelope.fds as u64;
+        if let Ok(Message::Fields(fields)) = &message {
+            self.messages.assignments_refused += u64::from(fields.invalid);
+        }
         let is_allowed = |uids: &[u32]| uids.binary_search(&sender.uid).is_ok();
         let outcome = match message {
             Err(fault) => Outcome::Refused(fault.into()),

@@ -227,8 +227,11 @@ impl<T: Transport, C: Clock> Shard<T, C> {
                 counters.beats.add(1);
                 self.tell(slot);
             }
-            Outcome::News(slot) => self.tell(slot),
-            Outcome::Heard => {}
+            Outcome::News(slot) => {
+                counters.messages.add(1);
+                self.tell(slot);
+            }
+            Outcome::Heard => counters.messages.add(1),
             Outcome::Refused(Refusal::WrongSize) if planted!(ForgetsToCount) => {}
             Outcome::Refused(refusal) => {
                 counters.refuse(refusal);
@@ -386,6 +389,9 @@ impl<T: Transport, C: Clock> Shard<T, C> {
         counters.blind_ns.set(sight.blind_total_ns());
         counters.clock_steps.set(self.front.clock_steps());
         counters.beats_lost.set(self.front.tracker.beats_lost());
+        let messages = self.front.messages();
+        counters.fds.set(messages.fds);
+        counters.assignments_refused.set(messages.assignments_refused);
         counters.slots_used.set(u64::from(self.front.tracker.slots_used()));
         counters.set_watermark(sight.watermark());
         counters.turned_at.set(self.front.now().0);

@@ -115,6 +115,8 @@ pub struct Tally {
     pub beats_untold: u64,
     /// Lookups that the kernel did not answer.
     pub lookups_failed: u64,
+    /// Senders of one message that ended at once: scripts, and no agents.
+    pub one_shots: u64,
     /// Slot reads that met the writer too often and were repeated.
     pub slot_reads_busy: u64,
     /// Write errors of event outputs.

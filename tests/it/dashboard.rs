@@ -20,6 +20,10 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("varta_config_last_reload_success_timestamp_seconds", "the reload event has it"),
     ("varta_http_connections_evicted", "clients that reconnect at once"),
     ("process_virtual_memory_bytes", "reserved, not used"),
+    ("varta_notify_messages", "how daemons say that they are: no trouble"),
+    ("varta_notify_one_shots", "scripts, which are no agents"),
+    ("varta_notify_fds", "strangers' descriptors, which cost no shard anything"),
+    ("varta_notify_assignments_refused", "explain shows what a daemon has instead"),
     ("varta_evidence", "what was found is in its file, and why not in the audit file"),
 ];
 

@@ -145,6 +145,10 @@ fn a_script_that_reports_once_is_no_agent() {
     observer.expect("up", daemon.pid(), SOON);
     daemon.signal(Signal::STOP);
     observer.expect("stall", daemon.pid(), SOON);
+    let metrics = observer.get("/metrics").text().to_owned();
+    assert!(metrics.contains("\nvarta_notify_one_shots_total 5\n"), "{metrics}");
+    // A barrier of each brought a descriptor.
+    assert!(metrics.contains("\nvarta_notify_fds_total{shard=\"2\"} 5\n"), "{metrics}");
     let others =
         observer.events().iter().filter(|event| event.has("origin") && event.pid() != Some(daemon.pid()));
     assert_eq!(others.count(), 0);

@@ -191,11 +191,12 @@ fn print_plan(out: &mut impl Write, plan: &Plan, layers: &Layers) -> io::Result<
         let origin = layers.origin_in_words(key.in_file);
         writeln!(out, "    {:<16} {value:<24} ({origin})", key.name)?;
     }
-    for (i, ShardPlan { socket, mode, group, core, allow_uids, .. }) in plan.shards.iter().enumerate() {
+    for (i, ShardPlan { socket, mode, group, core, allow_uids, .. }) in plan.all_shards().enumerate() {
         let uids = allow_uids.as_ref().map(|uids| format!(", uids {}", listed(uids))).unwrap_or_default();
         let group = group.map(|gid| format!(", group {gid}")).unwrap_or_default();
         let socket = Shown(socket.display());
-        writeln!(out, "    shard {i:<10} {socket} (mode {mode:04o}{group}, core {core}{uids})")?;
+        let of = if i < plan.shards.len() { "" } else { ", for daemons" };
+        writeln!(out, "    shard {i:<10} {socket} (mode {mode:04o}{group}, core {core}{uids}{of})")?;
     }
     for (i, rule) in plan.rules.iter().enumerate() {
         let matcher = &rule.matcher;
@@ -420,7 +421,7 @@ fn access_findings(plan: &Plan) -> Vec<Finding> {
             "write control-mode = \"0660\" and a control-group that they are in, or control-mode = \"0666\"",
         ));
     }
-    for (index, shard) in plan.shards.iter().enumerate() {
+    for (index, shard) in plan.all_shards().enumerate() {
         if shard.group.is_some() && shard.mode & 0o020 == 0 {
             findings.push(Finding::note(
                 format!(
@@ -519,7 +520,7 @@ fn socket_findings(plan: &Plan) -> Vec<Finding> {
         )),
         Err(error) => Some(Finding::problem(error.to_string(), "")),
     };
-    plan.shards.iter().filter_map(judge).collect()
+    plan.all_shards().filter_map(judge).collect()
 }
 
 /// What is wrong with the sockets that a service manager passed to this process, as a start would find it.
@@ -565,7 +566,7 @@ fn access_finding(dir: &Path, what: &str) -> Option<Finding> {
 
 /// Checks the other directories the plan writes in. The observer creates none of them.
 fn other_directory_findings(plan: &Plan) -> Vec<Finding> {
-    let sockets = plan.shards.iter().map(|shard| shard.socket.as_path());
+    let sockets = plan.all_shards().map(|shard| shard.socket.as_path());
     let events = plan.events.as_ref().and_then(|events| match &events.output {
         Output::File(path) => Some(path.as_path()),
         Output::Stdout => None,
