@@ -99,7 +99,7 @@ pub struct DaemonSays {
     /// Its `X_VARTA_NAME=`, as sent. Empty: none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// Whether it beats: one that does not is never stalled by silence.
+    /// Whether it beats, and does not stop: no silence of another one is a stall.
     pub beats: bool,
     /// Where its threshold comes from.
     pub threshold_of: ThresholdOf,

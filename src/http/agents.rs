@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::query::{BadQuery, Query};
 use super::sources::Sources;
-use crate::api::{Agent, AgentState, DaemonSays, Origin, Page};
+use crate::api::{Agent, AgentState, DaemonSays, Origin, Page, ThresholdOf};
 use crate::config::classes::Classes;
 use crate::json::Json;
 use crate::label::Label;
@@ -23,7 +23,7 @@ use crate::lane::sessions::Freeze;
 use crate::notify::daemon::Daemon;
 use crate::pattern::{ASKED_BYTES_MAX, Pattern};
 use crate::process::unit::UNIT_BYTES_MAX;
-use crate::rules::phase::{self, Allowed, Facts};
+use crate::rules::phase::{self, Allowed, By, Facts};
 use crate::table::place::{Holder, Place};
 use crate::table::slot::{Cold, Flags, Hot, State};
 use crate::table::status_lines::StatusLines;
@@ -75,6 +75,9 @@ pub struct Row {
     pub facts: Facts,
     /// Whether it sends messages.
     pub is_daemon: bool,
+    /// The silence that is allowed to it, ns, if it is a daemon to which no rule gives a threshold; the largest number, if
+    /// no silence is a stall for it.
+    pub own_ns: Option<u64>,
 }
 
 impl Row {
@@ -97,12 +100,16 @@ impl Row {
             is_still: session.is_still && hot.state == State::Up,
             facts: Facts::of(&hot, cold),
             is_daemon: port.daemons.is_some(),
+            own_ns: own_ns(port, slot, cold.generation),
         })
     }
 
     /// The silence that is allowed to it at present.
     pub fn allowed(&self, classes: &Classes) -> Allowed {
-        phase::allowed(classes, self.hot.class, &self.facts)
+        match self.own_ns {
+            Some(ns) => Allowed { ns, by: By::Rule },
+            None => phase::allowed(classes, self.hot.class, &self.facts),
+        }
     }
 
     /// Its state.
@@ -491,6 +498,19 @@ pub fn agent(row: &Row, sources: &Sources, now: MonoNs) -> Agent {
     }
 }
 
+/// The silence that is allowed to the daemon of a slot: see [`Row::own_ns`].
+fn own_ns(port: &Port, slot: u32, generation: u32) -> Option<u64> {
+    let terms = &port.daemons.as_ref()?.terms;
+    let (hot, cold, extra) = port.table.read_with_extra(slot).ok()?;
+    let words = extra.filter(|_| cold.generation == generation)?.first_chunk().copied()?;
+    let daemon = Daemon::from_words(&words, hot.last_arrival, hot.paused_before);
+    if !daemon.is_judged_by_silence() {
+        return Some(u64::MAX);
+    }
+    let has_rule = daemon.threshold_of(hot.class != 0) == ThresholdOf::Rule;
+    (!has_rule).then(|| daemon.threshold_ns(&terms.limits(None)))
+}
+
 /// What the daemon of a row says of itself, and its threshold, ns; `None` if it is none, or has gone meanwhile, or its slot
 /// is being written.
 fn daemon(row: &Row, sources: &Sources, classes: &Classes) -> Option<(DaemonSays, u64)> {
@@ -511,7 +531,7 @@ fn daemon(row: &Row, sources: &Sources, classes: &Classes) -> Option<(DaemonSays
         phase: daemon.phase(),
         text: line(&daemons.lines),
         name: line(&daemons.names),
-        beats: daemon.is_beating(),
+        beats: daemon.is_judged_by_silence(),
         threshold_of: daemon.threshold_of(has_rule),
         errno,
         exit_status,
@@ -528,6 +548,7 @@ impl Row {
             is_still: false,
             facts: Facts::of(&Hot::default(), &Cold::default()),
             is_daemon: false,
+            own_ns: None,
             shard,
             slot: 0,
             generation: 1,

@@ -530,7 +530,7 @@ function worded(event) {
   const shard = "{}", user = event.uid === null ? "many users" : "user " + event.uid;
   switch (event.kind) {
     case "up": return ["quiet", "began to beat"];
-    case "stall": return ["bad", "stalled", ({ starting: "not ready after ", stopping: "stops, and has not ended after " }[event.phase] ?? "stalled after a silence of ") + time(event.silent_ns) + (event.process && event.process !== "sleeping" ? ", its process is " + event.process : "") + (event.used_cpu ? " and used CPU" : event.used_cpu === false ? " and used no CPU" : "") + (event.certain ? "" : ", not certain")];
+    case "stall": return ["bad", "stalled", (event.phase === "stopping" ? "stops, and has not ended after " : "stalled after a silence of ") + time(event.silent_ns) + ({ start: " at its start", payload: " in the phase that its payload says" }[event.phase] ?? "") + (event.process && event.process !== "sleeping" ? ", its process is " + event.process : "") + (event.used_cpu ? " and used CPU" : event.used_cpu === false ? " and used no CPU" : "") + (event.certain ? "" : ", not certain")];
     case "resume": return ["good", "beats again", "beats again after " + time(event.silent_ns)];
     case "standstill": return ["bad", "beats, but stands still", "beats, but its payload " + event.payload + " has stood still for " + time(event.still_ns) + (event.certain ? "" : ", not certain")];
     case "advance": return ["good", "stands still no more", "stands still no more, after " + time(event.still_ns)];
@@ -581,7 +581,7 @@ function worded(event) {
 const ABOUT_AGENTS = ["up", "stall", "resume", "frozen", "standstill", "advance", "exit", "terminal", "status", "phase", "session", "mixed", "decode", "auth", "moved", "missing"];
 const ABOUT_QUEUES = ["blind", "full", "flood", "churn"];
 const PLURAL = { beats: "beat", starts: "start", reloads: "reload", stops: "stop", says: "say", has: "have", is: "are", runs: "run", lives: "live", stands: "stand" };
-const plural = words => words.replace(/^\w+/, verb => PLURAL[verb] ?? verb).replace("does not", "do not");
+const plural = words => words.replace(/^\w+/, verb => PLURAL[verb] ?? verb).replace("does not", "do not").replace(/\bits\b/g, "their");
 /// Trouble and the rest have room of their own, so that agents that come and go push out no stall.
 const ROOM = 60, PIDS = 200;
 const entries = [], latest = new Map();
@@ -911,6 +911,15 @@ const identity = ({ unit, container, exe }) => [unit && ["Unit", shown(unit)], c
 /// By which rule it stalls.
 const LONGER = { start: ", until it has started", payload: ", in the phase that its payload says" };
 
+const PHASE = { starting: "starts", up: "is up", reloading: "reloads", stopping: "stops" };
+const THRESHOLD_OF = { message: ", which it asked for", environment: ", which it was started with", nothing: ", the longest there is: it asked for none, and no rule gives it one" };
+/// What a daemon says of itself, in words.
+const saying = ({ phase, name, text, errno, exit_status }) => [phase && "that it " + (PHASE[phase] ?? phase), name && "that its name is " + shown(name), text && "“" + shown(text) + "”", errno !== undefined && "error " + errno, exit_status !== undefined && "exit status " + exit_status].filter(Boolean).join(", ") || "nothing yet";
+function stallsAfter(agent) {
+  const { daemon } = agent;
+  if (daemon && !daemon.beats) return daemon.phase === "stopping" ? "no silence: it stops, and must end in time" : "no silence: it never sent a beat";
+  return time(agent.threshold_ns) + (THRESHOLD_OF[daemon?.threshold_of] ?? rule(agent)) + (LONGER[agent.phase] ?? "");
+}
 function rule(agent) {
   const rule = fleet.rules[agent.rule];
   if (!rule) return fleet.rules.length ? ", as no rule matches" : "";
@@ -928,21 +937,23 @@ function showAgent(pid, agent, isNew) {
   const end = agent.history.findLast(event => event.kind === "exit");
   const known = agent.comm || agent.unit ? agent : agent.history.findLast(event => event.comm || event.unit) ?? {}, { unit } = known;
   const name = called(known) || "pid";
-  const isOverdue = agent.state === "up" && agent.silent_ns > agent.threshold_ns;
+  const isOverdue = agent.state === "up" && (agent.daemon?.beats ?? true) && agent.silent_ns > agent.threshold_ns;
   const [rank, state] = isOverdue ? ["warn", "is silent, which is not reported as a stall yet"] : STATES[agent.state] ?? ["quiet", agent.state], isThere = agent.beats !== undefined;
   const facts = isThere ? [
     ["Last beat", time(agent.silent_ns) + " ago" + (agent.period_ns ? ", usually every " + time(agent.period_ns) : "")],
-    ["Stalls after", time(agent.threshold_ns) + rule(agent) + (LONGER[agent.phase] ?? "")],
+    ["Stalls after", stallsAfter(agent)],
     ["Beats", amount(agent.beats) + " in " + time(agent.as_of - agent.first_ns) + ", " + (agent.mixed ? "its streams alternate: what is lost cannot be counted" : amount(agent.lost) + " lost")],
     ["Stalls", agent.stall ? counted(agent.stalls, "time").replace(/^1 time$/, "once") + ", the last " + time(agent.as_of - agent.stall.at_ns) + " ago" + (agent.stall.certain ? "" : ", not certain: the observer could not see all of it") : "none"],
     agent.resume && ["Last silence", time(agent.resume.silent_ns) + ", ended " + time(agent.as_of - agent.resume.at_ns) + " ago" + (agent.resume.lost ? ", " + counted(agent.resume.lost, "beat") + " lost in it" : "")],
     ...acting(agent),
     agent.process && ["Process", agent.process],
-    ["Says", agent.status + (agent.payload ? ", payload " + agent.payload : "")],
+    agent.daemon && ["Says", saying(agent.daemon)],
+    !agent.daemon && ["Says", agent.status + (agent.payload ? ", payload " + agent.payload : "")],
     agent.terminals && ["Crash reports", String(agent.terminals)],
     agent.refused && ["Refused", "a frame " + time(agent.refused.ago_ns) + " ago: " + (REFUSED[agent.refused.why] ?? agent.refused.why)],
     ["User", String(agent.uid)], ...identity(agent),
     agent.ns_pid && ["Inner pid", agent.ns_pid + ", in its own pid namespace"],
+    agent.daemon && ["Speaks", "sd_notify"],
     ["Shard", agent.shard + (agent.off_hash ? ", not where its pid hashes to" : "") + (agent.blind.is_blind ? ", which cannot see now" : agent.blind.total_ns ? ", blind for " + time(agent.blind.total_ns) + " in all, last " + time(agent.as_of - agent.blind.last_end_ns) + " ago" : ", never blind")],
   ].filter(Boolean) : [
     end && ["Ended", day(Date.parse(end.ts)) + ", " + clock(Date.parse(end.ts))],

@@ -517,6 +517,12 @@ impl Daemon {
         self.beat.is_some()
     }
 
+    /// Whether silence is judged at present: it beats, and does not stop.
+    #[must_use]
+    pub fn is_judged_by_silence(&self) -> bool {
+        self.is_beating() && self.phase != Phase::Stopping
+    }
+
     /// Arrival of the last beat.
     #[must_use]
     pub fn last_beat(&self) -> Option<MonoNs> {

@@ -425,6 +425,21 @@ def check_acted(page):
     check_silence_of_console(page)
 
 
+def check_daemon(page):
+    """What a daemon says of itself is a fact of its drawer, as text."""
+    page.get(f"{URL}agents/{PIDS[0]}")
+    facts = wait_for(page, "its facts", lambda: dict(zip(
+        [term.text for term in all_of(page, "#drawer .facts dt")], [fact.text for fact in all_of(page, "#drawer .facts dd")])))
+    assert facts["Speaks"] == "sd_notify", facts
+    assert facts["Says"] == "that it is up, that its name is one, \u201cServing <b>7</b> clients\u201d", facts
+    assert facts["Stalls after"] == "3.00 s, which it asked for", facts
+    page.get(f"{URL}agents/{PIDS[1]}")
+    wait_for(page, "the other's facts", lambda: "no silence: it never sent a beat" in text_of(page, "drawer"))
+    wait_for(page, "its events", lambda: "reloads" in text_of(page, "drawer"))
+    check_looks(page, "daemon")
+    check_silence_of_console(page)
+
+
 def check_stuck(page):
     page.get(URL)
     wait_for(page, "health", lambda: text_of(page, "health").startswith("All well"))
@@ -572,6 +587,7 @@ CHECKS = {
     "units": check_units,
     "frozen": check_frozen,
     "acted": check_acted,
+    "daemon": check_daemon,
     "stuck": check_stuck,
     "asleep": check_asleep,
     "clock": check_clock,

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use super::act::{Ground, act, steps};
 use crate::common::{
-    Agent, AgentOptions, Event, Freezer, Injection, Observer, Options, SOON, copy_program, python,
+    Agent, AgentOptions, Daemon, Event, Freezer, Injection, Observer, Options, SOON, copy_program, python,
     rust_program, signal, wait_for,
 };
 
@@ -177,6 +177,24 @@ fn what_is_done_about_an_agent_is_in_its_drawer() {
     });
     browse("acted", &observer, &[pid]);
     signal(pid, Signal::CONT);
+    observer.stop();
+}
+
+#[test]
+fn what_a_daemon_says_is_in_its_drawer() {
+    let arguments = vec!["--http".to_owned(), "127.0.0.1:0".to_owned()];
+    let config = "[notify]\n".to_owned();
+    let mut observer = Observer::start(Options { arguments, config, ..Options::default() });
+    let socket = observer.dir().join("notify.sock");
+    let mut daemons = [(); 2].map(|()| Daemon::start(&socket, &[]));
+    daemons[0].send(r"READY=1\nSTATUS=Serving <b>7</b> clients\nX_VARTA_NAME=one\nWATCHDOG_USEC=3000000");
+    daemons[0].ask("beat 0.1");
+    daemons[1].send("READY=1");
+    daemons[1].send("RELOADING=1");
+    let pids = daemons.each_ref().map(Daemon::pid);
+    observer.expect("up", pids[0], SOON);
+    observer.expect("up", pids[1], SOON);
+    browse("daemon", &observer, &pids);
     observer.stop();
 }
 

@@ -171,8 +171,7 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
             AgentState::Standstill => "is at a STANDSTILL: it beats, and its payload stays the same",
             AgentState::Waiting => "has sent nothing but crash reports",
             _ if is_overdue(tracked) => "is silent",
-            _ if agent.daemon.as_ref().is_some_and(|daemon| !daemon.beats) =>
-                "says how it is, and does not beat,",
+            _ if agent.daemon.as_ref().is_some_and(|daemon| !daemon.beats) => "says how it is",
             _ => "beats",
         },
         agent.shard,
@@ -296,7 +295,10 @@ fn listed(parts: &[String]) -> String {
 /// Silent for its threshold, and not reported.
 fn is_overdue(tracked: &Tracked) -> bool {
     let agent = &tracked.agent;
-    agent.state == AgentState::Up && tracked.as_of.saturating_sub(agent.last_ns) > agent.threshold_ns
+    let is_judged = agent.daemon.as_ref().is_none_or(|daemon| daemon.beats);
+    is_judged
+        && agent.state == AgentState::Up
+        && tracked.as_of.saturating_sub(agent.last_ns) > agent.threshold_ns
 }
 
 fn last_beat(tracked: &Tracked) -> String {
@@ -332,7 +334,13 @@ fn threshold(tracked: &Tracked, fleet: &Fleet) -> String {
             _ => None,
         };
         if !daemon.beats {
-            return "It never sent WATCHDOG=1, so no silence is a stall for it.".to_owned();
+            return match daemon.phase {
+                Some(DaemonPhase::Stopping) => {
+                    "It stops, so no silence is a stall for it, but it must end in time."
+                }
+                _ => "It never sent WATCHDOG=1, so no silence is a stall for it.",
+            }
+            .to_owned();
         }
         if let Some(why) = why {
             return format!("A silence of {threshold} is a stall for it ({why}).");

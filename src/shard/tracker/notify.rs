@@ -253,11 +253,11 @@ impl Tracker {
     }
 }
 
-/// What a reader of slots sees of the daemon: a daemon that sent no beat is one that no silence makes stall.
+/// What a reader of slots sees of the daemon: one that sent no beat, or stops, waits, as no silence makes it stall.
 fn state_of(daemon: &Daemon) -> State {
     match daemon.missed() {
         Some(_) => State::Stalled,
-        None if daemon.is_beating() => State::Up,
+        None if daemon.is_judged_by_silence() => State::Up,
         None => State::Waiting,
     }
 }
