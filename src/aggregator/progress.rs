@@ -5,6 +5,7 @@
 //! the shortest progress threshold. Without such a rule there are no rounds.
 
 use super::*;
+use crate::config::ProgressOf;
 use crate::config::plan::Progress;
 use crate::rules::progress::{LOOKS, Look};
 
@@ -70,21 +71,19 @@ impl Aggregator {
         self.reported(place).map(|record| record.generation)
     }
 
-    /// What the rule that is known to match the agent asks of it.
-    fn progress_of(&self, reported: &Record) -> Option<Progress> {
-        reported.is(Mark::Ruled).then(|| self.policy.progress_of(reported.class)).flatten()
+    /// What the rule that is known to match the agent asks of it. A message has no payload, and a frame no status line.
+    fn progress_of(&self, place: Place, reported: &Record) -> Option<Progress> {
+        let shows = if self.has_messages(place.shard) { ProgressOf::Status } else { ProgressOf::Payload };
+        let asked = reported.is(Mark::Ruled).then(|| self.policy.progress_of(reported.class)).flatten();
+        asked.filter(|progress| progress.of == shows)
     }
 
     fn look_at_progress(&mut self, place: Place) {
-        if self.shards[usize::from(place.shard)].port.daemons.is_some() {
-            // A message has no payload.
-            return;
-        }
         let here =
             self.reported(place).filter(|reported| !reported.is_gone() && !reported.is(Mark::Releasing));
         let Some(reported) = here else { return };
         let is_still = reported.is(Mark::Still);
-        let Some(progress) = self.progress_of(&reported) else {
+        let Some(progress) = self.progress_of(place, &reported) else {
             // Between a reload and the lookup it is not known what asks for it.
             if is_still && !self.reloading.is_matching && !reported.is(Mark::Identifying) {
                 self.end_standstill(place, AdvanceWhy::Rule);
@@ -96,7 +95,10 @@ impl Aggregator {
         }
         let Some((look, at)) = self.look_of(place, &reported, &progress) else { return };
         match look {
-            Look::Advances if is_still => self.end_standstill(place, AdvanceWhy::Payload),
+            Look::Advances if is_still => self.end_standstill(
+                place,
+                if progress.of == ProgressOf::Status { AdvanceWhy::Status } else { AdvanceWhy::Payload },
+            ),
             Look::Idle if is_still => self.end_standstill(place, AdvanceWhy::Idle),
             Look::Unseen => self.look_again_soon(place, reported.generation),
             Look::Still { is_certain } if !is_still || planted!(TellsAStandstillTwice) => {
@@ -112,9 +114,13 @@ impl Aggregator {
     /// What a look at the slot shows, and the arrival of the last beat.
     fn look_of(&mut self, place: Place, reported: &Record, progress: &Progress) -> Option<(Look, MonoNs)> {
         let view = &mut self.shards[usize::from(place.shard)];
-        let (hot, cold) = view.port.table.read(place.slot).ok()?;
+        let (mut hot, cold) = view.port.table.read(place.slot).ok()?;
         if cold.generation != reported.generation || hot.pid != reported.pid {
             return None;
+        }
+        if let Some(daemons) = &view.port.daemons {
+            // Each change counts. Without a line it is not known what it did so far.
+            hot.payload = daemons.lines.change(place.slot, cold.generation)?;
         }
         let last_blind_end = MonoNs(view.port.counters.last_blind_end.get());
         let turned_away = &view.port.turned_away;
@@ -179,7 +185,7 @@ impl Aggregator {
         let Some(reported) = self.reported(place).filter(|reported| !reported.is(Mark::Releasing)) else {
             return false;
         };
-        let Some(progress) = self.progress_of(&reported) else { return true };
+        let Some(progress) = self.progress_of(place, &reported) else { return true };
         match self.look_of(place, &reported, &progress) {
             None => true,
             Some((Look::Still { .. }, _)) => false,

@@ -216,7 +216,10 @@ fn rule() -> impl Strategy<Value = RuleConfig> {
                     start_threshold,
                     start_beats: start_beats.filter(|_| start_threshold.is_some()),
                     phase,
-                    progress: progress.map(|_| ProgressOf::Payload),
+                    progress: progress.map(|_| match (idle_payload, idle_status) {
+                        (None, None) => ProgressOf::Status,
+                        _ => ProgressOf::Payload,
+                    }),
                     progress_threshold,
                     idle_payload,
                     idle_status,

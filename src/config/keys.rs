@@ -654,8 +654,8 @@ pub(super) const RULE_KEYS: &[Key] = &[
     .live(),
     Key::in_file(
         "progress",
-        "\"payload\"",
-        "What shows that they advance: their payload counts the work done. Without it, they need not",
+        "\"payload\" or \"status\"",
+        "What shows that they advance: their payload, or the status line of daemons. Without it, they need not",
         "",
         "\"payload\"",
     )
@@ -663,7 +663,7 @@ pub(super) const RULE_KEYS: &[Key] = &[
     Key::in_file(
         "progress-threshold",
         DURATION.takes,
-        "How long they may beat with the same payload: then they are at a standstill",
+        "How long they may beat with the same payload or status line: then they are at a standstill",
         "1m",
         "\"1m\"",
     )

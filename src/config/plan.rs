@@ -11,7 +11,7 @@ pub use super::bounds::{PHASES_MAX, START_BEATS_MAX};
 use super::classes::Classes;
 pub use super::classes::{PayloadPhase, Phases, Start};
 use super::sizing::queue_limit_for;
-use super::tables::RuleMatch;
+use super::tables::{ProgressOf, RuleMatch};
 pub use super::values::{CoreChoice, EventsFormat, LogFormat, Output};
 use crate::notify::closer::{BARRIER_PLACES, PLACES};
 use crate::pattern::Pattern;
@@ -149,6 +149,8 @@ impl Rule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
+    /// What shows that it advances.
+    pub of: ProgressOf,
     /// Beats with the same payload for so long are a standstill, ns; 1 s..=24 h, at least the threshold of the rule.
     pub threshold_ns: u64,
     /// Payload of an agent that has nothing to do.

@@ -181,8 +181,10 @@ impl PhaseConfig {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ProgressOf {
-    /// Its payload changes: it counts the work done.
+    /// Its payload changes: it counts the work done. Of agents that send frames.
     Payload,
+    /// Its `STATUS=` line changes. Of daemons that send messages.
+    Status,
 }
 
 impl ProgressOf {
@@ -191,6 +193,7 @@ impl ProgressOf {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Payload => "payload",
+            Self::Status => "status",
         }
     }
 }

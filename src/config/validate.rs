@@ -18,7 +18,7 @@ use super::plan::{
     ShardPlan, Start,
 };
 use super::problem::{ConfigError, ConfigProblem};
-use super::tables::{PhaseConfig, RuleConfig, RuleMatch, ShardConfig};
+use super::tables::{PhaseConfig, ProgressOf, RuleConfig, RuleMatch, ShardConfig};
 use super::values::{Refused, written};
 use crate::message::is_deceptive;
 use crate::process::unit::UNIT_BYTES_MAX;
@@ -618,7 +618,7 @@ fn resolve_progress(key: &str, rule: &RuleConfig, problems: &mut Vec<ConfigProbl
         ] {
             let Some(value) = value else { continue };
             let why = "nothing says how its agents show that they advance";
-            let fix = "write progress = \"payload\" beside it, or leave it out";
+            let fix = "write progress = \"payload\" or \"status\" beside it, or leave it out";
             problems.push(ConfigProblem::refused(&of(name), value, why, fix));
         }
         return None;
@@ -637,12 +637,22 @@ fn resolve_progress(key: &str, rule: &RuleConfig, problems: &mut Vec<ConfigProbl
                 .against(&of("threshold")),
         );
     }
+    if *progress == Some(ProgressOf::Status) {
+        let of_payload = idle_payload.map(|payload| ("idle-payload", payload.to_string()));
+        let of_status = idle_status.map(|status| ("idle-status", format!("\"{}\"", status.as_str())));
+        for (name, value) in of_payload.into_iter().chain(of_status) {
+            let why = "daemons, whose status lines show their progress, have no frames";
+            problems
+                .push(ConfigProblem::refused(&of(name), value, why, "leave it out").against(&of("progress")));
+        }
+    }
     if *idle_status == Some(Status::Stall) {
         let why = "no agent ever says that";
         let fix = "write \"ok\", \"degraded\" or \"critical\"";
         problems.push(ConfigProblem::refused(&of("idle-status"), "\"stall\"".to_owned(), why, fix));
     }
     Some(Progress {
+        of: progress.unwrap_or(ProgressOf::Payload),
         threshold_ns: duration_ns(longest),
         idle_payload: *idle_payload,
         idle_status: *idle_status,

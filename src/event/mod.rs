@@ -569,11 +569,13 @@ pub enum AdvanceWhy {
     Session,
     /// No rule asks for progress of the agent any more.
     Rule,
+    /// The status line of the daemon changed.
+    Status,
 }
 
 impl AdvanceWhy {
     /// Every variant, in the order of declaration.
-    pub const ALL: [Self; 4] = [Self::Payload, Self::Idle, Self::Session, Self::Rule];
+    pub const ALL: [Self; 5] = [Self::Payload, Self::Idle, Self::Session, Self::Rule, Self::Status];
 
     /// The word of the event schema.
     #[must_use]
@@ -583,6 +585,7 @@ impl AdvanceWhy {
             Self::Idle => "idle",
             Self::Session => "session",
             Self::Rule => "rule",
+            Self::Status => "status",
         }
     }
 }
@@ -739,13 +742,13 @@ impl EventKind {
         ),
         (
             "standstill",
-            "The agent beats, but its payload was the same for the `progress-threshold` of its rule: its work stands still. \
+            "The agent beats, but its payload, or the `STATUS=` line of a daemon, was the same for the `progress-threshold` of its rule: its work stands still. \
              Reported once; `still_ns` is how long it has lasted by then. `certain` is false if the observer did not see a \
              whole threshold of it.",
         ),
         (
             "advance",
-            "A standstill of `still_ns` is over. `why` is `payload` (it changed), `idle` (the agent says that it has nothing \
+            "A standstill of `still_ns` is over. `why` is `payload` or `status` (it changed), `idle` (the agent says that it has nothing \
              to do), `session` (another began) or `rule` (none asks for progress any more). An `exit` ends a standstill, too.",
         ),
         (

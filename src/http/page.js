@@ -532,7 +532,7 @@ function worded(event) {
     case "up": return ["quiet", "began to beat"];
     case "stall": return ["bad", "stalled", (event.phase === "stopping" ? "stops, and has not ended after " : "stalled after a silence of ") + time(event.silent_ns) + ({ start: " at its start", payload: " in the phase that its payload says" }[event.phase] ?? "") + (event.process && event.process !== "sleeping" ? ", its process is " + event.process : "") + (event.used_cpu ? " and used CPU" : event.used_cpu === false ? " and used no CPU" : "") + (event.certain ? "" : ", not certain")];
     case "resume": return ["good", "beats again", "beats again after " + time(event.silent_ns)];
-    case "standstill": return ["bad", "beats, but stands still", "beats, but its payload " + event.payload + " has stood still for " + time(event.still_ns) + (event.certain ? "" : ", not certain")];
+    case "standstill": return ["bad", "beats, but stands still", (event.origin === "notify" ? "beats, but its status line" : "beats, but its payload " + event.payload) + " has stood still for " + time(event.still_ns) + (event.certain ? "" : ", not certain")];
     case "advance": return ["good", "stands still no more", "stands still no more, after " + time(event.still_ns)];
     case "frozen": return event.phase === "begin" ? ["warn", "frozen by its control group"] : ["good", "no longer frozen"];
     case "exit": {

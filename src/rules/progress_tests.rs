@@ -3,13 +3,15 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::ProgressOf;
 use crate::rules::{Sender, first_beat, next_beat};
 use crate::wire::{Frame, Status, Version};
 
 const MS: u64 = 1_000_000;
 const T: u64 = 600 * MS;
 const P: u64 = 8_000 * MS;
-const PROGRESS: Progress = Progress { threshold_ns: P, idle_payload: None, idle_status: None };
+const PROGRESS: Progress =
+    Progress { of: ProgressOf::Payload, threshold_ns: P, idle_payload: None, idle_status: None };
 const START: MonoNs = MonoNs(1_000_000 * MS);
 
 /// A slot, the clock, and what is known of its progress.

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(any(test, feature = "http"))]
 use super::Busy;
-use super::sequence::{begin, end};
 #[cfg(any(test, feature = "http"))]
-use super::sequence::{high, read_once};
+use super::sequence::read_once;
+use super::sequence::{begin, end, high};
 use crate::notify::message::STATUS_BYTES_MAX;
 use crate::sys::memory::Words;
 
@@ -40,16 +40,24 @@ impl StatusLines {
         Ok(Self { words: Words::anonymous(slots as usize * LINE_WORDS)? })
     }
 
-    /// Replaces the line of a slot whose holder has this generation. A longer text is cut between characters. Shard only.
+    /// Replaces the line of a slot whose holder has this generation, unless it is the same. A longer text is cut between
+    /// characters. Shard only.
     pub fn put(&self, slot: u32, generation: u32, text: &str) {
         let text = &text.as_bytes()[..text.floor_char_boundary(STATUS_BYTES_MAX)];
         let mut bytes = [0; TEXT_WORDS * size_of::<u64>()];
         bytes[0] = u8::try_from(text.len()).unwrap_or(u8::MAX);
         bytes[1..=text.len()].copy_from_slice(text);
         let words = self.line(slot);
+        let new = || words[1..].iter().zip(bytes.as_chunks().0).take(words_of(text.len()));
+        let is_same = |(word, bytes): (&AtomicU64, &[u8; 8])| {
+            word.load(Ordering::Relaxed) == u64::from_ne_bytes(*bytes)
+        };
+        if high(words[0].load(Ordering::Relaxed)) == generation && new().all(is_same) {
+            return;
+        }
         begin(&words[0]);
         // Words behind the text are not read.
-        for (word, bytes) in words[1..].iter().zip(bytes.as_chunks().0).take(words_of(text.len())) {
+        for (word, bytes) in new() {
             word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
         }
         end(&words[0], generation);
@@ -77,6 +85,13 @@ impl StatusLines {
             return Ok(String::from_utf8_lossy(text).into_owned());
         }
         Err(Busy)
+    }
+
+    /// A number that changes whenever the line of the holder with this generation does; `None` if it sent none. Of lines that
+    /// were changed more often than four billion times in between, some are missed.
+    pub fn change(&self, slot: u32, generation: u32) -> Option<u64> {
+        let first = self.line(slot)[0].load(Ordering::Acquire);
+        (high(first) == generation).then_some(first & u64::from(u32::MAX))
     }
 
     fn line(&self, slot: u32) -> &[AtomicU64] {

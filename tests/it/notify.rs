@@ -155,6 +155,31 @@ fn a_script_that_reports_once_is_no_agent() {
     observer.stop();
 }
 
+/// Its helper thread beats, and its status line says that nothing is done any more.
+#[test]
+fn a_daemon_whose_status_line_stays_the_same_stands_still() {
+    let rule = "[[rule]]\nmatch = { comm = \"python*\" }\nthreshold = \"2s\"\nprogress = \"status\"\nprogress-threshold = \"3s\"\n";
+    let config = format!("[notify]\n{rule}");
+    let mut observer = Observer::start(Options { threshold: T, config, shards: 1, ..Options::default() });
+    let mut daemons = [(); 2].map(|()| Daemon::start(&socket(&observer), &[]));
+    let pids = daemons.each_ref().map(Daemon::pid);
+    for daemon in &mut daemons {
+        daemon.send("READY=1\\nSTATUS=0 jobs done");
+        daemon.ask("beat 0.1");
+    }
+    let mut jobs = 0;
+    wait_for("a standstill", || {
+        jobs += 1;
+        daemons[1].send(&format!("STATUS={jobs} jobs done"));
+        observer.events().iter().any(|event| event.is("standstill", pids[0])).then_some(())
+    });
+    assert_eq!(observer.count("standstill", pids[1]), 0, "it works");
+    assert!(explained(&observer.dir(), pids[0]).contains("its status line stays the same"));
+    daemons[0].send("STATUS=1 job done");
+    assert_eq!(observer.expect("advance", pids[0], SOON).str("why"), "status");
+    observer.stop();
+}
+
 /// The socket, its queue and what is known of each daemon outlive the observer, however it ends.
 #[test]
 fn a_daemon_goes_on_over_a_restart_of_the_observer() {

@@ -1,6 +1,8 @@
 //! Processes that send messages, frames, or both: one agent each, with a deadline of its own in each lane.
 
 use super::*;
+use crate::config::plan::Progress;
+use crate::config::{ProgressOf, RuleMatch};
 use crate::event::StallPhase;
 
 const TERMS: Terms = Terms {
@@ -170,4 +172,37 @@ fn an_agent_that_sends_its_first_message_is_up_already() {
     world.processes.remove(&7);
     world.run(200 * MS);
     assert_eq!(world.kinds(7), ["up", "exit"]);
+}
+
+/// The status line of a daemon shows its work, if its rule says so: each change counts, also one that is undone.
+#[test]
+fn a_daemon_with_the_same_status_line_stands_still() {
+    let progress =
+        Progress { of: ProgressOf::Status, threshold_ns: 4000 * MS, idle_payload: None, idle_status: None };
+    let rule = Rule { progress: Some(progress), ..Rule::new(RuleMatch::comm("*"), THRESHOLD) };
+    let mut world = World::with_daemons(3, 64, vec![rule], (None, None), Some(TERMS));
+    world.is_watching = true;
+    for pid in [7, 8, 9, 10] {
+        world.born(pid);
+    }
+    let rounds = |world: &mut World, rounds: std::ops::Range<u64>| {
+        for round in rounds {
+            world.notify(7, "WATCHDOG=1\nSTATUS=the same");
+            world
+                .notify(8, if round % 2 == 0 { "WATCHDOG=1\nSTATUS=odd" } else { "WATCHDOG=1\nSTATUS=even" });
+            world.notify(9, "WATCHDOG=1");
+            world.send(0, 10, &beat(10, round));
+            world.run(100 * MS);
+        }
+    };
+    rounds(&mut world, 1..60);
+    assert_eq!(world.kinds(7), ["up", "standstill"]);
+    let EventKind::Standstill { certain: true, .. } = world.last("standstill").kind else { panic!() };
+    for pid in [8, 9, 10] {
+        assert_eq!(world.kinds(pid), ["up"], "it works, sends no line, or sends frames");
+    }
+    world.notify(7, "STATUS=another");
+    rounds(&mut world, 60..70);
+    assert_eq!(world.kinds(7), ["up", "standstill", "advance"]);
+    assert!(matches!(world.last("advance").kind, EventKind::Advance { why: AdvanceWhy::Status, .. }));
 }

@@ -1,13 +1,14 @@
 //! Agents that beat, and whose payload stays the same.
 
 use super::*;
-use crate::config::RuleMatch;
 use crate::config::plan::{Progress, Rule};
+use crate::config::{ProgressOf, RuleMatch};
 use crate::view::tally::ShardTally;
 
 /// Long enough for a beat every 100 ms to be looked at several times.
 const P: u64 = 4000 * MS;
-const PROGRESS: Progress = Progress { threshold_ns: P, idle_payload: Some(99), idle_status: None };
+const PROGRESS: Progress =
+    Progress { of: ProgressOf::Payload, threshold_ns: P, idle_payload: Some(99), idle_status: None };
 
 fn rule(matcher: RuleMatch) -> Rule {
     Rule { progress: Some(PROGRESS), ..Rule::new(matcher, THRESHOLD) }

@@ -168,6 +168,9 @@ fn of_tracked(tracked: &Tracked, fleet: &Fleet) -> String {
         match agent.state {
             AgentState::Stalled => "is STALLED",
             AgentState::Frozen => "is FROZEN (by its control group; this is not a stall)",
+            AgentState::Standstill if agent.daemon.is_some() => {
+                "is at a STANDSTILL: it beats, and its status line stays the same"
+            }
             AgentState::Standstill => "is at a STANDSTILL: it beats, and its payload stays the same",
             AgentState::Waiting => "has sent nothing but crash reports",
             _ if is_overdue(tracked) => "is silent",
@@ -376,10 +379,18 @@ fn standstill(tracked: &Tracked) -> Option<String> {
     let (event, still_ns, certain) = found;
     let payload = event.agent.map_or(0, |agent| agent.payload);
     let ago = time(tracked.as_of.saturating_sub(event.mono.0));
+    let what = match &tracked.agent.daemon {
+        Some(_) => format!(
+            "its status line had been the same for {}, and its rule says that it shows",
+            time(still_ns)
+        ),
+        None => format!(
+            "its payload had been {payload} for {}, and its rule says that the payload counts",
+            time(still_ns)
+        ),
+    };
     let mut said = format!(
-        "It was found at a standstill {ago} ago: by then its payload had been {payload} for {}, and its rule says that \
-         the payload counts its work{}.",
-        time(still_ns),
+        "It was found at a standstill {ago} ago: by then {what} its work{}.",
         if certain { "" } else { "; not certain, since the observer could not see all of it" }
     );
     let end = since.iter().find_map(|event| match event.kind {

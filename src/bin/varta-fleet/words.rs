@@ -103,10 +103,9 @@ pub fn event(event: &Event) -> String {
 fn predicate(event: &Event) -> String {
     let said_of_itself = event.agent.map(|agent| (agent.status.as_str(), agent.payload));
     let (status, payload) = said_of_itself.unwrap_or(("?", 0));
+    let is_daemon = event.agent.is_some_and(|agent| agent.origin == Origin::Notify);
     match event.kind {
-        EventKind::Up if event.agent.is_some_and(|agent| agent.origin == Origin::Notify) => {
-            "speaks sd_notify".to_owned()
-        }
+        EventKind::Up if is_daemon => "speaks sd_notify".to_owned(),
         EventKind::Up => format!("beats, status {status}"),
         EventKind::Stall { silent_ns, certain, blind_ns, process, used_cpu, phase, .. } => {
             let process =
@@ -148,11 +147,16 @@ fn predicate(event: &Event) -> String {
         .to_owned(),
         EventKind::Standstill { still_ns, certain } => {
             let certainty = if certain { "" } else { ", not certain" };
-            format!("beats, but stands still at payload {payload} for {}{certainty}", time(still_ns))
+            let at = if is_daemon {
+                "with the same status line".to_owned()
+            } else {
+                format!("at payload {payload}")
+            };
+            format!("beats, but stands still {at} for {}{certainty}", time(still_ns))
         }
         EventKind::Advance { still_ns, why } => {
             let why = match why {
-                AdvanceWhy::Payload => "",
+                AdvanceWhy::Payload | AdvanceWhy::Status => "",
                 AdvanceWhy::Idle => ": it has nothing to do",
                 AdvanceWhy::Session => ": another session began",
                 AdvanceWhy::Rule => ": no rule asks for progress any more",

@@ -17,7 +17,7 @@ use crate::aggregator::policy::Policy;
 use crate::aggregator::reload::Reload;
 use crate::config::classes::Classes;
 use crate::config::plan::{PayloadPhase, Phases, Progress, Rule, Start};
-use crate::config::{KeySet, RuleMatch};
+use crate::config::{KeySet, ProgressOf, RuleMatch};
 use crate::event::{Event, EventKind, ExitHow, ReloadOutcome};
 use crate::lab::replay::{Act, Point, Replay, Script};
 use crate::lab::simulator::acting::Acting;
@@ -1080,6 +1080,7 @@ impl TurnPart {
 /// The rules that put these thresholds in force.
 pub fn policy(terms: &Terms, setting: &Setting) -> Policy {
     let progress = setting.progress.map(|threshold_ns| Progress {
+        of: ProgressOf::Payload,
         threshold_ns,
         idle_payload: None,
         idle_status: Some(AT_REST),
