@@ -289,13 +289,18 @@ fn sockets_without_a_file_are_reached() {
 
 /// No agent misses its threshold, though the observer is restarted twice: by the book, and killed, with other shards
 /// than before. One that is stopped stalls; one that is killed exits.
-#[test]
-fn agents_in_every_language_are_observed_through_restarts() {
-    // Far above what a busy machine keeps a process from running.
-    let threshold = Duration::from_secs(3);
-    let options = |shards| Options { shards, threshold, queue_limit: Some(512), ..Options::default() };
+fn are_observed_through_restarts(watchdog: Duration, threshold: Duration, variable: &str, socket: &str) {
+    let options = |shards| Options {
+        shards,
+        threshold,
+        queue_limit: Some(512),
+        config: if socket.is_empty() { String::new() } else { "[notify]\n".to_owned() },
+        ..Options::default()
+    };
     let mut observer = Observer::start(options(4));
-    let running = start_all(("VARTA_DIR", &observer.dir()));
+    let at = observer.dir().join(socket);
+    let running: Vec<Running> =
+        LANGUAGES.iter().map(|language| Running::start(language, watchdog, (variable, &at))).collect();
     let mut pids = BTreeMap::new();
     for (number, shards) in [4_u32, 2, 3].into_iter().enumerate() {
         for (language, running) in running.iter().enumerate() {
@@ -303,7 +308,10 @@ fn agents_in_every_language_are_observed_through_restarts() {
             let is = |event: &Event| event.kind() == "up" && event.pid().is_some_and(|pid| running.is(pid));
             let up = observer.expect_that(&what, SOON, is);
             let pid = up.pid().expect("it was compared");
-            assert_eq!(up.u64("shard"), u64::from(shard_for(pid, shards)), "{}: {up}", running.file);
+            assert_eq!(up.has("origin"), !socket.is_empty(), "{}: {up}", running.file);
+            // The socket for daemons has a shard of its own.
+            let shard = if socket.is_empty() { shard_for(pid, shards) } else { shards };
+            assert_eq!(up.u64("shard"), u64::from(shard), "{}: {up}", running.file);
             assert_eq!(*pids.entry(language).or_insert(pid), pid, "{}", running.file);
         }
         observer.watch(threshold / 2);
@@ -327,4 +335,17 @@ fn agents_in_every_language_are_observed_through_restarts() {
         }
     }
     observer.stop();
+}
+
+/// The threshold is far above what a busy machine keeps a process from running.
+#[test]
+fn agents_in_every_language_are_observed_through_restarts() {
+    are_observed_through_restarts(Duration::from_millis(200), Duration::from_secs(3), "VARTA_DIR", "");
+}
+
+/// As daemons, whose threshold is the `WATCHDOG_USEC` that they were started with.
+#[test]
+fn daemons_in_every_language_are_observed_through_restarts() {
+    let threshold = Duration::from_secs(3);
+    are_observed_through_restarts(threshold, threshold, "NOTIFY_SOCKET", "notify.sock");
 }
