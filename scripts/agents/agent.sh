@@ -15,7 +15,7 @@ use Socket;
 my ($parent, $directory) = @ARGV;
 my ($nonce, $message, $start) = (0, "READY=1\nWATCHDOG=1", (POSIX::times())[0]);
 # Its name. Assigned to $0, it would overwrite the environment, in which the observer reads WATCHDOG_USEC.
-if (open(my $comm, ">", "/proc/self/comm")) { print $comm $ARGV[2] }
+if (open(my $comm, ">", "/proc/self/comm")) { syswrite($comm, $ARGV[2]) }
 
 # A socket for each datagram finds an observer that was restarted. Waits for nothing.
 sub datagram {
