@@ -315,7 +315,11 @@ fn are_observed_through_restarts(watchdog: Duration, threshold: Duration, variab
             let expected =
                 [shards, before].map(|shards| if is_daemon { shards } else { shard_for(pid, shards) });
             let shard = up.u64("shard");
-            assert!(expected.into_iter().any(|expected| shard == expected.into()), "{}: {up}", running.file);
+            assert!(
+                expected.into_iter().any(|expected| shard == u64::from(expected)),
+                "{}: {up}",
+                running.file
+            );
             if running.file == "agent.sh" {
                 let comm = fs::read_to_string(format!("/proc/{pid}/comm")).expect("it lives");
                 assert_eq!(comm, "agent.sh\n", "the script is not named");
