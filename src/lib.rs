@@ -56,7 +56,8 @@
 //! The manual is the module `guide` of this documentation; its page on the architecture has the table of threads.
 //!
 //! The library installs no signal handler, no logger and no panic hook, never ends the process, and keeps no global
-//! state except that passed descriptors ([`Inherited`]) are taken once.
+//! state except that passed descriptors ([`Inherited`]) are taken once. With the feature `cli` it notes, before `main`, which
+//! signals were ignored and which standard descriptors closed, for the program that it becomes.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("varta-fleet runs on Linux only: it rests on SCM_CREDENTIALS, pidfds and sealed memfds");
@@ -97,6 +98,10 @@ pub mod priority;
 
 // What a service manager is told.
 mod manager;
+
+// Programs that are agents by the way they are started.
+#[cfg(feature = "cli")]
+mod launch;
 
 // The wiring, and what a caller gets of it.
 mod fleet;
@@ -170,6 +175,8 @@ pub use http::{HttpError, TokenError, inspect as inspect_http};
 #[cfg(feature = "http")]
 pub use json::Json;
 pub use lane::uids::UidCounts;
+#[cfg(feature = "cli")]
+pub use launch::{Launch, LaunchError, beat_for, launch, unfit};
 pub use manager::{ManagerError, ServiceManager, WATCHDOG_MIN};
 pub use message::{Reason, Shown, quoted};
 pub use observer::{OBSERVER_AGENTS_MAX, Observer, ObserverEvent, POLL_WAIT};

@@ -4,6 +4,8 @@ pub mod accounts;
 pub mod child;
 pub mod clock;
 pub mod datagram;
+#[cfg(feature = "cli")]
+pub mod execute;
 pub mod memory;
 pub mod mmsg;
 pub mod passed;

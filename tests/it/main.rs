@@ -18,6 +18,7 @@ mod dashboard;
 mod demo;
 mod deploy;
 mod events;
+mod exec;
 mod exits;
 mod failing_calls;
 mod faults;

@@ -98,6 +98,29 @@ Examples:
   varta-fleet route --pid $$           for a shell script itself
   varta-fleet route --dir /tmp/varta --pid 4711";
 
+const EXEC_EXAMPLES: &str = "\
+Examples:
+  varta-fleet exec -- backup --all                    told: how it ends
+  varta-fleet exec --threshold 30s -- my-daemon       and whether it is silent for so long
+  varta-fleet exec --name worker-7 --dir /tmp/varta -- ./worker 7";
+
+const EXEC_NOTES: &str = "\
+The program takes the place of this process: it has its pid, and whoever started it sees how it ends. It needs an
+observer with [notify] in its configuration, and gets NOTIFY_SOCKET, VARTA_DIR and, with --threshold, WATCHDOG_USEC
+and WATCHDOG_PID. With --threshold the program must beat, by WATCHDOG=1 of sd_notify(3): one that does not is stalled
+after that time. Without it only its end is told, until it beats by itself.
+If the observer does not take the messages within two seconds, the program is started all the same.";
+
+const BEAT_EXAMPLES: &str = "\
+Examples:
+  varta-fleet beat                                    for the shell that calls it
+  varta-fleet beat --name nightly --status 'part 3 of 7'
+  varta-fleet beat --pid 4711";
+
+const BEAT_NOTES: &str = "\
+The process gets no threshold by that: start it by `varta-fleet exec --threshold`, or give it one by a rule. Only root
+may send for another process; in most containers root may not either.";
+
 /// Knows, for every process of a very large fleet on one Linux host, whether it is alive.
 #[derive(Debug, Parser)]
 #[command(name = "varta-fleet", version, arg_required_else_help = true, disable_help_subcommand = true)]
@@ -156,6 +179,12 @@ pub enum Command {
     /// Print the path of the socket that a process sends its beats to
     #[command(after_help = format!("{ROUTE_EXAMPLES}\n\n{EXIT_CODES}"))]
     Route(crate::route::RouteArgs),
+    /// Start a program that is observed from then on, in place of this process
+    #[command(after_help = format!("{EXEC_EXAMPLES}\n\n{EXEC_NOTES}\n\n{EXIT_CODES}"))]
+    Exec(crate::exec::ExecArgs),
+    /// Send one beat from a script, for the script
+    #[command(after_help = format!("{BEAT_EXAMPLES}\n\n{BEAT_NOTES}\n\n{EXIT_CODES}"))]
+    Beat(crate::exec::BeatArgs),
     /// Show the help of a command
     #[command(hide = true)]
     Help(HelpArgs),

@@ -16,7 +16,9 @@ Exit codes:
   3   of status --plugin nagios, which has codes of its own: the fleet cannot be asked
   69  a socket is in use by another observer, or there is no fleet to talk to
   77  permission denied
-  78  the configuration is refused, or check found problems";
+  78  the configuration is refused, or check found problems
+  126 of exec: the program cannot be run; else exec ends as the program does
+  127 of exec: there is no such program";
 
 /// How the program ends; the numbers follow sysexits.h where it has one. `status --plugin` ends with the number that
 /// means the same to its monitoring system.
@@ -36,6 +38,10 @@ pub enum Exit {
     Permission = 77,
     /// The configuration is refused, or `check` found problems.
     Config = 78,
+    /// Of `exec`, as env(1): the program cannot be run.
+    NotExecutable = 126,
+    /// Of `exec`, as env(1): there is no such program.
+    NotFound = 127,
 }
 
 impl From<Exit> for ExitCode {

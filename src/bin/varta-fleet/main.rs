@@ -12,6 +12,7 @@ mod completions;
 mod config;
 mod demo;
 mod events;
+mod exec;
 mod exit;
 mod explain;
 mod load;
@@ -87,6 +88,8 @@ fn execute(command: Command) -> Result<Exit, CliError> {
         Command::Config(args) => config::config(&args),
         Command::Check(args) => check::check(&args),
         Command::Route(args) => route::route(&args),
+        Command::Exec(args) => exec::exec(&args),
+        Command::Beat(args) => exec::beat(&args),
         Command::Status(args) => status::status(&args),
         Command::Top(args) => top::top(&args),
         Command::Agents(args) => agents::agents(&args),

@@ -27,32 +27,35 @@ pub struct RouteArgs {
 pub fn route(args: &RouteArgs) -> Result<Exit, CliError> {
     let dir = args.fleet.dir()?;
     let pid = args.pid.unwrap_or_else(std::os::unix::process::parent_id);
-    let socket = socket_for(&dir, pid).map_err(|error| {
-        let shown = Shown(dir.display());
-        match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => CliError::new(
-                Exit::Unavailable,
-                format!(
-                    "cannot route pid {pid}: no fleet runs in {shown}, there is no {MANIFEST}; \
-                     start one with `varta-fleet run`, or name its directory with --dir or VARTA_DIR"
-                ),
-            ),
-            io::ErrorKind::PermissionDenied => {
-                let path = dir.join(MANIFEST);
-                let failed = format!("cannot route pid {pid}: cannot read {}", Shown(path.display()));
-                denied(&failed, &path, ["mode", "group"])
-            }
-            _ => CliError::new(
-                Exit::Runtime,
-                format!("cannot route pid {pid}: {error}; restart the observer to have it written again"),
-            ),
-        }
-    })?;
+    let socket =
+        socket_for(&dir, pid).map_err(|error| unread(&format!("cannot route pid {pid}"), &dir, &error))?;
     let mut out = io::stdout().lock();
     out.write_all(socket.as_os_str().as_bytes())?;
     out.write_all(b"\n")?;
     out.flush()?;
     hears_us(&socket)
+}
+
+/// Why the manifest of the fleet in `dir` cannot be used. `failed`: what cannot be done without.
+pub fn unread(failed: &str, dir: &Path, error: &io::Error) -> CliError {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => CliError::new(
+            Exit::Unavailable,
+            format!(
+                "{failed}: no fleet runs in {}, there is no {MANIFEST}; \
+                 start one with `varta-fleet run`, or name its directory with --dir or VARTA_DIR",
+                Shown(dir.display())
+            ),
+        ),
+        io::ErrorKind::PermissionDenied => {
+            let path = dir.join(MANIFEST);
+            denied(&format!("{failed}: cannot read {}", Shown(path.display())), &path, ["mode", "group"])
+        }
+        _ => CliError::new(
+            Exit::Runtime,
+            format!("{failed}: {error}; restart the observer to have it written again"),
+        ),
+    }
 }
 
 /// Whether this user's beats would arrive. Sends nothing.

@@ -148,7 +148,7 @@ pub fn run(config: &ConfigArgs, options: RunOptions) -> Result<Exit, CliError> {
         drop(sender);
     }
     let handle = fleet.handle();
-    let mut told = Told { trouble: None, is_short: vec![false; shards], thresholds: Vec::new() };
+    let mut told = Told { trouble: None, short: Vec::new(), thresholds: Vec::new() };
     service.describe(&fleet, &fleet.health());
     let mut next_look = Instant::now() + HEALTH_TICK;
     let problems = loop {
@@ -222,8 +222,8 @@ fn say_counts(handle: &Handle) {
 struct Told {
     /// The problem of the event output.
     trouble: Option<OutputTrouble>,
-    /// By shard: the warning of a short queue.
-    is_short: Vec<bool>,
+    /// The shards that were said to have a short queue.
+    short: Vec<usize>,
     /// The thresholds that cannot work: rule, and whom it is for.
     thresholds: Vec<(Option<usize>, String)>,
 }
@@ -233,7 +233,11 @@ impl Told {
     fn warn_of(&mut self, health: &Health) {
         for problem in &health.problems {
             let is_new = match problem {
-                Problem::QueueLimit { shard, .. } => !mem::replace(&mut self.is_short[*shard], true),
+                Problem::QueueLimit { shard, .. } => {
+                    let is_new = !self.short.contains(shard);
+                    self.short.extend(is_new.then_some(*shard));
+                    is_new
+                }
                 Problem::TooShort(found) => {
                     let of = (found.rule, found.name.clone());
                     let is_new = !self.thresholds.contains(&of);

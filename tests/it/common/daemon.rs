@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use rustix::process::Signal;
 
@@ -19,9 +19,14 @@ pub struct Daemon {
 impl Daemon {
     /// A daemon that sends to this socket, with these variables in its environment. It has sent nothing yet.
     pub fn start(socket: &Path, environment: &[(&str, &str)]) -> Self {
-        let mut command = super::program_by(python());
-        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/common/daemon.py"));
+        let mut command = super::program_by("env");
         command.env("NOTIFY_SOCKET", socket).envs(environment.iter().copied());
+        Self::by(command)
+    }
+
+    /// A daemon that this command starts, whose last arguments are to be a program and its arguments, in place of itself.
+    pub fn by(mut command: Command) -> Self {
+        command.arg(python()).arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/common/daemon.py"));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start a daemon");
         let (stdin, stdout) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
         let mut daemon = Self { child, stdin, stdout: BufReader::new(stdout), pid: 0 };
