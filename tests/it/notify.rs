@@ -128,6 +128,25 @@ fn a_daemon_without_a_watchdog_is_never_stalled() {
     observer.stop();
 }
 
+/// When its barrier is answered, whoever asks sees what it sent before.
+#[test]
+fn a_barrier_is_answered_once_everything_before_it_is_seen() {
+    let mut observer = observer();
+    let mut daemon = Daemon::start(&socket(&observer), &[]);
+    daemon.send("WATCHDOG=1");
+    observer.expect("up", daemon.pid(), SOON);
+    for beat in 2..=30 {
+        daemon.send(&format!("WATCHDOG=1\\nSTATUS=beat {beat}"));
+        daemon.ask("barrier");
+        let answer = observer.get(&format!("/api/v1/agents/{}", daemon.pid())).json();
+        assert_eq!(
+            (&answer["beats"], &answer["daemon"]["text"]),
+            (&beat.into(), &format!("beat {beat}").into())
+        );
+    }
+    observer.stop();
+}
+
 /// `systemd-notify` of a script ends at once: it is no agent, but its barrier is answered.
 #[test]
 fn a_script_that_reports_once_is_no_agent() {

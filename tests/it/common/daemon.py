@@ -2,6 +2,7 @@
 
 send TEXT      sends a message; \\n in TEXT is a line end
 beat SECONDS   sends WATCHDOG=1 now and every so many seconds from now on; 0: not any more
+barrier        sends a barrier and waits until it is answered
 end CODE       exits
 """
 
@@ -11,6 +12,8 @@ import sys
 import threading
 
 sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+barriers = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+barriers.connect(os.environ["NOTIFY_SOCKET"])
 
 
 def send(text):
@@ -38,6 +41,12 @@ for line in sys.stdin:
         with changed:
             period[0] = float(argument)
             changed.notify()
+    elif command == "barrier":
+        reader, writer = os.pipe()
+        socket.send_fds(barriers, [b"BARRIER=1"], [writer])
+        os.close(writer)
+        assert os.read(reader, 1) == b""
+        os.close(reader)
     elif command == "end":
         os._exit(int(argument))
     print("done", flush=True)
