@@ -1,8 +1,9 @@
-//! What does it cost to decode 32 bytes, and to refuse them?
+//! What does it cost to decode 32 bytes, and to refuse them? And to read a message of a daemon?
 
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use varta_fleet::bench::{Envelope, read_message};
 use varta_fleet::wire::{self, FRAME_BYTES, Version};
 
 mod rig;
@@ -34,5 +35,18 @@ fn decode(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, decode);
+fn messages(criterion: &mut Criterion) {
+    let of_php_fpm = "READY=1\nWATCHDOG=1\nSTATUS=Processes active: 0, idle: 1, Requests: 0, slow: 0, Traffic: \
+                      0.00req/sec";
+    let longest = format!("STATUS={}", "x".repeat(4096 - "STATUS=".len()));
+    let envelope = Envelope { is_attested: true, ..Envelope::default() };
+    let mut group = criterion.benchmark_group("message");
+    for (name, text) in [("beat", "WATCHDOG=1"), ("beat of php-fpm", of_php_fpm), ("4096 bytes", &longest)] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| black_box(read_message(black_box(text.as_bytes()), envelope).is_ok()));
+        });
+    }
+}
+
+criterion_group!(benches, decode, messages);
 criterion_main!(benches);

@@ -13,6 +13,7 @@ pub use crate::lab::standin::{busy as busy_sources, scrape, sources};
 pub use crate::lane::kick::Kick;
 pub use crate::lane::report::SAMPLES_MAX;
 pub use crate::lane::{Doorbell, Port};
+pub use crate::notify::message::{Envelope, read as read_message};
 pub use crate::rules::Sender;
 pub use crate::shard::Shard;
 pub use crate::shard::front::{Front, Heard, Limits};
