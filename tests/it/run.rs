@@ -43,6 +43,11 @@ fn events_are_numbered_without_a_gap_from_start_to_stop() {
     }
 }
 
+/// What makes an observer start every thread that it can have.
+fn with_all_threads() -> String {
+    format!("[notify]\n{ACTS}")
+}
+
 /// The guide's table lists the threads of a running fleet and no others.
 #[test]
 fn the_threads_are_those_that_the_guide_names() {
@@ -57,7 +62,7 @@ fn the_threads_are_those_that_the_guide_names() {
     assert!(named.remove("varta-ready"), "{named:?}");
     named.insert("varta-fleet".to_owned());
 
-    let observer = Observer::start(Options { config: ACTS.to_owned(), ..Options::default() });
+    let observer = Observer::start(Options { config: with_all_threads(), ..Options::default() });
     let tasks = Path::new("/proc").join(observer.pid().to_string()).join("task");
     let threads = || {
         let tasks = fs::read_dir(&tasks).expect("its threads").filter_map(Result::ok);
@@ -85,25 +90,25 @@ fn the_priorities_are_those_that_the_guide_names() {
         .skip(2)
         .map_while(|line| {
             let mut cells = line.strip_prefix("| ")?.split(" | ");
-            let name = cells.next()?.trim_matches('`');
+            let name = cells.next()?.split('`').nth(1)?;
             let priority = cells.nth(1)?;
             Some((name, if priority == "ordinary" { own } else { priority.parse().expect("a number") }))
         })
         .collect();
     assert!(named.len() >= 7, "{named:?}");
-    let observer = Observer::start(Options::default());
+    let observer = Observer::start(Options { config: with_all_threads(), ..Options::default() });
     let tasks = fs::read_dir(format!("/proc/{}/task", observer.pid())).expect("its threads");
-    let mut seen = 0;
+    let mut seen = HashSet::new();
     for task in tasks.filter_map(Result::ok) {
         let Ok(stat) = fs::read_to_string(task.path().join("stat")) else { continue };
         let (head, _) = stat.rsplit_once(") ").expect("a name in brackets");
         let name = head.split_once('(').expect("a bracket").1.replace(char::is_numeric, "N");
-        if let Some(priority) = named.get(name.as_str()) {
+        if let Some((name, priority)) = named.get_key_value(name.as_str()) {
             assert_eq!(of(&stat), *priority, "{name}");
-            seen += 1;
+            seen.insert(*name);
         }
     }
-    assert!(seen >= named.len(), "{seen} threads of {named:?}");
+    assert_eq!(seen, named.keys().copied().collect());
     observer.stop();
 }
 
