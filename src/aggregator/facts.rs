@@ -268,6 +268,7 @@ impl Aggregator {
     fn may_be_one_shot(&mut self, place: Place) -> bool {
         !self.record(place).is(Mark::Up)
             && self.daemon(place).is_some_and(|daemon| daemon.is_one_shot(self.now))
+            && !planted!(TellsOfScripts)
     }
 
     /// Reports what changed, of a process known to be the reported one.

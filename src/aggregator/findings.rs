@@ -70,10 +70,17 @@ impl Aggregator {
         let tally = &mut self.tally;
         let unwatched = &mut tally.shards[usize::from(place.shard)].unwatched;
         *unwatched = *unwatched + u64::from(!is_watched) - u64::from(was_unwatched);
-        let reported = self.record(place);
-        if reported.is(Mark::Unwatched) && (reported.is(Mark::Stalled) || !reported.is(Mark::Counted)) {
+        if self.record(place).is(Mark::Unwatched) && self.is_polled(place) {
             self.poll_unwatched(place);
         }
+    }
+
+    /// Whether nothing but a poll finds that an unwatched process has exited: no silence of it will be judged, or one was.
+    /// Few daemons send beats, and their thresholds are long.
+    fn is_polled(&mut self, place: Place) -> bool {
+        let is_daemon = self.has_messages(place.shard);
+        let reported = self.record(place);
+        is_daemon || reported.is(Mark::Stalled) || !reported.is(Mark::Counted)
     }
 
     pub(super) fn identified(&mut self, holder: Holder, found: Result<LookedUp, LookupError>) {
@@ -273,6 +280,10 @@ impl Aggregator {
         let seen_since = MonoNs(self.view(place.shard).port.counters.last_blind_end.get());
         let is_from_start = started.is_some_and(|started| started > seen_since);
         let of_start = if is_from_start { instruction::FROM_START } else { 0 };
+        let (slot, started) = (self.view(place.shard).port.table.read(place.slot), self.started);
+        let is_forgotten =
+            planted!(ForgetsTheEnvironment) && slot.is_ok_and(|(_, cold)| cold.first_arrival < started);
+        let threshold_ns = threshold_ns.filter(|_| !is_forgotten);
         // A part of a millisecond is one: no limit is shorter than it was meant to be.
         let threshold_ms =
             threshold_ns.map_or(0, |ns| u32::try_from(ns.div_ceil(MILLISECOND_NS)).unwrap_or(u32::MAX));
@@ -358,7 +369,7 @@ impl Aggregator {
                 continue;
             }
             self.record(place).set(Mark::Polled, false);
-            if !reported.is(Mark::Releasing) && (reported.is(Mark::Stalled) || !reported.is(Mark::Counted)) {
+            if !reported.is(Mark::Releasing) && self.is_polled(place) {
                 self.ask_existence(place, false);
                 self.poll_unwatched(place);
             }

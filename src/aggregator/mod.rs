@@ -107,9 +107,9 @@ const LOOK_NS: u64 = 500_000_000;
 const EXIT_NS: u64 = 1_000_000_000;
 /// How long a stop waits for the watch thread's findings. The shards have ended by then.
 const STOP_NS: u64 = 300_000_000;
-/// While something is confirmed, how often to check again without a ring.
 /// Nanoseconds of a millisecond.
 const MILLISECOND_NS: u64 = 1_000_000;
+/// While something is confirmed, how often to check again without a ring.
 const CONFIRM_TICK_NS: u64 = 1_000_000;
 /// A longer gap between two turns while something is confirmed was a pause of the aggregator. Each wait is
 /// extended once: turns that always take this long must not put off a stall for ever.

@@ -210,8 +210,9 @@ impl Aggregator {
     /// The silence that is allowed to the daemon of a slot, ns; `None` if its holder sends frames.
     fn allowed_to_daemon(&self, place: Place, class: u8) -> Option<u64> {
         let daemons = self.shards[usize::from(place.shard)].port.daemons.as_ref()?;
-        // The first class is that of the default, which is for agents that send frames.
-        let of_rule = (class != 0).then(|| self.policy.classes.threshold_ns(class));
+        // Neither the default nor what holds until somebody is looked up is meant for daemons.
+        let has_rule = self.policy.classes.rule_of(class).is_some() || planted!(TakesTheDefault);
+        let of_rule = has_rule.then(|| self.policy.classes.threshold_ns(class));
         let limits = daemons.terms.limits(of_rule);
         // Its shard has judged by its own threshold: without that, nothing is found to be too short.
         let Some(mut daemon) = self.daemon(place) else { return Some(0) };

@@ -114,6 +114,22 @@ mod switch {
         LooksWhenThePhaseIsOver,
         /// No standstill is found.
         FindsNobodyStill,
+        /// An agent that is alive in one lane is alive in the other.
+        JoinsLanes,
+        /// An extension may be as long as a daemon wishes.
+        NeverCapsExtensions,
+        /// A daemon that sent no beat is to send one.
+        StallsWithoutBeats,
+        /// `READY=1` ends a stop.
+        UndoesStopping,
+        /// What a daemon was started with is not known any more after a restart.
+        ForgetsTheEnvironment,
+        /// A daemon of whom no threshold is known has the default one.
+        TakesTheDefault,
+        /// A shard of daemons is certain of what it could not see.
+        TrustsABlindShard,
+        /// A script that says one thing and ends is an agent.
+        TellsOfScripts,
         /// A line has one column too many.
         SplitsAColumn,
     }

@@ -70,7 +70,7 @@ impl Phase {
     /// The phase after a message.
     fn next(self, fields: &Fields<'_>, is_beat: bool) -> Self {
         match self {
-            Self::Stopping => Self::Stopping,
+            Self::Stopping if !(planted!(UndoesStopping) && fields.is_ready) => Self::Stopping,
             _ if fields.is_stopping => Self::Stopping,
             _ if fields.is_ready => Self::Up,
             Self::Starting => Self::Starting,
@@ -455,11 +455,16 @@ impl Daemon {
             (Limit::Start, Phase::Starting) => (self.began, limits.start_ns?, self.extended_until),
             (Limit::Stop, Phase::Stopping) => (self.began, limits.stop_ns, self.extended_until),
             (Limit::Silence, Phase::Stopping) => return None,
+            (Limit::Silence, _) if planted!(StallsWithoutBeats) => {
+                (self.beat.unwrap_or(self.began), self.threshold_ns(limits), self.silence_until)
+            }
             (Limit::Silence, _) => (self.beat?, self.threshold_ns(limits), self.silence_until),
             _ => return None,
         };
         let plain = from.at + length_ns;
-        let until = extended_until.min(plain + limits.threshold_max_ns).max(plain);
+        let latest =
+            if planted!(NeverCapsExtensions) { extended_until } else { plain + limits.threshold_max_ns };
+        let until = extended_until.min(latest).max(plain);
         Some(Term { from, length_ns, until })
     }
 

@@ -170,7 +170,9 @@ impl<T: Transport, C: Clock> Front<T, C> {
         mem::swap(&mut self.allow_uids, &mut settings.allow_uids);
         self.tracker.uids.set_frames_max(settings.uid_frames_max);
         if let Some((table, classes)) = &mut settings.table {
-            self.limits.threshold_min_ns = classes.smallest_ns();
+            // Daemons may have shorter ones than all rules.
+            let of_daemons = self.tracker.terms().map_or(u64::MAX, |terms| terms.threshold_min_ns);
+            self.limits.threshold_min_ns = classes.smallest_ns().min(of_daemons);
             self.sight.set_threshold(self.limits.threshold_min_ns);
             self.tracker.swap_classes(*table, classes, self.now);
         }

@@ -9,6 +9,7 @@ use crate::config::classes::Classes;
 use crate::event::DaemonPhase;
 use crate::lab::replay::{Act, MessageReplay, Point, Recorded, Script};
 use crate::lane::kick::Kick;
+use crate::lane::settings::Settings;
 use crate::notify::daemon::{Daemon, Terms};
 use crate::shard::front::Limits;
 use crate::shard::tracker::{Admission, Tracker};
@@ -419,4 +420,84 @@ fn sessions_outlive_the_observer() {
     assert_eq!(fixture.slot(2).2.phase(), Some(DaemonPhase::Up));
     fixture.run(110_000);
     assert_eq!([0, 1, 2].map(|slot| fixture.slot(slot).1.stalls), [1, 1, 0]);
+}
+
+impl Fixture {
+    /// A reload gives the shard these classes, as table 1, and an instruction gives slot 0 one of them.
+    fn reload(&mut self, at_ms: u64, classes: Classes, class: Option<u8>) {
+        self.run(at_ms);
+        let settings = Settings {
+            edition: 1,
+            table: Some((1, classes)),
+            allow_uids: None,
+            uid_frames_max: None,
+            max_delay_ns: 0,
+        };
+        self.port.handover.offer(Box::new(settings));
+        self.run(at_ms + 1);
+        if let Some(class) = class {
+            let instruction = crate::lane::Instruction { class, table: 1, ..Default::default() };
+            let generation = self.port.table.generation(0);
+            self.port.inbox.post(0, generation, instruction::CLASS | instruction::STARTED_WITH, instruction);
+            self.run(at_ms + 2);
+        }
+    }
+}
+
+/// A pause that is short beside every rule may be long beside the threshold of a daemon.
+#[test]
+fn a_reload_does_not_make_the_shard_overlook_pauses() {
+    let mut fixture = Fixture::new();
+    fixture.send(0, 100, "WATCHDOG_USEC=1000000");
+    (0..20).for_each(|second| fixture.send(second * 900, 100, "WATCHDOG=1"));
+    fixture.reload(100, Classes::single(100 * T), None);
+    fixture.script.pause(START + 5000 * MS, 3 * SECOND, Point::Wait);
+    fixture.run(9000);
+    assert!(fixture.port.counters.blind_ns.get() > 2 * SECOND);
+}
+
+/// Until it is looked up again, a daemon without a rule keeps the longest threshold, and not that of agents of frames.
+#[test]
+fn a_reload_does_not_give_a_daemon_the_threshold_of_frames() {
+    let mut fixture = Fixture::with(None, Classes::new(T, [T / 4]));
+    fixture.send(0, 100, "WATCHDOG=1");
+    fixture.run(10);
+    let known = crate::lane::Instruction::default();
+    let generation = fixture.port.table.generation(0);
+    fixture.port.inbox.post(0, generation, instruction::CLASS | instruction::STARTED_WITH, known);
+    fixture.reload(100, Classes::new(T / 4, [T / 8]), None);
+    fixture.run(1950);
+    assert_eq!(fixture.slot(0).1.stalls, 0);
+    fixture.run(2020);
+    assert_eq!(fixture.slot(0).1.stalls, 1);
+}
+
+/// Before the reload the longest threshold held.
+#[test]
+fn a_rule_that_comes_by_a_reload_holds_from_then_on() {
+    let mut fixture = Fixture::with(None, Classes::single(T / 8));
+    fixture.send(0, 100, "WATCHDOG=1");
+    fixture.run(10);
+    let known = crate::lane::Instruction::default();
+    let generation = fixture.port.table.generation(0);
+    fixture.port.inbox.post(0, generation, instruction::STARTED_WITH, known);
+    fixture.reload(1500, Classes::new(T / 8, [T / 2]), Some(1));
+    fixture.run(2450);
+    assert_eq!(fixture.slot(0).1.stalls, 0, "it was silent for longer, and not since the reload");
+    fixture.run(2530);
+    assert_eq!(fixture.slot(0).1.stalls, 1);
+}
+
+/// A reload that gives others a shorter threshold does not put off the stall of a daemon with one of its own.
+#[test]
+fn a_reload_leaves_a_daemon_its_own_threshold() {
+    let mut fixture = Fixture::with(None, Classes::new(T, [T]));
+    fixture.send(0, 100, "WATCHDOG_USEC=500000");
+    fixture.run(10);
+    let known = crate::lane::Instruction { class: 1, ..Default::default() };
+    let generation = fixture.port.table.generation(0);
+    fixture.port.inbox.post(0, generation, instruction::CLASS | instruction::STARTED_WITH, known);
+    fixture.reload(450, Classes::new(T / 4, [T * 3 / 4]), Some(1));
+    fixture.run(530);
+    assert_eq!(fixture.slot(0).1.stalls, 1);
 }

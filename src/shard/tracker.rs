@@ -273,7 +273,9 @@ impl Tracker {
         if hot.state == State::Free {
             return self.renewal.clear(slot);
         }
-        let before_ns = self.allowed_of(slot, &hot, &self.renewal.before).ns;
+        let before = &self.renewal.before;
+        let of_daemon = self.allowed_to_daemon(slot, &hot, before);
+        let before_ns = of_daemon.unwrap_or_else(|| self.allowed_of(slot, &hot, before).ns);
         self.renewal.keep_grace(slot, hot.last_arrival, before_ns);
         if !planted!(KeepsOldClasses) {
             hot.class = self.classes.unknown();

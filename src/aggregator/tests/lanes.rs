@@ -206,3 +206,16 @@ fn a_daemon_with_the_same_status_line_stands_still() {
     assert_eq!(world.kinds(7), ["up", "standstill", "advance"]);
     assert!(matches!(world.last("advance").kind, EventKind::Advance { why: AdvanceWhy::Status, .. }));
 }
+
+/// No descriptor is left to watch it, and no silence of it is ever judged.
+#[test]
+fn the_exit_of_a_daemon_that_nobody_can_watch_is_told() {
+    let mut world = World::of_lanes();
+    world.is_watching = false;
+    world.notify(7, "READY=1");
+    world.run(5000 * MS);
+    assert_eq!(world.kinds(7), ["up"]);
+    world.processes.remove(&7);
+    world.run(2000 * MS);
+    assert_eq!(world.kinds(7), ["up", "exit"]);
+}

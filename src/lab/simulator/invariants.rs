@@ -52,13 +52,17 @@ pub enum Invariant {
     /// An agent that starts, or whose last payload says that it is busy, is reported as stalled after the silence that
     /// its rule allows then, and as in that phase; every other one after the threshold of its rule.
     I16,
+    /// A daemon is judged by its messages alone: it stalls if it has sent a beat and not the next one within the
+    /// threshold that it sent, was started with or was given, or if it does not end after it said that it stops; once
+    /// until it makes up for that. What it asks for on top is limited. Scripts that say one thing and end are no agents.
+    I17,
 }
 
 impl Invariant {
     /// Not checked by the simulator: what they are about does not exist in it.
     pub const WAITING: [Self; 1] = [Self::I12];
     /// Checked.
-    pub const CHECKED: [Self; 15] = [
+    pub const CHECKED: [Self; 16] = [
         Self::I1,
         Self::I2,
         Self::I3,
@@ -74,6 +78,7 @@ impl Invariant {
         Self::I14,
         Self::I15,
         Self::I16,
+        Self::I17,
     ];
 }
 

@@ -12,6 +12,7 @@ macro_rules! must {
 
 mod absence;
 mod actions;
+mod messages;
 mod phases;
 mod progress;
 
@@ -21,7 +22,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use absence::Absence;
 use actions::Actions;
 
-use crate::event::{About, BlindPhase, Event, EventKind, FrozenPhase, RestartWhy};
+use crate::event::{About, BlindPhase, DaemonPhase, Event, EventKind, FrozenPhase, RestartWhy, StallPhase};
 use crate::lab::simulator::invariants::{Invariant, Verdict, Violation};
 use crate::lab::simulator::story::{AT_REST, Garbage, MS, SECOND, Setting, Story, Terms, What};
 use crate::lab::simulator::truth::{self, Datagram, Life, Sending, Truth, Worth, after, leaps};
@@ -95,6 +96,8 @@ struct ShardTruth {
     expected: BTreeMap<usize, u64>,
     perhaps: u64,
     read_total: u64,
+    /// Messages that were read and are no beats.
+    heard: u64,
     /// Read but not counted yet; and how many were counted but not read.
     in_hand: VecDeque<usize>,
     excess: usize,
@@ -118,17 +121,46 @@ struct Successor {
     is_adopting: bool,
 }
 
-/// What was reported of a pid.
-#[derive(Debug, Default)]
-struct ToldOf {
-    is_up: bool,
+/// What was reported of the silence of a pid in one lane.
+#[derive(Clone, Copy, Debug, Default)]
+struct ToldOfSilence {
     is_stalled: bool,
-    is_still: bool,
+    /// What it misses is its end.
+    is_stopping: bool,
     /// The beat that ended its last silence.
     resumed_at: u64,
     stalled_at: u64,
     is_frozen: bool,
     frozen_at: u64,
+}
+
+impl ToldOf {
+    /// Its silence is over in every lane.
+    fn forget_silence(&mut self) {
+        self.is_still = false;
+        for of in &mut self.silence {
+            (of.is_stalled, of.is_frozen) = (false, false);
+        }
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.silence.iter().any(|of| of.is_stalled)
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.silence.iter().any(|of| of.is_frozen)
+    }
+}
+
+/// What was reported of a pid.
+#[derive(Debug, Default)]
+struct ToldOf {
+    is_up: bool,
+    /// By lane: frames, messages.
+    silence: [ToldOfSilence; 2],
+    /// The phase that was told of it last.
+    phase: Option<DaemonPhase>,
+    is_still: bool,
     up_at: u64,
     up_told_at: u64,
     exits: usize,
@@ -162,6 +194,8 @@ pub struct Model {
     repeats_next: u64,
     fates: Vec<Fate>,
     of_pid: HashMap<u32, Vec<usize>>,
+    /// The messages of each pid.
+    messages: HashMap<u32, Vec<usize>>,
     /// When a pid sent a frame that its uid may not send: evidence, but no beat.
     turned_away: HashMap<u32, Vec<u64>>,
     life_of_id: HashMap<u32, usize>,
@@ -203,13 +237,17 @@ impl Model {
         let truth = Truth::of(story);
         let mut of_pid: HashMap<u32, Vec<usize>> = HashMap::new();
         let mut turned_away: HashMap<u32, Vec<u64>> = HashMap::new();
-        let mut shards: Vec<ShardTruth> = (0..story.setting.shards).map(|_| ShardTruth::default()).collect();
+        let mut messages: HashMap<u32, Vec<usize>> = HashMap::new();
+        let mut shards: Vec<ShardTruth> =
+            (0..story.setting.sockets()).map(|_| ShardTruth::default()).collect();
         for (index, sending) in truth.sendings.iter().enumerate() {
             shards[usize::from(sending.shard)].sendings.push(index);
             if matches!(sending.what, Datagram::Garbage(Garbage::WrongUser)) {
                 turned_away.entry(sending.pid).or_default().push(sending.at);
             }
-            if sending.worth != Worth::Never {
+            if matches!(sending.what, Datagram::Message(_)) {
+                messages.entry(sending.pid).or_default().push(index);
+            } else if sending.worth != Worth::Never {
                 of_pid.entry(sending.pid).or_default().push(index);
             }
         }
@@ -236,6 +274,7 @@ impl Model {
             repeats_next: 1,
             fates: vec![Fate::Unknown; truth.sendings.len()],
             of_pid,
+            messages,
             turned_away,
             life_of_id: truth.lives.iter().enumerate().map(|(index, life)| (life.id, index)).collect(),
             shards,
@@ -251,7 +290,7 @@ impl Model {
             actions: Actions::default(),
             events: 0,
             last_seq: 0,
-            decodes: vec![0; usize::from(story.setting.shards)],
+            decodes: vec![0; usize::from(story.setting.sockets())],
             beats: 0,
             slow_next: 1,
             slow_lost: 0,
@@ -342,6 +381,7 @@ impl Model {
                 (Datagram::Garbage(garbage), _) => {
                     *of.expected.entry(refusal_of(garbage) as usize).or_default() += 1;
                 }
+                (Datagram::Message(words), _) => of.heard += u64::from(!words.is_beat()),
                 (_, Worth::Sure) => {}
                 _ => of.perhaps += 1,
             }
@@ -389,9 +429,10 @@ impl Model {
 
     /// The shard did not run in this time though it should have.
     pub fn was_paused(&mut self, shard: usize, from: u64, to: u64) {
+        let longest = longest_pause_ns(&self.setting, self.lane_of(shard)) + 5 * MS;
         let of = &mut self.shards[shard];
         of.pauses.push((from, to));
-        if to - from > longest_pause_ns(&self.setting) + 5 * MS {
+        if to - from > longest {
             of.blind_due.push(to);
         }
     }
@@ -474,6 +515,7 @@ impl Model {
             of.still.push((of.awake_until.min(ended_at), at));
             of.expected.clear();
             (of.perhaps, of.read_total, of.batches, of.excess) = (0, 0, 0, 0);
+            of.heard = 0;
             of.blind_due = is_adopting.then_some(at).into_iter().collect();
             if !is_adopting {
                 of.watermark = 0;
@@ -504,10 +546,11 @@ impl Model {
             }
         }
         for (pid, told) in &mut self.told {
-            let of_pid = self.of_pid.get(pid).map_or(&[][..], |of_pid| &of_pid[..]);
+            let of_lanes =
+                || [&self.of_pid, &self.messages].into_iter().filter_map(|of| of.get(pid)).flatten();
             let is_queued = |life: usize| {
                 let of_life = |index: &&usize| self.truth.sendings[**index].life == life;
-                of_pid.iter().filter(of_life).any(|index| self.fates[*index] == Fate::Queued)
+                of_lanes().filter(of_life).any(|index| self.fates[*index] == Fate::Queued)
             };
             let lives = self.truth.of_pid[pid].iter().copied();
             let unknown = lives.filter(|life| self.truth.lives[*life].died <= self.now && !is_queued(*life));
@@ -528,16 +571,18 @@ impl Model {
     pub fn has_begun(&mut self, up: u64, stalled: u64) -> Verdict {
         must!(self, I13, !self.is_beginning, "an observer began without a word");
         let told = || self.told.values().filter(|told| told.is_up);
-        let are_stalled = told().filter(|told| told.is_stalled).count() as u64;
+        let are_stalled = |told: &ToldOf| told.silence.iter().filter(|of| of.is_stalled).count() as u64;
+        let are_stalled: u64 = told().map(are_stalled).sum();
         // A slot counts until it is released, soon after its exit was reported.
         let gone = self.told.values().filter(|told| !told.is_up && told.exits > 0).count() as u64;
         // Who is or was frozen is silent by the slots until it beats.
-        let is_silent = |pid: &u32, told: &ToldOf| !told.is_stalled && self.was_frozen(*pid, 0, self.now);
+        let is_silent = |pid: &u32, told: &ToldOf| !told.is_stalled() && self.was_frozen(*pid, 0, self.now);
         let all_up = self.told.iter().filter(|(_, told)| told.is_up);
         let frozen = all_up.filter(|(pid, told)| is_silent(pid, told)).count() as u64;
-        let is_right = stalled >= are_stalled && stalled <= are_stalled + frozen + gone;
+        let lanes = 1 + u64::from(self.setting.notify.is_some());
+        let is_right = stalled >= are_stalled && stalled <= are_stalled + lanes * (frozen + gone);
         must!(self, I13, is_right, "{stalled} are counted as stalled, {are_stalled} are");
-        let are_up = told().count() as u64 - are_stalled - frozen;
+        let are_up = (told().count() as u64).saturating_sub(are_stalled + frozen);
         must!(self, I13, up >= are_up, "{up} are counted as up, {are_up} are");
         Ok(())
     }
@@ -597,7 +642,7 @@ impl Model {
         let of = of.unwrap();
         let gap = of.at - of.last_alive.min(of.at);
         let error = self.setting.turn_ns + MS;
-        let is_right = why == of.why && shards == self.setting.shards && gap_ns.abs_diff(gap) <= error;
+        let is_right = why == of.why && shards == self.setting.sockets() && gap_ns.abs_diff(gap) <= error;
         must!(self, I13, is_right, "{of:?}: {event:?}");
         let known = self.told.iter().filter(|(_, told)| told.is_up).map(|(pid, _)| *pid);
         let known: Vec<u32> = known.collect();
@@ -647,11 +692,13 @@ impl Model {
             of.read_total
         );
         let sum: u64 = Refusal::ALL.iter().map(|refusal| refused(*refusal)).sum();
+        let heard = of.heard;
+        let is_sum = beats + sum + heard == frames || heard > 0 && self.is_tight && beats + sum <= frames;
         must!(
             self,
             I1,
-            beats + sum == frames,
-            "shard {shard}: {beats} beats + {sum} refused of {frames} datagrams"
+            is_sum,
+            "shard {shard}: {beats} beats + {sum} refused + {heard} messages that are no beats of {frames} datagrams"
         );
         let mut by_state = 0;
         for refusal in Refusal::ALL {
@@ -740,11 +787,13 @@ impl Model {
         must!(self, I2, self.told.contains_key(&pid), "{pid} is nobody's: {event:?}");
         let id = truth::id_of(agent.payload);
         let life = self.life_of_id.get(&id).copied();
-        // A terminal frame has its own payload, which is the agent's as well.
+        let is_of_daemons = event.shard.is_some_and(|shard| self.setting.is_of_daemons(shard));
+        let lane = usize::from(is_of_daemons);
+        // A terminal frame has its own payload, which is the agent's as well. A message has none.
         must!(
             self,
             I6,
-            life.is_some_and(|life| self.truth.lives[life].pid == pid),
+            life.is_some_and(|life| self.truth.lives[life].pid == pid) || is_of_daemons && id == 0,
             "the last words of {pid} are another's: {event:?}"
         );
         let now = self.now;
@@ -752,12 +801,13 @@ impl Model {
         told.history.push((now, event.kind.name(), event.shard));
         let owner = *self.sessions.entry(agent.session).or_insert((pid, told.exits));
         let is_own = owner == (pid, told.exits);
-        let (is_up, is_stalled, not_before) = (told.is_up, told.is_stalled, told.not_before);
+        let (is_up, is_stalled, not_before) = (told.is_up, told.silence[lane].is_stalled, told.not_before);
         must!(self, I6, is_own, "session {} was another's: {event:?}, now exits of {owner:?}", agent.session);
         let began = |silent_ns: u64| event.mono.since(START).saturating_sub(silent_ns) + ERROR;
         match event.kind {
             EventKind::Up => {
                 must!(self, I2, !is_up, "{pid} is up twice: {}", self.history(pid));
+                self.check_up(event)?;
                 must!(
                     self,
                     I6,
@@ -768,18 +818,20 @@ impl Model {
                 let told = self.told.get_mut(&pid).unwrap();
                 // An agent taken for the next process is reported as exited, too.
                 told.over.retain(|over| *over != id);
-                (told.is_up, told.is_stalled) = (true, false);
-                (told.is_frozen, told.is_still) = (false, false);
+                (told.is_up, told.phase) = (true, None);
+                told.forget_silence();
                 (told.up_at, told.up_told_at) = (at, now);
             }
-            EventKind::Stall { silent_ns, certain, .. } => {
+            EventKind::Phase { phase } => self.on_phase(event, phase)?,
+            EventKind::Stall { silent_ns, certain, phase, .. } => {
                 must!(self, I6, is_up, "nobody is up as {pid}, and stalls: {}", self.history(pid));
                 must!(self, I6, began(silent_ns) >= not_before, "{pid} inherits a silence: {event:?}");
                 must!(self, I5, !is_stalled, "{pid} stalls twice: {}", self.history(pid));
-                let told = self.told.get_mut(&pid).unwrap();
-                (told.is_stalled, told.stalled_at) = (true, at);
+                let of = &mut self.told.get_mut(&pid).unwrap().silence[lane];
+                (of.is_stalled, of.stalled_at) = (true, at);
+                of.is_stopping = phase == Some(StallPhase::Stopping);
                 let since = at.saturating_sub(silent_ns);
-                let is_sighted = self.is_sighted(since, now) && !self.was_turned_away(pid, since, now);
+                let is_sighted = self.is_sighted(since, now, lane) && !self.was_turned_away(pid, since, now);
                 // After a thaw no shard has judged the silence yet.
                 let is_sighted = is_sighted && !self.was_frozen(pid, since, now);
                 must!(
@@ -794,21 +846,21 @@ impl Model {
                 must!(self, I6, is_up, "nobody is up as {pid}, and resumes: {}", self.history(pid));
                 must!(self, I6, began(silent_ns) >= not_before, "{pid} inherits a silence: {event:?}");
                 must!(self, I5, is_stalled, "{pid} resumes without a stall: {}", self.history(pid));
-                let told = self.told.get_mut(&pid).unwrap();
-                (told.is_stalled, told.resumed_at) = (false, at);
+                let of = &mut self.told.get_mut(&pid).unwrap().silence[lane];
+                (of.is_stalled, of.resumed_at) = (false, at);
             }
             EventKind::Frozen { phase: FrozenPhase::Begin } => {
                 must!(self, I6, is_up, "nobody is up as {pid}, and freezes: {}", self.history(pid));
-                let is_new = !is_stalled && !self.told[&pid].is_frozen;
+                let is_new = !is_stalled && !self.told[&pid].silence[lane].is_frozen;
                 must!(self, I5, is_new, "{pid} freezes twice: {}", self.history(pid));
                 let since = now.saturating_sub(2 * SECOND + self.slack());
-                let is_so = self.was_frozen(pid, since, now) || !self.is_sighted(since, now);
+                let is_so = self.was_frozen(pid, since, now) || !self.is_sighted(since, now, lane);
                 must!(self, I3, is_so, "{pid} is not frozen: {event:?}");
-                let told = self.told.get_mut(&pid).unwrap();
-                (told.is_frozen, told.frozen_at) = (true, at);
+                let of = &mut self.told.get_mut(&pid).unwrap().silence[lane];
+                (of.is_frozen, of.frozen_at) = (true, at);
             }
             EventKind::Frozen { phase: FrozenPhase::End } => {
-                let is_frozen = std::mem::take(&mut self.told.get_mut(&pid).unwrap().is_frozen);
+                let is_frozen = std::mem::take(&mut self.told.get_mut(&pid).unwrap().silence[lane].is_frozen);
                 must!(self, I5, is_frozen, "{pid} thaws, and was not frozen: {}", self.history(pid));
             }
             EventKind::Standstill { .. } | EventKind::Advance { .. } => self.on_progress(event)?,
@@ -824,8 +876,8 @@ impl Model {
                 let gone = dead.nth(self.told[&pid].over.len());
                 if gone.is_none() && self.is_offset_unknown() {
                     let told = self.told.get_mut(&pid).unwrap();
-                    (told.is_up, told.is_stalled) = (false, false);
-                    (told.is_frozen, told.is_still) = (false, false);
+                    told.is_up = false;
+                    told.forget_silence();
                     told.exits += 1;
                     return Ok(());
                 }
@@ -834,8 +886,8 @@ impl Model {
                 let (gone, born, died) = (gone.id, gone.born, gone.died);
                 self.on_exit_while_away(event, while_away, (born, died))?;
                 let told = self.told.get_mut(&pid).unwrap();
-                (told.is_up, told.is_stalled) = (false, false);
-                (told.is_frozen, told.is_still) = (false, false);
+                told.is_up = false;
+                told.forget_silence();
                 told.exits += 1;
                 // A shard that did not read for a second may still hold frames of the exited process; their
                 // sender no longer exists.
@@ -923,6 +975,10 @@ impl Model {
                 self.stalls.push((told_at, event));
                 continue;
             }
+            if event.shard.is_some_and(|shard| self.setting.is_of_daemons(shard)) {
+                self.check_stall_of_daemon(&event, told_at)?;
+                continue;
+            }
             self.check_stall(&event, told_at)?;
             self.check_standstill(&event, told_at)?;
         }
@@ -969,7 +1025,7 @@ impl Model {
             );
         }
         let since = at.saturating_sub(silent_ns);
-        self.check_sight_since_restart((pid, home), since, at, event)?;
+        self.check_sight_since_restart((pid, home), (since, at), self.threshold_low(pid, at, at), event)?;
         if !certain {
             return Ok(());
         }
@@ -980,9 +1036,16 @@ impl Model {
             coalesced > 1 || silent_ns + ERROR >= of_name,
             "{pid} has another name by then, and {of_name} ns: {event:?}"
         );
-        let pause = longest_pause_ns(&self.setting) + 2 * MS;
+        self.check_sight(event, (since, at), threshold)
+    }
+
+    /// No shard of the lane was blind when it had to see for a threshold before the stall.
+    fn check_sight(&self, event: &Event, (since, at): (u64, u64), threshold: u64) -> Verdict {
+        let (pid, home) = (event.agent.unwrap().pid, event.shard.unwrap());
+        let lane = self.lane_of(usize::from(home));
+        let pause = longest_pause_ns(&self.setting, lane) + 2 * MS;
         // The agent may have moved to a shard that was blind when it came.
-        for (shard, of) in self.shards.iter().enumerate() {
+        for (shard, of) in self.of_lane(lane) {
             let pauses = of.pauses.iter().filter(|(from, to)| to - from > pause).map(|(_, to)| *to);
             let ended = pauses.chain(of.grace.iter().copied()).filter(|sight| *sight <= at);
             // A datagram sent to a full queue was refused. Stamps are rounded, so a queue that became full
@@ -1005,13 +1068,12 @@ impl Model {
     fn check_sight_since_restart(
         &self,
         (pid, home): (u32, u16),
-        since: u64,
-        at: u64,
+        (since, at): (u64, u64),
+        threshold: u64,
         event: &Event,
     ) -> Verdict {
         let within =
             self.successors.iter().filter(|successor| successor.at > since + ERROR && successor.at <= at);
-        let threshold = self.threshold_low(pid, at, at);
         let Some(last) = within.clone().next_back() else { return Ok(()) };
         let away: u64 = within.map(|of| of.at - of.ended_at.max(since).min(of.at)).sum();
         let is_owed = last.at + threshold > at + ERROR;
@@ -1066,7 +1128,8 @@ impl Model {
     fn threshold_of_name(&self, pid: u32, since: u64, at: u64, told_at: u64) -> u64 {
         let asked_from = at.saturating_sub(CONFIRM);
         let holder = self.truth.holder(pid, at).filter(|life| life.born <= since && life.died > told_at);
-        let Some(life) = holder.filter(|_| self.setting.lookup_fails == 0 && self.is_sighted(since, told_at))
+        let Some(life) =
+            holder.filter(|_| self.setting.lookup_fails == 0 && self.is_sighted(since, told_at, 0))
         else {
             return 0;
         };
@@ -1092,6 +1155,24 @@ impl Model {
         of_pid[first..last.max(first)].iter().copied()
     }
 
+    /// Messages of a pid from one instant to another, both included.
+    fn messages_within(&self, pid: u32, from: u64, to: u64) -> impl DoubleEndedIterator<Item = usize> + '_ {
+        let of_pid = self.messages.get(&pid).map_or(&[][..], |of_pid| &of_pid[..]);
+        let first = of_pid.partition_point(|index| self.truth.sendings[*index].at < from);
+        let last = of_pid.partition_point(|index| self.truth.sendings[*index].at <= to);
+        of_pid[first..last.max(first)].iter().copied()
+    }
+
+    /// 0: the shard is of frames; 1: of daemons.
+    fn lane_of(&self, shard: usize) -> usize {
+        usize::from(u16::try_from(shard).is_ok_and(|shard| self.setting.is_of_daemons(shard)))
+    }
+
+    /// The shards of a lane, with their numbers.
+    fn of_lane(&self, lane: usize) -> impl Iterator<Item = (usize, &ShardTruth)> + Clone + '_ {
+        self.shards.iter().enumerate().filter(move |(shard, _)| self.lane_of(*shard) == lane)
+    }
+
     /// When the next agents are due to be checked.
     pub fn next_check(&self) -> u64 {
         let next = self.checks.peek().filter(|_| !self.is_away);
@@ -1112,6 +1193,7 @@ impl Model {
             }
             self.checks.pop();
             self.check_agent(pid)?;
+            self.check_daemon(pid)?;
             self.check_absent(pid)?;
             self.checks.push(Reverse((self.now + self.setting.threshold / 2, pid)));
         }
@@ -1119,17 +1201,18 @@ impl Model {
     }
 
     /// Whether every thread ran and saw everything from one instant to another.
-    fn is_sighted(&self, from: u64, to: u64) -> bool {
-        !self.successors.iter().any(|successor| successor.at + ERROR > from) && self.is_seen_by_one(from, to)
+    fn is_sighted(&self, from: u64, to: u64, lane: usize) -> bool {
+        let is_new = self.successors.iter().any(|successor| successor.at + ERROR > from);
+        !is_new && self.is_seen_by_one(from, to, lane)
     }
 
     /// The same, of a time with one observer.
-    fn is_seen_by_one(&self, from: u64, to: u64) -> bool {
+    fn is_seen_by_one(&self, from: u64, to: u64, lane: usize) -> bool {
         let slack = 2 * MS + 2 * self.setting.latency;
         let overlaps = |windows: &[(u64, u64)]| {
             windows.iter().rev().any(|(start, end)| *end > from && *start < to && end - start > slack)
         };
-        let shards = self.shards.iter();
+        let mut shards = self.of_lane(lane).map(|(_, shard)| shard);
         let is_shard_blind = |shard: &ShardTruth| {
             let is_full = shard.full_since.is_some()
                 || shard.full.last().is_some_and(|(_, end)| *end + SECOND > from)
@@ -1146,7 +1229,7 @@ impl Model {
             && !is_doubtful
             && load < 10 * MS
             && !self.still.iter().any(|still| overlaps(still))
-            && !shards.clone().any(is_shard_blind)
+            && !shards.any(is_shard_blind)
     }
 
     /// Whether a process with this pid was frozen at some time from one instant to another.
@@ -1190,7 +1273,7 @@ impl Model {
         let lookups = lookup_ns.min(CONFIRM);
         // A silence that waits for its turn to be confirmed waits for all before it.
         let rounds = self.setting.in_flight_max.map_or(1, |max| {
-            let share = (u64::from(max) / u64::from(self.setting.shards)).max(1);
+            let share = (u64::from(max) / u64::from(self.setting.sockets())).max(1);
             1 + self.fates.len() as u64 / share
         });
         tick + rounds * CONFIRM
@@ -1260,9 +1343,9 @@ impl Model {
             must!(self, I2, !is_owed, "{pid} beats since {} and is not up: {}", first.at, self.history(pid));
             return Ok(());
         }
-        if told.is_stalled {
+        if told.silence[0].is_stalled {
             // The beat that ended the silence is reported.
-            let back = self.sendings_within(pid, told.stalled_at + ERROR, now).find(|index| {
+            let back = self.sendings_within(pid, told.silence[0].stalled_at + ERROR, now).find(|index| {
                 let sending = &self.truth.sendings[*index];
                 sending.worth == Worth::Sure && matches!(self.fates[*index], Fate::Queued | Fate::Read)
             });
@@ -1299,7 +1382,7 @@ impl Model {
             || told.up_at + ERROR >= life.born
                 && now.saturating_sub(settled) > 2 * SECOND
                 && self.setting.lookup_fails == 0
-                && self.is_seen_by_one(settled, now);
+                && self.is_seen_by_one(settled, now, 0);
         // Another program under the same pid may stay undetected: its first nonce may repeat the last one.
         let programs = life.names.iter().filter(|(from, _)| *from <= now);
         let terms = &self.terms[self.terms.len() - 1].1;
@@ -1307,7 +1390,7 @@ impl Model {
         let of_programs = of_programs.map(|of_programs| of_programs.max(self.most_in_phase(life, &last)));
         let threshold = of_programs.filter(|_| is_classed).unwrap_or(threshold);
         let seen_from = last.at.max(started);
-        let is_seen = self.is_seen_by_one(seen_from, now) && last.worth == Worth::Sure;
+        let is_seen = self.is_seen_by_one(seen_from, now, 0) && last.worth == Worth::Sure;
         let is_seen = is_seen && !self.was_turned_away(pid, last.at, now);
         // A threshold that a reload made shorter holds from then on.
         let from = seen_from.max(self.reloaded_at());
@@ -1457,16 +1540,17 @@ fn steps_back(story: &Story) -> Vec<u64> {
 
 /// A shorter gap is no pause, whatever is in force.
 fn shortest_pause_ns(setting: &Setting) -> u64 {
-    setting.all_terms().map(|terms| pause_ns(&terms)).min().unwrap_or(0)
+    setting.all_terms().map(|terms| pause_ns(setting, &terms, 1)).min().unwrap_or(0)
 }
 
-/// A longer gap is a pause, whatever is in force.
-fn longest_pause_ns(setting: &Setting) -> u64 {
-    setting.all_terms().map(|terms| pause_ns(&terms)).max().unwrap_or(0)
+/// A longer gap of a shard of this lane is a pause, whatever is in force.
+fn longest_pause_ns(setting: &Setting, lane: usize) -> u64 {
+    setting.all_terms().map(|terms| pause_ns(setting, &terms, lane)).max().unwrap_or(0)
 }
 
-fn pause_ns(terms: &Terms) -> u64 {
-    (100 * MS).max(terms.smallest() / 4)
+fn pause_ns(setting: &Setting, terms: &Terms, lane: usize) -> u64 {
+    let of_daemons = setting.notify.filter(|_| lane > 0).map_or(u64::MAX, |notify| notify.min);
+    (100 * MS).max(terms.smallest().min(of_daemons) / 4)
 }
 
 fn is_decode(reason: usize) -> bool {

@@ -1,8 +1,11 @@
 //! One observer of a world, on memory and sockets that outlive it: made as `fleet` makes a real one, from what its
 //! predecessor left.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
@@ -14,17 +17,19 @@ use crate::config::classes::Classes;
 use crate::event::Event;
 use crate::fleet::{Agents, FLEET, Inherited, Left, Predecessor, table_name, told_name};
 use crate::journal::{Adoption, Estate, Identity, Journal};
-use crate::lab::replay::{Replay, Script};
-use crate::lab::simulator::story::Setting;
+use crate::lab::replay::{MessageReplay, Replay, Script};
+use crate::lab::simulator::story::{Notify, Setting};
 use crate::lab::simulator::truth::UID;
 use crate::lane::kick::Kick;
 use crate::lane::{Doorbell, Port};
+use crate::notify::daemon::Terms;
 use crate::process::lookup::Lookups;
 use crate::process::names::Names;
 use crate::process::question::{Finding, Question};
 use crate::process::watch::{Order, Watch};
 use crate::shard::Shard;
 use crate::shard::front::{Front, Limits};
+use crate::shard::input::Transport;
 use crate::shard::tracker::{Admission, Tracker};
 use crate::shard::uids::UidAccounts;
 use crate::table::adopt::Legacy;
@@ -50,7 +55,50 @@ pub type Living = Arc<Mutex<HashSet<u32>>>;
 pub type Store = Vec<(String, OwnedFd)>;
 
 /// A running shard and its port.
-pub type OneShard = (Shard<Replay, ManualClock>, Arc<Port>);
+pub type OneShard = (AnyShard, Arc<Port>);
+
+/// A shard of frames or of daemons.
+#[derive(Debug)]
+pub enum AnyShard {
+    Frames(Shard<Replay, ManualClock>),
+    /// With the list of what it let go.
+    Messages(Shard<MessageReplay, ManualClock>, LetGo),
+}
+
+type LetGo = Rc<RefCell<Vec<(usize, bool)>>>;
+
+impl AnyShard {
+    pub fn turn(&mut self) -> io::Result<()> {
+        match self {
+            Self::Frames(shard) => shard.turn(),
+            Self::Messages(shard, let_go) => {
+                let_go.borrow_mut().clear();
+                shard.turn()
+            }
+        }
+    }
+
+    pub fn finish(self) {
+        match self {
+            Self::Frames(shard) => shard.finish(),
+            Self::Messages(shard, _) => shard.finish(),
+        }
+    }
+
+    pub fn recover(&mut self) {
+        match self {
+            Self::Frames(shard) => shard.recover(),
+            Self::Messages(shard, _) => shard.recover(),
+        }
+    }
+
+    pub fn next_wait(&self) -> Option<(MonoNs, bool)> {
+        match self {
+            Self::Frames(shard) => shard.next_wait(),
+            Self::Messages(shard, _) => shard.next_wait(),
+        }
+    }
+}
 
 /// An observer without its shards.
 pub struct Observer {
@@ -93,8 +141,8 @@ impl Observer {
         agents: usize,
     ) -> Made {
         let Here { boot_id, pid_namespace } = here;
-        let header = |shard| Header { boot_id, pid_namespace, shard, shards: setting.shards };
-        let headers: Vec<Header> = (0..setting.shards).map(header).collect();
+        let header = |shard| Header { boot_id, pid_namespace, shard, shards: setting.sockets() };
+        let headers: Vec<Header> = (0..setting.sockets()).map(header).collect();
         let mut inherited: Inherited =
             store.iter().map(|(name, fd)| (name.clone(), copy_of(fd.as_fd()))).collect();
         let ahead = setting.agents_max;
@@ -133,8 +181,12 @@ impl Observer {
         }
         let classes = policy.classes.clone();
         let (doorbell, admission) = (Arc::default(), Admission::new(setting.agents_max).expect("memory"));
-        let shards: Vec<OneShard> = (tables.into_iter().zip(sockets))
-            .map(|(table, socket)| one_shard(setting, &classes, (&doorbell, &admission), *socket, table, now))
+        let shards: Vec<OneShard> = (0..)
+            .zip(tables.into_iter().zip(sockets))
+            .map(|(number, (table, socket))| {
+                let notify = setting.notify.filter(|_| setting.is_of_daemons(number));
+                one_shard((setting, notify), &classes, (&doorbell, &admission), *socket, table, now)
+            })
             .collect();
         let is_adopting = adopted == Ok(true);
         let observer =
@@ -197,7 +249,7 @@ impl Observer {
 }
 
 fn one_shard(
-    setting: &Setting,
+    (setting, notify): (&Setting, Option<Notify>),
     classes: &Classes,
     (doorbell, admission): (&Arc<Doorbell>, &Arc<Admission>),
     (clock, script): (&ManualClock, &Script),
@@ -205,23 +257,52 @@ fn one_shard(
     now: MonoNs,
 ) -> OneShard {
     let kick = Arc::new(Kick::new().expect("a descriptor"));
-    let port = Port::with_reports(table, kick, setting.with_beats, setting.report_words).expect("memory");
+    let mut port = Port::with_reports(table, kick, setting.with_beats, setting.report_words).expect("memory");
+    if let Some(Notify { min, max, stop }) = notify {
+        let terms = Terms {
+            threshold_ns: max,
+            threshold_min_ns: min,
+            threshold_max_ns: max,
+            start_ns: None,
+            stop_ns: stop,
+        };
+        port = port.of_daemons(terms).expect("memory");
+    }
     let port = Arc::new(port.with_turned_away(admission.turned_away()));
     let uids = UidAccounts::new(Arc::clone(&port.uids), None);
-    let limits = Limits { threshold_min_ns: classes.smallest_ns(), tick_ns: setting.tick };
-    let (transport, clock, allowed) = (script.transport(), clock.clone(), Some(&[UID][..]));
+    let smallest = notify.map_or(u64::MAX, |notify| notify.min);
+    let threshold_min_ns = classes.smallest_ns().min(smallest);
+    let limits = Limits { threshold_min_ns, tick_ns: setting.tick };
     let (classes, tick, admission) = (classes.clone(), setting.tick, Arc::clone(admission));
-    let front = match &legacy {
-        None => {
-            let tracker = Tracker::new(writer, classes, tick, admission, uids, now);
-            Front::new(transport, clock, tracker, limits, allowed)
-        }
-        Some(legacy) => {
-            let tracker = Tracker::new(writer, classes, tick, admission, uids, now).go_on_after(legacy);
-            Front::adopted(transport, clock, tracker, limits, allowed, legacy)
-        }
+    let tracker = Tracker::new(writer, classes, tick, admission, uids, now);
+    let shard = if let Some(daemons) = &port.daemons {
+        let let_go = LetGo::default();
+        let transport = MessageReplay { inner: script.transport(), let_go: Rc::clone(&let_go) };
+        let tracker = tracker.of_daemons(Arc::clone(daemons));
+        let front = front(transport, clock.clone(), tracker, limits, legacy.as_ref());
+        let shard = Shard::new(front, Arc::clone(&port), Arc::clone(doorbell), setting.max_delay);
+        AnyShard::Messages(shard, let_go)
+    } else {
+        let front = front(script.transport(), clock.clone(), tracker, limits, legacy.as_ref());
+        AnyShard::Frames(Shard::new(front, Arc::clone(&port), Arc::clone(doorbell), setting.max_delay))
     };
-    (Shard::new(front, Arc::clone(&port), Arc::clone(doorbell), setting.max_delay), port)
+    (shard, port)
+}
+
+fn front<T: Transport>(
+    transport: T,
+    clock: ManualClock,
+    tracker: Tracker,
+    limits: Limits,
+    legacy: Option<&Legacy>,
+) -> Front<T, ManualClock> {
+    let allowed = Some(&[UID][..]);
+    match legacy {
+        None => Front::new(transport, clock, tracker, limits, allowed),
+        Some(legacy) => {
+            Front::adopted(transport, clock, tracker.go_on_after(legacy), limits, allowed, legacy)
+        }
+    }
 }
 
 /// The name of a process of this class.

@@ -70,6 +70,19 @@ pub struct Setting {
     pub progress: Option<u64>,
     /// Something is started for agents that stall, resume, exit, freeze, are missing, or send a terminal frame.
     pub acts: bool,
+    /// Beside the shards of frames there is one of daemons.
+    pub notify: Option<Notify>,
+}
+
+/// The limits of daemons, in ns.
+#[derive(Clone, Copy, Debug)]
+pub struct Notify {
+    /// The shortest threshold that a daemon may have of its own.
+    pub min: u64,
+    /// The longest, which is that of all of whom none is known; no limit is extended by more.
+    pub max: u64,
+    /// The longest stop.
+    pub stop: u64,
 }
 
 /// What every rule allows in phases, in ns; more than any threshold.
@@ -111,6 +124,16 @@ impl Terms {
 }
 
 impl Setting {
+    /// Shards of frames and of daemons.
+    pub fn sockets(&self) -> u16 {
+        self.shards + u16::from(self.notify.is_some())
+    }
+
+    /// Whether this shard is that of daemons.
+    pub fn is_of_daemons(&self, shard: u16) -> bool {
+        self.notify.is_some() && shard == self.shards
+    }
+
     /// Those of the start.
     pub fn terms(&self) -> Terms {
         Terms { threshold: self.threshold, rules: (1..).zip(self.rules.iter().copied()).collect() }
@@ -143,6 +166,41 @@ pub struct Agent {
     pub class: u8,
     /// Its first nonce.
     pub nonce: u64,
+    /// It sends messages; `None`: only frames.
+    pub daemon: Option<Daemon>,
+}
+
+/// How an agent speaks that sends messages.
+#[derive(Clone, Copy, Debug)]
+pub struct Daemon {
+    /// It sends frames, too.
+    pub sends_frames: bool,
+    /// It sends `WATCHDOG=1` with the rate of its beats.
+    pub beats: bool,
+    /// `WATCHDOG_USEC` in its environment, ns.
+    pub started_with: Option<u64>,
+}
+
+/// What a message says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Words {
+    Beat,
+    Ready,
+    Reloading,
+    Stopping,
+    /// A threshold of its own, in us.
+    Threshold(u64),
+    /// An extension, in us.
+    Extend(u64),
+    Status,
+    Trigger,
+}
+
+impl Words {
+    /// Whether who sends this is to be judged by silence.
+    pub const fn is_beat(self) -> bool {
+        matches!(self, Self::Beat | Self::Threshold(_))
+    }
 }
 
 /// Something that happens.
@@ -239,6 +297,17 @@ pub enum What {
     Forge {
         agent: u32,
         claimed: u32,
+    },
+    /// A daemon sends a message.
+    Say {
+        agent: u32,
+        words: Words,
+    },
+    /// It sends no frames, or no beats in messages, for a while.
+    Mute {
+        agent: u32,
+        are_frames: bool,
+        for_ns: u64,
     },
     // --- to a socket -------------------------------------------------------------------------------
     Garbage {
@@ -405,6 +474,8 @@ impl What {
             | Self::Status { agent, .. }
             | Self::Speak { agent, .. }
             | Self::Terminal { agent }
+            | Self::Say { agent, .. }
+            | Self::Mute { agent, .. }
             | Self::Forge { agent, .. } => Some(agent),
             _ => None,
         }
@@ -454,6 +525,8 @@ impl Story {
         }
         if matches!(seed % 10, 2 | 3 | 6) {
             story.act();
+        } else if seed % 3 == 1 {
+            story.notify();
         }
         story.sort();
         story
@@ -489,6 +562,110 @@ impl Story {
             }
         }
         self.sort();
+    }
+
+    /// Some agents are daemons, others speak both languages, and some scripts say something and end. Drawn apart, too.
+    pub fn notify(&mut self) {
+        let mut random = Random::new(self.seed ^ 0x0D0E_50D1);
+        let Setting { length, threshold, .. } = self.setting;
+        let max = threshold * random.one_of(&[3, 6]);
+        self.setting.notify = Some(Notify {
+            min: threshold / random.one_of(&[2, 4]),
+            max,
+            stop: threshold * random.one_of(&[1, 2, 3]),
+        });
+        let own = [threshold / 8, threshold / 2, threshold, threshold, 2 * threshold, 3_600 * SECOND];
+        for number in 0..self.agents.len() {
+            let kind = random.below(4);
+            if kind == 0 {
+                continue;
+            }
+            let agent = &mut self.agents[number];
+            let started_with = if random.is_one_in(2) { Some(random.one_of(&own)) } else { None };
+            let beats = !random.is_one_in(4);
+            agent.daemon = Some(Daemon { sends_frames: kind == 3, beats, started_with });
+            let (id, born) = (agent.id, agent.born);
+            let mut at = born + agent.first_beat;
+            if !random.is_one_in(4) {
+                self.put(at, What::Say { agent: id, words: Words::Ready });
+            }
+            for _ in 0..random.below(6) {
+                at += random.below(threshold * 4);
+                self.say(&mut random, (id, at), &own);
+            }
+        }
+        self.send_reports(&mut random);
+        self.happen_to_shard_of_daemons(&mut random);
+        self.happenings.retain(|happening| happening.at < length);
+        self.sort();
+    }
+
+    /// What a daemon says besides.
+    fn say(&mut self, random: &mut Random, (agent, at): (u32, u64), own: &[u64]) {
+        let threshold = self.setting.threshold;
+        let extension = random.one_of(&[threshold, 2 * threshold, 4 * threshold, 86_400 * SECOND]);
+        let words = match random.below(12) {
+            0..=2 => Words::Threshold(random.one_of(own) / US),
+            3 | 4 => Words::Extend(extension / US),
+            5 => Words::Status,
+            6 => Words::Trigger,
+            7 => Words::Stopping,
+            8 => {
+                self.put(at, What::Say { agent, words: Words::Reloading });
+                let at = at + random.below(threshold);
+                return self.put(at, What::Say { agent, words: Words::Ready });
+            }
+            9 => {
+                let words = [Words::Beat, Words::Ready, Words::Extend(extension / US), Words::Stopping];
+                let (later, after) = (random.below(threshold), random.one_of(&words));
+                self.put(at, What::Say { agent, words: Words::Stopping });
+                return self.put(at + later, What::Say { agent, words: after });
+            }
+            _ => {
+                let for_ns = random.below(threshold * 6);
+                return self.put(at, What::Mute { agent, are_frames: random.is_one_in(2), for_ns });
+            }
+        };
+        self.put(at, What::Say { agent, words });
+    }
+
+    /// As what happens to the shards of frames.
+    fn happen_to_shard_of_daemons(&mut self, random: &mut Random) {
+        let Setting { length, threshold, shards: shard, .. } = self.setting;
+        let until = length.saturating_sub(3 * threshold).max(1);
+        for _ in 0..random.one_of(&[0, 0, 2, 6]) {
+            let at = random.below(until);
+            let for_ns = random.one_of(&[90 * MS, 300 * MS, threshold]);
+            let place = random.one_of(&[TurnPart::Wait, TurnPart::BeforeReceive, TurnPart::AfterReceive]);
+            let what = match random.below(10) {
+                0 => What::Panic { shard, after: random.small(4) },
+                1 => What::PauseInSlot { shard, slot: random.small(4), for_ns: random.between(MS, 200 * MS) },
+                2 => What::Fail { shard },
+                _ => What::Pause { who: Who::Shard(shard), place, for_ns },
+            };
+            self.put(at, what);
+        }
+    }
+
+    /// Scripts that say one thing, and end sooner or later.
+    fn send_reports(&mut self, random: &mut Random) {
+        let Some(like) = self.agents.first().cloned() else { return };
+        let daemon = Some(Daemon { sends_frames: false, beats: false, started_with: None });
+        let first = 1 + self.agents.iter().map(|agent| agent.id).max().unwrap_or(0);
+        for id in first..first + random.small(4) {
+            let born = random.below(self.setting.length);
+            self.agents.push(Agent {
+                id,
+                pid: 2_000_000 + id,
+                born,
+                daemon,
+                seed: random.next(),
+                ..like.clone()
+            });
+            self.put(born + MS, What::Say { agent: id, words: Words::Status });
+            let lives = random.one_of(&[10 * MS, 500 * MS, 950 * MS, 1_100 * MS, 3 * SECOND]);
+            self.put(born + MS + lives, What::Die { agent: id });
+        }
     }
 
     fn sort(&mut self) {
@@ -530,6 +707,7 @@ impl Story {
                 inner: (with_inner && random.is_one_in(3)).then(|| 1 + random.small(40)),
                 class: u8::try_from(random.index(self.setting.rules.len() + 1)).unwrap(),
                 nonce: if random.is_one_in(5) { random.one_of(&[0, 2, 7, 70_000, u64::MAX - 6]) } else { 1 },
+                daemon: None,
             };
             agent.jitter = agent.period / random.one_of(&[2, 5, 100]);
             next_id += 1;
@@ -884,6 +1062,7 @@ impl Setting {
             phased: None,
             progress: None,
             acts: false,
+            notify: None,
         }
     }
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::invariants::Invariant;
 use super::runner::{Failure, Hunt, judge};
-use super::story::{AT_REST, Happening, SECOND, Size, Story, TurnPart, What, Who};
+use super::story::{
+    AT_REST, Daemon, Ending, Happening, MS, Restart, SECOND, Size, Story, TurnPart, US, What, Who, Words,
+};
 use crate::lab::planted::{Bug, with};
 
 /// Most runs to shrink a failure in a test.
@@ -152,6 +154,12 @@ fn work_that_waits_in_the_queue_of_another_shard_is_no_standstill() {
     hold(&Story::new(3_000_139, None));
 }
 
+/// No descriptor was left to watch a daemon that sent no beats, and its exit was not told.
+#[test]
+fn who_cannot_be_watched_and_is_not_judged_exits_all_the_same() {
+    hold(&Story::of_size(1009, Size { agents: 5, length: 6 * SECOND }));
+}
+
 /// Worlds of any seed; how many and for how long is set by the variables of `scripts/simulate`.
 #[test]
 fn worlds_of_any_seed_hold() {
@@ -208,6 +216,9 @@ fn world_for(bug: Bug, invariant: Invariant, seed: u64) -> Story {
     if invariant == Invariant::I15 {
         ask_for_progress(&mut story, bug);
     }
+    if invariant == Invariant::I17 || matches!(bug, Bug::ForgetsTheEnvironment | Bug::TrustsABlindShard) {
+        make_daemons(&mut story, bug);
+    }
     let is_of_phases = matches!(
         bug,
         Bug::JudgesStartsAsUsual
@@ -220,6 +231,60 @@ fn world_for(bug: Bug, invariant: Invariant, seed: u64) -> Story {
         give_phases(&mut story);
     }
     story
+}
+
+/// The agents are daemons, and do what may show the bug.
+fn make_daemons(story: &mut Story, bug: Bug) {
+    let setting = &mut story.setting;
+    (setting.rules, setting.progress, setting.phased) = (Vec::new(), None, None);
+    (setting.acts, setting.lookup_fails, setting.pidfds) = (false, 0, 1 << 20);
+    setting.agents_max = setting.agents_max.max(256);
+    let (threshold, length, shard) = (setting.threshold, setting.length, setting.shards);
+    let is_plain = |what: &What| matches!(what, What::Die { .. } | What::Pause { .. } | What::Garbage { .. });
+    story.happenings.retain(|happening| is_plain(&happening.what));
+    story.notify();
+    let is_quiet = matches!(
+        bug,
+        Bug::JoinsLanes | Bug::NeverCapsExtensions | Bug::ForgetsTheEnvironment | Bug::TrustsABlindShard
+    );
+    if !is_quiet {
+        return;
+    }
+    story.happenings.clear();
+    let mute_at = if bug == Bug::ForgetsTheEnvironment { length / 2 } else { 2 * threshold };
+    let is_of_start = bug == Bug::ForgetsTheEnvironment;
+    let started_with = is_of_start.then_some(threshold);
+    let mut put = |at: u64, what: What| story.happenings.push(Happening { at, what });
+    story.agents.dedup_by_key(|agent| agent.pid);
+    let ids: Vec<u32> = story.agents.iter().map(|agent| agent.id).collect();
+    for agent in &mut story.agents {
+        (agent.born, agent.inner) = (0, None);
+        agent.daemon = Some(Daemon { sends_frames: bug == Bug::JoinsLanes, beats: true, started_with });
+        let id = agent.id;
+        if !is_of_start {
+            put(agent.first_beat, What::Say { agent: id, words: Words::Threshold(threshold / US) });
+        }
+        if bug == Bug::NeverCapsExtensions {
+            let words = Words::Extend(86_400 * SECOND / US);
+            put(mute_at, What::Say { agent: id, words });
+        }
+        // Others keep the shard awake that is to be blind.
+        if bug != Bug::TrustsABlindShard || id == ids[0] {
+            put(mute_at, What::Mute { agent: id, are_frames: false, for_ns: length });
+        }
+    }
+    match bug {
+        Bug::ForgetsTheEnvironment => {
+            let restart = Restart { ending: Ending::Planned, gap: MS, elsewhere: None };
+            put(length / 6, What::Restart(restart));
+        }
+        Bug::TrustsABlindShard => {
+            let pause = What::Pause { who: Who::Shard(shard), place: TurnPart::Wait, for_ns: 150 * MS };
+            (1..length * 4 / (3 * threshold)).for_each(|n| put(n * threshold * 3 / 4, pause));
+        }
+        _ => {}
+    }
+    story.happenings.sort_by_key(|happening| happening.at);
 }
 
 /// Every agent has a rule with phases, and nothing hides them.
@@ -372,4 +437,12 @@ planted_bugs! {
     a_start_without_end_is_found NeverEndsTheStart I16,
     a_look_when_the_phase_is_over_is_found LooksWhenThePhaseIsOver I4,
     a_start_that_a_restart_ends_is_found ForgetsTheStart I13,
+    lanes_that_are_joined_are_found JoinsLanes I17,
+    an_extension_without_end_is_found NeverCapsExtensions I17,
+    a_stall_without_beats_is_found StallsWithoutBeats I17,
+    a_stop_that_is_undone_is_found UndoesStopping I17,
+    an_environment_that_a_restart_forgets_is_found ForgetsTheEnvironment I13,
+    a_default_for_daemons_is_found TakesTheDefault I17,
+    certainty_without_sight_is_found TrustsABlindShard I3,
+    a_script_that_is_an_agent_is_found TellsOfScripts I17,
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::lab::replay::Recorded;
 use crate::lab::simulator::random::Random;
-use crate::lab::simulator::story::{Agent, Garbage, Story, US, What};
+use crate::lab::simulator::story::{Agent, Garbage, Story, US, What, Words};
 use crate::sys::datagram::Credentials;
 use crate::wire::{Frame, NONCE_MAX, NONCE_TERMINAL, Status, Version};
 
@@ -15,6 +15,7 @@ pub const UID: u32 = 1000;
 const ID_BITS: u32 = 16;
 /// Time between the beats of a burst.
 const BURST_GAP: u64 = 100 * US;
+const NEVER: u64 = u64::MAX;
 
 /// One process.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub struct Life {
     pub forges_from: Option<u64>,
     /// When its control group was frozen: begin and end.
     pub frozen: Vec<(u64, u64)>,
+    /// `WATCHDOG_USEC` in its environment, ns.
+    pub started_with: Option<u64>,
 }
 
 impl Life {
@@ -83,6 +86,7 @@ pub struct Sending {
 pub enum Datagram {
     Frame(Frame),
     Garbage(Garbage),
+    Message(Words),
 }
 
 /// Everything that is true in one world.
@@ -126,6 +130,7 @@ impl Truth {
                 programs: vec![0],
                 forges_from: None,
                 frozen: Vec::new(),
+                started_with: agent.daemon.and_then(|daemon| daemon.started_with),
             });
             // The previous process with this pid has exited by now.
             let holders = truth.of_pid.entry(agent.pid).or_default();
@@ -240,30 +245,56 @@ fn live(
         (doing.shard, doing.nonce) = (*shard, *nonce);
     }
     let born = truth.lives[life].born;
-    let mut next = after(leaps, born + agent.first_beat);
+    let first = after(leaps, born + agent.first_beat);
+    let (sends_frames, beats) =
+        agent.daemon.map_or((true, false), |daemon| (daemon.sends_frames, daemon.beats));
+    // The next frame, and the next beat in a message.
+    let mut next = if sends_frames { first } else { NEVER };
+    let mut next_message = if beats { first } else { NEVER };
     let mut happenings = happenings.iter().filter(|(at, _)| *at >= born).peekable();
     loop {
-        let happening = happenings.next_if(|(at, _)| *at <= next);
-        let at = happening.map_or(next, |(at, _)| *at);
+        let due = next.min(next_message);
+        let happening = happenings.next_if(|(at, _)| *at <= due);
+        let at = happening.map_or(due, |(at, _)| *at);
         if at >= story.setting.length {
             return;
         }
         let Some((_, what)) = happening else {
-            beat(truth, &mut doing, agent, life, at);
+            let is_frame = next <= next_message;
+            if is_frame {
+                beat(truth, &mut doing, agent, life, at);
+            } else {
+                say(truth, shards, agent, life, at, Words::Beat);
+            }
             let jitter = random.below(agent.jitter * 2 + 1);
-            next = after(leaps, at + (agent.period + jitter).saturating_sub(agent.jitter).max(US));
+            let then = after(leaps, at + (agent.period + jitter).saturating_sub(agent.jitter).max(US));
+            *(if is_frame { &mut next } else { &mut next_message }) = then;
             continue;
         };
         match *what {
+            What::Say { words, .. } if agent.daemon.is_some() => say(truth, shards, agent, life, at, words),
+            What::Mute { are_frames: true, for_ns, .. } => next = next.max(after(leaps, at + for_ns)),
+            What::Mute { for_ns, .. } => next_message = next_message.max(after(leaps, at + for_ns)),
+            What::Burst { beats, .. } if !sends_frames => {
+                for n in 0..u64::from(beats) {
+                    say(truth, shards, agent, life, at + n * BURST_GAP, Words::Beat);
+                }
+            }
+            What::Status { .. } if !sends_frames => say(truth, shards, agent, life, at, Words::Status),
+            What::Terminal { .. } if !sends_frames => say(truth, shards, agent, life, at, Words::Trigger),
+            What::Forge { .. } | What::Drop { .. } if !sends_frames => {}
             What::Die { .. } => {
                 truth.lives[life].died = at;
                 return;
             }
-            What::Hang { for_ns, .. } => next = next.max(after(leaps, at + for_ns)),
+            What::Hang { for_ns, .. } => {
+                let until = after(leaps, at + for_ns);
+                (next, next_message) = (next.max(until), next_message.max(until));
+            }
             What::Freeze { for_ns, .. } => {
                 let until = after(leaps, at + for_ns);
                 truth.lives[life].frozen.push((at, until));
-                next = next.max(until);
+                (next, next_message) = (next.max(until), next_message.max(until));
             }
             What::Stand { for_ns, .. } => doing.stands_until = after(leaps, at + for_ns),
             What::Busy { for_ns, .. } => doing.busy_until = after(leaps, at + for_ns),
@@ -356,6 +387,12 @@ const fn after_nonce(nonce: u64, version: Version) -> u64 {
     }
 }
 
+/// Sends a message, to the shard after those of frames.
+fn say(truth: &mut Truth, shard: u16, agent: &Agent, life: usize, at: u64, words: Words) {
+    let (pid, what) = (agent.pid, Datagram::Message(words));
+    truth.sendings.push(Sending { at, shard, pid, life, worth: Worth::Sure, what });
+}
+
 fn send(truth: &mut Truth, shard: u16, agent: &Agent, life: usize, at: u64, worth: Worth, frame: Frame) {
     let what = Datagram::Frame(frame);
     truth.sendings.push(Sending { at, shard, pid: agent.pid, life, worth, what });
@@ -367,6 +404,22 @@ impl Sending {
         match self.what {
             Datagram::Frame(frame) => Recorded::frame(&frame, self.pid),
             Datagram::Garbage(garbage) => garbage.recorded(self.pid),
+            Datagram::Message(words) => Recorded::bytes(words.text().as_bytes(), self.pid),
+        }
+    }
+}
+
+impl Words {
+    fn text(self) -> String {
+        match self {
+            Self::Beat => "WATCHDOG=1".to_owned(),
+            Self::Ready => "READY=1\nSTATUS=Serving".to_owned(),
+            Self::Reloading => "RELOADING=1\nMONOTONIC_USEC=1".to_owned(),
+            Self::Stopping => "STOPPING=1".to_owned(),
+            Self::Threshold(us) => format!("WATCHDOG_USEC={us}"),
+            Self::Extend(us) => format!("EXTEND_TIMEOUT_USEC={us}"),
+            Self::Status => "STATUS=At work".to_owned(),
+            Self::Trigger => "WATCHDOG=trigger\nERRNO=5".to_owned(),
         }
     }
 }

@@ -19,12 +19,12 @@ use crate::config::classes::Classes;
 use crate::config::plan::{PayloadPhase, Phases, Progress, Rule, Start};
 use crate::config::{KeySet, ProgressOf, RuleMatch};
 use crate::event::{Event, EventKind, ExitHow, ReloadOutcome};
-use crate::lab::replay::{Act, Point, Replay, Script};
+use crate::lab::replay::{Act, Point, Script};
 use crate::lab::simulator::acting::Acting;
 use crate::lab::simulator::invariants::{Invariant, Verdict, Violation};
 use crate::lab::simulator::lines;
 use crate::lab::simulator::model::{End, Model, START, started};
-use crate::lab::simulator::observer::{Here, Made, Observer, OneShard, Store, comm};
+use crate::lab::simulator::observer::{AnyShard, Here, Made, Observer, OneShard, Store, comm};
 use crate::lab::simulator::random::Random;
 use crate::lab::simulator::restart::{Past, Stage};
 use crate::lab::simulator::story::{
@@ -39,7 +39,6 @@ use crate::process::procfs::{Incarnation, Life as Lives, LookedUp, Program};
 use crate::process::question::{Finding, Inquiry, Question};
 use crate::process::watch::Order;
 use crate::rules::Death;
-use crate::shard::Shard;
 use crate::sys::allocations::during;
 use crate::table::place::{Holder, Place};
 use crate::table::slot::State;
@@ -110,7 +109,7 @@ pub struct ShardThread {
     pub clock: ManualClock,
     pub script: Script,
     /// `None`: it has ended.
-    pub shard: Option<Shard<Replay, ManualClock>>,
+    pub shard: Option<AnyShard>,
     pub port: Arc<Port>,
     /// Pauses in the middle of its next turns.
     pub pauses: Vec<(Point, u64)>,
@@ -222,7 +221,7 @@ impl<'a> World<'a> {
     fn new(story: &'a Story) -> Self {
         let setting = &story.setting;
         let model = Model::new(story);
-        let sockets: Vec<(ManualClock, Script)> = (0..setting.shards).map(|_| socket(setting)).collect();
+        let sockets: Vec<(ManualClock, Script)> = (0..setting.sockets()).map(|_| socket(setting)).collect();
         let here = Here { boot_id: 1, pid_namespace: 2 };
         let of_sockets: Vec<(&ManualClock, &Script)> =
             sockets.iter().map(|(clock, script)| (clock, script)).collect();
@@ -332,7 +331,7 @@ impl<'a> World<'a> {
     }
 
     pub fn shard(&mut self, shard: u16) -> &mut ShardThread {
-        &mut self.shards[usize::from(shard % self.story.setting.shards)]
+        &mut self.shards[usize::from(shard % self.story.setting.sockets())]
     }
 
     fn happen(&mut self) -> Verdict {
@@ -360,7 +359,7 @@ impl<'a> World<'a> {
                     shard.thread.pause(now + for_ns);
                     // It was awake, and continues after the pause.
                     shard.thread.at = shard.thread.at.min(now);
-                    let index = usize::from(index % self.story.setting.shards);
+                    let index = usize::from(index % self.story.setting.sockets());
                     self.model.stands_still(index, now + for_ns);
                 }
             }
@@ -511,7 +510,7 @@ impl<'a> World<'a> {
             let mut turned = Ok(());
             match &mut shard.shard {
                 Some(running) if !is_last => allocated = during(|| turned = running.turn()),
-                running => running.take().into_iter().for_each(Shard::finish),
+                running => running.take().into_iter().for_each(AnyShard::finish),
             }
             turned
         }));
@@ -717,6 +716,7 @@ impl<'a> World<'a> {
             exe: Some(format!("/program-{}", life.program_at(now))),
             // Some agents are in none, and a unit changes with the program.
             unit: (!life.id.is_multiple_of(4)).then(|| format!("unit-{}.service", life.program_at(now) % 3)),
+            watchdog_ns: life.started_with,
             ..Program::default()
         };
         if matches!(of, Inquiry::Program | Inquiry::Class) {
@@ -898,8 +898,8 @@ impl<'a> World<'a> {
     }
 
     fn check_bounds(&self) -> Verdict {
-        let Setting { agents_max, shards, .. } = self.story.setting;
-        let slots = agents_max as usize * usize::from(shards);
+        let slots = self.story.setting.agents_max as usize * self.shards.len();
+        let agents_max = self.story.setting.agents_max;
         let tracked = self.observer.admission.tracked();
         let backlog = self.observer.aggregator.backlog();
         // A place that is not given back stays, so a later check finds it; counting all places is slow.
@@ -964,7 +964,8 @@ impl<'a> World<'a> {
                 })
                 .collect(),
             samples_dropped: ports().map(|port| port.counters.samples_dropped.get()).collect(),
-            beats: ports().map(|port| port.counters.beats.get()).sum(),
+            // Beats in messages are not among the events.
+            beats: ports().filter(|port| port.daemons.is_none()).map(|port| port.counters.beats.get()).sum(),
             beats_untold: tally.beats_untold
                 + ports().map(|port| port.counters.beats_untold.get()).sum::<u64>(),
         };

@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use super::{Outcome, Tracker};
+use crate::config::classes::Classes;
 use crate::lane::Daemons;
-use crate::notify::daemon::{DAEMON_WORDS, Daemon, Due, Limits, News, Terms};
+use crate::notify::daemon::{DAEMON_WORDS, Daemon, Due, Limit, Limits, News, Terms};
 use crate::notify::message::Fields;
 use crate::refusal::Refusal;
 use crate::rules::phase::By;
@@ -143,6 +144,7 @@ impl Tracker {
             Due::Missed { limit, is_certain } => {
                 let since = daemon.counted_from(limit);
                 daemon.miss(limit);
+                let is_certain = is_certain || planted!(TrustsABlindShard);
                 self.stall(slot, hot, By::Rule, is_certain, (since, sight.watermark), blind_since(since));
                 let (hot, cold) = (self.writer.hot(slot), self.writer.cold(slot));
                 self.write_session(slot, &hot, &cold, &daemon);
@@ -161,7 +163,10 @@ impl Tracker {
                 return Due::NotBefore(at.min(sight.watermark + daemon.threshold_ns(limits)));
             }
         }
-        let not_before = self.renewal.not_before(slot, since, limits.threshold_ns);
+        // No reload changes the others.
+        let is_silence = limit == Limit::Silence;
+        let threshold_ns = if is_silence { daemon.threshold_ns(limits) } else { u64::MAX };
+        let not_before = self.renewal.not_before(slot, since, threshold_ns);
         if sight.watermark < not_before { Due::NotBefore(not_before) } else { verdict }
     }
 
@@ -243,14 +248,26 @@ impl Tracker {
 
     /// What holds for all daemons; `None` if the agents send frames.
     #[inline]
-    pub(super) fn terms(&self) -> Option<Terms> {
+    pub fn terms(&self) -> Option<Terms> {
         Some(self.daemons.as_ref()?.terms)
     }
 
     fn limits_of(&self, hot: &Hot, terms: &Terms) -> Limits {
-        // The first class is that of the default, which is for agents that send frames.
-        terms.limits((hot.class != 0).then(|| self.threshold_of(hot)))
+        limits_by(&self.classes, hot.class, terms)
     }
+
+    /// The silence that `classes` allow the daemon of a slot, ns; `None` if its holder sends frames.
+    pub(super) fn allowed_to_daemon(&self, slot: u32, hot: &Hot, classes: &Classes) -> Option<u64> {
+        let terms = self.terms()?;
+        Some(self.daemon(slot, hot).threshold_ns(&limits_by(classes, hot.class, &terms)))
+    }
+}
+
+/// The limits of a daemon of this class. Neither the default nor what holds until somebody is looked up is meant for
+/// daemons.
+fn limits_by(classes: &Classes, class: u8, terms: &Terms) -> Limits {
+    let has_rule = classes.rule_of(class).is_some() || planted!(TakesTheDefault);
+    terms.limits(has_rule.then(|| classes.threshold_ns(class)))
 }
 
 /// What a reader of slots sees of the daemon: one that sent no beat, or stops, waits, as no silence makes it stall.

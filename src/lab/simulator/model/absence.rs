@@ -111,7 +111,8 @@ impl Model {
             sighted + ERROR >= threshold,
             "{pid} was given {sighted} ns since {since} to beat: {event:?}"
         );
-        let beats = self.sendings_within(pid, 0, (since + threshold).saturating_sub(ERROR));
+        let until = (since + threshold).saturating_sub(ERROR);
+        let beats = self.sendings_within(pid, 0, until).chain(self.messages_within(pid, 0, until));
         let mut beats = beats.filter(|index| {
             let sending = &self.truth.sendings[*index];
             let is_known = matches!(self.fates[*index], Fate::Queued | Fate::Read);
@@ -167,14 +168,14 @@ impl Model {
     /// Whether the observer, or one before whom it adopted, may know a frame of this pid.
     pub(super) fn may_have_beaten(&self, pid: u32) -> bool {
         let is_there = |index: usize| matches!(self.fates[index], Fate::Queued | Fate::Read | Fate::Lost);
-        self.sendings_within(pid, 0, self.now).any(is_there)
+        self.sendings_within(pid, 0, self.now).chain(self.messages_within(pid, 0, self.now)).any(is_there)
     }
 
     /// The longest time in which no shard was blind.
     fn longest_sight(&self, from: u64, to: u64) -> u64 {
-        let pause = longest_pause_ns(&self.setting) + 2 * MS;
-        let windows = self.shards.iter().flat_map(|of| {
-            let pauses = of.pauses.iter().copied().filter(|(from, to)| to - from > pause);
+        let windows = self.shards.iter().enumerate().flat_map(|(shard, of)| {
+            let pause = longest_pause_ns(&self.setting, self.lane_of(shard)) + 2 * MS;
+            let pauses = of.pauses.iter().copied().filter(move |(from, to)| to - from > pause);
             let full = of.full.iter().copied().chain(of.full_since.map(|since| (since, u64::MAX)));
             let grace = of.grace.iter().map(|at| (*at, *at));
             pauses.chain(full.filter(|(from, _)| *from + ERROR < to)).chain(grace)

@@ -114,9 +114,9 @@ impl Model {
         let told = &self.told[&pid];
         let is_own = self.sessions.get(&session) == Some(&(pid, told.exits));
         must!(self, I9, told.is_up && is_own, "{pid} is gone: {ticket:?}; {}", self.history(pid));
-        let is_so = ticket.needs != Needs::Stalled || told.is_stalled;
+        let is_so = ticket.needs != Needs::Stalled || told.is_stalled();
         must!(self, I9, is_so, "{pid} resumed: {ticket:?}; {}", self.history(pid));
-        let is_so = ticket.needs != Needs::Frozen || told.is_frozen;
+        let is_so = ticket.needs != Needs::Frozen || told.is_frozen();
         must!(self, I9, is_so, "{pid} is thawed: {ticket:?}; {}", self.history(pid));
         Ok(())
     }
@@ -148,7 +148,11 @@ impl Model {
             return Ok(());
         }
         let told = &self.told[&pid];
-        let since = if ticket.needs == Needs::Frozen { told.frozen_at } else { told.stalled_at };
+        let since = if ticket.needs == Needs::Frozen {
+            told.silence[0].frozen_at
+        } else {
+            told.silence[0].stalled_at
+        };
         let threshold = self.threshold_low(pid, since, now);
         let mut recent = self.sendings_within(pid, (now + ERROR).saturating_sub(threshold), now);
         let beats = |index: &usize| {

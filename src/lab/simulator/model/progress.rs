@@ -101,7 +101,7 @@ impl Model {
         let from = (at + ERROR).saturating_sub(threshold);
         let mut counted = None;
         let told = &self.told[&pid];
-        let begun = told.resumed_at.max(told.up_at);
+        let begun = told.silence[0].resumed_at.max(told.up_at);
         must!(self, I15, begun <= from, "{pid} beats since {begun}: {event:?}; {}", self.history(pid));
         for index in self.sendings_within(pid, from, at) {
             let sending = &self.truth.sendings[index];
