@@ -219,3 +219,18 @@ fn the_exit_of_a_daemon_that_nobody_can_watch_is_told() {
     world.run(2000 * MS);
     assert_eq!(world.kinds(7), ["up", "exit"]);
 }
+
+/// A frame of it was refused, which may have been a beat: its stall is put off, and not certain.
+#[test]
+fn a_daemon_that_was_turned_away_stalls_later_and_perhaps() {
+    let mut world = World::of_lanes();
+    world.notify(7, "READY=1");
+    world.notify(7, "WATCHDOG=1");
+    world.run(100 * MS);
+    world.admission.turned_away().note(7, world.now(), table::turned_away::TurnedAwayFor::Uid);
+    world.run(2 * THRESHOLD);
+    assert_eq!(world.kinds(7), ["up"]);
+    world.run(THRESHOLD);
+    assert_eq!(world.kinds(7), ["up", "stall"]);
+    assert!(matches!(world.last("stall").kind, EventKind::Stall { certain: false, .. }));
+}

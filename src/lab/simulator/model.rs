@@ -1306,6 +1306,10 @@ impl Model {
         if self.with_forgers && life.forges_from.is_some() {
             return Ok(());
         }
+        if self.is_tight && self.messages.contains_key(&pid) {
+            // It may be up by its messages, and its frames may have found no room.
+            return Ok(());
+        }
         let is_life = |index: &usize| matches!(self.fates[*index], Fate::Queued | Fate::Read | Fate::Lost);
         let beats = || self.sendings_within(pid, 0, now).rev().filter(is_life);
         let Some(last) = beats().next().map(|index| self.truth.sendings[index]) else { return Ok(()) };

@@ -160,6 +160,12 @@ fn who_cannot_be_watched_and_is_not_judged_exits_all_the_same() {
     hold(&Story::of_size(1009, Size { agents: 5, length: 6 * SECOND }));
 }
 
+/// A frame of a daemon was refused. Its shard was certain of its stall all the same, and that was taken back for ever.
+#[test]
+fn a_daemon_whose_frame_was_refused_stalls_all_the_same() {
+    hold(&Story::new(20_104, Some(5)));
+}
+
 /// Worlds of any seed; how many and for how long is set by the variables of `scripts/simulate`.
 #[test]
 fn worlds_of_any_seed_hold() {

@@ -154,12 +154,13 @@ impl Tracker {
     }
 
     fn verdict_of(&self, slot: u32, hot: &Hot, daemon: &Daemon, limits: &Limits, sight: &Sight) -> Due {
-        let verdict = daemon.judge(limits, sight);
+        let mut verdict = daemon.judge(limits, sight);
         let Due::Missed { limit, .. } = verdict else { return verdict };
         let since = daemon.counted_from(limit);
         if self.admission.turned_away().is_after(hot.pid, since) {
-            let doubtful = daemon.judge(limits, &sight.but_turned_away());
-            if let Due::NotBefore(at) = doubtful {
+            // Not certain any more: else the aggregator takes it back.
+            verdict = daemon.judge(limits, &sight.but_turned_away());
+            if let Due::NotBefore(at) = verdict {
                 return Due::NotBefore(at.min(sight.watermark + daemon.threshold_ns(limits)));
             }
         }
