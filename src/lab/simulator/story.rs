@@ -525,7 +525,8 @@ impl Story {
         }
         if matches!(seed % 10, 2 | 3 | 6) {
             story.act();
-        } else if seed % 3 == 1 {
+        } else if seed % 3 == 1 && story.setting.tables.is_empty() {
+            // What reloads mean for daemons is not modelled in full.
             story.notify();
         }
         story.sort();
