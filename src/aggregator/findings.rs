@@ -116,7 +116,7 @@ impl Aggregator {
                 self.tally.lookups_failed += 1;
                 self.accept_claim(place, &hot, &cold, None);
                 self.set_class(place, hot.uid(), &Program::default());
-                self.introduce(place, None, None);
+                self.introduce(place, None, false, None);
                 self.watch(place, None);
                 self.settle_session(place, &hot, &cold, None);
             }
@@ -138,9 +138,10 @@ impl Aggregator {
         self.watch(place, Some(found.incarnation));
         self.record(place).incarnation = Some(found.incarnation);
         self.was_met(hot.pid, Some(found.incarnation));
+        let is_exec = self.is_other_program(place, &found.program);
         self.settle_session(place, hot, cold, hash_of(&found.program));
         self.set_class(place, hot.uid(), &found.program);
-        self.introduce(place, found.program.watchdog_ns, Some(found.started));
+        self.introduce(place, found.program.watchdog_ns, is_exec, Some(found.started));
         if hot.flags.has(Flags::UNVERIFIED) && !reported.has_settled(cold.claimed_pid) {
             if found.inner_pids.contains(&cold.claimed_pid) {
                 self.accept_claim(place, hot, cold, Some(cold.claimed_pid));
@@ -213,7 +214,8 @@ impl Aggregator {
         self.record(place).set(Mark::FoundFrozen, is_frozen);
         if !planted!(KeepsTheFirstName) {
             self.set_class(place, hot.uid(), program);
-            self.introduce(place, program.watchdog_ns, None);
+            let is_exec = self.is_other_program(place, program);
+            self.introduce(place, program.watchdog_ns, is_exec, None);
         }
         if hot.flags.has(Flags::MIXED) {
             // The nonces of a mixed agent do not show another program.
@@ -272,9 +274,14 @@ impl Aggregator {
     }
 
     /// Tells the shard what the process of a daemon was started with, and, if it started later than the shard could have
-    /// missed a message of it, that as well.
-    fn introduce(&mut self, place: Place, threshold_ns: Option<u64>, started: Option<MonoNs>) {
+    /// missed a message of it, that as well. `is_exec`: it runs another program than before. A program that writes over its
+    /// environment, or that may not be read any more, was still started with what was found before.
+    fn introduce(&mut self, place: Place, threshold_ns: Option<u64>, is_exec: bool, started: Option<MonoNs>) {
         if !self.has_messages(place.shard) {
+            return;
+        }
+        let is_known = || self.daemon(place).is_some_and(|daemon| daemon.is_from_environment());
+        if threshold_ns.is_none() && !is_exec && is_known() {
             return;
         }
         let seen_since = MonoNs(self.view(place.shard).port.counters.last_blind_end.get());

@@ -522,6 +522,12 @@ impl Daemon {
         self.beat.is_some()
     }
 
+    /// Whether its threshold is the one that it was started with.
+    #[must_use]
+    pub const fn is_from_environment(&self) -> bool {
+        self.is_from_environment
+    }
+
     /// Whether silence is judged at present: it beats, and does not stop.
     #[must_use]
     pub fn is_judged_by_silence(&self) -> bool {

@@ -234,3 +234,28 @@ fn a_daemon_that_was_turned_away_stalls_later_and_perhaps() {
     assert_eq!(world.kinds(7), ["up", "stall"]);
     assert!(matches!(world.last("stall").kind, EventKind::Stall { certain: false, .. }));
 }
+
+/// What it was started with holds as long as its program runs, also once it has written over its environment.
+#[test]
+fn a_daemon_that_writes_over_its_environment_keeps_its_threshold() {
+    let mut world = World::of_lanes();
+    world.processes.get_mut(&7).unwrap().watchdog_ns = Some(3 * THRESHOLD);
+    world.notify(7, "WATCHDOG=1");
+    world.run(100 * MS);
+    world.processes.get_mut(&7).unwrap().watchdog_ns = None;
+    for stalls in 1..3 {
+        world.notify(7, "WATCHDOG=1");
+        world.run(3 * THRESHOLD - 50 * MS);
+        assert_eq!(world.count("stall"), stalls - 1, "{:?}", world.kinds(7));
+        world.run(100 * MS);
+        assert_eq!(world.count("stall"), stalls, "{:?}", world.kinds(7));
+    }
+    // Another program was started with nothing.
+    world.processes.get_mut(&7).unwrap().exe = "/other";
+    world.notify(7, "WATCHDOG=1");
+    world.run(3 * THRESHOLD + 50 * MS);
+    assert_eq!(world.count("stall"), 3);
+    world.notify(7, "WATCHDOG=1");
+    world.run(THRESHOLD + 50 * MS);
+    assert_eq!(world.count("stall"), 4, "{:?}", world.kinds(7));
+}

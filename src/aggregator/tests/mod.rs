@@ -58,6 +58,7 @@ pub(super) struct Process {
     pub(super) comm: &'static str,
     pub(super) exe: &'static str,
     pub(super) is_frozen: bool,
+    pub(super) watchdog_ns: Option<u64>,
 }
 
 pub(super) struct World {
@@ -280,6 +281,7 @@ impl World {
         let program = |process: &Process| Program {
             comm: Some(process.comm.to_owned()),
             exe: Some(process.exe.to_owned()).filter(|exe| !exe.is_empty()),
+            watchdog_ns: process.watchdog_ns,
             ..Program::default()
         };
         if matches!(of, Inquiry::Program | Inquiry::Class) {
